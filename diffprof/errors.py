@@ -1,0 +1,47 @@
+"""Errors for people, and the exit codes of the command line."""
+
+from __future__ import annotations
+
+import enum
+
+
+class ExitCode(enum.IntEnum):
+    """What a command's exit status means."""
+
+    CLEAN = 0
+    """It ran; nothing that the caller asked to fail on was found."""
+    FINDINGS = 1
+    """It ran, and found what `--fail-on` (or `--fail-on-regression`) names."""
+    USAGE = 2
+    """The command, an option, or a file given to it is wrong."""
+    TARGET_FAILED = 3
+    """The target itself (pipeline, factory or script) failed while it was built or run."""
+    INTERRUPTED = 130
+    """Stopped by Ctrl-C; what was recorded until then is stored and marked partial."""
+
+
+class DiffprofError(Exception):
+    """An error with its next step.
+
+    what: what happened and why, naming the value. hint: what to do next.
+    """
+
+    exit_code = ExitCode.USAGE
+
+    def __init__(self, what: str, hint: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.what}\n{self.hint}" if self.hint else self.what
+
+
+class UsageError(DiffprofError):
+    """The request can't be carried out as written."""
+
+
+class TargetError(DiffprofError):
+    """The target failed while it was built or run."""
+
+    exit_code = ExitCode.TARGET_FAILED

@@ -1,0 +1,305 @@
+"""All evidence of one scan, as plain data.
+
+`None` in a section means *not measured*; an empty tuple means *measured and clean*. Times are in
+microseconds (`_us`) or milliseconds (`_ms`), sizes in bytes. Every section that holds figures names its
+evidence grade.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+import msgspec
+
+SCHEMA = 1
+"""Version of the stored form; a reader refuses a newer one."""
+
+
+class Grade(enum.StrEnum):
+    """Where a figure comes from."""
+
+    MEASURED = "measured"
+    SIMULATED = "simulated"
+    PUBLISHED = "published"
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all stored rows: immutable, keyword-only."""
+
+
+# --- what was scanned, where, and how -------------------------------------------------------------------
+
+
+class Component(Row):
+    """One component of the pipeline. role: denoiser, scheduler, vae, text_encoder, tokenizer, other."""
+
+    name: str
+    role: str
+    cls: str
+    parameters: int | None = None
+    dtype: str | None = None
+    device: str | None = None
+    compiled: bool = False
+    config: dict[str, Any] = {}
+
+
+class TargetInfo(Row):
+    """What was scanned. kind: builtin, checkpoint, factory, script, object."""
+
+    spec: str
+    kind: str
+    pipeline: str
+    components: tuple[Component, ...] = ()
+    call: dict[str, Any] = {}
+    """Call arguments as plain values; tensors and images as a short description."""
+    options: dict[str, Any] = {}
+    """The options with which the target can be built again (scheduler, dtype, ...)."""
+    steps: int | None = None
+    weights: str = "real"
+    """real, random (small architectures), or none (shapes only)."""
+
+
+class DeviceInfo(Row):
+    """Where it ran. kind: sim, cpu, cuda."""
+
+    spec: str
+    kind: str
+    name: str
+    grade: Grade
+    memory_bytes: int | None = None
+    details: dict[str, Any] = {}
+
+
+class Environment(Row):
+    """Versions that the evidence depends on."""
+
+    diffprof: str
+    python: str
+    packages: dict[str, str] = {}
+    platform: str = ""
+
+
+# --- places --------------------------------------------------------------------------------------------
+
+
+class Frame(Row):
+    """One line on the call stack. file: importable path (`diffusers/schedulers/x.py`) for installed
+    packages, else the path as the user would type it."""
+
+    file: str
+    line: int
+    function: str
+    code: str = ""
+
+
+class Site(Row):
+    """The line that a person would edit, and how the run came there."""
+
+    file: str
+    line: int
+    function: str
+    module: str | None = None
+    """Path of the nn.Module or component that was running, such as `unet.mid_block.attentions.0`."""
+    user_code: bool = False
+    """True if the file is the user's own, not an installed package's."""
+    excerpt: tuple[tuple[int, str], ...] = ()
+    """(line number, source text) around the line."""
+    chain: tuple[Frame, ...] = ()
+    """The frames above the site, innermost first, ending at the pipeline's caller."""
+
+
+# --- syncs ---------------------------------------------------------------------------------------------
+
+
+class SyncRow(Row):
+    """All blocking operations of one kind at one site."""
+
+    kind: str
+    op: str
+    reason: str
+    source: str
+    """Where PyTorch decides that the host waits (file and function)."""
+    site: Site
+    phase: str
+    """encode, prepare, denoise, decode or postprocess."""
+    part: str | None = None
+    """Within a denoising step: denoiser, scheduler, callback, or None."""
+    in_loop: bool
+    count: int
+    per_step: float = 0.0
+    """Steady state: the median count of the steps after the first; 0 outside the loop."""
+    by_step: tuple[int, ...] = ()
+    first_step_only: bool = False
+    bytes: int = 0
+    dtype: str | None = None
+    shape: tuple[int, ...] | None = None
+    values_known: bool = True
+    assumed: str | None = None
+    """The value that stood in for one that nobody knows, if any."""
+    owner: str | None = None
+    """`object.attribute` that lives on the wrong side, where that could be told."""
+    owner_device: str | None = None
+    witnesses: tuple[str, ...] = ()
+    """Instruments that saw it: `dispatch`, `set_sync_debug_mode`, `trace`."""
+
+
+class Unseen(Row):
+    """Something the probes passed over, and why: a compiled part, a custom op, a device branch."""
+
+    what: str
+    why: str
+    site: Site | None = None
+    kind: str = "gap"
+    """gap (no evidence there), branch (other side taken than on CUDA), value (invented values followed)."""
+
+
+# --- time ----------------------------------------------------------------------------------------------
+
+
+class PhaseSpan(Row):
+    """One phase of the call in host order: events [first, last) of the timeline."""
+
+    name: str
+    step: int | None = None
+    part: str | None = None
+    first: int = 0
+    last: int = 0
+    host_us: float | None = None
+    device_us: float | None = None
+
+
+class KernelKind(Row):
+    """One distinct device operation (op and shapes, or kernel name)."""
+
+    name: str
+    op: str
+    family: str
+    """gemm, attention, conv, norm, pointwise, reduction, copy, memset, sort, fft, other."""
+    shape: str = ""
+    dtype: str = ""
+    flops: float | None = None
+    bytes: float | None = None
+    device_us: float | None = None
+    """Mean time of one call on the device."""
+    lower_bound_us: float | None = None
+    bound: str | None = None
+    """compute, memory or fixed: which term of the cost dominates."""
+
+
+class Timeline(Row):
+    """Two lanes in a form that can be run again with parts left out (see `diffprof.timeline`).
+
+    Columns of equal length, one entry per event in host order. An event is: the host spends `host_us`,
+    then either launches device work (`device_us` > 0 on `stream`) or waits for the device (`sync` >= 0,
+    index into `Recording.syncs`), or both (a blocking copy).
+    """
+
+    grade: Grade
+    mode: str = "eager"
+    kinds: tuple[KernelKind, ...] = ()
+    modules: tuple[str, ...] = ()
+    phases: tuple[PhaseSpan, ...] = ()
+    kind: tuple[int, ...] = ()
+    """Index into kinds; -1 for host-only events."""
+    module: tuple[int, ...] = ()
+    host_us: tuple[float, ...] = ()
+    device_us: tuple[float, ...] = ()
+    stream: tuple[int, ...] = ()
+    sync: tuple[int, ...] = ()
+    """Index into Recording.syncs, or -1 when the event does not block the host; -2 blocks without a row."""
+    launch_latency_us: float = 0.0
+    sync_latency_us: float = 0.0
+    pending_limit: int = 1024
+    """Launches that may be queued before the host has to wait (CUDA's launch queue depth)."""
+
+
+class KernelRow(Row):
+    """Device time of one kernel kind in one module and phase."""
+
+    name: str
+    op: str
+    family: str
+    module: str | None = None
+    phase: str | None = None
+    count: int
+    device_us: float
+    host_us: float | None = None
+    flops: float | None = None
+    bytes: float | None = None
+    shape: str = ""
+    dtype: str = ""
+    share: float | None = None
+    """Of all device time, 0..1."""
+
+
+class GapRow(Row):
+    """Device idle time, by cause: python, sync, launch, copy, tail, unknown."""
+
+    cause: str
+    start_us: float
+    duration_us: float
+    phase: str | None = None
+    step: int | None = None
+    after: str | None = None
+    """The kernel that ran before the gap."""
+    before: str | None = None
+    site: Site | None = None
+    sync: int | None = None
+
+
+class MemoryUse(Row):
+    """Device memory over one call."""
+
+    grade: Grade
+    weights_bytes: int | None = None
+    peak_bytes: int | None = None
+    capacity_bytes: int | None = None
+    by_phase: dict[str, int] = {}
+    """Peak bytes in each phase."""
+    by_step: tuple[int, ...] = ()
+    """Live bytes at the end of each denoising step."""
+
+
+class Timing(Row):
+    """Clean wall-clock passes. seconds: every pass; compiled/eager in mode."""
+
+    grade: Grade
+    mode: str = "eager"
+    seconds: tuple[float, ...] = ()
+    median: float | None = None
+    spread: float | None = None
+    """Half the interquartile range, seconds."""
+    device_busy: float | None = None
+    """Share of the call's wall time in which the device worked, 0..1."""
+
+
+# --- the whole -----------------------------------------------------------------------------------------
+
+
+class Recording(Row):
+    """Everything that one scan saw."""
+
+    target: TargetInfo
+    device: DeviceInfo
+    environment: Environment
+    created: str
+    """ISO 8601, UTC."""
+    seconds: dict[str, float] = {}
+    """Wall time of the scan itself: import, build, scan, by probe. Not the pipeline's time."""
+    ops: int | None = None
+    """Device operations of the call."""
+    partial: bool = False
+    failure: str | None = None
+    """Why the run ended early, when it did."""
+    sources: dict[str, str] = {}
+    """SHA-256 of each user source file named by a site."""
+    syncs: tuple[SyncRow, ...] | None = None
+    unseen: tuple[Unseen, ...] = ()
+    timing: Timing | None = None
+    timeline: Timeline | None = None
+    kernels: tuple[KernelRow, ...] | None = None
+    gaps: tuple[GapRow, ...] | None = None
+    memory: MemoryUse | None = None
+    trace_file: str | None = None
+    """Kineto-style trace beside the report, relative path."""

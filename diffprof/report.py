@@ -1,0 +1,117 @@
+"""A report: a recording with the judgement derived from it. Stored as JSON, read back without torch."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+
+from diffprof.errors import DiffprofError, UsageError
+from diffprof.finding import Finding
+from diffprof.recording import SCHEMA, Recording
+from diffprof.rules import Unchecked, judge
+
+REPORT_FILE = "report.json"
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """Evidence, and what diffprof makes of it."""
+
+    recording: Recording
+    findings: tuple[Finding, ...] = ()
+    unchecked: tuple[Unchecked, ...] = ()
+    schema: int = SCHEMA
+    path: str | None = None
+    """Folder that holds the report, once stored."""
+
+    def __repr__(self) -> str:
+        from diffprof.verdict import verdict
+
+        place = f", stored in {self.path}" if self.path else ""
+        return f"<Report {self.recording.target.spec}: {verdict(self).headline}{place}>"
+
+    @property
+    def in_loop(self) -> tuple[Finding, ...]:
+        """Findings in the denoising loop."""
+        return tuple(f for f in self.findings if f.in_loop)
+
+
+def make_report(recording: Recording) -> Report:
+    """Judge a recording."""
+    findings, unchecked = judge(recording)
+    return Report(recording=recording, findings=findings, unchecked=unchecked)
+
+
+def to_json(report: Report) -> bytes:
+    """The report as JSON, indented; the stored and printed form."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n"
+
+
+class _Header(msgspec.Struct):
+    schema: int
+
+
+def from_json(data: bytes, *, origin: str = "report") -> Report:
+    """Read a stored report.
+
+    Raises UsageError for anything that is no report, is cut short, or is of a newer schema.
+    """
+    again = "Scan again with `diffprof scan`, or name another run (`diffprof runs`)."
+    try:
+        schema = msgspec.json.decode(data, type=_Header).schema
+    except msgspec.DecodeError as error:
+        raise UsageError(f"{origin} is not a diffprof report: {error}.", again) from error
+    if schema > SCHEMA:
+        raise UsageError(
+            f"{origin} has schema {schema}; this diffprof reads up to {SCHEMA}.",
+            "It was written by a newer diffprof: `pip install --upgrade diffprof`.",
+        )
+    try:
+        return msgspec.json.decode(data, type=Report)
+    except msgspec.DecodeError as error:
+        raise UsageError(f"{origin} is damaged: {error}.", again) from error
+
+
+def save_report(report: Report, folder: Path) -> Report:
+    """Write `report.json` into folder (made if missing), whole or not at all; returns the report with
+    its path.
+
+    Raises DiffprofError when the disk does not take it.
+    """
+    stored = msgspec.structs.replace(report, path=str(folder))
+    part = folder / (REPORT_FILE + ".part")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(to_json(stored))
+        part.replace(folder / REPORT_FILE)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise DiffprofError(
+            f"The report could not be stored in {folder}: {error.strerror or error}.",
+            "Free some space or choose another folder with --traces.",
+        ) from error
+    return stored
+
+
+def load_report(path: str | Path) -> Report:
+    """Read a report from a run's folder or from its file.
+
+    Raises UsageError when there is none, or it can't be read.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / REPORT_FILE
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"No report at {path}: {error.strerror or error}.", "`diffprof runs` lists the stored ones."
+        ) from error
+    report = from_json(data, origin=str(file))
+    return msgspec.structs.replace(report, path=str(file.parent))
+
+
+def slug(text: str) -> str:
+    """A target's spec as part of a folder name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:60] or "run"

@@ -1,0 +1,127 @@
+"""The rule registry. A rule is one generator function: it reads a recording and yields findings.
+
+Its docstring is the rule's page, with fixed headings; the same text is what `diffprof explain`, the TUI
+and the README's table show.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+
+import msgspec
+
+from diffprof.errors import UsageError
+from diffprof.finding import Finding, sort_key
+from diffprof.recording import Recording
+
+HEADINGS = ("What it does", "Why it is slow", "Example", "Use instead", "Fix safety")
+ANALYZERS = ("syncs",)
+"""Folders of diffprof.analyzers with a rules module, in the order of their code prefixes."""
+
+Check = Callable[[Recording], Iterator[Finding]]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One registered rule. code: `SYN001`; name: the bad pattern in kebab case; needs: the sections of
+    the recording it reads."""
+
+    code: str
+    name: str
+    analyzer: str
+    needs: tuple[str, ...]
+    check: Check
+
+    @property
+    def doc(self) -> str:
+        return inspect.getdoc(self.check) or ""
+
+    @property
+    def summary(self) -> str:
+        """The first line of the rule's page."""
+        return self.doc.split("\n", 1)[0]
+
+    @property
+    def sections(self) -> dict[str, str]:
+        """Heading -> text, in the fixed order."""
+        found: dict[str, str] = {}
+        heading = None
+        lines: list[str] = []
+        for line in [*self.doc.splitlines(), "\0"]:
+            title = line.strip().removesuffix(":")
+            if line == "\0" or (title in HEADINGS and not line.startswith(" ")):
+                if heading:
+                    found[heading] = inspect.cleandoc("\n" + "\n".join(lines)).strip("\n")
+                heading, lines = title, []
+            else:
+                lines.append(line)
+        return found
+
+
+class Unchecked(msgspec.Struct, frozen=True, kw_only=True):
+    """A rule that could not judge, and why."""
+
+    rule: str
+    name: str
+    why: str
+
+
+_REGISTRY: dict[str, Rule] = {}
+
+
+def rule(code: str, name: str, *, needs: Iterable[str]) -> Callable[[Check], Check]:
+    """Register a generator function as a rule.
+
+    Raises ValueError for a code that is taken.
+    """
+
+    def register(check: Check) -> Check:
+        if code in _REGISTRY:
+            raise ValueError(f"rule code {code} is taken by {_REGISTRY[code].name}")
+        analyzer = check.__module__.split(".")[-2]
+        _REGISTRY[code] = Rule(code, name, analyzer, tuple(needs), check)
+        return check
+
+    return register
+
+
+def all_rules() -> tuple[Rule, ...]:
+    """Every rule, by code."""
+    for analyzer in ANALYZERS:
+        import_module(f"diffprof.analyzers.{analyzer}.rules")
+    return tuple(_REGISTRY[code] for code in sorted(_REGISTRY))
+
+
+def find_rule(key: str) -> Rule:
+    """The rule with this code or name.
+
+    Raises UsageError naming the nearest known ones.
+    """
+    wanted = key.strip().lower()
+    rules = all_rules()
+    for candidate in rules:
+        if wanted in (candidate.code.lower(), candidate.name):
+            return candidate
+    from difflib import get_close_matches
+
+    names = [r.code for r in rules] + [r.name for r in rules]
+    near = get_close_matches(key, names, n=3, cutoff=0.4)
+    hint = f"Did you mean {', '.join(near)}? " if near else ""
+    raise UsageError(f"There is no rule {key!r}.", f"{hint}`diffprof rules` lists all of them.")
+
+
+def judge(recording: Recording) -> tuple[tuple[Finding, ...], tuple[Unchecked, ...]]:
+    """Run every rule over a recording; sorted findings, and the rules that had no evidence."""
+    findings: list[Finding] = []
+    unchecked: list[Unchecked] = []
+    for each in all_rules():
+        missing = [section for section in each.needs if getattr(recording, section) is None]
+        if missing:
+            why = f"{', '.join(s.replace('_', ' ') for s in missing)} not recorded"
+            unchecked.append(Unchecked(rule=each.code, name=each.name, why=why))
+            continue
+        findings.extend(each.check(recording))
+    return tuple(sorted(findings, key=sort_key)), tuple(unchecked)
