@@ -25,13 +25,13 @@ class Grade(enum.StrEnum):
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of all stored rows: immutable, keyword-only."""
+    """Base of all stored rows: immutable."""
 
 
 # --- what was scanned, where, and how -------------------------------------------------------------------
 
 
-class Component(Row):
+class Component(Row, kw_only=True):
     """One component of the pipeline. role: denoiser, scheduler, vae, text_encoder, tokenizer, other."""
 
     name: str
@@ -44,7 +44,7 @@ class Component(Row):
     config: dict[str, Any] = {}
 
 
-class TargetInfo(Row):
+class TargetInfo(Row, kw_only=True):
     """What was scanned. kind: builtin, checkpoint, factory, script, object."""
 
     spec: str
@@ -60,7 +60,7 @@ class TargetInfo(Row):
     """real, random (small architectures), or none (shapes only)."""
 
 
-class DeviceInfo(Row):
+class DeviceInfo(Row, kw_only=True):
     """Where it ran. kind: sim, cpu, cuda."""
 
     spec: str
@@ -71,7 +71,7 @@ class DeviceInfo(Row):
     details: dict[str, Any] = {}
 
 
-class Environment(Row):
+class Environment(Row, kw_only=True):
     """Versions that the evidence depends on."""
 
     diffprof: str
@@ -83,7 +83,7 @@ class Environment(Row):
 # --- places --------------------------------------------------------------------------------------------
 
 
-class Frame(Row):
+class Frame(Row, kw_only=True):
     """One line on the call stack. file: importable path (`diffusers/schedulers/x.py`) for installed
     packages, else the path as the user would type it."""
 
@@ -93,7 +93,7 @@ class Frame(Row):
     code: str = ""
 
 
-class Site(Row):
+class Site(Row, kw_only=True):
     """The line that a person would edit, and how the run came there."""
 
     file: str
@@ -112,7 +112,7 @@ class Site(Row):
 # --- syncs ---------------------------------------------------------------------------------------------
 
 
-class SyncRow(Row):
+class SyncRow(Row, kw_only=True):
     """All blocking operations of one kind at one site."""
 
     kind: str
@@ -144,7 +144,7 @@ class SyncRow(Row):
     """Instruments that saw it: `dispatch`, `set_sync_debug_mode`, `trace`."""
 
 
-class Unseen(Row):
+class Unseen(Row, kw_only=True):
     """Something the probes passed over, and why: a compiled part, a custom op, a device branch."""
 
     what: str
@@ -157,7 +157,7 @@ class Unseen(Row):
 # --- time ----------------------------------------------------------------------------------------------
 
 
-class PhaseSpan(Row):
+class PhaseSpan(Row, kw_only=True):
     """One phase of the call in host order: events [first, last) of the timeline."""
 
     name: str
@@ -169,7 +169,7 @@ class PhaseSpan(Row):
     device_us: float | None = None
 
 
-class KernelKind(Row):
+class KernelKind(Row, kw_only=True):
     """One distinct device operation (op and shapes, or kernel name)."""
 
     name: str
@@ -187,7 +187,7 @@ class KernelKind(Row):
     """compute, memory or fixed: which term of the cost dominates."""
 
 
-class Timeline(Row):
+class Timeline(Row, kw_only=True):
     """Two lanes in a form that can be run again with parts left out (see `diffprof.timeline`).
 
     Columns of equal length, one entry per event in host order. An event is: the host spends `host_us`,
@@ -214,7 +214,7 @@ class Timeline(Row):
     """Launches that may be queued before the host has to wait (CUDA's launch queue depth)."""
 
 
-class KernelRow(Row):
+class KernelRow(Row, kw_only=True):
     """Device time of one kernel kind in one module and phase."""
 
     name: str
@@ -233,7 +233,7 @@ class KernelRow(Row):
     """Of all device time, 0..1."""
 
 
-class GapRow(Row):
+class GapRow(Row, kw_only=True):
     """Device idle time, by cause: python, sync, launch, copy, tail, unknown."""
 
     cause: str
@@ -248,7 +248,7 @@ class GapRow(Row):
     sync: int | None = None
 
 
-class MemoryUse(Row):
+class MemoryUse(Row, kw_only=True):
     """Device memory over one call."""
 
     grade: Grade
@@ -261,7 +261,7 @@ class MemoryUse(Row):
     """Live bytes at the end of each denoising step."""
 
 
-class Timing(Row):
+class Timing(Row, kw_only=True):
     """Clean wall-clock passes. seconds: every pass; compiled/eager in mode."""
 
     grade: Grade
@@ -277,7 +277,7 @@ class Timing(Row):
 # --- the whole -----------------------------------------------------------------------------------------
 
 
-class Recording(Row):
+class Recording(Row, kw_only=True):
     """Everything that one scan saw."""
 
     target: TargetInfo
