@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from diffprof.devices.simulated.specs import GpuSpec, load_spec, spec_names
+from diffprof.errors import UsageError
+
+EXPECTED = {
+    "a100-80gb", "a100-40gb", "h100", "h200", "l40s", "l4", "rtx4090", "rtx3090", "t4", "v100", "mi300x",
+}  # fmt: skip
+FIGURES = {"peak", "bandwidth", "memory", "sms", "l2", "power", "link", "launch_latency", "sync_latency"}
+
+
+def test_all_gpus_are_there() -> None:
+    assert set(spec_names()) >= EXPECTED
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_a_sheet_is_complete_and_every_figure_has_a_source(name: str) -> None:
+    spec = load_spec(name)
+    assert set(spec.sources) == FIGURES
+    assert all(source.strip() for source in spec.sources.values())
+    assert spec.flops("fp16") >= spec.flops("fp32") > 1e12
+    assert spec.flops("fp8") >= spec.flops("bf16")  # no units: the next wider type's speed
+    assert spec.memory_bytes > 10 * 1024**3
+    assert 0 < spec.launch_latency_us < 20
+    assert spec.link_bytes_per_us < spec.bytes_per_us
+
+
+def test_a_type_without_units_falls_back_to_the_next_wider() -> None:
+    t4 = load_spec("t4")
+    assert t4.flops("bf16") == t4.flops("tf32") == t4.flops("fp32") == 8.1e12
+    assert load_spec("a100-80gb").flops("fp8") == 312e12
+
+
+def test_sim_prefix_and_case_are_accepted() -> None:
+    assert load_spec("sim:A100-80GB") == load_spec("a100-80gb")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "near"), [("a100", "sim:a100-80gb"), ("rtx-4090", "sim:rtx4090"), ("h1000", "sim:h100")]
+)
+def test_a_wrong_name_says_what_was_meant(wrong: str, near: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_spec(wrong)
+    assert near in caught.value.hint
+    assert repr(wrong) in caught.value.what
+
+
+def test_nothing_close_still_lists_the_known_ones() -> None:
+    with pytest.raises(UsageError) as caught:
+        load_spec("")
+    assert "a100-80gb" in caught.value.hint
+    assert "Did you mean" not in caught.value.hint
+
+
+def test_specs_are_read_without_torch() -> None:
+    code = (
+        "import sys; from diffprof.devices.simulated.specs import load_spec; load_spec('h100'); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_h200_is_an_h100_with_other_memory() -> None:
+    h100, h200 = load_spec("h100"), load_spec("h200")
+    assert isinstance(h200, GpuSpec)
+    assert h100.peak == h200.peak
+    assert h200.bandwidth_gb_s > h100.bandwidth_gb_s
