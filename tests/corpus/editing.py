@@ -76,12 +76,12 @@ def sd_latent_upscale() -> Case:
         act_fn="gelu",
         attention_head_dim=8,
         norm_num_groups=None,
-        block_out_channels=(16, 16),
-        time_cond_proj_dim=32,
+        block_out_channels=(32, 32, 64, 64),
+        time_cond_proj_dim=128 + 16,  # two embedded noise levels and the pooled prompt
         conv_in_kernel=1,
         conv_out_kernel=1,
         cross_attention_dim=16,
-        down_block_types=("KDownBlock2D", "KCrossAttnDownBlock2D"),
+        down_block_types=("KDownBlock2D", *("KCrossAttnDownBlock2D",) * 3),
         in_channels=8,
         mid_block_type=None,
         only_cross_attention=False,
@@ -89,7 +89,7 @@ def sd_latent_upscale() -> Case:
         resnet_time_scale_shift="scale_shift",
         time_embedding_type="fourier",
         timestep_post_act="gelu",
-        up_block_types=("KCrossAttnUpBlock2D", "KUpBlock2D"),
+        up_block_types=(*("KCrossAttnUpBlock2D",) * 3, "KUpBlock2D"),
         layers_per_block=1,
         sample_size=32,
     )
@@ -175,7 +175,12 @@ def sde_solver() -> df.DPMSolverMultistepScheduler:
 
 @case("leditspp-sd", family="editing", denoiser="unet")
 def leditspp_sd() -> Case:
-    return leditspp(df.LEditsPPPipelineStableDiffusion(**sd(scheduler=sde_solver())))
+    deep = unet(
+        block_out_channels=(8, 8, 16),
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+    )  # attention maps are read at a quarter of the latents' size
+    return leditspp(df.LEditsPPPipelineStableDiffusion(**sd(unet=deep, scheduler=sde_solver())))
 
 
 @case("leditspp-sdxl", family="editing", denoiser="unet")
@@ -236,7 +241,7 @@ def qwen_inpaint() -> Case:
 def sana_sprint_img2img() -> Case:
     net = sana_transformer(guidance_embeds=True, qk_norm="rms_norm_across_heads")
     pipe = df.SanaSprintImg2ImgPipeline(**sana_parts(transformer=net, scheduler=df.SCMScheduler()))
-    return Case(pipe, call(image=picture(), strength=0.7, num_inference_steps=3, **SANA, **SMALL, **SHORT))
+    return Case(pipe, call(image=picture(), strength=0.9, **SANA, **SMALL, **SHORT))
 
 
 @case("pixart-sigma-pag", family="editing", denoiser="transformer")
