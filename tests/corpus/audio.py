@@ -57,7 +57,7 @@ def stable_audio() -> Case:
 
 
 def vocoder() -> tf.SpeechT5HifiGan:
-    return tf.SpeechT5HifiGan(
+    made = tf.SpeechT5HifiGan(
         tf.SpeechT5HifiGanConfig(
             model_in_dim=8,
             sampling_rate=16000,
@@ -69,6 +69,9 @@ def vocoder() -> tf.SpeechT5HifiGan:
             normalize_before=False,
         )
     )
+    for weight in made.parameters():  # as initialized they leave silence
+        weight.data.normal_(std=0.3)
+    return made
 
 
 def clap() -> tf.ClapModel:

@@ -156,7 +156,7 @@ def half_mask(size: int = 32) -> Image.Image:
     return Image.fromarray(mask)
 
 
-def clip_vision() -> CLIPVisionModelWithProjection:
+def clip_vision(image_size: int = 16, patch_size: int = 8) -> CLIPVisionModelWithProjection:
     return CLIPVisionModelWithProjection(
         CLIPVisionConfig(
             hidden_size=WIDTH,
@@ -164,8 +164,8 @@ def clip_vision() -> CLIPVisionModelWithProjection:
             num_hidden_layers=2,
             num_attention_heads=2,
             projection_dim=WIDTH,
-            image_size=16,
-            patch_size=8,
+            image_size=image_size,
+            patch_size=patch_size,
         )
     )
 
