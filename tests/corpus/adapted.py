@@ -1,1 +1,227 @@
+"""Pipelines changed after they were built: LoRA, offloading, hooks, caches, slicing, tiling, other dtypes."""
 
+from __future__ import annotations
+
+from typing import Any
+
+import diffusers as df
+import torch
+
+from . import Case, case
+from .image_transformer import SHORT, flux_parts, flux_transformer, sd3_parts
+from .parts import BETAS, WIDTH, call, sd, sd_xl, unet, xl_unet
+from .video import FRAMES, wan_parts, wan_sizes
+
+SMALL = {"height": 32, "width": 32}
+
+
+# ---- LoRA -------------------------------------------------------------------------------------------------------
+
+
+def lora_weights(model: Any, prefix: str, rank: int = 2) -> dict[str, torch.Tensor]:
+    """A random LoRA of a model's attention projections, keyed as diffusers saves it."""
+    weights: dict[str, torch.Tensor] = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, torch.nn.Linear) and name.endswith(("to_q", "to_k", "to_v", "q_proj", "v_proj")):
+            weights[f"{prefix}.{name}.lora_A.weight"] = torch.randn(rank, layer.in_features) * 0.2
+            weights[f"{prefix}.{name}.lora_B.weight"] = torch.randn(layer.out_features, rank) * 0.2
+    return weights
+
+
+@case("sdxl-lora-two-adapters", family="adapted", denoiser="unet")
+def xl_lora() -> Case:
+    pipe = df.StableDiffusionXLPipeline(**sd_xl())
+    style = lora_weights(pipe.unet, "unet") | lora_weights(pipe.text_encoder, "text_encoder")
+    subject = lora_weights(pipe.unet, "unet")
+    pipe.load_lora_weights(style, adapter_name="style")
+    pipe.load_lora_weights(subject, adapter_name="subject")
+    pipe.set_adapters(["style", "subject"], adapter_weights=[0.8, 0.5])
+    return Case(pipe, call(cross_attention_kwargs={"scale": 0.7}, **SMALL))
+
+
+@case("sd15-lora-fused", family="adapted", denoiser="unet")
+def sd_lora_fused() -> Case:
+    pipe = df.StableDiffusionPipeline(**sd())
+    pipe.load_lora_weights(lora_weights(pipe.unet, "unet"), adapter_name="style")
+    pipe.fuse_lora(lora_scale=0.7)
+    return Case(pipe, call(**SMALL))
+
+
+@case("flux-lora", family="adapted", denoiser="transformer")
+def flux_lora() -> Case:
+    pipe = df.FluxPipeline(**flux_parts())
+    pipe.load_lora_weights(lora_weights(pipe.transformer, "transformer"), adapter_name="style")
+    return Case(pipe, call(joint_attention_kwargs={"scale": 0.5}, **SMALL, **SHORT))
+
+
+@case("wan-lora", family="adapted", denoiser="transformer")
+def wan_lora() -> Case:
+    pipe = df.WanPipeline(**wan_parts())
+    pipe.load_lora_weights(lora_weights(pipe.transformer, "transformer"), adapter_name="style")
+    return Case(pipe, call(**FRAMES))
+
+
+# ---- offloading -------------------------------------------------------------------------------------------------
+
+
+def offload_models(pipe: Any, device: torch.device) -> None:
+    pipe.enable_model_cpu_offload(device=device)
+
+
+def offload_layers(pipe: Any, device: torch.device) -> None:
+    pipe.enable_sequential_cpu_offload(device=device)
+
+
+def offload_leaves(pipe: Any, device: torch.device) -> None:
+    pipe.enable_group_offload(
+        onload_device=device, offload_device=torch.device("cpu"), offload_type="leaf_level", use_stream=False
+    )
+
+
+def offload_blocks(pipe: Any, device: torch.device) -> None:
+    """The denoiser by blocks, the rest on the device."""
+    pipe.transformer.enable_group_offload(
+        onload_device=device,
+        offload_device=torch.device("cpu"),
+        offload_type="block_level",
+        num_blocks_per_group=1,
+    )
+    for name, part in pipe.components.items():
+        if isinstance(part, torch.nn.Module) and name != "transformer":
+            part.to(device)
+
+
+@case("sdxl-model-offload", family="adapted", denoiser="unet")
+def xl_model_offload() -> Case:
+    return Case(df.StableDiffusionXLPipeline(**sd_xl()), call(**SMALL), offload=offload_models)
+
+
+@case("flux-model-offload", family="adapted", denoiser="transformer")
+def flux_model_offload() -> Case:
+    return Case(df.FluxPipeline(**flux_parts()), call(**SMALL, **SHORT), offload=offload_models)
+
+
+@case("sd15-sequential-offload", family="adapted", denoiser="unet")
+def sd_sequential_offload() -> Case:
+    return Case(df.StableDiffusionPipeline(**sd()), call(**SMALL), offload=offload_layers)
+
+
+@case("sdxl-group-offload-leaves", family="adapted", denoiser="unet")
+def xl_group_offload() -> Case:
+    return Case(df.StableDiffusionXLPipeline(**sd_xl()), call(**SMALL), offload=offload_leaves)
+
+
+@case("flux-group-offload-blocks", family="adapted", denoiser="transformer")
+def flux_group_offload() -> Case:
+    pipe = df.FluxPipeline(**flux_parts(transformer=flux_transformer(num_layers=2, num_single_layers=2)))
+    return Case(pipe, call(**SMALL, **SHORT), offload=offload_blocks)
+
+
+@case("sdxl-lora-model-offload", family="adapted", denoiser="unet")
+def xl_lora_offload() -> Case:
+    pipe = df.StableDiffusionXLPipeline(**sd_xl())
+    pipe.load_lora_weights(lora_weights(pipe.unet, "unet"), adapter_name="style")
+    return Case(pipe, call(**SMALL), offload=offload_models)
+
+
+# ---- switches of the pipeline and its models --------------------------------------------------------------------
+
+
+@case("sdxl-fused-qkv-freeu", family="adapted", denoiser="unet")
+def xl_fused() -> Case:
+    pipe = df.StableDiffusionXLPipeline(**sd_xl())
+    pipe.fuse_qkv_projections()
+    pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
+    return Case(pipe, call(**SMALL))
+
+
+@case("sd15-sliced-tiled-chunked", family="adapted", denoiser="unet")
+def sd_sliced() -> Case:
+    pipe = df.StableDiffusionPipeline(**sd())
+    pipe.enable_attention_slicing(1)
+    pipe.vae.enable_slicing()
+    pipe.vae.enable_tiling()
+    pipe.vae.tile_sample_min_size, pipe.vae.tile_latent_min_size = 16, 8
+    return Case(pipe, call(num_images_per_prompt=2, **SMALL))
+
+
+@case("sd15-channels-last", family="adapted", denoiser="unet")
+def sd_channels_last() -> Case:
+    pipe = df.StableDiffusionPipeline(**sd(scheduler=df.DEISMultistepScheduler(**BETAS)))
+    pipe.unet.to(memory_format=torch.channels_last)
+    pipe.vae.to(memory_format=torch.channels_last)
+    return Case(pipe, call(num_inference_steps=3, **SMALL))
+
+
+@case("sdxl-bfloat16", family="adapted", denoiser="unet")
+def xl_bfloat16() -> Case:
+    """The VAE is upcast around decoding, as fp16 SDXL does it."""
+    pipe = df.StableDiffusionXLPipeline(**sd_xl())
+    pipe.to(torch.bfloat16)
+    return Case(pipe, call(**SMALL))
+
+
+@case("sd3-layerwise-float8", family="adapted", denoiser="transformer")
+def sd3_layerwise() -> Case:
+    pipe = df.StableDiffusion3Pipeline(**sd3_parts())
+    pipe.transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+    return Case(pipe, call(**SMALL))
+
+
+@case("flux-first-block-cache", family="adapted", denoiser="transformer")
+def flux_first_block_cache() -> Case:
+    """Skips the later blocks when the first one changed little, which it decides on the host."""
+    net = flux_transformer(num_layers=2)
+    net.enable_cache(df.FirstBlockCacheConfig(threshold=0.2))
+    return Case(df.FluxPipeline(**flux_parts(transformer=net)), call(num_inference_steps=3, **SMALL, **SHORT))
+
+
+@case("wan-pyramid-attention-broadcast", family="adapted", denoiser="transformer")
+def wan_pab() -> Case:
+    net = df.WanTransformer3DModel(**(wan_sizes() | {"num_layers": 2}))
+    pipe = df.WanPipeline(**wan_parts(transformer=net))
+    net.enable_cache(
+        df.PyramidAttentionBroadcastConfig(
+            spatial_attention_block_skip_range=2,
+            cross_attention_block_skip_range=3,
+            spatial_attention_timestep_skip_range=(100, 900),
+            cross_attention_timestep_skip_range=(100, 900),
+            spatial_attention_block_identifiers=("blocks",),
+            cross_attention_block_identifiers=("blocks",),
+            current_timestep_callback=lambda: pipe.current_timestep,
+        )
+    )
+    return Case(pipe, call(num_inference_steps=4, **FRAMES))
+
+
+class DeviceSigmas(df.EulerDiscreteScheduler):
+    """Keeps its sigmas where the timesteps are, and reads them one at a time."""
+
+    def set_timesteps(self, num_inference_steps: int, device: Any = None, **kwargs: Any) -> None:
+        super().set_timesteps(num_inference_steps, device, **kwargs)
+        self.sigmas = self.sigmas.to(device)
+
+    def step(self, *args: Any, **kwargs: Any) -> Any:
+        if self.step_index is not None and self.sigmas[self.step_index] < 0:
+            raise ValueError("a negative sigma")
+        return super().step(*args, **kwargs)
+
+
+@case("sdxl-scheduler-with-device-sigmas", family="adapted", denoiser="unet")
+def xl_device_sigmas() -> Case:
+    pipe = df.StableDiffusionXLPipeline(**sd_xl(unet=xl_unet(), scheduler=DeviceSigmas(**BETAS)))
+    return Case(pipe, call(num_inference_steps=3, **SMALL))
+
+
+@case("sd15-no-guidance-embeds", family="adapted", denoiser="unet")
+def sd_embeds() -> Case:
+    """Embeddings made beforehand, and no guidance."""
+    pipe = df.StableDiffusionPipeline(**sd(unet=unet(), scheduler=df.KDPM2DiscreteScheduler(**BETAS)))
+    kwargs = call(
+        prompt=None,
+        prompt_embeds=torch.randn(2, 8, WIDTH),
+        guidance_scale=1.0,
+        num_inference_steps=3,
+        **SMALL,
+    )
+    return Case(pipe, kwargs)

@@ -188,7 +188,11 @@ def ace_step() -> Case:
         "rope_theta": 10000.0,
         "sliding_window": 16,
     }
-    pooled = heads | {"audio_acoustic_hidden_dim": 4, "pool_window_size": 2, "num_attention_pooler_hidden_layers": 1}
+    pooled = heads | {
+        "audio_acoustic_hidden_dim": 4,
+        "pool_window_size": 2,
+        "num_attention_pooler_hidden_layers": 1,
+    }
     pipe = df.AceStepPipeline(
         transformer=df.AceStepTransformer1DModel(
             num_hidden_layers=2, in_channels=12, audio_acoustic_hidden_dim=4, patch_size=2, **heads
@@ -209,6 +213,6 @@ def ace_step() -> Case:
         ),
         audio_token_detokenizer=AceStepAudioTokenDetokenizer(**pooled),
     )
-    return Case(pipe, CALL | {"lyrics": "la la", "audio_duration": 0.4, "max_text_length": 32, "output_type": "pt"})
-
-
+    return Case(
+        pipe, CALL | {"lyrics": "la la", "audio_duration": 0.4, "max_text_length": 32, "output_type": "pt"}
+    )

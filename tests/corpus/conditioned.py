@@ -27,14 +27,12 @@ from .parts import (
     clip_pixels,
     clip_vision,
     euler,
-    flow_vae,
     half_mask,
     picture,
     sd,
     sd_xl,
     unet,
     unet_sizes,
-    vae,
     xl_sizes,
     xl_unet,
 )
@@ -47,7 +45,11 @@ SMALL = {"height": 32, "width": 32}
 
 def controlnet(sizes: dict[str, Any] | None = None, kind: Any = df.ControlNetModel, **config: Any) -> Any:
     """A copy of the UNet's encoder, its picture twice as large as the latents."""
-    kept = {k: v for k, v in (sizes or unet_sizes()).items() if k not in ("sample_size", "out_channels", "up_block_types")}
+    kept = {
+        k: v
+        for k, v in (sizes or unet_sizes()).items()
+        if k not in ("sample_size", "out_channels", "up_block_types")
+    }
     return kind(**(kept | {"conditioning_embedding_out_channels": (8, 16)} | config))
 
 
@@ -60,7 +62,9 @@ def sd_controlnet() -> Case:
 @case("sd15-multi-controlnet", family="conditioned", denoiser="unet")
 def sd_multi_controlnet() -> Case:
     pipe = df.StableDiffusionControlNetPipeline(**sd(controlnet=[controlnet(), controlnet()]))
-    kwargs = call(image=[picture(), picture(seed=1)], controlnet_conditioning_scale=[0.7, 0.3], guess_mode=True, **SMALL)
+    kwargs = call(
+        image=[picture(), picture(seed=1)], controlnet_conditioning_scale=[0.7, 0.3], guess_mode=True, **SMALL
+    )
     return Case(pipe, kwargs)
 
 
@@ -92,7 +96,9 @@ def xl_controlnet_img2img() -> Case:
 @case("sdxl-controlnet-inpaint", family="conditioned", denoiser="unet")
 def xl_controlnet_inpaint() -> Case:
     pipe = df.StableDiffusionXLControlNetInpaintPipeline(**sd_xl(controlnet=controlnet(xl_sizes())))
-    kwargs = call(image=picture(), mask_image=half_mask(), control_image=picture(seed=1), num_inference_steps=3)
+    kwargs = call(
+        image=picture(), mask_image=half_mask(), control_image=picture(seed=1), num_inference_steps=3
+    )
     return Case(pipe, kwargs | SMALL)
 
 
@@ -114,13 +120,17 @@ def xl_controlnet_union() -> Case:
 @case("sdxl-controlnet-pag", family="conditioned", denoiser="unet")
 def xl_controlnet_pag() -> Case:
     parts = sd_xl(controlnet=controlnet(xl_sizes()))
-    return Case(df.StableDiffusionXLControlNetPAGPipeline(**parts), call(image=picture(), pag_scale=2.0, **SMALL))
+    return Case(
+        df.StableDiffusionXLControlNetPAGPipeline(**parts), call(image=picture(), pag_scale=2.0, **SMALL)
+    )
 
 
 @case("sd15-controlnet-xs", family="conditioned", denoiser="unet")
 def sd_controlnet_xs() -> Case:
     net = unet(layers_per_block=2)  # the adapter assumes two
-    adapter = df.ControlNetXSAdapter.from_unet(net, size_ratio=1.0, conditioning_embedding_out_channels=(8, 16))
+    adapter = df.ControlNetXSAdapter.from_unet(
+        net, size_ratio=1.0, conditioning_embedding_out_channels=(8, 16)
+    )
     pipe = df.StableDiffusionControlNetXSPipeline(**sd(unet=net, controlnet=adapter))
     return Case(pipe, call(image=picture(), **SMALL))
 
@@ -145,7 +155,9 @@ def flux_controlnet() -> Case:
 @case("flux-control", family="conditioned", denoiser="transformer")
 def flux_control() -> Case:
     net = flux_transformer(in_channels=8, out_channels=4)
-    return Case(df.FluxControlPipeline(**flux_parts(transformer=net)), call(control_image=picture(), **SMALL, **SHORT))
+    return Case(
+        df.FluxControlPipeline(**flux_parts(transformer=net)), call(control_image=picture(), **SMALL, **SHORT)
+    )
 
 
 @case("hunyuan-dit-controlnet", family="conditioned", denoiser="transformer")
@@ -203,7 +215,9 @@ UPSIDE = {
 
 
 def adapter(kind: str = "full_adapter") -> df.T2IAdapter:
-    return df.T2IAdapter(in_channels=3, channels=[8, 16], num_res_blocks=1, downscale_factor=2, adapter_type=kind)
+    return df.T2IAdapter(
+        in_channels=3, channels=[8, 16], num_res_blocks=1, downscale_factor=2, adapter_type=kind
+    )
 
 
 @case("sd15-t2i-adapter", family="conditioned", denoiser="unet")
@@ -214,7 +228,9 @@ def sd_adapter() -> Case:
 
 @case("sd15-multi-t2i-adapter", family="conditioned", denoiser="unet")
 def sd_multi_adapter() -> Case:
-    pipe = df.StableDiffusionAdapterPipeline(**sd(unet=unet(**UPSIDE), adapter=df.MultiAdapter([adapter(), adapter()])))
+    pipe = df.StableDiffusionAdapterPipeline(
+        **sd(unet=unet(**UPSIDE), adapter=df.MultiAdapter([adapter(), adapter()]))
+    )
     kwargs = call(image=[picture(), picture(seed=1)], adapter_conditioning_scale=[0.7, 0.3], **SMALL)
     return Case(pipe, kwargs)
 
@@ -254,13 +270,18 @@ def with_ip_adapter(net: Any) -> Any:
 
 @case("sd15-ip-adapter", family="conditioned", denoiser="unet")
 def sd_ip_adapter() -> Case:
-    parts = sd(unet=with_ip_adapter(unet())) | {"image_encoder": clip_vision(), "feature_extractor": clip_pixels()}
+    parts = sd(unet=with_ip_adapter(unet())) | {
+        "image_encoder": clip_vision(),
+        "feature_extractor": clip_pixels(),
+    }
     return Case(df.StableDiffusionPipeline(**parts), call(ip_adapter_image=picture(), **SMALL))
 
 
 @case("sdxl-ip-adapter-scaled", family="conditioned", denoiser="unet")
 def xl_ip_adapter() -> Case:
-    parts = sd_xl(unet=with_ip_adapter(xl_unet()), image_encoder=clip_vision(), feature_extractor=clip_pixels())
+    parts = sd_xl(
+        unet=with_ip_adapter(xl_unet()), image_encoder=clip_vision(), feature_extractor=clip_pixels()
+    )
     pipe = df.StableDiffusionXLPipeline(**parts)
     pipe.set_ip_adapter_scale(0.4)
     return Case(pipe, call(ip_adapter_image=picture(), **SMALL))
@@ -268,7 +289,10 @@ def xl_ip_adapter() -> Case:
 
 @case("sd15-ip-adapter-masks", family="conditioned", denoiser="unet")
 def sd_ip_adapter_masks() -> Case:
-    parts = sd(unet=with_ip_adapter(unet())) | {"image_encoder": clip_vision(), "feature_extractor": clip_pixels()}
+    parts = sd(unet=with_ip_adapter(unet())) | {
+        "image_encoder": clip_vision(),
+        "feature_extractor": clip_pixels(),
+    }
     mask = torch.zeros(1, 1, 32, 32)
     mask[..., :16] = 1
     kwargs = call(ip_adapter_image=picture(), cross_attention_kwargs={"ip_adapter_masks": [mask]}, **SMALL)
@@ -287,5 +311,3 @@ def xl_controlnet_ip_adapter() -> Case:
     )
     pipe = df.StableDiffusionXLControlNetPipeline(**parts)
     return Case(pipe, call(image=picture(), ip_adapter_image_embeds=[torch.randn(2, 1, WIDTH)], **SMALL))
-
-

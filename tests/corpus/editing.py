@@ -39,7 +39,8 @@ def paint(**kwargs: Any) -> dict[str, Any]:
 def sd_img2img() -> Case:
     scheduler = df.DPMSolverMultistepScheduler(**BETAS)
     return Case(
-        df.StableDiffusionImg2ImgPipeline(**sd(scheduler=scheduler)), call(image=picture(), num_inference_steps=4)
+        df.StableDiffusionImg2ImgPipeline(**sd(scheduler=scheduler)),
+        call(image=picture(), num_inference_steps=4),
     )
 
 
@@ -58,7 +59,9 @@ def sd_inpaint_plain() -> Case:
 @case("sd15-instruct-pix2pix", family="editing", denoiser="unet")
 def sd_instruct() -> Case:
     parts = sd(unet=unet(in_channels=8))
-    return Case(df.StableDiffusionInstructPix2PixPipeline(**parts), call(image=picture(), image_guidance_scale=1.5))
+    return Case(
+        df.StableDiffusionInstructPix2PixPipeline(**parts), call(image=picture(), image_guidance_scale=1.5)
+    )
 
 
 @case("sd2-depth2img", family="editing", denoiser="unet")
@@ -101,7 +104,9 @@ def sd_latent_upscale() -> Case:
 @case("lcm-img2img", family="editing", denoiser="unet")
 def lcm_img2img() -> Case:
     parts = sd(unet=unet(time_cond_proj_dim=8), scheduler=df.LCMScheduler(**BETAS))
-    return Case(df.LatentConsistencyModelImg2ImgPipeline(**parts), call(image=picture(), num_inference_steps=3))
+    return Case(
+        df.LatentConsistencyModelImg2ImgPipeline(**parts), call(image=picture(), num_inference_steps=3)
+    )
 
 
 @case("sdxl-img2img", family="editing", denoiser="unet")
@@ -193,7 +198,10 @@ def leditspp_sdxl() -> Case:
 
 @case("sd3-img2img", family="editing", denoiser="transformer")
 def sd3_img2img() -> Case:
-    return Case(df.StableDiffusion3Img2ImgPipeline(**sd3_parts()), call(image=picture(), num_inference_steps=4, **SMALL))
+    return Case(
+        df.StableDiffusion3Img2ImgPipeline(**sd3_parts()),
+        call(image=picture(), num_inference_steps=4, **SMALL),
+    )
 
 
 @case("sd3-inpaint", family="editing", denoiser="transformer")
@@ -205,7 +213,9 @@ def sd3_inpaint() -> Case:
 
 @case("flux-img2img", family="editing", denoiser="transformer")
 def flux_img2img() -> Case:
-    return Case(df.FluxImg2ImgPipeline(**flux_parts()), call(image=picture(), num_inference_steps=4, **SMALL, **SHORT))
+    return Case(
+        df.FluxImg2ImgPipeline(**flux_parts()), call(image=picture(), num_inference_steps=4, **SMALL, **SHORT)
+    )
 
 
 @case("flux-inpaint", family="editing", denoiser="transformer")

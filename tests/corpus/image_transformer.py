@@ -115,7 +115,11 @@ def ovis() -> Case:
 
 @case("flux2-klein", family="image", denoiser="transformer")
 def flux2_klein() -> Case:
-    sizes = flux_sizes() | {"axes_dims_rope": (2, 2, 2, 2), "timestep_guidance_channels": 32, "guidance_embeds": False}
+    sizes = flux_sizes() | {
+        "axes_dims_rope": (2, 2, 2, 2),
+        "timestep_guidance_channels": 32,
+        "guidance_embeds": False,
+    }
     latents = df.AutoencoderKLFlux2(
         block_out_channels=(8,),
         down_block_types=("DownEncoderBlock2D",),
@@ -174,7 +178,9 @@ def sd3_parts(**parts: Any) -> dict[str, Any]:
 @case("sd3", family="image", denoiser="transformer")
 def sd3() -> Case:
     wide = tf.T5EncoderModel(
-        tf.T5Config(vocab_size=tokens.VOCABULARY_SIZE, d_model=2 * WIDTH, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+        tf.T5Config(
+            vocab_size=tokens.VOCABULARY_SIZE, d_model=2 * WIDTH, d_kv=8, d_ff=16, num_layers=1, num_heads=2
+        )
     )
     pipe = df.StableDiffusion3Pipeline(**sd3_parts(text_encoder_3=wide, tokenizer_3=tokens.tokenizer()))
     return Case(pipe, call(num_inference_steps=3, negative_prompt="a dog", **SMALL, **SHORT))
@@ -291,7 +297,11 @@ def cogview4() -> Case:
         condition_dim=4,
     )
     scheduler = df.FlowMatchEulerDiscreteScheduler(
-        use_dynamic_shifting=True, time_shift_type="linear", base_shift=0.25, max_shift=0.75, base_image_seq_len=256
+        use_dynamic_shifting=True,
+        time_shift_type="linear",
+        base_shift=0.25,
+        max_shift=0.75,
+        base_image_seq_len=256,
     )
     pipe = df.CogView4Pipeline(
         tokenizer=tokens.tokenizer(),
@@ -481,7 +491,9 @@ def hunyuan_dit_parts(**parts: Any) -> dict[str, Any]:
 
 @case("hunyuan-dit", family="image", denoiser="transformer")
 def hunyuan_dit() -> Case:
-    return Case(df.HunyuanDiTPipeline(**hunyuan_dit_parts()), call(use_resolution_binning=False, height=64, width=64))
+    return Case(
+        df.HunyuanDiTPipeline(**hunyuan_dit_parts()), call(use_resolution_binning=False, height=64, width=64)
+    )
 
 
 def sana_transformer(**config: Any) -> df.SanaTransformer2DModel:
@@ -617,7 +629,11 @@ def z_image() -> Case:
         axes_lens=[256, 32, 32],
     )
     pipe = df.ZImagePipeline(
-        scheduler=flow(), vae=flow_vae(), text_encoder=qwen3(), tokenizer=tokens.tokenizer(512), transformer=net
+        scheduler=flow(),
+        vae=flow_vae(),
+        text_encoder=qwen3(),
+        tokenizer=tokens.tokenizer(512),
+        transformer=net,
     )
     return Case(pipe, call(negative_prompt="a dog", guidance_scale=3.0, **SMALL, **SHORT))
 

@@ -38,13 +38,17 @@ def sd15() -> Case:
 @case("sd15-unipc-images-per-prompt", family="image", denoiser="unet")
 def sd15_unipc() -> Case:
     pipe = df.StableDiffusionPipeline(**sd(scheduler=df.UniPCMultistepScheduler(**BETAS)))
-    kwargs = call(num_inference_steps=3, num_images_per_prompt=2, negative_prompt="a dog", output_type="np", **SMALL)
+    kwargs = call(
+        num_inference_steps=3, num_images_per_prompt=2, negative_prompt="a dog", output_type="np", **SMALL
+    )
     return Case(pipe, kwargs, generator="cpu")
 
 
 @case("sd21-v-prediction", family="image", denoiser="unet")
 def sd21() -> Case:
-    scheduler = df.EulerDiscreteScheduler(**BETAS, prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    scheduler = df.EulerDiscreteScheduler(
+        **BETAS, prediction_type="v_prediction", rescale_betas_zero_snr=True
+    )
     wide = unet(attention_head_dim=(2, 4), use_linear_projection=True, upcast_attention=True)
     return Case(
         df.StableDiffusionPipeline(**sd(unet=wide, scheduler=scheduler)), call(guidance_rescale=0.7, **SMALL)
@@ -78,12 +82,16 @@ def lcm() -> Case:
 
 @case("sdxl", family="image", denoiser="unet")
 def sdxl() -> Case:
-    return Case(df.StableDiffusionXLPipeline(**sd_xl()), call(num_inference_steps=3, output_type="pil", **SMALL))
+    return Case(
+        df.StableDiffusionXLPipeline(**sd_xl()), call(num_inference_steps=3, output_type="pil", **SMALL)
+    )
 
 
 @case("sdxl-dpm-sde-batch", family="image", denoiser="unet")
 def sdxl_dpm() -> Case:
-    scheduler = df.DPMSolverMultistepScheduler(**BETAS, algorithm_type="sde-dpmsolver++", use_karras_sigmas=True)
+    scheduler = df.DPMSolverMultistepScheduler(
+        **BETAS, algorithm_type="sde-dpmsolver++", use_karras_sigmas=True
+    )
     pipe = df.StableDiffusionXLPipeline(**sd_xl(scheduler=scheduler))
     return Case(pipe, call(prompt=[PROMPT, "a dog"], num_inference_steps=3, clip_skip=1, **SMALL))
 
@@ -97,7 +105,9 @@ def sdxl_pag() -> Case:
 @case("kolors", family="image", denoiser="unet")
 def kolors() -> Case:
     # ChatGLM's tokenizer needs a vocabulary file, so the prompt comes encoded.
-    wide = df.UNet2DConditionModel(**xl_sizes(text_width=WIDTH), encoder_hid_dim=WIDTH, encoder_hid_dim_type="text_proj")
+    wide = df.UNet2DConditionModel(
+        **xl_sizes(text_width=WIDTH), encoder_hid_dim=WIDTH, encoder_hid_dim_type="text_proj"
+    )
     pipe = df.KolorsPipeline(
         vae=vae(), text_encoder=None, tokenizer=None, unet=wide, scheduler=df.EulerDiscreteScheduler(**BETAS)
     )
@@ -132,7 +142,9 @@ def plain_unet(size: int = 16, **config: object) -> df.UNet2DModel:
 
 @case("ddpm", family="image", denoiser="unet")
 def ddpm() -> Case:
-    return Case(df.DDPMPipeline(plain_unet(), df.DDPMScheduler()), {"num_inference_steps": 3, "output_type": "np"})
+    return Case(
+        df.DDPMPipeline(plain_unet(), df.DDPMScheduler()), {"num_inference_steps": 3, "output_type": "np"}
+    )
 
 
 @case("ddim", family="image", denoiser="unet")
@@ -145,7 +157,9 @@ def ddim_pixels() -> Case:
 def consistency() -> Case:
     net = plain_unet(resnet_time_scale_shift="scale_shift", num_class_embeds=10)
     pipe = df.ConsistencyModelPipeline(net, df.CMStochasticIterativeScheduler(num_train_timesteps=40))
-    return Case(pipe, {"class_labels": 3, "num_inference_steps": None, "timesteps": [22, 0], "output_type": "pt"})
+    return Case(
+        pipe, {"class_labels": 3, "num_inference_steps": None, "timesteps": [22, 0], "output_type": "pt"}
+    )
 
 
 @case("ldm-super-resolution", family="image", denoiser="unet")
@@ -248,7 +262,9 @@ def marigold_normals() -> Case:
 
 @case("sd-upscale-x4", family="image", denoiser="unet")
 def upscale() -> Case:
-    net = unet(in_channels=7, class_embed_type="timestep", num_class_embeds=1000, only_cross_attention=(True, False))
+    net = unet(
+        in_channels=7, class_embed_type="timestep", num_class_embeds=1000, only_cross_attention=(True, False)
+    )
     parts = sd(unet=net, vae=vae(levels=3)) | {"low_res_scheduler": df.DDPMScheduler(), "watermarker": None}
     return Case(df.StableDiffusionUpscalePipeline(**parts), call(image=picture(16), noise_level=20))
 
@@ -257,7 +273,9 @@ def upscale() -> Case:
 def sdxl_callback() -> Case:
     """A callback that changes the latents between steps, and a scheduler that restarts from custom timesteps."""
 
-    def dim(pipe: object, step: int, timestep: object, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def dim(
+        pipe: object, step: int, timestep: object, tensors: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
         return {"latents": tensors["latents"] * 0.9}
 
     pipe = df.StableDiffusionXLPipeline(**sd_xl(unet=xl_unet(), scheduler=df.HeunDiscreteScheduler(**BETAS)))

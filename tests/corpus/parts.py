@@ -119,7 +119,9 @@ def qwen3() -> Qwen3Model:
 
 
 def qwen_vl() -> Qwen2_5_VLForConditionalGeneration:
-    text = decoder_sizes() | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [1, 1, 2]}}
+    text = decoder_sizes() | {
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [1, 1, 2]}
+    }
     vision = {
         "depth": 1,
         "hidden_size": WIDTH,

@@ -15,15 +15,13 @@ from .parts import (
     WIDTH,
     call,
     clip_pixels,
-    clip_text,
     clip_text_projected,
     clip_vision,
-    ddim,
     picture,
-    t5,
-    unet_sizes,
     sd,
+    t5,
     unet,
+    unet_sizes,
 )
 
 SMALL = {"height": 32, "width": 32}
@@ -61,8 +59,12 @@ def kandinsky_unet(**config: Any) -> df.UNet2DConditionModel:
 
 
 def prior_transformer() -> df.PriorTransformer:
-    model = df.PriorTransformer(num_attention_heads=2, attention_head_dim=8, embedding_dim=WIDTH, num_layers=1)
-    model.clip_std = torch.nn.Parameter(torch.ones_like(model.clip_std))  # zero at first, which erases the result
+    model = df.PriorTransformer(
+        num_attention_heads=2, attention_head_dim=8, embedding_dim=WIDTH, num_layers=1
+    )
+    model.clip_std = torch.nn.Parameter(
+        torch.ones_like(model.clip_std)
+    )  # zero at first, which erases the result
     return model
 
 
@@ -99,14 +101,22 @@ def kandinsky_decoder() -> Case:
 @case("kandinsky22-combined", family="image", denoiser="unet")
 def kandinsky_combined() -> Case:
     prior = {f"prior_{name}": part for name, part in kandinsky_prior_parts().items()}
-    pipe = df.KandinskyV22CombinedPipeline(unet=kandinsky_unet(), scheduler=kandinsky_scheduler(), movq=movq(), **prior)
+    pipe = df.KandinskyV22CombinedPipeline(
+        unet=kandinsky_unet(), scheduler=kandinsky_scheduler(), movq=movq(), **prior
+    )
     return Case(pipe, call(prior_num_inference_steps=2, **SMALL))
 
 
 @case("kandinsky22-img2img", family="editing", denoiser="unet")
 def kandinsky_img2img() -> Case:
     pipe = df.KandinskyV22Img2ImgPipeline(kandinsky_unet(), kandinsky_scheduler(), movq())
-    kwargs = {**image_embeds(), "image": picture(), "strength": 0.7, "num_inference_steps": 4, "output_type": "pt"}
+    kwargs = {
+        **image_embeds(),
+        "image": picture(),
+        "strength": 0.7,
+        "num_inference_steps": 4,
+        "output_type": "pt",
+    }
     return Case(pipe, kwargs | SMALL)
 
 
@@ -125,7 +135,12 @@ def kandinsky_inpaint() -> Case:
 def kandinsky_controlnet() -> Case:
     net = kandinsky_unet(in_channels=8, addition_embed_type="image_hint")
     pipe = df.KandinskyV22ControlnetPipeline(net, kandinsky_scheduler(), movq())
-    kwargs = {**image_embeds(), "hint": torch.randn(1, 3, 128, 128), "num_inference_steps": 2, "output_type": "pt"}
+    kwargs = {
+        **image_embeds(),
+        "hint": torch.randn(1, 3, 128, 128),
+        "num_inference_steps": 2,
+        "output_type": "pt",
+    }
     return Case(pipe, kwargs | SMALL)
 
 
@@ -142,7 +157,11 @@ def kandinsky3() -> Case:
         encoder_hid_dim=WIDTH,
     )
     pipe = df.Kandinsky3Pipeline(
-        tokenizer=tokens.tokenizer(), text_encoder=t5(), unet=net, scheduler=df.DDPMScheduler(**BETAS), movq=movq()
+        tokenizer=tokens.tokenizer(),
+        text_encoder=t5(),
+        unet=net,
+        scheduler=df.DDPMScheduler(**BETAS),
+        movq=movq(),
     )
     return Case(pipe, call(**SMALL))
 
@@ -171,7 +190,11 @@ def cascade_unet(**config: Any) -> df.models.StableCascadeUNet:
 @case("stable-cascade-prior", family="image", denoiser="prior")
 def cascade_prior() -> Case:
     net = cascade_unet(
-        in_channels=16, out_channels=16, clip_text_in_channels=WIDTH, clip_image_in_channels=WIDTH, switch_level=(False,)
+        in_channels=16,
+        out_channels=16,
+        clip_text_in_channels=WIDTH,
+        clip_image_in_channels=WIDTH,
+        switch_level=(False,),
     )
     pipe = df.StableCascadePriorPipeline(
         tokenizer=tokens.clip_tokenizer(),
@@ -204,7 +227,9 @@ def cascade_decoder() -> Case:
 
 @case("stable-unclip", family="image", denoiser="unet")
 def stable_unclip() -> Case:
-    from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
+    from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import (
+        StableUnCLIPImageNormalizer,
+    )
 
     parts = sd(unet=unet(class_embed_type="projection", projection_class_embeddings_input_dim=2 * WIDTH))
     del parts["safety_checker"], parts["feature_extractor"]
@@ -242,7 +267,9 @@ def shap_e() -> Case:
         encoder_hid_proj_type=None,
         added_emb_type=None,
     )
-    renderer = ShapERenderer(param_shapes=((8, 93), (8, 8), (8, 8), (8, 8)), d_latent=16, d_hidden=8, n_output=12)
+    renderer = ShapERenderer(
+        param_shapes=((8, 93), (8, 8), (8, 8), (8, 8)), d_latent=16, d_hidden=8, n_output=12
+    )
     scheduler = df.HeunDiscreteScheduler(
         beta_schedule="exp", num_train_timesteps=1024, prediction_type="sample", use_karras_sigmas=True
     )
@@ -253,6 +280,6 @@ def shap_e() -> Case:
         scheduler=scheduler,
         shap_e_renderer=renderer,
     )
-    return Case(pipe, {"prompt": PROMPT, "num_inference_steps": STEPS, "frame_size": 8, "output_type": "latent"})
-
-
+    return Case(
+        pipe, {"prompt": PROMPT, "num_inference_steps": STEPS, "frame_size": 8, "output_type": "latent"}
+    )

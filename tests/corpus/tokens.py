@@ -7,16 +7,32 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-SPECIAL = ("<pad>", "</s>", "<s>", "<unk>", "<mask>", "<image>", "<video>", "<vision>", "</vision>", "<cls>", "<sep>")
+SPECIAL = (
+    "<pad>",
+    "</s>",
+    "<s>",
+    "<unk>",
+    "<mask>",
+    "<image>",
+    "<video>",
+    "<vision>",
+    "</vision>",
+    "<cls>",
+    "<sep>",
+)
 PAD, EOS, BOS, UNK = range(4)
-VOCABULARY = {token: index for index, token in enumerate((*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())))}
+VOCABULARY = {
+    token: index for index, token in enumerate((*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())))
+}
 VOCABULARY_SIZE = 320
 """Embedding rows to give an encoder: the vocabulary, rounded up, with room for tokens a pipeline adds."""
 
 CHAT = "{% for m in messages %}<s>{{ m['role'] }}\n{{ m['content'] }}</s>\n{% endfor %}"
 
 
-def tokenizer(max_length: int = 77, *, bos: bool = False, eos: bool = True, **more: Any) -> PreTrainedTokenizerFast:
+def tokenizer(
+    max_length: int = 77, *, bos: bool = False, eos: bool = True, **more: Any
+) -> PreTrainedTokenizerFast:
     """A byte-level tokenizer; ``bos``/``eos`` frame each text as CLIP (both), T5 (eos) or Llama (bos) do."""
     core = Tokenizer(models.BPE(vocab=VOCABULARY, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -97,7 +97,9 @@ def wan_i2v() -> Case:
 
 @case("wan-vace", family="video", denoiser="transformer")
 def wan_vace() -> Case:
-    net = df.WanVACETransformer3DModel(**wan_sizes() | {"num_layers": 2}, vace_layers=[0], vace_in_channels=96)
+    net = df.WanVACETransformer3DModel(
+        **wan_sizes() | {"num_layers": 2}, vace_layers=[0], vace_in_channels=96
+    )
     pipe = df.WanVACEPipeline(**wan_parts(transformer=net, scheduler=flow()))
     return Case(pipe, call(video=[picture(16)] * 5, mask=[picture(16, mode="L")] * 5, **FRAMES))
 
@@ -105,21 +107,27 @@ def wan_vace() -> Case:
 @case("wan-video2video", family="video", denoiser="transformer")
 def wan_v2v() -> Case:
     pipe = df.WanVideoToVideoPipeline(**wan_parts())
-    kwargs = call(video=[picture(16, seed) for seed in range(5)], strength=0.7, num_inference_steps=4, **SMALL, **SHORT)
+    kwargs = call(
+        video=[picture(16, seed) for seed in range(5)], strength=0.7, num_inference_steps=4, **SMALL, **SHORT
+    )
     return Case(pipe, kwargs)
 
 
 @case("skyreels-v2", family="video", denoiser="transformer")
 def skyreels() -> Case:
     net = df.SkyReelsV2Transformer3DModel(**wan_sizes())
-    scheduler = df.UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=8.0)
+    scheduler = df.UniPCMultistepScheduler(
+        use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=8.0
+    )
     return Case(df.SkyReelsV2Pipeline(**wan_parts(transformer=net, scheduler=scheduler)), call(**FRAMES))
 
 
 @case("skyreels-v2-diffusion-forcing", family="video", denoiser="transformer")
 def skyreels_forcing() -> Case:
     net = df.SkyReelsV2Transformer3DModel(**wan_sizes(), num_frame_per_block=1)
-    scheduler = df.UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=8.0)
+    scheduler = df.UniPCMultistepScheduler(
+        use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=8.0
+    )
     pipe = df.SkyReelsV2DiffusionForcingPipeline(**wan_parts(transformer=net, scheduler=scheduler))
     return Case(pipe, call(overlap_history=None, ar_step=0, **FRAMES))
 
@@ -150,7 +158,9 @@ def sana_video() -> Case:
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
         ),
     )
-    kwargs = call(frames=5, use_resolution_binning=False, complex_human_instruction=None, height=32, width=32, **SHORT)
+    kwargs = call(
+        frames=5, use_resolution_binning=False, complex_human_instruction=None, height=32, width=32, **SHORT
+    )
     return Case(pipe, kwargs)
 
 
@@ -233,7 +243,9 @@ def cogvideo_parts(**config: Any) -> dict[str, Any]:
 
 @case("cogvideox", family="video", denoiser="transformer")
 def cogvideox() -> Case:
-    return Case(df.CogVideoXPipeline(**cogvideo_parts()), call(num_frames=9, num_inference_steps=3, **SMALL, **SHORT))
+    return Case(
+        df.CogVideoXPipeline(**cogvideo_parts()), call(num_frames=9, num_inference_steps=3, **SMALL, **SHORT)
+    )
 
 
 @case("cogvideox-i2v-rotary", family="video", denoiser="transformer")
@@ -241,7 +253,9 @@ def cogvideox_i2v() -> Case:
     parts = cogvideo_parts(
         in_channels=8, use_rotary_positional_embeddings=True, use_learned_positional_embeddings=True
     )
-    return Case(df.CogVideoXImageToVideoPipeline(**parts), call(image=picture(16), num_frames=9, **SMALL, **SHORT))
+    return Case(
+        df.CogVideoXImageToVideoPipeline(**parts), call(image=picture(16), num_frames=9, **SMALL, **SHORT)
+    )
 
 
 @case("hunyuan-video", family="video", denoiser="transformer")
@@ -306,7 +320,9 @@ def mochi() -> Case:
         latents_mean=[0.0] * 12,
         latents_std=[1.0] * 12,
     )
-    return Case(df.MochiPipeline(**with_t5(transformer=net, vae=video_vae)), call(num_frames=7, **SMALL, **SHORT))
+    return Case(
+        df.MochiPipeline(**with_t5(transformer=net, vae=video_vae)), call(num_frames=7, **SMALL, **SHORT)
+    )
 
 
 @case("allegro", family="video", denoiser="transformer")
@@ -329,7 +345,9 @@ def allegro() -> Case:
     video_vae.enable_tiling()  # decoding in one piece is not implemented, and of less than a tile gives zeros
     video_vae.kernel, video_vae.stride = (8, 16, 16), (4, 8, 8)
     video_vae.tile_overlap_t, video_vae.tile_overlap_h, video_vae.tile_overlap_w = 4, 8, 8
-    pipe = df.AllegroPipeline(**with_t5(transformer=net, vae=video_vae, scheduler=df.EulerAncestralDiscreteScheduler()))
+    pipe = df.AllegroPipeline(
+        **with_t5(transformer=net, vae=video_vae, scheduler=df.EulerAncestralDiscreteScheduler())
+    )
     return Case(pipe, call(num_frames=8, clean_caption=False, **SMALL, **SHORT))
 
 
@@ -350,7 +368,9 @@ def latte() -> Case:
         norm_eps=1e-6,
         video_length=2,
     )
-    pipe = df.LattePipeline(**with_t5(transformer=net, vae=vae(), scheduler=df.DDIMScheduler(beta_schedule="linear")))
+    pipe = df.LattePipeline(
+        **with_t5(transformer=net, vae=vae(), scheduler=df.DDIMScheduler(beta_schedule="linear"))
+    )
     return Case(pipe, call(video_length=2, clean_caption=False, decode_chunk_size=1, **SMALL))
 
 
@@ -382,7 +402,9 @@ def cosmos() -> Case:
         spatial_compression_ratio=4,
         temporal_compression_ratio=4,
     )
-    parts = with_t5(transformer=net, vae=video_vae, scheduler=df.EDMEulerScheduler(sigma_max=80, sigma_data=0.5))
+    parts = with_t5(
+        transformer=net, vae=video_vae, scheduler=df.EDMEulerScheduler(sigma_max=80, sigma_data=0.5)
+    )
     pipe = df.CosmosTextToWorldPipeline(**parts, safety_checker=NoGuard())
     return Case(pipe, call(num_frames=9, height=32, width=32, **SHORT))
 
@@ -436,7 +458,9 @@ def easyanimate() -> Case:
             ("prompt_attention_mask", torch.ones(1, 8)),
         )
     }
-    pipe = df.EasyAnimatePipeline(vae=video_vae, text_encoder=None, tokenizer=None, transformer=net, scheduler=flow())
+    pipe = df.EasyAnimatePipeline(
+        vae=video_vae, text_encoder=None, tokenizer=None, transformer=net, scheduler=flow()
+    )
     return Case(pipe, call(prompt=None, num_frames=5, **embeds, **SMALL))
 
 
@@ -479,7 +503,10 @@ ANIMATED = {
 
 def motion() -> df.MotionAdapter:
     return df.MotionAdapter(
-        block_out_channels=(8, 8), motion_layers_per_block=1, motion_norm_num_groups=2, motion_num_attention_heads=2
+        block_out_channels=(8, 8),
+        motion_layers_per_block=1,
+        motion_norm_num_groups=2,
+        motion_num_attention_heads=2,
     )
 
 
@@ -532,7 +559,13 @@ def svd() -> Case:
         scheduler=scheduler,
         feature_extractor=clip_pixels(),
     )
-    kwargs = {"image": picture(16), "num_frames": 2, "num_inference_steps": STEPS, "output_type": "pt", **SMALL}
+    kwargs = {
+        "image": picture(16),
+        "num_frames": 2,
+        "num_inference_steps": STEPS,
+        "output_type": "pt",
+        **SMALL,
+    }
     return Case(pipe, kwargs)
 
 
@@ -547,5 +580,3 @@ def text_to_video() -> Case:
     parts = sd(unet=df.UNet3DConditionModel(**sizes))
     del parts["safety_checker"], parts["feature_extractor"]
     return Case(df.TextToVideoSDPipeline(**parts), call(num_frames=2, **SMALL))
-
-
