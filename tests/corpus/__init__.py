@@ -1,7 +1,7 @@
 """A corpus of tiny diffusers pipelines, one of each family and architecture, with seeded random weights.
 
 No file, no network: every component is built from a configuration. ``CASES`` maps a name to its ``Entry``;
-``entry.build()`` gives a fresh ``Case`` (pipeline, call arguments) that runs in well under a second on one core.
+``entry.build()`` gives a fresh ``Case`` (pipeline, call arguments) that runs in a fraction of a second.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MODULES = (
 class Case:
     """A pipeline on the CPU and how it is called.
 
-    ``generator``: "device" draws noise where the pipeline runs, "cpu" draws on the host, ``None`` passes none.
+    ``generator``: "device" draws noise where the pipeline runs, "cpu" on the host, ``None`` passes none.
     ``offload(pipe, device)`` replaces ``pipe.to(device)`` on an accelerator; on the CPU it is not called.
     """
 
@@ -41,7 +41,7 @@ class Case:
     offload: Callable[[Any, torch.device], None] | None = None
 
     def call(self, device: torch.device | str = "cpu") -> list[torch.Tensor]:
-        """Run the pipeline, tensor arguments moved to ``device`` first; every array of its output, on the CPU."""
+        """Run with tensor arguments moved to ``device``. Returns every array of the output, on the CPU."""
         kwargs = moved(self.kwargs, torch.device(device))
         if self.generator is not None:
             where = device if self.generator == "device" else "cpu"
@@ -89,7 +89,7 @@ def modules_of(pipe: Any) -> list[torch.nn.Module]:
 
 @torch.no_grad()
 def wake(module: torch.nn.Module) -> None:
-    """Give weights that start at zero (zero convolutions, adaLN-zero, LoRA's B) a value: a zero hides its input."""
+    """Give weights that start at zero (zero convolutions, adaLN-zero) a value: a zero hides its input."""
     for parameter in module.parameters():
         if parameter.dim() > 1 and parameter.is_floating_point() and not parameter.any():
             parameter.normal_(std=0.05)

@@ -15,7 +15,7 @@ from .video import FRAMES, wan_parts, wan_sizes
 SMALL = {"height": 32, "width": 32}
 
 
-# ---- LoRA -------------------------------------------------------------------------------------------------------
+# ---- LoRA ----------------------------------------------------------------------------------------
 
 
 def lora_weights(model: Any, prefix: str, rank: int = 2) -> dict[str, torch.Tensor]:
@@ -61,7 +61,7 @@ def wan_lora() -> Case:
     return Case(pipe, call(**FRAMES))
 
 
-# ---- offloading -------------------------------------------------------------------------------------------------
+# ---- offloading ----------------------------------------------------------------------------------
 
 
 def offload_models(pipe: Any, device: torch.device) -> None:
@@ -124,7 +124,7 @@ def xl_lora_offload() -> Case:
     return Case(pipe, call(**SMALL), offload=offload_models)
 
 
-# ---- switches of the pipeline and its models --------------------------------------------------------------------
+# ---- switches of the pipeline and its models -----------------------------------------------------
 
 
 @case("sdxl-fused-qkv-freeu", family="adapted", denoiser="unet")

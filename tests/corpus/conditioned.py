@@ -40,7 +40,7 @@ from .parts import (
 SMALL = {"height": 32, "width": 32}
 
 
-# ---- ControlNet -------------------------------------------------------------------------------------------------
+# ---- ControlNet ----------------------------------------------------------------------------------
 
 
 def controlnet(sizes: dict[str, Any] | None = None, kind: Any = df.ControlNetModel, **config: Any) -> Any:
@@ -204,7 +204,7 @@ def sana_controlnet() -> Case:
     return Case(pipe, call(control_image=picture(), **SANA, **SMALL, **SHORT))
 
 
-# ---- T2I adapter ------------------------------------------------------------------------------------------------
+# ---- T2I adapter ---------------------------------------------------------------------------------
 
 
 UPSIDE = {
@@ -241,11 +241,11 @@ def xl_adapter() -> Case:
     return Case(pipe, call(image=picture(), adapter_conditioning_factor=0.5, **SMALL))
 
 
-# ---- IP-Adapter -------------------------------------------------------------------------------------------------
+# ---- IP-Adapter ----------------------------------------------------------------------------------
 
 
 def with_ip_adapter(net: Any) -> Any:
-    """Load random IP-Adapter weights the way a checkpoint is: a projection, and keys and values by layer number."""
+    """Load a random IP-Adapter as checkpoints have it: a projection, and keys and values by layer number."""
     from diffusers.models.embeddings import ImageProjection
 
     width = net.config.cross_attention_dim
@@ -258,7 +258,7 @@ def with_ip_adapter(net: Any) -> Any:
     }
     layers: dict[str, torch.Tensor] = {}
     number = 1  # odd: only cross-attention layers carry weights
-    for name, processor in net.attn_processors.items():
+    for name in net.attn_processors:
         if name.endswith("attn2.processor"):
             hidden = net.get_submodule(name.removesuffix(".processor")).to_q.out_features
             layers[f"{number}.to_k_ip.weight"] = torch.randn(hidden, width) * 0.2

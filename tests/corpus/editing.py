@@ -32,7 +32,7 @@ def paint(**kwargs: Any) -> dict[str, Any]:
     return call(image=picture(), mask_image=half_mask(), num_inference_steps=3) | kwargs
 
 
-# ---- UNets ------------------------------------------------------------------------------------------------------
+# ---- UNets ---------------------------------------------------------------------------------------
 
 
 @case("sd15-img2img", family="editing", denoiser="unet")
@@ -193,7 +193,7 @@ def leditspp_sdxl() -> Case:
     return leditspp(df.LEditsPPPipelineStableDiffusionXL(**sd_xl(scheduler=sde_solver())))
 
 
-# ---- transformers -----------------------------------------------------------------------------------------------
+# ---- transformers --------------------------------------------------------------------------------
 
 
 @case("sd3-img2img", family="editing", denoiser="transformer")

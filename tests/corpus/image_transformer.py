@@ -30,7 +30,7 @@ SMALL = {"height": 32, "width": 32}
 SHORT = {"max_sequence_length": 16}
 
 
-# ---- Flux and its kin -------------------------------------------------------------------------------------------
+# ---- Flux and its kin ----------------------------------------------------------------------------
 
 
 def flux_sizes(latent_channels: int = 4) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def flux2_klein() -> Case:
     return Case(pipe, kwargs)
 
 
-# ---- joint-attention transformers -------------------------------------------------------------------------------
+# ---- joint-attention transformers ----------------------------------------------------------------
 
 
 def sd3_transformer(**config: Any) -> df.SD3Transformer2DModel:
@@ -387,7 +387,7 @@ def hunyuan_image() -> Case:
     return Case(pipe, call(prompt='a sign that says "cat"', num_inference_steps=3, height=16, width=16))
 
 
-# ---- cross-attention transformers -------------------------------------------------------------------------------
+# ---- cross-attention transformers ----------------------------------------------------------------
 
 
 def pixart_transformer(**config: Any) -> df.PixArtTransformer2DModel:
@@ -641,9 +641,15 @@ def z_image() -> Case:
 @case("prx", family="image", denoiser="transformer")
 def prx() -> Case:
     net = df.PRXTransformer2DModel(
-        patch_size=2, in_channels=4, context_in_dim=WIDTH, hidden_size=16, mlp_ratio=2.0, num_heads=2, depth=1,
+        patch_size=2,
+        in_channels=4,
+        context_in_dim=WIDTH,
+        hidden_size=16,
+        mlp_ratio=2.0,
+        num_heads=2,
+        depth=1,
         axes_dim=[4, 4],
-    )  # fmt: skip
+    )
     pipe = df.PRXPipeline(
         transformer=net,
         scheduler=flow(),

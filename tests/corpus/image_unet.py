@@ -269,9 +269,9 @@ def upscale() -> Case:
     return Case(df.StableDiffusionUpscalePipeline(**parts), call(image=picture(16), noise_level=20))
 
 
-@case("sdxl-pixel-callback", family="image", denoiser="unet")
+@case("sdxl-heun-callback", family="image", denoiser="unet")
 def sdxl_callback() -> Case:
-    """A callback that changes the latents between steps, and a scheduler that restarts from custom timesteps."""
+    """A callback changes the latents between steps, each of which calls the UNet twice, and stops early."""
 
     def dim(
         pipe: object, step: int, timestep: object, tensors: dict[str, torch.Tensor]

@@ -1,4 +1,4 @@
-"""Small components that many pipelines share. Sizes in the names are channels; everything is random until trained."""
+"""Small components that many pipelines share."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PROMPT = "a cat on a tin roof"
 STEPS = 2
 
 
-# ---- text -------------------------------------------------------------------------------------------------------
+# ---- text ----------------------------------------------------------------------------------------
 
 
 def _clip_config() -> CLIPTextConfig:
@@ -143,7 +143,7 @@ def qwen_vl() -> Qwen2_5_VLForConditionalGeneration:
     )
 
 
-# ---- images -----------------------------------------------------------------------------------------------------
+# ---- images --------------------------------------------------------------------------------------
 
 
 def picture(size: int = 32, seed: int = 0, mode: str = "RGB") -> Image.Image:
@@ -201,7 +201,7 @@ def flow_vae(latent_channels: int = 4, levels: int = 2) -> AutoencoderKL:
     )
 
 
-# ---- denoisers and schedulers -----------------------------------------------------------------------------------
+# ---- denoisers and schedulers --------------------------------------------------------------------
 
 
 def unet_sizes() -> dict[str, Any]:
@@ -256,7 +256,7 @@ def flow() -> FlowMatchEulerDiscreteScheduler:
     return FlowMatchEulerDiscreteScheduler()
 
 
-# ---- whole sets of components -----------------------------------------------------------------------------------
+# ---- whole sets of components --------------------------------------------------------------------
 
 
 def sd(**parts: Any) -> dict[str, Any]:

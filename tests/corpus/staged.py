@@ -27,7 +27,7 @@ from .parts import (
 SMALL = {"height": 32, "width": 32}
 
 
-# ---- Kandinsky --------------------------------------------------------------------------------------------------
+# ---- Kandinsky -----------------------------------------------------------------------------------
 
 
 def movq() -> df.VQModel:
@@ -166,7 +166,7 @@ def kandinsky3() -> Case:
     return Case(pipe, call(**SMALL))
 
 
-# ---- Stable Cascade and Wuerstchen ------------------------------------------------------------------------------
+# ---- Stable Cascade and Wuerstchen ---------------------------------------------------------------
 
 
 def cascade_unet(**config: Any) -> df.models.StableCascadeUNet:
@@ -222,7 +222,7 @@ def cascade_decoder() -> Case:
     return Case(pipe, call(image_embeddings=torch.randn(1, 16, 4, 4), guidance_scale=2.0))
 
 
-# ---- unCLIP -----------------------------------------------------------------------------------------------------
+# ---- unCLIP --------------------------------------------------------------------------------------
 
 
 @case("stable-unclip", family="image", denoiser="unet")
@@ -245,7 +245,7 @@ def stable_unclip() -> Case:
     return Case(pipe, call(prior_num_inference_steps=2, **SMALL))
 
 
-# ---- shapes -----------------------------------------------------------------------------------------------------
+# ---- shapes --------------------------------------------------------------------------------------
 
 
 @case("shap-e", family="3d", denoiser="prior")

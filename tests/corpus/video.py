@@ -38,7 +38,7 @@ def with_t5(**parts: Any) -> dict[str, Any]:
     return {name: build() for name, build in made.items() if name not in parts} | parts
 
 
-# ---- Wan and what grew from it ----------------------------------------------------------------------------------
+# ---- Wan and what grew from it -------------------------------------------------------------------
 
 
 def wan_vae() -> df.AutoencoderKLWan:
@@ -164,7 +164,7 @@ def sana_video() -> Case:
     return Case(pipe, kwargs)
 
 
-# ---- other transformers -----------------------------------------------------------------------------------------
+# ---- other transformers --------------------------------------------------------------------------
 
 
 def ltx_parts() -> dict[str, Any]:
@@ -492,7 +492,7 @@ def kandinsky5() -> Case:
     return Case(pipe, call(num_frames=5, **SMALL, **SHORT))
 
 
-# ---- UNets ------------------------------------------------------------------------------------------------------
+# ---- UNets ---------------------------------------------------------------------------------------
 
 ANIMATED = {
     "block_out_channels": (8, 8),
