@@ -16,6 +16,8 @@ class ExitCode(enum.IntEnum):
     """The command, an option, or a file given to it is wrong."""
     TARGET_FAILED = 3
     """The target itself (pipeline, factory or script) failed while it was built or run."""
+    INTERNAL = 70
+    """diffprof itself failed (sysexits.h's EX_SOFTWARE): a bug to report."""
     INTERRUPTED = 130
     """Stopped by Ctrl-C; what was recorded until then is stored and marked partial."""
 

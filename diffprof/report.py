@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -43,9 +44,30 @@ def make_report(recording: Recording) -> Report:
     return Report(recording=recording, findings=findings, unchecked=unchecked)
 
 
+def judge_again(report: Report) -> Report:
+    """The same report with the judgement of this version's rules."""
+    fresh = make_report(report.recording)
+    return msgspec.structs.replace(report, findings=fresh.findings, unchecked=fresh.unchecked)
+
+
 def to_json(report: Report) -> bytes:
-    """The report as JSON, indented; the stored and printed form."""
-    return msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n"
+    """The report as JSON, indented; the stored and printed form. Lone surrogates, as in file names that are
+    no UTF-8, become escapes: JSON can't hold them."""
+    try:
+        data = msgspec.json.encode(report)
+    except UnicodeEncodeError:
+        data = msgspec.json.encode(_encodable(msgspec.to_builtins(report)))
+    return msgspec.json.format(data, indent=1) + b"\n"
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encodable(item) for item in value]
+    return value
 
 
 class _Header(msgspec.Struct):

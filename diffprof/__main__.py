@@ -1,0 +1,7 @@
+"""`python -m diffprof`."""
+
+from __future__ import annotations
+
+from diffprof.cli import main
+
+main()

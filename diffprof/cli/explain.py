@@ -1,0 +1,18 @@
+"""`diffprof explain`: one rule's page."""
+
+from __future__ import annotations
+
+import click
+
+from diffprof.cli.output import emit, terminal
+
+
+@click.command("explain")
+@click.argument("rule")
+def command(rule: str) -> None:
+    """Explain a rule, given by code or name: what it finds, why it is slow, what to write instead."""
+    from diffprof.rules import find_rule
+    from diffprof.views.rule_pages import render_rule
+
+    screen = terminal()
+    emit(render_rule(find_rule(rule), width=screen.columns, colour=screen.colour))

@@ -1,0 +1,43 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from diffprof.runs import TRACES
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def traces_option() -> Decorator:
+    return click.option(
+        "--traces",
+        type=click.Path(path_type=Path),
+        default=TRACES,
+        show_default=True,
+        envvar="DIFFPROF_TRACES",
+        show_envvar=True,
+        metavar="DIR",
+        help="Folder of the stored runs.",
+    )
+
+
+def format_option(formats: Sequence[str]) -> Decorator:
+    return click.option(
+        "--format",
+        "form",
+        type=click.Choice(formats),
+        default=formats[0],
+        show_default=True,
+        help="What to print on stdout.",
+    )
+
+
+def verbose_option() -> Decorator:
+    return click.option(
+        "-v", "--verbose", is_flag=True, help="Also print the calls that led to each finding (text)."
+    )

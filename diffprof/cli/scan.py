@@ -1,0 +1,152 @@
+"""`diffprof scan`: run a target once under the probes, store the report, show it."""
+
+from __future__ import annotations
+
+import ast
+import datetime
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from diffprof.cli.options import format_option, traces_option, verbose_option
+from diffprof.cli.output import emit, say, stdout_to_stderr, terminal
+from diffprof.errors import DiffprofError, ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from diffprof.report import Report
+
+
+def call_arguments(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """`key=value` pairs; a value that reads as a Python literal is one, anything else is text.
+
+    Raises UsageError for a pair without a name.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise UsageError(
+                f"--set {pair!r} is not of the form key=value.",
+                "Write the call argument's name, such as --set num_images_per_prompt=2.",
+            )
+        try:
+            found[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[key] = value
+    return found
+
+
+def target_options(function: Any) -> Any:
+    """The options that say where and how a target runs; shared by every command that runs one."""
+    for option in reversed(
+        (
+            click.option(
+                "--device", help="cuda, cpu, or sim:GPU such as sim:a100-80gb.  [default: cuda if present]"
+            ),
+            click.option("--scheduler", metavar="NAME", help="Scheduler class, such as DDIMScheduler."),
+            click.option("--steps", type=click.IntRange(1), help="Denoising steps."),
+            click.option("--height", type=click.IntRange(1), metavar="PX", help="Height in pixels."),
+            click.option("--width", type=click.IntRange(1), metavar="PX", help="Width in pixels."),
+            click.option("--batch", type=click.IntRange(1), help="Prompts in the call."),
+            click.option("--dtype", help="float16, bfloat16, float32, ... of all components."),
+            click.option("--guidance-scale", type=float, help="Guidance scale."),
+            click.option(
+                "--set", "pairs", multiple=True, metavar="KEY=VALUE", help="Any other call argument."
+            ),
+            click.option("--no-weights", is_flag=True, help="Read the configurations only."),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def make_options(pairs: tuple[str, ...], no_weights: bool, **named: Any) -> Any:
+    """The library's form of `target_options`."""
+    from diffprof.targets import Options
+
+    return Options(call=call_arguments(pairs), weights=not no_weights, **named)
+
+
+@click.command("scan")
+@click.argument("target")
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+@target_options
+@format_option(("text", "json", "markdown", "github"))
+@click.option(
+    "--fail-on",
+    metavar="RULE,...",
+    default="",
+    help="Exit with 1 if these find anything: codes, names, prefixes such as SYN, or in-loop.",
+)
+@traces_option()
+@click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+@verbose_option()
+def command(
+    target: str,
+    args: tuple[str, ...],
+    device: str | None,
+    form: str,
+    fail_on: str,
+    traces: Path,
+    quiet: bool,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    """Scan a target: every place where it keeps a GPU waiting, with file and line.
+
+    TARGET is a built-in architecture (`diffprof targets`), a checkpoint folder or hub id, a factory
+    file.py:function, or a script; the script's own ARGS follow after --.
+    """
+    from diffprof.gate import parse_gate
+    from diffprof.progress import progress_on
+
+    gate = parse_gate(fail_on)
+    chosen = make_options(**options)
+    failure: BaseException | None = None
+    with progress_on(sys.stderr, quiet=quiet) as progress, stdout_to_stderr():
+        progress.stage("importing torch and diffusers")
+        from diffprof.scan import scan_target
+
+        try:
+            report = scan_target(target, args=args, device=device, options=chosen, progress=progress)
+        except (Exception, KeyboardInterrupt) as error:
+            partial: Report | None = getattr(error, "report", None)
+            if partial is None:
+                raise
+            report, failure = partial, error
+    _deliver(report, form, traces, verbose=verbose, failed=failure is not None)
+    if failure is not None:
+        raise failure
+    for each in gate.unjudged(report):
+        say(f"warning: --fail-on rests on {each.rule} {each.name}, which was not checked: {each.why}.")
+    hits = gate.hits(report)
+    if hits:
+        say(f"--fail-on {fail_on}: {len(hits)} found.")
+        raise click.exceptions.Exit(ExitCode.FINDINGS)
+
+
+def _deliver(report: Report, form: str, traces: Path, *, verbose: bool, failed: bool) -> None:
+    """Store and print; what can't be stored is printed all the same, and the error raised after that.
+
+    When the scan has failed, a second failure is only said: the first is what the exit status tells.
+    """
+    from diffprof.runs import store
+    from diffprof.views import render
+
+    unstored: DiffprofError | None = None
+    try:
+        report = store(report, traces, now=datetime.datetime.now(datetime.UTC))
+    except DiffprofError as error:
+        unstored = error
+    screen = terminal()
+    emit(render(report, form, columns=screen.columns, colour=screen.colour, chains=verbose))
+    if unstored is not None:
+        if not failed:
+            raise unstored
+        say(str(unstored))
+    elif failed:
+        say(f"What was recorded until then is stored, marked partial, in {report.path}")
+    elif form != "text":
+        say(f"stored in {report.path}")

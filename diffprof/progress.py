@@ -1,0 +1,103 @@
+"""What a long piece of work says while it runs."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Self, TextIO
+
+DELAY = 1.0
+"""Seconds before anything is shown; shorter work stays silent."""
+
+
+class Progress:
+    """Told what goes on; shows nothing. Use as a context manager, or call close()."""
+
+    @staticmethod
+    def silent() -> Progress:
+        """One that shows nothing."""
+        return Progress()
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        """A new piece of work begins, such as "importing diffusers"; total: its steps, if known."""
+
+    def step(self, detail: str = "", amount: int = 1) -> None:
+        """That many steps of the stage are done. detail: what is being done now."""
+
+    def close(self) -> None:
+        """Done, or given up: the line is taken off the screen."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Bar(Progress):
+    """A bar on a terminal, shown from the moment that the work has taken DELAY seconds."""
+
+    def __init__(self, stream: TextIO, *, delay: float = DELAY) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self._name = "starting"
+        self._total: int | None = None
+        self._done = 0
+        self._shown: Any = None
+        self._task: Any = None
+        self._closed = False
+        self._timer = threading.Timer(delay, self._show)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _show(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as RichProgress
+
+        with self._lock:
+            if self._closed:
+                return
+            self._shown = RichProgress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                console=Console(file=self._stream),
+                transient=True,
+                refresh_per_second=4,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._task = self._shown.add_task(self._name, total=self._total, completed=self._done)
+            self._shown.start()
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        from diffprof.views.plain import clean
+
+        with self._lock:
+            self._name, self._total, self._done = clean(name), total, 0
+            if self._shown:
+                self._shown.remove_task(self._task)
+                self._task = self._shown.add_task(self._name, total=total)
+
+    def step(self, detail: str = "", amount: int = 1) -> None:
+        from diffprof.views.plain import clean
+
+        with self._lock:
+            self._done += amount
+            if self._shown:
+                name = f"{self._name}: {clean(detail)}" if detail else self._name
+                self._shown.update(self._task, completed=self._done, description=name)
+
+    def close(self) -> None:
+        self._timer.cancel()
+        with self._lock:
+            self._closed = True
+            if self._shown:
+                self._shown.stop()
+                self._shown = None
+
+
+def progress_on(stream: TextIO, *, quiet: bool = False) -> Progress:
+    """A bar where somebody can see it."""
+    return Progress() if quiet or not stream.isatty() else Bar(stream)

@@ -1,0 +1,95 @@
+"""The three lines on top of every report: what was found, why, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from diffprof.finding import Finding
+from diffprof.recording import SyncRow
+from diffprof.report import Report
+from diffprof.views.words import cost, how_often, number, place, plural
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One sentence each."""
+
+    headline: str
+    why: str
+    next: str
+
+
+def verdict(report: Report) -> Verdict:
+    """The three lines for a report of any completeness."""
+    recording = report.recording
+    headline = _headline(report)
+    if recording.partial:
+        headline = f"Partial recording. {headline}"
+    return Verdict(headline, _why(report), _next(report))
+
+
+def _headline(report: Report) -> str:
+    syncs = report.recording.syncs
+    from_syncs = 0
+    parts = []
+    if syncs is not None:
+        parts.append(_waits(syncs))
+        from_syncs = sum(1 for f in report.findings if f.evidence.syncs)
+    others = len(report.findings) - from_syncs
+    if others:
+        parts.append(f"{plural(others, 'other finding') if parts else plural(others, 'finding')}.")
+    if not parts:
+        parts.append(
+            "Nothing was recorded that a rule could judge."
+            if report.unchecked
+            else "Every rule was checked and nothing was found."
+        )
+    return " ".join(parts)
+
+
+def _waits(syncs: Sequence[SyncRow]) -> str:
+    looped = [row for row in syncs if row.in_loop]
+    outside = sum(row.count for row in syncs if not row.in_loop)
+    rate = sum(row.per_step for row in looped)
+    count = sum(row.count for row in looped)
+    if not count:
+        if not outside:
+            return "No operation makes the CPU wait for the GPU."
+        return (
+            "The denoising loop never makes the CPU wait for the GPU; "
+            f"{plural(outside, 'blocking operation')} outside it."
+        )
+    sites = plural(len({(row.site.file, row.site.line) for row in looped}), "line")
+    often = f"{number(rate)} per denoising step" if rate else f"{count:,} in the denoising loop"
+    return f"Blocking operations: {often}, at {sites}; {outside:,} outside the loop."
+
+
+def _why(report: Report) -> str:
+    failure = report.recording.failure
+    if report.recording.partial and failure:
+        return f"The run ended early: {failure.strip().splitlines()[0] if failure.strip() else failure}"
+    first = _first(report)
+    if first is None:
+        if report.unchecked:
+            return f"{plural(len(report.unchecked), 'rule')} had no evidence: {report.unchecked[0].why}."
+        return "No rule found anything in what was recorded."
+    words = f"{first.rule} {first.name} at {place(first.site)}, {how_often(first)}"
+    return f"{words}; {cost(first)}."
+
+
+def _next(report: Report) -> str:
+    if report.recording.partial:
+        return "Mend what ended the run and scan again; what was recorded until then is below."
+    first = _first(report)
+    if first is None:
+        if report.unchecked:
+            return 'See "Not checked" for what each rule lacks.'
+        return "Nothing to do."
+    advice = first.advice.strip()
+    explain = f"`diffprof explain {first.rule}` has the whole story."
+    return f"{advice} {explain}" if advice else explain
+
+
+def _first(report: Report) -> Finding | None:
+    return report.findings[0] if report.findings else None

@@ -1,0 +1,27 @@
+"""Views: functions of a finished report that compute nothing and return text."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from diffprof.report import Report
+
+FORMATS = ("text", "json", "markdown", "github", "sarif", "html")
+
+
+def render(
+    report: Report, form: str, *, columns: int = 80, colour: bool = False, chains: bool = False
+) -> str:
+    """A report in one of FORMATS, ending in a newline. the other arguments matter to `text` only."""
+    if form == "json":
+        from diffprof.report import to_json
+
+        return to_json(report).decode()
+    if form == "text":
+        from diffprof.views.text import render_text
+
+        return render_text(report, columns=columns, colour=colour, chains=chains)
+    view = import_module(f"diffprof.views.{form}")
+    return getattr(view, f"render_{form}")(report)

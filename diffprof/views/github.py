@@ -1,0 +1,49 @@
+"""Workflow annotations for GitHub Actions.
+
+Format: https://docs.github.com/actions/reference/workflows-and-actions/workflow-commands
+"""
+
+from __future__ import annotations
+
+from diffprof.finding import Finding
+from diffprof.report import Report
+from diffprof.verdict import verdict
+from diffprof.views import words
+from diffprof.views.plain import clean
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: object) -> str:
+    return _data(clean(text)).replace(":", "%3A").replace(",", "%2C")
+
+
+def render_github(report: Report) -> str:
+    """The verdict as a notice, then a line for each finding: warnings in the loop, notices outside it.
+
+    Only the user's own files can be annotated; a finding in a library names its place in the message.
+    """
+    top = verdict(report)
+    lines = [_line("notice", {"title": "diffprof"}, [top.headline, top.why, top.next])]
+    lines += map(_finding, report.findings)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _line(level: str, properties: dict[str, object], message: list[str]) -> str:
+    named = ",".join(f"{key}={_property(value)}" for key, value in properties.items())
+    return f"::{level} {named}::" + "%0A".join(_data(clean(part)) for part in message if part)
+
+
+def _finding(finding: Finding) -> str:
+    level = "warning" if finding.in_loop else "notice"
+    title = f"{finding.rule} {finding.name}"
+    site = finding.site
+    where: dict[str, object] = {"file": site.file, "line": site.line} if site and site.user_code else {}
+    message = [
+        f"{words.place(site)}: {finding.message}" if site and not site.user_code else finding.message,
+        f"{words.how_often(finding)}; {words.cost(finding)}",
+        finding.advice,
+    ]
+    return _line(level, {**where, "title": title}, message)

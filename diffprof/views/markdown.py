@@ -1,0 +1,113 @@
+"""A report that fits a comment on a pull request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from diffprof.finding import Finding
+from diffprof.report import Report
+from diffprof.verdict import verdict
+from diffprof.views import words
+from diffprof.views.plain import clean, cut
+from diffprof.views.sections import not_checked, tables
+
+LIMIT = 60_000
+"""Characters; GitHub refuses comments over 65,536."""
+_MOST_TEXT = 2_000
+_SPECIAL = re.compile(r"[\\`*_\[\]|~$]")
+_ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+
+
+def prose(text: object) -> str:
+    """Data as running text: markup, HTML, mentions and references show as typed. Backticked code stays
+    code."""
+    parts = clean(text).split("`")
+    if len(parts) % 2 == 0:
+        return _escaped("`".join(parts))
+    return "".join(code(part) if i % 2 and part else _escaped(part) for i, part in enumerate(parts))
+
+
+def _escaped(text: str) -> str:
+    escaped = _SPECIAL.sub(r"\\\g<0>", text.translate(_ENTITIES))
+    # An empty comment keeps `@name` and `#1` from notifying people and linking issues.
+    escaped = re.sub(r"([@#])(?=\w)", r"\1<!-- -->", escaped)
+    return re.sub(r"^(\s*\d*)([-+=#.)])(?=\s|$)", r"\1\\\2", escaped)
+
+
+def code(text: object) -> str:
+    """Data as a code span, also inside a table."""
+    shown = clean(text).replace("|", "\\|")
+    if not shown.strip():
+        return ""
+    runs = [len(run) for run in re.findall(r"`+", shown)]
+    fence = "`" * (max(runs, default=0) + 1)
+    space = " " if shown[0] == "`" or shown[-1] == "`" else ""
+    return f"{fence}{space}{shown}{space}{fence}"
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A GFM table; every cell is data."""
+    lines = [" | ".join(map(prose, columns)), " | ".join("---" for _ in columns)]
+    lines += [" | ".join(prose(cell) for cell in row) for row in rows]
+    return "".join(f"| {line} |\n" for line in lines)
+
+
+def render_markdown(report: Report) -> str:
+    """Verdict, findings and what was not checked, cut to LIMIT characters with a note of what is missing."""
+    top = verdict(report)
+    head = (
+        f"### diffprof: {prose(cut(top.headline, _MOST_TEXT))}\n\n"
+        f"**Why:** {prose(cut(top.why, _MOST_TEXT))}\n\n**Next:** {prose(cut(top.next, _MOST_TEXT))}\n\n"
+        f"{prose(cut(words.subject(report.recording), _MOST_TEXT))}\n"
+    )
+    blocks = [head]
+    used = len(head)
+    for index, piece in enumerate(_pieces(report)):
+        if used + len(piece) > LIMIT:
+            left = sum(1 for _ in _entries(report)) - index
+            blocks.append(f"\n_Cut to fit a comment: {words.plural(left, 'more entry', 'more entries')}._\n")
+            break
+        blocks.append(piece)
+        used += len(piece)
+    return "".join(blocks)
+
+
+def _entries(report: Report) -> Iterator[object]:
+    """One item for each piece."""
+    yield from report.findings
+    yield from tables(report)
+    yield from not_checked(report)
+
+
+def _pieces(report: Report) -> Iterator[str]:
+    outside = [finding for finding in report.findings if not finding.in_loop]
+    for title, findings in (("In the denoising loop", report.in_loop), ("Outside the loop", outside)):
+        for index, finding in enumerate(findings):
+            heading = f"\n#### {title} ({len(findings):,})\n\n" if index == 0 else ""
+            yield heading + _finding(finding)
+    for section in tables(report):
+        note = f"\n{prose(section.note)}\n" if section.note else ""
+        yield f"\n#### {section.title}\n\n{table(section.columns, section.rows)}{note}"
+    skipped = not_checked(report)
+    for index, (what, why) in enumerate(skipped):
+        heading = f"\n#### Not checked ({len(skipped)})\n\n" if index == 0 else ""
+        yield f"{heading}- {prose(cut(what, _MOST_TEXT))}: {prose(cut(why, _MOST_TEXT))}\n"
+
+
+def _finding(finding: Finding) -> str:
+    site = f" {code(words.place(finding.site))} in {code(finding.site.function)}" if finding.site else ""
+    lines = [
+        f"- **{prose(finding.rule)} {prose(finding.name)}**{site}, {prose(words.how_often(finding))}",
+        f"  {prose(cut(clean(finding.message), _MOST_TEXT))}",
+    ]
+    marked = (
+        [text for number, text in finding.site.excerpt if number == finding.site.line] if finding.site else []
+    )
+    lines += [f"  {code(cut(clean(text.strip()), 200))}" for text in marked if text.strip()]
+    lines.append(f"  Cost: {prose(words.cost(finding))}")
+    if finding.advice:
+        lines.append(f"  Instead: {prose(cut(clean(finding.advice), _MOST_TEXT))}")
+    if finding.fixes:
+        lines.append(f"  Fixes: {', '.join(map(code, finding.fixes))}")
+    return "  \n".join(lines) + "\n"

@@ -1,0 +1,54 @@
+"""The table of schedulers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from diffprof.schedulers import SchedulerRow
+from diffprof.views.listing import render_list
+from diffprof.views.words import number
+
+_COLUMNS = {
+    "scheduler": "scheduler",
+    "per_step_text": "per step",
+    "in_loop": "in loop",
+    "outside": "outside",
+    "where": "where, in the loop",
+}
+
+
+def render_schedulers(
+    rows: Sequence[SchedulerRow], form: str, *, width: int = 80, colour: bool = False
+) -> str:
+    """Blocking operations by scheduler. JSON has each row's own fields."""
+    if form == "json":
+        return render_list(_COLUMNS, [msgspec.to_builtins(row) for row in rows], form)
+    shown = [
+        {
+            "scheduler": row.scheduler,
+            "per_step_text": None if row.per_step is None else number(row.per_step),
+            "in_loop": row.in_loop,
+            "outside": row.outside,
+            "where": f"does not run: {row.error}" if row.error else _where(row.sites),
+        }
+        for row in rows
+    ]
+    steps = {row.steps for row in rows if row.steps is not None}
+    grades = {row.grade for row in rows if row.grade is not None}
+    note = "Blocking operations in one call"
+    if len(steps) == 1:
+        note += f" of {steps.pop()} steps"
+    if grades:
+        note += f" ({', '.join(sorted(grades))})"
+    return render_list(_COLUMNS, shown, form, width=width, colour=colour, note=f"{note}.")
+
+
+def _where(sites: Sequence[str]) -> str:
+    """`file.py:1, 2; other.py:3`, by file name: all lines lie in diffusers or the user's scheduler."""
+    by_file: dict[str, list[str]] = {}
+    for site in sites:
+        file, _, line = site.rpartition(":")
+        by_file.setdefault(file.rsplit("/", 1)[-1], []).append(line)
+    return "; ".join(f"{file}:{', '.join(lines)}" for file, lines in by_file.items())

@@ -1,0 +1,96 @@
+"""A report for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from diffprof.finding import Finding, Severity
+from diffprof.recording import Site
+from diffprof.report import Report
+from diffprof.verdict import verdict
+from diffprof.views import words
+from diffprof.views.page import Page
+from diffprof.views.plain import clean, cut
+from diffprof.views.sections import not_checked, tables
+
+_MOST_CODE = 200
+"""Cells of a source line shown; generated code has lines of megabytes."""
+_COLOURS = {Severity.HIGH: "red", Severity.MEDIUM: "yellow"}
+
+
+def render_text(report: Report, *, columns: int = 80, colour: bool = False, chains: bool = False) -> str:
+    """Verdict, findings (in-loop first), tables, what was not checked, where it is stored.
+
+    chains: with the calls that led to each finding.
+    """
+    page = Page(columns, colour=colour)
+    top = verdict(report)
+    page.flow(("bold", top.headline), label="Verdict", label_style="bold")
+    page.flow(top.why, label="Why", label_style="bold")
+    page.flow(top.next, label="Next", label_style="bold")
+    page.blank()
+    page.flow(("dim", words.subject(report.recording)))
+    page.flow(("dim", words.versions(report.recording)))
+    if report.recording.partial:
+        page.flow(("red", f"Partial: {report.recording.failure or 'the run ended early'}"))
+    _findings(page, "In the denoising loop", report.in_loop, chains)
+    _findings(page, "Outside the denoising loop", [f for f in report.findings if not f.in_loop], chains)
+    for table in tables(report):
+        page.heading(table.title)
+        page.table(table.columns, table.rows, indent=2)
+        if table.note:
+            page.flow(("dim", table.note), indent=2)
+    skipped = not_checked(report)
+    if skipped:
+        page.heading(f"Not checked ({len(skipped)})")
+        for what, why in skipped:
+            page.flow(("bold", f"{what}:"), why, indent=2)
+    if report.path:
+        page.blank()
+        page.raw(("dim", f"Stored in {report.path}"))
+    return page.text()
+
+
+def _findings(page: Page, title: str, findings: Sequence[Finding], chains: bool) -> None:
+    if not findings:
+        return
+    page.heading(f"{title} ({len(findings):,})")
+    for finding in findings:
+        page.blank()
+        _finding(page, finding)
+        if chains and finding.site:
+            for frame in finding.site.chain:
+                page.raw(("dim", f"called from {frame.file}:{frame.line} in {frame.function}"), indent=4)
+
+
+def _finding(page: Page, finding: Finding) -> None:
+    page.flow(
+        ("code", finding.rule),
+        (_COLOURS.get(finding.severity, "bold"), f"{finding.name}:"),
+        words.how_often(finding),
+    )
+    site = finding.site
+    if site:
+        page.raw(("cyan", f"{site.file}:{site.line}"), ("dim", f" in {site.function}"), indent=2)
+    context = [part for part in (site.module if site else None, words.phase(finding)) if part]
+    page.flow(("dim", ", ".join(context)), indent=2)
+    if site:
+        _excerpt(page, site)
+    page.flow(finding.message, indent=2)
+    page.flow(words.cost(finding), indent=2, label="cost")
+    if finding.advice:
+        page.flow(finding.advice, indent=2, label="instead")
+    if finding.fixes:
+        page.flow(", ".join(finding.fixes), indent=2, label="fixes")
+
+
+def _excerpt(page: Page, site: Site) -> None:
+    digits = max((len(str(number)) for number, _ in site.excerpt), default=0)
+    for number, code in site.excerpt:
+        marked = number == site.line
+        shown = cut(clean(code.expandtabs(4).rstrip()), _MOST_CODE)
+        page.raw(
+            ("mark" if marked else "dim", f"{'>' if marked else ' '} {number:>{digits}} | "),
+            ("bold" if marked else "dim", shown),
+            indent=4,
+        )

@@ -1,0 +1,114 @@
+"""Figures and places in words, the same in every view. Unknown is said, never shown as zero."""
+
+from __future__ import annotations
+
+import datetime
+
+from diffprof.finding import Finding
+from diffprof.recording import Recording, Site
+
+NOT_MEASURED = "not measured"
+
+
+def number(value: float) -> str:
+    """Three significant digits, without a tail of zeros: 0.0123, 1.5, 24, 1,234."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) >= 0.0001 else f"{value:.1e}"
+
+
+def milliseconds(value: float | None) -> str:
+    return NOT_MEASURED if value is None else f"{number(value)} ms"
+
+
+def seconds(value: float | None) -> str:
+    return NOT_MEASURED if value is None else f"{number(value)} s"
+
+
+def size(value: float | None) -> str:
+    """Bytes in decimal units, as GPU memory is sold."""
+    if value is None:
+        return NOT_MEASURED
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= factor:
+            return f"{number(value / factor)} {unit}"
+    return f"{number(value)} B"
+
+
+def plural(count: int, noun: str, many: str | None = None) -> str:
+    return f"{count:,} {noun if count == 1 else many or noun + 's'}"
+
+
+def how_often(finding: Finding) -> str:
+    """`1 per step`, `first step only`, `once per call`, ..."""
+    if finding.in_loop:
+        if finding.first_step_only:
+            return "first step only" + (f", {finding.count} times" if finding.count > 1 else "")
+        if finding.per_step > 0:
+            return f"{number(finding.per_step)} per step, {finding.count:,} per call"
+        return f"{finding.count:,} per call, in some steps only"
+    return "once per call" if finding.count == 1 else f"{finding.count:,} per call"
+
+
+def place(site: Site | None) -> str:
+    """`file:line`, or that there is none."""
+    return f"{site.file}:{site.line}" if site else "no single place"
+
+
+def phase(finding: Finding) -> str:
+    return finding.phase or "phase unknown"
+
+
+def cost(finding: Finding) -> str:
+    """Both figures with their grade, per pipeline call."""
+    if finding.blocked_ms is None and finding.saves_ms is None:
+        text = NOT_MEASURED
+    else:
+        text = (
+            f"CPU blocked: {milliseconds(finding.blocked_ms)}; removing it saves: "
+            f"{milliseconds(finding.saves_ms)}, per call ({finding.grade})"
+        )
+    return f"{text}; {finding.cost_note}" if finding.cost_note else text
+
+
+def subject(recording: Recording) -> str:
+    """What was scanned and where, in a line."""
+    target, device = recording.target, recording.device
+    words = [f"{target.spec} ({target.pipeline})", f"on {device.spec} ({device.name}, {device.grade})"]
+    if target.steps is not None:
+        words.append(plural(target.steps, "step"))
+    if target.weights != "real":
+        words.append({"none": "no weights", "random": "random weights"}.get(target.weights, target.weights))
+    return ", ".join([" ".join(words[:2]), *words[2:]])
+
+
+def versions(recording: Recording) -> str:
+    """The versions that the evidence depends on."""
+    environment = recording.environment
+    packages = [f"{name} {version}" for name, version in sorted(environment.packages.items())]
+    return ", ".join([f"diffprof {environment.diffprof}", f"Python {environment.python}", *packages])
+
+
+def age(created: str, now: datetime.datetime) -> str:
+    """How long ago, in the largest whole unit."""
+    try:
+        then = datetime.datetime.fromisoformat(created)
+    except ValueError:
+        return created
+    if then.tzinfo is None:
+        then = then.replace(tzinfo=datetime.UTC)
+    passed = (now - then).total_seconds()
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if passed >= length:
+            return f"{passed / length:.0f} {unit} ago"
+    return f"{max(passed, 0):.0f} s ago"
+
+
+def parameters(count: int) -> str:
+    """2.57 B, 83.7 M, 900."""
+    for unit, factor in (("B", 1e9), ("M", 1e6)):
+        if count >= factor:
+            return f"{number(count / factor)} {unit}"
+    return f"{count:,}"
