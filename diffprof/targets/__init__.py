@@ -1,0 +1,155 @@
+"""What is scanned: a spec string or a live pipeline -> a Target, which builds the pipeline and its call.
+
+Light to import; torch and diffusers are imported when a target runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from diffprof.errors import UsageError
+from diffprof.targets.builtin import BuiltinInfo, builtin_targets
+
+if TYPE_CHECKING:
+    from diffprof.devices import Device
+    from diffprof.targets.scene import Scene
+
+__all__ = ["BuiltinInfo", "Options", "Target", "builtin_targets", "from_object", "resolve"]
+
+T = TypeVar("T")
+
+FORMS = """\
+a built-in architecture      {builtins}
+a local checkpoint folder    ./my-checkpoint (with a model_index.json)
+a hub id                     stabilityai/stable-diffusion-xl-base-1.0
+a factory                    path/to/file.py:function
+a script                     path/to/script.py -- its arguments"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a target is built and called; None: the target's own way.
+
+    height, width in pixels. dtype: `float16`, `fp16`, `bf16`, ... . call: any other call arguments by name.
+    weights: False reads configurations only.
+    """
+
+    scheduler: str | None = None
+    steps: int | None = None
+    height: int | None = None
+    width: int | None = None
+    batch: int | None = None
+    dtype: str | None = None
+    guidance_scale: float | None = None
+    call: Mapping[str, Any] = field(default_factory=dict)
+    weights: bool = True
+
+
+class Target(Protocol):
+    """What can be scanned. kind: builtin, checkpoint, factory, script, object; name: fit for file names."""
+
+    @property
+    def spec(self) -> str: ...
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    def run(self, play: Callable[[Scene], T], device: Device, options: Options) -> T:
+        """Build the pipeline for the active device, hand its call to `play`, give back what `play` gives.
+
+        Raises UsageError for options that the target can't follow, TargetError where the target itself fails;
+        what `play` raises passes through.
+        """
+
+
+def resolve(spec: str, args: Sequence[str] = ()) -> Target:
+    """The target of a spec; args: a script's own arguments.
+
+    Raises UsageError for an unknown or missing target, with near matches and the forms there are.
+    """
+    target = _resolve(spec, args)
+    if args and target.kind != "script":
+        raise UsageError(
+            f"{spec!r} takes no arguments, but got: {' '.join(args)}",
+            "Only a script target has arguments of its own; call arguments are set with --set key=value.",
+        )
+    return target
+
+
+def _resolve(spec: str, args: Sequence[str]) -> Target:
+    path, colon, function = spec.rpartition(":")
+    if colon and path.endswith(".py"):
+        from diffprof.targets.factory import FactoryTarget
+
+        return FactoryTarget(_file(path, spec), function)
+    if spec.endswith(".py"):
+        from diffprof.targets.script import ScriptTarget
+
+        return ScriptTarget(_file(spec, spec), tuple(args))
+    if any(info.name == spec for info in builtin_targets()):
+        from diffprof.targets.checkpoint import BuiltinTarget
+
+        return BuiltinTarget(spec)
+    folder = Path(spec).expanduser()
+    if folder.is_dir():
+        from diffprof.targets.checkpoint import FolderTarget
+
+        return FolderTarget(folder, spec)
+    if folder.is_file():
+        raise _not_a_target(f"{spec!r} is a single file.", spec)
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", spec) and not spec.startswith((".", "~", "/")):
+        from diffprof.targets.checkpoint import HubTarget
+
+        return HubTarget(spec)
+    if "/" in spec or "\\" in spec:
+        raise UsageError(
+            f"There is no folder {spec!r}.", f"Check the path, or name another target:\n{_forms()}"
+        )
+    raise _not_a_target(f"There is no target {spec!r}.", spec)
+
+
+def from_object(pipe: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Target:
+    """A live pipeline and the arguments of its call."""
+    from diffprof.targets.live import ObjectTarget
+
+    return ObjectTarget(pipe, tuple(args), dict(kwargs or {}))
+
+
+def _file(path: str, spec: str) -> Path:
+    file = Path(path).expanduser()
+    if file.is_file():
+        return file
+    near = nearest(file.name, [p.name for p in file.parent.glob("*.py")]) if file.parent.is_dir() else ""
+    raise UsageError(f"There is no file {path!r} (target {spec!r}).", near or "Check the path.")
+
+
+def _not_a_target(what: str, spec: str) -> UsageError:
+    if spec.endswith((".safetensors", ".ckpt", ".bin")):
+        return UsageError(what, "Load it in a factory with from_single_file, and scan file.py:function.")
+    near = nearest(spec, [info.name for info in builtin_targets()])
+    return UsageError(what, (near + "\n" if near else "") + "A target is one of:\n" + _forms())
+
+
+def _forms() -> str:
+    return FORMS.format(builtins=", ".join(info.name for info in builtin_targets()))
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """`Did you mean a, b?`, or nothing where no known word is near."""
+    import difflib
+
+    folded = {name.lower(): name for name in known}
+    near = [folded[name] for name in difflib.get_close_matches(word.lower(), folded, n=3, cutoff=0.5)]
+    return f"Did you mean {', '.join(near)}?" if near else ""
+
+
+def slug(text: str) -> str:
+    """Letters, digits, dot, dash and underscore only, for file names."""
+    return re.sub(r"[^\w.-]+", "-", text).strip("-.") or "target"

@@ -1,0 +1,202 @@
+"""The arguments of a pipeline call: what it takes, what it is given by default, what options change."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from diffprof.errors import TargetError, UsageError
+from diffprof.targets import nearest
+
+if TYPE_CHECKING:
+    from diffprof.targets import Options
+
+PROMPT = "a photograph of an astronaut riding a horse on the moon, sharp focus"
+STEPS = 3
+"""Denoising steps of a default call: a first, a last, and a steady one between."""
+
+IMAGES = {"image", "mask_image", "control_image"}
+"""Arguments that a pipeline which has them is called with even where they have a default of None."""
+
+
+def parameters(pipe: Any) -> dict[str, inspect.Parameter]:
+    """The parameters of the pipeline's call, by name, without `self`."""
+    signature = inspect.signature(type(pipe).__call__)
+    return dict(list(signature.parameters.items())[1:])
+
+
+def names(pipe: Any) -> tuple[list[str], bool]:
+    """Names of the call's arguments, and whether any other name is taken as well."""
+    held = parameters(pipe).values()
+    variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return [p.name for p in held if p.kind not in variable], any(p.kind is p.VAR_KEYWORD for p in held)
+
+
+def bound(pipe: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The given arguments by name, in the order of the signature."""
+    known, _ = names(pipe)
+    given = {**dict(zip(known, args, strict=False)), **kwargs}
+    return {**{name: given[name] for name in known if name in given}, **given}
+
+
+def default_call(pipe: Any, options: Options) -> dict[str, Any]:
+    """Arguments for a call of any pipeline, from its signature: prompt, images if it takes them, few steps.
+
+    Raises UsageError naming a required argument that can't be made up.
+    """
+    made: dict[str, Any] = {}
+    for name, parameter in parameters(pipe).items():
+        if name in options.call or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            continue
+        required = parameter.default is parameter.empty
+        annotation = str(parameter.annotation)
+        if name == "prompt":
+            made[name] = PROMPT
+        elif name == "num_inference_steps":
+            made[name] = STEPS
+        elif name in IMAGES or (required and name.endswith("image")):
+            made[name] = picture(pipe, options)
+        elif name == "video":
+            made[name] = [picture(pipe, options)] * 8
+        elif required and re.search(r"\bint\b", annotation):
+            made[name] = [0] if re.search(r"\blist\b|\bList\b", annotation) else 1
+        elif required and re.search(r"\bstr\b", annotation):
+            made[name] = PROMPT
+        elif required:
+            raise UsageError(
+                f"{type(pipe).__name__} can't be called without {name!r}, and diffprof has none to give.",
+                f"Give it with --set {name}=VALUE, or from a factory that returns (pipeline, call_kwargs).",
+            )
+    return made
+
+
+def picture(pipe: Any, options: Options) -> Any:
+    """An RGB image: a grey ramp of the pipeline's size."""
+    from PIL import Image
+
+    side = native_side(pipe)
+    return Image.linear_gradient("L").resize((options.width or side, options.height or side)).convert("RGB")
+
+
+def native_side(pipe: Any) -> int:
+    """Height and width the pipeline was made for, pixels; 512 where its configuration does not say."""
+    scale = getattr(pipe, "vae_scale_factor", 1)
+    for part in (getattr(pipe, "components", None) or {}).values():
+        size = getattr(getattr(part, "config", None), "sample_size", None)
+        # An autoencoder's sample size counts pixels, and is not what the pipeline goes by.
+        if isinstance(size, int) and not hasattr(part, "decode") and isinstance(scale, int):
+            return size * scale
+    return 512
+
+
+def with_options(
+    pipe: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The call's arguments with what the options set. Raises UsageError for one that it does not take."""
+    known, anything = names(pipe)
+    wanted: dict[str, Any] = {}
+    for option, flag, argument in (
+        (options.steps, "--steps", "num_inference_steps"),
+        (options.height, "--height", "height"),
+        (options.width, "--width", "width"),
+        (options.guidance_scale, "--guidance-scale", "guidance_scale"),
+    ):
+        if option is not None:
+            _check(pipe, argument, known, anything, flag)
+            wanted[argument] = option
+    for argument, value in options.call.items():
+        _check(pipe, argument, known, anything, "--set")
+        wanted[argument] = value
+    given = {**dict(zip(known, args, strict=False)), **kwargs, **wanted}
+    if options.batch is not None:
+        wanted |= _batch(pipe, options.batch, known, given)
+    positional = tuple(wanted.pop(name, value) for name, value in zip(known, args, strict=False))
+    return positional + args[len(positional) :], {**kwargs, **wanted}
+
+
+def _check(pipe: Any, argument: str, known: list[str], anything: bool, flag: str) -> None:
+    if argument in known or anything:
+        return
+    near = nearest(argument, known)
+    raise UsageError(
+        f"{type(pipe).__name__} takes no argument {argument!r} ({flag}).",
+        f"{near + ' ' if near else ''}It takes: {', '.join(known)}.",
+    )
+
+
+def _batch(pipe: Any, batch: int, known: list[str], given: Mapping[str, Any]) -> dict[str, Any]:
+    for name in known:
+        if re.fullmatch(r"num_\w+_per_prompt", name) or name == "batch_size":
+            return {name: batch}
+    prompt = given.get("prompt")
+    if isinstance(prompt, str):
+        return {"prompt": [prompt] * batch}
+    raise UsageError(
+        f"{type(pipe).__name__} takes no argument for the batch size (--batch).",
+        f"It takes: {', '.join(known)}.",
+    )
+
+
+def swap_scheduler(pipe: Any, name: str) -> None:
+    """Give the pipeline another scheduler of diffusers, made from the configuration of its own.
+
+    name: a class name, upper or lower case, with or without `Scheduler`. Raises UsageError for an unknown one,
+    or one that this pipeline can't use.
+    """
+    import diffusers
+
+    classes = [entry for entry in dir(diffusers) if entry.endswith("Scheduler")]
+    folded = {entry.lower(): entry for entry in classes}
+    found = folded.get(name.lower()) or folded.get(f"{name.lower()}scheduler")
+    if found is None:
+        near = nearest(name, classes) or nearest(f"{name}Scheduler", classes)
+        raise UsageError(
+            f"diffusers {diffusers.__version__} has no scheduler {name!r}.",
+            near or f"It has: {', '.join(classes)}.",
+        )
+    own = getattr(pipe, "scheduler", None)
+    if own is None:
+        raise UsageError(f"{type(pipe).__name__} has no scheduler to replace.", "Leave --scheduler out.")
+    cls = getattr(diffusers, found)
+    try:
+        made = cls.from_config(own.config)
+    except Exception as error:
+        raise UsageError(
+            f"{found} can't be made from the configuration of {type(own).__name__}: {error}",
+            "Choose another scheduler.",
+        ) from error
+    lacking = sorted(
+        {
+            method
+            for method in re.findall(r"self\.scheduler\.(\w+)\(", _source(type(pipe).__call__))
+            if hasattr(own, method) and not hasattr(made, method)
+        }
+    )
+    if lacking:
+        raise UsageError(
+            f"{found} has no {', '.join(lacking)}, which {type(pipe).__name__} calls.",
+            f"Choose a scheduler of the same kind as {type(own).__name__}.",
+        )
+    pipe.scheduler = made
+
+
+def _source(function: Any) -> str:
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):
+        return ""
+
+
+def failed(what: str, error: BaseException) -> TargetError:
+    """A target's own failure: what was being done, the error, and the innermost line of its traceback."""
+    import traceback
+
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {frames[-1].filename}:{frames[-1].lineno}, in {frames[-1].name}" if frames else ""
+    text = str(error).strip().splitlines()
+    return TargetError(
+        f"{what}: {type(error).__name__}{': ' + text[0] if text else ''}{where}.",
+        "Make it run by itself first, then scan it.",
+    )

@@ -1,0 +1,173 @@
+"""Targets that are configuration files with or without weights: built in, in a local folder, on the hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from diffprof.errors import DiffprofError, TargetError
+from diffprof.targets import slug
+from diffprof.targets.builtin import builtin_targets
+
+if TYPE_CHECKING:
+    from diffprof.devices import Device
+    from diffprof.targets import Options
+    from diffprof.targets.scene import Scene
+
+T = TypeVar("T")
+
+SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
+"""What is downloaded of a checkpoint on the hub without its weights: configurations and vocabularies."""
+
+SEED = 0
+"""Of the default generators of a call that is not the user's own."""
+
+
+@dataclass(frozen=True)
+class BuiltinTarget:
+    """An architecture whose configurations are in the package. It has no weights."""
+
+    spec: str
+    kind: str = field(default="builtin", init=False)
+
+    @property
+    def name(self) -> str:
+        return self.spec
+
+    def run(self, play: Callable[[Scene], T], device: Device, options: Options) -> T:
+        info = next(info for info in builtin_targets() if info.name == self.spec)
+        pipe, weights = _architecture(info.folders, device, options)
+        return _played(self, play, device, options, pipe, weights, info.call, [])
+
+
+@dataclass(frozen=True)
+class FolderTarget:
+    """A checkpoint in a local folder."""
+
+    folder: Path
+    spec: str
+    kind: str = field(default="checkpoint", init=False)
+
+    @property
+    def name(self) -> str:
+        return slug(self.folder.resolve().name)
+
+    def run(self, play: Callable[[Scene], T], device: Device, options: Options) -> T:
+        return _checkpoint(self, play, device, options, self.folder)
+
+
+@dataclass(frozen=True)
+class HubTarget:
+    """A checkpoint on the hub."""
+
+    spec: str
+    kind: str = field(default="checkpoint", init=False)
+
+    @property
+    def name(self) -> str:
+        return slug(self.spec)
+
+    def run(self, play: Callable[[Scene], T], device: Device, options: Options) -> T:
+        with_weights = options.weights and device.wants_values
+        return _checkpoint(self, play, device, options, downloaded(self.spec, with_weights=with_weights))
+
+
+def downloaded(repo: str, *, with_weights: bool) -> Path:
+    """The local copy of a checkpoint on the hub. Raises TargetError where it can't be had."""
+    from diffusers import DiffusionPipeline
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+
+    try:
+        if with_weights:
+            return Path(DiffusionPipeline.download(repo))
+        return Path(snapshot_download(repo, allow_patterns=SMALL_FILES, ignore_patterns=["*.index.json"]))
+    except RepositoryNotFoundError as error:
+        raise TargetError(
+            f"The hub has no checkpoint {repo!r}, or it is not open to you.",
+            "Check the spelling; for a gated one, accept its terms and run `hf auth login`.",
+        ) from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise TargetError(
+            f"{repo!r} is not a local folder, and the hub can't be reached or does not give it: {reason}",
+            "Check the network, name a local folder, or scan a built-in architecture such as sdxl.",
+        ) from error
+
+
+def _checkpoint(target: Any, play: Callable[[Scene], T], device: Device, options: Options, folder: Path) -> T:
+    from diffprof.targets.construct import parse_dtype, read_index
+
+    index = read_index(folder)
+    notes: list[str] = []
+    if (device.wants_values or _quantized(folder, index)) and options.weights:
+        dtype = parse_dtype(options.dtype) if options.dtype else None
+        pipe, weights = _from_pretrained(folder, dtype), "real"
+    else:
+        pipe, weights = _architecture([folder], device, options)
+        if options.weights:
+            notes.append("Weights were not loaded: shapes are all that is needed here.")
+    return _played(target, play, device, options, pipe, weights, None, notes)
+
+
+def _quantized(folder: Path, index: dict[str, Any]) -> bool:
+    """Whether a component's tensors differ from those its architecture alone would have."""
+    for name in index:
+        config = folder / name / "config.json"
+        if config.is_file() and "quantization_config" in json.loads(config.read_text()):
+            return True
+    return False
+
+
+def _from_pretrained(folder: Path, dtype: Any) -> Any:
+    from diffusers import DiffusionPipeline
+
+    from diffprof.targets.calls import failed
+
+    try:
+        pipe = DiffusionPipeline.from_pretrained(str(folder), **({} if dtype is None else {"dtype": dtype}))
+    except Exception as error:
+        raise failed(f"The checkpoint {str(folder)!r} can't be loaded", error) from error
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _architecture(folders: Sequence[Path], device: Device, options: Options) -> tuple[Any, str]:
+    """A pipeline without its weights: shapes only, or random values where the device computes."""
+    import torch
+
+    from diffprof.targets.construct import assemble, parse_dtype
+
+    # What from_pretrained takes when it is given no dtype.
+    dtype = parse_dtype(options.dtype) if options.dtype else torch.float32
+    empty = not device.wants_values
+    pipe = assemble(folders, empty=empty, dtype=dtype, device=None if empty else device.torch_device)
+    return pipe, "none" if empty else "random"
+
+
+def _played(
+    target: Any,
+    play: Callable[[Scene], T],
+    device: Device,
+    options: Options,
+    pipe: Any,
+    weights: str,
+    call: dict[str, Any] | None,
+    notes: list[str],
+) -> T:
+    from diffprof.targets.calls import default_call, failed, swap_scheduler, with_options
+    from diffprof.targets.scene import Scene
+
+    if options.scheduler is not None:
+        swap_scheduler(pipe, options.scheduler)
+    args, kwargs = with_options(pipe, (), default_call(pipe, options) if call is None else call, options)
+    try:
+        device.place(pipe)
+    except DiffprofError:
+        raise
+    except Exception as error:
+        raise failed(f"{target.spec} can't be moved to {device.spec}", error) from error
+    return play(Scene(pipe, args, kwargs, target, weights, notes, seed=SEED))

@@ -1,0 +1,288 @@
+"""Build a pipeline from its configuration files, without weights: shapes only, or random values."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffprof.errors import DiffprofError, TargetError, UsageError
+
+SEED = 0
+
+TOKENIZER_SETTINGS = {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json"}
+"""Files of a tokenizer that hold no vocabulary."""
+
+DTYPES = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "float32", "float": "float32"}
+
+
+def parse_dtype(name: str) -> torch.dtype:
+    """`float16`, `fp16`, `torch.bfloat16`, ... . Raises UsageError for anything else."""
+    plain = name.lower().removeprefix("torch.")
+    dtype = getattr(torch, DTYPES.get(plain, plain), None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point or dtype.itemsize < 2:
+        raise UsageError(
+            f"There is no dtype {name!r} to run a pipeline in.", "Use float32, float16 or bfloat16."
+        )
+    return dtype
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """A checkpoint's `model_index.json`. Raises UsageError where there is none or it can't be read."""
+    file = folder / "model_index.json"
+    try:
+        index = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise UsageError(
+            f"{str(folder)!r} is not a diffusers checkpoint: it has no model_index.json.",
+            "Name a folder that a pipeline's save_pretrained wrote, or use a factory file.py:function.",
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{str(file)!r} can't be read: {error}.", "Download or save the checkpoint again."
+        ) from error
+    if not isinstance(index, dict) or "_class_name" not in index:
+        raise UsageError(f"{str(file)!r} names no pipeline class.", "Download or save the checkpoint again.")
+    return index
+
+
+def assemble(
+    folders: Sequence[Path],
+    *,
+    empty: bool,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+) -> Any:
+    """The pipeline described by the configuration files in `folders` (a later one stands in for components
+    that the earlier lack).
+
+    empty: parameters are on `meta`, buffers are real; else seeded random values on `device`. dtype: what
+    `from_pretrained` would be given. Raises TargetError for a missing file or an unknown class.
+    """
+    index = read_index(folders[0])
+    cls = pipeline_class(index["_class_name"], folders[0])
+    accepted = inspect.signature(cls.__init__).parameters
+    parts: dict[str, Any] = {}
+    with random_values(device) if not empty else weightless():
+        for name, entry in index.items():
+            if name.startswith("_") or name not in accepted:
+                continue
+            if isinstance(entry, list | tuple):
+                library, class_name = entry
+                parts[name] = (
+                    None
+                    if class_name is None
+                    else component(name, library, class_name, folders, index, dtype)
+                )
+            else:
+                parts[name] = entry
+    for name, parameter in accepted.items():
+        if name not in parts and name != "self" and parameter.default is inspect.Parameter.empty:
+            if name not in getattr(cls, "_optional_components", ()):
+                raise TargetError(
+                    f"{cls.__name__} needs {name!r}, which the checkpoint {str(folders[0])!r} does not list.",
+                    "Save the checkpoint again with this version of diffusers.",
+                )
+            parts[name] = None
+    pipe = cls(**parts)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def pipeline_class(name: Any, folder: Path) -> Any:
+    """The class of diffusers that `_class_name` names. Raises TargetError where it has none of that name."""
+    import diffusers
+
+    cls = getattr(diffusers, name, None) if isinstance(name, str) else None
+    if cls is None:
+        shown = name if isinstance(name, str) else name[-1]
+        raise TargetError(
+            f"The pipeline class {shown!r} of {str(folder)!r} is not in diffusers {diffusers.__version__}.",
+            "Build it in a factory, and scan file.py:function.",
+        )
+    return cls
+
+
+def component(
+    name: str,
+    library: str,
+    class_name: str,
+    folders: Sequence[Path],
+    index: dict[str, Any],
+    dtype: torch.dtype | None,
+) -> Any:
+    """One component, built from its configuration under `folders`."""
+    folder = next((f / name for f in folders if (f / name).is_dir()), None)
+    if "Tokenizer" in class_name:
+        if folder is not None and any(file.name not in TOKENIZER_SETTINGS for file in folder.iterdir()):
+            return _loaded(name, component_class(name, library, class_name), folder)
+        return _stand_in(name, folder, folders, index)
+    if folder is None:
+        raise _missing(name, folders[0] / name)
+    cls = component_class(name, library, class_name)
+    if not (inspect.isclass(cls) and issubclass(cls, torch.nn.Module)) and not hasattr(cls, "from_config"):
+        return _loaded(name, cls, folder)
+    if hasattr(cls, "set_timesteps"):
+        return _loaded(name, cls, folder)
+    if not (folder / "config.json").is_file():
+        raise _missing(name, folder / "config.json")
+    try:
+        if hasattr(cls, "load_config"):
+            model = cls.from_config(cls.load_config(str(folder)))
+        else:
+            model = _transformers_model(cls, folder)
+    except DiffprofError:
+        raise
+    except Exception as error:
+        raise TargetError(
+            f"{name} ({class_name}) can't be built from {str(folder / 'config.json')!r}: {_line(error)}.",
+            "Check that the checkpoint was made for this version of diffusers and transformers.",
+        ) from error
+    model.eval()
+    if dtype is not None:
+        cast(model, dtype)
+    return model
+
+
+def component_class(name: str, library: str, class_name: str) -> Any:
+    """The class of an entry `[library, class]` of model_index.json."""
+    import diffusers.pipelines
+
+    try:
+        module = getattr(diffusers.pipelines, library, None) or importlib.import_module(library)
+        return getattr(module, class_name)
+    except (ImportError, AttributeError, TypeError) as error:
+        raise TargetError(
+            f"{class_name}, the class of {name!r}, can't be imported from {library!r}: {_line(error)}.",
+            "Install what it needs, or build the pipeline in a factory and scan file.py:function.",
+        ) from error
+
+
+def _transformers_model(cls: Any, folder: Path) -> Any:
+    config_class = getattr(cls, "config_class", None)
+    if config_class is None:
+        from transformers import AutoConfig
+
+        return cls.from_config(AutoConfig.from_pretrained(str(folder)))
+    return cls(config_class.from_pretrained(str(folder)))
+
+
+def _loaded(name: str, cls: Any, folder: Path) -> Any:
+    """A part that is small and has no weights: scheduler, tokenizer, processor."""
+    try:
+        return cls.from_pretrained(str(folder))
+    except Exception as error:
+        raise TargetError(
+            f"{name} ({cls.__name__}) can't be loaded from {str(folder)!r}: {_line(error)}.",
+            "Check that its files are complete.",
+        ) from error
+
+
+def _stand_in(name: str, folder: Path | None, folders: Sequence[Path], index: dict[str, Any]) -> Any:
+    from diffprof.targets.tokenizer import StandInTokenizer
+
+    settings = _json(folder / "tokenizer_config.json") if folder is not None else {}
+    encoder = name.replace("tokenizer", "text_encoder")
+    held = next((_json(f / encoder / "config.json") for f in folders if (f / encoder).is_dir()), {})
+    return StandInTokenizer(settings, held.get("text_config") or held)
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def _missing(name: str, path: Path) -> TargetError:
+    return TargetError(
+        f"The component {name!r} is missing: there is no {str(path)!r}.",
+        "Download or save the checkpoint again; every component of model_index.json needs its folder.",
+    )
+
+
+def _line(error: BaseException) -> str:
+    """The first line of an error, with its type."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0].rstrip('.')}" if text else type(error).__name__
+
+
+def cast(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Give parameters and persistent buffers `dtype`, except what the model keeps in float32, as in loading."""
+    kept = set(getattr(model, "_keep_in_fp32_modules", None) or ())
+    for path, module in model.named_modules():
+        if kept and kept.intersection(path.split(".")):
+            continue
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is None or not tensor.is_floating_point() or tensor.dtype == dtype:
+                continue
+            if name not in module._non_persistent_buffers_set and name not in kept:
+                tensor.data = tensor.data.to(dtype)
+
+
+@contextmanager
+def random_values(device: torch.device | None) -> Iterator[None]:
+    """Models built inside are initialised by themselves, seeded, on `device`; generators end as they were."""
+    devices = [device] if device is not None and device.type != "cpu" else []
+    with ExitStack() as stack:
+        if devices:
+            stack.enter_context(torch.random.fork_rng(devices, device_type=devices[0].type))
+            stack.enter_context(torch.device(devices[0]))
+        else:
+            stack.enter_context(torch.random.fork_rng(devices=[]))
+        torch.manual_seed(SEED)
+        yield
+
+
+@contextmanager
+def weightless() -> Iterator[None]:
+    """Models built inside have parameters on `meta`, not initialised; buffers are computed as usual.
+
+    Not thread-safe: `torch.nn` is patched while the context is open.
+    """
+    register = torch.nn.Module.register_parameter
+    parameter = torch.nn.Parameter
+
+    def register_parameter(self: torch.nn.Module, name: str, param: Any) -> None:
+        register(self, name, param)
+        if type(param) is parameter and param.device.type != "meta":
+            self._parameters[name] = parameter(param.data.to("meta"), requires_grad=param.requires_grad)
+
+    patches: list[tuple[Any, str, Any]] = [(torch.nn.Module, "register_parameter", register_parameter)]
+    for module in (torch.nn.init, *_init_importers()):
+        for name in vars(torch.nn.init):
+            function = vars(module).get(name)
+            if name.endswith("_") and not name.startswith("_") and inspect.isfunction(function):
+                patches.append((module, name, _unless_parameter(function)))
+    models = importlib.import_module("transformers.modeling_utils")
+    patches.append((models.PreTrainedModel, "initialize_weights", lambda self, *args, **kwargs: None))
+    # A module's own attribute, so that what was inherited is inherited again after.
+    before = [(owner, name, vars(owner)[name]) for owner, name, _ in patches]
+    with torch.random.fork_rng(devices=[]):
+        try:
+            for owner, name, value in patches:
+                setattr(owner, name, value)
+            yield
+        finally:
+            for owner, name, value in before:
+                setattr(owner, name, value)
+
+
+def _init_importers() -> list[Any]:
+    """Modules of torch.nn that import initialisers by name."""
+    return [torch.nn.modules.activation, torch.nn.modules.transformer]
+
+
+def _unless_parameter(initialiser: Any) -> Any:
+    def initialise(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(tensor, torch.nn.Parameter):
+            return tensor
+        return initialiser(tensor, *args, **kwargs)
+
+    return initialise
