@@ -209,12 +209,14 @@ class PhaseTracker:
     """Follows one call through its phases by wrapping what the pipeline calls: text encoders and
     `encode_*`, the denoisers, `scheduler.step` and `set_timesteps`, the VAE's `decode`, `postprocess`.
 
-    on_change: told each new phase. steps_done counts `scheduler.step` since the last `set_timesteps`.
+    on_change: told each new phase. steps_done: `scheduler.step` calls since the last `set_timesteps`;
+    steps_total: the most there were in one loop.
     """
 
     on_change: Callable[[Phase], None] | None = None
     current: Phase = field(default_factory=lambda: Phase("prepare"))
     steps_done: int = 0
+    steps_total: int = 0
     denoising: bool = False
     denoiser_calls: int = 0
     decoded: bool = False
@@ -251,6 +253,7 @@ class PhaseTracker:
         outer = self._nested.pop() if self._nested else None
         if part == "scheduler" and not any(p.part == "scheduler" for p in self._nested):
             self.steps_done += 1
+            self.steps_total = max(self.steps_total, self.steps_done)
         nested = bool(self._nested) and outer is not None
         self._set(outer if nested and outer is not None else self._base())
 

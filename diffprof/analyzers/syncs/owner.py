@@ -1,0 +1,141 @@
+"""Which attribute of which object is on the wrong side of a sync.
+
+Looks at the statement that caused it, with the values that the frame has at that moment: a host table
+indexed by a device tensor, or a device tensor that the host reads.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import linecache
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+
+from diffprof.devices.simulated import Blocking, same_storage, suspended
+
+
+@dataclass(frozen=True)
+class Owner:
+    """label: `scheduler.sigmas`; device: where that tensor lives, `cpu` or `device`; index: the source
+    text of the device tensor that indexes it, for a host table."""
+
+    label: str
+    device: str
+    index: str | None = None
+
+
+def owner_of(frame: FrameType, event: Blocking, names: dict[int, str]) -> Owner | None:
+    """The tensor attribute behind a blocking operation, if the site's statement shows it.
+
+    names: id(object) -> name of the pipeline's components and modules.
+    """
+    statement = _statement(frame.f_code.co_filename, frame.f_lineno)
+    if statement is None:
+        return None
+    with suspended():
+        return _indexed_table(statement, frame, names) or _read_attribute(statement, frame, event, names)
+
+
+def _indexed_table(statement: ast.stmt, frame: FrameType, names: dict[int, str]) -> Owner | None:
+    """`self.alphas_cumprod[timestep]` with the table on the CPU and the index on the device."""
+    for node in ast.walk(statement):
+        if not isinstance(node, ast.Subscript):
+            continue
+        table, index = _value(node.value, frame), _value(node.slice, frame)
+        if _on(table, host=True) and _on(index, host=False):
+            return Owner(_label(node.value, frame, names), "cpu", ast.unparse(node.slice))
+    return None
+
+
+def _read_attribute(
+    statement: ast.stmt, frame: FrameType, event: Blocking, names: dict[int, str]
+) -> Owner | None:
+    """The attribute whose memory was read; else the device attributes that the statement names."""
+    tensor = event.tensor
+    owner = frame.f_locals.get("self")
+    if not _on(tensor, host=False) or owner is None or isinstance(owner, torch.nn.Module):
+        return None
+    held = {name: value for name, value in _attributes(owner) if _on(value, host=False)}
+    for name, value in held.items():
+        if same_storage(value, tensor):
+            return Owner(f"{_object_name(owner, names)}.{name}", "device")
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Attribute) and node.attr in held and ast.unparse(node.value) == "self":
+            return Owner(f"{_object_name(owner, names)}.{node.attr}", "device")
+    used = [name for name in held if name in frame.f_code.co_names]
+    if len(used) == 1:
+        return Owner(f"{_object_name(owner, names)}.{used[0]}", "device")
+    return None
+
+
+def _attributes(owner: Any) -> Iterator[tuple[str, Any]]:
+    for name, value in getattr(owner, "__dict__", {}).items():
+        if isinstance(value, torch.Tensor):
+            yield name, value
+
+
+def _on(value: Any, *, host: bool) -> bool:
+    return isinstance(value, torch.Tensor) and (value.device.type == "cpu") is host
+
+
+def _value(node: ast.expr, frame: FrameType) -> Any:
+    """What a name or a chain of attributes stands for in this frame; None for anything that would have
+    to be run."""
+    if isinstance(node, ast.Name):
+        return frame.f_locals.get(node.id, frame.f_globals.get(node.id))
+    if isinstance(node, ast.Attribute):
+        owner = _value(node.value, frame)
+        if owner is None or isinstance(owner, torch.Tensor):
+            return None
+        found = vars(owner).get(node.attr) if hasattr(owner, "__dict__") else None
+        return getattr(owner, node.attr, None) if found is None and "config" in node.attr else found
+    if isinstance(node, ast.Subscript):
+        return None
+    return None
+
+
+def _label(node: ast.expr, frame: FrameType, names: dict[int, str]) -> str:
+    if isinstance(node, ast.Attribute):
+        owner = _value(node.value, frame)
+        return f"{_object_name(owner, names)}.{node.attr}"
+    return ast.unparse(node)
+
+
+def _object_name(thing: Any, names: dict[int, str]) -> str:
+    return names.get(id(thing)) or type(thing).__name__
+
+
+@functools.lru_cache(maxsize=64)
+def _tree(filename: str) -> ast.Module | None:
+    try:
+        return ast.parse("".join(linecache.getlines(filename)))
+    except (SyntaxError, ValueError):
+        return None
+
+
+@functools.lru_cache(maxsize=1024)
+def _statement(filename: str, line: int) -> ast.stmt | None:
+    """The innermost statement that covers a line; of a compound one, only its head."""
+    tree = _tree(filename)
+    best: ast.stmt | None = None
+    for node in ast.walk(tree) if tree else ():
+        if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or node.lineno):
+            if best is None or node.lineno >= best.lineno:
+                best = node
+    return _head(best) if best is not None else None
+
+
+def _head(statement: ast.stmt) -> ast.stmt | None:
+    """`if x > 0:` without its body, so that only what the line does is looked at."""
+    if isinstance(statement, (ast.If, ast.While)):
+        return ast.Expr(statement.test)
+    if isinstance(statement, ast.For):
+        return ast.Expr(statement.iter)
+    if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        return None
+    return statement

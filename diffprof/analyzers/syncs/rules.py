@@ -1,0 +1,465 @@
+"""SYN: the host waits for the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from diffprof.finding import Evidence, Finding, Severity
+from diffprof.recording import Recording, SyncRow
+from diffprof.rules import rule
+
+NEEDS = ("syncs",)
+
+
+def _rows(recording: Recording, wanted: Callable[[SyncRow], bool]) -> Iterator[tuple[int, SyncRow]]:
+    for index, row in enumerate(recording.syncs or ()):
+        if wanted(row):
+            yield index, row
+
+
+def _severity(row: SyncRow) -> Severity:
+    if not row.in_loop:
+        return Severity.LOW
+    return Severity.HIGH if row.per_step >= 1 else Severity.MEDIUM
+
+
+def _finding(
+    recording: Recording, code: str, name: str, index: int, row: SyncRow, message: str, **more: Any
+) -> Finding:
+    notes = [more.pop("cost_note", None)]
+    if row.assumed is not None:
+        notes.append(f"Nobody knows this value without weights: the run went on with {row.assumed}.")
+    return Finding(
+        rule=code,
+        name=name,
+        kind=row.kind,
+        message=message,
+        grade=recording.device.grade,
+        severity=more.pop("severity", _severity(row)),
+        site=row.site,
+        phase=row.phase,
+        in_loop=row.in_loop,
+        count=row.count,
+        per_step=row.per_step,
+        first_step_only=row.first_step_only,
+        cost_note=" ".join(n for n in notes if n) or None,
+        evidence=Evidence(syncs=(index,)),
+        **more,
+    )
+
+
+def _is_host_table(row: SyncRow) -> bool:
+    return row.kind in ("value-read", "host-index") and row.owner_device == "cpu"
+
+
+def _who(row: SyncRow) -> str:
+    return f" ({row.site.module})" if row.site.module else ""
+
+
+@rule("SYN001", "value-read", needs=NEEDS)
+def value_read(recording: Recording) -> Iterator[Finding]:
+    """Python needs the value of a device tensor.
+
+    What it does:
+    Reports `.item()`, `bool()`, `int()`, `float()`, `.tolist()`, an `if` on a tensor, and a 0-d device
+    tensor used as an index, slice bound or shape.
+
+    Why it is slow:
+    The value exists only when the device has run everything before it. The host waits for that, and
+    launches nothing meanwhile; when it goes on, the device has run dry.
+
+    Example:
+    if sigma > 0: ...
+
+    Use instead:
+    Keep values that Python decides on in Python or in a CPU tensor (`self.sigmas = sigmas.to("cpu")` once,
+    before the loop), or keep the decision on the device with `torch.where`.
+
+    Fix safety:
+    Exact: the same value is read, from the side where it already is.
+    """
+    for index, row in _rows(recording, lambda r: r.kind == "value-read" and not _is_host_table(r)):
+        owner = f"`{row.owner}` is on the device and " if row.owner else ""
+        message = f"{owner or 'A device value '}{'its value ' if owner else ''}is read by Python ({row.op}): {row.reason}"
+        advice = (
+            f"Keep `{row.owner}` on the CPU (a one-time copy before the loop), or a Python list of its values."
+            if row.owner
+            else "Decide with values the host already has, or keep the decision on the device (torch.where)."
+        )
+        fixes = ("scheduler-tables-on-host",) if row.owner and row.part == "scheduler" else ()
+        yield _finding(recording, "SYN001", "value-read", index, row, message, advice=advice, fixes=fixes)
+
+
+@rule("SYN002", "host-table-device-index", needs=NEEDS)
+def host_table_device_index(recording: Recording) -> Iterator[Finding]:
+    """A table on the CPU is indexed by a tensor on the device.
+
+    What it does:
+    Reports `table[index]` where `table` is a CPU tensor and `index` lives on the device, as schedulers do
+    with `self.alphas_cumprod[timestep]`.
+
+    Why it is slow:
+    To index host memory the host needs the index, so it waits until the device has produced it: every
+    step, for a number that was known before the loop began.
+
+    Example:
+    alpha_prod_t = self.alphas_cumprod[timestep]  # timestep comes from device timesteps
+
+    Use instead:
+    Index with the host's own copy of the timesteps (a Python int per step), or keep the table on the
+    device when its result is only used there.
+
+    Fix safety:
+    Exact: the same entry of the same table.
+    """
+    for index, row in _rows(recording, _is_host_table):
+        message = f"`{row.owner}` is on the CPU and is indexed by `{row.index}`, which is on the device: {row.reason}"
+        yield _finding(
+            recording,
+            "SYN002",
+            "host-table-device-index",
+            index,
+            row,
+            message,
+            advice=f"Index `{row.owner}` with a host value: keep the timesteps on the CPU beside the device copy.",
+            fixes=("host-timesteps",) if row.part == "scheduler" else (),
+        )
+
+
+@rule("SYN003", "data-dependent-shape", needs=NEEDS)
+def data_dependent_shape(recording: Recording) -> Iterator[Finding]:
+    """The shape of a result depends on device values.
+
+    What it does:
+    Reports `nonzero`, boolean-mask indexing, `masked_select`, `unique`, `torch.where(cond)` and
+    `repeat_interleave` with a tensor of repeats and no `output_size`.
+
+    Why it is slow:
+    The host must know how large the result is before it can allocate it, so it waits for the count.
+
+    Example:
+    tokens = hidden_states[attention_mask.bool()]
+
+    Use instead:
+    `torch.where(mask, a, b)` or multiplication by the mask, `masked_fill`, `nonzero_static(size=)`, or
+    `repeat_interleave(repeats, output_size=n)`; indexes computed once on the host, before the loop.
+
+    Fix safety:
+    Exact where the size is known beforehand.
+    """
+    for index, row in _rows(recording, lambda r: r.kind == "data-dependent-shape"):
+        message = f"The shape of {row.op} depends on device values{_who(row)}: {row.reason}"
+        in_search = "index_for_timestep" in row.site.function
+        yield _finding(
+            recording,
+            "SYN003",
+            "data-dependent-shape",
+            index,
+            row,
+            message,
+            advice="Call scheduler.set_begin_index(0) before the loop."
+            if in_search
+            else "Use a form whose size the host knows: torch.where, masked_fill, output_size=, nonzero_static.",
+            fixes=("set-begin-index",) if in_search else (),
+        )
+
+
+@rule("SYN004", "device-to-host-copy", needs=NEEDS)
+def device_to_host_copy(recording: Recording) -> Iterator[Finding]:
+    """A tensor is copied from the device to the host.
+
+    What it does:
+    Reports `.cpu()`, `.to("cpu")`, `.numpy()` of such a copy, and copies into host tensors.
+
+    Why it is slow:
+    The copy starts when everything before it has run, and the host waits for its end. The last copy of
+    the finished image is unavoidable; one in the loop or in the middle of the call is not.
+
+    Example:
+    self.sigmas = self.sigmas.to("cpu")  # after it had been put on the device
+
+    Use instead:
+    Keep what the host needs on the host from the start; gather results on the device and copy once.
+
+    Fix safety:
+    Exact.
+    """
+    for index, row in _rows(recording, lambda r: r.kind == "device-to-host" and not r.offload):
+        final = row.phase == "postprocess"
+        message = (
+            f"The result is copied to the host: {row.reason}"
+            if final
+            else f"A device tensor is copied to the host{_who(row)}: {row.reason}"
+        )
+        yield _finding(
+            recording,
+            "SYN004",
+            "device-to-host-copy",
+            index,
+            row,
+            message,
+            severity=Severity.INFO if final and not row.in_loop else _severity(row),
+            advice='Unavoidable for an image on the host; output_type="pt" or "latent" leaves it on the device.'
+            if final
+            else "Keep the host's copy from before the upload instead of reading it back.",
+        )
+
+
+@rule("SYN005", "blocking-host-to-device-copy", needs=NEEDS)
+def host_to_device_copy(recording: Recording) -> Iterator[Finding]:
+    """A tensor is copied from the host to the device, and the host waits for it.
+
+    What it does:
+    Reports `.to(device)` of CPU tensors, `torch.tensor(values, device=device)` and like calls whose copy
+    ends in a stream synchronize.
+
+    Why it is slow:
+    Without `non_blocking=True` and pinned memory the host waits until the device has reached and done the
+    copy: with work queued, that is the whole queue.
+
+    Example:
+    add_time_ids = add_time_ids.to(device)
+
+    Use instead:
+    Create the tensor on the device (`torch.zeros(..., device=device)`), upload it once before any work is
+    queued, or make it a buffer of the module.
+
+    Fix safety:
+    Exact.
+    """
+    for index, row in _rows(recording, lambda r: _is_upload(r) and not _recurs(r)):
+        message = f"A host tensor is copied to the device and the host waits{_who(row)}: {row.reason}"
+        yield _finding(
+            recording,
+            "SYN005",
+            "blocking-host-to-device-copy",
+            index,
+            row,
+            message,
+            advice="Create it on the device, or upload it before any work is queued.",
+        )
+
+
+@rule("SYN006", "staged-copy", needs=NEEDS)
+def staged_copy(recording: Recording) -> Iterator[Finding]:
+    """`non_blocking=True` from memory that is not pinned.
+
+    What it does:
+    Reports asynchronous copies whose host side is pageable.
+
+    Why it is slow:
+    The driver first copies the data into a pinned buffer of its own, on the host's time. It is no full
+    wait, but not free, and `set_sync_debug_mode` does not see it.
+
+    Example:
+    weights.to("cuda", non_blocking=True)  # weights in ordinary memory
+
+    Use instead:
+    `pin_memory()` once for memory that is copied often, a blocking copy for memory that is copied once.
+
+    Fix safety:
+    Exact.
+    """
+    for index, row in _rows(recording, lambda r: r.kind == "staged-copy" and not r.offload):
+        message = f"An asynchronous copy from pageable memory{_who(row)}: {row.reason}"
+        yield _finding(
+            recording,
+            "SYN006",
+            "staged-copy",
+            index,
+            row,
+            message,
+            advice="Pin the source once if it is copied often; else drop non_blocking.",
+        )
+
+
+@rule("SYN007", "tensor-from-device-scalars", needs=NEEDS)
+def tensor_from_device_scalars(recording: Recording) -> Iterator[Finding]:
+    """A tensor is built from a Python list of device scalars.
+
+    What it does:
+    Reports `torch.tensor([t])`, `torch.Tensor([...])`, `torch.as_tensor([...])` and `new_tensor` whose
+    list holds device tensors.
+
+    Why it is slow:
+    Each element is read by the host on its own: one full wait for every one of them, then an upload.
+
+    Example:
+    timesteps = torch.tensor([t] * batch_size)
+
+    Use instead:
+    `torch.stack([...])`, or `t.expand(batch_size)`, which stay on the device.
+
+    Fix safety:
+    Exact.
+    """
+    for index, row in _rows(recording, lambda r: r.kind == "tensor-from-device-scalars"):
+        message = f"A tensor is built from device scalars, read one by one{_who(row)}: {row.reason}"
+        yield _finding(
+            recording,
+            "SYN007",
+            "tensor-from-device-scalars",
+            index,
+            row,
+            message,
+            advice="Use torch.stack or expand; they stay on the device.",
+        )
+
+
+@rule("SYN008", "upload-every-step", needs=NEEDS)
+def upload_every_step(recording: Recording) -> Iterator[Finding]:
+    """Host data is uploaded again in every denoising step.
+
+    What it does:
+    Reports blocking host-to-device copies in the loop that recur from step to step, and says whether they
+    carry the same bytes each time.
+
+    Why it is slow:
+    Each copy makes the host wait for the queue of the step before it. What is known before the loop can
+    be uploaded before the loop, once.
+
+    Example:
+    rks = torch.tensor(rks, device=device)  # in scheduler.step
+
+    Use instead:
+    A device table made in `set_timesteps`, indexed by the step with a Python int; a registered buffer for
+    a constant.
+
+    Fix safety:
+    Exact: the same numbers, earlier.
+    """
+    for index, row in _rows(recording, lambda r: _is_upload(r) and _recurs(r)):
+        what = "The same host data is" if row.constant else "Host data is"
+        message = f"{what} uploaded again and again in the loop{_who(row)}: {row.reason}"
+        yield _finding(
+            recording,
+            "SYN008",
+            "upload-every-step",
+            index,
+            row,
+            message,
+            advice="Upload it once before the loop (a buffer, or a device table indexed by a Python int).",
+            fixes=("upload-once",) if row.part == "scheduler" else (),
+        )
+
+
+@rule("SYN009", "explicit-synchronize", needs=NEEDS)
+def explicit_synchronize(recording: Recording) -> Iterator[Finding]:
+    """The code asks for a wait: `synchronize()`.
+
+    What it does:
+    Reports `torch.cuda.synchronize()`, `torch.accelerator.synchronize()`, stream and event `synchronize()`.
+
+    Why it is slow:
+    The host stops until the device is idle, and the device then idles until the host has caught up.
+
+    Example:
+    torch.cuda.synchronize()  # left over from timing
+
+    Use instead:
+    Remove it. CUDA events time without stopping the host; stream order is kept by `wait_event`.
+
+    Fix safety:
+    Exact, unless another thread or library relies on it.
+    """
+    for index, row in _rows(recording, lambda r: r.kind == "synchronize" and not r.offload):
+        yield _finding(
+            recording,
+            "SYN009",
+            "explicit-synchronize",
+            index,
+            row,
+            f"The code waits for the device{_who(row)}: {row.reason}",
+            advice="Remove it; time with CUDA events, order work with wait_event.",
+        )
+
+
+@rule("SYN010", "offload-in-loop", needs=NEEDS)
+def offload_in_loop(recording: Recording) -> Iterator[Finding]:
+    """Offloading moves weights while the pipeline runs.
+
+    What it does:
+    Reports the copies of accelerate's and diffusers' offloading hooks, one finding for all that happens
+    in the loop and one for what happens outside it.
+
+    Why it is slow:
+    Weights cross the host link, far slower than device memory; a blocking copy also makes the host wait
+    for the queue. In the loop this repeats every step.
+
+    Example:
+    pipe.enable_sequential_cpu_offload()
+
+    Use instead:
+    Keep the denoiser on the device where it fits (`pipe.to("cuda")`, `enable_model_cpu_offload` moves whole
+    models and only outside the loop), or `enable_group_offload(use_stream=True)` with pinned memory.
+
+    Fix safety:
+    Exact.
+    """
+    for in_loop in (True, False):
+        rows = list(_rows(recording, lambda r, inside=in_loop: r.offload and r.in_loop is inside))  # type: ignore[misc]
+        if not rows:
+            continue
+        moved = sum(row.bytes for _, row in rows)
+        _, heaviest = max(rows, key=lambda pair: pair[1].bytes)
+        where = "in the denoising loop" if in_loop else "outside the loop"
+        yield Finding(
+            rule="SYN010",
+            name="offload-in-loop",
+            kind="offload",
+            message=f"Offloading hooks move {moved / 1e9:.3g} GB {where}, from {len(rows)} places.",
+            grade=recording.device.grade,
+            severity=Severity.HIGH if in_loop else Severity.LOW,
+            site=heaviest.site,
+            phase=heaviest.phase,
+            in_loop=in_loop,
+            count=sum(row.count for _, row in rows),
+            per_step=sum(row.per_step for _, row in rows),
+            first_step_only=in_loop and all(row.first_step_only for _, row in rows),
+            advice="Keep the denoiser on the device if it fits, or offload with streams and pinned memory.",
+            fixes=("replace-offload",),
+            evidence=Evidence(syncs=tuple(index for index, _ in rows)),
+        )
+
+
+@rule("SYN011", "library-check", needs=NEEDS)
+def library_check(recording: Recording) -> Iterator[Finding]:
+    """A library function checks its result on the host.
+
+    What it does:
+    Reports the error checks of `torch.linalg` (solve, inv, cholesky, ...), and operators such as
+    `multinomial` and `bincount` that look at device values before they go on.
+
+    Why it is slow:
+    The check reads a status or a maximum that the device has just computed: a full wait.
+
+    Example:
+    rhos_p = torch.linalg.solve(R, b)
+
+    Use instead:
+    The `*_ex` variants, which leave the check to the caller; a small system solved on the host, before
+    the loop; a fixed `minlength`.
+
+    Fix safety:
+    Exact where the check never fails.
+    """
+    for index, row in _rows(recording, lambda r: r.kind == "library-check"):
+        yield _finding(
+            recording,
+            "SYN011",
+            "library-check",
+            index,
+            row,
+            f"{row.op} checks device values on the host{_who(row)}: {row.reason}",
+            advice="Use the *_ex variant, or compute the small system on the host before the loop.",
+            fixes=("upload-once",) if row.part == "scheduler" else (),
+        )
+
+
+def _is_upload(row: SyncRow) -> bool:
+    return row.kind == "host-to-device" and not row.offload
+
+
+def _recurs(row: SyncRow) -> bool:
+    return row.in_loop and sum(1 for n in row.by_step if n) > 1

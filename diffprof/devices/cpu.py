@@ -1,0 +1,59 @@
+"""The CPU as a place to run a target: for real, with a simulated GPU beside it to tell what would block."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from diffprof.devices.borrow import borrowed
+from diffprof.devices.simulated import Observer, place, simulated_gpu
+from diffprof.recording import DeviceInfo, Grade
+
+
+class CpuDevice:
+    """`cpu`. Values are real; waits are those of the same run on a simulated GPU with known values."""
+
+    kind = "cpu"
+    spec = "cpu"
+    grade = Grade.MEASURED
+    wants_values = True
+
+    @property
+    def torch_device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def info(self) -> DeviceInfo:
+        return DeviceInfo(
+            spec=self.spec,
+            kind=self.kind,
+            name=_processor(),
+            grade=self.grade,
+            details={"threads": torch.get_num_threads(), "capability": torch.backends.cpu.get_cpu_capability()},
+        )
+
+    @contextmanager
+    def active(self) -> Iterator[torch.device]:
+        yield self.torch_device
+
+    def place(self, thing: Any) -> None:
+        if hasattr(thing, "to"):
+            thing.to("cpu")
+
+    @contextmanager
+    def observed(self, observer: Observer, pipe: Any) -> Iterator[None]:
+        """The pipeline stands on a simulated GPU with its real values while the context is open."""
+        with simulated_gpu(observer), borrowed(pipe):
+            place(pipe, values="known")
+            yield
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,60 @@
+"""A simulated GPU as a place to run a target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from diffprof.devices.simulated import Observer, observing, place, simulated_gpu
+from diffprof.devices.simulated.specs import load_spec
+from diffprof.recording import DeviceInfo, Grade
+
+
+class SimulatedDevice:
+    """`sim:<gpu>`. The pipeline's code runs; weights and activations have shapes only."""
+
+    kind = "sim"
+    grade = Grade.SIMULATED
+    wants_values = False
+
+    def __init__(self, gpu: str) -> None:
+        """Raises UsageError for a GPU that has no data sheet here."""
+        self.gpu = load_spec(gpu)
+        self.spec = f"sim:{self.gpu.key}"
+        self._torch_device: torch.device | None = None
+
+    @property
+    def torch_device(self) -> torch.device:
+        """Valid while the device is active."""
+        if self._torch_device is None:
+            raise RuntimeError(f"{self.spec} is not active")
+        return self._torch_device
+
+    def info(self) -> DeviceInfo:
+        return DeviceInfo(
+            spec=self.spec,
+            kind=self.kind,
+            name=self.gpu.name,
+            grade=self.grade,
+            memory_bytes=self.gpu.memory_bytes,
+        )
+
+    @contextmanager
+    def active(self) -> Iterator[torch.device]:
+        with simulated_gpu(spec=self.gpu) as device:
+            self._torch_device = device
+            try:
+                yield device
+            finally:
+                self._torch_device = None
+
+    def place(self, thing: Any) -> None:
+        place(thing, values="unknown")
+
+    @contextmanager
+    def observed(self, observer: Observer, pipe: Any) -> Iterator[None]:
+        with observing(observer):
+            yield

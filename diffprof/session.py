@@ -1,0 +1,276 @@
+"""One scan: which probes run, in what order, and the recording that comes of them, whole or partial."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import importlib.metadata
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffprof import __version__
+from diffprof.analyzers.syncs.probe import SyncObserver
+from diffprof.callsite import Place, is_machinery, make_site, source_line
+from diffprof.devices import Device
+from diffprof.devices.borrow import borrowed
+from diffprof.errors import DiffprofError, TargetError, UsageError
+from diffprof.pipeline import Phase, PhaseTracker, components
+from diffprof.progress import Progress
+from diffprof.recording import Environment, Recording, SyncRow, TargetInfo, Unseen
+from diffprof.report import Report, make_report
+from diffprof.targets import Options, Scene, Target, from_object
+from diffprof.targets.components import components_of
+
+DEFAULT_ANALYZERS = ("syncs", "kernels")
+"""What a scan looks at unless told: all that takes seconds, not minutes."""
+
+ANALYZERS = ("syncs", "kernels")
+PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "torchao", "numpy")
+
+
+class Session:
+    """Runs the probes of one scan and holds what they recorded."""
+
+    def __init__(
+        self,
+        target: Target,
+        device: Device,
+        options: Options,
+        analyzers: Sequence[str] = DEFAULT_ANALYZERS,
+        settings: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Raises UsageError for an analyzer that is not there."""
+        for name in analyzers:
+            if name not in ANALYZERS:
+                raise UsageError(f"There is no analyzer {name!r}.", f"Choose from: {', '.join(ANALYZERS)}.")
+        self.target = target
+        self.device = device
+        self.options = options
+        self.analyzers = tuple(analyzers)
+        self.settings = dict(settings or {})
+        self.progress = progress or Progress.silent()
+        self.scene: Scene | None = None
+        self.sections: dict[str, Any] = {}
+        self.unseen: list[Unseen] = []
+        self.seconds: dict[str, float] = {}
+        self.steps: int | None = None
+        self._started = time.perf_counter()
+
+    # --- running --------------------------------------------------------------------------------------
+
+    def record(self, scene: Scene) -> Recording:
+        """Run every probe on a scene. What a probe saw before it failed stays in the session."""
+        self.scene = scene
+        self._lap("build")
+        self.unseen.extend(_unseen_parts(scene.pipe))
+        self.unseen.extend(Unseen(what="the pipeline's place", why=note, kind="note") for note in scene.notes)
+        with eager_compiled_parts():
+            watched_call(self, scene)
+        self._lap("scan")
+        return self.recording()
+
+    def _lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = now - self._started
+        self._started = now
+
+    @contextmanager
+    def keeping_what_was_recorded(self) -> Iterator[None]:
+        """Errors that leave the block carry the partial report as `.report`; what is not an error of ours
+        becomes a TargetError that says where the target failed."""
+        try:
+            yield
+        except DiffprofError as error:
+            self._attach(error, error.what)
+            raise
+        except KeyboardInterrupt as error:
+            self._attach(error, "interrupted")
+            raise
+        except Exception as error:
+            failure = target_failure(self.target.spec, error)
+            self._attach(failure, failure.what)
+            raise failure from error
+
+    def _attach(self, error: BaseException, failure: str) -> None:
+        if self.scene is not None:
+            error.report = make_report(self.recording(partial=True, failure=failure))  # type: ignore[attr-defined]
+
+    # --- the result -----------------------------------------------------------------------------------
+
+    def recording(self, *, partial: bool = False, failure: str | None = None) -> Recording:
+        """What was recorded so far."""
+        assert self.scene is not None
+        return Recording(
+            target=self._target_info(self.scene),
+            device=self.device.info(),
+            environment=environment(),
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            seconds={name: round(value, 4) for name, value in self.seconds.items()},
+            partial=partial,
+            failure=failure,
+            sources=_hashes(self.sections.get("syncs") or ()),
+            unseen=tuple(self.unseen),
+            **self.sections,
+        )
+
+    def _target_info(self, scene: Scene) -> TargetInfo:
+        return TargetInfo(
+            spec=self.target.spec,
+            kind=self.target.kind,
+            pipeline=type(scene.pipe).__name__,
+            components=components_of(scene.pipe),
+            call=scene.describe_call(),
+            options=self.options.plain(),
+            steps=self.steps,
+            weights=scene.weights,
+        )
+
+
+def watched_call(session: Session, scene: Scene) -> None:
+    """One call under the observers of syncs and, on a simulated device, of kernels."""
+    tracker = PhaseTracker(on_change=_shown(session.progress))
+    with ExitStack() as stack:
+        observer = SyncObserver(scene.pipe, tracker)
+        stack.callback(_keep, session, observer)
+        stack.enter_context(session.device.observed(observer, scene.pipe))
+        stack.enter_context(tracker.watching(scene.pipe))
+        scene.call()
+
+
+def _keep(session: Session, observer: SyncObserver) -> None:
+    session.sections["syncs"] = observer.sync_rows()
+    session.sections["ops"] = observer.ops
+    session.unseen.extend(observer.unseen())
+    session.steps = observer.steps_seen()
+
+
+def _shown(progress: Progress) -> Callable[[Phase], None]:
+    def show(phase: Phase) -> None:
+        progress.stage(phase.name if phase.step is None else f"denoising, step {phase.step + 1}")
+
+    return show
+
+
+# --- what the probes pass over -------------------------------------------------------------------------
+
+
+@contextmanager
+def eager_compiled_parts() -> Iterator[None]:
+    """Functions under `torch.compile` run as plain Python inside, so that what they do can be seen."""
+    torch.compiler.set_stance("force_eager")
+    try:
+        yield
+    finally:
+        torch.compiler.set_stance("default")
+
+
+def _unseen_parts(pipe: Any) -> Iterator[Unseen]:
+    for name, part in components(pipe).items():
+        if not isinstance(part, torch.nn.Module):
+            continue
+        compiled = [path for path, module in part.named_modules() if _is_compiled(module)]
+        if compiled:
+            where = name if "" in compiled else f"{name}.{compiled[0]} and {len(compiled) - 1} more"
+            yield Unseen(
+                what=f"torch.compile of {where}",
+                why="it ran uncompiled here, so that its waits could be seen; what the compiled code does "
+                "(fusions, CUDA graphs) is not in this evidence",
+            )
+
+
+def _is_compiled(module: torch.nn.Module) -> bool:
+    return getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")
+
+
+# --- facts about this run ------------------------------------------------------------------------------
+
+
+def environment() -> Environment:
+    """Versions of what the evidence depends on."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return Environment(
+        diffprof=__version__,
+        python=platform.python_version(),
+        packages=found,
+        platform=f"{platform.system()} {platform.machine()}",
+    )
+
+
+def _hashes(rows: Iterable[SyncRow]) -> dict[str, str]:
+    """SHA-256 of the user's own files that a site names."""
+    files = {row.site.file for row in rows if row.site.user_code}
+    return {
+        file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in sorted(files) if Path(file).is_file()
+    }
+
+
+def target_failure(spec: str, error: BaseException) -> TargetError:
+    """An exception out of the target as one clear error: what was raised, on which line, the chain to it."""
+    frames = [f for f in walk_traceback(error) if not is_machinery(f[0])]
+    site = make_site(tuple(frames), None) if frames else None
+    where = f" at {site.file}:{site.line} in {site.function}" if site else ""
+    source = f"\n    {source_line(frames[0][0], site.line)}" if site else ""
+    return TargetError(
+        f"{spec} failed{where}: {type(error).__name__}: {error}{source}",
+        "Run the pipeline without diffprof to see whether it fails there too; --debug shows the whole traceback.",
+    )
+
+
+def walk_traceback(error: BaseException) -> list[Place]:
+    """The frames of an exception, innermost first."""
+    found: list[Place] = []
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        found.append((code.co_filename, trace.tb_lineno, code.co_qualname.replace(".<locals>", "")))
+        trace = trace.tb_next
+    return found[::-1]
+
+
+# --- watching live calls -------------------------------------------------------------------------------
+
+
+class Watch:
+    """Calls of a live pipeline, watched. report: the judgement of all calls so far; None before the first."""
+
+    def __init__(self, pipe: Any, device: Device) -> None:
+        self.pipe = pipe
+        self.device = device
+        self.report: Report | None = None
+
+    @contextmanager
+    def calls(self) -> Iterator[None]:
+        """Inside, each call of the pipeline is recorded; `report` is there when the block ends."""
+        target = from_object(self.pipe)
+        session = Session(target, self.device, Options())
+        session.scene = Scene(pipe=self.pipe, args=(), kwargs={}, target=target, weights="real")
+        tracker = PhaseTracker()
+        with ExitStack() as stack:
+            if not self.device.wants_values:
+                stack.enter_context(borrowed(self.pipe, drop_values=True))
+                self.device.place(self.pipe)
+            observer = SyncObserver(self.pipe, tracker)
+            stack.callback(self._finish, session, observer)
+            stack.enter_context(eager_compiled_parts())
+            stack.enter_context(self.device.observed(observer, self.pipe))
+            stack.enter_context(tracker.watching(self.pipe))
+            yield
+
+    def _finish(self, session: Session, observer: SyncObserver) -> None:
+        _keep(session, observer)
+        self.report = make_report(session.recording())
+
+    def __repr__(self) -> str:
+        return f"<Watch {type(self.pipe).__name__}: {self.report or 'no report yet'}>"
