@@ -8,9 +8,10 @@ import diffusers as df
 import torch
 
 from . import Case, case
-from .image_transformer import SHORT, flux_parts, flux_transformer, sd3_parts
+from .image_joint import flux_parts, flux_transformer, sd3_parts
+from .image_transformer import SHORT
 from .parts import BETAS, WIDTH, call, sd, sd_xl, unet, xl_unet
-from .video import FRAMES, wan_parts, wan_sizes
+from .video_wan import FRAMES, wan_parts, wan_sizes
 
 SMALL = {"height": 32, "width": 32}
 

@@ -8,18 +8,14 @@ import diffusers as df
 import torch
 
 from . import Case, case
+from .image_joint import flux_parts, flux_sizes, flux_transformer, qwen_image_parts, sd3_parts
 from .image_transformer import (
     SANA,
     SHORT,
     deep_compression_vae,
-    flux_parts,
-    flux_sizes,
-    flux_transformer,
     hunyuan_dit_parts,
     hunyuan_dit_sizes,
-    qwen_image_parts,
     sana_parts,
-    sd3_parts,
 )
 from .parts import (
     WIDTH,

@@ -8,18 +8,8 @@ import diffusers as df
 import torch
 
 from . import Case, case
-from .image_transformer import (
-    SANA,
-    SHORT,
-    flux_parts,
-    flux_transformer,
-    pixart_transformer,
-    qwen_image_parts,
-    sana_parts,
-    sana_transformer,
-    sd3_parts,
-    sd3_transformer,
-)
+from .image_joint import flux_parts, flux_transformer, qwen_image_parts, sd3_parts, sd3_transformer
+from .image_transformer import SANA, SHORT, pixart_transformer, sana_parts, sana_transformer
 from .image_unet import pixel_parts
 from .parts import BETAS, call, flow_vae, half_mask, picture, sd, sd_xl, t5, unet, vae, xl_unet
 from .tokens import tokenizer
