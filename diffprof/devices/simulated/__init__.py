@@ -1,0 +1,56 @@
+"""The simulated GPU: a device in pure Python on which real pipeline code runs, with or without values.
+
+    with simulated_gpu(observer) as device:
+        place(pipe, values="unknown")
+        pipe("a prompt")
+
+Names are loaded when they are first used, so that importing the package doesn't import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .activation import is_known, is_simulated, simulated_gpu
+    from .observer import Blocking, BlockingKind, Observer, OpSignature, TensorMeta, UnknownValue
+    from .placement import empty_weights, place
+    from .session import suspended
+
+_HOMES = {
+    "Blocking": "observer",
+    "BlockingKind": "observer",
+    "Observer": "observer",
+    "OpSignature": "observer",
+    "TensorMeta": "observer",
+    "UnknownValue": "observer",
+    "empty_weights": "placement",
+    "is_known": "activation",
+    "is_simulated": "activation",
+    "place": "placement",
+    "simulated_gpu": "activation",
+    "suspended": "session",
+}
+
+__all__ = [
+    "Blocking",
+    "BlockingKind",
+    "Observer",
+    "OpSignature",
+    "TensorMeta",
+    "UnknownValue",
+    "empty_weights",
+    "is_known",
+    "is_simulated",
+    "place",
+    "simulated_gpu",
+    "suspended",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{home}"), name)

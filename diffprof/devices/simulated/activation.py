@@ -1,0 +1,71 @@
+"""Switching the simulated device on and off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from diffprof.errors import DiffprofError, UsageError
+
+from . import autocast, patches
+from .backend import register
+from .observer import Observer
+from .session import SESSION
+from .tensor import SimTensor
+
+if TYPE_CHECKING:
+    from .specs import GpuSpec
+
+
+@contextmanager
+def simulated_gpu(
+    observer: Observer | None = None,
+    *,
+    unknown_reads: Literal["assume", "raise"] = "assume",
+    spec: GpuSpec | None = None,
+) -> Iterator[torch.device]:
+    """Let `sim:0` be the machine's GPU; the process is as before when it ends.
+
+    observer: is told what is launched and what blocks. unknown_reads: what happens where the host needs a
+    value that nobody knows. spec: the GPU whose name, memory and capability `torch.sim` reports.
+
+    Raises DiffprofError if it is active already, or if PyTorch can't have such a device.
+    """
+    if unknown_reads not in ("assume", "raise"):
+        raise UsageError(f"unknown_reads={unknown_reads!r}", 'Say "assume" or "raise".')
+    device = register()
+    if SESSION.active:
+        raise DiffprofError(
+            "The simulated device is active already.", "Leave the other simulated_gpu() first: there is one device."
+        )
+    undo = patches.install()
+    SESSION.active = True
+    SESSION.spec = spec
+    SESSION.unknown_reads = unknown_reads
+    SESSION.assumed = SESSION.ops = SESSION.hits = SESSION.misses = 0
+    SESSION.peak = SESSION.allocated
+    SESSION.watch(observer)
+    try:
+        yield device
+    finally:
+        SESSION.active = False
+        SESSION.spec = None
+        SESSION.unknown = False
+        SESSION.clear()
+        autocast.clear_cache()
+        undo()
+
+
+def is_simulated(tensor: Any) -> bool:
+    """Whether it is a tensor on the simulated device."""
+    return type(tensor) is SimTensor
+
+
+def is_known(tensor: torch.Tensor) -> bool:
+    """Whether the values are known; a tensor on another device always is, one on `meta` never."""
+    if type(tensor) is SimTensor:
+        return tensor._cell.known
+    return tensor.device.type != "meta"

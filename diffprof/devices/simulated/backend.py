@@ -1,0 +1,201 @@
+"""The only module that touches PyTorch's private backend API.
+
+`register` makes `sim` a device of this process, once, on any build of PyTorch: a device module, a device guard,
+kernels that make tensors from nothing or copy, a fallback for everything else, and composites that stay whole.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import torch
+
+from diffprof.errors import DiffprofError
+
+from . import autocast, copies, dispatch, handlers, runtime, tensor
+from .ops import Op
+from .tensor import NAME, SimTensor, intern_meta, known, unknown
+
+aten = torch.ops.aten
+
+WHOLE_OPS = (
+    "scaled_dot_product_attention",
+    "linear",
+    "matmul",
+    "einsum",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d.input",
+    "conv_transpose3d.input",
+    "layer_norm",
+    "group_norm",
+    "rms_norm",
+    "softmax.int",
+    "dropout",
+    "lstm.input",
+    "gru.input",
+    "upsample_nearest2d.vec",
+    "upsample_nearest3d.vec",
+    "upsample_bilinear2d.vec",
+    # Views: whole because one dispatch is cheaper than several.
+    "reshape",
+    "chunk",
+    "flatten.using_ints",
+    "unflatten.int",
+    "expand_as",
+)
+"""Composites that a GPU runs as one kernel or as one library call, and views made of views."""
+
+_lock = threading.Lock()
+_libraries: list[Any] = []
+
+
+def register() -> torch.device:
+    """Make `sim` a device of this process; after the first call it costs nothing.
+
+    Raises DiffprofError where this PyTorch lacks the API, or another backend has the place.
+    """
+    if _libraries:
+        return tensor.DEVICE
+    with _lock:
+        if not _libraries:
+            _set_up()
+    return tensor.DEVICE
+
+
+def _set_up() -> None:
+    try:
+        from torch.utils.backend_registration import _setup_privateuseone_for_python_backend as set_up
+    except ImportError:
+        raise DiffprofError(
+            f"PyTorch {torch.__version__} can't have a device written in Python "
+            "(_setup_privateuseone_for_python_backend is missing).",
+            "Install torch 2.13 or newer, or scan on a real device (--device cuda).",
+        ) from None
+    name = torch._C._get_privateuse1_backend_name()
+    if name not in ("privateuseone", NAME):
+        raise DiffprofError(
+            f"Another device backend, {name!r}, is registered in this process; PyTorch has room for one.",
+            f"Run diffprof in a process that doesn't load {name!r}.",
+        )
+
+    class Hook(torch._C._acc.PrivateUse1Hooks):
+        def is_available(self) -> bool:
+            return runtime.SESSION.active
+
+        def has_primary_context(self, device: int) -> bool:
+            return runtime.SESSION.active
+
+        def is_built(self) -> bool:
+            return True
+
+    module = runtime.SimModule(f"torch.{NAME}")
+    set_up(NAME, backend_module=module, hook=Hook())
+    tensor.DEVICE = torch.device(NAME, 0)
+    tensor._dispatch = dispatch.run
+    _register_kernels()
+
+
+def _register_kernels() -> None:
+    lib = torch.library.Library("aten", "IMPL")
+    fallback = torch.library.Library("_", "IMPL")
+    lib.impl("empty.memory_format", _empty, "PrivateUse1")
+    lib.impl("empty_strided", _empty_strided, "PrivateUse1")
+    lib.impl("scalar_tensor", _scalar_tensor, "PrivateUse1")
+    lib.impl("_copy_from", copies.copy_from, "PrivateUse1")
+    lib.impl("copy_", _copy_, "PrivateUse1")
+    fallback.fallback(_fallback, "PrivateUse1")
+    for name in WHOLE_OPS:
+        base, _, overload = name.partition(".")
+        func = getattr(getattr(aten, base), overload or "default")
+        handlers.WHOLE.add(base)
+        lib.impl(name, _whole(func), "AutogradPrivateUse1")
+    fallback.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+    autocast.register(lib)
+    _libraries.extend((lib, fallback))
+
+
+def _fallback(func: Any, *args: Any, **kwargs: Any) -> Any:
+    return dispatch.run(func, args, kwargs)
+
+
+def _copy_(dst: torch.Tensor, src: torch.Tensor, non_blocking: bool = False) -> Any:
+    return dispatch.run(aten.copy_.default, (dst, src, non_blocking), None)
+
+
+def _whole(func: Any) -> Any:
+    """A kernel that doesn't take a composite apart, unless a gradient is wanted."""
+
+    def kernel(*args: Any, **kwargs: Any) -> Any:
+        if torch.is_grad_enabled() and _wants_grad(args, kwargs):
+            return func.decompose(*args, **kwargs)
+        return _run_whole(func, args, kwargs)
+
+    return kernel
+
+
+def _wants_grad(args: Any, kwargs: dict[str, Any]) -> bool:
+    for a in (*args, *kwargs.values()) if kwargs else args:
+        if isinstance(a, torch.Tensor):
+            if a.requires_grad:
+                return True
+        elif type(a) in (list, tuple) and _wants_grad(a, {}):
+            return True
+    return False
+
+
+def _run_whole(func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+    # matmul and linear fold differently where an operand requires a gradient, even under no_grad
+    # (aten/src/ATen/native/LinearAlgebra.cpp, should_fold): the inner tensors say the same.
+    if not torch.is_grad_enabled():
+        for a in args:
+            if type(a) is SimTensor and a.requires_grad:
+                inner = a._inner
+                if inner is not None and inner.is_leaf and not inner.requires_grad:
+                    inner.requires_grad_(True)
+        return dispatch.run(func, args, kwargs)
+    with torch.no_grad():
+        return dispatch.run(func, args, kwargs)
+
+
+def _empty(
+    size: Any,
+    dtype: torch.dtype | None = None,
+    layout: Any = None,
+    device: Any = None,
+    pin_memory: Any = None,
+    memory_format: torch.memory_format | None = None,
+) -> SimTensor:
+    dtype = dtype or torch.get_default_dtype()
+    memory_format = memory_format or torch.contiguous_format
+    if runtime.SESSION.unknown and torch.Size(size).numel() > handlers.KEPT:
+        like = torch.empty(size, dtype=dtype, memory_format=memory_format, device="meta")
+        return unknown(intern_meta(like.shape, like.stride(), dtype, 0))
+    return known(torch.empty(size, dtype=dtype, memory_format=memory_format, device="cpu"))
+
+
+def _empty_strided(
+    size: Any,
+    stride: Any,
+    dtype: torch.dtype | None = None,
+    layout: Any = None,
+    device: Any = None,
+    pin_memory: Any = None,
+) -> SimTensor:
+    dtype = dtype or torch.get_default_dtype()
+    if runtime.SESSION.unknown and torch.Size(size).numel() > handlers.KEPT:
+        return unknown(intern_meta(torch.Size(size), tuple(stride), dtype, 0))
+    return known(torch.empty_strided(size, stride, dtype=dtype, device="cpu"))
+
+
+def _scalar_tensor(
+    value: Any, dtype: torch.dtype | None = None, layout: Any = None, device: Any = None, pin_memory: Any = None
+) -> SimTensor:
+    return handlers.scalar_tensor(_scalar_op(), (value,), {"dtype": dtype})
+
+
+def _scalar_op() -> Op:
+    return dispatch.op_of(aten.scalar_tensor.default)

@@ -1,0 +1,137 @@
+"""What the simulated device tells: one `Observer` per activation, called on the thread that runs the op."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from diffprof.errors import DiffprofError
+
+
+class UnknownValue(DiffprofError):
+    """The host needs a value that the simulation doesn't have, and none may be assumed.
+
+    op: the operation that asked. shape, dtype: of the tensor whose value was asked for.
+    """
+
+    def __init__(self, op: str, shape: tuple[int, ...], dtype: torch.dtype, why: str = "") -> None:
+        self.op = op
+        self.shape = shape
+        self.dtype = dtype
+        super().__init__(
+            f"{op} needs the value of a {dtype_name(dtype)} tensor of shape {shape}, "
+            f"which the simulated device doesn't have{': ' + why if why else ''}",
+            "Run with known values (real or random weights), or allow assumed values "
+            '(unknown_reads="assume").',
+        )
+
+
+class BlockingKind(enum.StrEnum):
+    """How an operation makes the host wait for the device."""
+
+    VALUE_READ = "value-read"
+    HOST_INDEX = "host-index"
+    DATA_DEPENDENT_SHAPE = "data-dependent-shape"
+    DEVICE_TO_HOST = "device-to-host"
+    HOST_TO_DEVICE = "host-to-device"
+    STAGED_COPY = "staged-copy"
+    TENSOR_FROM_DEVICE_SCALARS = "tensor-from-device-scalars"
+    LIBRARY_CHECK = "library-check"
+    SYNCHRONIZE = "synchronize"
+
+
+@dataclass(frozen=True, slots=True)
+class Blocking:
+    """One wait of the host.
+
+    op: the operation ("aten::nonzero", "Tensor.tolist"). bytes: moved between device and host, 0 if none.
+    shape, dtype: of the tensor that is read or copied. known: whether its values are known. assumed: what
+    stood in for a value that nobody knows. waits: how often the host waits within this one op.
+    reason, source: from the table in `blocking`.
+    """
+
+    kind: BlockingKind
+    op: str
+    reason: str
+    source: str
+    bytes: int
+    shape: tuple[int, ...]
+    dtype: str
+    known: bool
+    assumed: Any = None
+    waits: int = 1
+
+
+class TensorMeta:
+    """Geometry of a tensor. Interned: two tensors alike have the same object, so `is` compares.
+
+    shape, stride and offset in elements; device is "sim" or "cpu".
+    """
+
+    __slots__ = ("device", "dtype", "numel", "offset", "shape", "stride")
+
+    def __init__(
+        self, shape: torch.Size, stride: tuple[int, ...], dtype: torch.dtype, offset: int, device: str
+    ) -> None:
+        self.shape = shape
+        self.stride = stride
+        self.dtype = dtype
+        self.offset = offset
+        self.device = device
+        self.numel = shape.numel()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements (not of the storage behind them)."""
+        return self.numel * self.dtype.itemsize
+
+    def __repr__(self) -> str:
+        return f"{dtype_name(self.dtype)}{list(self.shape)}@{self.device}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OpSignature:
+    """One distinct device operation: op, geometry of what goes in and comes out. Interned by `id`.
+
+    scalars: the arguments that aren't tensors, by name, where they matter (strides, is_causal, dims).
+    direction: "h2d", "d2h" or "d2d" for copies, else None. nbytes: what a copy moves over the link.
+    """
+
+    id: int
+    name: str
+    func: Any
+    inputs: tuple[TensorMeta, ...]
+    outputs: tuple[TensorMeta, ...]
+    scalars: dict[str, Any] = field(default_factory=dict)
+    direction: str | None = None
+    nbytes: int = 0
+
+
+class Observer:
+    """Base class: every method does nothing. Methods that aren't overridden cost nothing."""
+
+    def op(self, signature: OpSignature) -> None:
+        """Work is launched on the device (views and metadata changes are not told)."""
+
+    def blocking(self, event: Blocking) -> None:
+        """The host waits. The frame of the code that caused it is on the stack."""
+
+    def alloc(self, nbytes: int) -> None:
+        """A storage of so many bytes (in the caching allocator's 512-byte units) came to be."""
+
+    def free(self, nbytes: int) -> None:
+        """Such a storage was dropped."""
+
+    def invented(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        """Zeros were handed to the host in place of unknown data: what is computed from them is made up."""
+
+    def opaque(self, name: str) -> None:
+        """An op that isn't PyTorch's own ran: what it does inside can't be seen."""
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """`torch.float16` -> `float16`."""
+    return str(dtype).removeprefix("torch.")

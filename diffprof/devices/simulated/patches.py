@@ -1,0 +1,276 @@
+"""What C++ does behind the dispatcher, and so has to be wrapped in Python while the device is active.
+
+Constructors that read device scalars out of lists, `Tensor.data`, pinned memory, generators, the accelerator
+API. `install` returns a function that puts every name back as it was.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from . import autocast, copies, runtime
+from .blocking import FROM_SCALARS, HOST_INDEX
+from .handlers import read_scalar
+from .session import SESSION
+from .tensor import NAME, SimTensor, set_data
+
+_ABSENT = object()
+
+
+class Patches:
+    """Replaced attributes, to be put back in reverse order."""
+
+    def __init__(self) -> None:
+        self._done: list[tuple[Any, str, Any]] = []
+
+    def set(self, owner: Any, name: str, value: Any) -> None:
+        """Replace an attribute of a module or class."""
+        self._done.append((owner, name, vars(owner).get(name, _ABSENT)))
+        setattr(owner, name, value)
+
+    def undo(self) -> None:
+        """Put everything back."""
+        while self._done:
+            owner, name, value = self._done.pop()
+            if value is _ABSENT:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, value)
+
+
+def install() -> Callable[[], None]:
+    """Wrap what has to be wrapped. Call the result to undo it."""
+    patches = Patches()
+    try:
+        _constructors(patches)
+        _tensor_methods(patches)
+        _generator(patches)
+        _accelerator(patches)
+        patches.set(torch, "clear_autocast_cache", _clearing(torch.clear_autocast_cache))
+    except BaseException:
+        patches.undo()
+        raise
+    return patches.undo
+
+
+# --- constructors ------------------------------------------------------------------------------------------------
+
+
+def _has_device_scalar(x: Any) -> bool:
+    kind = type(x)
+    if kind is list or kind is tuple:
+        return any(_has_device_scalar(y) for y in x)
+    return kind is SimTensor
+
+
+def _read_elements(x: Any) -> Any:
+    kind = type(x)
+    if kind is list or kind is tuple:
+        return [_read_elements(y) for y in x]
+    if kind is SimTensor:
+        if x.numel() == 1:
+            return read_scalar(x, "torch.tensor", FROM_SCALARS)
+        if x.dim() == 1:
+            # A sequence inside a sequence: C++ iterates, and reads each element.
+            return [read_scalar(y, "torch.tensor", FROM_SCALARS) for y in x.unbind()]
+        return [_read_elements(y) for y in x.unbind()]
+    return x
+
+
+def _reading(constructor: Callable[..., Any], position: int) -> Callable[..., Any]:
+    """Read device scalars in lists one by one, as C++ does."""
+
+    @functools.wraps(constructor)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if len(args) > position:
+            data = args[position]
+            if type(data) in (list, tuple) and _has_device_scalar(data):
+                kwargs = _typed(constructor, data, args, kwargs, position)
+                args = (*args[:position], _read_elements(data), *args[position + 1 :])
+        elif "data" in kwargs and type(kwargs["data"]) in (list, tuple) and _has_device_scalar(kwargs["data"]):
+            kwargs = {**_typed(constructor, kwargs["data"], args, kwargs, position)}
+            kwargs["data"] = _read_elements(kwargs["data"])
+        return constructor(*args, **kwargs)
+
+    return wrapper
+
+
+def _typed(
+    constructor: Any, data: Any, args: tuple, kwargs: dict[str, Any], position: int
+) -> dict[str, Any]:
+    if position or kwargs.get("dtype") is not None or len(args) > 1:
+        return kwargs
+    dtypes = _dtypes(data)
+    if not dtypes:
+        return kwargs
+    return {**kwargs, "dtype": functools.reduce(torch.promote_types, dtypes)}
+
+
+def _dtypes(x: Any) -> list[torch.dtype]:
+    """Types of the elements of a nested list, as torch.tensor infers them (tensor_new.cpp, infer_scalar_type)."""
+    if type(x) in (list, tuple):
+        return [d for y in x for d in _dtypes(y)]
+    if isinstance(x, torch.Tensor):
+        return [x.dtype]
+    if isinstance(x, bool):
+        return [torch.bool]
+    if isinstance(x, int):
+        return [torch.int64]
+    if isinstance(x, float):
+        return [torch.get_default_dtype()]
+    return []
+
+
+def _constructors(patches: Patches) -> None:
+    for name in ("tensor", "as_tensor", "asarray"):
+        patches.set(torch, name, _reading(getattr(torch, name), 0))
+    patches.set(torch.Tensor, "new_tensor", _reading(torch.Tensor.new_tensor, 1))
+    # torch._dynamo looks at the signature of Tensor.__new__ when it is loaded: load it before.
+    importlib.import_module("torch._dynamo.polyfills.loader")
+    original = torch.Tensor.__new__
+
+    def new(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        if args and type(args[0]) in (list, tuple) and _has_device_scalar(args[0]):
+            args = (_read_elements(args[0]), *args[1:])
+        return original(cls, *args, **kwargs)
+
+    patches.set(torch.Tensor, "__new__", staticmethod(new))
+
+
+# --- methods -------------------------------------------------------------------------------------------------------
+
+
+def _tensor_methods(patches: Patches) -> None:
+    raw = torch.Tensor.data
+    patches.set(torch.Tensor, "data", property(raw.__get__, set_data))
+    pin, pinned = torch.Tensor.pin_memory, torch.Tensor.is_pinned
+
+    def pin_memory(self: torch.Tensor, device: Any = None) -> torch.Tensor:
+        """A copy in memory that counts as page-locked."""
+        if self.device.type != "cpu":
+            return pin(self, device)
+        if copies.is_pinned(self):
+            return self
+        return copies.mark_pinned(self.clone())
+
+    def is_pinned(self: torch.Tensor, device: Any = None) -> bool:
+        """Whether the memory counts as page-locked."""
+        return self.device.type == "cpu" and (copies.is_pinned(self) or pinned(self))
+
+    patches.set(torch.Tensor, "pin_memory", pin_memory)
+    patches.set(torch.Tensor, "is_pinned", is_pinned)
+    getitem = torch.Tensor.__getitem__
+
+    def indexed(self: torch.Tensor, i: Any) -> Any:
+        """A device number as an index of a CPU tensor is read back."""
+        if type(i) is SimTensor:
+            if i.dim() == 0 and _integral(i):
+                i = read_scalar(i, "aten::select", HOST_INDEX)
+        elif type(i) is tuple:
+            i = tuple(
+                read_scalar(j, "aten::select", HOST_INDEX)
+                if type(j) is SimTensor and j.dim() == 0 and _integral(j)
+                else j
+                for j in i
+            )
+        return getitem(self, i)
+
+    patches.set(torch.Tensor, "__getitem__", indexed)
+
+
+def _integral(t: torch.Tensor) -> bool:
+    return not (t.is_floating_point() or t.is_complex() or t.dtype in (torch.bool, torch.uint8))
+
+
+def _clearing(original: Callable[[], None]) -> Callable[[], None]:
+    @functools.wraps(original)
+    def clear() -> None:
+        autocast.clear_cache()
+        original()
+
+    return clear
+
+
+# --- generators ------------------------------------------------------------------------------------------------------
+
+_Generator = torch.Generator
+
+
+class SimGenerator(_Generator):
+    """A CPU generator that says it is on the device: the numbers are those of the CPU."""
+
+    @property
+    def device(self) -> torch.device:
+        """`sim:0`."""
+        return torch.device(NAME, 0)
+
+    def __new__(cls, device: Any = None) -> Any:
+        return _Generator.__new__(cls, device="cpu")
+
+    def __init__(self, device: Any = None) -> None:
+        pass
+
+    def clone_state(self) -> Any:
+        """Another generator in the same state."""
+        other = SimGenerator()
+        other.set_state(self.get_state())
+        return other
+
+
+class _GeneratorType(type):
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, _Generator)
+
+    def __subclasscheck__(cls, sub: type) -> bool:
+        return issubclass(sub, _Generator)
+
+    def __call__(cls, device: Any = "cpu") -> Any:
+        if torch.device(device).type == NAME:
+            return SimGenerator()
+        return _Generator(device)
+
+
+class _AnyGenerator(metaclass=_GeneratorType):
+    """Stands in for `torch.Generator`, whose C++ constructor doesn't know the device."""
+
+
+def _generator(patches: Patches) -> None:
+    _AnyGenerator.__name__ = _AnyGenerator.__qualname__ = "Generator"
+    _AnyGenerator.__module__ = "torch"
+    patches.set(torch, "Generator", _AnyGenerator)
+
+
+# --- torch.accelerator -------------------------------------------------------------------------------------------------
+
+
+def _accelerator(patches: Patches) -> None:
+    module = getattr(torch, NAME)
+    replaced: dict[str, Callable[..., Any]] = {
+        "synchronize": lambda device=None, /: runtime.wait("torch.accelerator.synchronize"),
+        "is_available": lambda: SESSION.active,
+        "device_count": module.device_count,
+        "current_accelerator": lambda check_available=False: torch.device(NAME),
+        "current_device_index": lambda: 0,
+        "current_device_idx": lambda: 0,
+        "set_device_index": lambda device, /: None,
+        "set_device_idx": lambda device, /: None,
+        "current_stream": lambda device=None, /: module.current_stream(),
+        "set_stream": lambda stream: None,
+        "empty_cache": module.empty_cache,
+        "memory_stats": module.memory_stats,
+        "memory_allocated": module.memory_allocated,
+        "max_memory_allocated": module.max_memory_allocated,
+        "memory_reserved": module.memory_reserved,
+        "max_memory_reserved": module.max_memory_reserved,
+        "reset_peak_memory_stats": module.reset_peak_memory_stats,
+        "reset_accumulated_memory_stats": module.reset_accumulated_memory_stats,
+        "get_memory_info": module.mem_get_info,
+    }
+    for name, value in replaced.items():
+        if hasattr(torch.accelerator, name):
+            patches.set(torch.accelerator, name, value)

@@ -1,0 +1,147 @@
+"""What is active now: one observer at a time, and the counters that outlive it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from .observer import Blocking, BlockingKind, Observer, OpSignature, UnknownValue, dtype_name
+
+ASSUMED_LIMIT = 20_000
+"""Assumed reads in one activation before a loop is taken to wait for a value that never comes."""
+
+
+class Session:
+    """State of the simulated device. `SESSION` is the only instance; callbacks are None when not wanted."""
+
+    __slots__ = (
+        "active",
+        "allocated",
+        "assumed",
+        "hits",
+        "invented_bytes",
+        "misses",
+        "observer",
+        "on_alloc",
+        "on_blocking",
+        "on_free",
+        "on_invented",
+        "on_op",
+        "on_opaque",
+        "ops",
+        "peak",
+        "spec",
+        "unknown",
+        "unknown_reads",
+    )
+
+    def __init__(self) -> None:
+        self.active = False
+        self.allocated = 0
+        """Live bytes of device storages, over activations."""
+        self.peak = 0
+        self.ops = 0
+        self.hits = 0
+        self.misses = 0
+        self.unknown = False
+        """Whether any unknown value was made in this activation."""
+        self.spec: Any = None
+        self.clear()
+
+    def clear(self) -> None:
+        """No observer: the device still works, and tells nobody."""
+        self.observer: Observer | None = None
+        self.unknown_reads = "assume"
+        self.assumed = 0
+        self.invented_bytes = 0
+        self.on_op: Callable[[OpSignature], None] | None = None
+        self.on_blocking: Callable[[Blocking], None] | None = None
+        self.on_alloc: Callable[[int], None] | None = None
+        self.on_free: Callable[[int], None] | None = None
+        self.on_invented: Callable[[tuple[int, ...], torch.dtype], None] | None = None
+        self.on_opaque: Callable[[str], None] | None = None
+
+    def watch(self, observer: Observer | None) -> None:
+        """Send what happens to `observer`; a method it doesn't override is never called."""
+        self.observer = observer
+        for name in ("op", "blocking", "alloc", "free", "invented", "opaque"):
+            wanted = observer is not None and getattr(type(observer), name) is not getattr(Observer, name)
+            setattr(self, f"on_{name}", getattr(observer, name) if wanted else None)
+
+
+SESSION = Session()
+
+
+class _Quiet(threading.local):
+    depth = 0
+
+
+QUIET = _Quiet()
+
+
+@contextmanager
+def suspended() -> Iterator[None]:
+    """Operations of this thread inside the block tell the observer nothing (memory is still counted)."""
+    QUIET.depth += 1
+    try:
+        yield
+    finally:
+        QUIET.depth -= 1
+
+
+def tell_blocking(
+    kind: BlockingKind,
+    op: str,
+    reason: str,
+    source: str,
+    shape: tuple[int, ...] = (),
+    dtype: torch.dtype | None = None,
+    *,
+    nbytes: int = 0,
+    known: bool = True,
+    assumed: Any = None,
+    waits: int = 1,
+) -> None:
+    """Report one wait of the host."""
+    callback = SESSION.on_blocking
+    if callback is None or QUIET.depth:
+        return
+    callback(
+        Blocking(
+            kind=kind,
+            op=op,
+            reason=reason,
+            source=source,
+            bytes=nbytes,
+            shape=tuple(shape),
+            dtype="" if dtype is None else dtype_name(dtype),
+            known=known,
+            assumed=assumed,
+            waits=waits,
+        )
+    )
+
+
+def may_assume(op: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Count one assumed read; raises UnknownValue where values may not be assumed, or too many were."""
+    if SESSION.unknown_reads == "raise":
+        raise UnknownValue(op, tuple(shape), dtype)
+    SESSION.assumed += 1
+    if SESSION.assumed > ASSUMED_LIMIT:
+        raise UnknownValue(
+            op,
+            tuple(shape),
+            dtype,
+            f"after {ASSUMED_LIMIT} assumed reads, a loop seems to wait for a value that can't come",
+        )
+
+
+def tell_invented(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Report that the host was given zeros in place of unknown data."""
+    callback = SESSION.on_invented
+    if callback is not None and not QUIET.depth:
+        callback(tuple(shape), dtype)

@@ -1,0 +1,342 @@
+"""The simulated device's tensor: geometry always, values perhaps.
+
+A `SimTensor` says it is on `sim:0`. Its inner CPU tensor holds the values where they are known; where they
+aren't there is none, only geometry. All views of one storage share a `Cell`, which says whether the bytes of
+that storage are known: writing unknown data through any view makes all of them unknown.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .observer import TensorMeta, UnknownValue, dtype_name
+from .session import SESSION
+
+NAME = "sim"
+"""The device type. `torch.device("sim:0")` is the device."""
+
+GRANULE = 512
+"""Bytes. Device storages are counted in units of this: c10/cuda/CUDACachingAllocator.cpp, kMinBlockSize."""
+
+BOUNDLESS = 1 << 50
+"""Storage bytes of empty wrappers: `out=` may resize them, and as_strided_ checks the bounds."""
+
+_make_wrapper = torch.Tensor._make_wrapper_subclass
+_raw_data = torch.Tensor.data
+_metas: dict[tuple, TensorMeta] = {}
+
+
+def intern_meta(
+    shape: torch.Size, stride: tuple[int, ...], dtype: torch.dtype, offset: int, device: str = NAME
+) -> TensorMeta:
+    """The one TensorMeta of that geometry."""
+    key = (shape, stride, dtype, offset, device)
+    meta = _metas.get(key)
+    if meta is None:
+        if type(shape) is not torch.Size:
+            shape = torch.Size(shape)
+        meta = _metas[key] = TensorMeta(shape, tuple(stride), dtype, offset, device)
+    return meta
+
+
+def host_meta(t: torch.Tensor) -> TensorMeta:
+    """Geometry of a CPU tensor."""
+    if t.layout is not torch.strided:
+        return intern_meta(t.shape, (), t.dtype, 0, "cpu")
+    return intern_meta(t.shape, t.stride(), t.dtype, t.storage_offset(), "cpu")
+
+
+def extent(meta: TensorMeta) -> int:
+    """Elements of storage from its beginning to the tensor's last element."""
+    if not meta.numel:
+        return meta.offset
+    return meta.offset + 1 + sum((n - 1) * s for n, s in zip(meta.shape, meta.stride, strict=True))
+
+
+class Cell:
+    """One device storage. known: whether its bytes are known; counted as memory from birth to death.
+
+    storage: the inner CPU storage where known. epoch: how often known bytes became unknown; inner tensors
+    of an older epoch are stale. scalar: made from one Python number (see blocking.py, setitem).
+    """
+
+    __slots__ = ("epoch", "known", "nbytes", "scalar", "storage")
+
+    def __init__(self, known: bool, nbytes: int) -> None:
+        self.known = known
+        self.epoch = 0
+        self.scalar = False
+        self.storage: Any = None
+        self.nbytes = nbytes = -(-nbytes // GRANULE) * GRANULE
+        if nbytes:
+            SESSION.allocated += nbytes
+            if SESSION.allocated > SESSION.peak:
+                SESSION.peak = SESSION.allocated
+            if SESSION.on_alloc is not None:
+                SESSION.on_alloc(nbytes)
+
+    def __del__(self, session: Any = SESSION) -> None:
+        if self.nbytes:
+            session.allocated -= self.nbytes
+            if session.on_free is not None:
+                session.on_free(self.nbytes)
+
+    def taint(self) -> None:
+        """The bytes aren't known any more, through no view."""
+        if self.known:
+            self.known = False
+            self.storage = None
+            self.epoch += 1
+            self.scalar = False
+        SESSION.unknown = True
+
+    def learn(self, storage: Any) -> None:
+        """All bytes were overwritten with known ones."""
+        self.known = True
+        self.storage = storage
+
+
+class SimTensor(torch.Tensor):
+    """A tensor on the simulated device. Make one with `known` or `unknown`."""
+
+    _inner: torch.Tensor | None
+    _cell: Cell
+    _meta: TensorMeta
+    _epoch = 0
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, data: torch.Tensor, requires_grad: bool | None = None, **_: Any) -> Any:
+        # Libraries re-make a parameter with type(old)(new, requires_grad=...).
+        if requires_grad is not None:
+            return torch.nn.Parameter(data, requires_grad=requires_grad)
+        if isinstance(data, SimTensor):
+            return data.detach()
+        if data.device.type == "meta":
+            return unknown(intern_meta(data.shape, data.stride(), data.dtype, data.storage_offset()))
+        return known(data)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        return _dispatch(func, args, kwargs)
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        from .methods import show
+
+        return show(self)
+
+    def __format__(self, spec: str) -> str:
+        if self.dim() == 0 and type(self) is SimTensor:
+            return format(self.item(), spec)
+        return object.__format__(self, spec)
+
+    def __deepcopy__(self, memo: dict) -> SimTensor:
+        copied = memo.get(id(self))
+        if copied is None:
+            from .methods import duplicate
+
+            copied = memo[id(self)] = duplicate(self, memo)
+        return copied
+
+    def __reduce_ex__(self, protocol: Any) -> tuple:
+        from .methods import pickled
+
+        return pickled(self)
+
+    def tolist(self) -> Any:
+        """The values as Python numbers: one copy to the host, which waits for it."""
+        from .methods import to_list
+
+        return to_list(self)
+
+    def numpy(self, *, force: bool = False) -> Any:
+        """As on CUDA: refused, unless forced, which copies to the host."""
+        if force:
+            return self.detach().cpu().resolve_conj().resolve_neg().numpy()
+        raise TypeError(
+            f"can't convert {NAME}:0 device type tensor to numpy. "
+            "Use Tensor.cpu() to copy the tensor to host memory first."
+        )
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.numpy()
+
+    def pin_memory(self, device: Any = None) -> torch.Tensor:
+        """As on CUDA: refused."""
+        raise RuntimeError(f"cannot pin 'torch.{NAME}.Tensor' only dense CPU tensors can be pinned")
+
+    def is_pinned(self, device: Any = None) -> bool:
+        """Device memory is never pinned."""
+        return False
+
+    def data_ptr(self) -> int:
+        """A number of the storage, plus the offset: equal for views of one place, as addresses are."""
+        return id(self._cell) * 4096 + self._meta.offset * self._meta.dtype.itemsize
+
+    @property
+    def data(self) -> torch.Tensor:  # type: ignore[override]
+        return self.detach()
+
+    @data.setter
+    def data(self, new: torch.Tensor) -> None:
+        set_data(self, new)
+
+
+def set_data(t: torch.Tensor, new: torch.Tensor) -> None:
+    """`t.data = new`, in any combination of CPU and simulated device.
+
+    On one side C++ exchanges the TensorImpl and the Python fields follow. Between the sides C++ refuses (other
+    dispatch keys), so the two Python objects are swapped and what makes it a parameter is kept.
+    """
+    sim, new_sim = type(t) is SimTensor, type(new) is SimTensor
+    if sim and new_sim:
+        _raw_data.__set__(t, new)
+        adopt(t, new)
+    elif not sim and not new_sim:
+        _raw_data.__set__(t, new)
+    else:
+        other = new.detach()
+        if isinstance(t, torch.nn.Parameter):
+            other = torch.nn.Parameter(other, requires_grad=t.requires_grad)
+        elif t.requires_grad:
+            other.requires_grad_()
+        grad = t.grad if t.is_leaf else None
+        fields = {k: v for k, v in t.__dict__.items() if k not in _FIELDS}
+        other.__dict__.update(fields)
+        torch.utils.swap_tensors(t, other)
+        if grad is not None and grad.device == t.device:
+            t.grad = grad
+
+
+_FIELDS = frozenset({"_inner", "_cell", "_meta", "_epoch", "_is_param"})
+
+
+def adopt(t: SimTensor, new: SimTensor) -> None:
+    """Let `t` have the values, storage and geometry of `new` (Python side)."""
+    t._inner, t._cell, t._meta, t._epoch = new._inner, new._cell, new._meta, new._epoch
+
+
+def regeometry(t: SimTensor, new: SimTensor) -> None:
+    """Give `t` the geometry and storage of `new`, whatever it had (resizing `out=`, `set_`)."""
+    with torch.no_grad(), torch._C._DisableTorchDispatch():
+        _raw_data.__set__(t, new)
+    adopt(t, new)
+
+
+def restride(t: SimTensor, meta: TensorMeta, inner: torch.Tensor | None) -> None:
+    """Give `t` another view of its storage in place (`unsqueeze_`, `t_`)."""
+    with torch._C._DisableTorchDispatch():
+        torch.ops.aten.as_strided_.default(t, meta.shape, meta.stride, meta.offset)
+    t._meta = meta
+    t._inner = inner
+
+
+DEVICE: torch.device
+"""`sim:0`; set by `backend.register`, before which the name isn't a device."""
+
+
+def known(inner: torch.Tensor, cell: Cell | None = None, requires_grad: bool = False) -> SimTensor:
+    """A device tensor with the values of `inner`. cell: that of the storage it is a view of, or None."""
+    meta = intern_meta(inner.shape, inner.stride(), inner.dtype, inner.storage_offset())
+    if cell is None:
+        storage = inner.untyped_storage()
+        cell = Cell(True, storage.nbytes())
+        cell.storage = storage
+    return _wrap(meta, inner, cell, requires_grad)
+
+
+def unknown(meta: TensorMeta, cell: Cell | None = None, requires_grad: bool = False) -> SimTensor:
+    """A device tensor of that geometry whose values nobody knows."""
+    if cell is None:
+        SESSION.unknown = True
+        cell = Cell(False, extent(meta) * meta.dtype.itemsize)
+    return _wrap(meta, None, cell, requires_grad)
+
+
+def _wrap(meta: TensorMeta, inner: torch.Tensor | None, cell: Cell, requires_grad: bool) -> SimTensor:
+    if meta.numel:
+        t = _make_wrapper(
+            SimTensor,
+            meta.shape,
+            strides=meta.stride,
+            storage_offset=meta.offset,
+            dtype=meta.dtype,
+            device=DEVICE,
+            requires_grad=requires_grad,
+        )
+    else:
+        t = _make_wrapper(
+            SimTensor,
+            meta.shape,
+            strides=meta.stride,
+            storage_offset=meta.offset,
+            dtype=meta.dtype,
+            device=DEVICE,
+            requires_grad=requires_grad,
+            storage_size=BOUNDLESS,
+        )
+    t._inner = inner
+    t._cell = cell
+    t._meta = meta
+    if cell.epoch:
+        t._epoch = cell.epoch
+    return t
+
+
+def inner_of(t: SimTensor) -> torch.Tensor:
+    """The CPU tensor with the values of `t`. Raises UnknownValue where there are none."""
+    cell = t._cell
+    inner = t._inner
+    if cell.known:
+        if inner is not None and t._epoch == cell.epoch:
+            return inner
+        meta = t._meta
+        inner = torch.empty(0, dtype=meta.dtype, device="cpu")
+        inner.set_(cell.storage, meta.offset, meta.shape, meta.stride)
+        t._inner = inner
+        t._epoch = cell.epoch
+        return inner
+    raise UnknownValue("an operation", tuple(t.shape), t.dtype)
+
+
+def covers(t: SimTensor) -> bool:
+    """Whether writing all of `t` overwrites every byte of its storage."""
+    meta = t._meta
+    nbytes = -(-meta.nbytes // GRANULE) * GRANULE
+    return meta.offset == 0 and nbytes == t._cell.nbytes and extent(meta) == meta.numel
+
+
+def _dispatch(func: Any, args: tuple, kwargs: dict | None) -> Any:
+    raise RuntimeError("the simulated device isn't registered")
+
+
+def describe(t: SimTensor) -> str:
+    """A short text for people: no values."""
+    state = "known" if t._cell.known else "unknown values"
+    return f"tensor(shape={tuple(t.shape)}, dtype={dtype_name(t.dtype)}, device={NAME}:0, {state})"
+
+
+__all__ = [
+    "BOUNDLESS",
+    "NAME",
+    "Cell",
+    "SimTensor",
+    "adopt",
+    "covers",
+    "describe",
+    "extent",
+    "host_meta",
+    "inner_of",
+    "intern_meta",
+    "known",
+    "regeometry",
+    "restride",
+    "set_data",
+    "unknown",
+]
