@@ -1,0 +1,358 @@
+"""The one event model: what is in a trace, whoever wrote it, and what its names mean.
+
+Real (CUDA, ROCm), older Kineto, CPU-only and simulated traces all end up in the same columns.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Table(enum.IntEnum):
+    """Where an event goes."""
+
+    IGNORED = 0
+    OP = 1
+    """An op of PyTorch on the host (`cpu_op`)."""
+    ANNOTATION = 2
+    """A `record_function` region on the host."""
+    CALL = 3
+    """A runtime or driver call: launches, copies, waits."""
+    KERNEL = 4
+    COPY = 5
+    SET = 6
+    WAIT = 7
+    """Kineto's `cuda_sync`: a wait as the device's lane shows it."""
+    DEVICE_ANNOTATION = 8
+    FRAME = 9
+    """A Python function or nn.Module (`with_stack=True`)."""
+    MEMORY = 10
+    FLOW_START = 11
+    FLOW_END = 12
+    META = 13
+    BEGIN = 14
+    END = 15
+    UNKNOWN = 16
+
+
+_CATEGORIES = {
+    "cpu_op": Table.OP,
+    "operator": Table.OP,
+    "user_annotation": Table.ANNOTATION,
+    "cuda_runtime": Table.CALL,
+    "cuda_driver": Table.CALL,
+    "hip_runtime": Table.CALL,
+    "hip_driver": Table.CALL,
+    "runtime": Table.CALL,
+    "privateuse1_runtime": Table.CALL,
+    "privateuse1_driver": Table.CALL,
+    "kernel": Table.KERNEL,
+    "gpu_memcpy": Table.COPY,
+    "memcpy": Table.COPY,
+    "gpu_memset": Table.SET,
+    "memset": Table.SET,
+    "cuda_sync": Table.WAIT,
+    "gpu_user_annotation": Table.DEVICE_ANNOTATION,
+    "python_function": Table.FRAME,
+    "cpu_instant_event": Table.IGNORED,
+    "trace": Table.IGNORED,
+    "overhead": Table.IGNORED,
+    "fwdbwd": Table.IGNORED,
+    "forward_backward": Table.IGNORED,
+}
+"""Kineto's categories (libkineto/src/ActivityType.cpp, lower case), today's and older ones."""
+
+_FLOWS = ("ac2g", "async_cpu_to_gpu", "async_gpu")
+
+
+def table_of(ph: str, category: str | None) -> Table:
+    """The table for an event's phase letter and category."""
+    category = (category or "").lower()
+    if ph == "X":
+        return _CATEGORIES.get(category, Table.UNKNOWN)
+    if ph == "M":
+        return Table.META
+    if ph in ("s", "f"):
+        if category not in _FLOWS:
+            return Table.IGNORED
+        return Table.FLOW_START if ph == "s" else Table.FLOW_END
+    if ph in ("B", "E"):
+        known = _CATEGORIES.get(category, Table.UNKNOWN if category else Table.BEGIN)
+        if known == Table.IGNORED:
+            return known
+        return Table.BEGIN if ph == "B" else Table.END
+    if ph in ("i", "I") and category in ("cpu_instant_event", ""):
+        return Table.MEMORY
+    return Table.IGNORED
+
+
+def is_known(category: str | None) -> bool:
+    """Whether the category is one of Kineto's."""
+    return (category or "").lower() in _CATEGORIES
+
+
+class Detail(NamedTuple):
+    """Distinct arguments of an op: shapes and types as JSON text, and the stack of older profiles."""
+
+    shapes: bytes
+    dtypes: bytes
+    stack: str
+
+
+@dataclass
+class Spans:
+    """Events of one table as columns, sorted by start. Columns that a table lacks are empty.
+
+    ts: microseconds since the trace's origin. name: index into Trace.names. lane: index into Trace.lanes.
+    Missing ids are -1.
+    """
+
+    ts: Any = field(default_factory=lambda: np.empty(0))
+    dur: Any = field(default_factory=lambda: np.empty(0))
+    name: Any = field(default_factory=lambda: np.empty(0, np.int32))
+    lane: Any = field(default_factory=lambda: np.empty(0, np.int32))
+    correlation: Any = field(default_factory=lambda: np.empty(0, np.int64))
+    external: Any = field(default_factory=lambda: np.empty(0, np.int64))
+    stream: Any = field(default_factory=lambda: np.empty(0, np.int32))
+    device: Any = field(default_factory=lambda: np.empty(0, np.int32))
+    bytes: Any = field(default_factory=lambda: np.empty(0, np.int64))
+    detail: Any = field(default_factory=lambda: np.empty(0, np.int32))
+    table: Any = field(default_factory=lambda: np.empty(0, np.int8))
+
+    def __len__(self) -> int:
+        return len(self.ts)
+
+    @property
+    def end(self) -> Any:
+        return self.ts + self.dur
+
+
+@dataclass
+class Memory:
+    """Allocator events: bytes allocated on a device after each. device -1 is the CPU."""
+
+    ts: Any
+    allocated: Any
+    device: Any
+
+
+@dataclass
+class Trace:
+    """A trace in memory: columns, not events."""
+
+    path: Path
+    meta: dict[str, Any]
+    """The file's own metadata: deviceProperties, distributedInfo, diffprof, ..."""
+    origin_us: float
+    """What `ts` 0 is on the trace's own clock."""
+    names: list[str]
+    lanes: list[tuple[Any, Any]]
+    """(pid, tid) as written."""
+    details: list[Detail]
+    ops: Spans
+    annotations: Spans
+    calls: Spans
+    work: Spans
+    """Kernels, copies and memsets; `table` tells which."""
+    waits: Spans
+    device_annotations: Spans
+    frames: Spans
+    memory: Memory
+    labels: dict[Any, str]
+    """pid -> label, such as `GPU 0`."""
+    threads: dict[tuple[Any, Any], str]
+    events: int
+    """Events read, of any kind."""
+    json_bytes: int
+    categories: dict[str, int]
+    """Events by category as written."""
+    truncated: str | None = None
+    damaged: int = 0
+    unclosed: int = 0
+    """Begin events without an end."""
+
+    def name(self, spans: Spans, row: int) -> str:
+        """The name of a row."""
+        return self.names[int(spans.name[row])]
+
+    @property
+    def simulated(self) -> bool:
+        """Whether diffprof wrote the trace from its simulated device."""
+        marker = self.meta.get("diffprof")
+        return isinstance(marker, dict) and marker.get("grade") == "simulated"
+
+
+# --- what runtime calls mean -----------------------------------------------------------------------------
+
+_PREFIX = r"^(?:cuda|cu|hip|mu|mua|xpti)_?"
+_LAUNCH = re.compile(
+    _PREFIX + r"(?:ExtModule|Module|Cooperative|Ext)?(?:Launch(?!HostFunc)\w*|GraphLaunch\w*|ExtLaunch\w*)$",
+    re.IGNORECASE,
+)
+_COPY = re.compile(_PREFIX + r"Mem(?:cpy|set)\w*$", re.IGNORECASE)
+_SYNCHRONIZE = re.compile(_PREFIX + r"(Stream|Device|Event|Ctx|Thread)Synchronize\w*$", re.IGNORECASE)
+_FREE = re.compile(_PREFIX + r"(?:Mem)?Free(?:Array|Host|_v2)?$", re.IGNORECASE)
+
+
+class CallKind(enum.Enum):
+    """What a runtime or driver call does to the host."""
+
+    LAUNCH = "launch"
+    COPY = "copy"
+    """Enqueues a copy or memset and returns."""
+    BLOCKING_COPY = "blocking copy"
+    WAIT = "wait"
+    FREE = "free"
+    """Releases device memory, which waits for the device."""
+    OTHER = "other"
+
+    @property
+    def blocks(self) -> bool:
+        return self in (CallKind.BLOCKING_COPY, CallKind.WAIT, CallKind.FREE)
+
+
+def call_kind(name: str) -> CallKind:
+    """Classify a runtime or driver call by its name, CUDA's or HIP's."""
+    if _SYNCHRONIZE.match(name):
+        return CallKind.WAIT
+    if _COPY.match(name):
+        lowered = name.lower()
+        if "async" in lowered or "memset" in lowered:
+            return CallKind.COPY
+        return CallKind.BLOCKING_COPY
+    if _LAUNCH.match(name):
+        return CallKind.LAUNCH
+    if _FREE.match(name):
+        return CallKind.FREE
+    return CallKind.OTHER
+
+
+def wait_scope(name: str) -> str:
+    """What a waiting call waits for: stream, device or event."""
+    found = _SYNCHRONIZE.match(name)
+    scope = found.group(1).lower() if found else "device"
+    return {"ctx": "device", "thread": "device"}.get(scope, scope)
+
+
+_COPY_NAME = re.compile(r"Mem(?:cpy|set)\s+(\w+)?(?:.*\((\w+)\s*->\s*(\w+)\))?", re.IGNORECASE)
+
+
+def copy_direction(name: str) -> tuple[str, bool | None]:
+    """Which way, and whether the host's side is pageable (None if not told).
+
+    The way is h2d, d2h, d2d, p2p, h2h, set or copy. Reads Kineto's names, such as
+    `Memcpy HtoD (Pageable -> Device)`.
+    """
+    if name.lower().startswith("memset"):
+        return "set", None
+    found = _COPY_NAME.match(name)
+    if not found:
+        return "copy", None
+    kind = (found.group(1) or "").lower().replace("to", "2")
+    direction = kind if kind in ("h2d", "d2h", "d2d", "h2h") else "p2p" if "ptop" in name.lower() else "copy"
+    sides = [side.lower() for side in found.group(2, 3) if side]
+    if "pageable" in sides:
+        return direction, True
+    if "pinned" in sides or "managed" in sides:
+        return direction, False
+    return direction, None
+
+
+# --- annotations -----------------------------------------------------------------------------------------
+
+PHASE_PREFIX = "diffprof::"
+"""diffprof's own phases: `diffprof::encode`, `diffprof::denoise[3]`, `diffprof::denoise[3]/scheduler`."""
+
+MODULE_PREFIX = "diffprof::module:"
+"""diffprof's own module annotations: `diffprof::module:unet.mid_block.attentions.0`."""
+
+_PHASE = re.compile(r"^diffprof::(?!module:)(\w+)(?:\[(\d+)\])?(?:/(\w+))?$")
+_STEP = re.compile(r"^ProfilerStep#(\d+)$")
+
+
+class Phase(NamedTuple):
+    """A part of the call. step: number of the denoising step; part: denoiser, scheduler, ..."""
+
+    name: str
+    step: int | None = None
+    part: str | None = None
+
+
+def phase_label(phase: Phase) -> str:
+    """The annotation for a phase; `parse_phase` reads it back."""
+    step = f"[{phase.step}]" if phase.step is not None else ""
+    part = f"/{phase.part}" if phase.part else ""
+    return f"{PHASE_PREFIX}{phase.name}{step}{part}"
+
+
+def parse_phase(label: str) -> Phase | None:
+    """The phase that one of diffprof's annotations names, or None."""
+    found = _PHASE.match(label)
+    if not found:
+        return None
+    name, step, part = found.groups()
+    return Phase(name, int(step) if step else None, part)
+
+
+def profiler_step(label: str) -> int | None:
+    """The number of a `ProfilerStep#N` annotation, or None."""
+    found = _STEP.match(label)
+    return int(found.group(1)) if found else None
+
+
+# --- kernels ---------------------------------------------------------------------------------------------
+
+_KERNEL_FAMILIES = (
+    ("attention", r"flash_?(fwd|bwd|attn|attention)|fmha|attention|sdpa|splitkv|aotriton|attn_fwd"),
+    ("conv", r"conv(olution|olve|_|\d)|cudnn.*(dgrad|wgrad|fprop)|implicit_gemm|dgrad|wgrad|fprop"),
+    ("conv", r"winograd|miopen|im2col|igemm_?(fwd|bwd|wrw)|nhwcAddPadding"),
+    ("gemm", r"gemm|gemv|cutlass|cublas|Cijk_|nvjet|matmul|_mm_|wgmma|splitK|dot_kernel|reduce_1Block"),
+    ("norm", r"(layer|group|batch|rms)_?norm|RowwiseMoments|GammaBeta|bn_(fw|bw)|native_norm"),
+    ("norm", r"ComputeInternalGradients|ComputeFusedParams"),
+    ("copy", r"direct_copy|CatArray|copy_device_to_device|nchwToNhwc|nhwcToNchw|transpose|\b_?copy_kernel"),
+    ("sort", r"sort|topk|RadixSelect|bitonic|DeviceScan|\bscan\b|cumsum|cumprod|unique|DeviceSelect|nonzero"),
+    ("fft", r"fft"),
+    ("reduction", r"reduce|softmax|argmax|argmin|_red_|triton_red|triton_per|\bnorm\b|welford"),
+    ("memset", r"memset"),
+    ("pointwise", r"elementwise|triton_poi|pointwise|distribution_|fill|Functor|upsample|pool|index|gather"),
+    ("pointwise", r"scatter|embedding|dropout|gelu|silu|cast"),
+)
+"""By kernel names of ATen, cuBLAS, cuDNN, CUTLASS, hipBLASLt, MIOpen, Triton and inductor."""
+
+_OP_FAMILIES = (
+    ("attention", r"scaled_dot_product|attention"),
+    ("conv", r"conv"),
+    ("gemm", r"\b(add|b|badd|)(b?)mm\b|_mm\b|matmul|linear\b|addmv|\bmv\b|\bdot\b|einsum"),
+    ("norm", r"_norm\b|batch_norm|_norm_"),
+    ("copy", r"copy|\bclone|contiguous|\bcat\b|\bstack\b"),
+    ("sort", r"sort|topk|cumsum|cumprod|unique|nonzero|masked_select"),
+    ("fft", r"fft"),
+    ("reduction", r"softmax|sum\b|mean\b|max\b|min\b|argm|\bany\b|\ball\b|\bnorm\b|\bstd|\bvar"),
+    ("memset", r"\bzero_?\b|\bfill_?\b"),
+    (
+        "pointwise",
+        r"\b(add|sub|mul|div|pow|exp|log|sqrt|rsqrt|sin|cos|tanh|sigmoid|silu|gelu|relu|clamp)_?\b",
+    ),
+    (
+        "pointwise",
+        r"where|index|gather|scatter|embedding|upsample|randn|uniform|neg|abs|round|\b(eq|ne|lt|gt)\b",
+    ),
+)
+
+_BY_KERNEL = tuple((family, re.compile(text, re.IGNORECASE)) for family, text in _KERNEL_FAMILIES)
+_BY_OP = tuple((family, re.compile(text)) for family, text in _OP_FAMILIES)
+
+
+def kernel_family(name: str, op: str = "") -> str:
+    """The family of a kernel by its name, then by its op's; `other` if neither tells."""
+    for text, patterns in ((name, _BY_KERNEL), (op, _BY_OP)):
+        for family, pattern in patterns:
+            if text and pattern.search(text):
+                return family
+    return "other"

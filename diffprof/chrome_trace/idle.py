@@ -1,0 +1,193 @@
+"""When the device had nothing to do, and why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from diffprof.chrome_trace import intervals
+from diffprof.chrome_trace.events import CallKind, Table, Trace, copy_direction
+from diffprof.chrome_trace.kernel_rows import Kinds
+from diffprof.chrome_trace.links import Links
+from diffprof.chrome_trace.phases import Phases
+from diffprof.chrome_trace.sites import parse_frame, site_of
+from diffprof.chrome_trace.waits import Waits
+from diffprof.recording import GapRow, Site
+
+ROW_LIMIT = 2000
+"""Gaps kept one by one, longest first; the rest are summed by cause and phase."""
+
+QUEUED_US = 100.0
+"""A kernel that was queued this long before the gap's end did not wait for its launch: five times the
+launch-to-start time that diffusers' profiling guide calls unhealthy."""
+
+
+def device_busy(trace: Trace, device: int) -> Any:
+    """When a device worked, on any stream."""
+    work = trace.work
+    rows = work.device == device
+    return intervals.union(intervals.spans(work.ts[rows], work.dur[rows]))
+
+
+def devices(trace: Trace) -> list[int]:
+    """Devices with work, busiest first."""
+    found = sorted(set(trace.work.device.tolist()))
+    return sorted(found, key=lambda device: -intervals.total(device_busy(trace, device)))
+
+
+def find_gaps(
+    trace: Trace, links: Links, phases: Phases, waits: Waits, kinds: Kinds, device: int
+) -> tuple[GapRow, ...]:
+    """Idle stretches of one device between its first and last work, and a tail if the call goes on after it.
+
+    sync: the host was waiting for the device when it ran dry. python: the host was outside PyTorch's ops
+    for most of the time up to the launch. launch: the host was issuing ops, or the launch was on its way.
+    copy: the host was in a copy call, or the next work is a copy from or to the host. unknown: no launch is
+    known, or the work had been queued long before.
+    """
+    work = trace.work
+    mine = np.flatnonzero(work.device == device)
+    busy = device_busy(trace, device)
+    if not len(busy):
+        return ()
+    start, end = busy[:-1, 1], busy[1:, 0]
+    ts, ends = work.ts[mine], work.end[mine]
+    following = mine[np.searchsorted(ts, end, side="left")]
+    by_end = np.argsort(ends, kind="stable")
+    preceding = mine[by_end[np.searchsorted(ends[by_end], start, side="right") - 1]]
+    causes, syncs, until = _causes(trace, links, waits, start, end, following)
+    call = links.call_of_work[following]
+    when = np.where(call >= 0, until, start)
+    phase_of = phases.at(when)
+    rows: list[GapRow] = []
+    rest: dict[tuple[str, str | None, int | None], list[float]] = {}
+    longest = set(np.argsort(-(end - start), kind="stable")[:ROW_LIMIT].tolist())
+    names = [kind.name for kind in kinds.kinds]
+    for i in range(len(start)):
+        phase = phases.phase(int(phase_of[i]))
+        name, step = (phase.name, phase.step) if phase else (None, None)
+        length = float(end[i] - start[i])
+        if i not in longest:
+            total = rest.setdefault((causes[i], name, step), [float(start[i]), 0.0, 0])
+            total[1] += length
+            total[2] += 1
+            continue
+        site = None
+        if causes[i] == "python":
+            site = _site_at(links, (float(start[i]) + float(until[i])) / 2, int(trace.calls.lane[call[i]]))
+        rows.append(
+            GapRow(
+                cause=causes[i],
+                start_us=round(float(start[i]), 3),
+                duration_us=round(length, 3),
+                phase=name,
+                step=step,
+                after=names[kinds.of_work[preceding[i]]],
+                before=names[kinds.of_work[following[i]]],
+                site=site,
+                sync=syncs[i],
+            )
+        )
+    for (cause, name, step), (first, length, count) in rest.items():
+        rows.append(
+            GapRow(
+                cause=cause,
+                start_us=round(first, 3),
+                duration_us=round(length, 3),
+                phase=name,
+                step=step,
+                count=int(count),
+            )
+        )
+    if phases.window and phases.window[1] > busy[-1, 1]:
+        rows.append(
+            GapRow(
+                cause="tail",
+                start_us=round(float(busy[-1, 1]), 3),
+                duration_us=round(phases.window[1] - float(busy[-1, 1]), 3),
+                after=names[kinds.of_work[mine[np.argmax(ends)]]],
+            )
+        )
+    return tuple(sorted(rows, key=lambda row: row.start_us))
+
+
+def _causes(
+    trace: Trace, links: Links, waits: Waits, start: Any, end: Any, following: Any
+) -> tuple[list[str], list[int | None], Any]:
+    """(cause, sync row, end of the host's part) of each gap."""
+    calls = trace.calls
+    call = links.call_of_work[following]
+    known = call >= 0
+    launched = (
+        np.where(known, calls.ts[np.maximum(call, 0)], np.inf) if len(calls) else np.full(len(call), np.inf)
+    )
+    until = np.clip(launched, start, end)
+    kind_of = np.array([kind.value for kind in waits.kinds])
+    in_copy = intervals.union(_call_spans(calls, kind_of == CallKind.COPY.value))
+    in_call = _call_spans(calls, np.ones(len(calls), bool) & ~np.isin(np.arange(len(calls)), waits.blocking))
+    in_op = intervals.spans(trace.ops.ts, trace.ops.dur)
+    issuing = intervals.covered(np.concatenate([in_call, in_op]), start, until)
+    copying = intervals.covered(in_copy, start, until)
+    python = (until - start) - issuing
+    latency = end - until
+    sync_call, waited = _last_wait(calls, waits.blocking, start, until)
+    causes: list[str] = []
+    syncs: list[int | None] = []
+    for i in range(len(start)):
+        row = None
+        if not known[i]:
+            cause = "unknown"
+        elif waited[i] * 2 >= end[i] - start[i] and sync_call[i] >= 0:
+            cause = "sync"
+            row = int(waits.of_call[sync_call[i]])
+        elif launched[i] < start[i] and end[i] - launched[i] > QUEUED_US:
+            cause = "unknown"
+        elif python[i] > max(issuing[i] - copying[i] + latency[i], copying[i]):
+            cause = "python"
+        elif copying[i] * 2 > end[i] - start[i] or _is_transfer(trace, int(following[i])):
+            cause = "copy"
+        else:
+            cause = "launch"
+        causes.append(cause)
+        syncs.append(row if row is not None and row >= 0 else None)
+    return causes, syncs, until
+
+
+def _last_wait(calls: Any, blocking: Any, start: Any, until: Any) -> tuple[Any, Any]:
+    """The latest blocking call that began before the launch and ended after the device ran dry, and how long
+    it kept the host."""
+    row = np.full(len(start), -1)
+    waited = np.zeros(len(start))
+    if not len(blocking):
+        return row, waited
+    index = np.searchsorted(calls.ts[blocking], until, side="right") - 1
+    candidate = blocking[np.maximum(index, 0)]
+    hit = (index >= 0) & (calls.end[candidate] > start)
+    row[hit] = candidate[hit]
+    waited[hit] = calls.dur[candidate[hit]]
+    return row, waited
+
+
+def _call_spans(calls: Any, wanted: Any) -> Any:
+    return intervals.spans(calls.ts[wanted], calls.dur[wanted]) if len(calls) else intervals.EMPTY
+
+
+def _is_transfer(trace: Trace, row: int) -> bool:
+    if trace.work.table[row] != Table.COPY:
+        return False
+    return copy_direction(trace.name(trace.work, row))[0] in ("h2d", "d2h")
+
+
+def _site_at(links: Links, ts: float, lane: int) -> Site | None:
+    """The Python code that ran on a thread at a moment."""
+    trace = links.trace
+    if not len(trace.frames):
+        return None
+    row = int(links.frame_nest.at(np.array([ts]), np.array([lane]))[0])
+    frames = tuple(
+        frame
+        for each in links.frame_nest.chain(row)
+        if (frame := parse_frame(trace.name(trace.frames, each))) is not None
+    )
+    return site_of(frames, instead="", module=None) if frames else None

@@ -1,0 +1,327 @@
+"""From a trace file to columns."""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from itertools import compress
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffprof.chrome_trace.events import Detail, Memory, Spans, Table, Trace, is_known, table_of
+from diffprof.chrome_trace.stream import Args, Event, Source
+from diffprof.errors import UsageError
+
+_NO_ARGS = Args()
+
+
+class _Codes(dict[Any, int]):
+    """Value -> small number, numbered as they come."""
+
+    def __missing__(self, key: Any) -> int:
+        self[key] = code = len(self)
+        return code
+
+
+class _Routes(dict[tuple[str, str | None], int]):
+    def __missing__(self, key: tuple[str, str | None]) -> int:
+        self[key] = table = int(table_of(*key))
+        return table
+
+
+def _number(value: Any) -> int:
+    try:
+        number = int(value, 0) if isinstance(value, str) else int(value)
+    except (TypeError, ValueError, OverflowError):
+        return -1
+    return number if -(1 << 63) <= number < 1 << 63 else -1
+
+
+def _ints(rows: list[Any], name: str, dtype: Any = np.int64) -> Any:
+    try:
+        return np.fromiter(map(attrgetter(name), rows), dtype, len(rows))
+    except (TypeError, ValueError, OverflowError):
+        slow = np.fromiter((_number(getattr(row, name)) for row in rows), np.int64, len(rows))
+        info = np.iinfo(dtype)
+        slow[(slow < info.min) | (slow > info.max)] = -1
+        return slow.astype(dtype)
+
+
+class _Columns:
+    """Pieces of one column set, chunk by chunk."""
+
+    def __init__(self) -> None:
+        self.pieces: dict[str, list[Any]] = defaultdict(list)
+
+    def add(self, **columns: Any) -> None:
+        for name, values in columns.items():
+            self.pieces[name].append(values)
+
+    def spans(self) -> Spans:
+        """All pieces as one, sorted by start, longer first."""
+        if not self.pieces:
+            return Spans()
+        columns = {}
+        for name in list(self.pieces):
+            columns[name] = np.concatenate(self.pieces.pop(name))
+        ts = columns["ts"]
+        if len(ts) > 1 and (np.diff(ts) <= 0).any():
+            order = np.lexsort((-columns["dur"], ts))
+            for name, values in columns.items():
+                columns[name] = values[order]
+        return Spans(**columns)
+
+
+class _Builder:
+    def __init__(self) -> None:
+        self.routes = _Routes()
+        self.names = _Codes()
+        self.lanes = _Codes()
+        self.details = _Codes()
+        self.columns: dict[Table, _Columns] = defaultdict(_Columns)
+        self.flows: dict[Table, list[tuple[Any, Any, Any]]] = defaultdict(list)
+        self.memory: list[tuple[Any, Any, Any]] = []
+        self.labels: dict[Any, str] = {}
+        self.threads: dict[tuple[Any, Any], str] = {}
+        self.categories: Counter[str] = Counter()
+        self.open: dict[int, list[Event]] = defaultdict(list)
+        self.halves: list[Event] = []
+        self.origin: int | None = None
+        self.events = 0
+        self.damaged = 0
+        self.unclosed = 0
+
+    def add(self, events: list[Event]) -> None:
+        """Sort one chunk into its tables."""
+        self.events += len(events)
+        keys = list(map(attrgetter("ph", "cat"), events))
+        tables = np.fromiter(map(self.routes.__getitem__, keys), np.int8, len(keys))
+        self.categories.update(
+            {(key[1] or ""): n for key, n in Counter(keys).items() if key[0] in ("X", "B")}
+        )
+        for number in np.unique(tables).tolist():
+            table = Table(number)
+            if table in (Table.IGNORED, Table.UNKNOWN):
+                continue
+            rows = list(compress(events, (tables == number).tolist()))
+            if table == Table.META:
+                self._meta(rows)
+            elif table in (Table.BEGIN, Table.END):
+                self.halves.extend(rows)
+            elif table == Table.MEMORY:
+                self._memory([row for row in rows if row.name == "[memory]" and row.args])
+            elif table in (Table.FLOW_START, Table.FLOW_END):
+                self._flow(table, rows)
+            else:
+                self._spans(table, rows)
+
+    def _times(self, rows: list[Any]) -> tuple[list[Any], Any]:
+        """Rows that have a time, and the times since the origin."""
+        if any(row.ts is None for row in rows):
+            self.damaged += sum(row.ts is None for row in rows)
+            rows = [row for row in rows if row.ts is not None]
+        if not rows:
+            return rows, np.empty(0)
+        if self.origin is None:
+            self.origin = int(rows[0].ts)
+        origin = self.origin
+        first = rows[0].ts
+        if type(first) is float and all(type(row.ts) is float for row in rows):
+            return rows, np.fromiter(map(attrgetter("ts"), rows), float, len(rows)) - origin
+        return rows, np.fromiter((float(row.ts - origin) for row in rows), float, len(rows))
+
+    def _lane(self, rows: list[Any]) -> Any:
+        return np.fromiter(
+            map(self.lanes.__getitem__, map(attrgetter("pid", "tid"), rows)), np.int32, len(rows)
+        )
+
+    def _spans(self, table: Table, rows: list[Event]) -> None:
+        if table == Table.FRAME:
+            # Built-in functions have no source line; their names hold addresses, so each is new.
+            rows = [row for row in rows if not (row.name or "").startswith("<built-in")]
+        rows, ts = self._times(rows)
+        count = len(rows)
+        try:
+            dur = np.fromiter(map(attrgetter("dur"), rows), float, count)
+        except TypeError:
+            dur = np.fromiter((row.dur or 0.0 for row in rows), float, count)
+        columns = {
+            "ts": ts,
+            "dur": np.maximum(dur, 0.0),
+            "name": np.fromiter((self.names[row.name or ""] for row in rows), np.int32, count),
+            "lane": self._lane(rows),
+        }
+        args = [row.args or _NO_ARGS for row in rows]
+        if table == Table.OP:
+            columns["external"] = _ints(args, "external")
+            columns["detail"] = np.fromiter(map(self._detail, args), np.int32, count)
+        elif table == Table.ANNOTATION:
+            columns["external"] = _ints(args, "external")
+        elif table == Table.CALL:
+            columns["correlation"] = _ints(args, "correlation")
+            columns["external"] = _ints(args, "external")
+        elif table in (Table.KERNEL, Table.COPY, Table.SET, Table.WAIT, Table.DEVICE_ANNOTATION):
+            columns["correlation"] = _ints(args, "correlation")
+            columns["external"] = _ints(args, "external")
+            columns["bytes"] = _ints(args, "bytes")
+            columns["stream"] = _or_else(_ints(args, "stream", np.int32), rows, "tid")
+            columns["device"] = _or_else(_ints(args, "device", np.int32), rows, "pid")
+            columns["table"] = np.full(count, int(table), np.int8)
+        self.columns[table].add(**columns)
+
+    def _detail(self, args: Args) -> int:
+        shapes, dtypes = bytes(args.shapes), bytes(args.dtypes)
+        return self.details[Detail(shapes, dtypes, args.stack or "")]
+
+    def _flow(self, table: Table, rows: list[Event]) -> None:
+        rows, ts = self._times(rows)
+        self.flows[table].append((_ints(rows, "id"), ts, self._lane(rows)))
+
+    def _memory(self, rows: list[Event]) -> None:
+        rows, ts = self._times(rows)
+        args = [row.args or _NO_ARGS for row in rows]
+        device = np.where(_ints(args, "device_type") == 0, -1, _ints(args, "device_id"))
+        self.memory.append((ts, _ints(args, "allocated"), device))
+
+    def _meta(self, rows: list[Event]) -> None:
+        for row in rows:
+            args = row.args or _NO_ARGS
+            if row.name == "process_labels" and args.labels:
+                self.labels[row.pid] = str(args.labels)
+            elif row.name == "thread_name" and args.name:
+                self.threads[row.pid, row.tid] = str(args.name)
+
+    def pair(self) -> None:
+        """Turn begin and end events into spans: an end closes the latest open begin on its lane."""
+        halves = [half for half in self.halves if half.ts is not None]
+        self.halves = []
+        halves.sort(key=attrgetter("ts"))
+        closed: dict[Table, list[Event]] = defaultdict(list)
+        for half in halves:
+            lane = self.lanes[half.pid, half.tid]
+            if half.ph == "B":
+                self.open[lane].append(half)
+                continue
+            stack = self.open[lane]
+            if half.name and any(each.name == half.name for each in stack):
+                while stack[-1].name != half.name:
+                    stack.pop()
+                    self.unclosed += 1
+            elif half.name and stack:
+                continue
+            if stack:
+                begun = stack.pop()
+                begun.dur = float(half.ts - begun.ts)  # type: ignore[operator]
+                table = table_of("X", begun.cat)
+                if table not in (Table.IGNORED, Table.UNKNOWN):
+                    closed[table].append(begun)
+        self.unclosed += sum(map(len, self.open.values()))
+        self.open.clear()
+        for table, rows in closed.items():
+            self._spans(table, rows)
+
+
+def _or_else(values: Any, rows: list[Event], name: str) -> Any:
+    """values, where missing the event's own pid or tid (Kineto: pid is the device, tid the stream)."""
+    missing = np.flatnonzero(values < 0)
+    for index in missing.tolist():
+        values[index] = max(-1, min(_number(getattr(rows[index], name)), (1 << 31) - 1))
+    return values
+
+
+def _flow_correlation(builder: _Builder, calls: Spans, work: Spans) -> None:
+    """Fill missing correlation ids from the flow arrows, in place: an arrow starts and ends where its two
+    events do."""
+    for table, spans in ((Table.FLOW_START, calls), (Table.FLOW_END, work)):
+        pieces = builder.flows.get(table)
+        if not pieces or not len(spans) or (spans.correlation >= 0).all():
+            continue
+        ids, ts, lanes = (np.concatenate(column) for column in zip(*pieces, strict=True))
+        # Kineto writes three decimals; both ends come from the same number.
+        arrows = dict(
+            zip(zip(lanes.tolist(), np.round(ts, 3).tolist(), strict=True), ids.tolist(), strict=True)
+        )
+        places = zip(spans.lane.tolist(), np.round(spans.ts, 3).tolist(), strict=True)
+        found = np.fromiter((arrows.get(place, -1) for place in places), np.int64, len(spans))
+        spans.correlation = np.where(spans.correlation >= 0, spans.correlation, found)
+
+
+def read_trace(path: str | Path, *, progress: Callable[[int], None] | None = None) -> Trace:
+    """Read a Kineto trace, `.json` or `.json.gz`, in one pass and in little memory.
+
+    progress: called with the bytes of JSON read so far. A trace that is cut short or partly damaged is read
+    as far as it goes (`Trace.truncated`, `Trace.damaged`).
+    Raises UsageError for a file that can't be opened, is empty, or is no trace of PyTorch's profiler.
+    """
+    source = Source(Path(path))
+    builder = _Builder()
+    collecting = gc.isenabled()
+    gc.disable()  # Hundreds of thousands of short-lived objects, none in a cycle.
+    try:
+        for chunk in source.events():
+            builder.add(chunk)
+            chunk.clear()
+            if progress:
+                progress(source.size)
+        builder.pair()
+    finally:
+        if collecting:
+            gc.enable()
+    return _finish(source, builder)
+
+
+def _finish(source: Source, builder: _Builder) -> Trace:
+    if not any(is_known(category) for category in builder.categories):
+        raise _not_kineto(source, builder)
+    work = _Columns()
+    for table in (Table.KERNEL, Table.COPY, Table.SET):
+        for name, pieces in builder.columns[table].pieces.items():
+            work.pieces[name].extend(pieces)
+    columns = builder.columns
+    calls, device = columns[Table.CALL].spans(), work.spans()
+    _flow_correlation(builder, calls, device)
+    builder.flows.clear()
+    memory = (
+        [np.concatenate(column) for column in zip(*builder.memory, strict=True)] if builder.memory else []
+    )
+    return Trace(
+        path=source.path,
+        meta=source.header,
+        origin_us=float(builder.origin or 0),
+        names=list(builder.names),
+        lanes=list(builder.lanes),
+        details=list(builder.details),
+        ops=columns[Table.OP].spans(),
+        annotations=columns[Table.ANNOTATION].spans(),
+        calls=calls,
+        work=device,
+        waits=columns[Table.WAIT].spans(),
+        device_annotations=columns[Table.DEVICE_ANNOTATION].spans(),
+        frames=columns[Table.FRAME].spans(),
+        memory=Memory(*memory) if memory else Memory(np.empty(0), np.empty(0), np.empty(0)),
+        labels=builder.labels,
+        threads=builder.threads,
+        events=builder.events,
+        json_bytes=source.size,
+        categories=dict(builder.categories),
+        truncated=source.truncated,
+        damaged=source.damaged + builder.damaged,
+        unclosed=builder.unclosed,
+    )
+
+
+def _not_kineto(source: Source, builder: _Builder) -> UsageError:
+    hint = "diffprof reads traces of PyTorch's profiler, as `prof.export_chrome_trace` writes them."
+    if not builder.events:
+        why = f": {source.truncated}" if source.truncated else ""
+        return UsageError(f"{source.path} holds no events{why}.", "Record the profile again. " + hint)
+    seen: Iterable[str] = [name or "(none)" for name, _ in Counter(builder.categories).most_common(5)]
+    return UsageError(
+        f"{source.path} is a Chrome trace, but not one of PyTorch's profiler: its event categories are "
+        f"{', '.join(seen) or 'none'}.",
+        hint,
+    )

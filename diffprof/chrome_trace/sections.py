@@ -1,0 +1,181 @@
+"""From a trace to the sections of a recording."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from diffprof.chrome_trace import intervals
+from diffprof.chrome_trace.events import Trace
+from diffprof.chrome_trace.idle import device_busy, devices, find_gaps
+from diffprof.chrome_trace.kernel_rows import find_kinds, host_rows, kernel_rows
+from diffprof.chrome_trace.lanes import make_timeline
+from diffprof.chrome_trace.links import Links
+from diffprof.chrome_trace.phases import LOOP, Phases, find_phases
+from diffprof.chrome_trace.waits import find_waits
+from diffprof.recording import GapRow, Grade, KernelRow, MemoryUse, SyncRow, Timeline, Timing, Unseen
+
+LINKED_ENOUGH = 0.5
+"""Share of device work with a known launch below which idle time has no causes and nothing is replayed."""
+
+_COMPILED = re.compile(r"^triton_|^Torch-Compiled Region|^## Call CompiledFxGraph|CompiledFunction")
+
+
+@dataclass(frozen=True)
+class Sections:
+    """What a trace holds; None where it can't tell. Times are on the trace's clock, microseconds from its
+    first event."""
+
+    grade: Grade
+    mode: str
+    phases: Phases
+    kernels: tuple[KernelRow, ...] | None
+    gaps: tuple[GapRow, ...] | None
+    syncs: tuple[SyncRow, ...] | None
+    timeline: Timeline | None
+    timing: Timing | None
+    memory: MemoryUse | None
+    unseen: tuple[Unseen, ...]
+    on_device: bool
+    """Whether there is any device work in the trace."""
+    window_us: float | None = None
+    busy_us: float | None = None
+
+
+def sections_of(trace: Trace) -> Sections:
+    """Kernels, idle time, waits, a timeline and memory, each as far as the trace tells."""
+    links = Links(trace)
+    phases = find_phases(trace, links)
+    grade = Grade.SIMULATED if trace.simulated else Grade.MEASURED
+    mode = "compiled" if any(_COMPILED.search(name) for name in trace.names) else "eager"
+    unseen = _limits(trace, links, phases)
+    memory = _memory(trace, phases, grade)
+    if not len(trace.work):
+        rows = host_rows(trace, links, phases) if len(trace.ops) and not len(trace.calls) else None
+        syncs = find_waits(trace, links, phases).rows if len(trace.calls) else None
+        return Sections(
+            grade, mode, phases, rows, None, syncs, None, None, memory, tuple(unseen), on_device=False
+        )
+    waits = find_waits(trace, links, phases)
+    kinds = find_kinds(trace, links)
+    device, *others = devices(trace)
+    for other in others:
+        unseen.append(
+            Unseen(
+                what=f"idle time of device {other}", why=f"gaps are shown for the busiest device, {device}"
+            )
+        )
+    busy = device_busy(trace, device)
+    low, high = phases.window or (float(busy[0, 0]), float(busy[-1, 1]))
+    low, high = min(low, float(busy[0, 0])), max(high, float(busy[-1, 1]))
+    busy_us = intervals.total(busy)
+    linked = links.linked_share >= LINKED_ENOUGH
+    return Sections(
+        grade=grade,
+        mode=mode,
+        phases=phases,
+        kernels=kernel_rows(trace, links, phases, kinds),
+        gaps=find_gaps(trace, links, phases, waits, kinds, device),
+        syncs=waits.rows if len(trace.calls) else None,
+        timeline=make_timeline(trace, links, phases, waits, kinds, grade=grade, mode=mode)
+        if linked
+        else None,
+        timing=Timing(grade=grade, mode=mode, device_busy=busy_us / (high - low) if high > low else None),
+        memory=memory,
+        unseen=tuple(unseen),
+        on_device=True,
+        window_us=high - low,
+        busy_us=busy_us,
+    )
+
+
+def _limits(trace: Trace, links: Links, phases: Phases) -> list[Unseen]:
+    """What the trace can't tell, and what would make it tell."""
+    found = []
+
+    def missing(what: str, why: str) -> None:
+        found.append(Unseen(what=what, why=why))
+
+    if trace.truncated:
+        missing("the end of the trace", f"{trace.truncated}; what was read until there is below")
+    if trace.damaged:
+        missing(f"{trace.damaged:,} events", "they could not be decoded")
+    if trace.unclosed:
+        missing(f"{trace.unclosed:,} events", "they begin and never end")
+    if not len(trace.work):
+        if len(trace.calls):
+            why = "no GPU events in this trace, only runtime calls: record with ProfilerActivity.CUDA"
+        else:
+            why = "no GPU events in this trace: it was recorded on the CPU, or without ProfilerActivity.CUDA"
+        missing("everything on the GPU", why)
+        return found
+    if not len(trace.calls):
+        missing("waits, causes of idle time, what-if", "no CUDA or HIP runtime calls in this trace")
+    elif links.linked_share < LINKED_ENOUGH:
+        share = f"{links.linked_share:.0%}"
+        missing(
+            "causes of idle time, what-if",
+            f"only {share} of the kernels carry the id of the call that launched them (`correlation`)",
+        )
+    elif links.linked_share < 1.0:
+        lost = int((links.call_of_work < 0).sum())
+        missing(f"the launches of {lost:,} kernels", "their runtime calls are not in the trace")
+    if not len(trace.ops):
+        missing("ops and shapes of kernels", "no `cpu_op` events: record with ProfilerActivity.CPU")
+    if len(trace.frames):
+        missing(
+            "exact lines",
+            "the profiler stores the line where a function begins, not the one that was running",
+        )
+    elif not any(detail.stack for detail in trace.details):
+        missing("Python lines of waits", "no Python stacks in this trace: record with `with_stack=True`")
+    if phases.source is None or not phases.steps:
+        missing(
+            "denoising steps",
+            "neither annotations nor Python frames of a diffusers pipeline tell where they begin",
+        )
+    return found
+
+
+def _memory(trace: Trace, phases: Phases, grade: Grade) -> MemoryUse | None:
+    """Memory by the allocator's events (`profile_memory=True`), of the device with the highest peak."""
+    memory = trace.memory
+    on_device = np.flatnonzero((memory.device >= 0) & (memory.allocated >= 0))
+    capacity = device_property(trace, int(trace.work.device[0]) if len(trace.work) else 0, "totalGlobalMem")
+    if not len(on_device):
+        return None
+    busiest = memory.device[on_device[np.argmax(memory.allocated[on_device])]]
+    rows = on_device[memory.device[on_device] == busiest]
+    rows = rows[np.argsort(memory.ts[rows], kind="stable")]
+    ts, allocated = memory.ts[rows], memory.allocated[rows]
+    by_phase: dict[str, int] = {}
+    for row, index in enumerate(phases.at(ts).tolist()):
+        if index >= 0:
+            name = phases.spans[index][2].name
+            by_phase[name] = max(by_phase.get(name, 0), int(allocated[row]))
+    by_step = []
+    for _, end, phase in sorted(phases.spans, key=lambda span: span[1]):
+        if phase.name == LOOP and phase.part is None and phase.step is not None:
+            at = int(np.searchsorted(ts, end, side="right")) - 1
+            if at >= 0:
+                by_step.append(int(allocated[at]))
+    return MemoryUse(
+        grade=grade,
+        peak_bytes=int(allocated.max()),
+        capacity_bytes=capacity if isinstance(capacity, int) else None,
+        by_phase=by_phase,
+        by_step=tuple(by_step),
+    )
+
+
+def device_property(trace: Trace, device: int, name: str) -> object:
+    """One of Kineto's `deviceProperties`, or None."""
+    properties = trace.meta.get("deviceProperties")
+    if not isinstance(properties, list):
+        return None
+    for each in properties:
+        if isinstance(each, dict) and each.get("id") == device:
+            return each.get(name)
+    return None
