@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import hashlib
 import importlib.metadata
@@ -24,8 +25,9 @@ from diffprof.pipeline import Phase, PhaseTracker, components
 from diffprof.progress import Progress
 from diffprof.recording import Environment, Recording, SyncRow, TargetInfo, Unseen
 from diffprof.report import Report, make_report
-from diffprof.targets import Options, Scene, Target, from_object
+from diffprof.targets import Options, Target, from_object
 from diffprof.targets.components import components_of
+from diffprof.targets.scene import Scene, describe
 
 DEFAULT_ANALYZERS = ("syncs", "kernels")
 """What a scan looks at unless told: all that takes seconds, not minutes."""
@@ -55,7 +57,7 @@ class Session:
         self.options = options
         self.analyzers = tuple(analyzers)
         self.settings = dict(settings or {})
-        self.progress = progress or Progress.silent()
+        self.progress = progress or Progress()
         self.scene: Scene | None = None
         self.sections: dict[str, Any] = {}
         self.unseen: list[Unseen] = []
@@ -94,6 +96,8 @@ class Session:
             self._attach(error, "interrupted")
             raise
         except Exception as error:
+            if _our_own(error):
+                raise
             failure = target_failure(self.target.spec, error)
             self._attach(failure, failure.what)
             raise failure from error
@@ -127,7 +131,7 @@ class Session:
             pipeline=type(scene.pipe).__name__,
             components=components_of(scene.pipe),
             call=scene.describe_call(),
-            options=self.options.plain(),
+            options=_plain(self.options),
             steps=self.steps,
             weights=scene.weights,
         )
@@ -153,7 +157,8 @@ def _keep(session: Session, observer: SyncObserver) -> None:
 
 def _shown(progress: Progress) -> Callable[[Phase], None]:
     def show(phase: Phase) -> None:
-        progress.stage(phase.name if phase.step is None else f"denoising, step {phase.step + 1}")
+        if phase.part == "denoiser" or phase.step is None:
+            progress.stage(phase.name if phase.step is None else f"denoising, step {phase.step + 1}")
 
     return show
 
@@ -192,6 +197,16 @@ def _is_compiled(module: torch.nn.Module) -> bool:
 # --- facts about this run ------------------------------------------------------------------------------
 
 
+def _plain(options: Options) -> dict[str, Any]:
+    """The options that were given, as stored."""
+    given = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
+    return {
+        name: describe(value)
+        for name, value in given.items()
+        if value is not None and value != {} and not (name == "weights" and value)
+    }
+
+
 def environment() -> Environment:
     """Versions of what the evidence depends on."""
     found = {}
@@ -226,6 +241,13 @@ def target_failure(spec: str, error: BaseException) -> TargetError:
         f"{spec} failed{where}: {type(error).__name__}: {error}{source}",
         "Run the pipeline without diffprof to see whether it fails there too; --debug shows the whole traceback.",
     )
+
+
+def _our_own(error: BaseException) -> bool:
+    """Whether diffprof itself failed: what the simulated device raises is what a device would raise."""
+    innermost = walk_traceback(error)[0][0]
+    own = Path(__file__).parent
+    return Path(innermost).is_relative_to(own) and not Path(innermost).is_relative_to(own / "devices")
 
 
 def walk_traceback(error: BaseException) -> list[Place]:

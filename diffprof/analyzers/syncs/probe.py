@@ -94,14 +94,14 @@ class SyncObserver(Observer):
                 offload=any(_is_offloader(f) for f in frames),
                 owner=owner_of(at, event, self.names) if event.kind in _READS else None,
             )
-        row.count += 1
+        row.count += event.waits
         row.bytes += event.bytes
         row.known &= event.known
         row.contents.add(_digest(event.tensor))
         if (module := self._module_of(frames)) is not None:
             row.modules.add(module)
         if position is not None:
-            row.steps[self._step(position)] += 1
+            row.steps[self._step(position)] += event.waits
 
     # --- where the call stands ------------------------------------------------------------------------
 

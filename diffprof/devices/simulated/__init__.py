@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .activation import is_known, is_simulated, simulated_gpu
+    from .activation import is_known, is_simulated, observing, same_storage, simulated_gpu
     from .observer import Blocking, BlockingKind, Observer, OpSignature, TensorMeta, UnknownValue
     from .placement import empty_weights, place
     from .session import suspended
@@ -28,7 +28,9 @@ _HOMES = {
     "empty_weights": "placement",
     "is_known": "activation",
     "is_simulated": "activation",
+    "observing": "activation",
     "place": "placement",
+    "same_storage": "activation",
     "simulated_gpu": "activation",
     "suspended": "session",
 }
@@ -43,7 +45,9 @@ __all__ = [
     "empty_weights",
     "is_known",
     "is_simulated",
+    "observing",
     "place",
+    "same_storage",
     "simulated_gpu",
     "suspended",
 ]

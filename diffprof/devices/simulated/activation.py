@@ -59,6 +59,24 @@ def simulated_gpu(
         undo()
 
 
+@contextmanager
+def observing(observer: Observer | None) -> Iterator[None]:
+    """Tell another observer for a while; the one before is told again after it."""
+    before = SESSION.observer
+    SESSION.watch(observer)
+    try:
+        yield
+    finally:
+        SESSION.watch(before)
+
+
+def same_storage(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors share memory, on the simulated device or on a real one."""
+    if type(one) is SimTensor or type(other) is SimTensor:
+        return type(one) is type(other) and one._cell is other._cell
+    return one.device == other.device and one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+
+
 def is_simulated(tensor: Any) -> bool:
     """Whether it is a tensor on the simulated device."""
     return type(tensor) is SimTensor

@@ -35,7 +35,7 @@ def copy_(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
     to_device, from_device = type(dst) is SimTensor, type(src) is SimTensor
     if to_device and from_device:
         if src._cell.scalar and dst.dim() == 0:
-            report(op, SCALAR_ASSIGNED, src._meta, src._cell.known)
+            report(op, SCALAR_ASSIGNED, src._meta, src._cell.known, src)
         if not dst._cell.known and src._cell.known and _fits(dst) and learn(dst, inner_of(src)):
             SESSION.ops += 1
             tell_op(signature_of(op, (dst._meta, src._meta), (dst._meta,), {}, "d2d", src._meta.nbytes))
@@ -72,12 +72,14 @@ def tell_upload(
     meta = host_meta(src)
     tell_op(signature_of(op, (meta,), (dst,), {}, "h2d", meta.nbytes))
     if not non_blocking:
-        report(op, wait, meta)
+        report(op, wait, meta, tensor=src)
     elif not is_pinned(src):
-        report(op, STAGED, meta)
+        report(op, STAGED, meta, tensor=src)
 
 
-def report(op: Op, wait: Wait, meta: TensorMeta, known: bool = True) -> None:
+def report(
+    op: Op, wait: Wait, meta: TensorMeta, known: bool = True, tensor: torch.Tensor | None = None
+) -> None:
     """Report the wait for a copy of a tensor of that geometry."""
     tell_blocking(
         wait.kind,
@@ -89,6 +91,7 @@ def report(op: Op, wait: Wait, meta: TensorMeta, known: bool = True) -> None:
         nbytes=meta.nbytes,
         known=known,
         waits=wait.waits,
+        tensor=tensor,
     )
 
 
@@ -101,9 +104,9 @@ def _download_into(op: Op, dst: torch.Tensor, src: SimTensor, non_blocking: bool
     if meta.numel:
         tell_op(signature_of(op, (meta,), (host_meta(dst),), {}, "d2h", meta.nbytes))
         if not non_blocking:
-            report(op, D2H, meta, src._cell.known)
+            report(op, D2H, meta, src._cell.known, src)
         elif not is_pinned(dst):
-            report(op, D2H_PAGEABLE, meta, src._cell.known)
+            report(op, D2H_PAGEABLE, meta, src._cell.known, src)
     if src._cell.known:
         dst.copy_(inner_of(src))
     else:
@@ -151,7 +154,7 @@ def _download(op: Op, src: SimTensor, kwargs: dict[str, Any]) -> torch.Tensor:
         if non_blocking:
             mark_pinned(out)
         else:
-            report(op, D2H, src._meta, src._cell.known)
+            report(op, D2H, src._meta, src._cell.known, src)
     return out
 
 

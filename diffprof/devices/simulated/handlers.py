@@ -72,6 +72,7 @@ def _tell(op: Op, wait: Wait, t: torch.Tensor, is_known: bool, assumed: Any = No
         known=is_known,
         assumed=assumed,
         waits=wait.waits,
+        tensor=t,
     )
 
 
@@ -105,6 +106,7 @@ def read_scalar(t: SimTensor, op: str, wait: Wait) -> Any:
         nbytes=t.dtype.itemsize,
         known=is_known,
         assumed=None if is_known or SESSION.unknown_reads == "raise" else value,
+        tensor=t,
     )
     if not is_known:
         may_assume(op, tuple(t.shape), t.dtype)

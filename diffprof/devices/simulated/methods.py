@@ -48,6 +48,7 @@ def to_list(t: SimTensor) -> Any:
         nbytes=t._meta.nbytes,
         known=is_known,
         assumed=None if is_known or SESSION.unknown_reads == "raise" else "zeros",
+        tensor=t,
     )
     if is_known:
         return inner_of(t).tolist()

@@ -63,6 +63,8 @@ class Blocking:
     known: bool
     assumed: Any = None
     waits: int = 1
+    tensor: torch.Tensor | None = None
+    """What is read or copied (for an upload: the host's tensor). To be looked at in the callback, not kept."""
 
 
 class TensorMeta:

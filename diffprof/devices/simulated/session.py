@@ -105,6 +105,7 @@ def tell_blocking(
     known: bool = True,
     assumed: Any = None,
     waits: int = 1,
+    tensor: torch.Tensor | None = None,
 ) -> None:
     """Report one wait of the host."""
     callback = SESSION.on_blocking
@@ -122,6 +123,7 @@ def tell_blocking(
             known=known,
             assumed=assumed,
             waits=waits,
+            tensor=tensor,
         )
     )
 
