@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffprof.finding import Finding
-from diffprof.recording import SyncRow
+from diffprof.recording import Recording, SyncRow
 from diffprof.report import Report
 from diffprof.views.words import cost, how_often, number, place, plural
 
@@ -34,7 +34,7 @@ def _headline(report: Report) -> str:
     from_syncs = 0
     parts = []
     if syncs is not None:
-        parts.append(_waits(syncs))
+        parts.append(_waits(report.recording, syncs))
         from_syncs = sum(1 for f in report.findings if f.evidence.syncs)
     others = len(report.findings) - from_syncs
     if others:
@@ -48,7 +48,7 @@ def _headline(report: Report) -> str:
     return " ".join(parts)
 
 
-def _waits(syncs: Sequence[SyncRow]) -> str:
+def _waits(recording: Recording, syncs: Sequence[SyncRow]) -> str:
     looped = [row for row in syncs if row.in_loop]
     outside = sum(row.count for row in syncs if not row.in_loop)
     rate = sum(row.per_step for row in looped)
@@ -56,6 +56,9 @@ def _waits(syncs: Sequence[SyncRow]) -> str:
     if not count:
         if not outside:
             return "No operation makes the CPU wait for the GPU."
+        if recording.target.kind == "trace" and recording.target.steps is None:
+            many = plural(outside, "blocking operation")
+            return f"{many}; the trace does not tell which are in the denoising loop."
         return (
             "The denoising loop never makes the CPU wait for the GPU; "
             f"{plural(outside, 'blocking operation')} outside it."
@@ -72,6 +75,9 @@ def _why(report: Report) -> str:
     first = _first(report)
     if first is None:
         if report.unchecked:
+            if report.recording.target.kind == "trace" and report.recording.unseen:
+                lacks = report.recording.unseen[0]
+                return f"Not in the trace: {lacks.what}; {lacks.why}."
             return f"{plural(len(report.unchecked), 'rule')} had no evidence: {report.unchecked[0].why}."
         return "No rule found anything in what was recorded."
     words = f"{first.rule} {first.name} at {place(first.site)}, {how_often(first)}"

@@ -16,6 +16,7 @@ from diffprof.errors import DiffprofError, ExitCode
 
 COMMANDS = {
     "scan": "diffprof.cli.scan",
+    "import": "diffprof.cli.import_",
     "show": "diffprof.cli.show",
     "runs": "diffprof.cli.runs",
     "rules": "diffprof.cli.rules",

@@ -71,7 +71,8 @@ def _finding(page: Page, finding: Finding) -> None:
     )
     site = finding.site
     if site:
-        page.raw(("cyan", f"{site.file}:{site.line}"), ("dim", f" in {site.function}"), indent=2)
+        inside = f" in {site.function}" if site.function else ""
+        page.raw(("cyan", words.place(site)), ("dim", inside), indent=2)
     context = [part for part in (site.module if site else None, words.phase(finding)) if part]
     page.flow(("dim", ", ".join(context)), indent=2)
     if site:

@@ -53,8 +53,10 @@ def how_often(finding: Finding) -> str:
 
 
 def place(site: Site | None) -> str:
-    """`file:line`, or that there is none."""
-    return f"{site.file}:{site.line}" if site else "no single place"
+    """`file:line`, the op alone where no line is known, or that there is no single place."""
+    if not site:
+        return "no single place"
+    return f"{site.file}:{site.line}" if site.line else site.file
 
 
 def phase(finding: Finding) -> str:
