@@ -142,8 +142,8 @@ def _batch(pipe: Any, batch: int, known: list[str], given: Mapping[str, Any]) ->
 def swap_scheduler(pipe: Any, name: str) -> None:
     """Give the pipeline another scheduler of diffusers, made from the configuration of its own.
 
-    name: a class name, upper or lower case, with or without `Scheduler`. Raises UsageError for an unknown one,
-    or one that this pipeline can't use.
+    name: a class name in upper or lower case, with or without `Scheduler`. Raises UsageError for an unknown
+    one, or one that this pipeline can't use.
     """
     import diffusers
 
@@ -167,13 +167,10 @@ def swap_scheduler(pipe: Any, name: str) -> None:
             f"{found} can't be made from the configuration of {type(own).__name__}: {error}",
             "Choose another scheduler.",
         ) from error
-    lacking = sorted(
-        {
-            method
-            for method in re.findall(r"self\.scheduler\.(\w+)\(", _source(type(pipe).__call__))
-            if hasattr(own, method) and not hasattr(made, method)
-        }
-    )
+    source = _source(type(pipe).__call__)
+    asked_for = set(re.findall(r"hasattr\(self\.scheduler, [\"'](\w+)", source))
+    called = set(re.findall(r"self\.scheduler\.(\w+)\(", source)) - asked_for
+    lacking = sorted(name for name in called if hasattr(own, name) and not hasattr(made, name))
     if lacking:
         raise UsageError(
             f"{found} has no {', '.join(lacking)}, which {type(pipe).__name__} calls.",
