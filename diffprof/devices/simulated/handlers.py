@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from . import copies
-from .blocking import INDEX_UPLOAD, VALUE_UPLOAD, WAITS, Wait
+from .blocking import HOST_INDEX, INDEX_UPLOAD, VALUE_UPLOAD, WAITS, Wait
 from .dispatch import (
     HOST,
     META,
@@ -24,9 +24,11 @@ from .dispatch import (
     signature_of,
     tell_op,
 )
+from .generators import is_on_device
 from .observer import BlockingKind, TensorMeta, UnknownValue, dtype_name
 from .ops import Op, argument
 from .session import QUIET, SESSION, may_assume, tell_blocking
+from .subscripts import table_on_host
 from .tensor import NAME, Cell, SimTensor, covers, inner_of, intern_meta, known, regeometry, unknown
 
 Handler = Callable[[Op, tuple, dict[str, Any]], Any]
@@ -83,7 +85,10 @@ def read(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
     """`_local_scalar_dense`: one value as a Python number."""
     SESSION.ops += 1
     t = args[0]
-    return read_scalar(t, op.name, WAITS["_local_scalar_dense"])
+    wait = WAITS["_local_scalar_dense"]
+    if t.dim() == 0 and not t.is_floating_point() and table_on_host():
+        wait = HOST_INDEX
+    return read_scalar(t, op.name, wait)
 
 
 def read_scalar(t: SimTensor, op: str, wait: Wait) -> Any:
@@ -384,7 +389,7 @@ def check_generator(args: tuple, kwargs: dict[str, Any]) -> None:
     generator = kwargs.get("generator")
     if generator is None:
         generator = next((a for a in args if isinstance(a, torch._C.Generator)), None)
-    if generator is not None and generator.device.type != NAME:
+    if generator is not None and not is_on_device(generator):
         raise RuntimeError(
             f"Expected a '{NAME}' device type for generator but found '{generator.device.type}'"
         )

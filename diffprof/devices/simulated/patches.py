@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from . import autocast, copies, runtime
-from .blocking import FROM_SCALARS, HOST_INDEX
+from .blocking import FROM_SCALARS
+from .generators import SimGenerator
 from .handlers import read_scalar
 from .session import SESSION
 from .tensor import NAME, SimTensor, set_data
@@ -164,27 +165,6 @@ def _tensor_methods(patches: Patches) -> None:
 
     patches.set(torch.Tensor, "pin_memory", pin_memory)
     patches.set(torch.Tensor, "is_pinned", is_pinned)
-    getitem = torch.Tensor.__getitem__
-
-    def indexed(self: torch.Tensor, i: Any) -> Any:
-        """A device number as an index of a CPU tensor is read back."""
-        if type(i) is SimTensor:
-            if i.dim() == 0 and _integral(i):
-                i = read_scalar(i, "aten::select", HOST_INDEX)
-        elif type(i) is tuple:
-            i = tuple(
-                read_scalar(j, "aten::select", HOST_INDEX)
-                if type(j) is SimTensor and j.dim() == 0 and _integral(j)
-                else j
-                for j in i
-            )
-        return getitem(self, i)
-
-    patches.set(torch.Tensor, "__getitem__", indexed)
-
-
-def _integral(t: torch.Tensor) -> bool:
-    return not (t.is_floating_point() or t.is_complex() or t.dtype in (torch.bool, torch.uint8))
 
 
 def _clearing(original: Callable[[], None]) -> Callable[[], None]:
@@ -199,27 +179,6 @@ def _clearing(original: Callable[[], None]) -> Callable[[], None]:
 # --- generators ------------------------------------------------------------------------------------------------------
 
 _Generator = torch.Generator
-
-
-class SimGenerator(_Generator):
-    """A CPU generator that says it is on the device: the numbers are those of the CPU."""
-
-    @property
-    def device(self) -> torch.device:
-        """`sim:0`."""
-        return torch.device(NAME, 0)
-
-    def __new__(cls, device: Any = None) -> Any:
-        return _Generator.__new__(cls, device="cpu")
-
-    def __init__(self, device: Any = None) -> None:
-        pass
-
-    def clone_state(self) -> Any:
-        """Another generator in the same state."""
-        other = SimGenerator()
-        other.set_state(self.get_state())
-        return other
 
 
 class _GeneratorType(type):
