@@ -179,6 +179,24 @@ def swap_scheduler(pipe: Any, name: str) -> None:
     pipe.scheduler = made
 
 
+def scheduler_names(pipe: Any) -> tuple[str, ...]:
+    """The class names of diffusers' schedulers that are of the framework and kind of the pipeline's own.
+
+    Raises UsageError for a pipeline without a scheduler.
+    """
+    import diffusers
+
+    own = getattr(pipe, "scheduler", None)
+    if own is None:
+        raise UsageError(f"{type(pipe).__name__} has no scheduler to replace.", "Choose another target.")
+    names = []
+    for entry in sorted(n for n in dir(diffusers) if n.endswith("Scheduler")):
+        cls = getattr(diffusers, entry)
+        if hasattr(cls, "from_config") and hasattr(cls, "step") and hasattr(cls, "set_timesteps"):
+            names.append(entry)
+    return tuple(names)
+
+
 def _source(function: Any) -> str:
     try:
         return inspect.getsource(function)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,20 +58,23 @@ def assemble(
     empty: bool,
     dtype: torch.dtype | None = None,
     device: torch.device | None = None,
+    cls: Any = None,
+    given: Mapping[str, Any] | None = None,
 ) -> Any:
     """The pipeline described by the configuration files in `folders` (a later one stands in for components
     that the earlier lack).
 
     empty: parameters are on `meta`, buffers are real; else seeded random values on `device`. dtype: what
-    `from_pretrained` would be given. Raises TargetError for a missing file or an unknown class.
+    `from_pretrained` would be given. cls: another class than the checkpoint's; given: components that are
+    there already, by name. Raises TargetError for a missing file or an unknown class.
     """
     index = read_index(folders[0])
-    cls = pipeline_class(index["_class_name"], folders[0])
+    cls = cls or pipeline_class(index["_class_name"], folders[0])
     accepted = inspect.signature(cls.__init__).parameters
-    parts: dict[str, Any] = {}
+    parts: dict[str, Any] = {name: part for name, part in (given or {}).items() if name in accepted}
     with random_values(device) if not empty else weightless():
         for name, entry in index.items():
-            if name.startswith("_") or name not in accepted:
+            if name.startswith("_") or name not in accepted or name in parts:
                 continue
             if isinstance(entry, list | tuple):
                 library, class_name = entry
@@ -133,10 +136,7 @@ def component(
     if not (folder / "config.json").is_file():
         raise _missing(name, folder / "config.json")
     try:
-        if hasattr(cls, "load_config"):
-            model = cls.from_config(cls.load_config(str(folder)))
-        else:
-            model = _transformers_model(cls, folder)
+        model = model_of(cls, str(folder))
     except DiffprofError:
         raise
     except Exception as error:
@@ -144,10 +144,27 @@ def component(
             f"{name} ({class_name}) can't be built from {str(folder / 'config.json')!r}: {_line(error)}.",
             "Check that the checkpoint was made for this version of diffusers and transformers.",
         ) from error
+    return finished(model, dtype)
+
+
+def finished(model: Any, dtype: torch.dtype | None) -> Any:
+    """A model as loading leaves it: in evaluation mode, in `dtype`."""
     model.eval()
     if dtype is not None:
         cast(model, dtype)
     return model
+
+
+def model_of(cls: Any, name: str, **where: Any) -> Any:
+    """A model built from its configuration in a folder or on the hub; where: `subfolder`, ... ."""
+    if hasattr(cls, "load_config"):
+        return cls.from_config(cls.load_config(name, **where))
+    config_class = getattr(cls, "config_class", None)
+    if config_class is None:
+        from transformers import AutoConfig
+
+        return cls.from_config(AutoConfig.from_pretrained(name, **where))
+    return cls(config_class.from_pretrained(name, **where))
 
 
 def component_class(name: str, library: str, class_name: str) -> Any:
@@ -162,15 +179,6 @@ def component_class(name: str, library: str, class_name: str) -> Any:
             f"{class_name}, the class of {name!r}, can't be imported from {library!r}: {_line(error)}.",
             "Install what it needs, or build the pipeline in a factory and scan file.py:function.",
         ) from error
-
-
-def _transformers_model(cls: Any, folder: Path) -> Any:
-    config_class = getattr(cls, "config_class", None)
-    if config_class is None:
-        from transformers import AutoConfig
-
-        return cls.from_config(AutoConfig.from_pretrained(str(folder)))
-    return cls(config_class.from_pretrained(str(folder)))
 
 
 def _loaded(name: str, cls: Any, folder: Path) -> Any:
@@ -214,7 +222,7 @@ def _line(error: BaseException) -> str:
 
 
 def cast(model: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Give parameters and persistent buffers `dtype`, except what the model keeps in float32, as in loading."""
+    """Give parameters and persistent buffers `dtype`, but for what the model keeps in float32."""
     kept = set(getattr(model, "_keep_in_fp32_modules", None) or ())
     for path, module in model.named_modules():
         if kept and kept.intersection(path.split(".")):

@@ -55,10 +55,55 @@ class ObjectTarget:
 
 
 def weights_of(pipe: Any) -> str:
-    """`none` where a parameter has no values, else `real`."""
+    """`none` where a parameter has a shape only, else `real`."""
     import torch
 
-    for part in pipe.components.values():
-        if isinstance(part, torch.nn.Module) and any(p.is_meta for p in part.parameters()):
-            return "none"
-    return "real"
+    from diffprof.devices.simulated import is_known
+
+    parts = [p for p in (getattr(pipe, "components", None) or {}).values() if isinstance(p, torch.nn.Module)]
+    return "real" if all(is_known(p) for part in parts for p in part.parameters()) else "none"
+
+
+def offloaded(pipe: Any) -> bool:
+    """Whether hooks move the pipeline's modules while it runs."""
+    import torch
+
+    for part in (getattr(pipe, "components", None) or {}).values():
+        if isinstance(part, torch.nn.Module):
+            for module in part.modules():
+                registry = getattr(module, "_diffusers_hook", None)
+                hooks = getattr(registry, "hooks", None) or {}
+                if hasattr(module, "_hf_hook") or any("offload" in name for name in hooks):
+                    return True
+    return False
+
+
+def settle(pipe: Any, device: Device) -> list[str]:
+    """Put a pipeline that its maker left on the CPU onto the device; notes on what was done.
+
+    Parts that are there already stay, without values where the device wants none.
+    """
+    import torch
+
+    kind = device.torch_device.type
+    parts = [p for p in (getattr(pipe, "components", None) or {}).values() if isinstance(p, torch.nn.Module)]
+    if device.kind == "cpu" or not parts:
+        return []
+    if offloaded(pipe):
+        return ["Offloading hooks place the pipeline's modules; they were left as they are."]
+    there = [part for part in parts if any(p.device.type == kind for p in part.parameters())]
+    if not there:
+        device.place(pipe)
+        return [f"The pipeline was left on the CPU, and was moved to {device.spec} for the scan."]
+    if not device.wants_values:
+        for part in there:
+            device.place(part)
+    return []
+
+
+def with_dtype(pipe: Any, options: Options) -> None:
+    """Give the pipeline the dtype that the options name, if they do."""
+    if options.dtype is not None:
+        from diffprof.targets.construct import parse_dtype
+
+        pipe.to(parse_dtype(options.dtype))

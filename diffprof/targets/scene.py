@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from diffprof.pipeline import with_role
+
 if TYPE_CHECKING:
     from diffprof.targets import Target
 
@@ -33,18 +35,16 @@ class Scene:
     def __post_init__(self) -> None:
         self._generators = [(g, g.get_state()) for g in _generators((self.args, self.kwargs))]
         self._defaults = _DefaultGenerators(self.seed)
-        self._schedulers = [
-            (part, _attributes(part))
-            for part in _parts(self.pipe).values()
-            if hasattr(part, "step") and hasattr(part, "set_timesteps")
-        ]
+        self._schedulers: dict[int, tuple[Any, dict[str, Any]]] = {}
 
     def call(self) -> Any:
         """Make the call. Every one starts from the same generator and scheduler states; the caller's default
         generators are as before afterwards."""
-        for scheduler, attributes in self._schedulers:
+        for scheduler in with_role(self.pipe, "scheduler").values():
+            # Kept with its attributes: an id is its own only while the object lives.
+            known = self._schedulers.setdefault(id(scheduler), (scheduler, _copied(vars(scheduler))))
             vars(scheduler).clear()
-            vars(scheduler).update(_copied(attributes))
+            vars(scheduler).update(_copied(known[1]))
         for generator, state in self._generators:
             generator.set_state(state)
         with self._defaults.applied():
@@ -127,15 +127,6 @@ def _accelerators() -> list[Any]:
     if hasattr(torch, name):
         modules.append(getattr(torch, name))
     return [m for m in modules if hasattr(m, "get_rng_state") and m.is_available()]
-
-
-def _parts(pipe: Any) -> dict[str, Any]:
-    components = getattr(pipe, "components", None)
-    return components if isinstance(components, dict) else {}
-
-
-def _attributes(part: Any) -> dict[str, Any]:
-    return _copied(vars(part))
 
 
 def _copied(attributes: dict[str, Any]) -> dict[str, Any]:

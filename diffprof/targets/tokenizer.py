@@ -1,7 +1,7 @@
 """A stand-in for a tokenizer whose vocabulary files are not there.
 
-It yields ids of the right count, range and frame (begin, end, padding) for any text, by hashing words. The ids
-mean nothing: shapes and control flow are those of the real tokenizer, pictures are not.
+It yields ids of the right count, range and frame (begin, end, padding) for any text, by hashing words. The
+ids mean nothing: shapes and control flow are those of the real tokenizer, pictures are not.
 """
 
 from __future__ import annotations

@@ -1,0 +1,108 @@
+"""A function in the user's file that returns a pipeline, or a pipeline and the arguments of its call."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from diffprof.errors import TargetError, UsageError
+from diffprof.targets import nearest, slug
+
+if TYPE_CHECKING:
+    from diffprof.devices import Device
+    from diffprof.targets import Options
+    from diffprof.targets.scene import Scene
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class FactoryTarget:
+    """`path/to/file.py:function`."""
+
+    file: Path
+    function: str
+    kind: str = field(default="factory", init=False)
+
+    @property
+    def spec(self) -> str:
+        return f"{self.file}:{self.function}"
+
+    @property
+    def name(self) -> str:
+        return slug(f"{self.file.stem}-{self.function}")
+
+    def run(self, play: Callable[[Scene], T], device: Device, options: Options) -> T:
+        from diffprof.targets.calls import default_call, swap_scheduler, with_options
+        from diffprof.targets.live import settle, with_dtype
+        from diffprof.targets.loading import weights_left_out
+        from diffprof.targets.process import guest
+        from diffprof.targets.redirect import cuda_redirect
+        from diffprof.targets.scene import Scene
+
+        with guest(self.file.parent), cuda_redirect(device), weights_left_out(options, device) as weights:
+            pipe, given = self._made()
+            if options.scheduler is not None:
+                swap_scheduler(pipe, options.scheduler)
+            with_dtype(pipe, options)
+            kwargs = default_call(pipe, options) if given is None else given
+            args, kwargs = with_options(pipe, (), kwargs, options)
+            notes = settle(pipe, device)
+            return play(Scene(pipe, args, kwargs, self, weights(pipe), notes))
+
+    def _made(self) -> tuple[Any, dict[str, Any] | None]:
+        """The pipeline and its call arguments, None where the factory gives none."""
+        made = self._call()
+        given: Any = None
+        if isinstance(made, tuple) and len(made) == 2:
+            made, given = made
+        if not callable(made) or not hasattr(made, "components"):
+            raise TargetError(
+                f"The factory {self.spec} returned {_shown(made)}, which is not a pipeline.",
+                "Return a diffusers pipeline, or (pipeline, call_kwargs).",
+            )
+        if given is not None and not (isinstance(given, Mapping) and all(isinstance(k, str) for k in given)):
+            raise TargetError(
+                f"The factory {self.spec} returned {_shown(given)} beside the pipeline.",
+                "Return (pipeline, call_kwargs) with a dict of the call's arguments by name.",
+            )
+        return made, None if given is None else dict(given)
+
+    def _call(self) -> Any:
+        from diffprof.targets.script import guest_error
+
+        name = f"_factory_{self.file.stem}"
+        spec = importlib.util.spec_from_file_location(name, self.file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except (Exception, SystemExit) as error:
+            raise guest_error(
+                f"The file {str(self.file)!r}", "while it was imported", error, self.file
+            ) from error
+        function = getattr(module, self.function, None)
+        if not callable(function):
+            known = [
+                key for key, value in vars(module).items() if callable(value) and not key.startswith("_")
+            ]
+            own = [key for key in known if getattr(vars(module)[key], "__module__", None) == name]
+            near = nearest(self.function, known)
+            raise UsageError(
+                f"There is no function {self.function!r} in {str(self.file)!r}.",
+                near or f"It has: {', '.join(own) or 'none'}.",
+            )
+        try:
+            return function()
+        except (Exception, SystemExit) as error:
+            raise guest_error(f"The factory {self.spec}", "before it returned", error, self.file) from error
+
+
+def _shown(value: Any) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"

@@ -1,0 +1,276 @@
+"""Let code that names CUDA run on another device: `"cuda"` means the device that is scanned."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from diffprof.targets.process import installed
+
+if TYPE_CHECKING:
+    from diffprof.devices import Device
+
+CUDA = re.compile(r"cuda(:\d+)?")
+
+ASKING = ("is_available", "is_initialized", "device_count")
+"""Answered as the device would to the user's own lines. Libraries go on seeing the machine as it is: they
+keep the answer, and choose CUDA-only code by it."""
+
+
+@contextmanager
+def cuda_redirect(device: Device) -> Iterator[None]:
+    """Inside, whatever names `cuda` gets `device.torch_device` (asked for each time, so it may change).
+
+    Does nothing on a CUDA device. Covers tensor functions and methods, modules, generators, autocast, the
+    default device, `torch.load`, the functions of `torch.cuda`, and the offloading and loading of pipelines.
+    Costs about 2 us per torch function called while it is open.
+    """
+    if device.kind == "cuda":
+        yield
+        return
+    names = Names(device)
+    with ExitStack() as stack:
+        patches = stack.enter_context(_patches())
+        _patch_torch(patches, names)
+        _patch_cuda(patches, names)
+        _patch_pipelines(patches, names, device)
+        stack.enter_context(CudaNames(names))
+        try:
+            yield
+        finally:
+            names.open = False
+
+
+class Names:
+    """Tells which values name CUDA, and what they mean instead. open: False once the redirect is over, for
+    modules that hold on to a wrapper."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.open = True
+
+    @property
+    def meant(self) -> torch.device:
+        return self.device.torch_device
+
+    def is_cuda(self, value: Any) -> bool:
+        kind = type(value)
+        if kind is str:
+            return CUDA.fullmatch(value) is not None
+        return kind is torch.device and value.type == "cuda"
+
+    def instead(self, value: Any) -> Any:
+        """The device that is meant, where `value` names CUDA; else the value."""
+        return self.meant if self.open and self.is_cuda(value) else value
+
+
+class CudaNames(TorchFunctionMode):
+    """Rewrites device arguments of torch functions. A mode and not patched functions: Dynamo tells torch's
+    functions by identity."""
+
+    def __init__(self, names: Names) -> None:
+        super().__init__()
+        self.names = names
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.Tensor.cuda:
+            tensor, _, non_blocking, *_ = (*args, None, False) if len(args) == 1 else (*args, False)
+            more = {"non_blocking": non_blocking, **(kwargs or {}), "device": self.names.meant}
+            return torch.Tensor.to(tensor, **more)
+        for value in args:
+            kind = type(value)
+            if kind is str or kind is torch.device:
+                args = tuple(self.names.instead(each) for each in args)
+                break
+        if not kwargs:
+            return func(*args)
+        if "device" in kwargs:
+            value = kwargs["device"]
+            meant = self.names.meant if type(value) is int else self.names.instead(value)
+            return func(*args, **{**kwargs, "device": meant})
+        return func(*args, **kwargs)
+
+
+Patch = Callable[[Any, str, Any], None]
+
+_ABSENT = object()
+
+
+@contextmanager
+def _patches() -> Iterator[Patch]:
+    """A function that sets an attribute until the context closes."""
+    done: list[tuple[Any, str, Any]] = []
+
+    def patch(owner: Any, name: str, value: Any) -> None:
+        done.append((owner, name, vars(owner).get(name, _ABSENT)))
+        setattr(owner, name, value)
+
+    try:
+        yield patch
+    finally:
+        for owner, name, value in reversed(done):
+            if value is _ABSENT:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, value)
+
+
+def _patch_torch(patch: Patch, names: Names) -> None:
+    patch(torch, "Generator", _generator_type(torch.Generator, names))
+    patch(torch, "set_default_device", _first_argument(torch.set_default_device, "device", names))
+    patch(torch.autocast, "__init__", _device_type(torch.autocast.__init__, names))
+    load = torch.load
+
+    @functools.wraps(load)
+    def loading(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
+        return load(f, names.instead(map_location), *args, **kwargs)
+
+    patch(torch, "load", loading)
+
+
+def _generator_type(original: Any, names: Names) -> Any:
+    """A stand-in for torch.Generator, of which its instances count as instances."""
+
+    class Type(type):
+        def __instancecheck__(cls, instance: Any) -> bool:
+            return isinstance(instance, original)
+
+        def __subclasscheck__(cls, subclass: type) -> bool:
+            return issubclass(subclass, original)
+
+        def __call__(cls, device: Any = "cpu") -> Any:
+            return original(names.instead(device))
+
+    return Type("Generator", (), {"__module__": "torch", "__doc__": original.__doc__})
+
+
+def _first_argument(function: Any, name: str, names: Names) -> Any:
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if args:
+            args = (names.instead(args[0]), *args[1:])
+        elif name in kwargs:
+            kwargs = {**kwargs, name: names.instead(kwargs[name])}
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _device_type(init: Any, names: Names) -> Any:
+    @functools.wraps(init)
+    def __init__(self: Any, device_type: str, *args: Any, **kwargs: Any) -> None:
+        init(self, names.meant.type if names.open and device_type == "cuda" else device_type, *args, **kwargs)
+
+    return __init__
+
+
+def _patch_cuda(patch: Patch, names: Names) -> None:
+    """Give `torch.cuda` the functions and classes that the simulated GPU's module has: without a GPU, most of
+    its own raise. They know the active data sheet, and report waits while they are observed."""
+    from diffprof.devices.simulated.backend import register
+
+    module = torch.get_device_module(register())
+    # A module lists its own names only, not those of its class.
+    for name in {*dir(module), *dir(type(module))}:
+        if name.startswith("_") or not callable(getattr(torch.cuda, name, None)):
+            continue
+        own, original = getattr(module, name), getattr(torch.cuda, name)
+        if name in ASKING:
+            # Where "cuda" means the CPU, CUDA is there if it is there.
+            if names.meant.type != "cpu":
+                patch(torch.cuda, name, _for_user(original, own, names))
+        elif inspect.isclass(own):
+            patch(torch.cuda, name, own)
+        else:
+            patch(torch.cuda, name, _while_open(original, own, names))
+    if not torch.cuda.is_available():
+        for name in ("range_push", "range_pop", "mark", "range_start", "range_end"):
+            patch(torch.cuda.nvtx, name, _while_open(getattr(torch.cuda.nvtx, name), lambda *_: 0, names))
+
+
+def _for_user(original: Any, own: Any, names: Names) -> Any:
+    @functools.wraps(original)
+    def ask() -> Any:
+        by_user = names.open and not installed(sys._getframe(1).f_code.co_filename)
+        return own() if by_user else original()
+
+    return ask
+
+
+def _while_open(original: Any, own: Any, names: Names) -> Any:
+    @functools.wraps(original)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return (own if names.open else original)(*args, **kwargs)
+
+    return call
+
+
+def _patch_pipelines(patch: Patch, names: Names, device: Device) -> None:
+    import diffusers
+    from transformers import PreTrainedModel
+
+    root = diffusers.DiffusionPipeline
+    for name in ("enable_model_cpu_offload", "enable_sequential_cpu_offload"):
+        patch(root, name, _offloading(getattr(root, name), names))
+    patch(root, "to", _moving(root.to, names, device))
+    for owner in (root, diffusers.ModelMixin, PreTrainedModel):
+        patch(owner, "from_pretrained", _unmapped(owner, names))
+
+
+def _offloading(enable: Any, names: Names) -> Any:
+    """Offloading looks for an accelerator of a kind it knows: name the device."""
+
+    @functools.wraps(enable)
+    def call(self: Any, gpu_id: int | None = None, device: Any = None) -> Any:
+        target = names.meant if device is None else names.instead(device)
+        # An index may be given once: with gpu_id, or in the device.
+        chosen = gpu_id is not None and isinstance(target, torch.device)
+        return enable(self, gpu_id=gpu_id, device=target.type if chosen else target)
+
+    return call
+
+
+def _moving(move: Any, names: Names, device: Device) -> Any:
+    """Moving a whole pipeline to CUDA places it on the device, where values may not be wanted."""
+
+    @functools.wraps(move)
+    def to(self: Any, *args: Any, **kwargs: Any) -> Any:
+        from diffprof.targets.live import offloaded
+
+        cuda = any(names.is_cuda(value) for value in (*args, *kwargs.values()))
+        if not cuda or not names.open:
+            return move(self, *args, **kwargs)
+        rest = [value for value in args if not names.is_cuda(value)]
+        named = {name: value for name, value in kwargs.items() if not names.is_cuda(value)}
+        if offloaded(self):
+            return move(self, names.meant, *rest, **named)
+        if any(isinstance(value, torch.dtype) for value in (*rest, *named.values())):
+            move(self, *rest, **named)
+        device.place(self)
+        return self
+
+    return to
+
+
+def _unmapped(owner: Any, names: Names) -> Any:
+    """Loading without a device map that names CUDA; what is called afterwards places the model."""
+    load = vars(owner)["from_pretrained"].__func__
+
+    @functools.wraps(load)
+    def from_pretrained(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        wanted = kwargs.get("device_map")
+        if names.open and (names.is_cuda(wanted) or wanted in ("auto", "balanced")):
+            kwargs = {name: value for name, value in kwargs.items() if name != "device_map"}
+        return load(cls, *args, **kwargs)
+
+    return classmethod(from_pretrained)
