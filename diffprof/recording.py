@@ -8,6 +8,8 @@ evidence grade.
 from __future__ import annotations
 
 import enum
+import statistics
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -151,6 +153,17 @@ class SyncRow(Row, kw_only=True):
     """Host time spent in these waits, where a clock saw them."""
     witnesses: tuple[str, ...] = ()
     """Instruments that saw it: `dispatch`, `set_sync_debug_mode`, `trace`."""
+
+
+def steady_per_step(rows: Iterable[SyncRow]) -> float:
+    """Blocking operations in a step once the loop runs steadily: the median, over the steps after the first, of
+    what all these rows together do in a step."""
+    steps: list[int] = []
+    for row in rows:
+        steps += [0] * (len(row.by_step) - len(steps))
+        for step, count in enumerate(row.by_step):
+            steps[step] += count
+    return float(statistics.median(steps[1:] or steps)) if steps else 0.0
 
 
 class Unseen(Row, kw_only=True):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from diffprof.devices import resolve_device
+from diffprof.errors import DiffprofError
 from diffprof.progress import Progress
 from diffprof.report import Report, make_report
+from diffprof.schedulers import SchedulerRow, scheduler_row
 from diffprof.session import DEFAULT_ANALYZERS, Session, Watch
 from diffprof.targets import Options, Target, from_object, resolve
+from diffprof.targets.calls import scheduler_names, swap_scheduler
+from diffprof.targets.scene import Scene
 
 
 def scan_target(
@@ -70,3 +75,43 @@ def watch(pipe: Any, *, device: str | None = None) -> Iterator[Watch]:
     watching = Watch(pipe, where)
     with where.active(), watching.calls():
         yield watching
+
+
+def scheduler_table(
+    spec: str,
+    *,
+    device: str | None = None,
+    options: Options | None = None,
+    progress: Progress | None = None,
+) -> tuple[SchedulerRow, ...]:
+    """One call of a target with each of diffusers' schedulers: what blocks the host in each.
+
+    The pipeline is built once. A scheduler that can't be made from the target's configuration, or whose call
+    fails, gets a row that says why.
+    """
+    where = resolve_device(device)
+    target = resolve(spec)
+    chosen = options or Options()
+    shown = progress or Progress()
+
+    def play(scene: Scene) -> tuple[SchedulerRow, ...]:
+        rows = []
+        names = scheduler_names(scene.pipe)
+        shown.stage("schedulers", total=len(names))
+        own = scene.pipe.scheduler
+        for name in names:
+            shown.step(name)
+            try:
+                swap_scheduler(scene.pipe, name)
+                session = Session(target, where, chosen)
+                with session.keeping_what_was_recorded():
+                    again = dataclasses.replace(scene)
+                    rows.append(scheduler_row(name, make_report(session.record(again))))
+            except DiffprofError as error:
+                rows.append(SchedulerRow(scheduler=name, error=error.what.splitlines()[0]))
+            finally:
+                scene.pipe.scheduler = own
+        return tuple(rows)
+
+    with where.active():
+        return target.run(play, where, chosen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from diffprof.recording import Grade
+from diffprof.recording import Grade, steady_per_step
 from diffprof.report import Report
 
 
@@ -34,7 +34,7 @@ def scheduler_row(scheduler: str, report: Report) -> SchedulerRow:
         scheduler=scheduler,
         steps=recording.target.steps,
         in_loop=sum(row.count for row in looped),
-        per_step=sum(row.per_step for row in looped),
+        per_step=steady_per_step(looped),
         outside=sum(row.count for row in recording.syncs if not row.in_loop),
         sites=tuple(dict.fromkeys(f"{row.site.file}:{row.site.line}" for row in looped)),
         grade=recording.device.grade,

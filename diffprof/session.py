@@ -244,10 +244,12 @@ def target_failure(spec: str, error: BaseException) -> TargetError:
 
 
 def _our_own(error: BaseException) -> bool:
-    """Whether diffprof itself failed: what the simulated device raises is what a device would raise."""
-    innermost = walk_traceback(error)[0][0]
+    """Whether diffprof itself failed. What the simulated device raises is what a device would raise, and a
+    call that a wrapper passes on fails in the wrapper's line when its arguments don't fit."""
+    innermost = Path(walk_traceback(error)[0][0])
     own = Path(__file__).parent
-    return Path(innermost).is_relative_to(own) and not Path(innermost).is_relative_to(own / "devices")
+    stands_in = innermost.is_relative_to(own / "devices") or innermost == own / "pipeline.py"
+    return innermost.is_relative_to(own) and not stands_in
 
 
 def walk_traceback(error: BaseException) -> list[Place]:

@@ -81,7 +81,9 @@ class SyncObserver(Observer):
         frames = list(stack())
         position = loop_position(frames, self.denoisers)
         at = next((f for f in frames if not is_machinery(f.f_code.co_filename)), frames[0])
-        key = (str(event.kind), at.f_code.co_filename, at.f_lineno, position is not None)
+        # Reading an index for a host table is a value read; that it is a table is told by the row's owner.
+        kind = "value-read" if event.kind == "host-index" else str(event.kind)
+        key = (kind, at.f_code.co_filename, at.f_lineno, position is not None)
         row = self.rows.get(key)
         if row is None:
             phase = self.tracker.current
@@ -92,7 +94,7 @@ class SyncObserver(Observer):
                 phase=name,
                 part=(phase.part or _part_of(frames)) if position else None,
                 offload=any(_is_offloader(f) for f in frames),
-                owner=owner_of(at, event, self.names) if event.kind in _READS else None,
+                owner=owner_of(at, event, self.names) if kind in _READS else None,
             )
         row.count += event.waits
         row.bytes += event.bytes

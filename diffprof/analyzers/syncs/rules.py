@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from diffprof.finding import Evidence, Finding, Severity
-from diffprof.recording import Recording, SyncRow
+from diffprof.recording import Recording, SyncRow, steady_per_step
 from diffprof.rules import rule
 
 NEEDS = ("syncs",)
@@ -50,7 +50,7 @@ def _finding(
 
 
 def _is_host_table(row: SyncRow) -> bool:
-    return row.kind in ("value-read", "host-index") and row.owner_device == "cpu"
+    return row.kind == "value-read" and row.owner_device == "cpu"
 
 
 def _who(row: SyncRow) -> str:
@@ -415,7 +415,7 @@ def offload_in_loop(recording: Recording) -> Iterator[Finding]:
             phase=heaviest.phase,
             in_loop=in_loop,
             count=sum(row.count for _, row in rows),
-            per_step=sum(row.per_step for _, row in rows),
+            per_step=steady_per_step(row for _, row in rows),
             first_step_only=in_loop and all(row.first_step_only for _, row in rows),
             advice="Keep the denoiser on the device if it fits, or offload with streams and pinned memory.",
             fixes=("replace-offload",),
