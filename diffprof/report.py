@@ -14,6 +14,10 @@ from diffprof.recording import SCHEMA, Recording
 from diffprof.rules import Unchecked, judge
 
 REPORT_FILE = "report.json"
+_INVISIBLE = re.compile(
+    r"[\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
+)
+"""Control and format characters that JSON need not escape, and a terminal may act on."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,12 +56,19 @@ def judge_again(report: Report) -> Report:
 
 def to_json(report: Report) -> bytes:
     """The report as JSON, indented; the stored and printed form. Lone surrogates, as in file names that are
-    no UTF-8, become escapes: JSON can't hold them."""
+    no UTF-8, become escapes: JSON can't hold them. Characters that a terminal may act on are escaped."""
     try:
         data = msgspec.json.encode(report)
     except UnicodeEncodeError:
         data = msgspec.json.encode(_encodable(msgspec.to_builtins(report)))
-    return msgspec.json.format(data, indent=1) + b"\n"
+    data = msgspec.json.format(data, indent=1) + b"\n"
+    if data.isascii() and b"\x7f" not in data:
+        return data
+    return _INVISIBLE.sub(_escape, data.decode()).encode()
+
+
+def _escape(match: re.Match[str]) -> str:
+    return f"\\u{ord(match[0]):04x}"
 
 
 def _encodable(value: Any) -> Any:

@@ -225,14 +225,19 @@ def long_names() -> Report:
         module=".".join(["block"] * 90),
         excerpt=((123_456, "x=1;" * 5_000),),
     )
-    return make_report(make_finding(site=site, message="词" * 500, name="n" * 200))
+    finding = make_finding(site=site, message="词" * 500, name="n" * 200)
+    return make_report(finding, recording=make_recording(make_sync(site=site)))
 
 
 def many(count: int = 5_000) -> Report:
-    """As many findings as a bad day brings."""
-    return make_report(
-        *(make_finding(site=make_site(line=number + 1), in_loop=number % 2 == 0) for number in range(count))
+    """As many findings as a bad day brings, each resting on a row of its own."""
+    sites = [make_site(line=number + 1) for number in range(count)]
+    findings = (
+        make_finding(site=site, in_loop=number % 2 == 0, evidence=Evidence(syncs=(number,)))
+        for number, site in enumerate(sites)
     )
+    rows = (make_sync(site=site, in_loop=number % 2 == 0) for number, site in enumerate(sites))
+    return make_report(*findings, recording=make_recording(*rows))
 
 
 HARD = {

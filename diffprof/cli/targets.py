@@ -28,7 +28,6 @@ def command(form: str) -> None:
             "total": sum(info.parameters.values()),
             "size": parameters(sum(info.parameters.values())),
             "call": info.call,
-            "random_values": info.random_values,
         }
         for info in builtin_targets()
     ]

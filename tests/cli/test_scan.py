@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from diffprof.errors import DiffprofError, TargetError, UsageError
+from diffprof.report import load_report
+from tests import builders
+from tests.cli.conftest import FakeScan, Run
+
+
+def only_run() -> Path:
+    (folder,) = Path("traces").iterdir()
+    return folder
+
+
+def test_prints_stores_and_exits_clean(run: Run, fake: FakeScan) -> None:
+    result = run("scan", "sdxl")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("Verdict  Blocking operations: 1 per denoising step")
+    assert result.stdout.endswith(f"Stored in traces/{only_run().name}\n")
+    assert result.stderr == ""
+    assert load_report(only_run()).findings == fake.report.findings
+
+
+def test_options_reach_the_library(run: Run, fake: FakeScan) -> None:
+    line = (
+        "scan x.py --device sim:h100 --scheduler DDIMScheduler --steps 4 --height 512 --width 768 --batch 2 "
+        "--dtype bfloat16 --guidance-scale 7.5 --set eta=0.5 --set output_type=latent --set sizes=(1,2) "
+        "--set text=a=b --no-weights -- --their 1 -x"
+    )
+    assert run(*line.split()).exit_code == 0
+    assert fake.called["spec"] == "x.py"
+    assert fake.called["args"] == ("--their", "1", "-x")
+    assert fake.called["device"] == "sim:h100"
+    options = fake.called["options"]
+    assert (options.scheduler, options.steps, options.height, options.width) == ("DDIMScheduler", 4, 512, 768)
+    assert (options.batch, options.dtype, options.guidance_scale) == (2, "bfloat16", 7.5)
+    assert options.call == {"eta": 0.5, "output_type": "latent", "sizes": (1, 2), "text": "a=b"}
+    assert options.weights is False
+
+
+def test_what_is_not_given_is_left_to_the_target(run: Run, fake: FakeScan) -> None:
+    from diffprof.targets import Options
+
+    run("scan", "sdxl")
+    assert fake.called["options"] == Options()
+    assert fake.called["device"] is None
+
+
+@pytest.mark.parametrize("form", ["json", "markdown", "github"])
+def test_stdout_is_pure_and_the_path_is_on_stderr(run: Run, fake: FakeScan, form: str) -> None:
+    fake.prints = "what the script prints\n"
+    result = run("scan", "sdxl", "--format", form)
+    assert result.exit_code == 0
+    assert "what the script prints" not in result.stdout
+    assert result.stderr == f"what the script prints\nstored in traces/{only_run().name}\n"
+    if form == "json":
+        shown = json.loads(result.stdout)
+        assert shown["path"] == f"traces/{only_run().name}"
+        assert result.stdout == (only_run() / "report.json").read_text()
+
+
+def test_traces_elsewhere(run: Run, fake: FakeScan, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("scan", "sdxl", "--traces", "a/b")
+    assert list(Path("a/b").glob("*-sdxl/report.json"))
+    monkeypatch.setenv("DIFFPROF_TRACES", "c")
+    run("scan", "sdxl")
+    assert list(Path("c").glob("*-sdxl/report.json"))
+    assert not Path("traces").exists()
+
+
+@pytest.mark.parametrize(
+    ("fail_on", "code"),
+    [("in-loop", 1), ("SYN001", 1), ("value-read", 1), ("SYN", 1), ("SYN003", 0), ("SYN003,SYN005", 1)],
+)
+def test_fail_on(run: Run, fake: FakeScan, fail_on: str, code: int) -> None:
+    result = run("scan", "sdxl", "--fail-on", fail_on)
+    assert result.exit_code == code
+    assert only_run()
+
+
+def test_fail_on_nothing_found(run: Run, fake: FakeScan) -> None:
+    fake.report = builders.empty()
+    assert run("scan", "sdxl", "--fail-on", "in-loop,SYN").exit_code == 0
+
+
+def test_a_wrong_fail_on_is_refused_before_the_scan(run: Run, fake: FakeScan) -> None:
+    result = run("scan", "sdxl", "--fail-on", "value-reed")
+    assert result.exit_code == 2
+    assert "no rule is called 'value-reed'" in result.stderr
+    assert "value-read" in result.stderr
+    assert fake.called == {}
+
+
+def test_a_gate_without_evidence_is_said(run: Run, fake: FakeScan) -> None:
+    fake.report = builders.nothing_measured()
+    result = run("scan", "sdxl", "--fail-on", "SYN001")
+    assert result.exit_code == 0
+    assert "rests on SYN001 value-read, which was not checked: syncs not recorded" in result.stderr
+
+
+@pytest.mark.parametrize("pair", ["eta", "=1", "a b=1"])
+def test_a_wrong_set_is_refused(run: Run, fake: FakeScan, pair: str) -> None:
+    result = run("scan", "sdxl", "--set", pair)
+    assert result.exit_code == 2
+    assert "key=value" in result.stderr
+    assert fake.called == {}
+
+
+@pytest.mark.parametrize("option", [("--steps", "0"), ("--steps", "x"), ("--format", "yaml"), ("--nope",)])
+def test_wrong_options_are_usage_errors(run: Run, fake: FakeScan, option: tuple[str, ...]) -> None:
+    assert run("scan", "sdxl", *option).exit_code == 2
+    assert fake.called == {}
+
+
+def test_errors_have_their_hint_and_code(run: Run, fake: FakeScan) -> None:
+    fake.error = UsageError("There is no target 'x'.", "Did you mean y?")
+    result = run("scan", "x")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "error: There is no target 'x'.\nDid you mean y?\n"
+    fake.error = TargetError("x.py failed: \x1b[31mboom.", "See it.")
+    result = run("scan", "x.py")
+    assert result.exit_code == 3
+    assert result.stderr == "error: x.py failed: \\x1b[31mboom.\nSee it.\n"
+    assert not Path("traces").exists()
+
+
+@pytest.mark.parametrize(("error", "code"), [(TargetError("boom"), 3), (KeyboardInterrupt(), 130)])
+def test_what_was_recorded_before_the_end_is_kept(
+    run: Run, fake: FakeScan, error: BaseException, code: int
+) -> None:
+    recording = builders.make_recording(builders.make_sync(), partial=True, failure="boom")
+    error.report = builders.make_report(builders.make_finding(), recording=recording)  # type: ignore[attr-defined]
+    fake.error = error
+    result = run("scan", "sdxl", "--format", "json", "--fail-on", "in-loop")
+    assert result.exit_code == code
+    assert json.loads(result.stdout)["recording"]["partial"] is True
+    assert f"stored, marked partial, in traces/{only_run().name}" in result.stderr
+    assert load_report(only_run()).recording.partial
+
+
+def test_ctrl_c_before_anything_was_recorded(run: Run, fake: FakeScan) -> None:
+    fake.error = KeyboardInterrupt()
+    result = run("scan", "sdxl")
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert result.stderr == "error: stopped by Ctrl-C.\n"
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_full_disk_loses_nothing(run: Run, fake: FakeScan) -> None:
+    result = run("scan", "sdxl", "--format", "json")
+    assert result.exit_code == 2
+    shown = msgspec.json.decode(result.stdout)
+    assert shown["path"] == fake.report.path
+    assert len(shown["findings"]) == len(fake.report.findings)
+    assert "No space left on device" in result.stderr
+    assert "--traces" in result.stderr
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_full_disk_does_not_hide_that_the_target_failed(run: Run, fake: FakeScan) -> None:
+    fake.error = TargetError("boom")
+    fake.error.report = builders.empty()  # type: ignore[attr-defined]
+    result = run("scan", "sdxl")
+    assert result.exit_code == 3
+    assert result.stdout.startswith("Verdict")
+    assert "No space left on device" in result.stderr
+    assert "error: boom" in result.stderr
+
+
+def test_a_bug_is_no_finding_and_shows_its_traceback_on_request(run: Run, fake: FakeScan) -> None:
+    fake.error = ValueError("surprise")
+    result = run("scan", "sdxl")
+    assert result.exit_code == 70
+    assert "diffprof itself failed: ValueError: surprise" in result.stderr
+    assert "Traceback" not in result.stderr
+    result = run("--debug", "scan", "sdxl")
+    assert result.exit_code == 70
+    assert "Traceback" in result.stderr
+
+
+def test_debug_by_environment(run: Run, fake: FakeScan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIFFPROF_DEBUG", "1")
+    fake.error = DiffprofError("what", "hint")
+    assert "Traceback" in run("scan", "sdxl").stderr

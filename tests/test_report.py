@@ -1,0 +1,99 @@
+"""Reports on disk: stored whole or not at all, read back or refused with the next step."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from diffprof.errors import DiffprofError, UsageError
+from diffprof.recording import SCHEMA
+from diffprof.report import from_json, judge_again, load_report, make_report, save_report, slug, to_json
+from tests import builders
+
+
+@pytest.mark.parametrize("name", builders.HARD)
+def test_stored_and_read_back(name: str, tmp_path: Path) -> None:
+    report = builders.HARD[name]()
+    stored = save_report(report, tmp_path / "run")
+    assert stored.path == str(tmp_path / "run")
+    assert to_json(load_report(tmp_path / "run")) == to_json(stored)
+    assert to_json(load_report(tmp_path / "run" / "report.json")) == to_json(stored)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["report.json"]
+
+
+def test_characters_that_act_on_a_terminal_are_escaped_in_json_and_come_back() -> None:
+    text = "\x7f\x9b\u202e\ufeff\u2028 é 词"
+    report = builders.make_report(builders.make_finding(message=text))
+    data = to_json(report)
+    assert rb"\u009b\u202e\ufeff\u2028" in data
+    assert "é 词".encode() in data
+    assert from_json(data).findings[0].message == text
+
+
+def test_a_full_disk_is_an_error_that_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, data: bytes) -> int:
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(DiffprofError, match=r"could not be stored.*No space left on device") as caught:
+        save_report(builders.empty(), tmp_path)
+    assert "--traces" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"", "is not a diffprof report"),
+        (b"{}", "is not a diffprof report"),
+        (b"\xff\xfe", "is not a diffprof report"),
+        (b"[1, 2]", "is not a diffprof report"),
+        (b'{"schema": 1}', "is damaged"),
+        (to_json(builders.one_of_everything())[:-200], "is not a diffprof report"),
+        (b'{"schema": %d}' % (SCHEMA + 1), f"has schema {SCHEMA + 1}"),
+    ],
+)
+def test_what_is_no_report_is_refused(data: bytes, what: str) -> None:
+    with pytest.raises(UsageError, match=what) as caught:
+        from_json(data, origin="x/report.json")
+    assert caught.value.what.startswith("x/report.json")
+    assert caught.value.hint
+
+
+def test_a_missing_report_names_the_path(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"No report at .*nowhere: No such file"):
+        load_report(tmp_path / "nowhere")
+
+
+def test_judging_again_replaces_the_judgement_only() -> None:
+    fresh = make_report(builders.make_recording(builders.make_sync()))
+    stale = msgspec.structs.replace(fresh, findings=(builders.make_finding("OLD001"),), path="traces/x")
+    again = judge_again(stale)
+    assert again.findings == fresh.findings
+    assert again.path == "traces/x"
+    assert again.recording is stale.recording
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("sdxl", "sdxl"),
+        ("stabilityai/sdxl-base", "stabilityai-sdxl-base"),
+        ("my dir/x.py:make", "my-dir-x.py-make"),
+        ("../..", "run"),
+        ("词", "run"),
+        ("a" * 100, "a" * 60),
+    ],
+)
+def test_slug(text: str, name: str) -> None:
+    assert slug(text) == name
+
+
+def test_repr_is_one_line() -> None:
+    shown = repr(builders.one_of_everything())
+    assert shown.startswith("<Report sdxl: Blocking operations: 1 per denoising step")
+    assert "\n" not in shown

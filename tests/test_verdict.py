@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+
+from diffprof.report import make_report
+from diffprof.verdict import verdict
+from tests import builders
+from tests.builders import make_finding, make_recording, make_site, make_sync
+
+
+def test_the_loop_is_counted_by_steps_and_lines() -> None:
+    other = make_site(line=449)
+    rows = [
+        make_sync(),
+        make_sync("host-to-device"),
+        make_sync(site=other, per_step=2.0, count=7),
+        make_sync(in_loop=False, count=3),
+    ]
+    top = verdict(make_report(make_recording(*rows)))
+    assert top.headline == "Blocking operations: 4 per denoising step, at 2 lines; 3 outside the loop."
+    assert top.why.startswith("SYN")
+    assert "scheduling_ddim.py:449" in top.why
+    assert "diffprof explain SYN" in top.next
+
+
+def test_a_clean_loop_is_said_before_what_lies_outside() -> None:
+    top = verdict(make_report(make_recording(make_sync(in_loop=False, count=7))))
+    assert top.headline == (
+        "The denoising loop never makes the CPU wait for the GPU; 7 blocking operations outside it."
+    )
+
+
+def test_first_step_only() -> None:
+    top = verdict(make_report(make_recording(make_sync(per_step=0.0, count=2, first_step_only=True))))
+    assert top.headline.startswith("Blocking operations: 2 in the denoising loop, at 1 line;")
+
+
+def test_nothing_found_is_not_nothing_measured() -> None:
+    assert verdict(builders.empty()).headline == "No operation makes the CPU wait for the GPU."
+    nothing = verdict(builders.nothing_measured())
+    assert nothing.headline == "Nothing was recorded that a rule could judge."
+    assert "syncs not recorded" in nothing.why
+
+
+def test_other_findings_are_counted_apart() -> None:
+    recording = make_recording(make_sync())
+    other = make_finding("SET001", "x", evidence=builders.Evidence())
+    top = verdict(builders.make_report(make_finding(), other, recording=recording))
+    assert top.headline.endswith("0 outside the loop. 1 other finding.")
+    alone = verdict(builders.make_report(other, other, recording=make_recording(syncs=None)))
+    assert alone.headline == "2 findings."
+
+
+def test_a_partial_recording_says_why_and_first() -> None:
+    recording = make_recording(partial=True, failure="RuntimeError: boom\nsecond line")
+    top = verdict(builders.make_report(recording=recording))
+    assert top.headline.startswith("Partial recording. ")
+    assert top.why == "The run ended early: RuntimeError: boom"
+    assert "scan again" in top.next
+
+
+@pytest.mark.parametrize("failure", [None, "", "\n"])
+def test_a_partial_recording_without_a_reason(failure: str | None) -> None:
+    recording = make_recording(partial=True, failure=failure)
+    assert verdict(builders.make_report(recording=recording)).headline.startswith("Partial")
+
+
+def test_costs_carry_their_grade() -> None:
+    top = verdict(builders.make_report(make_finding(blocked_ms=3.0, saves_ms=1.0)))
+    assert "CPU blocked: 3 ms; removing it saves: 1 ms, per call (simulated)" in top.why
