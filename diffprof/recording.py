@@ -8,7 +8,6 @@ evidence grade.
 from __future__ import annotations
 
 import enum
-import statistics
 from collections.abc import Iterable
 from typing import Any
 
@@ -163,7 +162,14 @@ def steady_per_step(rows: Iterable[SyncRow]) -> float:
         steps += [0] * (len(row.by_step) - len(steps))
         for step, count in enumerate(row.by_step):
             steps[step] += count
-    return float(statistics.median(steps[1:] or steps)) if steps else 0.0
+    return median(steps[1:] or steps) if steps else 0.0
+
+
+def median(values: Iterable[float]) -> float:
+    """The middle value, or the mean of the two in the middle. (`statistics` takes 20 ms to import.)"""
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    return float(ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2)
 
 
 class Unseen(Row, kw_only=True):
@@ -452,6 +458,96 @@ class Quantization(Row, kw_only=True):
     published: PublishedComparison | None = None
 
 
+# --- graph breaks and recompiles -----------------------------------------------------------------------
+
+
+class CaptureRow(Row, kw_only=True):
+    """What `torch.compile` made of one component (or of the scheduler's step, the loop's body, the call).
+
+    Captured by Dynamo alone, with the first inputs of the call, on CPU tensors without content.
+    """
+
+    component: str
+    graphs: int = 0
+    """Distinct graphs; 1 and no breaks is what `fullgraph=True` asks for."""
+    ops: int = 0
+    """Call nodes of all graphs."""
+    breaks: int = 0
+    fullgraph_ready: bool = False
+    calls: int = 1
+    """Per pipeline call."""
+    per_step: float = 0.0
+    regions_per_call: int | None = None
+    """Graphs run in one call of the component: what is launched apart."""
+    folded: dict[str, int] = {}
+    """Equal blocks captured once: class -> how many."""
+    seconds: float = 0.0
+    cached: bool = False
+    failure: str | None = None
+    """Why it could not be captured, or not to the end."""
+
+
+class GraphBreakRow(Row, kw_only=True):
+    """One distinct graph break: one cause on one line."""
+
+    component: str
+    code: str | None
+    """Dynamo's `GB####`, from the registry of the installed torch; None for a cause that is not in it."""
+    cause: str
+    """Title of the cause, as in the registry."""
+    explanation: str = ""
+    hints: tuple[str, ...] = ()
+    context: str = ""
+    """What Dynamo met, in its own terms."""
+    site: Site
+    raised_at: Frame | None = None
+    """The innermost line, where it is in a library below the site."""
+    in_hook: bool = False
+    """The innermost line is in a forward hook."""
+    count: int | None = None
+    """Times that the line is passed in one pipeline call; None where that could not be counted."""
+    per_step: float | None = None
+    modules: tuple[str, ...] = ()
+    """Modules whose call comes there."""
+    skipped_frame: str | None = None
+    """The function that ran as plain Python because Dynamo can't resume in it: what it calls is still
+    compiled, what stands in it is not."""
+    hidden_by: str | None = None
+    """Dynamo does not come there as long as the break on that line skips the function."""
+    graphs: int = 0
+    """Graphs that end at this break."""
+    ops: int = 0
+    """Call nodes of these graphs."""
+    explained: bool = True
+    """`torch._dynamo.explain` would report it: it ends a graph that is not empty."""
+    grade: Grade
+
+
+class RecompileRow(Row, kw_only=True):
+    """One guard that failed, so that a frame was compiled again."""
+
+    component: str
+    guard: str
+    """The condition that no longer held, as Dynamo words it."""
+    site: Site
+    """The function that was compiled again, or the line that made the guard where that is known."""
+    kind: str = "other"
+    """shape, scalar, identity, global, type, mode or other: what the guard looks at."""
+    variation: str
+    """What changed: `height=768`, or `within one call`."""
+    count: int
+    stopped_by: tuple[str, ...] = ()
+    """Settings under which it did not recompile, each tried: dynamic=True, mark_dynamic,
+    use_duck_shape=False."""
+    tried: tuple[str, ...] = ()
+    limit_hit: bool = False
+    """The recompile limit was reached: later inputs run as plain Python."""
+    entries: int | None = None
+    """Compiled versions of the function in the end."""
+    limit: int | None = None
+    grade: Grade
+
+
 # --- the whole -----------------------------------------------------------------------------------------
 
 
@@ -481,5 +577,8 @@ class Recording(Row, kw_only=True):
     memory: MemoryUse | None = None
     linears: tuple[LinearRow, ...] | None = None
     quantization: Quantization | None = None
+    captures: tuple[CaptureRow, ...] | None = None
+    graph_breaks: tuple[GraphBreakRow, ...] | None = None
+    recompiles: tuple[RecompileRow, ...] | None = None
     trace_file: str | None = None
     """Kineto-style trace beside the report, relative path."""

@@ -1,0 +1,234 @@
+"""Run a call under Dynamo and take down what happened: graphs, breaks, skipped frames, recompiles.
+
+For the child process only: it resets Dynamo. The source is the structured trace log (the one that `tlparse`
+reads), which has every break; `torch._dynamo.explain` only has those that end a graph.
+"""
+
+from __future__ import annotations
+
+import dis
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import CodeType, FunctionType, MappingProxyType
+from typing import Any
+
+import torch
+import torch._dynamo
+from torch._dynamo.convert_frame import register_bytecode_hook
+
+from diffprof.callsite import Place
+
+FrameId = tuple[int | None, int | None]
+"""(frame, compile of that frame): what Dynamo writes as `2/1`."""
+
+_TRACE_LOG = "torch.__trace"
+_FRAME = re.compile(r'^  File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<name>.+)$', re.MULTILINE)
+_RESUMED = re.compile(r"^torch_dynamo_resume_in_(?P<name>\w+)_at_\d+$")
+_SKIPPED = "Skipping the function and falling back to eager"
+_WRITES = {"STORE_ATTR", "STORE_SUBSCR", "STORE_GLOBAL", "DELETE_ATTR", "DELETE_SUBSCR", "DELETE_GLOBAL"}
+
+
+@dataclass(frozen=True)
+class Break:
+    """One break as Dynamo logged it. reason: its whole message; stack: innermost first, from the captured
+    call on; skipped: the frame around it ran as plain Python; compiling: (file, function) of that frame."""
+
+    frame: FrameId
+    reason: str
+    stack: tuple[Place, ...]
+    skipped: bool
+
+
+@dataclass
+class Graph:
+    """One compiled piece. ops: its call nodes; runs: how often it ran."""
+
+    frame: FrameId
+    ops: int
+    runs: int = 0
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One compile of a frame. failure: why it failed, if it did."""
+
+    frame: FrameId
+    place: Place
+    failure: str | None
+    recompile_reason: str | None
+
+
+@dataclass
+class Capture:
+    """What one or more calls made of it."""
+
+    breaks: list[Break] = field(default_factory=list)
+    graphs: list[Graph] = field(default_factory=list)
+    compiles: list[Compiled] = field(default_factory=list)
+    limits: list[str] = field(default_factory=list)
+    """Functions that hit the recompile limit, with the limit's name."""
+    files: set[str] = field(default_factory=set)
+    """Source files that were traced."""
+    pure: bool = True
+    """The compiled code changes no object that it did not make."""
+    failure: str | None = None
+
+    @property
+    def ops(self) -> int:
+        return sum(graph.ops for graph in self.graphs)
+
+    @property
+    def whole(self) -> bool:
+        """One graph and nothing outside of it."""
+        return not self.failure and len(self.graphs) == 1 and not self.breaks
+
+
+class _TraceLog(logging.Handler):
+    """Takes breaks and compiles from Dynamo's structured log."""
+
+    def __init__(self, into: Capture) -> None:
+        super().__init__(logging.DEBUG)
+        self.into = into
+
+    def emit(self, record: logging.LogRecord) -> None:
+        data: dict[str, Any] = getattr(record, "metadata", {})
+        frame = (data.get("frame_id"), data.get("frame_compile_id"))
+        if data.get("artifact", {}).get("name") == "dynamo_graph_break_reason":
+            found = parse_break(str(getattr(record, "payload", "")), frame)
+            if found:
+                self.into.breaks.append(found)
+        elif "compilation_metrics" in data:
+            of = data["compilation_metrics"]
+            name = of.get("co_name") or "?"
+            self.into.compiles.append(
+                Compiled(
+                    frame,
+                    (of.get("co_filename") or "?", of.get("co_firstlineno") or 0, plain_name(name)),
+                    f"{of['fail_type']}: {of.get('fail_reason') or ''}" if of.get("fail_type") else None,
+                    of.get("recompile_reason"),
+                )
+            )
+
+
+class _LimitLog(logging.Handler):
+    """Takes the warning that a function hit the recompile limit; Dynamo has no structured event for it."""
+
+    def __init__(self, into: Capture) -> None:
+        super().__init__(logging.WARNING)
+        self.into = into
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "hit config." in str(record.msg) and isinstance(record.args, tuple) and len(record.args) > 2:
+            self.into.limits.append(f"{record.args[2]}: {record.args[0]} = {record.args[1]}")
+
+
+def parse_break(text: str, frame: FrameId) -> Break | None:
+    """A break out of the log's text; None for a text that names no line."""
+    head, found, trace = text.partition("User code traceback:")
+    if not found:
+        head, found, trace = text.partition("The graph break occurred in the following user code:")
+    if not found:
+        return None
+    trace = trace.partition("Traceback (most recent call last)")[0]
+    frames = [(m["file"], int(m["line"]), plain_name(m["name"])) for m in _FRAME.finditer(trace)]
+    ours = [at for at, (file, _, _) in enumerate(frames) if file == __file__]
+    stack = tuple(reversed(frames[ours[-1] + 1 :] if ours else frames))
+    if not stack:
+        return None
+    reason = head.partition("Graph Break Reason: ")[2] or head
+    reason = reason.partition("\nStack variable source attribution:")[0]
+    return Break(frame, reason.strip(), stack, _SKIPPED in head or "results in a skip" in head)
+
+
+def plain_name(name: str) -> str:
+    """The function's own name where Dynamo named the rest of it after a break."""
+    while match := _RESUMED.match(name):
+        name = match["name"]
+    return name
+
+
+class _Backend:
+    """Keeps each graph's size and runs it as it is. weights: call nodes that one call of a function stands
+    for, where it is not one."""
+
+    def __init__(self, into: Capture, weights: Mapping[Any, int]) -> None:
+        self.into = into
+        self.weights = weights
+
+    def __call__(self, module: Any, example_inputs: Any) -> Callable[..., Any]:
+        ops = sum(self.weights.get(n.target, 1) for n in module.graph.nodes if n.op.startswith("call_"))
+        compiling = torch._guards.CompileContext.current_compile_id()
+        graph = Graph((compiling.frame_id, compiling.frame_compile_id) if compiling else (None, None), ops)
+        self.into.graphs.append(graph)
+        self.into.files.update(code.co_filename for code in torch._dynamo.utils.get_traced_code() or ())
+        forward = module.forward
+
+        def run(*args: Any) -> Any:
+            graph.runs += 1
+            return forward(*args)
+
+        return run
+
+
+def captured(
+    weights: Mapping[Any, int] = MappingProxyType({}), **compile_options: Any
+) -> tuple[Capture, Callable[..., Any]]:
+    """A capture, and a function `run(owner, method, args, kwargs)` that makes a call and adds what it did.
+
+    Calls through the same function share compiled code, as calls of one `torch.compile`d function do.
+    compile_options: of torch.compile. Dynamo starts afresh.
+    """
+    torch._dynamo.reset()
+    torch.compiler.set_stance("default")
+    into = Capture()
+    body = FunctionType(_call.__code__.replace(), _call.__globals__, "captured_call")
+    compiled = torch.compile(body, backend=_Backend(into, weights), **compile_options)
+
+    def run(owner: Any, method: str, args: Any, kwargs: Any) -> Any:
+        with _listening(into):
+            try:
+                return compiled(owner, method, args, kwargs)
+            except Exception as error:
+                into.failure = _explained(error)
+                return None
+
+    return into, run
+
+
+def _call(owner: Any, method: str, args: Any, kwargs: Any) -> Any:
+    if method == "__call__":
+        return owner(*args, **kwargs)
+    return getattr(owner, method)(*args, **kwargs)
+
+
+@contextmanager
+def _listening(into: Capture) -> Iterator[None]:
+    trace, dynamo = logging.getLogger(_TRACE_LOG), logging.getLogger("torch._dynamo.convert_frame")
+    structured, limit = _TraceLog(into), _LimitLog(into)
+    hook = register_bytecode_hook(_watch_writes(into))
+    trace.addHandler(structured)
+    trace.setLevel(logging.DEBUG)
+    dynamo.addHandler(limit)
+    try:
+        yield
+    finally:
+        trace.removeHandler(structured)
+        dynamo.removeHandler(limit)
+        hook.remove()
+
+
+def _watch_writes(into: Capture) -> Callable[[CodeType, CodeType], None]:
+    def look(code: CodeType, out: CodeType) -> None:
+        if any(step.opname in _WRITES for step in dis.get_instructions(out)):
+            into.pure = False
+
+    return look
+
+
+def _explained(error: BaseException) -> str:
+    """An exception that came out of a captured call, in a line."""
+    text = str(error).strip().split("\n", 1)[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,186 @@
+"""Run a function in a forked child and receive what it sends.
+
+Graph capture changes the state of Dynamo, its counters and its configuration, and leaves compiled code on
+the functions that it went through. In a child it changes a copy: the process that asked is untouched, keeps
+the code that it compiled itself, and outlives a crash or a capture that never ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import selectors
+import signal
+import struct
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+Send = Callable[[Any], None]
+
+_HEAD = struct.Struct("!Q")
+
+
+@dataclass
+class Job:
+    """name: for messages. work: called in the child with a function that sends an object to the parent.
+    failure: why it ended early, once it has."""
+
+    name: str
+    work: Callable[[Send], None]
+    received: list[Any] = field(default_factory=list)
+    failure: str | None = None
+    seconds: float = 0.0
+
+
+@dataclass
+class _Running:
+    job: Job
+    pid: int
+    pipe: int
+    started: float
+    buffer: bytearray = field(default_factory=bytearray)
+    done: bool = False
+
+
+def can_fork() -> bool:
+    """Whether this platform can run work in a forked child."""
+    return hasattr(os, "fork") and sys.platform != "win32"
+
+
+def run_in_children(
+    jobs: Sequence[Job],
+    *,
+    at_once: int,
+    limit_seconds: float,
+    on_message: Callable[[Job, Any], None] = lambda job, message: None,
+) -> None:
+    """Run the jobs, `at_once` at a time; each job gets what it sent, and its failure if it had one.
+
+    A job that takes longer than limit_seconds is ended, and keeps what it sent until then.
+    """
+    waiting = list(jobs)
+    running: list[_Running] = []
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                running.append(_start(waiting.pop(0), running))
+            _receive(running, on_message)
+            for each in list(running):
+                if each.done or time.monotonic() - each.started > limit_seconds:
+                    running.remove(each)
+                    _finish(each, limit_seconds)
+    finally:
+        for each in running:
+            _end(each)
+
+
+def _start(job: Job, others: Sequence[_Running]) -> _Running:
+    read, write = os.pipe()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            stream.flush()
+    with warnings.catch_warnings():
+        # The child only ever runs the forking thread; what Python warns of are locks of the other ones.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        os.close(read)
+        for other in others:
+            os.close(other.pipe)
+        _child(job, write)
+    os.close(write)
+    return _Running(job, pid, read, time.monotonic())
+
+
+def _child(job: Job, write: int) -> NoReturn:
+    """Never returns: neither handlers at exit nor the caller's `finally` may run a second time."""
+    status = 1
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        quiet = os.open(os.devnull, os.O_RDWR)
+        for number in (0, 1, 2):
+            os.dup2(quiet, number)
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+
+        def send(message: Any) -> None:
+            _write(write, pickle.dumps(("message", message)))
+
+        try:
+            job.work(send)
+            _write(write, pickle.dumps(("end", None)))
+        except BaseException as error:
+            _write(write, pickle.dumps(("end", _described(error))))
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _write(write: int, data: bytes) -> None:
+    left = memoryview(_HEAD.pack(len(data)) + data)
+    while left:
+        left = left[os.write(write, left) :]
+
+
+def _described(error: BaseException) -> str:
+    """Its kind and message, and the innermost line outside of PyTorch."""
+    lines = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename]
+    where = f" at {os.path.basename(lines[-1].filename)}:{lines[-1].lineno}" if lines else ""
+    text = str(error).strip().split("\n", 1)[0]
+    return f"{type(error).__name__}: {text}{where}" if text else f"{type(error).__name__}{where}"
+
+
+def _receive(running: Sequence[_Running], on_message: Callable[[Job, Any], None]) -> None:
+    with selectors.DefaultSelector() as selector:
+        for each in running:
+            selector.register(each.pipe, selectors.EVENT_READ, each)
+        for key, _ in selector.select(timeout=0.5):
+            each = key.data
+            data = os.read(each.pipe, 1 << 20)
+            each.buffer += data
+            if not data:
+                each.done = True
+            _unpack(each, on_message)
+
+
+def _unpack(each: _Running, on_message: Callable[[Job, Any], None]) -> None:
+    while len(each.buffer) >= _HEAD.size:
+        (size,) = _HEAD.unpack_from(each.buffer)
+        if len(each.buffer) < _HEAD.size + size:
+            return
+        kind, value = pickle.loads(bytes(each.buffer[_HEAD.size : _HEAD.size + size]))
+        del each.buffer[: _HEAD.size + size]
+        if kind == "end":
+            each.job.failure = value
+            each.done = True
+            each.job.seconds = time.monotonic() - each.started
+        else:
+            each.job.received.append(value)
+            on_message(each.job, value)
+
+
+def _finish(each: _Running, limit_seconds: float) -> None:
+    ended = bool(each.job.seconds)
+    status = _end(each)
+    if ended:
+        return
+    each.job.seconds = time.monotonic() - each.started
+    if not each.done:
+        each.job.failure = f"it took longer than {limit_seconds:.0f} s"
+    elif os.WIFSIGNALED(status):
+        each.job.failure = f"the process crashed ({signal.Signals(os.WTERMSIG(status)).name})"
+    else:
+        each.job.failure = "the process ended without a result"
+
+
+def _end(each: _Running) -> int:
+    os.close(each.pipe)
+    if not each.done:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(each.pid, signal.SIGKILL)
+    return os.waitpid(each.pid, 0)[1]

@@ -1,0 +1,163 @@
+"""Capture one component, in the child: its repeated blocks once each, then the whole."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import torch
+
+from diffprof.analyzers.graph_breaks.capture import Capture, captured
+from diffprof.analyzers.graph_breaks.hollow import Emptier, Hollow
+from diffprof.analyzers.graph_breaks.observe import Call, Part
+from diffprof.analyzers.graph_breaks.repeats import Block, equal_blocks, markers, stand_in
+from diffprof.callsite import Place
+from diffprof.pipeline import replaced
+
+@dataclass
+class Result:
+    """What the child found out about one component. folded: (name, how many) of equal blocks that were
+    captured once; passes: how often a line ran in one call; modules: of which modules, by path."""
+
+    capture: Capture
+    folded: list[tuple[str, int]] = field(default_factory=list)
+    passes: dict[Place, int] = field(default_factory=dict)
+    modules: dict[Place, list[str]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def capture_part(part: Part, *, fold: bool = True, say: Callable[[str], None] = lambda text: None) -> Result:
+    """Capture a component with the arguments of its first call. Changes the component and Dynamo's state."""
+    started = time.perf_counter()
+    gc.disable()
+    emptier = Emptier()
+    if part.state is not None:
+        vars(part.owner).clear()
+        vars(part.owner).update(part.state)
+    emptier.empty(part.owner)
+    forget_compiled(part.owner)
+    call = part.calls[0]
+    with torch.set_grad_enabled(not part.no_grad), Hollow():
+        folds = _Folds()
+        with ExitStack() as stand_ins:
+            if fold and part.blocks:
+                for block in equal_blocks(part.blocks):
+                    say(f"{part.name}: {type(block.modules[0]).__name__}, {len(block.modules)} alike")
+                    folds.fold(block, emptier, stand_ins)
+            say(part.name)
+            into, run = captured(folds.weights)
+            run(part.owner, part.method, *call.inputs.values(emptier))
+        if folds.names and into.failure:
+            folds = _Folds()
+            into, run = captured()
+            run(part.owner, part.method, *call.inputs.values(emptier))
+        into.files |= folds.files
+        result = Result(into, folds.names)
+        if into.breaks:
+            places = {p for b in into.breaks for p in b.stack[:1]}
+            with counting(part.owner, part.name, places, result):
+                _plain_call(part, call, emptier)
+    result.seconds = time.perf_counter() - started
+    return result
+
+
+class _Folds:
+    """Equal blocks that markers stand for. weights: marker -> call nodes; files: traced source files."""
+
+    def __init__(self) -> None:
+        self.weights: dict[Any, int] = {}
+        self.names: list[tuple[str, int]] = []
+        self.files: set[str] = set()
+
+    def fold(self, block: Block, emptier: Emptier, stand_ins: ExitStack) -> None:
+        """Capture one of them; if it is whole and pure, put markers in the place of all."""
+        first = block.modules[0]
+        into, run = captured(self.weights)
+        run(first, "__call__", *block.inputs.values(emptier))
+        if not (into.whole and into.pure):
+            return
+        put = markers(block.output)
+        self.weights.update(dict.fromkeys(put, 1))
+        self.weights[put[0]] = into.ops - len(put) + 1
+        self.names.append((type(first).__name__, len(block.modules)))
+        self.files |= into.files
+        forward = stand_in(block.output, put)
+        for module in block.modules:
+            stand_ins.enter_context(replaced(module, "forward", forward))
+
+
+def forget_compiled(owner: Any) -> None:
+    """Take compiled code off modules, so that their Python runs."""
+    if not isinstance(owner, torch.nn.Module):
+        return
+    for module in owner.modules():
+        module._compiled_call_impl = None
+    for module in list(owner.modules()):
+        for name, child in module._modules.items():
+            inner = getattr(child, "_orig_mod", None)
+            if inner is not None:
+                module._modules[name] = inner
+
+
+def _plain_call(part: Part, call: Call, emptier: Emptier) -> None:
+    args, kwargs = call.inputs.values(emptier)
+    try:
+        getattr(part.owner, part.method)(*args, **kwargs)
+    except Exception:
+        # Made-up values can lead the plain run astray; then there are no counts.
+        return
+
+
+@contextmanager
+def counting(owner: Any, name: str, places: Sequence[Place] | set[Place], result: Result) -> Iterator[None]:
+    """Count how often plain Python passes these lines, and in which modules."""
+    lines: dict[str, set[int]] = {}
+    for file, line, _ in places:
+        lines.setdefault(file, set()).add(line)
+    modules = (
+        {id(m): f"{name}.{path}" if path else name for path, m in owner.named_modules()}
+        if isinstance(owner, torch.nn.Module)
+        else {}
+    )
+    counts: Counter[tuple[str, int]] = Counter()
+    where: dict[tuple[str, int], list[str]] = {}
+
+    def entered(frame: FrameType, event: str, arg: Any) -> Any:
+        return line_run if frame.f_code.co_filename in lines else None
+
+    def line_run(frame: FrameType, event: str, arg: Any) -> Any:
+        file = frame.f_code.co_filename
+        if event == "line" and frame.f_lineno in lines[file]:
+            key = (file, frame.f_lineno)
+            counts[key] += 1
+            path = _module_around(frame, modules)
+            if path is not None and path not in where.setdefault(key, []):
+                where[key].append(path)
+        return line_run
+
+    before = sys.gettrace()
+    sys.settrace(entered)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+        for place in places:
+            result.passes[place] = counts[place[:2]]
+            result.modules[place] = where.get(place[:2], [])
+
+
+def _module_around(frame: FrameType | None, modules: dict[int, str]) -> str | None:
+    while frame is not None:
+        if frame.f_code.co_varnames[:1] == ("self",):
+            path = modules.get(id(frame.f_locals.get("self")))
+            if path is not None:
+                return path
+        frame = frame.f_back
+    return None

@@ -1,0 +1,204 @@
+"""Tensors that take no memory, and a dispatch mode that computes only what is small.
+
+Graph capture needs tensors of the right size; what is in them matters only where Python asks. A hollow
+tensor is an ordinary CPU tensor of zeros over memory that is never touched, so that a model of any size can
+be captured, graph breaks included: the code around a break runs on and gets numbers when it asks for them.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
+
+SMALL = 1 << 14
+"""Elements. Operations whose tensors are all this small are computed; larger ones only have shapes."""
+
+KEPT = 1 << 12
+"""Elements. Values of buffers and inputs up to this size are kept: positions, token ids, timesteps."""
+
+_FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+
+
+def hollow(shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Zeros of that geometry over memory that is taken only when it is written."""
+    span = 1 + sum((n - 1) * s for n, s in zip(shape, stride, strict=True)) if 0 not in shape else 0
+    if span * dtype.itemsize <= mmap.PAGESIZE:
+        return torch.zeros(span, dtype=dtype).as_strided(shape, stride)
+    memory = mmap.mmap(-1, span * dtype.itemsize, flags=_FLAGS)
+    return torch.frombuffer(memory, dtype=dtype).as_strided(shape, stride)
+
+
+def hollow_like(tensor: torch.Tensor) -> torch.Tensor:
+    """A hollow tensor with the geometry of another one, its values kept where they are few and readable."""
+    if is_traceable_wrapper_subclass(tensor):
+        names, context = tensor.__tensor_flatten__()
+        inner = {name: hollow_like(getattr(tensor, name)) for name in names}
+        cpu = type(tensor).__tensor_unflatten__(inner, context, tensor.size(), tensor.stride())
+        return cpu.requires_grad_(tensor.requires_grad) if tensor.requires_grad else cpu
+    if tensor.layout is not torch.strided:
+        return tensor
+    made = hollow(tuple(tensor.shape), tensor.stride(), tensor.dtype)
+    if tensor.numel() <= KEPT and tensor.device.type != "meta":
+        made.copy_(small_values(tensor))
+    return made.requires_grad_(tensor.requires_grad) if tensor.requires_grad else made
+
+
+def small_values(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor's values on the CPU, as plain data."""
+    with torch.no_grad():
+        return tensor.detach().to("cpu")
+
+
+class Hollow(TorchDispatchMode):
+    """Inside, an operation on a large tensor makes a hollow one of the right shape and computes nothing.
+
+    Views are views, small operations are computed, an in-place write into a large tensor is left out.
+    """
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Dynamo goes on under this mode."""
+        return True
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        tensors = [a for a in _flat(args) if type(a) is torch.Tensor or isinstance(a, torch.nn.Parameter)]
+        tensors += [a for a in _flat(tuple(kwargs.values())) if isinstance(a, torch.Tensor)]
+        if func.is_view or not _large(func, args, kwargs, tensors):
+            return func(*args, **kwargs)
+        schema = func._schema
+        if schema.is_mutable:
+            return _written(schema, args, kwargs) if _returns_written(schema) else func(*args, **kwargs)
+        try:
+            shapes = func(*_on_meta(args), **_on_meta({**kwargs, **_device(schema, kwargs)}))
+        except (NotImplementedError, RuntimeError):
+            return func(*args, **kwargs)
+        return _map(_filled, shapes)
+
+
+def _large(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], tensors: list[torch.Tensor]) -> bool:
+    if any(t.device.type != "cpu" or is_traceable_wrapper_subclass(t) for t in tensors):
+        return False
+    if tensors:
+        return any(t.numel() > SMALL for t in tensors)
+    # A factory: its size is the first argument.
+    size = args[0] if args and isinstance(args[0], list | tuple) else ()
+    total = 1
+    for n in size:
+        total *= n if isinstance(n, int) else 1
+    device = kwargs.get("device")
+    return total > SMALL and (device is None or torch.device(device).type == "cpu")
+
+
+def _device(schema: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    named = any(a.name == "device" for a in schema.arguments)
+    return {"device": torch.device("meta")} if named else {}
+
+
+def _returns_written(schema: Any) -> bool:
+    return bool(schema.returns) and all(r.alias_info is not None for r in schema.returns)
+
+
+def _written(schema: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """What an in-place operation returns: the tensors it would have written."""
+    out = []
+    for at, argument in enumerate(schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            out.append(args[at] if at < len(args) else kwargs[argument.name])
+    return out[0] if len(out) == 1 else tuple(out)
+
+
+def _on_meta(value: Any) -> Any:
+    return _map(lambda t: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta"), value)
+
+
+def _filled(shape: torch.Tensor) -> torch.Tensor:
+    return hollow(tuple(shape.shape), shape.stride(), shape.dtype)
+
+
+def _map(change: Callable[[torch.Tensor], Any], value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if isinstance(value, list | tuple):
+        return type(value)(_map(change, v) for v in value)
+    if isinstance(value, dict):
+        return {k: _map(change, v) for k, v in value.items()}
+    return value
+
+
+def _flat(value: Any) -> list[Any]:
+    if isinstance(value, list | tuple):
+        return [leaf for v in value for leaf in _flat(v)]
+    return [value]
+
+
+# --- whole objects -------------------------------------------------------------------------------------
+
+
+class Emptier:
+    """Replaces every tensor that objects hold by a hollow CPU tensor, and every device by the CPU: in
+    modules, their attributes and hooks, and in what these hold in turn. Shared tensors stay shared; the
+    replaced ones are kept alive, for their memory may belong to a device that this process can't use."""
+
+    def __init__(self) -> None:
+        self._visited: dict[int, Any] = {}
+        self._twins: dict[int, torch.Tensor] = {}
+        self._kept: list[torch.Tensor] = []
+
+    def empty(self, root: Any) -> None:
+        """Go through everything that `root` reaches. In place."""
+        pending = [root]
+        while pending:
+            owner = pending.pop()
+            if id(owner) in self._visited:
+                continue
+            self._visited[id(owner)] = owner
+            held = owner if isinstance(owner, dict) else getattr(owner, "__dict__", None)
+            if not isinstance(held, dict):
+                continue
+            for name, value in list(held.items()):
+                new = self._replaced(value, name, pending)
+                if new is not value:
+                    dict.__setitem__(held, name, new)
+
+    def tensor(self, value: torch.Tensor) -> torch.Tensor:
+        """The hollow twin of a tensor, the same one every time."""
+        twin = self._twins.get(id(value))
+        if twin is None:
+            twin = hollow_like(value)
+            if isinstance(value, torch.nn.Parameter) and not isinstance(twin, torch.nn.Parameter):
+                twin = torch.nn.Parameter(twin.detach(), requires_grad=value.requires_grad)
+            self._twins[id(value)] = self._twins[id(twin)] = twin
+            self._kept.append(value)
+        return twin
+
+    def _replaced(self, value: Any, name: Any, pending: list[Any]) -> Any:
+        if isinstance(value, torch.Tensor):
+            return self.tensor(value)
+        if isinstance(value, torch.device):
+            return torch.device("cpu") if value.type != "cpu" else value
+        if isinstance(value, int) and not isinstance(value, bool) and str(name).endswith("device"):
+            return torch.device("cpu")  # accelerate names CUDA devices by number
+        if type(value) in (list, tuple):
+            new = [self._replaced(v, name, pending) for v in value]
+            changed = any(a is not b for a, b in zip(new, value, strict=True))
+            return type(value)(new) if changed else value
+        if isinstance(value, dict) or _has_own_state(value):
+            pending.append(value)
+        return value
+
+
+def _has_own_state(value: Any) -> bool:
+    """Objects of pipelines, models and their hooks, as opposed to what belongs to the interpreter."""
+    if isinstance(value, type) or not hasattr(value, "__dict__"):
+        return False
+    if isinstance(value, torch.nn.Module):
+        return True
+    package = type(value).__module__.partition(".")[0]
+    return package not in ("builtins", "torch", "types", "functools", "threading", "logging", "mmap")

@@ -1,0 +1,165 @@
+"""What each component is given during one pipeline call: the inputs that its capture needs."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from diffprof.analyzers.graph_breaks.repeats import Repeats, Seen
+from diffprof.analyzers.graph_breaks.signature import Signature, signature
+from diffprof.pipeline import PhaseTracker, components, replaced, role
+
+_METHODS = {"vae": ("encode", "decode"), "scheduler": ("step",)}
+"""What is called of a component that is not called itself."""
+
+WORTH_COMPARING = 100
+"""Submodules from which on a model is searched for equal blocks: below, tracing it takes a second."""
+
+
+@dataclass
+class Call:
+    """Calls with one signature. in_loop: how many of them were made in the denoising loop."""
+
+    inputs: Signature
+    output: Signature
+    count: int = 0
+    in_loop: int = 0
+
+
+@dataclass
+class Part:
+    """Something that a user would compile: a component, or one of its methods. calls: by signature, in the
+    order in which they first came; steps: length of the denoising loop."""
+
+    name: str
+    owner: Any
+    method: str
+    role: str
+    no_grad: bool = True
+    calls: list[Call] = field(default_factory=list)
+    order: list[int] = field(default_factory=list)
+    """Index into calls, for every call made."""
+    steps: int = 0
+    state: dict[str, Any] | None = None
+    """Attributes of a scheduler before its first call."""
+    blocks: list[Seen] = field(default_factory=list)
+    """Inputs of the submodules that may be equal, from the first call."""
+
+    @property
+    def count(self) -> int:
+        return sum(call.count for call in self.calls)
+
+    @property
+    def per_step(self) -> float:
+        """Calls in each step of the denoising loop."""
+        return sum(call.in_loop for call in self.calls) / self.steps if self.steps else 0.0
+
+
+@contextmanager
+def observing(pipe: Any) -> Iterator[list[Part]]:
+    """While the context is open, calls of the pipeline's components are taken down; the list is complete
+    when it closes. Nothing stays behind on the pipeline."""
+    parts: list[Part] = []
+    tracker = PhaseTracker()
+    with ExitStack() as stack:
+        stack.enter_context(tracker.watching(pipe))
+        for name, component in components(pipe).items():
+            for method in _methods(name, component):
+                label = name if method == "__call__" else f"{name}.{method}"
+                part = Part(label, component, method, role(name, component))
+                parts.append(part)
+                _follow(part, tracker, stack)
+        yield parts
+    for part in parts:
+        part.steps = tracker.steps_total
+    parts[:] = [part for part in parts if part.calls]
+
+
+def _methods(name: str, component: Any) -> Iterator[str]:
+    what = role(name, component)
+    if isinstance(component, torch.nn.Module):
+        yield "__call__"
+    yield from (m for m in _METHODS.get(what, ()) if callable(getattr(component, m, None)))
+
+
+def _follow(part: Part, tracker: PhaseTracker, stack: ExitStack) -> None:
+    """Note every call. A module is followed by hooks, a method by an attribute of the object."""
+    note = _noting(part, tracker)
+    if part.method == "__call__":
+        pending: list[tuple[Signature, Callable[[], None]]] = []
+
+        def before(_: Any, args: Any, kwargs: Any) -> None:
+            pending.append((signature((args, kwargs)), _inside(part)))
+
+        def after(_: Any, args: Any, kwargs: Any, output: Any) -> None:
+            given, close = pending.pop()
+            close()
+            note(given, output)
+
+        module = part.owner
+        handles = (
+            module.register_forward_pre_hook(before, with_kwargs=True, prepend=True),
+            module.register_forward_hook(after, with_kwargs=True),
+        )
+        for handle in handles:
+            stack.callback(handle.remove)
+        return
+    original = getattr(part.owner, part.method)
+
+    @functools.wraps(original)
+    def followed(*args: Any, **kwargs: Any) -> Any:
+        if part.state is None and not isinstance(part.owner, torch.nn.Module):
+            part.state = _attributes(part.owner, without=part.method)
+        given = signature((args, kwargs))
+        close = _inside(part)
+        try:
+            output = original(*args, **kwargs)
+        finally:
+            close()
+        note(given, output)
+        return output
+
+    stack.enter_context(replaced(part.owner, part.method, followed))
+
+
+def _inside(part: Part) -> Callable[[], None]:
+    """Follow the submodules during the first call; the returned function ends that."""
+    module = part.owner
+    if part.calls or not isinstance(module, torch.nn.Module) or len(list(module.modules())) < WORTH_COMPARING:
+        return lambda: None
+    repeats = Repeats(module)
+
+    def close() -> None:
+        repeats.close()
+        part.blocks = list(repeats.seen.values())
+
+    return close
+
+
+def _attributes(owner: Any, without: str) -> dict[str, Any]:
+    return {
+        name: copy.copy(value) if type(value) in (list, dict, set) else value
+        for name, value in vars(owner).items()
+        if name != without
+    }
+
+
+def _noting(part: Part, tracker: PhaseTracker) -> Callable[[Signature, Any], None]:
+    index: dict[tuple[Any, ...], int] = {}
+
+    def note(inputs: Signature, output: Any) -> None:
+        part.no_grad = not torch.is_grad_enabled()
+        at = index.setdefault(inputs.key, len(part.calls))
+        if at == len(part.calls):
+            part.calls.append(Call(inputs, signature(output)))
+        part.order.append(at)
+        part.calls[at].count += 1
+        part.calls[at].in_loop += tracker.denoising
+
+    return note

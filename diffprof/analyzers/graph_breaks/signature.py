@@ -1,0 +1,92 @@
+"""Arguments of a call as data: geometry of tensors, values of the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from diffprof.analyzers.graph_breaks.hollow import KEPT, Emptier, hollow, small_values
+
+
+@dataclass(frozen=True)
+class Given:
+    """A tensor argument: its geometry, and its values where they are few."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    values: torch.Tensor | None = field(default=None, compare=False)
+
+    def __str__(self) -> str:
+        return f"{str(self.dtype).removeprefix('torch.')}{list(self.shape)}{list(self.stride)}"
+
+    def made(self) -> torch.Tensor:
+        """A tensor like it, without memory."""
+        made = hollow(self.shape, self.stride, self.dtype)
+        return made if self.values is None else made.copy_(self.values)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Arguments (and result) of a call with each tensor as a Given. Other objects are kept themselves."""
+
+    leaves: tuple[Any, ...]
+    spec: Any
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Equal for calls that Dynamo should treat alike: geometry of tensors, value and type of the rest."""
+        parts = (str(x) if isinstance(x, Given) else (type(x).__name__, _printed(x)) for x in self.leaves)
+        return (str(self.spec), *parts)
+
+    def values(self, emptier: Emptier) -> Any:
+        """The arguments again, in the child: hollow tensors in the place of the real ones."""
+        made: dict[int, torch.Tensor] = {}
+        out = []
+        for leaf in self.leaves:
+            if isinstance(leaf, Given):
+                out.append(made.setdefault(id(leaf), leaf.made()))
+            else:
+                emptier.empty(leaf)
+                out.append(_on_cpu(leaf))
+        return pytree.tree_unflatten(out, self.spec)
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of its tensors."""
+        return tuple(leaf.shape for leaf in self.leaves if isinstance(leaf, Given))
+
+
+def signature(value: Any, *, values: bool = True) -> Signature:
+    """Describe arguments or a result. values: keep those of small tensors."""
+    seen: dict[int, Given] = {}
+    leaves, spec = pytree.tree_flatten(value)
+    return Signature(tuple(_given(leaf, seen, values) for leaf in leaves), spec)
+
+
+def _given(leaf: Any, seen: dict[int, Given], keep: bool) -> Any:
+    if not isinstance(leaf, torch.Tensor):
+        return leaf
+    if id(leaf) not in seen:
+        few = keep and leaf.numel() <= KEPT and leaf.device.type != "meta" and leaf.layout is torch.strided
+        values = small_values(leaf).clone() if few else None
+        stride = leaf.stride() if leaf.layout is torch.strided else ()
+        seen[id(leaf)] = Given(tuple(leaf.shape), tuple(stride), leaf.dtype, values)
+    return seen[id(leaf)]
+
+
+def _printed(value: Any) -> str:
+    if value is None or isinstance(value, bool | int | float | str | torch.dtype | torch.device):
+        return repr(value)
+    return f"{type(value).__qualname__} object"
+
+
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, torch.device):
+        return torch.device("cpu")
+    if isinstance(value, torch.Generator) and value.device.type != "cpu":
+        return torch.Generator().manual_seed(value.initial_seed())
+    return value
