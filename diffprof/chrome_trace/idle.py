@@ -18,6 +18,12 @@ from diffprof.recording import GapRow, Site
 ROW_LIMIT = 2000
 """Gaps kept one by one, longest first; the rest are summed by cause and phase."""
 
+SHORT_US = 1.0
+"""Gaps below this are always summed: older Kineto's clock ticks in microseconds."""
+
+CLOCK_US = 0.002
+"""Gaps up to this are none: two times rounded to a nanosecond."""
+
 QUEUED_US = 100.0
 """A kernel that was queued this long before the gap's end did not wait for its launch: five times the
 launch-to-start time that diffusers' profiling guide calls unhealthy."""
@@ -52,6 +58,8 @@ def find_gaps(
     if not len(busy):
         return ()
     start, end = busy[:-1, 1], busy[1:, 0]
+    wide = end - start > CLOCK_US
+    start, end = start[wide], end[wide]
     ts, ends = work.ts[mine], work.end[mine]
     following = mine[np.searchsorted(ts, end, side="left")]
     by_end = np.argsort(ends, kind="stable")
@@ -62,7 +70,8 @@ def find_gaps(
     phase_of = phases.at(when)
     rows: list[GapRow] = []
     rest: dict[tuple[str, str | None, int | None], list[float]] = {}
-    longest = set(np.argsort(-(end - start), kind="stable")[:ROW_LIMIT].tolist())
+    order = np.argsort(start - end, kind="stable")[:ROW_LIMIT]
+    longest = set(order[(end - start)[order] >= SHORT_US].tolist())
     names = [kind.name for kind in kinds.kinds]
     for i in range(len(start)):
         phase = phases.phase(int(phase_of[i]))

@@ -15,7 +15,7 @@ from diffprof.chrome_trace.links import Links
 from diffprof.chrome_trace.phases import Phases
 from diffprof.recording import KernelKind, KernelRow
 
-_DTYPES = {
+DTYPES = {
     "float": "float32",
     "double": "float64",
     "c10::Half": "float16",
@@ -63,7 +63,7 @@ def dtype_text(dtypes: bytes) -> str:
         return ""
     for name in names if isinstance(names, list) else ():
         if isinstance(name, str) and name not in _NO_DTYPE:
-            return _DTYPES.get(name, name.removeprefix("c10::"))
+            return DTYPES.get(name, name.removeprefix("c10::"))
     return ""
 
 

@@ -86,7 +86,7 @@ def make_timeline(
         host = max(0.0, ts - now)
         python = host - (in_torch(ts) - in_torch(now)) if ts > now else 0.0
         if python > PYTHON_EVENT_US:
-            out.add(now, python, module=module)
+            out.add(ts, python, module=module)
             host -= python
         blocks = int(waits.of_call[row])
         lane = int(calls.lane[row])

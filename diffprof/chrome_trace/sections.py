@@ -124,12 +124,12 @@ def _limits(trace: Trace, links: Links, phases: Phases) -> list[Unseen]:
         missing(f"the launches of {lost:,} kernels", "their runtime calls are not in the trace")
     if not len(trace.ops):
         missing("ops and shapes of kernels", "no `cpu_op` events: record with ProfilerActivity.CPU")
-    if len(trace.frames):
+    if len(trace.frames) and not trace.simulated:
         missing(
             "exact lines",
             "the profiler stores the line where a function begins, not the one that was running",
         )
-    elif not any(detail.stack for detail in trace.details):
+    elif not len(trace.frames) and not any(detail.stack for detail in trace.details):
         missing("Python lines of waits", "no Python stacks in this trace: record with `with_stack=True`")
     if phases.source is None or not phases.steps:
         missing(
