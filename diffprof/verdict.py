@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffprof.finding import Finding
-from diffprof.recording import Recording, SyncRow
+from diffprof.recording import Recording, SyncRow, steady_per_step
 from diffprof.report import Report
 from diffprof.views.words import cost, how_often, number, place, plural
 
@@ -51,7 +51,7 @@ def _headline(report: Report) -> str:
 def _waits(recording: Recording, syncs: Sequence[SyncRow]) -> str:
     looped = [row for row in syncs if row.in_loop]
     outside = sum(row.count for row in syncs if not row.in_loop)
-    rate = sum(row.per_step for row in looped)
+    rate = steady_per_step(looped)
     count = sum(row.count for row in looped)
     if not count:
         if not outside:

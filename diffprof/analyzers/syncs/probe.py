@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from diffprof.pipeline import (
     module_names,
     with_role,
 )
-from diffprof.recording import SyncRow, Unseen
+from diffprof.recording import SyncRow, Unseen, median
 
 Key = tuple[str, str, int, bool]
 """(kind, file name, line, in the loop): what makes two blocking operations the same row."""
@@ -149,7 +148,7 @@ class SyncObserver(Observer):
             part=row.part,
             in_loop=key[3],
             count=row.count,
-            per_step=float(statistics.median(steady)) if steady else 0.0,
+            per_step=median(steady) if steady else 0.0,
             by_step=by_step,
             first_step_only=len(by_step) > 1 and by_step[0] > 0 and not any(by_step[1:]),
             bytes=row.bytes,

@@ -1,0 +1,70 @@
+"""What the sync rules say about a row."""
+
+from __future__ import annotations
+
+from diffprof.finding import Severity
+from diffprof.rules import judge
+from tests.builders import make_recording, make_site, make_sync
+
+
+def only(recording):
+    findings, _ = judge(recording)
+    found = [f for f in findings if f.rule.startswith("SYN")]
+    assert len(found) == 1, [f.rule for f in found]
+    return found[0]
+
+
+def test_a_finding_names_the_attribute_on_the_wrong_side():
+    finding = only(make_recording(make_sync("value-read", owner="scheduler.sigmas", owner_device="device")))
+    assert "`scheduler.sigmas` is on the device" in finding.message
+    assert "scheduler-tables-on-host" in finding.fixes
+
+
+def test_a_host_table_is_named_with_its_index():
+    row = make_sync("value-read", owner="scheduler.alphas_cumprod", owner_device="cpu", index="timestep")
+    finding = only(make_recording(row))
+    assert "`scheduler.alphas_cumprod` is on the CPU and is indexed by `timestep`" in finding.message
+    assert finding.fixes == ("host-timesteps",)
+
+
+def test_an_assumed_value_is_said():
+    finding = only(make_recording(make_sync("value-read", values_known=False, assumed="False")))
+    assert "went on with False" in (finding.cost_note or "")
+
+
+def test_the_copy_of_the_finished_image_is_for_information():
+    finding = only(make_recording(make_sync("device-to-host", in_loop=False, phase="postprocess")))
+    assert finding.severity is Severity.INFO
+    assert "result" in finding.message
+
+
+def test_severity_follows_the_loop():
+    every = only(make_recording(make_sync("value-read")))
+    first = only(
+        make_recording(make_sync("value-read", count=1, by_step=(1, 0, 0), per_step=0.0, first_step_only=True))
+    )
+    outside = only(make_recording(make_sync("value-read", in_loop=False)))
+    assert [f.severity for f in (every, first, outside)] == [Severity.HIGH, Severity.MEDIUM, Severity.LOW]
+    assert first.first_step_only
+
+
+def test_constant_uploads_are_told_from_changing_ones():
+    same = only(make_recording(make_sync("host-to-device", constant=True)))
+    other = only(make_recording(make_sync("host-to-device", constant=False)))
+    assert same.message.startswith("The same host data")
+    assert other.message.startswith("Host data")
+
+
+def test_offloading_is_one_finding_inside_the_loop_and_one_outside():
+    rows = [make_sync("host-to-device", offload=True, bytes=10, site=make_site(line=n)) for n in range(1, 4)]
+    rows.append(make_sync("device-to-host", in_loop=False, offload=True, bytes=5))
+    findings, _ = judge(make_recording(*rows))
+    offload = [f for f in findings if f.rule == "SYN010"]
+    assert [(f.in_loop, f.count, f.per_step) for f in offload] == [(True, 12, 3.0), (False, 1, 0.0)]
+    assert offload[0].evidence.syncs == (0, 1, 2)
+    assert {f.rule for f in findings if f.rule.startswith("SYN")} == {"SYN010"}
+
+
+def test_a_search_for_the_timestep_names_its_fix():
+    row = make_sync("data-dependent-shape", site=make_site(function="EulerDiscreteScheduler.index_for_timestep"))
+    assert only(make_recording(row)).fixes == ("set-begin-index",)
