@@ -1,0 +1,151 @@
+"""What each scheme would cost on a simulated GPU, from the one cost model that there is for it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from diffprof.analyzers.quantization.inventory import Key
+from diffprof.analyzers.quantization.layers import dtype_of
+from diffprof.analyzers.quantization.schemes import Scheme
+from diffprof.devices.simulated.cost import CostModel, Mode, precision
+from diffprof.devices.simulated.observer import OpSignature, TensorMeta
+from diffprof.devices.simulated.specs import GpuSpec
+from diffprof.recording import Grade, SchemeTiming
+
+_ids = itertools.count(-1, -1)
+
+
+class Predictor:
+    """Times of linears on one GPU. mode: how the model around them runs."""
+
+    def __init__(self, spec: GpuSpec, mode: Mode) -> None:
+        self.spec = spec
+        self.model = CostModel(spec, mode)
+
+    def timing(self, key: Key, scheme: Scheme, how: str) -> SchemeTiming:
+        """One shape under one scheme. how: eager or compiled."""
+        why_not = self.why_not(key, scheme)
+        if why_not:
+            return SchemeTiming(scheme=scheme.key, mode=how, grade=Grade.SIMULATED, why_not=why_not)
+        compiled = how == "compiled"
+        original = self.original_us(key, compiled)
+        changed = self.scheme_us(key, scheme, compiled)
+        return SchemeTiming(
+            scheme=scheme.key,
+            mode=how,
+            grade=Grade.SIMULATED,
+            original_us=original,
+            median_us=changed,
+            gain_us=original - changed,
+            gain_spread_us=0.0,
+        )
+
+    def timings(self, key: Key, schemes: Sequence[Scheme], modes: Sequence[str]) -> list[SchemeTiming]:
+        return [self.timing(key, scheme, mode) for mode in modes for scheme in schemes]
+
+    def why_not(self, key: Key, scheme: Scheme) -> str | None:
+        """Why a scheme does not run on this GPU, or None."""
+        name = self.spec.name
+        major, minor = self.spec.capability
+        if scheme.activation and self.spec.vendor == "nvidia" and scheme.activation not in self.spec.peak:
+            return f"{name} (compute capability {major}.{minor}) has no {scheme.activation} units"
+        if scheme.activation and scheme.activation not in self.spec.peak:
+            return f"{name} has no {scheme.activation} units"
+        if scheme.weight == "int4" and key.dtype != "bfloat16":
+            return f"its kernel takes bfloat16, not {key.dtype}"
+        if scheme.weight == "int4" and self.spec.vendor == "nvidia" and major < 8:
+            return f"its kernel needs compute capability 8.0, {name} has {major}.{minor}"
+        if scheme.activation == "fp8" and scheme.per_row and key.dtype != "bfloat16":
+            return f"scales a row need bfloat16, not {key.dtype}"
+        if scheme.activation and (key.in_features % 16 or key.out_features % 16):
+            return "its kernel needs features in multiples of 16"
+        return None
+
+    def original_us(self, key: Key, compiled: bool) -> float:
+        """The layer as it is."""
+        kernels = self.model.kernels(signature(key), compiled=compiled)
+        return sum(kernel.device_us for kernel in kernels)
+
+    def scheme_us(self, key: Key, scheme: Scheme, compiled: bool) -> float:
+        """The layer under a scheme, quantizing its activation included."""
+        if compiled and scheme.key == "int8-dynamic":
+            kernels = self.model.kernels(signature(key, linear=True), compiled=True, int8=True)
+            return sum(kernel.device_us for kernel in kernels)
+        width = dtype_of(key.dtype).itemsize
+        activation, output = key.m * key.in_features, key.m * key.out_features
+        weights = key.in_features * key.out_features
+        fixed = self.model._fixed(compiled)
+        if scheme.activation is None:
+            return self._weight_only(key, scheme, width, fixed, compiled)
+        compute, _, _ = self.model.gemm_us(1, key.m, key.out_features, key.in_features, scheme.activation, 1)
+        bandwidth = self.spec.bytes_per_us * self.model.rates.gemm_memory
+        if compiled:
+            # One scale for the tensor has to be known before anything is rounded: a pass of its own.
+            passes = (
+                [activation * (width + 1)]
+                if scheme.per_row
+                else [activation * width, activation * (width + 1)]
+            )
+            product = max(compute, (activation + weights + output * width) / bandwidth)
+        else:
+            passes, product = self._eager_passes(activation, output, weights, width, compute, bandwidth)
+        extra = sum(self.model.streaming_us(moved, width, compiled) + fixed for moved in passes)
+        return extra + product + fixed
+
+    def _eager_passes(
+        self, activation: int, output: int, weights: int, width: int, compute: float, bandwidth: float
+    ) -> tuple[list[float], float]:
+        """Bytes of the kernels around an uncompiled product.
+
+        torchao's choose_qparams_affine and quantize_affine take the lower and the upper end of each row, divide,
+        round, clamp and cast; the product is stored in 4 bytes, and scaled by rows and by columns.
+        """
+        passes = [activation * width] * 2
+        passes += [2.0 * activation * width, 2.0 * activation * width, 2.0 * activation * width]
+        passes += [activation * (width + 1.0)]
+        passes += [output * (4.0 + 4.0), output * (4.0 + width)]
+        return passes, max(compute, (activation + weights + output * 4.0) / bandwidth)
+
+    def _weight_only(self, key: Key, scheme: Scheme, width: int, fixed: float, compiled: bool) -> float:
+        """The weight is widened before the product: in its loads where compiled, in a kernel of its own else."""
+        kind = precision(dtype_of(key.dtype), self.model.mode.matmul_tf32)
+        compute, _, _ = self.model.gemm_us(1, key.m, key.out_features, key.in_features, kind, width)
+        bandwidth = self.spec.bytes_per_us * self.model.rates.gemm_memory
+        weights = key.in_features * key.out_features
+        moved_around = (key.m * key.in_features + key.m * key.out_features) * width
+        stored = weights * scheme.weight_bits / 8
+        if compiled or scheme.weight == "int4":
+            return max(compute, (moved_around + stored) / bandwidth) + fixed
+        widened = self.model.streaming_us(stored + weights * width, width, False) + fixed
+        return widened + max(compute, (moved_around + weights * width) / bandwidth) + fixed
+
+
+def signature(key: Key, *, linear: bool = False) -> OpSignature:
+    """The operation that a layer launches, as the simulated device would tell it. linear: also for a 1x1
+    convolution, as the linear that it can be."""
+    dtype = dtype_of(key.dtype)
+    if key.kind == "conv1x1" and not linear:
+        side = math.isqrt(key.m)
+        height, width = (side, side) if side * side == key.m else (1, key.m)
+        given = _meta((1, key.in_features, height, width), dtype)
+        weight = _meta((key.out_features, key.in_features, 1, 1), dtype)
+        result = _meta((1, key.out_features, height, width), dtype)
+        name, scalars = "aten::conv2d", {"stride": (1, 1), "groups": 1}
+    else:
+        given, result = _meta((key.m, key.in_features), dtype), _meta((key.m, key.out_features), dtype)
+        weight = _meta((key.out_features, key.in_features), dtype)
+        name, scalars = "aten::linear", {}
+    inputs = [given, weight] + ([_meta((key.out_features,), dtype)] if key.bias else [])
+    return OpSignature(next(_ids), name, None, tuple(inputs), (result,), dict(scalars))
+
+
+def _meta(shape: tuple[int, ...], dtype: torch.dtype) -> TensorMeta:
+    stride: list[Any] = [1]
+    for size in reversed(shape[1:]):
+        stride.insert(0, stride[0] * size)
+    return TensorMeta(torch.Size(shape), tuple(stride), dtype, 0, "sim")

@@ -1,0 +1,222 @@
+"""Linears timed side by side: one round runs the original and every scheme once, so that noise hits all alike."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from diffprof.analyzers.quantization.schemes import ORIGINAL
+from diffprof.recording import Grade, SchemeTiming
+
+Work = Callable[[], Any]
+
+
+class Runner(Protocol):
+    """Runs work once and says how long it took."""
+
+    def microseconds(self, work: Work) -> float: ...
+
+
+class HostRunner:
+    """On the CPU, with caches that hold other data, as between two calls of a layer in a real step."""
+
+    def __init__(
+        self, clock: Callable[[], float] = time.perf_counter, cache_bytes: int | None = None
+    ) -> None:
+        self.clock = clock
+        size = last_level_cache() if cache_bytes is None else cache_bytes
+        self._other = torch.zeros(max(size // 4, 1), dtype=torch.int32)
+
+    def microseconds(self, work: Work) -> float:
+        self._other.add_(1)
+        begin = self.clock()
+        work()
+        return (self.clock() - begin) * 1e6
+
+
+class EventRunner:
+    """On a CUDA device, by events around the work. A fill of twice the L2 cache runs first: the cache is
+    cold, as in a real step, and the launches of the work are queued before the fill ends."""
+
+    def __init__(self, device: torch.device) -> None:
+        properties = torch.cuda.get_device_properties(device)
+        size = 2 * int(getattr(properties, "L2_cache_size", 64 << 20) or 64 << 20)
+        self._other = torch.empty(size // 4, dtype=torch.int32, device=device)
+
+    def microseconds(self, work: Work) -> float:
+        begin = torch.cuda.Event(enable_timing=True)
+        end = torch.cuda.Event(enable_timing=True)
+        self._other.zero_()
+        begin.record()
+        work()
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) * 1e3
+
+
+def last_level_cache() -> int:
+    """Bytes of the CPU's largest cache as Linux tells, at most 64 MiB; 32 MiB where it doesn't."""
+    sizes = []
+    for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        text = file.read_text().strip()
+        factor = {"K": 1 << 10, "M": 1 << 20}.get(text[-1:], 1)
+        if text.rstrip("KM").isdecimal():
+            sizes.append(int(text.rstrip("KM")) * factor)
+    return min(max(sizes, default=32 << 20), 64 << 20)
+
+
+class Budget:
+    """Seconds that may be spent, by an injected clock."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.seconds = seconds
+        self.clock = clock
+        self._begin = clock()
+
+    @property
+    def spent(self) -> float:
+        return self.clock() - self._begin
+
+    @property
+    def left(self) -> float:
+        return self.seconds - self.spent
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a comparison goes on.
+
+    least: rounds before anything is judged; most: rounds of a first comparison; again: rounds of one that is
+    near a tie; hopeless: a scheme this many times slower is dropped after `sure` rounds. slices: a scheme that takes longer for
+    1/slices of the rows than the original takes for all is settled by that.
+    """
+
+    least: int = 5
+    most: int = 11
+    again: int = 31
+    hopeless: float = 3.0
+    sure: int = 2
+    slices: int = 8
+    smallest_slice: int = 16
+    near: float = 2.0
+    """A gain within so many spreads of zero is near a tie."""
+
+
+@dataclass
+class Comparison:
+    """Times in microseconds, round by round. A scheme dropped early has fewer rounds than the original."""
+
+    times: dict[str, list[float]] = field(default_factory=dict)
+
+    def timing(self, scheme: str, mode: str) -> SchemeTiming:
+        """The scheme against the original, over the rounds in which both ran."""
+        mine = self.times[scheme]
+        original = self.times[ORIGINAL][: len(mine)]
+        differences = [before - after for before, after in zip(original, mine, strict=True)]
+        return SchemeTiming(
+            scheme=scheme,
+            mode=mode,
+            grade=Grade.MEASURED,
+            original_us=statistics.median(original),
+            median_us=statistics.median(mine),
+            spread_us=spread(mine),
+            gain_us=statistics.median(differences),
+            gain_spread_us=spread(differences),
+            rounds=len(mine),
+        )
+
+
+def spread(values: Sequence[float]) -> float:
+    """Half the interquartile range; the half range of fewer than four values."""
+    if len(values) < 4:
+        return (max(values) - min(values)) / 2
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return (high - low) / 2
+
+
+def clear_gain(timing: SchemeTiming) -> bool:
+    """Whether it is faster by more than the spread of the difference."""
+    return _beyond(timing, 1)
+
+
+def clear_loss(timing: SchemeTiming) -> bool:
+    """Whether it is slower by more than the spread of the difference."""
+    return _beyond(timing, -1)
+
+
+def near_tie(timing: SchemeTiming, near: float) -> bool:
+    """Whether another, longer look could turn the verdict."""
+    if timing.gain_us is None or timing.gain_spread_us is None or timing.rows is not None:
+        return False
+    return abs(timing.gain_us) < near * timing.gain_spread_us
+
+
+def _beyond(timing: SchemeTiming, sign: int) -> bool:
+    if timing.gain_us is None:
+        return False
+    gain = sign * timing.gain_us
+    return gain > 0 and gain > (timing.gain_spread_us or 0.0)
+
+
+def compare(
+    contestants: Mapping[str, Work],
+    runner: Runner,
+    patience: Patience,
+    *,
+    rounds: int,
+    may_go_on: Callable[[], bool] = lambda: True,
+    known: Comparison | None = None,
+) -> Comparison:
+    """Time works in rounds; one of them is ORIGINAL. Every other round runs in the opposite order.
+
+    Clear losers are dropped on the way. It ends early when `may_go_on` says so, but not before one round.
+    known: rounds to add to.
+    """
+    result = known or Comparison()
+    for name in contestants:
+        result.times.setdefault(name, [])
+    running = [name for name in contestants if name != ORIGINAL]
+    for turn in range(rounds):
+        order = [ORIGINAL, *running]
+        if turn % 2:
+            order.reverse()
+        taken = {name: runner.microseconds(contestants[name]) for name in order}
+        for name, value in taken.items():
+            result.times[name].append(value)
+        done = len(result.times[ORIGINAL])
+        running = [n for n in running if not _is_lost(result, n, patience, done)]
+        if not running or not may_go_on():
+            break
+    return result
+
+
+def _is_lost(result: Comparison, name: str, patience: Patience, done: int) -> bool:
+    timing = result.timing(name, "")
+    # The fastest runs are compared, so that one interruption does not settle it.
+    fastest, original = min(result.times[name]), min(result.times[ORIGINAL][:done])
+    if done >= patience.sure and fastest > patience.hopeless * original:
+        return True
+    return done >= patience.least and clear_loss(timing)
+
+
+_names = itertools.count()
+
+
+def compiled(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The module's call under `torch.compile`, as a function with code of its own: Dynamo's limit of
+    recompiles counts by code object, and all linears share theirs."""
+
+    def call(given: torch.Tensor) -> torch.Tensor:
+        return module(given)
+
+    code = call.__code__.replace(co_name=f"timed_layer_{next(_names)}")
+    own = types.FunctionType(code, call.__globals__, code.co_name, None, call.__closure__)
+    return torch.compile(own, dynamic=False)
