@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 
+from msgspec.structs import replace
+
 from diffprof.recording import GapRow, PhaseSpan, Timeline
 
 ALL_STREAMS = -1
@@ -176,6 +178,73 @@ def phase_of_events(timeline: Timeline) -> list[PhaseSpan | None]:
     for span in sorted(timeline.phases, key=lambda s: (s.first, -s.last)):
         found[span.first : span.last] = repeat(span, max(0, min(span.last, len(found)) - span.first))
     return found
+
+
+def steps_of(timeline: Timeline) -> tuple[tuple[int, int], ...]:
+    """Events [first, last) of each denoising step, in order: from its first event to the next step's.
+
+    The last step ends with its scheduler's part: what follows is no step's.
+    """
+    firsts: dict[int, int] = {}
+    ends: dict[int, int] = {}
+    worked: set[int] = set()
+    for span in timeline.phases:
+        if span.step is None:
+            continue
+        firsts[span.step] = min(firsts.get(span.step, span.first), span.first)
+        if span.part is not None:
+            worked.add(span.step)
+            ends[span.step] = max(ends.get(span.step, 0), span.last)
+    steps = sorted(worked)
+    found = []
+    for step, after in zip(steps, [*steps[1:], None], strict=True):
+        last = ends[step] if after is None else firsts[after]
+        found.append((firsts[step], last))
+    return tuple(found)
+
+
+def with_steps(timeline: Timeline, count: int) -> Timeline | None:
+    """The timeline of a call with `count` denoising steps, or None if that can't be told exactly.
+
+    Steps are added where two neighbouring ones are the same, event for event; the first and last may differ.
+    """
+    steps = steps_of(timeline)
+    missing = count - len(steps)
+    if missing == 0:
+        return timeline
+    if missing < 0:
+        return None
+    columns = ("kind", "module", "host_us", "device_us", "stream", "sync")
+
+    def content(place: tuple[int, int]) -> list[tuple]:
+        return [getattr(timeline, name)[place[0] : place[1]] for name in columns]
+
+    for n in range(len(steps) - 1, 0, -1):
+        if content(steps[n]) == content(steps[n - 1]):
+            break
+    else:
+        return None
+    first, last = steps[n]
+    added = missing * (last - first)
+    changed: dict[str, tuple] = {
+        name: (col := getattr(timeline, name))[:last] + col[first:last] * missing + col[last:]
+        for name in columns
+    }
+    spans: list[PhaseSpan] = []
+    repeated = [s for s in timeline.phases if s.step == n]
+    for span in timeline.phases:
+        if span.first >= last:
+            step = None if span.step is None else span.step + missing
+            spans.append(replace(span, first=span.first + added, last=span.last + added, step=step))
+            continue
+        spans.append(span)
+        if repeated and span is repeated[-1]:
+            for again in range(1, missing + 1):
+                shift = again * (last - first)
+                spans.extend(
+                    replace(s, first=s.first + shift, last=s.last + shift, step=n + again) for s in repeated
+                )
+    return replace(timeline, phases=tuple(spans), **changed)
 
 
 def find_gaps(timeline: Timeline, run: Replay, *, at_least_us: float = 1.0) -> tuple[GapRow, ...]:

@@ -14,7 +14,9 @@ from diffprof.timeline import (
     phase_of_events,
     replay,
     saved_us,
+    steps_of,
     total_us,
+    with_steps,
 )
 
 Event = tuple[int, float, float, int, int]  # kind, host, device, stream, sync
@@ -197,3 +199,36 @@ def test_gaps_and_work_fill_the_run(timeline: Timeline) -> None:
     gaps = find_gaps(timeline, run, at_least_us=1e-9)
     assert sum(g.duration_us for g in gaps) + run.device_busy_us == pytest.approx(run.total_us)
     assert all(g.duration_us > 0 for g in gaps)
+
+
+def stepped(steps: int, host: tuple[float, ...] | None = None) -> Timeline:
+    """A launch before, three events a step (two of the denoiser, one of the scheduler), a launch after."""
+    import msgspec
+
+    events = [launch(3, 3, kind=2)]
+    phases = [PhaseSpan(name="encode", first=0, last=1)]
+    for step in range(steps):
+        first = len(events)
+        spent = host[step] if host else 10.0
+        events += [launch(spent, 20), launch(5, 7, kind=1), read(1)]
+        phases.append(PhaseSpan(name="denoise", step=step, part="denoiser", first=first, last=first + 2))
+        phases.append(PhaseSpan(name="denoise", step=step, part="scheduler", first=first + 2, last=first + 3))
+    phases.append(PhaseSpan(name="decode", first=len(events), last=len(events) + 1))
+    events.append(launch(4, 4, kind=2))
+    return msgspec.structs.replace(make(events), phases=tuple(phases))
+
+
+@pytest.mark.parametrize("count", [3, 4, 30])
+def test_more_steps_are_the_same_as_running_them(count: int) -> None:
+    assert with_steps(stepped(3), count) == stepped(count)
+
+
+def test_steps_that_differ_at_the_ends_are_kept() -> None:
+    longer = with_steps(stepped(4, (99.0, 10.0, 10.0, 50.0)), 7)
+    assert longer == stepped(7, (99.0, *[10.0] * 5, 50.0))
+
+
+def test_steps_that_all_differ_are_not_guessed() -> None:
+    assert with_steps(stepped(3, (1.0, 2.0, 3.0)), 9) is None
+    assert with_steps(stepped(4), 2) is None
+    assert steps_of(stepped(2)) == ((1, 4), (4, 7))

@@ -33,12 +33,18 @@ class GpuSpec:
     """The last cache before memory."""
     processors: int
     """Streaming multiprocessors, or compute units."""
+    achievable: float
+    """Share of the peak that the best large matmuls reach."""
     link_gb_s: float
     """Host link, one way."""
     launch_latency_us: float
     """From the end of a launch call to the start of the kernel on an idle device."""
     sync_latency_us: float
     """From the end of the last kernel to the return of the waiting call."""
+    host_op_us: float
+    """Host time to issue one eager operation: Python, dispatch, launch."""
+    host_module_us: float
+    """Host time of one module call around it."""
     sources: dict[str, str] = field(default_factory=dict)
     note: str = ""
 
@@ -97,9 +103,12 @@ def load_spec(name: str) -> GpuSpec:
         capacity_gib=data["memory"]["capacity_gib"],
         cache_mib=data["memory"]["cache_mib"],
         processors=data["chip"]["processors"],
+        achievable=data["chip"]["achievable"],
         link_gb_s=data["host"]["link_gb_s"],
         launch_latency_us=data["host"]["launch_latency_us"],
         sync_latency_us=data["host"]["sync_latency_us"],
+        host_op_us=data["host"]["op_us"],
+        host_module_us=data["host"]["module_us"],
         sources=data["sources"],
         note=data.get("note", ""),
     )

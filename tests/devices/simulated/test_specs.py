@@ -11,7 +11,19 @@ from diffprof.errors import UsageError
 EXPECTED = {
     "a100-80gb", "a100-40gb", "h100", "h200", "l40s", "l4", "rtx4090", "rtx3090", "t4", "v100", "mi300x",
 }  # fmt: skip
-FIGURES = {"peak", "bandwidth", "memory", "sms", "l2", "power", "link", "launch_latency", "sync_latency"}
+FIGURES = {
+    "peak",
+    "bandwidth",
+    "memory",
+    "sms",
+    "l2",
+    "power",
+    "link",
+    "launch_latency",
+    "sync_latency",
+    "achievable",
+    "host",
+}
 
 
 def test_all_gpus_are_there() -> None:

@@ -1,0 +1,589 @@
+"""What one device operation costs on a GPU: its kernels, and the time of each.
+
+Time of a kernel = max(operations / (peak * efficiency), bytes / (bandwidth * efficiency)) + a fixed part.
+Operations come from PyTorch's FLOP formulas (torch.utils.flop_counter), bytes from shapes, strides and
+types. Efficiencies belong to families of kernels; they are the same for every model and every GPU, and
+`Efficiency` says where each comes from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch.utils import flop_counter
+
+from .specs import GpuSpec
+
+if TYPE_CHECKING:
+    from .observer import OpSignature, TensorMeta
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """How much of the peaks kernels of each family reach.
+
+    [MAMF] best measured matmuls, github.com/stas00/ml-engineering, compute/accelerator: in `specs/`.
+    [NV-MM] docs.nvidia.com/deeplearning/performance/dl-performance-matrix-multiplication: tile and wave
+    quantization, smaller tiles reach less.
+    [FA2] FlashAttention-2, arXiv:2307.08691, figure 5: 0.5 to 0.62 of an A100's peak at head size 64.
+    [FIT] no published measurement: set once, to the three published runs of SDXL, SSD-1B and SD 1.5 on
+    an A100 (`ladder.toml`), all rungs of all three together.
+    """
+
+    prologue_k: int = 96
+    """Elements along K that a tile's start and end cost, as if they were computed. [FIT]"""
+    gemm_memory: float = 0.75
+    """Bandwidth that a matmul bound by memory reaches. [FIT]"""
+    conv: float = 0.85
+    """Implicit-GEMM convolutions against a matmul of the same size. [FIT]"""
+    int8: float = 0.55
+    """INT8 matmuls that Inductor generates, against the matmul ceiling. [FIT]"""
+    attention: float = 0.60
+    """Flash kernels, of the matmul ceiling times peak. [FA2]"""
+    attention_large_head: float = 0.25
+    """The memory-efficient kernel, for heads that flash kernels don't take. [FIT]"""
+    attention_fp32: float = 0.9
+    """FP32 attention, of the FP32 peak without tensor cores. [FIT] to the FP32 runs with SDPA"""
+    stream: float = 0.85
+    """Streaming kernels on types of 4 bytes, of the bandwidth: BabelStream on an A100 reaches 0.85 to 0.9."""
+    stream_narrow: float = 0.65
+    """The same on types of 2 bytes, loaded 8 bytes at a time before github.com/pytorch/pytorch/pull/145746.
+    [FIT]"""
+    triton: float = 0.80
+    """Kernels that Inductor generates. [FIT]"""
+    layout: float = 0.5
+    """cuDNN's NCHW <-> NHWC conversions around a convolution, on types of 4 bytes; they move elements one
+    by one, so types of 2 bytes reach half of it. [FIT]"""
+    copy: float = 0.55
+    """Copies that change the order of elements. [FIT]"""
+    norm: float = 0.65
+    """Layer norm: one pass, a reduction inside. [FIT]"""
+    softmax_elements_per_us_sm: float = 1900.0
+    """Elements that one processor normalizes in a microsecond: softmax of 2-byte types is bound by
+    arithmetic, not bandwidth. [FIT]"""
+    fixed_us: float = 2.5
+    """Start, ramp and end of a kernel, and the gap to the next one: gaps between queued kernels have a
+    median of 2 us in the A100 traces of facebookresearch/HolisticTraceAnalysis."""
+    graph_fixed_us: float = 1.5
+    """The same inside a CUDA graph, where nothing has to be fetched between kernels.
+    [developer.nvidia.com/blog/constant-time-launch-for-straight-line-cuda-graphs]"""
+
+
+EFFICIENCY = Efficiency()
+
+TILES = ((256, 128, 1.0), (128, 128, 0.95), (128, 64, 0.8), (64, 64, 0.6))
+"""(rows, columns, share of the best rate) of the output tiles that matmul kernels use. [NV-MM]"""
+
+Chooser = Callable[[str | None, int, int], bool]
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How the operations are run.
+
+    compiled: module paths that run compiled (`unet`, `vae.decoder`); everything below them counts.
+    graphs: compiled parts are replayed as CUDA graphs. int8: (module, in, out) -> whether that linear of a
+    compiled part is quantized dynamically to INT8. matmul_tf32, conv_tf32: `torch.backends` state.
+    """
+
+    compiled: tuple[str, ...] = ()
+    graphs: bool = True
+    int8: Chooser | None = None
+    matmul_tf32: bool = False
+    conv_tf32: bool = True
+
+    @property
+    def name(self) -> str:
+        return "compiled" if self.compiled else "eager"
+
+
+def current_mode(**changes: Any) -> Mode:
+    """Eager, with the TF32 settings that PyTorch has now."""
+    return Mode(
+        matmul_tf32=torch.get_float32_matmul_precision() != "highest",
+        conv_tf32=bool(torch.backends.cudnn.allow_tf32),
+        **changes,
+    )
+
+
+class Kernel(NamedTuple):
+    """One launch. Times in microseconds. bound: compute, memory or fixed."""
+
+    name: str
+    family: str
+    device_us: float
+    lower_bound_us: float
+    bound: str
+    flops: float
+    bytes: float
+    dtype: str
+    shape: str
+
+
+_TYPES = {
+    torch.float32: "fp32",
+    torch.float64: "fp32",
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.int8: "int8",
+    torch.uint8: "int8",
+}
+
+_GEMM = frozenset({"linear", "addmm", "mm", "bmm", "baddbmm", "matmul", "einsum", "addbmm", "_int_mm"})
+_GEMM |= {"_scaled_mm", "addmv", "mv", "dot", "vdot", "inner", "bilinear"}
+_CONV = frozenset({"conv1d", "conv2d", "conv3d", "convolution", "_convolution"})
+_CONV |= {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
+_NORM = frozenset({"layer_norm", "native_layer_norm", "group_norm", "native_group_norm", "rms_norm"})
+_NORM |= {"batch_norm", "native_batch_norm", "instance_norm", "_fused_rms_norm", "linalg_vector_norm"}
+_SOFTMAX = frozenset({"softmax", "_softmax", "log_softmax", "_log_softmax"})
+_COPY = frozenset(
+    {"clone", "contiguous", "_to_copy", "copy_", "copy", "cat", "stack", "repeat", "roll", "flip", "pad"}
+)
+_COPY |= {"reshape", "flatten", "constant_pad_nd", "reflection_pad2d", "replication_pad2d", "_unsafe_view"}
+_COPY |= {"expand_copy", "tile", "repeat_interleave", "pixel_shuffle", "pixel_unshuffle", "unfold", "to"}
+_GATHER = frozenset(
+    {"embedding", "index", "index_select", "gather", "take", "take_along_dim", "_unsafe_index"}
+)
+_SCATTER = frozenset({"index_put_", "index_put", "_index_put_impl_", "scatter", "scatter_", "scatter_add_"})
+_FILL = frozenset({"zero_", "fill_", "zeros_like", "ones_like", "full_like", "zeros", "ones", "full"})
+_FILL |= {"new_zeros", "new_ones", "new_full"}
+_SORT = frozenset({"sort", "argsort", "topk", "unique", "_unique2", "unique_dim", "msort", "kthvalue"})
+_REDUCE = frozenset(
+    {"sum", "mean", "amax", "amin", "max", "min", "argmax", "argmin", "any", "all", "var", "std", "prod"}
+)
+_REDUCE |= {"norm", "cumsum", "cumprod", "logsumexp", "var_mean", "nonzero", "bincount", "equal", "median"}
+
+
+def family_of(base: str) -> str:
+    """The kernel family of an op, by its name without namespace and overload."""
+    if base in _GEMM:
+        return "gemm"
+    if base in _CONV:
+        return "conv"
+    if "scaled_dot_product" in base or "flash_attention" in base or "efficient_attention" in base:
+        return "attention"
+    if base in _NORM:
+        return "norm"
+    if base in _SOFTMAX or base in _REDUCE:
+        return "reduction"
+    if base in _COPY or base in _GATHER or base in _SCATTER:
+        return "copy"
+    if base in _FILL:
+        return "memset"
+    if base in _SORT:
+        return "sort"
+    if "fft" in base:
+        return "fft"
+    return "pointwise"
+
+
+def base_name(signature: OpSignature) -> str:
+    """`aten::_to_copy` -> `_to_copy`."""
+    return signature.name.rpartition("::")[2]
+
+
+def touched(meta: TensorMeta) -> int:
+    """Bytes of a tensor's distinct elements: expanded dimensions count once."""
+    count = 1
+    for size, step in zip(meta.shape, meta.stride, strict=True):
+        if step:
+            count *= size
+    return count * meta.dtype.itemsize
+
+
+def precision(dtype: torch.dtype, tf32: bool) -> str:
+    """The type whose peak a matmul of these inputs runs at."""
+    found = _TYPES.get(dtype)
+    if found is None:
+        found = "fp8" if "float8" in str(dtype) else "fp32"
+    return "tf32" if found == "fp32" and tf32 and dtype != torch.float64 else found
+
+
+class CostModel:
+    """Costs of operations on one GPU, run one way. Results are remembered by signature."""
+
+    def __init__(self, spec: GpuSpec, mode: Mode | None = None, efficiency: Efficiency = EFFICIENCY) -> None:
+        self.spec = spec
+        self.mode = mode if mode is not None else current_mode()
+        self.rates = efficiency
+        self._seen: dict[tuple[int, bool, bool], tuple[Kernel, ...]] = {}
+
+    def kernels(
+        self, signature: OpSignature, *, compiled: bool = False, int8: bool = False
+    ) -> tuple[Kernel, ...]:
+        """The kernels that an op launches, in order. compiled: as part of a compiled graph."""
+        key = (signature.id, compiled, int8)
+        found = self._seen.get(key)
+        if found is None:
+            found = self._seen[key] = tuple(self._kernels(signature, compiled, int8))
+        return found
+
+    # --- families -------------------------------------------------------------------------------------
+
+    def _kernels(self, s: OpSignature, compiled: bool, int8: bool) -> Iterable[Kernel]:
+        base = base_name(s)
+        if s.direction in ("h2d", "d2h"):
+            return (self._transfer(s, base),)
+        family = family_of(base)
+        if family == "gemm":
+            return self._matmul(s, base, compiled, int8)
+        if family == "conv":
+            return self._convolution(s, base, compiled)
+        if family == "attention":
+            return (self._attention(s, base, compiled),)
+        if family == "norm":
+            return self._normalization(s, base, compiled)
+        if base in _SOFTMAX:
+            return (self._softmax(s, base, compiled),)
+        if base in _GATHER or base in _SCATTER or family == "sort":
+            # Indices and the picked elements; the table they are picked from is not read whole.
+            moved = 2 * sum(map(touched, s.outputs)) + sum(touched(m) for m in s.inputs[1:])
+            return (self._streaming(s, base, family, moved, compiled),)
+        if family == "memset":
+            return (self._streaming(s, base, family, sum(map(touched, s.outputs)), compiled),)
+        if family == "copy":
+            moved = sum(map(touched, s.outputs)) + sum(
+                min(touched(m), sum(map(touched, s.outputs)) or touched(m)) for m in s.inputs
+            )
+            return (self._streaming(s, base, family, moved, compiled),)
+        moved = sum(map(touched, s.inputs)) + sum(map(touched, s.outputs))
+        return (self._streaming(s, base, family, moved, compiled),)
+
+    def _fixed(self, compiled: bool) -> float:
+        return self.rates.graph_fixed_us if compiled and self.mode.graphs else self.rates.fixed_us
+
+    def _kernel(
+        self,
+        s: OpSignature,
+        name: str,
+        family: str,
+        *,
+        compute_us: float,
+        memory_us: float,
+        ideal_us: float,
+        flops: float,
+        moved: float,
+        compiled: bool,
+    ) -> Kernel:
+        fixed = self._fixed(compiled)
+        work = max(compute_us, memory_us)
+        bound = "fixed" if work < fixed else "compute" if compute_us >= memory_us else "memory"
+        first = s.inputs[0] if s.inputs else s.outputs[0]
+        return Kernel(
+            name=name,
+            family=family,
+            device_us=work + fixed,
+            lower_bound_us=ideal_us,
+            bound=bound,
+            flops=flops,
+            bytes=moved,
+            dtype=str(first.dtype).removeprefix("torch."),
+            shape=describe(s),
+        )
+
+    def streaming_us(self, moved: float, itemsize: int, compiled: bool) -> float:
+        """Time to move bytes through a pointwise kernel, without its fixed part."""
+        if compiled:
+            share = self.rates.triton
+        else:
+            share = self.rates.stream if itemsize >= 4 else self.rates.stream_narrow
+        return moved / (self.spec.bytes_per_us * share)
+
+    def _streaming(self, s: OpSignature, base: str, family: str, moved: float, compiled: bool) -> Kernel:
+        tensors = s.outputs or s.inputs
+        width = max(m.dtype.itemsize for m in (*s.inputs[:1], *tensors))
+        if family == "copy" and not compiled:
+            memory = moved / (self.spec.bytes_per_us * self.rates.copy)
+        else:
+            memory = self.streaming_us(moved, width, compiled)
+        elements = max(m.numel for m in tensors)
+        return self._kernel(
+            s,
+            base,
+            family,
+            compute_us=0.0,
+            memory_us=memory,
+            ideal_us=moved / self.spec.bytes_per_us,
+            flops=float(elements) if family in ("pointwise", "reduction") else 0.0,
+            moved=float(moved),
+            compiled=compiled,
+        )
+
+    def _transfer(self, s: OpSignature, base: str) -> Kernel:
+        moved = s.nbytes or sum(m.nbytes for m in s.outputs)
+        ideal = moved / self.spec.link_bytes_per_us
+        # Pageable memory goes through a staging buffer: about half of the link's rate
+        # [docs.nvidia.com/cuda/cuda-c-best-practices-guide, pinned memory].
+        name = f"Memcpy {'HtoD' if s.direction == 'h2d' else 'DtoH'}"
+        return self._kernel(
+            s,
+            name,
+            "copy",
+            compute_us=0.0,
+            memory_us=2 * ideal,
+            ideal_us=ideal,
+            flops=0.0,
+            moved=float(moved),
+            compiled=False,
+        )
+
+    def gemm_us(
+        self, batch: int, rows: int, columns: int, depth: int, kind: str, itemsize: int
+    ) -> tuple[float, float, float]:
+        """(compute, memory, ideal) time of batch x (rows, depth) @ (depth, columns).
+
+        The output is cut into tiles, a wave of tiles runs at once, one a processor; a partly filled wave
+        takes as long as a full one [NV-MM]. Few tiles may be split along the depth.
+        """
+        spec, rates = self.spec, self.rates
+        peak = spec.flops(kind) / 1e6
+        per_processor = peak * spec.achievable / spec.processors
+        bandwidth = spec.bytes_per_us * rates.gemm_memory
+        best = math.inf
+        for high, wide, share in TILES:
+            for tile_rows, tile_columns in {(high, wide), (wide, high)}:
+                tiles = batch * math.ceil(rows / tile_rows) * math.ceil(columns / tile_columns)
+                for split in (1, 2, 4, 8):
+                    if split > 1 and tiles * split > 2 * spec.processors:
+                        break
+                    waves = math.ceil(tiles * split / spec.processors)
+                    each = 2.0 * tile_rows * tile_columns * (math.ceil(depth / split) + rates.prologue_k)
+                    us = waves * each / (per_processor * share)
+                    if split > 1:
+                        us += split * batch * rows * columns * 8 / bandwidth
+                    best = min(best, us)
+        moved = batch * (rows * depth + depth * columns + rows * columns) * itemsize
+        ideal = max(2.0 * batch * rows * columns * depth / peak, moved / spec.bytes_per_us)
+        return best, moved / bandwidth, ideal
+
+    def _matmul(self, s: OpSignature, base: str, compiled: bool, int8: bool) -> Iterable[Kernel]:
+        batch, rows, columns, depth = matmul_sizes(s, base)
+        x = s.inputs[1] if base in ("addmm", "baddbmm", "addbmm") else s.inputs[0]
+        kind = "int8" if int8 else precision(x.dtype, self.mode.matmul_tf32)
+        width = 1 if int8 else x.dtype.itemsize
+        compute, memory, ideal = self.gemm_us(batch, rows, columns, depth, kind, width)
+        if int8:
+            compute /= self.rates.int8
+        moved = batch * (rows * depth + depth * columns) * width + batch * rows * columns * x.dtype.itemsize
+        if int8:
+            # The activation is read once for its scales and written as INT8; the integer result is
+            # scaled inside the matmul (`force_fuse_int_mm_with_mul`).
+            read = batch * rows * depth
+            yield self._kernel(
+                s,
+                "quantize_activation",
+                "pointwise",
+                compute_us=0.0,
+                memory_us=self.streaming_us(read * (x.dtype.itemsize + 1), x.dtype.itemsize, True),
+                ideal_us=read * (x.dtype.itemsize + 1) / self.spec.bytes_per_us,
+                flops=float(read),
+                moved=float(read * (x.dtype.itemsize + 1)),
+                compiled=compiled,
+            )
+        yield self._kernel(
+            s,
+            base,
+            "gemm",
+            compute_us=compute,
+            memory_us=memory,
+            ideal_us=ideal,
+            flops=float(flop_counter.bmm_flop((batch, rows, depth), (batch, depth, columns))),
+            moved=float(moved),
+            compiled=compiled,
+        )
+
+    def _convolution(self, s: OpSignature, base: str, compiled: bool) -> Iterable[Kernel]:
+        x, weight = s.inputs[0], s.inputs[1]
+        out = s.outputs[0]
+        transposed = bool(s.scalars.get("transposed")) or "transpose" in base
+        groups = int(s.scalars.get("groups", 1) or 1)
+        flops = float(
+            flop_counter.conv_flop_count(list(x.shape), list(weight.shape), list(out.shape), transposed)
+        )
+        kind = precision(x.dtype, self.mode.conv_tf32)
+        positions = (x if transposed else out).numel // (x if transposed else out).shape[1]
+        channels = (weight.shape[1] if transposed else weight.shape[0]) // (1 if transposed else groups)
+        depth = max(1, int(flops / (2.0 * positions * channels * groups)))
+        compute, _, _ = self.gemm_us(groups, positions, channels, depth, kind, x.dtype.itemsize)
+        moved = float(touched(x) + touched(weight) + touched(out))
+        ordered = compiled or is_channels_last(x)
+        if not ordered:
+            # cuDNN's tensor-core kernels work on NHWC: input and filter are converted before, the result
+            # after [docs.nvidia.com/deeplearning/performance/dl-performance-convolutional, tensor layouts].
+            yield self._layout(s, "nchwToNhwc", touched(x) + touched(weight))
+        yield self._kernel(
+            s,
+            base,
+            "conv",
+            compute_us=compute / self.rates.conv,
+            memory_us=moved / (self.spec.bytes_per_us * self.rates.gemm_memory),
+            ideal_us=max(flops / self.spec.flops(kind) * 1e6, moved / self.spec.bytes_per_us),
+            flops=flops,
+            moved=moved,
+            compiled=compiled,
+        )
+        if not ordered:
+            yield self._layout(s, "nhwcToNchw", touched(out))
+        if len(s.inputs) > 2 and not compiled:
+            # PyTorch adds a convolution's bias in a kernel of its own (aten/src/ATen/native/Convolution.cpp).
+            yield self._pointwise(s, "add_bias", 2 * touched(out), out.dtype.itemsize)
+
+    def _layout(self, s: OpSignature, name: str, size: float) -> Kernel:
+        moved = 2.0 * size
+        itemsize = s.inputs[0].dtype.itemsize
+        return self._kernel(
+            s,
+            name,
+            "copy",
+            compute_us=0.0,
+            memory_us=moved / (self.spec.bytes_per_us * self.rates.layout * min(1.0, itemsize / 4)),
+            ideal_us=moved / self.spec.bytes_per_us,
+            flops=0.0,
+            moved=moved,
+            compiled=False,
+        )
+
+    def _pointwise(self, s: OpSignature, name: str, moved: float, itemsize: int) -> Kernel:
+        return self._kernel(
+            s,
+            name,
+            "pointwise",
+            compute_us=0.0,
+            memory_us=self.streaming_us(moved, itemsize, False),
+            ideal_us=moved / self.spec.bytes_per_us,
+            flops=0.0,
+            moved=float(moved),
+            compiled=False,
+        )
+
+    def _attention(self, s: OpSignature, base: str, compiled: bool) -> Kernel:
+        q, k, v = s.inputs[0], s.inputs[1], s.inputs[2]
+        heads = math.prod(q.shape[:-2])
+        queries, size = q.shape[-2], q.shape[-1]
+        keys, value_size = k.shape[-2], v.shape[-1]
+        flops = 2.0 * heads * queries * keys * (size + value_size)
+        if s.scalars.get("is_causal"):
+            flops /= 2
+        moved = float(sum(map(touched, (q, k, v))) + sum(map(touched, s.outputs[:1])))
+        kind = precision(q.dtype, False)
+        peak = self.spec.flops(kind) / 1e6
+        flash = q.dtype.itemsize == 2 and self.spec.capability >= (8, 0) and max(size, value_size) <= 256
+        if flash:
+            # 128 queries a block, two blocks a processor, keys in steps of 128, heads padded to 32.
+            blocks = heads * math.ceil(queries / 128)
+            slots = 2 * self.spec.processors
+            padded = math.ceil(blocks / slots) * slots * 128.0
+            depth = math.ceil(keys / 128) * 128 + 64
+            wide = math.ceil(size / 32) * 32 + math.ceil(value_size / 32) * 32
+            compute = 2.0 * padded * depth * wide / (peak * self.spec.achievable * self.rates.attention)
+            if s.scalars.get("is_causal"):
+                compute /= 2
+            name = "flash_attention"
+        elif q.dtype.itemsize == 2:
+            compute = flops / (peak * self.rates.attention_large_head)
+            name = "efficient_attention"
+        else:
+            compute = flops / (peak * self.rates.attention_fp32)
+            name = "efficient_attention"
+        return self._kernel(
+            s,
+            name,
+            "attention",
+            compute_us=compute,
+            memory_us=moved / (self.spec.bytes_per_us * self.rates.gemm_memory),
+            ideal_us=max(flops / peak, moved / self.spec.bytes_per_us),
+            flops=flops,
+            moved=moved,
+            compiled=compiled,
+        )
+
+    def _normalization(self, s: OpSignature, base: str, compiled: bool) -> Iterable[Kernel]:
+        x = s.inputs[0]
+        size = touched(x)
+        grouped = "group_norm" in base or "batch_norm" in base or "instance_norm" in base
+        if not grouped or compiled:
+            # One pass where a row fits a block's registers; over a whole picture the statistics need a
+            # pass of their own.
+            passes = 3.0 if grouped else 2.0
+            share = self.rates.triton if compiled else self.rates.norm
+            yield self._norm_kernel(s, base, passes * size, share, compiled)
+            return
+        # RowwiseMoments (one block a group), ComputeFusedParams, then a pointwise kernel
+        # (aten/src/ATen/native/cuda/group_norm_kernel.cu).
+        groups = x.shape[0] * int(s.scalars.get("num_groups", s.scalars.get("group", x.shape[1])) or 1)
+        busy = min(1.0, groups / self.spec.processors)
+        if is_channels_last(x) and x.shape[1] > 1:
+            # It works on contiguous input (`X.contiguous()` in the same file).
+            yield self._layout(s, "contiguous", size)
+        yield self._norm_kernel(s, "RowwiseMoments", float(size), self.rates.stream * busy, False)
+        yield self._norm_kernel(s, "ComputeFusedParams", 0.0, 1.0, False)
+        yield self._pointwise(s, base, 2 * size, x.dtype.itemsize)
+
+    def _norm_kernel(self, s: OpSignature, name: str, moved: float, share: float, compiled: bool) -> Kernel:
+        return self._kernel(
+            s,
+            name,
+            "norm",
+            compute_us=0.0,
+            memory_us=moved / (self.spec.bytes_per_us * share),
+            ideal_us=moved / self.spec.bytes_per_us,
+            flops=0.0,
+            moved=moved,
+            compiled=compiled,
+        )
+
+    def _softmax(self, s: OpSignature, base: str, compiled: bool) -> Kernel:
+        moved = float(sum(map(touched, s.inputs)) + sum(map(touched, s.outputs)))
+        elements = s.outputs[0].numel
+        return self._kernel(
+            s,
+            base,
+            "reduction",
+            compute_us=elements / (self.rates.softmax_elements_per_us_sm * self.spec.processors),
+            memory_us=self.streaming_us(moved, 4, compiled),
+            ideal_us=moved / self.spec.bytes_per_us,
+            flops=4.0 * elements,
+            moved=moved,
+            compiled=compiled,
+        )
+
+
+# --- geometry -------------------------------------------------------------------------------------------
+
+
+def matmul_sizes(s: OpSignature, base: str) -> tuple[int, int, int, int]:
+    """(batch, rows, columns, depth) of a matmul."""
+    if base == "linear":
+        x, weight = s.inputs[0].shape, s.inputs[1].shape
+        columns = weight[0] if len(weight) > 1 else 1
+        return 1, math.prod(x[:-1]), columns, x[-1]
+    a, b = (s.inputs[1], s.inputs[2]) if base in ("addmm", "baddbmm", "addbmm") else s.inputs[:2]
+    out = s.outputs[0]
+    depth = a.shape[-1] if len(a.shape) else 1
+    if len(a.shape) < 2 or len(b.shape) < 2:
+        return 1, max(1, out.numel), 1, depth
+    if base == "einsum":
+        rows = a.numel // max(depth, 1)
+        return 1, rows, max(1, out.numel // max(rows, 1)), depth
+    columns = b.shape[-1]
+    if len(b.shape) == 2:
+        return 1, a.numel // max(depth, 1), columns, depth
+    return math.prod(out.shape[:-2]), a.shape[-2], columns, depth
+
+
+def is_channels_last(meta: TensorMeta) -> bool:
+    """Whether channels are innermost in memory (for one channel both orders are the same)."""
+    shape, stride = meta.shape, meta.stride
+    if len(shape) < 4:
+        return False
+    return stride[1] == 1 and (shape[1] > 1) and stride[-1] != 1
+
+
+def describe(s: OpSignature) -> str:
+    """`2x4096x640, 640x640` for what goes in."""
+    shapes = ["x".join(map(str, m.shape)) or "scalar" for m in s.inputs[:3]]
+    return ", ".join(shapes) or "x".join(map(str, s.outputs[0].shape))
