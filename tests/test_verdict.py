@@ -13,7 +13,7 @@ def test_the_loop_is_counted_by_steps_and_lines() -> None:
     rows = [
         make_sync(),
         make_sync("host-to-device"),
-        make_sync(site=other, per_step=2.0, count=7),
+        make_sync(site=other, per_step=2.0, count=7, by_step=(2, 2, 2, 1)),
         make_sync(in_loop=False, count=3),
     ]
     top = verdict(make_report(make_recording(*rows)))
@@ -31,7 +31,11 @@ def test_a_clean_loop_is_said_before_what_lies_outside() -> None:
 
 
 def test_first_step_only() -> None:
-    top = verdict(make_report(make_recording(make_sync(per_step=0.0, count=2, first_step_only=True))))
+    top = verdict(
+        make_report(
+            make_recording(make_sync(per_step=0.0, count=2, first_step_only=True, by_step=(2, 0, 0, 0)))
+        )
+    )
     assert top.headline.startswith("Blocking operations: 2 in the denoising loop, at 1 line;")
 
 

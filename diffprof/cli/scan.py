@@ -107,7 +107,7 @@ def command(
     failure: BaseException | None = None
     with progress_on(sys.stderr, quiet=quiet) as progress, stdout_to_stderr():
         progress.stage("importing torch and diffusers")
-        from diffprof.scan import scan_target
+        from diffprof.scanning import scan_target
 
         try:
             report = scan_target(target, args=args, device=device, options=chosen, progress=progress)

@@ -27,7 +27,7 @@ def command(target: str, device: str | None, form: str, quiet: bool, **options: 
 
     with progress_on(sys.stderr, quiet=quiet) as progress, stdout_to_stderr():
         progress.stage("importing torch and diffusers")
-        from diffprof.scan import scheduler_table
+        from diffprof.scanning import scheduler_table
 
         rows = scheduler_table(target, device=device, options=make_options(**options), progress=progress)
     from diffprof.views.schedulers import render_schedulers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from diffprof.views.plain import clean, clean_lines, cut, pad, width
@@ -9,6 +10,7 @@ from diffprof.views.plain import clean, clean_lines, cut, pad, width
 Span = str | tuple[str, str]
 """Text, or (style, text)."""
 
+_NUMBER = re.compile(r"[-+]?\d[\d.,]*(e-?\d+)?( ?[^\W\d]{1,2}| ?%)?")
 _CODES = {
     "bold": "1",
     "dim": "2",
@@ -127,4 +129,5 @@ class Page:
 
 
 def _numeric(cell: str) -> bool:
-    return cell[:1].isdigit() or (cell[:1] in "-+" and cell[1:2].isdigit())
+    """A number, with a unit or without: `1,234`, `2.57 B`, `81.0%`."""
+    return _NUMBER.fullmatch(cell) is not None

@@ -22,7 +22,8 @@ _COLUMNS = {
 def render_schedulers(
     rows: Sequence[SchedulerRow], form: str, *, width: int = 80, colour: bool = False
 ) -> str:
-    """Blocking operations by scheduler. JSON has each row's own fields."""
+    """Blocking operations by scheduler; those that don't take the call, below. JSON has each row's own
+    fields."""
     if form == "json":
         return render_list(_COLUMNS, [msgspec.to_builtins(row) for row in rows], form)
     shown = [
@@ -31,18 +32,24 @@ def render_schedulers(
             "per_step_text": None if row.per_step is None else number(row.per_step),
             "in_loop": row.in_loop,
             "outside": row.outside,
-            "where": f"does not run: {row.error}" if row.error else _where(row.sites),
+            "where": _where(row.sites),
         }
         for row in rows
+        if not row.error
     ]
     steps = {row.steps for row in rows if row.steps is not None}
     grades = {row.grade for row in rows if row.grade is not None}
     note = "Blocking operations in one call"
-    if len(steps) == 1:
-        note += f" of {steps.pop()} steps"
+    if steps:
+        note += f" of {' to '.join(str(n) for n in sorted({min(steps), max(steps)}))} steps"
     if grades:
         note += f" ({', '.join(sorted(grades))})"
-    return render_list(_COLUMNS, shown, form, width=width, colour=colour, note=f"{note}.")
+    text = render_list(_COLUMNS, shown, form, width=width, colour=colour, note=f"{note}.")
+    failed = [{"scheduler": row.scheduler, "error": row.error} for row in rows if row.error]
+    if failed:
+        columns = {"scheduler": "scheduler", "error": "why it does not run"}
+        text += "\n" + render_list(columns, failed, form, width=width, colour=colour)
+    return text
 
 
 def _where(sites: Sequence[str]) -> str:

@@ -62,8 +62,8 @@ class FakeScan:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeScan:
     fake = FakeScan()
-    module = types.ModuleType("diffprof.scan")
+    module = types.ModuleType("diffprof.scanning")
     module.scan_target = fake.scan_target  # type: ignore[attr-defined]
     module.scheduler_table = fake.scheduler_table  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "diffprof.scan", module)
+    monkeypatch.setitem(sys.modules, "diffprof.scanning", module)
     return fake

@@ -1,4 +1,5 @@
-"""Every format over every hard report, against stored files. DIFFPROF_UPDATE_GOLDEN=1 writes them anew."""
+"""Every format but JSON (see test_json_contract) over every hard report, against stored files.
+DIFFPROF_UPDATE_GOLDEN=1 writes them anew."""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ def _check(recording: object) -> object:
 
 
 @pytest.mark.parametrize("name", builders.HARD)
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", [form for form in FORMATS if form != "json"])
 def test_output_is_as_stored(form: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rule = Rule("SYN001", "value-read", "syncs", ("syncs",), _check)  # type: ignore[arg-type]
     monkeypatch.setattr(sarif, "all_rules", lambda: (rule,))

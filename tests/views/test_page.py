@@ -30,6 +30,12 @@ def test_columns_align_by_cells_and_numbers_go_right() -> None:
     assert page.text().splitlines() == ["name     n  rest", "词       5  a", "abcdef  12  b"]
 
 
+def test_a_name_that_begins_with_a_digit_is_no_number() -> None:
+    page = Page()
+    page.table(("run", "size", "x"), [("20260102-x", "2.57 B", "1"), ("a", "900", "2")])
+    assert page.text().splitlines()[1:] == ["20260102-x  2.57 B  1", "a              900  2"]
+
+
 def test_a_table_without_rows_has_its_heading() -> None:
     page = Page()
     page.table(("a", "b"), [])
