@@ -9,18 +9,18 @@ __all__ = ["Report", "__version__", "load_report", "scan", "watch"]
 
 if TYPE_CHECKING:
     from diffprof.report import Report, load_report
-    from diffprof.scan import scan, watch
+    from diffprof.scanning import scan, watch
 
 _LAZY = {
-    "scan": "diffprof.scan",
-    "watch": "diffprof.scan",
+    "scan": "diffprof.scanning",
+    "watch": "diffprof.scanning",
     "Report": "diffprof.report",
     "load_report": "diffprof.report",
 }
 
 
 def __getattr__(name: str) -> Any:
-    # `diffprof.scan` needs torch; showing a report must not pay for it.
+    # `diffprof.scanning` needs torch; showing a report must not pay for it.
     if name not in _LAZY:
         raise AttributeError(f"module 'diffprof' has no attribute {name!r}")
     from importlib import import_module

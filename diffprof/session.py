@@ -19,7 +19,8 @@ from diffprof import __version__
 from diffprof.analyzers.syncs.probe import SyncObserver
 from diffprof.callsite import Place, is_machinery, make_site, source_line
 from diffprof.devices import Device
-from diffprof.devices.borrow import borrowed
+from diffprof.devices.branches import as_unseen, branches_noted, device_type_branches
+from diffprof.devices.borrow import lent
 from diffprof.errors import DiffprofError, TargetError, UsageError
 from diffprof.pipeline import Phase, PhaseTracker, components
 from diffprof.progress import Progress
@@ -73,8 +74,14 @@ class Session:
         self._lap("build")
         self.unseen.extend(_unseen_parts(scene.pipe))
         self.unseen.extend(Unseen(what="the pipeline's place", why=note, kind="note") for note in scene.notes)
-        with eager_compiled_parts():
+        with ExitStack() as stack:
+            if self.target.kind == "object":
+                stack.enter_context(lent(scene.pipe, self.device))
+            stack.enter_context(eager_compiled_parts())
+            asked = stack.enter_context(branches_noted())
             watched_call(self, scene)
+        if self.device.kind != "cuda":
+            self.unseen.extend(as_unseen([*asked, *device_type_branches(scene.pipe)]))
         self._lap("scan")
         return self.recording()
 
@@ -282,9 +289,7 @@ class Watch:
         session.scene = Scene(pipe=self.pipe, args=(), kwargs={}, target=target, weights="real")
         tracker = PhaseTracker()
         with ExitStack() as stack:
-            if not self.device.wants_values:
-                stack.enter_context(borrowed(self.pipe, drop_values=True))
-                self.device.place(self.pipe)
+            stack.enter_context(lent(self.pipe, self.device))
             observer = SyncObserver(self.pipe, tracker)
             stack.callback(self._finish, session, observer)
             stack.enter_context(eager_compiled_parts())

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import ast
-import datetime
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from diffprof.cli.delivery import FORMS, apply_gate, deliver, fail_on_option
 from diffprof.cli.options import format_option, traces_option, verbose_option
-from diffprof.cli.output import emit, say, stdout_to_stderr, terminal
-from diffprof.errors import DiffprofError, ExitCode, UsageError
+from diffprof.cli.output import stdout_to_stderr
+from diffprof.errors import UsageError
 
 if TYPE_CHECKING:
     from diffprof.report import Report
@@ -73,13 +73,8 @@ def make_options(pairs: tuple[str, ...], no_weights: bool, **named: Any) -> Any:
 @click.argument("target")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 @target_options
-@format_option(("text", "json", "markdown", "github"))
-@click.option(
-    "--fail-on",
-    metavar="RULE,...",
-    default="",
-    help="Exit with 1 if these find anything: codes, names, prefixes such as SYN, or in-loop.",
-)
+@format_option(FORMS)
+@fail_on_option()
 @traces_option()
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 @verbose_option()
@@ -116,37 +111,7 @@ def command(
             if partial is None:
                 raise
             report, failure = partial, error
-    _deliver(report, form, traces, verbose=verbose, failed=failure is not None)
+    deliver(report, form, traces, verbose=verbose, failed=failure is not None)
     if failure is not None:
         raise failure
-    for each in gate.unjudged(report):
-        say(f"warning: --fail-on rests on {each.rule} {each.name}, which was not checked: {each.why}.")
-    hits = gate.hits(report)
-    if hits:
-        say(f"--fail-on {fail_on}: {len(hits)} found.")
-        raise click.exceptions.Exit(ExitCode.FINDINGS)
-
-
-def _deliver(report: Report, form: str, traces: Path, *, verbose: bool, failed: bool) -> None:
-    """Store and print; what can't be stored is printed all the same, and the error raised after that.
-
-    When the scan has failed, a second failure is only said: the first is what the exit status tells.
-    """
-    from diffprof.runs import store
-    from diffprof.views import render
-
-    unstored: DiffprofError | None = None
-    try:
-        report = store(report, traces, now=datetime.datetime.now(datetime.UTC))
-    except DiffprofError as error:
-        unstored = error
-    screen = terminal()
-    emit(render(report, form, columns=screen.columns, colour=screen.colour, chains=verbose))
-    if unstored is not None:
-        if not failed:
-            raise unstored
-        say(str(unstored))
-    elif failed:
-        say(f"What was recorded until then is stored, marked partial, in {report.path}")
-    elif form != "text":
-        say(f"stored in {report.path}")
+    apply_gate(gate, report, fail_on)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from diffprof.pipeline import components
+from diffprof.pipeline import components, execution_device
+
+if TYPE_CHECKING:
+    from diffprof.devices import Device
 
 
 @contextmanager
@@ -44,6 +47,25 @@ def borrowed(pipe: Any, *, drop_values: bool = False) -> Iterator[None]:
         for part, before in attributes:
             vars(part).clear()
             vars(part).update(before)
+
+
+@contextmanager
+def lent(pipe: Any, device: Device) -> Iterator[None]:
+    """Inside, a live pipeline stands on the device; after it, it is where and as it was."""
+    if device.kind == "sim":
+        with borrowed(pipe, drop_values=True):
+            device.place(pipe)
+            yield
+        return
+    before = execution_device(pipe)
+    moves = before is not None and before.type != device.torch_device.type
+    if moves:
+        device.place(pipe)
+    try:
+        yield
+    finally:
+        if moves:
+            pipe.to(before)
 
 
 def _copied(part: Any) -> dict[str, Any]:

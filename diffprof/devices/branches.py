@@ -7,7 +7,7 @@ import inspect
 import linecache
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,7 +63,7 @@ def _file_asks(filename: str) -> bool:
     return _ASKS.search("".join(linecache.getlines(filename))) is not None
 
 
-def as_unseen(places_found: Iterator[Place]) -> Iterator[Unseen]:
+def as_unseen(places_found: Iterable[Place]) -> Iterator[Unseen]:
     """The branches as rows of a recording, one a line."""
     for place in dict.fromkeys(places_found):
         site = make_site((place,), None)

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffprof.devices.simulated import Observer, classify
+from diffprof.devices.classify import classify
+from diffprof.devices.simulated import Observer
 from diffprof.errors import UsageError
 from diffprof.recording import DeviceInfo, Grade
 
@@ -66,8 +67,12 @@ class CudaDevice:
 
     @contextmanager
     def observed(self, observer: Observer, pipe: Any) -> Iterator[None]:
-        with sync_warnings(observer.witness), BlockingMode(observer, _on_cuda):
+        with sync_warnings(getattr(observer, "witness", _unheard)), BlockingMode(observer, _on_cuda):
             yield
+
+
+def _unheard(message: str) -> None:
+    """For observers that don't care for the second witness."""
 
 
 def _on_cuda(tensor: torch.Tensor) -> bool:
@@ -85,8 +90,7 @@ class BlockingMode(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        event = classify(func, args, kwargs, self.is_device)
-        if event is not None:
+        for event in classify(func, args, kwargs, self.is_device):
             self.observer.blocking(event)
         if func.namespace not in ("aten", "prims", "prim"):
             self.observer.opaque(str(func))

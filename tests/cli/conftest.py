@@ -37,7 +37,7 @@ def stored(tmp_path: Path) -> Path:
 
 
 class FakeScan:
-    """Stands in for `diffprof.scan`: gives a report or raises, and keeps how it was called."""
+    """Stands in for `diffprof.scanning`: gives a report or raises, and keeps how it was called."""
 
     def __init__(self) -> None:
         self.report: Report = builders.one_of_everything()

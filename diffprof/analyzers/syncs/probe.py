@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -44,6 +44,7 @@ class _Row:
     count: int = 0
     bytes: int = 0
     known: bool = True
+    assumed: Any = None
     contents: set[int | None] = field(default_factory=set)
 
 
@@ -54,11 +55,13 @@ class SyncObserver(Observer):
         self.tracker = tracker
         self.denoisers = frozenset(name.rsplit(".", 1)[-1] for name in with_role(pipe, "denoiser"))
         self.names = module_names(pipe)
+        self.call_code = getattr(inspect.unwrap(type(pipe).__call__), "__code__", None)
         self.rows: dict[Key, _Row] = {}
         self.loops: set[int] = set()
         self.first_index: dict[int, int] = {}
         self.ops = 0
         self.opaque_ops: dict[str, tuple[Place, ...]] = {}
+        self.warned: dict[tuple[str, int], tuple[Place, ...]] | None = None
         self.invented_values: dict[tuple[Place, ...], str] = {}
 
     # --- what the device tells ------------------------------------------------------------------------
@@ -68,13 +71,22 @@ class SyncObserver(Observer):
 
     def opaque(self, name: str) -> None:
         if name not in self.opaque_ops:
-            self.opaque_ops[name] = places(list(stack()))
+            self.opaque_ops[name] = self._chain(list(stack()))
 
     def invented(self, shape: tuple[int, ...], dtype: str) -> None:
         frames = list(stack())
         if loop_position(frames, self.denoisers) is not None:
             what = f"{dtype}{list(shape)}"
             self.invented_values.setdefault(places(frames)[:1], what)
+
+    def witness(self, message: str) -> None:
+        """The device's own warning that the host waits, on the stack that caused it."""
+        for frame in stack():
+            if not is_machinery(frame.f_code.co_filename):
+                place = (frame.f_code.co_filename, frame.f_lineno)
+                self.warned = self.warned or {}
+                self.warned.setdefault(place, places(list(stack())))
+                return
 
     def blocking(self, event: Blocking) -> None:
         frames = list(stack())
@@ -89,7 +101,7 @@ class SyncObserver(Observer):
             name = "denoise" if position else self._outside(phase.name)
             row = self.rows[key] = _Row(
                 event=event,
-                chain=places(frames),
+                chain=self._chain(frames),
                 phase=name,
                 part=(phase.part or _part_of(frames)) if position else None,
                 offload=any(_is_offloader(f) for f in frames),
@@ -98,6 +110,8 @@ class SyncObserver(Observer):
         row.count += event.waits
         row.bytes += event.bytes
         row.known &= event.known
+        if row.assumed is None:
+            row.assumed = event.assumed
         row.contents.add(_digest(event.tensor))
         if (module := self._module_of(frames)) is not None:
             row.modules.add(module)
@@ -117,6 +131,15 @@ class SyncObserver(Observer):
         if phase != "denoise":
             return phase
         return "decode" if self.tracker.steps_done else "prepare"
+
+    def _chain(self, frames: list[FrameType]) -> tuple[Place, ...]:
+        """The places of a stack, up to the line that calls the pipeline."""
+        calls = [n for n, frame in enumerate(frames) if frame.f_code is self.call_code]
+        if not calls:
+            return places(frames)
+        inside, above = frames[: calls[-1] + 1], frames[calls[-1] + 1 :]
+        caller = next((f for f in above if not is_machinery(f.f_code.co_filename)), None)
+        return places([*inside, caller] if caller else inside)
 
     def _module_of(self, frames: list[FrameType]) -> str | None:
         for frame in frames:
@@ -155,19 +178,44 @@ class SyncObserver(Observer):
             dtype=row.event.dtype,
             shape=row.event.shape,
             values_known=row.known,
-            assumed=None if row.event.assumed is None else str(row.event.assumed),
+            assumed=None if row.assumed is None else str(row.assumed),
             owner=owner.label if owner else None,
             owner_device=owner.device if owner else None,
             index=owner.index if owner else None,
             offload=row.offload,
             constant=None if row.count == 1 or None in row.contents else len(row.contents) == 1,
-            witnesses=("dispatch",),
+            witnesses=("dispatch", *self._second_witness(key)),
         )
 
     def steps_seen(self) -> int:
         """Iterations of the longest denoising loop."""
         seen = [max(row.steps) + 1 for row in self.rows.values() if row.steps]
         return max([self.tracker.steps_total, *seen])
+
+    def _second_witness(self, key: Key) -> tuple[str, ...]:
+        return ("set_sync_debug_mode",) if self.warned and key[1:3] in self.warned else ()
+
+    def _disagreements(self) -> Iterator[Unseen]:
+        """Where the device's own warnings and the dispatcher's table do not agree; nothing on a device that
+        gives no warnings."""
+        if self.warned is None:
+            return
+        told = {key[1:3] for key in self.rows}
+        for place, chain in self.warned.items():
+            if place not in told:
+                yield Unseen(
+                    what="a wait that only set_sync_debug_mode saw",
+                    why="it came from code that does not pass PyTorch's dispatcher",
+                    site=make_site(chain, None),
+                )
+        for key, row in self.rows.items():
+            if key[1:3] not in self.warned and key[0] != "staged-copy":
+                yield Unseen(
+                    kind="doubt",
+                    what=f"a {key[0]} that set_sync_debug_mode did not see",
+                    why="the table says that it blocks, the device's own warnings do not",
+                    site=make_site(row.chain, None),
+                )
 
     def unseen(self) -> tuple[Unseen, ...]:
         """What could not be looked into."""
@@ -189,7 +237,7 @@ class SyncObserver(Observer):
             )
             for chain, what in self.invented_values.items()
         )
-        return (*opaque, *invented)
+        return (*opaque, *invented, *self._disagreements())
 
 
 def _digest(tensor: Any) -> int | None:
@@ -218,11 +266,3 @@ def _common_module(modules: set[str]) -> str | None:
             break
         shared.append(parts[0])
     return ".".join([*shared, "*"]) if shared else None
-
-
-@contextmanager
-def observing(pipe: Any, tracker: PhaseTracker) -> Iterator[SyncObserver]:
-    """An observer for one call of this pipeline, with its phases followed while the context is open."""
-    observer = SyncObserver(pipe, tracker)
-    with tracker.watching(pipe):
-        yield observer

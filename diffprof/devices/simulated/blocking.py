@@ -101,6 +101,20 @@ WAITS: Mapping[str, Wait] = MappingProxyType(
             when=_device_value(2, "value"),
             value_only=True,
         ),
+        "index_fill_": Wait(
+            _K.VALUE_READ,
+            "a fill value that is a device tensor is read back",
+            "aten/src/ATen/native/TensorAdvancedIndexing.cpp: index_fill_ (source.item())",
+            when=_device_value(3, "value"),
+            value_only=True,
+        ),
+        "index_fill": Wait(
+            _K.VALUE_READ,
+            "a fill value that is a device tensor is read back",
+            "aten/src/ATen/native/TensorAdvancedIndexing.cpp: index_fill_ (source.item())",
+            when=_device_value(3, "value"),
+            value_only=True,
+        ),
         # results whose shape depends on data
         "nonzero": Wait(
             _K.DATA_DEPENDENT_SHAPE,

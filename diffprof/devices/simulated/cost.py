@@ -40,7 +40,7 @@ class Efficiency:
     """Bandwidth that a matmul bound by memory reaches. [FIT]"""
     conv: float = 0.85
     """Implicit-GEMM convolutions against a matmul of the same size. [FIT]"""
-    int8: float = 0.55
+    int8: float = 0.6
     """INT8 matmuls that Inductor generates, against the matmul ceiling. [FIT]"""
     attention: float = 0.60
     """Flash kernels, of the matmul ceiling times peak. [FA2]"""
@@ -68,7 +68,7 @@ class Efficiency:
     fixed_us: float = 2.5
     """Start, ramp and end of a kernel, and the gap to the next one: gaps between queued kernels have a
     median of 2 us in the A100 traces of facebookresearch/HolisticTraceAnalysis."""
-    graph_fixed_us: float = 1.5
+    graph_fixed_us: float = 2.0
     """The same inside a CUDA graph, where nothing has to be fetched between kernels.
     [developer.nvidia.com/blog/constant-time-launch-for-straight-line-cuda-graphs]"""
 
@@ -221,6 +221,16 @@ class CostModel:
         if found is None:
             found = self._seen[key] = tuple(self._kernels(signature, compiled, int8))
         return found
+
+    def workspace(self, signature: OpSignature) -> int:
+        """Bytes that an op holds while it runs, beside its inputs; its result is counted with them."""
+        if self.mode.compiled or family_of(base_name(signature)) != "conv":
+            return 0
+        x, out = signature.inputs[0], signature.outputs[0]
+        if is_channels_last(x):
+            return out.nbytes
+        # cuDNN's NHWC copies of input and result live in a workspace from PyTorch's allocator.
+        return x.nbytes + 2 * out.nbytes
 
     # --- families -------------------------------------------------------------------------------------
 

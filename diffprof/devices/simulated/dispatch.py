@@ -365,11 +365,13 @@ def lookup(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list, key: tupl
         return entry
     SESSION.misses += 1
     stand_ins: dict[int, torch.Tensor] = {}
+    if op.host_results or op.base in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
+        key = ()  # lengths and batch sizes are values on the host that shapes depend on
 
     def stand_in(t: torch.Tensor) -> torch.Tensor:
         found = stand_ins.get(id(t))
         if found is None:
-            found = stand_ins[id(t)] = _meta_tensor(t)
+            found = stand_ins[id(t)] = t if not key and type(t) is not SimTensor else _meta_tensor(t)
         return found
 
     meta_args = [_meta_argument(a, stand_in) for a in args]
@@ -481,7 +483,7 @@ def _meta_argument(a: Any, stand_in: Any) -> Any:
 def infer_geometry(op: Op, args: list, kwargs: dict[str, Any]) -> Any:
     """The op on `meta` tensors; on zeros on the CPU where it has no meta kernel."""
     if op.base == "scaled_dot_product_attention":
-        return _attention_geometry(*args[:3])
+        return _attention_geometry(*args[:3], args[3] if len(args) > 3 else kwargs.get("attn_mask"))
     try:
         return op.func(*args, **kwargs)
     except NotImplementedError:
@@ -496,12 +498,21 @@ def infer_geometry(op: Op, args: list, kwargs: dict[str, Any]) -> Any:
     )
 
 
-def _attention_geometry(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Result of the fused kernels: laid out as (batch, sequence, heads, size), seen as (batch, heads, ...)."""
-    if q.dim() == 4:
-        shape = (q.shape[0], q.shape[2], q.shape[1], v.shape[-1])
-        return torch.empty(shape, dtype=q.dtype, device="meta").transpose(1, 2)
-    return torch.empty((*q.shape[:-1], v.shape[-1]), dtype=q.dtype, device="meta")
+def _attention_geometry(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """Result of the fused kernels, as their meta kernels in torch/_meta_registrations.py lay it out.
+
+    Flash attention (half precision, no mask) follows the layout of q; the memory-efficient kernel writes
+    (batch, sequence, heads, size), seen as (batch, heads, sequence, size).
+    """
+    if q.dim() != 4:
+        return torch.empty((*q.shape[:-1], v.shape[-1]), dtype=q.dtype, device="meta")
+    flash = mask is None and q.dtype in (torch.float16, torch.bfloat16) and q.shape[-1] <= 256
+    if flash and q.shape[-1] == v.shape[-1]:
+        return torch.empty_like(q.transpose(1, 2)).transpose(1, 2)
+    shape = (q.shape[0], q.shape[2], q.shape[1], v.shape[-1])
+    return torch.empty(shape, dtype=q.dtype, device="meta").transpose(1, 2)
 
 
 # --- signatures -----------------------------------------------------------------------------------------------

@@ -42,6 +42,8 @@ def handler_for(op: Op) -> Handler | None:
     if not op.native:
         return opaque
     found = _HANDLERS.get(op.base)
+    if found is range_by_tensor and "Tensor" not in op.func._overloadname:
+        return factory
     if found is not None:
         return found
     if op.like:
@@ -136,6 +138,20 @@ def equal(op: Op, args: tuple, kwargs: dict[str, Any]) -> bool:
     _tell(op, WAITS["equal"], subject, False, _assumable(False), 1)
     may_assume(op.name, tuple(subject.shape), subject.dtype)
     return False
+
+
+def allclose(op: Op, args: tuple, kwargs: dict[str, Any]) -> bool:
+    """`torch.allclose`: what it consists of on every device (native/TensorCompare.cpp), one read at the end."""
+    return bool(torch.isclose(*args, **kwargs).all().item())
+
+
+def range_by_tensor(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
+    """`linspace(start, end)` with device numbers: each is read back (native/RangeFactories.cpp)."""
+    numbers = [
+        read_scalar(a, op.name, WAITS["_local_scalar_dense"]) if type(a) is SimTensor else a for a in args
+    ]
+    numbers = [a.item() if isinstance(a, torch.Tensor) else a for a in numbers]
+    return getattr(torch, op.base)(*numbers, **kwargs)
 
 
 def _assumable(value: Any) -> Any:
@@ -504,6 +520,9 @@ WHOLE: set[str] = set()
 _HANDLERS: dict[str, Handler] = {
     "_local_scalar_dense": read,
     "equal": equal,
+    "allclose": allclose,
+    "linspace": range_by_tensor,
+    "logspace": range_by_tensor,
     "copy_": copies.copy_,
     "_to_copy": copies.to_copy,
     "index": index,

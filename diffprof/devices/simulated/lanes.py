@@ -95,6 +95,7 @@ class TimelineBuilder:
     _items: list[OpSignature | _Wait] = field(default_factory=list)
     _modules: list[str | None] = field(default_factory=list)
     _phases: list[tuple[int, str, int | None, str | None]] = field(default_factory=list)
+    _scratch: dict[int, int] = field(default_factory=dict)
     _live: int = 0
     _peak: int = 0
     _peaks: dict[str, int] = field(default_factory=dict)
@@ -106,6 +107,11 @@ class TimelineBuilder:
         """Work is launched by this module."""
         self._items.append(signature)
         self._modules.append(module)
+        extra = self._scratch.get(signature.id)
+        if extra is None:
+            extra = self._scratch[signature.id] = self.model.workspace(signature)
+        if extra and self._live + extra > self._peaks.get(self._phase, 0):
+            self._raise_peak(self._live + extra)
 
     def blocking(self, key: Hashable, times: int = 1, module: str | None = None) -> None:
         """The host waits; key: what `finish` finds the sync row by."""
@@ -124,13 +130,16 @@ class TimelineBuilder:
         """Memory is taken."""
         self._live += nbytes
         if self._live > self._peaks.get(self._phase, 0):
-            self._peaks[self._phase] = self._live
-            if self._live > self._peak:
-                self._peak = self._live
+            self._raise_peak(self._live)
 
     def free(self, nbytes: int) -> None:
         """Memory is given back."""
         self._live -= nbytes
+
+    def _raise_peak(self, nbytes: int) -> None:
+        self._peaks[self._phase] = nbytes
+        if nbytes > self._peak:
+            self._peak = nbytes
 
     def start_memory(self, live: int) -> None:
         """Bytes that were in use before the call: the weights, mostly."""

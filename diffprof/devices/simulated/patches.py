@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -47,8 +48,13 @@ class Patches:
 def install() -> Callable[[], None]:
     """Wrap what has to be wrapped. Call the result to undo it."""
     patches = Patches()
+    # A cache of the constructors by identity (torch.device as a context): fill it before they are wrapped.
+    torch.utils._device._device_constructors()
+    filled = _tables_filled()
     try:
         _constructors(patches)
+        _pinned_factories(patches)
+        _flex_attention(patches)
         _tensor_methods(patches)
         _generator(patches)
         _accelerator(patches)
@@ -56,7 +62,31 @@ def install() -> Callable[[], None]:
     except BaseException:
         patches.undo()
         raise
-    return patches.undo
+
+    def undo() -> None:
+        patches.undo()
+        _forget_tables(filled)
+
+    return undo
+
+
+def _tables() -> dict[str, Any]:
+    """Dynamo's cached tables of torch functions by identity."""
+    rules = sys.modules.get("torch._dynamo.trace_rules")
+    names = ("get_torch_obj_rule_map", "get_tensor_method", "get_legacy_mod_inlinelist", "get_mod_inlinelist")
+    found = {name: getattr(rules, name, None) for name in names}
+    return {name: f for name, f in found.items() if hasattr(f, "cache_info")}
+
+
+def _tables_filled() -> set[str]:
+    return {name for name, f in _tables().items() if f.cache_info().currsize}
+
+
+def _forget_tables(filled: set[str]) -> None:
+    """Let Dynamo build the tables again that it built while names were wrapped."""
+    for name, f in _tables().items():
+        if name not in filled:
+            f.cache_clear()
 
 
 # --- constructors ------------------------------------------------------------------------------------------------
@@ -141,6 +171,43 @@ def _constructors(patches: Patches) -> None:
         return original(cls, *args, **kwargs)
 
     patches.set(torch.Tensor, "__new__", staticmethod(new))
+
+
+_FACTORIES = (
+    "empty empty_like empty_strided zeros zeros_like ones ones_like full full_like rand rand_like randn "
+    "randn_like randint arange"
+).split()
+
+
+def _pinned_factories(patches: Patches) -> None:
+    """`torch.empty(..., pin_memory=True)`: C++ would ask the device for an allocator that it can't have."""
+    for name in (*_FACTORIES, "tensor"):
+        patches.set(torch, name, _pinning(getattr(torch, name)))
+
+
+def _pinning(factory: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(factory)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("pin_memory"):
+            made = factory(*args, **{**kwargs, "pin_memory": False})
+            if made.device.type != "cpu":
+                raise RuntimeError("Only dense CPU tensors can be pinned")
+            return copies.mark_pinned(made)
+        return factory(*args, **kwargs)
+
+    return wrapper
+
+
+def _flex_attention(patches: Patches) -> None:
+    module = sys.modules.get("torch.nn.attention.flex_attention")
+    if module is not None and hasattr(module, "_validate_device"):
+        original = module._validate_device
+
+        def validate(query: torch.Tensor, *rest: Any, **kwargs: Any) -> None:
+            if type(query) is not SimTensor:
+                original(query, *rest, **kwargs)
+
+        patches.set(module, "_validate_device", validate)
 
 
 # --- methods -------------------------------------------------------------------------------------------------------

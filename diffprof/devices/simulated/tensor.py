@@ -167,6 +167,10 @@ class SimTensor(torch.Tensor):
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
         return self.numpy()
 
+    def __dlpack__(self, *args: Any, **kwargs: Any) -> Any:
+        """There is no memory behind a simulated tensor that another library could read."""
+        raise BufferError(f"a tensor on the simulated device {NAME}:0 has no memory to export")
+
     def pin_memory(self, device: Any = None) -> torch.Tensor:
         """As on CUDA: refused."""
         raise RuntimeError(f"cannot pin 'torch.{NAME}.Tensor' only dense CPU tensors can be pinned")

@@ -10,7 +10,7 @@ from importlib.metadata import version
 import pytest
 
 from diffprof.recording import Recording
-from diffprof.scan import scan_target
+from diffprof.scanning import scan_target
 from diffprof.targets import Options
 
 pytestmark = pytest.mark.skipif(version("diffusers") != "0.42.1", reason="lines are those of diffusers 0.42.1")
