@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from decimal import Decimal
 from itertools import compress
 from operator import attrgetter
 from pathlib import Path
@@ -25,12 +26,6 @@ class _Codes(dict[Any, int]):
     def __missing__(self, key: Any) -> int:
         self[key] = code = len(self)
         return code
-
-
-class _Routes(dict[tuple[str, str | None], int]):
-    def __missing__(self, key: tuple[str, str | None]) -> int:
-        self[key] = table = int(table_of(*key))
-        return table
 
 
 def _number(value: Any) -> int:
@@ -78,7 +73,7 @@ class _Columns:
 
 class _Builder:
     def __init__(self) -> None:
-        self.routes = _Routes()
+        self.kinds = _Codes()
         self.names = _Codes()
         self.lanes = _Codes()
         self.details = _Codes()
@@ -98,11 +93,14 @@ class _Builder:
     def add(self, events: list[Event]) -> None:
         """Sort one chunk into its tables."""
         self.events += len(events)
-        keys = list(map(attrgetter("ph", "cat"), events))
-        tables = np.fromiter(map(self.routes.__getitem__, keys), np.int8, len(keys))
-        self.categories.update(
-            {(key[1] or ""): n for key, n in Counter(keys).items() if key[0] in ("X", "B")}
+        codes = np.fromiter(
+            map(self.kinds.__getitem__, map(attrgetter("ph", "cat"), events)), np.int32, len(events)
         )
+        kinds = list(self.kinds)
+        for code, count in enumerate(np.bincount(codes, minlength=len(kinds)).tolist()):
+            if kinds[code][0] in ("X", "B"):
+                self.categories[kinds[code][1] or ""] += count
+        tables = np.array([int(table_of(*kind)) for kind in kinds], np.int8)[codes]
         for number in np.unique(tables).tolist():
             table = Table(number)
             if table in (Table.IGNORED, Table.UNKNOWN):
@@ -121,18 +119,17 @@ class _Builder:
 
     def _times(self, rows: list[Any]) -> tuple[list[Any], Any]:
         """Rows that have a time, and the times since the origin."""
-        if any(row.ts is None for row in rows):
-            self.damaged += sum(row.ts is None for row in rows)
+        lost = sum(row.ts is None for row in rows) if None in map(attrgetter("ts"), rows) else 0
+        if lost:
+            self.damaged += lost
             rows = [row for row in rows if row.ts is not None]
         if not rows:
             return rows, np.empty(0)
         if self.origin is None:
             self.origin = int(rows[0].ts)
-        origin = self.origin
-        first = rows[0].ts
-        if type(first) is float and all(type(row.ts) is float for row in rows):
-            return rows, np.fromiter(map(attrgetter("ts"), rows), float, len(rows)) - origin
-        return rows, np.fromiter((float(row.ts - origin) for row in rows), float, len(rows))
+        if isinstance(rows[0].ts, Decimal):
+            return rows, np.fromiter((float(row.ts - self.origin) for row in rows), float, len(rows))
+        return rows, np.fromiter(map(attrgetter("ts"), rows), float, len(rows)) - self.origin
 
     def _lane(self, rows: list[Any]) -> Any:
         return np.fromiter(
@@ -145,14 +142,11 @@ class _Builder:
             rows = [row for row in rows if not (row.name or "").startswith("<built-in")]
         rows, ts = self._times(rows)
         count = len(rows)
-        try:
-            dur = np.fromiter(map(attrgetter("dur"), rows), float, count)
-        except TypeError:
-            dur = np.fromiter((row.dur or 0.0 for row in rows), float, count)
+        dur = np.nan_to_num(np.fromiter(map(attrgetter("dur"), rows), float, count))  # None becomes NaN
         columns = {
             "ts": ts,
             "dur": np.maximum(dur, 0.0),
-            "name": np.fromiter((self.names[row.name or ""] for row in rows), np.int32, count),
+            "name": np.fromiter(map(self.names.__getitem__, map(attrgetter("name"), rows)), np.int32, count),
             "lane": self._lane(rows),
         }
         args = [row.args or _NO_ARGS for row in rows]
@@ -292,7 +286,7 @@ def _finish(source: Source, builder: _Builder) -> Trace:
         path=source.path,
         meta=source.header,
         origin_us=float(builder.origin or 0),
-        names=list(builder.names),
+        names=[name or "" for name in builder.names],
         lanes=list(builder.lanes),
         details=list(builder.details),
         ops=columns[Table.OP].spans(),

@@ -21,7 +21,7 @@ import msgspec
 
 from diffprof.errors import UsageError
 
-CHUNK_BYTES = 4 << 20
+CHUNK_BYTES = 2 << 20
 """Read at a time; the events of one chunk are all that is alive at once (about six times this size)."""
 
 HEADER_LIMIT_BYTES = 64 << 20
@@ -88,6 +88,7 @@ _decode_any = msgspec.json.Decoder().decode
 _EVENTS_KEY = re.compile(rb'"traceEvents"\s*:\s*(\[|null)')
 _CUT = re.compile(rb"\}\s*,\s*\{")
 _END = re.compile(rb"\}\s*\]")
+_SEPARATORS = re.compile(rb"[\s,]*")
 _RESYNC = re.compile(r'\}\s*,\s*(?=\{\s*"(?:ph|name|cat|pid|tid|ts|id|args|s|bp)"\s*:)')
 _BETWEEN = re.compile(r"[\s,]*")
 _BARE_NUMBER = re.compile(r"([:\[,]\s*)[-+]?(?:inf(?:inity)?|nan(?:\([a-z]*\))?)(?=\s*[,}\]])", re.IGNORECASE)
@@ -127,14 +128,18 @@ class Source:
     def _read(self, stream: IO[bytes]) -> bytes:
         if self.truncated:
             return b""
+        pieces: list[bytes] = []
+        missing = CHUNK_BYTES
         try:
-            block = stream.read(CHUNK_BYTES)
+            # read() would lose what comes before a damaged place.
+            while missing > 0 and (piece := stream.read1(missing)):  # type: ignore[attr-defined]
+                pieces.append(piece)
+                missing -= len(piece)
         except EOFError:
             self.truncated = "the gzip stream ends early"
-            return b""
         except (OSError, zlib.error) as error:
             self.truncated = f"it can't be decompressed any further ({error})"
-            return b""
+        block = b"".join(pieces)
         self.size += len(block)
         return block
 
@@ -150,15 +155,16 @@ class Source:
                 self._footer(stream, buffer.lstrip()[1:])
                 return
             events, buffer, ended = self._take(buffer, at_end)
-            if events:
-                yield events
+            found = bool(events)
+            if found:
+                yield events  # The reader may empty the list.
             if ended:
                 self._footer(stream, buffer)
                 return
-            if not events and len(buffer) > EVENT_LIMIT_BYTES:
+            if not found and len(buffer) > EVENT_LIMIT_BYTES:
                 self.truncated = f"no event can be made out in {len(buffer) >> 20} MB of it"
                 return
-            if at_end:
+            if at_end and not found:
                 # The array format of Chrome traces may lack its closing bracket.
                 if buffer.strip(b" \t\r\n,") or not bare:
                     self.truncated = self.truncated or "it ends in the middle of its events"
@@ -168,11 +174,11 @@ class Source:
         """Events at the start of buffer, what is left, and whether the array ended."""
         if at_end:
             for cut in _backwards(_END, buffer):
-                events = _try(buffer[: cut.start() + 1])
+                events = _try(buffer, cut.start() + 1)
                 if events is not None:
                     return events, buffer[cut.end() :], True
         for cut in _backwards(_CUT, buffer):
-            events = _try(buffer[: cut.start() + 1])
+            events = _try(buffer, cut.start() + 1)
             if events is not None:
                 return events, buffer[cut.start() + 1 :], False
         return self._scan(buffer)
@@ -274,9 +280,10 @@ def _backwards(pattern: re.Pattern[bytes], buffer: bytes, tries: int = 4) -> Ite
             yield found
 
 
-def _try(body: bytes) -> list[Event] | None:
-    """The events of a list without its brackets, or None if it is none."""
-    whole = b"[" + body.lstrip(b" \t\r\n,") + b"]"
+def _try(buffer: bytes, end: int) -> list[Event] | None:
+    """The events in buffer up to end, or None if that is no sequence of objects."""
+    start = cast("re.Match[bytes]", _SEPARATORS.match(buffer)).end()
+    whole = b"".join((b"[", memoryview(buffer)[start:end], b"]"))
     try:
         events = _decode(whole)
     except (msgspec.DecodeError, RecursionError):

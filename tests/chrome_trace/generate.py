@@ -36,16 +36,17 @@ KERNELS = (
     ),
     (
         "aten::mul",
-        "void at::native::vectorized_elementwise_kernel<4, at::native::BinaryFunctor<c10::Half, c10::Half, c10::Half, "
-        "at::native::binary_internal::MulFunctor<float> >, at::detail::Array<char*, 3> >(int, at::native::BinaryFunctor"
-        "<c10::Half, c10::Half, c10::Half, at::native::binary_internal::MulFunctor<float> >, at::detail::Array<char*, 3>)",
+        "void at::native::vectorized_elementwise_kernel<4, at::native::BinaryFunctor<c10::Half, c10::Half, "
+        "c10::Half, at::native::binary_internal::MulFunctor<float> >, at::detail::Array<char*, 3> >(int, "
+        "at::native::BinaryFunctor<c10::Half, c10::Half, c10::Half, "
+        "at::native::binary_internal::MulFunctor<float> >, at::detail::Array<char*, 3>)",
         [[2, 4096, 640], [2, 4096, 640]],
         14.0,
     ),
     (
         "aten::_scaled_dot_product_flash_attention",
-        "void pytorch_flash::flash_fwd_kernel<pytorch_flash::Flash_fwd_kernel_traits<64, 128, 128, 4, false, false, "
-        "cutlass::half_t> >(pytorch_flash::Flash_fwd_params)",
+        "void pytorch_flash::flash_fwd_kernel<pytorch_flash::Flash_fwd_kernel_traits<64, 128, 128, 4, false, "
+        "false, cutlass::half_t> >(pytorch_flash::Flash_fwd_params)",
         [[2, 10, 4096, 64], [2, 10, 4096, 64], [2, 10, 4096, 64]],
         210.0,
     ),
@@ -68,8 +69,9 @@ class Facts:
 
 def _span(category: str, name: str, tid: int, start: float, length: float, args: str, pid: int = PID) -> str:
     return (
-        f'  {{\n    "ph": "X",\n    "cat": "{category}",\n    "name": {json.dumps(name)},\n    "pid": {pid},\n'
-        f'    "tid": {tid},\n    "ts": {start:.3f},\n    "dur": {length:.3f}\n    ,\n    "args": {{\n      {args}\n    }}\n  }}'
+        f'  {{\n    "ph": "X",\n    "cat": "{category}",\n    "name": {json.dumps(name)},\n'
+        f'    "pid": {pid},\n    "tid": {tid},\n    "ts": {start:.3f},\n    "dur": {length:.3f}\n    ,\n'
+        f'    "args": {{\n      {args}\n    }}\n  }}'
     )
 
 
@@ -131,7 +133,7 @@ class _Writer:
         device_us: float,
     ) -> Iterator[str]:
         number = self._next()
-        dtypes = json.dumps(["c10::Half"] * len(shapes))
+        dtypes, dims = json.dumps(["c10::Half"] * len(shapes)), json.dumps(shapes)
         yield _span(
             "cpu_op",
             op,
@@ -139,7 +141,7 @@ class _Writer:
             at,
             9.0,
             f'"External id": {number},"Record function id": 0, "Concrete Inputs": ["", "", "1"], '
-            f'"Input type": {dtypes}, "Input Strides": {json.dumps(shapes)}, "Input Dims": {json.dumps(shapes)}, "Ev Idx": {number}',
+            f'"Input type": {dtypes}, "Input Strides": {dims}, "Input Dims": {dims}, "Ev Idx": {number}',
         )
         yield _span(
             "cuda_runtime",
@@ -154,7 +156,8 @@ class _Writer:
         self.free = start + device_us
         extra = (
             '"queued": 0, "registers per thread": 128, "shared memory": 81920, "blocks per SM": 5.925926, '
-            '"warps per SM": 23.703703, "grid": [5, 64, 2], "block": [128, 1, 1], "est. achieved occupancy %": 12'
+            '"warps per SM": 23.703703, "grid": [5, 64, 2], "block": [128, 1, 1], '
+            '"est. achieved occupancy %": 12'
             if category == "kernel"
             else '"bytes": 2, "memory bandwidth (GB/s)": 0.001'
         )
@@ -164,7 +167,8 @@ class _Writer:
             7,
             start,
             device_us,
-            f'"External id": {number}, "device": 0, "context": 1, "stream": 7, "correlation": {number}, {extra}',
+            f'"External id": {number}, "device": 0, "context": 1, "stream": 7, '
+            f'"correlation": {number}, {extra}',
             pid=0,
         )
         yield _arrow("f", number, 0, 7, start)
