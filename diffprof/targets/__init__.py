@@ -146,7 +146,7 @@ def nearest(word: str, known: Sequence[str]) -> str:
     import difflib
 
     folded = {name.lower(): name for name in known}
-    near = [folded[name] for name in difflib.get_close_matches(word.lower(), folded, n=3, cutoff=0.5)]
+    near = [folded[name] for name in difflib.get_close_matches(word.lower(), folded, n=3, cutoff=0.6)]
     return f"Did you mean {', '.join(near)}?" if near else ""
 
 

@@ -151,7 +151,8 @@ def swap_scheduler(pipe: Any, name: str) -> None:
     folded = {entry.lower(): entry for entry in classes}
     found = folded.get(name.lower()) or folded.get(f"{name.lower()}scheduler")
     if found is None:
-        near = nearest(name, classes) or nearest(f"{name}Scheduler", classes)
+        stems = {entry.removesuffix("Scheduler"): entry for entry in classes}
+        near = nearest(re.sub(r"(?i)schedul\w*$", "", name), list(stems))
         raise UsageError(
             f"diffusers {diffusers.__version__} has no scheduler {name!r}.",
             near or f"It has: {', '.join(classes)}.",

@@ -78,22 +78,35 @@ class HubTarget:
 def downloaded(repo: str, *, with_weights: bool) -> Path:
     """The local copy of a checkpoint on the hub. Raises TargetError where it can't be had."""
     from diffusers import DiffusionPipeline
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import RepositoryNotFoundError
 
+    trouble: Exception | None = None
     try:
-        if with_weights:
-            return Path(DiffusionPipeline.download(repo))
-        return Path(snapshot_download(repo, allow_patterns=SMALL_FILES, ignore_patterns=["*.index.json"]))
+        # Asked first, and once: the download would ask again and again before it gives up.
+        HfApi().model_info(repo, timeout=10)
     except RepositoryNotFoundError as error:
         raise TargetError(
             f"The hub has no checkpoint {repo!r}, or it is not open to you.",
             "Check the spelling; for a gated one, accept its terms and run `hf auth login`.",
         ) from error
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except Exception as error:
+        trouble = error
+    cached = trouble is not None
+    try:
+        if with_weights:
+            return Path(DiffusionPipeline.download(repo, local_files_only=cached))
+        return Path(
+            snapshot_download(
+                repo, allow_patterns=SMALL_FILES, ignore_patterns=["*.index.json"], local_files_only=cached
+            )
+        )
+    except Exception as error:
+        reason = trouble or error
+        text = str(reason).strip().splitlines()
         raise TargetError(
-            f"{repo!r} is not a local folder, and the hub can't be reached or does not give it: {reason}",
+            f"{repo!r} is neither a local folder nor in the cache, and the hub does not give it: "
+            f"{type(reason).__name__}{': ' + text[0] if text else ''}.",
             "Check the network, name a local folder, or scan a built-in architecture such as sdxl.",
         ) from error
 

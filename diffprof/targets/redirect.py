@@ -87,6 +87,9 @@ class CudaNames(TorchFunctionMode):
             tensor, _, non_blocking, *_ = (*args, None, False) if len(args) == 1 else (*args, False)
             more = {"non_blocking": non_blocking, **(kwargs or {}), "device": self.names.meant}
             return torch.Tensor.to(tensor, **more)
+        if func is torch.device:
+            named = args[0] if args else (kwargs or {}).get("type", (kwargs or {}).get("device"))
+            return self.names.meant if self.names.is_cuda(named) else func(*args, **(kwargs or {}))
         for value in args:
             kind = type(value)
             if kind is str or kind is torch.device:
