@@ -10,7 +10,10 @@ from diffprof.cli.output import emit, terminal
 @click.command("explain")
 @click.argument("rule")
 def command(rule: str) -> None:
-    """Explain a rule, given by code or name: what it finds, why it is slow, what to write instead."""
+    """Explain a rule: what it finds, why that is slow, what to write instead.
+
+    RULE is a code or a name, such as SYN001 or value-read.
+    """
     from diffprof.rules import find_rule
     from diffprof.views.rule_pages import render_rule
 

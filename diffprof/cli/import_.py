@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import datetime
 import sys
 from pathlib import Path
 
 import click
 
+from diffprof.cli.delivery import FORMS, apply_gate, deliver, fail_on_option
 from diffprof.cli.options import format_option, traces_option, verbose_option
-from diffprof.cli.output import emit, say, terminal
-from diffprof.errors import DiffprofError, ExitCode
 
 
 @click.command("import")
 @click.argument("trace", type=click.Path(path_type=Path), metavar="TRACE.json[.gz]")
-@format_option(("text", "json", "markdown", "github"))
-@click.option(
-    "--fail-on",
-    metavar="RULE,...",
-    default="",
-    help="Exit with 1 if these find anything: codes, names, prefixes such as SYN, or in-loop.",
-)
+@format_option(FORMS)
+@fail_on_option()
 @traces_option()
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 @verbose_option()
@@ -35,8 +28,6 @@ def command(trace: Path, form: str, fail_on: str, traces: Path, quiet: bool, ver
     from diffprof.gate import parse_gate
     from diffprof.importing import import_trace
     from diffprof.progress import progress_on
-    from diffprof.runs import store
-    from diffprof.views import render
 
     gate = parse_gate(fail_on)
     done = 0
@@ -49,19 +40,5 @@ def command(trace: Path, form: str, fail_on: str, traces: Path, quiet: bool, ver
             done = size >> 20
 
         report = import_trace(trace, progress=read)
-    unstored: DiffprofError | None = None
-    try:
-        report = store(report, traces, now=datetime.datetime.now(datetime.UTC))
-    except DiffprofError as error:
-        unstored = error
-    screen = terminal()
-    emit(render(report, form, columns=screen.columns, colour=screen.colour, chains=verbose))
-    if unstored is not None:
-        raise unstored
-    if form != "text":
-        say(f"stored in {report.path}")
-    for each in gate.unjudged(report):
-        say(f"warning: --fail-on rests on {each.rule} {each.name}, which was not checked: {each.why}.")
-    if hits := gate.hits(report):
-        say(f"--fail-on {fail_on}: {len(hits)} found.")
-        raise click.exceptions.Exit(ExitCode.FINDINGS)
+    deliver(report, form, traces, verbose=verbose)
+    apply_gate(gate, report, fail_on)

@@ -24,15 +24,16 @@ def prose(text: object) -> str:
     code."""
     parts = clean(text).split("`")
     if len(parts) % 2 == 0:
-        return _escaped("`".join(parts))
-    return "".join(code(part) if i % 2 and part else _escaped(part) for i, part in enumerate(parts))
+        shown = _escaped("`".join(parts))
+    else:
+        shown = "".join(code(part) if i % 2 and part else _escaped(part) for i, part in enumerate(parts))
+    return re.sub(r"^(\s*\d*)([-+=#.)])(?=\s|$)", r"\1\\\2", shown)  # no list, no heading
 
 
 def _escaped(text: str) -> str:
     escaped = _SPECIAL.sub(r"\\\g<0>", text.translate(_ENTITIES))
     # An empty comment keeps `@name` and `#1` from notifying people and linking issues.
-    escaped = re.sub(r"([@#])(?=\w)", r"\1<!-- -->", escaped)
-    return re.sub(r"^(\s*\d*)([-+=#.)])(?=\s|$)", r"\1\\\2", escaped)
+    return re.sub(r"([@#])(?=\w)", r"\1<!-- -->", escaped)
 
 
 def code(text: object) -> str:

@@ -1,0 +1,65 @@
+"""What every command that makes a report does with it: store it, print it, hold it against --fail-on."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from diffprof.cli.options import Decorator
+from diffprof.cli.output import emit, say, terminal
+from diffprof.errors import DiffprofError, ExitCode
+
+if TYPE_CHECKING:
+    from diffprof.gate import Gate
+    from diffprof.report import Report
+
+FORMS = ("text", "json", "markdown", "github")
+"""What is printed right after a scan; `diffprof show` has more."""
+
+
+def fail_on_option() -> Decorator:
+    """`--fail-on`, as `fail_on`: text for `diffprof.gate.parse_gate`."""
+    return click.option(
+        "--fail-on",
+        metavar="RULE,...",
+        default="",
+        help="Exit with 1 if these find anything: codes, names, prefixes such as SYN, or in-loop.",
+    )
+
+
+def deliver(report: Report, form: str, traces: Path, *, verbose: bool = False, failed: bool = False) -> None:
+    """Store and print; what can't be stored is printed all the same, and the error raised after that.
+
+    failed: the target failed before, and the report is partial. A second failure is then only said: the
+    first is what the exit status tells.
+    """
+    from diffprof.runs import store
+    from diffprof.views import render
+
+    unstored: DiffprofError | None = None
+    try:
+        report = store(report, traces, now=datetime.datetime.now(datetime.UTC))
+    except DiffprofError as error:
+        unstored = error
+    screen = terminal()
+    emit(render(report, form, columns=screen.columns, colour=screen.colour, chains=verbose))
+    if unstored is not None:
+        if not failed:
+            raise unstored
+        say(str(unstored))
+    elif failed:
+        say(f"What was recorded until then is stored, marked partial, in {report.path}")
+    elif form != "text":
+        say(f"stored in {report.path}")
+
+
+def apply_gate(gate: Gate, report: Report, fail_on: str) -> None:
+    """Exit with FINDINGS if the report has what the gate names; say what it could not judge."""
+    for each in gate.unjudged(report):
+        say(f"warning: --fail-on rests on {each.rule} {each.name}, which was not checked: {each.why}.")
+    if hits := gate.hits(report):
+        say(f"--fail-on {fail_on}: {len(hits)} found.")
+        raise click.exceptions.Exit(ExitCode.FINDINGS)

@@ -1,0 +1,78 @@
+"""The parts of the README that the code prints: command reference and table of rules.
+
+Run `python -m diffprof.cli.docs README.md` to write them anew.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from diffprof.errors import ExitCode
+
+_COLUMNS = 96
+
+
+def command_reference() -> str:
+    """`--help` of the group and of each command."""
+    from diffprof.cli.app import COMMANDS, app
+
+    parts = []
+    for name in ("", *COMMANDS):
+        path = f"diffprof {name}".strip()
+        parent = click.Context(app, info_name="diffprof", terminal_width=_COLUMNS, **app.context_settings)
+        if name:
+            command = app.get_command(parent, name)
+            assert command is not None
+            context = click.Context(command, info_name=name, parent=parent, terminal_width=_COLUMNS)
+            text = command.get_help(context)
+        else:
+            text = app.get_help(parent)
+        parts.append(f"#### `{path}`\n\n```text\n{text}\n```\n")
+    return "\n".join(parts)
+
+
+def rule_table() -> str:
+    """Every rule, with its one-line summary."""
+    from diffprof.rules import all_rules
+    from diffprof.views.rule_pages import render_rules
+
+    return render_rules(all_rules(), "markdown")
+
+
+def exit_codes() -> str:
+    """The exit codes with what they mean."""
+    import inspect
+
+    from diffprof.views.markdown import table
+
+    source = inspect.getsource(ExitCode)
+    meaning = dict(re.findall(r'(\w+) = \d+\n\s+"""(.*?)"""', source, re.DOTALL))
+    rows = [(int(code), " ".join(meaning[code.name].split())) for code in ExitCode]
+    return table(("status", "meaning"), rows)
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "commands": command_reference,
+    "rules": rule_table,
+    "exit codes": exit_codes,
+}
+
+
+def with_blocks(text: str) -> str:
+    """The text with what stands between `<!-- generated: NAME -->` and `<!-- end -->` made anew."""
+
+    def fresh(match: re.Match[str]) -> str:
+        return f"{match[1]}\n{BLOCKS[match[2]]()}{match[3]}"
+
+    return re.sub(r"(<!-- generated: ([a-z ]+) -->).*?(<!-- end -->)", fresh, text, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        file = Path(name)
+        file.write_text(with_blocks(file.read_text(encoding="utf-8")), encoding="utf-8")
