@@ -25,11 +25,13 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """Rows of the recording that a finding rests on, by section; used to price it by replay.
 
     syncs: indexes into Recording.syncs. kinds: indexes into Timeline.kinds. events: timeline events.
+    becomes_us: device time of one call of each of `kinds` once the finding is resolved; empty: they are gone.
     """
 
     syncs: tuple[int, ...] = ()
     kinds: tuple[int, ...] = ()
     events: tuple[int, ...] = ()
+    becomes_us: tuple[float, ...] = ()
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from diffprof.errors import DiffprofError, UsageError
-from diffprof.finding import Finding
+from diffprof.finding import Finding, sort_key
+from diffprof.pricing import price
 from diffprof.recording import SCHEMA, Recording
 from diffprof.rules import Unchecked, judge
 
@@ -43,9 +44,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_report(recording: Recording) -> Report:
-    """Judge a recording."""
+    """Judge a recording, and price what was found."""
     findings, unchecked = judge(recording)
-    return Report(recording=recording, findings=findings, unchecked=unchecked)
+    priced = tuple(sorted(price(findings, recording), key=sort_key))
+    return Report(recording=recording, findings=priced, unchecked=unchecked)
 
 
 def judge_again(report: Report) -> Report:

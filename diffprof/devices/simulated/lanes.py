@@ -146,6 +146,12 @@ class TimelineBuilder:
         self._live = self._peak = live
         self._peaks[self._phase] = live
 
+    def operations(self) -> Iterator[tuple[OpSignature, str | None]]:
+        """What was launched, with the module that did."""
+        for item, module in zip(self._items, self._modules, strict=True):
+            if isinstance(item, OpSignature):
+                yield item, module
+
     # --- the result -----------------------------------------------------------------------------------
 
     def finish(self, rows: Mapping[Hashable, int] | None = None) -> Timeline:

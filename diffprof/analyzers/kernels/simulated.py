@@ -1,0 +1,97 @@
+"""Kernels of a simulated call: what the device tells, with the module that was running, into a timeline."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from diffprof.devices.simulated import Blocking, Observer, OpSignature
+from diffprof.devices.simulated.cost import CostModel, Mode, current_mode
+from diffprof.devices.simulated.lanes import ModuleStack, TimelineBuilder, gap_rows, kernel_rows
+from diffprof.devices.simulated.session import SESSION
+from diffprof.devices.simulated.specs import GpuSpec
+from diffprof.pipeline import Phase, module_names, with_role
+from diffprof.recording import Grade, Timeline, Timing
+from diffprof.timeline import replay
+
+COMPILED_ROLES = ("denoiser", "vae")
+"""The parts that are compiled when a pipeline is: the published recipes compile the denoiser and the VAE."""
+
+
+def compiled_roots(pipe: Any) -> tuple[str, ...]:
+    """Components that run compiled when the pipeline is compiled."""
+    return tuple(name for role in COMPILED_ROLES for name in with_role(pipe, role))
+
+
+class SimulatedKernels(Observer):
+    """Builds the timeline of one call. Either the device's observer itself, or told by the one that is.
+
+    key: names the sync row that a wait belongs to.
+    """
+
+    def __init__(self, spec: GpuSpec, pipe: Any, mode: Mode | None = None) -> None:
+        self.builder = TimelineBuilder(CostModel(spec, mode or current_mode()))
+        self.modules = ModuleStack(module_names(pipe))
+        self.waits: dict[Hashable, Blocking] = {}
+        self.weights = 0
+
+    @contextmanager
+    def following(self) -> Iterator[SimulatedKernels]:
+        """The call happens inside: modules are followed, memory starts from what is in use now."""
+        self.weights = SESSION.allocated
+        self.builder.start_memory(self.weights)
+        with self.modules.following():
+            yield self
+
+    # --- what the device tells ------------------------------------------------------------------------
+
+    def op(self, signature: OpSignature) -> None:
+        self.builder.op(signature, self.modules.path)
+
+    def blocking(self, event: Blocking) -> None:
+        self.wait((str(event.kind), event.op), event)
+
+    def wait(self, key: Hashable, event: Blocking) -> None:
+        """The host waits; to be told before the operation that copies, as the device does."""
+        self.waits.setdefault(key, event)
+        self.builder.blocking(key, event.waits, self.modules.path)
+
+    def alloc(self, nbytes: int) -> None:
+        self.builder.alloc(nbytes)
+
+    def free(self, nbytes: int) -> None:
+        self.builder.free(nbytes)
+
+    def phase(self, phase: Phase) -> None:
+        """For `PhaseTracker.on_change`."""
+        self.builder.phase(phase.name, phase.step, phase.part)
+
+    # --- the result -----------------------------------------------------------------------------------
+
+    def sections(self, rows: Mapping[Hashable, int] | None = None) -> dict[str, Any]:
+        """Sections of the recording: timeline, kernels, gaps, memory, timing.
+
+        rows: key of a wait -> index of its row in Recording.syncs.
+        """
+        timeline = self.builder.finish(rows)
+        return {
+            "timeline": timeline,
+            "kernels": kernel_rows(timeline),
+            "gaps": gap_rows(timeline),
+            "memory": self.builder.memory(self.weights),
+            "timing": timing_of(timeline),
+        }
+
+
+def timing_of(timeline: Timeline) -> Timing:
+    """The predicted wall time of the call."""
+    run = replay(timeline)
+    seconds = run.total_us / 1e6
+    return Timing(
+        grade=Grade.SIMULATED,
+        mode=timeline.mode,
+        seconds=(seconds,),
+        median=seconds,
+        device_busy=run.device_busy_us / run.total_us if run.total_us else None,
+    )
