@@ -49,7 +49,7 @@ def install() -> Callable[[], None]:
     """Wrap what has to be wrapped. Call the result to undo it."""
     patches = Patches()
     # A cache of the constructors by identity (torch.device as a context): fill it before they are wrapped.
-    torch.utils._device._device_constructors()
+    importlib.import_module("torch.utils._device")._device_constructors()
     filled = _tables_filled()
     try:
         _constructors(patches)
@@ -208,6 +208,9 @@ def _flex_attention(patches: Patches) -> None:
                 original(query, *rest, **kwargs)
 
         patches.set(module, "_validate_device", validate)
+        if hasattr(module, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"):
+            # Otherwise eager calls are traced by Dynamo, which can't see into the tensor.
+            patches.set(module, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
 
 
 # --- methods -------------------------------------------------------------------------------------------------------
