@@ -231,7 +231,7 @@ class Bench:
 
 def timeable(inventory: Inventory) -> list[Key]:
     """Keys of layers that could be quantized: not those that only adapters or quantized layers have."""
-    return [key for key in inventory.keys() if any(not layer.adapter for layer in inventory.layers_of(key))]
+    return [key for key in inventory.shapes() if any(not layer.adapter for layer in inventory.layers_of(key))]
 
 
 def _hopeless(timings: Sequence[SchemeTiming], scheme: str, patience: Patience) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -300,6 +301,21 @@ def _torchao_config(
 # --- beside the published list -------------------------------------------------------------------------
 
 
+def published_schemes(
+    candidates: Sequence[Candidate], published: PublishedList, components: Sequence[str]
+) -> dict[int, str]:
+    """Candidate -> scheme, for the layers that the published recipe quantizes in these components."""
+    return {
+        index: published.scheme
+        for index, candidate in enumerate(candidates)
+        if candidate.component in components
+        and not candidate.adapter
+        and published.quantizes(
+            candidate.layer.in_features, candidate.layer.out_features, candidate.layer.kind
+        )
+    }
+
+
 def compare_published(
     rows: Sequence[LinearRow],
     candidates: Sequence[Candidate],
@@ -310,31 +326,24 @@ def compare_published(
 ) -> PublishedComparison | None:
     """The choice and the published list over the (K, N) of these components; None where no shape is known.
 
-    A (K, N) counts as chosen where most of the time that it saves or loses is in chosen layers.
+    A (K, N) counts as chosen where most of its calls are of chosen layers. saves_ms is the sum over layers.
     """
-    weight: dict[tuple[int, int], float] = {}
-    ours: set[tuple[int, int]] = set()
-    known: set[tuple[int, int]] = set()
+    votes: Counter[tuple[int, int]] = Counter()
     theirs: set[tuple[int, int]] = set()
-    total = 0.0
-    timed = False
+    recipe = published_schemes(candidates, published, components)
+    total, timed = 0.0, False
     for index, candidate in enumerate(candidates):
         if candidate.component not in components or candidate.adapter or not candidate.uses:
             continue
-        layer = candidate.layer
-        shape = (layer.in_features, layer.out_features)
-        if shape in published.seen:
-            known.add(shape)
-        here = {gain.scheme: gain.us for gain in gains(candidate, rows, mode)}
-        sign = 1.0 if index in choice.schemes else -1.0
-        weight[shape] = weight.get(shape, 0.0) + sign * sum(candidate.uses.values())
-        if published.quantizes(layer.in_features, layer.out_features, layer.kind):
+        shape = (candidate.layer.in_features, candidate.layer.out_features)
+        calls = sum(candidate.uses.values())
+        votes[shape] += calls if index in choice.schemes else -calls
+        if index in recipe:
             theirs.add(shape)
-            if published.scheme in here:
-                timed = True
-                total += here[published.scheme]
-    ours = {shape for shape, votes in weight.items() if votes > 0}
-    if not known:
+            here = [gain.us for gain in gains(candidate, rows, mode) if gain.scheme == recipe[index]]
+            total, timed = total + sum(here), timed or bool(here)
+    ours = {shape for shape, vote in votes.items() if vote > 0}
+    if not published.seen & set(votes):
         return None
     agreed = ours & theirs
     return PublishedComparison(

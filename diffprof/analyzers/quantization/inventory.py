@@ -122,7 +122,7 @@ class Inventory:
     image_side: dict[Key, int] = field(default_factory=dict)
     steps: int = 0
 
-    def keys(self) -> list[Key]:
+    def shapes(self) -> list[Key]:
         """Every distinct shape that a layer saw, largest share of the time first."""
         found = list(self.by_phase)
         weight = {

@@ -17,6 +17,10 @@ from diffprof.devices.simulated.observer import OpSignature, TensorMeta
 from diffprof.devices.simulated.specs import GpuSpec
 from diffprof.recording import Grade, SchemeTiming
 
+ERROR = 0.05
+"""Error of a predicted time, as a share of it: most published rungs are met to within so much. A predicted
+difference that is smaller is no clear gain."""
+
 _ids = itertools.count(-1, -1)
 
 
@@ -42,7 +46,7 @@ class Predictor:
             original_us=original,
             median_us=changed,
             gain_us=original - changed,
-            gain_spread_us=0.0,
+            gain_spread_us=ERROR * original,
         )
 
     def timings(self, key: Key, schemes: Sequence[Scheme], modes: Sequence[str]) -> list[SchemeTiming]:
@@ -67,9 +71,13 @@ class Predictor:
         return None
 
     def original_us(self, key: Key, compiled: bool) -> float:
-        """The layer as it is."""
-        kernels = self.model.kernels(signature(key), compiled=compiled)
-        return sum(kernel.device_us for kernel in kernels)
+        """The layer as it is. A compiled 1x1 convolution runs as what is faster, a convolution or a matmul:
+        with max-autotune Inductor tries both (torch/_inductor/kernel/conv.py, aten_conv1x1_via_mm)."""
+        forms = (False, True) if compiled and key.kind == "conv1x1" else (False,)
+        return min(
+            sum(kernel.device_us for kernel in self.model.kernels(signature(key, linear=form), compiled=compiled))
+            for form in forms
+        )
 
     def scheme_us(self, key: Key, scheme: Scheme, compiled: bool) -> float:
         """The layer under a scheme, quantizing its activation included."""
@@ -82,7 +90,9 @@ class Predictor:
         fixed = self.model._fixed(compiled)
         if scheme.activation is None:
             return self._weight_only(key, scheme, width, fixed, compiled)
-        compute, _, _ = self.model.gemm_us(1, key.m, key.out_features, key.in_features, scheme.activation, 1)
+        compute, _, _ = self.model.gemm_us(
+            1, key.m, key.out_features, key.in_features, scheme.activation, 1
+        )
         bandwidth = self.spec.bytes_per_us * self.model.rates.gemm_memory
         if compiled:
             # One scale for the tensor has to be known before anything is rounded: a pass of its own.

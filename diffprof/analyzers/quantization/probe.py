@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
@@ -16,10 +16,12 @@ from diffprof.analyzers.quantization.bench import Bench
 from diffprof.analyzers.quantization.cache import TimingCache, default_path, machine
 from diffprof.analyzers.quantization.choice import (
     Candidate,
+    Choice,
     choose,
     compare_published,
     gains,
     judged_rows,
+    published_schemes,
     selections,
 )
 from diffprof.analyzers.quantization.inventory import (
@@ -40,7 +42,10 @@ from diffprof.analyzers.quantization.source import Setting
 from diffprof.analyzers.quantization.timing import Budget, EventRunner, HostRunner, Patience, Runner, compiled
 from diffprof.errors import UsageError
 from diffprof.pipeline import components, role
-from diffprof.recording import LinearRow, Quantization, SchemeTiming
+from diffprof.recording import LinearRow, PublishedComparison, Quantization, SchemeTiming
+
+if TYPE_CHECKING:
+    from diffprof.analyzers.quantization.simulated import SimulatedCall
 
 MIN_SQNR_DB = 20.0
 """Default floor: noise of a hundredth of the signal's power."""
@@ -82,7 +87,7 @@ class Instruments:
     stopwatch: Stopwatch | None = None
     runner: Runner | None = None
     compiler: Callable[[Any], Any] = compiled
-    patience: Patience = Patience()
+    patience: Patience = field(default_factory=Patience)
     cache_path: Path | None = None
 
 
@@ -166,7 +171,8 @@ class _Probe:
 
             call = SimulatedCall(self.scene, self.device)
             inventory = call.inventory()
-            return self._judge(inventory, call.timings(inventory, self.schemes, self.modes), None, [], call)
+            timings = call.timings(inventory, self.schemes, self.modes)
+            return self._judge(inventory, timings, None, [], call)
         inventory = take_inventory(
             self.scene.pipe, self.scene.call, stopwatch=self._stopwatch(), sample=self.scene.weights != "none"
         )
@@ -223,7 +229,7 @@ class _Probe:
         timings: Mapping[Key, Sequence[SchemeTiming]],
         budget: Budget | None,
         left_out: Sequence[str],
-        call: Any,
+        call: SimulatedCall | None,
     ) -> dict[str, Any]:
         rows, where = linear_rows(inventory, timings)
         called = [layer for layer in inventory.layers if layer.uses]
@@ -253,19 +259,15 @@ class _Probe:
             fuse_qkv="fuse-qkv" in done(pipe),
             compile=self.mode == "compiled",
         )
-        compared = [
-            name for name, part in components(pipe).items() if role(name, part) in ("denoiser", "vae")
-        ]
         published = published_list()
-        comparison = compare_published(rows, candidates, choice, self.mode, published, compared)
+        comparison = compare_published(
+            rows, candidates, choice, self.mode, published, self._components("denoiser", "vae")
+        )
         picked = selections(candidates, everything, choice, setting, adapters)
         judged = judged_rows(rows, candidates, choice, self.mode, published)
         call_us, saves_us = inventory.call_us, choice.saves_us
         if call is not None:
-            call_us, saves_us = call.end_to_end(candidates, choice, self.mode)
-            if comparison is not None:
-                theirs = call.published_saves_us(candidates, published, self.mode)
-                comparison = msgspec.structs.replace(comparison, saves_ms=theirs / 1e3)
+            call_us, saves_us, comparison = self._replayed(call, candidates, choice, rows, comparison)
         quantization = Quantization(
             grade=self.device.grade,
             mode=self.mode,
@@ -286,6 +288,30 @@ class _Probe:
             published=comparison,
         )
         return {"linears": judged, "quantization": quantization}
+
+    def _components(self, *roles: str) -> list[str]:
+        return [name for name, part in components(self.scene.pipe).items() if role(name, part) in roles]
+
+    def _replayed(
+        self,
+        call: SimulatedCall,
+        candidates: Sequence[Candidate],
+        choice: Choice,
+        rows: Sequence[LinearRow],
+        comparison: PublishedComparison | None,
+    ) -> tuple[float, float, PublishedComparison | None]:
+        """(call, saving, comparison) end to end: the simulated call replayed with the layers changed."""
+        from diffprof.analyzers.quantization.simulated import changes_of
+
+        before = call.total_us(self.mode)
+        ours = changes_of(candidates, {i: gain.scheme for i, gain in choice.schemes.items()}, rows, self.mode)
+        saves = before - call.total_us(self.mode, ours)
+        if comparison is not None:
+            recipe = published_schemes(candidates, published_list(), self._components("denoiser", "vae"))
+            theirs = changes_of(candidates, recipe, rows, self.mode)
+            lost = before - call.total_us(self.mode, theirs)
+            comparison = msgspec.structs.replace(comparison, saves_ms=lost / 1e3)
+        return before, saves, comparison
 
     def _measure_noise(
         self, candidates: Sequence[Candidate], layers: Sequence[Layer], rows: Sequence[LinearRow]
@@ -318,7 +344,7 @@ def linear_rows(
     """One row a shape (adapters and quantized layers in rows of their own), largest share first; and where the
     row of a layer's calls is."""
     users: dict[RowKey, list[Layer]] = {}
-    for key in inventory.keys():
+    for key in inventory.shapes():
         for layer in inventory.layers_of(key):
             users.setdefault(_row_key(layer, key), []).append(layer)
     rows, where = [], {}

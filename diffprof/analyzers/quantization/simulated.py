@@ -1,0 +1,138 @@
+"""One call on a simulated GPU: what its linears saw, what schemes would cost, and the whole call replayed with
+chosen layers changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from diffprof.analyzers.quantization.choice import Candidate
+from diffprof.analyzers.quantization.inventory import Inventory, Key, take_inventory
+from diffprof.analyzers.quantization.predicted import Predictor
+from diffprof.analyzers.quantization.schemes import Scheme
+from diffprof.devices.simulated import Blocking, Observer, OpSignature
+from diffprof.devices.simulated.cost import CostModel, current_mode
+from diffprof.devices.simulated.lanes import ModuleStack, TimelineBuilder
+from diffprof.pipeline import Phase, PhaseTracker, module_names, with_role
+from diffprof.recording import LinearRow, SchemeTiming, Timeline
+from diffprof.timeline import total_us
+
+COMPILED_ROLES = ("denoiser", "vae")
+"""What is compiled when a pipeline is: the parts that take the time."""
+
+PRODUCTS = ("gemm", "conv")
+"""Kernel families of the layers that can be quantized."""
+
+Changes = Mapping[str, Callable[[float], float]]
+"""Module -> its device time of a call as changed, from the time before, in microseconds."""
+
+
+class SimulatedCall:
+    """A call of a scene on an active simulated device."""
+
+    def __init__(self, scene: Any, device: Any) -> None:
+        self.scene = scene
+        self.device = device
+        pipe = scene.pipe
+        roots = tuple(name for role in COMPILED_ROLES for name in with_role(pipe, role))
+        self.models = {
+            "eager": CostModel(device.gpu, current_mode()),
+            "compiled": CostModel(device.gpu, current_mode(compiled=roots)),
+        }
+        self._builder = TimelineBuilder(self.models["eager"])
+        self._timelines: dict[str, Timeline] = {}
+
+    def inventory(self) -> Inventory:
+        """Make the call."""
+        return take_inventory(self.scene.pipe, self.scene.call, watching=self._watching)
+
+    @contextmanager
+    def _watching(self, tracker: PhaseTracker) -> Iterator[None]:
+        pipe, builder = self.scene.pipe, self._builder
+        modules = ModuleStack(module_names(pipe))
+        tracker.on_change = lambda phase: _begin(builder, phase)
+        _begin(builder, tracker.current)
+        with self.device.observed(_Teller(builder, modules), pipe), modules.following():
+            yield
+
+    def timeline(self, mode: str) -> Timeline:
+        """The call as it would run, eager or with denoiser and VAE compiled."""
+        if mode not in self._timelines:
+            self._builder.model = self.models[mode]
+            self._timelines[mode] = self._builder.finish()
+        return self._timelines[mode]
+
+    def timings(
+        self, inventory: Inventory, schemes: Sequence[Scheme], modes: Sequence[str]
+    ) -> dict[Key, list[SchemeTiming]]:
+        """Predictions for every shape; also fills in the inventory's times, as of the first mode."""
+        predictors = {mode: Predictor(self.device.gpu, self.models[mode].mode) for mode in modes}
+        first = modes[0]
+        inventory.call_us = sum(self.timeline(first).device_us)
+        found = {}
+        for key in inventory.by_phase:
+            original = predictors[first].original_us(key, first == "compiled")
+            inventory.spent_us[key] = inventory.count(key) * original
+            found[key] = [predictors[mode].timing(key, scheme, mode) for mode in modes for scheme in schemes]
+        return found
+
+    def total_us(self, mode: str, changes: Changes | None = None) -> float:
+        """End-to-end time of the call, with the device time of some modules changed."""
+        timeline = self.timeline(mode)
+        if changes:
+            timeline = changed_timeline(timeline, changes)
+        return total_us(timeline)
+
+
+class _Teller(Observer):
+    """Tells the builder of a timeline what the device does."""
+
+    def __init__(self, builder: TimelineBuilder, modules: ModuleStack) -> None:
+        self.builder = builder
+        self.modules = modules
+
+    def op(self, signature: OpSignature) -> None:
+        self.builder.op(signature, self.modules.path)
+
+    def blocking(self, event: Blocking) -> None:
+        self.builder.blocking(event.kind, event.waits, self.modules.path)
+
+
+def _begin(builder: TimelineBuilder, phase: Phase) -> None:
+    builder.phase(phase.name, phase.step, phase.part)
+
+
+def changed_timeline(timeline: Timeline, changes: Changes) -> Timeline:
+    """The timeline with the matrix products of some modules taking another time; never less than nothing."""
+    wanted = {index: changes[name] for index, name in enumerate(timeline.modules) if name in changes}
+    products = {index for index, kind in enumerate(timeline.kinds) if kind.family in PRODUCTS}
+    device = list(timeline.device_us)
+    for event, (module, kind) in enumerate(zip(timeline.module, timeline.kind, strict=True)):
+        if module in wanted and kind in products:
+            device[event] = max(wanted[module](device[event]), 0.0)
+    return msgspec.structs.replace(timeline, device_us=tuple(device))
+
+
+def changes_of(
+    candidates: Sequence[Candidate], schemes: Mapping[int, str], rows: Sequence[LinearRow], mode: str
+) -> dict[str, Callable[[float], float]]:
+    """What quantizing some candidates does to their device times. schemes: candidate -> scheme."""
+    return {
+        candidates[index].path: _change(
+            [timing for row in candidates[index].uses if (timing := rows[row].timing(scheme, mode))]
+        )
+        for index, scheme in schemes.items()
+    }
+
+
+def _change(timings: Sequence[SchemeTiming]) -> Callable[[float], float]:
+    """Takes the gain of the timing whose original time is nearest: a module may see several shapes."""
+
+    def change(before: float) -> float:
+        nearest = min(timings, key=lambda t: abs((t.original_us or 0.0) - before), default=None)
+        return before - ((nearest.gain_us or 0.0) if nearest else 0.0)
+
+    return change
