@@ -6,6 +6,7 @@ Written event by event; `.gz` by the file's suffix.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from diffprof import __version__
 from diffprof.chrome_trace.events import MODULE_PREFIX, Phase, phase_label
 from diffprof.chrome_trace.kernel_rows import DTYPES
 from diffprof.errors import DiffprofError
-from diffprof.recording import KernelKind, MemoryUse, SyncRow, Timeline
+from diffprof.recording import KernelKind, MemoryUse, PhaseSpan, SyncRow, Timeline
 from diffprof.timeline import Replay, replay
 
 HOST = 1000
@@ -91,7 +92,8 @@ def write_trace(
             file.write(b"\n]}\n")
         part.replace(target)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
         raise DiffprofError(
             f"The trace could not be written to {target}: {error.strerror or error}.",
             "Free some space or choose another folder.",
@@ -291,15 +293,20 @@ def _frames(sync: SyncRow, start: float, end: float) -> Iterator[Event]:
     yield _span("python_function", f"{site.file}({site.line}): {site.function}", start, end)
 
 
+def _shortly_before_the_end(run: Replay, span: PhaseSpan) -> float:
+    start, end = _window(run, span.first, span.last)
+    return end - min(0.5, (end - start) / 2)
+
+
 def _memory(timeline: Timeline, run: Replay, memory: MemoryUse) -> Iterator[Event]:
     """Live bytes at the end of each step, and the peak of each phase at its end."""
     points: dict[float, int] = {}
     steps = [s for s in timeline.phases if s.step is not None and s.part is None and s.last > s.first]
     for span, live in zip(steps, memory.by_step, strict=False):
-        points[_window(run, span.first, span.last)[1]] = live
+        points[_shortly_before_the_end(run, span)] = live
     for span in timeline.phases:
         if span.step is None and span.last > span.first and span.name in memory.by_phase:
-            points[_window(run, span.first, span.last)[1]] = memory.by_phase[span.name]
+            points[_shortly_before_the_end(run, span)] = memory.by_phase[span.name]
     before = memory.weights_bytes or 0
     for at, live in sorted({0.0: before, **points}.items()):
         yield {
