@@ -8,7 +8,7 @@ evidence grade.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -129,7 +129,7 @@ class SyncRow(Row, kw_only=True):
     in_loop: bool
     count: int
     per_step: float = 0.0
-    """Steady state: the median count of the steps after the first; 0 outside the loop."""
+    """Steady state: the median count of the steps between the first and the last; 0 outside the loop."""
     by_step: tuple[int, ...] = ()
     first_step_only: bool = False
     bytes: int = 0
@@ -155,14 +155,19 @@ class SyncRow(Row, kw_only=True):
 
 
 def steady_per_step(rows: Iterable[SyncRow]) -> float:
-    """Blocking operations in a step once the loop runs steadily: the median, over the steps after the first, of
-    what all these rows together do in a step."""
+    """Blocking operations in a step once the loop runs steadily: the median, over the steps between the first and
+    the last, of what all these rows together do in a step."""
     steps: list[int] = []
     for row in rows:
         steps += [0] * (len(row.by_step) - len(steps))
         for step, count in enumerate(row.by_step):
             steps[step] += count
-    return median(steps[1:] or steps) if steps else 0.0
+    return median(steady(steps)) if steps else 0.0
+
+
+def steady(steps: Sequence[int]) -> Sequence[int]:
+    """The steps between the first and the last; of two steps the second, of one that one."""
+    return steps[1:-1] or steps[1:] or steps
 
 
 def median(values: Iterable[float]) -> float:
@@ -518,8 +523,6 @@ class GraphBreakRow(Row, kw_only=True):
     """Graphs that end at this break."""
     ops: int = 0
     """Call nodes of these graphs."""
-    explained: bool = True
-    """`torch._dynamo.explain` would report it: it ends a graph that is not empty."""
     grade: Grade
 
 

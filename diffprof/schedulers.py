@@ -15,7 +15,7 @@ class SchedulerRow(msgspec.Struct, frozen=True, kw_only=True):
     steps: int | None = None
     in_loop: int | None = None
     per_step: float | None = None
-    """Steady state: the steps after the first."""
+    """Steady state: the steps between the first and the last."""
     outside: int | None = None
     sites: tuple[str, ...] = ()
     """`file:line` of what blocks in the loop, most often first."""

@@ -19,7 +19,7 @@ from diffprof.pipeline import (
     module_names,
     with_role,
 )
-from diffprof.recording import SyncRow, Unseen, median
+from diffprof.recording import SyncRow, Unseen, median, steady
 
 Key = tuple[str, str, int, bool]
 """(kind, file name, line, in the loop): what makes two blocking operations the same row."""
@@ -159,7 +159,6 @@ class SyncObserver(Observer):
     def _finished(self, row: _Row, key: Key) -> SyncRow:
         steps = self.steps_seen()
         by_step = tuple(row.steps.get(i, 0) for i in range(steps)) if key[3] else ()
-        steady = by_step[1:] or by_step
         owner = row.owner
         return SyncRow(
             kind=key[0],
@@ -171,7 +170,7 @@ class SyncObserver(Observer):
             part=row.part,
             in_loop=key[3],
             count=row.count,
-            per_step=median(steady) if steady else 0.0,
+            per_step=median(steady(by_step)) if by_step else 0.0,
             by_step=by_step,
             first_step_only=len(by_step) > 1 and by_step[0] > 0 and not any(by_step[1:]),
             bytes=row.bytes,
