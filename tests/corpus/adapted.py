@@ -217,7 +217,7 @@ def xl_device_sigmas() -> Case:
 @case("sd15-no-guidance-embeds", family="adapted", denoiser="unet")
 def sd_embeds() -> Case:
     """Embeddings made beforehand, and no guidance."""
-    pipe = df.StableDiffusionPipeline(**sd(unet=unet(), scheduler=df.KDPM2DiscreteScheduler(**BETAS)))
+    pipe = df.StableDiffusionPipeline(**sd(unet=unet(), scheduler=df.DPMSolverSinglestepScheduler(**BETAS)))
     kwargs = call(
         prompt=None,
         prompt_embeds=torch.randn(2, 8, WIDTH),
