@@ -426,6 +426,9 @@ class PublishedComparison(Row, kw_only=True):
     only_published: tuple[tuple[int, int], ...] = ()
     precision: float | None = None
     recall: float | None = None
+    precision_by_time: float | None = None
+    """The same with each layer weighted by the time that it takes unquantized."""
+    recall_by_time: float | None = None
     saves_ms: float | None = None
     """What the published list would save here by the same timings."""
     published_gain: float | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 import msgspec
 
@@ -117,15 +118,16 @@ def judged_rows(
     candidates: Sequence[Candidate],
     choice: Choice,
     mode: str,
-    published: PublishedList | None,
+    published: PublishedList,
+    components: Sequence[str],
 ) -> tuple[LinearRow, ...]:
-    """The rows with scheme, verdict and reason; published: the list that knew this pipeline, if any."""
+    """The rows with scheme, verdict and reason. components: those that the published list is about."""
     users: dict[int, list[int]] = {}
     for number, candidate in enumerate(candidates):
         for index in candidate.uses:
             users.setdefault(index, []).append(number)
     return tuple(
-        _judged(row, users.get(index, []), candidates, choice, mode, published)
+        _judged(row, users.get(index, []), candidates, choice, mode, published, components)
         for index, row in enumerate(rows)
     )
 
@@ -136,7 +138,8 @@ def _judged(
     candidates: Sequence[Candidate],
     choice: Choice,
     mode: str,
-    published: PublishedList | None,
+    published: PublishedList,
+    components: Sequence[str],
 ) -> LinearRow:
     chosen = [number for number in users if number in choice.schemes]
     refused = [number for number in users if number in choice.refused]
@@ -156,9 +159,9 @@ def _judged(
         worth_it=worth_it,
         why=_why(row, users, chosen, [choice.refused[n] for n in refused], best, mode),
         sqnr_db=noises,
-        published=None
-        if published is None or row.adapter
-        else published.verdict(row.in_features, row.out_features, row.kind),
+        published=published.verdict(row.in_features, row.out_features, row.kind)
+        if not row.adapter and any(candidates[number].component in components for number in users)
+        else None,
     )
 
 
@@ -301,6 +304,16 @@ def _torchao_config(
 # --- beside the published list -------------------------------------------------------------------------
 
 
+def _part(agreed: float, other: float) -> float | None:
+    return agreed / (agreed + other) if agreed + other else None
+
+
+def _original_us(row: LinearRow, mode: str) -> float:
+    """Time of one call of the original, as timed beside the schemes; by slice or not at all: 0."""
+    times = [t.original_us for t in row.timings or () if t.mode == mode and t.original_us and t.rows is None]
+    return times[0] if times else 0.0
+
+
 def published_schemes(
     candidates: Sequence[Candidate], published: PublishedList, components: Sequence[str]
 ) -> dict[int, str]:
@@ -329,6 +342,7 @@ def compare_published(
     A (K, N) counts as chosen where most of its calls are of chosen layers. saves_ms is the sum over layers.
     """
     votes: Counter[tuple[int, int]] = Counter()
+    time: dict[tuple[bool, bool], float] = dict.fromkeys(product((True, False), repeat=2), 0.0)
     theirs: set[tuple[int, int]] = set()
     recipe = published_schemes(candidates, published, components)
     total, timed = 0.0, False
@@ -338,6 +352,8 @@ def compare_published(
         shape = (candidate.layer.in_features, candidate.layer.out_features)
         calls = sum(candidate.uses.values())
         votes[shape] += calls if index in choice.schemes else -calls
+        spent = sum(n * _original_us(rows[row], mode) for row, n in candidate.uses.items())
+        time[index in choice.schemes, index in recipe] += spent
         if index in recipe:
             theirs.add(shape)
             here = [gain.us for gain in gains(candidate, rows, mode) if gain.scheme == recipe[index]]
@@ -354,6 +370,8 @@ def compare_published(
         only_published=tuple(sorted(theirs - ours)),
         precision=len(agreed) / len(ours) if ours else None,
         recall=len(agreed) / len(theirs) if theirs else None,
+        precision_by_time=_part(time[True, True], time[True, False]),
+        recall_by_time=_part(time[True, True], time[False, True]),
         saves_ms=total / 1e3 if timed else None,
         published_gain=published.gain,
     )

@@ -75,7 +75,10 @@ class Predictor:
         with max-autotune Inductor tries both (torch/_inductor/kernel/conv.py, aten_conv1x1_via_mm)."""
         forms = (False, True) if compiled and key.kind == "conv1x1" else (False,)
         return min(
-            sum(kernel.device_us for kernel in self.model.kernels(signature(key, linear=form), compiled=compiled))
+            sum(
+                kernel.device_us
+                for kernel in self.model.kernels(signature(key, linear=form), compiled=compiled)
+            )
             for form in forms
         )
 
@@ -90,9 +93,7 @@ class Predictor:
         fixed = self.model._fixed(compiled)
         if scheme.activation is None:
             return self._weight_only(key, scheme, width, fixed, compiled)
-        compute, _, _ = self.model.gemm_us(
-            1, key.m, key.out_features, key.in_features, scheme.activation, 1
-        )
+        compute, _, _ = self.model.gemm_us(1, key.m, key.out_features, key.in_features, scheme.activation, 1)
         bandwidth = self.spec.bytes_per_us * self.model.rates.gemm_memory
         if compiled:
             # One scale for the tensor has to be known before anything is rounded: a pass of its own.

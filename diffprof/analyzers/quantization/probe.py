@@ -215,7 +215,7 @@ class _Probe:
 
     def _say(self, what: str, total: int | None = None) -> None:
         if self.progress is not None:
-            self.progress.phase(what, total)
+            self.progress.stage(what, total)
 
     def _step(self, detail: str) -> None:
         if self.progress is not None:
@@ -264,7 +264,9 @@ class _Probe:
             rows, candidates, choice, self.mode, published, self._components("denoiser", "vae")
         )
         picked = selections(candidates, everything, choice, setting, adapters)
-        judged = judged_rows(rows, candidates, choice, self.mode, published)
+        judged = judged_rows(
+            rows, candidates, choice, self.mode, published, self._components("denoiser", "vae")
+        )
         call_us, saves_us = inventory.call_us, choice.saves_us
         if call is not None:
             call_us, saves_us, comparison = self._replayed(call, candidates, choice, rows, comparison)
