@@ -29,7 +29,7 @@ _ROLES = (
 """Labels as the profiling guide of diffusers gives them (examples/profiling), and near relatives."""
 
 _PIPELINE = re.compile(r"(?:^|/)(?:pipeline_\w+|pipelines/.+)\.py\(\d+\): __call__$")
-_SCHEDULER_STEP = re.compile(r"(?:^|/)(?:schedulers/|scheduling_)\w+\.py\(\d+\): (?:step|step_\w+)$")
+_SCHEDULER_STEP = re.compile(r"(?:^|/)(?:schedulers/|scheduling_)\w+\.py\(\d+\): step(?:_pred|_correct)?$")
 _FUNCTIONS = (
     ("encode", re.compile(r"\): (?:encode_prompt|_encode_prompt|encode_image|_get_\w*prompt_embeds)$")),
     ("decode", re.compile(r"(?:^|/)autoencoders?/\w+\.py\(\d+\): decode$|\): decode_latents$")),

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from diffprof.chrome_trace.reader import read_trace
-from diffprof.chrome_trace.writer import write_trace
+from diffprof.chrome_trace.writer import HOST, write_trace
 from diffprof.errors import DiffprofError
 from diffprof.importing import record_trace
 from diffprof.recording import Frame, Grade, KernelKind, MemoryUse, PhaseSpan, Site, SyncRow, Timeline
@@ -196,6 +196,20 @@ def test_every_launch_has_its_kernel_and_arrows(tmp_path: Path) -> None:
         assert {e["id"] for e in written if e.get("cat") == "ac2g" and e["ph"] == ph} == {
             e["args"]["correlation"] for e in work
         }
+
+
+def test_host_spans_nest_exactly(tmp_path: Path) -> None:
+    """TensorBoard's plugin drops a thread's events when one ends a rounding error after its parent."""
+    path = write_trace(tmp_path / "t.json", call(), [READ], device_name="A100")
+    written = json.loads(path.read_text())["traceEvents"]
+    host = [e for e in written if e["ph"] == "X" and e["tid"] == HOST]
+    open_ends: list[float] = []
+    for event in sorted(host, key=lambda e: (e["ts"], -e["dur"])):
+        while open_ends and open_ends[-1] <= event["ts"]:
+            open_ends.pop()
+        end = event["ts"] + event["dur"]
+        assert not open_ends or end <= open_ends[-1]
+        open_ends.append(end)
 
 
 def test_a_timeline_without_events(tmp_path: Path) -> None:
