@@ -128,8 +128,8 @@ def _row(
     component: str, each: _Distinct, result: Result, calls: int, per_step: float, grade: Grade
 ) -> GraphBreakRow:
     inner = each.stack[0]
-    modules = result.modules.get(inner, [])
-    passes = result.passes.get(inner) or None
+    passed = next((p for p in result.passed if p.place == inner and p.times), None)
+    modules, passes = (passed.modules, passed.times) if passed else ([], None)
     site = site_of(each.stack, modules[0] if modules else component)
     return GraphBreakRow(
         component=component,
@@ -148,7 +148,6 @@ def _row(
         hidden_by=each.hidden_by,
         graphs=len(each.graphs),
         ops=sum(graph.ops for graph in each.graphs),
-        explained=any(graph.ops for graph in each.graphs),
         grade=grade,
     )
 

@@ -34,12 +34,14 @@ _WRITES = {"STORE_ATTR", "STORE_SUBSCR", "STORE_GLOBAL", "DELETE_ATTR", "DELETE_
 @dataclass(frozen=True)
 class Break:
     """One break as Dynamo logged it. reason: its whole message; stack: innermost first, from the captured
-    call on; skipped: the frame around it ran as plain Python; compiling: (file, function) of that frame."""
+    call on; skipped: the frame around it ran as plain Python; hidden_by: the line of a break that keeps Dynamo
+    from coming here."""
 
     frame: FrameId
     reason: str
     stack: tuple[Place, ...]
     skipped: bool
+    hidden_by: Place | None = None
 
 
 @dataclass

@@ -6,7 +6,7 @@ import gc
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from diffprof.analyzers.graph_breaks.capture import Capture, captured
+from diffprof.analyzers.graph_breaks.hidden import add_hidden_breaks
 from diffprof.analyzers.graph_breaks.hollow import Emptier, Hollow
 from diffprof.analyzers.graph_breaks.observe import Call, Part
 from diffprof.analyzers.graph_breaks.repeats import Block, equal_blocks, markers, stand_in
@@ -22,14 +23,22 @@ from diffprof.callsite import Place
 from diffprof.pipeline import replaced
 
 @dataclass
+class Passed:
+    """How often a line ran in one call, and of which modules, by path."""
+
+    place: Place
+    times: int
+    modules: list[str]
+
+
+@dataclass
 class Result:
     """What the child found out about one component. folded: (name, how many) of equal blocks that were
-    captured once; passes: how often a line ran in one call; modules: of which modules, by path."""
+    captured once."""
 
     capture: Capture
     folded: list[tuple[str, int]] = field(default_factory=list)
-    passes: dict[Place, int] = field(default_factory=dict)
-    modules: dict[Place, list[str]] = field(default_factory=dict)
+    passed: list[Passed] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -38,11 +47,7 @@ def capture_part(part: Part, *, fold: bool = True, say: Callable[[str], None] = 
     started = time.perf_counter()
     gc.disable()
     emptier = Emptier()
-    if part.state is not None:
-        vars(part.owner).clear()
-        vars(part.owner).update(part.state)
-    emptier.empty(part.owner)
-    forget_compiled(part.owner)
+    ready(part, emptier)
     call = part.calls[0]
     with torch.set_grad_enabled(not part.no_grad), Hollow():
         folds = _Folds()
@@ -61,9 +66,11 @@ def capture_part(part: Part, *, fold: bool = True, say: Callable[[str], None] = 
         into.files |= folds.files
         result = Result(into, folds.names)
         if into.breaks:
+            say(f"{part.name}: what its breaks hide")
+            add_hidden_breaks(into, lambda run: run(part.owner, part.method, *call.inputs.values(emptier)))
             places = {p for b in into.breaks for p in b.stack[:1]}
-            with counting(part.owner, part.name, places, result):
-                _plain_call(part, call, emptier)
+            with counting({part.name: part.owner}, places, result):
+                plain_call(part, call, emptier)
     result.seconds = time.perf_counter() - started
     return result
 
@@ -93,12 +100,32 @@ class _Folds:
             stand_ins.enter_context(replaced(module, "forward", forward))
 
 
+def ready(part: Part, emptier: Emptier) -> None:
+    """Bring a component into the state before its first call, without tensors and compiled code."""
+    restore(part, emptier)
+    emptier.empty(part.owner)
+    forget_compiled(part.owner)
+
+
+def restore(part: Part, emptier: Emptier) -> None:
+    """Give a scheduler the attributes that it had before its first call."""
+    if part.state is not None:
+        state = dict(part.state)
+        emptier.empty(state)
+        vars(part.owner).clear()
+        vars(part.owner).update(state)
+
+
 def forget_compiled(owner: Any) -> None:
     """Take compiled code off modules, so that their Python runs."""
     if not isinstance(owner, torch.nn.Module):
         return
     for module in owner.modules():
         module._compiled_call_impl = None
+        for name, value in list(vars(module).items()):
+            original = getattr(value, "_torchdynamo_orig_callable", None)
+            if original is not None:
+                setattr(module, name, original)
     for module in list(owner.modules()):
         for name, child in module._modules.items():
             inner = getattr(child, "_orig_mod", None)
@@ -106,7 +133,8 @@ def forget_compiled(owner: Any) -> None:
                 module._modules[name] = inner
 
 
-def _plain_call(part: Part, call: Call, emptier: Emptier) -> None:
+def plain_call(part: Part, call: Call, emptier: Emptier) -> None:
+    """Make the call in plain Python."""
     args, kwargs = call.inputs.values(emptier)
     try:
         getattr(part.owner, part.method)(*args, **kwargs)
@@ -116,16 +144,17 @@ def _plain_call(part: Part, call: Call, emptier: Emptier) -> None:
 
 
 @contextmanager
-def counting(owner: Any, name: str, places: Sequence[Place] | set[Place], result: Result) -> Iterator[None]:
-    """Count how often plain Python passes these lines, and in which modules."""
+def counting(owners: Mapping[str, Any], places: set[Place], result: Result) -> Iterator[None]:
+    """Count how often plain Python passes these lines, and in which modules of the owners, by name."""
     lines: dict[str, set[int]] = {}
     for file, line, _ in places:
         lines.setdefault(file, set()).add(line)
-    modules = (
-        {id(m): f"{name}.{path}" if path else name for path, m in owner.named_modules()}
+    modules = {
+        id(module): f"{name.partition('.')[0]}.{path}".removesuffix(".")
+        for name, owner in owners.items()
         if isinstance(owner, torch.nn.Module)
-        else {}
-    )
+        for path, module in owner.named_modules()
+    }
     counts: Counter[tuple[str, int]] = Counter()
     where: dict[tuple[str, int], list[str]] = {}
 
@@ -148,9 +177,7 @@ def counting(owner: Any, name: str, places: Sequence[Place] | set[Place], result
         yield
     finally:
         sys.settrace(before)
-        for place in places:
-            result.passes[place] = counts[place[:2]]
-            result.modules[place] = where.get(place[:2], [])
+        result.passed += [Passed(p, counts[p[:2]], where.get(p[:2], [])) for p in sorted(places)]
 
 
 def _module_around(frame: FrameType | None, modules: dict[int, str]) -> str | None:

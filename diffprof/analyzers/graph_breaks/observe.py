@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from diffprof.analyzers.graph_breaks.repeats import Repeats, Seen
-from diffprof.analyzers.graph_breaks.signature import Signature, signature
+from diffprof.analyzers.graph_breaks.signature import Signature, signature, skeleton
 from diffprof.pipeline import PhaseTracker, components, replaced, role
 
 _METHODS = {"vae": ("encode", "decode"), "scheduler": ("step",)}
@@ -28,6 +28,8 @@ class Call:
 
     inputs: Signature
     output: Signature
+    shape: Any = None
+    """Of the result, for `skeleton`; None where it can't be built from tensors alone."""
     count: int = 0
     in_loop: int = 0
 
@@ -157,7 +159,7 @@ def _noting(part: Part, tracker: PhaseTracker) -> Callable[[Signature, Any], Non
         part.no_grad = not torch.is_grad_enabled()
         at = index.setdefault(inputs.key, len(part.calls))
         if at == len(part.calls):
-            part.calls.append(Call(inputs, signature(output)))
+            part.calls.append(Call(inputs, signature(output, values=False), skeleton(output)))
         part.order.append(at)
         part.calls[at].count += 1
         part.calls[at].in_loop += tracker.denoising

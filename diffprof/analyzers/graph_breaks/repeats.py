@@ -7,7 +7,10 @@ parameter shapes, hooks and inputs. What an instance adds to the graph is then k
 
 from __future__ import annotations
 
+import enum
+import functools
 import hashlib
+import types
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -25,51 +28,80 @@ MIN_SAVED = 24
 
 
 def fingerprint(module: torch.nn.Module) -> str:
-    """Hash of all that tracing a module's code can see, but the values of its tensors."""
-    return hashlib.sha256(repr(_structure(module, {})).encode()).hexdigest()
+    """Hash of all that tracing a module's code can see, but the values of its tensors. Holds in this process."""
+    return hashlib.sha256(repr(Structure().of(module)).encode()).hexdigest()
 
 
-def _structure(value: Any, seen: dict[int, int]) -> Any:
-    """A nested tuple that is equal for objects that Python code can't tell apart. An object met a second time
-    is named by its first place; what can't be looked into is named by its identity, hence equal to nothing."""
-    if value is None or isinstance(value, bool | int | float | complex | str | bytes):
-        return (type(value).__name__, repr(value))
-    if isinstance(value, torch.dtype | torch.device | torch.Size | torch.layout):
-        return repr(value)
-    if id(value) in seen:
-        return ("again", seen[id(value)])
-    seen[id(value)] = len(seen)
-    if isinstance(value, torch.Tensor):
-        geometry = (tuple(value.shape), value.stride() if value.layout is torch.strided else ())
-        return (type(value).__qualname__, str(value.dtype), value.requires_grad, str(value.device), geometry)
-    if isinstance(value, torch.nn.Module):
-        return (_name(type(value)), _attributes(vars(value), seen))
-    if isinstance(value, dict):
-        return (_name(type(value)), tuple((_structure(k, seen), _structure(v, seen)) for k, v in value.items()))
-    if isinstance(value, list | tuple | set | frozenset):
-        return (_name(type(value)), tuple(_structure(v, seen) for v in value))
-    if isinstance(value, type):
-        return ("class", _name(value))
-    code = getattr(value, "__code__", None)
-    if code is not None and not getattr(value, "__closure__", None):
-        return ("function", id(code))
-    if hasattr(value, "__func__") and hasattr(value, "__self__"):
-        return ("method", _structure(value.__func__, seen), _structure(value.__self__, seen))
-    if hasattr(value, "__dict__") and not callable(getattr(value, "__torch_function__", None)):
-        slots = [n for c in type(value).__mro__ for n in getattr(c, "__slots__", ())]
-        if not slots and type(value).__module__.partition(".")[0] != "builtins":
-            return (_name(type(value)), _attributes(vars(value), seen))
-    if callable(value) and hasattr(value, "__name__") and not hasattr(value, "__closure__"):
-        return ("builtin", value.__name__)
-    return ("object", id(value))
+class Structure:
+    """Turns objects into nested tuples that are equal where Python code can't tell the objects apart.
+
+    An object met a second time is named by its first place. How classes, functions and objects that can't be
+    looked into are named is for subclasses to say; here it is by identity, so that the last equal nothing.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[int, int] = {}
+
+    def name(self, cls: type) -> Any:
+        return (cls.__qualname__, id(cls))
+
+    def function(self, code: Any) -> Any:
+        return id(code)
+
+    def unknown(self, value: Any) -> Any:
+        return id(value)
+
+    def of(self, value: Any) -> Any:
+        """The tuple of an object."""
+        if value is None or isinstance(value, bool | int | float | complex | str | bytes):
+            return (type(value).__name__, repr(value))
+        if isinstance(value, torch.dtype | torch.device | torch.Size | torch.layout):
+            return repr(value)
+        if id(value) in self._seen:
+            return ("again", self._seen[id(value)])
+        self._seen[id(value)] = len(self._seen)
+        if isinstance(value, torch.Tensor):
+            geometry = (tuple(value.shape), value.stride() if value.layout is torch.strided else ())
+            return (self.name(type(value)), str(value.dtype), value.requires_grad, value.device.type, geometry)
+        if isinstance(value, torch.nn.Module):
+            return (self.name(type(value)), self._attributes(vars(value)))
+        if isinstance(value, dict):
+            return (self.name(type(value)), tuple((self.of(k), self.of(v)) for k, v in value.items()))
+        if isinstance(value, set | frozenset):
+            value = sorted(value, key=repr)
+        if isinstance(value, list | tuple):
+            return (self.name(type(value)), tuple(self.of(v) for v in value))
+        if isinstance(value, type):
+            return ("class", self.name(value))
+        return self._object(value)
+
+    def _object(self, value: Any) -> Any:
+        if isinstance(value, enum.Enum):
+            return (self.name(type(value)), value.name)
+        if isinstance(value, functools.partial):
+            return ("partial", self.of(value.func), self.of(value.args), self.of(value.keywords))
+        if isinstance(value, types.MethodType):
+            return ("method", self.of(value.__func__), self.of(value.__self__))
+        if isinstance(value, types.FunctionType):
+            cells = [cell.cell_contents for cell in value.__closure__ or () if _filled(cell)]
+            return ("function", self.function(value.__code__), self.of(cells), self.of(value.__defaults__))
+        if isinstance(value, types.BuiltinFunctionType) and isinstance(value.__self__, types.ModuleType | None):
+            return ("builtin", value.__module__, value.__qualname__)
+        has_slots = any(getattr(c, "__slots__", ()) for c in type(value).__mro__)
+        if hasattr(value, "__dict__") and not has_slots and type(value).__module__ != "builtins":
+            return (self.name(type(value)), self._attributes(vars(value)))
+        return ("object", self.unknown(value))
+
+    def _attributes(self, held: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple((name, self.of(value)) for name, value in held.items())
 
 
-def _attributes(held: dict[str, Any], seen: dict[int, int]) -> tuple[Any, ...]:
-    return tuple((name, _structure(value, seen)) for name, value in held.items())
-
-
-def _name(cls: type) -> tuple[str, int]:
-    return (cls.__qualname__, id(cls))
+def _filled(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass
@@ -170,10 +202,12 @@ def _rebuildable(output: Signature) -> bool:
 
 def markers(output: Signature) -> list[Callable[..., torch.Tensor]]:
     """Functions that Dynamo puts into the graph as one operation each; together they return the output."""
-    return [_marker(leaf) for leaf in output.leaves]
+    return [marker(leaf) for leaf in output.leaves]
 
 
-def _marker(like: Given) -> Callable[..., torch.Tensor]:
+def marker(like: Given) -> Callable[..., torch.Tensor]:
+    """A function that is one operation of the graph and returns such a tensor."""
+
     def block(*tensors: torch.Tensor) -> torch.Tensor:
         return torch.empty_strided(like.shape, like.stride, dtype=like.dtype, device=tensors[0].device)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,3 +91,46 @@ def _on_cpu(value: Any) -> Any:
     if isinstance(value, torch.Generator) and value.device.type != "cpu":
         return torch.Generator().manual_seed(value.initial_seed())
     return value
+
+
+# --- results -------------------------------------------------------------------------------------------
+
+Build = Callable[[Sequence[torch.Tensor]], Any]
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """A result without its tensors. tensors: their geometry; build: makes it again from such tensors, in code
+    that Dynamo can trace."""
+
+    tensors: tuple[Given, ...]
+    build: Build
+
+
+def skeleton(value: Any) -> Skeleton | None:
+    """The form of a component's result: tensors in tuples, lists, dicts and model outputs. None for others."""
+    tensors: list[Given] = []
+    build = _builder(value, tensors)
+    return Skeleton(tuple(tensors), build) if build is not None and tensors else None
+
+
+def _builder(value: Any, tensors: list[Given]) -> Build | None:
+    if isinstance(value, torch.Tensor):
+        at = len(tensors)
+        tensors.append(Given(tuple(value.shape), tuple(value.stride()), value.dtype))
+        return lambda made: made[at]
+    if value is None or isinstance(value, bool | int | float | str):
+        return lambda made: value
+    if type(value) in (tuple, list):
+        inner = [_builder(v, tensors) for v in value]
+        if any(b is None for b in inner):
+            return None
+        cls: Any = type(value)
+        return lambda made: cls([b(made) for b in inner])  # type: ignore[misc]
+    if isinstance(value, dict):
+        fields = {str(k): _builder(v, tensors) for k, v in value.items()}
+        if any(b is None for b in fields.values()):
+            return None
+        kind: Any = type(value)
+        return lambda made: kind(**{k: b(made) for k, b in fields.items()})  # type: ignore[misc]
+    return None

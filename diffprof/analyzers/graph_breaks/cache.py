@@ -1,0 +1,126 @@
+"""Results of captures, kept between runs: the same code, configuration and inputs are captured once."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import inspect
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import platformdirs
+import torch
+import torch._dynamo
+
+from diffprof.analyzers.graph_breaks.repeats import Structure
+
+FORMAT = 1
+"""Raise it when a capture of the same code would say something else."""
+
+KEPT = 500
+"""Entries. The oldest are dropped beyond that; one is a few kilobytes."""
+
+_PACKAGES = ("diffprof", "torch", "diffusers", "transformers", "accelerate", "peft", "torchao")
+
+T = TypeVar("T")
+
+
+class Uncacheable(Exception):
+    """Something in the component can't be named in a way that holds in another process."""
+
+
+class _Stored(msgspec.Struct):
+    files: dict[str, str]
+    """Source files that were traced, with their hashes: the entry holds while these do."""
+    result: msgspec.Raw
+
+
+def folder() -> Path:
+    """Where results are kept."""
+    return Path(platformdirs.user_cache_path("diffprof")) / "graphs"
+
+
+def key_of(owner: Any, *more: Any) -> str | None:
+    """Hash of a component's structure, configuration and source, of `more`, and of all versions; None where the
+    component holds something that can't be compared between processes."""
+    try:
+        naming = _Lasting()
+        parts = [naming.of(owner), *more, FORMAT, _versions(), torch._dynamo.config.get_hash().hex()]
+        parts += sorted((file, file_hash(file)) for file in naming.files)
+    except Uncacheable:
+        return None
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+class _Lasting(Structure):
+    """Names classes and functions by where they are defined."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.files: set[str] = set()
+
+    def name(self, cls: type) -> Any:
+        with contextlib.suppress(TypeError, OSError):
+            self.files.add(inspect.getfile(cls))
+        return (cls.__module__, cls.__qualname__)
+
+    def function(self, code: Any) -> Any:
+        self.files.add(code.co_filename)
+        return (code.co_filename, code.co_qualname, code.co_firstlineno)
+
+    def unknown(self, value: Any) -> Any:
+        raise Uncacheable(type(value).__qualname__)
+
+
+@functools.cache
+def _versions() -> tuple[str, ...]:
+    found = [platform.python_version(), platform.machine()]
+    for name in _PACKAGES:
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return tuple(found)
+
+
+def file_hash(file: str) -> str:
+    """SHA-256 of a source file; empty for what is no file."""
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def load(key: str | None, kind: type[T]) -> T | None:
+    """The result under a key, if there is one and the files that it rests on are unchanged."""
+    if key is None:
+        return None
+    try:
+        stored = msgspec.json.decode((folder() / f"{key}.json").read_bytes(), type=_Stored)
+        if any(file_hash(file) != seen for file, seen in stored.files.items()):
+            return None
+        return msgspec.json.decode(stored.result, type=kind)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def store(key: str | None, result: Any, files: Iterable[str]) -> None:
+    """Keep a result. Where the disk does not take it, it is not kept."""
+    if key is None:
+        return
+    hashes = {file: found for file in sorted(files) if (found := file_hash(file))}
+    data = msgspec.json.encode(_Stored(hashes, msgspec.Raw(msgspec.json.encode(result))))
+    place = folder() / f"{key}.json"
+    with contextlib.suppress(OSError):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        part = place.with_suffix(".part")
+        part.write_bytes(data)
+        part.replace(place)
+        entries = sorted(place.parent.glob("*.json"), key=lambda p: p.stat().st_mtime)
+        for old in entries[:-KEPT]:
+            old.unlink(missing_ok=True)

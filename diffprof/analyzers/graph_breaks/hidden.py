@@ -1,0 +1,97 @@
+"""Breaks that Dynamo does not come to, because an earlier one made it skip the function.
+
+A break inside a loop (or another place where Dynamo can't resume) makes it give up the whole function: what
+else stands in that function is never looked at, and shows up only when the first break is cured. Here the
+function is traced once more with every loop making a single pass, so that Dynamo resumes after each break.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from types import CodeType, FunctionType
+from typing import Any
+
+from diffprof.analyzers.graph_breaks.capture import Break, Capture, captured
+from diffprof.analyzers.graph_breaks.rewrite import straightened
+from diffprof.callsite import Place, is_machinery
+
+ROUNDS = 3
+"""How deep breaks may hide each other: functions that are skipped in the functions that were."""
+
+
+def add_hidden_breaks(into: Capture, call: Callable[[Callable[..., Any]], Any]) -> None:
+    """Add the breaks that skipped functions hide. call: makes the captured call with the function given."""
+    known = {key(b) for b in into.breaks}
+    skipped = _skipped(into)
+    with _rewritten() as rewrite:
+        for _ in range(ROUNDS):
+            if not any([rewrite(place) for place in skipped]):
+                return
+            again, run = captured()
+            call(run)
+            hiding = dict(skipped)
+            for each in again.breaks:
+                if key(each) in known:
+                    continue
+                known.add(key(each))
+                by = next((hiding[p] for p in hiding if _within(each, p)), None)
+                into.breaks.append(replace(each, hidden_by=by or next(iter(hiding.values()))))
+            skipped = {p: at for p, at in _skipped(again).items() if p not in skipped}
+
+
+def key(each: Break) -> tuple[str, int, str]:
+    """What makes two breaks the same: line and cause."""
+    title = next((x for x in each.reason.split("\n") if x and "graph break" not in x.lower()), each.reason)
+    return (*each.stack[0][:2], title)
+
+
+def _skipped(capture: Capture) -> dict[Place, Place]:
+    """Function that was skipped -> the line of the break that did it."""
+    places = {c.frame: c.place for c in capture.compiles}
+    return {
+        places[b.frame]: b.stack[0]
+        for b in capture.breaks
+        if b.skipped and b.frame in places and not is_machinery(places[b.frame][0])
+    }
+
+
+def _within(each: Break, function: Place) -> bool:
+    return any(place[0] == function[0] and place[2] == function[2] for place in each.stack)
+
+
+@contextmanager
+def _rewritten() -> Iterator[Callable[[Place], bool]]:
+    """A function that straightens the code of a place; what it changed is changed back in the end."""
+    changed: list[tuple[FunctionType, CodeType]] = []
+
+    def rewrite(place: Place) -> bool:
+        done = False
+        for function in _functions(place):
+            straight = straightened(function.__code__)
+            if straight is not None:
+                changed.append((function, function.__code__))
+                function.__code__ = straight
+                done = True
+        return done
+
+    try:
+        yield rewrite
+    finally:
+        for function, code in reversed(changed):
+            function.__code__ = code
+
+
+def _functions(place: Place) -> list[FunctionType]:
+    """Functions whose code begins there."""
+    file, line, name = place
+    return [
+        f
+        for f in gc.get_objects()
+        if type(f) is FunctionType
+        and f.__code__.co_firstlineno == line
+        and f.__code__.co_name == name
+        and f.__code__.co_filename == file
+    ]

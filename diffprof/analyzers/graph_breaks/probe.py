@@ -1,0 +1,336 @@
+"""Which parts of a pipeline `torch.compile` takes whole, where it breaks, and what makes it compile again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from diffprof.analyzers.graph_breaks import cache as store
+from diffprof.analyzers.graph_breaks.breaks import distinct_breaks
+from diffprof.analyzers.graph_breaks.child import Job, Send, can_fork, run_in_children
+from diffprof.analyzers.graph_breaks.component import Result, capture_part
+from diffprof.analyzers.graph_breaks.observe import Part, observing
+from diffprof.analyzers.graph_breaks.recompiles import CURES, Varied, call_again, recompile_rows
+from diffprof.analyzers.graph_breaks.scopes import SCOPES, capture_call, capture_step
+from diffprof.analyzers.graph_breaks.variations import Variation, applied, variations
+from diffprof.errors import UsageError
+from diffprof.progress import Progress
+from diffprof.recording import CaptureRow, Grade, GraphBreakRow, RecompileRow, Unseen
+
+LIMIT_SECONDS = 600.0
+"""For one component. The SDXL UNet takes 10; with breaks that hide others, a multiple."""
+
+
+class Scene(Protocol):
+    """A pipeline and one call of it (see `diffprof.targets.Scene`)."""
+
+    pipe: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def call(self) -> Any: ...
+
+
+@dataclass
+class _Task:
+    """One capture: from the cache, or a job for a child. done: what to do with its result."""
+
+    name: str
+    work: Callable[[Send], Any]
+    kind: type
+    key: str | None
+    done: Callable[[Any, float, bool], None]
+    failed: Callable[[str], None]
+
+
+@dataclass
+class _Found:
+    captures: list[CaptureRow] = field(default_factory=list)
+    breaks: list[GraphBreakRow] = field(default_factory=list)
+    recompiles: list[RecompileRow] = field(default_factory=list)
+    unseen: list[Unseen] = field(default_factory=list)
+
+
+def probe_graph_breaks(
+    scene: Scene,
+    device: Any,
+    *,
+    scope: str = "components",
+    vary: Mapping[str, Sequence[Any]] | None = None,
+    progress: Progress | None = None,
+    cache: bool = True,
+    limit_seconds: float = LIMIT_SECONDS,
+) -> dict[str, Any]:
+    """Make the scene's call once to see what each component is given, then capture the components under
+    Dynamo in child processes. To be called while the device is active.
+
+    scope: components; step (also the scheduler's step and the body of the denoising loop); call (also the
+    whole call). vary: call argument -> values to try, for recompiles. cache: keep results under the user's
+    cache folder, and use those that are there. Returns sections of a Recording: captures, graph_breaks,
+    recompiles, and unseen for what could not be captured. Raises UsageError for an unknown scope or variation.
+    """
+    if scope not in SCOPES:
+        raise UsageError(f"There is no compile scope {scope!r}.", f"Choose from: {', '.join(SCOPES)}.")
+    if not can_fork():
+        gap = Unseen(what="graph breaks", why="captures run in a forked child process, which this system lacks")
+        return {"captures": None, "graph_breaks": None, "recompiles": None, "unseen": (gap,)}
+    import torch._dynamo
+
+    show = progress or Progress()
+    wanted = variations(scene.pipe, scene.kwargs, vary or {})
+    show.stage("inputs of the components")
+    parts = _observed(scene)
+    varied = {v: _observed(scene, v) for v in wanted}
+    if scope == "components":
+        parts = [part for part in parts if part.role != "scheduler"]
+    found = _Found()
+    grade = device.grade if device is not None else Grade.MEASURED
+    _capture_parts(parts, found, grade, show, cache, limit_seconds)
+    if scope != "components":
+        _capture_scope(scope, scene, parts, found, grade, show, limit_seconds)
+    _try_again(parts, varied, found, grade, show, cache, limit_seconds)
+    return {
+        "captures": tuple(found.captures),
+        "graph_breaks": tuple(found.breaks),
+        "recompiles": tuple(found.recompiles),
+        "unseen": tuple(found.unseen),
+    }
+
+
+def _observed(scene: Scene, variation: Variation | None = None) -> list[Part]:
+    """The components that one call of the pipeline uses, with their inputs. Compiled ones run as plain Python,
+    so that neither their code nor Dynamo's caches change."""
+    with applied(scene, variation), _eager(), observing(scene.pipe) as parts:
+        scene.call()
+    return parts
+
+
+@contextmanager
+def _eager() -> Iterator[None]:
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+# --- captures ------------------------------------------------------------------------------------------
+
+
+def _capture_parts(
+    parts: Sequence[Part], found: _Found, grade: Grade, show: Progress, cache: bool, limit_seconds: float
+) -> None:
+    rows: dict[str, tuple[CaptureRow, tuple[GraphBreakRow, ...]]] = {}
+
+    def task(part: Part) -> _Task:
+        def work(send: Send) -> Result:
+            return capture_part(part, say=send)
+
+        def done(result: Result, seconds: float, cached: bool) -> None:
+            rows[part.name] = _rows(part.name, result, part.count, part.per_step, grade, seconds, cached)
+
+        def failed(why: str) -> None:
+            rows[part.name] = (_failed(part.name, why, part.count, part.per_step), ())
+
+        key = store.key_of(part.owner, part.method, part.calls[0].inputs.key, part.no_grad) if cache else None
+        return _Task(part.name, work, Result, key, done, failed)
+
+    # The largest first: the others fit in beside it.
+    order = sorted(parts, key=lambda p: -len(p.blocks))
+    _run([task(part) for part in order], show, limit_seconds)
+    for part in parts:
+        capture, breaks = rows[part.name]
+        found.captures.append(capture)
+        found.breaks += breaks
+        if capture.failure:
+            found.unseen.append(Unseen(what=f"graph capture of {part.name}", why=capture.failure))
+
+
+def _capture_scope(
+    scope: str,
+    scene: Scene,
+    parts: Sequence[Part],
+    found: _Found,
+    grade: Grade,
+    show: Progress,
+    limit_seconds: float,
+) -> None:
+    steps = max((part.steps for part in parts), default=0)
+    which = {"step": ("step", capture_step), "call": ("call", capture_call)}
+    names = ("step",) if scope == "step" else ("step", "call")
+
+    def task(name: str) -> _Task:
+        label, capture = which[name]
+        calls, per_step = (steps, 1.0) if name == "step" else (1, 0.0)
+
+        def work(send: Send) -> Result:
+            return capture(scene.pipe, scene.args, scene.kwargs, parts, send)
+
+        def done(result: Result, seconds: float, cached: bool) -> None:
+            # Lines are counted over the whole call here.
+            row, breaks = _rows(label, result, 1, 0.0, grade, seconds, cached)
+            found.captures.append(_replace(row, calls=calls, per_step=per_step))
+            found.breaks += [_in_loop(b, steps) for b in breaks] if name == "step" else breaks
+            if row.failure:
+                failed(row.failure)
+
+        def failed(why: str) -> None:
+            if not any(row.component == label for row in found.captures):
+                found.captures.append(_failed(label, why, calls, per_step))
+            found.unseen.append(Unseen(what=f"graph capture of the {'loop body' if name == 'step' else name}", why=why))
+
+        return _Task(label, work, Result, None, done, failed)
+
+    _run([task(name) for name in names], show, limit_seconds)
+
+
+def _rows(
+    name: str, result: Result, calls: int, per_step: float, grade: Grade, seconds: float, cached: bool
+) -> tuple[CaptureRow, tuple[GraphBreakRow, ...]]:
+    capture = result.capture
+    breaks = distinct_breaks(name, result, calls=calls, per_step=per_step, grade=grade)
+    failure = capture.failure
+    row = CaptureRow(
+        component=name,
+        graphs=len(capture.graphs),
+        ops=capture.ops,
+        breaks=len(breaks),
+        fullgraph_ready=capture.whole,
+        calls=calls,
+        per_step=per_step,
+        regions_per_call=sum(graph.runs for graph in capture.graphs),
+        folded=dict(_summed(result.folded)),
+        seconds=round(seconds, 2),
+        cached=cached,
+        failure=failure,
+    )
+    return row, breaks
+
+
+def _failed(name: str, why: str, calls: int, per_step: float) -> CaptureRow:
+    return CaptureRow(component=name, calls=calls, per_step=per_step, failure=why)
+
+
+def _summed(folded: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int]]:
+    for name in dict.fromkeys(name for name, _ in folded):
+        yield name, sum(times for other, times in folded if other == name)
+
+
+def _replace(row: Any, **changes: Any) -> Any:
+    import msgspec
+
+    return msgspec.structs.replace(row, **changes)
+
+
+def _in_loop(row: GraphBreakRow, steps: int) -> GraphBreakRow:
+    """Every pass of a line in the loop's body is a pass in a step."""
+    passes = None if row.count is None or not steps else row.count / steps
+    return _replace(row, per_step=passes)
+
+
+# --- recompiles ----------------------------------------------------------------------------------------
+
+
+def _try_again(
+    parts: Sequence[Part],
+    varied: Mapping[Variation, Sequence[Part]],
+    found: _Found,
+    grade: Grade,
+    show: Progress,
+    cache: bool,
+    limit_seconds: float,
+) -> None:
+    """Call again what is called more than once, or in a variation; try cures for what recompiles."""
+    import torch._dynamo
+
+    limit = torch._dynamo.config.recompile_limit
+    others = {
+        part.name: [(v.label, p) for v, all_ in varied.items() for p in all_ if p.name == part.name]
+        for part in parts
+    }
+    chosen = [part for part in parts if others[part.name] or _may_recompile(part)]
+    plain: dict[str, Varied] = {}
+    cures: dict[str, list[Varied]] = {}
+
+    def task(part: Part, setting: str) -> _Task:
+        def work(send: Send) -> Varied:
+            send(f"{part.name} again{f', {setting}' if setting else ''}")
+            return call_again(part, others[part.name], setting=setting)
+
+        def done(result: Varied, seconds: float, cached: bool) -> None:
+            if setting:
+                cures.setdefault(part.name, []).append(result)
+            else:
+                plain[part.name] = result
+                if result.failure:
+                    failed(result.failure)
+
+        def failed(why: str) -> None:
+            if setting:
+                cures.setdefault(part.name, []).append(Varied(setting, failure=why))
+            else:
+                found.unseen.append(Unseen(what=f"recompiles of {part.name}", why=why))
+
+        inputs = [(label, [c.inputs.key for c in p.calls], p.order) for label, p in others[part.name]]
+        own = ([c.inputs.key for c in part.calls], part.order, part.no_grad)
+        key = store.key_of(part.owner, part.method, "again", setting, own, inputs) if cache else None
+        return _Task(part.name, work, Varied, key, done, failed)
+
+    _run([task(part, "") for part in chosen], show, limit_seconds)
+    again = [p for p in chosen if p.name in plain and any(plain[p.name].by_variation.values())]
+    _run([task(part, setting) for part in again for setting in CURES], show, limit_seconds)
+    for part in again:
+        ordered = sorted(cures.get(part.name, []), key=lambda v: CURES.index(v.setting))
+        found.recompiles += recompile_rows(part, plain[part.name], ordered, limit=limit, grade=grade)
+
+
+def _may_recompile(part: Part) -> bool:
+    """Different inputs within one call, or an object with a state of its own."""
+    return len(part.calls) > 1 or (part.count > 1 and not isinstance(part.owner, torch.nn.Module))
+
+
+# --- running -------------------------------------------------------------------------------------------
+
+
+def _run(tasks: Sequence[_Task], show: Progress, limit_seconds: float) -> None:
+    """Take results from the cache, and the others from children, as many at once as there are cores."""
+    if not tasks:
+        return
+    show.stage("capturing graphs", len(tasks))
+    jobs: dict[str, tuple[Job, _Task]] = {}
+    for number, task in enumerate(tasks):
+        kept = store.load(task.key, task.kind)
+        if kept is not None:
+            show.step(task.name)
+            task.done(kept, getattr(kept, "seconds", 0.0), True)
+            continue
+        name = f"{number} {task.name}"
+        jobs[name] = (Job(name, _sending(task.work)), task)
+
+    def on_message(job: Job, message: Any) -> None:
+        show.step(message if isinstance(message, str) else job.name.partition(" ")[2], not isinstance(message, str))
+
+    at_once = max(1, min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, 4))
+    run_in_children([job for job, _ in jobs.values()], at_once=at_once, limit_seconds=limit_seconds, on_message=on_message)
+    for job, task in jobs.values():
+        result = next((m for m in reversed(job.received) if not isinstance(m, str)), None)
+        if result is None:
+            task.failed(job.failure or "the child sent no result")
+            continue
+        task.done(result, job.seconds, False)
+        if not _failure(result):
+            store.store(task.key, result, _files(result))
+
+
+def _sending(work: Callable[[Send], Any]) -> Callable[[Send], None]:
+    return lambda send: send(work(send))
+
+
+def _failure(result: Any) -> str | None:
+    return result.capture.failure if isinstance(result, Result) else result.failure
+
+
+def _files(result: Any) -> set[str]:
+    return result.capture.files if isinstance(result, Result) else result.files

@@ -1,0 +1,208 @@
+"""Call a component again with other inputs, and see which guards fail; try what would stop that."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from diffprof.analyzers.graph_breaks.capture import Compiled, captured
+from diffprof.analyzers.graph_breaks.component import ready, restore
+from diffprof.analyzers.graph_breaks.hollow import Emptier, Hollow
+from diffprof.analyzers.graph_breaks.observe import Part
+from diffprof.callsite import Place, is_machinery, make_site
+from diffprof.recording import Grade, RecompileRow, Site
+
+CURES = ("dynamic=True", "mark_dynamic", "use_duck_shape=False")
+"""Settings that may stop a recompile, in the order in which people reach for them."""
+
+SCHEDULER_CALLS = 4
+"""Steps of a scheduler that are made in a row: its own counters change between them."""
+
+MODULE_CALLS = 2
+"""Calls of a model with the same inputs: what it keeps from the first one shows in the second."""
+
+DISTINCT_CALLS = 8
+"""Different inputs of one pipeline call; the recompile limit is 8."""
+
+WITHIN = "within one call"
+
+_LOCATION = re.compile(r"#\s*(?P<file>\S+\.py):(?P<line>\d+) in (?P<name>[\w<>.]+)")
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<name>\S+)')
+_KINDS = (
+    ("shape", r"size mismatch|stride mismatch|rank mismatch|\.size\(\)|\.stride\(\)|Ne\(|Eq\(|Mod\(|dispatch key"),
+    ("dtype", r"dtype mismatch|device mismatch|requires_grad mismatch"),
+    ("mode", r"grad_mode|GLOBAL_STATE|autocast|deterministic|stance"),
+    ("identity", r"___check_obj_id| is | is not |id\("),
+    ("type", r"___check_type_id|type\(|isinstance|hasattr|len\(|keys|DICT|dict"),
+    ("scalar", r"==|!=|<=|>=|<|>|float|int"),
+)
+
+
+@dataclass
+class Varied:
+    """What came of calling a component again. by_variation: its recompiles; entries: versions of each
+    function in the end."""
+
+    setting: str
+    by_variation: dict[str, list[Compiled]] = field(default_factory=dict)
+    limits: list[str] = field(default_factory=list)
+    entries: list[tuple[Place, int]] = field(default_factory=list)
+    files: set[str] = field(default_factory=set)
+    failure: str | None = None
+
+
+def call_again(part: Part, variations: Sequence[tuple[str, Part]], *, setting: str = "") -> Varied:
+    """Call a component as it was called, then as in each variation, all with the same compiled code.
+
+    For the child. setting: one of CURES, or empty for torch.compile's defaults.
+    """
+    gc.disable()
+    emptier = Emptier()
+    ready(part, emptier)
+    changing = _changing_dims([part, *(p for _, p in variations)])
+    result = Varied(setting)
+    options = {"dynamic": True} if setting == "dynamic=True" else {}
+    with torch.set_grad_enabled(not part.no_grad), Hollow(), _duck_shape(setting != "use_duck_shape=False"):
+        into, run = captured(**options)
+        for label, which in ((WITHIN, part), *variations):
+            found = result.by_variation.setdefault(label, [])
+            restore(which, emptier)
+            for at in _sequence(which):
+                before = len(into.compiles)
+                args, kwargs = which.calls[at].inputs.values(emptier)
+                if setting == "mark_dynamic":
+                    _mark((args, kwargs), changing)
+                run(part.owner, part.method, args, kwargs)
+                if into.failure:
+                    result.failure = result.failure or into.failure
+                    into.failure = None
+                found += [c for c in into.compiles[before:] if c.recompile_reason]
+        result.entries = list(Counter(c.place for c in into.compiles if c.failure is None).items())
+        result.limits, result.files = into.limits, into.files
+    return result
+
+
+def _sequence(part: Part) -> list[int]:
+    """Which of the part's calls to make, in order: each kind once, and the first ones again."""
+    again = MODULE_CALLS if isinstance(part.owner, torch.nn.Module) else SCHEDULER_CALLS
+    chosen = part.order[:again]
+    for at in part.order[again:]:
+        if at not in chosen and len(set(chosen)) < DISTINCT_CALLS:
+            chosen.append(at)
+    return chosen
+
+
+def _changing_dims(parts: Sequence[Part]) -> dict[int, set[int]]:
+    """Tensor number -> dimensions in which the calls differ."""
+    shapes = [call.inputs.shapes for part in parts for call in part.calls]
+    found: dict[int, set[int]] = {}
+    for other in shapes[1:]:
+        for at, (a, b) in enumerate(zip(shapes[0], other, strict=False)):
+            if len(a) == len(b):
+                found.setdefault(at, set()).update(d for d in range(len(a)) if a[d] != b[d])
+    return found
+
+
+def _mark(arguments: Any, changing: dict[int, set[int]]) -> None:
+    from torch.utils import _pytree as pytree
+
+    tensors = [leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, torch.Tensor)]
+    for at, tensor in enumerate(tensors):
+        for dim in changing.get(at, ()):
+            torch._dynamo.mark_dynamic(tensor, dim)
+
+
+@contextmanager
+def _duck_shape(on: bool) -> Iterator[None]:
+    import torch.fx.experimental._config as config
+
+    with config.patch(use_duck_shape=config.use_duck_shape and on):
+        yield
+
+
+# --- rows ----------------------------------------------------------------------------------------------
+
+
+def recompile_rows(
+    part: Part, plain: Varied, cures: Sequence[Varied], *, limit: int, grade: Grade
+) -> tuple[RecompileRow, ...]:
+    """One row a guard, function and variation."""
+    rows = []
+    for label, compiled in plain.by_variation.items():
+        groups: dict[tuple[str, Place], list[Compiled]] = {}
+        inner = [c for c in compiled if not is_machinery(c.place[0])]
+        # The function that makes the call is compiled again with what it calls: once is enough.
+        for each in inner or compiled:
+            groups.setdefault((_condition(each.recompile_reason or "", part), each.place), []).append(each)
+        stopped = tuple(c.setting for c in cures if not c.by_variation.get(label, ()) and not c.failure)
+        for (guard, place), each_time in groups.items():
+            rows.append(
+                RecompileRow(
+                    component=part.name,
+                    guard=guard,
+                    kind=guard_kind(guard),
+                    site=_site(each_time[0].recompile_reason or "", place, part),
+                    variation=label,
+                    count=len(each_time),
+                    stopped_by=stopped,
+                    tried=tuple(c.setting for c in cures),
+                    limit_hit=any(place[2] in text for text in plain.limits),
+                    entries=dict(plain.entries).get(place),
+                    limit=limit,
+                    grade=grade,
+                )
+            )
+    return tuple(rows)
+
+
+def _condition(reason: str, part: Part) -> str:
+    """The guard alone, in the names of the component's own arguments."""
+    text = reason.partition("\nUser stack trace:")[0].partition(": ")[2] or reason
+    text = text.partition("  # ")[0].strip()
+    text = re.sub(r"kwargs\['(\w+)'\]", r"\1", text)
+    names = positional_names(part)
+    text = re.sub(r"args\[(\d+)\]", lambda m: names[int(m[1])] if int(m[1]) < len(names) else m[0], text)
+    return re.sub(r"\bowner\b", part.name.partition(".")[0], text)
+
+
+def positional_names(part: Part) -> list[str]:
+    """Names of the positional arguments of what is called."""
+    function: Callable[..., Any] = part.owner.forward if part.method == "__call__" else getattr(part.owner, part.method)
+    try:
+        return list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return []
+
+
+def guard_kind(guard: str) -> str:
+    """What a guard looks at: shape, dtype, scalar, identity, type, global, mode or other."""
+    if guard.startswith("G["):
+        return "global"
+    return next((kind for kind, pattern in _KINDS if re.search(pattern, guard)), "other")
+
+
+def _site(reason: str, place: Place, part: Part) -> Site:
+    """Where the guard was made, if Dynamo says so; else the function that was compiled again."""
+    stack = [(m["file"], int(m["line"]), m["name"]) for m in _FRAME.finditer(reason)]
+    stack += [(m["file"], int(m["line"]), m["name"]) for m in _LOCATION.finditer(reason)]
+    kept = tuple(p for p in reversed(stack) if not is_machinery(p[0]))
+    if kept:
+        return make_site(kept, part.name)
+    if is_machinery(place[0]):
+        place = _definition(part) or place
+    return make_site((place,), part.name)
+
+
+def _definition(part: Part) -> Place | None:
+    owner = type(part.owner)
+    function = inspect.unwrap(getattr(owner, "forward" if part.method == "__call__" else part.method))
+    code = getattr(function, "__code__", None)
+    return (code.co_filename, code.co_firstlineno, code.co_qualname) if code else None

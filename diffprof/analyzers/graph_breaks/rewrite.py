@@ -1,0 +1,224 @@
+"""Rewrite a function's source, with its line numbers kept: loops run once, or a loop's body on its own."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import functools
+from collections.abc import Iterator
+from types import CodeType
+from typing import Any
+
+
+@functools.lru_cache(maxsize=64)
+def _file_tree(filename: str) -> ast.Module | None:
+    try:
+        with open(filename, encoding="utf-8") as file:
+            return ast.parse(file.read(), filename)
+    except (OSError, SyntaxError, ValueError):
+        return None
+
+
+def _definition(code: CodeType) -> tuple[ast.FunctionDef, str | None] | None:
+    """The function's source as a tree, and the class it stands in; None for what has no source."""
+    tree = _file_tree(code.co_filename)
+    if tree is None:
+        return None
+    for owner in ast.walk(tree):
+        for node in ast.iter_child_nodes(owner):
+            if isinstance(node, ast.FunctionDef) and node.name == code.co_name:
+                first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+                if first == code.co_firstlineno or node.lineno == code.co_firstlineno:
+                    return node, owner.name if isinstance(owner, ast.ClassDef) else None
+    return None
+
+
+def _compiled(node: ast.FunctionDef, owner: str | None, like: CodeType) -> CodeType | None:
+    """Code of a changed function that can take the place of `like`: same name, file and free variables."""
+    bare = copy.copy(node)
+    bare.decorator_list = []
+    body: list[ast.stmt] = [bare]
+    if owner is not None:
+        body = [ast.ClassDef(name=owner, bases=[], keywords=[], body=[bare], decorator_list=[])]
+    free = [name for name in like.co_freevars if name != "__class__"]
+    if free:
+        values = ast.Constant(value=None)
+        names: list[ast.stmt] = [
+            ast.Assign(targets=[ast.Name(id=n, ctx=ast.Store())], value=values) for n in free
+        ]
+        nothing = ast.arguments(posonlyargs=[], args=[], kwonlyargs=[], kw_defaults=[], defaults=[])
+        body = [ast.FunctionDef(name="around", args=nothing, body=[*names, *body], decorator_list=[])]
+    module = ast.fix_missing_locations(ast.Module(body=body, type_ignores=[]))
+    try:
+        whole = compile(module, like.co_filename, "exec", dont_inherit=True, flags=_future(like))
+    except (SyntaxError, ValueError):
+        return None
+    found = next((c for c in _codes(whole) if c.co_name == like.co_name), None)
+    if found is None or found.co_freevars != like.co_freevars:
+        return None
+    return found.replace(co_qualname=like.co_qualname)
+
+
+def _future(like: CodeType) -> int:
+    import __future__
+
+    return like.co_flags & __future__.annotations.compiler_flag
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    for const in code.co_consts:
+        if isinstance(const, CodeType):
+            yield const
+            yield from _codes(const)
+
+
+# --- loops that run once -------------------------------------------------------------------------------
+
+
+def straightened(code: CodeType) -> CodeType | None:
+    """The function with every loop making one pass, so that no jump leads back. None where that can't be done."""
+    found = _definition(code)
+    if found is None:
+        return None
+    node, owner = found
+    changed = copy.deepcopy(node)
+    straight = _Straighten()
+    changed.body = [straight.visit(s) for s in changed.body]
+    return _compiled(changed, owner, code) if straight.loops else None
+
+
+class _Straighten(ast.NodeTransformer):
+    """`for x in it: body` becomes `while True: x = next(iter(it)); body; break`, which never jumps back."""
+
+    def __init__(self) -> None:
+        self.loops = 0
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        return node
+
+    def visit_Lambda(self, node: ast.Lambda) -> ast.AST:
+        return node
+
+    def visit_For(self, node: ast.For) -> ast.AST:
+        self.loops += 1
+        self.generic_visit(node)
+        first = ast.Call(
+            func=_name("next"),
+            args=[ast.Call(func=_name("iter"), args=[node.iter], keywords=[])],
+            keywords=[],
+        )
+        take = ast.Assign(targets=[node.target], value=first)
+        return self._once(node, [_placed(take, node)])
+
+    def visit_While(self, node: ast.While) -> ast.AST:
+        self.loops += 1
+        self.generic_visit(node)
+        leave = ast.If(
+            test=ast.UnaryOp(op=ast.Not(), operand=node.test), body=[_placed(ast.Break(), node)], orelse=[]
+        )
+        return self._once(node, [_placed(leave, node)])
+
+    def _once(self, node: ast.For | ast.While, before: list[ast.stmt]) -> ast.AST:
+        body = [_ContinueToBreak().visit(s) for s in node.body]
+        once = ast.While(
+            test=ast.Constant(value=True), body=[*before, *body, _placed(ast.Break(), node)], orelse=[]
+        )
+        return _placed(once, node)
+
+
+class _ContinueToBreak(ast.NodeTransformer):
+    """In a body that runs once, both leave it. Inner loops keep their own."""
+
+    def visit_Continue(self, node: ast.Continue) -> ast.AST:
+        return _placed(ast.Break(), node)
+
+    def _keep(self, node: ast.AST) -> ast.AST:
+        return node
+
+    visit_For = visit_While = visit_FunctionDef = visit_Lambda = _keep  # noqa: N815
+
+
+def _name(text: str) -> ast.Name:
+    return ast.Name(id=text, ctx=ast.Load())
+
+
+def _placed(node: Any, like: ast.stmt) -> Any:
+    return ast.fix_missing_locations(ast.copy_location(node, like))
+
+
+# --- a loop's body on its own --------------------------------------------------------------------------
+
+
+def body_apart(code: CodeType, first: int, last: int, runner: str) -> CodeType | None:
+    """The function with the body of one loop moved into an inner function, which is called through the
+    global `runner(body)`. first, last: lines of the loop. None where the body can't be moved: it returns or
+    yields, or the loop is not found.
+    """
+    found = _definition(code)
+    if found is None:
+        return None
+    function, owner = copy.deepcopy(found[0]), found[1]
+    loops = [
+        n
+        for n in ast.walk(function)
+        if isinstance(n, ast.For | ast.While) and n.lineno <= first <= last <= (n.end_lineno or 0)
+    ]
+    if not loops:
+        return None
+    loop = max(loops, key=lambda n: n.lineno)
+    if any(isinstance(n, ast.Return | ast.Yield | ast.YieldFrom | ast.Await) for s in loop.body for n in ast.walk(s)):
+        return None
+    assigned = sorted(_assigned(loop.body))
+    nothing = ast.arguments(posonlyargs=[], args=[], kwonlyargs=[], kw_defaults=[], defaults=[])
+    leave = _LeaveBody()
+    body = [leave.visit(s) for s in loop.body]
+    head: list[ast.stmt] = [ast.Nonlocal(names=assigned)] if assigned else []
+    inner = _placed(
+        ast.FunctionDef(name="loop_body", args=nothing, body=[*head, *body], decorator_list=[]), loop.body[0]
+    )
+    call = ast.Call(func=_name(runner), args=[_name("loop_body")], keywords=[])
+    check = ast.If(test=call, body=[ast.Break()], orelse=[])
+    bound = {a.arg for a in ast.walk(function.args) if isinstance(a, ast.arg)}
+    unset = [n for n in assigned if n not in bound]
+    loop.body = [_placed(check, loop.body[0])]
+    start = function.body[0]
+    targets: list[ast.expr] = [ast.Name(id=n, ctx=ast.Store()) for n in unset]
+    nones = [_placed(ast.Assign(targets=targets, value=ast.Constant(value=None)), start)] if targets else []
+    function.body = [*nones, inner, *function.body]
+    return _compiled(function, owner, code)
+
+
+class _LeaveBody(ast.NodeTransformer):
+    """`continue` ends the body, `break` ends it and says so."""
+
+    def visit_Continue(self, node: ast.Continue) -> ast.AST:
+        return _placed(ast.Return(value=ast.Constant(value=False)), node)
+
+    def visit_Break(self, node: ast.Break) -> ast.AST:
+        return _placed(ast.Return(value=ast.Constant(value=True)), node)
+
+    def _keep(self, node: ast.AST) -> ast.AST:
+        return node
+
+    visit_For = visit_While = visit_FunctionDef = visit_Lambda = _keep  # noqa: N815
+
+
+def _assigned(body: list[ast.stmt]) -> set[str]:
+    """Names that a body binds in its function."""
+    names: set[str] = set()
+    pending: list[ast.AST] = list(body)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+            continue
+        if isinstance(node, ast.Lambda | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
+            continue
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store | ast.Del):
+            names.add(node.id)
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names.update((a.asname or a.name).partition(".")[0] for a in node.names)
+        if isinstance(node, ast.ExceptHandler) and node.name:
+            names.add(node.name)
+        pending.extend(ast.iter_child_nodes(node))
+    return names

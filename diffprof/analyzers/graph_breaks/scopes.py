@@ -1,0 +1,145 @@
+"""Capture more than a component: the body of the denoising loop, or the whole call.
+
+The components stand in it as single operations with the results that they had: their own breaks are found by
+their own captures, and what is left is the pipeline's code between them, in full size and in seconds.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from types import FunctionType
+from typing import Any
+
+import torch
+
+from diffprof.analyzers.graph_breaks.capture import Capture, captured
+from diffprof.analyzers.graph_breaks.component import Result, counting, forget_compiled, restore
+from diffprof.analyzers.graph_breaks.hidden import add_hidden_breaks
+from diffprof.analyzers.graph_breaks.hollow import Emptier, Hollow
+from diffprof.analyzers.graph_breaks.observe import Part
+from diffprof.analyzers.graph_breaks.repeats import marker
+from diffprof.analyzers.graph_breaks.rewrite import body_apart
+from diffprof.analyzers.graph_breaks.signature import Skeleton, signature
+from diffprof.pipeline import components, denoising_loops, replaced, with_role
+
+RUNNER = "__diffprof_run_loop_body__"
+
+SCOPES = ("components", "step", "call")
+
+
+def capture_call(
+    pipe: Any, args: Any, kwargs: Any, parts: Sequence[Part], say: Callable[[str], None] = lambda text: None
+) -> Result:
+    """Capture the whole pipeline call. For the child."""
+    say("call")
+
+    def capture(given: Any) -> Capture:
+        into, run = captured()
+        run(pipe, "__call__", *given())
+        if into.breaks:
+            say("call: what its breaks hide")
+            add_hidden_breaks(into, lambda again: again(pipe, "__call__", *given()))
+        return into
+
+    return _captured_with_parts_apart(pipe, args, kwargs, parts, capture, "call")
+
+
+def capture_step(
+    pipe: Any, args: Any, kwargs: Any, parts: Sequence[Part], say: Callable[[str], None] = lambda text: None
+) -> Result:
+    """Capture the body of the pipeline's denoising loop: the rest of the call runs as plain Python.
+
+    For the child. Raises LookupError for a pipeline without such a loop in its call.
+    """
+    say("denoising loop's body")
+    function = call_function(pipe)
+    denoisers = frozenset(name.rsplit(".", 1)[-1] for name in with_role(pipe, "denoiser"))
+    loops = denoising_loops(function.__code__, denoisers)
+    if not loops:
+        raise LookupError(f"{type(pipe).__name__}.__call__ has no denoising loop of its own")
+    code = body_apart(function.__code__, loops[0].first, loops[0].last, RUNNER)
+    if code is None:
+        raise LookupError("the loop's body returns or yields, so that it can't be captured apart")
+
+    def capture(given: Any) -> Capture:
+        into, run = captured()
+        function.__globals__[RUNNER] = lambda body: run(body, "__call__", (), {})
+        original, function.__code__ = function.__code__, code
+        try:
+            given_args, given_kwargs = given()
+            pipe(*given_args, **given_kwargs)
+        except Exception as error:
+            into.failure = into.failure or f"{type(error).__name__}: {error}".split("\n", 1)[0]
+        finally:
+            function.__code__ = original
+            del function.__globals__[RUNNER]
+        return into
+
+    return _captured_with_parts_apart(pipe, args, kwargs, parts, capture, "step")
+
+
+def call_function(pipe: Any) -> FunctionType:
+    """The innermost function of the pipeline's `__call__`, below its decorators."""
+    function = type(pipe).__call__
+    while hasattr(function, "__wrapped__"):
+        function = function.__wrapped__
+    return function
+
+
+def _captured_with_parts_apart(
+    pipe: Any, args: Any, kwargs: Any, parts: Sequence[Part], capture: Callable[[Any], Capture], name: str
+) -> Result:
+    started = time.perf_counter()
+    gc.disable()
+    given = signature((args, kwargs))
+    emptier = Emptier()
+    for part in parts:
+        restore(part, emptier)
+        forget_compiled(part.owner)
+    emptier.empty(pipe)
+    with torch.no_grad(), Hollow(), _parts_apart(parts):
+        into = capture(lambda: given.values(emptier))
+        result = Result(into)
+        if into.breaks:
+            for part in parts:
+                restore(part, emptier)
+            with counting(components(pipe), {p for b in into.breaks for p in b.stack[:1]}, result):
+                try:
+                    args, kwargs = given.values(emptier)
+                    pipe(*args, **kwargs)
+                except Exception:
+                    result.passed.clear()
+    result.seconds = time.perf_counter() - started
+    return result
+
+
+@contextmanager
+def _parts_apart(parts: Sequence[Part]) -> Iterator[None]:
+    """Inside, a component's call is one operation with the result that it had. Components whose results
+    differed in form, or hold more than tensors, stay as they are."""
+    with ExitStack() as stack:
+        for part in parts:
+            forms = {tuple(str(t) for t in c.shape.tensors) if c.shape else None for c in part.calls}
+            if len(forms) != 1 or None in forms or not isinstance(part.owner, torch.nn.Module):
+                continue
+            # accelerate wraps `forward` and keeps the model's own as `_old_forward`: its hooks stay.
+            inner = "_old_forward" if "_old_forward" in vars(part.owner) else "forward"
+            method = inner if part.method == "__call__" else part.method
+            stack.enter_context(replaced(part.owner, method, _opaque(part.calls[0].shape)))
+        yield
+
+
+def _opaque(form: Skeleton) -> Callable[..., Any]:
+    put = [marker(tensor) for tensor in form.tensors]
+    build = form.build
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        tensors = [a for a in args if isinstance(a, torch.Tensor)]
+        tensors += [a for a in kwargs.values() if isinstance(a, torch.Tensor)]
+        return build([each(*tensors) for each in put])
+
+    return forward
+

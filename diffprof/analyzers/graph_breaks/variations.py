@@ -1,0 +1,112 @@
+"""Variations of a pipeline call: `height=768`, `batch=2`, `steps=20`, `guidance=1`, `lora_scale=0.5`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from diffprof.errors import UsageError
+
+SHORT = {"steps": "num_inference_steps", "guidance": "guidance_scale", "images": "num_images_per_prompt"}
+"""Names that people use -> names of call arguments."""
+
+_PROMPTS = ("prompt", "prompt_2", "prompt_3", "negative_prompt", "negative_prompt_2", "negative_prompt_3")
+_EMBEDDINGS = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+
+
+@dataclass(frozen=True)
+class Variation:
+    """One thing changed in the call."""
+
+    name: str
+    value: Any
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}={self.value}"
+
+
+def variations(pipe: Any, kwargs: Mapping[str, Any], vary: Mapping[str, Sequence[Any]]) -> list[Variation]:
+    """The variations that were asked for, without those that are what the call is anyway.
+
+    Raises UsageError for a name that the pipeline's call does not take.
+    """
+    taken = inspect.signature(type(pipe).__call__).parameters
+    found = []
+    for name, values in vary.items():
+        argument = SHORT.get(name, name)
+        if not (name in ("batch", "lora_scale", "adapter") or argument in taken or _takes_any(taken)):
+            known = ", ".join([*SHORT, "batch", "lora_scale", "adapter"])
+            raise UsageError(
+                f"{type(pipe).__name__} can't be called with {argument!r}, so --vary {name} does nothing.",
+                f"Name an argument of its call, or one of {known}.",
+            )
+        if name in ("lora_scale", "adapter") and not hasattr(pipe, "set_adapters"):
+            raise UsageError(f"{type(pipe).__name__} takes no adapters.", f"Leave out --vary {name}.")
+        found += [Variation(name, v) for v in values if not (argument in kwargs and kwargs[argument] == v)]
+    return found
+
+
+def _takes_any(taken: Mapping[str, inspect.Parameter]) -> bool:
+    return any(p.kind is p.VAR_KEYWORD for p in taken.values())
+
+
+@contextmanager
+def applied(scene: Any, variation: Variation | None) -> Iterator[None]:
+    """The scene's call is varied while the context is open."""
+    if variation is None:
+        yield
+        return
+    before = dict(scene.kwargs)
+    undo = _change(scene, variation)
+    try:
+        yield
+    finally:
+        scene.kwargs.clear()
+        scene.kwargs.update(before)
+        undo()
+
+
+def _change(scene: Any, variation: Variation) -> Any:
+    name, value = variation.name, variation.value
+    if name == "batch":
+        _repeat(scene.kwargs, int(value))
+    elif name == "lora_scale":
+        return _adapters(scene.pipe, list(scene.pipe.get_active_adapters()), float(value))
+    elif name == "adapter":
+        return _adapters(scene.pipe, [value], 1.0)
+    else:
+        scene.kwargs[SHORT.get(name, name)] = value
+    return lambda: None
+
+
+def _repeat(kwargs: dict[str, Any], times: int) -> None:
+    """That many prompts in the place of the call's own."""
+    for name in _PROMPTS:
+        if kwargs.get(name) is not None:
+            first = kwargs[name] if isinstance(kwargs[name], str) else kwargs[name][0]
+            kwargs[name] = [first] * times
+    for name in _EMBEDDINGS:
+        if kwargs.get(name) is not None:
+            kwargs[name] = kwargs[name][:1].repeat(times, *[1] * (kwargs[name].dim() - 1))
+
+
+def _adapters(pipe: Any, names: list[str], weight: float) -> Any:
+    before = _weights(pipe)
+    pipe.set_adapters(names, [weight] * len(names))
+    return lambda: pipe.set_adapters(list(before), list(before.values())) if before else None
+
+
+def _weights(pipe: Any) -> dict[str, float]:
+    """Active adapters with their weights, read off the first layer that has them."""
+    active = pipe.get_active_adapters()
+    for part in pipe.components.values():
+        for module in getattr(part, "modules", tuple)():
+            scaling, base = getattr(module, "scaling", None), getattr(module, "lora_alpha", None)
+            if isinstance(scaling, dict) and isinstance(base, dict):
+                rank = module.r
+                return {n: scaling[n] / (base[n] / rank[n]) for n in active if n in scaling}
+    return dict.fromkeys(active, 1.0)
