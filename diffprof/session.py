@@ -16,11 +16,14 @@ from typing import Any
 import torch
 
 from diffprof import __version__
-from diffprof.analyzers.syncs.probe import SyncObserver
+from diffprof.analyzers.kernels.simulated import SimulatedKernels, compiled_roots
+from diffprof.analyzers.syncs.probe import Key, SyncObserver
 from diffprof.callsite import Place, is_machinery, make_site, source_line
 from diffprof.devices import Device
 from diffprof.devices.branches import as_unseen, branches_noted, device_type_branches
 from diffprof.devices.borrow import lent
+from diffprof.devices.simulated import Blocking
+from diffprof.devices.simulated.cost import current_mode
 from diffprof.errors import DiffprofError, TargetError, UsageError
 from diffprof.pipeline import Phase, PhaseTracker, components
 from diffprof.progress import Progress
@@ -146,18 +149,63 @@ class Session:
 
 def watched_call(session: Session, scene: Scene) -> None:
     """One call under the observers of syncs and, on a simulated device, of kernels."""
-    tracker = PhaseTracker(on_change=_shown(session.progress))
+    show = _shown(session.progress)
+    tracker = PhaseTracker(on_change=show)
     with ExitStack() as stack:
-        observer = SyncObserver(scene.pipe, tracker)
+        observer: SyncObserver
+        if session.device.kind == "sim" and "kernels" in session.analyzers:
+            observer = SyncsAndKernels(scene.pipe, tracker, _simulated_kernels(session, scene.pipe))
+            stack.enter_context(observer.kernels.following())
+        else:
+            observer = SyncObserver(scene.pipe, tracker)
         stack.callback(_keep, session, observer)
         stack.enter_context(session.device.observed(observer, scene.pipe))
         stack.enter_context(tracker.watching(scene.pipe))
         scene.call()
 
 
+def _simulated_kernels(session: Session, pipe: Any) -> SimulatedKernels:
+    compiled = bool(session.settings.get("compiled"))
+    mode = current_mode(compiled=compiled_roots(pipe)) if compiled else current_mode()
+    return SimulatedKernels(session.device.gpu, pipe, mode)  # type: ignore[attr-defined]
+
+
+class SyncsAndKernels(SyncObserver):
+    """Both analyzers of one simulated call: waits go to both, operations to the kernels alone."""
+
+    def __init__(self, pipe: Any, tracker: PhaseTracker, kernels: SimulatedKernels) -> None:
+        super().__init__(pipe, tracker)
+        self.kernels = kernels
+        # Bound directly: this is called for every operation, some 2,000 times a step.
+        self.op = kernels.op  # type: ignore[method-assign]
+        shown = tracker.on_change
+
+        def changed(phase: Phase) -> None:
+            kernels.phase(phase)
+            if shown:
+                shown(phase)
+
+        tracker.on_change = changed
+
+    def blocking(self, event: Blocking) -> Key:
+        key = super().blocking(event)
+        self.kernels.wait(key, event)
+        return key
+
+    def alloc(self, nbytes: int) -> None:
+        self.kernels.alloc(nbytes)
+
+    def free(self, nbytes: int) -> None:
+        self.kernels.free(nbytes)
+
+    def sections(self) -> dict[str, Any]:
+        found = super().sections()
+        found["ops"] = sum(1 for _ in self.kernels.builder.operations())
+        return {**found, **self.kernels.sections({key: n for n, key in enumerate(self.rows)})}
+
+
 def _keep(session: Session, observer: SyncObserver) -> None:
-    session.sections["syncs"] = observer.sync_rows()
-    session.sections["ops"] = observer.ops
+    session.sections.update(observer.sections())
     session.unseen.extend(observer.unseen())
     session.steps = observer.steps_seen()
 

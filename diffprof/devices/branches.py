@@ -28,13 +28,9 @@ def branches_noted() -> Iterator[dict[Place, str]]:
     answer = torch.cuda.is_available
 
     def is_available() -> bool:
-        for frame in stack():
-            if not is_machinery(frame.f_code.co_filename):
-                place = places([frame])[0]
-                asked.setdefault(place, "torch.cuda.is_available()")
-                break
-            if "/torch/" in frame.f_code.co_filename:
-                break
+        caller = next(stack())
+        if not is_machinery(caller.f_code.co_filename):
+            asked.setdefault(places([caller])[0], "torch.cuda.is_available()")
         return answer()
 
     with replaced(torch.cuda, "is_available", is_available):

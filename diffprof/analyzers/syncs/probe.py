@@ -88,7 +88,8 @@ class SyncObserver(Observer):
                 self.warned.setdefault(place, places(list(stack())))
                 return
 
-    def blocking(self, event: Blocking) -> None:
+    def blocking(self, event: Blocking) -> Key:
+        """Note one wait; returns the key of its row."""
         frames = list(stack())
         position = loop_position(frames, self.denoisers)
         at = next((f for f in frames if not is_machinery(f.f_code.co_filename)), frames[0])
@@ -117,6 +118,7 @@ class SyncObserver(Observer):
             row.modules.add(module)
         if position is not None:
             row.steps[self._step(position)] += event.waits
+        return key
 
     # --- where the call stands ------------------------------------------------------------------------
 
@@ -151,6 +153,10 @@ class SyncObserver(Observer):
         return None
 
     # --- the result -----------------------------------------------------------------------------------
+
+    def sections(self) -> dict[str, Any]:
+        """Sections of the recording."""
+        return {"syncs": self.sync_rows(), "ops": self.ops}
 
     def sync_rows(self) -> tuple[SyncRow, ...]:
         """All rows, in the order in which they were first seen."""
