@@ -49,8 +49,8 @@ RUNGS = (
 
 
 class RungResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One rung. memory_gb in GiB, as torch.cuda.max_memory_allocated counts; error: of the seconds, relative to
-    the published figure."""
+    """One rung. memory_gb: GiB, as torch.cuda.max_memory_allocated counts. error: of the seconds, relative
+    to the published figure."""
 
     name: str
     title: str
@@ -150,9 +150,9 @@ def climb(
         notes.append(f"Scheduler: {figures.scheduler}, as in the published runs.")
     beside = figures if figures is not None and comparable(device.spec, options) else None
     with tf32_matmuls():
-        results = []
-        for result in _results(target, device, options, rungs, on_rung):
-            results.append(_with_published(result, beside))
+        results = [
+            _with_published(result, beside) for result in _results(target, device, options, rungs, on_rung)
+        ]
     return Ladder(
         target=target.spec,
         device=device.spec,

@@ -23,6 +23,8 @@ COMMANDS = {
     "explain": "diffprof.cli.explain",
     "targets": "diffprof.cli.targets",
     "schedulers": "diffprof.cli.schedulers",
+    "quantize-table": "diffprof.cli.quantize_table",
+    "ladder": "diffprof.cli.ladder",
 }
 """Command -> module with a click command `command`, in the order of the help."""
 

@@ -6,6 +6,7 @@ for each distinct operation.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,6 @@ from diffprof.timeline import find_gaps, phase_of_events, replay
 from .cost import CostModel, Kernel
 from .fusion import chains, fuse, is_fusible
 from .observer import OpSignature
-import itertools
 
 GRAPH_CALL_US = 250.0
 """Host time of one call of a compiled part that is replayed as a CUDA graph: guards, copying the inputs,
