@@ -135,6 +135,8 @@ def one_of_everything() -> Report:
     recording = make_recording(
         looped,
         once,
+        ops=12_345,
+        seconds={"import": 3.21, "build": 0.5, "scan": 1.25},
         timing=Timing(
             grade=Grade.MEASURED, seconds=(1.0, 1.1, 1.2), median=1.1, spread=0.05, device_busy=0.875
         ),

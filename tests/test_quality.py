@@ -39,9 +39,9 @@ def test_readme_holds_what_the_code_prints() -> None:
 
 
 def test_blocks_are_replaced_whole() -> None:
-    old = "a\n<!-- generated: rules -->\nold\n<!-- end -->\nb\n"
+    old = "a\n<!-- generated: rules -->\nSTALE\n<!-- end -->\nb\n"
     new = with_blocks(old)
     assert new.startswith("a\n<!-- generated: rules -->\n| code |")
     assert new.endswith("|\n<!-- end -->\nb\n")
-    assert "old" not in new
+    assert "STALE" not in new
     assert with_blocks(new) == new

@@ -64,7 +64,8 @@ def _page(report: Report) -> Iterator[str]:
     yield f'<section class="{state}">\n<h1>{_prose(top.headline)}</h1>\n'
     yield f"<p><b>Why</b> {_prose(top.why)}</p>\n<p><b>Next</b> {_prose(top.next)}</p>\n</section>\n"
     yield f'<p class="dim">{_text(words.subject(recording))}<br>{_text(words.versions(recording))}<br>'
-    yield f"{_text(recording.created)}</p>\n"
+    effort = f"<br>{_text(words.effort(recording))}" if words.effort(recording) else ""
+    yield f"{_text(recording.created)}{effort}</p>\n"
     yield from _findings("In the denoising loop", report.in_loop)
     yield from _findings("Outside the denoising loop", [f for f in report.findings if not f.in_loop])
     for table in tables(report):

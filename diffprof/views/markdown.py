@@ -15,7 +15,8 @@ from diffprof.views.sections import not_checked, tables
 LIMIT = 60_000
 """Characters; GitHub refuses comments over 65,536."""
 _MOST_TEXT = 2_000
-_SPECIAL = re.compile(r"[\\`*_\[\]|~$]")
+_SPECIAL = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")
+"""Markup; an underscore inside a word is none."""
 _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 

@@ -31,6 +31,8 @@ def render_text(report: Report, *, columns: int = 80, colour: bool = False, chai
     page.blank()
     page.flow(("dim", words.subject(report.recording)))
     page.flow(("dim", words.versions(report.recording)))
+    if effort := words.effort(report.recording):
+        page.flow(("dim", effort))
     if report.recording.partial:
         page.flow(("red", f"Partial: {report.recording.failure or 'the run ended early'}"))
     _findings(page, "In the denoising loop", report.in_loop, chains)

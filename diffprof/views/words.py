@@ -93,6 +93,13 @@ def versions(recording: Recording) -> str:
     return ", ".join([f"diffprof {environment.diffprof}", f"Python {environment.python}", *packages])
 
 
+def effort(recording: Recording) -> str:
+    """What the scan itself took on this machine, in the order it was done; empty where that was not kept."""
+    parts = [] if recording.ops is None else [plural(recording.ops, "device operation")]
+    parts += [f"{name} {seconds(value)}" for name, value in recording.seconds.items()]
+    return f"This scan: {', '.join(parts)}" if parts else ""
+
+
 def age(created: str, now: datetime.datetime) -> str:
     """How long ago, in the largest whole unit."""
     try:
