@@ -72,21 +72,23 @@ class Phases:
         return len({span[2].step for span in self.spans if span[2].name == LOOP and span[2].step is not None})
 
     @cached_property
-    def step_starts(self) -> list[float]:
-        """When each denoising step began, over all calls in the trace."""
-        loop = [span for span in self.spans if span[2].name == LOOP and span[2].step is not None]
-        whole = [span for span in loop if span[2].part is None]
-        if whole:
-            return [span[0] for span in whole]
-        return [
-            span[0]
-            for before, span in zip([None, *loop], loop, strict=False)
-            if not before or before[2].step != span[2].step
-        ]
+    def step_spans(self) -> list[tuple[float, float]]:
+        """Start and end of each denoising step, over all calls in the trace."""
+        found: list[tuple[float, float]] = []
+        current: int | None = None
+        for start, end, phase in self.spans:
+            if phase.name != LOOP or phase.step is None:
+                continue
+            if phase.step == current:
+                found[-1] = (found[-1][0], max(found[-1][1], end))
+            else:
+                found.append((start, end))
+                current = phase.step
+        return found
 
     def step_at(self, ts: float) -> int:
         """How many steps had begun before, not counting the one at ts; -1 before the first."""
-        return bisect_right(self.step_starts, ts) - 1
+        return bisect_right(self.step_spans, (ts, float("inf"))) - 1
 
 
 def find_phases(trace: Trace, links: Links) -> Phases:

@@ -13,7 +13,7 @@ from diffprof.chrome_trace.idle import device_busy, devices, find_gaps
 from diffprof.chrome_trace.kernel_rows import find_kinds, host_rows, kernel_rows
 from diffprof.chrome_trace.lanes import make_timeline
 from diffprof.chrome_trace.links import Links
-from diffprof.chrome_trace.phases import LOOP, Phases, find_phases
+from diffprof.chrome_trace.phases import Phases, find_phases
 from diffprof.chrome_trace.waits import find_waits
 from diffprof.recording import GapRow, Grade, KernelRow, MemoryUse, SyncRow, Timeline, Timing, Unseen
 
@@ -156,11 +156,10 @@ def _memory(trace: Trace, phases: Phases, grade: Grade) -> MemoryUse | None:
             name = phases.spans[index][2].name
             by_phase[name] = max(by_phase.get(name, 0), int(allocated[row]))
     by_step = []
-    for _, end, phase in sorted(phases.spans, key=lambda span: span[1]):
-        if phase.name == LOOP and phase.part is None and phase.step is not None:
-            at = int(np.searchsorted(ts, end, side="right")) - 1
-            if at >= 0:
-                by_step.append(int(allocated[at]))
+    for _, end in phases.step_spans:
+        at = int(np.searchsorted(ts, end, side="right")) - 1
+        if at >= 0:
+            by_step.append(int(allocated[at]))
     return MemoryUse(
         grade=grade,
         peak_bytes=int(allocated.max()),

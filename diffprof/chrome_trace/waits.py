@@ -129,7 +129,7 @@ def find_waits(trace: Trace, links: Links, phases: Phases) -> Waits:
     for call in staged:
         if call not in paired:
             add(call, "staged-copy", call)
-    steps = len(phases.step_starts)
+    steps = len(phases.step_spans)
     return Waits(tuple(_finished(row, steps) for row in rows.values()), of_call, kinds, blocking)
 
 

@@ -42,6 +42,8 @@ _COPY_KINDS = {
     "staged-copy": "Memcpy HtoD (Pageable -> Device)",
 }
 
+NOWHERE = PhaseSpan(name="")
+
 Event = dict[str, Any]
 
 
@@ -303,8 +305,11 @@ def _shortly_before_the_end(run: Replay, span: PhaseSpan) -> float:
 def _memory(timeline: Timeline, run: Replay, memory: MemoryUse) -> Iterator[Event]:
     """Live bytes at the end of each step, and the peak of each phase at its end."""
     points: dict[float, int] = {}
-    steps = [s for s in timeline.phases if s.step is not None and s.part is None and s.last > s.first]
-    for span, live in zip(steps, memory.by_step, strict=False):
+    last_of: dict[int, PhaseSpan] = {}
+    for span in timeline.phases:
+        if span.step is not None and span.last > max(span.first, last_of.get(span.step, NOWHERE).last):
+            last_of[span.step] = span
+    for span, live in zip(last_of.values(), memory.by_step, strict=False):
         points[_shortly_before_the_end(run, span)] = live
     for span in timeline.phases:
         if span.step is None and span.last > span.first and span.name in memory.by_phase:

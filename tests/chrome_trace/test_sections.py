@@ -411,3 +411,18 @@ def test_a_sync_costs_all_it_waits_when_the_device_is_starved(tmp_path: Path) ->
     saved = saved_us(found.timeline, Without(waits=frozenset({0})))
     assert saved == pytest.approx(19 * 406, rel=0.05)
     assert whole == pytest.approx(19 * 1000 + 426 - 8, rel=0.01)
+
+
+def test_steps_told_by_their_parts_alone(tmp_path: Path) -> None:
+    events = []
+    for i in range(3):
+        events += [
+            note(f"diffprof::denoise[{i}]/denoiser", 100 * i, 60),
+            note(f"diffprof::denoise[{i}]", 100 * i + 60, 5),
+            note(f"diffprof::denoise[{i}]/scheduler", 100 * i + 65, 30),
+            note(f"diffprof::denoise[{i}]", 100 * i + 95, 5),
+        ]
+    found = sections(tmp_path, [*events, *read_back(1, 167), *read_back(3, 267), *launch(9, 10, 20, 5)])
+    (row,) = found.syncs or ()
+    assert row.by_step == (0, 1, 1)
+    assert row.part == "scheduler"
