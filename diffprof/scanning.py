@@ -38,6 +38,7 @@ def scan_target(
     target = resolve(spec, args) if isinstance(spec, str) else spec
     session = Session(target, where, options or Options(), analyzers, settings or {}, progress)
     with session.keeping_what_was_recorded(), where.active():
+        session.load_code()
         recording = target.run(session.record, where, session.options)
     return make_report(recording)
 

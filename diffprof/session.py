@@ -71,6 +71,11 @@ class Session:
 
     # --- running --------------------------------------------------------------------------------------
 
+    def load_code(self) -> None:
+        """Import the target's classes, which takes longer than all the rest."""
+        self.target.load_code()
+        self._lap("import")
+
     def record(self, scene: Scene) -> Recording:
         """Run every probe on a scene. What a probe saw before it failed stays in the session."""
         self.scene = scene

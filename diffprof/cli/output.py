@@ -79,9 +79,23 @@ def complain(what: str, hint: str = "") -> None:
         sys.stderr.flush()
 
 
+def _quiet_libraries() -> None:
+    """Keep the remarks that libraries make while they are imported off the terminal; errors still show.
+
+    What the user has set stays: each is a default for this process and its children.
+    """
+    import logging
+
+    for name in ("DIFFUSERS_VERBOSITY", "TRANSFORMERS_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
 @contextlib.contextmanager
 def stdout_to_stderr() -> Iterator[None]:
     """What the target prints, in Python or below it, goes to stderr: stdout holds the report only."""
+    _quiet_libraries()
     saved = None
     if sys.stdout is sys.__stdout__ and sys.stdout is not None:
         with contextlib.suppress(OSError, ValueError, AttributeError):

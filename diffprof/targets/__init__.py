@@ -61,6 +61,9 @@ class Target(Protocol):
     @property
     def name(self) -> str: ...
 
+    def load_code(self) -> None:
+        """Import what building needs, where that is known beforehand, so that its time can be told apart."""
+
     def run(self, play: Callable[[Scene], T], device: Device, options: Options) -> T:
         """Build the pipeline for the active device, hand its call to `play`, give back what `play` gives.
 

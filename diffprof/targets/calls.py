@@ -17,6 +17,9 @@ PROMPT = "a photograph of an astronaut riding a horse on the moon, sharp focus"
 STEPS = 3
 """Denoising steps of a default call: a first, a last, and a steady one between."""
 
+FRAMES = 8
+"""Pictures in a video that is given."""
+
 IMAGES = {"image", "mask_image", "control_image"}
 """Arguments that a pipeline which has them is called with even where they have a default of None."""
 
@@ -53,17 +56,17 @@ def default_call(pipe: Any, options: Options) -> dict[str, Any]:
         required = parameter.default is parameter.empty
         annotation = str(parameter.annotation)
         if name == "prompt":
-            made[name] = PROMPT
+            made[name] = [PROMPT] if annotation == "list[str]" else PROMPT
         elif name == "num_inference_steps":
             made[name] = STEPS
         elif name in IMAGES or (required and name.endswith("image")):
             made[name] = picture(pipe, options)
-        elif name == "video":
-            made[name] = [picture(pipe, options)] * 8
+        elif (name == "video" and "image" not in made) or (required and name.endswith("video")):
+            made[name] = [picture(pipe, options)] * FRAMES
         elif required and re.search(r"\bint\b", annotation):
             made[name] = [0] if re.search(r"\blist\b|\bList\b", annotation) else 1
         elif required and re.search(r"\bstr\b", annotation):
-            made[name] = PROMPT
+            made[name] = [PROMPT] if annotation == "list[str]" else PROMPT
         elif required:
             raise UsageError(
                 f"{type(pipe).__name__} can't be called without {name!r}, and diffprof has none to give.",

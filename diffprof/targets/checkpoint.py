@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from diffprof.errors import DiffprofError, TargetError
 from diffprof.targets import slug
-from diffprof.targets.builtin import builtin_targets
+from diffprof.targets.builtin import BuiltinInfo, builtin_targets
 
 if TYPE_CHECKING:
     from diffprof.devices import Device
@@ -37,8 +37,16 @@ class BuiltinTarget:
     def name(self) -> str:
         return self.spec
 
+    @property
+    def info(self) -> BuiltinInfo:
+        """What the package says about it."""
+        return next(info for info in builtin_targets() if info.name == self.spec)
+
+    def load_code(self) -> None:
+        _import_pipeline(self.info.folders[0])
+
     def run(self, play: Callable[[Scene], T], device: Device, options: Options) -> T:
-        info = next(info for info in builtin_targets() if info.name == self.spec)
+        info = self.info
         pipe, weights = _architecture(info.folders, device, options)
         return _played(self, play, device, options, pipe, weights, info.call, [])
 
@@ -55,6 +63,9 @@ class FolderTarget:
     def name(self) -> str:
         return slug(self.folder.resolve().name)
 
+    def load_code(self) -> None:
+        _import_pipeline(self.folder)
+
     def run(self, play: Callable[[Scene], T], device: Device, options: Options) -> T:
         return _checkpoint(self, play, device, options, self.folder)
 
@@ -70,9 +81,18 @@ class HubTarget:
     def name(self) -> str:
         return slug(self.spec)
 
+    def load_code(self) -> None:
+        """Its classes are known once its configurations are here."""
+
     def run(self, play: Callable[[Scene], T], device: Device, options: Options) -> T:
         with_weights = options.weights and device.wants_values
         return _checkpoint(self, play, device, options, downloaded(self.spec, with_weights=with_weights))
+
+
+def _import_pipeline(folder: Path) -> None:
+    from diffprof.targets.construct import pipeline_class, read_index
+
+    pipeline_class(read_index(folder)["_class_name"], folder)
 
 
 def downloaded(repo: str, *, with_weights: bool) -> Path:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ import torch
 from diffprof.errors import DiffprofError, TargetError, UsageError
 
 SEED = 0
+
+WHERE = ("subfolder", "revision", "cache_dir", "token", "local_files_only")
+"""Arguments of `from_pretrained` that say where a configuration is."""
 
 TOKENIZER_SETTINGS = {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json"}
 """Files of a tokenizer that hold no vocabulary."""
@@ -122,21 +125,23 @@ def component(
 ) -> Any:
     """One component, built from its configuration under `folders`."""
     folder = next((f / name for f in folders if (f / name).is_dir()), None)
-    if "Tokenizer" in class_name:
-        if folder is not None and any(file.name not in TOKENIZER_SETTINGS for file in folder.iterdir()):
+    if library == "transformers" and "Tokenizer" in class_name:
+        if folder is not None and any(file.name not in WHERE = ("subfolder", "revision", "cache_dir", "token", "local_files_only")
+"""Arguments of `from_pretrained` that say where a configuration is."""
+
+TOKENIZER_SETTINGS for file in folder.iterdir()):
             return _loaded(name, component_class(name, library, class_name), folder)
         return _stand_in(name, folder, folders, index)
     if folder is None:
         raise _missing(name, folders[0] / name)
     cls = component_class(name, library, class_name)
-    if not (inspect.isclass(cls) and issubclass(cls, torch.nn.Module)) and not hasattr(cls, "from_config"):
-        return _loaded(name, cls, folder)
-    if hasattr(cls, "set_timesteps"):
+    is_module = inspect.isclass(cls) and issubclass(cls, torch.nn.Module)
+    if hasattr(cls, "set_timesteps") or not (is_module or hasattr(cls, "from_config")):
         return _loaded(name, cls, folder)
     if not (folder / "config.json").is_file():
         raise _missing(name, folder / "config.json")
     try:
-        model = model_of(cls, str(folder))
+        return model_of(cls, str(folder), dtype)
     except DiffprofError:
         raise
     except Exception as error:
@@ -144,27 +149,79 @@ def component(
             f"{name} ({class_name}) can't be built from {str(folder / 'config.json')!r}: {_line(error)}.",
             "Check that the checkpoint was made for this version of diffusers and transformers.",
         ) from error
-    return finished(model, dtype)
 
 
-def finished(model: Any, dtype: torch.dtype | None) -> Any:
-    """A model as loading leaves it: in evaluation mode, in `dtype`."""
+def model_of(cls: Any, name: str, dtype: torch.dtype | None, **where: Any) -> Any:
+    """A model as loading it in `dtype` leaves it, built from its configuration in a folder or on the hub.
+
+    where: `subfolder`, `revision`, ... .
+    """
+    if hasattr(cls, "load_config"):
+        model = cls.from_config(cls.load_config(name, **where))
+    elif not _in_transformers(cls):
+        # Several models in one, which loads each of them.
+        with built_instead():
+            return cls.from_pretrained(name, dtype=dtype, **where)
+    else:
+        with _default_dtype(dtype):
+            model = _transformers_model(cls, name, **where)
     model.eval()
     if dtype is not None:
         cast(model, dtype)
     return model
 
 
-def model_of(cls: Any, name: str, **where: Any) -> Any:
-    """A model built from its configuration in a folder or on the hub; where: `subfolder`, ... ."""
-    if hasattr(cls, "load_config"):
-        return cls.from_config(cls.load_config(name, **where))
-    config_class = getattr(cls, "config_class", None)
-    if config_class is None:
-        from transformers import AutoConfig
+@contextmanager
+def built_instead(around: Callable[[], AbstractContextManager[None]] = nullcontext) -> Iterator[None]:
+    """Inside, loading a model builds it from its configuration instead, each within a context of `around`."""
+    from diffusers import ModelMixin
+    from transformers import PreTrainedModel
 
-        return cls.from_config(AutoConfig.from_pretrained(name, **where))
-    return cls(config_class.from_pretrained(name, **where))
+    def from_pretrained(cls: Any, name: Any, *args: Any, **kwargs: Any) -> Any:
+        where = {key: kwargs[key] for key in WHERE if kwargs.get(key) is not None}
+        with around():
+            return model_of(cls, str(name), named_dtype(kwargs), **where)
+
+    owners = ModelMixin, PreTrainedModel
+    before = [vars(owner)["from_pretrained"] for owner in owners]
+    try:
+        for owner in owners:
+            owner.from_pretrained = classmethod(from_pretrained)
+        yield
+    finally:
+        for owner, original in zip(owners, before, strict=True):
+            owner.from_pretrained = original
+
+
+def named_dtype(kwargs: Mapping[str, Any]) -> torch.dtype:
+    """What loading with these arguments would load in."""
+    named = kwargs.get("dtype") or kwargs.get("torch_dtype")
+    return named if isinstance(named, torch.dtype) else torch.float32
+
+
+def _transformers_model(cls: Any, name: str, **where: Any) -> Any:
+    config_class = getattr(cls, "config_class", None)
+    if config_class is not None:
+        return cls(config_class.from_pretrained(name, **where))
+    from transformers import AutoConfig
+
+    return cls.from_config(AutoConfig.from_pretrained(name, **where))
+
+
+def _in_transformers(cls: Any) -> bool:
+    """Models and Auto classes of transformers, or made on them."""
+    return hasattr(cls, "config_class") or cls.__module__.startswith("transformers.")
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
+    """transformers makes its models, buffers too, under the dtype that is asked for."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype or before)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def component_class(name: str, library: str, class_name: str) -> Any:
@@ -223,15 +280,25 @@ def _line(error: BaseException) -> str:
 
 def cast(model: torch.nn.Module, dtype: torch.dtype) -> None:
     """Give parameters and persistent buffers `dtype`, but for what the model keeps in float32."""
-    kept = set(getattr(model, "_keep_in_fp32_modules", None) or ())
+    kept = _kept_in_float32(model, dtype)
     for path, module in model.named_modules():
-        if kept and kept.intersection(path.split(".")):
-            continue
+        inside = bool(kept) and bool(kept.intersection(path.split(".")))
         for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is None or not tensor.is_floating_point() or tensor.dtype == dtype:
+            if tensor is None or not tensor.is_floating_point():
                 continue
-            if name not in module._non_persistent_buffers_set and name not in kept:
-                tensor.data = tensor.data.to(dtype)
+            wanted = torch.float32 if inside or name in kept else dtype
+            if tensor.dtype != wanted and name not in module._non_persistent_buffers_set:
+                tensor.data = tensor.data.to(wanted)
+
+
+def _kept_in_float32(model: torch.nn.Module, dtype: torch.dtype) -> set[str]:
+    """Names of modules and parameters. transformers keeps some in float32 for float16 only."""
+    strict = getattr(model, "_keep_in_fp32_modules_strict", None)
+    names = set(strict or ())
+    if strict is None or dtype == torch.float16:
+        loose = getattr(model, "_keep_in_fp32_modules", None) or ()
+        names |= {loose} if isinstance(loose, str) else set(loose)
+    return names
 
 
 @contextmanager

@@ -36,6 +36,9 @@ class FactoryTarget:
     def name(self) -> str:
         return slug(f"{self.file.stem}-{self.function}")
 
+    def load_code(self) -> None:
+        """What it imports is known only when it runs."""
+
     def run(self, play: Callable[[Scene], T], device: Device, options: Options) -> T:
         from diffprof.targets.calls import default_call, swap_scheduler, with_options
         from diffprof.targets.live import settle, with_dtype

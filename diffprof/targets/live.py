@@ -34,6 +34,9 @@ class ObjectTarget:
     def name(self) -> str:
         return self.spec
 
+    def load_code(self) -> None:
+        """What it imports is known only when it runs."""
+
     def run(self, play: Callable[[Scene], T], device: Device, options: Options) -> T:
         from diffprof.targets.calls import swap_scheduler, with_options
         from diffprof.targets.scene import Scene

@@ -7,16 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from diffprof.targets.construct import assemble, finished, model_of, random_values, weightless
+from diffprof.targets.construct import assemble, built_instead, named_dtype, random_values, weightless
 
 if TYPE_CHECKING:
     from diffprof.devices import Device
     from diffprof.targets import Options
-
-WHERE = ("subfolder", "revision", "cache_dir", "token", "local_files_only")
-"""Arguments of `from_pretrained` that say where a configuration is."""
 
 
 @contextmanager
@@ -31,28 +26,20 @@ def weights_left_out(options: Options, device: Device) -> Iterator[Callable[[Any
     if options.weights:
         yield weights_of
         return
-    from diffusers import DiffusionPipeline, ModelMixin
-    from transformers import PreTrainedModel
+    from diffusers import DiffusionPipeline
 
     empty = not device.wants_values
 
-    def pipeline(cls: Any, name: Any, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls: Any, name: Any, *args: Any, **kwargs: Any) -> Any:
         return _pipeline(cls, str(name), kwargs, empty)
 
-    def model(cls: Any, name: Any, *args: Any, **kwargs: Any) -> Any:
-        where = {key: kwargs[key] for key in WHERE if kwargs.get(key) is not None}
-        with weightless() if empty else random_values(None):
-            return finished(model_of(cls, str(name), **where), _dtype(kwargs))
-
-    replaced = [(DiffusionPipeline, pipeline), (ModelMixin, model), (PreTrainedModel, model)]
-    before = [(owner, vars(owner)["from_pretrained"]) for owner, _ in replaced]
+    original = vars(DiffusionPipeline)["from_pretrained"]
     try:
-        for owner, function in replaced:
-            owner.from_pretrained = classmethod(function)
-        yield lambda pipe: "none" if empty else "random"
+        DiffusionPipeline.from_pretrained = classmethod(from_pretrained)
+        with built_instead(weightless if empty else lambda: random_values(None)):
+            yield lambda pipe: "none" if empty else "random"
     finally:
-        for owner, original in before:
-            owner.from_pretrained = original
+        DiffusionPipeline.from_pretrained = original
 
 
 def _pipeline(cls: Any, name: str, kwargs: dict[str, Any], empty: bool) -> Any:
@@ -62,9 +49,4 @@ def _pipeline(cls: Any, name: str, kwargs: dict[str, Any], empty: bool) -> Any:
 
     folder = Path(name) if Path(name).is_dir() else downloaded(name, with_weights=False)
     own = None if cls is DiffusionPipeline else cls
-    return assemble([folder], empty=empty, dtype=_dtype(kwargs), cls=own, given=kwargs)
-
-
-def _dtype(kwargs: dict[str, Any]) -> torch.dtype:
-    named = kwargs.get("dtype") or kwargs.get("torch_dtype")
-    return named if isinstance(named, torch.dtype) else torch.float32
+    return assemble([folder], empty=empty, dtype=named_dtype(kwargs), cls=own, given=kwargs)

@@ -43,6 +43,9 @@ class ScriptTarget:
     def name(self) -> str:
         return slug(self.file.stem)
 
+    def load_code(self) -> None:
+        """What it imports is known only when it runs."""
+
     def run(self, play: Callable[[Scene], T], device: Device, options: Options) -> T:
         from diffprof.targets.calls import swap_scheduler, with_options
         from diffprof.targets.live import settle, with_dtype
