@@ -445,6 +445,8 @@ class Quantization(Row, kw_only=True):
     accuracy: str
     """What the SQNR was measured on: activations of the call, or a stated distribution."""
     selections: tuple[Selection, ...] = ()
+    script: str | None = None
+    """Python source that applies all selections to a pipeline called `pipe`, in the known order."""
     saves_ms: float = 0.0
     """Per pipeline call, predicted from the timings of the layers."""
     saves_bytes: int = 0

@@ -13,12 +13,13 @@ from diffprof.analyzers.quantization.published import PublishedList
 from diffprof.analyzers.quantization.schemes import SCHEMES, Scheme
 from diffprof.analyzers.quantization.source import (
     Named,
+    Part,
     Setting,
     filter_source,
     fqn_to_config_source,
     plain_name,
+    script,
     skipped_by_diffusers,
-    snippet,
     torchao_config_source,
 )
 from diffprof.recording import LinearRow, PublishedComparison, SchemeTiming, Selection
@@ -76,37 +77,68 @@ def gains(candidate: Candidate, rows: Sequence[LinearRow], mode: str) -> list[Ga
 @dataclass
 class Choice:
     """The outcome. schemes: index of the candidate -> its scheme; refused: index -> (scheme, dB) of layers that
-    would gain but are too sensitive."""
+    would gain but are too sensitive; small: that would gain, but too little to be worth code."""
 
     schemes: dict[int, Gain] = field(default_factory=dict)
     refused: dict[int, tuple[str, float]] = field(default_factory=dict)
+    small: set[int] = field(default_factory=set)
 
     @property
     def saves_us(self) -> float:
         return sum(gain.us for gain in self.schemes.values())
 
 
+SMALLEST_PART = 0.001
+"""Of the call: a component and scheme that saves less is not worth a line of code."""
+
+
 def choose(
-    candidates: Sequence[Candidate], rows: Sequence[LinearRow], mode: str, min_sqnr_db: float
+    candidates: Sequence[Candidate],
+    rows: Sequence[LinearRow],
+    mode: str,
+    min_sqnr_db: float,
+    call_us: float | None = None,
 ) -> Choice:
     """For each layer the scheme that saves most among those that clearly save and keep the floor.
 
-    Layers do not depend on each other, so the best set is the best scheme of each. A scheme without a
-    measured noise ratio is not chosen.
+    Layers do not depend on each other, so the best set is the best scheme of each; but a scheme that saves
+    less than SMALLEST_PART of the call in a component is not used there. A scheme without a measured noise
+    ratio is not chosen.
     """
+    unused: set[tuple[str, str]] = set()
+    while True:
+        choice = _best_of_each(candidates, rows, mode, min_sqnr_db, unused)
+        saved: dict[tuple[str, str], float] = {}
+        for index, gain in choice.schemes.items():
+            part = (candidates[index].component, gain.scheme)
+            saved[part] = saved.get(part, 0.0) + gain.us
+        small = [part for part, us in saved.items() if us < SMALLEST_PART * (call_us or 0.0)]
+        if not small:
+            return choice
+        unused.add(min(small, key=lambda part: saved[part]))
+
+
+def _best_of_each(
+    candidates: Sequence[Candidate],
+    rows: Sequence[LinearRow],
+    mode: str,
+    min_sqnr_db: float,
+    unused: set[tuple[str, str]],
+) -> Choice:
     choice = Choice()
     for index, candidate in enumerate(candidates):
         for gain in gains(candidate, rows, mode):
-            if not gain.clear:
-                continue
             noise = candidate.sqnr_db.get(gain.scheme)
-            if noise is None:
+            if not gain.clear or noise is None:
                 continue
-            if noise >= min_sqnr_db:
+            if noise < min_sqnr_db:
+                choice.refused.setdefault(index, (gain.scheme, noise))
+            elif (candidate.component, gain.scheme) not in unused:
                 choice.schemes[index] = gain
                 choice.refused.pop(index, None)
                 break
-            choice.refused.setdefault(index, (gain.scheme, noise))
+            else:
+                choice.small.add(index)
     return choice
 
 
@@ -143,6 +175,7 @@ def _judged(
 ) -> LinearRow:
     chosen = [number for number in users if number in choice.schemes]
     refused = [number for number in users if number in choice.refused]
+    small = any(number in choice.small and number not in choice.schemes for number in users)
     best = best_timing(row, mode)
     scheme = choice.schemes[chosen[0]].scheme if chosen else best.scheme if best else None
     noises = {
@@ -157,7 +190,7 @@ def _judged(
         row,
         scheme=scheme,
         worth_it=worth_it,
-        why=_why(row, users, chosen, [choice.refused[n] for n in refused], best, mode),
+        why=_why(row, users, chosen, [choice.refused[n] for n in refused], best, small),
         sqnr_db=noises,
         published=published.verdict(row.in_features, row.out_features, row.kind)
         if not row.adapter and any(candidates[number].component in components for number in users)
@@ -177,7 +210,7 @@ def _why(
     chosen: Sequence[int],
     refused: Sequence[tuple[str, float]],
     best: SchemeTiming | None,
-    mode: str,
+    small: bool,
 ) -> str:
     if row.adapter:
         return "part of a LoRA adapter: fuse it into the weights instead of quantizing it"
@@ -196,6 +229,8 @@ def _why(
     if refused:
         worst = min(noise for _, noise in refused)
         return f"{told}, but its noise ratio is {worst:.1f} dB, under the floor"
+    if small:
+        return f"{told}, but all such layers together save less than {SMALLEST_PART:.1%} of the call"
     return told
 
 
@@ -246,15 +281,7 @@ def selections(
                 modules=tuple(layer.name for layer in chosen),
                 config=scheme.config,
                 filter_source=filter_source(chosen, every),
-                snippet=snippet(
-                    component,
-                    chosen,
-                    every,
-                    config=scheme.config,
-                    imports=scheme.imports,
-                    apply=scheme.apply,
-                    setting=setting,
-                ),
+                snippet=script([_part_of(component, scheme, chosen, every)], setting),
                 fqn_to_config=_fqn_to_config(scheme, chosen),
                 torchao_config=library,
                 no_torchao_config=why_not,
@@ -263,6 +290,31 @@ def selections(
             )
         )
     return tuple(sorted(found, key=lambda selection: -selection.saves_ms))
+
+
+def whole_script(
+    picked: Sequence[Selection], everything: Mapping[str, Sequence[Named]], setting: Setting
+) -> str | None:
+    """All selections in one script, in the known order; None where there is none."""
+    parts = []
+    for selection in picked:
+        every = everything[selection.component]
+        wanted = set(selection.modules)
+        chosen = [layer for layer in every if layer.name in wanted]
+        parts.append(_part_of(selection.component, SCHEMES[selection.scheme], chosen, every))
+    return script(parts, setting) if parts else None
+
+
+def _part_of(component: str, scheme: Scheme, chosen: Sequence[Named], every: Sequence[Named]) -> Part:
+    return Part(
+        component=component,
+        scheme=scheme.key,
+        chosen=chosen,
+        everything=every,
+        config=scheme.config,
+        imports=scheme.imports,
+        apply=scheme.apply,
+    )
 
 
 def saved_bytes(candidate: Candidate, scheme: Scheme) -> int:

@@ -23,6 +23,7 @@ from diffprof.analyzers.quantization.choice import (
     judged_rows,
     published_schemes,
     selections,
+    whole_script,
 )
 from diffprof.analyzers.quantization.inventory import (
     EventStopwatch,
@@ -33,11 +34,11 @@ from diffprof.analyzers.quantization.inventory import (
     Stopwatch,
     take_inventory,
 )
-from diffprof.analyzers.quantization.layers import Unavailable, dtype_of
+from diffprof.analyzers.quantization.layers import Unavailable, dtype_of, quantized_copy
 from diffprof.analyzers.quantization.order import check_order, disorder, done, unfused_adapters
 from diffprof.analyzers.quantization.published import published_list
 from diffprof.analyzers.quantization.restore import restored
-from diffprof.analyzers.quantization.schemes import SCHEMES, schemes_for
+from diffprof.analyzers.quantization.schemes import SCHEMES, Scheme, schemes_for
 from diffprof.analyzers.quantization.source import Setting
 from diffprof.analyzers.quantization.timing import Budget, EventRunner, HostRunner, Patience, Runner, compiled
 from diffprof.errors import UsageError
@@ -87,6 +88,7 @@ class Instruments:
     stopwatch: Stopwatch | None = None
     runner: Runner | None = None
     compiler: Callable[[Any], Any] = compiled
+    build: Callable[[torch.nn.Module, Scheme], torch.nn.Module] = quantized_copy
     patience: Patience = field(default_factory=Patience)
     cache_path: Path | None = None
 
@@ -209,6 +211,7 @@ class _Probe:
             schemes=self.schemes,
             patience=self.tools.patience,
             compiler=self.tools.compiler,
+            build=self.tools.build,
             cache=stored,
             on_key=lambda key: self._step(f"{key.m} x {key.in_features} x {key.out_features}"),
         )
@@ -246,7 +249,7 @@ class _Probe:
         ]
         self._say("quantization: accuracy of the layers that would gain")
         accuracy = self._measure_noise(candidates, called, rows)
-        choice = choose(candidates, rows, self.mode, self.min_sqnr)
+        choice = choose(candidates, rows, self.mode, self.min_sqnr, inventory.call_us)
         pipe = self.scene.pipe
         everything: dict[str, list[Any]] = {}
         adapters: dict[str, list[str]] = {}
@@ -276,6 +279,7 @@ class _Probe:
             min_sqnr_db=self.min_sqnr,
             accuracy=accuracy,
             selections=picked,
+            script=whole_script(picked, everything, setting),
             saves_ms=saves_us / 1e3,
             saves_bytes=sum(selection.saves_bytes for selection in picked),
             call_ms=None if call_us is None else call_us / 1e3,
@@ -332,7 +336,7 @@ class _Probe:
                     except Unavailable:
                         continue
                 candidate.sqnr_db[gain.scheme] = noise
-                if noise >= self.min_sqnr:
+                if noise >= self.min_sqnr and not synthetic:
                     break
         if synthetic:
             return f"synthetic values: {SYNTHETIC}"

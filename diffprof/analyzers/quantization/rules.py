@@ -134,8 +134,7 @@ def linear_not_worth_quantizing(recording: Recording) -> Iterator[Finding]:
     Exact: nothing changes.
     """
     for row in recording.linears or ():
-        quiet = row.worth_it is not False or row.adapter or row.quantized
-        if quiet or (row.sqnr_db and _would_gain(row, recording)):
+        if row.worth_it is not False or row.adapter or row.quantized or _sensitive(row, recording):
             continue
         yield _finding(
             recording,
@@ -148,10 +147,14 @@ def linear_not_worth_quantizing(recording: Recording) -> Iterator[Finding]:
         )
 
 
-def _would_gain(row: LinearRow, recording: Recording) -> bool:
-    assert recording.quantization is not None
-    timing = row.timing(row.scheme, recording.quantization.mode)
-    return timing is not None and (timing.gain_us or 0.0) > (timing.gain_spread_us or 0.0)
+def _sensitive(row: LinearRow, recording: Recording) -> dict[str, float]:
+    """Layers that would gain with the row's scheme but for their noise ratio: name -> dB."""
+    quantization = recording.quantization
+    assert quantization is not None
+    timing = row.timing(row.scheme, quantization.mode)
+    if timing is None or (timing.gain_us or 0.0) <= (timing.gain_spread_us or 0.0):
+        return {}
+    return {name: noise for name, noise in row.sqnr_db.items() if noise < quantization.min_sqnr_db}
 
 
 @rule("QNT003", "sensitive-linear", needs=NEEDS)
@@ -177,8 +180,8 @@ def sensitive_linear(recording: Recording) -> Iterator[Finding]:
     quantization = recording.quantization
     assert quantization is not None
     for row in recording.linears or ():
-        low = {name: noise for name, noise in row.sqnr_db.items() if noise < quantization.min_sqnr_db}
-        if not low or row.adapter or row.quantized or not _would_gain(row, recording):
+        low = _sensitive(row, recording)
+        if not low or row.adapter or row.quantized:
             continue
         worst = min(low, key=lambda name: low[name])
         yield _finding(

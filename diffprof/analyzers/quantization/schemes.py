@@ -9,9 +9,10 @@ from typing import Any
 ORIGINAL = "original"
 """The linear as it is."""
 
-_TORCHAO_APPLY = "quantize_(pipe.{component}, {config}, filter_fn)"
+_TORCHAO_APPLY = "quantize_(pipe.{component}, {config}, {filter})"
 _TORCH_APPLY = """\
-chosen = {{fqn: {config} for fqn, module in pipe.{component}.named_modules() if filter_fn(module, fqn)}}
+wanted = {filter}
+chosen = {{fqn: {config} for fqn, module in pipe.{component}.named_modules() if wanted(module, fqn)}}
 quantize_dynamic(pipe.{component}, chosen, inplace=True)"""
 
 
@@ -56,7 +57,7 @@ class Scheme:
 
     @property
     def apply(self) -> str:
-        """Statements that quantize, with {component} and {config} to be filled in."""
+        """Statements that quantize, with {component}, {config} and {filter} to be filled in."""
         return _TORCH_APPLY if self.family == "torch" else _TORCHAO_APPLY
 
 

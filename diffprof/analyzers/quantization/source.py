@@ -65,27 +65,47 @@ def table_source(table: Mapping[Shape, Sequence[str]], name: str = "CHOSEN") -> 
     return "\n".join(lines)
 
 
-FILTER_BODY = '''\
+_MATCH = """\
+pattern = ".".join("*" if part.isdigit() else part for part in name.split("."))"""
+
+FILTER_BODY = f'''\
 def filter_fn(module, fqn):
     """True for the chosen linears, with or without LoRA adapters around them."""
     if not isinstance(module, torch.nn.Linear):
         return False
     name = fqn.replace(".base_layer", "").removesuffix(".mod")
-    pattern = ".".join("*" if part.isdigit() else part for part in name.split("."))
+    {_MATCH}
     chosen = CHOSEN.get((module.in_features, module.out_features), ())
     return name in chosen or pattern in chosen
 '''
 
-CONV_BODY = '''\
-def conv_filter_fn(module, fqn):
-    """True for the chosen 1x1 convolutions."""
-    if not isinstance(module, torch.nn.Conv2d):
-        return False
-    name = fqn.replace(".base_layer", "")
-    pattern = ".".join("*" if part.isdigit() else part for part in name.split("."))
-    chosen = CHOSEN.get((module.in_channels, module.out_channels), ())
-    return module.kernel_size == (1, 1) and (name in chosen or pattern in chosen)
-'''
+LINEARS_BODY = f'''\
+def linears(table):
+    """A filter for the linears of a table, with or without LoRA adapters around them."""
+
+    def filter_fn(module, fqn):
+        if not isinstance(module, torch.nn.Linear):
+            return False
+        name = fqn.replace(".base_layer", "").removesuffix(".mod")
+        {_MATCH}
+        chosen = table.get((module.in_features, module.out_features), ())
+        return name in chosen or pattern in chosen
+
+    return filter_fn'''
+
+CONVOLUTIONS_BODY = f'''\
+def convolutions(table):
+    """A filter for the 1x1 convolutions of a table."""
+
+    def filter_fn(module, fqn):
+        if not isinstance(module, torch.nn.Conv2d) or module.kernel_size != (1, 1):
+            return False
+        name = fqn.replace(".base_layer", "")
+        {_MATCH}
+        chosen = table.get((module.in_channels, module.out_channels), ())
+        return name in chosen or pattern in chosen
+
+    return filter_fn'''
 
 
 def filter_source(chosen: Sequence[Named], everything: Sequence[Named]) -> str:
@@ -102,38 +122,61 @@ class Setting:
     compile: bool = False
 
 
-def snippet(
-    component: str,
-    chosen: Sequence[Named],
-    everything: Sequence[Named],
-    *,
-    config: str,
-    imports: Sequence[str],
-    apply: str,
-    setting: Setting,
-) -> str:
-    """A script that quantizes `pipe`, in the order: fuse LoRA, fuse QKV, swap convolutions, quantize, compile.
+@dataclass(frozen=True)
+class Part:
+    """One `quantize_` of a script: these layers of this component, with this configuration.
 
-    apply: the statements that quantize, with `{component}` and `{config}` to be filled in.
+    imports: statements that it needs. apply: the statements that quantize, with `{component}`, `{config}` and
+    `{filter}` to be filled in.
     """
-    convolutions = [each for each in chosen if each.kind == "conv1x1"]
-    heads = ["import torch", *imports]
-    if convolutions:
-        heads.append("from torchao.quantization import swap_conv2d_1x1_to_linear")
-    parts = ["\n".join(heads), table_source(entries(chosen, everything)), "", FILTER_BODY]
-    if convolutions:
-        parts += ["", CONV_BODY]
+
+    component: str
+    scheme: str
+    chosen: Sequence[Named]
+    everything: Sequence[Named]
+    config: str
+    imports: Sequence[str]
+    apply: str
+
+    @property
+    def table_name(self) -> str:
+        return f"{self.component}_{self.scheme}".replace("-", "_").replace(".", "_").upper()
+
+    @property
+    def convolutions(self) -> bool:
+        return any(layer.kind == "conv1x1" for layer in self.chosen)
+
+
+def script(parts: Sequence[Part], setting: Setting) -> str:
+    """A script that quantizes `pipe`, in the order: fuse LoRA, fuse QKV, swap convolutions, quantize, compile."""
+    swaps = any(part.convolutions for part in parts)
+    heads = {"import torch", *(line for part in parts for line in part.imports)}
+    if swaps:
+        heads.add("from torchao.quantization import swap_conv2d_1x1_to_linear")
+    blocks = ["\n".join(sorted(heads, key=lambda line: (not line.startswith("import "), line)))]
+    blocks += [table_source(entries(part.chosen, part.everything), part.table_name) for part in parts]
+    blocks.append(LINEARS_BODY)
+    if swaps:
+        blocks.append(CONVOLUTIONS_BODY)
     steps = []
     if setting.fuse_lora:
         steps.append("pipe.fuse_lora()\npipe.unload_lora_weights()")
     if setting.fuse_qkv:
         steps.append("pipe.fuse_qkv_projections()")
-    if convolutions:
-        steps.append(f"swap_conv2d_1x1_to_linear(pipe.{component}, conv_filter_fn)")
-    steps.append(apply.format(component=component, config=config))
+    steps += [
+        f"swap_conv2d_1x1_to_linear(pipe.{part.component}, convolutions({part.table_name}))"
+        for part in parts
+        if part.convolutions
+    ]
+    steps += [
+        part.apply.format(component=part.component, config=part.config, filter=f"linears({part.table_name})")
+        for part in parts
+    ]
     if setting.compile:
-        steps.append(f"pipe.{component}.compile()")
-    return "\n\n".join([parts[0], "\n".join(parts[1:]), "\n".join(steps)]) + "\n"
+        steps += [
+            f"pipe.{component}.compile()" for component in dict.fromkeys(part.component for part in parts)
+        ]
+    return "\n\n\n".join(blocks) + "\n\n\n" + "\n".join(steps) + "\n"
 
 
 def fqn_to_config_source(names: Sequence[str], config: str) -> str:
