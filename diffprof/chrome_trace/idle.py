@@ -132,15 +132,22 @@ def _causes(
         np.where(known, calls.ts[np.maximum(call, 0)], np.inf) if len(calls) else np.full(len(call), np.inf)
     )
     until = np.clip(launched, start, end)
-    kind_of = np.array([kind.value for kind in waits.kinds])
-    in_copy = intervals.union(_call_spans(calls, kind_of == CallKind.COPY.value))
-    in_call = _call_spans(calls, np.ones(len(calls), bool) & ~np.isin(np.arange(len(calls)), waits.blocking))
-    in_op = intervals.spans(trace.ops.ts, trace.ops.dur)
-    issuing = intervals.covered(np.concatenate([in_call, in_op]), start, until)
-    copying = intervals.covered(in_copy, start, until)
+    lane: Any = np.full(len(call), -1)
+    lane[known] = calls.lane[call[known]]
+    issuing, copying = np.zeros(len(start)), np.zeros(len(start))
+    copies = np.array([kind is CallKind.COPY for kind in waits.kinds], dtype=bool)
+    blocks = np.isin(np.arange(len(calls)), waits.blocking)
+    for each in np.unique(lane[known]).tolist():
+        # What other threads do does not hold up this one.
+        gaps, own = np.flatnonzero(lane == each), calls.lane == each
+        ops = trace.ops.lane == each
+        in_op = intervals.spans(trace.ops.ts[ops], trace.ops.dur[ops])
+        in_call = _call_spans(calls, own & ~blocks)
+        issuing[gaps] = intervals.covered(np.concatenate([in_op, in_call]), start[gaps], until[gaps])
+        copying[gaps] = intervals.covered(_call_spans(calls, own & copies), start[gaps], until[gaps])
     python = (until - start) - issuing
     latency = end - until
-    sync_call, waited = _last_wait(calls, waits.blocking, start, until)
+    sync_call, waited = _last_wait(calls, waits.blocking, lane, start, until)
     causes: list[str] = []
     syncs: list[int | None] = []
     for i in range(len(start)):
@@ -163,18 +170,21 @@ def _causes(
     return causes, syncs, until
 
 
-def _last_wait(calls: Any, blocking: Any, start: Any, until: Any) -> tuple[Any, Any]:
-    """The latest blocking call that began before the launch and ended after the device ran dry, and how long
-    it kept the host."""
+def _last_wait(calls: Any, blocking: Any, lane: Any, start: Any, until: Any) -> tuple[Any, Any]:
+    """The latest blocking call on the launching thread that began before the launch and ended after the
+    device ran dry, and how long it kept the host."""
     row = np.full(len(start), -1)
     waited = np.zeros(len(start))
-    if not len(blocking):
-        return row, waited
-    index = np.searchsorted(calls.ts[blocking], until, side="right") - 1
-    candidate = blocking[np.maximum(index, 0)]
-    hit = (index >= 0) & (calls.end[candidate] > start)
-    row[hit] = candidate[hit]
-    waited[hit] = calls.dur[candidate[hit]]
+    for each in np.unique(lane):
+        mine = blocking[calls.lane[blocking] == each]
+        gaps = np.flatnonzero(lane == each)
+        if not len(mine):
+            continue
+        index = np.searchsorted(calls.ts[mine], until[gaps], side="right") - 1
+        candidate = mine[np.maximum(index, 0)]
+        hit = (index >= 0) & (calls.end[candidate] > start[gaps])
+        row[gaps[hit]] = candidate[hit]
+        waited[gaps[hit]] = calls.dur[candidate[hit]]
     return row, waited
 
 

@@ -426,3 +426,10 @@ def test_steps_told_by_their_parts_alone(tmp_path: Path) -> None:
     (row,) = found.syncs or ()
     assert row.by_step == (0, 1, 1)
     assert row.part == "scheduler"
+
+
+def test_other_threads_do_not_hold_up_the_one_that_launches(tmp_path: Path) -> None:
+    loader = {**op("aten::collate", 130, 300), "tid": 99}
+    waiter = call("cudaDeviceSynchronize", 100, 340, tid=98)
+    events = [*launch(1, 10, 20, 100), loader, waiter, *launch(2, 420, 430, 10)]
+    assert idle(sections(tmp_path, events)) == {"python": 310}
