@@ -39,7 +39,8 @@ def simulated_gpu(
     device = register()
     if SESSION.active:
         raise DiffprofError(
-            "The simulated device is active already.", "Leave the other simulated_gpu() first: there is one device."
+            "The simulated device is active already.",
+            "Leave the other simulated_gpu() first: there is one device.",
         )
     undo = patches.install()
     SESSION.active = True
@@ -74,7 +75,9 @@ def same_storage(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether two tensors share memory, on the simulated device or on a real one."""
     if type(one) is SimTensor or type(other) is SimTensor:
         return type(one) is type(other) and one._cell is other._cell
-    return one.device == other.device and one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+    return (
+        one.device == other.device and one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+    )
 
 
 def is_simulated(tensor: Any) -> bool:

@@ -1,7 +1,7 @@
 """The only module that touches PyTorch's private backend API.
 
-`register` makes `sim` a device of this process, once, on any build of PyTorch: a device module, a device guard,
-kernels that make tensors from nothing or copy, a fallback for everything else, and composites that stay whole.
+`register` makes `sim` a device of this process, once, on any build of PyTorch: a device module, a device
+guard, kernels that make tensors from nothing or copy, a fallback for the rest, composites that stay whole.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from diffprof.errors import DiffprofError
 
 from . import autocast, copies, dispatch, handlers, runtime, tensor
 from .ops import Op
+from .session import SESSION
 from .tensor import NAME, SimTensor, intern_meta, known, unknown
 
 aten = torch.ops.aten
@@ -92,10 +93,10 @@ def _set_up() -> None:
 
     class Hook(torch._C._acc.PrivateUse1Hooks):
         def is_available(self) -> bool:
-            return runtime.SESSION.active
+            return SESSION.active
 
         def has_primary_context(self, device: int) -> bool:
-            return runtime.SESSION.active
+            return SESSION.active
 
         def is_built(self) -> bool:
             return True
@@ -179,7 +180,7 @@ def _empty(
 ) -> SimTensor:
     dtype = dtype or torch.get_default_dtype()
     memory_format = memory_format or torch.contiguous_format
-    if runtime.SESSION.unknown and torch.Size(size).numel() > handlers.KEPT:
+    if SESSION.unknown and torch.Size(size).numel() > handlers.KEPT:
         like = torch.empty(size, dtype=dtype, memory_format=memory_format, device="meta")
         return unknown(intern_meta(like.shape, like.stride(), dtype, 0))
     return known(torch.empty(size, dtype=dtype, memory_format=memory_format, device="cpu"))
@@ -194,13 +195,17 @@ def _empty_strided(
     pin_memory: Any = None,
 ) -> SimTensor:
     dtype = dtype or torch.get_default_dtype()
-    if runtime.SESSION.unknown and torch.Size(size).numel() > handlers.KEPT:
+    if SESSION.unknown and torch.Size(size).numel() > handlers.KEPT:
         return unknown(intern_meta(torch.Size(size), tuple(stride), dtype, 0))
     return known(torch.empty_strided(size, stride, dtype=dtype, device="cpu"))
 
 
 def _scalar_tensor(
-    value: Any, dtype: torch.dtype | None = None, layout: Any = None, device: Any = None, pin_memory: Any = None
+    value: Any,
+    dtype: torch.dtype | None = None,
+    layout: Any = None,
+    device: Any = None,
+    pin_memory: Any = None,
 ) -> SimTensor:
     return handlers.scalar_tensor(_scalar_op(), (value,), {"dtype": dtype})
 

@@ -140,9 +140,7 @@ WAITS: Mapping[str, Wait] = MappingProxyType(
         "_unique2": Wait(
             _K.DATA_DEPENDENT_SHAPE, _COUNT, "aten/src/ATen/native/cuda/Unique.cu: _unique2_cuda"
         ),
-        "_unique": Wait(
-            _K.DATA_DEPENDENT_SHAPE, _COUNT, "aten/src/ATen/native/cuda/Unique.cu: _unique_cuda"
-        ),
+        "_unique": Wait(_K.DATA_DEPENDENT_SHAPE, _COUNT, "aten/src/ATen/native/cuda/Unique.cu: _unique_cuda"),
         "unique_dim": Wait(
             _K.DATA_DEPENDENT_SHAPE, _COUNT, "aten/src/ATen/native/cuda/Unique.cu: unique_dim_cuda"
         ),
@@ -150,11 +148,13 @@ WAITS: Mapping[str, Wait] = MappingProxyType(
             _K.DATA_DEPENDENT_SHAPE, _COUNT, "aten/src/ATen/native/cuda/Unique.cu: unique_consecutive_cuda"
         ),
         "unique_dim_consecutive": Wait(
-            _K.DATA_DEPENDENT_SHAPE, _COUNT, "aten/src/ATen/native/cuda/Unique.cu: unique_dim_consecutive_cuda"
+            _K.DATA_DEPENDENT_SHAPE,
+            _COUNT,
+            "aten/src/ATen/native/cuda/Unique.cu: unique_dim_consecutive_cuda",
         ),
         "repeat_interleave": Wait(
             _K.DATA_DEPENDENT_SHAPE,
-            "the sum of the repeats is read back unless output_size is given, and so is a check of their sign",
+            "without output_size, the sum of the repeats and a check of their sign are read back",
             "aten/src/ATen/native/Repeat.h: repeat_interleave_common (cumsum[-1].item(), all().item())",
             waits=2,
             when=_absent(1, "output_size"),
@@ -215,6 +215,10 @@ WAITS: Mapping[str, Wait] = MappingProxyType(
     }
 )
 
+_ASYNC_COPY = (
+    "aten/src/ATen/native/cuda/Copy.cu: copy_kernel_cuda (cudaMemcpyAsync); "
+    "CUDA Runtime API, API synchronization behavior"
+)
 H2D = Wait(
     _K.HOST_TO_DEVICE,
     "a copy with non_blocking=False ends in a stream synchronize, also from the host to the device",
@@ -222,9 +226,9 @@ H2D = Wait(
 )
 STAGED = Wait(
     _K.STAGED_COPY,
-    "non_blocking=True from pageable memory: the driver stages the copy through a pinned buffer first, and the "
-    "host waits for that",
-    "aten/src/ATen/native/cuda/Copy.cu: copy_kernel_cuda (cudaMemcpyAsync); CUDA API synchronization behavior",
+    "non_blocking=True from pageable memory: the driver stages the copy through a pinned buffer first, "
+    "and the host waits for that",
+    _ASYNC_COPY,
 )
 D2H = Wait(
     _K.DEVICE_TO_HOST,
@@ -234,7 +238,7 @@ D2H = Wait(
 D2H_PAGEABLE = Wait(
     _K.DEVICE_TO_HOST,
     "non_blocking=True into pageable memory: cudaMemcpyAsync returns once the copy is done",
-    "aten/src/ATen/native/cuda/Copy.cu: copy_kernel_cuda (cudaMemcpyAsync); CUDA API synchronization behavior",
+    _ASYNC_COPY,
 )
 INDEX_UPLOAD = Wait(
     _K.HOST_TO_DEVICE,

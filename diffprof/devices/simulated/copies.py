@@ -7,11 +7,12 @@ from typing import Any
 import torch
 
 from .blocking import D2H, D2H_PAGEABLE, H2D, SCALAR_ASSIGNED, STAGED, Wait
-from .dispatch import learn, plain, signature_of, tell_op
+from .dispatch import plain
 from .observer import TensorMeta
 from .ops import Op
 from .session import SESSION, tell_blocking, tell_invented
-from .tensor import NAME, SimTensor, host_meta, inner_of, intern_meta, unknown
+from .signatures import signature_of, tell_op
+from .tensor import NAME, SimTensor, covers, host_meta, inner_of, intern_meta, unknown
 
 PINNED = "_diffprof_pinned"
 """Attribute of a CPU storage that counts as page-locked."""
@@ -50,6 +51,18 @@ def _fits(t: SimTensor) -> bool:
     return t._meta.numel <= 1 << 22 and not t.requires_grad
 
 
+def learn(t: SimTensor, values: torch.Tensor) -> bool:
+    """Make all of an unknown storage known by overwriting it with `values`. False if `t` isn't all of it."""
+    if not covers(t):
+        return False
+    fresh = torch.empty_strided(t._meta.shape, t._meta.stride, dtype=t.dtype, device="cpu")
+    fresh.copy_(values)
+    t._cell.learn(fresh.untyped_storage())
+    t._inner = fresh
+    t._epoch = t._cell.epoch
+    return True
+
+
 def _upload(op: Op, dst: SimTensor, src: torch.Tensor, non_blocking: bool) -> SimTensor:
     SESSION.ops += 1
     if src.device.type == "meta":
@@ -65,9 +78,7 @@ def _upload(op: Op, dst: SimTensor, src: torch.Tensor, non_blocking: bool) -> Si
     return dst
 
 
-def tell_upload(
-    op: Op, src: torch.Tensor, dst: TensorMeta, non_blocking: bool, wait: Wait = H2D
-) -> None:
+def tell_upload(op: Op, src: torch.Tensor, dst: TensorMeta, non_blocking: bool, wait: Wait = H2D) -> None:
     """Report a host-to-device copy: the op, then the wait unless it is asynchronous."""
     meta = host_meta(src)
     tell_op(signature_of(op, (meta,), (dst,), {}, "h2d", meta.nbytes))
@@ -176,14 +187,3 @@ def copy_from(src: torch.Tensor, dst: torch.Tensor, non_blocking: bool = False) 
 
     copy_(op_of(torch.ops.aten.copy_.default), (dst, src, non_blocking), {})
     return dst
-
-
-__all__ = [
-    "copy_",
-    "copy_from",
-    "is_pinned",
-    "mark_pinned",
-    "report",
-    "tell_upload",
-    "to_copy",
-]

@@ -8,11 +8,11 @@ import torch
 
 from .tensor import NAME
 
-_Base = torch._C.Generator
+_Base: Any = torch._C.Generator
 _on_device: set[int] = set()
 
 
-class SimGenerator(_Base):
+class SimGenerator(_Base):  # type: ignore[misc]
     """A CPU generator that says it is on the device: the numbers are those of the CPU."""
 
     @property

@@ -9,25 +9,13 @@ import torch
 
 from . import copies
 from .blocking import HOST_INDEX, INDEX_UPLOAD, VALUE_UPLOAD, WAITS, Wait
-from .dispatch import (
-    HOST,
-    META,
-    SIM,
-    UNKNOWN,
-    compute,
-    infer,
-    make_signature,
-    mapped,
-    on_host,
-    plain,
-    scan,
-    signature_of,
-    tell_op,
-)
+from .dispatch import HOST, META, SIM, UNKNOWN, compute, on_host, plain, scan
 from .generators import is_on_device
+from .inference import infer, mapped
 from .observer import BlockingKind, TensorMeta, UnknownValue, dtype_name
 from .ops import Op, argument
 from .session import QUIET, SESSION, may_assume, tell_blocking
+from .signatures import make_signature, signature_of, tell_op
 from .subscripts import table_on_host
 from .tensor import NAME, Cell, SimTensor, covers, inner_of, intern_meta, known, regeometry, unknown
 
@@ -80,7 +68,7 @@ def _tell(op: Op, wait: Wait, t: torch.Tensor, is_known: bool, assumed: Any = No
     )
 
 
-# --- values on the host -----------------------------------------------------------------------------------------
+# --- values on the host ---------------------------------------------------------------------------
 
 
 def read(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -141,7 +129,7 @@ def equal(op: Op, args: tuple, kwargs: dict[str, Any]) -> bool:
 
 
 def allclose(op: Op, args: tuple, kwargs: dict[str, Any]) -> bool:
-    """`torch.allclose`: what it consists of on every device (native/TensorCompare.cpp), one read at the end."""
+    """`torch.allclose`: what it consists of everywhere (native/TensorCompare.cpp), one read at the end."""
     return bool(torch.isclose(*args, **kwargs).all().item())
 
 
@@ -234,7 +222,7 @@ def _filled(t: torch.Tensor, fill: str) -> torch.Tensor:
     return torch.arange(t.numel()).view(t.shape).to(t.dtype)
 
 
-# --- indexing ---------------------------------------------------------------------------------------------------
+# --- indexing -------------------------------------------------------------------------------------
 
 
 def index(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -257,7 +245,7 @@ def _refuse_device_index() -> None:
 def _indices(
     op: Op, x: SimTensor, indices: Any, mask_wait: Wait | None
 ) -> tuple[list | None, SimTensor | None]:
-    """Report what the indices cost. Returns them with the masks as integers, and the mask that isn't known."""
+    """Report what the indices cost. Returns them with masks as integers, and the mask that isn't known."""
     plan: list[Any] = []
     unknown_mask = None
     masks = False
@@ -341,12 +329,10 @@ def index_put(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
 def _single_mask(indices: Any) -> bool:
     """The condition of canDispatchToMaskedFill: one mask on the device, and otherwise full slices."""
     given = [i for i in indices if i is not None]
-    return (
-        len(given) == 1 and given[0].dtype in (torch.bool, torch.uint8) and type(given[0]) is SimTensor
-    )
+    return len(given) == 1 and given[0].dtype in (torch.bool, torch.uint8) and type(given[0]) is SimTensor
 
 
-# --- factories and overwriting ------------------------------------------------------------------------------------
+# --- factories and overwriting --------------------------------------------------------------------
 
 
 def factory(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -419,7 +405,7 @@ def random_on_device(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
     return plain(op, args, kwargs)
 
 
-# --- storage and the rest -------------------------------------------------------------------------------------------
+# --- storage and the rest -------------------------------------------------------------------------
 
 
 def set_(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -433,8 +419,8 @@ def set_(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
         if len(args) > 2 and isinstance(y, torch.Tensor) and type(x) is not SimTensor:
             return op.func(*args, **kwargs)
         raise RuntimeError(
-            f"Attempted to set the storage of a tensor on device \"{x.device}\" to a storage on different "
-            f"device \"{y.device}\". This is no longer allowed; the devices must match."
+            f'Attempted to set the storage of a tensor on device "{x.device}" to a storage on different '
+            f'device "{y.device}". This is no longer allowed; the devices must match.'
         )
     if len(args) == 2:
         meta = y._meta

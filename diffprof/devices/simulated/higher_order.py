@@ -1,45 +1,70 @@
-"""Higher-order operators on the simulated device: flex attention."""
+"""Flex attention on the simulated device: the one operator that takes functions and is run here."""
 
 from __future__ import annotations
 
+import importlib
+from functools import cache
 from typing import Any
 
 import torch
 
-from diffprof.errors import DiffprofError
-
-from .dispatch import mapped, on_host
-from .observer import OpSignature
+from .dispatch import on_host
+from .inference import mapped
 from .session import QUIET, SESSION
+from .signatures import make_meta_op, tell_op
 from .tensor import SimTensor, intern_meta, known, unknown
 
-_signatures: dict[tuple, OpSignature] = {}
+
+@cache
+def register_flex_attention() -> None:
+    """Tell the operator how it runs on the simulated tensor."""
+    operators = importlib.import_module("torch._higher_order_ops.flex_attention")
+    operators.flex_attention.py_impl(SimTensor)(flex_attention)
 
 
-def run_higher_order(func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-    """An operator that takes functions. Raises DiffprofError for one that can't be simulated."""
-    name = getattr(func, "name", lambda: str(func))()
-    if name != "flex_attention":
-        raise DiffprofError(
-            f"The higher-order operator {name} can't run on the simulated device.",
-            "Run the model eagerly (torch.compiler.set_stance('force_eager')), or scan it on a real device.",
-        )
+def flex_attention(*args: Any, **kwargs: Any) -> Any:
+    """(out, logsumexp, maximum) of the operator. Its mask and score functions can't be seen inside."""
     if SESSION.on_opaque is not None and not QUIET.depth:
-        SESSION.on_opaque(name)
-    q, _, v = args[:3]
+        SESSION.on_opaque("flex_attention")
+    SESSION.ops += 1
+    q, k, v = args[:3]
+    out = _computed(args, kwargs) if _all_known((args, kwargs)) else _inferred(q, v)
+    operator = importlib.import_module("torch._higher_order_ops.flex_attention").flex_attention
+    tell_op(make_meta_op(operator, "flex_attention", (q, k, v), out[:1]))
+    return out
+
+
+def _computed(args: tuple, kwargs: dict[str, Any]) -> tuple:
+    operators = importlib.import_module("torch._higher_order_ops.flex_attention")
+    host_args = [_host(a) for a in args]
+    out = operators.sdpa_dense(*host_args, **{name: _host(a) for name, a in kwargs.items()})
+    return tuple(known(o) if isinstance(o, torch.Tensor) else o for o in out)
+
+
+def _host(a: Any) -> Any:
+    if callable(a) and not isinstance(a, torch.Tensor):
+        return _on_host(a)
+    if isinstance(a, tuple):
+        return tuple(_host(b) for b in a)
+    return mapped(a, on_host)
+
+
+def _on_host(function: Any) -> Any:
+    """The function on the values of what it closes over."""
+
+    def call(*args: Any) -> Any:
+        return mapped(function(*args), on_host)
+
+    return call
+
+
+def _inferred(q: torch.Tensor, v: torch.Tensor) -> tuple:
     shape = torch.Size((*q.shape[:-1], v.shape[-1]))
-    if _all_known((args, kwargs)):
-        out = func(*[mapped(a, on_host) for a in args], **{k: mapped(a, on_host) for k, a in kwargs.items()})
-        return tuple(known(o) if isinstance(o, torch.Tensor) else o for o in out)
     like = torch.empty_like(torch.empty_strided(q.shape, q.stride(), device="meta"))
     stride = like.stride() if shape == q.shape else torch.empty(shape, device="meta").stride()
     rows = torch.Size(q.shape[:-1])
-    row_stride = torch.empty(rows, device="meta").stride()
-    return (
-        unknown(intern_meta(shape, stride, q.dtype, 0)),
-        unknown(intern_meta(rows, row_stride, torch.float32, 0)),
-        unknown(intern_meta(rows, row_stride, torch.float32, 0)),
-    )
+    row = intern_meta(rows, torch.empty(rows, device="meta").stride(), torch.float32, 0)
+    return unknown(intern_meta(shape, stride, q.dtype, 0)), unknown(row), unknown(row)
 
 
 def _all_known(a: Any) -> bool:

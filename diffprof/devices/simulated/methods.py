@@ -71,9 +71,7 @@ def duplicate(t: SimTensor, memo: dict) -> SimTensor:
             made = known(fresh, requires_grad=t.requires_grad)
         else:
             meta = t._meta
-            made = unknown(
-                intern_meta(meta.shape, meta.stride, meta.dtype, 0), requires_grad=t.requires_grad
-            )
+            made = unknown(intern_meta(meta.shape, meta.stride, meta.dtype, 0), requires_grad=t.requires_grad)
     if isinstance(t, torch.nn.Parameter):
         made._is_param = True  # type: ignore[attr-defined]
     memo[id(t)] = made
@@ -101,9 +99,7 @@ def restored(inner: torch.Tensor, is_param: bool, requires_grad: bool) -> SimTen
 
     register()
     if inner.device.type == "meta":
-        t = unknown(
-            intern_meta(inner.shape, inner.stride(), inner.dtype, 0), requires_grad=requires_grad
-        )
+        t = unknown(intern_meta(inner.shape, inner.stride(), inner.dtype, 0), requires_grad=requires_grad)
     else:
         t = known(inner, requires_grad=requires_grad)
     if is_param:

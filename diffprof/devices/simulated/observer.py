@@ -64,7 +64,7 @@ class Blocking:
     assumed: Any = None
     waits: int = 1
     tensor: torch.Tensor | None = None
-    """What is read or copied (for an upload: the host's tensor). To be looked at in the callback, not kept."""
+    """What is read or copied (for an upload: the host's tensor). Look at it in the callback; don't keep it."""
 
 
 class TensorMeta:

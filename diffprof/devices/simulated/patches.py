@@ -18,6 +18,7 @@ from . import autocast, copies, runtime
 from .blocking import FROM_SCALARS
 from .generators import SimGenerator
 from .handlers import read_scalar
+from .higher_order import register_flex_attention
 from .session import SESSION
 from .tensor import NAME, SimTensor, set_data
 
@@ -89,7 +90,7 @@ def _forget_tables(filled: set[str]) -> None:
             f.cache_clear()
 
 
-# --- constructors ------------------------------------------------------------------------------------------------
+# --- constructors ---------------------------------------------------------------------------------
 
 
 def _has_device_scalar(x: Any) -> bool:
@@ -123,7 +124,9 @@ def _reading(constructor: Callable[..., Any], position: int) -> Callable[..., An
             if type(data) in (list, tuple) and _has_device_scalar(data):
                 kwargs = _typed(constructor, data, args, kwargs, position)
                 args = (*args[:position], _read_elements(data), *args[position + 1 :])
-        elif "data" in kwargs and type(kwargs["data"]) in (list, tuple) and _has_device_scalar(kwargs["data"]):
+        elif (
+            "data" in kwargs and type(kwargs["data"]) in (list, tuple) and _has_device_scalar(kwargs["data"])
+        ):
             kwargs = {**_typed(constructor, kwargs["data"], args, kwargs, position)}
             kwargs["data"] = _read_elements(kwargs["data"])
         return constructor(*args, **kwargs)
@@ -131,9 +134,7 @@ def _reading(constructor: Callable[..., Any], position: int) -> Callable[..., An
     return wrapper
 
 
-def _typed(
-    constructor: Any, data: Any, args: tuple, kwargs: dict[str, Any], position: int
-) -> dict[str, Any]:
+def _typed(constructor: Any, data: Any, args: tuple, kwargs: dict[str, Any], position: int) -> dict[str, Any]:
     if position or kwargs.get("dtype") is not None or len(args) > 1:
         return kwargs
     dtypes = _dtypes(data)
@@ -143,7 +144,7 @@ def _typed(
 
 
 def _dtypes(x: Any) -> list[torch.dtype]:
-    """Types of the elements of a nested list, as torch.tensor infers them (tensor_new.cpp, infer_scalar_type)."""
+    """Types of the elements of a nested list, as tensor_new.cpp infers them (infer_scalar_type)."""
     if type(x) in (list, tuple):
         return [d for y in x for d in _dtypes(y)]
     if isinstance(x, torch.Tensor):
@@ -173,10 +174,23 @@ def _constructors(patches: Patches) -> None:
     patches.set(torch.Tensor, "__new__", staticmethod(new))
 
 
-_FACTORIES = (
-    "empty empty_like empty_strided zeros zeros_like ones ones_like full full_like rand rand_like randn "
-    "randn_like randint arange"
-).split()
+_FACTORIES = [
+    "empty",
+    "empty_like",
+    "empty_strided",
+    "zeros",
+    "zeros_like",
+    "ones",
+    "ones_like",
+    "full",
+    "full_like",
+    "rand",
+    "rand_like",
+    "randn",
+    "randn_like",
+    "randint",
+    "arange",
+]
 
 
 def _pinned_factories(patches: Patches) -> None:
@@ -199,8 +213,9 @@ def _pinning(factory: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _flex_attention(patches: Patches) -> None:
-    module = sys.modules.get("torch.nn.attention.flex_attention")
-    if module is not None and hasattr(module, "_validate_device"):
+    module = importlib.import_module("torch.nn.attention.flex_attention")
+    register_flex_attention()
+    if hasattr(module, "_validate_device"):
         original = module._validate_device
 
         def validate(query: torch.Tensor, *rest: Any, **kwargs: Any) -> None:
@@ -213,7 +228,7 @@ def _flex_attention(patches: Patches) -> None:
             patches.set(module, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
 
 
-# --- methods -------------------------------------------------------------------------------------------------------
+# --- methods --------------------------------------------------------------------------------------
 
 
 def _tensor_methods(patches: Patches) -> None:
@@ -246,7 +261,7 @@ def _clearing(original: Callable[[], None]) -> Callable[[], None]:
     return clear
 
 
-# --- generators ------------------------------------------------------------------------------------------------------
+# --- generators -----------------------------------------------------------------------------------
 
 _Generator = torch.Generator
 
@@ -274,7 +289,7 @@ def _generator(patches: Patches) -> None:
     patches.set(torch, "Generator", _AnyGenerator)
 
 
-# --- torch.accelerator -------------------------------------------------------------------------------------------------
+# --- torch.accelerator ----------------------------------------------------------------------------
 
 
 def _accelerator(patches: Patches) -> None:

@@ -13,7 +13,7 @@ from diffprof.errors import UsageError
 
 from .backend import register
 from .session import suspended
-from .tensor import NAME, SimTensor, intern_meta, known, unknown
+from .tensor import _FIELDS, NAME, SimTensor, intern_meta, known, unknown
 
 Values = Literal["known", "unknown"]
 
@@ -74,7 +74,7 @@ def _place_module(root: torch.nn.Module, forget: bool, memo: dict[int, torch.Ten
                 new = _placed(p, forget, p.requires_grad)
                 if new is not p:
                     new._is_param = True  # type: ignore[attr-defined]
-                    extra = {k: v for k, v in p.__dict__.items() if k not in ("_inner", "_cell", "_meta", "_epoch")}
+                    extra = {k: v for k, v in p.__dict__.items() if k not in _FIELDS}
                     if extra:
                         new.__dict__.update(extra)
                 memo[id(p)] = new
@@ -134,9 +134,7 @@ def empty_weights(dtype: torch.dtype | None = None) -> Iterator[None]:
         _building.depth -= 1
 
 
-_INITIALISERS = tuple(
-    name for name in vars(torch.nn.init) if name.endswith("_") and not name.startswith("_")
-)
+_INITIALISERS = tuple(name for name in vars(torch.nn.init) if name.endswith("_") and not name.startswith("_"))
 
 
 def _skip(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:

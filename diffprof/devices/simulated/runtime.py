@@ -219,7 +219,7 @@ class SimModule(types.ModuleType):
         """Let the host wait for the device."""
         wait("torch.sim.synchronize")
 
-    def current_stream(self, device: Any = None) -> Stream:
+    def current_stream(self, device: Any = None) -> Any:
         return _default_stream
 
     default_stream = current_stream

@@ -1,5 +1,8 @@
-"""What is indexed by the expression that runs now: a device number used as an index is read back in C++, where
-the table can't be seen; it is found by evaluating the name before the bracket."""
+"""What is indexed by the expression that runs now.
+
+A device number used as an index is read back in C++, where the table can't be seen; it is found by evaluating
+the name before the bracket.
+"""
 
 from __future__ import annotations
 

@@ -195,8 +195,8 @@ class SimTensor(torch.Tensor):
 def set_data(t: torch.Tensor, new: torch.Tensor) -> None:
     """`t.data = new`, in any combination of CPU and simulated device.
 
-    On one side C++ exchanges the TensorImpl and the Python fields follow. Between the sides C++ refuses (other
-    dispatch keys), so the two Python objects are swapped and what makes it a parameter is kept.
+    On one side C++ exchanges the TensorImpl and the Python fields follow. Between the sides C++ refuses
+    (other dispatch keys), so the two Python objects are swapped and what makes it a parameter is kept.
     """
     sim, new_sim = type(t) is SimTensor, type(new) is SimTensor
     if sim and new_sim:
@@ -241,8 +241,8 @@ def restride(t: SimTensor, meta: TensorMeta, inner: torch.Tensor | None) -> None
     t._inner = inner
 
 
-DEVICE: torch.device
-"""`sim:0`; set by `backend.register`, before which the name isn't a device."""
+DEVICE: torch.device = torch.device("privateuseone", 0)
+"""`sim:0`, as it is called once `backend.register` has run."""
 
 
 def known(inner: torch.Tensor, cell: Cell | None = None, requires_grad: bool = False) -> SimTensor:
