@@ -245,6 +245,8 @@ class Timeline(Row, kw_only=True):
     sync_latency_us: float = 0.0
     pending_limit: int = 1024
     """Launches that may be queued before the host has to wait (CUDA's launch queue depth)."""
+    eager_kernels: int | None = None
+    """Of a compiled run: kernels that the same call launches when it runs eagerly."""
 
 
 class KernelRow(Row, kw_only=True):

@@ -31,7 +31,7 @@ class Efficiency:
     quantization, smaller tiles reach less.
     [FA2] FlashAttention-2, arXiv:2307.08691, figure 5: 0.5 to 0.62 of an A100's peak at head size 64.
     [FIT] no published measurement: set once, to the three published runs of SDXL, SSD-1B and SD 1.5 on
-    an A100 (`ladder.toml`), all rungs of all three together.
+    an A100 (`diffprof/ladder/published.toml`), all rungs of all three together.
     """
 
     prologue_k: int = 96
@@ -149,6 +149,7 @@ _COPY = frozenset(
 )
 _COPY |= {"reshape", "flatten", "constant_pad_nd", "reflection_pad2d", "replication_pad2d", "_unsafe_view"}
 _COPY |= {"expand_copy", "tile", "repeat_interleave", "pixel_shuffle", "pixel_unshuffle", "unfold", "to"}
+_CASTS = frozenset({"_to_copy", "copy_", "to"})
 _GATHER = frozenset(
     {"embedding", "index", "index_select", "gather", "take", "take_along_dim", "_unsafe_index"}
 )
@@ -214,16 +215,28 @@ class CostModel:
         self.spec = spec
         self.mode = mode if mode is not None else current_mode()
         self.rates = efficiency
-        self._seen: dict[tuple[int, bool, bool], tuple[Kernel, ...]] = {}
+        self._seen: dict[tuple[int, bool, bool, bool], tuple[Kernel, ...]] = {}
 
     def kernels(
-        self, signature: OpSignature, *, compiled: bool = False, int8: bool = False
+        self,
+        signature: OpSignature,
+        *,
+        compiled: bool = False,
+        int8: bool = False,
+        pinned: bool = False,
     ) -> tuple[Kernel, ...]:
-        """The kernels that an op launches, in order. compiled: as part of a compiled graph."""
-        key = (signature.id, compiled, int8)
+        """The kernels that an op launches, in order.
+
+        compiled: as part of a compiled graph. pinned: a copy from or to page-locked memory.
+        """
+        key = (signature.id, compiled, int8, pinned)
         found = self._seen.get(key)
         if found is None:
-            found = self._seen[key] = tuple(self._kernels(signature, compiled, int8))
+            if signature.direction in ("h2d", "d2h"):
+                found = (self._transfer(signature, pinned),)
+            else:
+                found = tuple(self._kernels(signature, compiled, int8))
+            self._seen[key] = found
         return found
 
     def workspace(self, signature: OpSignature) -> int:
@@ -240,8 +253,6 @@ class CostModel:
 
     def _kernels(self, s: OpSignature, compiled: bool, int8: bool) -> Iterable[Kernel]:
         base = base_name(s)
-        if s.direction in ("h2d", "d2h"):
-            return (self._transfer(s, base),)
         family = family_of(base)
         if family == "gemm":
             return self._matmul(s, base, compiled, int8)
@@ -263,7 +274,7 @@ class CostModel:
             moved = sum(map(touched, s.outputs)) + sum(
                 min(touched(m), sum(map(touched, s.outputs)) or touched(m)) for m in s.inputs
             )
-            return (self._streaming(s, base, family, moved, compiled),)
+            return (self._streaming(s, _copy_name(s, base), family, moved, compiled),)
         moved = sum(map(touched, s.inputs)) + sum(map(touched, s.outputs))
         return (self._streaming(s, base, family, moved, compiled),)
 
@@ -282,6 +293,7 @@ class CostModel:
         flops: float,
         moved: float,
         compiled: bool,
+        dtype: str | None = None,
     ) -> Kernel:
         fixed = self._fixed(compiled)
         work = max(compute_us, memory_us)
@@ -295,7 +307,7 @@ class CostModel:
             bound=bound,
             flops=flops,
             bytes=moved,
-            dtype=str(first.dtype).removeprefix("torch."),
+            dtype=dtype or _dtype_name(first.dtype),
             shape=describe(s),
         )
 
@@ -327,18 +339,19 @@ class CostModel:
             compiled=compiled,
         )
 
-    def _transfer(self, s: OpSignature, base: str) -> Kernel:
+    def _transfer(self, s: OpSignature, pinned: bool) -> Kernel:
         moved = s.nbytes or sum(m.nbytes for m in s.outputs)
         ideal = moved / self.spec.link_bytes_per_us
         # Pageable memory goes through a staging buffer: about half of the link's rate
         # [docs.nvidia.com/cuda/cuda-c-best-practices-guide, pinned memory].
-        name = f"Memcpy {'HtoD' if s.direction == 'h2d' else 'DtoH'}"
+        host = "Pinned" if pinned else "Pageable"
+        up = s.direction == "h2d"
         return self._kernel(
             s,
-            name,
+            f"Memcpy HtoD ({host} -> Device)" if up else f"Memcpy DtoH (Device -> {host})",
             "copy",
             compute_us=0.0,
-            memory_us=2 * ideal,
+            memory_us=ideal if pinned else 2 * ideal,
             ideal_us=ideal,
             flops=0.0,
             moved=float(moved),
@@ -410,6 +423,7 @@ class CostModel:
             flops=float(flop_counter.bmm_flop((batch, rows, depth), (batch, depth, columns))),
             moved=float(moved),
             compiled=compiled,
+            dtype=kind if kind in ("tf32", "int8") else None,
         )
 
     def _convolution(self, s: OpSignature, base: str, compiled: bool) -> Iterable[Kernel]:
@@ -441,6 +455,7 @@ class CostModel:
             flops=flops,
             moved=moved,
             compiled=compiled,
+            dtype=kind if kind == "tf32" else None,
         )
         if not ordered:
             yield self._layout(s, "nhwcToNchw", touched(out))
@@ -589,6 +604,18 @@ def matmul_sizes(s: OpSignature, base: str) -> tuple[int, int, int, int]:
     if len(b.shape) == 2:
         return 1, a.numel // max(depth, 1), columns, depth
     return math.prod(out.shape[:-2]), a.shape[-2], columns, depth
+
+
+def _copy_name(s: OpSignature, base: str) -> str:
+    """`cast_float32_bfloat16` for a copy that changes the type."""
+    source, target = s.inputs[-1] if base == "copy_" else s.inputs[0], s.outputs[0]
+    if base in _CASTS and source.dtype != target.dtype:
+        return f"cast_{_dtype_name(source.dtype)}_{_dtype_name(target.dtype)}"
+    return base
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def is_channels_last(meta: TensorMeta) -> bool:

@@ -40,6 +40,15 @@ class SimulatedDevice:
             name=self.gpu.name,
             grade=self.grade,
             memory_bytes=self.gpu.memory_bytes,
+            details={
+                "architecture": self.gpu.architecture,
+                "capability": ".".join(map(str, self.gpu.capability)),
+                "processors": self.gpu.processors,
+                "peak_tflops": dict(self.gpu.peak),
+                "bandwidth_gb_s": self.gpu.bandwidth_gb_s,
+                "power_w": self.gpu.power_w,
+                **({"note": self.gpu.note} if self.gpu.note else {}),
+            },
         )
 
     @contextmanager

@@ -229,7 +229,12 @@ class _Assembly:
             launch_latency_us=self.model.spec.launch_latency_us,
             sync_latency_us=self.model.spec.sync_latency_us,
             pending_limit=GRAPH_PENDING_LIMIT if compiled and self.model.mode.graphs else 1024,
+            eager_kernels=self._eager_kernels(items) if compiled else None,
         )
+
+    def _eager_kernels(self, items: list[OpSignature | _Wait]) -> int:
+        """Launches of the same call without the compiler."""
+        return sum(len(self.model.kernels(item)) for item in items if isinstance(item, OpSignature))
 
     def _eager(self, items: list[OpSignature | _Wait], modules: list[str | None], at: int) -> int:
         item, path = items[at], modules[at]
@@ -248,7 +253,8 @@ class _Assembly:
             self._event(-1, module, spent, 0.0, sync)
         else:
             first = True
-            kernels = self.model.kernels(item)
+            # A copy that the host does not wait for is one from or to page-locked memory.
+            kernels = self.model.kernels(item, pinned=sync == -1)
             for number, kernel in enumerate(kernels):
                 last = number == len(kernels) - 1
                 host = spent if first else EXTRA_LAUNCH_US

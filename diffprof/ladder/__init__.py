@@ -90,7 +90,7 @@ class Published(msgspec.Struct, frozen=True, kw_only=True):
 @cache
 def published() -> tuple[dict[str, Any], dict[str, Published]]:
     """(conditions, target -> figures)."""
-    data = tomllib.loads(Path(__file__).with_name("ladder.toml").read_text(encoding="utf-8"))
+    data = tomllib.loads(Path(__file__).with_name("published.toml").read_text(encoding="utf-8"))
     conditions = data.pop("conditions")
     return conditions, {name: msgspec.convert(entry, Published) for name, entry in data.items()}
 
@@ -171,12 +171,12 @@ def _results(
     on_rung: Callable[[Rung], None] | None,
 ) -> Iterator[RungResult]:
     if device.kind == "sim":
-        from diffprof.analyzers.kernels.predicted_rungs import Predictions
+        from diffprof.ladder.predicted import Predictions
 
         predictions = Predictions(target, device, options)
         measure: Callable[[Rung], RungResult] = predictions.of
     else:
-        from diffprof.analyzers.kernels.measured_rungs import measured_rung
+        from diffprof.ladder.measured import measured_rung
 
         def measure(rung: Rung) -> RungResult:
             return measured_rung(target, device, options, rung)

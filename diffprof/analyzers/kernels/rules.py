@@ -1,0 +1,635 @@
+"""KRN: where device time goes, and why the device idles."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+
+from diffprof.analyzers.kernels.loop import Loop
+from diffprof.finding import Evidence, Finding, Severity
+from diffprof.recording import Grade, Recording, Timeline
+from diffprof.rules import rule
+from diffprof.timeline import Without, saved_us
+
+IDLE_SHARE = 0.05
+"""Share of the loop's time without device work from which it is worth a finding."""
+
+GAP_US = 100.0
+"""Idle time at one place that the diffusers profiling guide (examples/profiling) calls unhealthy."""
+
+SCHEDULER_SHARE = 0.05
+"""Share of a step that `scheduler.step` may take: the guide calls 1 % healthy and over 5 % not."""
+
+DEVICE_SHARE = 0.02
+"""Share of all device time from which a kind of kernel is worth a finding."""
+
+GROWTH_BYTES = 16 * 1024**2
+"""Growth over the loop that rounding of the allocator does not explain."""
+
+HEADROOM = 0.9
+"""Share of the memory that a bigger batch may use: the rest goes to fragments and other processes."""
+
+SAME_KERNELS = 0.9
+"""A compiled run with more than this share of the eager run's kernels was hardly fused."""
+
+LAYOUT = re.compile(r"nchwToNhwc|nhwcToNchw|nchw2nhwc|nhwc2nchw", re.IGNORECASE)
+CAST = re.compile(r"^cast_|(?:b?float16|float)_copy_kernel|_to_copy_cast")
+SOFTMAX = re.compile(r"softmax", re.IGNORECASE)
+BATCHED = re.compile(r"^(?:aten::)?(?:bmm|baddbmm)$")
+PAGEABLE = re.compile(r"memcpy.*pageable", re.IGNORECASE)
+
+
+def _grade(recording: Recording) -> Grade:
+    return recording.timeline.grade if recording.timeline else recording.device.grade
+
+
+def _kinds(timeline: Timeline, wanted: Iterable[bool]) -> tuple[int, ...]:
+    return tuple(index for index, yes in enumerate(wanted) if yes)
+
+
+def _device_us(timeline: Timeline, kinds: Iterable[int]) -> tuple[float, int]:
+    """(device time, calls) of these kinds."""
+    chosen = set(kinds)
+    times = [us for kind, us in zip(timeline.kind, timeline.device_us, strict=True) if kind in chosen]
+    return sum(times), len(times)
+
+
+def _kernel_finding(
+    recording: Recording,
+    code: str,
+    name: str,
+    kinds: tuple[int, ...],
+    message: str,
+    advice: str,
+    *,
+    becomes_us: tuple[float, ...] = (),
+    fixes: tuple[str, ...] = (),
+    threshold: float = DEVICE_SHARE,
+) -> Iterator[Finding]:
+    """A finding about kinds of kernels, if they take more than their share of the device's time.
+
+    message: with {share}, {ms} and {calls}.
+    """
+    timeline = recording.timeline
+    assert timeline is not None
+    spent, calls = _device_us(timeline, kinds)
+    whole = sum(timeline.device_us)
+    if not kinds or spent < threshold * whole:
+        return
+    loop = Loop(timeline)
+    inside = loop.calls(kinds)
+    yield Finding(
+        rule=code,
+        name=name,
+        kind=name,
+        message=message.format(share=f"{spent / whole:.0%}", ms=f"{spent / 1e3:.3g} ms", calls=calls),
+        grade=_grade(recording),
+        severity=Severity.HIGH if inside else Severity.MEDIUM,
+        phase="denoise" if inside else None,
+        in_loop=bool(inside),
+        count=calls,
+        per_step=inside / loop.steps if loop.steps else 0.0,
+        fixes=fixes,
+        advice=advice,
+        evidence=Evidence(kinds=kinds, becomes_us=becomes_us),
+    )
+
+
+@rule("KRN001", "launch-bound", needs=("timeline",))
+def launch_bound(recording: Recording) -> Iterator[Finding]:
+    """The device waits for launches: the host can't issue work fast enough.
+
+    What it does:
+        Looks for idle time of the device in the denoising loop that ends with a launch, while the host was
+        busy issuing operations. Reported from 5 % of the loop's time.
+
+    Why it is slow:
+        An eager operation costs the host 10 to 50 us of Python, dispatch and driver time. Kernels that are
+        shorter than that leave the device idle, and a faster GPU does not help.
+
+    Example:
+        pipe = StableDiffusionPipeline.from_pretrained(...).to("cuda")   # 512 px on a large GPU
+        pipe(prompt)
+
+    Use instead:
+        pipe.unet.compile(mode="reduce-overhead", fullgraph=True)   # CUDA graphs: one launch a forward
+        or a larger batch, so that each kernel lasts longer.
+
+    Fix safety:
+        Compiling changes the output within rounding. A larger batch changes what is computed.
+    """
+    timeline = recording.timeline
+    assert timeline is not None
+    loop = Loop(timeline)
+    idle = loop.idle_us("launch")
+    if not loop.length_us or idle < IDLE_SHARE * loop.length_us:
+        return
+    yield Finding(
+        rule="KRN001",
+        name="launch-bound",
+        kind="launch-bound",
+        message=f"The device idles {idle / loop.length_us:.0%} of the denoising loop, waiting for launches.",
+        grade=_grade(recording),
+        severity=Severity.HIGH,
+        phase="denoise",
+        in_loop=True,
+        count=loop.steps,
+        per_step=1.0,
+        saves_ms=loop.saved_without_host_us() / 1e3,
+        cost_note="What an infinitely fast host would save; CUDA graphs come near it.",
+        advice="Compile the denoiser with CUDA graphs, or run a larger batch.",
+        fixes=("compile",),
+    )
+
+
+@rule("KRN002", "sync-bubble", needs=("timeline",))
+def sync_bubble(recording: Recording) -> Iterator[Finding]:
+    """After a wait of the host the device has nothing to do.
+
+    What it does:
+        Adds up the idle time of the device that follows waits of the host in the denoising loop, for all
+        sites together. Reported from 1 % of the loop, or 100 us a step.
+
+    Why it is slow:
+        While the host waits it issues nothing, and the queue runs dry. How long it stays dry depends on how
+        fast the host gets ahead again; a compiled step, launched at once, has to start from nothing.
+
+    Example:
+        if timestep > 0:          # a device tensor: the host waits, the device drains
+            ...
+
+    Use instead:
+        timestep = int(t)         # read once before the loop, or keep the schedule on the host
+
+    Fix safety:
+        Reading the same value earlier or elsewhere does not change the output.
+    """
+    timeline = recording.timeline
+    assert timeline is not None
+    loop = Loop(timeline)
+    idle = loop.idle_us("sync")
+    if not loop.steps or idle < min(0.01 * loop.length_us, GAP_US * loop.steps):
+        return
+    rows = loop.waiting_rows()
+    saved = saved_us(timeline, Without(waits=rows), loop.run.total_us)
+    yield Finding(
+        rule="KRN002",
+        name="sync-bubble",
+        kind="sync-bubble",
+        message=f"Waits of the host leave the device idle for {idle / loop.steps:,.0f} us a step.",
+        grade=_grade(recording),
+        severity=Severity.HIGH,
+        phase="denoise",
+        in_loop=True,
+        count=loop.waits(),
+        per_step=loop.waits() / loop.steps,
+        blocked_ms=sum(loop.run.blocked_us.get(row, 0.0) for row in rows) / 1e3,
+        saves_ms=saved / 1e3,
+        cost_note="All waits of the loop together; one of them alone may save nothing.",
+        advice="Remove the waits in the loop; the SYN findings name their lines.",
+        evidence=Evidence(syncs=tuple(sorted(row for row in rows if row >= 0))),
+    )
+
+
+@rule("KRN003", "slow-scheduler", needs=("timeline",))
+def slow_scheduler(recording: Recording) -> Iterator[Finding]:
+    """`scheduler.step` takes more than 5 % of a denoising step.
+
+    What it does:
+        Compares the time that the host spends in the scheduler's part with the whole step, steps after the
+        first. The diffusers profiling guide calls under 1 % healthy and over 5 % not.
+
+    Why it is slow:
+        A step of a solver is a few multiplications; a long one waits for the device, uploads tables, or
+        issues dozens of tiny kernels, and the denoiser can't start before it.
+
+    Example:
+        sigma = self.sigmas[i].to(sample.device)     # an upload in every step
+
+    Use instead:
+        self.sigmas = self.sigmas.to(device)         # once, in set_timesteps
+
+    Fix safety:
+        Moving a table does not change the output; another scheduler does.
+    """
+    timeline = recording.timeline
+    assert timeline is not None
+    loop = Loop(timeline)
+    share = loop.part_share("scheduler")
+    if share is None or share <= SCHEDULER_SHARE:
+        return
+    yield Finding(
+        rule="KRN003",
+        name="slow-scheduler",
+        kind="slow-scheduler",
+        message=f"scheduler.step takes {share:.0%} of a denoising step; over 5 % is unhealthy.",
+        grade=_grade(recording),
+        severity=Severity.MEDIUM,
+        phase="denoise",
+        in_loop=True,
+        count=loop.steps,
+        per_step=1.0,
+        saves_ms=saved_us(timeline, Without(events=loop.events_of("scheduler")), loop.run.total_us) / 1e3,
+        cost_note="What a scheduler that costs nothing would save.",
+        advice="Remove the scheduler's waits and uploads, or choose one without (`diffprof schedulers`).",
+    )
+
+
+@rule("KRN004", "unfused-attention", needs=("timeline",))
+def unfused_attention(recording: Recording) -> Iterator[Finding]:
+    """Attention runs as matmul, softmax, matmul instead of one fused kernel.
+
+    What it does:
+        Looks for softmax kernels and the batched matmuls that belong to them. Reported from 2 % of the
+        device's time.
+
+    Why it is slow:
+        The whole score matrix (heads x tokens x tokens) is written to memory and read back, several times.
+        A fused kernel keeps it in the processor: published on SDXL and an A100, 4.63 s become 3.32 s.
+
+    Example:
+        pipe.unet.set_default_attn_processor()
+
+    Use instead:
+        from diffusers.models.attention_processor import AttnProcessor2_0
+        pipe.unet.set_attn_processor(AttnProcessor2_0())
+
+    Fix safety:
+        Same mathematics in another order of summation: differences of rounding.
+    """
+    timeline = recording.timeline
+    assert timeline is not None
+    softmax = _kinds(timeline, (bool(SOFTMAX.search(k.name) or SOFTMAX.search(k.op)) for k in timeline.kinds))
+    if not softmax:
+        return
+    batched = _kinds(timeline, (k.family == "gemm" and bool(BATCHED.match(k.op)) for k in timeline.kinds))
+    kinds = (*softmax, *batched)
+    becomes = (*[0.0] * len(softmax), *[_fused_us(timeline, kind) for kind in batched])
+    yield from _kernel_finding(
+        recording,
+        "KRN004",
+        "unfused-attention",
+        kinds,
+        "Attention that is not fused takes {share} of the device's time ({ms} in {calls} kernels).",
+        "Let attention run through scaled_dot_product_attention: the default processors do.",
+        becomes_us=becomes,
+        fixes=("sdpa",),
+    )
+
+
+def _fused_us(timeline: Timeline, kind: int) -> float:
+    """Time of a batched matmul inside a fused kernel: at the best rate that a matmul of its type reaches in
+    this run, without the trips to memory."""
+    about = timeline.kinds[kind]
+    now = about.device_us or 0.0
+    rates = [
+        other.flops / other.device_us
+        for other in timeline.kinds
+        if other.family in ("gemm", "conv") and other.dtype == about.dtype and other.flops and other.device_us
+    ]
+    if not rates or not about.flops:
+        return now
+    return min(now, about.flops / max(rates))
+
+
+@rule("KRN005", "fp32-without-tf32", needs=("timeline",))
+def fp32_without_tf32(recording: Recording) -> Iterator[Finding]:
+    """float32 matmuls don't use the tensor cores, although TF32 is there.
+
+    What it does:
+        Looks for matmuls and convolutions of float32 tensors that run at full float32 precision on a GPU
+        with TF32 units. Reported from 2 % of the device's time.
+
+    Why it is slow:
+        An A100 does 19.5 TFLOPS in float32 and 156 in TF32. PyTorch allows TF32 for convolutions by default,
+        for matmuls only when asked.
+
+    Example:
+        pipe = StableDiffusionXLPipeline.from_pretrained(...)      # float32 weights
+
+    Use instead:
+        torch.set_float32_matmul_precision("high")
+        or dtype=torch.bfloat16, which is faster still and halves the memory.
+
+    Fix safety:
+        TF32 keeps 10 bits of the mantissa: small differences in the output.
+    """
+    timeline = recording.timeline
+    assert timeline is not None
+    peaks = recording.device.details.get("peak_tflops") or {}
+    full, tf32 = peaks.get("fp32"), peaks.get("tf32")
+    if not full or not tf32 or tf32 <= full:
+        return
+    kinds = _kinds(timeline, (k.family in ("gemm", "conv") and k.dtype == "float32" for k in timeline.kinds))
+    becomes = tuple(_tf32_us(recording, kind, full / tf32) for kind in kinds)
+    yield from _kernel_finding(
+        recording,
+        "KRN005",
+        "fp32-without-tf32",
+        kinds,
+        "float32 matmuls without TF32 take {share} of the device's time ({ms} in {calls} kernels).",
+        'Call torch.set_float32_matmul_precision("high"), or load the pipeline in bfloat16.',
+        becomes_us=becomes,
+        fixes=("tf32",),
+    )
+
+
+def _tf32_us(recording: Recording, kind: int, ratio: float) -> float:
+    """Time with TF32: the peaks' ratio, but no faster than memory allows."""
+    assert recording.timeline is not None
+    about = recording.timeline.kinds[kind]
+    now = about.device_us or 0.0
+    bandwidth = recording.device.details.get("bandwidth_gb_s")
+    floor = about.bytes / (bandwidth * 1e3) if about.bytes and bandwidth else 0.0
+    return min(now, max(now * ratio, floor))
+
+
+@rule("KRN006", "layout-conversion", needs=("timeline",))
+def layout_conversion(recording: Recording) -> Iterator[Finding]:
+    """Tensors are turned from NCHW to NHWC and back around convolutions.
+
+    What it does:
+        Looks for the conversion kernels that cuDNN runs before and after a convolution. Reported from 2 % of
+        the device's time.
+
+    Why it is slow:
+        Tensor-core convolutions work on NHWC. With PyTorch's default layout every one of them copies its
+        input, its filter and its result.
+
+    Example:
+        pipe.unet(...)                                     # NCHW, the default
+
+    Use instead:
+        pipe.unet.to(memory_format=torch.channels_last)
+        pipe.vae.to(memory_format=torch.channels_last)
+
+    Fix safety:
+        The same values in another order in memory; another kernel may round differently.
+    """
+    timeline = recording.timeline
+    assert timeline is not None
+    kinds = _kinds(timeline, (bool(LAYOUT.search(k.name)) for k in timeline.kinds))
+    yield from _kernel_finding(
+        recording,
+        "KRN006",
+        "layout-conversion",
+        kinds,
+        "Layout conversions around convolutions take {share} of the device's time ({ms} in {calls} kernels).",
+        "Put the models with convolutions into torch.channels_last.",
+        fixes=("channels-last",),
+    )
+
+
+@rule("KRN007", "dtype-cast", needs=("timeline",))
+def dtype_cast(recording: Recording) -> Iterator[Finding]:
+    """Tensors are cast from one type to another at a noticeable cost.
+
+    What it does:
+        Adds up kernels that only change a tensor's type. Reported from 2 % of the device's time.
+
+    Why it is slow:
+        A cast reads and writes the whole tensor and computes nothing. Casts in every step come from weights
+        in one type and activations in another, or from an upcast around a norm or a softmax.
+
+    Example:
+        pipe.upcast_vae()                                  # the VAE of a float16 pipeline in float32
+
+    Use instead:
+        A VAE that is stable in half precision (madebyollin/sdxl-vae-fp16-fix), or bfloat16 throughout.
+
+    Fix safety:
+        Another type of an intermediate result changes the output within rounding.
+    """
+    timeline = recording.timeline
+    assert timeline is not None
+    kinds = _kinds(timeline, (bool(CAST.search(k.name)) for k in timeline.kinds))
+    yield from _kernel_finding(
+        recording,
+        "KRN007",
+        "dtype-cast",
+        kinds,
+        "Type casts take {share} of the device's time ({ms} in {calls} kernels).",
+        "Load all components in one type, and keep casts out of the loop.",
+    )
+
+
+@rule("KRN008", "pageable-copy", needs=("timeline",))
+def pageable_copy(recording: Recording) -> Iterator[Finding]:
+    """Copies between host and device in the loop go through pageable memory.
+
+    What it does:
+        Looks for transfers from or to memory that is not page-locked, in the denoising loop. Reported from
+        100 us a step.
+
+    Why it is slow:
+        The driver copies pageable memory through a staging buffer of its own, at about half of the link's
+        rate, and the host takes part in it.
+
+    Example:
+        latents = noise_table[i].to("cuda")                # in every step
+
+    Use instead:
+        noise_table = noise_table.to("cuda")               # once, before the loop
+
+    Fix safety:
+        The same bytes, moved once.
+    """
+    timeline = recording.timeline
+    assert timeline is not None
+    kinds = _kinds(timeline, (bool(PAGEABLE.search(k.name)) for k in timeline.kinds))
+    loop = Loop(timeline)
+    events = loop.inside(kinds)
+    spent = sum(timeline.device_us[event] for event in events)
+    if not loop.steps or spent < GAP_US * loop.steps:
+        return
+    yield Finding(
+        rule="KRN008",
+        name="pageable-copy",
+        kind="pageable-copy",
+        message=f"Copies through pageable memory take {spent / loop.steps:,.0f} us a step.",
+        grade=_grade(recording),
+        severity=Severity.HIGH,
+        phase="denoise",
+        in_loop=True,
+        count=len(events),
+        per_step=len(events) / loop.steps,
+        advice="Move the data to the device once, before the loop.",
+        evidence=Evidence(events=tuple(events)),
+    )
+
+
+@rule("KRN009", "memory-grows", needs=("memory",))
+def memory_grows(recording: Recording) -> Iterator[Finding]:
+    """Device memory grows from step to step.
+
+    What it does:
+        Compares the memory in use at the end of the denoising steps. Reported when it rises in every step
+        after the first, by more than 16 MiB in all.
+
+    Why it is slow:
+        Something is kept that should be dropped: intermediate latents, attention maps, a callback's copies.
+        The allocator goes to the driver for more (a sync each time), and long runs end out of memory.
+
+    Example:
+        def callback(pipe, step, t, kwargs):
+            history.append(kwargs["latents"])              # stays on the device
+
+    Use instead:
+        history.append(kwargs["latents"].to("cpu", non_blocking=True))   # or every tenth step
+
+    Fix safety:
+        Dropping or moving what is kept does not change the image.
+    """
+    memory = recording.memory
+    assert memory is not None
+    later = memory.by_step[1:]
+    if len(later) < 2 or any(b <= a for a, b in pairwise(later)):
+        return
+    grown = later[-1] - later[0]
+    if grown < GROWTH_BYTES:
+        return
+    each = grown / (len(later) - 1)
+    yield Finding(
+        rule="KRN009",
+        name="memory-grows",
+        kind="memory-grows",
+        message=f"Device memory grows by {each / 1e6:,.0f} MB in every denoising step.",
+        grade=memory.grade,
+        severity=Severity.MEDIUM,
+        phase="denoise",
+        in_loop=True,
+        count=len(later) - 1,
+        per_step=1.0,
+        advice="Drop or move to the host what is kept from step to step, such as a callback's latents.",
+    )
+
+
+@rule("KRN010", "python-between-steps", needs=("timeline",))
+def python_between_steps(recording: Recording) -> Iterator[Finding]:
+    """The device idles while Python runs between the operations of the loop.
+
+    What it does:
+        Adds up idle time of the device during host work that is no operation: progress bars, callbacks,
+        walks over modules. Reported from 100 us a step.
+
+    Why it is slow:
+        Nothing is queued in the meantime. A progress bar that redraws, a callback that converts an image, an
+        `any(...)` over all modules cost a step what they take.
+
+    Example:
+        pipe(prompt, callback_on_step_end=preview)         # decodes and saves a picture in every step
+
+    Use instead:
+        pipe.set_progress_bar_config(disable=True)
+        and a callback that does nothing in most steps.
+
+    Fix safety:
+        The output stays as it is.
+    """
+    timeline = recording.timeline
+    assert timeline is not None
+    loop = Loop(timeline)
+    idle = loop.idle_us("python")
+    if not loop.steps or idle < GAP_US * loop.steps:
+        return
+    yield Finding(
+        rule="KRN010",
+        name="python-between-steps",
+        kind="python-between-steps",
+        message=f"The device idles {idle / loop.steps:,.0f} us a step while Python runs between operations.",
+        grade=_grade(recording),
+        severity=Severity.HIGH,
+        phase="denoise",
+        in_loop=True,
+        count=loop.steps,
+        per_step=1.0,
+        advice="Switch the progress bar off, and keep callbacks short.",
+        evidence=Evidence(events=tuple(loop.host_only())),
+    )
+
+
+@rule("KRN011", "memory-headroom", needs=("memory",))
+def memory_headroom(recording: Recording) -> Iterator[Finding]:
+    """The GPU's memory would hold a larger batch, and its processors have time for one.
+
+    What it does:
+        Compares the peak with the memory there is: activations grow with the batch, weights don't. Reported
+        where at least twice the batch fits while the device is idle for 5 % of the call or more.
+
+    Why it is slow:
+        A batch shares the cost of launches, and larger kernels fill the processors better. Per image the
+        time goes down until the device is busy throughout.
+
+    Example:
+        for prompt in prompts:
+            pipe(prompt)
+
+    Use instead:
+        pipe(prompts)                                      # or num_images_per_prompt=4
+
+    Fix safety:
+        Each image has its own noise; results differ within rounding from those made one by one.
+    """
+    memory, timing = recording.memory, recording.timing
+    assert memory is not None
+    if not memory.peak_bytes or not memory.capacity_bytes or memory.weights_bytes is None:
+        return
+    busy = timing.device_busy if timing else None
+    used = memory.peak_bytes - memory.weights_bytes
+    if busy is None or busy > 1 - IDLE_SHARE or used <= 0:
+        return
+    times = int((memory.capacity_bytes * HEADROOM - memory.weights_bytes) / used)
+    if times < 2:
+        return
+    yield Finding(
+        rule="KRN011",
+        name="memory-headroom",
+        kind="memory-headroom",
+        message=f"Memory would hold {times} times the batch; the device is idle {1 - busy:.0%} of the call.",
+        grade=memory.grade,
+        severity=Severity.INFO,
+        advice="Where several images are wanted, make them in one batch.",
+    )
+
+
+@rule("KRN012", "compiled-not-fused", needs=("timeline",))
+def compiled_not_fused(recording: Recording) -> Iterator[Finding]:
+    """The compiled run launches about as many kernels as the eager one.
+
+    What it does:
+        Compares the number of kernels of a compiled run with those of the same call run eagerly. Reported
+        from 90 %.
+
+    Why it is slow:
+        A compiler that fuses leaves a fraction of the kernels. As many as before means that little was
+        compiled: graph breaks, a part that fell back to eager, or the wrong module.
+
+    Example:
+        pipe = torch.compile(pipe)                         # the pipeline, not its models
+
+    Use instead:
+        pipe.unet.compile(fullgraph=True)                  # fails where it would break
+
+    Fix safety:
+        Compiling changes the output within rounding.
+    """
+    timeline = recording.timeline
+    assert timeline is not None
+    if timeline.mode == "eager" or not timeline.eager_kernels:
+        return
+    launched = sum(1 for us in timeline.device_us if us > 0)
+    if launched < SAME_KERNELS * timeline.eager_kernels:
+        return
+    yield Finding(
+        rule="KRN012",
+        name="compiled-not-fused",
+        kind="compiled-not-fused",
+        message=f"The compiled run launches {launched:,} kernels, the eager one {timeline.eager_kernels:,}.",
+        grade=_grade(recording),
+        severity=Severity.HIGH,
+        phase="denoise",
+        in_loop=True,
+        count=launched,
+        advice="Compile the models themselves with fullgraph=True, and look at the GRB findings.",
+    )

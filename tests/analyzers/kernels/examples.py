@@ -1,0 +1,79 @@
+"""For each kernel rule, a recording that fires exactly it and one that is its mended form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffprof.recording import DeviceInfo, Grade, MemoryUse, Recording, Timing
+from tests.analyzers.kernels.lanes import Lanes, fed
+from tests.builders import make_recording
+
+A100 = DeviceInfo(
+    spec="sim:a100-80gb",
+    kind="sim",
+    name="NVIDIA A100 SXM4 80GB",
+    grade=Grade.SIMULATED,
+    details={"peak_tflops": {"fp32": 19.5, "tf32": 156.0, "bf16": 312.0}, "bandwidth_gb_s": 2039.0},
+)
+
+
+def recorded(lanes: Lanes, **timeline: Any) -> Recording:
+    return make_recording(device=A100, timeline=lanes.timeline(**timeline))
+
+
+def remembered(by_step: tuple[int, ...], busy: float = 0.99, peak: int = 9 << 30) -> Recording:
+    return make_recording(
+        device=A100,
+        memory=MemoryUse(
+            grade=Grade.SIMULATED,
+            weights_bytes=7 << 30,
+            peak_bytes=peak,
+            capacity_bytes=80 << 30,
+            by_step=by_step,
+        ),
+        timing=Timing(grade=Grade.SIMULATED, seconds=(1.0,), median=1.0, device_busy=busy),
+    )
+
+
+FLAT = (7 << 30,) * 4
+MB = 1024**2
+
+BAD: dict[str, Recording] = {
+    "KRN001": recorded(Lanes().launch("add", 5.0, 40.0, times=50)),
+    "KRN002": recorded(
+        Lanes().launch("embed", 1.0, 300.0).launch("linear", 400.0, times=10, family="gemm").wait()
+    ),
+    "KRN003": recorded(fed().launch("solve", 1500.0, part="scheduler")),
+    "KRN004": recorded(
+        fed()
+        .launch("softmax", 900.0, family="reduction")
+        .launch("bmm", 700.0, family="gemm", flops=4e10)
+        .launch("baddbmm", 700.0, family="gemm", flops=4e10)
+    ),
+    "KRN005": recorded(fed().launch("sgemm", 900.0, family="gemm", dtype="float32", flops=1e10, bytes=1e6)),
+    "KRN006": recorded(
+        fed().launch("nchwToNhwc", 500.0, family="copy").launch("nhwcToNchw", 500.0, family="copy")
+    ),
+    "KRN007": recorded(fed().launch("cast_float16_float32", 600.0, family="copy")),
+    "KRN008": recorded(fed().launch("Memcpy HtoD (Pageable -> Device)", 150.0, family="copy")),
+    "KRN009": remembered(tuple((7 << 30) + n * 40 * MB for n in range(4))),
+    "KRN010": recorded(Lanes().launch("linear", 400.0, times=10, family="gemm").python(6000.0)),
+    "KRN011": remembered(FLAT, busy=0.6),
+    "KRN012": recorded(fed(), mode="compiled", eager_kernels=210),
+}
+
+GOOD: dict[str, Recording] = {
+    "KRN001": recorded(fed()),
+    # The wait is there, but the queue is full again before the device runs dry.
+    "KRN002": recorded(Lanes().launch("linear", 20_000.0, family="gemm").wait(host_us=0.0)),
+    "KRN003": recorded(fed().launch("solve", 400.0, part="scheduler")),
+    "KRN004": recorded(fed().launch("flash_attention", 900.0, family="attention")),
+    "KRN005": recorded(fed().launch("sgemm", 900.0, family="gemm", dtype="tf32", flops=1e11)),
+    "KRN006": recorded(fed().launch("nchwToNhwc", 50.0, family="copy")),
+    "KRN007": recorded(fed().launch("cast_float16_float32", 60.0, family="copy")),
+    "KRN008": recorded(fed().launch("Memcpy HtoD (Pinned -> Device)", 150.0, family="copy")),
+    "KRN009": remembered(FLAT),
+    "KRN010": recorded(fed().python(300.0)),
+    "KRN011": remembered(FLAT, busy=0.6, peak=60 << 30),
+    "KRN012": recorded(fed(), mode="compiled", eager_kernels=900),
+}
