@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -58,7 +59,7 @@ def default_call(pipe: Any, options: Options) -> dict[str, Any]:
         if name == "prompt":
             made[name] = [PROMPT] if annotation == "list[str]" else PROMPT
         elif name == "num_inference_steps":
-            made[name] = STEPS
+            made[name] = math.ceil(STEPS / _strength(pipe))
         elif name in IMAGES or (required and name.endswith("image")):
             made[name] = picture(pipe, options)
         elif (name == "video" and "image" not in made) or (required and name.endswith("video")):
@@ -73,6 +74,12 @@ def default_call(pipe: Any, options: Options) -> dict[str, Any]:
                 f"Give it with --set {name}=VALUE, or from a factory that returns (pipeline, call_kwargs).",
             )
     return made
+
+
+def _strength(pipe: Any) -> float:
+    """The share of the steps that the call makes of an image: its default `strength`, else 1."""
+    strength = getattr(parameters(pipe).get("strength"), "default", None)
+    return strength if isinstance(strength, float) and 0 < strength < 1 else 1.0
 
 
 def picture(pipe: Any, options: Options) -> Any:

@@ -126,17 +126,14 @@ def component(
     """One component, built from its configuration under `folders`."""
     folder = next((f / name for f in folders if (f / name).is_dir()), None)
     if library == "transformers" and "Tokenizer" in class_name:
-        if folder is not None and any(file.name not in WHERE = ("subfolder", "revision", "cache_dir", "token", "local_files_only")
-"""Arguments of `from_pretrained` that say where a configuration is."""
-
-TOKENIZER_SETTINGS for file in folder.iterdir()):
+        if folder is not None and any(file.name not in TOKENIZER_SETTINGS for file in folder.iterdir()):
             return _loaded(name, component_class(name, library, class_name), folder)
         return _stand_in(name, folder, folders, index)
     if folder is None:
         raise _missing(name, folders[0] / name)
     cls = component_class(name, library, class_name)
-    is_module = inspect.isclass(cls) and issubclass(cls, torch.nn.Module)
-    if hasattr(cls, "set_timesteps") or not (is_module or hasattr(cls, "from_config")):
+    # transformers' Auto classes stand for modules and are none.
+    if not (inspect.isclass(cls) and (issubclass(cls, torch.nn.Module) or hasattr(cls, "_model_mapping"))):
         return _loaded(name, cls, folder)
     if not (folder / "config.json").is_file():
         raise _missing(name, folder / "config.json")
@@ -156,14 +153,14 @@ def model_of(cls: Any, name: str, dtype: torch.dtype | None, **where: Any) -> An
 
     where: `subfolder`, `revision`, ... .
     """
-    if hasattr(cls, "load_config"):
-        model = cls.from_config(cls.load_config(name, **where))
-    elif not _in_transformers(cls):
+    if not (hasattr(cls, "load_config") or _in_transformers(cls)):
         # Several models in one, which loads each of them.
         with built_instead():
             return cls.from_pretrained(name, dtype=dtype, **where)
-    else:
-        with _default_dtype(dtype):
+    with _default_dtype(dtype):
+        if hasattr(cls, "load_config"):
+            model = cls.from_config(cls.load_config(name, **where))
+        else:
             model = _transformers_model(cls, name, **where)
     model.eval()
     if dtype is not None:
@@ -215,7 +212,7 @@ def _in_transformers(cls: Any) -> bool:
 
 @contextmanager
 def _default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
-    """transformers makes its models, buffers too, under the dtype that is asked for."""
+    """Loading makes a model, its buffers too, under the dtype that is asked for."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype or before)
     try:

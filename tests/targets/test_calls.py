@@ -83,6 +83,21 @@ def test_a_call_is_made_up_from_the_signature() -> None:
     assert default_call(Pipe(), Options(height=16, width=24))["image"].size == (24, 16)
 
 
+def test_a_share_of_the_steps_is_made_up_for() -> None:
+    class FromImage:
+        def __call__(
+            self, prompt: str, image: Any = None, strength: float = 0.3, num_inference_steps: int = 50
+        ) -> None: ...
+
+    class All:
+        def __call__(self, strength: float = 1.0, num_inference_steps: int = 50) -> None: ...
+
+    pipe = FromImage()
+    pipe.components = {}  # type: ignore[attr-defined]
+    assert default_call(pipe, Options())["num_inference_steps"] == 10
+    assert default_call(All(), Options())["num_inference_steps"] == 3
+
+
 def test_an_argument_that_can_t_be_made_up_is_asked_for() -> None:
     class Needs:
         def __call__(self, class_labels: list[int], audio_latents: torch.Tensor) -> None: ...
