@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
+from itertools import pairwise, repeat
 
 from msgspec.structs import replace
 
@@ -196,8 +196,9 @@ def steps_of(timeline: Timeline) -> tuple[tuple[int, int], ...]:
             worked.add(span.step)
             ends[span.step] = max(ends.get(span.step, 0), span.last)
     steps = sorted(worked)
-    found = []
-    for step, after in zip(steps, [*steps[1:], None], strict=True):
+    found: list[tuple[int, int]] = []
+    for step, after in pairwise([*steps, None]):
+        assert step is not None
         last = ends[step] if after is None else firsts[after]
         found.append((firsts[step], last))
     return tuple(found)

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import pytest
+
+from diffprof.analyzers.kernels.loop import Loop
+from diffprof.finding import Finding
+from diffprof.recording import Recording
+from diffprof.report import make_report
+from tests.analyzers.kernels.examples import BAD
+from tests.analyzers.kernels.lanes import Lanes, fed
+
+
+def found(code: str, recording: Recording | None = None) -> Finding:
+    (finding,) = [f for f in make_report(recording or BAD[code]).findings if f.rule == code]
+    return finding
+
+
+def test_launch_bound_says_what_a_faster_host_would_save() -> None:
+    finding = found("KRN001")
+    # Four steps of 50 kernels of 5 us that the host issues every 40 us.
+    assert finding.saves_ms == pytest.approx(4 * 50 * 35 / 1e3, rel=0.02)
+    assert "idles 87%" in finding.message
+
+
+def test_sync_bubble_counts_waits_and_prices_them_together() -> None:
+    finding = found("KRN002")
+    assert (finding.count, finding.per_step) == (4, 1.0)
+    assert finding.saves_ms is not None
+    assert 0 < finding.saves_ms < 2
+
+
+def test_unfused_attention_keeps_its_arithmetic() -> None:
+    finding = found("KRN004")
+    # Softmax vanishes; each matmul takes its operations at the rate of the linears (8e10 in 400 us).
+    assert finding.evidence.becomes_us == (0.0, pytest.approx(200.0), pytest.approx(200.0))
+    assert finding.saves_ms == pytest.approx(4 * (900 + 500 + 500) / 1e3, rel=0.02)
+
+
+def test_tf32_is_no_faster_than_memory() -> None:
+    (becomes,) = found("KRN005").evidence.becomes_us
+    assert becomes == pytest.approx(900 * 19.5 / 156)
+    lanes = fed().launch("sgemm", 900.0, family="gemm", dtype="float32", flops=1e10, bytes=1e9)
+    import msgspec
+
+    slow = msgspec.structs.replace(BAD["KRN005"], timeline=lanes.timeline())
+    assert found("KRN005", slow).evidence.becomes_us == (pytest.approx(1e9 / 2039e3),)
+
+
+def test_layout_conversions_are_counted_per_step() -> None:
+    finding = found("KRN006")
+    assert (finding.count, finding.per_step, finding.in_loop) == (8, 2.0, True)
+    assert finding.saves_ms == pytest.approx(4.0, rel=0.02)
+
+
+def test_python_between_steps_is_priced_by_leaving_it_out() -> None:
+    finding = found("KRN010")
+    # A step: 0.1 ms to issue 4 ms of kernels, then 6 ms of Python. Without it the kernels follow each other:
+    # 4 * 4 ms instead of 4 * 6.1 ms.
+    assert finding.saves_ms == pytest.approx(4 * (6.1 - 4.0), rel=0.02)
+
+
+def test_memory_growth_is_told_per_step() -> None:
+    assert "42 MB" in found("KRN009").message
+
+
+def test_headroom_is_counted_in_batches() -> None:
+    # 2 GiB of activations, 7 of weights, 90 % of 80 GiB: (72 - 7) / 2.
+    assert "32 times" in found("KRN011").message
+
+
+def test_a_loop_without_steps_is_empty() -> None:
+    loop = Loop(Lanes(steps=0).timeline())
+    assert (loop.steps, loop.length_us, loop.idle_us("launch")) == (0, 0.0, 0)
+    assert loop.part_share("scheduler") is None
+
+
+def test_the_scheduler_s_share_leaves_out_what_it_waits_for() -> None:
+    waiting = fed().wait(host_us=20.0)
+    share = Loop(waiting.timeline()).part_share("scheduler")
+    assert share is not None
+    assert share < 0.01
