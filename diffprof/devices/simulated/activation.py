@@ -12,6 +12,7 @@ from diffprof.errors import DiffprofError, UsageError
 
 from . import autocast, patches
 from .backend import register
+from .heap import settled
 from .observer import Observer
 from .session import SESSION
 from .tensor import SimTensor
@@ -50,7 +51,8 @@ def simulated_gpu(
     SESSION.peak = SESSION.allocated
     SESSION.watch(observer)
     try:
-        yield device
+        with settled():
+            yield device
     finally:
         SESSION.active = False
         SESSION.spec = None

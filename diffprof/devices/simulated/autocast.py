@@ -137,8 +137,6 @@ WIDEST = [
     "index_put",
     "tensordot",
     "scatter_add",
-    "cat",
-    "stack",
 ]
 BANNED = ("binary_cross_entropy",)
 
@@ -172,7 +170,7 @@ def register(lib: Any) -> None:
 def _cached_cast(dtype: torch.dtype, a: Any) -> Any:
     """cached_cast: eligible are floating tensors of the device, float64 aside."""
     if isinstance(a, torch.Tensor):
-        if not a.is_floating_point() or a.dtype is torch.float64 or a.device.type != NAME or a.dtype is dtype:
+        if a.dtype is dtype or not _eligible(a):
             return a
         cacheable = (
             torch.is_autocast_cache_enabled()
@@ -224,27 +222,23 @@ def _full(func: Any) -> Callable[..., Any]:
 
 
 def _widest(func: Any) -> Callable[..., Any]:
+    """The widest of the lower precision and the eligible inputs (promote_type; float64 isn't eligible)."""
+
     def dtype_of(args: tuple, kwargs: dict[str, Any]) -> torch.dtype:
-        dtypes = {
-            t.dtype
-            for t in _tensors([*args, *kwargs.values()])
-            if t.is_floating_point() and t.device.type == NAME
-        }
-        if torch.float32 in dtypes or torch.float64 in dtypes:
-            return torch.float32
         lower = torch.get_autocast_dtype(NAME)
+        dtypes = {t.dtype for t in _tensors([*args, *kwargs.values()]) if _eligible(t)}
         return lower if dtypes <= {lower} else torch.float32
 
     return _cast_to(dtype_of, func)
 
 
-def _first_eligible(args: tuple) -> bool:
-    first = args[0]
+def _eligible(t: Any) -> bool:
+    """Floating, on the device, not float64 (is_eligible in aten/src/ATen/autocast_mode.h)."""
     return (
-        isinstance(first, torch.Tensor)
-        and first.is_floating_point()
-        and first.dtype is not torch.float64
-        and first.device.type == NAME
+        isinstance(t, torch.Tensor)
+        and t.is_floating_point()
+        and t.dtype is not torch.float64
+        and t.device.type == NAME
     )
 
 
@@ -255,7 +249,7 @@ def _full_by_dtype(func: Any) -> Callable[..., Any]:
     def kernel(*args: Any, **kwargs: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(_EXCLUDED):
             given = kwargs.get("dtype") if by_name or len(args) <= place else args[place]
-            if given is None and _first_eligible(args):
+            if given is None and _eligible(args[0]):
                 if by_name or len(args) <= place:
                     kwargs = {**kwargs, "dtype": torch.float32}
                 else:
@@ -268,7 +262,7 @@ def _full_by_dtype(func: Any) -> Callable[..., Any]:
 def _norm(func: Any) -> Callable[..., Any]:
     def kernel(x: torch.Tensor, p: Any = 2, *rest: Any, **kwargs: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(_EXCLUDED):
-            if not _first_eligible((x,)):
+            if not _eligible(x):
                 return func(x, p, *rest, **kwargs)
             if rest or kwargs:
                 return torch.ops.aten.norm.ScalarOpt_dim_dtype(x, p, *rest, **kwargs, dtype=torch.float32)

@@ -18,6 +18,10 @@ PINNED = "_diffprof_pinned"
 """Attribute of a CPU storage that counts as page-locked."""
 
 
+INVENTED = "_diffprof_invented"
+"""Attribute of a CPU storage whose zeros stand for unknown data: copied back, they are unknown again."""
+
+
 def mark_pinned(t: torch.Tensor) -> torch.Tensor:
     """Let the storage of a CPU tensor count as page-locked."""
     setattr(t.untyped_storage(), PINNED, True)
@@ -71,7 +75,9 @@ def _upload(op: Op, dst: SimTensor, src: torch.Tensor, non_blocking: bool) -> Si
     torch.broadcast_shapes(dst.shape, src.shape)
     if dst._meta.numel:
         tell_upload(op, src, dst._meta, non_blocking)
-    if dst._cell.known:
+    if getattr(src.untyped_storage(), INVENTED, False):
+        dst._cell.taint()
+    elif dst._cell.known:
         inner_of(dst).copy_(src)
     elif _fits(dst):
         learn(dst, src)
@@ -123,6 +129,8 @@ def _download_into(op: Op, dst: torch.Tensor, src: SimTensor, non_blocking: bool
     else:
         tell_invented(src.shape, src.dtype)
         dst.zero_()
+        if dst.numel() * dst.element_size() == dst.untyped_storage().nbytes():
+            setattr(dst.untyped_storage(), INVENTED, True)
     return dst
 
 
@@ -158,6 +166,7 @@ def _download(op: Op, src: SimTensor, kwargs: dict[str, Any]) -> torch.Tensor:
         like = torch.empty_strided(src.shape, src.stride(), dtype=src.dtype, device="meta")
         out = torch.zeros_like(like, dtype=dtype, device="cpu", memory_format=layout)
         tell_invented(src.shape, src.dtype)
+        setattr(out.untyped_storage(), INVENTED, True)
     if src._meta.numel:
         tell_op(signature_of(op, (src._meta,), (host_meta(out),), {}, "d2h", src._meta.nbytes))
         # With non_blocking=True the destination is made in pinned memory:

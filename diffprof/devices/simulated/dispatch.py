@@ -17,7 +17,7 @@ from .observer import OpSignature, TensorMeta
 from .ops import Op, argument
 from .session import QUIET, SESSION
 from .signatures import make_signature, tell_op
-from .tensor import NAME, SimTensor, host_meta, inner_of, intern_meta, known, regeometry, restride
+from .tensor import NAME, SimTensor, host_meta, inner_of, known, meta_of, regeometry, restride
 
 UNKNOWN = 1
 HOST = 2
@@ -189,7 +189,7 @@ def compute(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list, key: lis
     out = op.func(*host_args, **host_kwargs)
     if op.inplace_view:
         target = argument(args, kwargs, (0, op.names[0]))
-        restride(target, intern_meta(out.shape, out.stride(), out.dtype, out.storage_offset()), out.detach())
+        restride(target, meta_of(out), out.detach())
         return target
     if op.device_at is not None:
         device = argument(args, kwargs, op.device_at)

@@ -10,7 +10,7 @@ from .observer import OpSignature, TensorMeta
 from .ops import Op, argument
 from .session import QUIET, SESSION
 from .signatures import make_signature
-from .tensor import SimTensor, extent, intern_meta, regeometry, restride, unknown
+from .tensor import SimTensor, extent, intern_meta, meta_of, regeometry, restride, set_bits, unknown
 
 _memo: dict[tuple, Entry] = {}
 
@@ -85,7 +85,7 @@ def lookup(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list, key: tupl
             places.setdefault(m.untyped_storage()._cdata, n)
     fresh: list[TensorMeta] = []
     if op.inplace_view:
-        spec: tuple = (_RESTRIDE, intern_meta(out.shape, out.stride(), out.dtype, out.storage_offset()))
+        spec: tuple = (_RESTRIDE, meta_of(out))
         signature = None
     else:
         first = op.returns[0] if isinstance(out, torch.Tensor) and op.returns else None
@@ -111,7 +111,7 @@ def _spec(
     if isinstance(out, torch.Tensor):
         if place is not None:
             return (_WRITTEN, place, out.shape)
-        meta = intern_meta(out.shape, out.stride(), out.dtype, out.storage_offset())
+        meta = meta_of(out)
         alias = places.get(out.untyped_storage()._cdata)
         if alias is None:
             fresh.append(meta)
@@ -162,7 +162,7 @@ def _meta_tensor(t: torch.Tensor) -> torch.Tensor:
         # Some meta kernels resize; leave them room.
         return torch.empty_strided(meta.shape, meta.stride, dtype=meta.dtype, device="meta")
     base = torch.empty(extent(meta), dtype=meta.dtype, device="meta")
-    return base.as_strided(meta.shape, meta.stride, meta.offset)
+    return set_bits(base.as_strided(meta.shape, meta.stride, meta.offset), meta.bits)
 
 
 def _meta_argument(a: Any, stand_in: Any) -> Any:

@@ -64,20 +64,28 @@ class Blocking:
     assumed: Any = None
     waits: int = 1
     tensor: torch.Tensor | None = None
-    """What is read or copied (for an upload: the host's tensor). Look at it in the callback; don't keep it."""
+    """What is read or copied (for an upload: the host's tensor). Look at it in the callback only."""
 
 
 class TensorMeta:
     """Geometry of a tensor. Interned: two tensors alike have the same object, so `is` compares.
 
-    shape, stride and offset in elements; device is "sim" or "cpu".
+    shape, stride and offset in elements; device is "sim" or "cpu". bits: 1 where the tensor is a lazy
+    conjugate, 2 where it is a lazy negative.
     """
 
-    __slots__ = ("device", "dtype", "numel", "offset", "shape", "stride")
+    __slots__ = ("bits", "device", "dtype", "numel", "offset", "shape", "stride")
 
     def __init__(
-        self, shape: torch.Size, stride: tuple[int, ...], dtype: torch.dtype, offset: int, device: str
+        self,
+        shape: torch.Size,
+        stride: tuple[int, ...],
+        dtype: torch.dtype,
+        offset: int,
+        device: str,
+        bits: int = 0,
     ) -> None:
+        self.bits = bits
         self.shape = shape
         self.stride = stride
         self.dtype = dtype

@@ -12,6 +12,7 @@ import torch
 from diffprof.errors import UsageError
 
 from .backend import register
+from .heap import settled
 from .session import suspended
 from .tensor import _FIELDS, NAME, SimTensor, intern_meta, known, unknown
 
@@ -127,7 +128,7 @@ def empty_weights(dtype: torch.dtype | None = None) -> Iterator[None]:
         for name in _INITIALISERS:
             patches.set(torch.nn.init, name, _skip)
         _skip_library_initialisers(patches)
-        with suspended():
+        with suspended(), settled():
             yield
     finally:
         patches.undo()

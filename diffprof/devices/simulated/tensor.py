@@ -29,16 +29,36 @@ _metas: dict[tuple, TensorMeta] = {}
 
 
 def intern_meta(
-    shape: torch.Size, stride: tuple[int, ...], dtype: torch.dtype, offset: int, device: str = NAME
+    shape: torch.Size,
+    stride: tuple[int, ...],
+    dtype: torch.dtype,
+    offset: int,
+    device: str = NAME,
+    bits: int = 0,
 ) -> TensorMeta:
     """The one TensorMeta of that geometry."""
-    key = (shape, stride, dtype, offset, device)
+    key = (shape, stride, dtype, offset, device, bits)
     meta = _metas.get(key)
     if meta is None:
         if type(shape) is not torch.Size:
             shape = torch.Size(shape)
-        meta = _metas[key] = TensorMeta(shape, tuple(stride), dtype, offset, device)
+        meta = _metas[key] = TensorMeta(shape, tuple(stride), dtype, offset, device, bits)
     return meta
+
+
+def meta_of(t: torch.Tensor) -> TensorMeta:
+    """The device geometry that mirrors a CPU or meta tensor."""
+    bits = (1 if t.is_conj() else 0) | (2 if t.is_neg() else 0)
+    return intern_meta(t.shape, t.stride(), t.dtype, t.storage_offset(), NAME, bits)
+
+
+def set_bits(t: torch.Tensor, bits: int) -> torch.Tensor:
+    """Mark a tensor as a lazy conjugate or negative."""
+    if bits & 1:
+        torch._C._set_conj(t, True)
+    if bits & 2:
+        torch._C._set_neg(t, True)
+    return t
 
 
 def host_meta(t: torch.Tensor) -> TensorMeta:
@@ -58,17 +78,20 @@ def extent(meta: TensorMeta) -> int:
 class Cell:
     """One device storage. known: whether its bytes are known; counted as memory from birth to death.
 
+    size: its bytes. nbytes: what the allocator takes for it.
+
     storage: the inner CPU storage where known. epoch: how often known bytes became unknown; inner tensors
     of an older epoch are stale. scalar: made from one Python number (see blocking.py, setitem).
     """
 
-    __slots__ = ("epoch", "known", "nbytes", "scalar", "storage")
+    __slots__ = ("epoch", "known", "nbytes", "scalar", "size", "storage")
 
     def __init__(self, known: bool, nbytes: int) -> None:
         self.known = known
         self.epoch = 0
         self.scalar = False
         self.storage: Any = None
+        self.size = nbytes
         self.nbytes = nbytes = -(-nbytes // GRANULE) * GRANULE
         if nbytes:
             SESSION.allocated += nbytes
@@ -247,7 +270,7 @@ DEVICE: torch.device = torch.device("privateuseone", 0)
 
 def known(inner: torch.Tensor, cell: Cell | None = None, requires_grad: bool = False) -> SimTensor:
     """A device tensor with the values of `inner`. cell: that of the storage it is a view of, or None."""
-    meta = intern_meta(inner.shape, inner.stride(), inner.dtype, inner.storage_offset())
+    meta = meta_of(inner)
     if cell is None:
         storage = inner.untyped_storage()
         cell = Cell(True, storage.nbytes())
@@ -288,6 +311,9 @@ def _wrap(meta: TensorMeta, inner: torch.Tensor | None, cell: Cell, requires_gra
     t._inner = inner
     t._cell = cell
     t._meta = meta
+    if meta.bits:
+        # Above the dispatch of Python: ops that don't know the bits get a resolved copy, as on a device.
+        set_bits(t, meta.bits)
     if cell.epoch:
         t._epoch = cell.epoch
     return t
@@ -303,6 +329,7 @@ def inner_of(t: SimTensor) -> torch.Tensor:
         meta = t._meta
         inner = torch.empty(0, dtype=meta.dtype, device="cpu")
         inner.set_(cell.storage, meta.offset, meta.shape, meta.stride)
+        set_bits(inner, meta.bits)
         t._inner = inner
         t._epoch = cell.epoch
         return inner
@@ -312,8 +339,7 @@ def inner_of(t: SimTensor) -> torch.Tensor:
 def covers(t: SimTensor) -> bool:
     """Whether writing all of `t` overwrites every byte of its storage."""
     meta = t._meta
-    nbytes = -(-meta.nbytes // GRANULE) * GRANULE
-    return meta.offset == 0 and nbytes == t._cell.nbytes and extent(meta) == meta.numel
+    return meta.offset == 0 and meta.nbytes == t._cell.size and extent(meta) == meta.numel
 
 
 def _dispatch(func: Any, args: tuple, kwargs: dict | None) -> Any:
