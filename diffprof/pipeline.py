@@ -88,11 +88,13 @@ def _is_module(part: Any) -> bool:
 
 def _takes_timestep(module: Any) -> bool:
     """Denoisers are the models that are told how noisy their input is."""
-    return any(p.startswith("timestep") or p in {"t", "r", "sigma"} for p in _forward_parameters(type(module)))
+    return any(
+        p.startswith("timestep") or p in {"t", "r", "sigma"} for p in _forward_parameters(type(module))
+    )
 
 
 @functools.cache
-def _forward_parameters(cls: type) -> tuple[str, ...]:
+def _forward_parameters(cls: Any) -> tuple[str, ...]:
     try:
         return tuple(inspect.signature(cls.forward).parameters)
     except (TypeError, ValueError, AttributeError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from diffprof.devices import resolve_device
@@ -12,7 +12,7 @@ from diffprof.errors import DiffprofError
 from diffprof.progress import Progress
 from diffprof.report import Report, make_report
 from diffprof.schedulers import SchedulerRow, scheduler_row
-from diffprof.session import DEFAULT_ANALYZERS, Session, Watch
+from diffprof.session import DEFAULT_ANALYZERS, Session, Watch, paused_collection
 from diffprof.targets import Options, Target, from_object, resolve
 from diffprof.targets.calls import scheduler_names, swap_scheduler
 from diffprof.targets.scene import Scene
@@ -37,7 +37,8 @@ def scan_target(
     where = resolve_device(device)
     target = resolve(spec, args) if isinstance(spec, str) else spec
     session = Session(target, where, options or Options(), analyzers, settings or {}, progress)
-    with session.keeping_what_was_recorded(), where.active():
+    pause = nullcontext() if where.wants_values else paused_collection()
+    with session.keeping_what_was_recorded(), where.active(), pause:
         session.load_code()
         recording = target.run(session.record, where, session.options)
     return make_report(recording)

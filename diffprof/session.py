@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import gc
 import hashlib
 import importlib.metadata
 import platform
@@ -17,11 +18,11 @@ import torch
 
 from diffprof import __version__
 from diffprof.analyzers.kernels.simulated import SimulatedKernels, compiled_roots
-from diffprof.analyzers.syncs.probe import Key, SyncObserver
+from diffprof.analyzers.syncs.probe import SyncObserver
 from diffprof.callsite import Place, is_machinery, make_site, source_line
 from diffprof.devices import Device
-from diffprof.devices.branches import as_unseen, branches_noted, device_type_branches
 from diffprof.devices.borrow import lent
+from diffprof.devices.branches import as_unseen, branches_noted, device_type_branches
 from diffprof.devices.simulated import Blocking
 from diffprof.devices.simulated.cost import current_mode
 from diffprof.errors import DiffprofError, TargetError, UsageError
@@ -36,7 +37,11 @@ from diffprof.targets.scene import Scene, describe
 DEFAULT_ANALYZERS = ("syncs", "kernels")
 """What a scan looks at unless told: all that takes seconds, not minutes."""
 
-ANALYZERS = ("syncs", "kernels")
+ANALYZERS = ("syncs", "kernels", "graph-breaks", "quantization")
+GRAPH_BREAKS = ("scope", "vary", "cache")
+QUANTIZATION = ("budget_s", "min_sqnr", "cache")
+"""Settings that are handed on to these probes, by the names of their parameters."""
+
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "torchao", "numpy")
 
 
@@ -55,7 +60,9 @@ class Session:
         """Raises UsageError for an analyzer that is not there."""
         for name in analyzers:
             if name not in ANALYZERS:
-                raise UsageError(f"There is no analyzer {name!r}.", f"Choose from: {', '.join(ANALYZERS)}.")
+                raise UsageError(
+                    f"There is no analyzer {name!r}.", f"Choose from: {', '.join(ANALYZERS)}, or say all."
+                )
         self.target = target
         self.device = device
         self.options = options
@@ -87,11 +94,36 @@ class Session:
                 stack.enter_context(lent(scene.pipe, self.device))
             stack.enter_context(eager_compiled_parts())
             asked = stack.enter_context(branches_noted())
-            watched_call(self, scene)
+            if {"syncs", "kernels"} & set(self.analyzers):
+                watched_call(self, scene)
+                self._lap("scan")
+            self._probe_the_rest(scene)
         if self.device.kind != "cuda":
             self.unseen.extend(as_unseen([*asked, *device_type_branches(scene.pipe)]))
-        self._lap("scan")
         return self.recording()
+
+    def _probe_the_rest(self, scene: Scene) -> None:
+        """The analyzers that run the call on their own; each import is paid when it is used."""
+        if "graph-breaks" in self.analyzers:
+            from diffprof.analyzers.graph_breaks.probe import probe_graph_breaks
+
+            self._add(
+                probe_graph_breaks(scene, self.device, progress=self.progress, **self._given(GRAPH_BREAKS))
+            )
+            self._lap("graph breaks")
+        if "quantization" in self.analyzers:
+            from diffprof.analyzers.quantization.probe import probe_quantization
+
+            given = self._given(QUANTIZATION)
+            self._add(probe_quantization(scene, self.device, progress=self.progress, **given))
+            self._lap("quantization")
+
+    def _given(self, names: Sequence[str]) -> dict[str, Any]:
+        return {name: self.settings[name] for name in names if self.settings.get(name) is not None}
+
+    def _add(self, sections: Mapping[str, Any]) -> None:
+        self.unseen.extend(sections.get("unseen") or ())
+        self.sections.update({name: rows for name, rows in sections.items() if name != "unseen"})
 
     def _lap(self, name: str) -> None:
         now = time.perf_counter()
@@ -192,10 +224,8 @@ class SyncsAndKernels(SyncObserver):
 
         tracker.on_change = changed
 
-    def blocking(self, event: Blocking) -> Key:
-        key = super().blocking(event)
-        self.kernels.wait(key, event)
-        return key
+    def blocking(self, event: Blocking) -> None:
+        self.kernels.wait(self.note(event), event)
 
     def alloc(self, nbytes: int) -> None:
         self.kernels.alloc(nbytes)
@@ -240,8 +270,8 @@ def _unseen_parts(pipe: Any) -> Iterator[Unseen]:
     for name, part in components(pipe).items():
         if not isinstance(part, torch.nn.Module):
             continue
-        compiled = [path for path, module in part.named_modules() if _is_compiled(module)]
-        if compiled:
+        if any(_is_compiled(module) for module in part.modules()):
+            compiled = [path for path, module in part.named_modules() if _is_compiled(module)]
             where = name if "" in compiled else f"{name}.{compiled[0]} and {len(compiled) - 1} more"
             yield Unseen(
                 what=f"torch.compile of {where}",
@@ -251,7 +281,20 @@ def _unseen_parts(pipe: Any) -> Iterator[Unseen]:
 
 
 def _is_compiled(module: torch.nn.Module) -> bool:
-    return getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")
+    return module._compiled_call_impl is not None or "_orig_mod" in module._modules
+
+
+@contextmanager
+def paused_collection() -> Iterator[None]:
+    """No cyclic garbage collection inside: each would walk the millions of objects that torch and
+    transformers keep (a third of the time of a simulated scan), and tensors without values hold no memory."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 # --- facts about this run ------------------------------------------------------------------------------
@@ -287,7 +330,9 @@ def _hashes(rows: Iterable[SyncRow]) -> dict[str, str]:
     """SHA-256 of the user's own files that a site names."""
     files = {row.site.file for row in rows if row.site.user_code}
     return {
-        file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in sorted(files) if Path(file).is_file()
+        file: hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        for file in sorted(files)
+        if Path(file).is_file()
     }
 
 
@@ -299,7 +344,7 @@ def target_failure(spec: str, error: BaseException) -> TargetError:
     source = f"\n    {source_line(frames[0][0], site.line)}" if site else ""
     return TargetError(
         f"{spec} failed{where}: {type(error).__name__}: {error}{source}",
-        "Run the pipeline without diffprof to see whether it fails there too; --debug shows the whole traceback.",
+        "Run it without diffprof to see whether it fails there too; --debug shows the whole traceback.",
     )
 
 

@@ -68,6 +68,7 @@ class Pipeline:
             sample = sample + 1
         for i, t in enumerate(self.scheduler.timesteps):
             self.look()
+            assert i == t
             noise = self.unet(sample, t)
             sample = self.scheduler.step(noise, t, sample)
         self.look()
@@ -148,7 +149,11 @@ def test_nothing_is_left_on_the_pipeline_or_its_classes():
 def test_a_failing_step_leaves_its_phase():
     pipe = Pipeline()
     tracker = PhaseTracker()
-    with tracker.watching(pipe), replaced(Scheduler, "probe", _fail), pytest.raises(ValueError, match="bad step"):
+    with (
+        tracker.watching(pipe),
+        replaced(Scheduler, "probe", _fail),
+        pytest.raises(ValueError, match="bad step"),
+    ):
         pipe(2)
     assert tracker.current.part is None
 

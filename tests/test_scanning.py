@@ -205,7 +205,9 @@ def test_cuda_without_a_gpu_is_refused():
 
 
 def test_every_scheduler_has_a_row_and_failures_say_why():
-    table = {row.scheduler: row for row in scheduler_table("tiny-sdxl", device="sim:t4", options=Options(steps=3))}
+    table = {
+        row.scheduler: row for row in scheduler_table("tiny-sdxl", device="sim:t4", options=Options(steps=3))
+    }
     assert table["DDIMScheduler"].per_step == 6.0
     assert table["EulerDiscreteScheduler"].in_loop == 0
     ran = [row for row in table.values() if row.error is None]

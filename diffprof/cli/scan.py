@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from diffprof.report import Report
 
 
-def call_arguments(pairs: tuple[str, ...]) -> dict[str, Any]:
+def call_arguments(pairs: tuple[str, ...], option: str = "--set") -> dict[str, Any]:
     """`key=value` pairs; a value that reads as a Python literal is one, anything else is text.
 
     Raises UsageError for a pair without a name.
@@ -28,14 +28,54 @@ def call_arguments(pairs: tuple[str, ...]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals or not key.isidentifier():
             raise UsageError(
-                f"--set {pair!r} is not of the form key=value.",
-                "Write the call argument's name, such as --set num_images_per_prompt=2.",
+                f"{option} {pair!r} is not of the form key=value.",
+                f"Write the call argument's name, such as {option} num_images_per_prompt=2.",
             )
         try:
             found[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
             found[key] = value
     return found
+
+
+def chosen_analyzers(named: str, settings: dict[str, Any]) -> tuple[str, ...]:
+    """The analyzers of `--analyzers`; an option of an analyzer that takes long asks for it as well."""
+    from diffprof.session import ANALYZERS, DEFAULT_ANALYZERS
+
+    if named.strip() == "all":
+        return ANALYZERS
+    chosen = [name.strip().replace("_", "-") for name in named.split(",") if name.strip()]
+    chosen = chosen or list(DEFAULT_ANALYZERS)
+    asked = {"graph-breaks": ("scope", "vary"), "quantization": ("budget_s", "min_sqnr")}
+    for analyzer, options in asked.items():
+        if analyzer not in chosen and any(settings.get(name) is not None for name in options):
+            chosen.append(analyzer)
+    return tuple(chosen)
+
+
+def varied(pairs: tuple[str, ...]) -> dict[str, list[Any]]:
+    """`--vary height=768,1024` as {"height": [768, 1024]}.
+
+    Raises UsageError for a pair without a name or without values.
+    """
+    found: dict[str, list[Any]] = {}
+    for key, value in call_arguments(pairs, option="--vary").items():
+        values = list(value) if isinstance(value, tuple) else [value]
+        found[key] = [_literal(part) for text in values for part in _parts(text)]
+    return found
+
+
+def _parts(value: Any) -> list[Any]:
+    return value.split(",") if isinstance(value, str) else [value]
+
+
+def _literal(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value
 
 
 def target_options(function: Any) -> Any:
@@ -87,6 +127,13 @@ def command(
     traces: Path,
     quiet: bool,
     verbose: bool,
+    analyzers: str,
+    compiled: bool,
+    compile_scope: str | None,
+    vary: tuple[str, ...],
+    budget: float | None,
+    min_sqnr: float | None,
+    no_cache: bool,
     **options: Any,
 ) -> None:
     """Scan a target: every place where it keeps a GPU waiting, with file and line.
@@ -99,13 +146,29 @@ def command(
 
     gate = parse_gate(fail_on)
     chosen = make_options(**options)
+    settings = {
+        "compiled": compiled,
+        "scope": compile_scope,
+        "vary": varied(vary) or None,
+        "budget_s": budget,
+        "min_sqnr": min_sqnr,
+        "cache": False if no_cache else None,
+    }
     failure: BaseException | None = None
     with progress_on(sys.stderr, quiet=quiet) as progress, stdout_to_stderr():
         progress.stage("importing torch and diffusers")
         from diffprof.scanning import scan_target
 
         try:
-            report = scan_target(target, args=args, device=device, options=chosen, progress=progress)
+            report = scan_target(
+                target,
+                args=args,
+                device=device,
+                options=chosen,
+                analyzers=chosen_analyzers(analyzers, settings),
+                settings=settings,
+                progress=progress,
+            )
         except (Exception, KeyboardInterrupt) as error:
             partial: Report | None = getattr(error, "report", None)
             if partial is None:

@@ -22,7 +22,9 @@ def borrowed(pipe: Any, *, drop_values: bool = False) -> Iterator[None]:
 
     drop_values: the copies are on `meta`, so no memory is taken.
     """
-    modules = [m for part in components(pipe).values() if isinstance(part, torch.nn.Module) for m in part.modules()]
+    modules = [
+        m for part in components(pipe).values() if isinstance(part, torch.nn.Module) for m in part.modules()
+    ]
     plain = [part for part in (pipe, *components(pipe).values()) if not isinstance(part, torch.nn.Module)]
     tensors = [(m, dict(m._parameters), dict(m._buffers), m.training) for m in modules]
     attributes = [(part, _copied(part)) for part in plain if hasattr(part, "__dict__")]

@@ -38,25 +38,24 @@ def branches_noted() -> Iterator[dict[Place, str]]:
 
 
 def device_type_branches(pipe: Any) -> Iterator[Place]:
-    """Lines in the classes of the pipeline and of its components that compare a device's type with cuda."""
+    """Lines in the methods of the pipeline and of its components that compare a device's type with cuda."""
     parts = [pipe, *components(pipe).values()]
     for cls in dict.fromkeys(cls for part in parts for cls in type(part).__mro__):
         filename = getattr(sys.modules.get(cls.__module__), "__file__", None)
-        # A class's own lines are found by parsing its file, which takes tens of milliseconds.
-        if not filename or is_machinery(filename) or not _file_asks(filename):
+        if not filename or is_machinery(filename):
             continue
-        try:
-            lines, first = inspect.getsourcelines(cls)
-        except (OSError, TypeError):
-            continue
-        for offset, line in enumerate(lines):
-            if _ASKS.search(line):
-                yield filename, first + offset, cls.__qualname__
+        asking = _asking_lines(filename)
+        for method in vars(cls).values() if asking else ():
+            code = getattr(inspect.unwrap(method) if callable(method) else None, "__code__", None)
+            if code is not None:
+                lines = {line for _, _, line in code.co_lines() if line}
+                yield from ((filename, line, code.co_qualname) for line in asking if line in lines)
 
 
 @functools.cache
-def _file_asks(filename: str) -> bool:
-    return _ASKS.search("".join(linecache.getlines(filename))) is not None
+def _asking_lines(filename: str) -> tuple[int, ...]:
+    text = "".join(linecache.getlines(filename))
+    return tuple(text.count("\n", 0, match.start()) + 1 for match in _ASKS.finditer(text))
 
 
 def as_unseen(places_found: Iterable[Place]) -> Iterator[Unseen]:

@@ -1,4 +1,4 @@
-"""Which operators on real device tensors make the host wait: the simulated GPU's table, asked of real calls."""
+"""Which operators on real device tensors make the host wait: the simulated GPU's table, asked of them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def _copy(
         target_tensor, source = (args[1], args[0]) if base == "_copy_from" else (args[0], args[1])
         to_device = is_device(target_tensor)
         pinned_end = not to_device and target_tensor.is_pinned()
-    non_blocking = bool(kwargs.get("non_blocking", args[2] if base != "_to_copy" and len(args) > 2 else False))
+    non_blocking = bool(
+        kwargs.get("non_blocking", args[2] if base != "_to_copy" and len(args) > 2 else False)
+    )
     from_device = is_device(source)
     if to_device == from_device or not source.numel():
         return None, source

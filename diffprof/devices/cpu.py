@@ -22,9 +22,13 @@ class CpuDevice:
     grade = Grade.MEASURED
     wants_values = True
 
+    def __init__(self) -> None:
+        self._torch_device = torch.device("cpu")
+
     @property
     def torch_device(self) -> torch.device:
-        return torch.device("cpu")
+        """The CPU, and the simulated GPU beside it while a call is observed there."""
+        return self._torch_device
 
     def info(self) -> DeviceInfo:
         return DeviceInfo(
@@ -32,7 +36,10 @@ class CpuDevice:
             kind=self.kind,
             name=_processor(),
             grade=self.grade,
-            details={"threads": torch.get_num_threads(), "capability": torch.backends.cpu.get_cpu_capability()},
+            details={
+                "threads": torch.get_num_threads(),
+                "capability": torch.backends.cpu.get_cpu_capability(),
+            },
         )
 
     @contextmanager
@@ -46,9 +53,13 @@ class CpuDevice:
     @contextmanager
     def observed(self, observer: Observer, pipe: Any) -> Iterator[None]:
         """The pipeline stands on a simulated GPU with its real values while the context is open."""
-        with simulated_gpu(observer), borrowed(pipe):
+        with simulated_gpu(observer) as simulated, borrowed(pipe):
             place(pipe, values="known")
-            yield
+            self._torch_device = simulated
+            try:
+                yield
+            finally:
+                self._torch_device = torch.device("cpu")
 
 
 def _processor() -> str:

@@ -1,4 +1,4 @@
-"""Full-size SDXL on a simulated GPU: where the time of one scan goes, beside one plain UNet forward on `meta`.
+"""Full-size SDXL on a simulated GPU: where a scan's time goes, beside one plain UNet forward on `meta`.
 
     python tests/benchmarks/bench_scan.py [steps]
 

@@ -124,9 +124,9 @@ def _statement(filename: str, line: int) -> ast.stmt | None:
     tree = _tree(filename)
     best: ast.stmt | None = None
     for node in ast.walk(tree) if tree else ():
-        if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or node.lineno):
-            if best is None or node.lineno >= best.lineno:
-                best = node
+        covers = isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or node.lineno)
+        if covers and (best is None or node.lineno >= best.lineno):  # type: ignore[attr-defined]
+            best = node  # type: ignore[assignment]
     return _head(best) if best is not None else None
 
 

@@ -88,7 +88,10 @@ class SyncObserver(Observer):
                 self.warned.setdefault(place, places(list(stack())))
                 return
 
-    def blocking(self, event: Blocking) -> Key:
+    def blocking(self, event: Blocking) -> None:
+        self.note(event)
+
+    def note(self, event: Blocking) -> Key:
         """Note one wait; returns the key of its row."""
         frames = list(stack())
         position = loop_position(frames, self.denoisers)

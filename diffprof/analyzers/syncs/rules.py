@@ -80,10 +80,10 @@ def value_read(recording: Recording) -> Iterator[Finding]:
     Exact: the same value is read, from the side where it already is.
     """
     for index, row in _rows(recording, lambda r: r.kind == "value-read" and not _is_host_table(r)):
-        owner = f"`{row.owner}` is on the device and " if row.owner else ""
-        message = f"{owner or 'A device value '}{'its value ' if owner else ''}is read by Python ({row.op}): {row.reason}"
+        what = f"`{row.owner}` is on the device and its value" if row.owner else "A device value"
+        message = f"{what} is read by Python ({row.op}): {row.reason}"
         advice = (
-            f"Keep `{row.owner}` on the CPU (a one-time copy before the loop), or a Python list of its values."
+            f"Keep `{row.owner}` on the CPU (one copy before the loop), or a Python list of its values."
             if row.owner
             else "Decide with values the host already has, or keep the decision on the device (torch.where)."
         )
@@ -114,15 +114,15 @@ def host_table_device_index(recording: Recording) -> Iterator[Finding]:
     Exact: the same entry of the same table.
     """
     for index, row in _rows(recording, _is_host_table):
-        message = f"`{row.owner}` is on the CPU and is indexed by `{row.index}`, which is on the device: {row.reason}"
+        sides = f"`{row.owner}` is on the CPU and is indexed by `{row.index}`, which is on the device"
         yield _finding(
             recording,
             "SYN002",
             "host-table-device-index",
             index,
             row,
-            message,
-            advice=f"Index `{row.owner}` with a host value: keep the timesteps on the CPU beside the device copy.",
+            f"{sides}: {row.reason}",
+            advice=f"Index `{row.owner}` with a host value: keep a CPU copy of the timesteps.",
             fixes=("host-timesteps",) if row.part == "scheduler" else (),
         )
 
@@ -160,7 +160,7 @@ def data_dependent_shape(recording: Recording) -> Iterator[Finding]:
             message,
             advice="Call scheduler.set_begin_index(0) before the loop."
             if in_search
-            else "Use a form whose size the host knows: torch.where, masked_fill, output_size=, nonzero_static.",
+            else "Use a form whose size the host knows: torch.where, masked_fill, output_size=.",
             fixes=("set-begin-index",) if in_search else (),
         )
 
@@ -200,7 +200,7 @@ def device_to_host_copy(recording: Recording) -> Iterator[Finding]:
             row,
             message,
             severity=Severity.INFO if final and not row.in_loop else _severity(row),
-            advice='Unavoidable for an image on the host; output_type="pt" or "latent" leaves it on the device.'
+            advice='Unavoidable for an image on the host; output_type="pt" leaves it on the device.'
             if final
             else "Keep the host's copy from before the upload instead of reading it back.",
         )

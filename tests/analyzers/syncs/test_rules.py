@@ -41,7 +41,9 @@ def test_the_copy_of_the_finished_image_is_for_information():
 def test_severity_follows_the_loop():
     every = only(make_recording(make_sync("value-read")))
     first = only(
-        make_recording(make_sync("value-read", count=1, by_step=(1, 0, 0), per_step=0.0, first_step_only=True))
+        make_recording(
+            make_sync("value-read", count=1, by_step=(1, 0, 0), per_step=0.0, first_step_only=True)
+        )
     )
     outside = only(make_recording(make_sync("value-read", in_loop=False)))
     assert [f.severity for f in (every, first, outside)] == [Severity.HIGH, Severity.MEDIUM, Severity.LOW]
@@ -66,5 +68,7 @@ def test_offloading_is_one_finding_inside_the_loop_and_one_outside():
 
 
 def test_a_search_for_the_timestep_names_its_fix():
-    row = make_sync("data-dependent-shape", site=make_site(function="EulerDiscreteScheduler.index_for_timestep"))
+    row = make_sync(
+        "data-dependent-shape", site=make_site(function="EulerDiscreteScheduler.index_for_timestep")
+    )
     assert only(make_recording(row)).fixes == ("set-begin-index",)

@@ -13,7 +13,9 @@ from diffprof.recording import Recording
 from diffprof.scanning import scan_target
 from diffprof.targets import Options
 
-pytestmark = pytest.mark.skipif(version("diffusers") != "0.42.1", reason="lines are those of diffusers 0.42.1")
+pytestmark = pytest.mark.skipif(
+    version("diffusers") != "0.42.1", reason="lines are those of diffusers 0.42.1"
+)
 
 PIPELINE = "diffusers/pipelines/stable_diffusion_xl/pipeline_stable_diffusion_xl.py"
 SCHEDULERS = "diffusers/schedulers/"
@@ -109,7 +111,9 @@ def test_the_target_is_described(euler):
 @pytest.mark.parametrize("scheduler", IN_LOOP)
 def test_schedulers_block_where_they_are_known_to(scheduler):
     found = rows(scanned(scheduler=scheduler, steps=STEPS), in_loop=True)
-    expected = {(kind, SCHEDULERS + file, line): by_step for (kind, file, line), by_step in IN_LOOP[scheduler].items()}
+    expected = {
+        (kind, SCHEDULERS + file, line): by_step for (kind, file, line), by_step in IN_LOOP[scheduler].items()
+    }
     assert found == expected
 
 
