@@ -94,11 +94,13 @@ class Budget:
 class Patience:
     """How long a comparison goes on.
 
-    least: rounds before anything is judged; most: rounds of a first comparison; again: rounds of one that is
-    near a tie; hopeless: a scheme this many times slower is dropped after `sure` rounds. slices: a scheme that takes longer for
-    1/slices of the rows than the original takes for all is settled by that.
+    enough: rounds that even a spent budget pays for. least: rounds before a loser is dropped. most: rounds of a
+    first comparison. again: rounds of one that is near a tie. hopeless: a scheme this many times slower is
+    dropped after `sure` rounds. slices: a scheme that takes longer for 1/slices of the rows than the
+    original takes for all is settled by that; not under `smallest_slice` rows.
     """
 
+    enough: int = 3
     least: int = 5
     most: int = 11
     again: int = 31
@@ -177,7 +179,8 @@ def compare(
 ) -> Comparison:
     """Time works in rounds; one of them is ORIGINAL. Every other round runs in the opposite order.
 
-    Clear losers are dropped on the way. It ends early when `may_go_on` says so, but not before one round.
+    Clear losers are dropped on the way. It ends early when `may_go_on` says so, but not before
+    `patience.enough` rounds.
     known: rounds to add to.
     """
     result = known or Comparison()
@@ -193,7 +196,7 @@ def compare(
             result.times[name].append(value)
         done = len(result.times[ORIGINAL])
         running = [n for n in running if not _is_lost(result, n, patience, done)]
-        if not running or not may_go_on():
+        if not running or (done >= patience.enough and not may_go_on()):
             break
     return result
 

@@ -1,0 +1,333 @@
+"""On the tiny SDXL: what is listed, and that the printed code quantizes exactly the chosen layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+
+from diffprof.analyzers.quantization.apply import apply_choice
+from diffprof.analyzers.quantization.inventory import (
+    SAMPLE_ROWS,
+    HostStopwatch,
+    Layer,
+    activation_rows,
+    keep_sample,
+    list_layers,
+    take_inventory,
+)
+from diffprof.analyzers.quantization.layers import scheme_of, weights_are_quantized
+from diffprof.analyzers.quantization.probe import Instruments, Settings, probe_quantization
+from diffprof.analyzers.quantization.restore import modules_of, restored
+from diffprof.analyzers.quantization.source import plain_name
+from diffprof.errors import UsageError
+from diffprof.recording import Quantization
+from tests.analyzers.quantization.fakes import Price, Ticks, builder
+from tests.analyzers.quantization.pipelines import (
+    FakeDevice,
+    add_lora,
+    swap_convolutions,
+    with_tiny_sdxl,
+)
+
+
+def play(scene: Any, price: Price, **more: Any) -> dict[str, Any]:
+    """The probe with fake timings: a layer costs 100 us, or what `price` says under a scheme."""
+    ticks = Ticks()
+    tools = Instruments(
+        clock=ticks.seconds, stopwatch=HostStopwatch(ticks.seconds), runner=ticks, build=builder(ticks, price)
+    )
+    return probe_quantization(
+        scene, FakeDevice(), cache=False, budget_s=1e9, min_sqnr=-100, instruments=tools, **more
+    )
+
+
+def some_gain(layer: Any, scheme: Any) -> float | None:
+    """int8 weight-only gains on wide layers of the UNet's shapes and on some 1x1 convolutions."""
+    if scheme.key != "int8-weight-only":
+        return None
+    if isinstance(layer, torch.nn.Conv2d):
+        return 50.0 if layer.in_channels > layer.out_channels else 150.0
+    return 40.0 if layer.in_features >= 64 and layer.out_features >= 64 else 140.0
+
+
+def chosen_paths(choice: Quantization) -> set[str]:
+    """Names of the chosen layers as the pipeline has them before anything is changed."""
+    return {plain_name(f"{s.component}.{name}") for s in choice.selections for name in s.modules}
+
+
+def quantized_paths(pipe: Any) -> set[str]:
+    return {
+        plain_name(f"{component}.{name}")
+        for component, part in pipe.components.items()
+        if isinstance(part, torch.nn.Module)
+        for name, module in part.named_modules()
+        if weights_are_quantized(module)
+    }
+
+
+@contextmanager
+def nothing_left_behind(pipe: Any) -> Iterator[None]:
+    """Every module has the same parts, tensors and hooks after the context."""
+
+    def state() -> list[Any]:
+        return [
+            (id(m), {k: id(v) for k, v in m._parameters.items()}, {k: id(v) for k, v in m._modules.items()})
+            + (sorted(k for k in vars(m)), len(m._forward_hooks), len(m._forward_pre_hooks))
+            for m in modules_of(pipe)
+        ]
+
+    before = state()
+    yield
+    assert state() == before
+
+
+@pytest.fixture(scope="module")
+def inventory() -> Any:
+    def see(scene: Any) -> Any:
+        scene.call()
+        with nothing_left_behind(scene.pipe):
+            return take_inventory(scene.pipe, scene.call, stopwatch=HostStopwatch(), sample=True), scene.pipe
+
+    return with_tiny_sdxl(see)
+
+
+def test_every_linear_is_listed_called_or_not(inventory: Any) -> None:
+    found, pipe = inventory
+    linears = {
+        f"{component}.{name}"
+        for component, part in pipe.components.items()
+        if isinstance(part, torch.nn.Module)
+        for name, module in part.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    }
+    listed = {layer.path for layer in found.layers}
+    assert linears <= listed
+    assert {layer.kind for layer in found.layers if layer.path not in linears} == {"conv1x1"}
+    assert any(not layer.uses for layer in found.layers), "the VAE's encoder is not called"
+
+
+def test_calls_are_counted_by_phase_and_step(inventory: Any) -> None:
+    found, pipe = inventory
+    assert found.steps == 2
+    (proj_in,) = [layer for layer in found.layers if layer.path.endswith("mid_block.attentions.0.proj_in")]
+    ((key, calls),) = proj_in.uses.items()
+    assert calls == 2
+    config = pipe.unet.config
+    side = config.sample_size // 2 ** (len(config.block_out_channels) - 1)
+    assert key.m == 2 * side**2, "two pictures for guidance, at the smallest resolution"
+    assert found.by_phase[key]["denoise"] == sum(found.by_step[key].values())
+    assert found.per_step(key) * found.steps == found.by_phase[key]["denoise"]
+    assert {phase for each in found.by_phase.values() for phase in each} >= {"encode", "denoise", "decode"}
+
+
+def test_shares_are_of_the_whole_call(inventory: Any) -> None:
+    found, _ = inventory
+    shares = [found.share(key) for key in found.shapes()]
+    assert all(share is not None and share > 0 for share in shares)
+    assert sum(shares) < 1
+    assert shares == sorted(shares, reverse=True)
+
+
+def test_samples_hold_the_extremes(inventory: Any) -> None:
+    layer = Layer("unet", "x", torch.nn.Linear(4, 4), 4, 4, "linear", False, None)
+    given = torch.zeros(5, 100, 4)
+    given[3, 57, 2], given[1, 8, 1] = 9.0, -9.0
+    keep_sample(layer, given)
+    (sample,) = layer.samples
+    assert sample.shape == (SAMPLE_ROWS, 4)
+    assert (sample.max(), sample.min()) == (9.0, -9.0)
+    keep_sample(layer, given + 1)
+    keep_sample(layer, given + 2)
+    assert [s.max().item() for s in layer.samples] == [9.0, 11.0], "the first and the last call"
+
+
+def test_a_picture_is_rows_of_channels() -> None:
+    picture = torch.randn(2, 3, 4, 5)
+    convolution = torch.nn.Conv2d(3, 7, 1)
+    rows = activation_rows(picture, "conv1x1")
+    linear = torch.nn.functional.linear(rows, convolution.weight[:, :, 0, 0], convolution.bias)
+    torch.testing.assert_close(linear, activation_rows(convolution(picture), "conv1x1"))
+
+
+# --- the printed code ----------------------------------------------------------------------------------
+
+
+def fused(pipe: Any) -> None:
+    pipe.fuse_qkv_projections()
+
+
+def with_lora(pipe: Any) -> None:
+    add_lora(pipe)
+
+
+def swapped(pipe: Any) -> None:
+    swap_convolutions(pipe.unet)
+
+
+@pytest.fixture(
+    scope="module", params=[None, fused, with_lora, swapped], ids=lambda c: c.__name__ if c else "plain"
+)
+def chosen(request: Any) -> tuple[Any, Quantization]:
+    """A changed pipeline's scene, and the choice for it."""
+    scene = with_tiny_sdxl(lambda scene: scene, steps=1)
+    if request.param is not None:
+        request.param(scene.pipe)
+    scene.call()  # the libraries install hooks of their own on the first call
+    with nothing_left_behind(scene.pipe):
+        return scene, play(scene, some_gain)["quantization"]
+
+
+@pytest.mark.parametrize("form", ["script", "filter", "fqn_to_config", "apply"])
+def test_the_printed_code_quantizes_exactly_the_chosen_layers(
+    chosen: tuple[Any, Quantization], form: str
+) -> None:
+    scene, choice = chosen
+    pipe = scene.pipe
+    wanted = chosen_paths(choice)
+    assert len(wanted) > 20
+    assert wanted < {plain_name(layer.path) for layer in list_layers(pipe)}, "some are left out"
+    with restored(pipe):
+        if form in ("filter", "fqn_to_config"):
+            _swap_chosen(pipe, choice)
+        with torch.no_grad():
+            _execute(pipe, choice, form)
+        assert quantized_paths(pipe) == wanted
+        if form == "script":
+            scene.call()
+
+
+def _swap_chosen(pipe: Any, choice: Quantization) -> None:
+    """The single forms quantize only; the convolutions among the chosen are swapped before."""
+    from torchao.quantization import swap_conv2d_1x1_to_linear
+
+    for selection in choice.selections:
+        wanted = set(selection.modules)
+        swap_conv2d_1x1_to_linear(
+            getattr(pipe, selection.component),
+            lambda module, fqn, wanted=wanted: isinstance(module, torch.nn.Conv2d) and fqn in wanted,
+        )
+
+
+def _execute(pipe: Any, choice: Quantization, form: str) -> None:
+    import torchao.quantization as library
+
+    if form == "script":
+        exec(compile(choice.script or "", "pasted", "exec"), {"pipe": pipe})
+        return
+    if form == "apply":
+        apply_choice(pipe, choice.selections)
+        return
+    for selection in choice.selections:
+        model = getattr(pipe, selection.component)
+        if form == "filter":
+            names: dict[str, Any] = {}
+            exec(compile(selection.filter_source, "pasted", "exec"), names)
+            config = eval(selection.config, vars(library))
+            library.quantize_(model, config, names["filter_fn"])
+        else:
+            config = eval(selection.fqn_to_config or "", dict(vars(library)))
+            library.quantize_(model, config, filter_fn=None)
+
+
+def test_diffusers_form_loads_exactly_the_chosen_layers(tmp_path: Any) -> None:
+    import torchao.quantization as library
+    from diffusers import TorchAoConfig
+
+    def linears_only(layer: Any, scheme: Any) -> float | None:
+        return None if isinstance(layer, torch.nn.Conv2d) else some_gain(layer, scheme)
+
+    def run(scene: Any) -> None:
+        choice = play(scene, linears_only)["quantization"]
+        (selection,) = [s for s in choice.selections if s.component == "unet"]
+        scene.pipe.unet.save_pretrained(tmp_path)
+        config = eval(selection.torchao_config or "", {**vars(library), "TorchAoConfig": TorchAoConfig})
+        loaded = type(scene.pipe.unet).from_pretrained(
+            tmp_path, quantization_config=config, torch_dtype=torch.float32
+        )
+        found = {name for name, module in loaded.named_modules() if weights_are_quantized(module)}
+        assert found == set(selection.modules)
+
+    with_tiny_sdxl(run, steps=1)
+
+
+def test_pytorchs_own_scheme_can_be_pasted_too() -> None:
+    def price(layer: Any, scheme: Any) -> float:
+        small = getattr(layer, "in_features", 0) < 256
+        return 30.0 if scheme.key == "qint8-dynamic" and not small else 130.0
+
+    def run(scene: Any) -> None:
+        choice = play(scene, price)["quantization"]
+        assert {s.scheme for s in choice.selections} == {"qint8-dynamic"}
+        with restored(scene.pipe):
+            exec(compile(choice.script, "pasted", "exec"), {"pipe": scene.pipe})
+            assert quantized_paths(scene.pipe) == chosen_paths(choice)
+            names = {scheme_of(m) for m in modules_of(scene.pipe) if weights_are_quantized(m)}
+            assert names == {"qint8-dynamic"}
+            scene.call()
+
+    with_tiny_sdxl(run, steps=1)
+
+
+# --- the probe -----------------------------------------------------------------------------------------
+
+
+def test_fusing_is_a_setting_and_is_undone() -> None:
+    def run(scene: Any) -> None:
+        scene.call()
+        with nothing_left_behind(scene.pipe):
+            out = play(scene, some_gain, settings={"fuse_qkv": True})
+        assert out["quantization"].fused_qkv
+        shapes = {(row.in_features, row.out_features) for row in out["linears"]}
+        assert (64, 192) in shapes
+        assert "pipe.fuse_qkv_projections()" in out["quantization"].script
+
+    with_tiny_sdxl(run, steps=1)
+
+
+def test_adapters_stand_apart() -> None:
+    def run(scene: Any) -> None:
+        add_lora(scene.pipe)
+        out = play(scene, some_gain)
+        adapters = [row for row in out["linears"] if row.adapter]
+        assert adapters
+        assert all("lora_" in name for row in adapters for name in row.modules)
+        assert not any("lora_" in n for row in out["linears"] if not row.adapter for n in row.modules)
+        assert out["quantization"].adapters
+
+    with_tiny_sdxl(run, steps=1)
+
+
+def test_what_is_quantized_already_is_timed_against_the_original() -> None:
+    def run(scene: Any) -> None:
+        first = play(scene, some_gain)["quantization"]
+        with restored(scene.pipe):
+            apply_choice(scene.pipe, first.selections)
+            out = play(scene, lambda layer, scheme: 400.0)
+        rows = [row for row in out["linears"] if row.quantized == "int8-weight-only"]
+        assert rows
+        assert all((row.timing(row.quantized, "eager").gain_us or 0) < 0 for row in rows)
+        assert not out["quantization"].selections
+
+    with_tiny_sdxl(run, steps=1)
+
+
+def test_noise_is_measured_on_the_activations() -> None:
+    def run(scene: Any) -> None:
+        out = play(scene, some_gain)
+        noise = [value for row in out["linears"] if row.worth_it for value in row.sqnr_db.values()]
+        assert noise
+        assert all(25 < value < 80 for value in noise)
+        assert "activations" in out["quantization"].accuracy
+
+    with_tiny_sdxl(run, steps=1)
+
+
+def test_unknown_settings_are_named() -> None:
+    with pytest.raises(UsageError, match="no setting 'fuse'"):
+        Settings.of({"fuse": True})
+    with pytest.raises(UsageError, match="no scheme 'int9'"):
+        Settings.of({"schemes": "int8-dynamic,int9"})
