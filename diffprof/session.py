@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from diffprof import __version__
+from diffprof.analyzers import ANALYZERS, DEFAULT_ANALYZERS
 from diffprof.analyzers.kernels.simulated import SimulatedKernels, compiled_roots
 from diffprof.analyzers.syncs.probe import SyncObserver
 from diffprof.callsite import Place, is_machinery, make_site, source_line
@@ -34,10 +35,6 @@ from diffprof.targets import Options, Target, from_object
 from diffprof.targets.components import components_of
 from diffprof.targets.scene import Scene, describe
 
-DEFAULT_ANALYZERS = ("syncs", "kernels")
-"""What a scan looks at unless told: all that takes seconds, not minutes."""
-
-ANALYZERS = ("syncs", "kernels", "graph-breaks", "quantization")
 GRAPH_BREAKS = ("scope", "vary", "cache")
 QUANTIZATION = ("budget_s", "min_sqnr", "cache")
 """Settings that are handed on to these probes, by the names of their parameters."""

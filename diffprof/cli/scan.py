@@ -40,7 +40,7 @@ def call_arguments(pairs: tuple[str, ...], option: str = "--set") -> dict[str, A
 
 def chosen_analyzers(named: str, settings: dict[str, Any]) -> tuple[str, ...]:
     """The analyzers of `--analyzers`; an option of an analyzer that takes long asks for it as well."""
-    from diffprof.session import ANALYZERS, DEFAULT_ANALYZERS
+    from diffprof.analyzers import ANALYZERS, DEFAULT_ANALYZERS
 
     if named.strip() == "all":
         return ANALYZERS
@@ -113,6 +113,28 @@ def make_options(pairs: tuple[str, ...], no_weights: bool, **named: Any) -> Any:
 @click.argument("target")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 @target_options
+@click.option(
+    "--analyzers",
+    metavar="A,B",
+    default="",
+    help="syncs, kernels, graph-breaks, quantization, or all.  [default: syncs,kernels]",
+)
+@click.option(
+    "--compiled", is_flag=True, help="Predict times as if denoiser and VAE were compiled (sim only)."
+)
+@click.option(
+    "--compile-scope",
+    type=click.Choice(["components", "step", "call"]),
+    help="Where to look for graph breaks.  [default: components]",
+)
+@click.option(
+    "--vary", multiple=True, metavar="KEY=A,B", help="Values of a call argument to try for recompiles."
+)
+@click.option(
+    "--budget", type=click.FloatRange(0, min_open=True), metavar="S", help="Seconds to time linears."
+)
+@click.option("--min-sqnr", type=float, metavar="DB", help="Accuracy floor of a quantized layer.")
+@click.option("--no-cache", is_flag=True, help="Capture and time again what an earlier scan did.")
 @format_option(FORMS)
 @fail_on_option()
 @traces_option()
