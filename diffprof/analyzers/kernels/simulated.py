@@ -53,7 +53,7 @@ class SimulatedKernels(Observer):
         self.wait((str(event.kind), event.op), event)
 
     def wait(self, key: Hashable, event: Blocking) -> None:
-        """The host waits; to be told before the operation that copies, as the device does."""
+        """The host waits; to be told right after the operation that copies, as the device does."""
         self.waits.setdefault(key, event)
         self.builder.blocking(key, event.waits, self.modules.path)
 

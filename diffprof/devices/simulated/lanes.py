@@ -35,6 +35,8 @@ directly. Launch calls take 5 to 7 us in the A100 traces of facebookresearch/Hol
 EXTRA_LAUNCH_US = 5.0
 """Host time of each further kernel of one operation; same traces."""
 
+HOST_COPIES = ("h2d", "d2h")
+
 GRAPH_PENDING_LIMIT = 1 << 20
 """A graph is one launch, however many kernels it has: its kernels don't fill the launch queue."""
 
@@ -93,7 +95,7 @@ class _Wait:
 class TimelineBuilder:
     """Collects operations, waits, phases and memory of one call; `finish` makes the recording's parts.
 
-    Call it in host order. `blocking` comes before the `op` that copies, as the device tells them.
+    Call it in host order. A copy's `blocking` comes right after its `op`, as the device tells them.
     """
 
     model: CostModel
@@ -246,13 +248,14 @@ class _Assembly:
         module = self._module(path)
         self.starts.append(len(self.kind))
         sync, times = -1, 1
-        if isinstance(item, _Wait):
-            sync, times = self.rows.get(item.key, -2), item.times
-            copy = items[at + 1] if at + 1 < len(items) else None
-            if isinstance(copy, OpSignature) and copy.direction in ("h2d", "d2h"):
+        wait: OpSignature | _Wait | None = item
+        if isinstance(item, OpSignature):
+            wait = items[at + 1] if item.direction in HOST_COPIES and at + 1 < len(items) else None
+            if isinstance(wait, _Wait):
                 at += 1
-                item = copy
                 self.starts.append(len(self.kind))
+        if isinstance(wait, _Wait):
+            sync, times = self.rows.get(wait.key, -2), wait.times
         spent = self._host(path)
         if isinstance(item, _Wait):
             self._event(-1, module, spent, 0.0, sync)

@@ -67,13 +67,15 @@ def test_each_distinct_operation_is_one_kind() -> None:
     assert sorted(kind.name for kind in timeline.kinds) == ["add", "linear"]
 
 
-def test_a_wait_belongs_to_the_copy_after_it() -> None:
+def test_a_wait_belongs_to_the_copy_before_it() -> None:
     builder = TimelineBuilder(EAGER)
+    builder.op(UPLOAD, None)
     builder.blocking("upload")
     builder.op(UPLOAD, None)
+    builder.blocking("other")
     builder.op(ADD, None)
     timeline = builder.finish({"upload": 3})
-    assert timeline.sync == (3, -1)
+    assert timeline.sync == (3, -2, -1)
     assert "Pageable" in timeline.kinds[timeline.kind[0]].name
 
 
