@@ -131,6 +131,7 @@ def _row(
     passed = next((p for p in result.passed if p.place == inner and p.times), None)
     modules, passes = (passed.modules, passed.times) if passed else ([], None)
     site = site_of(each.stack, modules[0] if modules else component)
+    below = (importable_path(inner[0])[0], inner[1]) != (site.file, site.line)
     return GraphBreakRow(
         component=component,
         code=each.message.code,
@@ -139,7 +140,7 @@ def _row(
         hints=each.message.hints,
         context=each.message.context,
         site=site,
-        raised_at=_frame(inner) if (importable_path(inner[0])[0], inner[1]) != (site.file, site.line) else None,
+        raised_at=_frame(inner) if below else None,
         in_hook=_in_hook(each.stack),
         count=passes * calls if passes else None,
         per_step=passes * per_step if passes else None,
@@ -160,9 +161,8 @@ def site_of(stack: Iterable[Place], module: str | None) -> Site:
 
 
 def _frame(place: Place) -> Frame:
-    return Frame(
-        file=importable_path(place[0])[0], line=place[1], function=place[2], code=source_line(place[0], place[1])
-    )
+    file, line, function = place
+    return Frame(file=importable_path(file)[0], line=line, function=function, code=source_line(file, line))
 
 
 def _shown(place: Place) -> str:

@@ -46,8 +46,8 @@ def folder() -> Path:
 
 
 def key_of(owner: Any, *more: Any) -> str | None:
-    """Hash of a component's structure, configuration and source, of `more`, and of all versions; None where the
-    component holds something that can't be compared between processes."""
+    """Hash of a component's structure, configuration and source, of `more`, and of all versions; None where
+    the component holds something that can't be compared between processes."""
     try:
         naming = _Lasting()
         parts = [naming.of(owner), *more, FORMAT, _versions(), torch._dynamo.config.get_hash().hex()]

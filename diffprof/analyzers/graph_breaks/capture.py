@@ -34,8 +34,8 @@ _WRITES = {"STORE_ATTR", "STORE_SUBSCR", "STORE_GLOBAL", "DELETE_ATTR", "DELETE_
 @dataclass(frozen=True)
 class Break:
     """One break as Dynamo logged it. reason: its whole message; stack: innermost first, from the captured
-    call on; skipped: the frame around it ran as plain Python; hidden_by: the line of a break that keeps Dynamo
-    from coming here."""
+    call on; skipped: the frame around it ran as plain Python; hidden_by: the line of a break that keeps
+    Dynamo from coming here."""
 
     frame: FrameId
     reason: str
@@ -77,6 +77,8 @@ class Capture:
     pure: bool = True
     """The compiled code changes no object that it did not make."""
     failure: str | None = None
+    dry: bool = False
+    """Graphs return tensors of the right form and compute nothing."""
 
     @property
     def ops(self) -> int:
@@ -170,24 +172,34 @@ class _Backend:
 
         def run(*args: Any) -> Any:
             graph.runs += 1
-            return forward(*args)
+            return _results(module) if self.into.dry else forward(*args)
 
         return run
 
 
+def _results(module: Any) -> list[Any]:
+    """What a graph returns, by its form alone."""
+    (returned,) = next(n for n in module.graph.nodes if n.op == "output").args
+    values = [n.meta["example_value"] if isinstance(n, torch.fx.Node) else n for n in returned]
+    return [
+        torch.empty_strided(v.shape, v.stride(), dtype=v.dtype) if isinstance(v, torch.Tensor) else v
+        for v in values
+    ]
+
+
 def captured(
-    weights: Mapping[Any, int] = MappingProxyType({}), **compile_options: Any
+    weights: Mapping[Any, int] = MappingProxyType({}), *, dynamic: bool | None = None
 ) -> tuple[Capture, Callable[..., Any]]:
     """A capture, and a function `run(owner, method, args, kwargs)` that makes a call and adds what it did.
 
     Calls through the same function share compiled code, as calls of one `torch.compile`d function do.
-    compile_options: of torch.compile. Dynamo starts afresh.
+    dynamic: as in torch.compile. Dynamo starts afresh.
     """
     torch._dynamo.reset()
     torch.compiler.set_stance("default")
     into = Capture()
     body = FunctionType(_call.__code__.replace(), _call.__globals__, "captured_call")
-    compiled = torch.compile(body, backend=_Backend(into, weights), **compile_options)
+    compiled = torch.compile(body, backend=_Backend(into, weights), dynamic=dynamic)
 
     def run(owner: Any, method: str, args: Any, kwargs: Any) -> Any:
         with _listening(into):

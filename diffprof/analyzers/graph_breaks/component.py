@@ -22,6 +22,7 @@ from diffprof.analyzers.graph_breaks.repeats import Block, equal_blocks, markers
 from diffprof.callsite import Place
 from diffprof.pipeline import replaced
 
+
 @dataclass
 class Passed:
     """How often a line ran in one call, and of which modules, by path."""
@@ -53,7 +54,8 @@ def capture_part(part: Part, *, fold: bool = True, say: Callable[[str], None] = 
         folds = _Folds()
         with ExitStack() as stand_ins:
             if fold and part.blocks:
-                for block in equal_blocks(part.blocks):
+                paths = frozenset(path for path, _ in part.owner.named_modules())
+                for block in equal_blocks(part.blocks, paths):
                     say(f"{part.name}: {type(block.modules[0]).__name__}, {len(block.modules)} alike")
                     folds.fold(block, emptier, stand_ins)
             say(part.name)
@@ -84,20 +86,35 @@ class _Folds:
         self.files: set[str] = set()
 
     def fold(self, block: Block, emptier: Emptier, stand_ins: ExitStack) -> None:
-        """Capture one of them; if it is whole and pure, put markers in the place of all."""
+        """Capture one of them; if it is whole and pure, put markers in the place of those for which the code
+        compiled for it is valid."""
         first = block.modules[0]
         into, run = captured(self.weights)
         run(first, "__call__", *block.inputs.values(emptier))
         if not (into.whole and into.pure):
             return
+        ops = into.ops
+        alike = [m for m in block.modules if m is first or _same_code(m, block, into, run, emptier)]
+        if len(alike) < 2:
+            return
         put = markers(block.output)
         self.weights.update(dict.fromkeys(put, 1))
-        self.weights[put[0]] = into.ops - len(put) + 1
-        self.names.append((type(first).__name__, len(block.modules)))
+        self.weights[put[0]] = ops - len(put) + 1
+        self.names.append((type(first).__name__, len(alike)))
         self.files |= into.files
         forward = stand_in(block.output, put)
-        for module in block.modules:
+        for module in alike:
             stand_ins.enter_context(replaced(module, "forward", forward))
+
+
+def _same_code(
+    module: torch.nn.Module, block: Block, into: Capture, run: Callable[..., Any], emptier: Emptier
+) -> bool:
+    """Whether the guards of what was compiled hold for this module too. No graph is run."""
+    before = len(into.compiles)
+    into.dry = True
+    run(module, "__call__", *block.inputs.values(emptier))
+    return len(into.compiles) == before and not into.failure
 
 
 def ready(part: Part, emptier: Emptier) -> None:

@@ -28,7 +28,8 @@ def add_hidden_breaks(into: Capture, call: Callable[[Callable[..., Any]], Any]) 
     skipped = _skipped(into)
     with _rewritten() as rewrite:
         for _ in range(ROUNDS):
-            if not any([rewrite(place) for place in skipped]):
+            changed = [rewrite(place) for place in skipped]
+            if not any(changed):
                 return
             again, run = captured()
             call(run)

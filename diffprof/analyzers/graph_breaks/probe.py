@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -72,15 +72,16 @@ def probe_graph_breaks(
     scope: components; step (also the scheduler's step and the body of the denoising loop); call (also the
     whole call). vary: call argument -> values to try, for recompiles. cache: keep results under the user's
     cache folder, and use those that are there. Returns sections of a Recording: captures, graph_breaks,
-    recompiles, and unseen for what could not be captured. Raises UsageError for an unknown scope or variation.
+    recompiles, and unseen for what could not be captured. Raises UsageError for an unknown scope or
+    variation.
     """
     if scope not in SCOPES:
         raise UsageError(f"There is no compile scope {scope!r}.", f"Choose from: {', '.join(SCOPES)}.")
     if not can_fork():
-        gap = Unseen(what="graph breaks", why="captures run in a forked child process, which this system lacks")
+        why = "captures run in a forked child process, which this system does not have"
+        gap = Unseen(what="graph breaks", why=why)
         return {"captures": None, "graph_breaks": None, "recompiles": None, "unseen": (gap,)}
-    import torch._dynamo
-
+    importlib.import_module("torch._dynamo")  # once, and not in every child
     show = progress or Progress()
     wanted = variations(scene.pipe, scene.kwargs, vary or {})
     show.stage("inputs of the components")
@@ -103,17 +104,11 @@ def probe_graph_breaks(
 
 
 def _observed(scene: Scene, variation: Variation | None = None) -> list[Part]:
-    """The components that one call of the pipeline uses, with their inputs. Compiled ones run as plain Python,
-    so that neither their code nor Dynamo's caches change."""
-    with applied(scene, variation), _eager(), observing(scene.pipe) as parts:
+    """The components that one call of the pipeline uses, with their inputs. Compiled ones run as plain
+    Python, so that neither their code nor Dynamo's caches change."""
+    with applied(scene, variation), torch.compiler.set_stance("force_eager"), observing(scene.pipe) as parts:
         scene.call()
     return parts
-
-
-@contextmanager
-def _eager() -> Iterator[None]:
-    with torch.compiler.set_stance("force_eager"):
-        yield
 
 
 # --- captures ------------------------------------------------------------------------------------------
@@ -179,7 +174,8 @@ def _capture_scope(
         def failed(why: str) -> None:
             if not any(row.component == label for row in found.captures):
                 found.captures.append(_failed(label, why, calls, per_step))
-            found.unseen.append(Unseen(what=f"graph capture of the {'loop body' if name == 'step' else name}", why=why))
+            what = "denoising loop's body" if name == "step" else "whole call"
+            found.unseen.append(Unseen(what=f"graph capture of the {what}", why=why))
 
         return _Task(label, work, Result, None, done, failed)
 
@@ -310,10 +306,11 @@ def _run(tasks: Sequence[_Task], show: Progress, limit_seconds: float) -> None:
         jobs[name] = (Job(name, _sending(task.work)), task)
 
     def on_message(job: Job, message: Any) -> None:
-        show.step(message if isinstance(message, str) else job.name.partition(" ")[2], not isinstance(message, str))
+        said = isinstance(message, str)
+        show.step(message if said else job.name.partition(" ")[2], 0 if said else 1)
 
-    at_once = max(1, min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, 4))
-    run_in_children([job for job, _ in jobs.values()], at_once=at_once, limit_seconds=limit_seconds, on_message=on_message)
+    waiting = [job for job, _ in jobs.values()]
+    run_in_children(waiting, at_once=_cores(), limit_seconds=limit_seconds, on_message=on_message)
     for job, task in jobs.values():
         result = next((m for m in reversed(job.received) if not isinstance(m, str)), None)
         if result is None:
@@ -322,6 +319,12 @@ def _run(tasks: Sequence[_Task], show: Progress, limit_seconds: float) -> None:
         task.done(result, job.seconds, False)
         if not _failure(result):
             store.store(task.key, result, _files(result))
+
+
+def _cores() -> int:
+    """Children at a time: one a core, and not more than four, for each may take a gigabyte."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(usable, 4))
 
 
 def _sending(work: Callable[[Send], Any]) -> Callable[[Send], None]:

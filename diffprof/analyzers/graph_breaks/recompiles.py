@@ -6,7 +6,7 @@ import gc
 import inspect
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,10 +37,10 @@ WITHIN = "within one call"
 _LOCATION = re.compile(r"#\s*(?P<file>\S+\.py):(?P<line>\d+) in (?P<name>[\w<>.]+)")
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<name>\S+)')
 _KINDS = (
-    ("shape", r"size mismatch|stride mismatch|rank mismatch|\.size\(\)|\.stride\(\)|Ne\(|Eq\(|Mod\(|dispatch key"),
+    ("shape", r"(size|stride|rank) mismatch|dispatch key|\.size\(\)|\.stride\(\)|Ne\(|Eq\(|Mod\("),
     ("dtype", r"dtype mismatch|device mismatch|requires_grad mismatch"),
     ("mode", r"grad_mode|GLOBAL_STATE|autocast|deterministic|stance"),
-    ("identity", r"___check_obj_id| is | is not |id\("),
+    ("identity", r"___check_obj_id| is | is not |\bid\("),
     ("type", r"___check_type_id|type\(|isinstance|hasattr|len\(|keys|DICT|dict"),
     ("scalar", r"==|!=|<=|>=|<|>|float|int"),
 )
@@ -69,9 +69,8 @@ def call_again(part: Part, variations: Sequence[tuple[str, Part]], *, setting: s
     ready(part, emptier)
     changing = _changing_dims([part, *(p for _, p in variations)])
     result = Varied(setting)
-    options = {"dynamic": True} if setting == "dynamic=True" else {}
     with torch.set_grad_enabled(not part.no_grad), Hollow(), _duck_shape(setting != "use_duck_shape=False"):
-        into, run = captured(**options)
+        into, run = captured(dynamic=True if setting == "dynamic=True" else None)
         for label, which in ((WITHIN, part), *variations):
             found = result.by_variation.setdefault(label, [])
             restore(which, emptier)
@@ -175,7 +174,7 @@ def _condition(reason: str, part: Part) -> str:
 
 def positional_names(part: Part) -> list[str]:
     """Names of the positional arguments of what is called."""
-    function: Callable[..., Any] = part.owner.forward if part.method == "__call__" else getattr(part.owner, part.method)
+    function = getattr(part.owner, "forward" if part.method == "__call__" else part.method)
     try:
         return list(inspect.signature(function).parameters)
     except (TypeError, ValueError):

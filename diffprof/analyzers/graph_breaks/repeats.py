@@ -1,8 +1,9 @@
 """Capture equal blocks once: which modules are the same, and a marker that stands for one of them.
 
 A block may be left out of its parent's capture when it is sure to add nothing: its own capture is one graph
-without breaks that writes to nothing, and it is the same as the captured one in class, structure, attributes,
-parameter shapes, hooks and inputs. What an instance adds to the graph is then known: the same operations.
+without breaks that writes to nothing, and the code compiled for one such block is valid for it. Candidates
+are blocks of the same structure and inputs; that the code is valid, Dynamo's own guards tell. What the block
+adds to the graph is then known: the same operations.
 """
 
 from __future__ import annotations
@@ -27,9 +28,12 @@ MIN_SAVED = 24
 """Modules that need no tracing when equal blocks are folded; below, a capture of its own costs more."""
 
 
-def fingerprint(module: torch.nn.Module) -> str:
-    """Hash of all that tracing a module's code can see, but the values of its tensors. Holds in this process."""
-    return hashlib.sha256(repr(Structure().of(module)).encode()).hexdigest()
+def fingerprint(module: torch.nn.Module, paths: frozenset[str] = frozenset()) -> str:
+    """Hash of all that tracing a module's code can see, but the values of its tensors. Holds in this process.
+
+    paths: of modules; one that a module keeps (as peft's layers do) does not make it another one.
+    """
+    return hashlib.sha256(repr(Structure(paths).of(module)).encode()).hexdigest()
 
 
 class Structure:
@@ -39,8 +43,9 @@ class Structure:
     looked into are named is for subclasses to say; here it is by identity, so that the last equal nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, paths: frozenset[str] = frozenset()) -> None:
         self._seen: dict[int, int] = {}
+        self._paths = paths
 
     def name(self, cls: type) -> Any:
         return (cls.__qualname__, id(cls))
@@ -53,6 +58,8 @@ class Structure:
 
     def of(self, value: Any) -> Any:
         """The tuple of an object."""
+        if isinstance(value, str) and value in self._paths:
+            return "a module's path"
         if value is None or isinstance(value, bool | int | float | complex | str | bytes):
             return (type(value).__name__, repr(value))
         if isinstance(value, torch.dtype | torch.device | torch.Size | torch.layout):
@@ -62,7 +69,8 @@ class Structure:
         self._seen[id(value)] = len(self._seen)
         if isinstance(value, torch.Tensor):
             geometry = (tuple(value.shape), value.stride() if value.layout is torch.strided else ())
-            return (self.name(type(value)), str(value.dtype), value.requires_grad, value.device.type, geometry)
+            kind = (str(value.dtype), value.requires_grad, value.device.type)
+            return (self.name(type(value)), kind, geometry)
         if isinstance(value, torch.nn.Module):
             return (self.name(type(value)), self._attributes(vars(value)))
         if isinstance(value, dict):
@@ -85,7 +93,7 @@ class Structure:
         if isinstance(value, types.FunctionType):
             cells = [cell.cell_contents for cell in value.__closure__ or () if _filled(cell)]
             return ("function", self.function(value.__code__), self.of(cells), self.of(value.__defaults__))
-        if isinstance(value, types.BuiltinFunctionType) and isinstance(value.__self__, types.ModuleType | None):
+        if isinstance(value, types.BuiltinFunctionType) and _is_module_or_none(value.__self__):
             return ("builtin", value.__module__, value.__qualname__)
         has_slots = any(getattr(c, "__slots__", ()) for c in type(value).__mro__)
         if hasattr(value, "__dict__") and not has_slots and type(value).__module__ != "builtins":
@@ -94,6 +102,10 @@ class Structure:
 
     def _attributes(self, held: dict[str, Any]) -> tuple[Any, ...]:
         return tuple((name, self.of(value)) for name, value in held.items())
+
+
+def _is_module_or_none(value: Any) -> bool:
+    return value is None or isinstance(value, types.ModuleType)
 
 
 def _filled(cell: Any) -> bool:
@@ -158,14 +170,15 @@ class Repeats:
             seen.output = signature(output, values=False)
 
 
-def equal_blocks(seen: Iterable[Seen]) -> list[Block]:
-    """Groups of equal blocks that are worth folding, small ones first, so that the capture of a larger one
-    meets the smaller ones folded. Call after Repeats is closed: hooks are part of what is compared."""
+def equal_blocks(seen: Iterable[Seen], paths: frozenset[str]) -> list[Block]:
+    """Groups of blocks that look equal and are worth folding, small ones first, so that the capture of a
+    larger one meets the smaller ones folded. Call after Repeats is closed: hooks are part of what is compared. paths: of
+    all modules."""
     groups: dict[tuple[Any, ...], Block] = {}
     for each in seen:
         if not each.steady or each.output is None or not _rebuildable(each.output):
             continue
-        key = (fingerprint(each.module), each.inputs.key, each.output.key)
+        key = (fingerprint(each.module, paths), each.inputs.key, each.output.key)
         groups.setdefault(key, Block([], each.inputs, each.output)).modules.append(each.module)
     worth = [b for b in groups.values() if (len(b.modules) - 1) * b.size >= MIN_SAVED]
     return sorted(worth, key=lambda block: block.size)
@@ -215,7 +228,7 @@ def marker(like: Given) -> Callable[..., torch.Tensor]:
 
 
 def stand_in(output: Signature, put: list[Callable[..., torch.Tensor]]) -> Callable[..., Any]:
-    """A `forward` that applies the markers to the tensors among its arguments and returns what they return."""
+    """A `forward` that applies the markers to the tensors among its arguments, and returns their results."""
     single = output.spec.is_leaf()
 
     def forward(*args: Any, **kwargs: Any) -> Any:

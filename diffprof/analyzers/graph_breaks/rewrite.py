@@ -76,7 +76,7 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 
 
 def straightened(code: CodeType) -> CodeType | None:
-    """The function with every loop making one pass, so that no jump leads back. None where that can't be done."""
+    """The function with every loop making one pass, so that no jump leads back; None where that can't be."""
     found = _definition(code)
     if found is None:
         return None
@@ -135,7 +135,7 @@ class _ContinueToBreak(ast.NodeTransformer):
     def _keep(self, node: ast.AST) -> ast.AST:
         return node
 
-    visit_For = visit_While = visit_FunctionDef = visit_Lambda = _keep  # noqa: N815
+    visit_For = visit_While = visit_FunctionDef = visit_Lambda = _keep
 
 
 def _name(text: str) -> ast.Name:
@@ -166,7 +166,8 @@ def body_apart(code: CodeType, first: int, last: int, runner: str) -> CodeType |
     if not loops:
         return None
     loop = max(loops, key=lambda n: n.lineno)
-    if any(isinstance(n, ast.Return | ast.Yield | ast.YieldFrom | ast.Await) for s in loop.body for n in ast.walk(s)):
+    leaving = (ast.Return, ast.Yield, ast.YieldFrom, ast.Await)
+    if any(isinstance(n, leaving) for s in loop.body for n in ast.walk(s)):
         return None
     assigned = sorted(_assigned(loop.body))
     nothing = ast.arguments(posonlyargs=[], args=[], kwonlyargs=[], kw_defaults=[], defaults=[])
@@ -200,7 +201,7 @@ class _LeaveBody(ast.NodeTransformer):
     def _keep(self, node: ast.AST) -> ast.AST:
         return node
 
-    visit_For = visit_While = visit_FunctionDef = visit_Lambda = _keep  # noqa: N815
+    visit_For = visit_While = visit_FunctionDef = visit_Lambda = _keep
 
 
 def _assigned(body: list[ast.stmt]) -> set[str]:

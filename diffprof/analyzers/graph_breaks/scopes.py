@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from types import FunctionType
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -86,7 +86,7 @@ def call_function(pipe: Any) -> FunctionType:
     function = type(pipe).__call__
     while hasattr(function, "__wrapped__"):
         function = function.__wrapped__
-    return function
+    return cast(FunctionType, function)
 
 
 def _captured_with_parts_apart(
@@ -142,4 +142,3 @@ def _opaque(form: Skeleton) -> Callable[..., Any]:
         return build([each(*tensors) for each in put])
 
     return forward
-

@@ -108,7 +108,7 @@ class Skeleton:
 
 
 def skeleton(value: Any) -> Skeleton | None:
-    """The form of a component's result: tensors in tuples, lists, dicts and model outputs. None for others."""
+    """The form of a component's result: tensors in tuples, lists, dicts, model outputs. None for others."""
     tensors: list[Given] = []
     build = _builder(value, tensors)
     return Skeleton(tuple(tensors), build) if build is not None and tensors else None

@@ -14,7 +14,7 @@ SHORT = {"steps": "num_inference_steps", "guidance": "guidance_scale", "images":
 """Names that people use -> names of call arguments."""
 
 _PROMPTS = ("prompt", "prompt_2", "prompt_3", "negative_prompt", "negative_prompt_2", "negative_prompt_3")
-_EMBEDDINGS = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+_EMBEDDINGS = tuple(f"{which}prompt_embeds" for which in ("", "negative_", "pooled_", "negative_pooled_"))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,571 @@
+"""GRB: torch.compile splits a graph, or compiles it again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from diffprof.analyzers.graph_breaks.causes import kind_of
+from diffprof.finding import Evidence, Finding, Severity
+from diffprof.recording import GraphBreakRow, RecompileRow, Recording
+from diffprof.rules import rule
+
+BREAKS = ("graph_breaks",)
+RECOMPILES = ("recompiles",)
+
+PRICED_BY_WAIT = (
+    "The saving is that of the wait on this line, which goes with the break. Launches and fusions lost at "
+    "the border of the two graphs are not in it."
+)
+NOT_PRICED = (
+    "Not priced: no wait comes with this line, and what a border costs (a launch more, guards, fusions lost) "
+    "depends on the compiled code."
+)
+COMPILE_TIME = "Costs a compile for each new case (seconds to minutes with inductor), not steady-state time."
+
+
+def _breaks(recording: Recording, kind: str) -> Iterator[list[GraphBreakRow]]:
+    """Rows of a kind, one list a line and cause: a break may be met from a component and from the call."""
+    groups: dict[tuple[str, int, str], list[GraphBreakRow]] = {}
+    for row in recording.graph_breaks or ():
+        if kind_of(row) == kind:
+            groups.setdefault((row.site.file, row.site.line, row.code or row.cause), []).append(row)
+    yield from groups.values()
+
+
+def _break_findings(
+    recording: Recording, code: str, name: str, kind: str, say: Callable[[GraphBreakRow], str], advice: str
+) -> Iterator[Finding]:
+    for rows in _breaks(recording, kind):
+        row = max(rows, key=lambda r: (r.per_step or 0.0, r.count or 0))
+        waits = _waits(recording, row)
+        per_step = row.per_step or 0.0
+        yield Finding(
+            rule=code,
+            name=name,
+            kind=f"graph-break: {kind}",
+            message=say(row) + _where(rows) + _reach(row),
+            grade=row.grade,
+            severity=_severity(per_step),
+            site=row.site,
+            phase="denoise" if per_step else None,
+            in_loop=per_step > 0,
+            count=row.count or 1,
+            per_step=per_step,
+            cost_note=PRICED_BY_WAIT if waits else NOT_PRICED,
+            advice=advice + _hint(row),
+            evidence=Evidence(syncs=waits),
+        )
+
+
+def _severity(per_step: float) -> Severity:
+    if not per_step:
+        return Severity.LOW
+    return Severity.HIGH if per_step >= 1 else Severity.MEDIUM
+
+
+def _waits(recording: Recording, row: GraphBreakRow) -> tuple[int, ...]:
+    """Waits that were seen on the line of the break."""
+    place = (row.site.file, row.site.line)
+    return tuple(i for i, s in enumerate(recording.syncs or ()) if (s.site.file, s.site.line) == place)
+
+
+def _where(rows: list[GraphBreakRow]) -> str:
+    names = list(dict.fromkeys(row.component for row in rows))
+    code = f", {rows[0].code}" if rows[0].code else ""
+    return f" ({', '.join(names)}{code})."
+
+
+def _reach(row: GraphBreakRow) -> str:
+    if row.hidden_by:
+        return f" Dynamo comes here only once the break in {row.hidden_by} is cured."
+    if row.skipped_frame:
+        return f" Dynamo can't resume there: all of {row.skipped_frame} runs as plain Python."
+    return ""
+
+
+def _hint(row: GraphBreakRow) -> str:
+    return f" Dynamo says: {row.hints[0]}" if row.hints else ""
+
+
+@rule("GRB001", "data-dependent-branch", needs=BREAKS)
+def data_dependent_branch(recording: Recording) -> Iterator[Finding]:
+    """Python branches on the value of a tensor inside a compiled part.
+
+    What it does:
+    Reports `if`, `while`, `assert`, `and` and `or` on a tensor where Dynamo traces.
+
+    Why it is slow:
+    The graph ends before the branch. The value has to be read back, which makes the host wait, and only then
+    does the next graph start: nothing is fused and no CUDA graph reaches across.
+
+    Example:
+    if gamma > 0: sample = sample + noise  # gamma is a tensor
+
+    Use instead:
+    `torch.where`, or `torch.cond` for large branches; or decide with a Python number that the host has anyway
+    (schedulers know their sigmas before the loop).
+
+    Fix safety:
+    Numeric: both sides are computed and one is taken.
+    """
+    yield from _break_findings(
+        recording,
+        "GRB001",
+        "data-dependent-branch",
+        "branch",
+        lambda row: "A branch on a tensor's value splits the graph",
+        "Use torch.where or torch.cond, or branch on a number that Python has.",
+    )
+
+
+@rule("GRB002", "value-read-in-graph", needs=BREAKS)
+def value_read_in_graph(recording: Recording) -> Iterator[Finding]:
+    """A tensor's value is read inside a compiled part.
+
+    What it does:
+    Reports `.item()`, `.tolist()`, `int()`, `float()` and operations whose result's shape depends on values
+    (`nonzero`, `unique`, boolean masks) where Dynamo traces.
+
+    Why it is slow:
+    The graph has to run up to there before Python can go on: a wait for the device, and a border between
+    two graphs.
+
+    Example:
+    scale = mask.sum().item()
+
+    Use instead:
+    Keep the number a 0-d tensor. Where Python must have it, read it before the compiled part and pass it in;
+    or set `torch._dynamo.config.capture_scalar_outputs`, which keeps the graph whole, and the wait.
+
+    Fix safety:
+    Exact for a 0-d tensor in place of the number; shapes that depend on values need a rewrite.
+    """
+    yield from _break_findings(
+        recording,
+        "GRB002",
+        "value-read-in-graph",
+        "value",
+        lambda row: f"A tensor's value is read ({row.cause})",
+        "Keep it a tensor, or read it before the compiled part.",
+    )
+
+
+@rule("GRB003", "model-output-in-graph", needs=BREAKS)
+def model_output_in_graph(recording: Recording) -> Iterator[Finding]:
+    """A model's output object is built or taken apart where Dynamo can't follow.
+
+    What it does:
+    Reports breaks on output classes (`...Output` of diffusers and transformers, or subclasses of them).
+
+    Why it is slow:
+    The graph ends where the object is made, although all that is in it are tensors.
+
+    Example:
+    noise = self.unet(latents, t, encoder_hidden_states=embeds).sample
+
+    Use instead:
+    `return_dict=False` and `[0]`: a plain tuple.
+
+    Fix safety:
+    Exact: the same tensor without the object around it.
+    """
+    yield from _break_findings(
+        recording,
+        "GRB003",
+        "model-output-in-graph",
+        "model-output",
+        lambda row: f"An output object splits the graph ({row.cause})",
+        "Call the model with return_dict=False and take [0].",
+    )
+
+
+@rule("GRB004", "side-effect-in-graph", needs=BREAKS)
+def side_effect_in_graph(recording: Recording) -> Iterator[Finding]:
+    """Something is printed, logged or counted on a progress bar inside a compiled part.
+
+    What it does:
+    Reports `print`, `logging`, `warnings` and progress bars where Dynamo traces.
+
+    Why it is slow:
+    What is said has to be said at that moment, so the graph ends there.
+
+    Example:
+    logger.warning("this is slow")
+
+    Use instead:
+    Say it outside of the compiled part, or only `if not torch.compiler.is_compiling()`. For prints,
+    `torch._dynamo.config.reorderable_logging_functions.add(print)` moves them behind the graph.
+
+    Fix safety:
+    Exact for tensors; what is printed may come later or not at all.
+    """
+    yield from _break_findings(
+        recording,
+        "GRB004",
+        "side-effect-in-graph",
+        "side-effect",
+        lambda row: "A message in the middle of the computation splits the graph",
+        "Move it out of the compiled part, or guard it with torch.compiler.is_compiling().",
+    )
+
+
+@rule("GRB005", "numpy-in-graph", needs=BREAKS)
+def numpy_in_graph(recording: Recording) -> Iterator[Finding]:
+    """A computation goes through numpy inside a compiled part.
+
+    What it does:
+    Reports numpy calls that Dynamo can't translate to PyTorch, and conversions to and from arrays.
+
+    Why it is slow:
+    numpy works on host memory: the graph ends, the data comes to the host, and goes back for the next graph.
+
+    Example:
+    sigmas = np.interp(timesteps, np.arange(0, len(sigmas)), sigmas)
+
+    Use instead:
+    The PyTorch operation of the same name, or the computation done once before the compiled part.
+
+    Fix safety:
+    Numeric: PyTorch may round differently.
+    """
+    yield from _break_findings(
+        recording,
+        "GRB005",
+        "numpy-in-graph",
+        "numpy",
+        lambda row: f"numpy splits the graph ({row.cause})",
+        "Compute it with torch, or before the compiled part.",
+    )
+
+
+@rule("GRB006", "untraceable-call", needs=BREAKS)
+def untraceable_call(recording: Recording) -> Iterator[Finding]:
+    """A call that Dynamo can't trace: a built-in, C code, or a function that it skips.
+
+    What it does:
+    Reports calls into C extensions, built-ins without a translation, skipped library code and generators.
+
+    Why it is slow:
+    The graph ends at the call, which runs as plain Python, and a new one starts after it.
+
+    Example:
+    key = hashlib.md5(name.encode()).hexdigest()
+
+    Use instead:
+    The call before the compiled part with its result passed in; for C++ and CUDA kernels, a custom operator
+    (`torch.library.custom_op`), which the graph can hold.
+
+    Fix safety:
+    Exact where the call does not depend on what is computed in between.
+    """
+    yield from _break_findings(
+        recording,
+        "GRB006",
+        "untraceable-call",
+        "call",
+        lambda row: f"A call that Dynamo does not trace ({row.cause})",
+        "Make the call before the compiled part, or register it as a custom operator.",
+    )
+
+
+@rule("GRB007", "disabled-function", needs=BREAKS)
+def disabled_function(recording: Recording) -> Iterator[Finding]:
+    """A function under `torch.compiler.disable`, or an explicit graph break, stands on the way.
+
+    What it does:
+    Reports calls of functions that were told not to be compiled, and `torch._dynamo.graph_break()`.
+
+    Why it is slow:
+    Somebody asked for the border: the function runs as plain Python between two graphs.
+
+    Example:
+    @torch.compiler.disable
+    def progress_bar(self, iterable): ...
+
+    Use instead:
+    Compile the part below or beside the call and not the one around it; take the decorator off where its
+    reason is gone.
+
+    Fix safety:
+    Advice: the one who disabled it had a reason.
+    """
+    yield from _break_findings(
+        recording,
+        "GRB007",
+        "disabled-function",
+        "disabled",
+        lambda row: "A function that must not be compiled splits the graph",
+        "Compile what is inside the call instead of what is around it.",
+    )
+
+
+@rule("GRB008", "hook-in-graph", needs=BREAKS)
+def hook_in_graph(recording: Recording) -> Iterator[Finding]:
+    """A forward hook of a module breaks the graph.
+
+    What it does:
+    Reports breaks in forward hooks: accelerate's offloading, diffusers' own hooks, the user's.
+
+    Why it is slow:
+    A hook runs around every call of its module. If Dynamo can't trace it, each such module is a border.
+
+    Example:
+    pipe.enable_model_cpu_offload()  # puts a hook on every model
+
+    Use instead:
+    Compile without the hook: keep the model on the device, or compile the blocks inside
+    (`compile_repeated_blocks`) so that the hook stays outside of the compiled code.
+
+    Fix safety:
+    Exact: hooks for offloading don't change values. What a hook of your own does, you know.
+    """
+    yield from _break_findings(
+        recording,
+        "GRB008",
+        "hook-in-graph",
+        "hook",
+        lambda row: f"A forward hook splits the graph ({row.cause})",
+        "Take the hook off the compiled module, or compile the blocks inside of it.",
+    )
+
+
+@rule("GRB009", "graph-break", needs=BREAKS)
+def graph_break(recording: Recording) -> Iterator[Finding]:
+    """The graph breaks for a reason of its own.
+
+    What it does:
+    Reports every break that no other rule is about, with Dynamo's code, explanation and hints.
+
+    Why it is slow:
+    A break ends one graph and starts another: a launch more, nothing fused across, no CUDA graph across.
+
+    Example:
+    with some_context_manager_that_dynamo_does_not_know(): ...
+
+    Use instead:
+    What Dynamo hints at; the page of the code is at
+    https://meta-pytorch.github.io/compile-graph-break-site/.
+
+    Fix safety:
+    Advice: it depends on the line.
+    """
+    yield from _break_findings(
+        recording,
+        "GRB009",
+        "graph-break",
+        "other",
+        lambda row: f"The graph breaks: {row.cause}",
+        "See what the line does that Dynamo can't trace.",
+    )
+
+
+# --- recompiles ----------------------------------------------------------------------------------------
+
+
+def _recompile_findings(
+    recording: Recording,
+    code: str,
+    name: str,
+    wanted: Callable[[RecompileRow], bool],
+    what: str,
+    advice: str,
+) -> Iterator[Finding]:
+    groups: dict[tuple[Any, ...], list[RecompileRow]] = {}
+    for row in recording.recompiles or ():
+        if wanted(row):
+            key = (row.component, row.site.file, row.site.line, _source(row.guard))
+            groups.setdefault(key, []).append(row)
+    for rows in groups.values():
+        row = rows[0]
+        when = ", ".join(dict.fromkeys(r.variation for r in rows))
+        within = row.variation == "within one call"
+        yield Finding(
+            rule=code,
+            name=name,
+            kind=f"recompile: {row.kind}",
+            message=f"{row.component} is compiled again {what}: {when} fails the guard `{row.guard}`."
+            + _cures(rows),
+            grade=row.grade,
+            severity=Severity.MEDIUM if within else Severity.LOW,
+            site=row.site,
+            count=sum(r.count for r in rows),
+            cost_note=COMPILE_TIME,
+            advice=advice,
+        )
+
+
+def _source(guard: str) -> str:
+    """What the guard looks at, without the value that it expected."""
+    return guard.partition(" expected")[0].partition(" == ")[0]
+
+
+def _cures(rows: list[RecompileRow]) -> str:
+    stopped = [c for c in rows[0].tried if all(c in row.stopped_by for row in rows)]
+    if stopped:
+        return f" Tried: {', '.join(stopped)} stops it."
+    return f" Tried: neither {' nor '.join(rows[0].tried)} stops it." if rows[0].tried else ""
+
+
+def _below_limit(row: RecompileRow, *kinds: str) -> bool:
+    return not row.limit_hit and row.kind in kinds
+
+
+@rule("GRB010", "recompile-on-shape", needs=RECOMPILES)
+def recompile_on_shape(recording: Recording) -> Iterator[Finding]:
+    """Another size, stride or dtype of an input makes Dynamo compile again.
+
+    What it does:
+    Reports guards on shapes that fail between calls, and whether `dynamic=True`, `mark_dynamic` or
+    `use_duck_shape=False` stops that, each tried.
+
+    Why it is slow:
+    The call in which it happens waits for a whole compile. After the second size Dynamo makes the dimension
+    dynamic, unless the model's code fixes it again.
+
+    Example:
+    pipe(prompt, height=1024); pipe(prompt, height=768)
+
+    Use instead:
+    `torch.compile(..., dynamic=True)` or `torch._dynamo.mark_dynamic` where the finding says that it stops
+    it; otherwise warm up every size that will be used.
+
+    Fix safety:
+    Numeric: kernels for dynamic shapes may differ, and be slower than those for one size.
+    """
+    yield from _recompile_findings(
+        recording,
+        "GRB010",
+        "recompile-on-shape",
+        lambda row: _below_limit(row, "shape", "dtype"),
+        "for another shape",
+        "Use the setting that stops it, or warm up every size before serving.",
+    )
+
+
+@rule("GRB011", "recompile-on-scalar", needs=RECOMPILES)
+def recompile_on_scalar(recording: Recording) -> Iterator[Finding]:
+    """A Python number that changes is burnt into the compiled code.
+
+    What it does:
+    Reports guards on ints, floats and bools that fail: a step counter, a LoRA scale, a guidance scale, a
+    scheduler's floats.
+
+    Why it is slow:
+    Every new value of a float is a new compile, until the recompile limit; ints become dynamic after the
+    second value, which still costs one.
+
+    Example:
+    self._step_index += 1  # read inside a compiled scheduler step
+
+    Use instead:
+    A 0-d tensor in place of the number, or the number kept out of the compiled part. LoRA: fuse it, or keep
+    one scale.
+
+    Fix safety:
+    Numeric: a tensor computes in its own dtype where Python's float had 64 bits.
+    """
+    yield from _recompile_findings(
+        recording,
+        "GRB011",
+        "recompile-on-scalar",
+        lambda row: _below_limit(row, "scalar"),
+        "for another number",
+        "Pass it as a tensor, or keep it out of the compiled part.",
+    )
+
+
+@rule("GRB012", "recompile-on-identity", needs=RECOMPILES)
+def recompile_on_identity(recording: Recording) -> Iterator[Finding]:
+    """Another object, or one of another type or form, makes Dynamo compile again.
+
+    What it does:
+    Reports guards on an object's identity, type, keys or length, and on global modes (gradients, autocast).
+
+    Why it is slow:
+    The object may hold the same values: the guard asks whether it is the same one, and each new one is a
+    compile.
+
+    Example:
+    pipe.set_adapters("other-lora")  # other modules, other dictionary keys
+
+    Use instead:
+    Make such objects once, before the loop; keep the set of adapters and hooks fixed while serving.
+
+    Fix safety:
+    Exact.
+    """
+    yield from _recompile_findings(
+        recording,
+        "GRB012",
+        "recompile-on-identity",
+        lambda row: _below_limit(row, "identity", "type", "mode", "other"),
+        "for another object",
+        "Make the object once and use the same one in every call.",
+    )
+
+
+@rule("GRB013", "recompile-on-global", needs=RECOMPILES)
+def recompile_on_global(recording: Recording) -> Iterator[Finding]:
+    """A module-level global that changes makes Dynamo compile again.
+
+    What it does:
+    Reports guards on globals that fail between calls.
+
+    Why it is slow:
+    A global's value is burnt into the code that reads it: each change is a compile.
+
+    Example:
+    CALLS += 1  # at module level, read by the model
+
+    Use instead:
+    A tensor, an argument, or no such global in the compiled part.
+
+    Fix safety:
+    Exact.
+    """
+    yield from _recompile_findings(
+        recording,
+        "GRB013",
+        "recompile-on-global",
+        lambda row: _below_limit(row, "global"),
+        "because a global changed",
+        "Pass it as an argument, or keep it constant.",
+    )
+
+
+@rule("GRB014", "recompile-limit", needs=RECOMPILES)
+def recompile_limit(recording: Recording) -> Iterator[Finding]:
+    """So many versions of a function are compiled that Dynamo gives up on it.
+
+    What it does:
+    Reports functions that reach `torch._dynamo.config.recompile_limit` in the calls that were made.
+
+    Why it is slow:
+    Beyond the limit the function runs as plain Python for every new case: all the compiles were paid, and the
+    speed-up is gone.
+
+    Example:
+    for scale in (0.1, 0.2, 0.3, ...): pipe(prompt, cross_attention_kwargs={"scale": scale})
+
+    Use instead:
+    Cure the guard that fails; a higher limit only makes the queue longer.
+
+    Fix safety:
+    Advice: it depends on the guard.
+    """
+    for finding in _recompile_findings(
+        recording,
+        "GRB014",
+        "recompile-limit",
+        lambda row: row.limit_hit,
+        "until the limit is reached",
+        "Cure the guard that fails; raising recompile_limit only delays it.",
+    ):
+        yield _serious(finding)
+
+
+def _serious(finding: Finding) -> Finding:
+    from msgspec.structs import replace
+
+    return replace(finding, severity=Severity.HIGH)

@@ -1,0 +1,180 @@
+"""Planted graph breaks: every distinct one is found once, on its line, also where `explain` reports fewer."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffprof.analyzers.graph_breaks.causes import kind_of
+from diffprof.recording import GraphBreakRow
+from tests.analyzers.graph_breaks import planted
+from tests.analyzers.graph_breaks.conftest import in_child
+
+SOURCE = Path(planted.__file__).read_text().splitlines()
+MARK = re.compile(r"# breaks: ([\w-]+)$")
+
+# name -> (breaks found here, distinct lines in explain's break_reasons, explain's graph_break_count)
+NUMBERS = {
+    "branch": (1, 1, 1),
+    "value": (1, 1, 1),
+    "model_output": (1, 1, 0),
+    "side_effect": (2, 2, 2),
+    "numpy_trip": (1, 1, 1),
+    "c_call": (1, 0, 0),
+    "disabled": (1, 1, 1),
+    "hooked": (1, 0, 1),
+    "other": (1, 1, 1),
+    "several": (6, 5, 5),
+    "hidden": (4, 0, -1),
+    "repeated": (1, 1, 0),
+    "whole": (0, 0, 0),
+}
+
+
+@dataclass
+class Seen:
+    rows: tuple[GraphBreakRow, ...]
+    graphs: int
+    whole: bool
+    failure: str | None
+    explained_lines: int
+    explained_count: int
+
+
+def look_at_all() -> dict[str, Seen]:
+    """In the child: what the capture and `explain` make of each case."""
+    import torch
+
+    from diffprof.analyzers.graph_breaks.breaks import distinct_breaks
+    from diffprof.analyzers.graph_breaks.component import capture_part
+    from diffprof.analyzers.graph_breaks.observe import Call, Part
+    from diffprof.analyzers.graph_breaks.signature import signature
+    from diffprof.recording import Grade
+
+    found = {}
+    for name, (function, args) in planted.CASES.items():
+        inputs = signature((args, {}))
+        part = Part(name, function, "__call__", "other", calls=[Call(inputs, inputs, count=1)], order=[0])
+        result = capture_part(part)
+        rows = distinct_breaks(name, result, calls=1, per_step=0.0, grade=Grade.MEASURED)
+        torch._dynamo.reset()
+        with torch.no_grad():
+            told = torch._dynamo.explain(function)(*args)
+        lines = {(r.user_stack[-1].filename, r.user_stack[-1].lineno) for r in told.break_reasons}
+        found[name] = Seen(
+            rows,
+            len(result.capture.graphs),
+            result.capture.whole,
+            result.capture.failure,
+            len(lines),
+            told.graph_break_count,
+        )
+    return found
+
+
+@cache
+def seen() -> dict[str, Seen]:
+    return in_child(look_at_all)
+
+
+def expected(name: str) -> Counter[tuple[int, str]]:
+    """(line, kind) of every marked line that the case comes to, found by following the names that it uses."""
+    reached, pending = set(), [_first_line(planted.CASES[name][0])]
+    starts = {start: _block(start) for start in _definitions().values()}
+    while pending:
+        start = pending.pop()
+        if start in reached:
+            continue
+        reached.add(start)
+        text = "\n".join(SOURCE[n - 1].partition("#")[0] for n in starts[start])
+        pending += [line for word, line in _definitions().items() if re.search(rf"\b{word}\b", text)]
+    lines = {n for start in reached for n in starts[start]}
+    return Counter((n, match[1]) for n in sorted(lines) if (match := MARK.search(SOURCE[n - 1])))
+
+
+def _definitions() -> dict[str, int]:
+    found = {}
+    for number, line in enumerate(SOURCE, 1):
+        if match := re.match(r"(?:def|class) (\w+)", line):
+            found[match[1]] = number
+    return found
+
+
+def _first_line(case: Any) -> int:
+    return _definitions()[getattr(case, "__name__", type(case).__name__)]
+
+
+def _block(start: int) -> range:
+    """Lines of a definition: until the next text in the first column."""
+    after = (n for n in range(start + 1, len(SOURCE) + 1) if re.match(r"\S", SOURCE[n - 1]))
+    return range(start, next(after, len(SOURCE) + 1))
+
+
+@pytest.mark.parametrize("name", planted.CASES)
+def test_every_break_is_found_once_on_its_line(name: str) -> None:
+    found = Counter((row.site.line, kind_of(row)) for row in seen()[name].rows)
+    assert seen()[name].failure is None
+    assert found == expected(name)
+
+
+@pytest.mark.parametrize("name", planted.CASES)
+def test_no_fewer_than_explain_reports(name: str) -> None:
+    of = seen()[name]
+    assert (len(of.rows), of.explained_lines, of.explained_count) == NUMBERS[name]
+
+
+def test_explain_loses_breaks_that_are_found_here() -> None:
+    ours = sum(found for found, _, _ in NUMBERS.values())
+    explained = sum(lines for _, lines, _ in NUMBERS.values())
+    assert (ours, explained) == (21, 14)
+
+
+@pytest.mark.parametrize("name", planted.CASES)
+def test_rows_say_what_dynamo_knows(name: str) -> None:
+    for row in seen()[name].rows:
+        assert row.code is not None
+        assert re.fullmatch(r"GB\d{4}", row.code)
+        assert row.cause
+        assert row.explanation
+        assert dict(row.site.excerpt)[row.site.line] == SOURCE[row.site.line - 1]
+        assert row.site.file == "tests/analyzers/graph_breaks/planted.py"
+
+
+def test_what_is_whole_is_said_to_be() -> None:
+    assert [name for name, of in seen().items() if of.whole] == ["whole"]
+
+
+def test_a_break_in_a_block_counts_once_a_block() -> None:
+    (row,) = seen()["repeated"].rows
+    assert row.count == 3
+    assert row.modules == tuple(f"repeated.blocks.{i}" for i in range(3))
+    assert row.site.module == "repeated.blocks.0"
+
+
+def test_a_skipped_function_is_told_apart_from_a_break() -> None:
+    first, *others = seen()["hidden"].rows
+    assert first.skipped_frame is not None
+    assert first.skipped_frame.startswith("hidden (")
+    assert first.hidden_by is None
+    assert first.count == 3
+    assert {row.skipped_frame for row in others} == {None}
+    by = f"hidden (tests/analyzers/graph_breaks/planted.py:{first.site.line})"
+    assert {row.hidden_by for row in others} == {by}
+
+
+def test_frames_are_the_users_own_and_innermost_first() -> None:
+    rows = seen()["several"].rows
+    deepest = rows[-1]
+    assert [deepest.site.function, *(frame.function for frame in deepest.site.chain)] == [
+        "deepest",
+        "deeper",
+        "several",
+    ]
+    assert not any("torch_dynamo_resume" in row.site.function for row in rows)
+    assert sum(row.graphs for row in rows) <= seen()["several"].graphs

@@ -1,0 +1,111 @@
+"""Planted recompiles: which guard fails, under what change, and what stops it."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+
+from diffprof.analyzers.graph_breaks.recompiles import CURES, guard_kind
+from diffprof.recording import RecompileRow
+from tests.analyzers.graph_breaks import changing
+from tests.analyzers.graph_breaks.conftest import in_child
+
+
+def look_at_all() -> dict[str, tuple[RecompileRow, ...]]:
+    """In the child: each case called as planted, then in its variations, under each setting."""
+    from diffprof.analyzers.graph_breaks.observe import Call, Part
+    from diffprof.analyzers.graph_breaks.recompiles import call_again, recompile_rows
+    from diffprof.analyzers.graph_breaks.signature import signature
+    from diffprof.recording import Grade
+
+    def part(owner: Any, *calls: tuple[Any, ...]) -> Part:
+        described = [Call(signature((args, {})), signature(args), count=1) for args in calls]
+        return Part("unet", owner, "__call__", "denoiser", calls=described, order=list(range(len(calls))))
+
+    found = {}
+    for name, (owner, base, variations) in changing.CASES.items():
+        varied = [(label, part(owner, args)) for label, args in variations]
+        settings = ("", *CURES) if name in changing.CURED else ("",)
+        plain, *cures = [call_again(part(owner, *base), varied, setting=s) for s in settings]
+        assert plain.failure is None, (name, plain.failure)
+        found[name] = recompile_rows(part(owner, *base), plain, cures, limit=8, grade=Grade.MEASURED)
+    return found
+
+
+@cache
+def seen() -> dict[str, tuple[RecompileRow, ...]]:
+    return in_child(look_at_all)
+
+
+def test_another_size_recompiles_once_and_says_what_stops_it() -> None:
+    (row,) = seen()["shape"]
+    assert (row.kind, row.variation, row.count) == ("shape", "height=6", 1)
+    assert row.guard == "tensor 'sample' size mismatch at index 1. expected 4, actual 6"
+    assert row.site.function == "Shaped.forward"
+    assert row.tried == CURES
+    assert row.stopped_by == ("dynamic=True", "mark_dynamic")
+    assert not row.limit_hit
+
+
+def test_a_size_that_the_model_fixes_is_not_stopped_by_mark_dynamic() -> None:
+    rows = seen()["fixed_shape"]
+    assert {row.kind for row in rows} == {"shape"}
+    assert all("mark_dynamic" not in row.stopped_by for row in rows)
+
+
+def test_a_burnt_in_number() -> None:
+    (row,) = seen()["scalar"]
+    assert (row.kind, row.variation) == ("scalar", "scale=0.5")
+    assert "scale" in row.guard
+
+
+def test_an_object_that_changes() -> None:
+    (row,) = seen()["identity"]
+    assert row.kind in ("identity", "type")
+
+
+def test_a_global_that_changes() -> None:
+    rows = seen()["global"]
+    assert rows
+    assert {row.kind for row in rows} == {"global"}
+    assert {row.variation for row in rows} == {"within one call"}
+    assert all("CALLS" in row.guard for row in rows)
+
+
+def test_the_limit() -> None:
+    rows = seen()["limit"]
+    assert any(row.limit_hit for row in rows)
+    assert {row.entries for row in rows} == {8}
+    assert not any(row.limit_hit for name, others in seen().items() if name != "limit" for row in others)
+
+
+def test_what_stays_the_same_does_not_recompile() -> None:
+    assert seen()["steady"] == ()
+
+
+@pytest.mark.parametrize(
+    ("guard", "kind"),
+    [
+        ("tensor 'x' size mismatch at index 2. expected 8, actual 16", "shape"),
+        ("tensor 'x' stride mismatch at index 1. expected 8, actual 16", "shape"),
+        ("tensor 'x' dtype mismatch. expected Float, actual Half", "dtype"),
+        ("64*x.size()[2]*x.size()[3] <= 20480", "shape"),
+        ("self._step_index == 0", "scalar"),
+        ("-1 <= self._step_index <= 1", "scalar"),
+        ("___check_obj_id(config, 139868430)", "identity"),
+        ("___check_type_id(hook, 9405)", "type"),
+        ("G['CALLS'] == 1", "global"),
+        ("GLOBAL_STATE changed: grad_mode", "mode"),
+        ("something new", "other"),
+    ],
+)
+def test_kinds_of_guards(guard: str, kind: str) -> None:
+    assert guard_kind(guard) == kind
+
+
+def test_the_parent_has_compiled_nothing() -> None:
+    seen()
+    assert not torch._dynamo.utils.counters["frames"]
