@@ -167,7 +167,8 @@ def host_rows(trace: Trace, links: Links, phases: Phases) -> tuple[KernelRow, ..
     names = [phases.spans[index][2].name if index >= 0 else None for index in found.tolist()]
     codes = {name: code for code, name in enumerate(dict.fromkeys(names))}
     phase = np.array([codes[name] for name in names], dtype=np.int64)
-    keys = np.stack([ops.name.astype(np.int64), ops.detail, phase], axis=1)
+    modules, module = links.modules_of(ops)
+    keys = np.stack([ops.name.astype(np.int64), ops.detail, module, phase], axis=1)
     unique, group = np.unique(keys, axis=0, return_inverse=True)
     group = group.reshape(-1)
     counts = np.bincount(group, minlength=len(unique))
@@ -179,6 +180,7 @@ def host_rows(trace: Trace, links: Links, phases: Phases) -> tuple[KernelRow, ..
             name=trace.names[name],
             op=trace.names[name],
             family=kernel_family("", trace.names[name]),
+            module=modules[module_index] or None,
             phase=back[code],
             count=int(counts[i]),
             device_us=round(float(time[i]), 3),
@@ -186,9 +188,9 @@ def host_rows(trace: Trace, links: Links, phases: Phases) -> tuple[KernelRow, ..
             dtype=dtype_text(trace.details[detail].dtypes),
             share=float(time[i]) / whole if whole else None,
         )
-        for i, (name, detail, code) in enumerate(unique.tolist())
+        for i, (name, detail, module_index, code) in enumerate(unique.tolist())
     ]
-    return tuple(sorted(rows, key=lambda row: (-row.device_us, row.name)))
+    return tuple(sorted(rows, key=lambda row: (-row.device_us, row.name, row.module or "")))
 
 
 def _per_call(values: Any, call: Any, default: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from diffprof.chrome_trace.events import MODULE_PREFIX, Trace
+from diffprof.chrome_trace.events import MODULE_PREFIX, Spans, Trace
 from diffprof.chrome_trace.nesting import Nest
 
 _MODULE_FRAME = "nn.Module: "
@@ -109,7 +109,10 @@ class Links:
     @cached_property
     def modules(self) -> tuple[list[str], Any]:
         """(module paths, first the empty one; for each call, the index of the module that was running)."""
-        calls = self.trace.calls
+        return self.modules_of(self.trace.calls)
+
+    def modules_of(self, calls: Spans) -> tuple[list[str], Any]:
+        """As `modules`, for any spans of the host."""
         texts = [""]
         index: Any = np.zeros(len(calls), dtype=np.int64)
         if len(self.trace.frames):
