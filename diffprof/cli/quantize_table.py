@@ -61,7 +61,8 @@ def command(
 
     with progress_on(sys.stderr, quiet=quiet) as progress, stdout_to_stderr():
         progress.stage("importing torch and diffusers")
-        from diffprof.quantizing import MIN_SQNR_DB, quantization_report
+        from diffprof.analyzers.quantization.probe import MIN_SQNR_DB
+        from diffprof.quantizing import quantization_report
 
         report = quantization_report(
             target,

@@ -98,8 +98,8 @@ def summary(recording: Recording) -> Iterator[str]:
         of = f" of {milliseconds(choice.call_ms)}" if choice.call_ms else ""
         part = f" ({choice.saves_ms / choice.call_ms:.1%})" if choice.call_ms else ""
         yield (
-            f"Quantizing {plural(layers, 'layer')} saves {milliseconds(choice.saves_ms)}{of}{part} per call and "
-            f"{size(choice.saves_bytes)} of weights ({choice.mode}, {choice.grade})."
+            f"Quantizing {plural(layers, 'layer')} saves {milliseconds(choice.saves_ms)}{of}{part} per call "
+            f"and {size(choice.saves_bytes)} of weights ({choice.mode}, {choice.grade})."
         )
     else:
         yield f"No linear is worth quantizing here ({choice.mode}, {choice.grade})."
@@ -108,7 +108,8 @@ def summary(recording: Recording) -> Iterator[str]:
         yield f"Not available here: {scheme}, because {why}."
     for selection in choice.selections:
         if selection.no_torchao_config and selection.fqn_to_config:
-            yield f"{selection.component}: diffusers' TorchAoConfig can't say this: {selection.no_torchao_config}."
+            why = selection.no_torchao_config
+            yield f"{selection.component}: diffusers' TorchAoConfig can't say this: {why}."
     if choice.left_out:
         yield f"The budget of {number(choice.budget_s or 0)} s left out: {'; '.join(choice.left_out)}."
     for sign in choice.disorder:
@@ -138,8 +139,8 @@ def compared(published: PublishedComparison, choice: Quantization) -> Iterator[s
         )
         verb = "saves" if published.saves_ms >= 0 else "costs"
         yield (
-            f"By the same timings the published list {verb} {milliseconds(abs(published.saves_ms))} ({abs(gain):.1%}) "
-            f"on this target{told}."
+            f"By the same timings the published list {verb} {milliseconds(abs(published.saves_ms))} "
+            f"({abs(gain):.1%}) on this target{told}."
         )
 
 

@@ -51,7 +51,7 @@ def layer_sqnr(layer: Layer, scheme: Scheme) -> float:
 
 
 def as_linear(module: nn.Module) -> nn.Linear:
-    """A plain linear with the module's weights, without its hooks. Raises Unavailable where they aren't here."""
+    """A plain linear with the module's weights, without its hooks. Raises Unavailable if there are none."""
     weight = module._parameters.get("weight")
     if weight is None or weight.device.type == "meta":
         raise Unavailable("its weights are not loaded")

@@ -44,7 +44,7 @@ COMPILE_S = 6.0
 
 @dataclass
 class Bench:
-    """What is needed to time layers on a device; everything that touches a clock or a compiler is injected."""
+    """What is needed to time layers on a device; what touches a clock or a compiler is injected."""
 
     device: torch.device
     runner: Runner

@@ -74,7 +74,8 @@ class TimingCache:
 
     def _name(self, key: Key, scheme: str, mode: str) -> str:
         bias = "bias" if key.bias else "plain"
-        return f"{self.on}/{key.kind}/{key.m}x{key.in_features}x{key.out_features}/{key.dtype}/{bias}/{scheme}/{mode}"
+        shape = f"{key.m}x{key.in_features}x{key.out_features}"
+        return f"{self.on}/{key.kind}/{shape}/{key.dtype}/{bias}/{scheme}/{mode}"
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,11 +1,10 @@
-"""Which linears to quantize with which scheme: the set with the best predicted total above the accuracy floor."""
+"""Which linears to quantize with which scheme: the best predicted total above the accuracy floor."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 
 import msgspec
 
@@ -76,8 +75,8 @@ def gains(candidate: Candidate, rows: Sequence[LinearRow], mode: str) -> list[Ga
 
 @dataclass
 class Choice:
-    """The outcome. schemes: index of the candidate -> its scheme; refused: index -> (scheme, dB) of layers that
-    would gain but are too sensitive; small: that would gain, but too little to be worth code."""
+    """The outcome. schemes: index of the candidate -> its scheme; refused: index -> (scheme, dB) of layers
+    that would gain but are too sensitive; small: that would gain, but too little to be worth code."""
 
     schemes: dict[int, Gain] = field(default_factory=dict)
     refused: dict[int, tuple[str, float]] = field(default_factory=dict)
@@ -245,7 +244,10 @@ def describe(timing: SchemeTiming) -> str:
     if -gain > noise or timing.rows:
         slower = 1 / speedup if speedup else float("inf")
         return f"no gain: the best scheme, {timing.scheme}, is {slower:.2f} times slower{sliced}"
-    return f"no clear gain: {timing.scheme} differs by {gain:,.1f} us a call, less than the spread of {noise:,.1f}"
+    return (
+        f"no clear gain: {timing.scheme} differs by {gain:,.1f} us a call, less than its spread of "
+        f"{noise:,.1f}"
+    )
 
 
 # --- the choice in writing -----------------------------------------------------------------------------
@@ -394,7 +396,7 @@ def compare_published(
     A (K, N) counts as chosen where most of its calls are of chosen layers. saves_ms is the sum over layers.
     """
     votes: Counter[tuple[int, int]] = Counter()
-    time: dict[tuple[bool, bool], float] = dict.fromkeys(product((True, False), repeat=2), 0.0)
+    time: defaultdict[tuple[bool, bool], float] = defaultdict(float)
     theirs: set[tuple[int, int]] = set()
     recipe = published_schemes(candidates, published, components)
     total, timed = 0.0, False

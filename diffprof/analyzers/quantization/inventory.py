@@ -1,4 +1,4 @@
-"""Every linear, and every 1x1 convolution that could be one, with the shapes that it really sees in a call."""
+"""Every linear, and every 1x1 convolution that could be one, with the shapes that it sees in a call."""
 
 from __future__ import annotations
 
@@ -303,8 +303,8 @@ def take_inventory(
     """Make one call of a pipeline and list what its linears saw.
 
     stopwatch: times each layer's calls and the whole; None: no times (a simulated device has none). sample:
-    keep activations. watching: a context around the call, given the phase tracker. Parts under `torch.compile`
-    run uncompiled; hooks and stance are gone afterwards.
+    keep activations. watching: a context around the call, given the phase tracker. Parts under
+    `torch.compile` run uncompiled; hooks and stance are gone afterwards.
     """
     inventory = Inventory(list_layers(pipe))
     tracker = PhaseTracker()

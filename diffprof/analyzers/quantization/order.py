@@ -34,7 +34,7 @@ _WHY = {
 
 
 def done(pipe: Any, component: str | None = None) -> dict[str, str]:
-    """Step -> the first module in which it shows, for the steps that were taken. component: look only there."""
+    """Step -> the first module in which it shows, for the steps taken. component: look only there."""
     found: dict[str, str] = {}
     for name, part in _parts(pipe, component):
         for inner, module in part.named_modules():
@@ -63,12 +63,14 @@ def check_order(pipe: Any, step: str, component: str | None = None) -> None:
     for later in STEPS[STEPS.index(step) + 1 :]:
         if later in taken:
             raise UsageError(
-                f"{step} comes too late: {taken[later]} has gone through {later} already, and {_WHY[step, later]}.",
+                f"{step} comes too late: {taken[later]} has gone through {later} already, and "
+                f"{_WHY[step, later]}.",
                 f"Build the pipeline again and keep the order: {', '.join(STEPS)}.",
             )
     if step == "quantize" and "quantize" in taken:
         raise UsageError(
-            f"{taken['quantize']} is quantized already; quantizing twice would measure or store the wrong thing.",
+            f"{taken['quantize']} is quantized already; quantizing twice would measure or store the wrong "
+            "thing.",
             "Build the pipeline again without quantization, and choose from there.",
         )
 

@@ -113,17 +113,17 @@ class Predictor:
     ) -> tuple[list[float], float]:
         """Bytes of the kernels around an uncompiled product.
 
-        torchao's choose_qparams_affine and quantize_affine take the lower and the upper end of each row, divide,
-        round, clamp and cast; the product is stored in 4 bytes, and scaled by rows and by columns.
+        torchao's choose_qparams_affine and quantize_affine take the lower and the upper end of each row,
+        divide, round, clamp and cast; the product is stored in 4 bytes, and scaled by rows and by columns.
         """
-        passes = [activation * width] * 2
+        passes = [1.0 * activation * width] * 2
         passes += [2.0 * activation * width, 2.0 * activation * width, 2.0 * activation * width]
         passes += [activation * (width + 1.0)]
         passes += [output * (4.0 + 4.0), output * (4.0 + width)]
         return passes, max(compute, (activation + weights + output * 4.0) / bandwidth)
 
     def _weight_only(self, key: Key, scheme: Scheme, width: int, fixed: float, compiled: bool) -> float:
-        """The weight is widened before the product: in its loads where compiled, in a kernel of its own else."""
+        """The weight is widened before the product: in its loads if compiled, in a kernel of its own else."""
         kind = precision(dtype_of(key.dtype), self.model.mode.matmul_tf32)
         compute, _, _ = self.model.gemm_us(1, key.m, key.out_features, key.in_features, kind, width)
         bandwidth = self.spec.bytes_per_us * self.model.rates.gemm_memory

@@ -55,7 +55,7 @@ MIN_SQNR_DB = 20.0
 @dataclass(frozen=True)
 class Settings:
     """fuse_qkv: judge the pipeline with fused projections. compile: decide by compiled timings; None: where
-    the device is a GPU or the pipeline is compiled. schemes: keys of those to try; None: all for the device."""
+    the device is a GPU or the pipeline is compiled. schemes: keys of those to try; None: all there are."""
 
     fuse_qkv: bool = False
     compile: bool | None = None
@@ -160,7 +160,7 @@ class _Probe:
 
     @property
     def modes(self) -> tuple[str, ...]:
-        """The deciding mode first; on a CPU, where compiling takes seconds a layer, no other unless asked for."""
+        """The modes that are timed; on a CPU compiling takes seconds a layer, so only where asked for."""
         other = "eager" if self.mode == "compiled" else "compiled"
         if self.mode == "eager" and not self.simulated:
             return ("eager",)
@@ -347,13 +347,14 @@ class _Probe:
 def linear_rows(
     inventory: Inventory, timings: Mapping[Key, Sequence[SchemeTiming]]
 ) -> tuple[list[LinearRow], dict[RowKey, int]]:
-    """One row a shape (adapters and quantized layers in rows of their own), largest share first; and where the
-    row of a layer's calls is."""
+    """One row a shape (adapters and quantized layers in rows of their own), largest share first; and where
+    the row of a layer's calls is."""
     users: dict[RowKey, list[Layer]] = {}
     for key in inventory.shapes():
         for layer in inventory.layers_of(key):
             users.setdefault(_row_key(layer, key), []).append(layer)
-    rows, where = [], {}
+    rows: list[LinearRow] = []
+    where: dict[RowKey, int] = {}
     for row_key, layers in users.items():
         key, adapter, quantized = row_key
         calls = sum(layer.uses[key] for layer in layers)

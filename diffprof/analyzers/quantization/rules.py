@@ -108,7 +108,7 @@ def unquantized_linear(recording: Recording) -> Iterator[Finding]:
             f"{_shape(row)} ({_who(row)}): {row.why}{noise}.",
             saves_ms=_saves_ms(row, quantization),
             cost_note=f"{quantization.mode}, device time of the layers alone",
-            advice="Quantize these layers with the filter of the choice: `diffprof quantize-table` prints it.",
+            advice="Quantize these layers with the filter that `diffprof quantize-table` prints.",
             fixes=("quantize-linears",),
         )
 
@@ -189,8 +189,8 @@ def sensitive_linear(recording: Recording) -> Iterator[Finding]:
             "QNT003",
             "sensitive-linear",
             row,
-            f"{worst}, {_shape(row)}: {row.scheme} would be faster, but its output has {low[worst]:.1f} dB, under "
-            f"the floor of {quantization.min_sqnr_db:g} dB ({len(low)} of {len(row.modules)} layers).",
+            f"{worst}, {_shape(row)}: {row.scheme} would be faster, but its output has {low[worst]:.1f} dB, "
+            f"under the floor of {quantization.min_sqnr_db:g} dB ({len(low)} of {len(row.modules)} layers).",
             severity=Severity.INFO,
             advice="Leave it out of the filter, as the printed one does.",
         )
@@ -229,8 +229,8 @@ def quantized_at_a_loss(recording: Recording) -> Iterator[Finding]:
             "QNT004",
             "quantized-at-a-loss",
             row,
-            f"{_shape(row)} ({_who(row)}) is quantized with {row.quantized}, which is {slower:.2f} times slower "
-            "here than the original type.",
+            f"{_shape(row)} ({_who(row)}) is quantized with {row.quantized}, which is {slower:.2f} times "
+            "slower here than the original type.",
             kind=timing.scheme,
             saves_ms=-timing.gain_us * row.count / 1e3,
             cost_note=f"{quantization.mode}, device time of the layers alone",

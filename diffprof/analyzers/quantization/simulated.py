@@ -1,5 +1,5 @@
-"""One call on a simulated GPU: what its linears saw, what schemes would cost, and the whole call replayed with
-chosen layers changed."""
+"""One call on a simulated GPU: what its linears saw, what schemes would cost, and the whole call replayed
+with chosen layers changed."""
 
 from __future__ import annotations
 

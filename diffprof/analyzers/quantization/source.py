@@ -148,7 +148,7 @@ class Part:
 
 
 def script(parts: Sequence[Part], setting: Setting) -> str:
-    """A script that quantizes `pipe`, in the order: fuse LoRA, fuse QKV, swap convolutions, quantize, compile."""
+    """A script that quantizes `pipe`: fuse LoRA, fuse QKV, swap convolutions, quantize, compile."""
     swaps = any(part.convolutions for part in parts)
     heads = {"import torch", *(line for part in parts for line in part.imports)}
     if swaps:
@@ -196,7 +196,7 @@ def torchao_config_source(config: str, kept: Sequence[str]) -> str:
 
 
 def skipped_by_diffusers(name: str, kept: Iterable[str]) -> bool:
-    """Whether diffusers leaves a linear alone: an entry that, with a dot, occurs anywhere in the weight's name
+    """Whether diffusers leaves a linear alone: an entry, with a dot, occurs anywhere in the weight's name
     (TorchAoHfQuantizer.check_if_quantized_param)."""
     weight = f"{name}.weight"
     return any(f"{entry}." in weight or entry == weight for entry in kept)

@@ -1,4 +1,4 @@
-"""Linears timed side by side: one round runs the original and every scheme once, so that noise hits all alike."""
+"""Linears timed side by side: a round runs the original and every scheme once, so noise hits all alike."""
 
 from __future__ import annotations
 
@@ -94,8 +94,8 @@ class Budget:
 class Patience:
     """How long a comparison goes on.
 
-    enough: rounds that even a spent budget pays for. least: rounds before a loser is dropped. most: rounds of a
-    first comparison. again: rounds of one that is near a tie. hopeless: a scheme this many times slower is
+    enough: rounds that even a spent budget pays for. least: rounds before a loser is dropped. most: rounds of
+    a first comparison. again: rounds of one that is near a tie. hopeless: a scheme this many times slower is
     dropped after `sure` rounds. slices: a scheme that takes longer for 1/slices of the rows than the
     original takes for all is settled by that; not under `smallest_slice` rows.
     """

@@ -1,4 +1,4 @@
-"""For each quantization rule, a recording that fires exactly it and one that is the mended form of the same."""
+"""For each quantization rule, a recording that fires exactly it, and its mended form."""
 
 from __future__ import annotations
 

@@ -88,10 +88,12 @@ def test_adapters_and_quantized_layers_are_left_alone() -> None:
 def test_the_choice_is_the_best_of_all_sets() -> None:
     gains = {"int8-dynamic": 40.0, "float8-dynamic-row": -20.0, "int8-weight-only": 5.0}
     timed = [
-        make_row(*(make_timing(gain * sign, scheme=key) for key, gain in gains.items())) for sign in (1, -1, 0.2)
+        make_row(*(make_timing(gain * sign, scheme=key) for key, gain in gains.items()))
+        for sign in (1, -1, 0.2)
     ]
     layers = [
-        candidate(f"l{n}", row=n, int8_dynamic=40, float8_dynamic_row=40, int8_weight_only=40) for n in range(3)
+        candidate(f"l{n}", row=n, int8_dynamic=40, float8_dynamic_row=40, int8_weight_only=40)
+        for n in range(3)
     ]
     choice = choose(layers, timed, "compiled", 20)
     best = max(

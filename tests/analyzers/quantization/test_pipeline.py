@@ -75,8 +75,14 @@ def nothing_left_behind(pipe: Any) -> Iterator[None]:
 
     def state() -> list[Any]:
         return [
-            (id(m), {k: id(v) for k, v in m._parameters.items()}, {k: id(v) for k, v in m._modules.items()})
-            + (sorted(k for k in vars(m)), len(m._forward_hooks), len(m._forward_pre_hooks))
+            (
+                id(m),
+                {k: id(v) for k, v in m._parameters.items()},
+                {k: id(v) for k, v in m._modules.items()},
+                sorted(vars(m)),
+                len(m._forward_hooks),
+                len(m._forward_pre_hooks),
+            )
             for m in modules_of(pipe)
         ]
 

@@ -41,7 +41,14 @@ def inventory(*keys: Key) -> Inventory:
     layers = []
     for number, each in enumerate(keys):
         layer = Layer(
-            "unet", f"l{number}", torch.nn.Linear(1, 1), each.in_features, each.out_features, "linear", False, None
+            "unet",
+            f"l{number}",
+            torch.nn.Linear(1, 1),
+            each.in_features,
+            each.out_features,
+            "linear",
+            False,
+            None,
         )
         layer.uses[each] = 1
         layers.append(layer)
@@ -204,9 +211,13 @@ def test_what_was_hopeless_eager_is_not_compiled_on_a_cpu() -> None:
 def test_a_second_scan_reads_the_cache(tmp_path: Path) -> None:
     path = tmp_path / "cache" / "quantization.json"
     first = Ticks()
-    before = bench(first, lambda *_: 50.0, cache=TimingCache(path, "here")).time_all(inventory(key()), ["eager"])
+    before = bench(first, lambda *_: 50.0, cache=TimingCache(path, "here")).time_all(
+        inventory(key()), ["eager"]
+    )
     second = Ticks()
-    after = bench(second, lambda *_: 999.0, cache=TimingCache(path, "here")).time_all(inventory(key()), ["eager"])
+    after = bench(second, lambda *_: 999.0, cache=TimingCache(path, "here")).time_all(
+        inventory(key()), ["eager"]
+    )
     assert (first.runs > 0, second.runs) == (True, 0)
     assert [t.median_us for t in after[key()]] == [t.median_us for t in before[key()]]
     assert all(t.cached for t in after[key()])
