@@ -8,13 +8,15 @@ from typing import Any
 import torch
 
 from . import copies
-from .blocking import HOST_INDEX, INDEX_UPLOAD, VALUE_UPLOAD, WAITS, Wait
+from .blocking import HOST_INDEX, WAITS
 from .dispatch import HOST, META, SIM, UNKNOWN, compute, on_host, plain, scan
 from .generators import is_on_device
+from .indexing import index, index_put
 from .inference import infer, mapped
 from .observer import BlockingKind, TensorMeta, UnknownValue, dtype_name
 from .ops import Op, argument
-from .session import QUIET, SESSION, may_assume, tell_blocking
+from .reads import assumable, read_scalar, tell_wait
+from .session import QUIET, SESSION, may_assume
 from .signatures import make_signature, signature_of, tell_op
 from .subscripts import table_on_host
 from .tensor import NAME, Cell, SimTensor, covers, inner_of, intern_meta, known, regeometry, unknown
@@ -52,22 +54,6 @@ def handler_for(op: Op) -> Handler | None:
     return None
 
 
-def _tell(op: Op, wait: Wait, t: torch.Tensor, is_known: bool, assumed: Any = None, nbytes: int = 0) -> None:
-    tell_blocking(
-        wait.kind,
-        op.name,
-        wait.reason,
-        wait.source,
-        tuple(t.shape),
-        t.dtype,
-        nbytes=nbytes,
-        known=is_known,
-        assumed=assumed,
-        waits=wait.waits,
-        tensor=t,
-    )
-
-
 # --- values on the host ---------------------------------------------------------------------------
 
 
@@ -79,33 +65,6 @@ def read(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
     if t.dim() == 0 and not t.is_floating_point() and table_on_host():
         wait = HOST_INDEX
     return read_scalar(t, op.name, wait)
-
-
-def read_scalar(t: SimTensor, op: str, wait: Wait) -> Any:
-    """The value of a one-element tensor; reported as a wait. Unknown: False or 0, where allowed."""
-    is_known = t._cell.known
-    value: Any
-    if is_known:
-        value = inner_of(t).item()
-    else:
-        value = False if t.dtype is torch.bool else (0.0 if t.dtype.is_floating_point else 0)
-        if t.dtype.is_complex:
-            value = 0j
-    tell_blocking(
-        wait.kind,
-        op,
-        wait.reason,
-        wait.source,
-        tuple(t.shape),
-        t.dtype,
-        nbytes=t.dtype.itemsize,
-        known=is_known,
-        assumed=None if is_known or SESSION.unknown_reads == "raise" else value,
-        tensor=t,
-    )
-    if not is_known:
-        may_assume(op, tuple(t.shape), t.dtype)
-    return value
 
 
 def equal(op: Op, args: tuple, kwargs: dict[str, Any]) -> bool:
@@ -121,9 +80,9 @@ def equal(op: Op, args: tuple, kwargs: dict[str, Any]) -> bool:
     if args[0].shape != args[1].shape:
         return False  # decided on the host: Equal.cpp compares sizes first
     if not flags & UNKNOWN:
-        _tell(op, WAITS["equal"], subject, True, nbytes=1)
+        tell_wait(op, WAITS["equal"], subject, True, nbytes=1)
         return bool(op.func(*[on_host(t) for t in args]))
-    _tell(op, WAITS["equal"], subject, False, _assumable(False), 1)
+    tell_wait(op, WAITS["equal"], subject, False, assumable(False), 1)
     may_assume(op.name, tuple(subject.shape), subject.dtype)
     return False
 
@@ -142,10 +101,6 @@ def range_by_tensor(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
     return getattr(torch, op.base)(*numbers, **kwargs)
 
 
-def _assumable(value: Any) -> Any:
-    return None if SESSION.unknown_reads == "raise" else value
-
-
 def checked(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
     """An op that looks at a value on the host but whose result's shape doesn't depend on it."""
     wait = WAITS[op.base]
@@ -153,7 +108,7 @@ def checked(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
     flags = scan(op, args, kwargs, [], tensors)
     if flags & SIM and wait.applies(args, kwargs):
         subject = next(t for t in tensors if type(t) is SimTensor)
-        _tell(op, wait, subject, not flags & UNKNOWN)
+        tell_wait(op, wait, subject, not flags & UNKNOWN)
     if op.base == "_linalg_check_errors":
         SESSION.ops += 1
         if not flags & UNKNOWN:
@@ -174,12 +129,12 @@ def data_dependent(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
     waits = subject is not None and wait.applies(args, kwargs)
     if not flags & (UNKNOWN | META):
         if waits:
-            _tell(op, wait, subject, True)  # type: ignore[arg-type]
+            tell_wait(op, wait, subject, True)  # type: ignore[arg-type]
         return compute(op, args, kwargs, tensors, None)
     assert subject is not None
     fill, text = _ASSUMED_CONTENTS[op.base]
     if waits:
-        _tell(op, wait, subject, False, _assumable(text))
+        tell_wait(op, wait, subject, False, assumable(text))
         may_assume(op.name, tuple(subject.shape), subject.dtype)
     out = op.func(
         *[mapped(a, lambda t: _filled(t, fill)) for a in args],
@@ -220,116 +175,6 @@ def _filled(t: torch.Tensor, fill: str) -> torch.Tensor:
     if fill == "zero":
         return torch.zeros(t.shape, dtype=t.dtype)
     return torch.arange(t.numel()).view(t.shape).to(t.dtype)
-
-
-# --- indexing -------------------------------------------------------------------------------------
-
-
-def index(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
-    """`x[indices]`: a mask on the device is counted first, an index on the CPU is uploaded first."""
-    x, indices = args[0], args[1]
-    if type(x) is not SimTensor:
-        _refuse_device_index()
-    plan, unknown_mask = _indices(op, x, indices, WAITS["index"])
-    if plan is None:
-        return plain(op, args, kwargs)
-    if unknown_mask is not None:
-        may_assume(op.name, tuple(unknown_mask.shape), unknown_mask.dtype)
-    return plain(op, (x, plan, *args[2:]), kwargs)
-
-
-def _refuse_device_index() -> None:
-    raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
-
-
-def _indices(
-    op: Op, x: SimTensor, indices: Any, mask_wait: Wait | None
-) -> tuple[list | None, SimTensor | None]:
-    """Report what the indices cost. Returns them with masks as integers, and the mask that isn't known."""
-    plan: list[Any] = []
-    unknown_mask = None
-    masks = False
-    for i in indices:
-        if i is None:
-            plan.append(None)
-            continue
-        on_device = type(i) is SimTensor
-        if i.dtype is torch.bool or i.dtype is torch.uint8:
-            masks = True
-            if on_device:
-                assumed = None
-                if not i._cell.known:
-                    unknown_mask = i
-                    assumed = _assumable("every element is selected")
-                if mask_wait is not None:
-                    _tell(op, mask_wait, i, i._cell.known, assumed)
-                host = inner_of(i) if i._cell.known else torch.ones(i.shape, dtype=torch.bool)
-            else:
-                host = i
-                _upload_index(op, i)
-            plan += [known(y) for y in host.bool().nonzero(as_tuple=True)]
-        else:
-            if not on_device and i.device.type == "cpu":
-                _upload_index(op, i)
-            plan.append(i)
-    return (plan if masks else None), unknown_mask
-
-
-def _upload_index(op: Op, i: torch.Tensor) -> None:
-    copies.tell_upload(op, i, intern_meta(i.shape, i.stride(), i.dtype, 0), False, INDEX_UPLOAD)
-
-
-def index_put(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
-    """`x[indices] = values`: a mask with one CPU number is a masked fill, which doesn't wait."""
-    x, indices, values = args[0], args[1], args[2]
-    if type(x) is not SimTensor:
-        tensors: list[Any] = []
-        flags = scan(op, args, kwargs, [], tensors)
-        if any(type(i) is SimTensor for i in indices if i is not None):
-            _refuse_device_index()
-        if flags & SIM:  # a device value for a CPU tensor
-            if values.dim() == 0:
-                values = torch.tensor(
-                    read_scalar(values, op.name, WAITS["_local_scalar_dense"]), dtype=values.dtype
-                )
-                return op.func(x, indices, values, *args[3:], **kwargs)
-            raise RuntimeError(
-                f"expected self and values to be on the same device, but got {x.device} and {NAME}:0"
-            )
-    accumulate = bool(args[3] if len(args) > 3 else kwargs.get("accumulate", False))
-    on_device = type(values) is SimTensor
-    number = values.numel() == 1 and (not on_device or values._cell.scalar) and not accumulate
-    masked_fill = number and _single_mask(indices)
-    if not on_device and values.dim() and not masked_fill:
-        raise RuntimeError(
-            f"expected self and values to be on the same device, but got {NAME}:0 and {values.device}"
-        )
-    if not on_device and values.dim() == 0 and not masked_fill:
-        copies.tell_upload(
-            op, values, intern_meta(values.shape, values.stride(), values.dtype, 0), False, VALUE_UPLOAD
-        )
-    plan, _ = _indices(op, x, indices, None if masked_fill else WAITS["index_put_"])
-    SESSION.ops += 1
-    tensors = []
-    key: list[Any] = [op]
-    flags = scan(op, args, kwargs, key, tensors)
-    if not flags & UNKNOWN:
-        return compute(op, args, kwargs, tensors, key)
-    if plan is None:
-        return infer(op, args, kwargs, tensors, tuple(key))
-    # With a mask the geometry of the result is that of x, whatever is selected.
-    signature = make_signature(op, args, kwargs, tensors, [] if op.writes else [x._meta])
-    tell_op(signature)
-    if op.writes:
-        x._cell.taint()
-        return x
-    return unknown(intern_meta(x.shape, torch.empty_like(x, device="meta").stride(), x.dtype, 0))
-
-
-def _single_mask(indices: Any) -> bool:
-    """The condition of canDispatchToMaskedFill: one mask on the device, and otherwise full slices."""
-    given = [i for i in indices if i is not None]
-    return len(given) == 1 and given[0].dtype in (torch.bool, torch.uint8) and type(given[0]) is SimTensor
 
 
 # --- factories and overwriting --------------------------------------------------------------------

@@ -8,11 +8,9 @@ from typing import Any
 
 import torch
 
-from .dispatch import on_host
-from .inference import mapped
-from .session import QUIET, SESSION
+from .session import QUIET, SESSION, suspended
 from .signatures import make_meta_op, tell_op
-from .tensor import SimTensor, intern_meta, known, unknown
+from .tensor import SimTensor, intern_meta, unknown
 
 
 @cache
@@ -35,27 +33,10 @@ def flex_attention(*args: Any, **kwargs: Any) -> Any:
 
 
 def _computed(args: tuple, kwargs: dict[str, Any]) -> tuple:
+    """The dense form, in ordinary ops of the device: the functions close over device tensors."""
     operators = importlib.import_module("torch._higher_order_ops.flex_attention")
-    host_args = [_host(a) for a in args]
-    out = operators.sdpa_dense(*host_args, **{name: _host(a) for name, a in kwargs.items()})
-    return tuple(known(o) if isinstance(o, torch.Tensor) else o for o in out)
-
-
-def _host(a: Any) -> Any:
-    if callable(a) and not isinstance(a, torch.Tensor):
-        return _on_host(a)
-    if isinstance(a, tuple):
-        return tuple(_host(b) for b in a)
-    return mapped(a, on_host)
-
-
-def _on_host(function: Any) -> Any:
-    """The function on the values of what it closes over."""
-
-    def call(*args: Any) -> Any:
-        return mapped(function(*args), on_host)
-
-    return call
+    with suspended():
+        return operators.sdpa_dense(*args, **kwargs)
 
 
 def _inferred(q: torch.Tensor, v: torch.Tensor) -> tuple:

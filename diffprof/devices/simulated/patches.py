@@ -17,8 +17,8 @@ import torch
 from . import autocast, copies, runtime
 from .blocking import FROM_SCALARS
 from .generators import SimGenerator
-from .handlers import read_scalar
 from .higher_order import register_flex_attention
+from .reads import read_scalar
 from .session import SESSION
 from .tensor import NAME, SimTensor, set_data
 

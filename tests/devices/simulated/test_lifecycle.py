@@ -48,7 +48,7 @@ def test_every_name_is_put_back() -> None:
     frozen = gc.get_freeze_count()
     use()
     with pytest.raises(ZeroDivisionError), simulated_gpu():
-        1 / 0  # noqa: B018
+        1 / 0
     assert names() == before
     assert gc.get_freeze_count() == frozen
     assert torch.get_default_dtype() is torch.float32

@@ -1,0 +1,61 @@
+"""Values that the host asks for, and how that is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .blocking import Wait
+from .ops import Op
+from .session import SESSION, may_assume, tell_blocking
+from .tensor import SimTensor, inner_of
+
+
+def tell_wait(
+    op: Op, wait: Wait, t: torch.Tensor, is_known: bool, assumed: Any = None, nbytes: int = 0
+) -> None:
+    tell_blocking(
+        wait.kind,
+        op.name,
+        wait.reason,
+        wait.source,
+        tuple(t.shape),
+        t.dtype,
+        nbytes=nbytes,
+        known=is_known,
+        assumed=assumed,
+        waits=wait.waits,
+        tensor=t,
+    )
+
+
+def read_scalar(t: SimTensor, op: str, wait: Wait) -> Any:
+    """The value of a one-element tensor; reported as a wait. Unknown: False or 0, where allowed."""
+    is_known = t._cell.known
+    value: Any
+    if is_known:
+        value = inner_of(t).item()
+    else:
+        value = False if t.dtype is torch.bool else (0.0 if t.dtype.is_floating_point else 0)
+        if t.dtype.is_complex:
+            value = 0j
+    tell_blocking(
+        wait.kind,
+        op,
+        wait.reason,
+        wait.source,
+        tuple(t.shape),
+        t.dtype,
+        nbytes=t.dtype.itemsize,
+        known=is_known,
+        assumed=None if is_known or SESSION.unknown_reads == "raise" else value,
+        tensor=t,
+    )
+    if not is_known:
+        may_assume(op, tuple(t.shape), t.dtype)
+    return value
+
+
+def assumable(value: Any) -> Any:
+    return None if SESSION.unknown_reads == "raise" else value

@@ -1,0 +1,88 @@
+"""Modules on the simulated device, with and without values, and modules that are built empty."""
+
+from __future__ import annotations
+
+import torch
+
+from diffprof.devices.simulated import empty_weights, is_known, is_simulated, place
+
+from .conftest import Recorder
+
+
+class Block(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+        self.tied = torch.nn.Linear(3, 4)
+        self.tied.weight = self.inner[0].weight
+        self.scale = torch.nn.Parameter(torch.full((4,), 2.0), requires_grad=False)
+        self.register_buffer("positions", torch.arange(4))
+
+
+def test_values_stay_or_go(sim: torch.device, recorder: Recorder) -> None:
+    kept = place(Block(), values="known")
+    assert all(is_known(p) and is_simulated(p) for p in kept.parameters())
+    dropped = place(Block(), values="unknown")
+    assert not any(is_known(p) for p in dropped.parameters())
+    assert dropped.positions.tolist() == [0, 1, 2, 3]
+    assert dropped.inner[1].running_mean.tolist() == [0] * 4
+    recorder.kinds()
+    for m in (kept, dropped):
+        assert m.tied.weight is m.inner[0].weight
+        assert all(isinstance(p, torch.nn.Parameter) for p in m.parameters())
+        assert not m.scale.requires_grad
+        assert m.tied.weight.requires_grad
+    assert not recorder.ops
+    assert not recorder.waits
+
+
+def test_from_meta(sim: torch.device, recorder: Recorder) -> None:
+    with torch.device("meta"):
+        m = Block()
+    place(m, values="unknown")
+    assert all(is_simulated(t) and not is_known(t) for t in [*m.parameters(), m.positions])
+    assert recorder.live == 512 * len({id(t) for t in [*m.parameters(), *m.buffers()]})
+
+
+def test_placing_twice_changes_nothing(sim: torch.device) -> None:
+    m = place(torch.nn.Linear(2, 2), values="unknown")
+    before = m.weight
+    place(m, values="unknown")
+    assert m.weight is before
+    assert is_known(place(place(torch.nn.Linear(2, 2), values="known"), values="known").weight)
+    assert not is_known(place(place(torch.nn.Linear(2, 2), values="known"), values="unknown").weight)
+
+
+def test_tensors(sim: torch.device) -> None:
+    x = torch.arange(6.0).view(2, 3).t()
+    assert place(x, values="known").stride() == (1, 3)
+    assert torch.equal(place(x, values="known").cpu(), x)
+    assert place(x, values="unknown").stride() == (1, 3)
+    known = place(x, values="known")
+    known.zero_()
+    assert x[1, 1] == 4
+
+
+def test_empty_weights(sim: torch.device, recorder: Recorder) -> None:
+    before = torch.nn.init.kaiming_uniform_
+    with empty_weights(torch.float16):
+        m = Block()
+        big = torch.nn.Linear(100_000, 100_000)  # 40 GB if it were real
+    assert torch.nn.init.kaiming_uniform_ is before
+    assert m.inner[0].weight.dtype == torch.float16
+    assert not is_known(m.inner[0].weight)
+    assert not is_simulated(m.positions)
+    assert big.weight.shape == (100_000, 100_000)
+    assert recorder.live > 20e9
+    place(m, values="unknown")
+    assert m.positions.tolist() == [0, 1, 2, 3]
+    assert m.tied.weight is m.inner[0].weight
+    assert m.tied(torch.ones(2, 3, device=sim, dtype=torch.float16)).shape == (2, 4)
+
+
+def test_casts_of_empty_modules(sim: torch.device) -> None:
+    with empty_weights():
+        m = Block()
+    place(m.to(torch.bfloat16), values="unknown")
+    assert {p.dtype for p in m.parameters()} == {torch.bfloat16}
+    assert m.positions.dtype == torch.int64
