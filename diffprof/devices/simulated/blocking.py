@@ -64,12 +64,6 @@ def _histogram_range_open(args: tuple, kwargs: dict[str, Any]) -> bool:
     return low == high
 
 
-def _one_sample_or_distinct(args: tuple, kwargs: dict[str, Any]) -> bool:
-    samples = args[1] if len(args) > 1 else kwargs.get("num_samples", 1)
-    replacement = args[2] if len(args) > 2 else kwargs.get("replacement", False)
-    return samples == 1 or not replacement
-
-
 _K = BlockingKind
 _COUNT = "how many elements the result has is known only on the device, and the host has to allocate it"
 _CHECK = "the library's error code is read back to raise an error on the host"
@@ -175,7 +169,7 @@ WAITS: Mapping[str, Wait] = MappingProxyType(
         "_linalg_svd": Wait(
             _K.LIBRARY_CHECK,
             _CHECK,
-            "aten/src/ATen/native/cuda/linalg/BatchLinearAlgebraLib.cpp: svd_cusolver (convergence check)",
+            "aten/src/ATen/native/BatchLinearAlgebra.cpp: _linalg_svd (_linalg_check_errors)",
             value_only=True,
         ),
         "_linalg_eigh": Wait(
@@ -190,18 +184,11 @@ WAITS: Mapping[str, Wait] = MappingProxyType(
             "aten/src/ATen/native/BatchLinearAlgebra.cpp: linalg_eig_out (copies to the CPU)",
             value_only=True,
         ),
-        "multinomial": Wait(
-            _K.LIBRARY_CHECK,
-            "the probabilities are checked on the host: finite and not negative, then not all zero",
-            "aten/src/ATen/native/Distributions.cpp: multinomial_out (two item() on checks)",
-            waits=2,
-            when=_one_sample_or_distinct,
-            value_only=True,
-        ),
         "normal": Wait(
             _K.LIBRARY_CHECK,
-            "a tensor of standard deviations is checked for negative ones on the host",
+            "a tensor of standard deviations is checked for negative ones on the host, twice",
             "aten/src/ATen/native/DistributionTemplates.h: CHECK_NORMAL_TENSOR_STD (std.min().ge(0).item())",
+            waits=2,
             value_only=True,
         ),
         "histc": Wait(

@@ -41,7 +41,7 @@ def handler_for(op: Op) -> Handler | None:
     if op.overwrites:
         return overwrite
     wait = WAITS.get(op.base)
-    if wait is not None and (op.base != "normal" or "Tensor" in op.func._overloadname):
+    if wait is not None and (op.base != "normal" or op.func._overloadname.endswith("_Tensor")):
         if wait.kind is BlockingKind.DATA_DEPENDENT_SHAPE:
             if op.base == "repeat_interleave" and op.func._overloadname != "Tensor":
                 return None
