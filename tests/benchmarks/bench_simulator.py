@@ -108,9 +108,8 @@ def main() -> None:
         denoise(plain, "meta", dtype)
         _, meta = timed("UNet forward on meta", lambda: denoise(plain, "meta", dtype))
     print(f"{'simulated / meta':<34}{warm / meta:8.3f}")
-    print(
-        f"{'peak memory of the process':<34}{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:8.2f} GiB"
-    )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"{'peak memory of the process':<34}{peak:8.2f} GiB")
 
 
 if __name__ == "__main__":
