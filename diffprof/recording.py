@@ -366,6 +366,8 @@ class LinearRow(Row, kw_only=True):
     """Calls in one pipeline call, over all modules."""
     per_step: float = 0.0
     """Median calls of a denoising step."""
+    by_step: tuple[int, ...] = ()
+    """Calls in each denoising step."""
     phases: dict[str, int] = {}
     """Calls by phase."""
     share: float | None = None

@@ -118,7 +118,7 @@ class Bench:
     def _time(
         self, key: Key, mode: str, schemes: Sequence[Scheme], inventory: Inventory, rounds: int
     ) -> list[SchemeTiming]:
-        with torch.no_grad(), quietly():
+        with torch.no_grad(), quietly(), torch.compiler.set_stance("default"):
             try:
                 return self._contest(key, mode, schemes, inventory.image_side.get(key), rounds)
             except Exception as error:

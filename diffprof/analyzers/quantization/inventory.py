@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -40,7 +39,8 @@ class Key:
 
 @dataclass
 class Layer:
-    """One module. uses: key -> calls; samples: activations seen, rows x in_features."""
+    """One module. uses: key -> calls; when: (key, phase, denoising step) -> calls; samples: activations seen,
+    rows x in_features."""
 
     component: str
     name: str
@@ -51,6 +51,7 @@ class Layer:
     adapter: bool
     quantized: str | None
     uses: Counter[Key] = field(default_factory=Counter)
+    when: Counter[tuple[Key, str, int | None]] = field(default_factory=Counter)
     samples: list[torch.Tensor] = field(default_factory=list)
 
     @property
@@ -111,34 +112,20 @@ class EventStopwatch:
 
 @dataclass
 class Inventory:
-    """What one call of a pipeline used. call_us: device time of the call; by_phase: key -> calls by phase;
-    by_step: key -> calls of each denoising step; spent_us: device time by key."""
+    """What one call of a pipeline used. call_us: device time of the call; counts: key -> calls; spent_us:
+    device time by key; image_side: height of a convolution's input; steps: denoising steps."""
 
     layers: list[Layer]
     call_us: float | None = None
-    by_phase: dict[Key, Counter[str]] = field(default_factory=dict)
-    by_step: dict[Key, Counter[int]] = field(default_factory=dict)
+    counts: Counter[Key] = field(default_factory=Counter)
     spent_us: dict[Key, float] = field(default_factory=dict)
     image_side: dict[Key, int] = field(default_factory=dict)
     steps: int = 0
 
     def shapes(self) -> list[Key]:
         """Every distinct shape that a layer saw, largest share of the time first."""
-        found = list(self.by_phase)
-        weight = {
-            key: self.spent_us.get(key) or key.flops * sum(self.by_phase[key].values()) for key in found
-        }
-        return sorted(found, key=lambda key: -weight[key])
-
-    def count(self, key: Key) -> int:
-        return sum(self.by_phase[key].values())
-
-    def per_step(self, key: Key) -> float:
-        """Median calls over the denoising steps."""
-        if not self.steps:
-            return 0.0
-        steps = self.by_step.get(key, Counter())
-        return float(statistics.median(steps[index] for index in range(self.steps)))
+        weight = {key: self.spent_us.get(key) or key.flops * count for key, count in self.counts.items()}
+        return sorted(weight, key=lambda key: -weight[key])
 
     def share(self, key: Key) -> float | None:
         """Of the call's device time, as it ran."""
@@ -187,6 +174,26 @@ def _features(module: nn.Module) -> tuple[str, int, int] | None:
     if weights_are_quantized(module) and hasattr(module, "in_features") and hasattr(module, "out_features"):
         return "linear", int(module.in_features), int(module.out_features)
     return None
+
+
+def calls_by_phase(layers: Iterable[Layer], key: Key) -> dict[str, int]:
+    """Phase -> calls of these layers with this key."""
+    found: Counter[str] = Counter()
+    for layer in layers:
+        for (each, phase, _), calls in layer.when.items():
+            if each == key:
+                found[phase] += calls
+    return dict(sorted(found.items()))
+
+
+def calls_by_step(layers: Iterable[Layer], key: Key, steps: int) -> tuple[int, ...]:
+    """Calls of these layers with this key in each denoising step."""
+    found = [0] * steps
+    for layer in layers:
+        for (each, _, step), calls in layer.when.items():
+            if each == key and step is not None and step < steps:
+                found[step] += calls
+    return tuple(found)
 
 
 class Recorder:
@@ -246,9 +253,8 @@ class Recorder:
 
     def _count(self, layer: Layer, key: Key, phase: Phase) -> None:
         layer.uses[key] += 1
-        self.inventory.by_phase.setdefault(key, Counter())[phase.name] += 1
-        if phase.name == "denoise" and phase.step is not None:
-            self.inventory.by_step.setdefault(key, Counter())[phase.step] += 1
+        layer.when[key, phase.name, phase.step if phase.name == "denoise" else None] += 1
+        self.inventory.counts[key] += 1
 
 
 def key_of(layer: Layer, module: nn.Module, given: torch.Tensor) -> Key:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ from diffprof.analyzers.quantization.inventory import (
     Key,
     Layer,
     Stopwatch,
+    calls_by_phase,
+    calls_by_step,
     take_inventory,
 )
 from diffprof.analyzers.quantization.layers import Unavailable, dtype_of, quantized_copy
@@ -179,7 +182,7 @@ class _Probe:
             self.scene.pipe, self.scene.call, stopwatch=self._stopwatch(), sample=self.scene.weights != "none"
         )
         budget = Budget(budget_s, self.tools.clock)
-        bench = self._bench(budget, use_cache, len(inventory.by_phase))
+        bench = self._bench(budget, use_cache, len(inventory.counts))
         timings = bench.time_all(inventory, self.modes)
         return self._judge(inventory, timings, budget, bench.left_out, None)
 
@@ -358,7 +361,8 @@ def linear_rows(
     for row_key, layers in users.items():
         key, adapter, quantized = row_key
         calls = sum(layer.uses[key] for layer in layers)
-        part = calls / inventory.count(key)
+        part = calls / inventory.counts[key]
+        by_step = calls_by_step(layers, key, inventory.steps)
         share = inventory.share(key)
         where[row_key] = len(rows)
         rows.append(
@@ -371,8 +375,9 @@ def linear_rows(
                 kind=key.kind,
                 modules=tuple(layer.path for layer in layers),
                 count=calls,
-                per_step=inventory.per_step(key) * part,
-                phases={name: round(count * part) for name, count in sorted(inventory.by_phase[key].items())},
+                per_step=statistics.median(by_step) if by_step else 0.0,
+                by_step=by_step,
+                phases=calls_by_phase(layers, key),
                 share=None if share is None else share * part,
                 adapter=adapter,
                 quantized=quantized,

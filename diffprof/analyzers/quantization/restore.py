@@ -24,10 +24,12 @@ def modules_of(pipe: Any) -> list[nn.Module]:
 
 @contextmanager
 def restored(pipe: Any) -> Iterator[None]:
-    """After the context, every module has the submodules, parameters, buffers and attributes that it had.
+    """After the context, every module has the submodules, parameters, buffers and attributes that it had, and
+    the pipeline its attributes.
 
     Tensors written in place are not restored.
     """
+    own = dict(vars(pipe))
     before = []
     for module in modules_of(pipe):
         state = dict(vars(module))
@@ -35,6 +37,8 @@ def restored(pipe: Any) -> Iterator[None]:
     try:
         yield
     finally:
+        vars(pipe).clear()
+        vars(pipe).update(own)
         for module, state, tables in before:
             vars(module).clear()
             vars(module).update(state)

@@ -73,9 +73,9 @@ class SimulatedCall:
         first = modes[0]
         inventory.call_us = sum(self.timeline(first).device_us)
         found = {}
-        for key in inventory.by_phase:
+        for key in inventory.counts:
             original = predictors[first].original_us(key, first == "compiled")
-            inventory.spent_us[key] = inventory.count(key) * original
+            inventory.spent_us[key] = inventory.counts[key] * original
             found[key] = [predictors[mode].timing(key, scheme, mode) for mode in modes for scheme in schemes]
         return found
 

@@ -15,6 +15,8 @@ from diffprof.analyzers.quantization.inventory import (
     HostStopwatch,
     Layer,
     activation_rows,
+    calls_by_phase,
+    calls_by_step,
     keep_sample,
     list_layers,
     take_inventory,
@@ -84,7 +86,7 @@ def nothing_left_behind(pipe: Any) -> Iterator[None]:
                 len(m._forward_pre_hooks),
             )
             for m in modules_of(pipe)
-        ]
+        ] + [sorted(vars(pipe))]
 
     before = state()
     yield
@@ -125,9 +127,11 @@ def test_calls_are_counted_by_phase_and_step(inventory: Any) -> None:
     config = pipe.unet.config
     side = config.sample_size // 2 ** (len(config.block_out_channels) - 1)
     assert key.m == 2 * side**2, "two pictures for guidance, at the smallest resolution"
-    assert found.by_phase[key]["denoise"] == sum(found.by_step[key].values())
-    assert found.per_step(key) * found.steps == found.by_phase[key]["denoise"]
-    assert {phase for each in found.by_phase.values() for phase in each} >= {"encode", "denoise", "decode"}
+    assert calls_by_step([proj_in], key, found.steps) == (1, 1)
+    assert calls_by_phase([proj_in], key) == {"denoise": 2}
+    phases = {phase for key in found.counts for phase in calls_by_phase(found.layers_of(key), key)}
+    assert phases >= {"encode", "denoise", "decode"}
+    assert sum(found.counts.values()) == sum(sum(layer.uses.values()) for layer in found.layers)
 
 
 def test_shares_are_of_the_whole_call(inventory: Any) -> None:

@@ -52,7 +52,7 @@ def inventory(*keys: Key) -> Inventory:
         )
         layer.uses[each] = 1
         layers.append(layer)
-    return Inventory(layers, by_phase={each: Counter(denoise=1) for each in keys})
+    return Inventory(layers, counts=Counter(keys))
 
 
 def bench(ticks: Ticks, price: Callable[..., float | None], seconds: float = 1.0, **more: Any) -> Bench:
