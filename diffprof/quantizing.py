@@ -22,12 +22,13 @@ def quantization_report(
     device: str | None = None,
     options: Options | None = None,
     budget_s: float = 120.0,
-    min_sqnr: float = MIN_SQNR_DB,
+    min_sqnr: float | None = None,
     cache: bool = True,
     settings: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Build a target and find which of its linears to quantize; the other arguments are probe_quantization's.
+    """Build a target and find which of its linears to quantize; the other arguments are probe_quantization's,
+    with its default floor where min_sqnr is None.
 
     Raises UsageError for a request that can't be carried out and TargetError when the target fails.
     """
@@ -41,7 +42,7 @@ def quantization_report(
             scene,
             where,
             budget_s=budget_s,
-            min_sqnr=min_sqnr,
+            min_sqnr=MIN_SQNR_DB if min_sqnr is None else min_sqnr,
             cache=cache,
             progress=session.progress,
             settings=settings,

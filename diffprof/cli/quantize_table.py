@@ -61,7 +61,6 @@ def command(
 
     with progress_on(sys.stderr, quiet=quiet) as progress, stdout_to_stderr():
         progress.stage("importing torch and diffusers")
-        from diffprof.analyzers.quantization.probe import MIN_SQNR_DB
         from diffprof.quantizing import quantization_report
 
         report = quantization_report(
@@ -70,7 +69,7 @@ def command(
             device=device,
             options=make_options(**options),
             budget_s=budget,
-            min_sqnr=MIN_SQNR_DB if min_sqnr is None else min_sqnr,
+            min_sqnr=min_sqnr,
             cache=not no_cache,
             settings={"fuse_qkv": fuse_qkv, "compile": compiled, "schemes": schemes},
             progress=progress,

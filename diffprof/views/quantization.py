@@ -9,6 +9,7 @@ import msgspec
 
 from diffprof.recording import LinearRow, PublishedComparison, Quantization, Recording, SchemeTiming
 from diffprof.views.listing import render_list
+from diffprof.views.plain import clean
 from diffprof.views.words import NOT_MEASURED, milliseconds, number, plural, size, subject
 
 FORMS = ("text", "json", "markdown", "python")
@@ -37,7 +38,7 @@ def render_quantization(recording: Recording, form: str, *, width: int = 80, col
     if form == "python":
         return python_source(quantization)
     rows = [_cells(row, recording) for row in recording.linears or ()]
-    notes = "\n".join(summary(recording))
+    notes = "\n".join(map(clean, summary(recording)))
     text = render_list(_COLUMNS, rows, form, width=width, colour=colour, note=notes)
     script = quantization.script if quantization else None
     if script is None:

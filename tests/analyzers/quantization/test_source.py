@@ -85,6 +85,14 @@ def part(component: str, scheme: str, *layers: Named) -> Part:
     return Part(component, scheme, layers, layers, about.config, about.imports, about.apply)
 
 
+def test_a_name_can_not_become_code() -> None:
+    evil = Named('a"), print("x', 8, 8)
+    assert matched(filter_source([evil], [evil]), [evil, LAYERS[0]]) == {evil.name}
+    assert eval(torchao_config_source("1", [evil.name]), {"TorchAoConfig": lambda _, **k: k}) == {
+        "modules_to_not_convert": [evil.name]
+    }
+
+
 def test_a_script_keeps_the_known_order() -> None:
     conv = Named("up.conv", 8, 4, "conv1x1")
     text = script(
