@@ -1,0 +1,82 @@
+"""Quantization chosen by timing on this CPU, applied, and timed end to end in the same run.
+
+    python tests/benchmarks/bench_quantization.py [target] [budget seconds] [pairs of calls]
+
+On one thread; CPU seconds, since machines are shared. Calls with and without the choice alternate.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def main(target: str, budget_s: float, pairs: int) -> None:
+    """Print the table, the choice, and what it really saves."""
+    import torch
+
+    from diffprof.analyzers.quantization.accuracy import sqnr
+    from diffprof.analyzers.quantization.apply import apply_choice
+    from diffprof.analyzers.quantization.probe import Instruments, probe_quantization
+    from diffprof.analyzers.quantization.restore import restored
+    from diffprof.devices import resolve_device
+    from diffprof.targets import Options, resolve
+
+    torch.set_num_threads(1)
+    device = resolve_device("cpu")
+
+    def play(scene: Any) -> None:
+        begin = time.thread_time()
+        tools = Instruments(clock=time.thread_time)
+        found = probe_quantization(scene, device, budget_s=budget_s, cache=False, instruments=tools)
+        print(f"probe: {time.thread_time() - begin:.0f} s CPU, budget {budget_s:g} s")
+        choice = found["quantization"]
+        for row in found["linears"]:
+            print(
+                f"{row.m:7} {row.in_features:5} {row.out_features:6} {row.kind:8} x{row.count:<4} {row.why}"
+            )
+        for selection in choice.selections:
+            print(f"{selection.component}: {len(selection.modules)} layers with {selection.scheme}")
+        print(f"left out: {len(choice.left_out)} shapes; not available: {', '.join(choice.unavailable)}")
+        spent: dict[str, list[float]] = {"as it is": [], "quantized": []}
+
+        def call(name: str) -> Any:
+            begin = time.thread_time()
+            made = scene.call().images
+            spent[name].append(time.thread_time() - begin)
+            return torch.as_tensor(made)
+
+        call("as it is")  # the first call warms up
+        spent["as it is"].clear()
+        for _ in range(pairs):
+            before = call("as it is")
+            with restored(scene.pipe):
+                apply_choice(scene.pipe, choice.selections)
+                after = call("quantized")
+        for name, seconds in spent.items():
+            print(
+                f"{name:10} {statistics.median(seconds):8.3f} s CPU a call: {[round(s, 2) for s in seconds]}"
+            )
+        ratios = [b / a for a, b in zip(spent["as it is"], spent["quantized"], strict=True)]
+        print(
+            f"ratio {statistics.median(ratios):.3f}, predicted {1 - choice.saves_ms / (choice.call_ms or 1):.3f}; "
+            f"image {sqnr(before, after):.0f} dB"
+        )
+
+    with device.active():
+        resolve(target).run(play, device, Options())
+
+
+if __name__ == "__main__":
+    given = sys.argv[1:]
+    main(
+        given[0] if given else f"{Path(__file__).with_name('mid_sdxl.py')}:make",
+        float(given[1]) if len(given) > 1 else 120.0,
+        int(given[2]) if len(given) > 2 else 3,
+    )
