@@ -25,6 +25,9 @@ FORMAT = 1
 KEPT = 500
 """Entries. The oldest are dropped beyond that; one is a few kilobytes."""
 
+_UNORDERED = frozenset({"_use_default_values"})
+"""Attributes whose lists are made from sets (diffusers/configuration_utils.py): their order says nothing."""
+
 _PACKAGES = ("diffprof", "torch", "diffusers", "transformers", "accelerate", "peft", "torchao")
 
 T = TypeVar("T")
@@ -50,7 +53,7 @@ def key_of(owner: Any, *more: Any) -> str | None:
     the component holds something that can't be compared between processes."""
     try:
         naming = _Lasting()
-        parts = [naming.of(owner), *more, FORMAT, _versions(), torch._dynamo.config.get_hash().hex()]
+        parts = [naming.of(owner), *more, FORMAT, _versions(), _settings()]
         parts += sorted((file, file_hash(file)) for file in naming.files)
     except Uncacheable:
         return None
@@ -73,8 +76,20 @@ class _Lasting(Structure):
         self.files.add(code.co_filename)
         return (code.co_filename, code.co_qualname, code.co_firstlineno)
 
+    def of(self, value: Any) -> Any:
+        if isinstance(value, dict) and _UNORDERED & value.keys():
+            value = {k: frozenset(v) if k in _UNORDERED else v for k, v in value.items()}
+        return super().of(value)
+
     def unknown(self, value: Any) -> Any:
         raise Uncacheable(type(value).__qualname__)
+
+
+def _settings() -> tuple[tuple[str, str], ...]:
+    """Dynamo's plain settings. Its own hash of them changes from process to process, for it has sets in it."""
+    held = torch._dynamo.config.get_config_copy()
+    plain = (bool, int, float, str, type(None))
+    return tuple((name, repr(value)) for name, value in sorted(held.items()) if isinstance(value, plain))
 
 
 @functools.cache

@@ -328,7 +328,17 @@ def _cores() -> int:
 
 
 def _sending(work: Callable[[Send], Any]) -> Callable[[Send], None]:
-    return lambda send: send(work(send))
+    def start(send: Send) -> None:
+        _without_cuda()
+        send(work(send))
+
+    return start
+
+
+def _without_cuda() -> None:
+    """In the child: CUDA that the parent has begun to use can't be used here, and must not be asked for."""
+    usable = torch.cuda.is_available() and not torch.cuda.is_initialized()
+    torch.cuda.is_available = lambda: usable
 
 
 def _failure(result: Any) -> str | None:

@@ -83,7 +83,8 @@ def call_again(part: Part, variations: Sequence[tuple[str, Part]], *, setting: s
                 if into.failure:
                     result.failure = result.failure or into.failure
                     into.failure = None
-                found += [c for c in into.compiles[before:] if c.recompile_reason]
+                # What the limit refuses is logged without a function: it was not compiled again.
+                found += [c for c in into.compiles[before:] if c.recompile_reason and c.place[0] != "?"]
         result.entries = list(Counter(c.place for c in into.compiles if c.failure is None).items())
         result.limits, result.files = into.limits, into.files
     return result

@@ -45,6 +45,7 @@ class Structure:
 
     def __init__(self, paths: frozenset[str] = frozenset()) -> None:
         self._seen: dict[int, int] = {}
+        self._alive: list[Any] = []
         self._paths = paths
 
     def name(self, cls: type) -> Any:
@@ -67,6 +68,7 @@ class Structure:
         if id(value) in self._seen:
             return ("again", self._seen[id(value)])
         self._seen[id(value)] = len(self._seen)
+        self._alive.append(value)  # an identity must not be used again
         if isinstance(value, torch.Tensor):
             geometry = (tuple(value.shape), value.stride() if value.layout is torch.strided else ())
             kind = (str(value.dtype), value.requires_grad, value.device.type)
@@ -172,8 +174,8 @@ class Repeats:
 
 def equal_blocks(seen: Iterable[Seen], paths: frozenset[str]) -> list[Block]:
     """Groups of blocks that look equal and are worth folding, small ones first, so that the capture of a
-    larger one meets the smaller ones folded. Call after Repeats is closed: hooks are part of what is compared. paths: of
-    all modules."""
+    larger one meets the smaller ones folded. paths: of all modules. Call after Repeats is closed: hooks are
+    part of what is compared."""
     groups: dict[tuple[Any, ...], Block] = {}
     for each in seen:
         if not each.steady or each.output is None or not _rebuildable(each.output):
