@@ -64,10 +64,9 @@ def main(target: str, budget_s: float, pairs: int) -> None:
                 f"{name:10} {statistics.median(seconds):8.3f} s CPU a call: {[round(s, 2) for s in seconds]}"
             )
         ratios = [b / a for a, b in zip(spent["as it is"], spent["quantized"], strict=True)]
-        print(
-            f"ratio {statistics.median(ratios):.3f}, predicted {1 - choice.saves_ms / (choice.call_ms or 1):.3f}; "
-            f"image {sqnr(before, after):.0f} dB"
-        )
+        predicted = 1 - choice.saves_ms / (choice.call_ms or 1)
+        noise = sqnr(before, after)
+        print(f"ratio {statistics.median(ratios):.3f}, predicted {predicted:.3f}; image {noise:.0f} dB")
 
     with device.active():
         resolve(target).run(play, device, Options())
