@@ -110,6 +110,8 @@ class Patience:
     smallest_slice: int = 16
     near: float = 2.0
     """A gain within so many spreads of zero is near a tie."""
+    settled: float = 4.0
+    """One that is further away needs no more rounds."""
 
 
 @dataclass
@@ -175,15 +177,13 @@ def compare(
     *,
     rounds: int,
     may_go_on: Callable[[], bool] = lambda: True,
-    known: Comparison | None = None,
 ) -> Comparison:
     """Time works in rounds; one of them is ORIGINAL. Every other round runs in the opposite order.
 
-    Clear losers are dropped on the way. It ends early when `may_go_on` says so, but not before
-    `patience.enough` rounds.
-    known: rounds to add to.
+    Clear losers are dropped on the way. It ends when every verdict is settled, or when `may_go_on` says so,
+    but not before `patience.enough` rounds.
     """
-    result = known or Comparison()
+    result = Comparison()
     for name in contestants:
         result.times.setdefault(name, [])
     running = [name for name in contestants if name != ORIGINAL]
@@ -196,7 +196,10 @@ def compare(
             result.times[name].append(value)
         done = len(result.times[ORIGINAL])
         running = [n for n in running if not _is_lost(result, n, patience, done)]
-        if not running or (done >= patience.enough and not may_go_on()):
+        settled = done >= patience.least and all(
+            not near_tie(result.timing(name, ""), patience.settled) for name in running
+        )
+        if settled or not running or (done >= patience.enough and not may_go_on()):
             break
     return result
 

@@ -114,7 +114,19 @@ def test_a_hopeless_scheme_is_dropped_and_the_others_go_on() -> None:
         inventory(key()), ["eager"]
     )[key()]
     rounds = {timing.scheme: timing.rounds for timing in found}
-    assert rounds == {"int8-dynamic": Patience().sure, "int8-weight-only": Patience().most}
+    assert rounds == {"int8-dynamic": Patience().sure, "int8-weight-only": Patience().least}
+
+
+def test_what_is_not_settled_is_timed_longer() -> None:
+    durations = iter([100.0, 60.0, 90.0, 100.0] * 20)
+
+    class Restless:
+        def microseconds(self, work: Any) -> float:
+            return next(durations)
+
+    works = {ORIGINAL: lambda: None, "int8-dynamic": lambda: None}
+    result = compare(works, Restless(), Patience(), rounds=Patience().most)
+    assert len(result.times[ORIGINAL]) == Patience().most
 
 
 def test_a_slice_settles_what_loses_even_on_few_rows() -> None:
