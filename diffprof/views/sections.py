@@ -88,7 +88,33 @@ def _gaps(recording: Recording) -> Table | None:
     return Table("Device idle", ("ms", "gaps", "longest us", "cause"), rows, f"per call ({grade})")
 
 
-SECTIONS: tuple[Callable[[Recording], Table | None], ...] = (_call, _kernels, _gaps)
+def _linears(recording: Recording) -> Table | None:
+    """What the quantization choice rests on: the shapes with the largest share."""
+    choice = recording.quantization
+    if not recording.linears or choice is None:
+        return None
+    rows = tuple(
+        (
+            f"{row.m:,} x {row.in_features} x {row.out_features}",
+            f"{row.count:,}",
+            "" if row.share is None else f"{row.share:.1%}",
+            "not timed" if row.worth_it is None else "yes" if row.worth_it else "no",
+            row.why,
+        )
+        for row in recording.linears[:MOST_ROWS]
+    )
+    part = f" of {number(choice.call_ms)} ms" if choice.call_ms else ""
+    note = (
+        f"The choice saves {number(choice.saves_ms)} ms{part} per call and {size(choice.saves_bytes)} of "
+        f"weights ({choice.mode}, {choice.grade}); `diffprof quantize-table` prints the code"
+    )
+    left = len(recording.linears) - len(rows)
+    if left:
+        note += f"; {plural(left, 'more shape')} not shown"
+    return Table("Linears", ("rows x in x out", "calls", "share", "quantize", "why"), rows, note)
+
+
+SECTIONS: tuple[Callable[[Recording], Table | None], ...] = (_call, _kernels, _gaps, _linears)
 
 
 def tables(report: Report) -> Iterator[Table]:

@@ -7,6 +7,8 @@ import json
 import pytest
 
 from diffprof.recording import Grade, PublishedComparison, Recording, SchemeTiming
+from diffprof.report import make_report
+from diffprof.views import render
 from diffprof.views.quantization import FORMS, render_quantization
 from tests.analyzers.quantization.examples import (
     MODULE,
@@ -127,3 +129,11 @@ def test_without_evidence_nothing_is_claimed(form: str) -> None:
 def test_names_can_not_act(form: str) -> None:
     evil = recorded(make_row(make_timing(scheme="a\x1b[31m"), why="x"), left_out=("\x1b]0;title\x07",))
     assert "\x1b" not in render_quantization(evil, form)
+
+
+@pytest.mark.parametrize("form", ["text", "markdown", "html"])
+def test_a_report_has_the_shapes_as_a_section(recording: Recording, form: str) -> None:
+    shown = render(make_report(recording), form)
+    assert "Linears" in shown
+    assert "2,048 x 1280 x 5120" in shown
+    assert "The choice saves" in shown
