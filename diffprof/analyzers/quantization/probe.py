@@ -204,7 +204,7 @@ class _Probe:
         info = self.device.info()
         stored = None
         if use_cache:
-            on = machine(info.name, threads=torch.get_num_threads(), **info.details)
+            on = machine(info.name, **{"threads": torch.get_num_threads(), **info.details})
             stored = TimingCache(self.tools.cache_path or default_path(), on)
         self._say("quantization: timing shapes", shapes)
         return Bench(

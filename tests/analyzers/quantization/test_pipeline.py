@@ -25,6 +25,7 @@ from diffprof.analyzers.quantization.layers import scheme_of, weights_are_quanti
 from diffprof.analyzers.quantization.probe import Instruments, Settings, probe_quantization
 from diffprof.analyzers.quantization.restore import modules_of, restored
 from diffprof.analyzers.quantization.source import plain_name
+from diffprof.devices import resolve_device
 from diffprof.errors import UsageError
 from diffprof.recording import Quantization
 from tests.analyzers.quantization.fakes import Price, Ticks, builder
@@ -334,6 +335,28 @@ def test_noise_is_measured_on_the_activations() -> None:
         assert "activations" in out["quantization"].accuracy
 
     with_tiny_sdxl(run, steps=1)
+
+
+def test_the_cache_is_the_device_s(tmp_path: Any) -> None:
+    """A second scan of the same device times nothing."""
+    device = resolve_device("cpu")
+    runs = []
+    for _ in range(2):
+        ticks = Ticks()
+        tools = Instruments(
+            clock=ticks.seconds,
+            stopwatch=HostStopwatch(ticks.seconds),
+            runner=ticks,
+            build=builder(ticks, some_gain),
+            cache_path=tmp_path / "timings.json",
+        )
+        found = with_tiny_sdxl(
+            lambda scene, tools=tools: probe_quantization(scene, device, budget_s=1e9, instruments=tools),
+            steps=1,
+        )
+        runs.append((ticks.runs, [s.modules for s in found["quantization"].selections]))
+    assert runs[0][0] > 0
+    assert runs[1] == (0, runs[0][1])
 
 
 def test_unknown_settings_are_named() -> None:
