@@ -106,7 +106,7 @@ def summary(recording: Recording) -> Iterator[str]:
         yield f"No linear is worth quantizing here ({choice.mode}, {choice.grade})."
     yield f"Noise ratios (floor {choice.min_sqnr_db:g} dB): {choice.accuracy}."
     for scheme, why in choice.unavailable.items():
-        yield f"Not available here: {scheme}, because {why}."
+        yield f"Not available here: {scheme}, because {why.rstrip('.')}."
     for selection in choice.selections:
         if selection.no_torchao_config and selection.fqn_to_config:
             why = selection.no_torchao_config
