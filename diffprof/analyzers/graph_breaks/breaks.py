@@ -170,10 +170,9 @@ def _shown(place: Place) -> str:
 
 
 def _in_hook(stack: tuple[Place, ...]) -> bool:
-    """Whether the innermost function was called as a hook by torch, or by a library of hooks."""
-    if "/hooks" in stack[0][0]:
-        return True
+    """Whether a module's call ran the innermost function as a hook: torch's own kind, or that of a library of
+    hooks, which puts itself in the place of the module's forward."""
     for place in stack:
         if importable_path(place[0])[0] == _TORCH_MODULE:
-            return "hook(" in linecache.getline(place[0], place[1])
+            return "/hooks" in stack[0][0] or "hook(" in linecache.getline(place[0], place[1])
     return False

@@ -86,7 +86,7 @@ class _Lasting(Structure):
 
 
 def _settings() -> tuple[tuple[str, str], ...]:
-    """Dynamo's plain settings. Its own hash of them changes from process to process, for it has sets in it."""
+    """Dynamo's plain settings. Its own hash of them is another in every process, for it has sets in it."""
     held = torch._dynamo.config.get_config_copy()
     plain = (bool, int, float, str, type(None))
     return tuple((name, repr(value)) for name, value in sorted(held.items()) if isinstance(value, plain))

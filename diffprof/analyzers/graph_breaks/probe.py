@@ -16,8 +16,9 @@ from diffprof.analyzers.graph_breaks.child import Job, Send, can_fork, run_in_ch
 from diffprof.analyzers.graph_breaks.component import Result, capture_part
 from diffprof.analyzers.graph_breaks.observe import Part, observing
 from diffprof.analyzers.graph_breaks.recompiles import CURES, Varied, call_again, recompile_rows
-from diffprof.analyzers.graph_breaks.scopes import SCOPES, capture_call, capture_step
+from diffprof.analyzers.graph_breaks.scopes import SCOPES, capture_call, capture_step, loop_lines
 from diffprof.analyzers.graph_breaks.variations import Variation, applied, variations
+from diffprof.callsite import importable_path
 from diffprof.errors import UsageError
 from diffprof.progress import Progress
 from diffprof.recording import CaptureRow, Grade, GraphBreakRow, RecompileRow, Unseen
@@ -153,6 +154,7 @@ def _capture_scope(
     limit_seconds: float,
 ) -> None:
     steps = max((part.steps for part in parts), default=0)
+    loop = loop_lines(scene.pipe)
     which = {"step": ("step", capture_step), "call": ("call", capture_call)}
     names = ("step",) if scope == "step" else ("step", "call")
 
@@ -167,7 +169,7 @@ def _capture_scope(
             # Lines are counted over the whole call here.
             row, breaks = _rows(label, result, 1, 0.0, grade, seconds, cached)
             found.captures.append(_replace(row, calls=calls, per_step=per_step))
-            found.breaks += [_in_loop(b, steps) for b in breaks] if name == "step" else breaks
+            found.breaks += [_in_loop(b, loop, steps) for b in breaks]
             if row.failure:
                 failed(row.failure)
 
@@ -220,10 +222,15 @@ def _replace(row: Any, **changes: Any) -> Any:
     return msgspec.structs.replace(row, **changes)
 
 
-def _in_loop(row: GraphBreakRow, steps: int) -> GraphBreakRow:
-    """Every pass of a line in the loop's body is a pass in a step."""
-    passes = None if row.count is None or not steps else row.count / steps
-    return _replace(row, per_step=passes)
+def _in_loop(row: GraphBreakRow, loop: tuple[str, int, int] | None, steps: int) -> GraphBreakRow:
+    """With its passes in each step, where the denoising loop stands on its stack."""
+    if loop is None or not steps or row.count is None:
+        return row
+    file, first, last = loop
+    places = [(row.site.file, row.site.line), *((frame.file, frame.line) for frame in row.site.chain)]
+    if any(importable_path(file)[0] == where and first <= line <= last for where, line in places):
+        return _replace(row, per_step=row.count / steps)
+    return row
 
 
 # --- recompiles ----------------------------------------------------------------------------------------
@@ -303,7 +310,7 @@ def _run(tasks: Sequence[_Task], show: Progress, limit_seconds: float) -> None:
             task.done(kept, getattr(kept, "seconds", 0.0), True)
             continue
         name = f"{number} {task.name}"
-        jobs[name] = (Job(name, _sending(task.work)), task)
+        jobs[name] = (Job(name, prepared(task.work)), task)
 
     def on_message(job: Job, message: Any) -> None:
         said = isinstance(message, str)
@@ -327,8 +334,12 @@ def _cores() -> int:
     return max(1, min(usable, 4))
 
 
-def _sending(work: Callable[[Send], Any]) -> Callable[[Send], None]:
+def prepared(work: Callable[[Send], Any]) -> Callable[[Send], None]:
+    """Work for a child that may use PyTorch; it sends what it returns."""
+
     def start(send: Send) -> None:
+        # OpenMP's threads did not come along through the fork; a parallel region would wait for them forever.
+        torch.set_num_threads(1)
         _without_cuda()
         send(work(send))
 

@@ -56,11 +56,10 @@ def capture_step(
     """
     say("denoising loop's body")
     function = call_function(pipe)
-    denoisers = frozenset(name.rsplit(".", 1)[-1] for name in with_role(pipe, "denoiser"))
-    loops = denoising_loops(function.__code__, denoisers)
-    if not loops:
+    lines = loop_lines(pipe)
+    if lines is None:
         raise LookupError(f"{type(pipe).__name__}.__call__ has no denoising loop of its own")
-    code = body_apart(function.__code__, loops[0].first, loops[0].last, RUNNER)
+    code = body_apart(function.__code__, *lines[1:], RUNNER)
     if code is None:
         raise LookupError("the loop's body returns or yields, so that it can't be captured apart")
 
@@ -79,6 +78,16 @@ def capture_step(
         return into
 
     return _captured_with_parts_apart(pipe, args, kwargs, parts, capture, "step")
+
+
+def loop_lines(pipe: Any) -> tuple[str, int, int] | None:
+    """File, first and last line of the denoising loop in the pipeline's `__call__`, if it has one."""
+    code = getattr(call_function(pipe), "__code__", None)
+    if code is None:
+        return None
+    denoisers = frozenset(name.rsplit(".", 1)[-1] for name in with_role(pipe, "denoiser"))
+    loops = denoising_loops(code, denoisers)
+    return (code.co_filename, loops[0].first, loops[0].last) if loops else None
 
 
 def call_function(pipe: Any) -> FunctionType:

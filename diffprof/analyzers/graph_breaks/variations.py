@@ -17,7 +17,10 @@ _PROMPTS = ("prompt", "prompt_2", "prompt_3", "negative_prompt", "negative_promp
 _EMBEDDINGS = tuple(f"{which}prompt_embeds" for which in ("", "negative_", "pooled_", "negative_pooled_"))
 
 
-@dataclass(frozen=True)
+_ABSENT = object()
+
+
+@dataclass(frozen=True, eq=False)
 class Variation:
     """One thing changed in the call."""
 
@@ -26,7 +29,13 @@ class Variation:
 
     @property
     def label(self) -> str:
-        return f"{self.name}={self.value}"
+        shown = str(self.value) if isinstance(self.value, bool | int | float | str) else _form(self.value)
+        return f"{self.name}={shown}"
+
+
+def _form(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    return type(value).__name__ if shape is None else f"{type(value).__name__} {'x'.join(map(str, shape))}"
 
 
 def variations(pipe: Any, kwargs: Mapping[str, Any], vary: Mapping[str, Sequence[Any]]) -> list[Variation]:
@@ -46,8 +55,13 @@ def variations(pipe: Any, kwargs: Mapping[str, Any], vary: Mapping[str, Sequence
             )
         if name in ("lora_scale", "adapter") and not hasattr(pipe, "set_adapters"):
             raise UsageError(f"{type(pipe).__name__} takes no adapters.", f"Leave out --vary {name}.")
-        found += [Variation(name, v) for v in values if not (argument in kwargs and kwargs[argument] == v)]
+        found += [Variation(name, v) for v in values if not _same(kwargs.get(argument, _ABSENT), v)]
     return found
+
+
+def _same(given: Any, value: Any) -> bool:
+    """Plain values that are equal; anything else is another one."""
+    return isinstance(value, bool | int | float | str) and type(given) is type(value) and given == value
 
 
 def _takes_any(taken: Mapping[str, inspect.Parameter]) -> bool:

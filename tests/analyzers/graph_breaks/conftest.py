@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,18 +15,18 @@ pytest.importorskip("torch")
 def in_child(work: Callable[[], Any], *, limit_seconds: float = 300.0) -> Any:
     """What `work` returns when it is run in a forked child; fails with the child's own error."""
     from diffprof.analyzers.graph_breaks.child import Job, run_in_children
+    from diffprof.analyzers.graph_breaks.probe import prepared
 
     importlib.import_module("torch._dynamo")
-    job = Job("test", lambda send: send(work()))
+    job = Job("test", prepared(lambda send: work()))
     run_in_children([job], at_once=1, limit_seconds=limit_seconds)
     assert job.failure is None, job.failure
     return job.received[-1]
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or fills the user's cache folder."""
     from diffprof.analyzers.graph_breaks import cache
 
-    place = tmp_path_factory.getbasetemp() / "graphs"
-    monkeypatch.setattr(cache, "folder", lambda: place)
+    monkeypatch.setattr(cache, "folder", lambda: tmp_path / "graphs")

@@ -1,0 +1,253 @@
+"""The probe on a tiny SDXL: what it finds in components and in the whole call, and that it leaves nothing."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from diffprof.analyzers.graph_breaks import cache as store
+from diffprof.analyzers.graph_breaks.causes import kind_of
+from diffprof.analyzers.graph_breaks.probe import probe_graph_breaks
+from diffprof.errors import UsageError
+from diffprof.recording import CaptureRow
+from tests.analyzers.graph_breaks.conftest import in_child
+from tests.analyzers.graph_breaks.tiny import Scene, sdxl
+
+PIPELINE = "diffusers/pipelines/stable_diffusion_xl/pipeline_stable_diffusion_xl.py"
+EULER = "diffusers/schedulers/scheduling_euler_discrete.py"
+
+
+def dynamo_state() -> dict[str, Any]:
+    import torch._dynamo
+
+    trace = logging.getLogger("torch.__trace")
+    plain = torch._dynamo.config.get_config_copy()
+    return {
+        "counters": {name: dict(held) for name, held in torch._dynamo.utils.counters.items() if held},
+        "config": {k: v for k, v in plain.items() if isinstance(v, bool | int | float | str)},
+        "log": (trace.level, list(trace.handlers), logging.getLogger("torch._dynamo").level),
+        "stance": torch._dynamo.eval_frame._stance,
+        "metrics": len(torch._dynamo.utils.get_compilation_metrics()),
+        "grad": torch.is_grad_enabled(),
+    }
+
+
+def pipe_state(scene: Scene) -> dict[str, Any]:
+    modules = [m for part in (scene.pipe.unet, scene.pipe.vae) for m in part.modules()]
+    return {
+        "hooks": [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in modules],
+        "attributes": [sorted(vars(m)) for m in modules],
+        "tensors": [(id(p), p._version) for m in modules for p in m.parameters()],
+        "scheduler": sorted(vars(scene.pipe.scheduler)),
+        "kwargs": dict(scene.kwargs),
+    }
+
+
+@cache
+def whole_call() -> dict[str, Any]:
+    """One probe of everything, with the state around it."""
+    import torch._dynamo
+    from torch._dynamo.eval_frame import _debug_get_cache_entry_list
+
+    scene = sdxl()
+    scene.call()
+
+    def mine(x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+    compiled = torch.compile(mine, backend="eager")
+    compiled(torch.ones(2))
+    entries = _debug_get_cache_entry_list(mine.__code__)
+    before = dynamo_state(), pipe_state(scene)
+    sections = probe_graph_breaks(scene, None, scope="call", cache=False)
+    after = dynamo_state(), pipe_state(scene)
+    kept = _debug_get_cache_entry_list(mine.__code__)
+    compiled(torch.ones(2))
+    frames = dynamo_state()["counters"] == after[0]["counters"]
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    same_code = [a.code is b.code for a, b in zip(entries, kept, strict=True)]
+    return {
+        "sections": sections,
+        "before": before,
+        "after": after,
+        "kept": same_code and all(same_code) and frames,
+    }
+
+
+def captures() -> dict[str, CaptureRow]:
+    return {row.component: row for row in whole_call()["sections"]["captures"]}
+
+
+def test_unet_and_vae_are_fullgraph_ready() -> None:
+    for name in ("unet", "vae.decode"):
+        row = captures()[name]
+        assert (row.fullgraph_ready, row.graphs, row.breaks, row.failure) == (True, 1, 0, None)
+        assert row.ops > 50
+    assert (captures()["unet"].calls, captures()["unet"].per_step) == (3, 1.0)
+    assert captures()["vae.decode"].per_step == 0.0
+
+
+def test_the_call_breaks_where_it_is_known_to() -> None:
+    rows = [row for row in whole_call()["sections"]["graph_breaks"] if row.component == "call"]
+    found = {(row.site.file, row.site.function, kind_of(row)): row for row in rows}
+    assert (EULER, "set_timesteps", "numpy") in found
+    assert (PIPELINE, "__call__", "disabled") in found
+    assert not any(row.in_hook for row in rows)
+    branch = found[EULER, "step", "branch"]
+    assert "s_tmin <= sigma <= s_tmax" in dict(branch.site.excerpt)[branch.site.line]
+    assert branch.code == "GB0170"
+    assert (branch.count, branch.per_step) == (3, 1.0)
+    assert branch.site.chain[0].file == PIPELINE
+    assert len(found) == len(rows), "a cause and line are one row"
+
+
+def test_the_loop_body_and_the_scheduler_step_are_captured_apart() -> None:
+    rows = whole_call()["sections"]["graph_breaks"]
+    for name in ("step", "scheduler.step"):
+        assert any(row.component == name and row.site.file == EULER and row.per_step == 1.0 for row in rows)
+        assert not captures()[name].fullgraph_ready
+
+
+def test_a_step_counter_is_burnt_in() -> None:
+    rows = [r for r in whole_call()["sections"]["recompiles"] if r.component == "scheduler.step"]
+    assert {row.variation for row in rows} == {"within one call"}
+    assert all("_step_index" in row.guard and row.kind == "scalar" for row in rows)
+    assert rows[0].stopped_by == ("dynamic=True",)
+
+
+def test_nothing_is_left_behind() -> None:
+    of = whole_call()
+    assert of["before"] == of["after"]
+    assert of["kept"], "the caller's own compiled code is still there and valid"
+    assert of["sections"]["unseen"] == ()
+
+
+def test_equal_blocks_are_captured_once_and_counted_every_time() -> None:
+    def both() -> tuple[Any, Any]:
+        from diffprof.analyzers.graph_breaks.component import capture_part
+        from diffprof.analyzers.graph_breaks.observe import observing
+
+        scene = sdxl(blocks=5)
+        with torch.no_grad(), observing(scene.pipe) as parts:
+            scene.call()
+        (part,) = [p for p in parts if p.name == "unet"]
+        return capture_part(part), capture_part(part, fold=False)
+
+    folded, plain = in_child(both)
+    assert dict(folded.folded)["BasicTransformerBlock"] == 10
+    assert not plain.folded
+    assert folded.capture.whole
+    assert plain.capture.whole
+    assert folded.capture.ops == plain.capture.ops
+
+
+# --- small pipelines ------------------------------------------------------------------------------------
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x)
+
+
+class Deadly(Small):
+    """Ends the process that captures it."""
+
+    parent = os.getpid()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if os.getpid() != self.parent:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return self.linear(x)
+
+
+class Pipe:
+    """Two models, called one after the other."""
+
+    def __init__(self, **parts: nn.Module) -> None:
+        self.components = parts
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            for part in self.components.values():
+                x = part(x)
+        return x
+
+
+def small(**parts: nn.Module) -> Scene:
+    return Scene(Pipe(**parts), {"x": torch.ones(2, 4)})
+
+
+def test_a_component_that_can_not_be_captured_is_a_gap() -> None:
+    sections = probe_graph_breaks(small(good=Small(), bad=Deadly()), None)
+    good, bad = sections["captures"]
+    assert good.fullgraph_ready
+    assert not bad.fullgraph_ready
+    assert "SIGSEGV" in bad.failure
+    (gap,) = sections["unseen"]
+    assert gap.what == "graph capture of bad"
+
+
+def test_results_come_from_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = probe_graph_breaks(small(one=Small()), None)
+    monkeypatch.delattr(os, "fork")
+    monkeypatch.setattr("diffprof.analyzers.graph_breaks.probe.can_fork", lambda: True)
+    again = probe_graph_breaks(small(one=Small()), None)
+    assert [row.cached for row in first["captures"]] == [False]
+    assert [row.cached for row in again["captures"]] == [True]
+    assert again["captures"][0].ops == first["captures"][0].ops
+
+
+def test_the_cache_tells_configurations_and_inputs_apart() -> None:
+    base = store.key_of(Small(), "inputs")
+    assert base == store.key_of(Small(), "inputs")
+    assert base != store.key_of(Small(), "other inputs")
+    wider = Small()
+    wider.linear = nn.Linear(4, 5)
+    assert base != store.key_of(wider, "inputs")
+    odd = Small()
+    odd.lock = object()  # type: ignore[assignment]
+    assert store.key_of(odd, "inputs") is None
+
+
+def test_a_changed_source_file_makes_an_entry_void(tmp_path: Any) -> None:
+    source = tmp_path / "model.py"
+    source.write_text("a = 1")
+    store.store("key", 3, [str(source)])
+    assert store.load("key", int) == 3
+    source.write_text("a = 2")
+    assert store.load("key", int) is None
+
+
+def test_without_fork_there_is_a_gap_and_nothing_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffprof.analyzers.graph_breaks.probe.can_fork", lambda: False)
+    sections = probe_graph_breaks(small(one=Small()), None)
+    assert sections["captures"] is sections["graph_breaks"] is sections["recompiles"] is None
+    assert sections["unseen"]
+
+
+@pytest.mark.parametrize("wrong", [{"scope": "everything"}, {"vary": {"colour": ["red"]}}])
+def test_wrong_requests(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError) as error:
+        probe_graph_breaks(small(one=Small()), None, **wrong)
+    assert error.value.hint
+
+
+def test_a_varied_size_recompiles_and_the_call_is_given_back() -> None:
+    scene = small(one=Small())
+    kwargs = dict(scene.kwargs)
+    (row,) = probe_graph_breaks(scene, None, vary={"x": [torch.ones(3, 4)]}, cache=False)["recompiles"]
+    assert (row.component, row.kind, row.count) == ("one", "shape", 1)
+    assert "mark_dynamic" in row.stopped_by
+    assert scene.kwargs == kwargs

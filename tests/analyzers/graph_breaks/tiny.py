@@ -1,0 +1,79 @@
+"""The smallest SDXL pipeline that has every kind of part, and one call of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass
+class Scene:
+    """What the probe needs of a scene."""
+
+    pipe: Any
+    kwargs: dict[str, Any]
+    args: tuple[Any, ...] = ()
+    calls: int = field(default=0)
+
+    def call(self) -> Any:
+        self.calls += 1
+        return self.pipe(*self.args, **self.kwargs)
+
+
+def sdxl(*, blocks: int = 1) -> Scene:
+    """blocks: transformer blocks in each of the three transformers."""
+    from diffusers import (
+        AutoencoderKL,
+        EulerDiscreteScheduler,
+        StableDiffusionXLPipeline,
+        UNet2DConditionModel,
+    )
+
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        sample_size=8,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        mid_block_type="UNetMidBlock2DCrossAttn",
+        attention_head_dim=(2, 4),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        transformer_layers_per_block=(1, blocks),
+        projection_class_embeddings_input_dim=80,
+        cross_attention_dim=16,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=[8],
+        norm_num_groups=4,
+        down_block_types=["DownEncoderBlock2D"],
+        up_block_types=["UpDecoderBlock2D"],
+        latent_channels=4,
+        sample_size=8,
+    )
+    pipe = StableDiffusionXLPipeline(
+        vae=vae,
+        text_encoder=None,
+        text_encoder_2=None,
+        tokenizer=None,
+        tokenizer_2=None,
+        unet=unet,
+        scheduler=EulerDiscreteScheduler(timestep_spacing="leading"),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    kwargs = {
+        "prompt_embeds": torch.ones(1, 7, 16),
+        "negative_prompt_embeds": torch.ones(1, 7, 16),
+        "pooled_prompt_embeds": torch.ones(1, 32),
+        "negative_pooled_prompt_embeds": torch.ones(1, 32),
+        "num_inference_steps": 3,
+        "height": 8,
+        "width": 8,
+        "output_type": "np",
+    }
+    return Scene(pipe, kwargs)
