@@ -90,7 +90,7 @@ class _Folds:
         compiled for it is valid."""
         first = block.modules[0]
         into, run = captured(self.weights)
-        run(first, "__call__", *block.inputs.values(emptier))
+        run(first, "forward", *block.inputs.values(emptier))
         if not (into.whole and into.pure):
             return
         ops = into.ops
@@ -113,7 +113,7 @@ def _same_code(
     """Whether the guards of what was compiled hold for this module too. No graph is run."""
     before = len(into.compiles)
     into.dry = True
-    run(module, "__call__", *block.inputs.values(emptier))
+    run(module, "forward", *block.inputs.values(emptier))
     return len(into.compiles) == before and not into.failure
 
 

@@ -103,7 +103,12 @@ class Structure:
         return ("object", self.unknown(value))
 
     def _attributes(self, held: dict[str, Any]) -> tuple[Any, ...]:
-        return tuple((name, self.of(value)) for name, value in held.items())
+        found = []
+        for name, value in held.items():
+            # torch keeps hooks under numbers that are given out once in a process.
+            hooks = isinstance(value, dict) and "hooks" in name and all(isinstance(k, int) for k in value)
+            found.append((name, self.of(list(value.values()) if hooks else value)))
+        return tuple(found)
 
 
 def _is_module_or_none(value: Any) -> bool:
@@ -150,8 +155,10 @@ class Repeats:
         self._open: list[Signature] = []
         self._handles: list[Any] = []
         for module in _candidates(model):
-            self._handles.append(module.register_forward_pre_hook(self._before, with_kwargs=True))
-            self._handles.append(module.register_forward_hook(self._after, with_kwargs=True))
+            # Next to `forward`: after the module's own hooks on the way in, before them on the way out.
+            before = module.register_forward_pre_hook(self._before, with_kwargs=True)
+            after = module.register_forward_hook(self._after, with_kwargs=True, prepend=True)
+            self._handles += [before, after]
 
     def close(self) -> None:
         """Take the hooks off."""
@@ -207,8 +214,10 @@ def _plain(given: Signature) -> bool:
 
 
 def _rebuildable(output: Signature) -> bool:
-    """A tensor, or a tuple of tensors: what markers can return."""
-    if not output.leaves or not all(isinstance(leaf, Given) for leaf in output.leaves):
+    """A tensor, or a tuple of tensors and None: what markers can return."""
+    if not any(isinstance(leaf, Given) for leaf in output.leaves):
+        return False
+    if not all(leaf is None or isinstance(leaf, Given) for leaf in output.leaves):
         return False
     return output.spec.is_leaf() or (
         output.spec.type is tuple and all(child.is_leaf() for child in output.spec.children())
@@ -217,7 +226,7 @@ def _rebuildable(output: Signature) -> bool:
 
 def markers(output: Signature) -> list[Callable[..., torch.Tensor]]:
     """Functions that Dynamo puts into the graph as one operation each; together they return the output."""
-    return [marker(leaf) for leaf in output.leaves]
+    return [marker(leaf) for leaf in output.leaves if isinstance(leaf, Given)]
 
 
 def marker(like: Given) -> Callable[..., torch.Tensor]:
@@ -232,12 +241,17 @@ def marker(like: Given) -> Callable[..., torch.Tensor]:
 def stand_in(output: Signature, put: list[Callable[..., torch.Tensor]]) -> Callable[..., Any]:
     """A `forward` that applies the markers to the tensors among its arguments, and returns their results."""
     single = output.spec.is_leaf()
+    tensor_at = [at for at, leaf in enumerate(output.leaves) if isinstance(leaf, Given)]
+    nones = [None] * len(output.leaves)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         tensors = [a for a in args if isinstance(a, torch.Tensor)]
         tensors += [a for a in kwargs.values() if isinstance(a, torch.Tensor)]
         if single:
             return put[0](*tensors)
-        return tuple([each(*tensors) for each in put])
+        made: list[Any] = list(nones)
+        for at, each in zip(tensor_at, put, strict=True):
+            made[at] = each(*tensors)
+        return tuple(made)
 
     return forward

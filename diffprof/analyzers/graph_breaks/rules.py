@@ -1,17 +1,18 @@
-"""GRB: torch.compile splits a graph, or compiles it again."""
+"""GRB: torch.compile splits a graph (here), or compiles it again (in recompile_rules)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
+from diffprof.analyzers.graph_breaks import recompile_rules
 from diffprof.analyzers.graph_breaks.causes import kind_of
 from diffprof.finding import Evidence, Finding, Severity
-from diffprof.recording import GraphBreakRow, RecompileRow, Recording
+from diffprof.recording import GraphBreakRow, Recording
 from diffprof.rules import rule
 
+__all__ = ["recompile_rules"]
+
 BREAKS = ("graph_breaks",)
-RECOMPILES = ("recompiles",)
 
 PRICED_BY_WAIT = (
     "The saving is that of the wait on this line, which goes with the break. Launches and fusions lost at "
@@ -21,7 +22,6 @@ NOT_PRICED = (
     "Not priced: no wait comes with this line, and what a border costs (a launch more, guards, fusions lost) "
     "depends on the compiled code."
 )
-COMPILE_TIME = "Costs a compile for each new case (seconds to minutes with inductor), not steady-state time."
 
 
 def _breaks(recording: Recording, kind: str) -> Iterator[list[GraphBreakRow]]:
@@ -358,214 +358,3 @@ def graph_break(recording: Recording) -> Iterator[Finding]:
         lambda row: f"The graph breaks: {row.cause}",
         "See what the line does that Dynamo can't trace.",
     )
-
-
-# --- recompiles ----------------------------------------------------------------------------------------
-
-
-def _recompile_findings(
-    recording: Recording,
-    code: str,
-    name: str,
-    wanted: Callable[[RecompileRow], bool],
-    what: str,
-    advice: str,
-) -> Iterator[Finding]:
-    groups: dict[tuple[Any, ...], list[RecompileRow]] = {}
-    for row in recording.recompiles or ():
-        if wanted(row):
-            key = (row.component, row.site.file, row.site.line, _source(row.guard))
-            groups.setdefault(key, []).append(row)
-    for rows in groups.values():
-        row = rows[0]
-        when = ", ".join(dict.fromkeys(r.variation for r in rows))
-        within = row.variation == "within one call"
-        yield Finding(
-            rule=code,
-            name=name,
-            kind=f"recompile: {row.kind}",
-            message=f"{row.component} is compiled again {what}: {when} fails the guard `{row.guard}`."
-            + _cures(rows),
-            grade=row.grade,
-            severity=Severity.MEDIUM if within else Severity.LOW,
-            site=row.site,
-            count=sum(r.count for r in rows),
-            cost_note=COMPILE_TIME,
-            advice=advice,
-        )
-
-
-def _source(guard: str) -> str:
-    """What the guard looks at, without the value that it expected."""
-    return guard.partition(" expected")[0].partition(" == ")[0]
-
-
-def _cures(rows: list[RecompileRow]) -> str:
-    stopped = [c for c in rows[0].tried if all(c in row.stopped_by for row in rows)]
-    if stopped:
-        return f" Tried: {', '.join(stopped)} stops it."
-    return f" Tried: neither {' nor '.join(rows[0].tried)} stops it." if rows[0].tried else ""
-
-
-def _below_limit(row: RecompileRow, *kinds: str) -> bool:
-    return not row.limit_hit and row.kind in kinds
-
-
-@rule("GRB010", "recompile-on-shape", needs=RECOMPILES)
-def recompile_on_shape(recording: Recording) -> Iterator[Finding]:
-    """Another size, stride or dtype of an input makes Dynamo compile again.
-
-    What it does:
-    Reports guards on shapes that fail between calls, and whether `dynamic=True`, `mark_dynamic` or
-    `use_duck_shape=False` stops that, each tried.
-
-    Why it is slow:
-    The call in which it happens waits for a whole compile. After the second size Dynamo makes the dimension
-    dynamic, unless the model's code fixes it again.
-
-    Example:
-    pipe(prompt, height=1024); pipe(prompt, height=768)
-
-    Use instead:
-    `torch.compile(..., dynamic=True)` or `torch._dynamo.mark_dynamic` where the finding says that it stops
-    it; otherwise warm up every size that will be used.
-
-    Fix safety:
-    Numeric: kernels for dynamic shapes may differ, and be slower than those for one size.
-    """
-    yield from _recompile_findings(
-        recording,
-        "GRB010",
-        "recompile-on-shape",
-        lambda row: _below_limit(row, "shape", "dtype"),
-        "for another shape",
-        "Use the setting that stops it, or warm up every size before serving.",
-    )
-
-
-@rule("GRB011", "recompile-on-scalar", needs=RECOMPILES)
-def recompile_on_scalar(recording: Recording) -> Iterator[Finding]:
-    """A Python number that changes is burnt into the compiled code.
-
-    What it does:
-    Reports guards on ints, floats and bools that fail: a step counter, a LoRA scale, a guidance scale, a
-    scheduler's floats.
-
-    Why it is slow:
-    Every new value of a float is a new compile, until the recompile limit; ints become dynamic after the
-    second value, which still costs one.
-
-    Example:
-    self._step_index += 1  # read inside a compiled scheduler step
-
-    Use instead:
-    A 0-d tensor in place of the number, or the number kept out of the compiled part. LoRA: fuse it, or keep
-    one scale.
-
-    Fix safety:
-    Numeric: a tensor computes in its own dtype where Python's float had 64 bits.
-    """
-    yield from _recompile_findings(
-        recording,
-        "GRB011",
-        "recompile-on-scalar",
-        lambda row: _below_limit(row, "scalar"),
-        "for another number",
-        "Pass it as a tensor, or keep it out of the compiled part.",
-    )
-
-
-@rule("GRB012", "recompile-on-identity", needs=RECOMPILES)
-def recompile_on_identity(recording: Recording) -> Iterator[Finding]:
-    """Another object, or one of another type or form, makes Dynamo compile again.
-
-    What it does:
-    Reports guards on an object's identity, type, keys or length, and on global modes (gradients, autocast).
-
-    Why it is slow:
-    The object may hold the same values: the guard asks whether it is the same one, and each new one is a
-    compile.
-
-    Example:
-    pipe.set_adapters("other-lora")  # other modules, other dictionary keys
-
-    Use instead:
-    Make such objects once, before the loop; keep the set of adapters and hooks fixed while serving.
-
-    Fix safety:
-    Exact.
-    """
-    yield from _recompile_findings(
-        recording,
-        "GRB012",
-        "recompile-on-identity",
-        lambda row: _below_limit(row, "identity", "type", "mode", "other"),
-        "for another object",
-        "Make the object once and use the same one in every call.",
-    )
-
-
-@rule("GRB013", "recompile-on-global", needs=RECOMPILES)
-def recompile_on_global(recording: Recording) -> Iterator[Finding]:
-    """A module-level global that changes makes Dynamo compile again.
-
-    What it does:
-    Reports guards on globals that fail between calls.
-
-    Why it is slow:
-    A global's value is burnt into the code that reads it: each change is a compile.
-
-    Example:
-    CALLS += 1  # at module level, read by the model
-
-    Use instead:
-    A tensor, an argument, or no such global in the compiled part.
-
-    Fix safety:
-    Exact.
-    """
-    yield from _recompile_findings(
-        recording,
-        "GRB013",
-        "recompile-on-global",
-        lambda row: _below_limit(row, "global"),
-        "because a global changed",
-        "Pass it as an argument, or keep it constant.",
-    )
-
-
-@rule("GRB014", "recompile-limit", needs=RECOMPILES)
-def recompile_limit(recording: Recording) -> Iterator[Finding]:
-    """So many versions of a function are compiled that Dynamo gives up on it.
-
-    What it does:
-    Reports functions that reach `torch._dynamo.config.recompile_limit` in the calls that were made.
-
-    Why it is slow:
-    Beyond the limit the function runs as plain Python for every new case: all the compiles were paid, and the
-    speed-up is gone.
-
-    Example:
-    for scale in (0.1, 0.2, 0.3, ...): pipe(prompt, cross_attention_kwargs={"scale": scale})
-
-    Use instead:
-    Cure the guard that fails; a higher limit only makes the queue longer.
-
-    Fix safety:
-    Advice: it depends on the guard.
-    """
-    for finding in _recompile_findings(
-        recording,
-        "GRB014",
-        "recompile-limit",
-        lambda row: row.limit_hit,
-        "until the limit is reached",
-        "Cure the guard that fails; raising recompile_limit only delays it.",
-    ):
-        yield _serious(finding)
-
-
-def _serious(finding: Finding) -> Finding:
-    from msgspec.structs import replace
-
-    return replace(finding, severity=Severity.HIGH)
