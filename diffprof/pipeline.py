@@ -72,6 +72,8 @@ def module_names(pipe: Any) -> dict[int, str]:
             names.setdefault(id(part), name)
             continue
         for inner, module in part.named_modules():
+            # What torch.compile wraps is found under `_orig_mod`, which is no part of the user's own path.
+            inner = inner.replace("_orig_mod.", "").removesuffix("_orig_mod").rstrip(".")
             names.setdefault(id(module), f"{name}.{inner}" if inner else name)
     return names
 

@@ -7,6 +7,7 @@ where queued device work hides a wait.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -47,6 +48,30 @@ def price(findings: Iterable[Finding], recording: Recording) -> tuple[Finding, .
             costs = seen[finding.evidence] = (_blocked(finding.evidence, run), saved)
         priced.append(_with_costs(finding, *costs))
     return tuple(priced)
+
+
+class Together(NamedTuple):
+    """What several findings cost together, per call, in milliseconds; total_ms: the whole call."""
+
+    blocked_ms: float
+    saves_ms: float
+    total_ms: float
+
+
+def waits_together(recording: Recording) -> Together | None:
+    """The cost of all waits in the denoising loop taken together: each alone may be hidden behind the next.
+
+    None without a timeline, or without such waits.
+    """
+    timeline = recording.timeline
+    rows = tuple(n for n, row in enumerate(recording.syncs or ()) if row.in_loop)
+    if timeline is None or not timeline.host_us or not rows:
+        return None
+    run = replay(timeline)
+    without = removal(Evidence(syncs=rows), recording)
+    blocked = sum(run.blocked_us.get(row, 0.0) for row in rows)
+    saved = max(0.0, run.total_us - total_us(timeline, without))
+    return Together(blocked / 1e3, saved / 1e3, run.total_us / 1e3)
 
 
 def removal(evidence: Evidence, recording: Recording) -> Without:

@@ -13,6 +13,7 @@ from importlib import import_module
 
 import msgspec
 
+from diffprof.analyzers import DEFAULT_ANALYZERS
 from diffprof.errors import UsageError
 from diffprof.finding import Finding, sort_key
 from diffprof.recording import Recording
@@ -121,6 +122,8 @@ def judge(recording: Recording) -> tuple[tuple[Finding, ...], tuple[Unchecked, .
         missing = [section for section in each.needs if getattr(recording, section) is None]
         if missing:
             why = f"{', '.join(s.replace('_', ' ') for s in missing)} not recorded"
+            if each.analyzer.replace("_", "-") not in DEFAULT_ANALYZERS:
+                why += f" (add --analyzers {each.analyzer.replace('_', '-')})"
             unchecked.append(Unchecked(rule=each.code, name=each.name, why=why))
             continue
         findings.extend(each.check(recording))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from diffprof.finding import Finding
+from diffprof.pricing import waits_together
 from diffprof.recording import Recording, SyncRow, steady_per_step
 from diffprof.report import Report
-from diffprof.views.words import cost, how_often, number, place, plural
+from diffprof.views.words import cost, how_often, milliseconds, number, place, plural
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,18 @@ def _why(report: Report) -> str:
             return f"{plural(len(report.unchecked), 'rule')} had no evidence: {report.unchecked[0].why}."
         return "No rule found anything in what was recorded."
     words = f"{first.rule} {first.name} at {place(first.site)}, {how_often(first)}"
-    return f"{words}; {cost(first)}."
+    return " ".join([f"{words}; {cost(first).removesuffix('.')}.", *_together(report.recording)])
+
+
+def _together(recording: Recording) -> Iterator[str]:
+    """What the loop's waits cost together, which is what one wants to know of waits that hide each other."""
+    costs = waits_together(recording)
+    if costs is not None and recording.timeline is not None:
+        yield (
+            f"All waits of the loop together block the CPU for {milliseconds(costs.blocked_ms)}; without "
+            f"them the call is {milliseconds(costs.saves_ms)} shorter, of {milliseconds(costs.total_ms)} "
+            f"({recording.timeline.grade})."
+        )
 
 
 def _next(report: Report) -> str:

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 from diffprof.recording import Recording
 from diffprof.report import Report
+from diffprof.rules import Unchecked
 from diffprof.views.words import NOT_MEASURED, number, plural, seconds, size
 
 MOST_ROWS = 12
@@ -125,6 +127,14 @@ def tables(report: Report) -> Iterator[Table]:
             yield table
 
 
+def _without_evidence(rules: list[Unchecked]) -> tuple[str, str]:
+    """Rules that lack the same evidence, in one row."""
+    first = rules[0]
+    if len(rules) == 1:
+        return f"{first.rule} {first.name}", first.why
+    return f"{', '.join(each.rule for each in rules)}", first.why
+
+
 _UNSEEN = {
     "gap": "not seen",
     "branch": "took another branch than on CUDA",
@@ -134,7 +144,7 @@ _UNSEEN = {
 
 def not_checked(report: Report) -> tuple[tuple[str, str], ...]:
     """(what, why) of everything that was not judged: rules without evidence, and what probes passed over."""
-    rows = [(f"{each.rule} {each.name}", each.why) for each in report.unchecked]
+    rows = [_without_evidence(list(group)) for _, group in groupby(report.unchecked, lambda u: u.why)]
     for each in report.recording.unseen:
         where = f" ({each.site.file}:{each.site.line})" if each.site else ""
         how = _UNSEEN.get(each.kind)

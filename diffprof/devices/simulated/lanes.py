@@ -42,47 +42,42 @@ GRAPH_PENDING_LIMIT = 1 << 20
 
 
 class ModuleStack:
-    """The path of the module that is running, kept by two global module hooks.
+    """The path of the module that is running.
 
     names: id(module) -> path, as `diffprof.pipeline.module_names` gives it.
     """
 
     def __init__(self, names: Mapping[int, str]) -> None:
         self._names = names
-        self._open: list[str | None] = []
         self.path: str | None = None
         self.calls = 0
 
     @contextmanager
     def following(self) -> Iterator[ModuleStack]:
-        """Follow module calls while the context is open; no hook is left after it."""
-        from torch.nn.modules.module import (
-            register_module_forward_hook,
-            register_module_forward_pre_hook,
-        )
+        """Follow module calls while the context is open.
 
-        names, opened = self._names, self._open
+        `Module.__call__` itself is wrapped: global hooks would take every module off its fast path, and fire
+        twice around compiled modules.
+        """
+        import torch
 
-        def before(module: Any, args: Any) -> None:
-            opened.append(self.path)
+        from diffprof.pipeline import replaced
+
+        names, call = self._names, torch.nn.Module.__call__
+
+        def followed(module: Any, *args: Any, **kwargs: Any) -> Any:
+            before = self.path
             self.calls += 1
             path = names.get(id(module))
             if path is not None:
                 self.path = path
+            try:
+                return call(module, *args, **kwargs)
+            finally:
+                self.path = before
 
-        def after(module: Any, args: Any, output: Any) -> None:
-            if opened:
-                self.path = opened.pop()
-
-        first = register_module_forward_pre_hook(before)
-        last = register_module_forward_hook(after, always_call=True)
-        try:
+        with replaced(torch.nn.Module, "__call__", followed):
             yield self
-        finally:
-            first.remove()
-            last.remove()
-            opened.clear()
-            self.path = None
 
 
 @dataclass(frozen=True)
