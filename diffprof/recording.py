@@ -32,7 +32,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 # --- what was scanned, where, and how -------------------------------------------------------------------
 
 
-class Component(Row, kw_only=True):
+class Component(Row, frozen=True, kw_only=True):
     """One component of the pipeline. role: denoiser, scheduler, vae, text_encoder, tokenizer, other."""
 
     name: str
@@ -45,7 +45,7 @@ class Component(Row, kw_only=True):
     config: dict[str, Any] = {}
 
 
-class TargetInfo(Row, kw_only=True):
+class TargetInfo(Row, frozen=True, kw_only=True):
     """What was scanned. kind: builtin, checkpoint, factory, script, object."""
 
     spec: str
@@ -61,7 +61,7 @@ class TargetInfo(Row, kw_only=True):
     """real, random (small architectures), or none (shapes only)."""
 
 
-class DeviceInfo(Row, kw_only=True):
+class DeviceInfo(Row, frozen=True, kw_only=True):
     """Where it ran. kind: sim, cpu, cuda."""
 
     spec: str
@@ -72,7 +72,7 @@ class DeviceInfo(Row, kw_only=True):
     details: dict[str, Any] = {}
 
 
-class Environment(Row, kw_only=True):
+class Environment(Row, frozen=True, kw_only=True):
     """Versions that the evidence depends on."""
 
     diffprof: str
@@ -84,7 +84,7 @@ class Environment(Row, kw_only=True):
 # --- places --------------------------------------------------------------------------------------------
 
 
-class Frame(Row, kw_only=True):
+class Frame(Row, frozen=True, kw_only=True):
     """One line on the call stack. file: importable path (`diffusers/schedulers/x.py`) for installed
     packages, else the path as the user would type it."""
 
@@ -94,7 +94,7 @@ class Frame(Row, kw_only=True):
     code: str = ""
 
 
-class Site(Row, kw_only=True):
+class Site(Row, frozen=True, kw_only=True):
     """The line that a person would edit, and how the run came there."""
 
     file: str
@@ -113,7 +113,7 @@ class Site(Row, kw_only=True):
 # --- syncs ---------------------------------------------------------------------------------------------
 
 
-class SyncRow(Row, kw_only=True):
+class SyncRow(Row, frozen=True, kw_only=True):
     """All blocking operations of one kind at one site."""
 
     kind: str
@@ -155,8 +155,8 @@ class SyncRow(Row, kw_only=True):
 
 
 def steady_per_step(rows: Iterable[SyncRow]) -> float:
-    """Blocking operations in a step once the loop runs steadily: the median, over the steps between the first and
-    the last, of what all these rows together do in a step."""
+    """Blocking operations in a step once the loop runs steadily: the median, over the steps between the
+    first and the last, of what all these rows together do in a step."""
     steps: list[int] = []
     for row in rows:
         steps += [0] * (len(row.by_step) - len(steps))
@@ -177,7 +177,7 @@ def median(values: Iterable[float]) -> float:
     return float(ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2)
 
 
-class Unseen(Row, kw_only=True):
+class Unseen(Row, frozen=True, kw_only=True):
     """Something the probes passed over, and why: a compiled part, a custom op, a device branch."""
 
     what: str
@@ -190,7 +190,7 @@ class Unseen(Row, kw_only=True):
 # --- time ----------------------------------------------------------------------------------------------
 
 
-class PhaseSpan(Row, kw_only=True):
+class PhaseSpan(Row, frozen=True, kw_only=True):
     """One phase of the call in host order: events [first, last) of the timeline."""
 
     name: str
@@ -202,7 +202,7 @@ class PhaseSpan(Row, kw_only=True):
     device_us: float | None = None
 
 
-class KernelKind(Row, kw_only=True):
+class KernelKind(Row, frozen=True, kw_only=True):
     """One distinct device operation (op and shapes, or kernel name)."""
 
     name: str
@@ -220,7 +220,7 @@ class KernelKind(Row, kw_only=True):
     """compute, memory or fixed: which term of the cost dominates."""
 
 
-class Timeline(Row, kw_only=True):
+class Timeline(Row, frozen=True, kw_only=True):
     """Two lanes in a form that can be run again with parts left out (see `diffprof.timeline`).
 
     Columns of equal length, one entry per event in host order. An event is: the host spends `host_us`,
@@ -249,7 +249,7 @@ class Timeline(Row, kw_only=True):
     """Of a compiled run: kernels that the same call launches when it runs eagerly."""
 
 
-class KernelRow(Row, kw_only=True):
+class KernelRow(Row, frozen=True, kw_only=True):
     """Device time of one kernel kind in one module and phase."""
 
     name: str
@@ -268,7 +268,7 @@ class KernelRow(Row, kw_only=True):
     """Of all device time, 0..1."""
 
 
-class GapRow(Row, kw_only=True):
+class GapRow(Row, frozen=True, kw_only=True):
     """Device idle time, by cause: python, sync, launch, copy, tail, unknown."""
 
     cause: str
@@ -285,7 +285,7 @@ class GapRow(Row, kw_only=True):
     """Gaps summed up in this row; start_us is the first one's."""
 
 
-class MemoryUse(Row, kw_only=True):
+class MemoryUse(Row, frozen=True, kw_only=True):
     """Device memory over one call."""
 
     grade: Grade
@@ -298,7 +298,7 @@ class MemoryUse(Row, kw_only=True):
     """Live bytes at the end of each denoising step."""
 
 
-class Timing(Row, kw_only=True):
+class Timing(Row, frozen=True, kw_only=True):
     """Clean wall-clock passes. seconds: every pass; compiled/eager in mode."""
 
     grade: Grade
@@ -314,7 +314,7 @@ class Timing(Row, kw_only=True):
 # --- quantization --------------------------------------------------------------------------------------
 
 
-class SchemeTiming(Row, kw_only=True):
+class SchemeTiming(Row, frozen=True, kw_only=True):
     """One linear under one quantization scheme, next to the original dtype timed in the same rounds.
 
     Times are of one call in microseconds, activation quantization included.
@@ -349,7 +349,7 @@ class SchemeTiming(Row, kw_only=True):
         return self.original_us / self.median_us
 
 
-class LinearRow(Row, kw_only=True):
+class LinearRow(Row, frozen=True, kw_only=True):
     """All linears, and 1x1 convolutions that could be one, that see the same (M, K, N) and dtype."""
 
     m: int
@@ -396,7 +396,7 @@ class LinearRow(Row, kw_only=True):
         return None
 
 
-class Selection(Row, kw_only=True):
+class Selection(Row, frozen=True, kw_only=True):
     """The layers of one component that the choice quantizes with one scheme, and how to write that."""
 
     component: str
@@ -419,7 +419,7 @@ class Selection(Row, kw_only=True):
     saves_bytes: int = 0
 
 
-class PublishedComparison(Row, kw_only=True):
+class PublishedComparison(Row, frozen=True, kw_only=True):
     """The choice beside a published hand-made list, over distinct (K, N) of the denoiser and the VAE."""
 
     source: str
@@ -439,7 +439,7 @@ class PublishedComparison(Row, kw_only=True):
     """The end-to-end gain that its authors published, 0..1."""
 
 
-class Quantization(Row, kw_only=True):
+class Quantization(Row, frozen=True, kw_only=True):
     """The choice: which linears to quantize how, what that gains, and what could not be told."""
 
     grade: Grade
@@ -475,7 +475,7 @@ class Quantization(Row, kw_only=True):
 # --- graph breaks and recompiles -----------------------------------------------------------------------
 
 
-class CaptureRow(Row, kw_only=True):
+class CaptureRow(Row, frozen=True, kw_only=True):
     """What `torch.compile` made of one component (or of the scheduler's step, the loop's body, the call).
 
     Captured by Dynamo alone, with the first inputs of the call, on CPU tensors without content.
@@ -501,7 +501,7 @@ class CaptureRow(Row, kw_only=True):
     """Why it could not be captured, or not to the end."""
 
 
-class GraphBreakRow(Row, kw_only=True):
+class GraphBreakRow(Row, frozen=True, kw_only=True):
     """One distinct graph break: one cause on one line."""
 
     component: str
@@ -535,7 +535,7 @@ class GraphBreakRow(Row, kw_only=True):
     grade: Grade
 
 
-class RecompileRow(Row, kw_only=True):
+class RecompileRow(Row, frozen=True, kw_only=True):
     """One guard that failed, so that a frame was compiled again."""
 
     component: str
@@ -563,7 +563,7 @@ class RecompileRow(Row, kw_only=True):
 # --- the whole -----------------------------------------------------------------------------------------
 
 
-class Recording(Row, kw_only=True):
+class Recording(Row, frozen=True, kw_only=True):
     """Everything that one scan saw."""
 
     target: TargetInfo
