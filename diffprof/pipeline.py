@@ -91,9 +91,7 @@ def _is_module(part: Any) -> bool:
 def _takes_timestep(module: Any) -> bool:
     """Denoisers are the models that are told how noisy their input is."""
     cls: Any = type(module)
-    return any(
-        p.startswith("timestep") or p in {"t", "r", "sigma"} for p in _forward_parameters(type(module))
-    )
+    return any(p.startswith("timestep") or p in {"t", "r", "sigma"} for p in _forward_parameters(cls))
 
 
 @functools.cache
