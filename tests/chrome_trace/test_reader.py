@@ -254,7 +254,7 @@ def test_memory_is_a_chunk_and_the_columns(tmp_path: Path, monkeypatch: pytest.M
         (b'{"a": 1, "b', "damaged before its first event"),
         (b'{"traceEvents": [{"ph": "X", "na', "holds no events: it ends in the middle"),
         (b'{"traceEvents": [{"ph": "X", "cat": "v8", "ts": 1, "dur": 2}]}', "event categories are v8"),
-        (gzip.compress(b""), "is empty"),
+        (gzip.compress(b"", mtime=0), "is empty"),
         (b"\x1f\x8bnonsense", "holds nothing readable"),
     ],
 )
