@@ -175,7 +175,7 @@ def swap_scheduler(pipe: Any, name: str) -> None:
         made = cls.from_config(own.config)
     except Exception as error:
         raise UsageError(
-            f"{found} can't be made from the configuration of {type(own).__name__}: {error}",
+            f"{found} can't be made from the configuration of {type(own).__name__}: {str(error).strip()}",
             "Choose another scheduler.",
         ) from error
     source = _source(type(pipe).__call__)
@@ -202,8 +202,12 @@ def scheduler_names(pipe: Any) -> tuple[str, ...]:
         raise UsageError(f"{type(pipe).__name__} has no scheduler to replace.", "Choose another target.")
     names = []
     for entry in sorted(n for n in dir(diffusers) if n.endswith("Scheduler")):
-        cls = getattr(diffusers, entry)
-        if hasattr(cls, "from_config") and hasattr(cls, "step") and hasattr(cls, "set_timesteps"):
+        try:
+            cls = getattr(diffusers, entry)
+            usable = all(hasattr(cls, need) for need in ("from_config", "step", "set_timesteps"))
+        except ImportError:  # stands in for a scheduler whose library is missing; swapping it in says which
+            usable = True
+        if usable:
             names.append(entry)
     return tuple(names)
 
