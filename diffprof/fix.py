@@ -1,9 +1,22 @@
-"""What a fix is, without the code that applies it: its key, its safety and its effect in words."""
+"""What a fix is, and what became of one: plain data, without torch.
+
+A fix *is* the plain diffusers code that one would write by hand. The same source is shown in the plan, run
+when the fix is tried, and written to `optimized.py`, so that what was measured is what is delivered.
+"""
 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+import msgspec
+
+from diffprof.errors import UsageError
+from diffprof.finding import Finding
+from diffprof.recording import Grade, Recording
 
 
 class Safety(enum.StrEnum):
@@ -19,12 +32,258 @@ class Safety(enum.StrEnum):
     """Shown, never run."""
 
 
+class Stage(enum.IntEnum):
+    """When in the order a fix is applied: what changes weights comes before what is derived from them."""
+
+    MODEL = 10
+    """Another model, or weights added to it."""
+    PLACEMENT = 20
+    """Offloading, moving."""
+    SCHEDULER = 30
+    DTYPE = 40
+    ATTENTION = 50
+    LORA = 60
+    QKV = 70
+    LAYOUT = 80
+    QUANTIZE = 90
+    """1x1 convolutions become linears, linears are quantized."""
+    GRAPH = 100
+    """What stands in the way of a whole graph."""
+    COMPILE = 110
+    CALL = 120
+    """How the pipeline is called."""
+
+
 @dataclass(frozen=True)
 class Fix:
     """A change that resolves findings. key: kebab case, what findings name in `fixes`."""
 
     key: str
     title: str
+    """The change in a sentence, imperative."""
     safety: Safety
+    stage: Stage
     tolerance: float | None = None
-    """Largest absolute difference allowed for NUMERIC."""
+    """Largest absolute difference of the output image (0..1) allowed for NUMERIC."""
+    goals: tuple[str, ...] = ("latency",)
+    """What it is good for: latency, memory."""
+    conflicts: dict[str, str] = field(default_factory=dict)
+    """Key of a fix that can't stand beside it -> why. One of the two need name the other."""
+    needs: tuple[str, ...] = ()
+    """Keys of fixes that have to be applied before, where they are in the plan."""
+    why: str = ""
+    """What it changes and why that is safe, for a person."""
+
+
+@dataclass(frozen=True)
+class Code:
+    """A fix as Python source that needs no diffprof. Lines are not indented.
+
+    imports: import statements. definitions: module-level functions, classes and constants; names start with
+    an underscore. optimize: statements on a pipeline called `pipe`. call: statements on `kwargs`, the dict of
+    the call's arguments. around: an expression for a context manager that is open during the call.
+    """
+
+    imports: tuple[str, ...] = ()
+    definitions: str = ""
+    optimize: str = ""
+    call: str = ""
+    around: str = ""
+
+    @property
+    def shown(self) -> str:
+        """All of it, as one listing for a person."""
+        parts = [
+            "\n".join(self.imports),
+            self.definitions.strip("\n"),
+            self.optimize.strip("\n"),
+            self.call.strip("\n"),
+            f"with {self.around}:\n    pipe(**kwargs)" if self.around else "",
+        ]
+        return "\n\n".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """The fix does not apply here. why: a sentence."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """What a simulated GPU reckons with instead of running a fix's `optimize` (compiling, quantizing).
+
+    compiled: denoiser and VAE run compiled, with CUDA graphs if `graphs`. int8: qualified names of linears
+    that are quantized dynamically to INT8.
+    """
+
+    compiled: bool = False
+    graphs: bool = True
+    int8: tuple[str, ...] = ()
+
+
+Write = Callable[[Recording, Sequence[Finding]], Code | Skipped]
+"""(recording, the findings that name the fix) -> its code."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A fix with what makes its code. Analyzers list theirs as `RECIPES` in `fixes.py`, which imports
+    neither torch nor diffusers: torch belongs into the code that is written.
+
+    reckon: for code that can't run on a simulated GPU: what is reckoned with instead.
+    fits: asked with the built pipeline right before applying; a sentence why not, or None.
+    """
+
+    fix: Fix
+    code: Write
+    reckon: Callable[[Recording, Sequence[Finding]], Simulated] | None = None
+    fits: Callable[[Any], str | None] | None = None
+
+
+FIXERS = ("syncs", "setup", "graph_breaks", "quantization", "kernels")
+"""Folders of diffprof.analyzers that may have a `fixes` module."""
+
+
+def recipes() -> dict[str, Recipe]:
+    """Every fix by key, in the order of application.
+
+    Raises ValueError for a key that stands twice.
+    """
+    found: dict[str, Recipe] = {}
+    for analyzer in FIXERS:
+        name = f"diffprof.analyzers.{analyzer}.fixes"
+        try:
+            module = import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name not in (name, name.rpartition(".")[0]):
+                raise
+            continue
+        for recipe in module.RECIPES:
+            if recipe.fix.key in found:
+                raise ValueError(f"fix {recipe.fix.key} stands twice")
+            found[recipe.fix.key] = recipe
+    ordered = sorted(found.values(), key=lambda recipe: recipe.fix.stage)
+    return {recipe.fix.key: recipe for recipe in ordered}
+
+
+def find_recipe(key: str) -> Recipe:
+    """The fix with this key.
+
+    Raises UsageError naming near ones.
+    """
+    known = recipes()
+    if key in known:
+        return known[key]
+    from difflib import get_close_matches
+
+    near = get_close_matches(key, known, n=3, cutoff=0.4)
+    hint = f"Did you mean {', '.join(near)}? " if near else ""
+    raise UsageError(f"There is no fix {key!r}.", f"{hint}`diffprof fix` lists those of a run.")
+
+
+# --- the plan ------------------------------------------------------------------------------------------
+
+
+class PlanStep(msgspec.Struct, frozen=True, kw_only=True):
+    """One fix in a plan."""
+
+    fix: str
+    title: str
+    safety: Safety
+    stage: int
+    tolerance: float | None = None
+    rules: tuple[str, ...] = ()
+    """Codes of the rules whose findings it resolves."""
+    findings: tuple[int, ...] = ()
+    """Indexes into Report.findings."""
+    saves_ms: float | None = None
+    """Expected, alone, per call, from replaying the timeline; None: not known before it is tried."""
+    saves_bytes: int | None = None
+    grade: Grade | None = None
+    """Of saves_ms."""
+    selected: bool = True
+    why_not: str | None = None
+    """Why it is not selected, or can't be: lossy, ignored, conflict, does not apply."""
+    conflicts: dict[str, str] = {}
+    """Fixes of this plan that can't stand beside it -> why."""
+    code: str = ""
+    """The source, as one listing."""
+    patch: str | None = None
+    """Unified diff of the user's own source, where the findings' sites lie there."""
+    why: str = ""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What would be changed, in order, and what that is expected to buy."""
+
+    goal: str = "latency"
+    steps: tuple[PlanStep, ...] = ()
+    before_ms: float | None = None
+    after_ms: float | None = None
+    """With the selected steps together."""
+    grade: Grade | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def selected(self) -> tuple[PlanStep, ...]:
+        return tuple(step for step in self.steps if step.selected)
+
+
+# --- what became of it ---------------------------------------------------------------------------------
+
+
+class Status(enum.StrEnum):
+    """How trying a fix ended."""
+
+    KEPT = "kept"
+    UNDONE = "undone"
+    """It did not help, or changed the output more than it may."""
+    SKIPPED = "skipped"
+    FAILED = "failed"
+    """It raised; undone."""
+    ADVICE = "advice"
+    """Shown only."""
+    INTERRUPTED = "interrupted"
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """Output with the fix beside the baseline's, same seed. Images in 0..1, latents in their own units."""
+
+    compared_on: str
+    """Where: the device itself, or a shrunken twin of the architecture with real values on the CPU."""
+    bit_equal: bool | None = None
+    max_abs: float | None = None
+    psnr_db: float | None = None
+    """None where bit-equal: it is infinite."""
+    ssim: float | None = None
+    latents_max_abs: float | None = None
+    why_not: str | None = None
+    """Why nothing could be compared."""
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened when one fix was applied: before and after are of one pipeline call."""
+
+    fix: str
+    title: str
+    safety: Safety
+    status: Status
+    why: str = ""
+    before_ms: float | None = None
+    after_ms: float | None = None
+    spread_ms: float | None = None
+    """Half the interquartile range of the passes, the larger of before and after; None where simulated."""
+    grade: Grade | None = None
+    max_abs_diff: float | None = None
+    difference: Difference | None = None
+    memory_before_bytes: int | None = None
+    memory_after_bytes: int | None = None
+    in_loop_before: int | None = None
+    """Blocking operations in the denoising loop."""
+    in_loop_after: int | None = None
+    resolved: tuple[str, ...] = ()
+    """Rules that no longer find anything at the sites that the fix was for."""
+    remaining: tuple[str, ...] = ()
+    code: str = ""

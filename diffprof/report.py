@@ -10,6 +10,7 @@ import msgspec
 
 from diffprof.errors import DiffprofError, UsageError
 from diffprof.finding import Finding, sort_key
+from diffprof.fix import Outcome, Plan
 from diffprof.pricing import price
 from diffprof.recording import SCHEMA, Recording
 from diffprof.rules import Unchecked, judge
@@ -30,6 +31,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     schema: int = SCHEMA
     path: str | None = None
     """Folder that holds the report, once stored."""
+    plan: Plan | None = None
+    """The fixes that were tried, as planned; None: none were."""
+    outcomes: tuple[Outcome, ...] | None = None
+    """What became of each; None: none were tried."""
+    after: str | None = None
+    """Name of the run, in the same folder of runs, that holds the scan after the fixes."""
 
     def __repr__(self) -> str:
         from diffprof.verdict import verdict
