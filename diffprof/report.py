@@ -64,12 +64,17 @@ def judge_again(report: Report) -> Report:
 
 
 def to_json(report: Report) -> bytes:
-    """The report as JSON, indented; the stored and printed form. Lone surrogates, as in file names that are
-    no UTF-8, become escapes: JSON can't hold them. Characters that a terminal may act on are escaped."""
+    """The report as JSON; the stored and printed form."""
+    return as_json(report)
+
+
+def as_json(data_of: Any) -> bytes:
+    """Plain data as JSON, indented. Lone surrogates, as in file names that are no UTF-8, become escapes: JSON
+    can't hold them. Characters that a terminal may act on are escaped."""
     try:
-        data = msgspec.json.encode(report)
+        data = msgspec.json.encode(data_of)
     except UnicodeEncodeError:
-        data = msgspec.json.encode(_encodable(msgspec.to_builtins(report)))
+        data = msgspec.json.encode(_encodable(msgspec.to_builtins(data_of)))
     data = msgspec.json.format(data, indent=1) + b"\n"
     if data.isascii() and b"\x7f" not in data:
         return data

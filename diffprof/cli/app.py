@@ -18,6 +18,8 @@ COMMANDS = {
     "scan": "diffprof.cli.scan",
     "import": "diffprof.cli.import_",
     "show": "diffprof.cli.show",
+    "fix": "diffprof.cli.fix",
+    "compare": "diffprof.cli.compare",
     "runs": "diffprof.cli.runs",
     "rules": "diffprof.cli.rules",
     "explain": "diffprof.cli.explain",

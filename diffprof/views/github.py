@@ -26,12 +26,13 @@ def render_github(report: Report) -> str:
     Only the user's own files can be annotated; a finding in a library names its place in the message.
     """
     top = verdict(report)
-    lines = [_line("notice", {"title": "diffprof"}, [top.headline, top.why, top.next])]
+    lines = [annotation("notice", {"title": "diffprof"}, [top.headline, top.why, top.next])]
     lines += map(_finding, report.findings)
     return "".join(f"{line}\n" for line in lines)
 
 
-def _line(level: str, properties: dict[str, object], message: list[str]) -> str:
+def annotation(level: str, properties: dict[str, object], message: list[str]) -> str:
+    """One workflow command. level: notice, warning or error."""
     named = ",".join(f"{key}={_property(value)}" for key, value in properties.items())
     return f"::{level} {named}::" + "%0A".join(_data(clean(part)) for part in message if part)
 
@@ -46,4 +47,4 @@ def _finding(finding: Finding) -> str:
         f"{words.how_often(finding)}; {words.cost(finding)}",
         finding.advice,
     ]
-    return _line(level, {**where, "title": title}, message)
+    return annotation(level, {**where, "title": title}, message)

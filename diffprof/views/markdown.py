@@ -10,7 +10,7 @@ from diffprof.report import Report
 from diffprof.verdict import verdict
 from diffprof.views import words
 from diffprof.views.plain import clean, cut
-from diffprof.views.sections import not_checked, tables
+from diffprof.views.sections import Table, not_checked, tables
 
 LIMIT = 60_000
 """Characters; GitHub refuses comments over 65,536."""
@@ -78,8 +78,16 @@ def render_markdown(report: Report) -> str:
 def _entries(report: Report) -> Iterator[object]:
     """One item for each piece."""
     yield from report.findings
-    yield from tables(report)
+    yield from _tables(report)
     yield from not_checked(report)
+
+
+def _tables(report: Report) -> Iterator[Table]:
+    from diffprof.views.tuning import outcomes_table
+
+    yield from tables(report)
+    if report.outcomes is not None:
+        yield outcomes_table(report.outcomes)
 
 
 def _pieces(report: Report) -> Iterator[str]:
@@ -88,7 +96,7 @@ def _pieces(report: Report) -> Iterator[str]:
         for index, finding in enumerate(findings):
             heading = f"\n#### {title} ({len(findings):,})\n\n" if index == 0 else ""
             yield heading + _finding(finding)
-    for section in tables(report):
+    for section in _tables(report):
         note = f"\n{prose(section.note)}\n" if section.note else ""
         yield f"\n#### {section.title}\n\n{table(section.columns, section.rows)}{note}"
     skipped = not_checked(report)

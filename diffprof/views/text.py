@@ -12,6 +12,7 @@ from diffprof.views import words
 from diffprof.views.page import Page
 from diffprof.views.plain import clean, cut
 from diffprof.views.sections import not_checked, tables
+from diffprof.views.tuning import add_outcomes
 
 _MOST_CODE = 200
 """Cells of a source line shown; generated code has lines of megabytes."""
@@ -19,7 +20,7 @@ _COLOURS = {Severity.HIGH: "red", Severity.MEDIUM: "yellow"}
 
 
 def render_text(report: Report, *, columns: int = 80, colour: bool = False, chains: bool = False) -> str:
-    """Verdict, findings (in-loop first), tables, what was not checked, where it is stored.
+    """Verdict, findings (in-loop first), tables, fixes tried, what was not checked, where it is stored.
 
     chains: with the calls that led to each finding.
     """
@@ -42,6 +43,7 @@ def render_text(report: Report, *, columns: int = 80, colour: bool = False, chai
         page.table(table.columns, table.rows, indent=2)
         if table.note:
             page.flow(("dim", table.note), indent=2)
+    add_outcomes(page, report)
     skipped = not_checked(report)
     if skipped:
         page.heading(f"Not checked ({len(skipped)})")

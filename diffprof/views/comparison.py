@@ -1,0 +1,119 @@
+"""A comparison of two runs as text, markdown, JSON or workflow annotations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from diffprof.comparing import Comparison, Direction, Figure, shown
+from diffprof.finding import Finding
+from diffprof.report import as_json
+from diffprof.views import words
+from diffprof.views.plain import clean
+
+FORMS = ("text", "json", "markdown", "github")
+
+_COLOURS = {Direction.BETTER: "green", Direction.WORSE: "red"}
+
+
+def render_comparison(
+    comparison: Comparison, form: str = "text", *, columns: int = 80, colour: bool = False
+) -> str:
+    """One of FORMS, ending in a newline."""
+    if form == "json":
+        return as_json(comparison).decode()
+    if form == "markdown":
+        return _markdown(comparison)
+    if form == "github":
+        return _github(comparison)
+    return _text(comparison, columns, colour)
+
+
+def figure_rows(comparison: Comparison) -> tuple[tuple[str, ...], ...]:
+    """(figure, before, after, what became of it) of every figure, as cells."""
+    return tuple(
+        (figure.name, shown(figure.before, figure.unit), shown(figure.after, figure.unit), _became(figure))
+        for figure in comparison.figures
+    )
+
+
+def groups(comparison: Comparison) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(heading, a line for each finding), empty groups left out."""
+    for title, shifts in (("Got worse", comparison.worse), ("Got better", comparison.better)):
+        if shifts:
+            yield title, tuple(f"{line(shift.after)}: {shift.why}" for shift in shifts)
+    for title, findings in (("Appeared", comparison.appeared), ("Went", comparison.went)):
+        if findings:
+            yield title, tuple(f"{line(f)}, {words.how_often(f)}" for f in findings)
+
+
+def line(finding: Finding) -> str:
+    """A finding by its rule and place."""
+    return f"{finding.rule} {finding.name} at {words.place(finding.site)}"
+
+
+def _became(figure: Figure) -> str:
+    if figure.direction is Direction.UNKNOWN:
+        return figure.note or "not comparable"
+    ratio = figure.ratio
+    if figure.direction is Direction.SAME or ratio is None or not figure.after:
+        return figure.direction
+    return f"{figure.direction}, {ratio:.2f} of it"
+
+
+def _text(comparison: Comparison, columns: int, colour: bool) -> str:
+    from diffprof.views.page import Page
+
+    page = Page(columns, colour=colour)
+    style = "red" if comparison.regressions else "bold"
+    page.flow((style, comparison.headline), label="Verdict", label_style="bold")
+    for label, side in (("Before", comparison.before), ("After", comparison.after)):
+        page.flow(f"{side.run}: {side.target} on {side.device} ({side.grade})", label=label)
+    page.blank()
+    page.table(("figure", "before", "after", ""), figure_rows(comparison))
+    for title, lines in groups(comparison):
+        page.heading(f"{title} ({len(lines):,})")
+        for each in lines:
+            page.raw(each, indent=2)
+    if comparison.unchanged:
+        page.blank()
+        page.flow(("dim", f"{words.plural(comparison.unchanged, 'finding')} as before."))
+    if comparison.not_comparable:
+        page.heading("Mind")
+        for note in comparison.not_comparable:
+            page.flow(note, indent=2)
+    return page.text()
+
+
+def _markdown(comparison: Comparison) -> str:
+    from diffprof.views.markdown import prose, table
+
+    parts = [
+        f"### diffprof: {prose(comparison.headline)}\n",
+        f"{prose(comparison.before.run)} → {prose(comparison.after.run)}\n",
+        table(("figure", "before", "after", ""), figure_rows(comparison)),
+    ]
+    for title, lines in groups(comparison):
+        parts.append(f"#### {title} ({len(lines):,})\n")
+        parts.append("".join(f"- {prose(each)}\n" for each in lines))
+    if comparison.unchanged:
+        parts.append(f"{words.plural(comparison.unchanged, 'finding')} as before.\n")
+    if comparison.not_comparable:
+        parts.append("".join(f"- {prose(note)}\n" for note in comparison.not_comparable))
+    return "\n".join(parts)
+
+
+def _github(comparison: Comparison) -> str:
+    """The verdict as a notice, or as a warning with what got worse."""
+    from diffprof.views.github import annotation
+
+    level = "warning" if comparison.regressions else "notice"
+    lines = [
+        annotation(level, {"title": "diffprof compare"}, [comparison.headline, *comparison.not_comparable])
+    ]
+    worse = {id(f): f for f in (*comparison.appeared, *(s.after for s in comparison.worse))}
+    for finding in worse.values():
+        site = finding.site
+        where: dict[str, object] = {"file": site.file, "line": site.line} if site and site.user_code else {}
+        message = [f"{line(finding)}: {finding.message}", finding.advice]
+        lines.append(annotation("warning", {**where, "title": clean(finding.rule)}, message))
+    return "".join(f"{each}\n" for each in lines)

@@ -1,0 +1,282 @@
+"""A plan and its outcomes as text and markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffprof.fix import Difference, Outcome, Plan, PlanStep, Status
+from diffprof.report import Report, as_json
+from diffprof.views import words
+from diffprof.views.page import Page
+from diffprof.views.plain import clean_lines
+from diffprof.views.sections import Table
+
+FORMS = ("text", "json", "markdown")
+
+_COLOURS = {
+    Status.KEPT: "green",
+    Status.UNDONE: "yellow",
+    Status.FAILED: "red",
+    Status.INTERRUPTED: "red",
+    Status.SKIPPED: "dim",
+    Status.ADVICE: "dim",
+}
+_MOST_CODE = 60
+"""Lines of code that text shows of one fix; JSON has it whole."""
+
+
+# --- in words -------------------------------------------------------------------------------------------
+
+
+def saving(step: PlanStep) -> str:
+    """What a step is expected to save."""
+    parts = []
+    if step.saves_ms is not None:
+        grade = f" ({step.grade})" if step.grade else ""
+        parts.append(f"{words.milliseconds(step.saves_ms)} per call{grade}")
+    if step.saves_bytes is not None:
+        parts.append(f"{words.size(step.saves_bytes)} of memory")
+    return ", ".join(parts) or "not known before it is tried"
+
+
+def safety(step: PlanStep) -> str:
+    """The safety, with the tolerance where there is one."""
+    return f"{step.safety}, within {step.tolerance:g}" if step.tolerance is not None else str(step.safety)
+
+
+def resolves(step: PlanStep) -> str:
+    """The findings that a step is for."""
+    return f"{words.plural(len(step.findings), 'finding')} ({', '.join(step.rules)})"
+
+
+def expected(plan: Plan) -> str:
+    """One call before and with all selected steps, in a sentence; empty where nothing says how long it is."""
+    if plan.before_ms is None or plan.after_ms is None:
+        return ""
+    grade = f" ({plan.grade})" if plan.grade else ""
+    ratio = f", {plan.before_ms / plan.after_ms:.2f}x" if plan.after_ms else ""
+    chosen = words.plural(len(plan.selected), "selected fix", "selected fixes")
+    return (
+        f"One call takes {words.milliseconds(plan.before_ms)}; with the {chosen} "
+        f"{words.milliseconds(plan.after_ms)} are expected{ratio}{grade}."
+    )
+
+
+def change(outcome: Outcome) -> str:
+    """The time of one call before and after, with its grade."""
+    if outcome.before_ms is None or outcome.after_ms is None:
+        return words.NOT_MEASURED
+    spread = "" if outcome.spread_ms is None else f" ± {words.number(outcome.spread_ms)}"
+    grade = f" ({outcome.grade})" if outcome.grade else ""
+    before, after = words.number(outcome.before_ms), words.number(outcome.after_ms)
+    return f"{before} -> {after}{spread} ms{grade}"
+
+
+def output_change(difference: Difference | None) -> str:
+    """How the output changed, and where that was compared."""
+    if difference is None:
+        return words.NOT_MEASURED
+    if difference.why_not:
+        return f"not compared: {difference.why_not}"
+    if difference.bit_equal:
+        return f"bit-identical, on {difference.compared_on}"
+    parts = []
+    if difference.max_abs is not None:
+        parts.append(f"max {difference.max_abs:.2g}")
+    if difference.psnr_db is not None:
+        parts.append(f"PSNR {difference.psnr_db:.1f} dB")
+    if difference.ssim is not None:
+        parts.append(f"SSIM {difference.ssim:.4f}")
+    if not parts and difference.latents_max_abs is not None:
+        parts.append(f"latents max {difference.latents_max_abs:.2g}")
+    return f"{', '.join(parts) or 'changed'}, on {difference.compared_on}"
+
+
+def outcomes_table(outcomes: Sequence[Outcome]) -> Table:
+    """One row a fix that was tried."""
+    rows = tuple(
+        (
+            outcome.status,
+            outcome.fix,
+            outcome.safety,
+            change(outcome),
+            _loop(outcome),
+            output_change(outcome.difference),
+        )
+        for outcome in outcomes
+    )
+    return Table(
+        "Fixes tried", ("", "fix", "safety", "one call", "waits in loop", "output"), rows, total(outcomes)
+    )
+
+
+def _loop(outcome: Outcome) -> str:
+    if outcome.in_loop_before is None or outcome.in_loop_after is None:
+        return words.NOT_MEASURED
+    return f"{outcome.in_loop_before} -> {outcome.in_loop_after}"
+
+
+def total(outcomes: Sequence[Outcome]) -> str:
+    """What all kept fixes gave together, in a sentence."""
+    kept = [o for o in outcomes if o.status is Status.KEPT]
+    timed = [o for o in outcomes if o.before_ms is not None and o.after_ms is not None]
+    text = f"{len(kept)} of {words.plural(len(outcomes), 'fix', 'fixes')} kept"
+    if kept and timed:
+        first = timed[0].before_ms
+        last = next((o.after_ms for o in reversed(kept) if o.after_ms is not None), first)
+        if first and last:
+            grade = f" ({timed[0].grade})" if timed[0].grade else ""
+            text += (
+                f": {words.milliseconds(first)} -> {words.milliseconds(last)} per call, "
+                f"{first / last:.2f}x{grade}"
+            )
+    return f"{text}."
+
+
+# --- the plan -------------------------------------------------------------------------------------------
+
+
+def render_plan(
+    report: Report, plan: Plan, form: str = "text", *, columns: int = 80, colour: bool = False
+) -> str:
+    """The plan of a report in one of FORMS, ending in a newline; outcomes too where the report has them."""
+    if form == "json":
+        document = {"plan": plan, "outcomes": report.outcomes, "after": report.after}
+        given = {key: value for key, value in document.items() if key == "plan" or value is not None}
+        return as_json(given).decode()
+    if form == "markdown":
+        return _markdown(report, plan)
+    page = Page(columns, colour=colour)
+    page.flow(("dim", words.subject(report.recording)))
+    if not plan.steps:
+        page.flow("No finding of this run names a fix.")
+        return page.text()
+    page.flow(expected(plan))
+    for note in plan.notes:
+        page.flow(("dim", note))
+    for number, step in enumerate(plan.steps, 1):
+        _step(page, number, step)
+    page.blank()
+    page.flow(("bold", _next(report, plan)))
+    return page.text()
+
+
+def _step(page: Page, number: int, step: PlanStep) -> None:
+    page.blank()
+    mark = "[x]" if step.selected else "[ ]"
+    page.flow((("bold" if step.selected else "dim"), f"{number}. {mark}"), ("code", step.fix), step.title)
+    if not step.selected and step.why_not:
+        page.flow(("yellow", step.why_not), indent=2, label="not done")
+    page.flow(safety(step), indent=2, label="safety")
+    page.flow(resolves(step), indent=2, label="resolves")
+    page.flow(saving(step), indent=2, label="saves")
+    for other, why in step.conflicts.items():
+        page.flow(f"{other}: {why}", indent=2, label="not with")
+    if step.why:
+        page.flow(step.why, indent=2, label="why")
+    lines = clean_lines((step.patch or step.code).rstrip("\n")) if step.patch or step.code else []
+    for text in lines[:_MOST_CODE]:
+        page.raw((_code_style(text, diff=bool(step.patch)), text), indent=4)
+    if len(lines) > _MOST_CODE:
+        page.raw(("dim", f"... {len(lines) - _MOST_CODE} more lines (--format json has all)"), indent=4)
+
+
+def _code_style(text: str, *, diff: bool) -> str:
+    if diff and text.startswith("+"):
+        return "green"
+    if diff and text.startswith("-"):
+        return "red"
+    return "dim"
+
+
+def _next(report: Report, plan: Plan) -> str:
+    run = f" {Path(report.path).name}" if report.path else ""
+    if not plan.selected:
+        lossy = any(step.safety == "lossy" and not step.selected for step in plan.steps)
+        return "Nothing is selected." + (" --lossy allows what changes the image." if lossy else "")
+    return (
+        f"Nothing was changed. `diffprof fix{run} --apply` tries each selected fix, compares the output, "
+        "keeps what helps, and writes optimized.py."
+    )
+
+
+def _markdown(report: Report, plan: Plan) -> str:
+    from diffprof.views.markdown import code, prose, table
+
+    parts = [f"### diffprof fix: {prose(words.subject(report.recording))}\n"]
+    if text := expected(plan):
+        parts.append(f"{prose(text)}\n")
+    rows = [
+        (
+            "x" if step.selected else "",
+            step.fix,
+            step.title,
+            safety(step),
+            resolves(step),
+            saving(step),
+            step.why_not or "; ".join(f"not with {key}: {why}" for key, why in step.conflicts.items()),
+        )
+        for step in plan.steps
+    ]
+    parts.append(table(("", "fix", "what", "safety", "resolves", "saves", "note"), rows))
+    parts += [
+        f"#### {code(step.fix)}\n\n{fenced(step.patch or step.code, diff=bool(step.patch))}"
+        for step in plan.steps
+        if step.patch or step.code
+    ]
+    if report.outcomes is not None:
+        found = outcomes_table(report.outcomes)
+        parts.append(f"#### {found.title}\n\n{table(found.columns, found.rows)}\n{prose(found.note)}\n")
+    return "\n".join(parts)
+
+
+def fenced(source: str, *, diff: bool = False) -> str:
+    """A code block whose fence is longer than any run of backticks in it."""
+    import re
+
+    longest = max((len(run) for run in re.findall(r"`+", source)), default=0)
+    fence = "`" * max(3, longest + 1)
+    lines = "\n".join(clean_lines(source.rstrip("\n")))
+    return f"{fence}{'diff' if diff else 'python'}\n{lines}\n{fence}\n"
+
+
+# --- outcomes -------------------------------------------------------------------------------------------
+
+
+def render_outcomes(report: Report, *, columns: int = 80, colour: bool = False) -> str:
+    """What became of each fix, for the terminal."""
+    page = Page(columns, colour=colour)
+    page.flow(("dim", words.subject(report.recording)))
+    add_outcomes(page, report)
+    return page.text()
+
+
+def add_outcomes(page: Page, report: Report) -> None:
+    """The section on a page; nothing where no fix was tried."""
+    if report.outcomes is None:
+        return
+    page.heading(f"Fixes tried ({len(report.outcomes):,})")
+    for outcome in report.outcomes:
+        page.blank()
+        page.flow((_COLOURS[outcome.status], f"{outcome.status}"), ("code", outcome.fix), outcome.title)
+        if outcome.status in (Status.SKIPPED, Status.ADVICE):
+            page.flow(outcome.why, indent=2)
+            continue
+        page.flow(change(outcome), indent=2, label="one call")
+        if outcome.in_loop_before is not None:
+            page.flow(_loop(outcome), indent=2, label="waits")
+        if outcome.memory_before_bytes is not None and outcome.memory_after_bytes is not None:
+            before, after = words.size(outcome.memory_before_bytes), words.size(outcome.memory_after_bytes)
+            page.flow(f"{before} -> {after}", indent=2, label="memory")
+        page.flow(output_change(outcome.difference), indent=2, label="output")
+        if outcome.resolved:
+            page.flow(", ".join(outcome.resolved), indent=2, label="resolved")
+        if outcome.remaining:
+            page.flow(", ".join(outcome.remaining), indent=2, label="remains")
+        if outcome.why:
+            page.flow(outcome.why, indent=2, label="why")
+    page.blank()
+    page.flow(("bold", total(report.outcomes)))
+    if report.after:
+        page.flow(f"The scan after them is stored as {report.after}.")
