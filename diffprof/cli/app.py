@@ -27,6 +27,7 @@ COMMANDS = {
     "schedulers": "diffprof.cli.schedulers",
     "quantize-table": "diffprof.cli.quantize_table",
     "ladder": "diffprof.cli.ladder",
+    "tensorboard": "diffprof.cli.tensorboard",
 }
 """Command -> module with a click command `command`, in the order of the help."""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from diffprof.errors import UsageError
-from diffprof.recording import Grade
+from diffprof.ladder.result import Ladder, RungResult
 
 if TYPE_CHECKING:
     from diffprof.devices import Device
@@ -46,35 +46,6 @@ RUNGS = (
     Rung("qkv", "+ fused QKV projections", "bfloat16", compiled=True, fused_qkv=True),
     Rung("int8", "+ int8 dynamic quantization", "bfloat16", compiled=True, fused_qkv=True, int8=True),
 )
-
-
-class RungResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One rung. memory_gb: GiB, as torch.cuda.max_memory_allocated counts. error: of the seconds, relative
-    to the published figure."""
-
-    name: str
-    title: str
-    grade: Grade
-    seconds: float | None = None
-    memory_gb: float | None = None
-    published_seconds: float | None = None
-    published_memory_gb: float | None = None
-    error: float | None = None
-    memory_error: float | None = None
-    skipped: str | None = None
-    """Why it was not run, if so."""
-
-
-class Ladder(msgspec.Struct, frozen=True, kw_only=True):
-    """The ladder of one target on one device."""
-
-    target: str
-    device: str
-    steps: int
-    rungs: tuple[RungResult, ...] = ()
-    source: str | None = None
-    """Where the published figures are from."""
-    notes: tuple[str, ...] = ()
 
 
 class Published(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import msgspec
-
+from diffprof.ladder.result import Ladder, RungResult, to_json
 from diffprof.views.listing import render_list
-
-if TYPE_CHECKING:
-    from diffprof.ladder import Ladder, RungResult
 
 FORMS = ("text", "json", "markdown")
 
@@ -29,7 +23,7 @@ _PLAIN = ("title", "seconds", "memory")
 def render_ladder(ladder: Ladder, form: str, *, width: int = 80, colour: bool = False) -> str:
     """One line a rung; JSON has the whole ladder."""
     if form == "json":
-        return msgspec.json.format(msgspec.json.encode(ladder), indent=1).decode() + "\n"
+        return to_json(ladder).decode()
     grades = sorted({rung.grade.value for rung in ladder.rungs if rung.seconds is not None})
     known = any(rung.published_seconds is not None for rung in ladder.rungs)
     columns = {key: name for key, name in _COLUMNS.items() if known or key in _PLAIN}

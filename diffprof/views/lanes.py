@@ -1,0 +1,207 @@
+"""Host and device over time, cut down to what a picture of a given width can show.
+
+A lane is a row of bands. Each column of the picture shows what took most of its time; columns alike are one
+band, so that a call of a hundred thousand kernels becomes some hundred shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, groupby
+
+from diffprof.recording import PhaseSpan, SyncRow, Timeline
+from diffprof.timeline import Replay, steps_of
+
+WORKS, WAITS, FULL, IDLE = "works", "waits", "queue full", "idle"
+"""What a lane does. queue full: the host waits for room in the launch queue; that costs nothing."""
+
+
+@dataclass(frozen=True)
+class Band:
+    """What a lane does for a while. Times in microseconds from the call's start; share: of the band, 0..1."""
+
+    start_us: float
+    end_us: float
+    what: str
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Waits of the host that begin in one column. row: index into the recording's syncs of the longest, or
+    None where it has none."""
+
+    at_us: float
+    until_us: float
+    row: int | None
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """A stretch of the call. device: families of kernels, or idle; host: works, waits
+    or queue full."""
+
+    start_us: float
+    end_us: float
+    phases: tuple[Band, ...]
+    host: tuple[Band, ...]
+    device: tuple[Band, ...]
+    marks: tuple[Mark, ...]
+
+
+def whole_call(timeline: Timeline, run: Replay, columns: int) -> Lanes:
+    """All of it."""
+    return _lanes(timeline, run, 0.0, run.total_us, columns)
+
+
+def one_step(timeline: Timeline, run: Replay, columns: int) -> tuple[int, Lanes] | None:
+    """(number, lanes) of a denoising step in the steady state: the second, or the only one; None without."""
+    steps = steps_of(timeline)
+    if not steps:
+        return None
+    number = 1 if len(steps) > 2 else len(steps) - 1
+    first, last = steps[number]
+    if last <= first:
+        return None
+    start = run.host_start[first]
+    launched = [end for end in run.device_end[first:last] if end >= 0.0]
+    end = max([run.host_end[last - 1], *launched])
+    return number, _lanes(timeline, run, start, end, columns)
+
+
+def _lanes(timeline: Timeline, run: Replay, start: float, end: float, columns: int) -> Lanes:
+    end = max(end, start + 0.001)
+    width = (end - start) / columns
+    grid = _Grid(start, width, columns)
+    families = [kind.family for kind in timeline.kinds]
+    events = range(len(timeline.host_us))
+    device = grid.bands(
+        (
+            (run.device_start[i], run.device_end[i], families[timeline.kind[i]])
+            for i in events
+            if run.device_start[i] >= 0.0 and timeline.kind[i] >= 0
+        ),
+        rest=IDLE,
+    )
+    waiting = [i for i in events if run.wait_start[i] >= 0.0]
+    host = grid.bands(
+        chain(
+            ((run.wait_start[i], run.host_end[i], WAITS) for i in waiting),
+            ((begin, until, FULL) for begin, until in _throttled(timeline, run)),
+        ),
+        rest=WORKS,
+        until=run.host_end_us,
+    )
+    return Lanes(
+        start_us=start,
+        end_us=end,
+        phases=tuple(_phases(timeline.phases, run, start, end)),
+        host=host,
+        device=device,
+        marks=tuple(_marks(timeline, run, waiting, grid, start, end)),
+    )
+
+
+def _throttled(timeline: Timeline, run: Replay) -> Iterator[tuple[float, float]]:
+    """When the host had done its part of a launch and the queue had no room."""
+    for i, spent in enumerate(timeline.host_us):
+        done = run.host_start[i] + spent
+        until = run.wait_start[i] if run.wait_start[i] >= 0.0 else run.host_end[i]
+        # 1 us: the rounding of sums is far below it, and no picture shows it.
+        if until - done > 1.0:
+            yield done, until
+
+
+class _Grid:
+    """The picture's columns."""
+
+    def __init__(self, start: float, width: float, columns: int) -> None:
+        self.start, self.width, self.columns = start, width, columns
+
+    def column(self, at: float) -> int:
+        return min(self.columns - 1, max(0, int((at - self.start) / self.width)))
+
+    def edge(self, column: int) -> float:
+        return self.start + column * self.width
+
+    def bands(
+        self, spans: Iterable[tuple[float, float, str]], *, rest: str, until: float | None = None
+    ) -> tuple[Band, ...]:
+        """The spans as bands; what they leave free is `rest`, up to `until`."""
+        spent: list[dict[str, float]] = [{} for _ in range(self.columns)]
+        last = self.edge(self.columns)
+        for begin, end, what in spans:
+            begin, end = max(begin, self.start), min(end, last)
+            if end <= begin:
+                continue
+            for column in range(self.column(begin), self.column(end) + 1):
+                inside = min(end, self.edge(column + 1)) - max(begin, self.edge(column))
+                if inside > 0.0:
+                    cell = spent[column]
+                    cell[what] = cell.get(what, 0.0) + inside
+        shown = []
+        for column, cell in enumerate(spent):
+            free = self.width - sum(cell.values())
+            if until is not None and self.edge(column) >= until:
+                break
+            what, most = max(cell.items(), key=lambda item: item[1], default=(rest, free))
+            if free > most:
+                what, most = rest, free
+            shown.append((column, what, min(1.0, most / self.width)))
+        bands = []
+        for what, group in groupby(shown, key=lambda each: each[1]):
+            cells = list(group)
+            share = sum(cell[2] for cell in cells) / len(cells)
+            bands.append(Band(self.edge(cells[0][0]), self.edge(cells[-1][0] + 1), what, share))
+        return tuple(bands)
+
+
+def _phases(phases: Sequence[PhaseSpan], run: Replay, start: float, end: float) -> list[Band]:
+    """Phases of the call, and each denoising step as one, on the host's clock."""
+    spans: dict[tuple[str, int | None], tuple[float, float]] = {}
+    for phase in phases:
+        last = min(phase.last, len(run.host_end))
+        if last <= phase.first:
+            continue
+        key = phase.name, phase.step
+        begin, until = run.host_start[phase.first], run.host_end[last - 1]
+        known = spans.get(key, (begin, until))
+        spans[key] = min(begin, known[0]), max(until, known[1])
+    return [
+        Band(max(begin, start), min(until, end), name if step is None else f"{name} {step + 1}")
+        for (name, step), (begin, until) in spans.items()
+        if until > start and begin < end
+    ]
+
+
+def _marks(
+    timeline: Timeline, run: Replay, waiting: Sequence[int], grid: _Grid, start: float, end: float
+) -> list[Mark]:
+    inside = [i for i in waiting if start <= run.wait_start[i] < end]
+    marks = []
+    for _, group in groupby(inside, key=lambda i: grid.column(run.wait_start[i])):
+        events = list(group)
+        longest = max(events, key=lambda i: run.host_end[i] - run.wait_start[i])
+        row = timeline.sync[longest]
+        marks.append(
+            Mark(
+                run.wait_start[events[0]],
+                run.host_end[events[-1]],
+                row if row >= 0 else None,
+                len(events),
+            )
+        )
+    return marks
+
+
+def said(mark: Mark, syncs: Sequence[SyncRow]) -> str:
+    """A mark in words: where, why, how long."""
+    where = "a wait without a known place"
+    if mark.row is not None and mark.row < len(syncs):
+        site = syncs[mark.row].site
+        where = f"{site.file}:{site.line}" if site.line else site.file
+        where += f" ({syncs[mark.row].kind})"
+    more = f", and {mark.count - 1} more" if mark.count > 1 else ""
+    return f"{where}{more}: {(mark.until_us - mark.at_us) / 1e3:.3g} ms"

@@ -1,0 +1,278 @@
+"""What a run's event files say: scalars, texts, pictures, histograms, and a row of hparams for each fix.
+
+Every tag names the grade of its figures, so that measured and simulated ones never share a curve. A figure
+that nobody measured has no point.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from diffprof.fix import Outcome, Plan, PlanStep
+from diffprof.recording import Recording, Timeline
+from diffprof.report import Report, slug
+from diffprof.timeline import Replay, replay, steps_of
+from diffprof.tuning.plan import make_plan
+from diffprof.views.markdown import prose
+from diffprof.views.tensorboard import picture, texts
+from diffprof.views.tensorboard.event_file import EventFile, Value
+
+if TYPE_CHECKING:
+    from diffprof.ladder.result import Ladder
+
+BUCKETS = 40
+"""Of a histogram, each as much wider than the last as the durations need."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG. size: width and height in pixels."""
+
+    png: bytes
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that is known of a run. after: the scan after its fixes. pictures: what the pipeline made, by when:
+    before, after."""
+
+    report: Report
+    ladder: Ladder | None = None
+    after: Report | None = None
+    pictures: Mapping[str, Picture] = field(default_factory=dict)
+
+
+def event_files(run: Run) -> dict[str, bytes]:
+    """Folder below the run's, `` for its own -> content of the event file there."""
+    recording = run.report.recording
+    at = _seconds(recording.created)
+    main = EventFile(at)
+    plan = run.report.plan or make_plan(run.report)
+    texts.write(main, run.report, plan, run.ladder)
+    _call(main, recording)
+    if recording.timeline is not None and recording.timeline.host_us:
+        played = replay(recording.timeline)
+        _steps(main, recording, recording.timeline, played)
+        _durations(main, recording.timeline)
+        _timelines(main, recording, played, 0)
+    if run.after is not None and run.after.recording.timeline is not None:
+        _timelines(main, run.after.recording, replay(run.after.recording.timeline), 1)
+    for step, when in enumerate(("before", "after")):
+        if when in run.pictures:
+            main.image("output", run.pictures[when].png, run.pictures[when].size, step, about=when)
+    if run.ladder is not None:
+        _ladder(main, run.ladder)
+    files = {}
+    if run.report.outcomes:
+        _outcomes(main, run.report.outcomes)
+        files.update(_rows(main, at, recording, [_tried(each) for each in run.report.outcomes]))
+    elif plan.steps:
+        _plan(main, plan)
+        files.update(_rows(main, at, recording, [_planned(each) for each in plan.steps]))
+    return {"": main.data(), **files}
+
+
+def _seconds(created: str) -> float:
+    try:
+        return datetime.datetime.fromisoformat(created).timestamp()
+    except ValueError:
+        return 0.0
+
+
+# --- scalars -------------------------------------------------------------------------------------------
+
+
+def _call(file: EventFile, recording: Recording) -> None:
+    if timing := recording.timing:
+        for number, seconds in enumerate(timing.seconds):
+            file.scalar(f"call ({timing.grade})/time of each pass, s", seconds, number)
+        if timing.device_busy is not None:
+            file.scalar(f"call ({timing.grade})/device busy, %", timing.device_busy * 100)
+    if (memory := recording.memory) and memory.peak_bytes is not None:
+        file.scalar(f"call ({memory.grade})/peak memory, GB", memory.peak_bytes / 1e9)
+
+
+def _steps(file: EventFile, recording: Recording, timeline: Timeline, run: Replay) -> None:
+    """One point a denoising step."""
+    group = f"denoising steps ({timeline.grade})"
+    spans = steps_of(timeline)
+    for number, (first, last) in enumerate(spans):
+        if last <= first:
+            continue
+        events = range(first, last)
+        waited = sum(run.host_end[i] - run.wait_start[i] for i in events if run.wait_start[i] >= 0.0)
+        figures = {
+            "host time, ms": (run.host_end[last - 1] - run.host_start[first]) / 1e3,
+            "device time, ms": sum(timeline.device_us[first:last]) / 1e3,
+            "CPU blocked, ms": waited / 1e3,
+            "device operations": sum(1 for i in events if timeline.device_us[i] > 0.0),
+        }
+        for name, value in figures.items():
+            file.scalar(f"{group}/{name}", value, number)
+    looped = [row for row in recording.syncs or () if row.in_loop]
+    if recording.syncs is not None:
+        for number in range(len(spans)):
+            count = sum(row.by_step[number] for row in looped if number < len(row.by_step))
+            file.scalar(f"{group}/blocking operations", count, number)
+    if recording.memory is not None:
+        for number, live in enumerate(recording.memory.by_step[: len(spans)]):
+            file.scalar(
+                f"denoising steps ({recording.memory.grade})/memory at the end, GB", live / 1e9, number
+            )
+
+
+def _ladder(file: EventFile, ladder: Ladder) -> None:
+    """One point a rung."""
+    names = ", ".join(f"{number} {rung.title}" for number, rung in enumerate(ladder.rungs))
+    about = f"{prose(ladder.target)} on {prose(ladder.device)}: {prose(names)}"
+    for number, rung in enumerate(ladder.rungs):
+        figures = {
+            f"ladder ({rung.grade})/time of a call, s": rung.seconds,
+            "ladder (published)/time of a call, s": rung.published_seconds,
+            f"ladder ({rung.grade})/peak memory, GiB": rung.memory_gb,
+            "ladder (published)/peak memory, GiB": rung.published_memory_gb,
+        }
+        for tag, value in figures.items():
+            if value is not None:
+                file.scalar(tag, value, number, about=about)
+
+
+def _outcomes(file: EventFile, outcomes: Sequence[Outcome]) -> None:
+    """The call after each fix that was kept: a curve that goes down. Step 0 is before the first."""
+    kept = [each for each in outcomes if each.status == "kept"]
+    tag = "fixes ({})/time of a call, ms"
+    for number, each in enumerate(kept):
+        if number == 0 and each.before_ms is not None:
+            file.scalar(tag.format(each.grade), each.before_ms, 0, about="step 0: before the first fix")
+        if each.after_ms is not None:
+            file.scalar(tag.format(each.grade), each.after_ms, number + 1)
+        for when, count in ((number, each.in_loop_before), (number + 1, each.in_loop_after)):
+            if count is not None and (when > 0 or number == 0):
+                file.scalar("fixes/blocking operations in the loop", count, when)
+        if each.memory_after_bytes is not None:
+            file.scalar("fixes/peak memory, GB", each.memory_after_bytes / 1e9, number + 1)
+
+
+def _plan(file: EventFile, plan: Plan) -> None:
+    """What the selected fixes are expected to save, each alone."""
+    for number, step in enumerate(step for step in plan.steps if step.selected):
+        if step.saves_ms is not None:
+            file.scalar(f"fixes planned ({step.grade})/saves alone, ms", step.saves_ms, number)
+
+
+# --- histograms and pictures ---------------------------------------------------------------------------
+
+
+def _durations(file: EventFile, timeline: Timeline) -> None:
+    """Device times by family, over the call."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for kind, duration in zip(timeline.kind, timeline.device_us, strict=True):
+        if kind >= 0 and duration > 0.0:
+            found[timeline.kinds[kind].family].append(duration)
+    for family, durations in sorted(found.items()):
+        file.histogram(f"kernel durations, us ({timeline.grade})/{family}", buckets(durations))
+
+
+def buckets(values: Sequence[float]) -> list[tuple[float, float, float]]:
+    """(left, right, count), edges in geometric progression: kernels last from one to a million microseconds.
+
+    values: positive.
+    """
+    low, high = min(values), max(values)
+    if high <= low * 1.000001:
+        return [(low * 0.99, low * 1.01, float(len(values)))]
+    ratio = (high / low) ** (1 / BUCKETS)
+    counts = [0] * BUCKETS
+    for value in values:
+        counts[min(BUCKETS - 1, int(math.log(value / low) / math.log(ratio)))] += 1
+    edges = [low * ratio**n for n in range(BUCKETS)] + [high]
+    return [(edges[n], edges[n + 1], float(count)) for n, count in enumerate(counts)]
+
+
+def _timelines(file: EventFile, recording: Recording, run: Replay, number: int) -> None:
+    size = (picture.WIDTH, picture.HEIGHT)
+    about = "before the fixes" if number == 0 else "after the fixes"
+    file.image("timeline/call", picture.call_picture(recording, run), size, number, about=about)
+    step = picture.step_picture(recording, run)
+    if step is not None:
+        file.image("timeline/denoising step", step, size, number, about=about)
+
+
+# --- hparams -------------------------------------------------------------------------------------------
+
+METRICS = {
+    "fix/before, ms": "before, ms",
+    "fix/after, ms": "after, ms",
+    "fix/saves, ms": "saves, ms",
+    "fix/largest difference of the output": "largest difference",
+    "fix/waits in the loop before": "waits in loop before",
+    "fix/waits in the loop after": "waits in loop after",
+    "fix/memory before, GB": "memory before, GB",
+    "fix/memory after, GB": "memory after, GB",
+}
+HPARAMS = ("fix", "status", "safety", "grade", "target", "device")
+
+
+@dataclass(frozen=True)
+class _Row:
+    fix: str
+    hparams: Mapping[str, Value]
+    metrics: Mapping[str, float | None]
+
+
+def _tried(each: Outcome) -> _Row:
+    saved = None if each.before_ms is None or each.after_ms is None else each.before_ms - each.after_ms
+    return _Row(
+        each.fix,
+        {"status": str(each.status), "safety": str(each.safety), "grade": str(each.grade or "not measured")},
+        {
+            "before, ms": each.before_ms,
+            "after, ms": each.after_ms,
+            "saves, ms": saved,
+            "largest difference of the output": each.max_abs_diff,
+            "waits in the loop before": each.in_loop_before,
+            "waits in the loop after": each.in_loop_after,
+            "memory before, GB": _gigabytes(each.memory_before_bytes),
+            "memory after, GB": _gigabytes(each.memory_after_bytes),
+        },
+    )
+
+
+def _planned(step: PlanStep) -> _Row:
+    status = "planned" if step.selected else "not selected"
+    return _Row(
+        step.fix,
+        {"status": status, "safety": str(step.safety), "grade": str(step.grade or "not measured")},
+        {"saves, ms": step.saves_ms},
+    )
+
+
+def _gigabytes(size: int | None) -> float | None:
+    return None if size is None else size / 1e9
+
+
+def _rows(main: EventFile, at: float, recording: Recording, rows: Sequence[_Row]) -> dict[str, bytes]:
+    """Each row is a run of its own, as TensorBoard wants it."""
+    shown = [tag for tag in METRICS if any(row.metrics.get(_name(tag)) is not None for row in rows)]
+    main.hparams_columns(HPARAMS, {tag: METRICS[tag] for tag in shown})
+    files = {}
+    for number, row in enumerate(rows, 1):
+        file = EventFile(at)
+        named = {"fix": row.fix, "target": recording.target.spec, "device": recording.device.spec}
+        file.hparams_row(f"{recording.created} {number} {row.fix}", {**named, **row.hparams})
+        for tag in shown:
+            value = row.metrics.get(_name(tag))
+            if value is not None:
+                file.scalar(tag, value)
+        files[f"fixes/{number:02d}-{slug(row.fix)}"] = file.data()
+    return files
+
+
+def _name(tag: str) -> str:
+    return tag.partition("/")[2]

@@ -1,0 +1,222 @@
+"""torch-tb-profiler's pages on diffprof's runs, without the internet.
+
+The stock plugin loads its charts and the trace viewer's polyfill from elsewhere and shows an endless spinner
+where that can't be reached. Here both are served from this package. The plugin has a name of its own, so that
+`tensorboard --logdir traces` started by hand has it beside the stock one, whose traces it leaves alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import torch_tb_profiler
+import werkzeug
+from tensorboard.plugins import base_plugin
+from torch_tb_profiler.plugin import TorchProfilerPlugin
+from werkzeug import exceptions, wrappers
+
+from diffprof.errors import DiffprofError
+from diffprof.report import REPORT_FILE, Report, judge_again, load_report
+from diffprof.verdict import verdict
+from diffprof.views import words
+from diffprof.views.plain import clean
+from diffprof.views.tensorboard.files import MARKER_FILE, TRACE_FILE, marker_of, prepare
+
+STATIC = Path(__file__).with_name("static")
+STOCK = Path(torch_tb_profiler.__file__).with_name("static")
+
+ELSEWHERE = {
+    "https://www.gstatic.com/charts/loader.js": "charts.js",
+    "https://cdnjs.cloudflare.com/ajax/libs/webcomponentsjs/0.7.24/webcomponents.min.js": (
+        "webcomponents.min.js"
+    ),
+}
+"""What the stock pages load -> the file here that they get instead."""
+
+PARSED_AT_ONCE = 2
+"""Traces; each takes a process, some hundred megabytes and a core."""
+
+MOST_FINDINGS = 12
+"""Of a run, shown on its overview."""
+
+log = logging.getLogger(__name__)
+
+
+class ProfilerPlugin(TorchProfilerPlugin):
+    """Overview, operators, kernels, trace, memory, modules and the difference of two runs."""
+
+    plugin_name = "diffprof_profiler"
+
+    def __init__(self, context: base_plugin.TBContext) -> None:
+        self._folders: dict[str, Path] = {}
+        self._seen: dict[Path, tuple[int, int]] = {}
+        self._parsing = threading.BoundedSemaphore(PARSED_AT_ONCE)
+        self._logdir = context.logdir
+        if not self._logdir:
+            # With --logdir_spec; the stock plugin would search the current folder.
+            context = _without_runs(context)
+        super().__init__(context)
+
+    def frontend_metadata(self) -> base_plugin.FrontendMetadata:
+        """Its tab."""
+        return base_plugin.FrontendMetadata(
+            es_module_path="/index.js", tab_name="Profiler", disable_reload=True
+        )
+
+    def get_plugin_apps(self) -> dict[str, Any]:
+        """The stock routes; pages without references to elsewhere, and the files that they get instead."""
+        apps = super().get_plugin_apps()
+        apps.update(dict.fromkeys(("/index.html", "/trace_embedding.html"), self._page))
+        apps.update({f"/{name}": self._file for name in ELSEWHERE.values()})
+        return apps
+
+    # --- runs -----------------------------------------------------------------------------------------
+
+    def _get_run_dirs(self) -> Iterator[str]:
+        """Folders with a trace, newest first by name. What TensorBoard needs is written where it is missing
+        or stale."""
+        if not self._logdir or "://" in self._logdir:
+            return
+        # Runs that were named one by one are links to their folders.
+        places = (Path(at) for at, _, names in os.walk(self.logdir, followlinks=True) if REPORT_FILE in names)
+        for folder in sorted(places, reverse=True):
+            if self._ready(folder) and (folder / TRACE_FILE).is_file():
+                yield str(folder)
+
+    def _ready(self, folder: Path) -> bool:
+        try:
+            status = (folder / REPORT_FILE).stat()
+            stamp = status.st_mtime_ns, status.st_size
+            if self._seen.get(folder) != stamp:
+                self._seen[folder] = stamp
+                prepare(folder)
+        except DiffprofError as error:
+            log.warning("%s", clean(error.what))
+        except OSError as error:
+            log.warning("%s: %s", clean(folder), clean(error))
+        return (folder / MARKER_FILE).is_file()
+
+    def _load_run(self, run_dir: str) -> None:
+        from diffprof.views.tensorboard.loader import TraceLoader
+
+        name = self._get_run_name(run_dir)
+        try:
+            with self._parsing:
+                self._folders[name] = Path(run_dir)
+                worker = clean(load_report(run_dir).recording.device.spec)
+                run = TraceLoader(name, run_dir, self._cache, worker).load()
+            if run.profiles:
+                self._queue.put(run)
+            else:
+                log.warning("The trace of %s could not be read.", clean(run_dir))
+        except DiffprofError as error:
+            log.warning("%s", clean(error.what))
+        except OSError as error:
+            log.warning("%s: %s", clean(run_dir), clean(error))
+        finally:
+            with self._load_lock:
+                if threading.current_thread() in self._load_threads:
+                    self._load_threads.remove(threading.current_thread())
+
+    # --- pages ----------------------------------------------------------------------------------------
+
+    @wrappers.Request.application
+    def _page(self, request: werkzeug.Request) -> werkzeug.Response:
+        name = request.path.rpartition("/")[2]
+        text = (STOCK / name).read_text(encoding="utf-8")
+        for address, local in ELSEWHERE.items():
+            text = text.replace(address, local)
+        return werkzeug.Response(text, content_type="text/html", headers=self.headers)
+
+    @wrappers.Request.application
+    def _file(self, request: werkzeug.Request) -> werkzeug.Response:
+        name = request.path.rpartition("/")[2]
+        if name not in ELSEWHERE.values():
+            raise exceptions.NotFound
+        data = (STATIC / name).read_bytes()
+        return werkzeug.Response(data, content_type="application/javascript", headers=self.headers)
+
+    @wrappers.Request.application
+    def overview_route(self, request: werkzeug.Request) -> werkzeug.Response:
+        """The stock overview, with what was recorded and what diffprof found. Parts that the page takes for
+        HTML are escaped."""
+        profile = self._get_profile_for_request(request)
+        folder = self._folders.get(request.args.get("run", ""))
+        data = dict(profile.overview)
+        device = "GPU" if profile.has_runtime or profile.has_kernel or profile.has_memcpy_or_memset else "CPU"
+        data["environments"] = [{"title": "Device Type", "value": device}]
+        if profile.gpu_summary and profile.gpu_tooltip:
+            data["gpu_metrics"] = {
+                "title": "GPU Summary",
+                "data": [_escaped(row) for row in profile.gpu_summary],
+                "tooltip": profile.gpu_tooltip,
+            }
+        if folder is not None:
+            report = judge_again(load_report(folder))
+            data["environments"] += _environment(report)
+            data["recommendations"] = recommendations(report)
+            problem = (marker := marker_of(folder)) and marker.problem
+            if problem:
+                data["environments"].append({"title": "Trace", "value": clean(problem)})
+        return self.respond_as_json(data)
+
+    @wrappers.Request.application
+    def memory_route(self, request: werkzeug.Request) -> werkzeug.Response:
+        """The stock table of what operators allocated. Where only sums were recorded it has no rows; the page
+        then needs the device's name all the same, or it doesn't draw the curve."""
+        profile = self._get_profile_for_request(request)
+        start, end = (request.args.get(key, type=int) for key in ("start_ts", "end_ts"))
+        metric = request.args.get("memory_metric", "KB")
+        data = profile.get_memory_stats(start_ts=start, end_ts=end, memory_metric=metric)
+        if not data["rows"]:
+            drawn = profile.get_memory_curve()["metadata"]
+            data["rows"] = {name: [] for name in drawn["devices"]}
+            data["metadata"]["default_device"] = drawn["default_device"]
+        return self.respond_as_json(data, True)
+
+
+def _without_runs(context: base_plugin.TBContext) -> base_plugin.TBContext:
+    blank = copy.copy(context)
+    blank.logdir = "."
+    return blank
+
+
+def _escaped(row: dict[str, Any]) -> dict[str, Any]:
+    if row.get("title") == "<hr/>":
+        return row
+    return {key: escape(str(value)) for key, value in row.items()}
+
+
+def _environment(report: Report) -> list[dict[str, str]]:
+    recording = report.recording
+    grade = recording.timeline.grade if recording.timeline else recording.device.grade
+    rows = {
+        "Target": recording.target.spec,
+        "Device": recording.device.spec,
+        "Times": str(grade),
+        "Recorded": recording.created[:16].replace("T", " "),
+    }
+    return [{"title": title, "value": clean(value)} for title, value in rows.items()]
+
+
+def recommendations(report: Report) -> str:
+    """Verdict and findings as HTML for the overview's last card; everything from the report is escaped."""
+    top = verdict(report)
+    lines = [f"<p>{escape(clean(text))}</p>" for text in (top.headline, top.why, top.next)]
+    items = [
+        f"<li><b>{escape(clean(each.rule))}</b> {escape(clean(each.name))}, "
+        f"{escape(clean(words.place(each.site)))}, {escape(clean(words.how_often(each)))}. "
+        f"{escape(clean(words.cost(each)))}</li>"
+        for each in report.findings[:MOST_FINDINGS]
+    ]
+    left = len(report.findings) - len(items)
+    if left > 0:
+        items.append(f"<li>{words.plural(left, 'more finding')}: see the page Text</li>")
+    return "".join(lines) + (f"<ul>{''.join(items)}</ul>" if items else "")

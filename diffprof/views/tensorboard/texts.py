@@ -1,0 +1,96 @@
+"""The report as TensorBoard's text page shows it, in markdown. Everything from a recording is data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from diffprof.fix import Plan
+from diffprof.report import Report
+from diffprof.verdict import verdict
+from diffprof.views import words
+from diffprof.views.fixes import fix_table
+from diffprof.views.markdown import prose, table
+from diffprof.views.plain import clean, cut
+from diffprof.views.sections import Table, not_checked, tables
+
+if TYPE_CHECKING:
+    from diffprof.ladder.result import Ladder
+    from diffprof.views.tensorboard.event_file import EventFile
+
+MOST_FINDINGS = 200
+_MOST_TEXT = 500
+"""Characters of one cell."""
+
+
+def write(file: EventFile, report: Report, plan: Plan, ladder: Ladder | None) -> None:
+    """All texts of a run. Tags are numbered: TensorBoard sorts them."""
+    fixes = fix_table(plan, report.outcomes)
+    pages = {
+        "1 verdict": _verdict(report),
+        "2 findings": _findings(report),
+        "3 fixes": _section(fixes) if fixes else "",
+        "4 tables": "\n".join(map(_section, tables(report))),
+        "5 ladder": _ladder(ladder) if ladder is not None else "",
+        "6 not checked": _not_checked(report),
+    }
+    for name, text in pages.items():
+        if text:
+            file.text(f"report/{name}", text)
+
+
+def _verdict(report: Report) -> str:
+    top = verdict(report)
+    lines = [
+        f"### {_cell(top.headline)}",
+        f"**Why:** {_cell(top.why)}",
+        f"**Next:** {_cell(top.next)}",
+        _cell(words.subject(report.recording)),
+        _cell(words.versions(report.recording)),
+    ]
+    return "\n\n".join(lines)
+
+
+def _findings(report: Report) -> str:
+    if not report.findings:
+        return "Nothing was found."
+    columns = ("rule", "where", "how often", "what", "cost", "instead", "fixes")
+    rows = [
+        (
+            f"{each.rule} {each.name}",
+            words.place(each.site),
+            words.how_often(each),
+            each.message,
+            words.cost(each),
+            each.advice,
+            ", ".join(each.fixes),
+        )
+        for each in report.findings[:MOST_FINDINGS]
+    ]
+    left = len(report.findings) - len(rows)
+    more = f"\n{words.plural(left, 'more finding')}: `diffprof show` has all.\n" if left else ""
+    return _table(columns, rows) + more
+
+
+def _section(found: Table) -> str:
+    note = f"\n{_cell(found.note)}\n" if found.note else ""
+    return f"### {_cell(found.title)}\n\n{_table(found.columns, found.rows)}{note}"
+
+
+def _ladder(ladder: Ladder) -> str:
+    from diffprof.views.ladder import render_ladder
+
+    return render_ladder(ladder, "markdown")
+
+
+def _not_checked(report: Report) -> str:
+    rows = not_checked(report)
+    return _table(("what", "why"), rows) if rows else ""
+
+
+def _table(columns: tuple[str, ...], rows: object) -> str:
+    assert isinstance(rows, list | tuple)
+    return table(columns, [[cut(clean(cell), _MOST_TEXT) for cell in row] for row in rows])
+
+
+def _cell(text: object) -> str:
+    return prose(cut(clean(text), 4 * _MOST_TEXT))

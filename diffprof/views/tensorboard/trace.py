@@ -1,0 +1,244 @@
+"""A copy of a run's trace in the form that torch-tb-profiler 0.4.3 reads rightly.
+
+On traces of today's Kineto it silently shows zeros: runtime calls have a category that it doesn't know, so
+that no kernel belongs to an operator (`EventTypeMap` in its profiler/trace.py), and call stacks are no longer
+an argument of the operators. A copy is changed, the recorded trace never is.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from diffprof.chrome_trace.events import MODULE_PREFIX, Table, parse_phase, table_of
+from diffprof.chrome_trace.writer import write_trace
+from diffprof.recording import Recording, Timeline
+from diffprof.views.plain import clean
+from diffprof.views.tensorboard.modules import module_events
+
+Event = dict[str, Any]
+
+TENSOR_CORES = " (tensor cores)"
+"""Appended to the name of a predicted kernel that is reckoned on tensor cores; the plugin knows those of real
+kernels by their names."""
+
+_TENSOR_CORE_FAMILIES = ("gemm", "conv", "attention")
+_TENSOR_CORE_TYPES = ("tf32", "float16", "bfloat16", "int8", "float8_e4m3fn", "float8_e5m2")
+
+_NO_LANE = 1
+"""Number of a host thread on which nothing runs."""
+
+_NO_FRAME = ("<built-in", "nn.Module: ", "torch/_ops", "torch/nn/modules/module.py", "<frozen", "runpy")
+"""Frames that say nothing about who called."""
+
+
+def plugin_trace(recording: Recording, folder: Path) -> bytes | None:
+    """The run's trace for the plugin, gzipped; None where nothing was recorded over time.
+
+    folder: of the run, where `trace_file` lies. Raises OSError or ValueError when a trace that the recording
+    names can't be read.
+    """
+    if recording.trace_file is not None and recording.device.kind != "sim":
+        document = _read(folder / recording.trace_file)
+    elif recording.timeline is not None and recording.timeline.host_us:
+        document = _written(recording)
+    else:
+        return None
+    # Level 1, and no time in the header: the same trace gives the same bytes.
+    return gzip.compress(json_bytes(rewritten(document)), compresslevel=1, mtime=0)
+
+
+def json_bytes(document: Any) -> bytes:
+    return msgspec.json.encode(document)
+
+
+def rewritten(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document as the plugin wants it. The given one is used up: events are changed in place."""
+    events = [_clean(event) for event in document.get("traceEvents", ()) if isinstance(event, dict)]
+    events = list(_kept(events))
+    for event in events:
+        if event.get("ph") == "X" and table_of("X", event.get("cat")) == Table.CALL:
+            event["cat"] = "Runtime"
+    add_call_stacks(events)
+    if not any("Python module id" in (event.get("args") or ()) for event in events):
+        modules = module_events(events)
+        events = [*modules, *(e for e in events if not _name(e).startswith(MODULE_PREFIX))]
+    events = [*_steps(events), *events]
+    return {**_clean({**document, "traceEvents": ()}), "traceEvents": events}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    data = path.read_bytes()
+    if data[:2] == b"\x1f\x8b":
+        data = gzip.decompress(data)
+    try:
+        return msgspec.json.decode(data)
+    except msgspec.DecodeError:
+        # Kineto writes raw control characters and half surrogates now and then.
+        return json.loads(data.decode("utf-8", "backslashreplace"), strict=False)
+
+
+def _written(recording: Recording) -> dict[str, Any]:
+    """The timeline as a trace, with what only the recording knows of its kernels."""
+    timeline = recording.timeline
+    assert timeline is not None
+    with tempfile.TemporaryDirectory() as scratch:
+        path = write_trace(
+            Path(scratch) / "trace.json",
+            timeline,
+            recording.syncs or (),
+            device_name=f"{recording.device.name} ({timeline.grade})",
+            properties=_properties(recording),
+            memory=recording.memory,
+        )
+        document: dict[str, Any] = msgspec.json.decode(path.read_bytes())
+    for number, event in enumerate(document["traceEvents"]):
+        _in_whole_microseconds(event)
+        if event.get("name") == "[memory]":
+            # Only sums were recorded: on a lane without operators, none of them is said to have allocated it.
+            event["tid"] = _NO_LANE
+            event["args"]["Addr"] = number
+        if event.get("cat") == "kernel" and _on_tensor_cores(timeline, event["args"]["External id"] - 1):
+            event["name"] += TENSOR_CORES
+    return document
+
+
+def _in_whole_microseconds(event: Event) -> None:
+    """The pages print every digit. Both edges are rounded, so that what was nested stays nested."""
+    start = event.get("ts")
+    if start is None:
+        return
+    event["ts"] = round(start)
+    if "dur" in event:
+        event["dur"] = round(start + event["dur"]) - event["ts"]
+
+
+def _on_tensor_cores(timeline: Timeline, index: int) -> bool:
+    kind = timeline.kinds[timeline.kind[index]]
+    return kind.family in _TENSOR_CORE_FAMILIES and kind.dtype in _TENSOR_CORE_TYPES
+
+
+def _properties(recording: Recording) -> dict[str, Any]:
+    """The device in Kineto's words, as far as they are known."""
+    device = recording.device
+    known: dict[str, Any] = {}
+    if device.memory_bytes is not None:
+        known["totalGlobalMem"] = device.memory_bytes
+    major, _, minor = str(device.details.get("capability", "")).partition(".")
+    if major.isdigit() and minor.isdigit():
+        known |= {"computeMajor": int(major), "computeMinor": int(minor)}
+    if isinstance(device.details.get("processors"), int):
+        known["numSms"] = device.details["processors"]
+    return known
+
+
+def _clean(value: Any) -> Any:
+    """Every string in it without characters that act or hide."""
+    if isinstance(value, str):
+        return value if value.isprintable() else clean(value)
+    if isinstance(value, dict):
+        return {_clean(key): _clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(item) for item in value]
+    return value
+
+
+def _kept(events: list[Event]) -> Iterator[Event]:
+    """Without built-in functions, half of a trace with stacks, and without the device's copies of step
+    marks, which the plugin would count as steps of their own."""
+    parents: dict[int, int] = {}
+    for event in events:
+        args = event.get("args") or {}
+        if _is_built_in(event) and "Python id" in args:
+            parents[args["Python id"]] = args.get("Python parent id", -1)
+    for event in events:
+        if _is_built_in(event):
+            continue
+        if event.get("cat") == "gpu_user_annotation" and _name(event).startswith("ProfilerStep#"):
+            continue
+        args = event.get("args")
+        if isinstance(args, dict) and args.get("Python parent id") in parents:
+            parent = args["Python parent id"]
+            while parent in parents:
+                parent = parents[parent]
+            args["Python parent id"] = parent
+        yield event
+
+
+def _is_built_in(event: Event) -> bool:
+    return event.get("cat") == "python_function" and _name(event).startswith("<built-in")
+
+
+def _name(event: Event) -> str:
+    return str(event.get("name", ""))
+
+
+def add_call_stacks(events: list[Event]) -> int:
+    """Give every operator the Python frames that enclose it as `Call stack`, innermost first; returns how
+    many got one. Operators without a frame get the module that ran, where that is known."""
+    lanes: dict[tuple[Any, Any], list[Event]] = defaultdict(list)
+    for event in events:
+        if event.get("ph") == "X" and event.get("cat") in ("python_function", "cpu_op"):
+            lanes[event.get("pid"), event.get("tid")].append(event)
+    found = 0
+    for lane in lanes.values():
+        lane.sort(key=lambda event: (event["ts"], -event["dur"]))
+        open_: list[tuple[float, str]] = []
+        for event in lane:
+            while open_ and open_[-1][0] <= event["ts"]:
+                open_.pop()
+            if event["cat"] == "python_function":
+                open_.append((event["ts"] + event["dur"], _name(event)))
+                continue
+            stack = [name for _, name in reversed(open_) if not name.startswith(_NO_FRAME)]
+            if stack:
+                event.setdefault("args", {}).setdefault("Call stack", ";".join(stack))
+                found += 1
+    return found
+
+
+def _steps(events: list[Event]) -> list[Event]:
+    """A step mark for each denoising step, where the trace has diffprof's phases: the plugin then breaks time
+    down by step. The call's own mark goes."""
+    spans: dict[int, tuple[float, float]] = {}
+    worked: set[int] = set()
+    lane: dict[str, Any] = {}
+    for event in events:
+        if event.get("cat") != "user_annotation":
+            continue
+        phase = parse_phase(_name(event))
+        if phase is None or phase.step is None:
+            continue
+        start, end = spans.get(phase.step, (event["ts"], event["ts"]))
+        spans[phase.step] = (min(start, event["ts"]), max(end, event["ts"] + event["dur"]))
+        lane = {"pid": event["pid"], "tid": event["tid"]}
+        # What stands between the last step and the decoder has a number too, and no denoiser.
+        if phase.part is not None:
+            worked.add(phase.step)
+    if len(worked) < 2:
+        return []
+    events[:] = [
+        event
+        for event in events
+        if not (event.get("cat") == "user_annotation" and _name(event).startswith("ProfilerStep#"))
+    ]
+    return [
+        {
+            "ph": "X",
+            "cat": "user_annotation",
+            "name": f"ProfilerStep#{step}",
+            **lane,
+            "ts": start,
+            "dur": end - start,
+            "args": {},
+        }
+        for step, (start, end) in sorted(spans.items())
+        if step in worked
+    ]
