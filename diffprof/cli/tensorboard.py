@@ -13,6 +13,7 @@ import click
 from diffprof.cli.options import traces_option
 from diffprof.cli.output import emit, say
 from diffprof.errors import DiffprofError, UsageError
+from diffprof.ladder.result import LADDER_FILE
 from diffprof.views.words import plural
 
 
@@ -78,9 +79,12 @@ def _folders(names: tuple[str, ...], traces: Path) -> list[Path]:
 
     found: dict[Path, None] = {}
     for name in names:
-        inside = runs.folders(Path(name)) if Path(name).is_dir() else []
+        inside = _inside(Path(name)) if Path(name).is_dir() else []
         if inside:
             found.update(dict.fromkeys(inside))
+            continue
+        if (Path(name) / LADDER_FILE).is_file():
+            found[Path(name)] = None
             continue
         place = runs.find(traces, name)
         if place.is_file():
@@ -92,13 +96,24 @@ def _folders(names: tuple[str, ...], traces: Path) -> list[Path]:
             place = place.parent
         found[place] = None
     if not names:
-        found.update(dict.fromkeys(runs.folders(traces)))
+        found.update(dict.fromkeys(_inside(traces)))
     if not found:
         raise UsageError(
             f"No run is stored in {traces}.",
             "Make one with `diffprof scan TARGET`, or name its folder with --traces.",
         )
     return list(found)
+
+
+def _inside(traces: Path) -> list[Path]:
+    """The runs and ladders that are stored in a folder."""
+    from diffprof import runs
+
+    reports = runs.folders(traces)
+    return [
+        *reports,
+        *(file.parent for file in traces.glob(f"*/{LADDER_FILE}") if file.parent not in reports),
+    ]
 
 
 def _logdir(names: tuple[str, ...], traces: Path, folders: list[Path], stack: contextlib.ExitStack) -> Path:

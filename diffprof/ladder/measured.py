@@ -12,7 +12,8 @@ from msgspec.structs import replace as changed
 
 from diffprof.analyzers.kernels.timing import clean_passes, synchronizer
 from diffprof.analyzers.quantization.published import published_list
-from diffprof.ladder import GIB, Inapplicable, Rung, RungResult, prepare
+from diffprof.ladder import GIB, Inapplicable, Rung, prepare
+from diffprof.ladder.result import RungResult
 from diffprof.pipeline import with_role
 from diffprof.recording import Grade
 

@@ -10,7 +10,8 @@ import torch
 from diffprof.analyzers.kernels.simulated import SimulatedKernels, compiled_roots
 from diffprof.analyzers.quantization.published import published_list
 from diffprof.devices.simulated.cost import CostModel, current_mode
-from diffprof.ladder import GIB, Inapplicable, Rung, RungResult, prepare
+from diffprof.ladder import GIB, Inapplicable, Rung, prepare
+from diffprof.ladder.result import RungResult
 from diffprof.pipeline import PhaseTracker
 from diffprof.recording import Grade, Timeline
 from diffprof.timeline import total_us, with_steps

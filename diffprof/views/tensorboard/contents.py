@@ -11,9 +11,9 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from diffprof.fix import Outcome, Plan, PlanStep
+from diffprof.ladder.result import Ladder
 from diffprof.recording import Recording, Timeline
 from diffprof.report import Report, slug
 from diffprof.timeline import Replay, replay, steps_of
@@ -21,9 +21,6 @@ from diffprof.tuning.plan import make_plan
 from diffprof.views.markdown import prose
 from diffprof.views.tensorboard import picture, texts
 from diffprof.views.tensorboard.event_file import EventFile, Value
-
-if TYPE_CHECKING:
-    from diffprof.ladder.result import Ladder
 
 BUCKETS = 40
 """Of a histogram, each as much wider than the last as the durations need."""
@@ -76,6 +73,14 @@ def event_files(run: Run) -> dict[str, bytes]:
         _plan(main, plan)
         files.update(_rows(main, at, recording, [_planned(each) for each in plan.steps]))
     return {"": main.data(), **files}
+
+
+def ladder_file(ladder: Ladder, at: float) -> bytes:
+    """The event file of a ladder that stands alone. at: when it was climbed, seconds since 1970."""
+    file = EventFile(float(int(at)))
+    file.text("report/5 ladder", texts.ladder_text(ladder))
+    _ladder(file, ladder)
+    return file.data()
 
 
 def _seconds(created: str) -> float:

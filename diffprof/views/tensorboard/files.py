@@ -17,21 +17,19 @@ import msgspec
 
 from diffprof import __version__
 from diffprof.errors import DiffprofError
-from diffprof.recording import Recording
+from diffprof.ladder.result import LADDER_FILE, Ladder, load_ladder
 from diffprof.report import REPORT_FILE, Report, judge_again, load_report
 
 if TYPE_CHECKING:
-    from diffprof.ladder.result import Ladder
     from diffprof.views.tensorboard.contents import Picture
 
 TRACE_FILE = "profile.diffprof.json.gz"
 EVENT_FILE = "events.out.tfevents.diffprof"
 MARKER_FILE = "tensorboard.json"
-LADDER_FILE = "ladder.json"
 PICTURES = {"before": "before.png", "after": "after.png"}
 """What the pipeline made before and after the fixes, where the run's folder has it."""
 
-FORM = 2
+FORM = 3
 """Counts changes of what is written here, so that what an older diffprof wrote is replaced."""
 
 
@@ -47,16 +45,17 @@ class Marker(msgspec.Struct, frozen=True, kw_only=True):
 def prepare(folder: Path) -> bool:
     """Bring a run's files up to date; whether something had to be written.
 
-    folder: holds a `report.json`. Raises UsageError when that can't be read, and DiffprofError when the
-    folder does not take the files.
+    folder: holds a `report.json`, a `ladder.json` or both. Raises UsageError when they can't be read, and
+    DiffprofError when the folder does not take the files.
     """
-    report = load_report(folder)
-    after = _after(folder, report)
-    key = _digest(folder, report.recording, after)
+    ladder = load_ladder(folder)
+    report = load_report(folder) if ladder is None or (folder / REPORT_FILE).is_file() else None
+    after = _after(folder, report) if report is not None else None
+    key = _digest(folder, report, after)
     old = _marker(folder)
     if old is not None and old.key == key and all((folder / name).is_file() for name in old.files):
         return False
-    files, problem = _contents(folder, judge_again(report), judge_again(after) if after else None)
+    files, problem = _contents(folder, report, ladder, after)
     try:
         for name in set(old.files if old else ()) - set(files):
             _remove(folder, name)
@@ -77,31 +76,28 @@ def marker_of(folder: Path) -> Marker | None:
     return _marker(folder)
 
 
-def _contents(folder: Path, report: Report, after: Report | None) -> tuple[dict[str, bytes], str | None]:
-    from diffprof.views.tensorboard.contents import Run, event_files
-    from diffprof.views.tensorboard.trace import plugin_trace
+def _contents(
+    folder: Path, report: Report | None, ladder: Ladder | None, after: Report | None
+) -> tuple[dict[str, bytes], str | None]:
+    from diffprof.views.tensorboard.contents import Run, event_files, ladder_file
 
-    problem = None
-    trace = None
+    if report is None:
+        assert ladder is not None
+        return {EVENT_FILE: ladder_file(ladder, (folder / LADDER_FILE).stat().st_mtime)}, None
+    problem = trace = None
     try:
+        from diffprof.views.tensorboard.trace import plugin_trace
+
         trace = plugin_trace(report.recording, folder)
     except (OSError, ValueError, EOFError) as error:
         problem = f"{report.recording.trace_file}: {error}"
-    run = Run(report=report, ladder=_ladder(folder), after=after, pictures=_pictures(folder))
+    run = Run(judge_again(report), ladder, judge_again(after) if after else None, _pictures(folder))
     files = {
         (f"{below}/{EVENT_FILE}" if below else EVENT_FILE): data for below, data in event_files(run).items()
     }
     if trace is not None:
         files[TRACE_FILE] = trace
     return files, problem
-
-
-def _ladder(folder: Path) -> Ladder | None:
-    from diffprof.ladder.result import Ladder
-
-    with suppress(OSError, msgspec.DecodeError):
-        return msgspec.json.decode((folder / LADDER_FILE).read_bytes(), type=Ladder)
-    return None
 
 
 def _pictures(folder: Path) -> dict[str, Picture]:
@@ -128,11 +124,11 @@ def _after(folder: Path, report: Report) -> Report | None:
     return None
 
 
-def _digest(folder: Path, recording: Recording, after: Report | None) -> str:
+def _digest(folder: Path, report: Report | None, after: Report | None) -> str:
     """Of every file that is read, and of the version that reads."""
     files = [folder / REPORT_FILE, folder / LADDER_FILE, *(folder / name for name in PICTURES.values())]
-    if recording.trace_file is not None:
-        files.append(folder / recording.trace_file)
+    if report is not None and report.recording.trace_file is not None:
+        files.append(folder / report.recording.trace_file)
     if after is not None and after.path is not None:
         files.append(Path(after.path) / REPORT_FILE)
     digest = hashlib.sha256(f"{FORM} {__version__}".encode())

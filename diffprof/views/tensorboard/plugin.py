@@ -23,6 +23,7 @@ from torch_tb_profiler.plugin import TorchProfilerPlugin
 from werkzeug import exceptions, wrappers
 
 from diffprof.errors import DiffprofError
+from diffprof.ladder.result import LADDER_FILE
 from diffprof.report import REPORT_FILE, Report, judge_again, load_report
 from diffprof.verdict import verdict
 from diffprof.views import words
@@ -56,7 +57,7 @@ class ProfilerPlugin(TorchProfilerPlugin):
 
     def __init__(self, context: base_plugin.TBContext) -> None:
         self._folders: dict[str, Path] = {}
-        self._seen: dict[Path, tuple[int, int]] = {}
+        self._seen: dict[Path, tuple[tuple[int, int], ...]] = {}
         self._parsing = threading.BoundedSemaphore(PARSED_AT_ONCE)
         self._logdir = context.logdir
         if not self._logdir:
@@ -85,15 +86,19 @@ class ProfilerPlugin(TorchProfilerPlugin):
         if not self._logdir or "://" in self._logdir:
             return
         # Runs that were named one by one are links to their folders.
-        places = (Path(at) for at, _, names in os.walk(self.logdir, followlinks=True) if REPORT_FILE in names)
+        places = (
+            Path(at)
+            for at, _, names in os.walk(self.logdir, followlinks=True)
+            if REPORT_FILE in names or LADDER_FILE in names
+        )
         for folder in sorted(places, reverse=True):
             if self._ready(folder) and (folder / TRACE_FILE).is_file():
                 yield str(folder)
 
     def _ready(self, folder: Path) -> bool:
         try:
-            status = (folder / REPORT_FILE).stat()
-            stamp = status.st_mtime_ns, status.st_size
+            found = [folder / name for name in (REPORT_FILE, LADDER_FILE) if (folder / name).is_file()]
+            stamp = tuple((status.st_mtime_ns, status.st_size) for status in (file.stat() for file in found))
             if self._seen.get(folder) != stamp:
                 self._seen[folder] = stamp
                 prepare(folder)

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from diffprof.fix import Plan
+from diffprof.ladder.result import Ladder
 from diffprof.report import Report
 from diffprof.verdict import verdict
 from diffprof.views import words
 from diffprof.views.fixes import fix_table
+from diffprof.views.ladder import render_ladder
 from diffprof.views.markdown import prose, table
 from diffprof.views.plain import clean, cut
 from diffprof.views.sections import Table, not_checked, tables
 
 if TYPE_CHECKING:
-    from diffprof.ladder.result import Ladder
     from diffprof.views.tensorboard.event_file import EventFile
 
 MOST_FINDINGS = 200
@@ -30,7 +31,7 @@ def write(file: EventFile, report: Report, plan: Plan, ladder: Ladder | None) ->
         "2 findings": _findings(report),
         "3 fixes": _section(fixes) if fixes else "",
         "4 tables": "\n".join(map(_section, tables(report))),
-        "5 ladder": _ladder(ladder) if ladder is not None else "",
+        "5 ladder": ladder_text(ladder) if ladder is not None else "",
         "6 not checked": _not_checked(report),
     }
     for name, text in pages.items():
@@ -76,9 +77,8 @@ def _section(found: Table) -> str:
     return f"### {_cell(found.title)}\n\n{_table(found.columns, found.rows)}{note}"
 
 
-def _ladder(ladder: Ladder) -> str:
-    from diffprof.views.ladder import render_ladder
-
+def ladder_text(ladder: Ladder) -> str:
+    """One row a rung."""
     return render_ladder(ladder, "markdown")
 
 

@@ -79,10 +79,13 @@ def _read(path: Path) -> dict[str, Any]:
     if data[:2] == b"\x1f\x8b":
         data = gzip.decompress(data)
     try:
-        return msgspec.json.decode(data)
+        document = msgspec.json.decode(data)
     except msgspec.DecodeError:
         # Kineto writes raw control characters and half surrogates now and then.
-        return json.loads(data.decode("utf-8", "backslashreplace"), strict=False)
+        document = json.loads(data.decode("utf-8", "backslashreplace"), strict=False)
+    if not isinstance(document, dict) or not isinstance(document.get("traceEvents"), list):
+        raise ValueError("no list of traceEvents in it")
+    return document
 
 
 def _written(recording: Recording) -> dict[str, Any]:
