@@ -593,4 +593,4 @@ class Recording(Row, frozen=True, kw_only=True):
     graph_breaks: tuple[GraphBreakRow, ...] | None = None
     recompiles: tuple[RecompileRow, ...] | None = None
     trace_file: str | None = None
-    """Kineto-style trace beside the report, relative path."""
+    """Kineto-style trace beside the stored report, relative path."""

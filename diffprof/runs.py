@@ -1,9 +1,11 @@
-"""The folder of stored runs: one folder each, `<UTC time>-<target>`, with a `report.json`."""
+"""The folder of stored runs: one folder each, `<UTC time>-<target>`, with a `report.json` and the trace of
+what it tells."""
 
 from __future__ import annotations
 
 import datetime
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -176,17 +178,20 @@ def new_folder(traces: Path, target: str, *, now: datetime.datetime) -> Path:
     raise DiffprofError(f"{traces} already holds 9,999 runs named {name}.", "Choose another folder.")
 
 
-def store(report: Report, traces: Path, *, now: datetime.datetime) -> Report:
-    """Save a report in a new folder; returns it with its path.
+def store(report: Report, traces: Path, *, now: datetime.datetime, trace: Path | None = None) -> Report:
+    """Save a report in a new folder; returns it with its path. Its trace comes beside it: `trace`, if it was
+    read from one, or else that of a simulated timeline.
 
-    Raises DiffprofError when the disk does not take it; no empty folder is left then.
+    Raises DiffprofError when the disk does not take it; nothing is left then.
     """
-    folder = new_folder(traces, report.recording.target.spec, now=now)
+    from diffprof.chrome_trace.storing import store_trace
+
+    recording = report.recording
+    folder = new_folder(traces, recording.target.spec, now=now)
+    worker = slug(f"{recording.target.spec}-{recording.device.spec}")
+    recording = store_trace(recording, folder, worker=worker, now=now, exported=trace)
     try:
-        return save_report(report, folder)
+        return save_report(msgspec.structs.replace(report, recording=recording), folder)
     except DiffprofError:
-        try:
-            folder.rmdir()
-        except OSError:
-            pass
+        shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
@@ -16,31 +18,13 @@ import msgspec
 
 from diffprof import __version__
 from diffprof.chrome_trace.events import MODULE_PREFIX, Phase, phase_label
-from diffprof.chrome_trace.kernel_rows import DTYPES
+from diffprof.chrome_trace.op_lines import FIRST_STREAM, HOST, ORIGIN_US, on_host, operation_lines
 from diffprof.errors import DiffprofError
-from diffprof.recording import KernelKind, MemoryUse, PhaseSpan, SyncRow, Timeline
+from diffprof.recording import MemoryUse, PhaseSpan, SyncRow, Timeline
 from diffprof.timeline import Replay, replay
 
-HOST = 1000
-"""pid and tid of the host's lane."""
-
-FIRST_STREAM = 7
-"""Number that CUPTI gives the default stream."""
-
-CALL_US = 1.0
-"""Length drawn for a launching call, at most half of its event's host time."""
-
-ORIGIN_US = 1_000_000
-"""Where the call begins on the trace's clock; some readers drop events at 0."""
-
-_COPY_KINDS = {
-    "device-to-host": "Memcpy DtoH (Device -> Pageable)",
-    "value-read": "Memcpy DtoH (Device -> Pageable)",
-    "tensor-from-device-scalars": "Memcpy DtoH (Device -> Pageable)",
-    "host-index": "Memcpy DtoH (Device -> Pageable)",
-    "host-to-device": "Memcpy HtoD (Pageable -> Device)",
-    "staged-copy": "Memcpy HtoD (Pageable -> Device)",
-}
+LINES_AT_ONCE = 1024
+"""Lines that are handed to the file together."""
 
 NOWHERE = PhaseSpan(name="")
 
@@ -86,11 +70,16 @@ def write_trace(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _open(part, compressed=target.suffix == ".gz") as file:
-            file.write(encode(header)[:-1] + b',\n"traceEvents": [\n')
-            separator = b""
-            for event in _events(timeline, run, syncs, device_name, memory):
-                file.write(separator + encode(event))
-                separator = b",\n"
+            # By json, which escapes what is no UTF-8: a target's name may be that of a file.
+            file.write(json.dumps(header)[:-1].encode() + b',\n"traceEvents": [\n')
+            events = _annotations(timeline, run, device_name, memory)
+            lines = itertools.chain(
+                (encode(event).decode() for event in events), operation_lines(timeline, run, syncs)
+            )
+            separator = ""
+            while some := list(itertools.islice(lines, LINES_AT_ONCE)):
+                file.write((separator + ",\n".join(some)).encode())
+                separator = ",\n"
             file.write(b"\n]}\n")
         part.replace(target)
     except OSError as error:
@@ -110,16 +99,17 @@ def _open(path: Path, *, compressed: bool) -> IO[bytes]:
     return path.open("wb")
 
 
-def _events(
-    timeline: Timeline, run: Replay, syncs: Sequence[SyncRow], device_name: str, memory: MemoryUse | None
+def _annotations(
+    timeline: Timeline, run: Replay, device_name: str, memory: MemoryUse | None
 ) -> Iterator[Event]:
+    """Everything but the operations."""
     yield from _names(timeline, device_name)
-    end = max(run.total_us, 0.001)
-    yield _span("user_annotation", "ProfilerStep#0", 0.0, end)
+    yield _span("user_annotation", "ProfilerStep#0", 0.0, max(run.total_us, 0.001))
     yield from _phases(timeline, run)
-    yield from _modules(timeline, run)
-    for index in range(len(timeline.host_us)):
-        yield from _event(timeline, run, syncs, index)
+    modules = list(_modules(timeline, run))
+    # They come as they end, inner ones first; of those that take the same time, outer ones are written first.
+    modules.reverse()
+    yield from sorted(modules, key=lambda each: (each["ts"], -each["dur"]))
     if memory is not None:
         yield from _memory(timeline, run, memory)
 
@@ -140,21 +130,6 @@ def _names(timeline: Timeline, device_name: str) -> Iterator[Event]:
             yield named("thread_name", 0, FIRST_STREAM + stream, "name", f"stream {FIRST_STREAM + stream}")
 
 
-def _at(us: float) -> float:
-    """Host times in 64ths of a microsecond: sums of start and length are exact, so that neighbours touch and
-    children end inside their parents whatever a reader adds up."""
-    return ORIGIN_US + round(us * 64) / 64
-
-
-def _whole(us: float) -> int:
-    """Device times in whole microseconds, each edge to the nearest, so that neighbours still touch.
-
-    HolisticTraceAnalysis cuts starts up and ends down to microseconds, which would open a gap between any two
-    kernels that follow each other.
-    """
-    return round(ORIGIN_US + us)
-
-
 def _span(category: str, name: str, start: float, end: float, args: Event | None = None) -> Event:
     return {
         "ph": "X",
@@ -162,8 +137,8 @@ def _span(category: str, name: str, start: float, end: float, args: Event | None
         "name": name,
         "pid": HOST,
         "tid": HOST,
-        "ts": _at(start),
-        "dur": _at(end) - _at(start),
+        "ts": on_host(start),
+        "dur": on_host(end) - on_host(start),
         "args": args or {},
     }
 
@@ -182,119 +157,46 @@ def _phases(timeline: Timeline, run: Replay) -> Iterator[Event]:
 
 
 def _modules(timeline: Timeline, run: Replay) -> Iterator[Event]:
-    """One annotation for each run of events of one module, cut where a phase begins or ends."""
+    """One annotation for each call of a module, inside those of the modules around it; all end where a phase
+    begins or ends. Two calls in a row of one module, with nothing of its parent's between them, are one."""
     cuts = {edge for span in timeline.phases for edge in (span.first, span.last)}
-    first = 0
+    paths = [called_modules(name) for name in timeline.modules]
+    entered: list[tuple[str, int]] = []
+    inside: tuple[str, ...] = ()
     count = len(timeline.module)
-    for index in range(1, count + 1):
-        if index < count and timeline.module[index] == timeline.module[first] and index not in cuts:
+    for index in range(count + 1):
+        number = timeline.module[index] if index < count else -1
+        path = paths[number] if 0 <= number < len(paths) else ()
+        cut = index in cuts
+        if path == inside and not cut:
             continue
-        number = timeline.module[first]
-        name = timeline.modules[number] if 0 <= number < len(timeline.modules) else ""
-        if name:
+        shared = 0 if cut else _shared(inside, path)
+        while len(entered) > shared:
+            name, first = entered.pop()
             yield _span("user_annotation", MODULE_PREFIX + name, *_window(run, first, index))
-        first = index
+        entered.extend((name, index) for name in path[shared:])
+        inside = path
 
 
-def _event(timeline: Timeline, run: Replay, syncs: Sequence[SyncRow], index: int) -> Iterator[Event]:
-    kind = timeline.kinds[timeline.kind[index]] if timeline.kind[index] >= 0 else None
-    row = timeline.sync[index]
-    sync = syncs[row] if 0 <= row < len(syncs) else None
-    launches = timeline.device_us[index] > 0.0
-    blocks = run.wait_start[index] >= 0.0
-    if kind is None and not blocks:
-        return
-    start, end = run.host_start[index], run.host_end[index]
-    issued = run.wait_start[index] if blocks else end
-    begun = issued - min(CALL_US, 0.5 * (issued - start))
-    # Never equal: readers tell older traces, which repeat the correlation id as External id, by that.
-    external = index + 1
-    correlation = len(timeline.host_us) + 1 + 2 * index
-    if sync is not None:
-        yield from _frames(sync, start, end)
-    args = {"External id": external, **_shapes(kind)} if kind else {"External id": external}
-    name = kind.op if kind and kind.op else sync.op if sync else "synchronize"
-    yield _span("cpu_op", name, start, end, args)
-    stream = FIRST_STREAM + max(timeline.stream[index], 0)
-    if launches and kind is not None:
-        work, category, call = _work(kind, sync)
-        yield _span(
-            "cuda_runtime",
-            call,
-            begun,
-            issued,
-            {"External id": external, "cbid": 211, "correlation": correlation},
-        )
-        yield {
-            "ph": "X",
-            "cat": category,
-            "name": work,
-            "pid": 0,
-            "tid": stream,
-            "ts": _whole(run.device_start[index]),
-            "dur": _whole(run.device_end[index]) - _whole(run.device_start[index]),
-            "args": {
-                "External id": external,
-                "correlation": correlation,
-                "device": 0,
-                "context": 1,
-                "stream": stream,
-                **_extent(kind, category),
-            },
-        }
-        arrow = {"cat": "ac2g", "name": "ac2g", "id": correlation}
-        yield {"ph": "s", **arrow, "pid": HOST, "tid": HOST, "ts": _at(begun)}
-        yield {"ph": "f", "bp": "e", **arrow, "pid": 0, "tid": stream, "ts": _whole(run.device_start[index])}
-    if blocks:
-        call = "cudaDeviceSynchronize" if timeline.stream[index] < 0 else "cudaStreamSynchronize"
-        if not launches:
-            issued = begun
-        args = {"External id": external, "cbid": 131, "correlation": correlation + 1}
-        yield _span("cuda_runtime", call, issued, end, args)
+def called_modules(path: str) -> tuple[str, ...]:
+    """The modules that were called to get to this one, outermost first: `unet`, `unet.blocks.3`,
+    `unet.blocks.3.norm`. Containers that are only indexed (`unet.blocks`) are not called."""
+    names = path.split(".") if path else []
+    return tuple(
+        ".".join(names[:end])
+        for end in range(1, len(names) + 1)
+        if end == len(names) or not names[end].isdecimal()
+    )
 
 
-def _work(kind: KernelKind, sync: SyncRow | None) -> tuple[str, str, str]:
-    """(name, category, runtime call) of a piece of device work."""
-    if kind.name.startswith("Memcpy"):
-        return kind.name, "gpu_memcpy", "cudaMemcpyAsync"
-    if kind.family == "copy" and sync is not None and sync.kind in _COPY_KINDS:
-        return _COPY_KINDS[sync.kind], "gpu_memcpy", "cudaMemcpyAsync"
-    if kind.family == "memset":
-        name = kind.name if kind.name.startswith("Memset") else "Memset (Device)"
-        return name, "gpu_memset", "cudaMemsetAsync"
-    return kind.name, "kernel", "cudaLaunchKernel"
-
-
-def _extent(kind: KernelKind, category: str) -> Event:
-    if category == "kernel":
-        return {"flops": kind.flops} if kind.flops is not None else {}
-    return {"bytes": int(kind.bytes)} if kind.bytes is not None else {}
-
-
-_DTYPE_NAMES = {python: name for name, python in reversed(DTYPES.items())}
-
-
-def _shapes(kind: KernelKind) -> Event:
-    """Shapes as Kineto writes them; nothing when the text is no list of shapes."""
-    shapes: list[list[int]] = []
-    for each in kind.shape.split(", ") if kind.shape else ():
-        sizes = each.split("x")
-        if not all(size.isdigit() for size in sizes):
-            return {}
-        shapes.append([int(size) for size in sizes])
-    if not shapes:
-        return {}
-    dtype = _DTYPE_NAMES.get(kind.dtype, kind.dtype)
-    return {"Input Dims": shapes, "Input type": [dtype] * len(shapes)}
-
-
-def _frames(sync: SyncRow, start: float, end: float) -> Iterator[Event]:
-    site = sync.site
-    if not site.line:
-        return
-    for frame in reversed(sync.site.chain):
-        yield _span("python_function", f"{frame.file}({frame.line}): {frame.function}", start, end)
-    yield _span("python_function", f"{site.file}({site.line}): {site.function}", start, end)
+def _shared(one: tuple[str, ...], other: tuple[str, ...]) -> int:
+    """How many modules two paths begin with alike."""
+    count = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
 
 
 def _shortly_before_the_end(run: Replay, span: PhaseSpan) -> float:
@@ -323,7 +225,7 @@ def _memory(timeline: Timeline, run: Replay, memory: MemoryUse) -> Iterator[Even
             "name": "[memory]",
             "pid": HOST,
             "tid": HOST,
-            "ts": _at(at),
+            "ts": on_host(at),
             "args": {
                 "Total Reserved": live,
                 "Total Allocated": live,
@@ -333,5 +235,5 @@ def _memory(timeline: Timeline, run: Replay, memory: MemoryUse) -> Iterator[Even
                 "Addr": 1,
             },
         }
-        yield {"ph": "C", "name": "GPU memory", "pid": 0, "ts": _at(at), "args": {"bytes": live}}
+        yield {"ph": "C", "name": "GPU memory", "pid": 0, "ts": on_host(at), "args": {"bytes": live}}
         before = live

@@ -30,9 +30,18 @@ def fail_on_option() -> Decorator:
     )
 
 
-def deliver(report: Report, form: str, traces: Path, *, verbose: bool = False, failed: bool = False) -> None:
+def deliver(
+    report: Report,
+    form: str,
+    traces: Path,
+    *,
+    verbose: bool = False,
+    failed: bool = False,
+    trace: Path | None = None,
+) -> None:
     """Store and print; what can't be stored is printed all the same, and the error raised after that.
 
+    trace: the profiler's trace that the report was made from, to be kept beside it.
     failed: the target failed before, and the report is partial. A second failure is then only said: the
     first is what the exit status tells.
     """
@@ -41,7 +50,7 @@ def deliver(report: Report, form: str, traces: Path, *, verbose: bool = False, f
 
     unstored: DiffprofError | None = None
     try:
-        report = store(report, traces, now=datetime.datetime.now(datetime.UTC))
+        report = store(report, traces, now=datetime.datetime.now(datetime.UTC), trace=trace)
     except DiffprofError as error:
         unstored = error
     screen = terminal()

@@ -8,13 +8,16 @@ import random
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from diffprof.chrome_trace.events import MODULE_PREFIX
+from diffprof.chrome_trace.op_lines import HOST, ORIGIN_US
 from diffprof.chrome_trace.reader import read_trace
-from diffprof.chrome_trace.writer import HOST, write_trace
+from diffprof.chrome_trace.writer import write_trace
 from diffprof.errors import DiffprofError
 from diffprof.importing import record_trace
 from diffprof.recording import Frame, Grade, KernelKind, MemoryUse, PhaseSpan, Site, SyncRow, Timeline
@@ -210,6 +213,31 @@ def test_host_spans_nest_exactly(tmp_path: Path) -> None:
         end = event["ts"] + event["dur"]
         assert not open_ends or end <= open_ends[-1]
         open_ends.append(end)
+
+
+def test_modules_nest_in_the_modules_that_called_them(tmp_path: Path) -> None:
+    lanes = Lanes()
+    for module in (1, 1, 2, 0, 1):
+        lanes.add(0, 8.0, 3.0, module=module)
+    timeline = msgspec.structs.replace(
+        lanes.timeline(), modules=("unet", "unet.blocks.0.attn.to_q", "unet.blocks.0.attn.to_k")
+    )
+    written = json.loads(write_trace(tmp_path / "t.json", timeline, device_name="A100").read_text())
+    spans = [
+        (event["name"].removeprefix(MODULE_PREFIX), event["ts"] - ORIGIN_US, event["dur"])
+        for event in written["traceEvents"]
+        if event.get("name", "").startswith(MODULE_PREFIX)
+    ]
+    assert spans == [
+        ("unet", 0, 40),
+        ("unet.blocks.0", 0, 24),
+        ("unet.blocks.0.attn", 0, 24),
+        ("unet.blocks.0.attn.to_q", 0, 16),
+        ("unet.blocks.0.attn.to_k", 16, 8),
+        ("unet.blocks.0", 32, 8),
+        ("unet.blocks.0.attn", 32, 8),
+        ("unet.blocks.0.attn.to_q", 32, 8),
+    ]
 
 
 def test_a_timeline_without_events(tmp_path: Path) -> None:

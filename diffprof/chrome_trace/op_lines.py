@@ -1,0 +1,196 @@
+"""The operations of a timeline as lines of a Kineto trace: op, runtime calls, device work, arrows, frames.
+
+A full-size call has thousands of events of a few hundred forms, up to seven lines each, so what the lines of
+one form have in common is encoded once and the rest is put in as text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from diffprof.chrome_trace.kernel_rows import DTYPES
+from diffprof.recording import Frame, KernelKind, Site, SyncRow, Timeline
+from diffprof.timeline import Replay
+
+HOST = 1000
+"""pid and tid of the host's lane."""
+
+FIRST_STREAM = 7
+"""Number that CUPTI gives the default stream."""
+
+CALL_US = 1.0
+"""Length drawn for a launching call, at most half of its event's host time."""
+
+ORIGIN_US = 1_000_000
+"""Where the call begins on the trace's clock; some readers drop events at 0."""
+
+_LAUNCH_ID = 211
+_WAIT_ID = 131
+"""CUPTI's `cbid` of cudaLaunchKernel and cudaStreamSynchronize (cupti_runtime_cbid.h)."""
+
+_COPY_KINDS = {
+    "device-to-host": "Memcpy DtoH (Device -> Pageable)",
+    "value-read": "Memcpy DtoH (Device -> Pageable)",
+    "tensor-from-device-scalars": "Memcpy DtoH (Device -> Pageable)",
+    "host-index": "Memcpy DtoH (Device -> Pageable)",
+    "host-to-device": "Memcpy HtoD (Pageable -> Device)",
+    "staged-copy": "Memcpy HtoD (Pageable -> Device)",
+}
+
+_DTYPE_NAMES = {python: name for name, python in reversed(DTYPES.items())}
+
+
+def on_host(us: float) -> float:
+    """Host times in 64ths of a microsecond: sums of start and length are exact, so that neighbours touch and
+    children end inside their parents whatever a reader adds up."""
+    return ORIGIN_US + round(us * 64) / 64
+
+
+def on_device(us: float) -> int:
+    """Device times in whole microseconds, each edge to the nearest, so that neighbours still touch.
+
+    HolisticTraceAnalysis cuts starts up and ends down to microseconds, which would open a gap between any two
+    kernels that follow each other.
+    """
+    return round(ORIGIN_US + us)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What the lines of one kind and one sync row have in common, as pieces of JSON."""
+
+    op: str
+    """`"name":...` of the operation."""
+    shapes: str
+    """Args of the operation after the first."""
+    call: str = ""
+    """Runtime call that launches it."""
+    work: str = ""
+    """`"cat":...,"name":...` of the device work; empty for kinds that launch nothing."""
+    extent: str = ""
+    """Args of the device work after the others."""
+    frames: tuple[str, ...] = ()
+    """`"name":...` of the Python frames, outermost first."""
+
+
+def operation_lines(timeline: Timeline, run: Replay, syncs: Sequence[SyncRow]) -> Iterator[str]:
+    """One JSON object a line for everything that the timeline's events do, in host order.
+
+    run: `replay(timeline)`. syncs: the rows that `timeline.sync` points to.
+    """
+    forms: dict[tuple[int, int], _Form] = {}
+    count = len(timeline.host_us)
+    thread = f'"pid":{HOST},"tid":{HOST}'
+    columns = zip(
+        timeline.kind,
+        timeline.sync,
+        timeline.stream,
+        run.host_start,
+        run.host_end,
+        run.wait_start,
+        run.device_start,
+        run.device_end,
+        strict=True,
+    )
+    for index, (kind, row, lane, start, end, waits, begins, ends) in enumerate(columns):
+        blocks = waits >= 0.0
+        if kind < 0 and not blocks:
+            continue
+        form = forms.get((kind, row))
+        if form is None:
+            form = forms[kind, row] = _form(timeline, kind, syncs[row] if 0 <= row < len(syncs) else None)
+        # Never equal: readers tell older traces, which repeat the correlation id as External id, by that.
+        external = index + 1
+        correlation = count + 1 + 2 * index
+        first, last = on_host(start), on_host(end)
+        when = f'{thread},"ts":{first},"dur":{last - first}'
+        for frame in form.frames:
+            yield f'{{"ph":"X","cat":"python_function",{frame},{when},"args":{{}}}}'
+        yield f'{{"ph":"X","cat":"cpu_op",{form.op},{when},"args":{{"External id":{external}{form.shapes}}}}}'
+        issued = waits if blocks else end
+        begun = issued - min(CALL_US, 0.5 * (issued - start))
+        launches = begins >= 0.0 and bool(form.work)
+        if launches:
+            at = on_host(begun)
+            stream = FIRST_STREAM + max(lane, 0)
+            start_us = on_device(begins)
+            ids = f'"External id":{external},"correlation":{correlation}'
+            arrow = f'"cat":"ac2g","name":"ac2g","id":{correlation}'
+            yield (
+                f'{{"ph":"X","cat":"cuda_runtime","name":"{form.call}",{thread},"ts":{at},'
+                f'"dur":{on_host(issued) - at},"args":{{{ids},"cbid":{_LAUNCH_ID}}}}}'
+            )
+            yield (
+                f'{{"ph":"X",{form.work},"pid":0,"tid":{stream},"ts":{start_us},'
+                f'"dur":{on_device(ends) - start_us},"args":{{{ids},"device":0,"context":1,"stream":{stream}'
+                f"{form.extent}}}}}"
+            )
+            yield f'{{"ph":"s",{arrow},{thread},"ts":{at}}}'
+            yield f'{{"ph":"f","bp":"e",{arrow},"pid":0,"tid":{stream},"ts":{start_us}}}'
+        if blocks:
+            call = "cudaDeviceSynchronize" if lane < 0 else "cudaStreamSynchronize"
+            at = on_host(issued if launches else begun)
+            yield (
+                f'{{"ph":"X","cat":"cuda_runtime","name":"{call}",{thread},"ts":{at},"dur":{last - at},'
+                f'"args":{{"External id":{external},"correlation":{correlation + 1},"cbid":{_WAIT_ID}}}}}'
+            )
+
+
+def _form(timeline: Timeline, number: int, sync: SyncRow | None) -> _Form:
+    kind = timeline.kinds[number] if number >= 0 else None
+    if kind is None:
+        return _Form(op=_named(sync.op if sync else "synchronize"), shapes="", frames=_frames(sync))
+    name, category, call = _work(kind, sync)
+    return _Form(
+        op=_named(kind.op or (sync.op if sync else "synchronize")),
+        shapes=_shapes(kind),
+        call=call,
+        work=f'"cat":"{category}",{_named(name)}',
+        extent=_extent(kind, category),
+        frames=_frames(sync),
+    )
+
+
+def _named(text: str) -> str:
+    return f'"name":{json.dumps(text)}'
+
+
+def _work(kind: KernelKind, sync: SyncRow | None) -> tuple[str, str, str]:
+    """(name, category, runtime call) of a piece of device work."""
+    if kind.name.startswith("Memcpy"):
+        return kind.name, "gpu_memcpy", "cudaMemcpyAsync"
+    if kind.family == "copy" and sync is not None and sync.kind in _COPY_KINDS:
+        return _COPY_KINDS[sync.kind], "gpu_memcpy", "cudaMemcpyAsync"
+    if kind.family == "memset":
+        name = kind.name if kind.name.startswith("Memset") else "Memset (Device)"
+        return name, "gpu_memset", "cudaMemsetAsync"
+    return kind.name, "kernel", "cudaLaunchKernel"
+
+
+def _extent(kind: KernelKind, category: str) -> str:
+    if category == "kernel":
+        return f',"flops":{kind.flops}' if kind.flops is not None else ""
+    return f',"bytes":{int(kind.bytes)}' if kind.bytes is not None else ""
+
+
+def _shapes(kind: KernelKind) -> str:
+    """Shapes as Kineto writes them; nothing when the text is no list of shapes."""
+    shapes: list[list[int]] = []
+    for each in kind.shape.split(", ") if kind.shape else ():
+        sizes = each.split("x")
+        if not all(size.isdigit() for size in sizes):
+            return ""
+        shapes.append([int(size) for size in sizes])
+    if not shapes:
+        return ""
+    dtypes = [_DTYPE_NAMES.get(kind.dtype, kind.dtype)] * len(shapes)
+    return f',"Input Dims":{json.dumps(shapes)},"Input type":{json.dumps(dtypes)}'
+
+
+def _frames(sync: SyncRow | None) -> tuple[str, ...]:
+    if sync is None or not sync.site.line:
+        return ()
+    frames: list[Frame | Site] = [*reversed(sync.site.chain), sync.site]
+    return tuple(_named(f"{frame.file}({frame.line}): {frame.function}") for frame in frames)
