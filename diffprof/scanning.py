@@ -8,12 +8,13 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from diffprof.analyzers import DEFAULT_ANALYZERS
+from diffprof.collection import paused_collection
 from diffprof.devices import resolve_device
 from diffprof.errors import DiffprofError
 from diffprof.progress import Progress
 from diffprof.report import Report, make_report
 from diffprof.schedulers import SchedulerRow, scheduler_row
-from diffprof.session import Session, Watch, paused_collection
+from diffprof.session import Session, Watch
 from diffprof.targets import Options, Target, from_object, resolve
 from diffprof.targets.calls import scheduler_names, swap_scheduler
 from diffprof.targets.scene import Scene

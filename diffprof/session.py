@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import gc
 import hashlib
 import importlib.metadata
 import platform
@@ -21,6 +20,7 @@ from diffprof.analyzers import ANALYZERS, DEFAULT_ANALYZERS
 from diffprof.analyzers.kernels.simulated import SimulatedKernels, compiled_roots
 from diffprof.analyzers.syncs.probe import SyncObserver
 from diffprof.callsite import Place, is_machinery, make_site, source_line
+from diffprof.collection import paused_collection
 from diffprof.devices import Device
 from diffprof.devices.borrow import lent
 from diffprof.devices.branches import as_unseen, branches_noted, device_type_branches
@@ -77,7 +77,8 @@ class Session:
 
     def load_code(self) -> None:
         """Import the target's classes, which takes longer than all the rest."""
-        self.target.load_code()
+        with paused_collection():
+            self.target.load_code()
         self._lap("import")
 
     def record(self, scene: Scene) -> Recording:
@@ -279,19 +280,6 @@ def _unseen_parts(pipe: Any) -> Iterator[Unseen]:
 
 def _is_compiled(module: torch.nn.Module) -> bool:
     return module._compiled_call_impl is not None or "_orig_mod" in module._modules
-
-
-@contextmanager
-def paused_collection() -> Iterator[None]:
-    """No cyclic garbage collection inside: each would walk the millions of objects that torch and
-    transformers keep (a third of the time of a simulated scan), and tensors without values hold no memory."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 # --- facts about this run ------------------------------------------------------------------------------

@@ -6,5 +6,9 @@ from __future__ import annotations
 def main() -> None:
     """Entry point of the `diffprof` script."""
     from diffprof.cli.app import app
+    from diffprof.collection import leave_to_the_system
 
-    app(prog_name="diffprof")
+    try:
+        app(prog_name="diffprof")
+    finally:
+        leave_to_the_system()

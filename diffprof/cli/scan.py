@@ -163,6 +163,7 @@ def command(
     TARGET is a built-in architecture (`diffprof targets`), a checkpoint folder or hub id, a factory
     file.py:function, or a script; the script's own ARGS follow after --.
     """
+    from diffprof.collection import paused_collection
     from diffprof.gate import parse_gate
     from diffprof.progress import progress_on
 
@@ -179,7 +180,8 @@ def command(
     failure: BaseException | None = None
     with progress_on(sys.stderr, quiet=quiet) as progress, stdout_to_stderr():
         progress.stage("importing torch and diffusers")
-        from diffprof.scanning import scan_target
+        with paused_collection():
+            from diffprof.scanning import scan_target
 
         try:
             report = scan_target(
