@@ -116,7 +116,67 @@ def _linears(recording: Recording) -> Table | None:
     return Table("Linears", ("rows x in x out", "calls", "share", "quantize", "why"), rows, note)
 
 
-SECTIONS: tuple[Callable[[Recording], Table | None], ...] = (_call, _kernels, _gaps, _linears)
+def _captures(recording: Recording) -> Table | None:
+    """What torch.compile makes of each component."""
+    if not recording.captures:
+        return None
+    rows = tuple(
+        (
+            row.component,
+            "no" if row.failure else "yes" if row.fullgraph_ready else "no",
+            f"{row.graphs:,}",
+            f"{row.breaks:,}",
+            f"{row.ops:,}",
+            row.failure or "",
+        )
+        for row in recording.captures
+    )
+    columns = ("component", "one graph", "graphs", "breaks", "operations", "why not")
+    return Table("Compiled parts", columns, rows, "as Dynamo captures them, without running them")
+
+
+def _graph_breaks(recording: Recording) -> Table | None:
+    """Where graphs end, those passed most often first."""
+    if not recording.graph_breaks:
+        return None
+    ranked = sorted(recording.graph_breaks, key=lambda row: -(row.count or 0))
+    rows = tuple(
+        (
+            NOT_MEASURED if row.per_step is None else number(row.per_step),
+            row.component,
+            f"{row.site.file}:{row.site.line}",
+            row.cause,
+            row.code or "",
+        )
+        for row in ranked[:MOST_ROWS]
+    )
+    left = len(ranked) - len(rows)
+    note = f"{plural(left, 'more break')} not shown" if left else ""
+    return Table("Graph breaks", ("per step", "component", "where", "cause", "code"), rows, note)
+
+
+def _recompiles(recording: Recording) -> Table | None:
+    """What made Dynamo compile again."""
+    if not recording.recompiles:
+        return None
+    rows = tuple(
+        (f"{row.count:,}", row.component, f"{row.site.file}:{row.site.line}", row.variation, row.guard)
+        for row in recording.recompiles[:MOST_ROWS]
+    )
+    left = len(recording.recompiles) - len(rows)
+    note = f"{plural(left, 'more guard')} not shown" if left else ""
+    return Table("Recompiles", ("times", "component", "where", "what changed", "guard"), rows, note)
+
+
+SECTIONS: tuple[Callable[[Recording], Table | None], ...] = (
+    _call,
+    _kernels,
+    _gaps,
+    _captures,
+    _graph_breaks,
+    _recompiles,
+    _linears,
+)
 
 
 def tables(report: Report) -> Iterator[Table]:

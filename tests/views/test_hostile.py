@@ -20,6 +20,15 @@ from tests import builders
 TAGS = {
     *("html", "head", "meta", "title", "style", "body", "section", "h1", "h2", "h3", "p", "b", "br"),
     *("ul", "li", "div", "span", "pre", "dl", "dt", "dd", "table", "tr", "th", "td", "details", "summary"),
+    *("article", "header", "footer", "nav", "a", "figure", "figcaption", "code", "small", "thead", "tbody"),
+    *("svg", "g", "rect", "path", "line", "text"),
+}  # fmt: skip
+
+
+ATTRIBUTES = {
+    *("lang", "charset", "http-equiv", "content", "name", "class", "id", "href", "style", "role"),
+    *("aria-label", "viewbox", "x", "y", "x1", "x2", "y1", "y2"),
+    *("width", "height", "d", "fill", "text-anchor"),
 }  # fmt: skip
 
 
@@ -81,14 +90,9 @@ def test_html_has_only_our_tags_and_loads_nothing(name: str) -> None:
     page = _Page()
     page.feed(render(builders.HARD[name](), "html"))
     assert page.tags <= TAGS
-    assert {key for key, _ in page.attributes} <= {
-        "lang",
-        "charset",
-        "http-equiv",
-        "content",
-        "name",
-        "class",
-    }
+    assert {key for key, _ in page.attributes} <= ATTRIBUTES
+    assert all(re.fullmatch(r"#[\w-]+", value or "") for key, value in page.attributes if key == "href")
+    assert all("url" not in (value or "") for key, value in page.attributes if key == "style")
     assert "url(" not in render(builders.HARD[name](), "html")
 
 

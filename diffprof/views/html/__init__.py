@@ -1,0 +1,215 @@
+"""A report as one page to send: no scripts, nothing loaded from elsewhere, light and dark, on paper too."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from html import escape
+from importlib.resources import files
+
+from diffprof.finding import Finding
+from diffprof.fix import Plan
+from diffprof.recording import Recording, Site, steady_per_step
+from diffprof.report import Report
+from diffprof.tuning.plan import call_ms, make_plan
+from diffprof.verdict import verdict
+from diffprof.views import words
+from diffprof.views.fixes import fix_table
+from diffprof.views.html.text import prose, text
+from diffprof.views.html.timeline import timeline_figures
+from diffprof.views.plain import clean, clean_lines, cut
+from diffprof.views.sections import Table, not_checked, tables
+
+_MOST_CODE = 400
+"""Characters of a source line shown."""
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
+
+
+def render_html(report: Report) -> str:
+    """The whole report."""
+    return "".join(_page(report))
+
+
+def _page(report: Report) -> Iterator[str]:
+    recording = report.recording
+    style = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
+    yield (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>diffprof: {text(recording.target.spec)} on {text(recording.device.spec)}</title>\n"
+        f"<style>\n{style}</style>\n</head>\n<body>\n"
+    )
+    plan = report.plan or make_plan(report)
+    sections = [(key, title, body) for key, title, body in _sections(report, plan) if body]
+    yield from _top(report)
+    yield from _figures(report, plan)
+    if len(sections) > 1:
+        links = (f'<a href="#{key}">{text(title)}</a>' for key, title, _ in sections)
+        yield f"<nav>{' '.join(links)}</nav>\n"
+    for key, title, body in sections:
+        yield f'<section id="{key}">\n<h2>{text(title)}</h2>\n{body}</section>\n'
+    yield f"<footer>{text(words.versions(recording))}<br>Recorded {text(recording.created)}. "
+    yield f"{text(words.effort(recording))}</footer>\n</body>\n</html>\n"
+
+
+def _sections(report: Report, plan: Plan) -> Iterator[tuple[str, str, str]]:
+    """(id, title, content); without content it is left out."""
+    recording = report.recording
+    ids = {id(finding): f"finding-{number}" for number, finding in enumerate(report.findings, 1)}
+    anchors = {row: ids[id(each)] for each in reversed(report.findings) for row in each.evidence.syncs}
+    yield "timeline", "Timeline", "".join(timeline_figures(recording, anchors))
+    outside = [finding for finding in report.findings if not finding.in_loop]
+    for key, title, findings in (
+        ("loop", "In the denoising loop", report.in_loop),
+        ("outside", "Outside the denoising loop", outside),
+    ):
+        body = "".join(part for each in findings for part in _finding(each, ids[id(each)]))
+        yield key, f"{title} ({len(findings):,})", body
+    table = fix_table(plan, report.outcomes)
+    if table is not None:
+        yield "fixes", table.title, "".join(_table(table)) + "".join(_code_of_fixes(report, plan))
+    for number, found in enumerate(tables(report), 1):
+        yield f"table-{number}", found.title, "".join(_table(found))
+    skipped = not_checked(report)
+    items = "".join(f"<li><b>{prose(what)}:</b> {prose(why)}</li>\n" for what, why in skipped)
+    yield "unchecked", f"Not checked ({len(skipped):,})", f"<ul>\n{items}</ul>\n" if items else ""
+
+
+# --- the top -------------------------------------------------------------------------------------------
+
+
+def _top(report: Report) -> Iterator[str]:
+    top = verdict(report)
+    state = "top" if report.in_loop or report.recording.partial or report.unchecked else "top clean"
+    yield f'<p class="brand">diffprof · {text(words.subject(report.recording))}</p>\n'
+    yield f'<section class="{state}">\n<h1>{prose(top.headline)}</h1>\n'
+    yield f"<p><b>Why</b> {prose(top.why)}</p>\n<p><b>Next</b> {prose(top.next)}</p>\n</section>\n"
+
+
+def _figures(report: Report, plan: Plan) -> Iterator[str]:
+    """The figures that one looks for first, each with its grade. What was not measured says so."""
+    recording = report.recording
+    rows = list(_key_figures(recording))
+    if report.outcomes:
+        kept = [each for each in report.outcomes if each.status == "kept" and each.after_ms is not None]
+        if kept:
+            grade = str(kept[-1].grade or words.NOT_MEASURED)
+            rows.append(("after the fixes", words.milliseconds(kept[-1].after_ms), grade))
+    elif plan.selected and plan.after_ms is not None:
+        note = f"{plan.grade}, {words.plural(len(plan.selected), 'fix', 'fixes')}"
+        rows.append(("expected with the fixes", words.milliseconds(plan.after_ms), note))
+    yield '<dl class="figures">\n'
+    for name, value, note in rows:
+        yield f"<div><dt>{text(name)}</dt><dd>{text(value)}<small>{text(note)}</small></dd></div>\n"
+    yield "</dl>\n"
+
+
+def _key_figures(recording: Recording) -> Iterator[tuple[str, str, str]]:
+    timed = recording.timing or recording.timeline
+    grade = str(timed.grade) if timed else ""
+    yield "one call", words.milliseconds(call_ms(recording)), grade
+    if recording.syncs is None:
+        yield "waits per denoising step", words.NOT_MEASURED, ""
+    else:
+        rate = steady_per_step([row for row in recording.syncs if row.in_loop])
+        outside = sum(row.count for row in recording.syncs if not row.in_loop)
+        yield "waits per denoising step", words.number(rate), f"{outside:,} outside the loop"
+    if recording.timing is not None and recording.timing.device_busy is not None:
+        yield "device busy", f"{words.number(recording.timing.device_busy * 100)} %", grade
+    if recording.memory is not None:
+        of = recording.memory.capacity_bytes
+        note = str(recording.memory.grade) + (f", of {words.size(of)}" if of is not None else "")
+        yield "peak memory", words.size(recording.memory.peak_bytes), note
+
+
+# --- findings ------------------------------------------------------------------------------------------
+
+
+def _finding(finding: Finding, anchor: str) -> Iterator[str]:
+    yield f'<article class="finding {finding.severity.value}" id="{anchor}">\n<header>'
+    yield f'<h3>{text(finding.name)}</h3><span class="rule">{text(finding.rule)}</span>'
+    yield f'<span class="grade">{finding.grade}</span>'
+    yield f'<span class="often">{text(words.how_often(finding))}</span></header>\n'
+    yield f"<p>{prose(finding.message)}</p>\n"
+    site = finding.site
+    if site:
+        yield f'<div class="code">{text(words.place(site))} '
+        yield f'<span class="dim">in {text(site.function)}</span></div>\n'
+        yield from _excerpt(site)
+    facts = [
+        ("where", ", ".join(part for part in (site.module if site else None, words.phase(finding)) if part)),
+        ("cost", words.cost(finding)),
+        ("instead", finding.advice),
+        ("fixes", ", ".join(finding.fixes)),
+    ]
+    yield '<dl class="facts">\n'
+    for name, value in facts:
+        if value:
+            yield f"<dt>{name}</dt><dd>{prose(value)}</dd>\n"
+    yield "</dl>\n"
+    if site and site.chain:
+        yield "<details><summary>called from</summary>\n<ul>\n"
+        for frame in site.chain:
+            yield f'<li class="code">{text(f"{frame.file}:{frame.line} in {frame.function}")}</li>\n'
+        yield "</ul>\n</details>\n"
+    yield "</article>\n"
+
+
+def _excerpt(site: Site) -> Iterator[str]:
+    if not site.excerpt:
+        return
+    digits = max(len(str(number)) for number, _ in site.excerpt)
+    yield "<pre>"
+    for number, code in site.excerpt:
+        line = escape(f"{number:>{digits}} | {cut(clean(code.expandtabs(4).rstrip()), _MOST_CODE)}")
+        yield f'<span class="mark">{line}</span>' if number == site.line else f"<span>{line}</span>"
+    yield "</pre>\n"
+
+
+# --- fixes and tables ----------------------------------------------------------------------------------
+
+
+def _code_of_fixes(report: Report, plan: Plan) -> Iterator[str]:
+    """The source of each fix: of what was tried, else of what is planned."""
+    shown = [(each.fix, each.code) for each in report.outcomes or () if each.code]
+    shown = shown or [(step.fix, step.patch or step.code) for step in plan.steps]
+    for name, code in shown:
+        if not code:
+            continue
+        diff = code.startswith(("--- ", "diff "))
+        yield f"<details><summary>source of {text(name)}</summary>\n<pre>"
+        for line in clean_lines(code.rstrip("\n")):
+            mark = {"+": ' class="add"', "-": ' class="del"'}.get(line[:1], "") if diff else ""
+            yield f"<span{mark}>{escape(cut(line, _MOST_CODE)) or ' '}</span>"
+        yield "</pre>\n</details>\n"
+
+
+_NUMBER = re.compile(r"-?[\d,.]+( ?(%|ms|s|us|GB|MB|kB|B|x))?")
+_SHARE = re.compile(r"(\d+(?:\.\d+)?) ?%")
+
+
+def _table(table: Table) -> Iterator[str]:
+    numbers = [
+        all(_NUMBER.fullmatch(row[column]) for row in table.rows if row[column]) and bool(table.rows)
+        for column in range(len(table.columns))
+    ]
+    yield '<div class="scroll"><table>\n<thead><tr>'
+    for column, number in zip(table.columns, numbers, strict=True):
+        yield f'<th class="number">{text(column)}</th>' if number else f"<th>{text(column)}</th>"
+    yield "</tr></thead>\n<tbody>\n"
+    for row in table.rows:
+        cells = zip(table.columns, row, numbers, strict=True)
+        yield f"<tr>{''.join(_cell(*cell) for cell in cells)}</tr>\n"
+    yield "</tbody>\n</table></div>\n"
+    if table.note:
+        yield f'<p class="dim small">{prose(table.note)}</p>\n'
+
+
+def _cell(column: str, value: str, number: bool) -> str:
+    share = _SHARE.fullmatch(value) if column == "share" else None
+    if share:
+        width = min(100.0, float(share[1]))
+        return f'<td class="share number" style="background-size:{width:g}% 70%">{text(value)}</td>'
+    return f'<td class="number">{text(value)}</td>' if number else f"<td>{prose(value)}</td>"

@@ -1,0 +1,78 @@
+"""Pictures of a timeline: what a column shows, and marks that lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+import pytest
+
+from diffprof.report import make_report
+from diffprof.timeline import replay
+from diffprof.views import render
+from diffprof.views.lanes import FULL, IDLE, WAITS, WORKS, one_step, whole_call
+from tests.views.tensorboard.recorded import STEPS, make_run, make_timeline
+
+
+def length(bands: tuple, what: str) -> float:
+    return sum(band.end_us - band.start_us for band in bands if band.what == what)
+
+
+def test_lanes_cover_the_call_without_overlap() -> None:
+    timeline = make_timeline()
+    run = replay(timeline)
+    lanes = whole_call(timeline, run, 200)
+    for bands in (lanes.host, lanes.device):
+        assert bands[0].start_us == 0
+        assert all(a.end_us == pytest.approx(b.start_us) for a, b in pairwise(bands))
+        assert bands[-1].end_us == pytest.approx(run.total_us, rel=0.02)
+
+
+@pytest.mark.parametrize("columns", [300, 3000])
+def test_lanes_show_times_as_they_are(columns: int) -> None:
+    timeline = make_timeline()
+    run = replay(timeline)
+    lanes = whole_call(timeline, run, columns)
+    near = pytest.approx
+    assert length(lanes.device, "gemm") == near(100 * (STEPS + 1), rel=0.05)
+    assert length(lanes.device, "attention") == near(40 * STEPS, rel=0.1)
+    assert length(lanes.host, WAITS) == near(sum(run.blocked_us.values()), rel=0.05)
+    assert length(lanes.device, IDLE) == near(run.total_us - run.device_busy_us, rel=0.2)
+
+
+def test_a_full_launch_queue_is_no_work() -> None:
+    timeline = make_timeline(pending_limit=1)
+    lanes = whole_call(timeline, replay(timeline), 500)
+    assert length(lanes.host, FULL) > 0
+    assert (
+        length(lanes.host, WORKS) < length(whole_call(make_timeline(), replay(timeline), 500).host, WORKS) * 2
+    )
+
+
+def test_the_step_shown_is_a_steady_one() -> None:
+    timeline = make_timeline()
+    found = one_step(timeline, replay(timeline), 100)
+    assert found is not None
+    number, lanes = found
+    assert number == 1
+    assert lanes.phases[0].what == "denoise 2"
+    assert [mark.row for mark in lanes.marks] == [0]
+
+
+def test_no_step_no_picture() -> None:
+    timeline = make_timeline(phases=())
+    assert one_step(timeline, replay(timeline), 100) is None
+
+
+def test_marks_of_the_page_lead_to_findings_that_are_there() -> None:
+    page = render(make_report(make_run()), "html")
+    ids = set(re.findall(r' id="([\w-]+)"', page))
+    links = set(re.findall(r'href="#([\w-]+)"', page))
+    assert "finding-1" in links
+    assert links <= ids
+
+
+def test_a_page_without_timeline_has_no_empty_section() -> None:
+    page = render(make_report(make_run(timeline=None)), "html")
+    assert "<svg" not in page
+    assert 'id="timeline"' not in page
