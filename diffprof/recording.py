@@ -469,6 +469,8 @@ class Quantization(Row, frozen=True, kw_only=True):
     """Scheme -> why it is not available on this device."""
     disorder: tuple[str, ...] = ()
     """Signs that the known order of changes was not kept."""
+    notes: tuple[str, ...] = ()
+    """What was assumed that nobody asked for."""
     published: PublishedComparison | None = None
 
 

@@ -9,7 +9,8 @@ import msgspec
 
 from diffprof.recording import LinearRow, PublishedComparison, Quantization, Recording, SchemeTiming
 from diffprof.views.listing import render_list
-from diffprof.views.plain import clean
+from diffprof.views.markdown import prose
+from diffprof.views.page import Page
 from diffprof.views.words import NOT_MEASURED, milliseconds, number, plural, size, subject
 
 FORMS = ("text", "json", "markdown", "python")
@@ -38,12 +39,19 @@ def render_quantization(recording: Recording, form: str, *, width: int = 80, col
     if form == "python":
         return python_source(quantization)
     rows = [_cells(row, recording) for row in recording.linears or ()]
-    notes = "\n".join(map(clean, summary(recording)))
-    text = render_list(_COLUMNS, rows, form, width=width, colour=colour, note=notes)
     script = quantization.script if quantization else None
-    if script is None:
-        return text
-    return f"{text}\n```python\n{script}```\n" if form == "markdown" else f"{text}\n{script}"
+    if form == "markdown":
+        parts = ["\n\n".join(map(prose, summary(recording))) + "\n"]
+        parts += [render_list(_COLUMNS, rows, form)] if rows else []
+        parts += [f"```python\n{script}```\n"] if script else []
+        return "\n".join(parts)
+    head = Page(width, colour=colour)
+    for sentence in summary(recording):
+        head.flow(sentence)
+    parts = [head.text()]
+    parts += [render_list(_COLUMNS, rows, form, width=width, colour=colour)] if rows else []
+    parts += [script] if script else []
+    return "\n".join(parts)
 
 
 def document(recording: Recording) -> dict[str, Any]:
@@ -104,6 +112,7 @@ def summary(recording: Recording) -> Iterator[str]:
         )
     else:
         yield f"No linear is worth quantizing here ({choice.mode}, {choice.grade})."
+    yield from (f"{note}." for note in choice.notes)
     yield f"Noise ratios (floor {choice.min_sqnr_db:g} dB): {choice.accuracy}."
     for scheme, why in choice.unavailable.items():
         yield f"Not available here: {scheme}, because {why.rstrip('.')}."

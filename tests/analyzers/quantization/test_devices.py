@@ -15,6 +15,12 @@ from diffprof.analyzers.quantization.timing import Budget, EventRunner, HostRunn
 from diffprof.recording import SchemeTiming
 
 
+def has_int8_units() -> bool:
+    """VNNI or AMX, which int8 matmuls of PyTorch's CPU build need to be fast."""
+    found = torch.cpu.get_capabilities()
+    return any(found.get(name) for name in ("avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8"))
+
+
 def one(shape: Key) -> Inventory:
     layer = Layer(
         "unet", "x", torch.nn.Linear(1, 1), shape.in_features, shape.out_features, "linear", False, None
@@ -42,7 +48,7 @@ def test_this_cpu_answers_for_every_scheme() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("VNNI" in torch.backends.cpu.get_cpu_capability(), reason="this CPU is fast in int8")
+@pytest.mark.skipif(has_int8_units(), reason="this CPU is fast in int8")
 def test_without_vnni_torchao_s_dynamic_int8_is_never_recommended() -> None:
     shape = Key(m=512, in_features=640, out_features=640, dtype="float32", bias=True, kind="linear")
     bench = Bench(
@@ -54,6 +60,20 @@ def test_without_vnni_torchao_s_dynamic_int8_is_never_recommended() -> None:
     found = by_scheme(bench.time_all(one(shape), ["eager"])[shape])
     assert (found["int8-dynamic"].speedup or 0) < 0.5
     assert not clear_gain(found["int8-dynamic"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_int8_units(), reason="this CPU is slow in int8")
+def test_with_vnni_dynamic_int8_is_timed_as_faster_for_large_products() -> None:
+    shape = Key(m=1024, in_features=1280, out_features=1280, dtype="float32", bias=True, kind="linear")
+    bench = Bench(
+        device=torch.device("cpu"),
+        runner=HostRunner(time.thread_time),
+        budget=Budget(60, time.thread_time),
+        schemes=schemes_for("cpu"),
+    )
+    found = by_scheme(bench.time_all(one(shape), ["eager"])[shape])
+    assert clear_gain(found["int8-dynamic"]) or clear_gain(found["qint8-dynamic"])
 
 
 @pytest.mark.gpu
