@@ -55,7 +55,9 @@ def quantization_report(
             settings=settings,
         )
         if half is not None:
-            note = f"Judged in {half}, which comes before quantization on a GPU; --dtype float32 keeps float32"
+            note = (
+                f"Judged in {half}, which comes before quantization on a GPU; --dtype float32 keeps float32"
+            )
             choice = sections["quantization"]
             sections["quantization"] = msgspec.structs.replace(choice, notes=(*choice.notes, note))
         session.sections.update(sections)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -117,13 +119,13 @@ def test_a_changed_timeline_changes_the_products_of_those_modules_alone() -> Non
 # --- whole targets -------------------------------------------------------------------------------------
 
 
-def probe(target: str, gpu: str, **settings: Any) -> dict[str, Any]:
+def probe(target: str, gpu: str, steps: int = 2, **settings: Any) -> dict[str, Any]:
     device = resolve_device(f"sim:{gpu}")
     with device.active():
         return resolve(target).run(
             lambda scene: probe_quantization(scene, device, settings=settings),
             device,
-            Options(steps=2, dtype="bf16"),
+            Options(steps=steps, dtype="bf16"),
         )
 
 
@@ -180,6 +182,21 @@ def test_sd15_on_an_a100_gets_no_set_that_loses() -> None:
     assert choice.saves_ms >= 0
     assert (choice.published.saves_ms or 0) < 0, "transferred, the published list was 6.5 % slower"
     assert all(selection.saves_ms > 0 for selection in choice.selections)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["sdxl", "sd15"])
+def test_the_readme_prints_what_is_predicted(target: str) -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    printed = re.search(rf"^\| {target} \| (?P<ours>\S+)% \| (?P<theirs>\S+)% \|.*$", readme, re.MULTILINE)
+    assert printed
+    choice = probe(target, "a100-80gb", steps=30, fuse_qkv=True)["quantization"]
+    published = choice.published
+    cells = [cell.strip() for cell in printed[0].strip("|").split("|")]
+    assert cells[1] == f"{choice.saves_ms / choice.call_ms:.1%}"
+    assert cells[2] == f"{(published.saves_ms or 0) / choice.call_ms:.1%}"
+    assert cells[4:6] == [f"{published.precision:.0%}", f"{published.recall:.0%}"]
+    assert cells[6] == f"{published.precision_by_time:.0%}, {published.recall_by_time:.0%}"
 
 
 def test_shapes_alone_are_enough_for_an_inventory() -> None:
