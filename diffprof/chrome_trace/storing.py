@@ -15,8 +15,9 @@ from diffprof.chrome_trace.writer import write_trace
 from diffprof.errors import DiffprofError
 from diffprof.recording import DeviceInfo, Grade, Recording, Unseen
 
-SUFFIX = ".pt.trace.json.gz"
-"""By which TensorBoard's profiler plugin knows a trace: `<worker>.<nanoseconds>.pt.trace.json.gz`."""
+SUFFIX = ".trace.json.gz"
+"""Not `.pt.trace.json.gz`, by which the stock profiler plugin of TensorBoard would load it beside diffprof's
+and show zeros: `diffprof tensorboard` writes a copy that is read rightly."""
 
 COPY_LIMIT = 256 << 20
 """Bytes of the largest trace that is copied beside its report."""

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from diffprof.chrome_trace.events import MODULE_PREFIX, Table, parse_phase, table_of
+from diffprof.chrome_trace.storing import kineto_properties
 from diffprof.chrome_trace.writer import write_trace
 from diffprof.recording import Recording, Timeline
 from diffprof.views.plain import clean
@@ -98,7 +99,7 @@ def _written(recording: Recording) -> dict[str, Any]:
             timeline,
             recording.syncs or (),
             device_name=f"{recording.device.name} ({timeline.grade})",
-            properties=_properties(recording),
+            properties=kineto_properties(recording.device),
             memory=recording.memory,
         )
         document: dict[str, Any] = msgspec.json.decode(path.read_bytes())
@@ -126,20 +127,6 @@ def _in_whole_microseconds(event: Event) -> None:
 def _on_tensor_cores(timeline: Timeline, index: int) -> bool:
     kind = timeline.kinds[timeline.kind[index]]
     return kind.family in _TENSOR_CORE_FAMILIES and kind.dtype in _TENSOR_CORE_TYPES
-
-
-def _properties(recording: Recording) -> dict[str, Any]:
-    """The device in Kineto's words, as far as they are known."""
-    device = recording.device
-    known: dict[str, Any] = {}
-    if device.memory_bytes is not None:
-        known["totalGlobalMem"] = device.memory_bytes
-    major, _, minor = str(device.details.get("capability", "")).partition(".")
-    if major.isdigit() and minor.isdigit():
-        known |= {"computeMajor": int(major), "computeMinor": int(minor)}
-    if isinstance(device.details.get("processors"), int):
-        known["numSms"] = device.details["processors"]
-    return known
 
 
 def _clean(value: Any) -> Any:

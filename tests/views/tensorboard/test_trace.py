@@ -71,8 +71,8 @@ def test_modules_nest(profile: RunProfile) -> None:
     assert set(found) == {"text_encoder", "unet"}
     assert found["unet"].occurences == STEPS
     assert found["unet"].device_duration == pytest.approx(STEPS * 145, abs=3 * STEPS)
-    (blocks,) = [child for child in found["unet"].children if child.name == "down_blocks"]
-    assert [child.name for child in blocks.children[0].children] == ["proj", "attn1"]
+    (block,) = [child for child in found["unet"].children if child.name == "down_blocks.0"]
+    assert [child.name for child in block.children] == ["proj", "attn1"]
 
 
 def test_memory_curve_has_the_peak(profile: RunProfile) -> None:
@@ -158,30 +158,23 @@ def test_runtime_calls_get_the_category_that_the_plugin_knows(category: str) -> 
     assert event["cat"] == "Runtime"
 
 
-def test_modules_close_at_the_edge_of_a_phase() -> None:
+def test_modules_nest_by_time_and_are_named_within_their_parent() -> None:
     events = [
-        span("user_annotation", "diffprof::denoise[0]/denoiser", 0, 10),
-        span("user_annotation", "diffprof::module:unet.a", 0, 4),
-        span("user_annotation", "diffprof::module:unet.b", 4, 6),
-        span("user_annotation", "diffprof::denoise[1]/denoiser", 10, 5),
-        span("user_annotation", "diffprof::module:unet.a", 10, 5),
+        span("user_annotation", "diffprof::module:unet", 0, 10),
+        span("user_annotation", "diffprof::module:unet.blocks.0", 0, 4),
+        span("user_annotation", "diffprof::module:unet.blocks.0.norm", 0, 4),
+        span("user_annotation", "diffprof::module:unet", 10, 5),
     ]
-    found = [(e["name"], e["ts"], e["dur"], e["args"]["Python parent id"]) for e in module_events(events)]
+    found = [
+        (e["name"], e["ts"], e["dur"], e["args"]["Python parent id"], e["args"]["Python module id"])
+        for e in module_events(events)
+    ]
     assert found == [
-        ("nn.Module: unet", 0, 10, -1),
-        ("nn.Module: a", 0, 4, 1),
-        ("nn.Module: b", 4, 6, 1),
-        ("nn.Module: unet", 10, 5, -1),
-        ("nn.Module: a", 10, 5, 4),
+        ("nn.Module: unet", 0, 10, -1, 0),
+        ("nn.Module: blocks.0", 0, 4, 1, 1),
+        ("nn.Module: norm", 0, 4, 2, 2),
+        ("nn.Module: unet", 10, 5, -1, 0),
     ]
-
-
-def test_a_name_that_begins_like_another_is_no_child() -> None:
-    events = [
-        span("user_annotation", "diffprof::module:vae", 0, 1),
-        span("user_annotation", "diffprof::module:vae_2", 1, 1),
-    ]
-    assert [e["args"]["Python parent id"] for e in module_events(events)] == [-1, -1]
 
 
 def test_hostile_names_are_made_visible() -> None:
