@@ -13,7 +13,7 @@ _NO_PARENT = -1
 
 
 def module_events(events: list[Event]) -> list[Event]:
-    """One `python_function` event for each annotation of a module's call, with the call around it as parent."""
+    """One `python_function` event for each annotated call of a module; its parent is the call around it."""
     lanes: dict[tuple[Any, Any], list[Event]] = defaultdict(list)
     for event in events:
         if event.get("cat") == "user_annotation" and str(event.get("name", "")).startswith(MODULE_PREFIX):
