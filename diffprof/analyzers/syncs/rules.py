@@ -53,6 +53,27 @@ def _is_host_table(row: SyncRow) -> bool:
     return row.kind == "value-read" and row.owner_device == "cpu"
 
 
+def _in_search(row: SyncRow) -> bool:
+    """Whether the scheduler looks for the first timestep in its table."""
+    functions = (row.site.function, *(frame.function for frame in row.site.chain))
+    return any("_init_step_index" in function for function in functions)
+
+
+def _read_fixes(row: SyncRow) -> tuple[str, ...]:
+    """Of a read in a scheduler, if the host could know the value: what a model has computed it can't."""
+    if row.part != "scheduler" or not row.in_loop or not row.values_known:
+        return ()
+    if _in_search(row):
+        return ("set-begin-index",)
+    if row.owner_device == "device" and row.owner and not row.owner.endswith(".timesteps"):
+        return ("scheduler-tables-on-host",)
+    return ("host-timesteps",)
+
+
+def _upload_fixes(row: SyncRow) -> tuple[str, ...]:
+    return ("upload-once",) if row.part == "scheduler" and row.in_loop else ()
+
+
 def _who(row: SyncRow) -> str:
     return f" ({row.site.module})" if row.site.module else ""
 
@@ -87,8 +108,9 @@ def value_read(recording: Recording) -> Iterator[Finding]:
             if row.owner
             else "Decide with values the host already has, or keep the decision on the device (torch.where)."
         )
-        fixes = ("scheduler-tables-on-host",) if row.owner and row.part == "scheduler" else ()
-        yield _finding(recording, "SYN001", "value-read", index, row, message, advice=advice, fixes=fixes)
+        yield _finding(
+            recording, "SYN001", "value-read", index, row, message, advice=advice, fixes=_read_fixes(row)
+        )
 
 
 @rule("SYN002", "host-table-device-index", needs=NEEDS)
@@ -123,7 +145,7 @@ def host_table_device_index(recording: Recording) -> Iterator[Finding]:
             row,
             f"{sides}: {row.reason}",
             advice=f"Index `{row.owner}` with a host value: keep a CPU copy of the timesteps.",
-            fixes=("host-timesteps",) if row.part == "scheduler" else (),
+            fixes=_read_fixes(row),
         )
 
 
@@ -150,7 +172,7 @@ def data_dependent_shape(recording: Recording) -> Iterator[Finding]:
     """
     for index, row in _rows(recording, lambda r: r.kind == "data-dependent-shape"):
         message = f"The shape of {row.op} depends on device values{_who(row)}: {row.reason}"
-        in_search = "index_for_timestep" in row.site.function
+        in_search = _in_search(row)
         yield _finding(
             recording,
             "SYN003",
@@ -161,7 +183,7 @@ def data_dependent_shape(recording: Recording) -> Iterator[Finding]:
             advice="Call scheduler.set_begin_index(0) before the loop."
             if in_search
             else "Use a form whose size the host knows: torch.where, masked_fill, output_size=.",
-            fixes=("set-begin-index",) if in_search else (),
+            fixes=_read_fixes(row),
         )
 
 
@@ -203,6 +225,7 @@ def device_to_host_copy(recording: Recording) -> Iterator[Finding]:
             advice='Unavoidable for an image on the host; output_type="pt" leaves it on the device.'
             if final
             else "Keep the host's copy from before the upload instead of reading it back.",
+            fixes=() if final else _read_fixes(row),
         )
 
 
@@ -238,6 +261,7 @@ def host_to_device_copy(recording: Recording) -> Iterator[Finding]:
             row,
             message,
             advice="Create it on the device, or upload it before any work is queued.",
+            fixes=_upload_fixes(row),
         )
 
 
@@ -271,6 +295,7 @@ def staged_copy(recording: Recording) -> Iterator[Finding]:
             row,
             message,
             advice="Pin the source once if it is copied often; else drop non_blocking.",
+            fixes=_upload_fixes(row),
         )
 
 
@@ -304,6 +329,7 @@ def tensor_from_device_scalars(recording: Recording) -> Iterator[Finding]:
             row,
             message,
             advice="Use torch.stack or expand; they stay on the device.",
+            fixes=_read_fixes(row),
         )
 
 
@@ -340,7 +366,7 @@ def upload_every_step(recording: Recording) -> Iterator[Finding]:
             row,
             message,
             advice="Upload it once before the loop (a buffer, or a device table indexed by a Python int).",
-            fixes=("upload-once",) if row.part == "scheduler" else (),
+            fixes=_upload_fixes(row),
         )
 
 
@@ -453,7 +479,7 @@ def library_check(recording: Recording) -> Iterator[Finding]:
             row,
             f"{row.op} checks device values on the host{_who(row)}: {row.reason}",
             advice="Use the *_ex variant, or compute the small system on the host before the loop.",
-            fixes=("upload-once",) if row.part == "scheduler" else (),
+            fixes=_upload_fixes(row),
         )
 
 

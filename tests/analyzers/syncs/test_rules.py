@@ -67,8 +67,37 @@ def test_offloading_is_one_finding_inside_the_loop_and_one_outside():
     assert {f.rule for f in findings if f.rule.startswith("SYN")} == {"SYN010"}
 
 
-def test_a_search_for_the_timestep_names_its_fix():
-    row = make_sync(
-        "data-dependent-shape", site=make_site(function="EulerDiscreteScheduler.index_for_timestep")
-    )
-    assert only(make_recording(row)).fixes == ("set-begin-index",)
+def test_a_search_for_the_first_timestep_names_its_fix():
+    chain = (make_site(function="EulerDiscreteScheduler._init_step_index"),)
+    site = make_site(function="EulerDiscreteScheduler.index_for_timestep", chain=chain)
+    assert only(make_recording(make_sync("data-dependent-shape", site=site))).fixes == ("set-begin-index",)
+    assert only(make_recording(make_sync("value-read", site=site))).fixes == ("set-begin-index",)
+
+
+def test_a_search_in_every_step_is_no_search_for_the_first():
+    site = make_site(function="DDPMScheduler.previous_timestep")
+    row = make_sync("data-dependent-shape", site=site, owner="scheduler.timesteps", owner_device="device")
+    assert only(make_recording(row)).fixes == ("host-timesteps",)
+
+
+def test_no_fix_is_named_where_none_helps():
+    """The host can't know what a model has computed, nor do the fixes reach beyond the scheduler."""
+    for row in (
+        make_sync("value-read", values_known=False, assumed="False"),
+        make_sync("value-read", part="denoiser"),
+        make_sync("value-read", in_loop=False),
+        make_sync("host-to-device", part=None),
+        make_sync("device-to-host", part="callback"),
+        make_sync("synchronize"),
+    ):
+        assert only(make_recording(row)).fixes == ()
+
+
+def test_uploads_of_a_scheduler_name_their_fix():
+    for row in (
+        make_sync("host-to-device"),
+        make_sync("host-to-device", count=1, by_step=(1, 0, 0, 0), first_step_only=True),
+        make_sync("staged-copy"),
+        make_sync("library-check"),
+    ):
+        assert only(make_recording(row)).fixes == ("upload-once",)

@@ -1,0 +1,167 @@
+"""Fixes of waits in a scheduler. All exact: the device computes what it did before, on the same tensors.
+
+None of them moves a table from one side to the other, although that is what one would write by hand: a
+float32 number on the host and one on the device are not rounded alike when they meet float16 or bfloat16
+tensors (aten/src/ATen/native/cuda/Loops.cuh, opmath_gpu_kernel_with_scalars: a host scalar takes part in
+float32; a device scalar is cast to the tensors' type first).
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from diffprof.finding import Finding
+from diffprof.fix import Code, Fix, Recipe, Safety, Skipped, Stage
+from diffprof.recording import Recording, SyncRow
+
+_SHIMS = Path(__file__).with_name("shims")
+
+
+@functools.cache
+def _shim(name: str) -> tuple[tuple[str, ...], str]:
+    """Import statements and definitions of a shim."""
+    text = (_SHIMS / f"{name}.py").read_text(encoding="utf-8")
+    nodes = ast.parse(text).body
+    imports = [node for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom))]
+    lines = text.splitlines(keepends=True)
+    return tuple(map(ast.unparse, imports)), "".join(lines[imports[-1].lineno :]).strip("\n") + "\n"
+
+
+def _rows(recording: Recording, findings: Sequence[Finding]) -> list[SyncRow]:
+    syncs = recording.syncs or ()
+    return [syncs[index] for finding in findings for index in finding.evidence.syncs if index < len(syncs)]
+
+
+def _schedulers(recording: Recording, rows: Iterable[SyncRow]) -> tuple[str, ...]:
+    """The schedulers that the rows lie in, by name of the component; all of them where that is not told."""
+    known = [c.name for c in recording.target.components if c.role == "scheduler"] or ["scheduler"]
+    modules = {row.site.module for row in rows}
+    return tuple(name for name in known if name in modules) or tuple(known)
+
+
+def _entered_by(row: SyncRow) -> str | None:
+    """The method of the scheduler through which the run came to the site: the outermost in its file."""
+    inside = [row.site.function, *(f.function for f in row.site.chain if f.file == row.site.file)]
+    owner, _, method = inside[-1].rpartition(".")
+    return method if owner else None
+
+
+def _methods(rows: Sequence[SyncRow]) -> tuple[str, ...]:
+    """`set_timesteps` and `step`, and what else of the scheduler the sites were reached through."""
+    found = dict.fromkeys(("set_timesteps", "step"))
+    for row in rows:
+        if row.part == "scheduler" and (method := _entered_by(row)):
+            found[method] = None
+    return tuple(found)
+
+
+def _tuple(names: Sequence[str]) -> str:
+    """As Python source, formatted."""
+    inner = ", ".join(f'"{name}"' for name in names)
+    return f"({inner},)" if len(names) == 1 else f"({inner})"
+
+
+def _code(shim: str, lines: Iterable[str]) -> Code:
+    imports, definitions = _shim(shim)
+    return Code(imports=imports, definitions=definitions, optimize="\n".join(lines))
+
+
+def _host_timesteps(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
+    rows = _rows(recording, findings)
+    methods = _tuple(_methods(rows))
+    return _code(
+        "host_copies",
+        (f"_answer_from_host(pipe.{name}, {methods})" for name in _schedulers(recording, rows)),
+    )
+
+
+def _tables_on_host(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
+    rows = _rows(recording, findings)
+    methods = _tuple(_methods(rows))
+    owners = [row.owner.rpartition(".") for row in rows if row.owner]
+    lines = []
+    for name in _schedulers(recording, rows):
+        tables = tuple(dict.fromkeys(table for owner, _, table in owners if owner == name))
+        if tables:
+            lines.append(f"_answer_from_host(pipe.{name}, {methods}, tables={_tuple(tables)})")
+    return _code("host_copies", lines) if lines else Skipped("no table of a scheduler is read")
+
+
+def _begin_index(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
+    rows = _rows(recording, findings)
+    return _code(
+        "host_copies",
+        (
+            f'_answer_from_host(pipe.{name}, ("set_timesteps", "_init_step_index"))'
+            for name in _schedulers(recording, rows)
+        ),
+    )
+
+
+def _upload_once(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
+    rows = _rows(recording, findings)
+    methods = _tuple([name for name in _methods(rows) if name != "set_timesteps"])
+    return _code(
+        "small_uploads",
+        (f"_fill_small_uploads(pipe.{name}, {methods})" for name in _schedulers(recording, rows)),
+    )
+
+
+_SAME_TENSORS = (
+    "The device computes the same operations on the same tensors; only where the host reads from changes."
+    " What the host has not uploaded itself is read from the device as before."
+)
+
+RECIPES = (
+    Recipe(
+        Fix(
+            "set-begin-index",
+            "Find the index of the first step on the host",
+            Safety.EXACT,
+            Stage.SCHEDULER,
+            why="The scheduler searches its timesteps for the first one; the search runs on the host's copy"
+            " of them and finds the same index, also in the middle of the schedule (image to image). "
+            + _SAME_TENSORS,
+        ),
+        _begin_index,
+    ),
+    Recipe(
+        Fix(
+            "scheduler-tables-on-host",
+            "Read the scheduler's tables from a copy on the host",
+            Safety.EXACT,
+            Stage.SCHEDULER,
+            why="Tables such as sigmas stay on the device for what is computed there; what Python decides on"
+            " is read from a copy on the host, made before the loop. " + _SAME_TENSORS,
+        ),
+        _tables_on_host,
+    ),
+    Recipe(
+        Fix(
+            "host-timesteps",
+            "Index the scheduler's tables with the host's copy of the timesteps",
+            Safety.EXACT,
+            Stage.SCHEDULER,
+            why="The timesteps were uploaded by the host, so it knows the value of `t` by its place in them:"
+            " it indexes and compares with its own copy. " + _SAME_TENSORS,
+        ),
+        _host_timesteps,
+    ),
+    # After the fixes above: it has to stand outside of them, so that they see its tensors arrive.
+    Recipe(
+        Fix(
+            "upload-once",
+            "Fill small constants on the device instead of copying them there in each step",
+            Safety.EXACT,
+            Stage.SCHEDULER,
+            why="A copy from the host ends in a wait, a fill kernel's argument does not; up to eight numbers"
+            " are filled in, larger tensors are sent once and copied on the device. `linalg.solve` becomes"
+            " `linalg.solve_ex`, the same solver without the check for a singular matrix. The same numbers"
+            " arrive, with the same type, on the same device.",
+        ),
+        _upload_once,
+    ),
+)

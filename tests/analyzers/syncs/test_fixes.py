@@ -1,0 +1,380 @@
+"""What the fixes of waits claim: no wait is left in the loop, and not a bit of the output changes."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import diffusers as df
+import pytest
+import torch
+
+from diffprof.analyzers.syncs.fixes import RECIPES
+from diffprof.analyzers.syncs.probe import SyncObserver
+from diffprof.devices.simulated import place, simulated_gpu
+from diffprof.fix import Code, Safety, Skipped
+from diffprof.pipeline import PhaseTracker
+from diffprof.report import Report, make_report
+from diffprof.targets import Options
+from diffprof.targets.calls import scheduler_names
+from tests.analyzers.syncs.applied import (
+    DeviceSigmas,
+    MadeOnDevice,
+    apply,
+    fixes_for,
+    give_scheduler,
+    in_loop,
+    on,
+    source,
+)
+from tests.builders import make_finding, make_recording, make_site, make_sync
+from tests.corpus import CASES, Case
+
+BLOCKING = {
+    "CogVideoXDDIMScheduler": {"host-timesteps"},
+    "DDIMInverseScheduler": {"host-timesteps"},
+    "DDIMParallelScheduler": {"host-timesteps"},
+    "DDIMScheduler": {"host-timesteps"},
+    "DDPMParallelScheduler": {"host-timesteps"},
+    "DDPMScheduler": {"host-timesteps"},
+    "DPMSolverMultistepInverseScheduler": {"set-begin-index"},
+    "DeviceSigmas": {"scheduler-tables-on-host"},
+    "LCMScheduler": {"host-timesteps"},
+    "MadeOnDevice": {"scheduler-tables-on-host"},
+    "PNDMScheduler": {"host-timesteps"},
+    "SASolverScheduler": {"host-timesteps"},
+    "TCDScheduler": {"host-timesteps"},
+    "UniPCMultistepScheduler": {"upload-once"},
+}
+"""Schedulers that block in the loop of SDXL, with the fixes that their findings name."""
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+# --- no wait is left -----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_nothing_blocks_in_the_loop_of_full_size_sdxl() -> None:
+    def play(scene: Any, scan: Any) -> None:
+        own = scene.pipe.scheduler
+        for name, expected in BLOCKING.items():
+            give_scheduler(scene.pipe, name)
+            before = scan(scene)
+            codes = fixes_for(before)
+            assert set(codes) == expected, name
+            assert all(f.fixes for f in before.in_loop), name
+            apply(scene.pipe, codes)
+            after = scan(scene).recording
+            assert in_loop(after) == [], name
+            assert outside(after) <= outside(before.recording) + (name == "MadeOnDevice"), name
+            scene.pipe.scheduler = own
+
+    with on("sim:a100-80gb", "sdxl", Options(steps=4)) as run:
+        run(play)
+
+
+def outside(recording: Any) -> int:
+    return sum(row.count for row in recording.syncs if not row.in_loop)
+
+
+@pytest.mark.slow
+def test_every_scheduler_that_takes_the_call_is_free_of_waits_or_made_so() -> None:
+    blocking = set()
+
+    def play(scene: Any, scan: Any) -> None:
+        own = scene.pipe.scheduler
+        for name in scheduler_names(scene.pipe):
+            scene.pipe.scheduler = own
+            try:
+                give_scheduler(scene.pipe, name)
+                before = scan(scene)
+            except Exception:
+                continue
+            if before.in_loop:
+                blocking.add(name)
+                apply(scene.pipe, fixes_for(before))
+                assert in_loop(scan(scene).recording) == [], name
+        scene.pipe.scheduler = own
+
+    with on("sim:a100-80gb", "tiny-sdxl", Options(steps=3)) as run:
+        run(play)
+    assert blocking == {name for name in BLOCKING if hasattr(df, name)}
+
+
+# --- not a bit changes ---------------------------------------------------------------------------------
+
+
+def made(name: str, case: str = "sdxl", steps: int = 4, **config: Any) -> Case:
+    built = CASES[case].build()
+    give_scheduler(built.pipe, name, **config)
+    built.kwargs["num_inference_steps"] = steps
+    return built
+
+
+class Run:
+    """A case on the simulated device with known values, and what each of its calls gives and waits for."""
+
+    def __init__(self, case: Case, device: Any) -> None:
+        self.case, self.device = case, device
+
+    def call(self, **kwargs: Any) -> tuple[list[torch.Tensor], Report]:
+        tracker = PhaseTracker()
+        observer = SyncObserver(self.case.pipe, tracker)
+        from diffprof.devices.simulated import observing
+
+        self.case.kwargs.update(kwargs)
+        with observing(observer), tracker.watching(self.case.pipe), torch.no_grad():
+            output = self.case.call(self.device)
+        recording = make_recording(*observer.sync_rows())
+        return output, make_report(recording)
+
+
+def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+    return len(one) == len(other) > 0 and all(map(torch.equal, one, other))
+
+
+@pytest.mark.parametrize("name", BLOCKING)
+def test_the_image_is_bit_identical(name: str) -> None:
+    on_cpu = made(name).call()
+    with simulated_gpu() as device:
+        case = made(name)
+        place(case.pipe, values="known")
+        run = Run(case, device)
+        before, report = run.call()
+        assert same(before, on_cpu)
+        assert report.in_loop
+        codes = fixes_for(report)
+        apply(case.pipe, codes)
+        after, again = run.call()
+        assert same(after, before)
+        assert in_loop(again.recording) == []
+    fixed = made(name)
+    apply(fixed.pipe, codes)
+    assert same(fixed.call(), on_cpu)
+
+
+CONFIGS = [
+    ("DDPMScheduler", {"variance_type": "fixed_small_log"}),
+    ("DDIMScheduler", {"prediction_type": "v_prediction", "timestep_spacing": "trailing"}),
+    ("DDIMScheduler", {"rescale_betas_zero_snr": True, "set_alpha_to_one": True}),
+    ("PNDMScheduler", {"skip_prk_steps": False}),
+    ("TCDScheduler", {"original_inference_steps": 10}),
+    ("UniPCMultistepScheduler", {"solver_order": 3, "solver_type": "bh1"}),
+    ("UniPCMultistepScheduler", {"predict_x0": False, "use_karras_sigmas": True}),
+    ("SASolverScheduler", {"predictor_order": 3, "corrector_order": 4}),
+    ("DPMSolverMultistepInverseScheduler", {"solver_order": 3}),
+]
+
+
+@pytest.mark.parametrize(("name", "config"), CONFIGS)
+@pytest.mark.parametrize("inference", [False, True])
+def test_configurations_and_several_calls(name: str, config: dict[str, Any], inference: bool) -> None:
+    with torch.inference_mode(inference), simulated_gpu() as device:
+        plain, fixed = made(name, steps=5, **config), made(name, steps=5, **config)
+        place(plain.pipe, values="known")
+        place(fixed.pipe, values="known")
+        one, other = Run(plain, device), Run(fixed, device)
+        _, report = one.call()
+        apply(fixed.pipe, fixes_for(report))
+        for steps in (7, 5, 7):
+            expected, _ = one.call(num_inference_steps=steps)
+            got, after = other.call(num_inference_steps=steps)
+            assert same(got, expected)
+            assert in_loop(after.recording) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["LCMScheduler", "DDIMScheduler", "DDPMScheduler", "UniPCMultistepScheduler"]
+)
+@pytest.mark.parametrize("case", ["sdxl-img2img", "sdxl-inpaint", "sdxl-refiner"])
+def test_a_schedule_that_begins_in_the_middle(name: str, case: str) -> None:
+    with simulated_gpu() as device:
+        plain, fixed = made(name, case, 6), made(name, case, 6)
+        place(plain.pipe, values="known")
+        place(fixed.pipe, values="known")
+        expected, report = Run(plain, device).call()
+        apply(fixed.pipe, fixes_for(report))
+        got, after = Run(fixed, device).call()
+        assert same(got, expected)
+        assert in_loop(after.recording) == []
+
+
+def test_callbacks_that_change_the_latents_and_end_early() -> None:
+    def callback(pipe: Any, index: int, t: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        assert float(t) > 0
+        pipe._interrupt = index == 2
+        return {"latents": kwargs["latents"] * 0.5}
+
+    with simulated_gpu() as device:
+        outputs = []
+        codes: dict[str, Code] = {}
+        for _ in range(2):
+            case = made("DDPMScheduler", steps=5)
+            place(case.pipe, values="known")
+            apply(case.pipe, codes)
+            output, report = Run(case, device).call(callback_on_step_end=callback)
+            outputs.append(output)
+            codes = codes or fixes_for(report)
+        assert same(*outputs)
+
+
+def test_a_table_that_is_written_in_place_is_read_anew() -> None:
+    with simulated_gpu() as device:
+        scheduler = df.DDIMScheduler()
+        apply_to(scheduler, "host-timesteps")
+        scheduler.set_timesteps(4, device=device)
+        sample = torch.zeros(1, 4, 2, 2, device=device)
+        t = scheduler.timesteps[1]
+        t.fill_(10)
+        got = scheduler.step(sample + 1, t, sample).prev_sample
+        expected = df.DDIMScheduler()
+        expected.set_timesteps(4)
+        sample = torch.zeros(1, 4, 2, 2)
+        assert torch.equal(got.cpu(), expected.step(sample + 1, torch.tensor(10), sample).prev_sample)
+
+
+def apply_to(scheduler: Any, key: str) -> None:
+    class Pipe:
+        pass
+
+    pipe: Any = Pipe()
+    pipe.scheduler = scheduler
+    recipe = next(r for r in RECIPES if r.fix.key == key)
+    recording = make_recording(make_sync(owner="scheduler.sigmas", owner_device="device"))
+    code = recipe.code(recording, [make_finding(fixes=(key,))])
+    assert isinstance(code, Code)
+    apply(pipe, {key: code})
+
+
+# --- what the scheduler is afterwards ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", [recipe.fix.key for recipe in RECIPES])
+def test_a_fixed_scheduler_is_still_what_it_was(key: str, tmp_path: Any) -> None:
+    import inspect
+
+    scheduler = df.DDIMScheduler(num_train_timesteps=500)
+    before = dict(vars(scheduler))
+    apply_to(scheduler, key)
+    assert vars(scheduler) == before
+    assert isinstance(scheduler, df.DDIMScheduler)
+    assert type(scheduler).__name__ == "DDIMScheduler"
+    for method in ("step", "set_timesteps"):
+        ours, theirs = (inspect.signature(getattr(s, method)) for s in (scheduler, df.DDIMScheduler()))
+        assert ours == theirs
+    copied = copy.deepcopy(scheduler)
+    copied.set_timesteps(3)
+    assert len(copied.timesteps) == 3
+    assert len(scheduler.timesteps) == 500
+    scheduler.save_pretrained(tmp_path)
+    assert df.DDIMScheduler.from_pretrained(tmp_path).config.num_train_timesteps == 500
+    scheduler.__class__ = df.DDIMScheduler
+    assert vars(scheduler) == before
+
+
+def test_a_copy_of_the_scheduler_made_in_the_call_is_fixed_too() -> None:
+    with simulated_gpu() as device:
+        scheduler = df.DDIMScheduler()
+        apply_to(scheduler, "host-timesteps")
+        scheduler.set_timesteps(4, device=device)
+        other = copy.deepcopy(scheduler)
+        sample = torch.zeros(1, 4, 2, 2, device=device)
+        waits = []
+
+        from diffprof.devices.simulated import Observer, observing
+
+        class Waits(Observer):
+            def blocking(self, event: Any) -> None:
+                waits.append(event)
+
+        with observing(Waits()):
+            for t in scheduler.timesteps:
+                other.step(sample, t, sample)
+        assert waits == []
+
+
+def test_nothing_is_kept_of_a_schedule_that_is_gone() -> None:
+    namespace: dict[str, Any] = {}
+    code = fixes_code("host-timesteps")
+    exec("\n".join(code.imports) + "\n" + code.definitions, namespace)
+    with simulated_gpu() as device:
+        scheduler = df.LCMScheduler()
+        namespace["_answer_from_host"](scheduler, ("set_timesteps", "step"))
+        sample = torch.zeros(1, 4, 2, 2, device=device)
+        for _ in range(3):
+            scheduler.set_timesteps(4, device=device)
+            for t in scheduler.timesteps:
+                scheduler.step(sample, t, sample)
+        del t
+        assert len(namespace["_known"].tensors) == 1
+        del scheduler
+        assert len(namespace["_known"].tensors) == 0
+
+
+def fixes_code(key: str) -> Code:
+    recipe = next(r for r in RECIPES if r.fix.key == key)
+    recording = make_recording(make_sync(owner="scheduler.sigmas", owner_device="device"))
+    code = recipe.code(recording, [make_finding(fixes=(key,))])
+    assert isinstance(code, Code)
+    return code
+
+
+# --- the code that is written --------------------------------------------------------------------------
+
+
+def test_all_are_exact_and_need_no_diffprof() -> None:
+    for recipe in RECIPES:
+        assert recipe.fix.safety is Safety.EXACT
+        assert "diffprof" not in fixes_code(recipe.fix.key).shown
+
+
+def test_the_methods_are_those_that_the_sites_were_reached_through() -> None:
+    site = make_site(
+        function="LCMScheduler._get_variance", chain=(make_site(function="LCMScheduler.add_noise"),)
+    )
+    recording = make_recording(make_sync(site=site))
+    recipe = next(r for r in RECIPES if r.fix.key == "host-timesteps")
+    code = recipe.code(recording, [make_finding(fixes=("host-timesteps",))])
+    assert isinstance(code, Code)
+    assert code.optimize == '_answer_from_host(pipe.scheduler, ("set_timesteps", "step", "add_noise"))'
+
+
+def test_tables_without_a_name_are_no_case_for_a_fix() -> None:
+    recipe = next(r for r in RECIPES if r.fix.key == "scheduler-tables-on-host")
+    outcome = recipe.code(make_recording(make_sync()), [make_finding()])
+    assert isinstance(outcome, Skipped)
+
+
+def test_a_model_s_own_numbers_are_read_from_the_device() -> None:
+    """A read of what the device has computed from the sample goes to the device, and is right."""
+
+    class Looks(DeviceSigmas):
+        seen: tuple[Any, ...] = ()
+
+        def step(self, model_output: Any, *args: Any, **kwargs: Any) -> Any:
+            self.seen = (*self.seen, float(model_output.abs().max() + self.sigmas[0]))
+            return super().step(model_output, *args, **kwargs)
+
+    with simulated_gpu() as device:
+        seen = []
+        for fixed in (False, True):
+            scheduler = Looks()
+            if fixed:
+                apply_to(scheduler, "scheduler-tables-on-host")
+            scheduler.set_timesteps(3, device=device)
+            sample = torch.ones(1, 4, 2, 2, device=device)
+            for t in scheduler.timesteps:
+                sample = scheduler.step(sample, t, sample).prev_sample
+            seen.append(scheduler.seen)
+        assert seen[0] == seen[1]
+        assert len(set(seen[0])) == 3
+        assert isinstance(scheduler, DeviceSigmas)
+        assert not isinstance(scheduler, MadeOnDevice)
+    assert source({"x": fixes_code("upload-once")}).count("class _SmallUploads") == 1
