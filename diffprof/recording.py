@@ -503,6 +503,25 @@ class CaptureRow(Row, frozen=True, kw_only=True):
     """Why it could not be captured, or not to the end."""
 
 
+class BreakCost(Row, frozen=True, kw_only=True):
+    """What one break costs: the call modelled on the simulated GPU as if compiled into CUDA graphs, with the
+    break and without it, all others in their place. Per pipeline call."""
+
+    saves_ms: float
+    """End to end."""
+    blocked_ms: float = 0.0
+    """Of the host, by the wait on the same line; 0: no wait comes with it."""
+    graphs: int = 0
+    """CUDA graphs more to launch."""
+    kernels: int = 0
+    """Kernels more, for what is not fused across the border."""
+    call_ms: float
+    """The whole call with all breaks."""
+    compiled: tuple[str, ...] = ()
+    """What is compiled in that model."""
+    grade: Grade = Grade.SIMULATED
+
+
 class GraphBreakRow(Row, frozen=True, kw_only=True):
     """One distinct graph break: one cause on one line."""
 
@@ -534,6 +553,9 @@ class GraphBreakRow(Row, frozen=True, kw_only=True):
     """Graphs that end at this break."""
     ops: int = 0
     """Call nodes of these graphs."""
+    cost: BreakCost | None = None
+    uncosted: str = ""
+    """Why there is no cost."""
     grade: Grade
 
 

@@ -7,11 +7,11 @@ import json
 import linecache
 import re
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from diffprof.analyzers.graph_breaks.capture import Graph
+from diffprof.analyzers.graph_breaks.capture import Graph, site_place
 from diffprof.analyzers.graph_breaks.component import Result
 from diffprof.callsite import Place, importable_path, is_machinery, make_site, source_line
 from diffprof.recording import Frame, Grade, GraphBreakRow, Site
@@ -20,6 +20,9 @@ _URL_CODE = re.compile(r"/gb/gb(\d+)\.html")
 _CONSEQUENCE = "*** While handling this graph break, another graph break occurred: ***"
 _TORCH_MODULE = "torch/nn/modules/module.py"
 _SHOWN_MODULES = 20
+
+USER_ERROR = "may result in an error when running in eager"
+"""Dynamo's hint where the code itself would raise (`torch/_dynamo/graph_break_hints.py`)."""
 
 
 @dataclass(frozen=True)
@@ -88,76 +91,115 @@ def code_of(title: str) -> str | None:
 
 
 @dataclass
-class _Distinct:
+class Distinct:
+    """One break: a cause on a line. skipped: the function that runs as plain Python because of it; hidden_by:
+    the innermost line of the break that keeps Dynamo from coming here."""
+
     message: Message
     stack: tuple[Place, ...]
-    skipped: str | None = None
-    hidden_by: str | None = None
+    skipped: Place | None = None
+    hidden_by: Place | None = None
     graphs: list[Graph] = field(default_factory=list)
 
+    @property
+    def site(self) -> Place:
+        """The line that a person would edit."""
+        return site_place(self.stack)
 
-def distinct_breaks(
-    component: str, result: Result, *, calls: int, per_step: float, grade: Grade
-) -> tuple[GraphBreakRow, ...]:
-    """All breaks of one component, one row a cause and line, in the order in which they come.
 
-    calls: of the component in one pipeline call; per_step: in each denoising step.
-    """
-    found: dict[tuple[str, int, str], _Distinct] = {}
-    ends: dict[object, list[_Distinct]] = {}
+def distinct_breaks(result: Result) -> tuple[Distinct, ...]:
+    """All breaks of one component, one a cause and line, in the order in which they come."""
+    found: dict[tuple[str, int, str], Distinct] = {}
+    ends: dict[object, list[Distinct]] = {}
     names = {compiled.frame: compiled.place for compiled in result.capture.compiles}
     for each in result.capture.breaks:
         message = read_message(each.reason)
-        file, line, _ = each.stack[0]
-        row = found.setdefault((file, line, message.code or message.cause), _Distinct(message, each.stack))
+        row = found.setdefault(_key(each.stack, message), Distinct(message, each.stack))
         if len(each.stack) > len(row.stack):
             row.stack = each.stack
         if each.skipped and each.frame in names:
-            row.skipped = row.skipped or _shown(names[each.frame])
-        if each.hidden_by is not None:
-            row.hidden_by = _shown(each.hidden_by)
+            row.skipped = row.skipped or names[each.frame]
+        row.hidden_by = row.hidden_by or each.hidden_by
         if not each.skipped:
             ends.setdefault(each.frame, []).append(row)
     for graph in result.capture.graphs:
         for row in ends.get(graph.frame, [])[-1:]:
             row.graphs.append(graph)
-    return tuple(_row(component, each, result, calls, per_step, grade) for each in found.values())
+    return tuple(each for each in found.values() if not _made_up(each, result))
+
+
+def _key(stack: tuple[Place, ...], message: Message) -> tuple[str, int, str]:
+    """Line and cause. What breaks in a stand-in of ours (a tokenizer) breaks where it is called: a real one
+    ends in C code, which breaks there as well."""
+    if _of_ours(stack[0]):
+        return (*site_place(stack)[:2], "a stand-in's code")
+    return (*stack[0][:2], message.code or message.cause)
+
+
+def _of_ours(place: Place) -> bool:
+    return importable_path(place[0])[0].startswith("diffprof/")
+
+
+def _made_up(each: Distinct, result: Result) -> bool:
+    """An error that only the search for hidden breaks ran into: with every loop making a single pass, a name
+    may have no value. The plain run raises nothing there."""
+    if each.hidden_by is None or not any(USER_ERROR in hint for hint in each.message.hints):
+        return False
+    return not any(p.raised for p in result.passed if p.place in (each.stack[0], each.site))
+
+
+def break_rows(
+    component: str, found: Sequence[Distinct], result: Result, *, calls: int, per_step: float, grade: Grade
+) -> tuple[GraphBreakRow, ...]:
+    """The recording's form of `distinct_breaks`, in the same order.
+
+    calls: of the component in one pipeline call; per_step: in each denoising step.
+    """
+    lines = {each.stack[0][:2]: each.site for each in found}
+    return tuple(_row(component, each, lines, result, calls, per_step, grade) for each in found)
 
 
 def _row(
-    component: str, each: _Distinct, result: Result, calls: int, per_step: float, grade: Grade
+    component: str,
+    each: Distinct,
+    lines: Mapping[tuple[str, int], Place],
+    result: Result,
+    calls: int,
+    per_step: float,
+    grade: Grade,
 ) -> GraphBreakRow:
     inner = each.stack[0]
-    passed = next((p for p in result.passed if p.place == inner and p.times), None)
+    passed = next((p for p in result.passed if p.place == each.site and p.times), None)
     modules, passes = (passed.modules, passed.times) if passed else ([], None)
     site = site_of(each.stack, modules[0] if modules else component)
-    below = (importable_path(inner[0])[0], inner[1]) != (site.file, site.line)
+    stood_in = _of_ours(inner)
+    below = not stood_in and (importable_path(inner[0])[0], inner[1]) != (site.file, site.line)
+    by = each.hidden_by
     return GraphBreakRow(
         component=component,
         code=each.message.code,
         cause=each.message.cause,
         explanation=each.message.explanation,
         hints=each.message.hints,
-        context=each.message.context,
+        context="" if stood_in else each.message.context,
         site=site,
         raised_at=_frame(inner) if below else None,
         in_hook=_in_hook(each.stack),
         count=passes * calls if passes else None,
         per_step=passes * per_step if passes else None,
         modules=tuple(modules[:_SHOWN_MODULES]),
-        skipped_frame=each.skipped,
-        hidden_by=each.hidden_by,
+        skipped_frame=_shown(each.skipped) if each.skipped and not _of_ours(each.skipped) else None,
+        hidden_by=_shown(lines.get(by[:2], by)) if by else None,
         graphs=len(each.graphs),
         ops=sum(graph.ops for graph in each.graphs),
         grade=grade,
     )
 
 
-def site_of(stack: Iterable[Place], module: str | None) -> Site:
-    """The innermost line that a person would edit; the innermost of all when none is."""
-    places = tuple(stack)
-    kept = tuple(p for p in places if not is_machinery(p[0]))
-    return make_site(kept or places[:1], module)
+def site_of(stack: Sequence[Place], module: str | None) -> Site:
+    """The line that a person would edit, with the calls that lead to it."""
+    kept = tuple(p for p in stack if not is_machinery(p[0]))
+    return make_site(kept or tuple(stack[:1]), module)
 
 
 def _frame(place: Place) -> Frame:

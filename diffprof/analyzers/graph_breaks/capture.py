@@ -9,7 +9,7 @@ from __future__ import annotations
 import dis
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import CodeType, FunctionType, MappingProxyType
@@ -19,7 +19,7 @@ import torch
 import torch._dynamo
 from torch._dynamo.convert_frame import register_bytecode_hook
 
-from diffprof.callsite import Place
+from diffprof.callsite import Place, is_machinery
 
 FrameId = tuple[int | None, int | None]
 """(frame, compile of that frame): what Dynamo writes as `2/1`."""
@@ -145,6 +145,11 @@ def parse_break(text: str, frame: FrameId) -> Break | None:
     reason = head.partition("Graph Break Reason: ")[2] or head
     reason = reason.partition("\nStack variable source attribution:")[0]
     return Break(frame, reason.strip(), stack, _SKIPPED in head or "results in a skip" in head)
+
+
+def site_place(stack: Sequence[Place]) -> Place:
+    """The innermost line that a person would edit; the innermost of all when none is."""
+    return next((p for p in stack if not is_machinery(p[0])), stack[0])
 
 
 def plain_name(name: str) -> str:

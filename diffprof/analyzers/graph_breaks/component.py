@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
 
-from diffprof.analyzers.graph_breaks.capture import Capture, captured
+from diffprof.analyzers.graph_breaks.capture import Capture, captured, site_place
 from diffprof.analyzers.graph_breaks.hidden import add_hidden_breaks
 from diffprof.analyzers.graph_breaks.hollow import Emptier, Hollow
 from diffprof.analyzers.graph_breaks.observe import Call, Part
@@ -25,11 +25,13 @@ from diffprof.pipeline import replaced
 
 @dataclass
 class Passed:
-    """How often a line ran in one call, and of which modules, by path."""
+    """How often a line was come to in one call of plain Python, and of which modules, by path. raised: an
+    exception went through it."""
 
     place: Place
     times: int
     modules: list[str]
+    raised: bool = False
 
 
 @dataclass
@@ -70,8 +72,7 @@ def capture_part(part: Part, *, fold: bool = True, say: Callable[[str], None] = 
         if into.breaks:
             say(f"{part.name}: what its breaks hide")
             add_hidden_breaks(into, lambda run: run(part.owner, part.method, *call.inputs.values(emptier)))
-            places = {p for b in into.breaks for p in b.stack[:1]}
-            with counting({part.name: part.owner}, places, result):
+            with counting({part.name: part.owner}, worth_counting(into), result):
                 plain_call(part, call, emptier)
     result.seconds = time.perf_counter() - started
     return result
@@ -162,7 +163,10 @@ def plain_call(part: Part, call: Call, emptier: Emptier) -> None:
 
 @contextmanager
 def counting(owners: Mapping[str, Any], places: set[Place], result: Result) -> Iterator[None]:
-    """Count how often plain Python passes these lines, and in which modules of the owners, by name."""
+    """Count how often plain Python passes these lines, and in which modules of the owners, by name.
+
+    A statement of several lines comes back to its first line: a pass is where it was entered.
+    """
     lines: dict[str, set[int]] = {}
     for file, line, _ in places:
         lines.setdefault(file, set()).add(line)
@@ -172,17 +176,23 @@ def counting(owners: Mapping[str, Any], places: set[Place], result: Result) -> I
         if isinstance(owner, torch.nn.Module)
         for path, module in owner.named_modules()
     }
-    counts: Counter[tuple[str, int]] = Counter()
+    counts: Counter[tuple[CodeType, int]] = Counter()
     where: dict[tuple[str, int], list[str]] = {}
+    raised: set[tuple[str, int]] = set()
+    first: dict[tuple[CodeType, int], int] = {}
 
     def entered(frame: FrameType, event: str, arg: Any) -> Any:
         return line_run if frame.f_code.co_filename in lines else None
 
     def line_run(frame: FrameType, event: str, arg: Any) -> Any:
-        file = frame.f_code.co_filename
-        if event == "line" and frame.f_lineno in lines[file]:
-            key = (file, frame.f_lineno)
-            counts[key] += 1
+        code, line = frame.f_code, frame.f_lineno
+        if line not in lines[code.co_filename]:
+            return line_run
+        key = (code.co_filename, line)
+        if event == "exception":
+            raised.add(key)
+        if event == "line" and first.setdefault((code, line), frame.f_lasti) == frame.f_lasti:
+            counts[code, line] += 1
             path = _module_around(frame, modules)
             if path is not None and path not in where.setdefault(key, []):
                 where[key].append(path)
@@ -194,7 +204,19 @@ def counting(owners: Mapping[str, Any], places: set[Place], result: Result) -> I
         yield
     finally:
         sys.settrace(before)
-        result.passed += [Passed(p, counts[p[:2]], where.get(p[:2], [])) for p in sorted(places)]
+        # A comprehension is code of its own on the same line.
+        passes = {(c.co_filename, line): 0 for c, line in counts}
+        for (code, line), times in counts.items():
+            key = (code.co_filename, line)
+            passes[key] = max(passes[key], times)
+        result.passed += [
+            Passed(p, passes.get(p[:2], 0), where.get(p[:2], []), p[:2] in raised) for p in sorted(places)
+        ]
+
+
+def worth_counting(capture: Capture) -> set[Place]:
+    """Of each break, the line that a person would edit and the innermost one."""
+    return {p for b in capture.breaks for p in (b.stack[0], site_place(b.stack))}
 
 
 def _module_around(frame: FrameType | None, modules: dict[int, str]) -> str | None:

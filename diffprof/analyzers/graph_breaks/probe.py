@@ -5,18 +5,19 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 
 from diffprof.analyzers.graph_breaks import cache as store
-from diffprof.analyzers.graph_breaks.breaks import distinct_breaks
+from diffprof.analyzers.graph_breaks.borders import Priced, break_costs
+from diffprof.analyzers.graph_breaks.breaks import break_rows, distinct_breaks
 from diffprof.analyzers.graph_breaks.child import Job, Send, can_fork, run_in_children
 from diffprof.analyzers.graph_breaks.component import Result, capture_part
 from diffprof.analyzers.graph_breaks.observe import Part, observing
 from diffprof.analyzers.graph_breaks.recompiles import CURES, Varied, call_again, recompile_rows
-from diffprof.analyzers.graph_breaks.scopes import SCOPES, capture_call, capture_step, loop_lines
+from diffprof.analyzers.graph_breaks.scopes import COMPONENTS, SCOPES, capture_call, capture_step, loop_lines
 from diffprof.analyzers.graph_breaks.variations import Variation, applied, variations
 from diffprof.callsite import importable_path
 from diffprof.errors import UsageError
@@ -52,7 +53,7 @@ class _Task:
 @dataclass
 class _Found:
     captures: list[CaptureRow] = field(default_factory=list)
-    breaks: list[GraphBreakRow] = field(default_factory=list)
+    breaks: list[Priced] = field(default_factory=list)
     recompiles: list[RecompileRow] = field(default_factory=list)
     unseen: list[Unseen] = field(default_factory=list)
 
@@ -95,10 +96,12 @@ def probe_graph_breaks(
     _capture_parts(parts, found, grade, show, cache, limit_seconds)
     if scope != "components":
         _capture_scope(scope, scene, parts, found, grade, show, limit_seconds)
+    show.stage("cost of the breaks")
+    breaks = _with_costs(scene, device, parts, found.breaks)
     _try_again(parts, varied, found, grade, show, cache, limit_seconds)
     return {
         "captures": tuple(found.captures),
-        "graph_breaks": tuple(found.breaks),
+        "graph_breaks": breaks,
         "recompiles": tuple(found.recompiles),
         "unseen": tuple(found.unseen),
     }
@@ -118,7 +121,7 @@ def _observed(scene: Scene, variation: Variation | None = None) -> list[Part]:
 def _capture_parts(
     parts: Sequence[Part], found: _Found, grade: Grade, show: Progress, cache: bool, limit_seconds: float
 ) -> None:
-    rows: dict[str, tuple[CaptureRow, tuple[GraphBreakRow, ...]]] = {}
+    rows: dict[str, tuple[CaptureRow, tuple[Priced, ...]]] = {}
 
     def task(part: Part) -> _Task:
         def work(send: Send) -> Result:
@@ -169,7 +172,7 @@ def _capture_scope(
             # Lines are counted over the whole call here.
             row, breaks = _rows(label, result, 1, 0.0, grade, seconds, cached)
             found.captures.append(_replace(row, calls=calls, per_step=per_step))
-            found.breaks += [_in_loop(b, loop, steps) for b in breaks]
+            found.breaks += [replace(b, row=_in_loop(b.row, loop, steps)) for b in breaks]
             if row.failure:
                 failed(row.failure)
 
@@ -186,9 +189,11 @@ def _capture_scope(
 
 def _rows(
     name: str, result: Result, calls: int, per_step: float, grade: Grade, seconds: float, cached: bool
-) -> tuple[CaptureRow, tuple[GraphBreakRow, ...]]:
+) -> tuple[CaptureRow, tuple[Priced, ...]]:
     capture = result.capture
-    breaks = distinct_breaks(name, result, calls=calls, per_step=per_step, grade=grade)
+    distinct = distinct_breaks(result)
+    rows = break_rows(name, distinct, result, calls=calls, per_step=per_step, grade=grade)
+    breaks = tuple(map(Priced, distinct, rows))
     failure = capture.failure
     row = CaptureRow(
         component=name,
@@ -231,6 +236,36 @@ def _in_loop(row: GraphBreakRow, loop: tuple[str, int, int] | None, steps: int) 
     if any(importable_path(file)[0] == where and first <= line <= last for where, line in places):
         return _replace(row, per_step=row.count / steps)
     return row
+
+
+def _with_costs(
+    scene: Scene, device: Any, parts: Sequence[Part], breaks: Sequence[Priced]
+) -> tuple[GraphBreakRow, ...]:
+    """The rows of the breaks, each with its cost or why it has none."""
+    if device is None or device.kind != "sim":
+        why = "breaks are costed on a simulated GPU: scan with --device sim:a100-80gb, or another one"
+        return tuple(_replace(each.row, uncosted=why) for each in breaks)
+    groups: dict[str, list[Priced]] = {}
+    for each in breaks:
+        name = each.row.component
+        groups.setdefault(name if name in SCOPES else COMPONENTS, []).append(each)
+    compiled = tuple(dict.fromkeys(part.name.partition(".")[0] for part in parts))
+    costs = {
+        name: iter(found)
+        for name, found in break_costs(scene.call, scene.pipe, device, groups, compiled).items()
+    }
+    rows = []
+    for each in breaks:
+        name = each.row.component
+        cost = next(costs[name if name in SCOPES else COMPONENTS])
+        if each.found.hidden_by:
+            why = "it costs nothing until the break that hides it is gone"
+            rows.append(_replace(each.row, uncosted=why))
+        elif each.row.count is None:
+            rows.append(_replace(each.row, uncosted="the plain run of the call did not pass the line"))
+        else:
+            rows.append(_replace(each.row, cost=cost))
+    return tuple(rows)
 
 
 # --- recompiles ----------------------------------------------------------------------------------------

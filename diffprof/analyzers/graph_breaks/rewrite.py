@@ -150,9 +150,9 @@ def _placed(node: Any, like: ast.stmt) -> Any:
 
 
 def body_apart(code: CodeType, first: int, last: int, runner: str) -> CodeType | None:
-    """The function with the body of one loop moved into an inner function, which is called through the
-    global `runner(body)`. first, last: lines of the loop. None where the body can't be moved: it returns or
-    yields, or the loop is not found.
+    """The function with the body of one loop moved into an inner function of the same name, which is called
+    through the global `runner(body)`. first, last: lines of the loop. None where the body can't be moved: it
+    returns or yields, or the loop is not found.
     """
     found = _definition(code)
     if found is None:
@@ -175,9 +175,10 @@ def body_apart(code: CodeType, first: int, last: int, runner: str) -> CodeType |
     body = [leave.visit(s) for s in loop.body]
     head: list[ast.stmt] = [ast.Nonlocal(names=assigned)] if assigned else []
     inner = _placed(
-        ast.FunctionDef(name="loop_body", args=nothing, body=[*head, *body], decorator_list=[]), loop.body[0]
+        ast.FunctionDef(name=function.name, args=nothing, body=[*head, *body], decorator_list=[]),
+        loop.body[0],
     )
-    call = ast.Call(func=_name(runner), args=[_name("loop_body")], keywords=[])
+    call = ast.Call(func=_name(runner), args=[_name(function.name)], keywords=[])
     check = ast.If(test=call, body=[ast.Break()], orelse=[])
     bound = {a.arg for a in ast.walk(function.args) if isinstance(a, ast.arg)}
     unset = [n for n in assigned if n not in bound]

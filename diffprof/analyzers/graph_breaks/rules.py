@@ -7,21 +7,18 @@ from collections.abc import Callable, Iterator
 from diffprof.analyzers.graph_breaks import recompile_rules
 from diffprof.analyzers.graph_breaks.causes import kind_of
 from diffprof.finding import Evidence, Finding, Severity
-from diffprof.recording import GraphBreakRow, Recording
+from diffprof.pricing import HIDDEN, HIDDEN_SHARE
+from diffprof.recording import BreakCost, GraphBreakRow, Recording
 from diffprof.rules import rule
 
 __all__ = ["recompile_rules"]
 
 BREAKS = ("graph_breaks",)
 
-PRICED_BY_WAIT = (
-    "The saving is that of the wait on this line, which goes with the break. Launches and fusions lost at "
-    "the border of the two graphs are not in it."
-)
-NOT_PRICED = (
-    "Not priced: no wait comes with this line, and what a border costs (a launch more, guards, fusions lost) "
-    "depends on the compiled code."
-)
+GRAPH_MS = 0.05
+"""Host time to launch one more CUDA graph (`GRAPH_CALL_US` of the cost model)."""
+
+NOT_COSTED = "Not priced: this recording holds no model of the compiled call"
 
 
 def _breaks(recording: Recording, kind: str) -> Iterator[list[GraphBreakRow]]:
@@ -38,23 +35,28 @@ def _break_findings(
 ) -> Iterator[Finding]:
     for rows in _breaks(recording, kind):
         row = max(rows, key=lambda r: (r.per_step or 0.0, r.count or 0))
-        waits = _waits(recording, row)
+        costed = max(
+            (r for r in rows if r.cost), key=lambda r: r.cost.saves_ms if r.cost else 0, default=None
+        )
+        cost = costed.cost if costed else None
         per_step = row.per_step or 0.0
         yield Finding(
             rule=code,
             name=name,
             kind=f"graph-break: {kind}",
             message=say(row) + _where(rows) + _reach(row),
-            grade=row.grade,
+            grade=cost.grade if cost else row.grade,
             severity=_severity(per_step),
             site=row.site,
             phase="denoise" if per_step else None,
             in_loop=per_step > 0,
             count=row.count or 1,
             per_step=per_step,
-            cost_note=PRICED_BY_WAIT if waits else NOT_PRICED,
+            blocked_ms=cost.blocked_ms if cost else None,
+            saves_ms=cost.saves_ms if cost else None,
+            cost_note=_cost_note(cost) if cost else _why_not(row),
             advice=advice + _hint(row),
-            evidence=Evidence(syncs=waits),
+            evidence=Evidence(syncs=_waits(recording, row)),
         )
 
 
@@ -68,6 +70,29 @@ def _waits(recording: Recording, row: GraphBreakRow) -> tuple[int, ...]:
     """Waits that were seen on the line of the break."""
     place = (row.site.file, row.site.line)
     return tuple(i for i, s in enumerate(recording.syncs or ()) if (s.site.file, s.site.line) == place)
+
+
+def _cost_note(cost: BreakCost) -> str:
+    """What the saving is made of, and of which run."""
+    parts = [_more(cost.graphs, "CUDA graph"), _more(cost.kernels, "kernel")]
+    if cost.blocked_ms:
+        parts.append("a wait of the host")
+    made = ", ".join(part for part in parts if part)
+    of = f"with {' and '.join(cost.compiled)} compiled, in a call of {cost.call_ms:,.4g} ms"
+    if not made:
+        return f"{of}: no graph or kernel more for it; it costs the compile of another piece."
+    hidden = (
+        f" {HIDDEN}" if cost.saves_ms < HIDDEN_SHARE * max(cost.blocked_ms, GRAPH_MS * cost.graphs) else ""
+    )
+    return f"{of}: the break adds {made} per call.{hidden}"
+
+
+def _more(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}" if count > 0 else ""
+
+
+def _why_not(row: GraphBreakRow) -> str:
+    return f"Not priced: {row.uncosted}." if row.uncosted else f"{NOT_COSTED}."
 
 
 def _where(rows: list[GraphBreakRow]) -> str:

@@ -16,7 +16,13 @@ from typing import Any, cast
 import torch
 
 from diffprof.analyzers.graph_breaks.capture import Capture, captured
-from diffprof.analyzers.graph_breaks.component import Result, counting, forget_compiled, restore
+from diffprof.analyzers.graph_breaks.component import (
+    Result,
+    counting,
+    forget_compiled,
+    restore,
+    worth_counting,
+)
 from diffprof.analyzers.graph_breaks.hidden import add_hidden_breaks
 from diffprof.analyzers.graph_breaks.hollow import Emptier, Hollow
 from diffprof.analyzers.graph_breaks.observe import Part
@@ -27,7 +33,8 @@ from diffprof.pipeline import components, denoising_loops, replaced, with_role
 
 RUNNER = "__diffprof_run_loop_body__"
 
-SCOPES = ("components", "step", "call")
+COMPONENTS, STEP, CALL = SCOPES = ("components", "step", "call")
+"""What is compiled as one. The names of the last two are those of their captures as well."""
 
 
 def capture_call(
@@ -115,7 +122,7 @@ def _captured_with_parts_apart(
         if into.breaks:
             for part in parts:
                 restore(part, emptier)
-            with counting(components(pipe), {p for b in into.breaks for p in b.stack[:1]}, result):
+            with counting(components(pipe), worth_counting(into), result):
                 try:
                     args, kwargs = given.values(emptier)
                     pipe(*args, **kwargs)

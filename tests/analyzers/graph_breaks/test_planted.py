@@ -51,7 +51,7 @@ def look_at_all() -> dict[str, Seen]:
     """In the child: what the capture and `explain` make of each case."""
     import torch
 
-    from diffprof.analyzers.graph_breaks.breaks import distinct_breaks
+    from diffprof.analyzers.graph_breaks.breaks import break_rows, distinct_breaks
     from diffprof.analyzers.graph_breaks.component import capture_part
     from diffprof.analyzers.graph_breaks.observe import Call, Part
     from diffprof.analyzers.graph_breaks.signature import signature
@@ -62,7 +62,7 @@ def look_at_all() -> dict[str, Seen]:
         inputs = signature((args, {}))
         part = Part(name, function, "__call__", "other", calls=[Call(inputs, inputs, count=1)], order=[0])
         result = capture_part(part)
-        rows = distinct_breaks(name, result, calls=1, per_step=0.0, grade=Grade.MEASURED)
+        rows = break_rows(name, distinct_breaks(result), result, calls=1, per_step=0.0, grade=Grade.MEASURED)
         torch._dynamo.reset()
         with torch.no_grad():
             told = torch._dynamo.explain(function)(*args)
