@@ -497,6 +497,9 @@ class CaptureRow(Row, frozen=True, kw_only=True):
     """Graphs run in one call of the component: what is launched apart."""
     folded: dict[str, int] = {}
     """Equal blocks captured once: class -> how many."""
+    tried: tuple[str, ...] | None = None
+    """Changes under which it was called again with the same compiled code: `within one call` and the
+    variations. What made it compile again is in Recording.recompiles. None: it was not called again."""
     seconds: float = 0.0
     cached: bool = False
     failure: str | None = None

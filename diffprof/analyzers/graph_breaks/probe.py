@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ from diffprof.analyzers.graph_breaks.breaks import break_rows, distinct_breaks
 from diffprof.analyzers.graph_breaks.child import Job, Send, can_fork, run_in_children
 from diffprof.analyzers.graph_breaks.component import Result, capture_part
 from diffprof.analyzers.graph_breaks.observe import Part, observing
-from diffprof.analyzers.graph_breaks.recompiles import CURES, Varied, call_again, recompile_rows
+from diffprof.analyzers.graph_breaks.recompiles import CURES, Varied, call_again, may_be_cured, recompile_rows
 from diffprof.analyzers.graph_breaks.scopes import COMPONENTS, SCOPES, capture_call, capture_step, loop_lines
 from diffprof.analyzers.graph_breaks.variations import Variation, applied, variations
 from diffprof.callsite import importable_path
@@ -98,7 +99,7 @@ def probe_graph_breaks(
         _capture_scope(scope, scene, parts, found, grade, show, limit_seconds)
     show.stage("cost of the breaks")
     breaks = _with_costs(scene, device, parts, found.breaks)
-    _try_again(parts, varied, found, grade, show, cache, limit_seconds)
+    _try_again(scene, parts, varied, found, grade, show, cache, limit_seconds)
     return {
         "captures": tuple(found.captures),
         "graph_breaks": breaks,
@@ -272,6 +273,7 @@ def _with_costs(
 
 
 def _try_again(
+    scene: Scene,
     parts: Sequence[Part],
     varied: Mapping[Variation, Sequence[Part]],
     found: _Found,
@@ -284,6 +286,7 @@ def _try_again(
     import torch._dynamo
 
     limit = torch._dynamo.config.recompile_limit
+    by_label = {v.label: v for v in varied}
     others = {
         part.name: [(v.label, p) for v, all_ in varied.items() for p in all_ if p.name == part.name]
         for part in parts
@@ -292,16 +295,23 @@ def _try_again(
     plain: dict[str, Varied] = {}
     cures: dict[str, list[Varied]] = {}
 
+    def applying(label: str) -> AbstractContextManager[None]:
+        return applied(scene, by_label[label])
+
     def task(part: Part, setting: str) -> _Task:
+        before = plain.get(part.name)
+        tried = [x for x in others[part.name] if before is None or before.by_variation.get(x[0])]
+
         def work(send: Send) -> Varied:
             send(f"{part.name} again{f', {setting}' if setting else ''}")
-            return call_again(part, others[part.name], setting=setting)
+            return call_again(part, tried, setting=setting, applying=applying)
 
         def done(result: Varied, seconds: float, cached: bool) -> None:
             if setting:
                 cures.setdefault(part.name, []).append(result)
             else:
                 plain[part.name] = result
+                _note_tried(found, part.name, result)
                 if result.failure:
                     failed(result.failure)
 
@@ -311,17 +321,24 @@ def _try_again(
             else:
                 found.unseen.append(Unseen(what=f"recompiles of {part.name}", why=why))
 
-        inputs = [(label, [c.inputs.key for c in p.calls], p.order) for label, p in others[part.name]]
+        inputs = [(label, [c.inputs.key for c in p.calls], p.order) for label, p in tried]
         own = ([c.inputs.key for c in part.calls], part.order, part.no_grad)
         key = store.key_of(part.owner, part.method, "again", setting, own, inputs) if cache else None
         return _Task(part.name, work, Varied, key, done, failed)
 
     _run([task(part, "") for part in chosen], show, limit_seconds)
     again = [p for p in chosen if p.name in plain and any(plain[p.name].by_variation.values())]
-    _run([task(part, setting) for part in again for setting in CURES], show, limit_seconds)
+    curable = [p for p in again if may_be_cured(plain[p.name])]
+    _run([task(part, setting) for part in curable for setting in CURES], show, limit_seconds)
     for part in again:
         ordered = sorted(cures.get(part.name, []), key=lambda v: CURES.index(v.setting))
         found.recompiles += recompile_rows(part, plain[part.name], ordered, limit=limit, grade=grade)
+
+
+def _note_tried(found: _Found, name: str, result: Varied) -> None:
+    for at, row in enumerate(found.captures):
+        if row.component == name:
+            found.captures[at] = _replace(row, tried=tuple(result.by_variation))
 
 
 def _may_recompile(part: Part) -> bool:

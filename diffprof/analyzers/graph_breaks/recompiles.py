@@ -6,18 +6,22 @@ import gc
 import inspect
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch._dynamo
 
-from diffprof.analyzers.graph_breaks.capture import Compiled, captured
+from diffprof.analyzers.graph_breaks.capture import Compiled, captured, plain_name
 from diffprof.analyzers.graph_breaks.component import ready, restore
 from diffprof.analyzers.graph_breaks.hollow import Emptier, Hollow
-from diffprof.analyzers.graph_breaks.observe import Part
+from diffprof.analyzers.graph_breaks.observe import Call, Part
+from diffprof.analyzers.graph_breaks.repeats import Seen, equal_blocks
+from diffprof.analyzers.graph_breaks.signature import Given
 from diffprof.callsite import Place, is_machinery, make_site
+from diffprof.pipeline import replaced
 from diffprof.recording import Grade, RecompileRow, Site
 
 CURES = ("dynamic=True", "mark_dynamic", "use_duck_shape=False")
@@ -59,21 +63,54 @@ class Varied:
     failure: str | None = None
 
 
-def call_again(part: Part, variations: Sequence[tuple[str, Part]], *, setting: str = "") -> Varied:
+Applying = Callable[[str], AbstractContextManager[Any]]
+"""Label of a variation -> a context in which the pipeline is changed that way (its adapters, say)."""
+
+
+def call_again(
+    part: Part,
+    variations: Sequence[tuple[str, Part]],
+    *,
+    setting: str = "",
+    applying: Applying = lambda label: nullcontext(),
+    fold: bool = True,
+) -> Varied:
     """Call a component as it was called, then as in each variation, all with the same compiled code.
 
-    For the child. setting: one of CURES, or empty for torch.compile's defaults.
+    For the child. setting: one of CURES, or empty for torch.compile's defaults. fold: leave equal blocks
+    out; one of each kind is called again on its own, and if that is compiled again where the whole is not,
+    everything is done without folding.
     """
     gc.disable()
     emptier = Emptier()
     ready(part, emptier)
+    with torch.set_grad_enabled(not part.no_grad), Hollow(), _duck_shape(setting != "use_duck_shape=False"):
+        blocks = _foldable(part, variations) if fold else []
+        with ExitStack() as stand_ins:
+            for block in blocks:
+                for module in block.modules:
+                    stand_ins.enter_context(replaced(module, "forward", _following))
+            result = _calls(part, variations, setting, emptier, applying)
+        for block in blocks:
+            alone = _calls(*block.alone, setting, emptier, applying)
+            result.files |= alone.files
+            if alone.failure or any(
+                len(alone.by_variation[x]) > len(result.by_variation[x]) for x in alone.by_variation
+            ):
+                return _calls(part, variations, setting, emptier, applying)
+    return result
+
+
+def _calls(
+    part: Part, variations: Sequence[tuple[str, Part]], setting: str, emptier: Emptier, applying: Applying
+) -> Varied:
     changing = _changing_dims([part, *(p for _, p in variations)])
     result = Varied(setting)
-    with torch.set_grad_enabled(not part.no_grad), Hollow(), _duck_shape(setting != "use_duck_shape=False"):
-        into, run = captured(dynamic=True if setting == "dynamic=True" else None)
-        for label, which in ((WITHIN, part), *variations):
-            found = result.by_variation.setdefault(label, [])
-            restore(which, emptier)
+    into, run = captured(dynamic=True if setting == "dynamic=True" else None)
+    for label, which in ((WITHIN, part), *variations):
+        found = result.by_variation.setdefault(label, [])
+        restore(which, emptier)
+        with nullcontext() if label == WITHIN else applying(label):
             for at in _sequence(which):
                 before = len(into.compiles)
                 args, kwargs = which.calls[at].inputs.values(emptier)
@@ -85,9 +122,63 @@ def call_again(part: Part, variations: Sequence[tuple[str, Part]], *, setting: s
                     into.failure = None
                 # What the limit refuses is logged without a function: it was not compiled again.
                 found += [c for c in into.compiles[before:] if c.recompile_reason and c.place[0] != "?"]
-        result.entries = list(Counter(c.place for c in into.compiles if c.failure is None).items())
-        result.limits, result.files = into.limits, into.files
+    result.entries = list(Counter(c.place for c in into.compiles if c.failure is None).items())
+    result.limits, result.files = into.limits, into.files
     return result
+
+
+# --- equal blocks --------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Folded:
+    """Equal blocks whose result has the form of their first tensor, in every variation. alone: one of them as
+    a part of its own, with its variations."""
+
+    modules: list[torch.nn.Module]
+    alone: tuple[Part, list[tuple[str, Part]]]
+
+
+def _foldable(part: Part, variations: Sequence[tuple[str, Part]]) -> list[_Folded]:
+    if not part.blocks:
+        return []
+    seen = [{id(s.module): s for s in p.blocks if s.steady} for p in (part, *(p for _, p in variations))]
+    found = []
+    for block in equal_blocks(part.blocks, frozenset(path for path, _ in part.owner.named_modules())):
+        modules = [m for m in block.modules if all(_keeps_form(each.get(id(m))) for each in seen)]
+        if len(modules) < 2:
+            continue
+        first = modules[0]
+        name = type(first).__name__
+        alone = [
+            Part(
+                name, first, "forward", "other", calls=[Call(each[id(first)].inputs, block.output)], order=[0]
+            )
+            for each in seen
+        ]
+        labels = [label for label, _ in variations]
+        found.append(_Folded(modules, (alone[0], list(zip(labels, alone[1:], strict=True)))))
+    return found
+
+
+def _keeps_form(seen: Seen | None) -> bool:
+    if seen is None or seen.output is None or not seen.output.spec.is_leaf():
+        return False
+    first = next((leaf for leaf in seen.inputs.leaves if isinstance(leaf, Given)), None)
+    return first is not None and str(first) == str(seen.output.leaves[0])
+
+
+@torch._dynamo.allow_in_graph
+def _like(tensor: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(tensor)
+
+
+def _following(*args: Any, **kwargs: Any) -> torch.Tensor:
+    """Stands for a block: one operation, with a result of the form of its first tensor."""
+    return _like(*[a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)])
+
+
+# --- inputs --------------------------------------------------------------------------------------------
 
 
 def _sequence(part: Part) -> list[int]:
@@ -128,6 +219,12 @@ def _duck_shape(on: bool) -> Iterator[None]:
         yield
 
 
+def may_be_cured(plain: Varied) -> bool:
+    """Whether a guard on a size or a number failed: the settings are about nothing else."""
+    reasons = (c.recompile_reason or "" for found in plain.by_variation.values() for c in found)
+    return any(guard_kind(_bare(reason)) in ("shape", "scalar") for reason in reasons)
+
+
 # --- rows ----------------------------------------------------------------------------------------------
 
 
@@ -165,12 +262,17 @@ def recompile_rows(
 
 def _condition(reason: str, part: Part) -> str:
     """The guard alone, in the names of the component's own arguments."""
-    text = reason.partition("\nUser stack trace:")[0].partition(": ")[2] or reason
-    text = text.partition("  # ")[0].strip()
+    text = _bare(reason)
     text = re.sub(r"kwargs\['(\w+)'\]", r"\1", text)
     names = positional_names(part)
     text = re.sub(r"args\[(\d+)\]", lambda m: names[int(m[1])] if int(m[1]) < len(names) else m[0], text)
     return re.sub(r"\bowner\b", part.name.partition(".")[0], text)
+
+
+def _bare(reason: str) -> str:
+    """The condition as Dynamo words it."""
+    text = reason.partition("\nUser stack trace:")[0].partition(": ")[2] or reason
+    return text.partition("  # ")[0].strip()
 
 
 def positional_names(part: Part) -> list[str]:
@@ -191,8 +293,8 @@ def guard_kind(guard: str) -> str:
 
 def _site(reason: str, place: Place, part: Part) -> Site:
     """Where the guard was made, if Dynamo says so; else the function that was compiled again."""
-    stack = [(m["file"], int(m["line"]), m["name"]) for m in _FRAME.finditer(reason)]
-    stack += [(m["file"], int(m["line"]), m["name"]) for m in _LOCATION.finditer(reason)]
+    found = (*_FRAME.finditer(reason), *_LOCATION.finditer(reason))
+    stack = [(m["file"], int(m["line"]), plain_name(m["name"])) for m in found]
     kept = tuple(p for p in reversed(stack) if not is_machinery(p[0]))
     if kept:
         return make_site(kept, part.name)
