@@ -123,16 +123,19 @@ def _captures(recording: Recording) -> Table | None:
     rows = tuple(
         (
             row.component,
-            "no" if row.failure else "yes" if row.fullgraph_ready else "no",
-            f"{row.graphs:,}",
-            f"{row.breaks:,}",
-            f"{row.ops:,}",
+            "not captured" if row.failure else "yes" if row.fullgraph_ready else "no",
+            NOT_MEASURED if row.failure else f"{row.graphs:,}",
+            NOT_MEASURED if row.failure else f"{row.breaks:,}",
+            NOT_MEASURED if row.failure else f"{row.ops:,}",
+            f"{row.calls:,}",
             row.failure or "",
         )
         for row in recording.captures
     )
-    columns = ("component", "one graph", "graphs", "breaks", "operations", "why not")
-    return Table("Compiled parts", columns, rows, "as Dynamo captures them, without running them")
+    columns = ("component", "fullgraph-ready", "graphs", "breaks", "operations", "calls", "why not")
+    if not any(row.failure for row in recording.captures):
+        columns, rows = columns[:-1], tuple(row[:-1] for row in rows)
+    return Table("Compiled parts", columns, rows, "as Dynamo captures them, with the inputs of this call")
 
 
 def _graph_breaks(recording: Recording) -> Table | None:
@@ -156,16 +159,32 @@ def _graph_breaks(recording: Recording) -> Table | None:
 
 
 def _recompiles(recording: Recording) -> Table | None:
-    """What made Dynamo compile again."""
-    if not recording.recompiles:
+    """What made Dynamo compile again, and what did not."""
+    found = {(row.component, row.variation) for row in recording.recompiles or ()}
+    rows = [
+        (
+            f"{row.count:,}",
+            row.component,
+            row.variation,
+            "" if not row.tried else ", ".join(row.stopped_by) or "none of those tried",
+            row.guard,
+        )
+        for row in recording.recompiles or ()
+    ]
+    rows += [
+        ("0", row.component, change, "", "")
+        for row in recording.captures or ()
+        for change in row.tried or ()
+        if (row.component, change) not in found
+    ]
+    if not rows:
         return None
-    rows = tuple(
-        (f"{row.count:,}", row.component, f"{row.site.file}:{row.site.line}", row.variation, row.guard)
-        for row in recording.recompiles[:MOST_ROWS]
-    )
-    left = len(recording.recompiles) - len(rows)
-    note = f"{plural(left, 'more guard')} not shown" if left else ""
-    return Table("Recompiles", ("times", "component", "where", "what changed", "guard"), rows, note)
+    left = len(rows) - MOST_ROWS
+    note = "compiled once, then called again as it was and in each variation"
+    if left > 0:
+        note += f"; {plural(left, 'more row')} not shown"
+    columns = ("times", "component", "what changed", "stopped by", "guard that failed")
+    return Table("Recompiles", columns, tuple(rows[:MOST_ROWS]), note)
 
 
 SECTIONS: tuple[Callable[[Recording], Table | None], ...] = (
