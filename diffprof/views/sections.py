@@ -120,7 +120,7 @@ def _captures(recording: Recording) -> Table | None:
     """What torch.compile makes of each component."""
     if not recording.captures:
         return None
-    rows = tuple(
+    rows: tuple[tuple[str, ...], ...] = tuple(
         (
             row.component,
             "not captured" if row.failure else "yes" if row.fullgraph_ready else "no",
@@ -132,7 +132,15 @@ def _captures(recording: Recording) -> Table | None:
         )
         for row in recording.captures
     )
-    columns = ("component", "fullgraph-ready", "graphs", "breaks", "operations", "calls", "why not")
+    columns: tuple[str, ...] = (
+        "component",
+        "fullgraph-ready",
+        "graphs",
+        "breaks",
+        "operations",
+        "calls",
+        "why not",
+    )
     if not any(row.failure for row in recording.captures):
         columns, rows = columns[:-1], tuple(row[:-1] for row in rows)
     return Table("Compiled parts", columns, rows, "as Dynamo captures them, with the inputs of this call")
