@@ -26,12 +26,14 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
     syncs: indexes into Recording.syncs. kinds: indexes into Timeline.kinds. events: timeline events.
     becomes_us: device time of one call of each of `kinds` once the finding is resolved; empty: they are gone.
+    host_left: share of the host time of launching `kinds` that is left then.
     """
 
     syncs: tuple[int, ...] = ()
     kinds: tuple[int, ...] = ()
     events: tuple[int, ...] = ()
     becomes_us: tuple[float, ...] = ()
+    host_left: float = 1.0
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):

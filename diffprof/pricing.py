@@ -91,7 +91,10 @@ def removal(evidence: Evidence, recording: Recording) -> Without:
     events.update(events_of_syncs(timeline, reads))
     after = evidence.becomes_us or (0.0,) * len(evidence.kinds)
     return Without(
-        waits=waits, events=frozenset(events), kind_us=dict(zip(evidence.kinds, after, strict=True))
+        waits=waits,
+        events=frozenset(events),
+        kind_us=dict(zip(evidence.kinds, after, strict=True)),
+        kind_host=dict.fromkeys(evidence.kinds, evidence.host_left) if evidence.host_left < 1.0 else {},
     )
 
 

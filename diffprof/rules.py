@@ -19,7 +19,7 @@ from diffprof.finding import Finding, sort_key
 from diffprof.recording import Recording
 
 HEADINGS = ("What it does", "Why it is slow", "Example", "Use instead", "Fix safety")
-ANALYZERS = ("syncs", "graph_breaks", "quantization", "kernels")
+ANALYZERS = ("syncs", "graph_breaks", "quantization", "kernels", "setup")
 """Folders of diffprof.analyzers with a rules module, in the order of their code prefixes."""
 
 Check = Callable[[Recording], Iterator[Finding]]

@@ -29,7 +29,7 @@ from diffprof.devices.simulated.cost import current_mode
 from diffprof.errors import DiffprofError, TargetError, UsageError
 from diffprof.pipeline import Phase, PhaseTracker, components
 from diffprof.progress import Progress
-from diffprof.recording import Environment, Recording, SyncRow, TargetInfo, Unseen
+from diffprof.recording import Environment, KindCosts, Recording, SyncRow, TargetInfo, Unseen
 from diffprof.report import Report, make_report
 from diffprof.targets import Options, Target, from_object
 from diffprof.targets.components import components_of
@@ -71,6 +71,8 @@ class Session:
         self.unseen: list[Unseen] = []
         self.seconds: dict[str, float] = {}
         self.steps: int | None = None
+        self.kernels: SimulatedKernels | None = None
+        """Of the watched call, on a simulated device."""
         self._started = time.perf_counter()
 
     # --- running --------------------------------------------------------------------------------------
@@ -101,7 +103,12 @@ class Session:
         return self.recording()
 
     def _probe_the_rest(self, scene: Scene) -> None:
-        """The analyzers that run the call on their own; each import is paid when it is used."""
+        """The other analyzers; each import is paid when it is used."""
+        if "setup" in self.analyzers:
+            from diffprof.analyzers.setup.probe import probe_setup
+
+            self._add(probe_setup(scene.pipe, self._costs_set_up_otherwise(scene)))
+            self._lap("setup")
         if "graph-breaks" in self.analyzers:
             from diffprof.analyzers.graph_breaks.probe import probe_graph_breaks
 
@@ -115,6 +122,16 @@ class Session:
             given = self._given(QUANTIZATION)
             self._add(probe_quantization(scene, self.device, progress=self.progress, **given))
             self._lap("quantization")
+
+    def _costs_set_up_otherwise(self, scene: Scene) -> KindCosts | None:
+        """Of the watched call, where it was simulated."""
+        timeline = self.sections.get("timeline")
+        if self.kernels is None or timeline is None:
+            return None
+        from diffprof.analyzers.setup.whatif import kind_costs
+
+        builder = self.kernels.builder
+        return kind_costs(builder.operations(), timeline, builder.model, compiled_roots(scene.pipe))
 
     def _given(self, names: Sequence[str]) -> dict[str, Any]:
         return {name: self.settings[name] for name in names if self.settings.get(name) is not None}
@@ -189,7 +206,8 @@ def watched_call(session: Session, scene: Scene) -> None:
     with ExitStack() as stack:
         observer: SyncObserver
         if session.device.kind == "sim" and "kernels" in session.analyzers:
-            observer = SyncsAndKernels(scene.pipe, tracker, _simulated_kernels(session, scene.pipe))
+            session.kernels = _simulated_kernels(session, scene.pipe)
+            observer = SyncsAndKernels(scene.pipe, tracker, session.kernels)
             stack.enter_context(observer.kernels.following())
         else:
             observer = SyncObserver(scene.pipe, tracker)

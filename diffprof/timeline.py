@@ -34,14 +34,16 @@ class Without:
     waits: sync rows whose wait is dropped; the operation itself stays.
     events: events dropped whole: host time, device work and wait.
     kind_us: kind -> device time of each of its calls instead of the recorded one; 0 drops the launch too.
+    kind_host: kind -> share of the host time of its calls that is left, 0..1.
     """
 
     waits: frozenset[int] = frozenset()
     events: frozenset[int] = frozenset()
     kind_us: Mapping[int, float] = field(default_factory=dict)
+    kind_host: Mapping[int, float] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.waits or self.events or self.kind_us)
+        return bool(self.waits or self.events or self.kind_us or self.kind_host)
 
 
 NOTHING = Without()
@@ -308,6 +310,9 @@ def _columns(
             0.0 if new == 0.0 < old else spent for spent, new, old in zip(host, new_us, device, strict=True)
         ]
         device = new_us
+    if without.kind_host:
+        left = without.kind_host
+        host = [spent * left.get(kind, 1.0) for spent, kind in zip(host, timeline.kind, strict=True)]
     if without.waits:
         waits = without.waits
         sync = [NOT_BLOCKING if row in waits else row for row in sync]

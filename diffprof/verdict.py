@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from diffprof.finding import Finding
+from diffprof.finding import Finding, Severity
 from diffprof.pricing import waits_together
 from diffprof.recording import Recording, SyncRow, steady_per_step
 from diffprof.report import Report
 from diffprof.views.words import cost, how_often, milliseconds, number, place, plural
+
+NOTICEABLE_MS = 0.1
+"""Per call: below it, where a finding is matters more than what it saves."""
 
 
 @dataclass(frozen=True)
@@ -110,4 +113,11 @@ def _next(report: Report) -> str:
 
 
 def _first(report: Report) -> Finding | None:
-    return report.findings[0] if report.findings else None
+    """The finding on top, unless another saves noticeably more, in the loop or not. Hints that are no defects
+    (other models, fewer steps) don't compete."""
+    if not report.findings:
+        return None
+    first = report.findings[0]
+    defects = [finding for finding in report.findings if finding.severity is not Severity.INFO]
+    best = max(defects, key=lambda finding: finding.saves_ms or 0.0, default=first)
+    return best if (best.saves_ms or 0.0) > (first.saves_ms or 0.0) + NOTICEABLE_MS else first

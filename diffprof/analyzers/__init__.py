@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-ANALYZERS = ("syncs", "kernels", "graph-breaks", "quantization")
+ANALYZERS = ("syncs", "kernels", "setup", "graph-breaks", "quantization")
 """What a scan can look at."""
 
-DEFAULT_ANALYZERS = ("syncs", "kernels")
+DEFAULT_ANALYZERS = ("syncs", "kernels", "setup")
 """What a scan looks at unless told: all that takes seconds, not minutes."""

@@ -67,8 +67,8 @@ def predicted_ms(report: Report, steps: Iterable[PlanStep], chosen: Iterable[str
     """The length of a call with these fixes together, per call.
 
     Evidence that names parts of the timeline is left out of one replay, all of it together, so waits that
-    hide each other are counted once. What a fix saves beyond that (compiling, say) is a share of the call,
-    and shares multiply. None where no clock or timeline says how long the call is.
+    hide each other are counted once. Where no finding of a fix names parts, what it saves is a share of the
+    call, and shares multiply. None where no clock or timeline says how long the call is.
     """
     recording = report.recording
     before = call_ms(recording)
@@ -81,7 +81,7 @@ def predicted_ms(report: Report, steps: Iterable[PlanStep], chosen: Iterable[str
         own = [report.findings[n] for n in step.findings]
         in_timeline = [f for f in own if _replayable(f, recording)]
         replayed += in_timeline
-        rest = sum(f.saves_ms or 0.0 for f in own if f not in in_timeline)
+        rest = 0.0 if in_timeline else sum(f.saves_ms or 0.0 for f in own)
         if rest and before:
             shares.append(min(rest / before, 1.0))
     after = before
@@ -95,11 +95,13 @@ def predicted_ms(report: Report, steps: Iterable[PlanStep], chosen: Iterable[str
 def without_all(findings: Sequence[Finding], recording: Recording) -> Without:
     """What to leave out of the timeline when all of these are resolved.
 
-    A kind of kernel that several of them make faster gets faster by the product of their ratios.
+    A kind of kernel that several of them make faster gets faster by the product of their ratios, on the host
+    as on the device.
     """
     waits: set[int] = set()
     events: set[int] = set()
     ratio: dict[int, float] = {}
+    host: dict[int, float] = {}
     timeline = recording.timeline
     if timeline is None:
         return Without()
@@ -110,8 +112,10 @@ def without_all(findings: Sequence[Finding], recording: Recording) -> Without:
         for kind, becomes in each.kind_us.items():
             was = timeline.kinds[kind].device_us or 0.0
             ratio[kind] = ratio.get(kind, 1.0) * (min(becomes / was, 1.0) if was else 1.0)
+        for kind, left in each.kind_host.items():
+            host[kind] = host.get(kind, 1.0) * left
     kind_us = {kind: (timeline.kinds[kind].device_us or 0.0) * part for kind, part in ratio.items()}
-    return Without(waits=frozenset(waits), events=frozenset(events), kind_us=kind_us)
+    return Without(waits=frozenset(waits), events=frozenset(events), kind_us=kind_us, kind_host=host)
 
 
 def _replayable(finding: Finding, recording: Recording) -> bool:

@@ -10,6 +10,7 @@ from diffprof.analyzers.kernels.loop import Loop
 from diffprof.finding import Evidence, Finding, Severity
 from diffprof.recording import Grade, Recording, Timeline
 from diffprof.rules import rule
+from diffprof.setup_costs import evidence as changed
 from diffprof.timeline import Without, saved_us
 
 IDLE_SHARE = 0.05
@@ -67,12 +68,14 @@ def _kernel_finding(
     advice: str,
     *,
     becomes_us: tuple[float, ...] = (),
+    evidence: Evidence | None = None,
     fixes: tuple[str, ...] = (),
     threshold: float = DEVICE_SHARE,
 ) -> Iterator[Finding]:
     """A finding about kinds of kernels, if they take more than their share of the device's time.
 
-    message: with {share}, {ms} and {calls}.
+    message: with {share}, {ms} and {calls}. evidence: what it is priced by, if more is known than these kinds
+    and the times that they become.
     """
     timeline = recording.timeline
     assert timeline is not None
@@ -95,7 +98,7 @@ def _kernel_finding(
         per_step=inside / loop.steps if loop.steps else 0.0,
         fixes=fixes,
         advice=advice,
-        evidence=Evidence(kinds=kinds, becomes_us=becomes_us),
+        evidence=evidence if evidence and evidence.kinds else Evidence(kinds=kinds, becomes_us=becomes_us),
     )
 
 
@@ -278,6 +281,7 @@ def unfused_attention(recording: Recording) -> Iterator[Finding]:
         "Attention that is not fused takes {share} of the device's time ({ms} in {calls} kernels).",
         "Let attention run through scaled_dot_product_attention: the default processors do.",
         becomes_us=becomes,
+        evidence=changed(recording, "sdpa"),
         fixes=("sdpa",),
     )
 

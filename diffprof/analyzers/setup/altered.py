@@ -1,0 +1,90 @@
+"""Operations that a call did not run: its own in half precision, attention as one, other linears."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from diffprof.devices.simulated.cost import base_name
+from diffprof.devices.simulated.observer import OpSignature, TensorMeta
+from diffprof.devices.simulated.specs import GpuSpec
+
+
+def half_type(spec: GpuSpec) -> torch.dtype:
+    """bfloat16 where the GPU has units for it, else float16."""
+    return torch.bfloat16 if "bf16" in spec.peak else torch.float16
+
+
+def is_cast(op: OpSignature) -> bool:
+    """Whether an operation copies to another type."""
+    base = base_name(op)
+    if base not in ("_to_copy", "copy_", "to") or not op.inputs or not op.outputs:
+        return False
+    source = op.inputs[-1] if base == "copy_" else op.inputs[0]
+    return source.dtype != op.outputs[0].dtype
+
+
+class Altered:
+    """Makes such operations, each once. Their ids are negative: costs are remembered by id."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self._metas: dict[int, tuple[TensorMeta, TensorMeta]] = {}
+        self._halves: dict[int, OpSignature] = {}
+        self._attention: dict[tuple[int, int], OpSignature] = {}
+        self._linears: dict[tuple[int, int, int, torch.dtype], OpSignature] = {}
+        self._ids = 0
+
+    def in_half(self, op: OpSignature) -> OpSignature:
+        """The operation with the device's float32 tensors in half precision; itself where it has none."""
+        found = self._halves.get(op.id)
+        if found is None:
+            inputs = tuple(map(self._half, op.inputs))
+            outputs = tuple(map(self._half, op.outputs))
+            same = inputs == op.inputs and outputs == op.outputs
+            found = op if same else replace(op, id=self._next(), inputs=inputs, outputs=outputs)
+            self._halves[op.id] = found
+        return found
+
+    def attention(self, scores: OpSignature, product: OpSignature) -> OpSignature:
+        """scaled_dot_product_attention for a product of query and key and one of scores and values."""
+        found = self._attention.get((scores.id, product.id))
+        if found is None:
+            q, k = scores.inputs[-2:]
+            v = product.inputs[-1]
+            keys = self._dense(torch.Size((*k.shape[:-2], k.shape[-1], k.shape[-2])), k.dtype)
+            found = OpSignature(
+                self._next(), "aten::scaled_dot_product_attention", None, (q, keys, v), product.outputs
+            )
+            self._attention[scores.id, product.id] = found
+        return found
+
+    def linear(self, rows: int, columns: int, depth: int, dtype: torch.dtype) -> OpSignature:
+        """(rows, depth) times the transpose of (columns, depth)."""
+        key = (rows, columns, depth, dtype)
+        found = self._linears.get(key)
+        if found is None:
+            shapes = ((rows, depth), (columns, depth), (rows, columns))
+            x, weight, out = (self._dense(torch.Size(shape), dtype) for shape in shapes)
+            found = OpSignature(self._next(), "aten::linear", None, (x, weight), (out,))
+            self._linears[key] = found
+        return found
+
+    def _next(self) -> int:
+        self._ids -= 1
+        return self._ids
+
+    def _half(self, meta: TensorMeta) -> TensorMeta:
+        if meta.dtype != torch.float32 or meta.device == "cpu":
+            return meta
+        # The original is kept beside its half: an id is its own only while the object lives.
+        known = self._metas.get(id(meta))
+        if known is None:
+            half = TensorMeta(meta.shape, meta.stride, self.dtype, meta.offset, meta.device, meta.bits)
+            known = self._metas[id(meta)] = (meta, half)
+        return known[1]
+
+    def _dense(self, shape: torch.Size, dtype: torch.dtype) -> TensorMeta:
+        strides = torch.empty(shape, device="meta").stride()
+        return TensorMeta(shape, strides, dtype, 0, "sim")

@@ -1,0 +1,166 @@
+"""Fixes of compilation: the whole denoiser or its blocks, with the published flags as its options."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from diffprof.analyzers.setup.precision import NO_SETUP, place
+from diffprof.finding import Finding
+from diffprof.fix import Code, Fix, Recipe, Safety, Simulated, Skipped, Stage
+from diffprof.recording import Recording, SetupPart
+
+COMPILE_TOLERANCE = 0.02
+
+FLAGS = {
+    "conv_1x1_as_mm": True,
+    "coordinate_descent_tuning": True,
+    "coordinate_descent_check_all_directions": True,
+    "epilogue_fusion": False,
+}
+"""Inductor's flags of the published recipe (github.com/huggingface/diffusion-fast)."""
+
+INT8_FLAGS = {"force_fuse_int_mm_with_mul": True}
+"""What the recipe adds where linears are quantized dynamically; without such linears it changes nothing."""
+
+
+def denoiser_calls_per_step(recording: Recording) -> int | None:
+    """How often a step calls denoisers, where phases were recorded: the most in any step."""
+    timeline = recording.timeline
+    if timeline is None:
+        return None
+    calls: dict[int, int] = {}
+    for span in timeline.phases:
+        if span.part == "denoiser" and span.step is not None:
+            calls[span.step] = calls.get(span.step, 0) + 1
+    return max(calls.values(), default=None)
+
+
+def uses_graphs(recording: Recording) -> bool:
+    """Whether CUDA graphs may be used: the result of one replay is overwritten by the next, so a denoiser
+    that is called several times a step, and whose results are kept, is compiled without."""
+    return recording.device.kind != "cpu" and (denoiser_calls_per_step(recording) or 1) == 1
+
+
+def _options(recording: Recording) -> str:
+    mode = "max-autotune" if uses_graphs(recording) else "max-autotune-no-cudagraphs"
+    if recording.device.kind == "cpu":
+        return "_OPTIONS = {}"
+    flags = ", ".join(f'"{name}": {value}' for name, value in {**FLAGS, **INT8_FLAGS}.items())
+    return f'_OPTIONS = {{**torch._inductor.list_mode_options("{mode}"), {flags}}}'
+
+
+def breaks_in(recording: Recording, component: str) -> bool:
+    """Whether `fullgraph=True` would fail in a component, as far as a capture was recorded."""
+    rows = [row for row in recording.captures or () if row.component == component]
+    return any(not row.fullgraph_ready for row in rows)
+
+
+def _denoisers(recording: Recording) -> list[SetupPart]:
+    parts = recording.setup.parts if recording.setup else ()
+    return [part for part in parts if part.role == "denoiser"]
+
+
+def _arguments(recording: Recording, part: SetupPart) -> str:
+    full = "" if breaks_in(recording, part.name) else "fullgraph=True, "
+    return f"{full}options=_OPTIONS" if recording.device.kind != "cpu" else full.removesuffix(", ")
+
+
+def compile_whole(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
+    """Denoisers, and the decoder of the VAE."""
+    setup = recording.setup
+    if setup is None:
+        return NO_SETUP
+    lines = [f"{place(part.name)}.compile({_arguments(recording, part)})" for part in _denoisers(recording)]
+    if not lines:
+        return Skipped("no denoiser was recognized")
+    for part in setup.parts:
+        if part.role == "vae" and part.compiled is None:
+            name = place(part.name)
+            lines.append(f"{name}.decode = torch.compile({name}.decode, {_arguments(recording, part)})")
+    return _code(recording, lines)
+
+
+def compile_blocks(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
+    """The repeated blocks of denoisers, each class once."""
+    if recording.setup is None:
+        return NO_SETUP
+    parts = [part for part in _denoisers(recording) if part.repeated]
+    if not parts:
+        return Skipped("the denoiser does not name its repeated blocks")
+    lines = [f"{place(part.name)}.compile_repeated_blocks({_arguments(recording, part)})" for part in parts]
+    return _code(recording, lines, graphs=False)
+
+
+def _code(recording: Recording, lines: Sequence[str], graphs: bool = True) -> Code:
+    if recording.device.kind == "cpu":
+        return Code(imports=("import torch",), optimize="\n".join(lines))
+    options = _options(recording)
+    if not graphs:
+        # A replayed graph a block would overwrite what the next block reads.
+        options = options.replace('"max-autotune"', '"max-autotune-no-cudagraphs"')
+    return Code(
+        imports=("import torch", "import torch._inductor"),
+        definitions=options + "\n",
+        optimize="\n".join(lines),
+    )
+
+
+def _reckon_whole(recording: Recording, findings: Sequence[Finding]) -> Simulated:
+    return Simulated(compiled=True, graphs=uses_graphs(recording))
+
+
+def _reckon_blocks(recording: Recording, findings: Sequence[Finding]) -> Simulated:
+    return Simulated(compiled=True, graphs=False)
+
+
+def no_progress_bar(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
+    """Nothing is drawn."""
+    if recording.setup is not None and recording.setup.progress_bar is None:
+        return Skipped("the pipeline has no progress bar")
+    return Code(optimize="pipe.set_progress_bar_config(disable=True)")
+
+
+RECIPES = (
+    Recipe(
+        Fix(
+            "compile",
+            "Compile the denoiser and the VAE's decoder",
+            Safety.NUMERIC,
+            Stage.COMPILE,
+            tolerance=COMPILE_TOLERANCE,
+            conflicts={
+                "compile-blocks": "the blocks are compiled within the whole",
+                "first-block-cache": "its hooks decide in Python which blocks run",
+            },
+            needs=("fuse-lora", "fuse-qkv", "quantize-linears", "channels-last"),
+            why="Chains of small operations become one kernel, launches are replayed as CUDA graphs. The "
+            "published flags are options of this compilation alone. Fused kernels round less often.",
+        ),
+        compile_whole,
+        reckon=_reckon_whole,
+    ),
+    Recipe(
+        Fix(
+            "compile-blocks",
+            "Compile the repeated blocks of the denoiser",
+            Safety.NUMERIC,
+            Stage.COMPILE,
+            tolerance=COMPILE_TOLERANCE,
+            needs=("fuse-lora", "fuse-qkv", "quantize-linears", "channels-last"),
+            why="Each class of block is compiled once, in about a seventh of the time that the whole takes; "
+            "what stands between the blocks stays eager.",
+        ),
+        compile_blocks,
+        reckon=_reckon_blocks,
+    ),
+    Recipe(
+        Fix(
+            "no-progress-bar",
+            "Switch the progress bar off",
+            Safety.EXACT,
+            Stage.CALL,
+            why="It draws, and computes nothing.",
+        ),
+        no_progress_bar,
+    ),
+)

@@ -1,0 +1,13 @@
+"""Fixes of the setup: types, attention, layout, fused layers, memory, compilation, and the other roads."""
+
+from __future__ import annotations
+
+from diffprof.analyzers.setup import compiling, memory, models, precision
+from diffprof.fix import Recipe
+
+RECIPES: tuple[Recipe, ...] = (
+    *precision.RECIPES,
+    *memory.RECIPES,
+    *compiling.RECIPES,
+    *models.RECIPES,
+)

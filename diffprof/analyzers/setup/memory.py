@@ -1,0 +1,139 @@
+"""Fixes of memory: the VAE whole or in tiles, weights kept on the device, the layout of convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from diffprof.analyzers.setup.precision import NO_SETUP, place
+from diffprof.finding import Finding
+from diffprof.fix import Code, Fix, Recipe, Safety, Skipped, Stage, Write
+from diffprof.recording import Recording, SetupPart
+
+SLICING_TOLERANCE = 0.02
+LAYOUT_TOLERANCE = 0.02
+
+
+def switched(method: str, attribute: str, wanted: bool) -> Write:
+    """A recipe's code that calls a method on every model whose switch stands the other way."""
+
+    def code(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
+        if recording.setup is None:
+            return NO_SETUP
+        parts = [part for part in recording.setup.parts if getattr(part, attribute) is (not wanted)]
+        if not parts:
+            return Skipped(f"no model has {attribute} {'off' if wanted else 'on'}")
+        return Code(optimize="\n".join(f"{place(part.name)}.{method}()" for part in parts))
+
+    return code
+
+
+def channels_last(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
+    """Denoisers and VAEs with convolutions, channels innermost."""
+    if recording.setup is None:
+        return NO_SETUP
+    parts = [part for part in recording.setup.parts if _worth_ordering(part)]
+    if not parts:
+        return Skipped("no model with two-dimensional convolutions is in PyTorch's default order")
+    lines = [f"{place(part.name)}.to(memory_format=torch.channels_last)" for part in parts]
+    return Code(imports=("import torch",), optimize="\n".join(lines))
+
+
+def _worth_ordering(part: SetupPart) -> bool:
+    return part.role in ("denoiser", "vae") and part.convs > 0 and not part.convs_channels_last
+
+
+_RESIDENT = '''\
+def _on_device(pipe):
+    """The pipeline without the hooks that move its weights, on the device on which it computes."""
+    device = pipe._execution_device
+    pipe.remove_all_hooks()
+    for model in pipe.components.values():
+        registry = getattr(model, "_diffusers_hook", None)
+        if registry is not None:
+            for module in model.modules():
+                if hasattr(module, "_diffusers_hook"):
+                    for name in list(module._diffusers_hook.hooks):
+                        module._diffusers_hook.remove_hook(name, recurse=False)
+    pipe._offload_device = None
+    return pipe.to(device)
+'''
+
+
+def replace_offload(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
+    """Weights stay on the device."""
+    from diffprof.analyzers.setup.rules import AMPLE, memory_without_offload
+
+    setup, room = recording.setup, recording.device.memory_bytes
+    if setup is None:
+        return NO_SETUP
+    if setup.offload is None:
+        return Skipped("nothing is offloaded now")
+    need = memory_without_offload(recording)
+    if room is not None and need > AMPLE * room:
+        return Skipped(
+            f"it takes about {need / 1e9:,.1f} GB, the device has {room / 1e9:,.1f}: use "
+            "enable_group_offload(use_stream=True), which copies while it computes"
+        )
+    return Code(definitions=_RESIDENT, optimize="pipe = _on_device(pipe)")
+
+
+RECIPES = (
+    Recipe(
+        Fix(
+            "replace-offload",
+            "Keep the weights on the device",
+            Safety.EXACT,
+            Stage.PLACEMENT,
+            why="The same weights in another place: the hooks that move them are taken off, the pipeline is "
+            "moved once.",
+        ),
+        replace_offload,
+    ),
+    Recipe(
+        Fix(
+            "vae-untiled",
+            "Decode the whole picture at once",
+            Safety.LOSSY,
+            Stage.PLACEMENT,
+            conflicts={"vae-tiled": "tiling is on or off"},
+            why="Without tiles there is nothing to blend: the picture is what the VAE makes of the whole "
+            "latents. Takes more memory.",
+        ),
+        switched("disable_tiling", "tiling", False),
+    ),
+    Recipe(
+        Fix(
+            "vae-unsliced",
+            "Decode the batch at once",
+            Safety.NUMERIC,
+            Stage.PLACEMENT,
+            tolerance=SLICING_TOLERANCE,
+            why="Pictures of a batch don't depend on each other; kernels for another batch may round "
+            "otherwise.",
+        ),
+        switched("disable_slicing", "slicing", False),
+    ),
+    Recipe(
+        Fix(
+            "vae-tiled",
+            "Decode in tiles",
+            Safety.LOSSY,
+            Stage.PLACEMENT,
+            goals=("memory", "latency"),
+            why="Tiles are decoded apart and blended where they overlap, so that memory no longer grows with "
+            "the picture.",
+        ),
+        switched("enable_tiling", "tiling", True),
+    ),
+    Recipe(
+        Fix(
+            "channels-last",
+            "Keep channels innermost in memory",
+            Safety.NUMERIC,
+            Stage.LAYOUT,
+            tolerance=LAYOUT_TOLERANCE,
+            why="The same values in another order; convolution kernels for that order may round otherwise.",
+        ),
+        channels_last,
+    ),
+)

@@ -1,0 +1,260 @@
+"""How a pipeline and the process are set up, told from what the models have: types, attention, layout, hooks.
+
+Nothing runs: the pipeline is looked at as it stands.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from types import CodeType
+from typing import Any
+
+import torch
+from torch import nn
+
+from diffprof.pipeline import components, role
+from diffprof.recording import KindCosts, Setup, SetupPart
+
+INDUCTOR_FLAGS = (
+    "conv_1x1_as_mm",
+    "coordinate_descent_tuning",
+    "coordinate_descent_check_all_directions",
+    "epilogue_fusion",
+    "force_fuse_int_mm_with_mul",
+)
+"""Flags that the published recipe for SDXL sets (github.com/huggingface/diffusion-fast)."""
+
+ATTENTION_PACKAGES = ("flash_attn_interface", "flash_attn", "sageattention", "xformers")
+"""Libraries that diffusers' attention dispatcher can use, the fastest first."""
+
+QUANTIZED_PACKAGES = ("torchao.", "torch.ao.nn.quantized", "bitsandbytes.", "optimum.quanto.", "gguf")
+"""Packages whose tensors and modules hold quantized weights."""
+
+FUSED_CALLS = frozenset({"scaled_dot_product_attention", "dispatch_attention_fn"})
+UNFUSED_CALL = "get_attention_scores"
+"""The method of diffusers' attention modules that returns the whole score matrix."""
+
+
+def probe_setup(pipe: Any, costs: KindCosts | None = None) -> dict[str, Setup]:
+    """The section `setup` of a recording. costs: what the same call would cost set up otherwise."""
+    parts = tuple(_part(name, part) for name, part in components(pipe).items() if isinstance(part, nn.Module))
+    compiled = any(part.compiled for part in parts)
+    setup = Setup(
+        parts=parts,
+        matmul_tf32=torch.get_float32_matmul_precision() != "highest",
+        conv_tf32=bool(torch.backends.cudnn.allow_tf32),
+        inductor=_inductor_flags() if compiled else {},
+        progress_bar=_progress_bar(pipe),
+        fuses_qkv=callable(getattr(pipe, "fuse_qkv_projections", None)),
+        fuses_lora=callable(getattr(pipe, "fuse_lora", None)),
+        upcasts_vae=callable(getattr(pipe, "upcast_vae", None)),
+        adapters=_adapters(pipe),
+        offload=_offload(pipe, parts),
+        guided=_guided(pipe),
+        packages=tuple(name for name in ATTENTION_PACKAGES if importlib.util.find_spec(name) is not None),
+        costs=costs,
+    )
+    return {"setup": setup}
+
+
+def _part(name: str, part: nn.Module) -> SetupPart:
+    modules = dict(part.named_modules())
+    model = getattr(part, "_orig_mod", part)
+    convs = [m for m in modules.values() if isinstance(m, nn.Conv2d)]
+    attention = [m for m in modules.values() if _has_processor(m)]
+    return SetupPart(
+        name=name,
+        role=role(name, model),
+        dtypes=_bytes_by_type(part),
+        convs=len(convs),
+        convs_channels_last=sum(_is_channels_last(conv.weight) for conv in convs),
+        linears=sum(isinstance(m, nn.Linear) for m in modules.values()),
+        quantized=sum(map(_is_quantized, modules.values())),
+        attention=dict(Counter(type(m.processor).__name__ for m in attention)),
+        unfused=_unfused(attention),
+        dispatched=any(hasattr(m.processor, "_attention_backend") for m in attention),
+        backend=_backend(attention),
+        fusable=_fusable(model, attention),
+        adapted=sum(_is_adapted(m) and not _is_merged(m) for m in modules.values()),
+        tiling=_switch(model, "use_tiling"),
+        slicing=_switch(model, "use_slicing"),
+        force_upcast=bool(getattr(getattr(model, "config", None), "force_upcast", False)),
+        compiled=_compiled(part, modules),
+        repeated=_repeated(model, modules),
+        hooks=tuple(dict.fromkeys(_hooks(modules.values()))),
+        cacheable=callable(getattr(model, "enable_cache", None)),
+        cache=type(config).__name__ if (config := getattr(model, "_cache_config", None)) else None,
+    )
+
+
+def _bytes_by_type(part: nn.Module) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for parameter in part.parameters():
+        size = parameter.numel() * parameter.element_size()
+        found[str(parameter.dtype).removeprefix("torch.")] += size
+    return dict(found)
+
+
+def _is_channels_last(weight: torch.Tensor) -> bool:
+    """Whether channels are innermost, for weights in which that makes a difference."""
+    if weight.dim() != 4 or weight.shape[1] == 1 or weight.shape[2:].numel() == 1:
+        return False
+    return weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def _is_quantized(module: nn.Module) -> bool:
+    places = (type(module).__module__, *(type(p).__module__ for p in module._parameters.values()))
+    return any(place.startswith(QUANTIZED_PACKAGES) for place in places)
+
+
+# --- attention -----------------------------------------------------------------------------------------
+
+
+def _has_processor(module: nn.Module) -> bool:
+    return callable(getattr(module, "processor", None)) and callable(getattr(module, "set_processor", None))
+
+
+def _unfused(attention: Sequence[Any]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for module in attention:
+        cls = type(module.processor)
+        called = _names_called(cls.__call__)
+        if UNFUSED_CALL in called and not called & FUSED_CALLS:
+            found.setdefault(cls.__name__, _fused_counterpart(cls))
+    return found
+
+
+def _fused_counterpart(cls: type) -> str:
+    """The class of the same module that does the same with scaled_dot_product_attention: `X` -> `X2_0`."""
+    plain = cls.__name__.removeprefix("Sliced")
+    module = sys.modules.get(cls.__module__)
+    for name in (f"{cls.__name__}2_0", f"{plain}2_0"):
+        if isinstance(getattr(module, name, None), type):
+            return f"{cls.__module__}.{name}"
+    return ""
+
+
+def _names_called(function: Callable[..., Any]) -> set[str]:
+    code = getattr(function, "__code__", None)
+    return set(_names(code)) if isinstance(code, CodeType) else set()
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
+
+
+def _backend(attention: Sequence[Any]) -> str | None:
+    for module in attention:
+        chosen = getattr(module.processor, "_attention_backend", None)
+        if chosen is not None:
+            return str(getattr(chosen, "value", chosen))
+    return None
+
+
+def _fusable(model: nn.Module, attention: Sequence[Any]) -> int | None:
+    if not callable(getattr(model, "fuse_qkv_projections", None)):
+        return None
+    return sum(
+        not getattr(m, "fused_projections", False) and callable(getattr(m, "fuse_projections", None))
+        for m in attention
+    )
+
+
+# --- LoRA, compilation, offloading -----------------------------------------------------------------------
+
+
+def _is_adapted(module: nn.Module) -> bool:
+    """A layer that wraps another one and adds adapters to it (peft's tuner layers)."""
+    return isinstance(module._modules.get("base_layer"), nn.Module)
+
+
+def _is_merged(module: nn.Module) -> bool:
+    return bool(getattr(module, "merged", False))
+
+
+def _adapters(pipe: Any) -> tuple[str, ...]:
+    names: dict[str, None] = {}
+    for part in components(pipe).values():
+        if not isinstance(part, nn.Module):
+            continue
+        for module in part.modules():
+            if _is_adapted(module) and not _is_merged(module):
+                active = getattr(module, "active_adapters", ())
+                names.update(dict.fromkeys(map(str, [active] if isinstance(active, str) else active)))
+    return tuple(names)
+
+
+def _compiled(part: nn.Module, modules: dict[str, nn.Module]) -> str | None:
+    compiled = [m for m in modules.values() if m._compiled_call_impl is not None or "_orig_mod" in m._modules]
+    if part in compiled or _is_compiled_function(getattr(part, "decode", None)):
+        return "whole"
+    return "regional" if compiled else None
+
+
+def _is_compiled_function(function: Any) -> bool:
+    """What `torch.compile` returns for a function or method."""
+    return hasattr(function, "_torchdynamo_orig_callable")
+
+
+def _repeated(model: nn.Module, modules: dict[str, nn.Module]) -> tuple[str, ...]:
+    named = getattr(model, "_repeated_blocks", None) or ()
+    present = {type(module).__name__ for module in modules.values()}
+    return tuple(name for name in named if name in present)
+
+
+def _hooks(modules: Any) -> Iterator[str]:
+    for module in modules:
+        hook = getattr(module, "_hf_hook", None)
+        for each in getattr(hook, "hooks", [hook]) if hook is not None else ():
+            if hasattr(each, "prev_module_hook"):
+                yield "model"
+            elif getattr(each, "offload", False):
+                yield "sequential"
+        registry = getattr(module, "_diffusers_hook", None)
+        if registry is not None and any(
+            "group_offloading" in name for name in getattr(registry, "hooks", ())
+        ):
+            yield "group"
+
+
+def _offload(pipe: Any, parts: Sequence[SetupPart]) -> str | None:
+    for part in parts:
+        if part.hooks:
+            return part.hooks[0]
+    return None
+
+
+# --- switches --------------------------------------------------------------------------------------------
+
+
+def _switch(model: nn.Module, name: str) -> bool | None:
+    value = getattr(model, name, None)
+    return value if isinstance(value, bool) else None
+
+
+def _progress_bar(pipe: Any) -> bool | None:
+    if not callable(getattr(pipe, "set_progress_bar_config", None)):
+        return None
+    config = getattr(pipe, "_progress_bar_config", None)
+    return not (isinstance(config, dict) and config.get("disable"))
+
+
+def _guided(pipe: Any) -> bool | None:
+    """As the pipeline itself said in its last call."""
+    try:
+        value = pipe.do_classifier_free_guidance
+    except (AttributeError, TypeError):
+        return None
+    return value if isinstance(value, bool) else None
+
+
+def _inductor_flags() -> dict[str, bool]:
+    import torch._inductor.config as inductor
+
+    return {name: bool(getattr(inductor, name)) for name in INDUCTOR_FLAGS if hasattr(inductor, name)}

@@ -1,0 +1,36 @@
+"""What another setup would change in the timeline, as evidence for pricing: kinds and their new times."""
+
+from __future__ import annotations
+
+from diffprof.finding import Evidence
+from diffprof.recording import KindCosts, Recording
+
+ORDER = ("now", "half", "sdpa", "qkv", "compiled", "int8")
+"""Columns of `KindCosts`, each built on the one before."""
+
+
+def column(costs: KindCosts, name: str) -> tuple[float, ...]:
+    """Device time of one call of each kind after this change and those before it."""
+    found: tuple[float, ...] = getattr(costs, f"{name}_us")
+    return found
+
+
+def evidence(recording: Recording, name: str) -> Evidence:
+    """The kinds that a change makes faster, with the time that they take then.
+
+    Each kind's time as recorded, times what the change makes of it once those before it in the order are
+    made: so that ratios of several changes can be multiplied. Empty where nothing is known or gained.
+    """
+    timeline = recording.timeline
+    costs = recording.setup.costs if recording.setup else None
+    if timeline is None or costs is None:
+        return Evidence()
+    before = column(costs, ORDER[ORDER.index(name) - 1])
+    after = column(costs, name)
+    kinds, becomes = [], []
+    for n, kind in enumerate(timeline.kinds):
+        if after[n] < before[n] and kind.device_us:
+            kinds.append(n)
+            becomes.append(kind.device_us * after[n] / before[n])
+    left = costs.compiled_host_left if name == "compiled" else 1.0
+    return Evidence(kinds=tuple(kinds), becomes_us=tuple(becomes), host_left=left)
