@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 import threading
 from typing import Any, Self, TextIO
 
 DELAY = 1.0
 """Seconds before anything is shown; shorter work stays silent."""
+DESCRIPTOR = "DIFFPROF_PROGRESS_FD"
+"""Environment variable with the number of an open file descriptor: another program shows the progress."""
 
 
 class Progress:
@@ -98,6 +102,34 @@ class Bar(Progress):
                 self._shown = None
 
 
+class Lines(Progress):
+    """Progress for another program: one JSON object a line on a file descriptor.
+
+    `{"stage": name, "total": steps or null}` begins a stage, `{"step": detail, "amount": steps}` goes on in
+    it. When nobody reads any more, nothing is written.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor: int | None = descriptor
+
+    def _write(self, **entry: Any) -> None:
+        if self._descriptor is None:
+            return
+        try:
+            os.write(self._descriptor, json.dumps(entry).encode() + b"\n")
+        except OSError:
+            self._descriptor = None
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        self._write(stage=name, total=total)
+
+    def step(self, detail: str = "", amount: int = 1) -> None:
+        self._write(step=detail, amount=amount)
+
+
 def progress_on(stream: TextIO, *, quiet: bool = False) -> Progress:
-    """A bar where somebody can see it."""
+    """A bar where somebody can see it; lines for the program that asks for them with DESCRIPTOR."""
+    descriptor = os.environ.get(DESCRIPTOR, "")
+    if descriptor.isdecimal():
+        return Lines(int(descriptor))
     return Progress() if quiet or not stream.isatty() else Bar(stream)
