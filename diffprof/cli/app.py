@@ -20,6 +20,7 @@ COMMANDS = {
     "show": "diffprof.cli.show",
     "fix": "diffprof.cli.fix",
     "compare": "diffprof.cli.compare",
+    "view": "diffprof.cli.view",
     "runs": "diffprof.cli.runs",
     "rules": "diffprof.cli.rules",
     "explain": "diffprof.cli.explain",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,8 @@ import click
 
 from diffprof.cli.delivery import FORMS, apply_gate, deliver, fail_on_option
 from diffprof.cli.options import format_option, traces_option, verbose_option
-from diffprof.cli.output import stdout_to_stderr
-from diffprof.errors import UsageError
+from diffprof.cli.output import say, stdout_to_stderr
+from diffprof.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from diffprof.report import Report
@@ -109,7 +110,38 @@ def make_options(pairs: tuple[str, ...], no_weights: bool, **named: Any) -> Any:
     return Options(call=call_arguments(pairs), weights=not no_weights, **named)
 
 
-@click.command("scan")
+class Remembering(click.Command):
+    """A command that keeps its arguments as they were typed, so that another process can be given them."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[__name__] = list(args)
+        return super().parse_args(ctx, args)
+
+
+def in_viewer(typed: Sequence[str], target: str, traces: Path) -> None:
+    """Run the same scan in a process of its own under the viewer, which then shows the report.
+
+    Ends as the scan did: with its exit status, and what it said where it left no report.
+    """
+    from diffprof.cli.view import need_terminal
+    from diffprof.report import from_json
+    from diffprof.views.tui import watch_job
+
+    need_terminal("Leave out --tui: the report is printed then.")
+    end = typed.index("--") if "--" in typed else len(typed)
+    own = [arg for arg in typed[:end] if arg != "--tui"]
+    ended = watch_job(["scan", *own, "--format", "json", *typed[end:]], f"Scanning {target}", traces)
+    if ended is None:
+        raise click.exceptions.Exit(ExitCode.INTERRUPTED)
+    try:
+        say(f"stored in {from_json(ended.output).path}")
+    except UsageError:
+        say("\n".join(ended.talk))
+    if ended.code:
+        raise click.exceptions.Exit(ended.code if ended.code > 0 else ExitCode.INTERRUPTED)
+
+
+@click.command("scan", cls=Remembering)
 @click.argument("target")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 @target_options
@@ -139,6 +171,7 @@ def make_options(pairs: tuple[str, ...], no_weights: bool, **named: Any) -> Any:
 @fail_on_option()
 @traces_option()
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+@click.option("--tui", is_flag=True, help="Watch it run and look through the report in the viewer.")
 @verbose_option()
 def command(
     target: str,
@@ -156,6 +189,7 @@ def command(
     budget: float | None,
     min_sqnr: float | None,
     no_cache: bool,
+    tui: bool,
     **options: Any,
 ) -> None:
     """Scan a target: every place where it keeps a GPU waiting, with file and line.
@@ -168,6 +202,9 @@ def command(
     from diffprof.progress import progress_on
 
     gate = parse_gate(fail_on)
+    if tui:
+        in_viewer(click.get_current_context().meta[__name__], target, traces)
+        return
     chosen = make_options(**options)
     settings = {
         "compiled": compiled,

@@ -1,0 +1,37 @@
+"""`diffprof view`: look through a stored report in the terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from diffprof.cli.options import traces_option
+from diffprof.errors import UsageError
+
+
+def need_terminal(instead: str) -> None:
+    """Raises UsageError where there is no screen to draw on. instead: what to do then."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM") == "dumb":
+        raise UsageError("The viewer needs a terminal, and this is none.", instead)
+
+
+@click.command("view")
+@click.argument("run", required=False)
+@traces_option()
+def command(run: str | None, traces: Path) -> None:
+    """Look through a stored report: findings, timeline, kernels, graphs, fixes.
+
+    RUN is as for `diffprof show`; without it, the newest run is opened. `?` lists the keys.
+    """
+    from diffprof import runs
+    from diffprof.report import judge_again, load_report
+
+    report = judge_again(load_report(runs.find(traces, run)))
+    need_terminal("`diffprof show` prints the report.")
+
+    from diffprof.views.tui import view
+
+    view(report, traces)

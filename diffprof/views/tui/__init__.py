@@ -1,0 +1,31 @@
+"""The viewer in the terminal. It takes a report, never a pipeline; needs a terminal and Textual."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from diffprof.report import Report
+    from diffprof.views.tui.job import Ended
+
+
+def view(report: Report, traces: Path) -> None:
+    """Show a report until the user leaves. traces: the folder of the runs that can be opened from there."""
+    from diffprof.views.tui.app import Viewer
+    from diffprof.views.tui.themes import settings_file
+
+    Viewer(report, traces, settings=settings_file()).run()
+
+
+def watch_job(args: Sequence[str], title: str, traces: Path) -> Ended | None:
+    """Run a diffprof command that prints a report as JSON, show its progress, then the report.
+
+    How it ended; None when the viewer was left before. The command is stopped then.
+    """
+    from diffprof.views.tui.app import Viewer
+    from diffprof.views.tui.job import Job
+    from diffprof.views.tui.themes import settings_file
+
+    return Viewer(None, traces, job=Job(args, title), settings=settings_file()).run()

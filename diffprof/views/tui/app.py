@@ -1,0 +1,118 @@
+"""The viewer: which screen is shown, themes, keys of everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import on
+from textual.app import App, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
+
+from diffprof.errors import DiffprofError
+from diffprof.report import Report, from_json, judge_again, load_report
+from diffprof.views.tui.commands import ViewerCommands
+from diffprof.views.tui.help_screen import HelpScreen
+from diffprof.views.tui.job import Ended, Job
+from diffprof.views.tui.job_panel import JobPanel
+from diffprof.views.tui.live_screen import LiveScreen
+from diffprof.views.tui.report_screen import ReportScreen
+from diffprof.views.tui.themes import DARK, LIGHT, THEMES, chosen_theme, keep_theme
+
+if TYPE_CHECKING:
+    from diffprof.views.tui.runs_pane import RunsPane
+
+
+class Viewer(App[Ended]):
+    """Shows a report; or a job first, and then the report that it prints.
+
+    Its result is how the job ended, None without one.
+    """
+
+    CSS_PATH = "viewer.tcss"
+    TITLE = "diffprof"
+    COMMANDS = App.COMMANDS | {ViewerCommands}
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (150, "-wide")]  # noqa: RUF012 (declared in App)
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("t", "toggle_theme", "Theme", show=False),
+        Binding("question_mark", "help", "Help", key_display="?"),
+        Binding("q", "quit", "Quit"),
+    ]
+
+    def __init__(
+        self, report: Report | None, traces: Path, *, job: Job | None = None, settings: Path | None = None
+    ) -> None:
+        """settings: the file that keeps the choice of theme; None: it is not kept."""
+        super().__init__()
+        self.report = report
+        self.traces = traces
+        self.job = job
+        self.settings = settings
+        self.ended: Ended | None = None
+        # Set before the first style sheet is read: changing it later costs a second reading.
+        for theme in THEMES:
+            self.register_theme(theme)
+        chosen = chosen_theme(settings) if settings else None
+        self.theme = chosen if chosen in self.available_themes else DARK
+
+    def on_mount(self) -> None:
+        self.theme_changed_signal.subscribe(self, lambda theme: self._keep(theme.name))
+        if self.report is not None:
+            self.push_screen(ReportScreen(self.report, self.traces))
+        elif self.job is not None:
+            self.push_screen(LiveScreen(self.job))
+
+    def _keep(self, theme: str) -> None:
+        if self.settings:
+            keep_theme(self.settings, theme)
+
+    def action_toggle_theme(self) -> None:
+        """From dark to light and back."""
+        self.theme = LIGHT if self.current_theme.dark else DARK
+
+    def action_help(self) -> None:
+        if not isinstance(self.screen, HelpScreen):
+            self.push_screen(HelpScreen())
+
+    async def action_quit(self) -> None:
+        self.exit(self.ended)
+
+    def get_system_commands(self, screen: Screen) -> Iterable[SystemCommand]:
+        yield SystemCommand("Theme", "Change the colours", self.action_change_theme)
+        yield SystemCommand("Keys", "Every key, by place (?)", self.action_help)
+        yield SystemCommand("Screenshot", "Save the screen as an SVG file", self.deliver_screenshot)
+        yield SystemCommand("Quit", "Leave the viewer (q)", self.action_quit)
+
+    # --- reports -------------------------------------------------------------------------------------
+
+    def on_runs_pane_opened(self, event: RunsPane.Opened) -> None:
+        self.run_worker(lambda: self._load(event.folder), thread=True, exclusive=True, group="load")
+
+    def _load(self, folder: Path) -> None:
+        try:
+            report = judge_again(load_report(folder))
+        except DiffprofError as error:
+            self.call_from_thread(
+                self.notify, f"{error.what}\n{error.hint}", severity="error", markup=False, timeout=8
+            )
+            return
+        self.call_from_thread(self._show, report)
+
+    def _show(self, report: Report) -> None:
+        self.report = report
+        self.switch_screen(ReportScreen(report, self.traces))
+
+    @on(JobPanel.Over)
+    def _over(self, event: JobPanel.Over) -> None:
+        """The scan has ended: show what it recorded, if anything; else leave, the caller says why."""
+        self.ended = event.ended
+        try:
+            report = from_json(event.ended.output, origin="the scan's report")
+        except DiffprofError:
+            self.exit(event.ended)
+            return
+        self._show(report)
+        if report.recording.partial:
+            self.notify("The run ended early; what was recorded until then is shown.", severity="warning")

@@ -1,0 +1,92 @@
+"""A page of text that scrolls: filled to the width there is, text selectable with the mouse."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.content import Content
+from textual.events import Resize
+from textual.geometry import Size
+from textual.scroll_view import ScrollView
+from textual.selection import Selection
+from textual.strip import Strip
+from textual.style import Style
+from textual.visual import Visual
+
+from diffprof.views.tui.ink import Writing, laid_out
+
+
+class Article(ScrollView, can_focus=True):
+    """Shows a `Writing`. Only the lines on the screen are drawn."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("j", "scroll_down", "Down", show=False),
+        Binding("k", "scroll_up", "Up", show=False),
+        Binding("space", "page_down", "Page", show=False),
+    ]
+
+    def __init__(self, writing: Writing | None = None, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.writing = writing or Writing()
+        self.lines: list[Content] = []
+        self._columns = 0
+        self._strips: dict[int, Strip] = {}
+
+    def on_resize(self, event: Resize) -> None:
+        if self.scrollable_content_region.width != self._columns:
+            self._fill()
+
+    def show(self, writing: Writing) -> None:
+        """Another text, from its top."""
+        self.writing = writing
+        self._fill()
+        self.scroll_to(y=0, animate=False)
+
+    def _fill(self) -> None:
+        region = self.scrollable_content_region
+        self._columns = region.width
+        if not self._columns:
+            return
+        # A cell stays free for the scroll bar, so that its coming does not fill the text anew.
+        room = self._columns - (0 if self.show_vertical_scrollbar else 1)
+        self.lines = laid_out(self.writing.blocks, room)
+        self._strips.clear()
+        self.virtual_size = Size(self._columns, len(self.lines))
+        self.refresh()
+
+    # --- drawing -------------------------------------------------------------------------------------
+
+    def notify_style_update(self) -> None:
+        super().notify_style_update()
+        self._strips.clear()
+
+    def render_line(self, y: int) -> Strip:
+        place = y + self.scroll_offset.y
+        columns = self.scrollable_content_region.width
+        if place >= len(self.lines):
+            return Strip.blank(columns, self.rich_style)
+        selection = self.text_selection
+        if selection is not None and (span := selection.get_span(place)) is not None:
+            line = self.lines[place]
+            start, end = span
+            end = len(line) if end == -1 else end
+            style = Style.from_styles(self.screen.get_component_styles("screen--selection"))
+            marked = line.stylize(style, start, end)
+            return self._drawn(marked, columns).apply_offsets(0, place)
+        found = self._strips.get(place)
+        if found is None or found.cell_length != columns:
+            found = self._drawn(self.lines[place], columns).apply_offsets(0, place)
+            self._strips[place] = found
+        return found
+
+    def _drawn(self, line: Content, columns: int) -> Strip:
+        strips = Visual.to_strips(self, line, columns, 1, self.visual_style, apply_selection=False)
+        strip = strips[0] if strips else Strip.blank(columns)
+        return strip.adjust_cell_length(columns, self.rich_style)
+
+    def get_selection(self, selection: Selection) -> tuple[str, str] | None:
+        return selection.extract("\n".join(line.plain for line in self.lines)), "\n"
+
+    def selection_updated(self, selection: Selection | None) -> None:
+        self.refresh()

@@ -1,0 +1,138 @@
+"""Everything about one finding, as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from diffprof.errors import UsageError
+from diffprof.finding import Finding
+from diffprof.fix import PlanStep
+from diffprof.recording import Recording, SyncRow
+from diffprof.rules import HEADINGS, find_rule
+from diffprof.views import words
+from diffprof.views.tui.finding_list import SEVERITY
+from diffprof.views.tui.ink import Writing, bar, spark
+from diffprof.views.tuning import safety
+
+_MOST_ROWS = 8
+"""Rows of evidence shown."""
+_FULL_LINE = 80
+"""Characters of a line of a docstring that was filled."""
+
+
+def finding_page(
+    finding: Finding,
+    recording: Recording,
+    call_ms: float | None,
+    steps: Mapping[str, PlanStep] | None = None,
+) -> Writing:
+    """Place, source, cost and what-if, what to write instead, fixes, calls, evidence, the rule's text.
+
+    call_ms: length of the whole call on the timeline, where there is one. steps: the plan's, by their fix.
+    """
+    page = Writing()
+    page.flow((SEVERITY[finding.severity], finding.rule), " ", ("strong", finding.name))
+    site = finding.site
+    if site:
+        page.flow(("place", words.place(site)), ("muted", f" in {site.function}" if site.function else ""))
+        if site.excerpt:
+            page.excerpt(site.excerpt, site.line)
+    page.flow(finding.message)
+    page.fact("often", words.how_often(finding))
+    page.fact(
+        "where", ", ".join(part for part in (site.module if site else None, words.phase(finding)) if part)
+    )
+    page.fact("cost", words.cost(finding))
+    _what_if(page, finding, call_ms)
+    page.fact("instead", finding.advice)
+    page.fact("fixes", ", ".join(finding.fixes))
+    for key in finding.fixes:
+        if steps and key in steps:
+            _fix(page, steps[key])
+    if site:
+        page.calls(site.chain)
+    _evidence(page, finding, recording)
+    _rule(page, finding.rule)
+    return page
+
+
+def _fix(page: Writing, step: PlanStep) -> None:
+    page.heading(f"Fix {step.fix}")
+    page.flow(f"{step.title} ", ("muted", f"({safety(step)}; the plan is tab 6)"), indent=2)
+    source_of(page, step)
+
+
+def source_of(page: Writing, step: PlanStep) -> None:
+    """A fix as the diff of the user's own source, and as code."""
+    if step.patch:
+        page.heading("Diff of your source")
+        page.diff(step.patch)
+    if step.code:
+        page.heading("Code")
+        page.code(step.code)
+
+
+def _what_if(page: Writing, finding: Finding, call_ms: float | None) -> None:
+    if finding.saves_ms is None or not call_ms:
+        return
+    share = finding.saves_ms / call_ms
+    after = max(call_ms - finding.saves_ms, 0.0)
+    page.fact(
+        "what-if",
+        ("good", bar(share, 20)),
+        f" {share:.2%}: the call takes {words.milliseconds(after)} instead of "
+        f"{words.milliseconds(call_ms)} ({finding.grade})",
+    )
+
+
+def _evidence(page: Writing, finding: Finding, recording: Recording) -> None:
+    rows = [recording.syncs[n] for n in finding.evidence.syncs if n < len(recording.syncs or ())]  # type: ignore[index]
+    if not rows:
+        return
+    page.heading("Evidence")
+    for row in rows[:_MOST_ROWS]:
+        _sync(page, row)
+    if len(rows) > _MOST_ROWS:
+        page.flow(("muted", f"and {words.plural(len(rows) - _MOST_ROWS, 'more row')}"), indent=2)
+
+
+def _sync(page: Writing, row: SyncRow) -> None:
+    page.flow(("strong", row.op), f" {row.kind}, {row.count:,} per call", indent=2)
+    page.flow(("muted", f"{row.reason}; decided in {row.source}"), indent=2)
+    if any(row.by_step):
+        page.kept(("muted", "by step "), spark(row.by_step), indent=2)
+    if row.bytes:
+        shape = "x".join(map(str, row.shape)) if row.shape else "scalar"
+        page.flow(("muted", f"{words.size(row.bytes)}: {row.dtype or 'unknown type'}, {shape}"), indent=2)
+    if row.assumed is not None:
+        page.flow(("warn", f"The value is unknown; {row.assumed} stood in for it."), indent=2)
+    if row.witnesses:
+        page.flow(("muted", f"seen by {', '.join(row.witnesses)}"), indent=2)
+
+
+def _rule(page: Writing, code: str) -> None:
+    try:
+        rule = find_rule(code)
+    except UsageError:
+        return
+    page.heading(f"Rule {rule.code} {rule.name}")
+    page.flow(rule.summary)
+    for heading in HEADINGS:
+        if text := rule.sections.get(heading):
+            page.heading(heading)
+            for paragraph in _paragraphs(text, prose=heading != "Example"):
+                page.flow(paragraph, indent=2)
+
+
+def _paragraphs(text: str, *, prose: bool) -> list[str]:
+    """Lines of a rule's page; in prose, a line that goes on after one as long as source lines get is joined
+    to it."""
+    found: list[str] = []
+    last = 0
+    for line in text.splitlines():
+        if prose and last > _FULL_LINE:
+            found[-1] += f" {line}"
+        else:
+            found.append(line)
+        last = len(line)
+    return found

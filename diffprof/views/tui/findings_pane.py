@@ -1,0 +1,191 @@
+"""Findings: filters, the list, and everything about the current one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container, Vertical
+from textual.message import Message
+from textual.widgets import Input
+from textual.worker import get_current_worker
+
+from diffprof.finding import Finding
+from diffprof.fix import Plan, PlanStep
+from diffprof.report import Report
+from diffprof.views.tui.article import Article
+from diffprof.views.tui.filter_bar import Chip, FilterBar, Search
+from diffprof.views.tui.finding_list import FindingList
+from diffprof.views.tui.finding_page import finding_page
+from diffprof.views.tui.finding_query import FindingIndex, Query
+from diffprof.views.tui.ink import Writing
+from diffprof.views.tui.sheet import Sheet
+from diffprof.views.words import place
+
+_KEYS = {"analyzer": "a", "phase": "p", "grade": "g", "loop": "l"}
+_FILTER = Binding.Group("Filter", compact=True)
+_PAUSE = 0.03
+"""Seconds without a key before the page of the current finding is written: a held key stays smooth."""
+
+
+class FindingsPane(Container):
+    """The tab of the findings."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("slash", "search", "Search", key_display="/"),
+        Binding("a", "filter('analyzer')", "Analyzer", group=_FILTER),
+        Binding("p", "filter('phase')", "Phase", group=_FILTER),
+        Binding("g", "filter('grade')", "Grade", group=_FILTER),
+        Binding("l", "filter('loop')", "Loop", group=_FILTER),
+        Binding("x", "clear", "Clear"),
+        Binding("w", "what_if", "What-if"),
+        Binding("y", "copy", "Copy place", show=False),
+        Binding("n", "next(1)", "Next finding", show=False),
+        Binding("N", "next(-1)", "Previous finding", show=False),
+        Binding("escape", "back", "Back", show=False),
+    ]
+
+    class WhatIf(Message):
+        """Show the call without this finding."""
+
+        def __init__(self, finding: Finding) -> None:
+            super().__init__()
+            self.finding = finding
+
+    def __init__(self, report: Report, call_ms: float | None, plan: Callable[[], Plan] = Plan) -> None:
+        """call_ms: length of the recorded call, where that is known. plan: makes the plan of fixes, asked for
+        once the findings stand."""
+        super().__init__()
+        self.plan = plan
+        self.steps: dict[str, PlanStep] = {}
+        self.report = report
+        self.call_ms = call_ms
+        self.index = FindingIndex(report.findings)
+        self.search = Query()
+
+    def compose(self) -> ComposeResult:
+        yield FilterBar(_KEYS)
+        with Vertical(id="findings"):
+            yield FindingList(self.report.findings, empty=self._nothing())
+            yield Article()
+
+    def on_mount(self) -> None:
+        self._count()
+        sheet = self.query_one(FindingList)
+        sheet.focus()
+        self._write(sheet.row)
+        if any(finding.fixes for finding in self.report.findings):
+            self.call_after_refresh(self.run_worker, self._think, thread=True, group="plan")
+
+    def _think(self) -> None:
+        """The plan, in a thread: it replays the timeline once for each fix."""
+        steps = {step.fix: step for step in self.plan().steps}
+        if not get_current_worker().is_cancelled:
+            self.app.call_from_thread(self._planned, steps)
+
+    def _planned(self, steps: dict[str, PlanStep]) -> None:
+        self.steps = steps
+        row = self.query_one(FindingList).row
+        if row is not None and row.fixes:
+            self._write(row)
+
+    def _nothing(self) -> str:
+        if self.report.unchecked:
+            return (
+                f"No finding; {len(self.report.unchecked)} rules had no evidence (7: what was not checked)."
+            )
+        return "Every rule was checked and nothing was found."
+
+    # --- filters -------------------------------------------------------------------------------------
+
+    def ask(self, query: Query) -> None:
+        """Show what matches."""
+        self.search = query
+        sheet = self.query_one(FindingList)
+        sheet.empty = "No finding matches; x clears the filters." if query.active else self._nothing()
+        sheet.set_rows(self.index.matching(query))
+        bar = self.query_one(FilterBar)
+        for name in _KEYS:
+            bar.set_chip(name, getattr(query, name))
+        self._count()
+
+    def _count(self) -> None:
+        self.query_one(FilterBar).set_count(len(self.query_one(FindingList).rows), len(self.report.findings))
+
+    def action_filter(self, name: str) -> None:
+        self.ask(self.index.next_choice(self.search, name))
+
+    def action_clear(self) -> None:
+        self.query_one(Search).value = ""
+        self.ask(Query())
+
+    def action_search(self) -> None:
+        self.remove_class("-full")
+        self.query_one(FilterBar).search()
+
+    @on(Chip.Pressed)
+    def _chip(self, event: Chip.Pressed) -> None:
+        event.stop()
+        self.action_filter(event.name)
+
+    @on(Input.Changed)
+    def _typed(self, event: Input.Changed) -> None:
+        event.stop()
+        if event.value != self.search.text:
+            self.ask(replace(self.search, text=event.value))
+
+    @on(Search.Left)
+    def _searched(self, event: Search.Left) -> None:
+        event.stop()
+        self.query_one(FindingList).focus()
+
+    # --- the current finding -------------------------------------------------------------------------
+
+    @on(Sheet.Moved)
+    def _moved(self, event: Sheet.Moved) -> None:
+        event.stop()
+        if isinstance(event, Sheet.Chosen):
+            self.add_class("-full")
+            self.query_one(Article).focus()
+            return
+        self.set_timer(_PAUSE, lambda: self._settled(event.row))
+
+    def _settled(self, row: Finding | None) -> None:
+        if self.is_attached and row is self.query_one(FindingList).row:
+            self._write(row)
+
+    def _write(self, row: Finding | None) -> None:
+        page = (
+            Writing() if row is None else finding_page(row, self.report.recording, self.call_ms, self.steps)
+        )
+        self.query_one(Article).show(page)
+
+    def open(self, finding: Finding) -> None:
+        """Make a finding the current one, whatever the filters hide."""
+        sheet = self.query_one(FindingList)
+        if all(row is not finding for row in sheet.rows):
+            self.action_clear()
+        sheet.go_to(finding)
+        sheet.focus()
+
+    def action_next(self, by: int) -> None:
+        self.query_one(FindingList).action_move(by)
+
+    def action_back(self) -> None:
+        if self.has_class("-full"):
+            self.remove_class("-full")
+        self.query_one(FindingList).focus()
+
+    def action_what_if(self) -> None:
+        if row := self.query_one(FindingList).row:
+            self.post_message(self.WhatIf(row))
+
+    def action_copy(self) -> None:
+        row = self.query_one(FindingList).row
+        if row and row.site:
+            self.app.copy_to_clipboard(place(row.site))
+            self.notify(f"Copied {place(row.site)}", markup=False)

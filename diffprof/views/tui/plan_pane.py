@@ -1,0 +1,231 @@
+"""The plan of fixes: boxes to check, what they would buy together, and applying them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container, Vertical
+from textual.message import Message
+from textual.widgets import Static
+
+from diffprof.fix import Plan, PlanStep, Safety
+from diffprof.report import Report
+from diffprof.tuning.plan import predicted_ms
+from diffprof.views import tuning, words
+from diffprof.views.tui.article import Article
+from diffprof.views.tui.finding_page import source_of
+from diffprof.views.tui.ink import Span, Writing, bar, styled
+from diffprof.views.tui.job import Job
+from diffprof.views.tui.job_panel import JobPanel
+from diffprof.views.tui.sheet import Column, Sheet
+
+_BAR = 16
+_SAFETY = {Safety.EXACT: "good", Safety.NUMERIC: "", Safety.LOSSY: "warn", Safety.ADVICE: "muted"}
+
+
+def can_be_tried(step: PlanStep) -> bool:
+    """Advice and what does not apply here have no box."""
+    return step.safety is not Safety.ADVICE and bool(step.code)
+
+
+class PlanPane(Container):
+    """The tab of the fixes."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("space", "check", "Check"),
+        Binding("a", "all", "All"),
+        Binding("r", "reset", "As planned"),
+        Binding("A", "apply", "Apply"),
+        Binding("escape", "back", "Back", show=False),
+    ]
+
+    class Applied(Message):
+        """A run of `diffprof fix --apply` has ended."""
+
+    def __init__(self, report: Report, plan: Plan, traces: Path) -> None:
+        super().__init__()
+        self.report = report
+        self.plan = plan
+        self.traces = traces
+        self.chosen = {step.fix for step in plan.selected}
+
+    def compose(self) -> ComposeResult:
+        yield Static(classes="title", markup=False)
+        with Vertical(id="plan"):
+            yield Sheet[PlanStep](
+                self._columns(), self.plan.steps, empty="No finding of this run names a fix."
+            )
+            yield Article()
+
+    def on_mount(self) -> None:
+        sheet = self.query_one(Sheet)
+        sheet.focus()
+        self._total()
+        self._write(sheet.row)
+
+    def _columns(self) -> tuple[Column[PlanStep], ...]:
+        return (
+            Column("", self._box, 3),
+            Column("fix", lambda s: s.fix, 18, grow=True, value=lambda s: s.fix),
+            Column("what", lambda s: [("muted", s.title)], 20, grow=True, drop=3),
+            Column("safety", lambda s: [(_SAFETY[s.safety], str(s.safety))], 7, value=lambda s: s.safety),
+            Column("for", lambda s: [("muted", ",".join(s.rules))], 8, value=lambda s: s.rules, drop=2),
+            Column("saves ms", _saves, 9, right=True, value=lambda s: s.saves_ms),
+            Column("grade", lambda s: [("muted", str(s.grade or "–"))], 9, drop=1),
+        )
+
+    def _box(self, step: PlanStep) -> list[Span]:
+        if not can_be_tried(step):
+            return [("muted", " · ")]
+        return [("good", "[x]")] if step.fix in self.chosen else [("", "[ ]")]
+
+    # --- choosing ------------------------------------------------------------------------------------
+
+    def action_check(self) -> None:
+        """Check or uncheck; what can't stand beside it is unchecked."""
+        step = self.query_one(Sheet).row
+        if step is None:
+            return
+        if not can_be_tried(step):
+            self.notify(step.why_not or "This fix is shown, never run.", markup=False, timeout=4)
+            return
+        if step.fix in self.chosen:
+            self.chosen.discard(step.fix)
+        else:
+            for other, why in step.conflicts.items():
+                if other in self.chosen:
+                    self.chosen.discard(other)
+                    self.notify(f"{other} is unchecked: {why}", markup=False, timeout=4)
+            self.chosen.add(step.fix)
+        self._total()
+
+    def action_all(self) -> None:
+        """Every fix that can stand beside the ones before it; none where all are checked."""
+        wanted: set[str] = set()
+        for step in self.plan.steps:
+            if can_be_tried(step) and step.safety is not Safety.LOSSY and not wanted & set(step.conflicts):
+                wanted.add(step.fix)
+        self.chosen = set() if wanted <= self.chosen else wanted
+        self._total()
+
+    def action_reset(self) -> None:
+        self.chosen = {step.fix for step in self.plan.selected}
+        self._total()
+
+    def _total(self) -> None:
+        """The predicted length of a call with what is checked."""
+        self.query_one(Sheet).refresh_rows()
+        after = predicted_ms(self.report, self.plan.steps, self.chosen)
+        self.query_one(".title", Static).update(styled(*total_line(self.plan, self.chosen, after)))
+
+    # --- the current step ----------------------------------------------------------------------------
+
+    @on(Sheet.Moved)
+    def _moved(self, event: Sheet.Moved) -> None:
+        event.stop()
+        if isinstance(event, Sheet.Chosen):
+            self.action_check()
+        else:
+            self._write(event.row)
+
+    def _write(self, step: PlanStep | None) -> None:
+        page = Writing() if step is None else step_page(step, self.report)
+        if step is None and not self.plan.steps:
+            page.flow(("muted", "Fixes come from findings; findings with advice only have none."))
+        self.query_one(Article).show(page)
+
+    def action_back(self) -> None:
+        self.query_one(Sheet).focus()
+
+    # --- applying ------------------------------------------------------------------------------------
+
+    def command(self) -> list[str]:
+        """What is run for the checked fixes."""
+        steps = [step for step in self.plan.steps if step.fix in self.chosen]
+        args = ["fix", str(self.report.path), "--apply", "--traces", str(self.traces)]
+        for step in steps:
+            args += ["--select", step.fix]
+        if any(step.safety is Safety.LOSSY for step in steps):
+            args.append("--lossy")
+        return args
+
+    async def action_apply(self) -> None:
+        """Try the checked fixes, one after the other, in a process of its own."""
+        if self.query(JobPanel):
+            self.notify("Fixes are being applied; escape stops it.", timeout=3)
+        elif not self.report.path:
+            self.notify("Only a stored run can be fixed.", severity="warning", timeout=4)
+        elif not self.chosen:
+            self.notify("No fix is checked.", severity="warning", timeout=3)
+        else:
+            count = words.plural(len(self.chosen), "fix", "fixes")
+            await self.query_one("#plan").mount(JobPanel(Job(self.command(), f"Applying {count}")))
+            self.add_class("-applying")
+
+    def key_escape(self) -> None:
+        for panel in self.query(JobPanel):
+            panel.job.stop()
+
+    @on(JobPanel.Over)
+    async def _over(self, event: JobPanel.Over) -> None:
+        event.stop()
+        page = Writing()
+        if event.ended.code:
+            page.flow(("bad", f"diffprof fix ended with status {event.ended.code}."))
+            for line in event.ended.talk[-12:]:
+                page.flow(line, indent=2)
+        for line in event.ended.output.decode(errors="replace").splitlines():
+            page.kept(line)
+        await self.query(JobPanel).remove()
+        self.remove_class("-applying")
+        article = self.query_one(Article)
+        article.show(page)
+        article.focus()
+        self.post_message(self.Applied())
+
+
+def _saves(step: PlanStep) -> list[Span] | str:
+    return [("muted", "–")] if step.saves_ms is None else f"{step.saves_ms:,.3f}"
+
+
+def total_line(plan: Plan, chosen: Sequence[str] | set[str], after: float | None) -> list[Span]:
+    """One call now and with the checked fixes."""
+    count = words.plural(len(chosen), "fix", "fixes")
+    if plan.before_ms is None or after is None:
+        return [("strong", f"{count} checked"), ("muted", "; how long a call takes was not measured")]
+    ratio = f", {plan.before_ms / after:.2f}x" if after else ""
+    saved = max(plan.before_ms - after, 0.0)
+    share = after / plan.before_ms if plan.before_ms else 0.0
+    return [
+        ("strong", f"{count} checked: "),
+        ("", f"{words.milliseconds(plan.before_ms)} → "),
+        ("good" if saved > 0 else "strong", words.milliseconds(after)),
+        ("good", ratio),
+        ("muted", f", predicted ({plan.grade})  "),
+        ("place", bar(share, _BAR)),
+    ]
+
+
+def step_page(step: PlanStep, report: Report) -> Writing:
+    """What a fix does, why that is safe, what it resolves, its code and its diff."""
+    page = Writing()
+    page.flow(("strong", step.title))
+    page.fact("safety", tuning.safety(step))
+    page.fact("saves", tuning.saving(step))
+    if step.why_not:
+        page.fact("mind", ("warn", step.why_not))
+    for other, why in step.conflicts.items():
+        page.fact("not with", f"{other}: {why}")
+    page.fact("why", step.why)
+    page.fact("resolves", tuning.resolves(step))
+    for n in step.findings[:8]:
+        if n < len(report.findings):
+            finding = report.findings[n]
+            page.kept(f"{finding.rule} ", ("place", words.place(finding.site)), indent=Writing.LABEL)
+    source_of(page, step)
+    return page

@@ -1,0 +1,184 @@
+"""One report in tabs: the one place that knows all its widgets, and who answers whose messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
+from textual.widget import Widget
+from textual.widgets import ContentSwitcher, Footer
+
+from diffprof.finding import Finding
+from diffprof.fix import Plan
+from diffprof.report import Report
+from diffprof.tuning.plan import call_ms, make_plan
+from diffprof.verdict import verdict
+from diffprof.views.tui.commands import Entry
+from diffprof.views.tui.findings_pane import FindingsPane
+from diffprof.views.tui.nothing import Nothing
+from diffprof.views.tui.tab_strip import Tab, TabStrip
+from diffprof.views.tui.verdict_bar import VerdictBar
+
+if TYPE_CHECKING:
+    from diffprof.views.tui.timeline_pane import TimelinePane
+
+FINDINGS, TIMELINE, RUNS = 1, 2, 8
+"""Tabs that others lead to."""
+
+
+class ReportScreen(Screen[None]):
+    """A tab's content is imported and made when it is first opened."""
+
+    AUTO_FOCUS = ""
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(Binding(str(n), f"tab({n})", show=False) for n in range(1, 9)),
+        Binding("v", "verdict", "Verdict", show=False),
+    ]
+
+    def __init__(self, report: Report, traces: Path) -> None:
+        super().__init__()
+        self.report = report
+        self.traces = traces
+        self.call_ms = call_ms(report.recording)
+        self._made: Plan | None = None
+        self.tabs: dict[str, Callable[[], Widget]] = {
+            "Findings": lambda: FindingsPane(report, self.call_ms, self.plan),
+            "Timeline": self._timeline,
+            "Kernels": self._kernels,
+            "Graphs": self._graphs,
+            "Quantization": self._linears,
+            "Plan": self._plan,
+            "Facts": self._facts,
+            "Runs": self._runs,
+        }
+
+    def _timeline(self) -> Widget:
+        timeline = self.report.recording.timeline
+        if timeline is None or not timeline.host_us:
+            return Nothing("Timeline", "Scan on a simulated GPU or on CUDA with the analyzer kernels.")
+        from diffprof.views.tui.timeline_pane import TimelinePane
+
+        return TimelinePane(self.report, timeline)
+
+    def _kernels(self) -> Widget:
+        recording = self.report.recording
+        if recording.kernels is None:
+            return Nothing(
+                "Kernels", "Scan with `--analyzers kernels`, or import a trace of PyTorch's profiler."
+            )
+        from diffprof.views.tui.kernels_pane import KernelsPane
+
+        return KernelsPane(recording, recording.kernels)
+
+    def _graphs(self) -> Widget:
+        recording = self.report.recording
+        if recording.captures is None and recording.graph_breaks is None and recording.recompiles is None:
+            return Nothing("Graph breaks and recompiles", "Scan with `--analyzers graph-breaks`.")
+        from diffprof.views.tui.graphs_pane import GraphsPane
+
+        return GraphsPane(recording)
+
+    def _linears(self) -> Widget:
+        recording = self.report.recording
+        if recording.linears is None:
+            return Nothing("Linears", "Scan with `--analyzers quantization`.")
+        from diffprof.views.tui.quantization_pane import QuantizationPane
+
+        return QuantizationPane(recording, recording.linears)
+
+    def plan(self) -> Plan:
+        """The plan of fixes, made once."""
+        if self._made is None:
+            self._made = make_plan(self.report)
+        return self._made
+
+    def _plan(self) -> Widget:
+        from diffprof.views.tui.plan_pane import PlanPane
+
+        return PlanPane(self.report, self.plan(), self.traces)
+
+    def _facts(self) -> Widget:
+        from diffprof.views.tui.facts_pane import FactsPane
+
+        return FactsPane(self.report)
+
+    def _runs(self) -> Widget:
+        from diffprof.views.tui.runs_pane import RunsPane
+
+        return RunsPane(self.traces, self.report.path)
+
+    # --- the screen ----------------------------------------------------------------------------------
+
+    def compose(self) -> ComposeResult:
+        yield VerdictBar(verdict(self.report))
+        yield TabStrip(tuple(self.tabs))
+        yield ContentSwitcher()
+        yield Footer(compact=True, show_command_palette=False)
+
+    async def on_mount(self) -> None:
+        await self.action_tab(FINDINGS)
+
+    async def action_tab(self, number: int) -> None:
+        """Open a tab, counted from 1."""
+        switcher = self.query_one(ContentSwitcher)
+        name = f"pane-{number}"
+        if not switcher.query(f"#{name}"):
+            pane = list(self.tabs.values())[number - 1]()
+            pane.id = name
+            await switcher.add_content(pane, set_current=True)
+        switcher.current = name
+        self.query_one(TabStrip).show(number)
+        self._focus(switcher.get_child_by_id(name))
+
+    def _focus(self, pane: Widget) -> None:
+        """The part of a tab that takes the keys."""
+        if pane.can_focus:
+            pane.focus()
+            return
+        for widget in pane.query("Sheet, TimelineView, GraphTree"):
+            widget.focus()
+            return
+
+    @on(Tab.Pressed)
+    async def _tab(self, event: Tab.Pressed) -> None:
+        await self.action_tab(event.number)
+
+    def action_verdict(self) -> None:
+        self.query_one(VerdictBar).toggle()
+
+    # --- from one tab to another ---------------------------------------------------------------------
+
+    @on(FindingsPane.WhatIf)
+    async def _what_if(self, event: FindingsPane.WhatIf) -> None:
+        if event.finding.saves_ms is None or self.report.recording.timeline is None:
+            self.notify("What this finding costs was not measured.", severity="warning", timeout=3)
+            return
+        await self.action_tab(TIMELINE)
+        pane: TimelinePane = self.query_one("TimelinePane")  # type: ignore[assignment]
+        pane.leave_out(event.finding)
+
+    # Of panes that are imported when they are opened, messages are known by name.
+
+    async def on_timeline_pane_opened(self, event: TimelinePane.Opened) -> None:
+        await self.open_finding(event.finding)
+
+    async def open_finding(self, finding: Finding) -> None:
+        """Show a finding, from wherever."""
+        await self.action_tab(FINDINGS)
+        self.query_one(FindingsPane).open(finding)
+
+    def on_plan_pane_applied(self) -> None:
+        for pane in self.query("RunsPane"):
+            pane.action_reload()  # type: ignore[attr-defined]
+
+    def palette(self) -> Iterator[Entry]:
+        """What the command palette offers for this screen."""
+        for number, title in enumerate(self.tabs, 1):
+            yield title, f"Open the tab ({number})", partial(self.action_tab, number)
+        yield "Verdict", "The three lines on top in full, or a line each (v)", self.action_verdict

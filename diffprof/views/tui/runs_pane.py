@@ -1,0 +1,242 @@
+"""The stored runs: open one, or mark two and compare them."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container, Vertical
+from textual.message import Message
+from textual.widgets import Static
+from textual.worker import get_current_worker
+
+from diffprof.comparing import Comparison, Direction, compare
+from diffprof.errors import DiffprofError
+from diffprof.report import judge_again, load_report
+from diffprof.runs import Run, list_runs
+from diffprof.views import words
+from diffprof.views.comparison import figure_rows, groups
+from diffprof.views.plain import clean
+from diffprof.views.tui.article import Article
+from diffprof.views.tui.ink import Span, Writing, styled
+from diffprof.views.tui.sheet import Column, Sheet
+
+
+class RunsPane(Container):
+    """The tab of the stored runs."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "open", "Open", show=False),
+        Binding("space", "mark", "Mark"),
+        Binding("c", "compare", "Compare"),
+        Binding("r", "reload", "Read again"),
+        Binding("escape", "back", "Back", show=False),
+    ]
+
+    class Opened(Message):
+        """A run is to be shown."""
+
+        def __init__(self, folder: Path) -> None:
+            super().__init__()
+            self.folder = folder
+
+    def __init__(self, traces: Path, shown: str | None, *, now: datetime.datetime | None = None) -> None:
+        """shown: the folder of the run on the screen. now: what ages are counted from."""
+        super().__init__()
+        self.traces = traces
+        self.shown = shown
+        self.now = now
+        self.runs: list[Run] = []
+        self.marked: list[Path] = []
+        """At most two: before and after."""
+
+    def compose(self) -> ComposeResult:
+        yield Static(classes="title", markup=False)
+        with Vertical(id="runs"):
+            yield Sheet[Run](self._columns(), empty="Reading…")
+            yield Article()
+
+    def on_mount(self) -> None:
+        self.query_one(Sheet).focus()
+        self.action_reload()
+
+    def _columns(self) -> tuple[Column[Run], ...]:
+        now = self.now or datetime.datetime.now(datetime.UTC)
+        return (
+            Column("", self._mark, 2),
+            Column("run", self._named, 20, grow=True, value=lambda r: r.name),
+            Column("target", lambda r: r.target, 12, grow=True, value=lambda r: r.target, drop=4),
+            Column("device", lambda r: [("muted", r.device)], 14, value=lambda r: r.device, drop=3),
+            Column("in loop", lambda r: _count(r.in_loop), 7, right=True, value=lambda r: r.in_loop),
+            Column(
+                "findings", lambda r: _count(r.findings), 8, right=True, value=lambda r: r.findings, drop=1
+            ),
+            Column("age", lambda r: words.age(r.created, now) if r.created else "", 10, drop=2),
+            Column("", _note, 8),
+        )
+
+    def _mark(self, run: Run) -> list[Span]:
+        if run.folder in self.marked:
+            return [("accent", "AB"[self.marked.index(run.folder)])]
+        return [("good", "●")] if self._is_shown(run) else [("", "")]
+
+    def _is_shown(self, run: Run) -> bool:
+        return self.shown is not None and Path(self.shown).resolve() == run.folder.resolve()
+
+    def _named(self, run: Run) -> list[Span]:
+        return [("bad" if run.error else "strong" if self._is_shown(run) else "", run.name)]
+
+    # --- reading -------------------------------------------------------------------------------------
+
+    def action_reload(self) -> None:
+        self._title("reading…")
+        self.run_worker(self._read, thread=True, exclusive=True, group="read", exit_on_error=False)
+
+    def _read(self) -> None:
+        worker = get_current_worker()
+        found: list[Run] = []
+        error = ""
+        try:
+            for run in list_runs(self.traces):
+                if worker.is_cancelled:
+                    return
+                found.append(run)
+        except DiffprofError as problem:
+            error = problem.what
+        if not worker.is_cancelled:
+            self.app.call_from_thread(self._show, found, error)
+
+    def _show(self, runs: list[Run], error: str) -> None:
+        if not self.is_attached:
+            return
+        self.runs = runs
+        sheet = self.query_one(Sheet)
+        sheet.empty = error or f"No run is stored in {self.traces}."
+        sheet.set_rows(runs)
+        current = next((run for run in runs if self._is_shown(run)), None)
+        if current is not None:
+            sheet.go_to(current)
+        self._title()
+
+    def _title(self, note: str = "") -> None:
+        text = note or f"{words.plural(len(self.runs), 'run')} in {self.traces}"
+        marks = "; space marks two to compare" if len(self.marked) < 2 else "; c compares A with B"
+        self.query_one(".title", Static).update(styled(clean(text), ("muted", marks)))
+
+    # --- one run -------------------------------------------------------------------------------------
+
+    @on(Sheet.Moved)
+    def _moved(self, event: Sheet.Moved) -> None:
+        event.stop()
+        if isinstance(event, Sheet.Chosen):
+            self.post_message(self.Opened(event.row.folder))
+        elif event.row is not None:
+            self.query_one(Article).show(_page(event.row))
+
+    # --- two runs ------------------------------------------------------------------------------------
+
+    def action_mark(self) -> None:
+        run = self.query_one(Sheet).row
+        if run is None or run.error:
+            return
+        if run.folder in self.marked:
+            self.marked.remove(run.folder)
+        else:
+            self.marked = [*self.marked, run.folder][-2:]
+        self.query_one(Sheet).refresh_rows()
+        self._title()
+
+    def action_compare(self) -> None:
+        """A and B; with one mark, that one and the current run; with none, the run on the screen and the
+        current one, the older as A."""
+        run = self.query_one(Sheet).row
+        pair = list(self.marked)
+        if len(pair) == 1 and run is not None and run.folder not in pair:
+            pair.append(run.folder)
+        elif not pair and run is not None:
+            newest_first = [each.folder for each in self.runs if each is run or self._is_shown(each)]
+            pair = newest_first[::-1]
+        if len(pair) != 2:
+            self.notify("Mark two runs with space first.", severity="warning", timeout=3)
+            return
+        self._title("comparing…")
+        self.run_worker(lambda: self._compare(*pair), thread=True, exclusive=True, group="compare")
+
+    def _compare(self, before: Path, after: Path) -> None:
+        page = Writing()
+        try:
+            one, other = (judge_again(load_report(folder)) for folder in (before, after))
+            comparison_page(page, compare(one, other))
+        except DiffprofError as error:
+            page.flow(("bad", error.what))
+            page.flow(error.hint)
+        self.app.call_from_thread(self._compared, page)
+
+    def _compared(self, page: Writing) -> None:
+        if self.is_attached:
+            self._title()
+            article = self.query_one(Article)
+            article.show(page)
+            self.add_class("-full")
+            article.focus()
+
+    def action_back(self) -> None:
+        self.remove_class("-full")
+        self.query_one(Sheet).focus()
+
+
+def _count(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def _note(run: Run) -> list[Span]:
+    return [("bad", "damaged")] if run.error else [("warn", "partial")] if run.partial else [("", "")]
+
+
+def _page(run: Run) -> Writing:
+    page = Writing()
+    page.flow(("strong", run.name))
+    if run.error:
+        page.flow(("bad", run.error))
+        page.flow(("muted", "Scan again with `diffprof scan`."))
+    page.fact("target", run.target)
+    page.fact("device", run.device)
+    page.fact("created", run.created)
+    page.fact("folder", str(run.folder))
+    return page
+
+
+_BECAME = {Direction.BETTER: "good", Direction.WORSE: "bad"}
+
+
+def comparison_page(page: Writing, found: Comparison) -> None:
+    """Two runs: the verdict, the figures side by side, what appeared and went."""
+    page.flow(("bad" if found.regressions else "strong", found.headline))
+    for label, side in (("A, before", found.before), ("B, after", found.after)):
+        page.fact(label, f"{side.run}: {side.target} on {side.device} ({side.grade})")
+    page.blank()
+    rows = [("figure", "before", "after", ""), *figure_rows(found)]
+    widths = [max(len(row[n]) for row in rows) for n in range(3)]
+    for number, row in enumerate(rows):
+        style = "muted" if number == 0 else _BECAME.get(found.figures[number - 1].direction, "")
+        page.kept(
+            f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  ",
+            (style, row[3]),
+            indent=2,
+        )
+    styles = {"Got worse": "bad", "Appeared": "bad", "Got better": "good", "Went": "good"}
+    for title, lines in groups(found):
+        page.heading(f"{title} ({len(lines):,})")
+        for line in lines:
+            page.flow((styles.get(title, ""), "• "), line, indent=2)
+    if found.unchanged:
+        page.blank()
+        page.flow(("muted", f"{words.plural(found.unchanged, 'finding')} as before."))
+    if found.not_comparable:
+        page.heading("Mind")
+        for note in found.not_comparable:
+            page.flow(note, indent=2)

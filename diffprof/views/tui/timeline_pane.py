@@ -1,0 +1,157 @@
+"""The timeline: lanes, and what happens under the cursor."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container
+from textual.message import Message
+from textual.widgets import Static
+
+from diffprof.finding import Finding
+from diffprof.pricing import removal
+from diffprof.recording import Timeline
+from diffprof.report import Report
+from diffprof.timeline import phase_of_events
+from diffprof.views.tui.article import Article
+from diffprof.views.tui.ink import Writing, styled
+from diffprof.views.tui.lanes import lanes_of
+from diffprof.views.tui.timeline_view import TimelineView
+from diffprof.views.words import milliseconds, number, place, plural
+
+_MOST_WAITS = 3
+
+
+class TimelinePane(Container):
+    """The tab of the timeline of a recording that has one."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("w", "as_recorded", "As recorded")]
+
+    class Opened(Message):
+        """A wait's finding is asked for."""
+
+        def __init__(self, finding: Finding) -> None:
+            super().__init__()
+            self.finding = finding
+
+    def __init__(self, report: Report, timeline: Timeline) -> None:
+        super().__init__()
+        self.report = report
+        self.timeline = timeline
+        self.recorded = lanes_of(timeline)
+        self.without: Finding | None = None
+        self._phases = phase_of_events(timeline)
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="timeline-title", markup=False)
+        yield TimelineView(self.recorded)
+        yield Article()
+
+    def on_mount(self) -> None:
+        self._title()
+        self.query_one(TimelineView).focus()
+
+    def leave_out(self, finding: Finding | None) -> None:
+        """Show the call as it would run without a finding; None: as recorded."""
+        self.without = finding
+        lanes = self.recorded
+        if finding is not None:
+            lanes = lanes_of(self.timeline, removal(finding.evidence, self.report.recording))
+        self._title(lanes.total_us)
+        self.query_one(TimelineView).show(lanes)
+
+    def action_as_recorded(self) -> None:
+        self.leave_out(None)
+
+    def _title(self, after_us: float = 0.0) -> None:
+        run = self.recorded.run
+        busy = run.device_busy_us / run.total_us if run.total_us else 0.0
+        text = f"one call, {milliseconds(run.total_us / 1e3)} ({self.timeline.grade}, {self.timeline.mode})"
+        if self.without is None:
+            shown = styled(text, ("muted", f"; device busy {number(busy * 100)} %"))
+        else:
+            shown = styled(
+                text,
+                ("good", f" → {milliseconds(after_us / 1e3)} without {self.without.rule}"),
+                (
+                    "muted",
+                    f" at {place(self.without.site)}, {milliseconds((run.total_us - after_us) / 1e3)} less",
+                ),
+            )
+        self.query_one("#timeline-title", Static).update(shown)
+
+    # --- under the cursor ----------------------------------------------------------------------------
+
+    @on(TimelineView.Pointed)
+    def _pointed(self, event: TimelineView.Pointed) -> None:
+        event.stop()
+        if isinstance(event, TimelineView.Chosen):
+            for finding in self._findings(event.start_us, event.end_us):
+                self.post_message(self.Opened(finding))
+                return
+            self.notify("No finding here: n goes to the next wait.", timeout=3)
+            return
+        self.query_one(Article).show(self._page(event.start_us, event.end_us))
+
+    def _findings(self, start: float, end: float) -> Iterator[Finding]:
+        lanes = self.query_one(TimelineView).lanes
+        rows = {mark.row for mark in lanes.marks_in(start, end)}
+        events = {mark.event for mark in lanes.marks_in(start, end)} | set(lanes.device_events(start, end))
+        for finding in self.report.findings:
+            if rows & set(finding.evidence.syncs) or events & set(finding.evidence.events):
+                yield finding
+
+    def _page(self, start: float, end: float) -> Writing:
+        page = Writing()
+        view = self.query_one(TimelineView)
+        lanes = view.lanes
+        middle = (start + end) / 2
+        page.flow(
+            ("strong", f"{start / 1e3:,.3f} ms"),
+            (
+                "muted",
+                f"  {number(end - start)} us a column, {milliseconds(view.window.length_us / 1e3)} shown",
+            ),
+        )
+        rows = self.report.recording.syncs or ()
+        marks = lanes.marks_in(start, end)
+        for mark in marks[:_MOST_WAITS]:
+            blocked = milliseconds((mark.end_us - mark.start_us) / 1e3)
+            if 0 <= mark.row < len(rows):
+                row = rows[mark.row]
+                where = place(row.site).rsplit("/", 1)[-1]
+                page.fact("sync", ("bad", row.kind), " ", ("place", where), f" blocks {blocked}")
+            else:
+                page.fact("sync", f"blocks {blocked}")
+        if len(marks) > _MOST_WAITS:
+            page.fact("", ("muted", f"and {plural(len(marks) - _MOST_WAITS, 'more sync')}"))
+        host, device = lanes.host_event(middle), lanes.device_event(middle)
+        page.fact("host", self._event(host) if host is not None else "idle: done, or not begun")
+        if device is None:
+            page.fact("gpu", "idle")
+        else:
+            length = lanes.run.device_end[device] - lanes.run.device_start[device]
+            page.fact("gpu", f"{self._event(device)}, {number(length)} us")
+        started = lanes.device_events(start, end)
+        if len(started) > 1:
+            kinds = Counter(self._kernel(event) for event in started)
+            names = ", ".join(f"{n:,} {name}" for name, n in kinds.most_common(4))
+            page.fact("started", f"{plural(len(started), 'kernel')}: {names}")
+        return page
+
+    def _kernel(self, event: int) -> str:
+        kind = self.timeline.kind[event]
+        return self.timeline.kinds[kind].name if kind >= 0 else "Python"
+
+    def _event(self, event: int) -> str:
+        module = self.timeline.module[event]
+        span = self._phases[event]
+        where = [self.timeline.modules[module]] if 0 <= module < len(self.timeline.modules) else []
+        if span is not None:
+            where.append(span.name if span.step is None else f"step {span.step + 1}")
+        return ", ".join([self._kernel(event), *where])

@@ -1,0 +1,349 @@
+"""The drawing of the lanes: one column a slice of time, one row a lane."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.segment import Segment
+from rich.style import Style
+from textual.binding import Binding, BindingType
+from textual.events import Click, MouseDown, MouseMove, MouseScrollDown, MouseScrollUp, MouseUp
+from textual.message import Message
+from textual.strip import Strip
+from textual.widget import Widget
+
+from diffprof.views.plain import clean, cut, pad
+from diffprof.views.tui.lanes import Lanes, Part, Spans, Window, ticks, time_text
+
+LABEL = 12
+"""Cells of the lanes' names."""
+_HEIGHTS = " ▁▂▃▄▅▆▇█"
+_ZOOM = 2.0
+_PAN = 0.25
+"""Of the window, for a step of panning."""
+
+
+class TimelineView(Widget, can_focus=True):
+    """Lanes over a window of time, with a cursor; posts `Pointed` when window or cursor move."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "lane--label",
+        "lane--ruler",
+        "lane--part",
+        "lane--part-odd",
+        "lane--host",
+        "lane--full",
+        "lane--wait",
+        "lane--device",
+        "lane--family",
+        "lane--map",
+        "lane--map-window",
+        "lane--cursor",
+    }
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("left", "step(-1)", "Left", show=False),
+        Binding("right", "step(1)", "Right", show=False),
+        Binding("shift+left,h,less_than_sign", "pan(-1)", "Pan left", show=False),
+        Binding("shift+right,l,greater_than_sign", "pan(1)", "Pan right", show=False),
+        Binding("plus,equals_sign,up", "zoom(1)", "Zoom in", key_display="+"),
+        Binding("minus,down", "zoom(-1)", "Out", key_display="-"),
+        Binding("0", "whole", "Whole", key_display="0"),
+        Binding("z", "part", "Zoom to step"),
+        Binding("n", "wait(1)", "Next wait"),
+        Binding("N", "wait(-1)", "Previous wait", show=False),
+        Binding("home", "edge(0)", "Start", show=False),
+        Binding("end", "edge(1)", "End", show=False),
+        Binding("enter", "choose", "Open finding"),
+    ]
+
+    class Pointed(Message):
+        """The cursor is on [start, end)."""
+
+        def __init__(self, start_us: float, end_us: float) -> None:
+            super().__init__()
+            self.start_us = start_us
+            self.end_us = end_us
+
+    class Chosen(Pointed):
+        """The cursor's place was opened."""
+
+    def __init__(self, lanes: Lanes) -> None:
+        super().__init__()
+        self.lanes = lanes
+        self.window = Window(0.0, max(lanes.total_us, Window.LEAST_US), max(lanes.total_us, Window.LEAST_US))
+        self.cursor = 0
+        self._drag: tuple[int, Window] | None = None
+        self._dragged = False
+
+    def show(self, lanes: Lanes) -> None:
+        """Other lanes; the window stays where it is, as far as they reach."""
+        self.lanes = lanes
+        total = max(lanes.total_us, Window.LEAST_US)
+        whole = self.window.length_us >= self.window.total_us
+        window = Window(0.0, total, total)
+        self.window = window if whole else window.at(self.window.start_us, self.window.length_us)
+        self._changed()
+
+    # --- place ---------------------------------------------------------------------------------------
+
+    @property
+    def columns(self) -> int:
+        return max(self.size.width - LABEL, 1)
+
+    @property
+    def column_us(self) -> float:
+        return self.window.length_us / self.columns
+
+    @property
+    def cursor_us(self) -> float:
+        """The middle of the cursor's column."""
+        return self.window.start_us + (self.cursor + 0.5) * self.column_us
+
+    def column_at(self, time: float) -> int:
+        return int((time - self.window.start_us) / self.column_us)
+
+    def go_to(self, time: float) -> None:
+        """The cursor to a time; the window follows."""
+        if not self.window.start_us <= time < self.window.end_us:
+            self.window = self.window.at(time - self.window.length_us / 2, self.window.length_us)
+        self.cursor = max(0, min(self.column_at(time), self.columns - 1))
+        self._changed()
+
+    def focus_on(self, start_us: float, end_us: float) -> None:
+        """A window around a stretch of time, the cursor at its start."""
+        self.window = self.window.showing(start_us, end_us)
+        self.go_to(start_us)
+
+    def _move(self, window: Window) -> None:
+        self.window = window
+        self._changed()
+
+    def _changed(self) -> None:
+        self.cursor = max(0, min(self.cursor, self.columns - 1))
+        self.refresh()
+        start = self.window.start_us + self.cursor * self.column_us
+        self.post_message(self.Pointed(start, start + self.column_us))
+
+    def on_mount(self) -> None:
+        self.call_after_refresh(self._changed)
+
+    def on_resize(self) -> None:
+        self._changed()
+
+    # --- keys ----------------------------------------------------------------------------------------
+
+    def action_step(self, by: int) -> None:
+        place = self.cursor + by
+        if 0 <= place < self.columns:
+            self.cursor = place
+            self._changed()
+        else:
+            self.action_pan(by)
+
+    def action_pan(self, by: int) -> None:
+        self._move(self.window.moved(by * _PAN * self.window.length_us))
+
+    def action_zoom(self, by: int) -> None:
+        time = self.cursor_us
+        self.window = self.window.zoomed(_ZOOM**-by, time)
+        self.go_to(time)
+
+    def action_whole(self) -> None:
+        time = self.cursor_us
+        self.window = Window(0.0, self.window.total_us, self.window.total_us)
+        self.go_to(time)
+
+    def action_part(self) -> None:
+        """The step or phase under the cursor, on the host; again: the whole call."""
+        part = _part_at(self.lanes.host_parts, self.cursor_us) or _part_at(
+            self.lanes.device_parts, self.cursor_us
+        )
+        if part is None:
+            return
+        wanted = self.window.showing(part.start_us, part.end_us)
+        if abs(wanted.start_us - self.window.start_us) + abs(wanted.length_us - self.window.length_us) < 1.0:
+            self.action_whole()
+        else:
+            self.window = wanted
+            self.go_to(max(wanted.start_us, self.cursor_us))
+
+    def action_wait(self, by: int) -> None:
+        edge = self.window.start_us + (self.cursor + (by > 0)) * self.column_us
+        mark = self.lanes.mark_beside(edge - (1e-9 if by > 0 else 0.0), before=by < 0)
+        if mark is None:
+            self.notify("No wait there.", timeout=2)
+        else:
+            self.go_to(mark.start_us)
+
+    def action_edge(self, end: int) -> None:
+        self.go_to(self.window.total_us * 0.999999 if end else 0.0)
+
+    def action_choose(self) -> None:
+        start = self.window.start_us + self.cursor * self.column_us
+        self.post_message(self.Chosen(start, start + self.column_us))
+
+    # --- mouse ---------------------------------------------------------------------------------------
+
+    def on_mouse_down(self, event: MouseDown) -> None:
+        self._drag, self._dragged = (event.x, self.window), False
+        self.capture_mouse()
+
+    def on_mouse_move(self, event: MouseMove) -> None:
+        if self._drag is None:
+            return
+        x, window = self._drag
+        if event.x != x or self._dragged:
+            self._dragged = True
+            self._move(window.moved((x - event.x) * self.column_us))
+
+    def on_mouse_up(self, event: MouseUp) -> None:
+        self._drag = None
+        self.release_mouse()
+
+    def on_click(self, event: Click) -> None:
+        event.stop()
+        self.focus()
+        column = event.x - LABEL
+        if self._dragged or not 0 <= column < self.columns:
+            return
+        if event.y == 0:
+            self.go_to((column + 0.5) / self.columns * self.window.total_us)
+            return
+        self.cursor = column
+        self._changed()
+        if event.chain == 2:
+            self.action_choose()
+
+    def on_mouse_scroll_up(self, event: MouseScrollUp) -> None:
+        self._wheel(event.x, 1, pan=event.shift or event.ctrl)
+        event.stop()
+
+    def on_mouse_scroll_down(self, event: MouseScrollDown) -> None:
+        self._wheel(event.x, -1, pan=event.shift or event.ctrl)
+        event.stop()
+
+    def _wheel(self, x: int, by: int, *, pan: bool) -> None:
+        if pan:
+            self.action_pan(-by)
+        else:
+            column = max(0, min(x - LABEL, self.columns - 1))
+            around = self.window.start_us + (column + 0.5) * self.column_us
+            self._move(self.window.zoomed(_ZOOM**-by, around))
+
+    # --- drawing -------------------------------------------------------------------------------------
+
+    def render_lines(self, crop: object) -> list[Strip]:
+        self._rows = self._draw()
+        return super().render_lines(crop)  # type: ignore[arg-type]
+
+    def render_line(self, y: int) -> Strip:
+        blank = Strip.blank(self.size.width, self.rich_style)
+        return self._rows[y] if y < len(self._rows) else blank
+
+    def _draw(self) -> list[Strip]:
+        lanes = self.lanes
+        rows = [
+            self._map(),
+            self._ruler(),
+            self._parts("host phase", lanes.host_parts),
+            self._lane("host", [(lanes.host, "lane--host")]),
+            self._lane("waits", [(lanes.waits, "lane--wait"), (lanes.full, "lane--full")]),
+            self._marks(),
+            self._parts("gpu phase", lanes.device_parts),
+        ]
+        for stream, spans in lanes.device.items():
+            name = "gpu" if len(lanes.device) == 1 else f"stream {stream}"
+            rows.append(self._lane(name, [(spans, "lane--device")]))
+        rows += [self._lane(f" {name}", [(s, "lane--family")]) for name, s in lanes.families.items()]
+        return rows
+
+    def _style(self, name: str) -> Style:
+        return self.get_component_rich_style(name)
+
+    def _row(self, label: str, cells: Sequence[tuple[str, Style]], *, cursor: bool = True) -> Strip:
+        """A label and one character a column; the cursor's column stands out."""
+        segments = [Segment(pad(f" {cut(clean(label), LABEL - 2)}", LABEL), self._style("lane--label"))]
+        mark = self._style("lane--cursor")
+        text, style = "", None
+        for column, (char, own) in enumerate(cells):
+            shown = own + mark if cursor and column == self.cursor else own
+            if shown != style and text:
+                segments.append(Segment(text, style))
+                text = ""
+            text, style = text + char, shown
+        segments.append(Segment(text, style))
+        return Strip(segments).adjust_cell_length(self.size.width, self.rich_style)
+
+    def _edges(self) -> list[float]:
+        start, each = self.window.start_us, self.column_us
+        return [start + n * each for n in range(self.columns + 1)]
+
+    def _lane(self, label: str, layers: Sequence[tuple[Spans, str]]) -> Strip:
+        """How busy each slice was, in eighths; the busiest layer gives the colour."""
+        edges = self._edges()
+        totals = [[spans.until(edge) for edge in edges] for spans, _ in layers]
+        styles = [self._style(name) for _, name in layers]
+        cells = []
+        for n in range(self.columns):
+            shares = [(total[n + 1] - total[n]) / self.column_us for total in totals]
+            most = max(range(len(shares)), key=shares.__getitem__)
+            share = min(sum(shares), 1.0)
+            height = 0 if share <= 0.0 else max(1, round(share * 8))
+            cells.append((_HEIGHTS[height], styles[most]))
+        return self._row(label, cells)
+
+    def _map(self) -> Strip:
+        """The whole call, and where in it the window is."""
+        total = self.window.total_us
+        device = list(self.lanes.device.values())
+        plain, inside = self._style("lane--map"), self._style("lane--map-window")
+        each = total / self.columns
+        first, last = self.window.start_us / each, self.window.end_us / each
+        cells = []
+        for n in range(self.columns):
+            share = max((spans.share(n * each, (n + 1) * each) for spans in device), default=0.0)
+            height = 0 if share <= 0.0 else max(1, round(share * 8))
+            here = n + 1 > first and n < last
+            cells.append((_HEIGHTS[height], inside if here else plain))
+        return self._row("call", cells, cursor=False)
+
+    def _ruler(self) -> Strip:
+        found = ticks(self.window.start_us, self.window.end_us, max(self.columns // 14, 1))
+        gap = found[1] - found[0] if len(found) > 1 else self.window.length_us
+        text = [" "] * self.columns
+        for tick in found:
+            at = self.column_at(tick)
+            for n, char in enumerate(f"╵{time_text(tick, gap)}"):
+                if 0 <= at + n < self.columns:
+                    text[at + n] = char
+        style = self._style("lane--ruler")
+        return self._row("", [(char, style) for char in text])
+
+    def _parts(self, label: str, parts: Sequence[Part]) -> Strip:
+        """Phases and steps by name, neighbours told apart by their shade."""
+        cells: list[tuple[str, Style]] = [(" ", self._style("lane--label"))] * self.columns
+        shades = (self._style("lane--part"), self._style("lane--part-odd"))
+        for number, part in enumerate(parts):
+            first = max(self.column_at(part.start_us), 0)
+            last = min(self.column_at(part.end_us) + 1, self.columns)
+            if last <= first:
+                continue
+            name = cut(clean(part.name), last - first).ljust(last - first)
+            # A wide character would shift the columns behind it.
+            cells[first:last] = [(char if char.isascii() else "…", shades[number % 2]) for char in name]
+        return self._row(label, cells[: self.columns])
+
+    def _marks(self) -> Strip:
+        """Where the host began to wait; a digit for several in one column."""
+        style, none = self._style("lane--wait"), self._style("lane--label")
+        counts = [0] * self.columns
+        for mark in self.lanes.marks_in(self.window.start_us, self.window.end_us):
+            counts[max(0, min(self.column_at(mark.start_us), self.columns - 1))] += 1
+        shown = [" " if not n else "▾" if n == 1 else str(n) if n < 10 else "+" for n in counts]
+        total = sum(counts)
+        return self._row(f"syncs {total:,}", [(c, style if c != " " else none) for c in shown])
+
+
+def _part_at(parts: Sequence[Part], time: float) -> Part | None:
+    return next((part for part in parts if part.start_us <= time < part.end_us), None)
