@@ -59,13 +59,14 @@ def command(runs: tuple[str, ...], port: int | None, no_serve: bool, traces: Pat
 
 
 def _serve(logdir: Path, port: int | None) -> None:
-    from diffprof.views.tensorboard.server import start
+    from diffprof.views.tensorboard.server import start, stop
 
     emit(f"{start(logdir, port)}\n")
     say("Ctrl-C ends it.")
     try:
         threading.Event().wait()
     except KeyboardInterrupt:
+        stop()
         say("TensorBoard ended.")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import multiprocessing
+import signal
+import threading
 from queue import Empty
 from typing import Any
 
@@ -17,6 +19,23 @@ _ANSWER_S = 1.0
 """How often to look whether the parsing process is still alive."""
 
 
+_ENDING = threading.Event()
+
+
+def end_all() -> None:
+    """End the processes that parse, and start no more: what is left when the interpreter ends prints
+    tracebacks."""
+    _ENDING.set()
+    for process in multiprocessing.active_children():
+        process.terminate()
+        process.join()
+
+
+def ending() -> bool:
+    """Whether a run without a profile is to be expected."""
+    return _ENDING.is_set()
+
+
 class TraceLoader(RunLoader):
     """The stock loader looks for `*.pt.trace.json` and waits forever for a process that died."""
 
@@ -27,8 +46,15 @@ class TraceLoader(RunLoader):
     def load(self) -> Run:
         """The run; without a profile where the trace could not be parsed (the reason is in the log)."""
         run = Run(self.run_name, self.run_dir)
-        process = Process(target=self._process_data, args=(self.worker, None, TRACE_FILE))
-        process.start()
+        if _ENDING.is_set():
+            return run
+        process = Process(target=self._process_data, args=(self.worker, None, TRACE_FILE), daemon=True)
+        # Ctrl-C goes to every process of the terminal; this one, which inherits the mask, ends when told to.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         while True:
             try:
                 profile, _ = self.queue.get(timeout=_ANSWER_S)
@@ -50,8 +76,3 @@ class TraceLoader(RunLoader):
         attention = ("efficient_attention", "flash_attention", "cudnn_attention", "attention")
         TC_OP_Allowlist.allowlist.extend([*eligible, *attention])
         super()._process_data(worker, span, path)
-
-
-def has_trace(folder: str | Path) -> bool:
-    """Whether there is something to load."""
-    return (Path(folder) / TRACE_FILE).is_file()

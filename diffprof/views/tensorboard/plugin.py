@@ -109,7 +109,7 @@ class ProfilerPlugin(TorchProfilerPlugin):
         return (folder / MARKER_FILE).is_file()
 
     def _load_run(self, run_dir: str) -> None:
-        from diffprof.views.tensorboard.loader import TraceLoader
+        from diffprof.views.tensorboard.loader import TraceLoader, ending
 
         name = self._get_run_name(run_dir)
         try:
@@ -119,7 +119,7 @@ class ProfilerPlugin(TorchProfilerPlugin):
                 run = TraceLoader(name, run_dir, self._cache, worker).load()
             if run.profiles:
                 self._queue.put(run)
-            else:
+            elif not ending():
                 log.warning("The trace of %s could not be read.", clean(run_dir))
         except DiffprofError as error:
             log.warning("%s", clean(error.what))

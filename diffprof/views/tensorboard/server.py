@@ -61,6 +61,13 @@ def start(logdir: Path, port: int | None = None) -> str:
     return f"{address.rstrip('/')}/#{_profiler().plugin_name}"
 
 
+def stop() -> None:
+    """End what was started besides the thread that serves."""
+    from diffprof.views.tensorboard.loader import end_all
+
+    end_all()
+
+
 def plugins() -> list[Any]:
     """TensorBoard's plugins, with ours in place of the stock profiler's."""
     from tensorboard import default

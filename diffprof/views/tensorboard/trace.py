@@ -172,26 +172,39 @@ def _name(event: Event) -> str:
 
 def add_call_stacks(events: list[Event]) -> int:
     """Give every operator the Python frames that enclose it as `Call stack`, innermost first; returns how
-    many got one. Operators without a frame get the module that ran, where that is known."""
+    many got one. Where no frame was recorded, the modules that were called stand for them."""
     lanes: dict[tuple[Any, Any], list[Event]] = defaultdict(list)
     for event in events:
-        if event.get("ph") == "X" and event.get("cat") in ("python_function", "cpu_op"):
+        if event.get("ph") == "X" and (
+            event.get("cat") in ("python_function", "cpu_op") or _is_module(event)
+        ):
             lanes[event.get("pid"), event.get("tid")].append(event)
     found = 0
     for lane in lanes.values():
         lane.sort(key=lambda event: (event["ts"], -event["dur"]))
-        open_: list[tuple[float, str]] = []
+        frames: list[tuple[float, str]] = []
+        modules: list[tuple[float, str]] = []
         for event in lane:
-            while open_ and open_[-1][0] <= event["ts"]:
-                open_.pop()
+            for open_ in (frames, modules):
+                while open_ and open_[-1][0] <= event["ts"]:
+                    open_.pop()
+            end = event["ts"] + event["dur"]
             if event["cat"] == "python_function":
-                open_.append((event["ts"] + event["dur"], _name(event)))
+                frames.append((end, _name(event)))
                 continue
-            stack = [name for _, name in reversed(open_) if not name.startswith(_NO_FRAME)]
+            if event["cat"] == "user_annotation":
+                modules.append((end, _name(event)[len(MODULE_PREFIX) :]))
+                continue
+            stack = [name for _, name in reversed(frames) if not name.startswith(_NO_FRAME)]
+            stack = stack or [name for _, name in reversed(modules)]
             if stack:
                 event.setdefault("args", {}).setdefault("Call stack", ";".join(stack))
                 found += 1
     return found
+
+
+def _is_module(event: Event) -> bool:
+    return event.get("cat") == "user_annotation" and _name(event).startswith(MODULE_PREFIX)
 
 
 def _steps(events: list[Event]) -> list[Event]:

@@ -90,13 +90,16 @@ def test_device_and_grade_are_named(profile: RunProfile) -> None:
     assert shown["Name"].endswith("(simulated)")
 
 
-def test_waits_have_their_stack() -> None:
+def test_waits_have_their_frames_and_other_operators_their_modules() -> None:
     events = document_of(make_run())["traceEvents"]
-    waits = [event for event in events if event.get("cat") == "cpu_op" and "Call stack" in event["args"]]
-    assert len(waits) == STEPS
-    first, second = waits[0]["args"]["Call stack"].split(";")
-    assert first == "diffusers/schedulers/scheduling_ddim.py(448): step"
-    assert second.startswith("diffusers/pipelines/x.py(10)")
+    stacks = [
+        (event["name"], event["args"].get("Call stack")) for event in events if event.get("cat") == "cpu_op"
+    ]
+    site = "diffusers/schedulers/scheduling_ddim.py(448): step;diffusers/pipelines/x.py(10): __call__"
+    assert [stack for name, stack in stacks if name == "aten::_local_scalar_dense"] == [site] * STEPS
+    attention = "unet.down_blocks.0.attn1;unet.down_blocks.0;unet"
+    assert [stack for name, stack in stacks if name == "flash_attention"] == [attention] * STEPS
+    assert ("add", None) in stacks
 
 
 def test_call_stack_is_innermost_first_and_leaves_machinery_out() -> None:

@@ -1,0 +1,377 @@
+"""TensorBoard in a browser without a network: every page has real figures; nothing leaves the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from diffprof.ladder.result import save_ladder
+from tests.browser.conftest import Browser
+from tests.builders import UGLY
+from tests.samples import FOLDER
+from tests.views.tensorboard.recorded import (
+    KINDS,
+    make_ladder,
+    make_outcomes,
+    make_run,
+    make_timeline,
+    store,
+)
+
+pytestmark = pytest.mark.slow
+
+A100, H100 = "sdxl-ddim-a100", "sdxl-ddim-h100"
+PLUGIN = "diffprof.views.tensorboard.plugin:ProfilerPlugin"
+START_S = 90
+
+
+@dataclass
+class Board:
+    """A TensorBoard that runs. address: of its first page, without the hash."""
+
+    process: subprocess.Popen[str]
+    address: str
+    page: str
+
+
+def start(command: list[str], folder: Path, *more: str) -> Board:
+    """Start it and wait for the address that it prints."""
+    out, err = folder / "out.txt", folder / "err.txt"
+    path = os.pathsep.join([str(Path(__file__).parents[2]), *more])
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+    with out.open("w") as stdout, err.open("w") as stderr:
+        process = subprocess.Popen(
+            command,
+            stdout=stdout,
+            stderr=stderr,
+            text=True,
+            env=environment,
+            # A shell that starts this in the background has Ctrl-C ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            start_new_session=True,
+        )
+    until = time.monotonic() + START_S
+    while time.monotonic() < until and process.poll() is None:
+        found = re.search(r"http://127\.0\.0\.1:\d+/\S*", out.read_text() + err.read_text())
+        if found:
+            page = found[0]
+            return Board(process, page.partition("#")[0].rstrip("/"), page)
+        time.sleep(0.2)
+    process.kill()
+    raise AssertionError(f"no address: {out.read_text()} {err.read_text()}")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two samples to compare, a run with fixes and a hostile one."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name in (A100, H100):
+        shutil.copytree(FOLDER / name, folder / name)
+    store(folder / "fixed", outcomes=make_outcomes())
+    save_ladder(make_ladder(), folder / "fixed")
+    kinds = tuple(replace(kind, name=UGLY, op=UGLY) for kind in KINDS)
+    hostile = make_run(failure=UGLY, partial=True, timeline=make_timeline(kinds=kinds))
+    store(folder / "hostile", recording=hostile)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def board(runs: Path, browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
+    command = [sys.executable, "-m", "diffprof", "tensorboard", str(runs)]
+    started = start(command, tmp_path_factory.mktemp("board"))
+    try:
+        yield started
+    finally:
+        started.process.kill()
+        started.process.wait()
+
+
+@pytest.fixture(scope="module")
+def profiler(board: Board, browser: Browser) -> Profiler:
+    """The profiler's own page, with the sample's run chosen."""
+    browser.open(f"{board.address}/data/plugin/diffprof_profiler/index.html")
+    found = Profiler(browser)
+    browser.wait(lambda: A100 in found.options("Runs"), f"{A100} among the runs", START_S)
+    found.choose("Runs", A100)
+    return found
+
+
+@dataclass
+class Profiler:
+    """The plugin's page: lists of runs, views and workers, and the view."""
+
+    browser: Browser
+
+    def options(self, label: str, number: int = 0) -> list[str]:
+        """What a list offers."""
+        names = self._open(label, number)
+        self._script("document.querySelector('.MuiPopover-root > div').click()")
+        self._closed()
+        return names
+
+    def choose(self, label: str, name: str, number: int = 0) -> None:
+        """Choose an entry of a list, once it is there."""
+
+        def chosen() -> bool:
+            if name in self._open(label, number):
+                self._script(
+                    "[...document.querySelectorAll('li.MuiMenuItem-root')]"
+                    ".find((item) => item.textContent.trim() === arguments[0]).click()",
+                    name,
+                )
+                self._closed()
+                return True
+            self._script("document.querySelector('.MuiPopover-root > div')?.click()")
+            self._closed()
+            return False
+
+        self.browser.wait(chosen, f"{name} among {label}")
+
+    def _script(self, code: str, *args: object) -> Any:
+        return self.browser.driver.execute_script(code, *args)
+
+    def _open(self, label: str, number: int) -> list[str]:
+        """Open the list with this label, the first or a later one of that name; returns what is in it."""
+        opened = self._script(
+            "const boxes = [...document.querySelectorAll('.MuiSelect-select')].filter((box) => {"
+            " const above = box.closest('.MuiFormControl-root')?.previousElementSibling;"
+            " return above && above.textContent === arguments[0]});"
+            "if (boxes.length <= arguments[1]) return false;"
+            "boxes[arguments[1]].dispatchEvent(new MouseEvent('mousedown', {bubbles: true, button: 0}));"
+            "return true",
+            label,
+            number,
+        )
+        if not opened:
+            return []
+        items = (
+            "return [...document.querySelectorAll('li.MuiMenuItem-root')]"
+            ".map((item) => item.textContent.trim())"
+        )
+        self.browser.wait(
+            lambda: self._script("return document.querySelector('.MuiPopover-root')"), f"the list {label}"
+        )
+        return list(self._script(items))
+
+    def _closed(self) -> None:
+        self.browser.wait(
+            lambda: not self._script("return document.querySelector('.MuiPopover-root')"), "a closed list"
+        )
+
+
+def after(text: str, label: str) -> float:
+    """The first figure that follows a label."""
+    found = re.search(re.escape(label) + r"\s+([\d.,]+)", text)
+    assert found, f"no figure after {label!r} in {text[:800]!r}"
+    return float(found[1].replace(",", ""))
+
+
+def test_overview(profiler: Profiler, browser: Browser) -> None:
+    profiler.choose("Views", "Overview")
+    shown = browser.wait_for("Average Step Time", "GPU Utilization", "SYN002")
+    assert after(shown, "Average Step Time") > 10_000
+    assert 0 < after(shown, "GPU Utilization") <= 100
+    assert after(shown, "Kernel") > 10_000
+    assert "simulated" in shown
+
+
+def test_operator(profiler: Profiler, browser: Browser) -> None:
+    profiler.choose("Views", "Operator")
+    shown = browser.wait_for("Device Self Time (us)", "linear", "View CallStack")
+    rows = browser.driver.execute_script(_ROWS)
+    times = {row[0]: [float(cell) for cell in row[2:4]] for row in rows if len(row) > 4}
+    assert times["linear"][0] > 100_000
+    assert "conv2d" in shown
+
+
+_ROWS = (
+    "return [...document.querySelectorAll('tr.ant-table-row')]"
+    ".map((row) => [...row.cells].map((cell) => cell.textContent.trim()))"
+)
+
+
+@pytest.mark.parametrize(
+    ("operator", "frame"),
+    [("Memcpy DtoH (Device -> Pageable)", "diffusers/image_processor.py"), ("linear", "unet.")],
+)
+def test_call_stack(profiler: Profiler, browser: Browser, operator: str, frame: str) -> None:
+    profiler.choose("Views", "Operator")
+    browser.wait_for("View CallStack")
+    click = (
+        "const row = [...document.querySelectorAll('tr.ant-table-row')]"
+        ".find((row) => row.cells[0].textContent === arguments[0] && row.textContent.includes(arguments[1]));"
+        "const button = row && [...row.querySelectorAll('button')]"
+        ".find((each) => each.textContent === arguments[1] && !each.disabled);"
+        "if (!button) return false; button.click(); return true"
+    )
+    for step in ("View CallStack", "View call frames"):
+        browser.wait(lambda step=step: browser.driver.execute_script(click, operator, step), step)
+    browser.wait_for(frame)
+
+
+def test_kernel(profiler: Profiler, browser: Browser) -> None:
+    profiler.choose("Views", "GPU Kernel")
+    browser.wait_for("Tensor Cores Utilization", "Total Duration (us)", "linear")
+    rows = browser.wait(lambda: browser.driver.execute_script(_ROWS), "rows of kernels")
+    kernels = {row[0]: row for row in rows}
+    linear = kernels["linear (tensor cores)"]
+    assert linear[1] == "Yes"
+    assert float(linear[3]) > 100_000
+
+
+def test_memory(profiler: Profiler, browser: Browser) -> None:
+    profiler.choose("Views", "Memory")
+    shown = browser.wait_for("Peak Memory Usage", "Allocated (MB)")
+    assert float(re.search(r"Peak Memory Usage: ([\d.]+)MB", shown)[1]) > 5_000  # type: ignore[index]
+
+
+def test_module(profiler: Profiler, browser: Browser) -> None:
+    profiler.choose("Views", "Module")
+    browser.wait_for("Module Name", "text_encoder", "unet", "vae")
+    rows = {row[0]: row for row in browser.driver.execute_script(_ROWS)}
+    assert float(rows["unet"][5]) > 100_000
+    assert rows["unet"][1] == "3"
+
+
+def test_trace(profiler: Profiler, browser: Browser) -> None:
+    profiler.choose("Views", "Trace")
+    model = (
+        "const frame = document.querySelector('iframe'); const view = frame &&"
+        " frame.contentDocument.querySelector('tr-ui-timeline-view'); const model = view && view.model;"
+        "if (!model) return 0; let count = 0;"
+        "for (const pid in model.processes) for (const tid in model.processes[pid].threads)"
+        " count += model.processes[pid].threads[tid].sliceGroup.length; return count"
+    )
+    found = browser.wait(lambda: browser.driver.execute_script(model), "slices in the trace viewer", 60)
+    assert found > 20_000
+
+
+def test_diff(profiler: Profiler, browser: Browser) -> None:
+    tab = "[...document.querySelectorAll('.MuiTab-root')].find((tab) => tab.textContent === 'Diff')"
+    browser.driver.execute_script(f"({tab} || document.querySelectorAll('.MuiTab-root')[1]).click()")
+    for number, name in enumerate((A100, H100)):
+        profiler.choose("Runs", name, number)
+        profiler.choose("Workers", "sim:a100-80gb" if name == A100 else "sim:h100", number)
+        profiler.choose("Spans", "default", number)
+    shown = browser.wait_for("Baseline Host Duration (us)", "Execution Diff", "linear")
+    change = re.search(r"linear\s+(\d+)\s+(\d+)\s+0\s+0\.00%", shown)
+    assert change
+    assert change[1] == change[2]
+
+
+def test_nothing_of_the_profiler_left_the_machine(profiler: Profiler, browser: Browser) -> None:
+    """Runs after its views, in the order of this file."""
+    assert any("trace_embedding.html" in each for each in browser.asked())
+    assert browser.left_the_machine() == []
+
+
+@pytest.mark.parametrize(
+    ("page", "texts"),
+    [
+        ("scalars", ("denoising steps (simulated)", "ladder (simulated)", "fixes (simulated)")),
+        ("hparams", ("host-timesteps", "kept", "tf32", "undone", "exact")),
+        ("text", ("Blocking operations", "SYN002", "scheduling_ddim.py:449")),
+        ("images", ("timeline/call", "timeline/denoising step")),
+        ("histograms", ("kernel durations, us (simulated)/gemm",)),
+        ("timeseries", ("denoising steps (simulated)",)),
+    ],
+)
+def test_pages_of_tensorboard(board: Board, browser: Browser, page: str, texts: tuple[str, ...]) -> None:
+    browser.open("about:blank")
+    browser.open(f"{board.address}/#{page}")
+    shown = browser.wait_for(*texts, seconds=60)
+    if page == "hparams":
+        assert re.search(r"host-timesteps[\s\S]*\b6\.0000|6\b", shown)
+    assert browser.left_the_machine() == []
+
+
+def test_hostile_names_show_as_text(board: Board, browser: Browser) -> None:
+    browser.open("about:blank")
+    browser.open(f"{board.address}/#text&regexInput=hostile")
+    browser.wait_for("<script>alert(1)</script>", seconds=60)
+    browser.open(f"{board.address}/data/plugin/diffprof_profiler/index.html")
+    profiler = Profiler(browser)
+    browser.wait(lambda: "hostile" in profiler.options("Runs"), "the hostile run", START_S)
+    profiler.choose("Runs", "hostile")
+    for view in ("Overview", "Operator", "GPU Kernel"):
+        profiler.choose("Views", view)
+        browser.wait_for("<script>alert(1)</script>")
+
+
+def test_the_printed_address_shows_the_profiler(board: Board, browser: Browser) -> None:
+    browser.open(board.page)
+    browser.wait_for("Profiler", seconds=60)
+    assert board.page.endswith("#diffprof_profiler")
+
+
+@pytest.fixture
+def by_name(tmp_path: Path) -> Path:
+    """A folder for PYTHONPATH through which TensorBoard knows the plugin, as after `pip install`."""
+    site = tmp_path / "site"
+    if not any(point.value == PLUGIN for point in entry_points(group="tensorboard_plugins")):
+        info = site / "diffprof_plugin-0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: diffprof-plugin\nVersion: 0\n")
+        (info / "entry_points.txt").write_text(f"[tensorboard_plugins]\ndiffprof = {PLUGIN}\n")
+    return site
+
+
+def test_started_by_hand_it_shows_the_same(browser: Browser, tmp_path: Path, by_name: Path) -> None:
+    """From a fresh copy of a sample, into which nothing was written before."""
+    shutil.copytree(FOLDER / H100, tmp_path / "runs" / H100)
+    where = ["--logdir", str(tmp_path / "runs"), "--host", "127.0.0.1", "--port", "0"]
+    started = start([sys.executable, "-m", "tensorboard.main", *where], tmp_path, str(by_name))
+    try:
+        browser.open(f"{started.address}/data/plugin/diffprof_profiler/index.html")
+        profiler = Profiler(browser)
+        browser.wait(lambda: H100 in profiler.options("Runs"), f"{H100} among the runs", START_S)
+        browser.wait_for("Average Step Time", "sim:h100")
+        browser.open(f"{started.address}/#text")
+        browser.wait_for("Blocking operations", seconds=60)
+        assert browser.left_the_machine() == []
+        with urllib.request.urlopen(f"{started.address}/data/plugins_listing") as answer:
+            plugins = json.load(answer)
+        assert plugins["diffprof_profiler"]["enabled"]
+        # The stock plugin is there too, and finds nothing that it would show wrongly.
+        assert not plugins["pytorch_profiler"]["enabled"]
+    finally:
+        started.process.kill()
+        started.process.wait()
+
+
+def test_the_entry_point_is_what_the_package_declares() -> None:
+    declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    assert declared["project"]["entry-points"]["tensorboard_plugins"]["diffprof"] == PLUGIN
+
+
+def test_ctrl_c_ends_it(tmp_path: Path, runs: Path) -> None:
+    started = start([sys.executable, "-m", "diffprof", "tensorboard", str(runs / "fixed")], tmp_path)
+    started.process.send_signal(signal.SIGINT)
+    assert started.process.wait(30) == 0
+    said = (tmp_path / "err.txt").read_text()
+    assert "TensorBoard ended." in said
+    assert "Traceback" not in said
+
+
+def test_a_taken_port_is_one_clear_error(board: Board, runs: Path, tmp_path: Path) -> None:
+    port = board.address.rpartition(":")[2]
+    command = [sys.executable, "-m", "diffprof", "tensorboard", str(runs), "--port", port]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 2
+    assert f"Port {port} of 127.0.0.1 is taken." in ended.stderr

@@ -1,0 +1,157 @@
+"""The recorded runs in traces/samples. Run: python -m tests.samples [NAME ...]
+
+Each is scanned anew, cut down to what a clone may carry, and stored under a name instead of a time. Measured
+figures change with the machine, so only what is named is made again.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from diffprof.ladder.result import Ladder, save_ladder
+from diffprof.recording import KernelRow, Recording
+from diffprof.report import REPORT_FILE, Report, make_report
+
+FOLDER = Path(__file__).parent.parent / "traces" / "samples"
+
+DIGITS = 4
+"""Significant digits of a stored figure."""
+
+SMALLEST_SHARE = 0.0007
+"""Of device time: kernels below it lose their module and are summed up by name and phase."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """How a run is made: the arguments of `diffprof scan`."""
+
+    name: str
+    target: str
+    device: str
+    options: dict[str, Any] = field(default_factory=dict)
+    analyzers: tuple[str, ...] = ("syncs", "kernels")
+
+
+SDXL = {"scheduler": "DDIMScheduler", "steps": 3, "dtype": "bfloat16"}
+
+SAMPLES = (
+    Sample(
+        "sdxl-ddim-a100", "sdxl", "sim:a100-80gb", SDXL, ("syncs", "kernels", "graph-breaks", "quantization")
+    ),
+    Sample("sdxl-ddim-h100", "sdxl", "sim:h100", SDXL),
+    Sample("tiny-sdxl-cpu", "tiny-sdxl", "cpu", {"steps": 4}),
+)
+
+
+def scanned(sample: Sample) -> Report:
+    """The run, whole."""
+    from diffprof.scanning import scan_target
+    from diffprof.targets import Options
+
+    return scan_target(
+        sample.target,
+        device=sample.device,
+        options=Options(**sample.options),
+        analyzers=sample.analyzers,
+    )
+
+
+def climbed() -> Ladder:
+    """The ladder of SDXL on a simulated A100."""
+    from diffprof.devices import resolve_device
+    from diffprof.ladder import climb
+    from diffprof.targets import Options, resolve
+
+    return climb(resolve("sdxl"), resolve_device("sim:a100-80gb"), Options())
+
+
+def trimmed(report: Report) -> Report:
+    """The report in a form that a clone can carry, judged from what is left."""
+    recording = report.recording
+    if recording.kernels is not None:
+        recording = replace(recording, kernels=tuple(_folded(recording.kernels)))
+    rounded = msgspec.convert(_rounded(msgspec.to_builtins(recording)), Recording)
+    fresh = make_report(rounded)
+    return replace(report, recording=rounded, findings=fresh.findings, unchecked=fresh.unchecked, path=None)
+
+
+def _folded(rows: tuple[KernelRow, ...]) -> list[KernelRow]:
+    kept = [row for row in rows if row.share is None or row.share >= SMALLEST_SHARE]
+    small: dict[tuple[str, ...], list[KernelRow]] = defaultdict(list)
+    for row in rows:
+        if row.share is not None and row.share < SMALLEST_SHARE:
+            small[row.name, row.op, row.family, row.phase or ""].append(row)
+    for (name, op, family, phase), group in small.items():
+        kept.append(
+            KernelRow(
+                name=name,
+                op=op,
+                family=family,
+                phase=phase or None,
+                count=sum(row.count for row in group),
+                device_us=sum(row.device_us for row in group),
+                host_us=_sum(row.host_us for row in group),
+                flops=_sum(row.flops for row in group),
+                bytes=_sum(row.bytes for row in group),
+                share=_sum(row.share for row in group),
+            )
+        )
+    return sorted(kept, key=lambda row: -row.device_us)
+
+
+def _sum(values: Any) -> float | None:
+    found = list(values)
+    return None if any(value is None for value in found) else sum(found)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    return value
+
+
+def store(report: Report, folder: Path) -> None:
+    """Without indentation, which doubles the size."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / REPORT_FILE).write_bytes(msgspec.json.encode(report) + b"\n")
+
+
+def make(sample: Sample) -> None:
+    store(trimmed(scanned(sample)), FOLDER / sample.name)
+
+
+def make_ladder() -> None:
+    ladder = msgspec.convert(_rounded(msgspec.to_builtins(climbed())), Ladder)
+    (FOLDER / "sdxl-ladder-a100").mkdir(parents=True, exist_ok=True)
+    save_ladder(ladder, FOLDER / "sdxl-ladder-a100")
+
+
+MAKERS: dict[str, Callable[[], None]] = {
+    **{sample.name: (lambda sample=sample: make(sample)) for sample in SAMPLES},
+    "sdxl-ladder-a100": make_ladder,
+}
+
+
+def main(names: list[str]) -> None:
+    for name in names or MAKERS:
+        MAKERS[name]()
+        size = sum(path.stat().st_size for path in (FOLDER / name).iterdir())
+        print(f"{name}: {size / 1e3:,.0f} kB")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
