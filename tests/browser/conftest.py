@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -101,24 +103,44 @@ return seen.join('\\n');
 """
 
 
+def missing() -> str:
+    """Why no browser can be started; empty if one can."""
+    if find_spec("selenium") is None:
+        return "selenium is not installed"
+    if _chromium() is None or shutil.which("chromedriver") is None:
+        return "Chromium or its driver is not installed (Debian: chromium, chromium-driver)"
+    return ""
+
+
+def _chromium() -> str | None:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next((path for path in map(shutil.which, names) if path), None)
+
+
+@contextmanager
+def started(profile: Path, *switches: str) -> Iterator[Browser]:
+    """A browser with a profile of its own."""
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(_chromium())
+    for switch in (*SWITCHES, f"--user-data-dir={profile}", *switches):
+        options.add_argument(switch)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(service=webdriver.ChromeService(shutil.which("chromedriver")), options=options)
+    try:
+        yield Browser(driver)
+    finally:
+        driver.quit()
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """Skips where Chromium, its driver or selenium is missing."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("Chromium or its driver is not installed (Debian: chromium, chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for switch in (*SWITCHES, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
-        options.add_argument(switch)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    started = webdriver.Chrome(service=webdriver.ChromeService(driver), options=options)
-    try:
-        yield Browser(started)
-    finally:
-        started.quit()
+    if reason := missing():
+        pytest.skip(reason)
+    with started(tmp_path_factory.mktemp("browser")) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
