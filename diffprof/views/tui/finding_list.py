@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from diffprof.finding import Finding, Severity
 from diffprof.views.tui.ink import Span
 from diffprof.views.tui.sheet import Column, Sheet
-from diffprof.views.words import number
 
 SEVERITY = {Severity.HIGH: "bad", Severity.MEDIUM: "warn", Severity.LOW: "", Severity.INFO: "muted"}
 SHORT_GRADE = {"measured": "meas", "simulated": "sim", "published": "publ"}
@@ -35,7 +34,8 @@ def often(finding: Finding) -> str:
         return f"{finding.count:,}"
     if finding.first_step_only:
         return "first"
-    return f"{number(finding.per_step)}/step" if finding.per_step > 0 else "some"
+    rate = finding.per_step
+    return f"{rate:.2g}/step" if 0 < rate < 10 else f"{rate:,.0f}/step" if rate else "some"
 
 
 def _rule(finding: Finding) -> list[Span]:

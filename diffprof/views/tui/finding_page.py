@@ -79,7 +79,7 @@ def _what_if(page: Writing, finding: Finding, call_ms: float | None) -> None:
     after = max(call_ms - finding.saves_ms, 0.0)
     page.fact(
         "what-if",
-        ("good", bar(share, 20)),
+        ("good", bar(share, 20).rstrip()),
         f" {share:.2%}: the call takes {words.milliseconds(after)} instead of "
         f"{words.milliseconds(call_ms)} ({finding.grade})",
     )

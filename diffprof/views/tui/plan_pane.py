@@ -140,6 +140,9 @@ class PlanPane(Container):
         self.query_one(Article).show(page)
 
     def action_back(self) -> None:
+        """Stop applying, if that goes on; what was tried until then is shown."""
+        for panel in self.query(JobPanel):
+            panel.job.stop()
         self.query_one(Sheet).focus()
 
     # --- applying ------------------------------------------------------------------------------------
@@ -166,10 +169,6 @@ class PlanPane(Container):
             count = words.plural(len(self.chosen), "fix", "fixes")
             await self.query_one("#plan").mount(JobPanel(Job(self.command(), f"Applying {count}")))
             self.add_class("-applying")
-
-    def key_escape(self) -> None:
-        for panel in self.query(JobPanel):
-            panel.job.stop()
 
     @on(JobPanel.Over)
     async def _over(self, event: JobPanel.Over) -> None:

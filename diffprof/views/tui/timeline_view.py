@@ -145,7 +145,10 @@ class TimelineView(Widget, can_focus=True):
         self._move(self.window.moved(by * _PAN * self.window.length_us))
 
     def action_zoom(self, by: int) -> None:
-        time = self.cursor_us
+        """Around the cursor, or the wait that it is on."""
+        start = self.window.start_us + self.cursor * self.column_us
+        marks = self.lanes.marks_in(start, start + self.column_us)
+        time = marks[0].start_us if marks else self.cursor_us
         self.window = self.window.zoomed(_ZOOM**-by, time)
         self.go_to(time)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from diffprof.views.tui.finding_list import FindingList
 from diffprof.views.tui.findings_pane import FindingsPane
 from diffprof.views.tui.graphs_pane import GraphTree
 from diffprof.views.tui.help_screen import HelpScreen
+from diffprof.views.tui.job import Job
 from diffprof.views.tui.job_panel import JobPanel
 from diffprof.views.tui.kernels_pane import KernelsPane
 from diffprof.views.tui.plan_pane import PlanPane
@@ -439,6 +442,43 @@ def test_apply_says_what_it_lacks_and_asks_the_command_for_the_checked(drive: Dr
     folder = "traces/20260102-030405-sdxl"
     assert pane.command()[:5] == ["fix", folder, "--apply", "--traces", "t"]
     assert pane.command()[5:] == ["--select", "other-model", "--select", "host-timesteps", "--lossy"]
+
+
+@pytest.mark.parametrize("keys", [[], ["escape"]], ids=["to the end", "stopped"])
+def test_applying_shows_progress_and_then_what_became_of_it(
+    keys: list[str], drive: Drive, fixed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = save_report(reports.full(), tmp_path / "20260101-000000-a")
+    wait = "time.sleep(60)" if keys else "pass"
+    work = (
+        "import sys, time\nfrom diffprof.progress import progress_on\n"
+        "progress = progress_on(sys.stderr)\nprogress.stage('trying [b]x[/b]')\n"
+        f"try:\n    {wait}\nexcept KeyboardInterrupt:\n    sys.exit('stopped')\n"
+        "print('kept', sys.argv[sys.argv.index('--select') + 1])"
+    )
+    job = partial(Job, program=(sys.executable, "-c", work))
+    monkeypatch.setattr("diffprof.views.tui.plan_pane.Job", job)
+
+    async def body(pilot: Pilot) -> None:
+        await pilot.press("6", "A")
+        if keys:
+            panel = pilot.app.screen.query_one(JobPanel)
+            for _ in range(500):
+                await pilot.pause(0.02)
+                if panel.stages:
+                    break
+            text = await settled(pilot)
+            assert "Applying 2 fixes" in text
+            assert "trying [b]x[/b]" in text
+        await pilot.press(*keys)
+        for _ in range(500):
+            await pilot.pause(0.02)
+            if not pilot.app.screen.query(JobPanel):
+                break
+        text = await settled(pilot)
+        assert ("ended with status 1" if keys else "kept host-timesteps") in text
+
+    drive(stored, body)
 
 
 def reports_plan() -> Any:

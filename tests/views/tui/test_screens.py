@@ -1,4 +1,4 @@
-"""What stands on the screen in every tab, for hard reports and one with every section, at two sizes.
+"""What stands on the screen in every tab, for hard reports, one with every section and recorded runs.
 
 DIFFPROF_UPDATE_GOLDEN=1 writes the stored screens anew. Another Textual lays out other screens.
 """
@@ -6,20 +6,34 @@ DIFFPROF_UPDATE_GOLDEN=1 writes the stored screens anew. Another Textual lays ou
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 import textual
+from msgspec.structs import replace
 from textual.pilot import Pilot
 
-from diffprof.report import save_report
+from diffprof.report import Report, load_report, save_report
 from tests import builders
 from tests.views.tui import reports
 from tests.views.tui.conftest import Drive, settled
 
 SCREENS = Path(__file__).parent / "screens"
 DRAWN_WITH = "8.2.8"
-REPORTS = {**builders.HARD, "full": reports.full}
+SAMPLES = Path(__file__).parents[3] / "traces" / "samples"
+
+
+def recorded(name: str) -> Report:
+    """A recorded run as it was judged when it was stored."""
+    return replace(load_report(SAMPLES / name), path=f"traces/samples/{name}")
+
+
+REPORTS = {
+    **builders.HARD,
+    "full": reports.full,
+    **{name: partial(recorded, name) for name in ("sdxl-ddim-a100", "tiny-sdxl-cpu")},
+}
 
 pytestmark = pytest.mark.skipif(
     textual.__version__ != DRAWN_WITH,
@@ -42,7 +56,7 @@ def test_every_tab(
     save_report(builders.one_of_everything(), Path("traces/20260102-030405-sdxl"))
     save_report(builders.empty(), Path("traces/20260101-030405-sdxl"))
 
-    whole = name == "full" or size == (80, 24)
+    whole = name in ("full", "sdxl-ddim-a100") or size == (80, 24)
     """Elsewhere the other tabs look alike."""
 
     async def visit(pilot: Pilot) -> str:
