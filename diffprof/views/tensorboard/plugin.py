@@ -27,6 +27,7 @@ from diffprof.ladder.result import LADDER_FILE
 from diffprof.report import REPORT_FILE, Report, judge_again, load_report
 from diffprof.verdict import verdict
 from diffprof.views import words
+from diffprof.views.html.text import prose
 from diffprof.views.plain import clean
 from diffprof.views.tensorboard.files import MARKER_FILE, TRACE_FILE, marker_of, prepare
 
@@ -186,6 +187,24 @@ class ProfilerPlugin(TorchProfilerPlugin):
             data["metadata"]["default_device"] = drawn["default_device"]
         return self.respond_as_json(data, True)
 
+    @wrappers.Request.application
+    def module_route(self, request: werkzeug.Request) -> werkzeug.Response:
+        """The stock table, whose page prints every digit of a float."""
+        content = self._get_profile_for_request(request).get_module_view()
+        if not content:
+            raise exceptions.NotFound("no modules in this trace")
+        return self.respond_as_json(_rounded(content), True)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 1)
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    return value
+
 
 def _without_runs(context: base_plugin.TBContext) -> base_plugin.TBContext:
     blank = copy.copy(context)
@@ -214,7 +233,7 @@ def _environment(report: Report) -> list[dict[str, str]]:
 def recommendations(report: Report) -> str:
     """Verdict and findings as HTML for the overview's last card; everything from the report is escaped."""
     top = verdict(report)
-    lines = [f"<p>{escape(clean(text))}</p>" for text in (top.headline, top.why, top.next)]
+    lines = [f"<p>{prose(top.headline)}</p>", f"<div>{prose(top.why)}</div>", f"<div>{prose(top.next)}</div>"]
     items = [
         f"<li><b>{escape(clean(each.rule))}</b> {escape(clean(each.name))}, "
         f"{escape(clean(words.place(each.site)))}, {escape(clean(words.how_often(each)))}. "

@@ -67,6 +67,7 @@ def rewritten(document: Mapping[str, Any]) -> dict[str, Any]:
     for event in events:
         if event.get("ph") == "X" and table_of("X", event.get("cat")) == Table.CALL:
             event["cat"] = "Runtime"
+    link_calls(events)
     add_call_stacks(events)
     if not any("Python module id" in (event.get("args") or ()) for event in events):
         modules = module_events(events)
@@ -205,6 +206,33 @@ def add_call_stacks(events: list[Event]) -> int:
 
 def _is_module(event: Event) -> bool:
     return event.get("cat") == "user_annotation" and _name(event).startswith(MODULE_PREFIX)
+
+
+def link_calls(events: list[Event]) -> None:
+    """Give runtime calls the `External id` of the operator around them, by which the plugin knows whose work
+    a kernel is. Older traces repeat the correlation id in its place, and some have none."""
+    lanes: dict[tuple[Any, Any], list[Event]] = defaultdict(list)
+    for event in events:
+        if event.get("ph") == "X" and event.get("cat") in ("cpu_op", "Runtime"):
+            lanes[event.get("pid"), event.get("tid")].append(event)
+    owners: dict[Any, Any] = {}
+    for lane in lanes.values():
+        lane.sort(key=lambda event: (event["ts"], -event["dur"], event["cat"] == "Runtime"))
+        open_: list[tuple[float, Any]] = []
+        for event in lane:
+            while open_ and open_[-1][0] <= event["ts"]:
+                open_.pop()
+            args = event.get("args") or {}
+            if event["cat"] == "cpu_op":
+                open_.append((event["ts"] + event["dur"], args.get("External id")))
+            elif open_ and args.get("External id") in (None, args.get("correlation")):
+                event["args"] = args
+                args["External id"] = open_[-1][1]
+                owners[args.get("correlation")] = open_[-1][1]
+    for event in events:
+        args = event.get("args") or {}
+        if event.get("cat") != "Runtime" and args.get("correlation") in owners:
+            args["External id"] = owners[args["correlation"]]
 
 
 def _steps(events: list[Event]) -> list[Event]:

@@ -16,6 +16,7 @@ from diffprof.recording import DeviceInfo, Grade, KernelKind
 from diffprof.views.tensorboard.modules import module_events
 from diffprof.views.tensorboard.trace import add_call_stacks, plugin_trace, rewritten
 from tests.builders import UGLY
+from tests.chrome_trace.test_real_traces import trace_file
 from tests.chrome_trace.traces import write
 from tests.views.tensorboard.recorded import ATTEND_US, GEMM_US, KINDS, STEPS, make_run, make_timeline
 
@@ -220,6 +221,36 @@ def test_a_measured_trace_is_rewritten_beside_itself(tmp_path: Path) -> None:
     stacks = parsed(shown).operation_stack_by_name["aten::addmm"]
     assert [row["call_stack"] for row in stacks["data"]] == ["app.py(3): main"]
     assert path.read_bytes() == original
+
+
+@pytest.mark.parametrize("given", [{"External id": 7}, {}])
+def test_calls_that_name_no_operator_belong_to_the_innermost_around_them(given: dict[str, int]) -> None:
+    kernel = {**span("kernel", "k", 20, 50, correlation=7, device=0), "pid": 0, "tid": 9}
+    events = [
+        span("cpu_op", "aten::linear", 0, 15, **{"External id": 1}),
+        span("cpu_op", "aten::addmm", 1, 12, **{"External id": 2}),
+        span("cuda_runtime", "cudaLaunchKernel", 4, 3, correlation=7, **given),
+        span("cuda_runtime", "cudaDeviceSynchronize", 90, 3, correlation=8),
+        kernel,
+    ]
+    document = rewritten({"traceEvents": events})
+    assert [e["args"].get("External id") for e in document["traceEvents"]] == [1, 2, 2, None, 2]
+    found = {row["name"]: row for row in parsed(document).operation_table_by_name["data"]}
+    assert found["aten::addmm"]["device_self_duration"] == 50
+    assert found["aten::linear"]["device_total_duration"] == 50
+
+
+@pytest.mark.parametrize("name", ["alexnet-a100", "minitoy-mi250", "triton-a100"])
+def test_real_traces_have_all_device_time_in_their_operators(name: str, tmp_path: Path) -> None:
+    """The stock plugin shows 0 for each of them."""
+    source = trace_file(name)
+    (tmp_path / source.name).write_bytes(source.read_bytes())
+    device = DeviceInfo(spec="trace", kind="cuda", name="a GPU", grade=Grade.MEASURED)
+    document = document_of(make_run(trace_file=source.name, device=device), tmp_path)
+    work = ("kernel", "gpu_memcpy", "gpu_memset")
+    total = sum(event["dur"] for event in document["traceEvents"] if event.get("cat") in work)
+    shown = sum(row["device_self_duration"] for row in parsed(document).operation_table_by_name["data"])
+    assert shown == pytest.approx(total, rel=0.01, abs=1)
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x1f\x8b\x08", b"{", b"[1]"])

@@ -8,7 +8,7 @@
 (() => {
   const SVG = 'http://www.w3.org/2000/svg';
   const COLOURS = [
-    '#3b6fb6', '#e07b39', '#4a9d5b', '#c0504d', '#8064a2', '#3ba3b5', '#c78f1e', '#7f7f7f', '#b05a8f', '#5b7f2b',
+    '#3b6fb6', '#e07b39', '#4a9d5b', '#c0504d', '#8064a2', '#3ba3b5', '#2f4b7c', '#7f7f7f', '#b05a8f', '#5b7f2b',
   ];
   const AXIS = '#666';
   const GRID = '#e2e2e2';
