@@ -42,7 +42,9 @@ def plural(count: int, noun: str, many: str | None = None) -> str:
 
 
 def how_often(finding: Finding) -> str:
-    """`1 per step`, `first step only`, `once per call`, ..."""
+    """`1 per step`, `first step only`, `once per call`, ...; of what is compiled again, the compiles."""
+    if finding.kind.startswith("recompile"):
+        return f"compiled again {'once' if finding.count == 1 else f'{finding.count:,} times'}"
     if finding.in_loop:
         if finding.first_step_only:
             return "first step only" + (f", {finding.count} times" if finding.count > 1 else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,11 @@ from diffprof.recording import RecompileRow, Recording
 from diffprof.rules import rule
 
 RECOMPILES = ("recompiles",)
+
+WITHIN = "within one call"
+"""What `RecompileRow.variation` says where nothing was varied."""
+
+_SIZE_ONE = re.compile(r"size mismatch at index \d+\. expected (1, |\d+, actual 1$)|^2 <= \S*size\(\)\[\d+\]")
 
 COMPILE_TIME = "Costs a compile for each new case (seconds to minutes with inductor), not steady-state time."
 
@@ -27,22 +33,23 @@ def _recompile_findings(
     groups: dict[tuple[Any, ...], list[RecompileRow]] = {}
     for row in recording.recompiles or ():
         if wanted(row):
-            key = (row.component, row.site.file, row.site.line, _source(row.guard))
+            key = (row.component, row.site.file, row.site.function, _source(row.guard))
             groups.setdefault(key, []).append(row)
     for rows in groups.values():
         row = rows[0]
         when = ", ".join(dict.fromkeys(r.variation for r in rows))
-        within = row.variation == "within one call"
+        times = sum(r.count for r in rows)
+        within = row.variation == WITHIN
         yield Finding(
             rule=code,
             name=name,
             kind=f"recompile: {row.kind}",
-            message=f"{row.component} is compiled again {what}: {when} fails the guard `{row.guard}`."
-            + _cures(rows),
+            message=f"{row.component} is compiled again {what}, {_times(times)}: {when} fails the guard "
+            f"`{row.guard}`.{_one(row)}{_cures(rows)}{_room(rows)}",
             grade=row.grade,
             severity=Severity.MEDIUM if within else Severity.LOW,
             site=row.site,
-            count=sum(r.count for r in rows),
+            count=times,
             cost_note=COMPILE_TIME,
             advice=advice,
         )
@@ -56,8 +63,29 @@ def _source(guard: str) -> str:
 def _cures(rows: list[RecompileRow]) -> str:
     stopped = [c for c in rows[0].tried if all(c in row.stopped_by for row in rows)]
     if stopped:
-        return f" Tried: {', '.join(stopped)} stops it."
+        return f" Tried: {' or '.join(stopped)} stops it."
     return f" Tried: neither {' nor '.join(rows[0].tried)} stops it." if rows[0].tried else ""
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count:,} times"
+
+
+def _one(row: RecompileRow) -> str:
+    """Dynamo compiles sizes 0 and 1 apart, whatever is dynamic."""
+    one = _SIZE_ONE.search(row.guard)
+    return " A size of 1 always gets code of its own." if one else ""
+
+
+def _room(rows: list[RecompileRow]) -> str:
+    """How far the limit is."""
+    entries = max((row.entries or 0 for row in rows), default=0)
+    limit = rows[0].limit
+    if not entries or limit is None:
+        return ""
+    if any(row.limit_hit for row in rows):
+        return f" The limit of {limit} versions of a function is reached: other cases run as plain Python."
+    return f" {entries} of at most {limit} versions of the function are compiled then."
 
 
 def _below_limit(row: RecompileRow, *kinds: str) -> bool:

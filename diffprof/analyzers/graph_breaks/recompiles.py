@@ -39,13 +39,17 @@ DISTINCT_CALLS = 8
 WITHIN = "within one call"
 
 _LOCATION = re.compile(r"#\s*(?P<file>\S+\.py):(?P<line>\d+) in (?P<name>[\w<>.]+)")
+_MODULE = re.compile(
+    r"(?:\.__dict__\['_(?:modules|parameters|buffers)'\]|\._(?:modules|parameters|buffers))\['(\w+)'\]"
+)
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<name>\S+)')
 _KINDS = (
     ("shape", r"(size|stride|rank) mismatch|dispatch key|\.size\(\)|\.stride\(\)|Ne\(|Eq\(|Mod\("),
-    ("dtype", r"dtype mismatch|device mismatch|requires_grad mismatch"),
+    ("dtype", r"dtype mismatch|device mismatch"),
+    ("type", r"requires_grad mismatch"),
     ("mode", r"grad_mode|GLOBAL_STATE|autocast|deterministic|stance"),
     ("identity", r"___check_obj_id| is | is not |\bid\("),
-    ("type", r"___check_type_id|type\(|isinstance|hasattr|len\(|keys|DICT|dict"),
+    ("type", r"___check_type_id|type\(|isinstance|hasattr|len\(|keys|DICT|dict[_(]"),
     ("scalar", r"==|!=|<=|>=|<|>|float|int"),
 )
 
@@ -270,9 +274,9 @@ def _condition(reason: str, part: Part) -> str:
 
 
 def _bare(reason: str) -> str:
-    """The condition as Dynamo words it."""
+    """The condition as Dynamo words it, with modules named by their path."""
     text = reason.partition("\nUser stack trace:")[0].partition(": ")[2] or reason
-    return text.partition("  # ")[0].strip()
+    return _MODULE.sub(lambda m: f".{m[1]}", text.partition("  # ")[0].strip())
 
 
 def positional_names(part: Part) -> list[str]:

@@ -29,8 +29,17 @@ class Variation:
 
     @property
     def label(self) -> str:
-        shown = str(self.value) if isinstance(self.value, bool | int | float | str) else _form(self.value)
+        shown = str(self.value) if _is_plain(self.value) else _form(self.value)
         return f"{self.name}={shown}"
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value can be printed as it is."""
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _form(value: Any) -> str:
