@@ -19,8 +19,8 @@ from diffprof.recording import Frame, Grade, GraphBreakRow, Site
 _URL_CODE = re.compile(r"/gb/gb(\d+)\.html")
 _CONSEQUENCE = "*** While handling this graph break, another graph break occurred: ***"
 _TORCH_MODULE = "torch/nn/modules/module.py"
-_HOOK_METHODS = {"pre_forward", "post_forward", "new_forward"}
-"""What accelerate and diffusers call their hooks; `decode` and `encode` of a VAE call them without a module."""
+_HOOKS = "accelerate/hooks.py"
+"""All in there is a hook's; a VAE's `decode` and `encode` call them without a module's call."""
 
 _SHOWN_MODULES = 20
 
@@ -217,9 +217,9 @@ def _shown(place: Place) -> str:
 def _in_hook(stack: tuple[Place, ...]) -> bool:
     """Whether a module's call ran the innermost function as a hook: torch's own kind, or that of a library of
     hooks, which puts itself in the place of the module's forward."""
+    if importable_path(stack[0][0])[0] == _HOOKS:
+        return True
     for place in stack:
-        if place[2] in _HOOK_METHODS and "/hooks" in place[0]:
-            return True
         if importable_path(place[0])[0] == _TORCH_MODULE:
             return "/hooks" in stack[0][0] or "hook(" in linecache.getline(place[0], place[1])
     return False

@@ -1,0 +1,105 @@
+"""What users do to pipelines before they compile them, each on the smallest SDXL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from tests.analyzers.graph_breaks.tiny import Scene, sdxl
+
+
+def plain() -> Scene:
+    return _latent(sdxl())
+
+
+def freeu() -> Scene:
+    scene = plain()
+    scene.pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
+    return scene
+
+
+def attention_slicing() -> Scene:
+    scene = plain()
+    scene.pipe.enable_attention_slicing()
+    return scene
+
+
+def vae_tiling() -> Scene:
+    """Four tiles."""
+    scene = sdxl()
+    vae = scene.pipe.vae
+    vae.enable_tiling()
+    vae.tile_latent_min_size = vae.tile_sample_min_size = 8
+    vae.tile_overlap_factor = 0.0
+    scene.kwargs.update(height=16, width=16)
+    return scene
+
+
+def lora() -> Scene:
+    """Two adapters, loaded and not fused; the first is active."""
+    from peft import LoraConfig
+
+    scene = plain()
+    for name in ("one", "two"):
+        config = LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_k"])
+        scene.pipe.unet.add_adapter(config, adapter_name=name)
+    scene.pipe.set_adapters(["one"], [1.0])
+    return scene
+
+
+def cpu_offload() -> Scene:
+    scene = sdxl()
+    scene.pipe.enable_model_cpu_offload(device="cpu")
+    return scene
+
+
+def controlnet() -> Scene:
+    from diffusers import ControlNetModel, StableDiffusionXLControlNetPipeline
+
+    scene = plain()
+    net = ControlNetModel.from_unet(scene.pipe.unet, conditioning_embedding_out_channels=(8,))
+    scene.pipe = StableDiffusionXLControlNetPipeline(**_parts(scene), controlnet=net)
+    scene.pipe.set_progress_bar_config(disable=True)
+    scene.kwargs["image"] = torch.zeros(1, 3, 8, 8)
+    return scene
+
+
+def ip_adapter() -> Scene:
+    scene = plain()
+    unet = scene.pipe.unet
+    width = unet.config.cross_attention_dim
+    image = {"proj.weight": torch.ones(4 * width, 16), "proj.bias": torch.zeros(4 * width)}
+    image.update({"norm.weight": torch.ones(width), "norm.bias": torch.zeros(width)})
+    crossed = [name for name in unet.attn_processors if "attn2" in name]
+    weights = {}
+    for number, name in enumerate(crossed):
+        inner = unet.get_submodule(name.removesuffix(".processor")).to_k.out_features
+        for which in ("to_k_ip", "to_v_ip"):
+            weights[f"{2 * number + 1}.{which}.weight"] = torch.ones(inner, width)
+    unet._load_ip_adapter_weights({"image_proj": image, "ip_adapter": weights})
+    scene.pipe.set_ip_adapter_scale(0.5)
+    scene.kwargs["ip_adapter_image_embeds"] = [torch.ones(2, 1, 16)]
+    return scene
+
+
+def _latent(scene: Scene) -> Scene:
+    """Without the VAE."""
+    scene.kwargs["output_type"] = "latent"
+    return scene
+
+
+def _parts(scene: Scene) -> dict[str, object]:
+    names = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "scheduler")
+    return {name: getattr(scene.pipe, name) for name in names}
+
+
+CASES: dict[str, Callable[[], Scene]] = {
+    "freeu": freeu,
+    "attention_slicing": attention_slicing,
+    "vae_tiling": vae_tiling,
+    "lora": lora,
+    "cpu_offload": cpu_offload,
+    "controlnet": controlnet,
+    "ip_adapter": ip_adapter,
+}

@@ -1,0 +1,64 @@
+"""What torch 2.13 makes of what users do to pipelines (diffusers 0.42, peft 0.21, accelerate 1.15)."""
+
+from __future__ import annotations
+
+import pytest
+
+from diffprof.analyzers.graph_breaks.causes import kind_of
+from diffprof.analyzers.graph_breaks.probe import probe_graph_breaks
+from diffprof.analyzers.graph_breaks.rules import hook_in_graph
+from tests.analyzers.graph_breaks.real_cases import CASES, lora
+from tests.builders import make_recording
+
+WHOLE = {
+    "freeu": {"unet"},
+    "attention_slicing": {"unet"},
+    "vae_tiling": {"unet", "vae.decode"},
+    "lora": {"unet"},
+    "cpu_offload": set(),
+    "controlnet": {"unet", "controlnet"},
+    "ip_adapter": {"unet"},
+}
+"""Components that are captured as one graph."""
+
+PARTS = {**WHOLE, "cpu_offload": {"unet", "vae.decode"}}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_case_is_reported_as_it_is(name: str) -> None:
+    sections = probe_graph_breaks(CASES[name](), None, cache=False)
+    captures = {row.component: row for row in sections["captures"]}
+    assert set(captures) == PARTS[name]
+    assert {n for n, row in captures.items() if row.fullgraph_ready} == WHOLE[name]
+    assert not any(row.failure for row in captures.values())
+    assert len(sections["graph_breaks"]) == len(PARTS[name]) - len(WHOLE[name])
+    assert sections["unseen"] == ()
+
+
+def test_offloading_breaks_at_its_hook_in_every_call() -> None:
+    rows = probe_graph_breaks(CASES["cpu_offload"](), None, cache=False)["graph_breaks"]
+    assert {(row.component, kind_of(row), row.code, row.per_step) for row in rows} == {
+        ("unet", "hook", "GB0098", 1.0),
+        ("vae.decode", "hook", "GB0098", 0.0),
+    }
+    assert {row.site.file for row in rows} == {"accelerate/hooks.py"}
+    (finding,) = hook_in_graph(make_recording(graph_breaks=rows))
+    assert (finding.per_step, finding.count) == (1.0, 3)
+
+
+@pytest.mark.slow
+def test_swapping_and_scaling_adapters() -> None:
+    scene = lora()
+    changes = {"lora_scale": [0.5], "adapter": ["two"], "cross_attention_kwargs": [{"scale": 0.5}]}
+    sections = probe_graph_breaks(scene, None, vary=changes, cache=False)
+    rows = {row.variation: row for row in sections["recompiles"] if row.component == "unet"}
+    swap, scale = rows["adapter=two"], rows["lora_scale=0.5"]
+    passed = rows["cross_attention_kwargs={'scale': 0.5}"]
+    assert "scaling['one']" in scale.guard
+    assert scale.kind == "scalar"
+    assert scale.stopped_by == ("dynamic=True",)
+    assert swap.kind in ("type", "identity")
+    assert swap.stopped_by == ()
+    assert "cross_attention_kwargs" in passed.guard
+    assert scene.pipe.get_active_adapters() == ["one"], "the pipeline is as it was"
+    assert {layer.scaling["one"] for layer in scene.pipe.unet.modules() if hasattr(layer, "scaling")} == {1.0}
