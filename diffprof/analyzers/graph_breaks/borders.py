@@ -54,8 +54,10 @@ class _Op(NamedTuple):
     signature: OpSignature
     path: str | None
     phase: Phase
-    eager: frozenset[int]
-    """Breaks that make it run as plain Python."""
+    skipped: frozenset[int]
+    """Breaks that make it run as plain Python while Dynamo comes to them."""
+    disabled: frozenset[int]
+    """Those whose line calls a disabled function that it is part of: plain Python in any case."""
 
 
 class _Wait(NamedTuple):
@@ -102,7 +104,7 @@ class Tape(Observer):
 
     def op(self, signature: OpSignature) -> None:
         path = self._modules.path
-        self.items.append(_Op(signature, path, self._phase, self._eager(sys._getframe(1))))
+        self.items.append(_Op(signature, path, self._phase, *self._eager(sys._getframe(1))))
 
     def blocking(self, event: Blocking) -> None:
         frame: FrameType | None = sys._getframe(1)
@@ -118,11 +120,12 @@ class Tape(Observer):
         self.items.append(_Cut(self._phase, phase))
         self._phase = phase
 
-    def _eager(self, frame: FrameType | None) -> frozenset[int]:
-        """Breaks that make the operation launched now run as plain Python; notes where another call of a
-        skipped function begins."""
+    def _eager(self, frame: FrameType | None) -> tuple[frozenset[int], frozenset[int]]:
+        """Breaks that make the operation launched now run as plain Python, by skipped and by disabled
+        functions; notes where another call of a skipped function begins."""
         inner = True
         found: set[int] = set()
+        disabled: set[int] = set()
         while frame is not None:
             code = frame.f_code
             if not is_machinery(code.co_filename):
@@ -138,10 +141,10 @@ class Tape(Observer):
                         self._called[number] = call
                         self.borders[len(self.items)].add(number)
                 if not inner and self._disabling:
-                    found |= self._disabling.get((code.co_filename, frame.f_lineno), set())
+                    disabled |= self._disabling.get((code.co_filename, frame.f_lineno), set())
                 inner = False
             frame = frame.f_back
-        return frozenset(found)
+        return frozenset(found), frozenset(disabled)
 
     # --- where the host passes ------------------------------------------------------------------------
 
@@ -172,8 +175,8 @@ class Tape(Observer):
     def _pass(self, number: int, frame: FrameType) -> None:
         self._pending[number] = len(self.items)
         around: FrameType | None = frame
-        while around is not None:
-            self.borders[self._entered.get(id(around), len(self.items))].add(number)
+        while around is not None and id(around) in self._entered:
+            self.borders[self._entered[id(around)]].add(number)
             self._leaving.setdefault(id(around), set()).add(number)
             if around.f_trace is None:
                 around.f_trace = self._inside
@@ -220,10 +223,10 @@ class Costs:
         """The cost of one break."""
         hidden = {n for n, each in enumerate(self.breaks) if each.found.hidden_by}
         active = set(range(len(self.breaks))) - hidden
-        with_all = self._whole = self._whole or self.variant(active, frozenset())
+        with_all = self._whole = self._whole or self.variant(active)
         mine = self.breaks[number].found
         appear = {n for n in hidden if self.breaks[n].found.hidden_by == mine.stack[0]}
-        cured = self.variant((active | appear) - {number}, frozenset({mine.site[:2]}))
+        cured = self.variant((active | appear) - {number}, frozenset({number}))
         wait = with_all.waits.get(mine.site[:2])
         blocked = 0.0 if wait is None else with_all.run.blocked_us.get(wait, 0.0) / 1e3
         return BreakCost(
@@ -240,8 +243,9 @@ class Costs:
             return ("the denoising step",)
         return ("the whole call",) if self.scope == CALL else self.compiled
 
-    def variant(self, active: set[int], cured: frozenset[tuple[str, int]]) -> _Variant:
-        """The run with the borders of these breaks, and without reads on the cured lines."""
+    def variant(self, active: set[int], cured: frozenset[int] = frozenset()) -> _Variant:
+        """The run with the borders of the active breaks, and without the reads of those that are cured."""
+        lines = {self.breaks[n].found.site[:2] for n in cured}
         builder = TimelineBuilder(self.model)
         waits: dict[tuple[str, int], int] = {}
         regions, open_root = 0, None
@@ -250,11 +254,12 @@ class Costs:
                 builder.phase("")
                 open_root = None
             if isinstance(item, _Op):
-                path, root = self._place(item, active)
+                eager = item.skipped & active or item.disabled - cured
+                path, root = (None, None) if eager else self._place(item)
                 regions += root is not None and root != open_root
                 open_root = root
                 builder.op(item.signature, path)
-            elif isinstance(item, _Wait) and not (item.for_value and item.place in cured):
+            elif isinstance(item, _Wait) and not (item.for_value and item.place in lines):
                 open_root = None
                 number = waits.setdefault(item.place, len(waits))
                 builder.blocking(number, item.times, item.path)
@@ -267,11 +272,9 @@ class Costs:
             return (item.before.name, item.before.step) != (item.after.name, item.after.step)
         return self.scope != CALL
 
-    def _place(self, item: _Op, active: set[int]) -> tuple[str | None, str | None]:
+    def _place(self, item: _Op) -> tuple[str | None, str | None]:
         """Path under which the operation is modelled, and the compiled part that it is in."""
         path = item.path
-        if item.eager & active:
-            return None, None
         if self.scope == CALL or (self.scope == STEP and item.phase.name == "denoise"):
             return (f"{_WHOLE}.{path}" if path else _WHOLE), _WHOLE
         if path is None and item.phase.part == SCHEDULER:

@@ -66,6 +66,7 @@ def _within(each: Break, function: Place) -> bool:
 @contextmanager
 def _rewritten() -> Iterator[Callable[[Place], bool]]:
     """A function that straightens the code of a place; what it changed is changed back in the end."""
+    gc.unfreeze()  # frozen objects are not listed
     changed: list[tuple[FunctionType, CodeType]] = []
 
     def rewrite(place: Place) -> bool:
