@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from diffprof.rules import Rule
+from diffprof.tuning import plan
 from diffprof.views import FORMATS, render, sarif
 from tests import builders
 
@@ -40,6 +41,7 @@ def _check(recording: object) -> object:
 def test_output_is_as_stored(form: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rule = Rule("SYN001", "value-read", "syncs", ("syncs",), _check)  # type: ignore[arg-type]
     monkeypatch.setattr(sarif, "all_rules", lambda: (rule,))
+    monkeypatch.setattr(plan, "recipes", dict)
     shown = render(builders.HARD[name](), form)
     file = GOLDEN / form / name
     if os.environ.get("DIFFPROF_UPDATE_GOLDEN"):

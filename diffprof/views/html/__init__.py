@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from html import escape
 from importlib.resources import files
 
-from diffprof.finding import Finding
+from diffprof.finding import Finding, Severity
 from diffprof.fix import Plan
 from diffprof.recording import Recording, Site, steady_per_step
 from diffprof.report import Report
@@ -65,7 +65,14 @@ def _sections(report: Report, plan: Plan) -> Iterator[tuple[str, str, str]]:
         ("loop", "In the denoising loop", report.in_loop),
         ("outside", "Outside the denoising loop", outside),
     ):
-        body = "".join(part for each in findings for part in _finding(each, ids[id(each)]))
+        shown = [each for each in findings if each.severity is not Severity.INFO]
+        aside = [each for each in findings if each.severity is Severity.INFO]
+        body = "".join(part for each in shown for part in _finding(each, ids[id(each)]))
+        if aside:
+            body += (
+                f"<details><summary>{words.plural(len(aside), 'more', 'more')}, for information</summary>\n"
+            )
+            body += "".join(part for each in aside for part in _finding(each, ids[id(each)])) + "</details>\n"
         yield key, f"{title} ({len(findings):,})", body
     table = fix_table(plan, report.outcomes)
     if table is not None:
