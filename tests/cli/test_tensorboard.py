@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -122,3 +124,11 @@ def test_without_a_log_folder_nothing_is_searched() -> None:
     for place in ("", "s3://bucket/runs"):
         plugin._logdir = place
         assert list(plugin._get_run_dirs()) == []
+
+
+def test_torch_is_not_needed() -> None:
+    code = (
+        "import sys; from diffprof.views.tensorboard import server; server.plugins(); "
+        "assert 'torch' not in sys.modules and 'diffusers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

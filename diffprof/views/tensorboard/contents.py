@@ -270,7 +270,9 @@ def _rows(main: EventFile, at: float, recording: Recording, rows: Sequence[_Row]
     for number, row in enumerate(rows, 1):
         file = EventFile(at)
         named = {"fix": row.fix, "target": recording.target.spec, "device": recording.device.spec}
-        file.hparams_row(f"{recording.created} {number} {row.fix}", {**named, **row.hparams})
+        file.hparams_row(
+            f"{number} {row.fix}, {recording.device.spec}, {recording.created}", {**named, **row.hparams}
+        )
         for tag in shown:
             value = row.metrics.get(_name(tag))
             if value is not None:

@@ -29,7 +29,7 @@ MARKER_FILE = "tensorboard.json"
 PICTURES = {"before": "before.png", "after": "after.png"}
 """What the pipeline made before and after the fixes, where the run's folder has it."""
 
-FORM = 6
+FORM = 7
 """Counts changes of what is written here, so that what an older diffprof wrote is replaced."""
 
 
