@@ -129,5 +129,11 @@ def _logdir(names: tuple[str, ...], traces: Path, folders: list[Path], stack: co
         while (links / name).is_symlink():
             number += 1
             name = f"{folder.resolve().name}-{number}"
-        (links / name).symlink_to(folder.resolve(), target_is_directory=True)
+        try:
+            (links / name).symlink_to(folder.resolve(), target_is_directory=True)
+        except OSError as error:
+            raise UsageError(
+                f"Single runs are shown through links, and none can be made: {error.strerror or error}.",
+                "Name the folder that holds the runs.",
+            ) from error
     return links

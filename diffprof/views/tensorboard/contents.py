@@ -58,8 +58,9 @@ def event_files(run: Run) -> dict[str, bytes]:
         _steps(main, recording, recording.timeline, played)
         _durations(main, recording.timeline)
         _timelines(main, recording, played, 0)
-    if run.after is not None and run.after.recording.timeline is not None:
-        _timelines(main, run.after.recording, replay(run.after.recording.timeline), 1)
+    later = run.after.recording if run.after is not None else None
+    if later is not None and later.timeline is not None and later.timeline.host_us:
+        _timelines(main, later, replay(later.timeline), 1)
     for step, when in enumerate(("before", "after")):
         if when in run.pictures:
             main.image("output", run.pictures[when].png, run.pictures[when].size, step, about=when)

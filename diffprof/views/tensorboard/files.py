@@ -52,7 +52,7 @@ def prepare(folder: Path) -> bool:
     report = load_report(folder) if ladder is None or (folder / REPORT_FILE).is_file() else None
     after = _after(folder, report) if report is not None else None
     key = _digest(folder, report, after)
-    old = _marker(folder)
+    old = marker_of(folder)
     if old is not None and old.key == key and all((folder / name).is_file() for name in old.files):
         return False
     files, problem = _contents(folder, report, ladder, after)
@@ -72,8 +72,27 @@ def prepare(folder: Path) -> bool:
 
 
 def marker_of(folder: Path) -> Marker | None:
-    """What stands in the folder, if anything does."""
-    return _marker(folder)
+    """What `prepare` left in the folder, if it did."""
+    with suppress(OSError, msgspec.DecodeError):
+        return msgspec.json.decode((folder / MARKER_FILE).read_bytes(), type=Marker)
+    return None
+
+
+def run_folders(logdir: Path) -> list[Path]:
+    """Every folder below (and that one itself) with a report or a ladder, newest first by name.
+
+    Links are followed, each place once: runs that were named one by one are links to their folders.
+    """
+    found, seen = [], set()
+    for at, below, names in os.walk(logdir, followlinks=True):
+        place = os.path.realpath(at)
+        if place in seen:
+            below.clear()
+            continue
+        seen.add(place)
+        if REPORT_FILE in names or LADDER_FILE in names:
+            found.append(Path(at))
+    return sorted(found, reverse=True)
 
 
 def _contents(
@@ -138,12 +157,6 @@ def _digest(folder: Path, report: Report | None, after: Report | None) -> str:
             while chunk := opened.read(1 << 20):
                 digest.update(chunk)
     return digest.hexdigest()
-
-
-def _marker(folder: Path) -> Marker | None:
-    with suppress(OSError, msgspec.DecodeError):
-        return msgspec.json.decode((folder / MARKER_FILE).read_bytes(), type=Marker)
-    return None
 
 
 def _remove(folder: Path, name: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from queue import Empty
 from typing import Any
 
@@ -31,6 +33,21 @@ def end_all() -> None:
         process.join()
 
 
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Ctrl-C goes to every process of the terminal. One that is started here inherits the mask, and ends when
+    it is told to; where there are no masks (Windows) it may print a traceback."""
+    mask = getattr(signal, "pthread_sigmask", None)
+    if mask is None:
+        yield
+        return
+    before = mask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        mask(signal.SIG_SETMASK, before)
+
+
 def ending() -> bool:
     """Whether a run without a profile is to be expected."""
     return _ENDING.is_set()
@@ -49,12 +66,8 @@ class TraceLoader(RunLoader):
         if _ENDING.is_set():
             return run
         process = Process(target=self._process_data, args=(self.worker, None, TRACE_FILE), daemon=True)
-        # Ctrl-C goes to every process of the terminal; this one, which inherits the mask, ends when told to.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with _interrupts_held_back():
             process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         while True:
             try:
                 profile, _ = self.queue.get(timeout=_ANSWER_S)

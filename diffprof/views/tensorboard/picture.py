@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import BytesIO
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -73,21 +75,20 @@ def _drawn(lanes: Lanes, recording: Recording, title: str) -> bytes:
     return file.getvalue()
 
 
-def _axis(draw: ImageDraw.ImageDraw, lanes: Lanes, x: object, font: object) -> None:
-    assert callable(x)
+def _axis(draw: ImageDraw.ImageDraw, lanes: Lanes, x: Callable[[float], float], font: Any) -> None:
     for mark in range(6):
         at = lanes.start_us + (lanes.end_us - lanes.start_us) * mark / 5
         text = f"{(at - lanes.start_us) / 1e3:,.4g} ms"
-        place = min(x(at), _RIGHT - draw.textlength(text, font))  # type: ignore[arg-type]
+        place = min(x(at), _RIGHT - draw.textlength(text, font))
         draw.line([(x(at), 178), (x(at), 183)], fill=_DIM)
-        draw.text((place, 185), text, fill=_DIM, font=font)  # type: ignore[arg-type]
+        draw.text((place, 185), text, fill=_DIM, font=font)
 
 
-def _legend(draw: ImageDraw.ImageDraw, lanes: Lanes, font: object) -> None:
+def _legend(draw: ImageDraw.ImageDraw, lanes: Lanes, font: Any) -> None:
     shown = list(dict.fromkeys(band.what for band in (*lanes.host, *lanes.device)))
     left = float(_LEFT)
     for what in shown:
         text = NAMES.get(what, what)
         draw.rectangle((left, 218, left + 11, 229), fill=colour_of(what))
-        draw.text((left + 16, 216), text, fill=_INK, font=font)  # type: ignore[arg-type]
-        left += 34 + draw.textlength(text, font)  # type: ignore[arg-type]
+        draw.text((left + 16, 216), text, fill=_INK, font=font)
+        left += 34 + draw.textlength(text, font)

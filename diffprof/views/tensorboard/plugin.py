@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import threading
 from collections.abc import Iterator
 from html import escape
@@ -29,7 +28,7 @@ from diffprof.verdict import verdict
 from diffprof.views import words
 from diffprof.views.html.text import prose
 from diffprof.views.plain import clean
-from diffprof.views.tensorboard.files import MARKER_FILE, TRACE_FILE, marker_of, prepare
+from diffprof.views.tensorboard.files import MARKER_FILE, TRACE_FILE, marker_of, prepare, run_folders
 
 STATIC = Path(__file__).with_name("static")
 STOCK = Path(torch_tb_profiler.__file__).with_name("static")
@@ -86,13 +85,7 @@ class ProfilerPlugin(TorchProfilerPlugin):
         or stale."""
         if not self._logdir or "://" in self._logdir:
             return
-        # Runs that were named one by one are links to their folders.
-        places = (
-            Path(at)
-            for at, _, names in os.walk(self.logdir, followlinks=True)
-            if REPORT_FILE in names or LADDER_FILE in names
-        )
-        for folder in sorted(places, reverse=True):
+        for folder in run_folders(Path(self.logdir)):
             if self._ready(folder) and (folder / TRACE_FILE).is_file():
                 yield str(folder)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from diffprof.fix import Plan
@@ -87,8 +88,7 @@ def _not_checked(report: Report) -> str:
     return _table(("what", "why"), rows) if rows else ""
 
 
-def _table(columns: tuple[str, ...], rows: object) -> str:
-    assert isinstance(rows, list | tuple)
+def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return table(columns, [[cut(clean(cell), _MOST_TEXT) for cell in row] for row in rows])
 
 

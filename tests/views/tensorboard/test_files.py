@@ -13,9 +13,9 @@ from PIL import Image
 
 from diffprof.errors import DiffprofError, UsageError
 from diffprof.ladder.result import save_ladder
-from diffprof.report import REPORT_FILE
-from diffprof.views.tensorboard.files import EVENT_FILE, MARKER_FILE, TRACE_FILE, prepare
-from tests.builders import UGLY, make_finding
+from diffprof.report import REPORT_FILE, save_report
+from diffprof.views.tensorboard.files import EVENT_FILE, MARKER_FILE, TRACE_FILE, prepare, run_folders
+from tests.builders import HARD, UGLY, make_finding
 from tests.views.tensorboard import reading
 from tests.views.tensorboard.recorded import (
     ADD_US,
@@ -186,6 +186,22 @@ def test_hostile_texts_are_text(tmp_path: Path) -> None:
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in shown
     assert "<em>a</em>" not in shown
     assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_hard_reports(name: str, tmp_path: Path) -> None:
+    save_report(HARD[name](), tmp_path)
+    assert prepare(tmp_path)
+    assert not prepare(tmp_path)
+    assert "report/1 verdict" in reading.texts(tmp_path)
+
+
+def test_links_that_lead_back_end(tmp_path: Path) -> None:
+    store(tmp_path / "runs" / "a")
+    store(tmp_path / "elsewhere")
+    (tmp_path / "runs" / "a" / "up").symlink_to(tmp_path / "runs")
+    (tmp_path / "runs" / "b").symlink_to(tmp_path / "elsewhere")
+    assert run_folders(tmp_path / "runs") == [tmp_path / "runs" / "b", tmp_path / "runs" / "a"]
 
 
 def test_a_broken_report_is_said(tmp_path: Path) -> None:
