@@ -179,12 +179,12 @@ def _recompiles(recording: Recording) -> Table | None:
         )
         for row in recording.recompiles or ()
     ]
-    rows += [
-        ("0", row.component, change, "", "")
-        for row in recording.captures or ()
-        for change in row.tried or ()
-        if (row.component, change) not in found
-    ]
+    quiet: dict[str, list[str]] = defaultdict(list)
+    for row in recording.captures or ():
+        for change in row.tried or ():
+            if (row.component, change) not in found:
+                quiet[change].append(row.component)
+    rows += [("0", ", ".join(names), change, "", "") for change, names in quiet.items()]
     if not rows:
         return None
     left = len(rows) - MOST_ROWS

@@ -17,6 +17,12 @@ RECOMPILES = ("recompiles",)
 WITHIN = "within one call"
 """What `RecompileRow.variation` says where nothing was varied."""
 
+_SETTINGS = {
+    "dynamic=True": "Compile with torch.compile(..., dynamic=True).",
+    "mark_dynamic": "Call torch._dynamo.mark_dynamic(tensor, dim) on the inputs whose size changes.",
+    "use_duck_shape=False": "Set torch.fx.experimental._config.use_duck_shape = False before compiling.",
+}
+
 _SIZE_ONE = re.compile(r"size mismatch at index \d+\. expected (1, |\d+, actual 1$)|^2 <= \S*size\(\)\[\d+\]")
 
 COMPILE_TIME = "Costs a compile for each new case (seconds to minutes with inductor), not steady-state time."
@@ -51,7 +57,7 @@ def _recompile_findings(
             site=row.site,
             count=times,
             cost_note=COMPILE_TIME,
-            advice=advice,
+            advice=_advice(rows) or advice,
         )
 
 
@@ -65,6 +71,12 @@ def _cures(rows: list[RecompileRow]) -> str:
     if stopped:
         return f" Tried: {' or '.join(stopped)} stops it."
     return f" Tried: neither {' nor '.join(rows[0].tried)} stops it." if rows[0].tried else ""
+
+
+def _advice(rows: list[RecompileRow]) -> str:
+    """The setting that stops all of them, if one does."""
+    stopped = [c for c in rows[0].tried if all(c in row.stopped_by for row in rows)]
+    return _SETTINGS.get(stopped[0], "") if stopped else ""
 
 
 def _times(count: int) -> str:
@@ -120,7 +132,7 @@ def recompile_on_shape(recording: Recording) -> Iterator[Finding]:
         "recompile-on-shape",
         lambda row: _below_limit(row, "shape", "dtype"),
         "for another shape",
-        "Use the setting that stops it, or warm up every size before serving.",
+        "Warm up every size before serving.",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -299,7 +300,8 @@ def _site(reason: str, place: Place, part: Part) -> Site:
     """Where the guard was made, if Dynamo says so; else the function that was compiled again."""
     found = (*_FRAME.finditer(reason), *_LOCATION.finditer(reason))
     stack = [(m["file"], int(m["line"]), plain_name(m["name"])) for m in found]
-    kept = tuple(p for p in reversed(stack) if not is_machinery(p[0]))
+    # Dynamo shortens the names of torch's own files to relative ones.
+    kept = tuple(p for p in reversed(stack) if os.path.isabs(p[0]) and not is_machinery(p[0]))
     if kept:
         return make_site(kept, part.name)
     if is_machinery(place[0]):

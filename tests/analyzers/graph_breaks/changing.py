@@ -42,6 +42,18 @@ class Counted(nn.Module):
         return sample * CALLS
 
 
+class Stepping:
+    """A scheduler that keeps a Python float, another one in each step."""
+
+    def __init__(self) -> None:
+        self.sigma = 4.0
+
+    def step(self, sample: torch.Tensor) -> torch.Tensor:
+        sample = sample * self.sigma
+        self.sigma = self.sigma / 2
+        return sample
+
+
 class Plain(nn.Module):
     def forward(self, sample: torch.Tensor) -> torch.Tensor:
         return sample.relu()

@@ -172,6 +172,15 @@ class Deadly(Small):
         return self.linear(x)
 
 
+class Raising(Small):
+    """Can't be compiled: raises while Dynamo traces it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if torch.compiler.is_compiling():
+            raise RuntimeError("not under a compiler")
+        return self.linear(x)
+
+
 class Pipe:
     """Two models, called one after the other."""
 
@@ -197,6 +206,35 @@ def test_a_component_that_can_not_be_captured_is_a_gap() -> None:
     assert "SIGKILL" in bad.failure
     (gap,) = sections["unseen"]
     assert gap.what == "graph capture of bad"
+
+
+def test_an_exception_while_tracing_is_reported_and_the_others_still_are() -> None:
+    sections = probe_graph_breaks(small(bad=Raising(), good=Small()), None, cache=False)
+    bad, good = sections["captures"]
+    assert good.fullgraph_ready
+    assert not bad.fullgraph_ready
+    assert bad.failure or any("exception" in row.cause.lower() for row in sections["graph_breaks"])
+
+
+def test_an_error_of_dynamo_itself_is_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._dynamo import variables
+
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a bug in Dynamo")
+
+    monkeypatch.setattr(variables.TorchInGraphFunctionVariable, "call_function", broken)
+    sections = probe_graph_breaks(small(one=Small()), None, cache=False)
+    (row,) = sections["captures"]
+    assert "a bug in Dynamo" in str(row.failure)
+    (gap,) = sections["unseen"]
+    assert (gap.what, gap.why) == ("graph capture of one", row.failure)
+
+
+def test_no_compiler_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (row,) = probe_graph_breaks(small(one=Small()), None, cache=False)["captures"]
+    assert row.fullgraph_ready
 
 
 def test_results_come_from_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,12 @@ def look_at_all() -> dict[str, tuple[RecompileRow, ...]]:
         return Part("unet", owner, "__call__", "denoiser", calls=described, order=list(range(len(calls))))
 
     found = {}
+    stepping = changing.Stepping()
+    scheduler = part(stepping, *[(torch.ones(2),)] * 4)
+    scheduler.name, scheduler.method, scheduler.state = "scheduler", "step", dict(vars(stepping))
+    found["scheduler"] = recompile_rows(
+        scheduler, call_again(scheduler, []), [], limit=8, grade=Grade.MEASURED
+    )
     for name, (owner, base, variations) in changing.CASES.items():
         varied = [(label, part(owner, args)) for label, args in variations]
         settings = ("", *CURES) if name in changing.CURED else ("",)
@@ -62,6 +68,13 @@ def test_a_burnt_in_number() -> None:
     assert "scale" in row.guard
 
 
+def test_a_schedulers_float_is_burnt_in() -> None:
+    rows = seen()["scheduler"]
+    assert {(row.kind, row.variation) for row in rows} == {("scalar", "within one call")}
+    assert all("sigma" in row.guard for row in rows)
+    assert all(row.site.function.endswith("step") for row in rows)
+
+
 def test_an_object_that_changes() -> None:
     (row,) = seen()["identity"]
     assert row.kind in ("identity", "type")
@@ -96,6 +109,8 @@ def test_what_stays_the_same_does_not_recompile() -> None:
         ("self._step_index == 0", "scalar"),
         ("-1 <= self._step_index <= 1", "scalar"),
         ("___check_obj_id(config, 139868430)", "identity"),
+        ("unet.attn.to_q.scaling['one'] == 1.0", "scalar"),
+        ("tensor 'unet.lora.weight' requires_grad mismatch. expected requires_grad=1", "type"),
         ("___check_type_id(hook, 9405)", "type"),
         ("G['CALLS'] == 1", "global"),
         ("GLOBAL_STATE changed: grad_mode", "mode"),
