@@ -25,9 +25,10 @@ from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 from diffprof.analyzers.graph_breaks.breaks import Distinct
+from diffprof.analyzers.graph_breaks.capture import is_code_of
 from diffprof.analyzers.graph_breaks.causes import kind_of
 from diffprof.analyzers.graph_breaks.scopes import CALL, STEP
-from diffprof.callsite import Place, is_machinery
+from diffprof.callsite import is_machinery
 from diffprof.devices.simulated import Blocking, Observer, OpSignature
 from diffprof.devices.simulated.cost import CostModel, current_mode
 from diffprof.devices.simulated.lanes import ModuleStack, TimelineBuilder
@@ -84,9 +85,9 @@ class Tape(Observer):
         self._phase = Phase("prepare")
         self._at: dict[tuple[str, int], list[int]] = defaultdict(list)
         self._sites: dict[tuple[str, int], list[int]] = defaultdict(list)
-        self._skipping: dict[Place, set[int]] = defaultdict(set)
+        self._skipping = {n: each.found.skipped for n, each in enumerate(breaks) if each.found.skipped}
         self._disabling: dict[tuple[str, int], set[int]] = defaultdict(set)
-        self._skipped_code: dict[CodeType, frozenset[int]] = {}
+        self._skipped_code: dict[CodeType, tuple[tuple[int, int], ...]] = {}
         self._entered: dict[int, int] = {}
         self._pending: dict[int, int] = {}
         self._leaving: dict[int, set[int]] = {}
@@ -94,8 +95,6 @@ class Tape(Observer):
         for number, each in enumerate(breaks):
             self._at[each.found.stack[0][:2]].append(number)
             self._sites[each.found.site[:2]].append(number)
-            if each.found.skipped:
-                self._skipping[each.found.skipped].add(number)
             if kind_of(each.row) == "disabled":
                 self._disabling[each.found.site[:2]].add(number)
         self._files = {file for file, _ in self._at}
@@ -131,11 +130,14 @@ class Tape(Observer):
             if not is_machinery(code.co_filename):
                 skipping = self._skipped_code.get(code)
                 if skipping is None:
-                    place = (code.co_filename, code.co_firstlineno, code.co_name)
-                    skipping = self._skipped_code[code] = frozenset(self._skipping.get(place, ()))
-                if skipping and inner:
-                    found |= skipping
-                for number in skipping:
+                    skipping = self._skipped_code[code] = tuple(
+                        (n, place[1]) for n, place in self._skipping.items() if is_code_of(code, place)
+                    )
+                for number, first in skipping:
+                    if frame.f_lineno < first:
+                        continue
+                    if inner:
+                        found.add(number)
                     call = (id(frame), frame.f_lasti)
                     if self._called.get(number) != call:
                         self._called[number] = call

@@ -152,6 +152,15 @@ def site_place(stack: Sequence[Place]) -> Place:
     return next((p for p in stack if not is_machinery(p[0])), stack[0])
 
 
+def is_code_of(code: CodeType, place: Place) -> bool:
+    """Whether a function's code is the one that was compiled as `place`: all of it, or the rest of it after a
+    break, which begins further down."""
+    file, line, name = place
+    if code.co_name != name or code.co_filename != file or code.co_firstlineno > line:
+        return False
+    return code.co_firstlineno == line or line <= max(n for *_, n in code.co_lines() if n is not None)
+
+
 def plain_name(name: str) -> str:
     """The function's own name where Dynamo named the rest of it after a break."""
     while match := _RESUMED.match(name):

@@ -14,7 +14,7 @@ from dataclasses import replace
 from types import CodeType, FunctionType
 from typing import Any
 
-from diffprof.analyzers.graph_breaks.capture import Break, Capture, captured
+from diffprof.analyzers.graph_breaks.capture import Break, Capture, captured, is_code_of
 from diffprof.analyzers.graph_breaks.rewrite import straightened
 from diffprof.callsite import Place, is_machinery
 
@@ -87,13 +87,5 @@ def _rewritten() -> Iterator[Callable[[Place], bool]]:
 
 
 def _functions(place: Place) -> list[FunctionType]:
-    """Functions whose code begins there."""
-    file, line, name = place
-    return [
-        f
-        for f in gc.get_objects()
-        if type(f) is FunctionType
-        and f.__code__.co_firstlineno == line
-        and f.__code__.co_name == name
-        and f.__code__.co_filename == file
-    ]
+    """Functions whose code is there."""
+    return [f for f in gc.get_objects() if type(f) is FunctionType and is_code_of(f.__code__, place)]

@@ -121,6 +121,15 @@ def hidden(x: torch.Tensor) -> torch.Tensor:
     return not_compiled(x)  # breaks: disabled
 
 
+def hidden_in_the_rest(x: torch.Tensor) -> torch.Tensor:
+    x = x.relu()
+    print("before the loop")  # breaks: side-effect
+    for _ in range(2):
+        x = x + 1
+        print("in it")  # breaks: side-effect
+    return not_compiled(x)  # breaks: disabled
+
+
 class Block(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -166,6 +175,7 @@ CASES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "other": (other, (_x(),)),
     "several": (several, (_x(),)),
     "hidden": (hidden, (_x(),)),
+    "hidden_in_the_rest": (hidden_in_the_rest, (_x(),)),
     "repeated": (Repeated(), (torch.ones(2, 4),)),
     "whole": (whole, (_x(),)),
 }

@@ -25,7 +25,17 @@ from tests.analyzers.graph_breaks.conftest import in_child
 from tests.analyzers.graph_breaks.tiny import Scene
 from tests.builders import make_recording
 
-NAMES = ("branch", "value", "side_effect", "disabled", "several", "hidden", "repeated", "whole")
+NAMES = (
+    "branch",
+    "value",
+    "side_effect",
+    "disabled",
+    "several",
+    "hidden",
+    "hidden_in_the_rest",
+    "repeated",
+    "whole",
+)
 
 
 class Calls(nn.Module):

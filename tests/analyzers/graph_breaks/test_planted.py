@@ -32,6 +32,7 @@ NUMBERS = {
     "other": (1, 1, 1),
     "several": (6, 5, 5),
     "hidden": (4, 0, -1),
+    "hidden_in_the_rest": (3, 1, 0),
     "repeated": (1, 1, 0),
     "whole": (0, 0, 0),
 }
@@ -132,7 +133,7 @@ def test_no_fewer_than_explain_reports(name: str) -> None:
 def test_explain_loses_breaks_that_are_found_here() -> None:
     ours = sum(found for found, _, _ in NUMBERS.values())
     explained = sum(lines for _, lines, _ in NUMBERS.values())
-    assert (ours, explained) == (21, 14)
+    assert (ours, explained) == (24, 15)
 
 
 @pytest.mark.parametrize("name", planted.CASES)
