@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import math
 import re
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -127,13 +129,43 @@ def with_options(
 
 
 def _check(pipe: Any, argument: str, known: list[str], anything: bool, flag: str) -> None:
-    if argument in known or anything:
+    if argument in known or (anything and argument in _else_taken(type(pipe).__call__, argument)):
         return
     near = nearest(argument, known)
     raise UsageError(
         f"{type(pipe).__name__} takes no argument {argument!r} ({flag}).",
         f"{near + ' ' if near else ''}It takes: {', '.join(known)}.",
     )
+
+
+def _else_taken(call: Any, argument: str) -> set[str]:
+    """What a call takes by its `**kwargs`: the names that it looks up there; with the argument itself where
+    it may pass them on."""
+    call = inspect.unwrap(call)
+    variable = [p.name for p in inspect.signature(call).parameters.values() if p.kind is p.VAR_KEYWORD]
+    try:
+        tree = ast.parse(textwrap.dedent(_source(call)))
+    except SyntaxError:
+        return {argument}
+    uses = [n for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id in variable]
+    looked_up: dict[ast.AST, str] = {}
+    for node in ast.walk(tree):
+        match node:
+            case (
+                ast.Call(
+                    func=ast.Attribute(value=ast.Name() as held, attr="pop" | "get"),
+                    args=[ast.Constant(value=str(name)), *_],
+                )
+                | ast.Subscript(value=ast.Name() as held, slice=ast.Constant(value=str(name)))
+                | ast.Compare(
+                    left=ast.Constant(value=str(name)),
+                    ops=[ast.In() | ast.NotIn()],
+                    comparators=[ast.Name() as held],
+                )
+            ):
+                looked_up[held] = name
+    passed_on = not tree.body or any(use not in looked_up for use in uses)
+    return {argument} if passed_on else {looked_up[use] for use in uses}
 
 
 def _batch(pipe: Any, batch: int, known: list[str], given: Mapping[str, Any]) -> dict[str, Any]:

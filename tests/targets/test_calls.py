@@ -59,6 +59,25 @@ def test_what_the_call_does_not_take_is_refused(options: Options, said: str) -> 
     assert said in str(error.value)
 
 
+class Lenient:
+    def __call__(self, prompt: str = "", **kwargs: Any) -> Any:
+        assert "prompt" not in kwargs
+        return kwargs.pop("callback", None) or kwargs["legacy"]
+
+
+class Handing:
+    def __call__(self, prompt: str = "", **kwargs: Any) -> dict[str, Any]:
+        return dict(**kwargs)
+
+
+def test_a_name_that_the_call_would_swallow_is_refused() -> None:
+    taken = {"callback": 1, "legacy": 2}
+    assert with_options(Lenient(), (), {}, Options(call=taken))[1] == taken
+    with pytest.raises(UsageError, match="no argument 'steps'"):
+        with_options(Lenient(), (), {}, Options(call={"steps": 3}))
+    assert with_options(Handing(), (), {}, Options(call={"steps": 3}))[1] == {"steps": 3}
+
+
 def test_batch_is_given_as_the_call_takes_it() -> None:
     class Unconditional:
         def __call__(self, batch_size: int = 1) -> None: ...

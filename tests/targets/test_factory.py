@@ -65,7 +65,7 @@ def test_what_it_prints_is_not_data(tiny: Path, write: Write, cpu: Any, capfd: A
         ("raise KeyError('no checkpoint')", "raised KeyError: 'no checkpoint' before it returned at"),
         ("raise SystemExit(4)", "exited with 4 before it returned"),
         ("return None", "returned None, which is not a pipeline"),
-        ("return 1, 2", "returned a int"),
+        ("return 1, 2", "returned an int"),
         ("return lambda: 0, 3", "returned a function"),
     ],
 )
