@@ -58,10 +58,24 @@ def _device_value(position: int, name: str) -> Condition:
     return check
 
 
+def _has_elements(args: tuple, kwargs: dict[str, Any]) -> bool:
+    """There is something to count: the CUDA kernels answer for an empty tensor on the host."""
+    return bool(args[0].numel())
+
+
+def _compares(args: tuple, kwargs: dict[str, Any]) -> bool:
+    """`equal` comes to the elements: of the same size, not empty, and not one view of one memory."""
+    one, other = args[0], args[1]
+    if one.shape != other.shape or not one.numel():
+        return False
+    same = (one.data_ptr(), one.dtype, one.stride()) == (other.data_ptr(), other.dtype, other.stride())
+    return not same or one.is_conj() != other.is_conj() or one.is_neg() != other.is_neg()
+
+
 def _histogram_range_open(args: tuple, kwargs: dict[str, Any]) -> bool:
     low = args[2] if len(args) > 2 else kwargs.get("min", 0)
     high = args[3] if len(args) > 3 else kwargs.get("max", 0)
-    return low == high
+    return low == high and _has_elements(args, kwargs)
 
 
 _K = BlockingKind
@@ -80,6 +94,7 @@ WAITS: Mapping[str, Wait] = MappingProxyType(
             _K.VALUE_READ,
             "the comparison's result is read back as a bool",
             "aten/src/ATen/native/cuda/Equal.cpp: cuda_equal (eq(...).all().item())",
+            when=_compares,
         ),
         "masked_fill_": Wait(
             _K.VALUE_READ,
@@ -132,19 +147,34 @@ WAITS: Mapping[str, Wait] = MappingProxyType(
             "expandTensors (nonzero)",
         ),
         "_unique2": Wait(
-            _K.DATA_DEPENDENT_SHAPE, _COUNT, "aten/src/ATen/native/cuda/Unique.cu: _unique2_cuda"
+            _K.DATA_DEPENDENT_SHAPE,
+            _COUNT,
+            "aten/src/ATen/native/cuda/UniqueCub.cu: compute_unique (length.item())",
+            when=_has_elements,
         ),
-        "_unique": Wait(_K.DATA_DEPENDENT_SHAPE, _COUNT, "aten/src/ATen/native/cuda/Unique.cu: _unique_cuda"),
+        "_unique": Wait(
+            _K.DATA_DEPENDENT_SHAPE,
+            _COUNT,
+            "aten/src/ATen/native/cuda/UniqueCub.cu: compute_unique (length.item())",
+            when=_has_elements,
+        ),
         "unique_dim": Wait(
-            _K.DATA_DEPENDENT_SHAPE, _COUNT, "aten/src/ATen/native/cuda/Unique.cu: unique_dim_cuda"
+            _K.DATA_DEPENDENT_SHAPE,
+            _COUNT,
+            "aten/src/ATen/native/cuda/Unique.cu: compute_unique (thrust::unique, to the host)",
+            when=_has_elements,
         ),
         "unique_consecutive": Wait(
-            _K.DATA_DEPENDENT_SHAPE, _COUNT, "aten/src/ATen/native/cuda/Unique.cu: unique_consecutive_cuda"
+            _K.DATA_DEPENDENT_SHAPE,
+            _COUNT,
+            "aten/src/ATen/native/cuda/UniqueCub.cu: compute_unique (length.item())",
+            when=_has_elements,
         ),
         "unique_dim_consecutive": Wait(
             _K.DATA_DEPENDENT_SHAPE,
             _COUNT,
-            "aten/src/ATen/native/cuda/Unique.cu: unique_dim_consecutive_cuda",
+            "aten/src/ATen/native/cuda/Unique.cu: compute_unique (thrust::unique, to the host)",
+            when=_has_elements,
         ),
         "repeat_interleave": Wait(
             _K.DATA_DEPENDENT_SHAPE,
@@ -155,9 +185,10 @@ WAITS: Mapping[str, Wait] = MappingProxyType(
         ),
         "bincount": Wait(
             _K.DATA_DEPENDENT_SHAPE,
-            "the smallest and the largest value are read back to size the result",
-            "aten/src/ATen/native/cuda/SummaryOps.cu: _bincount_cuda_template (min().item(), max().item())",
+            "the smallest and the largest value are read back to check and to size the result",
+            "aten/src/ATen/native/cuda/SummaryOps.cu: _bincount_cuda_template (min().cpu(), max().item())",
             waits=2,
+            when=_has_elements,
         ),
         # library calls that look at an error code or check their input
         "_linalg_check_errors": Wait(
@@ -180,8 +211,9 @@ WAITS: Mapping[str, Wait] = MappingProxyType(
         ),
         "linalg_eig": Wait(
             _K.LIBRARY_CHECK,
-            "computed on the CPU by MAGMA, then checked",
-            "aten/src/ATen/native/BatchLinearAlgebra.cpp: linalg_eig_out (copies to the CPU)",
+            _CHECK + "; before CUDA 12.8 MAGMA computes it on the CPU",
+            "aten/src/ATen/native/BatchLinearAlgebra.cpp: linalg_eig_out (_linalg_check_errors); "
+            "cuda/linalg/BatchLinearAlgebra.cpp: linalg_eig_kernel (cuSOLVER 11.7.2 or MAGMA)",
             value_only=True,
         ),
         "normal": Wait(
@@ -194,7 +226,7 @@ WAITS: Mapping[str, Wait] = MappingProxyType(
         "histc": Wait(
             _K.LIBRARY_CHECK,
             "without a range, the smallest and largest value are read back",
-            "aten/src/ATen/native/cuda/SummaryOps.cu: _histc_template (min and max copied to the CPU)",
+            "aten/src/ATen/native/cuda/SummaryOps.cu: _histc_cuda_template (min().cpu(), max().cpu())",
             waits=2,
             when=_histogram_range_open,
             value_only=True,

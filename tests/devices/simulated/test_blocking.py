@@ -63,6 +63,8 @@ CASES: dict[str, tuple[Callable[[torch.device], Any], list[str]]] = {
     "host table": (host_index, ["host-index"]),
     "device table": (device_index, READ),
     "equal": (lambda d: torch.equal(device_range(d), device_range(d)), READ),
+    "equal, one memory": (lambda d: torch.equal(x := device_range(d), x.view_as(x)), []),
+    "equal, empty": (lambda d: torch.equal(device_range(d, 0), device_range(d, 0)), []),
     "equal, other shape": (lambda d: torch.equal(device_range(d), device_range(d, 4)), []),
     "allclose": (lambda d: torch.allclose(device_range(d), device_range(d)), READ),
     "is_nonzero": (lambda d: torch.is_nonzero(device_range(d)[1]), READ),
@@ -90,6 +92,8 @@ CASES: dict[str, tuple[Callable[[torch.device], Any], list[str]]] = {
     "index by list": (lambda d: device_range(d)[[0, 2]], UP),
     "index by CPU tensor": (lambda d: device_range(d)[torch.tensor([0, 2])], UP),
     "unique": (lambda d: device_range(d).unique(), SHAPE),
+    "unique, empty": (lambda d: device_range(d, 0).unique(), []),
+    "unique, rows": (lambda d: torch.ones(2, 2, device=d).unique(dim=0), SHAPE),
     "unique_consecutive": (lambda d: device_range(d).unique_consecutive(), SHAPE),
     "repeat_interleave by tensor": (lambda d: device_range(d).repeat_interleave(device_range(d)), SHAPE),
     "repeat_interleave, output_size": (
@@ -98,6 +102,7 @@ CASES: dict[str, tuple[Callable[[torch.device], Any], list[str]]] = {
     ),
     "repeat_interleave by number": (lambda d: device_range(d).repeat_interleave(2), []),
     "bincount": (lambda d: device_range(d).bincount(), SHAPE),
+    "bincount, empty": (lambda d: device_range(d, 0).bincount(minlength=2), []),
     "one_hot": (lambda d: torch.nn.functional.one_hot(device_range(d), 5), []),
     "one_hot, open": (lambda d: torch.nn.functional.one_hot(device_range(d)), READ),
     # copies
@@ -152,6 +157,7 @@ CASES: dict[str, tuple[Callable[[torch.device], Any], list[str]]] = {
         ["library-check"],
     ),
     "histc": (lambda d: torch.ones(4, device=d).histc(3), ["library-check"]),
+    "histc, empty": (lambda d: torch.ones(0, device=d).histc(3), []),
     "histc, range": (lambda d: torch.ones(4, device=d).histc(3, 0, 2), []),
     # waiting on purpose
     "torch.sim.synchronize": (lambda d: torch.sim.synchronize(), ["synchronize"]),
