@@ -84,6 +84,18 @@ def execution_device(pipe: Any) -> Any:
     return device if device is not None else getattr(pipe, "device", None)
 
 
+def offloaded(pipe: Any) -> bool:
+    """Whether hooks move the pipeline's modules while it runs."""
+    for part in components(pipe).values():
+        if _is_module(part):
+            for _, module in part.named_modules():
+                registry = getattr(module, "_diffusers_hook", None)
+                hooks = getattr(registry, "hooks", None) or {}
+                if hasattr(module, "_hf_hook") or any("offload" in name for name in hooks):
+                    return True
+    return False
+
+
 def _is_module(part: Any) -> bool:
     return callable(getattr(part, "named_modules", None)) and callable(getattr(part, "forward", None))
 

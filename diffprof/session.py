@@ -24,10 +24,10 @@ from diffprof.collection import paused_collection
 from diffprof.devices import Device
 from diffprof.devices.borrow import lent
 from diffprof.devices.branches import as_unseen, branches_noted, device_type_branches
-from diffprof.devices.simulated import Blocking
+from diffprof.devices.simulated import Blocking, withheld
 from diffprof.devices.simulated.cost import current_mode
 from diffprof.errors import DiffprofError, TargetError, UsageError
-from diffprof.pipeline import Phase, PhaseTracker, components
+from diffprof.pipeline import Phase, PhaseTracker, components, offloaded
 from diffprof.progress import Progress
 from diffprof.recording import Environment, KindCosts, Recording, SyncRow, TargetInfo, Unseen
 from diffprof.report import Report, make_report
@@ -92,6 +92,12 @@ class Session:
         with ExitStack() as stack:
             if self.target.kind == "object":
                 stack.enter_context(lent(scene.pipe, self.device))
+            if self.device.kind == "sim" and offloaded(scene.pipe):
+                scene.weights = "none"
+                parts = [
+                    part for part in components(scene.pipe).values() if isinstance(part, torch.nn.Module)
+                ]
+                stack.enter_context(withheld(parts))
             stack.enter_context(eager_compiled_parts())
             asked = stack.enter_context(branches_noted())
             if {"syncs", "kernels"} & set(self.analyzers):

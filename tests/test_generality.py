@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +18,7 @@ import torch
 import transformers
 
 from diffprof.analyzers.syncs.probe import SyncObserver
-from diffprof.devices.simulated import is_known, place, simulated_gpu
+from diffprof.devices.simulated import is_known, place, simulated_gpu, withheld
 from diffprof.pipeline import PhaseTracker
 from diffprof.recording import SyncRow
 from tests.corpus import CASES, Entry, modules_of
@@ -65,10 +66,12 @@ def simulated(entry: Entry, values: Values) -> Run:
     case = entry.build()
     tracker = PhaseTracker()
     observer = SyncObserver(case.pipe, tracker)
-    with simulated_gpu(observer) as device:
+    with simulated_gpu(observer) as device, ExitStack() as stack:
         weights: frozenset[bool] = frozenset()
         if case.offload is not None:
             case.offload(case.pipe, device)
+            if values == "unknown":
+                stack.enter_context(withheld(modules_of(case.pipe)))
         else:
             place(case.pipe, values=values)
             weights = frozenset(is_known(p) for module in modules_of(case.pipe) for p in module.parameters())

@@ -169,15 +169,22 @@ def model_of(cls: Any, name: str, dtype: torch.dtype | None, **where: Any) -> An
 
 
 @contextmanager
-def built_instead(around: Callable[[], AbstractContextManager[None]] = nullcontext) -> Iterator[None]:
-    """Inside, loading a model builds it from its configuration instead, each within a context of `around`."""
+def built_instead(
+    around: Callable[[], AbstractContextManager[None]] = nullcontext,
+    then: Callable[[Any], None] | None = None,
+) -> Iterator[None]:
+    """Inside, loading a model builds it from its configuration instead, each within a context of `around`;
+    `then` is done with it."""
     from diffusers import ModelMixin
     from transformers import PreTrainedModel
 
     def from_pretrained(cls: Any, name: Any, *args: Any, **kwargs: Any) -> Any:
         where = {key: kwargs[key] for key in WHERE if kwargs.get(key) is not None}
         with around():
-            return model_of(cls, str(name), named_dtype(kwargs), **where)
+            model = model_of(cls, str(name), named_dtype(kwargs), **where)
+        if then is not None:
+            then(model)
+        return model
 
     owners = ModelMixin, PreTrainedModel
     before = [vars(owner)["from_pretrained"] for owner in owners]

@@ -67,26 +67,14 @@ def weights_of(pipe: Any) -> str:
     return "real" if all(is_known(p) for part in parts for p in part.parameters()) else "none"
 
 
-def offloaded(pipe: Any) -> bool:
-    """Whether hooks move the pipeline's modules while it runs."""
-    import torch
-
-    for part in (getattr(pipe, "components", None) or {}).values():
-        if isinstance(part, torch.nn.Module):
-            for module in part.modules():
-                registry = getattr(module, "_diffusers_hook", None)
-                hooks = getattr(registry, "hooks", None) or {}
-                if hasattr(module, "_hf_hook") or any("offload" in name for name in hooks):
-                    return True
-    return False
-
-
 def settle(pipe: Any, device: Device) -> list[str]:
     """Put a pipeline that its maker left on the CPU onto the device; notes on what was done.
 
     Parts that are there already stay, without values where the device wants none.
     """
     import torch
+
+    from diffprof.pipeline import offloaded
 
     kind = device.torch_device.type
     parts = [p for p in (getattr(pipe, "components", None) or {}).values() if isinstance(p, torch.nn.Module)]

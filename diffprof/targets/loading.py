@@ -7,6 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from diffprof.devices.simulated.hostside import hold_on_host
+from diffprof.pipeline import components
 from diffprof.targets.construct import assemble, built_instead, named_dtype, random_values, weightless
 
 if TYPE_CHECKING:
@@ -17,7 +21,8 @@ if TYPE_CHECKING:
 @contextmanager
 def weights_left_out(options: Options, device: Device) -> Iterator[Callable[[Any], str]]:
     """Where the options say `weights=False`, pipelines and models loaded inside are built from their
-    configurations: empty, or with random values where the device computes.
+    configurations: empty (host tensors without memory, which offloading may move like any), or with random
+    values where the device computes.
 
     Gives the function that says what a pipeline's weights are.
     """
@@ -36,7 +41,7 @@ def weights_left_out(options: Options, device: Device) -> Iterator[Callable[[Any
     original = vars(DiffusionPipeline)["from_pretrained"]
     try:
         DiffusionPipeline.from_pretrained = classmethod(from_pretrained)
-        with built_instead(weightless if empty else lambda: random_values(None)):
+        with built_instead(weightless if empty else lambda: random_values(None), hold_on_host):
             yield lambda pipe: "none" if empty else "random"
     finally:
         DiffusionPipeline.from_pretrained = original
@@ -49,4 +54,8 @@ def _pipeline(cls: Any, name: str, kwargs: dict[str, Any], empty: bool) -> Any:
 
     folder = Path(name) if Path(name).is_dir() else downloaded(name, with_weights=False)
     own = None if cls is DiffusionPipeline else cls
-    return assemble([folder], empty=empty, dtype=named_dtype(kwargs), cls=own, given=kwargs)
+    pipe = assemble([folder], empty=empty, dtype=named_dtype(kwargs), cls=own, given=kwargs)
+    for part in components(pipe).values():
+        if isinstance(part, torch.nn.Module):
+            hold_on_host(part)
+    return pipe

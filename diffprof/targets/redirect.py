@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from diffprof.devices.simulated.hostside import invented, stands_for_unknown
 from diffprof.targets.process import installed
 
 if TYPE_CHECKING:
@@ -49,6 +50,16 @@ def cuda_redirect(device: Device) -> Iterator[None]:
             names.open = False
 
 
+_CONVERTING = (
+    torch.Tensor.to,
+    torch.Tensor.cpu,
+    torch.Tensor.half,
+    torch.Tensor.bfloat16,
+    torch.Tensor.float,
+    torch.Tensor.double,
+)
+
+
 class Names:
     """Tells which values name CUDA, and what they mean instead. open: False once the redirect is over, for
     modules that hold on to a wrapper."""
@@ -79,6 +90,7 @@ class CudaNames(TorchFunctionMode):
     def __init__(self, names: Names) -> None:
         super().__init__()
         self.names = names
+        self.wants_values = names.device.wants_values
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -87,6 +99,10 @@ class CudaNames(TorchFunctionMode):
             tensor, _, non_blocking, *_ = (*args, None, False) if len(args) == 1 else (*args, False)
             more = {"non_blocking": non_blocking, **(kwargs or {}), "device": self.names.meant}
             return torch.Tensor.to(tensor, **more)
+        if func in _CONVERTING and not self.wants_values and self.names.open and _left_out(args[0]):
+            args = tuple(self.names.instead(each) for each in args)
+            more = {name: self.names.instead(value) for name, value in (kwargs or {}).items()}
+            return self._converted(func, args, more)
         if func is torch.device:
             named = args[0] if args else (kwargs or {}).get("type", (kwargs or {}).get("device"))
             return self.names.meant if self.names.is_cuda(named) else func(*args, **(kwargs or {}))
@@ -102,6 +118,33 @@ class CudaNames(TorchFunctionMode):
             meant = self.names.meant if type(value) is int else self.names.instead(value)
             return func(*args, **{**kwargs, "device": meant})
         return func(*args, **kwargs)
+
+    def _converted(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A weight that was left out, in another dtype or on the host: zeros again that stand for it."""
+        weight = args[0]
+        like = torch.empty_strided(weight.shape, weight.stride(), dtype=weight.dtype, device="meta")
+        if func is torch.Tensor.to:
+            if any(self._elsewhere(value) for value in (*args[1:], *kwargs.values())):
+                return func(*args, **kwargs)
+            _, dtype, _, layout = torch._C._nn._parse_to(*args[1:], **kwargs)
+            made = like.to(dtype or like.dtype, memory_format=layout or torch.preserve_format)
+        else:
+            made = like if func is torch.Tensor.cpu else func(like, *args[1:], **kwargs)
+        same = made.dtype == weight.dtype and made.stride() == weight.stride()
+        return weight if same else invented(made)
+
+    def _elsewhere(self, value: Any) -> bool:
+        if isinstance(value, torch.Tensor):
+            return True
+        named = self.names.instead(value)
+        return isinstance(named, str | torch.device) and torch.device(named).type != "cpu"
+
+
+def _left_out(value: Any) -> bool:
+    """A weight of a model that was built without values, on the host."""
+    return type(value) in (torch.Tensor, torch.nn.Parameter) and (
+        value.device.type == "cpu" and value.numel() > 1 and stands_for_unknown(value)
+    )
 
 
 Patch = Callable[[Any, str, Any], None]
@@ -248,7 +291,7 @@ def _moving(move: Any, names: Names, device: Device) -> Any:
 
     @functools.wraps(move)
     def to(self: Any, *args: Any, **kwargs: Any) -> Any:
-        from diffprof.targets.live import offloaded
+        from diffprof.pipeline import offloaded
 
         cuda = any(names.is_cuda(value) for value in (*args, *kwargs.values()))
         if not cuda or not names.open:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from diffprof.devices import resolve_device
+from diffprof.devices.simulated import Observer, observing
 from diffprof.targets import Options, resolve
 from diffprof.targets.redirect import cuda_redirect
 
@@ -170,3 +171,45 @@ def test_offloading_finds_the_device(tiny: Any, write: Any, unchanged: None) -> 
         assert where == device.torch_device
     assert left == "cpu"
     assert "Offloading hooks" in notes[0]
+
+
+@pytest.mark.parametrize("how", ["model", "sequential"])
+def test_a_pipeline_without_weights_can_be_offloaded(
+    tiny_checkpoint: Any, write: Any, unchanged: None, how: str
+) -> None:
+    file = write(
+        "make.py",
+        f"""
+        import torch
+        from diffusers import DiffusionPipeline
+
+        def offloaded():
+            pipe = DiffusionPipeline.from_pretrained({str(tiny_checkpoint)!r})
+            pipe.unet.half().float().to("cpu", memory_format=torch.channels_last)
+            pipe.to(torch.float64)
+            pipe.enable_{how}_cpu_offload()
+            return pipe, dict(prompt="a cat", num_inference_steps=1, height=64, width=64)
+        """,
+    )
+    device = resolve_device("sim")
+
+    def play(scene: Any) -> Any:
+        recorder = Recorder()
+        with observing(recorder):
+            scene.call()
+        return scene.pipe.unet.dtype, scene.weights, max(wait.bytes for wait in recorder.uploads)
+
+    with device.active():
+        found = resolve(f"{file}:offloaded").run(play, device, Options(weights=False))
+    dtype, weights, largest = found
+    assert (dtype, weights) == (torch.float64, "none")
+    assert largest > 1 << 10, "weights were uploaded"
+
+
+class Recorder(Observer):
+    def __init__(self) -> None:
+        self.uploads: list[Any] = []
+
+    def blocking(self, event: Any) -> None:
+        if event.kind == "host-to-device":
+            self.uploads.append(event)

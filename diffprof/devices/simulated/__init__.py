@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .activation import is_known, is_simulated, observing, same_storage, simulated_gpu
+    from .hostside import invented, withheld
     from .observer import Blocking, BlockingKind, Observer, OpSignature, TensorMeta, UnknownValue
     from .placement import empty_weights, place
     from .session import suspended
@@ -26,6 +27,7 @@ _HOMES = {
     "TensorMeta": "observer",
     "UnknownValue": "observer",
     "empty_weights": "placement",
+    "invented": "hostside",
     "is_known": "activation",
     "is_simulated": "activation",
     "observing": "activation",
@@ -33,6 +35,7 @@ _HOMES = {
     "same_storage": "activation",
     "simulated_gpu": "activation",
     "suspended": "session",
+    "withheld": "hostside",
 }
 
 __all__ = [
@@ -43,6 +46,7 @@ __all__ = [
     "TensorMeta",
     "UnknownValue",
     "empty_weights",
+    "invented",
     "is_known",
     "is_simulated",
     "observing",
@@ -50,6 +54,7 @@ __all__ = [
     "same_storage",
     "simulated_gpu",
     "suspended",
+    "withheld",
 ]
 
 

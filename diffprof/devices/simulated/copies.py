@@ -8,6 +8,7 @@ import torch
 
 from .blocking import D2H, D2H_PAGEABLE, H2D, SCALAR_ASSIGNED, STAGED, Wait
 from .dispatch import plain
+from .hostside import INVENTED, invented, stands_for_unknown
 from .observer import TensorMeta
 from .ops import Op
 from .session import SESSION, tell_blocking, tell_invented
@@ -16,10 +17,6 @@ from .tensor import NAME, SimTensor, covers, host_meta, inner_of, intern_meta, u
 
 PINNED = "_diffprof_pinned"
 """Attribute of a CPU storage that counts as page-locked."""
-
-
-INVENTED = "_diffprof_invented"
-"""Attribute of a CPU storage whose zeros stand for unknown data: copied back, they are unknown again."""
 
 
 def mark_pinned(t: torch.Tensor) -> torch.Tensor:
@@ -75,7 +72,7 @@ def _upload(op: Op, dst: SimTensor, src: torch.Tensor, non_blocking: bool) -> Si
     torch.broadcast_shapes(dst.shape, src.shape)
     if dst._meta.numel:
         tell_upload(op, src, dst._meta, non_blocking)
-    if getattr(src.untyped_storage(), INVENTED, False):
+    if stands_for_unknown(src):
         dst._cell.taint()
     elif dst._cell.known:
         inner_of(dst).copy_(src)
@@ -164,9 +161,8 @@ def _download(op: Op, src: SimTensor, kwargs: dict[str, Any]) -> torch.Tensor:
         dtype = kwargs.get("dtype") or src.dtype
         layout = kwargs.get("memory_format") or torch.preserve_format
         like = torch.empty_strided(src.shape, src.stride(), dtype=src.dtype, device="meta")
-        out = torch.zeros_like(like, dtype=dtype, device="cpu", memory_format=layout)
+        out = invented(torch.empty_like(like, dtype=dtype, memory_format=layout))
         tell_invented(src.shape, src.dtype)
-        setattr(out.untyped_storage(), INVENTED, True)
     if src._meta.numel:
         tell_op(signature_of(op, (src._meta,), (host_meta(out),), {}, "d2h", src._meta.nbytes))
         # With non_blocking=True the destination is made in pinned memory:

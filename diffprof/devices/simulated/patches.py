@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from . import autocast, copies, runtime
+from . import autocast, copies, hostside, runtime
 from .blocking import FROM_SCALARS
 from .generators import SimGenerator
 from .higher_order import register_flex_attention
@@ -242,7 +242,8 @@ def _tensor_methods(patches: Patches) -> None:
             return pin(self, device)
         if copies.is_pinned(self):
             return self
-        return copies.mark_pinned(self.clone())
+        invented = getattr(self.untyped_storage(), hostside.INVENTED, False)
+        return copies.mark_pinned(hostside.invented(self) if invented else self.clone())
 
     def is_pinned(self: torch.Tensor, device: Any = None) -> bool:
         """Whether the memory counts as page-locked."""

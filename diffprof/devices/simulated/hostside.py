@@ -1,0 +1,119 @@
+"""Host tensors that stand for data which nobody has, or which the device shall not know.
+
+Offloading keeps weights on the host and uploads them again and again. Their values are of no use to a scan,
+and on the simulated device they would make it compute for real.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+INVENTED = "_diffprof_invented"
+"""Attribute of a CPU storage whose zeros stand for unknown data: copied to the device, they are unknown."""
+
+WITHHELD = "_diffprof_withheld"
+"""Attribute of a CPU storage with values of its own, unknown once they are copied to the device."""
+
+MAPPED = 1 << 17
+"""Bytes. Larger zeros are pages of the system, which takes no memory for them until they are written."""
+
+
+def invented(like: torch.Tensor) -> torch.Tensor:
+    """Zeros on the CPU of the geometry and dtype of `like` (on any device) that stand for unknown data.
+
+    Large ones take no memory until they are written.
+    """
+    elements = 1 + sum((n - 1) * s for n, s in zip(like.shape, like.stride(), strict=True))
+    nbytes = max(elements if like.numel() else 0, math.prod(like.shape)) * like.dtype.itemsize
+    if nbytes < MAPPED or like.layout is not torch.strided:
+        made = torch.zeros_like(like, device="cpu")
+    else:
+        # torch.zeros writes its zeros, and calloc those in memory used before: ask the system itself.
+        raw = torch.frombuffer(_zero_pages(nbytes), dtype=torch.uint8)
+        made = raw.view(like.dtype).as_strided(like.shape, like.stride())
+    setattr(made.untyped_storage(), INVENTED, True)
+    return made
+
+
+def _zero_pages(nbytes: int) -> mmap.mmap:
+    if hasattr(mmap, "MAP_ANONYMOUS"):
+        return mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return mmap.mmap(-1, nbytes)
+
+
+def stands_for_unknown(t: torch.Tensor) -> bool:
+    """Whether a copy of this CPU tensor on the device has values that nobody knows."""
+    storage = t.untyped_storage()
+    return bool(getattr(storage, INVENTED, False) or getattr(storage, WITHHELD, False))
+
+
+def hold_on_host(module: torch.nn.Module) -> None:
+    """Give the parameters of a module that are on `meta` a place on the host, without values or memory."""
+    memo: dict[int, torch.nn.Parameter] = {}
+    for part in module.modules():
+        for name, p in part._parameters.items():
+            if p is not None and p.is_meta:
+                if id(p) not in memo:
+                    memo[id(p)] = torch.nn.Parameter(invented(p), requires_grad=p.requires_grad)
+                part._parameters[name] = memo[id(p)]
+
+
+@contextmanager
+def withheld(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
+    """Inside, the weights that modules and their offloading hooks keep on the host are unknown once they
+    are copied to the device. Buffers stay known: control flow may look at them."""
+    marked = []
+    for tensor in _weights_on_the_host(list(modules)):
+        storage = tensor.untyped_storage()
+        if not getattr(storage, WITHHELD, False):
+            setattr(storage, WITHHELD, True)
+            marked.append(storage)
+    try:
+        yield
+    finally:
+        for storage in marked:
+            delattr(storage, WITHHELD)
+
+
+def _weights_on_the_host(modules: list[torch.nn.Module]) -> Iterator[torch.Tensor]:
+    buffers = {id(b) for module in modules for b in module.buffers()}
+    names = {name for module in modules for name, _ in module.named_buffers()}
+    seen: set[int] = set()
+    for module in modules:
+        for part in module.modules():
+            yield from (p for p in part._parameters.values() if p is not None and p.device.type == "cpu")
+            for hook in _hooks(part):
+                yield from _held(hook, buffers, names, seen, depth=4)
+
+
+def _hooks(module: torch.nn.Module) -> list[Any]:
+    """accelerate's hook (`_hf_hook`) and diffusers' (`_diffusers_hook`), which keep weights of their own."""
+    return [vars(module)[name] for name in ("_hf_hook", "_diffusers_hook") if name in vars(module)]
+
+
+def _held(
+    value: Any, buffers: set[int], names: set[str], seen: set[int], depth: int
+) -> Iterator[torch.Tensor]:
+    """Host tensors in the mappings that an object keeps, but for those of buffers (by identity or name)."""
+    if id(value) in seen or depth == 0 or isinstance(value, (torch.nn.Module, torch.Tensor, str)):
+        return
+    seen.add(id(value))
+    if isinstance(value, Mapping) and not hasattr(value, "dataset"):
+        for key, item in value.items():
+            if isinstance(item, torch.Tensor):
+                if item.device.type == "cpu" and id(key) not in buffers and key not in names:
+                    yield item
+            else:
+                yield from _held(item, buffers, names, seen, depth - 1)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _held(item, buffers, names, seen, depth - 1)
+    else:
+        for item in getattr(value, "__dict__", {}).values():
+            yield from _held(item, buffers, names, seen, depth - 1)
