@@ -249,7 +249,7 @@ class Status(enum.StrEnum):
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """Output with the fix beside the baseline's, same seed. Images in 0..1, latents in their own units."""
+    """Output with the fix beside the one without it, same seed. Images in 0..1, latents in their units."""
 
     compared_on: str
     """Where: the device itself, or a shrunken twin of the architecture with real values on the CPU."""
@@ -259,6 +259,9 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     """None where bit-equal: it is infinite."""
     ssim: float | None = None
     latents_max_abs: float | None = None
+    latents_psnr_db: float | None = None
+    """Against the range of the baseline's latents."""
+    latents_ssim: float | None = None
     why_not: str | None = None
     """Why nothing could be compared."""
 
@@ -278,6 +281,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     grade: Grade | None = None
     max_abs_diff: float | None = None
     difference: Difference | None = None
+    """Against the output right before the fix: what this fix alone did."""
+    from_baseline: Difference | None = None
+    """Against the output of the pipeline as it was scanned, with all fixes kept until then."""
     memory_before_bytes: int | None = None
     memory_after_bytes: int | None = None
     in_loop_before: int | None = None
@@ -287,3 +293,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """Rules that no longer find anything at the sites that the fix was for."""
     remaining: tuple[str, ...] = ()
     code: str = ""
+    """The source, as one listing."""
+    written: Code | None = None
+    """The source in its parts, as it was run: what `optimized.py` is made of. It may differ from the plan's,
+    where a fix before it changed what it is for."""

@@ -56,6 +56,12 @@ class TargetInfo(Row, frozen=True, kw_only=True):
     """Call arguments as plain values; tensors and images as a short description."""
     options: dict[str, Any] = {}
     """The options with which the target can be built again (scheduler, dtype, ...)."""
+    args: tuple[str, ...] = ()
+    """A script's own arguments."""
+    lost: tuple[str, ...] = ()
+    """Options whose values could not be stored, so that the target can't be built again."""
+    fixed: tuple[str, ...] = ()
+    """Fixes that were applied before it was scanned, in order."""
     steps: int | None = None
     weights: str = "real"
     """real, random (small architectures), or none (shapes only)."""
@@ -711,6 +717,10 @@ class Recording(Row, frozen=True, kw_only=True):
     environment: Environment
     created: str
     """ISO 8601, UTC."""
+    analyzers: tuple[str, ...] = ()
+    """What was looked at, as asked for."""
+    settings: dict[str, Any] = {}
+    """Of the analyzers, where given."""
     seconds: dict[str, float] = {}
     """Wall time of the scan itself: import, build, scan, by probe. Not the pipeline's time."""
     ops: int | None = None

@@ -73,6 +73,8 @@ class Session:
         self.steps: int | None = None
         self.kernels: SimulatedKernels | None = None
         """Of the watched call, on a simulated device."""
+        self.lends = target.kind == "object"
+        """Whether the pipeline is put on the device for the scan, and given back after it."""
         self._started = time.perf_counter()
 
     # --- running --------------------------------------------------------------------------------------
@@ -90,7 +92,7 @@ class Session:
         self.unseen.extend(_unseen_parts(scene.pipe))
         self.unseen.extend(Unseen(what="the pipeline's place", why=note, kind="note") for note in scene.notes)
         with ExitStack() as stack:
-            if self.target.kind == "object":
+            if self.lends:
                 stack.enter_context(lent(scene.pipe, self.device))
             if self.device.kind == "sim" and offloaded(scene.pipe):
                 scene.weights = "none"
@@ -164,7 +166,7 @@ class Session:
             self._attach(error, "interrupted")
             raise
         except Exception as error:
-            if _our_own(error):
+            if our_own(error):
                 raise
             failure = target_failure(self.target.spec, error)
             self._attach(failure, failure.what)
@@ -184,6 +186,8 @@ class Session:
             device=self.device.info(),
             environment=environment(),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            analyzers=self.analyzers,
+            settings=_storable(self.settings),
             seconds={name: round(value, 4) for name, value in self.seconds.items()},
             partial=partial,
             failure=failure,
@@ -200,6 +204,8 @@ class Session:
             components=components_of(scene.pipe),
             call=scene.describe_call(),
             options=_plain(self.options),
+            args=tuple(getattr(self.target, "args", ())) if self.target.kind == "script" else (),
+            lost=_lost(self.options),
             steps=self.steps,
             weights=scene.weights,
         )
@@ -224,6 +230,9 @@ def watched_call(session: Session, scene: Scene) -> None:
 
 
 def _simulated_kernels(session: Session, pipe: Any) -> SimulatedKernels:
+    given = session.settings.get("mode")
+    if given is not None:
+        return SimulatedKernels(session.device.gpu, pipe, given)  # type: ignore[attr-defined]
     compiled = bool(session.settings.get("compiled"))
     mode = current_mode(compiled=compiled_roots(pipe)) if compiled else current_mode()
     return SimulatedKernels(session.device.gpu, pipe, mode)  # type: ignore[attr-defined]
@@ -319,6 +328,25 @@ def _plain(options: Options) -> dict[str, Any]:
     }
 
 
+def _lost(options: Options) -> tuple[str, ...]:
+    """Call arguments whose stored form is a description, not the value."""
+    return tuple(name for name, value in options.call.items() if not _same_value(value, describe(value)))
+
+
+def _same_value(value: Any, stored: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(_same_value(each, stored[str(key)]) for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return all(_same_value(each, other) for each, other in zip(value, stored, strict=True))
+    return value is stored
+
+
+def _storable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that were given, as plain values."""
+    given = {name: value for name, value in settings.items() if value not in (None, False)}
+    return {name: describe(value) for name, value in given.items() if _same_value(value, describe(value))}
+
+
 def environment() -> Environment:
     """Versions of what the evidence depends on."""
     found = {}
@@ -357,7 +385,7 @@ def target_failure(spec: str, error: BaseException) -> TargetError:
     )
 
 
-def _our_own(error: BaseException) -> bool:
+def our_own(error: BaseException) -> bool:
     """Whether diffprof itself failed. What the simulated device raises is what a device would raise, and a
     call that a wrapper passes on fails in the wrapper's line when its arguments don't fit."""
     innermost = Path(walk_traceback(error)[0][0])

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import datetime
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from diffprof.cli.options import format_option, traces_option
-from diffprof.cli.output import emit, terminal
-from diffprof.errors import UsageError
-from diffprof.views.tuning import FORMS
+from diffprof.cli.output import emit, say, stdout_to_stderr, terminal
+from diffprof.errors import DiffprofError, UsageError
+from diffprof.tuning.storing import store_tuned
+from diffprof.views.tuning import FORMS, render_applied
 
 if TYPE_CHECKING:
     from diffprof.report import Report
+    from diffprof.tuning.plan import Choice
 
 
 def words_of(text: tuple[str, ...]) -> tuple[str, ...]:
@@ -58,27 +62,70 @@ def stored(traces: Path, run: str | None) -> Report:
     show_default=True,
     help="What the fixes are for.",
 )
+@click.option("--apply", "applied", is_flag=True, help="Try each selected fix, and keep those that help.")
 @format_option(FORMS)
 @traces_option()
+@click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 def command(
     run: str | None,
     select: tuple[str, ...],
     ignore: tuple[str, ...],
     lossy: bool,
     goal: str,
+    applied: bool,
     form: str,
     traces: Path,
+    quiet: bool,
 ) -> None:
-    """Plan the fixes of a stored run, in the order in which they would be applied.
+    """Plan the fixes of a stored run, and with --apply try them.
 
     RUN is as for `diffprof show`; without it, the newest run is taken. Each fix is shown with its safety, the
     findings that it resolves, what it is expected to save, and its code. Nothing is changed.
+
+    With --apply the run's target is built again. One fix after the other is applied, measured on the run's
+    device, and kept if the output is what the fix claims and the call is no slower; else it is undone. The
+    outcomes are stored in the run, what was kept is written to optimized.py beside it, and a scan of it is
+    stored as a run of its own.
     """
     from diffprof.tuning.plan import Choice, make_plan
     from diffprof.views.tuning import render_plan
 
     report = stored(traces, run)
     choice = Choice(select=words_of(select), ignore=words_of(ignore), lossy=lossy, goal=goal)
-    plan = make_plan(report, choice)
     screen = terminal()
-    emit(render_plan(report, plan, form, columns=screen.columns, colour=screen.colour))
+    if not applied:
+        plan = make_plan(report, choice)
+        emit(render_plan(report, plan, form, columns=screen.columns, colour=screen.colour))
+        return
+    report, after, failure = tried(report, choice, quiet=quiet)
+    unstored: DiffprofError | None = None
+    try:
+        report = store_tuned(report, after, traces, now=datetime.datetime.now(datetime.UTC))
+    except DiffprofError as error:
+        unstored = error
+    emit(render_applied(report, after, form, columns=screen.columns, colour=screen.colour))
+    if failure is not None:
+        say(f"The outcomes until then are stored in {report.path}")
+        raise failure
+    if unstored is not None:
+        raise unstored
+
+
+def tried(
+    report: Report, choice: Choice, *, quiet: bool
+) -> tuple[Report, Report | None, BaseException | None]:
+    """(the report with its outcomes, the scan after them, what ended it early)."""
+    from diffprof.progress import progress_on
+
+    with progress_on(sys.stderr, quiet=quiet) as progress, stdout_to_stderr():
+        progress.stage("importing torch and diffusers")
+        from diffprof.tuning.engine import tune
+
+        try:
+            tuned = tune(report, choice, progress=progress)
+        except (Exception, KeyboardInterrupt) as error:
+            partial: Report | None = getattr(error, "report", None)
+            if partial is None or partial.outcomes is None:
+                raise
+            return partial, None, error
+    return tuned.report, tuned.after, None

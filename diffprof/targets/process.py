@@ -43,7 +43,7 @@ class _State:
         self.argv, self.path, self.modules = list(sys.argv), list(sys.path), dict(sys.modules)
         self.environment, self.folder = dict(os.environ), os.getcwd()
         self.generators = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        self.torch = [(write, read()) for read, write in _SETTINGS]
+        self.torch = [(write, read()) for read, write in SETTINGS]
 
     def restore(self) -> None:
         sys.argv[:], sys.path[:] = self.argv, self.path
@@ -78,7 +78,7 @@ def _set_default_device(mode: Any) -> None:
         torch.set_default_device(None if mode is None else mode.device)
 
 
-_SETTINGS: list[tuple[Any, Any]] = [
+SETTINGS: list[tuple[Any, Any]] = [
     (torch.get_default_dtype, torch.set_default_dtype),
     (_default_device, _set_default_device),
     (torch.is_grad_enabled, torch.set_grad_enabled),
@@ -91,6 +91,9 @@ _SETTINGS: list[tuple[Any, Any]] = [
         ),
         lambda value: torch.use_deterministic_algorithms(value[0], warn_only=value[1]),
     ),
+    _attribute(torch.backends.cuda.matmul, "fp32_precision"),
+    _attribute(torch.backends.mkldnn.matmul, "fp32_precision"),
+    _attribute(torch.backends.cudnn, "allow_tf32"),
     _attribute(torch.backends.cudnn, "benchmark"),
     _attribute(torch.backends.cudnn, "deterministic"),
     (torch.backends.cuda.flash_sdp_enabled, torch.backends.cuda.enable_flash_sdp),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,8 @@ class Scene:
     notes: list[str] = field(default_factory=list)
     seed: int | None = None
     """Seeds the default generators of every call; None: as they were when the scene was made."""
+    around: Callable[[], AbstractContextManager[Any]] | None = None
+    """Makes a context manager that is open during every call."""
 
     def __post_init__(self) -> None:
         self._generators = [(g, g.get_state()) for g in _generators((self.args, self.kwargs))]
@@ -42,13 +44,30 @@ class Scene:
         generators are as before afterwards."""
         for scheduler in with_role(self.pipe, "scheduler").values():
             # Kept with its attributes: an id is its own only while the object lives.
-            known = self._schedulers.setdefault(id(scheduler), (scheduler, _copied(vars(scheduler))))
+            self._schedulers.setdefault(id(scheduler), (scheduler, _copied(vars(scheduler))))
+        self.rewind()
+        with self._defaults.applied(), self.around() if self.around else nullcontext():
+            return self.pipe(*self.args, **self.kwargs)
+
+    def rewind(self) -> None:
+        """Generators and schedulers are as before the first call."""
+        for scheduler, attributes in self._schedulers.values():
             vars(scheduler).clear()
-            vars(scheduler).update(_copied(known[1]))
+            vars(scheduler).update(_copied(attributes))
         for generator, state in self._generators:
             generator.set_state(state)
-        with self._defaults.applied():
-            return self.pipe(*self.args, **self.kwargs)
+
+    def changed(
+        self, kwargs: dict[str, Any], around: Callable[[], AbstractContextManager[Any]] | None = None
+    ) -> Scene:
+        """The same call on a pipeline that was changed since, with these arguments, all by name. It starts
+        from the same states of generators, and from the schedulers as they are now."""
+        other = copy.copy(self)
+        other.args, other.kwargs, other.around = (), kwargs, around
+        known = {id(generator): state for generator, state in self._generators}
+        other._generators = [(g, known.get(id(g), g.get_state())) for g in _generators(kwargs)]
+        other._schedulers = {}
+        return other
 
     def describe_call(self) -> dict[str, Any]:
         """The call's arguments as plain values; tensors, images and functions as a short description."""

@@ -244,11 +244,25 @@ def fenced(source: str, *, diff: bool = False) -> str:
 # --- outcomes -------------------------------------------------------------------------------------------
 
 
-def render_outcomes(report: Report, *, columns: int = 80, colour: bool = False) -> str:
-    """What became of each fix, for the terminal."""
+def render_applied(
+    report: Report, after: Report | None, form: str = "text", *, columns: int = 80, colour: bool = False
+) -> str:
+    """What became of each fix, in one of FORMS, ending in a newline. after: the scan with what was kept."""
+    if form == "json":
+        document = {"plan": report.plan, "outcomes": report.outcomes, "after": after}
+        return as_json(document).decode()
+    if form == "markdown":
+        from diffprof.views.markdown import code, prose, table
+
+        found = outcomes_table(report.outcomes or ())
+        why = [f"- {code(o.fix)}: {prose(o.why)}\n" for o in report.outcomes or () if o.why]
+        head = f"### diffprof fix: {prose(words.subject(report.recording))}\n\n"
+        return f"{head}{table(found.columns, found.rows)}\n{''.join(why)}\n{prose(found.note)}\n"
     page = Page(columns, colour=colour)
     page.flow(("dim", words.subject(report.recording)))
     add_outcomes(page, report)
+    if report.path:
+        page.raw(("dim", f"Stored in {report.path}"))
     return page.text()
 
 
@@ -279,4 +293,4 @@ def add_outcomes(page: Page, report: Report) -> None:
     page.blank()
     page.flow(("bold", total(report.outcomes)))
     if report.after:
-        page.flow(f"The scan after them is stored as {report.after}.")
+        page.flow(f"The scan after them is the run {report.after}.")

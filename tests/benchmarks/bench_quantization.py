@@ -34,8 +34,8 @@ def main(target: str, budget_s: float, pairs: int) -> None:
     from diffprof.analyzers.quantization.accuracy import sqnr
     from diffprof.analyzers.quantization.apply import apply_choice
     from diffprof.analyzers.quantization.probe import Instruments, probe_quantization
-    from diffprof.analyzers.quantization.restore import restored
     from diffprof.devices import resolve_device
+    from diffprof.snapshot import restored
     from diffprof.targets import Options, resolve
 
     torch.set_num_threads(1)

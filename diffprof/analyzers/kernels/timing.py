@@ -45,11 +45,11 @@ def clean_passes(
         mode=mode,
         seconds=tuple(seconds),
         median=statistics.median(seconds),
-        spread=_spread(seconds),
+        spread=spread(seconds),
     )
 
 
-def _spread(seconds: list[float]) -> float | None:
+def spread(seconds: list[float]) -> float | None:
     """Half the interquartile range."""
     if len(seconds) < 2:
         return None

@@ -40,13 +40,13 @@ from diffprof.analyzers.quantization.inventory import (
 from diffprof.analyzers.quantization.layers import Unavailable, dtype_of, quantized_copy
 from diffprof.analyzers.quantization.order import check_order, disorder, done, unfused_adapters
 from diffprof.analyzers.quantization.published import published_list
-from diffprof.analyzers.quantization.restore import restored
 from diffprof.analyzers.quantization.schemes import SCHEMES, Scheme, schemes_for
 from diffprof.analyzers.quantization.source import Setting
 from diffprof.analyzers.quantization.timing import Budget, EventRunner, HostRunner, Patience, Runner, compiled
 from diffprof.errors import UsageError
 from diffprof.pipeline import components, role
 from diffprof.recording import LinearRow, PublishedComparison, Quantization, SchemeTiming
+from diffprof.snapshot import restored
 
 if TYPE_CHECKING:
     from diffprof.analyzers.quantization.simulated import SimulatedCall

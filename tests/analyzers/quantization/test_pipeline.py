@@ -23,11 +23,12 @@ from diffprof.analyzers.quantization.inventory import (
 )
 from diffprof.analyzers.quantization.layers import scheme_of, weights_are_quantized
 from diffprof.analyzers.quantization.probe import Instruments, Settings, probe_quantization
-from diffprof.analyzers.quantization.restore import modules_of, restored
 from diffprof.analyzers.quantization.source import plain_name
 from diffprof.devices import resolve_device
 from diffprof.errors import UsageError
+from diffprof.pipeline import components
 from diffprof.recording import Quantization
+from diffprof.snapshot import restored
 from tests.analyzers.quantization.fakes import Price, Ticks, builder
 from tests.analyzers.quantization.pipelines import (
     FakeDevice,
@@ -35,6 +36,12 @@ from tests.analyzers.quantization.pipelines import (
     swap_convolutions,
     with_tiny_sdxl,
 )
+
+
+def modules_of(pipe):
+    """Every module of every component, once."""
+    parts = [part for part in components(pipe).values() if isinstance(part, torch.nn.Module)]
+    return list({id(m): m for part in parts for m in part.modules()}.values())
 
 
 def play(scene: Any, price: Price, **more: Any) -> dict[str, Any]:

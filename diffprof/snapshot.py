@@ -1,0 +1,311 @@
+"""A pipeline and the process around it, remembered so that they can be given back exactly as they were.
+
+What is remembered is whatever can be reached from the pipeline: modules with their tables, parameters and
+buffers with their bytes, schedulers, processors, hooks, configurations, containers; the classes of all of
+these and the modules of diffusers, where code can be patched; and torch's global settings.
+"""
+
+from __future__ import annotations
+
+import collections
+import enum
+import importlib
+import os
+import random
+import sys
+import types
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from diffprof.devices.simulated import is_simulated
+from diffprof.targets.process import SETTINGS
+
+CONFIGS = ("torch._inductor.config", "torch._dynamo.config", "torch._functorch.config")
+
+_CONTAINERS = (dict, list, set, collections.deque)
+_LEAVES = (
+    *(str, bytes, int, float, complex, bool, type(None), type(Ellipsis), range, slice),
+    *(type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType, types.CodeType, property),
+    *(torch.dtype, torch.device, torch.Size, torch.Generator, torch.layout, torch.memory_format),
+)
+_OPAQUE = ("torch._dynamo", "torch._inductor", "torch.fx", "logging", "threading", "concurrent", "weakref")
+"""Packages whose objects belong to the process, not to a pipeline."""
+
+_ABSENT = object()
+
+
+class Snapshot:
+    """The state of some objects and of the process. Take one, change things, `restore()`, as often as wanted.
+
+    earlier: a snapshot whose copies of tensors are shared where the bytes are still the same, so that a
+    series of snapshots holds each weight once. contents: whether bytes are copied, for what is written in
+    place; without, tensors get back their storage only.
+    """
+
+    def __init__(self, *roots: Any, earlier: Snapshot | None = None, contents: bool = True) -> None:
+        self.process = ProcessState()
+        self._objects: list[tuple[Any, type, dict[str, Any]]] = []
+        self._containers: list[tuple[Any, Any]] = []
+        self._arrays: list[tuple[np.ndarray, np.ndarray]] = []
+        self._tensors: list[tuple[torch.Tensor, torch.Tensor, bool]] = []
+        self._bytes: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._classes: dict[type, dict[str, Any]] = {}
+        self._kept = earlier._bytes if earlier is not None else {}
+        self._contents = contents
+        with torch.no_grad():
+            self._walk(roots)
+        self._kept = {}
+        self._modules = [
+            (module, dict(vars(module)))
+            for name, module in list(sys.modules.items())
+            if (name == "diffusers" or name.startswith("diffusers.")) and isinstance(module, types.ModuleType)
+        ]
+
+    # --- taking ---------------------------------------------------------------------------------------
+
+    def _walk(self, roots: Iterable[Any]) -> None:
+        seen: set[int] = set()
+        waiting = list(roots)
+        while waiting:
+            thing = waiting.pop()
+            if id(thing) in seen:
+                continue
+            seen.add(id(thing))
+            kind = _kind(type(thing))
+            if kind == "container":
+                copied = dict(thing.items()) if isinstance(thing, dict) else list(thing)
+                self._containers.append((thing, copied))
+                waiting += _worth(copied.values() if isinstance(copied, dict) else copied)
+            elif kind == "tuple":
+                waiting += _worth(thing)
+            elif kind == "tensor":
+                self._tensor(thing)
+                continue
+            elif kind == "array":
+                self._arrays.append((thing, thing.copy()))
+                continue
+            elif kind == "method":
+                waiting.append(thing.__self__)
+                continue
+            elif kind == "leaf":
+                continue
+            held = getattr(thing, "__dict__", None)
+            if type(held) is dict:
+                self._objects.append((thing, type(thing), dict(held)))
+                self._class(type(thing))
+                waiting += _worth(held.values())
+
+    def _tensor(self, tensor: torch.Tensor) -> None:
+        plain = type(tensor) in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
+        if not plain and not is_simulated(tensor):
+            return  # a wrapper (quantized weights, say): changed by putting another in its place
+        self._tensors.append((tensor, tensor.data, tensor.requires_grad))
+        if not plain or not self._contents or tensor.device.type == "meta":
+            return
+        storage = tensor.untyped_storage()
+        key = storage.data_ptr()
+        if not key or key in self._bytes:
+            return
+        held = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)
+        before = self._kept.get(key)
+        if before is not None and before[1].numel() == held.numel() and _same(held, before[1]):
+            self._bytes[key] = (held, before[1])
+        else:
+            self._bytes[key] = (held, held.to("cpu", copy=True))
+
+    def _class(self, cls: type) -> None:
+        for each in cls.__mro__:
+            if each not in self._classes and each.__module__ != "builtins":
+                self._classes[each] = dict(vars(each))
+
+    # --- giving back ----------------------------------------------------------------------------------
+
+    def restore(self) -> None:
+        """Everything is as it was when the snapshot was taken."""
+        with torch.no_grad():
+            for thing, cls, held in self._objects:
+                if type(thing) is not cls:
+                    object.__setattr__(thing, "__class__", cls)
+                _refill(vars(thing), held)
+            for container, content in self._containers:
+                _give_back(container, content)
+            for tensor, data, requires_grad in self._tensors:
+                if not _same_place(tensor, data):
+                    tensor.data = data
+                if tensor.requires_grad != requires_grad:
+                    tensor.requires_grad_(requires_grad)
+            for held_bytes, copy in self._bytes.values():
+                if not _same(held_bytes, copy):
+                    held_bytes.copy_(copy)
+            for array, values in self._arrays:
+                if not np.array_equal(array, values, equal_nan=array.dtype.kind in "fc"):
+                    array[...] = values
+        for cls, content in self._classes.items():
+            _restore_class(cls, content)
+        for module, content in self._modules:
+            for name, value in content.items():
+                if vars(module).get(name, _ABSENT) is not value:
+                    vars(module)[name] = value
+        self.process.restore()
+
+    @property
+    def held_bytes(self) -> dict[int, int]:
+        """Storage -> bytes, of the tensors on an accelerator that this snapshot keeps alive."""
+        return {
+            data.data_ptr(): data.untyped_storage().nbytes() if not is_simulated(data) else data.nbytes
+            for _, data, _ in self._tensors
+            if data.device.type not in ("cpu", "meta")
+        }
+
+
+@contextmanager
+def restored(pipe: Any) -> Iterator[None]:
+    """After the context, the pipeline is as it was, and the process; tensors that were written in place keep
+    what was written."""
+    before = Snapshot(pipe, contents=False)
+    try:
+        yield
+    finally:
+        before.restore()
+
+
+_KINDS: dict[type, str] = {}
+
+
+def _kind(cls: type) -> str:
+    """How to remember an object of this class."""
+    found = _KINDS.get(cls)
+    if found is None:
+        found = _KINDS[cls] = _told(cls)
+    return found
+
+
+def _told(cls: type) -> str:
+    if issubclass(cls, torch.Tensor):
+        return "tensor"
+    if issubclass(cls, np.ndarray):
+        return "array"
+    if issubclass(cls, types.MethodType):
+        return "method"
+    if issubclass(cls, (*_LEAVES, enum.Enum)) or cls.__module__.startswith(_OPAQUE):
+        return "leaf"
+    if issubclass(cls, _CONTAINERS):
+        return "container"
+    return "tuple" if issubclass(cls, tuple | frozenset) else "object"
+
+
+def _worth(values: Iterable[Any]) -> list[Any]:
+    """Those that hold something that can change."""
+    return [value for value in values if _kind(type(value)) != "leaf"]
+
+
+def _refill(held: dict[str, Any], before: dict[str, Any]) -> None:
+    if not _identical(held, before):
+        held.clear()
+        held.update(before)
+
+
+def _give_back(container: Any, content: Any) -> None:
+    if isinstance(container, dict):
+        if _identical(container, content):
+            return
+        dict.clear(container)
+        if isinstance(container, collections.OrderedDict):
+            collections.OrderedDict.clear(container)
+            for key, value in content.items():
+                collections.OrderedDict.__setitem__(container, key, value)
+        else:
+            dict.update(container, content)
+        return
+    if len(container) == len(content) and all(
+        one is other for one, other in zip(container, content, strict=True)
+    ):
+        return
+    container.clear()
+    if isinstance(container, set):
+        container.update(content)
+    else:
+        container.extend(content)
+
+
+def _identical(one: Any, other: Any) -> bool:
+    """Same keys in the same order, same objects."""
+    return len(one) == len(other) and all(
+        key == key_then and value is value_then
+        for (key, value), (key_then, value_then) in zip(one.items(), other.items(), strict=True)
+    )
+
+
+def _restore_class(cls: type, content: dict[str, Any]) -> None:
+    now = vars(cls)
+    for name, value in content.items():
+        if now.get(name, _ABSENT) is not value and not name.startswith(("__weakref", "__dict__", "_abc_")):
+            type.__setattr__(cls, name, value)
+    for name in [name for name in now if name not in content]:
+        if not name.startswith("__") or name in ("__call__", "__getattr__", "__setattr__"):
+            type.__delattr__(cls, name)
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.numel() == other.numel() and bool(torch.equal(one, other.to(one.device)))
+
+
+def _same_place(tensor: torch.Tensor, data: torch.Tensor) -> bool:
+    return (
+        tensor.device == data.device
+        and tensor.dtype == data.dtype
+        and tensor.shape == data.shape
+        and tensor.stride() == data.stride()
+        and tensor.data_ptr() == data.data_ptr()
+    )
+
+
+# --- the process ----------------------------------------------------------------------------------------
+
+
+class ProcessState:
+    """Torch's global settings, the configurations of its compiler, the default generators of the CPU, the
+    environment, warning filters."""
+
+    def __init__(self) -> None:
+        self._settings = [
+            (write, value) for read, write in SETTINGS if (value := _asked(read)) is not _ABSENT
+        ]
+        self._configs = [
+            (module, module.get_config_copy()) for module in map(importlib.import_module, CONFIGS)
+        ]
+        self._generators = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        self._environment = dict(os.environ)
+        self._filters = list(warnings.filters)
+
+    def restore(self) -> None:
+        """All of it as it was."""
+        for write, value in self._settings:
+            write(value)
+        for module, before in self._configs:
+            now = module.get_config_copy()
+            for name, value in before.items():
+                if now.get(name, _ABSENT) != value:
+                    setattr(module, name, value)
+        python, numpy, cpu = self._generators
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        if dict(os.environ) != self._environment:
+            os.environ.clear()
+            os.environ.update(self._environment)
+        if list(warnings.filters) != self._filters:
+            warnings.filters[:] = self._filters  # type: ignore[index]
+
+
+def _asked(read: Callable[[], Any]) -> Any:
+    """A setting; absent where torch can't tell it (two ways of setting it were mixed)."""
+    try:
+        return read()
+    except RuntimeError:
+        return _ABSENT

@@ -1,0 +1,155 @@
+"""The output of a call, and how far one output is from another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from diffprof.fix import Difference
+from diffprof.pipeline import replaced, with_role
+from diffprof.targets.scene import Scene
+
+WINDOW = 7
+"""Pixels; side of the window in which SSIM compares."""
+K1, K2 = 0.01, 0.03
+"""Constants of SSIM: Wang et al., Image quality assessment, IEEE TIP 13(4), 2004."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """image: values in 0..1, or None where the call gives latents; latents: what the VAE was given last, or
+    the call's result where it is latents."""
+
+    image: np.ndarray | None
+    latents: torch.Tensor | None
+
+
+def output_of(scene: Scene) -> Output:
+    """Make the call once, and keep what came of it.
+
+    Raises ValueError where the result holds nothing to compare.
+    """
+    with _decoded(scene.pipe) as decoded:
+        result = scene.call()
+    found = _values(result)
+    if scene.kwargs.get("output_type") == "latent":
+        return Output(None, torch.as_tensor(found).detach().float().cpu())
+    return Output(found, decoded[-1] if decoded else None)
+
+
+@contextmanager
+def _decoded(pipe: Any) -> Iterator[list[torch.Tensor]]:
+    """Collects what the VAE decodes."""
+    seen: list[torch.Tensor] = []
+
+    def watching(decode: Any) -> Any:
+        def wrapped(latents: Any, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(latents, torch.Tensor):
+                seen[:] = [latents.detach().float().cpu().clone()]
+            return decode(latents, *args, **kwargs)
+
+        return wrapped
+
+    with ExitStack() as stack:
+        for vae in with_role(pipe, "vae").values():
+            stack.enter_context(replaced(vae, "decode", watching(vae.decode)))
+        yield seen
+
+
+def _values(result: Any) -> np.ndarray:
+    """The first thing in a pipeline's output that holds numbers, as an array in 0..1 or its own units."""
+    if isinstance(result, torch.Tensor):
+        return result.detach().float().cpu().numpy()
+    if isinstance(result, np.ndarray):
+        return np.asarray(result, dtype=np.float64)
+    if hasattr(result, "getbands"):
+        return np.asarray(result, dtype=np.float64) / 255.0
+    if isinstance(result, dict):
+        result = tuple(result.values())
+    if isinstance(result, list | tuple) and result:
+        if len(result) > 1 and isinstance(result, list):
+            return np.stack([_values(each) for each in result])
+        return _values(result[0])
+    raise ValueError(f"the call gave a {type(result).__name__}, which holds nothing to compare")
+
+
+def difference(before: Output, after: Output, compared_on: str) -> Difference:
+    """How far `after` is from `before`. PSNR is infinite, and left out, where they are equal."""
+    if (before.image is None) != (after.image is None) or (
+        before.image is not None and after.image is not None and before.image.shape != after.image.shape
+    ):
+        return Difference(
+            compared_on=compared_on, bit_equal=False, why_not="the outputs are not of the same shape"
+        )
+    equal = []
+    found: dict[str, Any] = {}
+    if before.image is not None and after.image is not None:
+        equal.append(np.array_equal(before.image, after.image, equal_nan=True))
+        one: np.ndarray = before.image.astype(np.float64)
+        other: np.ndarray = after.image.astype(np.float64)
+        found["max_abs"] = _max_abs(one, other)
+        found["psnr_db"] = psnr(one, other, 1.0)
+        found["ssim"] = ssim(one, other, 1.0)
+    if before.latents is not None and after.latents is not None:
+        if before.latents.shape != after.latents.shape:
+            equal.append(False)
+        else:
+            one, other = before.latents.double().numpy(), after.latents.double().numpy()
+            equal.append(np.array_equal(one, other, equal_nan=True))
+            found["latents_max_abs"] = _max_abs(one, other)
+            peak = float(np.ptp(one[np.isfinite(one)])) if np.isfinite(one).any() else 0.0
+            found["latents_psnr_db"] = psnr(one, other, peak)
+            found["latents_ssim"] = ssim(np.moveaxis(one, 1, -1), np.moveaxis(other, 1, -1), peak)
+    if not equal:
+        return Difference(compared_on=compared_on, why_not="the call gives nothing that can be compared")
+    return Difference(compared_on=compared_on, bit_equal=all(equal), **found)
+
+
+def _max_abs(one: np.ndarray, other: np.ndarray) -> float:
+    """Infinite where only one of two values is a number."""
+    if (np.isfinite(one) != np.isfinite(other)).any():
+        return math.inf
+    return float(np.abs(np.nan_to_num(one) - np.nan_to_num(other)).max(initial=0.0))
+
+
+def psnr(one: np.ndarray, other: np.ndarray, peak: float) -> float | None:
+    """Peak signal-to-noise ratio, dB; None where it is infinite or can't be told."""
+    if not (np.isfinite(one).all() and np.isfinite(other).all()) or peak <= 0.0:
+        return None
+    error = float(np.mean((one - other) ** 2))
+    return None if error == 0.0 else 10.0 * math.log10(peak**2 / error)
+
+
+def ssim(one: np.ndarray, other: np.ndarray, peak: float) -> float | None:
+    """Mean structural similarity over windows of 7x7 pixels, uniformly weighted; channels last, averaged.
+
+    Wang et al. 2004, with the unbiased estimates of scikit-image. None for what is no image, or too small.
+    """
+    if one.ndim < 3 or min(one.shape[-3], one.shape[-2]) < WINDOW or peak <= 0.0:
+        return None
+    if not (np.isfinite(one).all() and np.isfinite(other).all()):
+        return None
+    planes = [
+        torch.from_numpy(np.ascontiguousarray(np.moveaxis(a.reshape(-1, *a.shape[-3:]), -1, 1))).double()
+        for a in (one, other)
+    ]
+    x, y = (p.reshape(-1, 1, *p.shape[-2:]) for p in planes)
+
+    def mean(values: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.avg_pool2d(values, WINDOW, stride=1)
+
+    samples = WINDOW**2
+    unbiased = samples / (samples - 1)
+    mx, my = mean(x), mean(y)
+    vx = unbiased * (mean(x * x) - mx * mx)
+    vy = unbiased * (mean(y * y) - my * my)
+    covariance = unbiased * (mean(x * y) - mx * my)
+    c1, c2 = (K1 * peak) ** 2, (K2 * peak) ** 2
+    score = ((2 * mx * my + c1) * (2 * covariance + c2)) / ((mx * mx + my * my + c1) * (vx + vy + c2))
+    return float(score.mean())

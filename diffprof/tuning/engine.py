@@ -1,0 +1,430 @@
+"""Try the fixes of a plan one after the other on the pipeline that was scanned: apply, scan again, measure,
+compare the output, keep or undo."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec.structs import replace
+
+from diffprof.comparing import match
+from diffprof.devices import Device, resolve_device
+from diffprof.errors import DiffprofError, UsageError
+from diffprof.finding import Finding
+from diffprof.fix import (
+    Code,
+    Outcome,
+    PlanStep,
+    Recipe,
+    Safety,
+    Simulated,
+    Skipped,
+    Stage,
+    Status,
+    recipes,
+)
+from diffprof.progress import Progress
+from diffprof.recording import Recording
+from diffprof.report import Report, make_report
+from diffprof.session import our_own, target_failure
+from diffprof.targets import Options, Target, resolve
+from diffprof.targets.scene import Scene
+from diffprof.tuning.keeping import Seen, judged, too_close
+from diffprof.tuning.plan import Choice, make_plan
+from diffprof.tuning.stand import Stand, StandMark, stand_for
+
+NOT_ALONE = (Stage.QKV, Stage.LAYOUT)
+"""Stages before compiling whose gain may show in compiled code only."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """report: the scanned report with plan and outcomes. after: the scan with everything that was kept; None
+    where nothing was."""
+
+    report: Report
+    after: Report | None
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A fix that is applied. before: the state that it was applied to."""
+
+    step: PlanStep
+    code: Code
+    reckoned: Simulated | None
+    before: StandMark
+
+
+def tune(
+    report: Report,
+    choice: Choice | None = None,
+    *,
+    progress: Progress | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Tuned:
+    """Build the report's target again, and try the fixes that its findings name.
+
+    The pipeline, and the process, are as before at the end. Raises UsageError for a target that can't be
+    built again, TargetError where it fails; that error, and a KeyboardInterrupt, carries the report with the
+    outcomes until then as `.report`.
+    """
+    target, options = rebuilt(report)
+    device = resolve_device(report.recording.device.spec)
+    work = Tuning(report, choice or Choice(), target, device, options, progress or Progress(), clock)
+    with work.keeping_outcomes(), device.active():
+        target.load_code()
+        return target.run(work.run, device, options)
+
+
+def rebuilt(report: Report) -> tuple[Target, Options]:
+    """The target of a report and the options that it was built with.
+
+    Raises UsageError for a live pipeline, an imported trace, and options that could not be stored.
+    """
+    info = report.recording.target
+    if info.kind == "object":
+        raise UsageError(
+            f"The run is of a live pipeline ({info.spec}), which can't be built again.",
+            "Use `diffprof.optimize(pipe, **call)` in the program that has it, or scan a factory.",
+        )
+    if info.kind == "trace":
+        raise UsageError(
+            f"The run is of a trace ({info.spec}): there is no pipeline to change.",
+            "Scan the target that it was recorded from.",
+        )
+    if info.fixed:
+        raise UsageError(
+            f"The run is of a pipeline after fixes ({', '.join(info.fixed)}).",
+            "Fix the run that it came from; `diffprof runs` lists them.",
+        )
+    if info.lost:
+        raise UsageError(
+            f"The run was called with what a report can't hold: {', '.join(info.lost)}.",
+            "Give it in a factory file.py:function that returns (pipeline, call_kwargs), and scan that.",
+        )
+    known = {name: value for name, value in info.options.items() if name in Options.__dataclass_fields__}
+    return resolve(info.spec, info.args), Options(**known)
+
+
+class Tuning:
+    """The work on one report."""
+
+    def __init__(
+        self,
+        report: Report,
+        choice: Choice,
+        target: Target,
+        device: Device,
+        options: Options,
+        progress: Progress,
+        clock: Callable[[], float],
+    ) -> None:
+        self.report = report
+        self.choice = choice
+        self.target = target
+        self.device = device
+        self.options = options
+        self.progress = progress
+        self.clock = clock
+        self.recipes = recipes()
+        self.outcomes: list[Outcome] = []
+        self.kept: list[_Kept] = []
+        self.plan = make_plan(report, choice)
+        self.now = report
+        self.trying: PlanStep | None = None
+
+    # --- the whole ------------------------------------------------------------------------------------
+
+    def run(self, scene: Scene) -> Tuned:
+        """Try all selected steps on a scene, and scan what came of it."""
+        self.progress.stage("baseline")
+        stand = self._stand(scene)
+        self.stand = stand
+        original = stand.mark()
+        try:
+            self.baseline = self.before = stand.measured()
+            self.first_output = self.output = stand.output()
+            self.own_noise = self._own_noise(stand)
+            for step in self._order():
+                self._attempt(step)
+            for step in self._second_chances():
+                self._attempt(step, again=True)
+            after = self._after() if self.kept else None
+        except KeyboardInterrupt:
+            self._interrupted()
+            raise
+        finally:
+            stand.restore(original)
+        self._sorted_outcomes()
+        return Tuned(self.with_outcomes(), after)
+
+    def _stand(self, scene: Scene) -> Stand:
+        settings = self.report.recording.settings
+        return stand_for(scene, self.device, self.target, self.options, settings, self.progress, self.clock)
+
+    def _own_noise(self, stand: Stand) -> float:
+        """How far the pipeline's own output is from itself at the same seed, from call to call."""
+        if self.output is None:
+            return 0.0
+        again = stand.difference(self.output, stand.output())
+        if again.bit_equal is not False:
+            return 0.0
+        return max(again.max_abs or 0.0, again.latents_max_abs or 0.0)
+
+    def _order(self) -> list[PlanStep]:
+        """The selected steps as they are tried: by stage, but what quantizes after what compiles, where its
+        gain shows. What is not selected gets its outcome here."""
+        for step in self.plan.steps:
+            if not step.selected:
+                status = Status.ADVICE if step.safety is Safety.ADVICE else Status.SKIPPED
+                self._add(step, status, why=step.why_not or "")
+        chosen = list(self.plan.selected)
+        if any(step.stage == Stage.COMPILE for step in chosen):
+            chosen.sort(
+                key=lambda step: 1 if step.stage == Stage.QUANTIZE else 2 * (step.stage > Stage.COMPILE)
+            )
+        return chosen
+
+    def _second_chances(self) -> list[PlanStep]:
+        """Steps that gained nothing before the pipeline was compiled."""
+        if not any(kept.step.stage == Stage.COMPILE for kept in self.kept):
+            return []
+        undone = {o.fix for o in self.outcomes if o.status is Status.UNDONE and not _broke(o)}
+        return [s for s in self.plan.selected if s.stage in NOT_ALONE and s.fix in undone]
+
+    # --- one fix --------------------------------------------------------------------------------------
+
+    def _attempt(self, step: PlanStep, *, again: bool = False) -> None:
+        self.trying = step
+        self.progress.stage(f"{step.fix}: {step.title}")
+        if again:
+            self.outcomes = [outcome for outcome in self.outcomes if outcome.fix != step.fix]
+        recipe = self.recipes[step.fix]
+        state = self.stand.mark()
+        kept = list(self.kept)
+        now = self.now
+        try:
+            later = self._step_back(step)
+            code, why = self._code(step, recipe)
+            if code is None:
+                self._back(state, kept, now)
+                self._add(step, Status.SKIPPED, why=why)
+            else:
+                reckoned = self._reckoned(step, recipe)
+                here = self.stand.mark() if later else state
+                uncompared = self._apply(step, code, reckoned, here)
+                for each in later:
+                    self._apply(each.step, each.code, each.reckoned, self.stand.mark())
+                if not self._stays(step, code, state, uncompared):
+                    self._back(state, kept, now)
+        except KeyboardInterrupt:
+            self._back(state, kept, now)
+            raise
+        except Exception as error:
+            self._back(state, kept, now)
+            self._add(step, Status.FAILED, why=_reason(error))
+        self.trying = None
+
+    def _step_back(self, step: PlanStep) -> list[_Kept]:
+        """Undo the kept fixes of later stages; they are applied again after the step."""
+        later = [kept for kept in self.kept if kept.step.stage > step.stage]
+        if later:
+            self.stand.restore(later[0].before)
+            self.kept = [kept for kept in self.kept if kept not in later]
+        return later
+
+    def _back(self, state: StandMark, kept: list[_Kept], now: Report) -> None:
+        self.stand.restore(state)
+        self.kept, self.now = kept, now
+
+    def _apply(self, step: PlanStep, code: Code, reckoned: Simulated | None, here: StandMark) -> str | None:
+        uncompared = self.stand.apply(step.fix, code, reckoned)
+        self.kept.append(_Kept(step, code, reckoned, here))
+        return uncompared
+
+    def _code(self, step: PlanStep, recipe: Recipe) -> tuple[Code | None, str]:
+        """The code for the pipeline as it is now, or why there is none."""
+        if step.stage == Stage.QUANTIZE:
+            # Which layers gain depends on their type and on fused projections.
+            self._look(("quantization",))
+        lacking = [key for key in recipe.fix.needs if key in self._planned() and key not in self._done()]
+        if lacking:
+            return None, f"It needs {lacking[0]}, which was not kept."
+        clash = next((key for key in step.conflicts if key in self._done()), None)
+        if clash is not None:
+            return None, f"It conflicts with {clash}: {step.conflicts[clash]}."
+        own = self._own(step, self.now)
+        if not own:
+            return None, "What it is for is gone: a fix before it resolved it."
+        code = recipe.code(self.now.recording, own)
+        if isinstance(code, Skipped):
+            return None, code.why
+        why = recipe.fits(self.stand.pipe) if recipe.fits else None
+        return (None, why) if why else (code, "")
+
+    def _reckoned(self, step: PlanStep, recipe: Recipe) -> Simulated | None:
+        if recipe.reckon is None:
+            return None
+        return recipe.reckon(self.now.recording, self._own(step, self.now))
+
+    def _planned(self) -> set[str]:
+        return {step.fix for step in self.plan.selected}
+
+    def _done(self) -> set[str]:
+        return {kept.step.fix for kept in self.kept}
+
+    def _own(self, step: PlanStep, report: Report) -> list[Finding]:
+        return [finding for finding in report.findings if step.fix in finding.fixes]
+
+    def _stays(self, step: PlanStep, code: Code, state: StandMark, uncompared: str | None) -> bool:
+        """Measure and compare what is applied now, and judge it."""
+        looked = self.now
+        before_findings = [self.report.findings[n] for n in step.findings]
+        after = self.stand.measured()
+        if too_close(self.before, after):
+            memory = self.before.memory_bytes, after.memory_bytes
+            self.before, after = self.stand.timed_again(state, self.stand.mark(), memory)
+        output = None if uncompared else self.stand.output()
+        change = self.stand.difference(self.output, output)
+        if uncompared:
+            change = replace(change, why_not=uncompared)
+        self._look(_analyzers(step.rules))
+        seen = _seen(looked, self.now, before_findings, step.rules)
+        keep, why = judged(
+            step.safety, step.tolerance, self.choice.goal, self.before, after, change, seen, self.own_noise
+        )
+        from_baseline = self.stand.difference(self.first_output, output if output is not None else None)
+        self._add(
+            step,
+            Status.KEPT if keep else Status.UNDONE,
+            why=why,
+            before_ms=self.before.ms,
+            after_ms=after.ms,
+            spread_ms=_larger(self.before.spread_ms, after.spread_ms),
+            grade=after.grade,
+            max_abs_diff=change.max_abs if change.max_abs is not None else change.latents_max_abs,
+            difference=change,
+            from_baseline=None if uncompared else from_baseline,
+            memory_before_bytes=self.before.memory_bytes,
+            memory_after_bytes=after.memory_bytes,
+            in_loop_before=seen.in_loop_before,
+            in_loop_after=seen.in_loop_after,
+            resolved=seen.resolved,
+            remaining=seen.remaining,
+            code=code.shown,
+            written=code,
+        )
+        if keep:
+            self.before = after
+            if output is not None:
+                self.output = output
+        return keep
+
+    # --- scanning -------------------------------------------------------------------------------------
+
+    def _look(self, analyzers: Sequence[str]) -> None:
+        """Scan the pipeline as it is, and put the new sections in place of the old."""
+        seen = self.stand.look(analyzers)
+        fresh = {
+            name: value
+            for name in Recording.__struct_fields__
+            if (value := getattr(seen, name)) is not None and name not in ("seconds", "created", "unseen")
+        }
+        self.now = make_report(replace(self.now.recording, **fresh))
+
+    def _after(self) -> Report:
+        """The scan of what was kept, with the analyzers that the report has."""
+        self.progress.stage("scan of what was kept")
+        wanted = self.report.recording.analyzers or ("syncs", "kernels")
+        seen = self.stand.look(wanted)
+        fixed = tuple(kept.step.fix for kept in self.kept)
+        return make_report(replace(seen, target=replace(seen.target, fixed=fixed)))
+
+    # --- outcomes -------------------------------------------------------------------------------------
+
+    def _add(self, step: PlanStep, status: Status, **more: Any) -> None:
+        self.outcomes.append(
+            Outcome(fix=step.fix, title=step.title, safety=step.safety, status=status, **more)
+        )
+
+    def _interrupted(self) -> None:
+        if self.trying is not None:
+            self._add(self.trying, Status.INTERRUPTED, why="Stopped by Ctrl-C, and undone.")
+
+    def _sorted_outcomes(self) -> None:
+        order = {step.fix: n for n, step in enumerate(self.plan.steps)}
+        self.outcomes.sort(key=lambda outcome: order[outcome.fix])
+
+    def with_outcomes(self) -> Report:
+        """The scanned report with the plan and what became of it until now."""
+        return replace(self.report, plan=self.plan, outcomes=tuple(self.outcomes))
+
+    @contextmanager
+    def keeping_outcomes(self) -> Iterator[None]:
+        """Errors that leave the block carry the report with the outcomes so far."""
+        try:
+            yield
+        except (DiffprofError, KeyboardInterrupt) as error:
+            if self.outcomes:
+                self._sorted_outcomes()
+                error.report = self.with_outcomes()  # type: ignore[union-attr]
+            raise
+        except Exception as error:
+            if our_own(error):
+                raise
+            raise target_failure(self.target.spec, error) from error
+
+
+def _analyzers(rules: Sequence[str]) -> tuple[str, ...]:
+    """The analyzers behind these rules, but for the one that times linears: it looks before they change."""
+    from diffprof.rules import find_rule
+
+    names = dict.fromkeys(find_rule(code).analyzer.replace("_", "-") for code in rules)
+    names.pop("quantization", None)
+    return tuple(names) or ("syncs", "kernels")
+
+
+def _seen(before: Report, after: Report, own: Sequence[Finding], rules: Sequence[str]) -> Seen:
+    had, left = (
+        {one.rule for one, _ in match(own, [f for f in report.findings if f.rule in rules])[0]}
+        for report in (before, after)
+    )
+    judged_now = set(rules) - {each.rule for each in after.unchecked}
+    return Seen(
+        in_loop_before=_in_loop(before.recording),
+        in_loop_after=_in_loop(after.recording),
+        resolved=tuple(rule for rule in rules if rule in had & judged_now - left),
+        remaining=tuple(rule for rule in rules if rule in left),
+    )
+
+
+def _in_loop(recording: Recording) -> int | None:
+    if recording.syncs is None:
+        return None
+    return sum(row.count for row in recording.syncs if row.in_loop)
+
+
+def _broke(outcome: Outcome) -> bool:
+    """Whether it was undone for what it did to the output, not for its time."""
+    return outcome.why.startswith("It changed the output")
+
+
+def _larger(one: float | None, other: float | None) -> float | None:
+    known = [value for value in (one, other) if value is not None]
+    return max(known) if known else None
+
+
+def _reason(error: BaseException) -> str:
+    """What was raised, and on which line of the fix."""
+    import traceback
+
+    text = str(error).strip().splitlines()
+    raised = f"{type(error).__name__}{': ' + text[0] if text else ''}"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith("<fix ")]
+    where = f" at {frames[-1].line!r}" if frames and frames[-1].line else ""
+    return f"It raised {raised}{where}; undone."

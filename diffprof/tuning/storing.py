@@ -1,0 +1,56 @@
+"""Where the results of tuning go: the run's own report, the scan after it as a run of its own, and
+`optimized.py`. Needs no torch."""
+
+from __future__ import annotations
+
+import datetime
+from importlib import import_module
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from diffprof.errors import DiffprofError
+from diffprof.fix import Status
+from diffprof.report import Report, save_report
+from diffprof.runs import store
+
+OPTIMIZED = "optimized.py"
+
+
+def store_tuned(report: Report, after: Report | None, traces: Path, *, now: datetime.datetime) -> Report:
+    """Store the scan after the fixes in a folder of its own, and the report with its outcomes in the run's
+    folder, with `optimized.py`; returns that report.
+
+    Raises DiffprofError when the disk does not take it.
+    """
+    if after is not None:
+        stored = store(after, traces, now=now)
+        assert stored.path is not None
+        report = replace(report, after=Path(stored.path).name)
+    if report.path is None:
+        return store(report, traces, now=now)
+    folder = Path(report.path)
+    report = save_report(report, folder)
+    if source := optimized(report):
+        try:
+            (folder / OPTIMIZED).write_text(source, encoding="utf-8")
+        except OSError as error:
+            raise DiffprofError(
+                f"{folder / OPTIMIZED} could not be written: {error.strerror or error}.",
+                "Free some space, or copy the run's folder to where you may write.",
+            ) from error
+    return report
+
+
+def optimized(report: Report) -> str:
+    """The source of `optimized.py`; empty where no fix was kept."""
+    try:
+        emit = import_module("diffprof.tuning.emit")
+    except ModuleNotFoundError:
+        return ""
+    outcomes = report.outcomes or ()
+    kept = {outcome.fix for outcome in outcomes if outcome.status is Status.KEPT}
+    if report.plan is None or not kept:
+        return ""
+    steps = tuple(step for step in report.plan.steps if step.fix in kept)
+    return str(emit.optimized_source(report, steps, outcomes))

@@ -1,0 +1,98 @@
+"""A pipeline with its call, to which the code of fixes is applied, and from which it can be taken again."""
+
+from __future__ import annotations
+
+import linecache
+import textwrap
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from diffprof.fix import Code
+from diffprof.snapshot import Snapshot
+from diffprof.targets.calls import bound
+from diffprof.targets.scene import Scene
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A state to come back to."""
+
+    snapshot: Snapshot
+    scene: Scene
+    namespace: dict[str, Any]
+    around: tuple[str, ...]
+
+
+class Subject:
+    """Runs the code of fixes as `optimized.py` would: one module of imports and definitions, a function on
+    the pipeline, a function on the call's arguments, context managers around the call."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene.changed(bound(scene.pipe, scene.args, scene.kwargs), scene.around)
+        self.namespace: dict[str, Any] = {"__name__": "optimized"}
+        self.around: tuple[str, ...] = ()
+        self._last: Snapshot | None = None
+
+    @property
+    def pipe(self) -> Any:
+        return self.scene.pipe
+
+    def mark(self) -> Mark:
+        """The state now, as it is between calls."""
+        self.scene.rewind()
+        self._last = Snapshot(self.pipe, self.scene.kwargs, earlier=self._last)
+        return Mark(self._last, self.scene, dict(self.namespace), self.around)
+
+    def restore(self, mark: Mark) -> None:
+        """The state is that of the mark, exactly; a mark can be restored more than once."""
+        mark.snapshot.restore()
+        self.scene, self.around = mark.scene, mark.around
+        self.namespace.clear()
+        self.namespace.update(mark.namespace)
+
+    def apply(self, key: str, code: Code) -> None:
+        """Run the code. What it raises passes through; the state is then somewhere in between."""
+        self.scene.rewind()
+        run("\n".join(code.imports), self.namespace, f"{key}, imports")
+        run(code.definitions, self.namespace, f"{key}, definitions")
+        pipe = self.pipe
+        if code.optimize.strip():
+            pipe = function("optimize", "pipe", code.optimize, self.namespace, key)(pipe)
+        kwargs = dict(self.scene.kwargs)
+        if code.call.strip():
+            kwargs = function("call", "kwargs", code.call, self.namespace, key)(kwargs)
+        if code.around:
+            self.around = (*self.around, code.around)
+        self.scene = self.scene.changed(kwargs, self._opened if self.around else None)
+        self.scene.pipe = pipe
+
+    def _opened(self) -> AbstractContextManager[None]:
+        @contextmanager
+        def opened() -> Iterator[None]:
+            with ExitStack() as stack:
+                for expression in self.around:
+                    stack.enter_context(eval(expression, self.namespace, {"pipe": self.pipe}))
+                yield
+
+        return opened()
+
+
+def function(name: str, argument: str, body: str, namespace: dict[str, Any], key: str) -> Any:
+    """A function of one argument with these statements, which returns that argument."""
+    source = (
+        f"def _{name}({argument}):\n{textwrap.indent(body.strip(chr(10)), '    ')}\n    return {argument}\n"
+    )
+    own: dict[str, Any] = {}
+    run(source, namespace, f"{key}, {name}", own)
+    return own[f"_{name}"]
+
+
+def run(source: str, namespace: dict[str, Any], label: str, own: dict[str, Any] | None = None) -> None:
+    """Execute source as a file that tracebacks and `inspect` can show."""
+    if not source.strip():
+        return
+    file = f"<fix {label}>"
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+    exec(compile(source, file, "exec"), namespace, own if own is not None else namespace)

@@ -1,0 +1,273 @@
+"""Fixes tried on tiny pipelines: kept, undone, failed, interrupted; nothing left behind."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from diffprof.errors import TargetError, UsageError
+from diffprof.fix import Code, Safety, Simulated, Skipped, Stage, Status
+from diffprof.scanning import scan_target
+from diffprof.targets import Options
+from diffprof.tuning.engine import tune
+from diffprof.tuning.plan import Choice
+from tests.tuning.conftest import HOST_TIMESTEPS, made
+
+OPTIONS = Options(scheduler="DDIMScheduler", steps=3, height=64, width=64)
+UPDATE = Code(optimize="pipe.unet.conv_in.weight.data.mul_(1.5)")
+
+
+@pytest.fixture(scope="module")
+def scanned():
+    return {name: scan_target("tiny-sdxl", device=name, options=OPTIONS) for name in ("sim:a100-80gb", "cpu")}
+
+
+@pytest.fixture
+def tried(offered, scanned, unchanged):
+    """`tried("cpu", recipe, ...)` -> (outcomes by fix, what tune gave)."""
+
+    def run(device, *recipes, choice=None, rule="SYN002", **more):
+        offered(*recipes, rule=rule)
+        report = offered.named(scanned[device])
+        tuned = tune(report, choice or Choice(lossy=True), **more)
+        assert tuned.report.outcomes is not None
+        return {outcome.fix: outcome for outcome in tuned.report.outcomes}, tuned
+
+    return run
+
+
+def still(*_):
+    """A clock by which every call takes a second."""
+    ticks = itertools.count()
+    return lambda: float(next(ticks))
+
+
+def test_an_exact_fix_without_gain_is_kept_for_what_it_resolves(tried):
+    outcomes, tuned = tried("cpu", made("host-timesteps", HOST_TIMESTEPS), clock=still())
+    kept = outcomes["host-timesteps"]
+    assert kept.status is Status.KEPT
+    assert (kept.before_ms, kept.after_ms, kept.spread_ms, kept.grade) == (1000.0, 1000.0, 0.0, "measured")
+    assert (kept.in_loop_before, kept.in_loop_after) == (16, 0)
+    assert kept.resolved == ("SYN002",)
+    assert kept.difference.bit_equal
+    assert kept.max_abs_diff == 0.0
+    assert kept.difference.compared_on == "cpu, the pipeline itself"
+    assert kept.why == (
+        "No time gained, at no cost. 0 blocking operations in the loop, 16 before. SYN002 no longer found."
+    )
+    assert kept.written == HOST_TIMESTEPS
+    assert tuned.after is not None
+    assert tuned.after.recording.target.fixed == ("host-timesteps",)
+    assert [f for f in tuned.after.in_loop if f.rule.startswith("SYN")] == []
+
+
+def test_on_a_simulated_gpu_outputs_are_compared_on_a_twin(tried):
+    outcomes, tuned = tried(
+        "sim:a100-80gb",
+        made("host-timesteps", HOST_TIMESTEPS),
+        made("changes", UPDATE, stage=Stage.MODEL),
+        choice=Choice(),
+    )
+    kept = outcomes["host-timesteps"]
+    assert (kept.status, kept.grade) == (Status.KEPT, "simulated")
+    assert (kept.in_loop_before, kept.in_loop_after) == (16, 0)
+    assert kept.difference.bit_equal
+    assert "twin of StableDiffusionXLPipeline with widths divided by" in kept.difference.compared_on
+    changed = outcomes["changes"]
+    assert changed.status is Status.UNDONE
+    assert changed.why.startswith("It changed the output by up to")
+    assert changed.difference.psnr_db is not None
+    assert changed.difference.ssim < 1.0
+    assert tuned.report.plan is not None
+
+
+def test_what_raises_is_undone_and_the_next_is_tried(tried):
+    outcomes, _ = tried(
+        "cpu",
+        made("raises", Code(optimize="pipe.unet = None\npipe.vae.x = 1\nraise ValueError('no')")),
+        made("fails-later", Code(optimize="pipe.scheduler.step = None")),
+        made("no-syntax", Code(optimize="pipe.(")),
+        made("host-timesteps", HOST_TIMESTEPS),
+        clock=still(),
+    )
+    assert outcomes["raises"].status is Status.FAILED
+    assert outcomes["raises"].why == ("It raised ValueError: no at \"raise ValueError('no')\"; undone.")
+    assert outcomes["fails-later"].status is Status.FAILED
+    assert outcomes["no-syntax"].status is Status.FAILED
+    assert outcomes["host-timesteps"].status is Status.KEPT
+
+
+def test_what_is_slower_or_gains_nothing_is_undone(tried):
+    # Each pass of the baseline takes a second; after the first fix two, after the second one again.
+    lengths = {"slower": 2.0, "idle": 1.0}
+    passed = [0.0]
+    state = {"name": None}
+
+    def clock():
+        passed[0] += lengths.get(state["name"], 1.0) / 2
+        return passed[0]
+
+    def telling(name):
+        def code(recording, findings):
+            return Code(optimize=f"pipe.vae.told = {name!r}")
+
+        return code
+
+    from diffprof.tuning import stand
+
+    own = stand.clean_passes
+
+    def clean_passes(call, *args, **more):
+        import gc
+
+        pipe = call.__self__.pipe
+        state["name"] = vars(pipe.vae).get("told")
+        del gc
+        return own(call, *args, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stand, "clean_passes", clean_passes)
+        outcomes, tuned = tried(
+            "cpu",
+            made("slower", telling("slower")),
+            made("idle", telling("idle"), Safety.NUMERIC),
+            clock=clock,
+        )
+    assert outcomes["slower"].status is Status.UNDONE
+    assert outcomes["slower"].why == "It is 500 ms slower, of 500 ms."
+    assert outcomes["idle"].status is Status.UNDONE
+    assert "would change the output for nothing" in outcomes["idle"].why
+    assert tuned.after is None
+
+
+def test_global_settings_of_what_was_kept_are_gone_at_the_end(tried):
+    code = Code(
+        imports=("import torch", "import torch._inductor.config"),
+        optimize='torch.set_float32_matmul_precision("high")\ntorch._inductor.config.conv_1x1_as_mm = True',
+    )
+    outcomes, _ = tried("cpu", made("tf32", code, Safety.LOSSY), clock=iter_faster().__next__)
+    assert outcomes["tf32"].status is Status.KEPT
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def iter_faster():
+    """A clock by which every pass is a little shorter than the one before."""
+    now, length = 0.0, 1.0
+    while True:
+        yield now
+        now += length
+        length *= 0.8
+
+
+def test_definitions_accumulate_and_are_undone(tried):
+    outcomes, _ = tried(
+        "cpu",
+        made("first", Code(definitions="_A = 1", call="kwargs['output_type'] = 'latent'"), Safety.LOSSY),
+        made("second", Code(optimize="assert _A == 1"), Safety.LOSSY, Stage.DTYPE),
+        clock=still(),
+    )
+    assert outcomes["first"].status is Status.UNDONE
+    assert outcomes["second"].status is Status.FAILED
+    assert "NameError" in outcomes["second"].why
+
+
+def test_a_context_stands_around_every_call(tried):
+    code = Code(
+        imports=("import contextlib",),
+        definitions="_seen = []\n\n\n@contextlib.contextmanager\n"
+        "def _counting():\n    _seen.append(1)\n    yield",
+        around="_counting()",
+    )
+    after = Code(optimize="assert len(_seen) > 3")
+    outcomes, _ = tried(
+        "cpu",
+        made("around", code, Safety.LOSSY, Stage.MODEL),
+        made("check", after, Safety.LOSSY, Stage.CALL),
+        clock=iter_faster().__next__,
+    )
+    assert outcomes["around"].status is Status.KEPT
+    assert outcomes["check"].status is Status.KEPT
+
+
+def test_what_does_not_fit_or_is_resolved_already_is_skipped(tried):
+    outcomes, _ = tried(
+        "sim:a100-80gb",
+        made("host-timesteps", HOST_TIMESTEPS),
+        made("same", HOST_TIMESTEPS, stage=Stage.DTYPE),
+        made("unfit", HOST_TIMESTEPS, stage=Stage.MODEL, fits=lambda pipe: "It has no such switch."),
+        made("advice", Code(), Safety.ADVICE),
+        made("skipped", lambda recording, findings: Skipped("not here"), stage=Stage.PLACEMENT),
+    )
+    assert outcomes["same"].status is Status.SKIPPED
+    assert outcomes["same"].why == "What it is for is gone: a fix before it resolved it."
+    assert outcomes["unfit"].why == "It has no such switch."
+    assert outcomes["advice"].status is Status.ADVICE
+    assert (outcomes["skipped"].status, outcomes["skipped"].why) == (Status.SKIPPED, "not here")
+
+
+def test_compiling_is_reckoned_on_a_simulated_gpu(tried):
+    outcomes, _ = tried(
+        "sim:a100-80gb",
+        made(
+            "compile",
+            Code(optimize="pipe.unet.compile()"),
+            Safety.NUMERIC,
+            Stage.COMPILE,
+            reckon=lambda recording, findings: Simulated(compiled=True),
+        ),
+    )
+    kept = outcomes["compile"]
+    assert kept.status is Status.KEPT
+    assert kept.after_ms < kept.before_ms / 2
+    assert kept.difference.bit_equal is None
+    assert "rests on nothing" in kept.why
+
+
+@pytest.mark.parametrize("device", ["cpu", "sim:a100-80gb"])
+def test_an_interruption_keeps_the_outcomes_until_then(offered, scanned, unchanged, device):
+    stop = Code(optimize="pipe.vae.x = 1\nraise KeyboardInterrupt")
+    offered(
+        made("host-timesteps", HOST_TIMESTEPS),
+        made("stop", stop, stage=Stage.DTYPE),
+        made("never", Code(), stage=Stage.CALL),
+        rule="SYN",  # those outside the loop stay
+    )
+    report = offered.named(scanned[device])
+    with pytest.raises(KeyboardInterrupt) as caught:
+        tune(report, clock=still())
+    outcomes = {o.fix: o.status for o in caught.value.report.outcomes}
+    assert outcomes == {"host-timesteps": Status.KEPT, "stop": Status.INTERRUPTED}
+    assert caught.value.report.plan is not None
+
+
+def test_targets_that_cannot_be_built_again(scanned):
+    from msgspec.structs import replace
+
+    report = scanned["cpu"]
+
+    def of(**more):
+        target = replace(report.recording.target, **more)
+        return replace(report, recording=replace(report.recording, target=target))
+
+    for changed, message in (
+        ({"kind": "object"}, "live pipeline"),
+        ({"kind": "trace"}, "no pipeline to change"),
+        ({"lost": ("latents",)}, "can't hold: latents"),
+        ({"fixed": ("a",)}, "after fixes"),
+        ({"spec": "nowhere.py:f", "kind": "factory"}, "no file"),
+    ):
+        with pytest.raises(UsageError, match=message) as caught:
+            tune(of(**changed))
+        assert caught.value.hint
+
+
+def test_a_target_that_fails_when_it_is_built_again_says_so(scanned, offered):
+    from msgspec.structs import replace
+
+    report = scanned["cpu"]
+    options = {**report.recording.target.options, "call": {"prompt_embeds": 1}}
+    target = replace(report.recording.target, options=options)
+    with pytest.raises(TargetError, match="tiny-sdxl failed"):
+        tune(replace(report, recording=replace(report.recording, target=target)))
