@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar
@@ -18,6 +19,7 @@ from diffprof.finding import Finding
 from diffprof.fix import Plan, PlanStep
 from diffprof.report import Report
 from diffprof.views.tui.article import Article
+from diffprof.views.tui.editor import editor_command, source_file
 from diffprof.views.tui.filter_bar import Chip, FilterBar, Search
 from diffprof.views.tui.finding_list import FindingList
 from diffprof.views.tui.finding_page import finding_page
@@ -44,6 +46,7 @@ class FindingsPane(Container):
         Binding("x", "clear", "Clear"),
         Binding("w", "what_if", "What-if"),
         Binding("y", "copy", "Copy place", show=False),
+        Binding("o", "edit", "Editor", show=False),
         Binding("n", "next(1)", "Next finding", show=False),
         Binding("N", "next(-1)", "Previous finding", show=False),
         Binding("escape", "back", "Back", show=False),
@@ -189,3 +192,17 @@ class FindingsPane(Container):
         if row and row.site:
             self.app.copy_to_clipboard(place(row.site))
             self.notify(f"Copied {place(row.site)}", markup=False)
+
+    def action_edit(self) -> None:
+        """Open the current finding's source in the user's editor."""
+        row = self.query_one(FindingList).row
+        if row is None or row.site is None:
+            self.notify("This finding has no single place.", timeout=3)
+        elif (file := source_file(row.site)) is None:
+            self.notify(f"{row.site.file} is not on this machine.", severity="warning", markup=False)
+        elif (command := editor_command(file, row.site.line)) is None:
+            self.notify("No editor: set $EDITOR.", severity="warning")
+        else:
+            with self.app.suspend():
+                subprocess.run(command, check=False)
+            self.app.refresh()

@@ -86,6 +86,7 @@ class Lanes:
     _launches: tuple[int, ...] = field(repr=False)
     """Events that ran on the device, by their start there."""
     _launch_starts: tuple[float, ...] = field(repr=False)
+    _mark_starts: tuple[float, ...] = field(repr=False)
 
     @property
     def total_us(self) -> float:
@@ -93,12 +94,12 @@ class Lanes:
 
     def marks_in(self, start: float, end: float) -> tuple[Mark, ...]:
         """The waits that begin in a stretch of time."""
-        starts = [mark.start_us for mark in self.marks]
+        starts = self._mark_starts
         return self.marks[bisect_left(starts, start) : bisect_left(starts, end)]
 
     def mark_beside(self, time: float, *, before: bool) -> Mark | None:
         """The nearest wait before or after a time."""
-        starts = [mark.start_us for mark in self.marks]
+        starts = self._mark_starts
         place = bisect_left(starts, time) - 1 if before else bisect_right(starts, time)
         return self.marks[place] if 0 <= place < len(self.marks) else None
 
@@ -163,6 +164,7 @@ def lanes_of(timeline: Timeline, without: Without = NOTHING) -> Lanes:
         device_parts=device_parts,
         _launches=tuple(order),
         _launch_starts=tuple(run.device_start[event] for event in order),
+        _mark_starts=tuple(mark.start_us for mark in marks),
     )
 
 

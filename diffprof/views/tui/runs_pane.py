@@ -30,7 +30,6 @@ class RunsPane(Container):
     """The tab of the stored runs."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "open", "Open", show=False),
         Binding("space", "mark", "Mark"),
         Binding("c", "compare", "Compare"),
         Binding("r", "reload", "Read again"),

@@ -20,6 +20,7 @@ LABEL = 12
 """Cells of the lanes' names."""
 _HEIGHTS = " ▁▂▃▄▅▆▇█"
 _ZOOM = 2.0
+_ZOOMING = Binding.Group("Zoom", compact=True)
 _PAN = 0.25
 """Of the window, for a step of panning."""
 
@@ -46,15 +47,15 @@ class TimelineView(Widget, can_focus=True):
         Binding("right", "step(1)", "Right", show=False),
         Binding("shift+left,h,less_than_sign", "pan(-1)", "Pan left", show=False),
         Binding("shift+right,l,greater_than_sign", "pan(1)", "Pan right", show=False),
-        Binding("plus,equals_sign,up", "zoom(1)", "Zoom in", key_display="+"),
-        Binding("minus,down", "zoom(-1)", "Out", key_display="-"),
+        Binding("plus,equals_sign,up", "zoom(1)", "Zoom in", key_display="+", group=_ZOOMING),
+        Binding("minus,down", "zoom(-1)", "Zoom out", key_display="-", group=_ZOOMING),
         Binding("0", "whole", "Whole", key_display="0"),
-        Binding("z", "part", "Zoom to step"),
+        Binding("z", "part", "Step"),
         Binding("n", "wait(1)", "Next wait"),
         Binding("N", "wait(-1)", "Previous wait", show=False),
         Binding("home", "edge(0)", "Start", show=False),
         Binding("end", "edge(1)", "End", show=False),
-        Binding("enter", "choose", "Open finding"),
+        Binding("enter", "choose", "Finding"),
     ]
 
     class Pointed(Message):

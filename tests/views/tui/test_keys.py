@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from textual.widgets import Input
 
 from diffprof.report import save_report
 from diffprof.views.tui.article import Article
+from diffprof.views.tui.editor import editor_command, source_file
 from diffprof.views.tui.finding_list import FindingList
 from diffprof.views.tui.findings_pane import FindingsPane
 from diffprof.views.tui.graphs_pane import GraphTree
@@ -257,6 +259,44 @@ def test_what_if_shows_the_timeline_without_the_finding(drive: Drive) -> None:
         assert len(view.lanes.marks) == reports.STEPS
 
     drive(reports.full(), body)
+
+
+def test_o_opens_the_source_in_the_editor(
+    drive: Drive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text("x = 1\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EDITOR", "ed")
+    monkeypatch.delenv("VISUAL", raising=False)
+    ran: list[list[str]] = []
+    monkeypatch.setattr("subprocess.run", lambda command, check: ran.append(command))
+    monkeypatch.setattr("textual.app.App.suspend", lambda app: nullcontext())
+    mine = builders.make_site("mine.py", 1, user_code=True)
+    gone = builders.make_site("mine_no_more.py", 1, user_code=True)
+    report = builders.make_report(
+        builders.make_finding(site=mine), builders.make_finding(site=gone), builders.make_finding(site=None)
+    )
+
+    async def body(pilot: Pilot) -> None:
+        await pilot.press("o")
+        assert ran == [["ed", "+1", "mine.py"]]
+        await pilot.press("down", "o", "down", "o")
+        messages = [notice.message for notice in pilot.app._notifications]
+        assert messages == ["mine_no_more.py is not on this machine.", "This finding has no single place."]
+
+    drive(report, body)
+
+
+def test_an_editor_is_asked_for_a_line_in_its_own_way(tmp_path: Path) -> None:
+    site = builders.make_site("pkg/x.py", 7)
+    assert source_file(site, [str(tmp_path)]) is None
+    (tmp_path / "pkg").mkdir()
+    (tmp_path / "pkg" / "x.py").touch()
+    assert source_file(site, ["", str(tmp_path)]) == tmp_path / "pkg" / "x.py"
+    file = Path("a b.py")
+    assert editor_command(file, 7, {"EDITOR": "nvim -R"}) == ["nvim", "-R", "+7", "a b.py"]
+    assert editor_command(file, 0, {"EDITOR": "vi"}) == ["vi", "+1", "a b.py"]
+    assert editor_command(file, 7, {"VISUAL": "/bin/code -w"}) == ["/bin/code", "-w", "--goto", "a b.py:7"]
 
 
 # --- timeline -------------------------------------------------------------------------------------------
@@ -531,3 +571,16 @@ def test_runs_open_mark_and_compare(drive: Drive, tmp_path: Path) -> None:
         assert pilot.app.screen.report.findings == ()  # type: ignore[attr-defined]
 
     drive(one, body, traces=tmp_path, size=(120, 40))
+
+
+@pytest.mark.parametrize("size", [(20, 6), (40, 12), (200, 60)], ids=lambda size: f"{size[0]}x{size[1]}")
+def test_any_size_of_screen(size: tuple[int, int], drive: Drive, fixed: None) -> None:
+    async def body(pilot: Pilot) -> None:
+        for key in ("2", "3", "4", "5", "6", "7", "8", "1", "down", "enter", "v", "question_mark"):
+            await pilot.press(key)
+            await settled(pilot)
+        await pilot.press("escape")
+        await pilot.resize_terminal(90, 30)
+        assert "SYN001" in await settled(pilot)
+
+    drive(reports.full(), body, size=size)
