@@ -22,7 +22,7 @@ from diffprof.verdict import verdict
 from diffprof.views.tui.commands import Entry
 from diffprof.views.tui.findings_pane import FindingsPane
 from diffprof.views.tui.nothing import Nothing
-from diffprof.views.tui.tab_strip import Tab, TabStrip
+from diffprof.views.tui.tab_strip import TabStrip
 from diffprof.views.tui.verdict_bar import VerdictBar
 
 if TYPE_CHECKING:
@@ -145,8 +145,8 @@ class ReportScreen(Screen[None]):
             widget.focus()
             return
 
-    @on(Tab.Pressed)
-    async def _tab(self, event: Tab.Pressed) -> None:
+    @on(TabStrip.Pressed)
+    async def _tab(self, event: TabStrip.Pressed) -> None:
         await self.action_tab(event.number)
 
     def action_verdict(self) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
-from textual.app import ComposeResult
-from textual.containers import Horizontal
 from textual.content import Content
 from textual.events import Click
 from textual.message import Message
@@ -13,37 +12,39 @@ from textual.widgets import Static
 
 from diffprof.views.tui.ink import STYLES
 
+_OPEN = "bold $text-primary on $background"
 
-class Tab(Static):
-    """One name with its key."""
+
+class TabStrip(Static):
+    """Shows which tab is open; the number of the first is 1."""
 
     class Pressed(Message):
+        """A tab is asked for."""
+
         def __init__(self, number: int) -> None:
             super().__init__()
             self.number = number
 
-    def __init__(self, number: int, title: str) -> None:
-        super().__init__(
-            Content.assemble((str(number), STYLES["muted"]), " ", title), markup=False, id=f"tab-{number}"
-        )
-        self.number = number
+    def __init__(self, titles: Sequence[str]) -> None:
+        super().__init__(markup=False)
+        self.titles = titles
+        self.show(1)
+
+    def show(self, number: int) -> None:
+        """Mark a tab as the open one."""
+        parts = []
+        for n, title in enumerate(self.titles, 1):
+            own = _OPEN if n == number else ""
+            parts.append(Content.assemble(" ", (str(n), STYLES["muted"]), f" {title}").stylize_before(own))
+        self.update(Content.assemble(*parts))
+
+    @property
+    def edges(self) -> list[int]:
+        """Where each tab ends, in cells."""
+        return list(accumulate(len(f" {n} {title}") for n, title in enumerate(self.titles, 1)))
 
     def on_click(self, event: Click) -> None:
         event.stop()
-        self.post_message(self.Pressed(self.number))
-
-
-class TabStrip(Horizontal):
-    """Shows which tab is open; the number of the first is 1."""
-
-    def __init__(self, titles: Sequence[str]) -> None:
-        super().__init__()
-        self.titles = titles
-
-    def compose(self) -> ComposeResult:
-        for number, title in enumerate(self.titles, 1):
-            yield Tab(number, title)
-
-    def show(self, number: int) -> None:
-        for tab in self.query(Tab):
-            tab.set_class(tab.number == number, "-open")
+        number = next((n for n, edge in enumerate(self.edges, 1) if event.x < edge), None)
+        if number is not None:
+            self.post_message(self.Pressed(number))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from rich.segment import Segment
 from rich.style import Style
 from textual.binding import Binding, BindingType
 from textual.events import Click, MouseDown, MouseMove, MouseScrollDown, MouseScrollUp, MouseUp
+from textual.geometry import Region
 from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
@@ -16,9 +17,15 @@ from textual.widget import Widget
 from diffprof.views.plain import clean, cut, pad
 from diffprof.views.tui.lanes import Lanes, Part, Spans, Window, ticks, time_text
 
+Cells = Sequence[tuple[str, Style]]
+"""A character and its style, for each column."""
+Row = tuple[str, Cells]
+"""A lane's name and its cells."""
 LABEL = 12
 """Cells of the lanes' names."""
 _HEIGHTS = " ▁▂▃▄▅▆▇█"
+_MAP = "call"
+"""The row that shows the whole call; the cursor is not on it."""
 _ZOOM = 2.0
 _ZOOMING = Binding.Group("Zoom", compact=True)
 _PAN = 0.25
@@ -76,6 +83,9 @@ class TimelineView(Widget, can_focus=True):
         self.cursor = 0
         self._drag: tuple[int, Window] | None = None
         self._dragged = False
+        self._drawn_for: object = None
+        self._drawn: list[Row] = []
+        self._strips: list[Strip] = []
 
     def show(self, lanes: Lanes) -> None:
         """Other lanes; the window stays where it is, as far as they reach."""
@@ -237,67 +247,69 @@ class TimelineView(Widget, can_focus=True):
 
     # --- drawing -------------------------------------------------------------------------------------
 
-    def render_lines(self, crop: object) -> list[Strip]:
-        self._rows = self._draw()
-        return super().render_lines(crop)  # type: ignore[arg-type]
+    def render_lines(self, crop: Region) -> list[Strip]:
+        key = (self.window, self.columns, id(self.lanes), self.app.theme, self.has_focus)
+        if key != self._drawn_for:
+            self._drawn_for, self._drawn = key, list(self._draw())
+        self._strips = [self._row(label, cells) for label, cells in self._drawn]
+        return super().render_lines(crop)
 
     def render_line(self, y: int) -> Strip:
-        blank = Strip.blank(self.size.width, self.rich_style)
-        return self._rows[y] if y < len(self._rows) else blank
+        return self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width, self.rich_style)
 
-    def _draw(self) -> list[Strip]:
+    def _draw(self) -> Iterator[Row]:
+        """Every row without the cursor."""
         lanes = self.lanes
-        rows = [
-            self._map(),
-            self._ruler(),
-            self._parts("host phase", lanes.host_parts),
-            self._lane("host", [(lanes.host, "lane--host")]),
-            self._lane("waits", [(lanes.waits, "lane--wait"), (lanes.full, "lane--full")]),
-            self._marks(),
-            self._parts("gpu phase", lanes.device_parts),
-        ]
+        yield self._map()
+        yield self._ruler()
+        yield self._parts("host phase", lanes.host_parts)
+        yield self._lane("host", [(lanes.host, "lane--host")])
+        yield self._lane("waits", [(lanes.waits, "lane--wait"), (lanes.full, "lane--full")])
+        yield self._marks()
+        yield self._parts("gpu phase", lanes.device_parts)
         for stream, spans in lanes.device.items():
             name = "gpu" if len(lanes.device) == 1 else f"stream {stream}"
-            rows.append(self._lane(name, [(spans, "lane--device")]))
-        rows += [self._lane(f" {name}", [(s, "lane--family")]) for name, s in lanes.families.items()]
-        return rows
+            yield self._lane(name, [(spans, "lane--device")])
+        for name, spans in lanes.families.items():
+            yield self._lane(f" {name}", [(spans, "lane--family")])
 
     def _style(self, name: str) -> Style:
         return self.get_component_rich_style(name)
 
-    def _row(self, label: str, cells: Sequence[tuple[str, Style]], *, cursor: bool = True) -> Strip:
+    def _row(self, label: str, cells: Cells) -> Strip:
         """A label and one character a column; the cursor's column stands out."""
         segments = [Segment(pad(f" {cut(clean(label), LABEL - 2)}", LABEL), self._style("lane--label"))]
+        at = self.cursor if label != _MAP else -1
         mark = self._style("lane--cursor")
-        text, style = "", None
-        for column, (char, own) in enumerate(cells):
-            shown = own + mark if cursor and column == self.cursor else own
-            if shown != style and text:
-                segments.append(Segment(text, style))
-                text = ""
-            text, style = text + char, shown
-        segments.append(Segment(text, style))
+        for column, (char, style) in enumerate(cells):
+            if column == at:
+                segments.append(Segment(char, style + mark))
+            elif segments[-1].style is style and column != at + 1:
+                segments[-1] = Segment(segments[-1].text + char, style)
+            else:
+                segments.append(Segment(char, style))
         return Strip(segments).adjust_cell_length(self.size.width, self.rich_style)
 
     def _edges(self) -> list[float]:
         start, each = self.window.start_us, self.column_us
         return [start + n * each for n in range(self.columns + 1)]
 
-    def _lane(self, label: str, layers: Sequence[tuple[Spans, str]]) -> Strip:
+    def _lane(self, label: str, layers: Sequence[tuple[Spans, str]]) -> Row:
         """How busy each slice was, in eighths; the busiest layer gives the colour."""
         edges = self._edges()
         totals = [[spans.until(edge) for edge in edges] for spans, _ in layers]
         styles = [self._style(name) for _, name in layers]
         cells = []
+        each = self.column_us
         for n in range(self.columns):
-            shares = [(total[n + 1] - total[n]) / self.column_us for total in totals]
+            shares = [(total[n + 1] - total[n]) / each for total in totals]
             most = max(range(len(shares)), key=shares.__getitem__)
             share = min(sum(shares), 1.0)
             height = 0 if share <= 0.0 else max(1, round(share * 8))
             cells.append((_HEIGHTS[height], styles[most]))
-        return self._row(label, cells)
+        return label, cells
 
-    def _map(self) -> Strip:
+    def _map(self) -> Row:
         """The whole call, and where in it the window is."""
         total = self.window.total_us
         device = list(self.lanes.device.values())
@@ -310,9 +322,9 @@ class TimelineView(Widget, can_focus=True):
             height = 0 if share <= 0.0 else max(1, round(share * 8))
             here = n + 1 > first and n < last
             cells.append((_HEIGHTS[height], inside if here else plain))
-        return self._row("call", cells, cursor=False)
+        return _MAP, cells
 
-    def _ruler(self) -> Strip:
+    def _ruler(self) -> Row:
         found = ticks(self.window.start_us, self.window.end_us, max(self.columns // 14, 1))
         gap = found[1] - found[0] if len(found) > 1 else self.window.length_us
         text = [" "] * self.columns
@@ -322,9 +334,9 @@ class TimelineView(Widget, can_focus=True):
                 if 0 <= at + n < self.columns:
                     text[at + n] = char
         style = self._style("lane--ruler")
-        return self._row("", [(char, style) for char in text])
+        return "", [(char, style) for char in text]
 
-    def _parts(self, label: str, parts: Sequence[Part]) -> Strip:
+    def _parts(self, label: str, parts: Sequence[Part]) -> Row:
         """Phases and steps by name, neighbours told apart by their shade."""
         cells: list[tuple[str, Style]] = [(" ", self._style("lane--label"))] * self.columns
         shades = (self._style("lane--part"), self._style("lane--part-odd"))
@@ -336,17 +348,18 @@ class TimelineView(Widget, can_focus=True):
             name = cut(clean(part.name), last - first).ljust(last - first)
             # A wide character would shift the columns behind it.
             cells[first:last] = [(char if char.isascii() else "…", shades[number % 2]) for char in name]
-        return self._row(label, cells[: self.columns])
+        return label, cells[: self.columns]
 
-    def _marks(self) -> Strip:
+    def _marks(self) -> Row:
         """Where the host began to wait; a digit for several in one column."""
         style, none = self._style("lane--wait"), self._style("lane--label")
         counts = [0] * self.columns
-        for mark in self.lanes.marks_in(self.window.start_us, self.window.end_us):
-            counts[max(0, min(self.column_at(mark.start_us), self.columns - 1))] += 1
+        start, each, last = self.window.start_us, self.column_us, self.columns - 1
+        for mark in self.lanes.marks_in(start, self.window.end_us):
+            counts[min(int((mark.start_us - start) / each), last)] += 1
         shown = [" " if not n else "▾" if n == 1 else str(n) if n < 10 else "+" for n in counts]
         total = sum(counts)
-        return self._row(f"syncs {total:,}", [(c, style if c != " " else none) for c in shown])
+        return f"syncs {total:,}", [(c, style if c != " " else none) for c in shown]
 
 
 def _part_at(parts: Sequence[Part], time: float) -> Part | None:

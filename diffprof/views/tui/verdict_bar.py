@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-from textual.app import ComposeResult
-from textual.containers import Horizontal, VerticalScroll
 from textual.events import Click
-from textual.widgets import Static
 
 from diffprof.verdict import Verdict
-from diffprof.views.plain import clean
-from diffprof.views.tui.ink import styled
+from diffprof.views.tui.article import Article
+from diffprof.views.tui.ink import Block, Writing, styled
 
 
-class VerdictBar(VerticalScroll, can_focus=False):
+class VerdictBar(Article, can_focus=False):
     """One line each; a click or `v` shows them whole."""
 
     def __init__(self, verdict: Verdict) -> None:
-        super().__init__()
+        super().__init__(_lines(verdict, whole=False))
         self.verdict = verdict
-
-    def compose(self) -> ComposeResult:
-        for label, text in (
-            ("Verdict", self.verdict.headline),
-            ("Why", self.verdict.why),
-            ("Next", self.verdict.next),
-        ):
-            with Horizontal():
-                yield Static(styled(("muted", label)), classes="label")
-                yield Static(styled(("strong" if label == "Verdict" else "", clean(text))), classes="text")
 
     def toggle(self) -> None:
         """Whole, or a line each."""
-        self.toggle_class("-whole")
+        whole = not self.has_class("-whole")
+        self.set_class(whole, "-whole")
+        self.show(_lines(self.verdict, whole=whole))
 
     def on_click(self, event: Click) -> None:
         event.stop()
         self.toggle()
+
+
+def _lines(verdict: Verdict, *, whole: bool) -> Writing:
+    page = Writing()
+    texts = {"Verdict": verdict.headline, "Why": verdict.why, "Next": verdict.next}
+    for label, text in texts.items():
+        shown = styled(("strong" if label == "Verdict" else "", text))
+        page.blocks.append(Block(shown, styled(("muted", label)), fill=whole))
+    return page

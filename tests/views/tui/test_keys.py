@@ -25,6 +25,7 @@ from diffprof.views.tui.kernels_pane import KernelsPane
 from diffprof.views.tui.plan_pane import PlanPane
 from diffprof.views.tui.runs_pane import RunsPane
 from diffprof.views.tui.sheet import Sheet
+from diffprof.views.tui.tab_strip import TabStrip
 from diffprof.views.tui.themes import DARK, LIGHT
 from diffprof.views.tui.timeline_pane import TimelinePane
 from diffprof.views.tui.timeline_view import LABEL, TimelineView
@@ -51,7 +52,8 @@ def test_numbers_and_clicks_open_tabs(drive: Drive) -> None:
         for number in range(1, 9):
             await pilot.press(str(number))
             assert screen.query_one("ContentSwitcher").current == f"pane-{number}"  # type: ignore[attr-defined]
-        await pilot.click("#tab-3")
+        strip = screen.query_one(TabStrip)
+        await pilot.click(TabStrip, offset=(strip.edges[1] + 1, 0))
         assert screen.query_one("ContentSwitcher").current == "pane-3"  # type: ignore[attr-defined]
         assert isinstance(pilot.app.focused, Sheet)
 
