@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from diffprof.cli.options import traces_option
+from diffprof.collection import leave_to_the_system, paused_collection
 from diffprof.errors import UsageError
 
 
@@ -26,12 +27,14 @@ def command(run: str | None, traces: Path) -> None:
 
     RUN is as for `diffprof show`; without it, the newest run is opened. `?` lists the keys.
     """
-    from diffprof import runs
-    from diffprof.report import judge_again, load_report
+    with paused_collection():
+        from diffprof import runs
+        from diffprof.report import judge_again, load_report
 
-    report = judge_again(load_report(runs.find(traces, run)))
-    need_terminal("`diffprof show` prints the report.")
+        report = judge_again(load_report(runs.find(traces, run)))
+        need_terminal("`diffprof show` prints the report.")
 
-    from diffprof.views.tui import view
+        from diffprof.views.tui import view
 
+    leave_to_the_system()  # the report stays as long as the viewer
     view(report, traces)

@@ -24,7 +24,7 @@ def finding_columns() -> tuple[Column[Finding], ...]:
         Column("saves ms", lambda f: _ms(f.saves_ms), 9, right=True, value=lambda f: f.saves_ms),
         Column("grade", lambda f: [("muted", SHORT_GRADE[f.grade])], 5, value=lambda f: f.grade, drop=3),
         Column("phase", lambda f: [("muted", f.phase or "")], 9, value=lambda f: f.phase, drop=4),
-        Column("place", _place, 18, grow=True, value=_place_value, end=True),
+        Column("place", _place, 18, grow=True, value=_place_value, end=lambda f: f.site is not None),
     )
 
 
@@ -47,10 +47,10 @@ def _ms(value: float | None) -> list[Span] | str:
 
 
 def _place(finding: Finding) -> list[Span]:
-    """The end of the path: what tells files apart."""
+    """The end of the path, which tells files apart; without one, what the finding says."""
     site = finding.site
     if site is None:
-        return [("muted", "no single place")]
+        return [("muted", finding.message)]
     name = site.file.rsplit("/", 1)[-1]
     return [("place", f"{name}:{site.line}" if site.line else name)]
 

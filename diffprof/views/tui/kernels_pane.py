@@ -24,10 +24,11 @@ def _figure(value: float | None, text: str) -> str:
     return "" if value is None else text.format(value)
 
 
-def kernel_columns(by: str, *, end: bool) -> tuple[Column[Group], ...]:
-    """end: where names do not fit, their end is shown."""
+def kernel_columns(by: str) -> tuple[Column[Group], ...]:
+    """The ends of long names tell modules and kernels apart."""
+    ends = by in ("module", "kernel")
     return (
-        Column(by, lambda g: g.name, 18, grow=True, value=lambda g: g.name, end=end),
+        Column(by, lambda g: g.name, 18, grow=True, value=lambda g: g.name, end=lambda g: ends),
         Column("ms", lambda g: f"{g.device_us / 1e3:,.3f}", 9, right=True, value=lambda g: g.device_us),
         Column("share", lambda g: f"{g.share:.1%}", 6, right=True, value=lambda g: g.share),
         Column("", lambda g: [("good", bar(g.share, _BAR))], _BAR, drop=2),
@@ -83,7 +84,7 @@ class KernelsPane(Container):
         shown = [group for group in groups if all(word in group.name.casefold() for word in words)]
         sheet = self.query_one(Sheet)
         sheet.empty = "Nothing matches; x clears the search." if words else "No kernel was recorded."
-        sheet.set_columns(kernel_columns(self.by, end=self.by in ("module", "kernel")), shown)
+        sheet.set_columns(kernel_columns(self.by), shown)
         total = sum(group.device_us for group in shown)
         path = "".join(f"{group.name} › " for _, group in self.inside)
         depth = f", {plural(self.depth, 'level')} deep" if self.by == "module" else ""

@@ -38,8 +38,8 @@ class Column(Generic[T]):
     right: bool = False
     value: Callable[[T], Any] | None = None
     drop: int = 0
-    end: bool = False
-    """Where it does not fit, its end is shown."""
+    end: Callable[[T], bool] | None = None
+    """Whether, where a row's text does not fit, its end is shown."""
 
 
 class Sheet(ScrollView, Generic[T], can_focus=True):
@@ -288,7 +288,7 @@ class Sheet(ScrollView, Generic[T], can_focus=True):
         for column, cells in self._layout:
             cell = column.cell(row)
             spans = [("", cell)] if isinstance(cell, str) else cell
-            if column.end and len(spans) == 1:
+            if column.end and column.end(row) and len(spans) == 1:
                 spans = [(spans[0][0], cut_front(clean(spans[0][1]), cells))]
             segments += self._cell(spans, cells, column.right, base, current)
             segments.append(Segment(" ", base))
