@@ -526,6 +526,8 @@ class BreakCost(Row, frozen=True, kw_only=True):
     """Kernels more, for what is not fused across the border."""
     call_ms: float
     """The whole call with all breaks."""
+    together_ms: float | None = None
+    """End to end, without any break of what is compiled there: one alone may hide behind the others."""
     compiled: tuple[str, ...] = ()
     """What is compiled in that model."""
     grade: Grade = Grade.SIMULATED

@@ -20,7 +20,8 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
@@ -219,13 +220,24 @@ class Costs:
     compiled: tuple[str, ...]
     scope: str
     """components, step or call: what is compiled as one."""
-    _whole: _Variant | None = field(default=None)
+
+    @cached_property
+    def _hidden(self) -> set[int]:
+        return {n for n, each in enumerate(self.breaks) if each.found.hidden_by}
+
+    @cached_property
+    def _with_all(self) -> _Variant:
+        return self.variant(set(range(len(self.breaks))) - self._hidden)
+
+    @cached_property
+    def _together_ms(self) -> float:
+        none = self.variant(set(), frozenset(range(len(self.breaks))))
+        return max(0.0, self._with_all.run.total_us - none.run.total_us) / 1e3
 
     def of(self, number: int) -> BreakCost:
         """The cost of one break."""
-        hidden = {n for n, each in enumerate(self.breaks) if each.found.hidden_by}
+        with_all, hidden = self._with_all, self._hidden
         active = set(range(len(self.breaks))) - hidden
-        with_all = self._whole = self._whole or self.variant(active)
         mine = self.breaks[number].found
         appear = {n for n in hidden if self.breaks[n].found.hidden_by == mine.stack[0]}
         cured = self.variant((active | appear) - {number}, frozenset({number}))
@@ -237,6 +249,7 @@ class Costs:
             graphs=with_all.regions - cured.regions,
             kernels=with_all.kernels - cured.kernels,
             call_ms=with_all.run.total_us / 1e3,
+            together_ms=self._together_ms,
             compiled=self._named(),
         )
 

@@ -3,6 +3,10 @@
 Graph capture changes the state of Dynamo, its counters and its configuration, and leaves compiled code on
 the functions that it went through. In a child it changes a copy: the process that asked is untouched, keeps
 the code that it compiled itself, and outlives a crash or a capture that never ends.
+
+Forked, not spawned: a pipeline with its hooks, closures and classes from a script can't be pickled. Of the
+parent's threads only the forking one goes on in the child, so nothing there may wait for another one: OpenMP
+is told to use one thread, CUDA counts as absent, streams are new, and the child ends without handlers.
 """
 
 from __future__ import annotations

@@ -79,12 +79,20 @@ def _cost_note(cost: BreakCost) -> str:
         parts.append("a wait of the host")
     made = ", ".join(part for part in parts if part)
     of = f"with {' and '.join(cost.compiled)} compiled, in a call of {cost.call_ms:,.4g} ms"
-    if not made:
-        return f"{of}: no graph or kernel more for it; it costs the compile of another piece."
-    hidden = (
-        f" {HIDDEN}" if cost.saves_ms < HIDDEN_SHARE * max(cost.blocked_ms, GRAPH_MS * cost.graphs) else ""
-    )
-    return f"{of}: the break adds {made} per call.{hidden}"
+    if made:
+        own = f"the break adds {made} per call."
+    else:
+        own = "no graph or kernel more for it; it costs the compile of another piece."
+    # A graph or a wait that costs the host something, and the call nothing.
+    hidden = cost.saves_ms < HIDDEN_SHARE * max(cost.blocked_ms, GRAPH_MS * cost.graphs)
+    return f"{of}: {own}{f' {HIDDEN}' if hidden else ''}{_together(cost)}"
+
+
+def _together(cost: BreakCost) -> str:
+    """The saving of all breaks, where it is more than that of this one."""
+    if cost.together_ms is None or cost.together_ms <= cost.saves_ms * 1.01:
+        return ""
+    return f" Without any break of what is compiled there, the call is {cost.together_ms:.3g} ms shorter."
 
 
 def _more(count: int, noun: str) -> str:

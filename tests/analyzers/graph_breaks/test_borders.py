@@ -106,6 +106,8 @@ def test_curing_a_break_never_costs(name: str) -> None:
         assert cost.saves_ms >= 0.0
         assert cost.kernels >= 0
         assert cost.saves_ms <= cost.call_ms
+        assert cost.together_ms is not None
+        assert cost.together_ms >= cost.saves_ms - 1e-9
 
 
 def test_a_value_that_is_read_costs_its_wait_and_a_graph() -> None:
