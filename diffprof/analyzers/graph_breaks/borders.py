@@ -34,11 +34,13 @@ from diffprof.devices.simulated import Blocking, Observer, OpSignature
 from diffprof.devices.simulated.cost import CostModel, current_mode
 from diffprof.devices.simulated.lanes import ModuleStack, TimelineBuilder
 from diffprof.pipeline import Phase, PhaseTracker, module_names
-from diffprof.pricing import READS
 from diffprof.recording import BreakCost, GraphBreakRow, Timeline
 from diffprof.timeline import Replay, replay
 
 SCHEDULER = "scheduler"
+
+VALUES = frozenset({"value-read", "tensor-from-device-scalars"})
+"""Waits that go with a break: without it nobody asks for the value. Copies and indexed tables stay."""
 
 _WHOLE = "compiled"
 """Path above every operation where the step or the call is compiled as one."""
@@ -113,7 +115,7 @@ class Tape(Observer):
         place = (frame.f_code.co_filename, frame.f_lineno) if frame else ("", 0)
         for number in self._sites.get(place, ()):
             self._pending.pop(number, None)  # the wait itself is the border
-        self.items.append(_Wait(place, event.waits, str(event.kind) in READS, self._modules.path))
+        self.items.append(_Wait(place, event.waits, str(event.kind) in VALUES, self._modules.path))
 
     def phase(self, phase: Phase) -> None:
         """For `PhaseTracker.on_change`."""
@@ -201,7 +203,8 @@ class _Variant:
 
     timeline: Timeline
     run: Replay
-    waits: dict[tuple[str, int], int]
+    waits: dict[tuple[tuple[str, int], bool], int]
+    """(line, whether for a value alone) -> number in `run.blocked_us`."""
     regions: int = 0
 
     @property
@@ -241,7 +244,7 @@ class Costs:
         mine = self.breaks[number].found
         appear = {n for n in hidden if self.breaks[n].found.hidden_by == mine.stack[0]}
         cured = self.variant((active | appear) - {number}, frozenset({number}))
-        wait = with_all.waits.get(mine.site[:2])
+        wait = with_all.waits.get((mine.site[:2], True))
         blocked = 0.0 if wait is None else with_all.run.blocked_us.get(wait, 0.0) / 1e3
         return BreakCost(
             saves_ms=max(0.0, with_all.run.total_us - cured.run.total_us) / 1e3,
@@ -262,7 +265,7 @@ class Costs:
         """The run with the borders of the active breaks, and without the reads of those that are cured."""
         lines = {self.breaks[n].found.site[:2] for n in cured}
         builder = TimelineBuilder(self.model)
-        waits: dict[tuple[str, int], int] = {}
+        waits: dict[tuple[tuple[str, int], bool], int] = {}
         regions, open_root = 0, None
         for at, item in enumerate(self.tape.items):
             if self.tape.borders.get(at, set()) & active or (isinstance(item, _Cut) and self._cuts(item)):
@@ -276,7 +279,7 @@ class Costs:
                 builder.op(item.signature, path)
             elif isinstance(item, _Wait) and not (item.for_value and item.place in lines):
                 open_root = None
-                number = waits.setdefault(item.place, len(waits))
+                number = waits.setdefault((item.place, item.for_value), len(waits))
                 builder.blocking(number, item.times, item.path)
         timeline = builder.finish({n: n for n in waits.values()})
         return _Variant(timeline, replay(timeline), waits, regions)

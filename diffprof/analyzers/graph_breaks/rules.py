@@ -85,7 +85,7 @@ def _cost_note(cost: BreakCost) -> str:
         own = "no graph or kernel more for it; it costs the compile of another piece."
     # A graph or a wait that costs the host something, and the call nothing.
     hidden = cost.saves_ms < HIDDEN_SHARE * max(cost.blocked_ms, GRAPH_MS * cost.graphs)
-    return f"{of}: {own}{f' {HIDDEN}' if hidden else ''}{_together(cost)}"
+    return f"{of}: {own}{f' {HIDDEN}' if hidden else ''}{_together(cost) if made else ''}"
 
 
 def _together(cost: BreakCost) -> str:
@@ -110,6 +110,9 @@ def _where(rows: list[GraphBreakRow]) -> str:
 
 
 def _reach(row: GraphBreakRow) -> str:
+    if row.graphs:
+        graphs = "A graph ends" if row.graphs == 1 else f"{row.graphs:,} graphs end"
+        return f" {graphs} there, of {row.ops:,} operation{'' if row.ops == 1 else 's'}."
     if row.hidden_by:
         return f" Dynamo comes here only once the break in {row.hidden_by} is cured."
     if row.skipped_frame:
