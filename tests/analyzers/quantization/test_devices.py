@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 import torch
+from torch.torch_version import TorchVersion
 
 from diffprof.analyzers.quantization.bench import Bench
 from diffprof.analyzers.quantization.inventory import EventStopwatch, Inventory, Key, Layer
@@ -49,6 +50,7 @@ def test_this_cpu_answers_for_every_scheme() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(has_int8_units(), reason="this CPU is fast in int8")
+@pytest.mark.skipif(TorchVersion(torch.__version__) >= (2, 14), reason="torch 2.14 gains without VNNI too")
 def test_without_vnni_torchao_s_dynamic_int8_is_never_recommended() -> None:
     shape = Key(m=512, in_features=640, out_features=640, dtype="float32", bias=True, kind="linear")
     bench = Bench(
