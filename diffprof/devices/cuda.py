@@ -3,17 +3,20 @@ dispatcher, judged by the same table as on the simulated GPU, and `torch.cuda.se
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffprof.devices.classify import classify
-from diffprof.devices.simulated import Observer
+from diffprof.devices.simulated import Blocking, Observer
+from diffprof.devices.simulated.blocking import SYNCHRONIZE
 from diffprof.errors import UsageError
+from diffprof.pipeline import replaced
 from diffprof.recording import DeviceInfo, Grade
 
 SYNC_WARNING = "called a synchronizing CUDA operation"
@@ -67,7 +70,8 @@ class CudaDevice:
 
     @contextmanager
     def observed(self, observer: Observer, pipe: Any) -> Iterator[None]:
-        with sync_warnings(getattr(observer, "witness", _unheard)), BlockingMode(observer, _on_cuda):
+        heard = sync_warnings(getattr(observer, "witness", _unheard))
+        with explicit_waits(observer), heard, BlockingMode(observer, _on_cuda):
             yield
 
 
@@ -97,6 +101,36 @@ class BlockingMode(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
+EXPLICIT = (
+    (torch.cuda, "torch.cuda.synchronize"),
+    (torch.cuda.Stream, "Stream.synchronize"),
+    (torch.cuda.Event, "Event.synchronize"),
+    (torch.accelerator, "torch.accelerator.synchronize"),
+)
+"""Where a program asks to wait; no operator is dispatched for it, and only a stream's wait is warned of
+(c10/cuda/CUDAFunctions.cpp: device_synchronize)."""
+
+
+@contextmanager
+def explicit_waits(observer: Observer) -> Iterator[None]:
+    """Tell the observer of every `synchronize()` of the program."""
+    with ExitStack() as stack:
+        for owner, name in EXPLICIT:
+            stack.enter_context(replaced(owner, "synchronize", _told(owner.synchronize, name, observer)))
+        yield
+
+
+def _told(synchronize: Any, name: str, observer: Observer) -> Any:
+    @functools.wraps(synchronize)
+    def told(*args: Any, **kwargs: Any) -> Any:
+        observer.blocking(
+            Blocking(SYNCHRONIZE.kind, name, SYNCHRONIZE.reason, SYNCHRONIZE.source, 0, (), "", True)
+        )
+        return synchronize(*args, **kwargs)
+
+    return told
+
+
 @contextmanager
 def sync_warnings(
     witness: Callable[[str], None], *, mode: Callable[[Any], None] | None = None
@@ -110,6 +144,7 @@ def sync_warnings(
     before = torch.cuda.get_sync_debug_mode() if mode is None else 0
     with warnings.catch_warnings():
         warnings.filterwarnings("always", message=f".*{SYNC_WARNING}.*")
+        warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype")
         show = warnings.showwarning
 
         def showwarning(message: Any, *rest: Any, **named: Any) -> None:

@@ -27,6 +27,9 @@ Key = tuple[str, str, int, bool]
 SMALL_BYTES = 64 * 1024
 """Uploads up to this size are compared between steps, to tell constants from data."""
 
+_NEVER_WARNED = ("staged-copy", "synchronize")
+"""What the sync debug mode says nothing of: copies that are not waited for, `cudaDeviceSynchronize`."""
+
 _READS = ("value-read", "tensor-from-device-scalars")
 _OFFLOADERS = ("accelerate/hooks.py", "diffusers/hooks/group_offloading.py")
 
@@ -217,7 +220,7 @@ class SyncObserver(Observer):
                     site=make_site(chain, None),
                 )
         for key, row in self.rows.items():
-            if key[1:3] not in self.warned and key[0] != "staged-copy":
+            if key[1:3] not in self.warned and key[0] not in _NEVER_WARNED:
                 yield Unseen(
                     kind="doubt",
                     what=f"a {key[0]} that set_sync_debug_mode did not see",

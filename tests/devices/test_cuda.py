@@ -1,0 +1,106 @@
+"""The witnesses of a CUDA device, as far as they go without one: here, float64 tensors play the device's."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from diffprof.devices import cuda
+from diffprof.devices.cuda import SYNC_WARNING, BlockingMode, explicit_waits, sync_warnings
+from diffprof.devices.simulated import Blocking, Observer
+
+
+class Recorder(Observer):
+    def __init__(self) -> None:
+        self.kinds: list[str] = []
+
+    def blocking(self, event: Blocking) -> None:
+        self.kinds.append(str(event.kind))
+
+    def opaque(self, name: str) -> None:
+        self.kinds.append(name)
+
+
+def on_device(tensor: torch.Tensor) -> bool:
+    return tensor.dtype in (torch.float64, torch.int16, torch.bool)
+
+
+def device(n: int = 4) -> torch.Tensor:
+    return torch.ones(n, dtype=torch.float64)
+
+
+CASES: dict[str, tuple[Callable[[], Any], list[str]]] = {
+    "item": (lambda: device()[0].item(), ["value-read"]),
+    "host item": (lambda: torch.ones(1).item(), []),
+    "branch": (lambda: bool(device().sum()), ["value-read"]),
+    "nonzero": (lambda: device().nonzero(), ["data-dependent-shape"]),
+    "mask": (lambda: device()[torch.ones(4, dtype=torch.bool)], ["data-dependent-shape"]),
+    "host index": (lambda: device()[torch.tensor([1, 2])], ["host-to-device"]),
+    "table on the host": (lambda: torch.ones(4)[torch.ones(2, dtype=torch.int16).long()], []),
+    "unique": (lambda: device().unique(), ["data-dependent-shape"]),
+    "unique, empty": (lambda: device(0).unique(), []),
+    "equal": (lambda: torch.equal(device(), device()), ["value-read"]),
+    "equal, itself": (lambda: torch.equal(x := device(), x), []),
+    "upload": (lambda: device().copy_(torch.ones(4)), ["host-to-device"]),
+    "staged upload": (lambda: device().copy_(torch.ones(4), non_blocking=True), ["staged-copy"]),
+    "download": (lambda: torch.ones(4).copy_(device()), ["device-to-host"]),
+    "on the device": (lambda: device().copy_(device()), []),
+    "arithmetic": (lambda: (device() * 2).sin().sum(), []),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_operators_are_judged_by_the_table(name: str) -> None:
+    run, kinds = CASES[name]
+    recorder = Recorder()
+    with BlockingMode(recorder, on_device):
+        run()
+    assert recorder.kinds == kinds
+
+
+def test_every_explicit_wait_is_told_and_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    for owner, name in cuda.EXPLICIT:
+        monkeypatch.setattr(owner, "synchronize", lambda *args, name=name: made.append(name))
+    before = [owner.synchronize for owner, _ in cuda.EXPLICIT]
+    recorder = Recorder()
+    with explicit_waits(recorder):
+        for owner, _ in cuda.EXPLICIT:
+            owner.synchronize()
+    assert recorder.kinds == ["synchronize"] * len(made)
+    assert made == [name for _, name in cuda.EXPLICIT]
+    assert [owner.synchronize for owner, _ in cuda.EXPLICIT] == before
+
+
+def test_the_second_witness_is_heard_and_others_pass() -> None:
+    heard: list[str] = []
+    modes: list[Any] = []
+    show, filters = warnings.showwarning, list(warnings.filters)
+    with warnings.catch_warnings(record=True) as passed, sync_warnings(heard.append, mode=modes.append):
+        for _ in range(2):
+            warnings.warn(f"{SYNC_WARNING} (Triggered internally at ...)", stacklevel=1)
+        warnings.warn("Synchronization debug mode is a prototype feature and ...", stacklevel=1)
+        warnings.warn("something else", stacklevel=1)
+    assert len(heard) == 2, "every time, also from the same line"
+    assert [str(w.message) for w in passed] == ["something else"]
+    assert modes == ["warn", 0]
+    assert warnings.showwarning is show
+    assert list(warnings.filters) == filters
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_both_witnesses_agree_on_a_real_device() -> None:
+    heard: list[str] = []
+    recorder = Recorder()
+    x = torch.ones(4, device="cuda")
+    with sync_warnings(heard.append), BlockingMode(recorder, lambda t: t.is_cuda):
+        x.sum().item()
+        x.nonzero()
+        x.cpu()
+    assert recorder.kinds == ["value-read", "data-dependent-shape", "device-to-host"]
+    assert len(heard) == 3
