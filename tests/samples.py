@@ -38,7 +38,9 @@ class Sample:
     target: str
     device: str
     options: dict[str, Any] = field(default_factory=dict)
-    analyzers: tuple[str, ...] = ("syncs", "kernels")
+    analyzers: tuple[str, ...] = ("syncs", "kernels", "setup")
+    fixed: str = ""
+    """Name of the run after its fixes; without one, none are tried."""
 
 
 SDXL = {"scheduler": "DDIMScheduler", "steps": 3, "dtype": "bfloat16"}
@@ -63,6 +65,15 @@ def scanned(sample: Sample) -> Report:
         options=Options(**sample.options),
         analyzers=sample.analyzers,
     )
+
+
+def fixed(report: Report) -> tuple[Report, Report]:
+    """(the report with what became of its fixes, the scan after them)."""
+    from diffprof.tuning.engine import tune
+
+    tuned = tune(report)
+    assert tuned.after is not None
+    return tuned.report, tuned.after
 
 
 def climbed() -> Ladder:
@@ -131,7 +142,12 @@ def store(report: Report, folder: Path) -> None:
 
 
 def make(sample: Sample) -> None:
-    store(trimmed(scanned(sample)), FOLDER / sample.name)
+    report = scanned(sample)
+    if sample.fixed:
+        report, after = fixed(report)
+        report = replace(report, after=sample.fixed)
+        store(trimmed(after), FOLDER / sample.fixed)
+    store(trimmed(report), FOLDER / sample.name)
 
 
 def make_ladder() -> None:
