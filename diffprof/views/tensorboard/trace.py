@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,7 @@ import msgspec
 from diffprof.chrome_trace.events import MODULE_PREFIX, Table, parse_phase, table_of
 from diffprof.chrome_trace.storing import kineto_properties
 from diffprof.chrome_trace.writer import write_trace
+from diffprof.collection import paused_collection
 from diffprof.recording import Recording, Timeline
 from diffprof.views.plain import clean
 from diffprof.views.tensorboard.modules import module_events
@@ -46,24 +48,26 @@ def plugin_trace(recording: Recording, folder: Path) -> bytes | None:
     folder: of the run, where `trace_file` lies. Raises OSError or ValueError when a trace that the recording
     names can't be read.
     """
+    # Hundreds of thousands of objects, none in a cycle.
+    with paused_collection():
+        document = _document(recording, folder)
+        if document is None:
+            return None
+        # Level 1, and no time in the header: the same trace gives the same bytes.
+        return gzip.compress(msgspec.json.encode(rewritten(document)), compresslevel=1, mtime=0)
+
+
+def _document(recording: Recording, folder: Path) -> dict[str, Any] | None:
     if recording.trace_file is not None and recording.device.kind != "sim":
-        document = _read(folder / recording.trace_file)
-    elif recording.timeline is not None and recording.timeline.host_us:
-        document = _written(recording)
-    else:
-        return None
-    # Level 1, and no time in the header: the same trace gives the same bytes.
-    return gzip.compress(json_bytes(rewritten(document)), compresslevel=1, mtime=0)
-
-
-def json_bytes(document: Any) -> bytes:
-    return msgspec.json.encode(document)
+        return _read(folder / recording.trace_file)
+    if recording.timeline is not None and recording.timeline.host_us:
+        return _written(recording)
+    return None
 
 
 def rewritten(document: Mapping[str, Any]) -> dict[str, Any]:
     """The document as the plugin wants it. The given one is used up: events are changed in place."""
-    events = [_clean(event) for event in document.get("traceEvents", ()) if isinstance(event, dict)]
-    events = list(_kept(events))
+    events = list(_kept([event for event in document.get("traceEvents", ()) if isinstance(event, dict)]))
     for event in events:
         if event.get("ph") == "X" and table_of("X", event.get("cat")) == Table.CALL:
             event["cat"] = "Runtime"
@@ -73,7 +77,7 @@ def rewritten(document: Mapping[str, Any]) -> dict[str, Any]:
         modules = module_events(events)
         events = [*modules, *(e for e in events if not _name(e).startswith(MODULE_PREFIX))]
     events = [*_steps(events), *events]
-    return {**_clean({**document, "traceEvents": ()}), "traceEvents": events}
+    return {**document, "traceEvents": events}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -87,7 +91,7 @@ def _read(path: Path) -> dict[str, Any]:
         document = json.loads(data.decode("utf-8", "backslashreplace"), strict=False)
     if not isinstance(document, dict) or not isinstance(document.get("traceEvents"), list):
         raise ValueError("no list of traceEvents in it")
-    return document
+    return document if _is_plain(data) else _clean(document)
 
 
 def _written(recording: Recording) -> dict[str, Any]:
@@ -103,7 +107,10 @@ def _written(recording: Recording) -> dict[str, Any]:
             properties=kineto_properties(recording.device),
             memory=recording.memory,
         )
-        document: dict[str, Any] = msgspec.json.decode(path.read_bytes())
+        data = path.read_bytes()
+    document: dict[str, Any] = msgspec.json.decode(data)
+    if not _is_plain(data):
+        document = _clean(document)
     for number, event in enumerate(document["traceEvents"]):
         _in_whole_microseconds(event)
         if event.get("name") == "[memory]":
@@ -128,6 +135,15 @@ def _in_whole_microseconds(event: Event) -> None:
 def _on_tensor_cores(timeline: Timeline, index: int) -> bool:
     kind = timeline.kinds[timeline.kind[index]]
     return kind.family in _TENSOR_CORE_FAMILIES and kind.dtype in _TENSOR_CORE_TYPES
+
+
+_ACTING = re.compile(rb"\\[bfnrtu]|[^\n\x20-\x7e]")
+"""In JSON: escapes of characters that may act, and bytes that may be. Line feeds stand between values."""
+
+
+def _is_plain(data: bytes) -> bool:
+    """Whether no string in the JSON can need cleaning, which takes most of the time otherwise."""
+    return _ACTING.search(data) is None
 
 
 def _clean(value: Any) -> Any:
