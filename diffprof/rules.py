@@ -122,7 +122,9 @@ def judge(recording: Recording) -> tuple[tuple[Finding, ...], tuple[Unchecked, .
         missing = [section for section in each.needs if getattr(recording, section) is None]
         if missing:
             why = f"{', '.join(s.replace('_', ' ') for s in missing)} not recorded"
-            if each.analyzer.replace("_", "-") not in DEFAULT_ANALYZERS:
+            if recording.device.kind == "cpu" and "timeline" in missing:
+                why = f"a CPU has no second lane beside it ({why}): scan on --device cuda or sim:a100-80gb"
+            elif each.analyzer.replace("_", "-") not in DEFAULT_ANALYZERS:
                 why += f" (add --analyzers {each.analyzer.replace('_', '-')})"
             unchecked.append(Unchecked(rule=each.code, name=each.name, why=why))
             continue

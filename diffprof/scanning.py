@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from diffprof.analyzers import DEFAULT_ANALYZERS
@@ -29,16 +30,18 @@ def scan_target(
     analyzers: Sequence[str] = DEFAULT_ANALYZERS,
     settings: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    trace_folder: Path | None = None,
 ) -> Report:
     """Build a target, run one call of it under the analyzers, and judge what they recorded.
 
     spec: a target's name, path or hub id, or a Target. args: a script's own arguments. settings: of the
-    analyzers, by name. Raises UsageError for a request that can't be carried out and TargetError when the
-    target fails; that error, and a KeyboardInterrupt, carries what was recorded until then as `.report`.
+    analyzers, by name. trace_folder: where a measured call leaves the profiler's trace, `trace.json`.
+    Raises UsageError for a request that can't be carried out and TargetError when the target fails; that
+    error, and a KeyboardInterrupt, carries what was recorded until then as `.report`.
     """
     where = resolve_device(device)
     target = resolve(spec, args) if isinstance(spec, str) else spec
-    session = Session(target, where, options or Options(), analyzers, settings or {}, progress)
+    session = Session(target, where, options or Options(), analyzers, settings or {}, progress, trace_folder)
     pause = nullcontext() if where.wants_values else paused_collection()
     with session.keeping_what_was_recorded(), where.active(), pause:
         session.load_code()

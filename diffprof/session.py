@@ -17,14 +17,15 @@ import torch
 
 from diffprof import __version__
 from diffprof.analyzers import ANALYZERS, DEFAULT_ANALYZERS
+from diffprof.analyzers.kernels.joining import SeenWait
 from diffprof.analyzers.kernels.simulated import SimulatedKernels, compiled_roots
-from diffprof.analyzers.syncs.probe import SyncObserver
+from diffprof.analyzers.syncs.probe import Key, SyncObserver
 from diffprof.callsite import Place, is_machinery, make_site, source_line
 from diffprof.collection import paused_collection
 from diffprof.devices import Device
 from diffprof.devices.borrow import lent
 from diffprof.devices.branches import as_unseen, branches_noted, device_type_branches
-from diffprof.devices.simulated import Blocking, withheld
+from diffprof.devices.simulated import Blocking, BlockingKind, withheld
 from diffprof.devices.simulated.cost import current_mode
 from diffprof.errors import DiffprofError, TargetError, UsageError
 from diffprof.pipeline import Phase, PhaseTracker, components, offloaded
@@ -53,8 +54,12 @@ class Session:
         analyzers: Sequence[str] = DEFAULT_ANALYZERS,
         settings: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
+        trace_folder: Path | None = None,
     ) -> None:
-        """Raises UsageError for an analyzer that is not there."""
+        """trace_folder: where the profiler's trace of a measured call is left.
+
+        Raises UsageError for an analyzer that is not there.
+        """
         for name in analyzers:
             if name not in ANALYZERS:
                 raise UsageError(
@@ -66,9 +71,11 @@ class Session:
         self.analyzers = tuple(analyzers)
         self.settings = dict(settings or {})
         self.progress = progress or Progress()
+        self.trace_folder = trace_folder
         self.scene: Scene | None = None
         self.sections: dict[str, Any] = {}
         self.unseen: list[Unseen] = []
+        self.seen: tuple[SeenWait, ...] = ()
         self.seconds: dict[str, float] = {}
         self.steps: int | None = None
         self.kernels: SimulatedKernels | None = None
@@ -89,7 +96,7 @@ class Session:
         """Run every probe on a scene. What a probe saw before it failed stays in the session."""
         self.scene = scene
         self._lap("build")
-        self.unseen.extend(_unseen_parts(scene.pipe))
+        self.unseen.extend(_unseen_parts(scene.pipe, self.device))
         self.unseen.extend(Unseen(what="the pipeline's place", why=note, kind="note") for note in scene.notes)
         with ExitStack() as stack:
             if self.lends:
@@ -100,15 +107,36 @@ class Session:
                     part for part in components(scene.pipe).values() if isinstance(part, torch.nn.Module)
                 ]
                 stack.enter_context(withheld(parts))
-            stack.enter_context(eager_compiled_parts())
-            asked = stack.enter_context(branches_noted())
-            if {"syncs", "kernels"} & set(self.analyzers):
-                watched_call(self, scene)
-                self._lap("scan")
-            self._probe_the_rest(scene)
+            with eager_compiled_parts(), branches_noted() as asked:
+                if {"syncs", "kernels"} & set(self.analyzers):
+                    watched_call(self, scene)
+                    self._lap("scan")
+            if "kernels" in self.analyzers and self.device.kind != "sim":
+                self._measure(scene)
+            with eager_compiled_parts():
+                self._probe_the_rest(scene)
         if self.device.kind != "cuda":
             self.unseen.extend(as_unseen([*asked, *device_type_branches(scene.pipe)]))
         return self.recording()
+
+    def _measure(self, scene: Scene) -> None:
+        """Clean timed calls, then one under the profiler, as the pipeline is: compiled parts run compiled."""
+        from diffprof.analyzers.kernels.probe import LIMIT_S, measure
+
+        parts = measure(
+            scene.call,
+            scene.pipe,
+            self.device.torch_device,
+            folder=self.trace_folder,
+            # A call that takes minutes has just been made once.
+            warmups=0 if self.seconds["scan"] > LIMIT_S else 1,
+            progress=self.progress,
+            rows=self.sections.get("syncs") or (),
+            seen=self.seen,
+        )
+        for lap, sections in zip(("timing", "profile"), parts, strict=False):
+            self._add(sections)
+            self._lap(lap)
 
     def _probe_the_rest(self, scene: Scene) -> None:
         """The other analyzers; each import is paid when it is used."""
@@ -222,7 +250,8 @@ def watched_call(session: Session, scene: Scene) -> None:
             observer = SyncsAndKernels(scene.pipe, tracker, session.kernels)
             stack.enter_context(observer.kernels.following())
         else:
-            observer = SyncObserver(scene.pipe, tracker)
+            observer = SyncsInOrder(scene.pipe, tracker)
+            stack.callback(lambda: setattr(session, "seen", observer.seen()))
         stack.callback(_keep, session, observer)
         stack.enter_context(session.device.observed(observer, scene.pipe))
         stack.enter_context(tracker.watching(scene.pipe))
@@ -236,6 +265,27 @@ def _simulated_kernels(session: Session, pipe: Any) -> SimulatedKernels:
     compiled = bool(session.settings.get("compiled"))
     mode = current_mode(compiled=compiled_roots(pipe)) if compiled else current_mode()
     return SimulatedKernels(session.device.gpu, pipe, mode)  # type: ignore[attr-defined]
+
+
+class SyncsInOrder(SyncObserver):
+    """Waits of a real call, in the order in which they came: so they are found again in its trace."""
+
+    def __init__(self, pipe: Any, tracker: PhaseTracker) -> None:
+        super().__init__(pipe, tracker)
+        self.order: list[tuple[Key, str, Phase]] = []
+
+    def blocking(self, event: Blocking) -> None:
+        key = self.note(event)
+        if event.kind != BlockingKind.STAGED_COPY:
+            self.order += [(key, event.op, self.tracker.current)] * event.waits
+
+    def seen(self) -> tuple[SeenWait, ...]:
+        """Every wait, with its row in `sync_rows`."""
+        numbers = {key: n for n, key in enumerate(self.rows)}
+        return tuple(
+            SeenWait(row=numbers[key], op=op, phase=phase.name, step=phase.step, part=phase.part)
+            for key, op, phase in self.order
+        )
 
 
 class SyncsAndKernels(SyncObserver):
@@ -297,7 +347,12 @@ def eager_compiled_parts() -> Iterator[None]:
         torch.compiler.set_stance("default")
 
 
-def _unseen_parts(pipe: Any) -> Iterator[Unseen]:
+def _unseen_parts(pipe: Any, device: Device) -> Iterator[Unseen]:
+    lost = (
+        "what the compiled code does (fusions, CUDA graphs) is not in this evidence"
+        if device.kind == "sim"
+        else "its times are those of the compiled code"
+    )
     for name, part in components(pipe).items():
         if not isinstance(part, torch.nn.Module):
             continue
@@ -306,8 +361,7 @@ def _unseen_parts(pipe: Any) -> Iterator[Unseen]:
             where = name if "" in compiled else f"{name}.{compiled[0]} and {len(compiled) - 1} more"
             yield Unseen(
                 what=f"torch.compile of {where}",
-                why="it ran uncompiled here, so that its waits could be seen; what the compiled code does "
-                "(fusions, CUDA graphs) is not in this evidence",
+                why=f"it ran uncompiled here, so that its waits could be seen; {lost}",
             )
 
 

@@ -13,7 +13,7 @@ from diffusers import EulerDiscreteScheduler
 import diffprof
 from diffprof.errors import TargetError, UsageError
 from diffprof.scanning import scan_target, scheduler_table
-from diffprof.targets import Options
+from diffprof.targets import Options, from_object
 
 CALL = {
     "prompt": "a photo of a cat",
@@ -113,6 +113,42 @@ def test_the_same_syncs_with_real_values_on_the_cpu(pipe):
     key = [(r.kind, r.site.file, r.site.line, r.by_step, r.count) for r in simulated.syncs or ()]
     assert [(r.kind, r.site.file, r.site.line, r.by_step, r.count) for r in real.syncs or ()] == key
     assert next(p.device.type for p in pipe.unet.parameters()) == "cpu"
+
+
+def test_a_real_call_is_timed_clean_and_profiled(pipe, tmp_path):
+    before = process_state()
+    target = from_object(pipe, kwargs=CALL)
+    recording = scan_target(target, device="cpu", trace_folder=tmp_path).recording
+    assert [path.name for path in tmp_path.iterdir()] == ["trace.json"]
+    assert list(recording.seconds) == ["import", "build", "scan", "timing", "profile", "setup"]
+    assert recording.timing is not None
+    assert recording.timing.grade == "measured"
+    assert len(recording.timing.seconds) == 3
+    rows = recording.kernels or ()
+    assert {row.phase for row in rows} == {"encode", "prepare", "denoise", "decode", "postprocess"}
+    assert {(row.module or "").split(".")[0] for row in rows} >= {"unet", "vae", "text_encoder"}
+    matmuls = [row for row in rows if row.op == "aten::addmm" and row.phase == "denoise"]
+    assert all(row.device_us > 0 and row.shape for row in matmuls)
+    spent = sum(row.device_us for row in rows) / 1e6
+    assert 0.2 * min(recording.timing.seconds) < spent < 5 * max(recording.timing.seconds)
+    assert recording.timeline is None
+    assert recording.memory is not None
+    assert recording.memory.peak_bytes > recording.memory.weights_bytes > 0
+    assert len(recording.memory.by_step) == recording.target.steps
+    assert process_state() == before
+
+
+def test_a_profiler_that_fails_leaves_the_timing_and_says_so(pipe, monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("CUPTI_ERROR_NOT_INITIALIZED")
+
+    monkeypatch.setattr("diffprof.analyzers.kernels.probe.profiled_call", broken)
+    recording = diffprof.scan(pipe, device="cpu", **CALL).recording
+    assert recording.timing is not None
+    assert recording.kernels is None
+    (lost,) = [each for each in recording.unseen if "profiler" in each.why]
+    assert lost.why == "the profiler failed: RuntimeError: CUPTI_ERROR_NOT_INITIALIZED"
+    assert recording.syncs
 
 
 def test_watching_records_the_calls_made_inside(pipe):

@@ -112,7 +112,14 @@ def _own(trace: Trace) -> list[Span]:
         if phase is not None:
             start = float(trace.annotations.ts[row])
             spans.append((start, start + float(trace.annotations.dur[row]), phase))
-    return spans
+    worked = {phase.step for _, _, phase in spans if phase.part is not None}
+    if not worked:
+        return spans
+    # After its last scheduler step the loop goes on for a moment: that is no step of its own.
+    return [
+        (start, end, phase if phase.step in worked else phase._replace(step=None))
+        for start, end, phase in spans
+    ]
 
 
 def _plain(trace: Trace, links: Links) -> list[Span]:

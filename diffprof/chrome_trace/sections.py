@@ -14,11 +14,13 @@ from diffprof.chrome_trace.kernel_rows import find_kinds, host_rows, kernel_rows
 from diffprof.chrome_trace.lanes import make_timeline
 from diffprof.chrome_trace.links import Links
 from diffprof.chrome_trace.phases import Phases, find_phases
-from diffprof.chrome_trace.waits import find_waits
+from diffprof.chrome_trace.waits import WaitEvent, find_waits, wait_events
 from diffprof.recording import GapRow, Grade, KernelRow, MemoryUse, SyncRow, Timeline, Timing, Unseen
 
 LINKED_ENOUGH = 0.5
 """Share of device work with a known launch below which idle time has no causes and nothing is replayed."""
+
+EVERYTHING_ON_THE_GPU = "everything on the GPU"
 
 _COMPILED = re.compile(r"^triton_|^Torch-Compiled Region|^## Call CompiledFxGraph|CompiledFunction")
 
@@ -42,6 +44,8 @@ class Sections:
     """Whether there is any device work in the trace."""
     window_us: float | None = None
     busy_us: float | None = None
+    waits: tuple[WaitEvent, ...] = ()
+    """Every blocking call, in the order of the timeline's blocking events."""
 
 
 def sections_of(trace: Trace) -> Sections:
@@ -88,6 +92,7 @@ def sections_of(trace: Trace) -> Sections:
         on_device=True,
         window_us=high - low,
         busy_us=busy_us,
+        waits=wait_events(trace, links, phases, waits),
     )
 
 
@@ -109,7 +114,7 @@ def _limits(trace: Trace, links: Links, phases: Phases) -> list[Unseen]:
             why = "no GPU events in this trace, only runtime calls: record with ProfilerActivity.CUDA"
         else:
             why = "no GPU events in this trace: it was recorded on the CPU, or without ProfilerActivity.CUDA"
-        missing("everything on the GPU", why)
+        missing(EVERYTHING_ON_THE_GPU, why)
         return found
     if not len(trace.calls):
         missing("waits, causes of idle time, what-if", "no CUDA or HIP runtime calls in this trace")
@@ -140,9 +145,11 @@ def _limits(trace: Trace, links: Links, phases: Phases) -> list[Unseen]:
 
 
 def _memory(trace: Trace, phases: Phases, grade: Grade) -> MemoryUse | None:
-    """Memory by the allocator's events (`profile_memory=True`), of the device with the highest peak."""
+    """Memory by the allocator's events (`profile_memory=True`), of the device with the highest peak; of the
+    host in a trace without a device, where it counts from the profiler's start."""
     memory = trace.memory
-    on_device = np.flatnonzero((memory.device >= 0) & (memory.allocated >= 0))
+    here = memory.device >= 0 if len(trace.work) else np.ones(len(memory.device), dtype=bool)
+    on_device = np.flatnonzero(here & (memory.allocated >= 0))
     capacity = device_property(trace, int(trace.work.device[0]) if len(trace.work) else 0, "totalGlobalMem")
     if not len(on_device):
         return None

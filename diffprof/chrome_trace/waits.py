@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from diffprof.chrome_trace.events import CallKind, Table, Trace, call_kind, copy_direction, wait_scope
+from diffprof.chrome_trace.events import CallKind, Phase, Table, Trace, call_kind, copy_direction, wait_scope
 from diffprof.chrome_trace.links import Links
 from diffprof.chrome_trace.phases import LOOP, Phases
 from diffprof.chrome_trace.sites import frames_at, from_profiler, site_of
@@ -48,6 +48,33 @@ class Waits:
     of_call: Any
     kinds: list[CallKind]
     blocking: Any
+
+
+@dataclass(frozen=True)
+class WaitEvent:
+    """One blocking call. ops: around it, innermost first. row: in the recording's syncs, or -2."""
+
+    start_us: float
+    end_us: float
+    ops: tuple[str, ...]
+    phase: Phase | None
+    row: int
+
+
+def wait_events(trace: Trace, links: Links, phases: Phases, waits: Waits) -> tuple[WaitEvent, ...]:
+    """Every blocking call in the order in which they began, as the timeline has them."""
+    calls = trace.calls
+    found = phases.at(calls.ts[waits.blocking])
+    return tuple(
+        WaitEvent(
+            start_us=float(calls.ts[call]),
+            end_us=float(calls.end[call]),
+            ops=tuple(trace.name(trace.ops, op) for op in links.op_nest.chain(int(links.op_of_call[call]))),
+            phase=phases.phase(int(phase)),
+            row=int(waits.of_call[call]),
+        )
+        for call, phase in zip(waits.blocking.tolist(), found.tolist(), strict=True)
+    )
 
 
 @dataclass

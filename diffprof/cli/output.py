@@ -88,6 +88,9 @@ def _quiet_libraries() -> None:
 
     for name in ("DIFFUSERS_VERBOSITY", "TRANSFORMERS_VERBOSITY"):
         os.environ.setdefault(name, "error")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # Above the profiler's highest level, which is of its start and stop (kineto, ILoggerObserver.h).
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -215,27 +216,30 @@ def command(
         "cache": False if no_cache else None,
     }
     failure: BaseException | None = None
-    with progress_on(sys.stderr, quiet=quiet) as progress, stdout_to_stderr():
-        progress.stage("importing torch and diffusers")
-        with paused_collection():
-            from diffprof.scanning import scan_target
+    with tempfile.TemporaryDirectory(prefix="diffprof-") as scratch:
+        with progress_on(sys.stderr, quiet=quiet) as progress, stdout_to_stderr():
+            progress.stage("importing torch and diffusers")
+            with paused_collection():
+                from diffprof.scanning import scan_target
 
-        try:
-            report = scan_target(
-                target,
-                args=args,
-                device=device,
-                options=chosen,
-                analyzers=chosen_analyzers(analyzers, settings),
-                settings=settings,
-                progress=progress,
-            )
-        except (Exception, KeyboardInterrupt) as error:
-            partial: Report | None = getattr(error, "report", None)
-            if partial is None:
-                raise
-            report, failure = partial, error
-    deliver(report, form, traces, verbose=verbose, failed=failure is not None)
+            try:
+                report = scan_target(
+                    target,
+                    args=args,
+                    device=device,
+                    options=chosen,
+                    analyzers=chosen_analyzers(analyzers, settings),
+                    settings=settings,
+                    progress=progress,
+                    trace_folder=Path(scratch),
+                )
+            except (Exception, KeyboardInterrupt) as error:
+                partial: Report | None = getattr(error, "report", None)
+                if partial is None:
+                    raise
+                report, failure = partial, error
+        profiled = next(Path(scratch).glob("*.json"), None)
+        deliver(report, form, traces, verbose=verbose, failed=failure is not None, trace=profiled)
     if failure is not None:
         raise failure
     apply_gate(gate, report, fail_on)

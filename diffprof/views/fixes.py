@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diffprof.fix import Outcome, Plan, PlanStep
-from diffprof.views.sections import Table
+from diffprof.views.table import Table
 from diffprof.views.tuning import expected, outcomes_table, safety, saving
 
 _PLANNED = ("fix", "selected", "safety", "saves", "what it does")

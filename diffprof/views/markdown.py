@@ -10,7 +10,8 @@ from diffprof.report import Report
 from diffprof.verdict import verdict
 from diffprof.views import words
 from diffprof.views.plain import clean, cut
-from diffprof.views.sections import Table, not_checked, tables
+from diffprof.views.sections import not_checked, tables
+from diffprof.views.table import Table
 
 LIMIT = 60_000
 """Characters; GitHub refuses comments over 65,536."""

@@ -7,87 +7,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import groupby
 
 from diffprof.recording import Recording
 from diffprof.report import Report
 from diffprof.rules import Unchecked
-from diffprof.views.words import NOT_MEASURED, number, plural, seconds, size
-
-MOST_ROWS = 12
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells are text; the view cleans and escapes them. note: how to read it, or what is left out."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
-
-
-def _call(recording: Recording) -> Table | None:
-    """Time and memory of one call."""
-    rows: list[tuple[str, ...]] = []
-    if timing := recording.timing:
-        spread = "" if timing.spread is None else f" ± {seconds(timing.spread)}"
-        passes = f", {plural(len(timing.seconds), 'pass', 'passes')}" if timing.seconds else ""
-        rows.append(
-            (f"time of one call, {timing.mode}{passes}", f"{seconds(timing.median)}{spread}", timing.grade)
-        )
-        busy = NOT_MEASURED if timing.device_busy is None else f"{number(timing.device_busy * 100)} %"
-        rows.append(("device busy", busy, timing.grade))
-    if memory := recording.memory:
-        of = "" if memory.capacity_bytes is None else f" of {size(memory.capacity_bytes)}"
-        rows.append(("memory, peak", size(memory.peak_bytes) + of, memory.grade))
-        rows.append(("memory, weights", size(memory.weights_bytes), memory.grade))
-    return Table("One call", ("figure", "value", "grade"), tuple(rows)) if rows else None
-
-
-def _kernels(recording: Recording) -> Table | None:
-    """Where device time goes, summed over modules and phases."""
-    if not recording.kernels:
-        return None
-    totals: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0.0])
-    for row in recording.kernels:
-        entry = totals[row.name, row.family]
-        entry[0] += row.count
-        entry[1] += row.device_us
-    everything = sum(entry[1] for entry in totals.values())
-    ranked = sorted(totals.items(), key=lambda item: -item[1][1])
-    rows = tuple(
-        (
-            number(us / 1e3),
-            f"{us / everything:.1%}" if everything else "0%",
-            f"{count:,.0f}",
-            family,
-            name,
-        )
-        for (name, family), (count, us) in ranked[:MOST_ROWS]
-    )
-    grade = recording.timeline.grade if recording.timeline else recording.device.grade
-    left = len(ranked) - len(rows)
-    note = f"{number(everything / 1e3)} ms of device time per call ({grade})"
-    if left:
-        note += f"; {plural(left, 'more kernel')} not shown"
-    return Table("Device time", ("ms", "share", "calls", "family", "kernel"), rows, note)
-
-
-def _gaps(recording: Recording) -> Table | None:
-    """Device idle time by cause."""
-    if not recording.gaps:
-        return None
-    causes: dict[str, list[float]] = defaultdict(list)
-    for gap in recording.gaps:
-        causes[gap.cause].append(gap.duration_us)
-    rows = tuple(
-        (number(sum(found) / 1e3), f"{len(found):,}", number(max(found)), cause)
-        for cause, found in sorted(causes.items(), key=lambda item: -sum(item[1]))
-    )
-    grade = recording.timeline.grade if recording.timeline else recording.device.grade
-    return Table("Device idle", ("ms", "gaps", "longest us", "cause"), rows, f"per call ({grade})")
+from diffprof.views.table import MOST_ROWS, Table
+from diffprof.views.times import TIMES
+from diffprof.views.words import NOT_MEASURED, number, plural, size
 
 
 def _linears(recording: Recording) -> Table | None:
@@ -196,9 +123,7 @@ def _recompiles(recording: Recording) -> Table | None:
 
 
 SECTIONS: tuple[Callable[[Recording], Table | None], ...] = (
-    _call,
-    _kernels,
-    _gaps,
+    *TIMES,
     _captures,
     _graph_breaks,
     _recompiles,

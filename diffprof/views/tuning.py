@@ -10,7 +10,7 @@ from diffprof.report import Report, as_json
 from diffprof.views import words
 from diffprof.views.page import Page
 from diffprof.views.plain import clean_lines
-from diffprof.views.sections import Table
+from diffprof.views.table import Table
 
 FORMS = ("text", "json", "markdown")
 

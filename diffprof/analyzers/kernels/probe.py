@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,22 @@ import torch
 from msgspec.structs import replace
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from diffprof.analyzers.kernels.joining import SeenWait, join_waits
 from diffprof.analyzers.kernels.timing import Clock, clean_passes, synchronizer
 from diffprof.chrome_trace.events import MODULE_PREFIX, phase_label
 from diffprof.chrome_trace.events import Phase as Label
 from diffprof.chrome_trace.reader import read_trace
-from diffprof.chrome_trace.sections import sections_of
-from diffprof.pipeline import Phase, PhaseTracker, module_names
-from diffprof.recording import Grade, MemoryUse
+from diffprof.chrome_trace.sections import EVERYTHING_ON_THE_GPU, Sections, sections_of
+from diffprof.pipeline import Phase, PhaseTracker, components, module_names, replaced
+from diffprof.progress import Progress
+from diffprof.recording import Grade, MemoryUse, SyncRow, Timing, Unseen
 
 TRACE_FILE = "trace.json"
+
+PASSES = 3
+
+LIMIT_S = 60.0
+"""Seconds of clean passes after which no further one is begun."""
 
 
 def measure(
@@ -30,32 +37,69 @@ def measure(
     device: torch.device,
     *,
     folder: Path | None = None,
-    passes: int = 3,
+    passes: int = PASSES,
+    warmups: int = 1,
     clock: Clock = time.perf_counter,
-) -> dict[str, Any]:
-    """Sections of the recording for one call on a real device: timing, kernels, gaps, timeline, memory.
+    progress: Progress | None = None,
+    rows: Sequence[SyncRow] = (),
+    seen: Sequence[SeenWait] = (),
+) -> Iterator[dict[str, Any]]:
+    """Sections of the recording for one call on a real device, as they come: first the timing of clean
+    passes, then kernels, gaps, timeline and memory of a profiled one.
 
     On the CPU the kernels are the CPU's operators, and there is no device to be idle. folder: keeps the
-    trace there (`trace.json`, named in `trace_file`); without one it is read and dropped.
+    profiler's trace, as `trace.json`; without one it is read and dropped. rows, seen: waits of the same call
+    that were seen before, to be joined with the profiled ones. A profiler that fails leaves the timing, and
+    a note of what is missing in `unseen`.
     """
+    progress = progress or Progress()
     synchronize = synchronizer(device)
-    timing = clean_passes(call, synchronize, passes=passes, clock=clock)
-    with ExitStack() as stack:
-        place = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="diffprof-")))
-        place.mkdir(parents=True, exist_ok=True)
-        file = place / TRACE_FILE
-        profiled_call(call, pipe, device, file)
-        found = sections_of(read_trace(file))
+    progress.stage("timing clean calls", total=warmups + passes)
+
+    def counted() -> None:
+        call()
+        progress.step()
+
+    timing = clean_passes(counted, synchronize, warmups=warmups, passes=passes, limit_s=LIMIT_S, clock=clock)
+    yield {"timing": timing}
+    progress.stage("profiling one call")
+    try:
+        with ExitStack() as stack:
+            place = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="diffprof-")))
+            place.mkdir(parents=True, exist_ok=True)
+            file = place / TRACE_FILE
+            profiled_call(call, pipe, device, file)
+            progress.stage("reading the profiler's trace (MB)")
+            found = sections_of(read_trace(file))
+    except Exception as error:
+        # The call itself has just run without the profiler.
+        why = (
+            f"the profiler failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        )
+        yield {"unseen": (Unseen(what="time per kernel, idle time, what-if", why=why.rstrip(": ")),)}
+        return
+    yield _profiled(found, timing, pipe, device, rows, seen)
+
+
+def _profiled(
+    found: Sections,
+    timing: Timing,
+    pipe: Any,
+    device: torch.device,
+    rows: Sequence[SyncRow],
+    seen: Sequence[SeenWait],
+) -> dict[str, Any]:
     busy = found.timing.device_busy if found.timing else None
     sections: dict[str, Any] = {
-        "timing": replace(timing, device_busy=busy),
+        "timing": replace(timing, mode=found.mode, device_busy=busy),
         "kernels": found.kernels,
-        "memory": _with_device_memory(found.memory, pipe, device),
+        "memory": _with_known_memory(found.memory, pipe, device),
     }
     if found.on_device:
-        sections |= {"timeline": found.timeline, "gaps": found.gaps}
-    if folder is not None:
-        sections["trace_file"] = TRACE_FILE
+        joined = join_waits(rows, seen, found)
+        sections |= {"syncs": joined.syncs, "timeline": joined.timeline, "gaps": joined.gaps}
+    elif device.type != "cpu":
+        sections["unseen"] = tuple(each for each in found.unseen if each.what == EVERYTHING_ON_THE_GPU)
     return sections
 
 
@@ -83,7 +127,8 @@ def profiled_call(call: Callable[[], object], pipe: Any, device: torch.device, f
 
 @contextmanager
 def annotated_phases(tracker: PhaseTracker) -> Iterator[None]:
-    """Every phase becomes an annotation of the trace, from its beginning to the next one's."""
+    """Every phase becomes an annotation of the trace, from its beginning to the next one's; the one that the
+    tracker stands in begins at once."""
     current: list[record_function] = []
 
     def change(phase: Phase) -> None:
@@ -98,6 +143,7 @@ def annotated_phases(tracker: PhaseTracker) -> Iterator[None]:
 
     before = tracker.on_change
     tracker.on_change = change
+    change(tracker.current)
     try:
         yield
     finally:
@@ -107,56 +153,50 @@ def annotated_phases(tracker: PhaseTracker) -> Iterator[None]:
 
 @contextmanager
 def annotated_modules(names: Mapping[int, str]) -> Iterator[None]:
-    """Every module call becomes an annotation with the module's path; no hook is left after it."""
-    from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+    """Every module call becomes an annotation with the module's path; nothing is left after it.
 
-    opened: list[record_function | None] = []
+    `Module.__call__` itself is wrapped: global hooks would take every module off its fast path and compiled
+    ones out of their compiled code. names: id(module) -> path.
+    """
+    call = torch.nn.Module.__call__
 
-    def before(module: Any, args: Any) -> None:
+    def annotated(module: Any, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return call(module, *args, **kwargs)
         path = names.get(id(module))
-        label = record_function(MODULE_PREFIX + path) if path is not None else None
-        if label is not None:
-            label.__enter__()
-        opened.append(label)
+        if path is None:
+            return call(module, *args, **kwargs)
+        with record_function(MODULE_PREFIX + path):
+            return call(module, *args, **kwargs)
 
-    def after(module: Any, args: Any, output: Any) -> None:
-        label = opened.pop() if opened else None
-        if label is not None:
-            label.__exit__(None, None, None)
-
-    hooks = (
-        register_module_forward_pre_hook(before),
-        register_module_forward_hook(after, always_call=True),
-    )
-    try:
+    with replaced(torch.nn.Module, "__call__", annotated):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        while opened:
-            label = opened.pop()
-            if label is not None:
-                label.__exit__(None, None, None)
 
 
-def _with_device_memory(memory: MemoryUse | None, pipe: Any, device: torch.device) -> MemoryUse | None:
-    """The trace's memory with what CUDA's allocator knows better: peak and capacity."""
+def _with_known_memory(memory: MemoryUse | None, pipe: Any, device: torch.device) -> MemoryUse | None:
+    """The trace's memory with what is known better: on CUDA the allocator's peak and capacity; on the CPU,
+    where the trace counts from the profiler's start, the weights that were there before."""
     weights = sum(parameter_bytes(pipe).values())
-    found = memory or MemoryUse(grade=Grade.MEASURED)
-    found = replace(found, weights_bytes=weights or None)
-    if device.type != "cuda":
-        return found if memory is not None else None
+    if device.type == "cuda":
+        return replace(
+            memory or MemoryUse(grade=Grade.MEASURED),
+            weights_bytes=weights or None,
+            peak_bytes=torch.cuda.max_memory_allocated(device),
+            capacity_bytes=torch.cuda.get_device_properties(device).total_memory,
+        )
+    if memory is None:
+        return None
     return replace(
-        found,
-        peak_bytes=torch.cuda.max_memory_allocated(device),
-        capacity_bytes=torch.cuda.get_device_properties(device).total_memory,
+        memory,
+        weights_bytes=weights or None,
+        peak_bytes=None if memory.peak_bytes is None else memory.peak_bytes + weights,
+        by_phase={name: live + weights for name, live in memory.by_phase.items()},
+        by_step=tuple(live + weights for live in memory.by_step),
     )
 
 
 def parameter_bytes(pipe: Any) -> dict[int, int]:
     """id -> bytes of every distinct parameter and buffer of the pipeline."""
-    from diffprof.pipeline import components
-
     found: dict[int, int] = {}
     for part in components(pipe).values():
         if isinstance(part, torch.nn.Module):

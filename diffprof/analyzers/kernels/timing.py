@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -27,14 +28,18 @@ def clean_passes(
     *,
     warmups: int = 1,
     passes: int = 3,
+    limit_s: float = math.inf,
     clock: Clock = time.perf_counter,
     mode: str = "eager",
 ) -> Timing:
-    """Time `passes` calls after `warmups`, each from an idle device until the device is done again."""
+    """Time `passes` calls after `warmups`, each from an idle device until the device is done again.
+
+    limit_s: time in passes after which no further one is begun; one is always made.
+    """
     for _ in range(warmups):
         call()
-    seconds = []
-    for _ in range(passes):
+    seconds: list[float] = []
+    while len(seconds) < passes and (not seconds or sum(seconds) + seconds[-1] <= limit_s):
         synchronize()
         start = clock()
         call()

@@ -102,6 +102,8 @@ class TimelineBuilder:
     _peak: int = 0
     _peaks: dict[str, int] = field(default_factory=dict)
     _step_live: dict[int, int] = field(default_factory=dict)
+    _worked: set[int] = field(default_factory=set)
+    """Steps in which a part of the pipeline ran."""
     _phase: str = "prepare"
     _step: int | None = None
 
@@ -123,10 +125,17 @@ class TimelineBuilder:
     def phase(self, name: str, step: int | None = None, part: str | None = None) -> None:
         """Another phase begins."""
         if self._step is not None and step != self._step:
-            self._step_live[self._step] = self._live
+            self._end_step()
+        if part is not None and step is not None:
+            self._worked.add(step)
         self._phase, self._step = name, step
         self._peaks[name] = max(self._peaks.get(name, 0), self._live)
         self._phases.append((len(self._items), name, step, part))
+
+    def _end_step(self) -> None:
+        """What follows the last scheduler step is no step of its own."""
+        if self._step is not None and (self._step in self._worked or not self._worked):
+            self._step_live[self._step] = self._live
 
     def alloc(self, nbytes: int) -> None:
         """Memory is taken."""
@@ -162,8 +171,7 @@ class TimelineBuilder:
 
     def memory(self, weights: int | None = None) -> MemoryUse:
         """Memory over the call."""
-        if self._step is not None:
-            self._step_live[self._step] = self._live
+        self._end_step()
         return MemoryUse(
             grade=Grade.SIMULATED,
             weights_bytes=weights,

@@ -18,7 +18,8 @@ from diffprof.views.fixes import fix_table
 from diffprof.views.html.text import prose, text
 from diffprof.views.html.timeline import timeline_figures
 from diffprof.views.plain import clean, clean_lines, cut
-from diffprof.views.sections import Table, not_checked, tables
+from diffprof.views.sections import not_checked, tables
+from diffprof.views.table import Table
 
 _MOST_CODE = 400
 """Characters of a source line shown."""

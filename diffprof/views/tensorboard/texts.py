@@ -14,7 +14,8 @@ from diffprof.views.fixes import fix_table
 from diffprof.views.ladder import render_ladder
 from diffprof.views.markdown import prose, table
 from diffprof.views.plain import clean, cut
-from diffprof.views.sections import Table, not_checked, tables
+from diffprof.views.sections import not_checked, tables
+from diffprof.views.table import Table
 
 if TYPE_CHECKING:
     from diffprof.views.tensorboard.event_file import EventFile

@@ -68,10 +68,17 @@ class Tiny:
         return x
 
 
+def measured(pipe: Any, device: str, **more: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for sections in measure(pipe, pipe, torch.device(device), **more):
+        found.update(sections)
+    return found
+
+
 def test_a_call_on_the_cpu_has_its_operators_as_kernels(tmp_path: Path) -> None:
     pipe = Tiny()
-    found = measure(pipe, pipe, torch.device("cpu"), folder=tmp_path, passes=2)
-    assert (tmp_path / found["trace_file"]).stat().st_size > 1000
+    found = measured(pipe, "cpu", folder=tmp_path, passes=2)
+    assert (tmp_path / "trace.json").stat().st_size > 1000
     assert len(found["timing"].seconds) == 2
     assert "timeline" not in found
     rows = found["kernels"]
@@ -79,19 +86,54 @@ def test_a_call_on_the_cpu_has_its_operators_as_kernels(tmp_path: Path) -> None:
     assert sum(row.count for row in products) == 3
     assert {row.phase for row in products} == {"denoise"}
     assert {row.module for row in products} == {"unet.inner"}
-    assert found["memory"] is None  # the device's memory; the CPU's is not a limit that matters here
+    assert {row.phase for row in rows} == {"prepare", "denoise"}
+    memory = found["memory"]
+    assert memory.weights_bytes == 4 * (8 * 8 + 8)
+    assert memory.peak_bytes > memory.weights_bytes
+    assert memory.capacity_bytes is None
 
 
-def test_nothing_is_left_behind(tmp_path: Path) -> None:
-    from torch.nn.modules import module as hooks
+def test_no_pass_is_begun_that_would_exceed_the_limit() -> None:
+    timing = clean_passes(
+        lambda: None, lambda: None, warmups=0, passes=9, limit_s=5.0, clock=ticking(0, 2, 10, 12, 20, 22)
+    )
+    assert timing.seconds == (2.0, 2.0)
 
+
+def test_one_pass_is_made_however_long_it_takes() -> None:
+    timing = clean_passes(lambda: None, lambda: None, warmups=0, limit_s=5.0, clock=ticking(0, 900))
+    assert timing.seconds == (900.0,)
+
+
+def test_nothing_is_left_behind() -> None:
     pipe = Tiny()
-    before = dict(hooks._global_forward_pre_hooks), dict(hooks._global_forward_hooks)
-    measure(pipe, pipe, torch.device("cpu"), passes=1)
-    assert (dict(hooks._global_forward_pre_hooks), dict(hooks._global_forward_hooks)) == before
+    before = torch.nn.Module.__call__
+    measured(pipe, "cpu", passes=1)
+    assert torch.nn.Module.__call__ is before
     with pytest.raises(RuntimeError), annotated_modules({id(pipe.unet): "unet"}):
         pipe.unet(torch.ones(2, 3), 0)
-    assert (dict(hooks._global_forward_pre_hooks), dict(hooks._global_forward_hooks)) == before
+    assert torch.nn.Module.__call__ is before
+
+
+def test_compiled_modules_are_annotated_around_not_inside() -> None:
+    """Annotations inside would end the graph, or compile it again."""
+    pipe = Tiny()
+    graphs: list[int] = []
+
+    def count(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        graphs.append(len(graph.graph.nodes))
+        return graph.forward
+
+    pipe.unet.compile(backend=count, fullgraph=True)
+    pipe()
+    compiled = list(graphs)
+    with annotated_modules({id(pipe.unet): "unet", id(pipe.unet.inner): "unet.inner"}):
+        pipe()
+        torch._dynamo.reset()
+        pipe()
+    assert graphs[: len(compiled)] == compiled
+    assert graphs[len(compiled) :] == compiled
+    torch._dynamo.reset()
 
 
 def test_phases_are_told_on_to_whoever_listened() -> None:
@@ -114,7 +156,8 @@ def test_a_call_on_cuda_has_a_timeline(tmp_path: Path) -> None:
     pipe = Tiny()
     pipe.unet.to(device)
     unet = pipe.unet
-    found = measure(lambda: unet(torch.ones(2, 8, device=device), 0), pipe, device, folder=tmp_path)
+    calls = measure(lambda: unet(torch.ones(2, 8, device=device), 0), pipe, device, folder=tmp_path)
+    found = {name: rows for sections in calls for name, rows in sections.items()}
     assert found["timeline"].device_us
     assert found["memory"].peak_bytes > 0
     assert 0 < found["timing"].device_busy <= 1

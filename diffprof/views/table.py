@@ -1,0 +1,17 @@
+"""A table in a neutral form that every view draws its own way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MOST_ROWS = 12
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells are text; the view cleans and escapes them. note: how to read it, or what is left out."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""

@@ -1,0 +1,183 @@
+"""Where the time of a call goes: per kernel, phase and module, and where the device idles."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+from diffprof.recording import GapRow, KernelRow, Recording
+from diffprof.views.table import MOST_ROWS, Table
+from diffprof.views.words import NOT_MEASURED, number, plural, seconds, size
+
+UNKNOWN = "unknown"
+"""Phase or module of work that none could be told for."""
+
+
+def call_table(recording: Recording) -> Table | None:
+    """Time and memory of one call."""
+    rows: list[tuple[str, ...]] = []
+    if timing := recording.timing:
+        spread = "" if timing.spread is None else f" ± {seconds(timing.spread)}"
+        passes = f", {plural(len(timing.seconds), 'pass', 'passes')}" if timing.seconds else ""
+        rows.append(
+            (f"time of one call, {timing.mode}{passes}", f"{seconds(timing.median)}{spread}", timing.grade)
+        )
+        if not _on_cpu(recording):
+            busy = NOT_MEASURED if timing.device_busy is None else f"{number(timing.device_busy * 100)} %"
+            rows.append(("device busy", busy, timing.grade))
+    if memory := recording.memory:
+        of = "" if memory.capacity_bytes is None else f" of {size(memory.capacity_bytes)}"
+        rows.append(("memory, peak", size(memory.peak_bytes) + of, memory.grade))
+        rows.append(("memory, weights", size(memory.weights_bytes), memory.grade))
+    return Table("One call", ("figure", "value", "grade"), tuple(rows)) if rows else None
+
+
+def _on_cpu(recording: Recording) -> bool:
+    """Whether the kernels are operators of the CPU."""
+    return recording.device.kind == "cpu"
+
+
+def _title(recording: Recording, what: str = "") -> str:
+    return ("Time of the CPU's operators" if _on_cpu(recording) else "Device time") + what
+
+
+def _grade(recording: Recording) -> str:
+    return recording.timeline.grade if recording.timeline else recording.device.grade
+
+
+def kernels_table(recording: Recording) -> Table | None:
+    """Where device time goes, summed over modules and phases."""
+    if not recording.kernels:
+        return None
+    totals: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0.0])
+    for row in recording.kernels:
+        entry = totals[row.name, row.family]
+        entry[0] += row.count
+        entry[1] += row.device_us
+    everything = _whole_us(recording.kernels)
+    ranked = sorted(totals.items(), key=lambda item: -item[1][1])
+    rows = tuple(
+        (number(us / 1e3), _share(us, everything), f"{count:,.0f}", family, name)
+        for (name, family), (count, us) in ranked[:MOST_ROWS]
+    )
+    left = len(ranked) - len(rows)
+    where = "in operators, each without those it calls," if _on_cpu(recording) else "of device time"
+    note = f"{number(everything / 1e3)} ms {where} per call ({_grade(recording)})"
+    if left:
+        note += f"; {plural(left, 'more kernel')} not shown"
+    return Table(_title(recording), ("ms", "share", "calls", "family", "kernel"), rows, note)
+
+
+def phases_table(recording: Recording) -> Table | None:
+    """Device time and launches of each phase, in the call's order."""
+    if not recording.kernels or not any(row.phase for row in recording.kernels):
+        return None
+    totals = _sums(recording.kernels, lambda row: row.phase)
+    order = ["encode", "prepare", "denoise", "decode", "postprocess"]
+    names = sorted(totals, key=lambda name: order.index(name) if name in order else len(order))
+    everything = _whole_us(recording.kernels)
+    steps = recording.target.steps
+    rows = []
+    for name in names:
+        us, count = totals[name]
+        each = number(us / 1e3 / steps) if name == "denoise" and steps else ""
+        rows.append((number(us / 1e3), _share(us, everything), f"{count:,.0f}", each, name))
+    columns = ("ms", "share", "calls", "ms per step", "phase")
+    return Table(_title(recording, " by phase"), columns, tuple(rows), f"({_grade(recording)})")
+
+
+def modules_table(recording: Recording) -> Table | None:
+    """Device time and launches of the largest blocks: components down to the first numbered level."""
+    if not recording.kernels or not any(row.module for row in recording.kernels):
+        return None
+    totals = _sums(recording.kernels, lambda row: block_of(row.module))
+    ranked = sorted(totals.items(), key=lambda item: -item[1][0])
+    everything = _whole_us(recording.kernels)
+    rows = tuple(
+        (number(us / 1e3), _share(us, everything), f"{count:,.0f}", name)
+        for name, (us, count) in ranked[:MOST_ROWS]
+    )
+    left = len(ranked) - len(rows)
+    note = f"({_grade(recording)})" + (f"; {plural(left, 'more block')} not shown" if left else "")
+    return Table(_title(recording, " by module"), ("ms", "share", "calls", "module"), rows, note)
+
+
+def block_of(module: str | None) -> str | None:
+    """`unet.up_blocks.0` of `unet.up_blocks.0.attentions.1.proj_in`."""
+    if not module:
+        return None
+    parts = module.split(".")
+    numbered = next((n for n, part in enumerate(parts) if part.isdecimal()), None)
+    return ".".join(parts[: 2 if numbered is None else numbered + 1])
+
+
+def _sums(
+    kernels: Iterable[KernelRow], key: Callable[[KernelRow], str | None]
+) -> dict[str, tuple[float, float]]:
+    """(microseconds, calls) by key."""
+    totals: dict[str, tuple[float, float]] = {}
+    for row in kernels:
+        name = key(row) or UNKNOWN
+        us, count = totals.get(name, (0.0, 0.0))
+        totals[name] = (us + row.device_us, count + row.count)
+    return totals
+
+
+def _whole_us(kernels: Iterable[KernelRow]) -> float:
+    return sum(row.device_us for row in kernels)
+
+
+def _share(us: float, everything: float) -> str:
+    return f"{us / everything:.1%}" if everything else "0%"
+
+
+def gaps_table(recording: Recording) -> Table | None:
+    """Device idle time by cause, with the place of the longest gap."""
+    if not recording.gaps:
+        return None
+    causes: dict[str, list[GapRow]] = defaultdict(list)
+    for gap in recording.gaps:
+        causes[gap.cause].append(gap)
+    rows: list[tuple[str, ...]] = []
+    for cause, found in sorted(causes.items(), key=lambda item: -sum(gap.duration_us for gap in item[1])):
+        single = [gap for gap in found if gap.count == 1]
+        longest = max(single, key=lambda gap: gap.duration_us) if single else None
+        rows.append(
+            (
+                number(sum(gap.duration_us for gap in found) / 1e3),
+                f"{sum(gap.count for gap in found):,}",
+                number(longest.duration_us) if longest else "",
+                cause,
+                _where(recording, longest) if longest else "",
+            )
+        )
+    columns: tuple[str, ...] = ("ms", "gaps", "longest us", "cause", "longest is")
+    if not any(row[-1] for row in rows):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    return Table("Device idle", columns, tuple(rows), f"per call ({_grade(recording)})")
+
+
+def _where(recording: Recording, gap: GapRow) -> str:
+    """`denoise, step 2, at file.py:3`, as far as it is known, else the kernel before which it lies."""
+    parts = []
+    if gap.phase:
+        parts.append(gap.phase + ("" if gap.step is None else f", step {gap.step + 1}"))
+    site = gap.site
+    if site is None and gap.sync is not None and recording.syncs and gap.sync < len(recording.syncs):
+        site = recording.syncs[gap.sync].site
+    if site is not None:
+        parts.append(f"at {site.file}:{site.line}" if site.line else f"in {site.file}")
+    elif gap.before:
+        parts.append(f"before {gap.before}")
+    elif gap.after:
+        parts.append(f"after {gap.after}")
+    return ", ".join(parts)
+
+
+TIMES: tuple[Callable[[Recording], Table | None], ...] = (
+    call_table,
+    phases_table,
+    modules_table,
+    kernels_table,
+    gaps_table,
+)
