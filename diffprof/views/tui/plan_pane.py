@@ -13,11 +13,13 @@ from textual.containers import Container, Vertical
 from textual.message import Message
 from textual.widgets import Static
 
-from diffprof.fix import Plan, PlanStep, Safety
-from diffprof.report import Report
+from diffprof.errors import DiffprofError
+from diffprof.fix import Outcome, Plan, PlanStep, Safety, Status
+from diffprof.report import Report, load_report
 from diffprof.tuning.plan import predicted_ms
 from diffprof.views import tuning, words
 from diffprof.views.tui.article import Article
+from diffprof.views.tui.comparison_page import comparison_of
 from diffprof.views.tui.finding_page import source_of
 from diffprof.views.tui.ink import Span, Writing, bar, styled
 from diffprof.views.tui.job import Job
@@ -25,6 +27,14 @@ from diffprof.views.tui.job_panel import JobPanel
 from diffprof.views.tui.sheet import Column, Sheet
 
 _BAR = 16
+_STATUS = {
+    Status.KEPT: "good",
+    Status.UNDONE: "warn",
+    Status.FAILED: "bad",
+    Status.INTERRUPTED: "bad",
+    Status.SKIPPED: "muted",
+    Status.ADVICE: "muted",
+}
 _SAFETY = {Safety.EXACT: "good", Safety.NUMERIC: "", Safety.LOSSY: "warn", Safety.ADVICE: "muted"}
 
 
@@ -41,6 +51,7 @@ class PlanPane(Container):
         Binding("a", "all", "All"),
         Binding("r", "reset", "As planned"),
         Binding("A", "apply", "Apply"),
+        Binding("c", "compare", "Compare"),
         Binding("escape", "back", "Back", show=False),
     ]
 
@@ -53,6 +64,12 @@ class PlanPane(Container):
         self.plan = plan
         self.traces = traces
         self.chosen = {step.fix for step in plan.selected}
+        self.outcomes = {outcome.fix: outcome for outcome in report.outcomes or ()}
+        self.after = report.after
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool:
+        """Compare is offered once there is something to compare with."""
+        return action != "compare" or self.after is not None
 
     def compose(self) -> ComposeResult:
         yield Static(classes="title", markup=False)
@@ -75,6 +92,7 @@ class PlanPane(Container):
             Column("what", lambda s: [("muted", s.title)], 20, grow=True, drop=3),
             Column("safety", lambda s: [(_SAFETY[s.safety], str(s.safety))], 7, value=lambda s: s.safety),
             Column("for", lambda s: [("muted", ",".join(s.rules))], 8, value=lambda s: s.rules, drop=2),
+            *([Column("tried", self._became, 8)] if self.outcomes else []),
             Column("saves ms", _saves, 9, right=True, value=lambda s: s.saves_ms),
             Column("grade", lambda s: [("muted", str(s.grade or "–"))], 9, drop=1),
         )
@@ -83,6 +101,10 @@ class PlanPane(Container):
         if not can_be_tried(step):
             return [("muted", " · ")]
         return [("good", "[x]")] if step.fix in self.chosen else [("", "[ ]")]
+
+    def _became(self, step: PlanStep) -> list[Span]:
+        outcome = self.outcomes.get(step.fix)
+        return [("", "")] if outcome is None else [(_STATUS[outcome.status], str(outcome.status))]
 
     # --- choosing ------------------------------------------------------------------------------------
 
@@ -134,7 +156,9 @@ class PlanPane(Container):
             self._write(event.row)
 
     def _write(self, step: PlanStep | None) -> None:
-        page = Writing() if step is None else step_page(step, self.report)
+        page = Writing()
+        if step is not None:
+            page = step_page(step, self.report, self.outcomes.get(step.fix))
         if step is None and not self.plan.steps:
             page.flow(("muted", "Fixes come from findings; findings with advice only have none."))
         self.query_one(Article).show(page)
@@ -185,7 +209,48 @@ class PlanPane(Container):
         article = self.query_one(Article)
         article.show(page)
         article.focus()
+        said = page if event.ended.code else None
+        self.run_worker(lambda: self._read(said), thread=True, exclusive=True, group="outcomes")
         self.post_message(self.Applied())
+
+    def _read(self, said: Writing | None) -> None:
+        """The outcomes, which were stored in the run. said: the page of a command that failed; it stays."""
+        try:
+            report = load_report(str(self.report.path))
+        except DiffprofError:
+            return
+        if report.outcomes:
+            self.app.call_from_thread(self._tried, report, said)
+
+    def _tried(self, report: Report, said: Writing | None) -> None:
+        outcomes = report.outcomes or ()
+        self.outcomes = {outcome.fix: outcome for outcome in outcomes}
+        self.after = report.after
+        self.refresh_bindings()
+        sheet = self.query_one(Sheet)
+        place = sheet.cursor
+        sheet.set_columns(self._columns(), self.plan.steps)
+        sheet.action_move(place)
+        if said is None:
+            self.notify(tuning.total(outcomes), markup=False, timeout=8)
+        else:
+            self.call_after_refresh(self.query_one(Article).show, said)
+
+    def action_compare(self) -> None:
+        """This run beside the scan of what was kept."""
+        if self.after is None or self.report.path is None:
+            return
+        before = Path(self.report.path)
+        after = before.parent / self.after
+        self.run_worker(lambda: self._compare(before, after), thread=True, exclusive=True, group="compare")
+
+    def _compare(self, before: Path, after: Path) -> None:
+        self.app.call_from_thread(self._compared, comparison_of(before, after))
+
+    def _compared(self, page: Writing) -> None:
+        article = self.query_one(Article)
+        article.show(page)
+        article.focus()
 
 
 def _saves(step: PlanStep) -> list[Span] | str:
@@ -210,8 +275,19 @@ def total_line(plan: Plan, chosen: Sequence[str] | set[str], after: float | None
     ]
 
 
-def step_page(step: PlanStep, report: Report) -> Writing:
-    """What a fix does, why that is safe, what it resolves, its code and its diff."""
+def _outcome(page: Writing, outcome: Outcome) -> None:
+    """What happened when the fix was tried."""
+    page.fact("tried", (_STATUS[outcome.status], str(outcome.status)), f" {outcome.why}".rstrip())
+    page.fact("one call", tuning.change(outcome))
+    page.fact("output", tuning.output_change(outcome.difference))
+    if outcome.in_loop_before is not None and outcome.in_loop_after is not None:
+        page.fact("waits", f"{outcome.in_loop_before} → {outcome.in_loop_after} in the denoising loop")
+    page.fact("resolved", ", ".join(outcome.resolved))
+    page.fact("remaining", ", ".join(outcome.remaining))
+
+
+def step_page(step: PlanStep, report: Report, outcome: Outcome | None = None) -> Writing:
+    """What a fix does, why that is safe, what it resolves, what became of it, its code and its diff."""
     page = Writing()
     page.flow(("strong", step.title))
     page.fact("safety", tuning.safety(step))
@@ -220,6 +296,8 @@ def step_page(step: PlanStep, report: Report) -> Writing:
         page.fact("mind", ("warn", step.why_not))
     for other, why in step.conflicts.items():
         page.fact("not with", f"{other}: {why}")
+    if outcome is not None:
+        _outcome(page, outcome)
     page.fact("why", step.why)
     page.fact("resolves", tuning.resolves(step))
     for n in step.findings[:8]:

@@ -14,14 +14,12 @@ from textual.message import Message
 from textual.widgets import Static
 from textual.worker import get_current_worker
 
-from diffprof.comparing import Comparison, Direction, compare
 from diffprof.errors import DiffprofError
-from diffprof.report import judge_again, load_report
 from diffprof.runs import Run, list_runs
 from diffprof.views import words
-from diffprof.views.comparison import figure_rows, groups
 from diffprof.views.plain import clean
 from diffprof.views.tui.article import Article
+from diffprof.views.tui.comparison_page import comparison_of
 from diffprof.views.tui.ink import Span, Writing, styled
 from diffprof.views.tui.sheet import Column, Sheet
 
@@ -166,14 +164,7 @@ class RunsPane(Container):
         self.run_worker(lambda: self._compare(*pair), thread=True, exclusive=True, group="compare")
 
     def _compare(self, before: Path, after: Path) -> None:
-        page = Writing()
-        try:
-            one, other = (judge_again(load_report(folder)) for folder in (before, after))
-            comparison_page(page, compare(one, other))
-        except DiffprofError as error:
-            page.flow(("bad", error.what))
-            page.flow(error.hint)
-        self.app.call_from_thread(self._compared, page)
+        self.app.call_from_thread(self._compared, comparison_of(before, after))
 
     def _compared(self, page: Writing) -> None:
         if self.is_attached:
@@ -207,35 +198,3 @@ def _page(run: Run) -> Writing:
     page.fact("created", run.created)
     page.fact("folder", str(run.folder))
     return page
-
-
-_BECAME = {Direction.BETTER: "good", Direction.WORSE: "bad"}
-
-
-def comparison_page(page: Writing, found: Comparison) -> None:
-    """Two runs: the verdict, the figures side by side, what appeared and went."""
-    page.flow(("bad" if found.regressions else "strong", found.headline))
-    for label, side in (("A, before", found.before), ("B, after", found.after)):
-        page.fact(label, f"{side.run}: {side.target} on {side.device} ({side.grade})")
-    page.blank()
-    rows = [("figure", "before", "after", ""), *figure_rows(found)]
-    widths = [max(len(row[n]) for row in rows) for n in range(3)]
-    for number, row in enumerate(rows):
-        style = "muted" if number == 0 else _BECAME.get(found.figures[number - 1].direction, "")
-        page.kept(
-            f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  ",
-            (style, row[3]),
-            indent=2,
-        )
-    styles = {"Got worse": "bad", "Appeared": "bad", "Got better": "good", "Went": "good"}
-    for title, lines in groups(found):
-        page.heading(f"{title} ({len(lines):,})")
-        for line in lines:
-            page.flow((styles.get(title, ""), "• "), line, indent=2)
-    if found.unchanged:
-        page.blank()
-        page.flow(("muted", f"{words.plural(found.unchanged, 'finding')} as before."))
-    if found.not_comparable:
-        page.heading("Mind")
-        for note in found.not_comparable:
-            page.flow(note, indent=2)

@@ -47,6 +47,10 @@ class TimelinePane(Container):
         self.without: Finding | None = None
         self._phases = phase_of_events(timeline)
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool:
+        """Only what was left out can be brought back."""
+        return action != "as_recorded" or self.without is not None
+
     def compose(self) -> ComposeResult:
         yield Static(id="timeline-title", markup=False)
         yield TimelineView(self.recorded)
@@ -59,6 +63,7 @@ class TimelinePane(Container):
     def leave_out(self, finding: Finding | None) -> None:
         """Show the call as it would run without a finding; None: as recorded."""
         self.without = finding
+        self.refresh_bindings()
         lanes = self.recorded
         if finding is not None:
             lanes = lanes_of(self.timeline, removal(finding.evidence, self.report.recording))

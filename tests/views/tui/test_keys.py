@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from textual.pilot import Pilot
 from textual.widgets import Input
 
+from diffprof.fix import Difference, Outcome, Safety, Status
+from diffprof.recording import Grade
 from diffprof.report import save_report
 from diffprof.views.tui.article import Article
 from diffprof.views.tui.editor import editor_command, source_file
@@ -521,6 +524,53 @@ def test_applying_shows_progress_and_then_what_became_of_it(
         assert ("ended with status 1" if keys else "kept host-timesteps") in text
 
     drive(stored, body)
+
+
+def test_what_became_of_the_fixes_is_shown_and_compared(drive: Drive, fixed: None, tmp_path: Path) -> None:
+    save_report(builders.empty(), tmp_path / "20260102-000000-after")
+    outcomes = (
+        Outcome(
+            fix="host-timesteps",
+            title="",
+            safety=Safety.EXACT,
+            status=Status.KEPT,
+            before_ms=0.725,
+            after_ms=0.665,
+            grade=Grade.SIMULATED,
+            difference=Difference(compared_on="a twin", bit_equal=True),
+            in_loop_before=3,
+            in_loop_after=0,
+            resolved=("SYN001",),
+        ),
+        Outcome(
+            fix="fused-attention",
+            title="",
+            safety=Safety.NUMERIC,
+            status=Status.UNDONE,
+            why="It did not help.",
+        ),
+    )
+    report = replace(reports.full(), outcomes=outcomes, after="20260102-000000-after")
+    stored = save_report(report, tmp_path / "20260101-000000-a")
+
+    async def body(pilot: Pilot) -> None:
+        await pilot.press("6")
+        text = " ".join((await settled(pilot)).split())
+        for part in (
+            "kept",
+            "undone",
+            "0.725 -> 0.665 ms (simulated)",
+            "bit-identical, on a twin",
+            "3 → 0 in",
+        ):
+            assert part in text
+        await pilot.press("down")
+        assert "It did not help." in await settled(pilot)
+        await pilot.press("c")
+        await pilot.app.workers.wait_for_complete()
+        assert "Better:" in await settled(pilot)
+
+    drive(stored, body, size=(120, 40))
 
 
 def reports_plan() -> Any:

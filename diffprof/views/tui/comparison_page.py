@@ -1,0 +1,53 @@
+"""Two runs side by side, as a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diffprof.comparing import Comparison, Direction, compare
+from diffprof.errors import DiffprofError
+from diffprof.report import judge_again, load_report
+from diffprof.views import words
+from diffprof.views.comparison import figure_rows, groups
+from diffprof.views.plain import pad, width
+from diffprof.views.tui.ink import Writing
+
+_BECAME = {Direction.BETTER: "good", Direction.WORSE: "bad"}
+
+
+def comparison_of(before: Path, after: Path) -> Writing:
+    """Read two runs and compare them; an error of one is said on the page."""
+    page = Writing()
+    try:
+        one, other = (judge_again(load_report(folder)) for folder in (before, after))
+        comparison_page(page, compare(one, other))
+    except DiffprofError as error:
+        page.flow(("bad", error.what))
+        page.flow(error.hint)
+    return page
+
+
+def comparison_page(page: Writing, found: Comparison) -> None:
+    """Two runs: the verdict, the figures side by side, what appeared and went."""
+    page.flow(("bad" if found.regressions else "strong", found.headline))
+    for label, side in (("A, before", found.before), ("B, after", found.after)):
+        page.fact(label, f"{side.run}: {side.target} on {side.device} ({side.grade})")
+    page.blank()
+    rows = [("figure", "before", "after", ""), *figure_rows(found)]
+    widths = [max(width(row[n]) for row in rows) for n in range(3)]
+    for number, row in enumerate(rows):
+        style = "muted" if number == 0 else _BECAME.get(found.figures[number - 1].direction, "")
+        cells = [pad(row[n], widths[n], right=n > 0) for n in range(3)]
+        page.kept(f"{'  '.join(cells)}  ", (style, row[3]), indent=2)
+    styles = {"Got worse": "bad", "Appeared": "bad", "Got better": "good", "Went": "good"}
+    for title, lines in groups(found):
+        page.heading(f"{title} ({len(lines):,})")
+        for line in lines:
+            page.flow((styles.get(title, ""), "• "), line, indent=2)
+    if found.unchanged:
+        page.blank()
+        page.flow(("muted", f"{words.plural(found.unchanged, 'finding')} as before."))
+    if found.not_comparable:
+        page.heading("Mind")
+        for note in found.not_comparable:
+            page.flow(note, indent=2)
