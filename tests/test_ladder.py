@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,6 +66,24 @@ def test_the_order_of_the_rungs_is_the_published_one(ladders: dict[str, Ladder],
     predicted = [r.name for r in sorted(rungs, key=lambda r: r.seconds or 0.0)]
     measured = [r.name for r in sorted(rungs, key=lambda r: r.published_seconds or 0.0)]
     assert predicted == measured
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", FAST)
+def test_the_readme_prints_what_is_predicted(ladders: dict[str, Ladder], target: str) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    printed = readme.partition(f"<!-- ladder: {target} -->\n")[2].partition("<!-- end -->")[0]
+    assert printed.strip() == render_ladder(ladders[target], "markdown").strip()
+
+
+def test_the_readme_counts_the_fitted_constants() -> None:
+    """Each constant of Efficiency is followed by the text that says where it is from."""
+    root = Path(__file__).parents[1]
+    tree = ast.parse((root / "diffprof/devices/simulated/cost.py").read_text(encoding="utf-8"))
+    (rates,) = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Efficiency"]
+    notes = [n for n in rates.body[1:] if isinstance(n, ast.Expr)]
+    fitted = sum("[FIT]" in ast.unparse(note) for note in notes)
+    assert f"these {fitted} constants" in (root / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
