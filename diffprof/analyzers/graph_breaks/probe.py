@@ -393,6 +393,7 @@ def prepared(work: Callable[[Send], Any]) -> Callable[[Send], None]:
         # OpenMP's threads did not come along through the fork; a parallel region would wait for them forever.
         torch.set_num_threads(1)
         _without_cuda()
+        _without_our_modes()
         send(work(send))
 
     return start
@@ -402,6 +403,14 @@ def _without_cuda() -> None:
     """In the child: CUDA that the parent has begun to use can't be used here, and must not be asked for."""
     usable = torch.cuda.is_available() and not torch.cuda.is_initialized()
     torch.cuda.is_available = lambda: usable
+
+
+def _without_our_modes() -> None:
+    """In the child: Dynamo would trace the modes that send a script's devices elsewhere."""
+    modes = [torch._C._pop_torch_function_stack() for _ in range(torch._C._len_torch_function_stack())]
+    for mode in reversed(modes):
+        if not type(mode).__module__.startswith("diffprof."):
+            torch._C._push_on_torch_function_stack(mode)
 
 
 def _failure(result: Any) -> str | None:

@@ -110,14 +110,15 @@ def _where(rows: list[GraphBreakRow]) -> str:
 
 
 def _reach(row: GraphBreakRow) -> str:
+    text = ""
     if row.graphs:
         graphs = "A graph ends" if row.graphs == 1 else f"{row.graphs:,} graphs end"
-        return f" {graphs} there, of {row.ops:,} operation{'' if row.ops == 1 else 's'}."
+        text = f" {graphs} there, of {row.ops:,} operation{'' if row.ops == 1 else 's'}."
     if row.hidden_by:
-        return f" Dynamo comes here only once the break in {row.hidden_by} is cured."
-    if row.skipped_frame:
-        return f" Dynamo can't resume there: all of {row.skipped_frame} runs as plain Python."
-    return ""
+        text += f" Dynamo comes here only once the break in {row.hidden_by} is cured."
+    elif row.skipped_frame:
+        text += f" Dynamo can't resume there: all of {row.skipped_frame} runs as plain Python."
+    return text
 
 
 def _hint(row: GraphBreakRow) -> str:

@@ -20,6 +20,7 @@ from diffprof.analyzers.graph_breaks.rules import data_dependent_branch, value_r
 from diffprof.devices import resolve_device
 from diffprof.devices.simulated.cost import CostModel, current_mode
 from diffprof.recording import Grade
+from diffprof.targets.redirect import cuda_redirect
 from tests.analyzers.graph_breaks import planted
 from tests.analyzers.graph_breaks.conftest import in_child
 from tests.analyzers.graph_breaks.tiny import Scene
@@ -127,6 +128,18 @@ def test_findings_carry_the_cost_and_say_what_it_is_made_of() -> None:
     assert finding.grade is Grade.SIMULATED
     assert "with unet compiled" in str(finding.cost_note)
     assert "1 CUDA graph, 1 kernel, a wait of the host" in str(finding.cost_note)
+
+
+def test_what_redirects_a_scripts_devices_is_not_traced() -> None:
+    def cast(x: torch.Tensor) -> torch.Tensor:
+        return x.to(torch.float64) + 1
+
+    device = resolve_device("sim:a100-80gb")
+    with device.active() as place, cuda_redirect(device), torch.compiler.set_stance("force_eager"):
+        unet = Calls(cast)
+        scene = Scene(Pipe(unet), {"x": torch.ones(4, device=place)})
+        (row,) = probe_graph_breaks(scene, device, cache=False)["captures"]
+    assert row.fullgraph_ready
 
 
 def test_without_a_simulated_device_the_cost_is_not_measured() -> None:
