@@ -111,6 +111,10 @@ class Lines(Progress):
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor: int | None = descriptor
+        try:
+            os.set_inheritable(descriptor, False)
+        except OSError:
+            self._descriptor = None
 
     def _write(self, **entry: Any) -> None:
         if self._descriptor is None:
@@ -129,7 +133,7 @@ class Lines(Progress):
 
 def progress_on(stream: TextIO, *, quiet: bool = False) -> Progress:
     """A bar where somebody can see it; lines for the program that asks for them with DESCRIPTOR."""
-    descriptor = os.environ.get(DESCRIPTOR, "")
+    descriptor = os.environ.pop(DESCRIPTOR, "")  # not for processes that the target starts
     if descriptor.isdecimal():
         return Lines(int(descriptor))
     return Progress() if quiet or not stream.isatty() else Bar(stream)

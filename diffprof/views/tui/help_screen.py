@@ -10,7 +10,7 @@ from textual.containers import Container
 from textual.screen import ModalScreen
 
 from diffprof.views.tui.article import Article
-from diffprof.views.tui.ink import Writing
+from diffprof.views.tui.ink import Block, Writing, styled
 
 KEYS: dict[str, tuple[tuple[str, str], ...]] = {
     "Everywhere": (
@@ -18,7 +18,7 @@ KEYS: dict[str, tuple[tuple[str, str], ...]] = {
         ("Tab, Shift+Tab", "next, previous part of the screen"),
         ("v", "the verdict in full; again: a line each"),
         ("t", "light or dark"),
-        ("Ctrl+P", "command palette: tabs, findings, themes, runs"),
+        ("Ctrl+P", "command palette: tabs, findings, themes"),
         ("?", "this page"),
         ("q", "quit"),
     ),
@@ -81,7 +81,7 @@ class HelpScreen(ModalScreen[None]):
         for place, keys in KEYS.items():
             page.heading(place)
             for key, what in keys:
-                page.kept(("accent", f"{key:<17}"), what, indent=2)
+                page.blocks.append(Block(styled(what), styled(("accent", f"  {key:<17}"))))
         with Container():
             yield Article(page)
 

@@ -6,14 +6,21 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from diffprof.progress import DESCRIPTOR
 
+Told = Callable[[dict | None], None]
 _MOST_TALK = 200
 """Lines of stderr kept."""
+_GRACE = 1.0
+"""Seconds that its pipes are read after the process has ended: what it leaves behind may hold them open."""
+_LOOK = 0.03
+"""Seconds between looks at whether it has ended."""
 
 
 @dataclass(frozen=True)
@@ -35,72 +42,59 @@ class Job:
     program: Sequence[str] = (sys.executable, "-m", "diffprof")
     talk: list[str] = field(default_factory=list)
     stopping: bool = False
-    _process: asyncio.subprocess.Process | None = None
+    _process: subprocess.Popen[bytes] | None = None
 
-    async def run(self, told: Callable[[dict | None], None]) -> Ended:
+    async def run(self, told: Told) -> Ended:
         """Start it and wait for its end.
 
         told: called with each piece of progress (see `diffprof.progress.Lines`), with None when it said
         something on stderr.
         """
-        reader, writer = os.pipe()
-        environment = {**os.environ, DESCRIPTOR: str(writer)}
+        pipes = [os.pipe() for _ in range(3)]
+        (_, stdout), (_, stderr), (_, progress) = pipes
         try:
-            self._process = await asyncio.create_subprocess_exec(
-                *self.program,
-                *self.args,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                env=environment,
-                pass_fds=(writer,),
+            self._process = process = subprocess.Popen(
+                [*self.program, *self.args],
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                env={**os.environ, DESCRIPTOR: str(progress)},
+                pass_fds=(progress,),
                 start_new_session=True,
             )
         except BaseException:
-            os.close(reader)
+            for reader, _ in pipes:
+                os.close(reader)
             raise
         finally:
-            os.close(writer)
-        process = self._process
-        assert process.stdout
-        assert process.stderr
+            for _, writer in pipes:
+                os.close(writer)
+        output = bytearray()
+        work = (_collect(pipes[0][0], output), self._hear(pipes[1][0], told), _follow(pipes[2][0], told))
+        readers = [asyncio.create_task(each) for each in work]
         try:
-            output, *_ = await asyncio.gather(
-                process.stdout.read(), self._hear(process.stderr, told), self._follow(reader, told)
-            )
-            code = await process.wait()
+            while process.poll() is None:
+                await asyncio.sleep(_LOOK)
+            await asyncio.wait(readers, timeout=_GRACE)
         finally:
-            if process.returncode is None:
-                self._signal(signal.SIGKILL)
-        return Ended(code, output, tuple(self.talk))
+            self._signal(signal.SIGKILL)
+            for task in readers:
+                task.cancel()
+            await asyncio.gather(*readers, return_exceptions=True)
+        return Ended(process.wait(), bytes(output), tuple(self.talk))
 
-    async def _hear(self, stream: asyncio.StreamReader, told: Callable[[dict | None], None]) -> None:
+    async def _hear(self, descriptor: int, told: Told) -> None:
         """Lines of stderr; what overwrites itself on a terminal is a line as well."""
         rest = ""
-        while chunk := await stream.read(65_536):
-            *lines, rest = (rest + chunk.decode(errors="replace")).replace("\r", "\n").split("\n")
-            rest = rest[-10_000:]
-            self.talk += [line for line in lines if line.strip()]
-            del self.talk[:-_MOST_TALK]
-            told(None)
+        async with _reading(descriptor) as stream:
+            while chunk := await stream.read(65_536):
+                *lines, rest = (rest + chunk.decode(errors="replace")).replace("\r", "\n").split("\n")
+                rest = rest[-10_000:]
+                self.talk += [line for line in lines if line.strip()]
+                del self.talk[:-_MOST_TALK]
+                told(None)
         if rest.strip():
             self.talk.append(rest)
-
-    async def _follow(self, descriptor: int, told: Callable[[dict | None], None]) -> None:
-        stream = asyncio.StreamReader()
-        loop = asyncio.get_running_loop()
-        pipe = os.fdopen(descriptor, "rb", 0)
-        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), pipe)
-        try:
-            while line := await stream.readline():
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(entry, dict):
-                    told(entry)
-        finally:
-            transport.close()
 
     def stop(self) -> None:
         """Ask it to stop, as Ctrl-C does, so that it keeps what it has; the second time, end it."""
@@ -108,8 +102,39 @@ class Job:
         self.stopping = True
 
     def _signal(self, number: int) -> None:
-        if self._process is not None and self._process.returncode is None:
+        if self._process is not None and self._process.poll() is None:
             try:
                 os.killpg(self._process.pid, number)
             except ProcessLookupError:
                 pass
+
+
+@asynccontextmanager
+async def _reading(descriptor: int) -> AsyncIterator[asyncio.StreamReader]:
+    """The reading end of a pipe, closed afterwards."""
+    stream = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(stream), os.fdopen(descriptor, "rb", 0)
+    )
+    try:
+        yield stream
+    finally:
+        transport.close()
+
+
+async def _collect(descriptor: int, found: bytearray) -> None:
+    async with _reading(descriptor) as stream:
+        while chunk := await stream.read(65_536):
+            found += chunk
+
+
+async def _follow(descriptor: int, told: Told) -> None:
+    """Progress, a JSON object a line; anything else there is passed over."""
+    async with _reading(descriptor) as stream:
+        while line := await stream.readline():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(entry, dict):
+                told(entry)

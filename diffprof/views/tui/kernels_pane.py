@@ -28,7 +28,7 @@ def kernel_columns(by: str) -> tuple[Column[Group], ...]:
     """The ends of long names tell modules and kernels apart."""
     ends = by in ("module", "kernel")
     return (
-        Column(by, lambda g: g.name, 18, grow=True, value=lambda g: g.name, end=lambda g: ends),
+        Column(by, lambda g: g.name, 28, grow=True, value=lambda g: g.name, end=lambda g: ends),
         Column("ms", lambda g: f"{g.device_us / 1e3:,.3f}", 9, right=True, value=lambda g: g.device_us),
         Column("share", lambda g: f"{g.share:.1%}", 6, right=True, value=lambda g: g.share),
         Column("", lambda g: [("good", bar(g.share, _BAR))], _BAR, drop=2),

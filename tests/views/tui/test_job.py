@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,15 @@ def test_a_stopped_job_gives_what_it_had(report_file: Path) -> None:
     ended = asyncio.run(job.run(told))
     assert ended.code == 130
     assert ended.output == report_file.read_bytes()
+
+
+def test_what_a_job_leaves_behind_is_not_waited_for(tmp_path: Path) -> None:
+    code = "import subprocess, sys; print('out'); subprocess.Popen(['sleep', '20'], close_fds=False)"
+    job = Job([], "Scanning", program=(sys.executable, "-c", code))
+    start = time.monotonic()
+    ended = asyncio.run(job.run(lambda entry: None))
+    assert ended.output == b"out\n"
+    assert time.monotonic() - start < 15
 
 
 def test_the_second_stop_ends_it(report_file: Path) -> None:
