@@ -14,6 +14,7 @@ from diffprof import __version__
 from diffprof.chrome_trace.events import Trace
 from diffprof.chrome_trace.reader import read_trace
 from diffprof.chrome_trace.sections import Sections, device_property, sections_of
+from diffprof.devices.simulated.specs import spec_of_device
 from diffprof.recording import DeviceInfo, Environment, Recording, TargetInfo
 
 if TYPE_CHECKING:
@@ -87,6 +88,10 @@ def _device(trace: Trace, sections: Sections) -> DeviceInfo:
     for key in ("computeMajor", "computeMinor", "numSms"):
         if (value := device_property(trace, device, key)) is not None:
             details[key] = value
+    sheet = spec_of_device(str(name or ""), memory if isinstance(memory, int) else None)
+    if sheet is not None:
+        details["peak_tflops"] = dict(sheet.peak)
+        details["bandwidth_gb_s"] = sheet.bandwidth_gb_s
     if sections.window_us is not None and sections.busy_us is not None:
         details["window_us"] = round(sections.window_us, 3)
         details["busy_us"] = round(sections.busy_us, 3)

@@ -70,6 +70,10 @@ class Unchecked(msgspec.Struct, frozen=True, kw_only=True):
     why: str
 
 
+class NoEvidence(Exception):
+    """Raised by a rule whose sections hold too little to judge by; the message says what is missing."""
+
+
 _REGISTRY: dict[str, Rule] = {}
 
 
@@ -128,5 +132,8 @@ def judge(recording: Recording) -> tuple[tuple[Finding, ...], tuple[Unchecked, .
                 why += f" (add --analyzers {each.analyzer.replace('_', '-')})"
             unchecked.append(Unchecked(rule=each.code, name=each.name, why=why))
             continue
-        findings.extend(each.check(recording))
+        try:
+            findings.extend(each.check(recording))
+        except NoEvidence as lack:
+            unchecked.append(Unchecked(rule=each.code, name=each.name, why=str(lack)))
     return tuple(sorted(findings, key=sort_key)), tuple(unchecked)

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from diffprof.devices.classify import classify
 from diffprof.devices.simulated import Blocking, Observer
 from diffprof.devices.simulated.blocking import SYNCHRONIZE
+from diffprof.devices.simulated.specs import spec_of_device
 from diffprof.errors import UsageError
 from diffprof.pipeline import replaced
 from diffprof.recording import DeviceInfo, Grade
@@ -47,6 +48,8 @@ class CudaDevice:
 
     def info(self) -> DeviceInfo:
         properties = torch.cuda.get_device_properties(self.index)
+        sheet = spec_of_device(properties.name, properties.total_memory)
+        known = {"peak_tflops": dict(sheet.peak), "bandwidth_gb_s": sheet.bandwidth_gb_s} if sheet else {}
         return DeviceInfo(
             spec=self.spec,
             kind=self.kind,
@@ -57,6 +60,7 @@ class CudaDevice:
                 "capability": f"{properties.major}.{properties.minor}",
                 "processors": properties.multi_processor_count,
                 "cuda": torch.version.cuda or torch.version.hip or "",
+                **known,
             },
         )
 

@@ -14,10 +14,23 @@ from diffprof.timeline import Replay, find_gaps, replay, steps_of, total_us
 class Loop:
     """Times in microseconds, summed over the loop."""
 
-    def __init__(self, timeline: Timeline) -> None:
+    def __init__(self, timeline: Timeline, *, or_all: bool = False) -> None:
+        """or_all: where no steps are known, as in most traces that others made, everything is the loop, and
+        `steps` is 0."""
         self.timeline = timeline
         self.spans = steps_of(timeline)
         self.steps = len(self.spans)
+        if or_all and not self.spans and timeline.host_us:
+            self.spans = ((0, len(timeline.host_us)),)
+
+    @property
+    def name(self) -> str:
+        """What it is, in words."""
+        return "denoising loop" if self.steps else "call"
+
+    def per_step(self, amount: float) -> str:
+        """Microseconds in words: of a step where steps are known, else in all."""
+        return f"{amount / self.steps:,.0f} us a step" if self.steps else f"{amount:,.0f} us in all"
 
     @property
     def run(self) -> Replay:

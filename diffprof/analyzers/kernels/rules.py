@@ -8,8 +8,8 @@ from itertools import pairwise
 
 from diffprof.analyzers.kernels.loop import Loop
 from diffprof.finding import Evidence, Finding, Severity
-from diffprof.recording import Grade, Recording, Timeline
-from diffprof.rules import rule
+from diffprof.recording import Grade, KernelKind, Recording, Timeline
+from diffprof.rules import NoEvidence, rule
 from diffprof.setup_costs import evidence as changed
 from diffprof.timeline import Without, saved_us
 
@@ -41,6 +41,8 @@ LAYOUT = re.compile(r"nchwToNhwc|nhwcToNchw|nchw2nhwc|nhwc2nchw", re.IGNORECASE)
 CAST = re.compile(r"^cast_|(?:b?float16|float)_copy_kernel|_to_copy_cast")
 SOFTMAX = re.compile(r"softmax", re.IGNORECASE)
 BATCHED = re.compile(r"^(?:aten::)?(?:bmm|baddbmm)$")
+FULL_FP32 = re.compile(r"sgemm|scudnn|_simt_|ffma", re.IGNORECASE)
+"""Names of cuBLAS, cuDNN and CUTLASS for float32 kernels on the plain units."""
 PAGEABLE = re.compile(r"memcpy.*pageable", re.IGNORECASE)
 
 
@@ -127,21 +129,22 @@ def launch_bound(recording: Recording) -> Iterator[Finding]:
     """
     timeline = recording.timeline
     assert timeline is not None
-    loop = Loop(timeline)
+    loop = Loop(timeline, or_all=True)
     idle = loop.idle_us("launch")
     if not loop.length_us or idle < IDLE_SHARE * loop.length_us:
         return
+    share = f"{idle / loop.length_us:.0%}"
     yield Finding(
         rule="KRN001",
         name="launch-bound",
         kind="launch-bound",
-        message=f"The device idles {idle / loop.length_us:.0%} of the denoising loop, waiting for launches.",
+        message=f"The device idles {share} of the {loop.name}, waiting for launches.",
         grade=_grade(recording),
         severity=Severity.HIGH,
-        phase="denoise",
-        in_loop=True,
-        count=loop.steps,
-        per_step=1.0,
+        phase="denoise" if loop.steps else None,
+        in_loop=bool(loop.steps),
+        count=max(1, loop.steps),
+        per_step=1.0 if loop.steps else 0.0,
         saves_ms=loop.saved_without_host_us() / 1e3,
         cost_note="What an infinitely fast host would save; CUDA graphs come near it.",
         advice="Compile the denoiser with CUDA graphs, or run a larger batch.",
@@ -173,9 +176,7 @@ def sync_bubble(recording: Recording) -> Iterator[Finding]:
     """
     timeline = recording.timeline
     assert timeline is not None
-    loop = Loop(timeline)
-    if not loop.steps:
-        return
+    loop = Loop(timeline, or_all=True)
     rows = loop.waiting_rows()
     saved = saved_us(timeline, Without(waits=rows), loop.run.total_us)
     if not rows or saved < BUBBLE_SHARE * loop.length_us:
@@ -184,17 +185,17 @@ def sync_bubble(recording: Recording) -> Iterator[Finding]:
         rule="KRN002",
         name="sync-bubble",
         kind="sync-bubble",
-        message=f"Waits of the host let the device run dry: {saved / loop.steps:,.0f} us a step.",
+        message=f"Waits of the host let the device run dry: {loop.per_step(saved)}.",
         grade=_grade(recording),
         severity=Severity.HIGH,
-        phase="denoise",
-        in_loop=True,
+        phase="denoise" if loop.steps else None,
+        in_loop=bool(loop.steps),
         count=loop.waits(),
-        per_step=loop.waits() / loop.steps,
+        per_step=loop.waits() / loop.steps if loop.steps else 0.0,
         blocked_ms=sum(loop.run.blocked_us.get(row, 0.0) for row in rows) / 1e3,
         saves_ms=saved / 1e3,
-        cost_note="All waits of the loop together; one of them alone may save nothing.",
-        advice="Remove the waits in the loop; the SYN findings name their lines.",
+        cost_note=f"All waits of the {loop.name} together; one of them alone may save nothing.",
+        advice=f"Remove the waits in the {loop.name}; the SYN findings name their lines.",
         evidence=Evidence(syncs=tuple(sorted(row for row in rows if row >= 0))),
     )
 
@@ -224,7 +225,9 @@ def slow_scheduler(recording: Recording) -> Iterator[Finding]:
     assert timeline is not None
     loop = Loop(timeline)
     share = loop.part_share("scheduler")
-    if share is None or share <= SCHEDULER_SHARE:
+    if share is None:
+        raise NoEvidence("which part of the steps is the scheduler's is not known")
+    if share <= SCHEDULER_SHARE:
         return
     yield Finding(
         rule="KRN003",
@@ -325,11 +328,15 @@ def fp32_without_tf32(recording: Recording) -> Iterator[Finding]:
     """
     timeline = recording.timeline
     assert timeline is not None
+    kinds = _kinds(timeline, (_is_full_fp32(timeline, kind) for kind in timeline.kinds))
+    if not kinds:
+        return
     peaks = recording.device.details.get("peak_tflops") or {}
     full, tf32 = peaks.get("fp32"), peaks.get("tf32")
-    if not full or not tf32 or tf32 <= full:
+    if not full:
+        raise NoEvidence(f"what {recording.device.name} reaches with and without TF32 is not known")
+    if not tf32 or tf32 <= full:
         return
-    kinds = _kinds(timeline, (k.family in ("gemm", "conv") and k.dtype == "float32" for k in timeline.kinds))
     becomes = tuple(_tf32_us(recording, kind, full / tf32) for kind in kinds)
     yield from _kernel_finding(
         recording,
@@ -341,6 +348,16 @@ def fp32_without_tf32(recording: Recording) -> Iterator[Finding]:
         becomes_us=becomes,
         fixes=("tf32",),
     )
+
+
+def _is_full_fp32(timeline: Timeline, kind: KernelKind) -> bool:
+    """Whether a kernel multiplies float32 without tensor cores: the simulation says so by its type, a real
+    kernel by its name, since TF32 takes float32 tensors too."""
+    if kind.family not in ("gemm", "conv"):
+        return False
+    if timeline.grade is Grade.SIMULATED:
+        return kind.dtype == "float32"
+    return bool(FULL_FP32.search(kind.name)) and kind.dtype in ("", "float32")
 
 
 def _tf32_us(recording: Recording, kind: int, ratio: float) -> float:
@@ -446,22 +463,24 @@ def pageable_copy(recording: Recording) -> Iterator[Finding]:
     timeline = recording.timeline
     assert timeline is not None
     kinds = _kinds(timeline, (bool(PAGEABLE.search(k.name)) for k in timeline.kinds))
-    loop = Loop(timeline)
+    loop = Loop(timeline, or_all=True)
     events = loop.inside(kinds)
     spent = sum(timeline.device_us[event] for event in events)
-    if not loop.steps or spent < GAP_US * loop.steps:
+    # Every call uploads something once: without steps only a noticeable share of the whole counts.
+    least = GAP_US * loop.steps if loop.steps else DEVICE_SHARE * sum(timeline.device_us)
+    if not events or spent < least:
         return
     yield Finding(
         rule="KRN008",
         name="pageable-copy",
         kind="pageable-copy",
-        message=f"Copies through pageable memory take {spent / loop.steps:,.0f} us a step.",
+        message=f"Copies through pageable memory take {loop.per_step(spent)}.",
         grade=_grade(recording),
-        severity=Severity.HIGH,
-        phase="denoise",
-        in_loop=True,
+        severity=Severity.HIGH if loop.steps else Severity.MEDIUM,
+        phase="denoise" if loop.steps else None,
+        in_loop=bool(loop.steps),
         count=len(events),
-        per_step=len(events) / loop.steps,
+        per_step=len(events) / loop.steps if loop.steps else 0.0,
         advice="Move the data to the device once, before the loop.",
         evidence=Evidence(events=tuple(events)),
     )
@@ -537,21 +556,26 @@ def python_between_steps(recording: Recording) -> Iterator[Finding]:
     """
     timeline = recording.timeline
     assert timeline is not None
-    loop = Loop(timeline)
+    loop = Loop(timeline, or_all=True)
+    if timeline.grade is Grade.SIMULATED and not loop.host_only():
+        raise NoEvidence(
+            "a simulated call has no clock for Python between operations: scan on --device cuda, or import a "
+            "trace"
+        )
     idle = loop.idle_us("python")
-    if not loop.steps or idle < GAP_US * loop.steps:
+    if idle < GAP_US * max(1, loop.steps) or (not loop.steps and idle < IDLE_SHARE * loop.length_us):
         return
     yield Finding(
         rule="KRN010",
         name="python-between-steps",
         kind="python-between-steps",
-        message=f"The device idles {idle / loop.steps:,.0f} us a step while Python runs between operations.",
+        message=f"The device idles while Python runs between operations: {loop.per_step(idle)}.",
         grade=_grade(recording),
         severity=Severity.HIGH,
-        phase="denoise",
-        in_loop=True,
-        count=loop.steps,
-        per_step=1.0,
+        phase="denoise" if loop.steps else None,
+        in_loop=bool(loop.steps),
+        count=max(1, loop.steps),
+        per_step=1.0 if loop.steps else 0.0,
         advice="Switch the progress bar off, and keep callbacks short.",
         evidence=Evidence(events=tuple(loop.host_only())),
     )
@@ -582,10 +606,12 @@ def memory_headroom(recording: Recording) -> Iterator[Finding]:
     memory, timing = recording.memory, recording.timing
     assert memory is not None
     if not memory.peak_bytes or not memory.capacity_bytes or memory.weights_bytes is None:
-        return
+        raise NoEvidence("how much memory there is, and how much of it weights take, is not known")
     busy = timing.device_busy if timing else None
+    if busy is None:
+        raise NoEvidence("how busy the device is was not measured")
     used = memory.peak_bytes - memory.weights_bytes
-    if busy is None or busy > 1 - IDLE_SHARE or used <= 0:
+    if busy > 1 - IDLE_SHARE or used <= 0:
         return
     times = int((memory.capacity_bytes * HEADROOM - memory.weights_bytes) / used)
     if times < 2:
@@ -624,8 +650,10 @@ def compiled_not_fused(recording: Recording) -> Iterator[Finding]:
     """
     timeline = recording.timeline
     assert timeline is not None
-    if timeline.mode == "eager" or not timeline.eager_kernels:
+    if timeline.mode == "eager":
         return
+    if not timeline.eager_kernels:
+        raise NoEvidence("how many kernels the same call launches eagerly is not known")
     launched = sum(1 for us in timeline.device_us if us > 0)
     if launched < SAME_KERNELS * timeline.eager_kernels:
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -112,3 +113,19 @@ def load_spec(name: str) -> GpuSpec:
         sources=data["sources"],
         note=data.get("note", ""),
     )
+
+
+def spec_of_device(name: str, memory_bytes: int | None = None) -> GpuSpec | None:
+    """The data sheet of a real device, by the name that its driver gives it; None for one without a sheet.
+
+    memory_bytes: tells variants of one chip apart.
+    """
+    words = re.findall(r"[a-z]+\d+[a-z]*|\d+", name.lower())
+    found = []
+    for key in spec_names():
+        chip = re.sub(r"^rtx", "", key.partition("-")[0])
+        if chip in words and (not key.startswith("rtx") or "rtx" in name.lower()):
+            found.append(load_spec(key))
+    if memory_bytes is None:
+        return found[0] if found else None
+    return min(found, key=lambda spec: abs(spec.memory_bytes - memory_bytes), default=None)

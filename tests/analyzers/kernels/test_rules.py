@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from diffprof.analyzers.kernels.loop import Loop
 from diffprof.finding import Finding
-from diffprof.recording import Recording
+from diffprof.recording import Grade, Recording
 from diffprof.report import make_report
 from tests.analyzers.kernels.examples import BAD
 from tests.analyzers.kernels.lanes import Lanes, fed
@@ -40,8 +41,6 @@ def test_tf32_is_no_faster_than_memory() -> None:
     (becomes,) = found("KRN005").evidence.becomes_us
     assert becomes == pytest.approx(900 * 19.5 / 156)
     lanes = fed().launch("sgemm", 900.0, family="gemm", dtype="float32", flops=1e10, bytes=1e9)
-    import msgspec
-
     slow = msgspec.structs.replace(BAD["KRN005"], timeline=lanes.timeline())
     assert found("KRN005", slow).evidence.becomes_us == (pytest.approx(1e9 / 2039e3),)
 
@@ -79,3 +78,62 @@ def test_the_scheduler_s_share_leaves_out_what_it_waits_for() -> None:
     share = Loop(waiting.timeline()).part_share("scheduler")
     assert share is not None
     assert share < 0.01
+
+
+def without_steps(code: str) -> Recording:
+    """A recording as a trace has it that tells no denoising steps."""
+    timeline = BAD[code].timeline
+    assert timeline is not None
+    return msgspec.structs.replace(BAD[code], timeline=msgspec.structs.replace(timeline, phases=()))
+
+
+@pytest.mark.parametrize("code", ["KRN001", "KRN002", "KRN010"])
+def test_a_trace_without_steps_is_judged_as_a_whole(code: str) -> None:
+    finding = found(code, without_steps(code))
+    assert not finding.in_loop
+    assert finding.per_step == 0.0
+    assert "step" not in finding.message
+    assert finding.saves_ms == pytest.approx(found(code).saves_ms, rel=0.05)
+
+
+def test_one_upload_of_little_weight_is_not_blamed_where_steps_are_unknown() -> None:
+    light = without_steps("KRN008")
+    assert "KRN008" not in {f.rule for f in make_report(light).findings}
+    lanes = fed().launch("Memcpy HtoD (Pageable -> Device)", 900.0, family="copy")
+    heavy = msgspec.structs.replace(light, timeline=msgspec.structs.replace(lanes.timeline(), phases=()))
+    finding = found("KRN008", heavy)
+    assert (finding.in_loop, finding.count) == (False, 4)
+    assert "3,600 us in all" in finding.message
+
+
+def unchecked(code: str, recording: Recording) -> str:
+    report = make_report(recording)
+    assert code not in {f.rule for f in report.findings}
+    (why,) = [each.why for each in report.unchecked if each.rule == code]
+    return why
+
+
+def test_a_simulated_call_cannot_tell_python_between_steps() -> None:
+    assert "no clock for Python" in unchecked("KRN010", BAD["KRN001"])
+
+
+def test_fp32_on_a_gpu_without_a_data_sheet_is_not_called_clean() -> None:
+    device = msgspec.structs.replace(BAD["KRN005"].device, name="Some GPU", details={})
+    assert "Some GPU" in unchecked("KRN005", msgspec.structs.replace(BAD["KRN005"], device=device))
+
+
+@pytest.mark.parametrize(
+    ("name", "fires"), [("ampere_sgemm_128x64_tn", True), ("ampere_s1688gemm_tf32_128x64", False)]
+)
+def test_a_real_kernel_tells_by_its_name_whether_it_uses_tf32(name: str, fires: bool) -> None:
+    lanes = fed().launch(name, 900.0, family="gemm", dtype="float32", flops=1e10, bytes=1e6)
+    timeline = msgspec.structs.replace(lanes.timeline(), grade=Grade.MEASURED)
+    recording = msgspec.structs.replace(BAD["KRN005"], timeline=timeline)
+    assert ("KRN005" in {f.rule for f in make_report(recording).findings}) is fires
+
+
+def test_a_compiled_call_needs_the_eager_one_beside_it() -> None:
+    timeline = BAD["KRN012"].timeline
+    assert timeline is not None
+    alone = msgspec.structs.replace(timeline, eager_kernels=None)
+    assert "eagerly" in unchecked("KRN012", msgspec.structs.replace(BAD["KRN012"], timeline=alone))

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from diffprof.devices.simulated.specs import GpuSpec, load_spec, spec_names
+from diffprof.devices.simulated.specs import GpuSpec, load_spec, spec_names, spec_of_device
 from diffprof.errors import UsageError
 
 EXPECTED = {
@@ -82,3 +82,25 @@ def test_h200_is_an_h100_with_other_memory() -> None:
     assert isinstance(h200, GpuSpec)
     assert h100.peak == h200.peak
     assert h200.bandwidth_gb_s > h100.bandwidth_gb_s
+
+
+@pytest.mark.parametrize(
+    ("name", "gib", "key"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 80, "a100-80gb"),
+        ("NVIDIA A100-SXM4-40GB", 40, "a100-40gb"),
+        ("NVIDIA A100-PG509-200", None, "a100-40gb"),
+        ("NVIDIA H100 80GB HBM3", 80, "h100"),
+        ("NVIDIA L4", 24, "l4"),
+        ("NVIDIA L40S", 48, "l40s"),
+        ("NVIDIA GeForce RTX 4090", 24, "rtx4090"),
+        ("Tesla V100-SXM2-32GB", 32, "v100"),
+        ("AMD Instinct MI300X", 192, "mi300x"),
+        ("NVIDIA L40", 48, None),
+        ("AMD Radeon Graphics", None, None),
+        ("no GPU events", None, None),
+    ],
+)
+def test_a_real_device_has_its_data_sheet(name: str, gib: int | None, key: str | None) -> None:
+    found = spec_of_device(name, gib and gib << 30)
+    assert (found and found.key) == key
