@@ -184,20 +184,23 @@ def _batch(pipe: Any, batch: int, known: list[str], given: Mapping[str, Any]) ->
 def swap_scheduler(pipe: Any, name: str) -> None:
     """Give the pipeline another scheduler of diffusers, made from the configuration of its own.
 
-    name: a class name in upper or lower case, with or without `Scheduler`. Raises UsageError for an unknown
-    one, or one that this pipeline can't use.
+    name: a class name in upper or lower case, with or without `Scheduler`, or the beginning of just one.
+    Raises UsageError for an unknown one, or one that this pipeline can't use.
     """
     import diffusers
 
     classes = [entry for entry in dir(diffusers) if entry.endswith("Scheduler")]
     folded = {entry.lower(): entry for entry in classes}
+    begun = [entry for lower, entry in folded.items() if name and lower.startswith(name.lower())]
     found = folded.get(name.lower()) or folded.get(f"{name.lower()}scheduler")
+    if found is None and len(begun) == 1:
+        found = begun[0]
     if found is None:
         stems = {entry.removesuffix("Scheduler"): entry for entry in classes}
         near = nearest(re.sub(r"(?i)schedul\w*$", "", name), list(stems))
         raise UsageError(
             f"diffusers {diffusers.__version__} has no scheduler {name!r}.",
-            near or f"It has: {', '.join(classes)}.",
+            f"Which of {', '.join(begun)}?" if begun else near or f"It has: {', '.join(classes)}.",
         )
     own = getattr(pipe, "scheduler", None)
     if own is None:

@@ -159,10 +159,15 @@ class TestScheduler:
         assert pipe.scheduler.config.beta_end == 0.012
         assert pipe.config["scheduler"][1] == "DDIMScheduler"
 
+    def test_the_beginning_of_one_name_is_enough(self, pipe: Any) -> None:
+        swap_scheduler(pipe, "unipc")
+        assert type(pipe.scheduler).__name__ == "UniPCMultistepScheduler"
+
     @pytest.mark.parametrize(
         ("name", "said"),
         [
-            ("DDIMSchedule", "Did you mean"),
+            ("DDIMSchedular", "Did you mean"),
+            ("Euler", "Which of EulerAncestralDiscreteScheduler, EulerDiscreteScheduler?"),
             ("nonsense", "It has: "),
             ("FlowMatchEulerDiscreteScheduler", "scale_model_input"),
         ],
