@@ -41,6 +41,9 @@ def test_hits() -> None:
     assert parse_gate("SYN005").hits(report) == (once,)
     assert parse_gate("SYN").hits(report) == (looped, once)
     assert parse_gate("SYN003").hits(report) == ()
+    slow = make_report(make_finding("KRN005"))
+    assert parse_gate("in-loop").hits(slow) == (), "it is in the loop, and does not block it"
+    assert parse_gate("KRN005").hits(slow) == slow.findings
 
 
 def test_what_the_gate_rests_on_and_was_not_judged() -> None:

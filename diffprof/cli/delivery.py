@@ -26,7 +26,7 @@ def fail_on_option() -> Decorator:
         "--fail-on",
         metavar="RULE,...",
         default="",
-        help="Exit with 1 if these find anything: codes, names, prefixes such as SYN, or in-loop.",
+        help="Exit with 1 on these: codes, names, prefixes such as SYN, or in-loop (waits in the loop).",
     )
 
 
