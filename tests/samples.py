@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from diffprof.analyzers import ANALYZERS
 from diffprof.ladder.result import Ladder, save_ladder
 from diffprof.recording import KernelRow, Recording
 from diffprof.report import REPORT_FILE, Report, make_report
@@ -46,9 +47,7 @@ class Sample:
 SDXL = {"scheduler": "DDIMScheduler", "steps": 3, "dtype": "bfloat16"}
 
 SAMPLES = (
-    Sample(
-        "sdxl-ddim-a100", "sdxl", "sim:a100-80gb", SDXL, ("syncs", "kernels", "graph-breaks", "quantization")
-    ),
+    Sample("sdxl-ddim-a100", "sdxl", "sim:a100-80gb", SDXL, ANALYZERS, fixed="sdxl-ddim-a100-fixed"),
     Sample("sdxl-ddim-h100", "sdxl", "sim:h100", SDXL),
     Sample("tiny-sdxl-cpu", "tiny-sdxl", "cpu", {"steps": 4}),
 )
@@ -155,6 +154,9 @@ def make_ladder() -> None:
     (FOLDER / "sdxl-ladder-a100").mkdir(parents=True, exist_ok=True)
     save_ladder(ladder, FOLDER / "sdxl-ladder-a100")
 
+
+NAMES = {*(sample.name for sample in SAMPLES), *(sample.fixed for sample in SAMPLES if sample.fixed)}
+"""Of the reports; what is made together with another is not in MAKERS."""
 
 MAKERS: dict[str, Callable[[], None]] = {
     **{sample.name: (lambda sample=sample: make(sample)) for sample in SAMPLES},

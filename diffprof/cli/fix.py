@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,10 +98,12 @@ def command(
         plan = make_plan(report, choice)
         emit(render_plan(report, plan, form, columns=screen.columns, colour=screen.colour))
         return
-    report, after, failure = tried(report, choice, quiet=quiet)
+    report, after, pictures, failure = tried(report, choice, quiet=quiet)
     unstored: DiffprofError | None = None
     try:
-        report = store_tuned(report, after, traces, now=datetime.datetime.now(datetime.UTC))
+        report = store_tuned(
+            report, after, traces, now=datetime.datetime.now(datetime.UTC), pictures=pictures
+        )
     except DiffprofError as error:
         unstored = error
     emit(render_applied(report, after, form, columns=screen.columns, colour=screen.colour))
@@ -113,8 +116,8 @@ def command(
 
 def tried(
     report: Report, choice: Choice, *, quiet: bool
-) -> tuple[Report, Report | None, BaseException | None]:
-    """(the report with its outcomes, the scan after them, what ended it early)."""
+) -> tuple[Report, Report | None, Mapping[str, bytes], BaseException | None]:
+    """(the report with its outcomes, the scan after them, pictures to store, what ended it early)."""
     from diffprof.progress import progress_on
 
     with progress_on(sys.stderr, quiet=quiet) as progress, stdout_to_stderr():
@@ -127,5 +130,5 @@ def tried(
             partial: Report | None = getattr(error, "report", None)
             if partial is None or partial.outcomes is None:
                 raise
-            return partial, None, error
-    return tuned.report, tuned.after, None
+            return partial, None, {}, error
+    return tuned.report, tuned.after, tuned.pictures, None

@@ -4,9 +4,9 @@ compare the output, keep or undo."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from msgspec.structs import replace
@@ -34,6 +34,7 @@ from diffprof.session import our_own, target_failure
 from diffprof.targets import Options, Target, resolve
 from diffprof.targets.scene import Scene
 from diffprof.tuning.keeping import Seen, judged, too_close
+from diffprof.tuning.pictures import pictures
 from diffprof.tuning.plan import Choice, make_plan
 from diffprof.tuning.stand import Stand, StandMark, stand_for
 
@@ -44,10 +45,11 @@ NOT_ALONE = (Stage.QKV, Stage.LAYOUT)
 @dataclass(frozen=True)
 class Tuned:
     """report: the scanned report with plan and outcomes. after: the scan with everything that was kept; None
-    where nothing was."""
+    where nothing was. pictures: what the compared calls made before and after, as files to store."""
 
     report: Report
     after: Report | None
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,8 @@ class Tuning:
         finally:
             stand.restore(original)
         self._sorted_outcomes()
-        return Tuned(self.with_outcomes(), after)
+        seen = [output.image if output else None for output in (self.first_output, self.output)]
+        return Tuned(self.with_outcomes(), after, pictures(*seen))
 
     def _stand(self, scene: Scene) -> Stand:
         settings = self.report.recording.settings

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 
@@ -17,9 +18,16 @@ from diffprof.runs import store
 OPTIMIZED = "optimized.py"
 
 
-def store_tuned(report: Report, after: Report | None, traces: Path, *, now: datetime.datetime) -> Report:
+def store_tuned(
+    report: Report,
+    after: Report | None,
+    traces: Path,
+    *,
+    now: datetime.datetime,
+    pictures: Mapping[str, bytes] | None = None,
+) -> Report:
     """Store the scan after the fixes in a folder of its own, and the report with its outcomes in the run's
-    folder, with `optimized.py`; returns that report.
+    folder, with `optimized.py` and the pictures; returns that report.
 
     Raises DiffprofError when the disk does not take it.
     """
@@ -31,12 +39,15 @@ def store_tuned(report: Report, after: Report | None, traces: Path, *, now: date
         return store(report, traces, now=now)
     folder = Path(report.path)
     report = save_report(report, folder)
+    beside = dict(pictures or {})
     if source := optimized(report):
+        beside[OPTIMIZED] = source.encode()
+    for name, data in beside.items():
         try:
-            (folder / OPTIMIZED).write_text(source, encoding="utf-8")
+            (folder / name).write_bytes(data)
         except OSError as error:
             raise DiffprofError(
-                f"{folder / OPTIMIZED} could not be written: {error.strerror or error}.",
+                f"{folder / name} could not be written: {error.strerror or error}.",
                 "Free some space, or copy the run's folder to where you may write.",
             ) from error
     return report

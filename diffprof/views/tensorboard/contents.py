@@ -61,9 +61,11 @@ def event_files(run: Run) -> dict[str, bytes]:
     later = run.after.recording if run.after is not None else None
     if later is not None and later.timeline is not None and later.timeline.host_us:
         _timelines(main, later, replay(later.timeline), 1)
+    where = next((o.difference.compared_on for o in run.report.outcomes or () if o.difference), "")
     for step, when in enumerate(("before", "after")):
         if when in run.pictures:
-            main.image("output", run.pictures[when].png, run.pictures[when].size, step, about=when)
+            about = prose(f"{when} the fixes" + (f", on {where}" if where else ""))
+            main.image("output", run.pictures[when].png, run.pictures[when].size, step, about=about)
     if run.ladder is not None:
         _ladder(main, run.ladder)
     files = {}

@@ -27,9 +27,9 @@ TRACE_FILE = "profile.diffprof.json.gz"
 EVENT_FILE = "events.out.tfevents.diffprof"
 MARKER_FILE = "tensorboard.json"
 PICTURES = {"before": "before.png", "after": "after.png"}
-"""What the pipeline made before and after the fixes, where the run's folder has it."""
+"""What the pipeline made before and after the fixes, where `diffprof fix --apply` has left it."""
 
-FORM = 7
+FORM = 8
 """Counts changes of what is written here, so that what an older diffprof wrote is replaced."""
 
 
