@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from diffprof.analyzers import ANALYZERS
 from diffprof.ladder.result import Ladder, save_ladder
-from diffprof.recording import KernelRow, Recording
+from diffprof.recording import GapRow, KernelRow
 from diffprof.report import REPORT_FILE, Report, make_report
 
 FOLDER = Path(__file__).parent.parent / "traces" / "samples"
@@ -27,8 +27,11 @@ FOLDER = Path(__file__).parent.parent / "traces" / "samples"
 DIGITS = 4
 """Significant digits of a stored figure."""
 
-SMALLEST_SHARE = 0.0007
+SMALLEST_SHARE = 0.001
 """Of device time: kernels below it lose their module and are summed up by name and phase."""
+
+SHORTEST_GAP_US = 50.0
+"""Shorter ones of the same cause, phase and step are summed up."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +92,32 @@ def trimmed(report: Report) -> Report:
     recording = report.recording
     if recording.kernels is not None:
         recording = replace(recording, kernels=tuple(_folded(recording.kernels)))
-    rounded = msgspec.convert(_rounded(msgspec.to_builtins(recording)), Recording)
-    fresh = make_report(rounded)
-    return replace(report, recording=rounded, findings=fresh.findings, unchecked=fresh.unchecked, path=None)
+    if recording.gaps is not None:
+        recording = replace(recording, gaps=tuple(_summed(recording.gaps)))
+    whole = replace(report, recording=recording, path=None)
+    rounded = msgspec.convert(_rounded(msgspec.to_builtins(whole)), Report)
+    fresh = make_report(rounded.recording)
+    return replace(rounded, findings=fresh.findings, unchecked=fresh.unchecked)
+
+
+def _summed(gaps: tuple[GapRow, ...]) -> list[GapRow]:
+    kept = [gap for gap in gaps if gap.duration_us >= SHORTEST_GAP_US]
+    short: dict[tuple[Any, ...], list[GapRow]] = defaultdict(list)
+    for gap in gaps:
+        if gap.duration_us < SHORTEST_GAP_US:
+            short[gap.cause, gap.phase, gap.step].append(gap)
+    for (cause, phase, step), group in short.items():
+        kept.append(
+            GapRow(
+                cause=cause,
+                start_us=group[0].start_us,
+                duration_us=sum(gap.duration_us for gap in group),
+                phase=phase,
+                step=step,
+                count=sum(gap.count for gap in group),
+            )
+        )
+    return sorted(kept, key=lambda gap: gap.start_us)
 
 
 def _folded(rows: tuple[KernelRow, ...]) -> list[KernelRow]:

@@ -12,7 +12,7 @@ import pytest
 from diffprof.ladder.result import LADDER_FILE, load_ladder
 from diffprof.report import REPORT_FILE, load_report, make_report
 from diffprof.views import FORMATS, render
-from tests.samples import FOLDER, MAKERS
+from tests.samples import FOLDER, MAKERS, NAMES
 
 REPORTS = sorted(file.parent for file in FOLDER.glob(f"*/{REPORT_FILE}"))
 STORED = [*REPORTS, *(file.parent for file in FOLDER.glob(f"*/{LADDER_FILE}"))]
@@ -21,7 +21,7 @@ PATH = re.compile(rb'"(?:/|~|[A-Za-z]:\\\\)[^"\s]*')
 
 
 def test_all_that_can_be_made_are_there() -> None:
-    assert {folder.name for folder in STORED} == set(MAKERS)
+    assert {folder.name for folder in STORED} == {*MAKERS, *NAMES}
 
 
 @pytest.mark.parametrize("folder", REPORTS, ids=lambda folder: folder.name)
@@ -59,6 +59,15 @@ def test_simulated_ones_have_a_timeline_and_the_measured_one_says_so() -> None:
             assert recording.timeline.grade == "simulated"
         else:
             assert recording.device.grade == "measured"
+
+
+def test_the_run_before_names_the_one_after_its_fixes() -> None:
+    before = load_report(FOLDER / "sdxl-ddim-a100")
+    assert before.after == "sdxl-ddim-a100-fixed"
+    kept = [outcome for outcome in before.outcomes or () if outcome.status == "kept"]
+    assert kept
+    after = load_report(FOLDER / before.after)
+    assert not [row for row in after.recording.syncs or () if row.in_loop]
 
 
 def test_the_ladder_is_read() -> None:
