@@ -277,7 +277,8 @@ def _condition(reason: str, part: Part) -> str:
 def _bare(reason: str) -> str:
     """The condition as Dynamo words it, with modules named by their path."""
     text = reason.partition("\nUser stack trace:")[0].partition(": ")[2] or reason
-    return _MODULE.sub(lambda m: f".{m[1]}", text.partition("  # ")[0].strip())
+    text = text.partition("  # ")[0].partition(". Guard failed on a parameter")[0].strip()
+    return _MODULE.sub(lambda m: f".{m[1]}", text)
 
 
 def positional_names(part: Part) -> list[str]:
