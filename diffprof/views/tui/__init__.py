@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from diffprof.report import Report
+    from diffprof.views.tui.app import Viewer
     from diffprof.views.tui.job import Ended
 
 
@@ -16,7 +17,7 @@ def view(report: Report, traces: Path) -> None:
     from diffprof.views.tui.app import Viewer
     from diffprof.views.tui.themes import settings_file
 
-    Viewer(report, traces, settings=settings_file()).run()
+    _run(Viewer(report, traces, settings=settings_file()))
 
 
 def watch_job(args: Sequence[str], title: str, traces: Path) -> Ended | None:
@@ -28,4 +29,12 @@ def watch_job(args: Sequence[str], title: str, traces: Path) -> Ended | None:
     from diffprof.views.tui.job import Job
     from diffprof.views.tui.themes import settings_file
 
-    return Viewer(None, traces, job=Job(args, title), settings=settings_file()).run()
+    return _run(Viewer(None, traces, job=Job(args, title), settings=settings_file()))
+
+
+def _run(viewer: Viewer) -> Ended | None:
+    """Raises RuntimeError when the viewer broke; Textual has printed where."""
+    ended = viewer.run()
+    if viewer.return_code:
+        raise RuntimeError("the viewer broke")
+    return ended

@@ -51,6 +51,7 @@ class Viewer(App[Ended]):
         self.job = job
         self.settings = settings
         self.ended: Ended | None = None
+        self._leaving = False
         # Set before the first style sheet is read: changing it later costs a second reading.
         for theme in THEMES:
             self.register_theme(theme)
@@ -77,6 +78,11 @@ class Viewer(App[Ended]):
             self.push_screen(HelpScreen())
 
     async def action_quit(self) -> None:
+        """Leave; while fixes are being applied, only when asked twice."""
+        if self.screen.query("PlanPane JobPanel") and not self._leaving:
+            self._leaving = True
+            self.notify("Fixes are being applied: Esc stops them, q again leaves at once.", timeout=4)
+            return
         self.exit(self.ended)
 
     def get_system_commands(self, screen: Screen) -> Iterable[SystemCommand]:

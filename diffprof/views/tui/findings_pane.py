@@ -82,7 +82,9 @@ class FindingsPane(Container):
         sheet.focus()
         self._write(sheet.row)
         if any(finding.fixes for finding in self.report.findings):
-            self.call_after_refresh(self.run_worker, self._think, thread=True, group="plan")
+            self.call_after_refresh(
+                self.run_worker, self._think, thread=True, group="plan", exit_on_error=False
+            )
 
     def _think(self) -> None:
         """The plan, in a thread: it replays the timeline once for each fix."""
@@ -91,6 +93,8 @@ class FindingsPane(Container):
             self.app.call_from_thread(self._planned, steps)
 
     def _planned(self, steps: dict[str, PlanStep]) -> None:
+        if not self.is_attached:
+            return
         self.steps = steps
         row = self.query_one(FindingList).row
         if row is not None and row.fixes:

@@ -223,6 +223,8 @@ class PlanPane(Container):
             self.app.call_from_thread(self._tried, report, said)
 
     def _tried(self, report: Report, said: Writing | None) -> None:
+        if not self.is_attached:
+            return
         outcomes = report.outcomes or ()
         self.outcomes = {outcome.fix: outcome for outcome in outcomes}
         self.after = report.after
@@ -248,6 +250,8 @@ class PlanPane(Container):
         self.app.call_from_thread(self._compared, comparison_of(before, after))
 
     def _compared(self, page: Writing) -> None:
+        if not self.is_attached:
+            return
         article = self.query_one(Article)
         article.show(page)
         article.focus()

@@ -16,6 +16,8 @@ from textual.widgets import Input
 from diffprof.fix import Difference, Outcome, Safety, Status
 from diffprof.recording import Grade
 from diffprof.report import save_report
+from diffprof.views import tui
+from diffprof.views.tui.app import Viewer
 from diffprof.views.tui.article import Article
 from diffprof.views.tui.editor import editor_command, source_file
 from diffprof.views.tui.finding_list import FindingList
@@ -515,6 +517,8 @@ def test_applying_shows_progress_and_then_what_became_of_it(
             text = await settled(pilot)
             assert "Applying 2 fixes" in text
             assert "trying [b]x[/b]" in text
+            await pilot.press("q")
+            assert "q again leaves" in await settled(pilot)
         await pilot.press(*keys)
         for _ in range(500):
             await pilot.pause(0.02)
@@ -636,3 +640,12 @@ def test_any_size_of_screen(size: tuple[int, int], drive: Drive, fixed: None) ->
         assert "SYN001" in await settled(pilot)
 
     drive(reports.full(), body, size=size)
+
+
+def test_a_viewer_that_broke_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def broken(viewer: Viewer) -> None:
+        viewer._return_code = 1
+
+    monkeypatch.setattr(Viewer, "run", broken)
+    with pytest.raises(RuntimeError, match="the viewer broke"):
+        tui.view(reports.full(), tmp_path)
