@@ -12,7 +12,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from diffprof.finding import Evidence, Finding
-from diffprof.recording import Recording, SyncRow
+from diffprof.recording import Grade, Recording, SyncRow
 from diffprof.timeline import Replay, Without, events_of_syncs, replay, total_us
 
 HIDDEN = "Hidden behind queued GPU work: removing it alone saves next to nothing."
@@ -77,8 +77,10 @@ def waits_together(recording: Recording) -> Together | None:
 def removal(evidence: Evidence, recording: Recording) -> Without:
     """What to leave out of the timeline when a finding is gone.
 
-    A read that only serves the host's curiosity goes whole; a copy stays and no longer waits. Kinds take the
-    times that the finding names in `becomes_us`, or vanish.
+    A read that only serves the host's curiosity goes whole in a simulated timeline, where the host's time of
+    an event is its own; in a measured one that time holds all that the host did since the last launch, so
+    only the wait goes. A copy stays and no longer waits. Kinds take the times that the finding names in
+    `becomes_us`, or vanish.
     """
     timeline = recording.timeline
     if timeline is None:
@@ -88,7 +90,8 @@ def removal(evidence: Evidence, recording: Recording) -> Without:
     waits = frozenset(row for row in evidence.syncs if row in present)
     reads = [row for row in waits if row < len(rows) and _is_read(rows[row])]
     events = {event for event in evidence.events if event < len(timeline.host_us)}
-    events.update(events_of_syncs(timeline, reads))
+    if timeline.grade is Grade.SIMULATED:
+        events.update(events_of_syncs(timeline, reads))
     after = evidence.becomes_us or (0.0,) * len(evidence.kinds)
     return Without(
         waits=waits,

@@ -84,7 +84,10 @@ def _why(report: Report) -> str:
                 return f"Not in the trace: {lacks.what}; {lacks.why}."
             return f"{plural(len(report.unchecked), 'rule')} had no evidence: {report.unchecked[0].why}."
         return "No rule found anything in what was recorded."
-    words = f"{first.rule} {first.name} at {place(first.site)}, {how_often(first)}"
+    if first.site is None:
+        words = f"{first.rule} {first.name}: {first.message.strip().removesuffix('.')}"
+    else:
+        words = f"{first.rule} {first.name} at {place(first.site)}, {how_often(first)}"
     return " ".join([f"{words}; {cost(first).removesuffix('.')}.", *_together(report.recording)])
 
 

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffprof.finding import Evidence, Finding
 from diffprof.pricing import HIDDEN, price, removal
-from diffprof.recording import Recording
+from diffprof.recording import Grade, Recording
 from diffprof.report import make_report
 from diffprof.timeline import replay
 from tests.analyzers.kernels.lanes import Lanes
@@ -46,6 +47,16 @@ def test_the_same_read_costs_its_price_when_launches_are_the_bound() -> None:
     assert found.saves_ms == pytest.approx((4 * (30 + 6) - 7) / 1e3)
     assert found.blocked_ms == pytest.approx(4 * 6 / 1e3)
     assert found.cost_note is None
+
+
+def test_a_measured_read_saves_no_more_than_it_blocks() -> None:
+    """The host's time of its event holds everything since the last launch, not the read's own."""
+    lanes = Lanes().launch("add", 2.0, 40.0, times=20).wait(row=0, host_us=900.0)
+    timeline = msgspec.structs.replace(lanes.timeline(), grade=Grade.MEASURED)
+    found = priced(make_recording(make_sync(), timeline=timeline), syncs=(0,))
+    assert found.saves_ms is not None
+    assert found.blocked_ms is not None
+    assert 0 < found.saves_ms <= found.blocked_ms
 
 
 def test_a_copy_stays_and_only_its_wait_goes() -> None:

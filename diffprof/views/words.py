@@ -66,9 +66,11 @@ def phase(finding: Finding) -> str:
 
 
 def cost(finding: Finding) -> str:
-    """Both figures with their grade, per pipeline call."""
+    """Both figures with their grade, per pipeline call; the first only of findings that rest on waits."""
     if finding.blocked_ms is None and finding.saves_ms is None:
         text = NOT_MEASURED
+    elif finding.blocked_ms is None and not finding.evidence.syncs:
+        text = f"removing it saves: {milliseconds(finding.saves_ms)}, per call ({finding.grade})"
     else:
         text = (
             f"CPU blocked: {milliseconds(finding.blocked_ms)}; removing it saves: "

@@ -61,6 +61,11 @@ def _device_us(timeline: Timeline, kinds: Iterable[int]) -> tuple[float, int]:
     return sum(times), len(times)
 
 
+def _milliseconds(us: float) -> str:
+    """Three digits, or all of those before the point."""
+    return f"{us / 1e3:,.0f}" if us >= 100_000 else f"{us / 1e3:.3g}"
+
+
 def _kernel_finding(
     recording: Recording,
     code: str,
@@ -91,7 +96,9 @@ def _kernel_finding(
         rule=code,
         name=name,
         kind=name,
-        message=message.format(share=f"{spent / whole:.0%}", ms=f"{spent / 1e3:.3g} ms", calls=calls),
+        message=message.format(
+            share=f"{spent / whole:.0%}", ms=f"{_milliseconds(spent)} ms", calls=f"{calls:,}"
+        ),
         grade=_grade(recording),
         severity=Severity.HIGH if inside else Severity.MEDIUM,
         phase="denoise" if inside else None,
