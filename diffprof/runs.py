@@ -25,6 +25,7 @@ _NAME = re.compile(r"(\d{8}-\d{6})-")
 class _Target(msgspec.Struct):
     spec: str
     pipeline: str = ""
+    fixed: tuple[str, ...] = ()
 
 
 class _Device(msgspec.Struct):
@@ -67,6 +68,8 @@ class Run:
     findings: int | None = None
     in_loop: int | None = None
     partial: bool = False
+    fixed: bool = False
+    """A scan of a pipeline after its fixes."""
     error: str | None = None
 
 
@@ -119,6 +122,7 @@ def list_runs(traces: Path) -> Iterator[Run]:
             findings=len(header.findings),
             in_loop=sum(finding.in_loop for finding in header.findings),
             partial=recording.partial,
+            fixed=bool(recording.target.fixed),
         )
 
 

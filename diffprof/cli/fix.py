@@ -27,26 +27,32 @@ def words_of(text: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def stored(traces: Path, run: str | None) -> Report:
-    """The report of a run, judged by the rules of this version.
+    """The report of a run, judged by the rules of this version: the newest that has no fixes applied, or the
+    newest of a target, unless named.
 
     Raises UsageError; where the name is that of a target, the hint is to scan it first.
     """
     from diffprof import runs
     from diffprof.report import judge_again, load_report
+
+    candidates = [r for r in runs.list_runs(traces) if not r.fixed and r.error is None]
+    newest = next((r.folder for r in candidates if run in (None, r.target)), None)
+    try:
+        return judge_again(load_report(newest or runs.find(traces, run)))
+    except UsageError as error:
+        if run is None or not _is_target(run) or not error.what.startswith("There is no run"):
+            raise
+        raise UsageError(
+            f"{run!r} names no stored run in {traces}: fixes follow from a scan.",
+            f"Scan it first: `diffprof scan {run}`, then `diffprof fix`.",
+        ) from error
+
+
+def _is_target(name: str) -> bool:
     from diffprof.targets import builtin_targets
 
-    try:
-        return judge_again(load_report(runs.find(traces, run)))
-    except UsageError as error:
-        is_target = run is not None and (
-            any(info.name == run for info in builtin_targets()) or ".py" in run or Path(run).is_dir()
-        )
-        if is_target:
-            raise UsageError(
-                f"{run!r} names no stored run in {traces}: fixes follow from a scan.",
-                f"Scan it first: `diffprof scan {run}`, then `diffprof fix`.",
-            ) from error
-        raise
+    known = {info.name for info in builtin_targets()}
+    return name in known or ".py" in name or Path(name).is_dir()
 
 
 @click.command("fix")
@@ -80,8 +86,9 @@ def command(
 ) -> None:
     """Plan the fixes of a stored run, and with --apply try them.
 
-    RUN is as for `diffprof show`; without it, the newest run is taken. Each fix is shown with its safety, the
-    findings that it resolves, what it is expected to save, and its code. Nothing is changed.
+    RUN is as for `diffprof show`, or a target, whose newest run is taken; without it, the newest of all.
+    Each fix is shown with its safety, the findings that it resolves, what it is expected to save, and its
+    code. Nothing is changed.
 
     With --apply the run's target is built again. One fix after the other is applied, measured on the run's
     device, and kept if the output is what the fix claims and the call is no slower; else it is undone. The

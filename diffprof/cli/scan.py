@@ -98,6 +98,12 @@ def target_options(function: Any) -> Any:
                 "--set", "pairs", multiple=True, metavar="KEY=VALUE", help="Any other call argument."
             ),
             click.option("--no-weights", is_flag=True, help="Read the configurations only."),
+            click.option(
+                "--baseline",
+                is_flag=True,
+                default=None,
+                help="Attention without SDPA, matmuls in TF32: where the published guide starts.",
+            ),
         )
     ):
         function = option(function)

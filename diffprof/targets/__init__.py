@@ -35,7 +35,8 @@ class Options:
     """How a target is built and called; None: the target's own way.
 
     height, width in pixels. dtype: `float16`, `fp16`, `bf16`, ... . call: any other call arguments by name.
-    weights: False reads configurations only.
+    weights: False reads configurations only. baseline: as the published guide to faster SDXL starts,
+    attention without SDPA and float32 matmuls in TF32; architectures and checkpoints only.
     """
 
     scheduler: str | None = None
@@ -47,6 +48,7 @@ class Options:
     guidance_scale: float | None = None
     call: Mapping[str, Any] = field(default_factory=dict)
     weights: bool = True
+    baseline: bool | None = None
 
 
 class Target(Protocol):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from diffprof.errors import DiffprofError, TargetError
+from diffprof.errors import DiffprofError, TargetError, UsageError
 from diffprof.targets import slug
 from diffprof.targets.builtin import BuiltinInfo, builtin_targets
 
@@ -196,6 +197,7 @@ def _played(
 
     if options.scheduler is not None:
         swap_scheduler(pipe, options.scheduler)
+    plain = _as_published_guide_starts(pipe) if options.baseline else nullcontext()
     args, kwargs = with_options(pipe, (), default_call(pipe, options) if call is None else call, options)
     try:
         device.place(pipe)
@@ -203,4 +205,19 @@ def _played(
         raise
     except Exception as error:
         raise failed(f"{target.spec} can't be moved to {device.spec}", error) from error
-    return play(Scene(pipe, args, kwargs, target, weights, notes, seed=SEED))
+    with plain:
+        return play(Scene(pipe, args, kwargs, target, weights, notes, seed=SEED))
+
+
+def _as_published_guide_starts(pipe: Any) -> AbstractContextManager[None]:
+    """Attention of denoiser and VAE without SDPA; TF32 matmuls while the context is open.
+
+    Raises UsageError for a pipeline without such processors.
+    """
+    from diffprof.ladder import RUNGS, Inapplicable, prepare, tf32_matmuls
+
+    try:
+        prepare(pipe, RUNGS[0])
+    except Inapplicable as reason:
+        raise UsageError(f"--baseline can't be had: {reason}.", "Leave it out.") from reason
+    return tf32_matmuls()

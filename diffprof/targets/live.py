@@ -93,7 +93,15 @@ def settle(pipe: Any, device: Device) -> list[str]:
 
 
 def with_dtype(pipe: Any, options: Options) -> None:
-    """Give the pipeline the dtype that the options name, if they do."""
+    """Give the pipeline the dtype that the options name, if they do.
+
+    Raises UsageError for a baseline: what the user's own code sets up is left as it is.
+    """
+    if options.baseline:
+        raise UsageError(
+            "--baseline is for built-in architectures and checkpoints.",
+            "In a file of your own, call set_default_attn_processor() on the pipeline's models.",
+        )
     if options.dtype is not None:
         from diffprof.targets.construct import parse_dtype
 

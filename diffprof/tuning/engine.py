@@ -17,6 +17,7 @@ from diffprof.errors import DiffprofError, UsageError
 from diffprof.finding import Finding
 from diffprof.fix import (
     Code,
+    Difference,
     Outcome,
     PlanStep,
     Recipe,
@@ -35,7 +36,7 @@ from diffprof.targets import Options, Target, resolve
 from diffprof.targets.scene import Scene
 from diffprof.tuning.keeping import Seen, judged, too_close
 from diffprof.tuning.pictures import pictures
-from diffprof.tuning.plan import Choice, make_plan
+from diffprof.tuning.plan import CLASH, Choice, make_plan
 from diffprof.tuning.stand import Stand, StandMark, stand_for
 
 NOT_ALONE = (Stage.QKV, Stage.LAYOUT)
@@ -155,14 +156,14 @@ class Tuning:
             for step in self._order():
                 self._attempt(step)
             for step in self._second_chances():
-                self._attempt(step, again=True)
+                if not self._done() & set(step.conflicts):
+                    self._attempt(step, again=True)
             after = self._after() if self.kept else None
         except KeyboardInterrupt:
             self._interrupted()
             raise
         finally:
             stand.restore(original)
-        self._sorted_outcomes()
         seen = [output.image if output else None for output in (self.first_output, self.output)]
         return Tuned(self.with_outcomes(), after, pictures(*seen))
 
@@ -181,11 +182,7 @@ class Tuning:
 
     def _order(self) -> list[PlanStep]:
         """The selected steps as they are tried: by stage, but what quantizes after what compiles, where its
-        gain shows. What is not selected gets its outcome here."""
-        for step in self.plan.steps:
-            if not step.selected:
-                status = Status.ADVICE if step.safety is Safety.ADVICE else Status.SKIPPED
-                self._add(step, status, why=step.why_not or "")
+        gain shows."""
         chosen = list(self.plan.selected)
         if any(step.stage == Stage.COMPILE for step in chosen):
             chosen.sort(
@@ -194,11 +191,18 @@ class Tuning:
         return chosen
 
     def _second_chances(self) -> list[PlanStep]:
-        """Steps that gained nothing before the pipeline was compiled."""
-        if not any(kept.step.stage == Stage.COMPILE for kept in self.kept):
-            return []
-        undone = {o.fix for o in self.outcomes if o.status is Status.UNDONE and not _broke(o)}
-        return [s for s in self.plan.selected if s.stage in NOT_ALONE and s.fix in undone]
+        """Steps that gave way to one that was not kept, and those that gained nothing before the pipeline was
+        compiled."""
+        kept = {kept.step.fix for kept in self.kept}
+        found = [
+            step
+            for step in self.plan.steps
+            if (step.why_not or "").startswith(CLASH) and not kept & set(step.conflicts)
+        ]
+        if any(kept.step.stage == Stage.COMPILE for kept in self.kept):
+            undone = {o.fix for o in self.outcomes if o.status is Status.UNDONE and not _broke(o)}
+            found += [s for s in self.plan.selected if s.stage in NOT_ALONE and s.fix in undone]
+        return found
 
     # --- one fix --------------------------------------------------------------------------------------
 
@@ -255,9 +259,6 @@ class Tuning:
         if step.stage == Stage.QUANTIZE:
             # Which layers gain depends on their type and on fused projections.
             self._look(("quantization",))
-        lacking = [key for key in recipe.fix.needs if key in self._planned() and key not in self._done()]
-        if lacking:
-            return None, f"It needs {lacking[0]}, which was not kept."
         clash = next((key for key in step.conflicts if key in self._done()), None)
         if clash is not None:
             return None, f"It conflicts with {clash}: {step.conflicts[clash]}."
@@ -296,10 +297,11 @@ class Tuning:
         change = self.stand.difference(self.output, output)
         if uncompared:
             change = replace(change, why_not=uncompared)
-        self._look(_analyzers(step.rules))
+        self._look(_analyzers(step.rules) or ("syncs", "kernels"))
         seen = _seen(looked, self.now, before_findings, step.rules)
+        noise = self._noise(step, change, state)
         keep, why = judged(
-            step.safety, step.tolerance, self.choice.goal, self.before, after, change, seen, self.own_noise
+            step.safety, step.tolerance, self.choice.goal, self.before, after, change, seen, noise
         )
         from_baseline = self.stand.difference(self.first_output, output if output is not None else None)
         self._add(
@@ -327,6 +329,18 @@ class Tuning:
             if output is not None:
                 self.output = output
         return keep
+
+    def _noise(self, step: PlanStep, change: Difference, state: StandMark) -> float:
+        """A change of the output that says nothing: the pipeline's own from call to call, and for a fix that
+        may round differently twice what half precision itself is from float32."""
+        over = step.tolerance is not None and (change.max_abs or 0.0) > step.tolerance
+        if step.safety is not Safety.NUMERIC or not over:
+            return self.own_noise
+        here = self.stand.mark()
+        self.stand.restore(state)
+        rounding = self.stand.rounding(self.output)
+        self.stand.restore(here)
+        return max(self.own_noise, 2.0 * rounding)
 
     # --- scanning -------------------------------------------------------------------------------------
 
@@ -359,13 +373,22 @@ class Tuning:
         if self.trying is not None:
             self._add(self.trying, Status.INTERRUPTED, why="Stopped by Ctrl-C, and undone.")
 
-    def _sorted_outcomes(self) -> None:
-        order = {step.fix: n for n, step in enumerate(self.plan.steps)}
-        self.outcomes.sort(key=lambda outcome: order[outcome.fix])
-
     def with_outcomes(self) -> Report:
-        """The scanned report with the plan and what became of it until now."""
-        return replace(self.report, plan=self.plan, outcomes=tuple(self.outcomes))
+        """The scanned report with the plan and what became of it until now: fixes in the order in which they
+        were tried last, then those that were not to be tried."""
+        tried = {outcome.fix for outcome in self.outcomes}
+        untried = [
+            Outcome(
+                fix=step.fix,
+                title=step.title,
+                safety=step.safety,
+                status=Status.ADVICE if step.safety is Safety.ADVICE else Status.SKIPPED,
+                why=step.why_not or "",
+            )
+            for step in self.plan.steps
+            if not step.selected and step.fix not in tried
+        ]
+        return replace(self.report, plan=self.plan, outcomes=(*self.outcomes, *untried))
 
     @contextmanager
     def keeping_outcomes(self) -> Iterator[None]:
@@ -374,7 +397,6 @@ class Tuning:
             yield
         except (DiffprofError, KeyboardInterrupt) as error:
             if self.outcomes:
-                self._sorted_outcomes()
                 error.report = self.with_outcomes()  # type: ignore[union-attr]
             raise
         except Exception as error:
@@ -389,7 +411,7 @@ def _analyzers(rules: Sequence[str]) -> tuple[str, ...]:
 
     names = dict.fromkeys(find_rule(code).analyzer.replace("_", "-") for code in rules)
     names.pop("quantization", None)
-    return tuple(names) or ("syncs", "kernels")
+    return tuple(names)
 
 
 def _seen(before: Report, after: Report, own: Sequence[Finding], rules: Sequence[str]) -> Seen:
@@ -397,13 +419,17 @@ def _seen(before: Report, after: Report, own: Sequence[Finding], rules: Sequence
         {one.rule for one, _ in match(own, [f for f in report.findings if f.rule in rules])[0]}
         for report in (before, after)
     )
-    judged_now = set(rules) - {each.rule for each in after.unchecked}
+    judged_now = {rule for rule in rules if _analyzers((rule,)) and rule not in _unchecked(after)}
     return Seen(
         in_loop_before=_in_loop(before.recording),
         in_loop_after=_in_loop(after.recording),
         resolved=tuple(rule for rule in rules if rule in had & judged_now - left),
-        remaining=tuple(rule for rule in rules if rule in left),
+        remaining=tuple(rule for rule in rules if rule in left & judged_now),
     )
+
+
+def _unchecked(report: Report) -> set[str]:
+    return {each.rule for each in report.unchecked}
 
 
 def _in_loop(recording: Recording) -> int | None:

@@ -16,7 +16,10 @@ MEASURED_NOISE = 0.01
 """The same of a measured time, whatever the spread of its few passes says."""
 
 NEAR = 0.25
-"""Times that differ by less than this share are taken again, in turn."""
+"""A gain of less than this share is timed again, in turn with the state before."""
+
+FAR = 2.0
+"""A loss of more than this share is not: other load on the machine does not make it."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,11 @@ class Seen:
 
 
 def too_close(before: Measured, after: Measured) -> bool:
-    """Whether the difference is so small that it should be timed again."""
-    near = max(2.0 * before.noise(after), NEAR * before.ms)
-    return before.grade is Grade.MEASURED and abs(after.ms - before.ms) <= near
+    """Whether the two should be timed again: for a gain that is small, and for a loss."""
+    if before.grade is not Grade.MEASURED:
+        return False
+    gained = before.ms - after.ms
+    return -FAR * before.ms <= gained <= max(2.0 * before.noise(after), NEAR * before.ms)
 
 
 def judged(
@@ -64,19 +69,33 @@ def judged(
     seen: Seen,
     own_noise: float = 0.0,
 ) -> tuple[bool, str]:
-    """(keep it, why). own_noise: how far the pipeline's output is from itself, from call to call."""
+    """(keep it, why). own_noise: a change of the output that says nothing, of run to run or of rounding."""
     broken = _output(safety, tolerance, difference, own_noise)
     if broken:
         return False, broken
     noise = before.noise(after)
     gained = before.ms - after.ms
+    if not _agree(before, after, gained):
+        noise = max(noise, abs(gained))
     if goal == "memory":
         keep, why = _memory(before, after, gained, noise)
     else:
         keep, why = _time(safety, gained, noise, before, seen)
     if keep and difference.why_not and safety is not Safety.LOSSY:
         why += f" That the output is {_claim(safety, tolerance)} rests on nothing: {difference.why_not}."
+    if keep and own_noise and difference.bit_equal is False and safety is not Safety.LOSSY:
+        changed = difference.max_abs if difference.max_abs is not None else difference.latents_max_abs
+        why += f" The output changed by up to {changed:.2g}: rounding alone makes {own_noise:.2g}."
     return keep, why
+
+
+def _agree(before: Measured, after: Measured, gained: float) -> bool:
+    """Whether the fastest passes tell the same as the medians: other load on the machine makes passes slower,
+    never faster."""
+    if not (before.passes and after.passes):
+        return True
+    fastest = (min(before.passes) - min(after.passes)) * 1e3
+    return abs(fastest) > MEASURED_NOISE * before.ms and (fastest > 0) == (gained > 0)
 
 
 def _output(safety: Safety, tolerance: float | None, difference: Difference, own_noise: float) -> str:
@@ -88,14 +107,14 @@ def _output(safety: Safety, tolerance: float | None, difference: Difference, own
     if difference.why_not or difference.bit_equal:
         return ""
     changed = difference.max_abs if difference.max_abs is not None else difference.latents_max_abs
-    if own_noise and max(difference.max_abs or 0.0, difference.latents_max_abs or 0.0) <= own_noise:
-        return ""
     if safety is Safety.EXACT:
+        if own_noise and max(difference.max_abs or 0.0, difference.latents_max_abs or 0.0) <= own_noise:
+            return ""
         how = "" if changed is None else f" by up to {changed:.2g}"
         if difference.max_abs == 0.0 and difference.latents_max_abs:
             how = f": the latents by up to {difference.latents_max_abs:.2g}"
         return f"It changed the output{how}, and should be bit-identical."
-    if tolerance is not None and changed is not None and not changed <= tolerance:
+    if tolerance is not None and changed is not None and not changed <= max(tolerance, own_noise):
         return f"It changed the output by up to {changed:.2g}, more than the {tolerance:g} that it may."
     return ""
 

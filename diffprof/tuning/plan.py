@@ -17,6 +17,9 @@ from diffprof.timeline import Without, total_us
 
 GOALS = ("latency", "memory")
 
+CLASH = "conflicts with"
+"""How the reason begins of a step that gives way to another."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -219,7 +222,7 @@ def _without_conflicts(steps: Sequence[PlanStep], known: Mapping[str, Recipe]) -
         if clash is None:
             standing.add(step.fix)
         else:
-            dropped[step.fix] = f"conflicts with {clash}: {against[step.fix][clash]}"
+            dropped[step.fix] = f"{CLASH} {clash}: {against[step.fix][clash]}"
     return [
         replace(
             step,

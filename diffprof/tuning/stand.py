@@ -136,6 +136,29 @@ class Stand:
         """What the call gives now; None where nothing can be told."""
         return output_of(self.subject.scene)
 
+    def rounding(self, output: Output | None) -> float:
+        """How far the output is from that of the same pipeline in float32: what half precision itself does.
+
+        0 where it is in float32, or can't be put into it. Changes the pipeline.
+        """
+        pipe = self._compared.pipe if self._compared is not None else None
+        modules = [m for m in components(pipe).values() if isinstance(m, torch.nn.Module)] if pipe else []
+        half = (torch.float16, torch.bfloat16)
+        if output is None or not any(p.dtype in half for m in modules for p in m.parameters()):
+            return 0.0
+        try:
+            for module in modules:
+                module.to(torch.float32)
+            exact = self.output()
+        except Exception:
+            return 0.0
+        return self.difference(output, exact).max_abs or 0.0
+
+    @property
+    def _compared(self) -> Subject | None:
+        """Whose output is compared."""
+        return self.subject
+
     @property
     def compared_on(self) -> str:
         return f"{self.device.spec}, the pipeline itself"
@@ -260,6 +283,10 @@ class SimulatedStand(Stand):
 
     def output(self) -> Output | None:
         return None if self._twin is None else output_of(self._twin.scene)
+
+    @property
+    def _compared(self) -> Subject | None:
+        return self._twin
 
     @property
     def compared_on(self) -> str:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
 
 import pytest
+from msgspec.structs import replace
 
-from diffprof.fix import Code, Fix, Recipe, Safety, Stage
-from diffprof.report import make_report, save_report
+from diffprof.fix import Code, Fix, Outcome, Recipe, Safety, Stage, Status
+from diffprof.recording import Grade
+from diffprof.report import load_report, make_report, save_report
 from diffprof.tuning import plan as planning
 from tests import builders
 
@@ -54,6 +58,86 @@ def test_selection(run, offered, stored_run):
     result = run("fix", "--select", "host-timestep")
     assert result.exit_code == 2
     assert "Did you mean host-timesteps" in result.stderr
+
+
+class FakeTuning:
+    """Stands in for `diffprof.tuning.engine`."""
+
+    def __init__(self):
+        self.error = None
+        self.called = None
+
+    def tune(self, report, choice, **more):
+        from types import SimpleNamespace
+
+        self.called = choice
+        outcome = Outcome(
+            fix="host-timesteps",
+            title="Do host-timesteps",
+            safety=Safety.EXACT,
+            status=Status.KEPT,
+            why="No time gained, at no cost.",
+            before_ms=10.0,
+            after_ms=5.0,
+            grade=Grade.SIMULATED,
+            in_loop_before=4,
+            in_loop_after=0,
+            max_abs_diff=0.0,
+        )
+        tried = replace(report, plan=planning.make_plan(report, choice), outcomes=(outcome,))
+        if self.error:
+            self.error.report = tried
+            raise self.error
+        target = replace(report.recording.target, fixed=("host-timesteps",))
+        after = make_report(replace(builders.make_recording(), target=target))
+        return SimpleNamespace(report=tried, after=after, pictures={})
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    made = FakeTuning()
+    module = types.ModuleType("diffprof.tuning.engine")
+    module.tune = made.tune
+    monkeypatch.setitem(sys.modules, "diffprof.tuning.engine", module)
+    return made
+
+
+def test_applying_stores_outcomes_and_the_scan_after(run, offered, stored_run, fake, tmp_path):
+    result = run("fix", "--apply", "--lossy", "--format", "json")
+    assert result.exit_code == 0, result.stderr
+    assert fake.called.lossy
+    shown = json.loads(result.stdout)
+    assert list(shown) == ["plan", "outcomes", "after"]
+    assert {"fix", "status", "before_ms", "after_ms", "grade", "max_abs_diff", "why"} <= shown["outcomes"][
+        0
+    ].keys()
+    assert shown["after"]["recording"]["target"]["fixed"] == ["host-timesteps"]
+    report = load_report(tmp_path / "traces" / "20260102-030405-sdxl")
+    assert report.outcomes[0].status is Status.KEPT
+    after = load_report(tmp_path / "traces" / report.after)
+    assert after.recording.target.fixed == ("host-timesteps",)
+    text = run("show", "20260102-030405-sdxl").stdout
+    assert "Fixes tried (1)" in text
+    assert "10 -> 5 ms (simulated)" in text
+    assert "1 of 1 fix kept: 10 ms -> 5 ms per call, 2.00x (simulated)." in text
+    assert "| kept | host-timesteps |" in run("show", "20260102", "--format", "markdown").stdout
+    # The plan is still made of the scan before, not of the newest run.
+    assert json.loads(run("fix", "--format", "json").stdout)["plan"]["steps"]
+
+
+def test_an_interruption_stores_the_outcomes_until_then(run, offered, stored_run, fake, tmp_path):
+    fake.error = KeyboardInterrupt()
+    result = run("fix", "--apply")
+    assert result.exit_code == 130
+    assert "The outcomes until then are stored" in result.stderr
+    report = load_report(tmp_path / "traces" / "20260102-030405-sdxl")
+    assert [o.fix for o in report.outcomes] == ["host-timesteps"]
+    assert report.after is None
+    assert len(list((tmp_path / "traces").iterdir())) == 1
+
+
+def test_a_target_names_its_newest_run(run, offered, stored_run):
+    assert run("fix", "sdxl").exit_code == 0
 
 
 def test_a_target_that_was_not_scanned(run, tmp_path):

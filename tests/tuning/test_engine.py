@@ -225,6 +225,26 @@ def test_compiling_is_reckoned_on_a_simulated_gpu(tried):
     assert "rests on nothing" in kept.why
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "scheduler",
+    ["DDIM", "DDPM", "LCM", "TCD", "UniPCMultistep", "SASolver"],
+)
+def test_no_scheduler_blocks_after_its_fix_and_the_image_is_the_same(scheduler, unchanged):
+    options = Options(
+        scheduler=f"{scheduler}Scheduler", steps=4, height=64, width=64, call={"output_type": "np"}
+    )
+    report = scan_target("tiny-sdxl", device="cpu", options=options, analyzers=("syncs",))
+    tuned = tune(report, Choice(select=("SYN",)), clock=still())
+    assert report.in_loop
+    assert tuned.after is not None
+    assert tuned.after.recording.syncs is not None
+    assert [row for row in tuned.after.recording.syncs if row.in_loop] == []
+    tried = [o for o in tuned.report.outcomes or () if o.before_ms is not None]
+    assert {o.status for o in tried} == {Status.KEPT}
+    assert all(o.from_baseline.bit_equal for o in tried)
+
+
 @pytest.mark.parametrize("device", ["cpu", "sim:a100-80gb"])
 def test_an_interruption_keeps_the_outcomes_until_then(offered, scanned, unchanged, device):
     stop = Code(optimize="pipe.vae.x = 1\nraise KeyboardInterrupt")
