@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from diffprof.fix import Outcome, Plan, PlanStep
 from diffprof.views.table import Table
 from diffprof.views.tuning import expected, outcomes_table, safety, saving
@@ -13,7 +15,8 @@ _NEXT = "`diffprof fix` applies and measures them"
 def fix_table(plan: Plan | None, outcomes: tuple[Outcome, ...] | None) -> Table | None:
     """None without either."""
     if outcomes:
-        return outcomes_table(outcomes)
+        table = outcomes_table(outcomes)
+        return replace(table, columns=tuple(column or "status" for column in table.columns))
     if plan is None or not plan.steps:
         return None
     note = f"{expected(plan) or 'None was tried.'} {_NEXT}"
