@@ -70,6 +70,10 @@ class Unchecked(msgspec.Struct, frozen=True, kw_only=True):
     why: str
 
 
+IN_TRACES = ("syncs", "kernels")
+"""Analyzers whose evidence a profiler's trace holds."""
+
+
 class NoEvidence(Exception):
     """Raised by a rule whose sections hold too little to judge by; the message says what is missing."""
 
@@ -125,11 +129,7 @@ def judge(recording: Recording) -> tuple[tuple[Finding, ...], tuple[Unchecked, .
     for each in all_rules():
         missing = [section for section in each.needs if getattr(recording, section) is None]
         if missing:
-            why = f"{', '.join(s.replace('_', ' ') for s in missing)} not recorded"
-            if recording.device.kind == "cpu" and "timeline" in missing:
-                why = f"a CPU has no second lane beside it ({why}): scan on --device cuda or sim:a100-80gb"
-            elif each.analyzer.replace("_", "-") not in DEFAULT_ANALYZERS:
-                why += f" (add --analyzers {each.analyzer.replace('_', '-')})"
+            why = _why_missing(recording, missing, each.analyzer.replace("_", "-"))
             unchecked.append(Unchecked(rule=each.code, name=each.name, why=why))
             continue
         try:
@@ -137,3 +137,17 @@ def judge(recording: Recording) -> tuple[tuple[Finding, ...], tuple[Unchecked, .
         except NoEvidence as lack:
             unchecked.append(Unchecked(rule=each.code, name=each.name, why=str(lack)))
     return tuple(sorted(findings, key=sort_key)), tuple(unchecked)
+
+
+def _why_missing(recording: Recording, missing: list[str], analyzer: str) -> str:
+    """What a rule lacks, and what would bring it."""
+    names = ", ".join(section.replace("_", " ") for section in missing)
+    if recording.target.kind == "trace":
+        if analyzer in IN_TRACES:
+            return f"{names} not in this trace"
+        return "a trace does not tell: scan the pipeline itself"
+    if recording.device.kind == "cpu" and "timeline" in missing:
+        return f"a CPU has no second lane beside it ({names} not recorded): scan on cuda or sim:a100-80gb"
+    if analyzer not in DEFAULT_ANALYZERS:
+        return f"{names} not recorded (add --analyzers {analyzer})"
+    return f"{names} not recorded"

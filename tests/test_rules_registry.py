@@ -6,6 +6,7 @@ import re
 from functools import cache
 from importlib import import_module
 
+import msgspec
 import pytest
 
 from diffprof.recording import Recording
@@ -82,3 +83,12 @@ def test_examples_are_of_known_rules(analyzer: str) -> None:
     codes = {rule.code for rule in RULES.values() if rule.analyzer == analyzer}
     assert set(examples(analyzer, "BAD")) == codes
     assert set(examples(analyzer, "GOOD")) == codes
+
+
+def test_a_trace_is_not_told_to_add_analyzers() -> None:
+    target = msgspec.structs.replace(builders.make_recording().target, kind="trace")
+    _, unchecked = judge(builders.make_recording(target=target))
+    why = {each.rule: each.why for each in unchecked}
+    assert why["GRB001"] == "a trace does not tell: scan the pipeline itself"
+    assert why["KRN001"] == "timeline not in this trace"
+    assert not any("--analyzers" in each for each in why.values())

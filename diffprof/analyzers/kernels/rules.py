@@ -39,10 +39,13 @@ SAME_KERNELS = 0.9
 
 LAYOUT = re.compile(r"nchwToNhwc|nhwcToNchw|nchw2nhwc|nhwc2nchw", re.IGNORECASE)
 CAST = re.compile(r"^cast_|(?:b?float16|float)_copy_kernel|_to_copy_cast")
-SOFTMAX = re.compile(r"softmax", re.IGNORECASE)
+SOFTMAX = re.compile(r"(?<!log)(?<!log_)softmax", re.IGNORECASE)
+"""Not the logarithm of a softmax, which is a loss."""
 BATCHED = re.compile(r"^(?:aten::)?(?:bmm|baddbmm)$")
 FULL_FP32 = re.compile(r"sgemm|scudnn|_simt_|ffma", re.IGNORECASE)
 """Names of cuBLAS, cuDNN and CUTLASS for float32 kernels on the plain units."""
+PRODUCTS = re.compile(r"^(?:aten::)?(?:bmm|baddbmm|matmul|einsum)$")
+"""What attention multiplies queries with keys by, where it is not fused."""
 PAGEABLE = re.compile(r"memcpy.*pageable", re.IGNORECASE)
 
 
@@ -278,7 +281,7 @@ def unfused_attention(recording: Recording) -> Iterator[Finding]:
     timeline = recording.timeline
     assert timeline is not None
     softmax = _kinds(timeline, (bool(SOFTMAX.search(k.name) or SOFTMAX.search(k.op)) for k in timeline.kinds))
-    if not softmax:
+    if not softmax or not any(PRODUCTS.match(k.op) for k in timeline.kinds):
         return
     batched = _kinds(timeline, (k.family == "gemm" and bool(BATCHED.match(k.op)) for k in timeline.kinds))
     kinds = (*softmax, *batched)

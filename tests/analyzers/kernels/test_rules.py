@@ -37,6 +37,15 @@ def test_unfused_attention_keeps_its_arithmetic() -> None:
     assert finding.saves_ms == pytest.approx(4 * (900 + 500 + 500) / 1e3, rel=0.02)
 
 
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_a_softmax_alone_is_no_attention(name: str) -> None:
+    lanes = fed().launch(name, 900.0, family="reduction")
+    if name == "log_softmax":
+        lanes.launch("bmm", 50.0, family="gemm")
+    recording = msgspec.structs.replace(BAD["KRN004"], timeline=lanes.timeline())
+    assert "KRN004" not in {f.rule for f in make_report(recording).findings}
+
+
 def test_tf32_is_no_faster_than_memory() -> None:
     (becomes,) = found("KRN005").evidence.becomes_us
     assert becomes == pytest.approx(900 * 19.5 / 156)
