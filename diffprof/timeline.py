@@ -12,13 +12,14 @@ makes anything later.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise, repeat
 
 from msgspec.structs import replace
 
-from diffprof.recording import GapRow, PhaseSpan, Timeline
+from diffprof.recording import GapRow, Grade, PhaseSpan, Timeline, median
 
 ALL_STREAMS = -1
 """Stream of an event that waits for the whole device."""
@@ -306,8 +307,10 @@ def _columns(
         kinds = without.kind_us
         new_us = [kinds.get(k, work) for k, work in zip(timeline.kind, device, strict=True)]
         # A launch that disappears takes the host's time for it along.
+        own = _launch_us(timeline)
         host = [
-            0.0 if new == 0.0 < old else spent for spent, new, old in zip(host, new_us, device, strict=True)
+            max(0.0, spent - own) if new == 0.0 < old else spent
+            for spent, new, old in zip(host, new_us, device, strict=True)
         ]
         device = new_us
     if without.kind_host:
@@ -318,10 +321,24 @@ def _columns(
         sync = [NOT_BLOCKING if row in waits else row for row in sync]
     if without.events:
         host, device, sync = list(host), list(device), list(sync)
+        own = _launch_us(timeline)
         for event in without.events:
-            host[event] = device[event] = 0.0
+            is_python = timeline.kind[event] < 0 and timeline.sync[event] == NOT_BLOCKING
+            host[event] = 0.0 if is_python else max(0.0, host[event] - own)
+            device[event] = 0.0
             sync[event] = NOT_BLOCKING
     return host, device, timeline.stream, sync
+
+
+def _launch_us(timeline: Timeline) -> float:
+    """The most that the host saves with one launch. In a simulated timeline an event's host time is its own;
+    in a measured one it holds all since the last launch, so no more than the usual one is taken off."""
+    if timeline.grade is Grade.SIMULATED:
+        return math.inf
+    spent = [
+        us for us, work in zip(timeline.host_us, timeline.device_us, strict=True) if work > 0.0 and us > 0.0
+    ]
+    return median(spent) if spent else 0.0
 
 
 def _free(ends: dict[int, list[float]], lane: int) -> float:

@@ -59,6 +59,17 @@ def test_a_measured_read_saves_no_more_than_it_blocks() -> None:
     assert 0 < found.saves_ms <= found.blocked_ms
 
 
+@pytest.mark.parametrize("by", ["kinds", "events"])
+def test_a_measured_launch_takes_only_a_usual_launch_s_host_time_along(by: str) -> None:
+    """The host was at something else for a second before it."""
+    timeline = Lanes(steps=1).launch("add", 2.0, 40.0, times=20).timeline(grade=Grade.MEASURED)
+    host = (*timeline.host_us[:10], 1e6, *timeline.host_us[11:])
+    timeline = msgspec.structs.replace(timeline, host_us=host)
+    evidence = {"kinds": (0,)} if by == "kinds" else {"events": tuple(range(20))}
+    found = priced(make_recording(make_sync(), timeline=timeline), **evidence)
+    assert found.saves_ms == pytest.approx(20 * 0.04, rel=0.05)
+
+
 def test_a_copy_stays_and_only_its_wait_goes() -> None:
     lanes = Lanes().launch("copy", 50.0, 10.0, family="copy", sync=0)
     read, copy = make_sync("value-read"), make_sync("host-to-device")

@@ -155,7 +155,7 @@ def launch_bound(recording: Recording) -> Iterator[Finding]:
         in_loop=bool(loop.steps),
         count=max(1, loop.steps),
         per_step=1.0 if loop.steps else 0.0,
-        saves_ms=loop.saved_without_host_us() / 1e3,
+        saves_ms=loop.at_most(loop.saved_without_host_us(), idle) / 1e3,
         cost_note="What an infinitely fast host would save; CUDA graphs come near it.",
         advice="Compile the denoiser with CUDA graphs, or run a larger batch.",
         fixes=("compile",),
@@ -567,7 +567,8 @@ def python_between_steps(recording: Recording) -> Iterator[Finding]:
     timeline = recording.timeline
     assert timeline is not None
     loop = Loop(timeline, or_all=True)
-    if timeline.grade is Grade.SIMULATED and not loop.host_only():
+    host_only = frozenset(loop.host_only())
+    if timeline.grade is Grade.SIMULATED and not host_only:
         raise NoEvidence(
             "a simulated call has no clock for Python between operations: scan on --device cuda, or import a "
             "trace"
@@ -586,8 +587,9 @@ def python_between_steps(recording: Recording) -> Iterator[Finding]:
         in_loop=bool(loop.steps),
         count=max(1, loop.steps),
         per_step=1.0 if loop.steps else 0.0,
+        saves_ms=loop.at_most(saved_us(timeline, Without(events=host_only), loop.run.total_us), idle) / 1e3,
         advice="Switch the progress bar off, and keep callbacks short.",
-        evidence=Evidence(events=tuple(loop.host_only())),
+        evidence=Evidence(events=tuple(sorted(host_only))),
     )
 
 
