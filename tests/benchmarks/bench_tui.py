@@ -38,6 +38,8 @@ def first_screen(traces: Path) -> None:
     """Start the viewer, and end it when the verdict and the footer are on its screen."""
     parent, child = pty.openpty()
     environment = {**os.environ, "COLUMNS": "120", "LINES": "40", "TERM": "xterm-256color"}
+    # Modules are compiled once, as they are where diffprof is installed; that run does not count.
+    environment |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(traces / "bytecode")}
     process = subprocess.Popen(
         [sys.executable, "-m", "diffprof", "view", "--traces", str(traces)],
         stdin=child,

@@ -80,7 +80,8 @@ class FindingsPane(Container):
         self._count()
         sheet = self.query_one(FindingList)
         sheet.focus()
-        self._write(sheet.row)
+        # After the first screen: colouring source for the first time takes as long as the list.
+        self.call_after_refresh(self._settled, sheet.row)
         if any(finding.fixes for finding in self.report.findings):
             self.call_after_refresh(
                 self.run_worker, self._think, thread=True, group="plan", exit_on_error=False
