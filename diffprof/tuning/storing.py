@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from diffprof.errors import DiffprofError
-from diffprof.fix import Status
 from diffprof.report import Report, save_report
 from diffprof.runs import store
+from diffprof.tuning.emit import optimized_source
 
 OPTIMIZED = "optimized.py"
 
@@ -54,14 +53,7 @@ def store_tuned(
 
 
 def optimized(report: Report) -> str:
-    """The source of `optimized.py`; empty where no fix was kept."""
-    try:
-        emit = import_module("diffprof.tuning.emit")
-    except ModuleNotFoundError:
+    """The source of `optimized.py`, also where no fix was kept; empty where none was tried."""
+    if report.plan is None or report.outcomes is None:
         return ""
-    outcomes = report.outcomes or ()
-    kept = {outcome.fix for outcome in outcomes if outcome.status is Status.KEPT}
-    if report.plan is None or not kept:
-        return ""
-    steps = tuple(step for step in report.plan.steps if step.fix in kept)
-    return str(emit.optimized_source(report, steps, outcomes))
+    return optimized_source(report, report.plan.steps, report.outcomes)
