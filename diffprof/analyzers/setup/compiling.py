@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diffprof.analyzers.setup.precision import NO_SETUP, place
+from diffprof.analyzers.setup.precision import NO_SETUP, ROUNDING_TOLERANCE, place
 from diffprof.finding import Finding
 from diffprof.fix import Code, Fix, Recipe, Safety, Simulated, Skipped, Stage
 from diffprof.recording import Recording, SetupPart
-
-COMPILE_TOLERANCE = 0.02
 
 FLAGS = {
     "conv_1x1_as_mm": True,
@@ -127,7 +125,7 @@ RECIPES = (
             "Compile the denoiser and the VAE's decoder",
             Safety.NUMERIC,
             Stage.COMPILE,
-            tolerance=COMPILE_TOLERANCE,
+            tolerance=ROUNDING_TOLERANCE,
             conflicts={
                 "compile-blocks": "the blocks are compiled within the whole",
                 "first-block-cache": "its hooks decide in Python which blocks run",
@@ -145,7 +143,7 @@ RECIPES = (
             "Compile the repeated blocks of the denoiser",
             Safety.NUMERIC,
             Stage.COMPILE,
-            tolerance=COMPILE_TOLERANCE,
+            tolerance=ROUNDING_TOLERANCE,
             needs=("fuse-lora", "fuse-qkv", "quantize-linears", "channels-last"),
             why="Each class of block is compiled once, in about a seventh of the time that the whole takes; "
             "what stands between the blocks stays eager.",

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diffprof.analyzers.setup.precision import NO_SETUP, place
+from diffprof.analyzers.setup.precision import NO_SETUP, ROUNDING_TOLERANCE, place
 from diffprof.finding import Finding
 from diffprof.fix import Code, Fix, Recipe, Safety, Skipped, Stage, Write
 from diffprof.recording import Recording, SetupPart
-
-SLICING_TOLERANCE = 0.02
-LAYOUT_TOLERANCE = 0.02
 
 
 def switched(method: str, attribute: str, wanted: bool) -> Write:
@@ -107,7 +104,7 @@ RECIPES = (
             "Decode the batch at once",
             Safety.NUMERIC,
             Stage.PLACEMENT,
-            tolerance=SLICING_TOLERANCE,
+            tolerance=ROUNDING_TOLERANCE,
             why="Pictures of a batch don't depend on each other; kernels for another batch may round "
             "otherwise.",
         ),
@@ -131,7 +128,7 @@ RECIPES = (
             "Keep channels innermost in memory",
             Safety.NUMERIC,
             Stage.LAYOUT,
-            tolerance=LAYOUT_TOLERANCE,
+            tolerance=ROUNDING_TOLERANCE,
             why="The same values in another order; convolution kernels for that order may round otherwise.",
         ),
         channels_last,

@@ -8,10 +8,13 @@ from diffprof.finding import Finding
 from diffprof.fix import Code, Fix, Recipe, Safety, Skipped, Stage
 from diffprof.recording import Recording, Setup
 
-TF32_TOLERANCE = 0.02
-SDPA_TOLERANCE = 0.02
-LORA_TOLERANCE = 0.02
-QKV_TOLERANCE = 0.02
+TF32_TOLERANCE = 0.01
+"""With operands rounded to TF32 the tiny SDXL's picture moves by 0.0012 in four steps."""
+
+ROUNDING_TOLERANCE = 0.05
+"""Another order of summation moves the tiny SDXL's picture by 2e-6 in float32 and by 0.022 in bfloat16,
+which is about as much as bfloat16 itself does."""
+
 
 NO_SETUP = Skipped("the run does not say how the pipeline is set up; scan it again")
 
@@ -233,7 +236,7 @@ RECIPES = (
             "Let attention run through scaled_dot_product_attention",
             Safety.NUMERIC,
             Stage.ATTENTION,
-            tolerance=SDPA_TOLERANCE,
+            tolerance=ROUNDING_TOLERANCE,
             goals=("latency", "memory"),
             why="One kernel that keeps the scores in the processor, instead of three that write and read "
             "them; the same mathematics in another order of summation.",
@@ -246,7 +249,7 @@ RECIPES = (
             "Use the attention library that is installed",
             Safety.NUMERIC,
             Stage.ATTENTION,
-            tolerance=SDPA_TOLERANCE,
+            tolerance=ROUNDING_TOLERANCE,
             why="FlashAttention computes the same in another order of summation. The backend is chosen while "
             "the pipeline is called; nothing global is left changed.",
         ),
@@ -258,7 +261,7 @@ RECIPES = (
             "Merge the LoRA into the weights and take the adapter off",
             Safety.NUMERIC,
             Stage.LORA,
-            tolerance=LORA_TOLERANCE,
+            tolerance=ROUNDING_TOLERANCE,
             why="(W + s B A) x instead of W x + s B (A x): equal but for rounding. The adapter can't be "
             "switched or scaled afterwards.",
         ),
@@ -270,7 +273,7 @@ RECIPES = (
             "Fuse the query, key and value projections",
             Safety.NUMERIC,
             Stage.QKV,
-            tolerance=QKV_TOLERANCE,
+            tolerance=ROUNDING_TOLERANCE,
             needs=("fuse-lora", "sdpa"),
             why="One product of three times the width computes the same three results. The separate weights "
             "stay in memory beside the fused ones.",
