@@ -25,5 +25,10 @@ def paused_collection() -> Iterator[None]:
 
 def leave_to_the_system() -> None:
     """Take all that lives now out of the collections at the end of the process. Reference counts, `atexit`
-    functions and finalizers work as ever; only cycles are not looked for."""
-    gc.freeze()
+    functions and finalizers work as ever; only cycles are not looked for.
+
+    Does nothing where a library bound with nanobind is loaded (triton of PyTorch 2.15): it counts what is
+    left at the end, and prints it as leaks.
+    """
+    if not any(metaclass.__name__.startswith("nb_") for metaclass in type.__subclasses__(type)):
+        gc.freeze()

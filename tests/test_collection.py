@@ -37,3 +37,18 @@ def test_the_end_of_the_process_walks_nothing_and_runs_what_was_registered() -> 
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ended.returncode == 2
     assert ended.stdout == "True registered\n"
+
+
+def test_it_walks_all_where_a_library_counts_what_is_left() -> None:
+    code = (
+        "import gc\n"
+        "from diffprof.collection import leave_to_the_system\n"
+        "leave_to_the_system()\n"
+        "print(gc.get_freeze_count() > 0)\n"
+        "gc.unfreeze()\n"
+        "nb_type_0 = type('nb_type_0', (type,), {})\n"
+        "leave_to_the_system()\n"
+        "print(gc.get_freeze_count())\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.stdout == "True\n0\n", ended.stderr
