@@ -49,11 +49,16 @@ def _entered_by(row: SyncRow) -> str | None:
     return method if owner else None
 
 
+def _in_pipeline(row: SyncRow) -> bool:
+    """Whether the pipeline's own code waits, not its scheduler's."""
+    return row.site.function.endswith("__call__")
+
+
 def _methods(rows: Sequence[SyncRow]) -> tuple[str, ...]:
     """`set_timesteps` and `step`, and what else of the scheduler the sites were reached through."""
     found = dict.fromkeys(("set_timesteps", "step"))
     for row in rows:
-        if row.part == "scheduler" and (method := _entered_by(row)):
+        if not _in_pipeline(row) and (method := _entered_by(row)):
             found[method] = None
     return tuple(found)
 
@@ -64,9 +69,9 @@ def _tuple(names: Sequence[str]) -> str:
     return f"({inner},)" if len(names) == 1 else f"({inner})"
 
 
-def _code(shim: str, lines: Iterable[str]) -> Code:
+def _code(shim: str, lines: Iterable[str], around: str = "") -> Code:
     imports, definitions = _shim(shim)
-    return Code(imports=imports, definitions=definitions, optimize="\n".join(lines))
+    return Code(imports=imports, definitions=definitions, optimize="\n".join(lines), around=around)
 
 
 def _host_timesteps(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
@@ -75,6 +80,7 @@ def _host_timesteps(recording: Recording, findings: Sequence[Finding]) -> Code |
     return _code(
         "host_copies",
         (f"_answer_from_host(pipe.{name}, {methods})" for name in _schedulers(recording, rows)),
+        around="_numbers_from_host(pipe)" if any(map(_in_pipeline, rows)) else "",
     )
 
 
@@ -107,6 +113,7 @@ def _upload_once(recording: Recording, findings: Sequence[Finding]) -> Code | Sk
     return _code(
         "small_uploads",
         (f"_fill_small_uploads(pipe.{name}, {methods})" for name in _schedulers(recording, rows)),
+        around="_numbers_by_fill(pipe)" if any(map(_in_pipeline, rows)) else "",
     )
 
 

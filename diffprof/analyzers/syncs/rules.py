@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -59,10 +60,23 @@ def _in_search(row: SyncRow) -> bool:
     return any("_init_step_index" in function for function in functions)
 
 
-def _read_fixes(row: SyncRow) -> tuple[str, ...]:
+def _in_scheduler(recording: Recording, row: SyncRow) -> bool:
+    schedulers = {each.name for each in recording.target.components if each.role == "scheduler"}
+    return row.part == "scheduler" or row.site.module in schedulers
+
+
+def _numbers_of_the_pipeline(row: SyncRow) -> bool:
+    """Whether the pipeline's own `__call__` builds a tensor of `[t]` there, as inpainting does."""
+    line = dict(row.site.excerpt).get(row.site.line, "")
+    return row.site.function.endswith("__call__") and bool(re.search(r"torch\.tensor\(\[[\w.]+\]", line))
+
+
+def _read_fixes(recording: Recording, row: SyncRow) -> tuple[str, ...]:
     """Of a read in a scheduler, if the host could know the value: what a model has computed it can't."""
-    if row.part != "scheduler" or not row.in_loop or not row.values_known:
+    if not row.in_loop or not row.values_known:
         return ()
+    if not _in_scheduler(recording, row):
+        return ("host-timesteps",) if _numbers_of_the_pipeline(row) else ()
     if _in_search(row):
         return ("set-begin-index",)
     if row.owner_device == "device" and row.owner and not row.owner.endswith(".timesteps"):
@@ -70,8 +84,9 @@ def _read_fixes(row: SyncRow) -> tuple[str, ...]:
     return ("host-timesteps",)
 
 
-def _upload_fixes(row: SyncRow) -> tuple[str, ...]:
-    return ("upload-once",) if row.part == "scheduler" and row.in_loop else ()
+def _upload_fixes(recording: Recording, row: SyncRow) -> tuple[str, ...]:
+    known = _in_scheduler(recording, row) or _numbers_of_the_pipeline(row)
+    return ("upload-once",) if known and row.in_loop else ()
 
 
 def _who(row: SyncRow) -> str:
@@ -109,7 +124,14 @@ def value_read(recording: Recording) -> Iterator[Finding]:
             else "Decide with values the host already has, or keep the decision on the device (torch.where)."
         )
         yield _finding(
-            recording, "SYN001", "value-read", index, row, message, advice=advice, fixes=_read_fixes(row)
+            recording,
+            "SYN001",
+            "value-read",
+            index,
+            row,
+            message,
+            advice=advice,
+            fixes=_read_fixes(recording, row),
         )
 
 
@@ -145,7 +167,7 @@ def host_table_device_index(recording: Recording) -> Iterator[Finding]:
             row,
             f"{sides}: {row.reason}",
             advice=f"Index `{row.owner}` with a host value: keep a CPU copy of the timesteps.",
-            fixes=_read_fixes(row),
+            fixes=_read_fixes(recording, row),
         )
 
 
@@ -183,7 +205,7 @@ def data_dependent_shape(recording: Recording) -> Iterator[Finding]:
             advice="Call scheduler.set_begin_index(0) before the loop."
             if in_search
             else "Use a form whose size the host knows: torch.where, masked_fill, output_size=.",
-            fixes=_read_fixes(row),
+            fixes=_read_fixes(recording, row),
         )
 
 
@@ -225,7 +247,7 @@ def device_to_host_copy(recording: Recording) -> Iterator[Finding]:
             advice='Unavoidable for an image on the host; output_type="pt" leaves it on the device.'
             if final
             else "Keep the host's copy from before the upload instead of reading it back.",
-            fixes=() if final else _read_fixes(row),
+            fixes=() if final else _read_fixes(recording, row),
         )
 
 
@@ -261,7 +283,7 @@ def host_to_device_copy(recording: Recording) -> Iterator[Finding]:
             row,
             message,
             advice="Create it on the device, or upload it before any work is queued.",
-            fixes=_upload_fixes(row),
+            fixes=_upload_fixes(recording, row),
         )
 
 
@@ -295,7 +317,7 @@ def staged_copy(recording: Recording) -> Iterator[Finding]:
             row,
             message,
             advice="Pin the source once if it is copied often; else drop non_blocking.",
-            fixes=_upload_fixes(row),
+            fixes=_upload_fixes(recording, row),
         )
 
 
@@ -329,7 +351,7 @@ def tensor_from_device_scalars(recording: Recording) -> Iterator[Finding]:
             row,
             message,
             advice="Use torch.stack or expand; they stay on the device.",
-            fixes=_read_fixes(row),
+            fixes=_read_fixes(recording, row),
         )
 
 
@@ -366,7 +388,7 @@ def upload_every_step(recording: Recording) -> Iterator[Finding]:
             row,
             message,
             advice="Upload it once before the loop (a buffer, or a device table indexed by a Python int).",
-            fixes=_upload_fixes(row),
+            fixes=_upload_fixes(recording, row),
         )
 
 
@@ -479,7 +501,7 @@ def library_check(recording: Recording) -> Iterator[Finding]:
             row,
             f"{row.op} checks device values on the host{_who(row)}: {row.reason}",
             advice="Use the *_ex variant, or compute the small system on the host before the loop.",
-            fixes=_upload_fixes(row),
+            fixes=_upload_fixes(recording, row),
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import diffusers as df
@@ -68,13 +68,24 @@ def fixes_for(report: Report) -> dict[str, Code]:
     return made
 
 
-def apply(pipe: Any, codes: dict[str, Code]) -> None:
-    """Each fix in one namespace, one after the other."""
+def apply(pipe: Any, codes: dict[str, Code]) -> dict[str, Any]:
+    """Each fix in one namespace, one after the other; returns it."""
     namespace: dict[str, Any] = {}
     for key, code in codes.items():
         for part in ("\n".join(code.imports), code.definitions, code.optimize):
             namespace["pipe"] = pipe
             exec(compile(part, f"<fix {key}>", "exec"), namespace)
+    return namespace
+
+
+@contextmanager
+def around(codes: dict[str, Code], namespace: dict[str, Any]) -> Iterator[None]:
+    """The context managers of the fixes, open."""
+    with ExitStack() as stack:
+        for code in codes.values():
+            if code.around:
+                stack.enter_context(eval(code.around, namespace))
+        yield
 
 
 def source(codes: dict[str, Code]) -> str:

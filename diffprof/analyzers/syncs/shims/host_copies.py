@@ -1,8 +1,11 @@
 """Reads of what the host itself has uploaded, answered by the host."""
 
+import contextlib
 import functools
+import inspect
 import re
 import threading
+import types
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -22,7 +25,8 @@ _known = _Known()
 _READS = re.compile("__(bool|int|float|index|format|contains)__|item|tolist|cpu|equal|is_nonzero")
 _CONVERTS = re.compile("to|cuda|long|int|float|double|half|bfloat16|type")
 _EXACT = re.compile(  # Correctly rounded, or whole numbers. Not division: CUDA may round it otherwise.
-    "(__)?(r?add|r?sub|r?mul|neg|abs|floor|ceil|eq|ne|lt|le|gt|ge|logical_(and|or|not)|clone)(?(1)__)"
+    "(__)?(r?add|r?sub|r?mul|neg|abs|floor|ceil|argmin|argmax|eq|ne|lt|le|gt|ge"
+    "|logical_(and|or|not)|clone)(?(1)__)"
 )
 _WRITES = re.compile(r"\w+[^_]_|__i(add|sub|mul|truediv|floordiv|mod|and|or|xor)__|__setitem__")
 _LARGEST = 4096  # Elements: a table of timesteps or sigmas, not an image.
@@ -152,7 +156,6 @@ def _target(args, kwargs):
 
 def _answer_from_host(scheduler, methods, tables=()):
     """Run these methods of a scheduler with `_HostCopies`. tables: attributes that it makes on the device."""
-    cls = type(scheduler)
 
     def wrapped(method):
         @functools.wraps(method)
@@ -166,6 +169,25 @@ def _answer_from_host(scheduler, methods, tables=()):
 
         return run
 
-    body = {name: wrapped(getattr(cls, name)) for name in methods if hasattr(cls, name)}
-    # A subclass of the same name: copies of the scheduler keep it, `isinstance` and its configuration hold.
-    scheduler.__class__ = type(cls.__name__, (cls,), {"__module__": cls.__module__, **body})
+    for name in methods:
+        if hasattr(scheduler, name):  # Bound methods: a deep copy of the scheduler has its own.
+            run = wrapped(getattr(scheduler, name).__func__)
+            setattr(scheduler, name, types.MethodType(run, scheduler))
+
+
+@contextlib.contextmanager
+def _numbers_from_host(pipe):
+    """Inside, `torch.tensor([t])` in the pipeline's own code takes the host's copy of `t`."""
+    scope = inspect.unwrap(type(pipe).__call__).__globals__
+    before = scope["torch"]
+    scope["torch"] = types.ModuleType("torch")
+    scope["torch"].__getattr__ = functools.partial(getattr, before)
+
+    def tensor(data, **kwargs):
+        return before.tensor(_HostCopies().elements(data), **kwargs)
+
+    scope["torch"].tensor = tensor
+    try:
+        yield
+    finally:
+        scope["torch"] = before

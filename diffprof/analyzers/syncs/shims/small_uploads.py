@@ -1,6 +1,9 @@
 """Small host values written on the device by a kernel instead of copied there."""
 
+import contextlib
 import functools
+import inspect
+import types
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -86,7 +89,6 @@ class _SmallUploads(TorchFunctionMode):
 
 def _fill_small_uploads(scheduler, methods):
     """Run these methods of a scheduler with `_SmallUploads`."""
-    cls = type(scheduler)
     kept: dict = {}
 
     def wrapped(method):
@@ -97,6 +99,27 @@ def _fill_small_uploads(scheduler, methods):
 
         return run
 
-    body = {name: wrapped(getattr(cls, name)) for name in methods if hasattr(cls, name)}
-    # A subclass of the same name: copies of the scheduler keep it, `isinstance` and its configuration hold.
-    scheduler.__class__ = type(cls.__name__, (cls,), {"__module__": cls.__module__, **body})
+    for name in methods:
+        if hasattr(scheduler, name):  # Bound methods: a deep copy of the scheduler has its own.
+            run = wrapped(getattr(scheduler, name).__func__)
+            setattr(scheduler, name, types.MethodType(run, scheduler))
+
+
+@contextlib.contextmanager
+def _numbers_by_fill(pipe):
+    """Inside, `torch.tensor([t], device=...)` in the pipeline's own code fills instead of copying."""
+    scope = inspect.unwrap(type(pipe).__call__).__globals__
+    before = scope["torch"]
+    scope["torch"] = types.ModuleType("torch")
+    scope["torch"].__getattr__ = functools.partial(getattr, before)
+    kept: dict = {}
+
+    def tensor(*args, **kwargs):
+        with _SmallUploads(kept):
+            return before.tensor(*args, **kwargs)
+
+    scope["torch"].tensor = tensor
+    try:
+        yield
+    finally:
+        scope["torch"] = before
