@@ -76,13 +76,10 @@ def _what_if(page: Writing, finding: Finding, call_ms: float | None) -> None:
     if finding.saves_ms is None or not call_ms:
         return
     share = finding.saves_ms / call_ms
-    after = max(call_ms - finding.saves_ms, 0.0)
-    page.fact(
-        "what-if",
-        ("good", bar(share, 20).rstrip()),
-        f" {share:.2%}: the call takes {words.milliseconds(after)} instead of "
-        f"{words.milliseconds(call_ms)} ({finding.grade})",
-    )
+    before = words.milliseconds(call_ms)
+    after = words.milliseconds(max(call_ms - finding.saves_ms, 0.0))
+    told = f"the call takes {after} instead of {before}" if after != before else f"of the call's {before}"
+    page.fact("what-if", ("good", bar(share, 20).rstrip()), f" {share:.2%}: {told} ({finding.grade})")
 
 
 def _evidence(page: Writing, finding: Finding, recording: Recording) -> None:
