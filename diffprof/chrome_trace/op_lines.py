@@ -26,6 +26,10 @@ CALL_US = 1.0
 ORIGIN_US = 1_000_000
 """Where the call begins on the trace's clock; some readers drop events at 0."""
 
+FIRST_CORRELATION = 1 << 20
+"""HolisticTraceAnalysis 0.5 keeps row numbers in the smallest type that holds the correlation ids, and fails
+with pandas 3 where there are more rows: ids below 32768 would make that 16 bits."""
+
 _LAUNCH_ID = 211
 _WAIT_ID = 131
 """CUPTI's `cbid` of cudaLaunchKernel and cudaStreamSynchronize (cupti_runtime_cbid.h)."""
@@ -81,7 +85,7 @@ def operation_lines(timeline: Timeline, run: Replay, syncs: Sequence[SyncRow]) -
     run: `replay(timeline)`. syncs: the rows that `timeline.sync` points to.
     """
     forms: dict[tuple[int, int], _Form] = {}
-    count = len(timeline.host_us)
+    base = max(FIRST_CORRELATION, len(timeline.host_us))
     thread = f'"pid":{HOST},"tid":{HOST}'
     columns = zip(
         timeline.kind,
@@ -103,7 +107,7 @@ def operation_lines(timeline: Timeline, run: Replay, syncs: Sequence[SyncRow]) -
             form = forms[kind, row] = _form(timeline, kind, syncs[row] if 0 <= row < len(syncs) else None)
         # Never equal: readers tell older traces, which repeat the correlation id as External id, by that.
         external = index + 1
-        correlation = count + 1 + 2 * index
+        correlation = base + 1 + 2 * index
         first, last = on_host(start), on_host(end)
         when = f'{thread},"ts":{first},"dur":{last - first}'
         for frame in form.frames:
