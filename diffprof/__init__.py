@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Report", "__version__", "load_report", "scan", "watch"]
+__all__ = ["Report", "__version__", "load_report", "optimize", "scan", "watch"]
 
 if TYPE_CHECKING:
     from diffprof.report import Report, load_report
     from diffprof.scanning import scan, watch
+    from diffprof.tuning.live import optimize
 
 _LAZY = {
     "scan": "diffprof.scanning",
     "watch": "diffprof.scanning",
+    "optimize": "diffprof.tuning.live",
     "Report": "diffprof.report",
     "load_report": "diffprof.report",
 }

@@ -125,7 +125,7 @@ class Tuning:
         device: Device,
         options: Options,
         progress: Progress,
-        clock: Callable[[], float],
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.report = report
         self.choice = choice

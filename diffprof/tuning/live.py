@@ -1,0 +1,64 @@
+"""A live pipeline: scan it, try what its findings call for, and leave on it what helped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from diffprof.devices import resolve_device
+from diffprof.devices.borrow import lent
+from diffprof.fix import Code, Status
+from diffprof.progress import Progress
+from diffprof.report import Report
+from diffprof.scanning import scan_target
+from diffprof.targets import Options, from_object
+from diffprof.targets.scene import Scene
+from diffprof.tuning.engine import Tuned, Tuning
+from diffprof.tuning.plan import Choice
+from diffprof.tuning.subject import Subject
+
+
+def optimize(
+    pipe: Any,
+    *,
+    device: str | None = None,
+    select: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    lossy: bool = False,
+    goal: str = "latency",
+    **call: Any,
+) -> Report:
+    """Scan a pipeline, try each fix that its findings name, and leave on it those that helped.
+
+    device, select, ignore, lossy, goal: as for `diffprof fix --apply`. call: the arguments of the call that
+    is scanned, timed and compared. What must stand at call time (`Outcome.written.call` and `.around`) can't be
+    left on a pipeline, and is in the report's outcomes only. Raises what `diffprof.scan` raises; the pipeline
+    is then as it was.
+    """
+    where = resolve_device(device)
+    target = from_object(pipe, kwargs=call)
+    report = scan_target(target, device=where.spec)
+    choice = Choice(select=tuple(select), ignore=tuple(ignore), lossy=lossy, goal=goal)
+    work = Tuning(report, choice, target, where, Options(), Progress())
+
+    def play(scene: Scene) -> Tuned:
+        with lent(scene.pipe, where):
+            return work.run(scene)
+
+    with work.keeping_outcomes(), where.active():
+        tuned = target.run(play, where, Options())
+    _leave(pipe, tuned.report, Scene(pipe, (), dict(call), target, "real"))
+    return tuned.report
+
+
+def _leave(pipe: Any, report: Report, scene: Scene) -> None:
+    """Apply what was kept, in the order of application."""
+    order = [step.fix for step in report.plan.steps] if report.plan else []
+    kept: dict[str, Code] = {
+        outcome.fix: outcome.written
+        for outcome in report.outcomes or ()
+        if outcome.status is Status.KEPT and outcome.written is not None
+    }
+    subject = Subject(scene)
+    for key in sorted(kept, key=order.index):
+        subject.apply(key, kept[key])
