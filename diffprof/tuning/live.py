@@ -31,9 +31,9 @@ def optimize(
     """Scan a pipeline, try each fix that its findings name, and leave on it those that helped.
 
     device, select, ignore, lossy, goal: as for `diffprof fix --apply`. call: the arguments of the call that
-    is scanned, timed and compared. What must stand at call time (`Outcome.written.call` and `.around`) can't be
-    left on a pipeline, and is in the report's outcomes only. Raises what `diffprof.scan` raises; the pipeline
-    is then as it was.
+    is scanned, timed and compared. What must stand at call time (`Outcome.written.call` and `.around`) can
+    not be left on a pipeline, and is in the report's outcomes only. Raises what `diffprof.scan` raises; the
+    pipeline is then as it was.
     """
     where = resolve_device(device)
     target = from_object(pipe, kwargs=call)
