@@ -78,8 +78,8 @@ def _what_if(page: Writing, finding: Finding, call_ms: float | None) -> None:
     share = finding.saves_ms / call_ms
     before = words.milliseconds(call_ms)
     after = words.milliseconds(max(call_ms - finding.saves_ms, 0.0))
-    told = f"the call takes {after} instead of {before}" if after != before else f"of the call's {before}"
-    page.fact("what-if", ("good", bar(share, 20).rstrip()), f" {share:.2%}: {told} ({finding.grade})")
+    told = f": the call takes {after} instead of {before}" if after != before else f" of the call's {before}"
+    page.fact("what-if", ("good", bar(share, 20).rstrip()), f" {share:.2%}{told} ({finding.grade})")
 
 
 def _evidence(page: Writing, finding: Finding, recording: Recording) -> None:
