@@ -40,8 +40,8 @@ def _module(report: Report, outcomes: Sequence[Outcome], written: list[tuple[Out
     imports = [line for _, code in written for line in code.imports]
     if any(code.around for _, code in written):
         imports.append("import contextlib")
-    parts = [_head(report, outcomes, [outcome for outcome, _ in written], at_call=at_call)]
-    parts += [text] if (text := merged_imports(imports)) else []
+    head = _head(report, outcomes, [outcome for outcome, _ in written], at_call=at_call)
+    parts = [f"{head}\n\n{merged_imports(imports)}".rstrip("\n")]
     parts += ["\n\n".join(definitions.texts)] if definitions.texts else []
     parts.append(
         _function("optimize", "pipe", "Change a pipeline in place; returns it.", _bodies(written, "optimize"))
@@ -99,7 +99,7 @@ def _head(report: Report, outcomes: Sequence[Outcome], kept: Sequence[Outcome], 
         f"{name} {packages[name]}" for name in ("torch", "diffusers", "torchao") if name in packages
     )
     run = f", run {Path(report.path).name}" if report.path else ""
-    lines = [f"What makes {words.subject(recording).rstrip('.')} faster.", ""]
+    lines = [f"Fixes for {words.subject(recording).rstrip('.')}.", ""]
     if not kept:
         tried = words.plural(len(outcomes), "fix", "fixes")
         lines += [f"Nothing: of {tried} none helped here, so `optimize` leaves a pipeline as it is.", ""]
