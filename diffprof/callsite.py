@@ -7,7 +7,7 @@ import linecache
 import os
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -19,6 +19,7 @@ EXCERPT_LINES = 2
 _MACHINERY = ("torch", "diffprof", "accelerate", "numpy", "functorch", "tqdm")
 """Packages that carry out what other code asks for: nobody edits them to remove a wait."""
 
+_COMMANDS = Path(__file__).parent / "cli"
 _STDLIB = os.path.realpath(sysconfig.get_paths()["stdlib"]) + os.sep
 _SITE_DIRS = ("site-packages", "dist-packages")
 
@@ -85,6 +86,22 @@ def function_name(frame: FrameType) -> str:
 
 Place = tuple[str, int, str]
 """(file name, line, function): a frame without the frame."""
+
+
+@functools.cache
+def _is_command_line(filename: str) -> bool:
+    return Path(filename).is_relative_to(_COMMANDS)
+
+
+def caller(frames: Iterable[FrameType]) -> FrameType | None:
+    """The first frame of a person's code among these, innermost first; None where the command line is all
+    that is above."""
+    for frame in frames:
+        if _is_command_line(frame.f_code.co_filename):
+            return None
+        if not is_machinery(frame.f_code.co_filename):
+            return frame
+    return None
 
 
 def places(frames: list[FrameType]) -> tuple[Place, ...]:

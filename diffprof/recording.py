@@ -17,6 +17,10 @@ SCHEMA = 1
 """Version of the stored form; a reader refuses a newer one."""
 
 
+INTERRUPTED = "interrupted"
+"""`Recording.failure` of a run that was stopped with Ctrl-C."""
+
+
 class Grade(enum.StrEnum):
     """Where a figure comes from."""
 

@@ -30,7 +30,15 @@ from diffprof.devices.simulated.cost import current_mode
 from diffprof.errors import DiffprofError, TargetError, UsageError
 from diffprof.pipeline import Phase, PhaseTracker, components, offloaded
 from diffprof.progress import Progress
-from diffprof.recording import Environment, KindCosts, Recording, SyncRow, TargetInfo, Unseen
+from diffprof.recording import (
+    INTERRUPTED,
+    Environment,
+    KindCosts,
+    Recording,
+    SyncRow,
+    TargetInfo,
+    Unseen,
+)
 from diffprof.report import Report, make_report
 from diffprof.targets import Options, Target, from_object
 from diffprof.targets.components import components_of
@@ -191,7 +199,7 @@ class Session:
             self._attach(error, error.what)
             raise
         except KeyboardInterrupt as error:
-            self._attach(error, "interrupted")
+            self._attach(error, INTERRUPTED)
             raise
         except Exception as error:
             if our_own(error):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from diffprof.finding import Finding, Severity
 from diffprof.pricing import waits_together
-from diffprof.recording import Recording, SyncRow, steady_per_step
+from diffprof.recording import INTERRUPTED, Recording, SyncRow, steady_per_step
 from diffprof.report import Report
 from diffprof.views.words import cost, how_often, milliseconds, number, place, plural
 
@@ -74,6 +74,8 @@ def _waits(recording: Recording, syncs: Sequence[SyncRow]) -> str:
 
 def _why(report: Report) -> str:
     failure = report.recording.failure
+    if report.recording.partial and failure == INTERRUPTED:
+        return "The scan was stopped before its end."
     if report.recording.partial and failure:
         return f"The run ended early: {failure.strip().splitlines()[0] if failure.strip() else failure}"
     first = _first(report)
@@ -103,6 +105,8 @@ def _together(recording: Recording) -> Iterator[str]:
 
 
 def _next(report: Report) -> str:
+    if report.recording.partial and report.recording.failure == INTERRUPTED:
+        return "Scan again for the whole; what was recorded until then is below."
     if report.recording.partial:
         return "Mend what ended the run and scan again; what was recorded until then is below."
     first = _first(report)

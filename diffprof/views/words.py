@@ -76,7 +76,10 @@ def cost(finding: Finding) -> str:
             f"CPU blocked: {milliseconds(finding.blocked_ms)}; removing it saves: "
             f"{milliseconds(finding.saves_ms)}, per call ({finding.grade})"
         )
-    return f"{text}; {finding.cost_note}" if finding.cost_note else text
+    note = finding.cost_note
+    if not note:
+        return text
+    return f"{text}. {note}" if note[0].isupper() else f"{text}; {note}"
 
 
 def subject(recording: Recording) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -120,3 +121,11 @@ def test_what_a_target_writes_below_python_is_not_data(folder: Path) -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout == "data\n"
     assert sorted(result.stderr.split()) == ["a", "b", "c"]
+
+
+def test_chains_end_at_the_pipeline_not_at_the_command_line(tmp_path: Path) -> None:
+    run = diffprof("scan", "tiny-sdxl", "--steps", "2", "-q", "--format", "json", cwd=tmp_path)
+    rows = json.loads(run.stdout)["recording"]["syncs"]
+    frames = [frame["file"] for row in rows for frame in row["site"]["chain"]]
+    assert frames
+    assert not [file for file in frames if not file.startswith(("diffusers/", "transformers/"))]

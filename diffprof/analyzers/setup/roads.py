@@ -58,7 +58,7 @@ def many_steps(recording: Recording) -> Iterator[Finding]:
         f"{steps} steps; with {weights} {LCM_STEPS} to {MANY_STEPS} would do.",
         "Try LCM-LoRA with LCMScheduler, 4 to 8 steps.",
         saves_ms=_fewer_steps_ms(recording, LCM_STEPS),
-        cost_note=f"With {LCM_STEPS} steps; without guidance each of them takes half as long again less.",
+        cost_note=f"With {LCM_STEPS} steps; without guidance each of them takes about half as long.",
         fixes=("lcm-lora",),
     )
 

@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any
 
 from diffprof.analyzers.syncs.owner import Owner, owner_of
-from diffprof.callsite import Place, importable_path, is_machinery, make_site, places, stack
+from diffprof.callsite import Place, caller, importable_path, is_machinery, make_site, places, stack
 from diffprof.devices.simulated import Blocking, Observer
 from diffprof.pipeline import (
     LoopPosition,
@@ -146,8 +146,8 @@ class SyncObserver(Observer):
         if not calls:
             return places(frames)
         inside, above = frames[: calls[-1] + 1], frames[calls[-1] + 1 :]
-        caller = next((f for f in above if not is_machinery(f.f_code.co_filename)), None)
-        return places([*inside, caller] if caller else inside)
+        outside = caller(above)
+        return places([*inside, outside] if outside else inside)
 
     def _module_of(self, frames: list[FrameType]) -> str | None:
         for frame in frames:
