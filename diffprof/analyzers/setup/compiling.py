@@ -48,7 +48,8 @@ def _options(recording: Recording) -> str:
 
 
 def breaks_in(recording: Recording, component: str) -> bool:
-    """Whether `fullgraph=True` would fail in a component, as far as a capture was recorded."""
+    """Whether `fullgraph=True` would fail in a component, or a method such as `vae.decode`, as far as a
+    capture was recorded."""
     rows = [row for row in recording.captures or () if row.component == component]
     return any(not row.fullgraph_ready for row in rows)
 
@@ -59,7 +60,8 @@ def _denoisers(recording: Recording) -> list[SetupPart]:
 
 
 def _arguments(recording: Recording, part: SetupPart) -> str:
-    full = "" if breaks_in(recording, part.name) else "fullgraph=True, "
+    captured = f"{part.name}.decode" if part.role == "vae" else part.name
+    full = "" if breaks_in(recording, captured) else "fullgraph=True, "
     return f"{full}options=_OPTIONS" if recording.device.kind != "cpu" else full.removesuffix(", ")
 
 

@@ -72,12 +72,16 @@ _TF32 = '''\
 @contextlib.contextmanager
 def _tf32_matmuls():
     """float32 matrix products in TF32 inside; the setting of the process is as before after it."""
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    own = [backend.fp32_precision for backend in backends]
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(before)  # writes the backends' own settings too
+        for backend, precision in zip(backends, own):
+            backend.fp32_precision = precision
 '''
 
 

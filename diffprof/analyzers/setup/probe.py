@@ -44,8 +44,8 @@ def probe_setup(pipe: Any, costs: KindCosts | None = None) -> dict[str, Setup]:
     compiled = any(part.compiled for part in parts)
     setup = Setup(
         parts=parts,
-        matmul_tf32=torch.get_float32_matmul_precision() != "highest",
-        conv_tf32=bool(torch.backends.cudnn.allow_tf32),
+        matmul_tf32=torch.backends.cuda.matmul.fp32_precision == "tf32",
+        conv_tf32=torch.backends.cudnn.conv.fp32_precision == "tf32",
         inductor=_inductor_flags() if compiled else {},
         progress_bar=_progress_bar(pipe),
         fuses_qkv=callable(getattr(pipe, "fuse_qkv_projections", None)),

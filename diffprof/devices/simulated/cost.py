@@ -108,8 +108,8 @@ class Mode:
 def current_mode(**changes: Any) -> Mode:
     """Eager, with the TF32 settings that PyTorch has now."""
     return Mode(
-        matmul_tf32=torch.get_float32_matmul_precision() != "highest",
-        conv_tf32=bool(torch.backends.cudnn.allow_tf32),
+        matmul_tf32=torch.backends.cuda.matmul.fp32_precision == "tf32",
+        conv_tf32=torch.backends.cudnn.conv.fp32_precision == "tf32",
         **changes,
     )
 

@@ -1,98 +1,327 @@
-"""The safety claims of setup fixes, on the tiny SDXL with real values."""
+"""What each fix of the setup claims, tried on a pipeline: how far its image may be; that it can be undone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 
-from diffprof.analyzers.setup.probe import probe_setup
-from diffprof.devices import resolve_device
-from diffprof.fix import Code, Safety, find_recipe
-from diffprof.recording import Recording
-from diffprof.targets import Options, resolve
-from tests.analyzers.quantization.pipelines import add_lora
-from tests.builders import make_recording
+from diffprof.analyzers.setup.fixes import RECIPES
+from diffprof.fix import Code, Safety, Skipped, find_recipe
+from diffprof.recording import DeviceInfo, Grade
+from tests.analyzers.setup.conftest import Bench, add_lora, settings
+from tests.analyzers.setup.examples import SDXL_UNET, denoiser, recorded
+
+Prepare = Callable[[Any], Any]
+CUDA = DeviceInfo(
+    spec="cuda",
+    kind="cuda",
+    name="NVIDIA A100",
+    grade=Grade.MEASURED,
+    memory_bytes=80 * 10**9,
+    details={"capability": "8.0"},
+)
+
+
+def nothing(pipe: Any) -> None:
+    """The pipeline as it is built."""
 
 
 def plain_attention(pipe: Any) -> None:
-    pipe.unet.set_default_attn_processor()
-    pipe.vae.set_default_attn_processor()
+    from diffusers.models.attention_processor import AttnProcessor
+
+    pipe.unet.set_attn_processor(AttnProcessor())
+    pipe.vae.set_attn_processor(AttnProcessor())
 
 
-def with_lora(pipe: Any) -> None:
-    torch.manual_seed(0)
-    add_lora(pipe)
+def sliced_attention(pipe: Any) -> None:
+    pipe.unet.set_attention_slice(1)
 
 
-def played(play: Callable[[Any], Any], **options: Any) -> Any:
-    return resolve("tiny-sdxl").run(play, resolve_device("cpu"), Options(steps=2, **options))
+def tiled(pipe: Any) -> None:
+    """Tiles smaller than the picture, so that some are blended."""
+    pipe.vae.enable_tiling()
+    pipe.vae.tile_sample_min_size, pipe.vae.tile_latent_min_size = 32, 16
 
 
-def recorded(change: Callable[[Any], None] | None) -> Recording:
-    def play(scene: Any) -> Recording:
-        if change:
-            change(scene.pipe)
-        return make_recording(**probe_setup(scene.pipe))
-
-    return played(play)
+def small_tiles(pipe: Any) -> None:
+    pipe.vae.tile_sample_min_size, pipe.vae.tile_latent_min_size = 32, 16
 
 
-def image(change: Callable[[Any], None] | None, code: Code | None = None) -> np.ndarray:
-    def play(scene: Any) -> np.ndarray:
-        space: dict[str, Any] = {"pipe": scene.pipe}
-        if change:
-            change(scene.pipe)
-        scene.kwargs = {**scene.kwargs, "output_type": "np"}
-        with ExitStack() as stack, torch.no_grad():
-            if code is not None:
-                exec("\n".join(code.imports) + "\n" + code.definitions, space)
-                exec(code.optimize, space)
-                if code.around:
-                    stack.enter_context(eval(code.around, space))
-            scene.pipe = space["pipe"]
-            return np.asarray(scene.call().images)
+def sliced(pipe: Any) -> None:
+    pipe.vae.enable_slicing()
 
-    return played(play)
+
+def offloaded_by_group(pipe: Any) -> None:
+    pipe.unet.enable_group_offload(
+        onload_device=torch.device("cpu"), offload_device=torch.device("cpu"), offload_type="leaf_level"
+    )
+
+
+def offloaded_by_model(pipe: Any) -> None:
+    pipe.enable_model_cpu_offload(device="cpu")
+
+
+def drawing(pipe: Any) -> None:
+    pipe.set_progress_bar_config(disable=False)
+
+
+CASES: tuple[tuple[str, Prepare, float], ...] = (
+    ("bfloat16", nothing, 0.1),
+    ("tf32", nothing, 0.0),
+    ("sdpa", plain_attention, 0.0),
+    ("sdpa", sliced_attention, 0.0),
+    ("fuse-lora", add_lora, 0.0),
+    ("fuse-qkv", nothing, 0.0),
+    ("replace-offload", offloaded_by_group, 0.0),
+    ("replace-offload", offloaded_by_model, 0.0),
+    ("vae-untiled", tiled, 0.5),
+    ("vae-unsliced", sliced, 0.0),
+    ("vae-tiled", small_tiles, 0.5),
+    ("channels-last", nothing, 0.0),
+    ("quantize-linears", nothing, 0.1),
+    ("no-progress-bar", drawing, 0.0),
+)
+"""Fix, how the pipeline is set up before it, and how far a picture may be off that may change."""
+
+REPEATED = ("bfloat16", "tf32", "no-progress-bar", "fuse-qkv")
+"""Fixes whose code does not depend on what was found: findings alone ask for them."""
+
+
+@pytest.mark.parametrize(("key", "prepare", "most"), CASES, ids=lambda v: getattr(v, "__name__", v))
+def test_the_picture_is_as_near_as_claimed_and_undoing_gives_it_back(
+    bench: Bench, plain_image: np.ndarray, key: str, prepare: Prepare, most: float
+) -> None:
+    clean, fix = bench.mark(), find_recipe(key).fix
+    prepare(bench.pipe)
+    before_all = settings()
+    ready = bench.mark()
+    before = bench.image()
+    bench.apply(key)
+    after = bench.image()
+    assert np.isfinite(after).all()
+    off = float(np.abs(after - before).max())
+    if fix.safety is Safety.EXACT:
+        assert np.array_equal(before, after)
+    elif fix.safety is Safety.NUMERIC:
+        # In float32; the stated tolerance allows for half precision too.
+        assert off <= 1e-4 < (fix.tolerance or 0.0)
+    else:
+        assert fix.safety is Safety.LOSSY
+        assert 0.0 < off <= most
+    assert isinstance(bench.code(key), Code if key in REPEATED else Skipped)
+    bench.restore(ready)
+    assert settings() == before_all
+    assert np.array_equal(bench.image(), before)
+    bench.restore(clean)
+    assert np.array_equal(bench.image(), plain_image)
+
+
+def test_weights_that_are_uploaded_layer_by_layer_come_back(bench: Bench, plain_image: np.ndarray) -> None:
+    bench.pipe.enable_sequential_cpu_offload(device="cpu")
+    assert bench.setup().offload == "sequential"
+    bench.apply("replace-offload")
+    assert bench.setup().offload is None
+    assert {p.device.type for p in bench.pipe.unet.parameters()} == {"cpu"}
+    assert np.array_equal(bench.image(), plain_image)
+
+
+def test_offloading_stays_where_the_model_does_not_fit(bench: Bench) -> None:
+    offloaded_by_model(bench.pipe)
+    small = structs.replace(CUDA, memory_bytes=10**6)
+    code = bench.code("replace-offload", device=small)
+    assert isinstance(code, Skipped)
+    assert "enable_group_offload" in code.why
+
+
+# --- types -----------------------------------------------------------------------------------------------
+
+
+def test_float16_keeps_a_vae_that_overflows_safe(bench: Bench) -> None:
+    code = bench.code("float16")
+    assert isinstance(code, Code)
+    parts = bench.setup().parts
+    overflowing = tuple(structs.replace(part, force_upcast=part.role == "vae") for part in parts)
+    alone = structs.replace(bench.setup(), parts=overflowing, upcasts_vae=False)
+    refused = bench.code("float16", setup=alone)
+    assert isinstance(refused, Skipped)
+    assert refused.why.startswith("vae overflows in float16")
+    bench.subject.apply("float16", code)
+    assert {str(p.dtype) for part in (bench.pipe.unet, bench.pipe.vae) for p in part.parameters()} == {
+        "torch.float16"
+    }
+    assert np.isfinite(bench.image()).all()
+
+
+def test_tensors_of_the_call_go_along_with_the_models(bench: Bench) -> None:
+    """Latents that are given in float32 would meet bfloat16 weights."""
+    bench.subject.scene.kwargs["latents"] = torch.ones(1, 4, 32, 32)
+    try:
+        code = bench.apply("bfloat16")
+        assert "latents" in code.call
+        assert bench.subject.scene.kwargs["latents"].dtype == torch.bfloat16
+        assert np.isfinite(bench.image()).all()
+    finally:
+        bench.subject.scene.kwargs.pop("latents")
+
+
+def test_tf32_holds_during_the_call_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    own = bench.pipe.unet.forward
+    before = settings()
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        seen.append(torch.get_float32_matmul_precision())
+        return own(*args, **kwargs)
+
+    monkeypatch.setattr(bench.pipe.unet, "forward", forward)
+    bench.apply("tf32")
+    assert settings() == before
+    bench.image()
+    assert set(seen) == {"high"}
+    assert settings() == before
+    monkeypatch.setattr(bench.pipe.unet, "forward", broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        bench.image()
+    assert settings() == before
+
+
+def broken(*args: Any, **kwargs: Any) -> Any:
+    raise RuntimeError("broken")
+
+
+# --- LoRA ------------------------------------------------------------------------------------------------
+
+
+def test_a_merged_lora_leaves_no_adapter_and_keeps_its_scale(bench: Bench, plain_image: np.ndarray) -> None:
+    add_lora(bench.pipe)
+    adapted = bench.image()
+    assert np.abs(adapted - plain_image).max() > 1e-3
+    bench.apply("fuse-lora")
+    assert not any(part.adapted for part in bench.setup().parts)
+    assert not any("lora" in name for name, _ in bench.pipe.unet.named_parameters())
+    assert np.abs(bench.image() - adapted).max() < 1e-3
+
+
+def test_a_lora_scale_of_the_call_is_merged_and_taken_from_it(bench: Bench) -> None:
+    add_lora(bench.pipe, scale=1.0)
+    bench.subject.scene.kwargs["cross_attention_kwargs"] = {"scale": 0.25}
+    try:
+        adapted = bench.image()
+        code = bench.apply("fuse-lora")
+        assert "lora_scale=0.25" in code.optimize
+        assert np.abs(bench.image() - adapted).max() < 1e-3
+    finally:
+        bench.subject.scene.kwargs.pop("cross_attention_kwargs", None)
+
+
+def test_a_lora_on_quantized_weights_is_not_merged() -> None:
+    made = find_recipe("fuse-lora").code(recorded(denoiser(adapted=5)), ())
+    assert made == Skipped("unet is quantized: a LoRA can't be merged into quantized weights")
+
+
+# --- attention -------------------------------------------------------------------------------------------
+
+
+def test_the_backend_is_chosen_during_the_call_alone(flux: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a library that every machine has in the place of the one that was found."""
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry as registry
+
+    from diffprof.analyzers.setup import rules
+
+    monkeypatch.setattr(rules, "best_backend", lambda recording: "_native_math")
+    seen = []
+    own = registry.get_active_backend
+    monkeypatch.setattr(registry, "get_active_backend", lambda: seen.append(own()[0].value) or own())
+    before = flux.image()
+    chosen = set(seen)
+    seen.clear()
+    clean = flux.mark()
+    flux.apply("attention-backend")
+    after = flux.image()
+    assert (chosen, set(seen)) == ({"native"}, {"_native_math"})
+    assert np.abs(after - before).max() <= find_recipe("attention-backend").fix.tolerance
+    assert own()[0].value == "native"
+    flux.restore(clean)
+    assert np.array_equal(flux.image(), before)
 
 
 @pytest.mark.parametrize(
-    ("key", "change"),
+    ("packages", "capability", "backend"),
     [
-        ("no-progress-bar", lambda pipe: pipe.set_progress_bar_config(disable=False)),
-        ("sdpa", plain_attention),
-        ("fuse-qkv", None),
-        ("fuse-lora", with_lora),
-        ("channels-last", None),
-        ("vae-unsliced", lambda pipe: pipe.vae.enable_slicing()),
-        ("bfloat16", None),
-        ("quantize-linears", None),
+        (("flash_attn_interface", "flash_attn"), "9.0", "_flash_3"),
+        (("flash_attn_interface",), "8.0", None),
+        (("flash_attn",), "8.0", "flash"),
+        (("flash_attn",), "12.0", "flash"),
+        (("flash_attn",), "7.5", None),
+        ((), "9.0", None),
     ],
 )
-def test_the_image_is_as_the_fix_claims(key: str, change: Callable[[Any], None] | None) -> None:
-    recipe = find_recipe(key)
-    code = recipe.code(recorded(change), ())
-    assert isinstance(code, Code)
-    difference = float(np.abs(image(change) - image(change, code)).max())
-    if recipe.fix.safety is Safety.EXACT:
-        assert difference == 0.0
-    elif recipe.fix.safety is Safety.NUMERIC:
-        # In float32; the stated tolerance allows for half precision too.
-        assert difference <= 1e-4 < (recipe.fix.tolerance or 0.0)
+def test_a_library_is_used_where_the_device_runs_it(
+    packages: tuple[str, ...], capability: str, backend: str | None
+) -> None:
+    device = structs.replace(CUDA, details={"capability": capability})
+    made = find_recipe("attention-backend").code(
+        recorded(denoiser(dispatched=True), device=device, packages=packages), ()
+    )
+    if backend is None:
+        assert isinstance(made, Skipped)
     else:
-        assert 1e-4 < difference < 0.1
+        assert isinstance(made, Code)
+        assert made.around == f'attention_backend("{backend}")'
 
 
-def test_tf32_holds_during_the_call_and_is_as_before_after_it() -> None:
-    code = find_recipe("tf32").code(recorded(None), ())
-    assert isinstance(code, Code)
-    space: dict[str, Any] = {}
-    exec("\n".join(code.imports) + "\n" + code.definitions, space)
-    before = torch.get_float32_matmul_precision()
-    with eval(code.around, space):
-        assert torch.get_float32_matmul_precision() == "high"
-    assert torch.get_float32_matmul_precision() == before
+# --- other roads -----------------------------------------------------------------------------------------
+
+
+def test_first_block_cache_skips_blocks_and_is_taken_off(flux: Bench) -> None:
+    clean = flux.mark()
+    before = flux.image()
+    flux.apply("first-block-cache")
+    assert cache_of(flux) == "FirstBlockCacheConfig"
+    assert isinstance(flux.code("first-block-cache"), Skipped)
+    assert np.isfinite(flux.image()).all()
+    flux.restore(clean)
+    assert cache_of(flux) is None
+    assert np.array_equal(flux.image(), before)
+
+
+def cache_of(flux: Bench) -> str | None:
+    (part,) = (part for part in flux.setup().parts if part.role == "denoiser")
+    return part.cache
+
+
+def test_advice_is_code_that_compiles_with_what_it_names() -> None:
+    given = recorded(denoiser(), unet=SDXL_UNET, steps=30)
+    advised = [recipe for recipe in RECIPES if recipe.fix.safety is Safety.ADVICE]
+    assert {recipe.fix.key for recipe in advised} == {"lcm-lora", "ssd-1b", "deep-cache"}
+    for recipe in advised:
+        code = recipe.code(given, ())
+        assert isinstance(code, Code)
+        compile(code.shown, recipe.fix.key, "exec")
+    import diffusers
+
+    assert hasattr(diffusers, "LCMScheduler")
+    assert "latent-consistency/lcm-lora-sdxl" in find_recipe("lcm-lora").code(given, ()).optimize
+    assert find_recipe("lcm-lora").code(recorded(denoiser()), ()) == Skipped(
+        "no LCM-LoRA is published for this denoiser"
+    )
+
+
+# --- the table -------------------------------------------------------------------------------------------
+
+
+def test_every_fix_that_runs_is_tried_here() -> None:
+    tried = {key for key, _, _ in CASES} | {"float16", "attention-backend", "first-block-cache"}
+    tried |= {"compile", "compile-blocks"}  # test_compiling
+    assert {r.fix.key for r in RECIPES if r.fix.safety is not Safety.ADVICE} <= tried
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.fix.key)
+def test_numeric_fixes_state_a_tolerance_and_all_say_why(recipe: Any) -> None:
+    assert (recipe.fix.tolerance is not None) == (recipe.fix.safety is Safety.NUMERIC)
+    assert recipe.fix.why
