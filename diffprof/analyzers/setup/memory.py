@@ -40,17 +40,19 @@ def _worth_ordering(part: SetupPart) -> bool:
 
 
 _RESIDENT = '''\
+_OFFLOADING = ("group_offloading", "layer_execution_tracker", "lazy_prefetch_group_offloading")
+
+
 def _on_device(pipe):
     """The pipeline without the hooks that move its weights, on the device on which it computes."""
     device = pipe._execution_device
     pipe.remove_all_hooks()
     for model in pipe.components.values():
-        registry = getattr(model, "_diffusers_hook", None)
-        if registry is not None:
-            for module in model.modules():
-                if hasattr(module, "_diffusers_hook"):
-                    for name in list(module._diffusers_hook.hooks):
-                        module._diffusers_hook.remove_hook(name, recurse=False)
+        for module in model.modules() if isinstance(model, torch.nn.Module) else ():
+            registry = getattr(module, "_diffusers_hook", None)
+            for name in list(registry.hooks) if registry is not None else ():
+                if name in _OFFLOADING:
+                    registry.remove_hook(name, recurse=False)
     pipe._offload_device = None
     return pipe.to(device)
 '''
@@ -71,7 +73,7 @@ def replace_offload(recording: Recording, findings: Sequence[Finding]) -> Code |
             f"it takes about {need / 1e9:,.1f} GB, the device has {room / 1e9:,.1f}: use "
             "enable_group_offload(use_stream=True), which copies while it computes"
         )
-    return Code(definitions=_RESIDENT, optimize="pipe = _on_device(pipe)")
+    return Code(imports=("import torch",), definitions=_RESIDENT, optimize="pipe = _on_device(pipe)")
 
 
 RECIPES = (
