@@ -69,8 +69,6 @@ class Fix:
     """What it is good for: latency, memory."""
     conflicts: dict[str, str] = field(default_factory=dict)
     """Key of a fix that can't stand beside it -> why. One of the two need name the other."""
-    needs: tuple[str, ...] = ()
-    """Keys of fixes that have to be applied before, where they are in the plan."""
     why: str = ""
     """What it changes and why that is safe, for a person."""
 

@@ -33,7 +33,7 @@ def saving(step: PlanStep) -> str:
     """What a step is expected to save."""
     parts = []
     if step.saves_ms is not None:
-        grade = f" ({step.grade})" if step.grade else ""
+        grade = f" ({words.expectation(step.grade)})" if step.grade else ""
         parts.append(f"{words.milliseconds(step.saves_ms)} per call{grade}")
     if step.saves_bytes is not None:
         parts.append(f"{words.size(step.saves_bytes)} of memory")
@@ -54,7 +54,7 @@ def expected(plan: Plan) -> str:
     """One call before and with all selected steps, in a sentence; empty where nothing says how long it is."""
     if plan.before_ms is None or plan.after_ms is None:
         return ""
-    grade = f" ({plan.grade})" if plan.grade else ""
+    grade = f" ({words.expectation(plan.grade)})" if plan.grade else ""
     ratio = f", {plan.before_ms / plan.after_ms:.2f}x" if plan.after_ms else ""
     chosen = words.plural(len(plan.selected), "selected fix", "selected fixes")
     return (

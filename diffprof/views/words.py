@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 
 from diffprof.finding import Finding
-from diffprof.recording import Recording, Site
+from diffprof.recording import Grade, Recording, Site
 
 NOT_MEASURED = "not measured"
 
@@ -70,16 +70,24 @@ def cost(finding: Finding) -> str:
     if finding.blocked_ms is None and finding.saves_ms is None:
         text = NOT_MEASURED
     elif finding.blocked_ms is None and not finding.evidence.syncs:
-        text = f"removing it saves: {milliseconds(finding.saves_ms)}, per call ({finding.grade})"
+        text = f"removing it saves: {milliseconds(finding.saves_ms)}, per call ({expectation(finding.grade)})"
     else:
         text = (
             f"CPU blocked: {milliseconds(finding.blocked_ms)}; removing it saves: "
-            f"{milliseconds(finding.saves_ms)}, per call ({finding.grade})"
+            f"{milliseconds(finding.saves_ms)}, per call ({expectation(finding.grade)})"
         )
     note = finding.cost_note
     if not note:
         return text
     return f"{text}. {note}" if note[0].isupper() else f"{text}; {note}"
+
+
+def expectation(grade: Grade | None) -> str:
+    """The grade of what a change would save: what nobody has tried is not measured, even where it follows
+    from what was."""
+    if grade is Grade.MEASURED:
+        return "measured; the saving by replay of it"
+    return str(grade) if grade else "grade unknown"
 
 
 def subject(recording: Recording) -> str:

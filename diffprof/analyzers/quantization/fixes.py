@@ -220,7 +220,6 @@ RECIPES = (
             Safety.LOSSY,
             Stage.QUANTIZE,
             goals=("latency", "memory"),
-            needs=("bfloat16", "float16", "fuse-lora", "fuse-qkv"),
             why="Weights are stored in 8 bits, activations are rounded to 8 bits row by row; products run on "
             "INT8 units. 1x1 convolutions are swapped for linears first. LoRA and projections are fused "
             "before, since quantized weights can be neither merged nor concatenated; compiling comes after.",

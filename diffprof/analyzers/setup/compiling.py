@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from diffprof.analyzers.setup.memory import in_channels_last
 from diffprof.analyzers.setup.precision import NO_SETUP, ROUNDING_TOLERANCE, place
 from diffprof.finding import Finding
 from diffprof.fix import Code, Fix, Recipe, Safety, Simulated, Skipped, Stage
@@ -66,7 +67,8 @@ def _arguments(recording: Recording, part: SetupPart) -> str:
 
 
 def compile_whole(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
-    """Denoisers, and the decoder of the VAE."""
+    """Denoisers, and the decoder of the VAE. Their convolutions are put into channels_last first: Inductor
+    lays activations out for them either way, and would convert weights in another order in every call."""
     setup = recording.setup
     if setup is None:
         return NO_SETUP
@@ -77,7 +79,7 @@ def compile_whole(recording: Recording, findings: Sequence[Finding]) -> Code | S
         if part.role == "vae" and part.compiled is None:
             name = place(part.name)
             lines.append(f"{name}.decode = torch.compile({name}.decode, {_arguments(recording, part)})")
-    return _code(recording, lines)
+    return _code(recording, [*in_channels_last(setup.parts), *lines])
 
 
 def compile_blocks(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
@@ -132,7 +134,6 @@ RECIPES = (
                 "compile-blocks": "the blocks are compiled within the whole",
                 "first-block-cache": "its hooks decide in Python which blocks run",
             },
-            needs=("fuse-lora", "fuse-qkv", "quantize-linears", "channels-last"),
             why="Chains of small operations become one kernel, launches are replayed as CUDA graphs. The "
             "published flags are options of this compilation alone. Fused kernels round less often.",
         ),
@@ -146,7 +147,6 @@ RECIPES = (
             Safety.NUMERIC,
             Stage.COMPILE,
             tolerance=ROUNDING_TOLERANCE,
-            needs=("fuse-lora", "fuse-qkv", "quantize-linears", "channels-last"),
             why="Each class of block is compiled once, in about a seventh of the time that the whole takes; "
             "what stands between the blocks stays eager.",
         ),

@@ -28,11 +28,16 @@ def channels_last(recording: Recording, findings: Sequence[Finding]) -> Code | S
     """Denoisers and VAEs with convolutions, channels innermost."""
     if recording.setup is None:
         return NO_SETUP
-    parts = [part for part in recording.setup.parts if _worth_ordering(part)]
-    if not parts:
+    lines = in_channels_last(recording.setup.parts)
+    if not lines:
         return Skipped("no model with two-dimensional convolutions is in PyTorch's default order")
-    lines = [f"{place(part.name)}.to(memory_format=torch.channels_last)" for part in parts]
     return Code(imports=("import torch",), optimize="\n".join(lines))
+
+
+def in_channels_last(parts: Sequence[SetupPart]) -> list[str]:
+    """Statements that put the denoisers and VAEs among these into that order, where they are not."""
+    chosen = [part for part in parts if _worth_ordering(part)]
+    return [f"{place(part.name)}.to(memory_format=torch.channels_last)" for part in chosen]
 
 
 def _worth_ordering(part: SetupPart) -> bool:

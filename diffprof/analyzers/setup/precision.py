@@ -278,7 +278,6 @@ RECIPES = (
             Safety.NUMERIC,
             Stage.QKV,
             tolerance=ROUNDING_TOLERANCE,
-            needs=("fuse-lora", "sdpa"),
             why="One product of three times the width computes the same three results. The separate weights "
             "stay in memory beside the fused ones.",
         ),
