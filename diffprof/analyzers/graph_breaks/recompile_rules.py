@@ -8,6 +8,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from diffprof.analyzers.graph_breaks.fixes import for_recompile
 from diffprof.finding import Finding, Severity
 from diffprof.recording import RecompileRow, Recording
 from diffprof.rules import rule
@@ -58,6 +59,7 @@ def _recompile_findings(
             count=times,
             cost_note=COMPILE_TIME,
             advice=_advice(rows) or advice,
+            fixes=for_recompile(rows),
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from diffprof.analyzers.graph_breaks import recompile_rules
 from diffprof.analyzers.graph_breaks.causes import kind_of
+from diffprof.analyzers.graph_breaks.fixes import for_break
 from diffprof.finding import Evidence, Finding, Severity
 from diffprof.pricing import HIDDEN, HIDDEN_SHARE
 from diffprof.recording import BreakCost, GraphBreakRow, Recording
@@ -56,6 +57,7 @@ def _break_findings(
             saves_ms=cost.saves_ms if cost else None,
             cost_note=_cost_note(cost) if cost else _why_not(row),
             advice=advice + _hint(row),
+            fixes=for_break(row),
             evidence=Evidence(syncs=_waits(recording, row)),
         )
 

@@ -1,0 +1,440 @@
+"""Fixes of graph breaks and recompiles: settings of Dynamo during the call, shims on a model, and advice.
+
+Settings are scoped to the call, in which everything is compiled; the process keeps its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import typing
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec.structs import replace
+
+from diffprof.analyzers.graph_breaks.causes import kind_of
+from diffprof.finding import Finding
+from diffprof.fix import Code, Fix, Recipe, Safety, Skipped, Stage, Write
+from diffprof.recording import GraphBreakRow, RecompileRow, Recording
+
+DYNAMIC_TOLERANCE = 0.02
+NUMBER_TOLERANCE = 0.02
+
+_PROGRESS = re.compile(r"tqdm|progress", re.IGNORECASE)
+_OFFLOADING = re.compile(r"accelerate/hooks|hooks/group_offloading")
+_SHAPE_FROM_VALUES = re.compile(r"nonzero|unique|masked_select|dynamic (output )?shape", re.IGNORECASE)
+_LORA = re.compile(r"lora|\.scaling\[|_adapter", re.IGNORECASE)
+_ARGUMENT = re.compile(r"^(?:-?[\d.e+-]+ <=? )?([A-Za-z_]\w*) *(?:==|!=|<|>)")
+
+
+# --- which fixes a finding names -------------------------------------------------------------------------
+
+
+def for_break(row: GraphBreakRow) -> tuple[str, ...]:
+    """Keys of the fixes for a graph break, those that can be run first."""
+    kind = kind_of(row)
+    if kind == "hook":
+        if _OFFLOADING.search(_files(row)):
+            return ("replace-offload",)
+        inner = kind_of(replace(row, in_hook=False))
+        return ("quiet-in-graph", "hook-outside") if inner == "side-effect" else ("hook-outside",)
+    if kind == "side-effect" and _PROGRESS.search(_told(row)):
+        return ("no-progress-bar",)
+    return _OF_KIND.get(kind, ())
+
+
+_OF_KIND = {
+    "branch": ("branch-as-where",),
+    "value": ("capture-scalars",),
+    "model-output": ("tuple-outputs", "tuples-in-source"),
+    "side-effect": ("quiet-in-graph",),
+    "numpy": ("torch-for-numpy",),
+    "call": ("call-outside",),
+    "disabled": ("compile-inside",),
+}
+
+
+def for_recompile(rows: Sequence[RecompileRow]) -> tuple[str, ...]:
+    """Keys of the fixes for a guard that fails."""
+    row = rows[0]
+    keys: tuple[str, ...] = ()
+    if _LORA.search(row.guard):
+        keys = ("fuse-lora",)
+    elif row.kind in ("shape", "dtype"):
+        stopped = _stopped(rows)
+        keys = ("dynamic-shapes",) if set(stopped) & set(_SETTINGS) else ()
+        keys = ("mark-dynamic",) if not keys and "mark_dynamic" in stopped else keys
+    elif row.kind == "scalar":
+        keys = ("numbers-as-tensors",) if _argument(row) else ("number-outside",)
+    elif row.kind in ("identity", "type", "global"):
+        keys = ("same-object",)
+    return (*keys, "more-versions") if any(each.limit_hit for each in rows) else keys
+
+
+_SETTINGS = {
+    "dynamic=True": ("torch._dynamo.config", "assume_static_by_default=False"),
+    "use_duck_shape=False": ("torch.fx.experimental._config", "use_duck_shape=False"),
+}
+"""What was tried -> (the module of the setting, the setting): `dynamic=True` is that setting for one compile
+(torch/_dynamo/eval_frame.py, set_enable_dynamic)."""
+
+
+def _stopped(rows: Sequence[RecompileRow]) -> tuple[str, ...]:
+    """Settings that stop every one of them, as tried."""
+    return tuple(name for name in rows[0].tried if all(name in row.stopped_by for row in rows))
+
+
+def _argument(row: RecompileRow) -> str | None:
+    """The argument of the component that a guard on a number looks at, if it is one."""
+    found = _ARGUMENT.match(row.guard)
+    return found[1] if found else None
+
+
+def _told(row: GraphBreakRow) -> str:
+    line = next((text for number, text in row.site.excerpt if number == row.site.line), "")
+    return f"{row.cause} {row.context} {line}"
+
+
+def _files(row: GraphBreakRow) -> str:
+    files = [row.site.file, *(frame.file for frame in row.site.chain)]
+    return " ".join([*files, row.raised_at.file if row.raised_at else ""])
+
+
+# --- rows of findings ----------------------------------------------------------------------------------
+
+
+def _breaks(recording: Recording, findings: Sequence[Finding]) -> list[GraphBreakRow]:
+    places = {(f.site.file, f.site.line) for f in findings if f.site is not None}
+    return [r for r in recording.graph_breaks or () if (r.site.file, r.site.line) in places]
+
+
+def _recompiles(recording: Recording, findings: Sequence[Finding]) -> list[RecompileRow]:
+    places = {(f.site.file, f.site.function, f.kind) for f in findings if f.site is not None}
+    return [
+        row
+        for row in recording.recompiles or ()
+        if (row.site.file, row.site.function, f"recompile: {row.kind}") in places
+    ]
+
+
+def _models(rows: Sequence[GraphBreakRow | RecompileRow]) -> list[str]:
+    """Components of the pipeline: `vae` for `vae.decode`."""
+    return list(dict.fromkeys(row.component.partition(".")[0] for row in rows))
+
+
+# --- settings during the call ----------------------------------------------------------------------------
+
+_QUIET = """\
+_SAID_LATER = {print, warnings.warn}  # behind the graph, in the same order
+_UNSAID = {getattr(logging.Logger, name) for name in ("debug", "info", "warning", "error", "critical", "log")}
+"""
+
+
+def quiet_in_graph(recording: Recording, findings: Sequence[Finding]) -> Code:
+    """Dynamo moves prints behind the graph, and leaves out what is logged."""
+    settings = "reorderable_logging_functions=_SAID_LATER, ignore_logger_methods=_UNSAID"
+    return Code(
+        imports=("import logging", "import warnings", "import torch._dynamo"),
+        definitions=_QUIET,
+        around=f"torch._dynamo.config.patch({settings})",
+    )
+
+
+def capture_scalars(recording: Recording, findings: Sequence[Finding]) -> Code:
+    """Reads of values become part of the graph."""
+    rows = _breaks(recording, findings)
+    shapes = any(_SHAPE_FROM_VALUES.search(_told(row)) for row in rows)
+    more = ", capture_dynamic_output_shape_ops=True" if shapes else ""
+    return Code(
+        imports=("import torch._dynamo",),
+        around=f"torch._dynamo.config.patch(capture_scalar_outputs=True{more})",
+    )
+
+
+def dynamic_shapes(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
+    """The setting that stopped the recompiles when it was tried."""
+    stopped = _stopped(rows) if (rows := _recompiles(recording, findings)) else ()
+    for name, (module, setting) in _SETTINGS.items():
+        if name in stopped:
+            return Code(imports=(f"import {module}",), around=f"{module}.patch({setting})")
+    return Skipped("no setting stopped all of these recompiles when it was tried")
+
+
+def more_versions(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
+    """Room for twice as many versions of a function as were needed."""
+    rows = [row for row in _recompiles(recording, findings) if row.limit_hit]
+    if not rows:
+        return Skipped("no limit was reached")
+    needed = max((row.limit or 0) + sum(r.count for r in rows if r.site == row.site) for row in rows)
+    return Code(
+        imports=("import torch._dynamo",),
+        around=f"torch._dynamo.config.patch(recompile_limit={2 * needed})",
+    )
+
+
+# --- shims on a model ------------------------------------------------------------------------------------
+
+_TUPLES = '''\
+def _answer_with_tuples(model):
+    """The model makes a plain tuple, with names for what it holds, in the place of its output object."""
+    own = model.forward
+    annotated = typing.get_type_hints(own)["return"]
+    output = next(c for c in typing.get_args(annotated) or (annotated,) if dataclasses.is_dataclass(c))
+    names = [field.name for field in dataclasses.fields(output)]
+    named = collections.namedtuple(output.__name__, names, defaults=[None] * len(names))
+
+    @functools.wraps(own)
+    def forward(*args, return_dict=True, **kwargs):
+        values = own(*args, return_dict=False, **kwargs)
+        return named(*values) if return_dict else values
+
+    model.forward = forward
+'''
+
+
+def tuple_outputs(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
+    """Components whose output objects split the graph; those that are methods of a model are left."""
+    rows = [row for row in _breaks(recording, findings) if "." not in row.component]
+    if not rows:
+        return Skipped("what splits the graph is not the output of a component's own call")
+    return Code(
+        imports=("import collections", "import dataclasses", "import functools", "import typing"),
+        definitions=_TUPLES,
+        optimize="\n".join(f"_answer_with_tuples(pipe.{name})" for name in _models(rows)),
+    )
+
+
+_NUMBERS = '''\
+def _take_numbers_as_tensors(model, names):
+    """Floats of these arguments reach the compiled code as 0-d tensors: one version for all values."""
+    cls = type(model)
+    signature = inspect.signature(model.forward)
+
+    class Called(cls):
+        def __call__(self, *args, **kwargs):
+            bound = signature.bind(*args, **kwargs)
+            for name in names:
+                if isinstance(bound.arguments.get(name), float):
+                    bound.arguments[name] = torch.tensor(bound.arguments[name], dtype=torch.float64)
+            return super().__call__(*bound.args, **bound.kwargs)
+
+    Called.__name__, Called.__qualname__, Called.__module__ = cls.__name__, cls.__qualname__, cls.__module__
+    model.__class__ = Called
+'''
+
+
+def numbers_as_tensors(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
+    """Arguments that guards on numbers look at."""
+    names: dict[str, dict[str, None]] = {}
+    for row in _recompiles(recording, findings):
+        argument = _argument(row)
+        if row.kind == "scalar" and argument and "." not in row.component:
+            names.setdefault(row.component, {})[argument] = None
+    if not names:
+        return Skipped("no number of these guards is an argument of a component")
+    return Code(
+        imports=("import inspect", "import torch"),
+        definitions=_NUMBERS,
+        optimize="\n".join(
+            f"_take_numbers_as_tensors(pipe.{component}, {tuple(own)!r})" for component, own in names.items()
+        ),
+    )
+
+
+# --- advice ----------------------------------------------------------------------------------------------
+
+
+def _advice(text: str) -> Write:
+    """Source to be written by hand, with the places of the findings above it."""
+
+    def code(recording: Recording, findings: Sequence[Finding]) -> Code:
+        places = dict.fromkeys(
+            f"# {f.site.file}:{f.site.line}, in {f.site.function}" for f in findings if f.site is not None
+        )
+        return Code(optimize="\n".join([*places, text.strip("\n")]))
+
+    return code
+
+
+_ADVICE: tuple[tuple[str, str, str, str], ...] = (
+    (
+        "branch-as-where",
+        "Compute both sides of the branch and take one",
+        """
+# if y.sum() > 0:
+#     y = y + 1
+y = torch.where(y.sum() > 0, y + 1, y)
+""",
+        "`torch.where` keeps the choice on the device; `torch.cond` where a side is expensive.",
+    ),
+    (
+        "tuples-in-source",
+        "Ask the model for a tuple",
+        """
+# noise = self.unet(latents, t, encoder_hidden_states=embeds).sample
+noise = self.unet(latents, t, encoder_hidden_states=embeds, return_dict=False)[0]
+""",
+        "The same tensor, without the object around it.",
+    ),
+    (
+        "torch-for-numpy",
+        "Compute with torch what goes through numpy",
+        """
+# y = np.clip(x.numpy(), 0.0, 1.0)
+y = torch.clamp(x, 0.0, 1.0)
+""",
+        "numpy works on host memory; what does not depend on the tensors is computed before the call.",
+    ),
+    (
+        "call-outside",
+        "Make the call before the compiled part, and pass its result in",
+        """
+# return x * (zlib.crc32(b"key") % 7)
+KEY = zlib.crc32(b"key") % 7  # once, at import
+return x * KEY
+""",
+        "Where the call needs tensors: `torch.library.custom_op` makes it an operator of the graph.",
+    ),
+    (
+        "compile-inside",
+        "Compile what is below the disabled function",
+        """
+# pipe.unet.compile(fullgraph=True)
+pipe.unet.compile_repeated_blocks(fullgraph=True)
+""",
+        "The function stays plain Python, between graphs that are whole.",
+    ),
+    (
+        "hook-outside",
+        "Take the hook off, or compile the blocks inside of its module",
+        """
+handle = module.register_forward_hook(hook)
+handle.remove()  # before compiling
+# or, with the hook on the model and graphs below it:
+pipe.unet.compile_repeated_blocks(fullgraph=True)
+""",
+        "A hook on the whole model stays outside of what is compiled block by block.",
+    ),
+    (
+        "mark-dynamic",
+        "Mark the dimensions that change, before the first call",
+        """
+torch._dynamo.mark_dynamic(latents, 2)  # height
+torch._dynamo.mark_dynamic(latents, 3)  # width
+""",
+        "One version for all sizes; a model that fixes a size raises instead of compiling again.",
+    ),
+    (
+        "number-outside",
+        "Keep the number a 0-d tensor, or out of the compiled part",
+        """
+# self.sigma = self.sigma / 2  # a Python float, burnt into the graph
+self.sigma = torch.tensor(4.0)
+self.sigma.div_(2)
+""",
+        "A tensor's value is no part of the graph.",
+    ),
+    (
+        "same-object",
+        "Make the object once, and use the same one in every call",
+        """
+STYLE = Style()  # at module level, or in __init__
+pipe(prompt, style=STYLE)
+""",
+        "Guards ask whether it is the same object, or one of the same type, not whether it is equal.",
+    ),
+)
+
+
+# --- the table -------------------------------------------------------------------------------------------
+
+
+def fits_tuples(pipe: Any) -> str | None:
+    """Whether a model can be asked for a tuple, and says what class its output is of."""
+    for model in getattr(pipe, "components", {}).values():
+        forward = getattr(model, "forward", None)
+        if forward is None or "return_dict" not in inspect.signature(forward).parameters:
+            continue
+        annotated = typing.get_type_hints(forward).get("return")
+        if any(map(dataclasses.is_dataclass, typing.get_args(annotated) or (annotated,))):
+            return None
+    return "no model takes return_dict and names the class of its output"
+
+
+RECIPES: tuple[Recipe, ...] = (
+    Recipe(
+        Fix(
+            "quiet-in-graph",
+            "Let prints wait for the end of the graph, and leave out what is logged",
+            Safety.EXACT,
+            Stage.GRAPH,
+            why="Messages are no part of the computation. Prints and warnings come after the graph that they"
+            " stood in; log messages of compiled code don't come. The setting holds while the pipeline is"
+            " called.",
+        ),
+        quiet_in_graph,
+    ),
+    Recipe(
+        Fix(
+            "capture-scalars",
+            "Let the graph hold the reads of values",
+            Safety.EXACT,
+            Stage.GRAPH,
+            why="`.item()` and operations whose shape depends on values become nodes of the graph: it stays"
+            " whole, and the host still waits for the value.",
+        ),
+        capture_scalars,
+    ),
+    Recipe(
+        Fix(
+            "tuple-outputs",
+            "Let the model answer with a named tuple",
+            Safety.EXACT,
+            Stage.GRAPH,
+            why="The same tensors under the same names and indexes; Dynamo follows tuples.",
+        ),
+        tuple_outputs,
+        fits=fits_tuples,
+    ),
+    Recipe(
+        Fix(
+            "numbers-as-tensors",
+            "Pass numbers that change as 0-d tensors",
+            Safety.NUMERIC,
+            Stage.GRAPH,
+            tolerance=NUMBER_TOLERANCE,
+            why="A float is burnt into the graph, a tensor is an input of it. In float64, so that it promotes"
+            " as Python's number does. Where the model branches on the number, the graph breaks instead.",
+        ),
+        numbers_as_tensors,
+    ),
+    Recipe(
+        Fix(
+            "dynamic-shapes",
+            "Compile for sizes that vary",
+            Safety.NUMERIC,
+            Stage.GRAPH,
+            tolerance=DYNAMIC_TOLERANCE,
+            why="Sizes are symbols from the first compile on: one version for all. Kernels for symbolic sizes"
+            " may round otherwise, and be slower than those for one size.",
+        ),
+        dynamic_shapes,
+    ),
+    Recipe(
+        Fix(
+            "more-versions",
+            "Make room for more versions of a function",
+            Safety.EXACT,
+            Stage.GRAPH,
+            why="Beyond the limit a function runs as plain Python. Each version is still compiled once, so"
+            " the guard that fails is the better cure.",
+        ),
+        more_versions,
+    ),
+    *(
+        Recipe(Fix(key, title, Safety.ADVICE, Stage.GRAPH, why=why), _advice(text))
+        for key, title, text, why in _ADVICE
+    ),
+)
