@@ -65,7 +65,8 @@ def _on_device(pipe):
 
 def replace_offload(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
     """Weights stay on the device."""
-    from diffprof.analyzers.setup.rules import AMPLE, memory_without_offload
+    from diffprof.analyzers.setup.judging import AMPLE
+    from diffprof.analyzers.setup.memory_rules import memory_without_offload
 
     setup, room = recording.setup, recording.device.memory_bytes
     if setup is None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from types import CodeType
 from typing import Any
 
@@ -41,12 +42,11 @@ UNFUSED_CALL = "get_attention_scores"
 def probe_setup(pipe: Any, costs: KindCosts | None = None) -> dict[str, Setup]:
     """The section `setup` of a recording. costs: what the same call would cost set up otherwise."""
     parts = tuple(_part(name, part) for name, part in components(pipe).items() if isinstance(part, nn.Module))
-    compiled = any(part.compiled for part in parts)
     setup = Setup(
         parts=parts,
         matmul_tf32=torch.backends.cuda.matmul.fp32_precision == "tf32",
         conv_tf32=torch.backends.cudnn.conv.fp32_precision == "tf32",
-        inductor=_inductor_flags() if compiled else {},
+        inductor=_inductor_flags(pipe),
         progress_bar=_progress_bar(pipe),
         fuses_qkv=callable(getattr(pipe, "fuse_qkv_projections", None)),
         fuses_lora=callable(getattr(pipe, "fuse_lora", None)),
@@ -68,7 +68,7 @@ def _part(name: str, part: nn.Module) -> SetupPart:
     return SetupPart(
         name=name,
         role=role(name, model),
-        dtypes=_bytes_by_type(part),
+        dtypes=_bytes_by_type(modules.values()),
         convs=len(convs),
         convs_channels_last=sum(_is_channels_last(conv.weight) for conv in convs),
         linears=sum(isinstance(m, nn.Linear) for m in modules.values()),
@@ -90,12 +90,21 @@ def _part(name: str, part: nn.Module) -> SetupPart:
     )
 
 
-def _bytes_by_type(part: nn.Module) -> dict[str, int]:
-    found: Counter[str] = Counter()
-    for parameter in part.parameters():
-        size = parameter.numel() * parameter.element_size()
-        found[str(parameter.dtype).removeprefix("torch.")] += size
-    return dict(found)
+def _bytes_by_type(modules: Iterable[nn.Module]) -> dict[str, int]:
+    parameters = {id(p): p for module in modules for p in module._parameters.values() if p is not None}
+    found: Counter[torch.dtype] = Counter()
+    for parameter in parameters.values():
+        found[parameter.dtype] += parameter.numel() * parameter.element_size()
+    return {str(dtype).removeprefix("torch."): size for dtype, size in found.items()}
+
+
+def _held(module: nn.Module, name: str) -> Any:
+    """An attribute as the module holds it, or its class; None without torch's search for what is missing."""
+    own = vars(module)
+    if name in own:
+        return own[name]
+    found = own["_modules"].get(name)
+    return found if found is not None else getattr(type(module), name, None)
 
 
 def _is_channels_last(weight: torch.Tensor) -> bool:
@@ -106,15 +115,20 @@ def _is_channels_last(weight: torch.Tensor) -> bool:
 
 
 def _is_quantized(module: nn.Module) -> bool:
-    places = (type(module).__module__, *(type(p).__module__ for p in module._parameters.values()))
-    return any(place.startswith(QUANTIZED_PACKAGES) for place in places)
+    kinds = (type(module), *map(type, module._parameters.values()))
+    return any(_is_of_quantized_package(kind) for kind in kinds)
+
+
+@cache
+def _is_of_quantized_package(kind: type) -> bool:
+    return kind.__module__.startswith(QUANTIZED_PACKAGES)
 
 
 # --- attention -----------------------------------------------------------------------------------------
 
 
 def _has_processor(module: nn.Module) -> bool:
-    return callable(getattr(module, "processor", None)) and callable(getattr(module, "set_processor", None))
+    return callable(_held(module, "processor")) and callable(_held(module, "set_processor"))
 
 
 def _unfused(attention: Sequence[Any]) -> dict[str, str]:
@@ -208,15 +222,15 @@ def _repeated(model: nn.Module, modules: dict[str, nn.Module]) -> tuple[str, ...
     return tuple(name for name in named if name in present)
 
 
-def _hooks(modules: Any) -> Iterator[str]:
+def _hooks(modules: Iterable[nn.Module]) -> Iterator[str]:
     for module in modules:
-        hook = getattr(module, "_hf_hook", None)
+        hook = _held(module, "_hf_hook")
         for each in getattr(hook, "hooks", [hook]) if hook is not None else ():
             if hasattr(each, "prev_module_hook"):
                 yield "model"
             elif getattr(each, "offload", False):
                 yield "sequential"
-        registry = getattr(module, "_diffusers_hook", None)
+        registry = _held(module, "_diffusers_hook")
         if registry is not None and any(
             "group_offloading" in name for name in getattr(registry, "hooks", ())
         ):
@@ -254,7 +268,24 @@ def _guided(pipe: Any) -> bool | None:
     return value if isinstance(value, bool) else None
 
 
-def _inductor_flags() -> dict[str, bool]:
-    import torch._inductor.config as inductor
+def _inductor_flags(pipe: Any) -> dict[str, bool]:
+    """As the first compiled model will be compiled: its own options over the process's settings. Empty where
+    nothing is compiled by Inductor."""
+    for part in components(pipe).values():
+        if not isinstance(part, nn.Module):
+            continue
+        functions = [part, getattr(part, "decode", None), *(m._compiled_call_impl for m in part.modules())]
+        for function in functions:
+            config = _compiler_config(function)
+            if config:
+                return {name: bool(config[name]) for name in INDUCTOR_FLAGS if name in config}
+    return {}
 
-    return {name: bool(getattr(inductor, name)) for name in INDUCTOR_FLAGS if hasattr(inductor, name)}
+
+def _compiler_config(function: Any) -> dict[str, Any] | None:
+    """Inductor's settings for something that torch.compile returned; None for anything else."""
+    if not _is_compiled_function(function):
+        return None
+    asked = getattr(function, "get_compiler_config", None)
+    config = asked() if callable(asked) else None
+    return config if isinstance(config, dict) else None

@@ -173,6 +173,18 @@ def test_compiled_parts(bench: Bench) -> None:
     assert (again.compiled, again.role) == ("whole", "text_encoder")
 
 
+def test_flags_are_those_of_the_compilation(bench: Bench) -> None:
+    """Options of one compile are over the process's settings."""
+    import torch._inductor.config as inductor
+
+    bench.pipe.unet.compile(options={"conv_1x1_as_mm": True})
+    assert inductor.conv_1x1_as_mm is False
+    assert bench.setup().inductor["conv_1x1_as_mm"] is True
+    assert bench.setup().inductor["epilogue_fusion"] is inductor.epilogue_fusion
+    bench.pipe.unet.compile(backend="eager")
+    assert bench.setup().inductor == {}
+
+
 def test_a_transformer_with_the_dispatcher_and_a_cache(flux: Bench) -> None:
     denoiser = next(each for each in flux.setup().parts if each.role == "denoiser")
     assert (denoiser.dispatched, denoiser.backend, denoiser.cacheable) == (True, None, True)

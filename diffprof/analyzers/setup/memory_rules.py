@@ -1,0 +1,144 @@
+"""SET007 to SET009: pieces of the decoding, and weights that move."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from diffprof.analyzers.setup.judging import AMPLE, judged, named, setup_of
+from diffprof.finding import Evidence, Finding, Severity
+from diffprof.recording import Recording
+from diffprof.rules import rule
+
+# --- memory ----------------------------------------------------------------------------------------------
+
+
+@rule("SET007", "vae-in-pieces", needs=("setup", "memory"))
+def vae_in_pieces(recording: Recording) -> Iterator[Finding]:
+    """The VAE decodes in tiles or slices while memory is ample.
+
+    What it does:
+        Looks for a VAE with tiling or slicing on, in a call whose peak leaves room: four times what the
+        decoding took would fit into 80 % of the device's memory.
+
+    Why it is slow:
+        Tiles overlap and are blended, slices are decoded one after the other: more kernels, each smaller.
+
+    Example:
+        pipe.vae.enable_tiling()
+
+    Use instead:
+        pipe.vae.disable_tiling()
+
+    Fix safety:
+        Lossy for tiling: tiles are blended, whole pictures need not be. Slices differ by rounding.
+    """
+    setup, memory = setup_of(recording), recording.memory
+    assert memory is not None
+    pieces = [part for part in setup.parts if part.tiling or part.slicing]
+    if not pieces or not memory.peak_bytes or not memory.capacity_bytes:
+        return
+    weights = memory.weights_bytes or 0
+    decoding = max(memory.by_phase.get("decode", memory.peak_bytes) - weights, 0)
+    if weights + 4 * decoding > AMPLE * memory.capacity_bytes:
+        return
+    tiled = [part for part in pieces if part.tiling]
+    sliced = [part for part in pieces if part.slicing]
+    how = " and ".join(word for word, some in (("tiling", tiled), ("slicing", sliced)) if some)
+    yield judged(
+        recording,
+        "SET007",
+        "vae-in-pieces",
+        f"{named(pieces)} decodes with {how}; "
+        f"the peak is {memory.peak_bytes / 1e9:,.1f} of {memory.capacity_bytes / 1e9:,.1f} GB.",
+        f"Switch {how} off.",
+        phase="decode",
+        severity=Severity.LOW,
+        fixes=(*(("vae-untiled",) if tiled else ()), *(("vae-unsliced",) if sliced else ())),
+    )
+
+
+@rule("SET008", "decoding-does-not-fit", needs=("setup", "memory"))
+def decoding_does_not_fit(recording: Recording) -> Iterator[Finding]:
+    """Decoding takes more memory than the device has.
+
+    What it does:
+        Compares the peak of the decoding with the device's memory, where the VAE could decode in tiles.
+
+    Why it is slow:
+        It fails, or the driver pages through the host's memory. In tiles the activations of the VAE are
+        bounded by the tile's size, whatever the picture's.
+
+    Example:
+        pipe(prompt, height=4096, width=4096)
+
+    Use instead:
+        pipe.vae.enable_tiling()
+
+    Fix safety:
+        Lossy: tiles are decoded apart and blended where they overlap.
+    """
+    setup, memory = setup_of(recording), recording.memory
+    assert memory is not None
+    need = memory.by_phase.get("decode", 0)
+    able = [part for part in setup.parts if part.tiling is False]
+    if not able or not memory.capacity_bytes or need <= memory.capacity_bytes:
+        return
+    yield judged(
+        recording,
+        "SET008",
+        "decoding-does-not-fit",
+        f"Decoding takes {need / 1e9:,.1f} GB, the device has {memory.capacity_bytes / 1e9:,.1f}.",
+        "Switch the VAE's tiling on.",
+        phase="decode",
+        severity=Severity.HIGH,
+        fixes=("vae-tiled",),
+    )
+
+
+@rule("SET009", "needless-offload", needs=("setup",))
+def needless_offload(recording: Recording) -> Iterator[Finding]:
+    """Weights are kept on the host and moved in every call, although they would fit on the device.
+
+    What it does:
+        Looks for the hooks of accelerate's and diffusers' offloading, and compares weights and activations
+        with the device's memory.
+
+    Why it is slow:
+        All weights cross the link in every call (5.1 GB of SDXL's UNet in half precision: 0.2 s at 25 GB/s);
+        with sequential offloading in every step, one layer at a time.
+
+    Example:
+        pipe.enable_model_cpu_offload()
+
+    Use instead:
+        pipe.to("cuda")
+
+    Fix safety:
+        Exact: the same weights, in another place.
+    """
+    setup = setup_of(recording)
+    if setup.offload is None:
+        return
+    room = recording.device.memory_bytes
+    need = memory_without_offload(recording)
+    if recording.device.kind == "cpu" or room is None or need > AMPLE * room:
+        return
+    yield judged(
+        recording,
+        "SET009",
+        "needless-offload",
+        f"{setup.offload} offloading moves weights in every call; about {need / 1e9:,.1f} GB are needed, "
+        f"the device has {room / 1e9:,.1f}.",
+        "Keep the pipeline on the device: pipe.to(device) instead of offloading.",
+        severity=Severity.HIGH,
+        fixes=("replace-offload",),
+        evidence=Evidence(syncs=tuple(n for n, row in enumerate(recording.syncs or ()) if row.offload)),
+    )
+
+
+def memory_without_offload(recording: Recording) -> int:
+    """Bytes that a call would take with all weights on the device: weights, and the activations of the call
+    (their peak with offloading may hold weights too, so this is an upper bound)."""
+    setup, memory = recording.setup, recording.memory
+    weights = sum(size for part in (setup.parts if setup else ()) for size in part.dtypes.values())
+    return weights + ((memory.peak_bytes or 0) if memory else 0)
