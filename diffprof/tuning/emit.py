@@ -42,7 +42,7 @@ def _module(report: Report, outcomes: Sequence[Outcome], written: list[tuple[Out
         imports.append("import contextlib")
     head = _head(report, outcomes, [outcome for outcome, _ in written], at_call=at_call)
     parts = [f"{head}\n\n{merged_imports(imports)}".rstrip("\n")]
-    parts += ["\n\n".join(definitions.texts)] if definitions.texts else []
+    parts += ["\n\n\n".join(definitions.texts)] if definitions.texts else []
     parts.append(
         _function("optimize", "pipe", "Change a pipeline in place; returns it.", _bodies(written, "optimize"))
     )

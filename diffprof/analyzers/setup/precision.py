@@ -98,8 +98,8 @@ def sdpa(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
     setup = recording.setup
     if setup is None:
         return NO_SETUP
-    imports: dict[str, None] = {}
-    lines: list[str] = []
+    table: dict[str, str] = {}
+    models: list[str] = []
     for part in setup.parts:
         known = {plain: fused for plain, fused in part.unfused.items() if fused}
         if not known:
@@ -107,24 +107,26 @@ def sdpa(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
         modules = {fused.rpartition(".")[0] for fused in known.values()}
         if modules != {"diffusers.models.attention_processor"}:
             return Skipped(f"{', '.join(modules)} is not diffusers' own")
-        names = sorted({fused.rpartition(".")[2] for fused in known.values()} | set(known))
-        imports[f"from diffusers.models.attention_processor import {', '.join(names)}"] = None
-        table = ", ".join(f"{plain}: {fused.rpartition('.')[2]}" for plain, fused in known.items())
-        lines += [
-            f"fused = {{{table}}}",
-            f"for module in {place(part.name)}.modules():",
-            '    processor = type(getattr(module, "processor", None))',
-            "    if processor in fused:",
-            "        module.set_processor(fused[processor]())",
-        ]
-    if not lines:
+        table.update((plain, fused.rpartition(".")[2]) for plain, fused in known.items())
+        models.append(place(part.name))
+    if not models:
         left = [cls for part in setup.parts for cls in part.unfused]
         return Skipped(
             f"{', '.join(left)} has no counterpart with scaled_dot_product_attention"
             if left
             else "no attention processor was found that computes its scores apart"
         )
-    return Code(imports=tuple(imports), optimize="\n".join(lines))
+    names = sorted({*table, *table.values()})
+    lines = (
+        f"fused = {{{', '.join(f'{plain}: {fused}' for plain, fused in table.items())}}}",
+        f"for model in ({', '.join(models)},):",
+        "    for module in model.modules():",
+        '        processor = type(getattr(module, "processor", None))',
+        "        if processor in fused:",
+        "            module.set_processor(fused[processor]())",
+    )
+    imports = (f"from diffusers.models.attention_processor import {', '.join(names)}",)
+    return Code(imports=imports, optimize="\n".join(lines))
 
 
 def attention_backend(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
