@@ -41,17 +41,18 @@ UNFUSED_CALL = "get_attention_scores"
 
 def probe_setup(pipe: Any, costs: KindCosts | None = None) -> dict[str, Setup]:
     """The section `setup` of a recording. costs: what the same call would cost set up otherwise."""
-    parts = tuple(_part(name, part) for name, part in components(pipe).items() if isinstance(part, nn.Module))
+    models = {name: part for name, part in components(pipe).items() if isinstance(part, nn.Module)}
+    parts = tuple(_part(name, part) for name, part in models.items())
     setup = Setup(
         parts=parts,
         matmul_tf32=torch.backends.cuda.matmul.fp32_precision == "tf32",
         conv_tf32=torch.backends.cudnn.conv.fp32_precision == "tf32",
-        inductor=_inductor_flags(pipe),
+        inductor=_inductor_flags([models[part.name] for part in parts if part.compiled]),
         progress_bar=_progress_bar(pipe),
         fuses_qkv=callable(getattr(pipe, "fuse_qkv_projections", None)),
         fuses_lora=callable(getattr(pipe, "fuse_lora", None)),
         upcasts_vae=callable(getattr(pipe, "upcast_vae", None)),
-        adapters=_adapters(pipe),
+        adapters=_adapters([models[part.name] for part in parts if part.adapted]),
         offload=_offload(pipe, parts),
         guided=_guided(pipe),
         packages=tuple(name for name in ATTENTION_PACKAGES if importlib.util.find_spec(name) is not None),
@@ -133,8 +134,7 @@ def _has_processor(module: nn.Module) -> bool:
 
 def _unfused(attention: Sequence[Any]) -> dict[str, str]:
     found: dict[str, str] = {}
-    for module in attention:
-        cls = type(module.processor)
+    for cls in dict.fromkeys(type(module.processor) for module in attention):
         called = _names_called(cls.__call__)
         if UNFUSED_CALL in called and not called & FUSED_CALLS:
             found.setdefault(cls.__name__, _fused_counterpart(cls))
@@ -192,11 +192,9 @@ def _is_merged(module: nn.Module) -> bool:
     return bool(getattr(module, "merged", False))
 
 
-def _adapters(pipe: Any) -> tuple[str, ...]:
+def _adapters(models: Sequence[nn.Module]) -> tuple[str, ...]:
     names: dict[str, None] = {}
-    for part in components(pipe).values():
-        if not isinstance(part, nn.Module):
-            continue
+    for part in models:
         for module in part.modules():
             if _is_adapted(module) and not _is_merged(module):
                 active = getattr(module, "active_adapters", ())
@@ -268,12 +266,9 @@ def _guided(pipe: Any) -> bool | None:
     return value if isinstance(value, bool) else None
 
 
-def _inductor_flags(pipe: Any) -> dict[str, bool]:
-    """As the first compiled model will be compiled: its own options over the process's settings. Empty where
-    nothing is compiled by Inductor."""
-    for part in components(pipe).values():
-        if not isinstance(part, nn.Module):
-            continue
+def _inductor_flags(models: Sequence[nn.Module]) -> dict[str, bool]:
+    """Of the first of these models that Inductor compiles: its own options over the process's settings."""
+    for part in models:
         functions = [part, getattr(part, "decode", None), *(m._compiled_call_impl for m in part.modules())]
         for function in functions:
             config = _compiler_config(function)

@@ -107,6 +107,9 @@ class _Costing:
         self.kinds = {_kind_key(kind): n for n, kind in enumerate(timeline.kinds)}
         self._own: dict[int, list[tuple[int, float]]] = {}
         self._half: dict[int, list[float]] = {}
+        self._eager_us: dict[int, float] = {}
+        self._linear_us: dict[int, tuple[float, float]] = {}
+        self._chains: dict[tuple[int, ...], _InGraph] = {}
 
     def run(self, operations: Iterable[Launched]) -> KindCosts:
         """Stretches of the call that are alike, such as the denoiser's steps, are costed once."""
@@ -248,9 +251,9 @@ class _Costing:
         depth = weight.shape[1]
         wide = sum(op.half.inputs[1].shape[0] for op in apart)
         together = self.altered.linear(x.numel // depth, wide, depth, x.dtype)
-        now = sum(_us(self.eager.kernels(op.half)) for op in apart)
+        now = sum(self._alone(op.half) for op in apart)
         for op in apart:
-            op.qkv = _us(self.eager.kernels(together)) / now if now else 1.0
+            op.qkv = self._alone(together) / now if now else 1.0
             op.linear = (together, name, 1.0 / len(apart))
 
     # --- as a compiled graph ---------------------------------------------------------------------------
@@ -263,18 +266,30 @@ class _Costing:
         for chain, _ in chains(left):
             places = [n for _, n in left[at : at + len(chain)]]
             at += len(chain)
-            if len(chain) == 1 and not is_fusible(chain[0]):
-                kernels = self.graph.kernels(chain[0], compiled=True)
-                named = {kernel.name: kernel.device_us for kernel in kernels}
-                if ops[places[0]].fused is not ops[places[0]].half:
-                    eager = _us(self.eager.kernels(chain[0]))
-                    found[places[0]] = _InGraph(share=_us(kernels) / eager if eager else 1.0)
-                else:
-                    found[places[0]] = _InGraph(kernels=named)
-                continue
-            eager = sum(_us(self.eager.kernels(op)) for op in chain)
-            share = fuse(chain, self.graph).device_us / eager if eager else 1.0
-            found.update(dict.fromkeys(places, _InGraph(share=share)))
+            kept = ops[places[0]].fused is ops[places[0]].half
+            key = (kept, *(op.id for op in chain))
+            in_graph = self._chains.get(key)
+            if in_graph is None:
+                in_graph = self._chains[key] = self._in_graph(chain, kept)
+            found.update(dict.fromkeys(places, in_graph))
+        return found
+
+    def _in_graph(self, chain: Sequence[OpSignature], kept: bool) -> _InGraph:
+        """Of neighbouring operations that become one kernel, or of a single one. kept: it is one of the
+        call's own, not one that stands for several."""
+        eager = sum(map(self._alone, chain))
+        if len(chain) > 1 or is_fusible(chain[0]):
+            return _InGraph(share=fuse(chain, self.graph).device_us / eager if eager else 1.0)
+        kernels = self.graph.kernels(chain[0], compiled=True)
+        if kept:
+            return _InGraph(kernels={kernel.name: kernel.device_us for kernel in kernels})
+        return _InGraph(share=_us(kernels) / eager if eager else 1.0)
+
+    def _alone(self, op: OpSignature) -> float:
+        """Device time of an operation that runs eagerly."""
+        found = self._eager_us.get(op.id)
+        if found is None:
+            found = self._eager_us[op.id] = _us(self.eager.kernels(op))
         return found
 
     # --- INT8 ------------------------------------------------------------------------------------------
@@ -293,8 +308,14 @@ class _Costing:
         return self._note(together, name, root, share, sums)
 
     def _note(self, linear: OpSignature, module: str, root: str, calls: float, sums: _Sums) -> float:
-        half = _us(self.graph.kernels(linear, compiled=True))
-        int8 = _us(self.graph.kernels(linear, compiled=True, int8=True))
+        known = self._linear_us.get(linear.id)
+        if known is None:
+            known = (
+                _us(self.graph.kernels(linear, compiled=True)),
+                _us(self.graph.kernels(linear, compiled=True, int8=True)),
+            )
+            self._linear_us[linear.id] = known
+        half, int8 = known
         columns, depth = linear.inputs[1].shape
         name = module.removeprefix(root).lstrip(".").replace(".base_layer", "")
         key = (root, pattern_of(name), depth, columns, linear.inputs[0].numel // depth)
