@@ -48,7 +48,10 @@ def many_steps(recording: Recording) -> Iterator[Finding]:
     """
     steps = recording.target.steps or 0
     weights = lcm_weights(recording)
-    distilled = any(c.role == "scheduler" and "LCM" in c.cls for c in recording.target.components)
+    # Schedulers for consistency distillation (LCM, TCD) know how many steps the weights were distilled from.
+    distilled = any(
+        c.role == "scheduler" and "original_inference_steps" in c.config for c in recording.target.components
+    )
     if weights is None or steps <= MANY_STEPS or distilled:
         return
     yield _road(

@@ -160,11 +160,9 @@ class _Costing:
             sdpa = self._replaced(op, half)
             int8 = self._int8(op, root, sums)
             graph = in_graph.get(n)
-            for (kind, now), us, fused in zip(own, half, sdpa, strict=True):
-                within = fused
-                if graph is not None:
-                    name = self.timeline.kinds[kind].name
-                    within = graph.of(name, fused) if op.fused is op.half else graph.of("", fused)
+            names = self._names(op, own)
+            for (kind, now), name, us, fused in zip(own, names, half, sdpa, strict=True):
+                within = fused if graph is None else graph.of(name, fused)
                 row = (now, us, fused, fused * op.qkv, within * op.qkv, within * op.qkv * int8)
                 _accumulate(sums.kinds.setdefault(kind, [0.0] * (1 + len(row))), (1.0, *row))
         return sums
@@ -199,6 +197,15 @@ class _Costing:
             half = _spread(self.eager.kernels(op.half), now)
         self._half[op.now.id] = half
         return half
+
+    def _names(self, op: _Op, own: Sequence[tuple[int, float]]) -> list[str]:
+        """Names of the operation's kernels in half precision, which may be others (attention's), along its
+        own."""
+        if op.half is not op.now:
+            kernels = self.eager.kernels(op.half)
+            if len(kernels) == len(own):
+                return [kernel.name for kernel in kernels]
+        return [self.timeline.kinds[kind].name for kind, _ in own]
 
     def _replaced(self, op: _Op, half: list[float]) -> list[float]:
         if op.fused is op.half:

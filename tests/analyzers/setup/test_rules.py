@@ -1,0 +1,114 @@
+"""Where rules of the setup hold back: another rule says it, nothing would be gained, a model needs it so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from diffprof.analyzers.setup.memory_rules import memory_without_offload
+from diffprof.analyzers.setup.rules import half_types
+from diffprof.finding import Finding
+from diffprof.recording import Component, DeviceInfo, Grade, KernelKind, KindCosts, Recording, Timeline
+from diffprof.report import make_report
+from tests.analyzers.setup.examples import BAD, CPU, CUDA, GB, SD15_UNET, denoiser, recorded, used, vae
+
+
+def found(recording: Recording, code: str) -> list[Finding]:
+    return [finding for finding in make_report(recording).findings if finding.rule == code]
+
+
+def timeline(us: float = 1000.0) -> Timeline:
+    """One kernel."""
+    return Timeline(
+        grade=Grade.SIMULATED,
+        kinds=(KernelKind(name="gemm", op="linear", family="gemm", device_us=us),),
+        modules=("unet",),
+        kind=(0,),
+        module=(0,),
+        host_us=(10.0,),
+        device_us=(us,),
+        stream=(0,),
+        sync=(-1,),
+    )
+
+
+@pytest.mark.parametrize("code", ["SET003", "SET010"])
+def test_what_kernels_tell_better_is_left_to_their_rules(code: str) -> None:
+    assert found(BAD[code], code)
+    assert not found(replace(BAD[code], timeline=timeline()), code)
+
+
+@pytest.mark.parametrize(("left", "count"), [(0.5, 1), (0.9995, 0)])
+def test_what_would_gain_less_than_a_thousandth_is_not_said(left: float, count: int) -> None:
+    after = dict.fromkeys(("half_us", "sdpa_us", "qkv_us", "compiled_us", "int8_us"), (1000.0 * left,))
+    costs = KindCosts(grade=Grade.SIMULATED, half="bfloat16", now_us=(1000.0,), **after)
+    given = replace(recorded(denoiser(dtypes={"float32": GB}, quantized=0), costs=costs), timeline=timeline())
+    findings = found(given, "SET001")
+    assert len(findings) == count
+    if findings:
+        assert findings[0].saves_ms == pytest.approx(0.5)
+        assert findings[0].grade is Grade.SIMULATED
+
+
+def test_a_vae_that_overflows_may_stay_in_float32_beside_float16() -> None:
+    full = vae(dtypes={"float32": GB}, force_upcast=True, quantized=0)
+    assert not found(recorded(denoiser(dtypes={"float16": GB}), full), "SET001")
+    bf16 = denoiser(), full
+    (finding,) = found(recorded(*bf16), "SET001")
+    assert finding.fixes == ("bfloat16",)
+
+
+@pytest.mark.parametrize(
+    ("device", "types"),
+    [
+        (CUDA, ("bfloat16", "float16")),
+        (replace(CUDA, details={"capability": "7.5"}), ("float16",)),
+        (replace(CUDA, details={"capability": "12.0"}), ("bfloat16", "float16")),
+        (replace(CUDA, kind="sim", details={"peak_tflops": {"fp16": 65, "fp32": 8}}), ("float16",)),
+        (CPU, ("bfloat16",)),
+    ],
+)
+def test_half_types_are_those_that_the_device_is_fast_in(device: DeviceInfo, types: tuple[str, ...]) -> None:
+    assert half_types(recorded(device=device)) == types
+
+
+def test_a_pipeline_on_a_consistency_scheduler_has_few_steps_by_design() -> None:
+    many = BAD["SET015"]
+    scheduler = Component(
+        name="scheduler", role="scheduler", cls="Any", config={"original_inference_steps": 50}
+    )
+    target = replace(many.target, components=(SD15_UNET, scheduler))
+    assert found(many, "SET015")
+    assert not found(replace(many, target=target), "SET015")
+
+
+def test_blocks_come_first_on_a_cpu_where_compiling_takes_longest() -> None:
+    (on_gpu,) = found(recorded(denoiser(compiled=None), device=CUDA), "SET011")
+    (on_cpu,) = found(recorded(denoiser(compiled=None), device=CPU), "SET011")
+    (nameless,) = found(recorded(denoiser(compiled=None, repeated=()), device=CPU), "SET011")
+    assert on_gpu.fixes == ("compile", "compile-blocks")
+    assert on_cpu.fixes == ("compile-blocks",)
+    assert nameless.fixes == ("compile",)
+
+
+def test_offloading_is_needless_up_to_four_fifths_of_the_memory() -> None:
+    def given(weights: int) -> Recording:
+        return recorded(
+            denoiser(hooks=("model",), dtypes={"bfloat16": weights}), offload="model", memory=used(8 * GB)
+        )
+
+    assert memory_without_offload(given(50 * GB)) == 58 * GB
+    assert found(given(56 * GB), "SET009")
+    assert not found(given(57 * GB), "SET009")
+
+
+def test_tiling_and_slicing_have_each_their_fix() -> None:
+    def fixes(**more: Any) -> tuple[str, ...]:
+        (finding,) = found(recorded(denoiser(), vae(**more), memory=used(8 * GB)), "SET007")
+        return finding.fixes
+
+    assert fixes(tiling=True) == ("vae-untiled",)
+    assert fixes(slicing=True) == ("vae-unsliced",)
+    assert fixes(tiling=True, slicing=True) == ("vae-untiled", "vae-unsliced")
