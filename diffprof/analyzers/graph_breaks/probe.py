@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -94,12 +94,14 @@ def probe_graph_breaks(
         parts = [part for part in parts if part.role != "scheduler"]
     found = _Found()
     grade = device.grade if device is not None else Grade.MEASURED
-    _capture_parts(parts, found, grade, show, cache, limit_seconds)
-    if scope != "components":
-        _capture_scope(scope, scene, parts, found, grade, show, limit_seconds)
-    show.stage("cost of the breaks")
-    breaks = _with_costs(scene, device, parts, found.breaks)
-    _try_again(scene, parts, varied, found, grade, show, cache, limit_seconds)
+    # Under the settings of the call, which the children inherit.
+    with scene.around() if scene.around else nullcontext():
+        _capture_parts(parts, found, grade, show, cache, limit_seconds)
+        if scope != "components":
+            _capture_scope(scope, scene, parts, found, grade, show, limit_seconds)
+        show.stage("cost of the breaks")
+        breaks = _with_costs(scene, device, parts, found.breaks)
+        _try_again(scene, parts, varied, found, grade, show, cache, limit_seconds)
     return {
         "captures": tuple(found.captures),
         "graph_breaks": breaks,

@@ -19,7 +19,7 @@ from diffprof.analyzers.graph_breaks.fixes import RECIPES, for_break, for_recomp
 from diffprof.fix import Code, Safety, Skipped, find_recipe, recipes
 from diffprof.recording import GraphBreakRow, RecompileRow, Recording
 from diffprof.report import make_report
-from tests.analyzers.graph_breaks import changing, planted
+from tests.analyzers.graph_breaks import changing, planted, tiny
 from tests.analyzers.graph_breaks.conftest import in_child
 from tests.analyzers.graph_breaks.examples import BAD, make_break, make_recompile
 from tests.builders import make_recording, make_site
@@ -200,6 +200,19 @@ def test_a_named_tuple_reads_like_the_object_and_undoing_is_taking_it_off() -> N
     assert fits is not None
     assert fits(SimpleNamespace(components={"unet": Sampling()})) is None
     assert fits(SimpleNamespace(components={"unet": nn.Linear(2, 2)})) is not None
+
+
+def test_a_probe_captures_under_the_settings_of_the_call() -> None:
+    from diffprof.analyzers.graph_breaks.probe import probe_graph_breaks
+
+    scene = tiny.sdxl()
+    scene.pipe.unet.register_forward_hook(planted.talk)
+    before = probe_graph_breaks(scene, None, cache=False)["graph_breaks"]
+    code = written("quiet-in-graph", recorded(before))
+    scene.around = lambda: in_force(code)
+    settings = torch._dynamo.config.get_config_copy()
+    assert probe_graph_breaks(scene, None, cache=False)["graph_breaks"] == ()
+    assert torch._dynamo.config.get_config_copy() == settings
 
 
 # --- which fixes are named -------------------------------------------------------------------------------

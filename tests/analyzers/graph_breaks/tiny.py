@@ -16,6 +16,7 @@ class Scene:
     kwargs: dict[str, Any]
     args: tuple[Any, ...] = ()
     calls: int = field(default=0)
+    around: Any = None
 
     def call(self) -> Any:
         self.calls += 1
