@@ -35,6 +35,7 @@ class Scene(Protocol):
     pipe: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    around: Callable[[], AbstractContextManager[Any]] | None
 
     def call(self) -> Any: ...
 
