@@ -86,10 +86,15 @@ class _Lasting(Structure):
 
 
 def _settings() -> tuple[tuple[str, str], ...]:
-    """Dynamo's plain settings. Its own hash of them is another in every process, for it has sets in it."""
+    """Dynamo's plain settings, and its sets by the names in them. Its own hash of them is another in every
+    process."""
     held = torch._dynamo.config.get_config_copy()
     plain = (bool, int, float, str, type(None))
-    return tuple((name, repr(value)) for name, value in sorted(held.items()) if isinstance(value, plain))
+    found = [(name, repr(value)) for name, value in held.items() if isinstance(value, plain)]
+    for name, value in held.items():
+        if isinstance(value, set | frozenset):
+            found.append((name, repr(sorted(getattr(each, "__qualname__", str(each)) for each in value))))
+    return tuple(sorted(found))
 
 
 @functools.cache
