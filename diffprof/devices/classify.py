@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from diffprof.devices.simulated.blocking import COPIES, HOST_INDEX, INDEX_UPLOAD, WAITS, Wait
+from diffprof.devices.simulated.blocking import COPIES, HOST_INDEX, INDEX_UPLOAD, VALUE_UPLOAD, WAITS, Wait
 from diffprof.devices.simulated.observer import Blocking, dtype_name
 
 IsDevice = Callable[[torch.Tensor], bool]
@@ -75,11 +75,24 @@ def _indexing(base: str, args: tuple, is_device: IsDevice) -> Iterator[tuple[Wai
                 yield WAITS["index" if "put" not in base else "index_put_"], index
         elif is_device(index):
             yield HOST_INDEX, index
+    if (
+        "put" in base
+        and is_device(table)
+        and not is_device(args[2])
+        and not _fills_mask(base, args, is_device)
+    ):
+        yield VALUE_UPLOAD, args[2]
 
 
 def _fills(base: str, args: tuple) -> bool:
     """`x[mask] = number`, which is a masked_fill."""
     return "put" in base and args[2].numel() == 1 and args[2].device.type == "cpu" and not any(args[3:4])
+
+
+def _fills_mask(base: str, args: tuple, is_device: IsDevice) -> bool:
+    given = [index for index in args[1] if index is not None]
+    masks = [index for index in given if index.dtype in (torch.bool, torch.uint8) and is_device(index)]
+    return len(given) == len(masks) == 1 and _fills(base, args)
 
 
 def _event(func: Any, wait: Wait, tensor: torch.Tensor) -> Blocking:

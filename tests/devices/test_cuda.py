@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from diffprof.devices import cuda
+from diffprof.devices.classify import classify
 from diffprof.devices.cuda import SYNC_WARNING, BlockingMode, explicit_waits, sync_warnings
 from diffprof.devices.simulated import Blocking, Observer
 
@@ -60,6 +61,19 @@ def test_operators_are_judged_by_the_table(name: str) -> None:
     with BlockingMode(recorder, on_device):
         run()
     assert recorder.kinds == kinds
+
+
+def test_a_value_on_the_host_is_uploaded_unless_it_fills_a_mask() -> None:
+    mask, rows = torch.ones(4, dtype=torch.bool), torch.ones(2, dtype=torch.int16)
+
+    def kinds(index: torch.Tensor, value: torch.Tensor) -> list[str]:
+        call = (device(), [index], value)
+        return [str(wait.kind) for wait in classify(torch.ops.aten.index_put_.default, call, {}, on_device)]
+
+    assert kinds(rows, torch.tensor(1.0)) == ["host-to-device"]
+    assert kinds(rows, device(1)) == []
+    assert kinds(mask, torch.tensor(1.0)) == []
+    assert kinds(mask, device(4)) == ["data-dependent-shape"]
 
 
 def test_every_explicit_wait_is_told_and_made(monkeypatch: pytest.MonkeyPatch) -> None:

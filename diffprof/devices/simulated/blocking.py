@@ -11,9 +11,19 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+import torch
+
 from .observer import BlockingKind
 
 Condition = Callable[[tuple, dict[str, Any]], bool]
+
+ASSIGNS_ON_DEVICE: bool = torch.__version__ >= "2.15"
+"""Whether `x[...] = number` on CUDA fills on the device, and leaves a 0-d integer index of x there.
+
+Before 2.15 the number becomes a CPU tensor that is copied, and the index is read back. Decided in
+aten/src/ATen/TensorIndexing.h: set_item, canKeepScalarIndexOnDevice;
+https://github.com/pytorch/pytorch/pull/189105, https://github.com/pytorch/pytorch/pull/188330.
+"""
 
 
 @dataclass(frozen=True, slots=True)

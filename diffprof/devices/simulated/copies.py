@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .blocking import D2H, D2H_PAGEABLE, H2D, SCALAR_ASSIGNED, STAGED, Wait
+from .blocking import ASSIGNS_ON_DEVICE, D2H, D2H_PAGEABLE, H2D, SCALAR_ASSIGNED, STAGED, Wait
 from .dispatch import plain
 from .hostside import INVENTED, invented, stands_for_unknown
 from .observer import TensorMeta
@@ -36,7 +36,7 @@ def copy_(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
     non_blocking = bool(args[2] if len(args) > 2 else kwargs.get("non_blocking", False))
     to_device, from_device = type(dst) is SimTensor, type(src) is SimTensor
     if to_device and from_device:
-        if src._cell.scalar and dst.dim() == 0:
+        if src._cell.scalar and dst.dim() == 0 and not ASSIGNS_ON_DEVICE:
             report(op, SCALAR_ASSIGNED, src._meta, src._cell.known, src)
         if not dst._cell.known and src._cell.known and _fits(dst) and learn(dst, inner_of(src)):
             SESSION.ops += 1

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 
 from . import copies
-from .blocking import INDEX_UPLOAD, VALUE_UPLOAD, WAITS, Wait
+from .blocking import ASSIGNS_ON_DEVICE, INDEX_UPLOAD, VALUE_UPLOAD, WAITS, Wait
 from .dispatch import SIM, UNKNOWN, compute, plain, scan
 from .inference import infer
 from .ops import Op
 from .reads import assumable, read_scalar, tell_wait
-from .session import SESSION, may_assume
+from .session import SESSION, may_assume, suspended
 from .signatures import make_signature, tell_op
 from .tensor import NAME, SimTensor, inner_of, intern_meta, known, unknown
 
@@ -100,6 +100,8 @@ def index_put(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
         copies.tell_upload(
             op, values, intern_meta(values.shape, values.stride(), values.dtype, 0), False, VALUE_UPLOAD
         )
+    if on_device and number and not masked_fill and not ASSIGNS_ON_DEVICE:
+        copies.report(op, VALUE_UPLOAD, values._meta, tensor=values)
     plan, _ = _indices(op, x, indices, None if masked_fill else WAITS["index_put_"])
     SESSION.ops += 1
     tensors = []
@@ -116,6 +118,31 @@ def index_put(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
         x._cell.taint()
         return x
     return unknown(intern_meta(x.shape, torch.empty_like(x, device="meta").stride(), x.dtype, 0))
+
+
+def assigned_index(x: SimTensor, index: Any, value: Any) -> Any:
+    """The index of `x[index] = value`, with every 0-d one that CUDA leaves on the device as one element.
+
+    C++ knows that case for CUDA alone, and would read the index here. One value is assigned, so an index of
+    shape (1,) selects the same elements. The conditions are those of TensorIndexing.h:
+    allowsScalarIndexOnDevice (value) and canKeepScalarIndexOnDevice (index).
+    """
+    if isinstance(value, torch.Tensor) and not (
+        type(value) is SimTensor and not value.dim() and value.dtype is x.dtype and value._cell is not x._cell
+    ):
+        return index
+    if type(index) is tuple:
+        return tuple(_left_on_device(x, i) for i in index)
+    return _left_on_device(x, index)
+
+
+def _left_on_device(x: SimTensor, i: Any) -> Any:
+    if type(i) is not SimTensor or i.dim() or i.dtype not in (torch.int64, torch.int32):
+        return i
+    if i._cell is x._cell or x.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        return i
+    with suspended():
+        return i.view(1)
 
 
 def _single_mask(indices: Any) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from .blocking import ASSIGNS_ON_DEVICE
 from .observer import TensorMeta, UnknownValue, dtype_name
 from .session import SESSION
 
@@ -171,6 +172,13 @@ class SimTensor(torch.Tensor):
         from .methods import pickled
 
         return pickled(self)
+
+    if ASSIGNS_ON_DEVICE:
+
+        def __setitem__(self, index: Any, value: Any) -> None:
+            from .indexing import assigned_index
+
+            super().__setitem__(assigned_index(self, index, value), value)
 
     def tolist(self) -> Any:
         """The values as Python numbers: one copy to the host, which waits for it."""

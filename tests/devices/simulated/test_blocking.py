@@ -18,6 +18,8 @@ READ = ["value-read"]
 SHAPE = ["data-dependent-shape"]
 UP = ["host-to-device"]
 DOWN = ["device-to-host"]
+FILLS = torch.__version__ >= "2.15"
+"""Numbers are assigned by kernels that take them, and a 0-d index of the assignment stays on the device."""
 
 
 def device_range(sim: torch.device, n: int = 5) -> torch.Tensor:
@@ -124,7 +126,37 @@ CASES: dict[str, tuple[Callable[[torch.device], Any], list[str]]] = {
     "tensor of one number": (lambda d: torch.tensor(1.0, device=d), UP),
     "new_tensor": (lambda d: device_range(d).new_tensor([1, 2]), UP),
     "as_tensor": (lambda d: torch.as_tensor([1, 2], device=d), UP),
-    "x[0] = number": (lambda d: assign(device_range(d), 0, 7), UP),
+    "x[0] = number": (lambda d: assign(device_range(d), 0, 7), [] if FILLS else UP),
+    "x[0] = CPU scalar": (lambda d: assign(device_range(d), 0, torch.tensor(7)), UP),
+    "x[indices] = number": (
+        lambda d: assign(device_range(d), device_range(d, 2), 7),
+        [] if FILLS else UP,
+    ),
+    "x[indices] = CPU scalar": (lambda d: assign(device_range(d), device_range(d, 2), torch.tensor(7)), UP),
+    "x[device scalar] = number": (
+        lambda d: assign(device_range(d), device_range(d)[2], 7),
+        [] if FILLS else READ + UP,
+    ),
+    "x[:, device scalar] = number": (
+        lambda d: assign(torch.zeros(3, 3, device=d), (slice(None), device_range(d)[2]), 7),
+        [] if FILLS else READ,
+    ),
+    "x[device scalar] = device scalar": (
+        lambda d: assign(device_range(d), device_range(d)[2], device_range(d)[1]),
+        [] if FILLS else READ,
+    ),
+    "x[device scalar] = device scalar, other type": (
+        lambda d: assign(torch.zeros(5, device=d), device_range(d)[2], device_range(d)[1]),
+        READ,
+    ),
+    "x[device scalar of x] = number": (
+        lambda d: assign(x := device_range(d), x[2], 7),
+        READ if FILLS else READ + UP,
+    ),
+    "x[device scalar] = device tensor": (
+        lambda d: assign(torch.zeros(3, 3, device=d), device_range(d)[2], torch.ones(3, device=d)),
+        READ,
+    ),
     "x[1:3] = number": (lambda d: assign(device_range(d), slice(1, 3), 7), []),
     "x[1:3] = CPU tensor": (lambda d: assign(device_range(d), slice(1, 3), torch.ones(2)), UP),
     "x[1:3] = device tensor": (lambda d: assign(device_range(d), slice(1, 3), device_range(d, 2)), []),
@@ -298,3 +330,23 @@ def test_the_table_gives_reasons_and_sources() -> None:
     assert {w.kind for w in waits} == set(BlockingKind)
     for name in WAITS:
         assert hasattr(torch.ops.aten, name), name
+
+
+@pytest.mark.skipif(not FILLS, reason="torch < 2.15 reads the index")
+def test_an_index_left_on_the_device_selects_the_same_elements(sim: torch.device) -> None:
+    for index in (lambda i: i, lambda i: (slice(1, None), i), lambda i: (i, i), lambda i: (i, ..., [0, 2])):
+        for dtype in (torch.int64, torch.int32):
+            host, number = torch.arange(9.0).view(3, 3), torch.tensor(1, dtype=dtype)
+            device = host.to(sim)
+            device[index(number.to(sim))] = 70
+            host[index(number)] = 70
+            assert device.tolist() == host.tolist()
+
+
+@pytest.mark.skipif(not FILLS, reason="torch < 2.15 reads the index")
+def test_an_unknown_index_that_stays_on_the_device_is_no_read(sim: torch.device, recorder: Recorder) -> None:
+    x = torch.zeros(4, device=sim)
+    x[place(torch.tensor(2), values="unknown")] = 1.0
+    assert recorder.kinds() == []
+    x[0].item()
+    assert not recorder.waits[-1].known
