@@ -35,7 +35,6 @@ from diffprof.recording import (
     Environment,
     KindCosts,
     Recording,
-    SyncRow,
     TargetInfo,
     Unseen,
 )
@@ -227,10 +226,14 @@ class Session:
             seconds={name: round(value, 4) for name, value in self.seconds.items()},
             partial=partial,
             failure=failure,
-            sources=_hashes(self.sections.get("syncs") or ()),
+            sources=_hashes([*self._user_files(), *_own_target(self.target)]),
             unseen=tuple(self.unseen),
             **self.sections,
         )
+
+    def _user_files(self) -> Iterator[str]:
+        for section in ("syncs", "graph_breaks", "recompiles"):
+            yield from (row.site.file for row in self.sections.get(section) or () if row.site.user_code)
 
     def _target_info(self, scene: Scene) -> TargetInfo:
         return TargetInfo(
@@ -425,12 +428,17 @@ def environment() -> Environment:
     )
 
 
-def _hashes(rows: Iterable[SyncRow]) -> dict[str, str]:
-    """SHA-256 of the user's own files that a site names."""
-    files = {row.site.file for row in rows if row.site.user_code}
+def _own_target(target: Target) -> Iterator[str]:
+    """The file of a factory or a script."""
+    if target.kind in ("factory", "script"):
+        yield target.spec.rpartition(":")[0] if target.kind == "factory" else target.spec
+
+
+def _hashes(files: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of the user's own files, as the scan read them."""
     return {
         file: hashlib.sha256(Path(file).read_bytes()).hexdigest()
-        for file in sorted(files)
+        for file in sorted(set(files))
         if Path(file).is_file()
     }
 

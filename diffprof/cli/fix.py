@@ -14,9 +14,11 @@ from diffprof.cli.options import format_option, traces_option
 from diffprof.cli.output import emit, say, stdout_to_stderr, terminal
 from diffprof.errors import DiffprofError, UsageError
 from diffprof.tuning.storing import store_tuned
+from diffprof.views.plain import clean
 from diffprof.views.tuning import FORMS, render_applied
 
 if TYPE_CHECKING:
+    from diffprof.fix import Plan
     from diffprof.report import Report
     from diffprof.tuning.plan import Choice
 
@@ -70,6 +72,13 @@ def _is_target(name: str) -> bool:
     help="What the fixes are for.",
 )
 @click.option("--apply", "applied", is_flag=True, help="Try each selected fix, and keep those that help.")
+@click.option(
+    "--patch",
+    "patched",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Show the edits of a file of yours as a diff; with --apply, write them and nothing else.",
+)
 @format_option(FORMS)
 @traces_option()
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
@@ -80,6 +89,7 @@ def command(
     lossy: bool,
     goal: str,
     applied: bool,
+    patched: Path | None,
     form: str,
     traces: Path,
     quiet: bool,
@@ -94,6 +104,9 @@ def command(
     device, and kept if the output is what the fix claims and the call is no slower; else it is undone. The
     outcomes are stored in the run, what was kept is written to optimized.py beside it, and a scan of it is
     stored as a run of its own.
+
+    --patch FILE edits your own source instead: findings that lie in it, and, where it makes the pipeline, the
+    selected fixes that are statements on it. The file is kept as FILE.orig.
     """
     from diffprof.tuning.plan import Choice, make_plan
     from diffprof.views.tuning import render_plan
@@ -101,6 +114,9 @@ def command(
     report = stored(traces, run)
     choice = Choice(select=words_of(select), ignore=words_of(ignore), lossy=lossy, goal=goal)
     screen = terminal()
+    if patched is not None:
+        _patch(report, make_plan(report, choice), patched, form, write=applied)
+        return
     if not applied:
         plan = make_plan(report, choice)
         emit(render_plan(report, plan, form, columns=screen.columns, colour=screen.colour))
@@ -119,6 +135,38 @@ def command(
         raise failure
     if unstored is not None:
         raise unstored
+
+
+def _harmless(diff: str) -> str:
+    """For a terminal: control characters of the source as text. A pipe gets the diff as it is."""
+    return "".join("\t".join(map(clean, line.split("\t"))) + "\n" for line in diff.splitlines())
+
+
+def _patch(report: Report, plan: Plan, file: Path, form: str, *, write: bool) -> None:
+    """Print the diff on stdout, and what it does and leaves on stderr; write it if asked to."""
+    from diffprof.report import as_json
+    from diffprof.tuning.source_edit.patch import make_patch, write_patch
+
+    patch = make_patch(report, plan, file)
+    if form == "json":
+        done = [{"line": line, "what": what} for line, what in patch.done]
+        emit(as_json({"file": str(file), "diff": patch.diff, "done": done, "left": patch.left}).decode())
+    elif form == "markdown":
+        from diffprof.views.tuning import fenced
+
+        emit(fenced(patch.diff, diff=True) if patch.diff else "No edit.\n")
+    else:
+        emit(_harmless(patch.diff) if terminal().colour else patch.diff)
+    for line, what in patch.done:
+        say(f"line {line}: {what}")
+    for words in patch.left:
+        say(f"no edit: {words}")
+    if not patch.diff:
+        say(f"Nothing in {file} can be edited safely.")
+    elif write:
+        say(f"Written; the file as it was is {write_patch(patch)}")
+    else:
+        say("Nothing was written; --apply writes it.")
 
 
 def tried(

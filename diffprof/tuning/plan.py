@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -54,7 +54,19 @@ def make_plan(report: Report, choice: Choice | None = None) -> Plan:
         before_ms=call_ms(recording),
         after_ms=predicted_ms(report, steps, chosen),
         grade=timeline.grade if timeline else recording.timing.grade if recording.timing else None,
+        notes=tuple(_own_files(report)),
     )
+
+
+def _own_files(report: Report) -> Iterator[str]:
+    """What lies in the user's own files, and can be edited there."""
+    found: dict[str, int] = {}
+    for finding in report.findings:
+        if finding.site is not None and finding.site.user_code:
+            found[finding.site.file] = found.get(finding.site.file, 0) + 1
+    for file, count in sorted(found.items()):
+        many = "finding lies" if count == 1 else "findings lie"
+        yield f"{count} {many} in {file}, which is yours: `diffprof fix --patch {file}` shows what to edit."
 
 
 def call_ms(recording: Recording) -> float | None:

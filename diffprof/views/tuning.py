@@ -151,6 +151,8 @@ def render_plan(
     page.flow(("dim", words.subject(report.recording)))
     if not plan.steps:
         page.flow("No finding of this run names a fix.")
+        for note in plan.notes:
+            page.flow(note)
         return page.text()
     page.flow(expected(plan))
     for note in plan.notes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import types
@@ -145,3 +146,28 @@ def test_a_target_that_was_not_scanned(run, tmp_path):
     assert result.exit_code == 2
     assert "diffprof scan sdxl" in result.stderr
     assert "diffprof scan TARGET" in run("fix").stderr
+
+
+def test_a_file_of_the_user_is_patched_only_when_asked_to(run, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("import torch\n\nfor t in ts:\n    torch.cuda.synchronize()\n    x = t\n")
+    site = builders.make_site(file=str(file), line=4, user_code=True)
+    row = builders.make_sync("synchronize", op="torch.cuda.synchronize", site=site)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    report = make_report(builders.make_recording(row, sources={str(file): digest}))
+    assert [f.rule for f in report.findings] == ["SYN009"]
+    save_report(report, tmp_path / "traces" / "20260102-030405-mine")
+    assert "which is yours: `diffprof fix --patch" in " ".join(run("fix").stdout.split())
+    shown = run("fix", "--patch", str(file))
+    assert shown.exit_code == 0
+    assert "-    torch.cuda.synchronize()" in shown.stdout
+    assert "Nothing was written; --apply writes it." in shown.stderr
+    assert "synchronize" in file.read_text()
+    assert json.loads(run("fix", "--patch", str(file), "--format", "json").stdout)["done"]
+    written = run("fix", "--patch", str(file), "--apply")
+    assert "mine.py.orig" in written.stderr
+    assert file.read_text() == "import torch\n\nfor t in ts:\n    x = t\n"
+    again = run("fix", "--patch", str(file), "--apply")
+    assert again.exit_code == 2
+    assert "changed since the scan" in again.stderr
+    assert run("fix", "--patch", str(tmp_path / "none.py")).exit_code == 2

@@ -1,0 +1,204 @@
+"""A report, and a file of the user's -> the file as it should be, as a diff first."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import libcst as cst
+from libcst.codemod import CodemodContext
+from libcst.codemod.visitors import AddImportsVisitor
+
+from diffprof.errors import DiffprofError, UsageError
+from diffprof.finding import Finding
+from diffprof.fix import Code, Plan, recipes
+from diffprof.report import Report
+from diffprof.tuning.emit import rename
+from diffprof.tuning.source_edit import rewrites
+from diffprof.tuning.source_edit.rewrites import Edit, Tree
+
+INSTALLED = ("site-packages", "dist-packages")
+
+
+@dataclass(frozen=True)
+class Patch:
+    """What an edit of a file does. done: line and words of each change; left: findings there that no edit is
+    safe for, with what to do instead."""
+
+    file: Path
+    before: bytes
+    after: bytes
+    done: tuple[tuple[int, str], ...] = ()
+    left: tuple[str, ...] = ()
+
+    @property
+    def diff(self) -> str:
+        """Unified; empty where nothing changes."""
+        old, new = (
+            text.decode("utf-8", "replace").splitlines(keepends=True) for text in (self.before, self.after)
+        )
+        name = self.file.as_posix()
+        lines = difflib.unified_diff(old, new, f"a/{name}", f"b/{name}")
+        return "".join(
+            line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines
+        )
+
+
+def make_patch(report: Report, plan: Plan, file: Path) -> Patch:
+    """The edits of one file that the report's findings in it call for, and, in the file that makes the
+    pipeline, the plan's selected steps that are statements on it.
+
+    Raises UsageError for a file that is no user's source, that the run knows nothing of, that changed since
+    the scan, or that does not parse.
+    """
+    before = _checked(report, file)
+    try:
+        tree = Tree.of(cst.parse_module(before))
+    except (cst.ParserSyntaxError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} does not parse: {error}", "Mend it, and scan again.") from error
+    edits: list[Edit] = []
+    left: list[str] = []
+    for finding in _findings_in(report, file):
+        made = list(_edits(tree, finding, report))
+        edits += made
+        if not made and finding.site is not None:
+            left.append(f"line {finding.site.line}, {finding.rule} {finding.name}: {finding.advice}")
+    imports: list[str] = []
+    if _is_target(report, file):
+        edits += _setup(tree, report, plan, imports)
+    unique = {id(edit.node): edit for edit in edits[::-1]}
+    module = rewrites.applied(tree, list(unique.values()))
+    after = _with_imports(module, imports).bytes if unique else before
+    done = sorted({(edit.line, edit.what) for edit in unique.values()})
+    return Patch(file, before, after, tuple(done), tuple(left))
+
+
+def write_patch(patch: Patch) -> Path:
+    """Write the edited file; returns the backup, `FILE.orig` or the next free `FILE.orig.N`.
+
+    Raises DiffprofError when the disk does not take it; the file is then as it was.
+    """
+    backup = patch.file.with_name(f"{patch.file.name}.orig")
+    number = 1
+    while backup.exists():
+        number += 1
+        backup = patch.file.with_name(f"{patch.file.name}.orig.{number}")
+    part = patch.file.with_name(f"{patch.file.name}.part")
+    try:
+        backup.write_bytes(patch.before)
+        part.write_bytes(patch.after)
+        part.chmod(patch.file.stat().st_mode)
+        part.replace(patch.file)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise DiffprofError(
+            f"{patch.file} could not be written: {error.strerror or error}.", "Apply the diff by hand."
+        ) from error
+    return backup
+
+
+# --- which file ------------------------------------------------------------------------------------------
+
+
+def _checked(report: Report, file: Path) -> bytes:
+    if any(part in INSTALLED for part in file.resolve().parts):
+        raise UsageError(
+            f"{file} belongs to an installed package, and those are never edited.",
+            "Fixes of library code are in optimized.py: `diffprof fix --apply`.",
+        )
+    try:
+        before = file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{file} can't be read: {error.strerror or error}.", "Check the path.") from error
+    known = _known(report)
+    name = next((each for each in known if _same(each, file)), None)
+    if name is None:
+        places = ", ".join(sorted(known)) or "none"
+        raise UsageError(
+            f"The run knows nothing of {file}: no finding lies in it.",
+            f"Files of yours that it has findings in: {places}.",
+        )
+    stored = report.recording.sources.get(name)
+    if stored is None:
+        raise UsageError(f"The run did not store what {file} looked like.", "Scan again, then patch.")
+    if hashlib.sha256(before).hexdigest() != stored:
+        raise UsageError(
+            f"{file} changed since the scan, so the lines of its findings may have moved.",
+            f"Scan again: `diffprof scan {report.recording.target.spec}`, then patch.",
+        )
+    return before
+
+
+def _known(report: Report) -> set[str]:
+    return set(report.recording.sources) | {
+        f.site.file for f in report.findings if f.site and f.site.user_code
+    }
+
+
+def _same(name: str, file: Path) -> bool:
+    """Whether a site's file, as it is named in reports, is this one."""
+    return Path(name).resolve() == file.resolve()
+
+
+def _findings_in(report: Report, file: Path) -> Iterator[Finding]:
+    for finding in report.findings:
+        if finding.site is not None and finding.site.user_code and _same(finding.site.file, file):
+            yield finding
+
+
+def _is_target(report: Report, file: Path) -> bool:
+    target = report.recording.target
+    path = target.spec.rpartition(":")[0] if target.kind == "factory" else target.spec
+    return target.kind in ("factory", "script") and _same(path, file)
+
+
+# --- which edits -----------------------------------------------------------------------------------------
+
+
+def _edits(tree: Tree, finding: Finding, report: Report) -> Iterator[Edit]:
+    assert finding.site is not None
+    line = finding.site.line
+    rows = [report.recording.syncs[n] for n in finding.evidence.syncs] if report.recording.syncs else []
+    for row in rows:
+        if row.owner and row.owner_device == "device":
+            yield from rewrites.keep_on_host(tree, line, row.owner.rpartition(".")[2])
+    if finding.rule in ("SYN005", "SYN008"):
+        yield from rewrites.create_in_place(tree, line)
+    if finding.rule == "SYN009" and finding.in_loop:
+        yield from rewrites.without_statement(
+            tree, line, rewrites.SYNCHRONIZE, "take the explicit wait out of the loop"
+        )
+    if finding.rule in ("SYN001", "GRB004") and (finding.in_loop or finding.rule == "GRB004"):
+        yield from rewrites.without_statement(tree, line, rewrites.PRINT, "take the print out of the loop")
+    if finding.rule == "GRB003":
+        yield from rewrites.model_output(tree, line)
+
+
+def _setup(tree: Tree, report: Report, plan: Plan, imports: list[str]) -> list[Edit]:
+    """The plan's selected steps that are statements alone; what needs more stands in `optimized.py`."""
+    known = recipes()
+    bodies: list[str] = []
+    for step in plan.selected:
+        code = known[step.fix].code(report.recording, [report.findings[n] for n in step.findings])
+        if isinstance(code, Code) and not (code.definitions or code.call or code.around):
+            bodies.append(code.optimize.strip("\n"))
+            imports += code.imports
+    if not bodies:
+        return []
+    text = "\n".join(bodies) + "\n"
+    return list(rewrites.after_construction(tree, lambda name: rename(text, {"pipe": name})))
+
+
+def _with_imports(module: cst.Module, imports: list[str]) -> cst.Module:
+    context = CodemodContext()
+    for line in imports:
+        if plain := re.fullmatch(r"import ([\w.]+)", line):
+            AddImportsVisitor.add_needed_import(context, plain[1])
+        elif named := re.fullmatch(r"from ([\w.]+) import (.+)", line):
+            for name in named[2].split(","):
+                AddImportsVisitor.add_needed_import(context, named[1], name.strip())
+    return AddImportsVisitor(context).transform_module(module)

@@ -1,0 +1,248 @@
+"""Edits of the user's own source: what changes, what stays byte for byte, what is refused."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffprof.errors import UsageError
+from diffprof.finding import Evidence, Finding
+from diffprof.fix import Plan
+from diffprof.recording import Site, SyncRow
+from diffprof.report import Report
+from diffprof.scanning import scan_target
+from diffprof.targets import Options
+from diffprof.tuning.plan import Choice, make_plan
+from diffprof.tuning.source_edit.patch import make_patch, write_patch
+from tests.builders import make_finding, make_recording, make_report, make_site, make_sync
+
+
+def reported(file: Path, marks: list[tuple[str, str, dict[str, Any]]]) -> Report:
+    """A report with a finding (rule, text that its line has, facts of the wait) in the file."""
+    lines = file.read_bytes().decode("utf-8", "replace").splitlines()
+    rows: list[SyncRow] = []
+    findings: list[Finding] = []
+    for rule, text, facts in marks:
+        line = next(n for n, each in enumerate(lines, 1) if text in each)
+        site: Site = make_site(file=str(file), line=line, user_code=True)
+        rows.append(make_sync(site=site, **facts))
+        findings.append(
+            make_finding(rule=rule, site=site, advice="Mend it.", evidence=Evidence(syncs=(len(rows) - 1,)))
+        )
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    return make_report(*findings, recording=make_recording(*rows, sources={str(file): digest}))
+
+
+SIGMAS = {"owner": "scheduler.sigmas", "owner_device": "device"}
+
+CORPUS: dict[str, tuple[str, list[tuple[str, str, dict[str, Any]]], list[str]]] = {
+    "a scheduler's table": (
+        "class Mine(Euler):\n"
+        "    def set_timesteps(self, n, device=None):  # why not\n"
+        "        self.sigmas = torch.cat([a, b]).to( device = device )  # on the GPU\n"
+        "        self.timesteps = t.to(device)\n"
+        "\n"
+        "    def step(self, out, t, sample):\n"
+        "        return float(self.sigmas[self.i])\n"
+        "\n"
+        "class Other:\n"
+        "    def f(self): self.sigmas = x.to(device)\n",
+        [("SYN001", "float(self.sigmas", SIGMAS)],
+        [
+            "-        self.sigmas = torch.cat([a, b]).to( device = device )  # on the GPU",
+            '+        self.sigmas = torch.cat([a, b]).to( device = "cpu" )  # on the GPU',
+        ],
+    ),
+    "a table moved with cuda() keeps its type": (
+        "class A:\n    def s(self):\n        self.sigmas = x.cuda()\n        self.sigmas = y.to('cuda:0', torch.float32)\n"
+        "    def step(self): return self.sigmas[0].item()\n",
+        [("SYN001", ".item()", SIGMAS)],
+        [
+            "-        self.sigmas = x.cuda()",
+            "-        self.sigmas = y.to('cuda:0', torch.float32)",
+            "+        self.sigmas = x.cpu()",
+            '+        self.sigmas = y.to("cpu", torch.float32)',
+        ],
+    ),
+    "two factories on a line, nested": (
+        "async def f(x):\n    return g(torch.zeros(3,).to(x.device), h(torch.full((2, 2), 1.0).cuda()))  # both\n",
+        [("SYN005", "torch.zeros", {"kind": "h2d"})],
+        [
+            "-    return g(torch.zeros(3,).to(x.device), h(torch.full((2, 2), 1.0).cuda()))  # both",
+            '+    return g(torch.zeros(3, device=x.device,), h(torch.full((2, 2), 1.0, device="cuda")))  # both',
+        ],
+    ),
+    "what gives other numbers elsewhere stays": (
+        "x = torch.randn(3).to(device)\n",
+        [("SYN005", "randn", {"kind": "h2d"})],
+        [],
+    ),
+    "an explicit wait, alone in its block and among others": (
+        "for t in ts:\n\tif debug:\n\t\ttorch.cuda.synchronize()  # time it\n\tx = 1; torch.cuda.synchronize(); y = 2\n",
+        [("SYN009", "time it", {}), ("SYN009", "x = 1", {})],
+        [
+            "-\t\ttorch.cuda.synchronize()  # time it",
+            "-\tx = 1; torch.cuda.synchronize(); y = 2",
+            "+\t\tpass  # time it",
+            "+\tx = 1; pass; y = 2",
+        ],
+    ),
+    "a print over several lines": (
+        "@decorated\ndef callback(pipe, i, t, kwargs):\n    print(\n        f'{t} é',  # shown\n        t.item(),\n    )\n"
+        "    return kwargs\n",
+        [("SYN001", "t.item()", {})],
+        ["-    print(", "-        f'{t} é',  # shown", "-        t.item(),", "-    )"],
+    ),
+    "a model's output": (
+        "def loop(self):\n    noise = self.unet(\n        x,\n        t,\n    ).sample\n    a = b(c).sample; d = e(f, return_dict=True).sample\n",
+        [("GRB003", ").sample", {}), ("GRB003", "a = b", {})],
+        [
+            "-    ).sample",
+            "-    a = b(c).sample; d = e(f, return_dict=True).sample",
+            "+        return_dict=False,",
+            "+    )[0]",
+            "+    a = b(c, return_dict=False)[0]; d = e(f, return_dict=True).sample",
+        ],
+    ),
+}
+
+
+def patch_of(tmp_path: Path, source: bytes, marks: list[tuple[str, str, dict[str, Any]]]) -> Any:
+    file = tmp_path / "mine.py"
+    file.write_bytes(source)
+    return make_patch(reported(file, marks), Plan(), file)
+
+
+@pytest.mark.parametrize("name", CORPUS)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_only_what_was_meant_changes(name: str, end: str, tmp_path: Path) -> None:
+    source, marks, expected = CORPUS[name]
+    patch = patch_of(tmp_path, source.replace("\n", end).encode(), marks)
+    changed = [
+        line for line in patch.diff.splitlines() if line[:1] in "+-" and line[:3] not in ("+++", "---")
+    ]
+    assert changed == expected
+    ast.parse(patch.after.decode())
+    assert patch.after.count(b"\r") == (patch.after.count(b"\n") if end == "\r\n" else 0)
+    assert bool(patch.done) == bool(expected)
+    assert bool(patch.left) != bool(expected)
+
+
+@pytest.mark.parametrize("name", [name for name, (_, _, expected) in CORPUS.items() if expected])
+def test_edits_change_nothing_on_their_own_output(name: str, tmp_path: Path) -> None:
+    source, marks, _ = CORPUS[name]
+    once = patch_of(tmp_path, source.encode(), marks)
+    text = once.after.decode()
+    still = [mark for mark in marks if mark[1] in text]
+    again = patch_of(tmp_path, once.after, still)
+    assert again.diff == ""
+
+
+def test_a_coding_cookie_and_a_missing_last_newline_stay(tmp_path: Path) -> None:
+    source = "# -*- coding: latin-1 -*-\nname = 'é'\nx = torch.ones(2).to(device)".encode("latin-1")
+    patch = patch_of(tmp_path, source, [("SYN005", "torch.ones", {"kind": "h2d"})])
+    assert patch.after == source.replace(b"torch.ones(2).to(device)", b"torch.ones(2, device=device)")
+
+
+# --- refusals ------------------------------------------------------------------------------------------
+
+
+def test_a_changed_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("x = torch.ones(2).to(device)\n")
+    report = reported(file, [("SYN005", "ones", {})])
+    patch = make_patch(report, Plan(), file)
+    backup = write_patch(patch)
+    assert backup.read_text() == "x = torch.ones(2).to(device)\n"
+    assert file.read_text() == "x = torch.ones(2, device=device)\n"
+    with pytest.raises(UsageError, match="changed since the scan") as caught:
+        make_patch(report, Plan(), file)
+    assert "Scan again" in caught.value.hint
+    assert write_patch(patch).name == "mine.py.orig.2", "a backup is never overwritten"
+
+
+def test_installed_packages_are_never_edited(tmp_path: Path) -> None:
+    file = tmp_path / "site-packages" / "mine.py"
+    file.parent.mkdir()
+    file.write_text("x = 1\n")
+    with pytest.raises(UsageError, match="installed package"):
+        make_patch(make_report(), Plan(), file)
+
+
+def test_a_file_without_findings_and_a_missing_one_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    with pytest.raises(UsageError, match="can't be read"):
+        make_patch(make_report(), Plan(), file)
+    file.write_text("x = 1\n")
+    with pytest.raises(UsageError, match="knows nothing of"):
+        make_patch(make_report(), Plan(), file)
+
+
+def test_what_does_not_parse_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("x = (\n")
+    with pytest.raises(UsageError, match="does not parse"):
+        make_patch(reported(file, [("SYN005", "x", {})]), Plan(), file)
+
+
+# --- from scan to scan ---------------------------------------------------------------------------------
+
+FACTORY = '''\
+"""Mine."""
+from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
+
+
+class SigmasOnDevice(EulerDiscreteScheduler):
+    def set_timesteps(self, *args, device=None, **kwargs):
+        super().set_timesteps(*args, device=device, **kwargs)
+        self.sigmas = self.sigmas.to(device)  # looks faster
+
+    def step(self, model_output, timestep, sample, return_dict=True, **kwargs):
+        if self.step_index is None:
+            self._init_step_index(timestep)
+        dt = self.sigmas[self.step_index + 1] - self.sigmas[self.step_index].item()
+        self._step_index += 1
+        return (sample + model_output * float(dt),)
+
+
+def make():
+    pipe = StableDiffusionXLPipeline.from_pretrained("{folder}")
+    pipe.scheduler = SigmasOnDevice.from_config(pipe.scheduler.config)
+    return pipe.to("cuda"), {{"prompt_embeds": E, "pooled_prompt_embeds": P, "negative_prompt_embeds": E,
+                            "negative_pooled_prompt_embeds": P, "height": 64, "width": 64, "output_type": "np"}}
+
+
+import torch
+
+E = torch.ones(1, 77, {width})
+P = torch.ones(1, {pooled})
+'''
+
+
+def test_the_classic_is_edited_and_gone(tmp_path: Path, built: Any) -> None:
+    import diffusers
+
+    parts = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
+    pipe = diffusers.StableDiffusionXLPipeline(
+        vae=built.vae, unet=built.unet, scheduler=diffusers.EulerDiscreteScheduler(), **parts
+    )
+    pipe.save_pretrained(tmp_path / "pipe")
+    config = built.unet.config
+    pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+    file = tmp_path / "mine.py"
+    file.write_text(FACTORY.format(folder=tmp_path / "pipe", width=config.cross_attention_dim, pooled=pooled))
+    spec, options = f"{file}:make", Options(steps=3)
+    report = scan_target(spec, device="sim", options=options)
+    mine = [f for f in report.in_loop if f.site and f.site.user_code and f.rule.startswith("SYN")]
+    assert mine
+    plan = make_plan(report, Choice(select=("no-progress-bar",)))
+    patch = make_patch(report, plan, file)
+    write_patch(patch)
+    assert '+        self.sigmas = self.sigmas.to("cpu")  # looks faster' in patch.diff
+    assert "pipe.set_progress_bar_config(disable=True)" in patch.diff
+    after = scan_target(spec, device="sim", options=options)
+    assert [f.rule for f in after.in_loop if f.rule.startswith("SYN")] == []
