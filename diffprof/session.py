@@ -234,6 +234,7 @@ class Session:
     def _user_files(self) -> Iterator[str]:
         for section in ("syncs", "graph_breaks", "recompiles"):
             yield from (row.site.file for row in self.sections.get(section) or () if row.site.user_code)
+        yield from (gap.site.file for gap in self.unseen if gap.site is not None and gap.site.user_code)
 
     def _target_info(self, scene: Scene) -> TargetInfo:
         return TargetInfo(

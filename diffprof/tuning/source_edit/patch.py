@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 import re
+import sysconfig
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,21 +83,33 @@ def make_patch(report: Report, plan: Plan, file: Path) -> Patch:
 def write_patch(patch: Patch) -> Path:
     """Write the edited file; returns the backup, `FILE.orig` or the next free `FILE.orig.N`.
 
-    Raises DiffprofError when the disk does not take it; the file is then as it was.
+    Behind a symbolic link it is the file itself that is written.
+
+    Raises UsageError for a read-only file, and one that changed since the diff was made; DiffprofError when
+    the disk does not take it. The file is then as it was.
     """
-    backup = patch.file.with_name(f"{patch.file.name}.orig")
+    file = patch.file.resolve()
+    if not file.stat().st_mode & 0o222 or not os.access(file, os.W_OK):
+        raise UsageError(f"{patch.file} is read-only.", "Make it writable, or apply the diff by hand.")
+    if file.read_bytes() != patch.before:
+        raise UsageError(f"{patch.file} changed since its diff was made.", "Scan again, then patch.")
+    backup = file.with_name(f"{file.name}.orig")
     number = 1
     while backup.exists():
         number += 1
-        backup = patch.file.with_name(f"{patch.file.name}.orig.{number}")
-    part = patch.file.with_name(f"{patch.file.name}.part")
+        backup = file.with_name(f"{file.name}.orig.{number}")
+    part: Path | None = None
     try:
         backup.write_bytes(patch.before)
-        part.write_bytes(patch.after)
-        part.chmod(patch.file.stat().st_mode)
-        part.replace(patch.file)
+        handle, name = tempfile.mkstemp(prefix=f"{file.name}.", dir=file.parent)
+        part = Path(name)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(patch.after)
+        part.chmod(file.stat().st_mode)
+        part.replace(file)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        if part is not None:
+            part.unlink(missing_ok=True)
         raise DiffprofError(
             f"{patch.file} could not be written: {error.strerror or error}.", "Apply the diff by hand."
         ) from error
@@ -105,9 +120,11 @@ def write_patch(patch: Patch) -> Path:
 
 
 def _checked(report: Report, file: Path) -> bytes:
-    if any(part in INSTALLED for part in file.resolve().parts):
+    library = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")]
+    installed = any(part in INSTALLED for part in file.resolve().parts)
+    if installed or any(file.resolve().is_relative_to(folder) for folder in library):
         raise UsageError(
-            f"{file} belongs to an installed package, and those are never edited.",
+            f"{file} belongs to an installed package or to Python, and those are never edited.",
             "Fixes of library code are in optimized.py: `diffprof fix --apply`.",
         )
     try:
@@ -173,7 +190,7 @@ def _edits(tree: Tree, finding: Finding, report: Report) -> Iterator[Edit]:
             tree, line, rewrites.SYNCHRONIZE, "take the explicit wait out of the loop"
         )
     if finding.rule in ("SYN001", "GRB004") and (finding.in_loop or finding.rule == "GRB004"):
-        yield from rewrites.without_statement(tree, line, rewrites.PRINT, "take the print out of the loop")
+        yield from rewrites.without_statement(tree, line, rewrites.PRINT, "take the printed line out")
     if finding.rule == "GRB003":
         yield from rewrites.model_output(tree, line)
 

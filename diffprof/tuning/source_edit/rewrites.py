@@ -80,21 +80,29 @@ def keep_on_host(tree: Tree, line: int, attribute: str) -> Iterator[Edit]:
     for assigned in m.findall(inside, m.Assign(targets=[target])):
         call = assigned.value
         if m.matches(call, m.Call(m.Attribute(attr=m.Name("cuda")), args=[])):
-            moved = call.with_changes(func=call.func.with_changes(attr=cst.Name("cpu")))
+            change: Change = _with_cpu
         elif m.matches(call, m.Call(m.Attribute(attr=m.Name("to")))):
             place = next((arg for arg in call.args if _is_device(tree, arg)), None)
             if place is None:
                 continue
-            host = place.with_changes(value=cst.SimpleString('"cpu"'))
-            moved = call.with_changes(args=[host if arg is place else arg for arg in call.args])
+            change = _with_host_at(call.args.index(place))
         else:
             continue
         yield Edit(
             call,
-            _becomes(moved),
+            change,
             tree.lines(call).start,
             f"keep `self.{attribute}`, which Python reads, on the host",
         )
+
+
+def _with_cpu(call: cst.Call) -> cst.Call:
+    return call.with_deep_changes(call.func, attr=cst.Name("cpu"))
+
+
+def _with_host_at(position: int) -> Change:
+    host = cst.SimpleString('"cpu"')
+    return lambda call: call.with_deep_changes(call.args[position], value=host)
 
 
 def _is_device(tree: Tree, argument: cst.Arg) -> bool:
@@ -113,24 +121,34 @@ def create_in_place(tree: Tree, line: int) -> Iterator[Edit]:
         inner, method = call.func.value, call.func.attr.value
         if any(arg.keyword is not None and arg.keyword.value == "device" for arg in inner.args):
             continue
-        if method == "cuda" and not call.args:
-            where: cst.BaseExpression = cst.SimpleString('"cuda"')
-        elif method == "to" and len(call.args) == 1 and _is_device(tree, call.args[0]):
-            where = call.args[0].value
-        else:
-            continue
-        yield Edit(call, _becomes(_with_argument(inner, "device", where)), line, "create it on the device")
+        given = method == "to" and len(call.args) == 1 and _is_device(tree, call.args[0])
+        if given or (method == "cuda" and not call.args):
+            yield Edit(call, _created_there, line, "create it on the device")
+
+
+def _created_there(call: cst.Call) -> cst.Call:
+    assert isinstance(call.func, cst.Attribute)
+    assert isinstance(call.func.value, cst.Call)
+    where = call.args[0].value if call.args else cst.SimpleString('"cuda"')
+    return _with_argument(call.func.value, "device", where)
 
 
 def model_output(tree: Tree, line: int) -> Iterator[Edit]:
-    """`unet(...).sample` -> `unet(..., return_dict=False)[0]`."""
+    """`unet(...).sample` -> `unet(..., return_dict=False)[0]`; not the method of a distribution."""
     for read in tree.at(line, m.Attribute(m.Call(), m.Name("sample"))):
-        call = read.value
+        call, above = read.value, tree.parents.get(read)
+        if isinstance(above, cst.Call) and above.func is read:
+            continue
         if any(arg.star or (arg.keyword and arg.keyword.value == "return_dict") for arg in call.args):
             continue
-        first = cst.SubscriptElement(cst.Index(cst.Integer("0")))
-        plain = cst.Subscript(_with_argument(call, "return_dict", cst.Name("False")), [first])
-        yield Edit(read, _becomes(plain), line, "take the first of the plain outputs, not `.sample`")
+        yield Edit(read, _first_output, line, "take the first of the plain outputs, not `.sample`")
+
+
+def _first_output(read: cst.Attribute) -> cst.Subscript:
+    assert isinstance(read.value, cst.Call)
+    first = cst.SubscriptElement(cst.Index(cst.Integer("0")))
+    plain = _with_argument(read.value, "return_dict", cst.Name("False"))
+    return cst.Subscript(plain, [first], lpar=read.lpar, rpar=read.rpar)
 
 
 # --- what is there for nobody ----------------------------------------------------------------------------
@@ -139,6 +157,8 @@ def model_output(tree: Tree, line: int) -> Iterator[Edit]:
 def without_statement(tree: Tree, line: int, call: Any, what: str) -> Iterator[Edit]:
     """A statement that is such a call alone, taken out; a block that is empty then gets a `pass`."""
     for statement in tree.at(line, m.Expr(call)):
+        if not _only_reads(statement.value):
+            continue
         whole = tree.parents[statement]
         if isinstance(whole, cst.SimpleStatementLine) and len(whole.body) == 1 and not _alone(tree, whole):
             yield Edit(whole, lambda _: cst.RemoveFromParent(), line, what)
@@ -151,8 +171,32 @@ def _alone(tree: Tree, line: cst.SimpleStatementLine) -> bool:
     return isinstance(block, cst.IndentedBlock) and len(block.body) == 1
 
 
+READS = (
+    *("item", "tolist", "cpu", "detach", "numpy", "float", "double", "mean", "std", "sum", "min", "max"),
+    *("abs", "norm", "size", "dim", "numel", "any", "all"),
+)
+"""Methods of a tensor that change nothing and draw no random numbers."""
+PLAIN = ("float", "int", "str", "repr", "len", "round", "bool", "tuple", "list", "type")
+
+
+def _only_reads(call: cst.Call) -> bool:
+    """Whether nothing is lost with a call but its output: its arguments do nothing, and it writes to no file
+    of the user's."""
+    if any(arg.keyword is not None and arg.keyword.value == "file" for arg in call.args):
+        return False
+    acts = m.NamedExpr() | m.Await() | m.Yield()
+    reads = m.Call(m.Name(m.MatchIfTrue(PLAIN.__contains__))) | m.Call(
+        m.Attribute(attr=m.Name(m.MatchIfTrue(READS.__contains__)))
+    )
+    calls = [each for arg in call.args for each in m.findall(arg, m.Call())]
+    return not any(m.findall(arg, acts) for arg in call.args) and all(m.matches(c, reads) for c in calls)
+
+
 SYNCHRONIZE = m.Call(m.Attribute(attr=m.Name("synchronize")))
-PRINT = m.Call(m.Name("print"))
+LOGGERS = m.Name("logger") | m.Name("logging") | m.Name("log") | m.Attribute(attr=m.Name("logger"))
+LEVELS = m.Name("debug") | m.Name("info")
+PRINT = m.Call(m.Name("print")) | m.Call(m.Attribute(LOGGERS, LEVELS))
+"""Progress lines; a warning or an error is not one."""
 
 
 # --- where the pipeline is made --------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,45 @@ CORPUS: dict[str, tuple[str, list[tuple[str, str, dict[str, Any]]], list[str]]] 
         [("SYN001", "t.item()", {})],
         ["-    print(", "-        f'{t} é',  # shown", "-        t.item(),", "-    )"],
     ),
+    "what a distribution draws is no model's output": (
+        "def loop(self):\n    a = Normal(0, 1).sample()\n",
+        [("GRB003", "Normal", {})],
+        [],
+    ),
+    "one edit within another": (
+        "def loop(self):\n    a = unet(torch.zeros(2).to(device)).sample\n",
+        [("GRB003", "unet", {}), ("SYN005", "unet", {})],
+        [
+            "-    a = unet(torch.zeros(2).to(device)).sample",
+            "+    a = unet(torch.zeros(2, device=device), return_dict=False)[0]",
+        ],
+    ),
+    "lines of a log; all of a block": (
+        "def callback(pipe, i, t, kwargs):\n    if i:\n        logger.info('%s', t.item())\n        print(t)\n"
+        "    return kwargs\n",
+        [("SYN001", "logger", {}), ("SYN001", "print", {})],
+        ["-        logger.info('%s', t.item())", "-        print(t)", "+        pass"],
+    ),
+    "a print that draws random numbers stays": (
+        "def callback(pipe, i, t, kwargs):\n    print(torch.randn(2), t.item())\n    return kwargs\n",
+        [("SYN001", "t.item()", {})],
+        [],
+    ),
+    "a print that assigns stays": (
+        "def callback(pipe, i, t, kwargs):\n    print(a := t.item())\n    return kwargs\n",
+        [("SYN001", "t.item()", {})],
+        [],
+    ),
+    "a print into a file stays": (
+        "def callback(pipe, i, t, kwargs):\n    print(t.item(), file=out)\n    return kwargs\n",
+        [("SYN001", "t.item()", {})],
+        [],
+    ),
+    "a warning stays": (
+        "def callback(pipe, i, t, kwargs):\n    logger.warning(t.item())\n    return kwargs\n",
+        [("SYN001", "t.item()", {})],
+        [],
+    ),
     "a model's output": (
         "def loop(self):\n    noise = self.unet(\n        x,\n        t,\n    ).sample\n    a = b(c).sample; d = e(f, return_dict=True).sample\n",
         [("GRB003", ").sample", {}), ("GRB003", "a = b", {})],
@@ -162,6 +202,9 @@ def test_a_changed_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="changed since the scan") as caught:
         make_patch(report, Plan(), file)
     assert "Scan again" in caught.value.hint
+    with pytest.raises(UsageError, match="changed since its diff"):
+        write_patch(patch)
+    file.write_bytes(patch.before)
     assert write_patch(patch).name == "mine.py.orig.2", "a backup is never overwritten"
 
 
@@ -171,6 +214,29 @@ def test_installed_packages_are_never_edited(tmp_path: Path) -> None:
     file.write_text("x = 1\n")
     with pytest.raises(UsageError, match="installed package"):
         make_patch(make_report(), Plan(), file)
+
+
+def test_the_standard_library_is_never_edited() -> None:
+    with pytest.raises(UsageError, match="or to Python"):
+        make_patch(make_report(), Plan(), Path(ast.__file__))
+
+
+def test_a_read_only_file_is_refused_and_stays(tmp_path: Path) -> None:
+    patch = patch_of(tmp_path, b"x = torch.ones(2).to(device)\n", [("SYN005", "ones", {})])
+    patch.file.chmod(0o444)
+    with pytest.raises(UsageError, match="read-only"):
+        write_patch(patch)
+    assert patch.file.read_bytes() == patch.before
+    assert [each.name for each in tmp_path.iterdir()] == ["mine.py"]
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    patch = patch_of(tmp_path, b"x = torch.ones(2).to(device)\n", [("SYN005", "ones", {})])
+    link = tmp_path / "link.py"
+    link.symlink_to(patch.file)
+    write_patch(replace(patch, file=link))
+    assert link.is_symlink()
+    assert patch.file.read_bytes() == patch.after
 
 
 def test_a_file_without_findings_and_a_missing_one_are_refused(tmp_path: Path) -> None:
