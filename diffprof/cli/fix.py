@@ -118,7 +118,9 @@ def command(
         _patch(report, make_plan(report, choice), patched, form, write=applied)
         return
     if not applied:
-        plan = make_plan(report, choice)
+        from diffprof.tuning.source_edit.patch import with_patches
+
+        plan = with_patches(report, make_plan(report, choice))
         emit(render_plan(report, plan, form, columns=screen.columns, colour=screen.colour))
         return
     report, after, pictures, failure = tried(report, choice, quiet=quiet)

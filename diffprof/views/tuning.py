@@ -177,9 +177,14 @@ def _step(page: Page, number: int, step: PlanStep) -> None:
         page.flow(f"{other}: {why}", indent=2, label="not with")
     if step.why:
         page.flow(step.why, indent=2, label="why")
-    lines = clean_lines((step.patch or step.code).rstrip("\n")) if step.patch or step.code else []
+    _listing(page, step.code, diff=False)
+    _listing(page, step.patch or "", diff=True)
+
+
+def _listing(page: Page, source: str, *, diff: bool) -> None:
+    lines = clean_lines(source.rstrip("\n")) if source else []
     for text in lines[:_MOST_CODE]:
-        page.raw((_code_style(text, diff=bool(step.patch)), text), indent=4)
+        page.raw((_code_style(text, diff=diff), text), indent=4)
     if len(lines) > _MOST_CODE:
         page.raw(("dim", f"... {len(lines) - _MOST_CODE} more lines (--format json has all)"), indent=4)
 
@@ -223,9 +228,9 @@ def _markdown(report: Report, plan: Plan) -> str:
     ]
     parts.append(table(("", "fix", "what", "safety", "resolves", "saves", "note"), rows))
     parts += [
-        f"#### {code(step.fix)}\n\n{fenced(step.patch or step.code, diff=bool(step.patch))}"
+        f"#### {code(step.fix)}\n\n" + "\n".join(fenced(text, diff=diff) for text, diff in shown)
         for step in plan.steps
-        if step.patch or step.code
+        if (shown := [(text, diff) for text, diff in ((step.code, False), (step.patch, True)) if text])
     ]
     if report.outcomes is not None:
         found = outcomes_table(report.outcomes)

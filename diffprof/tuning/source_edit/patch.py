@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import libcst as cst
+import msgspec
 from libcst.codemod import CodemodContext
 from libcst.codemod.visitors import AddImportsVisitor
 
@@ -78,6 +79,29 @@ def make_patch(report: Report, plan: Plan, file: Path) -> Patch:
     after = _with_imports(module, imports).bytes if unique else before
     done = sorted({(edit.line, edit.what) for edit in unique.values()})
     return Patch(file, before, after, tuple(done), tuple(left))
+
+
+def with_patches(report: Report, plan: Plan) -> Plan:
+    """The plan, each step with the diff of what its findings call for in the user's own files. A file that
+    can't be edited, such as one that changed since the scan, has none."""
+    return msgspec.structs.replace(
+        plan,
+        steps=tuple(
+            msgspec.structs.replace(step, patch=_diffs(report, [report.findings[n] for n in step.findings]))
+            for step in plan.steps
+        ),
+    )
+
+
+def _diffs(report: Report, findings: list[Finding]) -> str | None:
+    diffs: list[str] = []
+    for file in sorted({f.site.file for f in findings if f.site is not None and f.site.user_code}):
+        alone = msgspec.structs.replace(report, findings=tuple(findings))
+        try:
+            diffs.append(make_patch(alone, Plan(), Path(file)).diff)
+        except UsageError:
+            continue
+    return "".join(diffs) or None
 
 
 def write_patch(patch: Patch) -> Path:
