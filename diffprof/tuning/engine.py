@@ -452,8 +452,9 @@ def _reason(error: BaseException) -> str:
     """What was raised, and on which line of the fix."""
     import traceback
 
-    text = str(error).strip().splitlines()
-    raised = f"{type(error).__name__}{': ' + text[0] if text else ''}"
+    text = [line.strip() for line in str(error).splitlines() if line.strip()]
+    first = " ".join(text[:2]) if text and text[0].endswith(":") else "".join(text[:1])
+    raised = f"{type(error).__name__}{': ' + first if first else ''}"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith("<fix ")]
     where = f" at {frames[-1].line!r}" if frames and frames[-1].line else ""
     return f"It raised {raised}{where}; undone."

@@ -96,6 +96,7 @@ def test_what_raises_is_undone_and_the_next_is_tried(tried):
         made("raises", Code(optimize="pipe.unet = None\npipe.vae.x = 1\nraise ValueError('no')")),
         made("fails-later", Code(optimize="pipe.scheduler.step = None")),
         made("no-syntax", Code(optimize="pipe.(")),
+        made("two-lines", Code(optimize="raise ValueError('inductor raised:\\nNoCompiler: g++')")),
         made("host-timesteps", HOST_TIMESTEPS),
         clock=still(),
     )
@@ -103,6 +104,7 @@ def test_what_raises_is_undone_and_the_next_is_tried(tried):
     assert outcomes["raises"].why == ("It raised ValueError: no at \"raise ValueError('no')\"; undone.")
     assert outcomes["fails-later"].status is Status.FAILED
     assert outcomes["no-syntax"].status is Status.FAILED
+    assert "inductor raised: NoCompiler: g++" in outcomes["two-lines"].why
     assert outcomes["host-timesteps"].status is Status.KEPT
 
 
