@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import torch
 from diffprof.analyzers.kernels.simulated import SimulatedKernels, compiled_roots
 from diffprof.analyzers.quantization.published import published_list
 from diffprof.devices.simulated.cost import CostModel, current_mode
+from diffprof.devices.simulated.session import SESSION
 from diffprof.ladder import GIB, Inapplicable, Rung, prepare
 from diffprof.ladder.result import RungResult
 from diffprof.pipeline import PhaseTracker
@@ -41,6 +43,8 @@ class _Form:
 class _Run:
     kernels: SimulatedKernels
     roots: tuple[str, ...]
+    held: int
+    """Bytes on the device before the pipeline was built, which are others'."""
 
 
 class Predictions:
@@ -70,7 +74,7 @@ class Predictions:
             run = self._runs[form] = self._longer(rung, run)
             whole = self._timeline(run, rung)
             timeline = with_steps(whole, self._steps) or whole
-        memory = run.kernels.builder.memory(run.kernels.weights).peak_bytes or 0
+        memory = (run.kernels.builder.memory(run.kernels.weights).peak_bytes or 0) - run.held
         if rung.int8:
             memory -= sum(_saved_by_int8(run))
         return _replaced(result, seconds=total_us(timeline) / 1e6, memory_gb=memory / GIB)
@@ -103,10 +107,12 @@ class Predictions:
                 self.device.observed(kernels, scene.pipe),
             ):
                 scene.call()
-            return _Run(kernels, roots)
+            return _Run(kernels, roots, held)
 
         options = replace(self.options, steps=steps, dtype=rung.dtype)
         with self.device.active():
+            gc.collect()  # what an earlier pipeline left would be counted, or freed half-way
+            held = SESSION.allocated
             return self.target.run(play, self.device, options)
 
     def _timeline(self, run: _Run, rung: Rung) -> Timeline:
