@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import ast
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -74,19 +73,7 @@ def test_the_order_of_the_rungs_is_the_published_one(ladders: dict[str, Ladder],
 def test_the_readme_prints_what_is_predicted(ladders: dict[str, Ladder], target: str) -> None:
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     printed = readme.partition(f"<!-- ladder: {target} -->\n")[2].partition("<!-- end -->")[0]
-    told, fresh = (
-        printed.strip().splitlines(),
-        render_ladder(ladders[target], "markdown").strip().splitlines(),
-    )
-    assert len(told) == len(fresh)
-    for one, other in zip(told, fresh, strict=True):
-        cells, again = one.split("|"), other.split("|")
-        assert cells[:5] == again[:5], "seconds, to the last digit printed"
-        if len(cells) > 5 and re.fullmatch(r" *[\d.]+ *", cells[5]):
-            # Small tensors that other pipelines of this process still hold move the allocator's peak.
-            assert float(cells[5]) == pytest.approx(float(again[5]), abs=0.06)
-        else:
-            assert cells == again
+    assert printed.strip() == render_ladder(ladders[target], "markdown").strip()
 
 
 def test_the_readme_counts_the_fitted_constants() -> None:
