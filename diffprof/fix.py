@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
@@ -54,8 +53,7 @@ class Stage(enum.IntEnum):
     """How the pipeline is called."""
 
 
-@dataclass(frozen=True)
-class Fix:
+class Fix(msgspec.Struct, frozen=True):
     """A change that resolves findings. key: kebab case, what findings name in `fixes`."""
 
     key: str
@@ -67,14 +65,13 @@ class Fix:
     """Largest absolute difference of the output image (0..1) allowed for NUMERIC."""
     goals: tuple[str, ...] = ("latency",)
     """What it is good for: latency, memory."""
-    conflicts: dict[str, str] = field(default_factory=dict)
+    conflicts: dict[str, str] = {}
     """Key of a fix that can't stand beside it -> why. One of the two need name the other."""
     why: str = ""
     """What it changes and why that is safe, for a person."""
 
 
-@dataclass(frozen=True)
-class Code:
+class Code(msgspec.Struct, frozen=True):
     """A fix as Python source that needs no diffprof. Lines are not indented.
 
     imports: import statements. definitions: module-level functions, classes and constants; names start with
@@ -101,15 +98,13 @@ class Code:
         return "\n\n".join(part for part in parts if part)
 
 
-@dataclass(frozen=True)
-class Skipped:
+class Skipped(msgspec.Struct, frozen=True):
     """The fix does not apply here. why: a sentence."""
 
     why: str
 
 
-@dataclass(frozen=True)
-class Simulated:
+class Simulated(msgspec.Struct, frozen=True):
     """What a simulated GPU reckons with instead of running a fix's `optimize` (compiling, quantizing).
 
     compiled: denoiser and VAE run compiled, with CUDA graphs if `graphs`. int8: qualified names of linears
@@ -125,8 +120,7 @@ Write = Callable[[Recording, Sequence[Finding]], Code | Skipped]
 """(recording, the findings that name the fix) -> its code."""
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(msgspec.Struct, frozen=True):
     """A fix with what makes its code. Analyzers list theirs as `RECIPES` in `fixes.py`, which imports
     neither torch nor diffusers: torch belongs into the code that is written.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from importlib import import_module
 
 import msgspec
@@ -25,8 +24,7 @@ ANALYZERS = ("syncs", "graph_breaks", "quantization", "kernels", "setup")
 Check = Callable[[Recording], Iterator[Finding]]
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """One registered rule. code: `SYN001`; name: the bad pattern in kebab case; needs: the sections of
     the recording it reads."""
 

@@ -7,7 +7,6 @@ import datetime
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -53,8 +52,7 @@ class _Header(msgspec.Struct):
     findings: tuple[_Finding, ...] = ()
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(msgspec.Struct, frozen=True):
     """One line of the list of runs. Findings are counted as judged when stored.
 
     error: why the report can't be read; the other fields are then empty.

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise, repeat
 
+import msgspec
 from msgspec.structs import replace
 
 from diffprof.recording import GapRow, Grade, PhaseSpan, Timeline, median
@@ -28,8 +28,7 @@ NOT_BLOCKING = -1
 """Value of `Timeline.sync` for an event that does not wait."""
 
 
-@dataclass(frozen=True)
-class Without:
+class Without(msgspec.Struct, frozen=True):
     """What to leave out of a replay.
 
     waits: sync rows whose wait is dropped; the operation itself stays.
@@ -40,8 +39,8 @@ class Without:
 
     waits: frozenset[int] = frozenset()
     events: frozenset[int] = frozenset()
-    kind_us: Mapping[int, float] = field(default_factory=dict)
-    kind_host: Mapping[int, float] = field(default_factory=dict)
+    kind_us: Mapping[int, float] = {}
+    kind_host: Mapping[int, float] = {}
 
     def __bool__(self) -> bool:
         return bool(self.waits or self.events or self.kind_us or self.kind_host)
@@ -50,8 +49,7 @@ class Without:
 NOTHING = Without()
 
 
-@dataclass(frozen=True)
-class Replay:
+class Replay(msgspec.Struct, frozen=True):
     """One run of a timeline. Times in microseconds from the call's start."""
 
     total_us: float

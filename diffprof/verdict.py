@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from diffprof.finding import Finding, Severity
 from diffprof.pricing import waits_together
@@ -15,8 +16,7 @@ NOTICEABLE_MS = 0.1
 """Per call: below it, where a finding is matters more than what it saves."""
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """One sentence each."""
 
     headline: str

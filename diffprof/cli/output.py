@@ -7,8 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 import click
 
@@ -16,8 +15,7 @@ from diffprof.errors import DiffprofError
 from diffprof.views.plain import clean_lines
 
 
-@dataclass(frozen=True)
-class Terminal:
+class Terminal(NamedTuple):
     """What stdout can show."""
 
     columns: int

@@ -9,8 +9,9 @@ import sys
 import textwrap
 import tokenize
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from diffprof.fix import Code, Outcome, PlanStep, Status
 from diffprof.report import Report

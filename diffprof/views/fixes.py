@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from diffprof.fix import Outcome, Plan, PlanStep
 from diffprof.views.table import Table

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 MOST_ROWS = 12
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(msgspec.Struct, frozen=True):
     """Cells are text; the view cleans and escapes them. note: how to read it, or what is left out."""
 
     title: str

@@ -29,6 +29,7 @@ def keep_freed_memory() -> None:
 
 def main(target: str, budget_s: float, pairs: int) -> None:
     """Print the table, the choice, and what it really saves."""
+    import numpy as np
     import torch
 
     from diffprof.analyzers.quantization.accuracy import sqnr
@@ -63,7 +64,7 @@ def main(target: str, budget_s: float, pairs: int) -> None:
             begin = time.thread_time()
             made = scene.call().images
             spent[name].append(time.thread_time() - begin)
-            return torch.as_tensor(made)
+            return torch.as_tensor(np.asarray(made))
 
         for _ in range(pairs):
             before = call("as it is")
