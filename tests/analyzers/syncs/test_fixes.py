@@ -210,7 +210,7 @@ def test_a_schedule_that_begins_in_the_middle(name: str, case: str) -> None:
         assert in_loop(after.recording) == []
 
 
-ELSEWHERE = ["sd21-v-prediction", "marigold-depth", "wan-t2v", "shap-e", "cogvideox"]
+ELSEWHERE = ["sd21-v-prediction", "marigold-depth", "wan-t2v", "shap-e", "cogvideox", "stable-cascade-prior"]
 
 
 @pytest.mark.parametrize("name", ELSEWHERE)

@@ -155,7 +155,7 @@ def _target(args, kwargs):
 
 
 def _answer_from_host(scheduler, methods, tables=()):
-    """Run these methods of a scheduler with `_HostCopies`. tables: attributes that it makes on the device."""
+    """Run these methods of a scheduler with `_HostCopies`. tables: attributes that are read on the host."""
 
     def wrapped(method):
         @functools.wraps(method)
@@ -163,7 +163,7 @@ def _answer_from_host(scheduler, methods, tables=()):
             with _HostCopies() as copies:
                 result = method(self, *args, **kwargs)
                 if method.__name__ == "set_timesteps":
-                    for name in tables:
+                    for name in ("timesteps", *tables):
                         copies.learn(getattr(self, name, None))
                 return result
 
