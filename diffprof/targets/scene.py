@@ -46,8 +46,12 @@ class Scene:
             # Kept with its attributes: an id is its own only while the object lives.
             self._schedulers.setdefault(id(scheduler), (scheduler, _copied(vars(scheduler))))
         self.rewind()
-        with self._defaults.applied(), self.around() if self.around else nullcontext():
+        with self._defaults.applied(), self.surroundings():
             return self.pipe(*self.args, **self.kwargs)
+
+    def surroundings(self) -> AbstractContextManager[Any]:
+        """What is open during a call: for asking what holds there, such as the precision of products."""
+        return self.around() if self.around else nullcontext()
 
     def rewind(self) -> None:
         """Generators and schedulers are as before the first call."""

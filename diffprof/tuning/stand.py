@@ -272,11 +272,12 @@ class SimulatedStand(Stand):
     def _mode(self) -> Mode:
         compiled = [each for each in self.reckoned if each.compiled]
         chosen = self._int8()
-        return current_mode(
-            compiled=compiled_roots(self.pipe) if compiled else (),
-            graphs=all(each.graphs for each in compiled),
-            int8=(lambda module, depth, columns: module in chosen) if chosen else None,
-        )
+        with self.subject.scene.surroundings():
+            return current_mode(
+                compiled=compiled_roots(self.pipe) if compiled else (),
+                graphs=all(each.graphs for each in compiled),
+                int8=(lambda module, depth, columns: module in chosen) if chosen else None,
+            )
 
     def _settings(self) -> dict[str, Any]:
         return {**self.settings, "mode": self._mode()}

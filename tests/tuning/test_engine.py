@@ -295,3 +295,16 @@ def test_a_target_that_fails_when_it_is_built_again_says_so(scanned, offered):
     target = replace(report.recording.target, options=options)
     with pytest.raises(TargetError, match="tiny-sdxl failed"):
         tune(replace(report, recording=replace(report.recording, target=target)))
+
+
+@pytest.mark.slow
+def test_a_setting_that_holds_during_the_call_alone_counts_on_a_simulated_gpu():
+    """TF32 is set around the call; the products of the float32 pipeline are priced in it."""
+    options = Options(steps=1, height=512, width=512)
+    report = scan_target("sd15", device="sim:a100-80gb", options=options)
+    promised = next(f for f in report.findings if f.rule == "KRN005").saves_ms
+    (outcome,) = (
+        o for o in tune(report, Choice(select=("tf32",), lossy=True)).report.outcomes if o.fix == "tf32"
+    )
+    assert (outcome.status, outcome.resolved) == (Status.KEPT, ("KRN005",))
+    assert outcome.before_ms - outcome.after_ms == pytest.approx(promised, rel=0.05)

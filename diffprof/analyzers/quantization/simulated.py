@@ -38,10 +38,11 @@ class SimulatedCall:
         self.device = device
         pipe = scene.pipe
         roots = tuple(name for role in COMPILED_ROLES for name in with_role(pipe, role))
-        self.models = {
-            "eager": CostModel(device.gpu, current_mode()),
-            "compiled": CostModel(device.gpu, current_mode(compiled=roots)),
-        }
+        with scene.surroundings():
+            self.models = {
+                "eager": CostModel(device.gpu, current_mode()),
+                "compiled": CostModel(device.gpu, current_mode(compiled=roots)),
+            }
         self._builder = TimelineBuilder(self.models["eager"])
         self._timelines: dict[str, Timeline] = {}
 
