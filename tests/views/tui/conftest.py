@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,11 @@ def screen_text(pilot: Pilot) -> str:
 
 
 async def settled(pilot: Pilot) -> str:
-    """The screen once it no longer changes: pages and the footer's keys follow a moment later."""
+    """The screen once it no longer changes: pages and the footer's keys follow a moment later, and what is
+    read from files when it has been read."""
     await pilot.pause(SETTLED)
+    if reading := [each for each in pilot.app.workers if each.group != "default"]:
+        await pilot.app.workers.wait_for_complete(reading)
     text = screen_text(pilot)
     for _ in range(100):
         await pilot.pause(0.02)
@@ -59,6 +63,30 @@ def _check(recording: object) -> object:
     Fix safety:
     Exact.
     """
+
+
+async def shows(pilot: Pilot, *parts: str, seconds: float = 20.0) -> str:
+    """The screen as soon as it has all of these, however long what writes them takes. Lines are joined; what
+    stands in a message on top of the screen is read by itself."""
+    until = time.monotonic() + seconds
+    while True:
+        text = screen_text(pilot)
+        words = " ".join([text, *_messages(pilot)])
+        words = " ".join(words.split())
+        missing = [part for part in parts if part not in words]
+        if not missing:
+            return text
+        assert time.monotonic() < until, f"{missing} not on the screen:\n{text}"
+        await pilot.pause(0.02)
+
+
+def _messages(pilot: Pilot) -> list[str]:
+    lines = pilot.app.screen._compositor.render_strips(pilot.app.screen.size)
+    found = []
+    for toast in pilot.app.screen.query("Toast"):
+        x, y, width, height = toast.content_region
+        found.append(" ".join(strip.crop(x, x + width).text for strip in lines[max(y, 0) : y + height]))
+    return found
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from contextlib import nullcontext
 from functools import partial
@@ -28,7 +29,6 @@ from diffprof.views.tui.job import Job
 from diffprof.views.tui.job_panel import JobPanel
 from diffprof.views.tui.kernels_pane import KernelsPane
 from diffprof.views.tui.plan_pane import PlanPane
-from diffprof.views.tui.runs_pane import RunsPane
 from diffprof.views.tui.sheet import Sheet
 from diffprof.views.tui.tab_strip import TabStrip
 from diffprof.views.tui.themes import DARK, LIGHT
@@ -37,7 +37,7 @@ from diffprof.views.tui.timeline_view import LABEL, TimelineView
 from diffprof.views.tui.verdict_bar import VerdictBar
 from tests import builders
 from tests.views.tui import reports
-from tests.views.tui.conftest import Drive, settled
+from tests.views.tui.conftest import Drive, settled, shows
 
 
 def shown_rules(pilot: Pilot) -> list[str]:
@@ -101,18 +101,18 @@ def _theme_is(name: str) -> Any:
 def test_palette_goes_to_tabs_and_findings(drive: Drive) -> None:
     async def body(pilot: Pilot) -> None:
         await pilot.press("ctrl+p")
-        await pilot.pause(0.3)
+        await shows(pilot, "Search for commands")
         await pilot.press(*"kernels")
-        await pilot.pause(0.5)
+        await shows(pilot, "Open the tab (3)")
         await pilot.press("enter")
-        await pilot.pause(0.3)
+        await shows(pilot, "by kernel")
         assert pilot.app.screen.query(KernelsPane)
         await pilot.press("ctrl+p")
-        await pilot.pause(0.3)
+        await shows(pilot, "Search for commands")
         await pilot.press(*"grb001")
-        await pilot.pause(0.5)
+        await shows(pilot, "GRB001 data-dependent-branch")
         await pilot.press("enter")
-        await pilot.pause(0.3)
+        await shows(pilot, "A graph ends here.")
         row = pilot.app.screen.query_one(FindingList).row
         assert row is not None
         assert row.rule == "GRB001"
@@ -214,8 +214,7 @@ def test_reading_a_finding_and_going_on(drive: Drive, fixed: None) -> None:
         await pilot.press("enter")
         assert pane.has_class("-full")
         assert isinstance(pilot.app.focused, Article)
-        await pilot.app.workers.wait_for_complete()
-        await settled(pilot)
+        await shows(pilot, "timesteps.cpu()")
         text = "\n".join(line.plain for line in pilot.app.focused.lines)
         for part in (
             "Called from",
@@ -288,8 +287,7 @@ def test_o_opens_the_source_in_the_editor(
         await pilot.press("o")
         assert ran == [["ed", "+1", "mine.py"]]
         await pilot.press("down", "o", "down", "o")
-        messages = [notice.message for notice in pilot.app._notifications]
-        assert messages == ["mine_no_more.py is not on this machine.", "This finding has no single place."]
+        await shows(pilot, "mine_no_more.py is not on this machine.", "This finding has no single place.")
 
     drive(report, body)
 
@@ -571,8 +569,7 @@ def test_what_became_of_the_fixes_is_shown_and_compared(drive: Drive, fixed: Non
         await pilot.press("down")
         assert "It did not help." in await settled(pilot)
         await pilot.press("c")
-        await pilot.app.workers.wait_for_complete()
-        assert "Better:" in await settled(pilot)
+        await shows(pilot, "Better:")
 
     drive(stored, body, size=(120, 40))
 
@@ -599,32 +596,22 @@ def test_runs_open_mark_and_compare(drive: Drive, tmp_path: Path) -> None:
 
     async def body(pilot: Pilot) -> None:
         await pilot.press("8")
-        await pilot.app.workers.wait_for_complete()
-        text = await settled(pilot)
-        assert "3 runs in" in text
-        assert "damaged" in text
-        pane = pilot.app.screen.query_one(RunsPane)
+        await shows(pilot, "3 runs in", "damaged")
         rows = sheet(pilot, "RunsPane")
         assert rows.row
         assert rows.row.name == "20260101-000000-a"
         await pilot.press("up", "c")
-        await pilot.app.workers.wait_for_complete()
-        text = await settled(pilot)
-        assert "Better:" in text
-        assert "blocking operations in the loop" in text
+        await shows(pilot, "Better:", "blocking operations in the loop")
         await pilot.press("escape", "space", "down", "space")
-        assert [folder.name for folder in pane.marked] == ["20260102-000000-b", "20260101-000000-a"]
+        text = await shows(pilot, "c compares A with B")
+        assert re.search(r"A +20260102-000000-b", text)
+        assert re.search(r"B +20260101-000000-a", text)
         await pilot.press("c")
-        await pilot.app.workers.wait_for_complete()
-        assert "Worse:" in await settled(pilot)
+        await shows(pilot, "Worse:")
         await pilot.press("escape", "home", "enter")
-        await pilot.app.workers.wait_for_complete()
-        told = {notice.severity: notice.message for notice in pilot.app._notifications}
-        assert "not a diffprof" in told["error"]
+        await shows(pilot, "is not a diffprof report")
         await pilot.press("down", "enter")
-        await pilot.app.workers.wait_for_complete()
-        await settled(pilot)
-        assert pilot.app.screen.report.findings == ()  # type: ignore[attr-defined]
+        await shows(pilot, "No operation makes the CPU wait", "No finding;")
 
     drive(one, body, traces=tmp_path, size=(120, 40))
 

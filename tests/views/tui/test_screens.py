@@ -60,11 +60,9 @@ def test_every_tab(
     """Elsewhere the other tabs look alike."""
 
     async def visit(pilot: Pilot) -> str:
-        await pilot.app.workers.wait_for_complete()
         seen = [await settled(pilot)]
         for key in "2345678" if whole else "7":
             await pilot.press(key)
-            await pilot.app.workers.wait_for_complete()
             seen.append(await settled(pilot))
         await pilot.press("1", "enter")
         seen.append(await settled(pilot))
