@@ -206,6 +206,10 @@ class PlanStep(msgspec.Struct, frozen=True, kw_only=True):
     """Unified diff of the user's own source, where the findings' sites lie there."""
     why: str = ""
 
+    @property
+    def is_advice(self) -> bool:
+        return self.safety is Safety.ADVICE
+
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What would be changed, in order, and what that is expected to buy."""
@@ -221,6 +225,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def selected(self) -> tuple[PlanStep, ...]:
         return tuple(step for step in self.steps if step.selected)
+
+    @property
+    def listed(self) -> tuple[PlanStep, ...]:
+        """As a person reads them: what is selected, in order, what is left out, and advice last."""
+        return tuple(sorted(self.steps, key=lambda step: (not step.selected, step.is_advice)))
 
 
 # --- what became of it ---------------------------------------------------------------------------------

@@ -385,7 +385,7 @@ class Tuning:
                 status=Status.ADVICE if step.safety is Safety.ADVICE else Status.SKIPPED,
                 why=step.why_not or "",
             )
-            for step in self.plan.steps
+            for step in self.plan.listed
             if not step.selected and step.fix not in tried
         ]
         return replace(self.report, plan=self.plan, outcomes=(*self.outcomes, *untried))

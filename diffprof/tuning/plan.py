@@ -186,7 +186,7 @@ def _not_chosen(recipe: Recipe, step: PlanStep, choice: Choice) -> str | None:
     if _named(step, choice.ignore):
         return "ignored"
     if fix.safety is Safety.ADVICE:
-        return "advice: shown, never run"
+        return "yours to decide; diffprof shows it and never applies it"
     if fix.safety is Safety.LOSSY and not choice.lossy:
         return "lossy: it changes the image; allow it with --lossy"
     if choice.goal not in fix.goals and not _named(step, choice.select):

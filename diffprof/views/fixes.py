@@ -20,9 +20,11 @@ def fix_table(plan: Plan | None, outcomes: tuple[Outcome, ...] | None) -> Table 
     if plan is None or not plan.steps:
         return None
     note = f"{expected(plan) or 'None was tried.'} {_NEXT}"
-    return Table("Fixes planned", _PLANNED, tuple(map(_planned, plan.steps)), note)
+    return Table("Fixes planned", _PLANNED, tuple(map(_planned, plan.listed)), note)
 
 
 def _planned(step: PlanStep) -> tuple[str, ...]:
-    chosen = "yes" if step.selected else f"no: {step.why_not or 'not chosen'}"
+    chosen = (
+        "yes" if step.selected else f"{'advice' if step.is_advice else 'no'}: {step.why_not or 'not chosen'}"
+    )
     return (step.fix, chosen, safety(step), saving(step), step.title)

@@ -157,7 +157,7 @@ def render_plan(
     page.flow(expected(plan))
     for note in plan.notes:
         page.flow(("dim", note))
-    for number, step in enumerate(plan.steps, 1):
+    for number, step in enumerate(plan.listed, 1):
         _step(page, number, step)
     page.blank()
     page.flow(("bold", _next(report, plan)))
@@ -166,15 +166,18 @@ def render_plan(
 
 def _step(page: Page, number: int, step: PlanStep) -> None:
     page.blank()
-    mark = "[x]" if step.selected else "[ ]"
-    page.flow((("bold" if step.selected else "dim"), f"{number}. {mark}"), ("code", step.fix), step.title)
+    box = " · " if step.is_advice else "[x]" if step.selected else "[ ]"
+    style = "bold" if step.selected else "dim"
+    page.flow(("code", step.fix), step.title, label=f"{number}. {box}", label_style=style)
     if not step.selected and step.why_not:
-        page.flow(("yellow", step.why_not), indent=2, label="not done")
-    page.flow(safety(step), indent=2, label="safety")
+        page.flow(("yellow", step.why_not), indent=2, label="advice" if step.is_advice else "left out")
+    if not step.is_advice:
+        page.flow(safety(step), indent=2, label="safety")
     page.flow(resolves(step), indent=2, label="resolves")
     page.flow(saving(step), indent=2, label="saves")
     for other, why in step.conflicts.items():
-        page.flow(f"{other}: {why}", indent=2, label="not with")
+        if why not in (step.why_not or ""):
+            page.flow(f"{other}: {why}", indent=2, label="not with")
     if step.why:
         page.flow(step.why, indent=2, label="why")
     _listing(page, step.code, diff=False)
@@ -224,12 +227,12 @@ def _markdown(report: Report, plan: Plan) -> str:
             saving(step),
             step.why_not or "; ".join(f"not with {key}: {why}" for key, why in step.conflicts.items()),
         )
-        for step in plan.steps
+        for step in plan.listed
     ]
     parts.append(table(("", "fix", "what", "safety", "resolves", "saves", "note"), rows))
     parts += [
         f"#### {code(step.fix)}\n\n" + "\n".join(fenced(text, diff=diff) for text, diff in shown)
-        for step in plan.steps
+        for step in plan.listed
         if (shown := [(text, diff) for text, diff in ((step.code, False), (step.patch, True)) if text])
     ]
     if report.outcomes is not None:

@@ -42,7 +42,7 @@ def stored_run(tmp_path):
 def test_the_plan_is_shown(run, offered, stored_run):
     result = run("fix")
     assert result.exit_code == 0
-    assert "1. [x] host-timesteps Do host-timesteps" in result.stdout
+    assert "1. [x]   host-timesteps Do host-timesteps" in result.stdout
     assert "pipe.x = 'host-timesteps'" in result.stdout
     assert "resolves 1 finding (SYN002)" in result.stdout
     assert "not known before it is tried" in result.stdout

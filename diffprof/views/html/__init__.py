@@ -182,7 +182,7 @@ def _excerpt(site: Site) -> Iterator[str]:
 def _code_of_fixes(report: Report, plan: Plan) -> Iterator[str]:
     """The source of each fix: of what was tried, else of what is planned."""
     shown = [(each.fix, each.code) for each in report.outcomes or () if each.code]
-    shown = shown or [(step.fix, step.patch or step.code) for step in plan.steps]
+    shown = shown or [(step.fix, step.patch or step.code) for step in plan.listed]
     for name, code in shown:
         if not code:
             continue

@@ -74,7 +74,7 @@ def event_files(run: Run) -> dict[str, bytes]:
         files.update(_rows(main, at, recording, [_tried(each) for each in run.report.outcomes]))
     elif plan.steps:
         _plan(main, plan)
-        files.update(_rows(main, at, recording, [_planned(each) for each in plan.steps]))
+        files.update(_rows(main, at, recording, [_planned(each) for each in plan.listed]))
     return {"": main.data(), **files}
 
 
@@ -253,7 +253,7 @@ def _tried(each: Outcome) -> _Row:
 
 
 def _planned(step: PlanStep) -> _Row:
-    status = "planned" if step.selected else "not selected"
+    status = "planned" if step.selected else "advice" if step.is_advice else "left out"
     return _Row(
         step.fix,
         {"status": status, "safety": str(step.safety), "grade": str(step.grade or "not measured")},

@@ -40,7 +40,7 @@ _SAFETY = {Safety.EXACT: "good", Safety.NUMERIC: "", Safety.LOSSY: "warn", Safet
 
 def can_be_tried(step: PlanStep) -> bool:
     """Advice and what does not apply here have no box."""
-    return step.safety is not Safety.ADVICE and bool(step.code)
+    return not step.is_advice and bool(step.code)
 
 
 class PlanPane(Container):
@@ -75,7 +75,7 @@ class PlanPane(Container):
         yield Static(classes="title", markup=False)
         with Vertical(id="plan"):
             yield Sheet[PlanStep](
-                self._columns(), self.plan.steps, empty="No finding of this run names a fix."
+                self._columns(), self.plan.listed, empty="No finding of this run names a fix."
             )
             yield Article()
 
@@ -114,7 +114,7 @@ class PlanPane(Container):
         if step is None:
             return
         if not can_be_tried(step):
-            self.notify(step.why_not or "This fix is shown, never run.", markup=False, timeout=4)
+            self.notify(f"{step.fix}: {step.why_not}", markup=False, timeout=4)
             return
         if step.fix in self.chosen:
             self.chosen.discard(step.fix)
@@ -129,7 +129,7 @@ class PlanPane(Container):
     def action_all(self) -> None:
         """Every fix that can stand beside the ones before it; none where all are checked."""
         wanted: set[str] = set()
-        for step in self.plan.steps:
+        for step in self.plan.listed:
             if can_be_tried(step) and step.safety is not Safety.LOSSY and not wanted & set(step.conflicts):
                 wanted.add(step.fix)
         self.chosen = set() if wanted <= self.chosen else wanted
@@ -231,7 +231,7 @@ class PlanPane(Container):
         self.refresh_bindings()
         sheet = self.query_one(Sheet)
         place = sheet.cursor
-        sheet.set_columns(self._columns(), self.plan.steps)
+        sheet.set_columns(self._columns(), self.plan.listed)
         sheet.action_move(place)
         if said is None:
             self.notify(tuning.total(outcomes), markup=False, timeout=8)
@@ -297,7 +297,7 @@ def step_page(step: PlanStep, report: Report, outcome: Outcome | None = None) ->
     page.fact("safety", tuning.safety(step))
     page.fact("saves", tuning.saving(step))
     if step.why_not:
-        page.fact("mind", ("warn", step.why_not))
+        page.fact("advice" if step.is_advice else "left out", ("warn", step.why_not))
     for other, why in step.conflicts.items():
         page.fact("not with", f"{other}: {why}")
     if outcome is not None:

@@ -1,0 +1,72 @@
+"""The plan of fixes in every form: what is done first, then what is left out, advice last."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from diffprof.fix import Code, Fix, Plan, Recipe, Safety, Stage
+from diffprof.tuning.plan import make_plan
+from diffprof.views import render
+from diffprof.views.tui.plan_pane import PlanPane, can_be_tried
+from diffprof.views.tuning import render_plan
+from tests import builders
+
+ORDER = ["tables", "layout", "half", "distilled"]
+"""Advice comes first and the lossy fix second by stage."""
+
+
+def recipe(key: str, safety: Safety, stage: Stage) -> Recipe:
+    fix = Fix(key=key, title=f"Do {key}", safety=safety, stage=stage)
+    return Recipe(fix=fix, code=lambda recording, findings: Code(optimize=f"pipe.x = {key!r}"))
+
+
+@pytest.fixture
+def plan(monkeypatch: pytest.MonkeyPatch) -> Plan:
+    made = (
+        recipe("distilled", Safety.ADVICE, Stage.MODEL),
+        recipe("half", Safety.LOSSY, Stage.SCHEDULER),
+        recipe("tables", Safety.EXACT, Stage.ATTENTION),
+        recipe("layout", Safety.NUMERIC, Stage.LAYOUT),
+    )
+    monkeypatch.setattr("diffprof.tuning.plan.recipes", lambda: {each.fix.key: each for each in made})
+    return make_plan(builders.make_report(builders.make_finding(fixes=tuple(ORDER))))
+
+
+def test_steps_keep_the_order_of_application_and_are_listed_as_one_reads(plan: Plan) -> None:
+    assert [step.fix for step in plan.steps] == ["distilled", "half", "tables", "layout"]
+    assert [step.fix for step in plan.listed] == ORDER
+
+
+def test_text_numbers_them_in_that_order_with_a_box_for_what_can_be_tried(plan: Plan) -> None:
+    text = render_plan(builders.make_report(), plan)
+    heads = re.findall(r"^(\d+)\. (.{3})   (\S+) Do", text, re.MULTILINE)
+    assert heads == [
+        ("1", "[x]", "tables"),
+        ("2", "[x]", "layout"),
+        ("3", "[ ]", "half"),
+        ("4", " · ", "distilled"),
+    ]
+    assert "  left out lossy: it changes the image; allow it with --lossy\n" in text
+    assert "  advice   yours to decide; diffprof shows it and never applies it\n" in text
+    assert "safety   advice" not in text
+
+
+def test_every_form_has_them_in_that_order(plan: Plan) -> None:
+    report = replace(builders.make_report(), plan=plan)
+    for text in (render_plan(report, plan, "markdown"), render(report, "html")):
+        places = [text.index(f"Do {name}") for name in ORDER]
+        assert places == sorted(places)
+        code = [text.index(name, text.index("pipe.x")) for name in ORDER]
+        assert code == sorted(code)
+    assert "advice: yours to decide" in render(report, "html")
+
+
+def test_the_viewer_has_boxes_for_the_same(plan: Plan) -> None:
+    pane = PlanPane(builders.make_report(), plan, Path("traces"))
+    marks = {step.fix: "".join(text for _, text in pane._box(step)) for step in plan.listed}
+    assert marks == {"tables": "[x]", "layout": "[x]", "half": "[ ]", "distilled": " · "}
+    assert [step.fix for step in plan.steps if can_be_tried(step)] == ["half", "tables", "layout"]
