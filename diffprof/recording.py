@@ -279,7 +279,8 @@ class KernelRow(Row, frozen=True, kw_only=True):
 
 
 class GapRow(Row, frozen=True, kw_only=True):
-    """Device idle time, by cause: python, sync, launch, copy, tail, unknown."""
+    """Device idle time, by cause: python, sync, launch, copy, stall, allocation, cpu-op, data, tail, unknown
+    (`chrome_trace.idle.find_gaps` says what each means)."""
 
     cause: str
     start_us: float
@@ -289,10 +290,17 @@ class GapRow(Row, frozen=True, kw_only=True):
     after: str | None = None
     """The kernel that ran before the gap."""
     before: str | None = None
+    during: str | None = None
+    """The runtime call or op that the host was in for most of it, such as `cudaFree of aten::conv2d`."""
     site: Site | None = None
     sync: int | None = None
     count: int = 1
     """Gaps summed up in this row; start_us is the first one's."""
+
+    @property
+    def is_head(self) -> bool:
+        """Whether it lies before the device's first work."""
+        return self.after is None and self.before is not None
 
 
 class MemoryUse(Row, frozen=True, kw_only=True):

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from diffprof.chrome_trace import intervals
-from diffprof.chrome_trace.events import CallKind, Table, Trace, copy_direction
+from diffprof.chrome_trace.events import Table, Trace, copy_direction
+from diffprof.chrome_trace.host_work import SHARED, STALL_US, busy_with, host_work
 from diffprof.chrome_trace.kernel_rows import Kinds
 from diffprof.chrome_trace.links import Links
 from diffprof.chrome_trace.phases import Phases
@@ -29,6 +30,10 @@ QUEUED_US = 100.0
 launch-to-start time that diffusers' profiling guide calls unhealthy."""
 
 
+NAMED = ("stall", "allocation", "cpu-op", "launch")
+"""Causes for which the call or op is named that the host was in."""
+
+
 def device_busy(trace: Trace, device: int) -> Any:
     """When a device worked, on any stream."""
     work = trace.work
@@ -45,12 +50,15 @@ def devices(trace: Trace) -> list[int]:
 def find_gaps(
     trace: Trace, links: Links, phases: Phases, waits: Waits, kinds: Kinds, device: int
 ) -> tuple[GapRow, ...]:
-    """Idle stretches of one device between its first and last work, and a tail if the call goes on after it.
+    """Idle stretches of one device: from the call's beginning to its first work (`after` is None), between
+    its work, and a tail if the call goes on after the last.
 
-    sync: the host was waiting for the device when it ran dry. python: the host was outside PyTorch's ops
-    for most of the time up to the launch. launch: the host was issuing ops, or the launch was on its way.
-    copy: the host was in a copy call, or the next work is a copy from or to the host. unknown: no launch is
-    known, or the work had been queued long before.
+    sync: the host was waiting for the device when it ran dry. Else what the launching thread did for the
+    largest part of the time: launch (it was issuing ops, or the launch was on its way), python (outside
+    PyTorch's ops), copy (in a copy call, or the next work is a copy from or to the host), stall (in one op
+    or call for over a millisecond: loading code, making a context, setting up a library), allocation
+    (asking the driver for memory), cpu-op (in ops that compute on the CPU), data (in a data loader).
+    unknown: no launch is known, or the work waited for something else long after its launch.
     """
     work = trace.work
     mine = np.flatnonzero(work.device == device)
@@ -58,12 +66,15 @@ def find_gaps(
     if not len(busy):
         return ()
     start, end = busy[:-1, 1], busy[1:, 0]
+    begin = phases.window[0] if phases.window else busy[0, 0]
+    start, end = np.concatenate([[begin], start]), np.concatenate([[busy[0, 0]], end])
     wide = end - start > CLOCK_US
     start, end = start[wide], end[wide]
     ts, ends = work.ts[mine], work.end[mine]
     following = mine[np.searchsorted(ts, end, side="left")]
     by_end = np.argsort(ends, kind="stable")
-    preceding = mine[by_end[np.searchsorted(ends[by_end], start, side="right") - 1]]
+    before = np.searchsorted(ends[by_end], start, side="right") - 1
+    preceding = np.where(before >= 0, mine[by_end[np.maximum(before, 0)]], -1)
     causes, syncs, until = _causes(trace, links, waits, start, end, following)
     call = links.call_of_work[following]
     when = np.where(call >= 0, until, start)
@@ -82,9 +93,12 @@ def find_gaps(
             total[1] += length
             total[2] += 1
             continue
-        site = None
+        site = during = None
         if causes[i] == "python":
             site = _site_at(links, (float(start[i]) + float(until[i])) / 2, int(trace.calls.lane[call[i]]))
+        elif causes[i] in NAMED:
+            lane = int(trace.calls.lane[call[i]])
+            during = busy_with(trace, links, lane, float(start[i]), float(until[i]))
         rows.append(
             GapRow(
                 cause=causes[i],
@@ -92,8 +106,9 @@ def find_gaps(
                 duration_us=round(length, 3),
                 phase=name,
                 step=step,
-                after=names[kinds.of_work[preceding[i]]],
+                after=names[kinds.of_work[preceding[i]]] if preceding[i] >= 0 else None,
                 before=names[kinds.of_work[following[i]]],
+                during=during,
                 site=site,
                 sync=syncs[i],
             )
@@ -131,22 +146,24 @@ def _causes(
     launched = (
         np.where(known, calls.ts[np.maximum(call, 0)], np.inf) if len(calls) else np.full(len(call), np.inf)
     )
-    until = np.clip(launched, start, end)
+    # A launch of usual length counts as on its way; what a long one does is the host's part.
+    slow = known & (calls.dur[np.maximum(call, 0)] > STALL_US) if len(calls) else known
+    reached = np.where(slow, np.minimum(calls.end[np.maximum(call, 0)], end), launched) if len(calls) else end
+    until = np.clip(reached, start, end)
     lane: Any = np.full(len(call), -1)
     lane[known] = calls.lane[call[known]]
-    issuing, copying = np.zeros(len(start)), np.zeros(len(start))
-    copies = np.array([kind is CallKind.COPY for kind in waits.kinds], dtype=bool)
-    blocks = np.isin(np.arange(len(calls)), waits.blocking)
+    spent = {name: np.zeros(len(start)) for name in SHARED}
     for each in np.unique(lane[known]).tolist():
         # What other threads do does not hold up this one.
-        gaps, own = np.flatnonzero(lane == each), calls.lane == each
-        ops = trace.ops.lane == each
-        in_op = intervals.spans(trace.ops.ts[ops], trace.ops.dur[ops])
-        in_call = _call_spans(calls, own & ~blocks)
-        issuing[gaps] = intervals.covered(np.concatenate([in_op, in_call]), start[gaps], until[gaps])
-        copying[gaps] = intervals.covered(_call_spans(calls, own & copies), start[gaps], until[gaps])
-    python = (until - start) - issuing
-    latency = end - until
+        gaps = np.flatnonzero(lane == each)
+        for name, us in host_work(trace, waits, each).shares(start[gaps], until[gaps]).items():
+            spent[name][gaps] = us
+    # Longer on its way than any launch takes: it waited for other work, such as an event of another stream.
+    late = end - until > QUEUED_US
+    spent["launch"] += np.where(late, 0.0, end - until)
+    spent["unknown"] = np.where(late, end - until, 0.0)
+    largest = np.argmax(np.stack(list(spent.values())), axis=0)
+    shared = list(spent)
     sync_call, waited = _last_wait(calls, waits.blocking, lane, start, until)
     causes: list[str] = []
     syncs: list[int | None] = []
@@ -159,12 +176,10 @@ def _causes(
             row = int(waits.of_call[sync_call[i]])
         elif launched[i] < start[i] and end[i] - launched[i] > QUEUED_US:
             cause = "unknown"
-        elif python[i] > max(issuing[i] - copying[i] + latency[i], copying[i]):
-            cause = "python"
-        elif copying[i] * 2 > end[i] - start[i] or _is_transfer(trace, int(following[i])):
-            cause = "copy"
         else:
-            cause = "launch"
+            cause = shared[int(largest[i])]
+            if cause == "launch" and _is_transfer(trace, int(following[i])):
+                cause = "copy"
         causes.append(cause)
         syncs.append(row if row is not None and row >= 0 else None)
     return causes, syncs, until
@@ -186,10 +201,6 @@ def _last_wait(calls: Any, blocking: Any, lane: Any, start: Any, until: Any) -> 
         row[gaps[hit]] = candidate[hit]
         waited[gaps[hit]] = calls.dur[candidate[hit]]
     return row, waited
-
-
-def _call_spans(calls: Any, wanted: Any) -> Any:
-    return intervals.spans(calls.ts[wanted], calls.dur[wanted]) if len(calls) else intervals.EMPTY
 
 
 def _is_transfer(trace: Trace, row: int) -> bool:

@@ -54,3 +54,19 @@ def breakdown(path: Path, *, nanoseconds: bool = False) -> Breakdown:
         work_us=float(work["dur"].sum()),
         count=len(work),
     )
+
+
+def host_wait_us(path: Path) -> float:
+    """Idle time of all streams for which the launch came after the work before it had ended."""
+    pytest.importorskip("hta", reason="HolisticTraceAnalysis is not installed")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from hta.trace_analysis import TraceAnalysis
+
+        logging.disable(logging.CRITICAL)
+        try:
+            analysis = TraceAnalysis({0: str(path)}, "", include_last_profiler_step=True)
+            frame = analysis.get_idle_time_breakdown(ranks=[0], visualize=False)[0]
+        finally:
+            logging.disable(logging.NOTSET)
+    return float(frame[frame["idle_category"] == "host_wait"]["idle_time"].sum())

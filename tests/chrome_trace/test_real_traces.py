@@ -11,10 +11,11 @@ import pytest
 from diffprof.chrome_trace.events import Table
 from diffprof.chrome_trace.links import Links
 from diffprof.chrome_trace.reader import read_trace
-from diffprof.importing import record_trace
+from diffprof.importing import import_trace, record_trace
 from diffprof.recording import Grade
 from diffprof.timeline import replay
-from tests.chrome_trace.hta import breakdown
+from diffprof.verdict import verdict
+from tests.chrome_trace.hta import breakdown, host_wait_us
 
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "gpu-traces"
 
@@ -73,12 +74,37 @@ def test_holistic_trace_analysis_agrees(known: Known) -> None:
     theirs = breakdown(path, nanoseconds=known.nanoseconds)
     trace = read_trace(path)
     recording = record_trace(path)
-    idle = sum(gap.duration_us for gap in recording.gaps or () if gap.cause != "tail")
+    idle = sum(gap.duration_us for gap in recording.gaps or () if gap.cause != "tail" and not gap.is_head)
     span = float(trace.work.end.max() - trace.work.ts.min())
     assert sum(k.device_us for k in recording.kernels or ()) == pytest.approx(theirs.work_us, rel=0.01)
     assert sum(k.count for k in recording.kernels or ()) == theirs.count
     assert span == pytest.approx(theirs.span_us, rel=0.01)
     assert idle == pytest.approx(theirs.idle_us, rel=0.01, abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["alexnet-a100", "simple-add-a100"])
+def test_a_first_call_is_not_launch_bound(name: str) -> None:
+    """A context of 25 to 30 s, 6 s in `cudaFree`, kernels loaded by their first launch: no launch is slow."""
+    report = import_trace(trace_file(name))
+    idle: Counter[str] = Counter()
+    for gap in report.recording.gaps or ():
+        idle[gap.cause] += round(gap.duration_us)
+    assert idle["stall"] + idle["allocation"] > 0.98 * sum(idle.values())
+    assert idle["launch"] < 0.001 * sum(idle.values())
+    rules = {finding.rule for finding in report.findings}
+    assert "KRN013" in rules
+    assert "KRN001" not in rules
+    assert "cudaDeviceGetStreamPriorityRange of aten::to" in verdict(report).why
+
+
+@pytest.mark.parametrize("name", ["event-sync-a100", "minitoy-mi250"])
+def test_what_holistic_trace_analysis_calls_host_wait_is_split(name: str) -> None:
+    """On one stream: everything between two pieces of work that was not launched in time."""
+    path = trace_file(name)
+    host = ("launch", "python", "copy", "stall", "allocation", "cpu-op", "data", "sync")
+    gaps = record_trace(path).gaps or ()
+    ours = sum(gap.duration_us for gap in gaps if gap.cause in host and not gap.is_head)
+    assert ours == pytest.approx(host_wait_us(path), rel=0.01)
 
 
 @each

@@ -149,6 +149,43 @@ def test_causes_of_idle_time(tmp_path: Path) -> None:
     assert (gap.sync, gap.after, gap.before) == (0, "Memcpy DtoH (Device -> Pageable)", "k_kernel")
 
 
+def test_what_the_host_did_instead_of_issuing(tmp_path: Path) -> None:
+    """A first call: the context, memory from the driver, code loaded by the first launch of a kernel."""
+    events = [
+        note("step", 0, 30_000),
+        op("aten::to", 100, 5_000),
+        call("cudaDeviceGetStreamPriorityRange", 200, 4_000),
+        call("cudaLaunchKernel", 5_090, 3, 1),
+        kernel("first", 5_100, 100, 1),  # idle 0 to 5100: the context
+        op("aten::conv2d", 5_150, 2_900),
+        call("cudaMalloc", 5_300, 2_000),
+        call("cudaLaunchKernel", 7_990, 3, 2),
+        kernel("second", 8_000, 100, 2),  # idle 5200 to 8000: the driver's memory
+        op("aten::conv2d", 8_050, 3_050),
+        call("cudaLaunchKernel", 8_200, 2_800, 3),
+        kernel("third", 11_005, 95, 3),  # idle 8100 to 11005: the code of the kernel
+        op("aten::uniform_", 11_050, 2_950),
+        *launch(4, 14_090, 14_100, 100),  # idle 11100 to 14100: computed on the CPU
+        note("enumerate(DataLoader)#_SingleProcessDataLoaderIter.__next__", 14_210, 2_700),
+        op("aten::stack", 14_300, 2_000),
+        *launch(5, 16_990, 17_000, 100),  # idle 14200 to 17000: data
+        op("aten::nccl", 17_050, 20),
+        call("cudaLaunchKernel", 17_060, 3, 6),
+        kernel("waits_for_an_event", 19_000, 11_000, 6),  # idle 17100 to 19000
+    ]
+    events[16]["dur"] = 2_700
+    found = sections(tmp_path, events)
+    assert [(gap.cause, gap.duration_us, gap.during) for gap in found.gaps or ()] == [
+        ("stall", 5100, "cudaDeviceGetStreamPriorityRange of aten::to"),
+        ("allocation", 2800, "cudaMalloc of aten::conv2d"),
+        ("stall", 2905, "cudaLaunchKernel of aten::conv2d"),
+        ("cpu-op", 3000, "aten::uniform_"),
+        ("data", 2800, None),
+        ("unknown", 1900, None),
+    ]
+    assert [gap.is_head for gap in found.gaps or ()] == [True, False, False, False, False, False]
+
+
 def test_python_gaps_name_the_code_that_ran(tmp_path: Path) -> None:
     events = [
         *launch(1, 10, 20, 10),

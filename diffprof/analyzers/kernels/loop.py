@@ -2,31 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
 
 from msgspec.structs import replace
 
-from diffprof.recording import GapRow, Timeline
+from diffprof.recording import GapRow, Grade, Recording, Timeline
 from diffprof.timeline import Replay, find_gaps, replay, steps_of, total_us
 
 
 class Loop:
     """Times in microseconds, summed over the loop."""
 
-    def __init__(self, timeline: Timeline, *, or_all: bool = False) -> None:
+    def __init__(
+        self,
+        timeline: Timeline,
+        *,
+        or_all: bool = False,
+        gaps: Sequence[GapRow] | None = None,
+        whole: str = "call",
+    ) -> None:
         """or_all: where no steps are known, as in most traces that others made, everything is the loop, and
-        `steps` is 0."""
+        `steps` is 0. gaps: idle time as it was measured, with causes that a replay can't tell; by default the
+        replay's. whole: what everything is called."""
         self.timeline = timeline
+        self._measured = gaps
+        self._whole = whole
         self.spans = steps_of(timeline)
         self.steps = len(self.spans)
         if or_all and not self.spans and timeline.host_us:
             self.spans = ((0, len(timeline.host_us)),)
 
+    @classmethod
+    def of(cls, recording: Recording) -> Loop:
+        """The loop of a recording that has a timeline, or all of it where no steps are known."""
+        assert recording.timeline is not None
+        measured = recording.timeline.grade is Grade.MEASURED
+        return cls(
+            recording.timeline,
+            or_all=True,
+            gaps=recording.gaps if measured else None,
+            whole="trace" if recording.target.kind == "trace" else "call",
+        )
+
     @property
     def name(self) -> str:
         """What it is, in words."""
-        return "denoising loop" if self.steps else "call"
+        return "denoising loop" if self.steps else self._whole
+
+    @property
+    def model(self) -> str:
+        """What runs in it, in words."""
+        return "denoiser" if self.steps else "model"
 
     def per_step(self, amount: float) -> str:
         """Microseconds in words: of a step where steps are known, else in all."""
@@ -34,8 +61,9 @@ class Loop:
 
     def at_most(self, saved_us: float, idle_us: float) -> float:
         """What a finding about idle time saves. Where no steps are known the call's own beginning and end, in
-        which the device has no work yet, are part of it: only idle time between work counts."""
-        return saved_us if self.steps else min(saved_us, idle_us)
+        which the device has no work yet, are part of it: only idle time between work counts. The host's time
+        in a measured timeline is of all kinds: only idle time of this cause counts."""
+        return saved_us if self.steps and self._measured is None else min(saved_us, idle_us)
 
     @property
     def run(self) -> Replay:
@@ -65,10 +93,20 @@ class Loop:
 
     def idle_us(self, cause: str) -> float:
         """Idle time of the device inside the loop, by cause."""
+        if self._measured is not None:
+            return sum(gap.duration_us for gap in self.gaps(cause))
         begin, end = self.window_us
         return sum(
             gap.duration_us for gap in self._gaps if gap.cause == cause and begin <= gap.start_us < end
         )
+
+    def gaps(self, *causes: str) -> list[GapRow]:
+        """Measured idle stretches of these causes in the loop; without steps, between the first work and the
+        last."""
+        found = [gap for gap in self._measured or () if gap.cause in causes]
+        if self.steps:
+            return [gap for gap in found if gap.phase == "denoise" and gap.step is not None]
+        return [gap for gap in found if not gap.is_head]
 
     def inside(self, kinds: Iterable[int]) -> list[int]:
         """Events of the loop that launch one of these kinds."""

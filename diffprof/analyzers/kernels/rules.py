@@ -1,11 +1,12 @@
-"""KRN: where device time goes, and why the device idles."""
+"""KRN: where device time goes (here), why the device idles (idle_rules), and its memory (memory_rules)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
 
+from diffprof.analyzers.kernels import idle_rules, memory_rules
+from diffprof.analyzers.kernels.idle_rules import GAP_US
 from diffprof.analyzers.kernels.loop import Loop
 from diffprof.finding import Evidence, Finding, Severity
 from diffprof.recording import Grade, KernelKind, Recording, Timeline
@@ -13,26 +14,13 @@ from diffprof.rules import NoEvidence, rule
 from diffprof.setup_costs import evidence as changed
 from diffprof.timeline import Without, saved_us
 
-IDLE_SHARE = 0.05
-"""Share of the loop's time without device work from which it is worth a finding."""
-
-BUBBLE_SHARE = 0.01
-"""Share of the loop's time that its waits may cost."""
-
-GAP_US = 100.0
-"""Idle time at one place that the diffusers profiling guide (examples/profiling) calls unhealthy."""
+__all__ = ["idle_rules", "memory_rules"]
 
 SCHEDULER_SHARE = 0.05
 """Share of a step that `scheduler.step` may take: the guide calls 1 % healthy and over 5 % not."""
 
 DEVICE_SHARE = 0.02
 """Share of all device time from which a kind of kernel is worth a finding."""
-
-GROWTH_BYTES = 16 * 1024**2
-"""Growth over the loop that rounding of the allocator does not explain."""
-
-HEADROOM = 0.9
-"""Share of the memory that a bigger batch may use: the rest goes to fragments and other processes."""
 
 SAME_KERNELS = 0.9
 """A compiled run with more than this share of the eager run's kernels was hardly fused."""
@@ -111,102 +99,6 @@ def _kernel_finding(
         fixes=fixes,
         advice=advice,
         evidence=evidence if evidence and evidence.kinds else Evidence(kinds=kinds, becomes_us=becomes_us),
-    )
-
-
-@rule("KRN001", "launch-bound", needs=("timeline",))
-def launch_bound(recording: Recording) -> Iterator[Finding]:
-    """The device waits for launches: the host can't issue work fast enough.
-
-    What it does:
-        Looks for idle time of the device in the denoising loop that ends with a launch, while the host was
-        busy issuing operations. Reported from 5 % of the loop's time.
-
-    Why it is slow:
-        An eager operation costs the host 10 to 50 us of Python, dispatch and driver time. Kernels that are
-        shorter than that leave the device idle, and a faster GPU does not help.
-
-    Example:
-        pipe = StableDiffusionPipeline.from_pretrained(...).to("cuda")   # 512 px on a large GPU
-        pipe(prompt)
-
-    Use instead:
-        pipe.unet.compile(mode="reduce-overhead", fullgraph=True)   # CUDA graphs: one launch a forward
-        or a larger batch, so that each kernel lasts longer.
-
-    Fix safety:
-        Compiling changes the output within rounding. A larger batch changes what is computed.
-    """
-    timeline = recording.timeline
-    assert timeline is not None
-    loop = Loop(timeline, or_all=True)
-    idle = loop.idle_us("launch")
-    if not loop.length_us or idle < IDLE_SHARE * loop.length_us:
-        return
-    share = f"{idle / loop.length_us:.0%}"
-    yield Finding(
-        rule="KRN001",
-        name="launch-bound",
-        kind="launch-bound",
-        message=f"The device idles {share} of the {loop.name}, waiting for launches.",
-        grade=_grade(recording),
-        severity=Severity.HIGH,
-        phase="denoise" if loop.steps else None,
-        in_loop=bool(loop.steps),
-        count=max(1, loop.steps),
-        per_step=1.0 if loop.steps else 0.0,
-        saves_ms=loop.at_most(loop.saved_without_host_us(), idle) / 1e3,
-        cost_note="What an infinitely fast host would save; CUDA graphs come near it.",
-        advice="Compile the denoiser with CUDA graphs, or run a larger batch.",
-        fixes=("compile",),
-    )
-
-
-@rule("KRN002", "sync-bubble", needs=("timeline",))
-def sync_bubble(recording: Recording) -> Iterator[Finding]:
-    """After a wait of the host the device has nothing to do.
-
-    What it does:
-        Runs the timeline again without the waits of the denoising loop, all sites together. Reported where
-        that saves 1 % of the loop.
-
-    Why it is slow:
-        While the host waits it issues nothing, and the queue runs dry. How long it stays dry depends on how
-        fast the host gets ahead again; a compiled step, launched at once, has to start from nothing.
-
-    Example:
-        if timestep > 0:          # a device tensor: the host waits, the device drains
-            ...
-
-    Use instead:
-        timestep = int(t)         # read once before the loop, or keep the schedule on the host
-
-    Fix safety:
-        Reading the same value earlier or elsewhere does not change the output.
-    """
-    timeline = recording.timeline
-    assert timeline is not None
-    loop = Loop(timeline, or_all=True)
-    rows = loop.waiting_rows()
-    saved = saved_us(timeline, Without(waits=rows), loop.run.total_us)
-    if not rows or saved < BUBBLE_SHARE * loop.length_us:
-        return
-    yield Finding(
-        rule="KRN002",
-        name="sync-bubble",
-        kind="sync-bubble",
-        message=f"Waits of the host let the device run dry: {loop.per_step(saved)}.",
-        grade=_grade(recording),
-        severity=Severity.HIGH,
-        phase="denoise" if loop.steps else None,
-        in_loop=bool(loop.steps),
-        count=loop.waits(),
-        per_step=loop.waits() / loop.steps if loop.steps else 0.0,
-        blocked_ms=sum(loop.run.blocked_us.get(row, 0.0) for row in rows) / 1e3,
-        saves_ms=saved / 1e3,
-        cost_note=f"All waits of the {loop.name} together; one of them alone may save nothing.",
-        advice=f"Remove the waits in the {loop.name}; the SYN findings name their lines.",
-        evidence=Evidence(syncs=tuple(sorted(row for row in rows if row >= 0))),
     )
 
 
@@ -473,7 +365,7 @@ def pageable_copy(recording: Recording) -> Iterator[Finding]:
     timeline = recording.timeline
     assert timeline is not None
     kinds = _kinds(timeline, (bool(PAGEABLE.search(k.name)) for k in timeline.kinds))
-    loop = Loop(timeline, or_all=True)
+    loop = Loop.of(recording)
     events = loop.inside(kinds)
     spent = sum(timeline.device_us[event] for event in events)
     # Every call uploads something once: without steps only a noticeable share of the whole counts.
@@ -493,149 +385,6 @@ def pageable_copy(recording: Recording) -> Iterator[Finding]:
         per_step=len(events) / loop.steps if loop.steps else 0.0,
         advice="Move the data to the device once, before the loop.",
         evidence=Evidence(events=tuple(events)),
-    )
-
-
-@rule("KRN009", "memory-grows", needs=("memory",))
-def memory_grows(recording: Recording) -> Iterator[Finding]:
-    """Device memory grows from step to step.
-
-    What it does:
-        Compares the memory in use at the end of the denoising steps. Reported when it rises in every step
-        after the first, by more than 16 MiB in all.
-
-    Why it is slow:
-        Something is kept that should be dropped: intermediate latents, attention maps, a callback's copies.
-        The allocator goes to the driver for more (a sync each time), and long runs end out of memory.
-
-    Example:
-        def callback(pipe, step, t, kwargs):
-            history.append(kwargs["latents"])              # stays on the device
-
-    Use instead:
-        history.append(kwargs["latents"].to("cpu", non_blocking=True))   # or every tenth step
-
-    Fix safety:
-        Dropping or moving what is kept does not change the image.
-    """
-    memory = recording.memory
-    assert memory is not None
-    later = memory.by_step[1:]
-    if len(later) < 2 or any(b <= a for a, b in pairwise(later)):
-        return
-    grown = later[-1] - later[0]
-    if grown < GROWTH_BYTES:
-        return
-    each = grown / (len(later) - 1)
-    yield Finding(
-        rule="KRN009",
-        name="memory-grows",
-        kind="memory-grows",
-        message=f"Device memory grows by {each / 1e6:,.0f} MB in every denoising step.",
-        grade=memory.grade,
-        severity=Severity.MEDIUM,
-        phase="denoise",
-        in_loop=True,
-        count=len(later) - 1,
-        per_step=1.0,
-        advice="Drop or move to the host what is kept from step to step, such as a callback's latents.",
-    )
-
-
-@rule("KRN010", "python-between-steps", needs=("timeline",))
-def python_between_steps(recording: Recording) -> Iterator[Finding]:
-    """The device idles while Python runs between the operations of the loop.
-
-    What it does:
-        Adds up idle time of the device during host work that is no operation: progress bars, callbacks,
-        walks over modules. Reported from 100 us a step.
-
-    Why it is slow:
-        Nothing is queued in the meantime. A progress bar that redraws, a callback that converts an image, an
-        `any(...)` over all modules cost a step what they take.
-
-    Example:
-        pipe(prompt, callback_on_step_end=preview)         # decodes and saves a picture in every step
-
-    Use instead:
-        pipe.set_progress_bar_config(disable=True)
-        and a callback that does nothing in most steps.
-
-    Fix safety:
-        The output stays as it is.
-    """
-    timeline = recording.timeline
-    assert timeline is not None
-    loop = Loop(timeline, or_all=True)
-    host_only = frozenset(loop.host_only())
-    if timeline.grade is Grade.SIMULATED and not host_only:
-        raise NoEvidence(
-            "a simulated call has no clock for Python between operations: scan on --device cuda, or import a "
-            "trace"
-        )
-    idle = loop.idle_us("python")
-    if idle < GAP_US * max(1, loop.steps) or (not loop.steps and idle < IDLE_SHARE * loop.length_us):
-        return
-    yield Finding(
-        rule="KRN010",
-        name="python-between-steps",
-        kind="python-between-steps",
-        message=f"The device idles while Python runs between operations: {loop.per_step(idle)}.",
-        grade=_grade(recording),
-        severity=Severity.HIGH,
-        phase="denoise" if loop.steps else None,
-        in_loop=bool(loop.steps),
-        count=max(1, loop.steps),
-        per_step=1.0 if loop.steps else 0.0,
-        saves_ms=loop.at_most(saved_us(timeline, Without(events=host_only), loop.run.total_us), idle) / 1e3,
-        advice="Switch the progress bar off, and keep callbacks short.",
-        evidence=Evidence(events=tuple(sorted(host_only))),
-    )
-
-
-@rule("KRN011", "memory-headroom", needs=("memory",))
-def memory_headroom(recording: Recording) -> Iterator[Finding]:
-    """The GPU's memory would hold a larger batch, and its processors have time for one.
-
-    What it does:
-        Compares the peak with the memory there is: activations grow with the batch, weights don't. Reported
-        where at least twice the batch fits while the device is idle for 5 % of the call or more.
-
-    Why it is slow:
-        A batch shares the cost of launches, and larger kernels fill the processors better. Per image the
-        time goes down until the device is busy throughout.
-
-    Example:
-        for prompt in prompts:
-            pipe(prompt)
-
-    Use instead:
-        pipe(prompts)                                      # or num_images_per_prompt=4
-
-    Fix safety:
-        Each image has its own noise; results differ within rounding from those made one by one.
-    """
-    memory, timing = recording.memory, recording.timing
-    assert memory is not None
-    if not memory.peak_bytes or not memory.capacity_bytes or memory.weights_bytes is None:
-        raise NoEvidence("how much memory there is, and how much of it weights take, is not known")
-    busy = timing.device_busy if timing else None
-    if busy is None:
-        raise NoEvidence("how busy the device is was not measured")
-    used = memory.peak_bytes - memory.weights_bytes
-    if busy > 1 - IDLE_SHARE or used <= 0:
-        return
-    times = int((memory.capacity_bytes * HEADROOM - memory.weights_bytes) / used)
-    if times < 2:
-        return
-    yield Finding(
-        rule="KRN011",
-        name="memory-headroom",
-        kind="memory-headroom",
-        message=f"Memory would hold {times} times the batch; the device is idle {1 - busy:.0%} of the call.",
-        grade=memory.grade,
-        severity=Severity.INFO,
-        advice="Where several images are wanted, make them in one batch.",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffprof.recording import DeviceInfo, Grade, MemoryUse, Recording, Timing
+from diffprof.recording import DeviceInfo, GapRow, Grade, MemoryUse, Recording, Timing
 from tests.analyzers.kernels.lanes import Lanes, fed
 from tests.builders import make_recording
 
@@ -35,6 +35,25 @@ def remembered(by_step: tuple[int, ...], busy: float = 0.99, peak: int = 9 << 30
     )
 
 
+def profiled(*gaps: GapRow) -> Recording:
+    """A measured call that keeps the device fed, but for these gaps."""
+    device = DeviceInfo(spec="cuda", kind="cuda", name="NVIDIA A100", grade=Grade.MEASURED)
+    return make_recording(device=device, timeline=fed().timeline(grade=Grade.MEASURED), gaps=gaps)
+
+
+def idle(cause: str, ms: float, during: str, *, head: bool = False, step: int | None = 1) -> GapRow:
+    return GapRow(
+        cause=cause,
+        start_us=100.0,
+        duration_us=ms * 1e3,
+        phase="encode" if head else "denoise",
+        step=None if head else step,
+        after=None if head else "linear",
+        before="linear",
+        during=during,
+    )
+
+
 FLAT = (7 << 30,) * 4
 MB = 1024**2
 
@@ -60,6 +79,11 @@ BAD: dict[str, Recording] = {
     "KRN010": recorded(Lanes().launch("linear", 400.0, times=10, family="gemm").python(6000.0)),
     "KRN011": remembered(FLAT, busy=0.6),
     "KRN012": recorded(fed(), mode="compiled", eager_kernels=210),
+    "KRN013": profiled(
+        idle("stall", 900.0, "cudaStreamIsCapturing of aten::to", head=True),
+        idle("allocation", 300.0, "cudaMalloc of aten::conv2d", step=0),
+    ),
+    "KRN014": profiled(idle("cpu-op", 30.0, "aten::randn"), idle("data", 10.0, "")),
 }
 
 GOOD: dict[str, Recording] = {
@@ -76,4 +100,6 @@ GOOD: dict[str, Recording] = {
     "KRN010": recorded(fed().python(300.0)),
     "KRN011": remembered(FLAT, busy=0.6, peak=60 << 30),
     "KRN012": recorded(fed(), mode="compiled", eager_kernels=900),
+    "KRN013": profiled(idle("stall", 1.2, "cudaLaunchKernel of aten::conv2d"), idle("sync", 900.0, "")),
+    "KRN014": profiled(idle("cpu-op", 0.2, "aten::randn"), idle("cpu-op", 900.0, "aten::randn", head=True)),
 }

@@ -1,0 +1,315 @@
+"""KRN: why the device idles while a call runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from diffprof.analyzers.kernels.loop import Loop
+from diffprof.finding import Evidence, Finding, Severity
+from diffprof.recording import GapRow, Grade, Recording
+from diffprof.rules import NoEvidence, rule
+from diffprof.timeline import Without, saved_us
+
+IDLE_SHARE = 0.05
+"""Share of the loop's time without device work from which it is worth a finding."""
+
+BUBBLE_SHARE = 0.01
+"""Share of the loop's time that its waits may cost."""
+
+GAP_US = 100.0
+"""Idle time at one place that the diffusers profiling guide (examples/profiling) calls unhealthy."""
+
+COLD_SHARE = 0.2
+"""Share of a trace that set-up takes in a first call; a call that was warmed up has next to none."""
+
+
+@rule("KRN001", "launch-bound", needs=("timeline",))
+def launch_bound(recording: Recording) -> Iterator[Finding]:
+    """The device waits for launches: the host can't issue work fast enough.
+
+    What it does:
+        Looks for idle time of the device in the denoising loop that ends with a launch, while the host was
+        busy issuing operations. Reported from 5 % of the loop's time.
+
+    Why it is slow:
+        An eager operation costs the host 10 to 50 us of Python, dispatch and driver time. Kernels that are
+        shorter than that leave the device idle, and a faster GPU does not help.
+
+    Example:
+        pipe = StableDiffusionPipeline.from_pretrained(...).to("cuda")   # 512 px on a large GPU
+        pipe(prompt)
+
+    Use instead:
+        pipe.unet.compile(mode="reduce-overhead", fullgraph=True)   # CUDA graphs: one launch a forward
+        or a larger batch, so that each kernel lasts longer.
+
+    Fix safety:
+        Compiling changes the output within rounding. A larger batch changes what is computed.
+    """
+    timeline = recording.timeline
+    assert timeline is not None
+    loop = Loop.of(recording)
+    idle = loop.idle_us("launch")
+    if not loop.length_us or idle < IDLE_SHARE * loop.length_us:
+        return
+    share = f"{idle / loop.length_us:.0%}"
+    yield Finding(
+        rule="KRN001",
+        name="launch-bound",
+        kind="launch-bound",
+        message=f"The device idles {share} of the {loop.name}, waiting for launches.",
+        grade=timeline.grade,
+        severity=Severity.HIGH,
+        phase="denoise" if loop.steps else None,
+        in_loop=bool(loop.steps),
+        count=max(1, loop.steps),
+        per_step=1.0 if loop.steps else 0.0,
+        saves_ms=loop.at_most(loop.saved_without_host_us(), idle) / 1e3,
+        cost_note="What an infinitely fast host would save; CUDA graphs come near it.",
+        advice=f"Compile the {loop.model} with CUDA graphs, or run a larger batch.",
+        fixes=("compile",),
+    )
+
+
+@rule("KRN002", "sync-bubble", needs=("timeline",))
+def sync_bubble(recording: Recording) -> Iterator[Finding]:
+    """After a wait of the host the device has nothing to do.
+
+    What it does:
+        Runs the timeline again without the waits of the denoising loop, all sites together. Reported where
+        that saves 1 % of the loop.
+
+    Why it is slow:
+        While the host waits it issues nothing, and the queue runs dry. How long it stays dry depends on how
+        fast the host gets ahead again; a compiled step, launched at once, has to start from nothing.
+
+    Example:
+        if timestep > 0:          # a device tensor: the host waits, the device drains
+            ...
+
+    Use instead:
+        timestep = int(t)         # read once before the loop, or keep the schedule on the host
+
+    Fix safety:
+        Reading the same value earlier or elsewhere does not change the output.
+    """
+    timeline = recording.timeline
+    assert timeline is not None
+    loop = Loop.of(recording)
+    rows = loop.waiting_rows()
+    saved = saved_us(timeline, Without(waits=rows), loop.run.total_us)
+    if not rows or saved < BUBBLE_SHARE * loop.length_us:
+        return
+    yield Finding(
+        rule="KRN002",
+        name="sync-bubble",
+        kind="sync-bubble",
+        message=f"Waits of the host let the device run dry: {loop.per_step(saved)}.",
+        grade=timeline.grade,
+        severity=Severity.HIGH,
+        phase="denoise" if loop.steps else None,
+        in_loop=bool(loop.steps),
+        count=loop.waits(),
+        per_step=loop.waits() / loop.steps if loop.steps else 0.0,
+        blocked_ms=sum(loop.run.blocked_us.get(row, 0.0) for row in rows) / 1e3,
+        saves_ms=saved / 1e3,
+        cost_note=f"All waits of the {loop.name} together; one of them alone may save nothing.",
+        advice=f"Remove the waits in the {loop.name}; the SYN findings name their lines.",
+        evidence=Evidence(syncs=tuple(sorted(row for row in rows if row >= 0))),
+    )
+
+
+@rule("KRN010", "python-between-steps", needs=("timeline",))
+def python_between_steps(recording: Recording) -> Iterator[Finding]:
+    """The device idles while Python runs between the operations of the loop.
+
+    What it does:
+        Adds up idle time of the device during host work that is no operation: progress bars, callbacks,
+        walks over modules. Reported from 100 us a step.
+
+    Why it is slow:
+        Nothing is queued in the meantime. A progress bar that redraws, a callback that converts an image, an
+        `any(...)` over all modules cost a step what they take.
+
+    Example:
+        pipe(prompt, callback_on_step_end=preview)         # decodes and saves a picture in every step
+
+    Use instead:
+        pipe.set_progress_bar_config(disable=True)
+        and a callback that does nothing in most steps.
+
+    Fix safety:
+        The output stays as it is.
+    """
+    timeline = recording.timeline
+    assert timeline is not None
+    loop = Loop.of(recording)
+    host_only = frozenset(loop.host_only())
+    if timeline.grade is Grade.SIMULATED and not host_only:
+        raise NoEvidence(
+            "a simulated call has no clock for Python between operations: scan on --device cuda, or import a "
+            "trace"
+        )
+    idle = loop.idle_us("python")
+    if idle < GAP_US * max(1, loop.steps) or (not loop.steps and idle < IDLE_SHARE * loop.length_us):
+        return
+    yield Finding(
+        rule="KRN010",
+        name="python-between-steps",
+        kind="python-between-steps",
+        message=(
+            f"The device idles while Python runs between operations: {loop.per_step(idle)}{_where(loop)}."
+        ),
+        grade=timeline.grade,
+        severity=Severity.HIGH,
+        phase="denoise" if loop.steps else None,
+        in_loop=bool(loop.steps),
+        count=max(1, loop.steps),
+        per_step=1.0 if loop.steps else 0.0,
+        saves_ms=loop.at_most(saved_us(timeline, Without(events=host_only), loop.run.total_us), idle) / 1e3,
+        advice="Switch the progress bar off, and keep callbacks short."
+        if loop.steps
+        else "Take work that need not be done in between out of there, or let another thread do it.",
+        evidence=Evidence(events=tuple(sorted(host_only))),
+    )
+
+
+@rule("KRN013", "cold-call", needs=("timeline", "gaps"))
+def cold_call(recording: Recording) -> Iterator[Finding]:
+    """The profiled call is a first one: the device idles while the host sets up.
+
+    What it does:
+        Adds up idle time of the device, that before its first work too, in which the host stands in one
+        runtime call or op for over a millisecond, or asks the driver for memory. Reported from 20 % of a
+        measured trace.
+
+    Why it is slow:
+        The first call in a process makes the CUDA context, loads the code of every kernel when it is first
+        launched, sets up cuDNN and cuBLAS, tunes, compiles, and fills the allocator's cache with
+        `cudaMalloc`. Seconds go by that no later call pays, and they hide what does cost every call.
+
+    Example:
+        with torch.profiler.profile() as prof:
+            pipe(prompt)                                   # the first call of the process
+
+    Use instead:
+        pipe(prompt)                                       # warm up
+        torch.cuda.synchronize()
+        with torch.profiler.profile() as prof:
+            pipe(prompt)
+
+    Fix safety:
+        Nothing is changed but what is looked at.
+    """
+    timeline, gaps = recording.timeline, recording.gaps
+    assert timeline is not None
+    assert gaps is not None
+    if timeline.grade is not Grade.MEASURED:
+        return
+    cold = [gap for gap in gaps if gap.cause in SET_UP]
+    idle, whole = _total_us(cold), _total_us(gaps) + sum(timeline.device_us)
+    if idle < COLD_SHARE * whole:
+        return
+    yield Finding(
+        rule="KRN013",
+        name="cold-call",
+        kind="cold-call",
+        message=(
+            f"This was a first call: for {idle / whole:.0%} of the time the device idles while the host sets "
+            f"things up{_longest(cold)}."
+        ),
+        grade=timeline.grade,
+        severity=Severity.HIGH,
+        saves_ms=idle / 1e3,
+        cost_note="A second call in the same process does not pay it; only such a one tells what is slow.",
+        advice="Call it once before the profiler starts, then record again.",
+    )
+
+
+@rule("KRN014", "host-work-between-kernels", needs=("timeline", "gaps"))
+def host_work_between_kernels(recording: Recording) -> Iterator[Finding]:
+    """The device idles while the host computes, waits for data, or stands in one call.
+
+    What it does:
+        Adds up idle time of the device during ops that compute on the CPU, data loading, and runtime calls
+        or ops that take over a millisecond. Reported from 5 % of the measured loop.
+
+    Why it is slow:
+        What the host computes itself it does not issue in the meantime. A noise tensor drawn on the CPU, an
+        image that is resized between two calls, a loader that is not ahead: the device waits for each.
+
+    Example:
+        latents = torch.randn(shape).to("cuda")            # drawn on the CPU in every step
+
+    Use instead:
+        latents = torch.randn(shape, device="cuda")
+        DataLoader(..., num_workers=4, prefetch_factor=2)
+
+    Fix safety:
+        Random numbers of another device are other numbers; a loader that works ahead gives the same data.
+    """
+    timeline = recording.timeline
+    assert timeline is not None
+    if timeline.grade is not Grade.MEASURED:
+        return
+    loop = Loop.of(recording)
+    gaps = loop.gaps("cpu-op", "data", *(() if _is_cold(recording) else SET_UP))
+    idle = _total_us(gaps)
+    if not loop.length_us or idle < IDLE_SHARE * loop.length_us:
+        return
+    yield Finding(
+        rule="KRN014",
+        name="host-work-between-kernels",
+        kind="host-work-between-kernels",
+        message=(
+            f"The device idles {idle / loop.length_us:.0%} of the {loop.name} while the host does other work"
+            f"{_longest(gaps)}."
+        ),
+        grade=timeline.grade,
+        severity=Severity.HIGH if loop.steps else Severity.MEDIUM,
+        phase="denoise" if loop.steps else None,
+        in_loop=bool(loop.steps),
+        count=sum(gap.count for gap in gaps),
+        per_step=sum(gap.count for gap in gaps) / loop.steps if loop.steps else 0.0,
+        saves_ms=idle / 1e3,
+        cost_note="What is saved if none of it holds up the device.",
+        advice="Compute on the device, do it once before the loop, or let another thread work ahead.",
+    )
+
+
+def _where(loop: Loop) -> str:
+    """`, most of it in diffusers/models/unet.py:103`, where the trace has Python frames."""
+    spent: Counter[str] = Counter()
+    for gap in loop.gaps("python"):
+        if gap.site is not None and gap.site.file:
+            spent[f"{gap.site.file}:{gap.site.line}" if gap.site.line else gap.site.file] += round(
+                gap.duration_us
+            )
+    return f", most of it in {spent.most_common(1)[0][0]}" if spent else ""
+
+
+SET_UP = ("stall", "allocation")
+"""Causes of idle time of which a warmed-up call has next to none."""
+
+
+def _is_cold(recording: Recording) -> bool:
+    return any(True for _ in cold_call(recording))
+
+
+def _total_us(gaps: Iterable[GapRow]) -> float:
+    return sum(gap.duration_us for gap in gaps)
+
+
+def _longest(gaps: Iterable[GapRow], most: int = 3) -> str:
+    """` (aten::to 30,429 ms, data loading 12 ms)`: where most of it goes, as far as that is known."""
+    spent: Counter[str] = Counter()
+    for gap in gaps:
+        name = "data loading" if gap.cause == "data" else gap.during
+        if name:
+            spent[name] += round(gap.duration_us)
+    words = [
+        f"{name} {us / 1e3:,.3g} ms" if us < 1e6 else f"{name} {us / 1e3:,.0f} ms"
+        for name, us in spent.most_common(most)
+    ]
+    return f" ({', '.join(words)})" if words else ""

@@ -1,0 +1,125 @@
+"""What the launching thread did while the device had nothing to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from diffprof.chrome_trace import intervals
+from diffprof.chrome_trace.events import CallKind, Spans, Trace
+from diffprof.chrome_trace.intervals import Intervals
+from diffprof.chrome_trace.links import Links
+from diffprof.chrome_trace.waits import Waits
+
+STALL_US = 1000.0
+"""A runtime call, or a stretch of one op without any, that takes longer does not issue work: a launch takes 5
+to 20 us. It loads code, makes a context, sets up a library or tunes a kernel."""
+
+CPU_OP_US = 100.0
+"""An op that calls nothing of the device's and takes longer computes on the CPU; shorter ones (views, empty
+tensors) belong to issuing."""
+
+_ALLOCATION = re.compile(
+    r"^(?:cuda|cu|hip)_?(?:Mem)?(?:Malloc|Alloc|HostAlloc|HostRegister|Free)", re.IGNORECASE
+)
+_DATA = re.compile(r"dataloader|data_?load", re.IGNORECASE)
+"""PyTorch's own annotation is `enumerate(DataLoader)#...__next__`."""
+
+SHARED = ("data", "allocation", "copy", "stall", "cpu-op", "launch", "python")
+"""What `HostWork.shares` tells apart, as causes of idle time."""
+
+
+@dataclass(frozen=True)
+class HostWork:
+    """What one thread did, as sets of moments that don't overlap; what is in none of them is Python."""
+
+    sets: dict[str, Intervals]
+
+    def shares(self, start: Any, end: Any) -> dict[str, Any]:
+        """For each window [start, end), microseconds of each of SHARED."""
+        found = {name: intervals.covered(spans, start, end) for name, spans in self.sets.items()}
+        rest = np.maximum(np.asarray(end) - np.asarray(start), 0.0) - sum(found.values())
+        return {**found, "python": np.maximum(rest, 0.0)}
+
+
+def host_work(trace: Trace, waits: Waits, lane: int) -> HostWork:
+    """Sorts a thread's time: each moment counts once, as what comes first in SHARED."""
+    calls, ops = trace.calls, trace.ops
+    mine = calls.lane == lane
+    blocks = np.isin(np.arange(len(calls)), waits.blocking)
+    copies = _of_kind(waits, CallKind.COPY) | _of_kind(waits, CallKind.BLOCKING_COPY)
+    allocates = _named(trace, calls, _ALLOCATION.match)
+    long = calls.dur > STALL_US
+    in_call = _spans(calls, mine)
+    on_lane = ops.lane == lane
+    begun = np.sort(calls.ts[mine])
+    calls_inside = np.searchsorted(begun, ops.end) - np.searchsorted(begun, ops.ts)
+    alone = on_lane & (calls_inside == 0) & (ops.dur > CPU_OP_US)
+    between = _minus(_spans(ops, on_lane), in_call)
+    stalled = between[between[:, 1] - between[:, 0] > STALL_US]
+    data = np.concatenate(
+        [
+            _spans(spans, (spans.lane == lane) & _named(trace, spans, _DATA.search))
+            for spans in (trace.annotations, ops)
+        ]
+    )
+    ordered = (
+        ("data", data),
+        ("allocation", _spans(calls, mine & allocates & ~blocks)),
+        ("copy", _spans(calls, mine & copies)),
+        ("cpu-op", _spans(ops, alone)),
+        ("stall", np.concatenate([_spans(calls, mine & long & ~blocks), stalled])),
+        ("launch", np.concatenate([_spans(ops, on_lane), _spans(calls, mine & ~blocks)])),
+    )
+    taken: Intervals = intervals.EMPTY
+    sets = {}
+    for name, spans in ordered:
+        sets[name] = _minus(spans, taken)
+        taken = intervals.union(np.concatenate([taken, spans]))
+    return HostWork(sets)
+
+
+def busy_with(trace: Trace, links: Links, lane: int, start: float, end: float) -> str | None:
+    """The runtime call that a thread was in for most of [start, end), with the outermost op around it; else
+    the innermost op that took most of it; None where neither did."""
+    if (call := _longest(trace.calls, lane, start, end)) is not None:
+        chain = links.op_nest.chain(int(links.op_of_call[call]))
+        name = trace.name(trace.calls, call)
+        return f"{name} of {trace.name(trace.ops, chain[-1])}" if chain else name
+    op = _longest(trace.ops, lane, start, end)
+    return None if op is None else trace.name(trace.ops, op)
+
+
+def _longest(spans: Spans, lane: int, start: float, end: float) -> int | None:
+    near = np.flatnonzero((spans.lane == lane) & (spans.ts < end) & (spans.end > start))
+    if not len(near):
+        return None
+    lengths = np.minimum(spans.end[near], end) - np.maximum(spans.ts[near], start)
+    # Rows are sorted by start: of nested ones that have it all, the innermost comes last.
+    at = len(lengths) - 1 - int(np.argmax(lengths[::-1]))
+    return int(near[at]) if lengths[at] * 2 > end - start else None
+
+
+def _of_kind(waits: Waits, kind: CallKind) -> Any:
+    return np.array([each is kind for each in waits.kinds], dtype=bool)
+
+
+def _named(trace: Trace, spans: Spans, matches: Callable[[str], object]) -> Any:
+    if not len(spans):
+        return np.empty(0, dtype=bool)
+    return np.array([bool(matches(name)) for name in trace.names], dtype=bool)[spans.name]
+
+
+def _spans(spans: Spans, wanted: Any) -> Intervals:
+    return intervals.spans(spans.ts[wanted], spans.dur[wanted]) if len(spans) else intervals.EMPTY
+
+
+def _minus(spans: Intervals, taken: Intervals) -> Intervals:
+    merged = intervals.union(spans)
+    if not len(merged) or not len(taken):
+        return merged
+    return intervals.intersection(merged, intervals.complement(taken, merged[0, 0], merged[-1, 1]))
