@@ -48,6 +48,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     site: Site | None = None
     phase: str | None = None
     in_loop: bool = False
+    standing: bool = False
+    """Whether it is how the pipeline is set up, and not something that happens `count` times in a call."""
     count: int = 1
     per_step: float = 0.0
     first_step_only: bool = False

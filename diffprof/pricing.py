@@ -17,6 +17,9 @@ from diffprof.timeline import Replay, Without, events_of_syncs, replay, total_us
 
 HIDDEN = "Hidden behind queued GPU work: removing it alone saves next to nothing."
 
+GOES_WHOLE = "With the wait go the copy and the launches of the read."
+"""Why more is saved than was waited for."""
+
 HIDDEN_SHARE = 0.05
 """A wait is called hidden when removing it saves less than this share of the time blocked."""
 
@@ -46,7 +49,7 @@ def price(findings: Iterable[Finding], recording: Recording) -> tuple[Finding, .
         if costs is None:
             saved = max(0.0, run.total_us - total_us(timeline, without))
             costs = seen[finding.evidence] = (_blocked(finding.evidence, run), saved)
-        priced.append(_with_costs(finding, *costs))
+        priced.append(_with_costs(finding, *costs, reads=bool(without.events)))
     return tuple(priced)
 
 
@@ -111,10 +114,12 @@ def _blocked(evidence: Evidence, run: Replay) -> float | None:
     return sum(run.blocked_us.get(row, 0.0) for row in evidence.syncs)
 
 
-def _with_costs(finding: Finding, blocked_us: float | None, saved_us: float) -> Finding:
+def _with_costs(finding: Finding, blocked_us: float | None, saved_us: float, *, reads: bool) -> Finding:
     note = finding.cost_note
     if blocked_us and saved_us < blocked_us * HIDDEN_SHARE:
         note = f"{note} {HIDDEN}" if note else HIDDEN
+    elif blocked_us and reads and saved_us > blocked_us:
+        note = f"{note} {GOES_WHOLE}" if note else GOES_WHOLE
     return replace(
         finding,
         blocked_ms=finding.blocked_ms if blocked_us is None else blocked_us / 1e3,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from diffprof.finding import Finding, Severity
-from diffprof.pricing import waits_together
+from diffprof.pricing import HIDDEN_SHARE, waits_together
 from diffprof.recording import INTERRUPTED, Recording, SyncRow, steady_per_step
 from diffprof.report import Report
 from diffprof.views.words import cost, how_often, milliseconds, number, place, plural
@@ -34,15 +34,21 @@ def verdict(report: Report) -> Verdict:
 
 
 def _headline(report: Report) -> str:
-    syncs = report.recording.syncs
+    recording = report.recording
+    syncs = recording.syncs
     from_syncs = 0
     parts = []
+    busy = recording.timing.device_busy if recording.timing else None
+    if recording.target.kind == "trace" and busy is not None:
+        parts.append(f"The GPU works for {number(busy * 100)} % of the trace.")
     if syncs is not None:
-        parts.append(_waits(report.recording, syncs))
+        parts.append(_waits(recording, syncs))
         from_syncs = sum(1 for f in report.findings if f.evidence.syncs)
     others = len(report.findings) - from_syncs
     if others:
-        parts.append(f"{plural(others, 'other finding') if parts else plural(others, 'finding')}.")
+        parts.append(
+            f"{plural(others, 'other finding') if syncs is not None else plural(others, 'finding')}."
+        )
     if not parts:
         parts.append(
             "Nothing was recorded that a rule could judge."
@@ -55,27 +61,33 @@ def _headline(report: Report) -> str:
 def _waits(recording: Recording, syncs: Sequence[SyncRow]) -> str:
     looped = [row for row in syncs if row.in_loop]
     outside = sum(row.count for row in syncs if not row.in_loop)
-    rate = steady_per_step(looped)
     count = sum(row.count for row in looped)
     if not count:
         if not outside:
             return "No operation makes the CPU wait for the GPU."
         if recording.target.kind == "trace" and recording.target.steps is None:
-            many = plural(outside, "blocking operation")
-            return f"{many}; the trace does not tell which are in the denoising loop."
-        return (
-            "The denoising loop never makes the CPU wait for the GPU; "
-            f"{plural(outside, 'blocking operation')} outside it."
-        )
+            return (
+                f"The CPU waits for the GPU {_times(outside)}; the trace does not tell which of it is in the "
+                "denoising loop."
+            )
+        return f"The denoising loop never makes the CPU wait for the GPU; the rest does {_times(outside)}."
     sites = plural(len({(row.site.file, row.site.line) for row in looped}), "line")
-    often = f"{number(rate)} per denoising step" if rate else f"{count:,} in the denoising loop"
-    return f"Blocking operations: {often}, at {sites}; {outside:,} outside the loop."
+    rate = steady_per_step(looped)
+    often = f"{_times(rate)} per denoising step" if rate else f"{_times(count)} in the denoising loop"
+    return f"The CPU waits for the GPU {often}, at {sites}, and {_times(outside)} outside the loop."
+
+
+def _times(count: float) -> str:
+    words = {0.0: "never", 1.0: "once", 2.0: "twice"}
+    return words.get(count) or f"{number(count)} times"
 
 
 def _why(report: Report) -> str:
     failure = report.recording.failure
     if report.recording.partial and failure == INTERRUPTED:
         return "The scan was stopped before its end."
+    if report.recording.partial and failure and report.recording.target.kind == "trace":
+        return failure
     if report.recording.partial and failure:
         return f"The run ended early: {failure.strip().splitlines()[0] if failure.strip() else failure}"
     first = _first(report)
@@ -90,23 +102,38 @@ def _why(report: Report) -> str:
         words = f"{first.rule} {first.name}: {first.message.strip().removesuffix('.')}"
     else:
         words = f"{first.rule} {first.name} at {place(first.site)}, {how_often(first)}"
-    return " ".join([f"{words}; {cost(first).removesuffix('.')}.", *_together(report.recording)])
+    together = () if _is_of_all_waits(first, report.recording) else _together(report.recording)
+    return " ".join([f"{words}; {cost(first).removesuffix('.')}.", *together])
+
+
+def _is_of_all_waits(finding: Finding, recording: Recording) -> bool:
+    """Whether its cost is the cost of all waits of the loop."""
+    looped = {n for n, row in enumerate(recording.syncs or ()) if row.in_loop}
+    return looped <= set(finding.evidence.syncs)
 
 
 def _together(recording: Recording) -> Iterator[str]:
     """What the loop's waits cost together, which is what one wants to know of waits that hide each other."""
     costs = waits_together(recording)
-    if costs is not None and recording.timeline is not None:
+    if costs is None or recording.timeline is None:
+        return
+    blocked = f"The waits of the loop block the CPU for {milliseconds(costs.blocked_ms)} in all"
+    shorter = f"{milliseconds(costs.saves_ms)} shorter, of {milliseconds(costs.total_ms)}"
+    grade = recording.timeline.grade
+    if costs.saves_ms < costs.blocked_ms * HIDDEN_SHARE:
         yield (
-            f"All waits of the loop together block the CPU for {milliseconds(costs.blocked_ms)}; without "
-            f"them the call is {milliseconds(costs.saves_ms)} shorter, of {milliseconds(costs.total_ms)} "
-            f"({recording.timeline.grade})."
+            f"{blocked}, but the GPU still has work queued then: without them the call is only {shorter} "
+            f"({grade})."
         )
+    else:
+        yield f"{blocked}; without them the call is {shorter} ({grade})."
 
 
 def _next(report: Report) -> str:
     if report.recording.partial and report.recording.failure == INTERRUPTED:
         return "Scan again for the whole; what was recorded until then is below."
+    if report.recording.partial and report.recording.target.kind == "trace":
+        return "Export or copy the trace again; what could be read of it is below."
     if report.recording.partial:
         return "Mend what ended the run and scan again; what was recorded until then is below."
     first = _first(report)

@@ -95,5 +95,5 @@ def test_slug(text: str, name: str) -> None:
 
 def test_repr_is_one_line() -> None:
     shown = repr(builders.one_of_everything())
-    assert shown.startswith("<Report sdxl: Blocking operations: 1 per denoising step")
+    assert shown.startswith("<Report sdxl: The CPU waits for the GPU once per denoising step")
     assert "\n" not in shown

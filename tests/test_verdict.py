@@ -17,7 +17,9 @@ def test_the_loop_is_counted_by_steps_and_lines() -> None:
         make_sync(in_loop=False, count=3),
     ]
     top = verdict(make_report(make_recording(*rows)))
-    assert top.headline == "Blocking operations: 4 per denoising step, at 2 lines; 3 outside the loop."
+    assert top.headline == (
+        "The CPU waits for the GPU 4 times per denoising step, at 2 lines, and 3 times outside the loop."
+    )
     assert top.why.startswith("SYN")
     assert "scheduling_ddim.py:449" in top.why
     assert "diffprof explain SYN" in top.next
@@ -25,9 +27,7 @@ def test_the_loop_is_counted_by_steps_and_lines() -> None:
 
 def test_a_clean_loop_is_said_before_what_lies_outside() -> None:
     top = verdict(make_report(make_recording(make_sync(in_loop=False, count=7))))
-    assert top.headline == (
-        "The denoising loop never makes the CPU wait for the GPU; 7 blocking operations outside it."
-    )
+    assert top.headline == ("The denoising loop never makes the CPU wait for the GPU; the rest does 7 times.")
 
 
 def test_first_step_only() -> None:
@@ -36,7 +36,7 @@ def test_first_step_only() -> None:
             make_recording(make_sync(per_step=0.0, count=2, first_step_only=True, by_step=(2, 0, 0, 0)))
         )
     )
-    assert top.headline.startswith("Blocking operations: 2 in the denoising loop, at 1 line;")
+    assert top.headline.startswith("The CPU waits for the GPU twice in the denoising loop, at 1 line,")
 
 
 def test_nothing_found_is_not_nothing_measured() -> None:
@@ -50,7 +50,7 @@ def test_other_findings_are_counted_apart() -> None:
     recording = make_recording(make_sync())
     other = make_finding("SET001", "x", evidence=builders.Evidence())
     top = verdict(builders.make_report(make_finding(), other, recording=recording))
-    assert top.headline.endswith("0 outside the loop. 1 other finding.")
+    assert top.headline.endswith("and never outside the loop. 1 other finding.")
     alone = verdict(builders.make_report(other, other, recording=make_recording(syncs=None)))
     assert alone.headline == "2 findings."
 

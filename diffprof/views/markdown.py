@@ -92,10 +92,9 @@ def _tables(report: Report) -> Iterator[Table]:
 
 
 def _pieces(report: Report) -> Iterator[str]:
-    outside = [finding for finding in report.findings if not finding.in_loop]
-    for title, findings in (("In the denoising loop", report.in_loop), ("Outside the loop", outside)):
+    for _, title, findings in words.groups(report):
         for index, finding in enumerate(findings):
-            heading = f"\n#### {title} ({len(findings):,})\n\n" if index == 0 else ""
+            heading = f"\n#### {title}\n\n" if index == 0 else ""
             yield heading + _finding(finding)
     for section in _tables(report):
         note = f"\n{prose(section.note)}\n" if section.note else ""

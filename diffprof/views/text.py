@@ -36,8 +36,8 @@ def render_text(report: Report, *, columns: int = 80, colour: bool = False, chai
         page.flow(("dim", effort))
     if report.recording.partial:
         page.flow(("red", f"Partial: {report.recording.failure or 'the run ended early'}"))
-    _findings(page, "In the denoising loop", report.in_loop, chains)
-    _findings(page, "Outside the denoising loop", [f for f in report.findings if not f.in_loop], chains)
+    for _, title, findings in words.groups(report):
+        _findings(page, title, findings, chains)
     for table in tables(report):
         page.heading(table.title)
         page.table(table.columns, table.rows, indent=2)
@@ -56,9 +56,7 @@ def render_text(report: Report, *, columns: int = 80, colour: bool = False, chai
 
 
 def _findings(page: Page, title: str, findings: Sequence[Finding], chains: bool) -> None:
-    if not findings:
-        return
-    page.heading(f"{title} ({len(findings):,})")
+    page.heading(title)
     for finding in findings:
         page.blank()
         _finding(page, finding)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from diffprof.finding import Finding
 from diffprof.recording import Grade, Recording, Site
+
+if TYPE_CHECKING:
+    from diffprof.report import Report
 
 NOT_MEASURED = "not measured"
 
@@ -43,6 +48,8 @@ def plural(count: int, noun: str, many: str | None = None) -> str:
 
 def how_often(finding: Finding) -> str:
     """`1 per step`, `first step only`, `once per call`, ...; of what is compiled again, the compiles."""
+    if finding.standing:
+        return "in every call"
     if finding.kind.startswith("recompile"):
         return f"compiled again {'once' if finding.count == 1 else f'{finding.count:,} times'}"
     if finding.in_loop:
@@ -62,7 +69,23 @@ def place(site: Site | None) -> str:
 
 
 def phase(finding: Finding) -> str:
-    return finding.phase or "phase unknown"
+    return finding.phase or ("whole call" if finding.standing else "phase unknown")
+
+
+def groups(report: Report) -> Iterator[tuple[str, str, Sequence[Finding]]]:
+    """(key, title, findings) of those in the denoising loop and of the others; one group where a trace does
+    not tell the loop. Empty groups are left out."""
+    recording = report.recording
+    outside = [finding for finding in report.findings if not finding.in_loop]
+    found: tuple[tuple[str, str, Sequence[Finding]], ...] = (
+        ("loop", "In the denoising loop: ", report.in_loop),
+        ("outside", "Outside the denoising loop: ", outside),
+    )
+    if recording.target.kind == "trace" and recording.target.steps is None:
+        found = (("findings", "", report.findings),)
+    for key, title, findings in found:
+        if findings:
+            yield key, title + plural(len(findings), "finding"), findings
 
 
 def cost(finding: Finding) -> str:

@@ -286,7 +286,7 @@ def test_nothing_of_the_profiler_left_the_machine(profiler: Profiler, browser: B
     [
         ("scalars", ("denoising steps (simulated)", "ladder (simulated)", "fixes (simulated)")),
         ("hparams", ("host-timesteps", "kept", "tf32", "undone", "exact")),
-        ("text", ("Blocking operations", "SYN002", "scheduling_ddim.py:449")),
+        ("text", ("The CPU waits for the GPU", "SYN002", "scheduling_ddim.py:449")),
         ("images", ("timeline/call", "timeline/denoising step")),
         ("histograms", ("kernel durations, us (simulated)/gemm",)),
         ("timeseries", ("denoising steps (simulated)",)),
@@ -343,7 +343,7 @@ def test_started_by_hand_it_shows_the_same(browser: Browser, tmp_path: Path, by_
         browser.wait(lambda: H100 in profiler.options("Runs"), f"{H100} among the runs", START_S)
         browser.wait_for("Average Step Time", "sim:h100")
         browser.open(f"{started.address}/#text")
-        browser.wait_for("Blocking operations", seconds=60)
+        browser.wait_for("The CPU waits for the GPU", seconds=60)
         assert browser.left_the_machine() == []
         with urllib.request.urlopen(f"{started.address}/data/plugins_listing") as answer:
             plugins = json.load(answer)

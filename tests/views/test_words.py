@@ -40,6 +40,7 @@ def test_unknown_is_said() -> None:
         ({"in_loop": True, "per_step": 0.0, "count": 2}, "2 per call, in some steps only"),
         ({"in_loop": False, "per_step": 0.0, "count": 1}, "once per call"),
         ({"in_loop": False, "per_step": 0.0, "count": 2}, "2 per call"),
+        ({"standing": True, "in_loop": False, "per_step": 0.0, "count": 142}, "in every call"),
     ],
 )
 def test_how_often(fields: dict, shown: str) -> None:

@@ -39,6 +39,7 @@ def judged(recording: Recording, code: str, name: str, message: str, advice: str
         grade=timeline.grade if priced and timeline else recording.device.grade,
         **{
             "severity": Severity.MEDIUM,
+            "standing": True,
             "cost_note": None if priced else "Not known before it is tried.",
             **more,
         },

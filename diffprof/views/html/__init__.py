@@ -61,11 +61,7 @@ def _sections(report: Report, plan: Plan) -> Iterator[tuple[str, str, str]]:
     ids = {id(finding): f"finding-{number}" for number, finding in enumerate(report.findings, 1)}
     anchors = {row: ids[id(each)] for each in reversed(report.findings) for row in each.evidence.syncs}
     yield "timeline", "Timeline", "".join(timeline_figures(recording, anchors))
-    outside = [finding for finding in report.findings if not finding.in_loop]
-    for key, title, findings in (
-        ("loop", "In the denoising loop", report.in_loop),
-        ("outside", "Outside the denoising loop", outside),
-    ):
+    for key, title, findings in words.groups(report):
         shown = [each for each in findings if each.severity is not Severity.INFO]
         aside = [each for each in findings if each.severity is Severity.INFO]
         body = "".join(part for each in shown for part in _finding(each, ids[id(each)]))
@@ -74,7 +70,7 @@ def _sections(report: Report, plan: Plan) -> Iterator[tuple[str, str, str]]:
                 f"<details><summary>{words.plural(len(aside), 'more', 'more')}, for information</summary>\n"
             )
             body += "".join(part for each in aside for part in _finding(each, ids[id(each)])) + "</details>\n"
-        yield key, f"{title} ({len(findings):,})", body
+        yield key, title, body
     table = fix_table(plan, report.outcomes)
     if table is not None:
         yield "fixes", table.title, "".join(_table(table)) + "".join(_code_of_fixes(report, plan))
