@@ -19,11 +19,10 @@ from libcst.codemod.visitors import AddImportsVisitor
 
 from diffprof.errors import DiffprofError, UsageError
 from diffprof.finding import Finding
-from diffprof.fix import Code, Plan, recipes
+from diffprof.fix import Plan
 from diffprof.report import Report
-from diffprof.tuning.emit import rename
-from diffprof.tuning.source_edit import rewrites
-from diffprof.tuning.source_edit.rewrites import Edit, Tree
+from diffprof.tuning.source_edit.choosing import edits_for, setup_edits
+from diffprof.tuning.source_edit.tree import Edit, Refused, Tree, applied
 
 INSTALLED = ("site-packages", "dist-packages")
 
@@ -45,11 +44,18 @@ class Patch:
         old, new = (
             text.decode("utf-8", "replace").splitlines(keepends=True) for text in (self.before, self.after)
         )
-        name = self.file.as_posix()
+        name = _typed(self.file)
         lines = difflib.unified_diff(old, new, f"a/{name}", f"b/{name}")
         return "".join(
             line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines
         )
+
+
+def _typed(file: Path) -> str:
+    """The file as it is named from the working directory, where `git apply` and `patch -p1` look for it."""
+    if file.is_absolute() and file.is_relative_to(Path.cwd()):
+        file = file.relative_to(Path.cwd())
+    return file.as_posix().lstrip("/")
 
 
 def make_patch(report: Report, plan: Plan, file: Path) -> Patch:
@@ -60,25 +66,32 @@ def make_patch(report: Report, plan: Plan, file: Path) -> Patch:
     the scan, or that does not parse.
     """
     before = _checked(report, file)
-    try:
-        tree = Tree.of(cst.parse_module(before))
-    except (cst.ParserSyntaxError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} does not parse: {error}", "Mend it, and scan again.") from error
+    tree = _parsed(file, before)
     edits: list[Edit] = []
     left: list[str] = []
     for finding in _findings_in(report, file):
-        made = list(_edits(tree, finding, report))
-        edits += made
-        if not made and finding.site is not None:
-            left.append(f"line {finding.site.line}, {finding.rule} {finding.name}: {finding.advice}")
+        assert finding.site is not None
+        try:
+            edits += edits_for(tree, finding, report)
+        except Refused as why:
+            left.append(f"line {finding.site.line}, {finding.rule} {finding.name}: {why}")
     imports: list[str] = []
     if _is_target(report, file):
-        edits += _setup(tree, report, plan, imports)
+        made, why_not = setup_edits(tree, report, plan, imports)
+        edits += made
+        left += [f"fix {words}" for words in why_not]
     unique = {id(edit.node): edit for edit in edits[::-1]}
-    module = rewrites.applied(tree, list(unique.values()))
+    module = applied(tree, list(unique.values()))
     after = _with_imports(module, imports).bytes if unique else before
     done = sorted({(edit.line, edit.what) for edit in unique.values()})
     return Patch(file, before, after, tuple(done), tuple(left))
+
+
+def _parsed(file: Path, source: bytes) -> Tree:
+    try:
+        return Tree.of(cst.parse_module(source))
+    except (cst.ParserSyntaxError, UnicodeDecodeError, LookupError) as error:
+        raise UsageError(f"{file} does not parse: {error}", "Mend it, and scan again.") from error
 
 
 def with_patches(report: Report, plan: Plan) -> Plan:
@@ -197,41 +210,7 @@ def _is_target(report: Report, file: Path) -> bool:
     return target.kind in ("factory", "script") and _same(path, file)
 
 
-# --- which edits -----------------------------------------------------------------------------------------
-
-
-def _edits(tree: Tree, finding: Finding, report: Report) -> Iterator[Edit]:
-    assert finding.site is not None
-    line = finding.site.line
-    rows = [report.recording.syncs[n] for n in finding.evidence.syncs] if report.recording.syncs else []
-    for row in rows:
-        if row.owner and row.owner_device == "device":
-            yield from rewrites.keep_on_host(tree, line, row.owner.rpartition(".")[2])
-    if finding.rule in ("SYN005", "SYN008"):
-        yield from rewrites.create_in_place(tree, line)
-    if finding.rule == "SYN009" and finding.in_loop:
-        yield from rewrites.without_statement(
-            tree, line, rewrites.SYNCHRONIZE, "take the explicit wait out of the loop"
-        )
-    if finding.rule in ("SYN001", "GRB004") and (finding.in_loop or finding.rule == "GRB004"):
-        yield from rewrites.without_statement(tree, line, rewrites.PRINT, "take the printed line out")
-    if finding.rule == "GRB003":
-        yield from rewrites.model_output(tree, line)
-
-
-def _setup(tree: Tree, report: Report, plan: Plan, imports: list[str]) -> list[Edit]:
-    """The plan's selected steps that are statements alone; what needs more stands in `optimized.py`."""
-    known = recipes()
-    bodies: list[str] = []
-    for step in plan.selected:
-        code = known[step.fix].code(report.recording, [report.findings[n] for n in step.findings])
-        if isinstance(code, Code) and not (code.definitions or code.call or code.around):
-            bodies.append(code.optimize.strip("\n"))
-            imports += code.imports
-    if not bodies:
-        return []
-    text = "\n".join(bodies) + "\n"
-    return list(rewrites.after_construction(tree, lambda name: rename(text, {"pipe": name})))
+# --- imports ---------------------------------------------------------------------------------------------
 
 
 def _with_imports(module: cst.Module, imports: list[str]) -> cst.Module:

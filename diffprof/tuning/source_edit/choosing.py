@@ -1,0 +1,168 @@
+"""Which edits a finding calls for, and why there is none where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import libcst as cst
+from libcst import matchers as m
+
+from diffprof.finding import Finding
+from diffprof.fix import Code, Plan, recipes
+from diffprof.recording import SyncRow
+from diffprof.report import Report
+from diffprof.tuning.source_edit.construction import Construction
+from diffprof.tuning.source_edit.indexes import index_on_host
+from diffprof.tuning.source_edit.outputs import model_output
+from diffprof.tuning.source_edit.said import SAYS, without_said, without_wait
+from diffprof.tuning.source_edit.tables import keep_on_host
+from diffprof.tuning.source_edit.tree import Edit, Refused, Tree
+from diffprof.tuning.source_edit.uploads import create_in_place, fill, hoist, stack_scalars
+
+_READS = ("SYN001", "SYN002", "SYN003", "SYN004", "SYN007")
+_UPLOADS = ("SYN005", "SYN006", "SYN008")
+
+
+def edits_for(tree: Tree, finding: Finding, report: Report) -> list[Edit]:
+    """The edits of one finding.
+
+    Raises Refused, with the reason, where none is safe.
+    """
+    assert finding.site is not None
+    refusals: list[str] = []
+    for attempt in _attempts(tree, finding, _rows(report, finding)):
+        try:
+            edits = list(attempt())
+        except Refused as refused:
+            refusals.append(str(refused))
+            continue
+        if edits:
+            return edits
+    raise Refused("; ".join(dict.fromkeys(refusals)) or _no_edit(tree, finding))
+
+
+def _rows(report: Report, finding: Finding) -> list[SyncRow]:
+    rows = report.recording.syncs or ()
+    return [rows[n] for n in finding.evidence.syncs if n < len(rows)]
+
+
+def _attempts(
+    tree: Tree, finding: Finding, rows: Iterable[SyncRow]
+) -> Iterator[Callable[[], Iterable[Edit]]]:
+    """The edits that may fit, the one that fits best first."""
+    assert finding.site is not None
+    line, rule = finding.site.line, finding.rule
+    if rule == "SYN009" and finding.in_loop:
+        yield lambda: without_wait(tree, line)
+    if rule in _READS and finding.in_loop or rule == "GRB004":
+        yield lambda: without_said(tree, line)
+    for row in rows:
+        if row.owner and row.owner_device == "device" and not row.owner.endswith(".timesteps"):
+            yield lambda row=row: keep_on_host(tree, line, row.owner.rpartition(".")[2])  # type: ignore[misc]
+    if rule in _READS and finding.in_loop:
+        if rule == "SYN007":
+            yield lambda: stack_scalars(tree, line)
+        yield lambda: index_on_host(tree, line)
+    if rule in _UPLOADS:
+        scalar = any(row.shape == () for row in rows)
+        yield lambda: create_in_place(tree, line)
+        yield lambda: fill(tree, line, scalar=scalar)
+        if finding.in_loop:
+            yield lambda: hoist(tree, line)
+    if rule == "GRB003":
+        yield lambda: model_output(tree, line)
+
+
+# --- why not ---------------------------------------------------------------------------------------------
+
+
+def _no_edit(tree: Tree, finding: Finding) -> str:
+    """Why nothing at a finding's line is edited, from what stands there."""
+    assert finding.site is not None
+    statement = tree.statement(finding.site.line)
+    if finding.rule in ("SYN001", "SYN002", "SYN003", "SYN004", "GRB001", "GRB002"):
+        return _why_read(tree, statement)
+    if not finding.in_loop and finding.rule.startswith("SYN"):
+        return (
+            "it happens once, outside the loop, and what may be moved from there can't be told from the line"
+        )
+    if finding.rule in _UPLOADS:
+        return (
+            "where the data comes from, and whether it changes from step to step, can't be told from the line"
+        )
+    return f"no edit is known for {finding.name}"
+
+
+def _why_read(tree: Tree, statement: cst.CSTNode | None) -> str:
+    if isinstance(statement, cst.If | cst.While):
+        word = "if" if isinstance(statement, cst.If) else "while"
+        shown = tree.code(statement.test)
+        return (
+            f"what follows depends on `{word} {shown}`, which the device computes: only you know if it may go"
+        )
+    if isinstance(statement, cst.Return):
+        return "the value is returned, and who uses it can't be told"
+    if isinstance(statement, cst.Assert):
+        return "an assertion on a value of the device: only you know if it may go"
+    if isinstance(statement, cst.Expr) and m.matches(statement.value, m.Call()):
+        call = statement.value
+        assert isinstance(call, cst.Call)
+        if m.matches(call, SAYS):
+            return "it is said outside the loop"
+        return f"`{tree.code(call.func)}` gets the value, and what becomes of it can't be told"
+    if isinstance(statement, cst.Assign):
+        target = tree.code(statement.targets[0].target)
+        return f"`{target}` gets the value, and what it is for can't be told from the line"
+    return "what the value is for can't be told from the line"
+
+
+# --- where the pipeline is made --------------------------------------------------------------------------
+
+
+def setup_edits(tree: Tree, report: Report, plan: Plan, imports: list[str]) -> tuple[list[Edit], list[str]]:
+    """Edits of the plan's selected steps that are statements on the pipeline, and why the others are none.
+
+    imports: takes the import statements that they need.
+    """
+    known = recipes()
+    bodies: list[tuple[str, Code]] = []
+    elsewhere: list[str] = []
+    for step in plan.selected:
+        code = known[step.fix].code(report.recording, [report.findings[n] for n in step.findings])
+        if not isinstance(code, Code):
+            continue
+        if code.definitions or code.call or code.around:
+            elsewhere.append(step.fix)
+        else:
+            bodies.append((step.fix, code))
+    left = []
+    if elsewhere:
+        left.append(
+            f"{', '.join(elsewhere)}: more than statements on the pipeline; `diffprof fix --apply` tries it and "
+            "writes it to optimized.py"
+        )
+    if not bodies:
+        return [], left
+    names = ", ".join(fix for fix, _ in bodies)
+    try:
+        construction = Construction(tree)
+    except Refused as refused:
+        return [], [*left, f"{names}: {refused}"]
+    edits: list[Edit] = []
+    statements: list[str] = []
+    for fix, code in bodies:
+        try:
+            typed = construction.loaded_in(code.optimize)
+        except Refused as refused:
+            left.append(f"{fix}: {refused}")
+            continue
+        edits += typed or []
+        if typed is None:
+            statements.append(code.optimize.strip("\n"))
+        if typed != []:
+            imports += code.imports
+    try:
+        edits += construction.followed_by("\n".join(statements) + "\n") if statements else []
+    except Refused as refused:
+        left.append(f"{names}: {refused}")
+    return edits, left

@@ -1,0 +1,133 @@
+"""Where the pipeline is made: statements behind that, and the type that it is loaded in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import libcst as cst
+from libcst import matchers as m
+
+from diffprof.tuning.emit import rename
+from diffprof.tuning.source_edit.tree import Edit, Refused, Tree, becomes, keyword, with_argument
+
+_CLASS = m.Name(m.MatchRegex(r"\w*Pipeline\w*"))
+_LOADS = m.Name("from_pretrained") | m.Name("from_single_file") | m.Name("from_pipe")
+_LOADED = m.Call(m.Attribute(_CLASS | m.Attribute(attr=_CLASS), _LOADS))
+_MADE = m.Call(m.Name(m.MatchRegex(r"\w+Pipeline")) | m.Attribute(attr=m.Name(m.MatchRegex(r"\w+Pipeline"))))
+_HALF = re.compile(r"pipe\.to\((torch\.\w+)\)")
+
+
+class Construction:
+    """The statement of a file that makes its pipeline. name: as code, `pipe` or `self.pipe`.
+
+    Raises Refused where there is none, more than one, or it gets no name.
+    """
+
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
+        makes = [each for each in tree.all(_LOADED | _MADE)]
+        outer = [each for each in makes if not any(other in makes for other in tree.above(each))]
+        if not outer:
+            raise Refused("no statement in it makes a pipeline by name")
+        if len(outer) > 1:
+            lines = ", ".join(str(tree.line(each)) for each in outer)
+            raise Refused(f"it makes more than one pipeline, in lines {lines}")
+        self.call = outer[0]
+        named = m.Assign(targets=[m.AssignTarget(m.Name() | m.Attribute(m.Name("self")))])
+        self.assigned = tree.around(self.call, cst.BaseSmallStatement)
+        if not m.matches(self.assigned, named):
+            raise Refused(f"the pipeline that line {tree.line(self.call)} makes gets no name there")
+        self.name = tree.code(self.assigned.targets[0].target)
+        self.line = tree.line(self.assigned)
+
+    # --- statements ----------------------------------------------------------------------------------
+
+    def followed_by(self, statements: str) -> Iterator[Edit]:
+        """Statements on `pipe`, behind the last of those that set the pipeline up; what stands there already is
+        left out."""
+        whole = self.tree.parents[self.assigned]
+        block = self.tree.parents.get(whole)
+        if not isinstance(whole, cst.SimpleStatementLine) or not isinstance(
+            block, cst.IndentedBlock | cst.Module
+        ):
+            raise Refused(f"line {self.line} has more than the statement that makes the pipeline")
+        setting_up = self._setting_up(block.body[block.body.index(whole) :])
+        text = rename(statements, {"pipe": self.name})
+        standing = {self.tree.code(each).strip() for each in block.body}
+        module = cst.parse_module(text)
+        wanted = [each for each in module.body if module.code_for_node(each).strip() not in standing]
+        if wanted:
+            last = setting_up[-1]
+            added = cst.FlattenSentinel
+            yield Edit(
+                last,
+                lambda updated: added([updated, *wanted]),
+                self.tree.line(last),
+                f"set up `{self.name}`",
+            )
+
+    def _setting_up(self, following: Sequence[Any]) -> list[Any]:
+        """The construction, and what follows it up to the last statement that only sets the pipeline up."""
+        found = list(following[:1])
+        for number, statement in enumerate(following[1:], 2):
+            if self._uses(statement):
+                if not self._sets_up(statement):
+                    break
+                found = list(following[:number])
+            elif not isinstance(statement, cst.SimpleStatementLine):
+                break
+        return found
+
+    def _uses(self, node: cst.CSTNode) -> bool:
+        return any(
+            self.tree.code(each) == self.name for each in self.tree.within(node, m.Name() | m.Attribute())
+        )
+
+    def _sets_up(self, statement: cst.CSTNode) -> bool:
+        """`pipe.scheduler = ...`, `pipe = pipe.to("cuda")`, `pipe.enable_...()`; not a call of the pipeline, not
+        one that hands it on."""
+        if not isinstance(statement, cst.SimpleStatementLine):
+            return False
+        small = statement.body[0]
+        first = small.targets[0].target if isinstance(small, cst.Assign) else getattr(small, "value", None)
+        calls = self.tree.within(statement, m.Call())
+        if any(self.tree.code(call.func) == self.name for call in calls):
+            return False
+        if any(self.tree.code(arg.value) == self.name for call in calls for arg in call.args):
+            return False
+        return isinstance(small, cst.Assign | cst.Expr) and self._begins_with_it(first)
+
+    def _begins_with_it(self, node: Any) -> bool:
+        while node is not None and self.tree.code(node) != self.name:
+            node = getattr(node, "func", None) or (node.value if isinstance(node, cst.Attribute) else None)
+        return node is not None
+
+    # --- the type ------------------------------------------------------------------------------------
+
+    def loaded_in(self, statements: str) -> list[Edit] | None:
+        """For `pipe.to(torch.bfloat16)` the argument `dtype` of `from_pretrained`; None for other statements.
+
+        Raises Refused where the type given there is not written out.
+        """
+        half = _HALF.fullmatch(statements.strip())
+        if half is None or not m.matches(
+            self.call, m.Call(m.Attribute(attr=m.DoesNotMatch(m.Name("from_pipe"))))
+        ):
+            return None
+        if m.matches(self.call, _MADE) and not m.matches(self.call, _LOADED):
+            return None
+        wanted = cst.parse_expression(half[1])
+        given = keyword(self.call, "torch_dtype", "dtype")
+        line = self.tree.line(self.call)
+        what = f"load the pipeline with {half[1]}"
+        if given is None:
+            return [Edit(self.call, lambda call: with_argument(call, "dtype", wanted), line, what)]
+        if not m.matches(given.value, m.Attribute(m.Name("torch")) | m.SimpleString() | m.Name("None")):
+            raise Refused(
+                f"the type is given as `{self.tree.code(given.value)}` in line {line}: change what that is"
+            )
+        if self.tree.code(given.value) == half[1]:
+            return []
+        return [Edit(given.value, becomes(wanted), line, what)]

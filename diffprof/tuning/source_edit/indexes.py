@@ -1,0 +1,248 @@
+"""Host tables that are indexed by a timestep of the device: indexed by the host's own copy of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+from libcst import matchers as m
+
+from diffprof.tuning.source_edit.tree import Change, Edit, Refused, Tree, reads, writes
+
+_ON_HOST = '''
+def _on_host(self, timestep):
+    """The host's copy of a timestep, told by its place in memory: no read of the device, no wait."""
+    if not isinstance(timestep, torch.Tensor) or timestep.device.type == "cpu":
+        return timestep
+    on_device, on_host = self._host_timesteps
+    place = (timestep.data_ptr() - on_device.data_ptr()) // on_device.element_size()
+    known = timestep.dtype == on_device.dtype and timestep.dim() == 0 and 0 <= place < len(on_host)
+    return on_host[place] if known else timestep
+'''
+_KEEP = "self._host_timesteps = self.timesteps, self.timesteps.cpu()\n"
+
+
+def index_on_host(tree: Tree, line: int) -> Iterator[Edit]:
+    """`table[timestep]` with a table on the host and a timestep of the device: the host's own copy of it.
+
+    In a loop over timesteps that copy is made before the loop; in a method of a scheduler, in its
+    `set_timesteps`.
+    """
+    loop_edits = list(_in_loop(tree, line))
+    yield from loop_edits or _in_scheduler(tree, line)
+
+
+def _in_scheduler(tree: Tree, line: int) -> Iterator[Edit]:
+    statement = tree.statement(line)
+    function = tree.scope(statement) if statement is not None else None
+    inside = tree.around(function, cst.ClassDef) if isinstance(function, cst.FunctionDef) else None
+    if inside is None or tree.parents.get(tree.parents[function]) is not inside:
+        return
+    assert isinstance(function, cst.FunctionDef)
+    names = [each.value for each in tree.within(_head(statement), m.Name())]
+    parameters = [each.name.value for each in function.params.params if "timestep" in each.name.value]
+    for parameter in parameters:
+        derived = _derived(tree, function, parameter)
+        if derived & set(names):
+            break
+    else:
+        raise Refused("the index is none of the timesteps that the method is given")
+    if tree.within(inside, m.FunctionDef(m.Name("_on_host"))):
+        return
+    for name in derived:
+        for used in reads(tree, function, name):
+            _refuse_beside_index(tree, used)
+    if len(writes(tree, function, parameter)) != 1:
+        raise Refused(f"`{parameter}` is set anew in the method")
+    yield from _with_copy(tree, inside, line)
+    body = function.body
+    first = tree.parsed(f"{parameter} = self._on_host({parameter})\n")
+    what = f"index by the host's copy of `{parameter}`"
+    yield Edit(body, lambda updated: _begun(updated, first), tree.line(function), what)
+
+
+def _head(statement: cst.CSTNode) -> cst.CSTNode:
+    """Of a compound statement what stands in its first line."""
+    if isinstance(statement, cst.If | cst.While):
+        return statement.test
+    return statement.iter if isinstance(statement, cst.For) else statement
+
+
+def _derived(tree: Tree, function: cst.FunctionDef, parameter: str) -> set[str]:
+    """A parameter, and the names that are set to something computed of it."""
+    found = {parameter}
+    grown = True
+    while grown:
+        grown = False
+        for each in tree.within(function.body, m.Assign(targets=[m.AssignTarget(m.Name())])):
+            name = each.targets[0].target.value
+            arithmetic = not tree.within(each.value, m.Call() | m.Subscript())
+            uses = any(reads(tree, each.value, known) for known in found)
+            if name not in found and arithmetic and uses:
+                found.add(name)
+                grown = True
+    return found
+
+
+def _refuse_beside_index(tree: Tree, used: cst.Name) -> None:
+    """A timestep of the host may index, be compared and computed with; the device may not need it."""
+    child: cst.CSTNode = used
+    for parent in tree.above(used):
+        if isinstance(parent, cst.SubscriptElement | cst.Comparison):
+            return
+        if isinstance(parent, cst.IfExp | cst.If | cst.While) and parent.test is child:
+            return
+        if isinstance(parent, cst.Assign):
+            return
+        if isinstance(parent, cst.Arg):
+            call = tree.parents[parent]
+            assert isinstance(call, cst.Call)
+            plain = m.Call(m.Name("int") | m.Name("float") | m.Name("isinstance") | m.Name("print"))
+            own = m.Call(m.Attribute(m.Name("self")))
+            if m.matches(call, plain | own):
+                return
+            raise Refused(
+                f"`{used.value}` is also given to `{tree.code(call.func)}` in line {tree.line(used)}, which may "
+                "need it on the device"
+            )
+        if not isinstance(
+            parent,
+            cst.BinaryOperation
+            | cst.UnaryOperation
+            | cst.BooleanOperation
+            | cst.ComparisonTarget
+            | cst.Index,
+        ):
+            break
+        child = parent
+    raise Refused(f"`{used.value}` is also used in line {tree.line(used)}, which may need it on the device")
+
+
+def _with_copy(tree: Tree, inside: cst.ClassDef, line: int) -> Iterator[Edit]:
+    """The class with a host's copy of its timesteps, and the method that finds a timestep in it."""
+    if not tree.within(tree.module, m.ImportAlias(m.Name("torch"))):
+        raise Refused("the file does not import torch")
+    sets = [each for each in inside.body.body if m.matches(each, m.FunctionDef(m.Name("set_timesteps")))]
+    if not sets:
+        raise Refused(
+            "set_timesteps, where the host would keep a copy of the timesteps, is inherited; optimized.py "
+            "(`diffprof fix --apply`) does it from outside"
+        )
+    returns = tree.within(sets[0].body, m.Return())
+    if returns:
+        raise Refused(f"set_timesteps returns early, in line {tree.line(returns[0])}")
+    keep = tree.parsed(_KEEP)
+    method = tree.parsed(_ON_HOST.lstrip("\n"))
+    method = method.with_changes(leading_lines=[cst.EmptyLine(indent=False)])
+    what = "keep a copy of the timesteps on the host"
+    yield Edit(sets[0].body, lambda body: _ended(body, keep), tree.line(sets[0]), what)
+    yield Edit(inside.body, lambda body: _ended(body, method), line, what)
+
+
+def _begun(body: cst.BaseSuite, first: cst.BaseStatement) -> cst.BaseSuite:
+    """A block with a statement in front, behind its docstring."""
+    assert isinstance(body, cst.IndentedBlock)
+    documented = m.matches(
+        body.body[0], m.SimpleStatementLine([m.Expr(m.SimpleString() | m.ConcatenatedString())])
+    )
+    return body.with_changes(body=[*body.body[:documented], first, *body.body[documented:]])
+
+
+def _ended(body: cst.BaseSuite, last: cst.BaseStatement) -> cst.BaseSuite:
+    assert isinstance(body, cst.IndentedBlock)
+    return body.with_changes(body=[*body.body, last])
+
+
+# --- a loop over timesteps -------------------------------------------------------------------------------
+
+
+def _in_loop(tree: Tree, line: int) -> Iterator[Edit]:
+    """`for i, t in enumerate(timesteps)` with `t` read in the line: `timesteps_on_host[i]` is read."""
+    statement = tree.statement(line)
+    if statement is None:
+        return
+    for loop in (each for each in tree.above(statement) if isinstance(each, cst.For)):
+        over = _loop_over(loop)
+        if over is None or tree.scope(loop) is not tree.scope(statement):
+            continue
+        counter, each, table = over
+        places = [
+            read for read in map(lambda n: _host_place(tree, n), reads(tree, _head(statement), each)) if read
+        ]
+        if not places:
+            continue
+        if len(writes(tree, loop, each)) != 1 or (counter and len(writes(tree, loop, counter)) != 1):
+            raise Refused(f"`{each}` or its counter is set anew in the loop")
+        yield from _counted(tree, loop, counter, each, table, places)
+        return
+
+
+def _loop_over(loop: cst.For) -> tuple[str | None, str, cst.BaseExpression] | None:
+    """(counter, name of each, the table) of `for i, t in enumerate(table)` or `for t in table`."""
+    pair = m.Tuple([m.Element(m.Name()), m.Element(m.Name())])
+    listed = m.Call(m.Name("enumerate"), args=[m.Arg(m.Name() | m.Attribute(), keyword=None)])
+    if m.matches(loop.target, pair) and m.matches(loop.iter, listed):
+        counter, each = (element.value.value for element in loop.target.elements)  # type: ignore[attr-defined]
+        return counter, each, loop.iter.args[0].value  # type: ignore[attr-defined]
+    if isinstance(loop.target, cst.Name) and m.matches(loop.iter, m.Name() | m.Attribute()):
+        return None, loop.target.value, loop.iter
+    return None
+
+
+def _host_place(tree: Tree, name: cst.Name) -> cst.CSTNode | None:
+    """What of `t.item()`, `int(t)` and `table[t]` the host's number takes the place of."""
+    parent = tree.parents[name]
+    if isinstance(parent, cst.Attribute) and m.matches(parent.attr, m.Name("item")):
+        call = tree.parents[parent]
+        return call if isinstance(call, cst.Call) and not call.args else None
+    if isinstance(parent, cst.Arg) and m.matches(
+        tree.parents[parent], m.Call(m.Name("int") | m.Name("float") | m.Name("bool"))
+    ):
+        return name
+    compared = isinstance(parent, cst.Comparison | cst.ComparisonTarget)
+    index = isinstance(parent, cst.Index) and isinstance(tree.parents[parent], cst.SubscriptElement)
+    return name if compared or index else None
+
+
+def _counted(
+    tree: Tree,
+    loop: cst.For,
+    counter: str | None,
+    each: str,
+    table: cst.BaseExpression,
+    places: list[cst.CSTNode],
+) -> Iterator[Edit]:
+    source = tree.code(table)
+    what = f"read `{each}` from a copy of `{source}` that is made before the loop"
+    at = tree.line(loop)
+    name = f"{each}_on_host"
+    if writes(tree, tree.scope(loop), name) or not isinstance(
+        tree.parents[loop], cst.IndentedBlock | cst.Module
+    ):
+        return
+    for set_at in writes(tree, tree.scope(loop), source):
+        assigned = tree.around(set_at, cst.Assign)
+        if assigned is not None and not m.matches(assigned.value, m.Call() | m.Attribute() | m.Subscript()):
+            raise Refused(f"`{source}`, of line {tree.line(set_at)}, may be no tensor")
+    if counter is None:
+        names = cst.parse_expression(f"{each}, {name}").with_changes(lpar=[], rpar=[])
+        pairs = cst.parse_expression(f"zip({source}, {source}.tolist())")
+        yield Edit(loop.target, becomes_exactly(names), at, what)
+        yield Edit(loop.iter, becomes_exactly(pairs), at, what)
+        read = name
+    else:
+        copy = tree.parsed(f"{name} = {source}.tolist()\n")
+        yield Edit(loop, lambda updated: _behind_copy(updated, copy), at, what)
+        read = f"{name}[{counter}]"
+    for place in places:
+        yield Edit(place, becomes_exactly(cst.parse_expression(read)), tree.line(place), what)
+
+
+def becomes_exactly(node: cst.CSTNode) -> Change:
+    """The change into this, in the parentheses that were there."""
+    return lambda was: node.with_changes(lpar=was.lpar, rpar=was.rpar) if was.lpar else node
+
+
+def _behind_copy(loop: cst.For, copy: cst.CSTNode) -> cst.FlattenSentinel[cst.CSTNode]:
+    first = copy.with_changes(leading_lines=loop.leading_lines)
+    return cst.FlattenSentinel([first, loop.with_changes(leading_lines=[])])

@@ -1,0 +1,131 @@
+"""What is computed only to be said, and explicit waits: such statements are taken out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import libcst as cst
+from libcst import matchers as m
+
+from diffprof.tuning.source_edit.tree import Edit, Refused, Tree, becomes, reads, writes
+
+_TENSOR_READS = (
+    *(
+        "item",
+        "tolist",
+        "cpu",
+        "detach",
+        "numpy",
+        "float",
+        "double",
+        "mean",
+        "std",
+        "var",
+        "sum",
+        "min",
+        "max",
+    ),
+    *("abs", "norm", "size", "dim", "numel", "any", "all", "isnan", "isinf", "isfinite", "amin", "amax"),
+    *("square", "sqrt", "round", "median"),
+)
+"""Methods of a tensor, and torch's functions, that change nothing and draw no random numbers."""
+_PLAIN_READS = ("format", "join", "time", "perf_counter", "memory_allocated", "max_memory_allocated")
+_READS = frozenset((*_TENSOR_READS, *_PLAIN_READS))
+_PLAIN = frozenset(
+    ("float", "int", "str", "repr", "len", "round", "bool", "tuple", "list", "type", "min", "max")
+)
+
+_SYNCHRONIZE = m.Call(m.Attribute(attr=m.Name("synchronize")))
+_LOGGER = m.MatchRegex(r"(?i)_?(logger|logging|log)")
+_LOGGERS = m.Name(_LOGGER) | m.Attribute(attr=m.Name(_LOGGER))
+_LEVELS = m.Name("debug") | m.Name("info")
+_BARS = m.Name(m.MatchRegex("set_(postfix|description)(_str)?"))
+SAYS = (
+    m.Call(m.Name("print"))
+    | m.Call(m.Attribute(_LOGGERS, _LEVELS))
+    | m.Call(m.Attribute(attr=_BARS))
+    | m.Call(m.Attribute(m.Name("tqdm"), m.Name("write")))
+)
+"""Progress lines; a warning or an error is not one."""
+
+
+def without_wait(tree: Tree, line: int) -> Iterator[Edit]:
+    """`torch.cuda.synchronize()` as a statement, taken out."""
+    for statement in tree.at(line, m.Expr(_SYNCHRONIZE)):
+        refuse_if_acting(tree, statement.value)
+        yield _taken_out(tree, statement, "take the explicit wait out of the loop")
+
+
+def without_said(tree: Tree, line: int) -> Iterator[Edit]:
+    """A statement that only says something, taken out; also the one before it that computes what is said."""
+    for statement in tree.at(line, m.Expr(SAYS)):
+        refuse_if_acting(tree, statement.value)
+        yield _taken_out(tree, statement, "take out the line that is printed or logged")
+        return
+    statement = tree.statement(line)
+    if m.matches(statement, m.Assign(targets=[m.AssignTarget(m.Name())])):
+        yield from _without_said_name(tree, statement)
+
+
+def _without_said_name(tree: Tree, assigned: cst.Assign) -> Iterator[Edit]:
+    """`mean = x.mean().item()` that nothing but printed lines read: taken out with them."""
+    name = assigned.targets[0].target.value  # type: ignore[attr-defined]
+    scope = tree.scope(assigned)
+    if not isinstance(scope, cst.FunctionDef):
+        raise Refused(f"`{name}` is a variable of the module, which anything may read")
+    used = reads(tree, scope, name)
+    said = {id(s): s for s in (_said_in(tree, each) for each in used) if s is not None}
+    for each in used:
+        if _said_in(tree, each) is None:
+            raise Refused(f"`{name}` is used in line {tree.line(each)}")
+    if len(writes(tree, scope, name)) != 1:
+        raise Refused(f"`{name}` is set at several places")
+    if not used or _acting(assigned.value) is not None:
+        raise Refused(f"`{tree.code(assigned.value)}` may do more than compute `{name}`")
+    for statement in said.values():
+        refuse_if_acting(tree, statement.value)
+        yield _taken_out(tree, statement, f"take out the line that prints or logs `{name}`")
+    yield _taken_out(tree, assigned, f"take out `{name}`, which was only printed or logged")
+
+
+def _said_in(tree: Tree, node: cst.CSTNode) -> Any:
+    """The statement around a node that only says something, or None."""
+    statement = tree.around(node, cst.BaseSmallStatement)
+    return statement if m.matches(statement, m.Expr(SAYS)) else None
+
+
+def refuse_if_acting(tree: Tree, call: cst.BaseExpression) -> None:
+    """Raises Refused unless nothing is lost with a call but its output."""
+    assert isinstance(call, cst.Call)
+    for arg in call.args:
+        if arg.keyword is not None and arg.keyword.value == "file":
+            raise Refused("what it prints goes to a file of yours")
+        if (acting := _acting(arg.value)) is not None:
+            raise Refused(f"`{tree.code(acting).strip()}` in it may do more than read")
+
+
+def _acting(value: cst.CSTNode) -> cst.CSTNode | None:
+    """The first part of an expression that may do something, or None."""
+    acts = m.NamedExpr() | m.Await() | m.Yield()
+    only_reads = m.Call(m.Name(m.MatchIfTrue(_PLAIN.__contains__))) | m.Call(
+        m.Attribute(attr=m.Name(m.MatchIfTrue(_READS.__contains__)))
+    )
+    for each in m.findall(value, acts | m.Call()):
+        if not m.matches(each, only_reads):
+            return each
+    return None
+
+
+def _taken_out(tree: Tree, statement: cst.BaseSmallStatement, what: str) -> Edit:
+    """A block that is empty then gets a `pass`."""
+    whole = tree.parents[statement]
+    line = tree.line(statement)
+    if isinstance(whole, cst.SimpleStatementLine) and len(whole.body) == 1 and not _alone(tree, whole):
+        return Edit(whole, lambda _: cst.RemoveFromParent(), line, what)
+    return Edit(statement, becomes(cst.Pass()), line, what)
+
+
+def _alone(tree: Tree, line: cst.SimpleStatementLine) -> bool:
+    block = tree.parents.get(line)
+    return isinstance(block, cst.IndentedBlock) and len(block.body) == 1

@@ -1,0 +1,189 @@
+"""A parsed file: what stands where, what is around it, and edits made to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import libcst as cst
+from libcst import matchers as m
+
+Change = Callable[[Any], Any]
+
+
+class Refused(Exception):
+    """An edit that is not made. The text says why, as a clause."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One change. node: what is replaced, by identity; change: its updated form -> what stands there then.
+    line: where; what: in words."""
+
+    node: cst.CSTNode
+    change: Change
+    line: int
+    what: str
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A module with positions and parents. nodes: all of them, as they stand in the source, outer ones first."""
+
+    module: cst.Module
+    positions: Mapping[cst.CSTNode, Any]
+    parents: Mapping[cst.CSTNode, cst.CSTNode]
+    nodes: tuple[cst.CSTNode, ...]
+
+    @classmethod
+    def of(cls, module: cst.Module) -> Tree:
+        wrapper = cst.MetadataWrapper(module, unsafe_skip_copy=True)
+        positions = wrapper.resolve(cst.metadata.PositionProvider)
+        parents = wrapper.resolve(cst.metadata.ParentNodeProvider)
+        return cls(wrapper.module, positions, parents, tuple(_below(wrapper.module)))
+
+    def line(self, node: cst.CSTNode) -> int:
+        return int(self.positions[node].start.line)
+
+    def lines(self, node: cst.CSTNode) -> range:
+        place = self.positions.get(node)
+        return range(place.start.line, place.end.line + 1) if place is not None else range(0)
+
+    def all(self, kind: Any) -> Iterator[Any]:
+        """Nodes that match, outermost first."""
+        return (node for node in self.nodes if m.matches(node, kind))
+
+    def at(self, line: int, kind: Any) -> Iterator[Any]:
+        """Nodes that match and reach over a line, those of the fewest lines first."""
+        here = [n for n in self.nodes if line in self.lines(n) and m.matches(n, kind)]
+        yield from sorted(here, key=lambda node: len(self.lines(node)))
+
+    def within(self, node: cst.CSTNode, kind: Any) -> list[Any]:
+        """Nodes at or below a node that match, as they stand in the source."""
+        return [each for each in (node, *_below(node)) if m.matches(each, kind)]
+
+    def above(self, node: cst.CSTNode) -> Iterator[cst.CSTNode]:
+        """What is around a node, innermost first."""
+        parent = self.parents.get(node)
+        while parent is not None:
+            yield parent
+            parent = self.parents.get(parent)
+
+    def around(self, node: cst.CSTNode, kind: Any) -> Any:
+        """The nearest enclosing node of a type, or None."""
+        return next((each for each in self.above(node) if isinstance(each, kind)), None)
+
+    def scope(self, node: cst.CSTNode) -> Any:
+        """The function that a node is in, or the module."""
+        return self.around(node, cst.FunctionDef) or self.module
+
+    def statement(self, line: int) -> Any:
+        """The smallest statement that reaches over a line, or None; of a compound one only its head counts."""
+        small = next(self.at(line, m.MatchIfTrue(lambda n: isinstance(n, cst.BaseSmallStatement))), None)
+        if small is not None:
+            return small
+        compound = self.at(line, m.MatchIfTrue(lambda n: isinstance(n, cst.BaseCompoundStatement)))
+        return next(compound, None)
+
+    def parsed(self, source: str) -> Any:
+        """A statement from source text, with this module's line ends."""
+        config = self.module.config_for_parsing
+        return cst.parse_statement(source.replace("\n", config.default_newline), config)
+
+    def code(self, node: cst.CSTNode) -> str:
+        return self.module.code_for_node(node)
+
+
+def _below(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
+    for child in node.children:
+        yield child
+        yield from _below(child)
+
+
+# --- names -----------------------------------------------------------------------------------------------
+
+
+def reads(tree: Tree, scope: cst.CSTNode, name: str) -> list[cst.Name]:
+    """Where a name is read in a scope, functions within it included."""
+    return [
+        node
+        for node in tree.within(scope, m.Name(name))
+        if not _is_written(tree, node) and not _is_label(tree, node)
+    ]
+
+
+def writes(tree: Tree, scope: cst.CSTNode, name: str) -> list[cst.Name]:
+    """Where a name gets a value in a scope, its parameters included."""
+    return [node for node in tree.within(scope, m.Name(name)) if _is_written(tree, node)]
+
+
+def _is_written(tree: Tree, node: cst.CSTNode) -> bool:
+    child = node
+    for parent in tree.above(node):
+        if isinstance(parent, cst.AssignTarget | cst.Param | cst.NameItem | cst.AsName | cst.Del):
+            return not (isinstance(parent, cst.Param) and parent.name is not child)
+        if isinstance(parent, cst.AnnAssign | cst.AugAssign | cst.NamedExpr):
+            return parent.target is child
+        if isinstance(parent, cst.For | cst.CompFor):
+            return parent.target is child
+        if isinstance(parent, cst.FunctionDef | cst.ClassDef):
+            return parent.name is child
+        if not isinstance(parent, cst.Tuple | cst.List | cst.Element | cst.StarredElement):
+            return False
+        child = parent
+    return False
+
+
+def _is_label(tree: Tree, node: cst.CSTNode) -> bool:
+    """Whether it is no variable: an attribute's name, or that of an argument."""
+    parent = tree.parents.get(node)
+    if isinstance(parent, cst.Attribute):
+        return parent.attr is node
+    return isinstance(parent, cst.Arg) and parent.keyword is node
+
+
+# --- carrying out ----------------------------------------------------------------------------------------
+
+
+def becomes(node: cst.CSTNode) -> Change:
+    """The change into this."""
+    return lambda _: node
+
+
+def keyword(call: cst.Call, *names: str) -> cst.Arg | None:
+    """The argument of a call that is given by one of these names."""
+    return next((arg for arg in call.args if arg.keyword is not None and arg.keyword.value in names), None)
+
+
+def with_argument(call: cst.Call, name: str, value: cst.BaseExpression) -> cst.Call:
+    """The call with a keyword argument more, in the layout of those that are there."""
+    equal = cst.AssignEqual(cst.SimpleWhitespace(""), cst.SimpleWhitespace(""))
+    added = cst.Arg(value, keyword=cst.Name(name), equal=equal)
+    args = list(call.args)
+    if args:
+        last = args[-1]
+        between = args[-2].comma if len(args) > 1 else cst.Comma(whitespace_after=cst.SimpleWhitespace(" "))
+        if isinstance(last.comma, cst.Comma):  # a trailing comma stays one
+            added = added.with_changes(comma=last.comma, whitespace_after_arg=last.whitespace_after_arg)
+        elif not isinstance(last.whitespace_after_arg, cst.SimpleWhitespace):
+            added = added.with_changes(whitespace_after_arg=last.whitespace_after_arg)
+        empty = cst.SimpleWhitespace("")
+        args[-1] = last.with_changes(comma=between, whitespace_after_arg=empty)
+    return call.with_changes(args=[*args, added])
+
+
+class _Applied(cst.CSTTransformer):
+    def __init__(self, edits: Sequence[Edit]) -> None:
+        super().__init__()
+        self.changes = {id(edit.node): edit.change for edit in edits}
+
+    def on_leave(self, original_node: Any, updated_node: Any) -> Any:
+        left = super().on_leave(original_node, updated_node)
+        change = self.changes.get(id(original_node))
+        return left if change is None else change(left)
+
+
+def applied(tree: Tree, edits: Sequence[Edit]) -> cst.Module:
+    """The module with the edits made; of two of the same node the first counts."""
+    return tree.module.visit(_Applied(edits[::-1]))

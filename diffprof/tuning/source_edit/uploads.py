@@ -1,0 +1,217 @@
+"""What is made on the host and sent to the device: made there, filled in there, or sent once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+from libcst import matchers as m
+
+from diffprof.tuning.source_edit.tree import (
+    Change,
+    Edit,
+    Refused,
+    Tree,
+    becomes,
+    keyword,
+    reads,
+    with_argument,
+    writes,
+)
+
+_SAME = ("zeros", "ones", "full", "empty", "eye")
+"""torch's functions that give the same values on every device."""
+_OTHER = {
+    **dict.fromkeys(
+        ("randn", "rand", "randint", "randperm", "normal"), "the device draws other random numbers"
+    ),
+    **dict.fromkeys(("linspace", "logspace", "arange"), "the device may round its values otherwise"),
+}
+_TENSOR = m.Call(m.Attribute(m.Name("torch"), m.Name("tensor") | m.Name("as_tensor")))
+_MOVES = m.Name("to") | m.Name("cuda")
+
+
+def is_device(tree: Tree, argument: cst.Arg) -> bool:
+    """Whether an argument of `.to` says where; not `"cpu"`, which is the host."""
+    text = tree.code(argument.value)
+    if argument.keyword is not None:
+        return argument.keyword.value == "device" and text not in ('"cpu"', "'cpu'")
+    return "device" in text or text.strip("\"'").startswith("cuda")
+
+
+def _destination(tree: Tree, move: cst.Call) -> cst.BaseExpression | None:
+    """Where `.to(device)` or `.cuda()` moves to; None where it does more than that, or names no device."""
+    assert isinstance(move.func, cst.Attribute)
+    if move.func.attr.value == "cuda":
+        return cst.SimpleString('"cuda"') if not move.args else None
+    if len(move.args) == 1 and is_device(tree, move.args[0]):
+        return move.args[0].value
+    return None
+
+
+def create_in_place(tree: Tree, line: int) -> Iterator[Edit]:
+    """`torch.zeros(n).to(device)` -> `torch.zeros(n, device=device)`."""
+    made = m.Call(m.Attribute(m.Name("torch"), m.Name()))
+    for call in tree.at(line, m.Call(m.Attribute(made, _MOVES))):
+        inner = call.func.value
+        name = inner.func.attr.value
+        if name in _OTHER:
+            raise Refused(f"`torch.{name}` would be another one there: {_OTHER[name]}")
+        if name in _SAME and keyword(inner, "device") is None and _destination(tree, call) is not None:
+            yield Edit(call, _created(tree, call), line, "create it on the device")
+
+
+def _created(tree: Tree, move: cst.Call) -> Change:
+    where = _destination(tree, move)
+    assert where is not None
+    return lambda call: with_argument(call.func.value, "device", where)
+
+
+# --- numbers ---------------------------------------------------------------------------------------------
+
+
+def fill(tree: Tree, line: int, *, scalar: bool) -> Iterator[Edit]:
+    """`torch.tensor(0.5, device=device)` -> `torch.full((), 0.5, device=device)`: a fill takes its number along
+    when it is launched. Also `[0.5]`, `[0.5] * 2`, and `.to(device)` behind it.
+
+    scalar: whether what was sent is one number, so that a name in its place is one.
+    """
+    for call in tree.at(line, _TENSOR):
+        move = tree.around(call, cst.Call)
+        moved = m.matches(move, m.Call(m.Attribute(m.MatchIfTrue(lambda n, call=call: n is call), _MOVES)))
+        where = _destination(tree, move) if moved else None
+        if where is None and keyword(call, "device") is None:
+            continue
+        _refuse_more(tree, call)
+        shape, number = _shape_and_number(tree, call, scalar=scalar)
+        filled = _filled(call, shape, number)
+        if where is not None:
+            filled = with_argument(filled, "device", where)
+        yield Edit(move if moved else call, becomes(filled), line, "fill the number in on the device")
+
+
+def _refuse_more(tree: Tree, call: cst.Call) -> None:
+    if not call.args or call.args[0].keyword is not None or call.args[0].star:
+        raise Refused("what the tensor is made of is not its first argument")
+    for arg in call.args[1:]:
+        if arg.keyword is None or arg.keyword.value not in ("device", "dtype"):
+            raise Refused(f"`{tree.code(arg).strip(', ')}` asks for more than a device and a type")
+
+
+def _shape_and_number(tree: Tree, call: cst.Call, *, scalar: bool) -> tuple[str, cst.BaseExpression]:
+    """As in `torch.full(shape, number)`."""
+    data = call.args[0].value
+    if _is_number(data) or (scalar and m.matches(data, m.Call(m.Name("float") | m.Name("int")))):
+        return "()", data
+    if isinstance(data, cst.List | cst.Tuple):
+        numbers = [each.value for each in data.elements]
+        same = {tree.code(each) for each in numbers}
+        if len(same) == 1 and _is_number(numbers[0]):
+            return f"({len(numbers)},)", numbers[0]
+        raise Refused(
+            "its numbers differ, and one fill takes one number: make the tensor once, before the loop"
+        )
+    times = m.BinaryOperation(m.List([m.Element(m.MatchIfTrue(_is_number))]), m.Multiply(), m.Integer())
+    if m.matches(data, times):
+        return f"({data.right.value},)", data.left.elements[0].value  # type: ignore[attr-defined]
+    if not scalar:
+        raise Refused(f"`{tree.code(data)}` is more than one number: make the tensor once, before the loop")
+    if keyword(call, "dtype") is None:
+        raise Refused(
+            f"what `{tree.code(data)}` is decides the tensor's type; with `dtype=` it can be filled in"
+        )
+    return "()", data
+
+
+def _is_number(node: cst.CSTNode) -> bool:
+    literal = m.Integer() | m.Float() | m.Name("True") | m.Name("False")
+    return m.matches(node, literal | m.UnaryOperation(m.Minus(), literal))
+
+
+def _filled(call: cst.Call, shape: str, number: cst.BaseExpression) -> cst.Call:
+    assert isinstance(call.func, cst.Attribute)
+    first = call.args[0]
+    size = cst.Arg(cst.parse_expression(shape), comma=cst.Comma(whitespace_after=cst.SimpleWhitespace(" ")))
+    full = call.func.with_changes(attr=cst.Name("full"))
+    return call.with_changes(func=full, args=[size, first.with_changes(value=number), *call.args[1:]])
+
+
+def stack_scalars(tree: Tree, line: int) -> Iterator[Edit]:
+    """`torch.tensor([t] * n, device=device)` of a device's scalar -> `torch.stack([t] * n)`."""
+    one = m.List([m.Element(m.Name() | m.Attribute() | m.Subscript())])
+    for call in tree.at(line, _TENSOR):
+        _refuse_more(tree, call)
+        data = call.args[0].value
+        if not m.matches(data, one | m.BinaryOperation(one, m.Multiply(), m.DoNotCare())):
+            raise Refused("its list holds more than one thing, and not all need be tensors of the device")
+        stacked: cst.BaseExpression = cst.Call(
+            call.func.with_changes(attr=cst.Name("stack")),
+            [cst.Arg(data)],
+            lpar=call.lpar,
+            rpar=call.rpar,
+        )
+        kind = keyword(call, "dtype")
+        if kind is not None:
+            stacked = cst.Call(cst.Attribute(stacked, cst.Name("to")), [cst.Arg(kind.value)])
+        yield Edit(call, becomes(stacked), line, "stack it on the device")
+
+
+# --- before the loop -------------------------------------------------------------------------------------
+
+
+def hoist(tree: Tree, line: int) -> Iterator[Edit]:
+    """`x = torch.tensor([0.1, 0.2], device=device)` right in a loop -> in front of the loop."""
+    statement = tree.statement(line)
+    if not m.matches(statement, m.Assign(targets=[m.AssignTarget(m.Name())])):
+        return
+    whole = tree.parents[statement]
+    loop = tree.around(whole, cst.For | cst.While)
+    if loop is None or tree.scope(loop) is not tree.scope(statement):
+        return
+    name = statement.targets[0].target.value
+    if tree.parents[whole] is not loop.body or len(whole.body) != 1:
+        raise Refused(f"`{name}` is not made right in the loop, so not in each of its rounds")
+    _refuse_varying(tree, loop, statement)
+    _refuse_changed(tree, tree.scope(statement), name)
+    yield Edit(whole, lambda _: cst.RemoveFromParent(), line, f"make `{name}` once, before the loop")
+    bare = whole.with_changes(leading_lines=[])
+    yield Edit(loop, lambda updated: _in_front(updated, bare), line, f"make `{name}` once, before the loop")
+
+
+def _in_front(loop: cst.For | cst.While, moved: cst.SimpleStatementLine) -> cst.FlattenSentinel[cst.CSTNode]:
+    above = moved.with_changes(leading_lines=loop.leading_lines)
+    return cst.FlattenSentinel([above, loop.with_changes(leading_lines=[])])
+
+
+def _refuse_varying(tree: Tree, loop: cst.CSTNode, statement: cst.Assign) -> None:
+    """What the value is made of has to be there before the loop, and the same in each round."""
+    calls = m.Call(m.Attribute(attr=m.Name("tensor") | m.Name("as_tensor") | _MOVES | m.Name("from_numpy")))
+    for call in tree.within(statement.value, m.Call()):
+        if not m.matches(call, calls):
+            raise Refused(f"`{tree.code(call)}` may differ from round to round")
+    for used in tree.within(statement.value, m.Name()):
+        if used not in reads(tree, statement.value, used.value):
+            continue
+        parent = tree.parents[used]
+        set_inside = writes(tree, loop, used.value)
+        if set_inside and not m.matches(parent, m.Attribute(attr=m.Name("device"))):
+            raise Refused(f"`{used.value}` is set in the loop, in line {tree.line(set_inside[0])}")
+        if set_inside and len(writes(tree, tree.scope(loop), used.value)) == len(set_inside):
+            raise Refused(f"`{used.value}` is not there before the loop")
+
+
+def _refuse_changed(tree: Tree, scope: cst.CSTNode, name: str) -> None:
+    """One tensor for all rounds must not be written to in one of them."""
+    if len(writes(tree, scope, name)) != 1:
+        raise Refused(f"`{name}` is set at several places")
+    for used in reads(tree, scope, name):
+        parent = tree.parents[used]
+        in_place = m.Attribute(attr=m.Name(m.MatchRegex(r"\w+[^_]_")))
+        written = isinstance(parent, cst.Subscript) and tree.around(parent, cst.AssignTarget) is not None
+        if m.matches(parent, in_place) or written:
+            raise Refused(f"`{name}` is written to in line {tree.line(used)}")
+        call = tree.around(parent, cst.Call) if isinstance(parent, cst.Arg) else None
+        if call is not None and not m.matches(call, m.Call(m.Attribute(m.Name("torch") | m.Name("F")))):
+            raise Refused(
+                f"`{tree.code(call.func)}` of line {tree.line(call)} gets `{name}`, and might write to it"
+            )
