@@ -14,7 +14,7 @@ from diffprof.report import Report
 from diffprof.tuning.source_edit.construction import Construction
 from diffprof.tuning.source_edit.indexes import index_on_host
 from diffprof.tuning.source_edit.outputs import model_output
-from diffprof.tuning.source_edit.said import SAYS, without_said, without_wait
+from diffprof.tuning.source_edit.said import SAYS, without_said, without_said_name, without_wait
 from diffprof.tuning.source_edit.tables import keep_on_host
 from diffprof.tuning.source_edit.tree import Edit, Refused, Tree
 from diffprof.tuning.source_edit.uploads import create_in_place, fill, hoist, stack_scalars
@@ -29,16 +29,16 @@ def edits_for(tree: Tree, finding: Finding, report: Report) -> list[Edit]:
     Raises Refused, with the reason, where none is safe.
     """
     assert finding.site is not None
-    refusals: list[str] = []
-    for attempt in _attempts(tree, finding, _rows(report, finding)):
+    why = ""
+    for attempt in _attempts(tree, finding, report):
         try:
             edits = list(attempt())
         except Refused as refused:
-            refusals.append(str(refused))
+            why = str(refused)  # of several the last: it is of the edit that fits best
             continue
         if edits:
             return edits
-    raise Refused("; ".join(dict.fromkeys(refusals)) or _no_edit(tree, finding))
+    raise Refused(why or _no_edit(tree, finding))
 
 
 def _rows(report: Report, finding: Finding) -> list[SyncRow]:
@@ -46,23 +46,32 @@ def _rows(report: Report, finding: Finding) -> list[SyncRow]:
     return [rows[n] for n in finding.evidence.syncs if n < len(rows)]
 
 
-def _attempts(
-    tree: Tree, finding: Finding, rows: Iterable[SyncRow]
-) -> Iterator[Callable[[], Iterable[Edit]]]:
-    """The edits that may fit, the one that fits best first."""
+def _half(report: Report) -> str | None:
+    """The half precision that the denoiser runs in, if it does."""
+    kinds = [each.dtype for each in report.recording.target.components if each.role == "denoiser"]
+    return next((kind for kind in kinds if kind in ("float16", "bfloat16")), None)
+
+
+def _attempts(tree: Tree, finding: Finding, report: Report) -> Iterator[Callable[[], Iterable[Edit]]]:
+    """The edits that may fit; those that say more about why they don't come later."""
     assert finding.site is not None
     line, rule = finding.site.line, finding.rule
+    rows = _rows(report, finding)
     if rule == "SYN009" and finding.in_loop:
         yield lambda: without_wait(tree, line)
-    if rule in _READS and finding.in_loop or rule == "GRB004":
+    if (rule in _READS and finding.in_loop) or rule == "GRB004":
         yield lambda: without_said(tree, line)
-    for row in rows:
-        if row.owner and row.owner_device == "device" and not row.owner.endswith(".timesteps"):
-            yield lambda row=row: keep_on_host(tree, line, row.owner.rpartition(".")[2])  # type: ignore[misc]
+        yield lambda: without_said_name(tree, line)
     if rule in _READS and finding.in_loop:
         if rule == "SYN007":
             yield lambda: stack_scalars(tree, line)
-        yield lambda: index_on_host(tree, line)
+        table = any(row.owner_device == "cpu" for row in rows)
+        yield lambda: index_on_host(tree, line, table=table)
+    for row in rows:
+        if row.owner and row.owner_device == "device" and not row.owner.endswith(".timesteps"):
+            attribute = row.owner.rpartition(".")[2]
+            half = _half(report)
+            yield lambda at=attribute, half=half: keep_on_host(tree, line, at, half=half)  # type: ignore[misc]
     if rule in _UPLOADS:
         scalar = any(row.shape == () for row in rows)
         yield lambda: create_in_place(tree, line)
@@ -80,8 +89,12 @@ def _no_edit(tree: Tree, finding: Finding) -> str:
     """Why nothing at a finding's line is edited, from what stands there."""
     assert finding.site is not None
     statement = tree.statement(finding.site.line)
+    if isinstance(tree.parents.get(statement), cst.SimpleStatementSuite):  # `if x: y` in one line
+        statement = tree.around(statement, cst.BaseCompoundStatement)
     if finding.rule in ("SYN001", "SYN002", "SYN003", "SYN004", "GRB001", "GRB002"):
         return _why_read(tree, statement)
+    if finding.rule == "SYN009":
+        return "it stands outside the loop, where what comes after it may rely on it"
     if not finding.in_loop and finding.rule.startswith("SYN"):
         return (
             "it happens once, outside the loop, and what may be moved from there can't be told from the line"
@@ -90,6 +103,10 @@ def _no_edit(tree: Tree, finding: Finding) -> str:
         return (
             "where the data comes from, and whether it changes from step to step, can't be told from the line"
         )
+    if finding.rule == "GRB003":
+        return "the line takes no output of a model by its name"
+    if finding.rule == "GRB004":
+        return "a warning, or what is said otherwise than by print or a logger, is meant to be seen"
     return f"no edit is known for {finding.name}"
 
 
@@ -138,8 +155,8 @@ def setup_edits(tree: Tree, report: Report, plan: Plan, imports: list[str]) -> t
     left = []
     if elsewhere:
         left.append(
-            f"{', '.join(elsewhere)}: more than statements on the pipeline; `diffprof fix --apply` tries it and "
-            "writes it to optimized.py"
+            f"{', '.join(elsewhere)}: more than statements on the pipeline; `diffprof fix --apply` tries it "
+            "and writes it to optimized.py"
         )
     if not bodies:
         return [], left

@@ -27,7 +27,7 @@ class Construction:
 
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
-        makes = [each for each in tree.all(_LOADED | _MADE)]
+        makes = list(tree.all(_LOADED | _MADE))
         outer = [each for each in makes if not any(other in makes for other in tree.above(each))]
         if not outer:
             raise Refused("no statement in it makes a pipeline by name")
@@ -36,37 +36,50 @@ class Construction:
             raise Refused(f"it makes more than one pipeline, in lines {lines}")
         self.call = outer[0]
         named = m.Assign(targets=[m.AssignTarget(m.Name() | m.Attribute(m.Name("self")))])
-        self.assigned = tree.around(self.call, cst.BaseSmallStatement)
-        if not m.matches(self.assigned, named):
-            raise Refused(f"the pipeline that line {tree.line(self.call)} makes gets no name there")
-        self.name = tree.code(self.assigned.targets[0].target)
-        self.line = tree.line(self.assigned)
+        self.statement = tree.around(self.call, cst.BaseSmallStatement)
+        self.line = tree.line(self.call)
+        if m.matches(self.statement, named):
+            self.name = tree.code(self.statement.targets[0].target)
+        elif isinstance(self.statement, cst.Return) and self._is_outermost(self.statement.value):
+            self.name = "pipe"
+        else:
+            raise Refused(f"the pipeline that line {self.line} makes gets no name there")
+
+    def _is_outermost(self, value: cst.CSTNode | None) -> bool:
+        """Whether an expression is the pipeline: the call, or methods on it such as `.to("cuda")`."""
+        while value is not self.call and isinstance(value, cst.Call | cst.Attribute):
+            value = value.func if isinstance(value, cst.Call) else value.value
+        return value is self.call
 
     # --- statements ----------------------------------------------------------------------------------
 
     def followed_by(self, statements: str) -> Iterator[Edit]:
-        """Statements on `pipe`, behind the last of those that set the pipeline up; what stands there already is
-        left out."""
-        whole = self.tree.parents[self.assigned]
+        """Statements on `pipe`, behind the last of those that set the pipeline up.
+
+        What stands there already is left out.
+        """
+        whole = self.tree.parents[self.statement]
         block = self.tree.parents.get(whole)
-        if not isinstance(whole, cst.SimpleStatementLine) or not isinstance(
-            block, cst.IndentedBlock | cst.Module
-        ):
+        if not isinstance(whole, cst.SimpleStatementLine) or len(whole.body) > 1:
             raise Refused(f"line {self.line} has more than the statement that makes the pipeline")
-        setting_up = self._setting_up(block.body[block.body.index(whole) :])
+        assert isinstance(block, cst.IndentedBlock | cst.Module)
         text = rename(statements, {"pipe": self.name})
         standing = {self.tree.code(each).strip() for each in block.body}
         module = cst.parse_module(text)
         wanted = [each for each in module.body if module.code_for_node(each).strip() not in standing]
-        if wanted:
-            last = setting_up[-1]
-            added = cst.FlattenSentinel
-            yield Edit(
-                last,
-                lambda updated: added([updated, *wanted]),
-                self.tree.line(last),
-                f"set up `{self.name}`",
-            )
+        what = f"set up `{self.name}`"
+        if isinstance(self.statement, cst.Return):
+            yield Edit(whole, self.line, what, lambda updated: self._named(updated, wanted))
+        elif wanted:
+            last = self._setting_up(block.body[block.body.index(whole) :])[-1]
+            yield Edit(last, self.tree.line(last), what, after=tuple(wanted))
+
+    def _named(self, whole: Any, wanted: Sequence[Any]) -> cst.FlattenSentinel[Any]:
+        """`return make()` -> `pipe = make()`, the statements, `return pipe`."""
+        name = cst.Name(self.name)
+        made = cst.Assign([cst.AssignTarget(name)], whole.body[0].value)
+        back = cst.SimpleStatementLine([cst.Return(name)])
+        return cst.FlattenSentinel([whole.with_changes(body=[made]), *wanted, back])
 
     def _setting_up(self, following: Sequence[Any]) -> list[Any]:
         """The construction, and what follows it up to the last statement that only sets the pipeline up."""
@@ -86,8 +99,10 @@ class Construction:
         )
 
     def _sets_up(self, statement: cst.CSTNode) -> bool:
-        """`pipe.scheduler = ...`, `pipe = pipe.to("cuda")`, `pipe.enable_...()`; not a call of the pipeline, not
-        one that hands it on."""
+        """`pipe.scheduler = ...`, `pipe = pipe.to("cuda")`, `pipe.enable_...()`.
+
+        Not a call of the pipeline, not one that hands it on.
+        """
         if not isinstance(statement, cst.SimpleStatementLine):
             return False
         small = statement.body[0]
@@ -123,11 +138,11 @@ class Construction:
         line = self.tree.line(self.call)
         what = f"load the pipeline with {half[1]}"
         if given is None:
-            return [Edit(self.call, lambda call: with_argument(call, "dtype", wanted), line, what)]
+            return [Edit(self.call, line, what, lambda call: with_argument(call, "dtype", wanted))]
         if not m.matches(given.value, m.Attribute(m.Name("torch")) | m.SimpleString() | m.Name("None")):
             raise Refused(
                 f"the type is given as `{self.tree.code(given.value)}` in line {line}: change what that is"
             )
         if self.tree.code(given.value) == half[1]:
             return []
-        return [Edit(given.value, becomes(wanted), line, what)]
+        return [Edit(given.value, line, what, becomes(wanted))]

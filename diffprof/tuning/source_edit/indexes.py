@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import libcst as cst
 from libcst import matchers as m
 
-from diffprof.tuning.source_edit.tree import Change, Edit, Refused, Tree, reads, writes
+from diffprof.tuning.source_edit.tree import Change, Edit, Refused, Tree, becomes, reads, writes
 
 _ON_HOST = '''
 def _on_host(self, timestep):
@@ -22,17 +22,17 @@ def _on_host(self, timestep):
 _KEEP = "self._host_timesteps = self.timesteps, self.timesteps.cpu()\n"
 
 
-def index_on_host(tree: Tree, line: int) -> Iterator[Edit]:
+def index_on_host(tree: Tree, line: int, *, table: bool) -> Iterator[Edit]:
     """`table[timestep]` with a table on the host and a timestep of the device: the host's own copy of it.
 
     In a loop over timesteps that copy is made before the loop; in a method of a scheduler, in its
-    `set_timesteps`.
+    `set_timesteps`. table: whether a table on the host is indexed in the line.
     """
     loop_edits = list(_in_loop(tree, line))
-    yield from loop_edits or _in_scheduler(tree, line)
+    yield from loop_edits or _in_scheduler(tree, line, table=table)
 
 
-def _in_scheduler(tree: Tree, line: int) -> Iterator[Edit]:
+def _in_scheduler(tree: Tree, line: int, *, table: bool) -> Iterator[Edit]:
     statement = tree.statement(line)
     function = tree.scope(statement) if statement is not None else None
     inside = tree.around(function, cst.ClassDef) if isinstance(function, cst.FunctionDef) else None
@@ -46,7 +46,9 @@ def _in_scheduler(tree: Tree, line: int) -> Iterator[Edit]:
         if derived & set(names):
             break
     else:
-        raise Refused("the index is none of the timesteps that the method is given")
+        if table:
+            raise Refused("the index is not computed of a timestep that the method is given")
+        return
     if tree.within(inside, m.FunctionDef(m.Name("_on_host"))):
         return
     for name in derived:
@@ -54,11 +56,11 @@ def _in_scheduler(tree: Tree, line: int) -> Iterator[Edit]:
             _refuse_beside_index(tree, used)
     if len(writes(tree, function, parameter)) != 1:
         raise Refused(f"`{parameter}` is set anew in the method")
-    yield from _with_copy(tree, inside, line)
+    yield from _with_copy(tree, inside)
     body = function.body
     first = tree.parsed(f"{parameter} = self._on_host({parameter})\n")
     what = f"index by the host's copy of `{parameter}`"
-    yield Edit(body, lambda updated: _begun(updated, first), tree.line(function), what)
+    yield Edit(body, tree.line(function), what, lambda updated: _begun(updated, first))
 
 
 def _head(statement: cst.CSTNode) -> cst.CSTNode:
@@ -102,8 +104,8 @@ def _refuse_beside_index(tree: Tree, used: cst.Name) -> None:
             if m.matches(call, plain | own):
                 return
             raise Refused(
-                f"`{used.value}` is also given to `{tree.code(call.func)}` in line {tree.line(used)}, which may "
-                "need it on the device"
+                f"`{used.value}` is also given to `{tree.code(call.func)}` in line {tree.line(used)}, "
+                "which may need it on the device"
             )
         if not isinstance(
             parent,
@@ -118,7 +120,7 @@ def _refuse_beside_index(tree: Tree, used: cst.Name) -> None:
     raise Refused(f"`{used.value}` is also used in line {tree.line(used)}, which may need it on the device")
 
 
-def _with_copy(tree: Tree, inside: cst.ClassDef, line: int) -> Iterator[Edit]:
+def _with_copy(tree: Tree, inside: cst.ClassDef) -> Iterator[Edit]:
     """The class with a host's copy of its timesteps, and the method that finds a timestep in it."""
     if not tree.within(tree.module, m.ImportAlias(m.Name("torch"))):
         raise Refused("the file does not import torch")
@@ -135,8 +137,8 @@ def _with_copy(tree: Tree, inside: cst.ClassDef, line: int) -> Iterator[Edit]:
     method = tree.parsed(_ON_HOST.lstrip("\n"))
     method = method.with_changes(leading_lines=[cst.EmptyLine(indent=False)])
     what = "keep a copy of the timesteps on the host"
-    yield Edit(sets[0].body, lambda body: _ended(body, keep), tree.line(sets[0]), what)
-    yield Edit(inside.body, lambda body: _ended(body, method), line, what)
+    yield Edit(sets[0].body, tree.line(sets[0]), what, lambda body: _ended(body, keep))
+    yield Edit(inside.body, tree.line(inside), what, lambda body: _ended(body, method))
 
 
 def _begun(body: cst.BaseSuite, first: cst.BaseStatement) -> cst.BaseSuite:
@@ -167,7 +169,7 @@ def _in_loop(tree: Tree, line: int) -> Iterator[Edit]:
             continue
         counter, each, table = over
         places = [
-            read for read in map(lambda n: _host_place(tree, n), reads(tree, _head(statement), each)) if read
+            read for read in (_host_place(tree, n) for n in reads(tree, _head(statement), each)) if read
         ]
         if not places:
             continue
@@ -227,22 +229,17 @@ def _counted(
     if counter is None:
         names = cst.parse_expression(f"{each}, {name}").with_changes(lpar=[], rpar=[])
         pairs = cst.parse_expression(f"zip({source}, {source}.tolist())")
-        yield Edit(loop.target, becomes_exactly(names), at, what)
-        yield Edit(loop.iter, becomes_exactly(pairs), at, what)
+        yield Edit(loop.target, at, what, becomes(names))
+        yield Edit(loop.iter, at, what, becomes(pairs))
         read = name
     else:
         copy = tree.parsed(f"{name} = {source}.tolist()\n")
-        yield Edit(loop, lambda updated: _behind_copy(updated, copy), at, what)
+        yield Edit(loop, at, what, before=(copy,))
         read = f"{name}[{counter}]"
     for place in places:
-        yield Edit(place, becomes_exactly(cst.parse_expression(read)), tree.line(place), what)
+        yield Edit(place, tree.line(place), what, _within_parentheses(cst.parse_expression(read)))
 
 
-def becomes_exactly(node: cst.CSTNode) -> Change:
+def _within_parentheses(node: cst.CSTNode) -> Change:
     """The change into this, in the parentheses that were there."""
-    return lambda was: node.with_changes(lpar=was.lpar, rpar=was.rpar) if was.lpar else node
-
-
-def _behind_copy(loop: cst.For, copy: cst.CSTNode) -> cst.FlattenSentinel[cst.CSTNode]:
-    first = copy.with_changes(leading_lines=loop.leading_lines)
-    return cst.FlattenSentinel([first, loop.with_changes(leading_lines=[])])
+    return lambda was: node.with_changes(lpar=was.lpar, rpar=was.rpar)

@@ -14,21 +14,30 @@ _FIRST = m.Name("sample") | m.Name("prev_sample") | m.Name("latent_dist")
 
 
 def model_output(tree: Tree, line: int) -> Iterator[Edit]:
-    """`unet(...).sample` -> `unet(..., return_dict=False)[0]`; not the method of a distribution. Also where the
-    object gets a name first, if only its first field is ever read."""
+    """`unet(...).sample` -> `unet(..., return_dict=False)[0]`; not the method of a distribution.
+
+    Also where the object gets a name first, if only its first field is ever read.
+    """
     found = False
+    starred: Refused | None = None
     for read in tree.at(line, m.Attribute(m.Call(), _FIRST)):
         above = tree.parents.get(read)
         if isinstance(above, cst.Call) and above.func is read:
             continue
-        if not _asks_already(read.value):
+        try:
+            asks = _asks_already(read.value)
+        except Refused as refused:
+            starred = refused
+            continue
+        if not asks:
             _refuse_own(tree, read.value)
             found = True
-            yield Edit(
-                read, _first_of_call, line, f"take the first of the plain outputs, not `.{read.attr.value}`"
-            )
+            what = f"take the first of the plain outputs, not `.{read.attr.value}`"
+            yield Edit(read, tree.line(read), what, _first_of_call)
     if found:
         return
+    if starred is not None:
+        raise starred
     for read in tree.at(line, m.Attribute(m.Name(), _FIRST)):
         assigned = _where_set(tree, read)
         if assigned is not None:
@@ -64,15 +73,21 @@ def _named_output(tree: Tree, assigned: cst.Assign) -> Iterator[Edit]:
         called = m.matches(tree.parents[each], m.Call(func=m.MatchIfTrue(lambda f, each=each: f is each)))
         if called or not m.matches(each, m.Attribute(m.Name(name), _FIRST)):
             raise Refused(f"`{name}` is also used otherwise, in line {tree.line(each)}")
-    yield Edit(call, _plain, tree.line(call), f"let `{name}` be a plain tuple")
+    yield Edit(call, tree.line(call), f"let `{name}` be a plain tuple", _plain)
     for each in fields:
         assert isinstance(each, cst.Attribute)
-        yield Edit(each, _first_of_name, tree.line(each), f"take `{name}[0]`, not `.{each.attr.value}`")
+        yield Edit(each, tree.line(each), f"take `{name}[0]`, not `.{each.attr.value}`", _first_of_name)
 
 
 def _asks_already(call: cst.Call) -> bool:
-    """Whether the call says itself what it wants, or may in what it is given by `**`."""
-    return keyword(call, "return_dict") is not None or any(arg.star for arg in call.args)
+    """Whether the call says itself that it wants something else than an object with names.
+
+    Raises Refused where it may, in what it is given by `**`.
+    """
+    asked = keyword(call, "return_dict")
+    if asked is None and any(arg.star == "**" for arg in call.args):
+        raise Refused("the call may be given return_dict by `**`")
+    return asked is not None and not m.matches(asked.value, m.Name("True"))
 
 
 def _refuse_own(tree: Tree, call: cst.Call) -> None:
@@ -89,6 +104,9 @@ def _first() -> list[cst.SubscriptElement]:
 
 
 def _plain(call: cst.Call) -> cst.Call:
+    asked = keyword(call, "return_dict")
+    if asked is not None:
+        return call.with_deep_changes(asked, value=cst.Name("False"))
     return with_argument(call, "return_dict", cst.Name("False"))
 
 

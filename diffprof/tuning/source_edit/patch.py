@@ -22,7 +22,7 @@ from diffprof.finding import Finding
 from diffprof.fix import Plan
 from diffprof.report import Report
 from diffprof.tuning.source_edit.choosing import edits_for, setup_edits
-from diffprof.tuning.source_edit.tree import Edit, Refused, Tree, applied
+from diffprof.tuning.source_edit.tree import Edit, Refused, Tree, applied, distinct
 
 INSTALLED = ("site-packages", "dist-packages")
 
@@ -40,14 +40,17 @@ class Patch:
 
     @property
     def diff(self) -> str:
-        """Unified; empty where nothing changes."""
-        old, new = (
-            text.decode("utf-8", "replace").splitlines(keepends=True) for text in (self.before, self.after)
-        )
-        name = _typed(self.file)
-        lines = difflib.unified_diff(old, new, f"a/{name}", f"b/{name}")
-        return "".join(
-            line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines
+        """Unified; empty where nothing changes. Bytes that are no UTF-8 are replaced."""
+        return self.diff_bytes.decode("utf-8", "replace")
+
+    @property
+    def diff_bytes(self) -> bytes:
+        """Unified, in the file's own encoding, as `git apply` takes it."""
+        name = os.fsencode(_typed(self.file))
+        old, new = (text.splitlines(keepends=True) for text in (self.before, self.after))
+        lines = difflib.diff_bytes(difflib.unified_diff, old, new, b"a/" + name, b"b/" + name)
+        return b"".join(
+            line if line.endswith(b"\n") else line + b"\n\\ No newline at end of file\n" for line in lines
         )
 
 
@@ -80,10 +83,9 @@ def make_patch(report: Report, plan: Plan, file: Path) -> Patch:
         made, why_not = setup_edits(tree, report, plan, imports)
         edits += made
         left += [f"fix {words}" for words in why_not]
-    unique = {id(edit.node): edit for edit in edits[::-1]}
-    module = applied(tree, list(unique.values()))
-    after = _with_imports(module, imports).bytes if unique else before
-    done = sorted({(edit.line, edit.what) for edit in unique.values()})
+    edits = distinct(edits)
+    after = _with_imports(applied(tree, edits), imports).bytes if edits else before
+    done = sorted({(edit.line, edit.what) for edit in edits})
     return Patch(file, before, after, tuple(done), tuple(left))
 
 

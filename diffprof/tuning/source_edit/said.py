@@ -8,7 +8,7 @@ from typing import Any
 import libcst as cst
 from libcst import matchers as m
 
-from diffprof.tuning.source_edit.tree import Edit, Refused, Tree, becomes, reads, writes
+from diffprof.tuning.source_edit.tree import Edit, Refused, Tree, becomes, gone, reads, writes
 
 _TENSOR_READS = (
     *(
@@ -58,35 +58,37 @@ def without_wait(tree: Tree, line: int) -> Iterator[Edit]:
 
 
 def without_said(tree: Tree, line: int) -> Iterator[Edit]:
-    """A statement that only says something, taken out; also the one before it that computes what is said."""
+    """A statement that only says something, taken out."""
     for statement in tree.at(line, m.Expr(SAYS)):
         refuse_if_acting(tree, statement.value)
         yield _taken_out(tree, statement, "take out the line that is printed or logged")
-        return
-    statement = tree.statement(line)
-    if m.matches(statement, m.Assign(targets=[m.AssignTarget(m.Name())])):
-        yield from _without_said_name(tree, statement)
 
 
-def _without_said_name(tree: Tree, assigned: cst.Assign) -> Iterator[Edit]:
+def without_said_name(tree: Tree, line: int) -> Iterator[Edit]:
     """`mean = x.mean().item()` that nothing but printed lines read: taken out with them."""
-    name = assigned.targets[0].target.value  # type: ignore[attr-defined]
+    assigned = tree.statement(line)
+    one = m.AssignTarget(m.Name())
+    several = m.AssignTarget(m.Tuple([m.AtLeastN(m.Element(m.Name()), n=1)]))
+    if not m.matches(assigned, m.Assign(targets=[one | several])):
+        return
+    names = [each.value for each in tree.within(assigned.targets[0], m.Name())]
+    shown = ", ".join(f"`{name}`" for name in names)
     scope = tree.scope(assigned)
     if not isinstance(scope, cst.FunctionDef):
-        raise Refused(f"`{name}` is a variable of the module, which anything may read")
-    used = reads(tree, scope, name)
-    said = {id(s): s for s in (_said_in(tree, each) for each in used) if s is not None}
+        raise Refused(f"{shown}: a variable of the module, which anything may read")
+    used = [each for name in names for each in reads(tree, scope, name)]
     for each in used:
         if _said_in(tree, each) is None:
-            raise Refused(f"`{name}` is used in line {tree.line(each)}")
-    if len(writes(tree, scope, name)) != 1:
-        raise Refused(f"`{name}` is set at several places")
+            raise Refused(f"`{each.value}` is used in line {tree.line(each)}")
+    if any(len(writes(tree, scope, name)) != 1 for name in names):
+        raise Refused(f"{shown}: set at several places")
     if not used or _acting(assigned.value) is not None:
-        raise Refused(f"`{tree.code(assigned.value)}` may do more than compute `{name}`")
-    for statement in said.values():
+        raise Refused(f"`{tree.code(assigned.value)}` may do more than compute {shown}")
+    for each in used:
+        statement = _said_in(tree, each)
         refuse_if_acting(tree, statement.value)
-        yield _taken_out(tree, statement, f"take out the line that prints or logs `{name}`")
-    yield _taken_out(tree, assigned, f"take out `{name}`, which was only printed or logged")
+        yield _taken_out(tree, statement, "take out the line that is printed or logged")
+    yield _taken_out(tree, assigned, f"take out {shown}, only printed or logged")
 
 
 def _said_in(tree: Tree, node: cst.CSTNode) -> Any:
@@ -118,12 +120,14 @@ def _acting(value: cst.CSTNode) -> cst.CSTNode | None:
 
 
 def _taken_out(tree: Tree, statement: cst.BaseSmallStatement, what: str) -> Edit:
-    """A block that is empty then gets a `pass`."""
+    """A block, or a line of several, that would end with nothing gets a `pass`."""
     whole = tree.parents[statement]
     line = tree.line(statement)
     if isinstance(whole, cst.SimpleStatementLine) and len(whole.body) == 1 and not _alone(tree, whole):
-        return Edit(whole, lambda _: cst.RemoveFromParent(), line, what)
-    return Edit(statement, becomes(cst.Pass()), line, what)
+        return Edit(whole, line, what, gone)
+    if whole.body[-1] is not statement:  # type: ignore[attr-defined]
+        return Edit(statement, line, what, gone)
+    return Edit(statement, line, what, becomes(cst.Pass()))
 
 
 def _alone(tree: Tree, line: cst.SimpleStatementLine) -> bool:

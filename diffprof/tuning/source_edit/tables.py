@@ -24,11 +24,15 @@ _SIZES = m.Name("shape") | m.Name("dtype") | m.Name("ndim") | m.Name("device")
 _VALUES = m.Name("item") | m.Name("tolist") | m.Name("cpu") | m.Name("numpy")
 
 
-def keep_on_host(tree: Tree, line: int, attribute: str) -> Iterator[Edit]:
+def keep_on_host(tree: Tree, line: int, attribute: str, *, half: str | None = None) -> Iterator[Edit]:
     """`self.sigmas = sigmas.to(device)` in the class of a read of `self.sigmas` -> `.to("cpu")`; what else it
-    is set to, `.cpu()` behind that."""
+    is set to, `.cpu()` behind that.
+
+    half: the half precision that the model runs in. A number of the host takes part in it as it is, one of
+    the device is rounded first (aten/src/ATen/native/cuda/Loops.cuh, opmath_gpu_kernel_with_scalars).
+    """
     own = m.Attribute(m.Name("self"), m.Name(attribute))
-    read = next(tree.at(line, own), None)
+    read = tree.statement(line)
     inside = tree.around(read, cst.ClassDef) if read is not None else None
     if inside is None:
         return
@@ -43,13 +47,25 @@ def keep_on_host(tree: Tree, line: int, attribute: str) -> Iterator[Edit]:
         if tree.scope(each) is here:
             raise Refused(f"`self.{attribute}` is set anew where it is read, in line {tree.line(each)}")
     for used in tree.all(m.Attribute(attr=m.Name(attribute))):
-        if not isinstance(tree.parents[used], cst.AssignTarget):
+        if not isinstance(tree.parents[used], cst.AssignTarget) and not _inherited(tree, used, assigned):
             _refuse_on_device(tree, used)
     for each in assigned:
         change = _onto_host(tree, each.value)
         if change is not None:
             what = f"keep `self.{attribute}`, which Python reads, on the host"
-            yield Edit(each.value, change, tree.line(each.value), what)
+            if half:
+                what += f"; its numbers are then no longer rounded to {half} before they meet tensors"
+            yield Edit(each.value, tree.line(each.value), what, change)
+
+
+def _inherited(tree: Tree, used: cst.Attribute, assigned: list[cst.Assign]) -> bool:
+    """Whether it is still what the method of the class above has set: read before it is set here."""
+    method = tree.scope(used)
+    own = [tree.line(each) for each in assigned if tree.scope(each) is method]
+    above = tree.within(method, m.Call(m.Attribute(m.Call(m.Name("super")))))
+    return (
+        bool(own) and any(tree.line(each) < tree.line(used) for each in above) and tree.line(used) < min(own)
+    )
 
 
 def _onto_host(tree: Tree, value: cst.BaseExpression) -> Change | None:

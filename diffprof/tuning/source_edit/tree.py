@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,18 +18,22 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Edit:
-    """One change. node: what is replaced, by identity; change: its updated form -> what stands there then.
-    line: where; what: in words."""
+    """One change at a node, which is known by identity. line: where; what: in words.
+
+    change: its updated form -> what stands there then. before, after: statements put in front, behind.
+    """
 
     node: cst.CSTNode
-    change: Change
     line: int
     what: str
+    change: Change | None = None
+    before: tuple[Any, ...] = ()
+    after: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
 class Tree:
-    """A module with positions and parents. nodes: all of them, as they stand in the source, outer ones first."""
+    """A module with positions and parents. nodes: all, as they stand in the source, outer ones first."""
 
     module: cst.Module
     positions: Mapping[cst.CSTNode, Any]
@@ -79,12 +83,11 @@ class Tree:
         return self.around(node, cst.FunctionDef) or self.module
 
     def statement(self, line: int) -> Any:
-        """The smallest statement that reaches over a line, or None; of a compound one only its head counts."""
-        small = next(self.at(line, m.MatchIfTrue(lambda n: isinstance(n, cst.BaseSmallStatement))), None)
-        if small is not None:
-            return small
-        compound = self.at(line, m.MatchIfTrue(lambda n: isinstance(n, cst.BaseCompoundStatement)))
-        return next(compound, None)
+        """The smallest statement that reaches over a line, or None. Simple ones come first."""
+        here = [node for node in self.nodes if line in self.lines(node)]
+        small = [node for node in here if isinstance(node, cst.BaseSmallStatement)]
+        found = small or [node for node in here if isinstance(node, cst.BaseCompoundStatement)]
+        return min(found, key=lambda node: len(self.lines(node)), default=None)
 
     def parsed(self, source: str) -> Any:
         """A statement from source text, with this module's line ends."""
@@ -151,6 +154,11 @@ def becomes(node: cst.CSTNode) -> Change:
     return lambda _: node
 
 
+def gone(_: Any) -> Any:
+    """The change that takes a statement out."""
+    return cst.RemoveFromParent()
+
+
 def keyword(call: cst.Call, *names: str) -> cst.Arg | None:
     """The argument of a call that is given by one of these names."""
     return next((arg for arg in call.args if arg.keyword is not None and arg.keyword.value in names), None)
@@ -160,30 +168,76 @@ def with_argument(call: cst.Call, name: str, value: cst.BaseExpression) -> cst.C
     """The call with a keyword argument more, in the layout of those that are there."""
     equal = cst.AssignEqual(cst.SimpleWhitespace(""), cst.SimpleWhitespace(""))
     added = cst.Arg(value, keyword=cst.Name(name), equal=equal)
-    args = list(call.args)
-    if args:
-        last = args[-1]
-        between = args[-2].comma if len(args) > 1 else cst.Comma(whitespace_after=cst.SimpleWhitespace(" "))
-        if isinstance(last.comma, cst.Comma):  # a trailing comma stays one
-            added = added.with_changes(comma=last.comma, whitespace_after_arg=last.whitespace_after_arg)
-        elif not isinstance(last.whitespace_after_arg, cst.SimpleWhitespace):
-            added = added.with_changes(whitespace_after_arg=last.whitespace_after_arg)
-        empty = cst.SimpleWhitespace("")
-        args[-1] = last.with_changes(comma=between, whitespace_after_arg=empty)
-    return call.with_changes(args=[*args, added])
+    if not call.args:
+        return call.with_changes(args=[added])
+    *others, last = call.args
+    between = others[-1].comma.whitespace_after if others else call.whitespace_before_args  # type: ignore[union-attr]
+    if not others and isinstance(between, cst.SimpleWhitespace):
+        between = cst.SimpleWhitespace(" ")
+    if isinstance(last.comma, cst.Comma):  # a trailing comma stays one
+        behind = last.comma.whitespace_after
+        added = added.with_changes(
+            comma=last.comma.with_changes(whitespace_after=_without_comment(behind)),
+            whitespace_after_arg=last.whitespace_after_arg,
+        )
+    else:
+        behind = last.whitespace_after_arg
+        if not isinstance(behind, cst.SimpleWhitespace):
+            added = added.with_changes(whitespace_after_arg=_without_comment(behind))
+    between = _with_comment_of(_without_comment(between), behind)
+    last = last.with_changes(
+        comma=cst.Comma(whitespace_after=between), whitespace_after_arg=cst.SimpleWhitespace("")
+    )
+    return call.with_changes(args=[*others, last, added])
+
+
+def _without_comment(space: Any) -> Any:
+    if isinstance(space, cst.ParenthesizedWhitespace):
+        return space.with_changes(first_line=cst.TrailingWhitespace(), empty_lines=[])
+    return space
+
+
+def _with_comment_of(space: Any, other: Any) -> Any:
+    """A comment stays on the line of the argument that it is behind."""
+    if not isinstance(other, cst.ParenthesizedWhitespace) or other.first_line.comment is None:
+        return space
+    if isinstance(space, cst.ParenthesizedWhitespace):
+        return space.with_changes(first_line=other.first_line)
+    return other
+
+
+def distinct(edits: Iterable[Edit]) -> list[Edit]:
+    """Each edit once. Of several changes of a node the first counts, but for blocks, which take all."""
+    found: dict[tuple[Any, ...], Edit] = {}
+    for edit in edits:
+        adds = edit.change is None or isinstance(edit.node, cst.BaseSuite)
+        found.setdefault((id(edit.node), edit.what) if adds else (id(edit.node),), edit)
+    return list(found.values())
 
 
 class _Applied(cst.CSTTransformer):
     def __init__(self, edits: Sequence[Edit]) -> None:
         super().__init__()
-        self.changes = {id(edit.node): edit.change for edit in edits}
+        self.edits: dict[int, list[Edit]] = {}
+        for edit in edits:
+            self.edits.setdefault(id(edit.node), []).append(edit)
 
     def on_leave(self, original_node: Any, updated_node: Any) -> Any:
         left = super().on_leave(original_node, updated_node)
-        change = self.changes.get(id(original_node))
-        return left if change is None else change(left)
+        before: list[Any] = []
+        after: list[Any] = []
+        for edit in self.edits.get(id(original_node), ()):
+            left = edit.change(left) if edit.change is not None else left
+            before += edit.before
+            after += edit.after
+        if not before and not after:
+            return left
+        if before:  # comments above it stay above all of it
+            before[0] = before[0].with_changes(leading_lines=left.leading_lines)
+            left = left.with_changes(leading_lines=[])
+        return cst.FlattenSentinel([*before, left, *after])
 
 
 def applied(tree: Tree, edits: Sequence[Edit]) -> cst.Module:
-    """The module with the edits made; of two of the same node the first counts."""
-    return tree.module.visit(_Applied(edits[::-1]))
+    """The module with the edits made, which are `distinct`."""
+    return tree.module.visit(_Applied(edits))

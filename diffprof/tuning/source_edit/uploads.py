@@ -13,6 +13,7 @@ from diffprof.tuning.source_edit.tree import (
     Refused,
     Tree,
     becomes,
+    gone,
     keyword,
     reads,
     with_argument,
@@ -58,7 +59,7 @@ def create_in_place(tree: Tree, line: int) -> Iterator[Edit]:
         if name in _OTHER:
             raise Refused(f"`torch.{name}` would be another one there: {_OTHER[name]}")
         if name in _SAME and keyword(inner, "device") is None and _destination(tree, call) is not None:
-            yield Edit(call, _created(tree, call), line, "create it on the device")
+            yield Edit(call, line, "create it on the device", _created(tree, call))
 
 
 def _created(tree: Tree, move: cst.Call) -> Change:
@@ -71,8 +72,9 @@ def _created(tree: Tree, move: cst.Call) -> Change:
 
 
 def fill(tree: Tree, line: int, *, scalar: bool) -> Iterator[Edit]:
-    """`torch.tensor(0.5, device=device)` -> `torch.full((), 0.5, device=device)`: a fill takes its number along
-    when it is launched. Also `[0.5]`, `[0.5] * 2`, and `.to(device)` behind it.
+    """`torch.tensor(0.5, device=device)` -> `torch.full((), 0.5, device=device)`.
+
+    A fill takes its number along when it is launched. Also `[0.5]`, `[0.5] * 2`, and `.to(device)` behind it.
 
     scalar: whether what was sent is one number, so that a name in its place is one.
     """
@@ -87,7 +89,7 @@ def fill(tree: Tree, line: int, *, scalar: bool) -> Iterator[Edit]:
         filled = _filled(call, shape, number)
         if where is not None:
             filled = with_argument(filled, "device", where)
-        yield Edit(move if moved else call, becomes(filled), line, "fill the number in on the device")
+        yield Edit(move if moved else call, line, "fill the number in on the device", becomes(filled))
 
 
 def _refuse_more(tree: Tree, call: cst.Call) -> None:
@@ -153,7 +155,7 @@ def stack_scalars(tree: Tree, line: int) -> Iterator[Edit]:
         kind = keyword(call, "dtype")
         if kind is not None:
             stacked = cst.Call(cst.Attribute(stacked, cst.Name("to")), [cst.Arg(kind.value)])
-        yield Edit(call, becomes(stacked), line, "stack it on the device")
+        yield Edit(call, line, "stack it on the device", becomes(stacked))
 
 
 # --- before the loop -------------------------------------------------------------------------------------
@@ -173,14 +175,9 @@ def hoist(tree: Tree, line: int) -> Iterator[Edit]:
         raise Refused(f"`{name}` is not made right in the loop, so not in each of its rounds")
     _refuse_varying(tree, loop, statement)
     _refuse_changed(tree, tree.scope(statement), name)
-    yield Edit(whole, lambda _: cst.RemoveFromParent(), line, f"make `{name}` once, before the loop")
-    bare = whole.with_changes(leading_lines=[])
-    yield Edit(loop, lambda updated: _in_front(updated, bare), line, f"make `{name}` once, before the loop")
-
-
-def _in_front(loop: cst.For | cst.While, moved: cst.SimpleStatementLine) -> cst.FlattenSentinel[cst.CSTNode]:
-    above = moved.with_changes(leading_lines=loop.leading_lines)
-    return cst.FlattenSentinel([above, loop.with_changes(leading_lines=[])])
+    what = f"make `{name}` once, before the loop"
+    yield Edit(whole, line, what, gone)
+    yield Edit(loop, line, what, before=(whole.with_changes(leading_lines=whole.leading_lines),))
 
 
 def _refuse_varying(tree: Tree, loop: cst.CSTNode, statement: cst.Assign) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,32 +10,13 @@ from typing import Any
 import pytest
 
 from diffprof.errors import UsageError
-from diffprof.finding import Evidence, Finding
 from diffprof.fix import Plan, PlanStep, Safety
-from diffprof.recording import Site, SyncRow
-from diffprof.report import Report
 from diffprof.scanning import scan_target
 from diffprof.targets import Options
 from diffprof.tuning.plan import Choice, make_plan
 from diffprof.tuning.source_edit.patch import make_patch, with_patches, write_patch
-from tests.builders import make_finding, make_recording, make_report, make_site, make_sync
-
-
-def reported(file: Path, marks: list[tuple[str, str, dict[str, Any]]]) -> Report:
-    """A report with a finding (rule, text that its line has, facts of the wait) in the file."""
-    lines = file.read_bytes().decode("utf-8", "replace").splitlines()
-    rows: list[SyncRow] = []
-    findings: list[Finding] = []
-    for rule, text, facts in marks:
-        line = next(n for n, each in enumerate(lines, 1) if text in each)
-        site: Site = make_site(file=str(file), line=line, user_code=True)
-        rows.append(make_sync(site=site, **facts))
-        findings.append(
-            make_finding(rule=rule, site=site, advice="Mend it.", evidence=Evidence(syncs=(len(rows) - 1,)))
-        )
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    return make_report(*findings, recording=make_recording(*rows, sources={str(file): digest}))
-
+from tests.builders import make_report
+from tests.tuning.source_edit.reported import reported
 
 SIGMAS = {"owner": "scheduler.sigmas", "owner_device": "device"}
 
@@ -89,7 +69,7 @@ CORPUS: dict[str, tuple[str, list[tuple[str, str, dict[str, Any]]], list[str]]] 
             "-\t\ttorch.cuda.synchronize()  # time it",
             "-\tx = 1; torch.cuda.synchronize(); y = 2",
             "+\t\tpass  # time it",
-            "+\tx = 1; pass; y = 2",
+            "+\tx = 1; y = 2",
         ],
     ),
     "a print over several lines": (
@@ -145,7 +125,7 @@ CORPUS: dict[str, tuple[str, list[tuple[str, str, dict[str, Any]]], list[str]]] 
             "-    a = b(c).sample; d = e(f, return_dict=True).sample",
             "+        return_dict=False,",
             "+    )[0]",
-            "+    a = b(c, return_dict=False)[0]; d = e(f, return_dict=True).sample",
+            "+    a = b(c, return_dict=False)[0]; d = e(f, return_dict=False)[0]",
         ],
     ),
 }
