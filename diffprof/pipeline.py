@@ -101,17 +101,30 @@ def _is_module(part: Any) -> bool:
 
 
 def _takes_timestep(module: Any) -> bool:
-    """Denoisers are the models that are told how noisy their input is."""
-    cls: Any = type(module)
-    return any(p.startswith("timestep") or p in {"t", "r", "sigma"} for p in _forward_parameters(cls))
+    """Denoisers are the models that are told how noisy their input is. One that passes on whatever it is
+    given takes what its base classes take, or the model that it wraps."""
+    taken = _forward_parameters(type(module))
+    if any(name.startswith("timestep") or name in {"t", "r", "sigma"} for name in taken):
+        return True
+    return not taken and any(map(_takes_timestep, module.children()))
 
 
 @functools.cache
-def _forward_parameters(cls: Any) -> tuple[str, ...]:
-    try:
-        return tuple(inspect.signature(cls.forward).parameters)
-    except (TypeError, ValueError, AttributeError):
-        return ()
+def _forward_parameters(cls: type) -> frozenset[str]:
+    """Names that `forward` takes, in the class or, where it passes arguments on, in a base class."""
+    names: set[str] = set()
+    for base in cls.__mro__:
+        if "forward" not in vars(base):
+            continue
+        try:
+            parameters = list(inspect.signature(vars(base)["forward"]).parameters.values())[1:]
+        except (TypeError, ValueError):
+            break
+        passed_on = [p for p in parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        names |= {p.name for p in parameters if p not in passed_on}
+        if not passed_on:
+            break
+    return frozenset(names)
 
 
 # --- the denoising loop --------------------------------------------------------------------------------

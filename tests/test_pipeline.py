@@ -93,6 +93,24 @@ def test_roles_are_told_by_what_a_component_can_do():
     assert module_names(pipe)[id(pipe.unet.inner)] == "unet.inner"
 
 
+def test_a_denoiser_that_passes_its_arguments_on_is_one():
+    class Talking(Denoiser):
+        def forward(self, sample, *args, **kwargs):
+            return super().forward(sample, *args, **kwargs)
+
+    class Wrapper(torch.nn.Module):
+        def __init__(self, model: torch.nn.Module) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, *args, **kwargs):
+            return self.model(*args, **kwargs)
+
+    assert role("unet", Talking()) == "denoiser"
+    assert role("unet", Wrapper(Talking())) == "denoiser"
+    assert role("unet", Wrapper(torch.nn.Linear(2, 2))) == "other"
+
+
 def test_the_loop_is_the_one_that_denoises_and_its_counter_is_read():
     (loop,) = denoising_loops(Pipeline.__call__.__code__, frozenset({"unet"}))
     assert loop.index == "i"

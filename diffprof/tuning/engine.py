@@ -38,6 +38,7 @@ from diffprof.tuning.keeping import Seen, judged, too_close
 from diffprof.tuning.pictures import pictures
 from diffprof.tuning.plan import CLASH, Choice, make_plan
 from diffprof.tuning.stand import Stand, StandMark, stand_for
+from diffprof.views.words import plural
 
 NOT_ALONE = (Stage.QKV, Stage.LAYOUT)
 """Stages before compiling whose gain may show in compiled code only."""
@@ -259,6 +260,9 @@ class Tuning:
         if step.stage == Stage.QUANTIZE:
             # Which layers gain depends on their type and on fused projections.
             self._look(("quantization",))
+        if step.stage == Stage.COMPILE and self.now.recording.captures is None:
+            # `fullgraph=True` raises where a graph breaks.
+            self._look(("graph-breaks",))
         clash = next((key for key in step.conflicts if key in self._done()), None)
         if clash is not None:
             return None, f"It conflicts with {clash}: {step.conflicts[clash]}."
@@ -303,6 +307,8 @@ class Tuning:
         keep, why = judged(
             step.safety, step.tolerance, self.choice.goal, self.before, after, change, seen, noise
         )
+        if keep and step.stage == Stage.COMPILE:
+            why += _captured(self.now.recording)
         from_baseline = self.stand.difference(self.first_output, output if output is not None else None)
         self._add(
             step,
@@ -446,6 +452,17 @@ def _broke(outcome: Outcome) -> bool:
 def _larger(one: float | None, other: float | None) -> float | None:
     known = [value for value in (one, other) if value is not None]
     return max(known) if known else None
+
+
+def _captured(recording: Recording) -> str:
+    """What Dynamo's capture says of what is compiled; empty where nobody looked."""
+    rows = [row for row in recording.captures or () if row.failure is None]
+    whole = [row.component for row in rows if row.fullgraph_ready]
+    said = f" Dynamo captures {', '.join(whole)} in one graph each." if whole else ""
+    broken = [f"{row.component} ({plural(row.breaks, 'break')})" for row in rows if not row.fullgraph_ready]
+    if broken:
+        said += f" It breaks the graph of {', '.join(broken)}; --analyzers graph-breaks has the lines."
+    return said
 
 
 def _reason(error: BaseException) -> str:

@@ -308,3 +308,36 @@ def test_a_setting_that_holds_during_the_call_alone_counts_on_a_simulated_gpu():
     )
     assert (outcome.status, outcome.resolved) == (Status.KEPT, ("KRN005",))
     assert outcome.before_ms - outcome.after_ms == pytest.approx(promised, rel=0.05)
+
+
+@pytest.mark.slow
+def test_what_breaks_a_graph_is_not_compiled_as_one(tmp_path):
+    """Nobody looked for graph breaks before; `fullgraph=True` would raise for this denoiser."""
+    factory = tmp_path / "broken.py"
+    factory.write_text(
+        """\
+import torch
+from diffusers import UNet2DConditionModel
+from tests.analyzers.quantization.pipelines import with_tiny_sdxl
+
+
+class Broken(UNet2DConditionModel):
+    def forward(self, sample, *args, **kwargs):
+        torch._dynamo.graph_break()
+        return super().forward(sample, *args, **kwargs)
+
+
+def make():
+    pipe = with_tiny_sdxl(lambda scene: scene.pipe)
+    pipe.unet.__class__ = Broken
+    return pipe, {"prompt": "a cat", "num_inference_steps": 2, "height": 64, "width": 64}
+"""
+    )
+    report = scan_target(f"{factory}:make", device="sim:a100-80gb")
+    tuned = tune(report, Choice(select=("compile",)))
+    (outcome,) = (o for o in tuned.report.outcomes if o.fix == "compile")
+    assert outcome.status is Status.KEPT
+    assert "pipe.unet.compile(options=_OPTIONS)" in outcome.code
+    assert "torch.compile(pipe.vae.decode, fullgraph=True, options=_OPTIONS)" in outcome.code
+    assert "Dynamo captures vae.decode" in outcome.why
+    assert "It breaks the graph of unet (1 break)" in outcome.why
