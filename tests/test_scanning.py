@@ -162,6 +162,45 @@ def test_watching_records_the_calls_made_inside(pipe):
     assert "H100" in watch.report.recording.device.name
 
 
+def waits(report):
+    return [(row.kind, row.site.file, row.site.line, row.count) for row in report.recording.syncs or ()]
+
+
+@pytest.mark.parametrize("device", ["cpu", "sim:a100-80gb"])
+def test_inference_mode_around_the_call_or_the_scan_changes_nothing(pipe, device):
+    expected = waits(diffprof.scan(pipe, device=device, analyzers=("syncs",), **CALL))
+    assert len(expected) == 6
+    with diffprof.watch(pipe, device=device) as watch, torch.inference_mode():
+        pipe(**CALL)
+    assert waits(watch.report) == expected
+    with torch.inference_mode():
+        assert waits(diffprof.scan(pipe, device=device, analyzers=("syncs",), **CALL)) == expected
+    assert not any(parameter.is_inference() for parameter in pipe.unet.parameters())
+
+
+SCRIPT = """
+import torch
+from tests.corpus import CASES
+
+case = CASES["sdxl"].build()
+if torch.cuda.is_available():
+    case.pipe.to("cuda")
+with torch.inference_mode():
+    case.pipe(**case.kwargs)
+"""
+
+
+@pytest.mark.parametrize("device", ["cpu", "sim:a100-80gb"])
+def test_a_script_that_calls_in_inference_mode(device, tmp_path):
+    found = []
+    for text in (SCRIPT, SCRIPT.replace("inference_mode", "no_grad")):
+        file = tmp_path / "script.py"
+        file.write_text(text)
+        found.append(waits(scan_target(str(file), device=device, analyzers=("syncs",))))
+    assert found[0] == found[1]
+    assert len(found[0]) == 6
+
+
 def test_a_scan_by_name_takes_call_arguments():
     report = diffprof.scan("tiny-sdxl", device="sim:a100-80gb", num_inference_steps=2, output_type="latent")
     assert report.recording.target.steps == 2

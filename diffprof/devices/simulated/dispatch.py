@@ -261,7 +261,7 @@ def _wrap_one(out: torch.Tensor, tensors: list, fresh: list[TensorMeta]) -> torc
         if type(t) is SimTensor:
             inner = t._inner
             if inner is not None and inner.untyped_storage()._cdata == storage:
-                return known(out, t._cell)
+                return known(out, t)
     result = known(out)
     fresh.append(result._meta)
     return result

@@ -275,7 +275,7 @@ def set_(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
         size = torch.Size(args[3])
         stride = args[4] if len(args) > 4 and args[4] else torch.empty(size, device="meta").stride()
         meta = intern_meta(size, tuple(stride), y.dtype, args[2])
-    alias = unknown(meta, y._cell)
+    alias = unknown(meta, y)
     if y._cell.known:
         inner_of(alias)
     regeometry(x, alias)
@@ -309,7 +309,7 @@ def scalar_tensor(op: Op, args: tuple, kwargs: dict[str, Any]) -> SimTensor:
     cell.scalar = True
     inner = torch.scalar_tensor(args[0], dtype=kwargs.get("dtype"))
     cell.storage = inner.untyped_storage()
-    return known(inner, cell)
+    return known(inner, cell=cell)
 
 
 def decompose(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:

@@ -50,7 +50,7 @@ def infer(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list, key: tuple
     spec = entry.spec
     if spec[0] is _TENSOR:
         alias = spec[2]
-        return unknown(spec[1], None if alias is None else tensors[alias]._cell)
+        return unknown(spec[1], None if alias is None else tensors[alias])
     return _build(spec, op, args, kwargs, tensors)
 
 
@@ -131,7 +131,7 @@ def _build(spec: tuple, op: Op, args: tuple, kwargs: dict[str, Any], tensors: li
     kind = spec[0]
     if kind is _TENSOR:
         alias = spec[2]
-        return unknown(spec[1], None if alias is None else tensors[alias]._cell)
+        return unknown(spec[1], None if alias is None else tensors[alias])
     if kind is _WRITTEN:
         target = argument(args, kwargs, spec[1])
         if type(target) is SimTensor and target.shape != spec[2]:

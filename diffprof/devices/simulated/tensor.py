@@ -259,8 +259,9 @@ def adopt(t: SimTensor, new: SimTensor) -> None:
 
 def regeometry(t: SimTensor, new: SimTensor) -> None:
     """Give `t` the geometry and storage of `new`, whatever it had (resizing `out=`, `set_`)."""
+    made = _geometry(new._meta, t.is_inference())
     with torch.no_grad(), torch._C._DisableTorchDispatch():
-        _raw_data.__set__(t, new)
+        _raw_data.__set__(t, made)
     adopt(t, new)
 
 
@@ -276,55 +277,59 @@ DEVICE: torch.device = torch.device("privateuseone", 0)
 """`sim:0`, as it is called once `backend.register` has run."""
 
 
-def known(inner: torch.Tensor, cell: Cell | None = None, requires_grad: bool = False) -> SimTensor:
-    """A device tensor with the values of `inner`. cell: that of the storage it is a view of, or None."""
-    meta = meta_of(inner)
+def known(
+    inner: torch.Tensor, base: SimTensor | None = None, cell: Cell | None = None, requires_grad: bool = False
+) -> SimTensor:
+    """A device tensor with the values of `inner`. base: the tensor that it is a view of. cell: its storage,
+    where that is not one of its own or of `base`."""
+    if base is not None:
+        return _wrap(meta_of(inner), inner, base._cell, base.is_inference(), requires_grad)
     if cell is None:
         storage = inner.untyped_storage()
         cell = Cell(True, storage.nbytes())
         cell.storage = storage
-    return _wrap(meta, inner, cell, requires_grad)
+    return _wrap(meta_of(inner), inner, cell, inner.is_inference(), requires_grad)
 
 
-def unknown(meta: TensorMeta, cell: Cell | None = None, requires_grad: bool = False) -> SimTensor:
-    """A device tensor of that geometry whose values nobody knows."""
-    if cell is None:
-        SESSION.unknown = True
-        cell = Cell(False, extent(meta) * meta.dtype.itemsize)
-    return _wrap(meta, None, cell, requires_grad)
+def unknown(meta: TensorMeta, base: SimTensor | None = None, requires_grad: bool = False) -> SimTensor:
+    """A device tensor of that geometry whose values nobody knows. base: the tensor that it is a view of."""
+    if base is not None:
+        return _wrap(meta, None, base._cell, base.is_inference(), requires_grad)
+    SESSION.unknown = True
+    cell = Cell(False, extent(meta) * meta.dtype.itemsize)
+    return _wrap(meta, None, cell, torch.is_inference_mode_enabled(), requires_grad)
 
 
-def _wrap(meta: TensorMeta, inner: torch.Tensor | None, cell: Cell, requires_grad: bool) -> SimTensor:
-    if meta.numel:
-        t = _make_wrapper(
-            SimTensor,
-            meta.shape,
-            strides=meta.stride,
-            storage_offset=meta.offset,
-            dtype=meta.dtype,
-            device=DEVICE,
-            requires_grad=requires_grad,
-        )
-    else:
-        t = _make_wrapper(
-            SimTensor,
-            meta.shape,
-            strides=meta.stride,
-            storage_offset=meta.offset,
-            dtype=meta.dtype,
-            device=DEVICE,
-            requires_grad=requires_grad,
-            storage_size=BOUNDLESS,
-        )
+def _wrap(
+    meta: TensorMeta, inner: torch.Tensor | None, cell: Cell, inference: bool, requires_grad: bool
+) -> SimTensor:
+    t = _geometry(meta, inference, requires_grad)
     t._inner = inner
     t._cell = cell
     t._meta = meta
-    if meta.bits:
-        # Above the dispatch of Python: ops that don't know the bits get a resolved copy, as on a device.
-        set_bits(t, meta.bits)
     if cell.epoch:
         t._epoch = cell.epoch
     return t
+
+
+def _geometry(meta: TensorMeta, inference: bool, requires_grad: bool = False) -> Any:
+    """A wrapper without fields. inference: views are inference tensors where what they are views of is one,
+    in or out of inference mode; C++ refuses others."""
+    if inference is not torch.is_inference_mode_enabled():
+        with torch.inference_mode(inference):
+            return _geometry(meta, inference, requires_grad)
+    t = _make_wrapper(
+        SimTensor,
+        meta.shape,
+        strides=meta.stride,
+        storage_offset=meta.offset,
+        dtype=meta.dtype,
+        device=DEVICE,
+        requires_grad=requires_grad,
+        storage_size=None if meta.numel else BOUNDLESS,
+    )
+    # Above the dispatch of Python: ops that don't know the bits get a resolved copy, as on a device.
+    return set_bits(t, meta.bits) if meta.bits else t
 
 
 def inner_of(t: SimTensor) -> torch.Tensor:
