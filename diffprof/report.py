@@ -151,10 +151,9 @@ def load_report(path: str | Path) -> Report:
         file = file / REPORT_FILE
     try:
         data = file.read_bytes()
-    except OSError as error:
-        raise UsageError(
-            f"No report at {path}: {error.strerror or error}.", "`diffprof runs` lists the stored ones."
-        ) from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UsageError(f"No report at {path}: {why}.", "`diffprof runs` lists the stored ones.") from error
     report = from_json(data, origin=str(file))
     return msgspec.structs.replace(report, path=str(file.parent))
 

@@ -67,6 +67,8 @@ def test_what_is_no_report_is_refused(data: bytes, what: str) -> None:
 def test_a_missing_report_names_the_path(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"No report at .*nowhere: No such file"):
         load_report(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match=r"No report at .*null byte"):
+        load_report("a\0b")
 
 
 def test_judging_again_replaces_the_judgement_only() -> None:

@@ -36,7 +36,7 @@ from tests.views.tensorboard.recorded import (
 
 pytestmark = pytest.mark.slow
 
-A100, H100 = "sdxl-ddim-a100", "sdxl-ddim-h100"
+A100, FIXED, H100 = "sdxl-ddim-a100", "sdxl-ddim-a100-fixed", "sdxl-ddim-h100"
 PLUGIN = "diffprof.views.tensorboard.plugin:ProfilerPlugin"
 START_S = 90
 
@@ -79,9 +79,9 @@ def start(command: list[str], folder: Path, *more: str) -> Board:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two samples to compare, a run with fixes and a hostile one."""
+    """A sample before and after its fixes, a run with outcomes and a hostile one."""
     folder = tmp_path_factory.mktemp("runs")
-    for name in (A100, H100):
+    for name in (A100, FIXED):
         shutil.copytree(FOLDER / name, folder / name)
     store(folder / "fixed", outcomes=make_outcomes())
     save_ladder(make_ladder(), folder / "fixed")
@@ -262,17 +262,33 @@ def test_trace(profiler: Profiler, browser: Browser) -> None:
     assert found > 20_000
 
 
+def open_diff(browser: Browser) -> None:
+    browser.driver.execute_script("document.querySelectorAll('.MuiTab-root')[1].click()")
+
+
+_BOXES = "return [...document.querySelectorAll('input.MuiSelect-nativeInput')].map((box) => box.value)"
+
+
 def test_diff(profiler: Profiler, browser: Browser) -> None:
-    tab = "[...document.querySelectorAll('.MuiTab-root')].find((tab) => tab.textContent === 'Diff')"
-    browser.driver.execute_script(f"({tab} || document.querySelectorAll('.MuiTab-root')[1]).click()")
-    for number, name in enumerate((A100, H100)):
-        profiler.choose("Runs", name, number)
-        profiler.choose("Workers", "sim:a100-80gb" if name == A100 else "sim:h100", number)
-        profiler.choose("Spans", "default", number)
-    shown = browser.wait_for("Baseline Host Duration (us)", "Execution Diff", "linear")
-    change = re.search(r"linear\s+(\d+)\s+(\d+)\s+0\s+0\.00%", shown)
-    assert change
-    assert change[1] == change[2]
+    """The run before its fixes and the one after them are chosen as soon as the page is open."""
+    worker = ["sim:a100-80gb", "default"]
+    browser.errors()
+    open_diff(browser)
+    wanted = [A100, *worker, FIXED, *worker]
+    browser.wait(lambda: browser.driver.execute_script(_BOXES) == wanted, "the chosen runs", START_S)
+    browser.wait_for("Baseline Host Duration (us)", "Execution Diff", "linear")
+    rows = {row[0]: row for row in browser.driver.execute_script(_ROWS)}
+    before, after, change = (int(cell) for cell in rows["linear"][1:4])
+    assert 0 < after < before
+    assert change == after - before
+    assert browser.errors() == []
+
+
+def test_diff_leaves_a_choice_of_ones_own_alone(profiler: Profiler, browser: Browser) -> None:
+    open_diff(browser)
+    profiler.choose("Runs", "fixed", 1)
+    time.sleep(1)
+    assert browser.driver.execute_script(_BOXES)[3:] == ["fixed", "", ""]
 
 
 def test_nothing_of_the_profiler_left_the_machine(profiler: Profiler, browser: Browser) -> None:
@@ -342,6 +358,8 @@ def test_started_by_hand_it_shows_the_same(browser: Browser, tmp_path: Path, by_
         profiler = Profiler(browser)
         browser.wait(lambda: H100 in profiler.options("Runs"), f"{H100} among the runs", START_S)
         browser.wait_for("Average Step Time", "sim:h100")
+        open_diff(browser)
+        browser.wait_for("Two runs are compared here, and there is one.")
         browser.open(f"{started.address}/#text")
         browser.wait_for("The CPU waits for the GPU", seconds=60)
         assert browser.left_the_machine() == []

@@ -107,7 +107,7 @@ def test_findings_on_the_overview_are_escaped_and_cut() -> None:
 
 def test_the_stock_pages_still_name_what_is_replaced() -> None:
     """A new torch-tb-profiler may load other things."""
-    from diffprof.views.tensorboard.plugin import ELSEWHERE, STATIC, STOCK
+    from diffprof.views.tensorboard.plugin import ELSEWHERE, STATIC, STOCK, WORDED
 
     pages = [(STOCK / name).read_text(encoding="utf-8") for name in ("index.html", "trace_embedding.html")]
     for address, local in ELSEWHERE.items():
@@ -117,6 +117,7 @@ def test_the_stock_pages_still_name_what_is_replaced() -> None:
         for address in ELSEWHERE:
             page = page.replace(address, "")
         assert 'src="http' not in page
+    assert all(words in pages[0] for words in WORDED)
 
 
 def test_without_a_log_folder_nothing_is_searched() -> None:

@@ -29,6 +29,7 @@ from diffprof.views import words
 from diffprof.views.html.text import prose
 from diffprof.views.plain import clean
 from diffprof.views.tensorboard.files import MARKER_FILE, TRACE_FILE, marker_of, prepare, run_folders
+from diffprof.views.tensorboard.pair import aligned, newest_first, pair
 
 STATIC = Path(__file__).with_name("static")
 STOCK = Path(torch_tb_profiler.__file__).with_name("static")
@@ -40,6 +41,17 @@ ELSEWHERE = {
     ),
 }
 """What the stock pages load -> the file here that they get instead."""
+
+WORDED = {
+    'return isNaN(n)?"N/A":n.toFixed(2)+"%"': 'return isNaN(n)?"–":n===1/0?"new":n.toFixed(2)+"%"',
+    "Execution Comparsion": "Execution Comparison",
+}
+"""What the stock page says -> what it says here. Operators that only the second run has grew by Infinity%."""
+
+CHOICE = "diff.js"
+"""What the page gets besides: it chooses the runs that are compared first."""
+
+OWN_FILES = (*ELSEWHERE.values(), CHOICE)
 
 PARSED_AT_ONCE = 2
 """Traces; each takes a process, some hundred megabytes and a core."""
@@ -75,7 +87,8 @@ class ProfilerPlugin(TorchProfilerPlugin):
         """The stock routes; pages without references to elsewhere, and the files that they get instead."""
         apps = super().get_plugin_apps()
         apps.update(dict.fromkeys(("/index.html", "/trace_embedding.html"), self._page))
-        apps.update({f"/{name}": self._file for name in ELSEWHERE.values()})
+        apps.update({f"/{name}": self._file for name in OWN_FILES})
+        apps["/diff_pair"] = self.diff_pair_route
         return apps
 
     # --- runs -----------------------------------------------------------------------------------------
@@ -132,15 +145,58 @@ class ProfilerPlugin(TorchProfilerPlugin):
         text = (STOCK / name).read_text(encoding="utf-8")
         for address, local in ELSEWHERE.items():
             text = text.replace(address, local)
+        for stock, better in WORDED.items():
+            text = text.replace(stock, better)
+        if name == "index.html":
+            text = text.replace("</head>", f'<script src="{CHOICE}"></script></head>', 1)
         return werkzeug.Response(text, content_type="text/html", headers=self.headers)
 
     @wrappers.Request.application
     def _file(self, request: werkzeug.Request) -> werkzeug.Response:
         name = request.path.rpartition("/")[2]
-        if name not in ELSEWHERE.values():
+        if name not in OWN_FILES:
             raise exceptions.NotFound
         data = (STATIC / name).read_bytes()
         return werkzeug.Response(data, content_type="application/javascript", headers=self.headers)
+
+    @wrappers.Request.application
+    def runs_route(self, request: werkzeug.Request) -> werkzeug.Response:
+        """The runs that can be shown, newest first; the page opens the first."""
+        return self.respond_as_json({"runs": newest_first(self._shown()), "loading": self.is_loading})
+
+    @wrappers.Request.application
+    def diff_pair_route(self, request: werkzeug.Request) -> werkzeug.Response:
+        """What the page of differences chooses: run, worker and span before, and the same after. While runs
+        are still read there may be a better pair, so none is named."""
+        loading = self.is_loading
+        names = None if loading else pair(self._shown())
+        chosen = [part for name in names for part in self._first(name)] if names else None
+        hint = (
+            "Two runs are compared here, and there is one. `diffprof fix --apply` leaves another: the scan "
+            "after the fixes that were kept."
+        )
+        return self.respond_as_json({"pair": chosen, "loading": loading, "hint": hint})
+
+    @wrappers.Request.application
+    def diff_run_node_route(self, request: werkzeug.Request) -> werkzeug.Response:
+        """The stock comparison, with its operators side by side."""
+        stats = self.get_diff_stats_dict(*self.get_diff_runs(request))
+        path = request.args.get("path", "0")
+        if path not in stats:
+            raise exceptions.NotFound("no such part of the comparison")
+        return self.respond_as_json(aligned(stats[path].get_diff_node_summary(path)), True)
+
+    def _shown(self) -> dict[str, Path]:
+        """Runs that were read, with their folders."""
+        with self._runs_lock:
+            return {name: self._folders[name] for name in self._runs if name in self._folders}
+
+    def _first(self, name: str) -> tuple[str, str, str]:
+        """A run with its first worker and span."""
+        run = self._get_run(name)
+        worker = run.get_workers("Overview")[0]
+        spans = run.get_spans(worker)
+        return name, worker, spans[0] if spans else ""
 
     @wrappers.Request.application
     def overview_route(self, request: werkzeug.Request) -> werkzeug.Response:
