@@ -6,8 +6,11 @@ figures change with the machine, so only what is named is made again.
 
 from __future__ import annotations
 
+import gzip
+import re
 import shutil
 import sys
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +21,7 @@ import msgspec
 from msgspec.structs import replace
 
 from diffprof.analyzers import ANALYZERS
+from diffprof.chrome_trace.storing import SUFFIX
 from diffprof.ladder.result import Ladder, save_ladder
 from diffprof.recording import GapRow, KernelRow
 from diffprof.report import REPORT_FILE, Report, make_report
@@ -32,6 +36,13 @@ SMALLEST_SHARE = 0.001
 
 SHORTEST_GAP_US = 50.0
 """Shorter ones of the same cause, phase and step are summed up."""
+
+SHORTEST_OP_US = 2.0
+"""Shorter operators are left out of a stored trace."""
+
+TRACED_ARGS = ("External id", "Input Dims", "Input type", "Addr", "Bytes", "Device Id", "Device Type",
+               "Total Allocated", "Total Reserved")  # fmt: skip
+"""Of a trace's events; the others are the profiler's own numbers."""
 
 
 @dataclass(frozen=True)
@@ -52,21 +63,25 @@ SDXL = {"scheduler": "DDIMScheduler", "steps": 3, "dtype": "bfloat16"}
 SAMPLES = (
     Sample("sdxl-ddim-a100", "sdxl", "sim:a100-80gb", SDXL, ANALYZERS, fixed="sdxl-ddim-a100-fixed"),
     Sample("sdxl-ddim-h100", "sdxl", "sim:h100", SDXL),
-    Sample("tiny-sdxl-cpu", "tiny-sdxl", "cpu", {"steps": 4}),
+    Sample("tiny-sdxl-cpu", "tiny-sdxl", "cpu", {"steps": 3}),
 )
 
 
-def scanned(sample: Sample) -> Report:
-    """The run, whole."""
+def scanned(sample: Sample) -> tuple[Report, bytes | None]:
+    """(the run, whole; the profiler's trace of it, cut down, where one was measured)."""
     from diffprof.scanning import scan_target
     from diffprof.targets import Options
 
-    return scan_target(
-        sample.target,
-        device=sample.device,
-        options=Options(**sample.options),
-        analyzers=sample.analyzers,
-    )
+    with tempfile.TemporaryDirectory() as scratch:
+        report = scan_target(
+            sample.target,
+            device=sample.device,
+            options=Options(**sample.options),
+            analyzers=sample.analyzers,
+            trace_folder=Path(scratch),
+        )
+        profiled = next(Path(scratch).glob("*.json"), None)
+        return report, trimmed_trace(profiled.read_bytes()) if profiled else None
 
 
 def fixed(report: Report) -> tuple[Report, Report]:
@@ -98,6 +113,37 @@ def trimmed(report: Report) -> Report:
     rounded = msgspec.convert(_rounded(msgspec.to_builtins(whole)), Report)
     fresh = make_report(rounded.recording)
     return replace(rounded, findings=fresh.findings, unchecked=fresh.unchecked)
+
+
+def trimmed_trace(data: bytes) -> bytes:
+    """A trace of PyTorch's profiler in a form that a clone can carry, gzipped: tenths of microseconds since
+    its beginning, without short operators and without names of the machine, its processes and addresses."""
+    document = msgspec.json.decode(data)
+    events = [event for event in document["traceEvents"] if "ts" in event]
+    start = min(event["ts"] for event in events)
+    numbers: dict[str, dict[Any, int]] = defaultdict(dict)
+
+    def numbered(kind: str, value: Any) -> Any:
+        return numbers[kind].setdefault(value, len(numbers[kind]) + 1) if isinstance(value, int) else value
+
+    kept = []
+    for event in events:
+        if event.get("cat") == "cpu_op" and event["dur"] < SHORTEST_OP_US:
+            continue
+        event["ts"] = round(event["ts"] - start, 1)
+        if "dur" in event:
+            event["dur"] = round(event["dur"], 1)
+        for key in ("pid", "tid"):
+            event[key] = numbered(key, event.get(key))
+        if event["ph"] == "M" and isinstance(name := event["args"].get("name"), str):
+            event["args"]["name"] = re.sub(r"\d+", lambda found: str(numbered("tid", int(found[0]))), name)
+        elif "args" in event:
+            event["args"] = {key: event["args"][key] for key in TRACED_ARGS if key in event["args"]}
+            if "Addr" in event["args"]:
+                event["args"]["Addr"] = numbered("Addr", event["args"]["Addr"])
+        kept.append(event)
+    whole = {key: document[key] for key in ("schemaVersion", "deviceProperties", "displayTimeUnit")}
+    return gzip.compress(msgspec.json.encode({**whole, "traceEvents": kept}), 9, mtime=0)
 
 
 def _summed(gaps: tuple[GapRow, ...]) -> list[GapRow]:
@@ -159,20 +205,24 @@ def _rounded(value: Any) -> Any:
     return value
 
 
-def store(report: Report, folder: Path) -> None:
+def store(report: Report, folder: Path, trace: bytes | None = None) -> None:
     """Without indentation, which doubles the size."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    if trace is not None:
+        name = f"{folder.name}{SUFFIX}"
+        (folder / name).write_bytes(trace)
+        report = replace(report, recording=replace(report.recording, trace_file=name))
     (folder / REPORT_FILE).write_bytes(msgspec.json.encode(report) + b"\n")
 
 
 def make(sample: Sample) -> None:
-    report = scanned(sample)
+    report, trace = scanned(sample)
     if sample.fixed:
         report, after = fixed(report)
         report = replace(report, after=sample.fixed)
         store(trimmed(after), FOLDER / sample.fixed)
-    store(trimmed(report), FOLDER / sample.name)
+    store(trimmed(report), FOLDER / sample.name, trace)
 
 
 def make_ladder() -> None:

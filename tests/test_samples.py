@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import socket
 from pathlib import Path
@@ -9,9 +10,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from diffprof.chrome_trace.storing import SUFFIX
 from diffprof.ladder.result import LADDER_FILE, load_ladder
 from diffprof.report import REPORT_FILE, load_report, make_report
 from diffprof.views import FORMATS, render
+from diffprof.views.tensorboard.trace import plugin_trace
 from tests.samples import FOLDER, MAKERS, NAMES
 
 REPORTS = sorted(file.parent for file in FOLDER.glob(f"*/{REPORT_FILE}"))
@@ -41,8 +44,29 @@ def test_is_small_and_names_no_machine(folder: Path) -> None:
             continue
         data = file.read_bytes()
         assert len(data) < 900_000
-        assert not PATH.findall(data)
-        assert socket.gethostname().encode() not in data or socket.gethostname() == "localhost"
+        _names_no_machine(data)
+    for file in folder.glob(f"*{SUFFIX}"):
+        assert file.stat().st_size < 400_000
+        _names_no_machine(gzip.decompress(file.read_bytes()))
+
+
+def _names_no_machine(data: bytes) -> None:
+    assert not PATH.findall(data)
+    assert b"host_name" not in data
+    assert socket.gethostname().encode() not in data or socket.gethostname() == "localhost"
+
+
+def test_the_measured_one_has_its_trace() -> None:
+    folder = FOLDER / "tiny-sdxl-cpu"
+    recording = load_report(folder).recording
+    data = plugin_trace(recording, folder)
+    assert data is not None
+    events = msgspec.json.decode(gzip.decompress(data))["traceEvents"]
+    operators = [event for event in events if event.get("cat") == "cpu_op"]
+    assert sum("Call stack" in event["args"] for event in operators) > 1_000
+    steps = [event["name"] for event in events if str(event.get("name")).startswith("ProfilerStep#")]
+    assert steps == [f"ProfilerStep#{step}" for step in range(recording.target.steps or 0)]
+    assert len(steps) == 3
 
 
 @pytest.mark.parametrize("folder", STORED, ids=lambda folder: folder.name)

@@ -271,6 +271,11 @@ def _steps(events: list[Event]) -> list[Event]:
             worked.add(phase.step)
     if len(worked) < 2:
         return []
+    modules = [(event["ts"], event["ts"] + event["dur"]) for event in events if _is_module(event)]
+    for step, (start, end) in spans.items():
+        # A module's mark begins a moment before the phase that it opens.
+        around = (first for first, last in modules if first < start < last <= end)
+        spans[step] = (min(around, default=start), end)
     events[:] = [
         event
         for event in events
