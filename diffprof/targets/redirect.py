@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 CUDA = re.compile(r"cuda(:\d+)?")
 
+COMPILER = ("torch._dynamo", "torch._functorch", "torch._inductor", "triton")
+"""Packages that go on seeing the machine as it is: they make code, and keys of caches, for it."""
+
 ASKING = ("is_available", "is_initialized", "device_count")
 """Answered as the device would to the user's own lines. Libraries go on seeing the machine as it is: they
 keep the answer, and choose CUDA-only code by it."""
@@ -256,7 +259,9 @@ def _for_user(original: Any, own: Any, names: Names) -> Any:
 def _while_open(original: Any, own: Any, names: Names) -> Any:
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
-        return (own if names.open else original)(*args, **kwargs)
+        caller = sys._getframe(1).f_globals.get("__name__", "")
+        stand_in = names.open and not caller.startswith(COMPILER)
+        return (own if stand_in else original)(*args, **kwargs)
 
     return call
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -97,6 +98,16 @@ def test_libraries_see_the_machine_as_it_is() -> None:
     with device.active(), cuda_redirect(device):
         assert torch.cuda.is_available()
         assert get_device() == "cpu"
+
+
+def test_the_compiler_sees_the_machine_as_it_is(device: Any) -> None:
+    """Inductor's keys of its cache name the GPU, and its fields are not those of the stand-in."""
+    from torch._inductor.codecache import CacheBase
+
+    system = inspect.unwrap(CacheBase.get_system)
+    before = system()
+    with cuda_redirect(device):
+        assert system() == before
 
 
 def test_names_kept_by_others_go_back_to_cuda() -> None:
