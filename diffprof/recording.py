@@ -582,6 +582,27 @@ class GraphBreakRow(Row, frozen=True, kw_only=True):
     grade: Grade
 
 
+class RecompileCost(Row, frozen=True, kw_only=True):
+    """What one compile more costs: host time, once in a process for each new case, in the call that meets it
+    first. None: not known.
+    """
+
+    capture_ms: float | None = None
+    """Dynamo's part of one compile, by the clock of the machine that scanned. Measured."""
+    from_blocks: bool = False
+    """Equal blocks were timed once each, and that times their number is in `capture_ms`."""
+    compile_ms: float | None = None
+    """One compile with its backend, as the pipeline's own compiled code took in the process of the scan; of
+    the call as it was, not as varied. Measured. None: the component was not compiled there."""
+    eager_ms: float | None = None
+    """Beyond the recompile limit: the pipeline call with this component as plain Python, the others compiled.
+    Simulated. None: the limit is not reached, or nothing models the call."""
+    compiled_ms: float | None = None
+    """The same call with it compiled."""
+    unpriced: str = ""
+    """Why there is no `eager_ms`, where the limit is reached."""
+
+
 class RecompileRow(Row, frozen=True, kw_only=True):
     """One guard that failed, so that a frame was compiled again."""
 
@@ -595,15 +616,20 @@ class RecompileRow(Row, frozen=True, kw_only=True):
     variation: str
     """What changed: `height=768`, or `within one call`."""
     count: int
+    """Compiles, in the first pipeline call of a process with that change."""
     stopped_by: tuple[str, ...] = ()
     """Settings under which it did not recompile, each tried: dynamic=True, mark_dynamic,
     use_duck_shape=False."""
     tried: tuple[str, ...] = ()
+    marked: dict[str, tuple[int, ...]] = {}
+    """What mark_dynamic was tried on: argument, such as `sample` or `added_cond_kwargs['time_ids']` -> its
+    dimensions that changed."""
     limit_hit: bool = False
     """The recompile limit was reached: later inputs run as plain Python."""
     entries: int | None = None
     """Compiled versions of the function in the end."""
     limit: int | None = None
+    cost: RecompileCost | None = None
     grade: Grade
 
 

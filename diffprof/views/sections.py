@@ -9,12 +9,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import groupby
 
-from diffprof.recording import Recording
+from diffprof.recording import RecompileRow, Recording
 from diffprof.report import Report
 from diffprof.rules import Unchecked
 from diffprof.views.table import MOST_ROWS, Table
 from diffprof.views.times import TIMES
-from diffprof.views.words import NOT_MEASURED, number, plural, size
+from diffprof.views.words import NOT_MEASURED, milliseconds, number, plural, size
 
 
 def _linears(recording: Recording) -> Table | None:
@@ -102,6 +102,7 @@ def _recompiles(recording: Recording) -> Table | None:
             row.component,
             row.variation,
             "" if not row.tried else ", ".join(row.stopped_by) or "none of those tried",
+            _one_compile(row),
             row.guard,
         )
         for row in recording.recompiles or ()
@@ -111,15 +112,25 @@ def _recompiles(recording: Recording) -> Table | None:
         for change in row.tried or ():
             if (row.component, change) not in found:
                 quiet[change].append(row.component)
-    rows += [("0", ", ".join(names), change, "", "") for change, names in quiet.items()]
+    rows += [("0", ", ".join(names), change, "", "", "") for change, names in quiet.items()]
     if not rows:
         return None
     left = len(rows) - MOST_ROWS
-    note = "compiled once, then called again as it was and in each variation"
+    note = (
+        "compiled once, then called again as it was and in each variation; one compile, once in a process, "
+        "measured here: Dynamo's capture, or where it says so with the backend"
+    )
     if left > 0:
         note += f"; {plural(left, 'more row')} not shown"
-    columns = ("times", "component", "what changed", "stopped by", "guard that failed")
+    columns = ("times", "component", "what changed", "stopped by", "one compile", "guard that failed")
     return Table("Recompiles", columns, tuple(rows[:MOST_ROWS]), note)
+
+
+def _one_compile(row: RecompileRow) -> str:
+    cost = row.cost
+    if cost is not None and cost.compile_ms is not None:
+        return f"{milliseconds(cost.compile_ms)} with backend"
+    return NOT_MEASURED if cost is None or cost.capture_ms is None else milliseconds(cost.capture_ms)
 
 
 SECTIONS: tuple[Callable[[Recording], Table | None], ...] = (

@@ -89,9 +89,14 @@ def groups(report: Report) -> Iterator[tuple[str, str, Sequence[Finding]]]:
 
 
 def cost(finding: Finding) -> str:
-    """Both figures with their grade, per pipeline call; the first only of findings that rest on waits."""
+    """Both figures with their grade, per pipeline call, the first only of findings that rest on waits; and
+    what is spent once in a process."""
+    once = ""
+    if finding.once_ms is not None:
+        once = f"once in a process: {milliseconds(finding.once_ms)} ({Grade.MEASURED})"
     if finding.blocked_ms is None and finding.saves_ms is None:
-        text = NOT_MEASURED
+        text = once or NOT_MEASURED
+        once = ""
     elif finding.blocked_ms is None and not finding.evidence.syncs:
         text = f"removing it saves: {milliseconds(finding.saves_ms)}, per call ({expectation(finding.grade)})"
     else:
@@ -99,6 +104,7 @@ def cost(finding: Finding) -> str:
             f"CPU blocked: {milliseconds(finding.blocked_ms)}; removing it saves: "
             f"{milliseconds(finding.saves_ms)}, per call ({expectation(finding.grade)})"
         )
+    text = f"{text}; {once}" if once else text
     note = finding.cost_note
     if not note:
         return text

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 from diffprof.analyzers.graph_breaks.breaks import Distinct
 from diffprof.analyzers.graph_breaks.capture import is_code_of
 from diffprof.analyzers.graph_breaks.causes import kind_of
-from diffprof.analyzers.graph_breaks.scopes import CALL, STEP
+from diffprof.analyzers.graph_breaks.scopes import CALL, COMPONENTS, STEP
 from diffprof.callsite import is_machinery
 from diffprof.devices.simulated import Blocking, Observer, OpSignature
 from diffprof.devices.simulated.cost import CostModel, current_mode
@@ -334,3 +334,21 @@ def break_costs(
         costs = Costs(those, tape, CostModel(device.gpu, mode), tuple(compiled), scope)
         found[scope] = [costs.of(number) for number in range(len(those))]
     return found
+
+
+def eager_costs(
+    call: Callable[[], Any], pipe: Any, device: Any, names: Sequence[str], compiled: Sequence[str]
+) -> dict[str, tuple[float, float]]:
+    """What it costs that a component runs as plain Python, as beyond the recompile limit: name ->
+    milliseconds of the call with that component eager, and with all that is in `compiled` compiled.
+
+    device: a simulated one, active.
+    """
+    tape = take_down(call, pipe, device, ())
+
+    def run_ms(those: Sequence[str]) -> float:
+        model = CostModel(device.gpu, current_mode(compiled=(*those, _WHOLE)))
+        return Costs((), tape, model, tuple(those), COMPONENTS).variant(set()).run.total_us / 1e3
+
+    whole = run_ms(compiled)
+    return {name: (run_ms([each for each in compiled if each != name]), whole) for name in names}

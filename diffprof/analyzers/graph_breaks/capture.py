@@ -55,12 +55,15 @@ class Graph:
 
 @dataclass(frozen=True)
 class Compiled:
-    """One compile of a frame. failure: why it failed, if it did."""
+    """One compile of a frame. failure: why it failed, if it did; seconds: its time, without a backend's;
+    resumed: it is the rest of a function after a break."""
 
     frame: FrameId
     place: Place
     failure: str | None
     recompile_reason: str | None
+    seconds: float | None = None
+    resumed: bool = False
 
 
 @dataclass
@@ -113,6 +116,8 @@ class _TraceLog(logging.Handler):
                     (of.get("co_filename") or "?", of.get("co_firstlineno") or 0, plain_name(name)),
                     f"{of['fail_type']}: {of.get('fail_reason') or ''}" if of.get("fail_type") else None,
                     of.get("recompile_reason"),
+                    of.get("entire_frame_compile_time_s"),
+                    plain_name(name) != name,
                 )
             )
 

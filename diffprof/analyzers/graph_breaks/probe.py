@@ -12,13 +12,15 @@ from typing import Any, Protocol
 import torch
 
 from diffprof.analyzers.graph_breaks import cache as store
-from diffprof.analyzers.graph_breaks.borders import Priced, break_costs
+from diffprof.analyzers.graph_breaks.borders import Priced
 from diffprof.analyzers.graph_breaks.breaks import break_rows, distinct_breaks
 from diffprof.analyzers.graph_breaks.child import Job, Send, can_fork, run_in_children
+from diffprof.analyzers.graph_breaks.compiled_here import compile_times, compiles_here
 from diffprof.analyzers.graph_breaks.component import Result, capture_part
+from diffprof.analyzers.graph_breaks.costs import priced_breaks, priced_recompiles
 from diffprof.analyzers.graph_breaks.observe import Part, observing
 from diffprof.analyzers.graph_breaks.recompiles import CURES, Varied, call_again, may_be_cured, recompile_rows
-from diffprof.analyzers.graph_breaks.scopes import COMPONENTS, SCOPES, capture_call, capture_step, loop_lines
+from diffprof.analyzers.graph_breaks.scopes import SCOPES, capture_call, capture_step, loop_lines
 from diffprof.analyzers.graph_breaks.variations import Variation, applied, variations
 from diffprof.callsite import importable_path
 from diffprof.errors import UsageError
@@ -101,12 +103,13 @@ def probe_graph_breaks(
         if scope != "components":
             _capture_scope(scope, scene, parts, found, grade, show, limit_seconds)
         show.stage("cost of the breaks")
-        breaks = _with_costs(scene, device, parts, found.breaks)
+        breaks = priced_breaks(scene.call, scene.pipe, device, parts, found.breaks)
         _try_again(scene, parts, varied, found, grade, show, cache, limit_seconds)
+        recompiles = priced_recompiles(scene.call, scene.pipe, device, parts, found.recompiles)
     return {
         "captures": tuple(found.captures),
         "graph_breaks": breaks,
-        "recompiles": tuple(found.recompiles),
+        "recompiles": recompiles,
         "unseen": tuple(found.unseen),
     }
 
@@ -242,36 +245,6 @@ def _in_loop(row: GraphBreakRow, loop: tuple[str, int, int] | None, steps: int) 
     return row
 
 
-def _with_costs(
-    scene: Scene, device: Any, parts: Sequence[Part], breaks: Sequence[Priced]
-) -> tuple[GraphBreakRow, ...]:
-    """The rows of the breaks, each with its cost or why it has none."""
-    if device is None or device.kind != "sim":
-        why = "breaks are costed on a simulated GPU: scan with --device sim:a100-80gb, or another one"
-        return tuple(_replace(each.row, uncosted=why) for each in breaks)
-    groups: dict[str, list[Priced]] = {}
-    for each in breaks:
-        name = each.row.component
-        groups.setdefault(name if name in SCOPES else COMPONENTS, []).append(each)
-    compiled = tuple(dict.fromkeys(part.name.partition(".")[0] for part in parts))
-    costs = {
-        name: iter(found)
-        for name, found in break_costs(scene.call, scene.pipe, device, groups, compiled).items()
-    }
-    rows = []
-    for each in breaks:
-        name = each.row.component
-        cost = next(costs[name if name in SCOPES else COMPONENTS])
-        if each.found.hidden_by:
-            why = "it costs nothing until the break that hides it is gone"
-            rows.append(_replace(each.row, uncosted=why))
-        elif each.row.count is None:
-            rows.append(_replace(each.row, uncosted="the plain run of the call did not pass the line"))
-        else:
-            rows.append(_replace(each.row, cost=cost))
-    return tuple(rows)
-
-
 # --- recompiles ----------------------------------------------------------------------------------------
 
 
@@ -330,12 +303,15 @@ def _try_again(
         return _Task(part.name, work, Varied, key, done, failed)
 
     _run([task(part, "") for part in chosen], show, limit_seconds)
+    timed = compile_times(parts, compiles_here())
     again = [p for p in chosen if p.name in plain and any(plain[p.name].by_variation.values())]
     curable = [p for p in again if may_be_cured(plain[p.name])]
     _run([task(part, setting) for part in curable for setting in CURES], show, limit_seconds)
     for part in again:
         ordered = sorted(cures.get(part.name, []), key=lambda v: CURES.index(v.setting))
-        found.recompiles += recompile_rows(part, plain[part.name], ordered, limit=limit, grade=grade)
+        found.recompiles += recompile_rows(
+            part, plain[part.name], ordered, limit=limit, grade=grade, compile_ms=timed.get(part.name)
+        )
 
 
 def _note_tried(found: _Found, name: str, result: Varied) -> None:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from diffprof.analyzers.graph_breaks.fixes import for_recompile
 from diffprof.finding import Finding, Severity
-from diffprof.recording import RecompileRow, Recording
+from diffprof.recording import RecompileCost, RecompileRow, Recording
 from diffprof.rules import rule
 
 RECOMPILES = ("recompiles",)
@@ -26,7 +26,7 @@ _SETTINGS = {
 
 _SIZE_ONE = re.compile(r"size mismatch at index \d+\. expected (1, |\d+, actual 1$)|^2 <= \S*size\(\)\[\d+\]")
 
-COMPILE_TIME = "Costs a compile for each new case (seconds to minutes with inductor), not steady-state time."
+NOT_TIMED = "A compile for each new case, once in a process; its time was not taken."
 
 
 def _recompile_findings(
@@ -57,10 +57,57 @@ def _recompile_findings(
             severity=Severity.MEDIUM if within else Severity.LOW,
             site=row.site,
             count=times,
-            cost_note=COMPILE_TIME,
+            saves_ms=_beyond_ms(rows),
+            once_ms=_once_ms(rows),
+            cost_note=_cost_note(rows),
             advice=_advice(rows) or advice,
             fixes=for_recompile(rows),
         )
+
+
+def _once_ms(rows: list[RecompileRow]) -> float | None:
+    """Of all these compiles: with the backend where that was timed, else Dynamo's part."""
+    times = [_first_known(row.cost.compile_ms, row.cost.capture_ms) if row.cost else None for row in rows]
+    known = [row.count * each for row, each in zip(rows, times, strict=True) if each is not None]
+    return sum(known) if len(known) == len(rows) else None
+
+
+def _first_known(*values: float | None) -> float | None:
+    return next((value for value in values if value is not None), None)
+
+
+def _beyond_ms(rows: list[RecompileRow]) -> float | None:
+    """What a call beyond the limit takes longer, for its component runs as plain Python."""
+    cost = _beyond(rows)
+    if cost is None or cost.eager_ms is None or cost.compiled_ms is None:
+        return None
+    return max(0.0, cost.eager_ms - cost.compiled_ms)
+
+
+def _beyond(rows: list[RecompileRow]) -> RecompileCost | None:
+    known = [row.cost for row in rows if row.limit_hit and row.cost is not None]
+    return next((cost for cost in known if cost.eager_ms is not None), known[0] if known else None)
+
+
+def _cost_note(rows: list[RecompileRow]) -> str:
+    """What the figures are made of."""
+    costs = [row.cost for row in rows if row.cost is not None]
+    if _once_ms(rows) is None:
+        note = NOT_TIMED
+    elif all(cost.compile_ms is not None for cost in costs):
+        note = "A compile with its backend, as it took in this process for the call as it was."
+    else:
+        blocks = " (equal blocks timed once, times their number)" if any(c.from_blocks for c in costs) else ""
+        note = f"Dynamo's capture on this machine{blocks}; what the backend adds was not timed."
+    beyond = _beyond(rows)
+    if beyond is None:
+        return note
+    if beyond.eager_ms is None or beyond.compiled_ms is None:
+        return f"{note} Beyond the limit, not priced: {beyond.unpriced}."
+    return (
+        f"{note} A call beyond the limit takes {beyond.eager_ms:,.4g} ms, with {rows[0].component} as plain "
+        f"Python, and {beyond.compiled_ms:,.4g} ms compiled."
+    )
 
 
 def _source(guard: str) -> str:
@@ -115,8 +162,11 @@ def recompile_on_shape(recording: Recording) -> Iterator[Finding]:
     `use_duck_shape=False` stops that, each tried.
 
     Why it is slow:
-    The call in which it happens waits for a whole compile. After the second size Dynamo makes the dimension
-    dynamic, unless the model's code fixes it again.
+    The call in which it happens waits for a whole compile; later calls of the same process don't. After the
+    second size Dynamo makes the dimension dynamic, unless the model's code fixes it again. The cost is that
+    compile's, by the clock: with the backend where the pipeline's own compiled code was compiled in this
+    process, else Dynamo's capture alone, which is where the captures of a scan end. It is no time of every
+    call, so nothing is said to be saved per call.
 
     Example:
     pipe(prompt, height=1024); pipe(prompt, height=768)
@@ -147,8 +197,9 @@ def recompile_on_scalar(recording: Recording) -> Iterator[Finding]:
     scheduler's floats.
 
     Why it is slow:
-    Every new value of a float is a new compile, until the recompile limit; ints become dynamic after the
-    second value, which still costs one.
+    A number that is only computed with becomes dynamic after its second value, which costs one compile more.
+    One that the code branches on, or looks something up with, costs a compile for each new case, until the
+    recompile limit.
 
     Example:
     self._step_index += 1  # read inside a compiled scheduler step
@@ -238,7 +289,8 @@ def recompile_limit(recording: Recording) -> Iterator[Finding]:
 
     Why it is slow:
     Beyond the limit the function runs as plain Python for every new case: all the compiles were paid, and the
-    speed-up is gone.
+    speed-up is gone. What that costs is the call on the simulated GPU with the component as plain Python,
+    less the same call with everything compiled; the scanned call stands for the new case.
 
     Example:
     for scale in (0.1, 0.2, 0.3, ...): pipe(prompt, cross_attention_kwargs={"scale": scale})

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 import torch._dynamo
+from msgspec.structs import replace
+from torch.utils import _pytree as pytree
 
 from diffprof.analyzers.graph_breaks.capture import Compiled, captured, plain_name
 from diffprof.analyzers.graph_breaks.component import ready, restore
@@ -23,7 +25,7 @@ from diffprof.analyzers.graph_breaks.repeats import Seen, equal_blocks
 from diffprof.analyzers.graph_breaks.signature import Given
 from diffprof.callsite import Place, is_machinery, make_site
 from diffprof.pipeline import replaced
-from diffprof.recording import Grade, RecompileRow, Site
+from diffprof.recording import Grade, RecompileCost, RecompileRow, Site, median
 
 CURES = ("dynamic=True", "mark_dynamic", "use_duck_shape=False")
 """Settings that may stop a recompile, in the order in which people reach for them."""
@@ -58,12 +60,16 @@ _KINDS = (
 @dataclass
 class Varied:
     """What came of calling a component again. by_variation: its recompiles; entries: versions of each
-    function in the end."""
+    function in the end; seconds: of each compile; left_out: seconds that capturing the equal blocks takes,
+    which were left out of these; marked: argument -> dimensions that mark_dynamic was told of."""
 
     setting: str
     by_variation: dict[str, list[Compiled]] = field(default_factory=dict)
     limits: list[str] = field(default_factory=list)
     entries: list[tuple[Place, int]] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    left_out: float = 0.0
+    marked: dict[str, tuple[int, ...]] = field(default_factory=dict)
     files: set[str] = field(default_factory=set)
     failure: str | None = None
 
@@ -103,6 +109,8 @@ def call_again(
                 len(alone.by_variation[x]) > len(result.by_variation[x]) for x in alone.by_variation
             ):
                 return _calls(part, variations, setting, emptier, applying)
+            if alone.seconds:
+                result.left_out += len(block.modules) * median(alone.seconds)
     return result
 
 
@@ -111,12 +119,17 @@ def _calls(
 ) -> Varied:
     changing = _changing_dims([part, *(p for _, p in variations)])
     result = Varied(setting)
+    if setting == "mark_dynamic":
+        result.marked = _named(changing, part)
     into, run = captured(dynamic=True if setting == "dynamic=True" else None)
     for label, which in ((WITHIN, part), *variations):
         found = result.by_variation.setdefault(label, [])
         restore(which, emptier)
         with nullcontext() if label == WITHIN else applying(label):
-            for at in _sequence(which):
+            usual, again = _sequence(which), found
+            for number, at in enumerate([*usual, *_more(which)]):
+                if number >= len(usual) and not again:
+                    break
                 before = len(into.compiles)
                 args, kwargs = which.calls[at].inputs.values(emptier)
                 if setting == "mark_dynamic":
@@ -126,7 +139,9 @@ def _calls(
                     result.failure = result.failure or into.failure
                     into.failure = None
                 # What the limit refuses is logged without a function: it was not compiled again.
-                found += [c for c in into.compiles[before:] if c.recompile_reason and c.place[0] != "?"]
+                again = [c for c in into.compiles[before:] if c.recompile_reason and c.place[0] != "?"]
+                found += again
+    result.seconds = [c.seconds for c in into.compiles if c.seconds is not None and not c.failure]
     result.entries = list(Counter(c.place for c in into.compiles if c.failure is None).items())
     result.limits, result.files = into.limits, into.files
     return result
@@ -196,6 +211,14 @@ def _sequence(part: Part) -> list[int]:
     return chosen
 
 
+def _more(part: Part) -> list[int]:
+    """Further calls, which are made as long as each is compiled again: what a loop does to a scheduler that
+    burns in another number in every step."""
+    if isinstance(part.owner, torch.nn.Module):
+        return []
+    return part.order[SCHEDULER_CALLS : torch._dynamo.config.recompile_limit + 2]
+
+
 def _changing_dims(parts: Sequence[Part]) -> dict[int, set[int]]:
     """Tensor number -> dimensions in which the calls differ."""
     shapes = [call.inputs.shapes for part in parts for call in part.calls]
@@ -207,9 +230,23 @@ def _changing_dims(parts: Sequence[Part]) -> dict[int, set[int]]:
     return found
 
 
-def _mark(arguments: Any, changing: dict[int, set[int]]) -> None:
-    from torch.utils import _pytree as pytree
+def _named(changing: dict[int, set[int]], part: Part) -> dict[str, tuple[int, ...]]:
+    """The tensors by the arguments that hold them, those without a change left out."""
+    inputs, names = part.calls[0].inputs, positional_names(part)
+    leaves, _ = pytree.tree_flatten_with_path(pytree.tree_unflatten(list(inputs.leaves), inputs.spec))
+    found = [path for path, leaf in leaves if isinstance(leaf, Given)]
+    named = {}
+    for at, dims in changing.items():
+        if not dims:
+            continue
+        which, first, *inner = found[at]
+        own = names[first.idx : first.idx + 1] if which.idx == 0 else [first.key]
+        if own:
+            named[own[0] + pytree.keystr(tuple(inner))] = tuple(sorted(dims))
+    return named
 
+
+def _mark(arguments: Any, changing: dict[int, set[int]]) -> None:
     tensors = [leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, torch.Tensor)]
     for at, tensor in enumerate(tensors):
         for dim in changing.get(at, ()):
@@ -234,10 +271,17 @@ def may_be_cured(plain: Varied) -> bool:
 
 
 def recompile_rows(
-    part: Part, plain: Varied, cures: Sequence[Varied], *, limit: int, grade: Grade
+    part: Part,
+    plain: Varied,
+    cures: Sequence[Varied],
+    *,
+    limit: int,
+    grade: Grade,
+    compile_ms: float | None = None,
 ) -> tuple[RecompileRow, ...]:
-    """One row a guard, function and variation."""
+    """One row a guard, function and variation. compile_ms: of one compile with its backend, where known."""
     rows = []
+    marked = next((c.marked for c in cures if c.marked), {})
     for label, compiled in plain.by_variation.items():
         groups: dict[tuple[str, Place], list[Compiled]] = {}
         inner = [c for c in compiled if not is_machinery(c.place[0])]
@@ -246,6 +290,10 @@ def recompile_rows(
             groups.setdefault((_condition(each.recompile_reason or "", part), each.place), []).append(each)
         stopped = tuple(c.setting for c in cures if not c.by_variation.get(label, ()) and not c.failure)
         for (guard, place), each_time in groups.items():
+            hit = any(place[2] in text for text in plain.limits)
+            cost = _cost(each_time, plain, compile_ms, whole=len(groups) == 1)
+            if hit and not _is_all(place, part):
+                cost = replace(cost, unpriced=_A_PART)
             rows.append(
                 RecompileRow(
                     component=part.name,
@@ -256,13 +304,40 @@ def recompile_rows(
                     count=len(each_time),
                     stopped_by=stopped,
                     tried=tuple(c.setting for c in cures),
-                    limit_hit=any(place[2] in text for text in plain.limits),
+                    marked=marked,
+                    limit_hit=hit,
                     entries=dict(plain.entries).get(place),
                     limit=limit,
+                    cost=cost,
                     grade=grade,
                 )
             )
     return tuple(rows)
+
+
+_A_PART = "the function is a part of the component, and nothing says how much of it"
+
+
+def _is_all(place: Place, part: Part) -> bool:
+    """Whether the function is the part's own call."""
+    own = _definition(part)
+    return is_machinery(place[0]) or (own is not None and place[:2] == own[:2])
+
+
+def _cost(
+    compiles: Sequence[Compiled], plain: Varied, compile_ms: float | None, *, whole: bool
+) -> RecompileCost:
+    """Of one of these compiles. whole: they are all that was compiled again, so that the equal blocks which
+    were left out belong to them; else nothing says which function the blocks are in."""
+    times = [c.seconds for c in compiles if c.seconds is not None]
+    capture = None
+    if times and (whole or not plain.left_out):
+        capture = 1e3 * (sum(times) / len(times) + plain.left_out)
+    return RecompileCost(
+        capture_ms=capture,
+        from_blocks=capture is not None and plain.left_out > 0.0,
+        compile_ms=compile_ms if whole else None,
+    )
 
 
 def _condition(reason: str, part: Part) -> str:

@@ -18,7 +18,7 @@ from diffprof.recording import CaptureRow, GraphBreakRow, RecompileRow, Recordin
 from diffprof.views.plain import clean, cut
 from diffprof.views.tui.article import Article
 from diffprof.views.tui.ink import CLASSES, Span, Writing
-from diffprof.views.words import NOT_MEASURED, number, place, plural
+from diffprof.views.words import NOT_MEASURED, milliseconds, number, place, plural
 
 Item = CaptureRow | GraphBreakRow | RecompileRow | str | None
 _MOST_NAME = 160
@@ -246,5 +246,12 @@ def _recompile(page: Writing, row: RecompileRow) -> None:
     if row.entries is not None:
         limit = "" if row.limit is None else f" of at most {row.limit}"
         page.fact("versions", f"{row.entries}{limit}")
+    cost = row.cost
+    if cost is not None:
+        page.fact("capture", milliseconds(cost.capture_ms), ("muted", " of one compile, Dynamo's part"))
+        page.fact("compile", milliseconds(cost.compile_ms), ("muted", " of one, with its backend"))
     if row.limit_hit:
         page.flow(("bad", "The limit was reached: later inputs run as plain Python."))
+        if cost is not None and cost.eager_ms is not None and cost.compiled_ms is not None:
+            page.fact("such a call", f"{milliseconds(cost.eager_ms)} (simulated)")
+            page.fact("compiled", f"{milliseconds(cost.compiled_ms)} (simulated)")
