@@ -18,19 +18,21 @@ from diffprof.views.plain import clean_lines
 class Terminal(NamedTuple):
     """What stdout can show."""
 
-    columns: int
+    columns: int | None
+    """Cells of a line; None where it is no terminal and COLUMNS is not set."""
     colour: bool
 
 
 def terminal(stream: TextIO | None = None) -> Terminal:
-    """Width (80 when piped, at most 120) and whether colours are wanted (NO_COLOR, FORCE_COLOR)."""
+    """Its width and whether colours are wanted (NO_COLOR, FORCE_COLOR)."""
     stream = stream or sys.stdout
     colour = stream.isatty() and os.environ.get("TERM") != "dumb"
     if os.environ.get("FORCE_COLOR"):
         colour = True
     if os.environ.get("NO_COLOR"):
         colour = False
-    return Terminal(min(shutil.get_terminal_size().columns, 120), colour)
+    sized = stream.isatty() or os.environ.get("COLUMNS", "").isdecimal()
+    return Terminal(shutil.get_terminal_size().columns if sized else None, colour)
 
 
 def emit(text: str) -> None:

@@ -12,7 +12,7 @@ FORMATS = ("text", "json", "markdown", "github", "sarif", "html")
 
 
 def render(
-    report: Report, form: str, *, columns: int = 80, colour: bool = False, chains: bool = False
+    report: Report, form: str, *, columns: int | None = None, colour: bool = False, chains: bool = False
 ) -> str:
     """A report in one of FORMATS, ending in a newline. the other arguments matter to `text` only."""
     if form == "json":

@@ -16,7 +16,7 @@ _COLOURS = {Direction.BETTER: "green", Direction.WORSE: "red"}
 
 
 def render_comparison(
-    comparison: Comparison, form: str = "text", *, columns: int = 80, colour: bool = False
+    comparison: Comparison, form: str = "text", *, columns: int | None = None, colour: bool = False
 ) -> str:
     """One of FORMS, ending in a newline."""
     if form == "json":
@@ -60,7 +60,7 @@ def _became(figure: Figure) -> str:
     return f"{figure.direction}, {ratio:.2f} of it"
 
 
-def _text(comparison: Comparison, columns: int, colour: bool) -> str:
+def _text(comparison: Comparison, columns: int | None, colour: bool) -> str:
     from diffprof.views.page import Page
 
     page = Page(columns, colour=colour)
@@ -73,7 +73,7 @@ def _text(comparison: Comparison, columns: int, colour: bool) -> str:
     for title, lines in groups(comparison):
         page.heading(f"{title} ({len(lines):,})")
         for each in lines:
-            page.raw(each, indent=2)
+            page.whole(each, indent=2)
     if comparison.unchanged:
         page.blank()
         page.flow(("dim", f"{words.plural(comparison.unchanged, 'finding')} as before."))

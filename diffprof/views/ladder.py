@@ -20,7 +20,7 @@ _PLAIN = ("title", "seconds", "memory")
 """Columns where nothing is published."""
 
 
-def render_ladder(ladder: Ladder, form: str, *, width: int = 80, colour: bool = False) -> str:
+def render_ladder(ladder: Ladder, form: str, *, width: int | None = None, colour: bool = False) -> str:
     """One line a rung; JSON has the whole ladder."""
     if form == "json":
         return to_json(ladder).decode()

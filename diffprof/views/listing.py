@@ -15,7 +15,7 @@ def render_list(
     rows: Sequence[Mapping[str, Any]],
     form: str,
     *,
-    width: int = 80,
+    width: int | None = None,
     colour: bool = False,
     note: str = "",
 ) -> str:

@@ -1,9 +1,14 @@
-"""Lines of terminal text: wrapping by cells, styles only where colour is wanted, data made harmless."""
+"""Lines of terminal text: wrapping by cells, styles only where colour is wanted, data made harmless.
+
+On a screen every line fits: long words and cells go on in the next line, lines of code are cut. Elsewhere
+(pipes, files) only prose is filled, and a line of data stays one line.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 
 from diffprof.views.plain import clean, clean_lines, cut, pad, width
 
@@ -25,11 +30,22 @@ _CODES = {
 }
 
 
-class Page:
-    """Collects lines. Everything added is cleaned here, so that no caller can forget to."""
+_NARROWEST = 40
+_PIPED = 80
+_PROSE = 120
+"""Cells: the narrowest screen that is fitted, the width where there is none, the longest line of prose."""
+_FOLDER = re.compile(r".*/")
+_MARK = re.compile(r".*[/._,:=(-]")
 
-    def __init__(self, columns: int = 80, *, colour: bool = False) -> None:
-        self.columns = max(columns, 40)
+
+class Page:
+    """Collects lines. Everything added is cleaned here, so that no caller can forget to.
+
+    columns: cells of the screen, or None where there is none.
+    """
+
+    def __init__(self, columns: int | None = None, *, colour: bool = False) -> None:
+        self.columns = None if columns is None else max(columns, _NARROWEST)
         self.colour = colour
         self.lines: list[str] = []
 
@@ -52,16 +68,35 @@ class Page:
         """One line as it is, never wrapped or cut."""
         self.lines.append(" " * indent + "".join(map(self._styled, spans)))
 
-    def flow(self, *spans: Span, indent: int = 0, label: str = "", label_style: str = "dim") -> None:
-        """Words filled into lines; a word longer than a line keeps its line to itself, whole.
+    def whole(self, *spans: Span, indent: int = 0) -> None:
+        """One line of data, such as a place in a file; on a screen where it does not fit, several."""
+        line = "".join(clean(span[1] if isinstance(span, tuple) else span) for span in spans)
+        if self.columns is None or indent + width(line) <= self.columns:
+            self.raw(*spans, indent=indent)
+        else:
+            self.flow(*spans, indent=indent)
+
+    def code(self, number: Span, text: Span, *, indent: int = 0) -> None:
+        """A line of code after its number; cut on a screen where it does not fit."""
+        style, shown = text if isinstance(text, tuple) else ("", text)
+        if self.columns is not None:
+            lead = indent + width(clean(number[1] if isinstance(number, tuple) else number))
+            shown = cut(clean(shown), self.columns - lead)
+        self.raw(number, (style, shown), indent=indent)
+
+    def flow(
+        self, *spans: Span, indent: int = 0, label: str = "", label_style: str = "dim", hanging: int = 0
+    ) -> None:
+        """Words filled into lines. A word longer than a line keeps its line to itself; on a screen it goes on
+        in the next.
 
         label: stands before the first line; the others are indented to its right. A line break in the
-        text starts a new line.
+        text starts a new line. hanging: how much further the others are indented.
         """
         lead = pad(clean(label), 9) if label else ""
         margin = indent + len(lead)
         head = " " * indent + self._styled((label_style, lead)) if lead else " " * indent
-        room = max(self.columns - margin, 20)
+        room = max(min(self.columns or _PIPED, _PROSE) - margin - hanging, 20)
         words: list[tuple[str, str]] = []
         lines: list[str] = []
         used = 0
@@ -80,14 +115,17 @@ class Page:
                 for word in paragraph.split(" "):
                     if not word:
                         continue
-                    cells = width(word)
-                    if used and used + 1 + cells > room:
+                    if used and used + 1 + width(word) > room:
+                        end_line()
+                    *ended, word = pieces(word, room) if self.columns is not None else [word]
+                    for piece in ended:
+                        words.append((style, piece))
                         end_line()
                     words.append((style, word))
-                    used += cells + (1 if used else 0)
+                    used += width(word) + (1 if used else 0)
         end_line()
         for number, line in enumerate(lines):
-            self.lines.append((head if number == 0 else " " * margin) + line)
+            self.lines.append((head if number == 0 else " " * (margin + hanging)) + line)
 
     def _joined(self, words: Sequence[tuple[str, str]]) -> str:
         if not self.colour:
@@ -105,27 +143,80 @@ class Page:
         self.raw(("heading", text))
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]], *, indent: int = 0) -> None:
-        """Columns as wide as their widest cell; numbers to the right. The last column may run over."""
+        """Columns as wide as their widest cell; numbers to the right. The last column may run over.
+
+        On a screen that is too narrow the widest columns are narrowed and their cells go on below; where
+        little would be left of them, each row becomes lines of `heading value`.
+        """
         cells = [[clean(value) for value in row] for row in rows]
+        heads = [clean(head) for head in columns]
         right = [
             bool(cells) and all(_numeric(row[i]) for row in cells if row[i]) for i in range(len(columns))
         ]
-        widths = [max([width(head), *(width(row[i]) for row in cells)]) for i, head in enumerate(columns)]
+        widths = [max([width(head), *(width(row[i]) for row in cells)]) for i, head in enumerate(heads)]
+        if self.columns is not None:
+            room = self.columns - indent - 2 * (len(widths) - 1)
+            narrowed = _narrowed(widths, room)
+            if any(now < min(before, _LEGIBLE) for now, before in zip(narrowed, widths, strict=True)):
+                for row in cells:
+                    parts = [
+                        f"{head} {value}".strip() for head, value in zip(heads, row, strict=True) if value
+                    ]
+                    self.flow("; ".join(parts), indent=indent, hanging=2)
+                return
+            widths = narrowed
 
-        def joined(row: Sequence[str]) -> str:
-            last = len(row) - 1
-            return "  ".join(
-                value if i == last and not right[i] else pad(value, widths[i], right=right[i])
+        def add(row: Sequence[str], style: str = "") -> None:
+            parts = [
+                pieces(value, widths[i]) if self.columns is not None else [value]
                 for i, value in enumerate(row)
-            )
+            ]
+            last = len(row) - 1
+            for line in zip_longest(*parts, fillvalue=""):
+                shown = "  ".join(
+                    value if i == last and not right[i] else pad(value, widths[i], right=right[i])
+                    for i, value in enumerate(line)
+                )
+                self.raw((style, shown), indent=indent)
 
-        self.raw(("bold", joined([clean(head) for head in columns])), indent=indent)
+        add(heads, "bold")
         for row in cells:
-            self.raw(joined(row), indent=indent)
+            add(row)
 
-    def cut(self, text: str, *, indent: int = 0) -> str:
-        """A clean line that fits."""
-        return cut(clean(text), self.columns - indent)
+
+_LEGIBLE = 12
+"""Cells that a column of a table keeps."""
+
+
+def _narrowed(widths: Sequence[int], room: int) -> list[int]:
+    """Widths of columns that together take `room` at most; only the widest lose."""
+    cap = max(widths, default=0)
+    while cap > 1 and sum(min(each, cap) for each in widths) > room:
+        cap -= 1
+    return [min(each, cap) for each in widths]
+
+
+def pieces(text: str, cells: int) -> list[str]:
+    """A clean text in lines of so many cells: broken at spaces, else after a `/` or another mark, else
+    anywhere."""
+    found = []
+    while width(text) > cells:
+        part = text[:cells]
+        while width(part) > cells and len(part) > 1:
+            part = part[:-1]
+        if text[len(part)] != " ":
+            part = part.rpartition(" ")[0].rstrip(" ") or _ended_at_mark(part)
+        found.append(part.rstrip(" "))
+        text = text[len(part) :].lstrip(" ")
+    return [*found, text]
+
+
+def _ended_at_mark(word: str) -> str:
+    for marks in (_FOLDER, _MARK):
+        ended = marks.match(word)
+        if ended and 2 * len(ended.group()) > len(word):
+            return ended.group()
+    return word
 
 
 def _numeric(cell: str) -> bool:

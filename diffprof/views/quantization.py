@@ -31,7 +31,9 @@ _COLUMNS = {
 }
 
 
-def render_quantization(recording: Recording, form: str, *, width: int = 80, colour: bool = False) -> str:
+def render_quantization(
+    recording: Recording, form: str, *, width: int | None = None, colour: bool = False
+) -> str:
     """The section of a recording in one of FORMS, ending in a newline."""
     quantization = recording.quantization
     if form == "json":

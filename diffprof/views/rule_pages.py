@@ -11,7 +11,7 @@ from diffprof.views.page import Page
 _COLUMNS = {"code": "code", "name": "name", "analyzer": "analyzer", "summary": "what it finds"}
 
 
-def render_rules(rules: Sequence[Rule], form: str, *, width: int = 80, colour: bool = False) -> str:
+def render_rules(rules: Sequence[Rule], form: str, *, width: int | None = None, colour: bool = False) -> str:
     """The table of rules."""
     rows = [
         {
@@ -27,7 +27,7 @@ def render_rules(rules: Sequence[Rule], form: str, *, width: int = 80, colour: b
     return render_list(_COLUMNS, rows, form, width=width, colour=colour)
 
 
-def render_rule(rule: Rule, *, width: int = 80, colour: bool = False) -> str:
+def render_rule(rule: Rule, *, width: int | None = None, colour: bool = False) -> str:
     """One rule's page. Its text is kept line by line: it holds code."""
     page = Page(width, colour=colour)
     page.raw(("code", rule.code), " ", ("bold", rule.name), ("dim", f"  ({rule.analyzer})"))

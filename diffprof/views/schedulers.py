@@ -20,7 +20,7 @@ _COLUMNS = {
 
 
 def render_schedulers(
-    rows: Sequence[SchedulerRow], form: str, *, width: int = 80, colour: bool = False
+    rows: Sequence[SchedulerRow], form: str, *, width: int | None = None, colour: bool = False
 ) -> str:
     """Blocking operations by scheduler; those that don't take the call, below. JSON has each row's own
     fields."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from diffprof.finding import Finding, Severity
@@ -10,7 +11,7 @@ from diffprof.report import Report
 from diffprof.verdict import verdict
 from diffprof.views import words
 from diffprof.views.page import Page
-from diffprof.views.plain import clean, cut
+from diffprof.views.plain import clean, cut, width
 from diffprof.views.sections import not_checked, tables
 from diffprof.views.tuning import add_outcomes
 
@@ -19,7 +20,9 @@ _MOST_CODE = 200
 _COLOURS = {Severity.HIGH: "red", Severity.MEDIUM: "yellow"}
 
 
-def render_text(report: Report, *, columns: int = 80, colour: bool = False, chains: bool = False) -> str:
+def render_text(
+    report: Report, *, columns: int | None = None, colour: bool = False, chains: bool = False
+) -> str:
     """Verdict, findings (in-loop first), tables, fixes tried, what was not checked, where it is stored.
 
     chains: with the calls that led to each finding.
@@ -51,7 +54,7 @@ def render_text(report: Report, *, columns: int = 80, colour: bool = False, chai
             page.flow(("bold", f"{what}:"), why, indent=2)
     if report.path:
         page.blank()
-        page.raw(("dim", f"Stored in {report.path}"))
+        page.whole(("dim", f"Stored in {report.path}"))
     return page.text()
 
 
@@ -62,7 +65,7 @@ def _findings(page: Page, title: str, findings: Sequence[Finding], chains: bool)
         _finding(page, finding)
         if chains and finding.site:
             for frame in finding.site.chain:
-                page.raw(("dim", f"called from {frame.file}:{frame.line} in {frame.function}"), indent=4)
+                page.whole(("dim", f"called from {frame.file}:{frame.line} in {frame.function}"), indent=4)
 
 
 def _finding(page: Page, finding: Finding) -> None:
@@ -74,7 +77,7 @@ def _finding(page: Page, finding: Finding) -> None:
     site = finding.site
     if site:
         inside = f" in {site.function}" if site.function else ""
-        page.raw(("cyan", words.place(site)), ("dim", inside), indent=2)
+        page.whole(("cyan", words.place(site)), ("dim", inside), indent=2)
     context = [part for part in (site.module if site else None, words.phase(finding)) if part]
     page.flow(("dim", ", ".join(context)), indent=2)
     if site:
@@ -89,10 +92,13 @@ def _finding(page: Page, finding: Finding) -> None:
 
 def _excerpt(page: Page, site: Site) -> None:
     digits = max((len(str(number)) for number, _ in site.excerpt), default=0)
-    for number, code in site.excerpt:
+    lines = [clean(code.expandtabs(4).rstrip()) for _, code in site.excerpt]
+    if page.columns is not None and any(width(line) + digits + 9 > page.columns for line in lines):
+        lines = textwrap.dedent("\n".join(lines)).split("\n")
+    for (number, _), line in zip(site.excerpt, lines, strict=True):
         marked = number == site.line
-        shown = cut(clean(code.expandtabs(4).rstrip()), _MOST_CODE)
-        page.raw(
+        shown = cut(line, _MOST_CODE)
+        page.code(
             ("mark" if marked else "dim", f"{'>' if marked else ' '} {number:>{digits}} | "),
             ("bold" if marked else "dim", shown),
             indent=4,

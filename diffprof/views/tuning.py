@@ -138,7 +138,7 @@ def total(outcomes: Sequence[Outcome]) -> str:
 
 
 def render_plan(
-    report: Report, plan: Plan, form: str = "text", *, columns: int = 80, colour: bool = False
+    report: Report, plan: Plan, form: str = "text", *, columns: int | None = None, colour: bool = False
 ) -> str:
     """The plan of a report in one of FORMS, ending in a newline; outcomes too where the report has them."""
     if form == "json":
@@ -255,7 +255,12 @@ def fenced(source: str, *, diff: bool = False) -> str:
 
 
 def render_applied(
-    report: Report, after: Report | None, form: str = "text", *, columns: int = 80, colour: bool = False
+    report: Report,
+    after: Report | None,
+    form: str = "text",
+    *,
+    columns: int | None = None,
+    colour: bool = False,
 ) -> str:
     """What became of each fix, in one of FORMS, ending in a newline. after: the scan with what was kept."""
     if form == "json":
@@ -272,7 +277,7 @@ def render_applied(
     page.flow(("dim", words.subject(report.recording)))
     add_outcomes(page, report)
     if report.path:
-        page.raw(("dim", f"Stored in {report.path}"))
+        page.whole(("dim", f"Stored in {report.path}"))
     return page.text()
 
 

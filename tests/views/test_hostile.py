@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from collections.abc import Callable
 from html.parser import HTMLParser
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffprof.report import from_json, to_json
+from diffprof.report import Report, from_json, to_json
 from diffprof.views import FORMATS, render
 from diffprof.views.markdown import LIMIT, code, prose
 from diffprof.views.plain import clean, clean_lines, cut, width
@@ -40,6 +41,13 @@ def hidden(text: str) -> set[str]:
 @pytest.mark.parametrize("form", FORMATS)
 def test_no_control_character_gets_through(form: str) -> None:
     assert hidden(render(builders.ugly(), form)) == set()
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 120])
+@pytest.mark.parametrize("build", [builders.one_of_everything, builders.ugly, builders.long_names])
+def test_a_report_fits_the_screen(build: Callable[[], Report], columns: int) -> None:
+    shown = render(build(), "text", columns=columns, chains=True)
+    assert [line for line in shown.splitlines() if width(line) > columns] == []
 
 
 @given(st.text(st.characters(exclude_categories=[]), max_size=40))

@@ -4,18 +4,67 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffprof.views.page import Page
-from diffprof.views.plain import clean_lines, width
+from diffprof.views.plain import clean, clean_lines, width
 
 
 @given(st.text(max_size=300), st.integers(40, 120), st.integers(0, 8))
 def test_flow_keeps_every_word_and_the_width(text: str, columns: int, indent: int) -> None:
+    said = [word for part in " ".join(clean_lines(text)).split(" ") for word in part.split()]
+    piped, screen = Page(), Page(columns)
+    for page in (piped, screen):
+        page.flow(text, indent=indent, label="cost")
+    assert piped.text().split()[1:] == said
+    for line in piped.lines:
+        assert width(line) <= 80 or len([word for word in line.split(" ") if word]) <= 2
+    assert "".join(screen.text().split())[4:] == "".join(said)
+    assert all(width(line.rstrip()) <= columns for line in screen.lines)
+
+
+CELLS = st.lists(st.lists(st.text(max_size=60), min_size=4, max_size=4), min_size=1, max_size=4)
+
+
+@given(CELLS, st.integers(40, 120), st.integers(0, 4))
+def test_a_table_fits_the_screen_and_loses_nothing(rows: list[list[str]], columns: int, indent: int) -> None:
     page = Page(columns)
-    page.flow(text, indent=indent, label="cost")
-    shown = page.text()
-    said = " ".join(clean_lines(text)).split(" ")
-    assert shown.split()[1:] == [word for part in said for word in part.split()]
-    for line in shown.splitlines():
-        assert width(line) <= columns or len([word for word in line.split(" ") if word]) <= 2
+    page.table(("a", "b", "c", "d"), rows, indent=indent)
+    assert all(width(line) <= columns for line in page.lines)
+    shown = sorted(page.text())
+    said = "".join(clean(cell) for row in rows for cell in row)
+    for char in {char for char in said if not char.isspace()} - set("abcd;"):
+        assert shown.count(char) == said.count(char)
+
+
+def test_a_narrow_screen_narrows_the_widest_column_and_then_gives_up_the_columns() -> None:
+    row = ("36.4", "denoise, step 1", "diffusers/pipelines/sdxl/pipeline.py:406 before a wait")
+    page = Page(60)
+    page.table(("ms", "phase", "longest is"), [row])
+    assert page.text() == (
+        "  ms  phase            longest is\n"
+        "36.4  denoise, step 1  diffusers/pipelines/sdxl/\n"
+        "                       pipeline.py:406 before a wait\n"
+    )
+    page = Page(40)
+    page.table(
+        ("ms", "phase of the call", "module in it", "longest is"), [(*row[:2], "unet.mid_block", row[2])]
+    )
+    assert page.text() == (
+        "ms 36.4; phase of the call denoise,\n"
+        "  step 1; module in it unet.mid_block;\n"
+        "  longest is\n"
+        "  diffusers/pipelines/sdxl/\n"
+        "  pipeline.py:406 before a wait\n"
+    )
+
+
+def test_places_stay_one_line_where_nobody_reads_on_a_screen() -> None:
+    place = (("cyan", "diffusers/schedulers/scheduling_ddim.py:282"), " in DDIMScheduler._get_variance")
+    piped, screen = Page(), Page(60)
+    for page in (piped, screen):
+        page.whole(*place, indent=2)
+        page.code("> 282 | ", "x = " + "y" * 70)
+    assert [len(line) for line in piped.lines] == [76, 82]
+    assert [line.strip() for line in screen.lines[:2]] == [place[0][1] + " in", "DDIMScheduler._get_variance"]
+    assert screen.lines[2] == "> 282 | x = " + "y" * 47 + "…"
 
 
 def test_flow_hangs_under_its_label() -> None:
