@@ -247,7 +247,8 @@ class PhaseTracker:
     steps_total: int = 0
     denoising: bool = False
     denoiser_calls: int = 0
-    decoded: bool = False
+    after: str = "prepare"
+    """The phase of what runs between the parts: before the loop, after a decoding, after the last of all."""
     _nested: list[Phase] = field(default_factory=list)
     _wrapped: set[tuple[Any, str]] = field(default_factory=set)
 
@@ -260,7 +261,7 @@ class PhaseTracker:
     def _base(self) -> Phase:
         if self.denoising:
             return Phase("denoise", self.steps_done)
-        return Phase("decode" if self.decoded else "prepare")
+        return Phase(self.after)
 
     def enter(self, name: str, part: str | None = None) -> None:
         """A phase begins within the current one."""
@@ -273,7 +274,7 @@ class PhaseTracker:
             self._set(self.current)
         else:
             if name in ("decode", "postprocess"):
-                self.denoising, self.decoded = False, True
+                self.denoising, self.after = False, name
             self._set(Phase(name))
 
     def leave(self, part: str | None = None) -> None:
@@ -289,7 +290,7 @@ class PhaseTracker:
         """A new set of timesteps: a loop is about to begin."""
         self.steps_done = 0
         self.denoising = False
-        self.decoded = False
+        self.after = "prepare"
 
     @contextmanager
     def watching(self, pipe: Any) -> Iterator[PhaseTracker]:
