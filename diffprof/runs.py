@@ -4,6 +4,7 @@ what it tells."""
 from __future__ import annotations
 
 import datetime
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -71,13 +72,26 @@ class Run(msgspec.Struct, frozen=True):
     error: str | None = None
 
 
+def need_folder(traces: Path, *, written: bool = False) -> None:
+    """Whether runs can be there. written: and whether new ones can be stored, or the folder be made.
+
+    Raises UsageError.
+    """
+    for place in (traces, *traces.absolute().parents):
+        if place.is_dir():
+            if written and not os.access(place, os.W_OK | os.X_OK):
+                raise UsageError(f"{place} can't be written to.", "Choose another folder with --traces.")
+            return
+        if place.exists():
+            raise UsageError(f"{place} is a file.", "Name the folder that holds the runs with --traces.")
+
+
 def folders(traces: Path) -> list[Path]:
     """The folders that hold a report, newest first: by the time in the name, else the file's.
 
     Raises UsageError when traces is a file.
     """
-    if traces.is_file():
-        raise UsageError(f"{traces} is a file.", "Name the folder that holds the runs with --traces.")
+    need_folder(traces)
     try:
         found = [path.parent for path in traces.glob(f"*/{REPORT_FILE}")]
     except OSError as error:

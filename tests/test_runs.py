@@ -98,10 +98,21 @@ def test_find_refuses_none_several_and_unknown(traces: Path) -> None:
 def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
     file = tmp_path / "traces"
     file.write_text("x")
-    with pytest.raises(UsageError, match="is a file"):
-        runs.folders(file)
+    for place in (file, file / "deeper"):
+        with pytest.raises(UsageError, match="is a file"):
+            runs.folders(place)
     with pytest.raises(DiffprofError, match="No folder for the run could be made"):
         runs.new_folder(file, "sdxl", now=NOW)
+
+
+def test_a_folder_that_can_not_be_written_is_told_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs.os, "access", lambda path, mode: False)
+    runs.need_folder(tmp_path / "new")
+    with pytest.raises(UsageError, match=f"{tmp_path} can't be written to") as refused:
+        runs.need_folder(tmp_path / "new", written=True)
+    assert "--traces" in refused.value.hint
 
 
 def test_a_full_disk_leaves_no_empty_folder(traces: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from diffprof.cli.options import format_option, traces_option, verbose_option
 @click.argument("trace", type=click.Path(path_type=Path), metavar="TRACE.json[.gz]")
 @format_option(FORMS)
 @fail_on_option()
-@traces_option()
+@traces_option(written=True)
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 @verbose_option()
 def command(trace: Path, form: str, fail_on: str, traces: Path, quiet: bool, verbose: bool) -> None:

@@ -20,7 +20,7 @@ from diffprof.views.ladder import FORMS
 @target_options
 @click.option("--rung", "rungs", multiple=True, metavar="NAME", help="Only this rung; may be repeated.")
 @format_option(FORMS)
-@traces_option()
+@traces_option(written=True)
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 def command(
     target: str,

@@ -8,12 +8,18 @@ from typing import Any
 
 import click
 
-from diffprof.runs import TRACES
+from diffprof.runs import TRACES, need_folder
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def traces_option() -> Decorator:
+def traces_option(*, written: bool = False) -> Decorator:
+    """written: the command stores a run there, and is refused before it begins where it could not."""
+
+    def checked(ctx: click.Context, parameter: click.Parameter, value: Path) -> Path:
+        need_folder(value, written=written)
+        return value
+
     return click.option(
         "--traces",
         type=click.Path(path_type=Path),
@@ -22,6 +28,7 @@ def traces_option() -> Decorator:
         envvar="DIFFPROF_TRACES",
         show_envvar=True,
         metavar="DIR",
+        callback=checked,
         help="Folder of the stored runs.",
     )
 

@@ -176,7 +176,7 @@ def in_viewer(typed: Sequence[str], target: str, traces: Path) -> None:
 @click.option("--no-cache", is_flag=True, help="Capture and time again what an earlier scan did.")
 @format_option(FORMS)
 @fail_on_option()
-@traces_option()
+@traces_option(written=True)
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 @click.option("--tui", is_flag=True, help="Watch it run and look through the report in the viewer.")
 @verbose_option()

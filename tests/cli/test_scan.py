@@ -89,6 +89,16 @@ def test_fail_on_nothing_found(run: Run, fake: FakeScan) -> None:
     assert run("scan", "sdxl", "--fail-on", "in-loop,SYN").exit_code == 0
 
 
+@pytest.mark.parametrize("place", ["file", "file/traces"])
+def test_a_file_for_the_runs_is_refused_before_the_scan(run: Run, fake: FakeScan, place: str) -> None:
+    Path("file").write_text("mine")
+    result = run("scan", "sdxl", "--traces", place)
+    assert result.exit_code == 2
+    assert "file is a file.\nName the folder that holds the runs with --traces." in result.stderr
+    assert fake.called == {}
+    assert Path("file").read_text() == "mine"
+
+
 def test_a_wrong_fail_on_is_refused_before_the_scan(run: Run, fake: FakeScan) -> None:
     result = run("scan", "sdxl", "--fail-on", "value-reed")
     assert result.exit_code == 2
