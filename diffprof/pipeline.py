@@ -103,7 +103,8 @@ def _is_module(part: Any) -> bool:
 def _takes_timestep(module: Any) -> bool:
     """Denoisers are the models that are told how noisy their input is. One that passes on whatever it is
     given takes what its base classes take, or the model that it wraps."""
-    taken = _forward_parameters(type(module))
+    cls: Any = type(module)
+    taken = _forward_parameters(cls)
     if any(name.startswith("timestep") or name in {"t", "r", "sigma"} for name in taken):
         return True
     return not taken and any(map(_takes_timestep, module.children()))
