@@ -204,11 +204,39 @@ class PlanStep(msgspec.Struct, frozen=True, kw_only=True):
     """The source, as one listing."""
     patch: str | None = None
     """Unified diff of the user's own source, where the findings' sites lie there."""
+    no_patch: str | None = None
+    """Why not, where they lie there and there is none."""
     why: str = ""
 
     @property
     def is_advice(self) -> bool:
         return self.safety is Safety.ADVICE
+
+
+class SourceEdit(msgspec.Struct, frozen=True, kw_only=True):
+    """What one finding calls for in a file of the user's: a diff, or why there is none."""
+
+    rule: str
+    file: str
+    line: int
+    what: tuple[str, ...] = ()
+    """The changes, in words."""
+    diff: str = ""
+    """Unified; empty where nothing is edited."""
+    why_not: str = ""
+
+    def belongs_to(self, finding: Finding) -> bool:
+        """Whether it is this finding's."""
+        site = finding.site
+        return site is not None and (self.rule, self.file, self.line) == (finding.rule, site.file, site.line)
+
+
+class SourceEdits(msgspec.Struct, frozen=True, kw_only=True):
+    """Edits of the user's own files, as those were at the scan. findings: one of each finding that lies
+    there. fixes: of each fix that is for such findings, the diff of all of them."""
+
+    findings: tuple[SourceEdit, ...] = ()
+    fixes: dict[str, str] = {}
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -220,6 +248,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     after_ms: float | None = None
     """With the selected steps together."""
     grade: Grade | None = None
+    edits: tuple[SourceEdit, ...] = ()
+    """Of each finding in the user's own files, whether a fix is for it or not."""
     notes: tuple[str, ...] = ()
 
     @property

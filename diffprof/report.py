@@ -10,7 +10,7 @@ import msgspec
 
 from diffprof.errors import DiffprofError, UsageError
 from diffprof.finding import Finding, sort_key
-from diffprof.fix import Outcome, Plan
+from diffprof.fix import Outcome, Plan, SourceEdits
 from diffprof.pricing import price
 from diffprof.recording import SCHEMA, Recording
 from diffprof.rules import Unchecked, judge
@@ -31,6 +31,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     schema: int = SCHEMA
     path: str | None = None
     """Folder that holds the report, once stored."""
+    source: SourceEdits | None = None
+    """Edits of the user's own files; None: no finding lies in one, or it was not looked for."""
     plan: Plan | None = None
     """The fixes that were tried, as planned; None: none were."""
     outcomes: tuple[Outcome, ...] | None = None

@@ -19,6 +19,7 @@ from diffprof.session import Session, Watch
 from diffprof.targets import Options, Target, from_object, resolve
 from diffprof.targets.calls import scheduler_names, swap_scheduler
 from diffprof.targets.scene import Scene
+from diffprof.tuning.source_edit.stored import with_source_edits
 
 
 def scan_target(
@@ -46,7 +47,7 @@ def scan_target(
     with session.keeping_what_was_recorded(), where.active(), pause:
         session.load_code()
         recording = target.run(session.record, where, session.options)
-    return make_report(recording)
+    return with_source_edits(make_report(recording))
 
 
 def scan(

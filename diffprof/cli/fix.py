@@ -109,18 +109,19 @@ def command(
     selected fixes that are statements on it. The file is kept as FILE.orig.
     """
     from diffprof.tuning.plan import Choice, make_plan
+    from diffprof.tuning.source_edit.stored import with_source_edits
     from diffprof.views.tuning import render_plan
 
     report = stored(traces, run)
+    if patched is None:
+        report = with_source_edits(report)
     choice = Choice(select=words_of(select), ignore=words_of(ignore), lossy=lossy, goal=goal)
     screen = terminal()
     if patched is not None:
         _patch(report, make_plan(report, choice), patched, form, write=applied)
         return
     if not applied:
-        from diffprof.tuning.source_edit.patch import with_patches
-
-        plan = with_patches(report, make_plan(report, choice))
+        plan = make_plan(report, choice)
         emit(render_plan(report, plan, form, columns=screen.columns, colour=screen.colour))
         return
     report, after, pictures, failure = tried(report, choice, quiet=quiet)

@@ -14,6 +14,7 @@ from diffprof.pricing import removal
 from diffprof.recording import Grade, Recording
 from diffprof.report import Report
 from diffprof.timeline import Without, total_us
+from diffprof.tuning.source_edit.planned import edits_now, with_patches
 
 GOALS = ("latency", "memory")
 
@@ -48,9 +49,11 @@ def make_plan(report: Report, choice: Choice | None = None) -> Plan:
     recording = report.recording
     timeline = recording.timeline
     chosen = [step.fix for step in steps if step.selected]
+    edits = edits_now(report)
     return Plan(
         goal=choice.goal,
-        steps=tuple(steps),
+        steps=with_patches(steps, report, edits),
+        edits=edits,
         before_ms=call_ms(recording),
         after_ms=predicted_ms(report, steps, chosen),
         grade=timeline.grade if timeline else recording.timing.grade if recording.timing else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffprof.fix import Difference, Outcome, Plan, PlanStep, Status
+from diffprof.fix import Difference, Outcome, Plan, PlanStep, SourceEdit, Status
 from diffprof.report import Report, as_json
 from diffprof.views import words
 from diffprof.views.page import Page
@@ -153,15 +153,39 @@ def render_plan(
         page.flow("No finding of this run names a fix.")
         for note in plan.notes:
             page.flow(note)
+        _own_source(page, report, plan)
         return page.text()
     page.flow(expected(plan))
     for note in plan.notes:
         page.flow(("dim", note))
     for number, step in enumerate(plan.listed, 1):
         _step(page, number, step)
+    _own_source(page, report, plan)
     page.blank()
     page.flow(("bold", _next(report, plan)))
     return page.text()
+
+
+def _own_source(page: Page, report: Report, plan: Plan) -> None:
+    """What no fix is for, in the user's own files."""
+    edits = without_fix(report, plan)
+    if edits:
+        page.heading("In your own source, beside the fixes")
+    for edit in edits:
+        page.blank()
+        page.flow(
+            ("code", edit.rule),
+            f"{edit.file}:{edit.line}",
+            "; ".join(edit.what) or f"no edit: {edit.why_not}",
+        )
+        _listing(page, edit.diff, diff=True)
+
+
+def without_fix(report: Report, plan: Plan) -> list[SourceEdit]:
+    """Edits of findings that no step of the plan is for."""
+    for_fixes = {n for step in plan.steps for n in step.findings}
+    beside = [finding for n, finding in enumerate(report.findings) if n not in for_fixes]
+    return [edit for edit in plan.edits if any(edit.belongs_to(finding) for finding in beside)]
 
 
 def _step(page: Page, number: int, step: PlanStep) -> None:
@@ -181,7 +205,11 @@ def _step(page: Page, number: int, step: PlanStep) -> None:
     if step.why:
         page.flow(step.why, indent=2, label="why")
     _listing(page, step.code, diff=False)
-    _listing(page, step.patch or "", diff=True)
+    if step.patch:
+        page.flow("or in your own source:", indent=2)
+        _listing(page, step.patch, diff=True)
+    if step.no_patch:
+        page.flow(step.no_patch, indent=2, label="no edit")
 
 
 def _listing(page: Page, source: str, *, diff: bool) -> None:
@@ -235,6 +263,10 @@ def _markdown(report: Report, plan: Plan) -> str:
         for step in plan.listed
         if (shown := [(text, diff) for text, diff in ((step.code, False), (step.patch, True)) if text])
     ]
+    for edit in without_fix(report, plan):
+        head = f"#### {code(edit.rule)} {code(f'{edit.file}:{edit.line}')}\n\n"
+        said = prose("; ".join(edit.what) or f"no edit: {edit.why_not}")
+        parts.append(f"{head}{said}\n" + (f"\n{fenced(edit.diff, diff=True)}" if edit.diff else ""))
     if report.outcomes is not None:
         found = outcomes_table(report.outcomes)
         parts.append(f"#### {found.title}\n\n{table(found.columns, found.rows)}\n{prose(found.note)}\n")

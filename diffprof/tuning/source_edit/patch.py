@@ -8,12 +8,11 @@ import os
 import re
 import sysconfig
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import libcst as cst
-import msgspec
 from libcst.codemod import CodemodContext
 from libcst.codemod.visitors import AddImportsVisitor
 
@@ -68,25 +67,41 @@ def make_patch(report: Report, plan: Plan, file: Path) -> Patch:
     Raises UsageError for a file that is no user's source, that the run knows nothing of, that changed since
     the scan, or that does not parse.
     """
-    before = _checked(report, file)
-    tree = _parsed(file, before)
+    source = Source(report, file)
     edits: list[Edit] = []
     left: list[str] = []
     for finding in _findings_in(report, file):
         assert finding.site is not None
         try:
-            edits += edits_for(tree, finding, report)
+            edits += edits_for(source.tree, finding, report)
         except Refused as why:
             left.append(f"line {finding.site.line}, {finding.rule} {finding.name}: {why}")
     imports: list[str] = []
     if _is_target(report, file):
-        made, why_not = setup_edits(tree, report, plan, imports)
+        made, why_not = setup_edits(source.tree, report, plan, imports)
         edits += made
         left += [f"fix {words}" for words in why_not]
-    edits = distinct(edits)
-    after = _with_imports(applied(tree, edits), imports).bytes if edits else before
-    done = sorted({(edit.line, edit.what) for edit in edits})
-    return Patch(file, before, after, tuple(done), tuple(left))
+    patch = source.patched(edits, imports)
+    return replace(patch, left=tuple(left))
+
+
+class Source:
+    """A file of the user's as the scan saw it, parsed.
+
+    Raises UsageError for one that may not be edited, or does not parse.
+    """
+
+    def __init__(self, report: Report, file: Path) -> None:
+        self.file = file
+        self.before = _checked(report, file)
+        self.tree = _parsed(file, self.before)
+
+    def patched(self, edits: Iterable[Edit], imports: Sequence[str] = ()) -> Patch:
+        """What these edits make of the file."""
+        chosen = distinct(edits)
+        after = _with_imports(applied(self.tree, chosen), imports).bytes if chosen else self.before
+        done = sorted({(edit.line, edit.what) for edit in chosen})
+        return Patch(self.file, self.before, after, tuple(done))
 
 
 def _parsed(file: Path, source: bytes) -> Tree:
@@ -94,29 +109,6 @@ def _parsed(file: Path, source: bytes) -> Tree:
         return Tree.of(cst.parse_module(source))
     except (cst.ParserSyntaxError, UnicodeDecodeError, LookupError) as error:
         raise UsageError(f"{file} does not parse: {error}", "Mend it, and scan again.") from error
-
-
-def with_patches(report: Report, plan: Plan) -> Plan:
-    """The plan, each step with the diff of what its findings call for in the user's own files. A file that
-    can't be edited, such as one that changed since the scan, has none."""
-    return msgspec.structs.replace(
-        plan,
-        steps=tuple(
-            msgspec.structs.replace(step, patch=_diffs(report, [report.findings[n] for n in step.findings]))
-            for step in plan.steps
-        ),
-    )
-
-
-def _diffs(report: Report, findings: list[Finding]) -> str | None:
-    diffs: list[str] = []
-    for file in sorted({f.site.file for f in findings if f.site is not None and f.site.user_code}):
-        alone = msgspec.structs.replace(report, findings=tuple(findings))
-        try:
-            diffs.append(make_patch(alone, Plan(), Path(file)).diff)
-        except UsageError:
-            continue
-    return "".join(diffs) or None
 
 
 def write_patch(patch: Patch) -> Path:
@@ -215,7 +207,7 @@ def _is_target(report: Report, file: Path) -> bool:
 # --- imports ---------------------------------------------------------------------------------------------
 
 
-def _with_imports(module: cst.Module, imports: list[str]) -> cst.Module:
+def _with_imports(module: cst.Module, imports: Sequence[str]) -> cst.Module:
     context = CodemodContext()
     for line in imports:
         if plain := re.fullmatch(r"import ([\w.]+)", line):

@@ -64,12 +64,15 @@ def _sections(report: Report, plan: Plan) -> Iterator[tuple[str, str, str]]:
     for key, title, findings in words.groups(report):
         shown = [each for each in findings if each.severity is not Severity.INFO]
         aside = [each for each in findings if each.severity is Severity.INFO]
-        body = "".join(part for each in shown for part in _finding(each, ids[id(each)]))
+        body = "".join(part for each in shown for part in _finding(each, ids[id(each)], plan))
         if aside:
             body += (
                 f"<details><summary>{words.plural(len(aside), 'more', 'more')}, for information</summary>\n"
             )
-            body += "".join(part for each in aside for part in _finding(each, ids[id(each)])) + "</details>\n"
+            body += (
+                "".join(part for each in aside for part in _finding(each, ids[id(each)], plan))
+                + "</details>\n"
+            )
         yield key, title, body
     table = fix_table(plan, report.outcomes)
     if table is not None:
@@ -131,7 +134,7 @@ def _key_figures(recording: Recording) -> Iterator[tuple[str, str, str]]:
 # --- findings ------------------------------------------------------------------------------------------
 
 
-def _finding(finding: Finding, anchor: str) -> Iterator[str]:
+def _finding(finding: Finding, anchor: str, plan: Plan) -> Iterator[str]:
     yield f'<article class="finding {finding.severity.value}" id="{anchor}">\n<header>'
     yield f'<h3>{text(finding.name)}</h3><span class="rule">{text(finding.rule)}</span>'
     yield f'<span class="grade">{finding.grade}</span>'
@@ -142,11 +145,13 @@ def _finding(finding: Finding, anchor: str) -> Iterator[str]:
         yield f'<div class="code">{text(words.place(site))} '
         yield f'<span class="dim">in {text(site.function)}</span></div>\n'
         yield from _excerpt(site)
+    edit = next((each for each in plan.edits if each.belongs_to(finding)), None)
     facts = [
         ("where", ", ".join(part for part in (site.module if site else None, words.phase(finding)) if part)),
         ("cost", words.cost(finding)),
         ("instead", finding.advice),
         ("fixes", ", ".join(finding.fixes)),
+        ("your source", ("; ".join(edit.what) or f"no edit: {edit.why_not}") if edit else ""),
     ]
     yield '<dl class="facts">\n'
     for name, value in facts:
@@ -158,6 +163,8 @@ def _finding(finding: Finding, anchor: str) -> Iterator[str]:
         for frame in site.chain:
             yield f'<li class="code">{text(f"{frame.file}:{frame.line} in {frame.function}")}</li>\n'
         yield "</ul>\n</details>\n"
+    if edit and edit.diff:
+        yield from _listing("diff of your source", edit.diff, diff=True)
     yield "</article>\n"
 
 
@@ -177,17 +184,21 @@ def _excerpt(site: Site) -> Iterator[str]:
 
 def _code_of_fixes(report: Report, plan: Plan) -> Iterator[str]:
     """The source of each fix: of what was tried, else of what is planned."""
-    shown = [(each.fix, each.code) for each in report.outcomes or () if each.code]
-    shown = shown or [(step.fix, step.patch or step.code) for step in plan.listed]
-    for name, code in shown:
-        if not code:
-            continue
-        diff = code.startswith(("--- ", "diff "))
-        yield f"<details><summary>source of {text(name)}</summary>\n<pre>"
-        for line in clean_lines(code.rstrip("\n")):
-            mark = {"+": ' class="add"', "-": ' class="del"'}.get(line[:1], "") if diff else ""
-            yield f"<span{mark}>{escape(cut(line, _MOST_CODE)) or ' '}</span>"
-        yield "</pre>\n</details>\n"
+    tried = [(each.fix, each.code) for each in report.outcomes or () if each.code]
+    for name, code in tried or [(step.fix, step.code) for step in plan.listed]:
+        if code:
+            yield from _listing(f"source of {name}", code)
+    for step in plan.listed:
+        if step.patch:
+            yield from _listing(f"{step.fix} in your source", step.patch, diff=True)
+
+
+def _listing(title: str, source: str, *, diff: bool = False) -> Iterator[str]:
+    yield f"<details><summary>{text(title)}</summary>\n<pre>"
+    for line in clean_lines(source.rstrip("\n")):
+        mark = {"+": ' class="add"', "-": ' class="del"'}.get(line[:1], "") if diff else ""
+        yield f"<span{mark}>{escape(cut(line, _MOST_CODE)) or ' '}</span>"
+    yield "</pre>\n</details>\n"
 
 
 _NUMBER = re.compile(r"-?[\d,.]+( ?(%|ms|s|us|GB|MB|kB|B|x))?")

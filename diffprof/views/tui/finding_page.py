@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from diffprof.errors import UsageError
 from diffprof.finding import Finding
-from diffprof.fix import PlanStep
+from diffprof.fix import PlanStep, SourceEdit
 from diffprof.recording import Recording, SyncRow
 from diffprof.rules import HEADINGS, find_rule
 from diffprof.views import words
@@ -25,10 +25,12 @@ def finding_page(
     recording: Recording,
     call_ms: float | None,
     steps: Mapping[str, PlanStep] | None = None,
+    edits: Sequence[SourceEdit] = (),
 ) -> Writing:
     """Place, source, cost and what-if, what to write instead, fixes, calls, evidence, the rule's text.
 
     call_ms: length of the whole call on the timeline, where there is one. steps: the plan's, by their fix.
+    edits: the plan's, of the user's own files.
     """
     page = Writing()
     page.flow((SEVERITY[finding.severity], finding.rule), " ", ("strong", finding.name))
@@ -46,9 +48,12 @@ def finding_page(
     _what_if(page, finding, call_ms)
     page.fact("instead", finding.advice)
     page.fact("fixes", ", ".join(finding.fixes))
+    edit = next((each for each in edits if each.belongs_to(finding)), None)
+    if edit is not None:
+        _edit(page, edit)
     for key in finding.fixes:
         if steps and key in steps:
-            _fix(page, steps[key])
+            _fix(page, steps[key], edit.diff if edit is not None else None)
     if site:
         page.calls(site.chain)
     _evidence(page, finding, recording)
@@ -56,17 +61,29 @@ def finding_page(
     return page
 
 
-def _fix(page: Writing, step: PlanStep) -> None:
+def _edit(page: Writing, edit: SourceEdit) -> None:
+    """What the user's own source would be, or why it stays."""
+    page.heading("Your source")
+    if edit.why_not:
+        page.flow(f"No edit: {edit.why_not}.", indent=2)
+        return
+    page.flow(f"{'; '.join(edit.what)} ", ("muted", f"(diffprof fix --patch {edit.file})"), indent=2)
+    page.diff(edit.diff)
+
+
+def _fix(page: Writing, step: PlanStep, shown: str | None) -> None:
     page.heading(f"Fix {step.fix}")
     page.flow(f"{step.title} ", ("muted", f"({safety(step)}; the plan is tab 6)"), indent=2)
-    source_of(page, step)
+    source_of(page, step, shown)
 
 
-def source_of(page: Writing, step: PlanStep) -> None:
-    """A fix as the diff of the user's own source, and as code."""
-    if step.patch:
+def source_of(page: Writing, step: PlanStep, shown: str | None = None) -> None:
+    """A fix as the diff of the user's own source, unless that is what stands there already, and as code."""
+    if step.patch and step.patch != shown:
         page.heading("Diff of your source")
         page.diff(step.patch)
+    if step.no_patch and shown is None:
+        page.flow(f"No edit of your source: {step.no_patch}.")
     if step.code:
         page.heading("Code")
         page.code(step.code)

@@ -16,7 +16,7 @@ from textual.widgets import Input
 from textual.worker import get_current_worker
 
 from diffprof.finding import Finding
-from diffprof.fix import Plan, PlanStep
+from diffprof.fix import Plan, PlanStep, SourceEdit
 from diffprof.report import Report
 from diffprof.views.tui.article import Article
 from diffprof.views.tui.editor import editor_command, source_file
@@ -65,6 +65,7 @@ class FindingsPane(Container):
         super().__init__()
         self.plan = plan
         self.steps: dict[str, PlanStep] = {}
+        self.edits: tuple[SourceEdit, ...] = ()
         self.report = report
         self.call_ms = call_ms
         self.index = FindingIndex(report.findings)
@@ -82,23 +83,24 @@ class FindingsPane(Container):
         sheet.focus()
         # After the first screen: colouring source for the first time takes as long as the list.
         self.call_after_refresh(self._settled, sheet.row)
-        if any(finding.fixes for finding in self.report.findings):
+        if self.report.source is not None or any(finding.fixes for finding in self.report.findings):
             self.call_after_refresh(
                 self.run_worker, self._think, thread=True, group="plan", exit_on_error=False
             )
 
     def _think(self) -> None:
         """The plan, in a thread: it replays the timeline once for each fix."""
-        steps = {step.fix: step for step in self.plan().steps}
+        plan = self.plan()
         if not get_current_worker().is_cancelled:
-            self.app.call_from_thread(self._planned, steps)
+            self.app.call_from_thread(self._planned, plan)
 
-    def _planned(self, steps: dict[str, PlanStep]) -> None:
+    def _planned(self, plan: Plan) -> None:
         if not self.is_attached:
             return
-        self.steps = steps
+        self.steps = {step.fix: step for step in plan.steps}
+        self.edits = plan.edits
         row = self.query_one(FindingList).row
-        if row is not None and row.fixes:
+        if row is not None and (row.fixes or (row.site is not None and row.site.user_code)):
             self._write(row)
 
     def _nothing(self) -> str:
@@ -168,7 +170,9 @@ class FindingsPane(Container):
 
     def _write(self, row: Finding | None) -> None:
         page = (
-            Writing() if row is None else finding_page(row, self.report.recording, self.call_ms, self.steps)
+            Writing()
+            if row is None
+            else finding_page(row, self.report.recording, self.call_ms, self.steps, self.edits)
         )
         self.query_one(Article).show(page)
 

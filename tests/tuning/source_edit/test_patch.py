@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from diffprof.errors import UsageError
-from diffprof.fix import Plan, PlanStep, Safety
+from diffprof.fix import Plan
 from diffprof.scanning import scan_target
 from diffprof.targets import Options
 from diffprof.tuning.plan import Choice, make_plan
-from diffprof.tuning.source_edit.patch import make_patch, with_patches, write_patch
+from diffprof.tuning.source_edit.patch import make_patch, write_patch
 from tests.builders import make_report
 from tests.tuning.source_edit.reported import reported
 
@@ -166,23 +166,6 @@ def test_a_coding_cookie_and_a_missing_last_newline_stay(tmp_path: Path) -> None
     source = "# -*- coding: latin-1 -*-\nname = 'é'\nx = torch.ones(2).to(device)".encode("latin-1")
     patch = patch_of(tmp_path, source, [("SYN005", "torch.ones", {"kind": "h2d"})])
     assert patch.after == source.replace(b"torch.ones(2).to(device)", b"torch.ones(2, device=device)")
-
-
-def test_steps_of_a_plan_carry_the_diff_of_their_own_findings(tmp_path: Path) -> None:
-    file = tmp_path / "mine.py"
-    file.write_text("x = torch.ones(2).to(device)\ny = torch.zeros(2).to(device)\n")
-    report = reported(file, [("SYN005", "ones", {}), ("SYN005", "zeros", {})])
-    steps = [
-        PlanStep(fix=key, title="", safety=Safety.EXACT, stage=1, findings=own)
-        for key, own in (("first", (0,)), ("none", ()))
-    ]
-    first, none = with_patches(report, Plan(steps=tuple(steps))).steps
-    assert first.patch is not None
-    assert "+x = torch.ones(2, device=device)" in first.patch
-    assert "+y" not in first.patch
-    assert none.patch is None
-    file.write_text("x = 1\n")
-    assert with_patches(report, Plan(steps=tuple(steps))).steps[0].patch is None
 
 
 # --- refusals ------------------------------------------------------------------------------------------
