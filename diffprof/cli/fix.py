@@ -159,7 +159,7 @@ def _patch(report: Report, plan: Plan, file: Path, form: str, *, write: bool) ->
 
         emit(fenced(patch.diff, diff=True) if patch.diff else "No edit.\n")
     else:
-        emit(_harmless(patch.diff) if terminal().colour else patch.diff)
+        emit(_harmless(patch.diff) if sys.stdout.isatty() else patch.diff_bytes)
     for line, what in patch.done:
         say(f"line {line}: {what}")
     for words in patch.left:

@@ -35,14 +35,18 @@ def terminal(stream: TextIO | None = None) -> Terminal:
     return Terminal(shutil.get_terminal_size().columns if sized else None, colour)
 
 
-def emit(text: str) -> None:
-    """Write data to stdout, as it is.
+def emit(text: str | bytes) -> None:
+    """Write data to stdout, as it is; bytes in whatever encoding they are.
 
     A reader that went away is no error: the command goes on to its exit status. Raises DiffprofError
     when the output can't be written for another reason.
     """
     try:
-        sys.stdout.write(text)
+        if isinstance(text, bytes):
+            sys.stdout.flush()
+            sys.stdout.buffer.write(text)
+        else:
+            sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
         _silence_stdout()

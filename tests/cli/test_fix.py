@@ -148,15 +148,35 @@ def test_a_target_that_was_not_scanned(run, tmp_path):
     assert "diffprof scan TARGET" in run("fix").stderr
 
 
-def test_a_file_of_the_user_is_patched_only_when_asked_to(run, tmp_path):
+def of_the_user(tmp_path, source, line):
+    """A file with an explicit wait in a line, and a stored run that found it."""
     file = tmp_path / "mine.py"
-    file.write_text("import torch\n\nfor t in ts:\n    torch.cuda.synchronize()\n    x = t\n")
-    site = builders.make_site(file=str(file), line=4, user_code=True)
+    file.write_bytes(source)
+    site = builders.make_site(file=str(file), line=line, user_code=True)
     row = builders.make_sync("synchronize", op="torch.cuda.synchronize", site=site)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    report = make_report(builders.make_recording(row, sources={str(file): digest}))
+    report = make_report(
+        builders.make_recording(row, sources={str(file): hashlib.sha256(source).hexdigest()})
+    )
     assert [f.rule for f in report.findings] == ["SYN009"]
     save_report(report, tmp_path / "traces" / "20260102-030405-mine")
+    return file
+
+
+def test_a_diff_that_is_piped_has_the_bytes_of_the_file(run, tmp_path):
+    source = "# -*- coding: latin-1 -*-\r\nfor t in ts:\r\n    torch.cuda.synchronize()  # é\r\n    x = t\r\n"
+    file = of_the_user(tmp_path, source.encode("latin-1"), 3)
+    shown = run("fix", "--patch", str(file))
+    assert b"-    torch.cuda.synchronize()  # \xe9\r\n" in shown.stdout_bytes
+    assert (
+        "torch.cuda.synchronize()"
+        in json.loads(run("fix", "--format", "json").stdout)["plan"]["edits"][0]["diff"]
+    )
+
+
+def test_a_file_of_the_user_is_patched_only_when_asked_to(run, tmp_path):
+    file = of_the_user(
+        tmp_path, b"import torch\n\nfor t in ts:\n    torch.cuda.synchronize()\n    x = t\n", 4
+    )
     assert "which is yours: `diffprof fix --patch" in " ".join(run("fix").stdout.split())
     shown = run("fix", "--patch", str(file))
     assert shown.exit_code == 0

@@ -8,7 +8,7 @@ import libcst as cst
 from libcst import matchers as m
 
 from diffprof.finding import Finding
-from diffprof.fix import Code, Plan, recipes
+from diffprof.fix import Code, PlanStep, Status, recipes
 from diffprof.recording import SyncRow
 from diffprof.report import Report
 from diffprof.tuning.source_edit.construction import Construction
@@ -91,14 +91,12 @@ def _no_edit(tree: Tree, finding: Finding) -> str:
     statement = tree.statement(finding.site.line)
     if isinstance(tree.parents.get(statement), cst.SimpleStatementSuite):  # `if x: y` in one line
         statement = tree.around(statement, cst.BaseCompoundStatement)
-    if finding.rule in ("SYN001", "SYN002", "SYN003", "SYN004", "GRB001", "GRB002"):
-        return _why_read(tree, statement)
     if finding.rule == "SYN009":
         return "it stands outside the loop, where what comes after it may rely on it"
     if not finding.in_loop and finding.rule.startswith("SYN"):
-        return (
-            "it happens once, outside the loop, and what may be moved from there can't be told from the line"
-        )
+        return "it is outside the loop, and what it is for can't be told from the line"
+    if finding.rule in (*_READS, "GRB001", "GRB002"):
+        return _why_read(tree, statement)
     if finding.rule in _UPLOADS:
         return (
             "where the data comes from, and whether it changes from step to step, can't be told from the line"
@@ -136,27 +134,33 @@ def _why_read(tree: Tree, statement: cst.CSTNode | None) -> str:
 # --- where the pipeline is made --------------------------------------------------------------------------
 
 
-def setup_edits(tree: Tree, report: Report, plan: Plan, imports: list[str]) -> tuple[list[Edit], list[str]]:
-    """Edits of the plan's selected steps that are statements on the pipeline, and why the others are none.
+def setup_edits(
+    tree: Tree, report: Report, steps: Iterable[PlanStep], imports: list[str]
+) -> tuple[list[Edit], list[str]]:
+    """Edits of the plan's steps that are statements on the pipeline, and why the others are none.
 
-    imports: takes the import statements that they need.
+    A step that was tried and not kept is none. imports: takes the import statements that they need.
     """
     known = recipes()
+    tried = {outcome.fix: outcome for outcome in report.outcomes or ()}
     bodies: list[tuple[str, Code]] = []
     elsewhere: list[str] = []
-    for step in plan.selected:
+    left = []
+    for step in steps:
         code = known[step.fix].code(report.recording, [report.findings[n] for n in step.findings])
+        outcome = tried.get(step.fix)
         if not isinstance(code, Code):
             continue
-        if code.definitions or code.call or code.around:
+        if outcome is not None and outcome.status in (Status.UNDONE, Status.FAILED):
+            left.append(f"{step.fix}: it was tried and {outcome.status}: {outcome.why.rstrip('.')}")
+        elif code.definitions or code.call or code.around:
             elsewhere.append(step.fix)
         else:
             bodies.append((step.fix, code))
-    left = []
     if elsewhere:
         left.append(
-            f"{', '.join(elsewhere)}: more than statements on the pipeline; `diffprof fix --apply` tries it "
-            "and writes it to optimized.py"
+            f"{', '.join(elsewhere)}: more than statements on the pipeline; `diffprof fix --apply` writes "
+            "what helps to optimized.py"
         )
     if not bodies:
         return [], left

@@ -8,7 +8,7 @@ import os
 import re
 import sysconfig
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -69,20 +69,36 @@ def make_patch(report: Report, plan: Plan, file: Path) -> Patch:
     """
     source = Source(report, file)
     edits: list[Edit] = []
-    left: list[str] = []
-    for finding in _findings_in(report, file):
-        assert finding.site is not None
+    refused: dict[int, str] = {}
+    elsewhere: set[int] = set()
+    for n, finding in enumerate(report.findings):
         try:
-            edits += edits_for(source.tree, finding, report)
+            if _lies_in(finding, file):
+                edits += edits_for(source.tree, finding, report)
+            else:
+                elsewhere.add(n)
         except Refused as why:
-            left.append(f"line {finding.site.line}, {finding.rule} {finding.name}: {why}")
+            refused[n] = str(why)
+    left = _left(report, refused, {edit.line for edit in edits})
     imports: list[str] = []
     if _is_target(report, file):
-        made, why_not = setup_edits(source.tree, report, plan, imports)
+        open_ = elsewhere | set(refused)
+        steps = [step for step in plan.selected if not step.findings or open_ & set(step.findings)]
+        made, why_not = setup_edits(source.tree, report, steps, imports)
         edits += made
         left += [f"fix {words}" for words in why_not]
     patch = source.patched(edits, imports)
     return replace(patch, left=tuple(left))
+
+
+def _left(report: Report, refused: Mapping[int, str], edited: set[int]) -> list[str]:
+    """Findings that are not edited, in words; not those of a line that changes for another one."""
+    places = {n: (report.findings[n].site, report.findings[n]) for n in refused}
+    return [
+        f"line {site.line}, {finding.rule} {finding.name}: {refused[n]}"
+        for n, (site, finding) in places.items()
+        if site is not None and site.line not in edited
+    ]
 
 
 class Source:
@@ -192,10 +208,8 @@ def _same(name: str, file: Path) -> bool:
     return Path(name).resolve() == file.resolve()
 
 
-def _findings_in(report: Report, file: Path) -> Iterator[Finding]:
-    for finding in report.findings:
-        if finding.site is not None and finding.site.user_code and _same(finding.site.file, file):
-            yield finding
+def _lies_in(finding: Finding, file: Path) -> bool:
+    return finding.site is not None and finding.site.user_code and _same(finding.site.file, file)
 
 
 def _is_target(report: Report, file: Path) -> bool:
