@@ -32,6 +32,8 @@ def command(run: str | None, traces: Path) -> None:
         from diffprof.report import judge_again, load_report
 
         report = judge_again(load_report(runs.find(traces, run)))
+        if report.path and Path(report.path).resolve().parent != traces.resolve():
+            traces = Path(report.path).parent  # the runs beside it, and where its fixes are stored
         need_terminal("`diffprof show` prints the report.")
 
         from diffprof.views.tui import view

@@ -32,6 +32,21 @@ def test_the_same_errors_as_show(run: Run, stored: Path) -> None:
         assert shown.stderr == viewed.stderr
 
 
+def test_runs_beside_the_one_that_is_named_are_offered(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "elsewhere" / "20260102-030405-sdxl"
+    save_report(builders.one_of_everything(), place)
+    seen: list[Path] = []
+    monkeypatch.setattr("diffprof.cli.view.need_terminal", lambda instead: None)
+    monkeypatch.setattr("diffprof.cli.view.leave_to_the_system", lambda: None)
+    monkeypatch.setattr(tui, "view", lambda report, traces: seen.append(traces))
+    for name in (str(place), str(place / "report.json")):
+        assert run("view", name).exit_code == 0
+    assert run("view", "--traces", str(place.parent)).exit_code == 0
+    assert [path.resolve() for path in seen] == [place.parent] * 3
+
+
 def test_not_a_terminal(run: Run, stored: Path) -> None:
     result = run("view")
     assert result.exit_code == 2

@@ -34,6 +34,34 @@ _PAUSE = 0.03
 """Seconds without a key before the page of the current finding is written: a held key stays smooth."""
 
 
+class _Page(Article):
+    """The page of a finding; what can be done with it stands in the footer while it is read."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("n", "next(1)", "Next"),
+        Binding("N", "next(-1)", "Previous"),
+        Binding("o", "edit", "Editor"),
+        Binding("y", "copy", "Copy"),
+        Binding("escape", "back", "Back", key_display="esc"),
+    ]
+
+    @property
+    def pane(self) -> FindingsPane:
+        return self.query_ancestor(FindingsPane)
+
+    def action_next(self, by: int) -> None:
+        self.pane.action_next(by)
+
+    def action_edit(self) -> None:
+        self.pane.action_edit()
+
+    def action_copy(self) -> None:
+        self.pane.action_copy()
+
+    def action_back(self) -> None:
+        self.pane.action_back()
+
+
 class FindingsPane(Container):
     """The tab of the findings."""
 
@@ -71,11 +99,15 @@ class FindingsPane(Container):
         self.index = FindingIndex(report.findings)
         self.search = Query()
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool:
+        """Filters belong to the list."""
+        return action not in ("filter", "clear") or not self.has_class("-full")
+
     def compose(self) -> ComposeResult:
         yield FilterBar(_KEYS)
         with Vertical(id="findings"):
             yield FindingList(self.report.findings, empty=self._nothing())
-            yield Article()
+            yield _Page()
 
     def on_mount(self) -> None:
         self._count()

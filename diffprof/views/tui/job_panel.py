@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from textual.app import ComposeResult
 from textual.containers import Container
@@ -17,6 +17,8 @@ from diffprof.views.tui.job import Ended, Job
 
 _BAR = 24
 _MOST_STAGES = 12
+_MOST_WITHIN = 4
+"""Stages shown of the current part."""
 _MOST_TALK = 4
 
 
@@ -41,9 +43,13 @@ class JobPanel(Container):
             self.job = job
             self.ended = ended
 
-    def __init__(self, job: Job, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, job: Job, *, parts: Sequence[str] = (), clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """parts: beginnings of the names of stages to which those after them belong."""
         super().__init__()
         self.job = job
+        self.parts = tuple(parts)
         self.clock = clock
         self.began = clock()
         self.stages: list[Stage] = []
@@ -90,24 +96,31 @@ class JobPanel(Container):
         page = Writing()
         state = " stopping…" if self.job.stopping else ""
         page.flow(
-            ("strong", self.job.title), ("muted", f"  {self.clock() - self.began:,.1f} s"), ("warn", state)
+            ("strong", self.job.title),
+            ("muted", f"  {self.clock() - self.began:,.1f} s"),
+            ("warn", state) if state else ("muted", "  Esc stops it" if self.parts else ""),
         )
         page.blank()
-        hidden = len(self.stages) - _MOST_STAGES
-        if hidden > 0:
-            page.flow(("muted", f"  {hidden:,} stages before"))
-        for stage in self.stages[-_MOST_STAGES:]:
-            self._stage(page, stage)
+        heads = [n for n, stage in enumerate(self.stages) if stage.name.startswith(self.parts)]
+        for n, after in zip(heads, [*heads[1:], None], strict=False):
+            head = self.stages[n]
+            self._stage(page, replace(head, ended=None if after is None else self.stages[after].began))
+        within = self.stages[heads[-1] + 1 if heads else 0 :]
+        most = _MOST_WITHIN if heads else _MOST_STAGES
+        if len(within) > most and not heads:
+            page.flow(("muted", f"  {len(within) - most:,} stages before"))
+        for stage in within[-most:]:
+            self._stage(page, stage, indent=2 if heads else 0)
         if self.job.talk:
             page.blank()
             for line in self.job.talk[-_MOST_TALK:]:
                 page.kept(("muted", line), indent=2)
         return page
 
-    def _stage(self, page: Writing, stage: Stage) -> None:
+    def _stage(self, page: Writing, stage: Stage, *, indent: int = 0) -> None:
         seconds = f"{(stage.ended or self.clock()) - stage.began:>7,.1f} s  "
         if stage.ended is not None:
-            page.kept(("good", "✓ "), ("muted", seconds), stage.name)
+            page.kept(("good", "✓ "), ("muted", seconds), stage.name, indent=indent)
             return
         if stage.total:
             share = f" {stage.done:,}/{stage.total:,} "
@@ -118,7 +131,8 @@ class JobPanel(Container):
                 ("place", bar(stage.done / stage.total, _BAR)),
                 share,
                 ("muted", stage.detail),
+                indent=indent,
             )
         else:
             detail = f": {stage.detail}" if stage.detail else ""
-            page.kept(("accent", "▶ "), ("muted", seconds), stage.name, ("muted", detail))
+            page.kept(("accent", "▶ "), ("muted", seconds), stage.name, ("muted", detail), indent=indent)

@@ -13,7 +13,7 @@ from textual.containers import Container, Vertical
 from textual.message import Message
 from textual.widgets import Static
 
-from diffprof.errors import DiffprofError
+from diffprof.errors import DiffprofError, ExitCode
 from diffprof.fix import Outcome, Plan, PlanStep, Safety, Status
 from diffprof.report import Report, load_report
 from diffprof.tuning.plan import predicted_ms
@@ -92,10 +92,15 @@ class PlanPane(Container):
             Column("what", lambda s: [("muted", s.title)], 20, grow=True, drop=3),
             Column("safety", lambda s: [(_SAFETY[s.safety], str(s.safety))], 7, value=lambda s: s.safety),
             Column("for", lambda s: [("muted", ",".join(s.rules))], 8, value=lambda s: s.rules, drop=2),
-            *([Column("tried", self._became, 8)] if self.outcomes else []),
+            *self._tried_column(),
             Column("saves ms", _saves, 9, right=True, value=lambda s: s.saves_ms),
             Column("grade", lambda s: [("muted", str(s.grade or "–"))], 9, drop=1),
         )
+
+    def _tried_column(self) -> list[Column[PlanStep]]:
+        if not self.outcomes:
+            return []
+        return [Column("tried", self._became, max(len(each.status) for each in self.outcomes.values()))]
 
     def _box(self, step: PlanStep) -> list[Span]:
         if not can_be_tried(step):
@@ -191,14 +196,18 @@ class PlanPane(Container):
             self.notify("No fix is checked.", severity="warning", timeout=3)
         else:
             count = words.plural(len(self.chosen), "fix", "fixes")
-            await self.query_one("#plan").mount(JobPanel(Job(self.command(), f"Applying {count}")))
+            parts = [f"{step.fix}: " for step in self.plan.steps]
+            job = Job(self.command(), f"Applying {count}")
+            await self.query_one("#plan").mount(JobPanel(job, parts=parts))
             self.add_class("-applying")
 
     @on(JobPanel.Over)
     async def _over(self, event: JobPanel.Over) -> None:
         event.stop()
         page = Writing()
-        if event.ended.code:
+        if event.ended.code == ExitCode.INTERRUPTED:
+            page.flow(("warn", "Stopped. What was tried until then is stored."))
+        elif event.ended.code:
             page.flow(("bad", f"diffprof fix ended with status {event.ended.code}."))
             for line in event.ended.talk[-12:]:
                 page.flow(line, indent=2)
@@ -282,6 +291,8 @@ def total_line(plan: Plan, chosen: Sequence[str] | set[str], after: float | None
 def _outcome(page: Writing, outcome: Outcome) -> None:
     """What happened when the fix was tried."""
     page.fact("tried", (_STATUS[outcome.status], str(outcome.status)), f" {outcome.why}".rstrip())
+    if outcome.status is Status.SKIPPED:
+        return
     page.fact("one call", tuning.change(outcome))
     page.fact("output", tuning.output_change(outcome.difference))
     if outcome.in_loop_before is not None and outcome.in_loop_after is not None:
@@ -300,7 +311,7 @@ def step_page(step: PlanStep, report: Report, outcome: Outcome | None = None) ->
         page.fact("advice" if step.is_advice else "left out", ("warn", step.why_not))
     for other, why in step.conflicts.items():
         page.fact("not with", f"{other}: {why}")
-    if outcome is not None:
+    if outcome is not None and outcome.status is not Status.ADVICE:
         _outcome(page, outcome)
     page.fact("why", step.why)
     page.fact("resolves", tuning.resolves(step))

@@ -117,7 +117,8 @@ class ReportScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         yield VerdictBar(verdict(self.report))
-        yield TabStrip(tuple(self.tabs))
+        recording = self.report.recording
+        yield TabStrip(tuple(self.tabs), f"{recording.target.spec} on {recording.device.spec}")
         yield ContentSwitcher()
         yield Footer(compact=True, show_command_palette=False)
 

@@ -27,6 +27,10 @@ from diffprof.views.words import milliseconds, number, place, plural
 _MOST_WAITS = 3
 
 
+def _extent(finding: Finding) -> int:
+    return len(finding.evidence.syncs) + len(finding.evidence.events)
+
+
 class TimelinePane(Container):
     """The tab of the timeline of a recording that has one."""
 
@@ -80,13 +84,11 @@ class TimelinePane(Container):
         if self.without is None:
             shown = styled(text, ("muted", f"; device busy {number(busy * 100)} %"))
         else:
+            where = f" at {place(self.without.site)}" if self.without.site else ""
             shown = styled(
                 text,
                 ("good", f" → {milliseconds(after_us / 1e3)} without {self.without.rule}"),
-                (
-                    "muted",
-                    f" at {place(self.without.site)}, {milliseconds((run.total_us - after_us) / 1e3)} less",
-                ),
+                ("muted", f"{where}, {milliseconds((run.total_us - after_us) / 1e3)} less"),
             )
         self.query_one("#timeline-title", Static).update(shown)
 
@@ -104,10 +106,11 @@ class TimelinePane(Container):
         self.query_one(Article).show(self._page(event.start_us, event.end_us))
 
     def _findings(self, start: float, end: float) -> Iterator[Finding]:
+        """What rests on a wait or kernel here, the finding that rests on the fewest first."""
         lanes = self.query_one(TimelineView).lanes
         rows = {mark.row for mark in lanes.marks_in(start, end)}
         events = {mark.event for mark in lanes.marks_in(start, end)} | set(lanes.device_events(start, end))
-        for finding in self.report.findings:
+        for finding in sorted(self.report.findings, key=_extent):
             if rows & set(finding.evidence.syncs) or events & set(finding.evidence.events):
                 yield finding
 

@@ -340,12 +340,15 @@ class TimelineView(Widget, can_focus=True):
         """Phases and steps by name, neighbours told apart by their shade."""
         cells: list[tuple[str, Style]] = [(" ", self._style("lane--label"))] * self.columns
         shades = (self._style("lane--part"), self._style("lane--part-odd"))
+        begins = [self.column_at(part.start_us) for part in parts]
         for number, part in enumerate(parts):
-            first = max(self.column_at(part.start_us), 0)
-            last = min(self.column_at(part.end_us) + 1, self.columns)
+            first = max(begins[number], 0)
+            last = min([self.column_at(part.end_us) + 1, self.columns, *begins[number + 1 : number + 2]])
             if last <= first:
                 continue
-            name = cut(clean(part.name), last - first).ljust(last - first)
+            # A blank stands between two names; one letter is none.
+            room = last - first - 1
+            name = (cut(clean(part.name), room) if room > 1 else "").ljust(last - first)
             # A wide character would shift the columns behind it.
             cells[first:last] = [(char if char.isascii() else "…", shades[number % 2]) for char in name]
         return label, cells[: self.columns]

@@ -113,6 +113,23 @@ def test_stages_are_timed_by_the_clock_given() -> None:
     assert lines[3].endswith(" 3/4 a")
 
 
+def test_stages_stand_below_the_part_that_they_belong_to() -> None:
+    now = [0.0]
+    panel = JobPanel(Job([], "Applying"), parts=("one: ", "two: "), clock=lambda: now[0])
+    for name in ("importing", "one: a", "scan", "compare", "two: b", *"123456"):
+        panel.tell({"stage": name})
+        now[0] += 1.0
+    lines = [block.indent * " " + block.text.plain for block in panel.page().blocks]
+    assert lines == [
+        "Applying  11.0 s  Esc stops it",
+        "",
+        "✓     3.0 s  one: a",
+        "▶     7.0 s  two: b",
+        *(f"  ✓     1.0 s  {name}" for name in "345"),
+        "  ▶     1.0 s  6",
+    ]
+
+
 def test_a_scan_is_shown_and_then_its_report(report_file: Path) -> None:
     async def main() -> Viewer:
         app = Viewer(None, report_file.parent, job=work(report_file))

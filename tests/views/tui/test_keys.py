@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from textual.pilot import Pilot
 from textual.widgets import Input
 
+from diffprof.finding import Evidence
 from diffprof.fix import Difference, Outcome, Safety, Status
 from diffprof.recording import Grade
 from diffprof.report import save_report
@@ -211,8 +212,10 @@ def test_sorting_keeps_the_current_row_and_unknown_last(drive: Drive) -> None:
 def test_reading_a_finding_and_going_on(drive: Drive, fixed: None) -> None:
     async def body(pilot: Pilot) -> None:
         pane = pilot.app.screen.query_one(FindingsPane)
+        await shows(pilot, "apgl Filter", "x Clear")
         await pilot.press("enter")
         assert pane.has_class("-full")
+        assert "Filter" not in await shows(pilot, "n Next", "N Previous", "o Editor", "esc Back")
         assert isinstance(pilot.app.focused, Article)
         await shows(pilot, "timesteps.cpu()")
         text = "\n".join(line.plain for line in pilot.app.focused.lines)
@@ -352,6 +355,23 @@ def test_timeline_keys(drive: Drive) -> None:
         assert row.rule == "SYN001"
 
     drive(reports.full(), body)
+
+
+def test_enter_opens_the_finding_of_the_wait_itself_before_one_of_all_waits(drive: Drive) -> None:
+    full = reports.full()
+    all_waits = builders.make_finding(
+        "KRN002", "sync-bubble", site=None, evidence=Evidence(syncs=(0,), events=(1, 5))
+    )
+    report = replace(full, findings=(all_waits, *full.findings))
+
+    async def body(pilot: Pilot) -> None:
+        await pilot.press("2", "n", "enter")
+        await shows(pilot, "A device value is read by Python.")
+        row = pilot.app.screen.query_one(FindingList).row
+        assert row is not None
+        assert row.rule == "SYN001"
+
+    drive(report, body)
 
 
 def test_timeline_mouse(drive: Drive) -> None:
@@ -498,7 +518,7 @@ def test_applying_shows_progress_and_then_what_became_of_it(
     work = (
         "import sys, time\nfrom diffprof.progress import progress_on\n"
         "progress = progress_on(sys.stderr)\nprogress.stage('trying [b]x[/b]')\n"
-        f"try:\n    {wait}\nexcept KeyboardInterrupt:\n    sys.exit('stopped')\n"
+        f"try:\n    {wait}\nexcept KeyboardInterrupt:\n    sys.exit(130)\n"
         "print('kept', sys.argv[sys.argv.index('--select') + 1])"
     )
     job = partial(Job, program=(sys.executable, "-c", work))
@@ -522,8 +542,7 @@ def test_applying_shows_progress_and_then_what_became_of_it(
             await pilot.pause(0.02)
             if not pilot.app.screen.query(JobPanel):
                 break
-        text = await settled(pilot)
-        assert ("ended with status 1" if keys else "kept host-timesteps") in text
+        await shows(pilot, "Stopped. What was tried until then" if keys else "kept host-timesteps")
 
     drive(stored, body)
 
