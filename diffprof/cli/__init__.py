@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 
+import sys
+
+from diffprof.errors import ExitCode
+
+
 def main() -> None:
     """Entry point of the `diffprof` script."""
-    from diffprof.cli.app import app
-    from diffprof.collection import leave_to_the_system
-
     try:
-        app(prog_name="diffprof")
-    finally:
-        leave_to_the_system()
+        from diffprof.cli.app import app
+        from diffprof.collection import leave_to_the_system
+
+        try:
+            app(prog_name="diffprof")
+        finally:
+            leave_to_the_system()
+    except KeyboardInterrupt:
+        # Before a command has begun, or after it has ended: see `Commands.invoke` for the time between.
+        sys.stderr.write("error: stopped by Ctrl-C.\n")
+        sys.exit(ExitCode.INTERRUPTED)

@@ -71,6 +71,18 @@ def test_unknown_command_names_the_nearest(folder: Path) -> None:
     assert "Did you mean scan?" in result.stderr
 
 
+def test_ctrl_c_before_a_command_has_begun(folder: Path) -> None:
+    code = (
+        "import sys\nfrom diffprof.cli import main\n"
+        "class Interrupts:\n    def find_spec(self, name, *_):\n        if name == 'diffprof.cli.app':\n"
+        "            raise KeyboardInterrupt\nsys.meta_path.insert(0, Interrupts())\nmain()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert (result.returncode, result.stderr) == (130, "error: stopped by Ctrl-C.\n")
+
+
 def test_a_reader_that_goes_away_is_no_error(folder: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "diffprof", "show", "big"],
