@@ -130,9 +130,10 @@ def trimmed_trace(data: bytes) -> bytes:
     for event in events:
         if event.get("cat") == "cpu_op" and event["dur"] < SHORTEST_OP_US:
             continue
-        event["ts"] = round(event["ts"] - start, 1)
+        first = event["ts"] - start
+        event["ts"] = round(first, 1)
         if "dur" in event:
-            event["dur"] = round(event["dur"], 1)
+            event["dur"] = round(round(first + event["dur"], 1) - event["ts"], 1)
         for key in ("pid", "tid"):
             event[key] = numbered(key, event.get(key))
         if event["ph"] == "M" and isinstance(name := event["args"].get("name"), str):

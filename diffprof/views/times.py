@@ -22,7 +22,7 @@ def call_table(recording: Recording) -> Table | None:
         rows.append(
             (f"time of one call, {timing.mode}{passes}", f"{seconds(timing.median)}{spread}", timing.grade)
         )
-        if not _on_cpu(recording):
+        if not on_cpu(recording):
             busy = NOT_MEASURED if timing.device_busy is None else f"{number(timing.device_busy * 100)} %"
             rows.append(("device busy", busy, timing.grade))
     if memory := recording.memory:
@@ -32,13 +32,13 @@ def call_table(recording: Recording) -> Table | None:
     return Table("One call", ("figure", "value", "grade"), tuple(rows)) if rows else None
 
 
-def _on_cpu(recording: Recording) -> bool:
+def on_cpu(recording: Recording) -> bool:
     """Whether the kernels are operators of the CPU."""
     return recording.device.kind == "cpu"
 
 
 def _title(recording: Recording, what: str = "") -> str:
-    return ("Time of the CPU's operators" if _on_cpu(recording) else "Device time") + what
+    return ("Time of the CPU's operators" if on_cpu(recording) else "Device time") + what
 
 
 def _grade(recording: Recording) -> str:
@@ -61,7 +61,7 @@ def kernels_table(recording: Recording) -> Table | None:
         for (name, family), (count, us) in ranked[:MOST_ROWS]
     )
     left = len(ranked) - len(rows)
-    where = "in operators, each without those it calls," if _on_cpu(recording) else "of device time"
+    where = "in operators, each without those it calls," if on_cpu(recording) else "of device time"
     note = f"{number(everything / 1e3)} ms {where} per call ({_grade(recording)})"
     if left:
         note += f"; {plural(left, 'more kernel')} not shown"

@@ -74,7 +74,7 @@ def event_files(run: Run) -> dict[str, bytes]:
         files.update(_rows(main, at, recording, [_tried(each) for each in run.report.outcomes]))
     elif plan.steps:
         _plan(main, plan)
-        files.update(_rows(main, at, recording, [_planned(each) for each in plan.listed]))
+        files.update(_rows(main, at, recording, [_planned(each, plan.before_ms) for each in plan.listed]))
     return {"": main.data(), **files}
 
 
@@ -252,12 +252,16 @@ def _tried(each: Outcome) -> _Row:
     )
 
 
-def _planned(step: PlanStep) -> _Row:
+def _planned(step: PlanStep, before_ms: float | None) -> _Row:
     status = "planned" if step.selected else "advice" if step.is_advice else "left out"
     return _Row(
         step.fix,
         {"status": status, "safety": str(step.safety), "grade": str(step.grade or "not measured")},
-        {"saves, ms": step.saves_ms},
+        {
+            "before, ms": before_ms if step.saves_ms is not None else None,
+            "after, ms": None if step.saves_ms is None or before_ms is None else before_ms - step.saves_ms,
+            "saves, ms": step.saves_ms,
+        },
     )
 
 
@@ -266,9 +270,9 @@ def _gigabytes(size: int | None) -> float | None:
 
 
 def _rows(main: EventFile, at: float, recording: Recording, rows: Sequence[_Row]) -> dict[str, bytes]:
-    """Each row is a run of its own, as TensorBoard wants it."""
-    shown = [tag for tag in METRICS if any(row.metrics.get(_name(tag)) is not None for row in rows)]
-    main.hparams_columns(HPARAMS, {tag: METRICS[tag] for tag in shown})
+    """Each row is a run of its own, as TensorBoard wants it. All columns are declared, whether this run has
+    figures for them or not: of several runs, TensorBoard asks the first."""
+    main.hparams_columns(HPARAMS, METRICS)
     files = {}
     for number, row in enumerate(rows, 1):
         file = EventFile(at)
@@ -276,7 +280,7 @@ def _rows(main: EventFile, at: float, recording: Recording, rows: Sequence[_Row]
         file.hparams_row(
             f"{number} {row.fix}, {recording.device.spec}, {recording.created}", {**named, **row.hparams}
         )
-        for tag in shown:
+        for tag in METRICS:
             value = row.metrics.get(_name(tag))
             if value is not None:
                 file.scalar(tag, value)

@@ -29,7 +29,7 @@ MARKER_FILE = "tensorboard.json"
 PICTURES = {"before": "before.png", "after": "after.png"}
 """What the pipeline made before and after the fixes, where `diffprof fix --apply` has left it."""
 
-FORM = 10
+FORM = 12
 """Counts changes of what is written here, so that what an older diffprof wrote is replaced."""
 
 

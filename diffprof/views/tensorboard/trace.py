@@ -35,6 +35,9 @@ kernels by their names."""
 _TENSOR_CORE_FAMILIES = ("gemm", "conv", "attention")
 _TENSOR_CORE_TYPES = ("tf32", "float16", "bfloat16", "int8", "float8_e4m3fn", "float8_e5m2")
 
+_GRID = 64
+"""Parts of a microsecond that are told apart in a recorded trace."""
+
 _NO_LANE = 1
 """Number of a host thread on which nothing runs."""
 
@@ -69,6 +72,7 @@ def rewritten(document: Mapping[str, Any]) -> dict[str, Any]:
     """The document as the plugin wants it. The given one is used up: events are changed in place."""
     events = list(_kept([event for event in document.get("traceEvents", ()) if isinstance(event, dict)]))
     for event in events:
+        _on_grid(event, _GRID)
         if event.get("ph") == "X" and table_of("X", event.get("cat")) == Table.CALL:
             event["cat"] = "Runtime"
     link_calls(events)
@@ -112,7 +116,7 @@ def _written(recording: Recording) -> dict[str, Any]:
     if not _is_plain(data):
         document = _clean(document)
     for number, event in enumerate(document["traceEvents"]):
-        _in_whole_microseconds(event)
+        _on_grid(event, 1)
         if event.get("name") == "[memory]":
             # Only sums were recorded: on a lane without operators, none of them is said to have allocated it.
             event["tid"] = _NO_LANE
@@ -122,14 +126,22 @@ def _written(recording: Recording) -> dict[str, Any]:
     return document
 
 
-def _in_whole_microseconds(event: Event) -> None:
-    """The pages print every digit. Both edges are rounded, so that what was nested stays nested."""
+def _on_grid(event: Event, parts: int) -> None:
+    """Round to parts of a microsecond. Both edges are rounded, so that what was nested stays nested, also in
+    the plugin's sums of floats.
+
+    parts: a power of two, or the sums are not exact.
+    """
     start = event.get("ts")
-    if start is None:
+    if not isinstance(start, int | float) or (
+        isinstance(start, int) and isinstance(event.get("dur", 0), int)
+    ):
         return
-    event["ts"] = round(start)
+    first = round(start * parts)
+    event["ts"] = first / parts if parts > 1 else first
     if "dur" in event:
-        event["dur"] = round(start + event["dur"]) - event["ts"]
+        length = round((start + event["dur"]) * parts) - first
+        event["dur"] = length / parts if parts > 1 else length
 
 
 def _on_tensor_cores(timeline: Timeline, index: int) -> bool:
@@ -271,7 +283,11 @@ def _steps(events: list[Event]) -> list[Event]:
             worked.add(phase.step)
     if len(worked) < 2:
         return []
-    modules = [(event["ts"], event["ts"] + event["dur"]) for event in events if _is_module(event)]
+    modules = [
+        (event["ts"], event["ts"] + event["dur"])
+        for event in events
+        if "Python module id" in (event.get("args") or ())
+    ]
     for step, (start, end) in spans.items():
         # A module's mark begins a moment before the phase that it opens.
         around = (first for first, last in modules if first < start < last <= end)

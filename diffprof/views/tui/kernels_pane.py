@@ -11,6 +11,7 @@ from textual.containers import Container
 from textual.widgets import Input, Static
 
 from diffprof.recording import KernelRow, Recording
+from diffprof.views.times import on_cpu
 from diffprof.views.tui.filter_bar import Search
 from diffprof.views.tui.ink import bar, styled
 from diffprof.views.tui.kernel_groups import WAYS, Group, grouped
@@ -61,6 +62,7 @@ class KernelsPane(Container):
         self.kernels = kernels
         self.whole_us = sum(row.device_us for row in kernels)
         self.grade = recording.timeline.grade if recording.timeline else recording.device.grade
+        self.what = "in the CPU's operators" if on_cpu(recording) else "device time"
         self.by = "kernel"
         self.depth = 3
         self.inside: list[tuple[str, Group]] = []
@@ -93,7 +95,7 @@ class KernelsPane(Container):
                 ("place", path),
                 ("strong", f"by {self.by}"),
                 ("muted", f"{depth}  {milliseconds(total / 1e3)} of {milliseconds(self.whole_us / 1e3)} "),
-                ("muted", f"device time per call ({self.grade}), {plural(len(shown), 'row')}"),
+                ("muted", f"{self.what} per call ({self.grade}), {plural(len(shown), 'row')}"),
             )
         )
 

@@ -181,6 +181,29 @@ def test_modules_nest_by_time_and_are_named_within_their_parent() -> None:
     ]
 
 
+def test_what_is_nested_stays_so_in_sums_of_floats() -> None:
+    """159057.3 + 17.8 is a bit less than 159059.4 + 15.7; the plugin then drops the inner one."""
+    events = [span("cpu_op", "to", 159057.3, 17.8), span("cpu_op", "_to_copy", 159059.4, 15.7)]
+    assert events[0]["ts"] + events[0]["dur"] < events[1]["ts"] + events[1]["dur"]
+    outer, inner = rewritten({"traceEvents": events})["traceEvents"]
+    assert outer["ts"] + outer["dur"] == inner["ts"] + inner["dur"]
+    assert outer["dur"] == pytest.approx(17.8, abs=1 / 64)
+
+
+def test_a_step_begins_with_the_module_that_opens_it() -> None:
+    events = [
+        event
+        for step, start in enumerate((100.0, 200.0))
+        for event in (
+            span("user_annotation", "diffprof::module:unet", start, 50.0),
+            span("user_annotation", f"diffprof::denoise[{step}]/denoiser", start + 0.5, 60.0),
+        )
+    ]
+    kept = rewritten({"traceEvents": events})["traceEvents"]
+    steps = {e["name"]: (e["ts"], e["dur"]) for e in kept if e["name"].startswith("ProfilerStep#")}
+    assert steps == {"ProfilerStep#0": (100.0, 60.5), "ProfilerStep#1": (200.0, 60.5)}
+
+
 def test_hostile_names_are_made_visible() -> None:
     stored = UGLY.encode("utf-8", "backslashreplace").decode()
     kinds = (KernelKind(name=stored, op=stored, family="other"), *KINDS[1:])
