@@ -680,7 +680,8 @@ class SetupPart(Row, frozen=True, kw_only=True):
 
 
 class Projection(Row, frozen=True, kw_only=True):
-    """Linears of one component and shape with alike names, and what INT8 would make of them."""
+    """Linears, or 1x1 convolutions that could be, of one component and shape with alike names, and what INT8
+    would make of them."""
 
     component: str
     pattern: str
@@ -695,6 +696,8 @@ class Projection(Row, frozen=True, kw_only=True):
     """All calls, in half precision."""
     int8_us: float
     """Quantized dynamically, quantizing the activation included."""
+    kind: str = "linear"
+    """linear or conv1x1."""
 
 
 class KindCosts(Row, frozen=True, kw_only=True):

@@ -10,7 +10,8 @@ import torch
 
 from diffprof.analyzers.kernels.simulated import SimulatedKernels, compiled_roots
 from diffprof.analyzers.quantization.published import published_list
-from diffprof.devices.simulated.cost import CostModel, current_mode
+from diffprof.devices.simulated.cost import EFFICIENCY, CostModel, Efficiency, current_mode
+from diffprof.devices.simulated.products import product_of
 from diffprof.devices.simulated.session import SESSION
 from diffprof.ladder import GIB, Inapplicable, Rung, prepare
 from diffprof.ladder.result import RungResult
@@ -59,8 +60,31 @@ class Predictions:
 
     def of(self, rung: Rung) -> RungResult:
         """The prediction for one rung, or why it can't be taken."""
-        form = _Form(rung.dtype, rung.sdpa, rung.fused_qkv, rung.compiled)
         result = RungResult(name=rung.name, title=rung.title, grade=Grade.SIMULATED)
+        try:
+            seconds = self.seconds(rung)
+        except Inapplicable as reason:
+            return _replaced(result, skipped=str(reason))
+        run = self._ran(rung)
+        memory = (run.kernels.builder.memory(run.kernels.weights).peak_bytes or 0) - run.held
+        if rung.int8:
+            memory -= sum(_saved_by_int8(run))
+        return _replaced(result, seconds=seconds, memory_gb=memory / GIB)
+
+    def seconds(self, rung: Rung, rates: Efficiency = EFFICIENCY) -> float:
+        """The predicted time of a rung. rates: other constants of the cost model; the pipeline runs once.
+
+        Raises Inapplicable where the pipeline can't take the rung.
+        """
+        timeline = with_steps(self._timeline(self._ran(rung), rung, rates), self._steps)
+        if timeline is None:
+            longer = self._runs[_form(rung)] = self._longer(rung)
+            whole = self._timeline(longer, rung, rates)
+            timeline = with_steps(whole, self._steps) or whole
+        return total_us(timeline) / 1e6
+
+    def _ran(self, rung: Rung) -> _Run:
+        form = _form(rung)
         if form not in self._runs:
             try:
                 self._runs[form] = self._run(rung, self._few())
@@ -68,16 +92,8 @@ class Predictions:
                 self._runs[form] = str(reason)
         run = self._runs[form]
         if isinstance(run, str):
-            return _replaced(result, skipped=run)
-        timeline = with_steps(self._timeline(run, rung), self._steps)
-        if timeline is None:
-            run = self._runs[form] = self._longer(rung, run)
-            whole = self._timeline(run, rung)
-            timeline = with_steps(whole, self._steps) or whole
-        memory = (run.kernels.builder.memory(run.kernels.weights).peak_bytes or 0) - run.held
-        if rung.int8:
-            memory -= sum(_saved_by_int8(run))
-        return _replaced(result, seconds=total_us(timeline) / 1e6, memory_gb=memory / GIB)
+            raise Inapplicable(run)
+        return run
 
     @property
     def _steps(self) -> int:
@@ -86,7 +102,7 @@ class Predictions:
     def _few(self) -> int:
         return min(FEW_STEPS, self._steps)
 
-    def _longer(self, rung: Rung, run: _Run) -> _Run:
+    def _longer(self, rung: Rung) -> _Run:
         """Steps that don't repeat in a short run: a longer one, and all of them if that doesn't either."""
         longer = self._run(rung, min(MORE_STEPS, self._steps))
         if with_steps(self._timeline(longer, rung), self._steps) is not None:
@@ -115,29 +131,33 @@ class Predictions:
             held = SESSION.allocated
             return self.target.run(play, self.device, options)
 
-    def _timeline(self, run: _Run, rung: Rung) -> Timeline:
+    def _timeline(self, run: _Run, rung: Rung, rates: Efficiency = EFFICIENCY) -> Timeline:
         mode = current_mode(
             compiled=run.roots if rung.compiled else (), int8=quantizes if rung.int8 else None
         )
-        run.kernels.builder.model = CostModel(self.gpu, mode)
+        run.kernels.builder.model = CostModel(self.gpu, mode, rates)
         return run.kernels.builder.finish()
 
 
-def quantizes(module: str | None, in_features: int, out_features: int) -> bool:
-    """Whether the published recipe quantizes a linear."""
-    return published_list().quantizes(in_features, out_features)
+def _form(rung: Rung) -> _Form:
+    return _Form(rung.dtype, rung.sdpa, rung.fused_qkv, rung.compiled)
+
+
+def quantizes(module: str | None, in_features: int, out_features: int, kind: str) -> bool:
+    """Whether the published recipe quantizes a layer. kind: linear or conv1x1."""
+    return published_list().quantizes(in_features, out_features, kind)
 
 
 def _saved_by_int8(run: _Run) -> list[int]:
     """Bytes saved by each weight that becomes INT8, a scale a row kept: once a module."""
     seen: dict[str | None, int] = {}
     for item, module in run.kernels.builder.operations():
-        if item.name != "aten::linear" or module in seen or not _below(module, run.roots):
+        product = product_of(item)
+        if product is None or module in seen or not _below(module, run.roots):
             continue
-        weight = item.inputs[1]
-        columns, depth = weight.shape
-        if quantizes(module, depth, columns):
-            seen[module] = weight.nbytes - columns * depth - columns * weight.dtype.itemsize
+        if quantizes(module, product.depth, product.columns, product.kind):
+            weight = item.inputs[1]
+            seen[module] = weight.nbytes - weight.numel - product.columns * weight.dtype.itemsize
     return list(seen.values())
 
 

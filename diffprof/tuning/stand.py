@@ -276,7 +276,7 @@ class SimulatedStand(Stand):
             return current_mode(
                 compiled=compiled_roots(self.pipe) if compiled else (),
                 graphs=all(each.graphs for each in compiled),
-                int8=(lambda module, depth, columns: module in chosen) if chosen else None,
+                int8=(lambda module, depth, columns, kind: module in chosen) if chosen else None,
             )
 
     def _settings(self) -> dict[str, Any]:
@@ -347,12 +347,19 @@ def _quantized(pipe: Any, chosen: Sequence[str]) -> str | None:
 
         def is_chosen(module: torch.nn.Module, fqn: str, name: str = name) -> bool:
             nonlocal touched
-            found = isinstance(module, torch.nn.Linear) and f"{name}.{fqn}" in wanted
+            found = isinstance(module, torch.nn.Linear) and f"{name}.{fqn.removesuffix('.mod')}" in wanted
             touched += found
             return found
 
+        def is_convolution(module: torch.nn.Module, fqn: str, name: str = name) -> bool:
+            one = isinstance(module, torch.nn.Conv2d) and module.kernel_size == (1, 1)
+            return one and f"{name}.{fqn}" in wanted
+
         try:
             with quietly():
+                from torchao.quantization import swap_conv2d_1x1_to_linear
+
+                swap_conv2d_1x1_to_linear(part, is_convolution)
                 quantize_in_place(part, SCHEMES["int8-dynamic"], is_chosen)
         except Unavailable as error:
             return f"INT8 does not run on the twin: {error}"

@@ -52,13 +52,14 @@ def quantize_linears(recording: Recording, findings: Sequence[Finding]) -> Code 
 
 
 def gains(one: Projection, projections: Sequence[Projection]) -> bool:
-    """Whether linears of this name and shape gain in INT8, all activations that they see taken together."""
+    """Whether layers of this name and shape gain in INT8, all activations that they see taken together."""
     alike = [p for p in projections if _identity(p) == _identity(one)]
     return sum(p.int8_us for p in alike) < WORTH * sum(p.now_us for p in alike)
 
 
-def _identity(projection: Projection) -> tuple[str, str, int, int]:
-    return (projection.component, projection.pattern, projection.in_features, projection.out_features)
+def _identity(projection: Projection) -> tuple[str, str, str, int, int]:
+    of = projection
+    return (of.component, of.kind, of.pattern, of.in_features, of.out_features)
 
 
 # --- code ------------------------------------------------------------------------------------------------
@@ -82,12 +83,18 @@ def _chosen(recording: Recording, selections: Sequence[Selection]) -> Code:
 
 def _by_costs(gaining: Sequence[Projection]) -> Code:
     tables: dict[str, dict[Shape, set[str]]] = {}
+    swapped = {each.component for each in gaining if each.kind == "conv1x1"}
     for each in gaining:
         shape = (each.in_features, each.out_features)
         tables.setdefault(each.component, {}).setdefault(shape, set()).add(each.pattern)
     return _code(
         [
-            (component, INT8, {shape: tuple(sorted(names)) for shape, names in sorted(table.items())}, False)
+            (
+                component,
+                INT8,
+                {shape: tuple(sorted(names)) for shape, names in sorted(table.items())},
+                component in swapped,
+            )
             for component, table in tables.items()
         ]
     )
@@ -163,7 +170,7 @@ def _by_published_list(recording: Recording) -> Code | Skipped:
 
 
 def reckon(recording: Recording, findings: Sequence[Finding]) -> Simulated:
-    """The names of the linears that the code quantizes."""
+    """The names of the layers that the code quantizes."""
     if recording.quantization is not None:
         chosen = recording.quantization.selections
         return Simulated(int8=tuple(f"{each.component}.{name}" for each in chosen for name in each.modules))
@@ -173,21 +180,27 @@ def reckon(recording: Recording, findings: Sequence[Finding]) -> Simulated:
     wanted = {_identity(each) for each in costs.projections if gains(each, costs.projections)}
     names = dict.fromkeys(
         name
-        for name, component, shape in _linears_that_ran(recording)
-        if (component, pattern_of(name.removeprefix(component + ".")), *shape) in wanted
+        for name, component, kind, shape in _products_that_ran(recording)
+        if (component, kind, pattern_of(name.removeprefix(component + ".")), *shape) in wanted
     )
     return Simulated(int8=tuple(names))
 
 
-def _linears_that_ran(recording: Recording) -> Iterator[tuple[str, str, Shape]]:
-    """(qualified name, component, (in, out)) of the linears of the call, and of fused projections."""
+def _products_that_ran(recording: Recording) -> Iterator[tuple[str, str, str, Shape]]:
+    """(qualified name, component, linear or conv1x1, (in, out)) of the linears and 1x1 convolutions of the
+    call, and of fused projections."""
     components = sorted((part.name for part in _parts(recording)), key=len, reverse=True)
     shapes: dict[str, Shape] = {}
+    convolutions: set[str] = set()
     for row in recording.kernels or ():
         sizes = row.shape.split(", ")
         if row.op == "linear" and row.module is not None and len(sizes) > 1 and "x" in sizes[1]:
             out_features, in_features = map(int, sizes[1].split("x"))
             shapes[row.module] = (in_features, out_features)
+        elif row.op == "conv2d" and row.module is not None and len(sizes) > 1 and sizes[1].endswith("x1x1"):
+            out_channels, in_channels, *_ = map(int, sizes[1].split("x"))
+            shapes[row.module] = (in_channels, out_channels)
+            convolutions.add(row.module)
     for name, shape in list(shapes.items()):
         parent, _, leaf = name.rpartition(".")
         apart = [shapes.get(f"{parent}.{each}") for each in ("to_q", "to_k", "to_v")]
@@ -198,7 +211,7 @@ def _linears_that_ran(recording: Recording) -> Iterator[tuple[str, str, Shape]]:
     for name, shape in shapes.items():
         component = next((each for each in components if name.startswith(each + ".")), None)
         if component is not None:
-            yield name, component, shape
+            yield name, component, "conv1x1" if name in convolutions else "linear", shape
 
 
 def _parts(recording: Recording) -> Sequence[Any]:

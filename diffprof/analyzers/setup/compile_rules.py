@@ -215,7 +215,7 @@ def linears_not_quantized(recording: Recording) -> Iterator[Finding]:
         if not is_worth(recording, rests_on):
             return
         faster = len({_shape(p) for p in setup.costs.projections if p.int8_us < p.now_us})
-        message = f"{named(parts)}: INT8 would make linears of {faster} shapes faster."
+        message = f"{named(parts)}: INT8 would make linears and 1x1 convolutions of {faster} shapes faster."
     yield judged(
         recording,
         "SET014",

@@ -19,6 +19,7 @@ from diffprof.devices.simulated.cost import CostModel, Kernel, base_name, family
 from diffprof.devices.simulated.fusion import chains, fuse, is_fusible
 from diffprof.devices.simulated.lanes import GUARD_SHARE
 from diffprof.devices.simulated.observer import OpSignature
+from diffprof.devices.simulated.products import Product, product_of
 from diffprof.recording import Grade, KernelKind, KindCosts, Projection, Timeline
 
 WORTH = 0.97
@@ -82,7 +83,7 @@ class _Sums:
     """Of a stretch of the call: device time by kind and column, and calls and times of linears."""
 
     kinds: dict[int, list[float]] = field(default_factory=dict)
-    linears: dict[tuple[str, str, int, int, int], list[float]] = field(default_factory=dict)
+    linears: dict[tuple[str, str, Product], list[float]] = field(default_factory=dict)
 
     def add(self, other: _Sums, times: int) -> None:
         for kind, values in other.kinds.items():
@@ -108,7 +109,7 @@ class _Costing:
         self._own: dict[int, list[tuple[int, float]]] = {}
         self._half: dict[int, list[float]] = {}
         self._eager_us: dict[int, float] = {}
-        self._linear_us: dict[int, tuple[float, float]] = {}
+        self._linear_us: dict[int, tuple[float, float, float]] = {}
         self._chains: dict[tuple[int, ...], _InGraph] = {}
 
     def run(self, operations: Iterable[Launched]) -> KindCosts:
@@ -306,29 +307,42 @@ class _Costing:
 
         What it would be with and without its projections fused is noted for both.
         """
-        if root is None or op.module is None or op.half.name != "aten::linear" or "lora_" in op.module:
+        if root is None or op.module is None or "lora_" in op.module:
             return 1.0
-        alone = self._note(op.half, op.module, root, 1.0, sums)
+        product = product_of(op.half)
+        if product is None:
+            return 1.0
+        alone = self._note(op.half, product, op.module, root, 1.0, sums)
         if op.linear is None:
             return alone
         together, name, share = op.linear
-        return self._note(together, name, root, share, sums)
+        whole = product_of(together)
+        assert whole is not None
+        return self._note(together, whole, name, root, share, sums)
 
-    def _note(self, linear: OpSignature, module: str, root: str, calls: float, sums: _Sums) -> float:
-        known = self._linear_us.get(linear.id)
+    def _note(
+        self, op: OpSignature, product: Product, module: str, root: str, calls: float, sums: _Sums
+    ) -> float:
+        known = self._linear_us.get(op.id)
         if known is None:
-            known = (
-                _us(self.graph.kernels(linear, compiled=True)),
-                _us(self.graph.kernels(linear, compiled=True, int8=True)),
-            )
-            self._linear_us[linear.id] = known
-        half, int8 = known
-        columns, depth = linear.inputs[1].shape
+            known = self._linear_us[op.id] = self._product_us(op, product)
+        now, best, int8 = known
         name = module.removeprefix(root).lstrip(".").replace(".base_layer", "")
-        key = (root, pattern_of(name), depth, columns, linear.inputs[0].numel // depth)
+        key = (root, pattern_of(name), product)
         held = sums.linears.setdefault(key, [0.0, 0.0, 0.0])
-        _accumulate(held, (1.0, half, int8), calls)
-        return int8 / half if int8 < WORTH * half else 1.0
+        _accumulate(held, (1.0, best, int8), calls)
+        return int8 / now if int8 < WORTH * best else 1.0
+
+    def _product_us(self, op: OpSignature, product: Product) -> tuple[float, float, float]:
+        """(as it runs, as what is faster, in INT8) in a graph. With max-autotune Inductor tries a 1x1
+        convolution as a matmul too (torch/_inductor/kernel/conv.py, aten_conv1x1_via_mm)."""
+        now = _us(self.graph.kernels(op, compiled=True))
+        linear = op
+        if product.kind == "conv1x1":
+            weight = op.inputs[1]
+            linear = self.altered.linear(product.rows, product.columns, product.depth, weight.dtype)
+        best = min(now, _us(self.graph.kernels(linear, compiled=True)))
+        return now, best, _us(self.graph.kernels(linear, compiled=True, int8=True))
 
 
 class _Unlike:
@@ -356,19 +370,20 @@ def pattern_of(name: str) -> str:
     return ".".join("*" if part.isdigit() else part for part in name.split("."))
 
 
-def _rows(linears: Mapping[tuple[str, str, int, int, int], Sequence[float]]) -> tuple[Projection, ...]:
+def _rows(linears: Mapping[tuple[str, str, Product], Sequence[float]]) -> tuple[Projection, ...]:
     return tuple(
         Projection(
             component=component,
             pattern=pattern,
-            in_features=depth,
-            out_features=columns,
-            rows=rows,
+            in_features=product.depth,
+            out_features=product.columns,
+            rows=product.rows,
             count=round(calls),
             now_us=half,
             int8_us=int8,
+            kind=product.kind,
         )
-        for (component, pattern, depth, columns, rows), (calls, half, int8) in linears.items()
+        for (component, pattern, product), (calls, half, int8) in linears.items()
     )
 
 

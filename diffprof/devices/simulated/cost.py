@@ -82,7 +82,8 @@ EFFICIENCY = Efficiency()
 TILES = ((256, 128, 1.0), (128, 128, 0.95), (128, 64, 0.8), (64, 64, 0.6))
 """(rows, columns, share of the best rate) of the output tiles that matmul kernels use. [NV-MM]"""
 
-Chooser = Callable[[str | None, int, int], bool]
+Chooser = Callable[[str | None, int, int, str], bool]
+"""(module, in, out, linear or conv1x1) -> whether it is quantized."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,9 @@ class Mode:
     """How the operations are run.
 
     compiled: module paths that run compiled (`unet`, `vae.decoder`); everything below them counts.
-    graphs: compiled parts are replayed as CUDA graphs. int8: (module, in, out) -> whether that linear of a
-    compiled part is quantized dynamically to INT8. matmul_tf32, conv_tf32: `torch.backends` state.
+    graphs: compiled parts are replayed as CUDA graphs. int8: whether a linear, or a 1x1 convolution
+    swapped for one, of a compiled part is quantized dynamically to INT8. matmul_tf32, conv_tf32:
+    `torch.backends` state.
     """
 
     compiled: tuple[str, ...] = ()

@@ -18,6 +18,7 @@ from diffprof.timeline import find_gaps, phase_of_events, replay
 from .cost import CostModel, Kernel
 from .fusion import chains, fuse, is_fusible
 from .observer import OpSignature
+from .products import as_linear, product_of
 
 GUARD_SHARE = 0.09
 """Host time of one call of a compiled part, of what the same call takes eagerly: checking guards and
@@ -201,6 +202,8 @@ class _Assembly:
         self.above: str | None = None
         self.entered: dict[tuple[str | None, str | None], int] = {}
         self.fused: dict[tuple, Kernel] = {}
+        self.swapped: dict[int, OpSignature] = {}
+        """1x1 convolutions as linears, by their ids."""
 
     def run(
         self,
@@ -297,9 +300,9 @@ class _Assembly:
                 kernels: tuple[Kernel, ...] = (self._fused(key, chain),)
                 int8 = False
             else:
-                int8 = self._quantized(chain[0], path)
-                kernels = self.model.kernels(chain[0], compiled=True, int8=int8)
-                key = ("op", chain[0].id, int8)
+                op, int8 = self._product(chain[0], path)
+                kernels = self.model.kernels(op, compiled=True, int8=int8)
+                key = ("op", op.id, int8)
             for number, kernel in enumerate(kernels):
                 host = (entry if first else 0.0) + (0.0 if mode.graphs else COMPILED_LAUNCH_US)
                 self._event(self._kind_of((*key, number), kernel), module, host, kernel.device_us, -1)
@@ -311,12 +314,20 @@ class _Assembly:
             found = self.fused[key] = fuse(chain, self.model)
         return found
 
-    def _quantized(self, op: OpSignature, path: str | None) -> bool:
+    def _product(self, op: OpSignature, path: str | None) -> tuple[OpSignature, bool]:
+        """(op, whether its product is quantized); a quantized 1x1 convolution runs as a linear."""
         choose = self.model.mode.int8
-        if choose is None or op.name != "aten::linear":
-            return False
-        columns, depth = op.inputs[1].shape
-        return choose(path, depth, columns)
+        product = product_of(op) if choose is not None else None
+        if choose is None or product is None:
+            return op, False
+        if not choose(path, product.depth, product.columns, product.kind):
+            return op, False
+        if product.kind == "linear":
+            return op, True
+        swapped = self.swapped.get(op.id)
+        if swapped is None:
+            swapped = self.swapped[op.id] = as_linear(op, -1 - op.id)
+        return swapped, True
 
     def _host(self, path: str | None) -> float:
         """Host time of an eager op: its own, and that of the module calls that lead to it."""

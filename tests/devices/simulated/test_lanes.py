@@ -199,10 +199,38 @@ def test_the_input_of_a_norm_is_kept() -> None:
 
 
 def test_int8_is_chosen_by_module_and_shape() -> None:
-    mode = replace(COMPILED.mode, int8=lambda module, depth, columns: depth == 1280)
+    mode = replace(COMPILED.mode, int8=lambda module, depth, columns, kind: depth == 1280)
     assert compiled_step(CostModel(A100, mode))[:2] == ["quantize_activation", "linear"]
-    never = replace(COMPILED.mode, int8=lambda module, depth, columns: module == "unet.other")
+    never = replace(COMPILED.mode, int8=lambda module, depth, columns, kind: module == "unet.other")
     assert compiled_step(CostModel(A100, never))[0] == "linear"
+
+
+@pytest.mark.parametrize("wanted", ["conv1x1", "linear"])
+def test_a_1x1_convolution_that_is_quantized_runs_as_a_linear(wanted: str) -> None:
+    seen = []
+
+    def choose(module: str | None, depth: int, columns: int, kind: str) -> bool:
+        seen.append((module, depth, columns, kind))
+        return kind == wanted
+
+    model = CostModel(A100, replace(COMPILED.mode, int8=choose))
+    builder = TimelineBuilder(model)
+    builder.phase("denoise", 0, "denoiser")
+    x, bias = meta(2, 2560, 32, 32, last=True), meta(1280)
+    one = op("conv2d", [x, meta(1280, 2560, 1, 1), bias], meta(2, 1280, 32, 32, last=True))
+    for _ in range(2):
+        builder.op(one, "unet.up_blocks.0.resnets.0.conv_shortcut")
+    builder.op(conv(last=True), "unet.conv_in")
+    timeline = builder.finish()
+    assert seen[0] == ("unet.up_blocks.0.resnets.0.conv_shortcut", 2560, 1280, "conv1x1")
+    assert len(seen) == 2, "a 3x3 convolution is never asked about"
+    names = [timeline.kinds[kind].name for kind in timeline.kind]
+    if wanted == "linear":
+        assert names == ["conv2d", "conv2d", "conv2d"]
+        return
+    assert names == ["quantize_activation", "linear"] * 2 + ["conv2d"]
+    alone = model.kernels(linear(2048, 2560, 1280), compiled=True, int8=True)
+    assert timeline.device_us[:2] == pytest.approx([kernel.device_us for kernel in alone])
 
 
 # --- memory ----------------------------------------------------------------------------------------------

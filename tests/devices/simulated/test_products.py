@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import pytest
+
+from diffprof.devices.simulated.observer import OpSignature
+from diffprof.devices.simulated.products import as_linear, product_of
+from tests.devices.simulated.signatures import add, conv, linear, meta, op
+
+
+def one_by_one(out: tuple[int, ...] = (2, 64, 16, 16), columns: int = 64, groups: int = 1) -> OpSignature:
+    weight = meta(columns, 32 // groups, 1, 1)
+    return op("conv2d", [meta(2, 32, 16, 16), weight, meta(columns)], meta(*out), scalars={"groups": groups})
+
+
+def test_linears_and_plain_1x1_convolutions_are_products() -> None:
+    assert product_of(linear(154, 2048, 1280)) == (154, 2048, 1280, "linear")
+    assert product_of(one_by_one()) == (512, 32, 64, "conv1x1")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        conv(last=True),
+        add(4, 4),
+        one_by_one(out=(2, 64, 8, 8)),
+        one_by_one(groups=2),
+    ],
+    ids=["3x3", "no product", "stride", "groups"],
+)
+def test_others_are_not(other: OpSignature) -> None:
+    assert product_of(other) is None
+
+
+def test_a_swapped_convolution_is_the_same_product() -> None:
+    swapped = as_linear(one_by_one(), -7)
+    assert swapped.id == -7
+    assert product_of(swapped) == (512, 32, 64, "linear")
+    assert swapped.outputs[0].shape == (512, 64)
+    assert len(swapped.inputs) == 3, "the bias stays"
