@@ -13,6 +13,20 @@ from diffprof.devices.borrow import borrowed
 from diffprof.devices.simulated import Observer, place, simulated_gpu
 from diffprof.recording import DeviceInfo, Grade
 
+_INT8 = {
+    "amx_int8": "AMX-INT8",
+    "avx512_vnni": "AVX512-VNNI",
+    "avx_vnni_int8": "AVX-VNNI-INT8",
+    "avx_vnni": "AVX-VNNI",
+}
+
+
+def int8_instructions() -> tuple[str, ...]:
+    """Instructions of this CPU that multiply 8-bit integers and add up in 32 bits, without which PyTorch's
+    INT8 matmul (`torch._int_mm`) has no fast path."""
+    found = torch.cpu.get_capabilities()
+    return tuple(name for key, name in _INT8.items() if found.get(key))
+
 
 class CpuDevice:
     """`cpu`. Values are real; waits are those of the same run on a simulated GPU with known values."""
@@ -39,6 +53,7 @@ class CpuDevice:
             details={
                 "threads": torch.get_num_threads(),
                 "capability": torch.backends.cpu.get_cpu_capability(),
+                "int8_instructions": int8_instructions(),
             },
         )
 

@@ -114,6 +114,7 @@ def summary(recording: Recording) -> Iterator[str]:
         )
     else:
         yield f"No linear is worth quantizing here ({choice.mode}, {choice.grade})."
+    yield from _instructions(recording)
     yield from (f"{note}." for note in choice.notes)
     yield f"Noise ratios (floor {choice.min_sqnr_db:g} dB): {choice.accuracy}."
     for scheme, why in choice.unavailable.items():
@@ -128,6 +129,18 @@ def summary(recording: Recording) -> Iterator[str]:
         yield f"Order: {sign}."
     if choice.published:
         yield from compared(choice.published, choice)
+
+
+def _instructions(recording: Recording) -> Iterator[str]:
+    """What a CPU has for INT8, on which torchao's dynamic scheme depends."""
+    found = recording.device.details.get("int8_instructions")
+    if found:
+        yield f"This CPU multiplies INT8 with {', '.join(found)}."
+    elif found is not None:
+        yield (
+            "This CPU has no instructions for INT8 products (VNNI, AMX); without them torchao's int8-dynamic "
+            "has no fast path."
+        )
 
 
 def compared(published: PublishedComparison, choice: Quantization) -> Iterator[str]:

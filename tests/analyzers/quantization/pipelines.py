@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ class FakeDevice:
     kind: str = "cpu"
     spec: str = "cpu"
     name: str = "a CPU"
+    details: dict[str, Any] = field(default_factory=dict)
 
     @property
     def torch_device(self) -> torch.device:
@@ -32,7 +33,9 @@ class FakeDevice:
     def info(self) -> Any:
         from diffprof.recording import DeviceInfo
 
-        return DeviceInfo(spec=self.spec, kind=self.kind, name=self.name, grade=self.grade)
+        return DeviceInfo(
+            spec=self.spec, kind=self.kind, name=self.name, grade=self.grade, details=self.details
+        )
 
 
 def with_tiny_sdxl(play: Callable[[Any], Any], **options: Any) -> Any:

@@ -13,13 +13,12 @@ from diffprof.analyzers.quantization.bench import Bench
 from diffprof.analyzers.quantization.inventory import EventStopwatch, Inventory, Key, Layer
 from diffprof.analyzers.quantization.schemes import schemes_for
 from diffprof.analyzers.quantization.timing import Budget, EventRunner, HostRunner, clear_gain
+from diffprof.devices.cpu import int8_instructions
 from diffprof.recording import SchemeTiming
 
 
 def has_int8_units() -> bool:
-    """VNNI or AMX, which int8 matmuls of PyTorch's CPU build need to be fast."""
-    found = torch.cpu.get_capabilities()
-    return any(found.get(name) for name in ("avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8"))
+    return bool(int8_instructions())
 
 
 def one(shape: Key) -> Inventory:

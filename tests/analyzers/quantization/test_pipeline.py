@@ -28,7 +28,9 @@ from diffprof.devices import resolve_device
 from diffprof.errors import UsageError
 from diffprof.pipeline import components
 from diffprof.recording import Quantization
+from diffprof.report import make_report
 from diffprof.snapshot import restored
+from diffprof.views.quantization import render_quantization
 from tests.analyzers.quantization.fakes import Price, Ticks, builder
 from tests.analyzers.quantization.pipelines import (
     FakeDevice,
@@ -36,6 +38,7 @@ from tests.analyzers.quantization.pipelines import (
     swap_convolutions,
     with_tiny_sdxl,
 )
+from tests.builders import make_recording
 
 
 def modules_of(pipe):
@@ -44,14 +47,14 @@ def modules_of(pipe):
     return list({id(m): m for part in parts for m in part.modules()}.values())
 
 
-def play(scene: Any, price: Price, **more: Any) -> dict[str, Any]:
+def play(scene: Any, price: Price, *, device: FakeDevice | None = None, **more: Any) -> dict[str, Any]:
     """The probe with fake timings: a layer costs 100 us, or what `price` says under a scheme."""
     ticks = Ticks()
     tools = Instruments(
         clock=ticks.seconds, stopwatch=HostStopwatch(ticks.seconds), runner=ticks, build=builder(ticks, price)
     )
     return probe_quantization(
-        scene, FakeDevice(), cache=False, budget_s=1e9, min_sqnr=-100, instruments=tools, **more
+        scene, device or FakeDevice(), cache=False, budget_s=1e9, min_sqnr=-100, instruments=tools, **more
     )
 
 
@@ -286,6 +289,37 @@ def test_pytorchs_own_scheme_can_be_pasted_too() -> None:
             names = {scheme_of(m) for m in modules_of(scene.pipe) if weights_are_quantized(m)}
             assert names == {"qint8-dynamic"}
             scene.call()
+
+    with_tiny_sdxl(run, steps=1)
+
+
+@pytest.mark.parametrize("units", [(), ("AVX512-VNNI",)], ids=["without VNNI", "with VNNI"])
+def test_dynamic_int8_is_recommended_only_where_the_cpu_is_fast_at_it(units: tuple[str, ...]) -> None:
+    """Without VNNI torchao's int8-dynamic took 9 to 45 times as long as float32 and qint8 a half to a third;
+    with it, both are faster and torchao's more so."""
+
+    def price(layer: Any, scheme: Any) -> float | None:
+        if scheme.key == "int8-dynamic":
+            return 40.0 if units else 900.0 + 10 * layer.in_features
+        return {"qint8-dynamic": 60.0, "int8-weight-only": 105.0}.get(scheme.key)
+
+    def run(scene: Any) -> None:
+        device = FakeDevice(details={"int8_instructions": units})
+        out = play(scene, price, device=device)
+        wanted = "int8-dynamic" if units else "qint8-dynamic"
+        assert {s.scheme for s in out["quantization"].selections} == {wanted}
+        assert {row.scheme for row in out["linears"] if row.worth_it} == {wanted}
+        report = make_report(make_recording(device=device.info(), **out))
+        assert {f.rule for f in report.findings if f.rule.startswith("QNT")} == {"QNT001"}
+        text = render_quantization(report.recording, "text", width=200)
+        assert ("AVX512-VNNI" in text) == bool(units)
+        assert ("has no fast path" in text) == (not units)
+        only = play(scene, price, device=device, settings={"schemes": "int8-dynamic"})
+        assert bool(only["quantization"].selections) == bool(units)
+        if not units:
+            whys = [row.why for row in only["linears"] if "int8-dynamic" in (row.why or "")]
+            assert len(whys) > 10
+            assert all("times slower" in why for why in whys)
 
     with_tiny_sdxl(run, steps=1)
 
