@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import pytest
@@ -33,6 +34,21 @@ def test_every_result_has_a_rule_a_place_and_a_fingerprint(name: str) -> None:
         assert place["region"]["startLine"] >= 1
         assert result["message"]["text"]
         assert len(result["partialFingerprints"]["diffprofSite/v1"]) == 32
+
+
+@pytest.mark.parametrize("name", builders.HARD)
+def test_values_are_those_that_the_schema_lists(name: str) -> None:
+    run = run_of(builders.HARD[name]())
+    ids = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
+    assert len(ids) == len(set(ids))
+    notes = run["invocations"][0]["toolExecutionNotifications"]
+    assert {each["level"] for each in (*run["results"], *notes)} <= {"none", "note", "warning", "error"}
+    for result in run["results"]:
+        for place in (*result["locations"], *result.get("relatedLocations", ())):
+            uri = urlsplit(place["physicalLocation"]["artifactLocation"]["uri"])
+            assert not uri.netloc
+            assert not uri.scheme
+            assert not uri.path.startswith("/"), "code hosts look for it in the repository"
 
 
 def test_rules_carry_their_page() -> None:
