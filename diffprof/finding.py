@@ -67,6 +67,17 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """The change to make, in a sentence."""
     evidence: Evidence = Evidence()
 
+    @property
+    def where(self) -> str:
+        """`file:line`, or what stands for it where there is no single place."""
+        if self.site is None:
+            return self.phase or "no single place"
+        return f"{self.site.file}:{self.site.line}" if self.site.line else self.site.file
+
+    def __repr__(self) -> str:
+        often = f"{self.per_step:g} per step" if self.in_loop and self.per_step else f"{self.count} per call"
+        return f"<{self.rule} {self.name} at {self.where}, {often}>"
+
 
 _SEVERITY_ORDER = {Severity.HIGH: 0, Severity.MEDIUM: 1, Severity.LOW: 2, Severity.INFO: 3}
 

@@ -124,7 +124,8 @@ class Recipe(msgspec.Struct, frozen=True):
     """A fix with what makes its code. Analyzers list theirs as `RECIPES` in `fixes.py`, which imports
     neither torch nor diffusers: torch belongs into the code that is written.
 
-    reckon: for code that can't run on a simulated GPU: what is reckoned with instead.
+    reckon: for code that can't run on a simulated GPU: what is reckoned with instead. not_on_cpu: why the
+    CPU shows nothing of what it does to the output, where that is so.
     fits: asked with the built pipeline right before applying; a sentence why not, or None.
     """
 
@@ -132,6 +133,7 @@ class Recipe(msgspec.Struct, frozen=True):
     code: Write
     reckon: Callable[[Recording, Sequence[Finding]], Simulated] | None = None
     fits: Callable[[Any], str | None] | None = None
+    not_on_cpu: str = ""
 
 
 FIXERS = ("syncs", "setup", "graph_breaks", "quantization", "kernels")

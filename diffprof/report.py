@@ -46,6 +46,17 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         place = f", stored in {self.path}" if self.path else ""
         return f"<Report {self.recording.target.spec}: {verdict(self).headline}{place}>"
 
+    def render(self, form: str = "text", *, columns: int = 80) -> str:
+        """As a text, in one of the formats of `diffprof show`. columns: width of "text".
+
+        Raises UsageError for another format.
+        """
+        from diffprof.views import FORMATS, render
+
+        if form not in FORMATS:
+            raise UsageError(f"There is no format {form!r}.", f"There are {', '.join(FORMATS)}.")
+        return render(self, form, columns=columns)
+
     @property
     def in_loop(self) -> tuple[Finding, ...]:
         """Findings in the denoising loop."""

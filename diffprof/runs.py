@@ -139,9 +139,10 @@ def list_runs(traces: Path) -> Iterator[Run]:
 
 
 def find(traces: Path, key: str | None = None) -> Path:
-    """The folder (or report file) of a run: by path, by name, or by any part of a name that only one has.
+    """The folder (or report file) of a run: by path, by name, by its target, of which the newest is meant, or
+    by any part of a name that only one has.
 
-    Without key, the newest. Raises UsageError when there is none or several.
+    Without key, the newest of all. Raises UsageError when there is none or several.
     """
     if key is not None:
         for path in (Path(key), traces / key):
@@ -156,6 +157,11 @@ def find(traces: Path, key: str | None = None) -> Path:
             "Make one with `diffprof scan TARGET`, or name its folder with --traces.",
         )
     names = {folder.name: folder for folder in known}
+    for name in names:
+        # A second run in one second has a number.
+        first = name if (base := re.sub(r"-\d+$", "", name)) not in names else base
+        if (named := _NAME.match(first)) and first[named.end() :] == slug(key):
+            return names[name]
     for match in (str.startswith, str.__contains__):
         hits = [name for name in names if match(name, key)]
         if len(hits) == 1:

@@ -62,10 +62,13 @@ def scan(
     """Scan a live pipeline or a target, as `diffprof scan` does.
 
     pipe_or_target: a pipeline, or anything that `diffprof scan` takes. call: the arguments of the call that
-    is scanned; a target's own are kept where none is given. A pipeline is given back as it was.
+    is scanned; a target's own are kept where none is given. For a target, the names of `Options`, such as
+    scheduler or steps, mean what the command's options of that name do. A pipeline is given back as it was.
     """
     if isinstance(pipe_or_target, str):
-        chosen = options or Options(call=call)
+        chosen = options or Options()
+        named = {name: call.pop(name) for name in Options.__dataclass_fields__ if name in call}
+        chosen = dataclasses.replace(chosen, **named, call={**chosen.call, **named.pop("call", {}), **call})
         return scan_target(
             pipe_or_target, device=device, options=chosen, analyzers=analyzers, settings=settings
         )

@@ -63,6 +63,9 @@ def _waits(recording: Recording, syncs: Sequence[SyncRow]) -> str:
     outside = sum(row.count for row in syncs if not row.in_loop)
     count = sum(row.count for row in looped)
     if not count:
+        if not outside and recording.partial:
+            ran = "No operation ran" if recording.ops == 0 else "No operation made the CPU wait for the GPU"
+            return f"{ran} until it ended."
         if not outside:
             return "No operation makes the CPU wait for the GPU."
         if recording.target.kind == "trace" and recording.target.steps is None:

@@ -99,3 +99,14 @@ def test_repr_is_one_line() -> None:
     shown = repr(builders.one_of_everything())
     assert shown.startswith("<Report sdxl: The CPU waits for the GPU once per denoising step")
     assert "\n" not in shown
+
+
+def test_a_report_renders_itself_and_its_findings_say_where() -> None:
+    report = builders.one_of_everything()
+    assert report.render("markdown").startswith("#")
+    assert max(map(len, report.render(columns=60).splitlines())) <= 60
+    with pytest.raises(UsageError, match="There is no format 'pdf'"):
+        report.render("pdf")
+    found = builders.make_finding("SYN001")
+    assert repr(found) == f"<SYN001 {found.name} at {found.site.file}:{found.site.line}, 1 per step>"
+    assert msgspec.structs.replace(found, site=None, phase="denoise").where == "denoise"

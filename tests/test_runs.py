@@ -75,6 +75,17 @@ def test_find_by_path_name_and_part(traces: Path) -> None:
     assert runs.find(traces, "040405") == second
 
 
+def test_a_target_is_its_newest_run(traces: Path) -> None:
+    store(traces)
+    store(traces, seconds=1)
+    newest = store(traces, seconds=1)
+    assert newest.name == "20260102-030406-sdxl-2"
+    other = traces / "20260102-050505-tiny-sdxl"
+    newest.parent.joinpath("20260102-030405-sdxl").rename(other)
+    assert runs.find(traces, "sdxl") == newest
+    assert runs.find(traces, "tiny-sdxl") == other
+
+
 def test_find_in_a_folder_below(traces: Path) -> None:
     folder = store(traces / "samples")
     assert runs.find(traces, f"samples/{folder.name}") == traces / "samples" / folder.name
@@ -88,8 +99,8 @@ def test_find_refuses_none_several_and_unknown(traces: Path) -> None:
     assert "diffprof scan" in none.value.hint
     first = store(traces)
     store(traces, seconds=1)
-    with pytest.raises(UsageError, match="2 runs match 'sdxl': 20260102-030406-sdxl, 20260102-030405-sdxl"):
-        runs.find(traces, "sdxl")
+    with pytest.raises(UsageError, match="2 runs match 'sdx': 20260102-030406-sdxl, 20260102-030405-sdxl"):
+        runs.find(traces, "sdx")
     with pytest.raises(UsageError, match="There is no run") as unknown:
         runs.find(traces, first.name.replace("sdxl", "sdlx"))
     assert first.name in unknown.value.hint

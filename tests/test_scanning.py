@@ -201,6 +201,16 @@ def test_a_script_that_calls_in_inference_mode(device, tmp_path):
     assert len(found[0]) == 6
 
 
+def test_a_scan_by_name_takes_the_commands_options():
+    chosen = Options(dtype="bfloat16", call={"height": 64})
+    report = diffprof.scan("tiny-sdxl", scheduler="DDIMScheduler", steps=2, width=64, options=chosen)
+    target = report.recording.target
+    assert target.steps == 2
+    assert (target.call["height"], target.call["width"]) == (64, 64)
+    assert {f.rule for f in report.in_loop} >= {"SYN002"}
+    assert {c.dtype for c in target.components if c.name == "unet"} == {"bfloat16"}
+
+
 def test_a_scan_by_name_takes_call_arguments():
     report = diffprof.scan("tiny-sdxl", device="sim:a100-80gb", num_inference_steps=2, output_type="latent")
     assert report.recording.target.steps == 2

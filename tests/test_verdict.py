@@ -63,6 +63,15 @@ def test_a_partial_recording_says_why_and_first() -> None:
     assert "scan again" in top.next
 
 
+@pytest.mark.parametrize(
+    ("ops", "said"), [(0, "No operation ran"), (9, "No operation made the CPU wait for the GPU")]
+)
+def test_a_partial_recording_without_a_wait_is_not_called_clean(ops: int, said: str) -> None:
+    recording = make_recording(partial=True, failure="ValueError: height", ops=ops)
+    headline = verdict(builders.make_report(recording=recording)).headline
+    assert headline == f"Partial recording. {said} until it ended."
+
+
 @pytest.mark.parametrize("failure", [None, "", "\n"])
 def test_a_partial_recording_without_a_reason(failure: str | None) -> None:
     recording = make_recording(partial=True, failure=failure)

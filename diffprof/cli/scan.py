@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from diffprof.analyzers import ANALYZERS, DEFAULT_ANALYZERS
 from diffprof.cli.delivery import FORMS, apply_gate, deliver, fail_on_option
 from diffprof.cli.options import format_option, traces_option, verbose_option
 from diffprof.cli.output import say, stdout_to_stderr
@@ -42,8 +43,6 @@ def call_arguments(pairs: tuple[str, ...], option: str = "--set") -> dict[str, A
 
 def chosen_analyzers(named: str, settings: dict[str, Any]) -> tuple[str, ...]:
     """The analyzers of `--analyzers`; an option of an analyzer that takes long asks for it as well."""
-    from diffprof.analyzers import ANALYZERS, DEFAULT_ANALYZERS
-
     if named.strip() == "all":
         return ANALYZERS
     chosen = [name.strip().replace("_", "-") for name in named.split(",") if name.strip()]
@@ -156,7 +155,7 @@ def in_viewer(typed: Sequence[str], target: str, traces: Path) -> None:
     "--analyzers",
     metavar="A,B",
     default="",
-    help="syncs, kernels, graph-breaks, quantization, or all.  [default: syncs,kernels]",
+    help=f"{', '.join(ANALYZERS)}, or all.  [default: {','.join(DEFAULT_ANALYZERS)}]",
 )
 @click.option(
     "--compiled", is_flag=True, help="Predict times as if denoiser and VAE were compiled (sim only)."

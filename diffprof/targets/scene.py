@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -56,8 +57,11 @@ class Scene:
     def rewind(self) -> None:
         """Generators and schedulers are as before the first call."""
         for scheduler, attributes in self._schedulers.values():
-            vars(scheduler).clear()
-            vars(scheduler).update(_copied(attributes))
+            own = vars(scheduler)
+            # A method of the object's own may be wrapped by who watches the call: it is code, not state.
+            methods = {name: own[name] for name in own if inspect.isroutine(attributes.get(name))}
+            own.clear()
+            own.update({**_copied(attributes), **methods})
         for generator, state in self._generators:
             generator.set_state(state)
 

@@ -252,6 +252,8 @@ class Tuning:
 
     def _apply(self, step: PlanStep, code: Code, reckoned: Simulated | None, here: StandMark) -> str | None:
         uncompared = self.stand.apply(step.fix, code, reckoned)
+        if self.device.kind == "sim":
+            uncompared = uncompared or self.recipes[step.fix].not_on_cpu or None
         self.kept.append(_Kept(step, code, reckoned, here))
         return uncompared
 

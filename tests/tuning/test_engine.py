@@ -67,6 +67,7 @@ def test_an_exact_fix_without_gain_is_kept_for_what_it_resolves(tried):
     assert kept.written == HOST_TIMESTEPS
     assert tuned.after is not None
     assert tuned.after.recording.target.fixed == ("host-timesteps",)
+    assert tuned.after.recording.target.steps == 3
     assert [f for f in tuned.after.in_loop if f.rule.startswith("SYN")] == []
 
 
@@ -307,6 +308,7 @@ def test_a_setting_that_holds_during_the_call_alone_counts_on_a_simulated_gpu():
         o for o in tune(report, Choice(select=("tf32",), lossy=True)).report.outcomes if o.fix == "tf32"
     )
     assert (outcome.status, outcome.resolved) == (Status.KEPT, ("KRN005",))
+    assert outcome.difference.why_not == "a CPU computes float32 products in float32"
     assert outcome.before_ms - outcome.after_ms == pytest.approx(promised, rel=0.05)
 
 

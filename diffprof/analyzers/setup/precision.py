@@ -235,6 +235,7 @@ RECIPES = (
             "setting holds while the pipeline is called.",
         ),
         tf32,
+        not_on_cpu="a CPU computes float32 products in float32",
     ),
     Recipe(
         Fix(
