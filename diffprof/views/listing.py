@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
-
 LISTS = ("text", "json", "markdown")
 
 
@@ -24,7 +22,9 @@ def render_list(
     An unknown value is an empty cell.
     """
     if form == "json":
-        return msgspec.json.format(msgspec.json.encode(rows), indent=1).decode() + "\n"
+        from diffprof.report import as_json
+
+        return as_json(rows).decode()
     cells = [["" if row.get(key) is None else row[key] for key in columns] for row in rows]
     if form == "markdown":
         from diffprof.views.markdown import table

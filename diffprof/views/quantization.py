@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from diffprof.recording import LinearRow, PublishedComparison, Quantization, Recording, SchemeTiming
+from diffprof.report import as_json
 from diffprof.views.listing import render_list
 from diffprof.views.markdown import prose
 from diffprof.views.page import Page
@@ -37,7 +38,7 @@ def render_quantization(
     """The section of a recording in one of FORMS, ending in a newline."""
     quantization = recording.quantization
     if form == "json":
-        return msgspec.json.format(msgspec.json.encode(document(recording)), indent=1).decode() + "\n"
+        return as_json(document(recording)).decode()
     if form == "python":
         return python_source(quantization)
     rows = [_cells(row, recording) for row in recording.linears or ()]

@@ -19,6 +19,8 @@ from tensorboard.plugins.scalar import metadata as scalar_metadata
 from tensorboard.plugins.text import metadata as text_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from diffprof.views.plain import clean
+
 FILE_VERSION = "brain.Event:2"
 
 Value = bool | float | str
@@ -87,14 +89,14 @@ class EventFile:
 
     def hparams_row(self, group: str, hparams: Mapping[str, Value]) -> None:
         """This run is a row of the hparams table. group: unique among the rows."""
-        start = plugin_data_pb2.SessionStartInfo(group_name=group, start_time_secs=self._at)
+        start = plugin_data_pb2.SessionStartInfo(group_name=clean(group), start_time_secs=self._at)
         for name, value in hparams.items():
             if isinstance(value, bool):
                 start.hparams[name].bool_value = value
             elif isinstance(value, int | float):
                 start.hparams[name].number_value = value
             else:
-                start.hparams[name].string_value = value
+                start.hparams[name].string_value = clean(value)
         self._hparams(
             hparams_metadata.SESSION_START_INFO_TAG,
             plugin_data_pb2.HParamsPluginData(session_start_info=start),
@@ -110,7 +112,7 @@ class EventFile:
         self._summary(tag, hparams_metadata.NULL_TENSOR, metadata, 0)
 
     def _summary(self, tag: str, tensor: Any, metadata: Any, step: int) -> None:
-        value = summary_pb2.Summary.Value(tag=tag, tensor=tensor, metadata=metadata)
+        value = summary_pb2.Summary.Value(tag=clean(tag), tensor=tensor, metadata=metadata)
         self._write(step=step, summary=summary_pb2.Summary(value=[value]))
 
     def _write(self, **fields: Any) -> None:

@@ -12,6 +12,7 @@ from diffprof.recording import Recording
 from diffprof.timeline import Replay
 from diffprof.views.lanes import WAITS, Lanes, one_step, whole_call
 from diffprof.views.palette import NAMES, colour_of
+from diffprof.views.plain import clean
 from diffprof.views.words import milliseconds
 
 WIDTH, HEIGHT = 1200, 250
@@ -49,8 +50,7 @@ def _drawn(lanes: Lanes, recording: Recording, title: str) -> bytes:
         return _LEFT + (us - lanes.start_us) * scale
 
     length = milliseconds((lanes.end_us - lanes.start_us) / 1e3)
-    # The default font has no glyphs beyond Latin.
-    heading = f"{title}: {length} ({recording.timeline.grade})".encode("ascii", "backslashreplace").decode()
+    heading = _drawable(f"{title}: {length} ({recording.timeline.grade})")
     draw.text((_LEFT, 12), heading[:150], fill=_INK, font=large)
     for name, (top, bottom) in _ROWS.items():
         draw.text((10, (top + bottom) / 2 - 7), name, fill=_INK, font=small)
@@ -58,8 +58,9 @@ def _drawn(lanes: Lanes, recording: Recording, title: str) -> bytes:
     for index, band in enumerate(lanes.phases):
         box = (x(band.start_us), top, max(x(band.end_us) - 1, x(band.start_us)), bottom)
         draw.rectangle(box, fill="#e4e7ee" if index % 2 else "#d3d8e4")
-        if draw.textlength(band.what, small) < box[2] - box[0] - 6:
-            draw.text((box[0] + 4, top + 5), band.what, fill=_INK, font=small)
+        name = _drawable(band.what)
+        if draw.textlength(name, small) < box[2] - box[0] - 6:
+            draw.text((box[0] + 4, top + 5), name, fill=_INK, font=small)
     for name, bands in (("host", lanes.host), ("device", lanes.device)):
         top, bottom = _ROWS[name]
         for band in bands:
@@ -75,6 +76,11 @@ def _drawn(lanes: Lanes, recording: Recording, title: str) -> bytes:
     return file.getvalue()
 
 
+def _drawable(text: str) -> str:
+    """On one line; the default font has no glyphs beyond Latin."""
+    return clean(text).encode("ascii", "backslashreplace").decode()
+
+
 def _axis(draw: ImageDraw.ImageDraw, lanes: Lanes, x: Callable[[float], float], font: Any) -> None:
     for mark in range(6):
         at = lanes.start_us + (lanes.end_us - lanes.start_us) * mark / 5
@@ -88,7 +94,7 @@ def _legend(draw: ImageDraw.ImageDraw, lanes: Lanes, font: Any) -> None:
     shown = list(dict.fromkeys(band.what for band in (*lanes.host, *lanes.device)))
     left = float(_LEFT)
     for what in shown:
-        text = NAMES.get(what, what)
+        text = _drawable(NAMES.get(what, what))[:40]
         draw.rectangle((left, 218, left + 11, 229), fill=colour_of(what))
         draw.text((left + 16, 216), text, fill=_INK, font=font)
         left += 34 + draw.textlength(text, font)

@@ -10,10 +10,11 @@ from rich.color import Color as RichColor
 from textual.color import Color
 from textual.pilot import Pilot
 
-from diffprof.report import Report
+from diffprof.report import Report, save_report
 from diffprof.views.tui.app import Viewer
 from diffprof.views.tui.themes import DARK, LIGHT
 from tests import builders
+from tests.views.poison import TEXTS, poisoned, whole
 from tests.views.test_hostile import hidden
 from tests.views.tui import reports
 from tests.views.tui.conftest import Drive, settled
@@ -32,6 +33,41 @@ def test_no_control_character_reaches_the_screen(name: str, drive: Drive) -> Non
         return seen
 
     assert hidden(drive(builders.HARD[name](), body)) == set()
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_every_text_of_every_tab_is_text(name: str, drive: Drive, tmp_path: Path) -> None:
+    traces = tmp_path / "runs"
+    report = poisoned(whole(), TEXTS[name])
+    save_report(report, traces / "[bold]run[/bold] \u202e\x1b[31m 词")
+    save_report(report, traces / "other")
+
+    async def body(pilot: Pilot) -> str:
+        seen = await settled(pilot)
+        for keys in (
+            "v",
+            "w",
+            "2",
+            "enter",
+            "3",
+            "enter",
+            "4",
+            "5",
+            "c",
+            "6",
+            "down",
+            "7",
+            "8",
+            "c",
+            "1enter",
+        ):
+            await pilot.press(*(["1", "enter"] if keys == "1enter" else [keys]))
+            seen += await settled(pilot)
+            strips = pilot.app.screen._compositor.render_strips(pilot.app.screen.size)
+            assert {strip.cell_length for strip in strips} == {80}, keys
+        return seen
+
+    assert hidden(drive(report, body, traces=traces)) <= {"\u200c", "\u200d"}
 
 
 def test_markup_is_shown_as_typed(drive: Drive) -> None:
