@@ -21,7 +21,7 @@ from diffprof.finding import Finding
 from diffprof.fix import Plan
 from diffprof.report import Report
 from diffprof.tuning.source_edit.choosing import edits_for, setup_edits
-from diffprof.tuning.source_edit.tree import Edit, Refused, Tree, applied, distinct
+from diffprof.tuning.source_edit.tree import Edit, Refused, Tree, applied, applied_to, distinct
 
 INSTALLED = ("site-packages", "dist-packages")
 
@@ -115,7 +115,10 @@ class Source:
     def patched(self, edits: Iterable[Edit], imports: Sequence[str] = ()) -> Patch:
         """What these edits make of the file."""
         chosen = distinct(edits)
-        after = _with_imports(applied(self.tree, chosen), imports).bytes if chosen else self.before
+        if imports:
+            after = _with_imports(applied(self.tree, chosen), imports).bytes
+        else:
+            after = applied_to(self.before, self.tree, chosen)
         done = sorted({(edit.line, edit.what) for edit in chosen})
         return Patch(self.file, self.before, after, tuple(done))
 
@@ -204,8 +207,9 @@ def _known(report: Report) -> set[str]:
 
 
 def _same(name: str, file: Path) -> bool:
-    """Whether a site's file, as it is named in reports, is this one."""
-    return Path(name).resolve() == file.resolve()
+    """Whether a site's file, as it is named from where the scan ran, is this one."""
+    here = file.resolve()
+    return Path(name).resolve() == here or here.parts[-len(Path(name).parts) :] == Path(name).parts
 
 
 def _lies_in(finding: Finding, file: Path) -> bool:

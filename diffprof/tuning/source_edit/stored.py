@@ -26,6 +26,8 @@ def with_source_edits(report: Report) -> Report:
     own = [f for f in report.findings if f.site is not None and f.site.user_code]
     if not own:
         return replace(report, source=None)
+    if report.source is not None and not any(Path(f.site.file).is_file() for f in own if f.site):
+        return report  # looked at from another folder: what the scan made of them stands
     made = _Made(report, own)
     keys = dict.fromkeys(key for finding in own for key in finding.fixes)
     fixes = {key: made.diff([f for f in own if key in f.fixes]) for key in keys}

@@ -33,19 +33,25 @@ class Edit:
 
 @dataclass(frozen=True)
 class Tree:
-    """A module with positions and parents. nodes: all, as they stand in the source, outer ones first."""
+    """A module with positions and parents.
+
+    nodes: all, as they stand in the source, outer ones first. spans: of each the range of `nodes` that it and
+    what is below it take.
+    """
 
     module: cst.Module
     positions: Mapping[cst.CSTNode, Any]
     parents: Mapping[cst.CSTNode, cst.CSTNode]
-    nodes: tuple[cst.CSTNode, ...]
+    nodes: Sequence[cst.CSTNode]
+    spans: Mapping[cst.CSTNode, range]
 
     @classmethod
     def of(cls, module: cst.Module) -> Tree:
         wrapper = cst.MetadataWrapper(module, unsafe_skip_copy=True)
         positions = wrapper.resolve(cst.metadata.PositionProvider)
-        parents = wrapper.resolve(cst.metadata.ParentNodeProvider)
-        return cls(wrapper.module, positions, parents, tuple(_below(wrapper.module)))
+        walk = _Walk()
+        wrapper.module.visit(walk)
+        return cls(wrapper.module, positions, walk.parents, walk.nodes, walk.spans)
 
     def line(self, node: cst.CSTNode) -> int:
         return int(self.positions[node].start.line)
@@ -54,18 +60,33 @@ class Tree:
         place = self.positions.get(node)
         return range(place.start.line, place.end.line + 1) if place is not None else range(0)
 
+    def over(self, line: int) -> Iterator[cst.CSTNode]:
+        """Nodes that reach over a line, as they stand in the source."""
+        n = 0
+        while n < len(self.nodes):
+            node = self.nodes[n]
+            reaches = line in self.lines(node)
+            if reaches:
+                yield node
+            # What does not reach there has nothing below that does, but for decorators.
+            decorated = isinstance(node, cst.FunctionDef | cst.ClassDef) and node.decorators
+            inside = reaches or decorated or node is self.module
+            n = n + 1 if inside else self.spans[node].stop
+
     def all(self, kind: Any) -> Iterator[Any]:
         """Nodes that match, outermost first."""
         return (node for node in self.nodes if m.matches(node, kind))
 
     def at(self, line: int, kind: Any) -> Iterator[Any]:
         """Nodes that match and reach over a line, those of the fewest lines first."""
-        here = [n for n in self.nodes if line in self.lines(n) and m.matches(n, kind)]
+        here = [node for node in self.over(line) if m.matches(node, kind)]
         yield from sorted(here, key=lambda node: len(self.lines(node)))
 
     def within(self, node: cst.CSTNode, kind: Any) -> list[Any]:
         """Nodes at or below a node that match, as they stand in the source."""
-        return [each for each in (node, *_below(node)) if m.matches(each, kind)]
+        span = self.spans.get(node)
+        assert span is not None, "a node of this tree"
+        return [each for each in self.nodes[span.start : span.stop] if m.matches(each, kind)]
 
     def above(self, node: cst.CSTNode) -> Iterator[cst.CSTNode]:
         """What is around a node, innermost first."""
@@ -84,7 +105,7 @@ class Tree:
 
     def statement(self, line: int) -> Any:
         """The smallest statement that reaches over a line, or None. Simple ones come first."""
-        here = [node for node in self.nodes if line in self.lines(node)]
+        here = list(self.over(line))
         small = [node for node in here if isinstance(node, cst.BaseSmallStatement)]
         found = small or [node for node in here if isinstance(node, cst.BaseCompoundStatement)]
         return min(found, key=lambda node: len(self.lines(node)), default=None)
@@ -98,10 +119,26 @@ class Tree:
         return self.module.code_for_node(node)
 
 
-def _below(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
-    for child in node.children:
-        yield child
-        yield from _below(child)
+class _Walk(cst.CSTVisitor):
+    """Every node in one pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nodes: list[cst.CSTNode] = []
+        self.parents: dict[cst.CSTNode, cst.CSTNode] = {}
+        self.spans: dict[cst.CSTNode, range] = {}
+        self._open: list[tuple[cst.CSTNode, int]] = []
+
+    def on_visit(self, node: cst.CSTNode) -> bool:
+        if self._open:
+            self.parents[node] = self._open[-1][0]
+        self._open.append((node, len(self.nodes)))
+        self.nodes.append(node)
+        return True
+
+    def on_leave(self, original_node: cst.CSTNode) -> None:
+        _, first = self._open.pop()
+        self.spans[original_node] = range(first, len(self.nodes))
 
 
 # --- names -----------------------------------------------------------------------------------------------
@@ -240,4 +277,34 @@ class _Applied(cst.CSTTransformer):
 
 def applied(tree: Tree, edits: Sequence[Edit]) -> cst.Module:
     """The module with the edits made, which are `distinct`."""
-    return tree.module.visit(_Applied(edits))
+    made = _touched(tree, edits)
+    body = [each for old in tree.module.body for each in made.get(old, [old])]
+    return tree.module.with_changes(body=body)
+
+
+def applied_to(source: bytes, tree: Tree, edits: Sequence[Edit]) -> bytes:
+    """The module's source with the edits made.
+
+    Only top-level statements that change are written anew, as long as each stands in the source once.
+    """
+    encoding = "utf-8" if tree.module.encoding.startswith("utf-8") else tree.module.encoding
+    text = source
+    for old, new in _touched(tree, edits).items():
+        was = tree.code(old).encode(encoding)
+        if text.count(was) != 1:
+            return applied(tree, edits).bytes
+        text = text.replace(was, "".join(map(tree.code, new)).encode(encoding))
+    return text
+
+
+def _touched(tree: Tree, edits: Sequence[Edit]) -> dict[cst.CSTNode, list[Any]]:
+    """Top-level statements that change -> what stands there then."""
+    touched = {id(each) for edit in edits for each in (edit.node, *tree.above(edit.node))}
+    transformer = _Applied(edits)
+    found: dict[cst.CSTNode, list[Any]] = {}
+    for statement in tree.module.body:
+        if id(statement) in touched:
+            made: Any = statement.visit(transformer)
+            several = isinstance(made, cst.FlattenSentinel)
+            found[statement] = list(made) if several else [] if made is cst.RemovalSentinel.REMOVE else [made]
+    return found

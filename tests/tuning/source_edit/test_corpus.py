@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from diffprof.fix import Plan, PlanStep, Safety
+from diffprof.fix import Outcome, Plan, PlanStep, Safety, Status
 from diffprof.tuning.source_edit.patch import Patch, make_patch
 from tests.tuning.source_edit.reported import reported
 
@@ -37,6 +38,20 @@ def patched(file: Path, name: str) -> Patch:
     fixes = asked.get("fixes", ())
     steps = [PlanStep(fix=key, title="", safety=Safety.EXACT, stage=1) for key in fixes]
     return make_patch(reported(file, marks, target=bool(fixes)), Plan(steps=tuple(steps)), file)
+
+
+@pytest.mark.parametrize("fix", [Status.UNDONE, Status.KEPT], ids=str)
+def test_a_fix_that_was_tried_and_undone_is_not_written(fix: Status, here: Path) -> None:
+    shutil.copy(CORPUS / "factory.py", here)
+    file = Path("factory.py")
+    outcome = Outcome(fix="no-progress-bar", title="", safety=Safety.EXACT, status=fix, why="It was slower.")
+    step = PlanStep(fix="no-progress-bar", title="", safety=Safety.EXACT, stage=1)
+    report = replace(reported(file, [], target=True), outcomes=(outcome,))
+    patch = make_patch(report, Plan(steps=(step,)), file)
+    assert bool(patch.diff) is (fix is Status.KEPT)
+    assert patch.left == (
+        () if patch.diff else ("fix no-progress-bar: it was tried and undone: It was slower",)
+    )
 
 
 @pytest.fixture

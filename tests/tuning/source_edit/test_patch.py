@@ -228,6 +228,20 @@ def test_a_file_without_findings_and_a_missing_one_are_refused(tmp_path: Path) -
         make_patch(make_report(), Plan(), file)
 
 
+def test_a_file_is_known_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = tmp_path / "app"
+    app.mkdir()
+    monkeypatch.chdir(app)
+    Path("mine.py").write_text("x = torch.ones(2).to(device)\n")
+    report = reported(Path("mine.py"), [("SYN005", "ones", {})])
+    monkeypatch.chdir(tmp_path)
+    patch = make_patch(report, Plan(), Path("app/mine.py"))
+    assert patch.diff.startswith("--- a/app/mine.py\n")
+    Path("mine.py").write_text("y = torch.ones(2).to(device)\n")
+    with pytest.raises(UsageError, match="changed since the scan"):
+        make_patch(report, Plan(), Path("mine.py"))
+
+
 def test_what_does_not_parse_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text("x = (\n")

@@ -77,6 +77,14 @@ def test_where_the_file_is_not_the_diff_stays(report: Report) -> None:
     assert "+x = torch.ones(2, device=device)" in make_plan(report).edits[0].diff
 
 
+def test_from_another_folder_the_edits_of_the_scan_stand(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert with_source_edits(report).source == report.source
+
+
 def test_what_does_not_parse_is_the_reason_of_all_findings(report: Report) -> None:
     Path("mine.py").write_text("sync ones zeros randn = (\n")
     broken = reported(Path("mine.py"), [("SYN005", "ones", {}), ("SYN009", "sync", {})])
