@@ -267,6 +267,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 # --- what became of it ---------------------------------------------------------------------------------
 
 
+NOT_SELECTED = "not selected"
+"""Why a fix was passed over: others were named."""
+
+
 class Status(enum.StrEnum):
     """How trying a fix ended."""
 

@@ -21,6 +21,11 @@ class Progress:
         """One that shows nothing."""
         return Progress()
 
+    def part(self, name: str, title: str, place: str = "") -> None:
+        """A part of the work begins, such as a fix that is tried: the stages after it belong to it. place:
+        which of how many."""
+        self.stage(f"{name}: {title}")
+
     def stage(self, name: str, total: int | None = None) -> None:
         """A new piece of work begins, such as "importing diffusers"; total: its steps, if known."""
 
@@ -43,6 +48,7 @@ class Bar(Progress):
     def __init__(self, stream: TextIO, *, delay: float = DELAY) -> None:
         self._stream = stream
         self._lock = threading.Lock()
+        self._part = ""
         self._name = "starting"
         self._total: int | None = None
         self._done = 0
@@ -55,7 +61,7 @@ class Bar(Progress):
 
     def _show(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as RichProgress
 
         with self._lock:
@@ -64,7 +70,7 @@ class Bar(Progress):
             self._shown = RichProgress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=24),
-                MofNCompleteColumn(),
+                TextColumn("{task.fields[count]}"),
                 TimeElapsedColumn(),
                 console=Console(file=self._stream),
                 transient=True,
@@ -72,17 +78,29 @@ class Bar(Progress):
                 redirect_stdout=False,
                 redirect_stderr=False,
             )
-            self._task = self._shown.add_task(self._name, total=self._total, completed=self._done)
+            self._task = self._shown.add_task(
+                self._name, total=self._total, completed=self._done, count=self._count()
+            )
             self._shown.start()
+
+    def _count(self) -> str:
+        if self._total:
+            return f"{self._done}/{self._total}"
+        return f"{self._done}" if self._done else ""
+
+    def part(self, name: str, title: str, place: str = "") -> None:
+        self._part = f"{place} {name}: ".lstrip()
+        self.stage(title)
 
     def stage(self, name: str, total: int | None = None) -> None:
         from diffprof.views.plain import clean
 
         with self._lock:
-            self._name, self._total, self._done = clean(name), total, 0
+            self._name, self._total, self._done = clean(self._part + name), total, 0
             if self._shown:
-                self._shown.remove_task(self._task)
-                self._task = self._shown.add_task(self._name, total=total)
+                # One line for all stages, so that its clock shows the whole time.
+                self._shown.tasks[0].total = total
+                self._shown.update(self._task, completed=0, description=self._name, count=self._count())
 
     def step(self, detail: str = "", amount: int = 1) -> None:
         from diffprof.views.plain import clean
@@ -91,7 +109,7 @@ class Bar(Progress):
             self._done += amount
             if self._shown:
                 name = f"{self._name}: {clean(detail)}" if detail else self._name
-                self._shown.update(self._task, completed=self._done, description=name)
+                self._shown.update(self._task, completed=self._done, description=name, count=self._count())
 
     def close(self) -> None:
         self._timer.cancel()

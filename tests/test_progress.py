@@ -77,6 +77,20 @@ def test_long_work_shows_its_stage_and_cleans_up(timers: list[Any]) -> None:
         assert not thread.is_alive()
 
 
+def test_stages_of_a_part_name_it_and_share_a_clock(timers: list[Any]) -> None:
+    screen = Screen()
+    with Bar(screen) as bar:
+        timers[0].call()
+        began = bar._shown.tasks[0].start_time
+        bar.part("tf32", "Let products run in TF32", "2/5")
+        bar.stage("timing", 4)
+        bar.step()
+        (task,) = bar._shown.tasks
+        assert (task.description, task.fields["count"]) == ("2/5 tf32: timing", "1/4")
+        bar.stage("denoising, step 3")
+        assert (task.total, task.fields["count"], task.start_time) == (None, "", began)
+
+
 def test_a_timer_that_fires_after_the_end_shows_nothing(timers: list[Any]) -> None:
     screen = Screen()
     bar = Bar(screen)

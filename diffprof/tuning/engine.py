@@ -209,7 +209,8 @@ class Tuning:
 
     def _attempt(self, step: PlanStep, *, again: bool = False) -> None:
         self.trying = step
-        self.progress.stage(f"{step.fix}: {step.title}")
+        tries = len(self.plan.selected)
+        self.progress.part(step.fix, step.title, f"{min(len(self.outcomes) + 1, tries)}/{tries}")
         if again:
             self.outcomes = [outcome for outcome in self.outcomes if outcome.fix != step.fix]
         recipe = self.recipes[step.fix]
@@ -364,7 +365,7 @@ class Tuning:
 
     def _after(self) -> Report:
         """The scan of what was kept, with the analyzers that the report has."""
-        self.progress.stage("scan of what was kept")
+        self.progress.part("kept", "scan of what was kept")
         wanted = self.report.recording.analyzers or ("syncs", "kernels")
         seen = self.stand.look(wanted)
         fixed = tuple(kept.step.fix for kept in self.kept)

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from diffprof.errors import UsageError
 from diffprof.finding import Evidence, Finding
-from diffprof.fix import Code, Plan, PlanStep, Recipe, Safety, recipes
+from diffprof.fix import NOT_SELECTED, Code, Plan, PlanStep, Recipe, Safety, recipes
 from diffprof.pricing import removal
 from diffprof.recording import Grade, Recording
 from diffprof.report import Report
@@ -185,7 +185,7 @@ def _grade(findings: Sequence[Finding]) -> Grade:
 def _not_chosen(recipe: Recipe, step: PlanStep, choice: Choice) -> str | None:
     fix = recipe.fix
     if choice.select and not _named(step, choice.select):
-        return "not selected"
+        return NOT_SELECTED
     if _named(step, choice.ignore):
         return "ignored"
     if fix.safety is Safety.ADVICE:

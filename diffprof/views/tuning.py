@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffprof.fix import Difference, Outcome, Plan, PlanStep, SourceEdit, Status
+from diffprof.fix import NOT_SELECTED, Difference, Outcome, Plan, PlanStep, SourceEdit, Status
 from diffprof.report import Report, as_json
 from diffprof.views import words
 from diffprof.views.page import Page
@@ -317,8 +317,10 @@ def add_outcomes(page: Page, report: Report) -> None:
     """The section on a page; nothing where no fix was tried."""
     if report.outcomes is None:
         return
-    page.heading(f"Fixes tried ({len(report.outcomes):,})")
-    for outcome in report.outcomes:
+    passed_over = [outcome for outcome in report.outcomes if outcome.why == NOT_SELECTED]
+    asked = [outcome for outcome in report.outcomes if outcome not in passed_over]
+    page.heading(f"Fixes tried ({len(asked):,})")
+    for outcome in asked:
         page.blank()
         page.flow((_COLOURS[outcome.status], f"{outcome.status}"), ("code", outcome.fix), outcome.title)
         if outcome.status in (Status.SKIPPED, Status.ADVICE):
@@ -338,6 +340,8 @@ def add_outcomes(page: Page, report: Report) -> None:
         if outcome.why:
             page.flow(outcome.why, indent=2, label="why")
     page.blank()
-    page.flow(("bold", total(report.outcomes)))
+    if passed_over:
+        page.flow(f"Not selected: {', '.join(outcome.fix for outcome in passed_over)}.")
+    page.flow(("bold", total(asked)))
     if report.after:
         page.flow(f"The scan after them is the run {report.after}.")
