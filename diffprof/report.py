@@ -172,5 +172,6 @@ def load_report(path: str | Path) -> Report:
 
 
 def slug(text: str) -> str:
-    """A target's spec as part of a folder name."""
+    """A target's spec as part of a folder name; of a trace's file without its endings and its time stamp."""
+    text = re.sub(r"(\.\d{12,})?(\.pt)?(\.trace)?\.json(\.gz)?$", "", text)
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:60] or "run"

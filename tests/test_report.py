@@ -88,6 +88,8 @@ def test_judging_again_replaces_the_judgement_only() -> None:
         ("my dir/x.py:make", "my-dir-x.py-make"),
         ("../..", "run"),
         ("词", "run"),
+        ("a100/sdxl.1795626097348336896.pt.trace.json.gz", "a100-sdxl"),
+        ("trace.json", "trace"),
         ("a" * 100, "a" * 60),
     ],
 )

@@ -15,8 +15,8 @@ _COLUMNS = {
     "run": "run",
     "target": "target",
     "device": "device",
-    "in_loop": "in loop",
     "findings": "findings",
+    "in_loop": "of them in loop",
     "age": "age",
     "note": "note",
 }

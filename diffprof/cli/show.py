@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from diffprof.cli.options import format_option, traces_option, verbose_option
-from diffprof.cli.output import emit, terminal
+from diffprof.cli.output import Terminal, emit, terminal
+from diffprof.errors import UsageError
 from diffprof.views import FORMATS
+
+if TYPE_CHECKING:
+    from diffprof.ladder.result import Ladder
 
 
 @click.command("show")
@@ -19,13 +24,32 @@ from diffprof.views import FORMATS
 def command(run: str | None, form: str, verbose: bool, traces: Path) -> None:
     """Show a stored report.
 
-    RUN is a folder, a report file, or a run's name or any part of it that only one has; without it, the
-    newest run is shown. Findings are derived again with the rules of this version.
+    RUN is a folder, a report file, a target, of which the newest run is meant, or a run's name or any part of
+    it that only one has; without it, the newest run is shown. Findings are derived again with the rules of
+    this version. The folder of a ladder shows its table.
     """
     from diffprof import runs
     from diffprof.report import judge_again, load_report
     from diffprof.views import render
 
-    report = judge_again(load_report(runs.find(traces, run)))
     screen = terminal()
+    if run is not None and (ladder := _ladder(run, traces)) is not None:
+        emit(_render_ladder(ladder, form, screen))
+        return
+    report = judge_again(load_report(runs.find(traces, run)))
     emit(render(report, form, columns=screen.columns, colour=screen.colour, chains=verbose))
+
+
+def _ladder(key: str, traces: Path) -> Ladder | None:
+    from diffprof.ladder.result import load_ladder
+
+    found = (load_ladder(folder) for folder in (Path(key), traces / key) if folder.is_dir())
+    return next((ladder for ladder in found if ladder is not None), None)
+
+
+def _render_ladder(ladder: Ladder, form: str, screen: Terminal) -> str:
+    from diffprof.views.ladder import FORMS, render_ladder
+
+    if form not in FORMS:
+        raise UsageError(f"A ladder has no {form} form.", f"Ask for {', '.join(FORMS)}.")
+    return render_ladder(ladder, form, width=screen.columns, colour=screen.colour)

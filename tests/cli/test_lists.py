@@ -19,10 +19,10 @@ def test_runs(run: Run, stored: Path) -> None:
     partial = builders.make_report(recording=builders.make_recording(partial=True))
     save_report(partial, stored.with_name("20260102-030406-part"))
     head, *lines = run("runs").stdout.splitlines()
-    assert head.split() == ["run", "target", "device", "in", "loop", "findings", "age", "note"]
+    assert head.split() == ["run", "target", "device", "findings", "of", "them", "in", "loop", "age", "note"]
     assert lines[0].endswith("partial")
     assert lines[1].startswith("20260102-030405-sdxl")
-    assert lines[1].split()[1:5] == ["sdxl", "sim:a100-80gb", "2", "4"]
+    assert lines[1].split()[1:5] == ["sdxl", "sim:a100-80gb", "4", "2"]
     assert "unreadable: " in lines[2]
     rows = json.loads(run("runs", "--format", "json").stdout)
     assert [row["findings"] for row in rows] == [0, 4, None]
@@ -55,6 +55,14 @@ def test_explain(run: Run, key: str) -> None:
     assert shown.startswith("SYN001 value-read")
     for heading in HEADINGS:
         assert f"\n{heading}\n  " in shown
+
+
+def test_explain_lists_the_rules_of_an_analyzer(run: Run) -> None:
+    shown = run("explain", "syn").stdout
+    codes = [rule.code for rule in all_rules() if rule.code.startswith("SYN")]
+    assert len(codes) > 5
+    assert [word for word in shown.split() if word.startswith("SYN0")] == codes
+    assert "KRN" not in shown
 
 
 def test_explain_unknown(run: Run) -> None:

@@ -67,3 +67,14 @@ def test_no_run_yet_and_unknown_run(run: Run) -> None:
     result = run("show", "nope")
     assert result.exit_code == 2
     assert "There is no run 'nope'" in result.stderr
+
+
+def test_the_folder_of_a_ladder_shows_its_table(run: Run) -> None:
+    folder = str(Path(__file__).parents[2] / "traces" / "samples" / "sdxl-ladder-a100")
+    shown = run("show", folder)
+    assert shown.exit_code == 0
+    assert "scaled_dot_product_attention" in shown.stdout
+    assert json.loads(run("show", folder, "--format", "json").stdout)["rungs"]
+    refused = run("show", folder, "--format", "sarif")
+    assert refused.exit_code == 2
+    assert "A ladder has no sarif form" in refused.stderr
