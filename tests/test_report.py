@@ -10,7 +10,16 @@ import pytest
 
 from diffprof.errors import DiffprofError, UsageError
 from diffprof.recording import SCHEMA
-from diffprof.report import from_json, judge_again, load_report, make_report, save_report, slug, to_json
+from diffprof.report import (
+    from_json,
+    judge_again,
+    load_judged,
+    load_report,
+    make_report,
+    save_report,
+    slug,
+    to_json,
+)
 from tests import builders
 
 
@@ -62,6 +71,21 @@ def test_what_is_no_report_is_refused(data: bytes, what: str) -> None:
         from_json(data, origin="x/report.json")
     assert caught.value.what.startswith("x/report.json")
     assert caught.value.hint
+
+
+def test_read_to_be_judged_again_without_the_stored_judgement(tmp_path: Path) -> None:
+    stored = save_report(builders.one_of_everything(), tmp_path)
+    assert to_json(load_judged(tmp_path)) == to_json(judge_again(load_report(tmp_path)))
+    file = tmp_path / "report.json"
+    whole = msgspec.to_builtins(stored)
+    file.write_bytes(msgspec.json.encode({**whole, "findings": "of another form"}))
+    assert load_judged(tmp_path).findings == judge_again(stored).findings
+    with pytest.raises(UsageError, match="is damaged"):
+        load_report(tmp_path)
+    for data, said in ((b"{}", "is not a diffprof report"), (b'{"schema": 999}', "has schema 999")):
+        file.write_bytes(data)
+        with pytest.raises(UsageError, match=said):
+            load_judged(tmp_path)
 
 
 def test_a_missing_report_names_the_path(tmp_path: Path) -> None:

@@ -29,10 +29,10 @@ def command(before: str, after: str, fail_on_regression: bool, form: str, traces
     """
     from diffprof import runs
     from diffprof.comparing import compare
-    from diffprof.report import judge_again, load_report
+    from diffprof.report import load_judged
     from diffprof.views.comparison import render_comparison
 
-    one, other = (judge_again(load_report(runs.find(traces, name))) for name in (before, after))
+    one, other = (load_judged(runs.find(traces, name)) for name in (before, after))
     found = compare(one, other)
     screen = terminal()
     emit(render_comparison(found, form, columns=screen.columns, colour=screen.colour))

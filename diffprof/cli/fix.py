@@ -35,12 +35,12 @@ def stored(traces: Path, run: str | None) -> Report:
     Raises UsageError; where the name is that of a target, the hint is to scan it first.
     """
     from diffprof import runs
-    from diffprof.report import judge_again, load_report
+    from diffprof.report import load_judged
 
     candidates = [r for r in runs.list_runs(traces) if not r.fixed and r.error is None]
     newest = next((r.folder for r in candidates if run in (None, r.target)), None)
     try:
-        return judge_again(load_report(newest or runs.find(traces, run)))
+        return load_judged(newest or runs.find(traces, run))
     except UsageError as error:
         if run is None or not _is_target(run) or not error.what.startswith("There is no run"):
             raise

@@ -29,14 +29,14 @@ def command(run: str | None, form: str, verbose: bool, traces: Path) -> None:
     this version. The folder of a ladder shows its table.
     """
     from diffprof import runs
-    from diffprof.report import judge_again, load_report
+    from diffprof.report import load_judged
     from diffprof.views import render
 
     screen = terminal()
     if run is not None and (ladder := _ladder(run, traces)) is not None:
         emit(_render_ladder(ladder, form, screen))
         return
-    report = judge_again(load_report(runs.find(traces, run)))
+    report = load_judged(runs.find(traces, run))
     emit(render(report, form, columns=screen.columns, colour=screen.colour, chains=verbose))
 
 

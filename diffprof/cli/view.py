@@ -29,9 +29,9 @@ def command(run: str | None, traces: Path) -> None:
     """
     with paused_collection():
         from diffprof import runs
-        from diffprof.report import judge_again, load_report
+        from diffprof.report import load_judged
 
-        report = judge_again(load_report(runs.find(traces, run)))
+        report = load_judged(runs.find(traces, run))
         if report.path and Path(report.path).resolve().parent != traces.resolve():
             traces = Path(report.path).parent  # the runs beside it, and where its fixes are stored
         need_terminal("`diffprof show` prints the report.")

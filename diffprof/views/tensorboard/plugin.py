@@ -23,7 +23,7 @@ from werkzeug import exceptions, wrappers
 
 from diffprof.errors import DiffprofError
 from diffprof.ladder.result import LADDER_FILE
-from diffprof.report import REPORT_FILE, Report, judge_again, load_report
+from diffprof.report import REPORT_FILE, Report, load_judged, load_report
 from diffprof.verdict import verdict
 from diffprof.views import words
 from diffprof.views.html.text import prose
@@ -214,7 +214,7 @@ class ProfilerPlugin(TorchProfilerPlugin):
                 "tooltip": profile.gpu_tooltip,
             }
         if folder is not None:
-            report = judge_again(load_report(folder))
+            report = load_judged(folder)
             data["environments"] += _environment(report)
             data["recommendations"] = recommendations(report)
             problem = (marker := marker_of(folder)) and marker.problem

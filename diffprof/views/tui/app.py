@@ -12,7 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from diffprof.errors import DiffprofError
-from diffprof.report import Report, from_json, judge_again, load_report
+from diffprof.report import Report, from_json, load_judged
 from diffprof.views.tui.commands import ViewerCommands
 from diffprof.views.tui.help_screen import HelpScreen
 from diffprof.views.tui.job import Ended, Job
@@ -98,7 +98,7 @@ class Viewer(App[Ended]):
 
     def _load(self, folder: Path) -> None:
         try:
-            report = judge_again(load_report(folder))
+            report = load_judged(folder)
         except DiffprofError as error:
             self.call_from_thread(
                 self.notify, f"{error.what}\n{error.hint}", severity="error", markup=False, timeout=8

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from diffprof.comparing import Comparison, Direction, compare
 from diffprof.errors import DiffprofError
-from diffprof.report import judge_again, load_report
+from diffprof.report import load_judged
 from diffprof.views import words
 from diffprof.views.comparison import figure_rows, groups
 from diffprof.views.plain import pad, width
@@ -19,7 +19,7 @@ def comparison_of(before: Path, after: Path) -> Writing:
     """Read two runs and compare them; an error of one is said on the page."""
     page = Writing()
     try:
-        one, other = (judge_again(load_report(folder)) for folder in (before, after))
+        one, other = (load_judged(folder) for folder in (before, after))
         comparison_page(page, compare(one, other))
     except DiffprofError as error:
         page.flow(("bad", error.what))
