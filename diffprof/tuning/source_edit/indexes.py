@@ -168,9 +168,7 @@ def _in_loop(tree: Tree, line: int) -> Iterator[Edit]:
         if over is None or tree.scope(loop) is not tree.scope(statement):
             continue
         counter, each, table = over
-        places = [
-            read for read in (_host_place(tree, n) for n in reads(tree, _head(statement), each)) if read
-        ]
+        places = [name for name in reads(tree, _head(statement), each) if _is_read(tree, name)]
         if not places:
             continue
         if len(writes(tree, loop, each)) != 1 or (counter and len(writes(tree, loop, counter)) != 1):
@@ -191,19 +189,27 @@ def _loop_over(loop: cst.For) -> tuple[str | None, str, cst.BaseExpression] | No
     return None
 
 
-def _host_place(tree: Tree, name: cst.Name) -> cst.CSTNode | None:
-    """What of `t.item()`, `int(t)` and `table[t]` the host's number takes the place of."""
-    parent = tree.parents[name]
-    if isinstance(parent, cst.Attribute) and m.matches(parent.attr, m.Name("item")):
-        call = tree.parents[parent]
-        return call if isinstance(call, cst.Call) and not call.args else None
-    if isinstance(parent, cst.Arg) and m.matches(
-        tree.parents[parent], m.Call(m.Name("int") | m.Name("float") | m.Name("bool"))
-    ):
-        return name
-    compared = isinstance(parent, cst.Comparison | cst.ComparisonTarget)
-    index = isinstance(parent, cst.Index) and isinstance(tree.parents[parent], cst.SubscriptElement)
-    return name if compared or index else None
+_EXACT = cst.Add | cst.Subtract | cst.Multiply | cst.FloorDivide | cst.Modulo
+"""Rounded alike on the host and on the device, unlike a division."""
+
+
+def _is_read(tree: Tree, name: cst.Name) -> bool:
+    """Whether the host needs its value: `t.item()`, `int(t)`, `table[t - 1]`, `t > 500`."""
+    child: cst.CSTNode = name
+    for parent in tree.above(name):
+        if isinstance(parent, cst.Attribute):
+            return m.matches(parent, m.Attribute(attr=m.Name("item")))
+        if isinstance(parent, cst.Arg):
+            return m.matches(tree.parents[parent], m.Call(m.Name("int") | m.Name("float") | m.Name("bool")))
+        if isinstance(parent, cst.Comparison | cst.ComparisonTarget):
+            return True
+        if isinstance(parent, cst.Index):
+            return isinstance(tree.parents[parent], cst.SubscriptElement)
+        exact = isinstance(parent, cst.BinaryOperation) and isinstance(parent.operator, _EXACT)
+        if not exact and not isinstance(parent, cst.UnaryOperation):
+            return isinstance(parent, cst.If | cst.IfExp) and parent.test is child
+        child = parent
+    return False
 
 
 def _counted(
@@ -212,7 +218,7 @@ def _counted(
     counter: str | None,
     each: str,
     table: cst.BaseExpression,
-    places: list[cst.CSTNode],
+    places: list[cst.Name],
 ) -> Iterator[Edit]:
     source = tree.code(table)
     what = f"read `{each}` from a copy of `{source}` that is made before the loop"
@@ -228,12 +234,12 @@ def _counted(
             raise Refused(f"`{source}`, of line {tree.line(set_at)}, may be no tensor")
     if counter is None:
         names = cst.parse_expression(f"{each}, {name}").with_changes(lpar=[], rpar=[])
-        pairs = cst.parse_expression(f"zip({source}, {source}.tolist())")
+        pairs = cst.parse_expression(f"zip({source}, {source}.cpu())")
         yield Edit(loop.target, at, what, becomes(names))
         yield Edit(loop.iter, at, what, becomes(pairs))
         read = name
     else:
-        copy = tree.parsed(f"{name} = {source}.tolist()\n")
+        copy = tree.parsed(f"{name} = {source}.cpu()\n")
         yield Edit(loop, at, what, before=(copy,))
         read = f"{name}[{counter}]"
     for place in places:

@@ -180,9 +180,18 @@ def hoist(tree: Tree, line: int) -> Iterator[Edit]:
     yield Edit(loop, line, what, before=(whole.with_changes(leading_lines=whole.leading_lines),))
 
 
+_SAME_EACH_TIME = frozenset(
+    (
+        *("tensor", "as_tensor", "from_numpy", "to", "cuda", "float", "half", "bfloat16", "double", "long"),
+        *("view", "reshape", "flatten", "unsqueeze", "squeeze", "expand", "repeat", "permute", "transpose"),
+    )
+)
+"""Functions and methods that give the same for the same, and change nothing."""
+
+
 def _refuse_varying(tree: Tree, loop: cst.CSTNode, statement: cst.Assign) -> None:
     """What the value is made of has to be there before the loop, and the same in each round."""
-    calls = m.Call(m.Attribute(attr=m.Name("tensor") | m.Name("as_tensor") | _MOVES | m.Name("from_numpy")))
+    calls = m.Call(m.Attribute(attr=m.Name(m.MatchIfTrue(_SAME_EACH_TIME.__contains__))))
     for call in tree.within(statement.value, m.Call()):
         if not m.matches(call, calls):
             raise Refused(f"`{tree.code(call)}` may differ from round to round")

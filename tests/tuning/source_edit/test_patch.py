@@ -11,9 +11,6 @@ import pytest
 
 from diffprof.errors import UsageError
 from diffprof.fix import Plan
-from diffprof.scanning import scan_target
-from diffprof.targets import Options
-from diffprof.tuning.plan import Choice, make_plan
 from diffprof.tuning.source_edit.patch import make_patch, write_patch
 from tests.builders import make_report
 from tests.tuning.source_edit.reported import reported
@@ -247,73 +244,3 @@ def test_what_does_not_parse_is_refused(tmp_path: Path) -> None:
     file.write_text("x = (\n")
     with pytest.raises(UsageError, match="does not parse"):
         make_patch(reported(file, [("SYN005", "x", {})]), Plan(), file)
-
-
-# --- from scan to scan ---------------------------------------------------------------------------------
-
-FACTORY = '''\
-"""Mine."""
-from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
-
-
-class SigmasOnDevice(EulerDiscreteScheduler):
-    def set_timesteps(self, *args, device=None, **kwargs):
-        super().set_timesteps(*args, device=device, **kwargs)
-        self.sigmas = self.sigmas.to(device)  # looks faster
-
-    def step(self, model_output, timestep, sample, return_dict=True, **kwargs):
-        if self.step_index is None:
-            self._init_step_index(timestep)
-        dt = self.sigmas[self.step_index + 1] - self.sigmas[self.step_index].item()
-        self._step_index += 1
-        return (sample + model_output * float(dt),)
-
-
-def make():
-    pipe = StableDiffusionXLPipeline.from_pretrained("{folder}")
-    pipe.scheduler = SigmasOnDevice.from_config(pipe.scheduler.config)
-    return pipe.to("cuda"), {{"prompt_embeds": E, "pooled_prompt_embeds": P, "negative_prompt_embeds": E,
-                            "negative_pooled_prompt_embeds": P, "height": 64, "width": 64, "output_type": "np"}}
-
-
-import torch
-
-E = torch.ones(1, 77, {width})
-P = torch.ones(1, {pooled})
-'''
-
-
-def test_the_classic_is_edited_and_gone(tmp_path: Path, built: Any) -> None:
-    import diffusers
-
-    parts = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
-    pipe = diffusers.StableDiffusionXLPipeline(
-        vae=built.vae, unet=built.unet, scheduler=diffusers.EulerDiscreteScheduler(), **parts
-    )
-    pipe.save_pretrained(tmp_path / "pipe")
-    config = built.unet.config
-    pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-    file = tmp_path / "mine.py"
-    file.write_text(FACTORY.format(folder=tmp_path / "pipe", width=config.cross_attention_dim, pooled=pooled))
-    spec, options = f"{file}:make", Options(steps=3)
-    report = scan_target(spec, device="sim", options=options)
-    mine = [f for f in report.in_loop if f.site and f.site.user_code and f.rule.startswith("SYN")]
-    assert mine
-    plan = make_plan(report, Choice(select=("no-progress-bar",)))
-    patch = make_patch(report, plan, file)
-    write_patch(patch)
-    assert '+        self.sigmas = self.sigmas.to("cpu")  # looks faster' in patch.diff
-    assert "pipe.set_progress_bar_config(disable=True)" in patch.diff
-    after = scan_target(spec, device="sim", options=options)
-    assert [f.rule for f in after.in_loop if f.rule.startswith("SYN")] == []
-    assert (image_of(patch.before) == image_of(patch.after)).all()
-
-
-def image_of(source: bytes) -> Any:
-    """What a factory's source makes on the CPU, where the values are real."""
-    import torch
-
-    names: dict[str, Any] = {}
-    exec(source.replace(b'"cuda"', b'"cpu"'), names)
-    pipe, kwargs = names["make"]()
-    return pipe(**kwargs, num_inference_steps=3, generator=torch.manual_seed(0)).images

@@ -1,0 +1,224 @@
+"""From scan to scan: what the edits do to a pipeline that runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diffprof.devices import resolve_device
+from diffprof.report import Report
+from diffprof.scanning import scan_target
+from diffprof.targets import Options
+from diffprof.tuning.plan import Choice, make_plan
+from diffprof.tuning.source_edit.patch import Patch, make_patch, write_patch
+
+CLASSIC = '''\
+"""Mine."""
+from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
+
+
+class SigmasOnDevice(EulerDiscreteScheduler):
+    def set_timesteps(self, *args, device=None, **kwargs):
+        super().set_timesteps(*args, device=device, **kwargs)
+        self.sigmas = self.sigmas.to(device)  # looks faster
+
+    def step(self, model_output, timestep, sample, return_dict=True, **kwargs):
+        if self.step_index is None:
+            self._init_step_index(timestep)
+        dt = self.sigmas[self.step_index + 1] - self.sigmas[self.step_index].item()
+        self._step_index += 1
+        return (sample + model_output * float(dt),)
+
+
+def make():
+    pipe = StableDiffusionXLPipeline.from_pretrained("FOLDER")
+    pipe.scheduler = SigmasOnDevice.from_config(pipe.scheduler.config)
+    return pipe.to("cuda"), {"prompt_embeds": E, "pooled_prompt_embeds": P, "negative_prompt_embeds": E,
+                            "negative_pooled_prompt_embeds": P, "height": 64, "width": 64, "output_type": "np",
+                            "num_inference_steps": 3}
+
+
+import torch
+
+E = torch.ones(1, 77, WIDTH)
+P = torch.ones(1, POOLED)
+'''
+
+VARIANT = """\
+import logging
+
+import torch
+from diffusers import DDIMScheduler, StableDiffusionXLPipeline
+
+logger = logging.getLogger(__name__)
+
+
+class Variant(DDIMScheduler):
+    def set_timesteps(self, num_inference_steps, device=None):
+        super().set_timesteps(num_inference_steps, device=device)
+        self.limits = ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt().to(device)
+
+    def step(self, model_output, timestep, sample, eta=0.0, return_dict=True, **kwargs):
+        prev_timestep = timestep - self.config.num_train_timesteps // self.num_inference_steps
+        alpha = self.alphas_cumprod[timestep]
+        alpha_prev = self.alphas_cumprod[prev_timestep] if prev_timestep >= 0 else self.final_alpha_cumprod
+        gain = torch.tensor(0.5, device=sample.device)
+        if self.limits[self.num_inference_steps] > 0.01:
+            gain = gain * 2
+        x0 = (sample - (1 - alpha) ** 0.5 * model_output * gain) / alpha**0.5
+        return (alpha_prev**0.5 * x0 + (1 - alpha_prev) ** 0.5 * model_output,)
+
+
+def callback(pipe, i, t, kwargs):
+    mean = kwargs["latents"].mean().item()
+    print(f"{i}: {t.item()} {mean:.3f}")
+    logger.info("latents up to %s", kwargs["latents"].max().item())
+    return kwargs
+
+
+def make():
+    pipe = StableDiffusionXLPipeline.from_pretrained("FOLDER").to("cuda")
+    pipe.scheduler = Variant.from_config(pipe.scheduler.config, clip_sample=False)
+    embeds, pooled = torch.ones(1, 77, WIDTH), torch.ones(1, POOLED)
+    return pipe, dict(
+        prompt_embeds=embeds, pooled_prompt_embeds=pooled, negative_prompt_embeds=embeds,
+        negative_pooled_prompt_embeds=pooled, height=64, width=64, output_type="np",
+        num_inference_steps=3, callback_on_step_end=callback,
+    )
+"""
+
+OWN_LOOP = """\
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
+
+
+class OwnLoop(DiffusionPipeline):
+    def __init__(self, unet, scheduler):
+        super().__init__()
+        self.register_modules(unet=unet, scheduler=scheduler)
+
+    @torch.no_grad()
+    def __call__(self, num_inference_steps=3, generator=None):
+        device = self.unet.device
+        self.scheduler.set_timesteps(num_inference_steps)
+        timesteps = self.scheduler.timesteps.to(device)
+        latents = torch.randn(1, 4, 8, 8, generator=generator).to(device)
+        embeds = torch.ones(1, 77, WIDTH, device=device)
+        more = {"text_embeds": torch.ones(1, POOLED, device=device), "time_ids": torch.ones(1, 6, device=device)}
+        step = self.scheduler.config.num_train_timesteps // num_inference_steps
+        with self.progress_bar(total=num_inference_steps) as bar:
+            for i, t in enumerate(timesteps):
+                shift = torch.tensor([0.1, -0.1, 0.2, 0.0], device=latents.device).view(1, 4, 1, 1)
+                weights = torch.tensor([0.1, -0.1, 0.2, 0.0], device=latents.device)
+                out = self.unet(latents, t, encoder_hidden_states=embeds, added_cond_kwargs=more)
+                noise = out.sample * torch.tensor([1.01], device=device) + weights.view(1, 4, 1, 1)
+                a = self.scheduler.alphas_cumprod[t]
+                b = self.scheduler.alphas_cumprod[t - step] if t >= step else self.scheduler.final_alpha_cumprod
+                times = torch.tensor([t] * latents.shape[0], device=device, dtype=torch.float32)
+                latents = (latents - (1 - a).sqrt() * noise) / a.sqrt()
+                latents = b.sqrt() * latents + (1 - b).sqrt() * noise + 0 * times.view(-1, 1, 1, 1)
+                bar.set_postfix(norm=latents.norm().item(), t=int(t))
+                bar.update()
+        return latents
+
+
+def make():
+    pipe = OwnLoop(UNet2DConditionModel.from_pretrained("FOLDER/unet"), DDIMScheduler())
+    return pipe.to("cuda"), {"num_inference_steps": 3}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, built: Any) -> Path:
+    """A checkpoint without text encoders."""
+    import diffusers
+
+    parts = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
+    pipe = diffusers.StableDiffusionXLPipeline(
+        vae=built.vae, unet=built.unet, scheduler=diffusers.EulerDiscreteScheduler(), **parts
+    )
+    place = tmp_path_factory.mktemp("checkpoint")
+    pipe.save_pretrained(place)
+    return place
+
+
+def written(source: str, tmp_path: Path, folder: Path, built: Any) -> Path:
+    config = built.unet.config
+    pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+    file = tmp_path / "mine.py"
+    source = source.replace("FOLDER", str(folder)).replace("WIDTH", str(config.cross_attention_dim))
+    file.write_text(source.replace("POOLED", str(pooled)))
+    return file
+
+
+def waits(report: Report) -> list[str]:
+    """Waits in the loop, by rule and line."""
+    found = [f for f in report.in_loop if f.rule.startswith("SYN")]
+    return [f"{f.rule} {f.site.line if f.site else None}" for f in found]
+
+
+def edited(file: Path) -> tuple[Report, Patch, Report]:
+    """The scan before, the edits, which are written, and the scan after."""
+    spec = f"{file}:make"
+    report = scan_target(spec, device="sim", options=Options())
+    assert waits(report)
+    patch = make_patch(report, make_plan(report, Choice(select=("no-progress-bar",))), file)
+    write_patch(patch)
+    return report, patch, scan_target(spec, device="sim", options=Options())
+
+
+def test_the_classic_is_edited_and_gone(tmp_path: Path, folder: Path, built: Any) -> None:
+    before, patch, after = edited(written(CLASSIC, tmp_path, folder, built))
+    assert '+        self.sigmas = self.sigmas.to("cpu")  # looks faster' in patch.diff
+    assert "pipe.set_progress_bar_config(disable=True)" in patch.diff
+    assert waits(after) == []
+    assert (image_of(patch.before) == image_of(patch.after)).all()
+    step = next(s for s in make_plan(before).steps if s.fix == "scheduler-tables-on-host")
+    assert "changed since the scan" in (step.no_patch or "")
+
+
+def test_a_scheduler_of_ones_own_and_a_callback(tmp_path: Path, folder: Path, built: Any) -> None:
+    before, patch, after = edited(written(VARIANT, tmp_path, folder, built))
+    assert len(waits(before)) >= 7
+    assert before.source is not None
+    assert all(edit.diff for edit in before.source.findings if edit.rule in ("SYN001", "SYN002", "SYN008"))
+    assert waits(after) == []
+    assert patch.left == ()
+    assert (image_of(patch.before) == image_of(patch.after)).all()
+
+
+def test_a_loop_of_ones_own(tmp_path: Path, folder: Path, built: Any) -> None:
+    before, patch, after = edited(written(OWN_LOOP, tmp_path, folder, built))
+    assert len(waits(before)) >= 6
+    assert waits(after) == []
+    assert (image_of(patch.before) == image_of(patch.after)).all()
+
+
+def image_of(source: bytes) -> Any:
+    """What a factory's source makes on the CPU, where the values are real."""
+    names: dict[str, Any] = {"__name__": "mine"}
+    exec(source.replace(b'"cuda"', b'"cpu"'), names)
+    pipe, kwargs = names["make"]()
+    made = pipe(**kwargs, generator=torch.manual_seed(0))
+    return getattr(made, "images", made)
+
+
+def test_a_timestep_of_the_device_is_told_by_its_place(tmp_path: Path, folder: Path, built: Any) -> None:
+    _, patch, _ = edited(written(VARIANT, tmp_path, folder, built))
+    names: dict[str, Any] = {"__name__": "mine"}
+    exec(patch.after, names)
+    where = resolve_device("sim")
+    with where.active():
+        scheduler = names["Variant"]()
+        scheduler.set_timesteps(4, device=where.torch_device)
+        expected = scheduler.timesteps.tolist()
+        for timesteps in (scheduler.timesteps, scheduler.timesteps[2:]):
+            found = [scheduler._on_host(t) for t in timesteps]
+            assert all(each.device.type == "cpu" for each in found)
+            assert [int(each) for each in found] == expected[-len(found) :]
+        other = torch.tensor(501, device=where.torch_device)
+        assert scheduler._on_host(other) is other
+        assert scheduler._on_host(7) == 7
