@@ -14,7 +14,7 @@ from PIL import Image
 from diffprof.report import judge_again, load_report
 from diffprof.views import render
 from tests.browser.conftest import Browser, started
-from tests.browser.test_tensorboard import A100, H100, Profiler, start
+from tests.browser.test_tensorboard import A100, Profiler, start
 from tests.samples import FOLDER
 
 PICTURES = FOLDER / "pictures"
@@ -42,7 +42,7 @@ def main() -> None:
         browser.open(page.as_uri())
         shoot(browser, "page", 960)
         runs = Path(scratch) / "runs"
-        for name in (A100, H100, "sdxl-ladder-a100"):
+        for name in (A100, "sdxl-ladder-a100"):
             shutil.copytree(FOLDER / name, runs / name)
         board = start([sys.executable, "-m", "diffprof", "tensorboard", str(runs)], Path(scratch))
         try:
