@@ -31,7 +31,11 @@ def command(run: str | None, traces: Path) -> None:
         from diffprof import runs
         from diffprof.report import load_judged
 
-        report = load_judged(runs.find(traces, run))
+        try:
+            report = load_judged(runs.find(traces, run))
+        except UsageError:
+            _refuse_ladder(run, traces)
+            raise
         if report.path and Path(report.path).resolve().parent != traces.resolve():
             traces = Path(report.path).parent  # the runs beside it, and where its fixes are stored
         need_terminal("`diffprof show` prints the report.")
@@ -40,3 +44,15 @@ def command(run: str | None, traces: Path) -> None:
 
     leave_to_the_system()  # the report stays as long as the viewer
     view(report, traces)
+
+
+def _refuse_ladder(run: str | None, traces: Path) -> None:
+    """Raises UsageError where the run is the folder of a ladder, which has no findings to look through."""
+    from diffprof.ladder.result import LADDER_FILE
+
+    for folder in (Path(run), traces / run) if run else ():
+        if (folder / LADDER_FILE).is_file():
+            raise UsageError(
+                f"{run} holds a ladder and no scan.",
+                f"`diffprof show {run}` prints it, `diffprof tensorboard {run}` draws it.",
+            )

@@ -47,6 +47,15 @@ def test_runs_beside_the_one_that_is_named_are_offered(
     assert [path.resolve() for path in seen] == [place.parent] * 3
 
 
+def test_a_ladder_is_shown_elsewhere(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "climbed").mkdir()
+    (tmp_path / "climbed" / "ladder.json").write_text("{}")
+    result = run("view", str(tmp_path / "climbed"))
+    assert result.exit_code == 2
+    assert "holds a ladder and no scan." in result.stderr
+    assert "`diffprof show " in result.stderr
+
+
 def test_not_a_terminal(run: Run, stored: Path) -> None:
     result = run("view")
     assert result.exit_code == 2

@@ -318,6 +318,7 @@ def step_page(step: PlanStep, report: Report, outcome: Outcome | None = None) ->
     for n in step.findings[:8]:
         if n < len(report.findings):
             finding = report.findings[n]
-            page.kept(f"{finding.rule} ", ("place", words.place(finding.site)), indent=Writing.LABEL)
+            where = ("place", words.place(finding.site)) if finding.site else ("", finding.message)
+            page.kept(f"{finding.rule} ", where, indent=Writing.LABEL)
     source_of(page, step)
     return page
