@@ -119,7 +119,7 @@ def scheduler_table(
                     again = dataclasses.replace(scene)
                     rows.append(scheduler_row(name, make_report(session.record(again))))
             except DiffprofError as error:
-                rows.append(SchedulerRow(scheduler=name, error=error.what.splitlines()[0]))
+                rows.append(SchedulerRow(scheduler=name, error=" ".join(error.what.split())))
             finally:
                 scene.pipe.scheduler = own
         return tuple(rows)
