@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 import tempfile
 import threading
@@ -61,6 +62,8 @@ def command(runs: tuple[str, ...], port: int | None, no_serve: bool, traces: Pat
 def _serve(logdir: Path, port: int | None) -> None:
     from diffprof.views.tensorboard.server import start, stop
 
+    # Whoever ends a service asks this way; what parses traces is to end as well.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     emit(f"{start(logdir, port)}\n")
     say("Ctrl-C ends it.")
     try:

@@ -378,9 +378,10 @@ def test_the_entry_point_is_what_the_package_declares() -> None:
     assert declared["project"]["entry-points"]["tensorboard_plugins"]["diffprof"] == PLUGIN
 
 
-def test_ctrl_c_ends_it(tmp_path: Path, runs: Path) -> None:
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_it(asked: signal.Signals, tmp_path: Path, runs: Path) -> None:
     started = start([sys.executable, "-m", "diffprof", "tensorboard", str(runs / "fixed")], tmp_path)
-    started.process.send_signal(signal.SIGINT)
+    started.process.send_signal(asked)
     assert started.process.wait(30) == 0
     said = (tmp_path / "err.txt").read_text()
     assert "TensorBoard ended." in said

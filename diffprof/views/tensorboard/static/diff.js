@@ -30,7 +30,7 @@
       note = document.createElement('p');
       note.id = 'diffprof-hint';
       note.style.cssText =
-        'position:fixed;left:300px;right:32px;top:24px;margin:0;padding:12px 16px;background:#fff7e0;' +
+        'position:fixed;left:364px;right:32px;top:170px;margin:0;padding:12px 16px;background:#fff7e0;' +
         'border-left:4px solid #e07b39;font:14px/1.5 Roboto,sans-serif;z-index:10';
       document.body.append(note);
     }
