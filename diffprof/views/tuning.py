@@ -120,18 +120,29 @@ def _loop(outcome: Outcome) -> str:
 def total(outcomes: Sequence[Outcome]) -> str:
     """What all kept fixes gave together, in a sentence."""
     kept = [o for o in outcomes if o.status is Status.KEPT]
-    timed = [o for o in outcomes if o.before_ms is not None and o.after_ms is not None]
     text = f"{len(kept)} of {words.plural(len(outcomes), 'fix', 'fixes')} kept"
-    if kept and timed:
-        first = timed[0].before_ms
-        last = next((o.after_ms for o in reversed(kept) if o.after_ms is not None), first)
-        if first and last:
-            grade = f" ({timed[0].grade})" if timed[0].grade else ""
-            text += (
-                f": {words.milliseconds(first)} -> {words.milliseconds(last)} per call, "
-                f"{first / last:.2f}x{grade}"
-            )
-    return f"{text}."
+    if (times := _times(outcomes)) is None:
+        return f"{text}."
+    first, last, grade = times
+    span = f"{words.milliseconds(first)} -> {words.milliseconds(last)}"
+    return f"{text}: {span} per call, {first / last:.2f}x{grade}."
+
+
+def gained(outcomes: Sequence[Outcome]) -> str:
+    """One call with the kept fixes, and how many times shorter that is; empty where no time says so."""
+    times = _times(outcomes)
+    return "" if times is None else f"{words.milliseconds(times[1])}, {times[0] / times[1]:.2f}x{times[2]}"
+
+
+def _times(outcomes: Sequence[Outcome]) -> tuple[float, float, str] | None:
+    """(ms of a call before all, after the kept ones, the grade in brackets)."""
+    kept = [o for o in outcomes if o.status is Status.KEPT]
+    timed = [o for o in outcomes if o.before_ms is not None and o.after_ms is not None]
+    if not kept or not timed:
+        return None
+    first = timed[0].before_ms
+    last = next((o.after_ms for o in reversed(kept) if o.after_ms is not None), first)
+    return (first, last, f" ({timed[0].grade})" if timed[0].grade else "") if first and last else None
 
 
 # --- the plan -------------------------------------------------------------------------------------------

@@ -145,10 +145,13 @@ class PlanPane(Container):
         self._total()
 
     def _total(self) -> None:
-        """The predicted length of a call with what is checked."""
+        """What came of the fixes that were tried, and the predicted length of a call with what is checked."""
         self.query_one(Sheet).refresh_rows()
         after = predicted_ms(self.report, self.plan.steps, self.chosen)
-        self.query_one(".title", Static).update(styled(*total_line(self.plan, self.chosen, after)))
+        line = total_line(self.plan, self.chosen, after)
+        if gained := tuning.gained(tuple(self.outcomes.values())):
+            line = [*line[:-1], ("muted", " tried: "), ("good", gained)]
+        self.query_one(".title", Static).update(styled(*line))
 
     # --- the current step ----------------------------------------------------------------------------
 
