@@ -129,12 +129,9 @@ def print_errors(title: str, fitted_on: tuple[str, ...], model: Model, rates: Ef
     for name in LADDERS:
         errors = np.expm1(model.errors(name, rates))
         kind = "fit" if name in fitted_on else "HELD OUT"
-        rungs = " ".join(f"{error:+7.1%}" for error in errors)
-        print(
-            f"| {title} | {name} | {kind} | {rungs.replace(' +', ' | +').replace(' -', ' | -')} "
-            f"| {np.abs(errors).mean():.1%} | {np.abs(errors).max():.1%} |",
-            flush=True,
-        )
+        rungs = " | ".join(f"{error:+.1%}" for error in errors)
+        sizes = np.abs(errors)
+        print(f"| {title} | {name} | {kind} | {rungs} | {sizes.mean():.1%} | {sizes.max():.1%} |", flush=True)
 
 
 def main() -> None:
