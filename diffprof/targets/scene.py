@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -45,7 +44,7 @@ class Scene:
         generators are as before afterwards."""
         for scheduler in with_role(self.pipe, "scheduler").values():
             # Kept with its attributes: an id is its own only while the object lives.
-            self._schedulers.setdefault(id(scheduler), (scheduler, _copied(vars(scheduler))))
+            self._schedulers.setdefault(id(scheduler), (scheduler, _copied(_state(scheduler))))
         self.rewind()
         with self._defaults.applied(), self.surroundings():
             return self.pipe(*self.args, **self.kwargs)
@@ -57,11 +56,9 @@ class Scene:
     def rewind(self) -> None:
         """Generators and schedulers are as before the first call."""
         for scheduler, attributes in self._schedulers.values():
-            own = vars(scheduler)
-            # A method of the object's own may be wrapped by who watches the call: it is code, not state.
-            methods = {name: own[name] for name in own if inspect.isroutine(attributes.get(name))}
-            own.clear()
-            own.update({**_copied(attributes), **methods})
+            for name in _state(scheduler):
+                del vars(scheduler)[name]
+            vars(scheduler).update(_copied(attributes))
         for generator, state in self._generators:
             generator.set_state(state)
 
@@ -82,6 +79,12 @@ class Scene:
         from diffprof.targets.calls import bound
 
         return {name: describe(value) for name, value in bound(self.pipe, self.args, self.kwargs).items()}
+
+
+def _state(scheduler: Any) -> dict[str, Any]:
+    """Its attributes, without functions in the place of its methods: these belong to who put them there, an
+    observer of one call or a fix."""
+    return {name: value for name, value in vars(scheduler).items() if not callable(value)}
 
 
 def describe(value: Any) -> Any:
