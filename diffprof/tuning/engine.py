@@ -432,6 +432,11 @@ def _seen(before: Report, after: Report, own: Sequence[Finding], rules: Sequence
     return Seen(
         in_loop_before=_in_loop(before.recording),
         in_loop_after=_in_loop(after.recording),
+        compiles_before=_compiles(before.recording),
+        compiles_after=_compiles(after.recording) if _called_again(before) <= _called_again(after) else None,
+        breaks_before=_breaks(before.recording),
+        breaks_after=_breaks(after.recording),
+        once_ms=_once_ms(own),
         resolved=tuple(rule for rule in rules if rule in had & judged_now - left),
         remaining=tuple(rule for rule in rules if rule in left & judged_now),
     )
@@ -445,6 +450,24 @@ def _in_loop(recording: Recording) -> int | None:
     if recording.syncs is None:
         return None
     return sum(row.count for row in recording.syncs if row.in_loop)
+
+
+def _compiles(recording: Recording) -> int | None:
+    return None if recording.recompiles is None else sum(row.count for row in recording.recompiles)
+
+
+def _breaks(recording: Recording) -> int | None:
+    return None if recording.graph_breaks is None else len(recording.graph_breaks)
+
+
+def _called_again(report: Report) -> set[str]:
+    """What was looked at for recompiles, to the end."""
+    return {row.component for row in report.recording.captures or () if row.tried is not None}
+
+
+def _once_ms(findings: Sequence[Finding]) -> float | None:
+    known = [finding.once_ms for finding in findings if finding.once_ms is not None]
+    return sum(known) if known else None
 
 
 def _broke(outcome: Outcome) -> bool:

@@ -22,6 +22,10 @@ FAR = 2.0
 """A loss of more than this share is not: other load on the machine does not make it."""
 
 
+EVEN_CALLS = 100
+"""A fix that saves compiles may make each call slower if it takes so many calls to lose what it saved."""
+
+
 @dataclass(frozen=True)
 class Measured:
     """One state of a pipeline. ms: one call; spread_ms: half the interquartile range of the passes, None
@@ -42,11 +46,17 @@ class Measured:
 
 @dataclass(frozen=True)
 class Seen:
-    """What the scans before and after a fix found. in_loop: blocking operations in the denoising loop, None
-    where nobody looked."""
+    """What the scans before and after a fix found. in_loop: blocking operations in the denoising loop;
+    compiles: how often compiled code is compiled again; breaks: distinct graph breaks; None where nobody
+    looked. once_ms: of the compiles that the fix is for, once in a process; None where not timed."""
 
     in_loop_before: int | None = None
     in_loop_after: int | None = None
+    compiles_before: int | None = None
+    compiles_after: int | None = None
+    breaks_before: int | None = None
+    breaks_after: int | None = None
+    once_ms: float | None = None
     resolved: tuple[str, ...] = ()
     remaining: tuple[str, ...] = ()
 
@@ -125,6 +135,9 @@ def _claim(safety: Safety, tolerance: float | None) -> str:
 
 def _time(safety: Safety, gained: float, noise: float, before: Measured, seen: Seen) -> tuple[bool, str]:
     share = f"{gained / before.ms:.1%}" if before.ms else "0%"
+    fewer = _fewer_compiles(seen)
+    if gained <= noise and fewer:
+        return _once(gained, noise, fewer, seen)
     if gained > noise:
         return True, f"It saves {milliseconds(gained)} of {milliseconds(before.ms)}, {share}.{_waits(seen)}"
     if gained < -noise:
@@ -135,6 +148,28 @@ def _time(safety: Safety, gained: float, noise: float, before: Measured, seen: S
     if safety is Safety.EXACT:
         return False, "It gained no time, and what it is for is still found."
     return False, f"It gained no time beyond {number(noise)} ms, and would change the output for nothing."
+
+
+def _once(gained: float, noise: float, fewer: int, seen: Seen) -> tuple[bool, str]:
+    """A fix that keeps code from being compiled again: what that saves once, against what each call loses."""
+    took = "" if seen.once_ms is None else f", which took {milliseconds(seen.once_ms)}"
+    saved = f"{plural(fewer, 'compile')} fewer in a process, {seen.compiles_after} left{took}."
+    more = (seen.breaks_after or 0) - (seen.breaks_before or 0)
+    if more > 0:
+        return False, f"{saved[0].upper()}{saved[1:]} But the graph has {plural(more, 'more break')} instead."
+    if gained >= -noise:
+        return True, f"A call takes as long; {saved}"
+    lost = f"A call takes {milliseconds(-gained)} longer; {saved}"
+    calls = None if seen.once_ms is None else int(seen.once_ms / -gained)
+    if calls is None:
+        return False, f"{lost} Nothing says after how many calls that is lost."
+    return calls >= EVEN_CALLS, f"{lost} That is lost after {plural(calls, 'call')}."
+
+
+def _fewer_compiles(seen: Seen) -> int:
+    if seen.compiles_before is None or seen.compiles_after is None:
+        return 0
+    return max(0, seen.compiles_before - seen.compiles_after)
 
 
 def _memory(before: Measured, after: Measured, gained: float, noise: float) -> tuple[bool, str]:

@@ -84,3 +84,40 @@ def test_a_loss_that_the_fastest_passes_do_not_show_is_none():
     assert judged(Safety.EXACT, None, "latency", before, after, SAME, RESOLVED)[0]
     slower = measured(1.5, 1.6, 1.7)
     assert not judged(Safety.EXACT, None, "latency", before, slower, SAME, RESOLVED)[0]
+
+
+# --- fixes against recompiles ----------------------------------------------------------------------------
+
+
+def _recompiled(after_ms: float, **more: object) -> tuple[bool, str]:
+    seen = Seen(**{"compiles_before": 2, "compiles_after": 0, "once_ms": 5000.0, **more})  # type: ignore[arg-type]
+    return judged(Safety.NUMERIC, 0.02, "latency", simulated(100.0), simulated(after_ms), SAME, seen)
+
+
+def test_compiles_that_are_gone_are_worth_a_fix_without_a_gain_in_the_call() -> None:
+    keep, why = _recompiled(100.0)
+    assert keep
+    assert why == "A call takes as long; 2 compiles fewer in a process, 0 left, which took 5,000 ms."
+
+
+@pytest.mark.parametrize(("after_ms", "keeps"), [(101.0, True), (200.0, False)])
+def test_a_slower_call_is_held_against_what_compiling_took(after_ms: float, keeps: bool) -> None:
+    keep, why = _recompiled(after_ms)
+    assert keep is keeps
+    assert why.endswith(f"That is lost after {5000 / (after_ms - 100.0):,.0f} calls.")
+
+
+def test_a_slower_call_for_compiles_that_nobody_timed_is_undone() -> None:
+    assert not _recompiled(101.0, once_ms=None)[0]
+
+
+def test_a_graph_break_in_the_place_of_a_compile_is_no_gain() -> None:
+    keep, why = _recompiled(100.0, breaks_before=0, breaks_after=1)
+    assert not keep
+    assert "1 more break instead" in why
+
+
+def test_compiles_that_nobody_counted_again_are_not_fewer() -> None:
+    keep, why = _recompiled(100.0, compiles_after=None)
+    assert not keep
+    assert "gained no time" in why

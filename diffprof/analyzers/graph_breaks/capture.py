@@ -19,7 +19,7 @@ import torch
 import torch._dynamo
 from torch._dynamo.convert_frame import register_bytecode_hook
 
-from diffprof.callsite import Place, is_machinery
+from diffprof.callsite import Place, importable_path, is_machinery
 
 FrameId = tuple[int | None, int | None]
 """(frame, compile of that frame): what Dynamo writes as `2/1`."""
@@ -153,8 +153,16 @@ def parse_break(text: str, frame: FrameId) -> Break | None:
 
 
 def site_place(stack: Sequence[Place]) -> Place:
-    """The innermost line that a person would edit; the innermost of all when none is."""
+    """The innermost line that a person would edit; the innermost of all when none is. A hook of accelerate's
+    is its own site: the lines that call hooked modules are not at fault."""
+    if in_accelerate_hook(stack):
+        return stack[0]
     return next((p for p in stack if not is_machinery(p[0])), stack[0])
+
+
+def in_accelerate_hook(stack: Sequence[Place]) -> bool:
+    """Whether the innermost line is one of accelerate's hooks."""
+    return importable_path(stack[0][0])[0] == "accelerate/hooks.py"
 
 
 def is_code_of(code: CodeType, place: Place) -> bool:
@@ -223,12 +231,29 @@ def captured(
     def run(owner: Any, method: str, args: Any, kwargs: Any) -> Any:
         with _listening(into):
             try:
+                if method == "__call__" and _has_own_call(owner):
+                    return _compiled_inside(owner, compiled, args, kwargs)
                 return compiled(owner, method, args, kwargs)
             except Exception as error:
                 into.failure = _explained(error)
                 return None
 
     return into, run
+
+
+def _has_own_call(owner: Any) -> bool:
+    return isinstance(owner, torch.nn.Module) and type(owner).__call__ is not torch.nn.Module.__call__
+
+
+def _compiled_inside(owner: torch.nn.Module, compiled: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """A model whose class has a `__call__` of its own: that stays outside of what `model.compile()` compiles
+    (torch/nn/modules/module.py, `_wrapped_call_impl`)."""
+    before = owner._compiled_call_impl
+    owner._compiled_call_impl = lambda *a, **k: compiled(owner, "_call_impl", a, k)
+    try:
+        return owner(*args, **kwargs)
+    finally:
+        owner._compiled_call_impl = before
 
 
 def _call(owner: Any, method: str, args: Any, kwargs: Any) -> Any:

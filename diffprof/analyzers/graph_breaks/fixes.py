@@ -59,15 +59,17 @@ _OF_KIND = {
 def for_recompile(rows: Sequence[RecompileRow]) -> tuple[str, ...]:
     """Keys of the fixes for a guard that fails."""
     row = rows[0]
+    stopped = _stopped(rows)
+    by_setting = ("dynamic-shapes",) if set(stopped) & set(_SETTINGS) else ()
     keys: tuple[str, ...] = ()
     if _LORA.search(row.guard):
-        keys = ("fuse-lora",)
+        keys = ("fuse-lora", *by_setting)
     elif row.kind in ("shape", "dtype"):
-        stopped = _stopped(rows)
-        keys = ("dynamic-shapes",) if set(stopped) & set(_SETTINGS) else ()
-        keys = ("mark-dynamic",) if not keys and "mark_dynamic" in stopped else keys
+        keys = by_setting
+        if not keys and "mark_dynamic" in stopped:
+            keys = ("mark-dynamic",) if "." not in row.component and row.marked else ("mark-by-hand",)
     elif row.kind == "scalar":
-        keys = ("numbers-as-tensors",) if _argument(row) else ("number-outside",)
+        keys = ("numbers-as-tensors", *by_setting) if _argument(row) else (*by_setting, "number-outside")
     elif row.kind in ("identity", "type", "global"):
         keys = ("same-object",)
     return (*keys, "more-versions") if any(each.limit_hit for each in rows) else keys
@@ -210,7 +212,7 @@ _NUMBERS = '''\
 def _take_numbers_as_tensors(model, names):
     """Floats of these arguments reach the compiled code as 0-d tensors: one version for all values."""
     cls = type(model)
-    signature = inspect.signature(model.forward)
+    signature = inspect.signature(getattr(model, "_orig_mod", model).forward)
 
     class Called(cls):
         def __call__(self, *args, **kwargs):
@@ -241,6 +243,50 @@ def numbers_as_tensors(recording: Recording, findings: Sequence[Finding]) -> Cod
             f"_take_numbers_as_tensors(pipe.{component}, {tuple(own)!r})" for component, own in names.items()
         ),
     )
+
+
+_SIZES = '''\
+def _let_sizes_vary(model, sizes):
+    """These sizes of the arguments are symbols in the compiled code: one version for all of them."""
+    cls = type(model)
+    signature = inspect.signature(getattr(model, "_orig_mod", model).forward)
+
+    class Called(cls):
+        def __call__(self, *args, **kwargs):
+            given = signature.bind(*args, **kwargs).arguments
+            for (name, *keys), dims in sizes.items():
+                tensor = given.get(name)
+                for key in keys:
+                    tensor = None if tensor is None else tensor[key]
+                for dim in dims if tensor is not None else ():
+                    if tensor.shape[dim] > 1:  # a size of 1 gets code of its own, whatever is marked
+                        torch._dynamo.maybe_mark_dynamic(tensor, dim)
+            return super().__call__(*args, **kwargs)
+
+    Called.__name__, Called.__qualname__, Called.__module__ = cls.__name__, cls.__qualname__, cls.__module__
+    model.__class__ = Called
+'''
+
+
+def mark_dynamic(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
+    """The sizes with which marking stopped the recompiles when it was tried."""
+    rows = [row for row in _recompiles(recording, findings) if "mark_dynamic" in row.stopped_by]
+    sizes = {row.component: row.marked for row in rows if row.marked and "." not in row.component}
+    if not sizes:
+        return Skipped("marking the sizes of a component's own arguments stopped none of these recompiles")
+    calls = []
+    for component, marked in sizes.items():
+        paths = {_path(argument): dims for argument, dims in marked.items()}
+        calls.append(f"_let_sizes_vary(pipe.{component}, {paths!r})")
+    return Code(
+        imports=("import inspect", "import torch._dynamo"), definitions=_SIZES, optimize="\n".join(calls)
+    )
+
+
+def _path(argument: str) -> tuple[str | int, ...]:
+    """`added['ids'][0]` as its keys."""
+    name, *keys = argument.replace("]", "").split("[")
+    return (name, *(int(key) if key.isdigit() else key.strip("'") for key in keys))
 
 
 # --- advice ----------------------------------------------------------------------------------------------
@@ -318,7 +364,7 @@ pipe.unet.compile_repeated_blocks(fullgraph=True)
         "A hook on the whole model stays outside of what is compiled block by block.",
     ),
     (
-        "mark-dynamic",
+        "mark-by-hand",
         "Mark the dimensions that change, before the first call",
         """
 torch._dynamo.mark_dynamic(latents, 2)  # height
@@ -413,14 +459,26 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe(
         Fix(
             "dynamic-shapes",
-            "Compile for sizes that vary",
+            "Compile for sizes and numbers that vary",
             Safety.NUMERIC,
             Stage.GRAPH,
             tolerance=DYNAMIC_TOLERANCE,
-            why="Sizes are symbols from the first compile on: one version for all. Kernels for symbolic sizes"
-            " may round otherwise, and be slower than those for one size.",
+            why="Sizes and numbers are symbols from the first compile on: one version for all. Kernels for"
+            " symbolic sizes may round otherwise, and be slower than those for one size.",
         ),
         dynamic_shapes,
+    ),
+    Recipe(
+        Fix(
+            "mark-dynamic",
+            "Compile for sizes that vary, of the arguments in which they do",
+            Safety.NUMERIC,
+            Stage.GRAPH,
+            tolerance=DYNAMIC_TOLERANCE,
+            why="The sizes that changed are symbols from the first compile on, all others stay fixed. It is"
+            " told before the compiled code begins. Kernels for symbolic sizes may round otherwise.",
+        ),
+        mark_dynamic,
     ),
     Recipe(
         Fix(

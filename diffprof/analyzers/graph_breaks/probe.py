@@ -287,9 +287,10 @@ def _try_again(
                 cures.setdefault(part.name, []).append(result)
             else:
                 plain[part.name] = result
-                _note_tried(found, part.name, result)
                 if result.failure:
                     failed(result.failure)
+                else:
+                    _note_tried(found, part.name, result)
 
         def failed(why: str) -> None:
             if setting:

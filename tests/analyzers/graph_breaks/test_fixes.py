@@ -127,6 +127,16 @@ def look_at_all() -> dict[str, Any]:
             again = call_again(part(owner, *base[0]), varied)
             after = recompile_rows(part(owner, *base[0]), again, [], limit=8, grade=Grade.MEASURED)
         found[name] = (recompiled, after)
+    shaped = changing.Shaped()
+    varied = [("height=6", part(shaped, torch.ones(2, 6)))]
+    own = part(shaped, torch.ones(2, 4))
+    plain, cured = (call_again(own, varied, setting=setting) for setting in ("", "mark_dynamic"))
+    marked = recompile_rows(own, plain, [cured], limit=8, grade=Grade.MEASURED)
+    unfixed = shaped(torch.ones(2, 6))
+    with in_force(written("mark-dynamic", recorded((), marked)), SimpleNamespace(unet=shaped)):
+        after = call_again(own, varied)
+        assert torch.equal(shaped(torch.ones(2, 6)), unfixed)
+    found["marked"] = (marked, recompile_rows(own, after, [], limit=8, grade=Grade.MEASURED), after.failure)
     found["numbers"] = numbers()
     found["config"] = torch._dynamo.config.get_config_copy()
     return found
@@ -166,6 +176,26 @@ def test_another_size_no_longer_compiles_again() -> None:
     before, after = seen()["shape"]
     assert {row.kind for row in before} == {"shape"}
     assert after == ()
+
+
+def test_sizes_that_are_marked_before_the_compiled_code_compile_once() -> None:
+    before, after, failure = seen()["marked"]
+    assert [row.marked for row in before] == [{"sample": (1,)}]
+    assert after == ()
+    assert failure is None
+
+
+def test_marks_name_arguments_within_arguments() -> None:
+    guard = "tensor 'sample' size mismatch at index 2. expected 8, actual 16"
+    row = make_recompile(
+        guard,
+        "shape",
+        tried=("mark_dynamic",),
+        stopped_by=("mark_dynamic",),
+        marked={"sample": (2, 3), "added['ids']": (0,), "residuals[1]": (2,)},
+    )
+    code = written("mark-dynamic", recorded((), (row,)))
+    assert "{('sample',): (2, 3), ('added', 'ids'): (0,), ('residuals', 1): (2,)}" in code.optimize
 
 
 def test_the_limit_is_no_longer_reached() -> None:
@@ -255,7 +285,7 @@ def test_shapes_are_cured_as_was_tried() -> None:
         return for_recompile([make_recompile(guard, "shape", tried=tried, stopped_by=stopped)])
 
     assert keys("dynamic=True", "mark_dynamic") == ("dynamic-shapes",)
-    assert keys("mark_dynamic") == ("mark-dynamic",)
+    assert keys("mark_dynamic") == ("mark-by-hand",), "nothing says what was marked"
     assert keys() == ()
     row = make_recompile(guard, "shape", tried=tried, stopped_by=("use_duck_shape=False",))
     assert "use_duck_shape=False" in written("dynamic-shapes", recorded((), (row,))).around
@@ -268,7 +298,7 @@ def test_a_lora_scale_is_merged() -> None:
 
 def test_what_does_not_apply_says_why() -> None:
     empty = recorded((), ())
-    for key in ("dynamic-shapes", "more-versions", "numbers-as-tensors", "tuple-outputs"):
+    for key in ("dynamic-shapes", "mark-dynamic", "more-versions", "numbers-as-tensors", "tuple-outputs"):
         assert isinstance(find_recipe(key).code(empty, ()), Skipped)
 
 
@@ -279,5 +309,6 @@ def test_only_advice_is_not_tried() -> None:
         "tuple-outputs",
         "numbers-as-tensors",
         "dynamic-shapes",
+        "mark-dynamic",
         "more-versions",
     }
