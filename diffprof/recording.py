@@ -568,8 +568,8 @@ class GraphBreakRow(Row, frozen=True, kw_only=True):
     modules: tuple[str, ...] = ()
     """Modules whose call comes there."""
     skipped_frame: str | None = None
-    """The function that ran as plain Python because Dynamo can't resume in it: what it calls is still
-    compiled, what stands in it is not."""
+    """The function that ran as plain Python because Dynamo can't resume in it, or `the rest of` one, from the
+    line of an earlier break on: what it calls is still compiled, what stands in it is not."""
     hidden_by: str | None = None
     """Dynamo does not come there as long as the break on that line skips the function."""
     graphs: int = 0

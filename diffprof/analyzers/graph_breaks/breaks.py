@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from diffprof.analyzers.graph_breaks.capture import Graph, site_place
+from diffprof.analyzers.graph_breaks.capture import Graph, in_accelerate_hook, site_place
 from diffprof.analyzers.graph_breaks.component import Result
 from diffprof.callsite import Place, importable_path, is_machinery, make_site, source_line
 from diffprof.recording import Frame, Grade, GraphBreakRow, Site
@@ -19,9 +19,6 @@ from diffprof.recording import Frame, Grade, GraphBreakRow, Site
 _URL_CODE = re.compile(r"/gb/gb(\d+)\.html")
 _CONSEQUENCE = "*** While handling this graph break, another graph break occurred: ***"
 _TORCH_MODULE = "torch/nn/modules/module.py"
-_HOOKS = "accelerate/hooks.py"
-"""All in there is a hook's; a VAE's `decode` and `encode` call them without a module's call."""
-
 _SHOWN_MODULES = 20
 
 USER_ERROR = "may result in an error when running in eager"
@@ -95,12 +92,14 @@ def code_of(title: str) -> str | None:
 
 @dataclass
 class Distinct:
-    """One break: a cause on a line. skipped: the function that runs as plain Python because of it; hidden_by:
-    the innermost line of the break that keeps Dynamo from coming here."""
+    """One break: a cause on a line. skipped: the function that runs as plain Python because of it; rest: only
+    what follows an earlier break in that function does; hidden_by: the innermost line of the break that keeps
+    Dynamo from coming here."""
 
     message: Message
     stack: tuple[Place, ...]
     skipped: Place | None = None
+    rest: bool = False
     hidden_by: Place | None = None
     graphs: list[Graph] = field(default_factory=list)
 
@@ -114,14 +113,14 @@ def distinct_breaks(result: Result) -> tuple[Distinct, ...]:
     """All breaks of one component, one a cause and line, in the order in which they come."""
     found: dict[tuple[str, int, str], Distinct] = {}
     ends: dict[object, list[Distinct]] = {}
-    names = {compiled.frame: compiled.place for compiled in result.capture.compiles}
+    compiles = {compiled.frame: compiled for compiled in result.capture.compiles}
     for each in result.capture.breaks:
         message = read_message(each.reason)
         row = found.setdefault(_key(each.stack, message), Distinct(message, each.stack))
         if len(each.stack) > len(row.stack):
             row.stack = each.stack
-        if each.skipped and each.frame in names:
-            row.skipped = row.skipped or names[each.frame]
+        if each.skipped and each.frame in compiles and row.skipped is None:
+            row.skipped, row.rest = compiles[each.frame].place, compiles[each.frame].resumed
         row.hidden_by = row.hidden_by or each.hidden_by
         if not each.skipped:
             ends.setdefault(each.frame, []).append(row)
@@ -191,7 +190,7 @@ def _row(
         count=passes * calls if passes else None,
         per_step=passes * per_step if passes else None,
         modules=tuple(modules[:_SHOWN_MODULES]),
-        skipped_frame=_shown(each.skipped) if each.skipped and not _of_ours(each.skipped) else None,
+        skipped_frame=_skipped(each),
         hidden_by=_shown(lines.get(by[:2], by)) if by else None,
         graphs=len(each.graphs),
         ops=sum(graph.ops for graph in each.graphs),
@@ -202,12 +201,20 @@ def _row(
 def site_of(stack: Sequence[Place], module: str | None) -> Site:
     """The line that a person would edit, with the calls that lead to it."""
     kept = tuple(p for p in stack if not is_machinery(p[0]))
+    if in_accelerate_hook(stack):
+        kept = (stack[0], *kept)
     return make_site(kept or tuple(stack[:1]), module)
 
 
 def _frame(place: Place) -> Frame:
     file, line, function = place
     return Frame(file=importable_path(file)[0], line=line, function=function, code=source_line(file, line))
+
+
+def _skipped(each: Distinct) -> str | None:
+    if each.skipped is None or _of_ours(each.skipped):
+        return None
+    return f"the rest of {_shown(each.skipped)}" if each.rest else _shown(each.skipped)
 
 
 def _shown(place: Place) -> str:
@@ -217,7 +224,8 @@ def _shown(place: Place) -> str:
 def _in_hook(stack: tuple[Place, ...]) -> bool:
     """Whether a module's call ran the innermost function as a hook: torch's own kind, or that of a library of
     hooks, which puts itself in the place of the module's forward."""
-    if importable_path(stack[0][0])[0] == _HOOKS:
+    if in_accelerate_hook(stack):
+        # Not always below a module's call: a VAE's `decode` and `encode` call them themselves.
         return True
     for place in stack:
         if importable_path(place[0])[0] == _TORCH_MODULE:

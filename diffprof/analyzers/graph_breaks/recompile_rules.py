@@ -51,8 +51,8 @@ def _recompile_findings(
             rule=code,
             name=name,
             kind=f"recompile: {row.kind}",
-            message=f"{row.component} is compiled again {what}, {_times(times)}: {when} fails the guard "
-            f"`{row.guard}`.{_one(row)}{_cures(rows)}{_room(rows)}",
+            message=f"{row.component} is compiled again {what}, {_times(times)} ({when}): the guard "
+            f"`{row.guard}` fails.{_one(row)}{_cures(rows)}{_room(rows)}",
             grade=row.grade,
             severity=Severity.MEDIUM if within else Severity.LOW,
             site=row.site,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 
 from diffprof.analyzers.graph_breaks import recompile_rules
 from diffprof.analyzers.graph_breaks.causes import kind_of
@@ -20,6 +21,20 @@ GRAPH_MS = 0.05
 """Host time to launch one more CUDA graph (`GRAPH_CALL_US` of the cost model)."""
 
 NOT_COSTED = "Not priced: this recording holds no model of the compiled call"
+
+
+_SAYS_NOTHING = re.compile(
+    r"report an issue|file an issue|graph break is fundamental|caused by an earlier graph break|"
+    r"may result in an error when running in eager",
+    re.IGNORECASE,
+)
+"""Hints without a next step (torch/_dynamo/graph_break_hints.py)."""
+
+_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
+_BETWEEN = frozenset({"scheduler", "step", "call"})
+"""What is captured beside the models."""
+
+_FUNCTION = re.compile(r"<function (\S+) at 0x")
 
 
 def _breaks(recording: Recording, kind: str) -> Iterator[list[GraphBreakRow]]:
@@ -56,7 +71,7 @@ def _break_findings(
             blocked_ms=cost.blocked_ms if cost else None,
             saves_ms=cost.saves_ms if cost else None,
             cost_note=_cost_note(cost) if cost else _why_not(row),
-            advice=advice + _hint(row),
+            advice=_advice(rows, advice),
             fixes=for_break(row),
             evidence=Evidence(syncs=_waits(recording, row)),
         )
@@ -79,22 +94,24 @@ def _cost_note(cost: BreakCost) -> str:
     parts = [_more(cost.graphs, "CUDA graph"), _more(cost.kernels, "kernel")]
     if cost.blocked_ms:
         parts.append("a wait of the host")
-    made = ", ".join(part for part in parts if part)
-    of = f"with {' and '.join(cost.compiled)} compiled, in a call of {cost.call_ms:,.4g} ms"
-    if made:
-        own = f"the break adds {made} per call."
-    else:
-        own = "no graph or kernel more for it; it costs the compile of another piece."
+    made = _listed([part for part in parts if part])
+    of = f"in a call of {cost.call_ms:,.4g} ms with {_listed(cost.compiled)} compiled"
+    if not made:
+        return f"No graph, kernel or wait comes with it, {of}: one more piece to compile."
     # A graph or a wait that costs the host something, and the call nothing.
     hidden = cost.saves_ms < HIDDEN_SHARE * max(cost.blocked_ms, GRAPH_MS * cost.graphs)
-    return f"{of}: {own}{f' {HIDDEN}' if hidden else ''}{_together(cost) if made else ''}"
+    return f"The break adds {made}, {of}.{f' {HIDDEN}' if hidden else ''}{_together(cost)}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _together(cost: BreakCost) -> str:
     """The saving of all breaks, where it is more than that of this one."""
     if cost.together_ms is None or cost.together_ms <= cost.saves_ms * 1.01:
         return ""
-    return f" Without any break of what is compiled there, the call is {cost.together_ms:.3g} ms shorter."
+    return f" Without any of its breaks the call is {cost.together_ms:.3g} ms shorter."
 
 
 def _more(count: int, noun: str) -> str:
@@ -119,12 +136,26 @@ def _reach(row: GraphBreakRow) -> str:
     if row.hidden_by:
         text += f" Dynamo comes here only once the break in {row.hidden_by} is cured."
     elif row.skipped_frame:
-        text += f" Dynamo can't resume there: all of {row.skipped_frame} runs as plain Python."
+        text += (
+            f" Dynamo skips {row.skipped_frame} for it: that runs as plain Python, what it calls is compiled."
+        )
     return text
 
 
+def _advice(rows: Sequence[GraphBreakRow], advice: str) -> str:
+    """What to do, with Dynamo's own word on code that can be edited."""
+    row = rows[0]
+    if row.site.user_code:
+        return advice + _hint(row)
+    if all(each.component.partition(".")[0] in _BETWEEN for each in rows):
+        return f"{advice} Or compile the models alone: this is library code around them."
+    return advice
+
+
 def _hint(row: GraphBreakRow) -> str:
-    return f" Dynamo says: {row.hints[0]}" if row.hints else ""
+    """The first hint that says what to do, by its first sentence."""
+    hint = next((hint for hint in row.hints if not _SAYS_NOTHING.search(hint)), "")
+    return f" Dynamo says: {_SENTENCE.split(hint, maxsplit=1)[0].rstrip('.')}." if hint else ""
 
 
 @rule("GRB001", "data-dependent-branch", needs=BREAKS)
@@ -308,6 +339,11 @@ def untraceable_call(recording: Recording) -> Iterator[Finding]:
     )
 
 
+def _disabled(row: GraphBreakRow) -> str:
+    found = _FUNCTION.search(row.context)
+    return f"`{found[1]}`" if found else "A function"
+
+
 @rule("GRB007", "disabled-function", needs=BREAKS)
 def disabled_function(recording: Recording) -> Iterator[Finding]:
     """A function under `torch.compiler.disable`, or an explicit graph break, stands on the way.
@@ -334,7 +370,7 @@ def disabled_function(recording: Recording) -> Iterator[Finding]:
         "GRB007",
         "disabled-function",
         "disabled",
-        lambda row: "A function that must not be compiled splits the graph",
+        lambda row: f"{_disabled(row)} is marked not to be compiled, and splits the graph",
         "Compile what is inside the call instead of what is around it.",
     )
 
@@ -369,6 +405,12 @@ def hook_in_graph(recording: Recording) -> Iterator[Finding]:
     )
 
 
+def _other(row: GraphBreakRow) -> str:
+    if row.cause == "Observed exception":
+        return "Dynamo follows the code into an exception here, and gives up"
+    return f"The graph breaks: {row.cause}"
+
+
 @rule("GRB009", "graph-break", needs=BREAKS)
 def graph_break(recording: Recording) -> Iterator[Finding]:
     """The graph breaks for a reason of its own.
@@ -394,6 +436,6 @@ def graph_break(recording: Recording) -> Iterator[Finding]:
         "GRB009",
         "graph-break",
         "other",
-        lambda row: f"The graph breaks: {row.cause}",
+        _other,
         "See what the line does that Dynamo can't trace.",
     )

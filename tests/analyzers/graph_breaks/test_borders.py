@@ -127,7 +127,7 @@ def test_findings_carry_the_cost_and_say_what_it_is_made_of() -> None:
     assert finding.blocked_ms == rows[0].cost.blocked_ms
     assert finding.grade is Grade.SIMULATED
     assert "with unet compiled" in str(finding.cost_note)
-    assert "1 CUDA graph, 1 kernel, a wait of the host" in str(finding.cost_note)
+    assert "1 CUDA graph, 1 kernel and a wait of the host" in str(finding.cost_note)
 
 
 def test_what_redirects_a_scripts_devices_is_not_traced() -> None:

@@ -169,6 +169,13 @@ def test_a_skipped_function_is_told_apart_from_a_break() -> None:
     assert {row.hidden_by for row in others} == {by}
 
 
+def test_what_ran_compiled_before_a_loop_is_not_called_skipped() -> None:
+    before, in_loop, _ = seen()["hidden_in_the_rest"].rows
+    assert before.skipped_frame is None
+    assert before.graphs == 1
+    assert (in_loop.skipped_frame or "").startswith("the rest of hidden_in_the_rest (")
+
+
 def test_frames_are_the_users_own_and_innermost_first() -> None:
     rows = seen()["several"].rows
     deepest = rows[-1]

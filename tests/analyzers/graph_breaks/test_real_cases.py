@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from diffprof.analyzers.graph_breaks.causes import kind_of
 from diffprof.analyzers.graph_breaks.probe import probe_graph_breaks
 from diffprof.analyzers.graph_breaks.rules import hook_in_graph
+from diffprof.scanning import scan_target
 from tests.analyzers.graph_breaks.real_cases import CASES, lora
 from tests.builders import make_recording
 
@@ -62,3 +65,38 @@ def test_swapping_and_scaling_adapters() -> None:
     assert "cross_attention_kwargs" in passed.guard
     assert scene.pipe.get_active_adapters() == ["one"], "the pipeline is as it was"
     assert {layer.scaling["one"] for layer in scene.pipe.unet.modules() if hasattr(layer, "scaling")} == {1.0}
+
+
+FACTORY = """
+from tests.analyzers.graph_breaks.tiny import sdxl
+
+def make():
+    scene = sdxl()
+    scene.pipe.enable_sequential_cpu_offload()
+    return scene.pipe, {**scene.kwargs, "output_type": "latent"}
+"""
+
+
+@pytest.mark.slow
+def test_sequential_offloading_breaks_around_every_layer(tmp_path: Path) -> None:
+    """It needs another device than the CPU (accelerate 1.15), as the simulated one is."""
+    factory = tmp_path / "offloaded.py"
+    factory.write_text(FACTORY)
+    report = scan_target(
+        f"{factory}:make", device="sim:a100-80gb", analyzers=("graph-breaks",), settings={"cache": False}
+    )
+    (row,) = report.recording.graph_breaks or ()
+    assert (row.component, kind_of(row), row.code, row.site.file) == (
+        "unet",
+        "hook",
+        "GB0098",
+        "accelerate/hooks.py",
+    )
+    # One hook before and one after each of 86 modules with weights of their own, and the model.
+    assert row.per_step == 174
+    (capture,) = report.recording.captures or ()
+    assert capture.regions_per_call == 89
+    assert not capture.fullgraph_ready
+    (finding,) = [f for f in report.findings if f.rule == "GRB008"]
+    assert finding.saves_ms is not None
+    assert finding.saves_ms > 0.0
