@@ -54,13 +54,16 @@ def expected(plan: Plan) -> str:
     """One call before and with all selected steps, in a sentence; empty where nothing says how long it is."""
     if plan.before_ms is None or plan.after_ms is None:
         return ""
+    now = f"One call takes {words.milliseconds(plan.before_ms)}"
+    chosen = words.plural(len(plan.selected), "selected fix", "selected fixes")
+    unknown = [step for step in plan.selected if step.saves_ms is None]
+    if unknown and len(unknown) == len(plan.selected):
+        grade = f" ({plan.grade})" if plan.grade else ""
+        return f"{now}{grade}; what the {chosen} would save is not known before it is tried."
     grade = f" ({words.expectation(plan.grade)})" if plan.grade else ""
     ratio = f", {plan.before_ms / plan.after_ms:.2f}x" if plan.after_ms else ""
-    chosen = words.plural(len(plan.selected), "selected fix", "selected fixes")
-    return (
-        f"One call takes {words.milliseconds(plan.before_ms)}; with the {chosen} "
-        f"{words.milliseconds(plan.after_ms)} are expected{ratio}{grade}."
-    )
+    rest = f" What {len(unknown)} of them would save is not known before it is tried." if unknown else ""
+    return f"{now}; with the {chosen} {words.milliseconds(plan.after_ms)} are expected{ratio}{grade}.{rest}"
 
 
 def change(outcome: Outcome) -> str:

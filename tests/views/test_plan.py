@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from diffprof.fix import Code, Fix, Plan, Recipe, Safety, Stage
+from diffprof.fix import Code, Fix, Plan, PlanStep, Recipe, Safety, Stage
+from diffprof.recording import Grade
 from diffprof.tuning.plan import make_plan
 from diffprof.views import render
-from diffprof.views.tui.plan_pane import PlanPane, can_be_tried
-from diffprof.views.tuning import render_plan
+from diffprof.views.tui.plan_pane import PlanPane, can_be_tried, total_line
+from diffprof.views.tuning import expected, render_plan
 from tests import builders
 
 ORDER = ["tables", "layout", "half", "distilled"]
@@ -70,3 +71,29 @@ def test_the_viewer_has_boxes_for_the_same(plan: Plan) -> None:
     marks = {step.fix: "".join(text for _, text in pane._box(step)) for step in plan.listed}
     assert marks == {"tables": "[x]", "layout": "[x]", "half": "[ ]", "distilled": " · "}
     assert [step.fix for step in plan.steps if can_be_tried(step)] == ["half", "tables", "layout"]
+
+
+def test_a_saving_that_nobody_knows_is_no_figure() -> None:
+    def plan_of(*saves: float | None) -> Plan:
+        steps = tuple(
+            PlanStep(fix=str(n), title="x", safety=Safety.EXACT, stage=10, code="x", saves_ms=each)
+            for n, each in enumerate(saves)
+        )
+        return Plan(steps=steps, before_ms=10.0, after_ms=8.0, grade=Grade.SIMULATED)
+
+    def title(plan: Plan) -> str:
+        return "".join(text for _, text in total_line(plan, {step.fix for step in plan.steps}, plan.after_ms))
+
+    unknown, partly, known = plan_of(None, None), plan_of(2.0, None), plan_of(1.0, 1.0)
+    assert expected(unknown) == (
+        "One call takes 10 ms (simulated); "
+        "what the 2 selected fixes would save is not known before it is tried."
+    )
+    assert title(unknown) == "2 fixes checked: 10 ms now; what is saved shows when tried"
+    assert expected(known) == (
+        "One call takes 10 ms; with the 2 selected fixes 8 ms are expected, 1.25x (simulated)."
+    )
+    assert expected(partly) == (
+        f"{expected(known)} What 1 of them would save is not known before it is tried."
+    )
+    assert title(partly).startswith("2 fixes checked: 10 ms → 8 ms, 1.25x, predicted (simulated)")

@@ -278,6 +278,10 @@ def total_line(plan: Plan, chosen: Sequence[str] | set[str], after: float | None
     count = words.plural(len(chosen), "fix", "fixes")
     if plan.before_ms is None or after is None:
         return [("strong", f"{count} checked"), ("muted", "; how long a call takes was not measured")]
+    known = [step.saves_ms is not None for step in plan.steps if step.fix in chosen]
+    if known and not any(known):
+        now = f": {words.milliseconds(plan.before_ms)}"
+        return [("strong", count + " checked"), ("", now), ("muted", " now; what is saved shows when tried")]
     ratio = f", {plan.before_ms / after:.2f}x" if after else ""
     saved = max(plan.before_ms - after, 0.0)
     share = after / plan.before_ms if plan.before_ms else 0.0
@@ -286,7 +290,7 @@ def total_line(plan: Plan, chosen: Sequence[str] | set[str], after: float | None
         ("", f"{words.milliseconds(plan.before_ms)} → "),
         ("good" if saved > 0 else "strong", words.milliseconds(after)),
         ("good", ratio),
-        ("muted", f", predicted ({plan.grade})  "),
+        ("muted", f", predicted ({words.expectation(plan.grade)})  " if plan.grade else "  "),
         ("place", bar(share, _BAR)),
     ]
 
