@@ -254,7 +254,8 @@ def _next(report: Report, plan: Plan) -> str:
 
 
 def _markdown(report: Report, plan: Plan) -> str:
-    from diffprof.views.markdown import code, prose, table
+    """Cut to fit a comment: the plan and its outcomes first, then as many listings as there is room for."""
+    from diffprof.views.markdown import LIMIT, code, prose, table
 
     parts = [f"### diffprof fix: {prose(words.subject(report.recording))}\n"]
     if text := expected(plan):
@@ -272,7 +273,10 @@ def _markdown(report: Report, plan: Plan) -> str:
         for step in plan.listed
     ]
     parts.append(table(("", "fix", "what", "safety", "resolves", "saves", "note"), rows))
-    parts += [
+    if report.outcomes is not None:
+        found = outcomes_table(report.outcomes)
+        parts.append(f"#### {found.title}\n\n{table(found.columns, found.rows)}\n{prose(found.note)}\n")
+    listings = [
         f"#### {code(step.fix)}\n\n" + "\n".join(fenced(text, diff=diff) for text, diff in shown)
         for step in plan.listed
         if (shown := [(text, diff) for text, diff in ((step.code, False), (step.patch, True)) if text])
@@ -280,10 +284,15 @@ def _markdown(report: Report, plan: Plan) -> str:
     for edit in without_fix(report, plan):
         head = f"#### {code(edit.rule)} {code(f'{edit.file}:{edit.line}')}\n\n"
         said = prose("; ".join(edit.what) or f"no edit: {edit.why_not}")
-        parts.append(f"{head}{said}\n" + (f"\n{fenced(edit.diff, diff=True)}" if edit.diff else ""))
-    if report.outcomes is not None:
-        found = outcomes_table(report.outcomes)
-        parts.append(f"#### {found.title}\n\n{table(found.columns, found.rows)}\n{prose(found.note)}\n")
+        listings.append(f"{head}{said}\n" + (f"\n{fenced(edit.diff, diff=True)}" if edit.diff else ""))
+    room = LIMIT - sum(map(len, parts))
+    for number, listing in enumerate(listings):
+        room -= len(listing) + 1
+        if room < 0:
+            left = words.plural(len(listings) - number, "more listing")
+            parts.append(f"_Cut to fit a comment: {left}; `diffprof fix` prints them._\n")
+            break
+        parts.append(listing)
     return "\n".join(parts)
 
 

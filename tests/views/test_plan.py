@@ -12,6 +12,7 @@ from diffprof.fix import Code, Fix, Plan, PlanStep, Recipe, Safety, Stage
 from diffprof.recording import Grade
 from diffprof.tuning.plan import make_plan
 from diffprof.views import render
+from diffprof.views.markdown import LIMIT
 from diffprof.views.tui.plan_pane import PlanPane, can_be_tried, total_line
 from diffprof.views.tuning import expected, render_plan
 from tests import builders
@@ -97,3 +98,13 @@ def test_a_saving_that_nobody_knows_is_no_figure() -> None:
         f"{expected(known)} What 1 of them would save is not known before it is tried."
     )
     assert title(partly).startswith("2 fixes checked: 10 ms → 8 ms, 1.25x, predicted (simulated)")
+
+
+def test_markdown_fits_a_comment(plan: Plan) -> None:
+    code = "x = 1\n" * 5_000
+    long = replace(plan, steps=tuple(replace(step, code=code) for step in plan.steps))
+    shown = render_plan(builders.make_report(), long, "markdown")
+    assert len(shown) < LIMIT + 200
+    assert "Cut to fit a comment: 3 more listings" in shown
+    assert shown.count("```") == 2
+    assert len(render_plan(builders.make_report(), plan, "markdown")) < 2_000
