@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import hashlib
 import os
 import re
 import sysconfig
 import tempfile
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,12 +115,24 @@ class Source:
         self.tree = _parsed(file, self.before)
 
     def patched(self, edits: Iterable[Edit], imports: Sequence[str] = ()) -> Patch:
-        """What these edits make of the file."""
+        """What these edits make of the file.
+
+        Raises DiffprofError if that would be no Python: nothing is written then.
+        """
         chosen = distinct(edits)
         if imports:
             after = _with_imports(applied(self.tree, chosen), imports).bytes
         else:
             after = applied_to(self.before, self.tree, chosen)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes in the user's strings
+            try:
+                ast.parse(after)
+            except SyntaxError as error:
+                raise DiffprofError(
+                    f"The edits of {self.file} leave no valid Python (line {error.lineno}: {error.msg}).",
+                    "Nothing was written. This is a fault of diffprof: please report it.",
+                ) from error
         done = sorted({(edit.line, edit.what) for edit in chosen})
         return Patch(self.file, self.before, after, tuple(done))
 

@@ -32,9 +32,9 @@ _TENSOR_READS = (
 """Methods of a tensor, and torch's functions, that change nothing and draw no random numbers."""
 _PLAIN_READS = ("format", "join", "time", "perf_counter", "memory_allocated", "max_memory_allocated")
 _READS = frozenset((*_TENSOR_READS, *_PLAIN_READS))
-_PLAIN = frozenset(
-    ("float", "int", "str", "repr", "len", "round", "bool", "tuple", "list", "type", "min", "max")
-)
+_PLAIN = frozenset(("float", "int", "str", "repr", "len", "round", "bool", "type"))
+_CONSUMES = frozenset(("tuple", "list", "min", "max", "sum", "sorted", "any", "all", "set"))
+"""Functions that change nothing, unless what they are given under a name is an iterator."""
 
 _SYNCHRONIZE = m.Call(m.Attribute(attr=m.Name("synchronize")))
 _LOGGER = m.MatchRegex(r"(?i)_?(logger|logging|log)")
@@ -110,8 +110,12 @@ def refuse_if_acting(tree: Tree, call: cst.BaseExpression) -> None:
 def _acting(value: cst.CSTNode) -> cst.CSTNode | None:
     """The first part of an expression that may do something, or None."""
     acts = m.NamedExpr() | m.Await() | m.Yield()
-    only_reads = m.Call(m.Name(m.MatchIfTrue(_PLAIN.__contains__))) | m.Call(
-        m.Attribute(attr=m.Name(m.MatchIfTrue(_READS.__contains__)))
+    only_reads = (
+        m.Call(m.Name(m.MatchIfTrue(_PLAIN.__contains__)))
+        | m.Call(
+            m.Name(m.MatchIfTrue(_CONSUMES.__contains__)), [m.Arg(m.DoesNotMatch(m.Name())), m.ZeroOrMore()]
+        )
+        | m.Call(m.Attribute(attr=m.Name(m.MatchIfTrue(_READS.__contains__))))
     )
     for each in m.findall(value, acts | m.Call()):
         if not m.matches(each, only_reads):

@@ -29,12 +29,13 @@ def with_source_edits(report: Report) -> Report:
     if report.source is not None and not any(Path(f.site.file).is_file() for f in own if f.site):
         return report  # looked at from another folder: what the scan made of them stands
     made = _Made(report, own)
+    edits = tuple(made.edit(finding) for finding in own)
     keys = dict.fromkeys(key for finding in own for key in finding.fixes)
     fixes = {key: made.diff([f for f in own if key in f.fixes]) for key in keys}
     return replace(
         report,
         source=SourceEdits(
-            findings=tuple(made.edit(finding) for finding in own),
+            findings=edits,
             fixes={key: diff for key, diff in fixes.items() if diff},
         ),
     )
@@ -44,46 +45,48 @@ class _Made:
     """Every finding's edits. sources: files that can be edited; refused: why one can't, or a finding."""
 
     def __init__(self, report: Report, findings: Sequence[Finding]) -> None:
-        from diffprof.tuning.source_edit.choosing import edits_for
         from diffprof.tuning.source_edit.patch import Source
-        from diffprof.tuning.source_edit.tree import Refused
 
+        self.report = report
         self.sources: dict[str, Source] = {}
+        self.refused: dict[str, str] = {}
         self.edits: dict[int, list[Edit]] = {}
-        self.refused: dict[int, str] = {}
-        whole: dict[str, str] = {}
         for finding in findings:
             assert finding.site is not None
             name = finding.site.file
-            try:
-                if name not in self.sources and name not in whole:
+            if name not in self.sources and name not in self.refused:
+                try:
                     self.sources[name] = Source(report, Path(name))
-                if name in self.sources:
-                    self.edits[id(finding)] = edits_for(self.sources[name].tree, finding, report)
-            except UsageError as error:
-                whole[name] = error.what
-            except Refused as why:
-                self.refused[id(finding)] = str(why)
-            if name in whole:
-                self.refused[id(finding)] = whole[name]
+                except UsageError as error:
+                    self.refused[name] = error.what.rstrip(".")
 
     def edit(self, finding: Finding) -> SourceEdit:
+        """What a finding calls for, alone."""
+        from diffprof.tuning.source_edit.choosing import edits_for
+        from diffprof.tuning.source_edit.tree import Refused
+
         assert finding.site is not None
-        what = dict.fromkeys(edit.what for edit in self.edits.get(id(finding), ()))
-        return SourceEdit(
-            rule=finding.rule,
-            file=finding.site.file,
-            line=finding.site.line,
-            what=tuple(what),
-            diff=self.diff([finding]),
-            why_not=self.refused.get(id(finding), ""),
-        )
+        name = finding.site.file
+        made = SourceEdit(rule=finding.rule, file=name, line=finding.site.line)
+        if name in self.refused:
+            return replace(made, why_not=self.refused[name])
+        source = self.sources[name]
+        try:
+            edits = edits_for(source.tree, finding, self.report)
+            diff = source.patched(edits).diff
+        except Refused as why:
+            return replace(made, why_not=str(why))
+        except Exception as error:  # whatever it is, it must not cost the scan
+            return replace(made, why_not=f"making it failed with {type(error).__name__}: {error}")
+        self.edits[id(finding)] = edits
+        return replace(made, what=tuple(dict.fromkeys(edit.what for edit in edits)), diff=diff)
 
     def diff(self, findings: Sequence[Finding]) -> str:
-        """Of all that these findings call for, file by file."""
+        """Of all that these findings call for, file by file. Each was asked for alone before."""
         diffs = []
         for name, source in self.sources.items():
             here = [f for f in findings if f.site is not None and f.site.file == name]
             edits = [edit for finding in here for edit in self.edits.get(id(finding), ())]
-            diffs.append(source.patched(edits).diff if edits else "")
+            if edits:
+                diffs.append(source.patched(edits).diff)
         return "".join(diffs)

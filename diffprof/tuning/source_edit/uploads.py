@@ -45,9 +45,8 @@ def _destination(tree: Tree, move: cst.Call) -> cst.BaseExpression | None:
     assert isinstance(move.func, cst.Attribute)
     if move.func.attr.value == "cuda":
         return cst.SimpleString('"cuda"') if not move.args else None
-    if len(move.args) == 1 and is_device(tree, move.args[0]):
-        return move.args[0].value
-    return None
+    args = [arg for arg in move.args if arg is not keyword(move, "non_blocking")]
+    return args[0].value if len(args) == 1 and is_device(tree, args[0]) else None
 
 
 def create_in_place(tree: Tree, line: int) -> Iterator[Edit]:
@@ -58,6 +57,8 @@ def create_in_place(tree: Tree, line: int) -> Iterator[Edit]:
         name = inner.func.attr.value
         if name in _OTHER:
             raise Refused(f"`torch.{name}` would be another one there: {_OTHER[name]}")
+        if (asked := keyword(inner, "pin_memory", "out", "requires_grad")) is not None:
+            raise Refused(f"`{tree.code(asked).strip(', ')}` is for a tensor of the host")
         if name in _SAME and keyword(inner, "device") is None and _destination(tree, call) is not None:
             yield Edit(call, line, "create it on the device", _created(tree, call))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from diffprof.errors import DiffprofError
 from diffprof.report import Report, load_report, save_report
 from diffprof.tuning.plan import make_plan
 from diffprof.tuning.source_edit.stored import with_source_edits
@@ -75,6 +76,28 @@ def test_of_a_file_that_changed_the_reason_stands_there(report: Report) -> None:
 def test_where_the_file_is_not_the_diff_stays(report: Report) -> None:
     Path("mine.py").unlink()
     assert "+x = torch.ones(2, device=device)" in make_plan(report).edits[0].diff
+
+
+def test_an_edit_that_fails_costs_no_scan(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffprof.tuning.source_edit import choosing
+
+    def fails(*_: object) -> None:
+        raise ValueError("odd")
+
+    monkeypatch.setattr(choosing, "create_in_place", fails)
+    source = with_source_edits(report).source
+    assert source is not None
+    assert [edit.why_not for edit in source.findings[:2]] == ["making it failed with ValueError: odd"] * 2
+    assert "-torch.cuda.synchronize()" in source.findings[3].diff
+    assert source.fixes == {}
+
+
+def test_edits_that_leave_no_python_are_not_made(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffprof.tuning.source_edit import patch
+
+    monkeypatch.setattr(patch, "applied_to", lambda *_: b"x = (\n")
+    with pytest.raises(DiffprofError, match="leave no valid Python"):
+        patch.make_patch(report, make_plan(report), Path("mine.py"))
 
 
 def test_from_another_folder_the_edits_of_the_scan_stand(
