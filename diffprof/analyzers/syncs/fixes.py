@@ -13,6 +13,7 @@ import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from diffprof.analyzers.syncs import shims
 from diffprof.finding import Finding
 from diffprof.fix import Code, Fix, Recipe, Safety, Skipped, Stage
 from diffprof.recording import Recording, SyncRow
@@ -22,12 +23,23 @@ _SHIMS = Path(__file__).with_name("shims")
 
 @functools.cache
 def _shim(name: str) -> tuple[tuple[str, ...], str]:
-    """Import statements and definitions of a shim."""
+    """Import statements and definitions of a shim; those of shims that it imports stand before its own."""
     text = (_SHIMS / f"{name}.py").read_text(encoding="utf-8")
-    nodes = ast.parse(text).body
-    imports = [node for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom))]
-    lines = text.splitlines(keepends=True)
-    return tuple(map(ast.unparse, imports)), "".join(lines[imports[-1].lineno :]).strip("\n") + "\n"
+    nodes = [node for node in ast.parse(text).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    own = "".join(text.splitlines(keepends=True)[nodes[-1].end_lineno or 0 :]).strip("\n") + "\n"
+    imports: list[str] = []
+    definitions = []
+    for node in nodes:
+        package, _, shared = (
+            (node.module or "").rpartition(".") if isinstance(node, ast.ImportFrom) else ("",) * 3
+        )
+        if package == shims.__name__:
+            more, text = _shim(shared)
+            imports += more
+            definitions.append(text)
+        else:
+            imports.append(ast.unparse(node))
+    return tuple(dict.fromkeys(imports)), "\n\n".join([*definitions, own])
 
 
 def _rows(recording: Recording, findings: Sequence[Finding]) -> list[SyncRow]:

@@ -66,9 +66,9 @@ def _in_scheduler(recording: Recording, row: SyncRow) -> bool:
 
 
 def _numbers_of_the_pipeline(row: SyncRow) -> bool:
-    """Whether the pipeline's own `__call__` builds a tensor of `[t]` there, as inpainting does."""
+    """Whether the pipeline's own `__call__` builds a tensor of `[t]` or `[t / 1000]` there."""
     line = dict(row.site.excerpt).get(row.site.line, "")
-    return row.site.function.endswith("__call__") and bool(re.search(r"torch\.tensor\(\[[\w.]+\]", line))
+    return row.site.function.endswith("__call__") and bool(re.search(r"torch\.tensor\(\[[\w. /*]+\]", line))
 
 
 def _read_fixes(recording: Recording, row: SyncRow) -> tuple[str, ...]:

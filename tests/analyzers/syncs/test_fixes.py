@@ -227,7 +227,9 @@ def test_other_pipelines(name: str) -> None:
         assert in_loop(after.recording) == []
 
 
-@pytest.mark.parametrize("name", ["sd15-inpaint-plain-unet", "kandinsky22-inpaint", "hunyuan-dit"])
+@pytest.mark.parametrize(
+    "name", ["sd15-inpaint-plain-unet", "kandinsky22-inpaint", "hunyuan-dit", "auraflow"]
+)
 def test_numbers_that_the_pipeline_itself_builds(name: str) -> None:
     """`torch.tensor([t])` in the pipeline's loop, and `add_noise` of what comes of it."""
     with simulated_gpu() as device:

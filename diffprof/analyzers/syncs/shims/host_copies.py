@@ -1,15 +1,13 @@
 """Reads of what the host itself has uploaded, answered by the host."""
 
-import contextlib
-import functools
-import inspect
 import re
 import threading
-import types
 
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from diffprof.analyzers.syncs.shims.standing import _around_methods, _tensor_in_call
 
 
 class _Known(threading.local):
@@ -157,37 +155,23 @@ def _target(args, kwargs):
 def _answer_from_host(scheduler, methods, tables=()):
     """Run these methods of a scheduler with `_HostCopies`. tables: attributes that are read on the host."""
 
-    def wrapped(method):
-        @functools.wraps(method)
-        def run(self, *args, **kwargs):
-            with _HostCopies() as copies:
-                result = method(self, *args, **kwargs)
-                if method.__name__ == "set_timesteps":
-                    for name in ("timesteps", *tables):
-                        copies.learn(getattr(self, name, None))
-                return result
+    def learn(copies, scheduler, method):
+        for name in ("timesteps", *tables) if method == "set_timesteps" else ():
+            copies.learn(getattr(scheduler, name, None))
 
-        return run
-
-    for name in methods:
-        if hasattr(scheduler, name):  # Bound methods: a deep copy of the scheduler has its own.
-            run = wrapped(getattr(scheduler, name).__func__)
-            setattr(scheduler, name, types.MethodType(run, scheduler))
+    _around_methods(scheduler, methods, _HostCopies, then=learn)
 
 
-@contextlib.contextmanager
 def _numbers_from_host(pipe):
-    """Inside, `torch.tensor([t])` in the pipeline's own code takes the host's copy of `t`."""
-    scope = inspect.unwrap(type(pipe).__call__).__globals__
-    before = scope["torch"]
-    scope["torch"] = types.ModuleType("torch")
-    scope["torch"].__getattr__ = functools.partial(getattr, before)
+    """Inside, `torch.tensor([t])` in the pipeline's own code takes the host's copy of `t`; where there is
+    none, as of `t / 1000`, the tensor is made on the device, where the pipeline sends it."""
 
-    def tensor(data, **kwargs):
-        return before.tensor(_HostCopies().elements(data), **kwargs)
+    def tensor(torch, data, **kwargs):
+        data = _HostCopies().elements(data)
+        scalars = list(data) if isinstance(data, (list, tuple)) else []
+        on_device = all(isinstance(each, torch.Tensor) and each.device.type != "cpu" for each in scalars)
+        if scalars and on_device and set(kwargs) <= {"dtype", "device"}:
+            return torch.stack([each.reshape(()) for each in scalars]).to(**kwargs)
+        return torch.tensor(data, **kwargs)
 
-    scope["torch"].tensor = tensor
-    try:
-        yield
-    finally:
-        scope["torch"] = before
+    return _tensor_in_call(pipe, tensor)

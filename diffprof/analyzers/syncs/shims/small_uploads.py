@@ -1,12 +1,11 @@
 """Small host values written on the device by a kernel instead of copied there."""
 
-import contextlib
 import functools
-import inspect
-import types
 
 import torch
 from torch.overrides import TorchFunctionMode
+
+from diffprof.analyzers.syncs.shims.standing import _around_methods, _tensor_in_call
 
 
 class _SmallUploads(TorchFunctionMode):
@@ -89,37 +88,15 @@ class _SmallUploads(TorchFunctionMode):
 
 def _fill_small_uploads(scheduler, methods):
     """Run these methods of a scheduler with `_SmallUploads`."""
-    kept: dict = {}
-
-    def wrapped(method):
-        @functools.wraps(method)
-        def run(self, *args, **kwargs):
-            with _SmallUploads(kept):
-                return method(self, *args, **kwargs)
-
-        return run
-
-    for name in methods:
-        if hasattr(scheduler, name):  # Bound methods: a deep copy of the scheduler has its own.
-            run = wrapped(getattr(scheduler, name).__func__)
-            setattr(scheduler, name, types.MethodType(run, scheduler))
+    _around_methods(scheduler, methods, functools.partial(_SmallUploads, {}))
 
 
-@contextlib.contextmanager
 def _numbers_by_fill(pipe):
     """Inside, `torch.tensor([t], device=...)` in the pipeline's own code fills instead of copying."""
-    scope = inspect.unwrap(type(pipe).__call__).__globals__
-    before = scope["torch"]
-    scope["torch"] = types.ModuleType("torch")
-    scope["torch"].__getattr__ = functools.partial(getattr, before)
     kept: dict = {}
 
-    def tensor(*args, **kwargs):
+    def tensor(torch, *args, **kwargs):
         with _SmallUploads(kept):
-            return before.tensor(*args, **kwargs)
+            return torch.tensor(*args, **kwargs)
 
-    scope["torch"].tensor = tensor
-    try:
-        yield
-    finally:
-        scope["torch"] = before
+    return _tensor_in_call(pipe, tensor)
