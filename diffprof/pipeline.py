@@ -7,6 +7,7 @@ import ast
 import functools
 import inspect
 import textwrap
+import types
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -335,13 +336,16 @@ class PhaseTracker:
 
     def _wrap(self, owner: Any, name: str, phase: str, part: str | None, undo: ExitStack) -> None:
         # On the class, so that a copy of the component made during the call is followed too and never
-        # bound to the original; on the object only where it has an attribute of its own.
+        # bound to the original; on the object only where it has an attribute of its own, bound as that is.
         own = name in vars(owner)
         place = owner if own else type(owner)
         if not own and (place, name) in self._wrapped:
             return
         self._wrapped.add((place, name))
         original = getattr(place, name)
+        bound = own and getattr(original, "__self__", None) is owner
+        if bound:
+            original = original.__func__
 
         @functools.wraps(original)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -354,7 +358,7 @@ class PhaseTracker:
             finally:
                 self.leave(part)
 
-        undo.enter_context(replaced(place, name, wrapped))
+        undo.enter_context(replaced(place, name, types.MethodType(wrapped, owner) if bound else wrapped))
         undo.callback(self._wrapped.discard, (place, name))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import sys
+import types
 
 import pytest
 import torch
@@ -168,6 +170,17 @@ def test_nothing_is_left_on_the_pipeline_or_its_classes():
     assert [dict(vars(owner)) for owner in (Pipeline, Scheduler, Autoencoder)] == before
     assert len(pipe.unet._forward_hooks) == hooks
     assert "step" not in vars(pipe.scheduler)
+
+
+def test_a_copy_made_in_the_call_has_a_step_of_its_own():
+    pipe = Pipeline()
+    pipe.scheduler.step = types.MethodType(lambda self, noise, t, sample: (self, sample), pipe.scheduler)
+    tracker = PhaseTracker()
+    with tracker.watching(pipe):
+        copied = copy.deepcopy(pipe.scheduler)
+        assert copied.step(None, 0, None)[0] is copied
+        assert pipe.scheduler.step(None, 0, None)[0] is pipe.scheduler
+    assert tracker.steps_done == 2
 
 
 def test_a_failing_step_leaves_its_phase():
