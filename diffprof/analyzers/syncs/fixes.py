@@ -1,6 +1,7 @@
-"""Fixes of waits in a scheduler. All exact: the device computes what it did before, on the same tensors.
+"""Fixes of waits in a scheduler, in a pipeline's loop and in a denoiser. All exact: the device computes what
+it did before, on the same tensors.
 
-None of them moves a table from one side to the other, although that is what one would write by hand: a
+None of them moves what is computed from one side to the other, although one would write that by hand: a
 float32 number on the host and one on the device are not rounded alike when they meet float16 or bfloat16
 tensors (aten/src/ATen/native/cuda/Loops.cuh, opmath_gpu_kernel_with_scalars: a host scalar takes part in
 float32; a device scalar is cast to the tensors' type first).
@@ -129,6 +130,24 @@ def _upload_once(recording: Recording, findings: Sequence[Finding]) -> Code | Sk
     )
 
 
+def _host_tensors(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
+    parts: dict[str, dict[str, None]] = {}
+    for row in _rows(recording, findings):
+        model, _, part = (row.site.module or "").partition(".")
+        named = parts.setdefault(model, {})
+        if part and not part.endswith("*"):
+            named[part] = None
+    return _code(
+        "host_tensors",
+        (
+            f"_host_tensors_once(pipe.{model}, {_tuple(tuple(named))})"
+            if named
+            else f"_host_tensors_once(pipe.{model})"
+            for model, named in parts.items()
+        ),
+    )
+
+
 _SAME_TENSORS = (
     "The device computes the same operations on the same tensors; only where the host reads from changes."
     " What the host has not uploaded itself is read from the device as before."
@@ -182,5 +201,19 @@ RECIPES = (
             " arrive, with the same type, on the same device.",
         ),
         _upload_once,
+    ),
+    Recipe(
+        Fix(
+            "host-tensors-once",
+            "Put host tensors that the denoiser is given or keeps on the device once",
+            Safety.EXACT,
+            Stage.SCHEDULER,
+            why="Rotary tables, frequencies and timesteps on the host are sent by the parts that use them,"
+            " in each step and often in each block. Here they are sent before, once for the same numbers, and"
+            " tables that a part keeps stay on the device. The first call is watched: only what is sent as it"
+            " is moves; what the host computes with stays there, so that not a bit changes. In code under"
+            " `torch.compile` nothing changes.",
+        ),
+        _host_tensors,
     ),
 )

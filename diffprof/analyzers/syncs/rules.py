@@ -86,7 +86,16 @@ def _read_fixes(recording: Recording, row: SyncRow) -> tuple[str, ...]:
 
 def _upload_fixes(recording: Recording, row: SyncRow) -> tuple[str, ...]:
     known = _in_scheduler(recording, row) or _numbers_of_the_pipeline(row)
-    return ("upload-once",) if known and row.in_loop else ()
+    if known and row.in_loop:
+        return ("upload-once",)
+    return ("host-tensors-once",) if _recurs(row) and _sent_by_denoiser(recording, row) else ()
+
+
+def _sent_by_denoiser(recording: Recording, row: SyncRow) -> bool:
+    """Whether a denoiser sends a host tensor that is there already, and makes none of Python numbers."""
+    denoisers = {each.name for each in recording.target.components if each.role == "denoiser"}
+    line = dict(row.site.excerpt).get(row.site.line, "")
+    return (row.site.module or "").partition(".")[0] in denoisers and "torch.tensor(" not in line
 
 
 def _who(row: SyncRow) -> str:

@@ -248,6 +248,92 @@ def test_numbers_that_the_pipeline_itself_builds(name: str) -> None:
         assert in_loop(after.recording) == []
 
 
+TABLES = {
+    "ldm-text-to-image": 2,
+    "ddpm": 3,
+    "kandinsky5-image": 4,
+    "cogview4": 16,
+    "easyanimate": 8,
+    "stable-audio": 12,
+    "lumina2": 12,
+    "lumina-next": 2,
+}
+"""Pipelines whose denoisers are given, keep or make tensors on the host -> uploads of them in the loop."""
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_host_tensors_of_a_denoiser(name: str) -> None:
+    def sent(report: Report) -> list[Any]:
+        rows = [row for row in report.recording.syncs or () if row.in_loop and row.kind == "host-to-device"]
+        return [row for row in rows if "/models/" in row.site.file]
+
+    with simulated_gpu() as device:
+        case = CASES[name].build()
+        place(case.pipe, values="known")
+        run = Run(case, device)
+        expected, report = run.call()
+        assert sum(row.count for row in sent(report)) == TABLES[name]
+        codes = fixes_for(report)
+        assert "host-tensors-once" in codes
+        apply(case.pipe, codes)
+        for first in (True, False):
+            got, after = run.call()
+            assert same(got, expected)
+            assert all(sum(map(bool, row.by_step)) == 1 for row in sent(after)), "in one step, not in each"
+            assert first or sum(row.count for row in sent(after)) <= 1
+
+
+def host_tensors_once() -> Any:
+    namespace: dict[str, Any] = {}
+    code = fixes_code("host-tensors-once")
+    exec("\n".join(code.imports) + "\n" + code.definitions, namespace)
+    return namespace["_host_tensors_once"]
+
+
+def test_what_the_host_computes_with_stays_on_the_host() -> None:
+    """Sines and quotients of the host and of a GPU differ in the last bit, and a value read there waits."""
+
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor, t: torch.Tensor, table: torch.Tensor, n: torch.Tensor) -> Any:
+            self.devices = [each.device.type for each in (t, table, n)]
+            rows = table[None, : int(n)].to(x.device)
+            return x * torch.sin(t / 1000).to(x.device) + rows
+
+    with simulated_gpu() as device, torch.no_grad():
+        model = Model()
+        host_tensors_once()(model)
+        x, table = torch.ones(4, device=device), torch.arange(8.0)
+        given = [model(x, torch.tensor(t), table, n=torch.tensor(4)) for t in (3.0, 3.0, 5.0)]
+        assert model.devices == ["cpu", "sim", "cpu"]
+        plain = [Model()(x, torch.tensor(t), table, n=torch.tensor(4)) for t in (3.0, 3.0, 5.0)]
+        assert all(torch.equal(a.cpu(), b.cpu()) for a, b in zip(given, plain, strict=True))
+
+
+def test_a_compiled_model_is_left_alone() -> None:
+    class Table(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = torch.arange(4.0)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.table
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rotary, self.linear = Table(), torch.nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return self.linear(self.rotary(x)) * t
+
+    model, inputs = Model(), (torch.ones(2, 4), torch.tensor(3.0))
+    expected = model(*inputs)
+    host_tensors_once()(model, ("rotary",))
+    model.compile(backend="eager", fullgraph=True)
+    assert torch.equal(model(*inputs), expected)
+    assert torch.equal(model.rotary.table, torch.arange(4.0))
+
+
 def test_callbacks_that_change_the_latents_and_end_early() -> None:
     def callback(pipe: Any, index: int, t: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         assert float(t) > 0
