@@ -384,7 +384,7 @@ def apply_to(scheduler: Any, key: str) -> None:
 # --- what the scheduler is afterwards ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", [recipe.fix.key for recipe in RECIPES])
+@pytest.mark.parametrize("key", [r.fix.key for r in RECIPES if r.fix.key != "host-tensors-once"])
 def test_a_fixed_scheduler_is_still_what_it_was(key: str, tmp_path: Any) -> None:
     scheduler = df.DDIMScheduler(num_train_timesteps=500)
     before = dict(vars(scheduler))
