@@ -21,7 +21,7 @@ class _HostUses(TorchFunctionMode):
 
     def watch(self, value, place):
         for inner, tensor in _leaves(value, place):
-            if tensor.device.type == "cpu":
+            if _on_host(tensor):
                 self.alive.append(tensor)  # so that its memory becomes no other tensor's
                 self.places[tensor.untyped_storage().data_ptr()] = inner
 
@@ -39,9 +39,7 @@ class _HostUses(TorchFunctionMode):
         return result
 
     def place(self, tensor):
-        if tensor.device.type != "cpu" or tensor.layout != torch.strided:
-            return None
-        return self.places.get(tensor.untyped_storage().data_ptr())
+        return self.places.get(tensor.untyped_storage().data_ptr()) if _on_host(tensor) else None
 
 
 class _HostTensors:
@@ -89,7 +87,8 @@ class _HostTensors:
             if self.uses is not None:
                 self.uses.watch(value, (name, key))
             elif any(
-                t.device.type == "cpu" and place in self.sent for place, t in _leaves(value, (name, key))
+                t.device.type == "cpu" and place in (self.sent or ())
+                for place, t in _leaves(value, (name, key))
             ):
                 setattr(module, key, self.moved(value, (name, key), device))
 
@@ -124,6 +123,10 @@ class _HostTensors:
         kept.append((value.clone(), value.to(device)))
         del kept[: -self.most]
         return kept[-1][1].clone()
+
+
+def _on_host(tensor):
+    return type(tensor) is torch.Tensor and tensor.device.type == "cpu" and tensor.layout == torch.strided
 
 
 def _leaves(value, place=()):
