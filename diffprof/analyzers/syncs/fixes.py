@@ -148,6 +148,10 @@ def _host_tensors(recording: Recording, findings: Sequence[Finding]) -> Code | S
     )
 
 
+def _guidance(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
+    return _code("guidance", (), around="_guidance_read_once(pipe)")
+
+
 _SAME_TENSORS = (
     "The device computes the same operations on the same tensors; only where the host reads from changes."
     " What the host has not uploaded itself is read from the device as before."
@@ -187,6 +191,17 @@ RECIPES = (
             " it indexes and compares with its own copy. " + _SAME_TENSORS,
         ),
         _host_timesteps,
+    ),
+    Recipe(
+        Fix(
+            "guidance-once",
+            "Ask the device once whether to guide, not in each step",
+            Safety.EXACT,
+            Stage.SCHEDULER,
+            why="The guidance scale is a tensor on the device, one number for each frame, and each `if` on it"
+            " waits. It does not change during the call, so that the answer is kept until it does.",
+        ),
+        _guidance,
     ),
     # After the fixes above: it has to stand outside of them, so that they see its tensors arrive.
     Recipe(

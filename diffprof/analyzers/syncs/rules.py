@@ -71,10 +71,18 @@ def _numbers_of_the_pipeline(row: SyncRow) -> bool:
     return row.site.function.endswith("__call__") and bool(re.search(r"torch\.tensor\(\[[\w. /*]+\]", line))
 
 
+def _asks_for_guidance(row: SyncRow) -> bool:
+    """Whether the pipeline's own `__call__` asks there whether it guides, and the scale is a tensor."""
+    line = dict(row.site.excerpt).get(row.site.line, "")
+    return row.site.function.endswith("__call__") and "self.do_classifier_free_guidance" in line
+
+
 def _read_fixes(recording: Recording, row: SyncRow) -> tuple[str, ...]:
     """Of a read in a scheduler, if the host could know the value: what a model has computed it can't."""
     if not row.in_loop or not row.values_known:
         return ()
+    if _asks_for_guidance(row):
+        return ("guidance-once",)
     if not _in_scheduler(recording, row):
         return ("host-timesteps",) if _numbers_of_the_pipeline(row) else ()
     if _in_search(row):

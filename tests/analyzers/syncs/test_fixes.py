@@ -290,6 +290,23 @@ def host_tensors_once() -> Any:
     return namespace["_host_tensors_once"]
 
 
+def test_a_guidance_scale_on_the_device_is_asked_once() -> None:
+    with simulated_gpu() as device:
+        case = CASES["stable-video-diffusion"].build()
+        place(case.pipe, values="known")
+        run = Run(case, device)
+        expected, report = run.call()
+        codes = fixes_for(report)
+        assert "guidance-once" in codes
+        before = vars(type(case.pipe)).get("do_classifier_free_guidance")
+        with around(codes, apply(case.pipe, codes)):
+            got, after = run.call()
+        assert vars(type(case.pipe)).get("do_classifier_free_guidance") is before
+        assert same(got, expected)
+        left = [row for row in after.recording.syncs or () if row.in_loop]
+        assert [(row.kind, row.count, row.first_step_only) for row in left] == [("value-read", 1, True)]
+
+
 def test_what_the_host_computes_with_stays_on_the_host() -> None:
     """Sines and quotients of the host and of a GPU differ in the last bit, and a value read there waits."""
 
@@ -384,7 +401,9 @@ def apply_to(scheduler: Any, key: str) -> None:
 # --- what the scheduler is afterwards ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", [r.fix.key for r in RECIPES if r.fix.key != "host-tensors-once"])
+@pytest.mark.parametrize(
+    "key", [r.fix.key for r in RECIPES if r.fix.key not in ("guidance-once", "host-tensors-once")]
+)
 def test_a_fixed_scheduler_is_still_what_it_was(key: str, tmp_path: Any) -> None:
     scheduler = df.DDIMScheduler(num_train_timesteps=500)
     before = dict(vars(scheduler))
