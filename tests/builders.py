@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from diffprof.finding import Evidence, Finding, Severity
+from diffprof.fix import SourceEdit, SourceEdits
 from diffprof.recording import (
     Component,
     DeviceInfo,
@@ -193,6 +194,18 @@ def one_of_everything() -> Report:
         ),
         recording=recording,
         unchecked=(Unchecked(rule="KRN001", name="launch-bound", why="kernels not recorded"),),
+        source=SourceEdits(
+            findings=(
+                SourceEdit(
+                    rule="SYN005",
+                    file="my/scheduler.py",
+                    line=12,
+                    what=("create it on the device",),
+                    diff="--- a/my/scheduler.py\n+++ b/my/scheduler.py\n@@ -12 +12 @@\n"
+                    "-x = torch.zeros(2).to(device)\n+x = torch.zeros(2, device=device)\n",
+                ),
+            ),
+        ),
         path="traces/20260102-030405-sdxl",
     )
 
@@ -214,6 +227,12 @@ def ugly() -> Report:
         make_finding(site=site, message=UGLY, advice=UGLY, fixes=(UGLY,), cost_note=UGLY, phase=UGLY),
         recording=recording,
         unchecked=(Unchecked(rule="SYN001", name=UGLY, why=UGLY),),
+        source=SourceEdits(
+            findings=(
+                SourceEdit(rule="SYN001", file=UGLY, line=3, what=(UGLY,), diff=f"-{UGLY}\n+{UGLY}\n"),
+            ),
+            fixes={UGLY: f"-{UGLY}\n"},
+        ),
     )
 
 

@@ -29,7 +29,7 @@ def _changed(report: Report, file: str) -> str | None:
     """A file that is not here can't be compared: its edits are those of the scan."""
     try:
         now = hashlib.sha256(Path(file).read_bytes()).hexdigest()
-    except OSError:
+    except (OSError, ValueError):
         return None
     if now == report.recording.sources.get(file):
         return None
