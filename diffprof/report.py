@@ -117,6 +117,7 @@ class _Unjudged(msgspec.Struct, kw_only=True):
 
     schema: int
     recording: Recording
+    source: SourceEdits | None = None
     plan: Plan | None = None
     outcomes: tuple[Outcome, ...] | None = None
     after: str | None = None
@@ -193,7 +194,12 @@ def load_judged(path: str | Path) -> Report:
     stored = _decoded(data, _Unjudged, str(file))
     fresh = make_report(stored.recording)
     return msgspec.structs.replace(
-        fresh, path=str(file.parent), plan=stored.plan, outcomes=stored.outcomes, after=stored.after
+        fresh,
+        path=str(file.parent),
+        source=stored.source,
+        plan=stored.plan,
+        outcomes=stored.outcomes,
+        after=stored.after,
     )
 
 
