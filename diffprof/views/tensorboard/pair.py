@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,8 @@ def pair(folders: Mapping[str, Path]) -> tuple[str, str] | None:
 
     folders: name -> folder of the run.
     """
-    order = newest_first(folders)
     headers = {name: _header(folder) for name, folder in folders.items()}
+    order = newest_first(folders)
     places = {folder.resolve(): name for name, folder in folders.items()}
     for name in order:
         after = headers[name].after
@@ -74,7 +75,14 @@ def aligned(node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _header(folder: Path) -> _Header:
+    file = folder / REPORT_FILE
     try:
-        return msgspec.json.decode((folder / REPORT_FILE).read_bytes(), type=_Header)
+        return _read(file, file.stat().st_mtime_ns)
     except (OSError, msgspec.DecodeError):
         return _Header()
+
+
+@lru_cache(maxsize=1_000)
+def _read(file: Path, changed: int) -> _Header:
+    """The page asks every few seconds. changed: when the file was, so that it is read again then."""
+    return msgspec.json.decode(file.read_bytes(), type=_Header)

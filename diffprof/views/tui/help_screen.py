@@ -60,6 +60,7 @@ KEYS: dict[str, tuple[tuple[str, str], ...]] = {
         ("Space", "check or uncheck a fix"),
         ("a, r", "check all or none; as planned"),
         ("A", "apply what is checked: each is tried, measured, kept or undone"),
+        ("Esc", "stop applying; what was tried until then is kept"),
         ("c", "compare the run with the scan of what was kept"),
     ),
     "8 Runs": (
