@@ -285,8 +285,8 @@ def recommendations(report: Report) -> str:
     lines = [f"<p>{prose(top.headline)}</p>", f"<div>{prose(top.why)}</div>", f"<div>{prose(top.next)}</div>"]
     items = [
         f"<li><b>{escape(clean(each.rule))}</b> {escape(clean(each.name))}, "
-        f"{escape(clean(words.place(each.site)))}, {escape(clean(words.how_often(each)))}. "
-        f"{escape(clean(words.cost(each)))}</li>"
+        f"{escape(clean(words.place(each.site) if each.site else each.message.rstrip('.')))}; "
+        f"{escape(clean(words.how_often(each)))}; {escape(clean(words.cost(each)))}</li>"
         for each in report.findings[:MOST_FINDINGS]
     ]
     left = len(report.findings) - len(items)

@@ -15,6 +15,7 @@ from textual.widgets import Static
 
 from diffprof.errors import DiffprofError, ExitCode
 from diffprof.fix import Outcome, Plan, PlanStep, Safety, Status
+from diffprof.recording import Grade
 from diffprof.report import Report, load_report
 from diffprof.tuning.plan import predicted_ms
 from diffprof.views import tuning, words
@@ -283,6 +284,7 @@ def total_line(plan: Plan, chosen: Sequence[str] | set[str], after: float | None
         now = f": {words.milliseconds(plan.before_ms)}"
         return [("strong", count + " checked"), ("", now), ("muted", " now; what is saved shows when tried")]
     ratio = f", {plan.before_ms / after:.2f}x" if after else ""
+    grade = "from what was measured" if plan.grade is Grade.MEASURED else plan.grade or "grade unknown"
     saved = max(plan.before_ms - after, 0.0)
     share = after / plan.before_ms if plan.before_ms else 0.0
     return [
@@ -290,7 +292,7 @@ def total_line(plan: Plan, chosen: Sequence[str] | set[str], after: float | None
         ("", f"{words.milliseconds(plan.before_ms)} → "),
         ("good" if saved > 0 else "strong", words.milliseconds(after)),
         ("good", ratio),
-        ("muted", f", predicted ({words.expectation(plan.grade)})  " if plan.grade else "  "),
+        ("muted", f", predicted ({grade})  "),
         ("place", bar(share, _BAR)),
     ]
 
