@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from diffprof.analyzers.syncs import shims
+from diffprof.analyzers.syncs.needed import needed
 from diffprof.finding import Finding
 from diffprof.fix import Code, Fix, Recipe, Safety, Skipped, Stage
 from diffprof.recording import Recording, SyncRow
@@ -83,8 +84,9 @@ def _tuple(names: Sequence[str]) -> str:
 
 
 def _code(shim: str, lines: Iterable[str], around: str = "") -> Code:
-    imports, definitions = _shim(shim)
-    return Code(imports=imports, definitions=definitions, optimize="\n".join(lines), around=around)
+    optimize = "\n".join(lines)
+    imports, definitions = needed(*_shim(shim), f"{optimize}\n{around}")
+    return Code(imports=imports, definitions=definitions, optimize=optimize, around=around)
 
 
 def _host_timesteps(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
