@@ -76,7 +76,7 @@ def _attempts(tree: Tree, finding: Finding, report: Report) -> Iterator[Callable
         scalar = any(row.shape == () for row in rows)
         yield lambda: create_in_place(tree, line)
         yield lambda: fill(tree, line, scalar=scalar)
-        if finding.in_loop:
+        if finding.in_loop and not any(row.constant is False for row in rows):
             yield lambda: hoist(tree, line)
     if rule == "GRB003":
         yield lambda: model_output(tree, line)

@@ -14,7 +14,7 @@ def _on_host(self, timestep):
     """The host's copy of a timestep, told by its place in memory: no read of the device, no wait."""
     if not isinstance(timestep, torch.Tensor) or timestep.device.type == "cpu":
         return timestep
-    on_device, on_host = self._host_timesteps
+    on_device, on_host = getattr(self, "_host_timesteps", (timestep, ()))
     place = (timestep.data_ptr() - on_device.data_ptr()) // on_device.element_size()
     known = timestep.dtype == on_device.dtype and timestep.dim() == 0 and 0 <= place < len(on_host)
     return on_host[place] if known else timestep
@@ -94,7 +94,7 @@ def _refuse_beside_index(tree: Tree, used: cst.Name) -> None:
             return
         if isinstance(parent, cst.IfExp | cst.If | cst.While) and parent.test is child:
             return
-        if isinstance(parent, cst.Assign):
+        if m.matches(parent, m.Assign(targets=[m.AssignTarget(m.Name())])):
             return
         if isinstance(parent, cst.Arg):
             call = tree.parents[parent]

@@ -11,23 +11,9 @@ from libcst import matchers as m
 from diffprof.tuning.source_edit.tree import Edit, Refused, Tree, becomes, gone, reads, writes
 
 _TENSOR_READS = (
-    *(
-        "item",
-        "tolist",
-        "cpu",
-        "detach",
-        "numpy",
-        "float",
-        "double",
-        "mean",
-        "std",
-        "var",
-        "sum",
-        "min",
-        "max",
-    ),
-    *("abs", "norm", "size", "dim", "numel", "any", "all", "isnan", "isinf", "isfinite", "amin", "amax"),
-    *("square", "sqrt", "round", "median"),
+    *("item", "tolist", "cpu", "detach", "numpy", "float", "double", "mean", "std", "var", "sum"),
+    *("min", "max", "amin", "amax", "abs", "norm", "size", "dim", "numel", "any", "all"),
+    *("isnan", "isinf", "isfinite", "square", "sqrt", "round", "median"),
 )
 """Methods of a tensor, and torch's functions, that change nothing and draw no random numbers."""
 _PLAIN_READS = ("format", "join", "time", "perf_counter", "memory_allocated", "max_memory_allocated")
@@ -54,7 +40,19 @@ def without_wait(tree: Tree, line: int) -> Iterator[Edit]:
     """`torch.cuda.synchronize()` as a statement, taken out."""
     for statement in tree.at(line, m.Expr(_SYNCHRONIZE)):
         refuse_if_acting(tree, statement.value)
+        _refuse_relied_on(tree, statement)
         yield _taken_out(tree, statement, "take the explicit wait out of the loop")
+
+
+def _refuse_relied_on(tree: Tree, wait: cst.CSTNode) -> None:
+    """Events that are read, copies that do not wait, and streams need a wait in the right place."""
+    scope = tree.scope(wait)
+    waits = tree.within(scope, m.Expr(_SYNCHRONIZE))
+    own = {id(name) for each in waits for name in tree.within(each, m.Name())}
+    needs = m.Name(m.MatchRegex(r"elapsed_time|non_blocking|\w*[sS]tream\w*"))
+    for used in tree.within(scope, needs):
+        if id(used) not in own:
+            raise Refused(f"`{used.value}` of line {tree.line(used)} may rely on it")
 
 
 def without_said(tree: Tree, line: int) -> Iterator[Edit]:

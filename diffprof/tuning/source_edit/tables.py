@@ -47,7 +47,9 @@ def keep_on_host(tree: Tree, line: int, attribute: str, *, half: str | None = No
         if tree.scope(each) is here:
             raise Refused(f"`self.{attribute}` is set anew where it is read, in line {tree.line(each)}")
     for used in tree.all(m.Attribute(attr=m.Name(attribute))):
-        if not isinstance(tree.parents[used], cst.AssignTarget) and not _inherited(tree, used, assigned):
+        elsewhere = m.matches(used, own) and tree.around(used, cst.ClassDef) is not inside
+        written = isinstance(tree.parents[used], cst.AssignTarget)
+        if not elsewhere and not written and not _inherited(tree, used, assigned):
             _refuse_on_device(tree, used)
     for each in assigned:
         change = _onto_host(tree, each.value)
@@ -83,8 +85,7 @@ def _onto_host(tree: Tree, value: cst.BaseExpression) -> Change | None:
         if any(tree.code(arg.value).strip("\"'") == "cpu" for arg in value.args):
             return None
     if not m.matches(value, m.Call() | m.Attribute() | m.Name() | m.Subscript()) and not value.lpar:
-        value_in = [cst.LeftParen()], [cst.RightParen()]
-        return lambda v: _copied(v.with_changes(lpar=value_in[0], rpar=value_in[1]))
+        return lambda bare: _copied(bare.with_changes(lpar=[cst.LeftParen()], rpar=[cst.RightParen()]))
     return _copied
 
 

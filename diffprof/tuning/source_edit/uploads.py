@@ -79,18 +79,29 @@ def fill(tree: Tree, line: int, *, scalar: bool) -> Iterator[Edit]:
 
     scalar: whether what was sent is one number, so that a name in its place is one.
     """
-    for call in tree.at(line, _TENSOR):
-        move = tree.around(call, cst.Call)
-        moved = m.matches(move, m.Call(m.Attribute(m.MatchIfTrue(lambda n, call=call: n is call), _MOVES)))
-        where = _destination(tree, move) if moved else None
+    calls = list(tree.at(line, _TENSOR))
+    for call in calls:
+        move = _move_of(tree, call)
+        where = _destination(tree, move) if move is not None else None
         if where is None and keyword(call, "device") is None:
             continue
         _refuse_more(tree, call)
-        shape, number = _shape_and_number(tree, call, scalar=scalar)
+        shape, number = _shape_and_number(tree, call, scalar=scalar and len(calls) == 1)
         filled = _filled(call, shape, number)
         if where is not None:
             filled = with_argument(filled, "device", where)
-        yield Edit(move if moved else call, line, "fill the number in on the device", becomes(filled))
+        whole = call if where is None else move
+        assert whole is not None
+        yield Edit(whole, line, "fill the number in on the device", becomes(filled))
+
+
+def _move_of(tree: Tree, call: cst.Call) -> cst.Call | None:
+    """`.to(device)` or `.cuda()` right behind a call."""
+    method = tree.parents[call]
+    move = tree.parents.get(method)
+    if isinstance(move, cst.Call) and move.func is method and m.matches(method, m.Attribute(attr=_MOVES)):
+        return move
+    return None
 
 
 def _refuse_more(tree: Tree, call: cst.Call) -> None:
@@ -145,6 +156,10 @@ def stack_scalars(tree: Tree, line: int) -> Iterator[Edit]:
     for call in tree.at(line, _TENSOR):
         _refuse_more(tree, call)
         data = call.args[0].value
+        place, move = keyword(call, "device"), _move_of(tree, call)
+        moved = move is not None and _destination(tree, move) is not None
+        if not moved and (place is None or not is_device(tree, place)):
+            raise Refused("it lies on the host, and what reads it may need it there")
         if not m.matches(data, one | m.BinaryOperation(one, m.Multiply(), m.DoNotCare())):
             raise Refused("its list holds more than one thing, and not all need be tensors of the device")
         stacked: cst.BaseExpression = cst.Call(
@@ -196,15 +211,34 @@ def _refuse_varying(tree: Tree, loop: cst.CSTNode, statement: cst.Assign) -> Non
     for call in tree.within(statement.value, m.Call()):
         if not m.matches(call, calls):
             raise Refused(f"`{tree.code(call)}` may differ from round to round")
+    modules = m.Name("torch") | m.Name("np") | m.Name("numpy") | m.Name("math")
+    plain = m.Attribute(modules) | m.Attribute(attr=m.Name("device") | m.Name("dtype"))
     for used in tree.within(statement.value, m.Name()):
-        if used not in reads(tree, statement.value, used.value):
+        if used not in reads(tree, statement.value, used.value) or m.matches(used, modules):
             continue
         parent = tree.parents[used]
+        method = isinstance(parent, cst.Attribute) and m.matches(
+            tree.parents[parent], m.Call(m.Attribute(m.Name(used.value)))
+        )
+        if isinstance(parent, cst.Attribute) and not method and not m.matches(parent, plain):
+            raise Refused(f"`{tree.code(parent)}` may change in the loop")
+        for other in reads(tree, loop, used.value):
+            if other is not used and _may_change(tree, other):
+                raise Refused(f"`{used.value}` may change in the loop, in line {tree.line(other)}")
         set_inside = writes(tree, loop, used.value)
         if set_inside and not m.matches(parent, m.Attribute(attr=m.Name("device"))):
             raise Refused(f"`{used.value}` is set in the loop, in line {tree.line(set_inside[0])}")
         if set_inside and len(writes(tree, tree.scope(loop), used.value)) == len(set_inside):
             raise Refused(f"`{used.value}` is not there before the loop")
+
+
+def _may_change(tree: Tree, used: cst.Name) -> bool:
+    """Whether it is written to there, as in `values[0] = x` and `values.append(x)`."""
+    parent = tree.parents[used]
+    if isinstance(parent, cst.Subscript):
+        return tree.around(parent, cst.AssignTarget) is not None
+    changes = m.Name(m.MatchRegex(r"append|extend|insert|pop|remove|clear|sort|reverse|update|\w+[^_]_"))
+    return m.matches(parent, m.Attribute(attr=changes))
 
 
 def _refuse_changed(tree: Tree, scope: cst.CSTNode, name: str) -> None:
@@ -213,9 +247,7 @@ def _refuse_changed(tree: Tree, scope: cst.CSTNode, name: str) -> None:
         raise Refused(f"`{name}` is set at several places")
     for used in reads(tree, scope, name):
         parent = tree.parents[used]
-        in_place = m.Attribute(attr=m.Name(m.MatchRegex(r"\w+[^_]_")))
-        written = isinstance(parent, cst.Subscript) and tree.around(parent, cst.AssignTarget) is not None
-        if m.matches(parent, in_place) or written:
+        if _may_change(tree, used):
             raise Refused(f"`{name}` is written to in line {tree.line(used)}")
         call = tree.around(parent, cst.Call) if isinstance(parent, cst.Arg) else None
         if call is not None and not m.matches(call, m.Call(m.Attribute(m.Name("torch") | m.Name("F")))):

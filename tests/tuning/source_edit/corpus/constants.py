@@ -16,6 +16,7 @@ class Guidance:
         three = torch.tensor([1, 2, 3], device=device)
         leaf = torch.tensor(1.0, device=device, requires_grad=True)
         times = torch.tensor([t] * sample.shape[0], device=device, dtype=torch.float32)
+        onto_host = torch.tensor([t])
         mixed = torch.tensor([t, 0.5], device=device)
         return half * minus * pair * gain * vague * exact * three.sum() * leaf * times * mixed * flag
 
@@ -28,7 +29,9 @@ class Guidance:
             table[0] = i
             shared = torch.tensor([0.4, 0.2], device=latents.device)
             self.use(shared)
-            latents = latents * keep + own.sum() + table.sum()
+            held = torch.tensor(self.held, device=latents.device)
+            kept = torch.tensor(n, device=latents.device, dtype=torch.float32); both = torch.tensor(i, device="cuda")
+            latents = latents * keep + held + kept + both + own.sum() + table.sum()
             if i % 2:
                 odd = torch.tensor([0.5, 0.2], device=latents.device)
                 latents = latents + odd.sum()
