@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import sys
 import textwrap
 import types
 from collections.abc import Callable, Iterator
@@ -109,6 +110,12 @@ def _takes_timestep(module: Any) -> bool:
     if any(name.startswith("timestep") or name in {"t", "r", "sigma"} for name in taken):
         return True
     return not taken and any(map(_takes_timestep, module.children()))
+
+
+def _never_compiled(hook: Callable[..., None]) -> Callable[..., None]:
+    """A hook that stays plain Python: around a compiled module Dynamo compiles hooks as well."""
+    dynamo = sys.modules.get("torch._dynamo")
+    return dynamo.disable(hook) if dynamo is not None else hook
 
 
 @functools.cache
@@ -331,8 +338,9 @@ class PhaseTracker:
         def after(*_: Any) -> None:
             self.leave(part)
 
-        undo.callback(module.register_forward_pre_hook(before, prepend=True).remove)
-        undo.callback(module.register_forward_hook(after, always_call=True).remove)
+        hooks = _never_compiled(before), _never_compiled(after)
+        undo.callback(module.register_forward_pre_hook(hooks[0], prepend=True).remove)
+        undo.callback(module.register_forward_hook(hooks[1], always_call=True).remove)
 
     def _wrap(self, owner: Any, name: str, phase: str, part: str | None, undo: ExitStack) -> None:
         # On the class, so that a copy of the component made during the call is followed too and never

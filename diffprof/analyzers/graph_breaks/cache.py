@@ -60,6 +60,12 @@ def key_of(owner: Any, *more: Any) -> str | None:
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
+def lasting(value: Any) -> str | None:
+    """Hash of a value's structure and the source that it names; None where it can't be compared between
+    processes. Of tensors it is the geometry alone."""
+    return key_of(value)
+
+
 class _Lasting(Structure):
     """Names classes and functions by where they are defined."""
 
@@ -79,6 +85,8 @@ class _Lasting(Structure):
     def of(self, value: Any) -> Any:
         if isinstance(value, dict) and _UNORDERED & value.keys():
             value = {k: frozenset(v) if k in _UNORDERED else v for k, v in value.items()}
+        if isinstance(value, torch.Generator):
+            return ("generator", str(value.device))
         return super().of(value)
 
     def unknown(self, value: Any) -> Any:

@@ -21,6 +21,7 @@ from diffprof.analyzers.graph_breaks.costs import priced_breaks, priced_recompil
 from diffprof.analyzers.graph_breaks.observe import Part, observing
 from diffprof.analyzers.graph_breaks.recompiles import CURES, Varied, call_again, may_be_cured, recompile_rows
 from diffprof.analyzers.graph_breaks.scopes import SCOPES, capture_call, capture_step, loop_lines
+from diffprof.analyzers.graph_breaks.signature import Given, signature
 from diffprof.analyzers.graph_breaks.variations import Variation, applied, variations
 from diffprof.callsite import importable_path
 from diffprof.errors import UsageError
@@ -101,7 +102,7 @@ def probe_graph_breaks(
     with scene.around() if scene.around else nullcontext():
         _capture_parts(parts, found, grade, show, cache, limit_seconds)
         if scope != "components":
-            _capture_scope(scope, scene, parts, found, grade, show, limit_seconds)
+            _capture_scope(scope, scene, parts, found, grade, show, cache, limit_seconds)
         show.stage("cost of the breaks")
         breaks = priced_breaks(scene.call, scene.pipe, device, parts, found.breaks)
         _try_again(scene, parts, varied, found, grade, show, cache, limit_seconds)
@@ -161,6 +162,7 @@ def _capture_scope(
     found: _Found,
     grade: Grade,
     show: Progress,
+    cache: bool,
     limit_seconds: float,
 ) -> None:
     steps = max((part.steps for part in parts), default=0)
@@ -189,9 +191,26 @@ def _capture_scope(
             what = "denoising loop's body" if name == "step" else "whole call"
             found.unseen.append(Unseen(what=f"graph capture of the {what}", why=why))
 
-        return _Task(label, work, Result, None, done, failed)
+        key = store.key_of(scene.pipe, label, given) if given is not None else None
+        return _Task(label, work, Result, key, done, failed)
 
+    given = _given(scene, parts) if cache else None
     _run([task(name) for name in names], show, limit_seconds)
+
+
+def _given(scene: Scene, parts: Sequence[Part]) -> list[Any] | None:
+    """What a capture of the pipeline's own code depends on beside the pipeline: the call's arguments, and
+    what the components were given and gave. None for what can't be compared between processes."""
+    arguments = store.lasting((scene.args, scene.kwargs))
+    states = [store.lasting(part.state) for part in parts]
+    if arguments is None or None in states:
+        return None
+    values = [
+        leaf.values.tolist() if isinstance(leaf, Given) and leaf.values is not None else None
+        for leaf in signature((scene.args, scene.kwargs)).leaves
+    ]
+    inner = [(p.name, p.order, [(c.inputs.key, c.output.key) for c in p.calls]) for p in parts]
+    return [arguments, values, states, inner]
 
 
 def _rows(

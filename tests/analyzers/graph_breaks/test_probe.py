@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import diffprof
 from diffprof.analyzers.graph_breaks import cache as store
 from diffprof.analyzers.graph_breaks.causes import kind_of
 from diffprof.analyzers.graph_breaks.probe import probe_graph_breaks
@@ -130,6 +131,31 @@ def test_nothing_is_left_behind() -> None:
     assert of["sections"]["unseen"] == ()
 
 
+@pytest.mark.parametrize("device", ["cpu", "sim:a100-80gb"])
+def test_a_compiled_model_of_the_users_is_not_compiled_again(device: str) -> None:
+    def work() -> tuple[Any, ...]:
+        torch._dynamo.utils.counters.clear()
+        torch._dynamo.utils.clear_compilation_metrics()
+        torch.compiler.set_stance("default")
+        pipe, kwargs = (scene := sdxl()).pipe, {**scene.kwargs, "output_type": "latent"}
+        compiled: list[Any] = []
+        pipe.unet.compile(backend=lambda graph, inputs: compiled.append(graph) or graph.forward)
+
+        def image() -> torch.Tensor:
+            return pipe(**kwargs, generator=torch.Generator().manual_seed(0)).images
+
+        first = image()
+        before = {**dynamo_state(), "compiled": len(compiled), "scheduler": sorted(vars(pipe.scheduler))}
+        report = diffprof.scan(pipe, device=device, analyzers=("syncs", "kernels", "graph-breaks"), **kwargs)
+        again = image()
+        after = {**dynamo_state(), "compiled": len(compiled), "scheduler": sorted(vars(pipe.scheduler))}
+        (capture,) = report.recording.captures or ()
+        changed = [name for name in before if before[name] != after[name]]
+        return len(compiled), changed, torch.equal(first, again), capture.fullgraph_ready
+
+    assert in_child(work) == (1, [], True, True)
+
+
 def test_equal_blocks_are_captured_once_and_counted_every_time() -> None:
     def both() -> tuple[Any, Any]:
         from diffprof.analyzers.graph_breaks.component import capture_part
@@ -245,6 +271,53 @@ def test_results_come_from_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row.cached for row in first["captures"]] == [False]
     assert [row.cached for row in again["captures"]] == [True]
     assert again["captures"][0].ops == first["captures"][0].ops
+
+
+class Looping(Pipe):
+    """With a denoising loop of its own, of which a user's callback is part."""
+
+    def __call__(self, x: torch.Tensor, seen: Any = None, steps: Any = (3, 2, 1)) -> torch.Tensor:
+        unet = self.components["unet"]
+        with torch.no_grad():
+            for step in steps:
+                x = unet(x) * step
+                seen(x)
+        return x
+
+
+class Denoising(Small):
+    def forward(self, x: torch.Tensor, timestep: Any = None) -> torch.Tensor:
+        return super().forward(x)
+
+
+def one(x: torch.Tensor) -> None:
+    print("one")
+
+
+def other(x: torch.Tensor) -> None:
+    x.sum().item()
+
+
+def test_captures_of_the_call_come_from_the_cache_for_the_same_arguments_alone() -> None:
+    def look(**kwargs: Any) -> tuple[bool, set[str | None]]:
+        scene = Scene(Looping(unet=Denoising()), {"x": torch.ones(2, 4), "seen": one, **kwargs})
+        sections = probe_graph_breaks(scene, None, scope="call")
+        row = next(row for row in sections["captures"] if row.component == "call")
+        assert row.failure is None, row.failure
+        return row.cached, {each.code for each in sections["graph_breaks"] if each.component == "call"}
+
+    first = look()
+    assert not first[0]
+    assert look() == (True, first[1])
+    called = look(seen=other)
+    assert not called[0], "another callback is other code"
+    assert called[1] != first[1]
+    assert not look(steps=(2, 1))[0]
+    assert not look(steps=torch.tensor([3, 2, 1]))[0]
+    assert look(steps=torch.tensor([3, 2, 1]))[0]
+    assert not look(steps=torch.tensor([3, 2, 2]))[0], "values decide where the code goes"
+    assert not look(seen=[].append)[0]
+    assert not look(seen=[].append)[0], "what can't be told from another is captured again"
 
 
 def test_the_cache_tells_configurations_and_inputs_apart() -> None:
