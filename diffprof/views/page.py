@@ -190,7 +190,7 @@ _LEGIBLE = 12
 
 def _narrowed(widths: Sequence[int], room: int) -> list[int]:
     """Widths of columns that together take `room` at most; only the widest lose."""
-    cap = max(widths, default=0)
+    cap = min(max(widths, default=0), max(room, 1))
     while cap > 1 and sum(min(each, cap) for each in widths) > room:
         cap -= 1
     return [min(each, cap) for each in widths]
@@ -200,15 +200,18 @@ def pieces(text: str, cells: int) -> list[str]:
     """A clean text in lines of so many cells: broken at spaces, else after a `/` or another mark, else
     anywhere."""
     found = []
-    while width(text) > cells:
-        part = text[:cells]
+    at = 0
+    while len(text) - at > 4 * cells or width(text[at:]) > cells:
+        part = text[at : at + cells]
         while width(part) > cells and len(part) > 1:
             part = part[:-1]
-        if text[len(part)] != " ":
+        if not text.startswith(" ", at + len(part)) and at + len(part) < len(text):
             part = part.rpartition(" ")[0].rstrip(" ") or _ended_at_mark(part)
         found.append(part.rstrip(" "))
-        text = text[len(part) :].lstrip(" ")
-    return [*found, text]
+        at += len(part)
+        while text.startswith(" ", at):
+            at += 1
+    return [*found, text[at:]]
 
 
 def _ended_at_mark(word: str) -> str:

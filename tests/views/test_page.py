@@ -56,6 +56,14 @@ def test_a_narrow_screen_narrows_the_widest_column_and_then_gives_up_the_columns
     )
 
 
+def test_a_word_of_megabytes_is_no_trouble() -> None:
+    page = Page(40)
+    page.flow("x" * 2_000_000)
+    page.table(("a", "b"), [("y" * 2_000_000, "1")])
+    assert all(width(line) <= 40 for line in page.lines)
+    assert page.text().count("x") == page.text().count("y") == 2_000_000
+
+
 def test_places_stay_one_line_where_nobody_reads_on_a_screen() -> None:
     place = (("cyan", "diffusers/schedulers/scheduling_ddim.py:282"), " in DDIMScheduler._get_variance")
     piped, screen = Page(), Page(60)
