@@ -19,7 +19,11 @@ from diffprof.targets.construct import random_values
 from diffprof.targets.scene import Scene
 
 FACTORS = (16, 8, 4, 2)
-"""Tried in this order: the first with which the twin can be built and called is taken."""
+"""Tried in this order: the first with which the twin can be built and called is taken. Of a transformer the
+size of the heads is divided, or else their number: rotary embeddings take only certain sizes."""
+
+SMALL_PARAMETERS = 50_000_000
+"""A pipeline of up to so many, which may be too narrow to be divided, is its own twin with random weights."""
 
 STEPS = 3
 """Denoising steps: a first, a last, and a steady one between."""
@@ -78,10 +82,8 @@ class Twin:
     @property
     def said(self) -> str:
         """Where an output was compared, in words."""
-        return (
-            f"a twin of {type(self.scene.pipe).__name__} with widths divided by {self.factor} and random "
-            "weights, on the CPU"
-        )
+        widths = f"widths divided by {self.factor}" if self.factor > 1 else "the same widths"
+        return f"a twin of {type(self.scene.pipe).__name__} with {widths} and random weights, on the CPU"
 
 
 def twin_of(scene: Scene) -> Twin:
@@ -90,9 +92,12 @@ def twin_of(scene: Scene) -> Twin:
     Raises NoTwin where no factor gives a pipeline that can be built and called.
     """
     trouble = ""
-    for factor in FACTORS:
+    tries = [(factor, heads) for factor in FACTORS for heads in (False, True)]
+    if _parameters(scene.pipe) <= SMALL_PARAMETERS:
+        tries.append((1, False))
+    for factor, heads in tries:
         try:
-            found = Twin(_built(scene, factor), factor)
+            found = Twin(_built(scene, factor, heads), factor)
             found.scene.call()
         except Exception as error:
             text = str(error).strip().splitlines()
@@ -103,13 +108,19 @@ def twin_of(scene: Scene) -> Twin:
     raise NoTwin(f"{type(scene.pipe).__name__} can't be shrunk ({trouble})")
 
 
-def _built(scene: Scene, factor: int) -> Scene:
+def _parameters(pipe: Any) -> int:
+    parts = [part for part in components(pipe).values() if isinstance(part, torch.nn.Module)]
+    return sum(p.numel() for part in parts for p in part.parameters())
+
+
+def _built(scene: Scene, factor: int, heads: bool) -> Scene:
+    """heads: divide the number of a transformer's heads instead of their size."""
     pipe = scene.pipe
     parts: dict[str, Any] = {}
     accepted = inspect.signature(type(pipe).__init__).parameters
     with _quiet(), random_values(None):
         for name, part in pipe.components.items():
-            parts[name] = _shrunk_part(part, factor)
+            parts[name] = _shrunk_part(part, factor, heads)
         given = {name: part for name, part in parts.items() if name in accepted}
         given |= {
             name: value
@@ -145,7 +156,7 @@ def _quiet() -> Iterator[None]:
 # --- components -----------------------------------------------------------------------------------------
 
 
-def _shrunk_part(part: Any, factor: int) -> Any:
+def _shrunk_part(part: Any, factor: int, heads: bool) -> Any:
     if not isinstance(part, torch.nn.Module):
         cls = type(part)
         if callable(getattr(part, "set_timesteps", None)) and hasattr(part, "config"):
@@ -157,14 +168,23 @@ def _shrunk_part(part: Any, factor: int) -> Any:
         made = cls(type(config)(**_shrunk_text(config.to_dict(), factor)))
     elif config is not None and hasattr(cls, "from_config"):
         plain = {key: value for key, value in dict(config).items() if not key.startswith("_")}
-        made = cls.from_config(_shrunk_model(plain, factor))
+        made = cls.from_config(_shrunk_model(plain, factor, heads))
+    elif (members := _members(part)) is not None:
+        # Several ControlNets or adapters in one.
+        made = cls([_shrunk_part(each, factor, heads) for each in members])  # type: ignore[call-arg]
     else:
         raise NoTwin(f"{cls.__name__} has no configuration")
     made.eval()
     return made
 
 
-def _shrunk_model(config: Mapping[str, Any], factor: int) -> dict[str, Any]:
+def _members(part: torch.nn.Module) -> torch.nn.ModuleList | None:
+    """What a module is made of that is nothing but a list of others."""
+    children = list(part.children())
+    return children[0] if len(children) == 1 and isinstance(children[0], torch.nn.ModuleList) else None
+
+
+def _shrunk_model(config: Mapping[str, Any], factor: int, heads: bool) -> dict[str, Any]:
     """A diffusers model's configuration with every width divided.
 
     Raises NoTwin for a width that the factor does not divide.
@@ -176,14 +196,20 @@ def _shrunk_model(config: Mapping[str, Any], factor: int) -> dict[str, Any]:
     widths = found.get("block_out_channels")
     if widths is None and found.get("attention_head_dim") and found.get("num_attention_heads"):
         # A transformer: its width is heads times their size.
+        if heads:
+            found["num_attention_heads"] = _divided(
+                found["num_attention_heads"], factor, "num_attention_heads"
+            )
+            return found
         found["attention_head_dim"] = _divided(found["attention_head_dim"], factor, "attention_head_dim")
         if found.get("axes_dims_rope"):
             found["axes_dims_rope"] = _even_parts(found["axes_dims_rope"], found["attention_head_dim"])
     if widths is not None and found.get("norm_num_groups"):
         found["norm_num_groups"] = _groups(found["norm_num_groups"], widths)
     size = found.get("sample_size")
-    if isinstance(size, int):
-        # An autoencoder's counts pixels, a denoiser's counts latents.
+    if isinstance(size, int) and widths is not None:
+        # An autoencoder's counts pixels, a UNet's latents. Of a transformer's more may depend: PixArt takes
+        # the size of the picture as a condition where it is 128.
         found["sample_size"] = min(size, PIXELS if "latent_channels" in found else PIXELS // 8)
     return found
 
@@ -281,17 +307,29 @@ def _call(scene: Scene, made: Any, factor: int) -> dict[str, Any]:
     known, _ = names(made)
     side = PIXELS
     steps = kwargs.get("num_inference_steps")
-    if "num_inference_steps" in known and not (isinstance(steps, int) and steps <= STEPS):
-        kwargs["num_inference_steps"] = STEPS
+    few = _few_steps(made, kwargs)
+    if "num_inference_steps" in known and not (isinstance(steps, int) and steps <= few):
+        kwargs["num_inference_steps"] = few
     for name in ("height", "width"):
         if name in known:
             kwargs[name] = side
     for name in ("num_frames", "video_length"):
         if name in known:
             kwargs[name] = FRAMES
+    if "use_resolution_binning" in known:
+        kwargs["use_resolution_binning"] = False  # it would make the picture as large as the original's
     if "output_type" in known and kwargs.get("output_type") != "latent":
         kwargs["output_type"] = "np"
     return kwargs
+
+
+def _few_steps(pipe: Any, kwargs: Mapping[str, Any]) -> int:
+    """STEPS that are done: of a picture that is changed with some strength only that share is."""
+    default = inspect.signature(pipe.__call__).parameters.get("strength")
+    strength = kwargs.get("strength", default.default if default is not None else None)
+    if isinstance(strength, int | float) and 0.0 < strength < 1.0:
+        return math.ceil(STEPS / strength)
+    return STEPS
 
 
 def _width_map(pipe: Any, factor: int) -> dict[int, int]:

@@ -1,0 +1,212 @@
+"""Twins of other architectures than UNets: built, called, and made of the same blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import diffusers as df
+import pytest
+import torch
+
+from diffprof.targets.scene import Scene
+from diffprof.tuning.difference import output_of
+from diffprof.tuning.twin import STEPS, NoTwin, Twin, twin_of
+from tests.corpus import CASES
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quiet() -> Iterator[None]:
+    level = df.utils.logging.get_verbosity()
+    df.utils.logging.set_verbosity_error()
+    yield
+    df.utils.logging.set_verbosity(level)
+
+
+def twin(pipe: Any, **kwargs: Any) -> Twin:
+    return twin_of(Scene(pipe, (), kwargs, target=None, weights="none"))  # type: ignore[arg-type]
+
+
+def values(found: Twin) -> torch.Tensor:
+    """The latents of its call, or its picture."""
+    output = output_of(found.scene)
+    return output.latents if output.latents is not None else torch.from_numpy(output.image)
+
+
+def parameters(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def names_of(module: torch.nn.Module) -> list[tuple[str, type]]:
+    return [(name, type(each)) for name, each in module.named_modules()]
+
+
+TINY = (
+    "flux",
+    "flux2-klein",
+    "sd3",
+    "pixart-alpha",
+    "pixart-sigma",
+    "hunyuan-dit",
+    "sana",
+    "lumina2",
+    "qwen-image",
+    "wan-t2v",
+    "wan22-two-transformers",
+    "sdxl-img2img",
+    "sd15-multi-controlnet",
+)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_tiny_pipeline_has_a_twin(name: str) -> None:
+    case = CASES[name].build()
+    found = twin(case.pipe, **case.kwargs)
+    for key, part in case.pipe.components.items():
+        if CASES[name].denoiser == key and isinstance(part, torch.nn.Module):
+            assert names_of(found.scene.pipe.components[key]) == names_of(part)
+    first, again = values(found), values(found)
+    assert torch.isfinite(first).all()
+    assert torch.equal(first, again)
+
+
+def test_a_small_pipeline_that_can_not_be_divided_keeps_its_widths() -> None:
+    case = CASES["z-image"].build()
+    found = twin(case.pipe, **case.kwargs)
+    assert found.factor == 1
+    assert "with the same widths and random weights" in found.said
+
+
+def test_a_picture_changed_a_little_still_has_steps() -> None:
+    case = CASES["sdxl-img2img"].build()
+    found = twin(case.pipe, **{**case.kwargs, "strength": 0.3, "num_inference_steps": 50})
+    assert found.scene.kwargs["num_inference_steps"] == 10
+    assert twin(CASES["flux"].build().pipe, **CASES["flux"].build().kwargs).scene.kwargs[
+        "num_inference_steps"
+    ] in range(1, STEPS + 1)
+
+
+# --- real widths, few blocks -----------------------------------------------------------------------------
+
+
+def on_meta(*shape: int) -> torch.Tensor:
+    return torch.zeros(shape, device="meta")
+
+
+def vae(channels: int) -> df.AutoencoderKL:
+    return df.AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=channels,
+        sample_size=1024,
+        shift_factor=0.06,
+    )
+
+
+def euler() -> df.FlowMatchEulerDiscreteScheduler:
+    with torch.device("cpu"):
+        return df.FlowMatchEulerDiscreteScheduler()
+
+
+def flux() -> tuple[Any, dict[str, Any]]:
+    model = df.FluxTransformer2DModel(num_layers=1, num_single_layers=1, guidance_embeds=True)
+    pipe = df.FluxPipeline(euler(), vae(16), None, None, None, None, model)
+    return pipe, {
+        "prompt_embeds": on_meta(1, 512, 4096),
+        "pooled_prompt_embeds": on_meta(1, 768),
+    }
+
+
+def sd3() -> tuple[Any, dict[str, Any]]:
+    model = df.SD3Transformer2DModel(
+        sample_size=128,
+        num_layers=2,
+        attention_head_dim=64,
+        num_attention_heads=24,
+        caption_projection_dim=1536,
+        pos_embed_max_size=192,
+    )
+    pipe = df.StableDiffusion3Pipeline(model, euler(), vae(16), None, None, None, None, None, None)
+    embeds, pooled = on_meta(1, 333, 4096), on_meta(1, 2048)
+    return pipe, {
+        "prompt_embeds": embeds,
+        "negative_prompt_embeds": embeds,
+        "pooled_prompt_embeds": pooled,
+        "negative_pooled_prompt_embeds": pooled,
+    }
+
+
+def pixart_sigma() -> tuple[Any, dict[str, Any]]:
+    model = df.PixArtTransformer2DModel(
+        num_attention_heads=16,
+        attention_head_dim=72,
+        num_layers=2,
+        cross_attention_dim=1152,
+        sample_size=128,
+        caption_channels=4096,
+        use_additional_conditions=False,
+    )
+    with torch.device("cpu"):
+        scheduler = df.DPMSolverMultistepScheduler()
+    pipe = df.PixArtSigmaPipeline(None, None, vae(4), model, scheduler)
+    embeds, mask = on_meta(1, 300, 4096), on_meta(1, 300)
+    return pipe, {
+        "negative_prompt": None,
+        "prompt_embeds": embeds,
+        "negative_prompt_embeds": embeds,
+        "prompt_attention_mask": mask,
+        "negative_prompt_attention_mask": mask,
+    }
+
+
+def hunyuan_dit() -> tuple[Any, dict[str, Any]]:
+    model = df.HunyuanDiT2DModel(
+        num_attention_heads=16,
+        attention_head_dim=88,
+        in_channels=4,
+        patch_size=2,
+        sample_size=128,
+        hidden_size=1408,
+        num_layers=4,
+        mlp_ratio=4.3637,
+        cross_attention_dim=1024,
+        cross_attention_dim_t5=2048,
+    )
+    with torch.device("cpu"):
+        scheduler = df.DDPMScheduler()
+    pipe = df.HunyuanDiTPipeline(
+        vae(4), None, None, model, scheduler, None, None, requires_safety_checker=False
+    )
+    clip, t5, mask, mask_t5 = on_meta(1, 77, 1024), on_meta(1, 256, 2048), on_meta(1, 77), on_meta(1, 256)
+    both = {f"{sign}prompt_embeds": clip for sign in ("", "negative_")}
+    both |= {f"{sign}prompt_embeds_2": t5 for sign in ("", "negative_")}
+    both |= {f"{sign}prompt_attention_mask": mask for sign in ("", "negative_")}
+    return pipe, both | {f"{sign}prompt_attention_mask_2": mask_t5 for sign in ("", "negative_")}
+
+
+def wan() -> tuple[Any, dict[str, Any]]:
+    model = df.WanTransformer3DModel(num_attention_heads=12, ffn_dim=8960, num_layers=2)
+    pipe = df.WanPipeline(None, None, df.AutoencoderKLWan(), euler(), model)
+    embeds = on_meta(1, 512, 4096)
+    return pipe, {"prompt_embeds": embeds, "negative_prompt_embeds": embeds, "num_frames": 81}
+
+
+@pytest.mark.parametrize(
+    ("make", "factor"), [(flux, 16), (sd3, 16), (pixart_sigma, 16), (hunyuan_dit, 16), (wan, 16)]
+)
+def test_real_widths_are_divided(make: Callable[[], tuple[Any, dict[str, Any]]], factor: int) -> None:
+    with torch.device("meta"):
+        pipe, kwargs = make()
+    found = twin(pipe, num_inference_steps=30, **kwargs)
+    assert found.factor == factor
+    assert names_of(found.scene.pipe.transformer) == names_of(pipe.transformer)
+    assert 4 * parameters(found.scene.pipe.transformer) < parameters(pipe.transformer)
+    assert torch.isfinite(values(found)).all()
+
+
+def test_what_can_not_be_shrunk_is_named() -> None:
+    case = CASES["flux"].build()
+    case.pipe.transformer = torch.nn.Linear(3, 3)
+    with pytest.raises(NoTwin, match=r"can't be shrunk .*Linear has no configuration"):
+        twin(case.pipe, **case.kwargs)
