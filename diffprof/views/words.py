@@ -69,6 +69,8 @@ def place(site: Site | None) -> str:
 
 
 def phase(finding: Finding) -> str:
+    if finding.kind.startswith("recompile"):
+        return "compiling"
     return finding.phase or ("whole call" if finding.standing else "phase unknown")
 
 

@@ -132,7 +132,8 @@ def _reach(row: GraphBreakRow) -> str:
     text = ""
     if row.graphs:
         graphs = "A graph ends" if row.graphs == 1 else f"{row.graphs:,} graphs end"
-        text = f" {graphs} there, of {row.ops:,} operation{'' if row.ops == 1 else 's'}."
+        of = f"of {row.ops:,} operation{'' if row.ops == 1 else 's'}" if row.ops else "empty"
+        text = f" {graphs} there, {of}."
     if row.hidden_by:
         text += f" Dynamo comes here only once the break in {row.hidden_by} is cured."
     elif row.skipped_frame:
