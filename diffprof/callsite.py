@@ -51,6 +51,15 @@ def importable_path(filename: str) -> tuple[str, bool]:
         return path.as_posix(), True
 
 
+def file_of(name: str) -> Path | None:
+    """Where a file lies that `importable_path` has named, if it is there from the working directory, or its
+    lines were looked up in this process, as those of every site are."""
+    if Path(name).is_file():
+        return Path(name)
+    looked_up = (each for each in list(linecache.cache) if each.endswith(name))
+    return next((Path(each) for each in looked_up if importable_path(each)[0] == name), None)
+
+
 @functools.cache
 def is_machinery(filename: str) -> bool:
     """Whether a person would look past this file for the cause of a wait."""

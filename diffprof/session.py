@@ -20,7 +20,7 @@ from diffprof.analyzers import ANALYZERS, DEFAULT_ANALYZERS
 from diffprof.analyzers.kernels.joining import SeenWait
 from diffprof.analyzers.kernels.simulated import SimulatedKernels, compiled_roots
 from diffprof.analyzers.syncs.probe import Key, SyncObserver
-from diffprof.callsite import Place, is_machinery, make_site, source_line
+from diffprof.callsite import Place, file_of, is_machinery, make_site, source_line
 from diffprof.collection import paused_collection
 from diffprof.devices import Device
 from diffprof.devices.borrow import lent
@@ -438,9 +438,9 @@ def _own_target(target: Target) -> Iterator[str]:
 def _hashes(files: Iterable[str]) -> dict[str, str]:
     """SHA-256 of the user's own files, as the scan read them."""
     return {
-        file: hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        file: hashlib.sha256(place.read_bytes()).hexdigest()
         for file in sorted(set(files))
-        if Path(file).is_file()
+        if (place := file_of(file)) is not None and place.is_file()
     }
 
 

@@ -191,11 +191,13 @@ def _checked(report: Report, file: Path) -> bytes:
             f"{file} belongs to an installed package or to Python, and those are never edited.",
             "Fixes of library code are in optimized.py: `diffprof fix --apply`.",
         )
+    known = _known(report)
     try:
         before = file.read_bytes()
     except OSError as error:
-        raise UsageError(f"{file} can't be read: {error.strerror or error}.", "Check the path.") from error
-    known = _known(report)
+        named = file.as_posix() in known
+        hint = "The run names it so; give the path where it lies from here." if named else "Check the path."
+        raise UsageError(f"{file} can't be read: {error.strerror or error}.", hint) from error
     name = next((each for each in known if _same(each, file)), None)
     if name is None:
         places = ", ".join(sorted(known)) or "none"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
 from msgspec.structs import replace
 
+from diffprof.callsite import file_of
 from diffprof.fix import PlanStep, SourceEdit
 from diffprof.report import Report
 
@@ -28,8 +28,11 @@ def edits_now(report: Report) -> tuple[SourceEdit, ...]:
 def _changed(report: Report, file: str) -> str | None:
     """A file that is not here can't be compared: its edits are those of the scan."""
     try:
-        now = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        place = file_of(file)
+        now = hashlib.sha256(place.read_bytes()).hexdigest() if place is not None else None
     except (OSError, ValueError):
+        return None
+    if now is None:
         return None
     if now == report.recording.sources.get(file):
         return None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from diffprof.callsite import file_of
 from diffprof.errors import UsageError
 from diffprof.finding import Finding
 from diffprof.fix import SourceEdit, SourceEdits
@@ -26,18 +27,13 @@ def with_source_edits(report: Report) -> Report:
     own = [f for f in report.findings if f.site is not None and f.site.user_code]
     if not own:
         return replace(report, source=None)
-    if report.source is not None and not any(Path(f.site.file).is_file() for f in own if f.site):
-        return report  # looked at from another folder: what the scan made of them stands
     made = _Made(report, own)
     edits = tuple(made.edit(finding) for finding in own)
     keys = dict.fromkeys(key for finding in own for key in finding.fixes)
-    fixes = {key: made.diff([f for f in own if key in f.fixes]) for key in keys}
+    fixes = {key: made.diff_of_fix(key, [f for f in own if key in f.fixes]) for key in keys}
     return replace(
         report,
-        source=SourceEdits(
-            findings=edits,
-            fixes={key: diff for key, diff in fixes.items() if diff},
-        ),
+        source=SourceEdits(findings=edits, fixes={key: diff for key, diff in fixes.items() if diff}),
     )
 
 
@@ -56,7 +52,7 @@ class _Made:
             name = finding.site.file
             if name not in self.sources and name not in self.refused:
                 try:
-                    self.sources[name] = Source(report, Path(name))
+                    self.sources[name] = Source(report, file_of(name) or Path(name))
                 except UsageError as error:
                     self.refused[name] = error.what.rstrip(".")
 
@@ -69,7 +65,7 @@ class _Made:
         name = finding.site.file
         made = SourceEdit(rule=finding.rule, file=name, line=finding.site.line)
         if name in self.refused:
-            return replace(made, why_not=self.refused[name])
+            return self._of_the_scan(finding) or replace(made, why_not=self.refused[name])
         source = self.sources[name]
         try:
             edits = edits_for(source.tree, finding, self.report)
@@ -80,6 +76,20 @@ class _Made:
             return replace(made, why_not=f"making it failed with {type(error).__name__}: {error}")
         self.edits[id(finding)] = edits
         return replace(made, what=tuple(dict.fromkeys(edit.what for edit in edits)), diff=diff)
+
+    def diff_of_fix(self, key: str, findings: Sequence[Finding]) -> str:
+        """Of all findings that a fix is for."""
+        here = any(f.site is not None and file_of(f.site.file) is not None for f in findings)
+        if self.report.source is not None and not here:
+            return self.report.source.fixes.get(key, "")
+        return self.diff(findings)
+
+    def _of_the_scan(self, finding: Finding) -> SourceEdit | None:
+        """What was made where the file lay, if it can't be found from here."""
+        assert finding.site is not None
+        if self.report.source is None or file_of(finding.site.file) is not None:
+            return None
+        return next((e for e in self.report.source.findings if e.belongs_to(finding)), None)
 
     def diff(self, findings: Sequence[Finding]) -> str:
         """Of all that these findings call for, file by file. Each was asked for alone before."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ import pytest
 import torch
 
 from diffprof.devices import resolve_device
+from diffprof.errors import UsageError
 from diffprof.report import Report
 from diffprof.scanning import scan_target
 from diffprof.targets import Options
 from diffprof.tuning.plan import Choice, make_plan
 from diffprof.tuning.source_edit.patch import Patch, make_patch, write_patch
+from diffprof.tuning.source_edit.stored import with_source_edits
 
 CLASSIC = '''\
 """Mine."""
@@ -222,3 +225,33 @@ def test_a_timestep_of_the_device_is_told_by_its_place(tmp_path: Path, folder: P
         other = torch.tensor(501, device=where.torch_device)
         assert scheduler._on_host(other) is other
         assert scheduler._on_host(7) == 7
+
+
+def test_a_package_elsewhere_is_edited_where_it_lies(
+    tmp_path: Path, folder: Path, built: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = written(VARIANT, tmp_path, folder, built)
+    package = tmp_path / "src" / "far_package"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    scheduler = package / "variant.py"
+    whole = file.read_text()
+    begin, end = whole.index("class Variant"), whole.index("def callback")
+    scheduler.write_text(f"import torch\nfrom diffusers import DDIMScheduler\n\n\n{whole[begin:end]}")
+    place = f"import sys\nsys.path.insert(0, {str(tmp_path / 'src')!r})\nfrom far_package.variant import Variant\n"
+    file.write_text(f"{place}{whole[:begin]}{whole[end:]}")
+    monkeypatch.chdir(tmp_path)
+    report = scan_target("mine.py:make", device="sim", options=Options())
+    assert report.source is not None
+    found = [edit for edit in report.source.findings if edit.file == "far_package/variant.py"]
+    assert {edit.rule for edit in found if edit.diff} >= {"SYN001", "SYN002", "SYN008"}
+    assert found[0].diff.startswith("--- a/src/far_package/variant.py\n")
+    assert report.source.fixes["host-timesteps"].startswith("--- a/src/far_package/variant.py\n")
+    linecache.clearcache()  # as in another process
+    with pytest.raises(UsageError, match="can't be read") as caught:
+        make_patch(report, make_plan(report), Path("far_package/variant.py"))
+    assert "where it lies from here" in caught.value.hint
+    again = with_source_edits(report)
+    assert again.source == report.source
+    patch = make_patch(report, make_plan(report), Path("src/far_package/variant.py"))
+    assert "self._on_host(timestep)" in patch.diff
