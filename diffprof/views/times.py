@@ -20,16 +20,25 @@ def call_table(recording: Recording) -> Table | None:
         spread = "" if timing.spread is None else f" ± {seconds(timing.spread)}"
         passes = f", {plural(len(timing.seconds), 'pass', 'passes')}" if timing.seconds else ""
         rows.append(
-            (f"time of one call, {timing.mode}{passes}", f"{seconds(timing.median)}{spread}", timing.grade)
+            (
+                f"time of one call, {timing.mode}{passes}",
+                f"{seconds(timing.median)}{spread}",
+                _of(timing.median, timing.grade),
+            )
         )
         if not on_cpu(recording):
             busy = NOT_MEASURED if timing.device_busy is None else f"{number(timing.device_busy * 100)} %"
-            rows.append(("device busy", busy, timing.grade))
+            rows.append(("device busy", busy, _of(timing.device_busy, timing.grade)))
     if memory := recording.memory:
         of = "" if memory.capacity_bytes is None else f" of {size(memory.capacity_bytes)}"
-        rows.append(("memory, peak", size(memory.peak_bytes) + of, memory.grade))
-        rows.append(("memory, weights", size(memory.weights_bytes), memory.grade))
+        rows.append(("memory, peak", size(memory.peak_bytes) + of, _of(memory.peak_bytes, memory.grade)))
+        rows.append(("memory, weights", size(memory.weights_bytes), _of(memory.weights_bytes, memory.grade)))
     return Table("One call", ("figure", "value", "grade"), tuple(rows)) if rows else None
+
+
+def _of(value: float | None, grade: str) -> str:
+    """The grade of a figure; what is not measured has none."""
+    return "" if value is None else grade
 
 
 def on_cpu(recording: Recording) -> bool:

@@ -414,7 +414,10 @@ def compiled_not_fused(recording: Recording) -> Iterator[Finding]:
     if timeline.mode == "eager":
         return
     if not timeline.eager_kernels:
-        raise NoEvidence("how many kernels the same call launches eagerly is not known")
+        raise NoEvidence(
+            "how many kernels the same call launches eagerly is not in this recording: record that too, and "
+            "`diffprof compare` the two"
+        )
     launched = sum(1 for us in timeline.device_us if us > 0)
     if launched < SAME_KERNELS * timeline.eager_kernels:
         return
