@@ -24,6 +24,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from diffprof.collection import leave_to_the_system
 from diffprof.report import Report, load_report, save_report
 from diffprof.timeline import steps_of
 from diffprof.views.tui.app import Viewer
@@ -113,6 +114,7 @@ async def keys_ms(
     async with app.run_test(size=(120, 40)) as pilot:
         await pilot.press(*first)
         await pilot.pause(0.5)
+        leave_to_the_system()  # as the command does
         for name, keys in actions.items():
             times = []
             for key in keys:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffprof.collection import leave_to_the_system
+
 if TYPE_CHECKING:
     from diffprof.report import Report
     from diffprof.views.tui.app import Viewer
@@ -17,7 +19,7 @@ def view(report: Report, traces: Path) -> None:
     from diffprof.views.tui.app import Viewer
     from diffprof.views.tui.themes import settings_file
 
-    _run(Viewer(report, traces, settings=settings_file()))
+    _run(Viewer(report, traces, settings=settings_file(), settled=leave_to_the_system))
 
 
 def watch_job(args: Sequence[str], title: str, traces: Path) -> Ended | None:
@@ -29,7 +31,8 @@ def watch_job(args: Sequence[str], title: str, traces: Path) -> Ended | None:
     from diffprof.views.tui.job import Job
     from diffprof.views.tui.themes import settings_file
 
-    return _run(Viewer(None, traces, job=Job(args, title), settings=settings_file()))
+    job = Job(args, title)
+    return _run(Viewer(None, traces, job=job, settings=settings_file(), settled=leave_to_the_system))
 
 
 def _run(viewer: Viewer) -> Ended | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from diffprof.views.tui.runs_pane import RunsPane
 
 
+_MOMENT = 0.5
+"""Seconds in which a report's first screen is written."""
+
+
 class Viewer(App[Ended]):
     """Shows a report; or a job first, and then the report that it prints.
 
@@ -42,14 +46,22 @@ class Viewer(App[Ended]):
     ]
 
     def __init__(
-        self, report: Report | None, traces: Path, *, job: Job | None = None, settings: Path | None = None
+        self,
+        report: Report | None,
+        traces: Path,
+        *,
+        job: Job | None = None,
+        settings: Path | None = None,
+        settled: Callable[[], object] | None = None,
     ) -> None:
-        """settings: the file that keeps the choice of theme; None: it is not kept."""
+        """settings: the file that keeps the choice of theme; None: it is not kept. settled: called once, when
+        the first report has been on the screen for a moment."""
         super().__init__()
         self.report = report
         self.traces = traces
         self.job = job
         self.settings = settings
+        self.settled = settled
         self.ended: Ended | None = None
         self._leaving = False
         # Set before the first style sheet is read: changing it later costs a second reading.
@@ -62,6 +74,7 @@ class Viewer(App[Ended]):
         self.theme_changed_signal.subscribe(self, lambda theme: self._keep(theme.name))
         if self.report is not None:
             self.push_screen(ReportScreen(self.report, self.traces))
+            self._settle()
         elif self.job is not None:
             self.push_screen(LiveScreen(self.job))
 
@@ -109,6 +122,12 @@ class Viewer(App[Ended]):
     def _show(self, report: Report) -> None:
         self.report = report
         self.switch_screen(ReportScreen(report, self.traces))
+        self._settle()
+
+    def _settle(self) -> None:
+        if self.settled is not None:
+            self.set_timer(_MOMENT, self.settled)
+            self.settled = None
 
     @on(JobPanel.Over)
     def _over(self, event: JobPanel.Over) -> None:

@@ -655,3 +655,20 @@ def test_a_viewer_that_broke_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(Viewer, "run", broken)
     with pytest.raises(RuntimeError, match="the viewer broke"):
         tui.view(reports.full(), tmp_path)
+
+
+def test_what_is_to_be_done_once_the_report_stands_is_done_once(drive: Drive, tmp_path: Path) -> None:
+    calls: list[str] = []
+    stored = save_report(reports.full(), tmp_path / "20260101-000000-a")
+
+    async def body(pilot: Pilot) -> None:
+        for _ in range(2):
+            await pilot.press("8")
+            await shows(pilot, "1 run in")
+            await pilot.press("enter")
+            await shows(pilot, "SYN001 value-read")
+        for _ in range(100):
+            await pilot.pause(0.02)
+        assert calls == ["settled"]
+
+    drive(stored, body, traces=tmp_path, settled=lambda: calls.append("settled"))
