@@ -190,7 +190,8 @@ RECIPES = (
             Safety.EXACT,
             Stage.SCHEDULER,
             why="The timesteps were uploaded by the host, so it knows the value of `t` by its place in them:"
-            " it indexes and compares with its own copy. " + _SAME_TENSORS,
+            " it indexes and compares with its own copy. Those that the scheduler computes on the device are"
+            " read once, before the loop; a tensor of `[t / 1000]` is made on the device. " + _SAME_TENSORS,
         ),
         _host_timesteps,
     ),
