@@ -42,9 +42,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         from diffprof.verdict import verdict
+        from diffprof.views.plain import clean
 
         place = f", stored in {self.path}" if self.path else ""
-        return f"<Report {self.recording.target.spec}: {verdict(self).headline}{place}>"
+        return clean(f"<Report {self.recording.target.spec}: {verdict(self).headline}{place}>")
 
     def render(self, form: str = "text", *, columns: int = 80) -> str:
         """As a text, in one of the formats of `diffprof show`. columns: width of "text".
@@ -123,6 +124,9 @@ class _Unjudged(msgspec.Struct, kw_only=True):
     after: str | None = None
 
 
+_OF_THE_FILE = ("schema", "recording")
+
+
 def from_json(data: bytes, *, origin: str = "report") -> Report:
     """Read a stored report.
 
@@ -192,15 +196,8 @@ def load_judged(path: str | Path) -> Report:
     """As `load_report`, with the judgement of this version's rules in place of the stored one."""
     file, data = _read(path)
     stored = _decoded(data, _Unjudged, str(file))
-    fresh = make_report(stored.recording)
-    return msgspec.structs.replace(
-        fresh,
-        path=str(file.parent),
-        source=stored.source,
-        plan=stored.plan,
-        outcomes=stored.outcomes,
-        after=stored.after,
-    )
+    kept = {name: getattr(stored, name) for name in stored.__struct_fields__ if name not in _OF_THE_FILE}
+    return msgspec.structs.replace(make_report(stored.recording), path=str(file.parent), **kept)
 
 
 def _read(path: str | Path) -> tuple[Path, bytes]:

@@ -9,8 +9,11 @@ import msgspec
 import pytest
 
 from diffprof.errors import DiffprofError, UsageError
+from diffprof.fix import Plan
 from diffprof.recording import SCHEMA
 from diffprof.report import (
+    Report,
+    _Unjudged,
     from_json,
     judge_again,
     load_judged,
@@ -121,7 +124,19 @@ def test_slug(text: str, name: str) -> None:
     assert slug(text) == name
 
 
+def test_what_is_no_judgement_is_kept_when_judged_again(tmp_path: Path) -> None:
+    """A field of a report is either read by `load_judged` or derived."""
+    assert set(Report.__struct_fields__) == {*_Unjudged.__struct_fields__, "findings", "unchecked", "path"}
+    report = msgspec.structs.replace(builders.one_of_everything(), after="after", outcomes=(), plan=Plan())
+    save_report(report, tmp_path)
+    again = load_judged(tmp_path)
+    assert (again.after, again.outcomes, again.plan) == ("after", (), Plan())
+    assert again.path == str(tmp_path)
+
+
 def test_repr_is_one_line() -> None:
+    assert len(repr(builders.ugly()).splitlines()) == 1
+    assert "\x1b" not in repr(builders.ugly())
     shown = repr(builders.one_of_everything())
     assert shown.startswith("<Report sdxl: The CPU waits for the GPU once per denoising step")
     assert "\n" not in shown
