@@ -30,7 +30,7 @@ QUEUED_US = 100.0
 launch-to-start time that diffusers' profiling guide calls unhealthy."""
 
 
-NAMED = ("stall", "allocation", "cpu-op", "launch")
+NAMED = ("stall", "allocation", "cpu-op")
 """Causes for which the call or op is named that the host was in."""
 
 

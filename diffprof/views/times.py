@@ -176,6 +176,8 @@ def _where(recording: Recording, gap: GapRow) -> str:
         site = recording.syncs[gap.sync].site
     if site is not None:
         parts.append(f"at {site.file}:{site.line}" if site.line else f"in {site.file}")
+    elif gap.during:
+        parts.append(f"in {gap.during}")
     elif gap.before:
         parts.append(f"before {gap.before}")
     elif gap.after:
