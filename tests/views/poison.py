@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from diffprof.finding import Severity
-from diffprof.fix import Difference, Outcome, Plan, PlanStep, Safety, Status
+from diffprof.fix import Difference, Outcome, Plan, PlanStep, Safety, SourceEdit, SourceEdits, Status
 from diffprof.recording import Grade
 from diffprof.report import Report
 from tests import builders
@@ -28,6 +28,7 @@ TEXTS = {
     "empty": "",
 }
 
+_DIFF = "--- a\n+++ b\n@@ -1 +1 @@\n-x\n+y\n"
 Data = TypeVar("Data", bound=msgspec.Struct)
 _CHOICES = {value for choice in (Grade, Severity, Safety, Status) for value in choice}
 
@@ -61,7 +62,8 @@ def whole() -> Report:
             why_not=None if safety is Safety.EXACT else "no",
             conflicts={"other": "they clash"},
             code="pipe.x = 1",
-            patch="--- a\n+++ b\n@@ -1 +1 @@\n-x\n+y\n",
+            patch=_DIFF,
+            no_patch="It is read-only.",
             why="It is so.",
         )
         for safety in Safety
@@ -83,5 +85,14 @@ def whole() -> Report:
         )
         for status in Status
     )
-    plan = Plan(steps=steps, before_ms=2.0, after_ms=1.0, grade=Grade.SIMULATED, notes=("Mind this.",))
-    return msgspec.structs.replace(reports.full(), plan=plan, outcomes=outcomes, after="after")
+    full = reports.full()
+    edits = tuple(
+        SourceEdit(rule=each.rule, file=each.site.file, line=each.site.line, what=("It moves.",), diff=_DIFF)
+        for each in full.findings
+        if each.site is not None
+    )
+    plan = Plan(
+        steps=steps, before_ms=2.0, after_ms=1.0, grade=Grade.SIMULATED, edits=edits, notes=("Mind this.",)
+    )
+    source = SourceEdits(findings=edits, fixes={"exact": _DIFF})
+    return msgspec.structs.replace(full, plan=plan, outcomes=outcomes, after="after", source=source)
