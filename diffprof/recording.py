@@ -626,6 +626,8 @@ class RecompileRow(Row, frozen=True, kw_only=True):
     dimensions that changed."""
     limit_hit: bool = False
     """The recompile limit was reached: later inputs run as plain Python."""
+    refused: tuple[str, ...] = ()
+    """Variations that did, for they came after it."""
     entries: int | None = None
     """Compiled versions of the function in the end."""
     limit: int | None = None

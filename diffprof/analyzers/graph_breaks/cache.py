@@ -19,7 +19,7 @@ import torch._dynamo
 
 from diffprof.analyzers.graph_breaks.repeats import Structure
 
-FORMAT = 4
+FORMAT = 5
 """Raise it when a capture of the same code would say something else."""
 
 KEPT = 500

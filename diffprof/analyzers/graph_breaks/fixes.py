@@ -27,6 +27,7 @@ _PROGRESS = re.compile(r"tqdm|progress", re.IGNORECASE)
 _OFFLOADING = re.compile(r"accelerate/hooks|hooks/group_offloading")
 _SHAPE_FROM_VALUES = re.compile(r"nonzero|unique|masked_select|dynamic (output )?shape", re.IGNORECASE)
 _LORA = re.compile(r"lora|\.scaling\[|_adapter", re.IGNORECASE)
+_STRING = re.compile(r"[!=]= *['\"]")
 _ARGUMENT = re.compile(r"^(?:-?[\d.e+-]+ <=? )?([A-Za-z_]\w*) *(?:==|!=|<|>)")
 
 
@@ -69,6 +70,8 @@ def for_recompile(rows: Sequence[RecompileRow]) -> tuple[str, ...]:
         keys = by_setting
         if not keys and "mark_dynamic" in stopped:
             keys = ("mark-dynamic",) if "." not in row.component and row.marked else ("mark-by-hand",)
+    elif row.kind == "scalar" and _STRING.search(row.guard):
+        keys = by_setting
     elif row.kind == "scalar":
         keys = ("numbers-as-tensors", *by_setting) if _argument(row) else (*by_setting, "number-outside")
     elif row.kind in ("identity", "type", "global"):

@@ -337,7 +337,8 @@ def _try_again(
 def _note_tried(found: _Found, name: str, result: Varied) -> None:
     for at, row in enumerate(found.captures):
         if row.component == name:
-            found.captures[at] = _replace(row, tried=tuple(result.by_variation))
+            tried = tuple(label for label in result.by_variation if label not in result.refused)
+            found.captures[at] = _replace(row, tried=tried)
 
 
 def _may_recompile(part: Part) -> bool:

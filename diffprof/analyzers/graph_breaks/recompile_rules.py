@@ -145,7 +145,8 @@ def _room(rows: list[RecompileRow]) -> str:
     if not entries or limit is None:
         return ""
     if any(row.limit_hit for row in rows):
-        return f" The limit of {limit} versions of a function is reached: other cases run as plain Python."
+        others = ", ".join(dict.fromkeys(name for row in rows for name in row.refused)) or "other cases"
+        return f" The limit of {limit} versions of a function is reached: {others} run as plain Python."
     return f" {entries} of at most {limit} versions of the function are compiled then."
 
 
@@ -164,9 +165,9 @@ def recompile_on_shape(recording: Recording) -> Iterator[Finding]:
     Why it is slow:
     The call in which it happens waits for a whole compile; later calls of the same process don't. After the
     second size Dynamo makes the dimension dynamic, unless the model's code fixes it again. The cost is that
-    compile's, by the clock: with the backend where the pipeline's own compiled code was compiled in this
-    process, else Dynamo's capture alone, which is where the captures of a scan end. It is no time of every
-    call, so nothing is said to be saved per call.
+    compile's, by the clock: with the backend where the pipeline's own compiled code was compiled in the
+    process of the scan, else Dynamo's capture alone. It is no time of every call, so nothing is said to be
+    saved per call.
 
     Example:
     pipe(prompt, height=1024); pipe(prompt, height=768)
@@ -293,7 +294,7 @@ def recompile_limit(recording: Recording) -> Iterator[Finding]:
     less the same call with everything compiled; the scanned call stands for the new case.
 
     Example:
-    for scale in (0.1, 0.2, 0.3, ...): pipe(prompt, cross_attention_kwargs={"scale": scale})
+    for name in styles: pipe(prompt, cross_attention_kwargs={"style": name})  # a string that a layer looks up
 
     Use instead:
     Cure the guard that fails; a higher limit only makes the queue longer.

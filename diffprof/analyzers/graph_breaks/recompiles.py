@@ -61,7 +61,8 @@ _KINDS = (
 class Varied:
     """What came of calling a component again. by_variation: its recompiles; entries: versions of each
     function in the end; seconds: of each compile; left_out: seconds that capturing the equal blocks takes,
-    which were left out of these; marked: argument -> dimensions that mark_dynamic was told of."""
+    which were left out of these; marked: argument -> dimensions that mark_dynamic was told of; refused: what
+    ran as plain Python, beyond the limit."""
 
     setting: str
     by_variation: dict[str, list[Compiled]] = field(default_factory=dict)
@@ -70,6 +71,7 @@ class Varied:
     seconds: list[float] = field(default_factory=list)
     left_out: float = 0.0
     marked: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
     files: set[str] = field(default_factory=set)
     failure: str | None = None
 
@@ -125,6 +127,7 @@ def _calls(
     for label, which in ((WITHIN, part), *variations):
         found = result.by_variation.setdefault(label, [])
         restore(which, emptier)
+        runs = sum(graph.runs for graph in into.graphs)
         with nullcontext() if label == WITHIN else applying(label):
             usual, again = _sequence(which), found
             for number, at in enumerate([*usual, *_more(which)]):
@@ -141,6 +144,8 @@ def _calls(
                 # What the limit refuses is logged without a function: it was not compiled again.
                 again = [c for c in into.compiles[before:] if c.recompile_reason and c.place[0] != "?"]
                 found += again
+        if into.limits and not found and runs == sum(graph.runs for graph in into.graphs):
+            result.refused.append(label)
     result.seconds = [c.seconds for c in into.compiles if c.seconds is not None and not c.failure]
     result.entries = list(Counter(c.place for c in into.compiles if c.failure is None).items())
     result.limits, result.files = into.limits, into.files
@@ -306,6 +311,7 @@ def recompile_rows(
                     tried=tuple(c.setting for c in cures),
                     marked=marked,
                     limit_hit=hit,
+                    refused=tuple(plain.refused) if hit else (),
                     entries=dict(plain.entries).get(place),
                     limit=limit,
                     cost=cost,

@@ -296,6 +296,10 @@ def test_a_lora_scale_is_merged() -> None:
     assert for_recompile([make_recompile(guard, "scalar")]) == ("fuse-lora",)
 
 
+def test_a_string_is_no_number() -> None:
+    assert for_recompile([make_recompile("style == 'oil'", "scalar")]) == ()
+
+
 def test_what_does_not_apply_says_why() -> None:
     empty = recorded((), ())
     for key in ("dynamic-shapes", "mark-dynamic", "more-versions", "numbers-as-tensors", "tuple-outputs"):

@@ -92,6 +92,9 @@ def test_the_limit() -> None:
     rows = seen()["limit"]
     assert any(row.limit_hit for row in rows)
     assert {row.entries for row in rows} == {8}
+    # Ten variations: seven get a version of their own, as the first call has one.
+    assert {row.refused for row in rows} == {("scale=7", "scale=8", "scale=9")}
+    assert sum(row.count for row in rows) == 7
     assert not any(row.limit_hit for name, others in seen().items() if name != "limit" for row in others)
 
 
