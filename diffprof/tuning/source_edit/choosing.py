@@ -91,8 +91,8 @@ def _no_edit(tree: Tree, finding: Finding) -> str:
     statement = tree.statement(finding.site.line)
     if isinstance(tree.parents.get(statement), cst.SimpleStatementSuite):  # `if x: y` in one line
         statement = tree.around(statement, cst.BaseCompoundStatement)
-    if finding.rule == "SYN009":
-        return "it stands outside the loop, where what comes after it may rely on it"
+    if finding.rule in _WHY:
+        return _WHY[finding.rule]
     if not finding.in_loop and finding.rule.startswith("SYN"):
         return "it is outside the loop, and what it is for can't be told from the line"
     if finding.rule in (*_READS, "GRB001", "GRB002"):
@@ -101,11 +101,25 @@ def _no_edit(tree: Tree, finding: Finding) -> str:
         return (
             "where the data comes from, and whether it changes from step to step, can't be told from the line"
         )
-    if finding.rule == "GRB003":
-        return "the line takes no output of a model by its name"
-    if finding.rule == "GRB004":
-        return "a warning, or what is said otherwise than by print or a logger, is meant to be seen"
-    return f"no edit is known for {finding.name}"
+    if finding.rule.startswith("GRB01"):
+        return "what differs from call to call is decided where the compiled part is called, not here"
+    return f"{finding.name} is about how the pipeline is set up or run, not about a line of source"
+
+
+_WHY = {
+    "SYN003": "a result of a size that the host knows is another one, and what comes after it has to fit",
+    "SYN009": "it stands outside the loop, where what comes after it may rely on it",
+    "SYN010": "offloading moves it: how the pipeline is set up decides that",
+    "SYN011": "without the check what it finds would go unnoticed: only you know if it may go",
+    "GRB003": "the line takes no output of a model by its name",
+    "GRB004": "a warning, or what is said otherwise than by print or a logger, is meant to be seen",
+    "GRB005": "PyTorch's function of that name may round otherwise than numpy's",
+    "GRB006": "whether the call may run outside the compiled part, or before it, only you know",
+    "GRB007": "the function was kept out of compiled code on purpose",
+    "GRB008": "who set the hook, and whether it may go, can't be told from the line",
+    "GRB009": "what the compiler can't follow there has no counterpart that is sure to compute the same",
+}
+"""Of rules whose lines are not looked at more closely."""
 
 
 def _why_read(tree: Tree, statement: cst.CSTNode | None) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 from diffprof.errors import UsageError
 from diffprof.fix import Plan
+from diffprof.rules import all_rules
 from diffprof.tuning.source_edit.patch import make_patch, write_patch
 from tests.builders import make_report
 from tests.tuning.source_edit.reported import reported
@@ -237,6 +238,16 @@ def test_a_file_is_known_from_another_folder(tmp_path: Path, monkeypatch: pytest
     Path("mine.py").write_text("y = torch.ones(2).to(device)\n")
     with pytest.raises(UsageError, match="changed since the scan"):
         make_patch(report, Plan(), Path("mine.py"))
+
+
+@pytest.mark.parametrize("rule", [each.code for each in all_rules()])
+def test_every_rule_has_a_reason_of_its_own_where_nothing_is_edited(rule: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("for i in x:\n    y = f(i)\n")
+    (why,) = make_patch(reported(file, [(rule, "y = f(i)", {})]), Plan(), file).left
+    assert why.startswith(f"line 2, {rule} ")
+    assert not why.endswith(("Mend it.", "."))
+    assert len(why.partition(": ")[2]) > 30
 
 
 def test_what_does_not_parse_is_refused(tmp_path: Path) -> None:
