@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,10 @@ K1, K2 = 0.01, 0.03
 """Constants of SSIM: Wang et al., Image quality assessment, IEEE TIP 13(4), 2004."""
 
 
+class Incomparable(Exception):
+    """What a call gave holds no numbers; the message says what it is."""
+
+
 @dataclass(frozen=True)
 class Output:
     """image: values in 0..1, or None where the call gives latents; latents: what the VAE was given last, or
@@ -33,7 +37,7 @@ class Output:
 def output_of(scene: Scene) -> Output:
     """Make the call once, and keep what came of it.
 
-    Raises ValueError where the result holds nothing to compare.
+    Raises Incomparable where the result holds nothing to compare.
     """
     with _decoded(scene.pipe) as decoded:
         result = scene.call()
@@ -64,19 +68,22 @@ def _decoded(pipe: Any) -> Iterator[list[torch.Tensor]]:
 
 def _values(result: Any) -> np.ndarray:
     """The first thing in a pipeline's output that holds numbers, as an array in 0..1 or its own units."""
+    kind = type(result).__name__
     if isinstance(result, torch.Tensor):
         return result.detach().float().cpu().numpy()
     if isinstance(result, np.ndarray):
         return np.asarray(result, dtype=np.float64)
     if hasattr(result, "getbands"):
         return np.asarray(result, dtype=np.float64) / 255.0
-    if isinstance(result, dict):
-        result = tuple(result.values())
-    if isinstance(result, list | tuple) and result:
-        if len(result) > 1 and isinstance(result, list):
-            return np.stack([_values(each) for each in result])
-        return _values(result[0])
-    raise ValueError(f"the call gave a {type(result).__name__}, which holds nothing to compare")
+    if isinstance(result, list) and result:
+        return np.stack([_values(each) for each in result]) if len(result) > 1 else _values(result[0])
+    if is_dataclass(result) and not isinstance(result, type | dict):
+        result = vars(result)
+    parts = result.values() if isinstance(result, dict) else result if isinstance(result, tuple) else ()
+    for part in parts:
+        with suppress(Incomparable):
+            return _values(part)
+    raise Incomparable(f"the call gave a {kind}, which holds nothing to compare")
 
 
 def difference(before: Output, after: Output, compared_on: str) -> Difference:

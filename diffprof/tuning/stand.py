@@ -22,7 +22,7 @@ from diffprof.recording import Grade, Recording
 from diffprof.session import Session
 from diffprof.targets import Options, Target
 from diffprof.targets.scene import Scene
-from diffprof.tuning.difference import Output, difference, output_of
+from diffprof.tuning.difference import Incomparable, Output, difference, output_of
 from diffprof.tuning.keeping import Measured
 from diffprof.tuning.subject import Mark, Subject
 from diffprof.tuning.twin import NoTwin, Twin, twin_of
@@ -69,6 +69,7 @@ class Stand:
         self.subject = Subject(scene)
         self.reckoned: tuple[Simulated, ...] = ()
         self.compiled = False
+        self._incomparable = ""
 
     @property
     def pipe(self) -> Any:
@@ -134,7 +135,14 @@ class Stand:
 
     def output(self) -> Output | None:
         """What the call gives now; None where nothing can be told."""
-        return output_of(self.subject.scene)
+        return self._output_of(self.subject.scene)
+
+    def _output_of(self, scene: Scene) -> Output | None:
+        try:
+            return output_of(scene)
+        except Incomparable as error:
+            self._incomparable = f"{error}"
+            return None
 
     def rounding(self, output: Output | None) -> float:
         """How far the output is from that of the same pipeline in float32: what half precision itself does.
@@ -165,7 +173,7 @@ class Stand:
 
     @property
     def why_not_compared(self) -> str:
-        return ""
+        return self._incomparable
 
     def difference(self, before: Output | None, after: Output | None) -> Difference:
         if before is None or after is None:
@@ -283,7 +291,7 @@ class SimulatedStand(Stand):
         return {**self.settings, "mode": self._mode()}
 
     def output(self) -> Output | None:
-        return None if self._twin is None else output_of(self._twin.scene)
+        return None if self._twin is None else self._output_of(self._twin.scene)
 
     @property
     def _compared(self) -> Subject | None:
@@ -295,7 +303,7 @@ class SimulatedStand(Stand):
 
     @property
     def why_not_compared(self) -> str:
-        return self.no_twin
+        return self.no_twin or self._incomparable
 
 
 def _device_bytes(pipe: Any) -> int:
