@@ -57,6 +57,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """Host time spent waiting."""
     saves_ms: float | None = None
     """End-to-end time that removing it would save, from replaying the timeline without it."""
+    compiled_ms: float | None = None
+    """Length of the compiled call that `saves_ms` is of, where it is not of the call as it was recorded."""
     once_ms: float | None = None
     """Host time that is spent once in a process and not in every call, such as compiling. Measured."""
     cost_note: str | None = None

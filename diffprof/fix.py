@@ -194,6 +194,8 @@ class PlanStep(msgspec.Struct, frozen=True, kw_only=True):
     """Indexes into Report.findings."""
     saves_ms: float | None = None
     """Expected, alone, per call, from replaying the timeline; None: not known before it is tried."""
+    once_compiled: bool = False
+    """`saves_ms` is of the compiled call: as long as the pipeline runs eagerly, it saves nothing."""
     saves_bytes: int | None = None
     grade: Grade | None = None
     """Of saves_ms."""

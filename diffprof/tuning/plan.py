@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from diffprof.errors import UsageError
 from diffprof.finding import Evidence, Finding
-from diffprof.fix import NOT_SELECTED, Code, Plan, PlanStep, Recipe, Safety, recipes
+from diffprof.fix import NOT_SELECTED, Code, Plan, PlanStep, Recipe, Safety, Stage, recipes
 from diffprof.pricing import removal
 from diffprof.recording import Grade, Recording
 from diffprof.report import Report
@@ -86,7 +86,8 @@ def predicted_ms(report: Report, steps: Iterable[PlanStep], chosen: Iterable[str
 
     Evidence that names parts of the timeline is left out of one replay, all of it together, so waits that
     hide each other are counted once. Where no finding of a fix names parts, what it saves is a share of the
-    call, and shares multiply. None where no clock or timeline says how long the call is.
+    call, and shares multiply; a share of the compiled call counts where it is compiled, or will be. None
+    where no clock or timeline says how long the call is.
     """
     recording = report.recording
     before = call_ms(recording)
@@ -94,14 +95,17 @@ def predicted_ms(report: Report, steps: Iterable[PlanStep], chosen: Iterable[str
         return None
     keys = set(chosen)
     picked = [step for step in steps if step.fix in keys]
+    compiled = _is_compiled(recording) or any(step.stage == Stage.COMPILE for step in picked)
     replayed, shares = [], []
     for step in picked:
         own = [report.findings[n] for n in step.findings]
-        in_timeline = [f for f in own if _replayable(f, recording)]
+        in_timeline = [f for f in own if _replayable(f, recording) and not f.compiled_ms]
         replayed += in_timeline
-        rest = 0.0 if in_timeline else sum(f.saves_ms or 0.0 for f in own)
-        if rest and before:
-            shares.append(min(rest / before, 1.0))
+        if in_timeline or not before:
+            continue
+        of_all = sum(f.saves_ms or 0.0 for f in own if not f.compiled_ms) / before
+        of_compiled = sum((f.saves_ms or 0.0) / f.compiled_ms for f in own if f.compiled_ms and compiled)
+        shares.append(min(of_all + of_compiled, 1.0))
     after = before
     if recording.timeline is not None and recording.timeline.host_us:
         after = total_us(recording.timeline, without_all(replayed, recording)) / 1e3
@@ -140,6 +144,10 @@ def _replayable(finding: Finding, recording: Recording) -> bool:
     return bool(recording.timeline and recording.timeline.host_us and removal(finding.evidence, recording))
 
 
+def _is_compiled(recording: Recording) -> bool:
+    return recording.timeline is not None and recording.timeline.mode != "eager"
+
+
 def _wanted(report: Report) -> dict[str, list[int]]:
     """Fix key -> indexes of the findings that name it."""
     found: dict[str, list[int]] = {}
@@ -171,6 +179,8 @@ def _step(recipe: Recipe, indexes: list[int], report: Report, choice: Choice) ->
         assert alone is not None
         assert before is not None
         step = replace(step, saves_ms=before - alone, grade=_grade(own))
+        if all(f.compiled_ms for f in own) and not _is_compiled(report.recording):
+            step = replace(step, saves_ms=sum(f.saves_ms or 0.0 for f in own), once_compiled=True)
     why_not = None if isinstance(code, Code) else code.why
     why_not = why_not or _not_chosen(recipe, step, choice)
     return replace(step, selected=why_not is None, why_not=why_not)

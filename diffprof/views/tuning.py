@@ -34,7 +34,8 @@ def saving(step: PlanStep) -> str:
     parts = []
     if step.saves_ms is not None:
         grade = f" ({words.expectation(step.grade)})" if step.grade else ""
-        parts.append(f"{words.milliseconds(step.saves_ms)} per call{grade}")
+        when = " once it is compiled" if step.once_compiled else ""
+        parts.append(f"{words.milliseconds(step.saves_ms)} per call{when}{grade}")
     if step.saves_bytes is not None:
         parts.append(f"{words.size(step.saves_bytes)} of memory")
     return ", ".join(parts) or "not known before it is tried"

@@ -49,11 +49,12 @@ def timeline(*device_us):
     )
 
 
-def finding(*keys, kinds=(), becomes=(), saves_ms=None, rule="KRN001"):
+def finding(*keys, kinds=(), becomes=(), saves_ms=None, compiled_ms=None, rule="KRN001"):
     return make_finding(
         rule=rule,
         fixes=keys,
         saves_ms=saves_ms,
+        compiled_ms=compiled_ms,
         evidence=Evidence(kinds=kinds, becomes_us=becomes),
     )
 
@@ -85,6 +86,19 @@ def test_ratios_of_two_fixes_of_one_kernel_multiply(offered):
     assert [s.saves_ms for s in plan.steps] == pytest.approx([5.0, 8.0])
     assert predicted_ms(report, plan.steps, ["a"]) == pytest.approx(6.0)
     assert predicted_ms(report, plan.steps, []) == pytest.approx(11.0)
+
+
+def test_a_share_of_the_compiled_call_counts_once_it_is_compiled(offered):
+    offered(recipe("whole-graph", Stage.GRAPH), recipe("compile", Stage.COMPILE))
+    found = (
+        finding("whole-graph", saves_ms=1.0, compiled_ms=4.0),
+        finding("compile", kinds=(0,), becomes=(5_000.0,), saves_ms=5.0),
+    )
+    report = make_report(*found, recording=make_recording(timeline=timeline(10_000.0, 1_000.0)))
+    plan = make_plan(report)
+    assert [(s.saves_ms, s.once_compiled) for s in plan.steps] == [(1.0, True), (pytest.approx(5.0), False)]
+    assert predicted_ms(report, plan.steps, ["whole-graph"]) == pytest.approx(11.0)
+    assert plan.after_ms == pytest.approx(6.0 * 0.75)
 
 
 def test_what_no_event_stands_for_is_a_share_of_the_call(offered):

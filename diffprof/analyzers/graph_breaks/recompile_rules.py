@@ -58,6 +58,7 @@ def _recompile_findings(
             site=row.site,
             count=times,
             saves_ms=_beyond_ms(rows),
+            compiled_ms=_first_known(*(row.cost.eager_ms for row in rows if row.cost)),
             once_ms=_once_ms(rows),
             cost_note=_cost_note(rows),
             advice=_advice(rows) or advice,

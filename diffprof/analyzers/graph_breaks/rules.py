@@ -70,6 +70,7 @@ def _break_findings(
             per_step=per_step,
             blocked_ms=cost.blocked_ms if cost else None,
             saves_ms=cost.saves_ms if cost else None,
+            compiled_ms=cost.call_ms if cost else None,
             cost_note=_cost_note(cost) if cost else _why_not(row),
             advice=_advice(rows, advice),
             fixes=for_break(row),
