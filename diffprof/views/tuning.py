@@ -22,6 +22,8 @@ _COLOURS = {
     Status.SKIPPED: "dim",
     Status.ADVICE: "dim",
 }
+_MOST_DEFINITIONS = 30
+"""Longer code is shown without its definitions."""
 _MOST_CODE = 60
 """Lines of code that text shows of one fix; JSON has it whole."""
 
@@ -219,12 +221,33 @@ def _step(page: Page, number: int, step: PlanStep) -> None:
             page.flow(f"{other}: {why}", indent=2, label="not with")
     if step.why:
         page.flow(step.why, indent=2, label="why")
-    _listing(page, step.code, diff=False)
+    _code_listing(page, step.code)
     if step.patch:
         page.flow("or in your own source:", indent=2)
         _listing(page, step.patch, diff=True)
     if step.no_patch:
         page.flow(step.no_patch, indent=2, label="no edit")
+
+
+def _code_listing(page: Page, source: str) -> None:
+    """Long definitions are left out, and the statements after them kept: they say what is done to what."""
+    lines = source.rstrip("\n").splitlines()
+    end = _end_of_definitions(source) if len(lines) > _MOST_DEFINITIONS else 0
+    if end:
+        page.raw(("dim", f"# {end} lines of imports and definitions (--format json has them)"), indent=4)
+    _listing(page, "\n".join(lines[end:]).strip("\n"), diff=False)
+
+
+def _end_of_definitions(source: str) -> int:
+    """The last line of the last function or class; 0 where there is none, or it is no Python."""
+    import ast
+
+    try:
+        body = ast.parse(source).body
+    except (SyntaxError, ValueError):
+        return 0
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    return max((node.end_lineno or 0 for node in body if isinstance(node, kinds)), default=0)
 
 
 def _listing(page: Page, source: str, *, diff: bool) -> None:

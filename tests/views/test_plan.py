@@ -108,3 +108,15 @@ def test_markdown_fits_a_comment(plan: Plan) -> None:
     assert "Cut to fit a comment: 3 more listings" in shown
     assert shown.count("```") == 2
     assert len(render_plan(builders.make_report(), plan, "markdown")) < 2_000
+
+
+def test_long_code_keeps_its_statements() -> None:
+    definitions = "import torch\n\n\ndef _shim(x):\n" + "".join(f"    x = x + {n}\n" for n in range(40))
+    long = f"{definitions}    return x\n\n\n_shim(pipe.scheduler)\nwith _shim(1):\n    pipe(**kwargs)"
+    step = PlanStep(fix="a", title="A", safety=Safety.EXACT, stage=30, code=long)
+    text = render_plan(builders.empty(), Plan(steps=(step,)))
+    assert "# 45 lines of imports and definitions" in text
+    assert "    _shim(pipe.scheduler)\n    with _shim(1):\n        pipe(**kwargs)\n" in text
+    assert "x = x + 3" not in text
+    broken = render_plan(builders.empty(), Plan(steps=(replace(step, code="def (\n" * 40),)))
+    assert "def (" in broken
