@@ -23,7 +23,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     from diffprof.cli.app import app
 
     monkeypatch.chdir(tmp_path)
-    for name in ("DIFFPROF_TRACES", "DIFFPROF_DEBUG", "FORCE_COLOR"):
+    for name in ("DIFFPROF_TRACES", "DIFFPROF_DEBUG", "FORCE_COLOR", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
     return lambda *args: CliRunner().invoke(app, [str(arg) for arg in args], prog_name="diffprof")
 

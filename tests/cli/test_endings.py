@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -39,8 +40,16 @@ def make():
 def scan(folder: Path, third: str, **more: object) -> subprocess.Popen[str]:
     (folder / "make.py").write_text(FACTORY.format(third=third))
     command = [sys.executable, "-m", "diffprof", "scan", "make.py:make", "--device", "sim:a100-80gb"]
+    # Where the tests run in the background of a shell, Ctrl-C is ignored, and a child would inherit that.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen(  # type: ignore[call-overload]
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more
+        command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heard,
+        **more,
     )
 
 

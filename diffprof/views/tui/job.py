@@ -61,6 +61,7 @@ class Job:
                 env={**os.environ, DESCRIPTOR: str(progress)},
                 pass_fds=(progress,),
                 start_new_session=True,
+                preexec_fn=_interruptible,
             )
         except BaseException:
             for reader, _ in pipes:
@@ -107,6 +108,12 @@ class Job:
                 os.killpg(self._process.pid, number)
             except ProcessLookupError:
                 pass
+
+
+def _interruptible() -> None:
+    """In the new process: a shell starts what runs in the background with Ctrl-C ignored, and a child would
+    inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @asynccontextmanager
