@@ -8,7 +8,7 @@ import msgspec
 
 from diffprof.finding import Finding, Severity
 from diffprof.pricing import HIDDEN_SHARE, waits_together
-from diffprof.recording import INTERRUPTED, Recording, SyncRow, steady_per_step
+from diffprof.recording import INTERRUPTED, CaptureRow, Recording, SyncRow, steady_per_step
 from diffprof.report import Report
 from diffprof.views.words import cost, how_often, milliseconds, number, place, plural
 
@@ -49,6 +49,8 @@ def _headline(report: Report) -> str:
         parts.append(
             f"{plural(others, 'other finding') if syncs is not None else plural(others, 'finding')}."
         )
+    if syncs is None and recording.captures:
+        parts.append(_graphs(recording.captures))
     if not parts:
         parts.append(
             "Nothing was recorded that a rule could judge."
@@ -56,6 +58,16 @@ def _headline(report: Report) -> str:
             else "Every rule was checked and nothing was found."
         )
     return " ".join(parts)
+
+
+def _graphs(captures: Sequence[CaptureRow]) -> str:
+    """What becomes of the parts that a user would compile."""
+    whole = [row.component for row in captures if row.fullgraph_ready]
+    if len(whole) == len(captures):
+        return f"Fullgraph-ready: {', '.join(whole)}."
+    broken = ", ".join(row.component for row in captures if not row.fullgraph_ready)
+    rest = f"; fullgraph-ready: {', '.join(whole)}" if whole else ""
+    return f"Not one graph: {broken}{rest}."
 
 
 def _waits(recording: Recording, syncs: Sequence[SyncRow]) -> str:
@@ -99,7 +111,10 @@ def _why(report: Report) -> str:
             if report.recording.target.kind == "trace" and report.recording.unseen:
                 lacks = report.recording.unseen[0]
                 return f"Not in the trace: {lacks.what}; {lacks.why}."
-            return f"{plural(len(report.unchecked), 'rule')} had no evidence: {report.unchecked[0].why}."
+            looked = report.recording.captures is not None or report.recording.syncs is not None
+            found = "Nothing was found in what was looked at; " if looked else ""
+            lacking = plural(len(report.unchecked), "rule")
+            return f"{found}{lacking} had no evidence: {report.unchecked[0].why}."
         return "No rule found anything in what was recorded."
     if first.site is None:
         words = f"{first.rule} {first.name}: {first.message.strip().removesuffix('.')}"

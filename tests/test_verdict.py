@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from diffprof.recording import CaptureRow
 from diffprof.report import make_report
 from diffprof.verdict import verdict
 from tests import builders
@@ -81,3 +82,13 @@ def test_a_partial_recording_without_a_reason(failure: str | None) -> None:
 def test_costs_carry_their_grade() -> None:
     top = verdict(builders.make_report(make_finding(blocked_ms=3.0, saves_ms=1.0)))
     assert "CPU blocked: 3 ms; removing it saves: 1 ms, per call (simulated)" in top.why
+
+
+def test_components_that_were_captured_are_the_verdict_where_nothing_else_was_looked_at() -> None:
+    rows = [CaptureRow(component=name, fullgraph_ready=True, graphs=1) for name in ("unet", "vae.decode")]
+    top = verdict(builders.make_report(recording=make_recording(syncs=None, captures=tuple(rows))))
+    assert top.headline == "Fullgraph-ready: unet, vae.decode."
+    assert top.why.startswith("Nothing was found in what was looked at; ")
+    rows[1] = CaptureRow(component="vae.decode", graphs=2, breaks=1)
+    broken = verdict(builders.make_report(recording=make_recording(syncs=None, captures=tuple(rows))))
+    assert broken.headline == "Not one graph: vae.decode; fullgraph-ready: unet."
