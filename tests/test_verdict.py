@@ -4,6 +4,7 @@ import pytest
 
 from diffprof.recording import CaptureRow
 from diffprof.report import make_report
+from diffprof.report import make_report as judged
 from diffprof.verdict import verdict
 from tests import builders
 from tests.builders import make_finding, make_recording, make_site, make_sync
@@ -86,7 +87,7 @@ def test_costs_carry_their_grade() -> None:
 
 def test_components_that_were_captured_are_the_verdict_where_nothing_else_was_looked_at() -> None:
     rows = [CaptureRow(component=name, fullgraph_ready=True, graphs=1) for name in ("unet", "vae.decode")]
-    top = verdict(builders.make_report(recording=make_recording(syncs=None, captures=tuple(rows))))
+    top = verdict(judged(make_recording(syncs=None, captures=tuple(rows), graph_breaks=())))
     assert top.headline == "Fullgraph-ready: unet, vae.decode."
     assert top.why.startswith("Nothing was found in what was looked at; ")
     rows[1] = CaptureRow(component="vae.decode", graphs=2, breaks=1)
