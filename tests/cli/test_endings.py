@@ -42,15 +42,14 @@ def scan(folder: Path, third: str, **more: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "diffprof", "scan", "make.py:make", "--device", "sim:a100-80gb"]
     # Where the tests run in the background of a shell, Ctrl-C is ignored, and a child would inherit that.
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen(  # type: ignore[call-overload]
-        command,
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=heard,
+    options = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+        "preexec_fn": heard,
         **more,
-    )
+    }
+    return subprocess.Popen(command, cwd=folder, **options)  # type: ignore[call-overload]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
