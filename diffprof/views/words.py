@@ -117,7 +117,7 @@ def expectation(grade: Grade | None) -> str:
     """The grade of what a change would save: what nobody has tried is not measured, even where it follows
     from what was."""
     if grade is Grade.MEASURED:
-        return "measured; the saving by replay of it"
+        return "measured; the saving reckoned from it"
     return str(grade) if grade else "grade unknown"
 
 

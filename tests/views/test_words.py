@@ -50,7 +50,7 @@ def test_how_often(fields: dict, shown: str) -> None:
 def test_cost_tells_unknown_from_nothing_and_carries_its_grade() -> None:
     assert words.cost(make_finding()) == "not measured"
     assert words.cost(make_finding(blocked_ms=2.0, saves_ms=0.0, grade=Grade.MEASURED)) == (
-        "CPU blocked: 2 ms; removing it saves: 0 ms, per call (measured; the saving by replay of it)"
+        "CPU blocked: 2 ms; removing it saves: 0 ms, per call (measured; the saving reckoned from it)"
     )
     assert words.cost(make_finding(blocked_ms=2.0, cost_note="hidden")) == (
         "CPU blocked: 2 ms; removing it saves: not measured, per call (simulated); hidden"
