@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 
 import libcst as cst
@@ -70,8 +71,7 @@ def _attempts(tree: Tree, finding: Finding, report: Report) -> Iterator[Callable
     for row in rows:
         if row.owner and row.owner_device == "device" and not row.owner.endswith(".timesteps"):
             attribute = row.owner.rpartition(".")[2]
-            half = _half(report)
-            yield lambda at=attribute, half=half: keep_on_host(tree, line, at, half=half)  # type: ignore[misc]
+            yield functools.partial(keep_on_host, tree, line, attribute, half=_half(report))
     if rule in _UPLOADS:
         scalar = any(row.shape == () for row in rows)
         yield lambda: create_in_place(tree, line)

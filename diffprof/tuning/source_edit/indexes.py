@@ -182,8 +182,9 @@ def _loop_over(loop: cst.For) -> tuple[str | None, str, cst.BaseExpression] | No
     pair = m.Tuple([m.Element(m.Name()), m.Element(m.Name())])
     listed = m.Call(m.Name("enumerate"), args=[m.Arg(m.Name() | m.Attribute(), keyword=None)])
     if m.matches(loop.target, pair) and m.matches(loop.iter, listed):
-        counter, each = (element.value.value for element in loop.target.elements)  # type: ignore[attr-defined]
-        return counter, each, loop.iter.args[0].value  # type: ignore[attr-defined]
+        elements = cst.ensure_type(loop.target, cst.Tuple).elements
+        counter, each = (cst.ensure_type(element.value, cst.Name).value for element in elements)
+        return counter, each, cst.ensure_type(loop.iter, cst.Call).args[0].value
     if isinstance(loop.target, cst.Name) and m.matches(loop.iter, m.Name() | m.Attribute()):
         return None, loop.target.value, loop.iter
     return None

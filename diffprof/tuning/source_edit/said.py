@@ -127,7 +127,9 @@ def _taken_out(tree: Tree, statement: cst.BaseSmallStatement, what: str) -> Edit
     line = tree.line(statement)
     if isinstance(whole, cst.SimpleStatementLine) and len(whole.body) == 1 and not _alone(tree, whole):
         return Edit(whole, line, what, gone)
-    if whole.body[-1] is not statement:  # type: ignore[attr-defined]
+    if not isinstance(whole, cst.SimpleStatementLine | cst.SimpleStatementSuite):
+        raise Refused("the statement stands where none can be taken out")
+    if whole.body[-1] is not statement:
         return Edit(statement, line, what, gone)
     return Edit(statement, line, what, becomes(cst.Pass()))
 

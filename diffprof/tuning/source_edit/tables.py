@@ -147,15 +147,16 @@ def _refuse_number_on_device(tree: Tree, number: cst.CSTNode, name: str) -> None
     """One number of a table, also under a name: it may be computed with, not be put together with tensors."""
     parent = tree.parents[number]
     if isinstance(parent, cst.Arg) and not m.matches(tree.parents[parent], _TAKES_NUMBERS):
-        call = tree.code(tree.parents[parent].func)  # type: ignore[attr-defined]
+        call = tree.code(cst.ensure_type(tree.parents[parent], cst.Call).func)
         raise Refused(
             f"{name} is given to `{call}` in line {tree.line(number)}, which may need it on the device"
         )
     if isinstance(parent, cst.Element):
         raise Refused(f"{name} is put into a list in line {tree.line(number)}, which may be for the device")
-    if m.matches(parent, m.Attribute(attr=m.DoesNotMatch(_VALUES | _SIZES))) and parent.value is number:  # type: ignore[attr-defined]
+    other = m.Attribute(attr=m.DoesNotMatch(_VALUES | _SIZES))
+    if isinstance(parent, cst.Attribute) and m.matches(parent, other) and parent.value is number:
         raise Refused(f"`{tree.code(parent)}` of line {tree.line(number)} may be needed on the device")
     if isinstance(parent, cst.Assign) and m.matches(parent, m.Assign(targets=[m.AssignTarget(m.Name())])):
-        local = parent.targets[0].target.value  # type: ignore[attr-defined]
+        local = cst.ensure_type(parent.targets[0].target, cst.Name).value
         for used in reads(tree, tree.scope(parent), local):
             _refuse_number_on_device(tree, used, f"`{local}`, of {name},")

@@ -208,7 +208,11 @@ def with_argument(call: cst.Call, name: str, value: cst.BaseExpression) -> cst.C
     if not call.args:
         return call.with_changes(args=[added])
     *others, last = call.args
-    between = others[-1].comma.whitespace_after if others else call.whitespace_before_args  # type: ignore[union-attr]
+    between = (
+        cst.ensure_type(others[-1].comma, cst.Comma).whitespace_after
+        if others
+        else call.whitespace_before_args
+    )
     if not others and isinstance(between, cst.SimpleWhitespace):
         between = cst.SimpleWhitespace(" ")
     if isinstance(last.comma, cst.Comma):  # a trailing comma stays one

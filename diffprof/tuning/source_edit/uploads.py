@@ -127,7 +127,9 @@ def _shape_and_number(tree: Tree, call: cst.Call, *, scalar: bool) -> tuple[str,
         )
     times = m.BinaryOperation(m.List([m.Element(m.MatchIfTrue(_is_number))]), m.Multiply(), m.Integer())
     if m.matches(data, times):
-        return f"({data.right.value},)", data.left.elements[0].value  # type: ignore[attr-defined]
+        product = cst.ensure_type(data, cst.BinaryOperation)
+        length = cst.ensure_type(product.right, cst.Integer).value
+        return f"({length},)", cst.ensure_type(product.left, cst.List).elements[0].value
     if not scalar:
         raise Refused(f"`{tree.code(data)}` is more than one number: make the tensor once, before the loop")
     if keyword(call, "dtype") is None:
