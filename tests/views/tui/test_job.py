@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +24,22 @@ from tests import builders
 from tests.views.tui.conftest import settled
 
 WORK = """
-import os, signal, sys, time
+import os, sys, time
 from diffprof.progress import progress_on
 progress = progress_on(sys.stderr)
 progress.stage("building")
 progress.stage("[bold]denoising", total=4)
 progress.step("step \\x1b[31m1")
 print("said", file=sys.stderr)
-def stop(*_):
-    sys.stdout.write(open(sys.argv[1]).read())
-    sys.exit(130)
-signal.signal(signal.SIGINT, stop)
 progress.step("ready")
+code = 0
 if sys.argv[2] == "wait":
-    time.sleep(60)
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        code = 130
 sys.stdout.write(open(sys.argv[1]).read())
+sys.exit(code)
 """
 
 
@@ -65,6 +68,15 @@ def test_progress_output_and_talk_arrive(report_file: Path) -> None:
     ]
 
 
+@pytest.fixture(params=[signal.default_int_handler, signal.SIG_IGN])
+def ctrl_c_here(request: pytest.FixtureRequest) -> Iterator[None]:
+    """As in a shell, and ignored as in what a shell runs in the background, which a child would inherit."""
+    before = signal.signal(signal.SIGINT, request.param)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_here")
 def test_a_stopped_job_gives_what_it_had(report_file: Path) -> None:
     job = work(report_file, "wait")
 
