@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from diffprof.fix import Code, Fix, Plan, PlanStep, Recipe, Safety, Stage
+from diffprof.fix import NOT_SELECTED, Code, Fix, Outcome, Plan, PlanStep, Recipe, Safety, Stage, Status
 from diffprof.recording import Grade
 from diffprof.tuning.plan import make_plan
 from diffprof.views import render
@@ -120,3 +120,29 @@ def test_long_code_keeps_its_statements() -> None:
     assert "x = x + 3" not in text
     broken = render_plan(builders.empty(), Plan(steps=(replace(step, code="def (\n" * 40),)))
     assert "def (" in broken
+
+
+def test_fixes_that_nobody_asked_for_are_one_line_and_no_part_of_the_count() -> None:
+    def outcome(fix: str, status: Status, why: str = "", after_ms: float | None = None) -> Outcome:
+        before_ms = None if after_ms is None else 10.0
+        return Outcome(
+            fix=fix,
+            title=f"Do {fix}",
+            safety=Safety.EXACT,
+            status=status,
+            why=why,
+            before_ms=before_ms,
+            after_ms=after_ms,
+        )
+
+    outcomes = (
+        outcome("tf32", Status.KEPT, "It saves.", 5.0),
+        outcome("compile", Status.SKIPPED, NOT_SELECTED),
+        outcome("ssd-1b", Status.ADVICE, NOT_SELECTED),
+        outcome("half", Status.SKIPPED, "lossy"),
+    )
+    text = render(replace(builders.empty(), outcomes=outcomes), "text")
+    assert "Fixes tried (2)" in text
+    assert "Not selected: compile, ssd-1b." in text
+    assert "1 of 2 fixes kept: 10 ms -> 5 ms per call, 2.00x." in text
+    assert "Do compile" not in text
