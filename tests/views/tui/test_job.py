@@ -31,13 +31,13 @@ progress.stage("building")
 progress.stage("[bold]denoising", total=4)
 progress.step("step \\x1b[31m1")
 print("said", file=sys.stderr)
-progress.step("ready")
 code = 0
-if sys.argv[2] == "wait":
-    try:
+try:
+    progress.step("ready")
+    if sys.argv[2] == "wait":
         time.sleep(60)
-    except KeyboardInterrupt:
-        code = 130
+except KeyboardInterrupt:
+    code = 130
 sys.stdout.write(open(sys.argv[1]).read())
 sys.exit(code)
 """

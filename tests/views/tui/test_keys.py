@@ -517,8 +517,9 @@ def test_applying_shows_progress_and_then_what_became_of_it(
     wait = "time.sleep(60)" if keys else "pass"
     work = (
         "import sys, time\nfrom diffprof.progress import progress_on\n"
-        "progress = progress_on(sys.stderr)\nprogress.stage('trying [b]x[/b]')\n"
-        f"try:\n    {wait}\nexcept KeyboardInterrupt:\n    sys.exit(130)\n"
+        "progress = progress_on(sys.stderr)\n"
+        f"try:\n    progress.stage('trying [b]x[/b]')\n    {wait}\n"
+        "except KeyboardInterrupt:\n    sys.exit(130)\n"
         "print('kept', sys.argv[sys.argv.index('--select') + 1])"
     )
     job = partial(Job, program=(sys.executable, "-c", work))
