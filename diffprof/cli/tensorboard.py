@@ -64,13 +64,14 @@ def _serve(logdir: Path, port: int | None) -> None:
 
     # Whoever ends a service asks this way; what parses traces is to end as well.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    emit(f"{start(logdir, port)}\n")
-    say("Ctrl-C ends it.")
     try:
+        emit(f"{start(logdir, port)}\n")
+        say("Ctrl-C ends it.")
         threading.Event().wait()
     except KeyboardInterrupt:
-        stop()
         say("TensorBoard ended.")
+    finally:
+        stop()
 
 
 def _folders(names: tuple[str, ...], traces: Path) -> list[Path]:
