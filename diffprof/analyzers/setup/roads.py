@@ -160,6 +160,7 @@ def _road(recording: Recording, code: str, name: str, message: str, advice: str,
             "message": message,
             "advice": advice,
             "severity": Severity.INFO,
+            "standing": True,
             "grade": timeline.grade if timeline else recording.device.grade,
             **more,
         }
