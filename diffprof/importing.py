@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffprof import __version__
+from diffprof.chrome_trace.carried import recording_in
 from diffprof.chrome_trace.events import Trace
 from diffprof.chrome_trace.reader import read_trace
 from diffprof.chrome_trace.sections import Sections, device_property, sections_of
@@ -35,12 +36,15 @@ def import_trace(path: str | Path, *, progress: Callable[[int], None] | None = N
 
 
 def record_trace(path: str | Path, *, progress: Callable[[int], None] | None = None) -> Recording:
-    """The trace's evidence as a recording."""
+    """The trace's evidence as a recording; of a scan's own trace, the recording that it carries."""
     started = time.perf_counter()
     trace = read_trace(path, progress=progress)
     read = time.perf_counter()
     sections = sections_of(trace)
     done = time.perf_counter()
+    carried, unread = recording_in(trace.meta, sections.kernels)
+    if carried is not None:
+        return carried
     return Recording(
         target=_target(trace, sections),
         device=_device(trace, sections),
@@ -53,7 +57,7 @@ def record_trace(path: str | Path, *, progress: Callable[[int], None] | None = N
         partial=bool(trace.truncated),
         failure=f"The trace is cut short: {trace.truncated}." if trace.truncated else None,
         syncs=sections.syncs,
-        unseen=sections.unseen,
+        unseen=(*sections.unseen, *unread),
         timing=sections.timing,
         timeline=sections.timeline,
         kernels=sections.kernels,

@@ -82,14 +82,18 @@ def to_json(report: Report) -> bytes:
     return as_json(report)
 
 
-def as_json(data_of: Any) -> bytes:
-    """Plain data as JSON, indented. Lone surrogates, as in file names that are no UTF-8, become escapes: JSON
-    can't hold them. Characters that a terminal may act on are escaped."""
+def as_bytes(data_of: Any) -> bytes:
+    """Plain data as JSON on one line. Lone surrogates, as in file names that are no UTF-8, become escapes:
+    JSON can't hold them."""
     try:
-        data = msgspec.json.encode(data_of)
+        return msgspec.json.encode(data_of)
     except UnicodeEncodeError:
-        data = msgspec.json.encode(_encodable(msgspec.to_builtins(data_of)))
-    data = msgspec.json.format(data, indent=1) + b"\n"
+        return msgspec.json.encode(_encodable(msgspec.to_builtins(data_of)))
+
+
+def as_json(data_of: Any) -> bytes:
+    """As `as_bytes`, indented, with characters that a terminal may act on escaped."""
+    data = msgspec.json.format(as_bytes(data_of), indent=1) + b"\n"
     if data.isascii() and b"\x7f" not in data:
         return data
     return _INVISIBLE.sub(_escape, data.decode()).encode()

@@ -200,9 +200,16 @@ def new_folder(traces: Path, target: str, *, now: datetime.datetime) -> Path:
     raise DiffprofError(f"{traces} already holds 9,999 runs named {name}.", "Choose another folder.")
 
 
-def store(report: Report, traces: Path, *, now: datetime.datetime, trace: Path | None = None) -> Report:
+def store(
+    report: Report,
+    traces: Path,
+    *,
+    now: datetime.datetime,
+    trace: Path | None = None,
+    imported: bool = False,
+) -> Report:
     """Save a report in a new folder; returns it with its path. Its trace comes beside it: `trace`, if it was
-    read from one, or else that of a simulated timeline.
+    read from one, or else that of a simulated timeline. imported: `trace` is no scan's own.
 
     Raises DiffprofError when the disk does not take it; nothing is left then.
     """
@@ -211,7 +218,7 @@ def store(report: Report, traces: Path, *, now: datetime.datetime, trace: Path |
     recording = report.recording
     folder = new_folder(traces, recording.target.spec, now=now)
     worker = slug(f"{recording.target.spec}-{recording.device.spec}")
-    recording = store_trace(recording, folder, worker=worker, now=now, exported=trace)
+    recording = store_trace(recording, folder, worker=worker, now=now, exported=trace, imported=imported)
     try:
         return save_report(msgspec.structs.replace(report, recording=recording), folder)
     except DiffprofError:

@@ -71,8 +71,9 @@ def make_timeline(
         return None
     streams = _stream_numbers(work)
     modules, module_of_call = links.modules
-    typical = float(np.median(calls.dur[list(launched)]))
     pending = _pending(calls, work, links)
+    unhindered = [row for row in launched if pending.get(row, 0) < THROTTLED_PENDING]
+    typical = float(np.median(calls.dur[unhindered or list(launched)]))
     begin = _begin(trace, links, phases, events)
     in_torch = _prefix(intervals.union(_host_spans(trace, links, events)))
     out = _Builder()
@@ -115,7 +116,8 @@ def make_timeline(
             throttled = pending.get(row, 0) >= THROTTLED_PENDING and duration > 4 * typical
             now = max(now, ts + (duration - typical if throttled else 0.0))
     window = phases.window
-    if window and window[1] > now:
+    # The last annotation of a simulated call ends with its device; all that its host does is an event.
+    if window and window[1] > now and grade is Grade.MEASURED:
         out.add(now, window[1] - now)
     return Timeline(
         grade=grade,

@@ -65,8 +65,21 @@ class Links:
 
     @cached_property
     def op_of_call(self) -> Any:
-        """For each call, the innermost op that was running on its thread."""
-        return self.op_nest.at(self.trace.calls.ts, self.trace.calls.lane)
+        """For each call, the innermost op that was running on its thread.
+
+        Where a call takes no time by the trace's clock, as the kernels of a simulated CUDA graph, so does its
+        op, and others at the same moment: then the one that has its External id.
+        """
+        calls, ops = self.trace.calls, self.trace.ops
+        found = self.op_nest.at(calls.ts, calls.lane)
+        instant = np.flatnonzero((calls.dur <= 0.0) & (calls.external >= 0)) if len(ops) else ()
+        if len(instant):
+            by_id = {external: row for row, external in enumerate(ops.external.tolist())}
+            for call in instant.tolist():
+                op = by_id.get(int(calls.external[call]), -1)
+                if op >= 0 and ops.ts[op] == calls.ts[call] and ops.lane[op] == calls.lane[call]:
+                    found[call] = op
+        return found
 
     @cached_property
     def op_of_work(self) -> Any:

@@ -21,7 +21,8 @@ FIRST_STREAM = 7
 """Number that CUPTI gives the default stream."""
 
 CALL_US = 1.0
-"""Length drawn for a launching call, at most half of its event's host time."""
+"""Length drawn for a launching call, at most half of its event's host time. Where the launch queue is full it
+goes on until there is room, as a real call does."""
 
 ORIGIN_US = 1_000_000
 """Where the call begins on the trace's clock; some readers drop events at 0."""
@@ -91,6 +92,7 @@ def operation_lines(timeline: Timeline, run: Replay, syncs: Sequence[SyncRow]) -
         timeline.kind,
         timeline.sync,
         timeline.stream,
+        timeline.host_us,
         run.host_start,
         run.host_end,
         run.wait_start,
@@ -98,7 +100,7 @@ def operation_lines(timeline: Timeline, run: Replay, syncs: Sequence[SyncRow]) -
         run.device_end,
         strict=True,
     )
-    for index, (kind, row, lane, start, end, waits, begins, ends) in enumerate(columns):
+    for index, (kind, row, lane, spent, start, end, waits, begins, ends) in enumerate(columns):
         blocks = waits >= 0.0
         if kind < 0 and not blocks:
             continue
@@ -114,7 +116,7 @@ def operation_lines(timeline: Timeline, run: Replay, syncs: Sequence[SyncRow]) -
             yield f'{{"ph":"X","cat":"python_function",{frame},{when},"args":{{}}}}'
         yield f'{{"ph":"X","cat":"cpu_op",{form.op},{when},"args":{{"External id":{external}{form.shapes}}}}}'
         issued = waits if blocks else end
-        begun = issued - min(CALL_US, 0.5 * (issued - start))
+        begun = min(issued, start + spent) - min(CALL_US, 0.5 * spent)
         launches = begins >= 0.0 and bool(form.work)
         if launches:
             at = on_host(begun)
@@ -180,17 +182,18 @@ def _extent(kind: KernelKind, category: str) -> str:
 
 
 def _shapes(kind: KernelKind) -> str:
-    """Shapes as Kineto writes them; nothing when the text is no list of shapes."""
+    """Shapes and types as Kineto writes them; the type alone when the text is no list of shapes."""
+    dtype = _DTYPE_NAMES.get(kind.dtype, kind.dtype)
     shapes: list[list[int]] = []
     for each in kind.shape.split(", ") if kind.shape else ():
         sizes = each.split("x")
         if not all(size.isdigit() for size in sizes):
-            return ""
+            shapes.clear()
+            break
         shapes.append([int(size) for size in sizes])
-    if not shapes:
-        return ""
-    dtypes = [_DTYPE_NAMES.get(kind.dtype, kind.dtype)] * len(shapes)
-    return f',"Input Dims":{json.dumps(shapes)},"Input type":{json.dumps(dtypes)}'
+    types = json.dumps([dtype] * max(1, len(shapes))) if dtype else ""
+    dims = f',"Input Dims":{json.dumps(shapes)}' if shapes else ""
+    return f'{dims},"Input type":{types}' if types else dims
 
 
 def _frames(sync: SyncRow | None) -> tuple[str, ...]:

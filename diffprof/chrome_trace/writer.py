@@ -41,12 +41,14 @@ def write_trace(
     metadata: Mapping[str, Any] | None = None,
     memory: MemoryUse | None = None,
     run: Replay | None = None,
+    member: bytes = b"",
 ) -> Path:
     """Write the timeline as it runs; returns the path.
 
     syncs: the rows that `timeline.sync` points to; their Python sites are written as frames. properties: of
     the device, in Kineto's names (totalGlobalMem, computeMajor, numSms, ...). metadata: kept in the file
-    under `diffprof`. run: `replay(timeline)`, if it has been run already.
+    under `diffprof`. run: `replay(timeline)`, if it has been run already. member: `"key":value`, put into the
+    file's object after the events.
     Raises DiffprofError when the file can't be written.
     """
     target = Path(path)
@@ -80,7 +82,7 @@ def write_trace(
             while some := list(itertools.islice(lines, LINES_AT_ONCE)):
                 file.write((separator + ",\n".join(some)).encode())
                 separator = ",\n"
-            file.write(b"\n]}\n")
+            file.write(b"\n]" + (b",\n" + member if member else b"") + b"}\n")
         part.replace(target)
     except OSError as error:
         with contextlib.suppress(OSError):

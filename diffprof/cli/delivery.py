@@ -38,10 +38,12 @@ def deliver(
     verbose: bool = False,
     failed: bool = False,
     trace: Path | None = None,
+    imported: bool = False,
 ) -> None:
     """Store and print; what can't be stored is printed all the same, and the error raised after that.
 
-    trace: the profiler's trace that the report was made from, to be kept beside it.
+    trace: the profiler's trace that the report was made from, to be kept beside it. imported: it was recorded
+    elsewhere, and the report is on it.
     failed: the target failed before, and the report is partial. A second failure is then only said: the
     first is what the exit status tells.
     """
@@ -50,7 +52,9 @@ def deliver(
 
     unstored: DiffprofError | None = None
     try:
-        report = store(report, traces, now=datetime.datetime.now(datetime.UTC), trace=trace)
+        report = store(
+            report, traces, now=datetime.datetime.now(datetime.UTC), trace=trace, imported=imported
+        )
     except DiffprofError as error:
         unstored = error
     screen = terminal()

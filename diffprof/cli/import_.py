@@ -40,5 +40,5 @@ def command(trace: Path, form: str, fail_on: str, traces: Path, quiet: bool, ver
             done = size >> 20
 
         report = import_trace(trace, progress=read)
-    deliver(report, form, traces, verbose=verbose, trace=trace)
+    deliver(report, form, traces, verbose=verbose, trace=trace, imported=True)
     apply_gate(gate, report, fail_on)

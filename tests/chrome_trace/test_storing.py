@@ -62,7 +62,7 @@ def test_the_trace_that_was_read_is_kept(tmp_path: Path, zipped: bool) -> None:
     text = b'{"traceEvents": []}'
     source.write_bytes(gzip.compress(text) if zipped else text)
     report = builders.make_report(recording=recording(call()))
-    stored = runs.store(report, tmp_path / "traces", now=NOW, trace=source)
+    stored = runs.store(report, tmp_path / "traces", now=NOW, trace=source, imported=True)
     assert stored.path is not None
     assert stored.recording.trace_file is not None
     assert gzip.decompress((Path(stored.path) / stored.recording.trace_file).read_bytes()) == text

@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from diffprof.chrome_trace.carried import KEY as CARRIED
 from diffprof.chrome_trace.events import MODULE_PREFIX, Table, parse_phase, table_of
 from diffprof.chrome_trace.storing import kineto_properties
 from diffprof.chrome_trace.writer import write_trace
@@ -81,7 +82,8 @@ def rewritten(document: Mapping[str, Any]) -> dict[str, Any]:
         modules = module_events(events)
         events = [*modules, *(e for e in events if not _name(e).startswith(MODULE_PREFIX))]
     events = [*_steps(events), *events]
-    return {**document, "traceEvents": events}
+    kept = {key: value for key, value in document.items() if key != CARRIED}
+    return {**kept, "traceEvents": events}
 
 
 def _read(path: Path) -> dict[str, Any]:
