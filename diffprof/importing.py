@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from diffprof import __version__
 from diffprof.chrome_trace.carried import recording_in
 from diffprof.chrome_trace.events import Trace
-from diffprof.chrome_trace.reader import read_trace
+from diffprof.chrome_trace.reader import STOPPED, read_trace
 from diffprof.chrome_trace.sections import Sections, device_property, sections_of
 from diffprof.devices.simulated.specs import spec_of_device
-from diffprof.recording import DeviceInfo, Environment, Recording, TargetInfo
+from diffprof.recording import INTERRUPTED, DeviceInfo, Environment, Recording, TargetInfo
 
 if TYPE_CHECKING:
     from diffprof.report import Report
@@ -24,21 +24,32 @@ if TYPE_CHECKING:
 _PIPELINE_FRAME = re.compile(r"(?:^|/)pipelines/.*?(pipeline_\w+)\.py\(\d+\): __call__$")
 
 
-def import_trace(path: str | Path, *, progress: Callable[[int], None] | None = None) -> Report:
+def import_trace(
+    path: str | Path,
+    *,
+    progress: Callable[[int], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Report:
     """A report on a Kineto trace (`.json`, `.json.gz`); needs no torch.
 
-    progress: called with the bytes of JSON read so far.
+    progress: called with the bytes of JSON read so far. stop: asked now and then; once true, the report is on
+    what was read until then, and partial.
     Raises UsageError for a file that is no trace of PyTorch's profiler.
     """
     from diffprof.report import make_report
 
-    return make_report(record_trace(path, progress=progress))
+    return make_report(record_trace(path, progress=progress, stop=stop))
 
 
-def record_trace(path: str | Path, *, progress: Callable[[int], None] | None = None) -> Recording:
+def record_trace(
+    path: str | Path,
+    *,
+    progress: Callable[[int], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Recording:
     """The trace's evidence as a recording; of a scan's own trace, the recording that it carries."""
     started = time.perf_counter()
-    trace = read_trace(path, progress=progress)
+    trace = read_trace(path, progress=progress, stop=stop)
     read = time.perf_counter()
     sections = sections_of(trace)
     done = time.perf_counter()
@@ -55,7 +66,7 @@ def record_trace(path: str | Path, *, progress: Callable[[int], None] | None = N
         seconds={"read": round(read - started, 3), "analyse": round(done - read, 3)},
         ops=len(trace.work) or len(trace.ops),
         partial=bool(trace.truncated),
-        failure=f"The trace is cut short: {trace.truncated}." if trace.truncated else None,
+        failure=_failure(trace),
         syncs=sections.syncs,
         unseen=(*sections.unseen, *unread),
         timing=sections.timing,
@@ -64,6 +75,12 @@ def record_trace(path: str | Path, *, progress: Callable[[int], None] | None = N
         gaps=sections.gaps,
         memory=sections.memory,
     )
+
+
+def _failure(trace: Trace) -> str | None:
+    if trace.truncated == STOPPED:
+        return INTERRUPTED
+    return f"The trace is cut short: {trace.truncated}." if trace.truncated else None
 
 
 def _target(trace: Trace, sections: Sections) -> TargetInfo:

@@ -100,7 +100,8 @@ def _times(count: float) -> str:
 def _why(report: Report) -> str:
     failure = report.recording.failure
     if report.recording.partial and failure == INTERRUPTED:
-        return "The scan was stopped before its end."
+        work = "Reading the trace" if report.recording.target.kind == "trace" else "The scan"
+        return f"{work} was stopped before its end."
     if report.recording.partial and failure and report.recording.target.kind == "trace":
         return failure
     if report.recording.partial and failure:
@@ -149,6 +150,8 @@ def _together(recording: Recording) -> Iterator[str]:
 
 def _next(report: Report) -> str:
     if report.recording.partial and report.recording.failure == INTERRUPTED:
+        if report.recording.target.kind == "trace":
+            return "Import it again for the whole; what was read until then is below."
         return "Scan again for the whole; what was recorded until then is below."
     if report.recording.partial and report.recording.target.kind == "trace":
         return "Export or copy the trace again; what could be read of it is below."

@@ -72,8 +72,8 @@ class Links:
         """
         calls, ops = self.trace.calls, self.trace.ops
         found = self.op_nest.at(calls.ts, calls.lane)
-        instant = np.flatnonzero((calls.dur <= 0.0) & (calls.external >= 0)) if len(ops) else ()
-        if len(instant):
+        instant = np.flatnonzero((calls.dur <= 0.0) & (calls.external >= 0))
+        if len(instant) and len(ops):
             by_id = {external: row for row, external in enumerate(ops.external.tolist())}
             for call in instant.tolist():
                 op = by_id.get(int(calls.external[call]), -1)

@@ -17,6 +17,9 @@ from diffprof.chrome_trace.events import Detail, Memory, Spans, Table, Trace, is
 from diffprof.chrome_trace.stream import Args, Event, Source
 from diffprof.errors import UsageError
 
+STOPPED = "reading it was stopped"
+"""`Trace.truncated` of a trace that has more."""
+
 _NO_ARGS = Args()
 
 
@@ -244,11 +247,17 @@ def _flow_correlation(builder: _Builder, calls: Spans, work: Spans) -> None:
         spans.correlation = np.where(spans.correlation >= 0, spans.correlation, found)
 
 
-def read_trace(path: str | Path, *, progress: Callable[[int], None] | None = None) -> Trace:
+def read_trace(
+    path: str | Path,
+    *,
+    progress: Callable[[int], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Trace:
     """Read a Kineto trace, `.json` or `.json.gz`, in one pass and in little memory.
 
-    progress: called with the bytes of JSON read so far. A trace that is cut short or partly damaged is read
-    as far as it goes (`Trace.truncated`, `Trace.damaged`).
+    progress: called with the bytes of JSON read so far. stop: asked now and then whether to end here. A trace
+    that is cut short or partly damaged, or whose reading is stopped, is read as far as it goes
+    (`Trace.truncated`, `Trace.damaged`).
     Raises UsageError for a file that can't be opened, is empty, or is no trace of PyTorch's profiler.
     """
     source = Source(Path(path))
@@ -261,6 +270,9 @@ def read_trace(path: str | Path, *, progress: Callable[[int], None] | None = Non
             chunk.clear()
             if progress:
                 progress(source.size)
+            if stop and stop():
+                source.truncated = STOPPED
+                break
         builder.pair()
     finally:
         if collecting:

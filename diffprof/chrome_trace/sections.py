@@ -57,7 +57,10 @@ def sections_of(trace: Trace) -> Sections:
     unseen = _limits(trace, links, phases)
     memory = _memory(trace, phases, grade)
     if not len(trace.work):
-        rows = host_rows(trace, links, phases) if len(trace.ops) and not len(trace.calls) else None
+        # With a GPU, ops are no kernels: theirs come later in the file, and were not read.
+        lost = trace.truncated and trace.meta.get("deviceProperties")
+        on_host = len(trace.ops) and not len(trace.calls) and not lost
+        rows = host_rows(trace, links, phases) if on_host else None
         syncs = find_waits(trace, links, phases).rows if len(trace.calls) else None
         return Sections(
             grade, mode, phases, rows, None, syncs, None, None, memory, tuple(unseen), on_device=False
@@ -110,7 +113,9 @@ def _limits(trace: Trace, links: Links, phases: Phases) -> list[Unseen]:
     if trace.unclosed:
         missing(f"{trace.unclosed:,} events", "they begin and never end")
     if not len(trace.work):
-        if len(trace.calls):
+        if trace.truncated:
+            why = "no GPU events in what was read of this trace, where they follow those of the CPU"
+        elif len(trace.calls):
             why = "no GPU events in this trace, only runtime calls: record with ProfilerActivity.CUDA"
         else:
             why = "no GPU events in this trace: it was recorded on the CPU, or without ProfilerActivity.CUDA"

@@ -25,20 +25,33 @@ def command(trace: Path, form: str, fail_on: str, traces: Path, quiet: bool, ver
     each as far as TRACE tells: record with `with_stack=True` for sites and `record_shapes=True` for shapes.
     Needs no GPU and no PyTorch.
     """
+    from diffprof.cli.interrupts import stopping
+    from diffprof.errors import DiffprofError
     from diffprof.gate import parse_gate
     from diffprof.importing import import_trace
     from diffprof.progress import progress_on
 
     gate = parse_gate(fail_on)
     done = 0
-    with progress_on(sys.stderr, quiet=quiet) as progress:
+    with progress_on(sys.stderr, quiet=quiet) as progress, stopping() as stop:
         progress.stage(f"reading {trace.name} (MB)")
 
         def read(size: int) -> None:
             nonlocal done
             progress.step(amount=(size >> 20) - done)
             done = size >> 20
+            if stop.asked:
+                progress.stage("making a report of what was read; Ctrl-C again ends at once")
 
-        report = import_trace(trace, progress=read)
-    deliver(report, form, traces, verbose=verbose, trace=trace, imported=True)
+        try:
+            report = import_trace(trace, progress=read, stop=stop)
+        except DiffprofError:
+            if stop.asked:
+                # Nothing was read yet that a report could be made of.
+                raise KeyboardInterrupt from None
+            raise
+    partial = report.recording.partial and stop.asked
+    deliver(report, form, traces, verbose=verbose, failed=partial, trace=trace, imported=True)
+    if stop.asked:
+        raise KeyboardInterrupt
     apply_gate(gate, report, fail_on)

@@ -435,6 +435,18 @@ def test_the_timeline_runs_again_as_it_ran(tmp_path: Path) -> None:
     assert 0 < saved < idle(recording)["sync"] + idle(recording)["python"]
 
 
+@pytest.mark.parametrize(("devices", "rows"), [([], 1), ([{"id": 0, "name": "NVIDIA A100"}], None)])
+def test_ops_are_no_kernels_where_those_of_the_gpu_were_cut_off(
+    tmp_path: Path, devices: list[dict[str, Any]], rows: int | None
+) -> None:
+    ops = [op("aten::mul", 10 * i, 5) for i in range(9)]
+    path = write(tmp_path / "t.json", ops, deviceProperties=devices)
+    path.write_text(path.read_text()[:-40])
+    recording = record_trace(path)
+    assert recording.kernels is None if rows is None else len(recording.kernels or ()) == rows
+    assert any("in what was read of this trace" in gap.why for gap in recording.unseen)
+
+
 def test_a_sync_costs_all_it_waits_when_the_device_is_starved(tmp_path: Path) -> None:
     events = []
     for i in range(20):
