@@ -15,6 +15,7 @@ from diffprof.analyzers import ANALYZERS, DEFAULT_ANALYZERS
 from diffprof.cli.delivery import FORMS, apply_gate, deliver, fail_on_option
 from diffprof.cli.options import format_option, traces_option, verbose_option
 from diffprof.cli.output import say, stdout_to_stderr
+from diffprof.devices import DEFAULT_SIMULATED
 from diffprof.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -84,7 +85,9 @@ def target_options(function: Any) -> Any:
     for option in reversed(
         (
             click.option(
-                "--device", help="cuda, cpu, or sim:GPU such as sim:a100-80gb.  [default: cuda if present]"
+                "--device",
+                help="cuda, cpu, or sim:GPU such as sim:h100.  "
+                f"[default: cuda if present, else {DEFAULT_SIMULATED}]",
             ),
             click.option("--scheduler", metavar="NAME", help="Scheduler class, such as DDIMScheduler."),
             click.option("--steps", type=click.IntRange(1), help="Denoising steps."),
