@@ -14,7 +14,7 @@ from diffprof import __version__
 from diffprof.chrome_trace.carried import recording_in
 from diffprof.chrome_trace.events import Trace
 from diffprof.chrome_trace.reader import STOPPED, read_trace
-from diffprof.chrome_trace.sections import Sections, device_property, sections_of
+from diffprof.chrome_trace.sections import Sections, device_property, memory_of, sections_of
 from diffprof.devices.simulated.specs import spec_of_device
 from diffprof.recording import INTERRUPTED, DeviceInfo, Environment, Recording, TargetInfo
 
@@ -97,19 +97,19 @@ def _target(trace: Trace, sections: Sections) -> TargetInfo:
 
 
 def _device(trace: Trace, sections: Sections) -> DeviceInfo:
-    if not sections.on_device:
+    device = sections.device
+    if device is None:
         kind = "cuda" if len(trace.calls) else "cpu"
         return DeviceInfo(spec="trace", kind=kind, name="no GPU events", grade=sections.grade)
-    device = int(trace.work.device[0])
     name = device_property(trace, device, "name")
-    memory = device_property(trace, device, "totalGlobalMem")
+    memory = memory_of(trace, device)
     label = trace.labels.get(device)
     hip = any(trace.name(trace.calls, row).startswith("hip") for row in range(min(50, len(trace.calls))))
     details: dict[str, object] = {"runtime": "HIP" if hip else "CUDA", "events": trace.events}
     for key in ("computeMajor", "computeMinor", "numSms"):
         if (value := device_property(trace, device, key)) is not None:
             details[key] = value
-    sheet = spec_of_device(str(name or ""), memory if isinstance(memory, int) else None)
+    sheet = spec_of_device(str(name or ""), memory)
     if sheet is not None:
         details["peak_tflops"] = dict(sheet.peak)
         details["bandwidth_gb_s"] = sheet.bandwidth_gb_s
@@ -121,6 +121,6 @@ def _device(trace: Trace, sections: Sections) -> DeviceInfo:
         kind="sim" if trace.simulated else "cuda",
         name=str(name or label or f"device {device}"),
         grade=sections.grade,
-        memory_bytes=memory if isinstance(memory, int) else None,
+        memory_bytes=memory,
         details=details,
     )

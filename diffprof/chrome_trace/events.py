@@ -176,6 +176,8 @@ class Trace:
     damaged: int = 0
     unclosed: int = 0
     """Begin events without an end."""
+    lengthless: int = 0
+    """Events whose length is missing, negative, or more than a clock can tell: it is 0 in the columns."""
 
     def name(self, spans: Spans, row: int) -> str:
         """The name of a row."""

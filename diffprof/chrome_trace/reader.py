@@ -20,6 +20,9 @@ from diffprof.errors import UsageError
 STOPPED = "reading it was stopped"
 """`Trace.truncated` of a trace that has more."""
 
+LATEST_US = float(1 << 63) / 1e3
+"""What a time or a length stays below: Kineto counts nanoseconds in 64 bits."""
+
 _NO_ARGS = Args()
 
 
@@ -37,6 +40,23 @@ def _number(value: Any) -> int:
     except (TypeError, ValueError, OverflowError):
         return -1
     return number if -(1 << 63) <= number < 1 << 63 else -1
+
+
+def _floats(rows: list[Any], name: str) -> Any:
+    """The column as numbers; NaN for what is none, or more than a clock can tell."""
+    try:
+        found = np.fromiter(map(attrgetter(name), rows), float, len(rows))  # None becomes NaN
+    except OverflowError:
+        found = np.fromiter((_float(getattr(row, name)) for row in rows), float, len(rows))
+    found[~(np.abs(found) < LATEST_US)] = np.nan
+    return found
+
+
+def _float(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, OverflowError):
+        return np.nan
 
 
 def _ints(rows: list[Any], name: str, dtype: Any = np.int64) -> Any:
@@ -91,6 +111,7 @@ class _Builder:
         self.origin: int | None = None
         self.events = 0
         self.damaged = 0
+        self.lengthless = 0
         self.unclosed = 0
 
     def add(self, events: list[Event]) -> None:
@@ -122,17 +143,18 @@ class _Builder:
 
     def _times(self, rows: list[Any]) -> tuple[list[Any], Any]:
         """Rows that have a time, and the times since the origin."""
-        lost = sum(row.ts is None for row in rows) if None in map(attrgetter("ts"), rows) else 0
-        if lost:
-            self.damaged += lost
-            rows = [row for row in rows if row.ts is not None]
+        times = _floats(rows, "ts")
+        timeless = np.isnan(times)
+        if timeless.any():
+            self.damaged += int(timeless.sum())
+            rows, times = list(compress(rows, (~timeless).tolist())), times[~timeless]
         if not rows:
             return rows, np.empty(0)
         if self.origin is None:
             self.origin = int(rows[0].ts)
         if isinstance(rows[0].ts, Decimal):
             return rows, np.fromiter((float(row.ts - self.origin) for row in rows), float, len(rows))
-        return rows, np.fromiter(map(attrgetter("ts"), rows), float, len(rows)) - self.origin
+        return rows, times - self.origin
 
     def _lane(self, rows: list[Any]) -> Any:
         return np.fromiter(
@@ -145,10 +167,13 @@ class _Builder:
             rows = [row for row in rows if not (row.name or "").startswith("<built-in")]
         rows, ts = self._times(rows)
         count = len(rows)
-        dur = np.nan_to_num(np.fromiter(map(attrgetter("dur"), rows), float, count))  # None becomes NaN
+        dur = _floats(rows, "dur")
+        lengthless = ~(dur >= 0.0)
+        self.lengthless += int(lengthless.sum())
+        dur[lengthless] = 0.0
         columns = {
             "ts": ts,
-            "dur": np.maximum(dur, 0.0),
+            "dur": dur,
             "name": np.fromiter(map(self.names.__getitem__, map(attrgetter("name"), rows)), np.int32, count),
             "lane": self._lane(rows),
         }
@@ -194,7 +219,7 @@ class _Builder:
 
     def pair(self) -> None:
         """Turn begin and end events into spans: an end closes the latest open begin on its lane."""
-        halves = [half for half in self.halves if half.ts is not None]
+        halves, _ = self._times(self.halves)
         self.halves = []
         halves.sort(key=attrgetter("ts"))
         closed: dict[Table, list[Event]] = defaultdict(list)
@@ -288,6 +313,8 @@ def _finish(source: Source, builder: _Builder) -> Trace:
         for name, pieces in builder.columns[table].pieces.items():
             work.pieces[name].extend(pieces)
     columns = builder.columns
+    if builder.damaged and not any(len(ts) for each in columns.values() for ts in each.pieces.get("ts", ())):
+        raise _unreadable(source, builder.damaged)
     calls, device = columns[Table.CALL].spans(), work.spans()
     _flow_correlation(builder, calls, device)
     builder.flows.clear()
@@ -317,12 +344,22 @@ def _finish(source: Source, builder: _Builder) -> Trace:
         truncated=source.truncated,
         damaged=source.damaged + builder.damaged,
         unclosed=builder.unclosed,
+        lengthless=builder.lengthless,
+    )
+
+
+def _unreadable(source: Source, events: int) -> UsageError:
+    return UsageError(
+        f"{source.path} holds {events:,} events, and none can be read.",
+        "Each needs a name, a category and a time in microseconds (`ts`). Record the profile again.",
     )
 
 
 def _not_kineto(source: Source, builder: _Builder) -> UsageError:
     hint = "diffprof reads traces of PyTorch's profiler, as `prof.export_chrome_trace` writes them."
     if not builder.events:
+        if source.damaged:
+            return _unreadable(source, source.damaged)
         why = f": {source.truncated}" if source.truncated else ""
         return UsageError(f"{source.path} holds no events{why}.", "Record the profile again. " + hint)
     seen: Iterable[str] = [name or "(none)" for name, _ in Counter(builder.categories).most_common(5)]

@@ -40,8 +40,8 @@ class Sections:
     timing: Timing | None
     memory: MemoryUse | None
     unseen: tuple[Unseen, ...]
-    on_device: bool
-    """Whether there is any device work in the trace."""
+    device: int | None
+    """The one that works longest; None: there is no device work in the trace."""
     window_us: float | None = None
     busy_us: float | None = None
     waits: tuple[WaitEvent, ...] = ()
@@ -63,9 +63,27 @@ def sections_of(trace: Trace) -> Sections:
         rows = host_rows(trace, links, phases) if on_host else None
         syncs = find_waits(trace, links, phases).rows if len(trace.calls) else None
         return Sections(
-            grade, mode, phases, rows, None, syncs, None, None, memory, tuple(unseen), on_device=False
+            grade, mode, phases, rows, None, syncs, None, None, memory, tuple(unseen), device=None
         )
     waits = find_waits(trace, links, phases)
+    if not trace.work.dur.any():
+        lost = Unseen(
+            what="device time, idle time and what-if",
+            why=f"none of the {len(trace.work):,} kernels and copies has a length in this trace",
+        )
+        return Sections(
+            grade,
+            mode,
+            phases,
+            kernels=None,
+            gaps=None,
+            syncs=waits.rows if len(trace.calls) else None,
+            timeline=None,
+            timing=None,
+            memory=memory,
+            unseen=(lost, *unseen),
+            device=int(trace.work.device[0]),
+        )
     kinds = find_kinds(trace, links)
     device, *others = devices(trace)
     for other in others:
@@ -92,7 +110,7 @@ def sections_of(trace: Trace) -> Sections:
         timing=Timing(grade=grade, mode=mode, device_busy=busy_us / (high - low) if high > low else None),
         memory=memory,
         unseen=tuple(unseen),
-        on_device=True,
+        device=device,
         window_us=high - low,
         busy_us=busy_us,
         waits=wait_events(trace, links, phases, waits),
@@ -110,6 +128,8 @@ def _limits(trace: Trace, links: Links, phases: Phases) -> list[Unseen]:
         missing("the end of the trace", f"{trace.truncated}; what was read until there is below")
     if trace.damaged:
         missing(f"{trace.damaged:,} events", "they could not be decoded")
+    if trace.lengthless:
+        missing(f"the length of {trace.lengthless:,} events", "it is missing, negative or no number")
     if trace.unclosed:
         missing(f"{trace.unclosed:,} events", "they begin and never end")
     if not len(trace.work):
@@ -155,7 +175,6 @@ def _memory(trace: Trace, phases: Phases, grade: Grade) -> MemoryUse | None:
     memory = trace.memory
     here = memory.device >= 0 if len(trace.work) else np.ones(len(memory.device), dtype=bool)
     on_device = np.flatnonzero(here & (memory.allocated >= 0))
-    capacity = device_property(trace, int(trace.work.device[0]) if len(trace.work) else 0, "totalGlobalMem")
     if not len(on_device):
         return None
     busiest = memory.device[on_device[np.argmax(memory.allocated[on_device])]]
@@ -175,10 +194,16 @@ def _memory(trace: Trace, phases: Phases, grade: Grade) -> MemoryUse | None:
     return MemoryUse(
         grade=grade,
         peak_bytes=int(allocated.max()),
-        capacity_bytes=capacity if isinstance(capacity, int) else None,
+        capacity_bytes=memory_of(trace, int(busiest)) if busiest >= 0 else None,
         by_phase=by_phase,
         by_step=tuple(by_step),
     )
+
+
+def memory_of(trace: Trace, device: int) -> int | None:
+    """Bytes of memory that a device has, or None."""
+    found = device_property(trace, device, "totalGlobalMem")
+    return found if isinstance(found, int) and 0 < found < 1 << 63 else None
 
 
 def device_property(trace: Trace, device: int, name: str) -> object:

@@ -85,6 +85,11 @@ _decode = msgspec.json.Decoder(list[Event]).decode
 _decode_exact = msgspec.json.Decoder(list[_ExactEvent]).decode
 _decode_any = msgspec.json.Decoder().decode
 
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""msgspec tells broken UTF-8 in a key by the second."""
+_UNFIT = (msgspec.ValidationError, OverflowError, UnicodeEncodeError)
+"""The last of half a surrogate where a number belongs."""
 _EVENTS_KEY = re.compile(rb'"traceEvents"\s*:\s*(\[|null)')
 _CUT = re.compile(rb"\}\s*,\s*\{")
 _END = re.compile(rb"\}\s*\]")
@@ -222,8 +227,10 @@ class Source:
             return buffer[1:], True
         if buffer[:1] != b"{":
             raise UsageError(
-                f"{self.path} is not JSON: it starts with {buffer[:12]!r}.",
-                _WHAT_IT_READS,
+                f"{self.path} is no trace: it starts with {buffer[:12]!r}.",
+                _WHAT_IT_READS
+                if not buffer.startswith(_UTF_16)
+                else "That is text in UTF-16, as some shells redirect output; save it as UTF-8.",
             )
         searched = 0
         while True:
@@ -244,8 +251,11 @@ class Source:
     def _no_trace(self, buffer: bytes) -> UsageError:
         hint = _WHAT_IT_READS
         try:
-            keys = ", ".join(list(_decode_any(buffer))[:6]) or "nothing"
-        except msgspec.DecodeError as error:
+            held = _decode_any(buffer)
+            if "traceEvents" in held:
+                return UsageError(f"{self.path} is JSON but no trace: its `traceEvents` is no list.", hint)
+            keys = ", ".join(list(held)[:6]) or "nothing"
+        except _UNREADABLE as error:
             cut = self.truncated or str(error)
             return UsageError(f"{self.path} is damaged before its first event: {cut}.", hint)
         return UsageError(f"{self.path} is JSON but no trace: no `traceEvents` beside {keys}.", hint)
@@ -286,7 +296,7 @@ def _try(buffer: bytes, end: int) -> list[Event] | None:
     whole = b"".join((b"[", memoryview(buffer)[start:end], b"]"))
     try:
         events = _decode(whole)
-    except (msgspec.DecodeError, RecursionError):
+    except _UNREADABLE:
         return None
     last = next((e.ts for e in reversed(events) if e.ts is not None), 0)
     if type(last) is float and last > _LARGE:
@@ -301,19 +311,23 @@ def _lenient(raw: Any) -> Event | None:
         return None
     raw = {key: value for key, value in raw.items() if value is not None}
     args = raw.pop("args", None)
+    for key in ("name", "cat"):
+        if type(raw.get(key)) in (int, float):
+            raw[key] = str(raw[key])
     try:
         event = msgspec.convert(raw, Event, strict=False)
-    except (msgspec.ValidationError, OverflowError):
+    except _UNFIT:
         return None
     if isinstance(args, dict):
+        rest = dict(args)
         raws = [
-            msgspec.Raw(json.dumps(args.pop(key)).encode()) if key in args else msgspec.Raw()
+            msgspec.Raw(json.dumps(rest.pop(key)).encode()) if key in rest else msgspec.Raw()
             for key in ("Input Dims", "Input type")
         ]
         try:
-            event.args = msgspec.convert(args, Args, strict=False)
+            event.args = msgspec.convert(rest, Args, strict=False)
             event.args.shapes, event.args.dtypes = raws
-        except (msgspec.ValidationError, OverflowError):
+        except _UNFIT:
             pass
     return event
 
@@ -323,7 +337,7 @@ def _object(prefix: bytes) -> dict[str, Any] | None:
     text = prefix.rstrip().rstrip(b",") + b"}"
     try:
         value = _decode_any(text)
-    except (msgspec.DecodeError, RecursionError):
+    except _UNREADABLE:
         try:
             value = json.loads(_BARE_NUMBER.sub(r"\1null", text.decode("utf-8", "replace")), strict=False)
         except (ValueError, RecursionError):

@@ -246,7 +246,7 @@ def test_memory_is_a_chunk_and_the_columns(tmp_path: Path, monkeypatch: pytest.M
     [
         (b"", "is empty"),
         (b"  \n", "is empty"),
-        (b"\x80\x04pickle", "is not JSON"),
+        (b"\x80\x04pickle", "is no trace: it starts with"),
         (b'{"traceEvents": []}', "holds no events"),
         (b'{"traceEvents": null}', "holds no events"),
         (b"[]", "holds no events"),

@@ -95,7 +95,7 @@ def _profiled(
         "kernels": found.kernels,
         "memory": _with_known_memory(found.memory, pipe, device),
     }
-    if found.on_device:
+    if found.device is not None:
         joined = join_waits(rows, seen, found)
         sections |= {"syncs": joined.syncs, "timeline": joined.timeline, "gaps": joined.gaps}
     elif device.type != "cpu":
