@@ -26,7 +26,7 @@ from diffprof.devices import Device
 from diffprof.devices.borrow import lent
 from diffprof.devices.branches import as_unseen, branches_noted, device_type_branches
 from diffprof.devices.simulated import Blocking, BlockingKind, withheld
-from diffprof.devices.simulated.cost import current_mode
+from diffprof.devices.simulated.mode import current_mode
 from diffprof.errors import DiffprofError, TargetError, UsageError
 from diffprof.pipeline import Phase, PhaseTracker, components, offloaded
 from diffprof.progress import Progress

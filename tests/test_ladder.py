@@ -79,7 +79,7 @@ def test_the_readme_prints_what_is_predicted(ladders: dict[str, Ladder], target:
 def test_the_readme_counts_the_fitted_constants() -> None:
     """Each constant of Efficiency is followed by the text that says where it is from."""
     root = Path(__file__).parents[1]
-    tree = ast.parse((root / "diffprof/devices/simulated/cost.py").read_text(encoding="utf-8"))
+    tree = ast.parse((root / "diffprof/devices/simulated/efficiency.py").read_text(encoding="utf-8"))
     (rates,) = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Efficiency"]
     notes = [n for n in rates.body[1:] if isinstance(n, ast.Expr)]
     fitted = sum("[FIT]" in ast.unparse(note) for note in notes)

@@ -10,7 +10,9 @@ import torch
 
 from diffprof.analyzers.kernels.simulated import SimulatedKernels, compiled_roots
 from diffprof.analyzers.quantization.published import published_list
-from diffprof.devices.simulated.cost import EFFICIENCY, CostModel, Efficiency, current_mode
+from diffprof.devices.simulated.cost import CostModel
+from diffprof.devices.simulated.efficiency import EFFICIENCY, Efficiency
+from diffprof.devices.simulated.mode import current_mode
 from diffprof.devices.simulated.products import product_of
 from diffprof.devices.simulated.session import SESSION
 from diffprof.ladder import GIB, Inapplicable, Rung, prepare

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from diffprof.analyzers.kernels.simulated import compiled_roots
 from diffprof.analyzers.kernels.timing import Clock, clean_passes, synchronizer
 from diffprof.devices import Device
-from diffprof.devices.simulated.cost import Mode, current_mode
+from diffprof.devices.simulated.mode import Mode, current_mode
 from diffprof.fix import Code, Difference, Simulated
 from diffprof.pipeline import components
 from diffprof.progress import Progress

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/bench_cost_model.py [--fits NAME ...] [--evaluations N]
 
-The constants that no measurement gives ([FIT] in diffprof/devices/simulated/cost.py) are fitted again, from
-the middle of what is physically plausible and not from their present values, to the published times of some
-of the three ladders, and the errors on the others are printed. Then: how well 18 times determine them.
+The constants that no measurement gives ([FIT] in diffprof/devices/simulated/efficiency.py) are fitted again,
+from the middle of what is physically plausible and not from their present values, to the published times of
+some of the three ladders, and the errors on the others are printed. Then: how well 18 times determine them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from diffprof.devices import resolve_device
-from diffprof.devices.simulated.cost import EFFICIENCY, Efficiency
+from diffprof.devices.simulated.efficiency import EFFICIENCY, Efficiency
 from diffprof.ladder import RUNGS, published, tf32_matmuls
 from diffprof.ladder.predicted import Predictions
 from diffprof.targets import Options, resolve

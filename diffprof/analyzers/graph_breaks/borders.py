@@ -31,8 +31,9 @@ from diffprof.analyzers.graph_breaks.causes import kind_of
 from diffprof.analyzers.graph_breaks.scopes import CALL, COMPONENTS, STEP
 from diffprof.callsite import is_machinery
 from diffprof.devices.simulated import Blocking, Observer, OpSignature
-from diffprof.devices.simulated.cost import CostModel, current_mode
+from diffprof.devices.simulated.cost import CostModel
 from diffprof.devices.simulated.lanes import ModuleStack, TimelineBuilder
+from diffprof.devices.simulated.mode import current_mode
 from diffprof.pipeline import Phase, PhaseTracker, module_names
 from diffprof.recording import BreakCost, GraphBreakRow, Timeline
 from diffprof.timeline import Replay, replay

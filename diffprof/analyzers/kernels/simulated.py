@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from diffprof.devices.simulated import Blocking, Observer, OpSignature
-from diffprof.devices.simulated.cost import CostModel, Mode, current_mode
+from diffprof.devices.simulated.cost import CostModel
 from diffprof.devices.simulated.lanes import ModuleStack, TimelineBuilder, gap_rows, kernel_rows
+from diffprof.devices.simulated.mode import Mode, current_mode
 from diffprof.devices.simulated.session import SESSION
 from diffprof.devices.simulated.specs import GpuSpec
 from diffprof.pipeline import Phase, module_names, with_role

@@ -12,8 +12,10 @@ import torch
 from diffprof.analyzers.quantization.inventory import Key
 from diffprof.analyzers.quantization.layers import dtype_of
 from diffprof.analyzers.quantization.schemes import Scheme
-from diffprof.devices.simulated.cost import CostModel, Mode, precision
+from diffprof.devices.simulated.cost import CostModel
+from diffprof.devices.simulated.mode import Mode
 from diffprof.devices.simulated.observer import OpSignature, TensorMeta
+from diffprof.devices.simulated.operands import precision
 from diffprof.devices.simulated.specs import GpuSpec
 from diffprof.recording import Grade, SchemeTiming
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from diffprof.devices.simulated.cost import base_name
+from diffprof.devices.simulated.families import base_name
 from diffprof.devices.simulated.observer import OpSignature, TensorMeta
 from diffprof.devices.simulated.specs import GpuSpec
 

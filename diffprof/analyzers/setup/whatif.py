@@ -15,7 +15,8 @@ from itertools import groupby
 from typing import Any
 
 from diffprof.analyzers.setup.altered import Altered, half_type, is_cast
-from diffprof.devices.simulated.cost import CostModel, Kernel, base_name, family_of
+from diffprof.devices.simulated.cost import CostModel, Kernel
+from diffprof.devices.simulated.families import base_name, family_of
 from diffprof.devices.simulated.fusion import chains, fuse, is_fusible
 from diffprof.devices.simulated.lanes import GUARD_SHARE
 from diffprof.devices.simulated.observer import OpSignature

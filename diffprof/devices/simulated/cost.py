@@ -2,118 +2,25 @@
 
 Time of a kernel = max(operations / (peak * efficiency), bytes / (bandwidth * efficiency)) + a fixed part.
 Operations come from PyTorch's FLOP formulas (torch.utils.flop_counter), bytes from shapes, strides and
-types. Efficiencies belong to families of kernels; they are the same for every model and every GPU, and
-`Efficiency` says where each comes from.
+types. Efficiencies belong to families of kernels; they are the same for every model and every GPU.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
 from torch.utils import flop_counter
 
+from .efficiency import EFFICIENCY, TILES, Efficiency
+from .families import CASTS, GATHER, SCATTER, SOFTMAX, base_name, family_of
+from .mode import Mode, current_mode
+from .operands import describe, dtype_name, is_channels_last, matmul_sizes, precision, touched
 from .specs import GpuSpec
 
 if TYPE_CHECKING:
-    from .observer import OpSignature, TensorMeta
-
-
-@dataclass(frozen=True)
-class Efficiency:
-    """How much of the peaks kernels of each family reach.
-
-    [MAMF] best measured matmuls, github.com/stas00/ml-engineering, compute/accelerator: in `specs/`.
-    [NV-MM] docs.nvidia.com/deeplearning/performance/dl-performance-matrix-multiplication: tile and wave
-    quantization, smaller tiles reach less.
-    [FA2] FlashAttention-2, arXiv:2307.08691, figure 5: 0.5 to 0.62 of an A100's peak at head size 64.
-    [FIT] no published measurement: set once, to the three published runs of SDXL, SSD-1B and SD 1.5 on
-    an A100 (`diffprof/ladder/published.toml`), all rungs of all three together.
-    """
-
-    prologue_k: int = 96
-    """Elements along K that a tile's start and end cost, as if they were computed. [FIT]"""
-    gemm_memory: float = 0.75
-    """Bandwidth that a matmul bound by memory reaches. [FIT]"""
-    conv: float = 0.85
-    """Implicit-GEMM convolutions against a matmul of the same size. [FIT]"""
-    int8: float = 0.9
-    """INT8 matmuls that Inductor generates, against the matmul ceiling. [FIT], with int8_prologue_k, to what
-    INT8 changed in the three published runs: SDXL -94 ms, SSD-1B -63 ms, SD 1.5 +31 ms."""
-    int8_prologue_k: int = 800
-    """As prologue_k: at a tile's end the integer sums are scaled by rows and by columns and cast. That is
-    why short K (SD 1.5) loses. [FIT]"""
-    attention: float = 0.60
-    """Flash kernels, of the matmul ceiling times peak. [FA2]"""
-    attention_large_head: float = 0.25
-    """The memory-efficient kernel, for heads that flash kernels don't take. [FIT]"""
-    attention_fp32: float = 0.9
-    """FP32 attention, of the FP32 peak without tensor cores. [FIT] to the FP32 runs with SDPA"""
-    stream: float = 0.85
-    """Streaming kernels on types of 4 bytes, of the bandwidth: BabelStream on an A100 reaches 0.85 to 0.9."""
-    stream_narrow: float = 0.65
-    """The same on types of 2 bytes, loaded 8 bytes at a time before github.com/pytorch/pytorch/pull/145746.
-    [FIT]"""
-    triton: float = 0.80
-    """Kernels that Inductor generates. [FIT]"""
-    layout: float = 0.5
-    """cuDNN's NCHW <-> NHWC conversions around a convolution, on types of 4 bytes; they move elements one
-    by one, so types of 2 bytes reach half of it. [FIT]"""
-    copy: float = 0.55
-    """Copies that change the order of elements. [FIT]"""
-    norm: float = 0.65
-    """Layer norm: one pass, a reduction inside. [FIT]"""
-    softmax_elements_per_us_sm: float = 1900.0
-    """Elements that one processor normalizes in a microsecond: softmax of 2-byte types is bound by
-    arithmetic, not bandwidth. [FIT]"""
-    fixed_us: float = 2.5
-    """Start, ramp and end of a kernel, and the gap to the next one: gaps between queued kernels have a
-    median of 2 us in the A100 traces of facebookresearch/HolisticTraceAnalysis."""
-    graph_fixed_us: float = 2.0
-    """The same inside a CUDA graph, where nothing has to be fetched between kernels.
-    [developer.nvidia.com/blog/constant-time-launch-for-straight-line-cuda-graphs]"""
-
-
-EFFICIENCY = Efficiency()
-
-TILES = ((256, 128, 1.0), (128, 128, 0.95), (128, 64, 0.8), (64, 64, 0.6))
-"""(rows, columns, share of the best rate) of the output tiles that matmul kernels use. [NV-MM]"""
-
-Chooser = Callable[[str | None, int, int, str], bool]
-"""(module, in, out, linear or conv1x1) -> whether it is quantized."""
-
-
-@dataclass(frozen=True)
-class Mode:
-    """How the operations are run.
-
-    compiled: module paths that run compiled (`unet`, `vae.decoder`); everything below them counts.
-    graphs: compiled parts are replayed as CUDA graphs. int8: whether a linear, or a 1x1 convolution
-    swapped for one, of a compiled part is quantized dynamically to INT8. matmul_tf32, conv_tf32:
-    `torch.backends` state.
-    """
-
-    compiled: tuple[str, ...] = ()
-    graphs: bool = True
-    int8: Chooser | None = None
-    matmul_tf32: bool = False
-    conv_tf32: bool = True
-
-    @property
-    def name(self) -> str:
-        return "compiled" if self.compiled else "eager"
-
-
-def current_mode(**changes: Any) -> Mode:
-    """Eager, with the TF32 settings that PyTorch has now."""
-    return Mode(
-        matmul_tf32=torch.backends.cuda.matmul.fp32_precision == "tf32",
-        conv_tf32=torch.backends.cudnn.conv.fp32_precision == "tf32",
-        **changes,
-    )
+    from .observer import OpSignature
 
 
 class Kernel(NamedTuple):
@@ -128,86 +35,6 @@ class Kernel(NamedTuple):
     bytes: float
     dtype: str
     shape: str
-
-
-_TYPES = {
-    torch.float32: "fp32",
-    torch.float64: "fp32",
-    torch.float16: "fp16",
-    torch.bfloat16: "bf16",
-    torch.int8: "int8",
-    torch.uint8: "int8",
-}
-
-_GEMM = frozenset({"linear", "addmm", "mm", "bmm", "baddbmm", "matmul", "einsum", "addbmm", "_int_mm"})
-_GEMM |= {"_scaled_mm", "addmv", "mv", "dot", "vdot", "inner", "bilinear"}
-_CONV = frozenset({"conv1d", "conv2d", "conv3d", "convolution", "_convolution"})
-_CONV |= {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
-_NORM = frozenset({"layer_norm", "native_layer_norm", "group_norm", "native_group_norm", "rms_norm"})
-_NORM |= {"batch_norm", "native_batch_norm", "instance_norm", "_fused_rms_norm", "linalg_vector_norm"}
-_SOFTMAX = frozenset({"softmax", "_softmax", "log_softmax", "_log_softmax"})
-_COPY = frozenset(
-    {"clone", "contiguous", "_to_copy", "copy_", "copy", "cat", "stack", "repeat", "roll", "flip", "pad"}
-)
-_COPY |= {"reshape", "flatten", "constant_pad_nd", "reflection_pad2d", "replication_pad2d", "_unsafe_view"}
-_COPY |= {"expand_copy", "tile", "repeat_interleave", "pixel_shuffle", "pixel_unshuffle", "unfold", "to"}
-_CASTS = frozenset({"_to_copy", "copy_", "to"})
-_GATHER = frozenset(
-    {"embedding", "index", "index_select", "gather", "take", "take_along_dim", "_unsafe_index"}
-)
-_SCATTER = frozenset({"index_put_", "index_put", "_index_put_impl_", "scatter", "scatter_", "scatter_add_"})
-_FILL = frozenset({"zero_", "fill_", "zeros_like", "ones_like", "full_like", "zeros", "ones", "full"})
-_FILL |= {"new_zeros", "new_ones", "new_full"}
-_SORT = frozenset({"sort", "argsort", "topk", "unique", "_unique2", "unique_dim", "msort", "kthvalue"})
-_REDUCE = frozenset(
-    {"sum", "mean", "amax", "amin", "max", "min", "argmax", "argmin", "any", "all", "var", "std", "prod"}
-)
-_REDUCE |= {"norm", "cumsum", "cumprod", "logsumexp", "var_mean", "nonzero", "bincount", "equal", "median"}
-
-
-def family_of(base: str) -> str:
-    """The kernel family of an op, by its name without namespace and overload."""
-    if base in _GEMM:
-        return "gemm"
-    if base in _CONV:
-        return "conv"
-    if "scaled_dot_product" in base or "flash_attention" in base or "efficient_attention" in base:
-        return "attention"
-    if base in _NORM:
-        return "norm"
-    if base in _SOFTMAX or base in _REDUCE:
-        return "reduction"
-    if base in _COPY or base in _GATHER or base in _SCATTER:
-        return "copy"
-    if base in _FILL:
-        return "memset"
-    if base in _SORT:
-        return "sort"
-    if "fft" in base:
-        return "fft"
-    return "pointwise"
-
-
-def base_name(signature: OpSignature) -> str:
-    """`aten::_to_copy` -> `_to_copy`."""
-    return signature.name.rpartition("::")[2]
-
-
-def touched(meta: TensorMeta) -> int:
-    """Bytes of a tensor's distinct elements: expanded dimensions count once."""
-    count = 1
-    for size, step in zip(meta.shape, meta.stride, strict=True):
-        if step:
-            count *= size
-    return count * meta.dtype.itemsize
-
-
-def precision(dtype: torch.dtype, tf32: bool) -> str:
-    """The type whose peak a matmul of these inputs runs at."""
-    found = _TYPES.get(dtype)
-    if found is None:
-        found = "fp8" if "float8" in str(dtype) else "fp32"
-    return "tf32" if found == "fp32" and tf32 and dtype != torch.float64 else found
 
 
 class CostModel:
@@ -264,9 +91,9 @@ class CostModel:
             return (self._attention(s, base, compiled),)
         if family == "norm":
             return self._normalization(s, base, compiled)
-        if base in _SOFTMAX:
+        if base in SOFTMAX:
             return (self._softmax(s, base, compiled),)
-        if base in _GATHER or base in _SCATTER or family == "sort":
+        if base in GATHER or base in SCATTER or family == "sort":
             # Indices and the picked elements; the table they are picked from is not read whole.
             moved = 2 * sum(map(touched, s.outputs)) + sum(touched(m) for m in s.inputs[1:])
             return (self._streaming(s, base, family, moved, compiled),)
@@ -309,7 +136,7 @@ class CostModel:
             bound=bound,
             flops=flops,
             bytes=moved,
-            dtype=dtype or _dtype_name(first.dtype),
+            dtype=dtype or dtype_name(first.dtype),
             shape=describe(s),
         )
 
@@ -585,50 +412,9 @@ class CostModel:
         )
 
 
-# --- geometry -------------------------------------------------------------------------------------------
-
-
-def matmul_sizes(s: OpSignature, base: str) -> tuple[int, int, int, int]:
-    """(batch, rows, columns, depth) of a matmul."""
-    if base == "linear":
-        x, weight = s.inputs[0].shape, s.inputs[1].shape
-        columns = weight[0] if len(weight) > 1 else 1
-        return 1, math.prod(x[:-1]), columns, x[-1]
-    a, b = (s.inputs[1], s.inputs[2]) if base in ("addmm", "baddbmm", "addbmm") else s.inputs[:2]
-    out = s.outputs[0]
-    depth = a.shape[-1] if len(a.shape) else 1
-    if len(a.shape) < 2 or len(b.shape) < 2:
-        return 1, max(1, out.numel), 1, depth
-    if base == "einsum":
-        rows = a.numel // max(depth, 1)
-        return 1, rows, max(1, out.numel // max(rows, 1)), depth
-    columns = b.shape[-1]
-    if len(b.shape) == 2:
-        return 1, a.numel // max(depth, 1), columns, depth
-    return math.prod(out.shape[:-2]), a.shape[-2], columns, depth
-
-
 def _copy_name(s: OpSignature, base: str) -> str:
     """`cast_float32_bfloat16` for a copy that changes the type."""
     source, target = s.inputs[-1] if base == "copy_" else s.inputs[0], s.outputs[0]
-    if base in _CASTS and source.dtype != target.dtype:
-        return f"cast_{_dtype_name(source.dtype)}_{_dtype_name(target.dtype)}"
+    if base in CASTS and source.dtype != target.dtype:
+        return f"cast_{dtype_name(source.dtype)}_{dtype_name(target.dtype)}"
     return base
-
-
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def is_channels_last(meta: TensorMeta) -> bool:
-    """Whether channels are innermost in memory (for one channel both orders are the same)."""
-    shape, stride = meta.shape, meta.stride
-    if len(shape) < 4:
-        return False
-    return stride[1] == 1 and (shape[1] > 1) and stride[-1] != 1
-
-
-def describe(s: OpSignature) -> str:
-    """`2x4096x640, 640x640` for what goes in."""
-    shapes = ["x".join(map(str, m.shape)) or "scalar" for m in s.inputs[:3]]
-    return ", ".join(shapes) or "x".join(map(str, s.outputs[0].shape))

@@ -11,7 +11,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from .cost import CostModel, Kernel, base_name, describe, family_of, touched
+from .cost import CostModel, Kernel
+from .families import base_name, family_of
+from .operands import describe, touched
 
 if TYPE_CHECKING:
     from .observer import OpSignature, TensorMeta

@@ -18,7 +18,8 @@ from diffprof.analyzers.graph_breaks.observe import observing
 from diffprof.analyzers.graph_breaks.probe import probe_graph_breaks
 from diffprof.analyzers.graph_breaks.rules import data_dependent_branch, value_read_in_graph
 from diffprof.devices import resolve_device
-from diffprof.devices.simulated.cost import CostModel, current_mode
+from diffprof.devices.simulated.cost import CostModel
+from diffprof.devices.simulated.mode import current_mode
 from diffprof.recording import Grade
 from diffprof.targets.redirect import cuda_redirect
 from tests.analyzers.graph_breaks import planted

@@ -7,7 +7,8 @@ import torch
 
 from diffprof.analyzers.kernels.simulated import SimulatedKernels, compiled_roots
 from diffprof.devices.simulated import observing, place, simulated_gpu
-from diffprof.devices.simulated.cost import CostModel, current_mode
+from diffprof.devices.simulated.cost import CostModel
+from diffprof.devices.simulated.mode import current_mode
 from diffprof.devices.simulated.specs import load_spec
 from diffprof.pipeline import PhaseTracker
 from diffprof.timeline import replay, steps_of

@@ -16,7 +16,8 @@ from diffprof.analyzers.quantization.published import published_list
 from diffprof.analyzers.quantization.schemes import SCHEMES, schemes_for
 from diffprof.analyzers.quantization.simulated import changed_timeline
 from diffprof.devices import resolve_device
-from diffprof.devices.simulated.cost import CostModel, Mode
+from diffprof.devices.simulated.cost import CostModel
+from diffprof.devices.simulated.mode import Mode
 from diffprof.devices.simulated.specs import load_spec
 from diffprof.pipeline import role
 from diffprof.recording import Grade, KernelKind, Timeline

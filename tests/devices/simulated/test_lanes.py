@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from diffprof.devices.simulated.cost import CostModel, Mode
+from diffprof.devices.simulated.cost import CostModel
 from diffprof.devices.simulated.fusion import chains, fuse
 from diffprof.devices.simulated.lanes import (
     COMPILED_LAUNCH_US,
@@ -17,6 +17,7 @@ from diffprof.devices.simulated.lanes import (
     kernel_rows,
     modules_entered,
 )
+from diffprof.devices.simulated.mode import Mode
 from diffprof.devices.simulated.specs import load_spec
 from diffprof.timeline import replay
 from tests.devices.simulated.signatures import add, conv, linear, meta, op
