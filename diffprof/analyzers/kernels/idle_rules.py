@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from diffprof.analyzers.kernels.findings import loop_finding
 from diffprof.analyzers.kernels.loop import Loop
 from diffprof.finding import Evidence, Finding, Severity
 from diffprof.recording import GapRow, Grade, Recording
@@ -54,20 +55,14 @@ def launch_bound(recording: Recording) -> Iterator[Finding]:
     if not loop.length_us or idle < IDLE_SHARE * loop.length_us:
         return
     share = f"{idle / loop.length_us:.0%}"
-    yield Finding(
-        rule="KRN001",
-        name="launch-bound",
-        kind="launch-bound",
-        message=f"The device idles {share} of the {loop.name}, waiting for launches.",
-        grade=timeline.grade,
-        severity=Severity.HIGH,
-        phase="denoise" if loop.steps else None,
-        in_loop=bool(loop.steps),
-        count=max(1, loop.steps),
-        per_step=1.0 if loop.steps else 0.0,
+    yield loop_finding(
+        "KRN001",
+        "launch-bound",
+        loop,
+        f"The device idles {share} of the {loop.name}, waiting for launches.",
+        f"Compile the {loop.model} with CUDA graphs, or run a larger batch.",
         saves_ms=loop.at_most(loop.saved_without_host_us(), idle) / 1e3,
         cost_note="What an infinitely fast host would save; CUDA graphs come near it.",
-        advice=f"Compile the {loop.model} with CUDA graphs, or run a larger batch.",
         fixes=("compile",),
     )
 
@@ -101,21 +96,16 @@ def sync_bubble(recording: Recording) -> Iterator[Finding]:
     saved = saved_us(timeline, Without(waits=rows), loop.run.total_us)
     if not rows or saved < BUBBLE_SHARE * loop.length_us:
         return
-    yield Finding(
-        rule="KRN002",
-        name="sync-bubble",
-        kind="sync-bubble",
-        message=f"Waits of the host let the device run dry: {loop.per_step(saved)}.",
-        grade=timeline.grade,
-        severity=Severity.HIGH,
-        phase="denoise" if loop.steps else None,
-        in_loop=bool(loop.steps),
+    yield loop_finding(
+        "KRN002",
+        "sync-bubble",
+        loop,
+        f"Waits of the host let the device run dry: {loop.per_step(saved)}.",
+        f"Remove the waits in the {loop.name}; the SYN findings name their lines.",
         count=loop.waits(),
-        per_step=loop.waits() / loop.steps if loop.steps else 0.0,
         blocked_ms=sum(loop.run.blocked_us.get(row, 0.0) for row in rows) / 1e3,
         saves_ms=saved / 1e3,
         cost_note=f"All waits of the {loop.name} together; one of them alone may save nothing.",
-        advice=f"Remove the waits in the {loop.name}; the SYN findings name their lines.",
         evidence=Evidence(syncs=tuple(sorted(row for row in rows if row >= 0))),
     )
 
@@ -154,23 +144,15 @@ def python_between_steps(recording: Recording) -> Iterator[Finding]:
     idle = loop.idle_us("python")
     if idle < GAP_US * max(1, loop.steps) or (not loop.steps and idle < IDLE_SHARE * loop.length_us):
         return
-    yield Finding(
-        rule="KRN010",
-        name="python-between-steps",
-        kind="python-between-steps",
-        message=(
-            f"The device idles while Python runs between operations: {loop.per_step(idle)}{_where(loop)}."
-        ),
-        grade=timeline.grade,
-        severity=Severity.HIGH,
-        phase="denoise" if loop.steps else None,
-        in_loop=bool(loop.steps),
-        count=max(1, loop.steps),
-        per_step=1.0 if loop.steps else 0.0,
-        saves_ms=loop.at_most(saved_us(timeline, Without(events=host_only), loop.run.total_us), idle) / 1e3,
-        advice="Switch the progress bar off, and keep callbacks short."
+    yield loop_finding(
+        "KRN010",
+        "python-between-steps",
+        loop,
+        f"The device idles while Python runs between operations: {loop.per_step(idle)}{_where(loop)}.",
+        "Switch the progress bar off, and keep callbacks short."
         if loop.steps
         else "Take work that need not be done in between out of there, or let another thread do it.",
+        saves_ms=loop.at_most(saved_us(timeline, Without(events=host_only), loop.run.total_us), idle) / 1e3,
         evidence=Evidence(events=tuple(sorted(host_only))),
     )
 
@@ -258,23 +240,17 @@ def host_work_between_kernels(recording: Recording) -> Iterator[Finding]:
     idle = _total_us(gaps)
     if not loop.length_us or idle < IDLE_SHARE * loop.length_us:
         return
-    yield Finding(
-        rule="KRN014",
-        name="host-work-between-kernels",
-        kind="host-work-between-kernels",
-        message=(
-            f"The device idles {idle / loop.length_us:.0%} of the {loop.name} while the host does other work"
-            f"{_longest(gaps)}."
-        ),
-        grade=timeline.grade,
-        severity=Severity.HIGH if loop.steps else Severity.MEDIUM,
-        phase="denoise" if loop.steps else None,
-        in_loop=bool(loop.steps),
+    yield loop_finding(
+        "KRN014",
+        "host-work-between-kernels",
+        loop,
+        f"The device idles {idle / loop.length_us:.0%} of the {loop.name} while the host does other work"
+        f"{_longest(gaps)}.",
+        "Compute on the device, do it once before the loop, or let another thread work ahead.",
         count=sum(gap.count for gap in gaps),
-        per_step=sum(gap.count for gap in gaps) / loop.steps if loop.steps else 0.0,
+        outside=Severity.MEDIUM,
         saves_ms=idle / 1e3,
         cost_note="What is saved if none of it holds up the device.",
-        advice="Compute on the device, do it once before the loop, or let another thread work ahead.",
     )
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from diffprof.analyzers.kernels import idle_rules, memory_rules
+from diffprof.analyzers.kernels.findings import loop_finding
 from diffprof.analyzers.kernels.idle_rules import GAP_US
 from diffprof.analyzers.kernels.loop import Loop
 from diffprof.finding import Evidence, Finding, Severity
@@ -35,10 +36,6 @@ FULL_FP32 = re.compile(r"sgemm|scudnn|_simt_|ffma", re.IGNORECASE)
 PRODUCTS = re.compile(r"^(?:aten::)?(?:bmm|baddbmm|matmul|einsum)$")
 """What attention multiplies queries with keys by, where it is not fused."""
 PAGEABLE = re.compile(r"memcpy.*pageable", re.IGNORECASE)
-
-
-def _grade(recording: Recording) -> Grade:
-    return recording.timeline.grade if recording.timeline else recording.device.grade
 
 
 def _kinds(timeline: Timeline, wanted: Iterable[bool]) -> tuple[int, ...]:
@@ -90,7 +87,7 @@ def _kernel_finding(
         message=message.format(
             share=f"{spent / whole:.0%}", ms=f"{_milliseconds(spent)} ms", calls=f"{calls:,}"
         ),
-        grade=_grade(recording),
+        grade=timeline.grade,
         severity=Severity.HIGH if inside else Severity.MEDIUM,
         phase="denoise" if inside else None,
         in_loop=bool(inside),
@@ -131,20 +128,15 @@ def slow_scheduler(recording: Recording) -> Iterator[Finding]:
         raise NoEvidence("which part of the steps is the scheduler's is not known")
     if share <= SCHEDULER_SHARE:
         return
-    yield Finding(
-        rule="KRN003",
-        name="slow-scheduler",
-        kind="slow-scheduler",
-        message=f"scheduler.step takes {share:.0%} of a denoising step; over 5 % is unhealthy.",
-        grade=_grade(recording),
+    yield loop_finding(
+        "KRN003",
+        "slow-scheduler",
+        loop,
+        f"scheduler.step takes {share:.0%} of a denoising step; over 5 % is unhealthy.",
+        "Remove the scheduler's waits and uploads, or choose one without (`diffprof schedulers`).",
         severity=Severity.MEDIUM,
-        phase="denoise",
-        in_loop=True,
-        count=loop.steps,
-        per_step=1.0,
         saves_ms=saved_us(timeline, Without(events=loop.events_of("scheduler")), loop.run.total_us) / 1e3,
         cost_note="What a scheduler that costs nothing would save.",
-        advice="Remove the scheduler's waits and uploads, or choose one without (`diffprof schedulers`).",
     )
 
 
@@ -372,18 +364,14 @@ def pageable_copy(recording: Recording) -> Iterator[Finding]:
     least = GAP_US * loop.steps if loop.steps else DEVICE_SHARE * sum(timeline.device_us)
     if not events or spent < least:
         return
-    yield Finding(
-        rule="KRN008",
-        name="pageable-copy",
-        kind="pageable-copy",
-        message=f"Copies through pageable memory take {loop.per_step(spent)}.",
-        grade=_grade(recording),
-        severity=Severity.HIGH if loop.steps else Severity.MEDIUM,
-        phase="denoise" if loop.steps else None,
-        in_loop=bool(loop.steps),
+    yield loop_finding(
+        "KRN008",
+        "pageable-copy",
+        loop,
+        f"Copies through pageable memory take {loop.per_step(spent)}.",
+        "Move the data to the device once, before the loop.",
         count=len(events),
-        per_step=len(events) / loop.steps if loop.steps else 0.0,
-        advice="Move the data to the device once, before the loop.",
+        outside=Severity.MEDIUM,
         evidence=Evidence(events=tuple(events)),
     )
 
@@ -426,7 +414,7 @@ def compiled_not_fused(recording: Recording) -> Iterator[Finding]:
         name="compiled-not-fused",
         kind="compiled-not-fused",
         message=f"The compiled run launches {launched:,} kernels, the eager one {timeline.eager_kernels:,}.",
-        grade=_grade(recording),
+        grade=timeline.grade,
         severity=Severity.HIGH,
         phase="denoise",
         in_loop=True,
