@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffprof.recording import DeviceInfo, GapRow, Grade, MemoryUse, Recording, Timing
+from msgspec.structs import replace
+
+from diffprof.recording import DeviceInfo, GapRow, Grade, MemoryUse, Recording, Timeline
 from tests.analyzers.kernels.lanes import Lanes, fed
 from tests.builders import make_recording
 
@@ -21,8 +23,9 @@ def recorded(lanes: Lanes, **timeline: Any) -> Recording:
     return make_recording(device=A100, timeline=lanes.timeline(**timeline))
 
 
-def remembered(by_step: tuple[int, ...], busy: float = 0.99, peak: int = 9 << 30) -> Recording:
+def remembered(by_step: tuple[int, ...], peak: int = 9 << 30, timeline: Timeline | None = None) -> Recording:
     return make_recording(
+        timeline=timeline,
         device=A100,
         memory=MemoryUse(
             grade=Grade.SIMULATED,
@@ -31,8 +34,25 @@ def remembered(by_step: tuple[int, ...], busy: float = 0.99, peak: int = 9 << 30
             capacity_bytes=80 << 30,
             by_step=by_step,
         ),
-        timing=Timing(grade=Grade.SIMULATED, seconds=(1.0,), median=1.0, device_busy=busy),
     )
+
+
+def with_a_slow_start(by_step: tuple[int, ...], peak: int = 9 << 30, launches: int = 300) -> Recording:
+    """Short kernels that the host issues every 100 us, then a healthy loop of 80 ms."""
+    loop = fed().timeline()
+    timeline = replace(
+        loop,
+        phases=tuple(
+            replace(span, first=span.first + launches, last=span.last + launches) for span in loop.phases
+        ),
+        kind=(*[1] * launches, *loop.kind),
+        module=(*[-1] * launches, *loop.module),
+        host_us=(*[100.0] * launches, *loop.host_us),
+        device_us=(*[5.0] * launches, *loop.device_us),
+        stream=(*[0] * launches, *loop.stream),
+        sync=(*[-1] * launches, *loop.sync),
+    )
+    return remembered(by_step, peak, timeline)
 
 
 def profiled(*gaps: GapRow) -> Recording:
@@ -77,7 +97,7 @@ BAD: dict[str, Recording] = {
     "KRN008": recorded(fed().launch("Memcpy HtoD (Pageable -> Device)", 150.0, family="copy")),
     "KRN009": remembered(tuple((7 << 30) + n * 40 * MB for n in range(4))),
     "KRN010": recorded(Lanes().launch("linear", 400.0, times=10, family="gemm").python(6000.0)),
-    "KRN011": remembered(FLAT, busy=0.6),
+    "KRN011": with_a_slow_start(FLAT),
     "KRN012": recorded(fed(), mode="compiled", eager_kernels=210),
     "KRN013": profiled(
         idle("stall", 900.0, "cudaStreamIsCapturing of aten::to", head=True),
@@ -98,7 +118,7 @@ GOOD: dict[str, Recording] = {
     "KRN008": recorded(fed().launch("Memcpy HtoD (Pinned -> Device)", 150.0, family="copy")),
     "KRN009": remembered(FLAT),
     "KRN010": recorded(fed().python(300.0)),
-    "KRN011": remembered(FLAT, busy=0.6, peak=60 << 30),
+    "KRN011": with_a_slow_start(FLAT, peak=60 << 30),
     "KRN012": recorded(fed(), mode="compiled", eager_kernels=900),
     "KRN013": profiled(idle("stall", 1.2, "cudaLaunchKernel of aten::conv2d"), idle("sync", 900.0, "")),
     "KRN014": profiled(idle("cpu-op", 0.2, "aten::randn"), idle("cpu-op", 900.0, "aten::randn", head=True)),

@@ -7,7 +7,7 @@ from diffprof.analyzers.kernels.loop import Loop
 from diffprof.finding import Finding
 from diffprof.recording import Grade, Recording
 from diffprof.report import make_report
-from tests.analyzers.kernels.examples import BAD
+from tests.analyzers.kernels.examples import BAD, FLAT, MB, remembered, with_a_slow_start
 from tests.analyzers.kernels.lanes import Lanes, fed
 
 
@@ -71,9 +71,32 @@ def test_memory_growth_is_told_per_step() -> None:
     assert "42 MB" in found("KRN009").message
 
 
-def test_headroom_is_counted_in_batches() -> None:
-    # 2 GiB of activations, 7 of weights, 90 % of 80 GiB: (72 - 7) / 2.
-    assert "32 times" in found("KRN011").message
+def test_headroom_ends_where_a_larger_batch_gains_nothing() -> None:
+    message = found("KRN011").message
+    # 30 ms of launches, then 80 ms of kernels in the loop. Per image with a batch of 1, 2, 4, 8: 110, 95,
+    # 87.5, 83.8 ms. 2 GiB of activations and 7 of weights: memory alone would hold 32 times as many.
+    assert "idle 26% of the call" in message
+    assert "With 4 times the batch" in message
+    assert "each image takes at least 20% less time; twice that gains less than 5% more" in message
+
+
+def test_headroom_ends_where_memory_does() -> None:
+    # 7 GiB of weights, 90 % of 80 GiB: 25 GiB of activations fit twice, not four times.
+    message = found("KRN011", with_a_slow_start(FLAT, peak=32 << 30)).message
+    assert "With 2 times the batch" in message
+    assert message.endswith("14% less time; memory holds no more.")
+
+
+def test_a_busy_device_has_no_headroom() -> None:
+    report = make_report(with_a_slow_start(FLAT, launches=30))
+    assert "KRN011" not in {finding.rule for finding in report.findings}
+
+
+def test_headroom_of_a_launch_bound_call_is_no_thousandfold() -> None:
+    timeline = Lanes().launch("add", 5.0, 40.0, times=50).timeline()
+    tiny = remembered((7 << 30,) * 4, (7 << 30) + MB, timeline)
+    # Eight times 5 us are the 40 us that the host takes for a launch.
+    assert "With 8 times the batch" in found("KRN011", tiny).message
 
 
 def test_a_loop_without_steps_is_empty() -> None:
