@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import copyreg
 import functools
 import hashlib
 import importlib.metadata
 import inspect
 import platform
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import FunctionType, ModuleType
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,17 +22,30 @@ import torch
 import torch._dynamo
 
 from diffprof.analyzers.graph_breaks.repeats import Structure
+from diffprof.callsite import importable_path
 
-FORMAT = 5
+FORMAT = 6
 """Raise it when a capture of the same code would say something else."""
 
 KEPT = 500
 """Entries. The oldest are dropped beyond that; one is a few kilobytes."""
 
+_PROTOCOL = 4
+"""Of pickle, the last one that gives the bytes of arrays themselves."""
+
+_LONG = 1024
+"""Characters from which on a text stands for itself by its hash."""
+
+_COMPILED = "_compiled_call_impl"
+"""Where a module keeps what it was compiled to. Captures begin with its Python."""
+
 _UNORDERED = frozenset({"_use_default_values"})
 """Attributes whose lists are made from sets (diffusers/configuration_utils.py): their order says nothing."""
 
-_PACKAGES = ("diffprof", "torch", "diffusers", "transformers", "accelerate", "peft", "torchao")
+_PACKAGES = (
+    *("diffprof", "torch", "diffusers", "transformers", "accelerate", "peft", "torchao"),
+    *("numpy", "tokenizers", "sentencepiece"),
+)
 
 T = TypeVar("T")
 
@@ -53,9 +70,9 @@ def key_of(owner: Any, *more: Any) -> str | None:
     the component holds something that can't be compared between processes."""
     try:
         naming = _Lasting()
-        parts = [naming.of(owner), *more, FORMAT, _versions(), _settings()]
+        parts = [naming.of(owner), *more, naming.settings(), FORMAT, _versions(), _settings()]
         parts += sorted((file, file_hash(file)) for file in naming.files)
-    except Uncacheable:
+    except (Uncacheable, RecursionError):  # what pickle would keep may have no end
         return None
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
@@ -67,19 +84,22 @@ def lasting(value: Any) -> str | None:
 
 
 class _Lasting(Structure):
-    """Names classes and functions by where they are defined."""
+    """Names classes and functions by where they are defined. What is not all Python's is told from another
+    by what pickle would keep of it: the vocabulary of a tokenizer, the numbers of an array."""
 
     def __init__(self) -> None:
         super().__init__()
         self.files: set[str] = set()
+        self.modules: set[str] = set()
 
     def name(self, cls: type) -> Any:
         with contextlib.suppress(TypeError, OSError):
-            self.files.add(inspect.getfile(cls))
+            self._note(inspect.getfile(cls), cls.__module__)
         return (cls.__module__, cls.__qualname__)
 
-    def function(self, code: Any) -> Any:
-        self.files.add(code.co_filename)
+    def function(self, function: FunctionType) -> Any:
+        code = function.__code__
+        self._note(code.co_filename, function.__module__)
         return (code.co_filename, code.co_qualname, code.co_firstlineno)
 
     def of(self, value: Any) -> Any:
@@ -87,10 +107,55 @@ class _Lasting(Structure):
             value = {k: frozenset(v) if k in _UNORDERED else v for k, v in value.items()}
         if isinstance(value, torch.Generator):
             return ("generator", str(value.device))
+        if isinstance(value, bytes | str) and len(value) > _LONG:
+            data = value.encode(errors="surrogatepass") if isinstance(value, str) else value
+            return (type(value).__name__, hashlib.sha256(data).hexdigest())
         return super().of(value)
 
+    def attributes(self, held: dict[str, Any]) -> tuple[Any, ...]:
+        return super().attributes({name: each for name, each in held.items() if name != _COMPILED})
+
     def unknown(self, value: Any) -> Any:
-        raise Uncacheable(type(value).__qualname__)
+        if isinstance(value, ModuleType):
+            self._note(getattr(value, "__file__", None) or "", value.__name__)
+            return ("module", value.__name__)
+        reduce = copyreg.dispatch_table.get(type(value))
+        try:
+            made = reduce(value) if reduce is not None else value.__reduce_ex__(_PROTOCOL)
+        except Exception:
+            raise Uncacheable(type(value).__qualname__) from None
+        # A string is the name of a global; what else is iterated over is the content of a container.
+        parts = made if isinstance(made, str) else [list(p) if isinstance(p, Iterator) else p for p in made]
+        return (self.name(type(value)), self.of(parts), self.attributes(getattr(value, "__dict__", {})))
+
+    def settings(self) -> Any:
+        """Plain globals of the modules that are the user's own: what their code may ask beside its arguments,
+        as a script's options are."""
+        held = {name: vars(sys.modules[name]) for name in sorted(self.modules) if name in sys.modules}
+        return self.of(
+            {
+                (module, name): value
+                for module, names in held.items()
+                for name, value in sorted(names.items())
+                if not name.startswith("__") and _is_plain(value)
+            }
+        )
+
+    def _note(self, file: str, module: str | None) -> None:
+        self.files.add(file)
+        if module and importable_path(file)[1]:
+            self.modules.add(module)
+
+
+def _is_plain(value: Any) -> bool:
+    """Numbers, texts, and containers of these."""
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(_is_plain(k) and _is_plain(v) for k, v in value.items())
+    if isinstance(value, argparse.Namespace):
+        return _is_plain(vars(value))
+    return value is None or isinstance(value, bool | int | float | complex | str | bytes)
 
 
 def _settings() -> tuple[tuple[str, str], ...]:

@@ -102,7 +102,7 @@ class _Folds:
         self.weights.update(dict.fromkeys(put, 1))
         self.weights[put[0]] = ops - len(put) + 1
         self.names.append((type(first).__name__, len(alike)))
-        self.files |= into.files
+        self.files |= into.sources
         forward = stand_in(block.output, put)
         for module in alike:
             stand_ins.enter_context(replaced(module, "forward", forward))

@@ -148,7 +148,7 @@ def _calls(
             result.refused.append(label)
     result.seconds = [c.seconds for c in into.compiles if c.seconds is not None and not c.failure]
     result.entries = list(Counter(c.place for c in into.compiles if c.failure is None).items())
-    result.limits, result.files = into.limits, into.files
+    result.limits, result.files = into.limits, into.sources
     return result
 
 

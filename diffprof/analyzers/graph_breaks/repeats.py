@@ -51,8 +51,8 @@ class Structure:
     def name(self, cls: type) -> Any:
         return (cls.__qualname__, id(cls))
 
-    def function(self, code: Any) -> Any:
-        return id(code)
+    def function(self, function: types.FunctionType) -> Any:
+        return id(function.__code__)
 
     def unknown(self, value: Any) -> Any:
         return id(value)
@@ -74,7 +74,7 @@ class Structure:
             kind = (str(value.dtype), value.requires_grad, value.device.type)
             return (self.name(type(value)), kind, geometry)
         if isinstance(value, torch.nn.Module):
-            return (self.name(type(value)), self._attributes(vars(value)))
+            return (self.name(type(value)), self.attributes(vars(value)))
         if isinstance(value, dict):
             return (self.name(type(value)), tuple((self.of(k), self.of(v)) for k, v in value.items()))
         if isinstance(value, set | frozenset):
@@ -94,21 +94,33 @@ class Structure:
             return ("method", self.of(value.__func__), self.of(value.__self__))
         if isinstance(value, types.FunctionType):
             cells = [cell.cell_contents for cell in value.__closure__ or () if _filled(cell)]
-            return ("function", self.function(value.__code__), self.of(cells), self.of(value.__defaults__))
+            given = (cells, value.__defaults__, value.__kwdefaults__)
+            return ("function", self.function(value), self.of(given))
         if isinstance(value, types.BuiltinFunctionType) and _is_module_or_none(value.__self__):
             return ("builtin", value.__module__, value.__qualname__)
-        has_slots = any(getattr(c, "__slots__", ()) for c in type(value).__mro__)
-        if hasattr(value, "__dict__") and not has_slots and type(value).__module__ != "builtins":
-            return (self.name(type(value)), self._attributes(vars(value)))
+        if _is_all_attributes(value):
+            return (self.name(type(value)), self.attributes(vars(value)))
         return ("object", self.unknown(value))
 
-    def _attributes(self, held: dict[str, Any]) -> tuple[Any, ...]:
+    def attributes(self, held: dict[str, Any]) -> tuple[Any, ...]:
+        """The tuple of an object's attributes."""
         found = []
         for name, value in held.items():
             # torch keeps hooks under numbers that are given out once in a process.
             hooks = isinstance(value, dict) and "hooks" in name and all(isinstance(k, int) for k in value)
             found.append((name, self.of(list(value.values()) if hooks else value)))
         return tuple(found)
+
+
+class _Plain:
+    """What a class takes that adds nothing to `object`."""
+
+
+def _is_all_attributes(value: Any) -> bool:
+    """Whether its `__dict__` is all that an object holds: it has neither slots nor a part in C."""
+    cls = type(value)
+    has_slots = any(getattr(c, "__slots__", ()) for c in cls.__mro__)
+    return hasattr(value, "__dict__") and not has_slots and cls.__basicsize__ <= _Plain.__basicsize__
 
 
 def _is_module_or_none(value: Any) -> bool:

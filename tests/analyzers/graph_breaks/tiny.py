@@ -1,4 +1,4 @@
-"""The smallest SDXL pipeline that has every kind of part, and one call of it."""
+"""The smallest SDXL pipeline that has every kind of part, smaller ones of our own, and one call of each."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 
 @dataclass
@@ -78,3 +79,29 @@ def sdxl(*, blocks: int = 1) -> Scene:
         "output_type": "np",
     }
     return Scene(pipe, kwargs)
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x)
+
+
+class Pipe:
+    """Two models, called one after the other."""
+
+    def __init__(self, **parts: nn.Module) -> None:
+        self.components = parts
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            for part in self.components.values():
+                x = part(x)
+        return x
+
+
+def small(**parts: nn.Module) -> Scene:
+    return Scene(Pipe(**parts), {"x": torch.ones(2, 4)})
