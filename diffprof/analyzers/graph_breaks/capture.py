@@ -19,6 +19,7 @@ import torch
 import torch._dynamo
 from torch._dynamo.convert_frame import register_bytecode_hook
 
+from diffprof.analyzers.graph_breaks.line_tables import write_exact_lines
 from diffprof.callsite import Place, importable_path, is_machinery
 
 FrameId = tuple[int | None, int | None]
@@ -76,7 +77,7 @@ class Capture:
     limits: list[str] = field(default_factory=list)
     """Functions that hit the recompile limit, with the limit's name."""
     files: set[str] = field(default_factory=set)
-    """Source files that were traced."""
+    """Source files that went into graphs."""
     pure: bool = True
     """The compiled code changes no object that it did not make."""
     failure: str | None = None
@@ -86,6 +87,12 @@ class Capture:
     @property
     def ops(self) -> int:
         return sum(graph.ops for graph in self.graphs)
+
+    @property
+    def sources(self) -> set[str]:
+        """Source files that were traced, also where no graph came of it."""
+        traced = {compiled.place[0] for compiled in self.compiles}
+        return self.files | traced | {file for each in self.breaks for file, _, _ in each.stack}
 
     @property
     def whole(self) -> bool:
@@ -224,6 +231,7 @@ def captured(
     """
     torch._dynamo.reset()
     torch.compiler.set_stance("default")
+    write_exact_lines()
     into = Capture()
     body = FunctionType(_call.__code__.replace(), _call.__globals__, "captured_call")
     compiled = torch.compile(body, backend=_Backend(into, weights), dynamic=dynamic)

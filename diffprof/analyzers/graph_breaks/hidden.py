@@ -2,7 +2,8 @@
 
 A break inside a loop (or another place where Dynamo can't resume) makes it give up the whole function: what
 else stands in that function is never looked at, and shows up only when the first break is cured. Here the
-function is traced once more with every loop making a single pass, so that Dynamo resumes after each break.
+function is traced once more with every loop making a single pass and no block around anything, so that Dynamo
+resumes after each break.
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ def add_hidden_breaks(into: Capture, call: Callable[[Callable[..., Any]], Any]) 
                 return
             again, run = captured()
             call(run)
+            into.files |= again.sources
             hiding = dict(skipped)
             for each in again.breaks:
-                if key(each) in known:
+                if key(each) in known or _of_a_block(each):
                     continue
                 known.add(key(each))
                 by = next((hiding[p] for p in hiding if _within(each, p)), None)
@@ -47,6 +49,11 @@ def key(each: Break) -> tuple[str, int, str]:
     """What makes two breaks the same: line and cause."""
     title = next((x for x in each.reason.split("\n") if x and "graph break" not in x.lower()), each.reason)
     return (*each.stack[0][:2], title)
+
+
+def _of_a_block(each: Break) -> bool:
+    """It comes of entering or leaving a block by a call, as only the changed function does."""
+    return "__enter__" in each.reason or "__exit__" in each.reason
 
 
 def _skipped(capture: Capture) -> dict[Place, Place]:

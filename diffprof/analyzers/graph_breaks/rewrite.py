@@ -1,4 +1,5 @@
-"""Rewrite a function's source, with its line numbers kept: loops run once, or a loop's body on its own."""
+"""Rewrite a function's source, with its line numbers kept: without blocks that Dynamo can't resume in, or a
+loop's body on its own."""
 
 from __future__ import annotations
 
@@ -72,26 +73,39 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
             yield from _codes(const)
 
 
-# --- loops that run once -------------------------------------------------------------------------------
+# --- without blocks that nothing is resumed in ----------------------------------------------------------
 
 
 def straightened(code: CodeType) -> CodeType | None:
-    """The function with every loop making one pass, so that no jump leads back; None where that can't be."""
+    """The function with every loop making one pass, so that no jump leads back, and with neither `with` nor
+    `try` around what stands in them; None where there are none, or that can't be."""
     found = _definition(code)
     if found is None:
         return None
     node, owner = found
     changed = copy.deepcopy(node)
     straight = _Straighten()
-    changed.body = [straight.visit(s) for s in changed.body]
-    return _compiled(changed, owner, code) if straight.loops else None
+    changed.body = straight.all(changed.body)
+    return _compiled(changed, owner, code) if straight.changes else None
 
 
 class _Straighten(ast.NodeTransformer):
-    """`for x in it: body` becomes `while True: x = next(iter(it)); body; break`, which never jumps back."""
+    """`for x in it: body` becomes `while True: x = next(iter(it)); body; break`, which never jumps back.
+
+    `with a as b: body` becomes `_a = a; b = _a.__enter__(); body; _a.__exit__(None, None, None)`; what is
+    entered for nothing is not entered. Of a `try` what runs where nothing is raised stays.
+    """
 
     def __init__(self) -> None:
-        self.loops = 0
+        self.changes = 0
+
+    def all(self, body: list[ast.stmt]) -> list[ast.stmt]:
+        """A body, changed."""
+        out: list[ast.stmt] = []
+        for statement in body:
+            changed = self.visit(statement)
+            out += changed if isinstance(changed, list) else [changed]
+        return out
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         return node
@@ -100,7 +114,7 @@ class _Straighten(ast.NodeTransformer):
         return node
 
     def visit_For(self, node: ast.For) -> ast.AST:
-        self.loops += 1
+        self.changes += 1
         self.generic_visit(node)
         first = ast.Call(
             func=_name("next"),
@@ -111,7 +125,7 @@ class _Straighten(ast.NodeTransformer):
         return self._once(node, [_placed(take, node)])
 
     def visit_While(self, node: ast.While) -> ast.AST:
-        self.loops += 1
+        self.changes += 1
         self.generic_visit(node)
         leave = ast.If(
             test=ast.UnaryOp(op=ast.Not(), operand=node.test), body=[_placed(ast.Break(), node)], orelse=[]
@@ -124,6 +138,31 @@ class _Straighten(ast.NodeTransformer):
             test=ast.Constant(value=True), body=[*before, *body, _placed(ast.Break(), node)], orelse=[]
         )
         return _placed(once, node)
+
+    def visit_With(self, node: ast.With) -> list[ast.stmt]:
+        before: list[ast.stmt] = []
+        after: list[ast.stmt] = []
+        for item in node.items:
+            self.changes += 1
+            if item.optional_vars is None:
+                before.append(ast.Expr(value=item.context_expr))
+                continue
+            name = f"_context_{self.changes}"
+            nothing: list[ast.expr] = [ast.Constant(value=None) for _ in range(3)]
+            entered = ast.Call(func=_attribute(name, "__enter__"), args=[], keywords=[])
+            left = ast.Call(func=_attribute(name, "__exit__"), args=nothing, keywords=[])
+            before.append(ast.Assign(targets=[_stored(name)], value=item.context_expr))
+            before.append(ast.Assign(targets=[item.optional_vars], value=entered))
+            after.insert(0, ast.Expr(value=left))
+        return [
+            *(_placed(each, node) for each in before),
+            *self.all(node.body),
+            *(_placed(each, node) for each in after),
+        ]
+
+    def visit_Try(self, node: ast.Try) -> list[ast.stmt]:
+        self.changes += 1
+        return self.all([*node.body, *node.orelse, *node.finalbody])
 
 
 class _ContinueToBreak(ast.NodeTransformer):
@@ -140,6 +179,14 @@ class _ContinueToBreak(ast.NodeTransformer):
 
 def _name(text: str) -> ast.Name:
     return ast.Name(id=text, ctx=ast.Load())
+
+
+def _stored(text: str) -> ast.Name:
+    return ast.Name(id=text, ctx=ast.Store())
+
+
+def _attribute(owner: str, name: str) -> ast.Attribute:
+    return ast.Attribute(value=_name(owner), attr=name, ctx=ast.Load())
 
 
 def _placed(node: Any, like: ast.stmt) -> Any:
@@ -184,7 +231,7 @@ def body_apart(code: CodeType, first: int, last: int, runner: str) -> CodeType |
     unset = [n for n in assigned if n not in bound]
     loop.body = [_placed(check, loop.body[0])]
     start = function.body[0]
-    targets: list[ast.expr] = [ast.Name(id=n, ctx=ast.Store()) for n in unset]
+    targets: list[ast.expr] = [_stored(n) for n in unset]
     nones = [_placed(ast.Assign(targets=targets, value=ast.Constant(value=None)), start)] if targets else []
     function.body = [*nones, inner, *function.body]
     return _compiled(function, owner, code)

@@ -1,13 +1,16 @@
-"""Small models with known graph breaks. Each line that breaks ends in `# breaks: KIND`, once a break.
+"""Small models with known graph breaks. Each line that breaks ends in `# breaks: KIND, KIND`, a kind a break.
 
 `CASES`: name -> (callable, arguments).
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import zlib
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -155,6 +158,157 @@ class Repeated(nn.Module):
         return x
 
 
+def in_one_line(x: torch.Tensor) -> torch.Tensor:
+    y = x.relu()
+    return y * (zlib.crc32(b"a") % 7) + y.sum().item()  # breaks: call, value
+
+
+def nested(x: torch.Tensor) -> torch.Tensor:
+    def inner(y: torch.Tensor) -> torch.Tensor:
+        print("inner")  # breaks: side-effect
+        return y.cos()
+
+    return inner(x * 2) + 1
+
+
+def comprehension(x: torch.Tensor) -> torch.Tensor:
+    one, two = [not_compiled(x) for _ in range(2)]  # breaks: disabled
+    return one + two
+
+
+def in_a_lambda(x: torch.Tensor) -> torch.Tensor:
+    twice: Callable[[torch.Tensor], torch.Tensor] = lambda y: y * not_compiled(y)  # noqa: E731  # breaks: disabled
+    return twice(x)
+
+
+def announced(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    @functools.wraps(function)
+    def wrapper(*args: Any) -> torch.Tensor:
+        print("calling")  # breaks: side-effect
+        return function(*args)
+
+    return wrapper
+
+
+@announced
+def decorated(x: torch.Tensor) -> torch.Tensor:
+    y = x + 1
+    if y.sum() > 1e9:  # breaks: branch
+        y = y - 1
+    return y
+
+
+class Timed:
+    def __enter__(self) -> None:
+        print("in")  # breaks: side-effect
+
+    def __exit__(self, *args: object) -> None:
+        pass
+
+
+def in_a_class_of_context(x: torch.Tensor) -> torch.Tensor:
+    with Timed():
+        y = x + 1
+        print("within")  # breaks: side-effect
+    return not_compiled(y)  # breaks: disabled
+
+
+@contextmanager
+def timed() -> Iterator[None]:
+    print("before")  # breaks: side-effect
+    yield
+
+
+def in_a_generator_of_context(x: torch.Tensor) -> torch.Tensor:
+    with timed():
+        y = x + 1
+    return y * y.mean().item()  # breaks: value
+
+
+def under_no_grad(x: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        y = x + 1
+        print("inside")  # breaks: side-effect
+    return not_compiled(y)  # breaks: disabled
+
+
+def handled(x: torch.Tensor) -> torch.Tensor:
+    try:
+        y = x + 1
+        print("trying")  # breaks: side-effect
+    finally:
+        log.warning("in the end")  # breaks: side-effect
+    return y * 2
+
+
+def called_once(x: torch.Tensor) -> torch.Tensor:
+    return not_compiled(x.relu())  # breaks: disabled
+
+
+def around(x: torch.Tensor) -> torch.Tensor:
+    return called_once(x) + 1
+
+
+def at_two_depths(x: torch.Tensor) -> torch.Tensor:
+    return around(called_once(x))
+
+
+def downwards(x: torch.Tensor, depth: int = 3) -> torch.Tensor:
+    if depth == 0:
+        return x
+    print("down")  # breaks: side-effect
+    return downwards(x + 1, depth - 1)
+
+
+class Scale:
+    def __init__(self) -> None:
+        self.scale = torch.tensor(2.0)
+
+    @property
+    def factor(self) -> float:
+        return self.scale.item()  # breaks: value
+
+
+def through_a_property(x: torch.Tensor) -> torch.Tensor:
+    return x * Scale().factor
+
+
+def pieces(x: torch.Tensor) -> Iterator[torch.Tensor]:
+    for n in range(2):
+        print("piece")  # breaks: side-effect
+        yield x * n
+
+
+def of_a_generator(x: torch.Tensor) -> torch.Tensor:
+    return x + sum(pieces(x))
+
+
+def both_in_a_condition(x: torch.Tensor) -> torch.Tensor:
+    return x + 1 if x.sum() > 1e9 or x.mean().item() > 1e9 else x - 1  # breaks: branch, value
+
+
+def over_lines(x: torch.Tensor) -> torch.Tensor:
+    return not_compiled(  # breaks: disabled
+        x.relu()
+        + zlib.crc32(b"a long name, so that the argument stands on a line of its own") % 3  # breaks: call
+    )
+
+
+def after_chains(x: torch.Tensor) -> torch.Tensor:
+    print("first")  # breaks: side-effect
+    y = (
+        x.clamp(min=-1.0, max=1.0)
+        .relu()  # a method that begins a line
+        .cos()
+        .sin()
+    )
+    y = not_compiled(y)  # breaks: disabled
+    y = (
+        y.clamp(min=-1.0, max=1.0).relu()  # and another one
+    )
+    return y * y.mean().item()  # breaks: value
+
+
 def whole(x: torch.Tensor) -> torch.Tensor:
     return torch.where(x.sum() > 0, x + 1, x).relu()
 
@@ -177,5 +331,13 @@ CASES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "hidden": (hidden, (_x(),)),
     "hidden_in_the_rest": (hidden_in_the_rest, (_x(),)),
     "repeated": (Repeated(), (torch.ones(2, 4),)),
+    **{
+        each.__name__: (each, (_x(),))
+        for each in (
+            *(in_one_line, nested, comprehension, in_a_lambda, decorated, in_a_class_of_context),
+            *(in_a_generator_of_context, under_no_grad, handled, at_two_depths, downwards),
+            *(through_a_property, of_a_generator, both_in_a_condition, over_lines, after_chains),
+        )
+    },
     "whole": (whole, (_x(),)),
 }

@@ -10,16 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 import diffprof
-from diffprof.analyzers.graph_breaks import cache as store
 from diffprof.analyzers.graph_breaks.causes import kind_of
 from diffprof.analyzers.graph_breaks.probe import probe_graph_breaks
 from diffprof.errors import UsageError
 from diffprof.recording import CaptureRow
 from tests.analyzers.graph_breaks.conftest import in_child
-from tests.analyzers.graph_breaks.tiny import Scene, sdxl
+from tests.analyzers.graph_breaks.tiny import Scene, Small, sdxl, small
 
 PIPELINE = "diffusers/pipelines/stable_diffusion_xl/pipeline_stable_diffusion_xl.py"
 EULER = "diffusers/schedulers/scheduling_euler_discrete.py"
@@ -100,14 +98,20 @@ def test_the_call_breaks_where_it_is_known_to() -> None:
     rows = [row for row in whole_call()["sections"]["graph_breaks"] if row.component == "call"]
     found = {(row.site.file, row.site.function, kind_of(row)): row for row in rows}
     assert (EULER, "set_timesteps", "numpy") in found
-    assert (PIPELINE, "__call__", "disabled") in found
+    bar = found[PIPELINE, "__call__", "disabled"]
+    assert "self.progress_bar(" in dict(bar.site.excerpt)[bar.site.line]
+    assert bar.count == 1
+    (update,) = [r for r in rows if "progress_bar.update()" in dict(r.site.excerpt).get(r.site.line, "")]
+    assert update.hidden_by is not None
+    assert (update.count, update.per_step) == (3, 1.0)
     assert not any(row.in_hook for row in rows)
     branch = found[EULER, "step", "branch"]
     assert "s_tmin <= sigma <= s_tmax" in dict(branch.site.excerpt)[branch.site.line]
     assert branch.code == "GB0170"
     assert (branch.count, branch.per_step) == (3, 1.0)
     assert branch.site.chain[0].file == PIPELINE
-    assert len(found) == len(rows), "a cause and line are one row"
+    lines = {(row.site.file, row.site.line, row.code) for row in rows}
+    assert len(lines) == len(rows), "a cause and line are one row"
 
 
 def test_the_loop_body_and_the_scheduler_step_are_captured_apart() -> None:
@@ -178,15 +182,6 @@ def test_equal_blocks_are_captured_once_and_counted_every_time() -> None:
 # --- small pipelines ------------------------------------------------------------------------------------
 
 
-class Small(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(4, 4)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.linear(x)
-
-
 class Deadly(Small):
     """Ends the process that captures it."""
 
@@ -205,23 +200,6 @@ class Raising(Small):
         if torch.compiler.is_compiling():
             raise RuntimeError("not under a compiler")
         return self.linear(x)
-
-
-class Pipe:
-    """Two models, called one after the other."""
-
-    def __init__(self, **parts: nn.Module) -> None:
-        self.components = parts
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            for part in self.components.values():
-                x = part(x)
-        return x
-
-
-def small(**parts: nn.Module) -> Scene:
-    return Scene(Pipe(**parts), {"x": torch.ones(2, 4)})
 
 
 def test_a_component_that_can_not_be_captured_is_a_gap() -> None:
@@ -261,84 +239,6 @@ def test_no_compiler_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -
     monkeypatch.setenv("PATH", str(tmp_path))
     (row,) = probe_graph_breaks(small(one=Small()), None, cache=False)["captures"]
     assert row.fullgraph_ready
-
-
-def test_results_come_from_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = probe_graph_breaks(small(one=Small()), None)
-    monkeypatch.delattr(os, "fork")
-    monkeypatch.setattr("diffprof.analyzers.graph_breaks.probe.can_fork", lambda: True)
-    again = probe_graph_breaks(small(one=Small()), None)
-    assert [row.cached for row in first["captures"]] == [False]
-    assert [row.cached for row in again["captures"]] == [True]
-    assert again["captures"][0].ops == first["captures"][0].ops
-
-
-class Looping(Pipe):
-    """With a denoising loop of its own, of which a user's callback is part."""
-
-    def __call__(self, x: torch.Tensor, seen: Any = None, steps: Any = (3, 2, 1)) -> torch.Tensor:
-        unet = self.components["unet"]
-        with torch.no_grad():
-            for step in steps:
-                x = unet(x) * step
-                seen(x)
-        return x
-
-
-class Denoising(Small):
-    def forward(self, x: torch.Tensor, timestep: Any = None) -> torch.Tensor:
-        return super().forward(x)
-
-
-def one(x: torch.Tensor) -> None:
-    print("one")
-
-
-def other(x: torch.Tensor) -> None:
-    x.sum().item()
-
-
-def test_captures_of_the_call_come_from_the_cache_for_the_same_arguments_alone() -> None:
-    def look(**kwargs: Any) -> tuple[bool, set[str | None]]:
-        scene = Scene(Looping(unet=Denoising()), {"x": torch.ones(2, 4), "seen": one, **kwargs})
-        sections = probe_graph_breaks(scene, None, scope="call")
-        row = next(row for row in sections["captures"] if row.component == "call")
-        assert row.failure is None, row.failure
-        return row.cached, {each.code for each in sections["graph_breaks"] if each.component == "call"}
-
-    first = look()
-    assert not first[0]
-    assert look() == (True, first[1])
-    called = look(seen=other)
-    assert not called[0], "another callback is other code"
-    assert called[1] != first[1]
-    assert not look(steps=(2, 1))[0]
-    assert not look(steps=torch.tensor([3, 2, 1]))[0]
-    assert look(steps=torch.tensor([3, 2, 1]))[0]
-    assert not look(steps=torch.tensor([3, 2, 2]))[0], "values decide where the code goes"
-    assert not look(seen=[].append)[0]
-    assert not look(seen=[].append)[0], "what can't be told from another is captured again"
-
-
-def test_the_cache_tells_configurations_and_inputs_apart() -> None:
-    base = store.key_of(Small(), "inputs")
-    assert base == store.key_of(Small(), "inputs")
-    assert base != store.key_of(Small(), "other inputs")
-    wider = Small()
-    wider.linear = nn.Linear(4, 5)
-    assert base != store.key_of(wider, "inputs")
-    odd = Small()
-    odd.lock = object()  # type: ignore[assignment]
-    assert store.key_of(odd, "inputs") is None
-
-
-def test_a_changed_source_file_makes_an_entry_void(tmp_path: Any) -> None:
-    source = tmp_path / "model.py"
-    source.write_text("a = 1")
-    store.store("key", 3, [str(source)])
-    assert store.load("key", int) == 3
-    source.write_text("a = 2")
-    assert store.load("key", int) is None
 
 
 def test_without_fork_there_is_a_gap_and_nothing_measured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,31 @@ class Owner:
         return out
 
 
+class Doubled:
+    def __init__(self, times: int = 2) -> None:
+        self.times = times
+
+    def __enter__(self) -> int:
+        return self.times
+
+    def __exit__(self, *args: object) -> None:
+        self.times = 0
+
+
+def in_blocks(x: int) -> tuple[int, int]:
+    doubled = Doubled()
+    with doubled as times, Doubled():
+        try:
+            y = x * times
+        except ValueError:
+            y = 0
+        else:
+            y += 1
+        finally:
+            y += 10
+    return y, doubled.times
+
+
 def with_code(function: Callable[..., Any], code: Any, **more: Any) -> FunctionType:
     return FunctionType(code, {**function.__globals__, **more}, function.__name__, function.__defaults__)
 
@@ -98,7 +123,17 @@ def test_private_names_of_a_class_still_resolve() -> None:
     assert with_code(Owner.run, code)(Owner(), 3) == [0]
 
 
-def test_what_has_no_loop_is_left_alone() -> None:
+def test_blocks_are_gone_and_what_stands_in_them_is_not() -> None:
+    code = straightened(in_blocks.__code__)
+    assert code is not None
+    assert with_code(in_blocks, code)(3) == in_blocks(3) == (17, 0)
+    handled = dis.Bytecode(code).exception_entries
+    assert not handled
+    lines = {line for _, line in dis.findlinestarts(in_blocks.__code__)}
+    assert {line for _, line in dis.findlinestarts(code)} <= lines
+
+
+def test_what_has_no_block_is_left_alone() -> None:
     assert straightened(straight.__code__) is None
 
 

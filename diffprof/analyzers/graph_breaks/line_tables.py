@@ -1,0 +1,38 @@
+"""Line numbers of the functions that Dynamo generates, as they are in the source.
+
+torch 2.13 counts the step to a line twice where an instruction longer than eight code units begins that line,
+such as the method call in a chain that is broken over several lines
+(torch/_dynamo/bytecode_transformation.py, `linetable_311_writer`). The rest of a function after a break is
+generated code: from there on its lines are wrong, and so is all that Dynamo logs of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch._dynamo import bytecode_transformation
+
+LONGEST = 8
+"""Code units that one entry of the table can stand for (CPython, Objects/locations.md)."""
+
+_Update = Callable[[Any, int], None]
+
+
+def write_exact_lines() -> None:
+    """Make Dynamo write each step once. For the child: it stays so."""
+    writer = getattr(bytecode_transformation, "linetable_311_writer", None)
+    if writer is None or hasattr(writer, "exact"):
+        return
+
+    def exact(first_line: int) -> tuple[list[int], _Update]:
+        table, update = writer(first_line)
+
+        def in_pieces(positions: Any, size: int) -> None:
+            for at in range(0, size, LONGEST):
+                update(positions, min(LONGEST, size - at))
+
+        return table, in_pieces
+
+    exact.exact = True  # type: ignore[attr-defined]
+    bytecode_transformation.linetable_311_writer = exact
