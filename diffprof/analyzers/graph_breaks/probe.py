@@ -418,4 +418,4 @@ def _failure(result: Any) -> str | None:
 
 
 def _files(result: Any) -> set[str]:
-    return result.capture.files if isinstance(result, Result) else result.files
+    return result.capture.sources if isinstance(result, Result) else result.files

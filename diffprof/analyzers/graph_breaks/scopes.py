@@ -33,6 +33,9 @@ from diffprof.pipeline import components, denoising_loops, replaced, with_role
 
 RUNNER = "__diffprof_run_loop_body__"
 
+DEPTH = 3
+"""Levels of modules that pipelines name, as in `unet.encoder_hid_proj.image_projection_layers[0]`."""
+
 COMPONENTS, STEP, CALL = SCOPES = ("components", "step", "call")
 """What is compiled as one. The names of the last two are those of their captures as well."""
 
@@ -51,7 +54,7 @@ def capture_call(
             add_hidden_breaks(into, lambda again: again(pipe, "__call__", *given()))
         return into
 
-    return _captured_with_parts_apart(pipe, args, kwargs, parts, capture, "call")
+    return _captured_with_parts_apart(pipe, args, kwargs, parts, capture)
 
 
 def capture_step(
@@ -84,7 +87,7 @@ def capture_step(
             del function.__globals__[RUNNER]
         return into
 
-    return _captured_with_parts_apart(pipe, args, kwargs, parts, capture, "step")
+    return _captured_with_parts_apart(pipe, args, kwargs, parts, capture)
 
 
 def loop_lines(pipe: Any) -> tuple[str, int, int] | None:
@@ -106,46 +109,87 @@ def call_function(pipe: Any) -> FunctionType:
 
 
 def _captured_with_parts_apart(
-    pipe: Any, args: Any, kwargs: Any, parts: Sequence[Part], capture: Callable[[Any], Capture], name: str
+    pipe: Any, args: Any, kwargs: Any, parts: Sequence[Part], capture: Callable[[Any], Capture]
 ) -> Result:
     started = time.perf_counter()
     gc.disable()
     given = signature((args, kwargs))
     emptier = Emptier()
     for part in parts:
-        restore(part, emptier)
         forget_compiled(part.owner)
     emptier.empty(pipe)
-    with torch.no_grad(), Hollow(), _parts_apart(parts):
-        into = capture(lambda: given.values(emptier))
-        result = Result(into)
-        if into.breaks:
-            for part in parts:
-                restore(part, emptier)
-            with counting(components(pipe), worth_counting(into), result):
-                try:
-                    args, kwargs = given.values(emptier)
-                    pipe(*args, **kwargs)
-                except Exception:
-                    result.passed.clear()
+
+    def again() -> Any:
+        for part in parts:
+            restore(part, emptier)
+        return given.values(emptier)
+
+    with torch.no_grad(), Hollow(), _parts_apart(parts) as apart:
+        with ExitStack() as pruned:
+            for model in apart:
+                _prune(model, pruned)
+            result = _captured(pipe, again, capture)
+        if result.capture.failure:
+            result = _captured(pipe, again, capture)
     result.seconds = time.perf_counter() - started
     return result
 
 
+def _captured(pipe: Any, given: Callable[[], Any], capture: Callable[[Any], Capture]) -> Result:
+    into = capture(given)
+    result = Result(into)
+    if into.breaks:
+        with counting(components(pipe), worth_counting(into), result):
+            try:
+                args, kwargs = given()
+                pipe(*args, **kwargs)
+            except Exception:
+                result.passed.clear()
+    return result
+
+
 @contextmanager
-def _parts_apart(parts: Sequence[Part]) -> Iterator[None]:
+def _parts_apart(parts: Sequence[Part]) -> Iterator[list[torch.nn.Module]]:
     """Inside, a component's call is one operation with the result that it had. Components whose results
-    differed in form, or hold more than tensors, stay as they are."""
+    differed in form, or hold more than tensors, stay as they are. Gives the models none of which runs."""
+    apart: dict[int, torch.nn.Module] = {}
+    running: set[int] = set()
     with ExitStack() as stack:
         for part in parts:
             forms = {tuple(str(t) for t in c.shape.tensors) if c.shape else None for c in part.calls}
             if len(forms) != 1 or None in forms or not isinstance(part.owner, torch.nn.Module):
+                running.add(id(part.owner))
                 continue
+            apart[id(part.owner)] = part.owner
             # accelerate wraps `forward` and keeps the model's own as `_old_forward`: its hooks stay.
             inner = "_old_forward" if "_old_forward" in vars(part.owner) else "forward"
             method = inner if part.method == "__call__" else part.method
             stack.enter_context(replaced(part.owner, method, _opaque(part.calls[0].shape)))
-        yield
+        yield [model for each, model in apart.items() if each not in running]
+
+
+def _prune(model: torch.nn.Module, stack: ExitStack) -> None:
+    """Leave out, until the stack closes, what stands deeper in a model than pipelines look by name. They do
+    ask for its device and type again and again, and Dynamo traces each walk through all modules."""
+    modules = dict(model.named_modules())
+    if any(_is_hooked(module) for module in modules.values() if module is not model):
+        return
+    path, _ = next(model.named_parameters(), ("", None))
+    for name, module in modules.items():
+        if name.count(".") < DEPTH - 1 or not module._modules:
+            continue
+        # The first parameter is the one that says where the model is.
+        on_way = path.startswith(f"{name}.") and path.removeprefix(f"{name}.").partition(".")[0]
+        kept = {child: inner for child, inner in module._modules.items() if child == on_way}
+        stack.enter_context(replaced(module, "_modules", kept))
+
+
+def _is_hooked(module: torch.nn.Module) -> bool:
+    """Whether something was added to it that code may look for."""
+    held = vars(module)
+    return bool(module._forward_hooks or module._forward_pre_hooks) or any(
+        name in held for name in ("forward", "_hf_hook", "_diffusers_hook")
+    )
 
 
 def _opaque(form: Skeleton) -> Callable[..., Any]:
