@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 from msgspec.structs import replace
 
 from diffprof.chrome_trace.carried import member
+from diffprof.chrome_trace.stream import GZIP_MAGIC
 from diffprof.chrome_trace.writer import write_trace
 from diffprof.errors import DiffprofError
 from diffprof.recording import DeviceInfo, Grade, Recording, Unseen
@@ -27,8 +28,6 @@ BLOCK_BYTES = 1 << 20
 
 TAIL_BYTES = 4096
 """At the end of a trace, in which its last brace is looked for."""
-
-GZIP_MAGIC = b"\x1f\x8b"
 
 
 def store_trace(
@@ -105,6 +104,8 @@ def _copy(exported: Path, target: Path, member: bytes) -> None:
     a plain file's object."""
     part = target.with_name(target.name + ".part")
     try:
+        if not exported.is_file():
+            raise DiffprofError(f"{exported} is no file, and was read once: it is not kept")
         size = exported.stat().st_size
         if size > COPY_LIMIT:
             raise DiffprofError(

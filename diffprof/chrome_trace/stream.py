@@ -21,6 +21,8 @@ import msgspec
 
 from diffprof.errors import UsageError
 
+GZIP_MAGIC = b"\x1f\x8b"
+
 CHUNK_BYTES = 2 << 20
 """Read at a time; the events of one chunk are all that is alive at once (about six times this size)."""
 
@@ -121,14 +123,16 @@ class Source:
         Raises UsageError when the file can't be opened or is no trace.
         """
         try:
-            stream = _open(self.path)
+            file = self.path.open("rb")
+            magic = file.peek(2)[:2]
         except OSError as error:
             raise UsageError(
                 f"{self.path} can't be read: {error.strerror or error}.",
                 "Name a trace file (.json or .json.gz).",
             ) from error
-        with stream:
-            yield from self._events(stream)
+        # Opened once: what comes through a pipe can't be read twice.
+        with file, gzip.GzipFile(fileobj=file) if magic == GZIP_MAGIC else file as stream:
+            yield from self._events(cast("IO[bytes]", stream))
 
     def _read(self, stream: IO[bytes]) -> bytes:
         if self.truncated:
@@ -266,14 +270,6 @@ class Source:
         rest = buffer.strip().removeprefix(b",").strip()
         if rest.endswith(b"}"):
             self.header.update(_object(b"{" + rest[:-1]) or {})
-
-
-def _open(path: Path) -> IO[bytes]:
-    with path.open("rb") as probe:
-        magic = probe.read(2)
-    if magic == b"\x1f\x8b":
-        return cast("IO[bytes]", gzip.open(path, "rb"))
-    return path.open("rb")
 
 
 def _backwards(pattern: re.Pattern[bytes], buffer: bytes, tries: int = 4) -> Iterator[re.Match[bytes]]:

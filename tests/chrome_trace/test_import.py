@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from diffprof.cli.app import app
+from diffprof.importing import record_trace
 from diffprof.report import from_json
 from tests.chrome_trace.generate import generate
 from tests.chrome_trace.traces import launch, op, write
@@ -74,6 +76,23 @@ def test_a_bad_file_is_one_clear_error(tmp_path: Path, content: str) -> None:
     assert result.stderr.startswith("error:")
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/stdin").exists(), reason="no /dev/stdin on this system")
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_trace_comes_through_a_pipe(tmp_path: Path, trace: Path, zipped: bool) -> None:
+    text = gzip.compress(trace.read_bytes()) if zipped else trace.read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-m", "diffprof", "import", "/dev/stdin", "--format", "json"],
+        input=text,
+        capture_output=True,
+        cwd=tmp_path,
+        check=True,
+    )
+    recording = from_json(done.stdout).recording
+    assert recording.kernels == record_trace(trace).kernels
+    assert recording.trace_file is None
+    assert "was read once" in recording.unseen[-1].why
 
 
 def test_importing_a_trace_loads_no_torch(trace: Path) -> None:
