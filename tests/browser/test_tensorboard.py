@@ -237,8 +237,8 @@ def test_kernel(profiler: Profiler, browser: Browser) -> None:
 
 def test_memory(profiler: Profiler, browser: Browser) -> None:
     profiler.choose("Views", "Memory")
-    shown = browser.wait_for("Peak Memory Usage", "Allocated (MB)")
-    assert float(re.search(r"Peak Memory Usage: ([\d.]+)MB", shown)[1]) > 5_000  # type: ignore[index]
+    shown = browser.wait_for("Peak Memory Usage", "Allocated (MiB)")
+    assert float(re.search(r"Peak Memory Usage: ([\d.]+) MiB", shown)[1]) > 5_000  # type: ignore[index]
 
 
 def test_module(profiler: Profiler, browser: Browser) -> None:

@@ -21,17 +21,10 @@ from diffprof.tuning.plan import make_plan
 from diffprof.views.markdown import prose
 from diffprof.views.tensorboard import picture, texts
 from diffprof.views.tensorboard.event_file import EventFile, Value
+from diffprof.views.tensorboard.picture import Picture
 
 BUCKETS = 40
 """Of a histogram, each as much wider than the last as the durations need."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A PNG. size: width and height in pixels."""
-
-    png: bytes
-    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -204,12 +197,12 @@ def buckets(values: Sequence[float]) -> list[tuple[float, float, float]]:
 
 
 def _timelines(file: EventFile, recording: Recording, run: Replay, number: int) -> None:
-    size = (picture.WIDTH, picture.HEIGHT)
     about = "before the fixes" if number == 0 else "after the fixes"
-    file.image("timeline/call", picture.call_picture(recording, run), size, number, about=about)
+    call = picture.call_picture(recording, run)
+    file.image("timeline/call", call.png, call.size, number, about=about)
     step = picture.step_picture(recording, run)
     if step is not None:
-        file.image("timeline/denoising step", step, size, number, about=about)
+        file.image("timeline/denoising step", step.png, step.size, number, about=about)
 
 
 # --- hparams -------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from diffprof.ladder.result import LADDER_FILE, Ladder, load_ladder
 from diffprof.report import REPORT_FILE, Report, judge_again, load_report
 
 if TYPE_CHECKING:
-    from diffprof.views.tensorboard.contents import Picture
+    from diffprof.views.tensorboard.picture import Picture
 
 TRACE_FILE = "profile.diffprof.json.gz"
 EVENT_FILE = "events.out.tfevents.diffprof"
@@ -122,7 +122,7 @@ def _contents(
 def _pictures(folder: Path) -> dict[str, Picture]:
     from PIL import Image
 
-    from diffprof.views.tensorboard.contents import Picture
+    from diffprof.views.tensorboard.picture import Picture
 
     found: dict[str, Picture] = {}
     for when, name in PICTURES.items():

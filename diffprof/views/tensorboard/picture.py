@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -15,65 +16,89 @@ from diffprof.views.palette import NAMES, colour_of
 from diffprof.views.plain import clean
 from diffprof.views.words import milliseconds
 
-WIDTH, HEIGHT = 1200, 250
-_LEFT, _RIGHT = 70, 1180
-_ROWS = {"phase": (44, 68), "host": (80, 122), "device": (134, 176)}
-_INK, _DIM = "#222222", "#777777"
+WIDTH = 700
+"""TensorBoard draws pictures 350 wide, at half this size; what is to be read there is twice as large here."""
+
+_TEXT = 22
+_LEFT, _RIGHT = 86, 690
+_ROWS = {"phase": (70, 102), "host": (112, 160), "device": (176, 224)}
+_AXIS, _LEGEND, _LINE = 232, 272, 32
+_INK, _DIM = "#222222", "#666666"
 
 
-def call_picture(recording: Recording, run: Replay) -> bytes:
+@dataclass(frozen=True)
+class Picture:
+    """A PNG. size: width and height in pixels."""
+
+    png: bytes
+    size: tuple[int, int]
+
+
+def call_picture(recording: Recording, run: Replay) -> Picture:
     """The whole call."""
     assert recording.timeline is not None
-    title = f"{recording.target.spec} on {recording.device.spec}, one call"
-    return _drawn(whole_call(recording.timeline, run, _RIGHT - _LEFT), recording, title)
+    return _drawn(whole_call(recording.timeline, run, _RIGHT - _LEFT), recording, "one call")
 
 
-def step_picture(recording: Recording, run: Replay) -> bytes | None:
+def step_picture(recording: Recording, run: Replay) -> Picture | None:
     """One denoising step of the steady state; None where there is none."""
     assert recording.timeline is not None
     found = one_step(recording.timeline, run, _RIGHT - _LEFT)
     if found is None:
         return None
     number, lanes = found
-    title = f"{recording.target.spec} on {recording.device.spec}, denoising step {number + 1}"
-    return _drawn(lanes, recording, title)
+    return _drawn(lanes, recording, f"denoising step {number + 1}")
 
 
-def _drawn(lanes: Lanes, recording: Recording, title: str) -> bytes:
+def _drawn(lanes: Lanes, recording: Recording, what: str) -> Picture:
     assert recording.timeline is not None
-    image = Image.new("RGB", (WIDTH, HEIGHT), "white")
+    font = ImageFont.load_default(_TEXT)
+    legend = list(_legend(lanes, font))
+    image = Image.new("RGB", (WIDTH, _LEGEND + (legend[-1].line + 1) * _LINE + 8), "white")
     draw = ImageDraw.Draw(image)
-    small, large = ImageFont.load_default(12), ImageFont.load_default(15)
     scale = (_RIGHT - _LEFT) / (lanes.end_us - lanes.start_us)
 
     def x(us: float) -> float:
         return _LEFT + (us - lanes.start_us) * scale
 
     length = milliseconds((lanes.end_us - lanes.start_us) / 1e3)
-    heading = _drawable(f"{title}: {length} ({recording.timeline.grade})")
-    draw.text((_LEFT, 12), heading[:150], fill=_INK, font=large)
+    heading = f"{recording.target.spec} on {recording.device.spec}"
+    draw.text((10, 6), _cut(draw, heading, font), fill=_INK, font=font)
+    draw.text((10, 36), f"{what}: {length} ({recording.timeline.grade})", fill=_INK, font=font)
     for name, (top, bottom) in _ROWS.items():
-        draw.text((10, (top + bottom) / 2 - 7), name, fill=_INK, font=small)
+        draw.text((10, (top + bottom) / 2), name, fill=_INK, font=font, anchor="lm")
     top, bottom = _ROWS["phase"]
     for index, band in enumerate(lanes.phases):
         box = (x(band.start_us), top, max(x(band.end_us) - 1, x(band.start_us)), bottom)
         draw.rectangle(box, fill="#e4e7ee" if index % 2 else "#d3d8e4")
         name = _drawable(band.what)
-        if draw.textlength(name, small) < box[2] - box[0] - 6:
-            draw.text((box[0] + 4, top + 5), name, fill=_INK, font=small)
+        if draw.textlength(name, font) < box[2] - box[0] - 6:
+            draw.text((box[0] + 4, (top + bottom) / 2), name, fill=_INK, font=font, anchor="lm")
     for name, bands in (("host", lanes.host), ("device", lanes.device)):
         top, bottom = _ROWS[name]
         for band in bands:
             box = (x(band.start_us), top, max(x(band.end_us) - 0.5, x(band.start_us)), bottom)
             draw.rectangle(box, fill=colour_of(band.what))
+    under = _ROWS["host"][1] + 4
     for mark in lanes.marks:
         at = x(mark.at_us)
-        draw.polygon([(at, 130), (at - 4, 124), (at + 4, 124)], fill=colour_of(WAITS))
-    _axis(draw, lanes, x, small)
-    _legend(draw, lanes, small)
+        draw.polygon([(at, under + 10), (at - 7, under), (at + 7, under)], fill=colour_of(WAITS))
+    _axis(draw, lanes, x, font)
+    for entry in legend:
+        top = _LEGEND + entry.line * _LINE
+        draw.rectangle((entry.left, top + 6, entry.left + 19, top + 25), fill=colour_of(entry.what))
+        draw.text((entry.left + 26, top + 16), entry.text, fill=_INK, font=font, anchor="lm")
     file = BytesIO()
     image.save(file, "PNG", optimize=True)
-    return file.getvalue()
+    return Picture(file.getvalue(), image.size)
+
+
+def _cut(draw: ImageDraw.ImageDraw, text: str, font: Any) -> str:
+    """As much of it as the picture is wide."""
+    text = _drawable(text)
+    while draw.textlength(text, font) > WIDTH - 20:
+        text = f"{text.removesuffix('...')[:-1]}..."
+    return text
 
 
 def _drawable(text: str) -> str:
@@ -82,19 +107,29 @@ def _drawable(text: str) -> str:
 
 
 def _axis(draw: ImageDraw.ImageDraw, lanes: Lanes, x: Callable[[float], float], font: Any) -> None:
-    for mark in range(6):
-        at = lanes.start_us + (lanes.end_us - lanes.start_us) * mark / 5
-        text = f"{(at - lanes.start_us) / 1e3:,.4g} ms"
+    for mark in range(4):
+        at = lanes.start_us + (lanes.end_us - lanes.start_us) * mark / 3
+        text = milliseconds((at - lanes.start_us) / 1e3) if mark else "0"
         place = min(x(at), _RIGHT - draw.textlength(text, font))
-        draw.line([(x(at), 178), (x(at), 183)], fill=_DIM)
-        draw.text((place, 185), text, fill=_DIM, font=font)
+        draw.line([(x(at), _AXIS - 6), (x(at), _AXIS)], fill=_DIM, width=2)
+        draw.text((place, _AXIS + 2), text, fill=_DIM, font=font)
 
 
-def _legend(draw: ImageDraw.ImageDraw, lanes: Lanes, font: Any) -> None:
-    shown = list(dict.fromkeys(band.what for band in (*lanes.host, *lanes.device)))
-    left = float(_LEFT)
-    for what in shown:
+class _Entry(NamedTuple):
+    """One of the legend, with its place."""
+
+    what: str
+    text: str
+    left: float
+    line: int
+
+
+def _legend(lanes: Lanes, font: Any) -> Iterator[_Entry]:
+    left, line = 10.0, 0
+    for what in dict.fromkeys(band.what for band in (*lanes.host, *lanes.device)):
         text = _drawable(NAMES.get(what, what))[:40]
-        draw.rectangle((left, 218, left + 11, 229), fill=colour_of(what))
-        draw.text((left + 16, 216), text, fill=_INK, font=font)
-        left += 34 + draw.textlength(text, font)
+        width = 26 + font.getlength(text) + 18
+        if left > 10.0 and left + width > WIDTH:
+            left, line = 10.0, line + 1
+        yield _Entry(what, text, left, line)
+        left += width

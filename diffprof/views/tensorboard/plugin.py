@@ -30,6 +30,7 @@ from diffprof.views.html.text import prose
 from diffprof.views.plain import clean
 from diffprof.views.tensorboard.files import MARKER_FILE, TRACE_FILE, marker_of, prepare, run_folders
 from diffprof.views.tensorboard.pair import aligned, newest_first, pair
+from diffprof.views.tensorboard.units import binary_units, in_binary_units
 
 STATIC = Path(__file__).with_name("static")
 STOCK = Path(torch_tb_profiler.__file__).with_name("static")
@@ -45,8 +46,14 @@ ELSEWHERE = {
 WORDED = {
     'return isNaN(n)?"N/A":n.toFixed(2)+"%"': 'return isNaN(n)?"–":n===1/0?"new":n.toFixed(2)+"%"',
     "Execution Comparsion": "Execution Comparison",
+    '"Memory Usage ("+e.metadata.memory_metric+")"': (
+        '"Memory Usage ("+e.metadata.memory_metric.replace("B","iB")+")"'
+    ),
+    "Min Size(KB)": "Min Size (KiB)",
+    "Max Size(KB)": "Max Size (KiB)",
 }
-"""What the stock page says -> what it says here. Operators that only the second run has grew by Infinity%."""
+"""What the stock page says -> what it says here. Operators that only the second run has grew by Infinity%,
+and memory is divided by 1024."""
 
 CHOICE = "diff.js"
 """What the page gets besides: it chooses the runs that are compared first."""
@@ -234,7 +241,24 @@ class ProfilerPlugin(TorchProfilerPlugin):
             drawn = profile.get_memory_curve()["metadata"]
             data["rows"] = {name: [] for name in drawn["devices"]}
             data["metadata"]["default_device"] = drawn["default_device"]
-        return self.respond_as_json(data, True)
+        return self.respond_as_json(in_binary_units(data), True)
+
+    @wrappers.Request.application
+    def memory_curve_route(self, request: werkzeug.Request) -> werkzeug.Response:
+        """The stock curve."""
+        profile = self._get_profile_for_request(request)
+        times, sizes = request.args.get("time_metric", "ms"), request.args.get("memory_metric", "MB")
+        curve = profile.get_memory_curve(time_metric=times, memory_metric=sizes)
+        return self.respond_as_json(in_binary_units(curve), True)
+
+    @wrappers.Request.application
+    def memory_events_route(self, request: werkzeug.Request) -> werkzeug.Response:
+        """The stock list of allocations."""
+        profile = self._get_profile_for_request(request)
+        start, end = (request.args.get(key, type=int) for key in ("start_ts", "end_ts"))
+        times, sizes = request.args.get("time_metric", "ms"), request.args.get("memory_metric", "KB")
+        events = profile.get_memory_events(start, end, time_metric=times, memory_metric=sizes)
+        return self.respond_as_json(in_binary_units(events), True)
 
     @wrappers.Request.application
     def module_route(self, request: werkzeug.Request) -> werkzeug.Response:
@@ -264,7 +288,8 @@ def _without_runs(context: base_plugin.TBContext) -> base_plugin.TBContext:
 def _escaped(row: dict[str, Any]) -> dict[str, Any]:
     if row.get("title") == "<hr/>":
         return row
-    return {key: escape(str(value)) for key, value in row.items()}
+    size = row.get("title") == "Memory"
+    return {key: escape(binary_units(str(value)) if size else str(value)) for key, value in row.items()}
 
 
 def _environment(report: Report) -> list[dict[str, str]]:
