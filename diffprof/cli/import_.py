@@ -23,7 +23,8 @@ def command(trace: Path, form: str, fail_on: str, traces: Path, quiet: bool, ver
 
     Kernels, waits with their Python site, idle time of the GPU and its causes, pageable copies and phases,
     each as far as TRACE tells: record with `with_stack=True` for sites and `record_shapes=True` for shapes.
-    Needs no GPU and no PyTorch.
+    Of a trace that a scan left, the report is the scan's. Needs no GPU and no PyTorch. Ctrl-C stops reading,
+    and the report is on what was read; a second one ends at once.
     """
     from diffprof.cli.interrupts import stopping
     from diffprof.errors import DiffprofError
