@@ -39,6 +39,10 @@ class SyncRow(Row, frozen=True, kw_only=True):
     """Where that attribute lives: `cpu` or `device`."""
     index: str | None = None
     """The device tensor that indexes a host table, as written at the site."""
+    read: str | None = None
+    """The local device tensor that Python reads, by its name at the site; None where it is an attribute's."""
+    modules: tuple[str, ...] = ()
+    """The modules in whose code it happened; `*` stands for numbers."""
     offload: bool = False
     """A hook of an offloading scheme moved it."""
     constant: bool | None = None

@@ -63,16 +63,11 @@ def _entered_by(row: SyncRow) -> str | None:
     return method if owner else None
 
 
-def _in_pipeline(row: SyncRow) -> bool:
-    """Whether the pipeline's own code waits, not its scheduler's."""
-    return row.site.function.endswith("__call__")
-
-
 def _methods(rows: Sequence[SyncRow]) -> tuple[str, ...]:
     """`set_timesteps` and `step`, and what else of the scheduler the sites were reached through."""
     found = dict.fromkeys(("set_timesteps", "step"))
     for row in rows:
-        if not _in_pipeline(row) and (method := _entered_by(row)):
+        if method := _entered_by(row):
             found[method] = None
     return tuple(found)
 
@@ -95,8 +90,23 @@ def _host_timesteps(recording: Recording, findings: Sequence[Finding]) -> Code |
     return _code(
         "host_copies",
         (f"_answer_from_host(pipe.{name}, {methods})" for name in _schedulers(recording, rows)),
-        around="_numbers_from_host(pipe)" if any(map(_in_pipeline, rows)) else "",
     )
+
+
+def _host_copies(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
+    """In the pipeline's own code, where uploads are seen, and in the parts of models that read."""
+    lines = _in_parts("_answer_from_host_in", _rows(recording, findings))
+    return _code("host_copies", lines, around="_answered_from_host(pipe)")
+
+
+def _in_parts(function: str, rows: Iterable[SyncRow]) -> list[str]:
+    """A call for each model of the modules that the rows lie in."""
+    parts: dict[str, dict[str, None]] = {}
+    for row in rows:
+        for name in row.modules:
+            model, _, part = name.partition(".")
+            parts.setdefault(model, {})[part] = None
+    return [f"{function}(pipe.{model}, {_tuple(tuple(named))})" for model, named in parts.items()]
 
 
 def _tables_on_host(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
@@ -124,12 +134,15 @@ def _begin_index(recording: Recording, findings: Sequence[Finding]) -> Code | Sk
 
 def _upload_once(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
     rows = _rows(recording, findings)
-    methods = _tuple([name for name in _methods(rows) if name != "set_timesteps"])
-    return _code(
-        "small_uploads",
-        (f"_fill_small_uploads(pipe.{name}, {methods})" for name in _schedulers(recording, rows)),
-        around="_numbers_by_fill(pipe)" if any(map(_in_pipeline, rows)) else "",
-    )
+    known = {each.name for each in recording.target.components if each.role == "scheduler"}
+    scheduled = [row for row in rows if row.part == "scheduler" or row.site.module in known]
+    others = [row for row in rows if row not in scheduled]
+    methods = _tuple([name for name in _methods(scheduled) if name != "set_timesteps"])
+    names = _schedulers(recording, scheduled) if scheduled else ()
+    lines = [f"_fill_small_uploads(pipe.{name}, {methods})" for name in names]
+    lines += _in_parts("_fill_small_uploads_in", others)
+    in_call = any(not row.modules for row in others)
+    return _code("small_uploads", lines, around="_small_uploads_filled(pipe)" if in_call else "")
 
 
 def _host_tensors(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
@@ -137,7 +150,7 @@ def _host_tensors(recording: Recording, findings: Sequence[Finding]) -> Code | S
     for row in _rows(recording, findings):
         model, _, part = (row.site.module or "").partition(".")
         named = parts.setdefault(model, {})
-        if part and not part.endswith("*"):
+        if part and "*" not in part:
             named[part] = None
     return _code(
         "host_tensors",
@@ -148,10 +161,6 @@ def _host_tensors(recording: Recording, findings: Sequence[Finding]) -> Code | S
             for model, named in parts.items()
         ),
     )
-
-
-def _guidance(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
-    return _code("guidance", (), around="_guidance_read_once(pipe)")
 
 
 _SAME_TENSORS = (
@@ -191,20 +200,24 @@ RECIPES = (
             Stage.SCHEDULER,
             why="The timesteps were uploaded by the host, so it knows the value of `t` by its place in them:"
             " it indexes and compares with its own copy. Those that the scheduler computes on the device are"
-            " read once, before the loop; a tensor of `[t / 1000]` is made on the device. " + _SAME_TENSORS,
+            " read once, before the loop. " + _SAME_TENSORS,
         ),
         _host_timesteps,
     ),
     Recipe(
         Fix(
-            "guidance-once",
-            "Ask the device once whether to guide, not in each step",
+            "host-copies",
+            "Read timesteps, masks and sizes from the host's copies of what it has sent to the device",
             Safety.EXACT,
             Stage.SCHEDULER,
-            why="The guidance scale is a tensor on the device, one number for each frame, and each `if` on it"
-            " waits. It does not change during the call, so that the answer is kept until it does.",
+            why="The pipeline's own code, and the parts of models that read, run with the host keeping a"
+            " copy of the small tensors that it uploads or makes, and of what follows from them exactly:"
+            " comparisons, whole numbers, rearranging. `if t > limit`, lengths of prompts and `x[mask]`"
+            " then need no answer of the device. A tensor of `[t / 1000]` is made on the device. In code"
+            " under"
+            " `torch.compile` nothing changes. " + _SAME_TENSORS,
         ),
-        _guidance,
+        _host_copies,
     ),
     # After the fixes above: it has to stand outside of them, so that they see its tensors arrive.
     Recipe(
@@ -214,7 +227,7 @@ RECIPES = (
             Safety.EXACT,
             Stage.SCHEDULER,
             why="A copy from the host ends in a wait, a fill kernel's argument does not; up to eight numbers"
-            " are filled in, larger tensors are sent once and copied on the device. `linalg.solve` becomes"
+            " are filled in, larger constants are sent once and copied on the device. `linalg.solve` becomes"
             " `linalg.solve_ex`, the same solver without the check for a singular matrix. The same numbers"
             " arrive, with the same type, on the same device.",
         ),

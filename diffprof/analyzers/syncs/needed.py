@@ -26,13 +26,16 @@ def needed(imports: Sequence[str], definitions: str, used: str) -> tuple[tuple[s
         reached = set(wanted)
         wanted = wanted.union(*(within for names, within, _ in pieces if names & reached))
     kept = "".join(text for names, _, text in pieces if names & wanted).strip("\n")
-    bound = {line: {a.asname or a.name.partition(".")[0] for a in _aliases(line)} for line in imports}
-    return tuple(line for line in imports if bound[line] & wanted), f"{kept}\n" if kept else ""
+    return tuple(filter(None, (_used(line, wanted) for line in imports))), f"{kept}\n" if kept else ""
 
 
-def _aliases(statement: str) -> list[ast.alias]:
+def _used(statement: str, wanted: set[str]) -> str:
+    """An import of what is wanted alone; empty where nothing is."""
     (node,) = ast.parse(statement).body
-    return node.names if isinstance(node, (ast.Import, ast.ImportFrom)) else []
+    if not isinstance(node, (ast.Import, ast.ImportFrom)):
+        return ""
+    node.names = [each for each in node.names if (each.asname or each.name.partition(".")[0]) in wanted]
+    return ast.unparse(node) if node.names else ""
 
 
 def _defined(node: ast.stmt) -> set[str]:

@@ -18,15 +18,20 @@ import torch
 
 from diffprof.devices.simulated import Blocking, same_storage, suspended
 
+SMALL = 64
+"""Elements of a local tensor that Python may want the value of."""
+
 
 @dataclass(frozen=True)
 class Owner:
     """label: `scheduler.sigmas`; device: where that tensor lives, `cpu` or `device`; index: the source
-    text of the device tensor that indexes it, for a host table."""
+    text of the device tensor that indexes it, for a host table; read: the name of the local device tensor
+    that is read, where no attribute is."""
 
-    label: str
+    label: str | None
     device: str
     index: str | None = None
+    read: str | None = None
 
 
 def owner_of(frame: FrameType, event: Blocking, names: dict[int, str]) -> Owner | None:
@@ -58,19 +63,46 @@ def _read_attribute(
     """The attribute whose memory was read; else the device attributes that the statement names."""
     tensor = event.tensor
     owner = frame.f_locals.get("self")
-    if not _on(tensor, host=False) or owner is None or isinstance(owner, torch.nn.Module):
+    if not _on(tensor, host=False) or owner is None:
         return None
+    named = [node for node in ast.walk(statement) if isinstance(node, (ast.Attribute, ast.Name))]
+    on_device = [(node, value) for node in named if _on(value := _value(node, frame), host=False)]
+    for node, value in on_device:
+        if isinstance(node, ast.Attribute) and same_storage(value, tensor):
+            return Owner(_label(node, frame, names), "device")
+    small = {n.id for n, value in on_device if isinstance(n, ast.Name) and _is_read(value)}
+    local = Owner(None, "device", read=small.pop()) if len(small) == 1 else None
+    if isinstance(owner, torch.nn.Module):
+        return local
     held = {name: value for name, value in _attributes(owner) if _on(value, host=False)}
     for name, value in held.items():
         if same_storage(value, tensor):
             return Owner(f"{_object_name(owner, names)}.{name}", "device")
-    for node in ast.walk(statement):
-        if isinstance(node, ast.Attribute) and node.attr in held and ast.unparse(node.value) == "self":
+    of_self = [n for n in named if isinstance(n, ast.Attribute) and ast.unparse(n.value) == "self"]
+    for node in of_self:
+        if node.attr in held:
             return Owner(f"{_object_name(owner, names)}.{node.attr}", "device")
-    used = [name for name in held if name in frame.f_code.co_names]
+    if local is not None:
+        return local
+    asked = [name for node in of_self for name in _looked_at(owner, node.attr)]
+    looked_at = asked if frame.f_code.co_name == "__call__" else (*frame.f_code.co_names, *asked)
+    used = [name for name in held if name in looked_at]
     if len(used) == 1:
         return Owner(f"{_object_name(owner, names)}.{used[0]}", "device")
     return None
+
+
+def _is_read(value: torch.Tensor) -> bool:
+    """Whether Python may want the value of such a local tensor: a few numbers, or a mask."""
+    return value.numel() <= (SMALL if value.is_floating_point() else SMALL**2)
+
+
+def _looked_at(owner: Any, name: str, depth: int = 2) -> Iterator[str]:
+    """The names that a property looks at, through the properties that it asks."""
+    code = getattr(getattr(getattr(type(owner), name, None), "fget", None), "__code__", None)
+    for inner in code.co_names if code is not None and depth else ():
+        yield inner
+        yield from _looked_at(owner, inner, depth - 1)
 
 
 def _attributes(owner: Any) -> Iterator[tuple[str, Any]]:

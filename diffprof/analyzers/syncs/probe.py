@@ -190,9 +190,11 @@ class SyncObserver(Observer):
             shape=row.event.shape,
             values_known=row.known,
             assumed=None if row.assumed is None else str(row.assumed),
+            modules=_patterns(row.modules),
             owner=owner.label if owner else None,
             owner_device=owner.device if owner else None,
             index=owner.index if owner else None,
+            read=owner.read if owner else None,
             offload=row.offload,
             constant=None if row.count == 1 or None in row.contents else len(row.contents) == 1,
             witnesses=("dispatch", *self._second_witness(key)),
@@ -266,10 +268,20 @@ def _is_offloader(frame: FrameType) -> bool:
     return importable_path(frame.f_code.co_filename)[0] in _OFFLOADERS
 
 
+def _patterns(modules: set[str]) -> tuple[str, ...]:
+    """Names of modules, with `*` for the numbers of several that differ in nothing else."""
+    alike: dict[str, list[str]] = {}
+    for name in sorted(modules):
+        pattern = ".".join("*" if part.isdigit() else part for part in name.split("."))
+        alike.setdefault(pattern, []).append(name)
+    return tuple(names[0] if len(names) == 1 else pattern for pattern, names in alike.items())
+
+
 def _common_module(modules: set[str]) -> str | None:
-    """The module itself, or the longest path that all share, with `.*`."""
-    if len(modules) <= 1:
-        return next(iter(modules), None)
+    """The module itself, or what their names have in common: `*` for numbers, or for all that follows."""
+    patterns = _patterns(modules)
+    if len(patterns) <= 1:
+        return next(iter(patterns), None)
     split = [name.split(".") for name in sorted(modules)]
     shared = []
     for parts in zip(*split, strict=False):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from diffprof.analyzers.syncs import advice
 from diffprof.finding import Evidence, Finding, Severity
 from diffprof.recording import Recording, SyncRow, steady_per_step
 from diffprof.rules import rule
@@ -65,38 +66,33 @@ def _in_scheduler(recording: Recording, row: SyncRow) -> bool:
     return row.part == "scheduler" or row.site.module in schedulers
 
 
-def _numbers_of_the_pipeline(row: SyncRow) -> bool:
-    """Whether the pipeline's own `__call__` builds a tensor of `[t]` or `[t / 1000]` there."""
-    line = dict(row.site.excerpt).get(row.site.line, "")
-    return row.site.function.endswith("__call__") and bool(re.search(r"torch\.tensor\(\[[\w. /*]+\]", line))
-
-
-def _asks_for_guidance(row: SyncRow) -> bool:
-    """Whether the pipeline's own `__call__` asks there whether it guides, and the scale is a tensor."""
-    line = dict(row.site.excerpt).get(row.site.line, "")
-    return row.site.function.endswith("__call__") and "self.do_classifier_free_guidance" in line
-
-
 def _read_fixes(recording: Recording, row: SyncRow) -> tuple[str, ...]:
     """Of a read in a scheduler, if the host could know the value: what a model has computed it can't."""
     if not row.in_loop or not row.values_known:
         return ()
-    if _asks_for_guidance(row):
-        return ("guidance-once",)
     if not _in_scheduler(recording, row):
-        return ("host-timesteps",) if _numbers_of_the_pipeline(row) else ()
+        return ("host-copies",)
     if _in_search(row):
-        return ("set-begin-index",)
+        # In a copy of the scheduler, which the pipeline made for the call: with timesteps of its own.
+        return ("set-begin-index",) if row.site.module else ("set-begin-index", "host-copies")
     if row.owner_device == "device" and row.owner and not row.owner.endswith(".timesteps"):
         return ("scheduler-tables-on-host",)
     return ("host-timesteps",)
 
 
 def _upload_fixes(recording: Recording, row: SyncRow) -> tuple[str, ...]:
-    known = _in_scheduler(recording, row) or _numbers_of_the_pipeline(row)
-    if known and row.in_loop:
+    if row.in_loop and _in_scheduler(recording, row) and (_is_small(row) or row.constant is not False):
         return ("upload-once",)
-    return ("host-tensors-once",) if _recurs(row) and _sent_by_denoiser(recording, row) else ()
+    if not _recurs(row):
+        return ()
+    if _sent_by_denoiser(recording, row):
+        return ("host-tensors-once",)
+    return ("upload-once",) if _is_small(row) or row.constant else ()
+
+
+def _is_small(row: SyncRow) -> bool:
+    """Whether a fill kernel can write it: up to eight numbers."""
+    return row.shape is not None and math.prod(row.shape) <= 8
 
 
 def _sent_by_denoiser(recording: Recording, row: SyncRow) -> bool:
@@ -133,13 +129,10 @@ def value_read(recording: Recording) -> Iterator[Finding]:
     Exact: the same value is read, from the side where it already is.
     """
     for index, row in _rows(recording, lambda r: r.kind == "value-read" and not _is_host_table(r)):
-        what = f"`{row.owner}` is on the device and its value" if row.owner else "A device value"
-        message = f"{what} is read by Python ({row.op}): {row.reason}"
-        advice = (
-            f"Keep `{row.owner}` on the CPU (one copy before the loop), or a Python list of its values."
-            if row.owner
-            else "Decide with values the host already has, or keep the decision on the device (torch.where)."
-        )
+        name = row.owner or row.read
+        what = f"`{name}` is on the device and its value" if name else "A device value"
+        where = f", in {row.site.module}" if row.site.module else ""
+        message = f"{what} is read by Python ({row.op}{where}): {row.reason}"
         yield _finding(
             recording,
             "SYN001",
@@ -147,7 +140,9 @@ def value_read(recording: Recording) -> Iterator[Finding]:
             index,
             row,
             message,
-            advice=advice,
+            advice=advice.value_read(
+                row, in_scheduler=_in_scheduler(recording, row), in_search=_in_search(row)
+            ),
             fixes=_read_fixes(recording, row),
         )
 
@@ -183,7 +178,7 @@ def host_table_device_index(recording: Recording) -> Iterator[Finding]:
             index,
             row,
             f"{sides}: {row.reason}",
-            advice=f"Index `{row.owner}` with a host value: keep a CPU copy of the timesteps.",
+            advice=advice.host_table(row),
             fixes=_read_fixes(recording, row),
         )
 
@@ -211,7 +206,6 @@ def data_dependent_shape(recording: Recording) -> Iterator[Finding]:
     """
     for index, row in _rows(recording, lambda r: r.kind == "data-dependent-shape"):
         message = f"The shape of {row.op} depends on device values{_who(row)}: {row.reason}"
-        in_search = _in_search(row)
         yield _finding(
             recording,
             "SYN003",
@@ -219,9 +213,7 @@ def data_dependent_shape(recording: Recording) -> Iterator[Finding]:
             index,
             row,
             message,
-            advice="Call scheduler.set_begin_index(0) before the loop."
-            if in_search
-            else "Use a form whose size the host knows: torch.where, masked_fill, output_size=.",
+            advice=advice.shape(row, in_search=_in_search(row)),
             fixes=_read_fixes(recording, row),
         )
 
@@ -263,7 +255,7 @@ def device_to_host_copy(recording: Recording) -> Iterator[Finding]:
             severity=Severity.INFO if final and not row.in_loop else _severity(row),
             advice='Unavoidable for an image on the host; output_type="pt" leaves it on the device.'
             if final
-            else "Keep the host's copy from before the upload instead of reading it back.",
+            else advice.to_host(row),
             fixes=() if final else _read_fixes(recording, row),
         )
 
@@ -299,7 +291,7 @@ def host_to_device_copy(recording: Recording) -> Iterator[Finding]:
             index,
             row,
             message,
-            advice="Create it on the device, or upload it before any work is queued.",
+            advice=advice.upload_once(row),
             fixes=_upload_fixes(recording, row),
         )
 
@@ -367,7 +359,7 @@ def tensor_from_device_scalars(recording: Recording) -> Iterator[Finding]:
             index,
             row,
             message,
-            advice="Use torch.stack or expand; they stay on the device.",
+            advice=advice.from_scalars(row),
             fixes=_read_fixes(recording, row),
         )
 
@@ -404,7 +396,7 @@ def upload_every_step(recording: Recording) -> Iterator[Finding]:
             index,
             row,
             message,
-            advice="Upload it once before the loop (a buffer, or a device table indexed by a Python int).",
+            advice=advice.upload_again(row, in_scheduler=_in_scheduler(recording, row)),
             fixes=_upload_fixes(recording, row),
         )
 
@@ -517,7 +509,7 @@ def library_check(recording: Recording) -> Iterator[Finding]:
             index,
             row,
             f"{row.op} checks device values on the host{_who(row)}: {row.reason}",
-            advice="Use the *_ex variant, or compute the small system on the host before the loop.",
+            advice=advice.library_check(row),
             fixes=_upload_fixes(recording, row),
         )
 

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch._C import _is_torch_function_mode_enabled
+from torch.overrides import handle_torch_function
 
 from . import autocast, copies, hostside, runtime
 from .blocking import FROM_SCALARS
@@ -115,10 +117,15 @@ def _read_elements(x: Any) -> Any:
 
 
 def _reading(constructor: Callable[..., Any], position: int) -> Callable[..., Any]:
-    """Read device scalars in lists one by one, as C++ does."""
+    """Read device scalars in lists one by one, as C++ does. Modes of torch functions see the call before."""
 
     @functools.wraps(constructor)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if _is_torch_function_mode_enabled() and any(map(_has_device_scalar, (*args, *kwargs.values()))):
+            default = torch.get_default_device()
+            if position == 0 and default.type != "cpu":
+                kwargs.setdefault("device", default)
+            return handle_torch_function(wrapper, (), *args, **kwargs)
         if len(args) > position:
             data = args[position]
             if type(data) in (list, tuple) and _has_device_scalar(data):

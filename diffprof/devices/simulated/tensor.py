@@ -7,9 +7,13 @@ that storage are known: writing unknown data through any view makes all of them 
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch._C import _is_torch_function_mode_enabled
+from torch.overrides import handle_torch_function
 
 from .blocking import ASSIGNS_ON_DEVICE
 from .observer import TensorMeta, UnknownValue, dtype_name
@@ -122,6 +126,20 @@ class Cell:
         self.storage = storage
 
 
+def _told_to_modes(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Let modes of torch functions see a method that is written in Python, as they see C++'s."""
+
+    @functools.wraps(method)
+    def run(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if _is_torch_function_mode_enabled():
+            return handle_torch_function(run, (self,), self, *args, **kwargs)
+        if type(self) is not SimTensor:
+            return getattr(torch.Tensor, method.__name__)(self, *args, **kwargs)
+        return method(self, *args, **kwargs)
+
+    return run
+
+
 class SimTensor(torch.Tensor):
     """A tensor on the simulated device. Make one with `known` or `unknown`."""
 
@@ -175,11 +193,13 @@ class SimTensor(torch.Tensor):
 
     if ASSIGNS_ON_DEVICE:
 
+        @_told_to_modes
         def __setitem__(self, index: Any, value: Any) -> None:
             from .indexing import assigned_index
 
             super().__setitem__(assigned_index(self, index, value), value)
 
+    @_told_to_modes
     def tolist(self) -> Any:
         """The values as Python numbers: one copy to the host, which waits for it."""
         from .methods import to_list

@@ -33,7 +33,7 @@ from tests.analyzers.syncs.applied import (
     source,
 )
 from tests.builders import make_finding, make_recording, make_site, make_sync
-from tests.corpus import CASES, Case
+from tests.corpus import CASES, Case, modules_of
 
 BLOCKING = {
     "CogVideoXDDIMScheduler": {"host-timesteps"},
@@ -210,7 +210,40 @@ def test_a_schedule_that_begins_in_the_middle(name: str, case: str) -> None:
         assert in_loop(after.recording) == []
 
 
-ELSEWHERE = ["sd21-v-prediction", "marigold-depth", "wan-t2v", "shap-e", "cogvideox", "stable-cascade-prior"]
+def hooks_of(pipe: Any) -> int:
+    modules = {id(m): m for part in modules_of(pipe) for m in part.modules()}
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules.values())
+
+
+ELSEWHERE = {
+    "sd21-v-prediction": {"SYN001", "SYN003"},
+    "marigold-depth": {"SYN002"},
+    "wan-t2v": {"SYN008"},
+    "shap-e": {"SYN001"},
+    "cogvideox": {"SYN002"},
+    "stable-cascade-prior": {"SYN001", "SYN008"},
+    # `torch.tensor([t])` in the pipeline's loop, and `add_noise` of what comes of it.
+    "sd15-inpaint-plain-unet": {"SYN005", "SYN007"},
+    "kandinsky22-inpaint": {"SYN007"},
+    "hunyuan-dit": {"SYN007", "SYN008"},
+    "auraflow": {"SYN007", "SYN008"},
+    # `if t >= boundary`, `float(sigmas[i])`, a guidance scale for each frame, in the pipeline and its mixins.
+    "wan22-two-transformers": {"SYN001"},
+    "stable-video-diffusion": {"SYN001"},
+    "sdxl-pag": {"SYN001"},
+    "ace-step": {"SYN001"},
+    # Timesteps that the pipeline makes itself, for copies of the scheduler.
+    "skyreels-v2-diffusion-forcing": {"SYN001", "SYN003"},
+    # Constants that the pipeline or a part of a model makes and sends.
+    "dit-class-conditional": {"SYN008"},
+    "chroma": {"SYN008"},
+    "animatediff-free-noise": {"SYN008"},
+    # Masks and lengths of the prompt, and a hook that compares the timestep, in parts of a model.
+    "hunyuan-image": {"SYN003"},
+    "mochi": {"SYN003"},
+    "wan-pyramid-attention-broadcast": {"SYN001"},
+}
+"""Pipelines -> rules that find something in their loops. Nothing is left there."""
 
 
 @pytest.mark.parametrize("name", ELSEWHERE)
@@ -220,32 +253,29 @@ def test_other_pipelines(name: str) -> None:
         place(case.pipe, values="known")
         run = Run(case, device)
         expected, report = run.call()
-        assert report.in_loop
-        apply(case.pipe, fixes_for(report))
-        got, after = run.call()
+        assert {f.rule for f in report.in_loop} >= ELSEWHERE[name]
+        codes = fixes_for(report)
+        namespace = apply(case.pipe, codes)
+        hooks = hooks_of(case.pipe)
+        with around(codes, namespace):
+            got, after = run.call()
+        assert hooks_of(case.pipe) == hooks
         assert same(got, expected)
         assert in_loop(after.recording) == []
 
 
-@pytest.mark.parametrize(
-    "name", ["sd15-inpaint-plain-unet", "kandinsky22-inpaint", "hunyuan-dit", "auraflow"]
-)
-def test_numbers_that_the_pipeline_itself_builds(name: str) -> None:
-    """`torch.tensor([t])` in the pipeline's loop, and `add_noise` of what comes of it."""
+def test_what_the_model_computes_is_asked_as_before() -> None:
+    """Sizes are read on the host; the experts that the model chose are not known there."""
     with simulated_gpu() as device:
-        case = CASES[name].build()
+        case = CASES["hidream-moe"].build()
         place(case.pipe, values="known")
         run = Run(case, device)
         expected, report = run.call()
-        assert "SYN007" in {f.rule for f in report.in_loop}
         codes = fixes_for(report)
-        scope = inspect.unwrap(type(case.pipe).__call__).__globals__
-        before = scope["torch"]
         with around(codes, apply(case.pipe, codes)):
             got, after = run.call()
-        assert scope["torch"] is before
         assert same(got, expected)
-        assert in_loop(after.recording) == []
+        assert {f.site.function for f in after.in_loop if f.site} == {"MOEFeedForwardSwiGLU.moe_infer"}
 
 
 TABLES = {
@@ -288,23 +318,6 @@ def host_tensors_once() -> Any:
     code = fixes_code("host-tensors-once")
     exec("\n".join(code.imports) + "\n" + code.definitions, namespace)
     return namespace["_host_tensors_once"]
-
-
-def test_a_guidance_scale_on_the_device_is_asked_once() -> None:
-    with simulated_gpu() as device:
-        case = CASES["stable-video-diffusion"].build()
-        place(case.pipe, values="known")
-        run = Run(case, device)
-        expected, report = run.call()
-        codes = fixes_for(report)
-        assert "guidance-once" in codes
-        before = vars(type(case.pipe)).get("do_classifier_free_guidance")
-        with around(codes, apply(case.pipe, codes)):
-            got, after = run.call()
-        assert vars(type(case.pipe)).get("do_classifier_free_guidance") is before
-        assert same(got, expected)
-        left = [row for row in after.recording.syncs or () if row.in_loop]
-        assert [(row.kind, row.count, row.first_step_only) for row in left] == [("value-read", 1, True)]
 
 
 def test_what_the_host_computes_with_stays_on_the_host() -> None:
@@ -402,7 +415,7 @@ def apply_to(scheduler: Any, key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", [r.fix.key for r in RECIPES if r.fix.key not in ("guidance-once", "host-tensors-once")]
+    "key", [r.fix.key for r in RECIPES if r.fix.key not in ("host-copies", "host-tensors-once")]
 )
 def test_a_fixed_scheduler_is_still_what_it_was(key: str, tmp_path: Any) -> None:
     scheduler = df.DDIMScheduler(num_train_timesteps=500)
@@ -456,11 +469,12 @@ def test_nothing_is_kept_of_a_schedule_that_is_gone() -> None:
             scheduler.set_timesteps(4, device=device)
             for t in scheduler.timesteps:
                 scheduler.step(sample, t, sample)
+        known = namespace["_known"].tensors
         del t
-        assert len(namespace["_known"].tensors) == 1
+        assert sum(map(len, known.values())) == 1
         del scheduler
         gc.collect()
-        assert len(namespace["_known"].tensors) == 0
+        assert sum(map(len, known.values())) == 0
 
 
 def fixes_code(key: str) -> Code:

@@ -81,16 +81,52 @@ def test_a_search_in_every_step_is_no_search_for_the_first():
 
 
 def test_no_fix_is_named_where_none_helps():
-    """The host can't know what a model has computed, nor do the fixes reach beyond the scheduler."""
+    """The host can't know what a model has computed, nor send beforehand what is new in each step."""
     for row in (
         make_sync("value-read", values_known=False, assumed="False"),
-        make_sync("value-read", part="denoiser"),
+        make_sync("device-to-host", part="callback", values_known=False),
         make_sync("value-read", in_loop=False),
-        make_sync("host-to-device", part=None),
-        make_sync("device-to-host", part="callback"),
+        make_sync("host-to-device", part=None, shape=(1, 4, 64, 64), constant=False),
+        make_sync("host-to-device", shape=(1, 4, 64, 64), constant=False),
         make_sync("synchronize"),
     ):
         assert only(make_recording(row)).fixes == ()
+
+
+def test_what_the_host_has_sent_is_read_there_wherever_it_is_asked():
+    for row in (
+        make_sync("value-read", part="denoiser"),
+        make_sync("value-read", part=None),
+        make_sync("data-dependent-shape", part="denoiser"),
+        make_sync("tensor-from-device-scalars", part=None),
+    ):
+        assert only(make_recording(row)).fixes == ("host-copies",)
+    site = make_site(function="UniPCMultistepScheduler._init_step_index", module=None)
+    found = only(make_recording(make_sync("value-read", site=site)))
+    assert found.fixes == ("set-begin-index", "host-copies")
+
+
+def test_a_local_tensor_is_named():
+    finding = only(make_recording(make_sync("value-read", part=None, read="t")))
+    assert "`t` is on the device" in finding.message
+    assert "value of `t`" in finding.advice
+
+
+def test_advice_names_the_part_of_the_model_and_the_form_to_write():
+    def advice(kind, line, module=None, **more):
+        site = make_site(line=7, excerpt=((7, line),), module=module)
+        return only(make_recording(make_sync(kind, site=site, part="denoiser", **more))).advice
+
+    constant = {"constant": True, "shape": (64,)}
+    kept_table = advice("host-to-device", "x = self.freqs.to(d)", "unet.rope", **constant)
+    assert "buffer of `unet.rope`" in kept_table
+    assert "`torch.full`" in advice("host-to-device", "x = torch.tensor(w, device=d)", "unet", **constant)
+    assert "t.expand(n)" in advice("tensor-from-device-scalars", "x = torch.tensor([t] * n)")
+    assert "scatter_add_" in advice("data-dependent-shape", "n = i.bincount()", op="aten::bincount")
+    assert "once after it" in advice("device-to-host", "self.m[i] = x.cpu()", values_known=False)
+    assert "solve_ex" in advice("library-check", "x = torch.linalg.solve(a, b)")
+    kept = {"count": 1, "by_step": (1, 0, 0, 0), "first_step_only": True}
+    assert "Later calls" in advice("host-to-device", "self.freqs = self.freqs.to(d)", "unet.rope", **kept)
 
 
 def test_uploads_of_a_scheduler_name_their_fix():

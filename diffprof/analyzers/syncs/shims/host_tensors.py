@@ -48,7 +48,8 @@ class _HostTensors:
 
     Attention blocks send the same rotary tables one after the other, and a time embedding its frequencies in
     each step; each copy from the host ends in a wait. The same numbers arrive, with the same type. The first
-    call is watched: what the host computes with stays on the host, where it may be rounded otherwise.
+    call is watched, and the first with host tensors in other places: what the host computes with stays on the
+    host, where it may be rounded otherwise.
     """
 
     most = 8
@@ -59,13 +60,17 @@ class _HostTensors:
     def __init__(self):
         self.kept = {}
         self.uses = None
+        self.called = {}
+        """Places of the host tensors that a call gave -> places of all tensors that are only sent then."""
         self.sent = None
-        """Places of tensors that are only sent; None before the first call."""
+        """Those of the call that runs; None in the first of its kind, which is watched."""
 
     def before(self, model, args, kwargs):
         device = _device(args, kwargs)
         if device is None:
             return None
+        self.kind = frozenset(place for place, each in _leaves((args, kwargs), ("given",)) if _on_host(each))
+        self.sent = self.called.get(self.kind)
         if self.sent is None:
             self.uses = _HostUses()
             self.uses.watch((args, kwargs), ("given",))
@@ -77,7 +82,8 @@ class _HostTensors:
         uses, self.uses = self.uses, None
         if uses is not None:
             uses.__exit__(None, None, None)
-            self.sent = None if result is None else set(uses.places.values()) - uses.computed
+            if result is not None:
+                self.called[self.kind] = set(uses.places.values()) - uses.computed
 
     def before_part(self, name, module, args, kwargs):
         device = _device(args, kwargs)

@@ -3,12 +3,11 @@
 import functools
 
 import torch
-from torch.overrides import TorchFunctionMode
 
-from diffprof.analyzers.syncs.shims.standing import _around_methods, _tensor_in_call
+from diffprof.analyzers.syncs.shims.standing import _around_methods, _in_call, _in_parts, _Standing
 
 
-class _SmallUploads(TorchFunctionMode):
+class _SmallUploads(_Standing):
     """Hands small host tensors to the device as arguments of a fill kernel, larger ones once.
 
     A copy from the host ends in a wait for the device; a kernel's arguments don't. The same numbers arrive.
@@ -18,6 +17,8 @@ class _SmallUploads(TorchFunctionMode):
     """Elements that are filled in one by one."""
     kept_bytes = 65536
     """Up to this size the device keeps what it was sent, to be copied there when it is sent again."""
+    most = 64
+    """Tensors that the device keeps."""
 
     def __init__(self, kept):
         super().__init__()
@@ -25,7 +26,7 @@ class _SmallUploads(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
+        name = "" if torch.compiler.is_compiling() else getattr(func, "__name__", "")
         if name in ("to", "cuda") and self.on_host(args[0]):
             device, dtype = self.target(args[1:], kwargs, "cuda" if name == "cuda" else "cpu")
             if device.type != "cpu":
@@ -53,6 +54,8 @@ class _SmallUploads(TorchFunctionMode):
             return values.to(device)
         key = values.dtype, values.shape, device, values.contiguous().view(torch.uint8).numpy().tobytes()
         if key not in self.kept:
+            for oldest in list(self.kept)[: 1 - self.most]:
+                del self.kept[oldest]
             self.kept[key] = values.to(device)
         return self.kept[key].clone()
 
@@ -91,12 +94,11 @@ def _fill_small_uploads(scheduler, methods):
     _around_methods(scheduler, methods, functools.partial(_SmallUploads, {}))
 
 
-def _numbers_by_fill(pipe):
-    """Inside, `torch.tensor([t], device=...)` in the pipeline's own code fills instead of copying."""
-    kept: dict = {}
+def _fill_small_uploads_in(model, parts):
+    """Run the code of parts of a model with `_SmallUploads`."""
+    _in_parts(model, parts, functools.partial(_SmallUploads, {}))
 
-    def tensor(torch, *args, **kwargs):
-        with _SmallUploads(kept):
-            return torch.tensor(*args, **kwargs)
 
-    return _tensor_in_call(pipe, tensor)
+def _small_uploads_filled(pipe):
+    """Inside, the pipeline's own code runs with `_SmallUploads`."""
+    return _in_call(pipe, _SmallUploads({}))

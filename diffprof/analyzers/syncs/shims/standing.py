@@ -1,9 +1,17 @@
-"""Where a shim stands while it works: around methods of a scheduler, or in a pipeline's own code."""
+"""Where a shim stands while it works: around methods of a scheduler, in a pipeline's own code, in parts of a
+model."""
 
 import contextlib
+import fnmatch
 import functools
-import inspect
 import types
+
+import torch
+from torch.overrides import TorchFunctionMode, _get_current_function_mode
+
+
+class _Standing(TorchFunctionMode):
+    """A mode that stands in some code and not in the models that this code calls."""
 
 
 def _around_methods(owner, names, mode, then=None):
@@ -26,15 +34,83 @@ def _around_methods(owner, names, mode, then=None):
             setattr(owner, name, types.MethodType(run, owner))
 
 
+class _Within:
+    """Forward hooks of a module: `mode()` stands in its own code."""
+
+    def __init__(self, mode):
+        self.mode = mode
+        self.entered = []
+
+    def before(self, module, args):
+        if not torch.compiler.is_compiling():
+            self.entered.append(self.mode())
+            self.entered[-1].__enter__()
+
+    def after(self, module, args, result):
+        if self.entered and not torch.compiler.is_compiling():
+            self.entered.pop().__exit__(None, None, None)
+
+    def of(self, module):
+        return (
+            module.register_forward_pre_hook(self.before),
+            module.register_forward_hook(self.after, always_call=True, prepend=True),
+        )
+
+
+class _Outside:
+    """Forward hooks of a module: no mode of these stands in it, which would only cost time there."""
+
+    def __init__(self):
+        self.left = []
+
+    def before(self, module, args):
+        if not torch.compiler.is_compiling():
+            modes = []
+            while isinstance(_get_current_function_mode(), _Standing):
+                modes.append(_get_current_function_mode())
+                modes[-1].__exit__(None, None, None)
+            self.left.append(modes)
+
+    def after(self, module, args, result):
+        if self.left and not torch.compiler.is_compiling():
+            for mode in reversed(self.left.pop()):
+                mode.__enter__()
+
+    def of(self, module):
+        return (
+            module.register_forward_pre_hook(self.before, prepend=True),
+            module.register_forward_hook(self.after, always_call=True),
+        )
+
+
+def _called_in(module):
+    """The modules that a module calls by itself: its children, those in lists as well."""
+    for child in module.children():
+        if isinstance(child, (torch.nn.ModuleList, torch.nn.ModuleDict)):
+            yield from _called_in(child)
+        else:
+            yield child
+
+
 @contextlib.contextmanager
-def _tensor_in_call(pipe, make):
-    """Inside, `torch.tensor(...)` in the pipeline's own code is `make(torch, ...)`."""
-    scope = inspect.unwrap(type(pipe).__call__).__globals__
-    before = scope["torch"]
-    scope["torch"] = types.ModuleType("torch")
-    scope["torch"].__getattr__ = functools.partial(getattr, before)
-    scope["torch"].tensor = functools.partial(make, before)
+def _in_call(pipe, mode):
+    """Inside, `mode` stands in the pipeline's own code."""
+    models = [part for part in vars(pipe).values() if isinstance(part, torch.nn.Module)]
+    outside = _Outside()
+    hooks = [hook for model in models for part in (model, *_called_in(model)) for hook in outside.of(part)]
     try:
-        yield
+        with mode:
+            yield
     finally:
-        scope["torch"] = before
+        for hook in hooks:
+            hook.remove()
+
+
+def _in_parts(model, parts, mode):
+    """`mode()` stands in the code of parts of a model, by name: "" is the model, `*` stands for a number."""
+    outside = _Outside()
+    for name, module in model.named_modules():
+        if any(fnmatch.fnmatchcase(name, part) for part in parts):
+            _Within(mode).of(module)
+            for called in _called_in(module):
+                outside.of(called)
