@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from diffprof.chrome_trace.carried import member
 from diffprof.chrome_trace.stream import GZIP_MAGIC
-from diffprof.chrome_trace.writer import write_trace
+from diffprof.chrome_trace.writer import unwritten, write_trace
 from diffprof.errors import DiffprofError
 from diffprof.recording import DeviceInfo, Grade, Recording, Unseen
 
@@ -123,7 +123,4 @@ def _copy(exported: Path, target: Path, member: bytes) -> None:
         part.replace(target)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise DiffprofError(
-            f"The trace could not be written to {target}: {error.strerror or error}.",
-            "Free some space or choose another folder.",
-        ) from error
+        raise unwritten(target, error) from error

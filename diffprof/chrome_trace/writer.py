@@ -87,11 +87,16 @@ def write_trace(
     except OSError as error:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-        raise DiffprofError(
-            f"The trace could not be written to {target}: {error.strerror or error}.",
-            "Free some space or choose another folder.",
-        ) from error
+        raise unwritten(target, error) from error
     return target
+
+
+def unwritten(target: Path, error: OSError) -> DiffprofError:
+    """The disk did not take a trace."""
+    return DiffprofError(
+        f"The trace could not be written to {target}: {error.strerror or error}.",
+        "Free some space or choose another folder.",
+    )
 
 
 def _open(path: Path, *, compressed: bool) -> IO[bytes]:
