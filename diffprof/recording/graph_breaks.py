@@ -76,6 +76,9 @@ class GraphBreakRow(Row, frozen=True, kw_only=True):
     count: int | None = None
     """Times that the line is passed in one pipeline call; None where that could not be counted."""
     per_step: float | None = None
+    phase: str | None = None
+    """encode, prepare, denoise, decode or postprocess: where the line is passed most often, or, of one that
+    is not passed, the innermost call above it that is. None: not known."""
     modules: tuple[str, ...] = ()
     """Modules whose call comes there."""
     skipped_frame: str | None = None

@@ -151,14 +151,22 @@ def _made_up(each: Distinct, result: Result) -> bool:
 
 
 def break_rows(
-    component: str, found: Sequence[Distinct], result: Result, *, calls: int, per_step: float, grade: Grade
+    component: str,
+    found: Sequence[Distinct],
+    result: Result,
+    *,
+    calls: int,
+    per_step: float,
+    phase: str | None = None,
+    grade: Grade,
 ) -> tuple[GraphBreakRow, ...]:
     """The recording's form of `distinct_breaks`, in the same order.
 
-    calls: of the component in one pipeline call; per_step: in each denoising step.
+    calls: of the component in one pipeline call; per_step: in each denoising step; phase: of these calls,
+    where the result does not tell that of each line.
     """
     lines = {each.stack[0][:2]: each.site for each in found}
-    return tuple(_row(component, each, lines, result, calls, per_step, grade) for each in found)
+    return tuple(_row(component, each, lines, result, calls, per_step, phase, grade) for each in found)
 
 
 def _row(
@@ -168,6 +176,7 @@ def _row(
     result: Result,
     calls: int,
     per_step: float,
+    phase: str | None,
     grade: Grade,
 ) -> GraphBreakRow:
     inner = each.stack[0]
@@ -189,6 +198,7 @@ def _row(
         in_hook=_in_hook(each.stack),
         count=passes * calls if passes else None,
         per_step=passes * per_step if passes else None,
+        phase=_phase(each, result) or phase,
         modules=tuple(modules[:_SHOWN_MODULES]),
         skipped_frame=_skipped(each),
         hidden_by=_shown(lines.get(by[:2], by)) if by else None,
@@ -196,6 +206,12 @@ def _row(
         ops=sum(graph.ops for graph in each.graphs),
         grade=grade,
     )
+
+
+def _phase(each: Distinct, result: Result) -> str | None:
+    """That of the line, or of the innermost call above it that was made."""
+    phases = {p.place[:2]: p.phase for p in result.passed if p.times}
+    return next((phases[p[:2]] for p in (each.site, *each.stack) if phases.get(p[:2])), None)
 
 
 def site_of(stack: Sequence[Place], module: str | None) -> Site:

@@ -19,19 +19,20 @@ from diffprof.analyzers.graph_breaks.hidden import add_hidden_breaks
 from diffprof.analyzers.graph_breaks.hollow import Emptier, Hollow
 from diffprof.analyzers.graph_breaks.observe import Call, Part
 from diffprof.analyzers.graph_breaks.repeats import Block, equal_blocks, markers, stand_in
-from diffprof.callsite import Place
+from diffprof.callsite import Place, is_machinery
 from diffprof.pipeline import replaced
 
 
 @dataclass
 class Passed:
     """How often a line was come to in one call of plain Python, and of which modules, by path. raised: an
-    exception went through it."""
+    exception went through it; phase: the most frequent one of the pipeline, where that was followed."""
 
     place: Place
     times: int
     modules: list[str]
     raised: bool = False
+    phase: str | None = None
 
 
 @dataclass
@@ -162,8 +163,11 @@ def plain_call(part: Part, call: Call, emptier: Emptier) -> None:
 
 
 @contextmanager
-def counting(owners: Mapping[str, Any], places: set[Place], result: Result) -> Iterator[None]:
-    """Count how often plain Python passes these lines, and in which modules of the owners, by name.
+def counting(
+    owners: Mapping[str, Any], places: set[Place], result: Result, phase: Callable[[], str] | None = None
+) -> Iterator[None]:
+    """Count how often plain Python passes these lines, and in which modules of the owners, by name. phase:
+    tells the one that the pipeline is in.
 
     A statement of several lines comes back to its first line: a pass is where it was entered.
     """
@@ -179,6 +183,7 @@ def counting(owners: Mapping[str, Any], places: set[Place], result: Result) -> I
     counts: Counter[tuple[CodeType, int]] = Counter()
     where: dict[tuple[str, int], list[str]] = {}
     raised: set[tuple[str, int]] = set()
+    phases: dict[tuple[str, int], Counter[str]] = {}
     first: dict[tuple[CodeType, int], int] = {}
 
     def entered(frame: FrameType, event: str, arg: Any) -> Any:
@@ -193,6 +198,8 @@ def counting(owners: Mapping[str, Any], places: set[Place], result: Result) -> I
             raised.add(key)
         if event == "line" and first.setdefault((code, line), frame.f_lasti) == frame.f_lasti:
             counts[code, line] += 1
+            if phase is not None:
+                phases.setdefault(key, Counter())[phase()] += 1
             path = _module_around(frame, modules)
             if path is not None and path not in where.setdefault(key, []):
                 where[key].append(path)
@@ -209,14 +216,18 @@ def counting(owners: Mapping[str, Any], places: set[Place], result: Result) -> I
         for (code, line), times in counts.items():
             key = (code.co_filename, line)
             passes[key] = max(passes[key], times)
-        result.passed += [
-            Passed(p, passes.get(p[:2], 0), where.get(p[:2], []), p[:2] in raised) for p in sorted(places)
-        ]
+        for place in sorted(places):
+            key = place[:2]
+            most = phases[key].most_common(1)[0][0] if key in phases else None
+            result.passed.append(Passed(place, passes.get(key, 0), where.get(key, []), key in raised, most))
 
 
-def worth_counting(capture: Capture) -> set[Place]:
-    """Of each break, the line that a person would edit and the innermost one."""
-    return {p for b in capture.breaks for p in (b.stack[0], site_place(b.stack))}
+def worth_counting(capture: Capture, *, above: bool = False) -> set[Place]:
+    """Of each break, the line that a person would edit and the innermost one; above: and the calls that lead
+    there."""
+    lines = {p for b in capture.breaks for p in (b.stack[0], site_place(b.stack))}
+    calls = {p for b in capture.breaks for p in b.stack if not is_machinery(p[0])} if above else set()
+    return lines | calls
 
 
 def _module_around(frame: FrameType | None, modules: dict[int, str]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -52,10 +53,17 @@ class Part:
     """Attributes of a scheduler before its first call."""
     blocks: list[Seen] = field(default_factory=list)
     """Inputs of the submodules that may be equal, from the first call."""
+    phases: Counter[str] = field(default_factory=Counter)
+    """Of its calls."""
 
     @property
     def count(self) -> int:
         return sum(call.count for call in self.calls)
+
+    @property
+    def phase(self) -> str | None:
+        """The one in which it is called most often."""
+        return self.phases.most_common(1)[0][0] if self.phases else None
 
     @property
     def per_step(self) -> float:
@@ -70,13 +78,14 @@ def observing(pipe: Any) -> Iterator[list[Part]]:
     parts: list[Part] = []
     tracker = PhaseTracker()
     with ExitStack() as stack:
-        stack.enter_context(tracker.watching(pipe))
         for name, component in components(pipe).items():
             for method in _methods(name, component):
                 label = name if method == "__call__" else f"{name}.{method}"
                 part = Part(label, component, method, role(name, component))
                 parts.append(part)
                 _follow(part, tracker, stack)
+        # Around what follows the calls, so that a call is taken down within its phase.
+        stack.enter_context(tracker.watching(pipe))
         yield parts
     for part in parts:
         part.steps = tracker.steps_total
@@ -163,5 +172,6 @@ def _noting(part: Part, tracker: PhaseTracker) -> Callable[[Signature, Any], Non
         part.order.append(at)
         part.calls[at].count += 1
         part.calls[at].in_loop += tracker.denoising
+        part.phases[tracker.current.name] += 1
 
     return note

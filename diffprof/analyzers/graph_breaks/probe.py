@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -136,7 +136,8 @@ def _capture_parts(
             return capture_part(part, say=send)
 
         def done(result: Result, seconds: float, cached: bool) -> None:
-            rows[part.name] = _rows(part.name, result, part.count, part.per_step, grade, seconds, cached)
+            known = _Known(part.name, part.count, part.per_step, part.phase, grade)
+            rows[part.name] = _rows(known, result, seconds, cached)
 
         def failed(why: str) -> None:
             rows[part.name] = (_failed(part.name, why, part.count, part.per_step), ())
@@ -179,7 +180,8 @@ def _capture_scope(
 
         def done(result: Result, seconds: float, cached: bool) -> None:
             # Lines are counted over the whole call here.
-            row, breaks = _rows(label, result, 1, 0.0, grade, seconds, cached)
+            known = _Known(label, 1, 0.0, "denoise" if name == "step" else None, grade)
+            row, breaks = _rows(known, result, seconds, cached)
             found.captures.append(_replace(row, calls=calls, per_step=per_step))
             found.breaks += [replace(b, row=_in_loop(b.row, loop, steps)) for b in breaks]
             if row.failure:
@@ -213,22 +215,41 @@ def _given(scene: Scene, parts: Sequence[Part]) -> list[Any] | None:
     return [arguments, values, states, inner]
 
 
+class _Known(NamedTuple):
+    """What is known of something that was captured: its calls in one of the pipeline, in each step, and the
+    phase of these."""
+
+    name: str
+    calls: int
+    per_step: float
+    phase: str | None
+    grade: Grade
+
+
 def _rows(
-    name: str, result: Result, calls: int, per_step: float, grade: Grade, seconds: float, cached: bool
+    known: _Known, result: Result, seconds: float, cached: bool
 ) -> tuple[CaptureRow, tuple[Priced, ...]]:
     capture = result.capture
     distinct = distinct_breaks(result)
-    rows = break_rows(name, distinct, result, calls=calls, per_step=per_step, grade=grade)
+    rows = break_rows(
+        known.name,
+        distinct,
+        result,
+        calls=known.calls,
+        per_step=known.per_step,
+        phase=known.phase,
+        grade=known.grade,
+    )
     breaks = tuple(map(Priced, distinct, rows))
     failure = capture.failure
     row = CaptureRow(
-        component=name,
+        component=known.name,
         graphs=len(capture.graphs),
         ops=capture.ops,
         breaks=len(breaks),
         fullgraph_ready=capture.whole,
-        calls=calls,
-        per_step=per_step,
+        calls=known.calls,
+        per_step=known.per_step,
         regions_per_call=sum(graph.runs for graph in capture.graphs),
         folded=dict(_summed(result.folded)),
         seconds=round(seconds, 2),

@@ -64,7 +64,7 @@ def _break_findings(
             grade=cost.grade if cost else row.grade,
             severity=_severity(per_step),
             site=row.site,
-            phase="denoise" if per_step else None,
+            phase="denoise" if per_step else row.phase,
             in_loop=per_step > 0,
             count=row.count or 1,
             per_step=per_step,

@@ -29,7 +29,7 @@ from diffprof.analyzers.graph_breaks.observe import Part
 from diffprof.analyzers.graph_breaks.repeats import marker
 from diffprof.analyzers.graph_breaks.rewrite import body_apart
 from diffprof.analyzers.graph_breaks.signature import Skeleton, signature
-from diffprof.pipeline import components, denoising_loops, replaced, with_role
+from diffprof.pipeline import PhaseTracker, components, denoising_loops, replaced, with_role
 
 RUNNER = "__diffprof_run_loop_body__"
 
@@ -139,7 +139,12 @@ def _captured(pipe: Any, given: Callable[[], Any], capture: Callable[[Any], Capt
     into = capture(given)
     result = Result(into)
     if into.breaks:
-        with counting(components(pipe), worth_counting(into), result):
+        tracker = PhaseTracker()
+        lines = worth_counting(into, above=True)
+        with (
+            tracker.watching(pipe),
+            counting(components(pipe), lines, result, lambda: tracker.current.name),
+        ):
             try:
                 args, kwargs = given()
                 pipe(*args, **kwargs)

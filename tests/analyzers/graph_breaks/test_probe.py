@@ -14,10 +14,12 @@ import torch
 import diffprof
 from diffprof.analyzers.graph_breaks.causes import kind_of
 from diffprof.analyzers.graph_breaks.probe import probe_graph_breaks
+from diffprof.analyzers.graph_breaks.rules import side_effect_in_graph
 from diffprof.errors import UsageError
 from diffprof.recording import CaptureRow
 from tests.analyzers.graph_breaks.conftest import in_child
-from tests.analyzers.graph_breaks.tiny import Scene, Small, sdxl, small
+from tests.analyzers.graph_breaks.tiny import Pipe, Scene, Small, sdxl, small
+from tests.builders import make_recording
 
 PIPELINE = "diffusers/pipelines/stable_diffusion_xl/pipeline_stable_diffusion_xl.py"
 EULER = "diffusers/schedulers/scheduling_euler_discrete.py"
@@ -119,6 +121,54 @@ def test_the_loop_body_and_the_scheduler_step_are_captured_apart() -> None:
     for name in ("step", "scheduler.step"):
         assert any(row.component == name and row.site.file == EULER and row.per_step == 1.0 for row in rows)
         assert not captures()[name].fullgraph_ready
+
+
+def test_the_phase_of_a_break_is_known_outside_the_loop_too() -> None:
+    rows = whole_call()["sections"]["graph_breaks"]
+    phases = {(row.component, row.site.function, row.per_step): row.phase for row in rows}
+    assert phases["call", "set_timesteps", 0.0] == "prepare"
+    assert phases["call", "__call__", 0.0] == "prepare"
+    assert phases["call", "step", 1.0] == phases["step", "step", 1.0] == "denoise"
+    assert phases["scheduler.step", "step", 1.0] == "denoise"
+    assert None not in phases.values()
+
+
+class Loud(Small):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        print("loud")
+        return super().forward(x)
+
+
+class Phases(Pipe):
+    """Its text encoder is called in a method that encodes, its VAE decodes."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.encode_prompt(x)
+        return self.components["vae"].decode(x)
+
+    def encode_prompt(self, x: torch.Tensor) -> torch.Tensor:
+        print("prompt")
+        return self.components["text_encoder"](x)
+
+
+class LoudVae(Small):
+    def decode(self, x: torch.Tensor) -> torch.Tensor:
+        print("decoded")
+        return self.linear(x)
+
+
+def test_phases_of_what_is_called_once() -> None:
+    pipe = Phases(text_encoder=Loud(), vae=LoudVae())
+    scene = Scene(pipe, {"x": torch.ones(2, 4)})
+    sections = probe_graph_breaks(scene, None, scope="call", cache=False)
+    found = {(row.component, row.site.function): row.phase for row in sections["graph_breaks"]}
+    assert found == {
+        ("text_encoder", "forward"): "encode",
+        ("vae.decode", "decode"): "decode",
+        ("call", "encode_prompt"): "encode",
+    }
+    recording = make_recording(graph_breaks=sections["graph_breaks"])
+    assert {finding.phase for finding in side_effect_in_graph(recording)} == {"encode", "decode"}
 
 
 def test_a_step_counter_is_burnt_in() -> None:
