@@ -25,7 +25,8 @@ from diffprof.targets.scene import Scene
 from diffprof.tuning.difference import Incomparable, Output, difference, output_of
 from diffprof.tuning.keeping import Measured
 from diffprof.tuning.subject import Mark, Subject
-from diffprof.tuning.twin import NoTwin, Twin, twin_of
+from diffprof.tuning.twin.building import Twin, twin_of
+from diffprof.tuning.twin.shrinking import NoTwin
 
 PASSES = 3
 """Clean passes of each state."""

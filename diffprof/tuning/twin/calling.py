@@ -1,0 +1,104 @@
+"""The call of the twin: the arguments of the original's, for few steps and a small picture."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from diffprof.pipeline import with_role
+from diffprof.targets.calls import bound, names
+from diffprof.targets.scene import Scene
+from diffprof.tuning.twin.shrinking import WIDTHS
+from diffprof.tuning.twin.sizes import LENGTHS, PIXELS, Sizes
+
+STEPS = 3
+"""Denoising steps: a first, a last, and a steady one between."""
+
+SEED = 0
+
+
+def small_call(scene: Scene, made: Any, factor: int, sizes: Sizes) -> dict[str, Any]:
+    """The scene's arguments for its twin `made`: tensors and pictures of its widths and sizes."""
+    smaller = _Smaller(_width_map(scene.pipe, factor), sizes)
+    given = bound(scene.pipe, scene.args, scene.kwargs)
+    kwargs = {name: smaller.argument(name, value) for name, value in given.items()}
+    known, _ = names(made)
+    steps = kwargs.get("num_inference_steps")
+    few = _few_steps(made, kwargs)
+    if "num_inference_steps" in known and not (isinstance(steps, int) and steps <= few):
+        kwargs["num_inference_steps"] = few
+    wanted = {"height": sizes.small_height, "width": sizes.small_width}
+    wanted |= dict.fromkeys(LENGTHS, sizes.small_frames)
+    wanted["use_resolution_binning"] = False  # it would make the picture as large as the original's
+    kwargs |= {name: value for name, value in wanted.items() if name in known}
+    if "output_type" in known and kwargs.get("output_type") != "latent":
+        kwargs["output_type"] = "np"
+    return kwargs
+
+
+def _few_steps(pipe: Any, kwargs: Mapping[str, Any]) -> int:
+    """STEPS that are done: of a picture that is changed with some strength only that share is."""
+    default = inspect.signature(pipe.__call__).parameters.get("strength")
+    strength = kwargs.get("strength", default.default if default is not None else None)
+    if isinstance(strength, int | float) and 0.0 < strength < 1.0:
+        return math.ceil(STEPS / strength)
+    return STEPS
+
+
+def _width_map(pipe: Any, factor: int) -> dict[int, int]:
+    """Last dimensions of embeddings -> those of the twin."""
+    found = {}
+    for part in (*with_role(pipe, "denoiser").values(), *with_role(pipe, "text_encoder").values()):
+        config: Any = getattr(part, "config", None)
+        items = config.to_dict() if hasattr(config, "to_dict") else dict(config or {})
+        for key in WIDTHS:
+            value = items.get(key)
+            for each in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(each, int) and not isinstance(each, bool) and each % factor == 0:
+                    found[each] = each // factor
+        # What else is projected to a width, such as an IP-Adapter's embeddings of pictures.
+        later: Any = getattr(part, "encoder_hid_proj", None)
+        for module in later.modules() if isinstance(later, torch.nn.Module) else ():
+            if isinstance(module, torch.nn.Linear) and module.in_features % factor == 0:
+                found.setdefault(module.in_features, module.in_features // factor)
+    return found
+
+
+@dataclass(frozen=True)
+class _Smaller:
+    """widths: of embeddings, and those of the twin."""
+
+    widths: Mapping[int, int]
+    sizes: Sizes
+
+    def argument(self, name: str, value: Any) -> Any:
+        if isinstance(value, torch.Generator):
+            return torch.Generator().manual_seed(SEED)
+        if isinstance(value, torch.Tensor):
+            return self.tensor(name, value)
+        if hasattr(value, "getbands"):
+            return value.resize(tuple(min(PIXELS, side) for side in value.size))
+        if isinstance(value, list | tuple):
+            return type(value)(self.argument(name, each) for each in value)
+        if isinstance(value, dict):
+            return {key: self.argument(key, each) for key, each in value.items()}
+        return value
+
+    def tensor(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        """A random one; what counts or masks is zero."""
+        shape = list(value.shape)
+        if "embed" not in name and len(shape) >= 3:
+            smaller = self.sizes.of_shape(shape)
+            packed = "latents" in name and len(shape) == 3 and smaller == shape
+            shape = [shape[0], self.sizes.of_tokens(shape[1]), shape[2]] if packed else smaller
+        elif shape:
+            shape[-1] = self.widths.get(shape[-1], shape[-1])
+        generator = torch.Generator().manual_seed(SEED)
+        if value.is_floating_point():
+            return torch.randn(shape, generator=generator).to(value.dtype)
+        return torch.zeros(shape, dtype=value.dtype)

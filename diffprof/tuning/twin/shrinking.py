@@ -1,0 +1,164 @@
+"""The configuration of a model -> that of the same model with every width divided by one factor."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from diffprof.tuning.twin.sizes import PIXELS, Sizes
+
+TEXT_LAYERS = 2
+"""Layers of the text encoders: what they compute is an input of what is compared."""
+
+WIDTHS = (
+    *("block_out_channels", "decoder_block_out_channels", "encoder_block_out_channels", "channels"),
+    *("base_block_out_channels", "ctrl_block_out_channels", "num_trans_channel", "num_proj_channel"),
+    *("hidden_size", "intermediate_size", "out_hidden_size", "projection_dim", "d_model", "d_kv", "d_ff"),
+    *("dim", "inner_dim", "hidden_dim", "kv_inner_dim", "model_dim", "ffn_dim", "ff_dim", "freq_dim"),
+    *("cross_attention_dim", "cross_attention_dim_t5", "cross_attention_input_dim", "encoder_hid_dim"),
+    *("joint_attention_dim", "pooled_projection_dim", "caption_projection_dim", "caption_channels"),
+    *(
+        "text_dim",
+        "text_embed_dim",
+        "text_embed_2_dim",
+        "text_emb_dim",
+        "text_encoder_dim",
+        "text_hidden_dim",
+    ),
+    *("in_text_dim", "in_text_dim2", "context_in_dim", "cap_feat_dim", "image_dim"),
+    *("embedding_dim", "embedding_proj_dim", "clip_embed_dim", "conditioning_dim", "timbre_hidden_dim"),
+    *("clip_text_in_channels", "clip_text_pooled_in_channels", "clip_image_in_channels"),
+    *("time_dim", "time_embed_dim", "time_embedding_dim", "time_proj_dim", "timestep_ratio_embedding_dim"),
+    *("addition_time_embed_dim", "projection_class_embeddings_input_dim", "class_embeddings_dim"),
+    "global_states_input_dim",
+)
+"""Configuration entries that count features, and are divided."""
+
+_AXES = ("axes_dims_rope", "rope_axes_dim", "axes_dim_rope")
+"""Entries that say how many features of a head turn with each axis of the picture."""
+
+
+class NoTwin(Exception):
+    """This pipeline can't be shrunk; the message says why."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """factor: what every width is divided by. heads: of a transformer the number of heads is divided, not
+    their size. sizes: of the picture."""
+
+    factor: int
+    heads: bool
+    sizes: Sizes
+
+
+def shrunk(part: Any, scale: Scale) -> Any:
+    """A component made again, smaller, with values of its own initialisation; what is no module is copied.
+
+    Raises NoTwin for a width that the factor does not divide.
+    """
+    if not isinstance(part, torch.nn.Module):
+        if callable(getattr(part, "set_timesteps", None)) and hasattr(part, "config"):
+            return copy.deepcopy(part)
+        return part if not hasattr(type(part), "from_config") else copy.copy(part)
+    config: Any = getattr(part, "config", None)
+    cls = type(part)
+    if hasattr(config, "to_dict"):
+        made = cls(type(config)(**_text_config(config.to_dict(), scale.factor)))
+    elif config is not None and hasattr(cls, "from_config"):
+        plain = {key: value for key, value in dict(config).items() if not key.startswith("_")}
+        made = cls.from_config(_model_config(plain, scale))
+    elif (members := _members(part)) is not None:
+        # Several ControlNets or adapters in one.
+        made = cls([shrunk(each, scale) for each in members])  # type: ignore[call-arg]
+    else:
+        raise NoTwin(f"{cls.__name__} has no configuration")
+    made.eval()
+    return made
+
+
+def _members(part: torch.nn.Module) -> torch.nn.ModuleList | None:
+    """What a module is made of that is nothing but a list of others."""
+    children = list(part.children())
+    return children[0] if len(children) == 1 and isinstance(children[0], torch.nn.ModuleList) else None
+
+
+def _model_config(config: Mapping[str, Any], scale: Scale) -> dict[str, Any]:
+    """Of a diffusers model."""
+    factor = scale.factor
+    found = scale.sizes.of_config(config)
+    for key in WIDTHS:
+        if found.get(key) is not None:
+            found[key] = divided(found[key], factor, key)
+    widths = found.get("block_out_channels")
+    if widths is None and found.get("attention_head_dim") and found.get("num_attention_heads"):
+        # A transformer: its width is heads times their size.
+        if scale.heads:
+            found["num_attention_heads"] = divided(
+                found["num_attention_heads"], factor, "num_attention_heads"
+            )
+            return found
+        found["attention_head_dim"] = divided(found["attention_head_dim"], factor, "attention_head_dim")
+        for key in _AXES:
+            if found.get(key):
+                found[key] = _even_parts(found[key], found["attention_head_dim"])
+    if widths is not None and found.get("norm_num_groups"):
+        found["norm_num_groups"] = _groups(found["norm_num_groups"], widths)
+    size = found.get("sample_size")
+    if isinstance(size, int) and widths is not None:
+        # An autoencoder's counts pixels, a UNet's latents. Of a transformer's more may depend: PixArt takes
+        # the size of the picture as a condition where it is 128.
+        found["sample_size"] = min(size, PIXELS if "latent_channels" in found else PIXELS // 8)
+    return found
+
+
+def _text_config(config: Mapping[str, Any], factor: int) -> dict[str, Any]:
+    """Of a transformers model, and those in it; with fewer layers."""
+    found = dict(config)
+    for key in ("dtype", "torch_dtype", "model_type", "transformers_version"):
+        found.pop(key, None)
+    for key, value in found.items():
+        if isinstance(value, Mapping) and key.endswith("_config"):
+            found[key] = _text_config(value, factor)
+        elif key in WIDTHS and isinstance(value, int):
+            found[key] = divided(value, factor, key)
+        elif key in ("num_hidden_layers", "num_layers", "num_decoder_layers") and isinstance(value, int):
+            found[key] = min(value, TEXT_LAYERS)
+        elif key == "head_dim" and isinstance(value, int):
+            found[key] = divided(value, factor, key)
+    return found
+
+
+def divided(value: Any, factor: int, key: str) -> Any:
+    """A number of features, or each of several, divided. Raises NoTwin, naming `key`, where that is no
+    integer."""
+    if isinstance(value, list | tuple):
+        return type(value)(divided(each, factor, key) for each in value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        return value
+    if value % factor:
+        raise NoTwin(f"{key} {value} is not divisible by {factor}")
+    return value // factor
+
+
+def _groups(groups: int, widths: Any) -> int:
+    """The largest number of groups, up to the original one, that divides every width."""
+    shared = math.gcd(*widths) if isinstance(widths, list | tuple) else int(widths)
+    return max(n for n in range(1, min(groups, shared) + 1) if shared % n == 0)
+
+
+def _even_parts(axes: Any, whole: int) -> Any:
+    """Rotary dimensions of the axes: even, in proportion to the original ones, of that sum."""
+    total = sum(axes)
+    if whole % 2 or whole // 2 < len(axes):
+        raise NoTwin(f"heads of {whole} features hold no {len(axes)} rotary axes")
+    parts = [max(1, round(whole / 2 * axis / total)) for axis in axes]
+    parts[-1] += whole // 2 - sum(parts)
+    if parts[-1] < 1:
+        raise NoTwin(f"heads of {whole} features hold no {len(axes)} rotary axes")
+    return type(axes)(2 * part for part in parts)

@@ -1,0 +1,126 @@
+"""How large the picture of a call is, and how large that of the twin: everything that follows from it, in
+the call's arguments and in the models' configurations, changes in proportion."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from diffprof.pipeline import components
+from diffprof.targets.calls import native_side, parameters
+
+PIXELS = 64
+"""Side of the twin's picture, where the original's is not smaller."""
+
+FRAMES = 5
+"""Of the twin's video, where the original has not fewer."""
+
+LENGTHS = ("num_frames", "video_length", "sample_frames")
+"""Names of a video's length, as arguments and in configurations."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """height, width: pixels; frames: of a video. `small_`: those of the twin."""
+
+    height: int
+    width: int
+    frames: int
+    small_height: int
+    small_width: int
+    small_frames: int
+
+    @property
+    def pixels(self) -> int:
+        """Of all the twin's frames."""
+        return self.small_height * self.small_width * self.small_frames
+
+    def of_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """A model's configuration, with the sizes that its tables of positions are made for."""
+        found = dict(config)
+        for key, whole, small in (
+            ("sample_height", self.height, self.small_height),
+            ("sample_width", self.width, self.small_width),
+        ):
+            if isinstance(found.get(key), int):
+                found[key] = max(1, found[key] * small // whole)
+        for key in LENGTHS:
+            if found.get(key) == self.frames:
+                found[key] = self.small_frames
+        return found
+
+    def of_shape(self, shape: Sequence[int]) -> list[int]:
+        """The shape of a tensor that is the picture, a mask or latents of it, at whatever scale.
+
+        Of other tensors the shape that they have.
+        """
+        *outer, rows, columns = shape
+        if rows * self.width == columns * self.height:
+            small = rows * self.small_height / self.height, columns * self.small_width / self.width
+            if all(n >= 1 and n.is_integer() for n in small):
+                return [*outer, int(small[0]), int(small[1])]
+        return list(shape)
+
+    def of_tokens(self, count: int) -> int:
+        """The number of patches that a picture of that many is now, as packed latents have them."""
+        side = math.sqrt(self.height * self.width / count) if count else 0.0
+        if side.is_integer() and side:
+            small = self.small_height * self.small_width / side**2
+            if small >= 1 and small.is_integer():
+                return int(small)
+        return count
+
+
+def sizes_of(pipe: Any, given: Mapping[str, Any], *, small: bool = True) -> Sizes:
+    """Of a call with these arguments. small: else the twin's picture is as large as the original's."""
+    seen = _pictured(given)
+    height, width = (
+        _count(given.get(name)) or side or _default(pipe, (name,)) or _made_for(pipe, name)
+        for name, side in zip(("height", "width"), seen, strict=True)
+    )
+    frames = next((given[name] for name in LENGTHS if _count(given.get(name))), None)
+    frames = frames or _default(pipe, LENGTHS) or _configured(pipe, LENGTHS) or FRAMES
+    if not small:
+        return Sizes(height, width, frames, height, width, frames)
+    return Sizes(height, width, frames, min(PIXELS, height), min(PIXELS, width), min(FRAMES, frames))
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def _pictured(given: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Height and width of the first picture among the arguments, pixels."""
+    for name, value in given.items():
+        first = value[0] if isinstance(value, list | tuple) and value else value
+        if "image" in name and "embed" not in name:
+            if hasattr(first, "getbands"):
+                return first.height, first.width
+            if getattr(first, "ndim", 0) == 4 and first.shape[1] <= 4:
+                return first.shape[-2], first.shape[-1]
+    return None, None
+
+
+def _default(pipe: Any, names: Sequence[str]) -> int | None:
+    """What the call takes where an argument is not given."""
+    known = parameters(pipe)
+    found = (_count(known[name].default) for name in names if name in known)
+    return next((value for value in found if value is not None), None)
+
+
+def _made_for(pipe: Any, name: str) -> int:
+    sample = _configured(pipe, (f"sample_{name}",))
+    scale = getattr(pipe, "vae_scale_factor_spatial", getattr(pipe, "vae_scale_factor", None))
+    return sample * scale if sample and isinstance(scale, int) else native_side(pipe)
+
+
+def _configured(pipe: Any, names: Sequence[str]) -> int | None:
+    """What a component's configuration says; not an autoencoder's, whose sizes are those of its tiles."""
+    for part in components(pipe).values():
+        for name in names if not hasattr(part, "decode") else ():
+            value = _count(getattr(getattr(part, "config", None), name, None))
+            if value is not None:
+                return value
+    return None
