@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,11 +22,47 @@ _INT8 = {
 }
 
 
+_LIMITS = (
+    *("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY"),
+    *("FBGEMM_ENABLE_INSTRUCTIONS", "FBGEMM_NO_ASMJIT", "MKL_ENABLE_INSTRUCTIONS"),
+)
+"""Variables that keep PyTorch's libraries from using what the CPU has."""
+
+_WITHOUT_INT8 = {"SSE41", "AVX", "AVX2", "AVX512_CORE"}
+"""Of oneDNN's limits ("CPU Dispatcher Control" in its developer guide), those below the first of these."""
+
+
 def int8_instructions() -> tuple[str, ...]:
-    """Instructions of this CPU that multiply 8-bit integers and add up in 32 bits, without which PyTorch's
-    INT8 matmul (`torch._int_mm`) has no fast path."""
+    """Instructions of this CPU that multiply 8-bit integers and add up in 32 bits, as far as PyTorch may use
+    them (see `int8_unused`). Without, its INT8 matmul has no fast path: `torch._int_mm` asks for AVX512-VNNI
+    and oneDNN, and multiplies number by number else (aten/src/ATen/native/LinearAlgebra.cpp,
+    `_int_mm_out_cpu`)."""
+    return () if int8_unused() else _int8_of_the_cpu()
+
+
+def int8_unused() -> str | None:
+    """What keeps PyTorch from the instructions that this CPU has for INT8, if something does."""
+    if not _int8_of_the_cpu():
+        return None
+    if not torch._C._get_mkldnn_enabled():
+        return "torch.backends.mkldnn is switched off"
+    named = next((name for name in _LIMITS[:2] if os.environ.get(name)), None)
+    if named and os.environ[named].upper() in _WITHOUT_INT8:
+        return f"{named}={os.environ[named]}"
+    return None
+
+
+def _int8_of_the_cpu() -> tuple[str, ...]:
     found = torch.cpu.get_capabilities()
     return tuple(name for key, name in _INT8.items() if found.get(key))
+
+
+def _limits() -> dict[str, str]:
+    """What holds PyTorch's libraries back in this process; empty as a rule."""
+    found = {name: os.environ[name] for name in _LIMITS if os.environ.get(name)}
+    if not torch._C._get_mkldnn_enabled():
+        found["torch.backends.mkldnn"] = "off"
+    return found
 
 
 class CpuDevice:
@@ -54,6 +91,8 @@ class CpuDevice:
                 "threads": torch.get_num_threads(),
                 "capability": torch.backends.cpu.get_cpu_capability(),
                 "int8_instructions": int8_instructions(),
+                "int8_unused": int8_unused(),
+                "limits": _limits(),
             },
         )
 

@@ -135,8 +135,14 @@ def summary(recording: Recording) -> Iterator[str]:
 def _instructions(recording: Recording) -> Iterator[str]:
     """What a CPU has for INT8, on which torchao's dynamic scheme depends."""
     found = recording.device.details.get("int8_instructions")
+    unused = recording.device.details.get("int8_unused")
     if found:
         yield f"This CPU multiplies INT8 with {', '.join(found)}."
+    elif unused:
+        yield (
+            f"PyTorch does not use this CPU's instructions for INT8 products ({unused}); without them "
+            "torchao's int8-dynamic has no fast path."
+        )
     elif found is not None:
         yield (
             "This CPU has no instructions for INT8 products (VNNI, AMX); without them torchao's int8-dynamic "

@@ -204,7 +204,11 @@ class _Probe:
         info = self.device.info()
         stored = None
         if use_cache:
-            on = machine(info.name, **{"threads": torch.get_num_threads(), **info.details})
+            # What a product of float32, or of 8-bit integers, is computed with.
+            matmul = [each.matmul.fp32_precision for each in (torch.backends.cuda, torch.backends.mkldnn)]
+            engine = torch.backends.quantized.engine
+            facts = {"threads": torch.get_num_threads(), "matmul": matmul, "engine": engine}
+            on = machine(info.name, **facts, **info.details)
             stored = TimingCache(self.tools.cache_path or default_path(), on)
         self._say("quantization: timing shapes", shapes)
         return Bench(
