@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from rich.segment import Segment
 from textual.binding import Binding, BindingType
 from textual.content import Content
-from textual.events import Resize
-from textual.geometry import Size
-from textual.scroll_view import ScrollView
 from textual.selection import Selection
 from textual.strip import Strip
 from textual.style import Style
-from textual.visual import Visual
 
 from diffprof.views.tui.ink import Writing, laid_out
+from diffprof.views.tui.line_view import LineView
 
 
-class Article(ScrollView, can_focus=True):
+class Article(LineView, can_focus=True):
     """Shows a `Writing`. Only the lines on the screen are drawn."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -33,7 +31,7 @@ class Article(ScrollView, can_focus=True):
         self._columns = 0
         self._strips: dict[int, Strip] = {}
 
-    def on_resize(self, event: Resize) -> None:
+    def placed(self) -> None:
         if self.scrollable_content_region.width != self._columns:
             self._fill()
 
@@ -52,7 +50,7 @@ class Article(ScrollView, can_focus=True):
         room = self._columns - (0 if self.show_vertical_scrollbar else 1)
         self.lines = laid_out(self.writing.blocks, room)
         self._strips.clear()
-        self.virtual_size = Size(self._columns, len(self.lines))
+        self.set_length(len(self.lines))
         self.refresh()
 
     # --- drawing -------------------------------------------------------------------------------------
@@ -65,25 +63,28 @@ class Article(ScrollView, can_focus=True):
         place = y + self.scroll_offset.y
         columns = self.scrollable_content_region.width
         if place >= len(self.lines):
-            return Strip.blank(columns, self.rich_style)
+            return Strip.blank(columns, self.visual_style.rich_style)
         selection = self.text_selection
         if selection is not None and (span := selection.get_span(place)) is not None:
             line = self.lines[place]
             start, end = span
             end = len(line) if end == -1 else end
             style = Style.from_styles(self.screen.get_component_styles("screen--selection"))
-            marked = line.stylize(style, start, end)
-            return self._drawn(marked, columns).apply_offsets(0, place)
+            return self._drawn(line.stylize(style, start, end), place, columns)
         found = self._strips.get(place)
         if found is None or found.cell_length != columns:
-            found = self._drawn(self.lines[place], columns).apply_offsets(0, place)
-            self._strips[place] = found
+            found = self._strips[place] = self._drawn(self.lines[place], place, columns)
         return found
 
-    def _drawn(self, line: Content, columns: int) -> Strip:
-        strips = Visual.to_strips(self, line, columns, 1, self.visual_style, apply_selection=False)
-        strip = strips[0] if strips else Strip.blank(columns)
-        return strip.adjust_cell_length(columns, self.rich_style)
+    def _drawn(self, line: Content, place: int, columns: int) -> Strip:
+        """A line; each piece of it knows where it stands in the text, for the mouse to select it."""
+        base = self.visual_style
+        segments = []
+        x = 0
+        for text, style in line.render(base, end="", parse_style=self._get_style):
+            segments.append(Segment(text, (base + style).rich_style_with_offset(x, place)))
+            x += len(text)
+        return Strip(segments).adjust_cell_length(columns, base.rich_style)
 
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
         return selection.extract("\n".join(line.plain for line in self.lines)), "\n"

@@ -2,45 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.content import Content
-from textual.events import Click
 from textual.message import Message
-from textual.widgets import Input, Static
+from textual.widgets import Input
 
-from diffprof.views.tui.ink import styled
+from diffprof.views.plain import clean, width
+from diffprof.views.tui.ink import STYLES, styled
+from diffprof.views.tui.piece_row import Piece, PieceRow
 
 
-class Chip(Static):
-    """A filter that a click moves to its next value."""
+class Chips(PieceRow):
+    """Filters, each shown as its value or else as its name with its key underlined; a click moves one to its
+    next value. As wide as it can become, so that nothing moves when a value changes."""
 
     class Pressed(Message):
         def __init__(self, name: str) -> None:
             super().__init__()
             self.name = name
 
-    def __init__(self, name: str, *, key: str) -> None:
-        super().__init__(markup=False, id=f"chip-{name}")
-        self.filter_name = name
-        self.key = key
-        self.set_value("")
+    def __init__(self, keys: Mapping[str, str], choices: Mapping[str, Sequence[str]], total: int) -> None:
+        """keys: filter -> its key, a letter of its name. choices: the values that it can have. total: of what
+        is filtered."""
+        super().__init__()
+        self.keys = keys
+        self.values = dict.fromkeys(keys, "")
+        self.shown = self.total = total
+        texts = [max((name, *map(clean, choices[name])), key=width) for name in keys]
+        self.most_cells = sum(width(text) + 2 for text in texts) + len(f" {total:,} of {total:,}")
+        self.styles.width = self.most_cells
 
-    def set_value(self, value: str) -> None:
-        """Show a value, or (empty) the filter's name with its key underlined."""
-        self.set_class(bool(value), "-set")
-        if value:
-            self.update(styled(value))
-        else:
-            before, key, after = self.filter_name.partition(self.key)
-            self.update(Content.assemble(before, (key, "underline"), after))
+    def show(self, values: Mapping[str, str], shown: int) -> None:
+        """The filters' values (empty: not set), and how many match."""
+        if (values, shown) != (self.values, self.shown):
+            self.values, self.shown = dict(values), shown
+            self.refresh()
 
-    def on_click(self, event: Click) -> None:
-        event.stop()
-        self.post_message(self.Pressed(self.filter_name))
+    def pieces(self) -> list[Piece]:
+        found = []
+        for name, key in self.keys.items():
+            found.append(Piece(_chip(name, key, self.values[name]), name))
+            found.append(Piece(Content("  ")))
+        count = f"{self.total:,}" if self.shown == self.total else f"{self.shown:,} of {self.total:,}"
+        found.append(Piece(styled(("muted", f" {count}"))))
+        spare = self.size.width - sum(piece.text.cell_length for piece in found)
+        return [Piece(Content(" " * max(spare, 0))), *found]
+
+    def chosen(self, choice: str) -> None:
+        self.post_message(self.Pressed(choice))
+
+
+def _chip(name: str, key: str, value: str) -> Content:
+    if value:
+        return Content.styled(clean(value), f"bold {STYLES['accent']}")
+    before, letter, after = name.partition(key)
+    muted = STYLES["muted"]
+    return Content.assemble((before, muted), (letter, f"underline {muted}"), (after, muted))
 
 
 class Search(Input):
@@ -69,25 +91,16 @@ class Search(Input):
 
 
 class FilterBar(Horizontal):
-    """Posts `Input.Changed` and `Chip.Pressed`; shows what it is told."""
+    """Posts `Input.Changed` and `Chips.Pressed`; shows what it is told."""
 
-    def __init__(self, chips: dict[str, str]) -> None:
-        """chips: filter -> its key, a letter of its name."""
+    def __init__(self, keys: Mapping[str, str], choices: Mapping[str, Sequence[str]], total: int) -> None:
+        """As for `Chips`."""
         super().__init__()
-        self.chips = chips
+        self.chips = Chips(keys, choices, total)
 
     def compose(self) -> ComposeResult:
         yield Search()
-        for name, key in self.chips.items():
-            yield Chip(name, key=key)
-        yield Static(id="shown", markup=False)
-
-    def set_chip(self, name: str, value: str) -> None:
-        self.query_one(f"#chip-{name}", Chip).set_value(value)
-
-    def set_count(self, shown: int, total: int) -> None:
-        text = f"{total:,}" if shown == total else f"{shown:,} of {total:,}"
-        self.query_one("#shown", Static).update(styled(("muted", text)))
+        yield self.chips
 
     def search(self) -> None:
         self.query_one(Search).focus()

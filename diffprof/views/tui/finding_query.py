@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from diffprof.finding import Finding
@@ -34,23 +34,29 @@ class FindingIndex:
     def __init__(self, findings: Sequence[Finding]) -> None:
         self.findings = findings
         self._analyzers = {rule.code: rule.analyzer.replace("_", " ") for rule in all_rules()}
+        self._values: dict[str, list[str]] = {}
         self._texts: list[str] | None = None
 
-    def analyzer(self, finding: Finding) -> str:
-        """The analyzer whose rule it is; the rule's prefix for a rule that this version does not have."""
-        return self._analyzers.get(finding.rule, finding.rule.rstrip("0123456789"))
+    def values(self, name: str) -> list[str]:
+        """Of a filter: the value of each finding, empty where it has none."""
+        if name not in self._values:
+            self._values[name] = list(map(self._read(name), self.findings))
+        return self._values[name]
+
+    def _read(self, name: str) -> Callable[[Finding], str]:
+        if name == "loop":
+            return lambda finding: LOOP[0] if finding.in_loop else LOOP[1]
+        if name == "analyzer":
+            known = self._analyzers
+            # The rule's prefix for a rule that this version does not have.
+            return lambda finding: known.get(finding.rule) or finding.rule.rstrip("0123456789")
+        if name == "phase":
+            return lambda finding: finding.phase or ""
+        return lambda finding: str(finding.grade)
 
     def choices(self, name: str) -> tuple[str, ...]:
         """The values that a filter can have here, in the order in which they come."""
-        if name == "loop":
-            found = [LOOP[0] if f.in_loop else LOOP[1] for f in self.findings]
-        elif name == "analyzer":
-            found = [self.analyzer(f) for f in self.findings]
-        elif name == "phase":
-            found = [f.phase or "" for f in self.findings]
-        else:
-            found = [str(f.grade) for f in self.findings]
-        return tuple(value for value in dict.fromkeys(found) if value)
+        return tuple(filter(None, dict.fromkeys(self.values(name))))
 
     def next_choice(self, query: Query, name: str) -> Query:
         """The query with the filter's next value; after the last none."""
@@ -63,17 +69,15 @@ class FindingIndex:
         """The findings that have all that is asked, in their order. Every word of the text must be there."""
         if not query.active:
             return self.findings
-        words = query.text.casefold().split()
-        texts = self._searched() if words else [""] * len(self.findings)
-        return [
-            finding
-            for finding, text in zip(self.findings, texts, strict=True)
-            if all(word in text for word in words)
-            and (not query.loop or finding.in_loop == (query.loop == LOOP[0]))
-            and (not query.phase or finding.phase == query.phase)
-            and (not query.grade or finding.grade == query.grade)
-            and (not query.analyzer or self.analyzer(finding) == query.analyzer)
-        ]
+        found: Iterable[int] = range(len(self.findings))
+        for name in FILTERS:
+            if wanted := getattr(query, name):
+                values = self.values(name)
+                found = [n for n in found if values[n] == wanted]
+        for word in query.text.casefold().split():
+            texts = self._searched()
+            found = [n for n in found if word in texts[n]]
+        return [self.findings[n] for n in found]
 
     def _searched(self) -> list[str]:
         if self._texts is None:

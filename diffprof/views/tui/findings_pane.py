@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar
 
@@ -13,14 +12,13 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
 from textual.message import Message
 from textual.widgets import Input
-from textual.worker import get_current_worker
 
 from diffprof.finding import Finding
 from diffprof.fix import Plan, PlanStep, SourceEdit
 from diffprof.report import Report
 from diffprof.views.tui.article import Article
 from diffprof.views.tui.editor import editor_command, source_file
-from diffprof.views.tui.filter_bar import Chip, FilterBar, Search
+from diffprof.views.tui.filter_bar import Chips, FilterBar, Search
 from diffprof.views.tui.finding_list import FindingList
 from diffprof.views.tui.finding_page import finding_page
 from diffprof.views.tui.finding_query import FindingIndex, Query
@@ -30,8 +28,6 @@ from diffprof.views.words import place
 
 _KEYS = {"analyzer": "a", "phase": "p", "grade": "g", "loop": "l"}
 _FILTER = Binding.Group("Filter", compact=True)
-_PAUSE = 0.03
-"""Seconds without a key before the page of the current finding is written: a held key stays smooth."""
 
 
 class _Page(Article):
@@ -87,48 +83,37 @@ class FindingsPane(Container):
             super().__init__()
             self.finding = finding
 
-    def __init__(self, report: Report, call_ms: float | None, plan: Callable[[], Plan] = Plan) -> None:
-        """call_ms: length of the recorded call, where that is known. plan: makes the plan of fixes, asked for
-        once the findings stand."""
+    def __init__(self, report: Report, call_ms: float | None) -> None:
+        """call_ms: length of the recorded call, where that is known."""
         super().__init__()
-        self.plan = plan
         self.steps: dict[str, PlanStep] = {}
         self.edits: tuple[SourceEdit, ...] = ()
         self.report = report
         self.call_ms = call_ms
         self.index = FindingIndex(report.findings)
         self.search = Query()
+        self.alone = False
+        """Whether the page of the current finding has the whole tab."""
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool:
         """Filters belong to the list."""
-        return action not in ("filter", "clear") or not self.has_class("-full")
+        return action not in ("filter", "clear") or not self.alone
 
     def compose(self) -> ComposeResult:
-        yield FilterBar(_KEYS)
+        choices = {name: self.index.choices(name) for name in _KEYS}
+        yield FilterBar(_KEYS, choices, len(self.report.findings))
         with Vertical(id="findings"):
             yield FindingList(self.report.findings, empty=self._nothing())
             yield _Page()
 
     def on_mount(self) -> None:
-        self._count()
         sheet = self.query_one(FindingList)
         sheet.focus()
         # After the first screen: colouring source for the first time takes as long as the list.
         self.call_after_refresh(self._settled, sheet.row)
-        if self.report.source is not None or any(finding.fixes for finding in self.report.findings):
-            self.call_after_refresh(
-                self.run_worker, self._think, thread=True, group="plan", exit_on_error=False
-            )
 
-    def _think(self) -> None:
-        """The plan, in a thread: it replays the timeline once for each fix."""
-        plan = self.plan()
-        if not get_current_worker().is_cancelled:
-            self.app.call_from_thread(self._planned, plan)
-
-    def _planned(self, plan: Plan) -> None:
-        if not self.is_attached:
-            return
+    def planned(self, plan: Plan) -> None:
+        """The plan of fixes has been made: their code and diffs stand on the pages from now on."""
         self.steps = {step.fix: step for step in plan.steps}
         self.edits = plan.edits
         row = self.query_one(FindingList).row
@@ -150,13 +135,8 @@ class FindingsPane(Container):
         sheet = self.query_one(FindingList)
         sheet.empty = "No finding matches; x clears the filters." if query.active else self._nothing()
         sheet.set_rows(self.index.matching(query))
-        bar = self.query_one(FilterBar)
-        for name in _KEYS:
-            bar.set_chip(name, getattr(query, name))
-        self._count()
-
-    def _count(self) -> None:
-        self.query_one(FilterBar).set_count(len(self.query_one(FindingList).rows), len(self.report.findings))
+        values = {name: getattr(query, name) for name in _KEYS}
+        self.query_one(Chips).show(values, len(sheet.rows))
 
     def action_filter(self, name: str) -> None:
         self.ask(self.index.next_choice(self.search, name))
@@ -166,11 +146,11 @@ class FindingsPane(Container):
         self.ask(Query())
 
     def action_search(self) -> None:
-        self.remove_class("-full")
+        self._show_alone(False)
         self.query_one(FilterBar).search()
 
-    @on(Chip.Pressed)
-    def _chip(self, event: Chip.Pressed) -> None:
+    @on(Chips.Pressed)
+    def _chip(self, event: Chips.Pressed) -> None:
         event.stop()
         self.action_filter(event.name)
 
@@ -191,10 +171,10 @@ class FindingsPane(Container):
     def _moved(self, event: Sheet.Moved) -> None:
         event.stop()
         if isinstance(event, Sheet.Chosen):
-            self.add_class("-full")
+            self._show_alone(True)
             self.query_one(Article).focus()
             return
-        self.set_timer(_PAUSE, lambda: self._settled(event.row))
+        self._settled(event.row)
 
     def _settled(self, row: Finding | None) -> None:
         if self.is_attached and row is self.query_one(FindingList).row:
@@ -220,9 +200,16 @@ class FindingsPane(Container):
         self.query_one(FindingList).action_move(by)
 
     def action_back(self) -> None:
-        if self.has_class("-full"):
-            self.remove_class("-full")
+        self._show_alone(False)
         self.query_one(FindingList).focus()
+
+    def _show_alone(self, alone: bool) -> None:
+        """The page of the finding with or without the list."""
+        if alone != self.alone:
+            self.alone = alone
+            for part in (FilterBar, FindingList):
+                self.query_one(part).display = not alone
+            self.query_one(Article).set_class(alone, "-alone")
 
     def action_what_if(self) -> None:
         if row := self.query_one(FindingList).row:

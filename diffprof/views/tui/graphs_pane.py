@@ -17,7 +17,7 @@ from textual.widgets.tree import TreeNode
 from diffprof.recording import CaptureRow, GraphBreakRow, RecompileRow, Recording
 from diffprof.views.plain import clean, cut
 from diffprof.views.tui.article import Article
-from diffprof.views.tui.ink import CLASSES, Span, Writing
+from diffprof.views.tui.ink import Span, Writing, line_style
 from diffprof.views.words import NOT_MEASURED, milliseconds, number, place, plural
 
 Item = CaptureRow | GraphBreakRow | RecompileRow | str | None
@@ -39,7 +39,6 @@ class Entry:
 class GraphTree(Tree[Entry]):
     """component > break > hints; component > recompile."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = set(CLASSES)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j", "cursor_down", "Down", show=False),
         Binding("k", "cursor_up", "Up", show=False),
@@ -95,8 +94,9 @@ class GraphTree(Tree[Entry]):
         for name, data in node.data.spans if node.data else ():
             shown = cut(clean(data), room)
             room -= len(shown)
-            own = self.get_component_rich_style(f"ink--{name}", partial=True) if name else Style()
-            text.append(shown, style if node is self.cursor_node else style + own)
+            own = line_style(self, name)
+            front = Style(color=own.color, bold=own.bold)
+            text.append(shown, style if node is self.cursor_node or not name else style + front)
             if room <= 0:
                 break
         return text

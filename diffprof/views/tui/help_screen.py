@@ -7,7 +7,7 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
-from textual.screen import ModalScreen
+from textual.screen import Screen
 
 from diffprof.views.tui.article import Article
 from diffprof.views.tui.ink import Block, Writing, styled
@@ -71,7 +71,7 @@ KEYS: dict[str, tuple[tuple[str, str], ...]] = {
 }
 
 
-class HelpScreen(ModalScreen[None]):
+class HelpScreen(Screen[None]):
     """Closed by Escape, `q`, `?` or Enter."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark,enter", "dismiss", "Close")]

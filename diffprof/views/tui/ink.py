@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from rich.style import Style as RichStyle
 from textual.content import Content
+from textual.style import Style
+from textual.widget import Widget
 
 from diffprof.recording import Frame
 from diffprof.views.plain import clean, clean_lines, cut
@@ -26,9 +29,6 @@ STYLES = {
 }
 """Names that widgets use, and what they are in the theme's terms."""
 
-CLASSES = frozenset(f"ink--{name}" for name in STYLES if name)
-"""The same for widgets that draw lines: component classes, which the style sheet gives the same colours."""
-
 _MOST_CODE = 400
 """Cells of a source line shown; generated code has lines of megabytes."""
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
@@ -38,6 +38,12 @@ def styled(*parts: str | Span) -> Content:
     """Parts as one piece of text; every one is data, so markup and escapes in it show as typed."""
     pairs = [("", part) if isinstance(part, str) else part for part in parts]
     return Content.assemble(*((clean(text), STYLES[style]) for style, text in pairs))
+
+
+def line_style(widget: Widget, name: str) -> RichStyle:
+    """A style for widgets that draw their lines themselves, on the widget's own background. Not a component
+    class of Textual's: those are matched anew against the whole style sheet whenever the focus moves."""
+    return (widget.visual_style + Style.parse(STYLES[name])).rich_style
 
 
 def bar(share: float, cells: int) -> str:

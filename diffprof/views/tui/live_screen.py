@@ -7,10 +7,10 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
-from textual.widgets import Footer
 
 from diffprof.views.tui.job import Job
 from diffprof.views.tui.job_panel import JobPanel
+from diffprof.views.tui.key_bar import KeyBar
 
 
 class LiveScreen(Screen[None]):
@@ -26,7 +26,7 @@ class LiveScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         yield JobPanel(self.job)
-        yield Footer(compact=True, show_command_palette=False)
+        yield KeyBar()
 
     def action_stop(self) -> None:
         self.job.stop()

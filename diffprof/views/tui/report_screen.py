@@ -12,15 +12,19 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 from textual.widget import Widget
-from textual.widgets import ContentSwitcher, Footer
+from textual.widgets import ContentSwitcher
+from textual.worker import Worker, WorkerState, get_current_worker
 
 from diffprof.finding import Finding
 from diffprof.fix import Plan
 from diffprof.report import Report
 from diffprof.tuning.plan import call_ms, make_plan
 from diffprof.verdict import verdict
+from diffprof.views.tui.article import Article
 from diffprof.views.tui.commands import Entry
 from diffprof.views.tui.findings_pane import FindingsPane
+from diffprof.views.tui.ink import Writing
+from diffprof.views.tui.key_bar import KeyBar
 from diffprof.views.tui.nothing import Nothing
 from diffprof.views.tui.tab_strip import TabStrip
 from diffprof.views.tui.verdict_bar import VerdictBar
@@ -28,7 +32,7 @@ from diffprof.views.tui.verdict_bar import VerdictBar
 if TYPE_CHECKING:
     from diffprof.views.tui.timeline_pane import TimelinePane
 
-FINDINGS, TIMELINE, RUNS = 1, 2, 8
+FINDINGS, TIMELINE, PLAN = 1, 2, 6
 """Tabs that others lead to."""
 
 
@@ -46,9 +50,11 @@ class ReportScreen(Screen[None]):
         self.report = report
         self.traces = traces
         self.call_ms = call_ms(report.recording)
-        self._made: Plan | None = None
+        self.plan: Plan | None = None
+        """None until it has been worked out."""
+        self._no_plan = "Working out the plan of fixes…"
         self.tabs: dict[str, Callable[[], Widget]] = {
-            "Findings": lambda: FindingsPane(report, self.call_ms, self.plan),
+            "Findings": lambda: FindingsPane(report, self.call_ms),
             "Timeline": self._timeline,
             "Kernels": self._kernels,
             "Graphs": self._graphs,
@@ -92,16 +98,14 @@ class ReportScreen(Screen[None]):
 
         return QuantizationPane(recording, recording.linears)
 
-    def plan(self) -> Plan:
-        """The plan of fixes, made once."""
-        if self._made is None:
-            self._made = make_plan(self.report)
-        return self._made
-
     def _plan(self) -> Widget:
+        if self.plan is None:
+            page = Writing()
+            page.flow(("muted", self._no_plan))
+            return Article(page)
         from diffprof.views.tui.plan_pane import PlanPane
 
-        return PlanPane(self.report, self.plan(), self.traces)
+        return PlanPane(self.report, self.plan, self.traces)
 
     def _facts(self) -> Widget:
         from diffprof.views.tui.facts_pane import FactsPane
@@ -120,10 +124,44 @@ class ReportScreen(Screen[None]):
         recording = self.report.recording
         yield TabStrip(tuple(self.tabs), f"{recording.target.spec} on {recording.device.spec}")
         yield ContentSwitcher()
-        yield Footer(compact=True, show_command_palette=False)
+        yield KeyBar()
 
     async def on_mount(self) -> None:
         await self.action_tab(FINDINGS)
+        self.call_after_refresh(self.run_worker, self._think, thread=True, group="plan", exit_on_error=False)
+
+    # --- the plan of fixes, which no tab waits for ----------------------------------------------------
+
+    def _think(self) -> None:
+        """In a thread: the timeline is replayed once for each fix."""
+        plan = make_plan(self.report)
+        if not get_current_worker().is_cancelled:
+            self.app.call_from_thread(self._planned, plan)
+
+    def _planned(self, plan: Plan) -> None:
+        self.plan = plan
+        if self.is_attached:
+            self.query_one(FindingsPane).planned(plan)
+            self.call_next(self._open_again, PLAN)
+
+    async def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
+        if event.worker.group == "plan" and event.state is WorkerState.ERROR:
+            self._no_plan = f"The plan could not be made: {event.worker.error!r}"
+            await self._open_again(PLAN)
+
+    async def _open_again(self, number: int) -> None:
+        """Make a tab anew, if it was opened."""
+        switcher = self.query_one(ContentSwitcher)
+        name = f"pane-{number}"
+        for pane in switcher.query(f"#{name}"):
+            shown = switcher.current == name
+            if shown:
+                switcher.current = None
+            await pane.remove()
+            if shown:
+                await self.action_tab(number)
+
+    # --- tabs ----------------------------------------------------------------------------------------
 
     async def action_tab(self, number: int) -> None:
         """Open a tab, counted from 1."""

@@ -171,12 +171,17 @@ class RunsPane(Container):
             self._title()
             article = self.query_one(Article)
             article.show(page)
-            self.add_class("-full")
+            self._show_alone(True)
             article.focus()
 
     def action_back(self) -> None:
-        self.remove_class("-full")
+        self._show_alone(False)
         self.query_one(Sheet).focus()
+
+    def _show_alone(self, alone: bool) -> None:
+        """The page with or without the list."""
+        self.query_one(Sheet).display = not alone
+        self.query_one(Article).set_class(alone, "-alone")
 
 
 def _count(value: int | None) -> str:

@@ -9,14 +9,14 @@ from typing import Any, ClassVar, Generic, TypeVar
 from rich.segment import Segment
 from rich.style import Style
 from textual.binding import Binding, BindingType
-from textual.events import Click, Resize
+from textual.events import Click
 from textual.geometry import Size
 from textual.message import Message
-from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from diffprof.views.plain import clean, cut, pad, width
-from diffprof.views.tui.ink import CLASSES, Span
+from diffprof.views.tui.ink import Span, line_style
+from diffprof.views.tui.line_view import LineView
 
 T = TypeVar("T")
 Cell = str | list[Span]
@@ -42,10 +42,10 @@ class Column(Generic[T]):
     """Whether, where a row's text does not fit, its end is shown."""
 
 
-class Sheet(ScrollView, Generic[T], can_focus=True):
+class Sheet(LineView, Generic[T], can_focus=True):
     """Rows of any kind under a header, one of them current."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"sheet--header", "sheet--cursor", "sheet--row", *CLASSES}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"sheet--header", "sheet--cursor", "sheet--row"}
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("down,j", "move(1)", "Down", show=False),
         Binding("up,k", "move(-1)", "Up", show=False),
@@ -87,6 +87,8 @@ class Sheet(ScrollView, Generic[T], can_focus=True):
         self._rows: Sequence[T] = rows
         self._layout: list[tuple[Column[T], int]] = []
         self._strips: dict[tuple[int, bool], Strip] = {}
+        self._inks: dict[str, Style] = {}
+        self._placed: Size | None = None
 
     # --- data ----------------------------------------------------------------------------------------
 
@@ -146,9 +148,10 @@ class Sheet(ScrollView, Generic[T], can_focus=True):
         place = max(0, min(place, len(self._rows) - 1))
         if place == self.cursor and self._rows:
             return
-        self.cursor = place if self._rows else 0
+        before, self.cursor = self.cursor, place if self._rows else 0
         self._show_cursor()
-        self.refresh()
+        for row in (before, self.cursor):
+            self.refresh_line(row + 1)
         self.post_message(self.Moved(self, self.row))
 
     def go_to(self, row: T) -> None:
@@ -226,17 +229,21 @@ class Sheet(ScrollView, Generic[T], can_focus=True):
 
     # --- drawing -------------------------------------------------------------------------------------
 
-    def on_resize(self, event: Resize) -> None:
-        self._lay_out()
-        self._fit()
-        self._show_cursor()
+    def placed(self) -> None:
+        room = self.scrollable_content_region.size
+        if room != self._placed:
+            self._placed = room
+            self._lay_out()
+            self._fit()
+            self._show_cursor()
 
     def notify_style_update(self) -> None:
         super().notify_style_update()
         self._strips.clear()
+        self._inks.clear()
 
     def _fit(self) -> None:
-        self.virtual_size = Size(self.scrollable_content_region.width, len(self._rows) + 1)
+        self.set_length(len(self._rows) + 1)
 
     def _lay_out(self) -> None:
         room = self.scrollable_content_region.width - 1
@@ -261,7 +268,7 @@ class Sheet(ScrollView, Generic[T], can_focus=True):
             base = self._style("sheet--row")
             if y == 1 and not self._rows and self.empty:
                 text = cut(clean(self.empty), columns - 2)
-                return _strip([Segment(" " + text, self._style("ink--muted"))], columns, base)
+                return _strip([Segment(" " + text, self._ink("muted"))], columns, base)
             return Strip.blank(columns, base)
         key = (place, place == self.cursor)
         found = self._strips.get(key)
@@ -271,6 +278,11 @@ class Sheet(ScrollView, Generic[T], can_focus=True):
 
     def _style(self, name: str) -> Style:
         return self.get_component_rich_style(name)
+
+    def _ink(self, name: str) -> Style:
+        if name not in self._inks:
+            self._inks[name] = line_style(self, name)
+        return self._inks[name]
 
     def _header(self, columns: int) -> Strip:
         style = self._style("sheet--header")
@@ -305,7 +317,7 @@ class Sheet(ScrollView, Generic[T], can_focus=True):
             # A name of megabytes is cut before it is looked at.
             shown = cut(clean(text[: 4 * cells + 8]), left)
             left -= width(shown)
-            drawn.append(Segment(shown, base if plain or not name else self._style(f"ink--{name}")))
+            drawn.append(Segment(shown, base if plain or not name else self._ink(name)))
         gap = Segment(" " * max(left, 0), base)
         return [gap, *drawn] if right else [*drawn, gap]
 

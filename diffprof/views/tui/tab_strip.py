@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 
 from textual.content import Content
-from textual.events import Click
 from textual.message import Message
-from textual.widgets import Static
 
 from diffprof.views.plain import clean, cut, pad
 from diffprof.views.tui.ink import STYLES
+from diffprof.views.tui.piece_row import Piece, PieceRow
 
 _LEAST_ROOM = 20
 """Cells for the subject, below which it is left out."""
 _OPEN = "bold $text-primary on $background"
 
 
-class TabStrip(Static):
+class TabStrip(PieceRow):
     """Shows which tab is open; the number of the first is 1."""
 
     class Pressed(Message):
@@ -30,34 +28,26 @@ class TabStrip(Static):
 
     def __init__(self, titles: Sequence[str], subject: str = "") -> None:
         """subject: stands on the right where there is room."""
-        super().__init__(markup=False)
+        super().__init__()
         self.titles = titles
         self.subject = clean(subject)
         self.number = 1
-        self.show(1)
-
-    def on_resize(self) -> None:
-        self.show(self.number)
 
     def show(self, number: int) -> None:
         """Mark a tab as the open one."""
         self.number = number
-        parts = []
+        self.refresh()
+
+    def pieces(self) -> list[Piece]:
+        found = []
         for n, title in enumerate(self.titles, 1):
-            own = _OPEN if n == number else ""
-            parts.append(Content.assemble(" ", (str(n), STYLES["muted"]), f" {title}").stylize_before(own))
-        room = self.size.width - self.edges[-1] - 1
+            text = Content.assemble(" ", (str(n), STYLES["muted"]), f" {title}")
+            found.append(Piece(text.stylize_before(_OPEN) if n == self.number else text, n))
+        room = self.size.width - sum(piece.text.cell_length for piece in found) - 1
         if room > _LEAST_ROOM:
-            parts.append(Content.styled(pad(cut(self.subject, room), room, right=True), STYLES["muted"]))
-        self.update(Content.assemble(*parts))
+            subject = pad(cut(self.subject, room), room, right=True)
+            found.append(Piece(Content.styled(subject, STYLES["muted"])))
+        return found
 
-    @property
-    def edges(self) -> list[int]:
-        """Where each tab ends, in cells."""
-        return list(accumulate(len(f" {n} {title}") for n, title in enumerate(self.titles, 1)))
-
-    def on_click(self, event: Click) -> None:
-        event.stop()
-        number = next((n for n, edge in enumerate(self.edges, 1) if event.x < edge), None)
-        if number is not None:
-            self.post_message(self.Pressed(number))
+    def chosen(self, choice: int) -> None:
+        self.post_message(self.Pressed(choice))

@@ -13,13 +13,15 @@ from textual.pilot import Pilot
 
 from diffprof.report import Report
 from diffprof.rules import Rule
+from diffprof.views.plain import width
 from diffprof.views.tui.app import Viewer
+from diffprof.views.tui.key_bar import KeyBar
+from diffprof.views.tui.report_screen import ReportScreen
+from diffprof.views.tui.sheet import Sheet
 from tests.views.tui import reports
 
 Body = Callable[[Pilot], Awaitable[Any]]
 Drive = Callable[..., Any]
-SETTLED = 0.08
-"""Seconds: longer than the pause before the page of a finding is written."""
 
 
 def screen_text(pilot: Pilot) -> str:
@@ -28,20 +30,53 @@ def screen_text(pilot: Pilot) -> str:
     return "".join(f"{strip.text.rstrip()}\n" for strip in lines)
 
 
+async def click_on(pilot: Pilot, text: str) -> None:
+    """Click on the end of the first place of the screen where that stands."""
+    lines = screen_text(pilot).splitlines()
+    y, x = next((y, line.index(text)) for y, line in enumerate(lines) if text in line)
+    await pilot.click(offset=(width(lines[y][:x] + text) - 1, y))
+    await pilot.pause()
+
+
 async def settled(pilot: Pilot) -> str:
-    """The screen once it no longer changes: pages and the footer's keys follow a moment later, and what is
-    read from files when it has been read."""
-    await pilot.pause(SETTLED)
-    if reading := [each for each in pilot.app.workers if each.group != "default"]:
-        await pilot.app.workers.wait_for_complete(reading)
-    text = screen_text(pilot)
-    for _ in range(100):
+    """The screen once it no longer changes: every message has been handled, what is read from files or worked
+    out in a thread has arrived, and three drawings in a row were alike."""
+    seen: list[str] = []
+    for _ in range(200):
+        if reading := [each for each in pilot.app.workers if each.group != "default"]:
+            await pilot.app.workers.wait_for_complete(reading)
         await pilot.pause(0.02)
-        last, text = text, screen_text(pilot)
-        screen = pilot.app.screen
-        if text == last and (screen.query("FooterKey") or not screen.query("Footer")):
+        seen.append(screen_text(pilot))
+        if seen[-3:] == [seen[-1]] * 3 and all(bar.keys for bar in pilot.app.screen.query(KeyBar)):
             break
-    return text
+    return seen[-1]
+
+
+async def until(pilot: Pilot, ready: Callable[[], Any], what: str, seconds: float = 60.0) -> None:
+    """Go on when that is so, however long it takes; fails with what was waited for, and the screen."""
+    end = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < end, f"never {what}:\n{screen_text(pilot)}"
+        await pilot.pause(0.02)
+
+
+def patient(pilot: Pilot) -> Pilot:
+    """A pilot whose keys have been handled when `press` returns. Textual's own takes a process that gets no
+    CPU for one that has nothing to do."""
+    press = pilot.press
+
+    async def pressed(*keys: str) -> None:
+        for key in keys:
+            await press(key)
+            for _ in range(4):  # from the screen to the widget with the focus, and back as a message
+                await pilot._wait_for_screen()
+
+    pilot.press = pressed  # type: ignore[method-assign]
+    return pilot
+
+
+def sheet(pilot: Pilot, pane: str) -> Sheet[Any]:
+    return pilot.app.screen.query_one(f"{pane} Sheet", Sheet)
 
 
 def _check(recording: object) -> object:
@@ -65,7 +100,7 @@ def _check(recording: object) -> object:
     """
 
 
-async def shows(pilot: Pilot, *parts: str, seconds: float = 20.0) -> str:
+async def shows(pilot: Pilot, *parts: str, seconds: float = 60.0) -> str:
     """The screen as soon as it has all of these, however long what writes them takes. Lines are joined; what
     stands in a message on top of the screen is read by itself."""
     until = time.monotonic() + seconds
@@ -103,7 +138,8 @@ def fixed(monkeypatch: pytest.MonkeyPatch) -> None:
 def drive(tmp_path: Path) -> Drive:
     """`drive(report, body)` shows a report, awaits body(pilot) and gives what that returns.
 
-    A list of keys instead of a body presses them and gives the screen as text.
+    A list of keys instead of a body presses them and gives the screen as text. planned: begin when the plan
+    of fixes has been worked out.
     """
 
     def run(
@@ -112,12 +148,17 @@ def drive(tmp_path: Path) -> Drive:
         *,
         size: tuple[int, int] = (80, 24),
         traces: Path | None = None,
+        planned: bool = True,
         **more: Any,
     ) -> Any:
         async def main() -> Any:
             app = Viewer(report, traces or tmp_path, **more)
             async with app.run_test(size=size, notifications=True) as pilot:
-                await pilot.pause(SETTLED)
+                patient(pilot)
+                screen = app.screen
+                if planned and isinstance(screen, ReportScreen):
+                    await until(pilot, lambda: screen.plan is not None, "planned")
+                    await settled(pilot)
                 if callable(body):
                     return await body(pilot)
                 await pilot.press(*body)

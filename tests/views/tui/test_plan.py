@@ -1,0 +1,181 @@
+"""The plan of fixes: boxes, applying, what became of it."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from textual.pilot import Pilot
+
+from diffprof.fix import Difference, Outcome, Plan, PlanStep, Safety, Status
+from diffprof.recording import Grade
+from diffprof.report import Report, save_report
+from diffprof.tuning.plan import make_plan
+from diffprof.views.tui.job import Job
+from diffprof.views.tui.job_panel import JobPanel
+from diffprof.views.tui.plan_pane import PlanPane
+from tests import builders
+from tests.views.tui import reports
+from tests.views.tui.conftest import Drive, settled, sheet, shows, until
+
+
+def test_boxes_change_the_predicted_total(drive: Drive, fixed: None) -> None:
+    async def body(pilot: Pilot) -> None:
+        await pilot.press("6")
+        pane = pilot.app.screen.query_one(PlanPane)
+        assert pane.chosen == {"host-timesteps", "fused-attention"}
+        assert "2 fixes checked: 0.725 ms → 0.605 ms, 1.20x" in await settled(pilot)
+        await pilot.press("space")
+        assert "1 fix checked: 0.725 ms → 0.665 ms, 1.09x" in await settled(pilot)
+        await pilot.press("down", "down", "enter")
+        assert pane.chosen == {"other-model"}, "it can't stand beside fused-attention"
+        await pilot.press("r")
+        assert pane.chosen == {"host-timesteps", "fused-attention"}
+        await pilot.press("a")
+        assert pane.chosen == set()
+        assert "0 fixes checked: 0.725 ms → 0.725 ms" in await settled(pilot)
+        await pilot.press("a")
+        assert pane.chosen == {"host-timesteps", "fused-attention"}, "lossy ones are asked for one by one"
+
+    drive(reports.full(), body)
+
+
+def test_apply_says_what_it_lacks_and_asks_the_command_for_the_checked(drive: Drive, fixed: None) -> None:
+    async def body(pilot: Pilot) -> None:
+        await pilot.press("6", "A")
+        assert "Only a stored run can be fixed." in await settled(pilot)
+        assert not pilot.app.screen.query(JobPanel)
+
+    drive(reports.full(), body)
+    pane = PlanPane(builders.one_of_everything(), reports_plan(), Path("t"))
+    pane.chosen = {"host-timesteps", "other-model"}
+    folder = "traces/20260102-030405-sdxl"
+    assert pane.command()[:5] == ["fix", folder, "--apply", "--traces", "t"]
+    assert pane.command()[5:] == ["--select", "other-model", "--select", "host-timesteps", "--lossy"]
+
+
+@pytest.mark.parametrize("keys", [[], ["escape"]], ids=["to the end", "stopped"])
+def test_applying_shows_progress_and_then_what_became_of_it(
+    keys: list[str], drive: Drive, fixed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = save_report(reports.full(), tmp_path / "20260101-000000-a")
+    wait = "time.sleep(60)" if keys else "pass"
+    work = (
+        "import sys, time\nfrom diffprof.progress import progress_on\n"
+        "progress = progress_on(sys.stderr)\n"
+        f"try:\n    progress.stage('trying [b]x[/b]')\n    {wait}\n"
+        "except KeyboardInterrupt:\n    sys.exit(130)\n"
+        "print('kept', sys.argv[sys.argv.index('--select') + 1])"
+    )
+    job = partial(Job, program=(sys.executable, "-c", work))
+    monkeypatch.setattr("diffprof.views.tui.plan_pane.Job", job)
+
+    async def body(pilot: Pilot) -> None:
+        await pilot.press("6", "A")
+        if keys:
+            panel = pilot.app.screen.query_one(JobPanel)
+            await until(pilot, lambda: panel.stages, "trying")
+            text = await settled(pilot)
+            assert "Applying 2 fixes" in text
+            assert "trying [b]x[/b]" in text
+            await pilot.press("q")
+            assert "q again leaves" in await settled(pilot)
+        await pilot.press(*keys)
+        await until(pilot, lambda: not pilot.app.screen.query(JobPanel), "over")
+        await shows(pilot, "Stopped. What was tried until then" if keys else "kept host-timesteps")
+
+    drive(stored, body)
+
+
+def test_what_became_of_the_fixes_is_shown_and_compared(drive: Drive, fixed: None, tmp_path: Path) -> None:
+    save_report(builders.empty(), tmp_path / "20260102-000000-after")
+    outcomes = (
+        Outcome(
+            fix="host-timesteps",
+            title="",
+            safety=Safety.EXACT,
+            status=Status.KEPT,
+            before_ms=0.725,
+            after_ms=0.665,
+            grade=Grade.SIMULATED,
+            difference=Difference(compared_on="a twin", bit_equal=True),
+            in_loop_before=3,
+            in_loop_after=0,
+            resolved=("SYN001",),
+        ),
+        Outcome(
+            fix="fused-attention",
+            title="",
+            safety=Safety.NUMERIC,
+            status=Status.UNDONE,
+            why="It did not help.",
+        ),
+    )
+    report = replace(reports.full(), outcomes=outcomes, after="20260102-000000-after")
+    stored = save_report(report, tmp_path / "20260101-000000-a")
+
+    async def body(pilot: Pilot) -> None:
+        await pilot.press("6")
+        text = " ".join((await settled(pilot)).split())
+        for part in (
+            "kept",
+            "undone",
+            "0.725 -> 0.665 ms (simulated)",
+            "bit-identical, on a twin",
+            "3 → 0 in",
+        ):
+            assert part in text
+        await pilot.press("down")
+        assert "It did not help." in await settled(pilot)
+        await pilot.press("c")
+        await shows(pilot, "Better:")
+
+    drive(stored, body, size=(120, 40))
+
+
+def reports_plan() -> Any:
+    steps = [
+        PlanStep(fix=r.fix.key, title=r.fix.title, safety=r.fix.safety, stage=int(r.fix.stage), code="x")
+        for r in sorted(reports.RECIPES.values(), key=lambda r: r.fix.stage)
+    ]
+    return Plan(steps=tuple(steps))
+
+
+def test_a_plan_that_takes_long_is_said_and_keeps_no_tab_waiting(
+    drive: Drive, fixed: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = threading.Event()
+
+    def slow(report: Report) -> Plan:
+        assert made.wait(60)
+        return make_plan(report)
+
+    monkeypatch.setattr("diffprof.views.tui.report_screen.make_plan", slow)
+
+    async def body(pilot: Pilot) -> None:
+        await pilot.press("6")
+        await shows(pilot, "Working out the plan of fixes…")
+        await pilot.press("1", "6")
+        made.set()
+        await shows(pilot, "2 fixes checked")
+        assert pilot.app.focused is sheet(pilot, "PlanPane")
+
+    drive(reports.full(), body, planned=False)
+
+
+def test_a_plan_that_fails_is_said(drive: Drive, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(report: Report) -> Plan:
+        raise ValueError("[b]no[/b]")
+
+    monkeypatch.setattr("diffprof.views.tui.report_screen.make_plan", broken)
+
+    async def body(pilot: Pilot) -> None:
+        await pilot.press("6")
+        await shows(pilot, "The plan could not be made: ValueError('[b]no[/b]')")
+
+    drive(reports.full(), body, planned=False)

@@ -1,0 +1,42 @@
+"""The stored runs: open, mark, compare."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from textual.pilot import Pilot
+
+from diffprof.report import save_report
+from tests import builders
+from tests.views.tui import reports
+from tests.views.tui.conftest import Drive, sheet, shows
+
+
+def test_runs_open_mark_and_compare(drive: Drive, tmp_path: Path) -> None:
+    one = save_report(reports.full(), tmp_path / "20260101-000000-a")
+    save_report(builders.empty(), tmp_path / "20260102-000000-b")
+    damaged = tmp_path / "20260103-000000-c"
+    damaged.mkdir()
+    (damaged / "report.json").write_text("{")
+
+    async def body(pilot: Pilot) -> None:
+        await pilot.press("8")
+        await shows(pilot, "3 runs in", "damaged")
+        rows = sheet(pilot, "RunsPane")
+        assert rows.row
+        assert rows.row.name == "20260101-000000-a"
+        await pilot.press("up", "c")
+        await shows(pilot, "Better:", "blocking operations in the loop")
+        await pilot.press("escape", "space", "down", "space")
+        text = await shows(pilot, "c compares A with B")
+        assert re.search(r"A +20260102-000000-b", text)
+        assert re.search(r"B +20260101-000000-a", text)
+        await pilot.press("c")
+        await shows(pilot, "Worse:")
+        await pilot.press("escape", "home", "enter")
+        await shows(pilot, "is not a diffprof report")
+        await pilot.press("down", "enter")
+        await shows(pilot, "No operation makes the CPU wait", "No finding;")
+
+    drive(one, body, traces=tmp_path, size=(120, 40))
