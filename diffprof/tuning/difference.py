@@ -28,10 +28,11 @@ class Incomparable(Exception):
 @dataclass(frozen=True)
 class Output:
     """image: values in 0..1, or None where the call gives latents; latents: what the VAE was given last, or
-    the call's result where it is latents."""
+    the call's result where it is latents; how: in words, where not the pipeline as it is made it."""
 
     image: np.ndarray | None
     latents: torch.Tensor | None
+    how: str = ""
 
 
 def output_of(scene: Scene) -> Output:

@@ -229,7 +229,7 @@ class Tuning:
                 uncompared = self._apply(step, code, reckoned, here)
                 for each in later:
                     self._apply(each.step, each.code, each.reckoned, self.stand.mark())
-                if not self._stays(step, code, state, uncompared):
+                if not self._stays(self.kept[-1 - len(later)], state, uncompared):
                     self._back(state, kept, now)
         except KeyboardInterrupt:
             self._back(state, kept, now)
@@ -292,15 +292,19 @@ class Tuning:
     def _own(self, step: PlanStep, report: Report) -> list[Finding]:
         return [finding for finding in report.findings if step.fix in finding.fixes]
 
-    def _stays(self, step: PlanStep, code: Code, state: StandMark, uncompared: str | None) -> bool:
-        """Measure and compare what is applied now, and judge it."""
+    def _stays(self, new: _Kept, state: StandMark, uncompared: str | None) -> bool:
+        """Measure and compare what is applied now, and judge the new fix.
+
+        state: the one without it.
+        """
+        step, code = new.step, new.code
         looked = self.now
         before_findings = [self.report.findings[n] for n in step.findings]
         after = self.stand.measured()
         if too_close(self.before, after):
             memory = self.before.memory_bytes, after.memory_bytes
             self.before, after = self.stand.timed_again(state, self.stand.mark(), memory)
-        output = None if uncompared else self.stand.output()
+        output = None if uncompared else self.stand.output_after(new.reckoned)
         change = self.stand.difference(self.output, output)
         if uncompared:
             change = replace(change, why_not=uncompared)
@@ -336,7 +340,7 @@ class Tuning:
         if keep:
             self.before = after
             if output is not None:
-                self.output = output
+                self.output = self.stand.output() if output.how else output
         return keep
 
     def _noise(self, step: PlanStep, change: Difference, state: StandMark) -> float:

@@ -26,6 +26,7 @@ from diffprof.tuning.difference import Incomparable, Output, difference, output_
 from diffprof.tuning.keeping import Measured
 from diffprof.tuning.subject import Mark, Subject
 from diffprof.tuning.twin.building import Twin, twin_of
+from diffprof.tuning.twin.compiled import NotRun, compiled_output
 from diffprof.tuning.twin.shrinking import NoTwin
 
 PASSES = 3
@@ -46,6 +47,7 @@ class StandMark:
     twin: Mark | None
     reckoned: tuple[Simulated, ...]
     compiled: bool
+    compiling: tuple[tuple[str, Code], ...] = ()
 
 
 class Stand:
@@ -93,6 +95,10 @@ class Stand:
         return None
 
     # --- asking ---------------------------------------------------------------------------------------
+
+    def output_after(self, reckoned: Simulated | None) -> Output | None:
+        """What the call gives now, right after a fix with which this is reckoned."""
+        return self.output()
 
     def measured(self) -> Measured:
         """Clean timed passes."""
@@ -179,7 +185,8 @@ class Stand:
     def difference(self, before: Output | None, after: Output | None) -> Difference:
         if before is None or after is None:
             return Difference(compared_on=self.compared_on, why_not=self.why_not_compared)
-        return difference(before, after, self.compared_on)
+        how = f", {after.how}" if after.how else ""
+        return difference(before, after, self.compared_on + how)
 
 
 def _measured(seconds: Sequence[float], memory: int | None) -> Measured:
@@ -199,12 +206,17 @@ def _measured(seconds: Sequence[float], memory: int | None) -> Measured:
 
 class SimulatedStand(Stand):
     """A simulated GPU: times come from its timeline, outputs are compared on a twin. What can't run there
-    (compiling, quantizing) is reckoned with."""
+    (compiling, quantizing) is reckoned with. The twin is compiled for the comparison alone, and goes on
+    without: tracing it takes longer than all the rest.
+
+    compiling: code of fixes that compile, by their name.
+    """
 
     def __init__(self, scene: Scene, *args: Any, **kwargs: Any) -> None:
         super().__init__(scene, *args, **kwargs)
         self.twin: Twin | None = None
         self.no_twin = ""
+        self.compiling: tuple[tuple[str, Code], ...] = ()
         self._twin: Subject | None = None
         self._seen: Recording | None = None
         try:
@@ -214,14 +226,14 @@ class SimulatedStand(Stand):
             self.no_twin = str(error)
 
     def mark(self) -> StandMark:
-        return StandMark(
-            self.subject.mark(), self._twin.mark() if self._twin else None, self.reckoned, self.compiled
-        )
+        twin = self._twin.mark() if self._twin else None
+        return StandMark(self.subject.mark(), twin, self.reckoned, self.compiled, self.compiling)
 
     def restore(self, mark: StandMark) -> None:
         super().restore(mark)
         if self._twin is not None and mark.twin is not None:
             self._twin.restore(mark.twin)
+        self.compiling = mark.compiling
         self._seen = None
 
     def apply(self, key: str, code: Code, reckoned: Simulated | None) -> str | None:
@@ -232,12 +244,12 @@ class SimulatedStand(Stand):
                 self._twin.apply(key, code)
             return self.no_twin or None
         self.reckoned = (*self.reckoned, reckoned)
-        self.compiled = self.compiled or reckoned.compiled
+        if reckoned.compiled:
+            self.compiled = True
+            self.compiling = (*self.compiling, (key, code))
         if self._twin is None:
             return self.no_twin
-        if reckoned.int8:
-            return _quantized(self._twin.pipe, reckoned.int8)
-        return "compiled code does not run on a simulated GPU; what it saves is reckoned"
+        return _quantized(self._twin.pipe, reckoned.int8) if reckoned.int8 else None
 
     def measured(self) -> Measured:
         seen = self._recording()
@@ -293,6 +305,15 @@ class SimulatedStand(Stand):
 
     def output(self) -> Output | None:
         return None if self._twin is None else self._output_of(self._twin.scene)
+
+    def output_after(self, reckoned: Simulated | None) -> Output | None:
+        if self._twin is None or reckoned is None or not reckoned.compiled:
+            return self.output()
+        try:
+            return compiled_output(self._twin, self.compiling)
+        except (Incomparable, NotRun) as error:
+            self._incomparable = str(error)
+            return None
 
     @property
     def _compared(self) -> Subject | None:

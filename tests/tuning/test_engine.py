@@ -14,6 +14,7 @@ from diffprof.targets import Options
 from diffprof.tuning import stand
 from diffprof.tuning.engine import tune
 from diffprof.tuning.plan import Choice
+from diffprof.tuning.twin import compiled
 from tests.tuning.conftest import HOST_TIMESTEPS, made
 
 OPTIONS = Options(scheduler="DDIMScheduler", steps=3, height=64, width=64)
@@ -212,22 +213,64 @@ def test_what_does_not_fit_or_is_resolved_already_is_skipped(tried):
     assert (outcomes["skipped"].status, outcomes["skipped"].why) == (Status.SKIPPED, "not here")
 
 
-def test_compiling_is_reckoned_on_a_simulated_gpu(tried):
-    outcomes, _ = tried(
-        "sim:a100-80gb",
-        made(
-            "compile",
-            Code(optimize="pipe.unet.compile()"),
-            Safety.NUMERIC,
-            Stage.COMPILE,
-            reckon=lambda recording, findings: Simulated(compiled=True),
-        ),
+def compiling(code):
+    return made(
+        "compile",
+        code,
+        Safety.NUMERIC,
+        Stage.COMPILE,
+        reckon=lambda recording, findings: Simulated(compiled=True),
     )
+
+
+def test_compiling_is_reckoned_on_a_simulated_gpu_and_compared_on_a_twin(tried):
+    outcomes, _ = tried("sim:a100-80gb", compiling(Code(optimize="pipe.unet.conv_in.compile()")))
     kept = outcomes["compile"]
     assert kept.status is Status.KEPT
     assert kept.after_ms < kept.before_ms / 2
-    assert kept.difference.bit_equal is None
-    assert "rests on nothing" in kept.why
+    assert kept.difference.why_not is None
+    assert kept.max_abs_diff < 1e-4
+    assert kept.difference.compared_on.endswith(
+        "on the CPU, traced by torch.compile with backend 'aot_eager_decomp_partition'"
+    )
+
+
+def test_compiled_code_that_computes_something_else_is_undone(tried):
+    code = Code(
+        imports=("import torch",),
+        definitions="def _is_compiled():\n    return torch.compiler.is_compiling()\n",
+        optimize="forward = pipe.unet.conv_in.forward\n"
+        "pipe.unet.conv_in.forward = lambda x: forward(x) + 100 * _is_compiled()\n"
+        "pipe.unet.conv_in.compile(fullgraph=True)",
+    )
+    outcomes, _ = tried("sim:a100-80gb", compiling(code))
+    assert outcomes["compile"].status is Status.UNDONE
+    assert outcomes["compile"].why.startswith("It changed the output by up to")
+
+
+def test_a_compiled_twin_that_can_not_be_called_is_named(tried, monkeypatch):
+    breaking = "pipe.vae.decode = torch.compile(lambda *a, **k: torch._dynamo.graph_break(), fullgraph=True)"
+    code = Code(imports=("import torch",), optimize=breaking)
+    outcomes, _ = tried("sim:a100-80gb", compiling(code))
+    assert "rests on nothing: the compiled twin could not be called: Unsupported" in outcomes["compile"].why
+    monkeypatch.setattr(compiled, "LIMIT_SECONDS", 0.0)
+    outcomes, _ = tried("sim:a100-80gb", compiling(Code(optimize="pipe.unet.conv_in.compile()")))
+    assert outcomes["compile"].difference.why_not.endswith("it took longer than 0 s")
+
+
+def test_comparing_compiled_code_leaves_dynamo_alone(tried):
+    """Code that the caller compiled is neither forgotten nor compiled again."""
+    compiles = []
+
+    def backend(module, example_inputs):
+        compiles.append(1)
+        return module.forward
+
+    own = torch.compile(lambda x: x + 1, backend=backend)
+    own(torch.ones(2))
+    tried("sim:a100-80gb", compiling(Code(optimize="pipe.unet.conv_in.compile()")))
+    own(torch.ones(2))
+    assert len(compiles) == 1
 
 
 @pytest.mark.slow

@@ -10,12 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
+from diffprof.devices import resolve_device
 from diffprof.pipeline import components, with_role
+from diffprof.targets import Options, resolve
 from diffprof.targets.scene import Scene
 from diffprof.tuning.difference import output_of
 from diffprof.tuning.twin.building import Twin, twin_of
 from diffprof.tuning.twin.calling import STEPS
-from diffprof.tuning.twin.shrinking import NoTwin
+from diffprof.tuning.twin.shrinking import TEXT_LAYERS, NoTwin
 from tests.corpus import CASES
 
 
@@ -251,6 +253,15 @@ def test_real_widths_are_divided(make: Callable[[], tuple[Any, dict[str, Any]]])
     assert names_of(found.scene.pipe.transformer) == names_of(pipe.transformer)
     assert 4 * parameters(found.scene.pipe.transformer) < parameters(pipe.transformer)
     assert torch.isfinite(values(found)).all()
+
+
+def test_a_text_encoder_has_its_first_layers_only() -> None:
+    device = resolve_device("sim:a100-80gb")
+    with device.active():
+        found = resolve("sd15").run(twin_of, device, Options())
+    assert found.factor == 16
+    lists = (m for m in found.scene.pipe.text_encoder.modules() if isinstance(m, torch.nn.ModuleList))
+    assert [len(each) for each in lists] == [TEXT_LAYERS]
 
 
 def test_adapters_of_real_widths_are_put_on_with_their_state() -> None:

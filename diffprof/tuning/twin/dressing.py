@@ -34,7 +34,8 @@ def dress(twin: torch.nn.Module, original: torch.nn.Module, factor: int) -> None
         other = theirs.get(name)
         if getattr(other, "fused_projections", False) and callable(getattr(module, "fuse_projections", None)):
             module.fuse_projections()
-    _graft(twin, original, widths)
+    # Of a text encoder the twin has the first layers only.
+    _graft(twin, original, widths, longer=not hasattr(getattr(original, "config", None), "to_dict"))
     mine = dict(twin.named_modules())
     for name, other in theirs.items():
         processor = vars(other).get("processor")
@@ -103,10 +104,10 @@ class Widths:
         return width // self.factor if width % self.factor == 0 else width
 
 
-def _graft(twin: torch.nn.Module, original: torch.nn.Module, widths: Widths) -> None:
+def _graft(twin: torch.nn.Module, original: torch.nn.Module, widths: Widths, *, longer: bool) -> None:
     """Give the twin the submodules that it lacks, or has of another class, and the flags that say so.
 
-    A list is cut to the original's length.
+    A list is cut to the original's length, and where `longer` made as long.
     """
     vars(twin).update(
         {name: value for name, value in vars(original).items() if isinstance(value, bool | str)}
@@ -116,10 +117,10 @@ def _graft(twin: torch.nn.Module, original: torch.nn.Module, widths: Widths) -> 
     for name, module in original._modules.items():
         mine = twin._modules.get(name)
         theirs = getattr(module, "_orig_mod", module)  # below torch.compile's wrapper
-        if theirs is None:
+        if theirs is None or (mine is None and not longer and isinstance(twin, torch.nn.ModuleList)):
             continue
         if mine is not None and type(mine) is type(theirs):
-            _graft(mine, theirs, widths)
+            _graft(mine, theirs, widths, longer=longer)
             continue
         vars(twin).pop(name, None)
         twin._modules[name] = narrowed(theirs, widths.around(mine, theirs))
