@@ -10,6 +10,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -117,6 +120,31 @@ def test_a_scan_under_the_viewer_gets_the_arguments_and_ends_as_it_does(
         assert "error: no" in result.stderr
 
 
+@contextmanager
+def in_terminal(command: list[str], folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], FileIO]]:
+    """It runs in a terminal of its own, whose other end is given."""
+    parent, child = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"}
+    environment |= {"XDG_CONFIG_HOME": str(folder / "config")}
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=folder,
+        env=environment,
+        stdin=child,
+        stdout=child,
+        stderr=child,
+        start_new_session=True,
+    )
+    os.close(child)
+    with FileIO(parent, "r+") as terminal:
+        try:
+            yield process, terminal
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
 def test_in_a_terminal_without_torch(tmp_path: Path) -> None:
     """A real terminal shows the verdict; `q` leaves; nothing heavy was imported."""
     save_report(builders.one_of_everything(), tmp_path / "traces" / "20260102-030405-sdxl")
@@ -125,32 +153,26 @@ def test_in_a_terminal_without_torch(tmp_path: Path) -> None:
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
         f"print('HEAVY', [name for name in {HEAVY} if name in sys.modules])"
     )
-    parent, child = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"}
-    environment |= {"XDG_CONFIG_HOME": str(tmp_path / "config")}
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=environment,
-        stdin=child,
-        stdout=child,
-        stderr=child,
-        start_new_session=True,
-    )
-    os.close(child)
     seen = b""
     asked = False
     until = time.monotonic() + 60
-    try:
+    with in_terminal(["-c", code], tmp_path) as (_, terminal):
         while not re.search(rb"HEAVY \[.*\]", seen) and time.monotonic() < until:
-            if select.select([parent], [], [], 0.2)[0]:
-                seen += os.read(parent, 65_536)
+            if select.select([terminal], [], [], 0.2)[0]:
+                seen += os.read(terminal.fileno(), 65_536)
             if not asked and b"Verdict" in seen and b"Quit" in seen:
-                os.write(parent, b"q")
+                os.write(terminal.fileno(), b"q")
                 asked = True
-        assert b"HEAVY []" in seen, seen[-2_000:]
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        os.close(parent)
+    assert b"HEAVY []" in seen, seen[-2_000:]
+
+
+def test_it_ends_when_its_terminal_is_gone(tmp_path: Path) -> None:
+    """Where no signal says so: the terminal is not the one that controls the viewer's session."""
+    save_report(builders.one_of_everything(), tmp_path / "traces" / "20260102-030405-sdxl")
+    with in_terminal(["-m", "diffprof", "view"], tmp_path) as (process, terminal):
+        seen = b""
+        while b"Verdict" not in seen:
+            assert select.select([terminal], [], [], 60)[0], seen[-2_000:]
+            seen += os.read(terminal.fileno(), 65_536)
+        terminal.close()
+        process.wait(60)

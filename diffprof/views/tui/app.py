@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 _MOMENT = 0.5
 """Seconds in which a report's first screen is written."""
+_LOOK = 1.0
+"""Seconds between looks at whether the terminal is still there."""
 
 
 class Viewer(App[Ended]):
@@ -72,6 +76,8 @@ class Viewer(App[Ended]):
 
     def on_mount(self) -> None:
         self.theme_changed_signal.subscribe(self, lambda theme: self._keep(theme.name))
+        if not self.is_headless:
+            self.set_interval(_LOOK, self._leave_without_terminal)
         if self.report is not None:
             self.push_screen(ReportScreen(self.report, self.traces))
             self._settle()
@@ -97,6 +103,18 @@ class Viewer(App[Ended]):
             self.notify("Fixes are being applied: Esc stops them, q again leaves at once.", timeout=4)
             return
         self.exit(self.ended)
+
+    def _leave_without_terminal(self) -> None:
+        """Where the terminal is gone and no signal said so, its input is at an end over and over: Textual
+        would read it for ever. What runs is stopped first, and stores what it has."""
+        if sys.__stdin__ is not None and os.isatty(sys.__stdin__.fileno()):
+            return
+        running = [panel.job for panel in self.screen.query(JobPanel)]
+        for job in running:
+            if not job.stopping:
+                job.stop()
+        if not running:
+            self.exit(self.ended)
 
     def get_system_commands(self, screen: Screen) -> Iterable[SystemCommand]:
         yield SystemCommand("Theme", "Change the colours", self.action_change_theme)
