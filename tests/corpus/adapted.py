@@ -226,3 +226,21 @@ def sd_embeds() -> Case:
         **SMALL,
     )
     return Case(pipe, kwargs)
+
+
+def half_where_large(pipe: Any, index: int, t: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """A callback that looks at the latents, as users' own do."""
+    latents = given["latents"]
+    return {"latents": latents * 0.5 if latents.abs().max().item() > -float(t) - 1 else latents}
+
+
+@case("sdxl-callback-that-reads", family="adapted", denoiser="unet")
+def xl_callback() -> Case:
+    return Case(df.StableDiffusionXLPipeline(**sd_xl()), call(callback_on_step_end=half_where_large, **SMALL))
+
+
+@case("sdxl-layerwise-float8-model-offload", family="adapted", denoiser="unet")
+def xl_layerwise_offload() -> Case:
+    pipe = df.StableDiffusionXLPipeline(**sd_xl())
+    pipe.unet.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+    return Case(pipe, call(**SMALL), offload=offload_models)

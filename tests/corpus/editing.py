@@ -8,8 +8,15 @@ import diffusers as df
 import torch
 
 from . import Case, case
-from .image_joint import flux_parts, flux_transformer, qwen_image_parts, sd3_parts, sd3_transformer
-from .image_transformer import SANA, SHORT, pixart_transformer, sana_parts, sana_transformer
+from .image_joint import (
+    chroma_parts,
+    flux_parts,
+    flux_transformer,
+    qwen_image_parts,
+    sd3_parts,
+    sd3_transformer,
+)
+from .image_transformer import SANA, SHORT, pixart_transformer, sana_parts, sana_transformer, z_image_parts
 from .image_unet import pixel_parts
 from .parts import BETAS, call, flow_vae, half_mask, picture, sd, sd_xl, t5, unet, vae, xl_unet
 from .tokens import tokenizer
@@ -255,3 +262,26 @@ def pixart_pag() -> Case:
         pag_applied_layers=["0"],
     )
     return Case(pipe, call(use_resolution_binning=False, pag_scale=2.0, **SMALL, **SHORT))
+
+
+@case("chroma-img2img", family="editing", denoiser="transformer")
+def chroma_img2img() -> Case:
+    pipe = df.ChromaImg2ImgPipeline(**chroma_parts())
+    return Case(pipe, call(image=picture(), num_inference_steps=4, **SMALL, **SHORT))
+
+
+@case("z-image-img2img", family="editing", denoiser="transformer")
+def z_image_img2img() -> Case:
+    pipe = df.ZImageImg2ImgPipeline(**z_image_parts())
+    return Case(pipe, call(image=picture(), num_inference_steps=4, **SMALL, **SHORT))
+
+
+@case("z-image-inpaint", family="editing", denoiser="transformer")
+def z_image_inpaint() -> Case:
+    return Case(df.ZImageInpaintPipeline(**z_image_parts()), paint(**SHORT))
+
+
+@case("sd15-pag-inpaint", family="editing", denoiser="unet")
+def sd_pag_inpaint() -> Case:
+    pipe = df.StableDiffusionPAGInpaintPipeline(**sd(unet=unet(in_channels=9)), pag_applied_layers=["mid"])
+    return Case(pipe, paint(pag_scale=1.5))

@@ -74,15 +74,22 @@ def flux_true_cfg() -> Case:
     return Case(df.FluxPipeline(**flux_parts(scheduler=scheduler)), kwargs)
 
 
-@case("chroma", family="image", denoiser="transformer")
-def chroma() -> Case:
+def chroma_parts() -> dict[str, Any]:
     net = df.ChromaTransformer2DModel(
         **flux_sizes(), approximator_num_channels=16, approximator_hidden_dim=16, approximator_layers=1
     )
-    pipe = df.ChromaPipeline(
-        transformer=net, vae=flow_vae(1), text_encoder=t5(), tokenizer=tokens.tokenizer(), scheduler=flow()
-    )
-    return Case(pipe, call(negative_prompt="a dog", **SMALL, **SHORT))
+    return {
+        "transformer": net,
+        "vae": flow_vae(1),
+        "text_encoder": t5(),
+        "tokenizer": tokens.tokenizer(),
+        "scheduler": flow(),
+    }
+
+
+@case("chroma", family="image", denoiser="transformer")
+def chroma() -> Case:
+    return Case(df.ChromaPipeline(**chroma_parts()), call(negative_prompt="a dog", **SMALL, **SHORT))
 
 
 @case("bria", family="image", denoiser="transformer")

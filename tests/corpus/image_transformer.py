@@ -251,8 +251,7 @@ def lumina2() -> Case:
     return Case(pipe, call(**SMALL, **SHORT))
 
 
-@case("z-image", family="image", denoiser="transformer")
-def z_image() -> Case:
+def z_image_parts() -> dict[str, Any]:
     net = df.ZImageTransformer2DModel(
         all_patch_size=(2,),
         all_f_patch_size=(1,),
@@ -266,14 +265,19 @@ def z_image() -> Case:
         axes_dims=[8, 4, 4],
         axes_lens=[256, 32, 32],
     )
-    pipe = df.ZImagePipeline(
-        scheduler=flow(),
-        vae=flow_vae(),
-        text_encoder=qwen3(),
-        tokenizer=tokens.tokenizer(512),
-        transformer=net,
-    )
-    return Case(pipe, call(negative_prompt="a dog", guidance_scale=3.0, **SMALL, **SHORT))
+    return {
+        "scheduler": flow(),
+        "vae": flow_vae(),
+        "text_encoder": qwen3(),
+        "tokenizer": tokens.tokenizer(512),
+        "transformer": net,
+    }
+
+
+@case("z-image", family="image", denoiser="transformer")
+def z_image() -> Case:
+    kwargs = call(negative_prompt="a dog", guidance_scale=3.0, **SMALL, **SHORT)
+    return Case(df.ZImagePipeline(**z_image_parts()), kwargs)
 
 
 @case("prx", family="image", denoiser="transformer")

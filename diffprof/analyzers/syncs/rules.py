@@ -96,10 +96,12 @@ def _is_small(row: SyncRow) -> bool:
 
 
 def _sent_by_denoiser(recording: Recording, row: SyncRow) -> bool:
-    """Whether a denoiser sends a host tensor that is there already, and makes none of Python numbers."""
+    """Whether a denoiser sends a host tensor that is there already: not what it makes of Python numbers, nor
+    a list that it indexes with."""
     denoisers = {each.name for each in recording.target.components if each.role == "denoiser"}
     line = dict(row.site.excerpt).get(row.site.line, "")
-    return (row.site.module or "").partition(".")[0] in denoisers and "torch.tensor(" not in line
+    makes = "torch.tensor(" in line or (_is_small(row) and ".to(" not in line and "[" in line)
+    return (row.site.module or "").partition(".")[0] in denoisers and not makes
 
 
 def _who(row: SyncRow) -> str:

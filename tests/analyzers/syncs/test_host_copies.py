@@ -59,6 +59,7 @@ READS: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Any]] = {
     "a difference": lambda t, mask, x: bool(0.5 * (1000 - t[2]) < 3),
     "a sum to a list": lambda t, mask, x: mask.sum(dim=1).tolist(),
     "the largest": lambda t, mask, x: int(mask.sum(1).max()),
+    "a sum of a mask in fractions": lambda t, mask, x: bool(mask.to(x.dtype).sum() > 3),
     "any": lambda t, mask, x: bool((mask == 0).any()),
     "a length as a bound": lambda t, mask, x: x[:, : mask[0].sum()],
     "a length as a size": lambda t, mask, x: x[0, :4].reshape(mask[1].sum() * 2, -1),

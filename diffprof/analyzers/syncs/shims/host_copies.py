@@ -31,7 +31,7 @@ _KINDS = {
     "|count_nonzero"
     "|cat|concat|stack|flip|roll|contiguous|where|masked_fill|gather|index_select|tril|triu|pad"
     "|(zeros|ones|full)_like)(?(1)__)",
-    "whole": "sum|cumsum|prod",
+    "whole": "sum|cumsum",
     "shaped": "reshape|view|expand|repeat|tile|unflatten|new_(zeros|ones|full)",
     "view": "(un)?squeeze|flatten|detach|select|narrow|expand_as|view_as|transpose|permute|t",
     "made": "zeros|ones|full|eye|arange|empty",
@@ -122,9 +122,9 @@ class _HostCopies(_Standing):
             known = _host(args[0])
             if known is not _UNKNOWN:
                 self.remember(result, known)
-        elif not (kind == "view" or "device" in kwargs or (kind == "whole" and result.is_floating_point())):
+        elif kind != "view" and "device" not in kwargs:
             known = _host((args, kwargs))
-            if known is not _UNKNOWN:
+            if known is not _UNKNOWN and (kind != "whole" or (args and _adds_up(known[0][0], result.dtype))):
                 self.remember(result, func(*known[0], **known[1]))
 
     def remember(self, on_device, on_host):
@@ -248,6 +248,14 @@ def _is_view(result, of):
 def _version(tensor):
     """Changes with every write in place. In inference mode there is none: `forget` sees the writes."""
     return None if tensor.is_inference() else tensor._version
+
+
+def _adds_up(values, dtype):
+    """Whether their sum is the same in every order: of whole numbers, as in masks, that are small enough."""
+    if not values.is_floating_point():
+        return True
+    whole = bool((values == values.round()).all())
+    return whole and float(values.double().abs().sum()) <= 1 / torch.finfo(dtype).eps
 
 
 def _tensors(value):
