@@ -81,6 +81,19 @@ pipe.unet.compile_repeated_blocks(fullgraph=True)
         "A hook on the whole model stays outside of what is compiled block by block.",
     ),
     (
+        "one-type-of-weights",
+        "Keep the weights in one type, or quantize them",
+        """
+# pipe.unet.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.bfloat16)
+pipe.unet.to(torch.bfloat16)
+# or, as small as before, and whole under torch.compile:
+from torchao.quantization import Float8WeightOnlyConfig, quantize_
+quantize_(pipe.unet, Float8WeightOnlyConfig(set_inductor_config=False))
+""",
+        "Layerwise casting changes the weights of every layer around every call, where torchao's weights are "
+        "made larger inside the graph. Its hooks can't be taken off: load the model without them.",
+    ),
+    (
         "mark-by-hand",
         "Mark the dimensions that change, before the first call",
         """

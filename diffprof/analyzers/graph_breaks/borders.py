@@ -243,7 +243,7 @@ class Costs:
         with_all, hidden = self._with_all, self._hidden
         active = set(range(len(self.breaks))) - hidden
         mine = self.breaks[number].found
-        appear = {n for n in hidden if self.breaks[n].found.hidden_by == mine.stack[0]}
+        appear = {n for n in hidden if self.breaks[n].found.hidden_by == mine.site}
         cured = self.variant((active | appear) - {number}, frozenset({number}))
         wait = with_all.waits.get((mine.site[:2], True))
         blocked = 0.0 if wait is None else with_all.run.blocked_us.get(wait, 0.0) / 1e3

@@ -19,6 +19,10 @@ from diffprof.recording import Frame, Grade, GraphBreakRow, Site
 _URL_CODE = re.compile(r"/gb/gb(\d+)\.html")
 _CONSEQUENCE = "*** While handling this graph break, another graph break occurred: ***"
 _TORCH_MODULE = "torch/nn/modules/module.py"
+_DIFFUSERS_HOOKS = "diffusers/hooks/"
+_HOOK_METHODS = {"pre_forward", "post_forward", "new_forward"}
+"""What diffusers calls of a hook (`diffusers/hooks/hooks.py`, ModelHook)."""
+
 _SHOWN_MODULES = 20
 
 USER_ERROR = "may result in an error when running in eager"
@@ -93,8 +97,8 @@ def code_of(title: str) -> str | None:
 @dataclass
 class Distinct:
     """One break: a cause on a line. skipped: the function that runs as plain Python because of it; rest: only
-    what follows an earlier break in that function does; hidden_by: the innermost line of the break that keeps
-    Dynamo from coming here."""
+    what follows an earlier break in that function does; hidden_by: the site of the break that keeps Dynamo
+    from coming here."""
 
     message: Message
     stack: tuple[Place, ...]
@@ -131,11 +135,11 @@ def distinct_breaks(result: Result) -> tuple[Distinct, ...]:
 
 
 def _key(stack: tuple[Place, ...], message: Message) -> tuple[str, int, str]:
-    """Line and cause. What breaks in a stand-in of ours (a tokenizer) breaks where it is called: a real one
-    ends in C code, which breaks there as well."""
-    if _of_ours(stack[0]):
-        return (*site_place(stack)[:2], "a stand-in's code")
-    return (*stack[0][:2], message.code or message.cause)
+    """The line that a person would edit, and the cause: many such lines may come to one of PyTorch's. What
+    breaks in a stand-in of ours (a tokenizer) breaks where it is called: a real one ends in C code, which
+    breaks there as well."""
+    line = site_place(stack)[:2]
+    return (*line, "a stand-in's code" if _of_ours(stack[0]) else message.code or message.cause)
 
 
 def _of_ours(place: Place) -> bool:
@@ -165,14 +169,12 @@ def break_rows(
     calls: of the component in one pipeline call; per_step: in each denoising step; phase: of these calls,
     where the result does not tell that of each line.
     """
-    lines = {each.stack[0][:2]: each.site for each in found}
-    return tuple(_row(component, each, lines, result, calls, per_step, phase, grade) for each in found)
+    return tuple(_row(component, each, result, calls, per_step, phase, grade) for each in found)
 
 
 def _row(
     component: str,
     each: Distinct,
-    lines: Mapping[tuple[str, int], Place],
     result: Result,
     calls: int,
     per_step: float,
@@ -185,7 +187,6 @@ def _row(
     site = site_of(each.stack, modules[0] if modules else component)
     stood_in = _of_ours(inner)
     below = not stood_in and (importable_path(inner[0])[0], inner[1]) != (site.file, site.line)
-    by = each.hidden_by
     return GraphBreakRow(
         component=component,
         code=each.message.code,
@@ -201,7 +202,7 @@ def _row(
         phase=_phase(each, result) or phase,
         modules=tuple(modules[:_SHOWN_MODULES]),
         skipped_frame=_skipped(each),
-        hidden_by=_shown(lines.get(by[:2], by)) if by else None,
+        hidden_by=_shown(each.hidden_by) if each.hidden_by else None,
         graphs=len(each.graphs),
         ops=sum(graph.ops for graph in each.graphs),
         grade=grade,
@@ -240,10 +241,22 @@ def _shown(place: Place) -> str:
 def _in_hook(stack: tuple[Place, ...]) -> bool:
     """Whether a module's call ran the innermost function as a hook: torch's own kind, or that of a library of
     hooks, which puts itself in the place of the module's forward."""
-    if in_accelerate_hook(stack):
-        # Not always below a module's call: a VAE's `decode` and `encode` call them themselves.
+    if in_accelerate_hook(stack) or _in_diffusers_hook(stack):
+        # Not always below a module's call: a VAE's `decode` and `encode` call them themselves, and a function
+        # that Dynamo skipped is not on the stack.
         return True
     for place in stack:
         if importable_path(place[0])[0] == _TORCH_MODULE:
-            return "/hooks" in stack[0][0] or "hook(" in linecache.getline(place[0], place[1])
+            return "hook(" in linecache.getline(place[0], place[1])
+    return False
+
+
+def _in_diffusers_hook(stack: tuple[Place, ...]) -> bool:
+    """Whether the innermost lines that are no machinery's are in a hook of diffusers', called as one."""
+    for file, _, function in stack:
+        if importable_path(file)[0].startswith(_DIFFUSERS_HOOKS):
+            if function in _HOOK_METHODS:
+                return True
+        elif not is_machinery(file):
+            return False
     return False

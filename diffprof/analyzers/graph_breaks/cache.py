@@ -24,7 +24,7 @@ import torch._dynamo
 from diffprof.analyzers.graph_breaks.repeats import Structure
 from diffprof.callsite import importable_path
 
-FORMAT = 7
+FORMAT = 8
 """Raise it when a capture of the same code would say something else."""
 
 KEPT = 500

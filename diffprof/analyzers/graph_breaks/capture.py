@@ -35,7 +35,7 @@ _WRITES = {"STORE_ATTR", "STORE_SUBSCR", "STORE_GLOBAL", "DELETE_ATTR", "DELETE_
 @dataclass(frozen=True)
 class Break:
     """One break as Dynamo logged it. reason: its whole message; stack: innermost first, from the captured
-    call on; skipped: the frame around it ran as plain Python; hidden_by: the line of a break that keeps
+    call on; skipped: the frame around it ran as plain Python; hidden_by: the site of a break that keeps
     Dynamo from coming here."""
 
     frame: FrameId

@@ -36,6 +36,8 @@ def priced_breaks(
             rows.append(replace(each.row, uncosted=why))
         elif each.row.count is None:
             rows.append(replace(each.row, uncosted="the plain run of the call did not pass the line"))
+        elif not cost.call_ms:
+            rows.append(replace(each.row, uncosted=f"nothing of the call ran on {device.spec}"))
         else:
             rows.append(replace(each.row, cost=cost))
     return tuple(rows)

@@ -25,6 +25,7 @@ NUMBER_TOLERANCE = 0.02
 
 _PROGRESS = re.compile(r"tqdm|progress", re.IGNORECASE)
 _OFFLOADING = re.compile(r"accelerate/hooks|hooks/group_offloading")
+_CASTING = re.compile(r"hooks/layerwise_casting")
 _SHAPE_FROM_VALUES = re.compile(r"nonzero|unique|masked_select|dynamic (output )?shape", re.IGNORECASE)
 _LORA = re.compile(r"lora|\.scaling\[|_adapter", re.IGNORECASE)
 _STRING = re.compile(r"[!=]= *['\"]")
@@ -40,6 +41,8 @@ def for_break(row: GraphBreakRow) -> tuple[str, ...]:
     if kind == "hook":
         if _OFFLOADING.search(_files(row)):
             return ("replace-offload",)
+        if _CASTING.search(_files(row)):
+            return ("one-type-of-weights",)
         inner = kind_of(replace(row, in_hook=False))
         return ("quiet-in-graph", "hook-outside") if inner == "side-effect" else ("hook-outside",)
     if kind == "side-effect" and _PROGRESS.search(_told(row)):

@@ -9,13 +9,13 @@ resumes after each break.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from types import CodeType, FunctionType
 from typing import Any
 
-from diffprof.analyzers.graph_breaks.capture import Break, Capture, captured, is_code_of
+from diffprof.analyzers.graph_breaks.capture import Break, Capture, captured, is_code_of, site_place
 from diffprof.analyzers.graph_breaks.rewrite import straightened
 from diffprof.callsite import Place, is_machinery
 
@@ -29,8 +29,7 @@ def add_hidden_breaks(into: Capture, call: Callable[[Callable[..., Any]], Any]) 
     skipped = _skipped(into)
     with _rewritten() as rewrite:
         for _ in range(ROUNDS):
-            changed = [rewrite(place) for place in skipped]
-            if not any(changed):
+            if not rewrite(skipped):
                 return
             again, run = captured()
             call(run)
@@ -48,7 +47,7 @@ def add_hidden_breaks(into: Capture, call: Callable[[Callable[..., Any]], Any]) 
 def key(each: Break) -> tuple[str, int, str]:
     """What makes two breaks the same: line and cause."""
     title = next((x for x in each.reason.split("\n") if x and "graph break" not in x.lower()), each.reason)
-    return (*each.stack[0][:2], title)
+    return (*site_place(each.stack)[:2], title)
 
 
 def _of_a_block(each: Break) -> bool:
@@ -60,7 +59,7 @@ def _skipped(capture: Capture) -> dict[Place, Place]:
     """Function that was skipped -> the line of the break that did it."""
     places = {c.frame: c.place for c in capture.compiles}
     return {
-        places[b.frame]: b.stack[0]
+        places[b.frame]: site_place(b.stack)
         for b in capture.breaks
         if b.skipped and b.frame in places and not is_machinery(places[b.frame][0])
     }
@@ -71,20 +70,20 @@ def _within(each: Break, function: Place) -> bool:
 
 
 @contextmanager
-def _rewritten() -> Iterator[Callable[[Place], bool]]:
-    """A function that straightens the code of a place; what it changed is changed back in the end."""
+def _rewritten() -> Iterator[Callable[[Collection[Place]], bool]]:
+    """A function that straightens the code of some places, and says whether it could that of any; what it
+    changed is changed back in the end."""
     gc.unfreeze()  # frozen objects are not listed
     changed: list[tuple[FunctionType, CodeType]] = []
 
-    def rewrite(place: Place) -> bool:
-        done = False
-        for function in _functions(place):
+    def rewrite(places: Collection[Place]) -> bool:
+        before = len(changed)
+        for function in _functions(places):
             straight = straightened(function.__code__)
             if straight is not None:
                 changed.append((function, function.__code__))
                 function.__code__ = straight
-                done = True
-        return done
+        return len(changed) > before
 
     try:
         yield rewrite
@@ -93,6 +92,17 @@ def _rewritten() -> Iterator[Callable[[Place], bool]]:
             function.__code__ = code
 
 
-def _functions(place: Place) -> list[FunctionType]:
-    """Functions whose code is there."""
-    return [f for f in gc.get_objects() if type(f) is FunctionType and is_code_of(f.__code__, place)]
+def _functions(places: Collection[Place]) -> list[FunctionType]:
+    """Functions whose code is at one of them."""
+    by_name: dict[tuple[str, str], list[Place]] = {}
+    for place in places:
+        by_name.setdefault((place[0], place[2]), []).append(place)
+    return [
+        f
+        for f in gc.get_objects()
+        if type(f) is FunctionType
+        and any(
+            is_code_of(f.__code__, place)
+            for place in by_name.get((f.__code__.co_filename, f.__code__.co_name), ())
+        )
+    ]

@@ -47,7 +47,12 @@ def _breaks(recording: Recording, kind: str) -> Iterator[list[GraphBreakRow]]:
 
 
 def _break_findings(
-    recording: Recording, code: str, name: str, kind: str, say: Callable[[GraphBreakRow], str], advice: str
+    recording: Recording,
+    code: str,
+    name: str,
+    kind: str,
+    say: Callable[[GraphBreakRow], str],
+    advice: str | Callable[[GraphBreakRow], str],
 ) -> Iterator[Finding]:
     for rows in _breaks(recording, kind):
         row = max(rows, key=lambda r: (r.per_step or 0.0, r.count or 0))
@@ -72,7 +77,7 @@ def _break_findings(
             saves_ms=cost.saves_ms if cost else None,
             compiled_ms=cost.call_ms if cost else None,
             cost_note=_cost_note(cost) if cost else _why_not(row),
-            advice=_advice(rows, advice),
+            advice=_advice(rows, advice if isinstance(advice, str) else advice(row)),
             fixes=for_break(row),
             evidence=Evidence(syncs=_waits(recording, row)),
         )
@@ -403,8 +408,19 @@ def hook_in_graph(recording: Recording) -> Iterator[Finding]:
         "hook-in-graph",
         "hook",
         lambda row: f"A forward hook splits the graph ({row.cause})",
-        "Take the hook off the compiled module, or compile the blocks inside of it.",
+        _without_hook,
     )
+
+
+def _without_hook(row: GraphBreakRow) -> str:
+    fixes = for_break(row)
+    if "replace-offload" in fixes:
+        return "Keep the weights on the device: offloading and whole graphs don't go together."
+    if "one-type-of-weights" in fixes:
+        return (
+            "Load the model without layerwise casting; torchao's float8 weights are as small and stay whole."
+        )
+    return "Take the hook off the compiled module, or compile the blocks inside of it."
 
 
 def _other(row: GraphBreakRow) -> str:

@@ -309,6 +309,20 @@ def after_chains(x: torch.Tensor) -> torch.Tensor:
     return y * y.mean().item()  # breaks: value
 
 
+class Casting(nn.Module):
+    """Two lines that break on the same one of PyTorch's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4, dtype=torch.float64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.inner.to(torch.float32)  # breaks: other
+        y = self.inner(x)
+        self.inner.to(torch.float64)  # breaks: other
+        return y
+
+
 def whole(x: torch.Tensor) -> torch.Tensor:
     return torch.where(x.sum() > 0, x + 1, x).relu()
 
@@ -339,5 +353,6 @@ CASES: dict[str, tuple[Any, tuple[Any, ...]]] = {
             *(through_a_property, of_a_generator, both_in_a_condition, over_lines, after_chains),
         )
     },
+    "casting": (Casting(), (_x(),)),
     "whole": (whole, (_x(),)),
 }

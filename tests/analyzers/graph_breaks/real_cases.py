@@ -54,6 +54,22 @@ def cpu_offload() -> Scene:
     return scene
 
 
+def group_offload() -> Scene:
+    """Groups of one block each, and of what stands beside the blocks."""
+    scene = plain()
+    cpu = torch.device("cpu")
+    scene.pipe.enable_group_offload(
+        onload_device=cpu, offload_device=cpu, offload_type="block_level", num_blocks_per_group=1
+    )
+    return scene
+
+
+def layerwise_casting() -> Scene:
+    scene = plain()
+    scene.pipe.unet.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+    return scene
+
+
 def controlnet() -> Scene:
     from diffusers import ControlNetModel, StableDiffusionXLControlNetPipeline
 

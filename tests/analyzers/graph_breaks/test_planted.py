@@ -50,6 +50,7 @@ NUMBERS = {
     "both_in_a_condition": (2, 1, 2),
     "over_lines": (2, 2, 1),
     "after_chains": (3, 2, 2),
+    "casting": (2, 1, 0),
     "whole": (0, 0, 0),
 }
 
@@ -153,7 +154,7 @@ def test_no_fewer_than_explain_reports(name: str) -> None:
 def test_explain_loses_breaks_that_are_found_here() -> None:
     ours = sum(found for found, _, _ in NUMBERS.values())
     explained = sum(lines for _, lines, _ in NUMBERS.values())
-    assert (ours, explained) == (51, 26)
+    assert (ours, explained) == (53, 27)
 
 
 @pytest.mark.parametrize("name", planted.CASES)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import diffusers
 import pytest
 
+from diffprof.analyzers.graph_breaks.advice import ADVICE
 from diffprof.analyzers.graph_breaks.causes import kind_of
 from diffprof.analyzers.graph_breaks.probe import probe_graph_breaks
 from diffprof.analyzers.graph_breaks.rules import hook_in_graph
 from diffprof.scanning import scan_target
-from tests.analyzers.graph_breaks.real_cases import CASES, lora
+from tests.analyzers.graph_breaks.real_cases import CASES, group_offload, layerwise_casting, lora
 from tests.builders import make_recording
 
 WHOLE = {
@@ -23,6 +25,8 @@ WHOLE = {
     "ip_adapter": {"unet"},
 }
 """Components that are captured as one graph."""
+
+ADVICE_TEXT = {key: text for key, _, text, _ in ADVICE}
 
 PARTS = {**WHOLE, "cpu_offload": {"unet", "vae.decode"}}
 
@@ -47,6 +51,53 @@ def test_offloading_breaks_at_its_hook_in_every_call() -> None:
     assert {row.site.file for row in rows} == {"accelerate/hooks.py"}
     (finding,) = hook_in_graph(make_recording(graph_breaks=rows))
     assert (finding.per_step, finding.count) == (1.0, 3)
+
+
+def hook_lines(file: str) -> dict[int, str]:
+    source = (Path(diffusers.__file__).parent / "hooks" / file).read_text().splitlines()
+    return dict(enumerate(source, 1))
+
+
+def test_group_offloading_breaks_where_a_group_is_moved() -> None:
+    scene = group_offload()
+    hooked = [m for m in scene.pipe.unet.modules() if hasattr(m, "_diffusers_hook")]
+    moved = sum("group_offloading" in m._diffusers_hook.hooks for m in hooked)
+    sections = probe_graph_breaks(scene, None, cache=False)
+    rows = sections["graph_breaks"]
+    lines = hook_lines("group_offloading.py")
+    found = {lines[row.site.line].strip(): row for row in rows}
+    assert set(found) == {"self.group.onload_()", "self.group.offload_()"}
+    assert len(rows) == 2
+    for row in rows:
+        assert (row.component, kind_of(row), row.code, row.phase) == ("unet", "hook", "GB0099", "denoise")
+        assert row.site.file == "diffusers/hooks/group_offloading.py"
+        assert 1 < (row.per_step or 0) <= moved
+        assert row.count == 3 * (row.per_step or 0)
+    (capture,) = sections["captures"]
+    assert not capture.fullgraph_ready
+    for finding in hook_in_graph(make_recording(graph_breaks=rows)):
+        assert finding.fixes == ("replace-offload",)
+        assert "weights on the device" in finding.advice
+
+
+def test_layerwise_casting_breaks_around_every_layer() -> None:
+    scene = layerwise_casting()
+    cast = sum(
+        "layerwise_casting" in m._diffusers_hook.hooks
+        for m in scene.pipe.unet.modules()
+        if hasattr(m, "_diffusers_hook")
+    )
+    rows = probe_graph_breaks(scene, None, cache=False)["graph_breaks"]
+    lines = hook_lines("layerwise_casting.py")
+    assert {(lines[row.site.line].strip().partition("(")[0], row.site.function) for row in rows} == {
+        ("module.to", "pre_forward"),
+        ("module.to", "post_forward"),
+    }
+    assert {kind_of(row) for row in rows} == {"hook"}
+    assert {row.per_step for row in rows} == {cast}
+    for finding in hook_in_graph(make_recording(graph_breaks=rows)):
+        assert finding.fixes == ("one-type-of-weights",)
+        assert "Float8WeightOnlyConfig" in ADVICE_TEXT["one-type-of-weights"]
 
 
 @pytest.mark.slow
