@@ -13,7 +13,7 @@ class SetupPart(Row, frozen=True, kw_only=True):
     dtypes: dict[str, int] = {}
     """Bytes of parameters by type."""
     convs: int = 0
-    """Two-dimensional convolutions."""
+    """Two-dimensional convolutions, of a model that has no others."""
     convs_channels_last: int = 0
     """Those whose weights are stored with the channels innermost."""
     linears: int = 0

@@ -149,11 +149,11 @@ def fuse_qkv(recording: Recording, findings: Sequence[Finding]) -> Code | Skippe
     setup = recording.setup
     if setup is None:
         return NO_SETUP
-    if setup.fuses_qkv:
+    if setup.fuses_qkv and all(part.fusable for part in setup.parts if part.fusable is not None):
         return Code(optimize="pipe.fuse_qkv_projections()")
     parts = [part for part in setup.parts if part.fusable]
     if not parts:
-        return Skipped("no model of this pipeline has fuse_qkv_projections")
+        return Skipped("no model has separate projections that fuse_qkv_projections can fuse")
     return Code(optimize="\n".join(f"{place(part.name)}.fuse_qkv_projections()" for part in parts))
 
 

@@ -64,7 +64,9 @@ def probe_setup(pipe: Any, costs: KindCosts | None = None) -> dict[str, Setup]:
 def _part(name: str, part: nn.Module) -> SetupPart:
     modules = dict(part.named_modules())
     model = getattr(part, "_orig_mod", part)
-    convs = [m for m in modules.values() if isinstance(m, nn.Conv2d)]
+    # `model.to(memory_format=torch.channels_last)` raises where a weight has five dimensions.
+    flat = all(p.dim() < 5 for p in part.parameters())
+    convs = [m for m in modules.values() if flat and isinstance(m, nn.Conv2d)]
     attention = [m for m in modules.values() if _has_processor(m)]
     return SetupPart(
         name=name,
@@ -174,10 +176,18 @@ def _backend(attention: Sequence[Any]) -> str | None:
 def _fusable(model: nn.Module, attention: Sequence[Any]) -> int | None:
     if not callable(getattr(model, "fuse_qkv_projections", None)):
         return None
+    if any(_is_lost_by_fusing(m.processor) for m in attention):
+        return 0
     return sum(
         not getattr(m, "fused_projections", False) and callable(getattr(m, "fuse_projections", None))
         for m in attention
     )
+
+
+def _is_lost_by_fusing(processor: Any) -> bool:
+    """Fusing puts a plain processor in its place: not instead of one with weights of its own, as IP-Adapters
+    have, and diffusers refuses it for `Added` ones (unet_2d_condition.py, `fuse_qkv_projections`)."""
+    return isinstance(processor, nn.Module) or "Added" in type(processor).__name__
 
 
 # --- LoRA, compilation, offloading -----------------------------------------------------------------------

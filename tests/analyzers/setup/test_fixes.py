@@ -88,7 +88,7 @@ CASES: tuple[tuple[str, Prepare, float], ...] = (
 )
 """Fix, how the pipeline is set up before it, and how far a picture may be off that may change."""
 
-REPEATED = ("bfloat16", "tf32", "no-progress-bar", "fuse-qkv")
+REPEATED = ("bfloat16", "tf32", "no-progress-bar")
 """Fixes whose code does not depend on what was found: findings alone ask for them."""
 
 

@@ -12,6 +12,7 @@ import torch
 from diffprof.analyzers.setup.probe import probe_setup
 from diffprof.recording import Setup, SetupPart
 from tests.analyzers.setup.conftest import Bench, add_lora
+from tests.corpus import CASES
 
 
 def part(setup: Setup, name: str) -> SetupPart:
@@ -88,6 +89,21 @@ def test_layout(bench: Bench) -> None:
     ]
     assert unet.convs_channels_last == unet.convs - len(both)
     assert part(bench.setup(), "vae").convs_channels_last == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("sdxl-ip-adapter-scaled", "unet"), ("kandinsky22-decoder", "unet")]
+)
+def test_projections_that_fusing_would_lose(name: str, key: str) -> None:
+    """IP-Adapters have weights in their processors; added keys and values can't be fused."""
+    setup = probe_setup(CASES[name].build().pipe)["setup"]
+    assert part(setup, key).fusable == 0
+
+
+def test_a_model_of_three_dimensional_convolutions_has_no_order_of_channels() -> None:
+    pipe = CASES["wan-t2v"].build().pipe
+    assert any(isinstance(module, torch.nn.Conv2d) for module in pipe.vae.modules())
+    assert part(probe_setup(pipe)["setup"], "vae").convs == 0
 
 
 def test_fused_projections(bench: Bench) -> None:
