@@ -215,22 +215,34 @@ def tuple_outputs(recording: Recording, findings: Sequence[Finding]) -> Code | S
     )
 
 
-_NUMBERS = '''\
-def _take_numbers_as_tensors(model, names):
-    """Floats of these arguments reach the compiled code as 0-d tensors: one version for all values."""
+_CALLED = '''\
+def _look_at_arguments(model, look):
+    """`look` gets the arguments of each call, by name, before compiled code begins; it may change them."""
     cls = type(model)
     signature = inspect.signature(getattr(model, "_orig_mod", model).forward)
 
     class Called(cls):
         def __call__(self, *args, **kwargs):
             bound = signature.bind(*args, **kwargs)
-            for name in names:
-                if isinstance(bound.arguments.get(name), float):
-                    bound.arguments[name] = torch.tensor(bound.arguments[name], dtype=torch.float64)
+            look(bound.arguments)
             return super().__call__(*bound.args, **bound.kwargs)
 
     Called.__name__, Called.__qualname__, Called.__module__ = cls.__name__, cls.__qualname__, cls.__module__
     model.__class__ = Called
+'''
+
+_NUMBERS = f'''\
+{_CALLED}
+
+def _take_numbers_as_tensors(model, names):
+    """Floats of these arguments reach the compiled code as 0-d tensors: one version for all values."""
+
+    def look(arguments):
+        for name in names:
+            if isinstance(arguments.get(name), float):
+                arguments[name] = torch.tensor(arguments[name], dtype=torch.float64)
+
+    _look_at_arguments(model, look)
 '''
 
 
@@ -252,26 +264,22 @@ def numbers_as_tensors(recording: Recording, findings: Sequence[Finding]) -> Cod
     )
 
 
-_SIZES = '''\
+_SIZES = f'''\
+{_CALLED}
+
 def _let_sizes_vary(model, sizes):
     """These sizes of the arguments are symbols in the compiled code: one version for all of them."""
-    cls = type(model)
-    signature = inspect.signature(getattr(model, "_orig_mod", model).forward)
 
-    class Called(cls):
-        def __call__(self, *args, **kwargs):
-            given = signature.bind(*args, **kwargs).arguments
-            for (name, *keys), dims in sizes.items():
-                tensor = given.get(name)
-                for key in keys:
-                    tensor = None if tensor is None else tensor[key]
-                for dim in dims if tensor is not None else ():
-                    if tensor.shape[dim] > 1:  # a size of 1 gets code of its own, whatever is marked
-                        torch._dynamo.maybe_mark_dynamic(tensor, dim)
-            return super().__call__(*args, **kwargs)
+    def look(arguments):
+        for (name, *keys), dims in sizes.items():
+            tensor = arguments.get(name)
+            for key in keys:
+                tensor = None if tensor is None else tensor[key]
+            for dim in dims if tensor is not None else ():
+                if tensor.shape[dim] > 1:  # a size of 1 gets code of its own, whatever is marked
+                    torch._dynamo.maybe_mark_dynamic(tensor, dim)
 
-    Called.__name__, Called.__qualname__, Called.__module__ = cls.__name__, cls.__qualname__, cls.__module__
-    model.__class__ = Called
+    _look_at_arguments(model, look)
 '''
 
 
