@@ -19,7 +19,7 @@ def test_runs(run: Run, stored: Path) -> None:
     partial = builders.make_report(recording=builders.make_recording(partial=True))
     save_report(partial, stored.with_name("20260102-030406-part"))
     head, *lines = run("runs").stdout.splitlines()
-    assert head.split() == ["run", "target", "device", "findings", "of", "them", "in", "loop", "age", "note"]
+    assert head.split() == ["run", "target", "device", "findings", "in", "loop", "age", "note"]
     assert lines[0].endswith("partial")
     assert lines[1].startswith("20260102-030405-sdxl")
     assert lines[1].split()[1:5] == ["sdxl", "sim:a100-80gb", "4", "2"]
