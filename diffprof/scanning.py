@@ -46,7 +46,9 @@ def scan_target(
     pause = nullcontext() if where.wants_values else paused_collection()
     with session.keeping_what_was_recorded(), where.active(), pause:
         session.load_code()
+        session.progress.stage("building the pipeline")
         recording = target.run(session.record, where, session.options)
+    session.progress.stage("judging what was recorded")
     return with_source_edits(make_report(recording))
 
 

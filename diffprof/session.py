@@ -150,6 +150,7 @@ class Session:
         if "setup" in self.analyzers:
             from diffprof.analyzers.setup.probe import probe_setup
 
+            self.progress.stage("looking at the set-up")
             self._add(probe_setup(scene.pipe, self._costs_set_up_otherwise(scene)))
             self._lap("setup")
         if "graph-breaks" in self.analyzers:
@@ -333,6 +334,7 @@ class SyncsAndKernels(SyncObserver):
 
 
 def _keep(session: Session, observer: SyncObserver) -> None:
+    session.progress.stage("summing up the call")
     session.sections.update(observer.sections())
     session.unseen.extend(observer.unseen())
     session.steps = observer.steps_seen()

@@ -12,6 +12,7 @@ from diffusers import EulerDiscreteScheduler
 
 import diffprof
 from diffprof.errors import TargetError, UsageError
+from diffprof.progress import Progress
 from diffprof.scanning import scan_target, scheduler_table
 from diffprof.targets import Options, from_object
 
@@ -300,3 +301,35 @@ def test_every_scheduler_has_a_row_and_failures_say_why():
     ran = [row for row in table.values() if row.error is None]
     assert len(ran) >= 25
     assert all(row.error for row in table.values() if row.in_loop is None)
+
+
+class Stages(Progress):
+    """Keeps the names of the stages."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        self.names.append(name)
+
+
+@pytest.mark.parametrize(
+    ("device", "measured"),
+    [("sim:a100-80gb", []), ("cpu", ["timing clean calls", "profiling one call"])],
+)
+def test_every_part_of_the_work_is_named_as_it_happens(pipe, device, measured):
+    stages = Stages()
+    scan_target(from_object(pipe, kwargs=CALL), device=device, progress=stages)
+    steps = [f"denoising, step {step + 1}" for step in range(CALL["num_inference_steps"])]
+    assert [name for name in stages.names if name != "reading the profiler's trace (MB)"] == [
+        "building the pipeline",
+        "encode",
+        "prepare",
+        *steps,
+        "decode",
+        "postprocess",
+        "summing up the call",
+        *measured,
+        "looking at the set-up",
+        "judging what was recorded",
+    ]
