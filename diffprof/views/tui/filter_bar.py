@@ -69,6 +69,7 @@ class Search(Input):
     """The text to look for; Enter and the arrow down go to the list, Escape empties it first."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "submit", "To the list"),
         Binding("escape", "leave", "Clear"),
         Binding("down", "done", "To the list", show=False),
     ]

@@ -133,7 +133,9 @@ class FindingsPane(Container):
         """Show what matches."""
         self.search = query
         sheet = self.query_one(FindingList)
-        sheet.empty = "No finding matches; x clears the filters." if query.active else self._nothing()
+        sheet.empty = (
+            "No finding matches; in the list, x clears the filters." if query.active else self._nothing()
+        )
         sheet.set_rows(self.index.matching(query))
         values = {name: getattr(query, name) for name in _KEYS}
         self.query_one(Chips).show(values, len(sheet.rows))

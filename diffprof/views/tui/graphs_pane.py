@@ -73,6 +73,7 @@ class GraphTree(Tree[Entry]):
             for recompile in again.get(name, ()):
                 entry = Entry(recompile, _recompile_label(recompile))
                 node.add_leaf(entry.text, entry)
+            node.allow_expand = bool(node.children)
         self.root.expand()
         self.move_cursor_to_line(0)
 
@@ -88,7 +89,9 @@ class GraphTree(Tree[Entry]):
 
     def render_label(self, node: TreeNode[Entry], base_style: Style, style: Style) -> Text:
         """The entry's text in the theme's colours; plain where the cursor is."""
-        sign = "" if not node.allow_expand else "▼ " if node.is_expanded else "▶ "
+        sign = (
+            "  " * (node.parent is self.root) if not node.allow_expand else "▼ " if node.is_expanded else "▶ "
+        )
         text = Text(sign, style=base_style, no_wrap=True)
         room = _MOST_NAME
         for name, data in node.data.spans if node.data else ():

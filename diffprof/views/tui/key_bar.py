@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from textual.app import App
 from textual.content import Content
+from textual.widgets import Input
 
 from diffprof.views.tui.piece_row import Piece, PieceRow
 
@@ -99,6 +100,8 @@ class KeyBar(PieceRow):
 
     def _changed(self, screen: Screen) -> None:
         keys = keys_of(self.app, screen.active_bindings.values())
+        if isinstance(screen.focused, Input):
+            keys = tuple(key for key in keys if len(key.shown) > 1 or not key.shown.isascii())  # typed
         if keys != self.keys:
             self.keys = keys
             self.refresh()

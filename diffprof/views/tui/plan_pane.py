@@ -151,7 +151,7 @@ class PlanPane(Container):
         after = predicted_ms(self.report, self.plan.steps, self.chosen)
         line = total_line(self.plan, self.chosen, after)
         if gained := tuning.gained(tuple(self.outcomes.values())):
-            line = [*line[:-1], ("muted", " tried: "), ("good", gained)]
+            line = beside_tried(line, gained)
         self.query_one(".title", Static).update(styled(*line))
 
     # --- the current step ----------------------------------------------------------------------------
@@ -295,6 +295,15 @@ def total_line(plan: Plan, chosen: Sequence[str] | set[str], after: float | None
         ("muted", f", predicted ({grade})  "),
         ("place", bar(share, _BAR)),
     ]
+
+
+def beside_tried(line: Sequence[Span], gained: str) -> list[Span]:
+    """The total without its bar and before what was gained, a grade of both said once: fits 80 columns."""
+    short = [(style, text.replace(" fixes ", " ").replace(" fix ", " ")) for style, text in line[:-1]]
+    style, text = short[-1]
+    words, _, grade = text.rstrip().partition(" (")
+    told = words if grade and gained.endswith(f"({grade}") else text.rstrip()
+    return [*short[:-1], (style, f"{told}; tried: "), ("good", gained)]
 
 
 def _outcome(page: Writing, outcome: Outcome) -> None:

@@ -18,7 +18,7 @@ from diffprof.report import Report, save_report
 from diffprof.tuning.plan import make_plan
 from diffprof.views.tui.job import Job
 from diffprof.views.tui.job_panel import JobPanel
-from diffprof.views.tui.plan_pane import PlanPane
+from diffprof.views.tui.plan_pane import PlanPane, beside_tried, total_line
 from tests import builders
 from tests.views.tui import reports
 from tests.views.tui.conftest import Drive, settled, sheet, shows, until
@@ -179,3 +179,20 @@ def test_a_plan_that_fails_is_said(drive: Drive, monkeypatch: pytest.MonkeyPatch
         await shows(pilot, "The plan could not be made: ValueError('[b]no[/b]')")
 
     drive(reports.full(), body, planned=False)
+
+
+@pytest.mark.parametrize(
+    ("gained", "text"),
+    [
+        (
+            "341 ms, 1.36x (simulated)",
+            "1 checked: 465 ms → 461 ms, 1.01x, predicted; tried: 341 ms, 1.36x (simulated)",
+        ),
+        ("341 ms, 1.36x (measured)", "1.01x, predicted (simulated); tried: 341 ms, 1.36x (measured)"),
+    ],
+)
+def test_what_was_gained_stands_beside_what_is_predicted(gained: str, text: str) -> None:
+    plan = Plan(before_ms=465.0, grade=Grade.SIMULATED)
+    shown = "".join(part for _, part in beside_tried(total_line(plan, {"x"}, 461.0), gained))
+    assert shown.endswith(text)
+    assert "1 checked: " in shown
