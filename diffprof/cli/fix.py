@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import sys
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,9 +106,10 @@ def command(
     stored as a run of its own.
 
     --patch FILE edits your own source instead: findings that lie in it, and, where it makes the pipeline, the
-    selected fixes that are statements on it. The file is kept as FILE.orig.
+    selected fixes that are statements on it. One that may change the output is written if --apply kept it
+    before, --select names it, or --lossy allows it. The file is kept as FILE.orig.
     """
-    from diffprof.tuning.plan import Choice, make_plan
+    from diffprof.tuning.plan import Choice, asked_for, make_plan
     from diffprof.tuning.source_edit.stored import with_source_edits
     from diffprof.views.tuning import render_plan
 
@@ -118,7 +119,8 @@ def command(
     choice = Choice(select=words_of(select), ignore=words_of(ignore), lossy=lossy, goal=goal)
     screen = terminal()
     if patched is not None:
-        _patch(report, make_plan(report, choice), patched, form, write=applied)
+        plan = make_plan(report, choice)
+        _patch(report, plan, patched, asked_for(plan, choice), form, write=applied)
         return
     if not applied:
         plan = make_plan(report, choice)
@@ -145,12 +147,12 @@ def _harmless(diff: str) -> str:
     return "".join("\t".join(map(clean, line.split("\t"))) + "\n" for line in diff.splitlines())
 
 
-def _patch(report: Report, plan: Plan, file: Path, form: str, *, write: bool) -> None:
+def _patch(report: Report, plan: Plan, file: Path, asked: Container[str], form: str, *, write: bool) -> None:
     """Print the diff on stdout, and what it does and leaves on stderr; write it if asked to."""
     from diffprof.report import as_json
     from diffprof.tuning.source_edit.patch import make_patch, write_patch
 
-    patch = make_patch(report, plan, file)
+    patch = make_patch(report, plan, file, asked)
     if form == "json":
         done = [{"line": line, "what": what} for line, what in patch.done]
         emit(as_json({"file": str(file), "diff": patch.diff, "done": done, "left": patch.left}).decode())

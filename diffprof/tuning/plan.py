@@ -213,6 +213,11 @@ def _named(step: PlanStep, words: Sequence[str]) -> bool:
     )
 
 
+def asked_for(plan: Plan, choice: Choice) -> frozenset[str]:
+    """The selected fixes that the caller named or, being lossy, allowed to change the image."""
+    return frozenset(step.fix for step in plan.selected if choice.lossy or _named(step, choice.select))
+
+
 def _check(choice: Choice, known: Mapping[str, Recipe], report: Report) -> None:
     from diffprof.rules import all_rules
 

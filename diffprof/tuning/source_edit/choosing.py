@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 
 import libcst as cst
 from libcst import matchers as m
 
 from diffprof.finding import Finding
-from diffprof.fix import Code, PlanStep, Status, recipes
+from diffprof.fix import Code, PlanStep, Safety, Status, recipes
 from diffprof.recording import SyncRow
 from diffprof.report import Report
 from diffprof.tuning.source_edit.construction import Construction
@@ -149,16 +149,18 @@ def _why_read(tree: Tree, statement: cst.CSTNode | None) -> str:
 
 
 def setup_edits(
-    tree: Tree, report: Report, steps: Iterable[PlanStep], imports: list[str]
+    tree: Tree, report: Report, steps: Iterable[PlanStep], imports: list[str], asked: Container[str] = ()
 ) -> tuple[list[Edit], list[str]]:
     """Edits of the plan's steps that are statements on the pipeline, and why the others are none.
 
-    A step that was tried and not kept is none. imports: takes the import statements that they need.
+    A step that was tried and not kept is none, nor one that may change the output, unless it was tried and
+    kept, or asked for. imports: takes the import statements that they need.
     """
     known = recipes()
     tried = {outcome.fix: outcome for outcome in report.outcomes or ()}
     bodies: list[tuple[str, Code]] = []
     elsewhere: list[str] = []
+    untried: list[str] = []
     left = []
     for step in steps:
         code = known[step.fix].code(report.recording, [report.findings[n] for n in step.findings])
@@ -169,6 +171,8 @@ def setup_edits(
             left.append(f"{step.fix}: it was tried and {outcome.status}: {outcome.why.rstrip('.')}")
         elif code.definitions or code.call or code.around:
             elsewhere.append(step.fix)
+        elif step.safety is not Safety.EXACT and outcome is None and step.fix not in asked:
+            untried.append(step.fix)
         else:
             bodies.append((step.fix, code))
     if elsewhere:
@@ -176,11 +180,18 @@ def setup_edits(
             f"{', '.join(elsewhere)}: more than statements on the pipeline; `diffprof fix --apply` writes "
             "what helps to optimized.py"
         )
+    if untried:
+        left.append(
+            f"{', '.join(untried)}: it may change the output, and was not tried; `diffprof fix --apply` "
+            "tries it, and --select writes it as it is"
+        )
     if not bodies:
         return [], left
     names = ", ".join(fix for fix, _ in bodies)
     try:
-        construction = Construction(tree)
+        target = report.recording.target
+        factory = target.spec.rpartition(":")[2] if target.kind == "factory" else ""
+        construction = Construction(tree, target.pipeline, factory)
     except Refused as refused:
         return [], [*left, f"{names}: {refused}"]
     edits: list[Edit] = []

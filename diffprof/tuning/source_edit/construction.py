@@ -16,25 +16,21 @@ _CLASS = m.Name(m.MatchRegex(r"\w*Pipeline\w*"))
 _LOADS = m.Name("from_pretrained") | m.Name("from_single_file") | m.Name("from_pipe")
 _LOADED = m.Call(m.Attribute(_CLASS | m.Attribute(attr=_CLASS), _LOADS))
 _MADE = m.Call(m.Name(m.MatchRegex(r"\w+Pipeline")) | m.Attribute(attr=m.Name(m.MatchRegex(r"\w+Pipeline"))))
+_ANY_CLASS = re.compile(r"DiffusionPipeline|Auto\w+")
+"""Classes that make a pipeline of another one, which the checkpoint names."""
 _HALF = re.compile(r"pipe\.to\((torch\.\w+)\)")
 
 
 class Construction:
-    """The statement of a file that makes its pipeline. name: as code, `pipe` or `self.pipe`.
+    """The statement of a file that makes the pipeline that was scanned. name: as code, `pipe` or `self.pipe`.
 
-    Raises Refused where there is none, more than one, or it gets no name.
+    scanned: that pipeline's class; function: the factory that returned it, where one did.
+    Raises Refused where there is none, more than one that may be it, or it gets no name.
     """
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: Tree, scanned: str = "", function: str = "") -> None:
         self.tree = tree
-        makes = list(tree.all(_LOADED | _MADE))
-        outer = [each for each in makes if not any(other in makes for other in tree.above(each))]
-        if not outer:
-            raise Refused("no statement in it makes a pipeline by name")
-        if len(outer) > 1:
-            lines = ", ".join(str(tree.line(each)) for each in outer)
-            raise Refused(f"it makes more than one pipeline, in lines {lines}")
-        self.call = outer[0]
+        self.call = self._chosen(scanned, function)
         named = m.Assign(targets=[m.AssignTarget(m.Name() | m.Attribute(m.Name("self")))])
         self.statement = tree.around(self.call, cst.BaseSmallStatement)
         self.line = tree.line(self.call)
@@ -44,6 +40,29 @@ class Construction:
             self.name = "pipe"
         else:
             raise Refused(f"the pipeline that line {self.line} makes gets no name there")
+
+    def _chosen(self, scanned: str, function: str) -> cst.Call:
+        tree = self.tree
+        makes = list(tree.all(_LOADED | _MADE))
+        outer = [each for each in makes if not any(other in makes for other in tree.above(each))]
+        inside = [each for each in outer if self._is_in(each, function)]
+        outer = inside or outer
+        if not outer:
+            raise Refused("no statement in it makes a pipeline by name")
+        if len(outer) == 1:
+            return outer[0]
+        classes = [_class_name(each) for each in outer]
+        if classes.count(scanned) == 1 and not any(map(_ANY_CLASS.fullmatch, classes)):
+            return outer[classes.index(scanned)]
+        lines = ", ".join(str(tree.line(each)) for each in outer)
+        which = f", and which of them was scanned (a {scanned}) can't be told" if scanned else ""
+        raise Refused(f"it makes more than one pipeline, in lines {lines}{which}")
+
+    def _is_in(self, node: cst.CSTNode, function: str) -> bool:
+        return any(
+            isinstance(each, cst.FunctionDef) and each.name.value == function
+            for each in self.tree.above(node)
+        )
 
     def _is_outermost(self, value: cst.CSTNode | None) -> bool:
         """Whether an expression is the pipeline: the call, or methods on it such as `.to("cuda")`."""
@@ -146,3 +165,12 @@ class Construction:
         if self.tree.code(given.value) == half[1]:
             return []
         return [Edit(given.value, line, what, becomes(wanted))]
+
+
+def _class_name(call: cst.Call) -> str:
+    """`X` of `X(...)`, `diffusers.X(...)`, `X.from_pretrained(...)`."""
+    made = call.func
+    if m.matches(made, m.Attribute(attr=_LOADS)):
+        made = cst.ensure_type(made, cst.Attribute).value
+    name = made.attr if isinstance(made, cst.Attribute) else made
+    return name.value if isinstance(name, cst.Name) else ""

@@ -10,7 +10,7 @@ import re
 import sysconfig
 import tempfile
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -62,9 +62,11 @@ def _typed(file: Path) -> str:
     return file.as_posix().lstrip("/")
 
 
-def make_patch(report: Report, plan: Plan, file: Path) -> Patch:
+def make_patch(report: Report, plan: Plan, file: Path, asked: Container[str] = ()) -> Patch:
     """The edits of one file that the report's findings in it call for, and, in the file that makes the
     pipeline, the plan's selected steps that are statements on it.
+
+    asked: keys of fixes that are written untried, though they may change the output.
 
     Raises UsageError for a file that is no user's source, that the run knows nothing of, that changed since
     the scan, or that does not parse.
@@ -86,7 +88,7 @@ def make_patch(report: Report, plan: Plan, file: Path) -> Patch:
     if _is_target(report, file):
         open_ = elsewhere | set(refused)
         steps = [step for step in plan.selected if not step.findings or open_ & set(step.findings)]
-        made, why_not = setup_edits(source.tree, report, steps, imports)
+        made, why_not = setup_edits(source.tree, report, steps, imports, asked)
         edits += made
         left += [f"fix {words}" for words in why_not]
     patch = source.patched(edits, imports)

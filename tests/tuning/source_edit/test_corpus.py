@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import tomllib
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,57 @@ def test_a_fix_that_was_tried_and_undone_is_not_written(fix: Status, here: Path)
     assert patch.left == (
         () if patch.diff else ("fix no-progress-bar: it was tried and undone: It was slower",)
     )
+
+
+TWO = """\
+from diffusers import AutoPipelineForText2Image, StableDiffusionXLPipeline
+
+
+def drafts():
+    pipe = StableDiffusionXLPipeline.from_pretrained("drafts")
+    return pipe
+
+
+def finals():
+    pipe = {cls}.from_pretrained("finals")
+    return pipe
+"""
+
+
+def set_up(spec: str, cls: str, step: PlanStep, asked: Container[str] = ()) -> Patch:
+    """The patch of a file of two factories, in the working directory."""
+    file = Path("mine.py")
+    file.write_text(TWO.format(cls=cls))
+    report = reported(file, [], target=True)
+    kind = "factory" if ":" in spec else "script"
+    target = replace(report.recording.target, spec=spec, kind=kind)
+    report = replace(report, recording=replace(report.recording, target=target))
+    return make_patch(report, Plan(steps=(step,)), file, asked)
+
+
+SDXL = "StableDiffusionXLPipeline"
+QUIET = PlanStep(fix="no-progress-bar", title="", safety=Safety.EXACT, stage=1)
+CHANGING = replace(QUIET, safety=Safety.NUMERIC)
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(("function", "line"), [("drafts", 5), ("finals", 10)])
+def test_the_pipeline_of_the_factory_is_set_up(function: str, line: int) -> None:
+    assert set_up(f"mine.py:{function}", SDXL, QUIET).done == ((line, "set up `pipe`"),)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_class_that_may_make_the_scanned_pipeline_too_is_not_ruled_out() -> None:
+    (why,) = set_up("mine.py", "AutoPipelineForText2Image", QUIET).left
+    assert f"in lines 5, 10, and which of them was scanned (a {SDXL}) can't be told" in why
+
+
+@pytest.mark.usefixtures("here")
+def test_what_may_change_the_output_is_written_where_it_was_asked_for() -> None:
+    patch = set_up("mine.py:drafts", SDXL, CHANGING)
+    assert not patch.diff
+    assert patch.left[0].startswith("fix no-progress-bar: it may change the output, and was not tried")
+    assert set_up("mine.py:drafts", SDXL, CHANGING, {"no-progress-bar"}).diff
 
 
 @pytest.fixture
