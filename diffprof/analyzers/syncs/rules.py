@@ -85,9 +85,9 @@ def _upload_fixes(recording: Recording, row: SyncRow) -> tuple[str, ...]:
         return ("upload-once",)
     if not _recurs(row):
         return ()
-    if _sent_by_denoiser(recording, row):
-        return ("host-tensors-once",)
-    return ("upload-once",) if _is_small(row) or row.constant else ()
+    if _is_small(row) or row.constant:
+        return ("upload-once",)
+    return ("host-tensors-once",) if _sent_by_denoiser(recording, row) else ()
 
 
 def _is_small(row: SyncRow) -> bool:
@@ -96,12 +96,10 @@ def _is_small(row: SyncRow) -> bool:
 
 
 def _sent_by_denoiser(recording: Recording, row: SyncRow) -> bool:
-    """Whether a denoiser sends a host tensor that is there already: not what it makes of Python numbers, nor
-    a list that it indexes with."""
+    """Whether a denoiser sends a host tensor that is there already, and makes none of Python numbers."""
     denoisers = {each.name for each in recording.target.components if each.role == "denoiser"}
     line = dict(row.site.excerpt).get(row.site.line, "")
-    makes = "torch.tensor(" in line or (_is_small(row) and ".to(" not in line and "[" in line)
-    return (row.site.module or "").partition(".")[0] in denoisers and not makes
+    return (row.site.module or "").partition(".")[0] in denoisers and "torch.tensor(" not in line
 
 
 def _who(row: SyncRow) -> str:

@@ -51,6 +51,17 @@ def on_cpu(value: Any) -> Any:
     return value.cpu() if isinstance(value, torch.Tensor) else value
 
 
+def filled(mask: torch.Tensor) -> torch.Tensor:
+    made = torch.zeros_like(mask)
+    row = made[1]
+    made[0, : mask[0].sum()] = 1
+    row.fill_(2)
+    made[mask == 0] = 5
+    made[:, 3:] = mask[:, 3:]
+    made[1, 2:].zero_()
+    return made
+
+
 MASK = [[1, 1, 0, 1], [0, 1, 0, 0]]
 
 READS: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Any]] = {
@@ -60,6 +71,7 @@ READS: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Any]] = {
     "a sum to a list": lambda t, mask, x: mask.sum(dim=1).tolist(),
     "the largest": lambda t, mask, x: int(mask.sum(1).max()),
     "a sum of a mask in fractions": lambda t, mask, x: bool(mask.to(x.dtype).sum() > 3),
+    "a mask that is filled in": lambda t, mask, x: filled(mask).sum(1).tolist(),
     "any": lambda t, mask, x: bool((mask == 0).any()),
     "a length as a bound": lambda t, mask, x: x[:, : mask[0].sum()],
     "a length as a size": lambda t, mask, x: x[0, :4].reshape(mask[1].sum() * 2, -1),
@@ -110,7 +122,11 @@ def test_what_is_written_to_is_asked_anew(device: torch.device, copies: type) ->
     with copies():
         mask = torch.tensor(MASK).to(device)
         mask[0, 0] = 0
-        assert waits_of(lambda: mask.sum().item()) == (3, ["value-read"])
+        assert waits_of(lambda: mask.sum().item()) == (3, [])
+        mask[0, 1] = torch.randn(1, device=device)[0] * 0
+        assert waits_of(lambda: mask.sum().item()) == (2, ["value-read"])
+        mask.add_(1)
+        assert waits_of(lambda: mask.sum().item()) == (10, ["value-read"])
         again = torch.tensor(MASK).to(device)
     again.view(-1)[1:].zero_()  # While nobody looks.
     with copies():

@@ -38,6 +38,7 @@ _KINDS = {
     "tensor": "tensor|as_tensor",
     "getitem": "__getitem__",
     "setitem": "__setitem__",
+    "filled": "fill_|zero_|masked_fill_",
     "nonzero": "nonzero",
     "write": r"\w*[^_]_|__i(add|sub|mul|truediv|floordiv|mod|and|or|xor)__",
 }
@@ -70,12 +71,13 @@ class _HostCopies(_Standing):
             return func(*args, **kwargs)
         with torch._C.DisableTorchFunction():  # What is done here is nobody else's business.
             answer, args = self.answer(kind, func, args, kwargs)
+            written = _host((args, kwargs)) if kind in ("setitem", "filled") else _UNKNOWN
         if answer is not _UNKNOWN:
             return answer
         result = func(*args, **kwargs)
         with torch._C.DisableTorchFunction():
-            if kind in ("write", "setitem"):
-                self.forget(args[0])
+            if kind in ("setitem", "filled", "write"):
+                self.written(func, args[0], written)
             elif _on_device(result) and result.numel() <= _LARGEST:
                 self.follow(kind, func, args, kwargs, result)
         return result
@@ -89,9 +91,9 @@ class _HostCopies(_Standing):
         elif kind == "nonzero" and _on_device(args[0]) and _host(args) is not _UNKNOWN:
             return self.nonzero(*args, **kwargs), args
         elif kind == "getitem":
-            args = (args[0], self.index(*args))
-        elif kind == "setitem" and isinstance(args[2], torch.Tensor):
-            args = (args[0], self.index(*args[:2]), args[2])
+            args = (args[0], self.index(args[0], args[1]))
+        elif kind == "setitem":  # A number is filled in where the mask is set, without asking how often.
+            args = (args[0], self.index(args[0], args[1], isinstance(args[2], torch.Tensor)), args[2])
         elif kind == "tensor" and args and isinstance(args[0], (list, tuple)):
             where = torch.device(kwargs.get("device") or "cpu").type
             args = (self.elements(args[0]) if where == "cpu" else args[0], *args[1:])
@@ -137,9 +139,16 @@ class _HostCopies(_Standing):
             tensors = _known.tensors.setdefault(memory, WeakTensorKeyDictionary())
             tensors[on_device] = on_host, _version(on_device)
 
-    def forget(self, written):
-        if _on_device(written):
-            _known.tensors.pop(_memory(written), None)
+    def written(self, func, tensor, known):
+        """A write in place: done to the host's copy too where all of it is known, else that is forgotten."""
+        kept = _known.tensors.pop(_memory(tensor), {}) if _on_device(tensor) else {}
+        if kept and known is not _UNKNOWN:
+            (copy, *args), kwargs = known
+            func(copy, *args, **kwargs)
+            for each, (whole, _) in list(kept.items()):
+                if whole.untyped_storage().data_ptr() == copy.untyped_storage().data_ptr():
+                    tensors = _known.tensors.setdefault(_memory(tensor), WeakTensorKeyDictionary())
+                    tensors[each] = whole, _version(each)
 
     def learn(self, table):
         """Read a table once, if it was not uploaded from a copy that is known."""
@@ -158,11 +167,11 @@ class _HostCopies(_Standing):
             self.remember(column, on_host)
         return columns
 
-    def index(self, table, index):
+    def index(self, table, index, masks=True):
         """Whole numbers that the host knows, as host numbers; the device's own where it gathers by itself. A
         mask as the rows that it selects."""
         if isinstance(index, tuple):
-            parts = (self.index(table, part) for part in index)
+            parts = (self.index(table, part, masks) for part in index)
             return tuple(
                 each
                 for part, given in zip(parts, index, strict=True)
@@ -173,7 +182,7 @@ class _HostCopies(_Standing):
         if not isinstance(index, torch.Tensor) or index.is_floating_point():
             return index
         if index.dtype == torch.bool:
-            mask = index.dim() and _on_device(index) and _host(index) is not _UNKNOWN
+            mask = masks and index.dim() and _on_device(index) and _host(index) is not _UNKNOWN
             return self.nonzero(index, as_tuple=True) if mask else index
         if (index.dim() == 0 or table.device.type == "cpu") and _host(index) is not _UNKNOWN:
             return _host(index)
@@ -246,13 +255,13 @@ def _is_view(result, of):
 
 
 def _version(tensor):
-    """Changes with every write in place. In inference mode there is none: `forget` sees the writes."""
+    """Changes with every write in place. In inference mode there is none: `written` sees the writes."""
     return None if tensor.is_inference() else tensor._version
 
 
 def _adds_up(values, dtype):
     """Whether their sum is the same in every order: of whole numbers, as in masks, that are small enough."""
-    if not values.is_floating_point():
+    if not (values.is_floating_point() and dtype.is_floating_point):
         return True
     whole = bool((values == values.round()).all())
     return whole and float(values.double().abs().sum()) <= 1 / torch.finfo(dtype).eps
