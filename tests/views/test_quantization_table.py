@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 
 from diffprof.recording import Grade, PublishedComparison, Recording, SchemeTiming
 from diffprof.report import make_report
 from diffprof.views import render
-from diffprof.views.quantization import FORMS, render_quantization
+from diffprof.views.quantization import FORMS, render_quantization, shape_entry
 from tests.analyzers.quantization.examples import (
     MODULE,
     make_row,
@@ -88,6 +89,8 @@ def test_json_has_the_keys_that_others_build_on(recording: Recording) -> None:
     }
     assert [second[key] for key in ("speedup", "grade", "worth_it", "published")] == [None] * 4
     assert shown["choice"]["selections"][0]["modules"] == [MODULE]
+    with_bias = msgspec.structs.replace((recording.linears or ())[0], bias=not first["bias"])
+    assert shape_entry(with_bias, None)["bias"] is not first["bias"], "rows can be told apart"
 
 
 def test_text_tells_what_it_gains_and_what_is_unknown(recording: Recording) -> None:
