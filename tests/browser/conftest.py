@@ -41,7 +41,7 @@ class Browser:
         """All text that the page shows, in its shadow roots and frames of the same origin too."""
         return str(self.driver.execute_script(_TEXT))
 
-    def wait(self, ready: Callable[[], Any], what: str, seconds: float = 30) -> Any:
+    def wait(self, ready: Callable[[], Any], what: str, seconds: float = 60) -> Any:
         """Until `ready` gives something true; fails with what was waited for and what the page showed."""
         from selenium.common.exceptions import TimeoutException, WebDriverException
         from selenium.webdriver.support.wait import WebDriverWait
@@ -52,7 +52,7 @@ class Browser:
         except TimeoutException:
             pytest.fail(f"{what} did not show; the page says: {self.text()[:1500]}")
 
-    def wait_for(self, *texts: str, seconds: float = 30) -> str:
+    def wait_for(self, *texts: str, seconds: float = 60) -> str:
         """Until the page shows all of them; returns what it shows."""
 
         def shown() -> str | None:

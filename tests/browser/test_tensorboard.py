@@ -68,12 +68,14 @@ def start(command: list[str], folder: Path, *more: str) -> Board:
         )
     until = time.monotonic() + START_S
     while time.monotonic() < until and process.poll() is None:
-        found = re.search(r"http://127\.0\.0\.1:\d+/\S*", out.read_text() + err.read_text())
+        # The whole address: what is read may end in the middle of it.
+        found = re.search(r"http://127\.0\.0\.1:\d+/\S*(?=\s)", out.read_text() + err.read_text())
         if found:
             page = found[0]
             return Board(process, page.partition("#")[0].rstrip("/"), page)
         time.sleep(0.2)
     process.kill()
+    process.wait()
     raise AssertionError(f"no address: {out.read_text()} {err.read_text()}")
 
 
@@ -269,6 +271,12 @@ def open_diff(browser: Browser) -> None:
 _BOXES = "return [...document.querySelectorAll('input.MuiSelect-nativeInput')].map((box) => box.value)"
 
 
+def _by_name(browser: Browser, needed: str) -> dict[str, list[str]]:
+    """The rows of the table by their first cell, once the needed one is there."""
+    rows = {row[0]: row for row in browser.driver.execute_script(_ROWS)}
+    return rows if needed in rows else {}
+
+
 def test_diff(profiler: Profiler, browser: Browser) -> None:
     """The run before its fixes and the one after them are chosen as soon as the page is open."""
     worker = ["sim:a100-80gb", "default"]
@@ -277,7 +285,7 @@ def test_diff(profiler: Profiler, browser: Browser) -> None:
     wanted = [A100, *worker, FIXED, *worker]
     browser.wait(lambda: browser.driver.execute_script(_BOXES) == wanted, "the chosen runs", START_S)
     browser.wait_for("Baseline Host Duration (us)", "Execution Diff", "linear")
-    rows = {row[0]: row for row in browser.driver.execute_script(_ROWS)}
+    rows = browser.wait(lambda: _by_name(browser, "linear"), "the row of linear")
     before, after, change = (int(cell) for cell in rows["linear"][1:4])
     assert 0 < after < before
     assert change == after - before
@@ -287,13 +295,19 @@ def test_diff(profiler: Profiler, browser: Browser) -> None:
 def test_diff_leaves_a_choice_of_ones_own_alone(profiler: Profiler, browser: Browser) -> None:
     open_diff(browser)
     profiler.choose("Runs", "fixed", 1)
+    browser.wait(lambda: browser.driver.execute_script(_BOXES)[3] == "fixed", "the choice")
     time.sleep(1)
     assert browser.driver.execute_script(_BOXES)[3:] == ["fixed", "", ""]
 
 
 def test_nothing_of_the_profiler_left_the_machine(profiler: Profiler, browser: Browser) -> None:
-    """Runs after its views, in the order of this file."""
-    assert any("trace_embedding.html" in each for each in browser.asked())
+    def traced() -> bool:
+        return any("trace_embedding.html" in each for each in browser.asked())
+
+    if not traced():  # another worker has the tests of the views
+        browser.driver.execute_script("document.querySelectorAll('.MuiTab-root')[0].click()")
+        profiler.choose("Views", "Trace")
+        browser.wait(traced, "the trace")
     assert browser.left_the_machine() == []
 
 
@@ -382,7 +396,7 @@ def test_the_entry_point_is_what_the_package_declares() -> None:
 def test_ctrl_c_ends_it(asked: signal.Signals, tmp_path: Path, runs: Path) -> None:
     started = start([sys.executable, "-m", "diffprof", "tensorboard", str(runs / "fixed")], tmp_path)
     started.process.send_signal(asked)
-    assert started.process.wait(30) == 0
+    assert started.process.wait(90) == 0
     said = (tmp_path / "err.txt").read_text()
     assert "TensorBoard ended." in said
     assert "Traceback" not in said
@@ -391,6 +405,6 @@ def test_ctrl_c_ends_it(asked: signal.Signals, tmp_path: Path, runs: Path) -> No
 def test_a_taken_port_is_one_clear_error(board: Board, runs: Path, tmp_path: Path) -> None:
     port = board.address.rpartition(":")[2]
     command = [sys.executable, "-m", "diffprof", "tensorboard", str(runs), "--port", port]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 2
     assert f"Port {port} of 127.0.0.1 is taken." in ended.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import types
 from collections.abc import Callable
@@ -17,14 +18,25 @@ from tests import builders
 Run = Callable[..., Result]
 
 
+def clean_environment() -> dict[str, str]:
+    """The environment without what changes what a command prints or where it stores."""
+    ours = ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "PYTHONWARNINGS", "PYTHONDEVMODE")
+    prefixes = ("DIFFPROF_", "TEXTUAL")
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ours and not name.startswith(prefixes)
+    }
+
+
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """`run("show", "--format", "json")` -> exit_code, stdout, stderr."""
     from diffprof.cli.app import app
 
     monkeypatch.chdir(tmp_path)
-    for name in ("DIFFPROF_TRACES", "DIFFPROF_DEBUG", "FORCE_COLOR", "COLUMNS"):
-        monkeypatch.delenv(name, raising=False)
+    for name in os.environ.keys() - clean_environment().keys():
+        monkeypatch.delenv(name)
     return lambda *args: CliRunner().invoke(app, [str(arg) for arg in args], prog_name="diffprof")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from diffprof.report import load_report
+from tests.cli.conftest import clean_environment
 
 pytestmark = pytest.mark.slow
 
@@ -47,6 +48,7 @@ def scan(folder: Path, third: str, **more: object) -> subprocess.Popen[str]:
         "stderr": subprocess.PIPE,
         "text": True,
         "preexec_fn": heard,
+        "env": clean_environment(),
         **more,
     }
     return subprocess.Popen(command, cwd=folder, **options)  # type: ignore[call-overload]
@@ -54,7 +56,7 @@ def scan(folder: Path, third: str, **more: object) -> subprocess.Popen[str]:
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_ctrl_c_in_the_loop_keeps_what_was_recorded(tmp_path: Path) -> None:
-    with scan(tmp_path, "time.sleep(60)") as process:
+    with scan(tmp_path, "time.sleep(300)") as process:
         assert process.stderr is not None
         said = ""
         for line in process.stderr:
@@ -83,7 +85,7 @@ def test_a_report_that_can_not_be_stored_is_shown(tmp_path: Path, third: str, co
         resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))
 
     with scan(
-        tmp_path, third, preexec_fn=no_room, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+        tmp_path, third, preexec_fn=no_room, env={**clean_environment(), "PYTHONDONTWRITEBYTECODE": "1"}
     ) as process:
         out, said = process.communicate(timeout=120)
     assert process.returncode == code, said

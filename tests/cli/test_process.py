@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +13,10 @@ from diffprof import __version__
 from diffprof.report import save_report
 from diffprof.views import FORMATS
 from tests import builders
+from tests.cli.conftest import clean_environment
 
 HEAVY = ("torch", "diffusers", "transformers", "numpy", "textual", "libcst", "tensorboard", "accelerate")
-ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("DIFFPROF_")}
+ENVIRONMENT = clean_environment()
 
 RUNS = [
     ["--help"],

@@ -22,7 +22,7 @@ from diffprof.report import save_report
 from diffprof.views import tui
 from diffprof.views.tui.job import Ended
 from tests import builders
-from tests.cli.conftest import FakeScan, Run
+from tests.cli.conftest import FakeScan, Run, clean_environment
 
 HEAVY = ("torch", "diffusers", "transformers", "numpy", "tensorboard", "libcst")
 
@@ -124,7 +124,7 @@ def test_a_scan_under_the_viewer_gets_the_arguments_and_ends_as_it_does(
 def in_terminal(command: list[str], folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], FileIO]]:
     """It runs in a terminal of its own, whose other end is given."""
     parent, child = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"}
+    environment = {**clean_environment(), "TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"}
     environment |= {"XDG_CONFIG_HOME": str(folder / "config")}
     process = subprocess.Popen(
         [sys.executable, *command],
@@ -155,7 +155,7 @@ def test_in_a_terminal_without_torch(tmp_path: Path) -> None:
     )
     seen = b""
     asked = False
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     with in_terminal(["-c", code], tmp_path) as (_, terminal):
         while not re.search(rb"HEAVY \[.*\]", seen) and time.monotonic() < until:
             if select.select([terminal], [], [], 0.2)[0]:
