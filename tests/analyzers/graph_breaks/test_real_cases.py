@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import pytest
@@ -31,9 +33,14 @@ ADVICE_TEXT = {key: text for key, _, text, _ in ADVICE}
 PARTS = {**WHOLE, "cpu_offload": {"unet", "vae.decode"}}
 
 
+@cache
+def probed(name: str) -> dict[str, Any]:
+    return probe_graph_breaks(CASES[name](), None, cache=False)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_each_case_is_reported_as_it_is(name: str) -> None:
-    sections = probe_graph_breaks(CASES[name](), None, cache=False)
+    sections = probed(name)
     captures = {row.component: row for row in sections["captures"]}
     assert set(captures) == PARTS[name]
     assert {n for n, row in captures.items() if row.fullgraph_ready} == WHOLE[name]
@@ -43,7 +50,7 @@ def test_each_case_is_reported_as_it_is(name: str) -> None:
 
 
 def test_offloading_breaks_at_its_hook_in_every_call() -> None:
-    rows = probe_graph_breaks(CASES["cpu_offload"](), None, cache=False)["graph_breaks"]
+    rows = probed("cpu_offload")["graph_breaks"]
     assert {(row.component, kind_of(row), row.code, row.per_step) for row in rows} == {
         ("unet", "hook", "GB0098", 1.0),
         ("vae.decode", "hook", "GB0098", 0.0),
