@@ -11,7 +11,6 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from diffprof.comparing import match
 from diffprof.devices import Device, resolve_device
 from diffprof.errors import DiffprofError, UsageError
 from diffprof.finding import Finding
@@ -34,11 +33,11 @@ from diffprof.report import Report, make_report
 from diffprof.session import our_own, target_failure
 from diffprof.targets import Options, Target, resolve
 from diffprof.targets.scene import Scene
-from diffprof.tuning.keeping import Seen, judged, too_close
+from diffprof.tuning.keeping import judged, too_close
 from diffprof.tuning.pictures import pictures
 from diffprof.tuning.plan import CLASH, Choice, make_plan
+from diffprof.tuning.scans import analyzers_of, captured, seen_between
 from diffprof.tuning.stand import Stand, StandMark, stand_for
-from diffprof.views.words import plural
 
 NOT_ALONE = (Stage.QKV, Stage.LAYOUT)
 """Stages before compiling whose gain may show in compiled code only."""
@@ -170,7 +169,8 @@ class Tuning:
 
     def _stand(self, scene: Scene) -> Stand:
         settings = self.report.recording.settings
-        return stand_for(scene, self.device, self.target, self.options, settings, self.progress, self.clock)
+        kind = stand_for(self.device)
+        return kind(scene, self.device, self.target, self.options, settings, self.progress, self.clock)
 
     def _own_noise(self, stand: Stand) -> float:
         """How far the pipeline's own output is from itself at the same seed, from call to call."""
@@ -308,14 +308,14 @@ class Tuning:
         change = self.stand.difference(self.output, output)
         if uncompared:
             change = replace(change, why_not=uncompared)
-        self._look(_analyzers(step.rules) or ("syncs", "kernels"))
-        seen = _seen(looked, self.now, before_findings, step.rules)
+        self._look(analyzers_of(step.rules) or ("syncs", "kernels"))
+        seen = seen_between(looked, self.now, before_findings, step.rules)
         noise = self._noise(step, change, state)
         keep, why = judged(
             step.safety, step.tolerance, self.choice.goal, self.before, after, change, seen, noise
         )
         if keep and step.stage == Stage.COMPILE:
-            why += _captured(self.now.recording)
+            why += captured(self.now.recording)
         from_baseline = self.stand.difference(self.first_output, output if output is not None else None)
         self._add(
             step,
@@ -418,62 +418,6 @@ class Tuning:
             raise target_failure(self.target.spec, error) from error
 
 
-def _analyzers(rules: Sequence[str]) -> tuple[str, ...]:
-    """The analyzers behind these rules, but for the one that times linears: it looks before they change."""
-    from diffprof.rules import find_rule
-
-    names = dict.fromkeys(find_rule(code).analyzer.replace("_", "-") for code in rules)
-    names.pop("quantization", None)
-    return tuple(names)
-
-
-def _seen(before: Report, after: Report, own: Sequence[Finding], rules: Sequence[str]) -> Seen:
-    had, left = (
-        {one.rule for one, _ in match(own, [f for f in report.findings if f.rule in rules])[0]}
-        for report in (before, after)
-    )
-    judged_now = {rule for rule in rules if _analyzers((rule,)) and rule not in _unchecked(after)}
-    return Seen(
-        in_loop_before=_in_loop(before.recording),
-        in_loop_after=_in_loop(after.recording),
-        compiles_before=_compiles(before.recording),
-        compiles_after=_compiles(after.recording) if _called_again(before) <= _called_again(after) else None,
-        breaks_before=_breaks(before.recording),
-        breaks_after=_breaks(after.recording),
-        once_ms=_once_ms(own),
-        resolved=tuple(rule for rule in rules if rule in had & judged_now - left),
-        remaining=tuple(rule for rule in rules if rule in left & judged_now),
-    )
-
-
-def _unchecked(report: Report) -> set[str]:
-    return {each.rule for each in report.unchecked}
-
-
-def _in_loop(recording: Recording) -> int | None:
-    if recording.syncs is None:
-        return None
-    return sum(row.count for row in recording.syncs if row.in_loop)
-
-
-def _compiles(recording: Recording) -> int | None:
-    return None if recording.recompiles is None else sum(row.count for row in recording.recompiles)
-
-
-def _breaks(recording: Recording) -> int | None:
-    return None if recording.graph_breaks is None else len(recording.graph_breaks)
-
-
-def _called_again(report: Report) -> set[str]:
-    """What was looked at for recompiles, to the end."""
-    return {row.component for row in report.recording.captures or () if row.tried is not None}
-
-
-def _once_ms(findings: Sequence[Finding]) -> float | None:
-    known = [finding.once_ms for finding in findings if finding.once_ms is not None]
-    return sum(known) if known else None
-
-
 def _broke(outcome: Outcome) -> bool:
     """Whether it was undone for what it did to the output, not for its time."""
     return outcome.why.startswith("It changed the output")
@@ -482,17 +426,6 @@ def _broke(outcome: Outcome) -> bool:
 def _larger(one: float | None, other: float | None) -> float | None:
     known = [value for value in (one, other) if value is not None]
     return max(known) if known else None
-
-
-def _captured(recording: Recording) -> str:
-    """What Dynamo's capture says of what is compiled; empty where nobody looked."""
-    rows = [row for row in recording.captures or () if row.failure is None]
-    whole = [row.component for row in rows if row.fullgraph_ready]
-    said = f" Dynamo captures {', '.join(whole)} in one graph each." if whole else ""
-    broken = [f"{row.component} ({plural(row.breaks, 'break')})" for row in rows if not row.fullgraph_ready]
-    if broken:
-        said += f" It breaks the graph of {', '.join(broken)}; --analyzers graph-breaks has the lines."
-    return said
 
 
 def _reason(error: BaseException) -> str:

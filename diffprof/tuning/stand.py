@@ -4,7 +4,7 @@ simulated GPU with a twin beside it."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -396,15 +396,6 @@ def _quantized(pipe: Any, chosen: Sequence[str]) -> str | None:
     return None if touched else "none of the chosen layers is in the twin"
 
 
-def stand_for(
-    scene: Scene,
-    device: Device,
-    target: Target,
-    options: Options,
-    settings: Mapping[str, Any],
-    progress: Progress,
-    clock: Callable[[], float] = time.perf_counter,
-) -> Stand:
-    """The stand for a device."""
-    cls = SimulatedStand if device.kind == "sim" else Stand
-    return cls(scene, device, target, options, settings, progress, clock)
+def stand_for(device: Device) -> type[Stand]:
+    """The kind of stand for a device."""
+    return SimulatedStand if device.kind == "sim" else Stand

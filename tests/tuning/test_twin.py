@@ -111,9 +111,14 @@ def vae(channels: int) -> df.AutoencoderKL:
     )
 
 
-def euler() -> df.FlowMatchEulerDiscreteScheduler:
+def on_host(scheduler: Callable[[], Any]) -> Any:
+    """Made on the CPU, as its tables have values."""
     with torch.device("cpu"):
-        return df.FlowMatchEulerDiscreteScheduler()
+        return scheduler()
+
+
+def euler() -> df.FlowMatchEulerDiscreteScheduler:
+    return on_host(df.FlowMatchEulerDiscreteScheduler)
 
 
 def flux() -> tuple[Any, dict[str, Any]]:
@@ -154,8 +159,7 @@ def pixart_sigma() -> tuple[Any, dict[str, Any]]:
         caption_channels=4096,
         use_additional_conditions=False,
     )
-    with torch.device("cpu"):
-        scheduler = df.DPMSolverMultistepScheduler()
+    scheduler = on_host(df.DPMSolverMultistepScheduler)
     pipe = df.PixArtSigmaPipeline(None, None, vae(4), model, scheduler)
     embeds, mask = on_meta(1, 300, 4096), on_meta(1, 300)
     return pipe, {
@@ -180,8 +184,7 @@ def hunyuan_dit() -> tuple[Any, dict[str, Any]]:
         cross_attention_dim=1024,
         cross_attention_dim_t5=2048,
     )
-    with torch.device("cpu"):
-        scheduler = df.DDPMScheduler()
+    scheduler = on_host(df.DDPMScheduler)
     pipe = df.HunyuanDiTPipeline(
         vae(4), None, None, model, scheduler, None, None, requires_safety_checker=False
     )
@@ -210,8 +213,7 @@ def cogvideo_of_a_picture() -> tuple[Any, dict[str, Any]]:
         use_rotary_positional_embeddings=True,
         use_learned_positional_embeddings=True,
     )
-    with torch.device("cpu"):
-        scheduler = df.CogVideoXDDIMScheduler()
+    scheduler = on_host(df.CogVideoXDDIMScheduler)
     decoder = df.AutoencoderKLCogVideoX(latent_channels=16)
     pipe = df.CogVideoXImageToVideoPipeline(None, None, decoder, model, scheduler)
     embeds = on_meta(1, 226, 4096)
@@ -237,8 +239,7 @@ def latte() -> tuple[Any, dict[str, Any]]:
         activation_fn="gelu-approximate",
         attention_bias=True,
     )
-    with torch.device("cpu"):
-        scheduler = df.DDIMScheduler()
+    scheduler = on_host(df.DDIMScheduler)
     embeds = on_meta(1, 120, 4096)
     kwargs = {"negative_prompt": None, "prompt_embeds": embeds, "negative_prompt_embeds": embeds}
     return df.LattePipeline(None, None, vae(4), model, scheduler), kwargs | {"clean_caption": False}
@@ -287,8 +288,7 @@ def test_adapters_of_real_widths_are_put_on_with_their_state() -> None:
                 width = module.to_q.out_features
                 module.set_processor(IPAdapterAttnProcessor2_0(width, 768, num_tokens=(4,), scale=0.4))
         unet.config.encoder_hid_dim_type = "ip_image_proj"
-    with torch.device("cpu"):
-        scheduler = df.DDIMScheduler()
+    scheduler = on_host(df.DDIMScheduler)
     with torch.device("meta"):
         pipe = df.StableDiffusionPipeline(
             vae(4), None, None, unet, scheduler, None, None, None, requires_safety_checker=False

@@ -9,7 +9,7 @@ import libcst as cst
 from libcst import matchers as m
 
 from diffprof.finding import Finding
-from diffprof.fix import Code, PlanStep, Safety, Status, recipes
+from diffprof.fix import Code, Outcome, PlanStep, Safety, Status, recipes
 from diffprof.recording import SyncRow
 from diffprof.report import Report
 from diffprof.tuning.source_edit.construction import Construction
@@ -148,6 +148,10 @@ def _why_read(tree: Tree, statement: cst.CSTNode | None) -> str:
 # --- where the pipeline is made --------------------------------------------------------------------------
 
 
+def _was_kept(outcome: Outcome | None) -> bool:
+    return outcome is not None and outcome.status is Status.KEPT
+
+
 def setup_edits(
     tree: Tree, report: Report, steps: Iterable[PlanStep], imports: list[str], asked: Container[str] = ()
 ) -> tuple[list[Edit], list[str]]:
@@ -171,7 +175,7 @@ def setup_edits(
             left.append(f"{step.fix}: it was tried and {outcome.status}: {outcome.why.rstrip('.')}")
         elif code.definitions or code.call or code.around:
             elsewhere.append(step.fix)
-        elif step.safety is not Safety.EXACT and outcome is None and step.fix not in asked:
+        elif not (step.safety is Safety.EXACT or step.fix in asked or _was_kept(outcome)):
             untried.append(step.fix)
         else:
             bodies.append((step.fix, code))

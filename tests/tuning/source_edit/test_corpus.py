@@ -70,14 +70,17 @@ def finals():
 """
 
 
-def set_up(spec: str, cls: str, step: PlanStep, asked: Container[str] = ()) -> Patch:
-    """The patch of a file of two factories, in the working directory."""
+def set_up(
+    spec: str, cls: str, step: PlanStep, asked: Container[str] = (), status: Status | None = None
+) -> Patch:
+    """The patch of a file of two factories, in the working directory. status: of trying the step before."""
     file = Path("mine.py")
     file.write_text(TWO.format(cls=cls))
     report = reported(file, [], target=True)
     kind = "factory" if ":" in spec else "script"
     target = replace(report.recording.target, spec=spec, kind=kind)
-    report = replace(report, recording=replace(report.recording, target=target))
+    tried = [Outcome(fix=step.fix, title="", safety=step.safety, status=status)] if status else []
+    report = replace(report, recording=replace(report.recording, target=target), outcomes=tuple(tried))
     return make_patch(report, Plan(steps=(step,)), file, asked)
 
 
@@ -100,9 +103,11 @@ def test_a_class_that_may_make_the_scanned_pipeline_too_is_not_ruled_out() -> No
 
 @pytest.mark.usefixtures("here")
 def test_what_may_change_the_output_is_written_where_it_was_asked_for() -> None:
-    patch = set_up("mine.py:drafts", SDXL, CHANGING)
-    assert not patch.diff
-    assert patch.left[0].startswith("fix no-progress-bar: it may change the output, and was not tried")
+    for status in (None, Status.SKIPPED):
+        patch = set_up("mine.py:drafts", SDXL, CHANGING, status=status)
+        assert not patch.diff
+        assert patch.left[0].startswith("fix no-progress-bar: it may change the output, and was not tried")
+    assert set_up("mine.py:drafts", SDXL, CHANGING, status=Status.KEPT).diff
     assert set_up("mine.py:drafts", SDXL, CHANGING, {"no-progress-bar"}).diff
 
 
