@@ -152,7 +152,7 @@ class PlanPane(Container):
         line = total_line(self.plan, self.chosen, after)
         if gained := tuning.gained(tuple(self.outcomes.values())):
             line = beside_tried(line, gained)
-        self.query_one(".title", Static).update(styled(*line))
+        self.query_one(".title", Static).update(styled(*line), layout=False)
 
     # --- the current step ----------------------------------------------------------------------------
 

@@ -122,7 +122,7 @@ class RunsPane(Container):
     def _title(self, note: str = "") -> None:
         text = note or f"{words.plural(len(self.runs), 'run')} in {self.traces}"
         marks = "; space marks two to compare" if len(self.marked) < 2 else "; c compares A with B"
-        self.query_one(".title", Static).update(styled(clean(text), ("muted", marks)))
+        self.query_one(".title", Static).update(styled(clean(text), ("muted", marks)), layout=False)
 
     # --- one run -------------------------------------------------------------------------------------
 
