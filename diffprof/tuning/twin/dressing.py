@@ -57,7 +57,7 @@ def _configure(twin: torch.nn.Module, original: torch.nn.Module) -> None:
     config: Any = getattr(original, "config", None)
     if isinstance(config, Mapping):
         for key, value in vars(config).items():
-            if not key.startswith("_") and value is not config.get(key):
+            if not key.startswith("_") and value != config.get(key):
                 setattr(twin.config, key, value)
 
 
