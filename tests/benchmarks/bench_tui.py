@@ -8,8 +8,6 @@ from the byte that the terminal sends to the last change of the screen that it c
 later. Every key is pressed in the same place in each of ROUNDS viewers, and its best time counts. CPU time is
 that of the viewer's main thread (Linux). Wall time, which means something on an idle machine only, has the
 wait for the next frame in it: the screen is drawn 60 times a second.
-
-Exits with 1 when the slowest key takes over 50 ms of CPU time or the start-up over 500 ms.
 """
 
 from __future__ import annotations
@@ -37,8 +35,6 @@ from diffprof.timeline import steps_of
 from tests import builders
 
 ROUNDS = 3
-MOST_KEY_MS = 50.0
-MOST_START_MS = 500.0
 STILL_S = 0.15
 """Seconds without a change, after which the screen is taken to stand."""
 BEGIN_S = 1.0
@@ -183,9 +179,8 @@ def keys_ms(
     }
 
 
-def main() -> int:
+def main() -> None:
     print(f"{'start-up beyond Python':<24} {'CPU ms':>10} {'wall ms':>8}")
-    slowest = worst = 0.0
     long = long_call()
     assert long.recording.timeline
     reports = (
@@ -200,7 +195,6 @@ def main() -> int:
             if report is not long:
                 cpu, wall = beyond_python(Path(folder))
                 print(f"{title:<24} {cpu:>10.0f} {wall:>8.0f}")
-                slowest = max(slowest, cpu)
             tables.append((title, keys_ms(Path(folder), actions, first) if actions else {}))
     for title, found in tables:
         if not found:
@@ -210,9 +204,7 @@ def main() -> int:
         for name, keys in found.items():
             figures = [pick(each[n] for each in keys) for n in range(2) for pick in (statistics.median, max)]
             print(f"{name:<24} {figures[0]:>8.1f} {figures[1]:>7.1f} {figures[2]:>8.1f} {figures[3]:>7.1f}")
-            worst = max(worst, figures[1])
-    return int(worst > MOST_KEY_MS or slowest > MOST_START_MS)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

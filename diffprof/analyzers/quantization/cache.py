@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def default_path() -> Path:
     return user_cache_path("diffprof") / "quantization.json"
 
 
-def machine(device_name: str, **details: Any) -> str:
+def machine(device_name: str, details: Mapping[str, Any]) -> str:
     """What timings depend on besides the shape: device, threads, torch, torchao."""
     facts = {"device": device_name, "method": VERSION, **details}
     for package in ("torch", "torchao"):

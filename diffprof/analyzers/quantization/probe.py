@@ -208,7 +208,7 @@ class _Probe:
             matmul = [each.matmul.fp32_precision for each in (torch.backends.cuda, torch.backends.mkldnn)]
             engine = torch.backends.quantized.engine
             facts = {"threads": torch.get_num_threads(), "matmul": matmul, "engine": engine}
-            on = machine(info.name, **facts, **info.details)
+            on = machine(info.name, {**info.details, **facts})
             stored = TimingCache(self.tools.cache_path or default_path(), on)
         self._say("quantization: timing shapes", shapes)
         return Bench(

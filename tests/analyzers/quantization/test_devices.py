@@ -147,7 +147,7 @@ def test_a_process_that_is_held_back_has_timings_of_its_own(monkeypatch: pytest.
     assert int8_instructions() == ()
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_VNNI")
     assert int8_instructions() == usual["int8_instructions"]
-    keys = {machine("cpu", **details) for details in (usual, narrower, without, facts())}
+    keys = {machine("cpu", details) for details in (usual, narrower, without, facts())}
     assert len(keys) == 4
 
 

@@ -247,7 +247,7 @@ def test_a_damaged_cache_counts_as_empty(tmp_path: Path) -> None:
 
 
 def test_the_cache_knows_device_threads_and_versions() -> None:
-    assert machine("a", threads=1) != machine("a", threads=2) != machine("b", threads=2)
+    assert machine("a", {"threads": 1}) != machine("a", {"threads": 2}) != machine("b", {"threads": 2})
 
 
 def test_host_runner_reads_its_clock() -> None:
