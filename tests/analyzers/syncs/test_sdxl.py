@@ -6,12 +6,15 @@ Lines are those of diffusers 0.42.1, found by two independent emulations that ag
 from __future__ import annotations
 
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
 from diffprof.recording import Recording
+from diffprof.report import make_report
 from diffprof.scanning import scan_target
 from diffprof.targets import Options
+from diffprof.views.text import render_text
 
 pytestmark = pytest.mark.skipif(
     version("diffusers") != "0.42.1", reason="lines are those of diffusers 0.42.1"
@@ -136,3 +139,15 @@ def test_conditions_add_and_remove_operations(call, extra):
     expected = {**OUTSIDE_OF_EULER, **extra}
     found = rows(scanned(call=call), in_loop=False)
     assert found == {key: count for key, count in expected.items() if count is not None}
+
+
+def test_the_readme_shows_what_the_scan_prints() -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    shown = readme.partition("What the first command prints")[2].partition("```text\n")[2].partition("```")[0]
+    recording = scan_target("sdxl", options=Options(scheduler="DDIMScheduler")).recording
+    printed = render_text(make_report(recording))
+    verdict, finding = shown.partition("\n\n")[0], shown.partition("...\n")[2]
+    assert verdict.startswith("Verdict")
+    assert finding.startswith("SYN002")
+    assert verdict in printed
+    assert finding in printed
