@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -133,6 +134,38 @@ def test_what_is_written_to_is_asked_anew(device: torch.device, copies: type) ->
         assert waits_of(lambda: again.sum().item()) == (1, ["value-read"])
 
 
+WRITES: dict[str, Callable[[torch.Tensor], Any]] = {
+    "in a list": lambda x: torch._foreach_add_([x], 1.0),
+    "in place by name": lambda x: torch.nn.functional.relu(x, inplace=True),
+    "as a result": lambda x: torch.mul(torch.full((3,), 3.0, device=x.device).sqrt(), 2, out=x),
+    "all by name": lambda x: torch.nn.init.constant_(x, 4.0),
+    "raw": lambda x: x.data.add_(1),
+}
+
+
+@pytest.mark.parametrize("how", WRITES)
+@pytest.mark.parametrize("inference", [True, False])
+def test_no_write_is_missed(how: str, inference: bool, device: torch.device, copies: type) -> None:
+    """Tensors of inference mode do not tell that they were written."""
+    with torch.inference_mode(inference), copies():
+        x = torch.tensor([-1.0, 2.0, 3.0]).to(device)
+        WRITES[how](x)
+        got = x.tolist()
+        expected = torch.tensor([-1.0, 2.0, 3.0])
+        WRITES[how](expected)
+        assert got == expected.tolist() != [-1.0, 2.0, 3.0]
+
+
+def test_less_common_calls_are_answered_rightly(device: torch.device, copies: type) -> None:
+    with copies():
+        one = torch.tensor(True).to(device)
+        assert [each.tolist() for each in torch.nonzero(one, as_tuple=True)] == [[0]]
+        assert torch.nonzero(input=torch.tensor([0, 1]).to(device)).tolist() == [[1]]
+        z = torch.tensor([1.0 + 2.0j]).to(device)
+        assert z.conj().tolist() == [1.0 - 2.0j]
+        assert torch.nn.Linear(2, 2).weight.shape == (2, 2)
+
+
 def test_a_copy_on_the_host_is_the_caller_s_own(device: torch.device, copies: type) -> None:
     with copies():
         mask = torch.tensor(MASK).to(device)
@@ -227,6 +260,58 @@ def test_an_error_in_a_part_leaves_nothing_standing(device: torch.device) -> Non
     with pytest.raises(RuntimeError), code["_answered_from_host"](pipe):
         pipe(device, [True, False])  # The model is on the CPU, and the mask too short.
     assert torch._C._len_torch_function_stack() == 0
+
+
+@pytest.mark.parametrize("where", ["the part", "what it calls"])
+@pytest.mark.parametrize("in_call", [True, False])
+def test_ctrl_c_in_a_part_leaves_nothing_standing(device: torch.device, where: str, in_call: bool) -> None:
+    """It runs no hooks of the modules that it ends, and is not taken for another error."""
+    pipe, code = Pipe(), shim("host_copies")
+    pipe.model.to(device)
+    code["_answer_from_host_in"](pipe.model, ("blocks.*",))
+    part = pipe.model.blocks[0] if where == "the part" else pipe.model.blocks[0].inner
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    def call() -> torch.Tensor:
+        with code["_answered_from_host"](pipe) if in_call else contextlib.nullcontext():
+            return pipe(device, [True, False, True, True])
+
+    hook = part.register_forward_pre_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        call()
+    hook.remove()
+    if in_call:
+        assert torch._C._len_torch_function_stack() == 0
+    call()
+    assert torch._C._len_torch_function_stack() == 0
+
+
+def test_ctrl_c_in_a_watched_call_ends_the_watch(device: torch.device) -> None:
+    code = shim("host_tensors")
+    model = torch.nn.Linear(6, 6).to(device)
+    code["_host_tensors_once"](model)
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    hook = model.register_forward_pre_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        model(torch.ones(2, 6).to(device))
+    hook.remove()
+    model(torch.ones(2, 6).to(device))
+    assert torch._C._len_torch_function_stack() == 0
+
+
+def test_of_what_a_model_is_given_a_limited_share_is_kept(device: torch.device) -> None:
+    tensors = shim("host_tensors")["_HostTensors"]()
+    tensors.kept_bytes = 4 * 100
+    for n in range(2, 40):
+        value = torch.full((n,), float(n))
+        assert torch.equal(tensors.tensor(value, device).cpu(), value)
+        assert sum(each.nbytes for pairs in tensors.kept.values() for each, _ in pairs) <= 400
+    assert (torch.Size([39]), (1,), torch.float32, device) in tensors.kept
 
 
 def test_a_copy_of_a_part_works_by_itself(device: torch.device) -> None:

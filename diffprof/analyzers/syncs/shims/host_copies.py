@@ -66,7 +66,11 @@ class _HostCopies(_Standing):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        kind = None if torch.compiler.is_compiling() else _kind(getattr(func, "__name__", ""))
+        if torch.compiler.is_compiling():
+            return func(*args, **kwargs)
+        kind = _kind(getattr(func, "__name__", ""))
+        if kwargs.get("out") is not None or kwargs.get("inplace") or (kind == "filled" and not args):
+            kind = "write"
         if kind is None:
             return func(*args, **kwargs)
         with torch._C.DisableTorchFunction():  # What is done here is nobody else's business.
@@ -76,8 +80,11 @@ class _HostCopies(_Standing):
             return answer
         result = func(*args, **kwargs)
         with torch._C.DisableTorchFunction():
-            if kind in ("setitem", "filled", "write"):
+            if kind in ("setitem", "filled"):
                 self.written(func, args[0], written)
+            elif kind == "write":
+                for tensor in _tensors((args[:1], kwargs)):
+                    self.written(func, tensor, _UNKNOWN)
             elif _on_device(result) and result.numel() <= _LARGEST:
                 self.follow(kind, func, args, kwargs, result)
         return result
@@ -88,7 +95,7 @@ class _HostCopies(_Standing):
         if (kind == "read" or to_host) and any(map(_on_device, args)):
             if (known := _host(args)) is not _UNKNOWN:
                 return (func(*known, **kwargs).clone() if to_host else func(*known, **kwargs)), args
-        elif kind == "nonzero" and _on_device(args[0]) and _host(args) is not _UNKNOWN:
+        elif kind == "nonzero" and args and _on_device(args[0]) and _host(args) is not _UNKNOWN:
             return self.nonzero(*args, **kwargs), args
         elif kind == "getitem":
             args = (args[0], self.index(args[0], args[1]))
@@ -157,6 +164,8 @@ class _HostCopies(_Standing):
 
     def nonzero(self, mask, **kwargs):
         """As many rows as the host counts, so that the device need not be asked."""
+        if kwargs.get("as_tuple") and not mask.dim():
+            mask = mask.unsqueeze(0)
         found = _host(mask).nonzero()
         rows = torch.nonzero_static(mask, size=len(found))
         self.remember(rows, found)
@@ -234,8 +243,9 @@ def _copy_of(value):
     for tensor, (copy, version) in _known.tensors.get(_memory(value), {}).items():
         offset = value.storage_offset() - tensor.storage_offset()
         end = offset + sum((n - 1) * step for n, step in zip(value.shape, value.stride(), strict=True))
-        inside = value.numel() and 0 <= offset <= end < tensor.numel() and value.dtype == tensor.dtype
-        if inside and version == _version(value):
+        inside = value.numel() and 0 <= offset <= end < tensor.numel()
+        alike = value.dtype == tensor.dtype and value.is_conj() == tensor.is_conj()
+        if inside and alike and version == _version(value):
             return copy.as_strided(value.shape, value.stride(), offset)
     return _UNKNOWN
 

@@ -5,6 +5,8 @@ import functools
 import torch
 from torch.overrides import TorchFunctionMode
 
+from diffprof.analyzers.syncs.shims.standing import _take_off
+
 
 class _HostUses(TorchFunctionMode):
     """Tells host tensors that are only sent to the device from those that the host computes with."""
@@ -56,6 +58,8 @@ class _HostTensors:
     """Tensors of one shape and type that are kept."""
     largest = 2**24
     """Bytes of a tensor that is kept."""
+    kept_bytes = 2**28
+    """Of all that are kept: then those of the shapes that came first go."""
 
     def __init__(self):
         self.kept = {}
@@ -66,6 +70,7 @@ class _HostTensors:
         """Those of the call that runs; None in the first of its kind, which is watched."""
 
     def before(self, model, args, kwargs):
+        self.after(model, args, kwargs, None)  # A call before it may have ended without: Ctrl-C does that.
         device = _device(args, kwargs)
         if device is None:
             return None
@@ -81,7 +86,7 @@ class _HostTensors:
     def after(self, model, args, kwargs, result):
         uses, self.uses = self.uses, None
         if uses is not None:
-            uses.__exit__(None, None, None)
+            _take_off(uses)
             if result is not None:
                 self.called[self.kind] = set(uses.places.values()) - uses.computed
 
@@ -128,6 +133,8 @@ class _HostTensors:
                 return on_device.clone()
         kept.append((value.clone(), value.to(device)))
         del kept[: -self.most]
+        while sum(each.nbytes for pairs in self.kept.values() for each, _ in pairs) > self.kept_bytes:
+            del self.kept[next(iter(self.kept))]
         return kept[-1][1].clone()
 
 

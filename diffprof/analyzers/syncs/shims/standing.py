@@ -4,14 +4,35 @@ model."""
 import contextlib
 import fnmatch
 import functools
+import threading
 import types
 
 import torch
-from torch.overrides import TorchFunctionMode, _get_current_function_mode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode, _pop_mode, _push_mode
 
 
 class _Standing(TorchFunctionMode):
     """A mode that stands in some code and not in the models that this code calls."""
+
+    def __enter__(self):
+        self.ended = False
+        return super().__enter__()
+
+    def __exit__(self, *raised):
+        self.ended = True
+        _take_off(self)
+
+
+def _take_off(mode):
+    """Take a mode off the stack, wherever it stands there, if it still does: Ctrl-C ends a model without its
+    hooks."""
+    above = []
+    while (top := _get_current_function_mode()) is not None and top is not mode:
+        above.append(_pop_mode())
+    if top is mode:
+        _pop_mode()
+    for each in reversed(above):
+        _push_mode(each)
 
 
 def _around_methods(owner, names, mode, then=None):
@@ -39,16 +60,20 @@ class _Within:
 
     def __init__(self, mode):
         self.mode = mode
-        self.entered = []
+        self.entered = {}
+        """The mode that stands now, by the thread that runs the module."""
 
     def before(self, module, args):
         if not torch.compiler.is_compiling():
-            self.entered.append(self.mode())
-            self.entered[-1].__enter__()
+            self.after(module, args, None)  # A call before it may have ended without: Ctrl-C does that.
+            self.entered[threading.get_ident()] = self.mode()
+            self.entered[threading.get_ident()].__enter__()
 
     def after(self, module, args, result):
         if self.entered and not torch.compiler.is_compiling():
-            self.entered.pop().__exit__(None, None, None)
+            standing = self.entered.pop(threading.get_ident(), None)
+            if standing is not None:
+                standing.__exit__(None, None, None)
 
     def of(self, module):
         return (
@@ -67,14 +92,14 @@ class _Outside:
         if not torch.compiler.is_compiling():
             modes = []
             while isinstance(_get_current_function_mode(), _Standing):
-                modes.append(_get_current_function_mode())
-                modes[-1].__exit__(None, None, None)
+                modes.append(_pop_mode())
             self.left.append(modes)
 
     def after(self, module, args, result):
         if self.left and not torch.compiler.is_compiling():
             for mode in reversed(self.left.pop()):
-                mode.__enter__()
+                if not mode.ended:
+                    _push_mode(mode)
 
     def of(self, module):
         return (
@@ -98,12 +123,17 @@ def _in_call(pipe, mode):
     models = [part for part in vars(pipe).values() if isinstance(part, torch.nn.Module)]
     outside = _Outside()
     hooks = [hook for model in models for part in (model, *_called_in(model)) for hook in outside.of(part)]
+    before = torch._C._len_torch_function_stack()
     try:
         with mode:
             yield
     finally:
         for hook in hooks:
             hook.remove()
+        while torch._C._len_torch_function_stack() > before and isinstance(
+            _get_current_function_mode(), _Standing
+        ):
+            _pop_mode()  # That of a part which Ctrl-C ended.
 
 
 def _in_parts(model, parts, mode):
