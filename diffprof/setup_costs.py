@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
 from diffprof.finding import Evidence
-from diffprof.recording import KindCosts, Recording
+from diffprof.recording import KernelKind, KindCosts, Recording
 
 ORDER = ("now", "half", "sdpa", "qkv", "compiled", "int8")
 """Columns of `KindCosts`, each built on the one before."""
@@ -34,3 +38,27 @@ def evidence(recording: Recording, name: str) -> Evidence:
             becomes.append(kind.device_us * after[n] / before[n])
     left = costs.compiled_host_left if name == "compiled" else 1.0
     return Evidence(kinds=tuple(kinds), becomes_us=tuple(becomes), host_left=left)
+
+
+def along(costs: KindCosts, before: Sequence[KernelKind], after: Sequence[KernelKind]) -> KindCosts:
+    """The costs with columns along the kinds of a later timeline, which has other kinds in another order.
+
+    before: the kinds that the columns run along. A kind that is not among them takes the same time in each
+    column: what a change would make of it is not known.
+    """
+    places = {_same(kind): n for n, kind in enumerate(before)}
+    found = [(places.get(_same(kind)), kind.device_us or 0.0) for kind in after]
+    columns = {name: column(costs, name) for name in ORDER}
+    return replace(
+        costs,
+        **{
+            f"{name}_us": tuple(own if n is None else values[n] for n, own in found)
+            for name, values in columns.items()
+            if values
+        },
+    )
+
+
+def _same(kind: KernelKind) -> tuple[str, ...]:
+    """What tells a kind from others, apart from its times."""
+    return kind.name, kind.op, kind.family, kind.shape, kind.dtype

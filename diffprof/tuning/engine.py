@@ -31,6 +31,7 @@ from diffprof.progress import Progress
 from diffprof.recording import Recording
 from diffprof.report import Report, make_report
 from diffprof.session import our_own, target_failure
+from diffprof.setup_costs import along
 from diffprof.targets import Options, Target, resolve
 from diffprof.targets.scene import Scene
 from diffprof.tuning.keeping import judged, too_close
@@ -365,7 +366,11 @@ class Tuning:
             for name in Recording.__struct_fields__
             if (value := getattr(seen, name)) is not None and name not in ("seconds", "created", "unseen")
         }
-        self.now = make_report(replace(self.now.recording, **fresh))
+        was = self.now.recording
+        if "timeline" in fresh and "setup" not in fresh and was.timeline and was.setup and was.setup.costs:
+            costs = along(was.setup.costs, was.timeline.kinds, fresh["timeline"].kinds)
+            fresh["setup"] = replace(was.setup, costs=costs)
+        self.now = make_report(replace(was, **fresh))
 
     def _after(self) -> Report:
         """The scan of what was kept, with the analyzers that the report has."""
@@ -401,7 +406,7 @@ class Tuning:
             for step in self.plan.listed
             if not step.selected and step.fix not in tried
         ]
-        return replace(self.report, plan=self.plan, outcomes=(*self.outcomes, *untried))
+        return replace(self.report, plan=self.plan, outcomes=(*self.outcomes, *untried), after=None)
 
     @contextmanager
     def keeping_outcomes(self) -> Iterator[None]:

@@ -31,7 +31,8 @@ class Subject:
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene.changed(bound(scene.pipe, scene.args, scene.kwargs), scene.around)
-        self.namespace: dict[str, Any] = {"__name__": "optimized"}
+        # Without a name, by which Dynamo would import the module where it traces a hook that a fix left.
+        self.namespace: dict[str, Any] = {}
         self.around: tuple[str, ...] = ()
         self._last: Snapshot | None = None
 

@@ -248,6 +248,39 @@ def test_compiled_code_that_computes_something_else_is_undone(tried):
     assert outcomes["compile"].why.startswith("It changed the output by up to")
 
 
+def test_hooks_that_a_fix_left_are_compiled_with_the_model(tried):
+    """Dynamo looks up the globals of what it inlines in the module that they name."""
+    code = Code(
+        definitions="_ONE = 1\n\n\ndef _same(module, args, result):\n    return result * _ONE\n",
+        optimize="pipe.unet.conv_in.register_forward_hook(_same)\npipe.unet.conv_in.compile(fullgraph=True)",
+    )
+    outcomes, _ = tried("sim:a100-80gb", compiling(code))
+    assert outcomes["compile"].difference.why_not is None
+    assert outcomes["compile"].status is Status.KEPT
+
+
+def test_setup_costs_follow_the_kinds_of_the_timeline_that_a_fix_makes(tried):
+    """A fix that adds kinds of kernels is judged like any other."""
+    code = Code(
+        definitions="def _same(module, args, result):\n    return result.flip(0, 1, 2).flip(0, 1, 2)\n",
+        optimize="pipe.unet.conv_in.register_forward_hook(_same)\n"
+        "pipe.vae.decoder.conv_in.register_forward_hook(_same)",
+    )
+    outcomes, _ = tried("sim:a100-80gb", made("flips", code))
+    assert outcomes["flips"].status is Status.UNDONE
+    assert outcomes["flips"].difference.bit_equal
+
+
+def test_the_scan_after_an_earlier_try_is_not_named_again(offered, scanned, unchanged):
+    from msgspec.structs import replace
+
+    offered(made("nothing", Code()), rule="SYN002")
+    report = replace(offered.named(scanned["sim:a100-80gb"]), after="20260101-000000-earlier")
+    tuned = tune(report)
+    assert tuned.after is None
+    assert tuned.report.after is None
+
+
 def test_a_compiled_twin_that_can_not_be_called_is_named(tried, monkeypatch):
     breaking = "pipe.vae.decode = torch.compile(lambda *a, **k: torch._dynamo.graph_break(), fullgraph=True)"
     code = Code(imports=("import torch",), optimize=breaking)

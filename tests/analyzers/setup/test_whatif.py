@@ -10,10 +10,10 @@ import pytest
 
 pytest.importorskip("torch")
 
-from diffprof.recording import Recording
+from diffprof.recording import Grade, KernelKind, KindCosts, Recording
 from diffprof.report import make_report
 from diffprof.scanning import scan_target
-from diffprof.setup_costs import ORDER, column, evidence
+from diffprof.setup_costs import ORDER, along, column, evidence
 from diffprof.targets import Options
 
 pytestmark = pytest.mark.slow
@@ -93,3 +93,17 @@ def test_each_column_is_at_most_the_one_before() -> None:
         recording = scanned(**start)
         totals = [reckoned(recording, name) for name in ORDER]
         assert totals == sorted(totals, reverse=True)
+
+
+def test_costs_follow_their_kinds_to_another_timeline() -> None:
+    def kind(name: str, us: float, **more: str) -> KernelKind:
+        return KernelKind(name=name, op=name, family="other", device_us=us, **more)
+
+    costs = KindCosts(grade=Grade.SIMULATED, now_us=(1.0, 2.0), half_us=(0.5, 1.0), int8_us=(0.1, 0.2))
+    before = (kind("a", 1.0), kind("b", 2.0))
+    after = (kind("new", 7.0), kind("b", 2.5), kind("a", 1.0, shape="2x2"), kind("a", 1.0))
+    found = along(costs, before, after)
+    assert found.now_us == (7.0, 2.0, 1.0, 1.0)
+    assert found.half_us == (7.0, 1.0, 1.0, 0.5)
+    assert found.int8_us == (7.0, 0.2, 1.0, 0.1)
+    assert found.sdpa_us == ()
