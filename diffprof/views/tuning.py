@@ -271,6 +271,15 @@ def _next(report: Report, plan: Plan) -> str:
     if not plan.selected:
         lossy = any(step.safety == "lossy" and not step.selected for step in plan.steps)
         return "Nothing is selected." + (" --lossy allows what changes the image." if lossy else "")
+    target = report.recording.target
+    if target.fixed:
+        return (
+            "Nothing was changed. They come on top of fixes: --apply takes the run that this one came from."
+        )
+    if target.kind == "trace":
+        return "Nothing was changed. A trace has no pipeline to try them on: scan the target itself for that."
+    if target.kind == "object":
+        return "Nothing was changed. `diffprof.optimize(pipe, **call)` tries them on the live pipeline."
     return (
         f"Nothing was changed. `diffprof fix{run} --apply` tries each selected fix, compares the output, "
         "keeps what helps, and writes optimized.py."

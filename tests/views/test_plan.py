@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -55,6 +56,22 @@ def test_text_numbers_them_in_that_order_with_a_box_for_what_can_be_tried(plan: 
     assert "  left out lossy: it changes the image; allow it with --lossy\n" in text
     assert "  advice   yours to decide; diffprof shows it and never applies it\n" in text
     assert "safety   advice" not in text
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ({"fixed": ("tables",)}, "--apply takes the run that this one came from"),
+        ({"kind": "trace"}, "scan the target itself"),
+        ({"kind": "object"}, "diffprof.optimize(pipe"),
+    ],
+)
+def test_no_command_is_named_that_would_be_refused(plan: Plan, target: dict[str, Any], said: str) -> None:
+    recording = builders.make_recording()
+    recording = replace(recording, target=replace(recording.target, **target))
+    text = " ".join(render_plan(builders.make_report(recording=recording), plan).split())
+    assert said in text
+    assert "--apply` tries" not in text
 
 
 def test_every_form_has_them_in_that_order(plan: Plan) -> None:
