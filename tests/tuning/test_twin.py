@@ -316,6 +316,20 @@ def test_adapters_of_real_widths_are_put_on_with_their_state() -> None:
     assert not torch.equal(first, values(found))
 
 
+def test_no_width_is_divided_to_nothing() -> None:
+    """Heads of 8 features are no part of a width of 4."""
+    unet = df.UNet2DModel(
+        sample_size=16,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    )
+    found = twin(df.DDIMPipeline(unet, df.DDIMScheduler()), num_inference_steps=2)
+    assert found.factor == 8
+    assert all(p.numel() for p in found.scene.pipe.unet.parameters())
+
+
 def test_what_can_not_be_shrunk_is_named() -> None:
     case = CASES["flux"].build()
     case.pipe.transformer = torch.nn.Linear(3, 3)

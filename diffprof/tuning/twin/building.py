@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -83,9 +84,16 @@ def _built(scene: Scene, scale: Scale) -> Scene:
             original = components(pipe).get(name)
             if isinstance(part, torch.nn.Module) and isinstance(original, torch.nn.Module):
                 dress(part, original, scale.factor)
+                if _empty(part) > _empty(original):
+                    raise NoTwin(f"with widths divided by {scale.factor}, weights of its {name} are empty")
     made.set_progress_bar_config(**getattr(pipe, "_progress_bar_config", {"disable": True}))
     kwargs = small_call(scene, made, scale.factor, scale.sizes)
     return Scene(made, (), kwargs, scene.target, "random", seed=SEED)
+
+
+def _empty(part: torch.nn.Module) -> int:
+    """Parameters without elements, through which nothing flows."""
+    return sum(not parameter.numel() for parameter in part.parameters())
 
 
 def _remade(pipe: Any, twins: Mapping[int, Any]) -> Any:
@@ -129,7 +137,9 @@ def _quiet() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
