@@ -8,7 +8,7 @@ import threading
 import types
 
 import torch
-from torch.overrides import TorchFunctionMode, _get_current_function_mode, _pop_mode, _push_mode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
 
 class _Standing(TorchFunctionMode):
@@ -28,11 +28,11 @@ def _take_off(mode):
     hooks."""
     above = []
     while (top := _get_current_function_mode()) is not None and top is not mode:
-        above.append(_pop_mode())
+        above.append(torch.overrides._pop_mode())
     if top is mode:
-        _pop_mode()
+        torch.overrides._pop_mode()
     for each in reversed(above):
-        _push_mode(each)
+        torch.overrides._push_mode(each)
 
 
 def _around_methods(owner, names, mode, then=None):
@@ -92,14 +92,14 @@ class _Outside:
         if not torch.compiler.is_compiling():
             modes = []
             while isinstance(_get_current_function_mode(), _Standing):
-                modes.append(_pop_mode())
+                modes.append(torch.overrides._pop_mode())
             self.left.append(modes)
 
     def after(self, module, args, result):
         if self.left and not torch.compiler.is_compiling():
             for mode in reversed(self.left.pop()):
                 if not mode.ended:
-                    _push_mode(mode)
+                    torch.overrides._push_mode(mode)
 
     def of(self, module):
         return (
@@ -133,7 +133,7 @@ def _in_call(pipe, mode):
         while torch._C._len_torch_function_stack() > before and isinstance(
             _get_current_function_mode(), _Standing
         ):
-            _pop_mode()  # That of a part which Ctrl-C ended.
+            torch.overrides._pop_mode()  # That of a part which Ctrl-C ended.
 
 
 def _in_parts(model, parts, mode):
