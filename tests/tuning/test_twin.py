@@ -55,6 +55,7 @@ UNDIVIDED = {
     *("kandinsky22-decoder", "kandinsky22-combined", "kandinsky22-img2img", "kandinsky22-inpaint"),
     *("kandinsky22-controlnet", "kandinsky3", "kandinsky5-image", "kandinsky5-video", "hunyuan-image"),
     *("sd-latent-upscale", "sd3-controlnet", "mochi", "stable-video-diffusion", "ace-step"),
+    *("z-image-img2img", "z-image-inpaint"),
 }
 """Those whose widths are not divided: most are too narrow in the corpus for their groups or rotary axes."""
 
