@@ -14,6 +14,8 @@ from msgspec.structs import replace
 from diffprof.analyzers.kernels.simulated import compiled_roots
 from diffprof.analyzers.kernels.timing import Clock, clean_passes, synchronizer
 from diffprof.devices import Device
+from diffprof.devices.borrow import borrowed
+from diffprof.devices.simulated import place
 from diffprof.devices.simulated.mode import Mode, current_mode
 from diffprof.fix import Code, Difference, Simulated
 from diffprof.pipeline import components
@@ -209,6 +211,9 @@ class SimulatedStand(Stand):
     (compiling, quantizing) is reckoned with. The twin is compiled for the comparison alone, and goes on
     without: tracing it takes longer than all the rest.
 
+    The twin's call runs on the simulated GPU too, with values: there the code of fixes meets device tensors,
+    while on the CPU much of it has nothing to do. Its kernels are the CPU's, so both give the same bits.
+
     compiling: code of fixes that compile, by their name.
     """
 
@@ -216,6 +221,9 @@ class SimulatedStand(Stand):
         super().__init__(scene, *args, **kwargs)
         self.twin: Twin | None = None
         self.no_twin = ""
+        self._twin_on = ""
+        self._has_values: bool | None = None
+        """Whether the twin's call runs on the simulated GPU; None before it was tried."""
         self.compiling: tuple[tuple[str, Code], ...] = ()
         self._twin: Subject | None = None
         self._seen: Recording | None = None
@@ -304,16 +312,34 @@ class SimulatedStand(Stand):
         return {**self.settings, "mode": self._mode()}
 
     def output(self) -> Output | None:
-        return None if self._twin is None else self._output_of(self._twin.scene)
+        if self._twin is None:
+            return None
+        if self._has_values is not False and not self._int8():  # torchao's tensors can't be placed
+            try:
+                with borrowed(self._twin.pipe):
+                    place(self._twin.pipe, values="known")
+                    found = self._output_of(self._twin.scene)
+            except Exception:
+                if self._has_values:
+                    raise
+                self._has_values = False
+            else:
+                self._has_values = True
+                self._twin_on = f"{self.device.spec} with values"
+                return found
+        self._twin_on = "the CPU"
+        return self._output_of(self._twin.scene)
 
     def output_after(self, reckoned: Simulated | None) -> Output | None:
         if self._twin is None or reckoned is None or not reckoned.compiled:
             return self.output()
         try:
-            return compiled_output(self._twin, self.compiling)
+            found = compiled_output(self._twin, self.compiling)
         except (Incomparable, NotRun) as error:
             self._incomparable = str(error)
             return None
+        self._twin_on = "the CPU"
+        return found
 
     @property
     def _compared(self) -> Subject | None:
@@ -321,7 +347,7 @@ class SimulatedStand(Stand):
 
     @property
     def compared_on(self) -> str:
-        return self.twin.said if self.twin is not None else "nothing"
+        return f"{self.twin.said}, on {self._twin_on}" if self.twin is not None else "nothing"
 
     @property
     def why_not_compared(self) -> str:

@@ -84,12 +84,39 @@ def test_on_a_simulated_gpu_outputs_are_compared_on_a_twin(tried):
     assert (kept.in_loop_before, kept.in_loop_after) == (16, 0)
     assert kept.difference.bit_equal
     assert "twin of StableDiffusionXLPipeline with widths divided by" in kept.difference.compared_on
+    assert kept.difference.compared_on.endswith("random weights, on sim:a100-80gb with values")
     changed = outcomes["changes"]
     assert changed.status is Status.UNDONE
     assert changed.why.startswith("It changed the output by up to")
     assert changed.difference.psnr_db is not None
     assert changed.difference.ssim < 1.0
     assert tuned.report.plan is not None
+
+
+DEVICE_ONLY = """
+conv = pipe.unet.conv_in
+conv.register_forward_hook(lambda module, given, result: result if result.device.type == "cpu" else {result})
+"""
+
+
+def test_what_acts_on_device_tensors_alone_is_compared(tried):
+    """As most fixes of waits do: on the CPU they have nothing to do."""
+    wrong = made("wrong", Code(optimize=DEVICE_ONLY.format(result="result * 1.5")), stage=Stage.MODEL)
+    broken = made("broken", Code(optimize=DEVICE_ONLY.format(result="result.numpy()")), stage=Stage.MODEL)
+    outcomes, _ = tried("sim:a100-80gb", wrong, broken, choice=Choice())
+    assert outcomes["wrong"].status is Status.UNDONE
+    assert outcomes["wrong"].why.startswith("It changed the output by up to")
+    assert outcomes["broken"].why.startswith("It raised ")
+
+
+def test_a_twin_that_can_not_stand_on_the_simulated_gpu_is_compared_on_the_cpu(tried, monkeypatch):
+    def place(*_, **__):
+        raise UsageError("no", "room")
+
+    monkeypatch.setattr(stand, "place", place)
+    outcomes, _ = tried("sim:a100-80gb", made("host-timesteps", HOST_TIMESTEPS), choice=Choice())
+    assert outcomes["host-timesteps"].difference.bit_equal
+    assert outcomes["host-timesteps"].difference.compared_on.endswith("random weights, on the CPU")
 
 
 def test_what_raises_is_undone_and_the_next_is_tried(tried):

@@ -1,5 +1,5 @@
 """A shrunken twin: the same pipeline classes with the same blocks, heads and features, every width divided by
-one factor, seeded random weights on the CPU. Where weights have no values, outputs are compared on it."""
+one factor, seeded random weights. Where weights have no values, outputs are compared on it."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class Twin:
 
     @property
     def said(self) -> str:
-        """Where an output was compared, in words."""
+        """What it is, in words."""
         widths = f"widths divided by {self.factor}" if self.factor > 1 else "the same widths"
-        return f"a twin of {type(self.scene.pipe).__name__} with {widths} and random weights, on the CPU"
+        return f"a twin of {type(self.scene.pipe).__name__} with {widths} and random weights"
 
 
 def twin_of(scene: Scene) -> Twin:
