@@ -56,4 +56,4 @@ def command(
     screen = terminal()
     emit(render_ladder(ladder, form, width=screen.columns, colour=screen.colour))
     folder = new_folder(traces, f"{target}-ladder", now=datetime.datetime.now(datetime.UTC))
-    say(f"stored in {save_ladder(ladder, folder)}")
+    say(f"Stored in {save_ladder(ladder, folder)}")

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-BEFORE, AFTER = "before.png", "after.png"
-"""Names in the run's folder; `diffprof tensorboard` shows them side by side."""
+from diffprof.tuning.storing import AFTER, BEFORE
 
 _CHANNELS = (1, 3, 4)
 

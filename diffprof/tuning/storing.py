@@ -15,6 +15,8 @@ from diffprof.runs import store
 from diffprof.tuning.emit import optimized_source
 
 OPTIMIZED = "optimized.py"
+BEFORE, AFTER = "before.png", "after.png"
+"""Pictures in the run's folder; `diffprof tensorboard` shows them side by side."""
 
 
 def store_tuned(
@@ -41,9 +43,12 @@ def store_tuned(
     beside = dict(pictures or {})
     if source := optimized(report):
         beside[OPTIMIZED] = source.encode()
-    for name, data in beside.items():
+    for name in dict.fromkeys((BEFORE, AFTER, *beside)):
         try:
-            (folder / name).write_bytes(data)
+            if name in beside:
+                (folder / name).write_bytes(beside[name])
+            else:  # of an earlier try
+                (folder / name).unlink(missing_ok=True)
         except OSError as error:
             raise DiffprofError(
                 f"{folder / name} could not be written: {error.strerror or error}.",
