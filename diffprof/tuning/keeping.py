@@ -147,7 +147,7 @@ def _time(safety: Safety, gained: float, noise: float, before: Measured, seen: S
         return True, f"No time gained, at no cost.{_waits(seen)}{found}"
     if safety is Safety.EXACT:
         return False, "It gained no time, and what it is for is still found."
-    return False, f"It gained no time beyond {number(noise)} ms, and would change the output for nothing."
+    return False, f"It gained no time beyond {number(noise)} ms, and could change the output for nothing."
 
 
 def _once(gained: float, noise: float, fewer: int, seen: Seen) -> tuple[bool, str]:

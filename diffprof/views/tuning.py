@@ -94,7 +94,7 @@ def output_change(difference: Difference | None) -> str:
         parts.append(f"PSNR {difference.psnr_db:.1f} dB")
     if difference.ssim is not None:
         parts.append(f"SSIM {difference.ssim:.4f}")
-    if not parts and difference.latents_max_abs is not None:
+    if not difference.max_abs and difference.latents_max_abs is not None:
         parts.append(f"latents max {difference.latents_max_abs:.2g}")
     return f"{', '.join(parts) or 'changed'}, on {difference.compared_on}"
 

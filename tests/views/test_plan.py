@@ -9,13 +9,25 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from diffprof.fix import NOT_SELECTED, Code, Fix, Outcome, Plan, PlanStep, Recipe, Safety, Stage, Status
+from diffprof.fix import (
+    NOT_SELECTED,
+    Code,
+    Difference,
+    Fix,
+    Outcome,
+    Plan,
+    PlanStep,
+    Recipe,
+    Safety,
+    Stage,
+    Status,
+)
 from diffprof.recording import Grade
 from diffprof.tuning.plan import make_plan
 from diffprof.views import render
 from diffprof.views.markdown import LIMIT
 from diffprof.views.tui.plan_pane import PlanPane, can_be_tried, total_line
-from diffprof.views.tuning import expected, render_plan
+from diffprof.views.tuning import expected, output_change, render_plan
 from tests import builders
 
 ORDER = ["tables", "layout", "half", "distilled"]
@@ -163,3 +175,12 @@ def test_fixes_that_nobody_asked_for_are_one_line_and_no_part_of_the_count() -> 
     assert "Not selected: compile, ssd-1b." in text
     assert "1 of 2 fixes kept: 10 ms -> 5 ms per call, 2.00x." in text
     assert "Do compile" not in text
+
+
+def test_a_change_that_the_picture_does_not_show_is_that_of_the_latents() -> None:
+    def said(**found: float) -> str:
+        return output_change(Difference(compared_on="here", bit_equal=False, **found))
+
+    assert said(max_abs=0.0, latents_max_abs=1e-6) == "max 0, latents max 1e-06, on here"
+    assert said(max_abs=0.25, latents_max_abs=1.0) == "max 0.25, on here"
+    assert said(latents_max_abs=1.0) == "latents max 1, on here"
