@@ -3,6 +3,7 @@ simulated GPU with a twin beside it."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -187,8 +188,9 @@ class Stand:
     def difference(self, before: Output | None, after: Output | None) -> Difference:
         if before is None or after is None:
             return Difference(compared_on=self.compared_on, why_not=self.why_not_compared)
+        where = f", on {after.where}" if after.where else ""
         how = f", {after.how}" if after.how else ""
-        return difference(before, after, self.compared_on + how)
+        return difference(before, after, self.compared_on + where + how)
 
 
 def _measured(seconds: Sequence[float], memory: int | None) -> Measured:
@@ -221,7 +223,6 @@ class SimulatedStand(Stand):
         super().__init__(scene, *args, **kwargs)
         self.twin: Twin | None = None
         self.no_twin = ""
-        self._twin_on = ""
         self._has_values: bool | None = None
         """Whether the twin's call runs on the simulated GPU; None before it was tried."""
         self.compiling: tuple[tuple[str, Code], ...] = ()
@@ -325,21 +326,19 @@ class SimulatedStand(Stand):
                 self._has_values = False
             else:
                 self._has_values = True
-                self._twin_on = f"{self.device.spec} with values"
-                return found
-        self._twin_on = "the CPU"
-        return self._output_of(self._twin.scene)
+                return found and dataclasses.replace(found, where=f"{self.device.spec} with values")
+        found = self._output_of(self._twin.scene)
+        return found and dataclasses.replace(found, where="the CPU")
 
     def output_after(self, reckoned: Simulated | None) -> Output | None:
         if self._twin is None or reckoned is None or not reckoned.compiled:
             return self.output()
         try:
             found = compiled_output(self._twin, self.compiling)
+            return dataclasses.replace(found, where="the CPU")
         except (Incomparable, NotRun) as error:
             self._incomparable = str(error)
             return None
-        self._twin_on = "the CPU"
-        return found
 
     @property
     def _compared(self) -> Subject | None:
@@ -347,7 +346,7 @@ class SimulatedStand(Stand):
 
     @property
     def compared_on(self) -> str:
-        return f"{self.twin.said}, on {self._twin_on}" if self.twin is not None else "nothing"
+        return self.twin.said if self.twin is not None else "nothing"
 
     @property
     def why_not_compared(self) -> str:

@@ -45,7 +45,7 @@ class TabStrip(PieceRow):
             found.append(Piece(text.stylize_before(_OPEN) if n == self.number else text, n))
         room = self.size.width - sum(piece.text.cell_length for piece in found) - 1
         if room > _LEAST_ROOM:
-            subject = pad(cut(self.subject, room), room, right=True)
+            subject = pad(cut(self.subject, room - 1), room, right=True)
             found.append(Piece(Content.styled(subject, STYLES["muted"])))
         return found
 

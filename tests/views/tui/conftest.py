@@ -61,17 +61,26 @@ async def until(pilot: Pilot, ready: Callable[[], Any], what: str, seconds: floa
 
 
 def patient(pilot: Pilot) -> Pilot:
-    """A pilot whose keys have been handled when `press` returns. Textual's own takes a process that gets no
-    CPU for one that has nothing to do."""
-    press = pilot.press
+    """A pilot whose keys and clicks have been handled when `press` and `click` return. Textual's own takes a
+    process that gets no CPU for one that has nothing to do."""
+    press, click = pilot.press, pilot.click
+
+    async def handled() -> None:
+        for _ in range(4):  # from the screen to the widget with the focus, and back as a message
+            await pilot._wait_for_screen()
 
     async def pressed(*keys: str) -> None:
         for key in keys:
             await press(key)
-            for _ in range(4):  # from the screen to the widget with the focus, and back as a message
-                await pilot._wait_for_screen()
+            await handled()
+
+    async def clicked(*args: Any, **more: Any) -> bool:
+        found = await click(*args, **more)
+        await handled()
+        return found
 
     pilot.press = pressed  # type: ignore[method-assign]
+    pilot.click = clicked  # type: ignore[method-assign]
     return pilot
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from textual.pilot import Pilot
+from textual.widgets import ContentSwitcher
 
 from diffprof.report import save_report
 from diffprof.views import tui
@@ -24,13 +25,13 @@ from tests.views.tui.conftest import Drive, settled, shows, until
 
 def test_numbers_and_clicks_open_tabs(drive: Drive) -> None:
     async def body(pilot: Pilot) -> None:
-        screen = pilot.app.screen
+        switcher = pilot.app.screen.query_one(ContentSwitcher)
         for number in range(1, 9):
             await pilot.press(str(number))
-            assert screen.query_one("ContentSwitcher").current == f"pane-{number}"  # type: ignore[attr-defined]
+            await until(pilot, lambda: switcher.current == f"pane-{number}", "open")  # noqa: B023
         await pilot.click(TabStrip, offset=(len(" 1 Findings 2 Timeline "), 0))
-        assert screen.query_one("ContentSwitcher").current == "pane-3"  # type: ignore[attr-defined]
-        assert isinstance(pilot.app.focused, Sheet)
+        await until(pilot, lambda: switcher.current == "pane-3", "clicked open")
+        await until(pilot, lambda: isinstance(pilot.app.focused, Sheet), "focused")
 
     drive(reports.full(), body)
 
