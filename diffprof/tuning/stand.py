@@ -225,6 +225,7 @@ class SimulatedStand(Stand):
         self.no_twin = ""
         self._has_values: bool | None = None
         """Whether the twin's call runs on the simulated GPU; None before it was tried."""
+        self._elsewhere = "the CPU"
         self.compiling: tuple[tuple[str, Code], ...] = ()
         self._twin: Subject | None = None
         self._seen: Recording | None = None
@@ -320,15 +321,20 @@ class SimulatedStand(Stand):
                 with borrowed(self._twin.pipe):
                     place(self._twin.pipe, values="known")
                     found = self._output_of(self._twin.scene)
-            except Exception:
+            except Exception as error:
                 if self._has_values:
                     raise
                 self._has_values = False
+                text = (str(error).strip().splitlines() or ["without a word"])[0]
+                self._elsewhere = (
+                    f"the CPU, where what a fix does to device tensors is not seen "
+                    f"(on {self.device.spec} it raised {type(error).__name__}: {text})"
+                )
             else:
                 self._has_values = True
                 return found and dataclasses.replace(found, where=f"{self.device.spec} with values")
         found = self._output_of(self._twin.scene)
-        return found and dataclasses.replace(found, where="the CPU")
+        return found and dataclasses.replace(found, where=self._elsewhere)
 
     def output_after(self, reckoned: Simulated | None) -> Output | None:
         if self._twin is None or reckoned is None or not reckoned.compiled:

@@ -116,7 +116,10 @@ def test_a_twin_that_can_not_stand_on_the_simulated_gpu_is_compared_on_the_cpu(t
     monkeypatch.setattr(stand, "place", place)
     outcomes, _ = tried("sim:a100-80gb", made("host-timesteps", HOST_TIMESTEPS), choice=Choice())
     assert outcomes["host-timesteps"].difference.bit_equal
-    assert outcomes["host-timesteps"].difference.compared_on.endswith("random weights, on the CPU")
+    assert outcomes["host-timesteps"].difference.compared_on.endswith(
+        "random weights, on the CPU, where what a fix does to device tensors is not seen "
+        "(on sim:a100-80gb it raised UsageError: no)"
+    )
 
 
 def test_what_raises_is_undone_and_the_next_is_tried(tried):

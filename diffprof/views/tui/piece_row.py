@@ -6,6 +6,7 @@ takes longer than drawing everything else on the screen.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -33,11 +34,13 @@ class PieceRow(Widget):
         super().__init__(id=id)
         self._under: int | None = None
 
+    @abstractmethod
     def pieces(self) -> Sequence[Piece]:
-        raise NotImplementedError
+        """What stands in the row, from the left."""
 
+    @abstractmethod
     def chosen(self, choice: Any) -> None:
-        raise NotImplementedError
+        """A piece with this choice was clicked."""
 
     def render(self) -> Content:
         under = self._under
