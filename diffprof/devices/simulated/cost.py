@@ -16,7 +16,16 @@ from torch.utils import flop_counter
 from .efficiency import EFFICIENCY, TILES, Efficiency
 from .families import CASTS, GATHER, SCATTER, SOFTMAX, base_name, family_of
 from .mode import Mode, current_mode
-from .operands import describe, dtype_name, is_channels_last, matmul_sizes, precision, touched
+from .operands import (
+    convolves_channels_last,
+    describe,
+    dtype_name,
+    is_channels_last,
+    is_dense,
+    matmul_sizes,
+    precision,
+    touched,
+)
 from .specs import GpuSpec
 
 if TYPE_CHECKING:
@@ -269,7 +278,14 @@ class CostModel:
         depth = max(1, int(flops / (2.0 * positions * channels * groups)))
         compute, _, _ = self.gemm_us(groups, positions, channels, depth, kind, x.dtype.itemsize)
         moved = float(touched(x) + touched(weight) + touched(out))
-        ordered = compiled or is_channels_last(x)
+        ordered = convolves_channels_last(x, weight)
+        if ordered and not compiled:
+            # PyTorch puts what is not in that order into it first (`cudnn_convolution` in
+            # aten/src/ATen/native/cudnn/ConvShared.cpp).
+            for each in (x, weight):
+                if not is_dense(each, channels_last=True):
+                    yield self._layout(s, "contiguous", touched(each))
+        ordered = ordered or compiled
         if not ordered:
             # cuDNN's tensor-core kernels work on NHWC: input and filter are converted before, the result
             # after [docs.nvidia.com/deeplearning/performance/dl-performance-convolutional, tensor layouts].
@@ -376,7 +392,7 @@ class CostModel:
         # (aten/src/ATen/native/cuda/group_norm_kernel.cu).
         groups = x.shape[0] * int(s.scalars.get("num_groups", s.scalars.get("group", x.shape[1])) or 1)
         busy = min(1.0, groups / self.spec.processors)
-        if is_channels_last(x) and x.shape[1] > 1:
+        if not is_dense(x):
             # It works on contiguous input (`X.contiguous()` in the same file).
             yield self._layout(s, "contiguous", size)
         yield self._norm_kernel(s, "RowwiseMoments", float(size), self.rates.stream * busy, False)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .inference import infer, lookup
+from .inference import infer, laid_out, lookup
 from .observer import OpSignature, TensorMeta
 from .ops import Op, argument
 from .session import QUIET, SESSION
@@ -186,7 +186,7 @@ def compute(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list, key: lis
         host_kwargs = {n: _host_argument(a) for n, a in kwargs.items()}
     else:
         host_kwargs = kwargs
-    out = op.func(*host_args, **host_kwargs)
+    out = laid_out(op, host_args, host_kwargs, op.func(*host_args, **host_kwargs))
     if op.inplace_view:
         target = argument(args, kwargs, (0, op.names[0]))
         restride(target, meta_of(out), out.detach())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from .families import family_of
 from .observer import OpSignature, TensorMeta
+from .operands import convolves_channels_last
 from .ops import Op, argument
 from .session import QUIET, SESSION
 from .signatures import make_signature
@@ -184,7 +187,7 @@ def infer_geometry(op: Op, args: list, kwargs: dict[str, Any]) -> Any:
         q, k, v, *rest = args
         return _attention_geometry(q, k, v, rest[0] if rest else kwargs.get("attn_mask"))
     try:
-        return op.func(*args, **kwargs)
+        return laid_out(op, args, kwargs, op.func(*args, **kwargs))
     except NotImplementedError:
         if not op.native:
             raise
@@ -197,6 +200,29 @@ def infer_geometry(op: Op, args: list, kwargs: dict[str, Any]) -> Any:
         if not isinstance(out, tuple)
         else tuple(o.to("meta") if isinstance(o, torch.Tensor) else o for o in out)
     )
+
+
+_CONTIGUOUS = frozenset({"group_norm", "native_group_norm", "pixel_shuffle", "pixel_unshuffle"})
+"""Ops whose CUDA kernels return a contiguous result whatever the input's order, where the CPU's keep it
+(`native_group_norm` in aten/src/ATen/native/group_norm.cpp; `math_pixel_shuffle` in PixelShuffle.cpp)."""
+
+
+def laid_out(op: Op, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Any:
+    """A result computed elsewhere, in the order in memory that CUDA gives it.
+
+    `meta` and the CPU decide it for themselves in some ops: convolutions take the weight's order into account
+    on CUDA alone.
+    """
+    if op.base in _CONTIGUOUS:
+        return (out[0].contiguous(), *out[1:]) if isinstance(out, tuple) else out.contiguous()
+    if family_of(op.base) != "conv":
+        return out
+    given = dict(zip(op.names, args, strict=False)) | kwargs
+    x, weight = (meta_of(given[name]) for name in ("input", "weight"))
+    if convolves_channels_last(x, weight):
+        order = torch.channels_last if out.dim() == 4 else torch.channels_last_3d
+        return out.to(memory_format=order)
+    return out.contiguous()
 
 
 def _attention_geometry(

@@ -62,11 +62,40 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def is_channels_last(meta: TensorMeta) -> bool:
-    """Whether channels are innermost in memory (for one channel both orders are the same)."""
+    """Whether PyTorch takes a tensor of four or five dimensions for channels_last: by its strides, those of
+    axes of size 1 too (`is_channels_last_strides_2d_s4` in c10/core/MemoryFormat.h)."""
     shape, stride = meta.shape, meta.stride
-    if len(shape) < 4:
+    if len(shape) not in (4, 5):
         return False
-    return stride[1] == 1 and (shape[1] > 1) and stride[-1] != 1
+    least = 0
+    if stride[1] == 0:
+        return False
+    for axis in (1, *range(len(shape) - 1, 1, -1), 0):
+        if shape[axis] == 0 or stride[axis] < least or (axis == 0 and least == stride[1]):
+            return False
+        least = stride[axis] * max(shape[axis], 1)
+    return True
+
+
+def is_dense(meta: TensorMeta, *, channels_last: bool = False) -> bool:
+    """Whether `Tensor.contiguous()` in this order returns the tensor itself. Axes of size 1 may have any
+    stride."""
+    shape, stride = meta.shape, meta.stride
+    axes = range(len(shape) - 1, -1, -1)
+    expected = 1
+    for axis in (1, *axes[:-2], 0) if channels_last else axes:
+        if shape[axis] != 1 and stride[axis] != expected:
+            return False
+        expected *= shape[axis]
+    return True
+
+
+def convolves_channels_last(x: TensorMeta, weight: TensorMeta) -> bool:
+    """Whether cuDNN runs a convolution in channels_last, and its result comes in it: where the input or the
+    weight is, and neither is float64 (`cudnn_conv_suggest_memory_format` in ATen/native/ConvUtils.h)."""
+    if torch.float64 in (x.dtype, weight.dtype) or len(x.shape) != len(weight.shape):
+        return False
+    return is_channels_last(x) or is_channels_last(weight)
 
 
 def describe(s: OpSignature) -> str:

@@ -48,5 +48,5 @@ def attention(
 
 def conv(*, last: bool, channels: int = 320, size: int = 64, bias: bool = True) -> OpSignature:
     x = meta(2, channels, size, size, last=last)
-    inputs = [x, meta(channels, channels, 3, 3), *([meta(channels)] if bias else [])]
+    inputs = [x, meta(channels, channels, 3, 3, last=last), *([meta(channels)] if bias else [])]
     return op("conv2d", inputs, x, scalars={"padding": (1, 1)})
