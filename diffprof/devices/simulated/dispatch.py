@@ -186,7 +186,10 @@ def compute(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list, key: lis
         host_kwargs = {n: _host_argument(a) for n, a in kwargs.items()}
     else:
         host_kwargs = kwargs
-    out = laid_out(op, host_args, host_kwargs, op.func(*host_args, **host_kwargs))
+    out = op.func(*host_args, **host_kwargs)
+    if SESSION.unknown:
+        # Where all values are known they stay the CPU's, bit for bit, and so does their order in memory.
+        out = laid_out(op, host_args, host_kwargs, out)
     if op.inplace_view:
         target = argument(args, kwargs, (0, op.names[0]))
         restride(target, meta_of(out), out.detach())

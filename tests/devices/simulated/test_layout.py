@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from diffprof.devices.simulated.cost import CostModel
 from diffprof.devices.simulated.mode import Mode
 from diffprof.devices.simulated.operands import is_channels_last, is_dense
+from diffprof.devices.simulated.session import SESSION
 from diffprof.devices.simulated.specs import load_spec
 from tests.devices.simulated.conftest import Recorder
 from tests.devices.simulated.signatures import meta, op
@@ -19,6 +20,12 @@ A100 = load_spec("a100-80gb")
 ORDERS = {4: torch.channels_last, 5: torch.channels_last_3d}
 KNOWN, UNKNOWN = 8, 1 << 12
 """Positions of a picture whose values the device keeps, and of one that is too large for that."""
+
+
+@pytest.fixture(autouse=True)
+def _without_values(sim: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a call whose weights have no values; where all have, results keep the CPU's order and bits."""
+    monkeypatch.setattr(SESSION, "unknown", True)
 
 
 def made(shape: tuple[int, ...], last: bool, device: torch.device) -> torch.Tensor:
