@@ -26,6 +26,7 @@ from diffprof.devices import Device
 from diffprof.devices.borrow import lent
 from diffprof.devices.branches import as_unseen, branches_noted, device_type_branches
 from diffprof.devices.simulated import Blocking, BlockingKind, withheld
+from diffprof.devices.simulated.graphs import captured
 from diffprof.devices.simulated.mode import current_mode
 from diffprof.errors import DiffprofError, TargetError, UsageError
 from diffprof.pipeline import Phase, PhaseTracker, components, offloaded
@@ -122,6 +123,7 @@ class Session:
                 self._measure(scene)
             with eager_compiled_parts():
                 self._probe_the_rest(scene)
+        self.unseen.extend(captured())
         if self.device.kind != "cuda":
             self.unseen.extend(as_unseen([*asked, *device_type_branches(scene.pipe)]))
         return self.recording()

@@ -87,8 +87,7 @@ def settle(pipe: Any, device: Device) -> list[str]:
         device.place(pipe)
         return [f"The pipeline was left on the CPU, and was moved to {device.spec} for the scan."]
     if not device.wants_values:
-        for part in there:
-            device.place(part)
+        device.place(there)
     return []
 
 

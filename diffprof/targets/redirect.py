@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from diffprof.devices.simulated import runtime
+from diffprof.devices.simulated.cuda_api import TENSOR_TYPES, stand_ins, tensor_type
 from diffprof.devices.simulated.hostside import invented, stands_for_unknown
 from diffprof.targets.process import installed
 
@@ -106,6 +108,10 @@ class CudaNames(TorchFunctionMode):
             args = tuple(self.names.instead(each) for each in args)
             more = {name: self.names.instead(value) for name, value in (kwargs or {}).items()}
             return self._converted(func, args, more)
+        if func is torch.Tensor.type and len(args) > 1 and self.names.open:
+            dtype = _dtype_of_type(args[1])
+            if dtype is not None:
+                return torch.Tensor.to(args[0], self.names.meant, dtype)
         if func is torch.device:
             named = args[0] if args else (kwargs or {}).get("type", (kwargs or {}).get("device"))
             return self.names.meant if self.names.is_cuda(named) else func(*args, **(kwargs or {}))
@@ -176,6 +182,11 @@ def _patches() -> Iterator[Patch]:
 
 def _patch_torch(patch: Patch, names: Names) -> None:
     patch(torch, "Generator", _generator_type(torch.Generator, names))
+    patch(torch, "Stream", _standing_in(torch.Stream, runtime.Stream, names))
+    patch(torch, "Event", _standing_in(torch.Event, runtime.Event, names))
+    patch(torch, "set_default_tensor_type", _default_type(torch.set_default_tensor_type, names))
+    if names.meant.type == "cpu":
+        patch(torch.Tensor, "record_stream", lambda self, s: None)
     patch(torch, "set_default_device", _first_argument(torch.set_default_device, "device", names))
     patch(torch.autocast, "__init__", _device_type(torch.autocast.__init__, names))
     load = torch.load
@@ -203,6 +214,31 @@ def _generator_type(original: Any, names: Names) -> Any:
     return Type("Generator", (), {"__module__": "torch", "__doc__": original.__doc__})
 
 
+def _default_type(function: Any, names: Names) -> Any:
+    """`torch.set_default_tensor_type(torch.cuda.FloatTensor)`: a default dtype and a default device."""
+
+    @functools.wraps(function)
+    def call(kind: Any) -> None:
+        dtype = _dtype_of_type(kind)
+        if dtype is None or not names.open:
+            function(kind)
+        else:
+            torch.set_default_dtype(dtype)
+            torch.set_default_device(names.meant)
+
+    return call
+
+
+def _dtype_of_type(kind: Any) -> torch.dtype | None:
+    """Of `torch.cuda.FloatTensor` or its name, else None."""
+    name = (
+        kind
+        if isinstance(kind, str)
+        else f"{getattr(kind, '__module__', '')}.{getattr(kind, '__name__', '')}"
+    )
+    return TENSOR_TYPES.get(name.removeprefix("torch.cuda.")) if name.startswith("torch.cuda.") else None
+
+
 def _first_argument(function: Any, name: str, names: Names) -> Any:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -224,27 +260,41 @@ def _device_type(init: Any, names: Names) -> Any:
 
 
 def _patch_cuda(patch: Patch, names: Names) -> None:
-    """Give `torch.cuda` the functions and classes that the simulated GPU's module has: without a GPU, most of
-    its own raise. They know the active data sheet, and report waits while they are observed."""
+    """Give `torch.cuda` and its parts what stands in for them: without a GPU, most of their own raise."""
     from diffprof.devices.simulated.backend import register
 
-    module = torch.get_device_module(register())
-    # A module lists its own names only, not those of its class.
-    for name in {*dir(module), *dir(type(module))}:
-        if name.startswith("_") or not callable(getattr(torch.cuda, name, None)):
-            continue
-        own, original = getattr(module, name), getattr(torch.cuda, name)
+    sim = torch.get_device_module(register())
+    for module, name, own in stand_ins(sim):
+        original = getattr(module, name)
         if name in ASKING:
             # Where "cuda" means the CPU, CUDA is there if it is there.
             if names.meant.type != "cpu":
-                patch(torch.cuda, name, _for_user(original, own, names))
-        elif inspect.isclass(own):
-            patch(torch.cuda, name, own)
-        else:
-            patch(torch.cuda, name, _while_open(original, own, names))
-    if not torch.cuda.is_available():
-        for name in ("range_push", "range_pop", "mark", "range_start", "range_end"):
-            patch(torch.cuda.nvtx, name, _while_open(getattr(torch.cuda.nvtx, name), lambda *_: 0, names))
+                patch(module, name, _for_user(original, own, names))
+        elif inspect.isclass(own) or not callable(own):
+            patch(module, name, own)
+        elif not torch.cuda.is_available() or hasattr(sim, name):
+            patch(module, name, _while_open(original, own, names))
+    for name, dtype in TENSOR_TYPES.items():
+        patch(torch.cuda, name, tensor_type(name, dtype, lambda: names.meant))
+
+
+def _standing_in(original: Any, own: Any, names: Names) -> Any:
+    """A stand-in for a class of torch's that takes a device: for CUDA it makes `own`."""
+
+    class Type(type):
+        def __instancecheck__(cls, instance: Any) -> bool:
+            return isinstance(instance, original | own)
+
+        def __subclasscheck__(cls, subclass: type) -> bool:
+            return issubclass(subclass, original | own)
+
+        def __call__(cls, device: Any = None, *args: Any, **kwargs: Any) -> Any:
+            cuda = names.is_cuda(device) or (device is None or type(device) is int)
+            if names.open and cuda:
+                return own(*args, **kwargs)
+            return original(*(() if device is None else (device,)), *args, **kwargs)
+
+    return Type(original.__name__, (), {"__module__": "torch", "__doc__": original.__doc__})
 
 
 def _for_user(original: Any, own: Any, names: Names) -> Any:

@@ -95,9 +95,23 @@ def test_libraries_see_the_machine_as_it_is() -> None:
     from diffusers.utils.torch_utils import get_device
 
     device = resolve_device("sim")
+    assert get_device() == "cpu"
     with device.active(), cuda_redirect(device):
         assert torch.cuda.is_available()
         assert get_device() == "cpu"
+
+
+def test_what_libraries_ask_in_a_scan_is_not_kept_after_it() -> None:
+    from diffusers.utils import torch_utils
+
+    detect = getattr(getattr(torch_utils, "TorchDeviceBackend", None), "_detect_device_type", None)
+    if not hasattr(detect, "cache_clear"):
+        pytest.skip("this diffusers keeps no answer")
+    detect.cache_clear()
+    device = resolve_device("sim")
+    with device.active():
+        torch_utils.get_device()
+    assert torch_utils.get_device() == "cpu"
 
 
 def test_the_compiler_sees_the_machine_as_it_is(device: Any) -> None:

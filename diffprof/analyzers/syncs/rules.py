@@ -403,10 +403,11 @@ def upload_every_step(recording: Recording) -> Iterator[Finding]:
 
 @rule("SYN009", "explicit-synchronize", needs=NEEDS)
 def explicit_synchronize(recording: Recording) -> Iterator[Finding]:
-    """The code asks for a wait: `synchronize()`.
+    """The code asks for a wait: `synchronize()`, `empty_cache()`.
 
     What it does:
-    Reports `torch.cuda.synchronize()`, `torch.accelerator.synchronize()`, stream and event `synchronize()`.
+    Reports `torch.cuda.synchronize()`, `torch.accelerator.synchronize()`, stream and event `synchronize()`,
+    and `torch.cuda.empty_cache()`, which frees memory and waits for the device to do so.
 
     Why it is slow:
     The host stops until the device is idle, and the device then idles until the host has caught up.
@@ -428,7 +429,10 @@ def explicit_synchronize(recording: Recording) -> Iterator[Finding]:
             index,
             row,
             f"The code waits for the device{_who(row)}: {row.reason}",
-            advice="Remove it; time with CUDA events, order work with wait_event.",
+            advice="Remove it: memory that PyTorch keeps is used again; give it back between calls at most, "
+            "where another program needs it."
+            if row.op.endswith("empty_cache")
+            else "Remove it; time with CUDA events, order work with wait_event.",
         )
 
 

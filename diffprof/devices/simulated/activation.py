@@ -10,7 +10,7 @@ import torch
 
 from diffprof.errors import DiffprofError, UsageError
 
-from . import autocast, patches
+from . import autocast, graphs, patches
 from .backend import register
 from .heap import settled
 from .observer import Observer
@@ -46,6 +46,9 @@ def simulated_gpu(
     undo = patches.install()
     SESSION.active = True
     SESSION.spec = spec
+    SESSION.capacity = None if spec is None else spec.memory_bytes
+    SESSION.capture = None
+    graphs.CAPTURES.clear()
     SESSION.unknown_reads = unknown_reads
     SESSION.assumed = SESSION.ops = SESSION.hits = SESSION.misses = 0
     SESSION.peak = SESSION.allocated
@@ -55,7 +58,7 @@ def simulated_gpu(
             yield device
     finally:
         SESSION.active = False
-        SESSION.spec = None
+        SESSION.spec = SESSION.capacity = SESSION.capture = None
         SESSION.unknown = False
         SESSION.clear()
         autocast.clear_cache()

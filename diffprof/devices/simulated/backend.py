@@ -170,6 +170,13 @@ def _run_whole(func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         return dispatch.run(func, args, kwargs)
 
 
+def _fits(size: Any, dtype: torch.dtype) -> None:
+    """Raises torch.OutOfMemoryError, before the host makes room, for what the device has no room for."""
+    nbytes = torch.Size(size).numel() * dtype.itemsize
+    if SESSION.capacity is not None and nbytes > SESSION.capacity:
+        raise tensor.out_of_memory(nbytes, SESSION.capacity)
+
+
 def _empty(
     size: Any,
     dtype: torch.dtype | None = None,
@@ -180,6 +187,7 @@ def _empty(
 ) -> SimTensor:
     dtype = dtype or torch.get_default_dtype()
     memory_format = memory_format or torch.contiguous_format
+    _fits(size, dtype)
     if SESSION.unknown and torch.Size(size).numel() > handlers.KEPT:
         like = torch.empty(size, dtype=dtype, memory_format=memory_format, device="meta")
         return unknown(intern_meta(like.shape, like.stride(), dtype, 0))
@@ -195,6 +203,7 @@ def _empty_strided(
     pin_memory: Any = None,
 ) -> SimTensor:
     dtype = dtype or torch.get_default_dtype()
+    _fits(size, dtype)
     if SESSION.unknown and torch.Size(size).numel() > handlers.KEPT:
         return unknown(intern_meta(torch.Size(size), tuple(stride), dtype, 0))
     return known(torch.empty_strided(size, stride, dtype=dtype, device="cpu"))

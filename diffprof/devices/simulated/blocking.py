@@ -309,6 +309,12 @@ SYNCHRONIZE = Wait(
     "the program asks to wait",
     "c10/cuda/CUDAFunctions.cpp: device_synchronize; CUDAStream.h and CUDAEvent.h: synchronize",
 )
+FREED = Wait(
+    _K.SYNCHRONIZE,
+    "the cached memory is given back to the driver: cudaFree waits for the device, and what is allocated "
+    "next pays for cudaMalloc again",
+    "c10/cuda/CUDACachingAllocator.cpp: emptyCache (release_cached_blocks, cudaFree)",
+)
 
 COPIES: Mapping[str, Wait] = MappingProxyType(
     {

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from diffprof.devices.simulated import Observer, observing, place, simulated_gpu
+from diffprof.devices.simulated.session import SESSION
 from diffprof.devices.simulated.specs import load_spec
 from diffprof.recording import DeviceInfo, Grade
 
@@ -54,6 +55,7 @@ class SimulatedDevice:
     @contextmanager
     def active(self) -> Iterator[torch.device]:
         with simulated_gpu(spec=self.gpu) as device:
+            SESSION.unknown = True
             self._torch_device = device
             try:
                 yield device

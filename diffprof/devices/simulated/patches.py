@@ -16,12 +16,12 @@ import torch
 from torch._C import _is_torch_function_mode_enabled
 from torch.overrides import handle_torch_function
 
-from . import autocast, copies, hostside, runtime
+from . import autocast, copies, hostside
 from .blocking import FROM_SCALARS
 from .generators import SimGenerator
 from .higher_order import register_flex_attention
 from .reads import read_scalar
-from .session import SESSION
+from .session import SESSION, tell_synchronize
 from .tensor import NAME, SimTensor, set_data
 
 _ABSENT = object()
@@ -74,10 +74,12 @@ def install() -> Callable[[], None]:
 
 
 def _tables() -> dict[str, Any]:
-    """Dynamo's cached tables of torch functions by identity."""
+    """What others cache of torch: Dynamo's tables of its functions by identity, diffusers' device."""
     rules = sys.modules.get("torch._dynamo.trace_rules")
     names = ("get_torch_obj_rule_map", "get_tensor_method", "get_legacy_mod_inlinelist", "get_mod_inlinelist")
     found = {name: getattr(rules, name, None) for name in names}
+    backend = getattr(sys.modules.get("diffusers.utils.torch_utils"), "TorchDeviceBackend", None)
+    found["device"] = getattr(backend, "_detect_device_type", None)
     return {name: f for name, f in found.items() if hasattr(f, "cache_info")}
 
 
@@ -86,7 +88,7 @@ def _tables_filled() -> set[str]:
 
 
 def _forget_tables(filled: set[str]) -> None:
-    """Let Dynamo build the tables again that it built while names were wrapped."""
+    """Let those be filled again that were filled while names were wrapped."""
     for name, f in _tables().items():
         if name not in filled:
             f.cache_clear()
@@ -256,6 +258,14 @@ def _tensor_methods(patches: Patches) -> None:
         """Whether the memory counts as page-locked."""
         return self.device.type == "cpu" and (copies.is_pinned(self) or pinned(self))
 
+    record = torch.Tensor.record_stream
+
+    def record_stream(self: torch.Tensor, s: Any) -> None:
+        """Memory in use on another stream: there is one order here, and the host never waits for it."""
+        if type(self) is not SimTensor:
+            record(self, s)
+
+    patches.set(torch.Tensor, "record_stream", record_stream)
     patches.set(torch.Tensor, "pin_memory", pin_memory)
     patches.set(torch.Tensor, "is_pinned", is_pinned)
 
@@ -303,7 +313,7 @@ def _generator(patches: Patches) -> None:
 def _accelerator(patches: Patches) -> None:
     module = getattr(torch, NAME)
     replaced: dict[str, Callable[..., Any]] = {
-        "synchronize": lambda device=None, /: runtime.wait("torch.accelerator.synchronize"),
+        "synchronize": lambda device=None, /: tell_synchronize("torch.accelerator.synchronize"),
         "is_available": lambda: SESSION.active,
         "device_count": module.device_count,
         "current_accelerator": lambda check_available=False: torch.device(NAME),

@@ -20,7 +20,8 @@ Values = Literal["known", "unknown"]
 
 
 def place(thing: Any, *, values: Values) -> Any:
-    """Move a tensor, module or pipeline to the simulated device, and return it. Tells no events but memory.
+    """Move a tensor, module, list of modules or pipeline to the simulated device, and return it. It tells
+    no events but memory.
 
     values="unknown": parameters keep their geometry only (and free their memory); buffers stay known, so that
     control flow on them works. Modules on `meta` are taken with unknown values either way for parameters, and
@@ -35,17 +36,23 @@ def place(thing: Any, *, values: Values) -> Any:
         if isinstance(thing, torch.nn.Module):
             _place_module(thing, values == "unknown", {})
             return thing
-        components = getattr(thing, "components", None)
-        if isinstance(components, dict):
-            memo: dict[int, torch.Tensor] = {}
-            for component in components.values():
-                if isinstance(component, torch.nn.Module):
-                    _place_module(component, values == "unknown", memo)
+        parts = _parts(thing)
+        if parts is not None:
+            memo: Memo = {}
+            for part in parts:
+                _place_module(part, values == "unknown", memo)
             return thing
     raise UsageError(
         f"A {type(thing).__name__} can't be placed on the simulated device.",
-        "Give a tensor, a torch.nn.Module, or a diffusers pipeline.",
+        "Give a tensor, a torch.nn.Module, a list of modules, or a diffusers pipeline.",
     )
+
+
+def _parts(thing: Any) -> list[torch.nn.Module] | None:
+    """The modules of a list or of a pipeline; None for anything else."""
+    held = getattr(thing, "components", None)
+    several = thing if isinstance(thing, list) else held.values() if isinstance(held, dict) else None
+    return None if several is None else [part for part in several if isinstance(part, torch.nn.Module)]
 
 
 def _placed(t: torch.Tensor, forget: bool, requires_grad: bool) -> SimTensor:
@@ -62,15 +69,18 @@ def _placed(t: torch.Tensor, forget: bool, requires_grad: bool) -> SimTensor:
     return known(inner, requires_grad=requires_grad)
 
 
-def _place_module(root: torch.nn.Module, forget: bool, memo: dict[int, torch.Tensor]) -> None:
-    """memo: what each tensor became, so that tied parameters stay tied."""
-    keep: list[torch.Tensor] = []
+Memo = dict[int, tuple[torch.Tensor, torch.Tensor]]
+"""By id, (tensor, what it became). It keeps the tensor too: an id is its own only while the tensor lives."""
+
+
+def _place_module(root: torch.nn.Module, forget: bool, memo: Memo) -> None:
+    """memo: what each tensor became, so that tied parameters stay tied, also between modules."""
     for module in root.modules():
         parameters = module._parameters
         for name, p in parameters.items():
             if p is None:
                 continue
-            new = memo.get(id(p))
+            _, new = memo.get(id(p), (None, None))
             if new is None:
                 new = _placed(p, forget, p.requires_grad)
                 if new is not p:
@@ -78,19 +88,17 @@ def _place_module(root: torch.nn.Module, forget: bool, memo: dict[int, torch.Ten
                     extra = {k: v for k, v in p.__dict__.items() if k not in _FIELDS}
                     if extra:
                         new.__dict__.update(extra)
-                memo[id(p)] = new
-                keep.append(p)
+                memo[id(p)] = p, new
             parameters[name] = new  # type: ignore[assignment]
         buffers = module._buffers
         for name, b in buffers.items():
             if b is None:
                 continue
-            new = memo.get(id(b))
+            _, new = memo.get(id(b), (None, None))
             if new is None:
-                new = memo[id(b)] = _placed(b, False, b.requires_grad)
-                keep.append(b)
+                new = _placed(b, False, b.requires_grad)
+                memo[id(b)] = b, new
             buffers[name] = new
-    keep.clear()
 
 
 class _Building(threading.local):

@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import types
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from .blocking import SYNCHRONIZE
-from .session import SESSION, tell_blocking
+from diffprof.errors import TargetError
+
+from . import graphs
+from .blocking import FREED
+from .generators import SimGenerator
+from .session import SESSION, tell_synchronize
 from .tensor import NAME
+
+_BYTES = ("allocated_bytes", "reserved_bytes", "active_bytes", "requested_bytes")
+_COUNTS = ("allocation", "segment", "active", "inactive_split", "inactive_split_bytes")
 
 DEFAULT_MEMORY = 80 << 30
 """Bytes, where no data sheet is given."""
 
 
-def wait(op: str) -> None:
-    """Report an explicit synchronize."""
-    tell_blocking(SYNCHRONIZE.kind, op, SYNCHRONIZE.reason, SYNCHRONIZE.source)
-
-
 class Event:
     """A point in a stream. Times are host times: nothing runs on the device."""
 
+    device_type = 20
+    """c10::DeviceType::PrivateUse1."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._at: float | None = None
+        self.event_id = id(self)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return torch.device(NAME, 0)
 
     def record(self, stream: Any = None) -> None:
         """Mark the point."""
@@ -43,7 +54,7 @@ class Event:
 
     def synchronize(self) -> None:
         """Let the host wait."""
-        wait("Event.synchronize")
+        tell_synchronize("Event.synchronize")
 
     def elapsed_time(self, end: Event) -> float:
         """Milliseconds between two points, on the host's clock."""
@@ -51,27 +62,54 @@ class Event:
             raise RuntimeError("Both events must be recorded before calculating elapsed time.")
         return (end._at - self._at) * 1e3
 
+    def ipc_handle(self) -> bytes:
+        """Another process can't be given it."""
+        raise needs_a_gpu("torch.cuda.Event.ipc_handle")
+
+    @classmethod
+    def from_ipc_handle(cls, device: Any, handle: bytes) -> Event:
+        """Another process can't have given it."""
+        raise needs_a_gpu("torch.cuda.Event.from_ipc_handle")
+
 
 class Stream:
-    """A queue of the device."""
+    """A queue of the device. As a context it is the one that work is launched into."""
 
     device_index = 0
     device_type = 20
     """c10::DeviceType::PrivateUse1."""
     _count = 0
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, device: Any = None, priority: int = 0, **kwargs: Any) -> None:
         Stream._count += 1
         self.stream_id = Stream._count
+        self.priority = priority
+        self._around: list[Stream] = []
+
+    @staticmethod
+    def priority_range() -> tuple[int, int]:
+        """(lowest, highest) priority, as on every CUDA GPU of the last years."""
+        return 0, -5
 
     @property
     def device(self) -> torch.device:
         """Where it runs."""
         return torch.device(NAME, 0)
 
+    @property
+    def cuda_stream(self) -> int:
+        """A number of its own, as an address is; 0 for the default stream."""
+        return 0 if self is _default_stream else self.stream_id
+
+    native_handle = cuda_stream
+
+    def is_capturing(self) -> bool:
+        """Whether what is launched goes into a CUDA graph."""
+        return graphs.is_current_stream_capturing()
+
     def synchronize(self) -> None:
         """Let the host wait."""
-        wait("Stream.synchronize")
+        tell_synchronize("Stream.synchronize")
 
     def wait_stream(self, stream: Any) -> None:
         """Let this stream wait: the host goes on."""
@@ -90,13 +128,95 @@ class Stream:
         return True
 
     def __enter__(self) -> Stream:
+        self._around.append(_CURRENT.stream)
+        _CURRENT.stream = self
         return self
+
+    def __exit__(self, *exc: Any) -> None:
+        _CURRENT.stream = self._around.pop()
+
+
+_default_stream = Stream()
+
+
+class _Current(threading.local):
+    stream = _default_stream
+
+
+_CURRENT = _Current()
+
+
+class StreamContext:
+    """`torch.cuda.StreamContext`: launch into a stream, None for the one there is. All streams run in order
+    here."""
+
+    def __init__(self, stream: Stream | None) -> None:
+        self.stream = stream
+
+    def __enter__(self) -> Stream | None:
+        return self.stream.__enter__() if self.stream is not None else None
+
+    def __exit__(self, *exc: Any) -> None:
+        if self.stream is not None:
+            self.stream.__exit__(*exc)
+
+
+class ExternalStream(Stream):
+    """A stream that another library made."""
+
+    def __init__(self, stream_ptr: int, device: Any = None, **kwargs: Any) -> None:
+        super().__init__(device)
+
+
+class MemPool:
+    """Memory for what is allocated under `use_mem_pool`: there is one pool here."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.id = (0, id(self))
+
+    def use_count(self) -> int:
+        return 1
+
+    def snapshot(self, include_traces: bool = True) -> list[Any]:
+        return []
+
+
+class device:
+    """`torch.cuda.device`: choose the device. There is one."""
+
+    def __init__(self, device: Any) -> None:
+        self.idx = 0
+
+    def __enter__(self) -> None:
+        pass
 
     def __exit__(self, *exc: Any) -> None:
         pass
 
 
-_default_stream = Stream()
+class CudaRuntime:
+    """`torch.cuda.cudart()`: the functions of CUDA's runtime that scripts call; each returns success."""
+
+    cudaError = SimpleNamespace(success=0)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("cudaProfilerStart", "cudaProfilerStop", "cudaHostRegister", "cudaHostUnregister"):
+            return lambda *args: 0
+        if name == "cudaGetErrorString":
+            return lambda code: "no error"
+        if name == "cudaMemGetInfo":
+            return getattr(torch, NAME).mem_get_info
+        if not name.startswith("cuda"):
+            raise AttributeError(name)
+        raise needs_a_gpu(f"torch.cuda.cudart().{name}")
+
+
+def needs_a_gpu(name: str) -> TargetError:
+    """The refusal of a name that only CUDA has an answer to."""
+    return TargetError(
+        f"{name} is not simulated: there is no CUDA behind the simulated device.",
+        "Leave it out for the scan, or scan on a real device (--device cuda).",
+    )
 
 
 class SimModule(types.ModuleType):
@@ -104,6 +224,17 @@ class SimModule(types.ModuleType):
 
     Event = Event
     Stream = Stream
+    ExternalStream = ExternalStream
+    StreamContext = StreamContext
+    MemPool = MemPool
+    CUDAGraph = graphs.CUDAGraph
+    graph = graphs.graph
+    device = device
+    device_of = device
+
+    make_graphed_callables = staticmethod(graphs.make_graphed_callables)
+    graph_pool_handle = staticmethod(graphs.graph_pool_handle)
+    is_current_stream_capturing = staticmethod(graphs.is_current_stream_capturing)
 
     def is_available(self) -> bool:
         """Only while the simulated device is active."""
@@ -152,13 +283,24 @@ class SimModule(types.ModuleType):
     def set_rng_state(self, state: torch.Tensor, device: Any = None) -> None:
         torch.set_rng_state(state)
 
+    def get_rng_state_all(self) -> list[torch.Tensor]:
+        return [self.get_rng_state()]
+
+    def set_rng_state_all(self, new_states: Iterable[torch.Tensor]) -> None:
+        for state in new_states:
+            self.set_rng_state(state)
+
+    @property
+    def default_generators(self) -> tuple[SimGenerator, ...]:
+        """One for the one device."""
+        return (SimGenerator(),)
+
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.float16, torch.bfloat16, torch.float32]
 
     def empty_cache(self) -> None:
-        pass
-
-    ipc_collect = empty_cache
+        """Give cached memory back, for which the host waits."""
+        tell_synchronize("torch.cuda.empty_cache", FREED)
 
     def memory_allocated(self, device: Any = None) -> int:
         return SESSION.allocated
@@ -179,12 +321,35 @@ class SimModule(types.ModuleType):
         pass
 
     def memory_stats(self, device: Any = None) -> dict[str, int]:
-        return {
-            "allocated_bytes.all.current": SESSION.allocated,
-            "allocated_bytes.all.peak": SESSION.peak,
-            "reserved_bytes.all.current": SESSION.allocated,
-            "reserved_bytes.all.peak": SESSION.peak,
+        """Bytes in use and at most. Counts that the simulated device does not keep are 0."""
+        kept = {"current": SESSION.allocated, "peak": SESSION.peak}
+        stats = {
+            f"{what}.{pool}.{when}": kept.get(when, 0) if what in _BYTES and pool == "all" else 0
+            for what in (*_BYTES, *_COUNTS)
+            for pool in ("all", "large_pool", "small_pool")
+            for when in ("current", "peak", "allocated", "freed")
         }
+        return {**stats, "num_alloc_retries": 0, "num_ooms": 0, "num_sync_all_streams": 0}
+
+    def memory_stats_as_nested_dict(self, device: Any = None) -> dict[str, Any]:
+        nested: dict[str, Any] = {}
+        for name, value in self.memory_stats().items():
+            *path, last = name.split(".")
+            inner = nested
+            for part in path:
+                inner = inner.setdefault(part, {})
+            inner[last] = value
+        return nested
+
+    def memory_summary(self, device: Any = None, abbreviated: bool = False) -> str:
+        """What `memory_allocated` and `max_memory_allocated` say, as text."""
+        return (
+            f"{self.get_device_name()}: {SESSION.allocated / 2**20:.1f} MiB allocated, "
+            f"{SESSION.peak / 2**20:.1f} MiB at most, of {self._total() / 2**20:.0f} MiB"
+        )
+
+    def device_memory_used(self, device: Any = None) -> int:
+        return SESSION.allocated
 
     def mem_get_info(self, device: Any = None) -> tuple[int, int]:
         """(free, total) bytes; free is never negative, whatever doesn't fit."""
@@ -212,28 +377,34 @@ class SimModule(types.ModuleType):
         major, minor = getattr(SESSION.spec, "capability", (8, 0))
         return major, minor
 
+    def get_arch_list(self) -> list[str]:
+        major, minor = self.get_device_capability()
+        return [f"sm_{major}{minor}"]
+
+    def is_tf32_supported(self) -> bool:
+        return self.get_device_capability() >= (8, 0)
+
+    def cudart(self) -> CudaRuntime:
+        return CudaRuntime()
+
     def get_device_name(self, device: Any = None) -> str:
         return str(getattr(SESSION.spec, "name", "Simulated GPU"))
 
     def synchronize(self, device: Any = None) -> None:
         """Let the host wait for the device."""
-        wait("torch.sim.synchronize")
+        tell_synchronize("torch.cuda.synchronize")
 
     def current_stream(self, device: Any = None) -> Any:
+        return _CURRENT.stream
+
+    def default_stream(self, device: Any = None) -> Any:
         return _default_stream
 
-    default_stream = current_stream
-
     def set_stream(self, stream: Any) -> None:
-        pass
+        _CURRENT.stream = stream
 
-    @contextmanager
-    def stream(self, stream: Any) -> Iterator[Any]:
-        """Launch into a stream. All streams run in order here."""
-        yield stream
+    def stream(self, stream: Any) -> Any:
+        return StreamContext(stream)
 
-    def device(self, device: Any) -> Any:
-        """Choose the device: there is one."""
-        return nullcontext()
-
-    device_of = device
+    def get_stream_from_external(self, data_ptr: int, device: Any = None) -> Any:
+        return ExternalStream(data_ptr)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from .blocking import SYNCHRONIZE, Wait
 from .observer import Blocking, BlockingKind, Observer, OpSignature, UnknownValue, dtype_name
 
 ASSUMED_LIMIT = 20_000
@@ -22,6 +23,8 @@ class Session:
         "active",
         "allocated",
         "assumed",
+        "capacity",
+        "capture",
         "hits",
         "invented_bytes",
         "misses",
@@ -50,6 +53,10 @@ class Session:
         self.unknown = False
         """Whether any unknown value was made in this activation."""
         self.spec: Any = None
+        self.capacity: int | None = None
+        """Bytes that one allocation may have; None: any number."""
+        self.capture: Any = None
+        """The CUDA graph that is being captured."""
         self.clear()
 
     def clear(self) -> None:
@@ -108,8 +115,12 @@ def tell_blocking(
     tensor: torch.Tensor | None = None,
 ) -> None:
     """Report one wait of the host."""
+    if QUIET.depth:
+        return
+    if SESSION.capture is not None:
+        SESSION.capture.waits(str(kind), op)
     callback = SESSION.on_blocking
-    if callback is None or QUIET.depth:
+    if callback is None:
         return
     callback(
         Blocking(
@@ -126,6 +137,11 @@ def tell_blocking(
             tensor=tensor,
         )
     )
+
+
+def tell_synchronize(op: str, wait: Wait = SYNCHRONIZE) -> None:
+    """Report that the program asks to wait."""
+    tell_blocking(wait.kind, op, wait.reason, wait.source)
 
 
 def may_assume(op: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:

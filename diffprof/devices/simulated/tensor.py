@@ -80,6 +80,14 @@ def extent(meta: TensorMeta) -> int:
     return meta.offset + 1 + sum((n - 1) * s for n, s in zip(meta.shape, meta.stride, strict=True))
 
 
+def out_of_memory(nbytes: int, capacity: int) -> torch.OutOfMemoryError:
+    """What CUDA raises for an allocation that is larger than all its memory."""
+    return torch.OutOfMemoryError(
+        f"CUDA out of memory. Tried to allocate {nbytes / 2**30:.2f} GiB. GPU 0 has a total capacity of "
+        f"{capacity / 2**30:.2f} GiB of which {max(capacity - SESSION.allocated, 0) / 2**30:.2f} GiB is free."
+    )
+
+
 class Cell:
     """One device storage. known: whether its bytes are known; counted as memory from birth to death.
 
@@ -89,9 +97,14 @@ class Cell:
     of an older epoch are stale. scalar: made from one Python number (see blocking.py, setitem).
     """
 
-    __slots__ = ("epoch", "known", "nbytes", "scalar", "size", "storage")
+    __slots__ = ("__weakref__", "epoch", "known", "nbytes", "scalar", "size", "storage")
 
     def __init__(self, known: bool, nbytes: int) -> None:
+        self.nbytes = 0
+        if SESSION.capacity is not None and nbytes > SESSION.capacity:
+            raise out_of_memory(nbytes, SESSION.capacity)
+        if SESSION.capture is not None:
+            SESSION.capture.cells.add(self)
         self.known = known
         self.epoch = 0
         self.scalar = False

@@ -86,3 +86,29 @@ def test_casts_of_empty_modules(sim: torch.device) -> None:
     place(m.to(torch.bfloat16), values="unknown")
     assert {p.dtype for p in m.parameters()} == {torch.bfloat16}
     assert m.positions.dtype == torch.int64
+
+
+def test_modules_shared_between_components_keep_their_geometry(sim: torch.device) -> None:
+    """Tensors that were replaced are not mixed up with later ones at the same address."""
+
+    class Pipe:
+        def __init__(self) -> None:
+            self.shared = [torch.nn.Linear(width, 3) for width in range(1, 40)]
+            self.components = {
+                f"part{n}": torch.nn.ModuleList([*self.shared[n:], torch.nn.Linear(n + 50, 3)])
+                for n in range(30)
+            }
+
+    pipe = Pipe()
+    place(pipe, values="unknown")
+    assert [layer.weight.shape for layer in pipe.shared] == [(3, width) for width in range(1, 40)]
+    own = [part[-1].weight.shape for part in pipe.components.values()]
+    assert own == [(3, n + 50) for n in range(30)]
+
+
+def test_parameters_tied_between_modules_stay_tied(sim: torch.device) -> None:
+    one, other = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
+    other.weight = one.weight
+    place([one, other], values="unknown")
+    assert one.weight is other.weight
+    assert one.bias is not other.bias
