@@ -8,21 +8,21 @@ __version__ = "0.1.0"
 __all__ = ["Report", "__version__", "load_report", "optimize", "scan", "watch"]
 
 if TYPE_CHECKING:
-    from diffprof.report import Report, load_report
-    from diffprof.scanning import scan, watch
+    from diffprof.model.report import Report, load_report
+    from diffprof.scanning.scan import scan, watch
     from diffprof.tuning.live import optimize
 
 _LAZY = {
-    "scan": "diffprof.scanning",
-    "watch": "diffprof.scanning",
+    "scan": "diffprof.scanning.scan",
+    "watch": "diffprof.scanning.scan",
     "optimize": "diffprof.tuning.live",
-    "Report": "diffprof.report",
-    "load_report": "diffprof.report",
+    "Report": "diffprof.model.report",
+    "load_report": "diffprof.model.report",
 }
 
 
 def __getattr__(name: str) -> Any:
-    # `diffprof.scanning` needs torch; showing a report must not pay for it.
+    # `diffprof.scanning.scan` needs torch; showing a report must not pay for it.
     if name not in _LAZY:
         raise AttributeError(f"module 'diffprof' has no attribute {name!r}")
     from importlib import import_module

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffprof.finding import Evidence, Finding, Severity
-from diffprof.fix import SourceEdit, SourceEdits
-from diffprof.recording import (
+from diffprof.model.finding import Evidence, Finding, Severity, Unchecked
+from diffprof.model.fix import SourceEdit, SourceEdits
+from diffprof.model.recording import (
     Component,
     DeviceInfo,
     Environment,
@@ -22,8 +22,7 @@ from diffprof.recording import (
     Timing,
     Unseen,
 )
-from diffprof.report import Report
-from diffprof.rules import Unchecked
+from diffprof.model.report import Report
 
 DDIM = "diffusers/schedulers/scheduling_ddim.py"
 

@@ -22,9 +22,10 @@ from msgspec.structs import replace
 
 from diffprof.analyzers import ANALYZERS
 from diffprof.chrome_trace.storing import SUFFIX
-from diffprof.ladder.result import Ladder, save_ladder
-from diffprof.recording import GapRow, KernelRow
-from diffprof.report import REPORT_FILE, Report, make_report
+from diffprof.judge.judging import make_report
+from diffprof.model.ladder import Ladder, save_ladder
+from diffprof.model.recording import GapRow, KernelRow
+from diffprof.model.report import REPORT_FILE, Report
 
 FOLDER = Path(__file__).parent.parent / "traces" / "samples"
 
@@ -69,7 +70,7 @@ SAMPLES = (
 
 def scanned(sample: Sample) -> tuple[Report, bytes | None]:
     """(the run, whole; the profiler's trace of it, cut down, where one was measured)."""
-    from diffprof.scanning import scan_target
+    from diffprof.scanning.scan import scan_target
     from diffprof.targets import Options
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -96,8 +97,8 @@ def fixed(report: Report) -> tuple[Report, Report]:
 def climbed() -> Ladder:
     """The ladder of SDXL on a simulated A100."""
     from diffprof.devices import resolve_device
-    from diffprof.ladder import climb
     from diffprof.targets import Options, resolve
+    from diffprof.tuning.ladder import climb
 
     return climb(resolve("sdxl"), resolve_device("sim:a100-80gb"), Options())
 

@@ -19,8 +19,8 @@ import transformers
 
 from diffprof.analyzers.syncs.probe import SyncObserver
 from diffprof.devices.simulated import is_known, place, simulated_gpu, withheld
-from diffprof.pipeline import PhaseTracker
-from diffprof.recording import SyncRow
+from diffprof.model.recording import SyncRow
+from diffprof.targets.pipeline import PhaseTracker
 from tests.corpus import CASES, Entry, modules_of
 
 Values = Literal["known", "unknown"]

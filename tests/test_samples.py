@@ -11,8 +11,9 @@ import msgspec
 import pytest
 
 from diffprof.chrome_trace.storing import SUFFIX
-from diffprof.ladder.result import LADDER_FILE, load_ladder
-from diffprof.report import REPORT_FILE, load_report, make_report
+from diffprof.judge.judging import make_report
+from diffprof.model.ladder import LADDER_FILE, load_ladder
+from diffprof.model.report import REPORT_FILE, load_report
 from diffprof.views import FORMATS, render
 from diffprof.views.tensorboard.trace import plugin_trace
 from tests.samples import FOLDER, MAKERS, NAMES

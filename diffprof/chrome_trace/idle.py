@@ -14,7 +14,7 @@ from diffprof.chrome_trace.links import Links
 from diffprof.chrome_trace.phases import Phases
 from diffprof.chrome_trace.sites import parse_frame, site_of
 from diffprof.chrome_trace.waits import Waits
-from diffprof.recording import GapRow, Site
+from diffprof.model.recording import GapRow, Site
 
 ROW_LIMIT = 2000
 """Gaps kept one by one, longest first; the rest are summed by cause and phase."""

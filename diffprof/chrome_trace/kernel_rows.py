@@ -13,7 +13,7 @@ import numpy as np
 from diffprof.chrome_trace.events import Table, Trace, kernel_family
 from diffprof.chrome_trace.links import Links
 from diffprof.chrome_trace.phases import Phases
-from diffprof.recording import KernelKind, KernelRow
+from diffprof.model.recording import KernelKind, KernelRow
 
 DTYPES = {
     "float": "float32",

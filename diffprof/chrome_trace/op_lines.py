@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from diffprof.chrome_trace.kernel_rows import DTYPES
-from diffprof.recording import Frame, KernelKind, Site, SyncRow, Timeline
-from diffprof.timeline import Replay
+from diffprof.judge.timeline import Replay
+from diffprof.model.recording import Frame, KernelKind, Site, SyncRow, Timeline
 
 HOST = 1000
 """pid and tid of the host's lane."""

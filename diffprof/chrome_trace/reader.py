@@ -15,7 +15,7 @@ import numpy as np
 
 from diffprof.chrome_trace.events import Detail, Memory, Spans, Table, Trace, is_known, table_of
 from diffprof.chrome_trace.stream import Args, Event, Source
-from diffprof.errors import UsageError
+from diffprof.model.errors import UsageError
 
 STOPPED = "reading it was stopped"
 """`Trace.truncated` of a trace that has more."""

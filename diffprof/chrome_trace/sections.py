@@ -11,11 +11,11 @@ from diffprof.chrome_trace import intervals
 from diffprof.chrome_trace.events import Trace
 from diffprof.chrome_trace.idle import device_busy, devices, find_gaps
 from diffprof.chrome_trace.kernel_rows import find_kinds, host_rows, kernel_rows
-from diffprof.chrome_trace.lanes import make_timeline
 from diffprof.chrome_trace.links import Links
 from diffprof.chrome_trace.phases import Phases, find_phases
+from diffprof.chrome_trace.trace_timeline import make_timeline
 from diffprof.chrome_trace.waits import WaitEvent, find_waits, wait_events
-from diffprof.recording import GapRow, Grade, KernelRow, MemoryUse, SyncRow, Timeline, Timing, Unseen
+from diffprof.model.recording import GapRow, Grade, KernelRow, MemoryUse, SyncRow, Timeline, Timing, Unseen
 
 LINKED_ENOUGH = 0.5
 """Share of device work with a known launch below which idle time has no causes and nothing is replayed."""

@@ -7,7 +7,7 @@ import re
 import sys
 
 from diffprof.chrome_trace.links import Links
-from diffprof.recording import Frame, Site
+from diffprof.model.recording import Frame, Site
 
 CHAIN_LIMIT = 40
 """Frames kept above a site."""

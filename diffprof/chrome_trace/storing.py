@@ -10,11 +10,11 @@ from typing import Any, BinaryIO
 
 from msgspec.structs import replace
 
-from diffprof.chrome_trace.carried import member
+from diffprof.chrome_trace.embedded_recording import member
 from diffprof.chrome_trace.stream import GZIP_MAGIC
 from diffprof.chrome_trace.writer import unwritten, write_trace
-from diffprof.errors import DiffprofError
-from diffprof.recording import DeviceInfo, Grade, Recording, Unseen
+from diffprof.model.errors import DiffprofError
+from diffprof.model.recording import DeviceInfo, Grade, Recording, Unseen
 
 SUFFIX = ".trace.json.gz"
 """Not `.pt.trace.json.gz`, by which the stock profiler plugin of TensorBoard would load it beside diffprof's

@@ -19,7 +19,7 @@ from typing import IO, Any, cast
 
 import msgspec
 
-from diffprof.errors import UsageError
+from diffprof.model.errors import UsageError
 
 GZIP_MAGIC = b"\x1f\x8b"
 

@@ -13,7 +13,7 @@ from diffprof.chrome_trace.events import CallKind, Phase, Table, Trace, call_kin
 from diffprof.chrome_trace.links import Links
 from diffprof.chrome_trace.phases import LOOP, Phases
 from diffprof.chrome_trace.sites import frames_at, from_profiler, site_of
-from diffprof.recording import Site, SyncRow
+from diffprof.model.recording import Site, SyncRow
 
 NO_PHASE = "call"
 """Phase of what happened in a trace that tells no phases."""

@@ -19,9 +19,9 @@ import msgspec
 from diffprof import __version__
 from diffprof.chrome_trace.events import MODULE_PREFIX, Phase, phase_label
 from diffprof.chrome_trace.op_lines import FIRST_STREAM, HOST, ORIGIN_US, on_host, operation_lines
-from diffprof.errors import DiffprofError
-from diffprof.recording import MemoryUse, PhaseSpan, SyncRow, Timeline
-from diffprof.timeline import Replay, replay
+from diffprof.judge.timeline import Replay, replay
+from diffprof.model.errors import DiffprofError
+from diffprof.model.recording import MemoryUse, PhaseSpan, SyncRow, Timeline
 
 LINES_AT_ONCE = 1024
 """Lines that are handed to the file together."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from diffprof.errors import ExitCode
+from diffprof.model.errors import ExitCode
 
 
 def main() -> None:
     """Entry point of the `diffprof` script."""
     try:
         from diffprof.cli.app import app
-        from diffprof.collection import leave_to_the_system
+        from diffprof.model.collection import leave_to_the_system
 
         try:
             app(prog_name="diffprof")

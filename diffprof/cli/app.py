@@ -12,7 +12,7 @@ import click
 
 import diffprof
 from diffprof.cli.output import complain, say
-from diffprof.errors import DiffprofError, ExitCode
+from diffprof.model.errors import DiffprofError, ExitCode
 
 COMMANDS = {
     "scan": "diffprof.cli.scan",

@@ -8,7 +8,7 @@ import click
 
 from diffprof.cli.options import format_option, traces_option
 from diffprof.cli.output import emit, say, terminal
-from diffprof.errors import ExitCode
+from diffprof.model.errors import ExitCode
 from diffprof.views.comparison import FORMS
 
 
@@ -27,9 +27,9 @@ def command(before: str, after: str, fail_on_regression: bool, form: str, traces
     `diffprof show`. Both are judged by the rules of this version. Times count as changed where they differ by
     more than the spread of their passes.
     """
-    from diffprof import runs
-    from diffprof.comparing import compare
-    from diffprof.report import load_judged
+    from diffprof.judge.comparing import compare
+    from diffprof.judge.judging import load_judged
+    from diffprof.scanning import runs
     from diffprof.views.comparison import render_comparison
 
     one, other = (load_judged(runs.find(traces, name)) for name in (before, after))

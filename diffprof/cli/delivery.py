@@ -10,18 +10,18 @@ import click
 
 from diffprof.cli.options import Decorator
 from diffprof.cli.output import emit, say, terminal
-from diffprof.errors import DiffprofError, ExitCode
+from diffprof.model.errors import DiffprofError, ExitCode
 
 if TYPE_CHECKING:
-    from diffprof.gate import Gate
-    from diffprof.report import Report
+    from diffprof.judge.gate import Gate
+    from diffprof.model.report import Report
 
 FORMS = ("text", "json", "markdown", "github")
 """What is printed right after a scan; `diffprof show` has more."""
 
 
 def fail_on_option() -> Decorator:
-    """`--fail-on`, as `fail_on`: text for `diffprof.gate.parse_gate`."""
+    """`--fail-on`, as `fail_on`: text for `diffprof.judge.gate.parse_gate`."""
     return click.option(
         "--fail-on",
         metavar="RULE,...",
@@ -47,7 +47,7 @@ def deliver(
     failed: the target failed before, and the report is partial. A second failure is then only said: the
     first is what the exit status tells.
     """
-    from diffprof.runs import store
+    from diffprof.scanning.runs import store
     from diffprof.views import render
 
     unstored: DiffprofError | None = None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from diffprof.errors import ExitCode
+from diffprof.model.errors import ExitCode
 
 _COLUMNS = 96
 
@@ -38,7 +38,7 @@ def command_reference() -> str:
 
 def rule_table() -> str:
     """Every rule, with its one-line summary."""
-    from diffprof.rules import all_rules
+    from diffprof.judge.rules import all_rules
     from diffprof.views.rule_pages import render_rules
 
     return render_rules(all_rules(), "markdown")

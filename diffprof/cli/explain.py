@@ -14,7 +14,7 @@ def command(rule: str) -> None:
 
     RULE is a code or a name, such as SYN001 or value-read; the beginning of codes, such as SYN, lists them.
     """
-    from diffprof.rules import all_rules, find_rule
+    from diffprof.judge.rules import all_rules, find_rule
     from diffprof.views.rule_pages import render_rule, render_rules
 
     screen = terminal()

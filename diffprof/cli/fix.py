@@ -12,15 +12,15 @@ import click
 
 from diffprof.cli.options import format_option, traces_option
 from diffprof.cli.output import emit, say, stdout_to_stderr, terminal
-from diffprof.errors import DiffprofError, UsageError
+from diffprof.model.errors import DiffprofError, UsageError
+from diffprof.model.plain import clean
 from diffprof.tuning.storing import store_tuned
-from diffprof.views.plain import clean
 from diffprof.views.tuning import FORMS, render_applied
 
 if TYPE_CHECKING:
-    from diffprof.fix import Plan
-    from diffprof.report import Report
-    from diffprof.tuning.plan import Choice
+    from diffprof.judge.plan import Choice
+    from diffprof.model.fix import Plan
+    from diffprof.model.report import Report
 
 
 def words_of(text: tuple[str, ...]) -> tuple[str, ...]:
@@ -34,8 +34,8 @@ def stored(traces: Path, run: str | None) -> Report:
 
     Raises UsageError; where the name is that of a target, the hint is to scan it first.
     """
-    from diffprof import runs
-    from diffprof.report import load_judged
+    from diffprof.judge.judging import load_judged
+    from diffprof.scanning import runs
 
     candidates = [r for r in runs.list_runs(traces) if not r.fixed and r.error is None]
     newest = next((r.folder for r in candidates if run in (None, r.target)), None)
@@ -109,7 +109,7 @@ def command(
     selected fixes that are statements on it. One that may change the output is written if --apply kept it
     before, --select names it, or --lossy allows it. The file is kept as FILE.orig.
     """
-    from diffprof.tuning.plan import Choice, asked_for, make_plan
+    from diffprof.judge.plan import Choice, asked_for, make_plan
     from diffprof.tuning.source_edit.stored import with_source_edits
     from diffprof.views.tuning import render_plan
 
@@ -149,7 +149,7 @@ def _harmless(diff: str) -> str:
 
 def _patch(report: Report, plan: Plan, file: Path, asked: Container[str], form: str, *, write: bool) -> None:
     """Print the diff on stdout, and what it does and leaves on stderr; write it if asked to."""
-    from diffprof.report import as_json
+    from diffprof.model.report import as_json
     from diffprof.tuning.source_edit.patch import make_patch, write_patch
 
     patch = make_patch(report, plan, file, asked)
@@ -178,7 +178,7 @@ def tried(
     report: Report, choice: Choice, *, quiet: bool
 ) -> tuple[Report, Report | None, Mapping[str, bytes], BaseException | None]:
     """(the report with its outcomes, the scan after them, pictures to store, what ended it early)."""
-    from diffprof.progress import progress_on
+    from diffprof.model.progress import progress_on
 
     with progress_on(sys.stderr, quiet=quiet) as progress, stdout_to_stderr():
         progress.stage("importing torch and diffusers")

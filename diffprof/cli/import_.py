@@ -27,10 +27,10 @@ def command(trace: Path, form: str, fail_on: str, traces: Path, quiet: bool, ver
     and the report is on what was read; a second one ends at once.
     """
     from diffprof.cli.interrupts import stopping
-    from diffprof.errors import DiffprofError
-    from diffprof.gate import parse_gate
-    from diffprof.importing import import_trace
-    from diffprof.progress import progress_on
+    from diffprof.judge.gate import parse_gate
+    from diffprof.model.errors import DiffprofError
+    from diffprof.model.progress import progress_on
+    from diffprof.scanning.importing import import_trace
 
     gate = parse_gate(fail_on)
     done = 0

@@ -37,10 +37,10 @@ def command(
     the figure and the error of the prediction stand beside it. --dtype is set by the rungs. The result is
     stored; `diffprof tensorboard` draws it.
     """
-    from diffprof.ladder import choose_rungs, climb
-    from diffprof.ladder.result import save_ladder
-    from diffprof.progress import progress_on
-    from diffprof.runs import new_folder
+    from diffprof.model.ladder import save_ladder
+    from diffprof.model.progress import progress_on
+    from diffprof.scanning.runs import new_folder
+    from diffprof.tuning.ladder import choose_rungs, climb
     from diffprof.views.ladder import render_ladder
 
     chosen = choose_rungs(rungs)

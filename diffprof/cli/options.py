@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from diffprof.runs import TRACES, need_folder
+from diffprof.scanning.runs import TRACES, need_folder
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 

@@ -11,8 +11,8 @@ from typing import NamedTuple, TextIO
 
 import click
 
-from diffprof.errors import DiffprofError
-from diffprof.views.plain import clean_lines
+from diffprof.model.errors import DiffprofError
+from diffprof.model.plain import clean_lines
 
 
 class Terminal(NamedTuple):

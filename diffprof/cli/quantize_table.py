@@ -57,11 +57,11 @@ def command(
 
     On a simulated GPU the times are predicted. Beside them stands the published hand-made list for SDXL.
     """
-    from diffprof.progress import progress_on
+    from diffprof.model.progress import progress_on
 
     with progress_on(sys.stderr, quiet=quiet) as progress, stdout_to_stderr():
         progress.stage("importing torch and diffusers")
-        from diffprof.quantizing import quantization_report
+        from diffprof.scanning.quantizing import quantization_report
 
         report = quantization_report(
             target,

@@ -13,7 +13,7 @@ from diffprof.views.listing import LISTS
 @format_option(LISTS)
 def command(form: str) -> None:
     """List every rule, by analyzer."""
-    from diffprof.rules import all_rules
+    from diffprof.judge.rules import all_rules
     from diffprof.views.rule_pages import render_rules
 
     screen = terminal()

@@ -20,7 +20,7 @@ def command(form: str, traces: Path) -> None:
 
     Findings are counted as they were judged when the run was stored.
     """
-    from diffprof.runs import list_runs
+    from diffprof.scanning.runs import list_runs
     from diffprof.views.run_list import run_list
 
     runs = tuple(list_runs(traces))

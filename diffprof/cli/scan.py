@@ -16,10 +16,10 @@ from diffprof.cli.delivery import FORMS, apply_gate, deliver, fail_on_option
 from diffprof.cli.options import format_option, traces_option, verbose_option
 from diffprof.cli.output import say, stdout_to_stderr
 from diffprof.devices import DEFAULT_SIMULATED
-from diffprof.errors import ExitCode, UsageError
+from diffprof.model.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from diffprof.report import Report
+    from diffprof.model.report import Report
 
 
 def call_arguments(pairs: tuple[str, ...], option: str = "--set") -> dict[str, Any]:
@@ -133,7 +133,7 @@ def in_viewer(typed: Sequence[str], target: str, traces: Path) -> None:
     Ends as the scan did: with its exit status, and what it said where it left no report.
     """
     from diffprof.cli.view import need_terminal
-    from diffprof.report import from_json
+    from diffprof.model.report import from_json
     from diffprof.views.tui import watch_job
 
     need_terminal("Leave out --tui: the report is printed then.")
@@ -206,9 +206,9 @@ def command(
     TARGET is a built-in architecture (`diffprof targets`), a checkpoint folder or hub id, a factory
     file.py:function, or a script; the script's own ARGS follow after --.
     """
-    from diffprof.collection import paused_collection
-    from diffprof.gate import parse_gate
-    from diffprof.progress import progress_on
+    from diffprof.judge.gate import parse_gate
+    from diffprof.model.collection import paused_collection
+    from diffprof.model.progress import progress_on
 
     gate = parse_gate(fail_on)
     if tui:
@@ -228,7 +228,7 @@ def command(
         with progress_on(sys.stderr, quiet=quiet) as progress, stdout_to_stderr():
             progress.stage("importing torch and diffusers")
             with paused_collection():
-                from diffprof.scanning import scan_target
+                from diffprof.scanning.scan import scan_target
 
             try:
                 report = scan_target(

@@ -23,11 +23,11 @@ def command(target: str, device: str | None, form: str, quiet: bool, **options: 
 
     Prints the blocking operations in the loop, per step, and outside it; nothing is stored.
     """
-    from diffprof.progress import progress_on
+    from diffprof.model.progress import progress_on
 
     with progress_on(sys.stderr, quiet=quiet) as progress, stdout_to_stderr():
         progress.stage("importing torch and diffusers")
-        from diffprof.scanning import scheduler_table
+        from diffprof.scanning.scan import scheduler_table
 
         rows = scheduler_table(target, device=device, options=make_options(**options), progress=progress)
     from diffprof.views.schedulers import render_schedulers

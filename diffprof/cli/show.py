@@ -9,11 +9,11 @@ import click
 
 from diffprof.cli.options import format_option, traces_option, verbose_option
 from diffprof.cli.output import Terminal, emit, terminal
-from diffprof.errors import UsageError
+from diffprof.model.errors import UsageError
 from diffprof.views import FORMATS
 
 if TYPE_CHECKING:
-    from diffprof.ladder.result import Ladder
+    from diffprof.model.ladder import Ladder
 
 
 @click.command("show")
@@ -28,8 +28,8 @@ def command(run: str | None, form: str, verbose: bool, traces: Path) -> None:
     it that only one has; without it, the newest run is shown. Findings are derived again with the rules of
     this version. The folder of a ladder shows its table.
     """
-    from diffprof import runs
-    from diffprof.report import load_judged
+    from diffprof.judge.judging import load_judged
+    from diffprof.scanning import runs
     from diffprof.views import render
 
     screen = terminal()
@@ -41,7 +41,7 @@ def command(run: str | None, form: str, verbose: bool, traces: Path) -> None:
 
 
 def _ladder(key: str, traces: Path) -> Ladder | None:
-    from diffprof.ladder.result import load_ladder
+    from diffprof.model.ladder import load_ladder
 
     found = (load_ladder(folder) for folder in (Path(key), traces / key) if folder.is_dir())
     return next((ladder for ladder in found if ladder is not None), None)

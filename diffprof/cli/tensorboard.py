@@ -13,8 +13,8 @@ import click
 
 from diffprof.cli.options import traces_option
 from diffprof.cli.output import emit, say
-from diffprof.errors import DiffprofError, UsageError
-from diffprof.ladder.result import LADDER_FILE
+from diffprof.model.errors import DiffprofError, UsageError
+from diffprof.model.ladder import LADDER_FILE
 from diffprof.views.words import plural
 
 
@@ -34,7 +34,7 @@ def command(runs: tuple[str, ...], port: int | None, no_serve: bool, traces: Pat
     pages: scalars, hparams, histograms, pictures and the findings. The files are written once, into the
     folders of the runs, so that `tensorboard --logdir traces` shows the same. Ctrl-C ends it.
     """
-    from diffprof.progress import progress_on
+    from diffprof.model.progress import progress_on
 
     folders = _folders(runs, traces)
     with progress_on(sys.stderr, quiet=quiet) as progress:
@@ -79,8 +79,8 @@ def _folders(names: tuple[str, ...], traces: Path) -> list[Path]:
 
     Raises UsageError for what is no run, and when there is none.
     """
-    from diffprof import runs
-    from diffprof.report import REPORT_FILE
+    from diffprof.model.report import REPORT_FILE
+    from diffprof.scanning import runs
 
     found: dict[Path, None] = {}
     for name in names:
@@ -112,7 +112,7 @@ def _folders(names: tuple[str, ...], traces: Path) -> list[Path]:
 
 def _inside(traces: Path) -> list[Path]:
     """The runs and ladders that are stored in a folder."""
-    from diffprof import runs
+    from diffprof.scanning import runs
 
     reports = runs.folders(traces)
     return [

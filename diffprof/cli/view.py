@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from diffprof.cli.options import traces_option
-from diffprof.collection import leave_to_the_system, paused_collection
-from diffprof.errors import UsageError
+from diffprof.model.collection import leave_to_the_system, paused_collection
+from diffprof.model.errors import UsageError
 
 
 def need_terminal(instead: str) -> None:
@@ -28,8 +28,8 @@ def command(run: str | None, traces: Path) -> None:
     RUN is as for `diffprof show`; without it, the newest run is opened. `?` lists the keys.
     """
     with paused_collection():
-        from diffprof import runs
-        from diffprof.report import load_judged
+        from diffprof.judge.judging import load_judged
+        from diffprof.scanning import runs
 
         try:
             report = load_judged(runs.find(traces, run))
@@ -48,7 +48,7 @@ def command(run: str | None, traces: Path) -> None:
 
 def _refuse_ladder(run: str | None, traces: Path) -> None:
     """Raises UsageError where the run is the folder of a ladder, which has no findings to look through."""
-    from diffprof.ladder.result import LADDER_FILE
+    from diffprof.model.ladder import LADDER_FILE
 
     for folder in (Path(run), traces / run) if run else ():
         if (folder / LADDER_FILE).is_file():

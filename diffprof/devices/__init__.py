@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from diffprof.errors import UsageError
-from diffprof.recording import DeviceInfo, Grade
+from diffprof.model.errors import UsageError
+from diffprof.model.recording import DeviceInfo, Grade
 
 if TYPE_CHECKING:
     import torch

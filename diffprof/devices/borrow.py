@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from diffprof.pipeline import components, execution_device
+from diffprof.targets.pipeline import components, execution_device
 
 if TYPE_CHECKING:
     from diffprof.devices import Device

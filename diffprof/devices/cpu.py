@@ -12,7 +12,7 @@ import torch
 
 from diffprof.devices.borrow import borrowed
 from diffprof.devices.simulated import Observer, place, simulated_gpu
-from diffprof.recording import DeviceInfo, Grade
+from diffprof.model.recording import DeviceInfo, Grade
 
 _INT8 = {
     "amx_int8": "AMX-INT8",

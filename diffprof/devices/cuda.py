@@ -15,10 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from diffprof.devices.classify import classify
 from diffprof.devices.simulated import Blocking, Observer
 from diffprof.devices.simulated.blocking import SYNCHRONIZE
-from diffprof.devices.simulated.specs import spec_of_device
-from diffprof.errors import UsageError
-from diffprof.pipeline import replaced
-from diffprof.recording import DeviceInfo, Grade
+from diffprof.gpu.specs import spec_of_device
+from diffprof.model.errors import UsageError
+from diffprof.model.recording import DeviceInfo, Grade
+from diffprof.targets.pipeline import replaced
 
 SYNC_WARNING = "called a synchronizing CUDA operation"
 """Text of the warning that the sync debug mode emits (c10/cuda/CUDAFunctions.cpp, warn_or_error_on_sync)."""

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from diffprof.errors import UsageError
+from diffprof.model.errors import UsageError
 from diffprof.targets.builtin import BuiltinInfo, builtin_targets
 
 if TYPE_CHECKING:
     from diffprof.devices import Device
-    from diffprof.targets.scene import Scene
+    from diffprof.targets.pipeline_call import Scene
 
 __all__ = ["BuiltinInfo", "Options", "Target", "builtin_targets", "from_object", "resolve"]
 

@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from diffprof.errors import TargetError, UsageError
+from diffprof.model.errors import TargetError, UsageError
 from diffprof.targets import nearest
 
 if TYPE_CHECKING:

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from diffprof.errors import DiffprofError, TargetError, UsageError
+from diffprof.model.errors import DiffprofError, TargetError, UsageError
 from diffprof.targets import slug
 from diffprof.targets.builtin import BuiltinInfo, builtin_targets
 
 if TYPE_CHECKING:
     from diffprof.devices import Device
     from diffprof.targets import Options
-    from diffprof.targets.scene import Scene
+    from diffprof.targets.pipeline_call import Scene
 
 T = TypeVar("T")
 
@@ -193,7 +193,7 @@ def _played(
     notes: list[str],
 ) -> T:
     from diffprof.targets.calls import default_call, failed, swap_scheduler, with_options
-    from diffprof.targets.scene import Scene
+    from diffprof.targets.pipeline_call import Scene
 
     if options.scheduler is not None:
         swap_scheduler(pipe, options.scheduler)
@@ -214,7 +214,7 @@ def _as_published_guide_starts(pipe: Any) -> AbstractContextManager[None]:
 
     Raises UsageError for a pipeline without such processors.
     """
-    from diffprof.ladder import RUNGS, Inapplicable, prepare, tf32_matmuls
+    from diffprof.tuning.ladder import RUNGS, Inapplicable, prepare, tf32_matmuls
 
     try:
         prepare(pipe, RUNGS[0])

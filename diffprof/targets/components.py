@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from diffprof.pipeline import components, role
-from diffprof.recording import Component
-from diffprof.targets.scene import describe
+from diffprof.model.recording import Component
+from diffprof.targets.pipeline import components, role
+from diffprof.targets.pipeline_call import describe
 
 
 def components_of(pipe: Any) -> tuple[Component, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from diffprof.errors import DiffprofError, TargetError, UsageError
+from diffprof.model.errors import DiffprofError, TargetError, UsageError
 
 SEED = 0
 

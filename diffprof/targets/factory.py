@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from diffprof.errors import TargetError, UsageError
+from diffprof.model.errors import TargetError, UsageError
 from diffprof.targets import nearest, slug
 
 if TYPE_CHECKING:
     from diffprof.devices import Device
     from diffprof.targets import Options
-    from diffprof.targets.scene import Scene
+    from diffprof.targets.pipeline_call import Scene
 
 T = TypeVar("T")
 
@@ -43,9 +43,9 @@ class FactoryTarget:
         from diffprof.targets.calls import default_call, swap_scheduler, with_options
         from diffprof.targets.live import settle, with_dtype
         from diffprof.targets.loading import weights_left_out
+        from diffprof.targets.pipeline_call import Scene
         from diffprof.targets.process import guest
         from diffprof.targets.redirect import cuda_redirect
-        from diffprof.targets.scene import Scene
 
         with guest(self.file.parent), cuda_redirect(device), weights_left_out(options, device) as weights:
             pipe, given = self._made()

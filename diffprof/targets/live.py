@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from diffprof.errors import UsageError
+from diffprof.model.errors import UsageError
 
 if TYPE_CHECKING:
     from diffprof.devices import Device
     from diffprof.targets import Options
-    from diffprof.targets.scene import Scene
+    from diffprof.targets.pipeline_call import Scene
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class ObjectTarget:
 
     def run(self, play: Callable[[Scene], T], device: Device, options: Options) -> T:
         from diffprof.targets.calls import swap_scheduler, with_options
-        from diffprof.targets.scene import Scene
+        from diffprof.targets.pipeline_call import Scene
 
         if not callable(self.pipe) or not hasattr(self.pipe, "components"):
             raise UsageError(
@@ -74,7 +74,7 @@ def settle(pipe: Any, device: Device) -> list[str]:
     """
     import torch
 
-    from diffprof.pipeline import offloaded
+    from diffprof.targets.pipeline import offloaded
 
     kind = device.torch_device.type
     parts = [p for p in (getattr(pipe, "components", None) or {}).values() if isinstance(p, torch.nn.Module)]

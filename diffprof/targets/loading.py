@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from diffprof.devices.simulated.hostside import hold_on_host
-from diffprof.pipeline import components
+from diffprof.devices.simulated.host_placeholders import hold_on_host
 from diffprof.targets.construct import assemble, built_instead, named_dtype, random_values, weightless
+from diffprof.targets.pipeline import components
 
 if TYPE_CHECKING:
     from diffprof.devices import Device

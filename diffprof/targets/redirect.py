@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from diffprof.devices.simulated import runtime
 from diffprof.devices.simulated.cuda_api import TENSOR_TYPES, stand_ins, tensor_type
-from diffprof.devices.simulated.hostside import invented, stands_for_unknown
+from diffprof.devices.simulated.host_placeholders import invented, stands_for_unknown
 from diffprof.targets.process import installed
 
 if TYPE_CHECKING:
@@ -346,7 +346,7 @@ def _moving(move: Any, names: Names, device: Device) -> Any:
 
     @functools.wraps(move)
     def to(self: Any, *args: Any, **kwargs: Any) -> Any:
-        from diffprof.pipeline import offloaded
+        from diffprof.targets.pipeline import offloaded
 
         cuda = any(names.is_cuda(value) for value in (*args, *kwargs.values()))
         if not cuda or not names.open:

@@ -12,13 +12,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from diffprof.errors import TargetError
+from diffprof.model.errors import TargetError
 from diffprof.targets import slug
 
 if TYPE_CHECKING:
     from diffprof.devices import Device
     from diffprof.targets import Options
-    from diffprof.targets.scene import Scene
+    from diffprof.targets.pipeline_call import Scene
 
 T = TypeVar("T")
 
@@ -50,9 +50,9 @@ class ScriptTarget:
         from diffprof.targets.calls import swap_scheduler, with_options
         from diffprof.targets.live import settle, with_dtype
         from diffprof.targets.loading import weights_left_out
+        from diffprof.targets.pipeline_call import Scene
         from diffprof.targets.process import guest
         from diffprof.targets.redirect import cuda_redirect
-        from diffprof.targets.scene import Scene
 
         played: list[T] = []
 

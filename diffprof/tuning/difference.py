@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffprof.fix import Difference
-from diffprof.pipeline import replaced, with_role
-from diffprof.targets.scene import Scene
+from diffprof.model.fix import Difference
+from diffprof.targets.pipeline import replaced, with_role
+from diffprof.targets.pipeline_call import Scene
 
 WINDOW = 7
 """Pixels; side of the window in which SSIM compares."""

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from diffprof.fix import Code, Outcome, PlanStep, Status
-from diffprof.report import Report
+from diffprof.model.fix import Code, Outcome, PlanStep, Status
+from diffprof.model.plain import clean
+from diffprof.model.report import Report
 from diffprof.views import words
-from diffprof.views.plain import clean
 from diffprof.views.tuning import output_change, total
 
 WIDTH = 100

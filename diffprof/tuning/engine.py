@@ -12,9 +12,13 @@ from typing import Any
 from msgspec.structs import replace
 
 from diffprof.devices import Device, resolve_device
-from diffprof.errors import DiffprofError, UsageError
-from diffprof.finding import Finding
-from diffprof.fix import (
+from diffprof.judge.acceptance import judged, too_close
+from diffprof.judge.judging import make_report
+from diffprof.judge.plan import CLASH, Choice, make_plan
+from diffprof.judge.setup_costs import along
+from diffprof.model.errors import DiffprofError, UsageError
+from diffprof.model.finding import Finding
+from diffprof.model.fix import (
     Code,
     Difference,
     Outcome,
@@ -27,18 +31,15 @@ from diffprof.fix import (
     Status,
     recipes,
 )
-from diffprof.progress import Progress
-from diffprof.recording import Recording
-from diffprof.report import Report, make_report
-from diffprof.session import our_own, target_failure
-from diffprof.setup_costs import along
+from diffprof.model.progress import Progress
+from diffprof.model.recording import Recording
+from diffprof.model.report import Report
+from diffprof.scanning.session import our_own, target_failure
 from diffprof.targets import Options, Target, resolve
-from diffprof.targets.scene import Scene
-from diffprof.tuning.keeping import judged, too_close
+from diffprof.targets.pipeline_call import Scene
 from diffprof.tuning.pictures import pictures
-from diffprof.tuning.plan import CLASH, Choice, make_plan
 from diffprof.tuning.scans import analyzers_of, captured, seen_between
-from diffprof.tuning.stand import Stand, StandMark, stand_for
+from diffprof.tuning.trial import Stand, StandMark, stand_for
 
 NOT_ALONE = (Stage.QKV, Stage.LAYOUT)
 """Stages before compiling whose gain may show in compiled code only."""

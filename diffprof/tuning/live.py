@@ -7,14 +7,14 @@ from typing import Any
 
 from diffprof.devices import resolve_device
 from diffprof.devices.borrow import lent
-from diffprof.fix import Code, Status
-from diffprof.progress import Progress
-from diffprof.report import Report
-from diffprof.scanning import scan_target
+from diffprof.judge.plan import Choice
+from diffprof.model.fix import Code, Status
+from diffprof.model.progress import Progress
+from diffprof.model.report import Report
+from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options, from_object
-from diffprof.targets.scene import Scene
+from diffprof.targets.pipeline_call import Scene
 from diffprof.tuning.engine import Tuned, Tuning
-from diffprof.tuning.plan import Choice
 from diffprof.tuning.subject import Subject
 
 

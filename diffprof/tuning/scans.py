@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diffprof.comparing import match
-from diffprof.finding import Finding
-from diffprof.recording import Recording
-from diffprof.report import Report
-from diffprof.tuning.keeping import Seen
+from diffprof.judge.acceptance import Seen
+from diffprof.judge.comparing import match
+from diffprof.model.finding import Finding
+from diffprof.model.recording import Recording
+from diffprof.model.report import Report
 from diffprof.views.words import plural
 
 
 def analyzers_of(rules: Sequence[str]) -> tuple[str, ...]:
     """The analyzers behind these rules, but for the one that times linears: it looks before they change."""
-    from diffprof.rules import find_rule
+    from diffprof.judge.rules import find_rule
 
     names = dict.fromkeys(find_rule(code).analyzer.replace("_", "-") for code in rules)
     names.pop("quantization", None)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from diffprof.errors import DiffprofError
-from diffprof.report import Report, save_report
-from diffprof.runs import store
+from diffprof.model.errors import DiffprofError
+from diffprof.model.report import Report, save_report
+from diffprof.scanning.runs import store
 from diffprof.tuning.emit import optimized_source
 
 OPTIMIZED = "optimized.py"

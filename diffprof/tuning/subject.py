@@ -9,10 +9,10 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from diffprof.fix import Code
-from diffprof.snapshot import Snapshot
+from diffprof.model.fix import Code
 from diffprof.targets.calls import bound
-from diffprof.targets.scene import Scene
+from diffprof.targets.pipeline_call import Scene
+from diffprof.tuning.undo import Snapshot
 
 
 @dataclass(frozen=True)

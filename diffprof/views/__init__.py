@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from diffprof.report import Report
+    from diffprof.model.report import Report
 
 FORMATS = ("text", "json", "markdown", "github", "sarif", "html")
 
@@ -16,7 +16,7 @@ def render(
 ) -> str:
     """A report in one of FORMATS, ending in a newline. the other arguments matter to `text` only."""
     if form == "json":
-        from diffprof.report import to_json
+        from diffprof.model.report import to_json
 
         return to_json(report).decode()
     if form == "text":

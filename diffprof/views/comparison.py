@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from diffprof.comparing import Comparison, Direction, Figure, shown
-from diffprof.finding import Finding
-from diffprof.report import as_json
+from diffprof.judge.comparing import Comparison, Direction, Figure, shown
+from diffprof.model.finding import Finding
+from diffprof.model.plain import clean
+from diffprof.model.report import as_json
 from diffprof.views import words
-from diffprof.views.plain import clean
 
 FORMS = ("text", "json", "markdown", "github")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from diffprof.fix import Outcome, Plan, PlanStep
+from diffprof.model.fix import Outcome, Plan, PlanStep
 from diffprof.views.table import Table
 from diffprof.views.tuning import expected, outcomes_table, safety, saving
 

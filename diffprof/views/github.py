@@ -5,11 +5,11 @@ Format: https://docs.github.com/actions/reference/workflows-and-actions/workflow
 
 from __future__ import annotations
 
-from diffprof.finding import Finding
-from diffprof.report import Report
-from diffprof.verdict import verdict
+from diffprof.model.finding import Finding
+from diffprof.model.plain import clean
+from diffprof.model.report import Report
 from diffprof.views import words
-from diffprof.views.plain import clean
+from diffprof.views.verdict import verdict
 
 
 def _data(text: str) -> str:

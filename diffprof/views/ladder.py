@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diffprof.ladder.result import Ladder, RungResult, to_json
+from diffprof.model.ladder import Ladder, RungResult, to_json
 from diffprof.views.listing import render_list
 
 FORMS = ("text", "json", "markdown")

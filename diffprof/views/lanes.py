@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 
-from diffprof.recording import PhaseSpan, SyncRow, Timeline
-from diffprof.timeline import Replay, steps_of
+from diffprof.judge.timeline import Replay, steps_of
+from diffprof.model.recording import PhaseSpan, SyncRow, Timeline
 
 WORKS, WAITS, FULL, IDLE = "works", "waits", "queue full", "idle"
 """What a lane does. queue full: the host waits for room in the launch queue; that costs nothing."""

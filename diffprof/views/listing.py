@@ -22,7 +22,7 @@ def render_list(
     An unknown value is an empty cell.
     """
     if form == "json":
-        from diffprof.report import as_json
+        from diffprof.model.report import as_json
 
         return as_json(rows).decode()
     cells = [["" if row.get(key) is None else row[key] for key in columns] for row in rows]

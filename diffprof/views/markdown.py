@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from diffprof.finding import Finding
-from diffprof.report import Report
-from diffprof.verdict import verdict
+from diffprof.model.finding import Finding
+from diffprof.model.plain import clean, cut
+from diffprof.model.report import Report
 from diffprof.views import words
-from diffprof.views.plain import clean, cut
 from diffprof.views.sections import not_checked, tables
 from diffprof.views.table import Table
+from diffprof.views.verdict import verdict
 
 LIMIT = 60_000
 """Characters; GitHub refuses comments over 65,536."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 
-from diffprof.views.plain import clean, clean_lines, cut, pad, width
+from diffprof.model.plain import clean, clean_lines, cut, pad, width
 
 Span = str | tuple[str, str]
 """Text, or (style, text)."""

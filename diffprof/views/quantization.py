@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from diffprof.recording import LinearRow, PublishedComparison, Quantization, Recording, SchemeTiming
-from diffprof.report import as_json
+from diffprof.model.recording import LinearRow, PublishedComparison, Quantization, Recording, SchemeTiming
+from diffprof.model.report import as_json
 from diffprof.views.listing import render_list
 from diffprof.views.markdown import prose
 from diffprof.views.page import Page

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diffprof.rules import HEADINGS, Rule
+from diffprof.judge.rules import HEADINGS, Rule
 from diffprof.views.listing import render_list
 from diffprof.views.page import Page
 

@@ -7,10 +7,10 @@ import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffprof.report import slug
-from diffprof.runs import Run
+from diffprof.model.plain import clean, cut, width
+from diffprof.model.report import slug
+from diffprof.scanning.runs import Run
 from diffprof.views.listing import render_list
-from diffprof.views.plain import clean, cut, width
 from diffprof.views.words import age
 
 _COLUMNS = {

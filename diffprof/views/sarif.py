@@ -12,12 +12,12 @@ from urllib.parse import quote
 
 import msgspec
 
-from diffprof.finding import Finding, Severity
-from diffprof.recording import Frame, Site
-from diffprof.report import Report, slug
-from diffprof.rules import HEADINGS, Rule, all_rules
+from diffprof.judge.rules import HEADINGS, Rule, all_rules
+from diffprof.model.finding import Finding, Severity
+from diffprof.model.plain import clean, clean_lines
+from diffprof.model.recording import Frame, Site
+from diffprof.model.report import Report, slug
 from diffprof.views import words
-from diffprof.views.plain import clean, clean_lines
 
 SCHEMA_URI = "https://json.schemastore.org/sarif-2.1.0.json"
 _LEVELS = {Severity.HIGH: "warning", Severity.MEDIUM: "warning", Severity.LOW: "note", Severity.INFO: "note"}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from diffprof.schedulers import SchedulerRow
+from diffprof.judge.schedulers import SchedulerRow
 from diffprof.views.listing import render_list
 from diffprof.views.words import number
 

@@ -9,9 +9,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import groupby
 
-from diffprof.recording import RecompileRow, Recording
-from diffprof.report import Report
-from diffprof.rules import Unchecked
+from diffprof.model.finding import Unchecked
+from diffprof.model.recording import RecompileRow, Recording
+from diffprof.model.report import Report
 from diffprof.views.table import MOST_ROWS, Table
 from diffprof.views.times import TIMES
 from diffprof.views.words import NOT_MEASURED, milliseconds, number, plural, size

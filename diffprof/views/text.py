@@ -5,15 +5,15 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from diffprof.finding import Finding, Severity
-from diffprof.recording import Site
-from diffprof.report import Report
-from diffprof.verdict import verdict
+from diffprof.model.finding import Finding, Severity
+from diffprof.model.plain import clean, cut, width
+from diffprof.model.recording import Site
+from diffprof.model.report import Report
 from diffprof.views import words
 from diffprof.views.page import Page
-from diffprof.views.plain import clean, cut, width
 from diffprof.views.sections import not_checked, tables
 from diffprof.views.tuning import add_outcomes
+from diffprof.views.verdict import verdict
 
 _MOST_CODE = 200
 """Cells of a source line shown; generated code has lines of megabytes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
-from diffprof.recording import GapRow, KernelRow, Recording
+from diffprof.model.recording import GapRow, KernelRow, Recording
 from diffprof.views.table import MOST_ROWS, Table
 from diffprof.views.words import NOT_MEASURED, number, plural, seconds, size
 

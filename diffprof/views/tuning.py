@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffprof.fix import NOT_SELECTED, Difference, Outcome, Plan, PlanStep, SourceEdit, Status
-from diffprof.report import Report, as_json
+from diffprof.model.fix import NOT_SELECTED, Difference, Outcome, Plan, PlanStep, SourceEdit, Status
+from diffprof.model.plain import clean_lines
+from diffprof.model.report import Report, as_json
 from diffprof.views import words
 from diffprof.views.page import Page
-from diffprof.views.plain import clean_lines
 from diffprof.views.table import Table
 
 FORMS = ("text", "json", "markdown")

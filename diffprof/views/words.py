@@ -6,11 +6,11 @@ import datetime
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from diffprof.finding import Finding
-from diffprof.recording import Grade, Recording, Site
+from diffprof.model.finding import Finding
+from diffprof.model.recording import Grade, Recording, Site
 
 if TYPE_CHECKING:
-    from diffprof.report import Report
+    from diffprof.model.report import Report
 
 NOT_MEASURED = "not measured"
 

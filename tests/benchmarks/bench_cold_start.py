@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from diffprof.report import save_report
+from diffprof.model.report import save_report
 from tests import builders
 
 ROUNDS = 10

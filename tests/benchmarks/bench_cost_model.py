@@ -2,7 +2,7 @@
 
     python tests/benchmarks/bench_cost_model.py [--fits NAME ...] [--evaluations N]
 
-The constants that no measurement gives ([FIT] in diffprof/devices/simulated/efficiency.py) are fitted again,
+The constants that no measurement gives ([FIT] in diffprof/gpu/efficiency.py) are fitted again,
 from the middle of what is physically plausible and not from their present values, to the published times of
 some of the three ladders, and the errors on the others are printed. Then: how well 18 times determine them.
 """
@@ -20,10 +20,10 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from diffprof.devices import resolve_device
-from diffprof.devices.simulated.efficiency import EFFICIENCY, Efficiency
-from diffprof.ladder import RUNGS, published, tf32_matmuls
-from diffprof.ladder.predicted import Predictions
+from diffprof.gpu.efficiency import EFFICIENCY, Efficiency
 from diffprof.targets import Options, resolve
+from diffprof.tuning.ladder import RUNGS, published, tf32_matmuls
+from diffprof.tuning.ladder.predicted import Predictions
 
 PLAUSIBLE = {
     "prologue_k": (16, 512),

@@ -36,8 +36,8 @@ def main(target: str, budget_s: float, pairs: int) -> None:
     from diffprof.analyzers.quantization.apply import apply_choice
     from diffprof.analyzers.quantization.probe import Instruments, probe_quantization
     from diffprof.devices import resolve_device
-    from diffprof.snapshot import restored
     from diffprof.targets import Options, resolve
+    from diffprof.tuning.undo import restored
 
     torch.set_num_threads(1)
     keep_freed_memory()

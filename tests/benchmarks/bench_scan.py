@@ -71,7 +71,7 @@ def main() -> None:
     import resource
 
     from diffprof.devices.simulated.session import SESSION
-    from diffprof.scanning import scan_target
+    from diffprof.scanning.scan import scan_target
     from diffprof.targets import Options
 
     show("import of the pipeline class", importing)

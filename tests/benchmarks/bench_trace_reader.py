@@ -34,7 +34,10 @@ print("RESULT", json.dumps({{"cpu": cpu, "wall": wall, "rss": after.ru_maxrss * 
 
 READERS = {
     "diffprof: read": ("from diffprof.chrome_trace.reader import read_trace", "read_trace(path)"),
-    "diffprof: read and analyse": ("from diffprof.importing import record_trace", "record_trace(path)"),
+    "diffprof: read and analyse": (
+        "from diffprof.scanning.importing import record_trace",
+        "record_trace(path)",
+    ),
     "json.load": ("", "json.load(open(path))"),
     "HolisticTraceAnalysis: read": (
         "import logging; logging.disable(logging.CRITICAL); from hta.common.trace import Trace",

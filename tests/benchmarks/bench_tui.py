@@ -30,8 +30,8 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from diffprof.report import Report, load_report, save_report
-from diffprof.timeline import steps_of
+from diffprof.judge.timeline import steps_of
+from diffprof.model.report import Report, load_report, save_report
 from tests import builders
 
 ROUNDS = 3

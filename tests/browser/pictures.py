@@ -11,7 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from diffprof.report import judge_again, load_report
+from diffprof.judge.judging import judge_again
+from diffprof.model.report import load_report
 from diffprof.views import render
 from tests.browser.conftest import Browser, started
 from tests.browser.test_tensorboard import A100, Profiler, start

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from diffprof.report import judge_again, load_report
+from diffprof.judge.judging import judge_again
+from diffprof.model.report import load_report
 from diffprof.views import render
 from tests import builders
 from tests.browser.conftest import Browser

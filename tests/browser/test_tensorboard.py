@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from diffprof.ladder.result import save_ladder
+from diffprof.model.ladder import save_ladder
 from tests.browser.conftest import Browser
 from tests.builders import UGLY
 from tests.samples import FOLDER

@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from diffprof import runs
-from diffprof.chrome_trace.carried import KEY
+from diffprof.chrome_trace.embedded_recording import KEY
 from diffprof.chrome_trace.writer import write_trace
-from diffprof.importing import import_trace, record_trace
-from diffprof.recording import SCHEMA, GapRow
-from diffprof.report import Report
-from diffprof.scanning import scan_target
+from diffprof.judge.timeline import Without, replay, saved_us
+from diffprof.model.recording import SCHEMA, GapRow
+from diffprof.model.report import Report
+from diffprof.scanning import runs
+from diffprof.scanning.importing import import_trace, record_trace
+from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options
-from diffprof.timeline import Without, replay, saved_us
 from diffprof.views.tensorboard.trace import rewritten
 from tests import builders
 from tests.chrome_trace.test_storing import NOW, recording

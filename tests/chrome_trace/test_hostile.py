@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from diffprof.errors import UsageError
-from diffprof.importing import import_trace
-from diffprof.report import from_json, to_json
+from diffprof.model.errors import UsageError
+from diffprof.model.report import from_json, to_json
+from diffprof.scanning.importing import import_trace
 from diffprof.views import render
 from tests.chrome_trace.traces import Event, call, frame, kernel, launch, note, op, write
 

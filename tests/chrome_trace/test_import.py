@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from diffprof.cli.app import app
-from diffprof.importing import record_trace
-from diffprof.report import from_json
+from diffprof.model.report import from_json
+from diffprof.scanning.importing import record_trace
 from tests.chrome_trace.generate import generate
 from tests.chrome_trace.traces import launch, op, write
 
@@ -97,7 +97,7 @@ def test_a_trace_comes_through_a_pipe(tmp_path: Path, trace: Path, zipped: bool)
 
 def test_importing_a_trace_loads_no_torch(trace: Path) -> None:
     code = (
-        "import sys; from diffprof.importing import import_trace; import_trace(sys.argv[1]); "
+        "import sys; from diffprof.scanning.importing import import_trace; import_trace(sys.argv[1]); "
         "print([m for m in ('torch', 'diffusers', 'transformers') if m in sys.modules])"
     )
     done = subprocess.run(

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from diffprof.importing import record_trace
-from diffprof.recording import Recording
-from diffprof.report import load_report
-from diffprof.verdict import verdict
+from diffprof.model.recording import Recording
+from diffprof.model.report import load_report
+from diffprof.scanning.importing import record_trace
+from diffprof.views.verdict import verdict
 from tests.chrome_trace.generate import generate
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")

@@ -24,7 +24,7 @@ from diffprof.chrome_trace.events import (
     phase_label,
 )
 from diffprof.chrome_trace.reader import read_trace
-from diffprof.errors import UsageError
+from diffprof.model.errors import UsageError
 from tests.chrome_trace.generate import generate
 from tests.chrome_trace.traces import call, frame, kernel, launch, note, op, span, write
 

@@ -11,10 +11,10 @@ import pytest
 from diffprof.chrome_trace.events import Table
 from diffprof.chrome_trace.links import Links
 from diffprof.chrome_trace.reader import read_trace
-from diffprof.importing import import_trace, record_trace
-from diffprof.recording import Grade
-from diffprof.timeline import replay
-from diffprof.verdict import verdict
+from diffprof.judge.timeline import replay
+from diffprof.model.recording import Grade
+from diffprof.scanning.importing import import_trace, record_trace
+from diffprof.views.verdict import verdict
 from tests.chrome_trace.hta import breakdown, host_wait_us
 
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "gpu-traces"

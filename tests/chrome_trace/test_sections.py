@@ -10,9 +10,9 @@ import pytest
 
 from diffprof.chrome_trace.reader import read_trace
 from diffprof.chrome_trace.sections import Sections, sections_of
-from diffprof.importing import record_trace
-from diffprof.recording import Grade, Recording
-from diffprof.timeline import Without, replay, saved_us
+from diffprof.judge.timeline import Without, replay, saved_us
+from diffprof.model.recording import Grade, Recording
+from diffprof.scanning.importing import record_trace
 from tests.chrome_trace.generate import generate
 from tests.chrome_trace.traces import call, frame, kernel, launch, note, op, write
 

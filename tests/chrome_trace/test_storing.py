@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from diffprof import runs
 from diffprof.chrome_trace import storing
-from diffprof.importing import record_trace
-from diffprof.recording import DeviceInfo, Grade, MemoryUse, Timeline
-from diffprof.report import load_report
-from diffprof.timeline import replay
+from diffprof.judge.timeline import replay
+from diffprof.model.recording import DeviceInfo, Grade, MemoryUse, Timeline
+from diffprof.model.report import load_report
+from diffprof.scanning import runs
+from diffprof.scanning.importing import record_trace
 from tests import builders
 from tests.chrome_trace.test_writer import READ, call
 

@@ -18,10 +18,10 @@ from diffprof.chrome_trace.events import MODULE_PREFIX
 from diffprof.chrome_trace.op_lines import HOST, ORIGIN_US
 from diffprof.chrome_trace.reader import read_trace
 from diffprof.chrome_trace.writer import write_trace
-from diffprof.errors import DiffprofError
-from diffprof.importing import record_trace
-from diffprof.recording import Frame, Grade, KernelKind, MemoryUse, PhaseSpan, Site, SyncRow, Timeline
-from diffprof.timeline import replay
+from diffprof.judge.timeline import replay
+from diffprof.model.errors import DiffprofError
+from diffprof.model.recording import Frame, Grade, KernelKind, MemoryUse, PhaseSpan, Site, SyncRow, Timeline
+from diffprof.scanning.importing import record_trace
 from tests.chrome_trace.hta import breakdown
 
 KINDS = (

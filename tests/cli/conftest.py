@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from diffprof.report import Report, save_report
+from diffprof.model.report import Report, save_report
 from tests import builders
 
 Run = Callable[..., Result]
@@ -49,7 +49,7 @@ def stored(tmp_path: Path) -> Path:
 
 
 class FakeScan:
-    """Stands in for `diffprof.scanning`: gives a report or raises, and keeps how it was called."""
+    """Stands in for `diffprof.scanning.scan`: gives a report or raises, and keeps how it was called."""
 
     def __init__(self) -> None:
         self.report: Report = builders.one_of_everything()
@@ -74,8 +74,8 @@ class FakeScan:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeScan:
     fake = FakeScan()
-    module = types.ModuleType("diffprof.scanning")
+    module = types.ModuleType("diffprof.scanning.scan")
     module.scan_target = fake.scan_target  # type: ignore[attr-defined]
     module.scheduler_table = fake.scheduler_table  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "diffprof.scanning", module)
+    monkeypatch.setitem(sys.modules, "diffprof.scanning.scan", module)
     return fake

@@ -7,7 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from diffprof.report import make_report, save_report
+from diffprof.judge.judging import make_report
+from diffprof.model.report import save_report
 from tests import builders
 
 

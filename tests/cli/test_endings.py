@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from diffprof.report import load_report
+from diffprof.model.report import load_report
 from tests.cli.conftest import clean_environment
 
 pytestmark = pytest.mark.slow

@@ -10,10 +10,11 @@ import types
 import pytest
 from msgspec.structs import replace
 
-from diffprof.fix import Code, Fix, Outcome, Recipe, Safety, Stage, Status
-from diffprof.recording import Grade
-from diffprof.report import load_report, make_report, save_report
-from diffprof.tuning import plan as planning
+from diffprof.judge import plan as planning
+from diffprof.judge.judging import make_report
+from diffprof.model.fix import Code, Fix, Outcome, Recipe, Safety, Stage, Status
+from diffprof.model.recording import Grade
+from diffprof.model.report import load_report, save_report
 from tests import builders
 
 

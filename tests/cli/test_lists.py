@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from diffprof.report import save_report
-from diffprof.rules import HEADINGS, all_rules
-from diffprof.schedulers import SchedulerRow, scheduler_row
+from diffprof.judge.rules import HEADINGS, all_rules
+from diffprof.judge.schedulers import SchedulerRow, scheduler_row
+from diffprof.model.report import save_report
 from diffprof.targets import builtin_targets
 from tests import builders
 from tests.cli.conftest import FakeScan, Run

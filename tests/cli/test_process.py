@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from diffprof import __version__
-from diffprof.report import save_report
+from diffprof.model.report import save_report
 from diffprof.views import FORMATS
 from tests import builders
 from tests.cli.conftest import clean_environment

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from diffprof.errors import UsageError
-from diffprof.report import make_report
+from diffprof.judge.judging import make_report
+from diffprof.model.errors import UsageError
 from tests.analyzers.quantization.examples import BAD
 from tests.cli.conftest import Run
 
 
 class FakeQuantizing(types.ModuleType):
-    """Stands in for `diffprof.quantizing`, which needs torch."""
+    """Stands in for `diffprof.scanning.quantizing`, which needs torch."""
 
     def __init__(self) -> None:
-        super().__init__("diffprof.quantizing")
+        super().__init__("diffprof.scanning.quantizing")
         self.called: dict[str, Any] = {}
         self.error: Exception | None = None
 
@@ -34,7 +34,7 @@ class FakeQuantizing(types.ModuleType):
 @pytest.fixture
 def quantizing(monkeypatch: pytest.MonkeyPatch) -> FakeQuantizing:
     fake = FakeQuantizing()
-    monkeypatch.setitem(sys.modules, "diffprof.quantizing", fake)
+    monkeypatch.setitem(sys.modules, "diffprof.scanning.quantizing", fake)
     targets = types.ModuleType("diffprof.targets")
     targets.Options = dict  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "diffprof.targets", targets)

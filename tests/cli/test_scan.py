@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from diffprof.errors import DiffprofError, TargetError, UsageError
-from diffprof.report import load_report
+from diffprof.model.errors import DiffprofError, TargetError, UsageError
+from diffprof.model.report import load_report
 from tests import builders
 from tests.cli.conftest import FakeScan, Run
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from diffprof.recording import SCHEMA
-from diffprof.report import load_report, make_report, save_report
+from diffprof.judge.judging import make_report
+from diffprof.model.recording import SCHEMA
+from diffprof.model.report import load_report, save_report
 from diffprof.views import FORMATS
 from tests import builders
 from tests.cli.conftest import Run

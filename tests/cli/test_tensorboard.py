@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from diffprof.cli import tensorboard as command
-from diffprof.errors import UsageError
-from diffprof.ladder.result import save_ladder
+from diffprof.model.errors import UsageError
+from diffprof.model.ladder import save_ladder
 from diffprof.views.tensorboard import server
 from diffprof.views.tensorboard.files import EVENT_FILE
 from diffprof.views.tensorboard.plugin import ProfilerPlugin, recommendations

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from diffprof.cli.scan import in_viewer
-from diffprof.report import save_report
+from diffprof.model.report import save_report
 from diffprof.views import tui
 from diffprof.views.tui.job import Ended
 from tests import builders
@@ -70,7 +70,7 @@ def test_not_a_terminal(run: Run, stored: Path) -> None:
 
 def test_a_dumb_terminal_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     from diffprof.cli.view import need_terminal
-    from diffprof.errors import UsageError
+    from diffprof.model.errors import UsageError
 
     for stream in ("stdin", "stdout"):
         monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True, raising=False)

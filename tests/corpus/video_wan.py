@@ -7,15 +7,7 @@ from typing import Any
 import diffusers as df
 
 from . import Case, case, tokens
-from .parts import (
-    WIDTH,
-    call,
-    clip_pixels,
-    clip_vision,
-    flow,
-    gemma2,
-    picture,
-)
+from .parts import WIDTH, call, clip_pixels, clip_vision, flow, gemma2, picture
 from .video import with_t5
 
 SMALL = {"height": 16, "width": 16}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffprof.errors import UsageError
+from diffprof.model.errors import UsageError
 from diffprof.targets import Options, from_object
 from diffprof.targets.calls import bound, default_call, swap_scheduler, with_options
 from diffprof.targets.construct import parse_dtype

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffprof.errors import TargetError, UsageError
+from diffprof.model.errors import TargetError, UsageError
 from diffprof.targets import Options, resolve
 from diffprof.targets.components import components_of
 

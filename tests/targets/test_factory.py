@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from diffprof.devices.simulated.hostside import stands_for_unknown
-from diffprof.errors import TargetError, UsageError
+from diffprof.devices.simulated.host_placeholders import stands_for_unknown
+from diffprof.model.errors import TargetError, UsageError
 from diffprof.targets import Options, resolve
 
 Write = Callable[[str, str], Path]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diffprof.errors import UsageError
+from diffprof.model.errors import UsageError
 from diffprof.targets import resolve
 
 

@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from diffprof.pipeline import replaced
-from diffprof.targets.scene import Scene
+from diffprof.targets.pipeline import replaced
+from diffprof.targets.pipeline_call import Scene
 
 
 class Stepping:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from diffprof.errors import TargetError
+from diffprof.model.errors import TargetError
 from diffprof.targets import Options, resolve
 
 Write = Callable[[str, str], Path]

@@ -10,10 +10,10 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from diffprof.fix import Code, Fix, Recipe, Safety, Stage
-from diffprof.report import Report
+from diffprof.judge import plan as planning
+from diffprof.model.fix import Code, Fix, Recipe, Safety, Stage
+from diffprof.model.report import Report
 from diffprof.tuning import engine
-from diffprof.tuning import plan as planning
 
 CALL = {"prompt": "a cat", "num_inference_steps": 2, "height": 64, "width": 64, "output_type": "np"}
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffprof.targets.scene import Scene
+from diffprof.targets.pipeline_call import Scene
 from diffprof.tuning.difference import Incomparable, output_of
 
 

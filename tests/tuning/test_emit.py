@@ -14,9 +14,9 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from diffprof.fix import Code, Difference, Outcome, PlanStep, Safety, Stage, Status, recipes
-from diffprof.recording import Grade
-from diffprof.scanning import scan_target
+from diffprof.model.fix import Code, Difference, Outcome, PlanStep, Safety, Stage, Status, recipes
+from diffprof.model.recording import Grade
+from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options
 from diffprof.tuning.emit import merged_imports, optimized_source, rename, statements
 from tests.builders import make_recording, make_report
@@ -162,7 +162,7 @@ def test_statements_keep_their_comments_and_decorators() -> None:
 def test_a_fresh_process_without_diffprof_makes_the_same_image(name: str, built: Any, tmp_path: Path) -> None:
     import diffusers
 
-    from diffprof.targets.scene import Scene
+    from diffprof.targets.pipeline_call import Scene
     from diffprof.tuning.subject import Subject
 
     report = scan_target("tiny-sdxl", device="sim", options=Options(scheduler="DDIMScheduler", steps=3))

@@ -7,13 +7,13 @@ import itertools
 import pytest
 import torch
 
-from diffprof.errors import TargetError, UsageError
-from diffprof.fix import Code, Safety, Simulated, Skipped, Stage, Status
-from diffprof.scanning import scan_target
+from diffprof.judge.plan import Choice
+from diffprof.model.errors import TargetError, UsageError
+from diffprof.model.fix import Code, Safety, Simulated, Skipped, Stage, Status
+from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options
-from diffprof.tuning import stand
+from diffprof.tuning import trial
 from diffprof.tuning.engine import tune
-from diffprof.tuning.plan import Choice
 from diffprof.tuning.twin import compiled
 from tests.tuning.conftest import HOST_TIMESTEPS, made
 
@@ -23,8 +23,8 @@ UPDATE = Code(optimize="pipe.unet.conv_in.weight.data.mul_(1.5)")
 
 @pytest.fixture(autouse=True)
 def few_passes(monkeypatch):
-    monkeypatch.setattr(stand, "PASSES", 1)
-    monkeypatch.setattr(stand, "ROUNDS", 1)
+    monkeypatch.setattr(trial, "PASSES", 1)
+    monkeypatch.setattr(trial, "ROUNDS", 1)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_a_twin_that_can_not_stand_on_the_simulated_gpu_is_compared_on_the_cpu(t
     def place(*_, **__):
         raise UsageError("no", "room")
 
-    monkeypatch.setattr(stand, "place", place)
+    monkeypatch.setattr(trial, "place", place)
     outcomes, _ = tried("sim:a100-80gb", made("host-timesteps", HOST_TIMESTEPS), choice=Choice())
     assert outcomes["host-timesteps"].difference.bit_equal
     assert outcomes["host-timesteps"].difference.compared_on.endswith(
@@ -156,7 +156,7 @@ def test_what_is_slower_or_gains_nothing_is_undone(tried):
 
         return code
 
-    own = stand.clean_passes
+    own = trial.clean_passes
 
     def clean_passes(call, *args, **more):
         pipe = call.__self__.pipe
@@ -164,7 +164,7 @@ def test_what_is_slower_or_gains_nothing_is_undone(tried):
         return own(call, *args, **more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stand, "clean_passes", clean_passes)
+        patch.setattr(trial, "clean_passes", clean_passes)
         outcomes, tuned = tried(
             "cpu",
             made("slower", telling("slower")),

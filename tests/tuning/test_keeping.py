@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from diffprof.fix import Difference, Safety
-from diffprof.recording import Grade
-from diffprof.tuning.keeping import Measured, Seen, judged, too_close
+from diffprof.judge.acceptance import Measured, Seen, judged, too_close
+from diffprof.model.fix import Difference, Safety
+from diffprof.model.recording import Grade
 
 SAME = Difference(compared_on="here", bit_equal=True, max_abs=0.0)
 UNKNOWN = Difference(compared_on="nothing", why_not="it can't be shrunk")

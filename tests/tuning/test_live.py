@@ -7,7 +7,7 @@ import torch
 from diffusers import DDIMScheduler
 
 import diffprof
-from diffprof.fix import Status
+from diffprof.model.fix import Status
 from tests.tuning.conftest import CALL
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffprof.report import save_report
+from diffprof.model.report import save_report
 from diffprof.tuning.pictures import pictures, png
 from diffprof.tuning.storing import AFTER, BEFORE, store_tuned
 from tests import builders

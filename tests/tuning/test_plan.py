@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from diffprof import fix as fixes
-from diffprof.errors import UsageError
-from diffprof.finding import Evidence
-from diffprof.fix import Code, Fix, Recipe, Safety, Skipped, Stage
-from diffprof.recording import Grade, KernelKind, Timeline
-from diffprof.tuning import plan as planning
-from diffprof.tuning.plan import Choice, make_plan, predicted_ms
+from diffprof.judge import plan as planning
+from diffprof.judge.plan import Choice, make_plan, predicted_ms
+from diffprof.model import fix as fixes
+from diffprof.model.errors import UsageError
+from diffprof.model.finding import Evidence
+from diffprof.model.fix import Code, Fix, Recipe, Safety, Skipped, Stage
+from diffprof.model.recording import Grade, KernelKind, Timeline
 from tests.builders import make_finding, make_recording, make_report
 
 NONE = -1

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from diffprof.devices import resolve_device
-from diffprof.pipeline import components, with_role
 from diffprof.targets import Options, resolve
-from diffprof.targets.scene import Scene
+from diffprof.targets.pipeline import components, with_role
+from diffprof.targets.pipeline_call import Scene
 from diffprof.tuning.difference import output_of
 from diffprof.tuning.twin.building import Twin, twin_of
 from diffprof.tuning.twin.calling import STEPS

@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from diffprof.finding import Severity
-from diffprof.fix import Difference, Outcome, Plan, PlanStep, Safety, SourceEdit, SourceEdits, Status
-from diffprof.recording import Grade
-from diffprof.report import Report
+from diffprof.model.finding import Severity
+from diffprof.model.fix import Difference, Outcome, Plan, PlanStep, Safety, SourceEdit, SourceEdits, Status
+from diffprof.model.recording import Grade
+from diffprof.model.report import Report
 from tests import builders
 from tests.views.tui import reports
 

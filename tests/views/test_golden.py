@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from diffprof.rules import Rule
-from diffprof.tuning import plan
+from diffprof.judge import plan
+from diffprof.judge.rules import Rule
 from diffprof.views import FORMATS, render, sarif
 from tests import builders
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffprof.report import Report, from_json, to_json
+from diffprof.model.plain import clean, clean_lines, cut, width
+from diffprof.model.report import Report, from_json, to_json
 from diffprof.views import FORMATS, render
 from diffprof.views.markdown import LIMIT, code, prose
-from diffprof.views.plain import clean, clean_lines, cut, width
 from tests import builders
 
 TAGS = {

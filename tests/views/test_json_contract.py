@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from diffprof.recording import SCHEMA
-from diffprof.report import from_json, make_report
+from diffprof.judge.judging import make_report
+from diffprof.model.recording import SCHEMA
+from diffprof.model.report import from_json
 from diffprof.views import render
 from tests import builders
 

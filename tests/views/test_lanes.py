@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import pytest
 
-from diffprof.report import make_report
-from diffprof.timeline import replay
+from diffprof.judge.judging import make_report
+from diffprof.judge.timeline import replay
 from diffprof.views import render
 from diffprof.views.lanes import FULL, IDLE, WAITS, WORKS, one_step, whole_call
 from tests.views.tensorboard.recorded import STEPS, make_run, make_timeline

@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffprof.model.plain import clean, clean_lines, width
 from diffprof.views.page import Page
-from diffprof.views.plain import clean, clean_lines, width
 
 
 @given(st.text(max_size=300), st.integers(40, 120), st.integers(0, 8))

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from diffprof.fix import (
+from diffprof.judge.plan import make_plan
+from diffprof.model.fix import (
     NOT_SELECTED,
     Code,
     Difference,
@@ -22,8 +23,7 @@ from diffprof.fix import (
     Stage,
     Status,
 )
-from diffprof.recording import Grade
-from diffprof.tuning.plan import make_plan
+from diffprof.model.recording import Grade
 from diffprof.views import render
 from diffprof.views.markdown import LIMIT
 from diffprof.views.tui.plan_pane import PlanPane, can_be_tried, total_line
@@ -47,7 +47,7 @@ def plan(monkeypatch: pytest.MonkeyPatch) -> Plan:
         recipe("tables", Safety.EXACT, Stage.ATTENTION),
         recipe("layout", Safety.NUMERIC, Stage.LAYOUT),
     )
-    monkeypatch.setattr("diffprof.tuning.plan.recipes", lambda: {each.fix.key: each for each in made})
+    monkeypatch.setattr("diffprof.judge.plan.recipes", lambda: {each.fix.key: each for each in made})
     return make_plan(builders.make_report(builders.make_finding(fixes=tuple(ORDER))))
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from diffprof.comparing import compare
-from diffprof.fix import Plan
-from diffprof.report import Report, save_report
+from diffprof.judge.comparing import compare
+from diffprof.model.fix import Plan
+from diffprof.model.report import Report, save_report
 from diffprof.views import FORMATS, render
 from diffprof.views.comparison import FORMS, render_comparison
 from diffprof.views.quantization import render_quantization

@@ -7,8 +7,8 @@ import json
 import msgspec
 import pytest
 
-from diffprof.recording import Grade, PublishedComparison, Recording, SchemeTiming
-from diffprof.report import make_report
+from diffprof.judge.judging import make_report
+from diffprof.model.recording import Grade, PublishedComparison, Recording, SchemeTiming
 from diffprof.views import render
 from diffprof.views.quantization import FORMS, render_quantization, shape_entry
 from tests.analyzers.quantization.examples import (

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffprof.runs import Run
-from diffprof.views.plain import clean, width
+from diffprof.model.plain import clean, width
+from diffprof.scanning.runs import Run
 from diffprof.views.run_list import cut_middle, run_list, told_apart
 from tests.builders import UGLY
 from tests.views.test_hostile import hidden

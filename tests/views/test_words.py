@@ -4,7 +4,7 @@ import datetime
 
 import pytest
 
-from diffprof.recording import Grade
+from diffprof.model.recording import Grade
 from diffprof.views import words
 from tests.builders import make_finding
 

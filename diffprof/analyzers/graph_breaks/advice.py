@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diffprof.finding import Finding
-from diffprof.fix import Code, Write
-from diffprof.recording import Recording
+from diffprof.model.finding import Finding
+from diffprof.model.fix import Code, Write
+from diffprof.model.recording import Recording
 
 
 def written(text: str) -> Write:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from diffprof.analyzers.graph_breaks.capture import Graph, in_accelerate_hook, site_place
 from diffprof.analyzers.graph_breaks.component import Result
-from diffprof.callsite import Place, importable_path, is_machinery, make_site, source_line
-from diffprof.recording import Frame, Grade, GraphBreakRow, Site
+from diffprof.model.callsite import Place, importable_path, is_machinery, make_site, source_line
+from diffprof.model.recording import Frame, Grade, GraphBreakRow, Site
 
 _URL_CODE = re.compile(r"/gb/gb(\d+)\.html")
 _CONSEQUENCE = "*** While handling this graph break, another graph break occurred: ***"

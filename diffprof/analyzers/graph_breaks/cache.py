@@ -22,7 +22,7 @@ import torch
 import torch._dynamo
 
 from diffprof.analyzers.graph_breaks.repeats import Structure
-from diffprof.callsite import importable_path
+from diffprof.model.callsite import importable_path
 
 FORMAT = 8
 """Raise it when a capture of the same code would say something else."""

@@ -20,7 +20,7 @@ import torch._dynamo
 from torch._dynamo.convert_frame import register_bytecode_hook
 
 from diffprof.analyzers.graph_breaks.line_tables import write_exact_lines
-from diffprof.callsite import Place, importable_path, is_machinery
+from diffprof.model.callsite import Place, importable_path, is_machinery
 
 FrameId = tuple[int | None, int | None]
 """(frame, compile of that frame): what Dynamo writes as `2/1`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from diffprof.recording import GraphBreakRow
+from diffprof.model.recording import GraphBreakRow
 
 _NUMPY = re.compile(r"numpy|np\.", re.IGNORECASE)
 _SIDE_EFFECT = re.compile(

@@ -13,7 +13,7 @@ import torch
 
 from diffprof.analyzers.graph_breaks.capture import is_code_of, plain_name
 from diffprof.analyzers.graph_breaks.observe import Part
-from diffprof.callsite import Place
+from diffprof.model.callsite import Place
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ import torch
 
 from diffprof.analyzers.graph_breaks.capture import Capture, captured, site_place
 from diffprof.analyzers.graph_breaks.hidden import add_hidden_breaks
-from diffprof.analyzers.graph_breaks.hollow import Emptier, Hollow
 from diffprof.analyzers.graph_breaks.observe import Call, Part
 from diffprof.analyzers.graph_breaks.repeats import Block, equal_blocks, markers, stand_in
-from diffprof.callsite import Place, is_machinery
-from diffprof.pipeline import replaced
+from diffprof.analyzers.graph_breaks.storageless import Emptier, Hollow
+from diffprof.model.callsite import Place, is_machinery
+from diffprof.targets.pipeline import replaced
 
 
 @dataclass

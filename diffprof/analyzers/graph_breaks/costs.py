@@ -7,10 +7,10 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from diffprof.analyzers.graph_breaks.borders import Priced, break_costs, eager_costs
+from diffprof.analyzers.graph_breaks.break_costs import Priced, break_costs, eager_costs
 from diffprof.analyzers.graph_breaks.observe import Part
 from diffprof.analyzers.graph_breaks.scopes import COMPONENTS, SCOPES
-from diffprof.recording import GraphBreakRow, RecompileCost, RecompileRow
+from diffprof.model.recording import GraphBreakRow, RecompileCost, RecompileRow
 
 ELSEWHERE = "scan with --device sim:a100-80gb, or another one"
 

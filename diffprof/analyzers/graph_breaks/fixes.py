@@ -16,9 +16,9 @@ from msgspec.structs import replace
 
 from diffprof.analyzers.graph_breaks.advice import ADVICE, written
 from diffprof.analyzers.graph_breaks.causes import kind_of
-from diffprof.finding import Finding
-from diffprof.fix import Code, Fix, Recipe, Safety, Skipped, Stage
-from diffprof.recording import GraphBreakRow, RecompileRow, Recording
+from diffprof.model.finding import Finding
+from diffprof.model.fix import Code, Fix, Recipe, Safety, Skipped, Stage
+from diffprof.model.recording import GraphBreakRow, RecompileRow, Recording
 
 DYNAMIC_TOLERANCE = 0.02
 NUMBER_TOLERANCE = 0.02

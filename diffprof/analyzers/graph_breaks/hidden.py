@@ -17,7 +17,7 @@ from typing import Any
 
 from diffprof.analyzers.graph_breaks.capture import Break, Capture, captured, is_code_of, site_place
 from diffprof.analyzers.graph_breaks.rewrite import straightened
-from diffprof.callsite import Place, is_machinery
+from diffprof.model.callsite import Place, is_machinery
 
 ROUNDS = 3
 """How deep breaks may hide each other: functions that are skipped in the functions that were."""

@@ -14,7 +14,7 @@ import torch
 
 from diffprof.analyzers.graph_breaks.repeats import Repeats, Seen
 from diffprof.analyzers.graph_breaks.signature import Signature, signature, skeleton
-from diffprof.pipeline import PhaseTracker, components, replaced, role
+from diffprof.targets.pipeline import PhaseTracker, components, replaced, role
 
 _METHODS = {"vae": ("encode", "decode"), "scheduler": ("step",)}
 """What is called of a component that is not called itself."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from diffprof.analyzers.graph_breaks import cache as store
-from diffprof.analyzers.graph_breaks.borders import Priced
+from diffprof.analyzers.graph_breaks.break_costs import Priced
 from diffprof.analyzers.graph_breaks.breaks import break_rows, distinct_breaks
 from diffprof.analyzers.graph_breaks.child import Job, Send, can_fork, run_in_children
 from diffprof.analyzers.graph_breaks.compiled_here import compile_times, compiles_here
@@ -23,10 +23,10 @@ from diffprof.analyzers.graph_breaks.recompiles import CURES, Varied, call_again
 from diffprof.analyzers.graph_breaks.scopes import SCOPES, capture_call, capture_step, loop_lines
 from diffprof.analyzers.graph_breaks.signature import Given, signature
 from diffprof.analyzers.graph_breaks.variations import Variation, applied, variations
-from diffprof.callsite import importable_path
-from diffprof.errors import UsageError
-from diffprof.progress import Progress
-from diffprof.recording import CaptureRow, Grade, GraphBreakRow, RecompileRow, Unseen
+from diffprof.model.callsite import importable_path
+from diffprof.model.errors import UsageError
+from diffprof.model.progress import Progress
+from diffprof.model.recording import CaptureRow, Grade, GraphBreakRow, RecompileRow, Unseen
 
 LIMIT_SECONDS = 600.0
 """For one component. The SDXL UNet takes 10; with breaks that hide others, a multiple."""

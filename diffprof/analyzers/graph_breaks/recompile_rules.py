@@ -9,9 +9,9 @@ from typing import Any
 from msgspec.structs import replace
 
 from diffprof.analyzers.graph_breaks.fixes import for_recompile
-from diffprof.finding import Finding, Severity
-from diffprof.recording import RecompileCost, RecompileRow, Recording
-from diffprof.rules import rule
+from diffprof.judge.rules import rule
+from diffprof.model.finding import Finding, Severity
+from diffprof.model.recording import RecompileCost, RecompileRow, Recording
 
 RECOMPILES = ("recompiles",)
 

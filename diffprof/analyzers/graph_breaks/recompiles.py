@@ -19,13 +19,13 @@ from torch.utils import _pytree as pytree
 
 from diffprof.analyzers.graph_breaks.capture import Compiled, captured, plain_name
 from diffprof.analyzers.graph_breaks.component import ready, restore
-from diffprof.analyzers.graph_breaks.hollow import Emptier, Hollow
 from diffprof.analyzers.graph_breaks.observe import Call, Part
 from diffprof.analyzers.graph_breaks.repeats import Seen, equal_blocks
 from diffprof.analyzers.graph_breaks.signature import Given
-from diffprof.callsite import Place, is_machinery, make_site
-from diffprof.pipeline import replaced
-from diffprof.recording import Grade, RecompileCost, RecompileRow, Site, median
+from diffprof.analyzers.graph_breaks.storageless import Emptier, Hollow
+from diffprof.model.callsite import Place, is_machinery, make_site
+from diffprof.model.recording import Grade, RecompileCost, RecompileRow, Site, median
+from diffprof.targets.pipeline import replaced
 
 CURES = ("dynamic=True", "mark_dynamic", "use_duck_shape=False")
 """Settings that may stop a recompile, in the order in which people reach for them."""

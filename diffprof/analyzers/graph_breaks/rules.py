@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from diffprof.analyzers.graph_breaks import recompile_rules
 from diffprof.analyzers.graph_breaks.causes import kind_of
 from diffprof.analyzers.graph_breaks.fixes import for_break
-from diffprof.finding import Evidence, Finding, Severity
-from diffprof.pricing import HIDDEN, HIDDEN_SHARE
-from diffprof.recording import BreakCost, GraphBreakRow, Recording
-from diffprof.rules import rule
+from diffprof.judge.pricing import HIDDEN, HIDDEN_SHARE
+from diffprof.judge.rules import rule
+from diffprof.model.finding import Evidence, Finding, Severity
+from diffprof.model.recording import BreakCost, GraphBreakRow, Recording
 
 __all__ = ["recompile_rules"]
 

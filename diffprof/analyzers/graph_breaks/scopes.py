@@ -24,12 +24,12 @@ from diffprof.analyzers.graph_breaks.component import (
     worth_counting,
 )
 from diffprof.analyzers.graph_breaks.hidden import add_hidden_breaks
-from diffprof.analyzers.graph_breaks.hollow import Emptier, Hollow
 from diffprof.analyzers.graph_breaks.observe import Part
 from diffprof.analyzers.graph_breaks.repeats import marker
 from diffprof.analyzers.graph_breaks.rewrite import body_apart
 from diffprof.analyzers.graph_breaks.signature import Skeleton, signature
-from diffprof.pipeline import PhaseTracker, components, denoising_loops, replaced, with_role
+from diffprof.analyzers.graph_breaks.storageless import Emptier, Hollow
+from diffprof.targets.pipeline import PhaseTracker, components, denoising_loops, replaced, with_role
 
 RUNNER = "__diffprof_run_loop_body__"
 

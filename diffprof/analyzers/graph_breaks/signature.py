@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from diffprof.analyzers.graph_breaks.hollow import KEPT, Emptier, hollow, small_values
+from diffprof.analyzers.graph_breaks.storageless import KEPT, Emptier, hollow, small_values
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from diffprof.errors import UsageError
+from diffprof.model.errors import UsageError
 
 SHORT = {"steps": "num_inference_steps", "guidance": "guidance_scale", "images": "num_images_per_prompt"}
 """Names that people use -> names of call arguments."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from diffprof.analyzers.kernels.loop import Loop
-from diffprof.finding import Finding, Severity
+from diffprof.model.finding import Finding, Severity
 
 
 def loop_finding(

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 
 from diffprof.analyzers.kernels.findings import loop_finding
 from diffprof.analyzers.kernels.loop import Loop
-from diffprof.finding import Evidence, Finding, Severity
-from diffprof.recording import GapRow, Grade, Recording
-from diffprof.rules import NoEvidence, rule
-from diffprof.timeline import Without, saved_us
+from diffprof.judge.rules import NoEvidence, rule
+from diffprof.judge.timeline import Without, saved_us
+from diffprof.model.finding import Evidence, Finding, Severity
+from diffprof.model.recording import GapRow, Grade, Recording
 
 IDLE_SHARE = 0.05
 """Share of the loop's time without device work from which it is worth a finding."""

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from diffprof.chrome_trace.sections import Sections
 from diffprof.chrome_trace.waits import NO_ROW, WaitEvent
-from diffprof.recording import GapRow, SyncRow, Timeline
+from diffprof.model.recording import GapRow, SyncRow, Timeline
 
 NOT_BLOCKING = -1
 

@@ -7,8 +7,8 @@ from functools import cached_property, lru_cache
 
 from msgspec.structs import replace
 
-from diffprof.recording import GapRow, Grade, Recording, Timeline
-from diffprof.timeline import Replay, find_gaps, replay, steps_of, total_us
+from diffprof.judge.timeline import Replay, find_gaps, replay, steps_of, total_us
+from diffprof.model.recording import GapRow, Grade, Recording, Timeline
 
 
 class Loop:

@@ -9,10 +9,10 @@ from msgspec.structs import replace
 
 from diffprof.analyzers.kernels.idle_rules import IDLE_SHARE
 from diffprof.analyzers.kernels.loop import Loop
-from diffprof.finding import Finding, Severity
-from diffprof.recording import Recording, Timeline
-from diffprof.rules import NoEvidence, rule
-from diffprof.timeline import total_us
+from diffprof.judge.rules import NoEvidence, rule
+from diffprof.judge.timeline import total_us
+from diffprof.model.finding import Finding, Severity
+from diffprof.model.recording import Recording, Timeline
 
 GROWTH_BYTES = 16 * 1024**2
 """Growth over the loop that rounding of the allocator does not explain."""

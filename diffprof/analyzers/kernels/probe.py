@@ -19,9 +19,9 @@ from diffprof.chrome_trace.events import MODULE_PREFIX, phase_label
 from diffprof.chrome_trace.events import Phase as Label
 from diffprof.chrome_trace.reader import read_trace
 from diffprof.chrome_trace.sections import EVERYTHING_ON_THE_GPU, Sections, sections_of
-from diffprof.pipeline import Phase, PhaseTracker, components, module_names, replaced
-from diffprof.progress import Progress
-from diffprof.recording import Grade, MemoryUse, SyncRow, Timing, Unseen
+from diffprof.model.progress import Progress
+from diffprof.model.recording import Grade, MemoryUse, SyncRow, Timing, Unseen
+from diffprof.targets.pipeline import Phase, PhaseTracker, components, module_names, replaced
 
 TRACE_FILE = "trace.json"
 

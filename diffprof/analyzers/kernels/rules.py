@@ -9,11 +9,11 @@ from diffprof.analyzers.kernels import idle_rules, memory_rules
 from diffprof.analyzers.kernels.findings import loop_finding
 from diffprof.analyzers.kernels.idle_rules import GAP_US
 from diffprof.analyzers.kernels.loop import Loop
-from diffprof.finding import Evidence, Finding, Severity
-from diffprof.recording import Grade, KernelKind, Recording, Timeline
-from diffprof.rules import NoEvidence, rule
-from diffprof.setup_costs import evidence as changed
-from diffprof.timeline import Without, saved_us
+from diffprof.judge.rules import NoEvidence, rule
+from diffprof.judge.setup_costs import evidence as changed
+from diffprof.judge.timeline import Without, saved_us
+from diffprof.model.finding import Evidence, Finding, Severity
+from diffprof.model.recording import Grade, KernelKind, Recording, Timeline
 
 __all__ = ["idle_rules", "memory_rules"]
 

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from diffprof.devices.simulated import Blocking, Observer, OpSignature
-from diffprof.devices.simulated.cost import CostModel
-from diffprof.devices.simulated.lanes import ModuleStack, TimelineBuilder, gap_rows, kernel_rows
-from diffprof.devices.simulated.mode import Mode, current_mode
 from diffprof.devices.simulated.session import SESSION
-from diffprof.devices.simulated.specs import GpuSpec
-from diffprof.pipeline import Phase, module_names, with_role
-from diffprof.recording import Grade, Timeline, Timing
-from diffprof.timeline import replay
+from diffprof.gpu.cost import CostModel
+from diffprof.gpu.mode import Mode, current_mode
+from diffprof.gpu.specs import GpuSpec
+from diffprof.gpu.timeline_builder import ModuleStack, TimelineBuilder, gap_rows, kernel_rows
+from diffprof.judge.timeline import replay
+from diffprof.model.recording import Grade, Timeline, Timing
+from diffprof.targets.pipeline import Phase, module_names, with_role
 
 COMPILED_ROLES = ("denoiser", "vae")
 """The parts that are compiled when a pipeline is: the published recipes compile the denoiser and the VAE."""

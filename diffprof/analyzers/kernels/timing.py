@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from diffprof.recording import Grade, Timing
+from diffprof.model.recording import Grade, Timing
 
 Clock = Callable[[], float]
 

@@ -11,15 +11,15 @@ from diffprof.analyzers.quantization.layers import Unavailable, quantize_in_plac
 from diffprof.analyzers.quantization.order import check_order
 from diffprof.analyzers.quantization.schemes import SCHEMES
 from diffprof.analyzers.quantization.source import plain_name
-from diffprof.errors import UsageError
-from diffprof.pipeline import components
-from diffprof.recording import Selection
+from diffprof.model.errors import UsageError
+from diffprof.model.recording import Selection
+from diffprof.targets.pipeline import components
 
 
 def apply_choice(pipe: Any, selections: Sequence[Selection]) -> tuple[str, ...]:
     """Quantize a pipeline in place as the selections say; returns the qualified names of the layers.
 
-    Inside `diffprof.snapshot.restored(pipe)` it is undone at the end. Raises UsageError where the pipeline
+    Inside `diffprof.tuning.undo.restored(pipe)` it is undone at the end. Raises UsageError where the pipeline
     has gone through a later step already, has not the component, or a scheme does not run here.
     """
     parts = components(pipe)

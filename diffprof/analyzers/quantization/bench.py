@@ -34,7 +34,7 @@ from diffprof.analyzers.quantization.timing import (
     compiled,
     near_tie,
 )
-from diffprof.recording import Grade, SchemeTiming
+from diffprof.model.recording import Grade, SchemeTiming
 
 FIRST_COMPILE_S = 25.0
 """Seconds that the first `torch.compile` of a process takes on a CPU; measured on torch 2.13, one core."""

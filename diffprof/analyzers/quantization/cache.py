@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from diffprof.analyzers.quantization.inventory import Key
-from diffprof.recording import SchemeTiming
+from diffprof.model.recording import SchemeTiming
 
 VERSION = 1
 """Of the way in which times are taken; a change makes older entries void."""

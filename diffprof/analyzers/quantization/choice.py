@@ -21,7 +21,7 @@ from diffprof.analyzers.quantization.source import (
     skipped_by_diffusers,
     torchao_config_source,
 )
-from diffprof.recording import LinearRow, PublishedComparison, SchemeTiming, Selection
+from diffprof.model.recording import LinearRow, PublishedComparison, SchemeTiming, Selection
 
 
 @dataclass

@@ -17,9 +17,9 @@ from diffprof.analyzers.quantization.source import (
     pattern_of,
     table_source,
 )
-from diffprof.finding import Finding
-from diffprof.fix import Code, Fix, Recipe, Safety, Simulated, Skipped, Stage
-from diffprof.recording import Projection, Recording, Selection
+from diffprof.model.finding import Finding
+from diffprof.model.fix import Code, Fix, Recipe, Safety, Simulated, Skipped, Stage
+from diffprof.model.recording import Projection, Recording, Selection
 
 INT8 = "int8-dynamic"
 """The scheme that is taken where no choice was made by timing."""

@@ -15,7 +15,7 @@ from torch import nn
 from diffprof.analyzers.quantization.layers import dtype_word, scheme_of, weights_are_quantized
 from diffprof.analyzers.quantization.order import adapter_names
 from diffprof.analyzers.quantization.source import Named
-from diffprof.pipeline import Phase, PhaseTracker, components
+from diffprof.targets.pipeline import Phase, PhaseTracker, components
 
 SAMPLE_ROWS = 48
 """Activation rows kept of the first and of the last call of a layer, for its accuracy."""

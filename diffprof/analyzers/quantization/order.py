@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from diffprof.analyzers.quantization.layers import weights_are_quantized
-from diffprof.errors import UsageError
-from diffprof.pipeline import components
+from diffprof.model.errors import UsageError
+from diffprof.targets.pipeline import components
 
 STEPS = ("fuse-lora", "fuse-qkv", "swap-convs", "quantize", "compile")
 """The known order."""

@@ -12,12 +12,12 @@ import torch
 from diffprof.analyzers.quantization.inventory import Key
 from diffprof.analyzers.quantization.layers import dtype_of
 from diffprof.analyzers.quantization.schemes import Scheme
-from diffprof.devices.simulated.cost import CostModel
-from diffprof.devices.simulated.mode import Mode
 from diffprof.devices.simulated.observer import OpSignature, TensorMeta
-from diffprof.devices.simulated.operands import precision
-from diffprof.devices.simulated.specs import GpuSpec
-from diffprof.recording import Grade, SchemeTiming
+from diffprof.gpu.cost import CostModel
+from diffprof.gpu.mode import Mode
+from diffprof.gpu.operands import precision
+from diffprof.gpu.specs import GpuSpec
+from diffprof.model.recording import Grade, SchemeTiming
 
 ERROR = 0.05
 """Error of a predicted time, as a share of it: most published rungs are met to within so much. A predicted

@@ -43,10 +43,10 @@ from diffprof.analyzers.quantization.published import published_list
 from diffprof.analyzers.quantization.schemes import SCHEMES, Scheme, schemes_for
 from diffprof.analyzers.quantization.source import Setting
 from diffprof.analyzers.quantization.timing import Budget, EventRunner, HostRunner, Patience, Runner, compiled
-from diffprof.errors import UsageError
-from diffprof.pipeline import components, role
-from diffprof.recording import LinearRow, PublishedComparison, Quantization, SchemeTiming
-from diffprof.snapshot import restored
+from diffprof.model.errors import UsageError
+from diffprof.model.recording import LinearRow, PublishedComparison, Quantization, SchemeTiming
+from diffprof.targets.pipeline import components, role
+from diffprof.tuning.undo import restored
 
 if TYPE_CHECKING:
     from diffprof.analyzers.quantization.simulated import SimulatedCall

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from diffprof.finding import Finding, Severity
-from diffprof.recording import Grade, LinearRow, Quantization, Recording, SchemeTiming
-from diffprof.rules import rule
+from diffprof.judge.rules import rule
+from diffprof.model.finding import Finding, Severity
+from diffprof.model.recording import Grade, LinearRow, Quantization, Recording, SchemeTiming
 
 NEEDS = ("linears", "quantization")
 

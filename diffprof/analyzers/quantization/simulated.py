@@ -14,12 +14,12 @@ from diffprof.analyzers.quantization.inventory import Inventory, Key, take_inven
 from diffprof.analyzers.quantization.predicted import Predictor
 from diffprof.analyzers.quantization.schemes import Scheme
 from diffprof.devices.simulated import Blocking, Observer, OpSignature
-from diffprof.devices.simulated.cost import CostModel
-from diffprof.devices.simulated.lanes import ModuleStack, TimelineBuilder
-from diffprof.devices.simulated.mode import current_mode
-from diffprof.pipeline import Phase, PhaseTracker, module_names, with_role
-from diffprof.recording import LinearRow, SchemeTiming, Timeline
-from diffprof.timeline import total_us
+from diffprof.gpu.cost import CostModel
+from diffprof.gpu.mode import current_mode
+from diffprof.gpu.timeline_builder import ModuleStack, TimelineBuilder
+from diffprof.judge.timeline import total_us
+from diffprof.model.recording import LinearRow, SchemeTiming, Timeline
+from diffprof.targets.pipeline import Phase, PhaseTracker, module_names, with_role
 
 COMPILED_ROLES = ("denoiser", "vae")
 """What is compiled when a pipeline is: the parts that take the time."""

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from diffprof.analyzers.quantization.schemes import ORIGINAL
-from diffprof.recording import Grade, SchemeTiming
+from diffprof.model.recording import Grade, SchemeTiming
 
 Work = Callable[[], Any]
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import torch
 
-from diffprof.devices.simulated.families import base_name
 from diffprof.devices.simulated.observer import OpSignature, TensorMeta
-from diffprof.devices.simulated.specs import GpuSpec
+from diffprof.gpu.families import base_name
+from diffprof.gpu.specs import GpuSpec
 
 
 def half_type(spec: GpuSpec) -> torch.dtype:

@@ -7,10 +7,10 @@ from typing import Any
 
 from diffprof.analyzers.setup.compiling import FLAGS
 from diffprof.analyzers.setup.judging import HEAVY, heavy, is_worth, judged, named, setup_of
-from diffprof.finding import Finding, Severity
-from diffprof.recording import Recording
-from diffprof.rules import rule
-from diffprof.setup_costs import evidence
+from diffprof.judge.rules import rule
+from diffprof.judge.setup_costs import evidence
+from diffprof.model.finding import Finding, Severity
+from diffprof.model.recording import Recording
 
 # --- layout, compilation ---------------------------------------------------------------------------------
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from diffprof.analyzers.setup.memory import in_channels_last
 from diffprof.analyzers.setup.precision import NO_SETUP, ROUNDING_TOLERANCE, place
-from diffprof.finding import Finding
-from diffprof.fix import Code, Fix, Recipe, Safety, Simulated, Skipped, Stage
-from diffprof.recording import Recording, SetupPart
+from diffprof.model.finding import Finding
+from diffprof.model.fix import Code, Fix, Recipe, Safety, Simulated, Skipped, Stage
+from diffprof.model.recording import Recording, SetupPart
 
 FLAGS = {
     "conv_1x1_as_mm": True,

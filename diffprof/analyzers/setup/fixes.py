@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diffprof.analyzers.setup import compiling, memory, models, precision
-from diffprof.fix import Recipe
+from diffprof.model.fix import Recipe
 
 RECIPES: tuple[Recipe, ...] = (
     *precision.RECIPES,

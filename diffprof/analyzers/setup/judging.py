@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from diffprof.finding import Evidence, Finding, Severity
-from diffprof.recording import Recording, Setup, SetupPart
+from diffprof.model.finding import Evidence, Finding, Severity
+from diffprof.model.recording import Recording, Setup, SetupPart
 
 WORTH = 0.001
 """Share of the call that a change has to save to be worth a finding, where that is known."""

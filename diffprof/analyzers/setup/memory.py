@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diffprof.analyzers.setup.precision import NO_SETUP, ROUNDING_TOLERANCE, place
-from diffprof.finding import Finding
-from diffprof.fix import Code, Fix, Recipe, Safety, Skipped, Stage, Write
-from diffprof.recording import Recording, SetupPart
+from diffprof.model.finding import Finding
+from diffprof.model.fix import Code, Fix, Recipe, Safety, Skipped, Stage, Write
+from diffprof.model.recording import Recording, SetupPart
 
 
 def switched(method: str, attribute: str, wanted: bool) -> Write:

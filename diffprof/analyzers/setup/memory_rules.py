@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from diffprof.analyzers.setup.judging import AMPLE, judged, named, setup_of
-from diffprof.finding import Evidence, Finding, Severity
-from diffprof.recording import Recording
-from diffprof.rules import rule
+from diffprof.judge.rules import rule
+from diffprof.model.finding import Evidence, Finding, Severity
+from diffprof.model.recording import Recording
 
 # --- memory ----------------------------------------------------------------------------------------------
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from diffprof.analyzers.setup.alternatives import CACHE_INTERVAL, LCM_STEPS, lcm_weights
 from diffprof.analyzers.setup.precision import place
-from diffprof.analyzers.setup.roads import CACHE_INTERVAL, LCM_STEPS, lcm_weights
-from diffprof.finding import Finding
-from diffprof.fix import Code, Fix, Recipe, Safety, Skipped, Stage
-from diffprof.recording import Recording
+from diffprof.model.finding import Finding
+from diffprof.model.fix import Code, Fix, Recipe, Safety, Skipped, Stage
+from diffprof.model.recording import Recording
 
 
 def lcm_lora(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diffprof.finding import Finding
-from diffprof.fix import Code, Fix, Recipe, Safety, Skipped, Stage
-from diffprof.recording import Recording, Setup
+from diffprof.model.finding import Finding
+from diffprof.model.fix import Code, Fix, Recipe, Safety, Skipped, Stage
+from diffprof.model.recording import Recording, Setup
 
 TF32_TOLERANCE = 0.01
 """With operands rounded to TF32 the tiny SDXL's picture moves by 0.0012 in four steps."""

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffprof.pipeline import components, role
-from diffprof.recording import KindCosts, Setup, SetupPart
+from diffprof.model.recording import KindCosts, Setup, SetupPart
+from diffprof.targets.pipeline import components, role
 
 INDUCTOR_FLAGS = (
     "conv_1x1_as_mm",

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from diffprof.analyzers.setup import compile_rules, memory_rules, roads
+from diffprof.analyzers.setup import alternatives, compile_rules, memory_rules
 from diffprof.analyzers.setup.judging import HEAVY, is_worth, judged, mainly, named, setup_of
-from diffprof.finding import Evidence, Finding, Severity
-from diffprof.recording import Recording
-from diffprof.rules import rule
-from diffprof.setup_costs import evidence
+from diffprof.judge.rules import rule
+from diffprof.judge.setup_costs import evidence
+from diffprof.model.finding import Evidence, Finding, Severity
+from diffprof.model.recording import Recording
 
-__all__ = ["compile_rules", "memory_rules", "roads"]
+__all__ = ["alternatives", "compile_rules", "memory_rules"]
 """Modules whose rules belong to this analyzer."""
 
 

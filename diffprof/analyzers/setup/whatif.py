@@ -15,13 +15,13 @@ from itertools import groupby
 from typing import Any
 
 from diffprof.analyzers.setup.altered import Altered, half_type, is_cast
-from diffprof.devices.simulated.cost import CostModel, Kernel
-from diffprof.devices.simulated.families import base_name, family_of
-from diffprof.devices.simulated.fusion import chains, fuse, is_fusible
-from diffprof.devices.simulated.lanes import GUARD_SHARE
 from diffprof.devices.simulated.observer import OpSignature
-from diffprof.devices.simulated.products import Product, product_of
-from diffprof.recording import Grade, KernelKind, KindCosts, Projection, Timeline
+from diffprof.gpu.cost import CostModel, Kernel
+from diffprof.gpu.families import base_name, family_of
+from diffprof.gpu.fusion import chains, fuse, is_fusible
+from diffprof.gpu.products import Product, product_of
+from diffprof.gpu.timeline_builder import GUARD_SHARE
+from diffprof.model.recording import Grade, KernelKind, KindCosts, Projection, Timeline
 
 WORTH = 0.97
 """Share of its time under which a linear counts as faster in INT8; nearer ties are the model's error."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diffprof.recording import SyncRow
+from diffprof.model.recording import SyncRow
 
 SEARCH = (
     "Call `scheduler.set_begin_index(0)` before the loop (image to image: the index of its first timestep);"

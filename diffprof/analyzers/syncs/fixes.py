@@ -15,10 +15,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from diffprof.analyzers.syncs import shims
-from diffprof.analyzers.syncs.needed import needed
-from diffprof.finding import Finding
-from diffprof.fix import Code, Fix, Recipe, Safety, Skipped, Stage
-from diffprof.recording import Recording, SyncRow
+from diffprof.analyzers.syncs.tree_shake import needed
+from diffprof.model.finding import Finding
+from diffprof.model.fix import Code, Fix, Recipe, Safety, Skipped, Stage
+from diffprof.model.recording import Recording, SyncRow
 
 _SHIMS = Path(__file__).with_name("shims")
 

@@ -10,16 +10,10 @@ from types import FrameType
 from typing import Any
 
 from diffprof.analyzers.syncs.owner import Owner, owner_of
-from diffprof.callsite import Place, caller, importable_path, is_machinery, make_site, places, stack
 from diffprof.devices.simulated import Blocking, Observer
-from diffprof.pipeline import (
-    LoopPosition,
-    PhaseTracker,
-    loop_position,
-    module_names,
-    with_role,
-)
-from diffprof.recording import SyncRow, Unseen, median, steady
+from diffprof.model.callsite import Place, caller, importable_path, is_machinery, make_site, places, stack
+from diffprof.model.recording import SyncRow, Unseen, median, steady
+from diffprof.targets.pipeline import LoopPosition, PhaseTracker, loop_position, module_names, with_role
 
 Key = tuple[str, str, int, bool]
 """(kind, file name, line, in the loop): what makes two blocking operations the same row."""

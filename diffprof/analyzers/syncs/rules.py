@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from diffprof.analyzers.syncs import advice
-from diffprof.finding import Evidence, Finding, Severity
-from diffprof.recording import Recording, SyncRow, steady_per_step
-from diffprof.rules import rule
+from diffprof.judge.rules import rule
+from diffprof.model.finding import Evidence, Finding, Severity
+from diffprof.model.recording import Recording, SyncRow, steady_per_step
 
 NEEDS = ("syncs",)
 

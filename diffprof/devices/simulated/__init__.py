@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .activation import is_known, is_simulated, observing, same_storage, simulated_gpu
-    from .hostside import invented, withheld
+    from .host_placeholders import invented, withheld
     from .observer import Blocking, BlockingKind, Observer, OpSignature, TensorMeta, UnknownValue
     from .placement import empty_weights, place
     from .session import suspended
@@ -27,7 +27,7 @@ _HOMES = {
     "TensorMeta": "observer",
     "UnknownValue": "observer",
     "empty_weights": "placement",
-    "invented": "hostside",
+    "invented": "host_placeholders",
     "is_known": "activation",
     "is_simulated": "activation",
     "observing": "activation",
@@ -35,7 +35,7 @@ _HOMES = {
     "same_storage": "activation",
     "simulated_gpu": "activation",
     "suspended": "session",
-    "withheld": "hostside",
+    "withheld": "host_placeholders",
 }
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from diffprof.errors import DiffprofError, UsageError
+from diffprof.model.errors import DiffprofError, UsageError
 
 from . import autocast, graphs, patches
 from .backend import register
@@ -18,7 +18,7 @@ from .session import SESSION
 from .tensor import SimTensor
 
 if TYPE_CHECKING:
-    from .specs import GpuSpec
+    from diffprof.gpu.specs import GpuSpec
 
 
 @contextmanager

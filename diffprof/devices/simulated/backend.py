@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from diffprof.errors import DiffprofError
+from diffprof.model.errors import DiffprofError
 
 from . import autocast, copies, dispatch, handlers, runtime, tensor
 from .ops import Op

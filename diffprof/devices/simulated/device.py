@@ -10,8 +10,8 @@ import torch
 
 from diffprof.devices.simulated import Observer, observing, place, simulated_gpu
 from diffprof.devices.simulated.session import SESSION
-from diffprof.devices.simulated.specs import load_spec
-from diffprof.recording import DeviceInfo, Grade
+from diffprof.gpu.specs import load_spec
+from diffprof.model.recording import DeviceInfo, Grade
 
 
 class SimulatedDevice:

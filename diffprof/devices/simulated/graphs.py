@@ -14,9 +14,9 @@ from weakref import WeakSet
 
 import torch
 
-from diffprof.callsite import Place, make_site, places, stack
-from diffprof.errors import DiffprofError
-from diffprof.recording import Unseen
+from diffprof.model.callsite import Place, make_site, places, stack
+from diffprof.model.errors import DiffprofError
+from diffprof.model.recording import Unseen
 
 from .session import SESSION, tell_synchronize
 

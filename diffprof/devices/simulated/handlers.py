@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from diffprof.gpu.signatures import make_signature, signature_of, tell_op
+
 from . import copies
 from .blocking import HOST_INDEX, WAITS
 from .dispatch import HOST, META, SIM, UNKNOWN, compute, on_host, plain, scan
@@ -17,7 +19,6 @@ from .observer import BlockingKind, TensorMeta, UnknownValue, dtype_name
 from .ops import Op, argument
 from .reads import assumable, read_scalar, tell_wait
 from .session import QUIET, SESSION, may_assume
-from .signatures import make_signature, signature_of, tell_op
 from .subscripts import table_on_host
 from .tensor import NAME, Cell, SimTensor, covers, inner_of, intern_meta, known, regeometry, unknown
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from diffprof.gpu.signatures import make_meta_op, tell_op
+
 from .session import QUIET, SESSION, suspended
-from .signatures import make_meta_op, tell_op
 from .tensor import SimTensor, intern_meta, unknown
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from diffprof.gpu.signatures import make_signature, tell_op
+
 from . import copies
 from .blocking import ASSIGNS_ON_DEVICE, INDEX_UPLOAD, VALUE_UPLOAD, WAITS, Wait
 from .dispatch import SIM, UNKNOWN, compute, plain, scan
@@ -13,7 +15,6 @@ from .inference import infer
 from .ops import Op
 from .reads import assumable, read_scalar, tell_wait
 from .session import SESSION, may_assume, suspended
-from .signatures import make_signature, tell_op
 from .tensor import NAME, SimTensor, inner_of, intern_meta, known, unknown
 
 

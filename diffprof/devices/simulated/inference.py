@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
-from .families import family_of
+from diffprof.gpu.families import family_of
+from diffprof.gpu.operands import convolves_channels_last
+from diffprof.gpu.signatures import make_signature
+
 from .observer import OpSignature, TensorMeta
-from .operands import convolves_channels_last
 from .ops import Op, argument
 from .session import QUIET, SESSION
-from .signatures import make_signature
 from .tensor import SimTensor, extent, intern_meta, meta_of, regeometry, restride, set_bits, unknown
 
 _memo: dict[tuple, Entry] = {}

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from diffprof.errors import DiffprofError
+from diffprof.model.errors import DiffprofError
 
 
 class UnknownValue(DiffprofError):

@@ -16,7 +16,7 @@ import torch
 from torch._C import _is_torch_function_mode_enabled
 from torch.overrides import handle_torch_function
 
-from . import autocast, copies, hostside
+from . import autocast, copies, host_placeholders
 from .blocking import FROM_SCALARS
 from .generators import SimGenerator
 from .higher_order import register_flex_attention
@@ -251,8 +251,8 @@ def _tensor_methods(patches: Patches) -> None:
             return pin(self, device)
         if copies.is_pinned(self):
             return self
-        invented = getattr(self.untyped_storage(), hostside.INVENTED, False)
-        return copies.mark_pinned(hostside.invented(self) if invented else self.clone())
+        invented = getattr(self.untyped_storage(), host_placeholders.INVENTED, False)
+        return copies.mark_pinned(host_placeholders.invented(self) if invented else self.clone())
 
     def is_pinned(self: torch.Tensor, device: Any = None) -> bool:
         """Whether the memory counts as page-locked."""

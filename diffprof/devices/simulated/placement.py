@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from diffprof.errors import UsageError
+from diffprof.model.errors import UsageError
 
 from .backend import register
 from .heap import settled

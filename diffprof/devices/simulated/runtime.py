@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from diffprof.errors import TargetError
+from diffprof.model.errors import TargetError
 
 from . import graphs
 from .blocking import FREED

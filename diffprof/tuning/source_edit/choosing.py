@@ -8,14 +8,14 @@ from collections.abc import Callable, Container, Iterable, Iterator
 import libcst as cst
 from libcst import matchers as m
 
-from diffprof.finding import Finding
-from diffprof.fix import Code, Outcome, PlanStep, Safety, Status, recipes
-from diffprof.recording import SyncRow
-from diffprof.report import Report
+from diffprof.model.finding import Finding
+from diffprof.model.fix import Code, Outcome, PlanStep, Safety, Status, recipes
+from diffprof.model.recording import SyncRow
+from diffprof.model.report import Report
 from diffprof.tuning.source_edit.construction import Construction
 from diffprof.tuning.source_edit.indexes import index_on_host
+from diffprof.tuning.source_edit.logging_edits import SAYS, without_said, without_said_name, without_wait
 from diffprof.tuning.source_edit.outputs import model_output
-from diffprof.tuning.source_edit.said import SAYS, without_said, without_said_name, without_wait
 from diffprof.tuning.source_edit.tables import keep_on_host
 from diffprof.tuning.source_edit.tree import Edit, Refused, Tree
 from diffprof.tuning.source_edit.uploads import create_in_place, fill, hoist, stack_scalars

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from diffprof.callsite import file_of
-from diffprof.fix import PlanStep, SourceEdit
-from diffprof.report import Report
+from diffprof.model.callsite import file_of
+from diffprof.model.fix import PlanStep, SourceEdit
+from diffprof.model.report import Report
 
 
 def edits_now(report: Report) -> tuple[SourceEdit, ...]:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from diffprof.callsite import file_of
-from diffprof.errors import UsageError
-from diffprof.finding import Finding
-from diffprof.fix import SourceEdit, SourceEdits
-from diffprof.report import Report
+from diffprof.model.callsite import file_of
+from diffprof.model.errors import UsageError
+from diffprof.model.finding import Finding
+from diffprof.model.fix import SourceEdit, SourceEdits
+from diffprof.model.report import Report
 
 if TYPE_CHECKING:
     from diffprof.tuning.source_edit.patch import Source

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from diffprof.pipeline import components, is_pipeline
 from diffprof.targets.calls import bound
 from diffprof.targets.construct import random_values
-from diffprof.targets.scene import Scene
+from diffprof.targets.pipeline import components, is_pipeline
+from diffprof.targets.pipeline_call import Scene
 from diffprof.tuning.twin.calling import SEED, small_call
-from diffprof.tuning.twin.dressing import dress
+from diffprof.tuning.twin.copy_customizations import dress
 from diffprof.tuning.twin.shrinking import NoTwin, Scale, shrunk
 from diffprof.tuning.twin.sizes import sizes_of
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from diffprof.pipeline import with_role
 from diffprof.targets.calls import bound, names
-from diffprof.targets.scene import Scene
+from diffprof.targets.pipeline import with_role
+from diffprof.targets.pipeline_call import Scene
 from diffprof.tuning.twin.shrinking import WIDTHS
 from diffprof.tuning.twin.sizes import LENGTHS, PIXELS, Sizes
 

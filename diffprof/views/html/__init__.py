@@ -7,19 +7,19 @@ from collections.abc import Iterator
 from html import escape
 from importlib.resources import files
 
-from diffprof.finding import Finding, Severity
-from diffprof.fix import Plan
-from diffprof.recording import Recording, Site, steady_per_step
-from diffprof.report import Report
-from diffprof.tuning.plan import call_ms, make_plan
-from diffprof.verdict import verdict
+from diffprof.judge.plan import call_ms, make_plan
+from diffprof.model.finding import Finding, Severity
+from diffprof.model.fix import Plan
+from diffprof.model.plain import clean, clean_lines, cut
+from diffprof.model.recording import Recording, Site, steady_per_step
+from diffprof.model.report import Report
 from diffprof.views import words
 from diffprof.views.fixes import fix_table
 from diffprof.views.html.text import prose, text
 from diffprof.views.html.timeline import timeline_figures
-from diffprof.views.plain import clean, clean_lines, cut
 from diffprof.views.sections import not_checked, tables
 from diffprof.views.table import Table
+from diffprof.views.verdict import verdict
 
 _MOST_CODE = 400
 """Characters of a source line shown."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from diffprof.views.plain import clean, clean_lines
+from diffprof.model.plain import clean, clean_lines
 
 
 def text(value: object) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from diffprof.recording import Recording
-from diffprof.timeline import replay
+from diffprof.judge.timeline import replay
+from diffprof.model.recording import Recording
 from diffprof.views.html.text import text
 from diffprof.views.lanes import WAITS, Band, Lanes, Mark, one_step, said, whole_call
 from diffprof.views.palette import NAMES, colour_of

@@ -12,12 +12,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from diffprof.fix import Outcome, Plan, PlanStep
-from diffprof.ladder.result import Ladder
-from diffprof.recording import Recording, Timeline
-from diffprof.report import Report, slug
-from diffprof.timeline import Replay, replay, steps_of
-from diffprof.tuning.plan import make_plan
+from diffprof.judge.plan import make_plan
+from diffprof.judge.timeline import Replay, replay, steps_of
+from diffprof.model.fix import Outcome, Plan, PlanStep
+from diffprof.model.ladder import Ladder
+from diffprof.model.recording import Recording, Timeline
+from diffprof.model.report import Report, slug
 from diffprof.views.markdown import prose
 from diffprof.views.tensorboard import picture, texts
 from diffprof.views.tensorboard.event_file import EventFile, Value

@@ -19,7 +19,7 @@ from tensorboard.plugins.scalar import metadata as scalar_metadata
 from tensorboard.plugins.text import metadata as text_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from diffprof.views.plain import clean
+from diffprof.model.plain import clean
 
 FILE_VERSION = "brain.Event:2"
 

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from diffprof import __version__
-from diffprof.errors import DiffprofError
-from diffprof.ladder.result import LADDER_FILE, Ladder, load_ladder
-from diffprof.report import REPORT_FILE, Report, judge_again, load_report
+from diffprof.judge.judging import judge_again
+from diffprof.model.errors import DiffprofError
+from diffprof.model.ladder import LADDER_FILE, Ladder, load_ladder
+from diffprof.model.report import REPORT_FILE, Report, load_report
 
 if TYPE_CHECKING:
     from diffprof.views.tensorboard.picture import Picture

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from diffprof.report import REPORT_FILE
+from diffprof.model.report import REPORT_FILE
 
 
 class _Target(msgspec.Struct, frozen=True):

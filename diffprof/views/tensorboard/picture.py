@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from diffprof.recording import Recording
-from diffprof.timeline import Replay
+from diffprof.judge.timeline import Replay
+from diffprof.model.plain import clean
+from diffprof.model.recording import Recording
 from diffprof.views.lanes import WAITS, Lanes, one_step, whole_call
 from diffprof.views.palette import NAMES, colour_of
-from diffprof.views.plain import clean
 from diffprof.views.words import milliseconds
 
 WIDTH = 700

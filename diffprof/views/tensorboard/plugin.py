@@ -21,16 +21,17 @@ from tensorboard.plugins import base_plugin
 from torch_tb_profiler.plugin import TorchProfilerPlugin
 from werkzeug import exceptions, wrappers
 
-from diffprof.errors import DiffprofError
-from diffprof.ladder.result import LADDER_FILE
-from diffprof.report import REPORT_FILE, Report, load_judged, load_report
-from diffprof.verdict import verdict
+from diffprof.judge.judging import load_judged
+from diffprof.model.errors import DiffprofError
+from diffprof.model.ladder import LADDER_FILE
+from diffprof.model.plain import clean
+from diffprof.model.report import REPORT_FILE, Report, load_report
 from diffprof.views import words
 from diffprof.views.html.text import prose
-from diffprof.views.plain import clean
 from diffprof.views.tensorboard.files import MARKER_FILE, TRACE_FILE, marker_of, prepare, run_folders
 from diffprof.views.tensorboard.pair import aligned, newest_first, pair
 from diffprof.views.tensorboard.units import binary_units, in_binary_units
+from diffprof.views.verdict import verdict
 
 STATIC = Path(__file__).with_name("static")
 STOCK = Path(torch_tb_profiler.__file__).with_name("static")

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from diffprof.errors import UsageError
+from diffprof.model.errors import UsageError
 
 HOST = "127.0.0.1"
 FIRST_PORT = 6006

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from diffprof.fix import Plan
-from diffprof.ladder.result import Ladder
-from diffprof.report import Report
-from diffprof.verdict import verdict
+from diffprof.model.fix import Plan
+from diffprof.model.ladder import Ladder
+from diffprof.model.plain import clean, cut
+from diffprof.model.report import Report
 from diffprof.views import words
 from diffprof.views.fixes import fix_table
 from diffprof.views.ladder import render_ladder
 from diffprof.views.markdown import prose, table
-from diffprof.views.plain import clean, cut
 from diffprof.views.sections import not_checked, tables
 from diffprof.views.table import Table
+from diffprof.views.verdict import verdict
 
 if TYPE_CHECKING:
     from diffprof.views.tensorboard.event_file import EventFile

@@ -18,13 +18,13 @@ from typing import Any
 
 import msgspec
 
-from diffprof.chrome_trace.carried import KEY as CARRIED
+from diffprof.chrome_trace.embedded_recording import KEY as CARRIED
 from diffprof.chrome_trace.events import MODULE_PREFIX, Table, parse_phase, table_of
 from diffprof.chrome_trace.storing import kineto_properties
 from diffprof.chrome_trace.writer import write_trace
-from diffprof.collection import paused_collection
-from diffprof.recording import Recording, Timeline
-from diffprof.views.plain import clean
+from diffprof.model.collection import paused_collection
+from diffprof.model.plain import clean
+from diffprof.model.recording import Recording, Timeline
 from diffprof.views.tensorboard.modules import module_events
 
 Event = dict[str, Any]

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffprof.collection import leave_to_the_system
+from diffprof.model.collection import leave_to_the_system
 
 if TYPE_CHECKING:
-    from diffprof.report import Report
+    from diffprof.model.report import Report
     from diffprof.views.tui.app import Viewer
     from diffprof.views.tui.job import Ended
 

@@ -13,8 +13,9 @@ from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
-from diffprof.errors import DiffprofError
-from diffprof.report import Report, from_json, load_judged
+from diffprof.judge.judging import load_judged
+from diffprof.model.errors import DiffprofError
+from diffprof.model.report import Report, from_json
 from diffprof.views.tui.commands import ViewerCommands
 from diffprof.views.tui.help_screen import HelpScreen
 from diffprof.views.tui.job import Ended, Job

@@ -11,8 +11,8 @@ from textual.selection import Selection
 from textual.strip import Strip
 from textual.style import Style
 
-from diffprof.views.tui.ink import Writing, laid_out
 from diffprof.views.tui.line_view import LineView
+from diffprof.views.tui.styles import Writing, laid_out
 
 
 class Article(LineView, can_focus=True):

@@ -7,9 +7,9 @@ from functools import partial
 
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 
-from diffprof.finding import Finding
-from diffprof.views.plain import cut
-from diffprof.views.tui.ink import styled
+from diffprof.model.finding import Finding
+from diffprof.model.plain import cut
+from diffprof.views.tui.styles import styled
 from diffprof.views.words import how_often, place
 
 Entry = tuple[str, str, Callable[[], object]]

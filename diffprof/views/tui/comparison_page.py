@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffprof.comparing import Comparison, Direction, compare
-from diffprof.errors import DiffprofError
-from diffprof.report import load_judged
+from diffprof.judge.comparing import Comparison, Direction, compare
+from diffprof.judge.judging import load_judged
+from diffprof.model.errors import DiffprofError
+from diffprof.model.plain import pad, width
 from diffprof.views import words
 from diffprof.views.comparison import figure_rows, groups
-from diffprof.views.plain import pad, width
-from diffprof.views.tui.ink import Writing
+from diffprof.views.tui.styles import Writing
 
 _BECAME = {Direction.BETTER: "good", Direction.WORSE: "bad"}
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from diffprof.recording import Site
+from diffprof.model.recording import Site
 
 _GOTO = {"code": "--goto {file}:{line}", "codium": "--goto {file}:{line}", "subl": "{file}:{line}"}
 """Editors that do not take `+line file`, which vi, emacs, nano and most others do."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from diffprof.recording import MemoryUse, Recording
-from diffprof.report import Report
+from diffprof.model.recording import MemoryUse, Recording
+from diffprof.model.report import Report
 from diffprof.views import words
 from diffprof.views.sections import not_checked
 from diffprof.views.tui.article import Article
-from diffprof.views.tui.ink import Writing, bar, spark
+from diffprof.views.tui.styles import Writing, bar, spark
 
 _BAR = 30
 

@@ -12,9 +12,9 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import Input
 
-from diffprof.views.plain import clean, width
-from diffprof.views.tui.ink import STYLES, styled
+from diffprof.model.plain import clean, width
 from diffprof.views.tui.piece_row import Piece, PieceRow
+from diffprof.views.tui.styles import STYLES, styled
 
 
 class Chips(PieceRow):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diffprof.finding import Finding, Severity
-from diffprof.views.tui.ink import Span
-from diffprof.views.tui.sheet import Column, Sheet
+from diffprof.model.finding import Finding, Severity
+from diffprof.views.tui.styles import Span
+from diffprof.views.tui.table import Column, Sheet
 
 SEVERITY = {Severity.HIGH: "bad", Severity.MEDIUM: "warn", Severity.LOW: "", Severity.INFO: "muted"}
 SHORT_GRADE = {"measured": "meas", "simulated": "sim", "published": "publ"}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from diffprof.errors import UsageError
-from diffprof.finding import Finding
-from diffprof.fix import PlanStep, SourceEdit
-from diffprof.recording import Recording, SyncRow
-from diffprof.rules import HEADINGS, find_rule
+from diffprof.judge.rules import HEADINGS, find_rule
+from diffprof.model.errors import UsageError
+from diffprof.model.finding import Finding
+from diffprof.model.fix import PlanStep, SourceEdit
+from diffprof.model.recording import Recording, SyncRow
 from diffprof.views import words
 from diffprof.views.tui.finding_list import SEVERITY
-from diffprof.views.tui.ink import Writing, bar, spark
+from diffprof.views.tui.styles import Writing, bar, spark
 from diffprof.views.tuning import safety
 
 _MOST_ROWS = 8

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from diffprof.finding import Finding
-from diffprof.rules import all_rules
+from diffprof.judge.rules import all_rules
+from diffprof.model.finding import Finding
 from diffprof.views.words import place
 
 LOOP = ("in loop", "outside")

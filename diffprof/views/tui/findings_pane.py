@@ -13,17 +13,17 @@ from textual.containers import Container, Vertical
 from textual.message import Message
 from textual.widgets import Input
 
-from diffprof.finding import Finding
-from diffprof.fix import Plan, PlanStep, SourceEdit
-from diffprof.report import Report
+from diffprof.model.finding import Finding
+from diffprof.model.fix import Plan, PlanStep, SourceEdit
+from diffprof.model.report import Report
 from diffprof.views.tui.article import Article
 from diffprof.views.tui.editor import editor_command, source_file
 from diffprof.views.tui.filter_bar import Chips, FilterBar, Search
 from diffprof.views.tui.finding_list import FindingList
 from diffprof.views.tui.finding_page import finding_page
 from diffprof.views.tui.finding_query import FindingIndex, Query
-from diffprof.views.tui.ink import Writing
-from diffprof.views.tui.sheet import Sheet
+from diffprof.views.tui.styles import Writing
+from diffprof.views.tui.table import Sheet
 from diffprof.views.words import place
 
 _KEYS = {"analyzer": "a", "phase": "p", "grade": "g", "loop": "l"}

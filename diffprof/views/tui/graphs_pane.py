@@ -14,10 +14,10 @@ from textual.containers import Container
 from textual.widgets import Tree
 from textual.widgets.tree import TreeNode
 
-from diffprof.recording import CaptureRow, GraphBreakRow, RecompileRow, Recording
-from diffprof.views.plain import clean, cut
+from diffprof.model.plain import clean, cut
+from diffprof.model.recording import CaptureRow, GraphBreakRow, RecompileRow, Recording
 from diffprof.views.tui.article import Article
-from diffprof.views.tui.ink import Span, Writing, line_style
+from diffprof.views.tui.styles import Span, Writing, line_style
 from diffprof.views.words import NOT_MEASURED, milliseconds, number, place, plural
 
 Item = CaptureRow | GraphBreakRow | RecompileRow | str | None

@@ -10,7 +10,7 @@ from textual.containers import Container
 from textual.screen import Screen
 
 from diffprof.views.tui.article import Article
-from diffprof.views.tui.ink import Block, Writing, styled
+from diffprof.views.tui.styles import Block, Writing, styled
 
 KEYS: dict[str, tuple[tuple[str, str], ...]] = {
     "Everywhere": (

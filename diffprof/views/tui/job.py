@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from diffprof.progress import DESCRIPTOR
+from diffprof.model.progress import DESCRIPTOR
 
 Told = Callable[[dict | None], None]
 _MOST_TALK = 200
@@ -47,7 +47,7 @@ class Job:
     async def run(self, told: Told) -> Ended:
         """Start it and wait for its end.
 
-        told: called with each piece of progress (see `diffprof.progress.Lines`), with None when it said
+        told: called with each piece of progress (see `diffprof.model.progress.Lines`), with None when it said
         something on stderr.
         """
         pipes = [os.pipe() for _ in range(3)]

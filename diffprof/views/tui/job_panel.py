@@ -12,8 +12,8 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import Static
 
-from diffprof.views.tui.ink import Writing, bar, laid_out
 from diffprof.views.tui.job import Ended, Job
+from diffprof.views.tui.styles import Writing, bar, laid_out
 
 _BAR = 24
 _MOST_STAGES = 12

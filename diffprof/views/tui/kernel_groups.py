@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from diffprof.recording import KernelRow
+from diffprof.model.recording import KernelRow
 
 UNKNOWN = "(unknown)"
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-from diffprof.recording import Timeline
-from diffprof.timeline import NOT_BLOCKING, NOTHING, Replay, Without, replay
+from diffprof.judge.timeline import NOT_BLOCKING, NOTHING, Replay, Without, replay
+from diffprof.model.recording import Timeline
 
 
 class Spans:

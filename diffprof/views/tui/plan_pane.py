@@ -13,19 +13,19 @@ from textual.containers import Container, Vertical
 from textual.message import Message
 from textual.widgets import Static
 
-from diffprof.errors import DiffprofError, ExitCode
-from diffprof.fix import Outcome, Plan, PlanStep, Safety, Status
-from diffprof.recording import Grade
-from diffprof.report import Report, load_report
-from diffprof.tuning.plan import predicted_ms
+from diffprof.judge.plan import predicted_ms
+from diffprof.model.errors import DiffprofError, ExitCode
+from diffprof.model.fix import Outcome, Plan, PlanStep, Safety, Status
+from diffprof.model.recording import Grade
+from diffprof.model.report import Report, load_report
 from diffprof.views import tuning, words
 from diffprof.views.tui.article import Article
 from diffprof.views.tui.comparison_page import comparison_of
 from diffprof.views.tui.finding_page import source_of
-from diffprof.views.tui.ink import Span, Writing, bar, styled
 from diffprof.views.tui.job import Job
 from diffprof.views.tui.job_panel import JobPanel
-from diffprof.views.tui.sheet import Column, Sheet
+from diffprof.views.tui.styles import Span, Writing, bar, styled
+from diffprof.views.tui.table import Column, Sheet
 
 _BAR = 16
 _STATUS = {

@@ -15,19 +15,19 @@ from textual.widget import Widget
 from textual.widgets import ContentSwitcher
 from textual.worker import Worker, WorkerState, get_current_worker
 
-from diffprof.finding import Finding
-from diffprof.fix import Plan
-from diffprof.report import Report
-from diffprof.tuning.plan import call_ms, make_plan
-from diffprof.verdict import verdict
+from diffprof.judge.plan import call_ms, make_plan
+from diffprof.model.finding import Finding
+from diffprof.model.fix import Plan
+from diffprof.model.report import Report
 from diffprof.views.tui.article import Article
 from diffprof.views.tui.commands import Entry
+from diffprof.views.tui.empty_state import Nothing
 from diffprof.views.tui.findings_pane import FindingsPane
-from diffprof.views.tui.ink import Writing
 from diffprof.views.tui.key_bar import KeyBar
-from diffprof.views.tui.nothing import Nothing
+from diffprof.views.tui.styles import Writing
 from diffprof.views.tui.tab_strip import TabStrip
 from diffprof.views.tui.verdict_bar import VerdictBar
+from diffprof.views.verdict import verdict
 
 if TYPE_CHECKING:
     from diffprof.views.tui.timeline_pane import TimelinePane

@@ -14,14 +14,14 @@ from textual.message import Message
 from textual.widgets import Static
 from textual.worker import get_current_worker
 
-from diffprof.errors import DiffprofError
-from diffprof.runs import Run, list_runs
+from diffprof.model.errors import DiffprofError
+from diffprof.model.plain import clean
+from diffprof.scanning.runs import Run, list_runs
 from diffprof.views import words
-from diffprof.views.plain import clean
 from diffprof.views.tui.article import Article
 from diffprof.views.tui.comparison_page import comparison_of
-from diffprof.views.tui.ink import Span, Writing, styled
-from diffprof.views.tui.sheet import Column, Sheet
+from diffprof.views.tui.styles import Span, Writing, styled
+from diffprof.views.tui.table import Column, Sheet
 
 
 class RunsPane(Container):

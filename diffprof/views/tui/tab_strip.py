@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from textual.content import Content
 from textual.message import Message
 
-from diffprof.views.plain import clean, cut, pad
-from diffprof.views.tui.ink import STYLES
+from diffprof.model.plain import clean, cut, pad
 from diffprof.views.tui.piece_row import Piece, PieceRow
+from diffprof.views.tui.styles import STYLES
 
 _LEAST_ROOM = 20
 """Cells for the subject, below which it is left out."""

@@ -13,14 +13,14 @@ from textual.containers import Container
 from textual.message import Message
 from textual.widgets import Static
 
-from diffprof.finding import Finding
-from diffprof.pricing import removal
-from diffprof.recording import Timeline
-from diffprof.report import Report
-from diffprof.timeline import phase_of_events
+from diffprof.judge.pricing import removal
+from diffprof.judge.timeline import phase_of_events
+from diffprof.model.finding import Finding
+from diffprof.model.recording import Timeline
+from diffprof.model.report import Report
 from diffprof.views.tui.article import Article
-from diffprof.views.tui.ink import Writing, styled
 from diffprof.views.tui.lanes import lanes_of
+from diffprof.views.tui.styles import Writing, styled
 from diffprof.views.tui.timeline_view import TimelineView
 from diffprof.views.words import milliseconds, number, place, plural
 

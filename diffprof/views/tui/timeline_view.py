@@ -14,7 +14,7 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
-from diffprof.views.plain import clean, cut, pad
+from diffprof.model.plain import clean, cut, pad
 from diffprof.views.tui.lanes import Lanes, Part, Spans, Window, ticks, time_text
 
 Cells = Sequence[tuple[str, Style]]

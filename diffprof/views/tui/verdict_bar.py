@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from textual.events import Click
 
-from diffprof.verdict import Verdict
 from diffprof.views.tui.article import Article
-from diffprof.views.tui.ink import Block, Writing, styled
+from diffprof.views.tui.styles import Block, Writing, styled
+from diffprof.views.verdict import Verdict
 
 
 class VerdictBar(Article, can_focus=False):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffprof.recording import CaptureRow, Frame, Grade, GraphBreakRow, RecompileRow, Recording
+from diffprof.model.recording import CaptureRow, Frame, Grade, GraphBreakRow, RecompileRow, Recording
 from tests.builders import make_recording, make_site
 
 

@@ -11,16 +11,16 @@ import pytest
 import torch
 from torch import nn
 
-from diffprof.analyzers.graph_breaks.borders import Costs, Priced, take_down
+from diffprof.analyzers.graph_breaks.break_costs import Costs, Priced, take_down
 from diffprof.analyzers.graph_breaks.breaks import break_rows, distinct_breaks
 from diffprof.analyzers.graph_breaks.component import Result, capture_part
 from diffprof.analyzers.graph_breaks.observe import observing
 from diffprof.analyzers.graph_breaks.probe import probe_graph_breaks
 from diffprof.analyzers.graph_breaks.rules import data_dependent_branch, value_read_in_graph
 from diffprof.devices import resolve_device
-from diffprof.devices.simulated.cost import CostModel
-from diffprof.devices.simulated.mode import current_mode
-from diffprof.recording import Grade
+from diffprof.gpu.cost import CostModel
+from diffprof.gpu.mode import current_mode
+from diffprof.model.recording import Grade
 from diffprof.targets.redirect import cuda_redirect
 from tests.analyzers.graph_breaks import planted
 from tests.analyzers.graph_breaks.conftest import in_child

@@ -18,7 +18,7 @@ from torch import nn
 
 from diffprof.analyzers.graph_breaks import cache as store
 from diffprof.analyzers.graph_breaks.probe import probe_graph_breaks
-from diffprof.scanning import scan_target
+from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options
 from tests.analyzers.graph_breaks.tiny import Pipe, Scene, Small, small
 

@@ -16,9 +16,9 @@ from torch import nn
 
 from diffprof.analyzers.graph_breaks.causes import kind_of
 from diffprof.analyzers.graph_breaks.fixes import RECIPES, for_break, for_recompile
-from diffprof.fix import Code, Safety, Skipped, find_recipe, recipes
-from diffprof.recording import GraphBreakRow, RecompileRow, Recording
-from diffprof.report import make_report
+from diffprof.judge.judging import make_report
+from diffprof.model.fix import Code, Safety, Skipped, find_recipe, recipes
+from diffprof.model.recording import GraphBreakRow, RecompileRow, Recording
 from tests.analyzers.graph_breaks import changing, planted, tiny
 from tests.analyzers.graph_breaks.conftest import in_child
 from tests.analyzers.graph_breaks.examples import BAD, make_break, make_recompile
@@ -82,7 +82,7 @@ def look_at_all() -> dict[str, Any]:
     from diffprof.analyzers.graph_breaks.observe import Call, Part
     from diffprof.analyzers.graph_breaks.recompiles import call_again, recompile_rows
     from diffprof.analyzers.graph_breaks.signature import signature
-    from diffprof.recording import Grade
+    from diffprof.model.recording import Grade
 
     def rows(owner: Any, args: tuple[Any, ...]) -> tuple[GraphBreakRow, ...]:
         inputs = signature((args, {}))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from diffprof.analyzers.graph_breaks.causes import kind_of
-from diffprof.recording import GraphBreakRow
+from diffprof.model.recording import GraphBreakRow
 from tests.analyzers.graph_breaks import planted
 from tests.analyzers.graph_breaks.conftest import in_child
 
@@ -73,7 +73,7 @@ def look_at_all() -> dict[str, Seen]:
     from diffprof.analyzers.graph_breaks.component import capture_part
     from diffprof.analyzers.graph_breaks.observe import Call, Part
     from diffprof.analyzers.graph_breaks.signature import signature
-    from diffprof.recording import Grade
+    from diffprof.model.recording import Grade
 
     found = {}
     for name, (function, args) in planted.CASES.items():

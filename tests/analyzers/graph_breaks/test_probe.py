@@ -15,8 +15,8 @@ import diffprof
 from diffprof.analyzers.graph_breaks.causes import kind_of
 from diffprof.analyzers.graph_breaks.probe import probe_graph_breaks
 from diffprof.analyzers.graph_breaks.rules import side_effect_in_graph
-from diffprof.errors import UsageError
-from diffprof.recording import CaptureRow
+from diffprof.model.errors import UsageError
+from diffprof.model.recording import CaptureRow
 from tests.analyzers.graph_breaks.conftest import in_child
 from tests.analyzers.graph_breaks.tiny import Pipe, Scene, Small, sdxl, small
 from tests.builders import make_recording

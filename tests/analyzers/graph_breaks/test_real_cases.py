@@ -13,7 +13,7 @@ from diffprof.analyzers.graph_breaks.advice import ADVICE
 from diffprof.analyzers.graph_breaks.causes import kind_of
 from diffprof.analyzers.graph_breaks.probe import probe_graph_breaks
 from diffprof.analyzers.graph_breaks.rules import hook_in_graph
-from diffprof.scanning import scan_target
+from diffprof.scanning.scan import scan_target
 from tests.analyzers.graph_breaks.real_cases import CASES, group_offload, layerwise_casting, lora
 from tests.builders import make_recording
 

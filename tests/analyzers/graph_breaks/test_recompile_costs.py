@@ -17,9 +17,9 @@ from diffprof.analyzers.graph_breaks.probe import probe_graph_breaks
 from diffprof.analyzers.graph_breaks.recompiles import call_again, recompile_rows
 from diffprof.analyzers.graph_breaks.signature import signature
 from diffprof.devices import resolve_device
-from diffprof.finding import Finding
-from diffprof.recording import Grade, RecompileCost, RecompileRow
-from diffprof.report import make_report
+from diffprof.judge.judging import make_report
+from diffprof.model.finding import Finding
+from diffprof.model.recording import Grade, RecompileCost, RecompileRow
 from diffprof.views import words
 from tests.analyzers.graph_breaks import changing, tiny
 from tests.analyzers.graph_breaks.conftest import in_child

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from diffprof.analyzers.graph_breaks.recompiles import CURES, guard_kind
-from diffprof.recording import RecompileRow
+from diffprof.model.recording import RecompileRow
 from tests.analyzers.graph_breaks import changing
 from tests.analyzers.graph_breaks.conftest import in_child
 
@@ -19,7 +19,7 @@ def look_at_all() -> dict[str, tuple[RecompileRow, ...]]:
     from diffprof.analyzers.graph_breaks.observe import Call, Part
     from diffprof.analyzers.graph_breaks.recompiles import call_again, recompile_rows
     from diffprof.analyzers.graph_breaks.signature import signature
-    from diffprof.recording import Grade
+    from diffprof.model.recording import Grade
 
     def part(owner: Any, *calls: tuple[Any, ...]) -> Part:
         described = [Call(signature((args, {})), signature(args), count=1) for args in calls]

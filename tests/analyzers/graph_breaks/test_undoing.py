@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from diffprof.analyzers.graph_breaks.fixes import RECIPES
-from diffprof.fix import Code, Safety, find_recipe
-from diffprof.recording import Recording
-from diffprof.report import make_report
-from diffprof.targets.scene import Scene
+from diffprof.judge.judging import make_report
+from diffprof.model.fix import Code, Safety, find_recipe
+from diffprof.model.recording import Recording
+from diffprof.targets.pipeline_call import Scene
 from diffprof.tuning.subject import Subject
 from tests.analyzers.graph_breaks import tiny
 from tests.analyzers.graph_breaks.examples import BAD, make_recompile, recompiles

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from diffprof.recording import DeviceInfo, GapRow, Grade, MemoryUse, Recording, Timeline
+from diffprof.model.recording import DeviceInfo, GapRow, Grade, MemoryUse, Recording, Timeline
 from tests.analyzers.kernels.lanes import Lanes, fed
 from tests.builders import make_recording
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from diffprof.recording import Grade, KernelKind, PhaseSpan, Timeline
+from diffprof.model.recording import Grade, KernelKind, PhaseSpan, Timeline
 
 
 @dataclass

@@ -7,11 +7,11 @@ import torch
 
 from diffprof.analyzers.kernels.simulated import SimulatedKernels, compiled_roots
 from diffprof.devices.simulated import observing, place, simulated_gpu
-from diffprof.devices.simulated.cost import CostModel
-from diffprof.devices.simulated.mode import current_mode
-from diffprof.devices.simulated.specs import load_spec
-from diffprof.pipeline import PhaseTracker
-from diffprof.timeline import replay, steps_of
+from diffprof.gpu.cost import CostModel
+from diffprof.gpu.mode import current_mode
+from diffprof.gpu.specs import load_spec
+from diffprof.judge.timeline import replay, steps_of
+from diffprof.targets.pipeline import PhaseTracker
 from tests.corpus import CASES
 
 H100 = load_spec("h100")

@@ -10,7 +10,7 @@ from diffprof.analyzers.kernels.joining import SeenWait, join_waits
 from diffprof.chrome_trace.events import Phase, phase_label
 from diffprof.chrome_trace.reader import read_trace
 from diffprof.chrome_trace.sections import Sections, sections_of
-from diffprof.recording import SyncRow
+from diffprof.model.recording import SyncRow
 from tests import builders
 from tests.chrome_trace import traces
 from tests.chrome_trace.traces import Event, call, kernel, launch, note, op

@@ -9,8 +9,8 @@ import torch
 
 from diffprof.analyzers.kernels.probe import annotated_modules, annotated_phases, measure
 from diffprof.analyzers.kernels.timing import clean_passes, synchronizer
-from diffprof.pipeline import Phase, PhaseTracker
-from diffprof.recording import Grade
+from diffprof.model.recording import Grade
+from diffprof.targets.pipeline import Phase, PhaseTracker
 
 
 def ticking(*seconds: float) -> Any:

@@ -4,9 +4,9 @@ import msgspec
 import pytest
 
 from diffprof.analyzers.kernels.loop import Loop
-from diffprof.finding import Finding
-from diffprof.recording import Grade, Recording
-from diffprof.report import make_report
+from diffprof.judge.judging import make_report
+from diffprof.model.finding import Finding
+from diffprof.model.recording import Grade, Recording
 from tests.analyzers.kernels.examples import BAD, FLAT, MB, remembered, with_a_slow_start
 from tests.analyzers.kernels.lanes import Lanes, fed
 

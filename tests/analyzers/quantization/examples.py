@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffprof.recording import Grade, LinearRow, Quantization, Recording, SchemeTiming, Selection
+from diffprof.model.recording import Grade, LinearRow, Quantization, Recording, SchemeTiming, Selection
 from tests.builders import make_recording
 
 MODULE = "blocks.0.ff"

@@ -26,12 +26,12 @@ class FakeDevice:
 
     @property
     def grade(self) -> Any:
-        from diffprof.recording import Grade
+        from diffprof.model.recording import Grade
 
         return Grade.MEASURED
 
     def info(self) -> Any:
-        from diffprof.recording import DeviceInfo
+        from diffprof.model.recording import DeviceInfo
 
         return DeviceInfo(
             spec=self.spec, kind=self.kind, name=self.name, grade=self.grade, details=self.details

@@ -16,7 +16,7 @@ from diffprof.analyzers.quantization.choice import (
 )
 from diffprof.analyzers.quantization.published import published_list
 from diffprof.analyzers.quantization.source import Named, Setting
-from diffprof.recording import Grade, LinearRow, SchemeTiming
+from diffprof.model.recording import Grade, LinearRow, SchemeTiming
 from tests.analyzers.quantization.examples import make_row, make_timing
 
 

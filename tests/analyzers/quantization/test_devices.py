@@ -20,8 +20,8 @@ from diffprof.analyzers.quantization.inventory import EventStopwatch, Inventory,
 from diffprof.analyzers.quantization.schemes import schemes_for
 from diffprof.analyzers.quantization.timing import Budget, EventRunner, HostRunner, clear_gain, clear_loss
 from diffprof.devices.cpu import CpuDevice, int8_instructions, int8_unused
-from diffprof.recording import SchemeTiming
-from diffprof.report import load_report
+from diffprof.model.recording import SchemeTiming
+from diffprof.model.report import load_report
 from diffprof.views.quantization import render_quantization
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from diffprof.analyzers.quantization.fixes import quantize_linears, reckon
-from diffprof.fix import Code
-from diffprof.recording import Grade, KernelRow, KindCosts, Projection, Recording, Setup, SetupPart
+from diffprof.model.fix import Code
+from diffprof.model.recording import Grade, KernelRow, KindCosts, Projection, Recording, Setup, SetupPart
 from tests.builders import make_recording
 
 
@@ -100,7 +100,7 @@ def test_linears_alone_need_no_swap(shape: tuple[int, int]) -> None:
 
 
 def test_the_twin_takes_the_same_layers() -> None:
-    from diffprof.tuning.stand import _quantized
+    from diffprof.tuning.trial import _quantized
 
     pipe = Pipe()
     pipe.components = {"unet": pipe.unet}

@@ -12,7 +12,7 @@ from torch import nn
 from diffprof.analyzers.quantization.layers import quantize_in_place
 from diffprof.analyzers.quantization.order import STEPS, check_order, disorder, done, unfused_adapters
 from diffprof.analyzers.quantization.schemes import SCHEMES
-from diffprof.errors import UsageError
+from diffprof.model.errors import UsageError
 
 
 class Model(nn.Module):

@@ -25,11 +25,11 @@ from diffprof.analyzers.quantization.layers import scheme_of, weights_are_quanti
 from diffprof.analyzers.quantization.probe import Instruments, Settings, probe_quantization
 from diffprof.analyzers.quantization.source import plain_name
 from diffprof.devices import resolve_device
-from diffprof.errors import UsageError
-from diffprof.pipeline import components
-from diffprof.recording import Quantization
-from diffprof.report import make_report
-from diffprof.snapshot import restored
+from diffprof.judge.judging import make_report
+from diffprof.model.errors import UsageError
+from diffprof.model.recording import Quantization
+from diffprof.targets.pipeline import components
+from diffprof.tuning.undo import restored
 from diffprof.views.quantization import render_quantization
 from tests.analyzers.quantization.fakes import Price, Ticks, builder
 from tests.analyzers.quantization.pipelines import (

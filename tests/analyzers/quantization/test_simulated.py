@@ -16,12 +16,12 @@ from diffprof.analyzers.quantization.published import published_list
 from diffprof.analyzers.quantization.schemes import SCHEMES, schemes_for
 from diffprof.analyzers.quantization.simulated import changed_timeline
 from diffprof.devices import resolve_device
-from diffprof.devices.simulated.cost import CostModel
-from diffprof.devices.simulated.mode import Mode
-from diffprof.devices.simulated.specs import load_spec
-from diffprof.pipeline import role
-from diffprof.recording import Grade, KernelKind, Timeline
+from diffprof.gpu.cost import CostModel
+from diffprof.gpu.mode import Mode
+from diffprof.gpu.specs import load_spec
+from diffprof.model.recording import Grade, KernelKind, Timeline
 from diffprof.targets import Options, resolve
+from diffprof.targets.pipeline import role
 
 COMPILED = Mode(compiled=("unet", "vae"))
 

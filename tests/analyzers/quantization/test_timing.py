@@ -26,7 +26,7 @@ from diffprof.analyzers.quantization.timing import (
     near_tie,
     spread,
 )
-from diffprof.recording import SchemeTiming
+from diffprof.model.recording import SchemeTiming
 from tests.analyzers.quantization.fakes import Ticks, builder
 
 INT8 = SCHEMES["int8-dynamic"]

@@ -14,11 +14,11 @@ import torch
 
 from diffprof.analyzers.setup.probe import probe_setup
 from diffprof.devices import resolve_device
-from diffprof.fix import Code, Skipped, find_recipe
-from diffprof.recording import Recording, Setup, TargetInfo
+from diffprof.model.fix import Code, Skipped, find_recipe
+from diffprof.model.recording import Recording, Setup, TargetInfo
 from diffprof.targets import Options, from_object, resolve
 from diffprof.targets.components import components_of
-from diffprof.targets.scene import Scene
+from diffprof.targets.pipeline_call import Scene
 from diffprof.tuning.subject import Mark, Subject
 from tests.builders import make_recording
 from tests.corpus import CASES

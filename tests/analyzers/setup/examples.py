@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffprof.recording import (
+from diffprof.model.recording import (
     Component,
     DeviceInfo,
     Grade,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from diffprof.analyzers.setup.probe import probe_setup
-from diffprof.recording import Setup, SetupPart
+from diffprof.model.recording import Setup, SetupPart
 from tests.analyzers.setup.conftest import Bench, add_lora
 from tests.corpus import CASES
 

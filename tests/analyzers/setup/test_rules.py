@@ -9,9 +9,9 @@ from msgspec.structs import replace
 
 from diffprof.analyzers.setup.memory_rules import memory_without_offload
 from diffprof.analyzers.setup.rules import half_types
-from diffprof.finding import Finding
-from diffprof.recording import Component, DeviceInfo, Grade, KernelKind, KindCosts, Recording, Timeline
-from diffprof.report import make_report
+from diffprof.judge.judging import make_report
+from diffprof.model.finding import Finding
+from diffprof.model.recording import Component, DeviceInfo, Grade, KernelKind, KindCosts, Recording, Timeline
 from tests.analyzers.setup.examples import BAD, CPU, CUDA, GB, SD15_UNET, denoiser, recorded, used, vae
 
 

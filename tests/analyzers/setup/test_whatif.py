@@ -10,10 +10,10 @@ import pytest
 
 pytest.importorskip("torch")
 
-from diffprof.recording import Grade, KernelKind, KindCosts, Recording
-from diffprof.report import make_report
-from diffprof.scanning import scan_target
-from diffprof.setup_costs import ORDER, along, column, evidence
+from diffprof.judge.judging import make_report
+from diffprof.judge.setup_costs import ORDER, along, column, evidence
+from diffprof.model.recording import Grade, KernelKind, KindCosts, Recording
+from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options
 
 pytestmark = pytest.mark.slow

@@ -11,13 +11,14 @@ import diffusers as df
 
 from diffprof.analyzers.syncs.fixes import RECIPES
 from diffprof.devices import resolve_device
-from diffprof.fix import Code
-from diffprof.recording import Recording
-from diffprof.report import Report, make_report
-from diffprof.session import Session
+from diffprof.judge.judging import make_report
+from diffprof.model.fix import Code
+from diffprof.model.recording import Recording
+from diffprof.model.report import Report
+from diffprof.scanning.session import Session
 from diffprof.targets import Options, resolve
 from diffprof.targets.calls import swap_scheduler
-from diffprof.targets.scene import Scene
+from diffprof.targets.pipeline_call import Scene
 
 
 class DeviceSigmas(df.EulerDiscreteScheduler):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diffprof.recording import Recording
+from diffprof.model.recording import Recording
 from tests.builders import make_recording, make_site, make_sync
 
 BAD: dict[str, Recording] = {

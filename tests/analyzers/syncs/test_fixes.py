@@ -14,13 +14,14 @@ import torch
 from diffprof.analyzers.syncs.fixes import RECIPES
 from diffprof.analyzers.syncs.probe import SyncObserver
 from diffprof.devices.simulated import Observer, observing, place, simulated_gpu
-from diffprof.fix import Code, Safety, Skipped
-from diffprof.pipeline import PhaseTracker
-from diffprof.recording import TargetInfo
-from diffprof.report import Report, make_report
+from diffprof.judge.judging import make_report
+from diffprof.model.fix import Code, Safety, Skipped
+from diffprof.model.recording import TargetInfo
+from diffprof.model.report import Report
 from diffprof.targets import Options
 from diffprof.targets.calls import scheduler_names
 from diffprof.targets.components import components_of
+from diffprof.targets.pipeline import PhaseTracker
 from tests.analyzers.syncs.applied import (
     DeviceSigmas,
     MadeOnDevice,

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from diffprof.analyzers.syncs.needed import needed
+from diffprof.analyzers.syncs.tree_shake import needed
 
 LARGEST = 'LARGEST = 8\n"""Elements."""\n'
 IDLE = "\n\ndef _idle():\n    return contextlib.nullcontext()\n"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from diffprof.finding import Severity
-from diffprof.rules import judge
+from diffprof.judge.rules import judge
+from diffprof.model.finding import Severity
 from tests.builders import make_recording, make_site, make_sync
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from diffprof.recording import Recording
-from diffprof.report import make_report
-from diffprof.scanning import scan_target
+from diffprof.judge.judging import make_report
+from diffprof.model.recording import Recording
+from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options
 from diffprof.views.text import render_text
 

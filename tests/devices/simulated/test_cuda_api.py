@@ -23,7 +23,7 @@ from diffprof.devices.simulated.cuda_api import (
     public_names,
 )
 from diffprof.devices.simulated.graphs import CAPTURES, captured
-from diffprof.errors import TargetError
+from diffprof.model.errors import TargetError
 from diffprof.targets.redirect import cuda_redirect
 
 from .conftest import Recorder

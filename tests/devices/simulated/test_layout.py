@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from diffprof.devices.simulated.cost import CostModel
-from diffprof.devices.simulated.mode import Mode
-from diffprof.devices.simulated.operands import is_channels_last, is_dense
 from diffprof.devices.simulated.session import SESSION
-from diffprof.devices.simulated.specs import load_spec
+from diffprof.gpu.cost import CostModel
+from diffprof.gpu.mode import Mode
+from diffprof.gpu.operands import is_channels_last, is_dense
+from diffprof.gpu.specs import load_spec
 from tests.devices.simulated.conftest import Recorder
 from tests.devices.simulated.signatures import meta, op
 

@@ -11,7 +11,7 @@ import torch
 import torch.utils._device
 
 from diffprof.devices.simulated import Observer, empty_weights, is_simulated, place, simulated_gpu
-from diffprof.errors import DiffprofError, UsageError
+from diffprof.model.errors import DiffprofError, UsageError
 
 from .conftest import Recorder
 
@@ -153,7 +153,7 @@ def test_memory_is_counted(recorder: Recorder) -> None:
 
 
 def test_the_data_sheet_is_what_the_device_reports() -> None:
-    from diffprof.devices.simulated.specs import load_spec
+    from diffprof.gpu.specs import load_spec
 
     spec = load_spec("h100")
     with simulated_gpu(spec=spec) as device:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from diffprof.devices.simulated.observer import OpSignature
-from diffprof.devices.simulated.products import as_linear, product_of
+from diffprof.gpu.products import as_linear, product_of
 from tests.devices.simulated.signatures import add, conv, linear, meta, op
 
 

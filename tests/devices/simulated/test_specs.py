@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from diffprof.devices.simulated.specs import GpuSpec, load_spec, spec_names, spec_of_device
-from diffprof.errors import UsageError
+from diffprof.gpu.specs import GpuSpec, load_spec, spec_names, spec_of_device
+from diffprof.model.errors import UsageError
 
 EXPECTED = {
     "a100-80gb", "a100-40gb", "h100", "h200", "l40s", "l4", "rtx4090", "rtx3090", "t4", "v100", "mi300x",
@@ -71,7 +71,7 @@ def test_nothing_close_still_lists_the_known_ones() -> None:
 
 def test_specs_are_read_without_torch() -> None:
     code = (
-        "import sys; from diffprof.devices.simulated.specs import load_spec; load_spec('h100'); "
+        "import sys; from diffprof.gpu.specs import load_spec; load_spec('h100'); "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,10 +9,10 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from diffprof.finding import Evidence, Finding
-from diffprof.recording import SyncRow, TargetInfo
-from diffprof.report import Report
-from diffprof.rules import find_rule
+from diffprof.judge.rules import find_rule
+from diffprof.model.finding import Evidence, Finding
+from diffprof.model.recording import SyncRow, TargetInfo
+from diffprof.model.report import Report
 from tests.builders import make_finding, make_recording, make_report, make_site, make_sync
 
 Mark = tuple[str, str, dict[str, Any]]

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from diffprof.devices import resolve_device
-from diffprof.errors import UsageError
-from diffprof.report import Report
-from diffprof.scanning import scan_target
+from diffprof.judge.plan import Choice, make_plan
+from diffprof.model.errors import UsageError
+from diffprof.model.report import Report
+from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options
-from diffprof.tuning.plan import Choice, make_plan
 from diffprof.tuning.source_edit.patch import Patch, make_patch, write_patch
 from diffprof.tuning.source_edit.stored import with_source_edits
 

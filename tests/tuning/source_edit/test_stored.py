@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from diffprof.errors import DiffprofError
-from diffprof.report import Report, load_report, save_report
-from diffprof.tuning.plan import make_plan
+from diffprof.judge.plan import make_plan
+from diffprof.model.errors import DiffprofError
+from diffprof.model.report import Report, load_report, save_report
 from diffprof.tuning.source_edit.stored import with_source_edits
 from diffprof.views import FORMATS, render
 from diffprof.views.tuning import FORMS, render_plan
@@ -129,8 +129,8 @@ def test_without_files_of_the_user_nothing_is_stored_and_libcst_is_not_imported(
 def test_views_show_stored_edits_without_libcst(report: Report, tmp_path: Path) -> None:
     save_report(report, tmp_path / "run")
     code = (
-        "import sys; from diffprof.report import load_report; from diffprof.views import render\n"
-        "from diffprof.tuning.plan import make_plan\n"
+        "import sys; from diffprof.model.report import load_report; from diffprof.views import render\n"
+        "from diffprof.judge.plan import make_plan\n"
         "report = load_report('run'); assert '+y = torch.zeros(2, device=device)' in render(report, 'html')\n"
         "assert make_plan(report).steps[0].patch; assert 'libcst' not in sys.modules"
     )

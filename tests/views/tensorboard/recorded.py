@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from diffprof.finding import Finding
-from diffprof.fix import Difference, Outcome, Safety, Status
-from diffprof.ladder.result import Ladder, RungResult
-from diffprof.recording import Grade, KernelKind, MemoryUse, PhaseSpan, Recording, Timeline, Timing
-from diffprof.report import Report, save_report
+from diffprof.model.finding import Finding
+from diffprof.model.fix import Difference, Outcome, Safety, Status
+from diffprof.model.ladder import Ladder, RungResult
+from diffprof.model.recording import Grade, KernelKind, MemoryUse, PhaseSpan, Recording, Timeline, Timing
+from diffprof.model.report import Report, save_report
 from tests.builders import make_finding, make_recording, make_site, make_sync
 
 STEPS = 3

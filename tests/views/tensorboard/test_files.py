@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from diffprof.errors import DiffprofError, UsageError
-from diffprof.ladder.result import save_ladder
-from diffprof.report import REPORT_FILE, save_report
+from diffprof.model.errors import DiffprofError, UsageError
+from diffprof.model.ladder import save_ladder
+from diffprof.model.report import REPORT_FILE, save_report
 from diffprof.views.tensorboard.files import EVENT_FILE, MARKER_FILE, TRACE_FILE, prepare, run_folders
 from tests.builders import HARD, UGLY, make_finding
 from tests.views.tensorboard import reading
@@ -224,7 +224,7 @@ def test_a_trace_that_is_gone_is_noted(tmp_path: Path) -> None:
 
 
 def _measured(recording: object) -> object:
-    from diffprof.recording import DeviceInfo, Grade
+    from diffprof.model.recording import DeviceInfo, Grade
 
     return DeviceInfo(spec="cuda", kind="cuda", name="a GPU", grade=Grade.MEASURED)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from diffprof.report import save_report
+from diffprof.model.report import save_report
 from diffprof.views.tensorboard.pair import aligned, newest_first, pair
 from tests import builders
 

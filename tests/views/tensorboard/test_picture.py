@@ -6,7 +6,7 @@ from io import BytesIO
 
 from PIL import Image, ImageDraw, ImageFont
 
-from diffprof.timeline import replay
+from diffprof.judge.timeline import replay
 from diffprof.views.palette import COLOURS
 from diffprof.views.tensorboard import picture
 from tests.views.tensorboard.recorded import make_run

@@ -12,7 +12,7 @@ from torch_tb_profiler.profiler.data import RunProfileData
 from torch_tb_profiler.profiler.run_generator import RunGenerator
 from torch_tb_profiler.run import RunProfile
 
-from diffprof.recording import DeviceInfo, Grade, KernelKind
+from diffprof.model.recording import DeviceInfo, Grade, KernelKind
 from diffprof.views.tensorboard.modules import module_events
 from diffprof.views.tensorboard.trace import add_call_stacks, plugin_trace, rewritten
 from tests.builders import UGLY

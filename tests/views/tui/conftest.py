@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 
-from diffprof.report import Report
-from diffprof.rules import Rule
-from diffprof.views.plain import width
+from diffprof.judge.rules import Rule
+from diffprof.model.plain import width
+from diffprof.model.report import Report
 from diffprof.views.tui.app import Viewer
 from diffprof.views.tui.key_bar import KeyBar
 from diffprof.views.tui.report_screen import ReportScreen
-from diffprof.views.tui.sheet import Sheet
+from diffprof.views.tui.table import Sheet
 from tests.views.tui import reports
 
 Body = Callable[[Pilot], Awaitable[Any]]
@@ -140,7 +140,7 @@ def fixed(monkeypatch: pytest.MonkeyPatch) -> None:
         "diffprof.views.tui.finding_page.find_rule",
         lambda code: Rule(code, "a-rule", "syncs", ("syncs",), _check),  # type: ignore[arg-type]
     )
-    monkeypatch.setattr("diffprof.tuning.plan.recipes", lambda: reports.RECIPES)
+    monkeypatch.setattr("diffprof.judge.plan.recipes", lambda: reports.RECIPES)
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import asyncio
 import re
 from pathlib import Path
 
-from diffprof.report import judge_again, load_report
+from diffprof.judge.judging import judge_again
+from diffprof.model.report import load_report
 from diffprof.views.tui.app import Viewer
 
 SAMPLES = Path("traces/samples")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from diffprof.finding import Evidence, Severity
-from diffprof.fix import Code, Fix, Recipe, Safety, Stage, Write
-from diffprof.pricing import price
-from diffprof.recording import (
+from diffprof.judge.pricing import price
+from diffprof.model.finding import Evidence, Severity
+from diffprof.model.fix import Code, Fix, Recipe, Safety, Stage, Write
+from diffprof.model.recording import (
     CaptureRow,
     Grade,
     GraphBreakRow,
@@ -21,7 +21,7 @@ from diffprof.recording import (
     Timeline,
     Timing,
 )
-from diffprof.report import Report
+from diffprof.model.report import Report
 from tests.builders import make_finding, make_recording, make_report, make_site, make_sync
 
 STEPS = 3

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffprof.views.plain import width
+from diffprof.model.plain import width
 from diffprof.views.tui.finding_query import FindingIndex, Query
-from diffprof.views.tui.ink import Writing, bar, laid_out, spark, styled
 from diffprof.views.tui.kernel_groups import WAYS, grouped
-from diffprof.views.tui.sheet import cut_front
+from diffprof.views.tui.styles import Writing, bar, laid_out, spark, styled
+from diffprof.views.tui.table import cut_front
 from tests import builders
 from tests.views.test_hostile import hidden
 from tests.views.tui import reports

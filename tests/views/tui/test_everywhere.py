@@ -9,14 +9,14 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import ContentSwitcher
 
-from diffprof.report import save_report
+from diffprof.model.report import save_report
 from diffprof.views import tui
 from diffprof.views.tui.app import Viewer
 from diffprof.views.tui.finding_list import FindingList
 from diffprof.views.tui.help_screen import HelpScreen
 from diffprof.views.tui.kernels_pane import KernelsPane
-from diffprof.views.tui.sheet import Sheet
 from diffprof.views.tui.tab_strip import TabStrip
+from diffprof.views.tui.table import Sheet
 from diffprof.views.tui.themes import DARK, LIGHT
 from diffprof.views.tui.verdict_bar import VerdictBar
 from tests.views.tui import reports

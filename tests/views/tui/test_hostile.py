@@ -10,7 +10,7 @@ from rich.color import Color as RichColor
 from textual.color import Color
 from textual.pilot import Pilot
 
-from diffprof.report import Report, save_report
+from diffprof.model.report import Report, save_report
 from diffprof.views.tui.app import Viewer
 from diffprof.views.tui.themes import DARK, LIGHT
 from tests import builders

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from diffprof.progress import DESCRIPTOR, Lines, Progress, progress_on
-from diffprof.report import to_json
+from diffprof.model.progress import DESCRIPTOR, Lines, Progress, progress_on
+from diffprof.model.report import to_json
 from diffprof.views.tui.app import Viewer
 from diffprof.views.tui.finding_list import FindingList
 from diffprof.views.tui.job import Ended, Job
@@ -24,7 +24,7 @@ from tests.views.tui.conftest import settled, shows, until
 
 WORK = """
 import os, sys, time
-from diffprof.progress import progress_on
+from diffprof.model.progress import progress_on
 progress = progress_on(sys.stderr)
 progress.stage("building")
 progress.stage("[bold]denoising", total=4)

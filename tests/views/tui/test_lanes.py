@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffprof.timeline import Without, replay
+from diffprof.judge.timeline import Without, replay
 from diffprof.views.tui.lanes import Spans, Window, lanes_of, ticks, time_text
 from tests.views.tui.reports import STEPS, timeline
 

@@ -12,10 +12,10 @@ import pytest
 from msgspec.structs import replace
 from textual.pilot import Pilot
 
-from diffprof.fix import Difference, Outcome, Plan, PlanStep, Safety, Status
-from diffprof.recording import Grade
-from diffprof.report import Report, save_report
-from diffprof.tuning.plan import make_plan
+from diffprof.judge.plan import make_plan
+from diffprof.model.fix import Difference, Outcome, Plan, PlanStep, Safety, Status
+from diffprof.model.recording import Grade
+from diffprof.model.report import Report, save_report
 from diffprof.views.tui.job import Job
 from diffprof.views.tui.job_panel import JobPanel
 from diffprof.views.tui.plan_pane import PlanPane, beside_tried, total_line
@@ -66,7 +66,7 @@ def test_applying_shows_progress_and_then_what_became_of_it(
     stored = save_report(reports.full(), tmp_path / "20260101-000000-a")
     wait = "time.sleep(60)" if keys else "pass"
     work = (
-        "import sys, time\nfrom diffprof.progress import progress_on\n"
+        "import sys, time\nfrom diffprof.model.progress import progress_on\n"
         "progress = progress_on(sys.stderr)\n"
         f"try:\n    progress.stage('trying [b]x[/b]')\n    {wait}\n"
         "except KeyboardInterrupt:\n    sys.exit(130)\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textual.pilot import Pilot
 
-from diffprof.views.tui.sheet import Sheet
+from diffprof.views.tui.table import Sheet
 from tests.views.tui import reports
 from tests.views.tui.conftest import Drive, settled
 

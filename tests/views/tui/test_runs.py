@@ -7,7 +7,7 @@ from pathlib import Path
 
 from textual.pilot import Pilot
 
-from diffprof.report import save_report
+from diffprof.model.report import save_report
 from tests import builders
 from tests.views.tui import reports
 from tests.views.tui.conftest import Drive, sheet, shows

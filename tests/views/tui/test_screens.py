@@ -14,7 +14,7 @@ import textual
 from msgspec.structs import replace
 from textual.pilot import Pilot
 
-from diffprof.report import Report, load_report, save_report
+from diffprof.model.report import Report, load_report, save_report
 from tests import builders
 from tests.views.tui import reports
 from tests.views.tui.conftest import Drive, settled

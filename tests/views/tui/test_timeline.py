@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 from textual.pilot import Pilot
 
-from diffprof.finding import Evidence
+from diffprof.model.finding import Evidence
 from diffprof.views.tui.finding_list import FindingList
 from diffprof.views.tui.timeline_view import LABEL, TimelineView
 from tests import builders

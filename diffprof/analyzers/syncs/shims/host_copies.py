@@ -7,7 +7,7 @@ import threading
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from diffprof.analyzers.syncs.shims.standing import _around_methods, _in_call, _in_parts, _Standing
+from diffprof.analyzers.syncs.shims.mode_scope import _around_methods, _in_call, _in_parts, _Standing
 
 
 class _Known(threading.local):

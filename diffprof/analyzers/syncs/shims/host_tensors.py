@@ -5,7 +5,7 @@ import functools
 import torch
 from torch.overrides import TorchFunctionMode
 
-from diffprof.analyzers.syncs.shims.standing import _take_off
+from diffprof.analyzers.syncs.shims.mode_scope import _take_off
 
 
 class _HostUses(TorchFunctionMode):

@@ -4,7 +4,7 @@ import functools
 
 import torch
 
-from diffprof.analyzers.syncs.shims.standing import _around_methods, _in_call, _in_parts, _Standing
+from diffprof.analyzers.syncs.shims.mode_scope import _around_methods, _in_call, _in_parts, _Standing
 
 
 class _SmallUploads(_Standing):

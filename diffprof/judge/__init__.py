@@ -1,0 +1,1 @@
+"""Judgement: rules, pricing, plan, acceptance, gate, comparison. Reads the model; no torch."""

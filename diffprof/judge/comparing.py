@@ -1,0 +1,420 @@
+"""Two reports side by side: what got better, what got worse, what appeared and what went. Plain data in and
+out; needs no torch."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import msgspec
+
+from diffprof.model.finding import Finding, Severity
+from diffprof.model.recording import Grade, Recording, Site, steady_per_step
+from diffprof.model.report import Report
+from diffprof.views.words import plural
+
+NOISE = 0.01
+"""A time that differs by less than this share of the first is the same, whatever the passes' spread says."""
+
+
+class Direction(enum.StrEnum):
+    """What became of a figure or a finding."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    SAME = "same"
+    UNKNOWN = "unknown"
+    """One side was not measured, or the two can't be held against each other."""
+
+
+class Side(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the two reports."""
+
+    run: str
+    target: str
+    device: str
+    created: str
+    grade: Grade
+    steps: int | None = None
+    partial: bool = False
+
+
+class Figure(msgspec.Struct, frozen=True, kw_only=True):
+    """One number on both sides; less is better. unit: ms, bytes, per step, or empty for a count."""
+
+    name: str
+    unit: str = ""
+    before: float | None = None
+    after: float | None = None
+    grade: Grade | None = None
+    """Of both sides; None where they differ or do not matter."""
+    noise: float = 0.0
+    """A smaller difference is none."""
+    direction: Direction = Direction.UNKNOWN
+    note: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """After over before."""
+        if self.before is None or self.after is None or not self.before:
+            return None
+        return self.after / self.before
+
+
+class Shift(msgspec.Struct, frozen=True, kw_only=True):
+    """A finding that is there on both sides, but not to the same extent."""
+
+    before: Finding
+    after: Finding
+    direction: Direction
+    why: str
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """What changed from one report to the other. regressions: a sentence for each thing that got worse."""
+
+    before: Side
+    after: Side
+    headline: str
+    figures: tuple[Figure, ...] = ()
+    appeared: tuple[Finding, ...] = ()
+    went: tuple[Finding, ...] = ()
+    better: tuple[Shift, ...] = ()
+    worse: tuple[Shift, ...] = ()
+    unchanged: int = 0
+    not_comparable: tuple[str, ...] = ()
+    """What could not be held against each other, with the reason."""
+    regressions: tuple[str, ...] = ()
+
+
+def compare(before: Report, after: Report) -> Comparison:
+    """Hold one report against another.
+
+    Findings are the same where rule, file, function and source line are; the number of the line may have
+    moved. A rule that only one of the two could check tells nothing about what appeared or went.
+    """
+    notes = list(_conditions(before.recording, after.recording))
+    comparable, only_one = _judged_by_both(before, after)
+    notes += only_one
+    pairs, gone, new = match(
+        [f for f in before.findings if f.rule in comparable],
+        [f for f in after.findings if f.rule in comparable],
+    )
+    same_length = before.recording.target.steps == after.recording.target.steps
+    shifts = [shift for one, other in pairs if (shift := _shift(one, other, same_length=same_length))]
+    figures = tuple(_figures(before, after))
+    worse = tuple(s for s in shifts if s.direction is Direction.WORSE)
+    found = Comparison(
+        before=_side(before),
+        after=_side(after),
+        headline="",
+        figures=figures,
+        appeared=tuple(new),
+        went=tuple(gone),
+        better=tuple(s for s in shifts if s.direction is Direction.BETTER),
+        worse=worse,
+        unchanged=len(pairs) - len(shifts),
+        not_comparable=tuple(notes),
+        regressions=tuple(_regressions(figures, new, worse)),
+    )
+    return msgspec.structs.replace(found, headline=_headline(found))
+
+
+# --- findings -------------------------------------------------------------------------------------------
+
+
+def match(
+    before: Sequence[Finding], after: Sequence[Finding]
+) -> tuple[list[tuple[Finding, Finding]], list[Finding], list[Finding]]:
+    """(findings on both sides, those that went, those that appeared): first by the source line's text, then
+    by function, in the order of the lines."""
+    pairs: list[tuple[Finding, Finding]] = []
+    left, right = list(before), list(after)
+    for key in (place_key, _function_key):
+        waiting: dict[tuple, list[Finding]] = {}
+        for finding in sorted(right, key=_line):
+            waiting.setdefault(key(finding), []).append(finding)
+        rest = []
+        for finding in sorted(left, key=_line):
+            same = waiting.get(key(finding))
+            if same:
+                pairs.append((finding, same.pop(0)))
+            else:
+                rest.append(finding)
+        taken = {id(other) for _, other in pairs}
+        left, right = rest, [f for f in right if id(f) not in taken]
+    order = {id(f): n for n, f in enumerate((*before, *after))}
+    return pairs, sorted(left, key=lambda f: order[id(f)]), sorted(right, key=lambda f: order[id(f)])
+
+
+def place_key(finding: Finding) -> tuple[str, ...]:
+    """What makes two findings of different runs the same: rule, kind, file, function and the line's text."""
+    return (*_function_key(finding), _code(finding.site))
+
+
+def _function_key(finding: Finding) -> tuple[str, ...]:
+    site = finding.site
+    where = (site.file, site.function) if site else ("", "")
+    return (finding.rule, finding.kind, str(finding.in_loop), *where)
+
+
+def _code(site: Site | None) -> str:
+    if site is None:
+        return ""
+    return next((text.strip() for number, text in site.excerpt if number == site.line), "")
+
+
+def _line(finding: Finding) -> int:
+    return finding.site.line if finding.site else 0
+
+
+def _shift(before: Finding, after: Finding, *, same_length: bool) -> Shift | None:
+    """How often, per step and, where both calls have the same number of steps, per call."""
+    for name, one, other in (
+        ("per step", before.per_step, after.per_step),
+        ("per call", before.count, after.count),
+    ):
+        if one == other or (name == "per call" and not same_length):
+            continue
+        direction = Direction.BETTER if other < one else Direction.WORSE
+        return Shift(before=before, after=after, direction=direction, why=f"{one:g} -> {other:g} {name}")
+    return None
+
+
+def _judged_by_both(before: Report, after: Report) -> tuple[set[str], list[str]]:
+    from diffprof.judge.rules import all_rules
+
+    missing = [{each.rule: each.why for each in report.unchecked} for report in (before, after)]
+    known = {rule.code for rule in all_rules()}
+    known |= {f.rule for f in (*before.findings, *after.findings)}
+    notes = []
+    for one, other, where in ((missing[0], missing[1], "first"), (missing[1], missing[0], "second")):
+        alone = sorted(code for code in one if code not in other)
+        if alone:
+            notes.append(f"{', '.join(alone)}: not checked in the {where} run ({one[alone[0]]}).")
+    return known - set(missing[0]) - set(missing[1]), notes
+
+
+# --- figures --------------------------------------------------------------------------------------------
+
+
+def _figures(before: Report, after: Report) -> Iterator[Figure]:
+    one, other = before.recording, after.recording
+    yield _time(one, other)
+    for name, unit, read in _COUNTS:
+        values = read(one), read(other)
+        if values == (None, None):
+            continue
+        yield _counted(name, unit, *values)
+    yield from _memory(one, other)
+
+
+def _time(one: Recording, other: Recording) -> Figure:
+    times = [
+        r.timing.median * 1e3 if r.timing and r.timing.median is not None else None for r in (one, other)
+    ]
+    grades = {r.timing.grade for r in (one, other) if r.timing}
+    figure = Figure(
+        name="time of one call",
+        unit="ms",
+        before=times[0],
+        after=times[1],
+        grade=grades.pop() if len(grades) == 1 else None,
+    )
+    if times[0] is None or times[1] is None:
+        return figure
+    if why := _other_work(one, other):
+        return msgspec.structs.replace(figure, note=why)
+    spread = max((r.timing.spread or 0.0) * 1e3 for r in (one, other) if r.timing)
+    noise = max(spread, NOISE * times[0])
+    return msgspec.structs.replace(figure, noise=noise, direction=_direction(times[0], times[1], noise))
+
+
+def _other_work(one: Recording, other: Recording) -> str:
+    """Why the times are of different things; empty where they are of the same."""
+    if one.device.spec != other.device.spec:
+        return f"on other devices: {one.device.spec}, {other.device.spec}"
+    grades = [r.timing.grade for r in (one, other) if r.timing]
+    if len(set(grades)) > 1:
+        return f"{grades[0]} against {grades[1]}"
+    if one.target.steps != other.target.steps:
+        return f"{one.target.steps} steps against {other.target.steps}"
+    sizes = ("height", "width", "num_images_per_prompt", "guidance_scale", "batch_size")
+    differ = [s for s in sizes if one.target.call.get(s) != other.target.call.get(s)]
+    if differ:
+        return f"another {differ[0]}: {one.target.call.get(differ[0])}, {other.target.call.get(differ[0])}"
+    return ""
+
+
+def _in_loop(recording: Recording) -> float | None:
+    if recording.syncs is None:
+        return None
+    return steady_per_step(row for row in recording.syncs if row.in_loop)
+
+
+def _outside(recording: Recording) -> float | None:
+    if recording.syncs is None:
+        return None
+    return float(sum(row.count for row in recording.syncs if not row.in_loop))
+
+
+def _sites_in_loop(recording: Recording) -> float | None:
+    if recording.syncs is None:
+        return None
+    return float(len({(row.site.file, row.site.line) for row in recording.syncs if row.in_loop}))
+
+
+def _breaks(recording: Recording) -> float | None:
+    return None if recording.graph_breaks is None else float(len(recording.graph_breaks))
+
+
+def _recompiles(recording: Recording) -> float | None:
+    return None if recording.recompiles is None else float(sum(row.count for row in recording.recompiles))
+
+
+_COUNTS: tuple[tuple[str, str, Callable[[Recording], float | None]], ...] = (
+    ("blocking operations in the loop", "per step", _in_loop),
+    ("lines in the loop that block", "", _sites_in_loop),
+    ("blocking operations outside the loop", "", _outside),
+    ("graph breaks", "", _breaks),
+    ("recompiles", "", _recompiles),
+)
+
+
+def _counted(name: str, unit: str, before: float | None, after: float | None) -> Figure:
+    figure = Figure(name=name, unit=unit, before=before, after=after)
+    if before is None or after is None:
+        return figure
+    return msgspec.structs.replace(figure, direction=_direction(before, after, 0.0))
+
+
+def _memory(one: Recording, other: Recording) -> Iterator[Figure]:
+    peaks = [r.memory.peak_bytes if r.memory else None for r in (one, other)]
+    if peaks == [None, None]:
+        return
+    grades = {r.memory.grade for r in (one, other) if r.memory}
+    figure = Figure(
+        name="memory, peak",
+        unit="bytes",
+        before=peaks[0],
+        after=peaks[1],
+        grade=grades.pop() if len(grades) == 1 else None,
+    )
+    if peaks[0] is None or peaks[1] is None:
+        yield figure
+    elif why := _other_work(one, other):
+        yield msgspec.structs.replace(figure, note=why)
+    else:
+        noise = NOISE * peaks[0]
+        yield msgspec.structs.replace(
+            figure, noise=noise, direction=_direction(float(peaks[0]), float(peaks[1]), noise)
+        )
+
+
+def _direction(before: float, after: float, noise: float) -> Direction:
+    if abs(after - before) <= noise:
+        return Direction.SAME
+    return Direction.BETTER if after < before else Direction.WORSE
+
+
+# --- the verdict ----------------------------------------------------------------------------------------
+
+
+def _conditions(one: Recording, other: Recording) -> Iterator[str]:
+    """What differs between the runs that is no result."""
+    if one.target.spec != other.target.spec:
+        yield f"The targets differ: {one.target.spec}, {other.target.spec}."
+    if one.device.spec != other.device.spec:
+        yield f"The devices differ: {one.device.spec}, {other.device.spec}."
+    if one.target.steps != other.target.steps:
+        yield f"The numbers of steps differ: {one.target.steps}, {other.target.steps}."
+    for recording, where in ((one, "first"), (other, "second")):
+        if recording.partial:
+            yield f"The {where} run is partial: {recording.failure or 'it ended early'}"
+    versions = one.environment.packages, other.environment.packages
+    changed = [
+        f"{name} {versions[0].get(name, 'absent')} -> {versions[1].get(name, 'absent')}"
+        for name in sorted({*versions[0], *versions[1]})
+        if versions[0].get(name) != versions[1].get(name)
+    ]
+    if changed:
+        yield f"Other versions: {', '.join(changed)}."
+
+
+def _regressions(
+    figures: Iterable[Figure], appeared: Iterable[Finding], worse: Iterable[Shift]
+) -> Iterator[str]:
+    from diffprof.views.words import place
+
+    for figure in figures:
+        if figure.direction is Direction.WORSE:
+            yield f"{figure.name}: {shown(figure.before, figure.unit)} -> {shown(figure.after, figure.unit)}"
+    for finding in appeared:
+        if finding.severity is not Severity.INFO:
+            yield f"{finding.rule} {finding.name} appeared at {place(finding.site)}"
+    for shift in worse:
+        yield f"{shift.after.rule} {shift.after.name} at {place(shift.after.site)}: {shift.why}"
+
+
+def _headline(found: Comparison) -> str:
+    time = found.figures[0]
+    words = []
+    if time.direction in (Direction.BETTER, Direction.WORSE) and time.before and time.after:
+        grade = f" ({time.grade})" if time.grade else ""
+        if time.direction is Direction.BETTER:
+            words.append(f"{time.before / time.after:.2f}x faster{grade}")
+        else:
+            words.append(f"{time.after / time.before:.2f}x slower{grade}")
+    elif time.direction is Direction.SAME:
+        words.append(f"as fast as before{f' ({time.grade})' if time.grade else ''}")
+    loop = next((f for f in found.figures if f.name == _COUNTS[0][0]), None)
+    if loop is not None and loop.direction in (Direction.BETTER, Direction.WORSE):
+        words.append(f"blocking operations per step {loop.before:g} -> {loop.after:g}")
+    if found.went:
+        words.append(f"{plural(len(found.went), 'finding')} went")
+    if found.appeared:
+        words.append(f"{plural(len(found.appeared), 'finding')} appeared")
+    moved = len(found.better) + len(found.worse)
+    if moved:
+        words.append(f"{plural(moved, 'finding')} changed")
+    if found.regressions:
+        lead = "Mixed" if found.went or found.better or _any_better(found) else "Worse"
+    elif found.went or found.better or _any_better(found):
+        lead = "Better"
+    elif any(f.direction is not Direction.UNKNOWN for f in found.figures):
+        lead = "No change"
+    else:
+        return "Nothing that both runs measured can be compared."
+    return f"{lead}: {', '.join(words)}." if words else f"{lead}."
+
+
+def _any_better(found: Comparison) -> bool:
+    return any(figure.direction is Direction.BETTER for figure in found.figures)
+
+
+def shown(value: float | None, unit: str) -> str:
+    """A figure with its unit, in words."""
+    from diffprof.views.words import NOT_MEASURED, milliseconds, number, size
+
+    if value is None:
+        return NOT_MEASURED
+    if unit == "ms":
+        return milliseconds(value)
+    if unit == "bytes":
+        return size(value)
+    return f"{number(value)} {unit}".strip()
+
+
+def _side(report: Report) -> Side:
+    from pathlib import Path
+
+    recording = report.recording
+    return Side(
+        run=Path(report.path).name if report.path else recording.target.spec,
+        target=recording.target.spec,
+        device=recording.device.spec,
+        created=recording.created,
+        grade=recording.device.grade,
+        steps=recording.target.steps,
+        partial=recording.partial,
+    )

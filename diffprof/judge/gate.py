@@ -1,0 +1,69 @@
+"""`--fail-on`: which findings make a command exit with 1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from diffprof.judge.rules import all_rules
+from diffprof.model.errors import UsageError
+from diffprof.model.finding import Finding, Unchecked
+from diffprof.model.report import Report
+
+IN_LOOP = "in-loop"
+
+
+@dataclass(frozen=True)
+class Gate:
+    """codes: rules whose findings fail; in_loop: everything that makes the host wait in the denoising loop
+    fails."""
+
+    codes: frozenset[str] = frozenset()
+    in_loop: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.codes) or self.in_loop
+
+    def hits(self, report: Report) -> tuple[Finding, ...]:
+        """The findings that fail."""
+        waits = _wait_rules() if self.in_loop else frozenset()
+        return tuple(f for f in report.findings if f.rule in self.codes or (f.in_loop and f.rule in waits))
+
+    def unjudged(self, report: Report) -> tuple[Unchecked, ...]:
+        """Rules that the gate rests on and that had no evidence."""
+        rules = self.codes | _wait_rules() if self.in_loop else self.codes
+        return tuple(each for each in report.unchecked if each.rule in rules)
+
+
+def _wait_rules() -> frozenset[str]:
+    """The rules on waits of the host. Only they are meant by `in-loop`: nearly every finding on kernels is in
+    the loop, where the time goes, and does not block it."""
+    return frozenset(rule.code for rule in all_rules() if rule.analyzer == "syncs")
+
+
+def parse_gate(text: str) -> Gate:
+    """Codes, names, code prefixes (`SYN`) and `in-loop`, separated by commas.
+
+    Raises UsageError for anything that names no rule, with the nearest that do.
+    """
+    rules = all_rules()
+    codes: set[str] = set()
+    in_loop = False
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        key = part.lower()
+        if key == IN_LOOP:
+            in_loop = True
+            continue
+        found = {r.code for r in rules if key == r.name or r.code.lower().startswith(key)}
+        if not found:
+            known = [IN_LOOP, *(r.code for r in rules), *(r.name for r in rules)]
+            near = get_close_matches(part, known, n=3, cutoff=0.4)
+            near = near or get_close_matches(part.upper(), known, n=3, cutoff=0.4)
+            hint = f"Did you mean {', '.join(near)}? " if near else ""
+            raise UsageError(
+                f"--fail-on: no rule is called {part!r}.",
+                f"{hint}It takes codes, names, prefixes such as {rules[0].code[:3] if rules else 'SYN'}, "
+                f"and {IN_LOOP}; `diffprof rules` lists them.",
+            )
+        codes |= found
+    return Gate(frozenset(codes), in_loop)

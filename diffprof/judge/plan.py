@@ -1,0 +1,264 @@
+"""The plan: which fixes a report calls for, in which order, and what they would buy. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from diffprof.judge.pricing import removal
+from diffprof.judge.timeline import Without, total_us
+from diffprof.model.errors import UsageError
+from diffprof.model.finding import Evidence, Finding
+from diffprof.model.fix import NOT_SELECTED, Code, Plan, PlanStep, Recipe, Safety, Stage, recipes
+from diffprof.model.recording import Grade, Recording
+from diffprof.model.report import Report
+from diffprof.tuning.source_edit.planned import edits_now, with_patches
+
+GOALS = ("latency", "memory")
+
+CLASH = "conflicts with"
+"""How the reason begins of a step that gives way to another."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the caller wants of a plan. select, ignore: fix keys, rule codes, or prefixes of codes such as
+    SYN; an empty select means all. lossy: allow fixes that change the image."""
+
+    select: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    lossy: bool = False
+    goal: str = "latency"
+
+
+def make_plan(report: Report, choice: Choice | None = None) -> Plan:
+    """The fixes that a report's findings name, in the order in which they would be applied.
+
+    Raises UsageError for a selection that matches no fix and no rule, and for an unknown goal.
+    """
+    choice = choice or Choice()
+    if choice.goal not in GOALS:
+        raise UsageError(f"There is no goal {choice.goal!r}.", f"Choose from: {', '.join(GOALS)}.")
+    wanted = _wanted(report)
+    known = recipes()
+    _check(choice, known, report)
+    steps = [_step(known[key], wanted[key], report, choice) for key in known if key in wanted]
+    steps = _without_conflicts(steps, known)
+    recording = report.recording
+    timeline = recording.timeline
+    chosen = [step.fix for step in steps if step.selected]
+    edits = edits_now(report)
+    return Plan(
+        goal=choice.goal,
+        steps=with_patches(steps, report, edits),
+        edits=edits,
+        before_ms=call_ms(recording),
+        after_ms=predicted_ms(report, steps, chosen),
+        grade=timeline.grade if timeline else recording.timing.grade if recording.timing else None,
+        notes=tuple(_own_files(report)),
+    )
+
+
+def _own_files(report: Report) -> Iterator[str]:
+    """What lies in the user's own files, and can be edited there."""
+    found: dict[str, int] = {}
+    for finding in report.findings:
+        if finding.site is not None and finding.site.user_code:
+            found[finding.site.file] = found.get(finding.site.file, 0) + 1
+    for file, count in sorted(found.items()):
+        many = "finding lies" if count == 1 else "findings lie"
+        yield f"{count} {many} in {file}, which is yours: `diffprof fix --patch {file}` shows what to edit."
+
+
+def call_ms(recording: Recording) -> float | None:
+    """The length of one call, as recorded: the timeline's, else the clean passes' median."""
+    if recording.timeline is not None and recording.timeline.host_us:
+        return total_us(recording.timeline) / 1e3
+    if recording.timing is not None and recording.timing.median is not None:
+        return recording.timing.median * 1e3
+    return None
+
+
+def predicted_ms(report: Report, steps: Iterable[PlanStep], chosen: Iterable[str]) -> float | None:
+    """The length of a call with these fixes together, per call.
+
+    Evidence that names parts of the timeline is left out of one replay, all of it together, so waits that
+    hide each other are counted once. Where no finding of a fix names parts, what it saves is a share of the
+    call, and shares multiply; a share of the compiled call counts where it is compiled, or will be. None
+    where no clock or timeline says how long the call is.
+    """
+    recording = report.recording
+    before = call_ms(recording)
+    if before is None:
+        return None
+    keys = set(chosen)
+    picked = [step for step in steps if step.fix in keys]
+    compiled = _is_compiled(recording) or any(step.stage == Stage.COMPILE for step in picked)
+    replayed, shares = [], []
+    for step in picked:
+        own = [report.findings[n] for n in step.findings]
+        in_timeline = [f for f in own if _replayable(f, recording) and not f.compiled_ms]
+        replayed += in_timeline
+        if in_timeline or not before:
+            continue
+        of_all = sum(f.saves_ms or 0.0 for f in own if not f.compiled_ms) / before
+        of_compiled = sum((f.saves_ms or 0.0) / f.compiled_ms for f in own if f.compiled_ms and compiled)
+        shares.append(min(of_all + of_compiled, 1.0))
+    after = before
+    if recording.timeline is not None and recording.timeline.host_us:
+        after = total_us(recording.timeline, without_all(replayed, recording)) / 1e3
+    for share in shares:
+        after *= 1.0 - share
+    return after
+
+
+def without_all(findings: Sequence[Finding], recording: Recording) -> Without:
+    """What to leave out of the timeline when all of these are resolved.
+
+    A kind of kernel that several of them make faster gets faster by the product of their ratios, on the host
+    as on the device.
+    """
+    waits: set[int] = set()
+    events: set[int] = set()
+    ratio: dict[int, float] = {}
+    host: dict[int, float] = {}
+    timeline = recording.timeline
+    if timeline is None:
+        return Without()
+    merged: dict[Evidence, Without] = {f.evidence: removal(f.evidence, recording) for f in findings}
+    for each in merged.values():
+        waits |= each.waits
+        events |= each.events
+        for kind, becomes in each.kind_us.items():
+            was = timeline.kinds[kind].device_us or 0.0
+            ratio[kind] = ratio.get(kind, 1.0) * (min(becomes / was, 1.0) if was else 1.0)
+        for kind, left in each.kind_host.items():
+            host[kind] = host.get(kind, 1.0) * left
+    kind_us = {kind: (timeline.kinds[kind].device_us or 0.0) * part for kind, part in ratio.items()}
+    return Without(waits=frozenset(waits), events=frozenset(events), kind_us=kind_us, kind_host=host)
+
+
+def _replayable(finding: Finding, recording: Recording) -> bool:
+    return bool(recording.timeline and recording.timeline.host_us and removal(finding.evidence, recording))
+
+
+def _is_compiled(recording: Recording) -> bool:
+    return recording.timeline is not None and recording.timeline.mode != "eager"
+
+
+def _wanted(report: Report) -> dict[str, list[int]]:
+    """Fix key -> indexes of the findings that name it."""
+    found: dict[str, list[int]] = {}
+    for n, finding in enumerate(report.findings):
+        for key in finding.fixes:
+            found.setdefault(key, []).append(n)
+    return found
+
+
+def _step(recipe: Recipe, indexes: list[int], report: Report, choice: Choice) -> PlanStep:
+    fix = recipe.fix
+    own = [report.findings[n] for n in indexes]
+    code = recipe.code(report.recording, own)
+    step = PlanStep(
+        fix=fix.key,
+        title=fix.title,
+        safety=fix.safety,
+        stage=int(fix.stage),
+        tolerance=fix.tolerance,
+        rules=tuple(dict.fromkeys(f.rule for f in own)),
+        findings=tuple(indexes),
+        code=code.shown if isinstance(code, Code) else "",
+        why=fix.why,
+    )
+    alone = predicted_ms(report, [step], [fix.key])
+    before = call_ms(report.recording)
+    known = any(f.saves_ms is not None for f in own) and alone is not None and before is not None
+    if known:
+        assert alone is not None
+        assert before is not None
+        step = replace(step, saves_ms=before - alone, grade=_grade(own))
+        if all(f.compiled_ms for f in own) and not _is_compiled(report.recording):
+            step = replace(step, saves_ms=sum(f.saves_ms or 0.0 for f in own), once_compiled=True)
+    why_not = None if isinstance(code, Code) else code.why
+    why_not = why_not or _not_chosen(recipe, step, choice)
+    return replace(step, selected=why_not is None, why_not=why_not)
+
+
+def _grade(findings: Sequence[Finding]) -> Grade:
+    """Of a figure that rests on several: measured only if all are."""
+    grades = {finding.grade for finding in findings}
+    return Grade.MEASURED if grades == {Grade.MEASURED} else Grade.SIMULATED
+
+
+def _not_chosen(recipe: Recipe, step: PlanStep, choice: Choice) -> str | None:
+    fix = recipe.fix
+    if choice.select and not _named(step, choice.select):
+        return NOT_SELECTED
+    if _named(step, choice.ignore):
+        return "ignored"
+    if fix.safety is Safety.ADVICE:
+        return "yours to decide; diffprof shows it and never applies it"
+    if fix.safety is Safety.LOSSY and not choice.lossy:
+        return "lossy: it changes the image; allow it with --lossy"
+    if choice.goal not in fix.goals and not _named(step, choice.select):
+        return f"serves {', '.join(fix.goals)}, not {choice.goal}"
+    return None
+
+
+def _named(step: PlanStep, words: Sequence[str]) -> bool:
+    return any(
+        word == step.fix or any(code.startswith(word.upper()) for code in step.rules) for word in words
+    )
+
+
+def asked_for(plan: Plan, choice: Choice) -> frozenset[str]:
+    """The selected fixes that the caller named or, being lossy, allowed to change the image."""
+    return frozenset(step.fix for step in plan.selected if choice.lossy or _named(step, choice.select))
+
+
+def _check(choice: Choice, known: Mapping[str, Recipe], report: Report) -> None:
+    from diffprof.judge.rules import all_rules
+
+    codes = [rule.code for rule in all_rules()]
+    for word in (*choice.select, *choice.ignore):
+        if word in known or any(code.startswith(word.upper()) for code in codes):
+            continue
+        from difflib import get_close_matches
+
+        near = get_close_matches(word, [*known, *codes], n=3, cutoff=0.4)
+        hint = f"Did you mean {', '.join(near)}? " if near else ""
+        raise UsageError(
+            f"{word!r} is neither a fix nor a rule.", f"{hint}`diffprof fix` lists the fixes of a run."
+        )
+
+
+def _without_conflicts(steps: Sequence[PlanStep], known: Mapping[str, Recipe]) -> list[PlanStep]:
+    """Of two selected steps that can't stand together, the one that saves more stays."""
+    present = {step.fix for step in steps}
+    against: dict[str, dict[str, str]] = {step.fix: {} for step in steps}
+    for key in present:
+        for other, why in known[key].fix.conflicts.items():
+            if other in present:
+                against[key][other] = why
+                against[other].setdefault(key, why)
+    standing: set[str] = set()
+    dropped: dict[str, str] = {}
+    for step in sorted(steps, key=lambda s: (-(s.saves_ms or 0.0), s.stage)):
+        if not step.selected:
+            continue
+        clash = next((other for other in against[step.fix] if other in standing), None)
+        if clash is None:
+            standing.add(step.fix)
+        else:
+            dropped[step.fix] = f"{CLASH} {clash}: {against[step.fix][clash]}"
+    return [
+        replace(
+            step,
+            conflicts=against[step.fix],
+            selected=step.selected and step.fix not in dropped,
+            why_not=step.why_not or dropped.get(step.fix),
+        )
+        for step in steps
+    ]

@@ -1,0 +1,128 @@
+"""What each finding costs: host time blocked, and end-to-end time that removing it would save.
+
+Both come from running the recorded timeline again, whole and without what the finding rests on. They differ
+where queued device work hides a wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from diffprof.judge.timeline import Replay, Without, events_of_syncs, replay, total_us
+from diffprof.model.finding import Evidence, Finding
+from diffprof.model.recording import Grade, Recording, SyncRow
+
+HIDDEN = "Hidden behind queued GPU work: removing it alone saves next to nothing."
+
+GOES_WHOLE = "With the wait go the copy and the launches of the read."
+"""Why more is saved than was waited for."""
+
+HIDDEN_SHARE = 0.05
+"""A wait is called hidden when removing it saves less than this share of the time blocked."""
+
+READS = frozenset({"value-read", "host-index", "tensor-from-device-scalars"})
+"""Waits that exist for a value alone: without the wait there is nothing left to do."""
+
+
+def price(findings: Iterable[Finding], recording: Recording) -> tuple[Finding, ...]:
+    """The findings with `blocked_ms`, `saves_ms` and `cost_note`, per call; unchanged where the recording
+    has no timeline, or the finding nothing in it."""
+    found = tuple(findings)
+    timeline = recording.timeline
+    if timeline is None or not timeline.host_us:
+        return found
+    run = replay(timeline)
+    seen: dict[Evidence, tuple[float | None, float]] = {}
+    priced = []
+    for finding in found:
+        if finding.saves_ms is not None:
+            priced.append(finding)
+            continue
+        without = removal(finding.evidence, recording)
+        if not without:
+            priced.append(finding)
+            continue
+        costs = seen.get(finding.evidence)
+        if costs is None:
+            saved = max(0.0, run.total_us - total_us(timeline, without))
+            costs = seen[finding.evidence] = (_blocked(finding.evidence, run), saved)
+        priced.append(_with_costs(finding, *costs, reads=bool(without.events)))
+    return tuple(priced)
+
+
+class Together(NamedTuple):
+    """What several findings cost together, per call, in milliseconds; total_ms: the whole call."""
+
+    blocked_ms: float
+    saves_ms: float
+    total_ms: float
+
+
+def waits_together(recording: Recording) -> Together | None:
+    """The cost of all waits in the denoising loop taken together: each alone may be hidden behind the next.
+
+    None without a timeline, or without such waits.
+    """
+    timeline = recording.timeline
+    rows = tuple(n for n, row in enumerate(recording.syncs or ()) if row.in_loop)
+    if timeline is None or not timeline.host_us or not rows:
+        return None
+    run = replay(timeline)
+    without = removal(Evidence(syncs=rows), recording)
+    blocked = sum(run.blocked_us.get(row, 0.0) for row in rows)
+    saved = max(0.0, run.total_us - total_us(timeline, without))
+    return Together(blocked / 1e3, saved / 1e3, run.total_us / 1e3)
+
+
+def removal(evidence: Evidence, recording: Recording) -> Without:
+    """What to leave out of the timeline when a finding is gone.
+
+    A read that only serves the host's curiosity goes whole in a simulated timeline, where the host's time of
+    an event is its own; in a measured one that time holds all that the host did since the last launch, so
+    only the wait goes. A copy stays and no longer waits. Kinds take the times that the finding names in
+    `becomes_us`, or vanish.
+    """
+    timeline = recording.timeline
+    if timeline is None:
+        return Without()
+    rows = recording.syncs or ()
+    present = set(timeline.sync)
+    waits = frozenset(row for row in evidence.syncs if row in present)
+    reads = [row for row in waits if row < len(rows) and _is_read(rows[row])]
+    events = {event for event in evidence.events if event < len(timeline.host_us)}
+    if timeline.grade is Grade.SIMULATED:
+        events.update(events_of_syncs(timeline, reads))
+    after = evidence.becomes_us or (0.0,) * len(evidence.kinds)
+    return Without(
+        waits=waits,
+        events=frozenset(events),
+        kind_us=dict(zip(evidence.kinds, after, strict=True)),
+        kind_host=dict.fromkeys(evidence.kinds, evidence.host_left) if evidence.host_left < 1.0 else {},
+    )
+
+
+def _is_read(row: SyncRow) -> bool:
+    return row.kind in READS
+
+
+def _blocked(evidence: Evidence, run: Replay) -> float | None:
+    if not evidence.syncs:
+        return None
+    return sum(run.blocked_us.get(row, 0.0) for row in evidence.syncs)
+
+
+def _with_costs(finding: Finding, blocked_us: float | None, saved_us: float, *, reads: bool) -> Finding:
+    note = finding.cost_note
+    if blocked_us and saved_us < blocked_us * HIDDEN_SHARE:
+        note = f"{note} {HIDDEN}" if note else HIDDEN
+    elif blocked_us and reads and saved_us > blocked_us:
+        note = f"{note} {GOES_WHOLE}" if note else GOES_WHOLE
+    return replace(
+        finding,
+        blocked_ms=finding.blocked_ms if blocked_us is None else blocked_us / 1e3,
+        saves_ms=saved_us / 1e3,
+        cost_note=note,
+    )

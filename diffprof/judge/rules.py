@@ -1,0 +1,143 @@
+"""The rule registry. A rule is one generator function: it reads a recording and yields findings.
+
+Its docstring is the rule's page, with fixed headings; the same text is what `diffprof explain`, the TUI
+and the README's table show.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
+
+import msgspec
+
+from diffprof.analyzers import DEFAULT_ANALYZERS
+from diffprof.model.errors import UsageError
+from diffprof.model.finding import Finding, Unchecked, sort_key
+from diffprof.model.recording import Recording
+
+HEADINGS = ("What it does", "Why it is slow", "Example", "Use instead", "Fix safety")
+ANALYZERS = ("syncs", "graph_breaks", "quantization", "kernels", "setup")
+"""Folders of diffprof.analyzers with a rules module, in the order of their code prefixes."""
+
+Check = Callable[[Recording], Iterator[Finding]]
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """One registered rule. code: `SYN001`; name: the bad pattern in kebab case; needs: the sections of
+    the recording it reads."""
+
+    code: str
+    name: str
+    analyzer: str
+    needs: tuple[str, ...]
+    check: Check
+
+    @property
+    def doc(self) -> str:
+        return inspect.getdoc(self.check) or ""
+
+    @property
+    def summary(self) -> str:
+        """The first line of the rule's page."""
+        return self.doc.split("\n", 1)[0]
+
+    @property
+    def sections(self) -> dict[str, str]:
+        """Heading -> text, in the fixed order."""
+        found: dict[str, str] = {}
+        heading = None
+        lines: list[str] = []
+        for line in [*self.doc.splitlines(), "\0"]:
+            title = line.strip().removesuffix(":")
+            if line == "\0" or (title in HEADINGS and not line.startswith(" ")):
+                if heading:
+                    found[heading] = inspect.cleandoc("\n" + "\n".join(lines)).strip("\n")
+                heading, lines = title, []
+            else:
+                lines.append(line)
+        return found
+
+
+IN_TRACES = ("syncs", "kernels")
+"""Analyzers whose evidence a profiler's trace holds."""
+
+
+class NoEvidence(Exception):
+    """Raised by a rule whose sections hold too little to judge by; the message says what is missing."""
+
+
+_REGISTRY: dict[str, Rule] = {}
+
+
+def rule(code: str, name: str, *, needs: Iterable[str]) -> Callable[[Check], Check]:
+    """Register a generator function as a rule.
+
+    Raises ValueError for a code that is taken.
+    """
+
+    def register(check: Check) -> Check:
+        if code in _REGISTRY:
+            raise ValueError(f"rule code {code} is taken by {_REGISTRY[code].name}")
+        analyzer = check.__module__.split(".")[-2]
+        _REGISTRY[code] = Rule(code, name, analyzer, tuple(needs), check)
+        return check
+
+    return register
+
+
+def all_rules() -> tuple[Rule, ...]:
+    """Every rule, by code."""
+    for analyzer in ANALYZERS:
+        import_module(f"diffprof.analyzers.{analyzer}.rules")
+    return tuple(_REGISTRY[code] for code in sorted(_REGISTRY))
+
+
+def find_rule(key: str) -> Rule:
+    """The rule with this code or name.
+
+    Raises UsageError naming the nearest known ones.
+    """
+    wanted = key.strip().lower()
+    rules = all_rules()
+    for candidate in rules:
+        if wanted in (candidate.code.lower(), candidate.name):
+            return candidate
+    from difflib import get_close_matches
+
+    names = [r.code for r in rules] + [r.name for r in rules]
+    near = get_close_matches(key, names, n=3, cutoff=0.4)
+    hint = f"Did you mean {', '.join(near)}? " if near else ""
+    raise UsageError(f"There is no rule {key!r}.", f"{hint}`diffprof rules` lists all of them.")
+
+
+def judge(recording: Recording) -> tuple[tuple[Finding, ...], tuple[Unchecked, ...]]:
+    """Run every rule over a recording; sorted findings, and the rules that had no evidence."""
+    findings: list[Finding] = []
+    unchecked: list[Unchecked] = []
+    for each in all_rules():
+        missing = [section for section in each.needs if getattr(recording, section) is None]
+        if missing:
+            why = _why_missing(recording, missing, each.analyzer.replace("_", "-"))
+            unchecked.append(Unchecked(rule=each.code, name=each.name, why=why))
+            continue
+        try:
+            findings.extend(each.check(recording))
+        except NoEvidence as lack:
+            unchecked.append(Unchecked(rule=each.code, name=each.name, why=str(lack)))
+    return tuple(sorted(findings, key=sort_key)), tuple(unchecked)
+
+
+def _why_missing(recording: Recording, missing: list[str], analyzer: str) -> str:
+    """What a rule lacks, and what would bring it."""
+    names = ", ".join(section.replace("_", " ") for section in missing)
+    if recording.target.kind == "trace":
+        if analyzer in IN_TRACES:
+            return f"{names} not in this trace"
+        return "a trace does not tell: scan the pipeline itself"
+    if recording.device.kind == "cpu" and "timeline" in missing:
+        return f"a CPU has no second lane beside it ({names} not recorded): scan on cuda or sim:a100-80gb"
+    if analyzer not in DEFAULT_ANALYZERS:
+        return f"{names} not recorded (add --analyzers {analyzer})"
+    return f"{names} not recorded"

@@ -1,0 +1,382 @@
+"""Run a recorded timeline again, whole or with parts left out: what would removing this save?
+
+Two lanes. The host goes through the events in order; each costs it `host_us`, and may launch device work.
+The device executes the launches of one stream in order: a kernel starts when the stream is free and the
+launch has arrived (`launch_latency_us` after the call), whichever is later. A stream holds at most
+`pending_limit` unfinished launches; the host waits before it adds one more. An event that blocks makes
+the host wait until its stream has drained, plus `sync_latency_us`.
+
+Every time is a maximum or a sum of earlier ones, so leaving out an event, a wait or a microsecond never
+makes anything later.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise, repeat
+
+import msgspec
+from msgspec.structs import replace
+
+from diffprof.model.recording import GapRow, Grade, PhaseSpan, Timeline, median
+
+ALL_STREAMS = -1
+"""Stream of an event that waits for the whole device."""
+
+NOT_BLOCKING = -1
+"""Value of `Timeline.sync` for an event that does not wait."""
+
+
+class Without(msgspec.Struct, frozen=True):
+    """What to leave out of a replay.
+
+    waits: sync rows whose wait is dropped; the operation itself stays.
+    events: events dropped whole: host time, device work and wait.
+    kind_us: kind -> device time of each of its calls instead of the recorded one; 0 drops the launch too.
+    kind_host: kind -> share of the host time of its calls that is left, 0..1.
+    """
+
+    waits: frozenset[int] = frozenset()
+    events: frozenset[int] = frozenset()
+    kind_us: Mapping[int, float] = {}
+    kind_host: Mapping[int, float] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.waits or self.events or self.kind_us or self.kind_host)
+
+
+NOTHING = Without()
+
+
+class Replay(msgspec.Struct, frozen=True):
+    """One run of a timeline. Times in microseconds from the call's start."""
+
+    total_us: float
+    """When both lanes are done."""
+    host_end_us: float
+    device_busy_us: float
+    """Time in which at least one stream worked."""
+    blocked_us: dict[int, float]
+    """Sync row -> host time spent waiting, latency included; -2 for blocking events without a row."""
+    throttled_us: float
+    """Host time spent waiting for room in the launch queue."""
+    host_start: tuple[float, ...] = ()
+    host_end: tuple[float, ...] = ()
+    device_start: tuple[float, ...] = ()
+    """Start on the device; -1.0 for events that launch nothing."""
+    device_end: tuple[float, ...] = ()
+    wait_start: tuple[float, ...] = ()
+    """When the host began to wait; -1.0 for events that don't block."""
+
+
+def replay(timeline: Timeline, without: Without = NOTHING) -> Replay:
+    """Run the timeline, leaving `without` out, and keep when each event ran.
+
+    An event that is left out has the times at which it would have been issued and no length.
+    """
+    host, device, stream, sync = _columns(timeline, without)
+    latency, settle = timeline.launch_latency_us, timeline.sync_latency_us
+    limit = timeline.pending_limit
+    ends: dict[int, list[float]] = {}
+    blocked: dict[int, float] = {}
+    throttled = 0.0
+    now = 0.0
+    host_start: list[float] = []
+    host_end: list[float] = []
+    device_start: list[float] = []
+    device_end: list[float] = []
+    wait_start: list[float] = []
+    for spent, work, lane, row in zip(host, device, stream, sync, strict=True):
+        host_start.append(now)
+        now += spent
+        if work > 0.0:
+            done = ends.setdefault(lane, [])
+            if len(done) >= limit and done[-limit] > now:
+                throttled += done[-limit] - now
+                now = done[-limit]
+            start = now + latency
+            if done and done[-1] > start:
+                start = done[-1]
+            done.append(start + work)
+            device_start.append(start)
+            device_end.append(start + work)
+        else:
+            device_start.append(-1.0)
+            device_end.append(-1.0)
+        if row != NOT_BLOCKING:
+            wait_start.append(now)
+            free = _free(ends, lane)
+            end = (free if free > now else now) + settle
+            blocked[row] = blocked.get(row, 0.0) + end - now
+            now = end
+        else:
+            wait_start.append(-1.0)
+        host_end.append(now)
+    last = max((done[-1] for done in ends.values()), default=0.0)
+    return Replay(
+        total_us=max(now, last),
+        host_end_us=now,
+        device_busy_us=_busy(device_start, device_end, len(ends)),
+        blocked_us=blocked,
+        throttled_us=throttled,
+        host_start=tuple(host_start),
+        host_end=tuple(host_end),
+        device_start=tuple(device_start),
+        device_end=tuple(device_end),
+        wait_start=tuple(wait_start),
+    )
+
+
+def total_us(timeline: Timeline, without: Without = NOTHING) -> float:
+    """Length of the run; the same as `replay(...).total_us`, several times faster on one stream."""
+    host, device, _, sync = _columns(timeline, without)
+    if len(set(timeline.stream) - {ALL_STREAMS}) > 1:
+        return replay(timeline, without).total_us
+    latency, settle = timeline.launch_latency_us, timeline.sync_latency_us
+    limit = timeline.pending_limit
+    ends: list[float] = []
+    append = ends.append
+    now = free = 0.0
+    count = 0
+    for spent, work, row in zip(host, device, sync, strict=True):
+        now += spent
+        if work > 0.0:
+            if count >= limit and ends[count - limit] > now:
+                now = ends[count - limit]
+            count += 1
+            start = now + latency
+            free = (free if free > start else start) + work
+            append(free)
+        if row != NOT_BLOCKING:
+            now = (free if free > now else now) + settle
+    return max(now, free)
+
+
+def saved_us(timeline: Timeline, without: Without, baseline_us: float | None = None) -> float:
+    """How much shorter the run is without it; never negative."""
+    if not without:
+        return 0.0
+    whole = total_us(timeline) if baseline_us is None else baseline_us
+    return max(0.0, whole - total_us(timeline, without))
+
+
+def events_of_syncs(timeline: Timeline, rows: Sequence[int]) -> tuple[int, ...]:
+    """Events that block because of these sync rows."""
+    wanted = set(rows)
+    return tuple(i for i, row in enumerate(timeline.sync) if row in wanted)
+
+
+def events_of_kinds(timeline: Timeline, kinds: Sequence[int]) -> tuple[int, ...]:
+    """Events that launch one of these kinds."""
+    wanted = set(kinds)
+    return tuple(i for i, kind in enumerate(timeline.kind) if kind in wanted)
+
+
+def phase_of_events(timeline: Timeline) -> list[PhaseSpan | None]:
+    """The innermost phase of every event."""
+    found: list[PhaseSpan | None] = [None] * len(timeline.host_us)
+    for span in sorted(timeline.phases, key=lambda s: (s.first, -s.last)):
+        found[span.first : span.last] = repeat(span, max(0, min(span.last, len(found)) - span.first))
+    return found
+
+
+def steps_of(timeline: Timeline) -> tuple[tuple[int, int], ...]:
+    """Events [first, last) of each denoising step, in order: from its first event to the next step's.
+
+    The last step ends with its scheduler's part: what follows is no step's.
+    """
+    firsts: dict[int, int] = {}
+    ends: dict[int, int] = {}
+    worked: set[int] = set()
+    for span in timeline.phases:
+        if span.step is None:
+            continue
+        firsts[span.step] = min(firsts.get(span.step, span.first), span.first)
+        if span.part is not None:
+            worked.add(span.step)
+            ends[span.step] = max(ends.get(span.step, 0), span.last)
+    steps = sorted(worked)
+    found: list[tuple[int, int]] = []
+    for step, after in pairwise([*steps, None]):
+        assert step is not None
+        last = ends[step] if after is None else firsts[after]
+        found.append((firsts[step], last))
+    return tuple(found)
+
+
+def with_steps(timeline: Timeline, count: int) -> Timeline | None:
+    """The timeline of a call with `count` denoising steps, or None if that can't be told exactly.
+
+    Steps are added where two neighbouring ones are the same, event for event; the first and last may differ.
+    """
+    steps = steps_of(timeline)
+    missing = count - len(steps)
+    if missing == 0:
+        return timeline
+    if missing < 0:
+        return None
+    columns = ("kind", "module", "host_us", "device_us", "stream", "sync")
+
+    def content(place: tuple[int, int]) -> list[tuple]:
+        return [getattr(timeline, name)[place[0] : place[1]] for name in columns]
+
+    for n in range(len(steps) - 1, 0, -1):
+        if content(steps[n]) == content(steps[n - 1]):
+            break
+    else:
+        return None
+    first, last = steps[n]
+    added = missing * (last - first)
+    changed: dict[str, tuple] = {
+        name: (col := getattr(timeline, name))[:last] + col[first:last] * missing + col[last:]
+        for name in columns
+    }
+    spans: list[PhaseSpan] = []
+    repeated = [s for s in timeline.phases if s.step == n]
+    for span in timeline.phases:
+        if span.first >= last:
+            step = None if span.step is None else span.step + missing
+            spans.append(replace(span, first=span.first + added, last=span.last + added, step=step))
+            continue
+        spans.append(span)
+        if repeated and span is repeated[-1]:
+            for again in range(1, missing + 1):
+                shift = again * (last - first)
+                spans.extend(
+                    replace(s, first=s.first + shift, last=s.last + shift, step=n + again) for s in repeated
+                )
+    return replace(timeline, phases=tuple(spans), **changed)
+
+
+def find_gaps(timeline: Timeline, run: Replay, *, at_least_us: float = 1.0) -> tuple[GapRow, ...]:
+    """Stretches in which the device had nothing to do, each with its cause.
+
+    sync: the host had waited for the device since the last launch. copy: the next work is a transfer from
+    or to the host. python: an event without an operation took most of the host's time. launch: the host
+    was issuing operations, each too short to keep the device fed. tail: the host went on after the last
+    kernel.
+    """
+    order = sorted((i for i, t in enumerate(run.device_start) if t >= 0.0), key=run.device_start.__getitem__)
+    phases = phase_of_events(timeline)
+    names = [k.name for k in timeline.kinds]
+    gaps: list[GapRow] = []
+    free = 0.0
+    last: int | None = None
+    for event in order:
+        start = run.device_start[event]
+        if start - free >= at_least_us:
+            first = 0 if last is None else last + 1
+            cause, sync = _cause(timeline, run, first, event, free)
+            span = phases[event]
+            gaps.append(
+                GapRow(
+                    cause=cause,
+                    start_us=free,
+                    duration_us=start - free,
+                    phase=span.name if span else None,
+                    step=span.step if span else None,
+                    after=_kind_name(timeline, names, last),
+                    before=_kind_name(timeline, names, event),
+                    sync=sync,
+                )
+            )
+        if run.device_end[event] > free:
+            free, last = run.device_end[event], event
+    if run.total_us - free >= at_least_us:
+        gaps.append(
+            GapRow(
+                cause="tail",
+                start_us=free,
+                duration_us=run.total_us - free,
+                after=_kind_name(timeline, names, last),
+            )
+        )
+    return tuple(gaps)
+
+
+def _columns(
+    timeline: Timeline, without: Without
+) -> tuple[Sequence[float], Sequence[float], Sequence[int], Sequence[int]]:
+    host: Sequence[float] = timeline.host_us
+    device: Sequence[float] = timeline.device_us
+    sync: Sequence[int] = timeline.sync
+    if without.kind_us:
+        kinds = without.kind_us
+        new_us = [kinds.get(k, work) for k, work in zip(timeline.kind, device, strict=True)]
+        # A launch that disappears takes the host's time for it along.
+        own = _launch_us(timeline)
+        host = [
+            max(0.0, spent - own) if new == 0.0 < old else spent
+            for spent, new, old in zip(host, new_us, device, strict=True)
+        ]
+        device = new_us
+    if without.kind_host:
+        left = without.kind_host
+        host = [spent * left.get(kind, 1.0) for spent, kind in zip(host, timeline.kind, strict=True)]
+    if without.waits:
+        waits = without.waits
+        sync = [NOT_BLOCKING if row in waits else row for row in sync]
+    if without.events:
+        host, device, sync = list(host), list(device), list(sync)
+        own = _launch_us(timeline)
+        for event in without.events:
+            is_python = timeline.kind[event] < 0 and timeline.sync[event] == NOT_BLOCKING
+            host[event] = 0.0 if is_python else max(0.0, host[event] - own)
+            device[event] = 0.0
+            sync[event] = NOT_BLOCKING
+    return host, device, timeline.stream, sync
+
+
+def _launch_us(timeline: Timeline) -> float:
+    """The most that the host saves with one launch. In a simulated timeline an event's host time is its own;
+    in a measured one it holds all since the last launch, so no more than the usual one is taken off."""
+    if timeline.grade is Grade.SIMULATED:
+        return math.inf
+    spent = [
+        us for us, work in zip(timeline.host_us, timeline.device_us, strict=True) if work > 0.0 and us > 0.0
+    ]
+    return median(spent) if spent else 0.0
+
+
+def _free(ends: dict[int, list[float]], lane: int) -> float:
+    if lane == ALL_STREAMS:
+        return max((done[-1] for done in ends.values()), default=0.0)
+    done = ends.get(lane)
+    return done[-1] if done else 0.0
+
+
+def _busy(starts: Sequence[float], ends: Sequence[float], streams: int) -> float:
+    if streams <= 1:
+        return sum(end - start for start, end in zip(starts, ends, strict=True))
+    busy = free = 0.0
+    for start, end in sorted(zip(starts, ends, strict=True)):
+        if end > free:
+            busy += end - max(start, free)
+            free = end
+    return busy
+
+
+def _cause(
+    timeline: Timeline, run: Replay, first: int, event: int, idle_from: float
+) -> tuple[str, int | None]:
+    longest_python = 0.0
+    for i in range(first, event):
+        if run.wait_start[i] >= 0.0 and run.host_end[i] > idle_from:
+            return "sync", (timeline.sync[i] if timeline.sync[i] >= 0 else None)
+        if timeline.kind[i] < 0:
+            longest_python = max(longest_python, run.host_end[i] - max(run.host_start[i], idle_from))
+    before = first - 1
+    if before >= 0 and run.wait_start[before] >= 0.0:
+        return "sync", (timeline.sync[before] if timeline.sync[before] >= 0 else None)
+    if timeline.kind[event] >= 0 and timeline.kinds[timeline.kind[event]].family == "copy":
+        return "copy", None
+    if longest_python * 2.0 > run.device_start[event] - idle_from:
+        return "python", None
+    return "launch", None
+
+
+def _kind_name(timeline: Timeline, names: Sequence[str], event: int | None) -> str | None:
+    if event is None or timeline.kind[event] < 0:
+        return None
+    return names[timeline.kind[event]]

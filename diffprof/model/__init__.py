@@ -1,0 +1,1 @@
+"""Plain data: recordings, findings, fixes, reports, errors. Imports nothing else of diffprof."""

@@ -1,0 +1,69 @@
+"""All evidence of one scan, as plain data: `Recording`, and one module a subject for its rows.
+
+`None` in a section means *not measured*; an empty tuple means *measured and clean*. Times are in
+microseconds (`_us`) or milliseconds (`_ms`), sizes in bytes. Every section that holds figures names its
+evidence grade.
+"""
+
+from diffprof.model.recording.graph_breaks import (
+    BreakCost,
+    CaptureRow,
+    GraphBreakRow,
+    RecompileCost,
+    RecompileRow,
+)
+from diffprof.model.recording.quantization import (
+    LinearRow,
+    PublishedComparison,
+    Quantization,
+    SchemeTiming,
+    Selection,
+)
+from diffprof.model.recording.row import Grade, Row
+from diffprof.model.recording.scan import INTERRUPTED, SCHEMA, Recording
+from diffprof.model.recording.setup import KindCosts, Projection, Setup, SetupPart
+from diffprof.model.recording.site import Frame, Site, Unseen
+from diffprof.model.recording.syncs import SyncRow, median, steady, steady_per_step
+from diffprof.model.recording.target import Component, DeviceInfo, Environment, TargetInfo
+from diffprof.model.recording.timeline import KernelKind, PhaseSpan, Timeline
+from diffprof.model.recording.usage import GapRow, KernelRow, MemoryUse, Timing
+
+__all__ = [
+    "INTERRUPTED",
+    "SCHEMA",
+    "BreakCost",
+    "CaptureRow",
+    "Component",
+    "DeviceInfo",
+    "Environment",
+    "Frame",
+    "GapRow",
+    "Grade",
+    "GraphBreakRow",
+    "KernelKind",
+    "KernelRow",
+    "KindCosts",
+    "LinearRow",
+    "MemoryUse",
+    "PhaseSpan",
+    "Projection",
+    "PublishedComparison",
+    "Quantization",
+    "RecompileCost",
+    "RecompileRow",
+    "Recording",
+    "Row",
+    "SchemeTiming",
+    "Selection",
+    "Setup",
+    "SetupPart",
+    "Site",
+    "SyncRow",
+    "TargetInfo",
+    "Timeline",
+    "Timing",
+    "Unseen",
+    "median",
+    "steady",
+    "steady_per_step",
+]

@@ -1,0 +1,59 @@
+"""One scan, whole: everything that it saw."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffprof.model.recording.graph_breaks import CaptureRow, GraphBreakRow, RecompileRow
+from diffprof.model.recording.quantization import LinearRow, Quantization
+from diffprof.model.recording.row import Row
+from diffprof.model.recording.setup import Setup
+from diffprof.model.recording.site import Unseen
+from diffprof.model.recording.syncs import SyncRow
+from diffprof.model.recording.target import DeviceInfo, Environment, TargetInfo
+from diffprof.model.recording.timeline import Timeline
+from diffprof.model.recording.usage import GapRow, KernelRow, MemoryUse, Timing
+
+SCHEMA = 1
+"""Version of the stored form; a reader refuses a newer one."""
+
+INTERRUPTED = "interrupted"
+"""`Recording.failure` of a run that was stopped with Ctrl-C."""
+
+
+class Recording(Row, frozen=True, kw_only=True):
+    """Everything that one scan saw."""
+
+    target: TargetInfo
+    device: DeviceInfo
+    environment: Environment
+    created: str
+    """ISO 8601, UTC."""
+    analyzers: tuple[str, ...] = ()
+    """What was looked at, as asked for."""
+    settings: dict[str, Any] = {}
+    """Of the analyzers, where given."""
+    seconds: dict[str, float] = {}
+    """Wall time of the scan itself: import, build, scan, by probe. Not the pipeline's time."""
+    ops: int | None = None
+    """Device operations of the call."""
+    partial: bool = False
+    failure: str | None = None
+    """Why the run ended early, when it did."""
+    sources: dict[str, str] = {}
+    """SHA-256 of each user source file named by a site."""
+    syncs: tuple[SyncRow, ...] | None = None
+    unseen: tuple[Unseen, ...] = ()
+    timing: Timing | None = None
+    timeline: Timeline | None = None
+    kernels: tuple[KernelRow, ...] | None = None
+    gaps: tuple[GapRow, ...] | None = None
+    memory: MemoryUse | None = None
+    linears: tuple[LinearRow, ...] | None = None
+    quantization: Quantization | None = None
+    captures: tuple[CaptureRow, ...] | None = None
+    graph_breaks: tuple[GraphBreakRow, ...] | None = None
+    recompiles: tuple[RecompileRow, ...] | None = None
+    setup: Setup | None = None
+    trace_file: str | None = None
+    """Kineto-style trace beside the stored report, relative path."""

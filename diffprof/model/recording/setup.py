@@ -1,0 +1,118 @@
+"""How the pipeline and the process are set up."""
+
+from __future__ import annotations
+
+from diffprof.model.recording.row import Grade, Row
+
+
+class SetupPart(Row, frozen=True, kw_only=True):
+    """How one model of the pipeline is set up. Counts are of modules; None: the model has no such switch."""
+
+    name: str
+    role: str
+    dtypes: dict[str, int] = {}
+    """Bytes of parameters by type."""
+    convs: int = 0
+    """Two-dimensional convolutions, of a model that has no others."""
+    convs_channels_last: int = 0
+    """Those whose weights are stored with the channels innermost."""
+    linears: int = 0
+    quantized: int = 0
+    """Modules with quantized weights."""
+    attention: dict[str, int] = {}
+    """Attention processors by class."""
+    unfused: dict[str, str] = {}
+    """Processors that compute scores, softmax and product apart: class -> the class beside it that uses
+    scaled_dot_product_attention, empty where there is none."""
+    dispatched: bool = False
+    """Attention goes through diffusers' dispatcher, whose backend can be chosen."""
+    backend: str | None = None
+    """The backend that was chosen there."""
+    fusable: int | None = None
+    """Attention modules whose projections can be fused and are not."""
+    adapted: int = 0
+    """Layers with LoRA adapters around them that are not merged."""
+    tiling: bool | None = None
+    slicing: bool | None = None
+    force_upcast: bool = False
+    """The configuration says that it overflows in float16."""
+    compiled: str | None = None
+    """whole, regional (only blocks), or None."""
+    repeated: tuple[str, ...] = ()
+    """Classes of blocks that `compile_repeated_blocks` compiles, as the model names them."""
+    hooks: tuple[str, ...] = ()
+    """Offloading hooks on the model: cpu-offload, sequential, group."""
+    cacheable: bool = False
+    """It takes diffusers' caches between steps (`enable_cache`)."""
+    cache: str | None = None
+    """The one that is enabled."""
+
+
+class Projection(Row, frozen=True, kw_only=True):
+    """Linears, or 1x1 convolutions that could be, of one component and shape with alike names, and what INT8
+    would make of them."""
+
+    component: str
+    pattern: str
+    """Names within the component, `*` for every index."""
+    in_features: int
+    out_features: int
+    rows: int
+    """Of the activation."""
+    count: int
+    """Calls in one pipeline call."""
+    now_us: float
+    """All calls, in half precision."""
+    int8_us: float
+    """Quantized dynamically, quantizing the activation included."""
+    kind: str = "linear"
+    """linear or conv1x1."""
+
+
+class KindCosts(Row, frozen=True, kw_only=True):
+    """What the same operations would cost under another setup. Columns run along `Timeline.kinds`: device
+    time of one call of the kind; changes build on each other in the order half, sdpa, qkv, compiled, int8, so
+    that each column is to be read as a ratio to the one before."""
+
+    grade: Grade
+    half: str = "bfloat16"
+    """The type that stands for half precision."""
+    now_us: tuple[float, ...] = ()
+    half_us: tuple[float, ...] = ()
+    sdpa_us: tuple[float, ...] = ()
+    """Attention in one kernel."""
+    qkv_us: tuple[float, ...] = ()
+    """Query, key and value projected together."""
+    compiled_us: tuple[float, ...] = ()
+    compiled_host_left: float = 1.0
+    """Share of the host time of launching the compiled components' kernels that is left as a graph."""
+    int8_us: tuple[float, ...] = ()
+    projections: tuple[Projection, ...] = ()
+
+
+class Setup(Row, frozen=True, kw_only=True):
+    """How the pipeline and the process are set up."""
+
+    parts: tuple[SetupPart, ...] = ()
+    matmul_tf32: bool = False
+    conv_tf32: bool = True
+    inductor: dict[str, bool] = {}
+    """Inductor's flags of the published recipe, as they are; empty where nothing is compiled."""
+    progress_bar: bool | None = None
+    """Whether one is drawn; None: the pipeline has none."""
+    fuses_qkv: bool = False
+    """The pipeline itself has `fuse_qkv_projections`."""
+    fuses_lora: bool = False
+    """The pipeline itself has `fuse_lora`."""
+    upcasts_vae: bool = False
+    """The pipeline turns a VAE that overflows in float16 to float32 for decoding."""
+    adapters: tuple[str, ...] = ()
+    """Names of the active LoRA adapters."""
+    offload: str | None = None
+    """model, sequential or group: how the weights are kept off the device."""
+    guided: bool | None = None
+    """Classifier-free guidance doubles the batch."""
+    packages: tuple[str, ...] = ()
+    """Attention libraries that are installed."""
+    costs: KindCosts | None = None
+    """None: not known before it is tried."""

@@ -1,0 +1,76 @@
+"""Where time and memory went: kernels, idle gaps, peaks, clean passes."""
+
+from __future__ import annotations
+
+from diffprof.model.recording.row import Grade, Row
+from diffprof.model.recording.site import Site
+
+
+class KernelRow(Row, frozen=True, kw_only=True):
+    """Device time of one kernel kind in one module and phase."""
+
+    name: str
+    op: str
+    family: str
+    module: str | None = None
+    phase: str | None = None
+    count: int
+    device_us: float
+    host_us: float | None = None
+    flops: float | None = None
+    bytes: float | None = None
+    shape: str = ""
+    dtype: str = ""
+    share: float | None = None
+    """Of all device time, 0..1."""
+
+
+class GapRow(Row, frozen=True, kw_only=True):
+    """Device idle time, by cause: python, sync, launch, copy, stall, allocation, cpu-op, data, tail, unknown
+    (`chrome_trace.idle.find_gaps` says what each means)."""
+
+    cause: str
+    start_us: float
+    duration_us: float
+    phase: str | None = None
+    step: int | None = None
+    after: str | None = None
+    """The kernel that ran before the gap."""
+    before: str | None = None
+    during: str | None = None
+    """The runtime call or op that the host was in for most of it, such as `cudaFree of aten::conv2d`."""
+    site: Site | None = None
+    sync: int | None = None
+    count: int = 1
+    """Gaps summed up in this row; start_us is the first one's."""
+
+    @property
+    def is_head(self) -> bool:
+        """Whether it lies before the device's first work."""
+        return self.after is None and self.before is not None
+
+
+class MemoryUse(Row, frozen=True, kw_only=True):
+    """Device memory over one call."""
+
+    grade: Grade
+    weights_bytes: int | None = None
+    peak_bytes: int | None = None
+    capacity_bytes: int | None = None
+    by_phase: dict[str, int] = {}
+    """Peak bytes in each phase."""
+    by_step: tuple[int, ...] = ()
+    """Live bytes at the end of each denoising step."""
+
+
+class Timing(Row, frozen=True, kw_only=True):
+    """Clean wall-clock passes. seconds: every pass; compiled/eager in mode."""
+
+    grade: Grade
+    mode: str = "eager"
+    seconds: tuple[float, ...] = ()
+    median: float | None = None
+    spread: float | None = None
+    """Half the interquartile range, seconds."""
+    device_busy: float | None = None
+    """Share of the call's wall time in which the device worked, 0..1."""

@@ -1,0 +1,197 @@
+"""A report: a recording with the judgement derived from it. Stored as JSON, read back without torch."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from diffprof.model.errors import DiffprofError, UsageError
+from diffprof.model.finding import Finding, Unchecked
+from diffprof.model.fix import Outcome, Plan, SourceEdits
+from diffprof.model.recording import SCHEMA, Recording
+
+REPORT_FILE = "report.json"
+_INVISIBLE = re.compile(
+    r"[\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
+)
+"""Control and format characters that JSON need not escape, and a terminal may act on."""
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """Evidence, and what diffprof makes of it."""
+
+    recording: Recording
+    findings: tuple[Finding, ...] = ()
+    unchecked: tuple[Unchecked, ...] = ()
+    schema: int = SCHEMA
+    path: str | None = None
+    """Folder that holds the report, once stored."""
+    source: SourceEdits | None = None
+    """Edits of the user's own files; None: no finding lies in one, or it was not looked for."""
+    plan: Plan | None = None
+    """The fixes that were tried, as planned; None: none were."""
+    outcomes: tuple[Outcome, ...] | None = None
+    """What became of each; None: none were tried."""
+    after: str | None = None
+    """Name of the run, in the same folder of runs, that holds the scan after the fixes."""
+
+    def __repr__(self) -> str:
+        from diffprof.model.plain import clean
+        from diffprof.views.verdict import verdict
+
+        place = f", stored in {self.path}" if self.path else ""
+        return clean(f"<Report {self.recording.target.spec}: {verdict(self).headline}{place}>")
+
+    def render(self, form: str = "text", *, columns: int = 80) -> str:
+        """As a text, in one of the formats of `diffprof show`. columns: width of "text".
+
+        Raises UsageError for another format.
+        """
+        from diffprof.views import FORMATS, render
+
+        if form not in FORMATS:
+            raise UsageError(f"There is no format {form!r}.", f"There are {', '.join(FORMATS)}.")
+        return render(self, form, columns=columns)
+
+    @property
+    def in_loop(self) -> tuple[Finding, ...]:
+        """Findings in the denoising loop."""
+        return tuple(f for f in self.findings if f.in_loop)
+
+
+def to_json(report: Report) -> bytes:
+    """The report as JSON; the stored and printed form."""
+    return as_json(report)
+
+
+def as_bytes(data_of: Any) -> bytes:
+    """Plain data as JSON on one line. Lone surrogates, as in file names that are no UTF-8, become escapes:
+    JSON can't hold them."""
+    try:
+        return msgspec.json.encode(data_of)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(_encodable(msgspec.to_builtins(data_of)))
+
+
+def as_json(data_of: Any) -> bytes:
+    """As `as_bytes`, indented, with characters that a terminal may act on escaped."""
+    data = msgspec.json.format(as_bytes(data_of), indent=1) + b"\n"
+    if data.isascii() and b"\x7f" not in data:
+        return data
+    return _INVISIBLE.sub(_escape, data.decode()).encode()
+
+
+def _escape(match: re.Match[str]) -> str:
+    return f"\\u{ord(match[0]):04x}"
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encodable(item) for item in value]
+    return value
+
+
+class _Header(msgspec.Struct):
+    schema: int
+
+
+class Unjudged(msgspec.Struct, kw_only=True):
+    """A report without its judgement, which is skipped unread: half of the time that reading takes."""
+
+    schema: int
+    recording: Recording
+    source: SourceEdits | None = None
+    plan: Plan | None = None
+    outcomes: tuple[Outcome, ...] | None = None
+    after: str | None = None
+
+
+def from_json(data: bytes, *, origin: str = "report") -> Report:
+    """Read a stored report.
+
+    Raises UsageError for anything that is no report, is cut short, or is of a newer schema.
+    """
+    return decode(data, Report, origin)
+
+
+Kind = TypeVar("Kind", Report, Unjudged)
+
+
+def decode(data: bytes, kind: type[Kind], origin: str) -> Kind:
+    """A stored report as one of the two forms. Raises UsageError, as `from_json`."""
+    try:
+        found = msgspec.json.decode(data, type=kind)
+    except msgspec.DecodeError as error:
+        # Why is asked only now: the schema alone takes a pass over the whole file.
+        again = "Scan again with `diffprof scan`, or name another run (`diffprof runs`)."
+        try:
+            _check_schema(msgspec.json.decode(data, type=_Header).schema, origin)
+        except msgspec.DecodeError as no_report:
+            raise UsageError(f"{origin} is not a diffprof report: {no_report}.", again) from no_report
+        raise UsageError(f"{origin} is damaged: {error}.", again) from error
+    _check_schema(found.schema, origin)
+    return found
+
+
+def _check_schema(schema: int, origin: str) -> None:
+    if schema > SCHEMA:
+        raise UsageError(
+            f"{origin} has schema {schema}; this diffprof reads up to {SCHEMA}.",
+            "It was written by a newer diffprof: `pip install --upgrade diffprof`.",
+        )
+
+
+def save_report(report: Report, folder: Path) -> Report:
+    """Write `report.json` into folder (made if missing), whole or not at all; returns the report with
+    its path.
+
+    Raises DiffprofError when the disk does not take it.
+    """
+    stored = msgspec.structs.replace(report, path=str(folder))
+    part = folder / (REPORT_FILE + ".part")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(to_json(stored))
+        part.replace(folder / REPORT_FILE)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise DiffprofError(
+            f"The report could not be stored in {folder}: {error.strerror or error}.",
+            "Free some space or choose another folder with --traces.",
+        ) from error
+    return stored
+
+
+def load_report(path: str | Path) -> Report:
+    """Read a report from a run's folder or from its file.
+
+    Raises UsageError when there is none, or it can't be read.
+    """
+    file, data = read_file(path)
+    report = from_json(data, origin=str(file))
+    return msgspec.structs.replace(report, path=str(file.parent))
+
+
+def read_file(path: str | Path) -> tuple[Path, bytes]:
+    """The file of a report and its bytes; path: it, or its folder. Raises UsageError."""
+    file = Path(path)
+    if file.is_dir():
+        file = file / REPORT_FILE
+    try:
+        return file, file.read_bytes()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UsageError(f"No report at {path}: {why}.", "`diffprof runs` lists the stored ones.") from error
+
+
+def slug(text: str) -> str:
+    """A target's spec as part of a folder name; of a trace's file without its endings and its time stamp."""
+    text = re.sub(r"(\.\d{12,})?(\.pt)?(\.trace)?\.json(\.gz)?$", "", text)
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:60] or "run"

@@ -1,0 +1,1 @@
+"""The flow of a scan: target, call, evidence, report. Read `scan` first."""

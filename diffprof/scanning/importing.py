@@ -1,0 +1,126 @@
+"""From a trace that someone recorded elsewhere to a report."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffprof import __version__
+from diffprof.chrome_trace.embedded_recording import recording_in
+from diffprof.chrome_trace.events import Trace
+from diffprof.chrome_trace.reader import STOPPED, read_trace
+from diffprof.chrome_trace.sections import Sections, device_property, memory_of, sections_of
+from diffprof.gpu.specs import spec_of_device
+from diffprof.model.recording import INTERRUPTED, DeviceInfo, Environment, Recording, TargetInfo
+
+if TYPE_CHECKING:
+    from diffprof.model.report import Report
+
+_PIPELINE_FRAME = re.compile(r"(?:^|/)pipelines/.*?(pipeline_\w+)\.py\(\d+\): __call__$")
+
+
+def import_trace(
+    path: str | Path,
+    *,
+    progress: Callable[[int], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Report:
+    """A report on a Kineto trace (`.json`, `.json.gz`); needs no torch.
+
+    progress: called with the bytes of JSON read so far. stop: asked now and then; once true, the report is on
+    what was read until then, and partial.
+    Raises UsageError for a file that is no trace of PyTorch's profiler.
+    """
+    from diffprof.judge.judging import make_report
+
+    return make_report(record_trace(path, progress=progress, stop=stop))
+
+
+def record_trace(
+    path: str | Path,
+    *,
+    progress: Callable[[int], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Recording:
+    """The trace's evidence as a recording; of a scan's own trace, the recording that it carries."""
+    started = time.perf_counter()
+    trace = read_trace(path, progress=progress, stop=stop)
+    read = time.perf_counter()
+    sections = sections_of(trace)
+    done = time.perf_counter()
+    carried, unread = recording_in(trace.meta, sections.kernels)
+    if carried is not None:
+        return carried
+    return Recording(
+        target=_target(trace, sections),
+        device=_device(trace, sections),
+        environment=Environment(
+            diffprof=__version__, python=platform.python_version(), packages={}, platform=platform.platform()
+        ),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        seconds={"read": round(read - started, 3), "analyse": round(done - read, 3)},
+        ops=len(trace.work) or len(trace.ops),
+        partial=bool(trace.truncated),
+        failure=_failure(trace),
+        syncs=sections.syncs,
+        unseen=(*sections.unseen, *unread),
+        timing=sections.timing,
+        timeline=sections.timeline,
+        kernels=sections.kernels,
+        gaps=sections.gaps,
+        memory=sections.memory,
+    )
+
+
+def _failure(trace: Trace) -> str | None:
+    if trace.truncated == STOPPED:
+        return INTERRUPTED
+    return f"The trace is cut short: {trace.truncated}." if trace.truncated else None
+
+
+def _target(trace: Trace, sections: Sections) -> TargetInfo:
+    pipeline = next((m.group(1) for name in trace.names if (m := _PIPELINE_FRAME.search(name))), "unknown")
+    marker = trace.meta.get("diffprof")
+    if isinstance(marker, dict) and isinstance(marker.get("target"), str):
+        pipeline = marker["target"]
+    return TargetInfo(
+        spec=trace.path.name,
+        kind="trace",
+        pipeline=pipeline,
+        steps=sections.phases.steps or None,
+    )
+
+
+def _device(trace: Trace, sections: Sections) -> DeviceInfo:
+    device = sections.device
+    if device is None:
+        kind = "cuda" if len(trace.calls) else "cpu"
+        return DeviceInfo(spec="trace", kind=kind, name="no GPU events", grade=sections.grade)
+    name = device_property(trace, device, "name")
+    memory = memory_of(trace, device)
+    label = trace.labels.get(device)
+    hip = any(trace.name(trace.calls, row).startswith("hip") for row in range(min(50, len(trace.calls))))
+    details: dict[str, object] = {"runtime": "HIP" if hip else "CUDA", "events": trace.events}
+    for key in ("computeMajor", "computeMinor", "numSms"):
+        if (value := device_property(trace, device, key)) is not None:
+            details[key] = value
+    sheet = spec_of_device(str(name or ""), memory)
+    if sheet is not None:
+        details["peak_tflops"] = dict(sheet.peak)
+        details["bandwidth_gb_s"] = sheet.bandwidth_gb_s
+    if sections.window_us is not None and sections.busy_us is not None:
+        details["window_us"] = round(sections.window_us, 3)
+        details["busy_us"] = round(sections.busy_us, 3)
+    return DeviceInfo(
+        spec="trace",
+        kind="sim" if trace.simulated else "cuda",
+        name=str(name or label or f"device {device}"),
+        grade=sections.grade,
+        memory_bytes=memory,
+        details=details,
+    )

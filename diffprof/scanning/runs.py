@@ -1,0 +1,226 @@
+"""The folder of stored runs: one folder each, `<UTC time>-<target>`, with a `report.json` and the trace of
+what it tells."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+
+import msgspec
+
+from diffprof.model.errors import DiffprofError, UsageError
+from diffprof.model.report import REPORT_FILE, Report, save_report, slug
+
+TRACES = Path("traces")
+"""Where runs are stored unless told otherwise."""
+_STAMP = "%Y%m%d-%H%M%S"
+_NAME = re.compile(r"(\d{8}-\d{6})-")
+
+
+class _Target(msgspec.Struct):
+    spec: str
+    pipeline: str = ""
+    fixed: tuple[str, ...] = ()
+
+
+class _Device(msgspec.Struct):
+    spec: str
+    grade: str = ""
+
+
+class _Recording(msgspec.Struct):
+    target: _Target
+    device: _Device
+    created: str
+    partial: bool = False
+
+
+class _Finding(msgspec.Struct):
+    rule: str
+    in_loop: bool = False
+
+
+class _Header(msgspec.Struct):
+    """What a list of runs needs; everything else in the file is skipped unread."""
+
+    schema: int
+    recording: _Recording
+    findings: tuple[_Finding, ...] = ()
+
+
+class Run(msgspec.Struct, frozen=True):
+    """One line of the list of runs. Findings are counted as judged when stored.
+
+    error: why the report can't be read; the other fields are then empty.
+    """
+
+    name: str
+    folder: Path
+    target: str = ""
+    device: str = ""
+    created: str = ""
+    findings: int | None = None
+    in_loop: int | None = None
+    partial: bool = False
+    fixed: bool = False
+    """A scan of a pipeline after its fixes."""
+    error: str | None = None
+
+
+def need_folder(traces: Path, *, written: bool = False) -> None:
+    """Whether runs can be there. written: and whether new ones can be stored, or the folder be made.
+
+    Raises UsageError.
+    """
+    for place in (traces, *traces.absolute().parents):
+        if place.is_dir():
+            if written and not os.access(place, os.W_OK | os.X_OK):
+                raise UsageError(f"{place} can't be written to.", "Choose another folder with --traces.")
+            return
+        if place.exists():
+            raise UsageError(f"{place} is a file.", "Name the folder that holds the runs with --traces.")
+
+
+def folders(traces: Path) -> list[Path]:
+    """The folders that hold a report, newest first: by the time in the name, else the file's.
+
+    Raises UsageError when traces is a file.
+    """
+    need_folder(traces)
+    try:
+        found = [path.parent for path in traces.glob(f"*/{REPORT_FILE}")]
+    except OSError as error:
+        raise UsageError(
+            f"{traces} can't be read: {error.strerror or error}.", "Choose another folder with --traces."
+        ) from error
+    return sorted(found, key=_when, reverse=True)
+
+
+def _when(folder: Path) -> tuple[str, int, str]:
+    """Sorts by UTC second, then by the number that a second run in one second got, then by name."""
+    try:
+        modified = (folder / REPORT_FILE).stat().st_mtime_ns
+    except OSError:
+        modified = 0
+    named = _NAME.match(folder.name)
+    stamp = (
+        named.group(1)
+        if named
+        else datetime.datetime.fromtimestamp(modified / 1e9, datetime.UTC).strftime(_STAMP)
+    )
+    return stamp, modified, folder.name
+
+
+def list_runs(traces: Path) -> Iterator[Run]:
+    """Every stored run, newest first; damaged ones with their error."""
+    for folder in folders(traces):
+        try:
+            header = msgspec.json.decode((folder / REPORT_FILE).read_bytes(), type=_Header)
+        except (OSError, msgspec.DecodeError) as error:
+            yield Run(folder.name, folder, error=str(error))
+            continue
+        recording = header.recording
+        yield Run(
+            folder.name,
+            folder,
+            target=recording.target.spec,
+            device=recording.device.spec,
+            created=recording.created,
+            findings=len(header.findings),
+            in_loop=sum(finding.in_loop for finding in header.findings),
+            partial=recording.partial,
+            fixed=bool(recording.target.fixed),
+        )
+
+
+def find(traces: Path, key: str | None = None) -> Path:
+    """The folder (or report file) of a run: by path, by name, by its target, of which the newest is meant, or
+    by any part of a name that only one has.
+
+    Without key, the newest of all. Raises UsageError when there is none or several.
+    """
+    if key is not None:
+        for path in (Path(key), traces / key):
+            if path.is_file() or (path / REPORT_FILE).is_file():
+                return path
+    known = folders(traces)
+    if key is None:
+        if known:
+            return known[0]
+        raise UsageError(
+            f"No run is stored in {traces}.",
+            "Make one with `diffprof scan TARGET`, or name its folder with --traces.",
+        )
+    names = {folder.name: folder for folder in known}
+    for name in names:
+        # A second run in one second has a number.
+        first = name if (base := re.sub(r"-\d+$", "", name)) not in names else base
+        if (named := _NAME.match(first)) and first[named.end() :] == slug(key):
+            return names[name]
+    for match in (str.startswith, str.__contains__):
+        hits = [name for name in names if match(name, key)]
+        if len(hits) == 1:
+            return names[hits[0]]
+        if hits:
+            shown = ", ".join(hits[:5]) + (", ..." if len(hits) > 5 else "")
+            raise UsageError(f"{len(hits)} runs match {key!r}: {shown}.", "Name more of it.")
+    near = get_close_matches(key, names, n=3, cutoff=0.4)
+    hint = f"Did you mean {', '.join(near)}? " if near else ""
+    raise UsageError(
+        f"There is no run {key!r} in {traces}, and no report at that path.",
+        f"{hint}`diffprof runs` lists the stored ones.",
+    )
+
+
+def new_folder(traces: Path, target: str, *, now: datetime.datetime) -> Path:
+    """Make the folder of a new run. A name that is taken gets a number.
+
+    Raises DiffprofError when it can't be made.
+    """
+    name = f"{now.astimezone(datetime.UTC).strftime(_STAMP)}-{slug(target)}"
+    try:
+        traces.mkdir(parents=True, exist_ok=True)
+        for number in range(1, 10_000):
+            folder = traces / (name if number == 1 else f"{name}-{number}")
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                continue
+            return folder
+    except OSError as error:
+        raise DiffprofError(
+            f"No folder for the run could be made in {traces}: {error.strerror or error}.",
+            "Choose another folder with --traces.",
+        ) from error
+    raise DiffprofError(f"{traces} already holds 9,999 runs named {name}.", "Choose another folder.")
+
+
+def store(
+    report: Report,
+    traces: Path,
+    *,
+    now: datetime.datetime,
+    trace: Path | None = None,
+    imported: bool = False,
+) -> Report:
+    """Save a report in a new folder; returns it with its path. Its trace comes beside it: `trace`, if it was
+    read from one, or else that of a simulated timeline. imported: `trace` is no scan's own.
+
+    Raises DiffprofError when the disk does not take it; nothing is left then.
+    """
+    from diffprof.chrome_trace.storing import store_trace
+
+    recording = report.recording
+    folder = new_folder(traces, recording.target.spec, now=now)
+    worker = slug(f"{recording.target.spec}-{recording.device.spec}")
+    recording = store_trace(recording, folder, worker=worker, now=now, exported=trace, imported=imported)
+    try:
+        return save_report(msgspec.structs.replace(report, recording=recording), folder)
+    except DiffprofError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise

@@ -1,0 +1,131 @@
+"""The whole flow: target, device, probes, recording, rules, report. Read this first."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from diffprof.analyzers import DEFAULT_ANALYZERS
+from diffprof.devices import resolve_device
+from diffprof.judge.judging import make_report
+from diffprof.judge.schedulers import SchedulerRow, scheduler_row
+from diffprof.model.collection import paused_collection
+from diffprof.model.errors import DiffprofError
+from diffprof.model.progress import Progress
+from diffprof.model.report import Report
+from diffprof.scanning.session import Session, Watch
+from diffprof.targets import Options, Target, from_object, resolve
+from diffprof.targets.calls import scheduler_names, swap_scheduler
+from diffprof.targets.pipeline_call import Scene
+from diffprof.tuning.source_edit.stored import with_source_edits
+
+
+def scan_target(
+    spec: str | Target,
+    *,
+    args: Sequence[str] = (),
+    device: str | None = None,
+    options: Options | None = None,
+    analyzers: Sequence[str] = DEFAULT_ANALYZERS,
+    settings: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    trace_folder: Path | None = None,
+) -> Report:
+    """Build a target, run one call of it under the analyzers, and judge what they recorded.
+
+    spec: a target's name, path or hub id, or a Target. args: a script's own arguments. settings: of the
+    analyzers, by name. trace_folder: where a measured call leaves the profiler's trace, `trace.json`.
+    Raises UsageError for a request that can't be carried out and TargetError when the target fails; that
+    error, and a KeyboardInterrupt, carries what was recorded until then as `.report`.
+    """
+    where = resolve_device(device)
+    target = resolve(spec, args) if isinstance(spec, str) else spec
+    session = Session(target, where, options or Options(), analyzers, settings or {}, progress, trace_folder)
+    pause = nullcontext() if where.wants_values else paused_collection()
+    with session.keeping_what_was_recorded(), where.active(), pause:
+        session.load_code()
+        session.progress.stage("building the pipeline")
+        recording = target.run(session.record, where, session.options)
+    session.progress.stage("judging what was recorded")
+    return with_source_edits(make_report(recording))
+
+
+def scan(
+    pipe_or_target: Any,
+    *,
+    device: str | None = None,
+    options: Options | None = None,
+    analyzers: Sequence[str] = DEFAULT_ANALYZERS,
+    settings: Mapping[str, Any] | None = None,
+    **call: Any,
+) -> Report:
+    """Scan a live pipeline or a target, as `diffprof scan` does.
+
+    pipe_or_target: a pipeline, or anything that `diffprof scan` takes. call: the arguments of the call that
+    is scanned; a target's own are kept where none is given. For a target, the names of `Options`, such as
+    scheduler or steps, mean what the command's options of that name do. A pipeline is given back as it was.
+    """
+    if isinstance(pipe_or_target, str):
+        chosen = options or Options()
+        named = {name: call.pop(name) for name in Options.__dataclass_fields__ if name in call}
+        chosen = dataclasses.replace(chosen, **named, call={**chosen.call, **named.pop("call", {}), **call})
+        return scan_target(
+            pipe_or_target, device=device, options=chosen, analyzers=analyzers, settings=settings
+        )
+    target = from_object(pipe_or_target, kwargs=call)
+    return scan_target(target, device=device, options=options, analyzers=analyzers, settings=settings)
+
+
+@contextmanager
+def watch(pipe: Any, *, device: str | None = None) -> Iterator[Watch]:
+    """Watch every call of a pipeline inside the block; `watch.report` judges them.
+
+    On a simulated device the pipeline stands there, without values, until the block ends.
+    """
+    where = resolve_device(device)
+    watching = Watch(pipe, where)
+    with where.active(), watching.calls():
+        yield watching
+
+
+def scheduler_table(
+    spec: str,
+    *,
+    device: str | None = None,
+    options: Options | None = None,
+    progress: Progress | None = None,
+) -> tuple[SchedulerRow, ...]:
+    """One call of a target with each of diffusers' schedulers: what blocks the host in each.
+
+    The pipeline is built once. A scheduler that can't be made from the target's configuration, or whose call
+    fails, gets a row that says why.
+    """
+    where = resolve_device(device)
+    target = resolve(spec)
+    chosen = options or Options()
+    shown = progress or Progress()
+
+    def play(scene: Scene) -> tuple[SchedulerRow, ...]:
+        rows = []
+        names = scheduler_names(scene.pipe)
+        shown.stage("schedulers", total=len(names))
+        own = scene.pipe.scheduler
+        for name in names:
+            shown.step(name)
+            try:
+                swap_scheduler(scene.pipe, name)
+                session = Session(target, where, chosen)
+                with session.keeping_what_was_recorded():
+                    again = dataclasses.replace(scene)
+                    rows.append(scheduler_row(name, make_report(session.record(again))))
+            except DiffprofError as error:
+                rows.append(SchedulerRow(scheduler=name, error=" ".join(error.what.split())))
+            finally:
+                scene.pipe.scheduler = own
+        return tuple(rows)
+
+    with where.active():
+        return target.run(play, where, chosen)

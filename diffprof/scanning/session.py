@@ -1,0 +1,516 @@
+"""One scan: which probes run, in what order, and the recording that comes of them, whole or partial."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import importlib.metadata
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffprof import __version__
+from diffprof.analyzers import ANALYZERS, DEFAULT_ANALYZERS
+from diffprof.analyzers.kernels.joining import SeenWait
+from diffprof.analyzers.kernels.simulated import SimulatedKernels, compiled_roots
+from diffprof.analyzers.syncs.probe import Key, SyncObserver
+from diffprof.devices import Device
+from diffprof.devices.borrow import lent
+from diffprof.devices.branches import as_unseen, branches_noted, device_type_branches
+from diffprof.devices.simulated import Blocking, BlockingKind, withheld
+from diffprof.devices.simulated.graphs import captured
+from diffprof.gpu.mode import current_mode
+from diffprof.judge.judging import make_report
+from diffprof.model.callsite import Place, file_of, is_machinery, make_site, source_line
+from diffprof.model.collection import paused_collection
+from diffprof.model.errors import DiffprofError, TargetError, UsageError
+from diffprof.model.progress import Progress
+from diffprof.model.recording import (
+    INTERRUPTED,
+    Environment,
+    KindCosts,
+    Recording,
+    TargetInfo,
+    Unseen,
+)
+from diffprof.model.report import Report
+from diffprof.targets import Options, Target, from_object
+from diffprof.targets.components import components_of
+from diffprof.targets.pipeline import Phase, PhaseTracker, components, offloaded
+from diffprof.targets.pipeline_call import Scene, describe
+
+GRAPH_BREAKS = ("scope", "vary", "cache")
+QUANTIZATION = ("budget_s", "min_sqnr", "cache")
+"""Settings that are handed on to these probes, by the names of their parameters."""
+
+PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "torchao", "numpy")
+
+
+class Session:
+    """Runs the probes of one scan and holds what they recorded."""
+
+    def __init__(
+        self,
+        target: Target,
+        device: Device,
+        options: Options,
+        analyzers: Sequence[str] = DEFAULT_ANALYZERS,
+        settings: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+        trace_folder: Path | None = None,
+    ) -> None:
+        """trace_folder: where the profiler's trace of a measured call is left.
+
+        Raises UsageError for an analyzer that is not there.
+        """
+        for name in analyzers:
+            if name not in ANALYZERS:
+                raise UsageError(
+                    f"There is no analyzer {name!r}.", f"Choose from: {', '.join(ANALYZERS)}, or say all."
+                )
+        self.target = target
+        self.device = device
+        self.options = options
+        self.analyzers = tuple(analyzers)
+        self.settings = dict(settings or {})
+        self.progress = progress or Progress()
+        self.trace_folder = trace_folder
+        self.scene: Scene | None = None
+        self.sections: dict[str, Any] = {}
+        self.unseen: list[Unseen] = []
+        self.seen: tuple[SeenWait, ...] = ()
+        self.seconds: dict[str, float] = {}
+        self.steps: int | None = None
+        self.kernels: SimulatedKernels | None = None
+        """Of the watched call, on a simulated device."""
+        self.lends = target.kind == "object"
+        """Whether the pipeline is put on the device for the scan, and given back after it."""
+        self._started = time.perf_counter()
+
+    # --- running --------------------------------------------------------------------------------------
+
+    def load_code(self) -> None:
+        """Import the target's classes, which takes longer than all the rest."""
+        with paused_collection():
+            self.target.load_code()
+        self._lap("import")
+
+    def record(self, scene: Scene) -> Recording:
+        """Run every probe on a scene. What a probe saw before it failed stays in the session."""
+        self.scene = scene
+        self._lap("build")
+        self.unseen.extend(_unseen_parts(scene.pipe, self.device))
+        self.unseen.extend(Unseen(what="the pipeline's place", why=note, kind="note") for note in scene.notes)
+        with ExitStack() as stack:
+            if self.lends:
+                stack.enter_context(lent(scene.pipe, self.device))
+            if self.device.kind == "sim" and offloaded(scene.pipe):
+                scene.weights = "none"
+                parts = [
+                    part for part in components(scene.pipe).values() if isinstance(part, torch.nn.Module)
+                ]
+                stack.enter_context(withheld(parts))
+            with eager_compiled_parts(), branches_noted() as asked:
+                if {"syncs", "kernels"} & set(self.analyzers):
+                    watched_call(self, scene)
+                    self._lap("scan")
+            if "kernels" in self.analyzers and self.device.kind != "sim":
+                self._measure(scene)
+            with eager_compiled_parts():
+                self._probe_the_rest(scene)
+        self.unseen.extend(captured())
+        if self.device.kind != "cuda":
+            self.unseen.extend(as_unseen([*asked, *device_type_branches(scene.pipe)]))
+        return self.recording()
+
+    def _measure(self, scene: Scene) -> None:
+        """Clean timed calls, then one under the profiler, as the pipeline is: compiled parts run compiled."""
+        from diffprof.analyzers.kernels.probe import LIMIT_S, measure
+
+        parts = measure(
+            scene.call,
+            scene.pipe,
+            self.device.torch_device,
+            folder=self.trace_folder,
+            # A call that takes minutes has just been made once.
+            warmups=0 if self.seconds["scan"] > LIMIT_S else 1,
+            progress=self.progress,
+            rows=self.sections.get("syncs") or (),
+            seen=self.seen,
+        )
+        for lap, sections in zip(("timing", "profile"), parts, strict=False):
+            self._add(sections)
+            self._lap(lap)
+
+    def _probe_the_rest(self, scene: Scene) -> None:
+        """The other analyzers; each import is paid when it is used."""
+        if "setup" in self.analyzers:
+            from diffprof.analyzers.setup.probe import probe_setup
+
+            self.progress.stage("looking at the set-up")
+            self._add(probe_setup(scene.pipe, self._costs_set_up_otherwise(scene)))
+            self._lap("setup")
+        if "graph-breaks" in self.analyzers:
+            from diffprof.analyzers.graph_breaks.probe import probe_graph_breaks
+
+            self._add(
+                probe_graph_breaks(scene, self.device, progress=self.progress, **self._given(GRAPH_BREAKS))
+            )
+            self._lap("graph breaks")
+        if "quantization" in self.analyzers:
+            from diffprof.analyzers.quantization.probe import probe_quantization
+
+            given = self._given(QUANTIZATION)
+            self._add(probe_quantization(scene, self.device, progress=self.progress, **given))
+            self._lap("quantization")
+
+    def _costs_set_up_otherwise(self, scene: Scene) -> KindCosts | None:
+        """Of the watched call, where it was simulated."""
+        timeline = self.sections.get("timeline")
+        if self.kernels is None or timeline is None:
+            return None
+        from diffprof.analyzers.setup.whatif import kind_costs
+
+        builder = self.kernels.builder
+        return kind_costs(builder.operations(), timeline, builder.model, compiled_roots(scene.pipe))
+
+    def _given(self, names: Sequence[str]) -> dict[str, Any]:
+        return {name: self.settings[name] for name in names if self.settings.get(name) is not None}
+
+    def _add(self, sections: Mapping[str, Any]) -> None:
+        self.unseen.extend(sections.get("unseen") or ())
+        self.sections.update({name: rows for name, rows in sections.items() if name != "unseen"})
+
+    def _lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = now - self._started
+        self._started = now
+
+    @contextmanager
+    def keeping_what_was_recorded(self) -> Iterator[None]:
+        """Errors that leave the block carry the partial report as `.report`; what is not an error of ours
+        becomes a TargetError that says where the target failed."""
+        try:
+            yield
+        except DiffprofError as error:
+            self._attach(error, error.what)
+            raise
+        except KeyboardInterrupt as error:
+            self._attach(error, INTERRUPTED)
+            raise
+        except Exception as error:
+            if our_own(error):
+                raise
+            failure = target_failure(self.target.spec, error)
+            self._attach(failure, failure.what)
+            raise failure from error
+
+    def _attach(self, error: BaseException, failure: str) -> None:
+        if self.scene is not None:
+            error.report = make_report(self.recording(partial=True, failure=failure))  # type: ignore[attr-defined]
+
+    # --- the result -----------------------------------------------------------------------------------
+
+    def recording(self, *, partial: bool = False, failure: str | None = None) -> Recording:
+        """What was recorded so far."""
+        assert self.scene is not None
+        return Recording(
+            target=self._target_info(self.scene),
+            device=self.device.info(),
+            environment=environment(),
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            analyzers=self.analyzers,
+            settings=_storable(self.settings),
+            seconds={name: round(value, 4) for name, value in self.seconds.items()},
+            partial=partial,
+            failure=failure,
+            sources=_hashes([*self._user_files(), *_own_target(self.target)]),
+            unseen=tuple(self.unseen),
+            **self.sections,
+        )
+
+    def _user_files(self) -> Iterator[str]:
+        for section in ("syncs", "graph_breaks", "recompiles"):
+            yield from (row.site.file for row in self.sections.get(section) or () if row.site.user_code)
+        yield from (gap.site.file for gap in self.unseen if gap.site is not None and gap.site.user_code)
+
+    def _target_info(self, scene: Scene) -> TargetInfo:
+        return TargetInfo(
+            spec=self.target.spec,
+            kind=self.target.kind,
+            pipeline=type(scene.pipe).__name__,
+            components=components_of(scene.pipe),
+            call=scene.describe_call(),
+            options=_plain(self.options),
+            args=tuple(getattr(self.target, "args", ())) if self.target.kind == "script" else (),
+            lost=_lost(self.options),
+            steps=self.steps,
+            weights=scene.weights,
+        )
+
+
+def watched_call(session: Session, scene: Scene) -> None:
+    """One call under the observers of syncs and, on a simulated device, of kernels."""
+    show = _shown(session.progress)
+    tracker = PhaseTracker(on_change=show)
+    with ExitStack() as stack:
+        observer: SyncObserver
+        if session.device.kind == "sim" and "kernels" in session.analyzers:
+            session.kernels = _simulated_kernels(session, scene.pipe)
+            observer = SyncsAndKernels(scene.pipe, tracker, session.kernels)
+            stack.enter_context(observer.kernels.following())
+        else:
+            observer = SyncsInOrder(scene.pipe, tracker)
+            stack.callback(lambda: setattr(session, "seen", observer.seen()))
+        stack.callback(_keep, session, observer)
+        stack.enter_context(session.device.observed(observer, scene.pipe))
+        stack.enter_context(tracker.watching(scene.pipe))
+        scene.call()
+
+
+def _simulated_kernels(session: Session, pipe: Any) -> SimulatedKernels:
+    given = session.settings.get("mode")
+    if given is not None:
+        return SimulatedKernels(session.device.gpu, pipe, given)  # type: ignore[attr-defined]
+    compiled = bool(session.settings.get("compiled"))
+    mode = current_mode(compiled=compiled_roots(pipe)) if compiled else current_mode()
+    return SimulatedKernels(session.device.gpu, pipe, mode)  # type: ignore[attr-defined]
+
+
+class SyncsInOrder(SyncObserver):
+    """Waits of a real call, in the order in which they came: so they are found again in its trace."""
+
+    def __init__(self, pipe: Any, tracker: PhaseTracker) -> None:
+        super().__init__(pipe, tracker)
+        self.order: list[tuple[Key, str, Phase]] = []
+
+    def blocking(self, event: Blocking) -> None:
+        key = self.note(event)
+        if event.kind != BlockingKind.STAGED_COPY:
+            self.order += [(key, event.op, self.tracker.current)] * event.waits
+
+    def seen(self) -> tuple[SeenWait, ...]:
+        """Every wait, with its row in `sync_rows`."""
+        numbers = {key: n for n, key in enumerate(self.rows)}
+        return tuple(
+            SeenWait(row=numbers[key], op=op, phase=phase.name, step=phase.step, part=phase.part)
+            for key, op, phase in self.order
+        )
+
+
+class SyncsAndKernels(SyncObserver):
+    """Both analyzers of one simulated call: waits go to both, operations to the kernels alone."""
+
+    def __init__(self, pipe: Any, tracker: PhaseTracker, kernels: SimulatedKernels) -> None:
+        super().__init__(pipe, tracker)
+        self.kernels = kernels
+        # Bound directly: this is called for every operation, some 2,000 times a step.
+        self.op = kernels.op  # type: ignore[method-assign]
+        shown = tracker.on_change
+
+        def changed(phase: Phase) -> None:
+            kernels.phase(phase)
+            if shown:
+                shown(phase)
+
+        tracker.on_change = changed
+
+    def blocking(self, event: Blocking) -> None:
+        self.kernels.wait(self.note(event), event)
+
+    def alloc(self, nbytes: int) -> None:
+        self.kernels.alloc(nbytes)
+
+    def free(self, nbytes: int) -> None:
+        self.kernels.free(nbytes)
+
+    def sections(self) -> dict[str, Any]:
+        found = super().sections()
+        found["ops"] = sum(1 for _ in self.kernels.builder.operations())
+        return {**found, **self.kernels.sections({key: n for n, key in enumerate(self.rows)})}
+
+
+def _keep(session: Session, observer: SyncObserver) -> None:
+    session.progress.stage("summing up the call")
+    session.sections.update(observer.sections())
+    session.unseen.extend(observer.unseen())
+    session.steps = observer.steps_seen()
+
+
+def _shown(progress: Progress) -> Callable[[Phase], None]:
+    def show(phase: Phase) -> None:
+        if phase.part == "denoiser" or phase.step is None:
+            progress.stage(phase.name if phase.step is None else f"denoising, step {phase.step + 1}")
+
+    return show
+
+
+# --- what the probes pass over -------------------------------------------------------------------------
+
+
+@contextmanager
+def eager_compiled_parts() -> Iterator[None]:
+    """Functions under `torch.compile` run as plain Python inside, so that what they do can be seen."""
+    torch.compiler.set_stance("force_eager")
+    try:
+        yield
+    finally:
+        torch.compiler.set_stance("default")
+
+
+def _unseen_parts(pipe: Any, device: Device) -> Iterator[Unseen]:
+    lost = (
+        "what the compiled code does (fusions, CUDA graphs) is not in this evidence"
+        if device.kind == "sim"
+        else "its times are those of the compiled code"
+    )
+    for name, part in components(pipe).items():
+        if not isinstance(part, torch.nn.Module):
+            continue
+        if any(_is_compiled(module) for module in part.modules()):
+            compiled = [path for path, module in part.named_modules() if _is_compiled(module)]
+            where = name if "" in compiled else f"{name}.{compiled[0]} and {len(compiled) - 1} more"
+            yield Unseen(
+                what=f"torch.compile of {where}",
+                why=f"it ran uncompiled here, so that its waits could be seen; {lost}",
+            )
+
+
+def _is_compiled(module: torch.nn.Module) -> bool:
+    return module._compiled_call_impl is not None or "_orig_mod" in module._modules
+
+
+# --- facts about this run ------------------------------------------------------------------------------
+
+
+def _plain(options: Options) -> dict[str, Any]:
+    """The options that were given, as stored."""
+    given = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
+    return {
+        name: describe(value)
+        for name, value in given.items()
+        if value is not None and value != {} and not (name == "weights" and value)
+    }
+
+
+def _lost(options: Options) -> tuple[str, ...]:
+    """Call arguments whose stored form is a description, not the value."""
+    return tuple(name for name, value in options.call.items() if not _same_value(value, describe(value)))
+
+
+def _same_value(value: Any, stored: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(_same_value(each, stored[str(key)]) for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return all(_same_value(each, other) for each, other in zip(value, stored, strict=True))
+    return value is stored
+
+
+def _storable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that were given, as plain values."""
+    given = {name: value for name, value in settings.items() if value not in (None, False)}
+    return {name: describe(value) for name, value in given.items() if _same_value(value, describe(value))}
+
+
+def environment() -> Environment:
+    """Versions of what the evidence depends on."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return Environment(
+        diffprof=__version__,
+        python=platform.python_version(),
+        packages=found,
+        platform=f"{platform.system()} {platform.machine()}",
+    )
+
+
+def _own_target(target: Target) -> Iterator[str]:
+    """The file of a factory or a script."""
+    if target.kind in ("factory", "script"):
+        yield target.spec.rpartition(":")[0] if target.kind == "factory" else target.spec
+
+
+def _hashes(files: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of the user's own files, as the scan read them."""
+    return {
+        file: hashlib.sha256(place.read_bytes()).hexdigest()
+        for file in sorted(set(files))
+        if (place := file_of(file)) is not None and place.is_file()
+    }
+
+
+def target_failure(spec: str, error: BaseException) -> TargetError:
+    """An exception out of the target as one clear error: what was raised, on which line, the chain to it."""
+    frames = [f for f in walk_traceback(error) if not is_machinery(f[0])]
+    site = make_site(tuple(frames), None) if frames else None
+    where = f" at {site.file}:{site.line} in {site.function}" if site else ""
+    source = f"\n    {source_line(frames[0][0], site.line)}" if site else ""
+    return TargetError(
+        f"{spec} failed{where}: {type(error).__name__}: {error}{source}",
+        "Run it without diffprof to see whether it fails there too; --debug shows the whole traceback.",
+    )
+
+
+def our_own(error: BaseException) -> bool:
+    """Whether diffprof itself failed. What the simulated device raises is what a device would raise, and a
+    call that a wrapper passes on fails in the wrapper's line when its arguments don't fit."""
+    innermost = Path(walk_traceback(error)[0][0])
+    own = Path(__file__).parents[1]
+    stands_in = innermost.is_relative_to(own / "devices") or innermost == own / "targets" / "pipeline.py"
+    return innermost.is_relative_to(own) and not stands_in
+
+
+def walk_traceback(error: BaseException) -> list[Place]:
+    """The frames of an exception, innermost first."""
+    found: list[Place] = []
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        found.append((code.co_filename, trace.tb_lineno, code.co_qualname.replace(".<locals>", "")))
+        trace = trace.tb_next
+    return found[::-1]
+
+
+# --- watching live calls -------------------------------------------------------------------------------
+
+
+class Watch:
+    """Calls of a live pipeline, watched. report: the judgement of all calls so far; None before the first."""
+
+    def __init__(self, pipe: Any, device: Device) -> None:
+        self.pipe = pipe
+        self.device = device
+        self.report: Report | None = None
+
+    @contextmanager
+    def calls(self) -> Iterator[None]:
+        """Inside, each call of the pipeline is recorded; `report` is there when the block ends."""
+        target = from_object(self.pipe)
+        session = Session(target, self.device, Options())
+        session.scene = Scene(pipe=self.pipe, args=(), kwargs={}, target=target, weights="real")
+        tracker = PhaseTracker()
+        with ExitStack() as stack:
+            stack.enter_context(lent(self.pipe, self.device))
+            observer = SyncObserver(self.pipe, tracker)
+            stack.callback(self._finish, session, observer)
+            stack.enter_context(eager_compiled_parts())
+            stack.enter_context(self.device.observed(observer, self.pipe))
+            stack.enter_context(tracker.watching(self.pipe))
+            yield
+
+    def _finish(self, session: Session, observer: SyncObserver) -> None:
+        _keep(session, observer)
+        self.report = make_report(session.recording())
+
+    def __repr__(self) -> str:
+        return f"<Watch {type(self.pipe).__name__}: {self.report or 'no report yet'}>"

@@ -1,0 +1,227 @@
+"""The ladder of published optimizations, rung by rung: predicted or measured, beside what was published."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from diffprof.model.errors import UsageError
+from diffprof.model.ladder import Ladder, RungResult
+
+if TYPE_CHECKING:
+    from diffprof.devices import Device
+    from diffprof.targets import Options, Target
+
+DEFAULT_STEPS = 30
+"""Of the published runs."""
+
+GIB = 1024**3
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One configuration. Every rung keeps what the one before it has, except the type and attention."""
+
+    name: str
+    title: str
+    dtype: str
+    sdpa: bool = True
+    compiled: bool = False
+    fused_qkv: bool = False
+    int8: bool = False
+
+
+RUNGS = (
+    Rung("fp32", "float32 (TF32), attention without SDPA", "float32", sdpa=False),
+    Rung("bf16", "bfloat16", "bfloat16", sdpa=False),
+    Rung("sdpa", "+ scaled_dot_product_attention", "bfloat16"),
+    Rung("compile", "+ channels_last, torch.compile max-autotune", "bfloat16", compiled=True),
+    Rung("qkv", "+ fused QKV projections", "bfloat16", compiled=True, fused_qkv=True),
+    Rung("int8", "+ int8 dynamic quantization", "bfloat16", compiled=True, fused_qkv=True, int8=True),
+)
+
+
+class Published(msgspec.Struct, frozen=True, kw_only=True):
+    """Published figures of one target, by rung."""
+
+    checkpoint: str
+    source: str
+    seconds: dict[str, float]
+    memory_gib: dict[str, float]
+    scheduler: str | None = None
+
+
+@cache
+def published() -> tuple[dict[str, Any], dict[str, Published]]:
+    """(conditions, target -> figures)."""
+    data = tomllib.loads(Path(__file__).with_name("published.toml").read_text(encoding="utf-8"))
+    conditions = data.pop("conditions")
+    return conditions, {name: msgspec.convert(entry, Published) for name, entry in data.items()}
+
+
+def published_for(target: str) -> Published | None:
+    """The figures published for a target, by its built-in name or checkpoint id."""
+    _, entries = published()
+    for name, entry in entries.items():
+        if target in (name, entry.checkpoint):
+            return entry
+    return None
+
+
+def comparable(device: str, options: Options) -> bool:
+    """Whether a run under these conditions may stand beside the published one."""
+    conditions, _ = published()
+    changed = (options.height, options.width, options.batch, options.guidance_scale, options.dtype)
+    return (
+        device == f"sim:{conditions['gpu']}"
+        and options.steps == conditions["steps"]
+        and all(value is None for value in changed)
+        and not options.call
+    )
+
+
+def choose_rungs(names: Sequence[str]) -> tuple[Rung, ...]:
+    """Rungs by name, in the ladder's order; all when none is named.
+
+    Raises UsageError for an unknown one.
+    """
+    known = {rung.name for rung in RUNGS}
+    for name in names:
+        if name not in known:
+            raise UsageError(
+                f"There is no rung {name!r}.", f"Choose from: {', '.join(r.name for r in RUNGS)}."
+            )
+    return tuple(rung for rung in RUNGS if not names or rung.name in names)
+
+
+def climb(
+    target: Target,
+    device: Device,
+    options: Options,
+    rungs: Sequence[Rung] = RUNGS,
+    on_rung: Callable[[Rung], None] | None = None,
+) -> Ladder:
+    """Run the rungs on a device: simulated ones predict, others measure.
+
+    options.steps: denoising steps of the figures. options.dtype is ignored: rungs have their own.
+    """
+    steps = options.steps or DEFAULT_STEPS
+    options = replace(options, steps=steps)
+    figures = published_for(target.spec)
+    notes = []
+    if figures is not None and figures.scheduler and options.scheduler is None:
+        options = replace(options, scheduler=figures.scheduler)
+        notes.append(f"Scheduler: {figures.scheduler}, as in the published runs.")
+    beside = figures if figures is not None and comparable(device.spec, options) else None
+    with tf32_matmuls():
+        results = [
+            _with_published(result, beside) for result in _results(target, device, options, rungs, on_rung)
+        ]
+    return Ladder(
+        target=target.spec,
+        device=device.spec,
+        steps=steps,
+        rungs=tuple(results),
+        source=beside.source if beside else None,
+        notes=tuple(notes),
+    )
+
+
+def _results(
+    target: Target,
+    device: Device,
+    options: Options,
+    rungs: Sequence[Rung],
+    on_rung: Callable[[Rung], None] | None,
+) -> Iterator[RungResult]:
+    if device.kind == "sim":
+        from diffprof.tuning.ladder.predicted import Predictions
+
+        predictions = Predictions(target, device, options)
+        measure: Callable[[Rung], RungResult] = predictions.of
+    else:
+        from diffprof.tuning.ladder.measured import measured_rung
+
+        def measure(rung: Rung) -> RungResult:
+            return measured_rung(target, device, options, rung)
+
+    for rung in rungs:
+        if on_rung is not None:
+            on_rung(rung)
+        yield measure(rung)
+
+
+def _with_published(result: RungResult, figures: Published | None) -> RungResult:
+    if figures is None:
+        return result
+    seconds, memory = figures.seconds.get(result.name), figures.memory_gib.get(result.name)
+    return msgspec.structs.replace(
+        result,
+        published_seconds=seconds,
+        published_memory_gb=memory,
+        error=_error(result.seconds, seconds),
+        memory_error=_error(result.memory_gb, memory),
+    )
+
+
+def _error(value: float | None, reference: float | None) -> float | None:
+    return None if value is None or reference is None else value / reference - 1.0
+
+
+@contextmanager
+def tf32_matmuls() -> Iterator[None]:
+    """float32 matmuls in TF32 while open, as in the published runs; the setting is as before after it."""
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+class Inapplicable(Exception):
+    """A rung that this pipeline can't take; the message says why."""
+
+
+def prepare(pipe: Any, rung: Rung) -> None:
+    """Change a pipeline as the rung wants it, up to compiling and quantizing.
+
+    Raises Inapplicable where the pipeline has no such switch.
+    """
+    import torch
+
+    from diffprof.targets.pipeline import with_role
+
+    modules = {**with_role(pipe, "denoiser"), **with_role(pipe, "vae")}
+    if not rung.sdpa:
+        plain = [m for m in modules.values() if callable(getattr(m, "set_default_attn_processor", None))]
+        if not any(m in plain for m in with_role(pipe, "denoiser").values()):
+            names = ", ".join(type(m).__name__ for m in with_role(pipe, "denoiser").values())
+            raise Inapplicable(f"{names or 'the pipeline'} has no attention processors without SDPA")
+        for module in plain:
+            module.set_default_attn_processor()
+    if rung.fused_qkv:
+        fuse = getattr(pipe, "fuse_qkv_projections", None)
+        fusers = [fuse] if callable(fuse) else []
+        if not fusers:
+            fusers = [
+                m.fuse_qkv_projections
+                for m in modules.values()
+                if callable(getattr(m, "fuse_qkv_projections", None))
+            ]
+        if not fusers:
+            raise Inapplicable(f"{type(pipe).__name__} has no fuse_qkv_projections")
+        for each in fusers:
+            each()
+    if rung.compiled:
+        for module in modules.values():
+            module.to(memory_format=torch.channels_last)

@@ -1,0 +1,432 @@
+"""Where fixes are tried: a pipeline that is changed, timed, scanned and compared, on a real device or on a
+simulated GPU with a twin beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from msgspec.structs import replace
+
+from diffprof.analyzers.kernels.simulated import compiled_roots
+from diffprof.analyzers.kernels.timing import Clock, clean_passes, synchronizer
+from diffprof.devices import Device
+from diffprof.devices.borrow import borrowed
+from diffprof.devices.simulated import place
+from diffprof.gpu.mode import Mode, current_mode
+from diffprof.judge.acceptance import Measured
+from diffprof.model.fix import Code, Difference, Simulated
+from diffprof.model.progress import Progress
+from diffprof.model.recording import Grade, Recording
+from diffprof.scanning.session import Session
+from diffprof.targets import Options, Target
+from diffprof.targets.pipeline import components
+from diffprof.targets.pipeline_call import Scene
+from diffprof.tuning.difference import Incomparable, Output, difference, output_of
+from diffprof.tuning.subject import Mark, Subject
+from diffprof.tuning.twin.building import Twin, twin_of
+from diffprof.tuning.twin.compiled import NotRun, compiled_output
+from diffprof.tuning.twin.shrinking import NoTwin
+
+PASSES = 3
+"""Clean passes of each state."""
+
+ROUNDS = 2
+"""How often near ties are timed again."""
+
+COMPILED_WARMUPS = 3
+"""The first call compiles, the next ones record CUDA graphs."""
+
+
+@dataclass(frozen=True)
+class StandMark:
+    """A state of a stand."""
+
+    subject: Mark
+    twin: Mark | None
+    reckoned: tuple[Simulated, ...]
+    compiled: bool
+    compiling: tuple[tuple[str, Code], ...] = ()
+
+
+class Stand:
+    """A real device: the pipeline's own output is compared, a clock times it."""
+
+    def __init__(
+        self,
+        scene: Scene,
+        device: Device,
+        target: Target,
+        options: Options,
+        settings: Mapping[str, Any],
+        progress: Progress,
+        clock: Clock = time.perf_counter,
+    ) -> None:
+        self.device = device
+        self.target = target
+        self.options = options
+        self.settings = dict(settings)
+        self.progress = progress
+        self.clock = clock
+        self.subject = Subject(scene)
+        self.reckoned: tuple[Simulated, ...] = ()
+        self.compiled = False
+        self._incomparable = ""
+
+    @property
+    def pipe(self) -> Any:
+        return self.subject.pipe
+
+    # --- changing -------------------------------------------------------------------------------------
+
+    def mark(self) -> StandMark:
+        return StandMark(self.subject.mark(), None, self.reckoned, self.compiled)
+
+    def restore(self, mark: StandMark) -> None:
+        self.subject.restore(mark.subject)
+        self.reckoned, self.compiled = mark.reckoned, mark.compiled
+
+    def apply(self, key: str, code: Code, reckoned: Simulated | None) -> str | None:
+        """Run the code of a fix; returns why its output can't be compared, if so. What it raises passes
+        through."""
+        self.subject.apply(key, code)
+        self.compiled = self.compiled or bool(reckoned and reckoned.compiled)
+        return None
+
+    # --- asking ---------------------------------------------------------------------------------------
+
+    def output_after(self, reckoned: Simulated | None) -> Output | None:
+        """What the call gives now, right after a fix with which this is reckoned."""
+        return self.output()
+
+    def measured(self) -> Measured:
+        """Clean timed passes."""
+        place = self.device.torch_device
+        if place.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(place)
+        timing = clean_passes(
+            self.subject.scene.call,
+            synchronizer(place),
+            warmups=COMPILED_WARMUPS if self.compiled else 1,
+            passes=PASSES,
+            clock=self.clock,
+        )
+        peak = torch.cuda.max_memory_allocated(place) - self._held() if place.type == "cuda" else None
+        return _measured(timing.seconds, peak)
+
+    def _held(self) -> int:
+        """Bytes on the device that are kept for undoing alone."""
+        return 0
+
+    def timed_again(
+        self, before: StandMark, after: StandMark, memory: tuple[int | None, int | None]
+    ) -> tuple[Measured, Measured]:
+        """Both states in turn, twice, so that what changes on the machine meets both; the second stays."""
+        passes: tuple[list[float], list[float]] = ([], [])
+        for _ in range(ROUNDS):
+            for mark, found in zip((before, after), passes, strict=True):
+                self.restore(mark)
+                found.extend(self.measured().passes)
+        return _measured(passes[0], memory[0]), _measured(passes[1], memory[1])
+
+    def look(self, analyzers: Sequence[str]) -> Recording:
+        """Scan the pipeline as it is now."""
+        session = Session(self.target, self.device, self.options, analyzers, self._settings(), self.progress)
+        session.lends = False  # it stands there already
+        with session.keeping_what_was_recorded():
+            return session.record(self.subject.scene)
+
+    def _settings(self) -> dict[str, Any]:
+        return self.settings
+
+    def output(self) -> Output | None:
+        """What the call gives now; None where nothing can be told."""
+        return self._output_of(self.subject.scene)
+
+    def _output_of(self, scene: Scene) -> Output | None:
+        try:
+            return output_of(scene)
+        except Incomparable as error:
+            self._incomparable = f"{error}"
+            return None
+
+    def rounding(self, output: Output | None) -> float:
+        """How far the output is from that of the same pipeline in float32: what half precision itself does.
+
+        0 where it is in float32, or can't be put into it. Changes the pipeline.
+        """
+        pipe = self._compared.pipe if self._compared is not None else None
+        modules = [m for m in components(pipe).values() if isinstance(m, torch.nn.Module)] if pipe else []
+        half = (torch.float16, torch.bfloat16)
+        if output is None or not any(p.dtype in half for m in modules for p in m.parameters()):
+            return 0.0
+        try:
+            for module in modules:
+                module.to(torch.float32)
+            exact = self.output()
+        except Exception:
+            return 0.0
+        return self.difference(output, exact).max_abs or 0.0
+
+    @property
+    def _compared(self) -> Subject | None:
+        """Whose output is compared."""
+        return self.subject
+
+    @property
+    def compared_on(self) -> str:
+        return f"{self.device.spec}, the pipeline itself"
+
+    @property
+    def why_not_compared(self) -> str:
+        return self._incomparable
+
+    def difference(self, before: Output | None, after: Output | None) -> Difference:
+        if before is None or after is None:
+            return Difference(compared_on=self.compared_on, why_not=self.why_not_compared)
+        where = f", on {after.where}" if after.where else ""
+        how = f", {after.how}" if after.how else ""
+        return difference(before, after, self.compared_on + where + how)
+
+
+def _measured(seconds: Sequence[float], memory: int | None) -> Measured:
+    from statistics import median
+
+    from diffprof.analyzers.kernels.timing import spread
+
+    found = spread(list(seconds))
+    return Measured(
+        ms=median(seconds) * 1e3,
+        grade=Grade.MEASURED,
+        spread_ms=None if found is None else found * 1e3,
+        memory_bytes=memory,
+        passes=tuple(seconds),
+    )
+
+
+class SimulatedStand(Stand):
+    """A simulated GPU: times come from its timeline, outputs are compared on a twin. What can't run there
+    (compiling, quantizing) is reckoned with. The twin is compiled for the comparison alone, and goes on
+    without: tracing it takes longer than all the rest.
+
+    The twin's call runs on the simulated GPU too, with values: there the code of fixes meets device tensors,
+    while on the CPU much of it has nothing to do. Its kernels are the CPU's, so both give the same bits.
+
+    compiling: code of fixes that compile, by their name.
+    """
+
+    def __init__(self, scene: Scene, *args: Any, **kwargs: Any) -> None:
+        super().__init__(scene, *args, **kwargs)
+        self.twin: Twin | None = None
+        self.no_twin = ""
+        self._has_values: bool | None = None
+        """Whether the twin's call runs on the simulated GPU; None before it was tried."""
+        self._elsewhere = "the CPU"
+        self.compiling: tuple[tuple[str, Code], ...] = ()
+        self._twin: Subject | None = None
+        self._seen: Recording | None = None
+        try:
+            self.twin = twin_of(scene)
+            self._twin = Subject(self.twin.scene)
+        except NoTwin as error:
+            self.no_twin = str(error)
+
+    def mark(self) -> StandMark:
+        twin = self._twin.mark() if self._twin else None
+        return StandMark(self.subject.mark(), twin, self.reckoned, self.compiled, self.compiling)
+
+    def restore(self, mark: StandMark) -> None:
+        super().restore(mark)
+        if self._twin is not None and mark.twin is not None:
+            self._twin.restore(mark.twin)
+        self.compiling = mark.compiling
+        self._seen = None
+
+    def apply(self, key: str, code: Code, reckoned: Simulated | None) -> str | None:
+        self._seen = None
+        if reckoned is None:
+            self.subject.apply(key, code)
+            if self._twin is not None:
+                self._twin.apply(key, code)
+            return self.no_twin or None
+        self.reckoned = (*self.reckoned, reckoned)
+        if reckoned.compiled:
+            self.compiled = True
+            self.compiling = (*self.compiling, (key, code))
+        if self._twin is None:
+            return self.no_twin
+        return _quantized(self._twin.pipe, reckoned.int8) if reckoned.int8 else None
+
+    def measured(self) -> Measured:
+        seen = self._recording()
+        assert seen.timing is not None
+        assert seen.timing.median is not None
+        return Measured(
+            ms=seen.timing.median * 1e3,
+            grade=Grade.SIMULATED,
+            memory_bytes=seen.memory.peak_bytes if seen.memory else None,
+        )
+
+    def look(self, analyzers: Sequence[str]) -> Recording:
+        """On a simulated GPU, syncs and kernels come of one run, which is kept until something changes."""
+        if set(analyzers) <= {"syncs", "kernels"}:
+            return self._recording()
+        return self._adjusted(super().look(tuple(dict.fromkeys(("syncs", "kernels", *analyzers)))))
+
+    def _recording(self) -> Recording:
+        if self._seen is None:
+            self._seen = self._adjusted(super().look(("syncs", "kernels")))
+        return self._seen
+
+    def _adjusted(self, seen: Recording) -> Recording:
+        """Without what only undoing keeps alive, and with INT8 weights at their size."""
+        if seen.memory is None or seen.memory.peak_bytes is None:
+            return seen
+        off = self._held() + _saved_by_int8(self.pipe, self._int8())
+        weights = None if seen.memory.weights_bytes is None else seen.memory.weights_bytes - off
+        return replace(
+            seen, memory=replace(seen.memory, peak_bytes=seen.memory.peak_bytes - off, weights_bytes=weights)
+        )
+
+    def _held(self) -> int:
+        from diffprof.devices.simulated.session import SESSION
+
+        return max(0, SESSION.allocated - _device_bytes(self.pipe))
+
+    def _int8(self) -> frozenset[str]:
+        return frozenset(name for each in self.reckoned for name in each.int8)
+
+    def _mode(self) -> Mode:
+        compiled = [each for each in self.reckoned if each.compiled]
+        chosen = self._int8()
+        with self.subject.scene.surroundings():
+            return current_mode(
+                compiled=compiled_roots(self.pipe) if compiled else (),
+                graphs=all(each.graphs for each in compiled),
+                int8=(lambda module, depth, columns, kind: module in chosen) if chosen else None,
+            )
+
+    def _settings(self) -> dict[str, Any]:
+        return {**self.settings, "mode": self._mode()}
+
+    def output(self) -> Output | None:
+        if self._twin is None:
+            return None
+        if self._has_values is not False and not self._int8():  # torchao's tensors can't be placed
+            try:
+                with borrowed(self._twin.pipe):
+                    place(self._twin.pipe, values="known")
+                    found = self._output_of(self._twin.scene)
+            except Exception as error:
+                if self._has_values:
+                    raise
+                self._has_values = False
+                text = (str(error).strip().splitlines() or ["without a word"])[0]
+                self._elsewhere = (
+                    f"the CPU, where what a fix does to device tensors is not seen "
+                    f"(on {self.device.spec} it raised {type(error).__name__}: {text})"
+                )
+            else:
+                self._has_values = True
+                return found and dataclasses.replace(found, where=f"{self.device.spec} with values")
+        found = self._output_of(self._twin.scene)
+        return found and dataclasses.replace(found, where=self._elsewhere)
+
+    def output_after(self, reckoned: Simulated | None) -> Output | None:
+        if self._twin is None or reckoned is None or not reckoned.compiled:
+            return self.output()
+        try:
+            found = compiled_output(self._twin, self.compiling)
+            return dataclasses.replace(found, where="the CPU")
+        except (Incomparable, NotRun) as error:
+            self._incomparable = str(error)
+            return None
+
+    @property
+    def _compared(self) -> Subject | None:
+        return self._twin
+
+    @property
+    def compared_on(self) -> str:
+        return self.twin.said if self.twin is not None else "nothing"
+
+    @property
+    def why_not_compared(self) -> str:
+        return self.no_twin or self._incomparable
+
+
+def _device_bytes(pipe: Any) -> int:
+    """Bytes of the storages of a pipeline's tensors on the simulated device, as its allocator counts them."""
+    from diffprof.devices.simulated import is_simulated
+
+    cells: dict[int, int] = {}
+    for part in components(pipe).values():
+        tensors = (
+            [*part.parameters(), *part.buffers()]
+            if isinstance(part, torch.nn.Module)
+            else [value for value in vars(part).values() if isinstance(value, torch.Tensor)]
+            if hasattr(part, "__dict__")
+            else []
+        )
+        for tensor in tensors:
+            if is_simulated(tensor):
+                cells[id(tensor._cell)] = tensor._cell.nbytes
+    return sum(cells.values())
+
+
+def _saved_by_int8(pipe: Any, chosen: frozenset[str]) -> int:
+    """Bytes saved by each weight that becomes INT8, a scale a row kept."""
+    if not chosen:
+        return 0
+    saved = 0
+    for name, part in components(pipe).items():
+        if not isinstance(part, torch.nn.Module):
+            continue
+        for inner, module in part.named_modules():
+            weight = getattr(module, "weight", None)
+            if f"{name}.{inner}" in chosen and weight is not None:
+                rows = weight.shape[0]
+                saved += weight.numel() * (weight.element_size() - 1) - rows * weight.element_size()
+    return saved
+
+
+def _quantized(pipe: Any, chosen: Sequence[str]) -> str | None:
+    """Quantize the twin's layers of these names, as the code does for the real ones; why it can't be told
+    what that does, if so."""
+    from diffprof.analyzers.quantization.layers import Unavailable, quantize_in_place, quietly
+    from diffprof.analyzers.quantization.schemes import SCHEMES
+
+    wanted = set(chosen)
+    touched = 0
+    for name, part in components(pipe).items():
+        if not isinstance(part, torch.nn.Module):
+            continue
+
+        def is_chosen(module: torch.nn.Module, fqn: str, name: str = name) -> bool:
+            nonlocal touched
+            found = isinstance(module, torch.nn.Linear) and f"{name}.{fqn.removesuffix('.mod')}" in wanted
+            touched += found
+            return found
+
+        def is_convolution(module: torch.nn.Module, fqn: str, name: str = name) -> bool:
+            one = isinstance(module, torch.nn.Conv2d) and module.kernel_size == (1, 1)
+            return one and f"{name}.{fqn}" in wanted
+
+        try:
+            with quietly():
+                from torchao.quantization import swap_conv2d_1x1_to_linear
+
+                swap_conv2d_1x1_to_linear(part, is_convolution)
+                quantize_in_place(part, SCHEMES["int8-dynamic"], is_chosen)
+        except Unavailable as error:
+            return f"INT8 does not run on the twin: {error}"
+    return None if touched else "none of the chosen layers is in the twin"
+
+
+def stand_for(device: Device) -> type[Stand]:
+    """The kind of stand for a device."""
+    return SimulatedStand if device.kind == "sim" else Stand

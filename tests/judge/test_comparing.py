@@ -1,0 +1,152 @@
+"""Two reports side by side: pairing of findings, figures, verdict, regressions."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from diffprof.judge.comparing import Direction, compare
+from diffprof.model.finding import Severity, Unchecked
+from diffprof.model.recording import Grade, GraphBreakRow, MemoryUse, Timing
+from diffprof.views.comparison import FORMS, render_comparison
+from tests.builders import HARD, make_finding, make_recording, make_report, make_site, make_sync
+
+
+def timed(seconds, spread=None, grade=Grade.MEASURED, **more):
+    timing = Timing(grade=grade, seconds=(seconds,), median=seconds, spread=spread)
+    return make_report(recording=make_recording(timing=timing, **more))
+
+
+def figure(comparison, name):
+    return next(f for f in comparison.figures if f.name == name)
+
+
+def at(line, text="x = table[t]", function="step", **more):
+    site = make_site(line=line, function=function, excerpt=((line, text),))
+    return make_finding(site=site, **more)
+
+
+def test_a_report_against_itself_has_no_change():
+    for name, build in HARD.items():
+        if name == "ugly":  # it says of a rule with a finding that it was not checked
+            continue
+        found = compare(build(), build())
+        assert (found.appeared, found.went, found.better, found.worse) == ((), (), (), ())
+        assert found.regressions == ()
+        assert found.unchanged == len(build().findings)
+
+
+def test_a_line_that_moved_is_the_same():
+    found = compare(make_report(at(10), at(20, "other")), make_report(at(14), at(24, "other")))
+    assert (found.unchanged, found.appeared, found.went) == (2, (), ())
+
+
+def test_an_edited_line_is_matched_by_its_function():
+    found = compare(make_report(at(10, "x = a[t]")), make_report(at(10, "x = a[t] * 2")))
+    assert (found.unchanged, found.appeared, found.went) == (1, (), ())
+
+
+def test_the_same_text_in_another_function_is_another_finding():
+    found = compare(make_report(at(10)), make_report(at(10, function="set_timesteps")))
+    assert [f.site.function for f in found.went] == ["step"]
+    assert [f.site.function for f in found.appeared] == ["set_timesteps"]
+    assert found.headline == "Mixed: 1 finding went, 1 finding appeared."
+
+
+def test_fewer_per_step_is_better_and_more_is_worse():
+    found = compare(make_report(at(10, per_step=2.0)), make_report(at(10, per_step=1.0)))
+    assert [s.why for s in found.better] == ["2 -> 1 per step"]
+    found = compare(make_report(at(10, count=4)), make_report(at(10, count=8)))
+    assert [s.why for s in found.worse] == ["4 -> 8 per call"]
+    assert found.regressions[0].endswith("4 -> 8 per call")
+
+
+def test_times_within_the_spread_are_the_same():
+    assert figure(compare(timed(1.0, 0.05), timed(0.96)), "time of one call").direction is Direction.SAME
+    faster = compare(timed(1.0, 0.05), timed(0.5))
+    assert figure(faster, "time of one call").direction is Direction.BETTER
+    assert faster.headline == "Better: 2.00x faster (measured)."
+    slower = compare(timed(1.0), timed(1.5))
+    assert slower.headline == "Worse: 1.50x slower (measured)."
+    assert slower.regressions == ("time of one call: 1,000 ms -> 1,500 ms",)
+
+
+@pytest.mark.parametrize(
+    ("other", "note"),
+    [
+        (timed(9.0, grade=Grade.SIMULATED), "measured against simulated"),
+        (
+            make_report(
+                recording=make_recording(
+                    timing=Timing(grade=Grade.MEASURED, median=9.0),
+                    target=make_recording().target.__class__(
+                        spec="sdxl", kind="builtin", pipeline="P", steps=50, call={}
+                    ),
+                )
+            ),
+            "4 steps against 50",
+        ),
+    ],
+)
+def test_times_of_different_things_are_not_compared(other, note):
+    found = compare(timed(1.0), other)
+    assert figure(found, "time of one call").direction is Direction.UNKNOWN
+    assert figure(found, "time of one call").note == note
+    assert not [r for r in found.regressions if "time" in r]
+
+
+def test_what_only_one_run_checked_neither_appeared_nor_went():
+    unchecked = (Unchecked(rule="SYN001", name="value-read", why="syncs not recorded"),)
+    found = compare(make_report(unchecked=unchecked), make_report(at(10)))
+    assert (found.appeared, found.went) == ((), ())
+    assert found.not_comparable == ("SYN001: not checked in the first run (syncs not recorded).",)
+
+
+def test_counts_and_memory():
+    def recording(reads, breaks, peak):
+        site = make_site()
+        return make_recording(
+            *(make_sync(site=make_site(line=n)) for n in range(reads)),
+            graph_breaks=tuple(
+                GraphBreakRow(component="unet", code=None, cause="c", site=site, grade=Grade.SIMULATED)
+                for _ in range(breaks)
+            ),
+            memory=MemoryUse(grade=Grade.SIMULATED, peak_bytes=peak),
+        )
+
+    one = make_report(recording=recording(2, 3, 1000))
+    other = make_report(recording=recording(0, 1, 2000))
+    found = compare(one, other)
+    loop = figure(found, "blocking operations in the loop")
+    assert (loop.before, loop.after, loop.direction) == (2.0, 0.0, Direction.BETTER)
+    assert figure(found, "graph breaks").direction is Direction.BETTER
+    assert figure(found, "memory, peak").direction is Direction.WORSE
+    assert found.regressions == ("memory, peak: 1 kB -> 2 kB",)
+    assert found.headline == "Mixed: blocking operations per step 2 -> 0."
+
+
+def test_what_was_not_measured_is_not_zero():
+    found = compare(make_report(recording=make_recording(syncs=None)), make_report(at(1)))
+    loop = figure(found, "blocking operations in the loop")
+    assert (loop.before, loop.direction) == (None, Direction.UNKNOWN)
+    assert "not measured" in render_comparison(found)
+
+
+def test_an_informative_finding_is_no_regression():
+    recording = make_recording()
+    found = compare(make_report(), make_report(at(10, severity=Severity.INFO), recording=recording))
+    assert len(found.appeared) == 1
+    assert found.regressions == ()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", HARD)
+def test_every_view_gets_through_every_report(form, name):
+    shown = render_comparison(compare(HARD["empty"](), HARD[name]()), form)
+    assert shown.endswith("\n")
+    assert "\x1b" not in shown
+    if form == "json":
+        assert json.loads(shown)["after"]
+    if form == "github":
+        assert all(line.startswith(("::warning", "::notice")) for line in shown.splitlines())

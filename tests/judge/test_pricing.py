@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffprof.judge.judging import make_report
+from diffprof.judge.pricing import GOES_WHOLE, HIDDEN, price, removal
+from diffprof.judge.timeline import replay
+from diffprof.model.finding import Evidence, Finding
+from diffprof.model.recording import Grade, Recording
+from tests.analyzers.kernels.lanes import Lanes
+from tests.builders import make_finding, make_recording, make_sync
+
+
+def recorded(lanes: Lanes, *syncs: Any) -> Recording:
+    return make_recording(*(syncs or (make_sync(),)), timeline=lanes.timeline())
+
+
+def priced(recording: Recording, **evidence: tuple) -> Finding:
+    (found,) = price([make_finding(evidence=Evidence(**evidence))], recording)
+    return found
+
+
+def gpu_bound(device_us: float = 1000.0) -> Lanes:
+    return Lanes().launch("linear", device_us, times=20, family="gemm").wait(row=0)
+
+
+def test_a_read_behind_a_full_queue_blocks_long_and_saves_little() -> None:
+    found = priced(recorded(gpu_bound()), syncs=(0,))
+    assert found.blocked_ms is not None
+    assert found.saves_ms is not None
+    # 20 ms of kernels a step, of which the host is 200 us ahead when it reads.
+    assert found.blocked_ms == pytest.approx(4 * 19.8, rel=0.01)
+    assert found.saves_ms < 0.02 * found.blocked_ms
+    assert found.cost_note is not None
+    assert found.cost_note.endswith(HIDDEN)
+
+
+def test_the_same_read_costs_its_price_when_launches_are_the_bound() -> None:
+    lanes = Lanes().launch("add", 2.0, 40.0, times=20).wait(row=0, host_us=30.0)
+    found = priced(recorded(lanes), syncs=(0,))
+    # Four reads of 30 us to issue and 6 us to settle; the last one hid the end of the last kernel (7 us).
+    assert found.saves_ms == pytest.approx((4 * (30 + 6) - 7) / 1e3)
+    assert found.blocked_ms == pytest.approx(4 * 6 / 1e3)
+    assert found.cost_note == GOES_WHOLE
+
+
+def test_a_measured_read_saves_no_more_than_it_blocks() -> None:
+    """The host's time of its event holds everything since the last launch, not the read's own."""
+    lanes = Lanes().launch("add", 2.0, 40.0, times=20).wait(row=0, host_us=900.0)
+    timeline = msgspec.structs.replace(lanes.timeline(), grade=Grade.MEASURED)
+    found = priced(make_recording(make_sync(), timeline=timeline), syncs=(0,))
+    assert found.saves_ms is not None
+    assert found.blocked_ms is not None
+    assert 0 < found.saves_ms <= found.blocked_ms
+
+
+@pytest.mark.parametrize("by", ["kinds", "events"])
+def test_a_measured_launch_takes_only_a_usual_launch_s_host_time_along(by: str) -> None:
+    """The host was at something else for a second before it."""
+    timeline = Lanes(steps=1).launch("add", 2.0, 40.0, times=20).timeline(grade=Grade.MEASURED)
+    host = (*timeline.host_us[:10], 1e6, *timeline.host_us[11:])
+    timeline = msgspec.structs.replace(timeline, host_us=host)
+    evidence = {"kinds": (0,)} if by == "kinds" else {"events": tuple(range(20))}
+    found = priced(make_recording(make_sync(), timeline=timeline), **evidence)
+    assert found.saves_ms == pytest.approx(20 * 0.04, rel=0.05)
+
+
+def test_a_copy_stays_and_only_its_wait_goes() -> None:
+    lanes = Lanes().launch("copy", 50.0, 10.0, family="copy", sync=0)
+    read, copy = make_sync("value-read"), make_sync("host-to-device")
+    gone, kept = (priced(recorded(lanes, row), syncs=(0,)) for row in (read, copy))
+    assert gone.saves_ms is not None
+    assert kept.saves_ms is not None
+    assert gone.saves_ms > kept.saves_ms > 0
+
+
+def test_kinds_vanish_or_take_their_new_time() -> None:
+    recording = recorded(Lanes().launch("linear", 100.0, 1.0).launch("cast", 40.0, 1.0))
+    assert priced(recording, kinds=(1,)).saves_ms == pytest.approx(4 * 0.04, rel=0.01)
+    assert priced(recording, kinds=(1,), becomes_us=(10.0,)).saves_ms == pytest.approx(4 * 0.03, rel=0.01)
+    assert priced(recording, kinds=(1,)).blocked_ms is None
+
+
+def test_what_is_not_in_the_timeline_stays_unpriced() -> None:
+    recording = recorded(Lanes().launch("linear", 100.0))
+    assert priced(recording, syncs=(0,)).saves_ms is None
+    assert priced(recording).saves_ms is None
+    assert priced(make_recording(make_sync()), syncs=(0,)).saves_ms is None
+    assert not removal(Evidence(syncs=(0,)), make_recording(make_sync()))
+
+
+def test_a_price_that_a_rule_has_set_is_kept() -> None:
+    finding = make_finding(saves_ms=1.5, evidence=Evidence(syncs=(0,)))
+    assert price([finding], recorded(gpu_bound())) == (finding,)
+
+
+def test_reports_are_priced_and_sorted_by_what_they_save() -> None:
+    lanes = Lanes().launch("add", 2.0, 40.0, times=20).wait(row=0).wait(row=1, host_us=200.0)
+    report = make_report(recorded(lanes, make_sync(), make_sync("synchronize")))
+    loop = [f for f in report.findings if f.in_loop]
+    assert all(f.saves_ms is not None for f in loop)
+    assert [f.saves_ms for f in loop] == sorted((f.saves_ms or 0 for f in loop), reverse=True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 80), st.integers(0, 80), st.sampled_from([-1, 0, 1, 2])), min_size=1),
+    st.sets(st.integers(0, 2)),
+)
+def test_a_finding_never_costs_less_than_nothing(events: list[tuple[int, int, int]], rows: set[int]) -> None:
+    lanes = Lanes(steps=2)
+    for host, device, sync in events:
+        lanes.launch("k", float(device), float(host), sync=sync)
+    recording = recorded(lanes, *(make_sync() for _ in range(3)))
+    found = priced(recording, syncs=tuple(sorted(rows)))
+    if found.saves_ms is not None:
+        assert recording.timeline is not None
+        assert 0 <= found.saves_ms <= replay(recording.timeline).total_us / 1e3

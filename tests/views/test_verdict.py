@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import pytest
+
+from diffprof.judge.judging import make_report
+from diffprof.judge.judging import make_report as judged
+from diffprof.model.recording import CaptureRow
+from diffprof.views.verdict import verdict
+from tests import builders
+from tests.builders import make_finding, make_recording, make_site, make_sync
+
+
+def test_the_loop_is_counted_by_steps_and_lines() -> None:
+    other = make_site(line=449)
+    rows = [
+        make_sync(),
+        make_sync("host-to-device"),
+        make_sync(site=other, per_step=2.0, count=7, by_step=(2, 2, 2, 1)),
+        make_sync(in_loop=False, count=3),
+    ]
+    top = verdict(make_report(make_recording(*rows)))
+    assert top.headline == (
+        "The CPU waits for the GPU 4 times per denoising step, at 2 lines, and 3 times outside the loop."
+    )
+    assert top.why.startswith("SYN")
+    assert "scheduling_ddim.py:449" in top.why
+    assert "diffprof explain SYN" in top.next
+
+
+def test_a_clean_loop_is_said_before_what_lies_outside() -> None:
+    top = verdict(make_report(make_recording(make_sync(in_loop=False, count=7))))
+    assert top.headline == ("The denoising loop never makes the CPU wait for the GPU; the rest does 7 times.")
+
+
+def test_first_step_only() -> None:
+    top = verdict(
+        make_report(
+            make_recording(make_sync(per_step=0.0, count=2, first_step_only=True, by_step=(2, 0, 0, 0)))
+        )
+    )
+    assert top.headline.startswith("The CPU waits for the GPU twice in the denoising loop, at 1 line,")
+
+
+def test_nothing_found_is_not_nothing_measured() -> None:
+    assert verdict(builders.empty()).headline == "No operation makes the CPU wait for the GPU."
+    nothing = verdict(builders.nothing_measured())
+    assert nothing.headline == "Nothing was recorded that a rule could judge."
+    assert "syncs not recorded" in nothing.why
+
+
+def test_other_findings_are_counted_apart() -> None:
+    recording = make_recording(make_sync())
+    other = make_finding("SET001", "x", evidence=builders.Evidence())
+    top = verdict(builders.make_report(make_finding(), other, recording=recording))
+    assert top.headline.endswith("and never outside the loop. 1 other finding.")
+    alone = verdict(builders.make_report(other, other, recording=make_recording(syncs=None)))
+    assert alone.headline == "2 findings."
+
+
+def test_a_partial_recording_says_why_and_first() -> None:
+    recording = make_recording(partial=True, failure="RuntimeError: boom\nsecond line")
+    top = verdict(builders.make_report(recording=recording))
+    assert top.headline.startswith("Partial recording. ")
+    assert top.why == "The run ended early: RuntimeError: boom"
+    assert "scan again" in top.next
+
+
+@pytest.mark.parametrize(
+    ("ops", "said"), [(0, "No operation ran"), (9, "No operation made the CPU wait for the GPU")]
+)
+def test_a_partial_recording_without_a_wait_is_not_called_clean(ops: int, said: str) -> None:
+    recording = make_recording(partial=True, failure="ValueError: height", ops=ops)
+    headline = verdict(builders.make_report(recording=recording)).headline
+    assert headline == f"Partial recording. {said} until it ended."
+
+
+@pytest.mark.parametrize("failure", [None, "", "\n"])
+def test_a_partial_recording_without_a_reason(failure: str | None) -> None:
+    recording = make_recording(partial=True, failure=failure)
+    assert verdict(builders.make_report(recording=recording)).headline.startswith("Partial")
+
+
+def test_costs_carry_their_grade() -> None:
+    top = verdict(builders.make_report(make_finding(blocked_ms=3.0, saves_ms=1.0)))
+    assert "CPU blocked: 3 ms; removing it saves: 1 ms, per call (simulated)" in top.why
+
+
+def test_components_that_were_captured_are_the_verdict_where_nothing_else_was_looked_at() -> None:
+    rows = [CaptureRow(component=name, fullgraph_ready=True, graphs=1) for name in ("unet", "vae.decode")]
+    top = verdict(judged(make_recording(syncs=None, captures=tuple(rows), graph_breaks=())))
+    assert top.headline == "Fullgraph-ready: unet, vae.decode."
+    assert top.why.startswith("Nothing was found in what was looked at; ")
+    rows[1] = CaptureRow(component="vae.decode", graphs=2, breaks=1)
+    broken = verdict(builders.make_report(recording=make_recording(syncs=None, captures=tuple(rows))))
+    assert broken.headline == "Not one graph: vae.decode; fullgraph-ready: unet."
