@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from diffprof.devices.simulated.blocking import COPIES, HOST_INDEX, INDEX_UPLOAD, VALUE_UPLOAD, WAITS, Wait
-from diffprof.devices.simulated.observer import Blocking, dtype_name
+from diffprof.devices.simulated.observer import Blocking
+from diffprof.gpu.signatures import dtype_name
 
 IsDevice = Callable[[torch.Tensor], bool]
 

@@ -29,7 +29,7 @@ from .operands import (
 from .specs import GpuSpec
 
 if TYPE_CHECKING:
-    from diffprof.devices.simulated.observer import OpSignature
+    from diffprof.gpu.signatures import OpSignature
 
 
 class Kernel(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from diffprof.devices.simulated.observer import OpSignature
+    from diffprof.gpu.signatures import OpSignature
 
 _GEMM = frozenset({"linear", "addmm", "mm", "bmm", "baddbmm", "matmul", "einsum", "addbmm", "_int_mm"})
 _GEMM |= {"_scaled_mm", "addmv", "mv", "dot", "vdot", "inner", "bilinear"}

@@ -16,7 +16,7 @@ from .families import base_name, family_of
 from .operands import describe, touched
 
 if TYPE_CHECKING:
-    from diffprof.devices.simulated.observer import OpSignature, TensorMeta
+    from diffprof.gpu.signatures import OpSignature, TensorMeta
 
 FUSIBLE = frozenset({"pointwise", "norm", "reduction", "copy", "memset"})
 

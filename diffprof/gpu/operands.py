@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from diffprof.devices.simulated.observer import OpSignature, TensorMeta
+    from diffprof.gpu.signatures import OpSignature, TensorMeta
 
 _TYPES = {
     torch.float32: "fp32",

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from diffprof.devices.simulated.observer import OpSignature, TensorMeta
+from diffprof.gpu.signatures import OpSignature, TensorMeta
 
 
 class Product(NamedTuple):

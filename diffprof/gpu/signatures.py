@@ -1,67 +1,66 @@
-"""What the observer is told of one launch: interned signatures."""
+"""An operation on a device, as geometry: the shapes, strides and types that decide what it costs."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
-from diffprof.devices.simulated.observer import OpSignature, TensorMeta
-from diffprof.devices.simulated.ops import Op, argument, scalars_of
-from diffprof.devices.simulated.session import QUIET, SESSION
-from diffprof.devices.simulated.tensor import SimTensor, host_meta
-
-_signatures: dict[tuple, OpSignature] = {}
+import torch
 
 
-def make_signature(
-    op: Op, args: tuple, kwargs: dict[str, Any], tensors: list, fresh: list[TensorMeta]
-) -> OpSignature | None:
-    """The signature of a call, or None if it launches nothing on the device."""
-    if not op.launches:
-        return None
-    outputs = [m for m in fresh if m.numel]
-    if not op.inplace_view:
-        for place in op.writes:
-            target = argument(args, kwargs, place)
-            written = target if isinstance(target, (list, tuple)) else (target,)
-            outputs += [t._meta for t in written if type(t) is SimTensor and t._meta.numel]
-    if not outputs:
-        return None
-    inputs = tuple(t._meta if type(t) is SimTensor else host_meta(t) for t in tensors)
-    scalars = {} if op.pointwise else scalars_of(op, args, kwargs)
-    return signature_of(op, inputs, tuple(outputs), scalars)
+class TensorMeta:
+    """Geometry of a tensor. Interned: two tensors alike have the same object, so `is` compares.
+
+    shape, stride and offset in elements; device is "sim" or "cpu". bits: 1 where the tensor is a lazy
+    conjugate, 2 where it is a lazy negative.
+    """
+
+    __slots__ = ("bits", "device", "dtype", "numel", "offset", "shape", "stride")
+
+    def __init__(
+        self,
+        shape: torch.Size,
+        stride: tuple[int, ...],
+        dtype: torch.dtype,
+        offset: int,
+        device: str,
+        bits: int = 0,
+    ) -> None:
+        self.bits = bits
+        self.shape = shape
+        self.stride = stride
+        self.dtype = dtype
+        self.offset = offset
+        self.device = device
+        self.numel = shape.numel()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements (not of the storage behind them)."""
+        return self.numel * self.dtype.itemsize
+
+    def __repr__(self) -> str:
+        return f"{dtype_name(self.dtype)}{list(self.shape)}@{self.device}"
 
 
-def signature_of(
-    op: Op,
-    inputs: tuple[TensorMeta, ...],
-    outputs: tuple[TensorMeta, ...],
-    scalars: dict[str, Any],
-    direction: str | None = None,
-    nbytes: int = 0,
-) -> OpSignature:
-    """The one signature of that content."""
-    key = (op.func, inputs, outputs, repr(scalars), direction, nbytes)
-    signature = _signatures.get(key)
-    if signature is None:
-        signature = OpSignature(
-            len(_signatures), op.name, op.func, inputs, outputs, scalars, direction, nbytes
-        )
-        _signatures[key] = signature
-    return signature
+@dataclass(frozen=True, slots=True, eq=False)
+class OpSignature:
+    """One distinct device operation: op, geometry of what goes in and comes out. Interned by `id`.
+
+    scalars: the arguments that aren't tensors, by name, where they matter (strides, is_causal, dims).
+    direction: "h2d", "d2h" or "d2d" for copies, else None. nbytes: what a copy moves over the link.
+    """
+
+    id: int
+    name: str
+    func: Any
+    inputs: tuple[TensorMeta, ...]
+    outputs: tuple[TensorMeta, ...]
+    scalars: dict[str, Any] = field(default_factory=dict)
+    direction: str | None = None
+    nbytes: int = 0
 
 
-def make_meta_op(func: Any, name: str, inputs: tuple, outputs: tuple) -> OpSignature:
-    """The signature of an operator that has no schema."""
-    ins = tuple(t._meta for t in inputs if type(t) is SimTensor)
-    outs = tuple(t._meta for t in outputs if type(t) is SimTensor)
-    key = (func, ins, outs)
-    signature = _signatures.get(key)
-    if signature is None:
-        signature = _signatures[key] = OpSignature(len(_signatures), name, func, ins, outs)
-    return signature
-
-
-def tell_op(signature: OpSignature | None) -> None:
-    """Report one launch."""
-    if signature is not None and SESSION.on_op is not None and not QUIET.depth:
-        SESSION.on_op(signature)
+def dtype_name(dtype: torch.dtype) -> str:
+    """`torch.float16` -> `float16`."""
+    return str(dtype).removeprefix("torch.")

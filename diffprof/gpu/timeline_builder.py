@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from diffprof.devices.simulated.observer import OpSignature
+from diffprof.gpu.signatures import OpSignature
 from diffprof.judge.timeline import find_gaps, phase_of_events, replay
 from diffprof.model.recording import GapRow, Grade, KernelKind, KernelRow, MemoryUse, PhaseSpan, Timeline
 

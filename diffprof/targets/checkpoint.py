@@ -214,7 +214,7 @@ def _as_published_guide_starts(pipe: Any) -> AbstractContextManager[None]:
 
     Raises UsageError for a pipeline without such processors.
     """
-    from diffprof.tuning.ladder import RUNGS, Inapplicable, prepare, tf32_matmuls
+    from diffprof.targets.baseline import RUNGS, Inapplicable, prepare, tf32_matmuls
 
     try:
         prepare(pipe, RUNGS[0])

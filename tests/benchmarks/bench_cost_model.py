@@ -22,7 +22,8 @@ from scipy.optimize import least_squares
 from diffprof.devices import resolve_device
 from diffprof.gpu.efficiency import EFFICIENCY, Efficiency
 from diffprof.targets import Options, resolve
-from diffprof.tuning.ladder import RUNGS, published, tf32_matmuls
+from diffprof.targets.baseline import RUNGS, tf32_matmuls
+from diffprof.tuning.ladder import published
 from diffprof.tuning.ladder.predicted import Predictions
 
 PLAUSIBLE = {

@@ -12,7 +12,7 @@ from diffprof.judge.judging import judge_again, load_judged, make_report
 from diffprof.model.errors import DiffprofError, UsageError
 from diffprof.model.fix import Plan
 from diffprof.model.recording import SCHEMA
-from diffprof.model.report import Report, _Unjudged, from_json, load_report, save_report, slug, to_json
+from diffprof.model.report import Report, Unjudged, from_json, load_report, save_report, slug, to_json
 from tests import builders
 
 
@@ -116,7 +116,7 @@ def test_slug(text: str, name: str) -> None:
 
 def test_what_is_no_judgement_is_kept_when_judged_again(tmp_path: Path) -> None:
     """A field of a report is either read by `load_judged` or derived."""
-    assert set(Report.__struct_fields__) == {*_Unjudged.__struct_fields__, "findings", "unchecked", "path"}
+    assert set(Report.__struct_fields__) == {*Unjudged.__struct_fields__, "findings", "unchecked", "path"}
     report = msgspec.structs.replace(builders.one_of_everything(), after="after", outcomes=(), plan=Plan())
     save_report(report, tmp_path)
     again = load_judged(tmp_path)

@@ -97,7 +97,7 @@ def test_extrapolated_steps_are_exact() -> None:
     from diffprof.devices import resolve_device
     from diffprof.judge.timeline import with_steps
     from diffprof.targets import resolve
-    from diffprof.tuning.ladder import tf32_matmuls
+    from diffprof.targets.baseline import tf32_matmuls
     from diffprof.tuning.ladder.predicted import Predictions
 
     rung = RUNGS[2]
@@ -117,7 +117,7 @@ def test_extrapolated_steps_are_exact() -> None:
 
 
 def test_a_pipeline_without_a_switch_skips_the_rung() -> None:
-    from diffprof.tuning.ladder import Inapplicable, prepare
+    from diffprof.targets.baseline import Inapplicable, prepare
 
     class Bare:
         def __init__(self) -> None:

@@ -29,9 +29,10 @@ from diffprof.analyzers.graph_breaks.breaks import Distinct
 from diffprof.analyzers.graph_breaks.capture import is_code_of
 from diffprof.analyzers.graph_breaks.causes import kind_of
 from diffprof.analyzers.graph_breaks.scopes import CALL, COMPONENTS, STEP
-from diffprof.devices.simulated import Blocking, Observer, OpSignature
+from diffprof.devices.simulated import Blocking, Observer
 from diffprof.gpu.cost import CostModel
 from diffprof.gpu.mode import current_mode
+from diffprof.gpu.signatures import OpSignature
 from diffprof.gpu.timeline_builder import ModuleStack, TimelineBuilder
 from diffprof.judge.timeline import Replay, replay
 from diffprof.model.callsite import is_machinery

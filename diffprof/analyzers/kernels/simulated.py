@@ -6,10 +6,11 @@ from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from diffprof.devices.simulated import Blocking, Observer, OpSignature
+from diffprof.devices.simulated import Blocking, Observer
 from diffprof.devices.simulated.session import SESSION
 from diffprof.gpu.cost import CostModel
 from diffprof.gpu.mode import Mode, current_mode
+from diffprof.gpu.signatures import OpSignature
 from diffprof.gpu.specs import GpuSpec
 from diffprof.gpu.timeline_builder import ModuleStack, TimelineBuilder, gap_rows, kernel_rows
 from diffprof.judge.timeline import replay

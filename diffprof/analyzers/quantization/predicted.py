@@ -12,10 +12,10 @@ import torch
 from diffprof.analyzers.quantization.inventory import Key
 from diffprof.analyzers.quantization.layers import dtype_of
 from diffprof.analyzers.quantization.schemes import Scheme
-from diffprof.devices.simulated.observer import OpSignature, TensorMeta
 from diffprof.gpu.cost import CostModel
 from diffprof.gpu.mode import Mode
 from diffprof.gpu.operands import precision
+from diffprof.gpu.signatures import OpSignature, TensorMeta
 from diffprof.gpu.specs import GpuSpec
 from diffprof.model.recording import Grade, SchemeTiming
 

@@ -13,9 +13,10 @@ from diffprof.analyzers.quantization.choice import Candidate
 from diffprof.analyzers.quantization.inventory import Inventory, Key, take_inventory
 from diffprof.analyzers.quantization.predicted import Predictor
 from diffprof.analyzers.quantization.schemes import Scheme
-from diffprof.devices.simulated import Blocking, Observer, OpSignature
+from diffprof.devices.simulated import Blocking, Observer
 from diffprof.gpu.cost import CostModel
 from diffprof.gpu.mode import current_mode
+from diffprof.gpu.signatures import OpSignature
 from diffprof.gpu.timeline_builder import ModuleStack, TimelineBuilder
 from diffprof.judge.timeline import total_us
 from diffprof.model.recording import LinearRow, SchemeTiming, Timeline

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import torch
 
-from diffprof.devices.simulated.observer import OpSignature, TensorMeta
 from diffprof.gpu.families import base_name
+from diffprof.gpu.signatures import OpSignature, TensorMeta
 from diffprof.gpu.specs import GpuSpec
 
 

@@ -15,11 +15,11 @@ from itertools import groupby
 from typing import Any
 
 from diffprof.analyzers.setup.altered import Altered, half_type, is_cast
-from diffprof.devices.simulated.observer import OpSignature
 from diffprof.gpu.cost import CostModel, Kernel
 from diffprof.gpu.families import base_name, family_of
 from diffprof.gpu.fusion import chains, fuse, is_fusible
 from diffprof.gpu.products import Product, product_of
+from diffprof.gpu.signatures import OpSignature
 from diffprof.gpu.timeline_builder import GUARD_SHARE
 from diffprof.model.recording import Grade, KernelKind, KindCosts, Projection, Timeline
 

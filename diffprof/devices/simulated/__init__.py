@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .activation import is_known, is_simulated, observing, same_storage, simulated_gpu
     from .host_placeholders import invented, withheld
-    from .observer import Blocking, BlockingKind, Observer, OpSignature, TensorMeta, UnknownValue
+    from .observer import Blocking, BlockingKind, Observer, UnknownValue
     from .placement import empty_weights, place
     from .session import suspended
 
@@ -23,8 +23,6 @@ _HOMES = {
     "Blocking": "observer",
     "BlockingKind": "observer",
     "Observer": "observer",
-    "OpSignature": "observer",
-    "TensorMeta": "observer",
     "UnknownValue": "observer",
     "empty_weights": "placement",
     "invented": "host_placeholders",
@@ -42,8 +40,6 @@ __all__ = [
     "Blocking",
     "BlockingKind",
     "Observer",
-    "OpSignature",
-    "TensorMeta",
     "UnknownValue",
     "empty_weights",
     "invented",

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from diffprof.gpu.signatures import signature_of, tell_op
+from diffprof.devices.simulated.signatures import signature_of, tell_op
+from diffprof.gpu.signatures import TensorMeta
 
 from .blocking import ASSIGNS_ON_DEVICE, D2H, D2H_PAGEABLE, H2D, SCALAR_ASSIGNED, STAGED, Wait
 from .dispatch import plain
 from .host_placeholders import INVENTED, invented, stands_for_unknown
-from .observer import TensorMeta
 from .ops import Op
 from .session import SESSION, tell_blocking, tell_invented
 from .tensor import NAME, SimTensor, covers, host_meta, inner_of, intern_meta, unknown

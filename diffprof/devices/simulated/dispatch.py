@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from diffprof.gpu.signatures import make_signature, tell_op
+from diffprof.devices.simulated.signatures import make_signature, tell_op
+from diffprof.gpu.signatures import OpSignature, TensorMeta
 
 from .inference import infer, laid_out, lookup
-from .observer import OpSignature, TensorMeta
 from .ops import Op, argument
 from .session import QUIET, SESSION
 from .tensor import NAME, SimTensor, host_meta, inner_of, known, meta_of, regeometry, restride

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from diffprof.gpu.signatures import make_signature, signature_of, tell_op
+from diffprof.devices.simulated.signatures import make_signature, signature_of, tell_op
+from diffprof.gpu.signatures import TensorMeta, dtype_name
 
 from . import copies
 from .blocking import HOST_INDEX, WAITS
@@ -15,7 +16,7 @@ from .dispatch import HOST, META, SIM, UNKNOWN, compute, on_host, plain, scan
 from .generators import is_on_device
 from .indexing import index, index_put
 from .inference import infer, mapped
-from .observer import BlockingKind, TensorMeta, UnknownValue, dtype_name
+from .observer import BlockingKind, UnknownValue
 from .ops import Op, argument
 from .reads import assumable, read_scalar, tell_wait
 from .session import QUIET, SESSION, may_assume

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from diffprof.gpu.signatures import make_meta_op, tell_op
+from diffprof.devices.simulated.signatures import make_meta_op, tell_op
 
 from .session import QUIET, SESSION, suspended
 from .tensor import SimTensor, intern_meta, unknown

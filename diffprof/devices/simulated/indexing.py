@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from diffprof.gpu.signatures import make_signature, tell_op
+from diffprof.devices.simulated.signatures import make_signature, tell_op
 
 from . import copies
 from .blocking import ASSIGNS_ON_DEVICE, INDEX_UPLOAD, VALUE_UPLOAD, WAITS, Wait

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
+from diffprof.devices.simulated.signatures import make_signature
 from diffprof.gpu.families import family_of
 from diffprof.gpu.operands import convolves_channels_last
-from diffprof.gpu.signatures import make_signature
+from diffprof.gpu.signatures import OpSignature, TensorMeta
 
-from .observer import OpSignature, TensorMeta
 from .ops import Op, argument
 from .session import QUIET, SESSION
 from .tensor import SimTensor, extent, intern_meta, meta_of, regeometry, restride, set_bits, unknown

@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
+from diffprof.gpu.signatures import OpSignature, dtype_name
+
 from .blocking import SYNCHRONIZE, Wait
-from .observer import Blocking, BlockingKind, Observer, OpSignature, UnknownValue, dtype_name
+from .observer import Blocking, BlockingKind, Observer, UnknownValue
 
 ASSUMED_LIMIT = 20_000
 """Assumed reads in one activation before a loop is taken to wait for a value that never comes."""

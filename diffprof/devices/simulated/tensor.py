@@ -15,8 +15,10 @@ import torch
 from torch._C import _is_torch_function_mode_enabled
 from torch.overrides import handle_torch_function
 
+from diffprof.gpu.signatures import TensorMeta, dtype_name
+
 from .blocking import ASSIGNS_ON_DEVICE
-from .observer import TensorMeta, UnknownValue, dtype_name
+from .observer import UnknownValue
 from .session import SESSION
 
 NAME = "sim"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ import msgspec
 
 from diffprof.model.errors import UsageError
 from diffprof.model.ladder import Ladder, RungResult
+from diffprof.targets.baseline import RUNGS, Rung, tf32_matmuls
 
 if TYPE_CHECKING:
     from diffprof.devices import Device
@@ -23,29 +23,6 @@ DEFAULT_STEPS = 30
 """Of the published runs."""
 
 GIB = 1024**3
-
-
-@dataclass(frozen=True)
-class Rung:
-    """One configuration. Every rung keeps what the one before it has, except the type and attention."""
-
-    name: str
-    title: str
-    dtype: str
-    sdpa: bool = True
-    compiled: bool = False
-    fused_qkv: bool = False
-    int8: bool = False
-
-
-RUNGS = (
-    Rung("fp32", "float32 (TF32), attention without SDPA", "float32", sdpa=False),
-    Rung("bf16", "bfloat16", "bfloat16", sdpa=False),
-    Rung("sdpa", "+ scaled_dot_product_attention", "bfloat16"),
-    Rung("compile", "+ channels_last, torch.compile max-autotune", "bfloat16", compiled=True),
-    Rung("qkv", "+ fused QKV projections", "bfloat16", compiled=True, fused_qkv=True),
-    Rung("int8", "+ int8 dynamic quantization", "bfloat16", compiled=True, fused_qkv=True, int8=True),
-)
 
 
 class Published(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,55 +150,3 @@ def _with_published(result: RungResult, figures: Published | None) -> RungResult
 
 def _error(value: float | None, reference: float | None) -> float | None:
     return None if value is None or reference is None else value / reference - 1.0
-
-
-@contextmanager
-def tf32_matmuls() -> Iterator[None]:
-    """float32 matmuls in TF32 while open, as in the published runs; the setting is as before after it."""
-    import torch
-
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-class Inapplicable(Exception):
-    """A rung that this pipeline can't take; the message says why."""
-
-
-def prepare(pipe: Any, rung: Rung) -> None:
-    """Change a pipeline as the rung wants it, up to compiling and quantizing.
-
-    Raises Inapplicable where the pipeline has no such switch.
-    """
-    import torch
-
-    from diffprof.targets.pipeline import with_role
-
-    modules = {**with_role(pipe, "denoiser"), **with_role(pipe, "vae")}
-    if not rung.sdpa:
-        plain = [m for m in modules.values() if callable(getattr(m, "set_default_attn_processor", None))]
-        if not any(m in plain for m in with_role(pipe, "denoiser").values()):
-            names = ", ".join(type(m).__name__ for m in with_role(pipe, "denoiser").values())
-            raise Inapplicable(f"{names or 'the pipeline'} has no attention processors without SDPA")
-        for module in plain:
-            module.set_default_attn_processor()
-    if rung.fused_qkv:
-        fuse = getattr(pipe, "fuse_qkv_projections", None)
-        fusers = [fuse] if callable(fuse) else []
-        if not fusers:
-            fusers = [
-                m.fuse_qkv_projections
-                for m in modules.values()
-                if callable(getattr(m, "fuse_qkv_projections", None))
-            ]
-        if not fusers:
-            raise Inapplicable(f"{type(pipe).__name__} has no fuse_qkv_projections")
-        for each in fusers:
-            each()
-    if rung.compiled:
-        for module in modules.values():
-            module.to(memory_format=torch.channels_last)

@@ -14,8 +14,9 @@ from diffprof.analyzers.kernels.timing import clean_passes, synchronizer
 from diffprof.analyzers.quantization.published import published_list
 from diffprof.model.ladder import RungResult
 from diffprof.model.recording import Grade
+from diffprof.targets.baseline import Inapplicable, Rung, prepare
 from diffprof.targets.pipeline import with_role
-from diffprof.tuning.ladder import GIB, Inapplicable, Rung, prepare
+from diffprof.tuning.ladder import GIB
 
 if TYPE_CHECKING:
     from diffprof.devices import Device

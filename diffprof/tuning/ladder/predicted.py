@@ -18,8 +18,9 @@ from diffprof.gpu.products import product_of
 from diffprof.judge.timeline import total_us, with_steps
 from diffprof.model.ladder import RungResult
 from diffprof.model.recording import Grade, Timeline
+from diffprof.targets.baseline import Inapplicable, Rung, prepare
 from diffprof.targets.pipeline import PhaseTracker
-from diffprof.tuning.ladder import GIB, Inapplicable, Rung, prepare
+from diffprof.tuning.ladder import GIB
 
 if TYPE_CHECKING:
     from diffprof.devices import Device

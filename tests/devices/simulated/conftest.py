@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from diffprof.devices.simulated import Blocking, Observer, OpSignature, simulated_gpu
+from diffprof.devices.simulated import Blocking, Observer, simulated_gpu
+from diffprof.gpu.signatures import OpSignature
 
 
 class Recorder(Observer):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from diffprof.devices.simulated.observer import OpSignature, TensorMeta
+from diffprof.gpu.signatures import OpSignature, TensorMeta
 
 _ids = count(1_000_000)
 

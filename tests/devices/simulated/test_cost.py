@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffprof.devices.simulated.observer import TensorMeta
 from diffprof.gpu.cost import CostModel
 from diffprof.gpu.families import family_of
 from diffprof.gpu.mode import Mode, current_mode
 from diffprof.gpu.operands import describe, is_channels_last, matmul_sizes, touched
+from diffprof.gpu.signatures import TensorMeta
 from diffprof.gpu.specs import load_spec, spec_names
 from tests.devices.simulated.signatures import add, attention, conv, linear, meta, op
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from diffprof.devices.simulated.observer import OpSignature
 from diffprof.gpu.products import as_linear, product_of
+from diffprof.gpu.signatures import OpSignature
 from tests.devices.simulated.signatures import add, conv, linear, meta, op
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from diffprof.devices.simulated import OpSignature, place
+from diffprof.devices.simulated import place
+from diffprof.gpu.signatures import OpSignature
 
 from .conftest import Recorder
 
