@@ -6,6 +6,7 @@ Real (CUDA, ROCm), older Kineto, CPU-only and simulated traces all end up in the
 from __future__ import annotations
 
 import enum
+import functools
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,11 +53,17 @@ _CATEGORIES = {
     "runtime": Table.CALL,
     "privateuse1_runtime": Table.CALL,
     "privateuse1_driver": Table.CALL,
+    "glow_runtime": Table.CALL,
+    "mtia_runtime": Table.CALL,
+    "xpu_runtime": Table.CALL,
+    "xpu_driver": Table.CALL,
+    "xpu_sync": Table.CALL,
     "kernel": Table.KERNEL,
     "gpu_memcpy": Table.COPY,
     "memcpy": Table.COPY,
     "gpu_memset": Table.SET,
     "memset": Table.SET,
+    "mtia_ccp_events": Table.KERNEL,
     "cuda_sync": Table.WAIT,
     "gpu_user_annotation": Table.DEVICE_ANNOTATION,
     "python_function": Table.FRAME,
@@ -66,7 +73,49 @@ _CATEGORIES = {
     "fwdbwd": Table.IGNORED,
     "forward_backward": Table.IGNORED,
 }
-"""Kineto's categories (libkineto/src/ActivityType.cpp, lower case), today's and older ones."""
+"""Kineto's categories (libkineto/include/ActivityType.h, lower case), today's and older ones."""
+
+_OTHER_CATEGORIES = (
+    (re.compile(r"_(?:runtime|driver)$"), Table.CALL),
+    (re.compile(r"_kernels?$"), Table.KERNEL),
+    (re.compile(r"_memcpy$"), Table.COPY),
+    (re.compile(r"_memset$"), Table.SET),
+)
+"""What other accelerators' profilers call what Kineto calls `cuda_runtime`, `kernel`, ..."""
+
+IDLE_WORK = frozenset({"event_wait", "event_record"})
+"""What MTIA's command processor tells beside work: a queue that waits for another does nothing."""
+
+
+@functools.lru_cache(maxsize=1024)
+def _table_of_category(category: str) -> Table | None:
+    known = _CATEGORIES.get(category)
+    if known is not None:
+        return known
+    return next((table for pattern, table in _OTHER_CATEGORIES if pattern.search(category)), None)
+
+
+ACCELERATORS = {
+    "cuda": "CUDA",
+    "hip": "HIP",
+    "xpu": "XPU",
+    "npu": "NPU",
+    "mtia": "MTIA",
+    "glow": "Glow",
+    "privateuse1": "PrivateUse1",
+}
+"""Runtimes by what their categories begin with, in the words of their makers."""
+
+
+def accelerator_of(category: str) -> str | None:
+    """The runtime that a category of calls or device work names, as it begins: cuda, hip, mtia, ...; None for
+    categories of the host, and for those of every GPU, such as `kernel`."""
+    category = category.lower()
+    if _table_of_category(category) not in (Table.CALL, Table.KERNEL, Table.COPY, Table.SET):
+        return None
+    first, _, rest = category.partition("_")
+    return first if rest and first != "gpu" else None
+
 
 _FLOWS = ("ac2g", "async_cpu_to_gpu", "async_gpu")
 
@@ -75,7 +124,7 @@ def table_of(ph: str, category: str | None) -> Table:
     """The table for an event's phase letter and category."""
     category = (category or "").lower()
     if ph == "X":
-        return _CATEGORIES.get(category, Table.UNKNOWN)
+        return _table_of_category(category) or Table.UNKNOWN
     if ph == "M":
         return Table.META
     if ph in ("s", "f"):
@@ -83,7 +132,7 @@ def table_of(ph: str, category: str | None) -> Table:
             return Table.IGNORED
         return Table.FLOW_START if ph == "s" else Table.FLOW_END
     if ph in ("B", "E"):
-        known = _CATEGORIES.get(category, Table.UNKNOWN if category else Table.BEGIN)
+        known = _table_of_category(category) or (Table.UNKNOWN if category else Table.BEGIN)
         if known == Table.IGNORED:
             return known
         return Table.BEGIN if ph == "B" else Table.END
@@ -94,7 +143,7 @@ def table_of(ph: str, category: str | None) -> Table:
 
 def is_known(category: str | None) -> bool:
     """Whether the category is one of Kineto's."""
-    return (category or "").lower() in _CATEGORIES
+    return _table_of_category((category or "").lower()) is not None
 
 
 class Detail(NamedTuple):
@@ -192,14 +241,22 @@ class Trace:
 
 # --- what runtime calls mean -----------------------------------------------------------------------------
 
-_PREFIX = r"^(?:cuda|cu|hip|mu|mua|xpti)_?"
+_PREFIX = r"^(?:AscendCL@)?(?:cuda|cu|hip|mu|mua|musa|xpti|aclrt|ur|pi|ze)_?"
 _LAUNCH = re.compile(
-    _PREFIX + r"(?:ExtModule|Module|Cooperative|Ext)?(?:Launch(?!HostFunc)\w*|GraphLaunch\w*|ExtLaunch\w*)$",
+    _PREFIX + r"(?:ExtModule|Module|Cooperative|Ext|CommandListAppend|EnqueueKernel)?"
+    r"(?:Launch(?!HostFunc)\w*|GraphLaunch\w*|ExtLaunch\w*)$",
     re.IGNORECASE,
 )
-_COPY = re.compile(_PREFIX + r"Mem(?:cpy|set)\w*$", re.IGNORECASE)
-_SYNCHRONIZE = re.compile(_PREFIX + r"(Stream|Device|Event|Ctx|Thread)Synchronize\w*$", re.IGNORECASE)
+_COPY = re.compile(
+    _PREFIX + r"(?:Mem(?:cpy|set)|EnqueueUSM(?:Memcpy|Fill)|EnqueueMem\w*(?:Copy|Read|Write|Fill)"
+    r"|CommandListAppendMemory(?:Copy|Fill))\w*$",
+    re.IGNORECASE,
+)
+_SYNCHRONIZE = re.compile(r"synchroni[sz]e|" + _PREFIX + r"(?:QueueFinish|Events?Wait)$", re.IGNORECASE)
+"""Whatever the runtime (cudaStreamSynchronize, aclrtSynchronizeDevice, zeEventHostSynchronize, MTIA's
+synchronizeStream); oneAPI's adapters have words of their own. A `StreamWaitEvent` makes the device wait."""
 _FREE = re.compile(_PREFIX + r"(?:Mem)?Free(?:Array|Host|_v2)?$", re.IGNORECASE)
+_CAPTURE = re.compile(_PREFIX + r"(?:StreamEndCapture|GraphInstantiate)\w*$", re.IGNORECASE)
 
 
 class CallKind(enum.Enum):
@@ -221,11 +278,11 @@ class CallKind(enum.Enum):
 
 def call_kind(name: str) -> CallKind:
     """Classify a runtime or driver call by its name, CUDA's or HIP's."""
-    if _SYNCHRONIZE.match(name):
+    if _SYNCHRONIZE.search(name):
         return CallKind.WAIT
     if _COPY.match(name):
         lowered = name.lower()
-        if "async" in lowered or "memset" in lowered:
+        if any(word in lowered for word in ("async", "memset", "enqueue", "append")):
             return CallKind.COPY
         return CallKind.BLOCKING_COPY
     if _LAUNCH.match(name):
@@ -235,21 +292,34 @@ def call_kind(name: str) -> CallKind:
     return CallKind.OTHER
 
 
+def captures_graph(name: str) -> bool:
+    """Whether a runtime call ends the capture of a CUDA (or HIP) graph."""
+    return bool(_CAPTURE.match(name))
+
+
+_SCOPES = (
+    ("stream", re.compile(r"stream|queue|commandlist", re.IGNORECASE)),
+    ("event", re.compile(r"event|fence", re.IGNORECASE)),
+)
+
+
 def wait_scope(name: str) -> str:
-    """What a waiting call waits for: stream, device or event."""
-    found = _SYNCHRONIZE.match(name)
-    scope = found.group(1).lower() if found else "device"
-    return {"ctx": "device", "thread": "device"}.get(scope, scope)
+    """What a waiting call waits for: stream (or queue), event or device."""
+    return next((scope for scope, pattern in _SCOPES if pattern.search(name)), "device")
 
 
 _COPY_NAME = re.compile(r"Mem(?:cpy|set)\s+(\w+)?(?:.*\((\w+)\s*->\s*(\w+)\))?", re.IGNORECASE)
+
+
+_INTEL_WAYS = {"m2d": "h2d", "d2m": "d2h", "m2m": "h2h", "m2h": "h2h", "h2m": "h2h"}
 
 
 def copy_direction(name: str) -> tuple[str, bool | None]:
     """Which way, and whether the host's side is pageable (None if not told).
 
     The way is h2d, d2h, d2d, p2p, h2h, set or copy. Reads Kineto's names, such as
-    `Memcpy HtoD (Pageable -> Device)`.
+    `Memcpy HtoD (Pageable -> Device)`; those of Intel's GPUs call pageable memory M, `Memcpy M2D (Memory ->
+    Device)`.
     """
     if name.lower().startswith("memset"):
         return "set", None
@@ -257,6 +327,8 @@ def copy_direction(name: str) -> tuple[str, bool | None]:
     if not found:
         return "copy", None
     kind = (found.group(1) or "").lower().replace("to", "2")
+    if "m" in kind:
+        return _INTEL_WAYS.get(kind, "copy"), True
     direction = kind if kind in ("h2d", "d2h", "d2d", "h2h") else "p2p" if "ptop" in name.lower() else "copy"
     sides = [side.lower() for side in found.group(2, 3) if side]
     if "pageable" in sides:
@@ -314,7 +386,11 @@ _KERNEL_FAMILIES = (
     ("attention", r"flash_?(fwd|bwd|attn|attention)|fmha|attention|sdpa|splitkv|aotriton|attn_fwd"),
     ("conv", r"conv(olution|olve|_|\d)|cudnn.*(dgrad|wgrad|fprop)|implicit_gemm|dgrad|wgrad|fprop"),
     ("conv", r"winograd|miopen|im2col|igemm_?(fwd|bwd|wrw)|nhwcAddPadding"),
-    ("gemm", r"gemm|gemv|cutlass|cublas|Cijk_|nvjet|matmul|_mm_|wgmma|splitK|dot_kernel|reduce_1Block"),
+    ("gemm", r"gemm|gemv|cutlass|cublas|Cijk_|nvjet|matmul|wgmma|splitK|dot_kernel|reduce_1Block"),
+    (
+        "gemm",
+        r"(?:^|_)(?:add|b|badd|int|scaled|grouped|mixed|persistent|tma)?_?b?mm(?![a-z])|(?:f8|i8|fp8|bf16|f16){2,}",
+    ),
     ("norm", r"(layer|group|batch|rms)_?norm|RowwiseMoments|GammaBeta|bn_(fw|bw)|native_norm"),
     ("norm", r"ComputeInternalGradients|ComputeFusedParams"),
     ("copy", r"direct_copy|CatArray|copy_device_to_device|nchwToNhwc|nhwcToNchw|transpose|\b_?copy_kernel"),
@@ -330,7 +406,8 @@ _KERNEL_FAMILIES = (
 _OP_FAMILIES = (
     ("attention", r"scaled_dot_product|attention"),
     ("conv", r"conv"),
-    ("gemm", r"\b(add|b|badd|)(b?)mm\b|_mm\b|matmul|linear\b|addmv|\bmv\b|\bdot\b|einsum"),
+    ("gemm", r"\b(add|b|badd|)(b?)mm\b|_mm(_v\d+)?\b|matmul|linear\b|addmv|\bmv\b|\bdot\b|einsum"),
+    ("gemm", r"(?:f8|i8|fp8|bf16|f16){2,}|gemm"),
     ("norm", r"_norm\b|batch_norm|_norm_"),
     ("copy", r"copy|\bclone|contiguous|\bcat\b|\bstack\b"),
     ("sort", r"sort|topk|cumsum|cumprod|unique|nonzero|masked_select"),

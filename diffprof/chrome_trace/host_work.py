@@ -35,52 +35,90 @@ SHARED = ("data", "allocation", "copy", "stall", "cpu-op", "launch", "python")
 
 @dataclass(frozen=True)
 class HostWork:
-    """What one thread did, as sets of moments that don't overlap; what is in none of them is Python."""
+    """What threads did, as sets of moments that don't overlap; what is in none of them is Python.
+
+    Threads are laid end to end on one line, so that any number of them is one set. lanes: theirs, sorted;
+    length_us: each one's part of the line."""
 
     sets: dict[str, Intervals]
+    lanes: Any
+    begin_us: float
+    length_us: float
 
-    def shares(self, start: Any, end: Any) -> dict[str, Any]:
-        """For each window [start, end), microseconds of each of SHARED."""
+    def shares(self, lane: Any, start: Any, end: Any) -> dict[str, Any]:
+        """For each window [start, end) of a lane, microseconds of each of SHARED."""
+        shift = np.searchsorted(self.lanes, lane) * self.length_us - self.begin_us
+        start, end = np.asarray(start) + shift, np.asarray(end) + shift
         found = {name: intervals.covered(spans, start, end) for name, spans in self.sets.items()}
-        rest = np.maximum(np.asarray(end) - np.asarray(start), 0.0) - sum(found.values())
+        rest = np.maximum(end - start, 0.0) - sum(found.values())
         return {**found, "python": np.maximum(rest, 0.0)}
 
 
-def host_work(trace: Trace, waits: Waits, lane: int) -> HostWork:
-    """Sorts a thread's time: each moment counts once, as what comes first in SHARED."""
+def host_work(trace: Trace, waits: Waits, lanes: Any) -> HostWork:
+    """Sorts the time of threads (lanes: sorted): each moment counts once, as what comes first in SHARED."""
+    begin, length = _extent(trace)
+    line = _Line(lanes, begin, length)
     calls, ops = trace.calls, trace.ops
-    mine = calls.lane == lane
-    blocks = np.isin(np.arange(len(calls)), waits.blocking)
+    blocks = waits.inside
     copies = _of_kind(waits, CallKind.COPY) | _of_kind(waits, CallKind.BLOCKING_COPY)
     allocates = _named(trace, calls, _ALLOCATION.match)
     long = calls.dur > STALL_US
-    in_call = _spans(calls, mine)
-    on_lane = ops.lane == lane
-    begun = np.sort(calls.ts[mine])
-    calls_inside = np.searchsorted(begun, ops.end) - np.searchsorted(begun, ops.ts)
-    alone = on_lane & (calls_inside == 0) & (ops.dur > CPU_OP_US)
-    between = _minus(_spans(ops, on_lane), in_call)
+    in_call = line.spans(calls, True)
+    begun = np.sort(line.at(calls.ts, calls.lane)) if len(calls) else np.empty(0)
+    calls_inside = np.searchsorted(begun, line.at(ops.end, ops.lane)) - np.searchsorted(
+        begun, line.at(ops.ts, ops.lane)
+    )
+    alone = (calls_inside == 0) & (ops.dur > CPU_OP_US)
+    in_op = line.spans(ops, True)
+    between = _minus(in_op, in_call)
     stalled = between[between[:, 1] - between[:, 0] > STALL_US]
     data = np.concatenate(
-        [
-            _spans(spans, (spans.lane == lane) & _named(trace, spans, _DATA.search))
-            for spans in (trace.annotations, ops)
-        ]
+        [line.spans(spans, _named(trace, spans, _DATA.search)) for spans in (trace.annotations, ops)]
     )
     ordered = (
         ("data", data),
-        ("allocation", _spans(calls, mine & allocates & ~blocks)),
-        ("copy", _spans(calls, mine & copies)),
-        ("cpu-op", _spans(ops, alone)),
-        ("stall", np.concatenate([_spans(calls, mine & long & ~blocks), stalled])),
-        ("launch", np.concatenate([_spans(ops, on_lane), _spans(calls, mine & ~blocks)])),
+        ("allocation", line.spans(calls, allocates & ~blocks)),
+        ("copy", line.spans(calls, copies)),
+        ("cpu-op", line.spans(ops, alone)),
+        ("stall", np.concatenate([line.spans(calls, long & ~blocks), stalled])),
+        ("launch", np.concatenate([in_op, line.spans(calls, ~blocks)])),
     )
     taken: Intervals = intervals.EMPTY
     sets = {}
     for name, spans in ordered:
         sets[name] = _minus(spans, taken)
         taken = intervals.union(np.concatenate([taken, spans]))
-    return HostWork(sets)
+    return HostWork(sets, lanes, begin, length)
+
+
+def _extent(trace: Trace) -> tuple[float, float]:
+    """(start, length) of what the trace holds, the length rounded up to leave room between threads."""
+    held = [spans for spans in (trace.calls, trace.ops, trace.annotations, trace.work) if len(spans)]
+    if not held:
+        return 0.0, 1.0
+    begin = min(float(spans.ts.min()) for spans in held)
+    return begin, max(float(spans.end.max()) for spans in held) - begin + 1.0
+
+
+@dataclass(frozen=True)
+class _Line:
+    """Lanes laid end to end."""
+
+    lanes: Any
+    begin_us: float
+    length_us: float
+
+    def at(self, ts: Any, lane: Any) -> Any:
+        """Moments of lanes on the line; those of lanes that are not on it are NaN."""
+        place = np.minimum(np.searchsorted(self.lanes, lane), len(self.lanes) - 1)
+        return np.where(self.lanes[place] == lane, ts - self.begin_us + place * self.length_us, np.nan)
+
+    def spans(self, spans: Spans, wanted: Any) -> Intervals:
+        """The wanted ones as intervals of the line."""
+        rows: Any = np.flatnonzero(wanted & np.isin(spans.lane, self.lanes))
+        if not len(rows):
+            return intervals.EMPTY
+        return intervals.spans(self.at(spans.ts[rows], spans.lane[rows]), spans.dur[rows])
 
 
 def busy_with(trace: Trace, links: Links, lane: int, start: float, end: float) -> str | None:
@@ -112,10 +150,6 @@ def _named(trace: Trace, spans: Spans, matches: Callable[[str], object]) -> Any:
     if not len(spans):
         return np.empty(0, dtype=bool)
     return np.array([bool(matches(name)) for name in trace.names], dtype=bool)[spans.name]
-
-
-def _spans(spans: Spans, wanted: Any) -> Intervals:
-    return intervals.spans(spans.ts[wanted], spans.dur[wanted]) if len(spans) else intervals.EMPTY
 
 
 def _minus(spans: Intervals, taken: Intervals) -> Intervals:

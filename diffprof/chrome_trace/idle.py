@@ -11,6 +11,7 @@ from diffprof.chrome_trace.events import Table, Trace, copy_direction
 from diffprof.chrome_trace.host_work import SHARED, STALL_US, busy_with, host_work
 from diffprof.chrome_trace.kernel_rows import Kinds
 from diffprof.chrome_trace.links import Links
+from diffprof.chrome_trace.nesting import latest
 from diffprof.chrome_trace.phases import Phases
 from diffprof.chrome_trace.sites import parse_frame, site_of
 from diffprof.chrome_trace.waits import Waits
@@ -43,8 +44,14 @@ def device_busy(trace: Trace, device: int) -> Any:
 
 def devices(trace: Trace) -> list[int]:
     """Devices with work, busiest first."""
-    found = sorted(set(trace.work.device.tolist()))
-    return sorted(found, key=lambda device: -intervals.total(device_busy(trace, device)))
+    work = trace.work
+    order = np.argsort(work.device, kind="stable")
+    found, first = np.unique(work.device[order], return_index=True)
+    busy = [
+        intervals.total(intervals.spans(work.ts[rows], work.dur[rows])) for rows in np.split(order, first[1:])
+    ]
+    ranked = sorted(zip(found.tolist(), busy, strict=True), key=lambda pair: -pair[1])
+    return [device for device, _ in ranked]
 
 
 def find_gaps(
@@ -153,10 +160,11 @@ def _causes(
     lane: Any = np.full(len(call), -1)
     lane[known] = calls.lane[call[known]]
     spent = {name: np.zeros(len(start)) for name in SHARED}
-    for each in np.unique(lane[known]).tolist():
+    if known.any():
         # What other threads do does not hold up this one.
-        gaps = np.flatnonzero(lane == each)
-        for name, us in host_work(trace, waits, each).shares(start[gaps], until[gaps]).items():
+        gaps = np.flatnonzero(known)
+        shares = host_work(trace, waits, np.unique(lane[gaps])).shares(lane[gaps], start[gaps], until[gaps])
+        for name, us in shares.items():
             spent[name][gaps] = us
     # Longer on its way than any launch takes: it waited for other work, such as an event of another stream.
     late = end - until > QUEUED_US
@@ -164,18 +172,16 @@ def _causes(
     spent["unknown"] = np.where(late, end - until, 0.0)
     largest = np.argmax(np.stack(list(spent.values())), axis=0)
     shared = list(spent)
-    sync_call, waited = _last_wait(calls, waits.blocking, lane, start, until)
+    sync_call, waited = _last_wait(calls, waits, lane, start, until)
     causes: list[str] = []
     syncs: list[int | None] = []
     for i in range(len(start)):
         row = None
-        if not known[i]:
+        if not known[i] or (launched[i] < start[i] and end[i] - launched[i] > QUEUED_US):
             cause = "unknown"
         elif waited[i] * 2 >= end[i] - start[i] and sync_call[i] >= 0:
             cause = "sync"
             row = int(waits.of_call[sync_call[i]])
-        elif launched[i] < start[i] and end[i] - launched[i] > QUEUED_US:
-            cause = "unknown"
         else:
             cause = shared[int(largest[i])]
             if cause == "launch" and _is_transfer(trace, int(following[i])):
@@ -185,22 +191,16 @@ def _causes(
     return causes, syncs, until
 
 
-def _last_wait(calls: Any, blocking: Any, lane: Any, start: Any, until: Any) -> tuple[Any, Any]:
-    """The latest blocking call on the launching thread that began before the launch and ended after the
-    device ran dry, and how long it kept the host."""
-    row = np.full(len(start), -1)
-    waited = np.zeros(len(start))
-    for each in np.unique(lane):
-        mine = blocking[calls.lane[blocking] == each]
-        gaps = np.flatnonzero(lane == each)
-        if not len(mine):
-            continue
-        index = np.searchsorted(calls.ts[mine], until[gaps], side="right") - 1
-        candidate = mine[np.maximum(index, 0)]
-        hit = (index >= 0) & (calls.end[candidate] > start[gaps])
-        row[gaps[hit]] = candidate[hit]
-        waited[gaps[hit]] = calls.dur[candidate[hit]]
-    return row, waited
+def _last_wait(calls: Any, waits: Waits, lane: Any, start: Any, until: Any) -> tuple[Any, Any]:
+    """The latest wait on the launching thread that began before the launch and ended after the device ran
+    dry, and how long it kept the host."""
+    blocking = waits.blocking
+    found = latest(calls.ts[blocking], calls.lane[blocking], until, lane)
+    if not len(blocking):
+        return found, np.zeros(len(start))
+    candidate = blocking[np.maximum(found, 0)]
+    hit = (found >= 0) & (waits.until[candidate] > start)
+    return np.where(hit, candidate, -1), np.where(hit, waits.until[candidate] - calls.ts[candidate], 0.0)
 
 
 def _is_transfer(trace: Trace, row: int) -> bool:

@@ -11,6 +11,21 @@ from typing import Any
 import numpy as np
 
 
+def latest(start: Any, lane: Any, ts: Any, on: Any) -> Any:
+    """For each instant ts on lane `on`: the last row of its lane that starts no later, or -1. Rows are sorted
+    by start within their lanes."""
+    count = len(start)
+    key = np.concatenate([lane, on])
+    order = np.lexsort((np.arange(len(key)), np.concatenate([start, ts]), key))
+    is_row = order < count
+    rows = np.maximum.accumulate(np.where(is_row, np.arange(len(order)), -1))
+    found = np.where(rows >= 0, order[np.maximum(rows, 0)], -1)
+    found[(found >= 0) & (key[np.maximum(found, 0)] != key[order])] = -1
+    result: Any = np.empty(len(key), np.int64)
+    result[order] = found
+    return result[count:]
+
+
 class Nest:
     """Spans of several lanes, nested by time. Rows keep the caller's numbering; -1 stands for none."""
 
@@ -45,17 +60,8 @@ class Nest:
         return result
 
     def _at(self, ts: Any, lane: Any) -> Any:
-        # Lanes and starts are one sorted key: search within each lane's block.
         ts, lane = np.asarray(ts, dtype=float), np.asarray(lane)
-        found = np.full(len(ts), -1)
-        for each in np.unique(lane):
-            low = np.searchsorted(self._lane, each, side="left")
-            high = np.searchsorted(self._lane, each, side="right")
-            if low == high:
-                continue
-            mine = np.flatnonzero(lane == each)
-            index = low + np.searchsorted(self._start[low:high], ts[mine], side="right") - 1
-            found[mine] = np.where(index >= low, index, -1)
+        found = latest(self._start, self._lane, ts, lane)
         live = np.flatnonzero(found >= 0)
         while len(live):
             live = live[self._end[found[live]] <= ts[live]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from decimal import Decimal
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from diffprof.chrome_trace.events import Detail, Memory, Spans, Table, Trace, is_known, table_of
+from diffprof.chrome_trace.events import IDLE_WORK, Detail, Memory, Spans, Table, Trace, is_known, table_of
 from diffprof.chrome_trace.stream import Args, Event, Source
 from diffprof.model.errors import UsageError
 
@@ -22,6 +23,13 @@ STOPPED = "reading it was stopped"
 
 LATEST_US = float(1 << 63) / 1e3
 """What a time or a length stays below: Kineto counts nanoseconds in 64 bits."""
+
+NAME_LIMIT = 4096
+"""Characters of a name that are kept: names of templates have a few hundred, and every pattern that tells a
+name's meaning is tried on it."""
+
+DETAIL_LIMIT = 1 << 16
+"""Bytes of an op's shapes, types or stack that are looked at."""
 
 _NO_ARGS = Args()
 
@@ -32,6 +40,25 @@ class _Codes(dict[Any, int]):
     def __missing__(self, key: Any) -> int:
         self[key] = code = len(self)
         return code
+
+
+class _Names(_Codes):
+    """Numbered names. texts: what is kept of each."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def __missing__(self, key: Any) -> int:
+        self.texts.append(short_text(key or ""))
+        return super().__missing__(key)
+
+
+def short_text(text: str) -> str:
+    """The text, or the beginning of one that is too long; two long ones that differ stay apart."""
+    if len(text) <= NAME_LIMIT:
+        return text
+    mark = zlib.crc32(text.encode("utf-8", "surrogatepass"))
+    return f"{text[:NAME_LIMIT]}... ({len(text):,} characters, {mark:08x})"
 
 
 def _number(value: Any) -> int:
@@ -97,7 +124,7 @@ class _Columns:
 class _Builder:
     def __init__(self) -> None:
         self.kinds = _Codes()
-        self.names = _Codes()
+        self.names = _Names()
         self.lanes = _Codes()
         self.details = _Codes()
         self.columns: dict[Table, _Columns] = defaultdict(_Columns)
@@ -165,6 +192,11 @@ class _Builder:
         if table == Table.FRAME:
             # Built-in functions have no source line; their names hold addresses, so each is new.
             rows = [row for row in rows if not (row.name or "").startswith("<built-in")]
+        elif table == Table.KERNEL:
+            rows = [row for row in rows if row.name not in IDLE_WORK]
+        elif table == Table.CALL:
+            # MTIA draws each wait twice, on the thread and on the device.
+            rows = [row for row in rows if row.args is None or row.pid != row.args.device]
         rows, ts = self._times(rows)
         count = len(rows)
         dur = _floats(rows, "dur")
@@ -193,11 +225,15 @@ class _Builder:
             columns["stream"] = _or_else(_ints(args, "stream", np.int32), rows, "tid")
             columns["device"] = _or_else(_ints(args, "device", np.int32), rows, "pid")
             columns["table"] = np.full(count, int(table), np.int8)
+            if table == Table.KERNEL:
+                columns["table"][[(row.name or "").startswith("dma_") for row in rows]] = int(Table.COPY)
         self.columns[table].add(**columns)
 
     def _detail(self, args: Args) -> int:
         shapes, dtypes = bytes(args.shapes), bytes(args.dtypes)
-        return self.details[Detail(shapes, dtypes, args.stack or "")]
+        if len(shapes) + len(dtypes) > DETAIL_LIMIT:
+            shapes = dtypes = b""
+        return self.details[Detail(shapes, dtypes, (args.stack or "")[:DETAIL_LIMIT])]
 
     def _flow(self, table: Table, rows: list[Event]) -> None:
         rows, ts = self._times(rows)
@@ -213,9 +249,9 @@ class _Builder:
         for row in rows:
             args = row.args or _NO_ARGS
             if row.name == "process_labels" and args.labels:
-                self.labels[row.pid] = str(args.labels)
+                self.labels[row.pid] = short_text(str(args.labels))
             elif row.name == "thread_name" and args.name:
-                self.threads[row.pid, row.tid] = str(args.name)
+                self.threads[row.pid, row.tid] = short_text(str(args.name))
 
     def pair(self) -> None:
         """Turn begin and end events into spans: an end closes the latest open begin on its lane."""
@@ -316,6 +352,7 @@ def _finish(source: Source, builder: _Builder) -> Trace:
     if builder.damaged and not any(len(ts) for each in columns.values() for ts in each.pieces.get("ts", ())):
         raise _unreadable(source, builder.damaged)
     calls, device = columns[Table.CALL].spans(), work.spans()
+    _to_threads(builder, calls)
     _flow_correlation(builder, calls, device)
     builder.flows.clear()
     memory = (
@@ -325,7 +362,7 @@ def _finish(source: Source, builder: _Builder) -> Trace:
         path=source.path,
         meta=source.header,
         origin_us=float(builder.origin or 0),
-        names=[name or "" for name in builder.names],
+        names=builder.names.texts,
         lanes=list(builder.lanes),
         details=list(builder.details),
         ops=columns[Table.OP].spans(),
@@ -346,6 +383,17 @@ def _finish(source: Source, builder: _Builder) -> Trace:
         unclosed=builder.unclosed,
         lengthless=builder.lengthless,
     )
+
+
+def _to_threads(builder: _Builder, calls: Spans) -> None:
+    """Put calls that name their thread but no process (`xpu_sync`: pid -1) on its lane, in place."""
+    lanes = list(builder.lanes)
+    of_thread = {tid: code for code, (pid, tid) in enumerate(lanes) if pid != -1}
+    homeless = {
+        code: of_thread[tid] for code, (pid, tid) in enumerate(lanes) if pid == -1 and tid in of_thread
+    }
+    if homeless and len(calls):
+        calls.lane = np.array([homeless.get(code, code) for code in range(len(lanes))], np.int32)[calls.lane]
 
 
 def _unreadable(source: Source, events: int) -> UsageError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +23,10 @@ PYTHON_EVENT_US = 20.0
 THROTTLED_PENDING = 900
 """Unfinished launches from which a slow launch is taken to wait for room (CUDA's queue holds 1024)."""
 
+LATE_US = 100.0
+"""From a launch to its kernel on an idle device: five times what the profiling guide of diffusers calls
+unhealthy."""
+
 ALL_STREAMS = -1
 
 
@@ -34,6 +39,8 @@ class _Builder:
         self.stream: list[int] = []
         self.sync: list[int] = []
         self.at: list[float] = []
+        self.settle: list[float] = []
+        self.late: list[float] = []
 
     def add(
         self,
@@ -44,7 +51,7 @@ class _Builder:
         module: int = 0,
         device: float = 0.0,
         stream: int = 0,
-        sync: int = -1,
+        late: float = 0.0,
     ) -> None:
         """at: moment of the event on the trace's clock."""
         self.at.append(at)
@@ -53,7 +60,15 @@ class _Builder:
         self.host.append(round(max(0.0, host), 3))
         self.device.append(round(device, 3))
         self.stream.append(stream)
-        self.sync.append(sync)
+        self.sync.append(NOT_BLOCKING)
+        self.settle.append(0.0)
+        self.late.append(round(late, 3))
+
+    def waits(self, row: int, settle: float) -> None:
+        """The event added last makes the host wait. settle: how long its wait goes on after the end of all
+        recorded work that it waits for."""
+        self.sync[-1] = row
+        self.settle[-1] = round(max(0.0, settle), 3)
 
 
 def make_timeline(
@@ -66,56 +81,55 @@ def make_timeline(
     """
     calls, work = trace.calls, trace.work
     launched = _works_by_call(links)
-    events = sorted(set(launched) | set(waits.blocking.tolist()), key=lambda row: (calls.ts[row], row))
     if not launched:
         return None
-    streams = _stream_numbers(work)
+    events = sorted(set(launched) | set(waits.blocking.tolist()), key=lambda row: (calls.ts[row], row))
     modules, module_of_call = links.modules
+    settle = _sync_latency(trace, waits)
     pending = _pending(calls, work, links)
+    measured = grade is Grade.MEASURED
+    out = _Builder()
+    host = _Host(trace, links, events, _begin(trace, links, phases, events))
+    latency = _launch_latency(trace, links)
+    device = _Device(trace, links)
+    begins = set(waits.blocking.tolist())
     unhindered = [row for row in launched if pending.get(row, 0) < THROTTLED_PENDING]
     typical = float(np.median(calls.dur[unhindered or list(launched)]))
-    begin = _begin(trace, links, phases, events)
-    in_torch = _prefix(intervals.union(_host_spans(trace, links, events)))
-    out = _Builder()
-    now = begin
-    last_stream: dict[int, int] = {}
-    settle = _sync_latency(trace, waits)
-    drained = _last_end(work)
     for row in events:
         ts, duration = float(calls.ts[row]), float(calls.dur[row])
         module = int(module_of_call[row]) if len(module_of_call) else 0
-        host = max(0.0, ts - now)
-        python = host - (in_torch(ts) - in_torch(now)) if ts > now else 0.0
+        spent, python = host.until(ts)
         if python > PYTHON_EVENT_US:
             out.add(ts, python, module=module)
-            host -= python
-        blocks = int(waits.of_call[row])
-        lane = int(calls.lane[row])
-        for number, each in enumerate(launched.get(row, ())):
-            stream = streams[int(work.device[each]), int(work.stream[each])]
-            last_stream[lane] = stream
+            spent -= python
+        works = launched.get(row, ())
+        device.take(works, int(calls.lane[row]))
+        late = [device.late(each, ts + latency) if measured else 0.0 for each in works]
+        for number, each in enumerate(works):
             out.add(
                 ts,
-                host if number == 0 else 0.0,
+                0.0 if number else spent,
                 kind=int(kinds.of_work[each]),
                 module=module,
                 # A copy or kernel of no recorded length still takes its place in the queue.
                 device=max(float(work.dur[each]), 0.001),
-                stream=stream,
-                sync=blocks if number == len(launched[row]) - 1 else NOT_BLOCKING,
+                stream=device.stream_of(each),
+                late=late[number] if row not in begins else 0.0,
             )
-        if row not in launched:
-            scope = wait_scope(trace.name(calls, row))
-            stream = last_stream.get(lane, ALL_STREAMS) if scope == "stream" else ALL_STREAMS
-            out.add(ts, host, module=module, stream=stream, sync=blocks)
-        if blocks != NOT_BLOCKING:
-            # What the call took beyond the device's end and the usual latency, the host was busy.
-            beyond = ts + duration - max(ts, drained(ts + duration))
-            now = max(now, ts + duration - max(0.0, beyond - settle))
+        if row in begins:
+            until = float(waits.until[row])
+            waited_for = device.waited_for(row, works, until)
+            beyond = until - max(ts, device.done_by(waited_for, until))
+            if not works or waited_for != out.stream[-1]:
+                out.add(ts, 0.0 if works else spent, module=module, stream=waited_for)
+            # What held up the copy that is waited for is part of the wait.
+            out.waits(int(waits.of_call[row]), beyond + sum(late))
+            # A simulated wait always takes the usual latency: what goes beyond it, the host was busy.
+            host.free(until - (0.0 if measured else max(0.0, beyond - settle)))
         else:
             throttled = pending.get(row, 0) >= THROTTLED_PENDING and duration > 4 * typical
-            now = max(now, ts + (duration - typical if throttled else 0.0))
-    window = phases.window
+            host.free(ts + (duration - typical if throttled else 0.0))
+    window, now = phases.window, host.now
     # The last annotation of a simulated call ends with its device; all that its host does is an event.
     if window and window[1] > now and grade is Grade.MEASURED:
         out.add(now, window[1] - now)
@@ -131,21 +145,96 @@ def make_timeline(
         device_us=tuple(out.device),
         stream=tuple(out.stream),
         sync=tuple(out.sync),
-        launch_latency_us=round(_launch_latency(trace, links), 3),
+        launch_latency_us=round(latency, 3),
         sync_latency_us=round(settle, 3),
+        settle_us=tuple(out.settle) if measured else (),
+        late_us=tuple(out.late) if any(out.late) else (),
         pending_limit=max(1024, max(pending.values(), default=0) + 1),
     )
 
 
-def _last_end(work: Any) -> Callable[[float], float]:
-    """A function: when the last work that ended by a moment ended."""
-    ends = np.sort(work.end).tolist()
+class _Host:
+    """The host's lane, from event to event. now: until when its time is told."""
 
-    def before(at: float) -> float:
-        index = bisect_right(ends, at)
-        return ends[index - 1] if index else float("-inf")
+    def __init__(self, trace: Trace, links: Links, events: Sequence[int], begin: float) -> None:
+        self.in_torch = _prefix(intervals.union(_host_spans(trace, links, events)))
+        self.now = begin
 
-    return before
+    def until(self, ts: float) -> tuple[float, float]:
+        """(time since the last event, what of it was outside PyTorch's ops)."""
+        spent = max(0.0, ts - self.now)
+        return spent, spent - (self.in_torch(ts) - self.in_torch(self.now)) if ts > self.now else 0.0
+
+    def free(self, at: float) -> None:
+        """It goes on from this moment."""
+        self.now = max(self.now, at)
+
+
+class _Device:
+    """Streams, numbered, and when their work was done: that of a known launch, as in the timeline."""
+
+    def __init__(self, trace: Trace, links: Links) -> None:
+        self.trace = trace
+        work = trace.work
+        self._known = links.call_of_work >= 0
+        pairs = list(zip(work.device.tolist(), work.stream.tolist(), strict=True))
+        numbers = {pair: number for number, pair in enumerate(sorted(set(pairs)))}
+        self._streams = [numbers[pair] for pair in pairs]
+        self._ends: dict[int, list[float]] = defaultdict(list)
+        for each in np.flatnonzero(self._known).tolist():
+            self._ends[self._streams[each]].append(float(work.end[each]))
+        for ends in self._ends.values():
+            ends.sort()
+        self._ends[ALL_STREAMS] = np.sort(work.end[self._known]).tolist()
+        self._last: dict[int, int] = {}
+        self._busy: dict[int, Callable[[float], float]] = {}
+
+    def stream_of(self, each: int) -> int:
+        """The number of the stream that a piece of work ran on."""
+        return self._streams[each]
+
+    def late(self, each: int, ready: float) -> float:
+        """How long it did not start although it was ready and the device had nothing to do that was launched
+        in the trace: what it waited for is not in it."""
+        start = float(self.trace.work.ts[each])
+        idle = start - max(ready, self.done_by(ALL_STREAMS, start))
+        return idle if idle > LATE_US and not self.works_at(start) else 0.0
+
+    def works_at(self, at: float) -> bool:
+        """Whether anything that began before goes on at a moment."""
+        return self._worked(ALL_STREAMS, at - 1.0, at) > 0.0
+
+    def take(self, works: Sequence[int], lane: int) -> None:
+        """A thread gave it work."""
+        if works:
+            self._last[lane] = self._streams[works[-1]]
+
+    def done_by(self, stream: int, at: float) -> float:
+        """When the last work of a stream (or of all) that ended by a moment ended."""
+        found = self._ends[stream]
+        index = bisect_right(found, at)
+        return found[index - 1] if index else float("-inf")
+
+    def waited_for(self, row: int, works: Sequence[int], until: float) -> int:
+        """The stream that a waiting call waits for. Where another one worked for most of the wait and its own
+        did not, its own waited for that one's events."""
+        calls = self.trace.calls
+        ts, name = float(calls.ts[row]), self.trace.name(calls, row)
+        if not works and wait_scope(name) != "stream":
+            return ALL_STREAMS
+        stream = self._streams[works[-1]] if works else self._last.get(int(calls.lane[row]), ALL_STREAMS)
+        elsewhere = self._worked(ALL_STREAMS, ts, until) - self._worked(stream, ts, until)
+        return ALL_STREAMS if elsewhere * 2 > until - ts else stream
+
+    def _worked(self, stream: int, start: float, end: float) -> float:
+        """How long of a while it worked."""
+        if stream not in self._busy:
+            work = self.trace.work
+            mine = self._known
+            if stream != ALL_STREAMS:
+                mine = mine & (np.array(self._streams) == stream)
+            self._busy[stream] = _prefix(intervals.union(intervals.spans(work.ts[mine], work.dur[mine])))
+        return self._busy[stream](end) - self._busy[stream](start)
 
 
 def _works_by_call(links: Links) -> dict[int, list[int]]:
@@ -154,11 +243,6 @@ def _works_by_call(links: Links) -> dict[int, list[int]]:
         if call >= 0:
             found.setdefault(call, []).append(row)
     return found
-
-
-def _stream_numbers(work: Any) -> dict[tuple[int, int], int]:
-    pairs = sorted(set(zip(work.device.tolist(), work.stream.tolist(), strict=True)))
-    return {pair: number for number, pair in enumerate(pairs)}
 
 
 def _begin(trace: Trace, links: Links, phases: Phases, events: Sequence[int]) -> float:
@@ -213,21 +297,24 @@ def _pending(calls: Any, work: Any, links: Links) -> dict[int, int]:
 def _launch_latency(trace: Trace, links: Links) -> float:
     """Median time from the call's begin to the kernel's, for launches into an empty queue."""
     work, calls = trace.work, trace.calls
-    latencies: list[float] = []
-    smallest: list[float] = []
-    for device, stream in sorted(set(zip(work.device.tolist(), work.stream.tolist(), strict=True))):
-        rows = np.flatnonzero((work.device == device) & (work.stream == stream))
-        call = links.call_of_work[rows]
-        rows, call = rows[call >= 0], call[call >= 0]
-        if not len(rows):
-            continue
-        free = np.concatenate([[-np.inf], np.maximum.accumulate(work.end[rows])[:-1]])
-        delay = work.ts[rows] - calls.ts[call]
-        smallest += delay[delay >= 0].tolist()
-        latencies += delay[(free <= calls.ts[call]) & (delay >= 0)].tolist()
-    if latencies:
+    rows = np.flatnonzero(links.call_of_work >= 0)
+    if not len(rows):
+        return 0.0
+    # By stream, in the order of their starts.
+    rows = rows[np.lexsort((work.ts[rows], work.stream[rows], work.device[rows]))]
+    call = links.call_of_work[rows]
+    fresh = np.diff(work.stream[rows], prepend=-2) | np.diff(work.device[rows], prepend=-2)
+    free = np.concatenate(
+        [
+            np.concatenate([[-np.inf], np.maximum.accumulate(work.end[each])[:-1]])
+            for each in np.split(rows, np.flatnonzero(fresh)[1:])
+        ]
+    )
+    delay = work.ts[rows] - calls.ts[call]
+    latencies = delay[(free <= calls.ts[call]) & (delay >= 0)]
+    if len(latencies):
         return float(np.median(latencies))
-    return min(smallest, default=0.0)
+    return float(np.min(delay[delay >= 0], initial=np.inf)) if (delay >= 0).any() else 0.0
 
 
 def _sync_latency(trace: Trace, waits: Waits) -> float:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from diffprof.chrome_trace.events import CallKind, Phase, Table, Trace, call_kind, copy_direction, wait_scope
 from diffprof.chrome_trace.links import Links
+from diffprof.chrome_trace.nesting import Nest
 from diffprof.chrome_trace.phases import LOOP, Phases
 from diffprof.chrome_trace.sites import frames_at, from_profiler, site_of
 from diffprof.model.recording import Site, SyncRow
@@ -41,34 +42,50 @@ _SHAPES = frozenset(
 
 @dataclass
 class Waits:
-    """rows: of the recording. of_call: for each runtime call its row, -1 if it doesn't block, -2 if it blocks
-    without a row. kinds: CallKind of each call. blocking: rows of calls that block, by start."""
+    """Where the host waited.
+
+    rows: of the recording. kinds: CallKind of each runtime call. blocking: calls with which a wait begins, by
+    start. of_call: for each call of a wait its row, -1 if it doesn't wait, -2 if it waits without a row.
+    until: for each call, when it ends, with a wait the end of the wait, which is another call's where a copy
+    and the synchronize behind it are one wait. waited: for each call, microseconds spent in the calls of its
+    wait. unasked_us: time in waits that are the profiler's own."""
 
     rows: tuple[SyncRow, ...]
     of_call: Any
     kinds: list[CallKind]
     blocking: Any
+    until: Any
+    waited: Any
+    unasked_us: float = 0.0
+
+    @property
+    def inside(self) -> Any:
+        """For each call, whether the host waits in it."""
+        return self.of_call != NOT_BLOCKING
 
 
 @dataclass(frozen=True)
 class WaitEvent:
-    """One blocking call. ops: around it, innermost first. row: in the recording's syncs, or -2."""
+    """One wait. waited_us: spent in its calls. ops: around it, innermost first. row: of the recording's
+    syncs, or -2."""
 
     start_us: float
     end_us: float
+    waited_us: float
     ops: tuple[str, ...]
     phase: Phase | None
     row: int
 
 
 def wait_events(trace: Trace, links: Links, phases: Phases, waits: Waits) -> tuple[WaitEvent, ...]:
-    """Every blocking call in the order in which they began, as the timeline has them."""
+    """Every wait in the order in which they began, as the timeline has them."""
     calls = trace.calls
     found = phases.at(calls.ts[waits.blocking])
     return tuple(
         WaitEvent(
             start_us=float(calls.ts[call]),
-            end_us=float(calls.end[call]),
+            end_us=float(waits.until[call]),
+            waited_us=float(waits.waited[call]),
             ops=tuple(trace.name(trace.ops, op) for op in links.op_nest.chain(int(links.op_of_call[call]))),
             phase=phases.phase(int(phase)),
             row=int(waits.of_call[call]),
@@ -82,6 +99,7 @@ class _Row:
     kind: str
     op: str
     call: str
+    behind: str
     what: str
     site: Site
     phase: str
@@ -92,72 +110,144 @@ class _Row:
     steps: Counter[int] = field(default_factory=Counter)
 
 
-def find_waits(trace: Trace, links: Links, phases: Phases) -> Waits:
-    """Every blocking call and staged copy, grouped by kind and place."""
-    calls = trace.calls
-    of_name = [call_kind(name) for name in trace.names]
-    kinds = [of_name[name] for name in calls.name.tolist()]
-    blocks = np.array([kind.blocks for kind in kinds], dtype=bool)
-    frees = np.array([kind is CallKind.FREE for kind in kinds], dtype=bool)
-    # With nothing on the device there is nothing that giving memory back could wait for.
-    blocks &= ~frees | _device_has_work(trace, links)
-    of_call = np.full(len(calls), NOT_BLOCKING)
-    blocking = np.flatnonzero(blocks)
-    copies = _copies(trace, links)
-    before = _previous_on_lane(calls)
-    staged = [row for row in copies if not blocks[row] and copies[row][1] and copies[row][0] == "h2d"]
-    modules, module_of = links.modules
-    phase_of = phases.at(calls.ts)
-    rows: dict[tuple[Any, ...], _Row] = {}
-    index: dict[tuple[Any, ...], int] = {}
-    paired: set[int] = set()
+@dataclass
+class _Found:
+    """The waits of a trace before they are grouped. heads: calls with which one begins. behind: head -> the
+    synchronize that is part of it. copy_of: head -> the copy that it is for. staged: copies that take the
+    host's time and make it wait for nothing."""
 
-    def add(call: int, kind: str, copy: int | None) -> int:
-        frames = frames_at(links, call)
+    kinds: list[CallKind]
+    copies: dict[int, _Copy]
+    heads: list[int]
+    behind: dict[int, int]
+    copy_of: dict[int, int]
+    staged: list[int]
+
+
+def find_waits(trace: Trace, links: Links, phases: Phases) -> Waits:
+    """Every wait of the host and every staged copy, grouped by kind and place.
+
+    What the host spends inside a call that waits is its wait, measured: a synchronize, a blocking copy, and a
+    copy from or to pageable memory, which is asynchronous by its name only. A synchronize behind such a copy
+    is part of the same wait. A call inside another that waits (the driver's in the runtime's) adds nothing.
+    """
+    calls = trace.calls
+    found = _find(trace, links)
+    grouping = _Grouping(trace, links, phases, found.copies)
+    of_call = np.full(len(calls), NOT_BLOCKING)
+    until, waited = calls.end.copy(), calls.dur.copy()
+    unasked = 0.0
+    for call in found.heads:
+        second = found.behind.get(call)
+        if second is not None:
+            until[call] = calls.end[second]
+            waited[call] += calls.dur[second]
+        copy = found.copy_of.get(call)
+        kind = _kind(
+            trace, links, call, found.kinds[call], found.copies.get(copy) if copy is not None else None
+        )
+        row = grouping.add(call, second, kind, copy, float(waited[call]))
+        of_call[call] = row
+        if second is not None:
+            of_call[second] = row
+        if row == NO_ROW:
+            unasked += float(waited[call])
+    for call in found.staged:
+        grouping.add(call, None, "staged-copy", call, float(calls.dur[call]))
+    rows = grouping.finished()
+    return Waits(rows, of_call, found.kinds, np.array(found.heads, np.int64), until, waited, unasked)
+
+
+class _Grouping:
+    """Waits by kind and place."""
+
+    def __init__(self, trace: Trace, links: Links, phases: Phases, copies: dict[int, _Copy]) -> None:
+        self.trace, self.links, self.phases, self.copies = trace, links, phases, copies
+        self.modules, self.module_of = links.modules
+        self.phase_of = phases.at(trace.calls.ts)
+        self.rows: dict[tuple[Any, ...], _Row] = {}
+        self.index: dict[tuple[Any, ...], int] = {}
+
+    def add(self, call: int, second: int | None, kind: str, copy: int | None, waited_us: float) -> int:
+        """The number of the row to which the wait was added, or NO_ROW."""
+        trace, phases = self.trace, self.phases
+        frames = frames_at(self.links, call)
         if from_profiler(frames):
             return NO_ROW
-        name = trace.name(calls, call)
-        ops = links.op_nest.chain(int(links.op_of_call[call]))
+        phase = phases.phase(int(self.phase_of[call]))
+        name = trace.name(trace.calls, call)
+        ops = self.links.op_nest.chain(int(self.links.op_of_call[call]))
         op = trace.name(trace.ops, ops[0]) if ops else name
         outer = trace.name(trace.ops, ops[-1]) if ops else name
-        site = site_of(frames, instead=outer, module=modules[int(module_of[call])] or None)
-        phase = phases.phase(int(phase_of[call]))
+        site = site_of(frames, instead=outer, module=self.modules[int(self.module_of[call])] or None)
         key = (kind, site.file, site.line, site.function, op, phase and (phase.name, phase.part))
-        row = rows.get(key)
+        row = self.rows.get(key)
         if row is None:
-            index[key] = len(rows)
-            row = rows[key] = _Row(
+            self.index[key] = len(self.rows)
+            row = self.rows[key] = _Row(
                 kind=kind,
                 op=op,
                 call=name,
-                what=copies[copy][2] if copy is not None else "",
+                behind=trace.name(trace.calls, second) if second is not None else "",
+                what=self.copies[copy].name if copy in self.copies else "",
                 site=site,
                 phase=phase.name if phase else NO_PHASE,
                 part=phase.part if phase else None,
             )
         row.count += 1
-        row.bytes += copies[copy][3] if copy is not None else 0
-        row.waited_us += float(calls.dur[call])
+        row.bytes += self.copies[copy].bytes if copy in self.copies else 0
+        row.waited_us += waited_us
         if phase and phase.name == LOOP:
-            row.steps[phases.step_at(float(calls.ts[call]))] += 1
-        return index[key]
+            row.steps[phases.step_at(float(trace.calls.ts[call]))] += 1
+        return self.index[key]
 
-    for call in blocking.tolist():
-        copy = call if call in copies else None
-        previous = int(before[call])
-        if copy is None and kinds[call] is CallKind.WAIT and previous in copies and previous not in paired:
-            same_op = links.op_of_call[call] == links.op_of_call[previous]
-            near = calls.ts[call] - calls.end[previous] < _BESIDE_US
-            if same_op and (near or links.op_of_call[call] >= 0):
-                copy = previous
-                paired.add(previous)
-        kind = _kind(trace, links, call, kinds[call], copies[copy] if copy is not None else None)
-        of_call[call] = add(call, kind, copy)
-    for call in staged:
-        if call not in paired:
-            add(call, "staged-copy", call)
-    steps = len(phases.step_spans)
-    return Waits(tuple(_finished(row, steps) for row in rows.values()), of_call, kinds, blocking)
+    def finished(self) -> tuple[SyncRow, ...]:
+        steps = len(self.phases.step_spans)
+        return tuple(_finished(row, steps) for row in self.rows.values())
+
+
+def _find(trace: Trace, links: Links) -> _Found:
+    calls = trace.calls
+    of_name = [call_kind(name) for name in trace.names]
+    kinds = [of_name[name] for name in calls.name.tolist()]
+    outer = Nest(calls.ts, calls.dur, calls.lane).parent
+    copies = _copies(trace, links, kinds, outer)
+    waits = np.array([kind.blocks for kind in kinds], dtype=bool)
+    frees = np.array([kind is CallKind.FREE for kind in kinds], dtype=bool)
+    # With nothing on the device there is nothing that giving memory back could wait for.
+    waits &= ~frees | _device_has_work(trace, links)
+    held = {row for row, copy in copies.items() if kinds[row] is CallKind.COPY and copy.holds_host}
+    before = _previous_on_lane(calls, kinds, outer)
+    behind: dict[int, int] = {}
+    copy_of = {row: row for row in copies}
+    for call in np.flatnonzero(waits).tolist():
+        copy = int(before[call])
+        if (
+            kinds[call] is not CallKind.WAIT
+            or copy in behind
+            or not _belongs(trace, links, copy, call, copies)
+        ):
+            continue
+        copy_of[call] = copy
+        if copy in held or (copy not in copies and not len(trace.work)):
+            behind[copy] = call
+    staged = sorted(row for row in held if copies[row].direction == "h2d" and row not in behind)
+    waits[[*held, *behind]] = True
+    waits[[*staged, *behind.values()]] = False
+    heads = np.flatnonzero(waits)
+    inner = Nest(calls.ts[heads], calls.dur[heads], calls.lane[heads]).parent >= 0
+    return _Found(kinds, copies, heads[~inner].tolist(), behind, copy_of, staged)
+
+
+def _belongs(trace: Trace, links: Links, copy: int, wait: int, copies: dict[int, _Copy]) -> bool:
+    """Whether a wait is the end of the copy before it on its thread."""
+    if copy < 0 or wait_scope(trace.name(trace.calls, wait)) == "device":
+        return False
+    if copy in copies and copies[copy].direction not in ("h2d", "d2h", "copy"):
+        return False
+    op = links.op_of_call[wait]
+    near = trace.calls.ts[wait] - trace.calls.end[copy] < _BESIDE_US
+    return bool(op == links.op_of_call[copy] and (near or op >= 0))
 
 
 def _device_has_work(trace: Trace, links: Links) -> Any:
@@ -177,27 +267,54 @@ def _device_has_work(trace: Trace, links: Links) -> Any:
 _BESIDE_US = 50.0
 """Without an op to tell, a wait this soon after a copy on the same thread is the copy's."""
 
-_Copy = tuple[str, bool | None, str, int]
-"""(direction, pageable, name in the trace, bytes)."""
+
+class _Copy(NamedTuple):
+    """pageable: whether its memory on the host is, None if not told. name: in the trace. late: whether the
+    call returned only when the copy was done."""
+
+    direction: str
+    pageable: bool | None
+    name: str
+    bytes: int
+    late: bool
+
+    @property
+    def holds_host(self) -> bool:
+        """Whether a call that is asynchronous by its name keeps the host. To pageable memory it returns when
+        the copy is done, from pageable memory when the driver has taken the data over (CUDA's reference, API
+        synchronization behavior)."""
+        if self.direction not in ("h2d", "d2h"):
+            return False
+        return bool(self.pageable) or (self.pageable is None and self.direction == "d2h" and self.late)
 
 
-def _copies(trace: Trace, links: Links) -> dict[int, _Copy]:
-    """Copies by the call that made them."""
-    work = trace.work
+def _copies(trace: Trace, links: Links, kinds: list[CallKind], outer: Any) -> dict[int, _Copy]:
+    """Copies by the call that made them; of the driver's call in the runtime's, by the latter."""
+    work, calls = trace.work, trace.calls
     found: dict[int, _Copy] = {}
     for row in np.flatnonzero((work.table == Table.COPY) & (links.call_of_work >= 0)).tolist():
+        call = int(links.call_of_work[row])
+        if (above := int(outer[call])) >= 0 and kinds[above] in (CallKind.COPY, CallKind.BLOCKING_COPY):
+            call = above
         name = trace.name(work, row)
-        direction, pageable = copy_direction(name)
-        found[int(links.call_of_work[row])] = (direction, pageable, name, max(0, int(work.bytes[row])))
+        late = bool(calls.end[call] >= work.ts[row] + work.dur[row])
+        found[call] = _Copy(*copy_direction(name), name, max(0, int(work.bytes[row])), late)
     return found
 
 
-def _previous_on_lane(calls: Any) -> Any:
-    """For each call the one before it on its thread, or -1."""
+def _previous_on_lane(calls: Any, kinds: list[CallKind], outer: Any) -> Any:
+    """For each waiting call, the copy call that ended before it on its thread, with nothing else between that
+    gives the device work or waits; else -1."""
     before = np.full(len(calls), -1)
-    order = np.lexsort((calls.ts, calls.lane))
-    same = calls.lane[order][1:] == calls.lane[order][:-1]
-    before[order[1:][same]] = order[:-1][same]
+    last: dict[int, int] = {}
+    lanes = calls.lane.tolist()
+    for call, kind in enumerate(kinds):
+        if kind is CallKind.OTHER or (outer[call] >= 0 and kinds[outer[call]] is not CallKind.OTHER):
+            continue
+        previous = last.get(lanes[call], -1)
+        if previous >= 0 and kinds[previous] is CallKind.COPY:
+            before[call] = previous
+        last[lanes[call]] = call
     return before
 
 
@@ -210,7 +327,7 @@ def _kind(trace: Trace, links: Links, call: int, kind: CallKind, copy: _Copy | N
     if names & _READS:
         return "value-read"
     if copy is not None:
-        return {"d2h": "device-to-host", "h2d": "host-to-device"}.get(copy[0], "synchronize")
+        return {"d2h": "device-to-host", "h2d": "host-to-device"}.get(copy.direction, "synchronize")
     return "synchronize"
 
 
@@ -218,21 +335,12 @@ def _finished(row: _Row, steps: int) -> SyncRow:
     in_loop = row.phase == LOOP
     by_step = tuple(row.steps.get(i, 0) for i in range(steps)) if in_loop else ()
     steady = by_step[1:] or by_step
-    time = f"{row.waited_us / 1e3:.3g} ms" if row.waited_us >= 1e3 else f"{row.waited_us:.3g} us"
-    what = f"{row.what}, then " if row.what and row.what != row.call else ""
-    if row.kind == "staged-copy":
-        reason = f"{row.what}: the driver stages pageable memory, {time} of host time in {row.call}"
-    elif row.kind == "free":
-        reason = f"{row.call} gives device memory back, which waits for the device: {time} in all"
-    elif call_kind(row.call) is CallKind.WAIT:
-        reason = f"{what}{row.call} waits for the {wait_scope(row.call)}: {time} in all"
-    else:
-        reason = f"{what}{row.call} returns when the copy is done: {time} in all"
+    calls = f"{row.call} and {row.behind}" if row.behind else row.call
     return SyncRow(
         kind=row.kind,
         op=row.op,
-        reason=reason,
-        source=f"{row.call} in the trace",
+        reason=_reason(row, calls),
+        source=f"{calls} in the trace",
         site=row.site,
         phase=row.phase,
         part=row.part,
@@ -243,5 +351,19 @@ def _finished(row: _Row, steps: int) -> SyncRow:
         first_step_only=bool(by_step) and by_step[0] > 0 and not any(by_step[1:]) and len(by_step) > 1,
         bytes=row.bytes,
         witnesses=("trace",),
-        blocked_us=None if row.kind == "staged-copy" else round(row.waited_us, 3),
+        blocked_us=round(row.waited_us, 3),
     )
+
+
+def _reason(row: _Row, calls: str) -> str:
+    time = f"{row.waited_us / 1e3:.3g} ms" if row.waited_us >= 1e3 else f"{row.waited_us:.3g} us"
+    if row.kind == "staged-copy":
+        return f"{row.what}: the driver stages pageable memory, {time} of host time in {row.call}"
+    if row.kind == "free":
+        return f"{row.call} gives device memory back, which waits for the device: {time} in all"
+    what = f"{row.what}, then " if row.what and not row.behind else ""
+    if call_kind(row.call) is CallKind.WAIT:
+        return f"{what}{row.call} waits for the {wait_scope(row.call)}: {time} in all"
+    end = "return" if row.behind else "returns"
+    what = f"{row.what}: " if row.what and row.what != row.call else ""
+    return f"{what}{calls} {end} when the work before it and the copy are done: {time} in all"

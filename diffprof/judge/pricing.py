@@ -6,19 +6,28 @@ where queued device work hides a wait.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from diffprof.judge.timeline import Replay, Without, events_of_syncs, replay, total_us
 from diffprof.model.finding import Evidence, Finding
-from diffprof.model.recording import Grade, Recording, SyncRow
+from diffprof.model.recording import Grade, Recording, SyncRow, Timeline
 
 HIDDEN = "Hidden behind queued GPU work: removing it alone saves next to nothing."
 
 GOES_WHOLE = "With the wait go the copy and the launches of the read."
 """Why more is saved than was waited for."""
+
+UNEXPLAINED = (
+    "Nothing in the trace held it up for most of that time: what it waited for began before, or ran on a "
+    "device or queue that was not recorded. So much is saved only where that need not be waited for."
+)
+"""Of a measured wait that went on although all recorded work was done."""
+
+UNEXPLAINED_MS = 1.0
+"""From which a wait is asked what it waited for; an interrupt alone takes some 0.05 ms."""
 
 HIDDEN_SHARE = 0.05
 """A wait is called hidden when removing it saves less than this share of the time blocked."""
@@ -33,7 +42,7 @@ def price(findings: Iterable[Finding], recording: Recording) -> tuple[Finding, .
     found = tuple(findings)
     timeline = recording.timeline
     if timeline is None or not timeline.host_us:
-        return found
+        return tuple(_with_measured_wait(finding, recording) for finding in found)
     run = replay(timeline)
     seen: dict[Evidence, tuple[float | None, float]] = {}
     priced = []
@@ -43,13 +52,21 @@ def price(findings: Iterable[Finding], recording: Recording) -> tuple[Finding, .
             continue
         without = removal(finding.evidence, recording)
         if not without:
-            priced.append(finding)
+            priced.append(_with_measured_wait(finding, recording))
             continue
         costs = seen.get(finding.evidence)
         if costs is None:
             saved = max(0.0, run.total_us - total_us(timeline, without))
-            costs = seen[finding.evidence] = (_blocked(finding.evidence, run), saved)
-        priced.append(_with_costs(finding, *costs, reads=bool(without.events)))
+            blocked = blocked_us(recording, run, finding.evidence.syncs) if finding.evidence.syncs else None
+            costs = seen[finding.evidence] = (blocked, saved)
+        priced.append(
+            _with_costs(
+                finding,
+                *costs,
+                reads=bool(without.events),
+                unexplained=_is_unexplained(timeline, run, finding.evidence.syncs),
+            )
+        )
     return tuple(priced)
 
 
@@ -72,7 +89,7 @@ def waits_together(recording: Recording) -> Together | None:
         return None
     run = replay(timeline)
     without = removal(Evidence(syncs=rows), recording)
-    blocked = sum(run.blocked_us.get(row, 0.0) for row in rows)
+    blocked = blocked_us(recording, run, rows)
     saved = max(0.0, run.total_us - total_us(timeline, without))
     return Together(blocked / 1e3, saved / 1e3, run.total_us / 1e3)
 
@@ -108,15 +125,45 @@ def _is_read(row: SyncRow) -> bool:
     return row.kind in READS
 
 
-def _blocked(evidence: Evidence, run: Replay) -> float | None:
-    if not evidence.syncs:
-        return None
-    return sum(run.blocked_us.get(row, 0.0) for row in evidence.syncs)
+def blocked_us(recording: Recording, run: Replay, rows: Iterable[int]) -> float:
+    """How long the host stood in these waits: what a clock saw, else what the replay says."""
+    known = recording.syncs or ()
+    return sum(
+        run.blocked_us.get(row, 0.0) if (seen := _measured_us(known, row)) is None else seen for row in rows
+    )
 
 
-def _with_costs(finding: Finding, blocked_us: float | None, saved_us: float, *, reads: bool) -> Finding:
+def _measured_us(rows: Sequence[SyncRow], row: int) -> float | None:
+    return rows[row].blocked_us if 0 <= row < len(rows) else None
+
+
+def _with_measured_wait(finding: Finding, recording: Recording) -> Finding:
+    """A finding that no replay can price, with what a clock saw."""
+    times = [_measured_us(recording.syncs or (), row) for row in finding.evidence.syncs]
+    seen = [us for us in times if us is not None]
+    if finding.blocked_ms is not None or not seen:
+        return finding
+    return replace(finding, blocked_ms=sum(seen) / 1e3)
+
+
+def _is_unexplained(timeline: Timeline, run: Replay, rows: Iterable[int]) -> bool:
+    """Whether these waits mostly went on after the end of all recorded work."""
+    if not timeline.settle_us:
+        return False
+    wanted = set(rows)
+    events = [event for event, row in enumerate(timeline.sync) if row in wanted]
+    beyond = sum(timeline.settle_us[event] for event in events)
+    spent = sum(run.host_end[event] - run.wait_start[event] for event in events)
+    return beyond > UNEXPLAINED_MS * 1e3 and beyond * 2 > spent
+
+
+def _with_costs(
+    finding: Finding, blocked_us: float | None, saved_us: float, *, reads: bool, unexplained: bool
+) -> Finding:
     note = finding.cost_note
-    if blocked_us and saved_us < blocked_us * HIDDEN_SHARE:
+    if unexplained:
+        note = f"{note} {UNEXPLAINED}" if note else UNEXPLAINED
+    elif blocked_us and saved_us < blocked_us * HIDDEN_SHARE:
         note = f"{note} {HIDDEN}" if note else HIDDEN
     elif blocked_us and reads and saved_us > blocked_us:
         note = f"{note} {GOES_WHOLE}" if note else GOES_WHOLE

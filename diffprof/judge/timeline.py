@@ -2,9 +2,10 @@
 
 Two lanes. The host goes through the events in order; each costs it `host_us`, and may launch device work.
 The device executes the launches of one stream in order: a kernel starts when the stream is free and the
-launch has arrived (`launch_latency_us` after the call), whichever is later. A stream holds at most
+launch has arrived (`launch_latency_us` after the call), whichever is later, and as late after it as was
+recorded. A stream holds at most
 `pending_limit` unfinished launches; the host waits before it adds one more. An event that blocks makes
-the host wait until its stream has drained, plus `sync_latency_us`.
+the host wait until its stream has drained, plus `sync_latency_us`, or what the event took beyond it.
 
 Every time is a maximum or a sum of earlier ones, so leaving out an event, a wait or a microsecond never
 makes anything later.
@@ -76,8 +77,9 @@ def replay(timeline: Timeline, without: Without = NOTHING) -> Replay:
     An event that is left out has the times at which it would have been issued and no length.
     """
     host, device, stream, sync = _columns(timeline, without)
-    latency, settle = timeline.launch_latency_us, timeline.sync_latency_us
+    latency = timeline.launch_latency_us
     limit = timeline.pending_limit
+    latest = 0.0
     ends: dict[int, list[float]] = {}
     blocked: dict[int, float] = {}
     throttled = 0.0
@@ -87,7 +89,8 @@ def replay(timeline: Timeline, without: Without = NOTHING) -> Replay:
     device_start: list[float] = []
     device_end: list[float] = []
     wait_start: list[float] = []
-    for spent, work, lane, row in zip(host, device, stream, sync, strict=True):
+    waiting = zip(stream, sync, _settles(timeline), _lates(timeline), strict=True)
+    for spent, work, (lane, row, settle, late) in zip(host, device, waiting, strict=True):
         host_start.append(now)
         now += spent
         if work > 0.0:
@@ -98,7 +101,9 @@ def replay(timeline: Timeline, without: Without = NOTHING) -> Replay:
             start = now + latency
             if done and done[-1] > start:
                 start = done[-1]
+            start += late
             done.append(start + work)
+            latest = max(latest, start + work)
             device_start.append(start)
             device_end.append(start + work)
         else:
@@ -106,16 +111,15 @@ def replay(timeline: Timeline, without: Without = NOTHING) -> Replay:
             device_end.append(-1.0)
         if row != NOT_BLOCKING:
             wait_start.append(now)
-            free = _free(ends, lane)
+            free = latest if lane == ALL_STREAMS else ends[lane][-1] if ends.get(lane) else 0.0
             end = (free if free > now else now) + settle
             blocked[row] = blocked.get(row, 0.0) + end - now
             now = end
         else:
             wait_start.append(-1.0)
         host_end.append(now)
-    last = max((done[-1] for done in ends.values()), default=0.0)
     return Replay(
-        total_us=max(now, last),
+        total_us=max(now, latest),
         host_end_us=now,
         device_busy_us=_busy(device_start, device_end, len(ends)),
         blocked_us=blocked,
@@ -133,20 +137,21 @@ def total_us(timeline: Timeline, without: Without = NOTHING) -> float:
     host, device, _, sync = _columns(timeline, without)
     if len(set(timeline.stream) - {ALL_STREAMS}) > 1:
         return replay(timeline, without).total_us
-    latency, settle = timeline.launch_latency_us, timeline.sync_latency_us
+    latency = timeline.launch_latency_us
     limit = timeline.pending_limit
     ends: list[float] = []
     append = ends.append
     now = free = 0.0
     count = 0
-    for spent, work, row in zip(host, device, sync, strict=True):
+    columns = zip(host, device, sync, _settles(timeline), _lates(timeline), strict=True)
+    for spent, work, row, settle, late in columns:
         now += spent
         if work > 0.0:
             if count >= limit and ends[count - limit] > now:
                 now = ends[count - limit]
             count += 1
             start = now + latency
-            free = (free if free > start else start) + work
+            free = (free if free > start else start) + late + work
             append(free)
         if row != NOT_BLOCKING:
             now = (free if free > now else now) + settle
@@ -216,7 +221,8 @@ def with_steps(timeline: Timeline, count: int) -> Timeline | None:
         return timeline
     if missing < 0:
         return None
-    columns = ("kind", "module", "host_us", "device_us", "stream", "sync")
+    columns = ["kind", "module", "host_us", "device_us", "stream", "sync"]
+    columns += [name for name in ("settle_us", "late_us") if getattr(timeline, name)]
 
     def content(place: tuple[int, int]) -> list[tuple]:
         return [getattr(timeline, name)[place[0] : place[1]] for name in columns]
@@ -339,11 +345,12 @@ def _launch_us(timeline: Timeline) -> float:
     return median(spent) if spent else 0.0
 
 
-def _free(ends: dict[int, list[float]], lane: int) -> float:
-    if lane == ALL_STREAMS:
-        return max((done[-1] for done in ends.values()), default=0.0)
-    done = ends.get(lane)
-    return done[-1] if done else 0.0
+def _settles(timeline: Timeline) -> Sequence[float]:
+    return timeline.settle_us or [timeline.sync_latency_us] * len(timeline.host_us)
+
+
+def _lates(timeline: Timeline) -> Sequence[float]:
+    return timeline.late_us or [0.0] * len(timeline.host_us)
 
 
 def _busy(starts: Sequence[float], ends: Sequence[float], streams: int) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from diffprof.analyzers.kernels.findings import loop_finding
 from diffprof.analyzers.kernels.loop import Loop
+from diffprof.judge.pricing import blocked_us
 from diffprof.judge.rules import NoEvidence, rule
 from diffprof.judge.timeline import Without, saved_us
 from diffprof.model.finding import Evidence, Finding, Severity
@@ -103,7 +104,7 @@ def sync_bubble(recording: Recording) -> Iterator[Finding]:
         f"Waits of the host let the device run dry: {loop.per_step(saved)}.",
         f"Remove the waits in the {loop.name}; the SYN findings name their lines.",
         count=loop.waits(),
-        blocked_ms=sum(loop.run.blocked_us.get(row, 0.0) for row in rows) / 1e3,
+        blocked_ms=blocked_us(recording, loop.run, rows) / 1e3,
         saves_ms=saved / 1e3,
         cost_note=f"All waits of the {loop.name} together; one of them alone may save nothing.",
         evidence=Evidence(syncs=tuple(sorted(row for row in rows if row >= 0))),

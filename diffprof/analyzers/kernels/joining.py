@@ -101,7 +101,7 @@ def _add_times(
     spent: dict[int, float] = defaultdict(float)
     for row, event in zip(of_event, events, strict=True):
         if 0 <= row < len(rows):
-            spent[row] += event.end_us - event.start_us
+            spent[row] += event.waited_us
     for row, us in spent.items():
         before = merged[row]
         merged[row] = replace(before, blocked_us=round(us, 3), witnesses=(*before.witnesses, "trace"))

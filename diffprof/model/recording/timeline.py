@@ -58,6 +58,12 @@ class Timeline(Row, frozen=True, kw_only=True):
     """Index into Recording.syncs, or -1 when the event does not block the host; -2 blocks without a row."""
     launch_latency_us: float = 0.0
     sync_latency_us: float = 0.0
+    settle_us: tuple[float, ...] = ()
+    """How long the wait of an event goes on after the end of the recorded work that it waits for, where a
+    clock saw it: a column like the others. Empty: each takes `sync_latency_us`."""
+    late_us: tuple[float, ...] = ()
+    """How long the device work of an event did not start although nothing recorded held it up: a column like
+    the others. Empty: none was late."""
     pending_limit: int = 1024
     """Launches that may be queued before the host has to wait (CUDA's launch queue depth)."""
     eager_kernels: int | None = None
