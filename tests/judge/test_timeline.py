@@ -232,3 +232,24 @@ def test_steps_that_all_differ_are_not_guessed() -> None:
     assert with_steps(stepped(3, (1.0, 2.0, 3.0)), 9) is None
     assert with_steps(stepped(4), 2) is None
     assert steps_of(stepped(2)) == ((1, 4), (4, 7))
+
+
+def test_a_measured_wait_and_a_late_kernel_last_as_long_as_they_did() -> None:
+    """Kernel of 10 that started 100 late, then a wait that went on 30 after it; the usual latency is 5."""
+    timeline = Timeline(
+        grade=Grade.MEASURED,
+        kinds=(KernelKind(name="k", op="k", family="gemm"),),
+        kind=(0, -1),
+        module=(0, 0),
+        host_us=(1.0, 1.0),
+        device_us=(10.0, 0.0),
+        stream=(0, 0),
+        sync=(-1, 0),
+        sync_latency_us=5.0,
+        settle_us=(0.0, 30.0),
+        late_us=(100.0, 0.0),
+    )
+    run = replay(timeline)
+    assert (run.device_start[0], run.total_us, run.blocked_us) == (101.0, 141.0, {0: 139.0})
+    assert total_us(timeline) == run.total_us
+    assert total_us(timeline, Without(waits=frozenset({0}))) == 111.0

@@ -62,7 +62,7 @@ def seen(*numbers: int, op: str = READ) -> list[SeenWait]:
 def test_reads_on_two_lines_of_one_function_are_told_apart_by_their_order(tmp_path: Path) -> None:
     joined = join_waits(rows(448, 281), seen(0, 1), profiled(tmp_path))
     assert [row.site.line for row in joined.syncs] == [448, 281]
-    assert [row.blocked_us for row in joined.syncs] == [80.0, 80.0]
+    assert [row.blocked_us for row in joined.syncs] == [8.0 + 80.0] * 2  # the copy and the synchronize
     assert [row.witnesses for row in joined.syncs] == [("dispatch", "trace")] * 2
     assert joined.timeline is not None
     assert [row for row in joined.timeline.sync if row != -1] == [0, 1, 0, 1]
