@@ -42,6 +42,7 @@ from diffprof.model.recording import (
 from diffprof.model.report import Report
 from diffprof.targets import Options, Target, from_object
 from diffprof.targets.components import components_of
+from diffprof.targets.guest_errors import next_step
 from diffprof.targets.pipeline import Phase, PhaseTracker, components, offloaded
 from diffprof.targets.pipeline_call import Scene, describe
 
@@ -106,6 +107,7 @@ class Session:
         self.scene = scene
         self._lap("build")
         self.unseen.extend(_unseen_parts(scene.pipe, self.device))
+        self.unseen.extend(scene.unseen)
         self.unseen.extend(Unseen(what="the pipeline's place", why=note, kind="note") for note in scene.notes)
         with ExitStack() as stack:
             if self.lends:
@@ -457,7 +459,7 @@ def target_failure(spec: str, error: BaseException) -> TargetError:
     source = f"\n    {source_line(frames[0][0], site.line)}" if site else ""
     return TargetError(
         f"{spec} failed{where}: {type(error).__name__}: {error}{source}",
-        "Run it without diffprof to see whether it fails there too; --debug shows the whole traceback.",
+        f"{next_step(error)} --debug shows the whole traceback.",
     )
 
 

@@ -258,10 +258,12 @@ def failed(what: str, error: BaseException) -> TargetError:
     """A target's own failure: what was being done, the error, and the innermost line of its traceback."""
     import traceback
 
+    from diffprof.targets.guest_errors import next_step
+
     frames = traceback.extract_tb(error.__traceback__)
     where = f" at {frames[-1].filename}:{frames[-1].lineno}, in {frames[-1].name}" if frames else ""
     text = str(error).strip().splitlines()
     return TargetError(
         f"{what}: {type(error).__name__}{': ' + text[0] if text else ''}{where}.",
-        "Make it run by itself first, then scan it.",
+        next_step(error),
     )

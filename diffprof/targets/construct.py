@@ -8,16 +8,15 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from diffprof.model.errors import DiffprofError, TargetError, UsageError
+from diffprof.targets.load_arguments import OF_WEIGHTS, WHERE, Loading
 
 SEED = 0
-
-WHERE = ("subfolder", "revision", "cache_dir", "token", "local_files_only")
-"""Arguments of `from_pretrained` that say where a configuration is."""
 
 TOKENIZER_SETTINGS = {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json"}
 """Files of a tokenizer that hold no vocabulary."""
@@ -59,7 +58,7 @@ def assemble(
     folders: Sequence[Path],
     *,
     empty: bool,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | Mapping[str, torch.dtype] | None = None,
     device: torch.device | None = None,
     cls: Any = None,
     given: Mapping[str, Any] | None = None,
@@ -68,8 +67,9 @@ def assemble(
     that the earlier lack).
 
     empty: parameters are on `meta`, buffers are real; else seeded random values on `device`. dtype: what
-    `from_pretrained` would be given. cls: another class than the checkpoint's; given: components that are
-    there already, by name. Raises TargetError for a missing file or an unknown class.
+    `from_pretrained` would be given, or by component with a `default`. cls: another class than the
+    checkpoint's; given: components that are there already, by name. Raises TargetError for a missing file or
+    an unknown class.
     """
     index = read_index(folders[0])
     cls = cls or pipeline_class(index["_class_name"], folders[0])
@@ -84,7 +84,7 @@ def assemble(
                 parts[name] = (
                     None
                     if class_name is None
-                    else component(name, library, class_name, folders, index, dtype)
+                    else component(name, library, class_name, folders, index, _of_component(dtype, name))
                 )
             else:
                 parts[name] = entry
@@ -99,6 +99,12 @@ def assemble(
     pipe = cls(**parts)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def _of_component(dtype: torch.dtype | Mapping[str, torch.dtype] | None, name: str) -> torch.dtype | None:
+    if isinstance(dtype, Mapping):
+        return dtype.get(name, dtype.get("default", torch.float32))
+    return dtype
 
 
 def pipeline_class(name: Any, folder: Path) -> Any:
@@ -148,20 +154,31 @@ def component(
         ) from error
 
 
-def model_of(cls: Any, name: str, dtype: torch.dtype | None, **where: Any) -> Any:
+def model_of(
+    cls: Any,
+    name: str,
+    dtype: torch.dtype | None,
+    *,
+    where: Mapping[str, Any] = MappingProxyType({}),
+    changes: Mapping[str, Any] = MappingProxyType({}),
+) -> Any:
     """A model as loading it in `dtype` leaves it, built from its configuration in a folder or on the hub.
 
-    where: `subfolder`, `revision`, ... .
+    dtype: None is the configuration's own, else the default one. where: `subfolder`, `revision`, ... .
+    changes: entries that stand in for those of the configuration.
     """
     if not (hasattr(cls, "load_config") or _in_transformers(cls)):
         # Several models in one, which loads each of them.
         with built_instead():
             return cls.from_pretrained(name, dtype=dtype, **where)
-    with _default_dtype(dtype):
-        if hasattr(cls, "load_config"):
-            model = cls.from_config(cls.load_config(name, **where))
-        else:
-            model = _transformers_model(cls, name, **where)
+    if hasattr(cls, "load_config"):
+        with _default_dtype(dtype):
+            model = cls.from_config(cls.load_config(name, **where), **changes)
+    else:
+        config = changes.get("config") or _transformers_config(cls, name, where, changes)
+        dtype = dtype or getattr(config, "dtype", None)
+        with _default_dtype(dtype):
+            model = cls(config) if hasattr(cls, "_from_config") else cls.from_config(config)
     model.eval()
     if dtype is not None:
         cast(model, dtype)
@@ -171,20 +188,21 @@ def model_of(cls: Any, name: str, dtype: torch.dtype | None, **where: Any) -> An
 @contextmanager
 def built_instead(
     around: Callable[[], AbstractContextManager[None]] = nullcontext,
-    then: Callable[[Any], None] | None = None,
+    then: Callable[[Any, Loading], Any] = lambda model, loading: model,
 ) -> Iterator[None]:
     """Inside, loading a model builds it from its configuration instead, each within a context of `around`;
-    `then` is done with it."""
+    what `then` makes of it is given back."""
     from diffusers import ModelMixin
     from transformers import PreTrainedModel
 
-    def from_pretrained(cls: Any, name: Any, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls: Any, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        name = str(pretrained_model_name_or_path)
         where = {key: kwargs[key] for key in WHERE if kwargs.get(key) is not None}
+        changes = _configured(cls, kwargs)
+        loading = Loading(cls, kwargs, honoured=set(changes))
         with around():
-            model = model_of(cls, str(name), named_dtype(kwargs), **where)
-        if then is not None:
-            then(model)
-        return model
+            model = model_of(cls, name, loading.dtype(), where=where, changes=changes)
+        return then(model, loading)
 
     owners = ModelMixin, PreTrainedModel
     before = [vars(owner)["from_pretrained"] for owner in owners]
@@ -197,19 +215,20 @@ def built_instead(
             owner.from_pretrained = original
 
 
-def named_dtype(kwargs: Mapping[str, Any]) -> torch.dtype:
-    """What loading with these arguments would load in."""
-    named = kwargs.get("dtype") or kwargs.get("torch_dtype")
-    return named if isinstance(named, torch.dtype) else torch.float32
+def _configured(cls: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of loading that stand in for entries of the configuration."""
+    if hasattr(cls, "load_config"):
+        return {name: kwargs[name] for name in inspect.signature(cls.__init__).parameters if name in kwargs}
+    known = set(dir(cls.config_class())) if getattr(cls, "config_class", None) else set()
+    taken = (known - OF_WEIGHTS - {"quantization_config"}) | {"config", "attn_implementation"}
+    return {name: value for name, value in kwargs.items() if name in taken and value is not None}
 
 
-def _transformers_model(cls: Any, name: str, **where: Any) -> Any:
-    config_class = getattr(cls, "config_class", None)
-    if config_class is not None:
-        return cls(config_class.from_pretrained(name, **where))
+def _transformers_config(cls: Any, name: str, where: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
     from transformers import AutoConfig
 
-    return cls.from_config(AutoConfig.from_pretrained(name, **where))
+    source = getattr(cls, "config_class", None) or AutoConfig
+    return source.from_pretrained(name, **where, **changes)
 
 
 def _in_transformers(cls: Any) -> bool:
@@ -320,8 +339,9 @@ def random_values(device: torch.device | None) -> Iterator[None]:
 
 
 @contextmanager
-def weightless() -> Iterator[None]:
-    """Models built inside have parameters on `meta`, not initialised; buffers are computed as usual.
+def weightless(stand_in: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Iterator[None]:
+    """Models built inside have parameters on `meta`, or what `stand_in` makes of them, not initialised;
+    buffers are computed as usual.
 
     Not thread-safe: `torch.nn` is patched while the context is open.
     """
@@ -330,8 +350,9 @@ def weightless() -> Iterator[None]:
 
     def register_parameter(self: torch.nn.Module, name: str, param: Any) -> None:
         register(self, name, param)
-        if type(param) is parameter and param.device.type != "meta":
-            self._parameters[name] = parameter(param.data.to("meta"), requires_grad=param.requires_grad)
+        if isinstance(param, parameter) and param.device.type != "meta":
+            made = param.data.to("meta") if stand_in is None else stand_in(param.data)
+            self._parameters[name] = parameter(made, requires_grad=param.requires_grad)
 
     patches: list[tuple[Any, str, Any]] = [(torch.nn.Module, "register_parameter", register_parameter)]
     for module in (torch.nn.init, *_init_importers()):

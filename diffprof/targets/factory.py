@@ -41,21 +41,22 @@ class FactoryTarget:
 
     def run(self, play: Callable[[Scene], T], device: Device, options: Options) -> T:
         from diffprof.targets.calls import default_call, swap_scheduler, with_options
-        from diffprof.targets.live import settle, with_dtype
-        from diffprof.targets.loading import weights_left_out
+        from diffprof.targets.live import settled_call, with_dtype
+        from diffprof.targets.loading import models_built
         from diffprof.targets.pipeline_call import Scene
         from diffprof.targets.process import guest
         from diffprof.targets.redirect import cuda_redirect
 
-        with guest(self.file.parent), cuda_redirect(device), weights_left_out(options, device) as weights:
+        with guest(self.file.parent), cuda_redirect(device), models_built(options, device) as building:
             pipe, given = self._made()
             if options.scheduler is not None:
                 swap_scheduler(pipe, options.scheduler)
             with_dtype(pipe, options)
             kwargs = default_call(pipe, options) if given is None else given
             args, kwargs = with_options(pipe, (), kwargs, options)
-            notes = settle(pipe, device)
-            return play(Scene(pipe, args, kwargs, self, weights(pipe), notes))
+            args, kwargs, notes = settled_call(pipe, args, kwargs, device)
+            weights = building.weights_of(pipe)
+            return play(Scene(pipe, args, kwargs, self, weights, notes, unseen=building.unseen))
 
     def _made(self) -> tuple[Any, dict[str, Any] | None]:
         """The pipeline and its call arguments, None where the factory gives none."""
@@ -76,7 +77,7 @@ class FactoryTarget:
         return made, None if given is None else dict(given)
 
     def _call(self) -> Any:
-        from diffprof.targets.script import guest_error
+        from diffprof.targets.guest_errors import guest_error
 
         name = f"_factory_{self.file.stem}"
         spec = importlib.util.spec_from_file_location(name, self.file)

@@ -91,6 +91,38 @@ def settle(pipe: Any, device: Device) -> list[str]:
     return []
 
 
+def settled_call(
+    pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any], device: Device
+) -> tuple[tuple[Any, ...], dict[str, Any], list[str]]:
+    """`settle`, with the tensors among the call's arguments: they go along with a pipeline that is moved."""
+    from diffprof.targets.pipeline import offloaded
+
+    notes = settle(pipe, device)
+    if notes and not offloaded(pipe):
+        held = args, kwargs
+        args, kwargs = _on_device(args, device), _on_device(kwargs, device)
+        if _differ(held, (args, kwargs)):
+            notes.append(f"Tensors among its call's arguments were moved to {device.spec} with it.")
+    return args, kwargs, notes
+
+
+def _on_device(value: Any, device: Device) -> Any:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return value.to(device.torch_device)
+    if type(value) in (list, tuple):
+        return type(value)(_on_device(each, device) for each in value)
+    return {n: _on_device(v, device) for n, v in value.items()} if type(value) is dict else value
+
+
+def _differ(one: Any, other: Any) -> bool:
+    if type(one) in (list, tuple, dict):
+        pairs = zip(*(v.values() if type(v) is dict else v for v in (one, other)), strict=True)
+        return any(_differ(a, b) for a, b in pairs)
+    return one is not other
+
+
 def with_dtype(pipe: Any, options: Options) -> None:
     """Give the pipeline the dtype that the options name, if they do.
 

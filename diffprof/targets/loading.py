@@ -1,61 +1,157 @@
-"""Let code that loads checkpoints go on without their weights."""
+"""Let code that builds and loads models go on without their weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from diffprof.devices.simulated.host_placeholders import hold_on_host
-from diffprof.targets.construct import assemble, built_instead, named_dtype, random_values, weightless
-from diffprof.targets.pipeline import components
+from diffprof.devices.simulated.host_placeholders import hold_on_host, weight_stand_in
+from diffprof.model.callsite import is_machinery, make_site, places, stack
+from diffprof.model.recording import Unseen
+from diffprof.targets.construct import assemble, built_instead, random_values, weightless
+from diffprof.targets.custom import pipeline_class_of
+from diffprof.targets.load_arguments import Loading, everywhere
+from diffprof.targets.pipeline import components, replaced
 
 if TYPE_CHECKING:
     from diffprof.devices import Device
     from diffprof.targets import Options
 
 
+class Building:
+    """How a user's models come to be. unseen: what was asked for and is not honoured."""
+
+    def __init__(self, options: Options, device: Device) -> None:
+        self.with_weights = options.weights
+        self.empty = not device.wants_values
+        self.device = device
+        self.unseen: list[Unseen] = []
+
+    def weights_of(self, pipe: Any) -> str:
+        """real, random or none."""
+        from diffprof.targets.live import weights_of
+
+        if self.with_weights:
+            return weights_of(pipe)
+        return "none" if self.empty else "random"
+
+    def settled(self, model: Any, loading: Loading) -> Any:
+        """A model or pipeline as its loader would give it back: on the device that was asked for, with the
+        loading info where it was wanted."""
+        device_map = loading.kwargs.get("device_map")
+        if everywhere(device_map):
+            self.device.place(model)
+        self._name(loading)
+        return (model, {}) if loading.kwargs.get("output_loading_info") else model
+
+    def _name(self, loading: Loading) -> None:
+        """Say which arguments were not honoured."""
+        frames = [f for f in stack(2) if not is_machinery(f.f_code.co_filename)]
+        site = make_site(places(frames), None) if frames else None
+        for name, why in loading.not_honoured().items():
+            self.unseen.append(
+                Unseen(what=f"{name} of {loading.cls.__name__}.from_pretrained", why=why, site=site)
+            )
+
+
 @contextmanager
-def weights_left_out(options: Options, device: Device) -> Iterator[Callable[[Any], str]]:
-    """Where the options say `weights=False`, pipelines and models loaded inside are built from their
-    configurations: empty (host tensors without memory, which offloading may move like any), or with random
-    values where the device computes.
+def models_built(options: Options, device: Device) -> Iterator[Building]:
+    """Where the device wants no values, models made inside have parameters without memory, which moving and
+    offloading treat like any. With `weights=False`, what is loaded inside is built from its configuration:
+    such parameters, or random ones where the device computes."""
+    building = Building(options, device)
+    with ExitStack() as undo:
+        if building.empty:
+            undo.enter_context(weightless(weight_stand_in))
+            undo.enter_context(_emptied_in_place(device))
+        if not options.weights:
+            around = weightless if building.empty else lambda: random_values(None)
+            undo.enter_context(built_instead(around, lambda model, loading: _held(building, model, loading)))
+            undo.enter_context(_pipelines_assembled(building))
+            undo.enter_context(_dispatched_instead())
+        yield building
 
-    Gives the function that says what a pipeline's weights are.
-    """
-    from diffprof.targets.live import weights_of
 
-    if options.weights:
-        yield weights_of
-        return
+def _held(building: Building, model: Any, loading: Loading) -> Any:
+    hold_on_host(model)
+    return building.settled(model, loading)
+
+
+@contextmanager
+def _emptied_in_place(device: Device) -> Iterator[None]:
+    """`module.to_empty(device="cuda")` takes no memory."""
+    original = torch.nn.Module.to_empty
+
+    def to_empty(self: torch.nn.Module, *, device: Any, recurse: bool = True) -> Any:
+        if not (recurse and everywhere(device)):
+            return original(self, device=device, recurse=recurse)
+        place(self)
+        return self
+
+    place = device.place
+    with replaced(torch.nn.Module, "to_empty", to_empty):
+        yield
+
+
+@contextmanager
+def _pipelines_assembled(building: Building) -> Iterator[None]:
     from diffusers import DiffusionPipeline
 
-    empty = not device.wants_values
+    def from_pretrained(cls: Any, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        return _pipeline(cls, str(pretrained_model_name_or_path), kwargs, building)
 
-    def from_pretrained(cls: Any, name: Any, *args: Any, **kwargs: Any) -> Any:
-        return _pipeline(cls, str(name), kwargs, empty)
-
-    original = vars(DiffusionPipeline)["from_pretrained"]
-    try:
-        DiffusionPipeline.from_pretrained = classmethod(from_pretrained)
-        with built_instead(weightless if empty else lambda: random_values(None), hold_on_host):
-            yield lambda pipe: "none" if empty else "random"
-    finally:
-        DiffusionPipeline.from_pretrained = original
+    load: Any = from_pretrained
+    with replaced(DiffusionPipeline, "from_pretrained", classmethod(load)):
+        yield
 
 
-def _pipeline(cls: Any, name: str, kwargs: dict[str, Any], empty: bool) -> Any:
-    from diffusers import DiffusionPipeline
-
+def _pipeline(cls: Any, name: str, kwargs: dict[str, Any], building: Building) -> Any:
     from diffprof.targets.checkpoint import downloaded
 
     folder = Path(name) if Path(name).is_dir() else downloaded(name, with_weights=False)
-    own = None if cls is DiffusionPipeline else cls
-    pipe = assemble([folder], empty=empty, dtype=named_dtype(kwargs), cls=own, given=kwargs)
+    made = pipeline_class_of(cls, folder, kwargs)
+    accepted = set(inspect.signature(made.__init__).parameters)
+    loading = Loading(made, kwargs, honoured=accepted | {"custom_pipeline", "load_connected_pipeline"})
+    pipe = assemble([folder], empty=building.empty, dtype=loading.dtypes(), cls=made, given=kwargs)
     for part in components(pipe).values():
         if isinstance(part, torch.nn.Module):
             hold_on_host(part)
-    return pipe
+    return building.settled(pipe, loading)
+
+
+@contextmanager
+def _dispatched_instead() -> Iterator[None]:
+    """accelerate's loading of a checkpoint into a model that is there: no file is read."""
+    import accelerate
+    from accelerate import big_modeling
+
+    def load(model: Any, *args: Any, **kwargs: Any) -> None:
+        hold_on_host(model)
+
+    def load_and_dispatch(model: Any, checkpoint: Any, device_map: Any = None, **kwargs: Any) -> Any:
+        hold_on_host(model)
+        if device_map is None:
+            return model
+        if isinstance(device_map, str):
+            device_map = {"": 0}
+        return big_modeling.dispatch_model(model, device_map=device_map, **_taken(kwargs))
+
+    def _taken(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        known = inspect.signature(big_modeling.dispatch_model).parameters
+        return {name: value for name, value in kwargs.items() if name in known}
+
+    instead: dict[str, Callable[..., Any]] = {
+        "load_checkpoint_in_model": load,
+        "load_checkpoint_and_dispatch": load_and_dispatch,
+    }
+    with ExitStack() as undo:
+        for owner in (accelerate, big_modeling):
+            for name, function in instead.items():
+                if hasattr(owner, name):
+                    undo.enter_context(replaced(owner, name, function))
+        yield

@@ -15,6 +15,7 @@ import torch
 from diffprof.targets.pipeline import with_role
 
 if TYPE_CHECKING:
+    from diffprof.model.recording import Unseen
     from diffprof.targets import Target
 
 
@@ -33,6 +34,8 @@ class Scene:
     """Seeds the default generators of every call; None: as they were when the scene was made."""
     around: Callable[[], AbstractContextManager[Any]] | None = None
     """Makes a context manager that is open during every call."""
+    unseen: list[Unseen] = field(default_factory=list)
+    """What was asked for while it was built, and is not in it."""
 
     def __post_init__(self) -> None:
         self._generators = [(g, g.get_state()) for g in _generators((self.args, self.kwargs))]

@@ -15,13 +15,17 @@ from torch.overrides import TorchFunctionMode
 
 from diffprof.devices.simulated import runtime
 from diffprof.devices.simulated.cuda_api import TENSOR_TYPES, stand_ins, tensor_type
-from diffprof.devices.simulated.host_placeholders import invented, stands_for_unknown
+from diffprof.devices.simulated.host_placeholders import (
+    invented,
+    is_weight_stand_in,
+    stands_for_unknown,
+    weight_stand_in,
+)
+from diffprof.targets.load_arguments import CUDA, everywhere
 from diffprof.targets.process import installed
 
 if TYPE_CHECKING:
     from diffprof.devices import Device
-
-CUDA = re.compile(r"cuda(:\d+)?")
 
 COMPILER = ("torch._dynamo", "torch._functorch", "torch._inductor", "triton")
 """Packages that go on seeing the machine as it is: they make code, and keys of caches, for it."""
@@ -63,6 +67,24 @@ _CONVERTING = (
     torch.Tensor.float,
     torch.Tensor.double,
 )
+
+
+_GEOMETRY = re.compile(
+    r"(as_strided|detach|rename|requires_grad|resize|resize_as|set|share_memory|squeeze|swapaxes|swapdims|t"
+    r"|transpose|unsqueeze)_"
+)
+_OPERATORS = ("__iadd__", "__isub__", "__imul__", "__itruediv__", "__ipow__", "__setitem__")
+
+_WRITING = frozenset(
+    getattr(torch.Tensor, name)
+    for name in dir(torch.Tensor)
+    if name in _OPERATORS
+    or (name.endswith("_") and not name.startswith("_") and not _GEOMETRY.fullmatch(name))
+)
+"""Methods that write to their tensor. Where that stands for a weight nobody made, nothing is written."""
+
+_JOINING = (torch.cat, torch.concat, torch.concatenate, torch.stack)
+"""They make one tensor of several, of weights when projections are fused."""
 
 
 class Names:
@@ -108,6 +130,11 @@ class CudaNames(TorchFunctionMode):
             args = tuple(self.names.instead(each) for each in args)
             more = {name: self.names.instead(value) for name, value in (kwargs or {}).items()}
             return self._converted(func, args, more)
+        if func in _JOINING and not self.wants_values and self.names.open and any(map(_is_weight, args[0])):
+            metas = [part.to("meta") for part in args[0]]
+            return weight_stand_in(func(metas, *args[1:], **(kwargs or {})))
+        if func in _WRITING and not self.wants_values and self.names.open and _is_weight(args[0]):
+            return args[0]
         if func is torch.Tensor.type and len(args) > 1 and self.names.open:
             dtype = _dtype_of_type(args[1])
             if dtype is not None:
@@ -140,13 +167,19 @@ class CudaNames(TorchFunctionMode):
         else:
             made = like if func is torch.Tensor.cpu else func(like, *args[1:], **kwargs)
         same = made.dtype == weight.dtype and made.stride() == weight.stride()
-        return weight if same else invented(made)
+        return weight if same else (weight_stand_in if _is_weight(weight) else invented)(made)
 
     def _elsewhere(self, value: Any) -> bool:
         if isinstance(value, torch.Tensor):
             return True
         named = self.names.instead(value)
         return isinstance(named, str | torch.device) and torch.device(named).type != "cpu"
+
+
+def _is_weight(value: Any) -> bool:
+    """A weight that was never made, on the host."""
+    plain = type(value) in (torch.Tensor, torch.nn.Parameter)
+    return plain and value.device.type == "cpu" and is_weight_stand_in(value)
 
 
 def _left_out(value: Any) -> bool:
@@ -325,7 +358,7 @@ def _patch_pipelines(patch: Patch, names: Names, device: Device) -> None:
         patch(root, name, _offloading(getattr(root, name), names))
     patch(root, "to", _moving(root.to, names, device))
     for owner in (root, diffusers.ModelMixin, PreTrainedModel):
-        patch(owner, "from_pretrained", _unmapped(owner, names))
+        patch(owner, "from_pretrained", _unmapped(owner, names, device))
 
 
 def _offloading(enable: Any, names: Names) -> Any:
@@ -363,15 +396,16 @@ def _moving(move: Any, names: Names, device: Device) -> Any:
     return to
 
 
-def _unmapped(owner: Any, names: Names) -> Any:
-    """Loading without a device map that names CUDA; what is called afterwards places the model."""
+def _unmapped(owner: Any, names: Names, device: Device) -> Any:
+    """Loading with a device map that names CUDA: what is loaded is put there whole."""
     load = vars(owner)["from_pretrained"].__func__
 
     @functools.wraps(load)
     def from_pretrained(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        wanted = kwargs.get("device_map")
-        if names.open and (names.is_cuda(wanted) or wanted in ("auto", "balanced")):
-            kwargs = {name: value for name, value in kwargs.items() if name != "device_map"}
-        return load(cls, *args, **kwargs)
+        if not (names.open and everywhere(kwargs.get("device_map"))):
+            return load(cls, *args, **kwargs)
+        loaded = load(cls, *args, **{name: value for name, value in kwargs.items() if name != "device_map"})
+        device.place(loaded[0] if isinstance(loaded, tuple) else loaded)
+        return loaded
 
     return classmethod(from_pretrained)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import linecache
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from diffprof.model.errors import TargetError
 from diffprof.targets import slug
+from diffprof.targets.guest_errors import guest_error
 
 if TYPE_CHECKING:
     from diffprof.devices import Device
@@ -48,8 +47,8 @@ class ScriptTarget:
 
     def run(self, play: Callable[[Scene], T], device: Device, options: Options) -> T:
         from diffprof.targets.calls import swap_scheduler, with_options
-        from diffprof.targets.live import settle, with_dtype
-        from diffprof.targets.loading import weights_left_out
+        from diffprof.targets.live import settled_call, with_dtype
+        from diffprof.targets.loading import models_built
         from diffprof.targets.pipeline_call import Scene
         from diffprof.targets.process import guest
         from diffprof.targets.redirect import cuda_redirect
@@ -61,8 +60,9 @@ class ScriptTarget:
                 swap_scheduler(pipe, options.scheduler)
             with_dtype(pipe, options)
             args, kwargs = with_options(pipe, args, kwargs, options)
-            notes = settle(pipe, device)
-            played.append(play(Scene(pipe, args, kwargs, self, weights(pipe), notes)))
+            args, kwargs, notes = settled_call(pipe, args, kwargs, device)
+            weights = building.weights_of(pipe)
+            played.append(play(Scene(pipe, args, kwargs, self, weights, notes, unseen=building.unseen)))
 
         module = ModuleType("__main__")
         module.__file__ = str(self.file.resolve())
@@ -71,7 +71,7 @@ class ScriptTarget:
         with (
             guest(self.file.parent, argv, module),
             cuda_redirect(device),
-            weights_left_out(options, device) as weights,
+            models_built(options, device) as building,
             intercepted(take) as interception,
         ):
             end: BaseException | None = None
@@ -107,32 +107,6 @@ class ScriptTarget:
             "Give the arguments with which it makes a picture (script.py -- its args), or scan a factory "
             "file.py:function that returns the pipeline.",
         )
-
-
-def guest_error(who: str, when: str, error: BaseException, file: Path) -> TargetError:
-    """The failure of code that is not diffprof's: what happened, and the last line of `file` on its way."""
-    if isinstance(error, SyntaxError):
-        where = f"{error.filename}:{error.lineno}"
-        line = (error.text or "").strip()
-        return TargetError(
-            f"{who} has a syntax error: {error.msg} ({where}){': ' + line if line else ''}",
-            "Correct it first.",
-        )
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if Path(frame.filename).resolve() == file.resolve()]
-    at = ""
-    if own:
-        code = linecache.getline(own[-1].filename, own[-1].lineno or 0).strip()
-        at = f" at {own[-1].filename}:{own[-1].lineno}" + (f": {code}" if code else "")
-    if isinstance(error, SystemExit):
-        status = error.code if error.code is not None else 0
-        return TargetError(
-            f"{who} exited with {status!r} {when}{at}",
-            "Give the arguments it needs after --, or see its own message above.",
-        )
-    text = str(error).strip().splitlines()
-    raised = f"{type(error).__name__}{': ' + text[0] if text else ''}"
-    return TargetError(f"{who} raised {raised} {when}{at}", "Make it run by itself first, then scan it.")
 
 
 class Interception:

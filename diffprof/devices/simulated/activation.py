@@ -47,7 +47,7 @@ def simulated_gpu(
     SESSION.active = True
     SESSION.spec = spec
     SESSION.capacity = None if spec is None else spec.memory_bytes
-    SESSION.capture = None
+    SESSION.capture = SESSION.made_up = None
     graphs.CAPTURES.clear()
     SESSION.unknown_reads = unknown_reads
     SESSION.assumed = SESSION.ops = SESSION.hits = SESSION.misses = 0

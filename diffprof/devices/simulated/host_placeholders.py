@@ -14,8 +14,13 @@ from typing import Any
 
 import torch
 
+from .tensor import NAME, intern_meta, unknown
+
 INVENTED = "_diffprof_invented"
 """Attribute of a CPU storage whose zeros stand for unknown data: copied to the device, they are unknown."""
+
+WEIGHT = "_diffprof_weight"
+"""Attribute of such a storage that belongs to a model's parameter."""
 
 WITHHELD = "_diffprof_withheld"
 """Attribute of a CPU storage with values of its own, unknown once they are copied to the device."""
@@ -41,9 +46,25 @@ def invented(like: torch.Tensor) -> torch.Tensor:
     return made
 
 
+def weight_stand_in(like: torch.Tensor) -> torch.Tensor:
+    """What stands for a weight that was never made: on the host, such zeros; on the simulated device, a
+    tensor without values."""
+    if like.device.type == NAME:
+        return unknown(intern_meta(like.shape, like.stride(), like.dtype, 0))
+    made = invented(like)
+    setattr(made.untyped_storage(), WEIGHT, True)
+    return made
+
+
+def is_weight_stand_in(t: torch.Tensor) -> bool:
+    """Whether a CPU tensor stands for a weight that was never made: writing to it is in vain."""
+    return bool(getattr(t.untyped_storage(), WEIGHT, False))
+
+
 def _zero_pages(nbytes: int) -> mmap.mmap:
     if hasattr(mmap, "MAP_ANONYMOUS"):
-        return mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        unreserved = getattr(mmap, "MAP_NORESERVE", 0)
+        return mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | unreserved)
     return mmap.mmap(-1, nbytes)
 
 
@@ -60,7 +81,7 @@ def hold_on_host(module: torch.nn.Module) -> None:
         for name, p in part._parameters.items():
             if p is not None and p.is_meta:
                 if id(p) not in memo:
-                    memo[id(p)] = torch.nn.Parameter(invented(p), requires_grad=p.requires_grad)
+                    memo[id(p)] = torch.nn.Parameter(weight_stand_in(p), requires_grad=p.requires_grad)
                 part._parameters[name] = memo[id(p)]
 
 

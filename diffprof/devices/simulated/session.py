@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from diffprof.gpu.signatures import OpSignature, dtype_name
+from diffprof.model.callsite import Place, function_name, is_machinery, stack
 
 from .blocking import SYNCHRONIZE, Wait
 from .observer import Blocking, BlockingKind, Observer, UnknownValue
@@ -29,6 +30,7 @@ class Session:
         "capture",
         "hits",
         "invented_bytes",
+        "made_up",
         "misses",
         "observer",
         "on_alloc",
@@ -66,6 +68,8 @@ class Session:
         self.observer: Observer | None = None
         self.unknown_reads = "assume"
         self.assumed = 0
+        self.made_up: tuple[str, Place | None] | None = None
+        """The last read of a value that nobody knows: the operation, and the line that asked."""
         self.invented_bytes = 0
         self.on_op: Callable[[OpSignature], None] | None = None
         self.on_blocking: Callable[[Blocking], None] | None = None
@@ -151,6 +155,7 @@ def may_assume(op: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     if SESSION.unknown_reads == "raise":
         raise UnknownValue(op, tuple(shape), dtype)
     SESSION.assumed += 1
+    _remember(op)
     if SESSION.assumed > ASSUMED_LIMIT:
         raise UnknownValue(
             op,
@@ -160,8 +165,17 @@ def may_assume(op: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         )
 
 
+def _remember(op: str) -> None:
+    frame = next((f for f in stack() if not is_machinery(f.f_code.co_filename)), None)
+    SESSION.made_up = (
+        op,
+        None if frame is None else (frame.f_code.co_filename, frame.f_lineno, function_name(frame)),
+    )
+
+
 def tell_invented(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     """Report that the host was given zeros in place of unknown data."""
+    _remember("a copy to the host")
     callback = SESSION.on_invented
     if callback is not None and not QUIET.depth:
         callback(tuple(shape), dtype)

@@ -1,0 +1,95 @@
+"""Failures of code that is not diffprof's, as one clear error with its next step."""
+
+from __future__ import annotations
+
+import linecache
+import re
+import traceback
+from pathlib import Path
+
+from diffprof.devices.simulated.session import SESSION
+from diffprof.model.errors import DiffprofError, TargetError
+
+_NO_CUDA = re.compile(
+    r"not compiled with CUDA|not linked with support for cuda|Tried to instantiate dummy base class"
+    r"|Found no NVIDIA driver|torch\._C' has no attribute '_(cuda|nccl)|without ATen_cuda|No CUDA GPUs"
+)
+_NO_FILE = re.compile(
+    r"no file named|not a local folder|can't load|couldn't connect|cannot find|no such file|not found"
+    r"|locate the file|model files of the `variant"
+)
+_LOADERS = ("from_pretrained", "load_checkpoint_in_model", "load_checkpoint_and_dispatch", "from_single_file")
+
+
+def guest_error(who: str, when: str, error: BaseException, file: Path) -> TargetError:
+    """What happened, and the last line of `file` on its way."""
+    if isinstance(error, SyntaxError):
+        where = f"{error.filename}:{error.lineno}"
+        line = (error.text or "").strip()
+        return TargetError(
+            f"{who} has a syntax error: {error.msg} ({where}){': ' + line if line else ''}",
+            "Correct it first.",
+        )
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename).resolve() == file.resolve()]
+    at = ""
+    if own:
+        code = linecache.getline(own[-1].filename, own[-1].lineno or 0).strip()
+        at = f" at {own[-1].filename}:{own[-1].lineno}" + (f": {code}" if code else "")
+    if isinstance(error, SystemExit):
+        status = error.code if error.code is not None else 0
+        return TargetError(
+            f"{who} exited with {status!r} {when}{at}",
+            "Give the arguments it needs after --, or see its own message above.",
+        )
+    if isinstance(error, DiffprofError):
+        return TargetError(f"{who} stopped {when}{at}: {error.what}", error.hint)
+    text = str(error).strip().splitlines()
+    raised = f"{type(error).__name__}{': ' + text[0] if text else ''}"
+    return TargetError(f"{who} raised {raised} {when}{at}", next_step(error))
+
+
+def next_step(error: BaseException) -> str:
+    """What to do about an error of a target, as far as its kind tells."""
+    text = str(error)
+    if _NO_CUDA.search(text):
+        return (
+            "With CUDA it runs; the simulated GPU does not know this call. Leave it out for the scan, or "
+            "scan on a GPU (--device cuda)."
+        )
+    if _missing_weights(error):
+        return (
+            "Without the weights, scan it with --no-weights: models are then built from their "
+            "configurations, which is all that a simulated GPU needs."
+        )
+    if "same device" in text and SESSION.active:
+        return (
+            'In a scan device="cuda" names the simulated GPU: make the tensors that the pipeline is given '
+            "there, as on a machine with a GPU."
+        )
+    said = made_up()
+    return f"{said}{SEE}" if said else SEE
+
+
+SEE = (
+    "See whether it runs without diffprof; what runs with CUDA only can be scanned on a GPU (--device cuda)."
+)
+
+
+def made_up() -> str:
+    """What a failure may follow from: the last value that was made up on the simulated device, or nothing."""
+    last = SESSION.made_up
+    if last is None:
+        return ""
+    what, place = last
+    where = f" at {place[0]}:{place[1]}" if place else ""
+    return (
+        f"It may follow from a value that was made up: {what}{where} read what nobody knows without "
+        "computing, and got zeros. "
+    )
+
+
+def _missing_weights(error: BaseException) -> bool:
+    loading = any(frame.name in _LOADERS for frame in traceback.extract_tb(error.__traceback__))
+    told = isinstance(error, OSError) or _NO_FILE.search(str(error).lower()) is not None
+    return loading and told

@@ -1,0 +1,312 @@
+"""Models that are made and loaded without their weights, whatever the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diffprof.devices import resolve_device
+from diffprof.devices.simulated.host_placeholders import is_weight_stand_in
+from diffprof.model.errors import TargetError
+from diffprof.targets import Options, resolve
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without CUDA")
+
+Write = Callable[[str, str], Path]
+
+HEAD = """
+import accelerate
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+CHECKPOINT = {checkpoint!r}
+SIZES = dict(
+    block_out_channels=(1280, 1280), down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
+)
+TEXT = dict(hidden_size=2048, intermediate_size=8192, num_hidden_layers=4, num_attention_heads=8)
+
+class Pipe:
+    def __init__(self, model, **more):
+        self.components = dict(model=model, **more)
+
+    def __call__(self):
+        pass
+"""
+
+
+@pytest.fixture
+def sim() -> Iterator[Any]:
+    device = resolve_device("sim")
+    with device.active():
+        yield device
+
+
+@pytest.fixture
+def built(tiny_checkpoint: Path, write: Write, sim: Any) -> Callable[..., Any]:
+    """What a function body makes of a pipeline, as (its components, notes, what is unseen)."""
+
+    def built(body: str, **options: Any) -> Any:
+        head = HEAD.format(checkpoint=str(tiny_checkpoint))
+        lines = "".join(f"    {line}\n" for line in body.splitlines())
+        file = write("make.py", "")
+        file.write_text(f"{head}\ndef make():\n{lines}")
+        target = resolve(f"{file}:make")
+        return target.run(
+            lambda s: (s.pipe.components, s.notes, s.unseen, type(s.pipe)), sim, Options(**options)
+        )
+
+    return built
+
+
+def resident() -> int:
+    """Bytes of memory that this process takes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+MADE = {
+    "constructor": "return Pipe(UNet2DConditionModel(**SIZES))",
+    "from_config": "return Pipe(UNet2DConditionModel.from_config(SIZES))",
+    "in half precision": "return Pipe(UNet2DConditionModel(**SIZES).to(torch.float16))",
+    "moved": "return Pipe(UNet2DConditionModel(**SIZES).to('cuda', torch.float16))",
+    "on the device": "with torch.device('cuda'):\n    return Pipe(UNet2DConditionModel(**SIZES))",
+    "transformers": "return Pipe(CLIPTextModel(CLIPTextConfig(**TEXT)))",
+    "transformers, from a config": "return Pipe(CLIPTextModel._from_config(CLIPTextConfig(**TEXT)).cuda())",
+    "init_empty_weights": (
+        "with accelerate.init_empty_weights():\n    model = UNet2DConditionModel(**SIZES)\nreturn Pipe(model)"
+    ),
+    "to_empty": (
+        "with torch.device('meta'):\n    model = UNet2DConditionModel(**SIZES)\n"
+        "return Pipe(model.to_empty(device='cuda'))"
+    ),
+    "dispatch": "return Pipe(accelerate.dispatch_model(UNet2DConditionModel(**SIZES), {'': 0}))",
+    "written to": (
+        "model = UNet2DConditionModel(**SIZES)\n"
+        "for p in model.parameters():\n"
+        "    p.data.normal_()\n    p.data += 1\n    p.data.copy_(torch.ones(1))\n"
+        "return Pipe(model)"
+    ),
+    "joined": (
+        "model = torch.nn.Linear(4096, 8192)\n"
+        "model.weight = torch.nn.Parameter(torch.cat([model.weight.data] * 4))\nreturn Pipe(model)"
+    ),
+}
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="asks Linux for its memory")
+@pytest.mark.parametrize("body", MADE.values(), ids=MADE.keys())
+def test_a_model_made_in_a_factory_takes_no_memory(built: Any, body: str) -> None:
+    before = resident()
+    components, *_ = built(body)
+    parameters = list(components["model"].parameters())
+    assert sum(p.numel() for p in parameters) > 50e6
+    assert {p.device.type for p in parameters} == {"sim"}
+    assert resident() - before < 60 << 20, "of more than 200 MB of weights"
+
+
+LOADED = {
+    "pipeline": ("return DiffusionPipeline.from_pretrained(CHECKPOINT{0})", "unet"),
+    "pipeline by keyword": (
+        "return DiffusionPipeline.from_pretrained(pretrained_model_name_or_path=CHECKPOINT{0})",
+        "unet",
+    ),
+    "model": ("return Pipe(UNet2DConditionModel.from_pretrained(CHECKPOINT, subfolder='unet'{0}))", "model"),
+    "model by keyword": (
+        "options = dict(pretrained_model_name_or_path=CHECKPOINT, subfolder='unet'{0})\n"
+        "return Pipe(UNet2DConditionModel.from_pretrained(**options))",
+        "model",
+    ),
+    "transformers": (
+        "return Pipe(CLIPTextModel.from_pretrained(CHECKPOINT, subfolder='text_encoder'{0}))",
+        "model",
+    ),
+    "accelerate": (
+        "with accelerate.init_empty_weights():\n"
+        "    model = UNet2DConditionModel.from_config(CHECKPOINT + '/unet')\n"
+        "return Pipe(accelerate.load_checkpoint_and_dispatch(model, 'nowhere', device_map='auto'))",
+        "model",
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "name"), LOADED.values(), ids=LOADED.keys())
+def test_loading_without_weights(built: Any, body: str, name: str) -> None:
+    components, _, unseen, _ = built(body.format(""), weights=False)
+    assert {p.device.type for p in components[name].parameters()} == {"sim"}
+    assert unseen == []
+
+
+@pytest.mark.parametrize("argument", ["variant='fp16'", "use_safetensors=True", "low_cpu_mem_usage=False"])
+@pytest.mark.parametrize("how", ["pipeline", "model", "transformers"])
+def test_arguments_of_files_change_nothing(built: Any, how: str, argument: str) -> None:
+    body, _ = LOADED[how]
+    *_, unseen, _ = built(body.format(f", {argument}"), weights=False)
+    assert unseen == []
+
+
+@pytest.mark.parametrize("how", ["pipeline", "model", "transformers"])
+@pytest.mark.parametrize("given", ["dtype=torch.bfloat16", "torch_dtype=torch.bfloat16", "dtype='bfloat16'"])
+def test_the_dtype_is_honoured(built: Any, how: str, given: str) -> None:
+    body, name = LOADED[how]
+    components, *_ = built(body.format(f", {given}"), weights=False)
+    assert components[name].dtype is torch.bfloat16
+
+
+def test_a_dtype_for_each_component(built: Any) -> None:
+    body, _ = LOADED["pipeline"]
+    each = ", torch_dtype={'unet': torch.float16, 'default': torch.bfloat16}"
+    components, *_ = built(body.format(each), weights=False)
+    assert (components["unet"].dtype, components["vae"].dtype) == (torch.float16, torch.bfloat16)
+
+
+@pytest.mark.parametrize("weights", [True, False])
+@pytest.mark.parametrize(
+    ("how", "device_map"),
+    [
+        ("pipeline", "'balanced'"),
+        ("pipeline", "'cuda'"),
+        ("model", "'auto'"),
+        ("model", "{'': 'cuda:0'}"),
+        ("transformers", "{'': 0}"),
+    ],
+)
+def test_a_device_map_places_what_is_loaded(built: Any, how: str, device_map: str, weights: bool) -> None:
+    body, name = LOADED[how]
+    components, notes, unseen, _ = built(body.format(f", device_map={device_map}"), weights=weights)
+    assert {p.device.type for p in components[name].parameters()} == {"sim"}
+    assert notes == [], "it was there when the factory returned"
+    assert unseen == []
+
+
+@pytest.mark.parametrize(
+    ("how", "given", "name"),
+    [
+        ("pipeline", "quantization_config=object()", "quantization_config"),
+        ("model", "quantization_config=object()", "quantization_config"),
+        ("transformers", "quantization_config={'load_in_8bit': True}", "quantization_config"),
+        ("model", "device_map={'conv_in': 'cpu', '': 'cuda'}", "device_map"),
+        ("pipeline", "adapter='x.safetensors'", "adapter"),
+    ],
+)
+def test_what_is_not_honoured_is_named_with_its_line(built: Any, how: str, given: str, name: str) -> None:
+    body, _ = LOADED[how]
+    *_, unseen, _ = built(body.format(f", {given}"), weights=False)
+    (row,) = unseen
+    assert row.what.startswith(f"{name} of ")
+    assert "left out" in row.why
+    assert row.site.file.endswith("make.py")
+
+
+def test_entries_of_the_configuration_can_be_changed(built: Any) -> None:
+    body, name = LOADED["model"]
+    components, _, unseen, _ = built(body.format(", in_channels=9"), weights=False)
+    assert components[name].conv_in.weight.shape[1] == 9
+    assert unseen == []
+
+
+CUSTOM = """
+from diffusers import StableDiffusionPipeline
+
+class MyPipeline(StableDiffusionPipeline):
+    def __call__(self, n=1):
+        return n
+"""
+
+
+def test_a_custom_pipeline_is_of_its_own_class(built: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(CUSTOM)
+    body, _ = LOADED["pipeline"]
+    given = f", custom_pipeline={str(tmp_path / 'mine.py')!r}"
+    *_, unseen, cls = built(body.format(f"{given}, trust_remote_code=True"), weights=False)
+    assert cls.__name__ == "MyPipeline"
+    assert unseen == []
+    with pytest.raises(TargetError) as error:
+        built(body.format(given.replace("mine", "theirs")), weights=False)
+    assert "custom_pipeline=" in error.value.what
+
+
+def test_missing_weights_name_the_way_out(built: Any, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    import shutil
+
+    bare = tmp_path / "bare"
+    shutil.copytree(tiny_checkpoint, bare, ignore=shutil.ignore_patterns("*.safetensors"))
+    for body in (
+        f"return Pipe(UNet2DConditionModel.from_pretrained({str(bare)!r}, subfolder='unet'))",
+        f"return Pipe(CLIPTextModel.from_pretrained({str(bare)!r}, subfolder='text_encoder'))",
+        f"return DiffusionPipeline.from_pretrained({str(bare)!r})",
+    ):
+        with pytest.raises(TargetError) as error:
+            built(body)
+        assert "--no-weights" in error.value.hint
+    components, *_ = built(f"return DiffusionPipeline.from_pretrained({str(bare)!r})", weights=False)
+    assert set(components) >= {"unet", "vae", "text_encoder"}
+
+
+def test_other_failures_do_not_name_it(built: Any) -> None:
+    with pytest.raises(TargetError) as error:
+        built("raise OSError('no file named x')")
+    assert "--no-weights" not in error.value.hint
+
+
+def test_a_failure_after_a_value_made_up_here_says_so(built: Any) -> None:
+    with pytest.raises(TargetError) as error:
+        built("return [][0]")
+    assert "made up" not in error.value.hint
+    made = (
+        "model = torch.nn.Linear(64, 4096).cuda()\nn = int(model(torch.ones(1, 64, device='cuda')).sum())\n"
+    )
+    with pytest.raises(TargetError) as error:
+        built(f"{made}return [][n]")
+    assert "raised IndexError" in error.value.what
+    assert "may follow from a value that was made up" in error.value.hint
+    assert "make.py" in error.value.hint
+
+
+def test_what_only_cuda_runs_is_not_said_to_fail_by_itself(built: Any) -> None:
+    for line in ("torch._C._cuda_init()", "torch._C._cuda_getDevice()"):
+        with pytest.raises(TargetError) as error:
+            built(line)
+        assert "With CUDA it runs" in error.value.hint
+
+
+def test_weights_that_stay_on_the_host_stand_for_none(built: Any) -> None:
+    body = (
+        "model = UNet2DConditionModel(**SIZES)\npipe = StableDiffusionPipeline.from_pretrained(CHECKPOINT)\n"
+        "pipe.unet = model\npipe.enable_model_cpu_offload()\nreturn pipe"
+    )
+    components, *_ = built(body)
+    assert all(is_weight_stand_in(p) for p in components["unet"].parameters())
+
+
+def test_tensors_for_a_pipeline_left_on_the_cpu_go_along(built: Any, write: Write, sim: Any) -> None:
+    file = write(
+        "other.py",
+        """
+        import torch
+
+        class Pipe:
+            def __init__(self):
+                self.components = {"model": torch.nn.Linear(2, 2)}
+
+            def __call__(self, embeds, more=None, n=1):
+                pass
+
+        def make():
+            return Pipe(), dict(embeds=torch.ones(1, 2), more=[torch.zeros(1)], n=3)
+
+        def there():
+            pipe = Pipe()
+            pipe.components["model"].to("cuda")
+            return pipe, dict(embeds=torch.ones(1, 2), more=[torch.zeros(1, device="cuda")])
+        """,
+    )
+
+    def play(scene: Any) -> Any:
+        return scene.kwargs["embeds"].device.type, scene.kwargs["more"][0].device.type, len(scene.notes)
+
+    assert resolve(f"{file}:make").run(play, sim, Options()) == ("sim", "sim", 2)
+    assert resolve(f"{file}:there").run(play, sim, Options()) == ("cpu", "sim", 0), "as it was written"
