@@ -14,6 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from diffprof.model.recording import SCHEMA, KernelRow, Recording, Unseen
+from diffprof.model.recording.invariants import broken
 from diffprof.model.report import as_bytes
 
 KEY = "diffprofRecording"
@@ -56,6 +57,8 @@ def recording_in(
         recording = msgspec.convert(held, _Carried).recording
     except msgspec.ValidationError as error:
         return unread(f"it is damaged: {error}")
+    if fault := broken(recording):
+        return unread(f"it is damaged: {fault}")
     scanned, seen = _sum(recording.kernels or ()), _sum(kernels or ())
     if scanned[0] != seen[0] or abs(scanned[1] - seen[1]) > ROUNDED_US * max(1, seen[0]):
         return unread(

@@ -6,11 +6,11 @@ Written event by event; `.gz` by the file's suffix.
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -22,6 +22,7 @@ from diffprof.chrome_trace.op_lines import FIRST_STREAM, HOST, ORIGIN_US, on_hos
 from diffprof.judge.timeline import Replay, replay
 from diffprof.model.errors import DiffprofError
 from diffprof.model.recording import MemoryUse, PhaseSpan, SyncRow, Timeline
+from diffprof.model.recording.whole_file import whole_file
 
 LINES_AT_ONCE = 1024
 """Lines that are handed to the file together."""
@@ -52,7 +53,6 @@ def write_trace(
     Raises DiffprofError when the file can't be written.
     """
     target = Path(path)
-    part = target.with_name(target.name + ".part")
     run = run or replay(timeline)
     header = {
         "schemaVersion": 1,
@@ -71,7 +71,7 @@ def write_trace(
     encode = msgspec.json.Encoder().encode
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _open(part, compressed=target.suffix == ".gz") as file:
+        with whole_file(target) as raw, packed(raw, target.suffix == ".gz") as file:
             # By json, which escapes what is no UTF-8: a target's name may be that of a file.
             file.write(json.dumps(header)[:-1].encode() + b',\n"traceEvents": [\n')
             events = _annotations(timeline, run, device_name, memory)
@@ -83,10 +83,7 @@ def write_trace(
                 file.write((separator + ",\n".join(some)).encode())
                 separator = ",\n"
             file.write(b"\n]" + (b",\n" + member if member else b"") + b"}\n")
-        part.replace(target)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
         raise unwritten(target, error) from error
     return target
 
@@ -99,11 +96,12 @@ def unwritten(target: Path, error: OSError) -> DiffprofError:
     )
 
 
-def _open(path: Path, *, compressed: bool) -> IO[bytes]:
-    if compressed:
-        # Level 1: five times faster than 9 for a file a quarter larger.
-        return cast("IO[bytes]", gzip.open(path, "wb", compresslevel=1))
-    return path.open("wb")
+def packed(file: IO[bytes], compressed: bool) -> AbstractContextManager[IO[bytes]]:
+    """Takes what is written into a file; compressed at level 1, five times faster than 9 for a file a quarter
+    larger."""
+    if not compressed:
+        return nullcontext(file)
+    return cast("IO[bytes]", gzip.GzipFile("", "wb", compresslevel=1, fileobj=file))
 
 
 def _annotations(

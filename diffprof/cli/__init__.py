@@ -9,15 +9,22 @@ from diffprof.model.errors import ExitCode
 
 def main() -> None:
     """Entry point of the `diffprof` script."""
+    from diffprof.targets.exits import keep_exits_back
+
+    exits = keep_exits_back()
     try:
         from diffprof.cli.app import app
         from diffprof.model.collection import leave_to_the_system
 
         try:
             app(prog_name="diffprof")
+        except SystemExit as end:
+            exits.decided = int(end.code or 0)
+            raise
         finally:
             leave_to_the_system()
     except KeyboardInterrupt:
         # Before a command has begun, or after it has ended: see `Commands.invoke` for the time between.
+        exits.decided = int(ExitCode.INTERRUPTED)
         sys.stderr.write("error: stopped by Ctrl-C.\n")
         sys.exit(ExitCode.INTERRUPTED)

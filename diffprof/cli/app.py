@@ -3,6 +3,7 @@ codes."""
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 from importlib import import_module
@@ -11,8 +12,13 @@ from typing import Any
 import click
 
 import diffprof
-from diffprof.cli.output import complain, say
-from diffprof.model.errors import DiffprofError, ExitCode
+from diffprof.cli.interrupts import Signals, heard
+from diffprof.cli.output import complain, reserve_descriptors, say
+from diffprof.model.errors import DiffprofError, ExitCode, Stopped
+from diffprof.targets.exits import ProcessExit
+
+LONGEST = 200
+"""Characters of a file name that is shown in an error."""
 
 COMMANDS = {
     "scan": "diffprof.cli.scan",
@@ -55,43 +61,70 @@ class Commands(click.Group):
             raise click.UsageError(error.message + hint, ctx) from error
 
     def invoke(self, ctx: click.Context) -> Any:
+        with heard() as signals:
+            code = self._ended(ctx, signals)
+        if signals.came is not None:
+            # Whatever the command, or the code that it ran, made of it.
+            code = 128 + signals.came
+        raise click.exceptions.Exit(code)
+
+    def _ended(self, ctx: click.Context, signals: Signals) -> int:
+        """Run the command; its exit status, once what went wrong is said."""
         try:
-            return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            super().invoke(ctx)
+        except click.exceptions.Exit as end:
+            return end.exit_code
+        except click.ClickException:
             raise
-        except DiffprofError as error:
-            complain(error.what, error.hint)
-            _trace(ctx)
-            code = error.exit_code
-        except KeyboardInterrupt:
-            complain("stopped by Ctrl-C.")
-            code = ExitCode.INTERRUPTED
-        except Exception as error:
-            complain(
-                f"diffprof itself failed: {type(error).__name__}: {error}",
-                "This is a bug. Please report it with the traceback that `diffprof --debug ...` prints.",
-            )
-            _trace(ctx)
-            code = ExitCode.INTERNAL
-        raise click.exceptions.Exit(int(code))
+        except (KeyboardInterrupt, click.Abort) as end:
+            number = end.number if isinstance(end, Stopped) else signals.came or signal.SIGINT
+            by_hand = number == signal.SIGINT
+            complain("stopped by Ctrl-C." if by_hand else f"ended by {signal.Signals(number).name}.")
+            return 128 + number
+        except BaseException as error:
+            code = _said(error)
+            if ctx.params.get("debug"):
+                say("".join(traceback.format_exception(error)).rstrip())
+            return code
+        return ExitCode.CLEAN
 
 
-def _trace(ctx: click.Context) -> None:
-    if ctx.params.get("debug"):
-        say(traceback.format_exc().rstrip())
+def _said(error: BaseException) -> ExitCode:
+    """Say what went wrong; whose fault it is, as an exit status."""
+    if isinstance(error, DiffprofError):
+        complain(error.what, error.hint)
+        return error.exit_code
+    if isinstance(error, SystemExit | ProcessExit):
+        complain(
+            f"The target ended the process with status {error.code if error.code is not None else 0!r}.",
+            "What is run has to come to its end: take the exit out, or go around it.",
+        )
+        return ExitCode.TARGET_FAILED
+    if isinstance(error, OSError):
+        # What the system refuses is no bug: a name that is too long, a folder that may not be read.
+        name = str(error.filename or "")
+        name = name if len(name) <= LONGEST else f"{name[:LONGEST]}... ({len(name):,} characters)"
+        complain(f"{name or type(error).__name__}: {error.strerror or error}.", "Check the path.")
+        return ExitCode.USAGE
+    complain(
+        f"diffprof itself failed: {type(error).__name__}: {error}",
+        "This is a bug. Please report it with the traceback that `diffprof --debug ...` prints.",
+    )
+    return ExitCode.INTERNAL
 
 
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit status: 0 clean, 1 found what --fail-on names, 2 usage, 3 the target failed, "
-    "70 a bug in diffprof, 130 interrupted.",
+    "4 --fail-on could not be judged, 70 a bug in diffprof, 128 + N ended by signal N (130 Ctrl-C).",
 )
 @click.version_option(diffprof.__version__, prog_name="diffprof")
 @click.option("--debug", is_flag=True, envvar="DIFFPROF_DEBUG", help="Print tracebacks of errors.")
 def app(debug: bool) -> None:
     """Find what makes a diffusers pipeline slow, with or without the GPU."""
     del debug  # read from the context when an error is caught
+    reserve_descriptors()
     for stream in (sys.stdout, sys.stderr):
         # A terminal or pipe that can't take a character gets its escape, not a UnicodeEncodeError.
         reconfigure = getattr(stream, "reconfigure", None)

@@ -70,9 +70,18 @@ def deliver(
 
 
 def apply_gate(gate: Gate, report: Report, fail_on: str) -> None:
-    """Exit with FINDINGS if the report has what the gate names; say what it could not judge."""
+    """Exit with FINDINGS if the report has what the gate names. Exit with UNJUDGED where it has not, but no
+    rule of a word was checked, or the call was not seen to its end. Says what was not checked."""
     for each in gate.unjudged(report):
         say(f"warning: --fail-on rests on {each.rule} {each.name}, which was not checked: {each.why}.")
     if hits := gate.hits(report):
         say(f"--fail-on {fail_on}: {len(hits)} found.")
         raise click.exceptions.Exit(ExitCode.FINDINGS)
+    blind = gate.blind(report)
+    if blind:
+        say(f"--fail-on {', '.join(blind)}: not judged, for nothing that it stands for was checked.")
+    elif gate and report.recording.partial:
+        say(f"--fail-on {fail_on}: not judged, for the report is partial: {report.recording.failure}")
+    else:
+        return
+    raise click.exceptions.Exit(ExitCode.UNJUDGED)

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from diffprof.cli.interrupts import signals
 from diffprof.cli.options import format_option, traces_option
 from diffprof.cli.output import emit, say, stdout_to_stderr, terminal
 from diffprof.model.errors import DiffprofError, UsageError
 from diffprof.model.plain import clean
+from diffprof.model.recording.source_text import shell
 from diffprof.tuning.storing import store_tuned
 from diffprof.views.tuning import FORMS, render_applied
 
@@ -46,7 +48,7 @@ def stored(traces: Path, run: str | None) -> Report:
             raise
         raise UsageError(
             f"{run!r} names no stored run in {traces}: fixes follow from a scan.",
-            f"Scan it first: `diffprof scan {run}`, then `diffprof fix`.",
+            f"Scan it first: `diffprof scan {shell(run)}`, then `diffprof fix`.",
         ) from error
 
 
@@ -79,6 +81,9 @@ def _is_target(name: str) -> bool:
     type=click.Path(path_type=Path),
     help="Show the edits of a file of yours as a diff; with --apply, write them and nothing else.",
 )
+@click.option(
+    "--yes", "agreed", is_flag=True, help="Build the target of a run that may be somebody else's, unasked."
+)
 @format_option(FORMS)
 @traces_option()
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
@@ -90,6 +95,7 @@ def command(
     goal: str,
     applied: bool,
     patched: Path | None,
+    agreed: bool,
     form: str,
     traces: Path,
     quiet: bool,
@@ -126,7 +132,10 @@ def command(
         plan = make_plan(report, choice)
         emit(render_plan(report, plan, form, columns=screen.columns, colour=screen.colour))
         return
+    if not agreed:
+        _ask(report, traces)
     report, after, pictures, failure = tried(report, choice, quiet=quiet)
+    signals().hold()
     unstored: DiffprofError | None = None
     try:
         report = store_tuned(
@@ -135,11 +144,30 @@ def command(
     except DiffprofError as error:
         unstored = error
     emit(render_applied(report, after, form, columns=screen.columns, colour=screen.colour))
+    signals().release()
     if failure is not None:
         say(f"The outcomes until then are stored in {report.path}")
         raise failure
     if unstored is not None:
         raise unstored
+
+
+def _ask(report: Report, traces: Path) -> None:
+    """Before the target of a run is built that may be somebody else's.
+
+    Raises UsageError where the answer is no, or there is nobody to ask.
+    """
+    from diffprof.tuning.consent import doubts, refusal, what_is_run
+
+    why = doubts(report, traces)
+    if not why:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise refusal(report, why)
+    for line in (*why, what_is_run(report)):
+        say(line)
+    if not click.confirm("Go on?", default=False, err=True):
+        raise UsageError("Nothing was built.", "`diffprof fix RUN` shows the plan without building.")
 
 
 def _harmless(diff: str) -> str:
@@ -161,7 +189,7 @@ def _patch(report: Report, plan: Plan, file: Path, asked: Container[str], form: 
 
         emit(fenced(patch.diff, diff=True) if patch.diff else "No edit.\n")
     else:
-        emit(_harmless(patch.diff) if sys.stdout.isatty() else patch.diff_bytes)
+        emit(_harmless(patch.diff) if sys.stdout and sys.stdout.isatty() else patch.diff_bytes)
     for line, what in patch.done:
         say(f"line {line}: {what}")
     for words in patch.left:

@@ -26,7 +26,7 @@ def command(trace: Path, form: str, fail_on: str, traces: Path, quiet: bool, ver
     Of a trace that a scan left, the report is the scan's. Needs no GPU and no PyTorch. Ctrl-C stops reading,
     and the report is on what was read; a second one ends at once.
     """
-    from diffprof.cli.interrupts import stopping
+    from diffprof.cli.interrupts import signals, stopping
     from diffprof.judge.gate import parse_gate
     from diffprof.model.errors import DiffprofError
     from diffprof.model.progress import progress_on
@@ -46,6 +46,7 @@ def command(trace: Path, form: str, fail_on: str, traces: Path, quiet: bool, ver
 
         try:
             report = import_trace(trace, progress=read, stop=stop)
+            signals().hold()
         except DiffprofError:
             if stop.asked:
                 # Nothing was read yet that a report could be made of.
@@ -53,6 +54,7 @@ def command(trace: Path, form: str, fail_on: str, traces: Path, quiet: bool, ver
             raise
     partial = report.recording.partial and stop.asked
     deliver(report, form, traces, verbose=verbose, failed=partial, trace=trace, imported=True)
+    signals().release()
     if stop.asked:
         raise KeyboardInterrupt
     apply_gate(gate, report, fail_on)

@@ -26,6 +26,8 @@ class Terminal(NamedTuple):
 def terminal(stream: TextIO | None = None) -> Terminal:
     """Its width and whether colours are wanted (NO_COLOR, FORCE_COLOR)."""
     stream = stream or sys.stdout
+    if stream is None:  # it was closed
+        return Terminal(None, False)
     colour = stream.isatty() and os.environ.get("TERM") != "dumb"
     if os.environ.get("FORCE_COLOR"):
         colour = True
@@ -41,6 +43,8 @@ def emit(text: str | bytes) -> None:
     A reader that went away is no error: the command goes on to its exit status. Raises DiffprofError
     when the output can't be written for another reason.
     """
+    if sys.stdout is None:
+        raise DiffprofError("The output could not be written: stdout is closed.", "Send it elsewhere.")
     try:
         if isinstance(text, bytes):
             sys.stdout.flush()
@@ -62,6 +66,18 @@ def _silence_stdout() -> None:
     """What is still buffered goes nowhere, so that the flush at exit does not fail again."""
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 1)
+
+
+def reserve_descriptors() -> None:
+    """Where a standard stream was closed, nothing else may get its number: what writes there below Python
+    would write into it. stdout stays None: that data is lost is an error."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    sys.stdin = sys.stdin or os.fdopen(0)
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
 
 
 def say(text: str) -> None:

@@ -13,6 +13,7 @@ import click
 
 from diffprof.analyzers import ANALYZERS, DEFAULT_ANALYZERS
 from diffprof.cli.delivery import FORMS, apply_gate, deliver, fail_on_option
+from diffprof.cli.interrupts import signals
 from diffprof.cli.options import format_option, traces_option, verbose_option
 from diffprof.cli.output import say, stdout_to_stderr
 from diffprof.devices import DEFAULT_SIMULATED
@@ -224,6 +225,7 @@ def command(
         "cache": False if no_cache else None,
     }
     failure: BaseException | None = None
+    asked = signals()
     with tempfile.TemporaryDirectory(prefix="diffprof-") as scratch:
         with progress_on(sys.stderr, quiet=quiet) as progress, stdout_to_stderr():
             progress.stage("importing torch and diffusers")
@@ -241,13 +243,16 @@ def command(
                     progress=progress,
                     trace_folder=Path(scratch),
                 )
+                asked.hold()
             except (Exception, KeyboardInterrupt) as error:
+                asked.hold()
                 partial: Report | None = getattr(error, "report", None)
                 if partial is None:
                     raise
                 report, failure = partial, error
         profiled = next(Path(scratch).glob("*.json"), None)
         deliver(report, form, traces, verbose=verbose, failed=failure is not None, trace=profiled)
+    asked.release()
     if failure is not None:
         raise failure
     apply_gate(gate, report, fail_on)

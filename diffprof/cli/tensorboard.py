@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import sys
 import tempfile
 import threading
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from diffprof.cli.interrupts import signals
 from diffprof.cli.options import traces_option
 from diffprof.cli.output import emit, say
 from diffprof.model.errors import DiffprofError, UsageError
@@ -62,13 +62,13 @@ def command(runs: tuple[str, ...], port: int | None, no_serve: bool, traces: Pat
 def _serve(logdir: Path, port: int | None) -> None:
     from diffprof.views.tensorboard.server import start, stop
 
-    # Whoever ends a service asks this way; what parses traces is to end as well.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         emit(f"{start(logdir, port)}\n")
         say("Ctrl-C ends it.")
         threading.Event().wait()
     except KeyboardInterrupt:
+        # Whoever ends a service asks this way; what parses traces is to end as well.
+        signals().taken()
         say("TensorBoard ended.")
     finally:
         stop()

@@ -11,11 +11,12 @@ import click
 from diffprof.cli.options import traces_option
 from diffprof.model.collection import leave_to_the_system, paused_collection
 from diffprof.model.errors import UsageError
+from diffprof.model.recording.source_text import shell
 
 
 def need_terminal(instead: str) -> None:
     """Raises UsageError where there is no screen to draw on. instead: what to do then."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM") == "dumb":
+    if not (sys.stdin.isatty() and sys.stdout and sys.stdout.isatty()) or os.environ.get("TERM") == "dumb":
         raise UsageError("The viewer needs a terminal, and this is none.", instead)
 
 
@@ -36,6 +37,7 @@ def command(run: str | None, traces: Path) -> None:
         except UsageError:
             _refuse_ladder(run, traces)
             raise
+        own = traces
         if report.path and Path(report.path).resolve().parent != traces.resolve():
             traces = Path(report.path).parent  # the runs beside it, and where its fixes are stored
         need_terminal("`diffprof show` prints the report.")
@@ -43,7 +45,7 @@ def command(run: str | None, traces: Path) -> None:
         from diffprof.views.tui import view
 
     leave_to_the_system()  # the report stays as long as the viewer
-    view(report, traces)
+    view(report, traces, own=own)
 
 
 def _refuse_ladder(run: str | None, traces: Path) -> None:
@@ -54,5 +56,5 @@ def _refuse_ladder(run: str | None, traces: Path) -> None:
         if (folder / LADDER_FILE).is_file():
             raise UsageError(
                 f"{run} holds a ladder and no scan.",
-                f"`diffprof show {run}` prints it, `diffprof tensorboard {run}` draws it.",
+                f"`diffprof show {shell(run)}` prints it, `diffprof tensorboard {shell(run)}` draws it.",
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 
 from diffprof.judge.rules import all_rules
@@ -20,6 +20,8 @@ class Gate:
 
     codes: frozenset[str] = frozenset()
     in_loop: bool = False
+    words: tuple[tuple[str, frozenset[str]], ...] = field(default=(), compare=False)
+    """Each as it was typed, with the rules that it stands for."""
 
     def __bool__(self) -> bool:
         return bool(self.codes) or self.in_loop
@@ -33,6 +35,11 @@ class Gate:
         """Rules that the gate rests on and that had no evidence."""
         rules = self.codes | _wait_rules() if self.in_loop else self.codes
         return tuple(each for each in report.unchecked if each.rule in rules)
+
+    def blind(self, report: Report) -> tuple[str, ...]:
+        """The words none of whose rules could be checked: on these the gate would pass whatever there is."""
+        unchecked = {each.rule for each in report.unchecked}
+        return tuple(word for word, rules in self.words if rules <= unchecked)
 
 
 def _wait_rules() -> frozenset[str]:
@@ -48,11 +55,13 @@ def parse_gate(text: str) -> Gate:
     """
     rules = all_rules()
     codes: set[str] = set()
+    words: list[tuple[str, frozenset[str]]] = []
     in_loop = False
     for part in filter(None, (part.strip() for part in text.split(","))):
         key = part.lower()
         if key == IN_LOOP:
             in_loop = True
+            words.append((part, _wait_rules()))
             continue
         found = {r.code for r in rules if key == r.name or r.code.lower().startswith(key)}
         if not found:
@@ -66,4 +75,5 @@ def parse_gate(text: str) -> Gate:
                 f"and {IN_LOOP}; `diffprof rules` lists them.",
             )
         codes |= found
-    return Gate(frozenset(codes), in_loop)
+        words.append((part, frozenset(found)))
+    return Gate(frozenset(codes), in_loop, tuple(words))

@@ -13,6 +13,7 @@ from diffprof.model.errors import UsageError
 from diffprof.model.finding import Evidence, Finding
 from diffprof.model.fix import NOT_SELECTED, Code, Plan, PlanStep, Recipe, Safety, Stage, recipes
 from diffprof.model.recording import Grade, Recording
+from diffprof.model.recording.source_text import shell
 from diffprof.model.report import Report
 from diffprof.tuning.source_edit.planned import edits_now, with_patches
 
@@ -69,7 +70,8 @@ def _own_files(report: Report) -> Iterator[str]:
             found[finding.site.file] = found.get(finding.site.file, 0) + 1
     for file, count in sorted(found.items()):
         many = "finding lies" if count == 1 else "findings lie"
-        yield f"{count} {many} in {file}, which is yours: `diffprof fix --patch {file}` shows what to edit."
+        command = f"diffprof fix --patch {shell(file)}"
+        yield f"{count} {many} in {file}, which is yours: `{command}` shows what to edit."
 
 
 def call_ms(recording: Recording) -> float | None:
@@ -160,7 +162,7 @@ def _wanted(report: Report) -> dict[str, list[int]]:
 def _step(recipe: Recipe, indexes: list[int], report: Report, choice: Choice) -> PlanStep:
     fix = recipe.fix
     own = [report.findings[n] for n in indexes]
-    code = recipe.code(report.recording, own)
+    code = recipe.written(report.recording, own)
     step = PlanStep(
         fix=fix.key,
         title=fix.title,

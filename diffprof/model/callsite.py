@@ -8,6 +8,7 @@ import os
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -54,8 +55,9 @@ def importable_path(filename: str) -> tuple[str, bool]:
 def file_of(name: str) -> Path | None:
     """Where a file lies that `importable_path` has named, if it is there from the working directory, or its
     lines were looked up in this process, as those of every site are."""
-    if Path(name).is_file():
-        return Path(name)
+    with suppress(OSError, ValueError):  # the name may come out of a stored report
+        if Path(name).is_file():
+            return Path(name)
     looked_up = (each for each in list(linecache.cache) if each.endswith(name))
     return next((Path(each) for each in looked_up if importable_path(each)[0] == name), None)
 

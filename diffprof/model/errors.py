@@ -9,17 +9,31 @@ class ExitCode(enum.IntEnum):
     """What a command's exit status means."""
 
     CLEAN = 0
-    """It ran; nothing that the caller asked to fail on was found."""
+    """It ran to its end; nothing that the caller asked to fail on was found."""
     FINDINGS = 1
     """It ran, and found what `--fail-on` (or `--fail-on-regression`) names."""
     USAGE = 2
     """The command, an option, or a file given to it is wrong."""
     TARGET_FAILED = 3
     """The target itself (pipeline, factory or script) failed while it was built or run."""
+    UNJUDGED = 4
+    """It ran, and what `--fail-on` names could not be checked, or not to the end of the call."""
     INTERNAL = 70
     """diffprof itself failed (sysexits.h's EX_SOFTWARE): a bug to report."""
     INTERRUPTED = 130
     """Stopped by Ctrl-C; what was recorded until then is stored and marked partial."""
+    HUNG_UP = 129
+    """The same by SIGHUP: the terminal was closed."""
+    TERMINATED = 143
+    """The same by SIGTERM."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal other than Ctrl-C's asked the process to end. number: which."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 class DiffprofError(Exception):

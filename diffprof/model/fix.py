@@ -16,6 +16,7 @@ import msgspec
 from diffprof.model.errors import UsageError
 from diffprof.model.finding import Finding
 from diffprof.model.recording import Grade, Recording
+from diffprof.model.recording.source_text import NotAName
 
 
 class Safety(enum.StrEnum):
@@ -134,6 +135,13 @@ class Recipe(msgspec.Struct, frozen=True):
     reckon: Callable[[Recording, Sequence[Finding]], Simulated] | None = None
     fits: Callable[[Any], str | None] | None = None
     not_on_cpu: str = ""
+
+    def written(self, recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
+        """The code for these findings; none where a name in the recording can't stand in source."""
+        try:
+            return self.code(recording, findings)
+        except NotAName as bad:
+            return Skipped(f"the report can't be followed: {bad}")
 
 
 FIXERS = ("syncs", "setup", "graph_breaks", "quantization", "kernels")

@@ -8,6 +8,7 @@ import msgspec
 
 from diffprof.model.errors import DiffprofError, UsageError
 from diffprof.model.recording import Grade
+from diffprof.model.recording.whole_file import write_whole
 
 LADDER_FILE = "ladder.json"
 
@@ -52,12 +53,9 @@ def save_ladder(ladder: Ladder, folder: Path) -> Path:
     Raises DiffprofError when the disk does not take it.
     """
     path = folder / LADDER_FILE
-    part = folder / (LADDER_FILE + ".part")
     try:
-        part.write_bytes(to_json(ladder))
-        part.replace(path)
+        write_whole(path, to_json(ladder))
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise DiffprofError(
             f"The ladder could not be stored in {folder}: {error.strerror or error}.",
             "Free some space or choose another folder with --traces.",

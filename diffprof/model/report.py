@@ -12,6 +12,8 @@ from diffprof.model.errors import DiffprofError, UsageError
 from diffprof.model.finding import Finding, Unchecked
 from diffprof.model.fix import Outcome, Plan, SourceEdits
 from diffprof.model.recording import SCHEMA, Recording
+from diffprof.model.recording.invariants import broken
+from diffprof.model.recording.whole_file import write_whole
 
 REPORT_FILE = "report.json"
 _INVISIBLE = re.compile(
@@ -126,17 +128,21 @@ Kind = TypeVar("Kind", Report, Unjudged)
 
 def decode(data: bytes, kind: type[Kind], origin: str) -> Kind:
     """A stored report as one of the two forms. Raises UsageError, as `from_json`."""
+    again = "Scan again with `diffprof scan`, or name another run (`diffprof runs`)."
     try:
         found = msgspec.json.decode(data, type=kind)
     except msgspec.DecodeError as error:
         # Why is asked only now: the schema alone takes a pass over the whole file.
-        again = "Scan again with `diffprof scan`, or name another run (`diffprof runs`)."
         try:
             _check_schema(msgspec.json.decode(data, type=_Header).schema, origin)
         except msgspec.DecodeError as no_report:
             raise UsageError(f"{origin} is not a diffprof report: {no_report}.", again) from no_report
         raise UsageError(f"{origin} is damaged: {error}.", again) from error
+    except RecursionError as error:
+        raise UsageError(f"{origin} is damaged: it is nested too deeply.", again) from error
     _check_schema(found.schema, origin)
+    if fault := broken(found.recording):
+        raise UsageError(f"{origin} is damaged: {fault}.", again)
     return found
 
 
@@ -155,13 +161,10 @@ def save_report(report: Report, folder: Path) -> Report:
     Raises DiffprofError when the disk does not take it.
     """
     stored = msgspec.structs.replace(report, path=str(folder))
-    part = folder / (REPORT_FILE + ".part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(to_json(stored))
-        part.replace(folder / REPORT_FILE)
+        write_whole(folder / REPORT_FILE, to_json(stored))
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise DiffprofError(
             f"The report could not be stored in {folder}: {error.strerror or error}.",
             "Free some space or choose another folder with --traces.",

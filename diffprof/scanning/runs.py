@@ -7,17 +7,26 @@ import datetime
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
 import msgspec
 
 from diffprof.model.errors import DiffprofError, UsageError
+from diffprof.model.ladder import LADDER_FILE
+from diffprof.model.recording.whole_file import PART, writer_of
 from diffprof.model.report import REPORT_FILE, Report, save_report, slug
 
 TRACES = Path("traces")
 """Where runs are stored unless told otherwise."""
+TRACE_SUFFIX = ".json.gz"
+WRITING = "writing"
+"""Marks the folder of a run that is being stored, with the number of the process that does it."""
+_SOON_S, _LONG_S = 60.0, 3600.0
+"""Seconds after which what nobody is seen to write counts as left: with and without a number of a process."""
 _STAMP = "%Y%m%d-%H%M%S"
 _NAME = re.compile(r"(\d{8}-\d{6})-")
 
@@ -138,6 +147,69 @@ def list_runs(traces: Path) -> Iterator[Run]:
         )
 
 
+class Leftover(msgspec.Struct, frozen=True):
+    """What a command that was killed has left: a folder without a report, or a file that is not whole."""
+
+    path: Path
+    files: tuple[Path, ...]
+    """All that it holds, or itself."""
+    foreign: bool = False
+    """It holds what is not of diffprof's making, and is not removed."""
+
+
+def leftovers(traces: Path) -> list[Leftover]:
+    """What nobody writes any more and no run is made of."""
+    need_folder(traces)
+    if not traces.is_dir():
+        return []
+    found = [_unfinished(folder) for folder in sorted(traces.iterdir()) if _NAME.match(folder.name)]
+    return [each for folder in found for each in folder if not _being_written(each)]
+
+
+def _unfinished(folder: Path) -> list[Leftover]:
+    if not folder.is_dir() or folder.is_symlink():
+        return []
+    files = tuple(sorted(folder.iterdir()))
+    if any(file.name in (REPORT_FILE, LADDER_FILE) for file in files):
+        return [Leftover(file, (file,)) for file in files if file.name.endswith(PART)]
+    ours = (PART, TRACE_SUFFIX, WRITING)
+    return [Leftover(folder, files, foreign=not all(file.name.endswith(ours) for file in files))]
+
+
+def _being_written(left: Leftover) -> bool:
+    """Whether a process that lives has begun it, or, where that can't be told, it is a minute old at most."""
+    writers = [pid for file in left.files if (pid := writer_of(file.name)) is not None]
+    if writers and hasattr(os, "getuid"):
+        return any(map(_lives, writers))
+    try:
+        age = time.time() - left.path.stat().st_mtime
+    except OSError:
+        return True  # it went meanwhile
+    return age < (_SOON_S if not writers else _LONG_S)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+def remove(left: Leftover) -> bool:
+    """Take a leftover away; whether it is gone. One with foreign files stays."""
+    if left.foreign:
+        return False
+    with suppress(OSError):
+        for file in left.files:
+            file.unlink(missing_ok=True)
+        if left.path.is_dir():
+            left.path.rmdir()
+    return not left.path.exists()
+
+
 def find(traces: Path, key: str | None = None) -> Path:
     """The folder (or report file) of a run: by path, by name, by its target, of which the newest is meant, or
     by any part of a name that only one has.
@@ -217,10 +289,16 @@ def store(
 
     recording = report.recording
     folder = new_folder(traces, recording.target.spec, now=now)
+    writing = folder / f"{WRITING}.{os.getpid()}-0{PART}"
     worker = slug(f"{recording.target.spec}-{recording.device.spec}")
-    recording = store_trace(recording, folder, worker=worker, now=now, exported=trace, imported=imported)
     try:
+        with suppress(OSError):
+            writing.touch()
+        recording = store_trace(recording, folder, worker=worker, now=now, exported=trace, imported=imported)
         return save_report(msgspec.structs.replace(report, recording=recording), folder)
-    except DiffprofError:
+    except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+    finally:
+        with suppress(OSError):
+            writing.unlink(missing_ok=True)

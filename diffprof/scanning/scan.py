@@ -49,8 +49,8 @@ def scan_target(
         session.load_code()
         session.progress.stage("building the pipeline")
         recording = target.run(session.record, where, session.options)
-    session.progress.stage("judging what was recorded")
-    return with_source_edits(make_report(recording))
+        session.progress.stage("judging what was recorded")
+        return with_source_edits(make_report(recording))
 
 
 def scan(

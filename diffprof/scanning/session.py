@@ -42,6 +42,7 @@ from diffprof.model.recording import (
 from diffprof.model.report import Report
 from diffprof.targets import Options, Target, from_object
 from diffprof.targets.components import components_of
+from diffprof.targets.exits import ProcessExit
 from diffprof.targets.guest_errors import next_step
 from diffprof.targets.pipeline import Phase, PhaseTracker, components, offloaded
 from diffprof.targets.pipeline_call import Scene, describe
@@ -197,7 +198,8 @@ class Session:
     @contextmanager
     def keeping_what_was_recorded(self) -> Iterator[None]:
         """Errors that leave the block carry the partial report as `.report`; what is not an error of ours
-        becomes a TargetError that says where the target failed."""
+        becomes a TargetError that says where the target failed. So does an attempt to end the process: a call
+        that was not made to its end has not passed."""
         try:
             yield
         except DiffprofError as error:
@@ -206,8 +208,8 @@ class Session:
         except KeyboardInterrupt as error:
             self._attach(error, INTERRUPTED)
             raise
-        except Exception as error:
-            if our_own(error):
+        except BaseException as error:
+            if isinstance(error, Exception) and our_own(error):
                 raise
             failure = target_failure(self.target.spec, error)
             self._attach(failure, failure.what)
@@ -457,6 +459,12 @@ def target_failure(spec: str, error: BaseException) -> TargetError:
     site = make_site(tuple(frames), None) if frames else None
     where = f" at {site.file}:{site.line} in {site.function}" if site else ""
     source = f"\n    {source_line(frames[0][0], site.line)}" if site else ""
+    if isinstance(error, SystemExit | ProcessExit):
+        how = error.how if isinstance(error, ProcessExit) else f"sys.exit({error.code!r})"
+        return TargetError(
+            f"{spec} ended the process with {how}{where}, before its call was over.{source}",
+            "Only a call that comes to its end can be judged: take the exit out, or go around it.",
+        )
     return TargetError(
         f"{spec} failed{where}: {type(error).__name__}: {error}{source}",
         f"{next_step(error)} --debug shows the whole traceback.",

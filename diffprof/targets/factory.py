@@ -87,7 +87,9 @@ class FactoryTarget:
         sys.modules[name] = module
         try:
             spec.loader.exec_module(module)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise guest_error(
                 f"The file {str(self.file)!r}", "while it was imported", error, self.file
             ) from error
@@ -104,7 +106,9 @@ class FactoryTarget:
             )
         try:
             return function()
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise guest_error(f"The factory {self.spec}", "before it returned", error, self.file) from error
 
 

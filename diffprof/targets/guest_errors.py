@@ -9,6 +9,7 @@ from pathlib import Path
 
 from diffprof.devices.simulated.session import SESSION
 from diffprof.model.errors import DiffprofError, TargetError
+from diffprof.targets.exits import ProcessExit
 
 _NO_CUDA = re.compile(
     r"not compiled with CUDA|not linked with support for cuda|Tried to instantiate dummy base class"
@@ -36,10 +37,11 @@ def guest_error(who: str, when: str, error: BaseException, file: Path) -> Target
     if own:
         code = linecache.getline(own[-1].filename, own[-1].lineno or 0).strip()
         at = f" at {own[-1].filename}:{own[-1].lineno}" + (f": {code}" if code else "")
-    if isinstance(error, SystemExit):
+    if isinstance(error, SystemExit | ProcessExit):
         status = error.code if error.code is not None else 0
+        how = f"called {error.how}" if isinstance(error, ProcessExit) else f"exited with {status!r}"
         return TargetError(
-            f"{who} exited with {status!r} {when}{at}",
+            f"{who} {how} {when}{at}",
             "Give the arguments it needs after --, or see its own message above.",
         )
     if isinstance(error, DiffprofError):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import sys
 import sysconfig
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
@@ -17,15 +19,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from diffprof.targets.exits import exits_held_back
+
 
 @contextmanager
 def guest(folder: Path, argv: Sequence[str] | None = None, main: ModuleType | None = None) -> Iterator[None]:
     """Inside, code from `folder` runs as Python would run it there: it is first on `sys.path`, with `argv`,
     `main` as `__main__`; what it prints goes to stderr. Afterwards, interpreter, environment and torch are as
-    before, and modules imported from outside the installed packages are forgotten."""
+    before, and modules imported from outside the installed packages are forgotten. What would end the process
+    without a word raises ProcessExit; handlers of signals are given back."""
     before = _State()
     with ExitStack() as stack:
         stack.callback(before.restore)
+        stack.enter_context(exits_held_back())
         stack.enter_context(warnings.catch_warnings())
         stack.enter_context(redirect_stdout(sys.stderr))
         sys.path[:] = [str(folder.resolve()), *sys.path]
@@ -44,6 +50,7 @@ class _State:
         self.environment, self.folder = dict(os.environ), os.getcwd()
         self.generators = random.getstate(), np.random.get_state(), torch.get_rng_state()
         self.torch = [(write, read()) for read, write in SETTINGS]
+        self.handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
 
     def restore(self) -> None:
         sys.argv[:], sys.path[:] = self.argv, self.path
@@ -62,6 +69,10 @@ class _State:
         torch.set_rng_state(cpu)
         for write, value in self.torch:
             write(value)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in self.handlers.items():
+                if handler is not None and signal.getsignal(number) is not handler:
+                    signal.signal(number, handler)
 
 
 def _attribute(owner: Any, name: str) -> tuple[Any, Any]:

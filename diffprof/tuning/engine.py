@@ -236,7 +236,7 @@ class Tuning:
         except KeyboardInterrupt:
             self._back(state, kept, now)
             raise
-        except Exception as error:
+        except BaseException as error:  # also where the call ends the process
             self._back(state, kept, now)
             self._add(step, Status.FAILED, why=_reason(error))
         self.trying = None
@@ -274,7 +274,7 @@ class Tuning:
         own = self._own(step, self.now)
         if not own:
             return None, "What it is for is gone: a fix before it resolved it."
-        code = recipe.code(self.now.recording, own)
+        code = recipe.written(self.now.recording, own)
         if isinstance(code, Skipped):
             return None, code.why
         why = recipe.fits(self.stand.pipe) if recipe.fits else None
@@ -418,8 +418,8 @@ class Tuning:
             if self.outcomes:
                 error.report = self.with_outcomes()  # type: ignore[union-attr]
             raise
-        except Exception as error:
-            if our_own(error):
+        except BaseException as error:
+            if isinstance(error, Exception) and our_own(error):
                 raise
             raise target_failure(self.target.spec, error) from error
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from diffprof.model.errors import DiffprofError
+from diffprof.model.recording.whole_file import write_whole
 from diffprof.model.report import Report, save_report
 from diffprof.scanning.runs import store
 from diffprof.tuning.emit import optimized_source
@@ -46,7 +47,7 @@ def store_tuned(
     for name in dict.fromkeys((BEFORE, AFTER, *beside)):
         try:
             if name in beside:
-                (folder / name).write_bytes(beside[name])
+                write_whole(folder / name, beside[name])
             else:  # of an earlier try
                 (folder / name).unlink(missing_ok=True)
         except OSError as error:

@@ -17,7 +17,7 @@ from tests.cli.conftest import clean_environment
 pytestmark = pytest.mark.slow
 
 FACTORY = """
-import sys, time
+import os, signal, sys, threading, time
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 class Slow(DDPMScheduler):
@@ -40,7 +40,12 @@ def make():
 
 def scan(folder: Path, third: str, **more: object) -> subprocess.Popen[str]:
     (folder / "make.py").write_text(FACTORY.format(third=third))
-    command = [sys.executable, "-m", "diffprof", "scan", "make.py:make", "--device", "sim:a100-80gb"]
+    return started(folder, "make.py:make", **more)
+
+
+def started(folder: Path, target: str, **more: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "diffprof", "scan", target, "--device", "sim:a100-80gb"]
+    command += ["--fail-on", "SYN001"]
     # Where the tests run in the background of a shell, Ctrl-C is ignored, and a child would inherit that.
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     options = {
@@ -74,6 +79,79 @@ def test_ctrl_c_in_the_loop_keeps_what_was_recorded(tmp_path: Path) -> None:
     assert recording.failure == "interrupted"
     assert [row.by_step for row in recording.syncs if row.in_loop], "two steps were recorded"
     assert "Partial" in out
+
+
+ENDS = {
+    "sys.exit": ("sys.exit(0)", 3, "ended the process with sys.exit(0) at make.py:11 in Slow.step"),
+    "sys.exit with nothing": ("raise SystemExit", 3, "ended the process with sys.exit(None)"),
+    "os._exit": ("os._exit(0)", 3, "ended the process with os._exit(0) at make.py:11 in Slow.step"),
+    "os.execvp": ("os.execvp('true', ['true'])", 3, "ended the process with os.execv"),
+    "os._exit in a thread": (
+        "threading.Thread(target=os._exit, args=(0,)).start(); time.sleep(60)",
+        3,
+        "ended the process with os._exit(0)",
+    ),
+    "a BaseException": ("raise BaseException('enough')", 3, "failed at make.py:11"),
+    "SIGTERM": ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", 143, "ended by SIGTERM."),
+    "SIGHUP": ("os.kill(os.getpid(), signal.SIGHUP); time.sleep(60)", 129, "ended by SIGHUP."),
+}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize("how", ENDS)
+def test_a_call_that_is_not_made_to_its_end_never_passes(tmp_path: Path, how: str) -> None:
+    third, code, said = ENDS[how]
+    with scan(tmp_path, third) as process:
+        out, talk = process.communicate(timeout=120)
+    assert process.returncode == code, talk
+    assert said in talk
+    (stored,) = (tmp_path / "traces").iterdir()
+    recording = load_report(stored).recording
+    assert recording.partial
+    assert recording.failure
+    assert [row.by_step for row in recording.syncs or () if row.in_loop], "two steps were recorded"
+    assert "Partial" in out
+
+
+SWALLOWS = """
+import os, signal
+from make import make
+pipe, call = make()
+try:
+    pipe(**call)
+except KeyboardInterrupt:
+    print("bye")
+"""
+SCRIPTS = {
+    "exits first": ("import sys\nsys.exit(0)\n", 3, "exited with 0 before it called a pipeline"),
+    "calls nothing": ("from diffusers import DDPMPipeline\n", 3, "ended without calling a pipeline"),
+    "ends the process first": ("import os\nos._exit(0)\n", 3, "called os._exit(0) before it called"),
+    "is another program": ("import os\nos.execvp('true', ['true'])\n", 3, "called os.execv"),
+    "exits in its call": (SWALLOWS.replace("KeyboardInterrupt", "ValueError"), 3, "sys.exit(0)"),
+    "has a handler that exits with 0": (
+        "import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\n" + SWALLOWS,
+        3,
+        "sys.exit(0)",
+    ),
+    "exits with 0 when it is over": ("import atexit, os\natexit.register(os._exit, 0)\n" + SWALLOWS, 143, ""),
+    "swallows what ends it": (SWALLOWS, 143, "ended by SIGTERM"),
+}
+TERMINATED = "os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize("what", SCRIPTS)
+def test_a_script_without_a_whole_call_never_passes(tmp_path: Path, what: str) -> None:
+    source, code, said = SCRIPTS[what]
+    third = "sys.exit(0)" if what == "exits in its call" else TERMINATED
+    (tmp_path / "make.py").write_text(FACTORY.format(third=third))
+    (tmp_path / "script.py").write_text(source)
+    with started(tmp_path, "script.py") as process:
+        _, talk = process.communicate(timeout=120)
+    assert process.returncode == code, talk
+    assert said in talk
+    stored = list((tmp_path / "traces").glob("*/report.json"))
+    assert len(stored) == ("make" in source), "what was recorded is kept"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import msgspec
@@ -9,6 +10,7 @@ import pytest
 
 from diffprof.model.errors import DiffprofError, TargetError, UsageError
 from diffprof.model.report import load_report
+from diffprof.targets.exits import ProcessExit
 from tests import builders
 from tests.cli.conftest import FakeScan, Run
 
@@ -110,8 +112,39 @@ def test_a_wrong_fail_on_is_refused_before_the_scan(run: Run, fake: FakeScan) ->
 def test_a_gate_without_evidence_is_said(run: Run, fake: FakeScan) -> None:
     fake.report = builders.nothing_measured()
     result = run("scan", "sdxl", "--fail-on", "SYN001")
-    assert result.exit_code == 0
+    assert result.exit_code == 4
+    assert "--fail-on SYN001: not judged" in result.stderr
     assert "rests on SYN001 value-read, which was not checked: syncs not recorded" in result.stderr
+
+
+def test_a_gate_on_a_call_that_was_not_seen_to_its_end_does_not_pass(run: Run, fake: FakeScan) -> None:
+    recording = builders.make_recording(partial=True, failure="The trace is cut short: at an event.")
+    fake.report = builders.make_report(recording=recording)
+    assert run("scan", "sdxl").exit_code == 0
+    result = run("scan", "sdxl", "--fail-on", "in-loop")
+    assert result.exit_code == 4
+    assert "not judged, for the report is partial: The trace is cut short" in result.stderr
+
+
+@pytest.mark.parametrize("end", [SystemExit(0), SystemExit(), ProcessExit("os._exit(0)", 0)])
+def test_what_ends_the_process_does_not_pass(run: Run, fake: FakeScan, end: BaseException) -> None:
+    fake.error = end
+    result = run("scan", "sdxl")
+    assert result.exit_code == 3
+    assert "The target ended the process with status 0." in result.stderr
+
+
+def test_an_exception_of_no_kind_is_no_finding(run: Run, fake: FakeScan) -> None:
+    fake.error = GeneratorExit("odd")
+    assert run("scan", "sdxl").exit_code == 70
+
+
+def test_a_name_that_the_system_refuses_is_no_bug(run: Run, stored: Path) -> None:
+    for command in ("show", "fix", "view", "tensorboard", "scan"):
+        result = run(command, "n" * 5_000)
+        assert result.exit_code == 2, command
+        assert len(result.stderr) < 1_000
+    assert "File name too long" in run("show", "n" * 5_000).stderr
 
 
 @pytest.mark.parametrize("pair", ["eta", "=1", "a b=1"])
@@ -163,10 +196,10 @@ def test_ctrl_c_before_anything_was_recorded(run: Run, fake: FakeScan) -> None:
 
 @pytest.fixture
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: Path, data: bytes) -> int:
+    def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
 
 
 @pytest.mark.usefixtures("full_disk")

@@ -40,14 +40,15 @@ def test_runs_beside_the_one_that_is_named_are_offered(
 ) -> None:
     place = tmp_path / "elsewhere" / "20260102-030405-sdxl"
     save_report(builders.one_of_everything(), place)
-    seen: list[Path] = []
+    seen: list[tuple[Path, Path]] = []
     monkeypatch.setattr("diffprof.cli.view.need_terminal", lambda instead: None)
     monkeypatch.setattr("diffprof.cli.view.leave_to_the_system", lambda: None)
-    monkeypatch.setattr(tui, "view", lambda report, traces: seen.append(traces))
+    monkeypatch.setattr(tui, "view", lambda report, traces, own: seen.append((traces, own)))
     for name in (str(place), str(place / "report.json")):
         assert run("view", name).exit_code == 0
     assert run("view", "--traces", str(place.parent)).exit_code == 0
-    assert [path.resolve() for path in seen] == [place.parent] * 3
+    assert [traces.resolve() for traces, _ in seen] == [place.parent] * 3
+    assert [own for _, own in seen] == [Path("traces"), Path("traces"), place.parent]
 
 
 def test_a_ladder_is_shown_elsewhere(run: Run, tmp_path: Path) -> None:

@@ -51,3 +51,12 @@ def test_what_the_gate_rests_on_and_was_not_judged() -> None:
     assert [each.rule for each in parse_gate("SYN001").unjudged(report)] == ["SYN001"]
     assert parse_gate("SYN002").unjudged(report) == ()
     assert parse_gate("in-loop").unjudged(report) == report.unchecked
+
+
+def test_words_that_stand_for_nothing_that_was_checked() -> None:
+    report = builders.nothing_measured()
+    assert {each.rule for each in report.unchecked} == {"SYN001"}
+    assert parse_gate("SYN001").blind(report) == ("SYN001",)
+    assert parse_gate("value-read, SYN002").blind(report) == ("value-read",)
+    assert parse_gate("SYN").blind(report) == (), "the others of the family were"
+    assert parse_gate("").blind(report) == ()

@@ -127,10 +127,10 @@ def test_a_folder_that_can_not_be_written_is_told_before(
 
 
 def test_a_full_disk_leaves_no_empty_folder(traces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: Path, data: bytes) -> int:
+    def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DiffprofError, match="No space left"):
         store(traces)
     assert list(traces.iterdir()) == []

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Code, Write
+from diffprof.model.plain import clean
 from diffprof.model.recording import Recording
 
 
@@ -14,7 +15,9 @@ def written(text: str) -> Write:
 
     def code(recording: Recording, findings: Sequence[Finding]) -> Code:
         places = dict.fromkeys(
-            f"# {f.site.file}:{f.site.line}, in {f.site.function}" for f in findings if f.site is not None
+            f"# {clean(f.site.file)}:{f.site.line}, in {clean(f.site.function)}"
+            for f in findings
+            if f.site is not None
         )
         return Code(optimize="\n".join([*places, text.strip("\n")]))
 

@@ -23,6 +23,7 @@ import torch._dynamo
 
 from diffprof.analyzers.graph_breaks.repeats import Structure
 from diffprof.model.callsite import importable_path
+from diffprof.model.recording.whole_file import write_whole
 
 FORMAT = 8
 """Raise it when a capture of the same code would say something else."""
@@ -211,9 +212,7 @@ def store(key: str | None, result: Any, files: Iterable[str]) -> None:
     place = folder() / f"{key}.json"
     with contextlib.suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True)
-        part = place.with_suffix(".part")
-        part.write_bytes(data)
-        part.replace(place)
+        write_whole(place, data)
         entries = sorted(place.parent.glob("*.json"), key=lambda p: p.stat().st_mtime)
         for old in entries[:-KEPT]:
             old.unlink(missing_ok=True)

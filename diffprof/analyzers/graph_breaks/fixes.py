@@ -19,6 +19,7 @@ from diffprof.analyzers.graph_breaks.causes import kind_of
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Code, Fix, Recipe, Safety, Skipped, Stage
 from diffprof.model.recording import GraphBreakRow, RecompileRow, Recording
+from diffprof.model.recording.source_text import dotted
 
 DYNAMIC_TOLERANCE = 0.02
 NUMBER_TOLERANCE = 0.02
@@ -130,7 +131,7 @@ def _recompiles(recording: Recording, findings: Sequence[Finding]) -> list[Recom
 
 def _models(rows: Sequence[GraphBreakRow | RecompileRow]) -> list[str]:
     """Components of the pipeline: `vae` for `vae.decode`."""
-    return list(dict.fromkeys(row.component.partition(".")[0] for row in rows))
+    return list(dict.fromkeys(dotted(row.component.partition(".")[0]) for row in rows))
 
 
 # --- settings during the call ----------------------------------------------------------------------------
@@ -259,7 +260,8 @@ def numbers_as_tensors(recording: Recording, findings: Sequence[Finding]) -> Cod
         imports=("import inspect", "import torch"),
         definitions=_NUMBERS,
         optimize="\n".join(
-            f"_take_numbers_as_tensors(pipe.{component}, {tuple(own)!r})" for component, own in names.items()
+            f"_take_numbers_as_tensors(pipe.{dotted(component)}, {tuple(own)!r})"
+            for component, own in names.items()
         ),
     )
 
@@ -292,7 +294,7 @@ def mark_dynamic(recording: Recording, findings: Sequence[Finding]) -> Code | Sk
     calls = []
     for component, marked in sizes.items():
         paths = {_path(argument): dims for argument, dims in marked.items()}
-        calls.append(f"_let_sizes_vary(pipe.{component}, {paths!r})")
+        calls.append(f"_let_sizes_vary(pipe.{dotted(component)}, {paths!r})")
     return Code(
         imports=("import inspect", "import torch._dynamo"), definitions=_SIZES, optimize="\n".join(calls)
     )

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import msgspec
 
 from diffprof.analyzers.quantization.inventory import Key
 from diffprof.model.recording import SchemeTiming
+from diffprof.model.recording.whole_file import write_whole
 
 VERSION = 1
 """Of the way in which times are taken; a change makes older entries void."""
@@ -66,10 +65,7 @@ class TimingCache:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             merged = {**_read(self.path), **self._entries}
-            handle, part = tempfile.mkstemp(dir=self.path.parent, prefix=self.path.name)
-            with os.fdopen(handle, "wb") as file:
-                file.write(msgspec.json.encode(merged))
-            Path(part).replace(self.path)
+            write_whole(self.path, msgspec.json.encode(merged))
         except OSError:
             return
 

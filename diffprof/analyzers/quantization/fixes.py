@@ -20,6 +20,7 @@ from diffprof.analyzers.quantization.source import (
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Code, Fix, Recipe, Safety, Simulated, Skipped, Stage
 from diffprof.model.recording import Projection, Recording, Selection
+from diffprof.model.recording.source_text import dotted
 
 INT8 = "int8-dynamic"
 """The scheme that is taken where no choice was made by timing."""
@@ -65,7 +66,7 @@ def _identity(projection: Projection) -> tuple[str, str, str, int, int]:
 # --- code ------------------------------------------------------------------------------------------------
 
 
-def _chosen(recording: Recording, selections: Sequence[Selection]) -> Code:
+def _chosen(recording: Recording, selections: Sequence[Selection]) -> Code | Skipped:
     every: dict[str, list[Named]] = {}
     for row in recording.linears or ():
         for module in row.modules:
@@ -75,6 +76,8 @@ def _chosen(recording: Recording, selections: Sequence[Selection]) -> Code:
     for selection in selections:
         known = every.get(selection.component, [])
         wanted = set(selection.modules)
+        if selection.scheme not in SCHEMES:
+            return Skipped(f"this version has no scheme {selection.scheme[:60]!r}")
         chosen = [layer for layer in known if layer.name in wanted]
         swaps = any(layer.kind == "conv1x1" for layer in chosen)
         parts.append((selection.component, selection.scheme, entries(chosen, known), swaps))
@@ -108,6 +111,7 @@ def _code(parts: Sequence[tuple[str, str, Mapping[Shape, Sequence[str]], bool]])
         imports.add(_SWAP)
     tables, first, then = [], [], []
     for component, scheme, table, swap in parts:
+        dotted(component)
         name = f"_{component}_{scheme}".replace("-", "_").replace(".", "_").upper()
         tables.append(table_source(table, name))
         if swap:
@@ -143,7 +147,8 @@ def _convolutions(module, fqn):
 
 def _by_published_list(recording: Recording) -> Code | Skipped:
     assert recording.setup is not None
-    parts = [part.name for part in recording.setup.parts if part.role in ("denoiser", "vae") and part.linears]
+    chosen = [part for part in recording.setup.parts if part.role in ("denoiser", "vae") and part.linears]
+    parts = [dotted(part.name) for part in chosen]
     if not parts:
         return Skipped("neither denoiser nor VAE has linears")
     known = published_list()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+from diffprof.model.recording.source_text import quoted
 
 
 @dataclass(frozen=True)
@@ -60,15 +61,10 @@ def table_source(table: Mapping[Shape, Sequence[str]], name: str = "CHOSEN") -> 
     lines = [f"{name} = {{  # (in_features, out_features): names, * for any index"]
     for shape, names in table.items():
         lines.append(f"    {shape!r}: (")
-        lines.extend(f"        {_quoted(each)}," for each in names)
+        lines.extend(f"        {quoted(each)}," for each in names)
         lines.append("    ),")
     lines.append("}")
     return "\n".join(lines)
-
-
-def _quoted(name: str) -> str:
-    """A Python literal in double quotes, whatever the name has in it."""
-    return json.dumps(name)
 
 
 _MATCH = """\
@@ -188,7 +184,7 @@ def script(parts: Sequence[Part], setting: Setting) -> str:
 def fqn_to_config_source(names: Sequence[str], config: str) -> str:
     """torchao's FqnToConfig with one entry a layer; for `quantize_(model, it, filter_fn=None)`."""
     lines = ["FqnToConfig({"]
-    lines.extend(f"    {_quoted(name)}: {config}," for name in names)
+    lines.extend(f"    {quoted(name)}: {config}," for name in names)
     lines.append("})")
     return "\n".join(lines)
 
@@ -196,7 +192,7 @@ def fqn_to_config_source(names: Sequence[str], config: str) -> str:
 def torchao_config_source(config: str, kept: Sequence[str]) -> str:
     """diffusers' TorchAoConfig; kept: the linears that stay as they are."""
     lines = [f"TorchAoConfig(\n    {config},\n    modules_to_not_convert=["]
-    lines.extend(f"        {_quoted(name)}," for name in kept)
+    lines.extend(f"        {quoted(name)}," for name in kept)
     lines.append("    ],\n)")
     return "\n".join(lines)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Code, Fix, Recipe, Safety, Skipped, Stage
 from diffprof.model.recording import Recording, Setup
+from diffprof.model.recording.source_text import NotAName, dotted, quoted
 
 TF32_TOLERANCE = 0.01
 """With operands rounded to TF32 the tiny SDXL's picture moves by 0.0012 in four steps."""
@@ -26,7 +28,7 @@ def setup_of(recording: Recording) -> Setup | None:
 
 def place(name: str) -> str:
     """A component as an expression: `pipe.unet`, `pipe.prior_pipe.prior` for a nested one."""
-    return f"pipe.{name}"
+    return f"pipe.{dotted(name)}"
 
 
 # --- half precision --------------------------------------------------------------------------------------
@@ -46,7 +48,7 @@ def _with_inputs(code: Code, recording: Recording, dtype: str) -> Code:
     if not given:
         return code
     lines = [
-        f"for name in ({', '.join(map(repr, given))},):",
+        f"for name in ({', '.join(map(quoted, given))},):",
         f"    kwargs[name] = kwargs[name].to(torch.{dtype})",
     ]
     return Code(imports=code.imports, optimize=code.optimize, call="\n".join(lines))
@@ -107,7 +109,7 @@ def sdpa(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
         modules = {fused.rpartition(".")[0] for fused in known.values()}
         if modules != {"diffusers.models.attention_processor"}:
             return Skipped(f"{', '.join(modules)} is not diffusers' own")
-        table.update((plain, fused.rpartition(".")[2]) for plain, fused in known.items())
+        table.update((dotted(plain), dotted(fused.rpartition(".")[2])) for plain, fused in known.items())
         models.append(place(part.name))
     if not models:
         left = [cls for part in setup.parts for cls in part.unfused]
@@ -175,7 +177,7 @@ def fuse_lora(recording: Recording, findings: Sequence[Finding]) -> Code | Skipp
             for call in (f"fuse_lora(lora_scale={_lora_scale(recording)})", "unload_lora()")
         ]
         return Code(optimize="\n".join(lines))
-    names = ", ".join(f'"{part.name}"' for part in adapted)
+    names = ", ".join(quoted(dotted(part.name)) for part in adapted)
     fuse = f"pipe.fuse_lora(components=[{names}], lora_scale={_lora_scale(recording)})"
     return Code(
         optimize=f"{fuse}\npipe.unload_lora_weights()",
@@ -191,6 +193,8 @@ def _scale_given(recording: Recording) -> bool:
 def _lora_scale(recording: Recording) -> float:
     given = recording.target.call.get("cross_attention_kwargs")
     scale = given.get("scale", 1.0) if isinstance(given, dict) else 1.0
+    if not isinstance(scale, int | float) or not math.isfinite(scale):
+        raise NotAName(f"{str(scale)[:60]!r} is no scale of a LoRA")
     return float(scale)
 
 

@@ -19,6 +19,7 @@ from diffprof.analyzers.syncs.tree_shake import needed
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Code, Fix, Recipe, Safety, Skipped, Stage
 from diffprof.model.recording import Recording, SyncRow
+from diffprof.model.recording.source_text import dotted, quoted
 
 _SHIMS = Path(__file__).with_name("shims")
 
@@ -53,7 +54,7 @@ def _schedulers(recording: Recording, rows: Iterable[SyncRow]) -> tuple[str, ...
     """The schedulers that the rows lie in, by name of the component; all of them where that is not told."""
     known = [c.name for c in recording.target.components if c.role == "scheduler"] or ["scheduler"]
     modules = {row.site.module for row in rows}
-    return tuple(name for name in known if name in modules) or tuple(known)
+    return tuple(dotted(name) for name in known if name in modules) or tuple(map(dotted, known))
 
 
 def _entered_by(row: SyncRow) -> str | None:
@@ -74,7 +75,7 @@ def _methods(rows: Sequence[SyncRow]) -> tuple[str, ...]:
 
 def _tuple(names: Sequence[str]) -> str:
     """As Python source, formatted."""
-    inner = ", ".join(f'"{name}"' for name in names)
+    inner = ", ".join(map(quoted, names))
     return f"({inner},)" if len(names) == 1 else f"({inner})"
 
 
@@ -106,7 +107,7 @@ def _in_parts(function: str, rows: Iterable[SyncRow]) -> list[str]:
         for name in row.modules:
             model, _, part = name.partition(".")
             parts.setdefault(model, {})[part] = None
-    return [f"{function}(pipe.{model}, {_tuple(tuple(named))})" for model, named in parts.items()]
+    return [f"{function}(pipe.{dotted(model)}, {_tuple(tuple(named))})" for model, named in parts.items()]
 
 
 def _tables_on_host(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
@@ -155,9 +156,9 @@ def _host_tensors(recording: Recording, findings: Sequence[Finding]) -> Code | S
     return _code(
         "host_tensors",
         (
-            f"_host_tensors_once(pipe.{model}, {_tuple(tuple(named))})"
+            f"_host_tensors_once(pipe.{dotted(model)}, {_tuple(tuple(named))})"
             if named
-            else f"_host_tensors_once(pipe.{model})"
+            else f"_host_tensors_once(pipe.{dotted(model)})"
             for model, named in parts.items()
         ),
     )

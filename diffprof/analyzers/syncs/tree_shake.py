@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Sequence
 
 
 def needed(imports: Sequence[str], definitions: str, used: str) -> tuple[tuple[str, ...], str]:
     """What of a module some code needs: definitions that it names, and those that they name, and their
     imports. A statement that defines nothing goes with the definition before it."""
+    pieces = _pieces(definitions)
+    wanted, reached = _named(ast.parse(used)), set[str]()
+    while wanted != reached:
+        reached = set(wanted)
+        wanted = wanted.union(*(within for names, within, _ in pieces if names & reached))
+    kept = "".join(text for names, _, text in pieces if names & wanted).strip("\n")
+    return tuple(filter(None, (_used(line, wanted) for line in imports))), f"{kept}\n" if kept else ""
+
+
+@functools.cache
+def _pieces(definitions: str) -> list[tuple[set[str], set[str], str]]:
+    """(names that it defines, names that it uses, text) of each."""
     lines = definitions.splitlines(keepends=True)
     pieces: list[tuple[set[str], set[str], str]] = []
     end = 0
@@ -21,12 +34,7 @@ def needed(imports: Sequence[str], definitions: str, used: str) -> tuple[tuple[s
             pieces.append((names, within | _named(node), before + text))
         else:
             pieces.append((defined, _named(node), text))
-    wanted, reached = _named(ast.parse(used)), set[str]()
-    while wanted != reached:
-        reached = set(wanted)
-        wanted = wanted.union(*(within for names, within, _ in pieces if names & reached))
-    kept = "".join(text for names, _, text in pieces if names & wanted).strip("\n")
-    return tuple(filter(None, (_used(line, wanted) for line in imports))), f"{kept}\n" if kept else ""
+    return pieces
 
 
 def _used(statement: str, wanted: set[str]) -> str:

@@ -21,6 +21,7 @@ from libcst.codemod.visitors import AddImportsVisitor
 from diffprof.model.errors import DiffprofError, UsageError
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Plan
+from diffprof.model.recording.source_text import shell
 from diffprof.model.report import Report
 from diffprof.tuning.source_edit.choosing import edits_for, setup_edits
 from diffprof.tuning.source_edit.tree import Edit, Refused, Tree, applied, applied_to, distinct
@@ -213,7 +214,7 @@ def _checked(report: Report, file: Path) -> bytes:
     if hashlib.sha256(before).hexdigest() != stored:
         raise UsageError(
             f"{file} changed since the scan, so the lines of its findings may have moved.",
-            f"Scan again: `diffprof scan {report.recording.target.spec}`, then patch.",
+            f"Scan again: `diffprof scan {shell(report.recording.target.spec)}`, then patch.",
         )
     return before
 

@@ -19,6 +19,7 @@ from diffprof import __version__
 from diffprof.judge.judging import judge_again
 from diffprof.model.errors import DiffprofError
 from diffprof.model.ladder import LADDER_FILE, Ladder, load_ladder
+from diffprof.model.recording.whole_file import write_whole
 from diffprof.model.report import REPORT_FILE, Report, load_report
 
 if TYPE_CHECKING:
@@ -172,12 +173,6 @@ def _remove(folder: Path, name: str) -> None:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Write whole or not at all. Two TensorBoards may do this at the same time."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    """Two TensorBoards may do this at the same time."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
+    write_whole(path, data)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from diffprof.model.errors import UsageError
 
 HOST = "127.0.0.1"
+LOOPBACK = frozenset({HOST, "localhost", "::1"})
 FIRST_PORT = 6006
 _TRIED_PORTS = 100
 
@@ -47,7 +50,7 @@ def start(logdir: Path, port: int | None = None) -> str:
         logging.getLogger(name).setLevel(logging.ERROR)
     from tensorboard import program
 
-    board = program.TensorBoard(plugins=plugins())
+    board = program.TensorBoard(plugins=plugins(), server_class=_loopback_server)
     # The fast loader is another process that prints a note about itself.
     place = ["--host", HOST, "--port", str(chosen), "--load_fast", "false"]
     board.configure(argv=["tensorboard", "--logdir", str(logdir), *place])
@@ -59,6 +62,36 @@ def start(logdir: Path, port: int | None = None) -> str:
             "Leave --port out to have a free one chosen.",
         ) from error
     return f"{address.rstrip('/')}/#{_profiler().plugin_name}"
+
+
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+"""As WSGI has it."""
+
+
+def only_by_loopback_names(application: Application) -> Application:
+    """Answers requests to this machine by its loopback names. Under any other name a page of somebody else's,
+    whose name was made to lead here (DNS rebinding), would read the runs."""
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if _host_of(environ.get("HTTP_HOST", "")) in LOOPBACK:
+            return application(environ, start_response)
+        start_response("403 Forbidden", [("Content-Type", "text/plain")])
+        return [f"diffprof answers at http://{HOST} only.\n".encode()]
+
+    return answer
+
+
+def _host_of(header: str) -> str | None:
+    try:
+        return urlsplit(f"//{header}").hostname
+    except ValueError:
+        return None
+
+
+def _loopback_server(application: Application, flags: Any) -> Any:
+    from tensorboard.program import WerkzeugServer
+
+    return WerkzeugServer(only_by_loopback_names(application), flags)
 
 
 def stop() -> None:

@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from diffprof.views.tui.job import Ended
 
 
-def view(report: Report, traces: Path) -> None:
-    """Show a report until the user leaves. traces: the folder of the runs that can be opened from there."""
+def view(report: Report, traces: Path, *, own: Path | None = None) -> None:
+    """Show a report until the user leaves. traces: the folder of the runs that can be opened from there; own:
+    that of the user's own runs, if it is another."""
     from diffprof.views.tui.app import Viewer
     from diffprof.views.tui.themes import settings_file
 
-    _run(Viewer(report, traces, settings=settings_file(), settled=leave_to_the_system))
+    _run(Viewer(report, traces, own=own, settings=settings_file(), settled=leave_to_the_system))
 
 
 def watch_job(args: Sequence[str], title: str, traces: Path) -> Ended | None:

@@ -55,15 +55,18 @@ class Viewer(App[Ended]):
         report: Report | None,
         traces: Path,
         *,
+        own: Path | None = None,
         job: Job | None = None,
         settings: Path | None = None,
         settled: Callable[[], object] | None = None,
     ) -> None:
-        """settings: the file that keeps the choice of theme; None: it is not kept. settled: called once, when
-        the first report has been on the screen for a moment."""
+        """own: the folder of the user's own runs, `traces` unless told. settings: the file that keeps the
+        choice of theme; None: it is not kept. settled: called once, when the first report has been on the
+        screen for a moment."""
         super().__init__()
         self.report = report
         self.traces = traces
+        self.own = own or traces
         self.job = job
         self.settings = settings
         self.settled = settled
@@ -80,7 +83,7 @@ class Viewer(App[Ended]):
         if not self.is_headless:
             self.set_interval(_LOOK, self._leave_without_terminal)
         if self.report is not None:
-            self.push_screen(ReportScreen(self.report, self.traces))
+            self.push_screen(ReportScreen(self.report, self.traces, self.own))
             self._settle()
         elif self.job is not None:
             self.push_screen(LiveScreen(self.job))
@@ -140,7 +143,7 @@ class Viewer(App[Ended]):
 
     def _show(self, report: Report) -> None:
         self.report = report
-        self.switch_screen(ReportScreen(report, self.traces))
+        self.switch_screen(ReportScreen(report, self.traces, self.own))
         self._settle()
 
     def _settle(self) -> None:

@@ -9,6 +9,7 @@ from diffprof.model.errors import UsageError
 from diffprof.model.finding import Finding
 from diffprof.model.fix import PlanStep, SourceEdit
 from diffprof.model.recording import Recording, SyncRow
+from diffprof.model.recording.source_text import shell
 from diffprof.views import words
 from diffprof.views.tui.finding_list import SEVERITY
 from diffprof.views.tui.styles import Writing, bar, spark
@@ -67,7 +68,7 @@ def _edit(page: Writing, edit: SourceEdit) -> None:
     if edit.why_not:
         page.flow(f"No edit: {edit.why_not}.", indent=2)
         return
-    page.flow(f"{'; '.join(edit.what)} ", ("muted", f"(diffprof fix --patch {edit.file})"), indent=2)
+    page.flow(f"{'; '.join(edit.what)} ", ("muted", f"(diffprof fix --patch {shell(edit.file)})"), indent=2)
     page.diff(edit.diff)
 
 

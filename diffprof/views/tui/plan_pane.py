@@ -18,6 +18,7 @@ from diffprof.model.errors import DiffprofError, ExitCode
 from diffprof.model.fix import Outcome, Plan, PlanStep, Safety, Status
 from diffprof.model.recording import Grade
 from diffprof.model.report import Report, load_report
+from diffprof.tuning.consent import doubts, what_is_run
 from diffprof.views import tuning, words
 from diffprof.views.tui.article import Article
 from diffprof.views.tui.comparison_page import comparison_of
@@ -59,11 +60,13 @@ class PlanPane(Container):
     class Applied(Message):
         """A run of `diffprof fix --apply` has ended."""
 
-    def __init__(self, report: Report, plan: Plan, traces: Path) -> None:
+    def __init__(self, report: Report, plan: Plan, traces: Path, own: Path | None = None) -> None:
         super().__init__()
         self.report = report
         self.plan = plan
         self.traces = traces
+        self.doubts = doubts(report, own or traces)
+        self.agreed = not self.doubts
         self.chosen = {step.fix for step in plan.selected}
         self.outcomes = {outcome.fix: outcome for outcome in report.outcomes or ()}
         self.after = report.after
@@ -188,6 +191,8 @@ class PlanPane(Container):
             args += ["--select", step.fix]
         if any(step.safety is Safety.LOSSY for step in steps):
             args.append("--lossy")
+        if self.doubts:
+            args.append("--yes")  # asked here
         return args
 
     async def action_apply(self) -> None:
@@ -198,6 +203,13 @@ class PlanPane(Container):
             self.notify("Only a stored run can be fixed.", severity="warning", timeout=4)
         elif not self.chosen:
             self.notify("No fix is checked.", severity="warning", timeout=3)
+        elif not self.agreed:
+            self.agreed = True
+            page = Writing()
+            for line in (*self.doubts, what_is_run(self.report)):
+                page.flow(("warn", line))
+            page.flow("Press A once more if it may be run.")
+            self.query_one(Article).show(page)
         else:
             count = words.plural(len(self.chosen), "fix", "fixes")
             parts = [f"{step.fix}: " for step in self.plan.steps]

@@ -45,10 +45,11 @@ class ReportScreen(Screen[None]):
         Binding("v", "verdict", "Verdict", show=False),
     ]
 
-    def __init__(self, report: Report, traces: Path) -> None:
+    def __init__(self, report: Report, traces: Path, own: Path | None = None) -> None:
         super().__init__()
         self.report = report
         self.traces = traces
+        self.own = own or traces
         self.call_ms = call_ms(report.recording)
         self.plan: Plan | None = None
         """None until it has been worked out."""
@@ -105,7 +106,7 @@ class ReportScreen(Screen[None]):
             return Article(page)
         from diffprof.views.tui.plan_pane import PlanPane
 
-        return PlanPane(self.report, self.plan, self.traces)
+        return PlanPane(self.report, self.plan, self.traces, self.own)
 
     def _facts(self) -> Widget:
         from diffprof.views.tui.facts_pane import FactsPane

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from textual.theme import Theme
 
+from diffprof.model.recording.whole_file import write_whole
+
 DARK, LIGHT = "diffprof-dark", "diffprof-light"
 
 THEMES = (
@@ -91,6 +93,6 @@ def keep_theme(file: Path, theme: str) -> None:
     """Remember a choice; what can't be written is forgotten."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"theme": theme}) + "\n", encoding="utf-8")
+        write_whole(file, json.dumps({"theme": theme}).encode() + b"\n")
     except OSError:
         pass
