@@ -196,6 +196,8 @@ def steps_of(timeline: Timeline) -> tuple[tuple[int, int], ...]:
     worked: set[int] = set()
     for span in timeline.phases:
         if span.step is None:
+            # What came before was the end of another loop.
+            firsts = {step: first for step, first in firsts.items() if step in worked}
             continue
         firsts[span.step] = min(firsts.get(span.step, span.first), span.first)
         if span.part is not None:

@@ -301,7 +301,7 @@ class SyncsInOrder(SyncObserver):
 
     def seen(self) -> tuple[SeenWait, ...]:
         """Every wait, with its row in `sync_rows`."""
-        numbers = {key: n for n, key in enumerate(self.rows)}
+        numbers = self.row_numbers()
         return tuple(
             SeenWait(row=numbers[key], op=op, phase=phase.name, step=phase.step, part=phase.part)
             for key, op, phase in self.order
@@ -337,7 +337,7 @@ class SyncsAndKernels(SyncObserver):
     def sections(self) -> dict[str, Any]:
         found = super().sections()
         found["ops"] = sum(1 for _ in self.kernels.builder.operations())
-        return {**found, **self.kernels.sections({key: n for n, key in enumerate(self.rows)})}
+        return {**found, **self.kernels.sections(self.row_numbers())}
 
 
 def _keep(session: Session, observer: SyncObserver) -> None:

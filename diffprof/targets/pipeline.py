@@ -3,19 +3,24 @@ phases of one call. Nothing here asks for a class by name."""
 
 from __future__ import annotations
 
-import ast
+import contextlib
 import functools
 import inspect
 import sys
-import textwrap
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import CodeType, FrameType
 from typing import Any
 
+from diffprof.targets.steps import StepCounter
+
 ROLES = ("denoiser", "scheduler", "vae", "text_encoder", "tokenizer", "other")
+
+
+FEW = 64
+"""Elements of a tensor of timesteps that are compared by value."""
 
 
 # --- components ----------------------------------------------------------------------------------------
@@ -107,7 +112,7 @@ def _takes_timestep(module: Any) -> bool:
     given takes what its base classes take, or the model that it wraps."""
     cls: Any = type(module)
     taken = _forward_parameters(cls)
-    if any(name.startswith("timestep") or name in {"t", "r", "sigma"} for name in taken):
+    if any(map(_is_timestep, taken)):
         return True
     return not taken and any(map(_takes_timestep, module.children()))
 
@@ -136,99 +141,6 @@ def _forward_parameters(cls: type) -> frozenset[str]:
     return frozenset(names)
 
 
-# --- the denoising loop --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Loop:
-    """Line range of a denoising loop in its file; index: the name of its step counter, if it has one."""
-
-    first: int
-    last: int
-    index: str | None
-
-
-def denoising_loops(code: CodeType, denoisers: frozenset[str]) -> tuple[Loop, ...]:
-    """The innermost `for` and `while` loops of a function that call a scheduler's `step` or a denoiser.
-
-    denoisers: attribute names of the pipeline's denoisers.
-    """
-    if not ({"step", *denoisers} & set(code.co_names)):
-        return ()
-    return _parse_loops(code, denoisers)
-
-
-@functools.lru_cache(maxsize=512)
-def _parse_loops(code: CodeType, denoisers: frozenset[str]) -> tuple[Loop, ...]:
-    try:
-        lines, first = inspect.getsourcelines(code)
-        tree = ast.parse(textwrap.dedent("".join(lines)))
-    except (OSError, SyntaxError, TypeError):
-        return ()
-    shift = max(first, 1) - 1
-    found = []
-    for node in ast.walk(tree):
-        if not isinstance(node, (ast.For, ast.While)) or not _denoises(node.body, denoisers):
-            continue
-        inner = (n for part in node.body for n in ast.walk(part) if isinstance(n, (ast.For, ast.While)))
-        if any(_denoises(loop.body, denoisers) for loop in inner):
-            continue
-        head = node.body[0].lineno if isinstance(node, ast.For) else node.lineno
-        found.append(Loop(head + shift, (node.end_lineno or head) + shift, _counter(node)))
-    return tuple(found)
-
-
-def _denoises(body: list[ast.stmt], denoisers: frozenset[str]) -> bool:
-    for statement in body:
-        for node in ast.walk(statement):
-            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
-                continue
-            called, owner = node.func.attr, node.func.value
-            if called.startswith("step") and "sched" in ast.unparse(owner).lower():
-                return True
-            if called in denoisers and isinstance(owner, ast.Name) and owner.id == "self":
-                return True
-    return False
-
-
-def _counter(loop: ast.For | ast.While) -> str | None:
-    """`i` of `for i, t in enumerate(...)` or of `for i in range(...)`."""
-    if not (isinstance(loop, ast.For) and isinstance(loop.iter, ast.Call)):
-        return None
-    called = ast.unparse(loop.iter.func)
-    target = loop.target
-    if "range" in called and isinstance(target, ast.Name):
-        return target.id
-    if isinstance(target, ast.Tuple) and isinstance(target.elts[0], ast.Name):
-        inner = "".join(ast.unparse(arg) for arg in loop.iter.args)
-        if "enumerate" in called + inner:
-            return target.elts[0].id
-    return None
-
-
-@dataclass(frozen=True)
-class LoopPosition:
-    """Where in a denoising loop a frame stands. index: its counter's value, if it has one."""
-
-    code: CodeType
-    loop: Loop
-    index: int | None
-
-
-def loop_position(frames: list[FrameType], denoisers: frozenset[str]) -> LoopPosition | None:
-    """The outermost denoising loop that a stack is in, or None. frames: innermost first."""
-    for frame in reversed(frames):
-        code = frame.f_code
-        for loop in denoising_loops(code, denoisers):
-            if not loop.first <= frame.f_lineno <= loop.last:
-                continue
-            if code.co_name == "forward" and _is_module(frame.f_locals.get("self")):
-                continue
-            value = frame.f_locals.get(loop.index) if loop.index else None
-            return LoopPosition(code, loop, value if isinstance(value, int) else None)
-    return None
-
-
 # --- the phases of one call ----------------------------------------------------------------------------
 
 
@@ -246,16 +158,15 @@ class PhaseTracker:
     """Follows one call through its phases by wrapping what the pipeline calls: text encoders and
     `encode_*`, the denoisers, `scheduler.step` and `set_timesteps`, the VAE's `decode`, `postprocess`.
 
-    on_change: told each new phase. steps_done: `scheduler.step` calls since the last `set_timesteps`;
-    steps_total: the most there were in one loop.
+    on_change: told each new phase. steps: which denoising step it is in.
     """
 
     on_change: Callable[[Phase], None] | None = None
     current: Phase = field(default_factory=lambda: Phase("prepare"))
-    steps_done: int = 0
-    steps_total: int = 0
+    steps: StepCounter = field(default_factory=StepCounter)
     denoising: bool = False
-    denoiser_calls: int = 0
+    stepped: bool = False
+    """Whether a scheduler's step has ended since the last `set_timesteps`."""
     after: str = "prepare"
     """The phase of what runs between the parts: before the loop, after a decoding, after the last of all."""
     _nested: list[Phase] = field(default_factory=list)
@@ -267,48 +178,67 @@ class PhaseTracker:
             if self.on_change:
                 self.on_change(phase)
 
-    def _base(self) -> Phase:
-        if self.denoising:
-            return Phase("denoise", self.steps_done)
-        return Phase(self.after)
+    def _in_part(self) -> bool:
+        """Whether a denoiser or a scheduler's step is running."""
+        return any(phase.part for phase in (*self._nested, self.current))
 
-    def enter(self, name: str, part: str | None = None) -> None:
-        """A phase begins within the current one."""
+    def moment(self) -> int:
+        """Where the call stands, for `steps.step_of`."""
+        return self.steps.moment if self._in_part() else self.steps.note()
+
+    def enter(self, name: str, part: str | None = None, who: Any = None, timestep: Any = None) -> None:
+        """A phase begins within the current one. part: denoiser or scheduler; who: which of them; timestep:
+        what it is given for one."""
+        nested = self._in_part()
         self._nested.append(self.current)
         if name == "denoise":
+            assert part is not None
             self.denoising = True
-            self.denoiser_calls += part == "denoiser"
-            self._set(Phase("denoise", self.steps_done, part))
-        elif self.denoising and name == "encode":
-            self._set(self.current)
-        else:
-            if name in ("decode", "postprocess"):
-                self.denoising, self.after = False, name
-            self._set(Phase(name))
+            if not nested:
+                self.steps.reach(part, who, timestep)
+            self._set(Phase("denoise", self.steps.now(), part))
+            return
+        if not nested:
+            self.steps.note()
+        inside = self.denoising and (nested or self.steps.inside())
+        if name == "encode" and inside:
+            return
+        if not inside:
+            self.denoising, self.after = False, "prepare" if name == "encode" else name
+            self.steps.leave()
+        self._set(Phase(name))
 
     def leave(self, part: str | None = None) -> None:
         """It ends; the phase around it goes on."""
         outer = self._nested.pop() if self._nested else None
-        if part == "scheduler" and not any(p.part == "scheduler" for p in self._nested):
-            self.steps_done += 1
-            self.steps_total = max(self.steps_total, self.steps_done)
-        nested = bool(self._nested) and outer is not None
-        self._set(outer if nested and outer is not None else self._base())
+        ended = 0
+        if part == "scheduler" and not any(phase.part for phase in (*self._nested, outer) if phase):
+            self.stepped = True
+            ended = int(self.steps.over())
+        if self._nested and outer is not None:
+            self._set(outer)
+            return
+        self._set(Phase("denoise", self.steps.now() + ended) if self.denoising else Phase(self.after))
 
     def restart(self) -> None:
         """A new set of timesteps: a loop is about to begin."""
-        self.steps_done = 0
-        self.denoising = False
+        self.denoising = self.stepped = False
         self.after = "prepare"
+        self.steps.leave()
+        if not self._nested:
+            self._set(Phase("prepare"))
 
     @contextmanager
     def watching(self, pipe: Any) -> Iterator[PhaseTracker]:
         """Wrap the pipeline's parts while the context is open; every wrapper is gone after it."""
         with ExitStack() as undo:
-            for each in (pipe, *_nested_pipelines(pipe)):
+            pipes = (pipe, *_nested_pipelines(pipe))
+            for each in pipes:
                 self._watch_methods(each, undo)
             for name, part in components(pipe).items():
                 self._watch_component(role(name, part), part, undo)
+            undo.callback(self.steps.end)
+            self.steps.begin(_caller(), filter(None, map(_call_code, pipes)))
             yield self
 
     def _watch_methods(self, pipe: Any, undo: ExitStack) -> None:
@@ -322,7 +252,8 @@ class PhaseTracker:
 
     def _watch_component(self, what: str, part: Any, undo: ExitStack) -> None:
         if what == "scheduler":
-            self._wrap(part, "step", "denoise", "scheduler", undo)
+            for name in _step_methods(part):
+                self._wrap(part, name, "denoise", "scheduler", undo)
             self._wrap(part, "set_timesteps", "", None, undo)
         elif what == "denoiser":
             self._hook(part, "denoise", "denoiser", undo)
@@ -332,14 +263,16 @@ class PhaseTracker:
             self._wrap(part, "decode", "decode", None, undo)
 
     def _hook(self, module: Any, phase: str, part: str | None, undo: ExitStack) -> None:
-        def before(*_: Any) -> None:
-            self.enter(phase, part)
+        given = _TimestepGiven(module.forward) if part else None
+
+        def before(_: Any, args: Any, kwargs: Any) -> None:
+            self.enter(phase, part, id(module), given(args, kwargs) if given else None)
 
         def after(*_: Any) -> None:
             self.leave(part)
 
         hooks = _never_compiled(before), _never_compiled(after)
-        undo.callback(module.register_forward_pre_hook(hooks[0], prepend=True).remove)
+        undo.callback(module.register_forward_pre_hook(hooks[0], prepend=True, with_kwargs=True).remove)
         undo.callback(module.register_forward_hook(hooks[1], always_call=True).remove)
 
     def _wrap(self, owner: Any, name: str, phase: str, part: str | None, undo: ExitStack) -> None:
@@ -354,13 +287,14 @@ class PhaseTracker:
         bound = own and getattr(original, "__self__", None) is owner
         if bound:
             original = original.__func__
+        given = _TimestepGiven(original, derived=True) if part else None
 
         @functools.wraps(original)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             if not phase:
                 self.restart()
                 return original(*args, **kwargs)
-            self.enter(phase, part)
+            self.enter(phase, part, part, given(args, kwargs) if given else None)
             try:
                 return original(*args, **kwargs)
             finally:
@@ -368,6 +302,70 @@ class PhaseTracker:
 
         undo.enter_context(replaced(place, name, types.MethodType(wrapped, owner) if bound else wrapped))
         undo.callback(self._wrapped.discard, (place, name))
+
+
+def _step_methods(scheduler: Any) -> Iterator[str]:
+    """`step`, and what schedulers have in its place or beside it: `step_pred`, `step_correct`."""
+    cls = type(scheduler)
+    for name in sorted({*dir(cls), *vars(scheduler)}):
+        found = vars(scheduler).get(name, getattr(cls, name, None))
+        if (name == "step" or name.startswith("step_")) and inspect.isroutine(found):
+            yield name
+
+
+class _TimestepGiven:
+    """The timestep among a call's arguments, as something to compare with that of other calls. A tensor of a
+    real device stands for itself by its address, which nobody has to read.
+
+    derived: take tensors that are more than one number, which may have been made for the call.
+    """
+
+    def __init__(self, function: Callable[..., Any], *, derived: bool = False) -> None:
+        self.derived = derived
+        try:
+            names = list(inspect.signature(function).parameters)
+        except (TypeError, ValueError):
+            names = []
+        self.names = [name for name in names if _is_timestep(name)]
+        self.places = [names.index(name) for name in self.names]
+
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
+        for name, place in zip(self.names, self.places, strict=True):
+            value = kwargs.get(name, args[place] if place < len(args) else None)
+            if value is not None:
+                return self._key(value)
+        return None
+
+    def _key(self, value: Any) -> Hashable:
+        if isinstance(value, (int, float)):
+            return float(value)
+        if not hasattr(value, "data_ptr"):
+            return None
+        from diffprof.devices.simulated import is_known, is_simulated, suspended
+
+        if not is_simulated(value):
+            alone = self.derived or not any(value.stride())
+            return value.data_ptr() if alone and value.device.type != "meta" else None
+        if not is_known(value) or value.numel() > FEW:
+            return None
+        with suspended():
+            return repr(value.tolist())
+
+
+def _is_timestep(name: str) -> bool:
+    return name.startswith("timestep") or name in {"t", "r", "sigma"}
+
+
+def _call_code(pipe: Any) -> CodeType | None:
+    return getattr(inspect.unwrap(type(pipe).__call__), "__code__", None)
+
+
+def _caller() -> FrameType | None:
+    """The frame of a person's code, or of ours, that opened a context."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename in (__file__, contextlib.__file__):
+        frame = frame.f_back
+    return frame
 
 
 def _nested_pipelines(pipe: Any) -> Iterator[Any]:

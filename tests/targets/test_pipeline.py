@@ -1,9 +1,8 @@
-"""Loops and phases, told from a pipeline's source and from what it calls."""
+"""Components and phases, told from what a pipeline has and calls."""
 
 from __future__ import annotations
 
 import copy
-import sys
 import types
 
 import pytest
@@ -13,8 +12,6 @@ from diffprof.targets.pipeline import (
     Phase,
     PhaseTracker,
     components,
-    denoising_loops,
-    loop_position,
     module_names,
     replaced,
     role,
@@ -55,7 +52,6 @@ class Pipeline:
     def __init__(self) -> None:
         self.unet, self.vae, self.scheduler = Denoiser(), Autoencoder(), Scheduler()
         self.image_processor = ImageProcessor()
-        self.seen: list[tuple[str, int | None]] = []
 
     @property
     def components(self) -> dict[str, object]:
@@ -64,31 +60,16 @@ class Pipeline:
     def encode_prompt(self) -> torch.Tensor:
         return torch.ones(1, 2)
 
-    def look(self) -> None:
-        position = loop_position(_frames(), frozenset({"unet"}))
-        self.seen.append(("loop", position.index) if position else ("outside", None))
-
     def __call__(self, steps: int = 2) -> torch.Tensor:
         sample = self.encode_prompt()
         self.scheduler.set_timesteps(steps)
-        self.look()
         for _ in range(2):
             sample = sample + 1
         for i, t in enumerate(self.scheduler.timesteps):
-            self.look()
             assert i == t
             noise = self.unet(sample, t)
             sample = self.scheduler.step(noise, t, sample)
-        self.look()
         return self.image_processor.postprocess(self.vae.decode(sample))
-
-
-def _frames() -> list:
-    frame, found = sys._getframe(1), []
-    while frame:
-        found.append(frame)
-        frame = frame.f_back
-    return found
 
 
 def test_roles_are_told_by_what_a_component_can_do():
@@ -119,32 +100,6 @@ def test_a_denoiser_that_passes_its_arguments_on_is_one():
     assert role("unet", Wrapper(torch.nn.Linear(2, 2))) == "other"
 
 
-def test_the_loop_is_the_one_that_denoises_and_its_counter_is_read():
-    (loop,) = denoising_loops(Pipeline.__call__.__code__, frozenset({"unet"}))
-    assert loop.index == "i"
-    pipe = Pipeline()
-    pipe(3)
-    assert pipe.seen == [("outside", None), ("loop", 0), ("loop", 1), ("loop", 2), ("outside", None)]
-
-
-def test_a_loop_inside_a_denoisers_forward_is_not_the_denoising_loop():
-    class Wrapper(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.unet = Denoiser()
-            self.found: object = "unset"
-
-        def forward(self, sample, timestep):
-            for _ in range(2):
-                sample = self.unet(sample, timestep)
-                self.found = loop_position(_frames(), frozenset({"unet"}))
-            return sample
-
-    wrapper = Wrapper()
-    wrapper(torch.ones(1, 2), 0)
-    assert wrapper.found is None
-
-
 @pytest.mark.parametrize("steps", [1, 3])
 def test_phases_follow_the_call(steps):
     pipe = Pipeline()
@@ -158,7 +113,7 @@ def test_phases_follow_the_call(steps):
     ]
     assert phases[0] == Phase("encode")
     assert phases[-3:] == [Phase("denoise", steps), Phase("decode"), Phase("postprocess")]
-    assert tracker.steps_done == tracker.steps_total == steps
+    assert tracker.steps.total == steps
 
 
 def test_nothing_is_left_on_the_pipeline_or_its_classes():
@@ -180,7 +135,7 @@ def test_a_copy_made_in_the_call_has_a_step_of_its_own():
         copied = copy.deepcopy(pipe.scheduler)
         assert copied.step(None, 0, None)[0] is copied
         assert pipe.scheduler.step(None, 0, None)[0] is pipe.scheduler
-    assert tracker.steps_done == 2
+    assert tracker.steps.total == 2
 
 
 def test_a_failing_step_leaves_its_phase():

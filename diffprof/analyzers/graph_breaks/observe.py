@@ -14,7 +14,9 @@ import torch
 
 from diffprof.analyzers.graph_breaks.repeats import Repeats, Seen
 from diffprof.analyzers.graph_breaks.signature import Signature, signature, skeleton
+from diffprof.targets.loops import Loop
 from diffprof.targets.pipeline import PhaseTracker, components, replaced, role
+from diffprof.targets.steps import StepCounter
 
 _METHODS = {"vae": ("encode", "decode"), "scheduler": ("step",)}
 """What is called of a component that is not called itself."""
@@ -33,12 +35,14 @@ class Call:
     """Of the result, for `skeleton`; None where it can't be built from tensors alone."""
     count: int = 0
     in_loop: int = 0
+    moments: list[int] = field(default_factory=list)
+    """When they were made, for the tracker's `steps`."""
 
 
 @dataclass
 class Part:
     """Something that a user would compile: a component, or one of its methods. calls: by signature, in the
-    order in which they first came; steps: length of the denoising loop."""
+    order in which they first came; steps: of the denoising loops in which it is called."""
 
     name: str
     owner: Any
@@ -49,6 +53,8 @@ class Part:
     order: list[int] = field(default_factory=list)
     """Index into calls, for every call made."""
     steps: int = 0
+    loops: tuple[Loop, ...] = ()
+    """Those denoising loops."""
     state: dict[str, Any] | None = None
     """Attributes of a scheduler before its first call."""
     blocks: list[Seen] = field(default_factory=list)
@@ -88,8 +94,19 @@ def observing(pipe: Any) -> Iterator[list[Part]]:
         stack.enter_context(tracker.watching(pipe))
         yield parts
     for part in parts:
-        part.steps = tracker.steps_total
+        _count_steps(part, tracker.steps)
     parts[:] = [part for part in parts if part.calls]
+
+
+def _count_steps(part: Part, steps: StepCounter) -> None:
+    """How many of its calls are in denoising loops, and how many steps these have."""
+    inside: set[int] = set()
+    for call in part.calls:
+        found = [step for moment in call.moments if (step := steps.step_of(moment)) is not None]
+        call.in_loop = len(found)
+        inside.update(found)
+    part.steps = sum(map(len, steps.runs(inside)))
+    part.loops = steps.loops(inside)
 
 
 def _methods(name: str, component: Any) -> Iterator[str]:
@@ -171,7 +188,7 @@ def _noting(part: Part, tracker: PhaseTracker) -> Callable[[Signature, Any], Non
             part.calls.append(Call(inputs, signature(output, values=False), skeleton(output)))
         part.order.append(at)
         part.calls[at].count += 1
-        part.calls[at].in_loop += tracker.denoising
+        part.calls[at].moments.append(tracker.moment())
         part.phases[tracker.current.name] += 1
 
     return note

@@ -167,7 +167,7 @@ def _capture_scope(
     limit_seconds: float,
 ) -> None:
     steps = max((part.steps for part in parts), default=0)
-    loop = loop_lines(scene.pipe)
+    loop = loop_lines(scene.pipe, parts)
     which = {"step": ("step", capture_step), "call": ("call", capture_call)}
     names = ("step",) if scope == "step" else ("step", "call")
 

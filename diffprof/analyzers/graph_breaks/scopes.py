@@ -29,7 +29,7 @@ from diffprof.analyzers.graph_breaks.repeats import marker
 from diffprof.analyzers.graph_breaks.rewrite import body_apart
 from diffprof.analyzers.graph_breaks.signature import Skeleton, signature
 from diffprof.analyzers.graph_breaks.storageless import Emptier, Hollow
-from diffprof.targets.pipeline import PhaseTracker, components, denoising_loops, replaced, with_role
+from diffprof.targets.pipeline import PhaseTracker, components, replaced
 
 RUNNER = "__diffprof_run_loop_body__"
 
@@ -66,7 +66,7 @@ def capture_step(
     """
     say("denoising loop's body")
     function = call_function(pipe)
-    lines = loop_lines(pipe)
+    lines = loop_lines(pipe, parts)
     if lines is None:
         raise LookupError(f"{type(pipe).__name__}.__call__ has no denoising loop of its own")
     code = body_apart(function.__code__, *lines[1:], RUNNER)
@@ -90,14 +90,16 @@ def capture_step(
     return _captured_with_parts_apart(pipe, args, kwargs, parts, capture)
 
 
-def loop_lines(pipe: Any) -> tuple[str, int, int] | None:
-    """File, first and last line of the denoising loop in the pipeline's `__call__`, if it has one."""
+def loop_lines(pipe: Any, parts: Sequence[Part]) -> tuple[str, int, int] | None:
+    """File, first and last line of the denoising loop in the pipeline's `__call__`, if it has one. parts: as
+    one call was seen to use them."""
     code = getattr(call_function(pipe), "__code__", None)
     if code is None:
         return None
-    denoisers = frozenset(name.rsplit(".", 1)[-1] for name in with_role(pipe, "denoiser"))
-    loops = denoising_loops(code, denoisers)
-    return (code.co_filename, loops[0].first, loops[0].last) if loops else None
+    own = (code.co_filename, code.co_qualname)
+    loops = (loop for part in parts for loop in part.loops if (loop.file, loop.function) == own)
+    loop = next(loops, None)
+    return (loop.file, loop.first, loop.last) if loop else None
 
 
 def call_function(pipe: Any) -> FunctionType:

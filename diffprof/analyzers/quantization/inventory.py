@@ -325,5 +325,5 @@ def take_inventory(
         call()
         if stopwatch:
             inventory.call_us = stopwatch.microseconds(stopwatch.stop(mark))
-    inventory.steps = tracker.steps_total
+    inventory.steps = tracker.steps.total
     return inventory

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any
 
@@ -13,9 +13,15 @@ from diffprof.analyzers.syncs.owner import Owner, owner_of
 from diffprof.devices.simulated import Blocking, Observer
 from diffprof.model.callsite import Place, caller, importable_path, is_machinery, make_site, places, stack
 from diffprof.model.recording import SyncRow, Unseen, median, steady
-from diffprof.targets.pipeline import LoopPosition, PhaseTracker, loop_position, module_names, with_role
+from diffprof.targets.loops import Loop
+from diffprof.targets.pipeline import PhaseTracker, module_names
+from diffprof.targets.steps import Doubt
 
-Key = tuple[str, str, int, bool]
+Key = tuple[str, str, int, tuple[Loop, ...]]
+"""(kind, file name, line, loops around it): what is noted together. When the call is over, and known which of
+the loops denoise, those inside of them become one row, and those outside another."""
+
+_RowKey = tuple[str, str, int, bool]
 """(kind, file name, line, in the loop): what makes two blocking operations the same row."""
 
 SMALL_BYTES = 64 * 1024
@@ -23,6 +29,12 @@ SMALL_BYTES = 64 * 1024
 
 _NEVER_WARNED = ("staged-copy", "synchronize")
 """What the sync debug mode says nothing of: copies that are not waited for, `cudaDeviceSynchronize`."""
+
+_UNTOLD = {
+    Doubt.NO_LOOP: "no loop was seen that runs the scheduler: every call of its `step` counts as a step",
+    Doubt.SEVERAL_LOOPS: "several loops are around the scheduler's step, and none is seen to bring another "
+    "timestep each time: the innermost was taken, and waits in any of them count as in it",
+}
 
 _READS = ("value-read", "tensor-from-device-scalars")
 _OFFLOADERS = ("accelerate/hooks.py", "diffusers/hooks/group_offloading.py")
@@ -37,7 +49,7 @@ class _Row:
     offload: bool
     owner: Owner | None = None
     modules: set[str] = field(default_factory=set)
-    steps: Counter[int] = field(default_factory=Counter)
+    moments: Counter[int] = field(default_factory=Counter)
     count: int = 0
     bytes: int = 0
     known: bool = True
@@ -50,16 +62,13 @@ class SyncObserver(Observer):
 
     def __init__(self, pipe: Any, tracker: PhaseTracker) -> None:
         self.tracker = tracker
-        self.denoisers = frozenset(name.rsplit(".", 1)[-1] for name in with_role(pipe, "denoiser"))
         self.names = module_names(pipe)
         self.call_code = getattr(inspect.unwrap(type(pipe).__call__), "__code__", None)
-        self.rows: dict[Key, _Row] = {}
-        self.loops: set[int] = set()
-        self.first_index: dict[int, int] = {}
+        self.noted: dict[Key, _Row] = {}
         self.ops = 0
         self.opaque_ops: dict[str, tuple[Place, ...]] = {}
         self.warned: dict[tuple[str, int], tuple[Place, ...]] | None = None
-        self.invented_values: dict[tuple[Place, ...], str] = {}
+        self.invented_values: dict[tuple[Place, ...], tuple[str, int]] = {}
 
     # --- what the device tells ------------------------------------------------------------------------
 
@@ -71,10 +80,8 @@ class SyncObserver(Observer):
             self.opaque_ops[name] = self._chain(list(stack()))
 
     def invented(self, shape: tuple[int, ...], dtype: str) -> None:
-        frames = list(stack())
-        if loop_position(frames, self.denoisers) is not None:
-            what = f"{dtype}{list(shape)}"
-            self.invented_values.setdefault(places(frames)[:1], what)
+        place = places(list(stack()))[:1]
+        self.invented_values.setdefault(place, (f"{dtype}{list(shape)}", self.tracker.moment()))
 
     def witness(self, message: str) -> None:
         """The device's own warning that the host waits, on the stack that caused it."""
@@ -89,22 +96,21 @@ class SyncObserver(Observer):
         self.note(event)
 
     def note(self, event: Blocking) -> Key:
-        """Note one wait; returns the key of its row."""
+        """Note one wait; returns under which key."""
         frames = list(stack())
-        position = loop_position(frames, self.denoisers)
+        moment = self.tracker.moment()
         at = next((f for f in frames if not is_machinery(f.f_code.co_filename)), frames[0])
         # Reading an index for a host table is a value read; that it is a table is told by the row's owner.
         kind = "value-read" if event.kind == "host-index" else str(event.kind)
-        key = (kind, at.f_code.co_filename, at.f_lineno, position is not None)
-        row = self.rows.get(key)
+        key = (kind, at.f_code.co_filename, at.f_lineno, self.tracker.steps.loops_around(moment))
+        row = self.noted.get(key)
         if row is None:
             phase = self.tracker.current
-            name = "denoise" if position else self._outside(phase.name)
-            row = self.rows[key] = _Row(
+            row = self.noted[key] = _Row(
                 event=event,
                 chain=self._chain(frames),
-                phase=name,
-                part=(phase.part or _part_of(frames)) if position else None,
+                phase=self._outside(phase.name),
+                part=phase.part or _part_of(frames),
                 offload=any(_is_offloader(f) for f in frames),
                 owner=owner_of(at, event, self.names) if kind in _READS else None,
             )
@@ -116,23 +122,16 @@ class SyncObserver(Observer):
         row.contents.add(_digest(event.tensor))
         if (module := self._module_of(frames)) is not None:
             row.modules.add(module)
-        if position is not None:
-            row.steps[self._step(position)] += event.waits
+        row.moments[moment] += event.waits
         return key
 
     # --- where the call stands ------------------------------------------------------------------------
-
-    def _step(self, position: LoopPosition) -> int:
-        loop = hash((position.code, position.loop.first))
-        if position.index is None:
-            return self.tracker.steps_done
-        return position.index - self.first_index.setdefault(loop, position.index)
 
     def _outside(self, phase: str) -> str:
         """The phase of something that is not in the loop although the loop has begun."""
         if phase != "denoise":
             return phase
-        return "decode" if self.tracker.steps_done else "prepare"
+        return "decode" if self.tracker.stepped else "prepare"
 
     def _chain(self, frames: list[FrameType]) -> tuple[Place, ...]:
         """The places of a stack, up to the line that calls the pipeline."""
@@ -160,11 +159,28 @@ class SyncObserver(Observer):
 
     def sync_rows(self) -> tuple[SyncRow, ...]:
         """All rows, in the order in which they were first seen."""
-        return tuple(self._finished(row, key) for key, row in self.rows.items())
+        return tuple(self._finished(key, noted) for key, noted in self._rows().items())
 
-    def _finished(self, row: _Row, key: Key) -> SyncRow:
-        steps = self.steps_seen()
-        by_step = tuple(row.steps.get(i, 0) for i in range(steps)) if key[3] else ()
+    def row_numbers(self) -> dict[Key, int]:
+        """For each key that was noted, its row in `sync_rows`."""
+        numbers = {key: n for n, key in enumerate(self._rows())}
+        return {key: numbers[self._row_key(key, row)] for key, row in self.noted.items()}
+
+    def _rows(self) -> dict[_RowKey, list[_Row]]:
+        found: dict[_RowKey, list[_Row]] = {}
+        for key, row in self.noted.items():
+            found.setdefault(self._row_key(key, row), []).append(row)
+        return found
+
+    def _row_key(self, key: Key, row: _Row) -> _RowKey:
+        step_of = self.tracker.steps.step_of
+        return (*key[:3], any(step_of(moment) is not None for moment in row.moments))
+
+    def _finished(self, key: _RowKey, noted: list[_Row]) -> SyncRow:
+        row = _together(noted)
+        in_loop = key[3]
+        by_step = self._by_step(row) if in_loop else ()
+        runs = self._own_runs(by_step)
         owner = row.owner
         return SyncRow(
             kind=key[0],
@@ -172,13 +188,13 @@ class SyncObserver(Observer):
             reason=row.event.reason,
             source=row.event.source,
             site=make_site(row.chain, _common_module(row.modules)),
-            phase=row.phase,
-            part=row.part,
-            in_loop=key[3],
+            phase="denoise" if in_loop else row.phase,
+            part=row.part if in_loop else None,
+            in_loop=in_loop,
             count=row.count,
-            per_step=median(steady(by_step)) if by_step else 0.0,
+            per_step=_per_step(runs),
             by_step=by_step,
-            first_step_only=len(by_step) > 1 and by_step[0] > 0 and not any(by_step[1:]),
+            first_step_only=_first_step_only(runs),
             bytes=row.bytes,
             dtype=row.event.dtype,
             shape=row.event.shape,
@@ -194,12 +210,24 @@ class SyncObserver(Observer):
             witnesses=("dispatch", *self._second_witness(key)),
         )
 
-    def steps_seen(self) -> int:
-        """Iterations of the longest denoising loop."""
-        seen = [max(row.steps) + 1 for row in self.rows.values() if row.steps]
-        return max([self.tracker.steps_total, *seen])
+    def _by_step(self, row: _Row) -> tuple[int, ...]:
+        counts: Counter[int] = Counter()
+        for moment, count in row.moments.items():
+            step = self.tracker.steps.step_of(moment)
+            if step is not None:
+                counts[step] += count
+        return tuple(counts[step] for step in range(self.steps_seen()))
 
-    def _second_witness(self, key: Key) -> tuple[str, ...]:
+    def _own_runs(self, by_step: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+        """The counts in the steps of each run of the denoising loops that it happens in."""
+        runs = self.tracker.steps.runs(step for step, count in enumerate(by_step) if count)
+        return tuple(tuple(by_step[step] for step in run) for run in runs)
+
+    def steps_seen(self) -> int:
+        """Steps of all denoising loops."""
+        return self.tracker.steps.total
+
+    def _second_witness(self, key: _RowKey) -> tuple[str, ...]:
         return ("set_sync_debug_mode",) if self.warned and key[1:3] in self.warned else ()
 
     def _disagreements(self) -> Iterator[Unseen]:
@@ -207,7 +235,7 @@ class SyncObserver(Observer):
         gives no warnings."""
         if self.warned is None:
             return
-        told = {key[1:3] for key in self.rows}
+        told = {key[1:3] for key in self.noted}
         for place, chain in self.warned.items():
             if place not in told:
                 yield Unseen(
@@ -215,7 +243,7 @@ class SyncObserver(Observer):
                     why="it came from code that does not pass PyTorch's dispatcher",
                     site=make_site(chain, None),
                 )
-        for key, row in self.rows.items():
+        for key, row in self.noted.items():
             if key[1:3] not in self.warned and key[0] not in _NEVER_WARNED:
                 yield Unseen(
                     kind="doubt",
@@ -242,9 +270,44 @@ class SyncObserver(Observer):
                 "them may differ on a real run",
                 site=make_site(chain, None),
             )
-            for chain, what in self.invented_values.items()
+            for chain, (what, moment) in self.invented_values.items()
+            if self.tracker.steps.step_of(moment) is not None
         )
-        return (*opaque, *invented, *self._disagreements())
+        return (*opaque, *invented, *self._untold(), *self._disagreements())
+
+    def _untold(self) -> Iterator[Unseen]:
+        doubt = self.tracker.steps.doubt
+        if doubt is not None:
+            yield Unseen(kind="doubt", what="which loop denoises", why=_UNTOLD[doubt])
+
+
+def _together(noted: list[_Row]) -> _Row:
+    """What was noted under several keys, as of the first of them."""
+    first, *others = noted
+    if not others:
+        return first
+    return replace(
+        first,
+        offload=any(row.offload for row in noted),
+        modules=set().union(*(row.modules for row in noted)),
+        moments=sum((row.moments for row in noted), Counter()),
+        count=sum(row.count for row in noted),
+        bytes=sum(row.bytes for row in noted),
+        known=all(row.known for row in noted),
+        assumed=next((row.assumed for row in noted if row.assumed is not None), None),
+        contents=set().union(*(row.contents for row in noted)),
+    )
+
+
+def _per_step(runs: Sequence[Sequence[int]]) -> float:
+    counts = [count for run in runs for count in steady(run)]
+    return median(counts) if counts else 0.0
+
+
+def _first_step_only(runs: Sequence[Sequence[int]]) -> bool:
+    """Whether it happens in first steps alone, in a loop that has others."""
+    later = [count for run in runs for count in run[1:]]
+    return bool(later) and not any(later)
 
 
 def _digest(tensor: Any) -> int | None:
