@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffprof.chrome_trace import intervals
-from diffprof.chrome_trace.events import Trace
+from diffprof.chrome_trace.events import Trace, captures_graph
 from diffprof.chrome_trace.idle import device_busy, devices, find_gaps
 from diffprof.chrome_trace.kernel_rows import find_kinds, host_rows, kernel_rows
 from diffprof.chrome_trace.links import Links
@@ -23,6 +23,34 @@ LINKED_ENOUGH = 0.5
 EVERYTHING_ON_THE_GPU = "everything on the GPU"
 
 _COMPILED = re.compile(r"^triton_|^Torch-Compiled Region|^## Call CompiledFxGraph|CompiledFunction")
+
+_WARM_UP = (
+    (
+        "compiled",
+        re.compile(
+            r"\(dynamo_timed\)$|torch/_dynamo/convert_frame\.py\(\d+\): _compile"
+            r"|torch/_inductor/(?:compile_fx|async_compile)\.py\("
+        ),
+    ),
+    (
+        "tuned kernels",
+        re.compile(
+            r"benchmark_all_configs|autotune_to_one_config|/autotuner\.py\(\d+\): _?bench"
+            r"|testing\.py\(\d+\): do_bench|^(?:cudnnFind|miopenFind)"
+        ),
+    ),
+)
+"""What only a first call does, by names of ops, calls and Python frames."""
+
+CAPTURED = "captured a CUDA graph"
+
+
+def warm_up_of(trace: Trace) -> tuple[str, ...]:
+    """What the trace holds that no later call does again, in words that follow "it"."""
+    captured = any(captures_graph(trace.names[name]) for name in set(trace.calls.name.tolist()))
+    found = [CAPTURED] if captured else []
+    found += [words for words, pattern in _WARM_UP if any(pattern.search(name) for name in trace.names)]
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -86,11 +114,10 @@ def sections_of(trace: Trace) -> Sections:
         )
     kinds = find_kinds(trace, links)
     device, *others = devices(trace)
-    for other in others:
+    if others:
+        of = f"device {others[0]}" if len(others) == 1 else f"{len(others):,} other devices"
         unseen.append(
-            Unseen(
-                what=f"idle time of device {other}", why=f"gaps are shown for the busiest device, {device}"
-            )
+            Unseen(what=f"idle time of {of}", why=f"gaps are shown for the busiest device, {device}")
         )
     busy = device_busy(trace, device)
     low, high = phases.window or (float(busy[0, 0]), float(busy[-1, 1]))
@@ -107,7 +134,13 @@ def sections_of(trace: Trace) -> Sections:
         timeline=make_timeline(trace, links, phases, waits, kinds, grade=grade, mode=mode)
         if linked
         else None,
-        timing=Timing(grade=grade, mode=mode, device_busy=busy_us / (high - low) if high > low else None),
+        timing=Timing(
+            grade=grade,
+            mode=mode,
+            median=(high - low) / 1e6,
+            device_busy=busy_us / (high - low) if high > low else None,
+            warm_up=warm_up_of(trace),
+        ),
         memory=memory,
         unseen=tuple(unseen),
         device=device,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
+from diffprof.judge.figures import call_ms
 from diffprof.judge.pricing import removal
 from diffprof.judge.timeline import Without, total_us
 from diffprof.model.errors import UsageError
@@ -74,15 +75,6 @@ def _own_files(report: Report) -> Iterator[str]:
         yield f"{count} {many} in {file}, which is yours: `{command}` shows what to edit."
 
 
-def call_ms(recording: Recording) -> float | None:
-    """The length of one call, as recorded: the timeline's, else the clean passes' median."""
-    if recording.timeline is not None and recording.timeline.host_us:
-        return total_us(recording.timeline) / 1e3
-    if recording.timing is not None and recording.timing.median is not None:
-        return recording.timing.median * 1e3
-    return None
-
-
 def predicted_ms(report: Report, steps: Iterable[PlanStep], chosen: Iterable[str]) -> float | None:
     """The length of a call with these fixes together, per call.
 
@@ -109,8 +101,11 @@ def predicted_ms(report: Report, steps: Iterable[PlanStep], chosen: Iterable[str
         of_compiled = sum((f.saves_ms or 0.0) / f.compiled_ms for f in own if f.compiled_ms and compiled)
         shares.append(min(of_all + of_compiled, 1.0))
     after = before
-    if recording.timeline is not None and recording.timeline.host_us:
-        after = total_us(recording.timeline, without_all(replayed, recording)) / 1e3
+    timeline = recording.timeline
+    if timeline is not None and timeline.host_us:
+        # Of the call as it was clocked: the profiled one, of which the timeline is, may have taken longer.
+        saved = (total_us(timeline) - total_us(timeline, without_all(replayed, recording))) / 1e3
+        after = max(0.0, before - saved)
     for share in shares:
         after *= 1.0 - share
     return after

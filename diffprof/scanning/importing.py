@@ -6,13 +6,14 @@ import datetime
 import platform
 import re
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffprof import __version__
 from diffprof.chrome_trace.embedded_recording import recording_in
-from diffprof.chrome_trace.events import Trace
+from diffprof.chrome_trace.events import ACCELERATORS, Trace, accelerator_of
 from diffprof.chrome_trace.reader import STOPPED, read_trace
 from diffprof.chrome_trace.sections import Sections, device_property, memory_of, sections_of
 from diffprof.gpu.specs import spec_of_device
@@ -96,20 +97,37 @@ def _target(trace: Trace, sections: Sections) -> TargetInfo:
     )
 
 
+def _accelerator(trace: Trace) -> str | None:
+    """What kind of device worked, by the categories of its calls and work: cuda, hip, xpu, mtia, ...; what
+    nobody named yet goes by its own word. None: nothing but the host is in the trace."""
+    found = Counter(
+        {name: count for category, count in trace.categories.items() if (name := accelerator_of(category))}
+    )
+    if any(trace.names[name].startswith("hip") for name in set(trace.calls.name.tolist())):
+        return "hip"
+    if found:
+        return found.most_common(1)[0][0]
+    return "cuda" if len(trace.calls) or len(trace.work) else None
+
+
 def _device(trace: Trace, sections: Sections) -> DeviceInfo:
     device = sections.device
+    accelerator = _accelerator(trace)
+    runtime = ACCELERATORS.get(accelerator or "", accelerator or "")
+    # HIP's devices are PyTorch's "cuda".
+    kind = {"hip": "cuda", None: "cpu"}.get(accelerator, accelerator or "cpu")
     if device is None:
-        kind = "cuda" if len(trace.calls) else "cpu"
-        return DeviceInfo(spec="trace", kind=kind, name="no GPU events", grade=sections.grade)
-    name = device_property(trace, device, "name")
+        name = "no GPU events" if kind in ("cuda", "cpu") else f"{runtime}, without events of the device"
+        return DeviceInfo(spec="trace", kind=kind, name=name, grade=sections.grade)
+    told = device_property(trace, device, "name")
     memory = memory_of(trace, device)
     label = trace.labels.get(device)
-    hip = any(trace.name(trace.calls, row).startswith("hip") for row in range(min(50, len(trace.calls))))
-    details: dict[str, object] = {"runtime": "HIP" if hip else "CUDA", "events": trace.events}
+    unnamed = f"device {device}" if kind == "cuda" else f"{runtime} device {device}"
+    details: dict[str, object] = {"runtime": runtime, "events": trace.events}
     for key in ("computeMajor", "computeMinor", "numSms"):
         if (value := device_property(trace, device, key)) is not None:
             details[key] = value
-    sheet = spec_of_device(str(name or ""), memory)
+    sheet = spec_of_device(str(told or ""), memory)
     if sheet is not None:
         details["peak_tflops"] = dict(sheet.peak)
         details["bandwidth_gb_s"] = sheet.bandwidth_gb_s
@@ -118,8 +136,8 @@ def _device(trace: Trace, sections: Sections) -> DeviceInfo:
         details["busy_us"] = round(sections.busy_us, 3)
     return DeviceInfo(
         spec="trace",
-        kind="sim" if trace.simulated else "cuda",
-        name=str(name or label or f"device {device}"),
+        kind="sim" if trace.simulated else kind,
+        name=str(told or label or unnamed),
         grade=sections.grade,
         memory_bytes=memory,
         details=details,

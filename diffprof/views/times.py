@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
+from diffprof.judge.figures import call_ms, device_busy
 from diffprof.model.recording import GapRow, KernelRow, Recording
 from diffprof.views.table import MOST_ROWS, Table
 from diffprof.views.words import NOT_MEASURED, number, plural, seconds, size
@@ -17,23 +18,30 @@ def call_table(recording: Recording) -> Table | None:
     """Time and memory of one call."""
     rows: list[tuple[str, ...]] = []
     if timing := recording.timing:
+        length = call_ms(recording)
         spread = "" if timing.spread is None else f" ± {seconds(timing.spread)}"
         passes = f", {plural(len(timing.seconds), 'pass', 'passes')}" if timing.seconds else ""
         rows.append(
             (
-                f"time of one call, {timing.mode}{passes}",
-                f"{seconds(timing.median)}{spread}",
-                _of(timing.median, timing.grade),
+                f"{call_words(recording)}, {timing.mode}{passes}",
+                f"{seconds(None if length is None else length / 1e3)}{spread}",
+                _of(length, timing.grade),
             )
         )
         if not on_cpu(recording):
-            busy = NOT_MEASURED if timing.device_busy is None else f"{number(timing.device_busy * 100)} %"
-            rows.append(("device busy", busy, _of(timing.device_busy, timing.grade)))
+            share = device_busy(recording)
+            busy = NOT_MEASURED if share is None else f"{number(share * 100)} %"
+            rows.append(("device busy", busy, _of(share, timing.grade)))
     if memory := recording.memory:
         of = "" if memory.capacity_bytes is None else f" of {size(memory.capacity_bytes)}"
         rows.append(("memory, peak", size(memory.peak_bytes) + of, _of(memory.peak_bytes, memory.grade)))
         rows.append(("memory, weights", size(memory.weights_bytes), _of(memory.weights_bytes, memory.grade)))
     return Table("One call", ("figure", "value", "grade"), tuple(rows)) if rows else None
+
+
+def call_words(recording: Recording) -> str:
+    """What the length of the recorded call is called."""
+    return "length of the trace" if recording.target.kind == "trace" else "time of one call"
 
 
 def _of(value: float | None, grade: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from diffprof.judge.figures import device_busy
 from diffprof.judge.pricing import HIDDEN_SHARE, waits_together
 from diffprof.model.finding import Finding, Severity
 from diffprof.model.recording import INTERRUPTED, CaptureRow, Recording, SyncRow, steady_per_step
@@ -38,9 +39,9 @@ def _headline(report: Report) -> str:
     syncs = recording.syncs
     from_syncs = 0
     parts = []
-    busy = recording.timing.device_busy if recording.timing else None
+    busy = device_busy(recording)
     if recording.target.kind == "trace" and busy is not None:
-        parts.append(f"The GPU works for {number(busy * 100)} % of the trace.")
+        parts.append(f"The {_device(recording)} works for {number(busy * 100)} % of the trace.")
     if syncs is not None:
         parts.append(_waits(recording, syncs))
         from_syncs = sum(1 for f in report.findings if f.evidence.syncs)
@@ -81,15 +82,24 @@ def _waits(recording: Recording, syncs: Sequence[SyncRow]) -> str:
         if not outside:
             return "No operation makes the CPU wait for the GPU."
         if recording.target.kind == "trace" and recording.target.steps is None:
-            return (
-                f"The CPU waits for the GPU {_times(outside)}; the trace does not tell which of it is in the "
-                "denoising loop."
-            )
+            return f"The CPU waits for the {_device(recording)} {_times(outside)}{_in_all(syncs)}."
         return f"The denoising loop never makes the CPU wait for the GPU; the rest does {_times(outside)}."
     sites = plural(len({(row.site.file, row.site.line) for row in looped}), "line")
     rate = steady_per_step(looped)
     often = f"{_times(rate)} per denoising step" if rate else f"{_times(count)} in the denoising loop"
     return f"The CPU waits for the GPU {often}, at {sites}, and {_times(outside)} outside the loop."
+
+
+def _device(recording: Recording) -> str:
+    """What the device is called: accelerators of other makers are no GPUs."""
+    return "GPU" if recording.device.kind in ("cuda", "sim", "cpu", "xpu") else "device"
+
+
+def _in_all(syncs: Sequence[SyncRow]) -> str:
+    """How long, where a clock saw all of it."""
+    times = [row.blocked_us for row in syncs]
+    seen = [us for us in times if us is not None]
+    return f", {milliseconds(sum(seen) / 1e3)} in all" if seen and len(seen) == len(times) else ""
 
 
 def _times(count: float) -> str:

@@ -165,12 +165,13 @@ def cold_call(recording: Recording) -> Iterator[Finding]:
     What it does:
         Adds up idle time of the device, that before its first work too, in which the host stands in one
         runtime call or op for over a millisecond, or asks the driver for memory. Reported from 20 % of a
-        measured trace.
+        measured trace, and of one that captures a graph, compiles or tunes kernels.
 
     Why it is slow:
         The first call in a process makes the CUDA context, loads the code of every kernel when it is first
         launched, sets up cuDNN and cuBLAS, tunes, compiles, and fills the allocator's cache with
-        `cudaMalloc`. Seconds go by that no later call pays, and they hide what does cost every call.
+        `cudaMalloc`. Seconds go by that no later call pays, and they hide what does cost every call. The same
+        holds of a call that captures a CUDA graph, compiles or tunes: what it runs, later calls replay.
 
     Example:
         with torch.profiler.profile() as prof:
@@ -192,16 +193,20 @@ def cold_call(recording: Recording) -> Iterator[Finding]:
         return
     cold = [gap for gap in gaps if gap.cause in SET_UP]
     idle, whole = _total_us(cold), _total_us(gaps) + sum(timeline.device_us)
-    if idle < COLD_SHARE * whole:
+    did = recording.timing.warm_up if recording.timing is not None else ()
+    if idle < COLD_SHARE * whole and not did:
         return
+    message = "This was a warm-up call: it " + " and ".join(did) + "." if did else "This was a first call."
+    if idle >= COLD_SHARE * whole:
+        message = (
+            f"{message.removesuffix('.')}{';' if did else ':'} for {idle / whole:.0%} of the time the device "
+            f"idles while the host sets things up{_longest(cold)}."
+        )
     yield Finding(
         rule="KRN013",
         name="cold-call",
         kind="cold-call",
-        message=(
-            f"This was a first call: for {idle / whole:.0%} of the time the device idles while the host sets "
-            f"things up{_longest(cold)}."
-        ),
+        message=message,
         grade=timeline.grade,
         severity=Severity.HIGH,
         saves_ms=idle / 1e3,

@@ -64,7 +64,8 @@ class MemoryUse(Row, frozen=True, kw_only=True):
 
 
 class Timing(Row, frozen=True, kw_only=True):
-    """Clean wall-clock passes. seconds: every pass; compiled/eager in mode."""
+    """Clean wall-clock passes. seconds: every pass; compiled/eager in mode. Of an imported trace there are no
+    passes, and `median` is its length."""
 
     grade: Grade
     mode: str = "eager"
@@ -74,3 +75,5 @@ class Timing(Row, frozen=True, kw_only=True):
     """Half the interquartile range, seconds."""
     device_busy: float | None = None
     """Share of the call's wall time in which the device worked, 0..1."""
+    warm_up: tuple[str, ...] = ()
+    """What only a first call does and this one did: "compiled", "captured a CUDA graph", ..."""

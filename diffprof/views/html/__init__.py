@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from html import escape
 from importlib.resources import files
 
-from diffprof.judge.plan import call_ms, make_plan
+from diffprof.judge.figures import call_ms, device_busy
+from diffprof.judge.plan import make_plan
 from diffprof.model.finding import Finding, Severity
 from diffprof.model.fix import Plan
 from diffprof.model.plain import clean, clean_lines, cut
@@ -116,15 +117,16 @@ def _figures(report: Report, plan: Plan) -> Iterator[str]:
 def _key_figures(recording: Recording) -> Iterator[tuple[str, str, str]]:
     timed = recording.timing or recording.timeline
     grade = str(timed.grade) if timed else ""
-    yield "one call", words.milliseconds(call_ms(recording)), grade
+    what = "trace" if recording.target.kind == "trace" else "one call"
+    yield what, words.milliseconds(call_ms(recording)), grade
     if recording.syncs is None:
         yield "waits per denoising step", words.NOT_MEASURED, ""
     else:
         rate = steady_per_step([row for row in recording.syncs if row.in_loop])
         outside = sum(row.count for row in recording.syncs if not row.in_loop)
         yield "waits per denoising step", words.number(rate), f"{outside:,} outside the loop"
-    if recording.timing is not None and recording.timing.device_busy is not None:
-        yield "device busy", f"{words.number(recording.timing.device_busy * 100)} %", grade
+    if (busy := device_busy(recording)) is not None:
+        yield "device busy", f"{words.number(busy * 100)} %", grade
     if recording.memory is not None:
         of = recording.memory.capacity_bytes
         note = str(recording.memory.grade) + (f", of {words.size(of)}" if of is not None else "")

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from diffprof.judge.figures import device_busy
 from diffprof.judge.plan import make_plan
 from diffprof.judge.timeline import Replay, replay, steps_of
 from diffprof.model.fix import Outcome, Plan, PlanStep
@@ -93,8 +94,8 @@ def _call(file: EventFile, recording: Recording) -> None:
     if timing := recording.timing:
         for number, seconds in enumerate(timing.seconds):
             file.scalar(f"call ({timing.grade})/time of each pass, s", seconds, number)
-        if timing.device_busy is not None:
-            file.scalar(f"call ({timing.grade})/device busy, %", timing.device_busy * 100)
+        if (busy := device_busy(recording)) is not None:
+            file.scalar(f"call ({timing.grade})/device busy, %", busy * 100)
     if (memory := recording.memory) and memory.peak_bytes is not None:
         file.scalar(f"call ({memory.grade})/peak memory, GB", memory.peak_bytes / 1e9)
 

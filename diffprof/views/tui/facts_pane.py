@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from diffprof.judge.figures import call_ms, device_busy
 from diffprof.model.recording import MemoryUse, Recording
 from diffprof.model.report import Report
 from diffprof.views import words
@@ -49,22 +50,23 @@ def facts_page(report: Report) -> Writing:
 
 
 def _time(page: Writing, recording: Recording) -> None:
-    page.heading("Time of one call")
+    page.heading("Length of the trace" if recording.target.kind == "trace" else "Time of one call")
     timing = recording.timing
     if timing is None:
         page.flow(("muted", words.NOT_MEASURED), indent=2)
         return
+    length = call_ms(recording)
     spread = "" if timing.spread is None else f" ± {words.seconds(timing.spread)}"
     passes = f", {words.plural(len(timing.seconds), 'pass', 'passes')}" if timing.seconds else ""
     page.flow(
-        ("strong", words.seconds(timing.median)),
+        ("strong", words.seconds(None if length is None else length / 1e3)),
         f"{spread}{passes}",
         ("muted", f" ({timing.mode}, {timing.grade})"),
         indent=2,
     )
-    if timing.device_busy is not None:
-        busy = f" {words.number(timing.device_busy * 100)} %"
-        page.kept("device busy ", ("good", bar(timing.device_busy, _BAR)), busy, indent=2)
+    if (share := device_busy(recording)) is not None:
+        busy = f" {words.number(share * 100)} %"
+        page.kept("device busy ", ("good", bar(share, _BAR)), busy, indent=2)
 
 
 def _memory(page: Writing, memory: MemoryUse | None) -> None:

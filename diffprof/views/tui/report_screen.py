@@ -15,7 +15,8 @@ from textual.widget import Widget
 from textual.widgets import ContentSwitcher
 from textual.worker import Worker, WorkerState, get_current_worker
 
-from diffprof.judge.plan import call_ms, make_plan
+from diffprof.judge.figures import call_ms
+from diffprof.judge.plan import make_plan
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Plan
 from diffprof.model.report import Report

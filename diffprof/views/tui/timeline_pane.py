@@ -13,6 +13,7 @@ from textual.containers import Container
 from textual.message import Message
 from textual.widgets import Static
 
+from diffprof.judge.figures import call_ms, device_busy
 from diffprof.judge.pricing import removal
 from diffprof.judge.timeline import phase_of_events
 from diffprof.model.finding import Finding
@@ -79,16 +80,20 @@ class TimelinePane(Container):
 
     def _title(self, after_us: float = 0.0) -> None:
         run = self.recorded.run
-        busy = run.device_busy_us / run.total_us if run.total_us else 0.0
-        text = f"one call, {milliseconds(run.total_us / 1e3)} ({self.timeline.grade}, {self.timeline.mode})"
+        recording = self.report.recording
+        length = call_ms(recording) or run.total_us / 1e3
+        what = "the trace" if recording.target.kind == "trace" else "one call"
+        text = f"{what}, {milliseconds(length)} ({self.timeline.grade}, {self.timeline.mode})"
         if self.without is None:
-            shown = styled(text, ("muted", f"; device busy {number(busy * 100)} %"))
+            share = number((device_busy(recording) or 0.0) * 100)
+            shown = styled(text, ("muted", f"; device busy {share} %"))
         else:
             where = f" at {place(self.without.site)}" if self.without.site else ""
+            saved = (run.total_us - after_us) / 1e3
             shown = styled(
                 text,
-                ("good", f" → {milliseconds(after_us / 1e3)} without {self.without.rule}"),
-                ("muted", f"{where}, {milliseconds((run.total_us - after_us) / 1e3)} less"),
+                ("good", f" → {milliseconds(length - saved)} without {self.without.rule}"),
+                ("muted", f"{where}, {milliseconds(saved)} less"),
             )
         self.query_one("#timeline-title", Static).update(shown)
 
