@@ -173,6 +173,8 @@ def _causes(
     largest = np.argmax(np.stack(list(spent.values())), axis=0)
     shared = list(spent)
     sync_call, waited = _last_wait(calls, waits, lane, start, until)
+    transfers = [copy_direction(name)[0] in ("h2d", "d2h") for name in trace.names]
+    work_names, is_copy = trace.work.name, trace.work.table[following] == Table.COPY
     causes: list[str] = []
     syncs: list[int | None] = []
     for i in range(len(start)):
@@ -184,7 +186,7 @@ def _causes(
             row = int(waits.of_call[sync_call[i]])
         else:
             cause = shared[int(largest[i])]
-            if cause == "launch" and _is_transfer(trace, int(following[i])):
+            if cause == "launch" and transfers[work_names[following[i]]] and is_copy[i]:
                 cause = "copy"
         causes.append(cause)
         syncs.append(row if row is not None and row >= 0 else None)
@@ -201,12 +203,6 @@ def _last_wait(calls: Any, waits: Waits, lane: Any, start: Any, until: Any) -> t
     candidate = blocking[np.maximum(found, 0)]
     hit = (found >= 0) & (waits.until[candidate] > start)
     return np.where(hit, candidate, -1), np.where(hit, waits.until[candidate] - calls.ts[candidate], 0.0)
-
-
-def _is_transfer(trace: Trace, row: int) -> bool:
-    if trace.work.table[row] != Table.COPY:
-        return False
-    return copy_direction(trace.name(trace.work, row))[0] in ("h2d", "d2h")
 
 
 def _site_at(links: Links, ts: float, lane: int) -> Site | None:

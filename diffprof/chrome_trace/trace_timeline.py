@@ -180,9 +180,12 @@ class _Device:
         pairs = list(zip(work.device.tolist(), work.stream.tolist(), strict=True))
         numbers = {pair: number for number, pair in enumerate(sorted(set(pairs)))}
         self._streams = [numbers[pair] for pair in pairs]
+        self._rows: dict[int, list[int]] = defaultdict(list)
         self._ends: dict[int, list[float]] = defaultdict(list)
+        all_ends = work.end.tolist()
         for each in np.flatnonzero(self._known).tolist():
-            self._ends[self._streams[each]].append(float(work.end[each]))
+            self._rows[self._streams[each]].append(each)
+            self._ends[self._streams[each]].append(all_ends[each])
         for ends in self._ends.values():
             ends.sort()
         self._ends[ALL_STREAMS] = np.sort(work.end[self._known]).tolist()
@@ -230,9 +233,7 @@ class _Device:
         """How long of a while it worked."""
         if stream not in self._busy:
             work = self.trace.work
-            mine = self._known
-            if stream != ALL_STREAMS:
-                mine = mine & (np.array(self._streams) == stream)
+            mine = self._rows[stream] if stream != ALL_STREAMS else np.flatnonzero(self._known)
             self._busy[stream] = _prefix(intervals.union(intervals.spans(work.ts[mine], work.dur[mine])))
         return self._busy[stream](end) - self._busy[stream](start)
 
