@@ -1,4 +1,4 @@
-"""Damaged and hostile JSON, made from a good one by a seed: each number is one mutation, the same every time."""
+"""Damaged and hostile JSON, made from a good one by a seed: the same every time."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import msgspec
 import pytest
 
@@ -72,7 +73,6 @@ def test_the_file_in_the_wheel_is_that_of_the_code() -> None:
     ids=["everything", "nothing", "ugly", "full"],
 )
 def test_reports_are_valid(report: Report) -> None:
-    jsonschema = pytest.importorskip("jsonschema")
     checker = jsonschema.Draft202012Validator(schema())
     assert [error.message for error in checker.iter_errors(json.loads(to_json(report)))] == []
     broken = {**json.loads(to_json(report)), "findings": [{"rule": 1}]}
