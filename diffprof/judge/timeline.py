@@ -189,39 +189,48 @@ def phase_of_events(timeline: Timeline) -> list[PhaseSpan | None]:
 def steps_of(timeline: Timeline) -> tuple[tuple[int, int], ...]:
     """Events [first, last) of each denoising step, in order: from its first event to the next step's.
 
-    The last step ends with its scheduler's part: what follows is no step's.
+    The last step of a loop ends with its scheduler's part: what follows is no step's.
     """
+    return tuple(step for loop in loops_of(timeline) for step in loop)
+
+
+def loops_of(timeline: Timeline) -> tuple[tuple[tuple[int, int], ...], ...]:
+    """The steps of each denoising loop. Between two loops stands a phase that is no step's."""
     firsts: dict[int, int] = {}
     ends: dict[int, int] = {}
-    worked: set[int] = set()
-    for span in timeline.phases:
+    loops: list[list[int]] = [[]]
+    for span in sorted(timeline.phases, key=lambda each: each.first):
         if span.step is None:
-            # What came before was the end of another loop.
-            firsts = {step: first for step, first in firsts.items() if step in worked}
+            firsts = {step: first for step, first in firsts.items() if step in ends}
+            loops += [[]] if loops[-1] else []
             continue
         firsts[span.step] = min(firsts.get(span.step, span.first), span.first)
         if span.part is not None:
-            worked.add(span.step)
+            if span.step not in ends:
+                loops[-1].append(span.step)
             ends[span.step] = max(ends.get(span.step, 0), span.last)
-    steps = sorted(worked)
-    found: list[tuple[int, int]] = []
-    for step, after in pairwise([*steps, None]):
-        assert step is not None
-        last = ends[step] if after is None else firsts[after]
-        found.append((firsts[step], last))
-    return tuple(found)
+    return tuple(
+        tuple(
+            (firsts[step], ends[step] if after is None else firsts[after])
+            for step, after in pairwise([*loop, None])
+            if step is not None
+        )
+        for loop in loops
+        if loop
+    )
 
 
 def with_steps(timeline: Timeline, count: int) -> Timeline | None:
     """The timeline of a call with `count` denoising steps, or None if that can't be told exactly.
 
     Steps are added where two neighbouring ones are the same, event for event; the first and last may differ.
+    Of several loops nobody knows which gets longer.
     """
     steps = steps_of(timeline)
     missing = count - len(steps)
     if missing == 0:
         return timeline
-    if missing < 0:
+    if missing < 0 or len(loops_of(timeline)) > 1:
         return None
     columns = ["kind", "module", "host_us", "device_us", "stream", "sync"]
     columns += [name for name in ("settle_us", "late_us") if getattr(timeline, name)]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from diffprof.judge.timeline import (
     ALL_STREAMS,
@@ -10,6 +11,7 @@ from diffprof.judge.timeline import (
     events_of_kinds,
     events_of_syncs,
     find_gaps,
+    loops_of,
     phase_of_events,
     replay,
     saved_us,
@@ -253,3 +255,15 @@ def test_a_measured_wait_and_a_late_kernel_last_as_long_as_they_did() -> None:
     assert (run.device_start[0], run.total_us, run.blocked_us) == (101.0, 141.0, {0: 139.0})
     assert total_us(timeline) == run.total_us
     assert total_us(timeline, Without(waits=frozenset({0}))) == 111.0
+
+
+def test_a_loop_ends_where_another_phase_begins():
+    one = stepped(4)
+    before, after = one.phases[:5], one.phases[5:]
+    tail = PhaseSpan(name="denoise", step=2, first=7, last=7)
+    between = PhaseSpan(name="prepare", first=7, last=7)
+    two = replace(one, phases=(*before, tail, between, *after))
+    assert loops_of(two) == (((1, 4), (4, 7)), ((7, 10), (10, 13)))
+    assert loops_of(one) == (steps_of(one),)
+    assert with_steps(two, 4) == two
+    assert with_steps(two, 9) is None

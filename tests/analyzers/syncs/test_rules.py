@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from diffprof.judge.rules import judge
 from diffprof.model.finding import Severity
+from diffprof.model.recording import Component, TargetInfo
 from tests.builders import make_recording, make_site, make_sync
 
 
@@ -137,3 +138,20 @@ def test_uploads_of_a_scheduler_name_their_fix():
         make_sync("library-check"),
     ):
         assert only(make_recording(row)).fixes == ("upload-once",)
+
+
+def test_an_upload_in_two_steps_recurs_and_is_worth_keeping():
+    large = {"shape": (1024, 1024), "part": "denoiser", "constant": True}
+    twice = only(make_recording(make_sync("host-to-device", count=2, by_step=(0, 1, 1, 0), **large)))
+    once = only(make_recording(make_sync("host-to-device", count=1, by_step=(0, 1, 0, 0), **large)))
+    assert twice.fixes == ("upload-once",)
+    assert once.fixes == ()
+
+
+def test_a_read_in_the_scheduler_between_its_steps_is_the_schedulers():
+    parts = (Component(name="scheduler", role="scheduler", cls="EulerDiscreteScheduler"),)
+    scheduler = TargetInfo(spec="sdxl", kind="builtin", pipeline="Pipeline", components=parts)
+    of_scheduler = make_sync("value-read", part=None, site=make_site(module="scheduler"))
+    of_pipeline = make_sync("value-read", part=None, site=make_site(module=None))
+    assert only(make_recording(of_scheduler, target=scheduler)).fixes == ("host-timesteps",)
+    assert only(make_recording(of_pipeline, target=scheduler)).fixes == ("host-copies",)
