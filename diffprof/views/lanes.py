@@ -6,8 +6,9 @@ band, so that a call of a hundred thousand kernels becomes some hundred shapes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, groupby
 
 from diffprof.judge.timeline import Replay, steps_of
@@ -57,7 +58,8 @@ def whole_call(timeline: Timeline, run: Replay, columns: int) -> Lanes:
 
 
 def one_step(timeline: Timeline, run: Replay, columns: int) -> tuple[int, Lanes] | None:
-    """(number, lanes) of a denoising step in the steady state: the second, or the only one; None without."""
+    """(number, lanes) of a denoising step in the steady state: the second, or the only one; None without. It
+    lasts from the device's first work of the step to its first of the next: the host is often far ahead."""
     steps = steps_of(timeline)
     if not steps:
         return None
@@ -65,13 +67,41 @@ def one_step(timeline: Timeline, run: Replay, columns: int) -> tuple[int, Lanes]
     first, last = steps[number]
     if last <= first:
         return None
-    start = run.host_start[first]
-    launched = [end for end in run.device_end[first:last] if end >= 0.0]
-    end = max([run.host_end[last - 1], *launched])
-    return number, _lanes(timeline, run, start, end, columns)
+    window = _on_device(run, first, last)
+    if window is None:
+        return number, _lanes(timeline, run, run.host_start[first], run.host_end[last - 1], columns)
+    start, end = window
+    following = _on_device(run, *steps[number + 1]) if number + 1 < len(steps) else None
+    end = end if following is None else following[0]
+    return number, _lanes(timeline, run, start, end, columns, when=_on_device)
 
 
-def _lanes(timeline: Timeline, run: Replay, start: float, end: float, columns: int) -> Lanes:
+Window = tuple[float, float]
+"""From when until when, us."""
+
+
+def _on_device(run: Replay, first: int, last: int) -> Window | None:
+    """When the device works on these events; None where they bring it no work."""
+    worked = [i for i in range(first, min(last, len(run.host_end))) if run.device_start[i] >= 0.0]
+    if not worked:
+        return None
+    return min(run.device_start[i] for i in worked), max(run.device_end[i] for i in worked)
+
+
+def _on_host(run: Replay, first: int, last: int) -> Window | None:
+    """When the host issues these events."""
+    last = min(last, len(run.host_end))
+    return (run.host_start[first], run.host_end[last - 1]) if last > first else None
+
+
+def _lanes(
+    timeline: Timeline,
+    run: Replay,
+    start: float,
+    end: float,
+    columns: int,
+    when: Callable[[Replay, int, int], Window | None] = _on_host,
+) -> Lanes:
     end = max(end, start + 0.001)
     width = (end - start) / columns
     grid = _Grid(start, width, columns)
@@ -97,7 +127,7 @@ def _lanes(timeline: Timeline, run: Replay, start: float, end: float, columns: i
     return Lanes(
         start_us=start,
         end_us=end,
-        phases=tuple(_phases(timeline.phases, run, start, end)),
+        phases=tuple(_phases(timeline.phases, partial(when, run), start, end)),
         host=host,
         device=device,
         marks=tuple(_marks(timeline, run, waiting, grid, start, end)),
@@ -158,17 +188,17 @@ class _Grid:
         return tuple(bands)
 
 
-def _phases(phases: Sequence[PhaseSpan], run: Replay, start: float, end: float) -> list[Band]:
-    """Phases of the call, and each denoising step as one, on the host's clock."""
-    spans: dict[tuple[str, int | None], tuple[float, float]] = {}
+def _phases(
+    phases: Sequence[PhaseSpan], when: Callable[[int, int], Window | None], start: float, end: float
+) -> list[Band]:
+    """Phases of the call, and each denoising step as one. when: of the events from one to another."""
+    spans: dict[tuple[str, int | None], Window] = {}
     for phase in phases:
-        last = min(phase.last, len(run.host_end))
-        if last <= phase.first:
+        window = when(phase.first, phase.last)
+        if window is None:
             continue
-        key = phase.name, phase.step
-        begin, until = run.host_start[phase.first], run.host_end[last - 1]
-        known = spans.get(key, (begin, until))
-        spans[key] = min(begin, known[0]), max(until, known[1])
+        known = spans.setdefault((phase.name, phase.step), window)
+        spans[phase.name, phase.step] = min(window[0], known[0]), max(window[1], known[1])
     return [
         Band(max(begin, start), min(until, end), name if step is None else f"{name} {step + 1}")
         for (name, step), (begin, until) in spans.items()

@@ -11,7 +11,7 @@ from diffprof.judge.judging import make_report
 from diffprof.judge.timeline import replay
 from diffprof.views import render
 from diffprof.views.lanes import FULL, IDLE, WAITS, WORKS, one_step, whole_call
-from tests.views.tensorboard.recorded import STEPS, make_run, make_timeline
+from tests.views.tensorboard.recorded import ADD_US, ATTEND_US, GEMM_US, STEPS, make_run, make_timeline
 
 
 def length(bands: tuple, what: str) -> float:
@@ -57,6 +57,18 @@ def test_the_step_shown_is_a_steady_one() -> None:
     assert number == 1
     assert lanes.phases[0].what == "denoise 2"
     assert [mark.row for mark in lanes.marks] == [0]
+
+
+def test_a_step_lasts_as_long_as_on_the_device_however_far_ahead_the_host_is() -> None:
+    """The host has issued the second step long before the device begins with it."""
+    waitless = make_timeline(sync=(-1,) * len(make_timeline().sync), sync_latency_us=0.0)
+    found = one_step(waitless, replay(waitless), 100)
+    assert found is not None
+    number, lanes = found
+    assert number == 1
+    assert lanes.end_us - lanes.start_us == pytest.approx(GEMM_US + ATTEND_US + ADD_US)
+    assert [band.what for band in lanes.phases] == ["denoise 2"]
+    assert length(lanes.device, IDLE) == 0
 
 
 def test_no_step_no_picture() -> None:

@@ -1,5 +1,5 @@
-"""In which loop and in which of its steps waits are reported: on pipelines of diffusers with unusual loops and
-on small ones. Counts are read off the pipelines' code."""
+"""In which loop and in which of its steps waits are reported: on pipelines of diffusers with unusual loops
+and on small ones. Counts are read off the pipelines' code."""
 
 from __future__ import annotations
 
