@@ -93,6 +93,12 @@ def _resolve(spec: str, args: Sequence[str]) -> Target:
     if colon and path.endswith(".py"):
         from diffprof.targets.factory import FactoryTarget
 
+        if not function:
+            raise UsageError(
+                f"{spec!r} names no function after the colon.",
+                f"Name the one that returns the pipeline, or leave the colon out: {path} -- its arguments.",
+            )
+
         return FactoryTarget(_file(path, spec), function)
     if spec.endswith(".py"):
         from diffprof.targets.script import ScriptTarget

@@ -47,7 +47,11 @@ class FactoryTarget:
         from diffprof.targets.process import guest
         from diffprof.targets.redirect import cuda_redirect
 
-        with guest(self.file.parent), cuda_redirect(device), models_built(options, device) as building:
+        with (
+            guest(self.file.parent, [str(self.file)]),
+            cuda_redirect(device),
+            models_built(options, device) as building,
+        ):
             pipe, given = self._made()
             if options.scheduler is not None:
                 swap_scheduler(pipe, options.scheduler)

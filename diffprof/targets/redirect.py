@@ -7,7 +7,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,15 +36,17 @@ keep the answer, and choose CUDA-only code by it."""
 
 
 @contextmanager
-def cuda_redirect(device: Device) -> Iterator[None]:
+def cuda_redirect(device: Device) -> Iterator[Callable[[], AbstractContextManager[Any]]]:
     """Inside, whatever names `cuda` gets `device.torch_device` (asked for each time, so it may change).
 
     Does nothing on a CUDA device. Covers tensor functions and methods, modules, generators, autocast, the
     default device, `torch.load`, the functions of `torch.cuda`, and the offloading and loading of pipelines.
     Costs about 2 us per torch function called while it is open.
+
+    Gives a function that makes what another thread has to be in for the same.
     """
     if device.kind == "cuda":
-        yield
+        yield lambda: torch.cuda.device(device.torch_device)
         return
     names = Names(device)
     with ExitStack() as stack:
@@ -54,7 +56,7 @@ def cuda_redirect(device: Device) -> Iterator[None]:
         _patch_pipelines(patches, names, device)
         stack.enter_context(CudaNames(names))
         try:
-            yield
+            yield lambda: CudaNames(names)
         finally:
             names.open = False
 

@@ -1,13 +1,13 @@
-"""A script, run as `__main__`, whose first pipeline call is the one that is scanned."""
+"""A script, run as `__main__`: its first pipeline call is scanned, or the loop that it writes itself."""
 
 from __future__ import annotations
 
-import functools
+import gc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from diffprof.model.errors import TargetError
@@ -17,13 +17,10 @@ from diffprof.targets.guest_errors import guest_error
 if TYPE_CHECKING:
     from diffprof.devices import Device
     from diffprof.targets import Options
+    from diffprof.targets.loading import Building
     from diffprof.targets.pipeline_call import Scene
 
 T = TypeVar("T")
-
-
-class Unwound(BaseException):
-    """Leaves the script after its pipeline call was played. Not an Exception, so that scripts let it pass."""
 
 
 @dataclass(frozen=True)
@@ -46,48 +43,110 @@ class ScriptTarget:
         """What it imports is known only when it runs."""
 
     def run(self, play: Callable[[Scene], T], device: Device, options: Options) -> T:
-        from diffprof.targets.calls import swap_scheduler, with_options
-        from diffprof.targets.live import settled_call, with_dtype
-        from diffprof.targets.loading import models_built
-        from diffprof.targets.pipeline_call import Scene
-        from diffprof.targets.process import guest
-        from diffprof.targets.redirect import cuda_redirect
+        from diffprof.targets.interception import intercepted
+        from diffprof.targets.threads import released, told_what_to_do
+        from diffprof.targets.written_loop import ModelCalls
 
         played: list[T] = []
+        with self._stage(device, options) as stage, ExitStack() as counting:
 
-        def take(pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if options.scheduler is not None:
-                swap_scheduler(pipe, options.scheduler)
-            with_dtype(pipe, options)
-            args, kwargs = with_options(pipe, args, kwargs, options)
-            args, kwargs, notes = settled_call(pipe, args, kwargs, device)
-            weights = building.weights_of(pipe)
-            played.append(play(Scene(pipe, args, kwargs, self, weights, notes, unseen=building.unseen)))
+            def take(pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                counting.close()
+                played.append(play(self._call(stage, pipe, args, kwargs, options)))
+
+            calls = counting.enter_context(ModelCalls(device.torch_device.type).counted())
+            with (
+                intercepted(take) as interception,
+                released(interception),
+                told_what_to_do(self.file, interception),
+            ):
+                end = stage.executed()
+                if interception.over:
+                    interception.done.wait()
+            if interception.error is not None:
+                raise interception.error
+        if played:
+            return played[0]
+        if isinstance(end, KeyboardInterrupt):
+            raise end
+        looped = calls.repeated and (end is None or _left_well(end))
+        if looped and device.kind == "sim":
+            return self._loop(play, device, options, calls.called)
+        raise self._without_a_call(end, looped)
+
+    def _call(
+        self, stage: Stage, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
+    ) -> Scene:
+        """A pipeline's call in the script, made ready."""
+        from diffprof.targets.calls import swap_scheduler, with_options
+        from diffprof.targets.live import settled_call, with_dtype
+        from diffprof.targets.other_pipelines import others_of
+        from diffprof.targets.pipeline_call import Scene
+
+        if options.scheduler is not None:
+            swap_scheduler(pipe, options.scheduler)
+        with_dtype(pipe, options)
+        args, kwargs = with_options(pipe, args, kwargs, options)
+        args, kwargs, notes = settled_call(pipe, args, kwargs, stage.device)
+        unseen = [*stage.building.unseen, *others_of(pipe, vars(stage.module), self.file)]
+        return Scene(pipe, args, kwargs, self, stage.building.weights_of(pipe), notes, unseen=unseen)
+
+    def _loop(
+        self, play: Callable[[Scene], T], device: Device, options: Options, known: dict[type, int]
+    ) -> T:
+        """Run the script again, and play what it does from the first call of a model on."""
+        from diffprof.targets.pipeline_call import Scene
+        from diffprof.targets.written_loop import (
+            NOTE,
+            Handover,
+            ModelCalls,
+            all_made,
+            as_pipeline,
+            parts_in_reach,
+        )
+
+        gc.collect()
+        handover = Handover(play)
+        with self._stage(device, options) as stage:
+
+            def begin(calls: ModelCalls) -> bool:
+                if not all_made(known):
+                    return False
+                parts = parts_in_reach(vars(stage.module), calls.held)
+                device.place([each for each in parts.values() if calls.is_there(each)])
+                pipe = as_pipeline(parts, stage.code, handover.call)
+                weights = stage.building.weights_of(pipe)
+                handover.begin(Scene(pipe, (), {}, self, weights, unseen=[*stage.building.unseen, NOTE]))
+                return True
+
+            calls = ModelCalls(device.torch_device.type, begin)
+            with calls.counted():
+                end = stage.executed()
+            handover.end(None if end is None or _left_well(end) else end)
+        if not calls.begun:
+            raise self._without_a_call(end, looped=True)
+        result: T = handover.result
+        return result
+
+    @contextmanager
+    def _stage(self, device: Device, options: Options) -> Iterator[Stage]:
+        """Everything as the script would find it: arguments, `__main__`, CUDA, models without weights."""
+        from diffprof.targets.loading import models_built
+        from diffprof.targets.process import guest
+        from diffprof.targets.redirect import cuda_redirect
+        from diffprof.targets.threads import threads_join_in
 
         module = ModuleType("__main__")
         module.__file__ = str(self.file.resolve())
         code = self._code()
-        argv = [str(self.file), *self.args]
         with (
-            guest(self.file.parent, argv, module),
-            cuda_redirect(device),
+            guest(self.file.parent, [str(self.file), *self.args], module),
+            cuda_redirect(device) as in_thread,
             models_built(options, device) as building,
-            intercepted(take) as interception,
+            threads_join_in(in_thread),
+            _uncompiled(device),
         ):
-            end: BaseException | None = None
-            try:
-                exec(code, vars(module))
-            except Unwound:
-                pass
-            except BaseException as error:
-                end = error
-            if interception.error is not None:
-                raise interception.error
-            if isinstance(end, KeyboardInterrupt):
-                raise end
-            if not interception.over:
-                raise self._without_a_call(end)
-        return played[0]
+            yield Stage(module, code, building, device)
 
     def _code(self) -> Any:
         try:
@@ -97,107 +156,55 @@ class ScriptTarget:
                 f"The script {str(self.file)!r}", "before it could run", error, self.file
             ) from error
 
-    def _without_a_call(self, end: BaseException | None) -> TargetError:
-        if end is not None:
+    def _without_a_call(self, end: BaseException | None, looped: bool) -> TargetError:
+        if end is not None and not (looped and _left_well(end)):
             return guest_error(
                 f"The script {str(self.file)!r}", "before it called a pipeline", end, self.file
             )
+        if looped:
+            return TargetError(
+                f"The script {str(self.file)!r} ended without calling a pipeline: it writes its loop out "
+                "itself.",
+                "Such a loop is scanned on a simulated GPU (--device sim:a100-80gb). Or wrap it in a class "
+                "with `components` and `__call__`, and scan a factory file.py:function that returns it.",
+            )
         return TargetError(
-            f"The script {str(self.file)!r} ended without calling a pipeline.",
+            f"The script {str(self.file)!r} ended without calling a pipeline, and without a loop over a "
+            "model on the device.",
             "Give the arguments with which it makes a picture (script.py -- its args), or scan a factory "
             "file.py:function that returns the pipeline.",
         )
 
 
-class Interception:
-    """State of one script's run. over: its pipeline call was played; error: what playing raised."""
+@dataclass
+class Stage:
+    """A script that is ready to run. code: compiled; module: its `__main__`."""
 
-    def __init__(self, take: Callable[[Any, tuple[Any, ...], dict[str, Any]], None]) -> None:
-        self.take = take
-        self.over = False
-        self.error: BaseException | None = None
-        self.originals: list[tuple[type, Any]] = []
+    module: ModuleType
+    code: CodeType
+    building: Building
+    device: Device
 
-    def cover(self, cls: type) -> None:
-        """Replace the `__call__` that a class itself defines."""
-        call = vars(cls).get("__call__")
-        if call is None or getattr(call, "_diffprof_wrapper", False):
-            return
+    def executed(self) -> BaseException | None:
+        """Run it; what it ended with, unless it was left after its call."""
+        from diffprof.targets.interception import Unwound
 
-        @functools.wraps(call)
-        def __call__(pipe: Any, *args: Any, **kwargs: Any) -> Any:
-            self.meet(pipe, args, kwargs)
-
-        __call__._diffprof_wrapper = True  # type: ignore[attr-defined]
-        self.originals.append((cls, call))
-        setattr(cls, "__call__", __call__)  # noqa: B010
-
-    def uncover(self) -> list[type]:
-        """Give all classes their own `__call__` back."""
-        classes = [cls for cls, _ in self.originals]
-        for cls, call in reversed(self.originals):
-            setattr(cls, "__call__", call)  # noqa: B010
-        self.originals.clear()
-        return classes
-
-    def meet(self, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Play the first call; leave the script after it, and again at any further call."""
-        if not self.over:
-            self.over = True
-            # The call is made, and looked into, on classes as shipped; it may call inner pipelines.
-            classes = self.uncover()
-            try:
-                self.take(pipe, args, kwargs)
-            except BaseException as error:
-                # Kept, because the script may catch it on its way.
-                self.error = error
-            for cls in classes:
-                self.cover(cls)
-        raise Unwound
+        try:
+            exec(self.code, vars(self.module))
+        except Unwound:
+            return None
+        except BaseException as error:
+            return error
+        return None
 
 
-@contextmanager
-def intercepted(take: Callable[[Any, tuple[Any, ...], dict[str, Any]], None]) -> Iterator[Interception]:
-    """Inside, the first call of any pipeline, its class made already or not yet, goes to `take`."""
-    interception = Interception(take)
-    roots = _roots()
-    hooks = [vars(root).get("__init_subclass__") for root in roots]
-    for root in roots:
-        _hook(root, interception)
-        for cls in _family(root):
-            interception.cover(cls)
-    try:
-        yield interception
-    finally:
-        interception.uncover()
-        for root, hook in zip(roots, hooks, strict=True):
-            if hook is None:
-                del root.__init_subclass__
-            else:
-                root.__init_subclass__ = hook
+def _left_well(end: BaseException) -> bool:
+    """`sys.exit()` at the end of a script that went well."""
+    return isinstance(end, SystemExit) and end.code in (None, 0)
 
 
-def _roots() -> tuple[Any, ...]:
-    from diffusers import DiffusionPipeline
-    from diffusers.modular_pipelines.modular_pipeline import ModularPipeline
+def _uncompiled(device: Device) -> AbstractContextManager[Any]:
+    """What a script compiles runs as plain Python where there are no values to compile for."""
+    import torch
 
-    return DiffusionPipeline, ModularPipeline
-
-
-def _hook(root: Any, interception: Interception) -> None:
-    inherited = root.__init_subclass__.__func__ if "__init_subclass__" in vars(root) else None
-
-    def __init_subclass__(cls: Any, /, **kwargs: Any) -> None:
-        if inherited is not None:
-            inherited(cls, **kwargs)
-        else:
-            super(root, cls).__init_subclass__(**kwargs)
-        interception.cover(cls)
-
-    root.__init_subclass__ = classmethod(__init_subclass__)
-
-
-def _family(root: type[Any]) -> Iterator[type[Any]]:
-    yield root
-    for cls in root.__subclasses__():
-        yield from _family(cls)
+    return torch.compiler.set_stance("force_eager") if device.kind == "sim" else nullcontext()

@@ -1,0 +1,189 @@
+"""Scripts that write their loop out themselves, and scripts with several pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diffprof.model.errors import TargetError, UsageError
+from diffprof.scanning.scan import scan_target
+from diffprof.targets import Options, resolve
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without CUDA")
+
+Write = Callable[[str, str], Path]
+
+MODELS = """
+    import sys
+    import torch
+    from diffusers import DDIMScheduler, UNet2DModel
+
+    def models():
+        unet = UNet2DModel(
+            sample_size=8, block_out_channels=(8, 8), norm_num_groups=4, layers_per_block=1,
+            down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
+        ).to("cuda")
+        scheduler = DDIMScheduler()
+        scheduler.set_timesteps(3, device="cuda")
+        return unet, scheduler, torch.randn(1, 3, 8, 8, device="cuda")
+"""
+
+AT_THE_TOP = """
+    from models import *
+
+    unet, scheduler, x = models()
+    for t in scheduler.timesteps:
+        with torch.no_grad():
+            noise = unet(x, t).sample
+        print(noise.norm().item())
+        x = scheduler.step(noise, t, x).prev_sample
+    x.cpu()
+    sys.exit(0)
+"""
+
+IN_A_METHOD = """
+    from models import *
+
+    class Sampler:
+        def __init__(self):
+            self.net, self.scheduler, self.x = models()
+            self.net = torch.compile(self.net)
+
+        @torch.inference_mode()
+        def sample(self):
+            x = self.x
+            for i, t in enumerate(self.scheduler.timesteps):
+                noise = self.net(x, t).sample
+                print(noise.norm().item())
+                x = self.scheduler.step(noise, t, x).prev_sample
+            return x.cpu()
+
+    def main():
+        return Sampler().sample()
+
+    if __name__ == "__main__":
+        main()
+"""
+
+
+@pytest.mark.parametrize("source", [AT_THE_TOP, IN_A_METHOD], ids=["at the top", "in a method"])
+def test_a_loop_written_by_hand_is_scanned_like_a_pipeline_s(
+    write: Write, source: str, unchanged: None
+) -> None:
+    write("models.py", MODELS)
+    file = write("script.py", source)
+    report = scan_target(str(file), device="sim", analyzers=("syncs", "kernels"))
+    recording = report.recording
+    rows = {(row.site.file.rsplit("/", 1)[-1], row.site.line, row.kind): row for row in recording.syncs}
+    line = next(n for n, text in enumerate(file.read_text().splitlines(), 1) if "print(" in text)
+    printed = rows["script.py", line, "value-read"]
+    assert printed.in_loop
+    assert (printed.count, printed.per_step, printed.by_step) == (3, 1.0, (1, 1, 1))
+    reads = [row for (name, *_), row in rows.items() if name == "scheduling_ddim.py" and row.in_loop]
+    assert sum(row.count for row in reads) == 16, "the table is on the CPU: facts of DDIM, three steps"
+    assert recording.target.steps == 3
+    roles = {component.role: component.cls for component in recording.target.components}
+    assert (roles["denoiser"], roles["scheduler"]) == ("UNet2DModel", "DDIMScheduler")
+    assert recording.timing is not None
+    assert recording.timing.median > 0
+    assert any("ran twice" in row.why for row in recording.unseen)
+    assert recording.target.weights == "none"
+
+
+def test_an_error_in_such_a_loop_is_the_script_s(write: Write) -> None:
+    write("models.py", MODELS)
+    file = write("script.py", AT_THE_TOP.replace("x.cpu()", "raise KeyError('gone')"))
+    with pytest.raises(
+        TargetError, match=r"raised KeyError: 'gone' before it called a pipeline at .*script.py"
+    ):
+        scan_target(str(file), device="sim")
+
+
+def test_on_the_cpu_such_a_loop_is_refused_with_the_way_out(write: Write, cpu: Any) -> None:
+    write("models.py", MODELS)
+    file = write("script.py", AT_THE_TOP)
+    with pytest.raises(TargetError, match="writes its loop out itself") as error:
+        resolve(str(file)).run(lambda scene: None, cpu, Options())
+    assert "--device sim" in error.value.hint
+
+
+def test_a_model_called_before_a_pipeline_is_no_loop(tiny: Path, write: Write) -> None:
+    file = write(
+        "script.py",
+        """
+        import torch
+        from tiny_pipeline import tiny
+
+        pipe = tiny().to("cuda")
+        for _ in range(3):
+            pipe.unet(torch.zeros(1, 3, 8, 8, device="cuda"), 1)
+        pipe(num_inference_steps=2)
+        """,
+    )
+    report = scan_target(str(file), device="sim", analyzers=("syncs",))
+    assert report.recording.target.pipeline == "DDPMPipeline"
+
+
+# --- several pipelines ----------------------------------------------------------------------------
+
+
+def test_other_pipelines_of_the_script_are_named(tiny: Path, write: Write, cpu: Any) -> None:
+    file = write(
+        "script.py",
+        """
+        from diffusers import AutoPipelineForImage2Image, DDPMPipeline
+        from tiny_pipeline import tiny
+
+        def main():
+            base = tiny()
+            parts = {"refiner": tiny()}
+            image = base(num_inference_steps=1).images
+            upscaler = AutoPipelineForImage2Image.from_pretrained("somewhere")
+            return DDPMPipeline(upscaler.unet, upscaler.scheduler)(image)
+
+        refiner = tiny()
+        main()
+        """,
+    )
+    unseen = resolve(str(file)).run(lambda scene: scene.unseen, cpu, Options())
+    whats = [row.what for row in unseen]
+    assert whats[0] == "another pipeline of the script, refiner (DDPMPipeline)"
+    assert [row.site.line for row in unseen if row.site] == [9, 10]
+    assert whats[-2].endswith("AutoPipelineForImage2Image.from_pretrained")
+    assert all("file.py:function" in row.why for row in unseen)
+
+
+def test_a_pipeline_s_own_parts_are_no_others(tiny: Path, write: Write, cpu: Any) -> None:
+    file = write("script.py", "from tiny_pipeline import tiny\n\npipe = tiny()\nsame = pipe\npipe()\n")
+    assert resolve(str(file)).run(lambda scene: scene.unseen, cpu, Options()) == []
+
+
+# --- arguments ------------------------------------------------------------------------------------
+
+
+def test_a_factory_s_file_has_no_arguments_of_diffprof(
+    tiny: Path, write: Write, cpu: Any, monkeypatch: Any
+) -> None:
+    file = write(
+        "generate.py",
+        """
+        import argparse
+        from tiny_pipeline import tiny
+
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--steps", type=int, default=2)
+        steps = parser.parse_args().steps
+
+        def make():
+            return tiny(), dict(num_inference_steps=steps)
+        """,
+    )
+    monkeypatch.setattr("sys.argv", ["diffprof", "scan", f"{file}:make", "--json"])
+    made = resolve(f"{file}:make").run(lambda scene: scene.kwargs, cpu, Options())
+    assert made == {"num_inference_steps": 2}
+    with pytest.raises(UsageError, match="names no function after the colon"):
+        resolve(f"{file}:")
