@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec import structs
+
 from diffprof.model.finding import Evidence, Finding, Severity, Unchecked
 from diffprof.model.fix import SourceEdit, SourceEdits
 from diffprof.model.recording import (
@@ -105,6 +107,12 @@ def make_report(*findings: Finding, recording: Recording | None = None, **more: 
         needed = max((index for f in findings for index in f.evidence.syncs), default=-1) + 1
         recording = make_recording(*(make_sync() for _ in range(needed)))
     return Report(recording=recording, findings=findings, **more)
+
+
+def replace_target(report: Report, **more: Any) -> Report:
+    """The report of the same recording with another target."""
+    target = structs.replace(report.recording.target, **more)
+    return structs.replace(report, recording=structs.replace(report.recording, target=target))
 
 
 # --- hard reports: every view must get through all of them -----------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,11 +40,12 @@ def deliver(
     failed: bool = False,
     trace: Path | None = None,
     imported: bool = False,
+    about: Sequence[str] = (),
 ) -> None:
     """Store and print; what can't be stored is printed all the same, and the error raised after that.
 
     trace: the profiler's trace that the report was made from, to be kept beside it. imported: it was recorded
-    elsewhere, and the report is on it.
+    elsewhere, and the report is on it. about: codes of the rules that were asked for, for the verdict.
     failed: the target failed before, and the report is partial. A second failure is then only said: the
     first is what the exit status tells.
     """
@@ -57,8 +59,12 @@ def deliver(
         )
     except DiffprofError as error:
         unstored = error
+    if about:
+        from diffprof.judge.summary import summarized
+
+        report = summarized(report, about)
     screen = terminal()
-    emit(render(report, form, columns=screen.columns, colour=screen.colour, chains=verbose))
+    emit(render(report, form, columns=screen.columns, colour=screen.colour, verbose=verbose))
     if unstored is not None:
         if not failed:
             raise unstored

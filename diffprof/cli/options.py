@@ -46,5 +46,5 @@ def format_option(formats: Sequence[str]) -> Decorator:
 
 def verbose_option() -> Decorator:
     return click.option(
-        "-v", "--verbose", is_flag=True, help="Also print the calls that led to each finding (text)."
+        "-v", "--verbose", is_flag=True, help="Print every finding with its source, calls and tables (text)."
     )

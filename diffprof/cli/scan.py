@@ -178,6 +178,12 @@ def in_viewer(typed: Sequence[str], target: str, traces: Path) -> None:
 @click.option("--min-sqnr", type=float, metavar="DB", help="Accuracy floor of a quantized layer.")
 @click.option("--no-cache", is_flag=True, help="Capture and time again what an earlier scan did.")
 @format_option(FORMS)
+@click.option(
+    "--select",
+    metavar="RULE,...",
+    default="",
+    help="Report on these rules: codes, names, prefixes such as SYN.",
+)
 @fail_on_option()
 @traces_option(written=True)
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
@@ -188,6 +194,7 @@ def command(
     args: tuple[str, ...],
     device: str | None,
     form: str,
+    select: str,
     fail_on: str,
     traces: Path,
     quiet: bool,
@@ -212,6 +219,7 @@ def command(
     from diffprof.model.progress import progress_on
 
     gate = parse_gate(fail_on)
+    about = gate.about or parse_gate(select, option="--select").about
     if tui:
         in_viewer(click.get_current_context().meta[__name__], target, traces)
         return
@@ -251,7 +259,9 @@ def command(
                     raise
                 report, failure = partial, error
         profiled = next(Path(scratch).glob("*.json"), None)
-        deliver(report, form, traces, verbose=verbose, failed=failure is not None, trace=profiled)
+        deliver(
+            report, form, traces, verbose=verbose, failed=failure is not None, trace=profiled, about=about
+        )
     asked.release()
     if failure is not None:
         raise failure

@@ -37,7 +37,7 @@ def command(run: str | None, form: str, verbose: bool, traces: Path) -> None:
         emit(_render_ladder(ladder, form, screen))
         return
     report = load_judged(runs.find(traces, run))
-    emit(render(report, form, columns=screen.columns, colour=screen.colour, chains=verbose))
+    emit(render(report, form, columns=screen.columns, colour=screen.colour, verbose=verbose))
 
 
 def _ladder(key: str, traces: Path) -> Ladder | None:

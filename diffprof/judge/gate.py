@@ -31,6 +31,11 @@ class Gate:
         waits = _wait_rules() if self.in_loop else frozenset()
         return tuple(f for f in report.findings if f.rule in self.codes or (f.in_loop and f.rule in waits))
 
+    @property
+    def about(self) -> tuple[str, ...]:
+        """The codes of the rules that it names; empty if it names none."""
+        return tuple(sorted(self.codes | _wait_rules() if self.in_loop else self.codes))
+
     def unjudged(self, report: Report) -> tuple[Unchecked, ...]:
         """Rules that the gate rests on and that had no evidence."""
         rules = self.codes | _wait_rules() if self.in_loop else self.codes
@@ -48,7 +53,7 @@ def _wait_rules() -> frozenset[str]:
     return frozenset(rule.code for rule in all_rules() if rule.analyzer == "syncs")
 
 
-def parse_gate(text: str) -> Gate:
+def parse_gate(text: str, *, option: str = "--fail-on") -> Gate:
     """Codes, names, code prefixes (`SYN`) and `in-loop`, separated by commas.
 
     Raises UsageError for anything that names no rule, with the nearest that do.
@@ -70,7 +75,7 @@ def parse_gate(text: str) -> Gate:
             near = near or get_close_matches(part.upper(), known, n=3, cutoff=0.4)
             hint = f"Did you mean {', '.join(near)}? " if near else ""
             raise UsageError(
-                f"--fail-on: no rule is called {part!r}.",
+                f"{option}: no rule is called {part!r}.",
                 f"{hint}It takes codes, names, prefixes such as {rules[0].code[:3] if rules else 'SYN'}, "
                 f"and {IN_LOOP}; `diffprof rules` lists them.",
             )

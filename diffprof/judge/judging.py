@@ -8,6 +8,7 @@ import msgspec
 
 from diffprof.judge.pricing import price
 from diffprof.judge.rules import judge
+from diffprof.judge.summary import summarized
 from diffprof.model.finding import sort_key
 from diffprof.model.recording import Recording
 from diffprof.model.report import Report, Unjudged, decode, read_file
@@ -17,15 +18,18 @@ _OF_THE_FILE = ("schema", "recording")
 
 def make_report(recording: Recording) -> Report:
     """Judge a recording, and price what was found."""
-    findings, unchecked = judge(recording)
-    priced = tuple(sorted(price(findings, recording), key=sort_key))
-    return Report(recording=recording, findings=priced, unchecked=unchecked)
+    found, unchecked = judge(recording)
+    priced = sorted(price(found, recording), key=sort_key)
+    findings = tuple(finding for finding in priced if not finding.fact)
+    facts = tuple(finding for finding in priced if finding.fact)
+    return summarized(Report(recording=recording, findings=findings, facts=facts, unchecked=unchecked))
 
 
 def judge_again(report: Report) -> Report:
     """The same report with the judgement of this version's rules."""
     fresh = make_report(report.recording)
-    return msgspec.structs.replace(report, findings=fresh.findings, unchecked=fresh.unchecked)
+    judgement = {name: getattr(fresh, name) for name in ("findings", "facts", "unchecked", "summary")}
+    return msgspec.structs.replace(report, **judgement)
 
 
 def load_judged(path: str | Path) -> Report:

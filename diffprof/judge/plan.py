@@ -12,7 +12,7 @@ from diffprof.judge.pricing import removal
 from diffprof.judge.timeline import Without, total_us
 from diffprof.model.errors import UsageError
 from diffprof.model.finding import Evidence, Finding
-from diffprof.model.fix import NOT_SELECTED, Code, Plan, PlanStep, Recipe, Safety, Stage, recipes
+from diffprof.model.fix import NOT_SELECTED, Code, Plan, PlanStep, Recipe, Safety, Skipped, Stage, recipes
 from diffprof.model.recording import Grade, Recording
 from diffprof.model.recording.source_text import shell
 from diffprof.model.report import Report
@@ -43,11 +43,8 @@ def make_plan(report: Report, choice: Choice | None = None) -> Plan:
     choice = choice or Choice()
     if choice.goal not in GOALS:
         raise UsageError(f"There is no goal {choice.goal!r}.", f"Choose from: {', '.join(GOALS)}.")
-    wanted = _wanted(report)
-    known = recipes()
-    _check(choice, known, report)
-    steps = [_step(known[key], wanted[key], report, choice) for key in known if key in wanted]
-    steps = _without_conflicts(steps, known)
+    _check(choice, recipes(), report)
+    steps = selected(priced_steps(report), choice)
     recording = report.recording
     timeline = recording.timeline
     chosen = [step.fix for step in steps if step.selected]
@@ -63,6 +60,22 @@ def make_plan(report: Report, choice: Choice | None = None) -> Plan:
     )
 
 
+def priced_steps(report: Report) -> list[PlanStep]:
+    """Every fix that the findings name, with its code and what it saves alone; none is chosen yet."""
+    wanted, known, before = _wanted(report), recipes(), call_ms(report.recording)
+    return [_step(known[key], wanted[key], report, before) for key in known if key in wanted]
+
+
+def selected(steps: Iterable[PlanStep], choice: Choice) -> list[PlanStep]:
+    """The same steps, with what a choice takes and leaves."""
+    known = recipes()
+    chosen = []
+    for step in steps:
+        why_not = step.why_not or _not_chosen(known[step.fix], step, choice)
+        chosen.append(replace(step, selected=why_not is None, why_not=why_not))
+    return _without_conflicts(chosen, known)
+
+
 def _own_files(report: Report) -> Iterator[str]:
     """What lies in the user's own files, and can be edited there."""
     found: dict[str, int] = {}
@@ -75,16 +88,18 @@ def _own_files(report: Report) -> Iterator[str]:
         yield f"{count} {many} in {file}, which is yours: `{command}` shows what to edit."
 
 
-def predicted_ms(report: Report, steps: Iterable[PlanStep], chosen: Iterable[str]) -> float | None:
+def predicted_ms(
+    report: Report, steps: Iterable[PlanStep], chosen: Iterable[str], *, before: float | None = None
+) -> float | None:
     """The length of a call with these fixes together, per call.
 
     Evidence that names parts of the timeline is left out of one replay, all of it together, so waits that
     hide each other are counted once. Where no finding of a fix names parts, what it saves is a share of the
     call, and shares multiply; a share of the compiled call counts where it is compiled, or will be. None
-    where no clock or timeline says how long the call is.
+    where no clock or timeline says how long the call is. before: `call_ms`, where it is at hand.
     """
     recording = report.recording
-    before = call_ms(recording)
+    before = call_ms(recording) if before is None else before
     if before is None:
         return None
     keys = set(chosen)
@@ -154,7 +169,7 @@ def _wanted(report: Report) -> dict[str, list[int]]:
     return found
 
 
-def _step(recipe: Recipe, indexes: list[int], report: Report, choice: Choice) -> PlanStep:
+def _step(recipe: Recipe, indexes: list[int], report: Report, before: float | None) -> PlanStep:
     fix = recipe.fix
     own = [report.findings[n] for n in indexes]
     code = recipe.written(report.recording, own)
@@ -169,8 +184,9 @@ def _step(recipe: Recipe, indexes: list[int], report: Report, choice: Choice) ->
         code=code.shown if isinstance(code, Code) else "",
         why=fix.why,
     )
-    alone = predicted_ms(report, [step], [fix.key])
-    before = call_ms(report.recording)
+    if before is not None and len(own) == 1 and own[0].saves_ms is not None and not own[0].compiled_ms:
+        return _coded(replace(step, saves_ms=own[0].saves_ms, grade=_grade(own)), code)
+    alone = predicted_ms(report, [step], [fix.key], before=before)
     known = any(f.saves_ms is not None for f in own) and alone is not None and before is not None
     if known:
         assert alone is not None
@@ -178,9 +194,11 @@ def _step(recipe: Recipe, indexes: list[int], report: Report, choice: Choice) ->
         step = replace(step, saves_ms=before - alone, grade=_grade(own))
         if all(f.compiled_ms for f in own) and not _is_compiled(report.recording):
             step = replace(step, saves_ms=sum(f.saves_ms or 0.0 for f in own), once_compiled=True)
-    why_not = None if isinstance(code, Code) else code.why
-    why_not = why_not or _not_chosen(recipe, step, choice)
-    return replace(step, selected=why_not is None, why_not=why_not)
+    return _coded(step, code)
+
+
+def _coded(step: PlanStep, code: Code | Skipped) -> PlanStep:
+    return step if isinstance(code, Code) else replace(step, why_not=code.why)
 
 
 def _grade(findings: Sequence[Finding]) -> Grade:

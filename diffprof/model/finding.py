@@ -68,6 +68,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     advice: str = ""
     """The change to make, in a sentence."""
     evidence: Evidence = Evidence()
+    fact: bool = False
+    """Whether there is nothing to do: it says why all is well here, and counts as no finding."""
 
     @property
     def where(self) -> str:
@@ -85,10 +87,10 @@ _SEVERITY_ORDER = {Severity.HIGH: 0, Severity.MEDIUM: 1, Severity.LOW: 2, Severi
 
 
 def sort_key(finding: Finding) -> tuple[object, ...]:
-    """In-loop first, then what saves most, then severity, count and place."""
+    """What saves most, then what is in the loop, then severity, count and place."""
     return (
-        not finding.in_loop,
         -(finding.saves_ms or 0.0),
+        not finding.in_loop,
         _SEVERITY_ORDER[finding.severity],
         -finding.count,
         finding.rule,

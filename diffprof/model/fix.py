@@ -270,8 +270,18 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def listed(self) -> tuple[PlanStep, ...]:
-        """As a person reads them: what is selected, in order, what is left out, and advice last."""
-        return tuple(sorted(self.steps, key=lambda step: (not step.selected, step.is_advice)))
+        """As a person reads them, by what they save: the selected, those left out, and advice last."""
+        return tuple(
+            sorted(
+                self.steps,
+                key=lambda step: (
+                    not step.selected,
+                    step.is_advice,
+                    -(step.saves_ms or 0.0),
+                    min(step.findings, default=0),
+                ),
+            )
+        )
 
 
 # --- what became of it ---------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from diffprof.model.fix import Outcome, Plan, SourceEdits
 from diffprof.model.recording import SCHEMA, Recording
 from diffprof.model.recording.invariants import broken
 from diffprof.model.recording.whole_file import write_whole
+from diffprof.model.summary import Summary
 
 REPORT_FILE = "report.json"
 _INVISIBLE = re.compile(
@@ -27,7 +28,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     recording: Recording
     findings: tuple[Finding, ...] = ()
+    facts: tuple[Finding, ...] = ()
+    """What was looked at and is well: decisions that the tables show, with nothing to do."""
     unchecked: tuple[Unchecked, ...] = ()
+    summary: Summary | None = None
+    """What to do and what it buys, derived from the rest; None in reports of 0.1.0."""
     schema: int = SCHEMA
     path: str | None = None
     """Folder that holds the report, once stored."""
@@ -47,8 +52,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         place = f", stored in {self.path}" if self.path else ""
         return clean(f"<Report {self.recording.target.spec}: {verdict(self).headline}{place}>")
 
-    def render(self, form: str = "text", *, columns: int = 80) -> str:
-        """As a text, in one of the formats of `diffprof show`. columns: width of "text".
+    def render(self, form: str = "text", *, columns: int = 80, verbose: bool = False) -> str:
+        """As a text, in one of the formats of `diffprof show`. columns: width of "text"; verbose: all of it,
+        as with -v.
 
         Raises UsageError for another format.
         """
@@ -56,7 +62,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
         if form not in FORMATS:
             raise UsageError(f"There is no format {form!r}.", f"There are {', '.join(FORMATS)}.")
-        return render(self, form, columns=columns)
+        return render(self, form, columns=columns, verbose=verbose)
 
     @property
     def in_loop(self) -> tuple[Finding, ...]:

@@ -41,6 +41,7 @@ from diffprof.model.recording import (
 )
 from diffprof.model.report import Report
 from diffprof.targets import Options, Target, from_object
+from diffprof.targets.calls import bound, outputs
 from diffprof.targets.components import components_of
 from diffprof.targets.exits import ProcessExit
 from diffprof.targets.guest_errors import next_step
@@ -245,6 +246,7 @@ class Session:
         yield from (gap.site.file for gap in self.unseen if gap.site is not None and gap.site.user_code)
 
     def _target_info(self, scene: Scene) -> TargetInfo:
+        makes, made = outputs(scene.pipe, bound(scene.pipe, scene.args, scene.kwargs))
         return TargetInfo(
             spec=self.target.spec,
             kind=self.target.kind,
@@ -255,6 +257,8 @@ class Session:
             args=tuple(getattr(self.target, "args", ())) if self.target.kind == "script" else (),
             lost=_lost(self.options),
             steps=self.steps,
+            makes=makes,
+            made=made,
             weights=scene.weights,
         )
 

@@ -267,3 +267,29 @@ def failed(what: str, error: BaseException) -> TargetError:
         f"{what}: {type(error).__name__}{': ' + text[0] if text else ''}{where}.",
         next_step(error),
     )
+
+
+_EACH = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
+"""Arguments that say how many are made of one prompt."""
+
+
+def outputs(pipe: Any, given: Mapping[str, Any]) -> tuple[str | None, int]:
+    """(what a call makes: "image", "clip" or None, how many), from the pipeline's signature.
+
+    given: the call's arguments by name. A pipeline that is told how many frames to make makes clips; sound
+    is neither; an image has a width, or an image processor that makes it.
+    """
+    held = parameters(pipe)
+    prompts = next((given[name] for name in ("prompt", "prompt_embeds", "image") if name in given), None)
+    count = (
+        prompts.shape[0] if hasattr(prompts, "shape") else len(prompts) if isinstance(prompts, list) else 1
+    )
+    for name in _EACH:
+        each = given.get(name, held[name].default if name in held else 1)
+        count *= each if isinstance(each, int) else 1
+    if any(re.search("frames|video", name) for name in held):
+        return "clip", max(count, 1)
+    if any("audio" in name for name in held):
+        return None, 1
+    pictured = "width" in held or hasattr(pipe, "image_processor")
+    return ("image" if pictured else None), max(count, 1)

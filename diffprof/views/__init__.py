@@ -12,16 +12,26 @@ FORMATS = ("text", "json", "markdown", "github", "sarif", "html")
 
 
 def render(
-    report: Report, form: str, *, columns: int | None = None, colour: bool = False, chains: bool = False
+    report: Report,
+    form: str,
+    *,
+    columns: int | None = None,
+    colour: bool = False,
+    verbose: bool = False,
 ) -> str:
-    """A report in one of FORMATS, ending in a newline. the other arguments matter to `text` only."""
+    """A report in one of FORMATS, ending in a newline. The other arguments matter to `text` only, which fits
+    a screen unless `verbose`."""
     if form == "json":
         from diffprof.model.report import to_json
 
         return to_json(report).decode()
-    if form == "text":
+    if form == "text" and verbose:
         from diffprof.views.text import render_text
 
-        return render_text(report, columns=columns, colour=colour, chains=chains)
+        return render_text(report, columns=columns, colour=colour, chains=True)
+    if form == "text":
+        from diffprof.views.brief import render_brief
+
+        return render_brief(report, columns=columns, colour=colour)
     view = import_module(f"diffprof.views.{form}")
     return getattr(view, f"render_{form}")(report)

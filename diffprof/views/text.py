@@ -17,6 +17,7 @@ from diffprof.views.verdict import verdict
 
 _MOST_CODE = 200
 """Cells of a source line shown; generated code has lines of megabytes."""
+_MOST_FACTS = 5
 _COLOURS = {Severity.HIGH: "red", Severity.MEDIUM: "yellow"}
 
 
@@ -41,6 +42,7 @@ def render_text(
         page.flow(("red", f"Partial: {report.recording.failure or 'the run ended early'}"))
     for _, title, findings in words.groups(report):
         _findings(page, title, findings, chains)
+    _facts(page, report.facts)
     for table in tables(report):
         page.heading(table.title)
         page.table(table.columns, table.rows, indent=2)
@@ -66,6 +68,16 @@ def _findings(page: Page, title: str, findings: Sequence[Finding], chains: bool)
         if chains and finding.site:
             for frame in finding.site.chain:
                 page.whole(("dim", f"called from {frame.file}:{frame.line} in {frame.function}"), indent=4)
+
+
+def _facts(page: Page, facts: Sequence[Finding]) -> None:
+    if not facts:
+        return
+    page.heading(f"As it should be ({len(facts)})")
+    for fact in facts[:_MOST_FACTS]:
+        page.flow(("code", fact.rule), words.place(fact.site) if fact.site else "", fact.message, indent=2)
+    if len(facts) > _MOST_FACTS:
+        page.flow(("dim", f"{len(facts) - _MOST_FACTS} more, in the tables below"), indent=2)
 
 
 def _finding(page: Page, finding: Finding) -> None:

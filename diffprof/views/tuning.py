@@ -134,6 +134,11 @@ def total(outcomes: Sequence[Outcome]) -> str:
     return f"{text}: {span} per call, {first / last:.2f}x{grade}."
 
 
+def tried(outcomes: Sequence[Outcome]) -> str:
+    """`total` of the fixes that were asked for."""
+    return total([outcome for outcome in outcomes if outcome.why != NOT_SELECTED])
+
+
 def gained(outcomes: Sequence[Outcome]) -> str:
     """One call with the kept fixes, and how many times shorter that is; empty where no time says so."""
     times = _times(outcomes)

@@ -1,4 +1,4 @@
-"""The three lines on top of every report: what was found, why, and what to do next."""
+"""The three lines on top of every report: what a call costs and would cost, why, and what to do next."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ import msgspec
 
 from diffprof.judge.figures import device_busy
 from diffprof.judge.pricing import HIDDEN_SHARE, waits_together
-from diffprof.model.finding import Finding, Severity
+from diffprof.model.finding import Finding
+from diffprof.model.fix import Safety
 from diffprof.model.recording import INTERRUPTED, CaptureRow, Recording, SyncRow, steady_per_step
 from diffprof.model.report import Report
-from diffprof.views.words import cost, how_often, milliseconds, number, place, plural
+from diffprof.model.summary import Action, Summary
+from diffprof.views.words import cost, duration, how_often, milliseconds, number, place, plural
 
-NOTICEABLE_MS = 0.1
-"""Per call: below it, where a finding is matters more than what it saves."""
+WAITS = "SYN"
+"""How the codes begin of rules on waits: who asks for these alone is told of these."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """One sentence each."""
+    """headline: the answer. why: the cause that matters most. next: what to do."""
 
     headline: str
     why: str
@@ -28,37 +30,74 @@ class Verdict(msgspec.Struct, frozen=True):
 def verdict(report: Report) -> Verdict:
     """The three lines for a report of any completeness."""
     recording = report.recording
-    headline = _headline(report)
     if recording.partial:
-        headline = f"Partial recording. {headline}"
-    return Verdict(headline, _why(report), _next(report))
+        return Verdict(f"Partial recording. {_seen(report)}", _ended(report), _again(recording))
+    asked = report.summary.about if report.summary else ()
+    if asked and all(code.startswith(WAITS) for code in asked) and recording.syncs is not None:
+        return Verdict(_waits(recording, recording.syncs), _why(report), _next(report))
+    return Verdict(_headline(report), _why(report), _next(report))
+
+
+# --- the answer ------------------------------------------------------------------------------------------
 
 
 def _headline(report: Report) -> str:
-    recording = report.recording
-    syncs = recording.syncs
-    from_syncs = 0
+    summary, recording = report.summary, report.recording
+    if summary is None or summary.call_ms is None:
+        return _seen(report)
+    said = [_answer(summary, recording)]
+    if recording.target.kind == "trace":
+        busy = device_busy(recording)
+        if busy is not None:
+            said.append(f"The {_device(recording)} works for {number(busy * 100)} % of the trace.")
+        if recording.syncs is not None:
+            said.append(_waits(recording, recording.syncs))
+    return " ".join(said)
+
+
+def _answer(summary: Summary, recording: Recording) -> str:
+    """Now, and with what can be done, of one image, clip or call."""
+    target = recording.target
+    made = max(target.made, 1)
+    unit = f"{'an' if target.makes == 'image' else 'a'} {target.makes or 'call'}"
+    steps = f" of {plural(target.steps, 'step')}" if target.steps else ""
+
+    def of_one(ms: float | None) -> str:
+        return duration(None if ms is None else ms / made)
+
+    now = f"{of_one(summary.call_ms)} {unit}{steps} ({summary.grade})"
     parts = []
-    busy = device_busy(recording)
-    if recording.target.kind == "trace" and busy is not None:
-        parts.append(f"The {_device(recording)} works for {number(busy * 100)} % of the trace.")
-    if syncs is not None:
-        parts.append(_waits(recording, syncs))
+    safe = [action for action in summary.actions if not action.changes_picture]
+    if any(action.saves_ms for action in safe):
+        exact = all(action.safety in (Safety.EXACT, None) for action in safe)
+        how = "without changing the picture" if exact else "with the picture the same within rounding"
+        parts.append(f"{of_one(summary.kept_ms)} {how}")
+    lossy = [action.fix or action.title for action in summary.actions if action.changes_picture]
+    if lossy and summary.lossy_ms is not None:
+        parts.append(f"{of_one(summary.lossy_ms)} with {' and '.join(filter(None, lossy))}")
+    if parts:
+        return f"{now}; {', '.join(parts)}."
+    return f"{now}; nothing was found that is worth doing." if not summary.actions else f"{now}."
+
+
+def _seen(report: Report) -> str:
+    """What was found, where no time of a call is known."""
+    recording = report.recording
+    parts = []
+    from_syncs = 0
+    if recording.syncs is not None:
+        parts.append(_waits(recording, recording.syncs))
         from_syncs = sum(1 for f in report.findings if f.evidence.syncs)
     others = len(report.findings) - from_syncs
     if others:
-        parts.append(
-            f"{plural(others, 'other finding') if syncs is not None else plural(others, 'finding')}."
-        )
-    if syncs is None and recording.captures:
+        parts.append(f"{plural(others, 'finding' if recording.syncs is None else 'other finding')}.")
+    if recording.syncs is None and recording.captures:
         parts.append(_graphs(recording.captures))
-    if not parts:
-        parts.append(
-            "Nothing was recorded that a rule could judge."
-            if report.unchecked
-            else "Every rule was checked and nothing was found."
-        )
-    return " ".join(parts)
+    if parts:
+        return " ".join(parts)
+    if report.unchecked:
+        return "Nothing was recorded that a rule could judge."
+    return "Every rule was checked and nothing was found."
 
 
 def _graphs(captures: Sequence[CaptureRow]) -> str:
@@ -107,32 +146,52 @@ def _times(count: float) -> str:
     return words.get(count) or f"{number(count)} times"
 
 
-def _why(report: Report) -> str:
+# --- the cause -------------------------------------------------------------------------------------------
+
+
+def _ended(report: Report) -> str:
+    """Why a recording is partial."""
     failure = report.recording.failure
-    if report.recording.partial and failure == INTERRUPTED:
-        work = "Reading the trace" if report.recording.target.kind == "trace" else "The scan"
-        return f"{work} was stopped before its end."
-    if report.recording.partial and failure and report.recording.target.kind == "trace":
+    trace = report.recording.target.kind == "trace"
+    if failure == INTERRUPTED:
+        return f"{'Reading the trace' if trace else 'The scan'} was stopped before its end."
+    if failure and trace:
         return failure
-    if report.recording.partial and failure:
+    if failure:
         return f"The run ended early: {failure.strip().splitlines()[0] if failure.strip() else failure}"
-    first = _first(report)
+    return _why(report)
+
+
+def _why(report: Report) -> str:
+    first = headline_finding(report)
     if first is None:
-        if report.unchecked:
-            if report.recording.target.kind == "trace" and report.recording.unseen:
-                lacks = report.recording.unseen[0]
-                return f"Not in the trace: {lacks.what}; {lacks.why}."
-            looked = report.recording.captures is not None or report.recording.syncs is not None
-            found = "Nothing was found in what was looked at; " if looked else ""
-            lacking = plural(len(report.unchecked), "rule")
-            return f"{found}{lacking} had no evidence: {report.unchecked[0].why}."
-        return "No rule found anything in what was recorded."
+        return _nothing_found(report)
     if first.site is None:
-        words = f"{first.rule} {first.name}: {first.message.strip().removesuffix('.')}"
+        said = f"{first.rule} {first.name}: {first.message.strip().removesuffix('.')}"
     else:
-        words = f"{first.rule} {first.name} at {place(first.site)}, {how_often(first)}"
+        said = f"{first.rule} {first.name} at {place(first.site)}, {how_often(first)}"
     together = () if _is_of_all_waits(first, report.recording) else _together(report.recording)
-    return " ".join([f"{words}; {cost(first).removesuffix('.')}.", *together])
+    return " ".join([f"{said}; {cost(first).removesuffix('.')}.", *together])
+
+
+def headline_finding(report: Report) -> Finding | None:
+    """The finding that the verdict, the first action and the first fix are about, if there is one."""
+    summary = report.summary
+    if summary is not None and summary.actions:
+        return report.findings[summary.actions[0].findings[0]]
+    asked = summary.about if summary else ()
+    return next((f for f in report.findings if not asked or f.rule.startswith(asked)), None)
+
+
+def _nothing_found(report: Report) -> str:
+    recording = report.recording
+    if not report.unchecked:
+        return "No rule found anything in what was recorded."
+    if recording.target.kind == "trace" and recording.unseen:
+        return f"Not in the trace: {recording.unseen[0].what}; {recording.unseen[0].why}."
+    looked = recording.captures is not None or recording.syncs is not None
+    found = "Nothing was found in what was looked at; " if looked else ""
+    return f"{found}{plural(len(report.unchecked), 'rule')} had no evidence: {report.unchecked[0].why}."
 
 
 def _is_of_all_waits(finding: Finding, recording: Recording) -> bool:
@@ -158,31 +217,30 @@ def _together(recording: Recording) -> Iterator[str]:
         yield f"{blocked}; without them the call is {shorter} ({grade})."
 
 
-def _next(report: Report) -> str:
-    if report.recording.partial and report.recording.failure == INTERRUPTED:
-        if report.recording.target.kind == "trace":
+# --- what to do ------------------------------------------------------------------------------------------
+
+
+def _again(recording: Recording) -> str:
+    if recording.target.kind == "trace":
+        if recording.failure == INTERRUPTED:
             return "Import it again for the whole; what was read until then is below."
-        return "Scan again for the whole; what was recorded until then is below."
-    if report.recording.partial and report.recording.target.kind == "trace":
         return "Export or copy the trace again; what could be read of it is below."
-    if report.recording.partial:
-        return "Mend what ended the run and scan again; what was recorded until then is below."
-    first = _first(report)
+    if recording.failure == INTERRUPTED:
+        return "Scan again for the whole; what was recorded until then is below."
+    return "Mend what ended the run and scan again; what was recorded until then is below."
+
+
+def _next(report: Report) -> str:
+    first = headline_finding(report)
     if first is None:
-        if report.unchecked:
-            return 'See "Not checked" for what each rule lacks.'
-        return "Nothing to do."
-    advice = first.advice.strip()
-    explain = f"`diffprof explain {first.rule}` has the whole story."
-    return f"{advice} {explain}" if advice else explain
+        return 'See "Not checked" for what each rule lacks.' if report.unchecked else "Nothing to do."
+    action = first_action(report, first)
+    what = action.title.strip().removesuffix(".") + "." if action else first.advice.strip()
+    by = f"`diffprof fix --apply --select {action.fix}` does it." if action and action.fix else ""
+    return " ".join(filter(None, [what, by, f"`diffprof explain {first.rule}` says more."]))
 
 
-def _first(report: Report) -> Finding | None:
-    """The finding on top, unless another saves noticeably more, in the loop or not. Hints that are no defects
-    (other models, fewer steps) don't compete."""
-    if not report.findings:
-        return None
-    first = report.findings[0]
-    defects = [finding for finding in report.findings if finding.severity is not Severity.INFO]
-    best = max(defects, key=lambda finding: finding.saves_ms or 0.0, default=first)
-    return best if (best.saves_ms or 0.0) > (first.saves_ms or 0.0) + NOTICEABLE_MS else first
+def first_action(report: Report, finding: Finding) -> Action | None:
+    """The action that a finding leads to."""
+    actions = report.summary.actions if report.summary else ()
+    return next((each for each in actions if report.findings[each.findings[0]] == finding), None)

@@ -32,6 +32,13 @@ def seconds(value: float | None) -> str:
     return NOT_MEASURED if value is None else f"{number(value)} s"
 
 
+def duration(milliseconds_: float | None) -> str:
+    """A time in the unit that reads best: 2.68 s, 154 ms."""
+    if milliseconds_ is None:
+        return NOT_MEASURED
+    return seconds(milliseconds_ / 1e3) if milliseconds_ >= 1000 else milliseconds(milliseconds_)
+
+
 def size(value: float | None) -> str:
     """Bytes in decimal units, as GPU memory is sold."""
     if value is None:
@@ -91,8 +98,8 @@ def groups(report: Report) -> Iterator[tuple[str, str, Sequence[Finding]]]:
 
 
 def cost(finding: Finding) -> str:
-    """Both figures with their grade, per pipeline call, the first only of findings that rest on waits; and
-    what is spent once in a process."""
+    """What it blocks (only of findings that rest on waits) and saves, with the grade; and what is spent once
+    in a process."""
     once = ""
     if finding.once_ms is not None:
         once = f"once in a process: {milliseconds(finding.once_ms)} ({Grade.MEASURED})"
@@ -100,12 +107,14 @@ def cost(finding: Finding) -> str:
         text = once or NOT_MEASURED
         once = ""
     elif finding.blocked_ms is None and not finding.evidence.syncs:
-        text = f"removing it saves: {milliseconds(finding.saves_ms)}, per call ({expectation(finding.grade)})"
+        text = f"{saving(finding.saves_ms)} ({expectation(finding.grade)})"
     else:
-        text = (
-            f"CPU blocked: {milliseconds(finding.blocked_ms)}; removing it saves: "
-            f"{milliseconds(finding.saves_ms)}, per call ({expectation(finding.grade)})"
+        blocked = (
+            ""
+            if finding.blocked_ms is None
+            else f"blocks the CPU {milliseconds(finding.blocked_ms)} a call, "
         )
+        text = f"{blocked}{saving(finding.saves_ms)} ({expectation(finding.grade)})"
     text = f"{text}; {once}" if once else text
     note = finding.cost_note
     if not note:
@@ -113,11 +122,18 @@ def cost(finding: Finding) -> str:
     return f"{text}. {note}" if note[0].isupper() else f"{text}; {note}"
 
 
+def saving(milliseconds_: float | None) -> str:
+    """What a change shortens a call by; zero is no saving."""
+    if milliseconds_ is None:
+        return "saving not known"
+    return f"saves about {milliseconds(milliseconds_)} a call" if milliseconds_ else "saves nothing"
+
+
 def expectation(grade: Grade | None) -> str:
     """The grade of what a change would save: what nobody has tried is not measured, even where it follows
     from what was."""
     if grade is Grade.MEASURED:
-        return "measured; the saving reckoned from it"
+        return "measured, saving modelled"
     return str(grade) if grade else "grade unknown"
 
 

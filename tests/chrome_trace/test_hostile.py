@@ -52,7 +52,7 @@ def imported(path: Path) -> str:
     """The report as text."""
     report = import_trace(path)
     assert to_json(from_json(to_json(report))) == to_json(report)
-    return " ".join(render(report, "text", columns=200).split())
+    return " ".join(render(report, "text", columns=200, verbose=True).split())
 
 
 def with_changes(**changes: Any) -> list[Event]:

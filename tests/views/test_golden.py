@@ -37,12 +37,12 @@ def _check(recording: object) -> object:
 
 
 @pytest.mark.parametrize("name", builders.HARD)
-@pytest.mark.parametrize("form", [form for form in FORMATS if form != "json"])
+@pytest.mark.parametrize("form", ["brief", *(form for form in FORMATS if form != "json")])
 def test_output_is_as_stored(form: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rule = Rule("SYN001", "value-read", "syncs", ("syncs",), _check)  # type: ignore[arg-type]
     monkeypatch.setattr(sarif, "all_rules", lambda: (rule,))
     monkeypatch.setattr(plan, "recipes", dict)
-    shown = render(builders.HARD[name](), form)
+    shown = render(builders.HARD[name](), "text" if form == "brief" else form, verbose=form == "text")
     file = GOLDEN / form / name
     if os.environ.get("DIFFPROF_UPDATE_GOLDEN"):
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -46,7 +46,7 @@ def test_no_control_character_gets_through(form: str) -> None:
 @pytest.mark.parametrize("columns", [40, 60, 80, 120])
 @pytest.mark.parametrize("build", [builders.one_of_everything, builders.ugly, builders.long_names])
 def test_a_report_fits_the_screen(build: Callable[[], Report], columns: int) -> None:
-    shown = render(build(), "text", columns=columns, chains=True)
+    shown = render(build(), "text", columns=columns, verbose=True)
     assert [line for line in shown.splitlines() if width(line) > columns] == []
 
 
@@ -74,8 +74,8 @@ def test_cut_counts_cells() -> None:
 
 
 def test_colours_are_ours_only() -> None:
-    shown = render(builders.ugly(), "text", colour=True)
-    assert re.sub(r"\x1b\[[\d;]+m", "", shown) == render(builders.ugly(), "text")
+    shown = render(builders.ugly(), "text", colour=True, verbose=True)
+    assert re.sub(r"\x1b\[[\d;]+m", "", shown) == render(builders.ugly(), "text", verbose=True)
 
 
 class _Page(HTMLParser):
@@ -157,7 +157,7 @@ def test_a_surrogate_in_a_name_is_stored_as_an_escape() -> None:
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_five_thousand_findings_are_all_shown_or_the_cut_is_stated(form: str) -> None:
-    shown = render(builders.many(5_000), form)
+    shown = render(builders.many(5_000), form, verbose=True)
     if form == "markdown":
         assert len(shown) <= LIMIT + 100
         cut_off = int(re.search(r"Cut to fit a comment: ([\d,]+) more", shown)[1].replace(",", ""))  # type: ignore[index]
@@ -173,4 +173,4 @@ def test_text_never_cuts_a_place() -> None:
     report = builders.long_names()
     site = report.findings[0].site
     assert site
-    assert f"{site.file}:{site.line}" in render(report, "text")
+    assert f"{site.file}:{site.line}" in render(report, "text", verbose=True)

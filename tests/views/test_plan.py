@@ -170,7 +170,7 @@ def test_fixes_that_nobody_asked_for_are_one_line_and_no_part_of_the_count() -> 
         outcome("ssd-1b", Status.ADVICE, NOT_SELECTED),
         outcome("half", Status.SKIPPED, "lossy"),
     )
-    text = render(replace(builders.empty(), outcomes=outcomes), "text")
+    text = render(replace(builders.empty(), outcomes=outcomes), "text", verbose=True)
     assert "Fixes tried (2)" in text
     assert "Not selected: compile, ssd-1b." in text
     assert "1 of 2 fixes kept: 10 ms -> 5 ms per call, 2.00x." in text

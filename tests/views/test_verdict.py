@@ -82,7 +82,7 @@ def test_a_partial_recording_without_a_reason(failure: str | None) -> None:
 
 def test_costs_carry_their_grade() -> None:
     top = verdict(builders.make_report(make_finding(blocked_ms=3.0, saves_ms=1.0)))
-    assert "CPU blocked: 3 ms; removing it saves: 1 ms, per call (simulated)" in top.why
+    assert "blocks the CPU 3 ms a call, saves about 1 ms a call (simulated)" in top.why
 
 
 def test_components_that_were_captured_are_the_verdict_where_nothing_else_was_looked_at() -> None:

@@ -50,10 +50,10 @@ def test_how_often(fields: dict, shown: str) -> None:
 def test_cost_tells_unknown_from_nothing_and_carries_its_grade() -> None:
     assert words.cost(make_finding()) == "not measured"
     assert words.cost(make_finding(blocked_ms=2.0, saves_ms=0.0, grade=Grade.MEASURED)) == (
-        "CPU blocked: 2 ms; removing it saves: 0 ms, per call (measured; the saving reckoned from it)"
+        "blocks the CPU 2 ms a call, saves nothing (measured, saving modelled)"
     )
     assert words.cost(make_finding(blocked_ms=2.0, cost_note="hidden")) == (
-        "CPU blocked: 2 ms; removing it saves: not measured, per call (simulated); hidden"
+        "blocks the CPU 2 ms a call, saving not known (simulated); hidden"
     )
 
 

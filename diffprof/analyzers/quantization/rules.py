@@ -143,6 +143,7 @@ def linear_not_worth_quantizing(recording: Recording) -> Iterator[Finding]:
             row,
             f"{_shape(row)} ({_who(row)}): {row.why}.",
             severity=Severity.INFO,
+            fact=True,
             advice="Leave these layers out of the filter.",
         )
 
@@ -192,6 +193,7 @@ def sensitive_linear(recording: Recording) -> Iterator[Finding]:
             f"{worst}, {_shape(row)}: {row.scheme} would be faster, but its output has {low[worst]:.1f} dB, "
             f"under the floor of {quantization.min_sqnr_db:g} dB ({len(low)} of {len(row.modules)} layers).",
             severity=Severity.INFO,
+            fact=True,
             advice="Leave it out of the filter, as the printed one does.",
         )
 

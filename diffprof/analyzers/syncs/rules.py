@@ -253,6 +253,7 @@ def device_to_host_copy(recording: Recording) -> Iterator[Finding]:
             row,
             message,
             severity=Severity.INFO if final and not row.in_loop else _severity(row),
+            fact=final and not row.in_loop,
             advice='Unavoidable for an image on the host; output_type="pt" leaves it on the device.'
             if final
             else advice.to_host(row),

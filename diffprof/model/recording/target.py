@@ -38,6 +38,10 @@ class TargetInfo(Row, frozen=True, kw_only=True):
     fixed: tuple[str, ...] = ()
     """Fixes that were applied before it was scanned, in order."""
     steps: int | None = None
+    makes: str | None = None
+    """What a call makes: "image" or "clip"; None where it is neither, or the signature does not tell."""
+    made: int = 1
+    """How many of them."""
     weights: str = "real"
     """real, random (small architectures), or none (shapes only)."""
 

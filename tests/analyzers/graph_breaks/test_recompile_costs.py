@@ -216,9 +216,7 @@ def test_beyond_the_limit_every_call_pays() -> None:
     cost = RecompileCost(capture_ms=100.0, eager_ms=50.0, compiled_ms=30.0)
     found = finding(make_recompile("scale == 0.5", "scalar", limit_hit=True, limit=8, cost=cost))
     assert (found.rule, found.once_ms, found.saves_ms) == ("GRB014", 100.0, 20.0)
-    assert words.cost(found).startswith(
-        "removing it saves: 20 ms, per call (simulated); once in a process: 100"
-    )
+    assert words.cost(found).startswith("saves about 20 ms a call (simulated); once in a process: 100")
     assert "takes 50 ms, with unet as plain Python, and 30 ms compiled" in (found.cost_note or "")
     unknown = RecompileCost(capture_ms=100.0, unpriced="the function is a part")
     found = finding(make_recompile("scale == 0.5", "scalar", limit_hit=True, limit=8, cost=unknown))

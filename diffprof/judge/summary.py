@@ -1,0 +1,184 @@
+"""What a report comes to: the actions worth taking, in order, and the call before and after them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from msgspec.structs import replace
+
+from diffprof.judge.plan import Choice, call_ms, predicted_ms, priced_steps, selected
+from diffprof.model.finding import Finding, Severity
+from diffprof.model.fix import PlanStep, Safety
+from diffprof.model.report import Report
+from diffprof.model.summary import Action, Rest, Summary
+
+WORTH = 0.001
+"""Share of the call that an action has to save to be named by itself."""
+
+ByHand = Callable[[Finding], bool]
+
+
+def summarized(report: Report, about: Sequence[str] = ()) -> Report:
+    """The report with its summary, and its findings in the summary's order: first what actions stand for."""
+    summary = summarize(report, about)
+    first = [n for action in summary.actions for n in action.findings]
+    order = list(dict.fromkeys([*first, *range(len(report.findings))]))
+    place = {old: new for new, old in enumerate(order)}
+    actions = tuple(
+        replace(action, findings=tuple(place[n] for n in action.findings)) for action in summary.actions
+    )
+    rest = replace(summary.rest, findings=tuple(sorted(place[n] for n in summary.rest.findings)))
+    return replace(
+        report,
+        findings=tuple(report.findings[n] for n in order),
+        summary=replace(summary, actions=actions, rest=rest),
+    )
+
+
+def summarize(report: Report, about: Sequence[str] = ()) -> Summary:
+    """What to do and what it buys.
+
+    about: codes of rules that were asked for, or the beginning of codes; empty: all. Actions that keep the
+    picture come first, each group sorted by what an action saves alone; what it saves here is what it adds to
+    those before it.
+    """
+    wanted = [n for n, f in enumerate(report.findings) if not about or f.rule.startswith(tuple(about))]
+    now = call_ms(report.recording)
+    priced = priced_steps(report)
+    safe, lossy = (
+        [step for step in selected(priced, Choice(lossy=allowed)) if step.selected]
+        for allowed in (False, True)
+    )
+    known = {step.fix for step in safe}
+    ladder = _Ladder(report, now)
+    told = _told(report, safe, lossy)
+    actions = [*ladder.climb([*safe, *_by_hand(report, told)], wanted)]
+    kept = ladder.after
+    if added := [step for step in lossy if step.fix not in known]:
+        ladder.drop(known - {step.fix for step in lossy})
+        actions += ladder.climb(added, wanted)
+    below = WORTH * (now or 0.0)
+    named = [action for action in actions if about or _worth_it(action, below)]
+    told -= {n for action in actions if action not in named for n in action.findings}
+    told |= {n for action in named for n in action.findings}
+    grade = report.recording.timeline.grade if report.recording.timeline else None
+    timing = report.recording.timing
+    return Summary(
+        about=tuple(about),
+        call_ms=now,
+        kept_ms=kept,
+        lossy_ms=ladder.after if any(a.changes_picture and a.saves_ms for a in named) else None,
+        grade=grade or (timing.grade if timing else None),
+        waits_in_loop=_waits_in_loop(report),
+        actions=tuple(named),
+        rest=_rest(report, [n for n in wanted if n not in told], actions, below),
+    )
+
+
+def _by_hand(report: Report, told: set[int]) -> Iterator[PlanStep]:
+    """A step for each finding that no fix resolves, so that it is priced with the others. One that is cheap
+    by its severity and has no price is not worth a step."""
+    for n, finding in enumerate(report.findings):
+        if n in told or finding.severity is Severity.INFO:
+            continue
+        cheap = finding.saves_ms is None and finding.severity is Severity.LOW and not finding.in_loop
+        if not cheap:
+            yield PlanStep(
+                fix=f"{finding.rule}:{n}",
+                title=finding.advice or finding.message,
+                safety=Safety.ADVICE,
+                stage=0,
+                rules=(finding.rule,),
+                findings=(n,),
+                saves_ms=finding.saves_ms,
+                grade=finding.grade,
+            )
+
+
+def _told(report: Report, *plans: Sequence[PlanStep]) -> set[int]:
+    """Findings that fixes resolve, and those that rest on nothing but waits which these remove."""
+    resolved = {n for steps in plans for step in steps for n in step.findings}
+    waits = {wait for n in resolved for wait in report.findings[n].evidence.syncs}
+    again = {
+        n
+        for n, finding in enumerate(report.findings)
+        if finding.evidence.syncs and waits.issuperset(finding.evidence.syncs)
+    }
+    return resolved | again
+
+
+class _Ladder:
+    """Steps taken one after the other; `after` is the call with all that were taken."""
+
+    def __init__(self, report: Report, now: float | None) -> None:
+        self.report = report
+        self.now = now
+        self.taken: list[PlanStep] = []
+        self.after = now
+
+    def drop(self, fixes: set[str]) -> None:
+        self.taken = [step for step in self.taken if step.fix not in fixes]
+
+    def climb(self, steps: Sequence[PlanStep], wanted: Sequence[int]) -> Iterator[Action]:
+        for step in sorted(steps, key=lambda each: (-(each.saves_ms or 0.0), min(each.findings))):
+            findings = [n for n in step.findings if n in wanted]
+            if not findings:
+                continue
+            self.taken.append(step)
+            before = self.after
+            if step.saves_ms is not None:
+                taken = [each.fix for each in self.taken]
+                self.after = predicted_ms(self.report, self.taken, taken, before=self.now)
+            yield self._action(step, findings, before)
+
+    def _action(self, step: PlanStep, findings: Sequence[int], before: float | None) -> Action:
+        own = sorted(findings, key=lambda n: -(self.report.findings[n].saves_ms or 0.0))
+        first = self.report.findings[own[0]]
+        by_hand = step.safety is Safety.ADVICE
+        saves = None
+        if step.saves_ms is not None and before is not None and self.after is not None:
+            saves = before - self.after
+        return Action(
+            findings=tuple(own),
+            rule=first.rule,
+            title=step.title,
+            place=f"{first.site.file}:{first.site.line}" if first.site and first.site.line else "",
+            fix=None if by_hand else step.fix,
+            patch=any(
+                f.site is not None and f.site.user_code for f in (self.report.findings[n] for n in own)
+            ),
+            safety=None if by_hand else step.safety,
+            saves_ms=saves,
+            alone_ms=step.saves_ms,
+            after_ms=self.after,
+            grade=step.grade,
+            once_compiled=step.once_compiled,
+        )
+
+
+def _worth_it(action: Action, below: float) -> bool:
+    """Whether it gets a row of its own. What nobody has priced does; a saving that is known and small, or
+    that another action has taken already, does not."""
+    if action.saves_ms is None:
+        return action.alone_ms is None
+    return action.saves_ms > below
+
+
+def _rest(report: Report, left: Sequence[int], actions: Sequence[Action], below: float) -> Rest:
+    """What is left over: the small, the unpriced, and hints, whose saving is not that of a defect."""
+    added = {n: action.saves_ms for action in actions for n in action.findings[:1]}
+    small = [n for n in left if report.findings[n].severity is not Severity.INFO]
+    saved = [added.get(n, report.findings[n].saves_ms) for n in small]
+    known = [each for each in saved if each is not None]
+    return Rest(
+        findings=tuple(left),
+        saves_ms=max(sum(known), 0.0) if known else None,
+        unknown=len(saved) - len(known),
+        hints=len(left) - len(small),
+        below_ms=below,
+    )
+
+
+def _waits_in_loop(report: Report) -> int | None:
+    rows = report.recording.syncs
+    return None if rows is None else sum(row.count for row in rows if row.in_loop)

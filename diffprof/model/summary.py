@@ -1,0 +1,68 @@
+"""What a report comes to: what a call costs, what it would cost, and what to do for it, in order."""
+
+from __future__ import annotations
+
+import msgspec
+
+from diffprof.model.fix import Safety
+from diffprof.model.recording import Grade
+
+
+class Action(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing to do. findings: indexes into Report.findings, the one that costs most first.
+
+    fix: what `diffprof fix` applies; None where it has to be done by hand. saves_ms: what it shortens the
+    call by after the actions before it; alone_ms: by itself. after_ms: the call with it and all before it.
+    """
+
+    findings: tuple[int, ...]
+    rule: str
+    title: str
+    """Imperative."""
+    place: str = ""
+    """`file:line`, else empty: it is how the pipeline is set up."""
+    fix: str | None = None
+    patch: bool = False
+    """Whether the line stands in the user's own file, where `diffprof fix --patch` edits it."""
+    safety: Safety | None = None
+    saves_ms: float | None = None
+    alone_ms: float | None = None
+    after_ms: float | None = None
+    grade: Grade | None = None
+    once_compiled: bool = False
+    """Saves nothing as long as the pipeline runs eagerly."""
+
+    @property
+    def changes_picture(self) -> bool:
+        return self.safety is Safety.LOSSY
+
+
+class Rest(msgspec.Struct, frozen=True, kw_only=True):
+    """Findings that no action stands for: each saves less than `below_ms`, or nobody knows what."""
+
+    findings: tuple[int, ...] = ()
+    saves_ms: float | None = None
+    """Of all whose saving is known, together; None where none is."""
+    unknown: int = 0
+    """Findings whose saving is not known."""
+    hints: int = 0
+    """Findings that are no defect, such as another model to take."""
+    below_ms: float = 0.0
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer, as data. Times are of one call, in milliseconds; None: no clock or timeline tells."""
+
+    about: tuple[str, ...] = ()
+    """Codes of rules, or their beginnings, that were asked for; empty: all."""
+    call_ms: float | None = None
+    kept_ms: float | None = None
+    """With every action that leaves the picture as it is, or within a stated tolerance."""
+    lossy_ms: float | None = None
+    """With those that change the picture as well; None where there is none."""
+    grade: Grade | None = None
+    waits_in_loop: int | None = None
+    """Operations in the denoising loop that make the CPU wait, per call; None: not looked for."""
+    actions: tuple[Action, ...] = ()
+    """Sorted by what they save; those that change the picture after the others."""
+    rest: Rest = Rest()

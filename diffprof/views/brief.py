@@ -1,0 +1,134 @@
+"""A report on one screen: the answer, what to do for it, and what to type next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from diffprof.judge.rules import find_rule
+from diffprof.model.fix import Safety
+from diffprof.model.plain import clean, cut, pad, width
+from diffprof.model.report import Report
+from diffprof.model.summary import Action, Summary
+from diffprof.views import words
+from diffprof.views.page import Page
+from diffprof.views.tuning import tried
+from diffprof.views.verdict import verdict
+
+LINES = 25
+"""The most that is printed, on a screen of 80 columns."""
+MOST_ACTIONS = 8
+_LONGEST = 400
+"""Characters of a sentence of the verdict; the rest is in the full report."""
+_PICTURE = {Safety.EXACT: "same", Safety.NUMERIC: "rounding", Safety.LOSSY: "changes"}
+
+
+def render_brief(report: Report, *, columns: int | None = None, colour: bool = False) -> str:
+    """At most LINES lines on a screen of 80 columns."""
+    page = Page(columns or 80, colour=colour)
+    top = verdict(report)
+    page.flow(("dim", words.subject(report.recording)))
+    page.flow(("bold", cut(top.headline, _LONGEST)))
+    page.flow(cut(top.why, _LONGEST))
+    if report.outcomes is not None:
+        page.flow(("green", tried(report.outcomes)))
+    below = [*_below(report)]
+    room = LINES - len(page.lines) - len(below) - 1
+    actions = report.summary.actions if report.summary else ()
+    shown = _fitting(actions, room - 3)
+    if shown and report.summary:
+        page.blank()
+        _table(page, shown, report.summary)
+        _rest(page, report.summary, len(actions) - len(shown))
+    elif not shown:
+        page.flow(top.next)
+    page.blank()
+    for line in below:
+        page.whole(*line)
+    return page.text()
+
+
+def _fitting(actions: Sequence[Action], room: int) -> list[Action]:
+    """As many as have a place in so many lines: two for one that has a line of source."""
+    shown: list[Action] = []
+    for action in actions[:MOST_ACTIONS]:
+        room -= 2 if action.place else 1
+        if room < 0:
+            break
+        shown.append(action)
+    return shown
+
+
+def _table(page: Page, actions: Sequence[Action], summary: Summary) -> None:
+    """A line an action, cut to the screen: what, what it saves, the call after it, what becomes of the
+    picture, who does it; below it the line of source, where there is one."""
+    heads = ("What to do", "saves", "call then", "picture", "by")
+    rows = [heads, *map(_row, actions)]
+    widths = [max(width(row[i]) for row in rows[1:]) for i in range(len(heads))]
+    widths = [max(each, width(head)) if each else 0 for each, head in zip(widths, heads, strict=True)]
+    taken = sum(each + 2 for each in widths[1:] if each)
+    widths[0] = min(widths[0], max((page.columns or 80) - taken, 30))
+    for number, row in enumerate(rows):
+        cells = [
+            pad(cut(value, widths[i]), widths[i], right=heads[i] in ("saves", "call then"))
+            for i, value in enumerate(row)
+            if widths[i]
+        ]
+        page.raw(("" if number else "bold", cut("  ".join(cells), page.columns or 80)))
+        if number and (place := clean(actions[number - 1].place)):
+            page.raw(("dim", cut(place, (page.columns or 80) - 2)), indent=2)
+
+
+def _row(action: Action) -> tuple[str, ...]:
+    known = action.saves_ms is not None
+    by = "you" if action.fix is None else "fix --lossy" if action.changes_picture else "fix"
+    return (
+        clean(action.title if action.fix else f"{action.rule}: {action.title}"),
+        words.duration(action.saves_ms) + (" compiled" if action.once_compiled else "") if known else "?",
+        words.duration(action.after_ms) if known else "",
+        _PICTURE.get(action.safety, "") if action.safety else "",
+        "fix --patch" if action.patch and action.fix is None else by,
+    )
+
+
+def _rest(page: Page, summary: Summary, hidden: int) -> None:
+    rest = summary.rest
+    count = len(rest.findings) + hidden
+    if not count:
+        return
+    parts = [f"{count} more"]
+    if rest.saves_ms is not None:
+        parts.append(f"{words.duration(rest.saves_ms)} together")
+    if rest.unknown:
+        parts.append(f"{rest.unknown} not priced")
+    if rest.hints:
+        parts.append(words.plural(rest.hints, "hint"))
+    page.flow(("dim", f"{', '.join(parts)}."))
+
+
+def _below(report: Report) -> Iterator[tuple[str | tuple[str, str], ...]]:
+    if lacking := _unchecked(report):
+        yield (("dim", lacking),)
+    name = Path(report.path).name if report.path else ""
+    fixable = report.summary is not None and any(action.fix for action in report.summary.actions)
+    if fixable and report.recording.target.kind not in ("trace",):
+        yield (
+            ("cyan", f"diffprof fix --apply {name}".rstrip()),
+            ("dim", "  tries these and keeps what helps"),
+        )
+    yield (("cyan", f"diffprof view {name}".rstrip()), ("dim", "  shows the evidence; -v prints it"))
+
+
+def _unchecked(report: Report) -> str:
+    """What was not looked at, in a line; empty where all was."""
+    looked = {name.replace("-", "_") for name in report.recording.analyzers}
+    left_out = sorted({find_rule(each.rule).analyzer for each in report.unchecked} - looked)
+    others = sum(1 for each in report.unchecked if find_rule(each.rule).analyzer in looked)
+    others += len(report.recording.unseen)
+    parts = []
+    if left_out:
+        names = " and ".join(name.replace("_", " ") for name in left_out)
+        parts.append(f"{names} (scan with --analyzers all)" if report.recording.analyzers else names)
+    if others:
+        parts.append(f"{others} {'more ' if left_out else ''}{'thing' if others == 1 else 'things'} (-v)")
+    return f"Not checked: {'; '.join(parts)}." if parts else ""

@@ -1,0 +1,93 @@
+"""What to do, in order: the same answer as the plan's, sums that add up, and nothing that is not to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from diffprof.judge.judging import load_judged
+from diffprof.judge.plan import Choice, make_plan
+from diffprof.judge.summary import WORTH, summarize
+from diffprof.model.finding import Severity
+from diffprof.model.fix import Safety
+from diffprof.model.report import Report
+from tests.builders import make_finding, make_report
+
+SAMPLES = Path(__file__).parents[2] / "traces" / "samples"
+SIMULATED = ("sdxl-ddim-a100", "sdxl-ddim-a100-fixed", "sdxl-ddim-h100")
+
+
+@pytest.fixture(scope="module", params=SIMULATED)
+def sample(request: pytest.FixtureRequest) -> Report:
+    return load_judged(SAMPLES / request.param)
+
+
+def test_savings_add_up_to_the_call_after_them(sample: Report) -> None:
+    summary = sample.summary
+    assert summary is not None
+    assert summary.call_ms is not None
+    left = summary.call_ms
+    for action in summary.actions:
+        assert action.saves_ms is not None
+        assert action.saves_ms > WORTH * summary.call_ms
+        left = action.after_ms if action.after_ms is not None else left
+    assert left == pytest.approx(summary.lossy_ms if summary.lossy_ms is not None else summary.kept_ms)
+
+
+def test_the_end_is_what_the_plans_expect(sample: Report) -> None:
+    summary = sample.summary
+    assert summary is not None
+    for lossy, reached in ((False, summary.kept_ms), (True, summary.lossy_ms)):
+        expected = make_plan(sample, Choice(lossy=lossy)).after_ms
+        assert reached == pytest.approx(expected, rel=WORTH)
+
+
+def test_the_first_action_is_the_first_fix_and_the_first_finding(sample: Report) -> None:
+    assert sample.summary is not None
+    first = sample.summary.actions[0]
+    assert first.findings[0] == 0
+    plan = make_plan(sample, Choice(lossy=first.changes_picture))
+    assert plan.listed[0].fix == first.fix
+
+
+def test_what_changes_the_picture_comes_after_what_does_not(sample: Report) -> None:
+    assert sample.summary is not None
+    kinds = [action.changes_picture for action in sample.summary.actions]
+    assert kinds == sorted(kinds)
+
+
+def test_each_finding_is_in_one_place(sample: Report) -> None:
+    assert sample.summary is not None
+    named = [n for action in sample.summary.actions for n in action.findings]
+    assert len(named) == len(set(named))
+    assert not set(named) & set(sample.summary.rest.findings)
+
+
+def test_decisions_that_all_is_well_are_no_findings() -> None:
+    report = load_judged(SAMPLES / "sdxl-ddim-a100")
+    assert {fact.rule for fact in report.facts} == {"QNT002", "SYN004"}
+    assert not any(finding.fact for finding in report.findings)
+
+
+def test_a_finding_without_a_fix_is_done_by_hand_and_a_cheap_one_is_not_named() -> None:
+    report = make_report(
+        make_finding("SYN001", fixes=(), advice="Read it once before the loop."),
+        make_finding("SYN005", fixes=(), in_loop=False, severity=Severity.LOW),
+    )
+    summary = summarize(report)
+    assert [(a.rule, a.fix, a.safety, a.title) for a in summary.actions] == [
+        ("SYN001", None, None, "Read it once before the loop.")
+    ]
+    assert summary.rest.findings == (1,)
+    assert summary.rest.saves_ms is None
+    assert summary.rest.unknown == 1
+
+
+def test_who_asks_for_waits_is_told_of_them_however_small() -> None:
+    report = load_judged(SAMPLES / "sdxl-ddim-a100")
+    summary = summarize(report, about=("SYN",))
+    assert summary.actions
+    assert {action.rule[:3] for action in summary.actions} == {"SYN"}
+    assert summary.actions[0].safety is Safety.EXACT
+    assert summary.waits_in_loop == 16
