@@ -219,7 +219,7 @@ def test_a_full_disk_does_not_hide_that_the_target_failed(run: Run, fake: FakeSc
     fake.error.report = builders.empty()  # type: ignore[attr-defined]
     result = run("scan", "sdxl")
     assert result.exit_code == 3
-    assert result.stdout.startswith("Verdict")
+    assert result.stdout.startswith("sdxl (StableDiffusionXLPipeline) on ")
     assert "No space left on device" in result.stderr
     assert "error: boom" in result.stderr
 
