@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -112,14 +113,22 @@ def _own(trace: Trace) -> list[Span]:
         if phase is not None:
             start = float(trace.annotations.ts[row])
             spans.append((start, start + float(trace.annotations.dur[row]), phase))
-    worked = {phase.step for _, _, phase in spans if phase.part is not None}
-    if not worked:
-        return spans
-    # After its last scheduler step the loop goes on for a moment: that is no step of its own.
-    return [
-        (start, end, phase if phase.step in worked else phase._replace(step=None))
-        for start, end, phase in spans
-    ]
+    return list(_without_tails(sorted(spans, key=lambda span: span[:2])))
+
+
+def _without_tails(spans: list[Span]) -> Iterator[Span]:
+    """After its last scheduler step a loop goes on for a moment, under the number of a step that does not
+    come, or that another loop begins with: that is no step of its own. spans: in the order of time."""
+    if not any(phase.part for _, _, phase in spans):
+        yield from spans
+        return
+    begun: set[int | None] = set()
+    following = [phase.step for _, _, phase in spans[1:]]
+    for (start, end, phase), after in zip(spans, [*following, None], strict=True):
+        if phase.part is not None:
+            begun.add(phase.step)
+        goes_on = phase.step in begun or phase.step == after
+        yield start, end, phase if goes_on else phase._replace(step=None)
 
 
 def _plain(trace: Trace, links: Links) -> list[Span]:

@@ -27,9 +27,16 @@ class Gate:
         return bool(self.codes) or self.in_loop
 
     def hits(self, report: Report) -> tuple[Finding, ...]:
-        """The findings that fail."""
+        """The findings that fail. Where it can't be told what is in the loop, as in a trace without steps,
+        all waits count as in it."""
         waits = _wait_rules() if self.in_loop else frozenset()
-        return tuple(f for f in report.findings if f.rule in self.codes or (f.in_loop and f.rule in waits))
+        target = report.recording.target
+        anywhere = target.kind == "trace" and target.steps is None
+        return tuple(
+            f
+            for f in report.findings
+            if f.rule in self.codes or (f.rule in waits and (f.in_loop or anywhere))
+        )
 
     @property
     def about(self) -> tuple[str, ...]:

@@ -5,8 +5,9 @@ import pytest
 from diffprof.judge.gate import Gate, parse_gate
 from diffprof.judge.rules import all_rules
 from diffprof.model.errors import UsageError
+from diffprof.model.recording import TargetInfo
 from tests import builders
-from tests.builders import make_finding, make_report
+from tests.builders import make_finding, make_recording, make_report
 
 
 def test_codes_names_prefixes_and_in_loop() -> None:
@@ -60,3 +61,11 @@ def test_words_that_stand_for_nothing_that_was_checked() -> None:
     assert parse_gate("value-read, SYN002").blind(report) == ("value-read",)
     assert parse_gate("SYN").blind(report) == (), "the others of the family were"
     assert parse_gate("").blind(report) == ()
+
+
+def test_waits_of_a_trace_that_does_not_tell_its_steps_count_as_in_the_loop() -> None:
+    wait, kernel = make_finding(in_loop=False), make_finding("KRN001", in_loop=False)
+    for kind, steps, expected in (("trace", None, (wait,)), ("trace", 4, ()), ("builtin", None, ())):
+        target = TargetInfo(spec="x", kind=kind, pipeline="", steps=steps)
+        report = make_report(wait, kernel, recording=make_recording(target=target))
+        assert parse_gate("in-loop").hits(report) == expected

@@ -7,7 +7,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, UNet2DModel
+from diffusers.modular_pipelines import (
+    ComponentSpec,
+    LoopSequentialPipelineBlocks,
+    ModularPipelineBlocks,
+    SequentialPipelineBlocks,
+)
 
 from diffprof.analyzers.syncs.probe import SyncObserver
 from diffprof.devices.simulated import place, simulated_gpu
@@ -161,3 +167,72 @@ def test_the_waits_of_the_scheduler_are_in_the_loop_and_fail_the_gate(pipeline, 
     report = make_report(make_recording(*rows, unseen=observer.unseen()))
     assert len(parse_gate("in-loop").hits(report)) == 4
     assert [gap.what for gap in observer.unseen()] == ["which loop denoises"] * (pipeline is Recursive)
+
+
+# --- blocks of a ModularPipeline ---------------------------------------------------------------------------
+
+
+class Predict(ModularPipelineBlocks):
+    model_name = "tiny"
+
+    @property
+    def expected_components(self):
+        return [ComponentSpec("unet", UNet2DModel), ComponentSpec("scheduler", DDIMScheduler)]
+
+    def __call__(self, components, state, i, t):
+        components.noise = components.unet(components.sample, t).sample
+        return components, state
+
+
+class Step(Predict):
+    def __call__(self, components, state, i, t):
+        step = components.scheduler.step(components.noise, t, components.sample)
+        components.sample = step.prev_sample
+        return components, state
+
+
+class Steps(LoopSequentialPipelineBlocks):
+    model_name = "tiny"
+    block_classes = (Predict, Step)
+    block_names = ("predict", "step")
+
+    @property
+    def loop_expected_components(self):
+        return Predict().expected_components
+
+    def __call__(self, components, state):
+        for i, t in enumerate(components.scheduler.timesteps):
+            components, state = self.loop_step(components, state, i=i, t=t)
+        return components, state
+
+
+class Whole(SequentialPipelineBlocks):
+    model_name = "tiny"
+    block_classes = (Steps,)
+    block_names = ("denoise",)
+
+
+def test_blocks_that_call_blocks():
+    unet = UNet2DModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+        add_attention=False,
+    )
+    pipe = Whole().init_pipeline()
+    pipe.update_components(unet=unet, scheduler=DDIMScheduler(clip_sample=False))
+
+    def call(device):
+        pipe.scheduler.set_timesteps(3, device=device)
+        pipe.sample = torch.ones(1, 4, 8, 8, device=device)
+        pipe(output=[])
+
+    observer = watched(pipe, call)
+    assert observer.steps_seen() == 3
+    seen = in_loop(observer.sync_rows())
+    assert seen[DDIM, 281] == (1.0, (1, 1, 1), False)
+    assert seen[DDIM, 449] == (2.0, (2, 2, 1), False)
