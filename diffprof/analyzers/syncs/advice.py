@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from diffprof.model.recording import SyncRow
 
 SEARCH = (
@@ -13,6 +15,9 @@ KEEP_HOST_TIMESTEPS = (
     " device), and look here at the entry of `self.step_index` instead of the device tensor."
 )
 LEAVE_TO_DEVICE = "keep the decision on the device (`torch.where(condition, a, b)`, multiplying by a mask)"
+
+_DRAWS = re.compile(r"\b(rand\w*|normal_?|uniform_|bernoulli_?|multinomial)\(")
+"""Calls that draw random numbers."""
 
 
 def line_of(row: SyncRow) -> str:
@@ -120,9 +125,24 @@ def upload_once(row: SyncRow) -> str:
     return "Create it on the device, or upload it before any work is queued."
 
 
+def _is_drawn(row: SyncRow) -> bool:
+    """Whether the host draws what it sends at random: on the line, or on one shortly above that names it."""
+    line = line_of(row)
+    above = (text for number, text in row.site.excerpt if number < row.site.line)
+    names = (text.partition("=")[0].strip() for text in above if _DRAWS.search(text) and "=" in text)
+    return bool(_DRAWS.search(line)) or any(
+        name.isidentifier() and re.search(rf"\b{name}\b", line) for name in names
+    )
+
+
 def upload_again(row: SyncRow, *, in_scheduler: bool) -> str:
     """For a copy to the device in step after step."""
     line = line_of(row)
+    if _is_drawn(row):
+        return (
+            "Draw it on the device (`torch.randn(..., device=x.device)`, with a generator of that device: the"
+            " same seed gives other numbers there), or draw all steps' before the loop and send them at once."
+        )
     if in_scheduler:
         return (
             "In `set_timesteps` put the table on the device once and index it here with a Python number"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from diffprof.judge.rules import judge
 from diffprof.model.finding import Severity
 from diffprof.model.recording import Component, TargetInfo
@@ -155,3 +157,22 @@ def test_a_read_in_the_scheduler_between_its_steps_is_the_schedulers():
     of_pipeline = make_sync("value-read", part=None, site=make_site(module=None))
     assert only(make_recording(of_scheduler, target=scheduler)).fixes == ("host-timesteps",)
     assert only(make_recording(of_pipeline, target=scheduler)).fixes == ("host-copies",)
+
+
+@pytest.mark.parametrize(
+    "excerpt",
+    [
+        ((448, "noise = torch.randn(shape).to(device)"),),
+        ((447, "noise = torch.randn(shape, generator=g)"), (448, "x = x + noise.to(device)")),
+        ((446, "eps = torch.normal(0.0, 1.0, shape)"), (448, "return x + eps.to(device)")),
+    ],
+)
+def test_noise_that_a_scheduler_draws_on_the_host_is_to_be_drawn_on_the_device(excerpt):
+    row = make_sync("host-to-device", shape=(1, 4, 64, 64), constant=False, site=make_site(excerpt=excerpt))
+    assert only(make_recording(row)).advice.startswith("Draw it on the device")
+
+
+def test_a_table_beside_a_draw_is_still_a_table():
+    excerpt = ((447, "noise = torch.randn(shape)"), (448, "sigma = self.sigmas[i].to(device)"))
+    row = make_sync("host-to-device", shape=(), constant=False, site=make_site(excerpt=excerpt))
+    assert only(make_recording(row)).advice.startswith("In `set_timesteps` put the table")
