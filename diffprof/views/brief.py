@@ -117,6 +117,8 @@ def _below(report: Report) -> Iterator[tuple[str | tuple[str, str], ...]]:
             ("dim", "  tries these and keeps what helps"),
         )
     yield (("cyan", f"diffprof view {name}".rstrip()), ("dim", "  shows the evidence; -v prints it"))
+    if report.path:
+        yield (("dim", f"Stored in {report.path}"),)
 
 
 def _unchecked(report: Report) -> str:

@@ -85,7 +85,7 @@ def test_ctrl_c_before_a_command_has_begun(folder: Path) -> None:
 
 def test_a_reader_that_goes_away_is_no_error(folder: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "diffprof", "show", "big"],
+        [sys.executable, "-m", "diffprof", "show", "big", "-v"],
         cwd=folder,
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,

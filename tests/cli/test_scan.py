@@ -23,7 +23,8 @@ def only_run() -> Path:
 def test_prints_stores_and_exits_clean(run: Run, fake: FakeScan) -> None:
     result = run("scan", "sdxl")
     assert result.exit_code == 0
-    assert result.stdout.startswith("Verdict  The CPU waits for the GPU once per denoising step")
+    assert result.stdout.startswith("sdxl (StableDiffusionXLPipeline) on ")
+    assert "\nThe CPU waits for the GPU once per denoising step" in result.stdout
     assert result.stdout.endswith(f"Stored in traces/{only_run().name}\n")
     assert result.stderr == ""
     assert load_report(only_run()).findings == fake.report.findings
