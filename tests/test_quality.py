@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from diffprof.cli.docs import BLOCKS, with_blocks
+from diffprof.cli.docs import BLOCKS, pages, with_blocks
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,11 +32,23 @@ def test_check_passes(name: str) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_readme_holds_what_the_code_prints() -> None:
+def test_the_pages_hold_what_the_code_prints() -> None:
+    texts = {name: file.read_text(encoding="utf-8") for name, file in pages().items()}
+    for block in BLOCKS:
+        assert sum(f"<!-- generated: {block} -->" in text for text in texts.values()) == 1
+    for name, text in texts.items():
+        assert with_blocks(text) == text, f"{name}: run `python -m diffprof.cli.docs`"
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name in BLOCKS:
-        assert f"<!-- generated: {name} -->" in text
-    assert with_blocks(text) == text, "run `python -m diffprof.cli.docs README.md`"
+    assert len(text.splitlines()) <= 160
+    links = re.findall(r"\]\((?!http)([^)#]+)", text)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+    for file in pages().values():
+        inside = re.findall(r"\]\((?!http)([^)#]+)", file.read_text(encoding="utf-8"))
+        assert [link for link in inside if not (file.parent / link).exists()] == []
 
 
 def test_blocks_are_replaced_whole() -> None:

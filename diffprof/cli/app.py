@@ -35,6 +35,7 @@ COMMANDS = {
     "quantize-table": "diffprof.cli.quantize_table",
     "ladder": "diffprof.cli.ladder",
     "tensorboard": "diffprof.cli.tensorboard",
+    "docs": "diffprof.cli.pages",
 }
 """Command -> module with a click command `command`, in the order of the help."""
 

@@ -1,12 +1,11 @@
-"""The parts of the README that the code prints: command reference and table of rules.
+"""The parts of the documentation that the code prints: command reference, table of rules, exit codes.
 
-Run `python -m diffprof.cli.docs README.md` to write them anew.
+Run `python -m diffprof.cli.docs` to write them anew.
 """
 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import click
 from diffprof.model.errors import ExitCode
 
 _COLUMNS = 96
+_FOLDER = Path(__file__).parents[1] / "docs"
 
 
 def command_reference() -> str:
@@ -72,7 +72,11 @@ def with_blocks(text: str) -> str:
     return re.sub(r"(<!-- generated: ([a-z ]+) -->).*?(<!-- end -->)", fresh, text, flags=re.DOTALL)
 
 
+def pages() -> dict[str, Path]:
+    """The pages that come with the package, by name."""
+    return {file.stem: file for file in sorted(_FOLDER.glob("*.md"))}
+
+
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        file = Path(name)
+    for file in pages().values():
         file.write_text(with_blocks(file.read_text(encoding="utf-8")), encoding="utf-8")

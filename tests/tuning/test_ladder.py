@@ -70,20 +70,20 @@ def test_the_order_of_the_rungs_is_the_published_one(ladders: dict[str, Ladder],
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", FAST)
-def test_the_readme_prints_what_is_predicted(ladders: dict[str, Ladder], target: str) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+def test_the_page_prints_what_is_predicted(ladders: dict[str, Ladder], target: str) -> None:
+    readme = (Path(__file__).parents[2] / "diffprof/docs/ladder.md").read_text(encoding="utf-8")
     printed = readme.partition(f"<!-- ladder: {target} -->\n")[2].partition("<!-- end -->")[0]
     assert printed.strip() == render_ladder(ladders[target], "markdown").strip()
 
 
-def test_the_readme_counts_the_fitted_constants() -> None:
+def test_the_page_counts_the_fitted_constants() -> None:
     """Each constant of Efficiency is followed by the text that says where it is from."""
     root = Path(__file__).parents[2]
     tree = ast.parse((root / "diffprof/gpu/efficiency.py").read_text(encoding="utf-8"))
     (rates,) = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Efficiency"]
     notes = [n for n in rates.body[1:] if isinstance(n, ast.Expr)]
     fitted = sum("[FIT]" in ast.unparse(note) for note in notes)
-    assert f"these {fitted} constants" in (root / "README.md").read_text(encoding="utf-8")
+    assert f"these {fitted} constants" in (root / "diffprof/docs/ladder.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

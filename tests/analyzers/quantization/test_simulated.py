@@ -188,7 +188,7 @@ def test_sd15_on_an_a100_gets_no_set_that_loses() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["sdxl", "sd15"])
 def test_the_readme_prints_what_is_predicted(target: str) -> None:
-    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[3] / "diffprof/docs/quantization.md").read_text(encoding="utf-8")
     printed = re.search(rf"^\| {target} \| (?P<ours>\S+)% \| (?P<theirs>\S+)% \|.*$", readme, re.MULTILINE)
     assert printed
     choice = probe(target, "a100-80gb", steps=30, fuse_qkv=True)["quantization"]
