@@ -10,6 +10,7 @@ from pathlib import Path
 from diffprof.devices.simulated.session import SESSION
 from diffprof.model.errors import DiffprofError, TargetError
 from diffprof.targets.exits import ProcessExit
+from diffprof.targets.memory_guard import MemoryGone
 
 _NO_CUDA = re.compile(
     r"not compiled with CUDA|not linked with support for cuda|Tried to instantiate dummy base class"
@@ -44,6 +45,8 @@ def guest_error(who: str, when: str, error: BaseException, file: Path) -> Target
             f"{who} {how} {when}{at}",
             "Give the arguments it needs after --, or see its own message above.",
         )
+    if isinstance(error, MemoryGone):
+        return error.as_error(who, at)
     if isinstance(error, DiffprofError):
         return TargetError(f"{who} stopped {when}{at}: {error.what}", error.hint)
     text = str(error).strip().splitlines()

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from diffprof.targets.exits import exits_held_back
+from diffprof.targets.memory_guard import MemoryGone, memory_guarded
 
 
 @contextmanager
@@ -39,7 +40,11 @@ def guest(folder: Path, argv: Sequence[str] | None = None, main: ModuleType | No
             sys.argv[:] = argv
         if main is not None:
             sys.modules["__main__"] = main
-        yield
+        try:
+            with memory_guarded():
+                yield
+        except MemoryGone as gone:
+            raise gone.as_error("The target", "") from gone
 
 
 class _State:

@@ -22,6 +22,7 @@ from diffprof.devices.simulated.host_placeholders import (
     weight_stand_in,
 )
 from diffprof.targets.load_arguments import CUDA, everywhere
+from diffprof.targets.memory_guard import MAKING, refuse_large
 from diffprof.targets.process import installed
 
 if TYPE_CHECKING:
@@ -132,6 +133,8 @@ class CudaNames(TorchFunctionMode):
             args = tuple(self.names.instead(each) for each in args)
             more = {name: self.names.instead(value) for name, value in (kwargs or {}).items()}
             return self._converted(func, args, more)
+        if getattr(func, "__name__", None) in MAKING and self.names.open and self._on_cpu(kwargs):
+            refuse_large(func.__name__, args, kwargs or {})
         if func in _JOINING and not self.wants_values and self.names.open and any(map(_is_weight, args[0])):
             metas = [part.to("meta") for part in args[0]]
             return weight_stand_in(func(metas, *args[1:], **(kwargs or {})))
@@ -156,6 +159,11 @@ class CudaNames(TorchFunctionMode):
             meant = self.names.meant if type(value) is int else self.names.instead(value)
             return func(*args, **{**kwargs, "device": meant})
         return func(*args, **kwargs)
+
+    def _on_cpu(self, kwargs: dict[str, Any] | None) -> bool:
+        """Whether a function that makes a tensor makes it on the CPU."""
+        named = (kwargs or {}).get("device")
+        return torch.device(torch.get_default_device() if named is None else named).type == "cpu"
 
     def _converted(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A weight that was left out, in another dtype or on the host: zeros again that stand for it."""

@@ -55,7 +55,7 @@ def released(interception: Interception) -> Iterator[None]:
             return
         if interception.done.is_set():
             raise Unwound
-        signal.default_int_handler(number, frame)
+        (before if callable(before) else signal.default_int_handler)(number, frame)
 
     def release() -> None:
         interception.done.wait()
