@@ -17,6 +17,20 @@ if TYPE_CHECKING:
 DEFAULT_SIMULATED = "sim:a100-80gb"
 
 
+class Allocator(Protocol):
+    """Memory of a device, bytes."""
+
+    def reset_peak(self) -> None: ...
+
+    def peak_bytes(self) -> int:
+        """The most that was taken since the last reset."""
+
+    def capacity_bytes(self) -> int: ...
+
+    def collect(self) -> None:
+        """Free what nothing uses any more."""
+
+
 class Device(Protocol):
     """A place to run. kind: sim, cpu or cuda."""
 
@@ -39,37 +53,47 @@ class Device(Protocol):
     def place(self, thing: Any) -> None:
         """Move a pipeline or module there."""
 
+    def clock(self) -> float:
+        """Seconds, by the clock with which calls on it are timed."""
+
+    def synchronize(self) -> None:
+        """Wait until it is idle."""
+
+    @property
+    def allocator(self) -> Allocator | None:
+        """Counts its memory; None where nothing does."""
+
     @contextmanager
     def observed(self, observer: Observer, pipe: Any) -> Iterator[None]:
         """Tell the observer what would block, and what is launched, while the context is open."""
 
 
 def resolve_device(spec: str | None) -> Device:
-    """The device of a spec: `cuda`, `cuda:1`, `cpu`, `sim`, `sim:h100`. None: CUDA where there is one, else
-    the simulated A100.
+    """The device of a spec: `cuda` (the current one), `cuda:1`, `cpu`, `sim`, `sim:h100`. None: CUDA where
+    there is one, else the simulated A100.
 
     Raises UsageError for an unknown one, or for CUDA without a GPU.
     """
-    kind, _, rest = (spec or _default()).partition(":")
+    kind, colon, rest = (spec or _default()).partition(":")
     if kind == "sim":
         from diffprof.devices.simulated.device import SimulatedDevice
 
         return SimulatedDevice(rest or DEFAULT_SIMULATED.partition(":")[2])
-    if kind == "cpu":
+    if kind == "cpu" and not colon:
         from diffprof.devices.cpu import CpuDevice
 
         return CpuDevice()
-    if kind == "cuda":
+    if kind == "cuda" and (not colon or (rest.isascii() and rest.isdecimal())):
         from diffprof.devices.cuda import CudaDevice
 
-        return CudaDevice(int(rest) if rest.isdecimal() else 0)
+        return CudaDevice(int(rest) if colon else None)
     raise UsageError(
         f"There is no device {spec!r}.",
-        f"Use cuda, cpu, or a simulated GPU such as {DEFAULT_SIMULATED}.",
+        f"Use cuda, cuda:1, cpu, or a simulated GPU such as {DEFAULT_SIMULATED}.",
     )
 
 
 def _default() -> str:
-    import torch
+    from diffprof.devices import cuda_runtime
 
-    return "cuda" if torch.cuda.is_available() else DEFAULT_SIMULATED
+    return "cuda" if cuda_runtime.RUNTIME.count() else DEFAULT_SIMULATED

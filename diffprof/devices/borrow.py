@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from diffprof.devices import cuda_runtime
 from diffprof.targets.pipeline import components, execution_device
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def lent(pipe: Any, device: Device) -> Iterator[None]:
             yield
         return
     before = execution_device(pipe)
-    moves = before is not None and before.type != device.torch_device.type
+    moves = before is not None and not same_place(before, device.torch_device)
     if moves:
         device.place(pipe)
     try:
@@ -68,6 +69,15 @@ def lent(pipe: Any, device: Device) -> Iterator[None]:
     finally:
         if moves:
             pipe.to(before)
+
+
+def same_place(one: torch.device, other: torch.device) -> bool:
+    """Whether two devices are one; `cuda` without a number is the current one."""
+    if one.type != other.type or one.type == "cpu":
+        return one.type == other.type
+    current = cuda_runtime.RUNTIME.current() if one.type == "cuda" and cuda_runtime.RUNTIME.count() else 0
+    numbers = [current if each.index is None else each.index for each in (one, other)]
+    return numbers[0] == numbers[1]
 
 
 def _copied(part: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -103,6 +104,16 @@ class CpuDevice:
     def place(self, thing: Any) -> None:
         if hasattr(thing, "to"):
             thing.to("cpu")
+
+    def clock(self) -> float:
+        return time.perf_counter()
+
+    def synchronize(self) -> None:
+        """Nothing: it works in step with the host."""
+
+    @property
+    def allocator(self) -> None:
+        return None
 
     @contextmanager
     def observed(self, observer: Observer, pipe: Any) -> Iterator[None]:

@@ -4,6 +4,7 @@ dispatcher, judged by the same table as on the simulated GPU, and `torch.cuda.se
 from __future__ import annotations
 
 import functools
+import gc
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from diffprof.devices import cuda_runtime
 from diffprof.devices.classify import classify
 from diffprof.devices.simulated import Blocking, Observer
 from diffprof.devices.simulated.blocking import SYNCHRONIZE
@@ -31,10 +33,12 @@ class CudaDevice:
     grade = Grade.MEASURED
     wants_values = True
 
-    def __init__(self, index: int = 0) -> None:
-        """Raises UsageError where PyTorch sees no such device."""
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if index >= count:
+    def __init__(self, index: int | None = None) -> None:
+        """index: None is the process's current device. Raises UsageError where PyTorch sees no such device."""
+        if index is None:
+            index = self.runtime.current() if self.runtime.count() else 0
+        count = self.runtime.count()
+        if not 0 <= index < count:
             raise UsageError(
                 f"There is no CUDA device {index}: PyTorch {torch.__version__} sees {count}.",
                 "Scan on a simulated GPU (--device sim:a100-80gb), or on --device cpu.",
@@ -43,11 +47,15 @@ class CudaDevice:
         self.spec = f"cuda:{index}"
 
     @property
+    def runtime(self) -> cuda_runtime.CudaRuntime:
+        return cuda_runtime.RUNTIME
+
+    @property
     def torch_device(self) -> torch.device:
-        return torch.device("cuda", self.index)
+        return self.runtime.torch_device(self.index)
 
     def info(self) -> DeviceInfo:
-        properties = torch.cuda.get_device_properties(self.index)
+        properties = self.runtime.properties(self.index)
         sheet = spec_of_device(properties.name, properties.total_memory)
         known = {"peak_tflops": dict(sheet.peak), "bandwidth_gb_s": sheet.bandwidth_gb_s} if sheet else {}
         return DeviceInfo(
@@ -66,8 +74,22 @@ class CudaDevice:
 
     @contextmanager
     def active(self) -> Iterator[torch.device]:
-        with torch.cuda.device(self.index):
+        with self.runtime.made_current(self.index):
             yield self.torch_device
+
+    def clock(self) -> float:
+        return self.runtime.clock()
+
+    def synchronize(self) -> None:
+        self.runtime.synchronize(self.index)
+
+    @property
+    def has_bf16(self) -> bool:
+        return self.runtime.has_bf16(self.index)
+
+    @property
+    def allocator(self) -> CudaAllocator:
+        return CudaAllocator(self.index)
 
     def place(self, thing: Any) -> None:
         thing.to(self.torch_device)
@@ -75,16 +97,33 @@ class CudaDevice:
     @contextmanager
     def observed(self, observer: Observer, pipe: Any) -> Iterator[None]:
         heard = sync_warnings(getattr(observer, "witness", _unheard))
-        with explicit_waits(observer), heard, BlockingMode(observer, _on_cuda):
+        with explicit_waits(observer), heard, BlockingMode(observer, self.runtime.holds):
             yield
+
+
+class CudaAllocator:
+    """Memory of one CUDA device, bytes, as PyTorch's allocator counts it."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    def reset_peak(self) -> None:
+        cuda_runtime.RUNTIME.reset_peak(self.index)
+
+    def peak_bytes(self) -> int:
+        return cuda_runtime.RUNTIME.peak_bytes(self.index)
+
+    def capacity_bytes(self) -> int:
+        return cuda_runtime.RUNTIME.properties(self.index).total_memory
+
+    def collect(self) -> None:
+        """Free what only garbage holds, and give it back to the driver."""
+        gc.collect()
+        cuda_runtime.RUNTIME.release_cache()
 
 
 def _unheard(message: str) -> None:
     """For observers that don't care for the second witness."""
-
-
-def _on_cuda(tensor: torch.Tensor) -> bool:
-    return tensor.is_cuda
 
 
 class BlockingMode(TorchDispatchMode):
@@ -142,10 +181,10 @@ def sync_warnings(
     """Arm the sync debug mode, and hand each of its warnings to `witness` on the thread and stack that
     caused it. The mode and the warning filters are as before after it.
 
-    mode: sets the debug mode; `torch.cuda.set_sync_debug_mode` unless given.
+    mode: sets the debug mode; the runtime's unless given.
     """
-    set_mode = mode or torch.cuda.set_sync_debug_mode
-    before = torch.cuda.get_sync_debug_mode() if mode is None else 0
+    set_mode = mode or cuda_runtime.RUNTIME.set_sync_debug_mode
+    before = cuda_runtime.RUNTIME.sync_debug_mode() if mode is None else 0
     with warnings.catch_warnings():
         warnings.filterwarnings("always", message=f".*{SYNC_WARNING}.*")
         warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype")

@@ -28,6 +28,8 @@ class RungResult(msgspec.Struct, frozen=True, kw_only=True):
     memory_error: float | None = None
     skipped: str | None = None
     """Why it was not run, if so."""
+    failed: str | None = None
+    """What it raised, if it was run and did not come to its end."""
 
 
 class Ladder(msgspec.Struct, frozen=True, kw_only=True):

@@ -75,9 +75,7 @@ def half_precision(device: Device) -> str | None:
     if device.kind == "sim":
         return "bfloat16" if "bf16" in device.gpu.peak else "float16"  # type: ignore[attr-defined]
     if device.kind == "cuda":
-        import torch
-
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+        return "bfloat16" if device.has_bf16 else "float16"  # type: ignore[attr-defined]
     return None
 
 

@@ -140,7 +140,7 @@ class Session:
         parts = measure(
             scene.call,
             scene.pipe,
-            self.device.torch_device,
+            self.device,
             folder=self.trace_folder,
             # A call that takes minutes has just been made once.
             warmups=0 if self.seconds["scan"] > LIMIT_S else 1,

@@ -68,24 +68,37 @@ def weights_of(pipe: Any) -> str:
 
 
 def settle(pipe: Any, device: Device) -> list[str]:
-    """Put a pipeline that its maker left on the CPU onto the device; notes on what was done.
+    """Put a pipeline that its maker left on the CPU, or on another GPU, onto the device; notes on what was
+    done.
 
-    Parts that are there already stay, without values where the device wants none.
+    Parts that are there already stay, without values where the device wants none. So does a pipeline that is
+    spread over several GPUs.
     """
     import torch
 
+    from diffprof.devices.borrow import same_place
     from diffprof.targets.pipeline import offloaded
 
-    kind = device.torch_device.type
+    wanted = device.torch_device
     parts = [p for p in (getattr(pipe, "components", None) or {}).values() if isinstance(p, torch.nn.Module)]
     if device.kind == "cpu" or not parts:
         return []
     if offloaded(pipe):
         return ["Offloading hooks place the pipeline's modules; they were left as they are."]
-    there = [part for part in parts if any(p.device.type == kind for p in part.parameters())]
+    places = {p.device for part in parts for p in part.parameters()}
+    others = sorted(
+        {str(each) for each in places if each.type == wanted.type and not same_place(each, wanted)}
+    )
+    there = [part for part in parts if any(same_place(p.device, wanted) for p in part.parameters())]
+    if others and (there or len(others) > 1):
+        return [
+            f"Parts of the pipeline are on {', '.join(others)}; they were left there, and only what runs on "
+            f"{device.spec} is measured."
+        ]
     if not there:
         device.place(pipe)
-        return [f"The pipeline was left on the CPU, and was moved to {device.spec} for the scan."]
+        left = others[0] if others else "the CPU"
+        return [f"The pipeline was left on {left}, and was moved to {device.spec} for the scan."]
     if not device.wants_values:
         device.place(there)
     return []

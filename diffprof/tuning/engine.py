@@ -3,7 +3,6 @@ compare the output, keep or undo."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,7 +38,7 @@ from diffprof.targets import Options, Target, resolve
 from diffprof.targets.pipeline_call import Scene
 from diffprof.tuning.pictures import pictures
 from diffprof.tuning.scans import analyzers_of, captured, seen_between
-from diffprof.tuning.trial import Stand, StandMark, stand_for
+from diffprof.tuning.trial import RoundingUnknown, Stand, StandMark, stand_for
 
 NOT_ALONE = (Stage.QKV, Stage.LAYOUT)
 """Stages before compiling whose gain may show in compiled code only."""
@@ -70,7 +69,7 @@ def tune(
     choice: Choice | None = None,
     *,
     progress: Progress | None = None,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] | None = None,
 ) -> Tuned:
     """Build the report's target again, and try the fixes that its findings name.
 
@@ -127,7 +126,7 @@ class Tuning:
         device: Device,
         options: Options,
         progress: Progress,
-        clock: Callable[[], float] = time.perf_counter,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.report = report
         self.choice = choice
@@ -312,10 +311,11 @@ class Tuning:
             change = replace(change, why_not=uncompared)
         self._look(analyzers_of(step.rules) or ("syncs", "kernels"))
         seen = seen_between(looked, self.now, before_findings, step.rules)
-        noise = self._noise(step, change, state)
+        noise, unsure = self._noise(step, change, state)
         keep, why = judged(
             step.safety, step.tolerance, self.choice.goal, self.before, after, change, seen, noise
         )
+        why += "" if keep else unsure
         if keep and step.stage == Stage.COMPILE:
             why += captured(self.now.recording)
         from_baseline = self.stand.difference(self.first_output, output if output is not None else None)
@@ -345,17 +345,22 @@ class Tuning:
                 self.output = self.stand.output() if output.how else output
         return keep
 
-    def _noise(self, step: PlanStep, change: Difference, state: StandMark) -> float:
+    def _noise(self, step: PlanStep, change: Difference, state: StandMark) -> tuple[float, str]:
         """A change of the output that says nothing: the pipeline's own from call to call, and for a fix that
-        may round differently twice what half precision itself is from float32."""
+        may round differently twice what half precision itself is from float32; and a sentence where that
+        could not be told."""
         over = step.tolerance is not None and (change.max_abs or 0.0) > step.tolerance
         if step.safety is not Safety.NUMERIC or not over:
-            return self.own_noise
+            return self.own_noise, ""
         here = self.stand.mark()
-        self.stand.restore(state)
-        rounding = self.stand.rounding(self.output)
-        self.stand.restore(here)
-        return max(self.own_noise, 2.0 * rounding)
+        try:
+            self.stand.restore(state)
+            return max(self.own_noise, 2.0 * self.stand.rounding(self.output)), ""
+        except RoundingUnknown as error:
+            unknown = f" How much of it half precision itself makes is unknown: in float32 {error}."
+            return self.own_noise, unknown
+        finally:
+            self.stand.restore(here)
 
     # --- scanning -------------------------------------------------------------------------------------
 

@@ -9,6 +9,9 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from diffprof.devices.storages import Storages
 from diffprof.model.fix import Code
 from diffprof.targets.calls import bound
 from diffprof.targets.pipeline_call import Scene
@@ -29,12 +32,13 @@ class Subject:
     """Runs the code of fixes as `optimized.py` would: one module of imports and definitions, a function on
     the pipeline, a function on the call's arguments, context managers around the call."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: Scene, spare: torch.device | None = None) -> None:
+        """spare: a device whose memory only the pipeline as it is may take, not the states to come back to."""
         self.scene = scene.changed(bound(scene.pipe, scene.args, scene.kwargs), scene.around)
         # Without a name, by which Dynamo would import the module where it traces a hook that a fix left.
         self.namespace: dict[str, Any] = {}
         self.around: tuple[str, ...] = ()
-        self._last: Snapshot | None = None
+        self._storages = Storages(spare)
 
     @property
     def pipe(self) -> Any:
@@ -43,8 +47,12 @@ class Subject:
     def mark(self) -> Mark:
         """The state now, as it is between calls."""
         self.scene.rewind()
-        self._last = Snapshot(self.pipe, self.scene.kwargs, earlier=self._last)
-        return Mark(self._last, self.scene, dict(self.namespace), self.around)
+        snapshot = Snapshot(self.pipe, self.scene.kwargs, storages=self._storages)
+        return Mark(snapshot, self.scene, dict(self.namespace), self.around)
+
+    def park(self) -> None:
+        """Take what only marks hold off the device whose memory is to be spared."""
+        self._storages.park([self.pipe, self.scene.kwargs, self.namespace])
 
     def restore(self, mark: Mark) -> None:
         """The state is that of the mark, exactly; a mark can be restored more than once."""

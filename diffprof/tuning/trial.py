@@ -4,7 +4,6 @@ simulated GPU with a twin beside it."""
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from msgspec.structs import replace
 
 from diffprof.analyzers.kernels.simulated import compiled_roots
-from diffprof.analyzers.kernels.timing import Clock, clean_passes, synchronizer
+from diffprof.analyzers.kernels.timing import Clock, clean_passes
 from diffprof.devices import Device
 from diffprof.devices.borrow import borrowed
 from diffprof.devices.simulated import place
@@ -42,6 +41,10 @@ COMPILED_WARMUPS = 3
 """The first call compiles, the next ones record CUDA graphs."""
 
 
+class RoundingUnknown(Exception):
+    """What half precision does to the output could not be told; the message says why."""
+
+
 @dataclass(frozen=True)
 class StandMark:
     """A state of a stand."""
@@ -64,15 +67,15 @@ class Stand:
         options: Options,
         settings: Mapping[str, Any],
         progress: Progress,
-        clock: Clock = time.perf_counter,
+        clock: Clock | None = None,
     ) -> None:
         self.device = device
         self.target = target
         self.options = options
         self.settings = dict(settings)
         self.progress = progress
-        self.clock = clock
-        self.subject = Subject(scene)
+        self.clock = clock or device.clock
+        self.subject = Subject(scene, device.torch_device if device.allocator is not None else None)
         self.reckoned: tuple[Simulated, ...] = ()
         self.compiled = False
         self._incomparable = ""
@@ -105,22 +108,24 @@ class Stand:
 
     def measured(self) -> Measured:
         """Clean timed passes."""
-        place = self.device.torch_device
-        if place.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(place)
+        self.subject.park()
         timing = clean_passes(
             self.subject.scene.call,
-            synchronizer(place),
+            self.device.synchronize,
             warmups=COMPILED_WARMUPS if self.compiled else 1,
             passes=PASSES,
+            warm=self._warm,
             clock=self.clock,
         )
-        peak = torch.cuda.max_memory_allocated(place) - self._held() if place.type == "cuda" else None
-        return _measured(timing.seconds, peak)
+        allocator = self.device.allocator
+        return _measured(timing.seconds, None if allocator is None else allocator.peak_bytes())
 
-    def _held(self) -> int:
-        """Bytes on the device that are kept for undoing alone."""
-        return 0
+    def _warm(self) -> None:
+        """The peak is that of the timed calls: what tuning kernels takes while it warms up is left out."""
+        self.device.synchronize()
+        if self.device.allocator is not None:
+            self.device.allocator.collect()
+            self.device.allocator.reset_peak()
 
     def timed_again(
         self, before: StandMark, after: StandMark, memory: tuple[int | None, int | None]
@@ -135,6 +140,7 @@ class Stand:
 
     def look(self, analyzers: Sequence[str]) -> Recording:
         """Scan the pipeline as it is now."""
+        self.subject.park()
         session = Session(self.target, self.device, self.options, analyzers, self._settings(), self.progress)
         session.lends = False  # it stands there already
         with session.keeping_what_was_recorded():
@@ -157,7 +163,8 @@ class Stand:
     def rounding(self, output: Output | None) -> float:
         """How far the output is from that of the same pipeline in float32: what half precision itself does.
 
-        0 where it is in float32, or can't be put into it. Changes the pipeline.
+        0 where it is in float32. Changes the pipeline. Raises RoundingUnknown where the float32 pipeline does
+        not run, for want of memory say.
         """
         pipe = self._compared.pipe if self._compared is not None else None
         modules = [m for m in components(pipe).values() if isinstance(m, torch.nn.Module)] if pipe else []
@@ -167,10 +174,15 @@ class Stand:
         try:
             for module in modules:
                 module.to(torch.float32)
+                self.subject.park()
             exact = self.output()
-        except Exception:
-            return 0.0
-        return self.difference(output, exact).max_abs or 0.0
+        except Exception as error:
+            text = "it ran out of memory" if isinstance(error, torch.OutOfMemoryError | MemoryError) else None
+            raise RoundingUnknown(text or f"it raised {type(error).__name__}") from error
+        found = self.difference(output, exact).max_abs
+        if found is None:
+            raise RoundingUnknown(self.why_not_compared or "its output can't be compared")
+        return found
 
     @property
     def _compared(self) -> Subject | None:

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from diffprof.devices.simulated import is_simulated
+from diffprof.devices.storages import Kept, Storages, View
 from diffprof.targets.process import SETTINGS
 
 CONFIGS = ("torch._inductor.config", "torch._dynamo.config", "torch._functorch.config")
@@ -42,24 +43,23 @@ _ABSENT = object()
 class Snapshot:
     """The state of some objects and of the process. Take one, change things, `restore()`, as often as wanted.
 
-    earlier: a snapshot whose copies of tensors are shared where the bytes are still the same, so that a
-    series of snapshots holds each weight once. contents: whether bytes are copied, for what is written in
-    place; without, tensors get back their storage only.
+    storages: those of a series of snapshots, which holds each weight once. contents: whether bytes are
+    copied, for what is written in place; without, tensors get back their storage only.
     """
 
-    def __init__(self, *roots: Any, earlier: Snapshot | None = None, contents: bool = True) -> None:
+    def __init__(self, *roots: Any, storages: Storages | None = None, contents: bool = True) -> None:
         self.process = ProcessState()
         self._objects: list[tuple[Any, type, dict[str, Any]]] = []
         self._containers: list[tuple[Any, Any]] = []
         self._arrays: list[tuple[np.ndarray, np.ndarray]] = []
-        self._tensors: list[tuple[torch.Tensor, torch.Tensor, bool]] = []
-        self._bytes: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._tensors: list[tuple[torch.Tensor, View | torch.Tensor, bool]] = []
+        self._kept: dict[int, Kept] = {}
         self._classes: dict[type, dict[str, Any]] = {}
-        self._kept = earlier._bytes if earlier is not None else {}
+        self._storages = storages if storages is not None else Storages()
         self._contents = contents
         with torch.no_grad():
             self._walk(roots)
-        self._kept = {}
+        self._storages.used_by(self)
         self._modules = [
             (module, dict(vars(module)))
             for name, module in list(sys.modules.items())
@@ -104,19 +104,14 @@ class Snapshot:
         plain = type(tensor) in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
         if not plain and not is_simulated(tensor):
             return  # a wrapper (quantized weights, say): changed by putting another in its place
-        self._tensors.append((tensor, tensor.data, tensor.requires_grad))
-        if not plain or not self._contents or tensor.device.type == "meta":
-            return
-        storage = tensor.untyped_storage()
-        key = storage.data_ptr()
-        if not key or key in self._bytes:
-            return
-        held = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)
-        before = self._kept.get(key)
-        if before is not None and before[1].numel() == held.numel() and _same(held, before[1]):
-            self._bytes[key] = (held, before[1])
-        else:
-            self._bytes[key] = (held, held.to("cpu", copy=True))
+        data: View | torch.Tensor = tensor.data
+        if plain and self._contents and _has_bytes(tensor):
+            data = self._storages.view(tensor, self._kept)
+        self._tensors.append((tensor, data, tensor.requires_grad))
+
+    def tensors(self) -> Iterator[torch.Tensor]:
+        """Tensors whose bytes are remembered."""
+        return (tensor for tensor, data, _ in self._tensors if isinstance(data, View))
 
     def _class(self, cls: type) -> None:
         for each in cls.__mro__:
@@ -134,14 +129,13 @@ class Snapshot:
                 _refill(vars(thing), held)
             for container, content in self._containers:
                 _give_back(container, content)
-            for tensor, data, requires_grad in self._tensors:
+            back = {kept: kept.back() for kept in self._kept.values()}
+            for tensor, remembered, requires_grad in self._tensors:
+                data = remembered.data(back) if isinstance(remembered, View) else remembered
                 if not _same_place(tensor, data):
                     tensor.data = data
                 if tensor.requires_grad != requires_grad:
                     tensor.requires_grad_(requires_grad)
-            for held_bytes, copy in self._bytes.values():
-                if not _same(held_bytes, copy):
-                    held_bytes.copy_(copy)
             for array, values in self._arrays:
                 if not np.array_equal(array, values, equal_nan=array.dtype.kind in "fc"):
                     array[...] = values
@@ -152,15 +146,6 @@ class Snapshot:
                 if vars(module).get(name, _ABSENT) is not value:
                     vars(module)[name] = value
         self.process.restore()
-
-    @property
-    def held_bytes(self) -> dict[int, int]:
-        """Storage -> bytes, of the tensors on an accelerator that this snapshot keeps alive."""
-        return {
-            data.data_ptr(): data.untyped_storage().nbytes() if not is_simulated(data) else data.nbytes
-            for _, data, _ in self._tensors
-            if data.device.type not in ("cpu", "meta")
-        }
 
 
 @contextmanager
@@ -251,8 +236,10 @@ def _restore_class(cls: type, content: dict[str, Any]) -> None:
             type.__delattr__(cls, name)
 
 
-def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return one.numel() == other.numel() and bool(torch.equal(one, other.to(one.device)))
+def _has_bytes(tensor: torch.Tensor) -> bool:
+    """Whether its values lie in a storage as they are."""
+    plain = tensor.layout is torch.strided and not tensor.is_conj() and not tensor.is_neg()
+    return plain and tensor.device.type != "meta" and tensor.untyped_storage().data_ptr() != 0
 
 
 def _same_place(tensor: torch.Tensor, data: torch.Tensor) -> bool:

@@ -39,7 +39,7 @@ def render_ladder(ladder: Ladder, form: str, *, width: int | None = None, colour
 
 def _row(rung: RungResult) -> dict[str, str | None]:
     return {
-        "title": rung.title if rung.skipped is None else f"{rung.title} (skipped: {rung.skipped})",
+        "title": _title(rung),
         "seconds": _figure(rung.seconds, 3),
         "published": _figure(rung.published_seconds, 3),
         "error": _percent(rung.error),
@@ -47,6 +47,11 @@ def _row(rung: RungResult) -> dict[str, str | None]:
         "published_memory": _figure(rung.published_memory_gb, 2),
         "memory_error": _percent(rung.memory_error),
     }
+
+
+def _title(rung: RungResult) -> str:
+    why = {"skipped": rung.skipped, "failed": rung.failed}
+    return rung.title + "".join(f" ({how}: {text})" for how, text in why.items() if text is not None)
 
 
 def _figure(value: float | None, digits: int) -> str | None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from diffprof.devices.storages import Storages, fingerprint
 from diffprof.tuning.undo import Snapshot, restored
 from tests.tuning.conftest import CALL, built, settings, unchanged  # noqa: F401
 
@@ -126,11 +127,12 @@ def test_apply_then_undo_gives_the_original(built, unchanged, change):  # noqa: 
 
 
 def test_two_states_can_be_taken_in_turn(built, unchanged):  # noqa: F811
-    plain = Snapshot(built)
+    storages = Storages()
+    plain = Snapshot(built, storages=storages)
     one = image(built)
     written_in_place(built)
     built.unet.to(memory_format=torch.channels_last)
-    changed = Snapshot(built, earlier=plain)
+    changed = Snapshot(built, storages=storages)
     other = image(built)
     assert not np.array_equal(one, other)
     for _ in range(2):
@@ -142,9 +144,74 @@ def test_two_states_can_be_taken_in_turn(built, unchanged):  # noqa: F811
 
 
 def test_bytes_are_held_once_where_they_are_the_same(built):  # noqa: F811
-    first = Snapshot(built)
-    second = Snapshot(built, earlier=first)
-    assert {id(copy) for _, copy in second._bytes.values()} <= {id(copy) for _, copy in first._bytes.values()}
+    storages = Storages()
+    first = Snapshot(built, storages=storages)
+    second = Snapshot(built, storages=storages)
+    assert first._kept
+    assert list(second._kept.values()) == list(first._kept.values())
+
+
+class Pair:
+    """Two layers, 272 and 144 bytes of weights and biases."""
+
+    def __init__(self):
+        self.first, self.second = torch.nn.Linear(16, 4), torch.nn.Linear(8, 4)
+
+
+def held(snapshot):
+    return sum(kept.here.numel() for kept in snapshot._kept.values() if kept.here is not None)
+
+
+def test_what_only_a_snapshot_holds_is_parked_and_comes_back():
+    """On a device whose memory is spared; here the CPU plays it."""
+    pair, storages = Pair(), Storages(spare=torch.device("cpu"))
+    plain = Snapshot(pair, storages=storages)
+    weight, values = pair.first.weight, pair.first.weight.detach().clone()
+    assert held(plain) == 272 + 144
+    pair.first.to(torch.bfloat16)
+    cast = Snapshot(pair, storages=storages)
+    storages.park([pair])
+    assert (held(plain), held(cast)) == (144, 136 + 144)
+    pair.first.weight = torch.nn.Parameter(values * 2)
+    storages.park([pair])
+    assert weight.numel() == 0
+    assert (held(plain), held(cast)) == (144, 8 + 144)
+    plain.restore()
+    storages.park([pair])
+    assert pair.first.weight is weight
+    assert torch.equal(weight, values)
+    assert (held(plain), held(cast)) == (272 + 144, 144)
+    cast.restore()
+    assert weight.dtype == torch.bfloat16
+    assert torch.equal(weight, values.bfloat16())
+
+
+def test_a_fingerprint_shows_each_change():
+    data = torch.randint(0, 255, (8 * 1000 + 3,), dtype=torch.uint8)
+    seen = {fingerprint(data)}
+    for at in (0, 7, 8, 4000, 7999, 8000, 8002):
+        changed = data.clone()
+        changed[at] ^= 1
+        seen.add(fingerprint(changed))
+    swapped = data.clone()
+    swapped[:8], swapped[8:16] = data[8:16], data[:8]
+    seen.add(fingerprint(swapped))
+    assert len(seen) == 9
+    assert fingerprint(data.clone()) in seen
+
+
+def test_a_closure_keeps_what_it_holds():
+    """A fix may hold weights where no attribute leads: they are not taken from it."""
+    pair, storages = Pair(), Storages(spare=torch.device("cpu"))
+    snapshot = Snapshot(pair, storages=storages)
+    old, bias = pair.first.weight, pair.first.bias
+    pair.first = torch.nn.Linear(16, 4)
+    pair.second.register_forward_hook(lambda *_: old.sum() * 0)
+    storages.park([pair])
+    assert (old.shape, bias.numel()) == ((4, 16), 0)
+    snapshot.restore()
+    assert pair.first.bias is bias
+    assert bias.shape == (4,)
 
 
 def test_settings_are_given_back_where_the_change_raised(built):  # noqa: F811

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,11 +13,12 @@ from msgspec.structs import replace
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from diffprof.analyzers.kernels.joining import SeenWait, join_waits
-from diffprof.analyzers.kernels.timing import Clock, clean_passes, synchronizer
+from diffprof.analyzers.kernels.timing import Clock, clean_passes
 from diffprof.chrome_trace.events import MODULE_PREFIX, phase_label
 from diffprof.chrome_trace.events import Phase as Label
 from diffprof.chrome_trace.reader import read_trace
 from diffprof.chrome_trace.sections import EVERYTHING_ON_THE_GPU, Sections, sections_of
+from diffprof.devices import Device, cuda_runtime
 from diffprof.model.progress import Progress
 from diffprof.model.recording import Grade, MemoryUse, SyncRow, Timing, Unseen
 from diffprof.targets.pipeline import Phase, PhaseTracker, components, module_names, replaced
@@ -34,12 +34,12 @@ LIMIT_S = 60.0
 def measure(
     call: Callable[[], object],
     pipe: Any,
-    device: torch.device,
+    device: Device,
     *,
     folder: Path | None = None,
     passes: int = PASSES,
     warmups: int = 1,
-    clock: Clock = time.perf_counter,
+    clock: Clock | None = None,
     progress: Progress | None = None,
     rows: Sequence[SyncRow] = (),
     seen: Sequence[SeenWait] = (),
@@ -53,14 +53,20 @@ def measure(
     a note of what is missing in `unseen`.
     """
     progress = progress or Progress()
-    synchronize = synchronizer(device)
     progress.stage("timing clean calls", total=warmups + passes)
 
     def counted() -> None:
         call()
         progress.step()
 
-    timing = clean_passes(counted, synchronize, warmups=warmups, passes=passes, limit_s=LIMIT_S, clock=clock)
+    timing = clean_passes(
+        counted,
+        device.synchronize,
+        warmups=warmups,
+        passes=passes,
+        limit_s=LIMIT_S,
+        clock=clock or device.clock,
+    )
     yield {"timing": timing}
     progress.stage("profiling one call")
     try:
@@ -85,7 +91,7 @@ def _profiled(
     found: Sections,
     timing: Timing,
     pipe: Any,
-    device: torch.device,
+    device: Device,
     rows: Sequence[SyncRow],
     seen: Sequence[SeenWait],
 ) -> dict[str, Any]:
@@ -98,21 +104,21 @@ def _profiled(
     if found.device is not None:
         joined = join_waits(rows, seen, found)
         sections |= {"syncs": joined.syncs, "timeline": joined.timeline, "gaps": joined.gaps}
-    elif device.type != "cpu":
+    elif device.kind != "cpu":
         sections["unseen"] = tuple(each for each in found.unseen if each.what == EVERYTHING_ON_THE_GPU)
     return sections
 
 
-def profiled_call(call: Callable[[], object], pipe: Any, device: torch.device, file: Path) -> None:
+def profiled_call(call: Callable[[], object], pipe: Any, device: Device, file: Path) -> None:
     """One call under the profiler, with phases and modules annotated, exported to a Kineto trace.
 
     Stacks stay off: 84 % of a trace with them are Python frames, and they can drop annotations
     (github.com/pytorch/pytorch/issues/174555).
     """
-    activities = [ProfilerActivity.CPU]
-    if device.type == "cuda":
-        activities.append(ProfilerActivity.CUDA)
-        torch.cuda.reset_peak_memory_stats(device)
+    runtime = cuda_runtime.RUNTIME
+    activities = runtime.activities() if device.kind == "cuda" else (ProfilerActivity.CPU,)
+    if device.allocator is not None:
+        device.allocator.reset_peak()
     tracker = PhaseTracker()
     with (
         profile(activities=activities, record_shapes=True, profile_memory=True, acc_events=True) as profiler,
@@ -121,8 +127,8 @@ def profiled_call(call: Callable[[], object], pipe: Any, device: torch.device, f
         annotated_modules(module_names(pipe)),
     ):
         call()
-        synchronizer(device)()
-    profiler.export_chrome_trace(str(file))
+        device.synchronize()
+    runtime.export_trace(profiler, file)
 
 
 @contextmanager
@@ -173,16 +179,16 @@ def annotated_modules(names: Mapping[int, str]) -> Iterator[None]:
         yield
 
 
-def _with_known_memory(memory: MemoryUse | None, pipe: Any, device: torch.device) -> MemoryUse | None:
+def _with_known_memory(memory: MemoryUse | None, pipe: Any, device: Device) -> MemoryUse | None:
     """The trace's memory with what is known better: on CUDA the allocator's peak and capacity; on the CPU,
     where the trace counts from the profiler's start, the weights that were there before."""
     weights = sum(parameter_bytes(pipe).values())
-    if device.type == "cuda":
+    if device.allocator is not None:
         return replace(
             memory or MemoryUse(grade=Grade.MEASURED),
             weights_bytes=weights or None,
-            peak_bytes=torch.cuda.max_memory_allocated(device),
-            capacity_bytes=torch.cuda.get_device_properties(device).total_memory,
+            peak_bytes=device.allocator.peak_bytes(),
+            capacity_bytes=device.allocator.capacity_bytes(),
         )
     if memory is None:
         return None

@@ -6,20 +6,10 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
 
 from diffprof.model.recording import Grade, Timing
 
 Clock = Callable[[], float]
-
-
-def synchronizer(device: Any) -> Callable[[], None]:
-    """Waits until a torch device is done; does nothing on the CPU."""
-    import torch
-
-    if device.type == "cuda":
-        return lambda: torch.cuda.synchronize(device)
-    return lambda: None
 
 
 def clean_passes(
@@ -29,15 +19,18 @@ def clean_passes(
     warmups: int = 1,
     passes: int = 3,
     limit_s: float = math.inf,
+    warm: Callable[[], None] = lambda: None,
     clock: Clock = time.perf_counter,
     mode: str = "eager",
 ) -> Timing:
     """Time `passes` calls after `warmups`, each from an idle device until the device is done again.
 
-    limit_s: time in passes after which no further one is begun; one is always made.
+    limit_s: time in passes after which no further one is begun; one is always made. warm: called once,
+    between the warm-ups and the first pass.
     """
     for _ in range(warmups):
         call()
+    warm()
     seconds: list[float] = []
     while len(seconds) < passes and (not seconds or sum(seconds) + seconds[-1] <= limit_s):
         synchronize()

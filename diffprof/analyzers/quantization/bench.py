@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,9 +38,10 @@ from diffprof.analyzers.quantization.timing import (
 from diffprof.model.recording import Grade, SchemeTiming
 
 FIRST_COMPILE_S = 25.0
-"""Seconds that the first `torch.compile` of a process takes on a CPU; measured on torch 2.13, one core."""
+"""Seconds that the first `torch.compile` of a process takes on a CPU; measured on torch 2.13, one core. It is
+the first guess for a GPU too, until one was seen."""
 COMPILE_S = 6.0
-"""Seconds of each further one, a layer."""
+"""Seconds of each further one, a layer, until one was seen."""
 
 
 @dataclass
@@ -56,7 +58,8 @@ class Bench:
     cache: TimingCache | None = None
     on_key: Callable[[Key], None] = lambda key: None
     left_out: list[str] = field(default_factory=list)
-    _compiles: int = 0
+    _compile_s: list[float] = field(default_factory=list)
+    """Seconds that each compile of this process took so far."""
 
     def time_all(self, inventory: Inventory, modes: Sequence[str]) -> dict[Key, list[SchemeTiming]]:
         """Timings by key; a key that the budget did not reach is missing and named in `left_out`."""
@@ -205,15 +208,20 @@ class Bench:
 
     def _work(self, module: nn.Module, given: torch.Tensor, mode: str) -> Work:
         if mode == "compiled":
-            self._compiles += 1
             call = self.compiler(module)
+            begin = self.budget.spent
+            call(given)  # compiles, and on a GPU tries the kernels that there are
+            self._compile_s.append(self.budget.spent - begin)
             return lambda: call(given)
         return lambda: module(given)
 
     def _compile_cost(self, layers: int) -> float:
-        if self.device.type != "cpu":
-            return 0.0
-        return layers * COMPILE_S + (0.0 if self._compiles else FIRST_COMPILE_S)
+        """Seconds that compiling so many layers will take, by those that were compiled: the first is dearer
+        than all others, and is no measure of them."""
+        if not self._compile_s:
+            return layers * COMPILE_S + FIRST_COMPILE_S
+        later = self._compile_s[1:]
+        return layers * (statistics.median(later) if later else COMPILE_S)
 
     # --- cache ----------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from diffprof.analyzers.quantization.inventory import Key
 from diffprof.model.recording import SchemeTiming
 from diffprof.model.recording.whole_file import write_whole
 
-VERSION = 1
+VERSION = 2
 """Of the way in which times are taken; a change makes older entries void."""
 
 

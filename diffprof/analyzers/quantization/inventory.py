@@ -15,6 +15,7 @@ from torch import nn
 from diffprof.analyzers.quantization.layers import dtype_word, scheme_of, weights_are_quantized
 from diffprof.analyzers.quantization.order import adapter_names
 from diffprof.analyzers.quantization.source import Named
+from diffprof.devices import cuda_runtime
 from diffprof.targets.pipeline import Phase, PhaseTracker, components
 
 SAMPLE_ROWS = 48
@@ -93,21 +94,18 @@ class HostStopwatch:
 class EventStopwatch:
     """CUDA events on the current stream."""
 
-    def start(self) -> torch.cuda.Event:
-        return self._record()
+    def __init__(self, index: int) -> None:
+        self.index = index
 
-    def stop(self, mark: torch.cuda.Event) -> tuple[torch.cuda.Event, torch.cuda.Event]:
-        return mark, self._record()
+    def start(self) -> Any:
+        return cuda_runtime.RUNTIME.event(self.index)
 
-    def microseconds(self, span: tuple[torch.cuda.Event, torch.cuda.Event]) -> float:
+    def stop(self, mark: Any) -> tuple[Any, Any]:
+        return mark, cuda_runtime.RUNTIME.event(self.index)
+
+    def microseconds(self, span: tuple[Any, Any]) -> float:
         span[1].synchronize()
         return span[0].elapsed_time(span[1]) * 1e3
-
-    @staticmethod
-    def _record() -> torch.cuda.Event:
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
 
 
 @dataclass

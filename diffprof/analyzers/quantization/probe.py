@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +41,15 @@ from diffprof.analyzers.quantization.order import check_order, disorder, done, u
 from diffprof.analyzers.quantization.published import published_list
 from diffprof.analyzers.quantization.schemes import SCHEMES, Scheme, schemes_for
 from diffprof.analyzers.quantization.source import Setting
-from diffprof.analyzers.quantization.timing import Budget, EventRunner, HostRunner, Patience, Runner, compiled
+from diffprof.analyzers.quantization.timing import (
+    Budget,
+    EventRunner,
+    HostRunner,
+    Patience,
+    Runner,
+    compiled,
+    compiled_as_recommended,
+)
 from diffprof.model.errors import UsageError
 from diffprof.model.recording import LinearRow, PublishedComparison, Quantization, SchemeTiming
 from diffprof.targets.pipeline import components, role
@@ -87,10 +94,10 @@ class Settings:
 class Instruments:
     """What touches a clock, a device or a compiler; replaced in tests. None: the device's own."""
 
-    clock: Callable[[], float] = time.perf_counter
+    clock: Callable[[], float] | None = None
     stopwatch: Stopwatch | None = None
     runner: Runner | None = None
-    compiler: Callable[[Any], Any] = compiled
+    compiler: Callable[[Any], Any] | None = None
     build: Callable[[torch.nn.Module, Scheme], torch.nn.Module] = quantized_copy
     patience: Patience = field(default_factory=Patience)
     cache_path: Path | None = None
@@ -181,7 +188,7 @@ class _Probe:
         inventory = take_inventory(
             self.scene.pipe, self.scene.call, stopwatch=self._stopwatch(), sample=self.scene.weights != "none"
         )
-        budget = Budget(budget_s, self.tools.clock)
+        budget = Budget(budget_s, self._clock)
         bench = self._bench(budget, use_cache, len(inventory.counts))
         timings = bench.time_all(inventory, self.modes)
         return self._judge(inventory, timings, budget, bench.left_out, None)
@@ -191,14 +198,24 @@ class _Probe:
     def _stopwatch(self) -> Stopwatch:
         if self.tools.stopwatch is not None:
             return self.tools.stopwatch
-        return EventStopwatch() if self.device.kind == "cuda" else HostStopwatch(self.tools.clock)
+        if self.device.kind == "cuda":
+            return EventStopwatch(self.device.index)
+        return HostStopwatch(self._clock)
 
     def _runner(self) -> Runner:
         if self.tools.runner is not None:
             return self.tools.runner
         if self.device.kind == "cuda":
-            return EventRunner(self.device.torch_device)
-        return HostRunner(self.tools.clock)
+            return EventRunner(self.device.index)
+        return HostRunner(self._clock)
+
+    @property
+    def _clock(self) -> Callable[[], float]:
+        return self.tools.clock or self.device.clock
+
+    @property
+    def _compiler(self) -> Callable[[Any], Any]:
+        return self.tools.compiler or (compiled_as_recommended if self.device.kind == "cuda" else compiled)
 
     def _bench(self, budget: Budget, use_cache: bool, shapes: int) -> Bench:
         info = self.device.info()
@@ -217,7 +234,7 @@ class _Probe:
             budget=budget,
             schemes=self.schemes,
             patience=self.tools.patience,
-            compiler=self.tools.compiler,
+            compiler=self._compiler,
             build=self.tools.build,
             cache=stored,
             on_key=lambda key: self._step(f"{key.m} x {key.in_features} x {key.out_features}"),

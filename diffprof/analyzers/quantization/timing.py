@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import torch
 
 from diffprof.analyzers.quantization.schemes import ORIGINAL
+from diffprof.devices import cuda_runtime
+from diffprof.devices.inductor_flags import kernel_options
 from diffprof.model.recording import Grade, SchemeTiming
 
 Work = Callable[[], Any]
@@ -42,24 +44,51 @@ class HostRunner:
         return (self.clock() - begin) * 1e6
 
 
-class EventRunner:
-    """On a CUDA device, by events around the work. A fill of twice the L2 cache runs first: the cache is
-    cold, as in a real step, and the launches of the work are queued before the fill ends."""
+MOST_FILLS = 512
+"""Fills after which work whose launches still come too late is taken to wait for the device itself; some 20 ms
+on the GPUs with the slowest memory."""
 
-    def __init__(self, device: torch.device) -> None:
-        properties = torch.cuda.get_device_properties(device)
-        size = 2 * int(getattr(properties, "L2_cache_size", 64 << 20) or 64 << 20)
-        self._other = torch.empty(size // 4, dtype=torch.int32, device=device)
+
+class EventRunner:
+    """On a CUDA device, by events around the work: the time of its kernels, one behind the other.
+
+    Fills of twice the L2 cache run first: the cache is cold, as in a real step, and while they run the host
+    queues the work. A library's Python takes the host some hundred microseconds a layer, more than a fill
+    takes the device: so there are as many fills as it needs. Whether it was in time is asked of the device:
+    with everything queued, it must not have come to the work yet. Work that waits for the device itself is
+    never in time, and its time is the host's too: `host_bound` counts such runs.
+    """
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.fills = 1
+        self.host_bound = 0
+        self.runtime = cuda_runtime.RUNTIME
+        properties = self.runtime.properties(index)
+        size = 2 * int(getattr(properties, "L2_cache_size", 0) or 64 << 20)
+        self._other = torch.empty(size // 4, dtype=torch.int32, device=self.runtime.torch_device(index))
 
     def microseconds(self, work: Work) -> float:
-        begin = torch.cuda.Event(enable_timing=True)
-        end = torch.cuda.Event(enable_timing=True)
-        self._other.zero_()
-        begin.record()
+        while True:
+            taken, in_time = self._run(work)
+            if in_time:
+                return taken
+            if self.fills >= MOST_FILLS:
+                self.host_bound += 1
+                return taken
+            self.fills = min(2 * self.fills, MOST_FILLS)
+
+    def _run(self, work: Work) -> tuple[float, bool]:
+        """(microseconds between the events, whether all of it was queued before the device began with it)."""
+        self.runtime.synchronize(self.index)
+        for _ in range(self.fills):
+            self.runtime.fill(self._other)
+        begin = self.runtime.event(self.index)
         work()
-        end.record()
+        end = self.runtime.event(self.index)
+        in_time = not begin.query()
         end.synchronize()
-        return begin.elapsed_time(end) * 1e3
+        return begin.elapsed_time(end) * 1e3, in_time
 
 
 def last_level_cache() -> int:
@@ -216,7 +245,12 @@ def _is_lost(result: Comparison, name: str, patience: Patience, done: int) -> bo
 _names = itertools.count()
 
 
-def compiled(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+def compiled_as_recommended(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The module's call with the kernels that the fix which compiles, and the ladder, give it on a GPU."""
+    return compiled(module, kernel_options())
+
+
+def compiled(module: Any, options: dict[str, Any] | None = None) -> Callable[[torch.Tensor], torch.Tensor]:
     """The module's call under `torch.compile`, as a function with code of its own: Dynamo's limit of
     recompiles counts by code object, and all linears share theirs."""
 
@@ -225,4 +259,4 @@ def compiled(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
 
     code = call.__code__.replace(co_name=f"timed_layer_{next(_names)}")
     own = types.FunctionType(code, call.__globals__, code.co_name, None, call.__closure__)
-    return torch.compile(own, dynamic=False)
+    return torch.compile(own, dynamic=False, options=options)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from diffprof.analyzers.setup.compiling import FLAGS
 from diffprof.analyzers.setup.judging import HEAVY, heavy, is_worth, judged, named, setup_of
+from diffprof.devices.inductor_flags import FLAGS
 from diffprof.judge.rules import rule
 from diffprof.judge.setup_costs import evidence
 from diffprof.model.finding import Finding, Severity

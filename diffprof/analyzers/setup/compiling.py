@@ -6,20 +6,10 @@ from collections.abc import Sequence
 
 from diffprof.analyzers.setup.memory import in_channels_last
 from diffprof.analyzers.setup.precision import NO_SETUP, ROUNDING_TOLERANCE, place
+from diffprof.devices.inductor_flags import FLAGS, INT8_FLAGS
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Code, Fix, Recipe, Safety, Simulated, Skipped, Stage
 from diffprof.model.recording import Recording, SetupPart
-
-FLAGS = {
-    "conv_1x1_as_mm": True,
-    "coordinate_descent_tuning": True,
-    "coordinate_descent_check_all_directions": True,
-    "epilogue_fusion": False,
-}
-"""Inductor's flags of the published recipe (github.com/huggingface/diffusion-fast)."""
-
-INT8_FLAGS = {"force_fuse_int_mm_with_mul": True}
-"""What the recipe adds where linears are quantized dynamically; without such linears it changes nothing."""
 
 
 def denoiser_calls_per_step(recording: Recording) -> int | None:

@@ -16,17 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from diffprof.devices.inductor_flags import FLAGS, INT8_FLAGS
 from diffprof.model.recording import KindCosts, Setup, SetupPart
 from diffprof.targets.pipeline import components, role
-
-INDUCTOR_FLAGS = (
-    "conv_1x1_as_mm",
-    "coordinate_descent_tuning",
-    "coordinate_descent_check_all_directions",
-    "epilogue_fusion",
-    "force_fuse_int_mm_with_mul",
-)
-"""Flags that the published recipe for SDXL sets (github.com/huggingface/diffusion-fast)."""
 
 ATTENTION_PACKAGES = ("flash_attn_interface", "flash_attn", "sageattention", "xformers")
 """Libraries that diffusers' attention dispatcher can use, the fastest first."""
@@ -283,7 +275,7 @@ def _inductor_flags(models: Sequence[nn.Module]) -> dict[str, bool]:
         for function in functions:
             config = _compiler_config(function)
             if config:
-                return {name: bool(config[name]) for name in INDUCTOR_FLAGS if name in config}
+                return {name: bool(config[name]) for name in (*FLAGS, *INT8_FLAGS) if name in config}
     return {}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -64,6 +65,16 @@ class SimulatedDevice:
 
     def place(self, thing: Any) -> None:
         place(thing, values="unknown")
+
+    def clock(self) -> float:
+        return time.perf_counter()
+
+    def synchronize(self) -> None:
+        """Nothing: it works in step with the host."""
+
+    @property
+    def allocator(self) -> None:
+        return None
 
     @contextmanager
     def observed(self, observer: Observer, pipe: Any) -> Iterator[None]:

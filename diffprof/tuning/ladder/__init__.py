@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from diffprof.model.errors import UsageError
+from diffprof.model.errors import TargetError, UsageError
 from diffprof.model.ladder import Ladder, RungResult
 from diffprof.targets.baseline import RUNGS, Rung, tf32_matmuls
 
@@ -87,7 +87,10 @@ def climb(
 ) -> Ladder:
     """Run the rungs on a device: simulated ones predict, others measure.
 
-    options.steps: denoising steps of the figures. options.dtype is ignored: rungs have their own.
+    options.steps: denoising steps of the figures. options.dtype is ignored: rungs have their own. A measured
+    rung that fails, for want of memory say, is kept with what it raised beside those that ran.
+
+    Raises TargetError where none came to its end.
     """
     steps = options.steps or DEFAULT_STEPS
     options = replace(options, steps=steps)
@@ -101,6 +104,7 @@ def climb(
         results = [
             _with_published(result, beside) for result in _results(target, device, options, rungs, on_rung)
         ]
+    _raise_if_none_ran(target, results)
     return Ladder(
         target=target.spec,
         device=device.spec,
@@ -109,6 +113,15 @@ def climb(
         source=beside.source if beside else None,
         notes=tuple(notes),
     )
+
+
+def _raise_if_none_ran(target: Target, results: Sequence[RungResult]) -> None:
+    failed = [rung for rung in results if rung.failed is not None]
+    if failed and all(rung.seconds is None for rung in results):
+        raise TargetError(
+            f"No rung of {target.spec} came to its end; {failed[0].name} failed: {failed[0].failed}.",
+            "Call it smaller (--height, --width, --batch), or see with `diffprof scan` where it fails.",
+        )
 
 
 def _results(

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from msgspec.structs import replace as changed
 
-from diffprof.analyzers.kernels.timing import clean_passes, synchronizer
+from diffprof.analyzers.kernels.timing import clean_passes
 from diffprof.analyzers.quantization.published import published_list
+from diffprof.devices.inductor_flags import FLAGS, INT8_FLAGS
+from diffprof.model.errors import DiffprofError, UsageError
 from diffprof.model.ladder import RungResult
 from diffprof.model.recording import Grade
 from diffprof.targets.baseline import Inapplicable, Rung, prepare
@@ -26,42 +28,69 @@ if TYPE_CHECKING:
 COMPILED_WARMUPS = 3
 """As the published runs: the first call compiles, the next ones record CUDA graphs."""
 
-INDUCTOR_FLAGS = {
-    "conv_1x1_as_mm": True,
-    "coordinate_descent_tuning": True,
-    "coordinate_descent_check_all_directions": True,
-    "epilogue_fusion": False,
-}
-"""Of the published recipe."""
-
-INT8_FLAGS = {"force_fuse_int_mm_with_mul": True}
-
 
 def measured_rung(target: Target, device: Device, options: Options, rung: Rung) -> RungResult:
-    """Build the target as the rung wants it, warm it up, time it."""
+    """Build the target as the rung wants it, warm it up, time it. A rung that fails says why, and nothing of
+    it stays on the device: the next one begins as the first did."""
     result = RungResult(name=rung.name, title=rung.title, grade=Grade.MEASURED)
 
     def play(scene: Scene) -> RungResult:
-        place = device.torch_device
         with ExitStack() as undo:
-            try:
-                prepare(scene.pipe, rung)
-                if rung.int8:
-                    quantize(scene.pipe)
-            except Inapplicable as reason:
-                return changed(result, skipped=str(reason))
+            prepare(scene.pipe, rung)
+            if rung.int8:
+                quantize(scene.pipe)
             if rung.compiled:
                 undo.enter_context(compiled(scene.pipe, int8=rung.int8))
-            if place.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(place)
-            timing = clean_passes(
-                scene.call, synchronizer(place), warmups=COMPILED_WARMUPS if rung.compiled else 1
-            )
-            peak = torch.cuda.max_memory_allocated(place) / GIB if place.type == "cuda" else None
-            return changed(result, seconds=timing.median, memory_gb=peak)
+            return _timed(scene, device, rung, result)
 
-    with device.active(), torch.no_grad():
-        return target.run(play, device, replace(options, dtype=rung.dtype))
+    wanted = replace(options, dtype=rung.dtype)
+    _collect(device)
+    try:
+        with device.active(), torch.no_grad():
+            return target.run(play, device, wanted)
+    except Inapplicable as reason:
+        return changed(result, skipped=str(reason))
+    except UsageError:
+        raise  # of the request, and so of every rung
+    except Exception as error:
+        return changed(result, failed=_why(error))
+    finally:
+        _collect(device)
+
+
+def _timed(scene: Scene, device: Device, rung: Rung, result: RungResult) -> RungResult:
+    """The peak is that of the timed calls: what tuning kernels takes while it warms up is left out."""
+    allocator = device.allocator
+
+    def warm() -> None:
+        device.synchronize()
+        if allocator is not None:
+            allocator.collect()
+            allocator.reset_peak()
+
+    timing = clean_passes(
+        scene.call,
+        device.synchronize,
+        warmups=COMPILED_WARMUPS if rung.compiled else 1,
+        warm=warm,
+        clock=device.clock,
+    )
+    peak = None if allocator is None else allocator.peak_bytes() / GIB
+    return changed(result, seconds=timing.median, memory_gb=peak)
+
+
+def _collect(device: Device) -> None:
+    if device.allocator is not None:
+        device.allocator.collect()
+
+
+def _why(error: BaseException) -> str:
+    """An exception in one line; of an error of ours, what was behind it."""
+    cause = error.__cause__ if isinstance(error, DiffprofError) and error.__cause__ else error
+    if isinstance(cause, torch.OutOfMemoryError | MemoryError):
+        return "out of memory"
+    text = (str(cause).strip().splitlines() or [""])[0]
+    return f"{type(cause).__name__}: {text}"[:200].rstrip(": ")
 
 
 def quantize(pipe: Any) -> None:
@@ -100,7 +129,7 @@ def compiled(pipe: Any, *, int8: bool) -> Iterator[None]:
     """Denoiser and VAE decoder under `torch.compile`, with the recipe's flags while open."""
     import torch._inductor.config as inductor
 
-    flags = {**INDUCTOR_FLAGS, **(INT8_FLAGS if int8 else {})}
+    flags = {**FLAGS, **(INT8_FLAGS if int8 else {})}
     known = {name: value for name, value in flags.items() if hasattr(inductor, name)}
     with inductor.patch(known):
         for module in with_role(pipe, "denoiser").values():

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from diffprof.analyzers.kernels.probe import annotated_modules, annotated_phases, measure
-from diffprof.analyzers.kernels.timing import clean_passes, synchronizer
+from diffprof.analyzers.kernels.timing import clean_passes
+from diffprof.devices import resolve_device
 from diffprof.model.recording import Grade
 from diffprof.targets.pipeline import Phase, PhaseTracker
 
@@ -70,7 +71,7 @@ class Tiny:
 
 def measured(pipe: Any, device: str, **more: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for sections in measure(pipe, pipe, torch.device(device), **more):
+    for sections in measure(pipe, pipe, resolve_device(device), **more):
         found.update(sections)
     return found
 
@@ -145,18 +146,15 @@ def test_phases_are_told_on_to_whoever_listened() -> None:
     assert tracker.on_change is None
 
 
-def test_the_cpu_needs_no_synchronizing() -> None:
-    assert synchronizer(torch.device("cpu"))() is None
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_call_on_cuda_has_a_timeline(tmp_path: Path) -> None:
-    device = torch.device("cuda")
+    device = resolve_device("cuda")
+    place = device.torch_device
     pipe = Tiny()
-    pipe.unet.to(device)
+    pipe.unet.to(place)
     unet = pipe.unet
-    calls = measure(lambda: unet(torch.ones(2, 8, device=device), 0), pipe, device, folder=tmp_path)
+    calls = measure(lambda: unet(torch.ones(2, 8, device=place), 0), pipe, device, folder=tmp_path)
     found = {name: rows for sections in calls for name, rows in sections.items()}
     assert found["timeline"].device_us
     assert found["memory"].peak_bytes > 0

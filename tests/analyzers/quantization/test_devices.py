@@ -170,7 +170,9 @@ def test_with_vnni_dynamic_int8_is_timed_as_faster_for_large_products() -> None:
 def test_a_cuda_device_answers_for_every_scheme() -> None:
     device = torch.device("cuda", torch.cuda.current_device())
     shape = Key(m=4096, in_features=1280, out_features=5120, dtype="bfloat16", bias=True, kind="linear")
-    bench = Bench(device=device, runner=EventRunner(device), budget=Budget(120), schemes=schemes_for("cuda"))
+    bench = Bench(
+        device=device, runner=EventRunner(device.index), budget=Budget(120), schemes=schemes_for("cuda")
+    )
     found = bench.time_all(one(shape), ["eager", "compiled"])[shape]
     assert {(t.scheme, t.mode) for t in found} == {
         (scheme.key, mode) for scheme in schemes_for("cuda") for mode in ("eager", "compiled")
@@ -181,7 +183,7 @@ def test_a_cuda_device_answers_for_every_scheme() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_events_time_the_work_between_them() -> None:
-    watch = EventStopwatch()
+    watch = EventStopwatch(torch.cuda.current_device())
     matrix = torch.randn(4096, 4096, device="cuda")
     mark = watch.start()
     for _ in range(4):
