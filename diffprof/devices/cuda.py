@@ -34,7 +34,7 @@ class CudaDevice:
     wants_values = True
 
     def __init__(self, index: int | None = None) -> None:
-        """index: None is the process's current device. Raises UsageError where PyTorch sees no such device."""
+        """index: None is the current device. Raises UsageError where PyTorch sees no such device."""
         if index is None:
             index = self.runtime.current() if self.runtime.count() else 0
         count = self.runtime.count()

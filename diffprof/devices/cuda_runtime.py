@@ -1,5 +1,5 @@
-"""All that diffprof itself asks of CUDA, in one class: a test puts another in its place, and whole commands run
-through it without a GPU.
+"""All that diffprof itself asks of CUDA, in one class: a test puts another in its place, and whole commands
+run through it without a GPU.
 
 Every method takes the number of the device: with several GPUs, the current one is not always the one that is
 measured.

@@ -33,7 +33,7 @@ class Subject:
     the pipeline, a function on the call's arguments, context managers around the call."""
 
     def __init__(self, scene: Scene, spare: torch.device | None = None) -> None:
-        """spare: a device whose memory only the pipeline as it is may take, not the states to come back to."""
+        """spare: a device whose memory only the pipeline as it is may take, not the states before it."""
         self.scene = scene.changed(bound(scene.pipe, scene.args, scene.kwargs), scene.around)
         # Without a name, by which Dynamo would import the module where it traces a hook that a fix left.
         self.namespace: dict[str, Any] = {}

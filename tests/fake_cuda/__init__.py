@@ -1,9 +1,9 @@
 """A CUDA boundary without CUDA: the CPU computes, an invented GPU keeps the time.
 
-Every module without children that is called launches one kernel. Launching takes the host 5 us, the kernel takes
-the device 10 us in float32, half of that in half precision, half again where weights are quantized or the code is
-compiled. The host runs ahead, and waits where it is told to: so figures are exact. Tensors on the CPU are those
-of the device, except the host's copies that snapshots make.
+Every module without children that is called launches one kernel. Launching takes the host 5 us, the kernel
+takes the device 10 us in float32, half of that in half precision, half again where weights are quantized or
+the code is compiled. The host runs ahead, and waits where it is told to: so figures are exact. Tensors on the
+CPU are those of the device, except the host's copies that snapshots make.
 """
 
 from __future__ import annotations

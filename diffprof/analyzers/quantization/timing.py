@@ -15,7 +15,7 @@ import torch
 
 from diffprof.analyzers.quantization.schemes import ORIGINAL
 from diffprof.devices import cuda_runtime
-from diffprof.devices.inductor_flags import kernel_options
+from diffprof.gpu.inductor_flags import FLAGS, INT8_FLAGS
 from diffprof.model.recording import Grade, SchemeTiming
 
 Work = Callable[[], Any]
@@ -45,8 +45,8 @@ class HostRunner:
 
 
 MOST_FILLS = 512
-"""Fills after which work whose launches still come too late is taken to wait for the device itself; some 20 ms
-on the GPUs with the slowest memory."""
+"""Fills after which work whose launches still come too late is taken to wait for the device itself; some
+20 ms on the GPUs with the slowest memory."""
 
 
 class EventRunner:
@@ -248,6 +248,19 @@ _names = itertools.count()
 def compiled_as_recommended(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     """The module's call with the kernels that the fix which compiles, and the ladder, give it on a GPU."""
     return compiled(module, kernel_options())
+
+
+def kernel_options() -> dict[str, Any]:
+    """Options of `torch.compile` with which a layer gets the kernels that it gets in a model compiled as
+    recommended.
+
+    Without CUDA graphs: a graph of one layer would copy the layer's input at each call, which a whole model's
+    graph does for the model's input alone.
+    """
+    import torch._inductor.config as inductor
+
+    found = {**torch._inductor.list_mode_options("max-autotune-no-cudagraphs"), **FLAGS, **INT8_FLAGS}
+    return {name: value for name, value in found.items() if hasattr(inductor, name.split(".")[0])}
 
 
 def compiled(module: Any, options: dict[str, Any] | None = None) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from diffprof.analyzers.setup.judging import HEAVY, heavy, is_worth, judged, named, setup_of
-from diffprof.devices.inductor_flags import FLAGS
+from diffprof.gpu.inductor_flags import FLAGS
 from diffprof.judge.rules import rule
 from diffprof.judge.setup_costs import evidence
 from diffprof.model.finding import Finding, Severity

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from diffprof.analyzers.setup.memory import in_channels_last
 from diffprof.analyzers.setup.precision import NO_SETUP, ROUNDING_TOLERANCE, place
-from diffprof.devices.inductor_flags import FLAGS, INT8_FLAGS
+from diffprof.gpu.inductor_flags import FLAGS, INT8_FLAGS
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Code, Fix, Recipe, Safety, Simulated, Skipped, Stage
 from diffprof.model.recording import Recording, SetupPart

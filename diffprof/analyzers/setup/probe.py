@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffprof.devices.inductor_flags import FLAGS, INT8_FLAGS
+from diffprof.gpu.inductor_flags import FLAGS, INT8_FLAGS
 from diffprof.model.recording import KindCosts, Setup, SetupPart
 from diffprof.targets.pipeline import components, role
 

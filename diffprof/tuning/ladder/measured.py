@@ -12,7 +12,7 @@ from msgspec.structs import replace as changed
 
 from diffprof.analyzers.kernels.timing import clean_passes
 from diffprof.analyzers.quantization.published import published_list
-from diffprof.devices.inductor_flags import FLAGS, INT8_FLAGS
+from diffprof.gpu.inductor_flags import FLAGS, INT8_FLAGS
 from diffprof.model.errors import DiffprofError, UsageError
 from diffprof.model.ladder import RungResult
 from diffprof.model.recording import Grade
