@@ -35,18 +35,13 @@ FILL_US = 40.0
 TUNING_BYTES = 1 << 30
 """What the first call of compiled code takes beside the pipeline, for tuning its kernels."""
 
-VIEWS = {
-    "view",
-    "as_strided",
-    "slice",
-    "transpose",
-    "permute",
-    "select",
-    "expand",
-    "t",
-    "unsqueeze",
-    "detach",
+NO_KERNEL = {
+    *("view", "_unsafe_view", "as_strided", "as_strided_", "slice", "transpose", "permute", "select", "t"),
+    *("expand", "unsqueeze", "squeeze", "narrow", "chunk", "split", "contiguous", "to", "dropout", "detach"),
+    *("empty", "empty_strided", "empty_like", "resize_", "set_", "zeros", "resolve_conj", "resolve_neg"),
+    *("detach_", "lift_fresh", "item", "_local_scalar_dense", "_nnpack_available"),
 }
+"""Operators that launch nothing: views, allocations, what only looks."""
 
 
 def unseen(function: Any) -> Any:
@@ -143,7 +138,6 @@ class FakeCuda(CudaRuntime):
 
     def synchronize(self, index: int) -> None:
         self.log.append(f"synchronize {index}")
-        self._sample(index)
         self.host_us = max(self.host_us, self.device_us[index])
 
     def event(self, index: int) -> Any:
@@ -250,7 +244,7 @@ def kernels_of(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
         inner = following is not None and following["tid"] == op["tid"]
         if inner and following["ts"] + following["dur"] <= op["ts"] + op["dur"]:  # type: ignore[index]
             continue
-        if op["name"].removeprefix("aten::") in VIEWS:
+        if op["name"].removeprefix("aten::") in NO_KERNEL:
             continue
         begin = max(end, op["ts"] + LAUNCH_US)
         end = begin + KERNEL_US
