@@ -117,8 +117,13 @@ def test_events_time_kernels_however_long_the_host_takes(cuda: FakeCuda, host_us
 
 def test_work_that_waits_for_the_device_is_counted_as_bound_by_the_host(cuda: FakeCuda) -> None:
     runner = EventRunner(1)
+
+    def waits() -> None:
+        cuda.synchronize(1)
+        cuda.launch(30.0, 7.0)
+
     with cuda.made_current(1):
-        taken = runner.microseconds(lambda: (cuda.synchronize(1), cuda.launch(30.0, 7.0)))
+        taken = runner.microseconds(waits)
     assert (runner.fills, runner.host_bound) == (MOST_FILLS, 1)
     assert taken == 37.0
 
