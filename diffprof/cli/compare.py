@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from diffprof.cli.options import format_option, traces_option
+from diffprof.cli.options import format_option, redact_option, traces_option
 from diffprof.cli.output import emit, say, terminal
 from diffprof.model.errors import ExitCode
 from diffprof.views.comparison import FORMS
@@ -19,8 +19,9 @@ from diffprof.views.comparison import FORMS
     "--fail-on-regression", is_flag=True, help="Exit with 1 if B is slower, blocks more, or has new findings."
 )
 @format_option(FORMS)
+@redact_option()
 @traces_option()
-def command(before: str, after: str, fail_on_regression: bool, form: str, traces: Path) -> None:
+def command(before: str, after: str, fail_on_regression: bool, form: str, redact: bool, traces: Path) -> None:
     """Compare two stored runs: what got better, worse, appeared and went.
 
     A is the run before, B the one after: folders, report files, or names or unique parts of names, as for
@@ -29,10 +30,13 @@ def command(before: str, after: str, fail_on_regression: bool, form: str, traces
     """
     from diffprof.judge.comparing import compare
     from diffprof.judge.judging import load_judged
+    from diffprof.model.redacting import to_send
     from diffprof.scanning import runs
     from diffprof.views.comparison import render_comparison
 
-    one, other = (load_judged(runs.find(traces, name)) for name in (before, after))
+    one, other = (
+        to_send(load_judged(runs.find(traces, name)), form, redact=redact) for name in (before, after)
+    )
     found = compare(one, other)
     screen = terminal()
     emit(render_comparison(found, form, columns=screen.columns, colour=screen.colour))

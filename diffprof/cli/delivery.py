@@ -41,14 +41,17 @@ def deliver(
     trace: Path | None = None,
     imported: bool = False,
     about: Sequence[str] = (),
+    redact: bool = False,
 ) -> None:
     """Store and print; what can't be stored is printed all the same, and the error raised after that.
 
     trace: the profiler's trace that the report was made from, to be kept beside it. imported: it was recorded
     elsewhere, and the report is on it. about: codes of the rules that were asked for, for the verdict.
+    redact: of what is printed.
     failed: the target failed before, and the report is partial. A second failure is then only said: the
     first is what the exit status tells.
     """
+    from diffprof.model.redacting import to_send
     from diffprof.scanning.runs import store
     from diffprof.views import render
 
@@ -64,7 +67,8 @@ def deliver(
 
         report = summarized(report, about)
     screen = terminal()
-    emit(render(report, form, columns=screen.columns, colour=screen.colour, verbose=verbose))
+    sent = to_send(report, form, redact=redact)
+    emit(render(sent, form, columns=screen.columns, colour=screen.colour, verbose=verbose))
     if unstored is not None:
         if not failed:
             raise unstored

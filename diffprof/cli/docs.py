@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from diffprof.model.errors import ExitCode
+from diffprof.model.schema import write_schema
 
 _COLUMNS = 96
 _FOLDER = Path(__file__).parents[1] / "docs"
@@ -80,3 +81,4 @@ def pages() -> dict[str, Path]:
 if __name__ == "__main__":
     for file in pages().values():
         file.write_text(with_blocks(file.read_text(encoding="utf-8")), encoding="utf-8")
+    write_schema()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from diffprof.cli.interrupts import signals
-from diffprof.cli.options import format_option, traces_option
+from diffprof.cli.options import format_option, redact_option, traces_option
 from diffprof.cli.output import emit, say, stdout_to_stderr, terminal
 from diffprof.model.errors import DiffprofError, UsageError
 from diffprof.model.plain import clean
@@ -85,6 +85,7 @@ def _is_target(name: str) -> bool:
     "--yes", "agreed", is_flag=True, help="Build the target of a run that may be somebody else's, unasked."
 )
 @format_option(FORMS)
+@redact_option()
 @traces_option()
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 def command(
@@ -97,6 +98,7 @@ def command(
     patched: Path | None,
     agreed: bool,
     form: str,
+    redact: bool,
     traces: Path,
     quiet: bool,
 ) -> None:
@@ -116,6 +118,7 @@ def command(
     before, --select names it, or --lossy allows it. The file is kept as FILE.orig.
     """
     from diffprof.judge.plan import Choice, asked_for, make_plan
+    from diffprof.model.redacting import to_send
     from diffprof.tuning.source_edit.stored import with_source_edits
     from diffprof.views.tuning import render_plan
 
@@ -129,7 +132,8 @@ def command(
         _patch(report, plan, patched, asked_for(plan, choice), form, write=applied)
         return
     if not applied:
-        plan = make_plan(report, choice)
+        plan = to_send(make_plan(report, choice), form, redact=redact)
+        report = to_send(report, form, redact=redact)
         emit(render_plan(report, plan, form, columns=screen.columns, colour=screen.colour))
         return
     if not agreed:
@@ -143,7 +147,9 @@ def command(
         )
     except DiffprofError as error:
         unstored = error
-    emit(render_applied(report, after, form, columns=screen.columns, colour=screen.colour))
+    shown = to_send(report, form, redact=redact)
+    after = to_send(after, form, redact=redact) if after is not None else None
+    emit(render_applied(shown, after, form, columns=screen.columns, colour=screen.colour))
     signals().release()
     if failure is not None:
         say(f"The outcomes until then are stored in {report.path}")

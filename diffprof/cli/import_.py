@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from diffprof.cli.delivery import FORMS, apply_gate, deliver, fail_on_option
-from diffprof.cli.options import format_option, traces_option, verbose_option
+from diffprof.cli.options import format_option, redact_option, traces_option, verbose_option
 
 
 @click.command("import")
@@ -18,7 +18,10 @@ from diffprof.cli.options import format_option, traces_option, verbose_option
 @traces_option(written=True)
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 @verbose_option()
-def command(trace: Path, form: str, fail_on: str, traces: Path, quiet: bool, verbose: bool) -> None:
+@redact_option()
+def command(
+    trace: Path, form: str, fail_on: str, traces: Path, quiet: bool, verbose: bool, redact: bool
+) -> None:
     """Report on a trace of PyTorch's profiler, made on any machine.
 
     Kernels, waits with their Python site, idle time of the GPU and its causes, pageable copies and phases,
@@ -53,7 +56,7 @@ def command(trace: Path, form: str, fail_on: str, traces: Path, quiet: bool, ver
                 raise KeyboardInterrupt from None
             raise
     partial = report.recording.partial and stop.asked
-    deliver(report, form, traces, verbose=verbose, failed=partial, trace=trace, imported=True)
+    deliver(report, form, traces, verbose=verbose, failed=partial, trace=trace, imported=True, redact=redact)
     signals().release()
     if stop.asked:
         raise KeyboardInterrupt

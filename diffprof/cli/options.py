@@ -44,6 +44,12 @@ def format_option(formats: Sequence[str]) -> Decorator:
     )
 
 
+def redact_option() -> Decorator:
+    return click.option(
+        "--redact", is_flag=True, help="Print without prompts, absolute paths and source: to be sent."
+    )
+
+
 def verbose_option() -> Decorator:
     return click.option(
         "-v", "--verbose", is_flag=True, help="Print every finding with its source, calls and tables (text)."

@@ -14,7 +14,7 @@ import click
 from diffprof.analyzers import ANALYZERS, DEFAULT_ANALYZERS
 from diffprof.cli.delivery import FORMS, apply_gate, deliver, fail_on_option
 from diffprof.cli.interrupts import signals
-from diffprof.cli.options import format_option, traces_option, verbose_option
+from diffprof.cli.options import format_option, redact_option, traces_option, verbose_option
 from diffprof.cli.output import say, stdout_to_stderr
 from diffprof.devices import DEFAULT_SIMULATED
 from diffprof.model.errors import ExitCode, UsageError
@@ -189,6 +189,7 @@ def in_viewer(typed: Sequence[str], target: str, traces: Path) -> None:
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 @click.option("--tui", is_flag=True, help="Watch it run and look through the report in the viewer.")
 @verbose_option()
+@redact_option()
 def command(
     target: str,
     args: tuple[str, ...],
@@ -199,6 +200,7 @@ def command(
     traces: Path,
     quiet: bool,
     verbose: bool,
+    redact: bool,
     analyzers: str,
     compiled: bool,
     compile_scope: str | None,
@@ -260,7 +262,14 @@ def command(
                 report, failure = partial, error
         profiled = next(Path(scratch).glob("*.json"), None)
         deliver(
-            report, form, traces, verbose=verbose, failed=failure is not None, trace=profiled, about=about
+            report,
+            form,
+            traces,
+            verbose=verbose,
+            failed=failure is not None,
+            trace=profiled,
+            redact=redact,
+            about=about,
         )
     asked.release()
     if failure is not None:

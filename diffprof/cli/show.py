@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from diffprof.cli.options import format_option, traces_option, verbose_option
+from diffprof.cli.options import format_option, redact_option, traces_option, verbose_option
 from diffprof.cli.output import Terminal, emit, terminal
 from diffprof.model.errors import UsageError
 from diffprof.views import FORMATS
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 @click.argument("run", required=False)
 @format_option(FORMATS)
 @verbose_option()
+@redact_option()
 @traces_option()
-def command(run: str | None, form: str, verbose: bool, traces: Path) -> None:
+def command(run: str | None, form: str, verbose: bool, redact: bool, traces: Path) -> None:
     """Show a stored report.
 
     RUN is a folder, a report file, a target, of which the newest run is meant, or a run's name or any part of
@@ -29,6 +30,7 @@ def command(run: str | None, form: str, verbose: bool, traces: Path) -> None:
     this version. The folder of a ladder shows its table.
     """
     from diffprof.judge.judging import load_judged
+    from diffprof.model.redacting import to_send
     from diffprof.scanning import runs
     from diffprof.views import render
 
@@ -36,7 +38,7 @@ def command(run: str | None, form: str, verbose: bool, traces: Path) -> None:
     if run is not None and (ladder := _ladder(run, traces)) is not None:
         emit(_render_ladder(ladder, form, screen))
         return
-    report = load_judged(runs.find(traces, run))
+    report = to_send(load_judged(runs.find(traces, run)), form, redact=redact)
     emit(render(report, form, columns=screen.columns, colour=screen.colour, verbose=verbose))
 
 

@@ -79,5 +79,5 @@ def load_ladder(folder: Path) -> Ladder | None:
         raise UsageError(f"{path} can't be read: {error.strerror or error}.") from error
     try:
         return msgspec.json.decode(data, type=Ladder)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise UsageError(f"{path} is no ladder: {error}.", "Run `diffprof ladder` again.") from error

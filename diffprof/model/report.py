@@ -141,7 +141,7 @@ def decode(data: bytes, kind: type[Kind], origin: str) -> Kind:
         # Why is asked only now: the schema alone takes a pass over the whole file.
         try:
             _check_schema(msgspec.json.decode(data, type=_Header).schema, origin)
-        except msgspec.DecodeError as no_report:
+        except (msgspec.DecodeError, RecursionError) as no_report:
             raise UsageError(f"{origin} is not a diffprof report: {no_report}.", again) from no_report
         raise UsageError(f"{origin} is damaged: {error}.", again) from error
     except RecursionError as error:

@@ -1,4 +1,4 @@
-"""The JSON Schema of what diffprof stores and prints: a report, a ladder. `python -m diffprof.model.schema`
+"""The JSON Schema of what diffprof stores and prints: a report, a ladder. `python -m diffprof.cli.docs`
 writes the file that the wheel carries."""
 
 from __future__ import annotations
@@ -40,5 +40,6 @@ def shipped() -> str:
     return files("diffprof.model").joinpath(SCHEMA_FILE).read_text(encoding="utf-8")
 
 
-if __name__ == "__main__":
+def write_schema() -> None:
+    """Write that file anew."""
     Path(__file__).with_name(SCHEMA_FILE).write_text(as_text(), encoding="utf-8")

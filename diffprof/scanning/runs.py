@@ -130,7 +130,7 @@ def list_runs(traces: Path) -> Iterator[Run]:
     for folder in folders(traces):
         try:
             header = msgspec.json.decode((folder / REPORT_FILE).read_bytes(), type=_Header)
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, msgspec.DecodeError, RecursionError) as error:
             yield Run(folder.name, folder, error=str(error))
             continue
         recording = header.recording

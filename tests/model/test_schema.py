@@ -64,7 +64,7 @@ def test_keys_of_0_1_0_keep_name_and_type(struct: str, now: dict[str, Any]) -> N
 
 
 def test_the_file_in_the_wheel_is_that_of_the_code() -> None:
-    assert shipped() == as_text(), "write it anew: python -m diffprof.model.schema"
+    assert shipped() == as_text(), "write it anew: python -m diffprof.cli.docs"
 
 
 @pytest.mark.parametrize(

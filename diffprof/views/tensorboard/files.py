@@ -20,6 +20,7 @@ from diffprof.judge.judging import judge_again
 from diffprof.model.errors import DiffprofError
 from diffprof.model.ladder import LADDER_FILE, Ladder, load_ladder
 from diffprof.model.recording.whole_file import write_whole
+from diffprof.model.redacting import without_home
 from diffprof.model.report import REPORT_FILE, Report, load_report
 
 if TYPE_CHECKING:
@@ -112,7 +113,8 @@ def _contents(
         trace = plugin_trace(report.recording, folder)
     except (OSError, ValueError, EOFError) as error:
         problem = f"{report.recording.trace_file}: {error}"
-    run = Run(judge_again(report), ladder, judge_again(after) if after else None, _pictures(folder))
+    shown, then = without_home(judge_again(report)), without_home(judge_again(after)) if after else None
+    run = Run(shown, ladder, then, _pictures(folder))
     files = {
         (f"{below}/{EVENT_FILE}" if below else EVENT_FILE): data for below, data in event_files(run).items()
     }
