@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -111,7 +112,8 @@ class EventStopwatch:
 @dataclass
 class Inventory:
     """What one call of a pipeline used. call_us: device time of the call; counts: key -> calls; spent_us:
-    device time by key; image_side: height of a convolution's input; steps: denoising steps."""
+    device time by key; image_side: height of a convolution's input; steps: denoising steps; runs: those of
+    each run of a denoising loop."""
 
     layers: list[Layer]
     call_us: float | None = None
@@ -119,6 +121,7 @@ class Inventory:
     spent_us: dict[Key, float] = field(default_factory=dict)
     image_side: dict[Key, int] = field(default_factory=dict)
     steps: int = 0
+    runs: tuple[tuple[int, ...], ...] = ()
 
     def shapes(self) -> list[Key]:
         """Every distinct shape that a layer saw, largest share of the time first."""
@@ -192,6 +195,13 @@ def calls_by_step(layers: Iterable[Layer], key: Key, steps: int) -> tuple[int, .
             if each == key and step is not None and step < steps:
                 found[step] += calls
     return tuple(found)
+
+
+def per_step(by_step: Sequence[int], runs: Iterable[Sequence[int]]) -> float:
+    """Calls in a step of the denoising loops in which there are any: the median."""
+    counts = [[by_step[step] for step in run] for run in runs]
+    own = [count for run in counts if any(run) for count in run]
+    return statistics.median(own) if own else 0.0
 
 
 class Recorder:
@@ -324,4 +334,5 @@ def take_inventory(
         if stopwatch:
             inventory.call_us = stopwatch.microseconds(stopwatch.stop(mark))
     inventory.steps = tracker.steps.total
+    inventory.runs = tracker.steps.runs(range(inventory.steps))
     return inventory

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +33,7 @@ from diffprof.analyzers.quantization.inventory import (
     Stopwatch,
     calls_by_phase,
     calls_by_step,
+    per_step,
     take_inventory,
 )
 from diffprof.analyzers.quantization.layers import Unavailable, dtype_of, quantized_copy
@@ -396,7 +396,7 @@ def linear_rows(
                 kind=key.kind,
                 modules=tuple(layer.path for layer in layers),
                 count=calls,
-                per_step=statistics.median(by_step) if by_step else 0.0,
+                per_step=per_step(by_step, inventory.runs),
                 by_step=by_step,
                 phases=calls_by_phase(layers, key),
                 share=None if share is None else share * part,

@@ -19,6 +19,7 @@ from diffprof.analyzers.quantization.inventory import (
     calls_by_step,
     keep_sample,
     list_layers,
+    per_step,
     take_inventory,
 )
 from diffprof.analyzers.quantization.layers import scheme_of, weights_are_quantized
@@ -405,3 +406,10 @@ def test_unknown_settings_are_named() -> None:
         Settings.of({"fuse": True})
     with pytest.raises(UsageError, match="no scheme 'int9'"):
         Settings.of({"schemes": "int8-dynamic,int9"})
+
+
+def test_a_layer_of_one_loop_is_counted_per_step_of_that_loop():
+    assert per_step((3, 3, 3, 0, 0, 0, 0, 0), ((0, 1, 2), (3, 4, 5, 6, 7))) == 3.0
+    assert per_step((0, 0, 0, 1, 1), ((0, 1, 2), (3, 4))) == 1.0
+    assert per_step((0, 0, 1), ((0, 1, 2),)) == 0.0
+    assert per_step((), ()) == 0.0
