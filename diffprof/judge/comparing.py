@@ -16,6 +16,9 @@ from diffprof.views.words import plural
 NOISE = 0.01
 """A time that differs by less than this share of the first is the same, whatever the passes' spread says."""
 
+PREDICTED_MEMORY = 0.05
+"""The same of a predicted peak of memory: how far predictions are from published peaks."""
+
 
 class Direction(enum.StrEnum):
     """What became of a figure or a finding."""
@@ -169,7 +172,11 @@ def _line(finding: Finding) -> int:
 
 
 def _shift(before: Finding, after: Finding, *, same_length: bool) -> Shift | None:
-    """How often, per step and, where both calls have the same number of steps, per call."""
+    """How often, per step and, where both calls have the same number of steps, per call. What happens nowhere
+    (a setup, layers that could be quantized) is a chance that is larger or smaller, not a change for the
+    worse."""
+    if not happens(after):
+        return None
     for name, one, other in (
         ("per step", before.per_step, after.per_step),
         ("per call", before.count, after.count),
@@ -179,6 +186,12 @@ def _shift(before: Finding, after: Finding, *, same_length: bool) -> Shift | Non
         direction = Direction.BETTER if other < one else Direction.WORSE
         return Shift(before=before, after=after, direction=direction, why=f"{one:g} -> {other:g} {name}")
     return None
+
+
+def happens(finding: Finding) -> bool:
+    """Whether it is something that happens at a line, or that makes the CPU wait; else it is a chance to be
+    faster, and a run that has more of them is not worse for it."""
+    return finding.site is not None or bool(finding.evidence.syncs)
 
 
 def _judged_by_both(before: Report, after: Report) -> tuple[set[str], list[str]]:
@@ -305,7 +318,7 @@ def _memory(one: Recording, other: Recording) -> Iterator[Figure]:
     elif why := _other_work(one, other):
         yield msgspec.structs.replace(figure, note=why)
     else:
-        noise = NOISE * peaks[0]
+        noise = (PREDICTED_MEMORY if figure.grade is Grade.SIMULATED else NOISE) * peaks[0]
         yield msgspec.structs.replace(
             figure, noise=noise, direction=_direction(float(peaks[0]), float(peaks[1]), noise)
         )
@@ -350,7 +363,7 @@ def _regressions(
         if figure.direction is Direction.WORSE:
             yield f"{figure.name}: {shown(figure.before, figure.unit)} -> {shown(figure.after, figure.unit)}"
     for finding in appeared:
-        if finding.severity is not Severity.INFO:
+        if finding.severity is not Severity.INFO and happens(finding):
             yield f"{finding.rule} {finding.name} appeared at {place(finding.site)}"
     for shift in worse:
         yield f"{shift.after.rule} {shift.after.name} at {place(shift.after.site)}: {shift.why}"
@@ -362,9 +375,9 @@ def _headline(found: Comparison) -> str:
     if time.direction in (Direction.BETTER, Direction.WORSE) and time.before and time.after:
         grade = f" ({time.grade})" if time.grade else ""
         if time.direction is Direction.BETTER:
-            words.append(f"{time.before / time.after:.2f}x faster{grade}")
+            words.append(f"{time.before / time.after:.2f}x as fast{grade}")
         else:
-            words.append(f"{time.after / time.before:.2f}x slower{grade}")
+            words.append(f"{time.after / time.before:.2f}x as long{grade}")
     elif time.direction is Direction.SAME:
         words.append(f"as fast as before{f' ({time.grade})' if time.grade else ''}")
     loop = next((f for f in found.figures if f.name == _COUNTS[0][0]), None)
@@ -379,6 +392,8 @@ def _headline(found: Comparison) -> str:
         words.append(f"{plural(moved, 'finding')} changed")
     if found.regressions:
         lead = "Mixed" if found.went or found.better or _any_better(found) else "Worse"
+    elif time.direction is Direction.BETTER:
+        lead = "Faster"
     elif found.went or found.better or _any_better(found):
         lead = "Better"
     elif any(f.direction is not Direction.UNKNOWN for f in found.figures):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from diffprof.judge.comparing import Direction, compare
-from diffprof.model.finding import Severity, Unchecked
+from diffprof.judge.judging import load_judged
+from diffprof.model.finding import Evidence, Severity, Unchecked
 from diffprof.model.recording import Grade, GraphBreakRow, MemoryUse, Timing
 from diffprof.views.comparison import FORMS, render_comparison
 from tests.builders import HARD, make_finding, make_recording, make_report, make_site, make_sync
@@ -66,9 +68,9 @@ def test_times_within_the_spread_are_the_same():
     assert figure(compare(timed(1.0, 0.05), timed(0.96)), "time of one call").direction is Direction.SAME
     faster = compare(timed(1.0, 0.05), timed(0.5))
     assert figure(faster, "time of one call").direction is Direction.BETTER
-    assert faster.headline == "Better: 2.00x faster (measured)."
+    assert faster.headline == "Faster: 2.00x as fast (measured)."
     slower = compare(timed(1.0), timed(1.5))
-    assert slower.headline == "Worse: 1.50x slower (measured)."
+    assert slower.headline == "Worse: 1.50x as long (measured)."
     assert slower.regressions == ("time of one call: 1,000 ms -> 1,500 ms",)
 
 
@@ -150,3 +152,22 @@ def test_every_view_gets_through_every_report(form, name):
         assert json.loads(shown)["after"]
     if form == "github":
         assert all(line.startswith(("::warning", "::notice")) for line in shown.splitlines())
+
+
+def test_the_samples_before_and_after_the_fixes_are_faster_and_nothing_is_worse() -> None:
+    samples = Path(__file__).parents[2] / "traces" / "samples"
+    before, after = (load_judged(samples / f"sdxl-ddim-a100{name}") for name in ("", "-fixed"))
+    found = compare(before, after)
+    ratio = found.figures[0].before / found.figures[0].after
+    assert found.headline.startswith(f"Faster: {ratio:.2f}x as fast (simulated)")
+    assert found.regressions == ()
+    assert found.worse == ()
+
+
+def test_more_chances_are_no_regression_and_a_new_wait_is_one() -> None:
+    chance = make_finding("QNT001", "unquantized-linear", site=None, evidence=Evidence())
+    assert compare(make_report(), make_report(chance)).regressions == ()
+    new = make_finding()
+    recording = make_recording()
+    worse = compare(make_report(recording=recording), make_report(new, recording=recording))
+    assert worse.regressions == (f"SYN001 value-read appeared at {new.where}",)
