@@ -120,6 +120,7 @@ class Session:
                     part for part in components(scene.pipe).values() if isinstance(part, torch.nn.Module)
                 ]
                 stack.enter_context(withheld(parts))
+            cold = self._cold(scene)
             with eager_compiled_parts(), branches_noted() as asked:
                 if {"syncs", "kernels"} & set(self.analyzers):
                     watched_call(self, scene)
@@ -127,7 +128,7 @@ class Session:
             if "kernels" in self.analyzers and self.device.kind != "sim":
                 self._measure(scene)
             with eager_compiled_parts():
-                self._probe_the_rest(scene)
+                self._probe_the_rest(scene, cold)
         self.unseen.extend(captured())
         if self.device.kind != "cuda":
             self.unseen.extend(as_unseen([*asked, *device_type_branches(scene.pipe)]))
@@ -152,7 +153,15 @@ class Session:
             self._add(sections)
             self._lap(lap)
 
-    def _probe_the_rest(self, scene: Scene) -> None:
+    def _cold(self, scene: Scene) -> Any:
+        """What the models hold before their first call, for the captures of graphs."""
+        if "graph-breaks" not in self.analyzers:
+            return None
+        from diffprof.analyzers.graph_breaks.probe import state_of
+
+        return state_of(scene.pipe)
+
+    def _probe_the_rest(self, scene: Scene, cold: Any) -> None:
         """The other analyzers; each import is paid when it is used."""
         if "setup" in self.analyzers:
             from diffprof.analyzers.setup.probe import probe_setup
@@ -164,7 +173,9 @@ class Session:
             from diffprof.analyzers.graph_breaks.probe import probe_graph_breaks
 
             self._add(
-                probe_graph_breaks(scene, self.device, progress=self.progress, **self._given(GRAPH_BREAKS))
+                probe_graph_breaks(
+                    scene, self.device, progress=self.progress, cold=cold, **self._given(GRAPH_BREAKS)
+                )
             )
             self._lap("graph breaks")
         if "quantization" in self.analyzers:
@@ -365,11 +376,8 @@ def _shown(progress: Progress) -> Callable[[Phase], None]:
 @contextmanager
 def eager_compiled_parts() -> Iterator[None]:
     """Functions under `torch.compile` run as plain Python inside, so that what they do can be seen."""
-    torch.compiler.set_stance("force_eager")
-    try:
+    with torch.compiler.set_stance("force_eager"):
         yield
-    finally:
-        torch.compiler.set_stance("default")
 
 
 def _unseen_parts(pipe: Any, device: Device) -> Iterator[Unseen]:

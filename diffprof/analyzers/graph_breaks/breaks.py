@@ -14,7 +14,7 @@ from pathlib import Path
 from diffprof.analyzers.graph_breaks.capture import Graph, in_accelerate_hook, site_place
 from diffprof.analyzers.graph_breaks.component import Result
 from diffprof.model.callsite import Place, importable_path, is_machinery, make_site, source_line
-from diffprof.model.recording import Frame, Grade, GraphBreakRow, Site
+from diffprof.model.recording import ComplexRow, Frame, Grade, GraphBreakRow, Site
 
 _URL_CODE = re.compile(r"/gb/gb(\d+)\.html")
 _CONSEQUENCE = "*** While handling this graph break, another graph break occurred: ***"
@@ -170,6 +170,23 @@ def break_rows(
     where the result does not tell that of each line.
     """
     return tuple(_row(component, each, result, calls, per_step, phase, grade) for each in found)
+
+
+def complex_rows(
+    component: str, result: Result, *, calls: int, per_step: float, phase: str | None, grade: Grade
+) -> tuple[ComplexRow, ...]:
+    """Complex numbers in the graphs of one component, one row a line that a person would edit."""
+    places: dict[Place, tuple[Site, dict[str, int]]] = {}
+    for use in result.capture.complex:
+        stack = use.stack or ((component, 0, ""),)
+        _, ops = places.setdefault(site_place(stack), (site_of(stack, component), {}))
+        ops[use.op] = ops.get(use.op, 0) + use.times
+    return tuple(
+        ComplexRow(
+            component=component, site=site, ops=ops, calls=calls, per_step=per_step, phase=phase, grade=grade
+        )
+        for site, ops in places.values()
+    )
 
 
 def _row(

@@ -25,7 +25,7 @@ from diffprof.analyzers.graph_breaks.repeats import Structure
 from diffprof.model.callsite import importable_path
 from diffprof.model.recording.whole_file import write_whole
 
-FORMAT = 8
+FORMAT = 9
 """Raise it when a capture of the same code would say something else."""
 
 KEPT = 500

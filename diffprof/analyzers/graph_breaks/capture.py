@@ -9,6 +9,7 @@ from __future__ import annotations
 import dis
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -45,13 +46,32 @@ class Break:
     hidden_by: Place | None = None
 
 
+@dataclass(frozen=True)
+class ComplexUse:
+    """Operations of one name and line that read or write complex tensors. stack: innermost first."""
+
+    op: str
+    stack: tuple[Place, ...]
+    times: int = 1
+
+
 @dataclass
 class Graph:
-    """One compiled piece. ops: its call nodes; runs: how often it ran."""
+    """One compiled piece. ops: its call nodes; runs: how often it ran; complex: its complex numbers, in one
+    run."""
 
     frame: FrameId
     ops: int
     runs: int = 0
+    complex: list[ComplexUse] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class StandsFor:
+    """What one call node stands for: that many, and those with complex numbers among them."""
+
+    ops: int = 1
+    complex: tuple[ComplexUse, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,6 +85,11 @@ class Compiled:
     recompile_reason: str | None
     seconds: float | None = None
     resumed: bool = False
+
+    @property
+    def again(self) -> bool:
+        """It was compiled before. What the limit refuses is logged without a function: it is not compiled."""
+        return bool(self.recompile_reason) and self.place[0] != "?"
 
 
 @dataclass
@@ -87,6 +112,15 @@ class Capture:
     @property
     def ops(self) -> int:
         return sum(graph.ops for graph in self.graphs)
+
+    @property
+    def complex(self) -> list[ComplexUse]:
+        """Complex numbers in one call, by line and operation."""
+        times: Counter[tuple[str, tuple[Place, ...]]] = Counter()
+        for graph in self.graphs:
+            for use in graph.complex:
+                times[use.op, use.stack] += use.times * max(1, graph.runs)
+        return [ComplexUse(op, stack, count) for (op, stack), count in times.items()]
 
     @property
     def sources(self) -> set[str]:
@@ -149,14 +183,19 @@ def parse_break(text: str, frame: FrameId) -> Break | None:
     if not found:
         return None
     trace = trace.partition("Traceback (most recent call last)")[0]
-    frames = [(m["file"], int(m["line"]), plain_name(m["name"])) for m in _FRAME.finditer(trace)]
-    ours = [at for at, (file, _, _) in enumerate(frames) if file == __file__]
-    stack = tuple(reversed(frames[ours[-1] + 1 :] if ours else frames))
+    stack = _stack(trace)
     if not stack:
         return None
     reason = head.partition("Graph Break Reason: ")[2] or head
     reason = reason.partition("\nStack variable source attribution:")[0]
     return Break(frame, reason.strip(), stack, _SKIPPED in head or "results in a skip" in head)
+
+
+def _stack(trace: str) -> tuple[Place, ...]:
+    """The frames that a trace names below the captured call, innermost first."""
+    frames = [(m["file"], int(m["line"]), plain_name(m["name"])) for m in _FRAME.finditer(trace)]
+    ours = [at for at, (file, _, _) in enumerate(frames) if file == __file__]
+    return tuple(reversed(frames[ours[-1] + 1 :] if ours else frames))
 
 
 def site_place(stack: Sequence[Place]) -> Place:
@@ -188,18 +227,39 @@ def plain_name(name: str) -> str:
     return name
 
 
-class _Backend:
-    """Keeps each graph's size and runs it as it is. weights: call nodes that one call of a function stands
-    for, where it is not one."""
+_ONE = StandsFor()
 
-    def __init__(self, into: Capture, weights: Mapping[Any, int]) -> None:
+
+def _complex_uses(node: Any) -> tuple[ComplexUse, ...]:
+    """Of one node of a graph."""
+    values = [node.meta.get("example_value"), *(n.meta.get("example_value") for n in node.all_input_nodes)]
+    if not any(isinstance(v, torch.Tensor) and v.is_complex() for v in values):
+        return ()
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+    return (ComplexUse(name, _stack(node.meta.get("stack_trace") or "")),)
+
+
+class _Backend:
+    """Keeps each graph's size and runs it as it is. weights: what one call of a function stands for, where it
+    is not one."""
+
+    def __init__(self, into: Capture, weights: Mapping[Any, StandsFor]) -> None:
         self.into = into
         self.weights = weights
 
     def __call__(self, module: Any, example_inputs: Any) -> Callable[..., Any]:
-        ops = sum(self.weights.get(n.target, 1) for n in module.graph.nodes if n.op.startswith("call_"))
+        nodes = [node for node in module.graph.nodes if node.op.startswith("call_")]
+        ops = sum(self.weights.get(node.target, _ONE).ops for node in nodes)
+        used = [
+            use
+            for node in nodes
+            for use in (
+                self.weights[node.target].complex if node.target in self.weights else _complex_uses(node)
+            )
+        ]
         compiling = torch._guards.CompileContext.current_compile_id()
-        graph = Graph((compiling.frame_id, compiling.frame_compile_id) if compiling else (None, None), ops)
+        frame = (compiling.frame_id, compiling.frame_compile_id) if compiling else (None, None)
+        graph = Graph(frame, ops, complex=used)
         self.into.graphs.append(graph)
         self.into.files.update(code.co_filename for code in torch._dynamo.utils.get_traced_code() or ())
         forward = module.forward
@@ -222,31 +282,47 @@ def _results(module: Any) -> list[Any]:
 
 
 def captured(
-    weights: Mapping[Any, int] = MappingProxyType({}), *, dynamic: bool | None = None
+    weights: Mapping[Any, StandsFor] = MappingProxyType({}),
+    *,
+    dynamic: bool | None = None,
+    as_compiled: bool = False,
 ) -> tuple[Capture, Callable[..., Any]]:
     """A capture, and a function `run(owner, method, args, kwargs)` that makes a call and adds what it did.
 
     Calls through the same function share compiled code, as calls of one `torch.compile`d function do.
-    dynamic: as in torch.compile. Dynamo starts afresh.
+    dynamic: as in torch.compile. as_compiled: the call is plain Python, and what the user compiled inside of
+    it is captured, each submodule as it was compiled. Dynamo starts afresh.
     """
     torch._dynamo.reset()
-    torch.compiler.set_stance("default")
     write_exact_lines()
     into = Capture()
+    if as_compiled:
+        torch.compiler.set_stance("default", force_backend=_Backend(into, weights))
+        return into, _running(into, _call)
+    torch.compiler.set_stance("default")
     body = FunctionType(_call.__code__.replace(), _call.__globals__, "captured_call")
     compiled = torch.compile(body, backend=_Backend(into, weights), dynamic=dynamic)
+
+    def call(owner: Any, method: str, args: Any, kwargs: Any) -> Any:
+        if method == "__call__" and _has_own_call(owner):
+            return _compiled_inside(owner, compiled, args, kwargs)
+        return compiled(owner, method, args, kwargs)
+
+    return into, _running(into, call)
+
+
+def _running(into: Capture, call: Callable[..., Any]) -> Callable[..., Any]:
+    """The call with what happens in it taken down; an exception is its failure."""
 
     def run(owner: Any, method: str, args: Any, kwargs: Any) -> Any:
         with _listening(into):
             try:
-                if method == "__call__" and _has_own_call(owner):
-                    return _compiled_inside(owner, compiled, args, kwargs)
-                return compiled(owner, method, args, kwargs)
+                return call(owner, method, args, kwargs)
             except Exception as error:
                 into.failure = _explained(error)
                 return None
 
-    return into, run
+    return run
 
 
 def _has_own_call(owner: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import sys
 import time
@@ -14,9 +15,10 @@ from typing import Any
 
 import torch
 
-from diffprof.analyzers.graph_breaks.capture import Capture, captured, site_place
+from diffprof.analyzers.graph_breaks.capture import Capture, StandsFor, captured, site_place
 from diffprof.analyzers.graph_breaks.hidden import add_hidden_breaks
 from diffprof.analyzers.graph_breaks.observe import Call, Part
+from diffprof.analyzers.graph_breaks.python_state import PythonState
 from diffprof.analyzers.graph_breaks.repeats import Block, equal_blocks, markers, stand_in
 from diffprof.analyzers.graph_breaks.storageless import Emptier, Hollow
 from diffprof.model.callsite import Place, is_machinery
@@ -43,47 +45,78 @@ class Result:
     capture: Capture
     folded: list[tuple[str, int]] = field(default_factory=list)
     passed: list[Passed] = field(default_factory=list)
+    recompiles: bool = False
+    """It was compiled again when it was called as the pipeline calls it next."""
     seconds: float = 0.0
 
 
-def capture_part(part: Part, *, fold: bool = True, say: Callable[[str], None] = lambda text: None) -> Result:
-    """Capture a component with the arguments of its first call. Changes the component and Dynamo's state."""
+def capture_part(
+    part: Part,
+    *,
+    fold: bool = True,
+    cold: PythonState | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Result:
+    """Capture a component with the arguments of its first call, then make the calls that follow. Changes the
+    component and Dynamo's state.
+
+    cold: the state of the component to begin with; None: as it is now.
+    """
     started = time.perf_counter()
     gc.disable()
     emptier = Emptier()
-    ready(part, emptier)
-    call = part.calls[0]
+    ready(part, emptier, cold)
+    as_compiled = bool(part.compiled)
     with torch.set_grad_enabled(not part.no_grad), Hollow():
+        plain = PythonState([part.owner])
         folds = _Folds()
         with ExitStack() as stand_ins:
-            if fold and part.blocks:
+            if fold and part.blocks and not as_compiled:
                 paths = frozenset(path for path, _ in part.owner.named_modules())
                 for block in equal_blocks(part.blocks, paths):
                     say(f"{part.name}: {type(block.modules[0]).__name__}, {len(block.modules)} alike")
                     folds.fold(block, emptier, stand_ins)
             say(part.name)
-            into, run = captured(folds.weights)
-            run(part.owner, part.method, *call.inputs.values(emptier))
+            into, recompiles = _called_in_order(part, emptier, folds.weights)
         if folds.names and into.failure:
+            plain.restore()
             folds = _Folds()
-            into, run = captured()
-            run(part.owner, part.method, *call.inputs.values(emptier))
+            into, recompiles = _called_in_order(part, emptier, folds.weights)
         into.files |= folds.files
-        result = Result(into, folds.names)
+        result = Result(into, folds.names, recompiles=recompiles)
         if into.breaks:
             say(f"{part.name}: what its breaks hide")
-            add_hidden_breaks(into, lambda run: run(part.owner, part.method, *call.inputs.values(emptier)))
+
+            def again(run: Callable[..., Any]) -> Any:
+                plain.restore()
+                return run(part.owner, part.method, *part.calls[0].inputs.values(emptier))
+
+            add_hidden_breaks(into, again, as_compiled=as_compiled)
+            plain.restore()
             with counting({part.name: part.owner}, worth_counting(into), result):
-                plain_call(part, call, emptier)
+                plain_call(part, part.calls[0], emptier)
     result.seconds = time.perf_counter() - started
     return result
 
 
+def _called_in_order(part: Part, emptier: Emptier, weights: Mapping[Any, StandsFor]) -> tuple[Capture, bool]:
+    """A capture of the component's first call, and whether it, or one of those that follow, is compiled
+    again. What later calls compile is no part of the capture."""
+    into, run = captured(weights, as_compiled=bool(part.compiled))
+    run(part.owner, part.method, *part.calls[0].inputs.values(emptier))
+    first = copy.deepcopy(into)
+    for at in part.next_calls():
+        if into.failure or any(each.again for each in into.compiles):
+            break
+        run(part.owner, part.method, *part.calls[at].inputs.values(emptier))
+    return first, not first.failure and any(each.again for each in into.compiles)
+
+
 class _Folds:
-    """Equal blocks that markers stand for. weights: marker -> call nodes; files: traced source files."""
+    """Equal blocks that markers stand for. weights: of the markers; files: traced source files."""
 
     def __init__(self) -> None:
-        self.weights: dict[Any, int] = {}
+        self.weights: dict[Any, StandsFor] = {}
         self.names: list[tuple[str, int]] = []
         self.files: set[str] = set()
 
@@ -91,17 +124,21 @@ class _Folds:
         """Capture one of them; if it is whole and pure, put markers in the place of those for which the code
         compiled for it is valid."""
         first = block.modules[0]
+        before = PythonState([first])
         into, run = captured(self.weights)
         run(first, "forward", *block.inputs.values(emptier))
+        if before.changed(first):
+            before.restore()
+            return
         if not (into.whole and into.pure):
             return
-        ops = into.ops
+        ops, used = into.ops, tuple(into.graphs[0].complex)
         alike = [m for m in block.modules if m is first or _same_code(m, block, into, run, emptier)]
         if len(alike) < 2:
             return
         put = markers(block.output)
-        self.weights.update(dict.fromkeys(put, 1))
-        self.weights[put[0]] = ops - len(put) + 1
+        self.weights.update(dict.fromkeys(put, StandsFor()))
+        self.weights[put[0]] = StandsFor(ops - len(put) + 1, used)
         self.names.append((type(first).__name__, len(alike)))
         self.files |= into.sources
         forward = stand_in(block.output, put)
@@ -119,11 +156,15 @@ def _same_code(
     return len(into.compiles) == before and not into.failure
 
 
-def ready(part: Part, emptier: Emptier) -> None:
-    """Bring a component into the state before its first call, without tensors and compiled code."""
+def ready(part: Part, emptier: Emptier, cold: PythonState | None = None) -> None:
+    """Bring a component into the state before its first call, without tensors; compiled code is taken off,
+    unless the component is compiled in parts. cold: that state, of models."""
+    if cold is not None:
+        cold.restore()
     restore(part, emptier)
     emptier.empty(part.owner)
-    forget_compiled(part.owner)
+    if not part.compiled:
+        forget_compiled(part.owner)
 
 
 def restore(part: Part, emptier: Emptier) -> None:

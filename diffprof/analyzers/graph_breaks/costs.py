@@ -12,6 +12,9 @@ from diffprof.analyzers.graph_breaks.observe import Part
 from diffprof.analyzers.graph_breaks.scopes import COMPONENTS, SCOPES
 from diffprof.model.recording import GraphBreakRow, RecompileCost, RecompileRow
 
+COLD = "cold"
+"""State of a break that only the first call has."""
+
 ELSEWHERE = "scan with --device sim:a100-80gb, or another one"
 
 
@@ -25,11 +28,16 @@ def priced_breaks(
         return tuple(replace(each.row, uncosted=why) for each in breaks)
     groups: dict[str, list[Priced]] = {}
     for each in breaks:
-        groups.setdefault(_scope(each), []).append(each)
+        if each.row.state != COLD:
+            groups.setdefault(_scope(each), []).append(each)
     found = break_costs(call, pipe, device, groups, _roots(parts))
     costs = {scope: iter(those) for scope, those in found.items()}
     rows = []
     for each in breaks:
+        if each.row.state == COLD:
+            why = "it comes once in a process, in the call that compiles"
+            rows.append(replace(each.row, uncosted=why))
+            continue
         cost = next(costs[_scope(each)])
         if each.found.hidden_by:
             why = "it costs nothing until the break that hides it is gone"

@@ -23,15 +23,18 @@ ROUNDS = 3
 """How deep breaks may hide each other: functions that are skipped in the functions that were."""
 
 
-def add_hidden_breaks(into: Capture, call: Callable[[Callable[..., Any]], Any]) -> None:
-    """Add the breaks that skipped functions hide. call: makes the captured call with the function given."""
+def add_hidden_breaks(
+    into: Capture, call: Callable[[Callable[..., Any]], Any], *, as_compiled: bool = False
+) -> None:
+    """Add the breaks that skipped functions hide. call: makes the captured call with the function given;
+    as_compiled: as in `captured`."""
     known = {key(b) for b in into.breaks}
     skipped = _skipped(into)
     with _rewritten() as rewrite:
         for _ in range(ROUNDS):
             if not rewrite(skipped):
                 return
-            again, run = captured()
+            again, run = captured(as_compiled=as_compiled)
             call(run)
             into.files |= again.sources
             hiding = dict(skipped)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from diffprof.analyzers.graph_breaks.compiled_regions import compiled_inside
 from diffprof.analyzers.graph_breaks.repeats import Repeats, Seen
 from diffprof.analyzers.graph_breaks.signature import Signature, signature, skeleton
 from diffprof.targets.loops import Loop
@@ -20,6 +21,12 @@ from diffprof.targets.steps import StepCounter
 
 _METHODS = {"vae": ("encode", "decode"), "scheduler": ("step",)}
 """What is called of a component that is not called itself."""
+
+MODULE_CALLS = 2
+"""Calls of a model that keeps nothing, as the pipeline makes them: the second must not compile again."""
+
+NEXT_CALLS = 2
+"""Calls more of a model that is called once in a pipeline call and keeps something."""
 
 WORTH_COMPARING = 100
 """Submodules from which on a model is searched for equal blocks: below, tracing it takes a second."""
@@ -61,10 +68,30 @@ class Part:
     """Inputs of the submodules that may be equal, from the first call."""
     phases: Counter[str] = field(default_factory=Counter)
     """Of its calls."""
+    keeps_state: bool = False
+    """A model whose Python state is another one after the pipeline's call than before it."""
+    compiled: dict[str, int] = field(default_factory=dict)
+    """Submodules that the user compiled one by one: class -> how many. Empty where the whole is compiled, or
+    nothing is."""
 
     @property
     def count(self) -> int:
         return sum(call.count for call in self.calls)
+
+    @property
+    def called_once(self) -> bool:
+        """In one pipeline call: what its model keeps shows in the next one."""
+        return len(self.order) < 2
+
+    def next_calls(self) -> list[int]:
+        """Of a model: index into calls, for the calls to make after the first one. One shows what it keeps;
+        where it keeps something, those of a whole pipeline call, up to the recompile limit."""
+        if not isinstance(self.owner, torch.nn.Module):
+            return []
+        if not self.keeps_state:
+            return self.order[1:MODULE_CALLS]
+        following = self.order[:1] * NEXT_CALLS if self.called_once else self.order[1:]
+        return following[: torch._dynamo.config.recompile_limit + 1]
 
     @property
     def phase(self) -> str | None:
@@ -88,6 +115,7 @@ def observing(pipe: Any) -> Iterator[list[Part]]:
             for method in _methods(name, component):
                 label = name if method == "__call__" else f"{name}.{method}"
                 part = Part(label, component, method, role(name, component))
+                part.compiled = compiled_inside(component, method)
                 parts.append(part)
                 _follow(part, tracker, stack)
         # Around what follows the calls, so that a call is taken down within its phase.

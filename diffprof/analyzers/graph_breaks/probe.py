@@ -13,12 +13,13 @@ import torch
 
 from diffprof.analyzers.graph_breaks import cache as store
 from diffprof.analyzers.graph_breaks.break_costs import Priced
-from diffprof.analyzers.graph_breaks.breaks import break_rows, distinct_breaks
+from diffprof.analyzers.graph_breaks.breaks import break_rows, complex_rows, distinct_breaks
 from diffprof.analyzers.graph_breaks.child import Job, Send, can_fork, run_in_children
 from diffprof.analyzers.graph_breaks.compiled_here import compile_times, compiles_here
 from diffprof.analyzers.graph_breaks.component import Result, capture_part
-from diffprof.analyzers.graph_breaks.costs import priced_breaks, priced_recompiles
+from diffprof.analyzers.graph_breaks.costs import COLD, priced_breaks, priced_recompiles
 from diffprof.analyzers.graph_breaks.observe import Part, observing
+from diffprof.analyzers.graph_breaks.python_state import PythonState
 from diffprof.analyzers.graph_breaks.recompiles import CURES, Varied, call_again, may_be_cured, recompile_rows
 from diffprof.analyzers.graph_breaks.scopes import SCOPES, capture_call, capture_step, loop_lines
 from diffprof.analyzers.graph_breaks.signature import Given, signature
@@ -26,7 +27,11 @@ from diffprof.analyzers.graph_breaks.variations import Variation, applied, varia
 from diffprof.model.callsite import importable_path
 from diffprof.model.errors import UsageError
 from diffprof.model.progress import Progress
-from diffprof.model.recording import CaptureRow, Grade, GraphBreakRow, RecompileRow, Unseen
+from diffprof.model.recording import CaptureRow, ComplexRow, Grade, GraphBreakRow, RecompileRow, Unseen
+from diffprof.targets.pipeline import components
+
+WARM = "warm"
+"""A model after a call of the pipeline; COLD is before the first one."""
 
 LIMIT_SECONDS = 600.0
 """For one component. The SDXL UNet takes 10; with breaks that hide others, a multiple."""
@@ -60,6 +65,9 @@ class _Found:
     captures: list[CaptureRow] = field(default_factory=list)
     breaks: list[Priced] = field(default_factory=list)
     recompiles: list[RecompileRow] = field(default_factory=list)
+    complex: list[ComplexRow] = field(default_factory=list)
+    compiled_again: set[str] = field(default_factory=set)
+    """Components of which more than one version was compiled, as the pipeline calls them."""
     unseen: list[Unseen] = field(default_factory=list)
 
 
@@ -72,14 +80,16 @@ def probe_graph_breaks(
     progress: Progress | None = None,
     cache: bool = True,
     limit_seconds: float = LIMIT_SECONDS,
+    cold: PythonState | None = None,
 ) -> dict[str, Any]:
     """Make the scene's call once to see what each component is given, then capture the components under
     Dynamo in child processes. To be called while the device is active.
 
     scope: components; step (also the scheduler's step and the body of the denoising loop); call (also the
     whole call). vary: call argument -> values to try, for recompiles. cache: keep results under the user's
-    cache folder, and use those that are there. Returns sections of a Recording: captures, graph_breaks,
-    recompiles, and unseen for what could not be captured. Raises UsageError for an unknown scope or
+    cache folder, and use those that are there. cold: the components' state before the first call (see
+    `state_of`); None: it has not been made. Returns sections of a Recording: captures, graph_breaks,
+    recompiles, complex_numbers, and unseen for what could not be captured. Raises UsageError for an unknown scope or
     variation.
     """
     if scope not in SCOPES:
@@ -87,12 +97,22 @@ def probe_graph_breaks(
     if not can_fork():
         why = "captures run in a forked child process, which this system does not have"
         gap = Unseen(what="graph breaks", why=why)
-        return {"captures": None, "graph_breaks": None, "recompiles": None, "unseen": (gap,)}
+        return {
+            "captures": None,
+            "graph_breaks": None,
+            "recompiles": None,
+            "complex_numbers": None,
+            "unseen": (gap,),
+        }
     importlib.import_module("torch._dynamo")  # once, and not in every child
     show = progress or Progress()
     wanted = variations(scene.pipe, scene.kwargs, vary or {})
     show.stage("inputs of the components")
+    cold = cold or state_of(scene.pipe)
     parts = _observed(scene)
+    for part in parts:
+        if isinstance(part.owner, torch.nn.Module):
+            part.keeps_state = cold.changed(part.owner)
     varied = {v: _observed(scene, v) for v in wanted}
     if scope == "components":
         parts = [part for part in parts if part.role != "scheduler"]
@@ -100,17 +120,18 @@ def probe_graph_breaks(
     grade = device.grade if device is not None else Grade.MEASURED
     # Under the settings of the call, which the children inherit.
     with scene.around() if scene.around else nullcontext():
-        _capture_parts(parts, found, grade, show, cache, limit_seconds)
+        _capture_parts(parts, cold, found, grade, show, cache, limit_seconds)
         if scope != "components":
             _capture_scope(scope, scene, parts, found, grade, show, cache, limit_seconds)
         show.stage("cost of the breaks")
         breaks = priced_breaks(scene.call, scene.pipe, device, parts, found.breaks)
-        _try_again(scene, parts, varied, found, grade, show, cache, limit_seconds)
+        _try_again(scene, parts, varied, cold, found, grade, show, cache, limit_seconds)
         recompiles = priced_recompiles(scene.call, scene.pipe, device, parts, found.recompiles)
     return {
         "captures": tuple(found.captures),
         "graph_breaks": breaks,
         "recompiles": recompiles,
+        "complex_numbers": tuple(found.complex),
         "unseen": tuple(found.unseen),
     }
 
@@ -123,37 +144,63 @@ def _observed(scene: Scene, variation: Variation | None = None) -> list[Part]:
     return parts
 
 
+def state_of(pipe: Any) -> PythonState:
+    """What the pipeline's models hold now."""
+    return PythonState(part for part in components(pipe).values() if isinstance(part, torch.nn.Module))
+
+
 # --- captures ------------------------------------------------------------------------------------------
 
 
 def _capture_parts(
-    parts: Sequence[Part], found: _Found, grade: Grade, show: Progress, cache: bool, limit_seconds: float
+    parts: Sequence[Part],
+    cold: PythonState,
+    found: _Found,
+    grade: Grade,
+    show: Progress,
+    cache: bool,
+    limit_seconds: float,
 ) -> None:
-    rows: dict[str, tuple[CaptureRow, tuple[Priced, ...]]] = {}
+    rows: dict[tuple[str, str], tuple[CaptureRow, tuple[Priced, ...]]] = {}
 
-    def task(part: Part) -> _Task:
+    def task(part: Part, state: str) -> _Task:
+        start = cold if state == COLD else None
+
         def work(send: Send) -> Result:
-            return capture_part(part, say=send)
+            return capture_part(part, cold=start, say=send)
 
         def done(result: Result, seconds: float, cached: bool) -> None:
             known = _Known(part.name, part.count, part.per_step, part.phase, grade)
-            rows[part.name] = _rows(known, result, seconds, cached)
+            rows[part.name, state] = _rows(known, result, seconds, cached)
+            if state == WARM or not part.keeps_state:
+                found.complex += complex_rows(**known._asdict(), result=result)
+            if result.recompiles:
+                found.compiled_again.add(part.name)
 
         def failed(why: str) -> None:
-            rows[part.name] = (_failed(part.name, why, part.count, part.per_step), ())
+            rows[part.name, state] = (_failed(part.name, why, part.count, part.per_step), ())
 
-        key = store.key_of(part.owner, part.method, part.calls[0].inputs.key, part.no_grad) if cache else None
+        key = _key(part, start, part.calls[0].inputs.key, part.no_grad) if cache else None
         return _Task(part.name, work, Result, key, done, failed)
 
     # The largest first: the others fit in beside it.
     order = sorted(parts, key=lambda p: -len(p.blocks))
-    _run([task(part) for part in order], show, limit_seconds)
+    states = {part.name: (COLD, WARM) if part.keeps_state else (COLD,) for part in parts}
+    _run([task(part, state) for part in order for state in states[part.name]], show, limit_seconds)
     for part in parts:
-        capture, breaks = rows[part.name]
+        first, later = rows[part.name, COLD], rows.get((part.name, WARM))
+        capture, breaks = first if later is None else cold_and_warm(first, later)
+        capture = _replace(capture, compiled=part.compiled, keeps_state=part.keeps_state)
         found.captures.append(capture)
         found.breaks += breaks
         if capture.failure:
             found.unseen.append(Unseen(what=f"graph capture of {part.name}", why=capture.failure))
+
+
+def _key(part: Part, start: PythonState | None, *more: Any) -> str | None:
+    """Of a component that is captured from that state on."""
+    with start.applied() if start is not None and part.keeps_state else nullcontext():
+        return store.key_of(part.owner, part.method, part.compiled, part.next_calls(), *more)
 
 
 def _capture_scope(
@@ -219,7 +266,7 @@ class _Known(NamedTuple):
     """What is known of something that was captured: its calls in one of the pipeline, in each step, and the
     phase of these."""
 
-    name: str
+    component: str
     calls: int
     per_step: float
     phase: str | None
@@ -231,19 +278,11 @@ def _rows(
 ) -> tuple[CaptureRow, tuple[Priced, ...]]:
     capture = result.capture
     distinct = distinct_breaks(result)
-    rows = break_rows(
-        known.name,
-        distinct,
-        result,
-        calls=known.calls,
-        per_step=known.per_step,
-        phase=known.phase,
-        grade=known.grade,
-    )
+    rows = break_rows(found=distinct, result=result, **known._asdict())
     breaks = tuple(map(Priced, distinct, rows))
     failure = capture.failure
     row = CaptureRow(
-        component=known.name,
+        component=known.component,
         graphs=len(capture.graphs),
         ops=capture.ops,
         breaks=len(breaks),
@@ -257,6 +296,44 @@ def _rows(
         failure=failure,
     )
     return row, breaks
+
+
+_Rows = tuple[CaptureRow, tuple[Priced, ...]]
+
+
+def cold_and_warm(cold: _Rows, warm: _Rows) -> _Rows:
+    """One row for a component that was captured in both states, with the breaks of both. What a single state
+    has says so; a cold one comes once in a process."""
+    (cold_row, cold_breaks), (warm_row, warm_breaks) = cold, warm
+    in_cold, in_warm = ({_same_break(b.row) for b in breaks} for breaks in (cold_breaks, warm_breaks))
+    first = [
+        replace(b, row=_of_one_call(b.row, cold_row.calls))
+        for b in cold_breaks
+        if _same_break(b.row) not in in_warm
+    ]
+    later = [
+        b if _same_break(b.row) in in_cold else replace(b, row=_replace(b.row, state=WARM))
+        for b in warm_breaks
+    ]
+    row = _replace(
+        warm_row,
+        breaks=len(first) + len(later),
+        fullgraph_ready=cold_row.fullgraph_ready and warm_row.fullgraph_ready,
+        seconds=cold_row.seconds + warm_row.seconds,
+        cached=cold_row.cached and warm_row.cached,
+        failure=warm_row.failure or cold_row.failure,
+    )
+    return row, (*first, *later)
+
+
+def _of_one_call(row: GraphBreakRow, calls: int) -> GraphBreakRow:
+    """A break that only the first of the component's calls has."""
+    once = None if row.count is None else row.count // calls
+    return _replace(row, state=COLD, count=once, per_step=None if row.per_step is None else 0.0)
+
+
+def _same_break(row: GraphBreakRow) -> tuple[str, int, str]:
+    return (row.site.file, row.site.line, row.code or row.cause)
 
 
 def _failed(name: str, why: str, calls: int, per_step: float) -> CaptureRow:
@@ -292,6 +369,7 @@ def _try_again(
     scene: Scene,
     parts: Sequence[Part],
     varied: Mapping[Variation, Sequence[Part]],
+    cold: PythonState,
     found: _Found,
     grade: Grade,
     show: Progress,
@@ -307,7 +385,7 @@ def _try_again(
         part.name: [(v.label, p) for v, all_ in varied.items() for p in all_ if p.name == part.name]
         for part in parts
     }
-    chosen = [part for part in parts if others[part.name] or _may_recompile(part)]
+    chosen = [part for part in parts if others[part.name] or _may_recompile(part, found)]
     plain: dict[str, Varied] = {}
     cures: dict[str, list[Varied]] = {}
 
@@ -320,7 +398,7 @@ def _try_again(
 
         def work(send: Send) -> Varied:
             send(f"{part.name} again{f', {setting}' if setting else ''}")
-            return call_again(part, tried, setting=setting, applying=applying)
+            return call_again(part, tried, setting=setting, applying=applying, cold=cold)
 
         def done(result: Varied, seconds: float, cached: bool) -> None:
             if setting:
@@ -340,7 +418,7 @@ def _try_again(
 
         inputs = [(label, [c.inputs.key for c in p.calls], p.order) for label, p in tried]
         own = ([c.inputs.key for c in part.calls], part.order, part.no_grad)
-        key = store.key_of(part.owner, part.method, "again", setting, own, inputs) if cache else None
+        key = _key(part, cold, "again", setting, own, inputs) if cache else None
         return _Task(part.name, work, Varied, key, done, failed)
 
     _run([task(part, "") for part in chosen], show, limit_seconds)
@@ -362,9 +440,11 @@ def _note_tried(found: _Found, name: str, result: Varied) -> None:
             found.captures[at] = _replace(row, tried=tried)
 
 
-def _may_recompile(part: Part) -> bool:
-    """Different inputs within one call, or an object with a state of its own."""
-    return len(part.calls) > 1 or (part.count > 1 and not isinstance(part.owner, torch.nn.Module))
+def _may_recompile(part: Part, found: _Found) -> bool:
+    """Different inputs within one call, an object with a state of its own, or a model that was compiled again
+    when it was called as the pipeline does."""
+    known = len(part.calls) > 1 or part.name in found.compiled_again
+    return known or (part.count > 1 and not isinstance(part.owner, torch.nn.Module))
 
 
 # --- running -------------------------------------------------------------------------------------------

@@ -26,6 +26,9 @@ _SETTINGS = {
 
 _SIZE_ONE = re.compile(r"size mismatch at index \d+\. expected (1, |\d+, actual 1$)|^2 <= \S*size\(\)\[\d+\]")
 
+_LENGTH = re.compile(r"^(?:not (.*)|len\((.*)\))$")
+"""Guards on how much a container holds, empty or not."""
+
 NOT_TIMED = "A compile for each new case, once in a process; its time was not taken."
 
 
@@ -112,8 +115,9 @@ def _cost_note(rows: list[RecompileRow]) -> str:
 
 
 def _source(guard: str) -> str:
-    """What the guard looks at, without the value that it expected."""
-    return guard.partition(" expected")[0].partition(" == ")[0]
+    """What the guard looks at, without the value that it expected: of a container its length."""
+    looked_at = guard.partition(" expected")[0].partition(" == ")[0]
+    return _LENGTH.sub(r"\1\2", looked_at)
 
 
 def _cures(rows: list[RecompileRow]) -> str:

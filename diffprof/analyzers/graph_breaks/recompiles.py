@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from diffprof.analyzers.graph_breaks.capture import Compiled, captured, plain_name
 from diffprof.analyzers.graph_breaks.component import ready, restore
 from diffprof.analyzers.graph_breaks.observe import Call, Part
+from diffprof.analyzers.graph_breaks.python_state import PythonState
 from diffprof.analyzers.graph_breaks.repeats import Seen, equal_blocks
 from diffprof.analyzers.graph_breaks.signature import Given
 from diffprof.analyzers.graph_breaks.storageless import Emptier, Hollow
@@ -33,13 +34,13 @@ CURES = ("dynamic=True", "mark_dynamic", "use_duck_shape=False")
 SCHEDULER_CALLS = 4
 """Steps of a scheduler that are made in a row: its own counters change between them."""
 
-MODULE_CALLS = 2
-"""Calls of a model with the same inputs: what it keeps from the first one shows in the second."""
-
 DISTINCT_CALLS = 8
 """Different inputs of one pipeline call; the recompile limit is 8."""
 
 WITHIN = "within one call"
+NEXT = "in the next call"
+"""What nothing was varied for: of a component that is called several times in a pipeline call, and of one
+that is called once."""
 
 _LOCATION = re.compile(r"#\s*(?P<file>\S+\.py):(?P<line>\d+) in (?P<name>[\w<>.]+)")
 _MODULE = re.compile(
@@ -52,7 +53,7 @@ _KINDS = (
     ("type", r"requires_grad mismatch"),
     ("mode", r"grad_mode|GLOBAL_STATE|autocast|deterministic|stance"),
     ("identity", r"___check_obj_id| is | is not |\bid\("),
-    ("type", r"___check_type_id|type\(|isinstance|hasattr|len\(|keys|DICT|dict[_(]"),
+    ("type", r"___check_type_id|type\(|isinstance|hasattr|len\(|^not |keys|DICT|dict[_(]"),
     ("scalar", r"==|!=|<=|>=|<|>|float|int"),
 )
 
@@ -87,8 +88,10 @@ def call_again(
     setting: str = "",
     applying: Applying = lambda label: nullcontext(),
     fold: bool = True,
+    cold: PythonState | None = None,
 ) -> Varied:
-    """Call a component as it was called, then as in each variation, all with the same compiled code.
+    """Call a component as it was called, then as in each variation, all with the same compiled code. cold: the
+    state to begin with; None: as it is now.
 
     For the child. setting: one of CURES, or empty for torch.compile's defaults. fold: leave equal blocks
     out; one of each kind is called again on its own, and if that is compiled again where the whole is not,
@@ -96,20 +99,23 @@ def call_again(
     """
     gc.disable()
     emptier = Emptier()
-    ready(part, emptier)
-    with torch.set_grad_enabled(not part.no_grad), Hollow(), _duck_shape(setting != "use_duck_shape=False"):
-        blocks = _foldable(part, variations) if fold else []
+    ready(part, emptier, cold)
+    begin = PythonState([part.owner])
+    with torch.set_grad_enabled(not part.no_grad), Hollow(), _settings(setting):
+        blocks = _foldable(part, variations) if fold and not part.compiled else []
         with ExitStack() as stand_ins:
             for block in blocks:
                 for module in block.modules:
                     stand_ins.enter_context(replaced(module, "forward", _following))
             result = _calls(part, variations, setting, emptier, applying)
         for block in blocks:
+            begin.restore()
             alone = _calls(*block.alone, setting, emptier, applying)
             result.files |= alone.files
             if alone.failure or any(
-                len(alone.by_variation[x]) > len(result.by_variation[x]) for x in alone.by_variation
+                len(alone.by_variation[x]) > len(result.by_variation.get(x, ())) for x in alone.by_variation
             ):
+                begin.restore()
                 return _calls(part, variations, setting, emptier, applying)
             if alone.seconds:
                 result.left_out += len(block.modules) * median(alone.seconds)
@@ -123,12 +129,13 @@ def _calls(
     result = Varied(setting)
     if setting == "mark_dynamic":
         result.marked = _named(changing, part)
-    into, run = captured(dynamic=True if setting == "dynamic=True" else None)
-    for label, which in ((WITHIN, part), *variations):
+    into, run = captured(dynamic=True if setting == "dynamic=True" else None, as_compiled=bool(part.compiled))
+    unvaried = NEXT if part.called_once and part.keeps_state else WITHIN
+    for label, which in ((unvaried, part), *variations):
         found = result.by_variation.setdefault(label, [])
         restore(which, emptier)
         runs = sum(graph.runs for graph in into.graphs)
-        with nullcontext() if label == WITHIN else applying(label):
+        with nullcontext() if which is part else applying(label):
             usual, again = _sequence(which), found
             for number, at in enumerate([*usual, *_more(which)]):
                 if number >= len(usual) and not again:
@@ -141,8 +148,7 @@ def _calls(
                 if into.failure:
                     result.failure = result.failure or into.failure
                     into.failure = None
-                # What the limit refuses is logged without a function: it was not compiled again.
-                again = [c for c in into.compiles[before:] if c.recompile_reason and c.place[0] != "?"]
+                again = [c for c in into.compiles[before:] if c.again]
                 found += again
         if into.limits and not found and runs == sum(graph.runs for graph in into.graphs):
             result.refused.append(label)
@@ -177,7 +183,13 @@ def _foldable(part: Part, variations: Sequence[tuple[str, Part]]) -> list[_Folde
         name = type(first).__name__
         alone = [
             Part(
-                name, first, "forward", "other", calls=[Call(each[id(first)].inputs, block.output)], order=[0]
+                name,
+                first,
+                "forward",
+                "other",
+                calls=[Call(each[id(first)].inputs, block.output)],
+                order=[0] * max(1, len(part.order)),
+                keeps_state=part.keeps_state,
             )
             for each in seen
         ]
@@ -208,9 +220,11 @@ def _following(*args: Any, **kwargs: Any) -> torch.Tensor:
 
 def _sequence(part: Part) -> list[int]:
     """Which of the part's calls to make, in order: each kind once, and the first ones again."""
-    again = MODULE_CALLS if isinstance(part.owner, torch.nn.Module) else SCHEDULER_CALLS
-    chosen = part.order[:again]
-    for at in part.order[again:]:
+    if isinstance(part.owner, torch.nn.Module):
+        chosen = [*part.order[:1], *part.next_calls()]
+    else:
+        chosen = part.order[:SCHEDULER_CALLS]
+    for at in part.order[len(chosen) :]:
         if at not in chosen and len(set(chosen)) < DISTINCT_CALLS:
             chosen.append(at)
     return chosen
@@ -259,10 +273,13 @@ def _mark(arguments: Any, changing: dict[int, set[int]]) -> None:
 
 
 @contextmanager
-def _duck_shape(on: bool) -> Iterator[None]:
-    import torch.fx.experimental._config as config
+def _settings(setting: str) -> Iterator[None]:
+    """What a cure sets beside the inputs; `dynamic=True` also for what the user compiled without it."""
+    import torch.fx.experimental._config as shapes
 
-    with config.patch(use_duck_shape=config.use_duck_shape and on):
+    duck = shapes.use_duck_shape and setting != "use_duck_shape=False"
+    static = torch._dynamo.config.assume_static_by_default and setting != "dynamic=True"
+    with shapes.patch(use_duck_shape=duck), torch._dynamo.config.patch(assume_static_by_default=static):
         yield
 
 

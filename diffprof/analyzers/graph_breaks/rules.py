@@ -1,11 +1,12 @@
-"""GRB: torch.compile splits a graph (here), or compiles it again (in recompile_rules)."""
+"""GRB: torch.compile splits a graph (here), compiles it again (in recompile_rules), or leaves its operations to
+others (in complex_rules)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from diffprof.analyzers.graph_breaks import recompile_rules
+from diffprof.analyzers.graph_breaks import complex_rules, recompile_rules
 from diffprof.analyzers.graph_breaks.causes import kind_of
 from diffprof.analyzers.graph_breaks.fixes import for_break
 from diffprof.judge.pricing import HIDDEN, HIDDEN_SHARE
@@ -13,7 +14,7 @@ from diffprof.judge.rules import rule
 from diffprof.model.finding import Evidence, Finding, Severity
 from diffprof.model.recording import BreakCost, GraphBreakRow, Recording
 
-__all__ = ["recompile_rules"]
+__all__ = ["complex_rules", "recompile_rules"]
 
 BREAKS = ("graph_breaks",)
 
@@ -33,6 +34,11 @@ _SAYS_NOTHING = re.compile(
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 _BETWEEN = frozenset({"scheduler", "step", "call"})
 """What is captured beside the models."""
+
+_STATES = {
+    "cold": " Only the first call in a process breaks there: later ones use what it kept.",
+    "warm": " The first call in a process does not break there; those after it do, for what it kept.",
+}
 
 _FUNCTION = re.compile(r"<function (\S+) at 0x")
 
@@ -140,6 +146,8 @@ def _reach(row: GraphBreakRow) -> str:
         graphs = "A graph ends" if row.graphs == 1 else f"{row.graphs:,} graphs end"
         of = f"of {row.ops:,} operation{'' if row.ops == 1 else 's'}" if row.ops else "empty"
         text = f" {graphs} there, {of}."
+    if row.state:
+        text += _STATES[row.state]
     if row.hidden_by:
         text += f" Dynamo comes here only once the break in {row.hidden_by} is cured."
     elif row.skipped_frame:

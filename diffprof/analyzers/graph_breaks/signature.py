@@ -2,32 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
-from diffprof.analyzers.graph_breaks.storageless import KEPT, Emptier, hollow, small_values
+from diffprof.analyzers.graph_breaks.storageless import (
+    KEPT,
+    Emptier,
+    fill,
+    hollow_storage,
+    laid_over,
+    small_values,
+    span,
+)
 
 
 @dataclass(frozen=True)
 class Given:
-    """A tensor argument: its geometry, and its values where they are few."""
+    """A tensor argument: its geometry, and its values where they are few. offset: of its first element in its
+    storage, in elements; storage: number of the storage that it shares with other tensors of the call."""
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     dtype: torch.dtype
     values: torch.Tensor | None = field(default=None, compare=False)
+    offset: int = field(default=0, compare=False)
+    storage: int | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return f"{str(self.dtype).removeprefix('torch.')}{list(self.shape)}{list(self.stride)}"
 
-    def made(self) -> torch.Tensor:
-        """A tensor like it, without memory."""
-        made = hollow(self.shape, self.stride, self.dtype)
-        return made if self.values is None else made.copy_(self.values)
+    @property
+    def nbytes(self) -> int:
+        """Of storage, from its start to the tensor's end."""
+        return (self.offset + span(self.shape, self.stride)) * self.dtype.itemsize
+
+    def made(self, storage: torch.UntypedStorage | None = None) -> torch.Tensor:
+        """A tensor like it, without memory. storage: the one that it shares."""
+        storage = storage if storage is not None else hollow_storage(self.nbytes)
+        made = laid_over(storage, self.offset, self.shape, self.stride, self.dtype)
+        return made if self.values is None else fill(made, self.values)
 
 
 @dataclass(frozen=True)
@@ -46,14 +63,25 @@ class Signature:
     def values(self, emptier: Emptier) -> Any:
         """The arguments again, in the child: hollow tensors in the place of the real ones."""
         made: dict[int, torch.Tensor] = {}
+        shared = {number: hollow_storage(nbytes) for number, nbytes in self._shared().items()}
         out = []
         for leaf in self.leaves:
             if isinstance(leaf, Given):
-                out.append(made.setdefault(id(leaf), leaf.made()))
+                if id(leaf) not in made:
+                    made[id(leaf)] = leaf.made(shared.get(leaf.storage))
+                out.append(made[id(leaf)])
             else:
                 emptier.empty(leaf)
                 out.append(_on_cpu(leaf))
         return pytree.tree_unflatten(out, self.spec)
+
+    def _shared(self) -> dict[int | None, int]:
+        """Storage that tensors share -> bytes that they need of it."""
+        sizes: dict[int | None, int] = {}
+        for leaf in self.leaves:
+            if isinstance(leaf, Given) and leaf.storage is not None:
+                sizes[leaf.storage] = max(sizes.get(leaf.storage, 0), leaf.nbytes)
+        return sizes
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -65,18 +93,30 @@ def signature(value: Any, *, values: bool = True) -> Signature:
     """Describe arguments or a result. values: keep those of small tensors."""
     seen: dict[int, Given] = {}
     leaves, spec = pytree.tree_flatten(value)
-    return Signature(tuple(_given(leaf, seen, values) for leaf in leaves), spec)
+    shared = _shared_storages(leaves)
+    return Signature(tuple(_given(leaf, seen, values, shared) for leaf in leaves), spec)
 
 
-def _given(leaf: Any, seen: dict[int, Given], keep: bool) -> Any:
+def _given(leaf: Any, seen: dict[int, Given], keep: bool, shared: Mapping[int, int]) -> Any:
     if not isinstance(leaf, torch.Tensor):
         return leaf
     if id(leaf) not in seen:
-        few = keep and leaf.numel() <= KEPT and leaf.device.type != "meta" and leaf.layout is torch.strided
+        strided = leaf.layout is torch.strided
+        few = keep and leaf.numel() <= KEPT and leaf.device.type != "meta" and strided
         values = small_values(leaf).clone() if few else None
-        stride = leaf.stride() if leaf.layout is torch.strided else ()
-        seen[id(leaf)] = Given(tuple(leaf.shape), tuple(stride), leaf.dtype, values)
+        stride, offset = (tuple(leaf.stride()), leaf.storage_offset()) if strided else ((), 0)
+        seen[id(leaf)] = Given(tuple(leaf.shape), stride, leaf.dtype, values, offset, shared.get(id(leaf)))
     return seen[id(leaf)]
+
+
+def _shared_storages(leaves: Sequence[Any]) -> dict[int, int]:
+    """id of a tensor -> number of its storage, for tensors that share one with another tensor."""
+    of: dict[int, dict[int, torch.Tensor]] = {}
+    for leaf in leaves:
+        if isinstance(leaf, torch.Tensor) and leaf.layout is torch.strided:
+            of.setdefault(leaf.untyped_storage()._cdata, {})[id(leaf)] = leaf
+    together = (tensors for tensors in of.values() if len(tensors) > 1)
+    return {each: number for number, tensors in enumerate(together) for each in tensors}
 
 
 def _printed(value: Any) -> str:

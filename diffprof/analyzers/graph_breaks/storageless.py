@@ -12,7 +12,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,
+    _disable_current_modes,
+    is_traceable_wrapper_subclass,
+)
 
 SMALL = 1 << 14
 """Elements. Operations whose tensors are all this small are computed; larger ones only have shapes."""
@@ -23,13 +27,46 @@ KEPT = 1 << 12
 _FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
 
 
+def span(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
+    """Elements of storage from a tensor's first one to its last."""
+    return 1 + sum((n - 1) * s for n, s in zip(shape, stride, strict=True)) if 0 not in shape else 0
+
+
+def hollow_storage(nbytes: int) -> torch.UntypedStorage:
+    """Zeros that take memory only where they are written."""
+    if nbytes <= mmap.PAGESIZE:
+        return torch.zeros(nbytes, dtype=torch.uint8).untyped_storage()
+    return torch.frombuffer(mmap.mmap(-1, nbytes, flags=_FLAGS), dtype=torch.uint8).untyped_storage()
+
+
 def hollow(shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """Zeros of that geometry over memory that is taken only when it is written."""
-    span = 1 + sum((n - 1) * s for n, s in zip(shape, stride, strict=True)) if 0 not in shape else 0
-    if span * dtype.itemsize <= mmap.PAGESIZE:
-        return torch.zeros(span, dtype=dtype).as_strided(shape, stride)
-    memory = mmap.mmap(-1, span * dtype.itemsize, flags=_FLAGS)
-    return torch.frombuffer(memory, dtype=dtype).as_strided(shape, stride)
+    return laid_over(hollow_storage(span(shape, stride) * dtype.itemsize), 0, shape, stride, dtype)
+
+
+def laid_over(
+    storage: torch.UntypedStorage,
+    offset: int,
+    shape: tuple[int, ...],
+    stride: tuple[int, ...],
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """A tensor over a storage. offset: of its first element, in elements."""
+    return torch.empty(0, dtype=dtype).set_(storage, offset, shape, stride)
+
+
+def fill(tensor: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Write values into a tensor whose elements may share memory, as those of `expand` and `as_strided` do:
+    `copy_` refuses these."""
+    if not tensor.numel():
+        return tensor
+    with torch.no_grad(), _disable_current_modes():
+        at = torch.zeros((), dtype=torch.long)
+        for dim, (size, step) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+            at = at + (torch.arange(size) * step).reshape(-1, *[1] * (tensor.dim() - 1 - dim))
+        flat = tensor.as_strided((span(tuple(tensor.shape), tensor.stride()),), (1,))
+        flat[at.flatten()] = values.reshape(-1)
+    return tensor
 
 
 def hollow_like(tensor: torch.Tensor) -> torch.Tensor:
@@ -43,7 +80,7 @@ def hollow_like(tensor: torch.Tensor) -> torch.Tensor:
         return tensor
     made = hollow(tuple(tensor.shape), tensor.stride(), tensor.dtype)
     if tensor.numel() <= KEPT and tensor.device.type != "meta":
-        made.copy_(small_values(tensor))
+        fill(made, small_values(tensor))
     return made.requires_grad_(tensor.requires_grad) if tensor.requires_grad else made
 
 
@@ -189,12 +226,12 @@ class Emptier:
             new = [self._replaced(v, name, pending) for v in value]
             changed = any(a is not b for a, b in zip(new, value, strict=True))
             return type(value)(new) if changed else value
-        if isinstance(value, dict) or _has_own_state(value):
+        if isinstance(value, dict) or has_own_state(value):
             pending.append(value)
         return value
 
 
-def _has_own_state(value: Any) -> bool:
+def has_own_state(value: Any) -> bool:
     """Objects of pipelines, models and their hooks, as opposed to what belongs to the interpreter."""
     if isinstance(value, type) or not hasattr(value, "__dict__"):
         return False

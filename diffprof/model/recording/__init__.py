@@ -8,6 +8,7 @@ evidence grade.
 from diffprof.model.recording.graph_breaks import (
     BreakCost,
     CaptureRow,
+    ComplexRow,
     GraphBreakRow,
     RecompileCost,
     RecompileRow,
@@ -33,6 +34,7 @@ __all__ = [
     "SCHEMA",
     "BreakCost",
     "CaptureRow",
+    "ComplexRow",
     "Component",
     "DeviceInfo",
     "Environment",

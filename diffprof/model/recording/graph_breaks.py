@@ -29,10 +29,31 @@ class CaptureRow(Row, frozen=True, kw_only=True):
     tried: tuple[str, ...] | None = None
     """Changes under which it was called again with the same compiled code: `within one call` and the
     variations. What made it compile again is in Recording.recompiles. None: it was not called again."""
+    compiled: dict[str, int] = {}
+    """Submodules that are compiled one by one: class -> how many. The component was captured that way, its
+    own call as plain Python. Empty: captured as a whole."""
+    keeps_state: bool = False
+    """What its Python holds after the pipeline's call is not what it held before (a cache, a counter): it was
+    captured in both states, cold and warm. Otherwise one capture stands for both."""
     seconds: float = 0.0
     cached: bool = False
     failure: str | None = None
     """Why it could not be captured, or not to the end."""
+
+
+class ComplexRow(Row, frozen=True, kw_only=True):
+    """Complex numbers on one line of what was captured."""
+
+    component: str
+    site: Site
+    ops: dict[str, int] = {}
+    """Operations of the graph that read or write them, in one call of the component."""
+    calls: int = 1
+    """Of the component, in one pipeline call."""
+    per_step: float = 0.0
+    """Calls of the component in each denoising step."""
+    phase: str | None = None
+    grade: Grade
 
 
 class BreakCost(Row, frozen=True, kw_only=True):
@@ -84,6 +105,9 @@ class GraphBreakRow(Row, frozen=True, kw_only=True):
     skipped_frame: str | None = None
     """The function that ran as plain Python because Dynamo can't resume in it, or `the rest of` one, from the
     line of an earlier break on: what it calls is still compiled, what stands in it is not."""
+    state: str = ""
+    """cold: only the first call of the pipeline breaks here, in a process that has made none; warm: only
+    later ones do; empty: every call."""
     hidden_by: str | None = None
     """Dynamo does not come there as long as the break on that line skips the function."""
     graphs: int = 0
@@ -128,7 +152,7 @@ class RecompileRow(Row, frozen=True, kw_only=True):
     kind: str = "other"
     """shape, scalar, identity, global, type, mode or other: what the guard looks at."""
     variation: str
-    """What changed: `height=768`, or `within one call`."""
+    """What changed: `height=768`, or nothing: `within one call`, `in the next call`."""
     count: int
     """Compiles, in the first pipeline call of a process with that change."""
     stopped_by: tuple[str, ...] = ()

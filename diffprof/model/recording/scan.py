@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffprof.model.recording.graph_breaks import CaptureRow, GraphBreakRow, RecompileRow
+from diffprof.model.recording.graph_breaks import CaptureRow, ComplexRow, GraphBreakRow, RecompileRow
 from diffprof.model.recording.quantization import LinearRow, Quantization
 from diffprof.model.recording.row import Row
 from diffprof.model.recording.setup import Setup
@@ -54,6 +54,8 @@ class Recording(Row, frozen=True, kw_only=True):
     captures: tuple[CaptureRow, ...] | None = None
     graph_breaks: tuple[GraphBreakRow, ...] | None = None
     recompiles: tuple[RecompileRow, ...] | None = None
+    complex_numbers: tuple[ComplexRow, ...] | None = None
+    """In what was captured."""
     setup: Setup | None = None
     trace_file: str | None = None
     """Kineto-style trace beside the stored report, relative path."""
