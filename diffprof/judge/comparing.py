@@ -236,11 +236,18 @@ def _time(one: Recording, other: Recording) -> Figure:
     )
     if times[0] is None or times[1] is None:
         return figure
-    if why := _other_work(one, other):
+    if why := _other_work(one, other) or _doubtful(one, other):
         return msgspec.structs.replace(figure, note=why)
     spread = max((r.timing.spread or 0.0) * 1e3 for r in (one, other) if r.timing)
     noise = max(spread, NOISE * times[0])
     return msgspec.structs.replace(figure, noise=noise, direction=_direction(times[0], times[1], noise))
+
+
+def _doubtful(one: Recording, other: Recording) -> str:
+    """Why the times can't be compared although they are of the same; empty where they can."""
+    names = [r.timing.doubts for r in (one, other) if r.timing]
+    doubts = list(dict.fromkeys(doubt for each in names for doubt in each))
+    return f"not to be trusted: {', '.join(doubts)}" if doubts else ""
 
 
 def _other_work(one: Recording, other: Recording) -> str:

@@ -42,6 +42,7 @@ from diffprof.model.recording import (
 from diffprof.model.report import Report
 from diffprof.targets import Options, Target, from_object
 from diffprof.targets.calls import bound, outputs
+from diffprof.targets.compiled import compiled_modules
 from diffprof.targets.components import components_of
 from diffprof.targets.exits import ProcessExit
 from diffprof.targets.guest_errors import next_step
@@ -136,15 +137,14 @@ class Session:
 
     def _measure(self, scene: Scene) -> None:
         """Clean timed calls, then one under the profiler, as the pipeline is: compiled parts run compiled."""
-        from diffprof.analyzers.kernels.probe import LIMIT_S, measure
+        from diffprof.analyzers.kernels.probe import measure, warmups_of
 
         parts = measure(
             scene.call,
             scene.pipe,
             self.device,
             folder=self.trace_folder,
-            # A call that takes minutes has just been made once.
-            warmups=0 if self.seconds["scan"] > LIMIT_S else 1,
+            warmups=warmups_of(scene.pipe, self.seconds["scan"]),
             progress=self.progress,
             rows=self.sections.get("syncs") or (),
             seen=self.seen,
@@ -386,20 +386,15 @@ def _unseen_parts(pipe: Any, device: Device) -> Iterator[Unseen]:
         if device.kind == "sim"
         else "its times are those of the compiled code"
     )
-    for name, part in components(pipe).items():
-        if not isinstance(part, torch.nn.Module):
-            continue
-        if any(_is_compiled(module) for module in part.modules()):
-            compiled = [path for path, module in part.named_modules() if _is_compiled(module)]
-            where = name if "" in compiled else f"{name}.{compiled[0]} and {len(compiled) - 1} more"
-            yield Unseen(
-                what=f"torch.compile of {where}",
-                why=f"it ran uncompiled here, so that its waits could be seen; {lost}",
-            )
-
-
-def _is_compiled(module: torch.nn.Module) -> bool:
-    return module._compiled_call_impl is not None or "_orig_mod" in module._modules
+    compiled: dict[str, list[str]] = {}
+    for name, path in compiled_modules(pipe):
+        compiled.setdefault(name, []).append(path)
+    for name, paths in compiled.items():
+        where = name if "" in paths else f"{name}.{paths[0]} and {len(paths) - 1} more"
+        yield Unseen(
+            what=f"torch.compile of {where}",
+            why=f"it ran uncompiled here, so that its waits could be seen; {lost}",
+        )
 
 
 # --- facts about this run ------------------------------------------------------------------------------

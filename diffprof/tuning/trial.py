@@ -12,7 +12,7 @@ import torch
 from msgspec.structs import replace
 
 from diffprof.analyzers.kernels.simulated import compiled_roots
-from diffprof.analyzers.kernels.timing import Clock, clean_passes
+from diffprof.analyzers.kernels.timing import COMPILED_WARMUPS, Clock, clean_passes
 from diffprof.devices import Device
 from diffprof.devices.borrow import borrowed
 from diffprof.devices.simulated import place
@@ -36,9 +36,6 @@ PASSES = 3
 
 ROUNDS = 2
 """How often near ties are timed again."""
-
-COMPILED_WARMUPS = 3
-"""The first call compiles, the next ones record CUDA graphs."""
 
 
 class RoundingUnknown(Exception):

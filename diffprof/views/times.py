@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from diffprof.judge.figures import call_ms, device_busy
 from diffprof.model.recording import GapRow, KernelRow, Recording
 from diffprof.views.table import MOST_ROWS, Table
-from diffprof.views.words import NOT_MEASURED, number, plural, seconds, size
+from diffprof.views.words import NOT_MEASURED, doubts, number, plural, seconds, size
 
 UNKNOWN = "unknown"
 """Phase or module of work that none could be told for."""
@@ -28,6 +28,8 @@ def call_table(recording: Recording) -> Table | None:
                 _of(length, timing.grade),
             )
         )
+        if timing.doubts:
+            rows.append(("not to be trusted", doubts(timing), ""))
         if not on_cpu(recording):
             share = device_busy(recording)
             busy = NOT_MEASURED if share is None else f"{number(share * 100)} %"

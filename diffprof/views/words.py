@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from diffprof.model.finding import Finding
-from diffprof.model.recording import Grade, Recording, Site
+from diffprof.model.recording import Doubt, Grade, Recording, Site, Timing
 
 if TYPE_CHECKING:
     from diffprof.model.report import Report
@@ -37,6 +37,19 @@ def duration(milliseconds_: float | None) -> str:
     if milliseconds_ is None:
         return NOT_MEASURED
     return seconds(milliseconds_ / 1e3) if milliseconds_ >= 1000 else milliseconds(milliseconds_)
+
+
+_DOUBTS = {
+    Doubt.ONE_PASS: "made once, so that its spread is unknown",
+    Doubt.SPREAD: "the passes are far from each other",
+    Doubt.LOADED: "other processes kept the machine busy",
+    Doubt.COMPILED: "code was compiled in a pass",
+}
+
+
+def doubts(timing: Timing) -> str:
+    """Why the time of a call is not to be trusted; empty where nothing speaks against it."""
+    return ", ".join(_DOUBTS[doubt] for doubt in timing.doubts)
 
 
 def size(value: float | None) -> str:

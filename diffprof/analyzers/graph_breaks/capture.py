@@ -250,13 +250,10 @@ class _Backend:
     def __call__(self, module: Any, example_inputs: Any) -> Callable[..., Any]:
         nodes = [node for node in module.graph.nodes if node.op.startswith("call_")]
         ops = sum(self.weights.get(node.target, _ONE).ops for node in nodes)
-        used = [
-            use
-            for node in nodes
-            for use in (
-                self.weights[node.target].complex if node.target in self.weights else _complex_uses(node)
-            )
-        ]
+        used: list[ComplexUse] = []
+        for node in nodes:
+            stands = self.weights.get(node.target)
+            used += _complex_uses(node) if stands is None else stands.complex
         compiling = torch._guards.CompileContext.current_compile_id()
         frame = (compiling.frame_id, compiling.frame_compile_id) if compiling else (None, None)
         graph = Graph(frame, ops, complex=used)

@@ -105,7 +105,8 @@ def _called_in_order(part: Part, emptier: Emptier, weights: Mapping[Any, StandsF
     into, run = captured(weights, as_compiled=bool(part.compiled))
     run(part.owner, part.method, *part.calls[0].inputs.values(emptier))
     first = copy.deepcopy(into)
-    for at in part.next_calls():
+    # One that keeps something is called again in any case: see `call_again`.
+    for at in () if part.keeps_state else part.next_calls():
         if into.failure or any(each.again for each in into.compiles):
             break
         run(part.owner, part.method, *part.calls[at].inputs.values(emptier))

@@ -115,7 +115,7 @@ def observing(pipe: Any) -> Iterator[list[Part]]:
             for method in _methods(name, component):
                 label = name if method == "__call__" else f"{name}.{method}"
                 part = Part(label, component, method, role(name, component))
-                part.compiled = compiled_inside(component, method)
+                part.compiled = compiled_inside(component)
                 parts.append(part)
                 _follow(part, tracker, stack)
         # Around what follows the calls, so that a call is taken down within its phase.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,7 +13,7 @@ import torch
 from diffprof.analyzers.graph_breaks import cache as store
 from diffprof.analyzers.graph_breaks.break_costs import Priced
 from diffprof.analyzers.graph_breaks.breaks import break_rows, complex_rows, distinct_breaks
-from diffprof.analyzers.graph_breaks.child import Job, Send, can_fork, run_in_children
+from diffprof.analyzers.graph_breaks.child import Job, Send, can_fork, import_compiler, run_in_children
 from diffprof.analyzers.graph_breaks.compiled_here import compile_times, compiles_here
 from diffprof.analyzers.graph_breaks.component import Result, capture_part
 from diffprof.analyzers.graph_breaks.costs import COLD, priced_breaks, priced_recompiles
@@ -32,6 +31,9 @@ from diffprof.targets.pipeline import components
 
 WARM = "warm"
 """A model after a call of the pipeline; COLD is before the first one."""
+
+SECTIONS = ("captures", "graph_breaks", "recompiles", "complex_numbers")
+"""Of the recording."""
 
 LIMIT_SECONDS = 600.0
 """For one component. The SDXL UNet takes 10; with breaks that hide others, a multiple."""
@@ -89,22 +91,16 @@ def probe_graph_breaks(
     whole call). vary: call argument -> values to try, for recompiles. cache: keep results under the user's
     cache folder, and use those that are there. cold: the components' state before the first call (see
     `state_of`); None: it has not been made. Returns sections of a Recording: captures, graph_breaks,
-    recompiles, complex_numbers, and unseen for what could not be captured. Raises UsageError for an unknown scope or
-    variation.
+    recompiles, complex_numbers, and unseen for what could not be captured. Raises UsageError for an unknown
+    scope or variation.
     """
     if scope not in SCOPES:
         raise UsageError(f"There is no compile scope {scope!r}.", f"Choose from: {', '.join(SCOPES)}.")
     if not can_fork():
         why = "captures run in a forked child process, which this system does not have"
         gap = Unseen(what="graph breaks", why=why)
-        return {
-            "captures": None,
-            "graph_breaks": None,
-            "recompiles": None,
-            "complex_numbers": None,
-            "unseen": (gap,),
-        }
-    importlib.import_module("torch._dynamo")  # once, and not in every child
+        return {**dict.fromkeys(SECTIONS), "unseen": (gap,)}
+    import_compiler()
     show = progress or Progress()
     wanted = variations(scene.pipe, scene.kwargs, vary or {})
     show.stage("inputs of the components")
@@ -441,9 +437,9 @@ def _note_tried(found: _Found, name: str, result: Varied) -> None:
 
 
 def _may_recompile(part: Part, found: _Found) -> bool:
-    """Different inputs within one call, an object with a state of its own, or a model that was compiled again
-    when it was called as the pipeline does."""
-    known = len(part.calls) > 1 or part.name in found.compiled_again
+    """Different inputs within one call, an object with a state of its own, a model that keeps something, or
+    one that was compiled again when it was called as the pipeline does."""
+    known = len(part.calls) > 1 or part.keeps_state or part.name in found.compiled_again
     return known or (part.count > 1 and not isinstance(part.owner, torch.nn.Module))
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from diffprof.analyzers.graph_breaks.repeats import fingerprint
+from diffprof.analyzers.graph_breaks.repeats import Structure
 from diffprof.analyzers.graph_breaks.storageless import has_own_state
 from diffprof.model.callsite import importable_path
 
@@ -27,6 +27,20 @@ class _Kind:
 
     read: Callable[[Any], Any]
     write: Callable[[Any, Any], None]
+
+
+class _Form(Structure):
+    """Without empty registries of hooks: diffusers puts one on each model that it calls in a context."""
+
+    def attributes(self, held: dict[str, Any]) -> tuple[Any, ...]:
+        registry = held.get("_diffusers_hook")
+        if registry is not None and not getattr(registry, "hooks", None):
+            held = {name: value for name, value in held.items() if value is not registry}
+        return super().attributes(held)
+
+
+def _form(module: torch.nn.Module) -> int:
+    return hash(_Form().of(module))
 
 
 class PythonState:
@@ -44,12 +58,12 @@ class PythonState:
                 self._seen[id(value)] = value  # an identity must not be used again
                 pending += self._taken(value)
         modules = (root for root in self._roots if isinstance(root, torch.nn.Module))
-        self._forms = {id(module): fingerprint(module) for module in modules}
+        self._forms = {id(module): _form(module) for module in modules}
 
     def changed(self, root: torch.nn.Module) -> bool:
         """Whether code of a module among the roots can tell its present state from the one taken, by anything
         but the values of tensors."""
-        return fingerprint(root) != self._forms[id(root)] or self._names_changed(root)
+        return _form(root) != self._forms[id(root)] or self._names_changed(root)
 
     def _names_changed(self, root: torch.nn.Module) -> bool:
         """Whether it reaches a class that has changed, or a global that has by its name."""

@@ -29,6 +29,16 @@ _SIZE_ONE = re.compile(r"size mismatch at index \d+\. expected (1, |\d+, actual 
 _LENGTH = re.compile(r"^(?:not (.*)|len\((.*)\))$")
 """Guards on how much a container holds, empty or not."""
 
+_WHAT = {
+    "identity": "for another object",
+    "type": "because an object has another type or size",
+    "mode": "under another mode",
+    "other": "because something else has changed",
+}
+"""By what the guard looks at, where the rule is about several."""
+
+_OF_ONE_SIZE = "Keep it out of the compiled part, or of one size."
+
 NOT_TIMED = "A compile for each new case, once in a process; its time was not taken."
 
 
@@ -54,8 +64,8 @@ def _recompile_findings(
             rule=code,
             name=name,
             kind=f"recompile: {row.kind}",
-            message=f"{row.component} is compiled again {what}, {_times(times)} ({when}): the guard "
-            f"`{row.guard}` fails.{_one(row)}{_cures(rows)}{_room(rows)}",
+            message=f"{row.component} is compiled again {what or _WHAT[row.kind]}, {_times(times)} ({when}): "
+            f"the guard `{row.guard}` fails.{_one(row)}{_cures(rows)}{_room(rows)}",
             grade=row.grade,
             severity=Severity.MEDIUM if within else Severity.LOW,
             site=row.site,
@@ -64,7 +74,7 @@ def _recompile_findings(
             compiled_ms=_first_known(*(row.cost.eager_ms for row in rows if row.cost)),
             once_ms=_once_ms(rows),
             cost_note=_cost_note(rows),
-            advice=_advice(rows) or advice,
+            advice=_advice(rows) or (_OF_ONE_SIZE if _LENGTH.match(row.guard) else advice),
             fixes=for_recompile(rows),
         )
 
@@ -251,8 +261,8 @@ def recompile_on_identity(recording: Recording) -> Iterator[Finding]:
         recording,
         "GRB012",
         "recompile-on-identity",
-        lambda row: _below_limit(row, "identity", "type", "mode", "other"),
-        "for another object",
+        lambda row: _below_limit(row, *_WHAT),
+        "",
         "Make the object once and use the same one in every call.",
     )
 

@@ -90,12 +90,11 @@ def call_again(
     fold: bool = True,
     cold: PythonState | None = None,
 ) -> Varied:
-    """Call a component as it was called, then as in each variation, all with the same compiled code. cold: the
-    state to begin with; None: as it is now.
+    """Call a component as it was called, then as in each variation, all with the same compiled code.
 
-    For the child. setting: one of CURES, or empty for torch.compile's defaults. fold: leave equal blocks
-    out; one of each kind is called again on its own, and if that is compiled again where the whole is not,
-    everything is done without folding.
+    For the child. setting: one of CURES, or empty for torch.compile's defaults. cold: the state to begin
+    with; None: as it is now. fold: leave equal blocks out; one of each kind is called again on its own, and
+    if that is compiled again where the whole is not, everything is done without folding.
     """
     gc.disable()
     emptier = Emptier()
@@ -376,7 +375,7 @@ def _bare(reason: str) -> str:
     """The condition as Dynamo words it, with modules named by their path."""
     text = reason.partition("\nUser stack trace:")[0].partition(": ")[2] or reason
     text = text.partition("  # ")[0].partition(". Guard failed on a parameter")[0].strip()
-    return _MODULE.sub(lambda m: f".{m[1]}", text)
+    return _MODULE.sub(lambda m: "" if m[1] == "_orig_mod" else f".{m[1]}", text)
 
 
 def positional_names(part: Part) -> list[str]:

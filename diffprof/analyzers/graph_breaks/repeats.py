@@ -12,7 +12,7 @@ import enum
 import functools
 import hashlib
 import types
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -79,7 +79,7 @@ class Structure:
             return (self.name(type(value)), tuple((self.of(k), self.of(v)) for k, v in value.items()))
         if isinstance(value, set | frozenset):
             value = sorted(value, key=repr)
-        if isinstance(value, list | tuple):
+        if isinstance(value, list | tuple | deque):
             return (self.name(type(value)), tuple(self.of(v) for v in value))
         if isinstance(value, type):
             return ("class", self.name(value))

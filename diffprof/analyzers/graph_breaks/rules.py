@@ -1,5 +1,5 @@
-"""GRB: torch.compile splits a graph (here), compiles it again (in recompile_rules), or leaves its operations to
-others (in complex_rules)."""
+"""GRB: torch.compile splits a graph (here), compiles it again (in recompile_rules), or computes with complex
+numbers (in complex_rules)."""
 
 from __future__ import annotations
 

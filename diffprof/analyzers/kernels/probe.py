@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from diffprof.analyzers.kernels.joining import SeenWait, join_waits
-from diffprof.analyzers.kernels.timing import Clock, clean_passes
+from diffprof.analyzers.kernels.timing import COMPILED_WARMUPS, Clock, clean_passes
 from diffprof.chrome_trace.events import MODULE_PREFIX, phase_label
 from diffprof.chrome_trace.events import Phase as Label
 from diffprof.chrome_trace.reader import read_trace
@@ -21,11 +21,15 @@ from diffprof.chrome_trace.sections import EVERYTHING_ON_THE_GPU, Sections, sect
 from diffprof.devices import Device, cuda_runtime
 from diffprof.model.progress import Progress
 from diffprof.model.recording import Grade, MemoryUse, SyncRow, Timing, Unseen
+from diffprof.targets.compiled import compiled_modules
 from diffprof.targets.pipeline import Phase, PhaseTracker, components, module_names, replaced
 
 TRACE_FILE = "trace.json"
 
 PASSES = 3
+
+MOST = 3
+"""Times as many passes where they are far from each other."""
 
 LIMIT_S = 60.0
 """Seconds of clean passes after which no further one is begun."""
@@ -64,6 +68,7 @@ def measure(
         device.synchronize,
         warmups=warmups,
         passes=passes,
+        most=MOST * passes,
         limit_s=LIMIT_S,
         clock=clock or device.clock,
     )
@@ -85,6 +90,14 @@ def measure(
         yield {"unseen": (Unseen(what="time per kernel, idle time, what-if", why=why.rstrip(": ")),)}
         return
     yield _profiled(found, timing, pipe, device, rows, seen)
+
+
+def warmups_of(pipe: Any, watched_s: float) -> int:
+    """Calls to make before those that are timed. watched_s: seconds of the call that was watched just before,
+    with everything uncompiled: it warms up no compiled code."""
+    if any(True for _ in compiled_modules(pipe)):
+        return COMPILED_WARMUPS
+    return 0 if watched_s > LIMIT_S else 1
 
 
 def _profiled(

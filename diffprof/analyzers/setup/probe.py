@@ -18,6 +18,7 @@ from torch import nn
 
 from diffprof.gpu.inductor_flags import FLAGS, INT8_FLAGS
 from diffprof.model.recording import KindCosts, Setup, SetupPart
+from diffprof.targets.compiled import is_compiled, is_compiled_function
 from diffprof.targets.pipeline import components, role
 
 ATTENTION_PACKAGES = ("flash_attn_interface", "flash_attn", "sageattention", "xformers")
@@ -205,15 +206,10 @@ def _adapters(models: Sequence[nn.Module]) -> tuple[str, ...]:
 
 
 def _compiled(part: nn.Module, modules: dict[str, nn.Module]) -> str | None:
-    compiled = [m for m in modules.values() if m._compiled_call_impl is not None or "_orig_mod" in m._modules]
-    if part in compiled or _is_compiled_function(getattr(part, "decode", None)):
+    compiled = [module for module in modules.values() if is_compiled(module)]
+    if part in compiled:
         return "whole"
     return "regional" if compiled else None
-
-
-def _is_compiled_function(function: Any) -> bool:
-    """What `torch.compile` returns for a function or method."""
-    return hasattr(function, "_torchdynamo_orig_callable")
 
 
 def _repeated(model: nn.Module, modules: dict[str, nn.Module]) -> tuple[str, ...]:
@@ -281,7 +277,7 @@ def _inductor_flags(models: Sequence[nn.Module]) -> dict[str, bool]:
 
 def _compiler_config(function: Any) -> dict[str, Any] | None:
     """Inductor's settings for something that torch.compile returned; None for anything else."""
-    if not _is_compiled_function(function):
+    if not is_compiled_function(function):
         return None
     asked = getattr(function, "get_compiler_config", None)
     config = asked() if callable(asked) else None

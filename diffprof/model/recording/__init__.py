@@ -27,7 +27,7 @@ from diffprof.model.recording.site import Frame, Site, Unseen
 from diffprof.model.recording.syncs import SyncRow, median, steady, steady_per_step
 from diffprof.model.recording.target import Component, DeviceInfo, Environment, TargetInfo
 from diffprof.model.recording.timeline import KernelKind, PhaseSpan, Timeline
-from diffprof.model.recording.usage import GapRow, KernelRow, MemoryUse, Timing
+from diffprof.model.recording.usage import Doubt, GapRow, KernelRow, MemoryUse, Timing
 
 __all__ = [
     "INTERRUPTED",
@@ -37,6 +37,7 @@ __all__ = [
     "ComplexRow",
     "Component",
     "DeviceInfo",
+    "Doubt",
     "Environment",
     "Frame",
     "GapRow",

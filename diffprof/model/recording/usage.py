@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+
 from diffprof.model.recording.row import Grade, Row
 from diffprof.model.recording.site import Site
 
@@ -63,6 +65,19 @@ class MemoryUse(Row, frozen=True, kw_only=True):
     """Live bytes at the end of each denoising step."""
 
 
+class Doubt(enum.StrEnum):
+    """Why the time of a call is not to be trusted."""
+
+    ONE_PASS = "one-pass"
+    """Made once: nothing says how far a second one would be from it."""
+    SPREAD = "spread"
+    """The passes are far from each other."""
+    LOADED = "loaded"
+    """Other processes kept the machine busy."""
+    COMPILED = "compiled"
+    """Code was compiled in a pass."""
+
+
 class Timing(Row, frozen=True, kw_only=True):
     """Clean wall-clock passes. seconds: every pass; compiled/eager in mode. Of an imported trace there are no
     passes, and `median` is its length."""
@@ -73,6 +88,11 @@ class Timing(Row, frozen=True, kw_only=True):
     median: float | None = None
     spread: float | None = None
     """Half the interquartile range, seconds."""
+    warmups: int | None = None
+    """Calls made before the passes, with those in which something was compiled."""
+    load: float | None = None
+    """Other work on the machine, in busy cores per core; None where the system does not tell."""
+    doubts: tuple[Doubt, ...] = ()
     device_busy: float | None = None
     """Share of the call's wall time in which the device worked, 0..1."""
     warm_up: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from msgspec.structs import replace as changed
 
-from diffprof.analyzers.kernels.timing import clean_passes
+from diffprof.analyzers.kernels.timing import COMPILED_WARMUPS, clean_passes
 from diffprof.analyzers.quantization.published import published_list
 from diffprof.gpu.inductor_flags import FLAGS, INT8_FLAGS
 from diffprof.model.errors import DiffprofError, UsageError
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from diffprof.devices import Device
     from diffprof.targets import Options, Target
     from diffprof.targets.pipeline_call import Scene
-
-COMPILED_WARMUPS = 3
-"""As the published runs: the first call compiles, the next ones record CUDA graphs."""
 
 
 def measured_rung(target: Target, device: Device, options: Options, rung: Rung) -> RungResult:

@@ -118,7 +118,9 @@ def _key_figures(recording: Recording) -> Iterator[tuple[str, str, str]]:
     timed = recording.timing or recording.timeline
     grade = str(timed.grade) if timed else ""
     what = "trace" if recording.target.kind == "trace" else "one call"
-    yield what, words.milliseconds(call_ms(recording)), grade
+    why = words.doubts(recording.timing) if recording.timing else ""
+    note = f"{grade}, not to be trusted: {why}" if why else grade
+    yield what, words.milliseconds(call_ms(recording)), note
     if recording.syncs is None:
         yield "waits per denoising step", words.NOT_MEASURED, ""
     else:

@@ -64,6 +64,8 @@ def _time(page: Writing, recording: Recording) -> None:
         ("muted", f" ({timing.mode}, {timing.grade})"),
         indent=2,
     )
+    if timing.doubts:
+        page.flow(("warn", "not to be trusted: "), words.doubts(timing), indent=2)
     if (share := device_busy(recording)) is not None:
         busy = f" {words.number(share * 100)} %"
         page.kept("device busy ", ("good", bar(share, _BAR)), busy, indent=2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ pytest.importorskip("torch")
 
 def in_child(work: Callable[[], Any], *, limit_seconds: float = 300.0) -> Any:
     """What `work` returns when it is run in a forked child; fails with the child's own error."""
-    from diffprof.analyzers.graph_breaks.child import Job, run_in_children
+    from diffprof.analyzers.graph_breaks.child import Job, import_compiler, run_in_children
     from diffprof.analyzers.graph_breaks.probe import prepared
 
-    importlib.import_module("torch._dynamo")
+    import_compiler()
     job = Job("test", prepared(lambda send: work()))
     run_in_children([job], at_once=1, limit_seconds=limit_seconds)
     assert job.failure is None, job.failure

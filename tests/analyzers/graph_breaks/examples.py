@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffprof.model.recording import CaptureRow, Frame, Grade, GraphBreakRow, RecompileRow, Recording
+from diffprof.model.recording import (
+    CaptureRow,
+    ComplexRow,
+    Frame,
+    Grade,
+    GraphBreakRow,
+    RecompileRow,
+    Recording,
+)
 from tests.builders import make_recording, make_site
 
 
@@ -50,6 +58,16 @@ def recompiles(*rows: RecompileRow) -> Recording:
     return make_recording(captures=(ready,), graph_breaks=(), recompiles=rows)
 
 
+ROTATED = ComplexRow(
+    component="transformer",
+    site=make_site("diffusers/models/transformers/transformer_qwenimage.py", 139, function="apply_rotary"),
+    ops={"mul": 120, "view_as_real": 120},
+    calls=4,
+    per_step=1.0,
+    phase="denoise",
+    grade=Grade.SIMULATED,
+)
+
 _MAKING = Frame(file="my/model.py", line=30, function="forward", code="return SampleOutput(sample=x)")
 
 BAD: dict[str, Recording] = {
@@ -83,11 +101,14 @@ BAD: dict[str, Recording] = {
     "GRB012": recompiles(make_recompile("___check_obj_id(config, 140)", "identity")),
     "GRB013": recompiles(make_recompile("G['CALLS'] == 1", "global")),
     "GRB014": recompiles(make_recompile("scale == 0.5", "scalar", limit_hit=True, entries=8, limit=8)),
+    "GRB015": breaks(complex_numbers=(ROTATED,)),
 }
 
 GOOD: dict[str, Recording] = {
     **{code: breaks() for code in BAD if code < "GRB010"},
     **{code: recompiles() for code in BAD if code >= "GRB010"},
+    # Captured, and all in real numbers.
+    "GRB015": breaks(complex_numbers=()),
     # A hook that Dynamo traces is none of the rule's business.
     "GRB008": breaks(make_break("Data-dependent branching", "GB0170")),
     # Compiled again, but far from the limit.

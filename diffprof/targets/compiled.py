@@ -1,0 +1,36 @@
+"""What of a pipeline its user compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from diffprof.targets.pipeline import components
+
+_WRAPPED = "_torchdynamo_orig_callable"
+"""What torch.compile leaves on what it made (torch/_dynamo/eval_frame.py)."""
+
+
+def is_compiled_function(function: Any) -> bool:
+    """Whether `torch.compile` returned it for a function or method."""
+    return hasattr(function, _WRAPPED)
+
+
+def is_compiled(module: torch.nn.Module) -> bool:
+    """Whether calls of a module run compiled code: by `module.compile()`, by `torch.compile(module)`, or by a
+    method, `forward` or another one, that was given to torch.compile."""
+    return (
+        module._compiled_call_impl is not None
+        or "_orig_mod" in module._modules
+        or is_compiled_function(type(module).forward)
+        or any(map(is_compiled_function, vars(module).values()))
+    )
+
+
+def compiled_modules(pipe: Any) -> Iterator[tuple[str, str]]:
+    """Component and path in it, of every compiled module; the path of the component itself is empty."""
+    for name, part in components(pipe).items():
+        if isinstance(part, torch.nn.Module):
+            yield from ((name, path) for path, module in part.named_modules() if is_compiled(module))
