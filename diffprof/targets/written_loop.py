@@ -55,7 +55,7 @@ class ModelCalls:
             outer = getattr(self._inside, "now", False)
             if outer or self.begun:
                 return original(module, *args, **kwargs)
-            self._note(module)
+            self._note(module, (*args, *kwargs.values()))
             self._inside.now = True
             try:
                 return original(module, *args, **kwargs)
@@ -65,8 +65,10 @@ class ModelCalls:
         with replaced(torch.nn.Module, "__call__", call):
             yield self
 
-    def _note(self, module: torch.nn.Module) -> None:
-        if self.is_there(module):
+    def _note(self, module: torch.nn.Module, given: tuple[Any, ...]) -> None:
+        # An offloaded model is on the CPU when it is called; what it is given is not.
+        there = any(isinstance(each, torch.Tensor) and each.device.type == self.device for each in given)
+        if there or self.is_there(module):
             self.held[id(module)] = module
             self.called[type(module)] = self.called.get(type(module), 0) + 1
             self.begun = self.begin(self)

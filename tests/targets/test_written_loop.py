@@ -70,7 +70,20 @@ IN_A_METHOD = """
 """
 
 
-@pytest.mark.parametrize("source", [AT_THE_TOP, IN_A_METHOD], ids=["at the top", "in a method"])
+OFFLOADED = AT_THE_TOP.replace(
+    "unet, scheduler, x = models()",
+    "unet, scheduler, x = models()\n"
+    "    from diffusers.hooks import apply_group_offloading\n"
+    "    apply_group_offloading(\n"
+    "        unet.to('cpu'), onload_device=torch.device('cuda'), offload_device=torch.device('cpu'),\n"
+    "        offload_type='leaf_level', use_stream=True, record_stream=True,\n"
+    "    )",
+)
+
+
+@pytest.mark.parametrize(
+    "source", [AT_THE_TOP, IN_A_METHOD, OFFLOADED], ids=["at the top", "in a method", "offloaded"]
+)
 def test_a_loop_written_by_hand_is_scanned_like_a_pipeline_s(
     write: Write, source: str, unchanged: None
 ) -> None:

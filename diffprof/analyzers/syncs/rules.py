@@ -402,6 +402,14 @@ def upload_every_step(recording: Recording) -> Iterator[Finding]:
         )
 
 
+_INSTEAD_OF_WAITING = {
+    "torch.cuda.empty_cache": "Remove it: memory that PyTorch keeps is used again; give it back between "
+    "calls at most, where another program needs it.",
+    "torch.cuda.graph": "Capture before the first call that counts, in a warm-up: a capture is paid once.",
+}
+"""What to do about an operation that waits without being named `synchronize`."""
+
+
 @rule("SYN009", "explicit-synchronize", needs=NEEDS)
 def explicit_synchronize(recording: Recording) -> Iterator[Finding]:
     """The code asks for a wait: `synchronize()`, `empty_cache()`.
@@ -430,10 +438,9 @@ def explicit_synchronize(recording: Recording) -> Iterator[Finding]:
             index,
             row,
             f"The code waits for the device{_who(row)}: {row.reason}",
-            advice="Remove it: memory that PyTorch keeps is used again; give it back between calls at most, "
-            "where another program needs it."
-            if row.op.endswith("empty_cache")
-            else "Remove it; time with CUDA events, order work with wait_event.",
+            advice=_INSTEAD_OF_WAITING.get(
+                row.op, "Remove it; time with CUDA events, order work with wait_event."
+            ),
         )
 
 

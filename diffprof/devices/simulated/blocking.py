@@ -309,6 +309,11 @@ SYNCHRONIZE = Wait(
     "the program asks to wait",
     "c10/cuda/CUDAFunctions.cpp: device_synchronize; CUDAStream.h and CUDAEvent.h: synchronize",
 )
+CAPTURE_BEGINS = Wait(
+    _K.SYNCHRONIZE,
+    "a capture of a CUDA graph begins by waiting for all that was launched before",
+    "torch/cuda/graphs.py: graph.__enter__ (torch.cuda.synchronize)",
+)
 FREED = Wait(
     _K.SYNCHRONIZE,
     "the cached memory is given back to the driver: cudaFree waits for the device, and what is allocated "

@@ -18,6 +18,7 @@ from diffprof.model.callsite import Place, make_site, places, stack
 from diffprof.model.errors import DiffprofError
 from diffprof.model.recording import Unseen
 
+from .blocking import CAPTURE_BEGINS
 from .session import SESSION, tell_synchronize
 
 REFUSED_COPY = (
@@ -136,7 +137,7 @@ class graph:
         self.cuda_graph = cuda_graph
 
     def __enter__(self) -> None:
-        tell_synchronize("torch.cuda.graph")
+        tell_synchronize("torch.cuda.graph", CAPTURE_BEGINS)
         gc.collect()
         self.cuda_graph.capture_begin()
 
