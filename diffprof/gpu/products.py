@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from diffprof.gpu.signatures import OpSignature, TensorMeta
+from diffprof.gpu.signatures import OTHER_IDS, OpSignature, TensorMeta
 
 
 class Product(NamedTuple):
@@ -32,8 +32,8 @@ def product_of(op: OpSignature) -> Product | None:
     return Product(x[0] * x[2] * x[3], x[1], weight[0], "conv1x1")
 
 
-def as_linear(op: OpSignature, number: int) -> OpSignature:
-    """The linear that a 1x1 convolution becomes when it is swapped. number: its id."""
+def as_linear(op: OpSignature) -> OpSignature:
+    """The linear that a 1x1 convolution becomes when it is swapped."""
     product = product_of(op)
     assert product is not None
     x, weight, *bias = op.inputs
@@ -46,7 +46,7 @@ def as_linear(op: OpSignature, number: int) -> OpSignature:
         _dense(torch.Size(shape), meta)
         for shape, meta in zip(shapes, (x, weight, op.outputs[0]), strict=True)
     )
-    return OpSignature(number, "aten::linear", None, (given, matrix, *bias), (out,))
+    return OpSignature(next(OTHER_IDS), "aten::linear", None, (given, matrix, *bias), (out,))
 
 
 def _dense(shape: torch.Size, like: TensorMeta) -> TensorMeta:

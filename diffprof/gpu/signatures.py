@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +42,10 @@ class TensorMeta:
 
     def __repr__(self) -> str:
         return f"{dtype_name(self.dtype)}{list(self.shape)}@{self.device}"
+
+
+OTHER_IDS = itertools.count(-1, -1)
+"""Ids of operations that no call ran."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,10 +7,10 @@ for each distinct operation.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from diffprof.gpu.signatures import OpSignature
 from diffprof.judge.timeline import find_gaps, phase_of_events, replay
@@ -42,14 +42,20 @@ GRAPH_PENDING_LIMIT = 1 << 20
 """A graph is one launch, however many kernels it has: its kernels don't fill the launch queue."""
 
 
+Outermost = Callable[[str, Any, tuple[Any, ...], dict[str, Any]], AbstractContextManager[None]]
+"""(path, module, arguments) -> a context in which the module is called."""
+
+
 class ModuleStack:
     """The path of the module that is running.
 
-    names: id(module) -> path, as `diffprof.targets.pipeline.module_names` gives it.
+    names: id(module) -> path, as `diffprof.targets.pipeline.module_names` gives it. outermost: a context for
+    each call of a module by none of these, with its path and arguments.
     """
 
-    def __init__(self, names: Mapping[int, str]) -> None:
+    def __init__(self, names: Mapping[int, str], outermost: Outermost | None = None) -> None:
         self._names = names
+        self._outermost = outermost
         self.path: str | None = None
         self.calls = 0
 
@@ -73,6 +79,9 @@ class ModuleStack:
             if path is not None:
                 self.path = path
             try:
+                if before is None and path is not None and self._outermost is not None:
+                    with self._outermost(path, module, args, kwargs):
+                        return call(module, *args, **kwargs)
                 return call(module, *args, **kwargs)
             finally:
                 self.path = before
@@ -82,9 +91,60 @@ class ModuleStack:
 
 
 @dataclass(frozen=True)
-class _Wait:
+class Wait:
+    """The host waits, so many times. key: what `assembled` finds the sync row by."""
+
     key: Hashable
     times: int
+
+
+Phase = tuple[int, str, int | None, str | None]
+"""First item, name, step and part of a phase."""
+
+
+Launched = tuple[OpSignature | Wait, str | None]
+"""An item of a call and the module that ran it."""
+
+
+class Relaid(NamedTuple):
+    """What a module's call launches with its convolutions in channels_last, in the place of items
+    first..last of the call as it ran."""
+
+    first: int
+    last: int
+    items: Sequence[Launched]
+
+
+class Call(NamedTuple):
+    """What one call launched, in host order: operations and waits, the module that ran each, and phases."""
+
+    items: Sequence[OpSignature | Wait]
+    modules: Sequence[str | None]
+    phases: Sequence[Phase]
+
+
+def alike(items: Iterable[OpSignature | Wait]) -> list[OpSignature | Wait]:
+    """One operation for all that differ only in where their data lies, such as `timesteps[i]`."""
+    by_id: dict[int, OpSignature] = {}
+    by_look: dict[tuple[Any, ...], OpSignature] = {}
+
+    def of(op: OpSignature) -> OpSignature:
+        found = by_id.get(op.id)
+        if found is None:
+            look = (
+                *(op.name, op.direction, op.nbytes, repr(op.scalars)),
+                *((m.shape, m.stride, m.dtype, m.device, m.bits) for m in (*op.inputs, *op.outputs)),
+                len(op.inputs),
+            )
+            found = by_id[op.id] = by_look.setdefault(look, op)
+        return found
+
+    return [of(item) if isinstance(item, OpSignature) else item for item in items]
+
+
+def assembled(call: Call, model: CostModel, rows: Mapping[Hashable, int] | None = None) -> Timeline:
+    """The timeline of a call; rows: key of a wait -> index into Recording.syncs (-2 where there is none)."""
+    return _Assembly(model, rows or {}).run(*call)
 
 
 @dataclass
@@ -95,9 +155,9 @@ class TimelineBuilder:
     """
 
     model: CostModel
-    _items: list[OpSignature | _Wait] = field(default_factory=list)
+    _items: list[OpSignature | Wait] = field(default_factory=list)
     _modules: list[str | None] = field(default_factory=list)
-    _phases: list[tuple[int, str, int | None, str | None]] = field(default_factory=list)
+    _phases: list[Phase] = field(default_factory=list)
     _scratch: dict[int, int] = field(default_factory=dict)
     _live: int = 0
     _peak: int = 0
@@ -120,7 +180,7 @@ class TimelineBuilder:
 
     def blocking(self, key: Hashable, times: int = 1, module: str | None = None) -> None:
         """The host waits; key: what `finish` finds the sync row by."""
-        self._items.append(_Wait(key, times))
+        self._items.append(Wait(key, times))
         self._modules.append(module)
 
     def phase(self, name: str, step: int | None = None, part: str | None = None) -> None:
@@ -158,6 +218,11 @@ class TimelineBuilder:
         self._live = self._peak = live
         self._peaks[self._phase] = live
 
+    @property
+    def call(self) -> Call:
+        """What was launched until now."""
+        return Call(self._items, self._modules, self._phases)
+
     def operations(self) -> Iterator[tuple[OpSignature, str | None]]:
         """What was launched, with the module that did."""
         for item, module in zip(self._items, self._modules, strict=True):
@@ -168,7 +233,7 @@ class TimelineBuilder:
 
     def finish(self, rows: Mapping[Hashable, int] | None = None) -> Timeline:
         """The timeline; rows: key of a wait -> index into Recording.syncs (-2 where there is none)."""
-        return _Assembly(self.model, rows or {}).run(self._items, self._modules, self._phases)
+        return assembled(self.call, self.model, rows)
 
     def memory(self, weights: int | None = None) -> MemoryUse:
         """Memory over the call."""
@@ -207,9 +272,9 @@ class _Assembly:
 
     def run(
         self,
-        items: list[OpSignature | _Wait],
-        modules: list[str | None],
-        phases: list[tuple[int, str, int | None, str | None]],
+        items: Sequence[OpSignature | Wait],
+        modules: Sequence[str | None],
+        phases: Sequence[Phase],
     ) -> Timeline:
         compiled = self.model.mode.compiled
         roots = {m: compiled_root(m, compiled) for m in set(modules)} if compiled else {}
@@ -217,12 +282,12 @@ class _Assembly:
         cuts = sorted({start for start, *_ in phases})
         while at < end:
             root = roots.get(modules[at])
-            if root is None or isinstance(items[at], _Wait):
+            if root is None or isinstance(items[at], Wait):
                 at = self._eager(items, modules, at)
                 continue
             until = at
             limit = next((cut for cut in cuts if cut > at), end)
-            while until < limit and not isinstance(items[until], _Wait) and roots.get(modules[until]) == root:
+            while until < limit and not isinstance(items[until], Wait) and roots.get(modules[until]) == root:
                 until += 1
             self._compiled(items[at:until], modules[at:until])  # type: ignore[arg-type]
             at = until
@@ -245,25 +310,25 @@ class _Assembly:
             eager_kernels=self._eager_kernels(items) if compiled else None,
         )
 
-    def _eager_kernels(self, items: list[OpSignature | _Wait]) -> int:
+    def _eager_kernels(self, items: Sequence[OpSignature | Wait]) -> int:
         """Launches of the same call without the compiler."""
         return sum(len(self.model.kernels(item)) for item in items if isinstance(item, OpSignature))
 
-    def _eager(self, items: list[OpSignature | _Wait], modules: list[str | None], at: int) -> int:
+    def _eager(self, items: Sequence[OpSignature | Wait], modules: Sequence[str | None], at: int) -> int:
         item, path = items[at], modules[at]
         module = self._module(path)
         self.starts.append(len(self.kind))
         sync, times = -1, 1
-        wait: OpSignature | _Wait | None = item
+        wait: OpSignature | Wait | None = item
         if isinstance(item, OpSignature):
             wait = items[at + 1] if item.direction in HOST_COPIES and at + 1 < len(items) else None
-            if isinstance(wait, _Wait):
+            if isinstance(wait, Wait):
                 at += 1
                 self.starts.append(len(self.kind))
-        if isinstance(wait, _Wait):
+        if isinstance(wait, Wait):
             sync, times = self.rows.get(wait.key, -2), wait.times
         spent = self._host(path)
-        if isinstance(item, _Wait):
+        if isinstance(item, Wait):
             self._event(-1, module, spent, 0.0, sync)
         else:
             first = True
@@ -284,7 +349,7 @@ class _Assembly:
             self._event(-1, module, spent, 0.0, sync)
         return at + 1
 
-    def _compiled(self, ops: list[OpSignature], modules: list[str | None]) -> None:
+    def _compiled(self, ops: list[OpSignature], modules: Sequence[str | None]) -> None:
         mode = self.model.mode
         base = len(self.kind)
         self.starts.extend([base] * len(ops))
@@ -326,7 +391,7 @@ class _Assembly:
             return op, True
         swapped = self.swapped.get(op.id)
         if swapped is None:
-            swapped = self.swapped[op.id] = as_linear(op, -1 - op.id)
+            swapped = self.swapped[op.id] = as_linear(op)
         return swapped, True
 
     def _host(self, path: str | None) -> float:
@@ -366,7 +431,7 @@ class _Assembly:
             self.kinds[key] = found
         return found
 
-    def _spans(self, phases: list[tuple[int, str, int | None, str | None]]) -> tuple[PhaseSpan, ...]:
+    def _spans(self, phases: Sequence[Phase]) -> tuple[PhaseSpan, ...]:
         spans = []
         marks = [*phases, (len(self.starts) - 1, "", None, None)]
         for (first, name, step, part), (last, *_) in itertools.pairwise(marks):

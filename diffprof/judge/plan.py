@@ -9,16 +9,20 @@ from msgspec.structs import replace
 
 from diffprof.judge.figures import call_ms
 from diffprof.judge.pricing import removal
+from diffprof.judge.setup_costs import BUILT_ON, saved_ms, with_changes
 from diffprof.judge.timeline import Without, total_us
 from diffprof.model.errors import UsageError
 from diffprof.model.finding import Evidence, Finding
 from diffprof.model.fix import NOT_SELECTED, Code, Plan, PlanStep, Recipe, Safety, Skipped, Stage, recipes
-from diffprof.model.recording import Grade, Recording
+from diffprof.model.recording import Alternative, Change, Grade, Recording
 from diffprof.model.recording.source_text import shell
 from diffprof.model.report import Report
 from diffprof.tuning.source_edit.planned import edits_now, with_patches
 
 GOALS = ("latency", "memory")
+
+LONGER = "the call would take longer with it"
+"""Why a step is left out that saves less than nothing."""
 
 CLASH = "conflicts with"
 """How the reason begins of a step that gives way to another."""
@@ -44,17 +48,19 @@ def make_plan(report: Report, choice: Choice | None = None) -> Plan:
     if choice.goal not in GOALS:
         raise UsageError(f"There is no goal {choice.goal!r}.", f"Choose from: {', '.join(GOALS)}.")
     _check(choice, recipes(), report)
-    steps = selected(priced_steps(report), choice)
+    steps = _without_losses(selected(priced_steps(report), choice), report)
     recording = report.recording
     timeline = recording.timeline
     chosen = [step.fix for step in steps if step.selected]
     edits = edits_now(report)
+    before, after = call_ms(recording), predicted_ms(report, steps, chosen)
     return Plan(
         goal=choice.goal,
         steps=with_patches(steps, report, edits),
         edits=edits,
-        before_ms=call_ms(recording),
-        after_ms=predicted_ms(report, steps, chosen),
+        before_ms=before,
+        after_ms=after,
+        saves_ms=None if before is None or after is None else before - after,
         grade=timeline.grade if timeline else recording.timing.grade if recording.timing else None,
         notes=tuple(_own_files(report)),
     )
@@ -93,8 +99,9 @@ def predicted_ms(
 ) -> float | None:
     """The length of a call with these fixes together, per call.
 
-    Evidence that names parts of the timeline is left out of one replay, all of it together, so waits that
-    hide each other are counted once. Where no finding of a fix names parts, what it saves is a share of the
+    Changes of the setup that the call was costed with are read off, all of them together. Evidence that names
+    parts of the timeline is left out of one replay, all of it together, so waits that hide each other are
+    counted once. Where no finding of a fix names parts, what it saves is a share of the
     call, and shares multiply; a share of the compiled call counts where it is compiled, or will be. None
     where no clock or timeline says how long the call is. before: `call_ms`, where it is at hand.
     """
@@ -105,8 +112,12 @@ def predicted_ms(
     keys = set(chosen)
     picked = [step for step in steps if step.fix in keys]
     compiled = _is_compiled(recording) or any(step.stage == Stage.COMPILE for step in picked)
-    replayed, shares = [], []
+    replayed, shares, changes = [], [], set()
     for step in picked:
+        change = _costed_change(step.fix, recording)
+        if change is not None:
+            changes.add(change)
+            continue
         own = [report.findings[n] for n in step.findings]
         in_timeline = [f for f in own if _replayable(f, recording) and not f.compiled_ms]
         replayed += in_timeline
@@ -115,15 +126,52 @@ def predicted_ms(
         of_all = sum(f.saves_ms or 0.0 for f in own if not f.compiled_ms) / before
         of_compiled = sum((f.saves_ms or 0.0) / f.compiled_ms for f in own if f.compiled_ms and compiled)
         shares.append(min(of_all + of_compiled, 1.0))
-    after = before
-    timeline = recording.timeline
-    if timeline is not None and timeline.host_us:
-        # Of the call as it was clocked: the profiled one, of which the timeline is, may have taken longer.
-        saved = (total_us(timeline) - total_us(timeline, without_all(replayed, recording))) / 1e3
-        after = max(0.0, before - saved)
+    if not compiled:
+        changes -= BUILT_ON.keys()
+    after = _replayed_ms(replayed, changes, before, recording)
     for share in shares:
         after *= 1.0 - share
     return after
+
+
+def _replayed_ms(
+    findings: Sequence[Finding], changes: Iterable[Change], before: float, recording: Recording
+) -> float:
+    """Length of the call with these changes made, and without these findings.
+
+    What the loop's waits cost depends on the changes: a compiled call has less work queued to hide them. What
+    else is left out saves its share of the call.
+    """
+    timeline = recording.timeline
+    if timeline is None or not timeline.host_us:
+        return before
+    without = without_all(findings, recording)
+    # Of the call as it was clocked: the profiled one, of which the timeline is, may have taken longer.
+    saved = (total_us(timeline) - total_us(timeline, without)) / 1e3
+    after = max(0.0, before - saved)
+    plain, changed = with_changes(recording, ()), with_changes(recording, changes)
+    if plain is None or changed is None or not changed.changes:
+        return after
+    looped = {n for n, row in enumerate(recording.syncs or ()) if row.in_loop}
+    waits = [row for row in timeline.sync if row in looped]
+    part = sum(row in without.waits for row in waits) / len(waits) if waits else 0.0
+    rest = max(0.0, before - after - part * _cost_of_waits(plain))
+    return changed.ms - part * _cost_of_waits(changed) - rest * changed.ms / plain.ms
+
+
+def _cost_of_waits(call: Alternative) -> float:
+    return 0.0 if call.without_waits_ms is None else call.ms - call.without_waits_ms
+
+
+def _costed_change(fix: str, recording: Recording) -> Change | None:
+    """The change of the setup that a fix makes, where the call was costed with it."""
+    change = recipes()[fix].change
+    costs = recording.setup.costs if recording.setup else None
+    if change is None or saved_ms(recording, change) is None:
+        return None
+    other_half = change is Change.HALF and costs is not None and costs.half != fix
+    own_choice = change is Change.INT8 and recording.quantization is not None
+    return None if other_half or own_choice else change
 
 
 def without_all(findings: Sequence[Finding], recording: Recording) -> Without:
@@ -184,14 +232,15 @@ def _step(recipe: Recipe, indexes: list[int], report: Report, before: float | No
         code=code.shown if isinstance(code, Code) else "",
         why=fix.why,
     )
-    if before is not None and len(own) == 1 and own[0].saves_ms is not None and not own[0].compiled_ms:
-        return _coded(replace(step, saves_ms=own[0].saves_ms, grade=_grade(own)), code)
+    alike = _costed_change(fix.key, report.recording) in (None, own[0].evidence.change)
+    if before is not None and alike and len(own) == 1 and own[0].saves_ms and not own[0].compiled_ms:
+        return _coded(replace(step, saves_ms=own[0].saves_ms, alone=True, grade=_grade(own)), code)
     alone = predicted_ms(report, [step], [fix.key], before=before)
     known = any(f.saves_ms is not None for f in own) and alone is not None and before is not None
     if known:
         assert alone is not None
         assert before is not None
-        step = replace(step, saves_ms=before - alone, grade=_grade(own))
+        step = replace(step, saves_ms=before - alone, alone=True, grade=_grade(own))
         if all(f.compiled_ms for f in own) and not _is_compiled(report.recording):
             step = replace(step, saves_ms=sum(f.saves_ms or 0.0 for f in own), once_compiled=True)
     return _coded(step, code)
@@ -247,6 +296,20 @@ def _check(choice: Choice, known: Mapping[str, Recipe], report: Report) -> None:
         raise UsageError(
             f"{word!r} is neither a fix nor a rule.", f"{hint}`diffprof fix` lists the fixes of a run."
         )
+
+
+def _without_losses(steps: Sequence[PlanStep], report: Report) -> list[PlanStep]:
+    """A selected step that makes the call longer, alone and beside the others, is left out."""
+    left = list(steps)
+    for n, step in enumerate(steps):
+        if not step.selected or step.saves_ms is None or step.saves_ms >= 0.0:
+            continue
+        chosen = [each.fix for each in left if each.selected]
+        with_it = predicted_ms(report, left, chosen)
+        without = predicted_ms(report, left, [fix for fix in chosen if fix != step.fix])
+        if with_it is not None and without is not None and with_it >= without:
+            left[n] = replace(step, selected=False, why_not=LONGER)
+    return left
 
 
 def _without_conflicts(steps: Sequence[PlanStep], known: Mapping[str, Recipe]) -> list[PlanStep]:

@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from diffprof.judge.setup_costs import BUILT_ON, saved_ms
 from diffprof.judge.timeline import Replay, Without, events_of_syncs, replay, total_us
 from diffprof.model.finding import Evidence, Finding
-from diffprof.model.recording import Grade, Recording, SyncRow, Timeline
+from diffprof.model.recording import Change, Grade, Recording, SyncRow, Timeline
 
 HIDDEN = "Hidden behind queued GPU work: removing it alone saves next to nothing."
 
@@ -48,7 +49,10 @@ def price(findings: Iterable[Finding], recording: Recording) -> tuple[Finding, .
     priced = []
     for finding in found:
         if finding.saves_ms is not None:
-            priced.append(finding)
+            priced.append(replace(finding, alone=True))
+            continue
+        if finding.evidence.change is not None:
+            priced.append(_with_change(finding, finding.evidence.change, recording))
             continue
         without = removal(finding.evidence, recording)
         if not without:
@@ -95,20 +99,22 @@ def waits_together(recording: Recording) -> Together | None:
 
 
 def removal(evidence: Evidence, recording: Recording) -> Without:
-    """What to leave out of the timeline when a finding is gone.
+    """What to leave out of the recording's timeline when a finding is gone."""
+    timeline = recording.timeline
+    return Without() if timeline is None else left_out(evidence, timeline, recording.syncs or ())
+
+
+def left_out(evidence: Evidence, timeline: Timeline, syncs: Sequence[SyncRow]) -> Without:
+    """What to leave out of a timeline when a finding is gone.
 
     A read that only serves the host's curiosity goes whole in a simulated timeline, where the host's time of
     an event is its own; in a measured one that time holds all that the host did since the last launch, so
     only the wait goes. A copy stays and no longer waits. Kinds take the times that the finding names in
     `becomes_us`, or vanish.
     """
-    timeline = recording.timeline
-    if timeline is None:
-        return Without()
-    rows = recording.syncs or ()
     present = set(timeline.sync)
     waits = frozenset(row for row in evidence.syncs if row in present)
-    reads = [row for row in waits if row < len(rows) and _is_read(rows[row])]
+    reads = [row for row in waits if row < len(syncs) and _is_read(syncs[row])]
     events = {event for event in evidence.events if event < len(timeline.host_us)}
     if timeline.grade is Grade.SIMULATED:
         events.update(events_of_syncs(timeline, reads))
@@ -130,6 +136,20 @@ def blocked_us(recording: Recording, run: Replay, rows: Iterable[int]) -> float:
     known = recording.syncs or ()
     return sum(
         run.blocked_us.get(row, 0.0) if (seen := _measured_us(known, row)) is None else seen for row in rows
+    )
+
+
+def _with_change(finding: Finding, change: Change, recording: Recording) -> Finding:
+    """Priced by the call that was costed with a change of the setup."""
+    found = saved_ms(recording, change)
+    if found is None:
+        return finding
+    saved, before = found
+    return replace(
+        finding,
+        saves_ms=max(0.0, saved),
+        alone=True,
+        compiled_ms=before if change in BUILT_ON else finding.compiled_ms,
     )
 
 
@@ -171,5 +191,6 @@ def _with_costs(
         finding,
         blocked_ms=finding.blocked_ms if blocked_us is None else blocked_us / 1e3,
         saves_ms=saved_us / 1e3,
+        alone=True,
         cost_note=note,
     )

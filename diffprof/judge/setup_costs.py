@@ -1,64 +1,95 @@
-"""What another setup would change in the timeline, as evidence for pricing: kinds and their new times."""
+"""What changes of the setup would make of the call, as it was recorded: for pricing findings and plans."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from msgspec.structs import replace
 
 from diffprof.model.finding import Evidence
-from diffprof.model.recording import KernelKind, KindCosts, Recording
+from diffprof.model.recording import Alternative, Change, Recording
 
-ORDER = ("now", "half", "sdpa", "qkv", "compiled", "int8")
-"""Columns of `KindCosts`, each built on the one before."""
+BUILT_ON = {Change.INT8: Change.COMPILED}
+"""Changes that show in what another one makes."""
+
+COLUMNS = {
+    Change.HALF: ("now", "half"),
+    Change.SDPA: ("half", "sdpa"),
+    Change.QKV: ("sdpa", "qkv"),
+    Change.COMPILED: ("qkv", "compiled"),
+    Change.COMPILED_BLOCKS: ("qkv", "compiled"),
+    Change.INT8: ("compiled", "int8"),
+}
+"""Columns of `KindCosts` before and after a change, in recordings of 0.1.0."""
 
 
-def column(costs: KindCosts, name: str) -> tuple[float, ...]:
-    """Device time of one call of each kind after this change and those before it."""
-    found: tuple[float, ...] = getattr(costs, f"{name}_us")
-    return found
+def with_changes(recording: Recording, changes: Iterable[Change]) -> Alternative | None:
+    """The call with these changes made; None where one of them was not costed.
 
-
-def evidence(recording: Recording, name: str) -> Evidence:
-    """The kinds that a change makes faster, with the time that they take then.
-
-    Each kind's time as recorded, times what the change makes of it once those before it in the order are
-    made: so that ratios of several changes can be multiplied. Empty where nothing is known or gained.
+    Where all of them together were not, those that were, and each further one by what it makes of the call
+    alone.
     """
+    setup = recording.setup
+    if setup is None or setup.alternatives is None:
+        return None
+    known = {frozenset(each.changes): each for each in setup.alternatives}
+    left = frozenset(changes)
+    first = max((made for made in known if made <= left), key=len, default=None)
+    if first is None:
+        return None
+    ratio = 1.0
+    for change in left - first:
+        before = frozenset({BUILT_ON[change]}) if change in BUILT_ON else frozenset[Change]()
+        if before not in known or before | {change} not in known:
+            return None
+        ratio *= known[before | {change}].ms / known[before].ms
+    found = known[first]
+    without = found.without_waits_ms
+    return replace(found, ms=found.ms * ratio, without_waits_ms=None if without is None else without * ratio)
+
+
+def saved_ms(recording: Recording, change: Change) -> tuple[float, float] | None:
+    """(what a change saves, of a call this long); None where it was not costed. Less than nothing where the
+    call gets longer."""
+    base = (BUILT_ON[change],) if change in BUILT_ON else ()
+    before = with_changes(recording, base)
+    after = with_changes(recording, (*base, change))
+    return None if before is None or after is None else (before.ms - after.ms, before.ms)
+
+
+def best_share(recording: Recording, change: Change) -> float | None:
+    """The largest share of the call that a change saves, alone or on top of others; None where it was not
+    costed."""
+    alternatives = recording.setup.alternatives if recording.setup else None
+    known = {frozenset(each.changes): each.ms for each in alternatives or ()}
+    shares = [
+        1.0 - ms / known[made - {change}]
+        for made, ms in known.items()
+        if change in made and known.get(made - {change})
+    ]
+    return max(shares, default=None)
+
+
+def evidence(recording: Recording, change: Change) -> Evidence:
+    """What a finding rests on that a change of the setup resolves. Empty where nothing is known of it."""
+    if saved_ms(recording, change) is not None:
+        return Evidence(change=change)
+    return _of_columns(recording, change)
+
+
+def _of_columns(recording: Recording, change: Change) -> Evidence:
+    """In recordings of 0.1.0: the kinds that a change makes faster, with the time that they take then."""
     timeline = recording.timeline
     costs = recording.setup.costs if recording.setup else None
-    if timeline is None or costs is None:
+    if timeline is None or costs is None or change not in COLUMNS:
         return Evidence()
-    before = column(costs, ORDER[ORDER.index(name) - 1])
-    after = column(costs, name)
+    before, after = (getattr(costs, f"{name}_us") for name in COLUMNS[change])
+    if len(before) != len(timeline.kinds) or len(after) != len(timeline.kinds):
+        return Evidence()
     kinds, becomes = [], []
     for n, kind in enumerate(timeline.kinds):
         if after[n] < before[n] and kind.device_us:
             kinds.append(n)
             becomes.append(kind.device_us * after[n] / before[n])
-    left = costs.compiled_host_left if name == "compiled" else 1.0
+    left = costs.compiled_host_left if "compiled" in COLUMNS[change][1] else 1.0
     return Evidence(kinds=tuple(kinds), becomes_us=tuple(becomes), host_left=left)
-
-
-def along(costs: KindCosts, before: Sequence[KernelKind], after: Sequence[KernelKind]) -> KindCosts:
-    """The costs with columns along the kinds of a later timeline, which has other kinds in another order.
-
-    before: the kinds that the columns run along. A kind that is not among them takes the same time in each
-    column: what a change would make of it is not known.
-    """
-    places = {_same(kind): n for n, kind in enumerate(before)}
-    found = [(places.get(_same(kind)), kind.device_us or 0.0) for kind in after]
-    columns = {name: column(costs, name) for name in ORDER}
-    return replace(
-        costs,
-        **{
-            f"{name}_us": tuple(own if n is None else values[n] for n, own in found)
-            for name, values in columns.items()
-            if values
-        },
-    )
-
-
-def _same(kind: KernelKind) -> tuple[str, ...]:
-    """What tells a kind from others, apart from its times."""
-    return kind.name, kind.op, kind.family, kind.shape, kind.dtype

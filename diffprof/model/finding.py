@@ -6,7 +6,7 @@ import enum
 
 import msgspec
 
-from diffprof.model.recording import Grade, Site
+from diffprof.model.recording import Change, Grade, Site
 
 
 class Severity(enum.StrEnum):
@@ -27,6 +27,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     syncs: indexes into Recording.syncs. kinds: indexes into Timeline.kinds. events: timeline events.
     becomes_us: device time of one call of each of `kinds` once the finding is resolved; empty: they are gone.
     host_left: share of the host time of launching `kinds` that is left then.
+    change: the change of the setup that resolves it, where the call was costed with it
+    (`Setup.alternatives`).
     """
 
     syncs: tuple[int, ...] = ()
@@ -34,6 +36,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     events: tuple[int, ...] = ()
     becomes_us: tuple[float, ...] = ()
     host_left: float = 1.0
+    change: Change | None = None
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +59,10 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     blocked_ms: float | None = None
     """Host time spent waiting."""
     saves_ms: float | None = None
-    """End-to-end time that removing it would save, from replaying the timeline without it."""
+    """End-to-end time that removing it would save, from running the timeline without it."""
+    alone: bool = False
+    """Whether `saves_ms` is of this finding alone: savings overlap, and several together save less than their
+    sum. The plan has what they save together."""
     compiled_ms: float | None = None
     """Length of the compiled call that `saves_ms` is of, where it is not of the call as it was recorded."""
     once_ms: float | None = None

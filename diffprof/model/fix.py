@@ -15,7 +15,7 @@ import msgspec
 
 from diffprof.model.errors import UsageError
 from diffprof.model.finding import Finding
-from diffprof.model.recording import Grade, Recording
+from diffprof.model.recording import Change, Grade, Recording
 from diffprof.model.recording.source_text import NotAName
 
 
@@ -128,6 +128,7 @@ class Recipe(msgspec.Struct, frozen=True):
     reckon: for code that can't run on a simulated GPU: what is reckoned with instead. not_on_cpu: why the
     CPU shows nothing of what it does to the output, where that is so.
     fits: asked with the built pipeline right before applying; a sentence why not, or None.
+    change: what a simulated call is costed with to tell what the fix saves (`Setup.alternatives`).
     """
 
     fix: Fix
@@ -135,6 +136,7 @@ class Recipe(msgspec.Struct, frozen=True):
     reckon: Callable[[Recording, Sequence[Finding]], Simulated] | None = None
     fits: Callable[[Any], str | None] | None = None
     not_on_cpu: str = ""
+    change: Change | None = None
 
     def written(self, recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
         """The code for these findings; none where a name in the recording can't stand in source."""
@@ -204,6 +206,8 @@ class PlanStep(msgspec.Struct, frozen=True, kw_only=True):
     """Expected, alone, per call, from replaying the timeline; None: not known before it is tried."""
     once_compiled: bool = False
     """`saves_ms` is of the compiled call: as long as the pipeline runs eagerly, it saves nothing."""
+    alone: bool = False
+    """Whether `saves_ms` is of this step alone; `Plan.saves_ms` is of all that are selected."""
     saves_bytes: int | None = None
     grade: Grade | None = None
     """Of saves_ms."""
@@ -259,6 +263,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     before_ms: float | None = None
     after_ms: float | None = None
     """With the selected steps together."""
+    saves_ms: float | None = None
+    """What the selected steps save together: less than their sum where savings overlap."""
     grade: Grade | None = None
     edits: tuple[SourceEdit, ...] = ()
     """Of each finding in the user's own files, whether a fix is for it or not."""

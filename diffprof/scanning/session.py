@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -34,8 +34,8 @@ from diffprof.model.progress import Progress
 from diffprof.model.recording import (
     INTERRUPTED,
     Environment,
-    KindCosts,
     Recording,
+    SetupPart,
     TargetInfo,
     Unseen,
 )
@@ -48,6 +48,9 @@ from diffprof.targets.exits import ProcessExit
 from diffprof.targets.guest_errors import next_step
 from diffprof.targets.pipeline import Phase, PhaseTracker, components, offloaded
 from diffprof.targets.pipeline_call import Scene, describe
+
+if TYPE_CHECKING:
+    from diffprof.analyzers.setup.changes import Costed
 
 GRAPH_BREAKS = ("scope", "vary", "cache")
 QUANTIZATION = ("budget_s", "min_sqnr", "cache")
@@ -167,7 +170,7 @@ class Session:
             from diffprof.analyzers.setup.probe import probe_setup
 
             self.progress.stage("looking at the set-up")
-            self._add(probe_setup(scene.pipe, self._costs_set_up_otherwise(scene)))
+            self._add(probe_setup(scene.pipe, self._costed(scene)))
             self._lap("setup")
         if "graph-breaks" in self.analyzers:
             from diffprof.analyzers.graph_breaks.probe import probe_graph_breaks
@@ -185,15 +188,16 @@ class Session:
             self._add(probe_quantization(scene, self.device, progress=self.progress, **given))
             self._lap("quantization")
 
-    def _costs_set_up_otherwise(self, scene: Scene) -> KindCosts | None:
-        """Of the watched call, where it was simulated."""
-        timeline = self.sections.get("timeline")
-        if self.kernels is None or timeline is None:
+    def _costed(self, scene: Scene) -> Callable[[Sequence[SetupPart]], Costed] | None:
+        """What the watched call would cost set up otherwise, where it was simulated."""
+        kernels, timeline = self.kernels, self.sections.get("timeline")
+        if kernels is None or timeline is None:
             return None
-        from diffprof.analyzers.setup.whatif import kind_costs
+        from diffprof.analyzers.setup.changes import costed
 
-        builder = self.kernels.builder
-        return kind_costs(builder.operations(), timeline, builder.model, compiled_roots(scene.pipe))
+        roots = compiled_roots(scene.pipe)
+        syncs = self.sections.get("syncs") or ()
+        return lambda parts: costed(kernels, timeline, scene.pipe, parts, roots, syncs)
 
     def _given(self, names: Sequence[str]) -> dict[str, Any]:
         return {name: self.settings[name] for name in names if self.settings.get(name) is not None}

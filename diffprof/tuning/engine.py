@@ -14,7 +14,6 @@ from diffprof.devices import Device, resolve_device
 from diffprof.judge.acceptance import judged, too_close
 from diffprof.judge.judging import make_report
 from diffprof.judge.plan import CLASH, Choice, make_plan
-from diffprof.judge.setup_costs import along
 from diffprof.model.errors import DiffprofError, UsageError
 from diffprof.model.finding import Finding
 from diffprof.model.fix import (
@@ -373,9 +372,6 @@ class Tuning:
             if (value := getattr(seen, name)) is not None and name not in ("seconds", "created", "unseen")
         }
         was = self.now.recording
-        if "timeline" in fresh and "setup" not in fresh and was.timeline and was.setup and was.setup.costs:
-            costs = along(was.setup.costs, was.timeline.kinds, fresh["timeline"].kinds)
-            fresh["setup"] = replace(was.setup, costs=costs)
         self.now = make_report(replace(was, **fresh))
 
     def _after(self) -> Report:

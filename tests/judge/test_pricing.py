@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from diffprof.judge.judging import make_report
 from diffprof.judge.pricing import GOES_WHOLE, HIDDEN, price, removal
+from diffprof.judge.setup_costs import best_share, with_changes
 from diffprof.judge.timeline import replay
 from diffprof.model.finding import Evidence, Finding
-from diffprof.model.recording import Grade, Recording
+from diffprof.model.recording import Alternative, Change, Grade, KernelKind, Recording, Setup, Timeline
 from tests.analyzers.kernels.lanes import Lanes
 from tests.builders import make_finding, make_recording, make_sync
 
@@ -20,7 +21,7 @@ def recorded(lanes: Lanes, *syncs: Any) -> Recording:
     return make_recording(*(syncs or (make_sync(),)), timeline=lanes.timeline())
 
 
-def priced(recording: Recording, **evidence: tuple) -> Finding:
+def priced(recording: Recording, **evidence: Any) -> Finding:
     (found,) = price([make_finding(evidence=Evidence(**evidence))], recording)
     return found
 
@@ -96,7 +97,76 @@ def test_what_is_not_in_the_timeline_stays_unpriced() -> None:
 
 def test_a_price_that_a_rule_has_set_is_kept() -> None:
     finding = make_finding(saves_ms=1.5, evidence=Evidence(syncs=(0,)))
-    assert price([finding], recorded(gpu_bound())) == (finding,)
+    assert price([finding], recorded(gpu_bound())) == (msgspec.structs.replace(finding, alone=True),)
+
+
+def copied(after_us: float) -> Finding:
+    """A copy that the host waits for behind 1 ms of work, then so much of the host's time before more work."""
+    timeline = Timeline(
+        grade=Grade.SIMULATED,
+        kinds=(KernelKind(name="add", op="add", family="pointwise"),),
+        kind=(0, -1, 0),
+        module=(-1, -1, -1),
+        host_us=(0.0, 0.0, after_us),
+        device_us=(1000.0, 0.0, 1000.0),
+        stream=(0, 0, 0),
+        sync=(-1, 0, -1),
+    )
+    return priced(make_recording(make_sync(kind="device-to-host"), timeline=timeline), syncs=(0,))
+
+
+@pytest.mark.parametrize(("after_us", "note"), [(40.0, HIDDEN), (60.0, None), (100.0, None)])
+def test_a_wait_is_hidden_below_a_twentieth_of_what_it_blocks(after_us: float, note: str | None) -> None:
+    found = copied(after_us)
+    assert found.blocked_ms == pytest.approx(1.0)
+    assert found.saves_ms == pytest.approx(after_us / 1e3)
+    assert found.cost_note == note
+
+
+def test_what_would_make_the_call_longer_saves_nothing() -> None:
+    recording = recorded(gpu_bound())
+    assert recording.timeline is not None
+    longer = tuple(2 * (kind.device_us or 0.0) for kind in recording.timeline.kinds)
+    assert priced(recording, kinds=tuple(range(len(longer))), becomes_us=longer).saves_ms == 0.0
+
+
+# --- changes of the setup ------------------------------------------------------------------------------
+
+A, B, C = Change.QKV, Change.COMPILED, Change.INT8
+
+
+def costed(**ms: float) -> Recording:
+    """A call of 100 ms with alternatives: `qkv=90.0`, `qkv_compiled=60.0`."""
+    names = {"qkv": A, "compiled": B, "int8": C}
+    found = [Alternative(changes=(), ms=100.0)]
+    found += [Alternative(changes=tuple(names[n] for n in key.split("_")), ms=us) for key, us in ms.items()]
+    return make_recording(timeline=gpu_bound().timeline(), setup=Setup(alternatives=tuple(found)))
+
+
+def test_a_change_of_the_setup_saves_what_the_call_is_shorter_with_it() -> None:
+    recording = costed(qkv=90.0, compiled=70.0, compiled_int8=63.0)
+    assert priced(recording, change=A).saves_ms == pytest.approx(10.0)
+    assert priced(recording, change=A).alone
+    quantized = priced(recording, change=C)
+    assert (quantized.saves_ms, quantized.compiled_ms) == (pytest.approx(7.0), 70.0)
+    assert priced(costed(qkv=120.0), change=A).saves_ms == 0.0
+    assert priced(costed(), change=A).saves_ms is None
+
+
+def test_changes_that_were_not_costed_together_multiply() -> None:
+    both = with_changes(costed(qkv=90.0, compiled=70.0), (A, B))
+    assert both is not None
+    assert both.ms == pytest.approx(63.0)
+    together = with_changes(costed(qkv=90.0, compiled=70.0, qkv_compiled=66.0), (A, B))
+    assert together is not None
+    assert together.ms == 66.0
+    assert with_changes(costed(qkv=90.0), (A, B)) is None
+
+
+def test_a_change_is_worth_what_it_saves_on_top_of_others_too() -> None:
+    recording = costed(qkv=105.0, compiled=70.0, qkv_compiled=63.0)
+    assert best_share(recording, A) == pytest.approx(0.1)
+    assert best_share(recording, C) is None
 
 
 def test_reports_are_priced_and_sorted_by_what_they_save() -> None:

@@ -267,3 +267,22 @@ def test_a_loop_ends_where_another_phase_begins():
     assert loops_of(one) == (steps_of(one),)
     assert with_steps(two, 4) == two
     assert with_steps(two, 9) is None
+
+
+def test_a_wait_takes_the_latency_of_the_synchronize_beside_what_it_waits_for() -> None:
+    timeline = Timeline(
+        grade=Grade.SIMULATED,
+        kinds=(KernelKind(name="add", op="add", family="pointwise"),),
+        kind=(0, -1),
+        module=(-1, -1),
+        host_us=(5.0, 2.0),
+        device_us=(100.0, 0.0),
+        stream=(0, 0),
+        sync=(-1, 0),
+        launch_latency_us=4.0,
+        sync_latency_us=6.0,
+    )
+    # The kernel runs from 9 to 109; the host is back 6 us later.
+    run = replay(timeline)
+    assert run.total_us == total_us(timeline) == 115.0
+    assert run.blocked_us == {0: 115.0 - 7.0}

@@ -10,7 +10,7 @@ from diffprof.model import fix as fixes
 from diffprof.model.errors import UsageError
 from diffprof.model.finding import Evidence
 from diffprof.model.fix import Code, Fix, Recipe, Safety, Skipped, Stage
-from diffprof.model.recording import Grade, KernelKind, Timeline
+from diffprof.model.recording import Grade, KernelKind, Timeline, Timing
 from tests.builders import make_finding, make_recording, make_report
 
 NONE = -1
@@ -165,3 +165,14 @@ def test_every_fix_says_why_and_has_a_key_of_its_own():
         assert each.fix.title
         assert each.fix.why
         assert (each.fix.tolerance is not None) == (each.fix.safety is Safety.NUMERIC)
+
+
+def test_shares_count_whole_and_multiply(offered):
+    """Without a timeline each fix saves its share of the call."""
+    offered(recipe("one"), recipe("two"))
+    recording = make_recording(timing=Timing(grade=Grade.MEASURED, seconds=(1.0,), median=1.0))
+    found = [make_finding(fixes=(key,), saves_ms=saves, evidence=Evidence()) for key, saves in (("one", 100.0), ("two", 200.0))]
+    plan = make_plan(make_report(*found, recording=recording))
+    assert [step.saves_ms for step in plan.steps] == [pytest.approx(100.0), pytest.approx(200.0)]
+    assert plan.after_ms == pytest.approx(1000.0 * 0.9 * 0.8)
+    assert plan.saves_ms == pytest.approx(280.0)

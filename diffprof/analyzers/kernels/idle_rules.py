@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from diffprof.analyzers.kernels.findings import loop_finding
 from diffprof.analyzers.kernels.loop import Loop
 from diffprof.judge.pricing import blocked_us
 from diffprof.judge.rules import NoEvidence, rule
+from diffprof.judge.setup_costs import evidence
 from diffprof.judge.timeline import Without, saved_us
 from diffprof.model.finding import Evidence, Finding, Severity
-from diffprof.model.recording import GapRow, Grade, Recording
+from diffprof.model.recording import Change, GapRow, Grade, Recording
 
 IDLE_SHARE = 0.05
 """Share of the loop's time without device work from which it is worth a finding."""
@@ -62,10 +64,20 @@ def launch_bound(recording: Recording) -> Iterator[Finding]:
         loop,
         f"The device idles {share} of the {loop.name}, waiting for launches.",
         f"Compile the {loop.model} with CUDA graphs, or run a larger batch.",
-        saves_ms=loop.at_most(loop.saved_without_host_us(), idle) / 1e3,
-        cost_note="What an infinitely fast host would save; CUDA graphs come near it.",
+        **_saved_by_graphs(recording, loop, idle),
         fixes=("compile",),
     )
+
+
+def _saved_by_graphs(recording: Recording, loop: Loop, idle_us: float) -> dict[str, Any]:
+    """What compiling saves, where the call was costed compiled; else what a host without cost would."""
+    compiled = evidence(recording, Change.COMPILED)
+    if compiled.change is not None:
+        return {"evidence": compiled, "cost_note": "What compiling with CUDA graphs saves, fusion included."}
+    return {
+        "saves_ms": loop.at_most(loop.saved_without_host_us(), idle_us) / 1e3,
+        "cost_note": "What an infinitely fast host would save; CUDA graphs come near it.",
+    }
 
 
 @rule("KRN002", "sync-bubble", needs=("timeline",))

@@ -10,10 +10,11 @@ from diffprof.analyzers.kernels.findings import loop_finding
 from diffprof.analyzers.kernels.idle_rules import GAP_US
 from diffprof.analyzers.kernels.loop import Loop
 from diffprof.judge.rules import NoEvidence, rule
+from diffprof.judge.setup_costs import best_share
 from diffprof.judge.setup_costs import evidence as changed
 from diffprof.judge.timeline import Without, saved_us
 from diffprof.model.finding import Evidence, Finding, Severity
-from diffprof.model.recording import Grade, KernelKind, Recording, Timeline
+from diffprof.model.recording import Change, Grade, KernelKind, Recording, Timeline
 
 __all__ = ["idle_rules", "memory_rules"]
 
@@ -22,6 +23,9 @@ SCHEDULER_SHARE = 0.05
 
 DEVICE_SHARE = 0.02
 """Share of all device time from which a kind of kernel is worth a finding."""
+
+GAINS = 0.001
+"""Share of the call that another layout has to save to be worth a finding, where that is known."""
 
 SAME_KERNELS = 0.9
 """A compiled run with more than this share of the eager run's kernels was hardly fused."""
@@ -47,6 +51,11 @@ def _device_us(timeline: Timeline, kinds: Iterable[int]) -> tuple[float, int]:
     chosen = set(kinds)
     times = [us for kind, us in zip(timeline.kind, timeline.device_us, strict=True) if kind in chosen]
     return sum(times), len(times)
+
+
+def _known(evidence: Evidence) -> Evidence | None:
+    """None where it names nothing."""
+    return evidence if evidence.kinds or evidence.change is not None else None
 
 
 def _milliseconds(us: float) -> str:
@@ -95,7 +104,7 @@ def _kernel_finding(
         per_step=inside / loop.steps if loop.steps else 0.0,
         fixes=fixes,
         advice=advice,
-        evidence=evidence if evidence and evidence.kinds else Evidence(kinds=kinds, becomes_us=becomes_us),
+        evidence=evidence or Evidence(kinds=kinds, becomes_us=becomes_us),
     )
 
 
@@ -178,7 +187,7 @@ def unfused_attention(recording: Recording) -> Iterator[Finding]:
         "Attention that is not fused takes {share} of the device's time ({ms} in {calls} kernels).",
         "Let attention run through scaled_dot_product_attention: the default processors do.",
         becomes_us=becomes,
-        evidence=changed(recording, "sdpa"),
+        evidence=_known(changed(recording, Change.SDPA)),
         fixes=("sdpa",),
     )
 
@@ -240,6 +249,7 @@ def fp32_without_tf32(recording: Recording) -> Iterator[Finding]:
         "float32 matmuls without TF32 take {share} of the device's time ({ms} in {calls} kernels).",
         'Call torch.set_float32_matmul_precision("high"), or load the pipeline in bfloat16.',
         becomes_us=becomes,
+        evidence=_known(changed(recording, Change.TF32)),
         fixes=("tf32",),
     )
 
@@ -270,11 +280,12 @@ def layout_conversion(recording: Recording) -> Iterator[Finding]:
 
     What it does:
         Looks for the conversion kernels that cuDNN runs before and after a convolution. Reported from 2 % of
-        the device's time.
+        the device's time, on a simulated GPU where channels_last makes the call shorter.
 
     Why it is slow:
         Tensor-core convolutions work on NHWC. With PyTorch's default layout every one of them copies its
-        input, its filter and its result.
+        input, its filter and its result. In channels_last a group norm still makes its input contiguous, and
+        the next convolution turns it back; only compiling removes those.
 
     Example:
         pipe.unet(...)                                     # NCHW, the default
@@ -289,15 +300,29 @@ def layout_conversion(recording: Recording) -> Iterator[Finding]:
     timeline = recording.timeline
     assert timeline is not None
     kinds = _kinds(timeline, (bool(LAYOUT.search(k.name)) for k in timeline.kinds))
+    share = best_share(recording, Change.CHANNELS_LAST)
+    if share is not None and share < GAINS:
+        return
+    ordered = _all_in_channels_last(recording)
     yield from _kernel_finding(
         recording,
         "KRN006",
         "layout-conversion",
         kinds,
         "Layout conversions around convolutions take {share} of the device's time ({ms} in {calls} kernels).",
-        "Put the models with convolutions into torch.channels_last.",
-        fixes=("channels-last",),
+        "Compile the models: their convolutions are in torch.channels_last already."
+        if ordered
+        else "Put the models with convolutions into torch.channels_last.",
+        evidence=_known(changed(recording, Change.CHANNELS_LAST)),
+        fixes=("compile",) if ordered else ("channels-last",),
     )
+
+
+def _all_in_channels_last(recording: Recording) -> bool:
+    """Whether no denoiser or VAE is left whose convolutions could be put into it."""
+    parts = recording.setup.parts if recording.setup else ()
+    with_convs = [part for part in parts if part.role in ("denoiser", "vae") and part.convs]
+    return bool(with_convs) and all(part.convs_channels_last for part in with_convs)
 
 
 @rule("KRN007", "dtype-cast", needs=("timeline",))

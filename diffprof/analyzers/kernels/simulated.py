@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from diffprof.devices.simulated import Blocking, Observer
+from diffprof.devices.simulated.relaid import ConvolutionCalls
 from diffprof.devices.simulated.session import SESSION
 from diffprof.gpu.cost import CostModel
 from diffprof.gpu.mode import Mode, current_mode
@@ -34,9 +35,13 @@ class SimulatedKernels(Observer):
 
     def __init__(self, spec: GpuSpec, pipe: Any, mode: Mode | None = None) -> None:
         self.builder = TimelineBuilder(CostModel(spec, mode or current_mode()))
-        self.modules = ModuleStack(module_names(pipe))
+        self.names = module_names(pipe)
+        self.convolutions = ConvolutionCalls(self.builder.call.items, compiled_roots(pipe))
+        self.modules = ModuleStack(self.names, self.convolutions.noted)
         self.waits: dict[Hashable, Blocking] = {}
         self.weights = 0
+        self.rows: dict[Hashable, int] = {}
+        """Of the waits, once `sections` was asked for."""
 
     @contextmanager
     def following(self) -> Iterator[SimulatedKernels]:
@@ -76,6 +81,7 @@ class SimulatedKernels(Observer):
 
         rows: key of a wait -> index of its row in Recording.syncs.
         """
+        self.rows = dict(rows or {})
         timeline = self.builder.finish(rows)
         return {
             "timeline": timeline,

@@ -19,7 +19,7 @@ from diffprof.analyzers.quantization.source import (
 )
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Code, Fix, Recipe, Safety, Simulated, Skipped, Stage
-from diffprof.model.recording import Projection, Recording, Selection
+from diffprof.model.recording import Change, Projection, Recording, Selection
 from diffprof.model.recording.source_text import dotted
 
 INT8 = "int8-dynamic"
@@ -244,6 +244,7 @@ RECIPES = (
         ),
         quantize_linears,
         reckon=reckon,
+        change=Change.INT8,
         fits=fits,
     ),
 )

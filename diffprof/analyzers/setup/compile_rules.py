@@ -10,7 +10,7 @@ from diffprof.gpu.inductor_flags import FLAGS
 from diffprof.judge.rules import rule
 from diffprof.judge.setup_costs import evidence
 from diffprof.model.finding import Finding, Severity
-from diffprof.model.recording import Recording
+from diffprof.model.recording import Change, Recording
 
 # --- layout, compilation ---------------------------------------------------------------------------------
 
@@ -79,13 +79,13 @@ def not_compiled(recording: Recording) -> Iterator[Finding]:
     """
     setup = setup_of(recording)
     parts = [part for part in setup.parts if part.role == "denoiser" and part.compiled is None]
-    rests_on = evidence(recording, "compiled")
     if not parts or (recording.timeline and recording.timeline.mode != "eager"):
-        return
-    if not is_worth(recording, rests_on):
         return
     repeated = any(part.repeated for part in parts)
     whole_first = recording.device.kind != "cpu" or not repeated
+    rests_on = evidence(recording, Change.COMPILED if whole_first else Change.COMPILED_BLOCKS)
+    if not is_worth(recording, rests_on):
+        return
     fixes = (*(("compile",) if whole_first else ()), *(("compile-blocks",) if repeated else ()))
     yield judged(
         recording,
@@ -205,7 +205,7 @@ def linears_not_quantized(recording: Recording) -> Iterator[Finding]:
     parts = heavy(setup, lambda part: part.linears and not part.quantized)
     if not parts:
         return
-    rests_on = evidence(recording, "int8")
+    rests_on = evidence(recording, Change.INT8)
     if setup.costs is None:
         large = _large_linears(recording)
         if not large:

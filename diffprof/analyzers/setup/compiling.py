@@ -9,12 +9,11 @@ from diffprof.analyzers.setup.precision import NO_SETUP, ROUNDING_TOLERANCE, pla
 from diffprof.gpu.inductor_flags import FLAGS, INT8_FLAGS
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Code, Fix, Recipe, Safety, Simulated, Skipped, Stage
-from diffprof.model.recording import Recording, SetupPart
+from diffprof.model.recording import Change, Recording, SetupPart, Timeline
 
 
-def denoiser_calls_per_step(recording: Recording) -> int | None:
+def denoiser_calls_per_step(timeline: Timeline | None) -> int | None:
     """How often a step calls denoisers, where phases were recorded: the most in any step."""
-    timeline = recording.timeline
     if timeline is None:
         return None
     calls: dict[int, int] = {}
@@ -27,7 +26,7 @@ def denoiser_calls_per_step(recording: Recording) -> int | None:
 def uses_graphs(recording: Recording) -> bool:
     """Whether CUDA graphs may be used: the result of one replay is overwritten by the next, so a denoiser
     that is called several times a step, and whose results are kept, is compiled without."""
-    return recording.device.kind != "cpu" and (denoiser_calls_per_step(recording) or 1) == 1
+    return recording.device.kind != "cpu" and (denoiser_calls_per_step(recording.timeline) or 1) == 1
 
 
 def _options(recording: Recording) -> str:
@@ -129,6 +128,7 @@ RECIPES = (
         ),
         compile_whole,
         reckon=_reckon_whole,
+        change=Change.COMPILED,
     ),
     Recipe(
         Fix(
@@ -142,6 +142,7 @@ RECIPES = (
         ),
         compile_blocks,
         reckon=_reckon_blocks,
+        change=Change.COMPILED_BLOCKS,
     ),
     Recipe(
         Fix(

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from diffprof.judge.setup_costs import best_share
 from diffprof.model.finding import Evidence, Finding, Severity
 from diffprof.model.recording import Recording, Setup, SetupPart
 
@@ -28,7 +29,7 @@ def setup_of(recording: Recording) -> Setup:
 def judged(recording: Recording, code: str, name: str, message: str, advice: str, **more: Any) -> Finding:
     """A finding with the grade of what it rests on. more: fields of Finding."""
     rests_on: Evidence = more.get("evidence") or Evidence()
-    priced = bool(rests_on.kinds or rests_on.events)
+    priced = bool(rests_on.kinds or rests_on.events or rests_on.change)
     timeline = recording.timeline
     return Finding(
         rule=code,
@@ -48,6 +49,9 @@ def judged(recording: Recording, code: str, name: str, message: str, advice: str
 
 def is_worth(recording: Recording, rests_on: Evidence) -> bool:
     """Whether a change with this evidence saves enough; True where that can't be told."""
+    if rests_on.change is not None:
+        share = best_share(recording, rests_on.change)
+        return share is None or share >= WORTH
     timeline = recording.timeline
     if timeline is None or not timeline.host_us or setup_of(recording).costs is None:
         return True

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from diffprof.analyzers.setup.precision import NO_SETUP, ROUNDING_TOLERANCE, place
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Code, Fix, Recipe, Safety, Skipped, Stage, Write
-from diffprof.model.recording import Recording, SetupPart
+from diffprof.model.recording import Change, Recording, SetupPart
 
 
 def switched(method: str, attribute: str, wanted: bool) -> Write:
@@ -140,5 +140,6 @@ RECIPES = (
             why="The same values in another order; convolution kernels for that order may round otherwise.",
         ),
         channels_last,
+        change=Change.CHANNELS_LAST,
     ),
 )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Code, Fix, Recipe, Safety, Skipped, Stage
-from diffprof.model.recording import Recording, Setup
+from diffprof.model.recording import Change, Recording, Setup
 from diffprof.model.recording.source_text import NotAName, dotted, quoted
 
 TF32_TOLERANCE = 0.01
@@ -214,6 +214,7 @@ RECIPES = (
             "VAE overflows, and 8 bits of mantissa: details of the image change.",
         ),
         bfloat16,
+        change=Change.HALF,
     ),
     Recipe(
         Fix(
@@ -227,6 +228,7 @@ RECIPES = (
             "pipelines upcast their VAE for decoding (`force_upcast`), which keeps it safe.",
         ),
         float16,
+        change=Change.HALF,
     ),
     Recipe(
         Fix(
@@ -240,6 +242,7 @@ RECIPES = (
         ),
         tf32,
         not_on_cpu="a CPU computes float32 products in float32",
+        change=Change.TF32,
     ),
     Recipe(
         Fix(
@@ -253,6 +256,7 @@ RECIPES = (
             "them; the same mathematics in another order of summation.",
         ),
         sdpa,
+        change=Change.SDPA,
     ),
     Recipe(
         Fix(
@@ -289,5 +293,6 @@ RECIPES = (
             "stay in memory beside the fused ones.",
         ),
         fuse_qkv,
+        change=Change.QKV,
     ),
 )

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from diffprof.analyzers.setup.changes import Costed
 from diffprof.gpu.inductor_flags import FLAGS, INT8_FLAGS
-from diffprof.model.recording import KindCosts, Setup, SetupPart
+from diffprof.model.recording import Setup, SetupPart
 from diffprof.targets.compiled import is_compiled, is_compiled_function
 from diffprof.targets.pipeline import components, role
 
@@ -32,10 +33,12 @@ UNFUSED_CALL = "get_attention_scores"
 """The method of diffusers' attention modules that returns the whole score matrix."""
 
 
-def probe_setup(pipe: Any, costs: KindCosts | None = None) -> dict[str, Setup]:
-    """The section `setup` of a recording. costs: what the same call would cost set up otherwise."""
+def probe_setup(pipe: Any, costed: Callable[[Sequence[SetupPart]], Costed] | None = None) -> dict[str, Any]:
+    """The section `setup` of a recording, and what is not in it. costed: told the parts, says what the same
+    call would cost set up otherwise."""
     models = {name: part for name, part in components(pipe).items() if isinstance(part, nn.Module)}
     parts = tuple(_part(name, part) for name, part in models.items())
+    otherwise = costed(parts) if costed is not None else Costed()
     setup = Setup(
         parts=parts,
         matmul_tf32=torch.backends.cuda.matmul.fp32_precision == "tf32",
@@ -49,9 +52,10 @@ def probe_setup(pipe: Any, costs: KindCosts | None = None) -> dict[str, Setup]:
         offload=_offload(pipe, parts),
         guided=_guided(pipe),
         packages=tuple(name for name in ATTENTION_PACKAGES if importlib.util.find_spec(name) is not None),
-        costs=costs,
+        costs=otherwise.costs,
+        alternatives=otherwise.alternatives,
     )
-    return {"setup": setup}
+    return {"setup": setup, "unseen": otherwise.unseen}
 
 
 def _part(name: str, part: nn.Module) -> SetupPart:

@@ -12,7 +12,7 @@ from diffprof.analyzers.setup.judging import HEAVY, is_worth, judged, mainly, na
 from diffprof.judge.rules import rule
 from diffprof.judge.setup_costs import evidence
 from diffprof.model.finding import Evidence, Finding, Severity
-from diffprof.model.recording import Recording
+from diffprof.model.recording import Change, Recording
 
 __all__ = ["alternatives", "compile_rules", "memory_rules"]
 """Modules whose rules belong to this analyzer."""
@@ -64,7 +64,7 @@ def full_precision(recording: Recording) -> Iterator[Finding]:
         if mainly(part) == "float32" and part.linears + part.convs and not part.quantized
         if not (part.force_upcast and half)
     ]
-    rests_on = evidence(recording, "half")
+    rests_on = evidence(recording, Change.HALF)
     if not full or not is_worth(recording, rests_on):
         return
     size = sum(part.dtypes["float32"] for part in full)
@@ -106,7 +106,7 @@ def vae_upcast(recording: Recording) -> Iterator[Finding]:
     if not upcast:
         return
     types = half_types(recording)
-    rests_on = evidence(recording, "half")
+    rests_on = evidence(recording, Change.HALF)
     yield judged(
         recording,
         "SET002",
@@ -236,7 +236,7 @@ def separate_projections(recording: Recording) -> Iterator[Finding]:
     """
     setup = setup_of(recording)
     parts = [part for part in setup.parts if part.fusable and not part.quantized]
-    rests_on = evidence(recording, "qkv")
+    rests_on = evidence(recording, Change.QKV)
     if not parts or not is_worth(recording, rests_on):
         return
     count = sum(part.fusable or 0 for part in parts)

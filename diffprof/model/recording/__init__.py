@@ -22,7 +22,7 @@ from diffprof.model.recording.quantization import (
 )
 from diffprof.model.recording.row import Grade, Row
 from diffprof.model.recording.scan import INTERRUPTED, SCHEMA, Recording
-from diffprof.model.recording.setup import KindCosts, Projection, Setup, SetupPart
+from diffprof.model.recording.setup import Alternative, Change, KindCosts, Projection, Setup, SetupPart
 from diffprof.model.recording.site import Frame, Site, Unseen
 from diffprof.model.recording.syncs import SyncRow, median, steady, steady_per_step
 from diffprof.model.recording.target import Component, DeviceInfo, Environment, TargetInfo
@@ -32,8 +32,10 @@ from diffprof.model.recording.usage import Doubt, GapRow, KernelRow, MemoryUse, 
 __all__ = [
     "INTERRUPTED",
     "SCHEMA",
+    "Alternative",
     "BreakCost",
     "CaptureRow",
+    "Change",
     "ComplexRow",
     "Component",
     "DeviceInfo",

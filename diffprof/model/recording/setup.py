@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+
 from diffprof.model.recording.row import Grade, Row
 
 
@@ -69,10 +71,43 @@ class Projection(Row, frozen=True, kw_only=True):
     """linear or conv1x1."""
 
 
+class Change(enum.StrEnum):
+    """A change of how a pipeline is set up that a simulated call can be costed with."""
+
+    CHANNELS_LAST = "channels-last"
+    """Convolutions' weights with the channels innermost."""
+    HALF = "half"
+    """float32 in half precision."""
+    TF32 = "tf32"
+    """float32 matrix products in TF32."""
+    SDPA = "sdpa"
+    """Attention in one kernel."""
+    QKV = "qkv"
+    """Query, key and value projected together."""
+    COMPILED = "compiled"
+    """Denoiser and VAE compiled, replayed as CUDA graphs."""
+    COMPILED_BLOCKS = "compiled-blocks"
+    """The same without CUDA graphs."""
+    INT8 = "int8"
+    """The linears of what is compiled that gain by it, quantized dynamically."""
+
+
+class Alternative(Row, frozen=True, kw_only=True):
+    """How long the call takes with some changes made, simulated."""
+
+    changes: tuple[Change, ...]
+    """In the order of `Change`."""
+    ms: float
+    without_waits_ms: float | None = None
+    """The same without the waits of the denoising loop."""
+
+
 class KindCosts(Row, frozen=True, kw_only=True):
-    """What the same operations would cost under another setup. Columns run along `Timeline.kinds`: device
-    time of one call of the kind; changes build on each other in the order half, sdpa, qkv, compiled, int8, so
-    that each column is to be read as a ratio to the one before."""
+    """What the same operations would cost under another setup: `Setup.alternatives`, and each projection.
+
+    The columns are of recordings of 0.1.0, and empty since. They run along `Timeline.kinds`: device time of
+    one call of the kind; changes build on each other in the order half, sdpa, qkv, compiled, int8, so that
+    each column is to be read as a ratio to the one before."""
 
     grade: Grade
     half: str = "bfloat16"
@@ -116,3 +151,5 @@ class Setup(Row, frozen=True, kw_only=True):
     """Attention libraries that are installed."""
     costs: KindCosts | None = None
     """None: not known before it is tried."""
+    alternatives: tuple[Alternative, ...] | None = None
+    """Changes that were costed, alone and together; None where nothing was."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from diffprof.gpu.families import base_name
-from diffprof.gpu.signatures import OpSignature, TensorMeta
+from diffprof.gpu.signatures import OTHER_IDS, OpSignature, TensorMeta
 from diffprof.gpu.specs import GpuSpec
 
 
@@ -26,7 +26,7 @@ def is_cast(op: OpSignature) -> bool:
 
 
 class Altered:
-    """Makes such operations, each once. Their ids are negative: costs are remembered by id."""
+    """Makes such operations, each once, with ids of their own: costs are remembered by id."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
@@ -34,7 +34,6 @@ class Altered:
         self._halves: dict[int, OpSignature] = {}
         self._attention: dict[tuple[int, int], OpSignature] = {}
         self._linears: dict[tuple[int, int, int, torch.dtype], OpSignature] = {}
-        self._ids = 0
 
     def in_half(self, op: OpSignature) -> OpSignature:
         """The operation with the device's float32 tensors in half precision; itself where it has none."""
@@ -43,7 +42,7 @@ class Altered:
             inputs = tuple(map(self._half, op.inputs))
             outputs = tuple(map(self._half, op.outputs))
             same = inputs == op.inputs and outputs == op.outputs
-            found = op if same else replace(op, id=self._next(), inputs=inputs, outputs=outputs)
+            found = op if same else replace(op, id=next(OTHER_IDS), inputs=inputs, outputs=outputs)
             self._halves[op.id] = found
         return found
 
@@ -55,7 +54,7 @@ class Altered:
             v = product.inputs[-1]
             keys = self._dense(torch.Size((*k.shape[:-2], k.shape[-1], k.shape[-2])), k.dtype)
             found = OpSignature(
-                self._next(), "aten::scaled_dot_product_attention", None, (q, keys, v), product.outputs
+                next(OTHER_IDS), "aten::scaled_dot_product_attention", None, (q, keys, v), product.outputs
             )
             self._attention[scores.id, product.id] = found
         return found
@@ -67,13 +66,9 @@ class Altered:
         if found is None:
             shapes = ((rows, depth), (columns, depth), (rows, columns))
             x, weight, out = (self._dense(torch.Size(shape), dtype) for shape in shapes)
-            found = OpSignature(self._next(), "aten::linear", None, (x, weight), (out,))
+            found = OpSignature(next(OTHER_IDS), "aten::linear", None, (x, weight), (out,))
             self._linears[key] = found
         return found
-
-    def _next(self) -> int:
-        self._ids -= 1
-        return self._ids
 
     def _half(self, meta: TensorMeta) -> TensorMeta:
         if meta.dtype != torch.float32 or meta.device == "cpu":

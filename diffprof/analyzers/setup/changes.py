@@ -1,0 +1,143 @@
+"""What a simulated call would take with changes of its setup, alone and together: those that fixes make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from diffprof.analyzers.setup.compiling import denoiser_calls_per_step
+from diffprof.devices.simulated.relaid import NotRelaid
+from diffprof.gpu.timeline_builder import GUARD_SHARE, Relaid
+from diffprof.gpu.whatif import WhatIf
+from diffprof.judge.pricing import left_out
+from diffprof.judge.timeline import total_us
+from diffprof.model.finding import Evidence
+from diffprof.model.recording import (
+    Alternative,
+    Change,
+    Grade,
+    KindCosts,
+    SetupPart,
+    SyncRow,
+    Timeline,
+    Unseen,
+)
+from diffprof.targets.pipeline import components
+
+LAYOUT_SHARE = 0.02
+"""Share of the device's time from which conversions of layout are looked into."""
+
+CONVERSIONS = ("nchwToNhwc", "nhwcToNchw")
+"""Kernels that cuDNN runs around convolutions of the other order."""
+
+PLAIN = (Change.TF32, Change.SDPA, Change.QKV, Change.CHANNELS_LAST, Change.COMPILED)
+LOSSY = (Change.HALF, Change.SDPA, Change.QKV, Change.CHANNELS_LAST, Change.COMPILED, Change.INT8)
+"""What a plan makes together, in its order, without and with what changes the image."""
+
+
+class Costed(NamedTuple):
+    """Parts of the section `setup`, and what could not be told."""
+
+    costs: KindCosts | None = None
+    alternatives: tuple[Alternative, ...] | None = None
+    unseen: tuple[Unseen, ...] = ()
+
+
+def costed(
+    kernels: Any,
+    timeline: Timeline,
+    pipe: Any,
+    parts: Sequence[SetupPart],
+    roots: tuple[str, ...],
+    syncs: Sequence[SyncRow] = (),
+) -> Costed:
+    """The call with each change made that a finding may ask for. Nothing is told of one that ran compiled.
+
+    kernels: of the simulated call, a SimulatedKernels. roots: components that are compiled when the pipeline
+    is. syncs: its waits.
+    """
+    if timeline.mode != "eager":
+        return Costed()
+    relaid: tuple[Relaid, ...] | None = None
+    unseen: tuple[Unseen, ...] = ()
+    if _converts(timeline):
+        try:
+            relaid = kernels.convolutions.relaid(kernels.names)
+        except NotRelaid as error:
+            unseen = (Unseen(what="what torch.channels_last would save", why=str(error)),)
+    graphs = (denoiser_calls_per_step(timeline) or 1) == 1
+    builder = kernels.builder
+    whatif = WhatIf(builder.call, builder.model, roots, _fusable(pipe), relaid, graphs, kernels.rows)
+    possible = {change for change in _asked(parts) if whatif.changes_anything(change)}
+    found = tuple(_alternative(whatif, made, syncs) for made in dict.fromkeys(_sets(possible)))
+    costs = KindCosts(
+        grade=Grade.SIMULATED,
+        half=str(whatif.altered.dtype).removeprefix("torch."),
+        projections=whatif.projections(),
+        compiled_host_left=GUARD_SHARE if roots else 1.0,
+    )
+    return Costed(costs, found, unseen)
+
+
+def _alternative(whatif: WhatIf, made: frozenset[Change], syncs: Sequence[SyncRow]) -> Alternative:
+    timeline = whatif.timeline(*made)
+    ms = total_us(timeline) / 1e3
+    looped = Evidence(syncs=tuple(n for n, row in enumerate(syncs) if row.in_loop))
+    without = left_out(looped, timeline, syncs)
+    return Alternative(
+        changes=tuple(change for change in Change if change in made),
+        ms=ms,
+        without_waits_ms=total_us(timeline, without) / 1e3 if without else ms,
+    )
+
+
+def _converts(timeline: Timeline) -> bool:
+    kinds = {n for n, kind in enumerate(timeline.kinds) if kind.name in CONVERSIONS}
+    spent = sum(us for kind, us in zip(timeline.kind, timeline.device_us, strict=True) if kind in kinds)
+    return spent > LAYOUT_SHARE * sum(timeline.device_us)
+
+
+def _fusable(pipe: Any) -> set[str]:
+    """Paths of the attention modules whose projections are apart and can be fused."""
+    return {
+        f"{name}.{inner}" if inner else name
+        for name, part in components(pipe).items()
+        if isinstance(part, nn.Module) and callable(getattr(part, "fuse_qkv_projections", None))
+        for inner, module in part.named_modules()
+        if callable(getattr(module, "fuse_projections", None))
+        and not getattr(module, "fused_projections", False)
+    }
+
+
+def _asked(parts: Sequence[SetupPart]) -> Iterator[Change]:
+    """Changes that a finding may ask for."""
+    if any(("float32" in part.dtypes and not part.quantized) or part.force_upcast for part in parts):
+        yield Change.HALF
+    yield from (Change.TF32, Change.CHANNELS_LAST)
+    if any(part.unfused for part in parts):
+        yield Change.SDPA
+    if any(part.fusable for part in parts):
+        yield Change.QKV
+    denoisers = [part for part in parts if part.role == "denoiser" and part.compiled is None]
+    if denoisers:
+        yield Change.COMPILED
+        yield Change.INT8
+    if any(part.repeated for part in denoisers):
+        yield Change.COMPILED_BLOCKS
+
+
+def _sets(possible: set[Change]) -> Iterator[frozenset[Change]]:
+    """None, each alone, and those of a plan together. INT8 is for what is compiled."""
+    yield frozenset()
+    for change in possible - {Change.INT8}:
+        yield frozenset({change})
+    if {Change.COMPILED, Change.INT8} <= possible:
+        yield frozenset({Change.COMPILED, Change.INT8})
+    for plan in (PLAIN, LOSSY):
+        made = frozenset[Change]()
+        for change in plan:
+            if change in possible and (change is not Change.INT8 or Change.COMPILED in made):
+                made |= {change}
+                yield made

@@ -1,0 +1,193 @@
+"""Calls of modules with convolutions, run again on the simulated GPU with their weights in channels_last.
+
+How layouts pass from operation to operation is for PyTorch to say, so the module's own code runs once more,
+with what it was called with. Module and processors are as before when it is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from diffprof.gpu.families import base_name, family_of
+from diffprof.gpu.signatures import OpSignature
+from diffprof.gpu.timeline_builder import Launched, ModuleStack, Relaid, alike
+
+from .activation import observing
+from .observer import Blocking, Observer
+from .tensor import SimTensor, inner_of, intern_meta, known, unknown
+
+KEPT = 1 << 12
+"""Elements up to which values of arguments are kept."""
+
+
+class _Seen(NamedTuple):
+    """A tensor that a module was called with: its geometry, and its values where they are known."""
+
+    meta: Any
+    values: torch.Tensor | None
+
+    def again(self) -> torch.Tensor:
+        if self.values is not None:
+            return known(self.values.clone())
+        meta = self.meta
+        return unknown(intern_meta(meta.shape, meta.stride, meta.dtype, 0))
+
+
+class _Record(NamedTuple):
+    """One call of a module. first, last: its items."""
+
+    path: str
+    module: nn.Module
+    given: Any
+    first: int
+    last: int
+
+
+class NotRelaid(Exception):
+    """Why it can't be told what a call would launch in channels_last: a sentence."""
+
+
+class ConvolutionCalls:
+    """The outermost calls of modules whose convolutions are not in channels_last.
+
+    items: of the call that is being taken down, as they come. roots: components that the change is for.
+    """
+
+    def __init__(self, items: Sequence[Any], roots: Sequence[str]) -> None:
+        self._items = items
+        self._roots = frozenset(roots)
+        self._records: list[_Record] = []
+        self._wanted: dict[int, bool] = {}
+
+    @contextmanager
+    def noted(
+        self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Iterator[None]:
+        """For `ModuleStack.outermost`: the module is called inside."""
+        if path.partition(".")[0] not in self._roots or not self._is_wanted(module):
+            yield
+            return
+        given = pytree.tree_map_only(torch.Tensor, _seen, (args, kwargs))
+        first = len(self._items)
+        yield
+        self._records.append(_Record(path, module, given, first, len(self._items)))
+
+    def _is_wanted(self, module: nn.Module) -> bool:
+        found = self._wanted.get(id(module))
+        if found is None:
+            weights = list(module.parameters())
+            # `model.to(memory_format=torch.channels_last)` raises where a weight has five dimensions.
+            flat = all(weight.dim() < 5 for weight in weights)
+            found = self._wanted[id(module)] = flat and any(map(_is_other_order, weights))
+        return found
+
+    def relaid(self, names: Mapping[int, str]) -> tuple[Relaid, ...]:
+        """What each of them launches in channels_last; calls that launched the same are run once.
+
+        names: of the modules. Raises NotRelaid.
+        """
+        ran: dict[tuple[Any, ...], list[Launched]] = {}
+        found = []
+        items = alike(self._items)
+        for record in self._records:
+            launched = items[record.first : record.last]
+            key = (id(record.module), *map(id, launched))
+            if key not in ran:
+                ran[key] = _again(record, launched, names)
+            found.append(Relaid(record.first, record.last, ran[key]))
+        return tuple(found)
+
+
+def _seen(tensor: torch.Tensor) -> Any:
+    if type(tensor) is not SimTensor:
+        return tensor
+    values = inner_of(tensor).clone() if tensor._cell.known and tensor.numel() <= KEPT else None
+    return _Seen(tensor._meta, values)
+
+
+def _is_other_order(weight: torch.Tensor) -> bool:
+    """Whether a weight could be in channels_last, where that makes a difference, and is not."""
+    return weight.dim() == 4 and not weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def _again(record: _Record, before: Sequence[Any], names: Mapping[int, str]) -> list[Launched]:
+    args, kwargs = pytree.tree_map_only(_Seen, _Seen.again, record.given, is_leaf=_is_seen)
+    stack = ModuleStack(names)
+    taken = _Taken(stack)
+    try:
+        with _as_it_was(record.module), observing(taken), torch.no_grad(), stack.following():
+            if not _put_in_order(record.module):
+                raise NotRelaid(f"the weights of {record.path} are not on the device")
+            record.module(*args, **kwargs)
+    except NotRelaid:
+        raise
+    except Exception as error:
+        raise NotRelaid(f"called again, {record.path} raised {type(error).__name__}: {error}") from error
+    if taken.waits or _work([item for item, _ in taken.items]) != _work(before):
+        raise NotRelaid(f"called again, {record.path} does other work")
+    return taken.items
+
+
+def _put_in_order(module: nn.Module) -> int:
+    """Other weights in channels_last in the place of a module's own; how many."""
+    count = 0
+    for each in module.modules():
+        for name, weight in each._parameters.items():
+            if weight is not None and _is_other_order(weight) and type(weight.data) is SimTensor:
+                meta = intern_meta(weight.shape, _strides(weight.shape), weight.dtype, 0)
+                each._parameters[name] = unknown(meta)  # type: ignore[assignment]
+                count += 1
+    return count
+
+
+def _strides(shape: torch.Size) -> tuple[int, ...]:
+    return torch.empty(shape, device="meta", memory_format=torch.channels_last).stride()
+
+
+def _is_seen(thing: Any) -> bool:
+    return type(thing) is _Seen
+
+
+class _Taken(Observer):
+    """Takes down what a module launches, with the module that does."""
+
+    def __init__(self, stack: ModuleStack) -> None:
+        self.items: list[Launched] = []
+        self.waits = 0
+        self._stack = stack
+
+    def op(self, signature: OpSignature) -> None:
+        self.items.append((signature, self._stack.path))
+
+    def blocking(self, event: Blocking) -> None:
+        self.waits += event.waits
+
+
+def _work(items: Sequence[Any]) -> list[str]:
+    """The operations but for copies, which come and go with the layout."""
+    names = [base_name(item) for item in items if isinstance(item, OpSignature)]
+    return [name for name in names if family_of(name) != "copy"]
+
+
+@contextmanager
+def _as_it_was(module: nn.Module) -> Iterator[None]:
+    """What modules and their processors hold is afterwards what it was before."""
+    held: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    for each in module.modules():
+        for thing in (each, getattr(each, "processor", None)):
+            own = getattr(thing, "__dict__", None)
+            if isinstance(own, dict):
+                held.append((own, dict(own)))
+                held += [(inner, dict(inner)) for inner in own.values() if type(inner) is dict]
+    try:
+        yield
+    finally:
+        for own, before in held:
+            own.clear()
+            own.update(before)

@@ -1,0 +1,98 @@
+"""Carries out what a plan promises, in the same simulator: each fix alone, and all that are selected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from diffprof.devices import resolve_device
+from diffprof.judge.judging import make_report
+from diffprof.judge.plan import Choice, make_plan
+from diffprof.model.fix import Code, Plan, PlanStep, Safety, Stage, recipes
+from diffprof.model.progress import Progress
+from diffprof.model.report import Report
+from diffprof.scanning.session import Session
+from diffprof.targets import Options, Target
+from diffprof.targets.pipeline_call import Scene
+from diffprof.tuning import trial
+from diffprof.tuning.twin.shrinking import NoTwin
+
+ANALYZERS = ("syncs", "kernels", "setup")
+
+
+class Promise(NamedTuple):
+    """What fixes were to save and what the call is shorter with them, in ms."""
+
+    fixes: tuple[str, ...]
+    promised: float
+    got: float
+
+    @property
+    def kept(self) -> bool:
+        """Within 5 % or 1 ms."""
+        return abs(self.promised - self.got) <= max(1.0, 0.05 * max(self.promised, self.got))
+
+
+class _Trial(trial.SimulatedStand):
+    """Times alone: no output is compared."""
+
+    def __init__(self, scene: Scene, *args: object) -> None:
+        trial.Stand.__init__(self, scene, *args)  # type: ignore[arg-type]
+        self.twin, self._twin, self._seen, self.no_twin = None, None, None, str(NoTwin("not compared"))
+        self.compiling = ()
+
+    def ms(self) -> float:
+        return self.measured().ms
+
+    def make(self, steps: Sequence[PlanStep], report: Report) -> bool:
+        """Apply these; whether all could be."""
+        for step in steps:
+            recipe = recipes()[step.fix]
+            own = [report.findings[n] for n in step.findings]
+            code = recipe.code(report.recording, own)
+            if not isinstance(code, Code) or (recipe.fits and recipe.fits(self.pipe)):
+                return False
+            reckoned = recipe.reckon(report.recording, own) if recipe.reckon else None
+            self.apply(step.fix, code, reckoned)
+        return True
+
+
+def promises(target: Target, options: Options, gpu: str, *, together: bool = False) -> list[Promise]:
+    """Scan a target, then carry out each fix of its plan that promises something."""
+    device = resolve_device(f"sim:{gpu}")
+
+    def play(scene: Scene) -> list[Promise]:
+        session = Session(target, device, options, ANALYZERS)
+        session.lends = False
+        report = make_report(session.record(scene))
+        plan = make_plan(report, Choice(lossy=True))
+        tried = _Trial(scene, device, target, options, {}, Progress())
+        return [*_alone(tried, plan, report), *(_together(tried, plan, report) if together else ())]
+
+    with device.active():
+        target.load_code()
+        return target.run(play, device, options)
+
+
+def _alone(tried: _Trial, plan: Plan, report: Report) -> Iterator[Promise]:
+    start = tried.mark()
+    compile_step = next((step for step in plan.steps if step.fix == "compile"), None)
+    for step in plan.steps:
+        if step.saves_ms is None or step.safety is Safety.ADVICE or not step.code:
+            continue
+        if step.once_compiled and compile_step is not None:
+            tried.make([compile_step], report)
+        before = tried.ms()
+        if tried.make([step], report):
+            yield Promise((step.fix,), step.saves_ms, before - tried.ms())
+        tried.restore(start)
+
+
+def _together(tried: _Trial, plan: Plan, report: Report) -> Iterator[Promise]:
+    start = tried.mark()
+    chosen = sorted(plan.selected, key=lambda step: step.stage if step.stage != Stage.QUANTIZE else 200)
+    before = tried.ms()
+    if tried.make(chosen, report):
+        assert plan.saves_ms is not None
+        yield Promise(tuple(step.fix for step in chosen), plan.saves_ms, before - tried.ms())
+    tried.restore(start)
