@@ -147,7 +147,7 @@ def _replayed_ms(
         return before
     without = without_all(findings, recording)
     # Of the call as it was clocked: the profiled one, of which the timeline is, may have taken longer.
-    saved = (total_us(timeline) - total_us(timeline, without)) / 1e3
+    saved = (total_us(timeline) - total_us(timeline, without)) / 1e3 if without else 0.0
     after = max(0.0, before - saved)
     plain, changed = with_changes(recording, ()), with_changes(recording, changes)
     if plain is None or changed is None or not changed.changes:
@@ -165,7 +165,8 @@ def _cost_of_waits(call: Alternative) -> float:
 
 def _costed_change(fix: str, recording: Recording) -> Change | None:
     """The change of the setup that a fix makes, where the call was costed with it."""
-    change = recipes()[fix].change
+    recipe = recipes().get(fix)
+    change = recipe.change if recipe is not None else None
     costs = recording.setup.costs if recording.setup else None
     if change is None or saved_ms(recording, change) is None:
         return None

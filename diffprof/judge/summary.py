@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from msgspec.structs import replace
 
-from diffprof.judge.plan import Choice, call_ms, predicted_ms, priced_steps, selected
+from diffprof.judge.figures import call_ms
+from diffprof.judge.plan import Choice, predicted_ms, priced_steps, selected
 from diffprof.model.finding import Finding, Severity
 from diffprof.model.fix import PlanStep, Safety
 from diffprof.model.report import Report

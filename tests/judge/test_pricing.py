@@ -11,7 +11,7 @@ from diffprof.judge.judging import make_report
 from diffprof.judge.pricing import GOES_WHOLE, HIDDEN, price, removal
 from diffprof.judge.setup_costs import best_share, with_changes
 from diffprof.judge.timeline import replay
-from diffprof.model.finding import Evidence, Finding
+from diffprof.model.finding import Evidence, Finding, sort_key
 from diffprof.model.recording import Alternative, Change, Grade, KernelKind, Recording, Setup, Timeline
 from tests.analyzers.kernels.lanes import Lanes
 from tests.builders import make_finding, make_recording, make_sync
@@ -101,7 +101,7 @@ def test_a_price_that_a_rule_has_set_is_kept() -> None:
 
 
 def copied(after_us: float) -> Finding:
-    """A copy that the host waits for behind 1 ms of work, then so much of the host's time before more work."""
+    """The host waits for a copy behind 1 ms of work, then takes so long before it launches more."""
     timeline = Timeline(
         grade=Grade.SIMULATED,
         kinds=(KernelKind(name="add", op="add", family="pointwise"),),
@@ -191,3 +191,9 @@ def test_a_finding_never_costs_less_than_nothing(events: list[tuple[int, int, in
     if found.saves_ms is not None:
         assert recording.timeline is not None
         assert 0 <= found.saves_ms <= replay(recording.timeline).total_us / 1e3
+
+
+def test_findings_are_sorted_by_what_they_save() -> None:
+    saves = (1.0, None, 5.0, 0.0)
+    found = sorted((make_finding(saves_ms=ms) for ms in saves), key=sort_key)
+    assert [finding.saves_ms for finding in found][:2] == [5.0, 1.0]

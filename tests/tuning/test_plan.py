@@ -171,7 +171,10 @@ def test_shares_count_whole_and_multiply(offered):
     """Without a timeline each fix saves its share of the call."""
     offered(recipe("one"), recipe("two"))
     recording = make_recording(timing=Timing(grade=Grade.MEASURED, seconds=(1.0,), median=1.0))
-    found = [make_finding(fixes=(key,), saves_ms=saves, evidence=Evidence()) for key, saves in (("one", 100.0), ("two", 200.0))]
+    found = [
+        make_finding(fixes=(key,), saves_ms=saves, evidence=Evidence())
+        for key, saves in (("one", 100.0), ("two", 200.0))
+    ]
     plan = make_plan(make_report(*found, recording=recording))
     assert [step.saves_ms for step in plan.steps] == [pytest.approx(100.0), pytest.approx(200.0)]
     assert plan.after_ms == pytest.approx(1000.0 * 0.9 * 0.8)

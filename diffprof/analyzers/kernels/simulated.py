@@ -76,7 +76,7 @@ class SimulatedKernels(Observer):
 
     # --- the result -----------------------------------------------------------------------------------
 
-    def sections(self, rows: Mapping[Hashable, int] | None = None) -> dict[str, Any]:
+    def sections(self, rows: Mapping[Any, int] | None = None) -> dict[str, Any]:
         """Sections of the recording: timeline, kernels, gaps, memory, timing.
 
         rows: key of a wait -> index of its row in Recording.syncs.
