@@ -289,7 +289,7 @@ def test_hooks_that_a_fix_left_are_compiled_with_the_model(tried):
     assert outcomes["compile"].status is Status.KEPT
 
 
-def test_setup_costs_follow_the_kinds_of_the_timeline_that_a_fix_makes(tried):
+def test_a_fix_that_adds_kinds_of_kernels_is_judged_like_any_other(tried):
     """A fix that adds kinds of kernels is judged like any other."""
     code = Code(
         definitions="def _same(module, args, result):\n    return result.flip(0, 1, 2).flip(0, 1, 2)\n",
