@@ -11,6 +11,7 @@ from tests.tuning.promises import promises
 CORPUS = sorted(CASES)[:: max(1, len(CASES) // 20)][:20]
 
 
+@pytest.mark.slow
 def test_each_promise_of_a_tiny_pipeline_is_kept() -> None:
     made = promises(resolve("tiny-sdxl"), Options(steps=3, scheduler="DDIMScheduler"), "a100-80gb")
     assert {"compile", "host-timesteps"} <= {fix for each in made for fix in each.fixes}
