@@ -13,8 +13,13 @@ def main() -> None:
 
     exits = keep_exits_back()
     try:
-        from diffprof.cli.app import app
-        from diffprof.model.collection import leave_to_the_system
+        try:
+            from diffprof.cli.app import app
+            from diffprof.model.collection import leave_to_the_system
+        except ImportError as error:
+            # Python's own status for this, 1, would say that something was found.
+            sys.stderr.write(f"error: {error}.\nInstall diffprof with what it needs: pip install diffprof\n")
+            sys.exit(ExitCode.INTERNAL)
 
         try:
             app(prog_name="diffprof")

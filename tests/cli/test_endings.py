@@ -69,7 +69,7 @@ def test_ctrl_c_in_the_loop_keeps_what_was_recorded(tmp_path: Path) -> None:
             if "IN THE THIRD STEP" in line:
                 break
         process.send_signal(signal.SIGINT)
-        out, rest = process.communicate(timeout=120)
+        out, rest = process.communicate(timeout=600)
     assert process.returncode == 130, said + rest
     assert "error: stopped by Ctrl-C." in rest
     (stored,) = (tmp_path / "traces").iterdir()
@@ -102,7 +102,7 @@ ENDS = {
 def test_a_call_that_is_not_made_to_its_end_never_passes(tmp_path: Path, how: str) -> None:
     third, code, said = ENDS[how]
     with scan(tmp_path, third) as process:
-        out, talk = process.communicate(timeout=120)
+        out, talk = process.communicate(timeout=600)
     assert process.returncode == code, talk
     assert said in talk
     (stored,) = (tmp_path / "traces").iterdir()
@@ -147,7 +147,7 @@ def test_a_script_without_a_whole_call_never_passes(tmp_path: Path, what: str) -
     (tmp_path / "make.py").write_text(FACTORY.format(third=third))
     (tmp_path / "script.py").write_text(source)
     with started(tmp_path, "script.py") as process:
-        _, talk = process.communicate(timeout=120)
+        _, talk = process.communicate(timeout=600)
     assert process.returncode == code, talk
     assert said in talk
     stored = list((tmp_path / "traces").glob("*/report.json"))
@@ -165,7 +165,7 @@ def test_a_report_that_can_not_be_stored_is_shown(tmp_path: Path, third: str, co
     with scan(
         tmp_path, third, preexec_fn=no_room, env={**clean_environment(), "PYTHONDONTWRITEBYTECODE": "1"}
     ) as process:
-        out, said = process.communicate(timeout=120)
+        out, said = process.communicate(timeout=600)
     assert process.returncode == code, said
     assert "The report could not be stored in traces/" in said
     assert "choose another folder with --traces" in said

@@ -23,6 +23,11 @@ _LOOK = 0.03
 """Seconds between looks at whether it has ended."""
 
 
+def can_run() -> bool:
+    """Whether this system can give a command a session, signals and pipes of its own, as a job needs."""
+    return hasattr(os, "killpg") and hasattr(signal, "SIGKILL")
+
+
 @dataclass(frozen=True)
 class Ended:
     """How the process ended. code: its exit status, negative for a signal."""

@@ -23,7 +23,7 @@ from diffprof.views import tuning, words
 from diffprof.views.tui.article import Article
 from diffprof.views.tui.comparison_page import comparison_of
 from diffprof.views.tui.finding_page import source_of
-from diffprof.views.tui.job import Job
+from diffprof.views.tui.job import Job, can_run
 from diffprof.views.tui.job_panel import JobPanel
 from diffprof.views.tui.styles import Span, Writing, bar, styled
 from diffprof.views.tui.table import Column, Sheet
@@ -199,6 +199,8 @@ class PlanPane(Container):
         """Try the checked fixes, one after the other, in a process of its own."""
         if self.query(JobPanel):
             self.notify("Fixes are being applied; escape stops it.", timeout=3)
+        elif not can_run():
+            self.notify("On this system: leave the viewer, and run `diffprof fix --apply`.", timeout=6)
         elif not self.report.path:
             self.notify("Only a stored run can be fixed.", severity="warning", timeout=4)
         elif not self.chosen:
