@@ -150,6 +150,8 @@ def _causes(
     calls = trace.calls
     call = links.call_of_work[following]
     known = call >= 0
+    if not known.any():
+        return ["unknown"] * len(call), [None] * len(call), end
     launched = (
         np.where(known, calls.ts[np.maximum(call, 0)], np.inf) if len(calls) else np.full(len(call), np.inf)
     )
@@ -170,8 +172,13 @@ def _causes(
     late = end - until > QUEUED_US
     spent["launch"] += np.where(late, 0.0, end - until)
     spent["unknown"] = np.where(late, end - until, 0.0)
-    largest = np.argmax(np.stack(list(spent.values())), axis=0)
     shared = list(spent)
+    largest: Any = np.zeros(len(start), np.int8)
+    most = spent[shared[0]].copy()
+    for number, name in enumerate(shared):
+        more = spent.pop(name)
+        largest[more > most] = number
+        np.maximum(most, more, out=most)
     sync_call, waited = _last_wait(calls, waits, lane, start, until)
     transfers = [copy_direction(name)[0] in ("h2d", "d2h") for name in trace.names]
     work_names, is_copy = trace.work.name, trace.work.table[following] == Table.COPY

@@ -15,6 +15,8 @@ def latest(start: Any, lane: Any, ts: Any, on: Any) -> Any:
     """For each instant ts on lane `on`: the last row of its lane that starts no later, or -1. Rows are sorted
     by start within their lanes."""
     count = len(start)
+    if not count:
+        return np.full(len(ts), -1)
     key = np.concatenate([lane, on])
     order = np.lexsort((np.arange(len(key)), np.concatenate([start, ts]), key))
     is_row = order < count

@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 
 from diffprof.chrome_trace.events import CallKind, call_kind, wait_scope
+from diffprof.judge.figures import call_ms, device_busy
 from diffprof.judge.judging import make_report
 from diffprof.judge.pricing import HIDDEN, UNEXPLAINED
 from diffprof.judge.timeline import replay
 from diffprof.model.recording import Recording
 from diffprof.scanning.importing import record_trace
+from diffprof.views import render
+from diffprof.views.times import call_table
 from diffprof.views.verdict import verdict
 from tests.chrome_trace.traces import Event, call, kernel, launch, op, span, write
 
@@ -187,3 +190,57 @@ def test_what_makes_the_device_wait_does_not_keep_the_host(name: str) -> None:
 )
 def test_what_is_waited_for(name: str, scope: str) -> None:
     assert (call_kind(name), wait_scope(name)) == (CallKind.WAIT, scope)
+
+
+@pytest.mark.parametrize(
+    ("category", "kind", "name"),
+    [
+        ("mtia_runtime", "mtia", "MTIA device 0"),
+        ("xpu_runtime", "xpu", "XPU device 0"),
+        ("newchip_runtime", "newchip", "newchip device 0"),
+        ("cuda_runtime", "cuda", "device 0"),
+    ],
+)
+def test_an_accelerator_is_called_by_its_runtime(tmp_path: Path, category: str, kind: str, name: str) -> None:
+    events = [
+        {**event, "cat": category} if event["cat"] == "cuda_runtime" else event
+        for event in launch(1, 5, 9, 70)
+    ]
+    device = recorded(tmp_path, events).device
+    assert (device.kind, device.name) == (kind, name)
+    without = recorded(tmp_path, [event for event in events if event["cat"] != "kernel"])
+    assert without.device.kind == kind
+    assert not any("recorded on the CPU" in gap.why for gap in without.unseen)
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (call("cudaGraphInstantiate", 300, 20), "captured a CUDA graph"),
+        (call("hipStreamEndCapture", 300, 20), "captured a CUDA graph"),
+        (op("_compile.compile_inner (dynamo_timed)", 300, 20), "compiled"),
+        (op("CachingAutotuner.benchmark_all_configs", 300, 20), "tuned kernels"),
+    ],
+)
+def test_a_warm_up_is_recognized(tmp_path: Path, extra: Event, words: str) -> None:
+    report = make_report(recorded(tmp_path, [*launch(1, 5, 9, 70), extra]))
+    found = {finding.rule: finding for finding in report.findings}
+    assert words in found["KRN013"].message
+    plain = make_report(recorded(tmp_path, [*launch(1, 5, 9, 70), *launch(2, 60, 79, 70)]))
+    assert "KRN013" not in {finding.rule for finding in plain.findings}
+
+
+def test_a_trace_s_length_and_busy_share_are_the_same_everywhere(tmp_path: Path) -> None:
+    """A kernel whose launch is not in the trace is in the device's time, and in no replay."""
+    recording = recorded(
+        tmp_path, [*launch(1, 5, 100, 100), kernel("orphan", 300, 100), *launch(3, 380, 400, 100)]
+    )
+    report = make_report(recording)
+    assert "75 %" in verdict(report).headline
+    assert (call_ms(recording), device_busy(recording)) == (0.4, 0.75)
+    table, page = call_table(recording), render(report, "html")
+    assert table is not None
+    assert table.rows[0] == ("length of the trace, eager", "0.0004 s", "measured")
+    assert table.rows[1][:2] == ("device busy", "75 %")
+    assert "<dt>trace</dt><dd>0.4 ms" in page
+    assert "75 %" in page

@@ -16,7 +16,8 @@ def module_events(events: list[Event]) -> list[Event]:
     """One `python_function` event for each annotated call of a module; its parent is the call around it."""
     lanes: dict[tuple[Any, Any], list[Event]] = defaultdict(list)
     for event in events:
-        if event.get("cat") == "user_annotation" and str(event.get("name", "")).startswith(MODULE_PREFIX):
+        annotates = event.get("cat") == "user_annotation" and event.get("ph") == "X"
+        if annotates and str(event.get("name", "")).startswith(MODULE_PREFIX):
             lanes[event.get("pid"), event.get("tid")].append(event)
     numbers: dict[str, int] = {}
     found: list[Event] = []

@@ -20,6 +20,7 @@ import msgspec
 
 from diffprof.chrome_trace.embedded_recording import KEY as CARRIED
 from diffprof.chrome_trace.events import MODULE_PREFIX, Table, parse_phase, table_of
+from diffprof.chrome_trace.reader import LATEST_US
 from diffprof.chrome_trace.storing import kineto_properties
 from diffprof.chrome_trace.writer import write_trace
 from diffprof.model.collection import paused_collection
@@ -71,7 +72,7 @@ def _document(recording: Recording, folder: Path) -> dict[str, Any] | None:
 
 def rewritten(document: Mapping[str, Any]) -> dict[str, Any]:
     """The document as the plugin wants it. The given one is used up: events are changed in place."""
-    events = list(_kept([event for event in document.get("traceEvents", ()) if isinstance(event, dict)]))
+    events = list(_kept([event for event in document.get("traceEvents", ()) if _is_sound(event)]))
     for event in events:
         _on_grid(event, _GRID)
         if event.get("ph") == "X" and table_of("X", event.get("cat")) == Table.CALL:
@@ -171,6 +172,36 @@ def _clean(value: Any) -> Any:
     return value
 
 
+_TEXTS = ("ph", "cat", "name")
+_IDS = ("External id", "correlation", "Python id", "Python parent id", "Python module id")
+
+
+def _is_sound(event: Any) -> bool:
+    """Whether an event of somebody's trace can be taken as one: with texts and times where they belong. Its
+    arguments are made sound in place."""
+    if not isinstance(event, dict) or any(not isinstance(event.get(key, ""), str) for key in _TEXTS):
+        return False
+    if any(isinstance(event.get(key), dict | list) for key in ("pid", "tid", "id")):
+        return False
+    times = ("ts", "dur") if event.get("ph") == "X" else ("ts",) if "ts" in event else ()
+    if not all(_is_time(event.get(key)) for key in times) or (
+        _is_time(event.get("dur")) and event["dur"] < 0
+    ):
+        return False
+    args = event.get("args")
+    if not isinstance(args, dict):
+        event["args"] = {}
+        return True
+    for key in _IDS:
+        if key in args and not (isinstance(args[key], int) and abs(args[key]) < 1 << 63):
+            del args[key]
+    return True
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) < LATEST_US
+
+
 def _kept(events: list[Event]) -> Iterator[Event]:
     """Without built-in functions, half of a trace with stacks, and without the device's copies of step
     marks, which the plugin would count as steps of their own."""
@@ -186,8 +217,9 @@ def _kept(events: list[Event]) -> Iterator[Event]:
             continue
         args = event.get("args")
         if isinstance(args, dict) and args.get("Python parent id") in parents:
-            parent = args["Python parent id"]
-            while parent in parents:
+            parent, passed = args["Python parent id"], set()
+            while parent in parents and parent not in passed:
+                passed.add(parent)
                 parent = parents[parent]
             args["Python parent id"] = parent
         yield event
@@ -258,7 +290,8 @@ def link_calls(events: list[Event]) -> None:
             elif open_ and args.get("External id") in (None, args.get("correlation")):
                 event["args"] = args
                 args["External id"] = open_[-1][1]
-                owners[args.get("correlation")] = open_[-1][1]
+                if "correlation" in args:
+                    owners[args["correlation"]] = open_[-1][1]
     for event in events:
         args = event.get("args") or {}
         if event.get("cat") != "Runtime" and args.get("correlation") in owners:
@@ -272,14 +305,14 @@ def _steps(events: list[Event]) -> list[Event]:
     worked: set[int] = set()
     lane: dict[str, Any] = {}
     for event in events:
-        if event.get("cat") != "user_annotation":
+        if event.get("cat") != "user_annotation" or event.get("ph") != "X":
             continue
         phase = parse_phase(_name(event))
         if phase is None or phase.step is None:
             continue
         start, end = spans.get(phase.step, (event["ts"], event["ts"]))
         spans[phase.step] = (min(start, event["ts"]), max(end, event["ts"] + event["dur"]))
-        lane = {"pid": event["pid"], "tid": event["tid"]}
+        lane = {"pid": event.get("pid"), "tid": event.get("tid")}
         # What stands between the last step and the decoder has a number too, and no denoiser.
         if phase.part is not None:
             worked.add(phase.step)
