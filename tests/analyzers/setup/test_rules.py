@@ -7,11 +7,21 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from diffprof.analyzers.setup.alternatives import published_ratio
 from diffprof.analyzers.setup.memory_rules import memory_without_offload
 from diffprof.analyzers.setup.rules import half_types
 from diffprof.judge.judging import make_report
 from diffprof.model.finding import Finding
-from diffprof.model.recording import Component, DeviceInfo, Grade, KernelKind, KindCosts, Recording, Timeline
+from diffprof.model.recording import (
+    Component,
+    DeviceInfo,
+    Grade,
+    KernelKind,
+    KindCosts,
+    Recording,
+    Timeline,
+    Timing,
+)
 from tests.analyzers.setup.examples import BAD, CPU, CUDA, GB, SD15_UNET, denoiser, recorded, used, vae
 
 
@@ -112,3 +122,13 @@ def test_tiling_and_slicing_have_each_their_fix() -> None:
     assert fixes(tiling=True) == ("vae-untiled",)
     assert fixes(slicing=True) == ("vae-unsliced",)
     assert fixes(tiling=True, slicing=True) == ("vae-untiled", "vae-unsliced")
+
+
+def test_a_published_ratio_times_a_call_is_an_estimate() -> None:
+    """Nobody published what the product says, on whatever grade of call it stands."""
+    recording = BAD["SET017"]
+    for grade in (Grade.SIMULATED, Grade.MEASURED):
+        timed = replace(recording, timing=Timing(grade=grade, seconds=(1.0,), median=1.0))
+        (found,) = (finding for finding in make_report(timed).findings if finding.rule == "SET017")
+        assert found.grade is Grade.SIMULATED
+        assert found.saves_ms == pytest.approx(1000.0 * (1.0 - published_ratio()))
