@@ -102,6 +102,11 @@ def test_mutated_traces(tmp_path: Path) -> None:
     assert read > SHORT // 2, "most can be read"
 
 
+@pytest.mark.parametrize("seed", [137, 340], ids=["nested too deeply", "a length that is a text"])
+def test_what_the_plugin_s_copy_stumbled_over(tmp_path: Path, seed: int) -> None:
+    assert all_tried(tmp_path, range(seed, seed + 1))[1] == []
+
+
 @pytest.mark.slow
 def test_many_mutated_traces(tmp_path: Path) -> None:
     assert all_tried(tmp_path, range(SHORT, 1000))[1] == []

@@ -93,6 +93,8 @@ def _read(path: Path) -> dict[str, Any]:
         data = gzip.decompress(data)
     try:
         document = msgspec.json.decode(data)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     except msgspec.DecodeError:
         # Kineto writes raw control characters and half surrogates now and then.
         document = json.loads(data.decode("utf-8", "backslashreplace"), strict=False)
@@ -183,10 +185,9 @@ def _is_sound(event: Any) -> bool:
         return False
     if any(isinstance(event.get(key), dict | list) for key in ("pid", "tid", "id")):
         return False
-    times = ("ts", "dur") if event.get("ph") == "X" else ("ts",) if "ts" in event else ()
-    if not all(_is_time(event.get(key)) for key in times) or (
-        _is_time(event.get("dur")) and event["dur"] < 0
-    ):
+    needed = ("ts", "dur") if event.get("ph") == "X" else ()
+    times = [event.get(key) for key in ("ts", "dur") if key in event or key in needed]
+    if not all(_is_time(time) for time in times) or event.get("dur", 0) < 0:
         return False
     args = event.get("args")
     if not isinstance(args, dict):
