@@ -19,6 +19,7 @@ from diffprof.model.report import Report
 from diffprof.scanning.session import Session, Watch
 from diffprof.targets import Options, Target, from_object, resolve
 from diffprof.targets.calls import scheduler_names, swap_scheduler
+from diffprof.targets.pipeline import execution_device
 from diffprof.targets.pipeline_call import Scene
 from diffprof.tuning.source_edit.stored import with_source_edits
 
@@ -76,7 +77,14 @@ def scan(
             pipe_or_target, device=device, options=chosen, analyzers=analyzers, settings=settings
         )
     target = from_object(pipe_or_target, kwargs=call)
-    return scan_target(target, device=device, options=options, analyzers=analyzers, settings=settings)
+    where = device or _cuda_device_of(pipe_or_target)
+    return scan_target(target, device=where, options=options, analyzers=analyzers, settings=settings)
+
+
+def _cuda_device_of(pipe: Any) -> str | None:
+    """The GPU that a live pipeline is on, on a machine with several; None for one that is on none."""
+    place = execution_device(pipe)
+    return str(place) if getattr(place, "type", None) == "cuda" else None
 
 
 @contextmanager
@@ -85,7 +93,7 @@ def watch(pipe: Any, *, device: str | None = None) -> Iterator[Watch]:
 
     On a simulated device the pipeline stands there, without values, until the block ends.
     """
-    where = resolve_device(device)
+    where = resolve_device(device or _cuda_device_of(pipe))
     watching = Watch(pipe, where)
     with where.active(), watching.calls():
         yield watching
