@@ -53,7 +53,7 @@ def summarize(report: Report, about: Sequence[str] = ()) -> Summary:
     known = {step.fix for step in safe}
     ladder = _Ladder(report, now)
     told = _told(report, safe, lossy)
-    actions = [*ladder.climb([*safe, *_by_hand(report, told)], wanted)]
+    actions = ladder.climb([*safe, *_by_hand(report, told)], wanted)
     kept = ladder.after
     if added := [step for step in lossy if step.fix not in known]:
         ladder.drop(known - {step.fix for step in lossy})
@@ -120,8 +120,21 @@ class _Ladder:
     def drop(self, fixes: set[str]) -> None:
         self.taken = [step for step in self.taken if step.fix not in fixes]
 
-    def climb(self, steps: Sequence[PlanStep], wanted: Sequence[int]) -> Iterator[Action]:
-        for step in sorted(steps, key=lambda each: (-(each.saves_ms or 0.0), min(each.findings))):
+    def climb(self, steps: Sequence[PlanStep], wanted: Sequence[int]) -> list[Action]:
+        """Largest first by what each saves alone, then once more by what each turned out to add to the
+        others."""
+        first = sorted(steps, key=lambda each: (-(each.saves_ms or 0.0), min(each.findings)))
+        taken, after = list(self.taken), self.after
+        tried = [*self._climb(first, wanted)]
+        adds = {action.fix or action.title: action.saves_ms or 0.0 for action in tried}
+        again = sorted(first, key=lambda each: -adds.get(_name(each), 0.0))
+        if again == first:
+            return tried
+        self.taken, self.after = taken, after
+        return [*self._climb(again, wanted)]
+
+    def _climb(self, steps: Sequence[PlanStep], wanted: Sequence[int]) -> Iterator[Action]:
+        for step in steps:
             findings = [n for n in step.findings if n in wanted]
             if not findings:
                 continue
@@ -155,6 +168,11 @@ class _Ladder:
             grade=step.grade,
             once_compiled=step.once_compiled,
         )
+
+
+def _name(step: PlanStep) -> str:
+    """What tells its action apart."""
+    return step.title if step.safety is Safety.ADVICE else step.fix
 
 
 def _worth_it(action: Action, below: float) -> bool:

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from diffprof.judge.rules import find_rule
-from diffprof.model.fix import Safety
 from diffprof.model.plain import clean, cut, pad, width
 from diffprof.model.report import Report
 from diffprof.model.summary import Action, Summary
 from diffprof.views import words
+from diffprof.views.actions import COLUMNS, cells_of
 from diffprof.views.page import Page
 from diffprof.views.tuning import tried
 from diffprof.views.verdict import verdict
@@ -20,7 +20,6 @@ LINES = 25
 MOST_ACTIONS = 8
 _LONGEST = 400
 """Characters of a sentence of the verdict; the rest is in the full report."""
-_PICTURE = {Safety.EXACT: "same", Safety.NUMERIC: "rounding", Safety.LOSSY: "changes"}
 
 
 def render_brief(report: Report, *, columns: int | None = None, colour: bool = False) -> str:
@@ -62,8 +61,8 @@ def _fitting(actions: Sequence[Action], room: int) -> list[Action]:
 def _table(page: Page, actions: Sequence[Action], summary: Summary) -> None:
     """A line an action, cut to the screen: what, what it saves, the call after it, what becomes of the
     picture, who does it; below it the line of source, where there is one."""
-    heads = ("What to do", "saves", "call then", "picture", "by")
-    rows = [heads, *map(_row, actions)]
+    heads = COLUMNS
+    rows = [heads, *map(cells_of, actions)]
     widths = [max(width(row[i]) for row in rows[1:]) for i in range(len(heads))]
     widths = [max(each, width(head)) if each else 0 for each, head in zip(widths, heads, strict=True)]
     taken = sum(each + 2 for each in widths[1:] if each)
@@ -79,25 +78,13 @@ def _table(page: Page, actions: Sequence[Action], summary: Summary) -> None:
             page.raw(("dim", cut(place, (page.columns or 80) - 2)), indent=2)
 
 
-def _row(action: Action) -> tuple[str, ...]:
-    known = action.saves_ms is not None
-    by = "you" if action.fix is None else "fix --lossy" if action.changes_picture else "fix"
-    return (
-        clean(action.title if action.fix else f"{action.rule}: {action.title}"),
-        words.duration(action.saves_ms) + (" compiled" if action.once_compiled else "") if known else "?",
-        words.duration(action.after_ms) if known else "",
-        _PICTURE.get(action.safety, "") if action.safety else "",
-        "fix --patch" if action.patch and action.fix is None else by,
-    )
-
-
 def _rest(page: Page, summary: Summary, hidden: int) -> None:
     rest = summary.rest
     count = len(rest.findings) + hidden
     if not count:
         return
     parts = [f"{count} more"]
-    if rest.saves_ms is not None:
+    if rest.saves_ms:
         parts.append(f"{words.duration(rest.saves_ms)} together")
     if rest.unknown:
         parts.append(f"{rest.unknown} not priced")

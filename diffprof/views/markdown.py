@@ -9,6 +9,7 @@ from diffprof.model.finding import Finding
 from diffprof.model.plain import clean, cut
 from diffprof.model.report import Report
 from diffprof.views import words
+from diffprof.views.actions import actions_table
 from diffprof.views.sections import not_checked, tables
 from diffprof.views.table import Table
 from diffprof.views.verdict import verdict
@@ -64,6 +65,9 @@ def render_markdown(report: Report) -> str:
         f"**Why:** {prose(cut(top.why, _MOST_TEXT))}\n\n**Next:** {prose(cut(top.next, _MOST_TEXT))}\n\n"
         f"{prose(cut(words.subject(report.recording), _MOST_TEXT))}\n"
     )
+    to_do = actions_table(report)
+    if to_do is not None:
+        head += f"\n{table(to_do.columns, to_do.rows)}"
     blocks = [head]
     used = len(head)
     for index, piece in enumerate(_pieces(report)):

@@ -71,6 +71,7 @@ def _answer(summary: Summary, recording: Recording) -> str:
     if any(action.saves_ms for action in safe):
         exact = all(action.safety in (Safety.EXACT, None) for action in safe)
         how = "without changing the picture" if exact else "with the picture the same within rounding"
+        how = "with all below done" if recording.target.kind == "trace" else how
         parts.append(f"{of_one(summary.kept_ms)} {how}")
     lossy = [action.fix or action.title for action in summary.actions if action.changes_picture]
     if lossy and summary.lossy_ms is not None:

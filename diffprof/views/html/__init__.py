@@ -15,6 +15,7 @@ from diffprof.model.plain import clean, clean_lines, cut
 from diffprof.model.recording import Recording, Site, steady_per_step
 from diffprof.model.report import Report
 from diffprof.views import words
+from diffprof.views.actions import actions_table
 from diffprof.views.fixes import fix_table
 from diffprof.views.html.text import prose, text
 from diffprof.views.html.timeline import timeline_figures
@@ -61,6 +62,8 @@ def _sections(report: Report, plan: Plan) -> Iterator[tuple[str, str, str]]:
     recording = report.recording
     ids = {id(finding): f"finding-{number}" for number, finding in enumerate(report.findings, 1)}
     anchors = {row: ids[id(each)] for each in reversed(report.findings) for row in each.evidence.syncs}
+    to_do = actions_table(report)
+    yield "actions", "What to do", "".join(_table(to_do)) if to_do else ""
     yield "timeline", "Timeline", "".join(timeline_figures(recording, anchors))
     for key, title, findings in words.groups(report):
         shown = [each for each in findings if each.severity is not Severity.INFO]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -56,12 +57,11 @@ def _drawn(title: str, lanes: Lanes, recording: Recording, anchors: Mapping[int,
         yield from _lane(bands, [(x(band.start_us), x(band.end_us)) for band in bands], top, height)
     for mark in lanes.marks:
         yield from _mark(mark, x(mark.at_us), recording, anchors)
-    for number in range(6):
-        at = lanes.start_us + (lanes.end_us - lanes.start_us) * number / 5
-        anchor = "end" if number == 5 else "middle" if number else "start"
-        label = f"{(at - lanes.start_us) / 1e3:,.4g} ms"
-        yield f'<line class="tick" x1="{x(at)}" x2="{x(at)}" y1="118" y2="124"/>'
-        yield f'<text class="dim" x="{x(at)}" y="138" text-anchor="{anchor}">{label}</text>\n'
+    for at in ticks(lanes.end_us - lanes.start_us):
+        left = x(lanes.start_us + at)
+        anchor = "middle" if at else "start"
+        yield f'<line class="tick" x1="{left}" x2="{left}" y1="118" y2="124"/>'
+        yield f'<text class="dim" x="{left}" y="138" text-anchor="{anchor}">{at / 1e3:,.4g} ms</text>\n'
     yield "</svg>\n"
 
 
@@ -103,3 +103,14 @@ def _legend(shown: Sequence[Lanes]) -> Iterator[str]:
         square = f'<svg viewBox="0 0 10 10"><rect width="10" height="10" fill="{colour_of(what)}"/></svg>'
         yield f"<span>{square}{text(NAMES.get(what, what))}</span>\n"
     yield "<span>▼ a wait of the host begins; leads to its finding</span>\n</div>\n"
+
+
+def ticks(span_us: float, most: int = 6) -> list[float]:
+    """Round places on an axis from 0 to `span_us`, in microseconds: multiples of 1, 2 or 5 of a power of ten,
+    `most` at most; none so near the end that its label would be cut."""
+    if span_us <= 0:
+        return [0.0]
+    rough = span_us / most
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * each for each in (1, 2, 5, 10) if power * each >= rough)
+    return [number * step for number in range(int(0.97 * span_us / step) + 1)]

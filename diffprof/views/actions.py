@@ -1,0 +1,36 @@
+"""What to do, as a table: the same rows on a screen, on a page and in a comment."""
+
+from __future__ import annotations
+
+from diffprof.model.fix import Safety
+from diffprof.model.plain import clean
+from diffprof.model.report import Report
+from diffprof.model.summary import Action
+from diffprof.views import words
+from diffprof.views.table import Table
+
+COLUMNS = ("What to do", "saves", "call then", "picture", "by")
+_PICTURE = {Safety.EXACT: "same", Safety.NUMERIC: "rounding", Safety.LOSSY: "changes"}
+
+
+def actions_table(report: Report) -> Table | None:
+    """Every action with its place; None where there is none."""
+    actions = report.summary.actions if report.summary else ()
+    if not actions:
+        return None
+    rows = tuple((*cells_of(action), action.place) for action in actions)
+    note = "sorted by what they save, each after those above it; what changes the picture comes last"
+    return Table("What to do", (*COLUMNS, "where"), rows, note)
+
+
+def cells_of(action: Action) -> tuple[str, ...]:
+    """A cell for each of COLUMNS."""
+    known = action.saves_ms is not None
+    by = "you" if action.fix is None else "fix --lossy" if action.changes_picture else "fix"
+    return (
+        clean(action.title if action.fix else f"{action.rule}: {action.title}"),
+        words.duration(action.saves_ms) + (" compiled" if action.once_compiled else "") if known else "?",
+        words.duration(action.after_ms) if known else "",
+        _PICTURE.get(action.safety, "") if action.safety else "",
+        "fix --patch" if action.patch and action.fix is None else by,
+    )
