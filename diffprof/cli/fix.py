@@ -53,10 +53,9 @@ def stored(traces: Path, run: str | None) -> Report:
 
 
 def _is_target(name: str) -> bool:
-    from diffprof.targets import builtin_targets
+    from diffprof.targets.builtin import builtin_named
 
-    known = {info.name for info in builtin_targets()}
-    return name in known or ".py" in name or Path(name).is_dir()
+    return builtin_named(name) is not None or ".py" in name or Path(name).is_dir()
 
 
 @click.command("fix")

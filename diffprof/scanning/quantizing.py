@@ -81,4 +81,6 @@ def half_precision(device: Device) -> str | None:
 
 def _in_float32(target: Target, options: Options) -> bool:
     """Whether diffprof itself chooses the type, and would take float32."""
-    return options.dtype is None and target.kind in ("builtin", "checkpoint")
+    if options.dtype is not None or target.kind not in ("builtin", "checkpoint"):
+        return False
+    return getattr(target, "dtype", None) is None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from diffprof.model.errors import UsageError
-from diffprof.targets.builtin import BuiltinInfo, builtin_targets
+from diffprof.targets.builtin import BuiltinInfo, builtin_named, builtin_targets
 
 if TYPE_CHECKING:
     from diffprof.devices import Device
@@ -23,7 +23,7 @@ __all__ = ["BuiltinInfo", "Options", "Target", "builtin_targets", "from_object",
 T = TypeVar("T")
 
 FORMS = """\
-a built-in architecture      {builtins}
+a built-in architecture      sdxl, flux, wan or another of {number}: see `diffprof targets`
 a local checkpoint folder    ./my-checkpoint (with a model_index.json)
 a hub id                     stabilityai/stable-diffusion-xl-base-1.0
 a factory                    path/to/file.py:function
@@ -104,7 +104,7 @@ def _resolve(spec: str, args: Sequence[str]) -> Target:
         from diffprof.targets.script import ScriptTarget
 
         return ScriptTarget(_file(spec, spec), tuple(args))
-    if any(info.name == spec for info in builtin_targets()):
+    if builtin_named(spec) is not None:
         from diffprof.targets.checkpoint import BuiltinTarget
 
         return BuiltinTarget(spec)
@@ -144,12 +144,20 @@ def _file(path: str, spec: str) -> Path:
 def _not_a_target(what: str, spec: str) -> UsageError:
     if spec.endswith((".safetensors", ".ckpt", ".bin")):
         return UsageError(what, "Load it in a factory with from_single_file, and scan file.py:function.")
-    near = nearest(spec, [info.name for info in builtin_targets()])
+    near = _near_builtins(spec)
     return UsageError(what, (near + "\n" if near else "") + "A target is one of:\n" + _forms())
 
 
+def _near_builtins(spec: str) -> str:
+    """Built-in names that are spelled alike, else those that mention it."""
+    infos = builtin_targets()
+    near = nearest(spec, [name for info in infos for name in (info.name, *info.aliases)])
+    found = [info.name for info in infos if info.mentions(spec)]
+    return near or (f"Did you mean {', '.join(found[:5])}?" if found else "")
+
+
 def _forms() -> str:
-    return FORMS.format(builtins=", ".join(info.name for info in builtin_targets()))
+    return FORMS.format(number=len(builtin_targets()))
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

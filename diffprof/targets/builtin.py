@@ -1,47 +1,197 @@
-"""The built-in architectures: published configurations in the package, in the folder layout of a checkpoint.
+"""The built-in architectures: published configurations in the package, without weights.
 
-`about.json` beside them says what they are and how many parameters each component has.
+One is a file `NAME.json`, or a folder in a checkpoint's layout with an `about.json`. A file names its
+components by class and by what differs from the class' defaults; what several have in common is named:
+
+    "vae": "parts/flux-vae"                                   a shared part
+    "unet": "sdxl/unet"                                       another architecture's
+    "unet": {"of": "sdxl/unet", "config": {"in_channels": 9}}  the same, but for these entries
+    "vae": {"class": "diffusers.AutoencoderKLWan"}            a class with its defaults
+    "safety_checker": null                                    none
+
+`inherits` takes over the components and settings of another; `settings` are the pipeline's own arguments.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 ARCHITECTURES = Path(__file__).parent / "architectures"
 
+STEPS = 3
+"""Denoising steps of a default call: a first, a last, and a steady one between."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One component: its class as `library.Class`, and what its configuration file holds."""
+
+    cls: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def file(self) -> str:
+        """The name of its configuration file in a checkpoint."""
+        for kind, name in _FILES.items():
+            if kind in self.cls:
+                return name
+        return "config.json"
+
+
+_FILES = {
+    "Tokenizer": "tokenizer_config.json",
+    "Scheduler": "scheduler_config.json",
+    "Processor": "preprocessor_config.json",
+    "FeatureExtractor": "preprocessor_config.json",
+}
+
 
 @dataclass(frozen=True)
 class BuiltinInfo:
-    """One built-in architecture. parameters: per component; source: where its configuration is published;
-    call: the arguments it is called with unless others are given."""
+    """One built-in architecture.
+
+    source: the checkpoint it stands for; licence: of that checkpoint. parameters: per component, as built;
+    checked_by: per component, what the count is checked by: (a figure such as "12B", where it is published);
+    the figure is None where a conversion script builds this configuration and loads the checkpoint into it.
+    call: the arguments it is called with unless others are given; steps: how many the model card makes.
+    dtype: the model card's, by component where it is not one for all, or None where it names none.
+    """
 
     name: str
     description: str
     source: str
     parameters: dict[str, int]
     call: dict[str, Any]
-    folders: tuple[Path, ...]
-    """Where its configurations are; a later one stands in for components that the earlier do not have."""
+    aliases: tuple[str, ...] = ()
+    licence: str | None = None
+    dtype: str | dict[str, str] | None = None
+    steps: int | None = None
+    checked_by: dict[str, tuple[str | None, str]] = field(default_factory=dict)
+
+    @property
+    def verified(self) -> bool:
+        """Whether something published stands beside the parameter counts."""
+        return bool(self.checked_by)
+
+    @cached_property
+    def pipeline(self) -> str:
+        """The class of diffusers."""
+        return str(_described(self.name)["pipeline"])
+
+    def mentions(self, word: str) -> bool:
+        """Whether its names, description, checkpoint or pipeline hold `word`, in any case."""
+        told = (self.name, *self.aliases, self.description, self.source, self.pipeline)
+        return any(word.lower() in each.lower() for each in told)
+
+    @contextmanager
+    def checkpoint(self) -> Iterator[Path]:
+        """Its configurations as a checkpoint's folder, which goes when the context closes."""
+        described = _described(self.name)
+        index = {"_class_name": described["pipeline"], **described["settings"]}
+        with TemporaryDirectory(prefix="diffprof-") as folder:
+            for name, part in described["components"].items():
+                index[name] = [None, None] if part is None else part.cls.rsplit(".", 1)
+                if part is not None:
+                    (Path(folder) / name).mkdir()
+                    (Path(folder) / name / part.file).write_text(json.dumps(part.config))
+            (Path(folder) / "model_index.json").write_text(json.dumps(index))
+            yield Path(folder)
 
 
 @cache
 def builtin_targets() -> tuple[BuiltinInfo, ...]:
     """All built-in architectures, by name."""
-    return tuple(_read(about.parent.name) for about in sorted(ARCHITECTURES.glob("*/about.json")))
+    files = {file.stem: file for file in ARCHITECTURES.glob("*.json")}
+    folders = {about.parent.name: about for about in ARCHITECTURES.glob("*/about.json")}
+    return tuple(
+        _info(name, json.loads(file.read_text())) for name, file in sorted({**files, **folders}.items())
+    )
 
 
-def _read(name: str) -> BuiltinInfo:
-    folder = ARCHITECTURES / name
-    about = json.loads((folder / "about.json").read_text())
+def builtin_named(name: str) -> BuiltinInfo | None:
+    """The architecture of that name or alias."""
+    return next((info for info in builtin_targets() if name in (info.name, *info.aliases)), None)
+
+
+def stands_for(checkpoint: str) -> BuiltinInfo | None:
+    """The built-in form of a checkpoint on the hub."""
+    return next((info for info in builtin_targets() if info.source.lower() == checkpoint.lower()), None)
+
+
+def _info(name: str, about: Mapping[str, Any]) -> BuiltinInfo:
+    steps = about.get("steps")
+    few = {} if steps is None else {"num_inference_steps": min(STEPS, steps)}
     return BuiltinInfo(
         name=name,
         description=about["description"],
         source=about["source"],
         parameters=about["parameters"],
-        call=about["call"],
-        folders=(folder, *([ARCHITECTURES / about["inherits"]] if "inherits" in about else [])),
+        call={**about["call"], **few},
+        aliases=tuple(about.get("aliases", ())),
+        licence=about.get("licence"),
+        dtype=about.get("dtype"),
+        steps=steps,
+        checked_by={part: (figure, where) for part, (figure, where) in about.get("checked_by", {}).items()},
     )
+
+
+@cache
+def _described(name: str) -> dict[str, Any]:
+    """pipeline, settings and components (Part or None by name) of an architecture."""
+    folder = ARCHITECTURES / name
+    own = _folder(folder) if folder.is_dir() else json.loads((ARCHITECTURES / f"{name}.json").read_text())
+    base = _described(own["inherits"]) if "inherits" in own else {}
+    parts = {part: _part(entry) for part, entry in own["components"].items()}
+    return {
+        "pipeline": own.get("pipeline") or base["pipeline"],
+        "settings": {**base.get("settings", {}), **own.get("settings", {})},
+        "components": {**base.get("components", {}), **parts},
+    }
+
+
+def _folder(folder: Path) -> dict[str, Any]:
+    """An architecture's folder in the form of a file; a component without a folder is the inherited one."""
+    index = json.loads((folder / "model_index.json").read_text())
+    listed = {name: entry for name, entry in index.items() if isinstance(entry, list)}
+    held = {name: _only_file(folder / name) for name in listed if (folder / name).is_dir()}
+    return {
+        **json.loads((folder / "about.json").read_text()),
+        "pipeline": index["_class_name"],
+        "settings": {k: v for k, v in index.items() if k not in listed and not k.startswith("_")},
+        "components": {name: {"class": ".".join(listed[name]), "config": held[name]} for name in held},
+    }
+
+
+def _only_file(folder: Path) -> Any:
+    (file,) = folder.iterdir()
+    return json.loads(file.read_text())
+
+
+def _part(entry: str | Mapping[str, Any] | None) -> Part | None:
+    if entry is None:
+        return None
+    if isinstance(entry, str):
+        entry = {"of": entry}
+    taken = _taken(entry["of"]) if "of" in entry else None
+    config = {**(taken.config if taken else {}), **entry.get("config", {})}
+    return Part(entry.get("class") or (taken.cls if taken else ""), config)
+
+
+def _taken(reference: str) -> Part:
+    """`parts/NAME`, or `ARCHITECTURE/COMPONENT`."""
+    owner, name = reference.split("/")
+    found = _shared(name) if owner == "parts" else _described(owner)["components"][name]
+    assert found is not None, reference
+    return found
+
+
+@cache
+def _shared(name: str) -> Part | None:
+    return _part(json.loads((ARCHITECTURES / "parts" / f"{name}.json").read_text()))

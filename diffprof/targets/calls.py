@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from diffprof.model.errors import TargetError, UsageError
 from diffprof.targets import nearest
+from diffprof.targets.builtin import STEPS
 
 if TYPE_CHECKING:
     from diffprof.targets import Options
 
 PROMPT = "a photograph of an astronaut riding a horse on the moon, sharp focus"
-STEPS = 3
-"""Denoising steps of a default call: a first, a last, and a steady one between."""
-
 FRAMES = 8
 """Pictures in a video that is given."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from diffprof.model.errors import DiffprofError, TargetError, UsageError
 from diffprof.targets import slug
-from diffprof.targets.builtin import BuiltinInfo, builtin_targets
+from diffprof.targets.builtin import BuiltinInfo, builtin_named, stands_for
 
 if TYPE_CHECKING:
     from diffprof.devices import Device
@@ -36,20 +36,33 @@ class BuiltinTarget:
 
     @property
     def name(self) -> str:
-        return self.spec
+        return self.info.name
 
     @property
     def info(self) -> BuiltinInfo:
         """What the package says about it."""
-        return next(info for info in builtin_targets() if info.name == self.spec)
+        info = builtin_named(self.spec)
+        assert info is not None, self.spec
+        return info
+
+    @property
+    def dtype(self) -> str | dict[str, str] | None:
+        """The model card's, used where none is asked for."""
+        return self.info.dtype
 
     def load_code(self) -> None:
-        _import_pipeline(self.info.folders[0])
+        from diffprof.targets.construct import pipeline_class
+
+        pipeline_class(self.info.pipeline, Path(self.name))
 
     def run(self, play: Callable[[Scene], T], device: Device, options: Options) -> T:
+        from diffprof.targets.call_values import call_values
+
         info = self.info
-        pipe, weights = _architecture(info.folders, device, options)
-        return _played(self, play, device, options, pipe, weights, info.call, [])
+        with info.checkpoint() as folder:
+            pipe, weights = _architecture(folder, device, options, info.dtype)
+        call = call_values(info.call, pipe, device.torch_device)
+        return _played(self, play, device, options, pipe, weights, call, _of_how_many(info, options))
 
 
 @dataclass(frozen=True)
@@ -90,6 +103,14 @@ class HubTarget:
         return _checkpoint(self, play, device, options, downloaded(self.spec, with_weights=with_weights))
 
 
+def _of_how_many(info: BuiltinInfo, options: Options) -> list[str]:
+    """What a scan says where it runs fewer steps than the model card."""
+    run = info.call.get("num_inference_steps")
+    if options.steps is not None or info.steps is None or run == info.steps:
+        return []
+    return [f"{run} steps were run; the model card says {info.steps} (--steps {info.steps})."]
+
+
 def _import_pipeline(folder: Path) -> None:
     from diffprof.targets.construct import pipeline_class, read_index
 
@@ -109,7 +130,8 @@ def downloaded(repo: str, *, with_weights: bool) -> Path:
     except RepositoryNotFoundError as error:
         raise TargetError(
             f"The hub has no checkpoint {repo!r}, or it is not open to you.",
-            "Check the spelling; for a gated one, accept its terms and run `hf auth login`.",
+            "Check the spelling; for a gated one, accept its terms and run `hf auth login`."
+            + _or_built_in(repo),
         ) from error
     except Exception as error:
         trouble = error
@@ -128,8 +150,18 @@ def downloaded(repo: str, *, with_weights: bool) -> Path:
         raise TargetError(
             f"{repo!r} is neither a local folder nor in the cache, and the hub does not give it: "
             f"{type(reason).__name__}{': ' + text[0] if text else ''}.",
-            "Check the network, name a local folder, or scan a built-in architecture such as sdxl.",
+            "Check the network, or name a local folder." + _or_built_in(repo),
         ) from error
+
+
+def _or_built_in(repo: str) -> str:
+    """The way without the hub: the checkpoint's built-in form, or the list of what is built in."""
+    info = stands_for(repo)
+    if info is None:
+        return " `diffprof targets` lists architectures that need no network."
+    return (
+        f" Its architecture is built in and needs neither network nor weights: `diffprof scan {info.name}`."
+    )
 
 
 def _checkpoint(target: Any, play: Callable[[Scene], T], device: Device, options: Options, folder: Path) -> T:
@@ -141,7 +173,7 @@ def _checkpoint(target: Any, play: Callable[[Scene], T], device: Device, options
         dtype = parse_dtype(options.dtype) if options.dtype else None
         pipe, weights = _from_pretrained(folder, dtype), "real"
     else:
-        pipe, weights = _architecture([folder], device, options)
+        pipe, weights = _architecture(folder, device, options)
         if options.weights:
             notes.append("Weights were not loaded: shapes are all that is needed here.")
     return _played(target, play, device, options, pipe, weights, None, notes)
@@ -169,16 +201,21 @@ def _from_pretrained(folder: Path, dtype: Any) -> Any:
     return pipe
 
 
-def _architecture(folders: Sequence[Path], device: Device, options: Options) -> tuple[Any, str]:
+def _architecture(
+    folder: Path, device: Device, options: Options, own: str | dict[str, str] | None = None
+) -> tuple[Any, str]:
     """A pipeline without its weights: shapes only, or random values where the device computes."""
-    import torch
-
     from diffprof.targets.construct import assemble, parse_dtype
 
     # What from_pretrained takes when it is given no dtype.
-    dtype = parse_dtype(options.dtype) if options.dtype else torch.float32
+    wanted = options.dtype or own or "float32"
+    dtype: Any = (
+        parse_dtype(wanted)
+        if isinstance(wanted, str)
+        else {part: parse_dtype(each) for part, each in wanted.items()}
+    )
     empty = not device.wants_values
-    pipe = assemble(folders, empty=empty, dtype=dtype, device=None if empty else device.torch_device)
+    pipe = assemble([folder], empty=empty, dtype=dtype, device=None if empty else device.torch_device)
     return pipe, "none" if empty else "random"
 
 

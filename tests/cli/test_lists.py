@@ -80,6 +80,19 @@ def test_targets(run: Run) -> None:
         assert row["total"] == sum(row["parameters"].values())
 
 
+def test_targets_are_searched_by_any_of_their_words(run: Run) -> None:
+    def found(word: str) -> set[str]:
+        return {
+            row["name"] for row in json.loads(run("targets", "--search", word, "--format", "json").stdout)
+        }
+
+    assert {"wan2.1-t2v-14b", "wan2.1-t2v-1.3b"} <= found("wan")
+    assert found("Wan-AI/Wan2.1-T2V-14B-Diffusers") == {"wan2.1-t2v-14b"}
+    nothing = run("targets", "--search", "no-such-model")
+    assert nothing.exit_code == 2
+    assert "diffprof targets" in nothing.stderr
+
+
 ROWS = (
     scheduler_row(
         "DDIMScheduler", builders.make_report(recording=builders.make_recording(builders.make_sync()))

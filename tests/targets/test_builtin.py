@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from diffprof.targets import Options, builtin_targets, resolve
+from diffprof.targets.builtin import ARCHITECTURES, BuiltinInfo, builtin_named, stands_for
+from diffprof.targets.call_values import call_values
 from diffprof.targets.components import components_of
+from diffprof.targets.construct import assemble
 
 PUBLISHED = {
     # Parameters of the published checkpoints' tensors.
@@ -25,14 +28,105 @@ def scene_of(name: str, device: Any, options: Options | None = None) -> Any:
     return resolve(name).run(lambda scene: scene, device, options or Options())
 
 
-@pytest.mark.parametrize("info", builtin_targets(), ids=lambda info: info.name)
-def test_stored_counts_are_those_of_the_architecture(info: Any, shapes: Any) -> None:
-    counts = {
-        row.name: row.parameters
-        for row in components_of(scene_of(info.name, shapes).pipe)
-        if row.parameters is not None
-    }
+QUICK = {"sd15", "sdxl", "ssd-1b", "tiny-sdxl", "flux", "wan2.1-t2v-14b"}
+
+
+def each_architecture() -> list[Any]:
+    """The quick ones always; the rest with the slow tests."""
+    return [
+        pytest.param(info, id=info.name, marks=() if info.name in QUICK else (pytest.mark.slow,))
+        for info in builtin_targets()
+    ]
+
+
+@pytest.mark.parametrize("info", each_architecture())
+def test_counts_are_those_of_the_architecture_and_as_published(info: BuiltinInfo) -> None:
+    with info.checkpoint() as folder:
+        pipe = assemble([folder], empty=True)
+    counts = {row.name: row.parameters for row in components_of(pipe) if row.parameters is not None}
     assert counts == info.parameters == {**counts, **PUBLISHED.get(info.name, {})}
+    for name, (figure, _) in info.checked_by.items():
+        if figure is not None:
+            model = getattr(pipe, name)
+            stored = sum(t.numel() for t in model.state_dict().values())
+            assert stored == pytest.approx(billions(figure), rel=0.05)
+
+
+def billions(figure: str) -> float:
+    """ "12B" -> 12e9, "600M" -> 6e8."""
+    return float(figure[:-1]) * {"B": 1e9, "M": 1e6}[figure[-1]]
+
+
+@pytest.mark.parametrize("info", builtin_targets(), ids=lambda info: info.name)
+def test_what_is_said_of_an_architecture_is_complete(info: BuiltinInfo) -> None:
+    assert info.description
+    assert info.source
+    assert info.parameters
+    assert info.call["num_inference_steps"] == min(3, info.steps or 3)
+    assert info.checked_by.keys() <= info.parameters.keys()
+    if (ARCHITECTURES / f"{info.name}.json").is_file():
+        assert None not in (info.licence, info.dtype, info.steps)
+        for figure, where in info.checked_by.values():
+            assert where
+            assert figure is None or billions(figure) > 1e6
+
+
+def test_names_and_aliases_are_unique() -> None:
+    names = [name for info in builtin_targets() for name in (info.name, *info.aliases)]
+    assert len(names) == len(set(names))
+
+
+def test_an_alias_and_a_checkpoint_lead_to_the_architecture() -> None:
+    assert resolve("wan").name == "wan2.1-t2v-14b"
+    assert stands_for("black-forest-labs/flux.1-dev") == builtin_named("flux")
+    assert stands_for("somebody/else") is None
+
+
+def test_what_differs_is_stored_and_the_rest_taken_over(shapes: Any) -> None:
+    pipe = scene_of("flux-schnell", shapes, Options(dtype="bf16")).pipe
+    assert type(pipe).__name__ == "FluxPipeline"
+    assert pipe.transformer.config.guidance_embeds is False
+    assert (pipe.scheduler.config.shift, pipe.scheduler.config.use_dynamic_shifting) == (1.0, False)
+    assert (pipe.vae.config.scaling_factor, pipe.vae.config.shift_factor) == (0.3611, 0.1159)
+    assert pipe.tokenizer_2.model_max_length == 512
+
+
+def test_the_model_cards_type_is_used_unless_another_is_asked_for(shapes: Any) -> None:
+    def types(options: Options) -> dict[str, str | None]:
+        rows = components_of(scene_of("wan2.1-t2v-1.3b", shapes, options).pipe)
+        return {row.name: row.dtype for row in rows if row.parameters}
+
+    own = {"vae": "float32", "text_encoder": "bfloat16", "transformer": "bfloat16"}
+    assert types(Options()) == own
+    assert set(types(Options(dtype="fp16")).values()) == {"float16"}
+
+
+def test_a_scan_of_fewer_steps_than_the_model_card_says_so(shapes: Any) -> None:
+    scene = scene_of("flux", shapes)
+    assert scene.describe_call()["num_inference_steps"] == 3
+    assert scene.notes == ["3 steps were run; the model card says 50 (--steps 50)."]
+    assert scene_of("flux", shapes, Options(steps=50)).notes == []
+
+
+def test_described_arguments_become_values(shapes: Any) -> None:
+    pipe = scene_of("tiny-sdxl", shapes).pipe
+    made = call_values(
+        {
+            "image": {"image": [64, 32]},
+            "images": [{"image": [8, 8]}],
+            "mask_image": {"mask": [64, 32]},
+            "prompt_embeds": {"tensor": [1, 7, 64]},
+            "mask": {"tensor": [1, 7], "dtype": "int64"},
+            "prompt": "a cat",
+        },
+        pipe,
+        torch.device("cpu"),
+    )
+    assert (made["image"].size, made["image"].mode, made["images"][0].size) == ((64, 32), "RGB", (8, 8))
+    assert (made["mask_image"].size, made["mask_image"].getextrema()) == ((64, 32), (255, 255))
+    assert (made["prompt_embeds"].shape, made["prompt_embeds"].dtype) == ((1, 7, 64), pipe.unet.dtype)
+    assert (made["mask"].dtype, made["mask"].sum()) == (torch.int64, 7)
+    assert made["prompt"] == "a cat"
 
 
 def test_an_architecture_without_values_takes_no_memory_and_has_its_tables(shapes: Any) -> None:

@@ -117,10 +117,14 @@ def test_a_checkpoint_from_the_hub_that_can_t_be_had(
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", offline)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(TargetError) as error:
-        resolve("nobody/nothing").run(lambda scene: scene, shapes, Options())
-    assert "ConnectionError: no network" in error.value.what
-    assert "sdxl" in error.value.hint
+    hints = {}
+    for repo in ("nobody/nothing", "black-forest-labs/FLUX.1-dev"):
+        with pytest.raises(TargetError) as error:
+            resolve(repo).run(lambda scene: scene, shapes, Options())
+        assert "ConnectionError: no network" in error.value.what
+        hints[repo] = error.value.hint
+    assert "`diffprof targets`" in hints["nobody/nothing"]
+    assert "`diffprof scan flux`" in hints["black-forest-labs/FLUX.1-dev"]
 
 
 def test_a_checkpoint_from_the_hub_needs_its_configurations_only(

@@ -36,6 +36,8 @@ def test_the_spec_tells_the_kind_of_target(tmp_path: Path, spec: str, kind: str,
     ("spec", "said"),
     [
         ("sdlx", "Did you mean sdxl"),
+        ("fluxx", "Did you mean flux"),
+        ("schnell", "Did you mean flux-schnell?"),
         ("nothing-like-it", "path/to/file.py:function"),
         ("./no-such-folder", "no folder './no-such-folder'"),
         ("no/such/folder", "no folder"),

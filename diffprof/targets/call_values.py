@@ -1,0 +1,46 @@
+"""The values of a built-in architecture's call, which its file can only describe.
+
+{"image": [width, height]}                       an RGB picture
+{"mask": [width, height]}                        a picture of one channel, all of it to be filled
+{"tensor": [1, 512, 4096]}                       random values in the type of the denoiser, on the device
+{"tensor": [1, 512], "dtype": "int64"}           ones of that type
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from diffprof.targets.pipeline import with_role
+
+
+def call_values(call: Mapping[str, Any], pipe: Any, device: torch.device) -> dict[str, Any]:
+    """The arguments of the call, with what is described made."""
+    return {name: _value(value, pipe, device) for name, value in call.items()}
+
+
+def _value(value: Any, pipe: Any, device: torch.device) -> Any:
+    match value:
+        case {"image": [width, height]}:
+            return _ramp(width, height).convert("RGB")
+        case {"mask": [width, height]}:
+            return _ramp(width, height).point(lambda _: 255)
+        case {"tensor": shape, "dtype": dtype}:
+            return torch.ones(shape, dtype=getattr(torch, dtype), device=device)
+        case {"tensor": shape}:
+            return torch.randn(shape, dtype=_dtype(pipe), device=device)
+        case list():
+            return [_value(each, pipe, device) for each in value]
+    return value
+
+
+def _dtype(pipe: Any) -> torch.dtype:
+    return next(iter(with_role(pipe, "denoiser").values())).dtype
+
+
+def _ramp(width: int, height: int) -> Any:
+    from PIL import Image
+
+    return Image.linear_gradient("L").resize((width, height))
