@@ -31,6 +31,7 @@ COMMANDS = {
     "rules": "diffprof.cli.rules",
     "explain": "diffprof.cli.explain",
     "targets": "diffprof.cli.targets",
+    "gpus": "diffprof.cli.gpus",
     "schedulers": "diffprof.cli.schedulers",
     "quantize-table": "diffprof.cli.quantize_table",
     "ladder": "diffprof.cli.ladder",

@@ -81,6 +81,14 @@ def _literal(value: Any) -> Any:
         return value
 
 
+def _choose_host(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    """The host holds until the command ends."""
+    if value is not None:
+        from diffprof.gpu.hosts import on_host
+
+        ctx.with_resource(on_host(value))
+
+
 def target_options(function: Any) -> Any:
     """The options that say where and how a target runs; shared by every command that runs one."""
     for option in reversed(
@@ -89,6 +97,14 @@ def target_options(function: Any) -> Any:
                 "--device",
                 help="cuda, cpu, or sim:GPU such as sim:h100.  "
                 f"[default: cuda if present, else {DEFAULT_SIMULATED}]",
+            ),
+            click.option(
+                "--host",
+                metavar="NAME",
+                expose_value=False,
+                callback=_choose_host,
+                help="CPU that issues the calls of a simulated GPU: cloud, desktop, or this (measures this "
+                "machine, 3 s, once).  [default: cloud]",
             ),
             click.option("--scheduler", metavar="NAME", help="Scheduler class, such as DDIMScheduler."),
             click.option("--steps", type=click.IntRange(1), help="Denoising steps."),

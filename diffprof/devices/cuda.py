@@ -56,7 +56,7 @@ class CudaDevice:
 
     def info(self) -> DeviceInfo:
         properties = self.runtime.properties(self.index)
-        sheet = spec_of_device(properties.name, properties.total_memory)
+        sheet = spec_of_device(properties.name, properties.total_memory, properties.multi_processor_count)
         known = {"peak_tflops": dict(sheet.peak), "bandwidth_gb_s": sheet.bandwidth_gb_s} if sheet else {}
         return DeviceInfo(
             spec=self.spec,

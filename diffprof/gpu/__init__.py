@@ -1,1 +1,2 @@
-"""The GPU as arithmetic: data sheets, cost of operations, fusion, the timeline of a call. Needs no device."""
+"""The GPU as arithmetic: data sheets, kernel tables, cost of operations, fusion, the timeline of a call.
+Needs no device."""

@@ -1,35 +1,56 @@
 """What one device operation costs on a GPU: its kernels, and the time of each.
 
-Time of a kernel = max(operations / (peak * efficiency), bytes / (bandwidth * efficiency)) + a fixed part.
+This module says which kernels an operation launches; what each takes is in `diffprof.gpu`, a module a kind.
 Operations come from PyTorch's FLOP formulas (torch.utils.flop_counter), bytes from shapes, strides and
-types. Efficiencies belong to families of kernels; they are the same for every model and every GPU.
+types.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from torch.utils import flop_counter
 
-from .efficiency import EFFICIENCY, TILES, Efficiency
+from .attention import Backend, Shape, attention, sdpa_backend
+from .convolution import Geometry, convolution
 from .families import CASTS, GATHER, SCATTER, SOFTMAX, base_name, family_of
+from .hosts import HostSheet, chosen_host
+from .matmul import matmul, weight_only
+from .memory import bytes_per_us, floor_us
 from .mode import Mode, current_mode
 from .operands import (
     convolves_channels_last,
     describe,
     dtype_name,
-    is_channels_last,
     is_dense,
     matmul_sizes,
     precision,
     touched,
 )
+from .pointwise import Addressing, filled, moments, of_copy, of_pointwise, statistics_us, streaming
+from .pricing import Origin, Time
+from .quantized import Scheme, quantizing_passes
 from .specs import GpuSpec
 
 if TYPE_CHECKING:
-    from diffprof.gpu.signatures import OpSignature
+    from .signatures import OpSignature, TensorMeta
+
+FIXED_US = 2.5
+"""Start, ramp and end of a kernel, and the gap to the next one: gaps between queued kernels have a median
+of 2 us in the A100 traces of facebookresearch/HolisticTraceAnalysis."""
+
+GRAPH_FIXED_US = 2.0
+"""The same inside a CUDA graph, where nothing has to be fetched between kernels
+[developer.nvidia.com/blog/constant-time-launch-for-straight-line-cuda-graphs]."""
+
+TABLED_FIXED_US = 1.0
+"""The same for times from a table, which hold the start and the gap inside a graph."""
+
+GENERATED = 0.80
+"""Share of the bandwidth that kernels reach which Inductor generates. [FIT] to the ladders of
+`diffprof/tuning/ladder/published.toml`."""
 
 
 class Kernel(NamedTuple):
@@ -44,15 +65,17 @@ class Kernel(NamedTuple):
     bytes: float
     dtype: str
     shape: str
+    origin: str = Origin.MODELLED
 
 
 class CostModel:
-    """Costs of operations on one GPU, run one way. Results are remembered by signature."""
+    """Costs of operations on one GPU, run one way, issued by one host. Results are remembered by
+    signature."""
 
-    def __init__(self, spec: GpuSpec, mode: Mode | None = None, efficiency: Efficiency = EFFICIENCY) -> None:
+    def __init__(self, spec: GpuSpec, mode: Mode | None = None, host: HostSheet | None = None) -> None:
         self.spec = spec
         self.mode = mode if mode is not None else current_mode()
-        self.rates = efficiency
+        self.host = host if host is not None else chosen_host()
         self._seen: dict[tuple[int, bool, bool, bool], tuple[Kernel, ...]] = {}
 
     def kernels(
@@ -60,20 +83,21 @@ class CostModel:
         signature: OpSignature,
         *,
         compiled: bool = False,
-        int8: bool = False,
+        quantized: bool = False,
         pinned: bool = False,
     ) -> tuple[Kernel, ...]:
         """The kernels that an op launches, in order.
 
-        compiled: as part of a compiled graph. pinned: a copy from or to page-locked memory.
+        compiled: as part of a compiled graph. quantized: a linear under the mode's scheme. pinned: a copy
+        from or to page-locked memory.
         """
-        key = (signature.id, compiled, int8, pinned)
+        key = (signature.id, compiled, quantized, pinned)
         found = self._seen.get(key)
         if found is None:
             if signature.direction in ("h2d", "d2h"):
                 found = (self._transfer(signature, pinned),)
             else:
-                found = tuple(self._kernels(signature, compiled, int8))
+                found = tuple(self._kernels(signature, compiled, quantized))
             self._seen[key] = found
         return found
 
@@ -82,100 +106,85 @@ class CostModel:
         if self.mode.compiled or family_of(base_name(signature)) != "conv":
             return 0
         x, out = signature.inputs[0], signature.outputs[0]
-        if is_channels_last(x):
+        if convolves_channels_last(x, signature.inputs[1]):
             return out.nbytes
         # cuDNN's NHWC copies of input and result live in a workspace from PyTorch's allocator.
         return x.nbytes + 2 * out.nbytes
 
+    def fixed_us(self, compiled: bool, origin: Origin = Origin.MODELLED) -> float:
+        """Start and gap of a kernel."""
+        graph = compiled and self.mode.graphs
+        if origin is not Origin.MODELLED:
+            return 0.0 if graph else TABLED_FIXED_US
+        return GRAPH_FIXED_US if graph else FIXED_US
+
+    def generated_us(self, moved: float) -> float:
+        """Time that a kernel which Inductor generates takes to move bytes, without its start."""
+        return moved / bytes_per_us(self.spec, moved, GENERATED)
+
     # --- families -------------------------------------------------------------------------------------
 
-    def _kernels(self, s: OpSignature, compiled: bool, int8: bool) -> Iterable[Kernel]:
+    def _kernels(self, s: OpSignature, compiled: bool, quantized: bool) -> Iterable[Kernel]:
         base = base_name(s)
         family = family_of(base)
         if family == "gemm":
-            return self._matmul(s, base, compiled, int8)
+            return self._matmul(s, base, compiled, quantized)
         if family == "conv":
             return self._convolution(s, base, compiled)
         if family == "attention":
-            return (self._attention(s, base, compiled),)
+            return self._attention(s, compiled)
         if family == "norm":
             return self._normalization(s, base, compiled)
         if base in SOFTMAX:
             return (self._softmax(s, base, compiled),)
-        if base in GATHER or base in SCATTER or family == "sort":
-            # Indices and the picked elements; the table they are picked from is not read whole.
-            moved = 2 * sum(map(touched, s.outputs)) + sum(touched(m) for m in s.inputs[1:])
-            return (self._streaming(s, base, family, moved, compiled),)
-        if family == "memset":
-            return (self._streaming(s, base, family, sum(map(touched, s.outputs)), compiled),)
-        if family == "copy":
-            moved = sum(map(touched, s.outputs)) + sum(
-                min(touched(m), sum(map(touched, s.outputs)) or touched(m)) for m in s.inputs
-            )
-            return (self._streaming(s, _copy_name(s, base), family, moved, compiled),)
-        moved = sum(map(touched, s.inputs)) + sum(map(touched, s.outputs))
-        return (self._streaming(s, base, family, moved, compiled),)
-
-    def _fixed(self, compiled: bool) -> float:
-        return self.rates.graph_fixed_us if compiled and self.mode.graphs else self.rates.fixed_us
+        return self._elementwise(s, base, family, compiled)
 
     def _kernel(
         self,
         s: OpSignature,
         name: str,
         family: str,
+        time: Time,
         *,
-        compute_us: float,
-        memory_us: float,
-        ideal_us: float,
-        flops: float,
         moved: float,
         compiled: bool,
+        flops: float = 0.0,
         dtype: str | None = None,
     ) -> Kernel:
-        fixed = self._fixed(compiled)
-        work = max(compute_us, memory_us)
-        bound = "fixed" if work < fixed else "compute" if compute_us >= memory_us else "memory"
+        fixed = self.fixed_us(compiled, time.origin)
+        bound = "fixed" if time.us < fixed else "compute" if time.compute else "memory"
         first = s.inputs[0] if s.inputs else s.outputs[0]
         return Kernel(
             name=name,
             family=family,
-            device_us=work + fixed,
-            lower_bound_us=ideal_us,
+            device_us=time.us + fixed,
+            lower_bound_us=time.floor,
             bound=bound,
             flops=flops,
-            bytes=moved,
+            bytes=float(moved),
             dtype=dtype or dtype_name(first.dtype),
             shape=describe(s),
+            origin=time.origin,
         )
 
-    def streaming_us(self, moved: float, itemsize: int, compiled: bool) -> float:
-        """Time to move bytes through a pointwise kernel, without its fixed part."""
-        if compiled:
-            share = self.rates.triton
-        else:
-            share = self.rates.stream if itemsize >= 4 else self.rates.stream_narrow
-        return moved / (self.spec.bytes_per_us * share)
+    def _generated(self, moved: float) -> Time:
+        return Time(self.generated_us(moved), floor_us(self.spec, moved), Origin.MODELLED, False)
 
-    def _streaming(self, s: OpSignature, base: str, family: str, moved: float, compiled: bool) -> Kernel:
+    # --- element by element ---------------------------------------------------------------------------
+
+    def _elementwise(self, s: OpSignature, base: str, family: str, compiled: bool) -> Iterator[Kernel]:
         tensors = s.outputs or s.inputs
-        width = max(m.dtype.itemsize for m in (*s.inputs[:1], *tensors))
-        if family == "copy" and not compiled:
-            memory = moved / (self.spec.bytes_per_us * self.rates.copy)
+        moved = float(_moved(s, base, family))
+        elements = max(m.numel for m in (*tensors, *(s.inputs if family == "reduction" else ())))
+        if compiled:
+            time = self._generated(moved)
+        elif family == "memset":
+            time = filled(self.spec, moved)
         else:
-            memory = self.streaming_us(moved, width, compiled)
-        elements = max(m.numel for m in tensors)
-        return self._kernel(
-            s,
-            base,
-            family,
-            compute_us=0.0,
-            memory_us=memory,
-            ideal_us=moved / self.spec.bytes_per_us,
-            flops=float(elements) if family in ("pointwise", "reduction") else 0.0,
-            moved=float(moved),
-            compiled=compiled,
-        )
+            time = streaming(self.spec, moved, elements, _addressing(s, base, family))
+        name = _copy_name(s, base) if family == "copy" else base
+        flops = float(elements) if family in ("pointwise", "reduction") else 0.0
+        yield self._kernel(s, name, family, time, moved=moved, compiled=compiled, flops=flops)
 
     def _transfer(self, s: OpSignature, pinned: bool) -> Kernel:
         moved = s.nbytes or sum(m.nbytes for m in s.outputs)
@@ -183,109 +192,92 @@ class CostModel:
         # Pageable memory goes through a staging buffer: about half of the link's rate
         # [docs.nvidia.com/cuda/cuda-c-best-practices-guide, pinned memory].
         host = "Pinned" if pinned else "Pageable"
-        up = s.direction == "h2d"
-        return self._kernel(
-            s,
-            f"Memcpy HtoD ({host} -> Device)" if up else f"Memcpy DtoH (Device -> {host})",
-            "copy",
-            compute_us=0.0,
-            memory_us=ideal if pinned else 2 * ideal,
-            ideal_us=ideal,
-            flops=0.0,
-            moved=float(moved),
-            compiled=False,
+        name = (
+            f"Memcpy HtoD ({host} -> Device)" if s.direction == "h2d" else f"Memcpy DtoH (Device -> {host})"
         )
+        time = Time(ideal if pinned else 2 * ideal, ideal, Origin.MODELLED, False)
+        return self._kernel(s, name, "copy", time, moved=moved, compiled=False)
 
-    def gemm_us(
-        self, batch: int, rows: int, columns: int, depth: int, kind: str, itemsize: int
-    ) -> tuple[float, float, float]:
-        """(compute, memory, ideal) time of batch x (rows, depth) @ (depth, columns).
+    def _layout(
+        self, s: OpSignature, name: str, size: float, addressing: Addressing = Addressing.LAYOUT
+    ) -> Kernel:
+        """A copy of a tensor of so many bytes into another order."""
+        time = streaming(self.spec, 2.0 * size, size / s.inputs[0].dtype.itemsize, addressing)
+        return self._kernel(s, name, "copy", time, moved=2.0 * size, compiled=False)
 
-        The output is cut into tiles, a wave of tiles runs at once, one a processor; a partly filled wave
-        takes as long as a full one [NV-MM]. Few tiles may be split along the depth.
-        """
-        spec, rates = self.spec, self.rates
-        peak = spec.flops(kind) / 1e6
-        per_processor = peak * spec.achievable / spec.processors
-        prologue = rates.prologue_k
-        if kind == "int8":
-            per_processor *= rates.int8
-            prologue = rates.int8_prologue_k
-        bandwidth = spec.bytes_per_us * rates.gemm_memory
-        best = math.inf
-        for high, wide, share in TILES:
-            for tile_rows, tile_columns in {(high, wide), (wide, high)}:
-                tiles = batch * math.ceil(rows / tile_rows) * math.ceil(columns / tile_columns)
-                for split in (1, 2, 4, 8):
-                    if split > 1 and tiles * split > 2 * spec.processors:
-                        break
-                    waves = math.ceil(tiles * split / spec.processors)
-                    each = 2.0 * tile_rows * tile_columns * (math.ceil(depth / split) + prologue)
-                    us = waves * each / (per_processor * share)
-                    if split > 1:
-                        us += split * batch * rows * columns * 8 / bandwidth
-                    best = min(best, us)
-        moved = batch * (rows * depth + depth * columns + rows * columns) * itemsize
-        ideal = max(2.0 * batch * rows * columns * depth / peak, moved / spec.bytes_per_us)
-        return best, moved / bandwidth, ideal
+    def _broadcast(self, s: OpSignature, name: str, size: float) -> Kernel:
+        """A kernel that reads and writes a tensor of so many bytes, with a value a channel."""
+        width = s.inputs[0].dtype.itemsize
+        addressing = Addressing.BROADCAST if width < 4 else Addressing.BROADCAST_WIDE
+        time = streaming(self.spec, 2.0 * size, size / width, addressing)
+        return self._kernel(s, name, "pointwise", time, moved=2.0 * size, compiled=False)
 
-    def _matmul(self, s: OpSignature, base: str, compiled: bool, int8: bool) -> Iterable[Kernel]:
+    # --- products -------------------------------------------------------------------------------------
+
+    def _matmul(self, s: OpSignature, base: str, compiled: bool, quantized: bool) -> Iterator[Kernel]:
         batch, rows, columns, depth = matmul_sizes(s, base)
         x = s.inputs[1] if base in ("addmm", "baddbmm", "addbmm") else s.inputs[0]
-        kind = "int8" if int8 else precision(x.dtype, self.mode.matmul_tf32)
-        width = 1 if int8 else x.dtype.itemsize
-        compute, memory, ideal = self.gemm_us(batch, rows, columns, depth, kind, width)
-        moved = batch * (rows * depth + depth * columns) * width + batch * rows * columns * x.dtype.itemsize
-        if int8:
-            # The activation is read once for its scales and written as INT8; the integer result is
-            # scaled inside the matmul (`force_fuse_int_mm_with_mul`).
-            read = batch * rows * depth
+        scheme = self.mode.scheme if quantized else None
+        if scheme is not None:
+            yield from self._quantizing(s, scheme, rows * batch * depth, x.dtype.itemsize, compiled)
+        kind = precision(x.dtype, self.mode.matmul_tf32)
+        if scheme is not None and scheme.kind is None:
+            width = x.dtype.itemsize
+            time = weight_only(self.spec, rows, columns, depth, kind, width, scheme.bits)
+            moved = rows * (depth + columns) * width + depth * columns * scheme.bits / 8
+            flops = 2.0 * rows * columns * depth
+            yield self._kernel(s, base, "gemm", time, flops=flops, moved=moved, compiled=compiled)
+            return
+        kind = scheme.kind if scheme and scheme.kind else kind
+        yield self._product(s, base, (batch, rows, columns, depth), kind, x, compiled)
+
+    def _quantizing(
+        self, s: OpSignature, scheme: Scheme, elements: int, width: int, compiled: bool
+    ) -> Iterator[Kernel]:
+        """The activation is read for its scales and written in fewer bits; the result is scaled inside the
+        product."""
+        for moved in quantizing_passes(scheme, elements, width):
             yield self._kernel(
-                s,
-                "quantize_activation",
-                "pointwise",
-                compute_us=0.0,
-                memory_us=self.streaming_us(read * (x.dtype.itemsize + 1), x.dtype.itemsize, True),
-                ideal_us=read * (x.dtype.itemsize + 1) / self.spec.bytes_per_us,
-                flops=float(read),
-                moved=float(read * (x.dtype.itemsize + 1)),
-                compiled=compiled,
-            )
-        yield self._kernel(
+                s, "quantize_activation", "pointwise", self._generated(moved), moved=moved, compiled=compiled,
+                flops=float(elements),
+            )  # fmt: skip
+
+    def _product(
+        self,
+        s: OpSignature,
+        name: str,
+        sizes: tuple[int, int, int, int],
+        kind: str,
+        x: TensorMeta,
+        compiled: bool,
+    ) -> Kernel:
+        batch, rows, columns, depth = sizes
+        narrow = kind in ("int8", "fp8", "fp4")
+        width = 1 if narrow else x.dtype.itemsize
+        moved = batch * (rows * depth + depth * columns) * width + batch * rows * columns * x.dtype.itemsize
+        return self._kernel(
             s,
-            base,
+            name,
             "gemm",
-            compute_us=compute,
-            memory_us=memory,
-            ideal_us=ideal,
+            matmul(self.spec, batch, rows, columns, depth, kind, width),
             flops=float(flop_counter.bmm_flop((batch, rows, depth), (batch, depth, columns))),
-            moved=float(moved),
+            moved=moved,
             compiled=compiled,
-            dtype=kind if kind in ("tf32", "int8") else None,
+            dtype=kind if narrow or kind == "tf32" else None,
         )
 
-    def _convolution(self, s: OpSignature, base: str, compiled: bool) -> Iterable[Kernel]:
-        x, weight = s.inputs[0], s.inputs[1]
-        out = s.outputs[0]
-        transposed = bool(s.scalars.get("transposed")) or "transpose" in base
-        groups = int(s.scalars.get("groups", 1) or 1)
-        flops = float(
-            flop_counter.conv_flop_count(list(x.shape), list(weight.shape), list(out.shape), transposed)
-        )
+    def _convolution(self, s: OpSignature, base: str, compiled: bool) -> Iterator[Kernel]:
+        x, weight, out = s.inputs[0], s.inputs[1], s.outputs[0]
         kind = precision(x.dtype, self.mode.conv_tf32)
-        positions = (x if transposed else out).numel // (x if transposed else out).shape[1]
-        channels = (weight.shape[1] if transposed else weight.shape[0]) // (1 if transposed else groups)
-        depth = max(1, int(flops / (2.0 * positions * channels * groups)))
-        compute, _, _ = self.gemm_us(groups, positions, channels, depth, kind, x.dtype.itemsize)
-        moved = float(touched(x) + touched(weight) + touched(out))
-        ordered = convolves_channels_last(x, weight)
-        if ordered and not compiled:
+        geometry = _geometry(s, base)
+        depthwise = geometry.groups > 1 and geometry.depth == geometry.window
+        ordered = convolves_channels_last(x, weight) or compiled or len(x.shape) < 4 or depthwise
+        if not compiled and convolves_channels_last(x, weight):
             # PyTorch puts what is not in that order into it first (`cudnn_convolution` in
             # aten/src/ATen/native/cudnn/ConvShared.cpp).
             for each in (x, weight):
                 if not is_dense(each, channels_last=True):
-                    yield self._layout(s, "contiguous", touched(each))
-        ordered = ordered or compiled
+                    yield self._layout(s, "contiguous", touched(each), Addressing.TRANSPOSED)
         if not ordered:
             # cuDNN's tensor-core kernels work on NHWC: input and filter are converted before, the result
             # after [docs.nvidia.com/deeplearning/performance/dl-performance-convolutional, tensor layouts].
@@ -294,11 +286,9 @@ class CostModel:
             s,
             base,
             "conv",
-            compute_us=compute / self.rates.conv,
-            memory_us=moved / (self.spec.bytes_per_us * self.rates.gemm_memory),
-            ideal_us=max(flops / self.spec.flops(kind) * 1e6, moved / self.spec.bytes_per_us),
-            flops=flops,
-            moved=moved,
+            convolution(self.spec, geometry, kind, x.dtype.itemsize),
+            flops=geometry.flops,
+            moved=geometry.moved,
             compiled=compiled,
             dtype=kind if kind == "tf32" else None,
         )
@@ -306,126 +296,174 @@ class CostModel:
             yield self._layout(s, "nhwcToNchw", touched(out))
         if len(s.inputs) > 2 and not compiled:
             # PyTorch adds a convolution's bias in a kernel of its own (aten/src/ATen/native/Convolution.cpp).
-            yield self._pointwise(s, "add_bias", 2 * touched(out), out.dtype.itemsize)
+            yield self._broadcast(s, "add_bias", touched(out))
 
-    def _layout(self, s: OpSignature, name: str, size: float) -> Kernel:
-        moved = 2.0 * size
-        itemsize = s.inputs[0].dtype.itemsize
-        return self._kernel(
-            s,
-            name,
-            "copy",
-            compute_us=0.0,
-            memory_us=moved / (self.spec.bytes_per_us * self.rates.layout * min(1.0, itemsize / 4)),
-            ideal_us=moved / self.spec.bytes_per_us,
-            flops=0.0,
-            moved=moved,
-            compiled=False,
-        )
+    # --- attention ------------------------------------------------------------------------------------
 
-    def _pointwise(self, s: OpSignature, name: str, moved: float, itemsize: int) -> Kernel:
-        return self._kernel(
-            s,
-            name,
-            "pointwise",
-            compute_us=0.0,
-            memory_us=self.streaming_us(moved, itemsize, False),
-            ideal_us=moved / self.spec.bytes_per_us,
-            flops=0.0,
-            moved=float(moved),
-            compiled=False,
-        )
-
-    def _attention(self, s: OpSignature, base: str, compiled: bool) -> Kernel:
-        q, k, v = s.inputs[0], s.inputs[1], s.inputs[2]
-        heads = math.prod(q.shape[:-2])
-        queries, size = q.shape[-2], q.shape[-1]
-        keys, value_size = k.shape[-2], v.shape[-1]
-        flops = 2.0 * heads * queries * keys * (size + value_size)
-        if s.scalars.get("is_causal"):
-            flops /= 2
-        moved = float(sum(map(touched, (q, k, v))) + sum(map(touched, s.outputs[:1])))
+    def _attention(self, s: OpSignature, compiled: bool) -> Iterator[Kernel]:
+        q = s.inputs[0]
+        shape = attention_shape(s)
+        backend = self.backend(s)
         kind = precision(q.dtype, False)
-        peak = self.spec.flops(kind) / 1e6
-        flash = q.dtype.itemsize == 2 and self.spec.capability >= (8, 0) and max(size, value_size) <= 256
-        if flash:
-            # 128 queries a block, two blocks a processor, keys in steps of 128, heads padded to 32.
-            blocks = heads * math.ceil(queries / 128)
-            slots = 2 * self.spec.processors
-            padded = math.ceil(blocks / slots) * slots * 128.0
-            depth = math.ceil(keys / 128) * 128 + 64
-            wide = math.ceil(size / 32) * 32 + math.ceil(value_size / 32) * 32
-            compute = 2.0 * padded * depth * wide / (peak * self.spec.achievable * self.rates.attention)
-            if s.scalars.get("is_causal"):
-                compute /= 2
-            name = "flash_attention"
-        elif q.dtype.itemsize == 2:
-            compute = flops / (peak * self.rates.attention_large_head)
-            name = "efficient_attention"
-        else:
-            compute = flops / (peak * self.rates.attention_fp32)
-            name = "efficient_attention"
-        return self._kernel(
-            s,
-            name,
-            "attention",
-            compute_us=compute,
-            memory_us=moved / (self.spec.bytes_per_us * self.rates.gemm_memory),
-            ideal_us=max(flops / peak, moved / self.spec.bytes_per_us),
-            flops=flops,
-            moved=moved,
-            compiled=compiled,
-        )
-
-    def _normalization(self, s: OpSignature, base: str, compiled: bool) -> Iterable[Kernel]:
-        x = s.inputs[0]
-        size = touched(x)
-        grouped = "group_norm" in base or "batch_norm" in base or "instance_norm" in base
-        if not grouped or compiled:
-            # One pass where a row fits a block's registers; over a whole picture the statistics need a
-            # pass of their own.
-            passes = 3.0 if grouped else 2.0
-            share = self.rates.triton if compiled else self.rates.norm
-            yield self._norm_kernel(s, base, passes * size, share, compiled)
+        if backend is Backend.MATH:
+            yield from self._unfused(s, shape, kind, compiled)
             return
-        # RowwiseMoments (one block a group), ComputeFusedParams, then a pointwise kernel
-        # (aten/src/ATen/native/cuda/group_norm_kernel.cu).
-        groups = x.shape[0] * int(s.scalars.get("num_groups", s.scalars.get("group", x.shape[1])) or 1)
-        busy = min(1.0, groups / self.spec.processors)
-        if not is_dense(x):
-            # It works on contiguous input (`X.contiguous()` in the same file).
-            yield self._layout(s, "contiguous", size)
-        yield self._norm_kernel(s, "RowwiseMoments", float(size), self.rates.stream * busy, False)
-        yield self._norm_kernel(s, "ComputeFusedParams", 0.0, 1.0, False)
-        yield self._pointwise(s, base, 2 * size, x.dtype.itemsize)
-
-    def _norm_kernel(self, s: OpSignature, name: str, moved: float, share: float, compiled: bool) -> Kernel:
-        return self._kernel(
+        moved = float(sum(map(touched, s.inputs[:3])) + sum(map(touched, s.outputs[:1])))
+        yield self._kernel(
             s,
-            name,
-            "norm",
-            compute_us=0.0,
-            memory_us=moved / (self.spec.bytes_per_us * share),
-            ideal_us=moved / self.spec.bytes_per_us,
-            flops=0.0,
+            _ATTENTION_NAMES[backend],
+            "attention",
+            attention(self.spec, backend, shape, kind, q.dtype.itemsize),
+            flops=shape.flops,
             moved=moved,
             compiled=compiled,
         )
+
+    def backend(self, s: OpSignature) -> Backend:
+        """The kernel that computes an attention on this GPU."""
+        width, shape = s.inputs[0].dtype.itemsize, attention_shape(s)
+        chosen = self.mode.attention
+        if chosen is None:
+            return sdpa_backend(self.spec, shape, width, cudnn_first=self.mode.cudnn_first)
+        fused = sdpa_backend(self.spec, shape, width)
+        # Another flash kernel takes what PyTorch's own would take.
+        return fused if chosen in _FLASH and fused is not Backend.FLASH2 else chosen
+
+    def _unfused(self, s: OpSignature, shape: Shape, kind: str, compiled: bool) -> Iterator[Kernel]:
+        """Two products and a softmax over a matrix of scores."""
+        q, v = s.inputs[0], s.inputs[2]
+        yield self._product(s, "bmm", (shape.heads, shape.queries, shape.keys, shape.size), kind, q, compiled)
+        scores = shape.heads * shape.queries * shape.keys
+        moved = 2.0 * scores * q.dtype.itemsize
+        yield self._kernel(
+            s, "softmax", "reduction", self._softmax_time(scores, moved), flops=4.0 * scores, moved=moved,
+            compiled=compiled,
+        )  # fmt: skip
+        yield self._product(
+            s, "bmm", (shape.heads, shape.queries, shape.value_size, shape.keys), kind, v, compiled
+        )
+
+    def _softmax_time(self, elements: int, moved: float) -> Time:
+        return streaming(self.spec, moved, elements, Addressing.SOFTMAX)
 
     def _softmax(self, s: OpSignature, base: str, compiled: bool) -> Kernel:
         moved = float(sum(map(touched, s.inputs)) + sum(map(touched, s.outputs)))
         elements = s.outputs[0].numel
-        return self._kernel(
-            s,
-            base,
-            "reduction",
-            compute_us=elements / (self.rates.softmax_elements_per_us_sm * self.spec.processors),
-            memory_us=self.streaming_us(moved, 4, compiled),
-            ideal_us=moved / self.spec.bytes_per_us,
-            flops=4.0 * elements,
-            moved=moved,
-            compiled=compiled,
-        )
+        time = self._softmax_time(elements, moved)
+        return self._kernel(s, base, "reduction", time, flops=4.0 * elements, moved=moved, compiled=compiled)
+
+    # --- norms ----------------------------------------------------------------------------------------
+
+    def _normalization(self, s: OpSignature, base: str, compiled: bool) -> Iterator[Kernel]:
+        x = s.inputs[0]
+        size = float(touched(x))
+        if not is_grouped(base):
+            # One pass: a row fits a block's registers.
+            if compiled:
+                time = self._generated(2 * size)
+            else:
+                if not is_dense(x):
+                    yield self._layout(s, "contiguous", size, of_copy(x, s.outputs[0]))
+                time = streaming(self.spec, 2 * size, x.numel, Addressing.ROW_NORM)
+            yield self._kernel(s, base, "norm", time, moved=2 * size, compiled=compiled)
+            return
+        if compiled:
+            # The statistics of a whole group need a pass of their own.
+            time = self._generated(3 * size)
+            time = time._replace(us=time.us + statistics_us(self.spec, x.numel))
+            yield self._kernel(s, base, "norm", time, moved=3 * size, compiled=True)
+            return
+        # RowwiseMoments (one block a group), ComputeFusedParams, then a pointwise kernel
+        # (aten/src/ATen/native/cuda/group_norm_kernel.cu).
+        groups = x.shape[0] * int(s.scalars.get("num_groups", s.scalars.get("group", x.shape[1])) or 1)
+        if not is_dense(x):
+            # It works on contiguous input (`X.contiguous()` in the same file).
+            yield self._layout(s, "contiguous", size, Addressing.TRANSPOSED)
+        time = moments(self.spec, x.numel, groups, size)
+        yield self._kernel(s, "RowwiseMoments", "norm", time, moved=size, compiled=False)
+        yield self._kernel(s, "ComputeFusedParams", "norm", self._generated(0.0), moved=0.0, compiled=False)
+        yield self._broadcast(s, base, size)
+
+
+_FLASH = (Backend.FLASH1, Backend.FLASH2, Backend.FLASH3, Backend.SAGE)
+
+_ATTENTION_NAMES = {
+    Backend.FLASH1: "flash_attention",
+    Backend.FLASH2: "flash_attention",
+    Backend.FLASH3: "flash_attention_3",
+    Backend.CUDNN: "cudnn_attention",
+    Backend.EFFICIENT: "efficient_attention",
+    Backend.SAGE: "sage_attention",
+}
+
+
+def is_grouped(base: str) -> bool:
+    """Whether a norm takes its statistics over more than a row."""
+    return "group_norm" in base or "batch_norm" in base or "instance_norm" in base
+
+
+def attention_shape(s: OpSignature) -> Shape:
+    """Sizes of an attention."""
+    q, k, v = s.inputs[:3]
+    return Shape(
+        heads=math.prod(q.shape[:-2]),
+        queries=q.shape[-2],
+        keys=k.shape[-2],
+        size=q.shape[-1],
+        value_size=v.shape[-1],
+        causal=bool(s.scalars.get("is_causal")),
+        masked=len(s.inputs) > 3,
+    )
+
+
+def _geometry(s: OpSignature, base: str) -> Geometry:
+    x, weight, out = s.inputs[0], s.inputs[1], s.outputs[0]
+    transposed = bool(s.scalars.get("transposed")) or "transpose" in base
+    groups = int(s.scalars.get("groups", 1) or 1)
+    flops = float(
+        flop_counter.conv_flop_count(list(x.shape), list(weight.shape), list(out.shape), transposed)
+    )
+    walked = x if transposed else out
+    positions = walked.numel // walked.shape[1]
+    channels = (weight.shape[1] if transposed else weight.shape[0]) // (1 if transposed else groups)
+    return Geometry(
+        dims=len(x.shape) - 2,
+        groups=groups,
+        positions=positions,
+        channels=channels,
+        depth=max(1, int(flops / (2.0 * positions * channels * groups))),
+        window=math.prod(weight.shape[2:]),
+        moved=float(touched(x) + touched(weight) + touched(out)),
+    )
+
+
+def _moved(s: OpSignature, base: str, family: str) -> int:
+    """Bytes that an elementwise operation reads and writes."""
+    written = sum(map(touched, s.outputs))
+    if base in GATHER or base in SCATTER or family == "sort":
+        # Indices and the picked elements; the table they are picked from is not read whole.
+        return 2 * written + sum(touched(m) for m in s.inputs[1:])
+    if family == "memset":
+        return written
+    if family == "copy":
+        # A copy reads no more elements than it writes; `copy_` does not read its target.
+        read = s.inputs[-1:] if base == "copy_" else s.inputs
+        elements = sum(m.numel for m in s.outputs)
+        return written + sum(min(touched(m), elements * m.dtype.itemsize) for m in read)
+    return sum(map(touched, s.inputs)) + written
+
+
+def _addressing(s: OpSignature, base: str, family: str) -> Addressing:
+    there = [m for m in s.inputs if m.device != "cpu" and m.shape]
+    out = (s.outputs or s.inputs)[0]
+    if base in ("cat", "stack"):
+        return Addressing.CONCATENATED
+    if family == "copy" and there and base not in GATHER and base not in SCATTER:
+        source = there[-1]
+        return of_copy(source, out) if source.numel == out.numel else Addressing.BROADCAST
+    if family == "pointwise":
+        return of_pointwise(there, out)
+    return Addressing.REDUCED if family == "reduction" else Addressing.BROADCAST
 
 
 def _copy_name(s: OpSignature, base: str) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from diffprof.gpu.signatures import OpSignature
+    from .signatures import OpSignature
 
 _GEMM = frozenset({"linear", "addmm", "mm", "bmm", "baddbmm", "matmul", "einsum", "addbmm", "_int_mm"})
 _GEMM |= {"_scaled_mm", "addmv", "mv", "dot", "vdot", "inner", "bilinear"}
 _CONV = frozenset({"conv1d", "conv2d", "conv3d", "convolution", "_convolution"})
 _CONV |= {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
 _NORM = frozenset({"layer_norm", "native_layer_norm", "group_norm", "native_group_norm", "rms_norm"})
-_NORM |= {"batch_norm", "native_batch_norm", "instance_norm", "_fused_rms_norm", "linalg_vector_norm"}
+_NORM |= {"batch_norm", "native_batch_norm", "instance_norm", "_fused_rms_norm"}
 SOFTMAX = frozenset({"softmax", "_softmax", "log_softmax", "_log_softmax"})
 _COPY = frozenset(
     {"clone", "contiguous", "_to_copy", "copy_", "copy", "cat", "stack", "repeat", "roll", "flip", "pad"}
@@ -30,7 +30,18 @@ _SORT = frozenset({"sort", "argsort", "topk", "unique", "_unique2", "unique_dim"
 _REDUCE = frozenset(
     {"sum", "mean", "amax", "amin", "max", "min", "argmax", "argmin", "any", "all", "var", "std", "prod"}
 )
-_REDUCE |= {"norm", "cumsum", "cumprod", "logsumexp", "var_mean", "nonzero", "bincount", "equal", "median"}
+_REDUCE |= {
+    "norm",
+    "linalg_vector_norm",
+    "cumsum",
+    "cumprod",
+    "logsumexp",
+    "var_mean",
+    "nonzero",
+    "bincount",
+    "equal",
+    "median",
+}
 
 
 def family_of(base: str) -> str:

@@ -11,12 +11,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from .cost import CostModel, Kernel
+from .cost import CostModel, Kernel, is_grouped
 from .families import base_name, family_of
+from .memory import floor_us
 from .operands import describe, touched
+from .pointwise import statistics_us
 
 if TYPE_CHECKING:
-    from diffprof.gpu.signatures import OpSignature, TensorMeta
+    from .signatures import OpSignature, TensorMeta
 
 FUSIBLE = frozenset({"pointwise", "norm", "reduction", "copy", "memset"})
 
@@ -44,7 +46,7 @@ def fuse(chain: Sequence[OpSignature], model: CostModel) -> Kernel:
         base = base_name(op)
         names.append(base.strip("_"))
         family = family_of(base)
-        grouped = family == "norm" and "layer_norm" not in base and "rms_norm" not in base
+        grouped = is_grouped(base)
         for place, meta in enumerate(op.inputs):
             if meta.device == "cpu":
                 continue
@@ -66,15 +68,16 @@ def fuse(chain: Sequence[OpSignature], model: CostModel) -> Kernel:
             waiting[key] = float(touched(meta))
     written += sum(count * waiting[key] for key, count in made.items() if count > 0)
     last = chain[-1]
-    width = last.outputs[0].dtype.itemsize if last.outputs else 4
     moved = read + written
-    fixed = model.rates.graph_fixed_us if model.mode.graphs else model.rates.fixed_us
-    work = model.streaming_us(moved, width, True)
+    fixed = model.fixed_us(True)
+    # Statistics of whole groups: arithmetic, beside the bytes.
+    grouped_elements = sum(op.inputs[0].numel for op in chain if is_grouped(base_name(op)))
+    work = model.generated_us(moved) + statistics_us(model.spec, grouped_elements)
     return Kernel(
         name="triton_" + "_".join(dict.fromkeys(names))[:60],
         family="norm" if any(family_of(base_name(op)) == "norm" for op in chain) else _main_family(chain),
         device_us=work + fixed * (1 + passes),
-        lower_bound_us=moved / model.spec.bytes_per_us,
+        lower_bound_us=floor_us(model.spec, moved),
         bound="memory" if work > fixed else "fixed",
         flops=float(sum(op.outputs[0].numel for op in chain if op.outputs)),
         bytes=moved,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from diffprof.gpu.signatures import OpSignature, TensorMeta
+    from .signatures import OpSignature, TensorMeta
 
 _TYPES = {
     torch.float32: "fp32",

@@ -12,13 +12,14 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from diffprof.gpu.signatures import OpSignature
 from diffprof.judge.timeline import find_gaps, phase_of_events, replay
 from diffprof.model.recording import GapRow, Grade, KernelKind, KernelRow, MemoryUse, PhaseSpan, Timeline
 
 from .cost import CostModel, Kernel
 from .fusion import chains, fuse, is_fusible
 from .products import as_linear, product_of
+from .quantized import passes_left
+from .signatures import OpSignature
 
 GUARD_SHARE = 0.09
 """Host time of one call of a compiled part, of what the same call takes eagerly: checking guards and
@@ -357,21 +358,37 @@ class _Assembly:
         entry = GUARD_SHARE * sum(map(self._host, modules))
         if mode.graphs:
             entry += GRAPH_CALL_US
+        before: list[OpSignature] = []
         for chain, place in chains((op, n) for n, op in enumerate(ops)):
             path = modules[place]
             module = self._module(path)
             if len(chain) > 1 or is_fusible(chain[0]):
                 key = ("chain", *(op.id for op in chain))
                 kernels: tuple[Kernel, ...] = (self._fused(key, chain),)
-                int8 = False
             else:
-                op, int8 = self._product(chain[0], path)
-                kernels = self.model.kernels(op, compiled=True, int8=int8)
-                key = ("op", op.id, int8)
+                op, quantized = self._product(chain[0], path)
+                kernels = self.model.kernels(op, compiled=True, quantized=quantized)
+                if quantized:
+                    kernels = self._with_passes(op, kernels, before)
+                key = ("op", op.id, len(kernels), quantized)
+            before = chain
             for number, kernel in enumerate(kernels):
                 host = (entry if first else 0.0) + (0.0 if mode.graphs else COMPILED_LAUNCH_US)
                 self._event(self._kind_of((*key, number), kernel), module, host, kernel.device_us, -1)
                 first = False
+
+    def _with_passes(
+        self, op: OpSignature, kernels: tuple[Kernel, ...], before: list[OpSignature]
+    ) -> tuple[Kernel, ...]:
+        """The kernels of a quantized linear without what the graph does elsewhere: `before` is what ran
+        before it."""
+        last = before[-1] if before else None
+        generated = last is not None and is_fusible(last)
+        if generated and last is not None:
+            generated = bool(last.outputs) and last.outputs[0].numel == op.inputs[0].numel
+        again = last is not None and not generated and last.inputs[:1] == op.inputs[:1]
+        *passes, product = kernels
+        return (*passes[passes_left(self.model.mode.scheme, again=again, generated=generated)], product)
 
     def _fused(self, key: tuple, chain: list[OpSignature]) -> Kernel:
         found = self.fused.get(key)
@@ -381,7 +398,7 @@ class _Assembly:
 
     def _product(self, op: OpSignature, path: str | None) -> tuple[OpSignature, bool]:
         """(op, whether its product is quantized); a quantized 1x1 convolution runs as a linear."""
-        choose = self.model.mode.int8
+        choose = self.model.mode.quantizes
         product = product_of(op) if choose is not None else None
         if choose is None or product is None:
             return op, False
@@ -396,13 +413,13 @@ class _Assembly:
 
     def _host(self, path: str | None) -> float:
         """Host time of an eager op: its own, and that of the module calls that lead to it."""
-        spec = self.model.spec
+        host = self.model.host
         key = (self.above, path)
         entered = self.entered.get(key)
         if entered is None:
             entered = self.entered[key] = modules_entered(self.above, path)
         self.above = path
-        return spec.host_op_us + entered * spec.host_module_us
+        return host.op_us + entered * host.module_us
 
     def _event(self, kind: int, module: int, host: float, device: float, sync: int) -> None:
         self.kind.append(kind)
@@ -477,6 +494,7 @@ def _kind(kernel: Kernel) -> KernelKind:
         device_us=kernel.device_us,
         lower_bound_us=kernel.lower_bound_us,
         bound=kernel.bound,
+        origin=str(kernel.origin),
     )
 
 

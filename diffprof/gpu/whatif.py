@@ -19,6 +19,7 @@ from diffprof.gpu.cost import CostModel, Kernel
 from diffprof.gpu.families import base_name, family_of
 from diffprof.gpu.mode import Mode
 from diffprof.gpu.products import Product, product_of
+from diffprof.gpu.quantized import SCHEMES
 from diffprof.gpu.signatures import OpSignature
 from diffprof.gpu.timeline_builder import Call, Launched, Relaid, Wait, alike, assembled, compiled_root
 from diffprof.judge.timeline import with_steps
@@ -93,7 +94,7 @@ class WhatIf:
         if change in (Change.COMPILED, Change.COMPILED_BLOCKS):
             return bool(self.roots) and not self.model.mode.compiled
         if change is Change.INT8:
-            return bool(self.roots) and self.model.mode.int8 is None and bool(self.gaining())
+            return bool(self.roots) and self.model.mode.quantizes is None and bool(self.gaining())
         if change is Change.TF32:
             return not self.model.mode.matmul_tf32 and "tf32" in self.model.spec.peak and self._has_float32()
         return self.call(change) is not self._short.call
@@ -119,12 +120,12 @@ class WhatIf:
         if made & {Change.COMPILED, Change.COMPILED_BLOCKS}:
             own = replace(own, compiled=self.roots, graphs=self.graphs and Change.COMPILED in made)
         if Change.INT8 in made:
-            own = replace(own, int8=self._chosen)
+            own = replace(own, quantizes=self._chosen, scheme=SCHEMES["int8"])
         return own
 
     def _model(self, mode: Mode) -> CostModel:
         if mode not in self._models:
-            self._models[mode] = CostModel(self.model.spec, mode, self.model.rates)
+            self._models[mode] = CostModel(self.model.spec, mode, self.model.host)
         return self._models[mode]
 
     def _has_float32(self) -> bool:
@@ -200,7 +201,7 @@ class WhatIf:
         if product.kind == "conv1x1":
             linear = self.altered.linear(product.rows, product.columns, product.depth, op.inputs[1].dtype)
         now = min(_us(graph.kernels(each, compiled=True)) for each in (op, linear))
-        return now, _us(graph.kernels(linear, compiled=True, int8=True))
+        return now, _us(graph.kernels(linear, compiled=True, quantized=True))
 
     # --- rewriting the operations ---------------------------------------------------------------------
 

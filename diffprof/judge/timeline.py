@@ -132,6 +132,17 @@ def replay(timeline: Timeline, without: Without = NOTHING) -> Replay:
     )
 
 
+def origin_shares(timeline: Timeline) -> dict[str, float]:
+    """Share of the device's time by where it comes from; empty where no kernel says so."""
+    sums: dict[str, float] = {}
+    for kind, us in zip(timeline.kind, timeline.device_us, strict=True):
+        origin = timeline.kinds[kind].origin if kind >= 0 else None
+        if origin is not None:
+            sums[origin] = sums.get(origin, 0.0) + us
+    whole = sum(sums.values())
+    return {origin: us / whole for origin, us in sorted(sums.items())} if whole else {}
+
+
 def total_us(timeline: Timeline, without: Without = NOTHING) -> float:
     """Length of the run; the same as `replay(...).total_us`, several times faster on one stream."""
     host, device, _, sync = _columns(timeline, without)

@@ -110,6 +110,10 @@ def _accelerator(trace: Trace) -> str | None:
     return "cuda" if len(trace.calls) or len(trace.work) else None
 
 
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and value > 0 else None
+
+
 def _device(trace: Trace, sections: Sections) -> DeviceInfo:
     device = sections.device
     accelerator = _accelerator(trace)
@@ -127,7 +131,7 @@ def _device(trace: Trace, sections: Sections) -> DeviceInfo:
     for key in ("computeMajor", "computeMinor", "numSms"):
         if (value := device_property(trace, device, key)) is not None:
             details[key] = value
-    sheet = spec_of_device(str(told or ""), memory)
+    sheet = spec_of_device(str(told or ""), memory, _whole(details.get("numSms")))
     if sheet is not None:
         details["peak_tflops"] = dict(sheet.peak)
         details["bandwidth_gb_s"] = sheet.bandwidth_gb_s

@@ -316,7 +316,7 @@ class SimulatedStand(Stand):
             return current_mode(
                 compiled=compiled_roots(self.pipe) if compiled else (),
                 graphs=all(each.graphs for each in compiled),
-                int8=(lambda module, depth, columns, kind: module in chosen) if chosen else None,
+                quantizes=(lambda module, depth, columns, kind: module in chosen) if chosen else None,
             )
 
     def _settings(self) -> dict[str, Any]:

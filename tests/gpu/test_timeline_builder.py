@@ -103,7 +103,7 @@ def test_module_calls_cost_host_time() -> None:
     builder.op(ADD, "unet.blocks.0.to_q")
     builder.op(ADD, "unet.blocks.0.to_k")
     spent = builder.finish().host_us
-    one, module = A100.host_op_us, A100.host_module_us
+    one, module = EAGER.host.op_us, EAGER.host.module_us
     assert spent == (one + 3 * module, one, one + module)
 
 
@@ -200,9 +200,9 @@ def test_the_input_of_a_norm_is_kept() -> None:
 
 
 def test_int8_is_chosen_by_module_and_shape() -> None:
-    mode = replace(COMPILED.mode, int8=lambda module, depth, columns, kind: depth == 1280)
+    mode = replace(COMPILED.mode, quantizes=lambda module, depth, columns, kind: depth == 1280)
     assert compiled_step(CostModel(A100, mode))[:2] == ["quantize_activation", "linear"]
-    never = replace(COMPILED.mode, int8=lambda module, depth, columns, kind: module == "unet.other")
+    never = replace(COMPILED.mode, quantizes=lambda module, depth, columns, kind: module == "unet.other")
     assert compiled_step(CostModel(A100, never))[0] == "linear"
 
 
@@ -214,7 +214,7 @@ def test_a_1x1_convolution_that_is_quantized_runs_as_a_linear(wanted: str) -> No
         seen.append((module, depth, columns, kind))
         return kind == wanted
 
-    model = CostModel(A100, replace(COMPILED.mode, int8=choose))
+    model = CostModel(A100, replace(COMPILED.mode, quantizes=choose))
     builder = TimelineBuilder(model)
     builder.phase("denoise", 0, "denoiser")
     x, bias = meta(2, 2560, 32, 32, last=True), meta(1280)
@@ -230,7 +230,7 @@ def test_a_1x1_convolution_that_is_quantized_runs_as_a_linear(wanted: str) -> No
         assert names == ["conv2d", "conv2d", "conv2d"]
         return
     assert names == ["quantize_activation", "linear"] * 2 + ["conv2d"]
-    alone = model.kernels(linear(2048, 2560, 1280), compiled=True, int8=True)
+    alone = model.kernels(linear(2048, 2560, 1280), compiled=True, quantized=True)
     assert timeline.device_us[:2] == pytest.approx([kernel.device_us for kernel in alone])
 
 

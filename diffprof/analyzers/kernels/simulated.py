@@ -11,10 +11,11 @@ from diffprof.devices.simulated.relaid import ConvolutionCalls
 from diffprof.devices.simulated.session import SESSION
 from diffprof.gpu.cost import CostModel
 from diffprof.gpu.mode import Mode, current_mode
+from diffprof.gpu.pricing import margin_of
 from diffprof.gpu.signatures import OpSignature
 from diffprof.gpu.specs import GpuSpec
 from diffprof.gpu.timeline_builder import ModuleStack, TimelineBuilder, gap_rows, kernel_rows
-from diffprof.judge.timeline import replay
+from diffprof.judge.timeline import origin_shares, replay
 from diffprof.model.recording import Grade, Timeline, Timing
 from diffprof.targets.pipeline import Phase, module_names, with_role
 
@@ -96,10 +97,13 @@ def timing_of(timeline: Timeline) -> Timing:
     """The predicted wall time of the call."""
     run = replay(timeline)
     seconds = run.total_us / 1e6
+    origin = origin_shares(timeline)
     return Timing(
         grade=Grade.SIMULATED,
         mode=timeline.mode,
         seconds=(seconds,),
         median=seconds,
         device_busy=run.device_busy_us / run.total_us if run.total_us else None,
+        origin=origin,
+        margin=margin_of(origin) if origin else None,
     )

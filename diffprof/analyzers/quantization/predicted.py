@@ -13,8 +13,10 @@ from diffprof.analyzers.quantization.inventory import Key
 from diffprof.analyzers.quantization.layers import dtype_of
 from diffprof.analyzers.quantization.schemes import Scheme
 from diffprof.gpu.cost import CostModel
+from diffprof.gpu.matmul import MEMORY_SHARE, matmul, weight_only
 from diffprof.gpu.mode import Mode
 from diffprof.gpu.operands import precision
+from diffprof.gpu.pointwise import Addressing, streaming
 from diffprof.gpu.signatures import OpSignature, TensorMeta
 from diffprof.gpu.specs import GpuSpec
 from diffprof.model.recording import Grade, SchemeTiming
@@ -87,16 +89,16 @@ class Predictor:
     def scheme_us(self, key: Key, scheme: Scheme, compiled: bool) -> float:
         """The layer under a scheme, quantizing its activation included."""
         if compiled and scheme.key == "int8-dynamic":
-            kernels = self.model.kernels(signature(key, linear=True), compiled=True, int8=True)
+            kernels = self.model.kernels(signature(key, linear=True), compiled=True, quantized=True)
             return sum(kernel.device_us for kernel in kernels)
         width = dtype_of(key.dtype).itemsize
         activation, output = key.m * key.in_features, key.m * key.out_features
         weights = key.in_features * key.out_features
-        fixed = self.model._fixed(compiled)
+        fixed = self.model.fixed_us(compiled)
         if scheme.activation is None:
-            return self._weight_only(key, scheme, width, fixed, compiled)
-        compute, _, _ = self.model.gemm_us(1, key.m, key.out_features, key.in_features, scheme.activation, 1)
-        bandwidth = self.spec.bytes_per_us * self.model.rates.gemm_memory
+            return self._weight_only(key, scheme, width, compiled)
+        compute = matmul(self.spec, 1, key.m, key.out_features, key.in_features, scheme.activation, 1).us
+        bandwidth = self.spec.bytes_per_us * MEMORY_SHARE
         if compiled:
             # One scale for the tensor has to be known before anything is rounded: a pass of its own.
             passes = (
@@ -107,8 +109,15 @@ class Predictor:
             product = max(compute, (activation + weights + output * width) / bandwidth)
         else:
             passes, product = self._eager_passes(activation, output, weights, width, compute, bandwidth)
-        extra = sum(self.model.streaming_us(moved, width, compiled) + fixed for moved in passes)
+        extra = sum(self._pass_us(moved, width, compiled) + fixed for moved in passes)
         return extra + product + fixed
+
+    def _pass_us(self, moved: float, width: int, compiled: bool) -> float:
+        """A kernel that moves so many bytes: generated, or one of PyTorch's own on a tensor and a scale a
+        row."""
+        if compiled:
+            return self.model.generated_us(moved)
+        return streaming(self.spec, moved, moved / (2 * width), Addressing.BROADCAST).us
 
     def _eager_passes(
         self, activation: int, output: int, weights: int, width: int, compute: float, bandwidth: float
@@ -124,18 +133,18 @@ class Predictor:
         passes += [output * (4.0 + 4.0), output * (4.0 + width)]
         return passes, max(compute, (activation + weights + output * 4.0) / bandwidth)
 
-    def _weight_only(self, key: Key, scheme: Scheme, width: int, fixed: float, compiled: bool) -> float:
+    def _weight_only(self, key: Key, scheme: Scheme, width: int, compiled: bool) -> float:
         """The weight is widened before the product: in its loads if compiled, in a kernel of its own else."""
         kind = precision(dtype_of(key.dtype), self.model.mode.matmul_tf32)
-        compute, _, _ = self.model.gemm_us(1, key.m, key.out_features, key.in_features, kind, width)
-        bandwidth = self.spec.bytes_per_us * self.model.rates.gemm_memory
-        weights = key.in_features * key.out_features
-        moved_around = (key.m * key.in_features + key.m * key.out_features) * width
-        stored = weights * scheme.weight_bits / 8
+        sizes = (key.m, key.out_features, key.in_features)
         if compiled or scheme.weight == "int4":
-            return max(compute, (moved_around + stored) / bandwidth) + fixed
-        widened = self.model.streaming_us(stored + weights * width, width, False) + fixed
-        return widened + max(compute, (moved_around + weights * width) / bandwidth) + fixed
+            time = weight_only(self.spec, *sizes, kind, width, scheme.weight_bits)
+            return time.us + self.model.fixed_us(compiled, time.origin)
+        weights = key.in_features * key.out_features
+        stored = weights * scheme.weight_bits / 8
+        widened = self._pass_us(stored + weights * width, width, False) + self.model.fixed_us(False)
+        product = matmul(self.spec, 1, *sizes, kind, width)
+        return widened + product.us + self.model.fixed_us(False, product.origin)
 
 
 def signature(key: Key, *, linear: bool = False) -> OpSignature:

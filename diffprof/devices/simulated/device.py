@@ -11,6 +11,7 @@ import torch
 
 from diffprof.devices.simulated import Observer, observing, place, simulated_gpu
 from diffprof.devices.simulated.session import SESSION
+from diffprof.gpu.hosts import chosen_host
 from diffprof.gpu.specs import load_spec
 from diffprof.model.recording import DeviceInfo, Grade
 
@@ -49,6 +50,7 @@ class SimulatedDevice:
                 "peak_tflops": dict(self.gpu.peak),
                 "bandwidth_gb_s": self.gpu.bandwidth_gb_s,
                 "power_w": self.gpu.power_w,
+                "host": chosen_host().name,
                 **({"note": self.gpu.note} if self.gpu.note else {}),
             },
         )

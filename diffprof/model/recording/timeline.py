@@ -33,6 +33,8 @@ class KernelKind(Row, frozen=True, kw_only=True):
     lower_bound_us: float | None = None
     bound: str | None = None
     """compute, memory or fixed: which term of the cost dominates."""
+    origin: str | None = None
+    """Where a simulated time comes from: measured on this GPU, on a sibling of it, or modelled."""
 
 
 class Timeline(Row, frozen=True, kw_only=True):

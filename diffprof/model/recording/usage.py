@@ -97,3 +97,7 @@ class Timing(Row, frozen=True, kw_only=True):
     """Share of the call's wall time in which the device worked, 0..1."""
     warm_up: tuple[str, ...] = ()
     """What only a first call does and this one did: "compiled", "captured a CUDA graph", ..."""
+    origin: dict[str, float] = {}
+    """Of a simulated call: share of the device's time by where it is from (measured, sibling, modelled)."""
+    margin: float | None = None
+    """Of a simulated call: how far the time may be off either way, as a share of it, in nine of ten cases."""

@@ -12,7 +12,6 @@ from diffprof.analyzers.kernels.simulated import SimulatedKernels, compiled_root
 from diffprof.analyzers.quantization.published import published_list
 from diffprof.devices.simulated.session import SESSION
 from diffprof.gpu.cost import CostModel
-from diffprof.gpu.efficiency import EFFICIENCY, Efficiency
 from diffprof.gpu.mode import current_mode
 from diffprof.gpu.products import product_of
 from diffprof.judge.timeline import total_us, with_steps
@@ -74,15 +73,15 @@ class Predictions:
             memory -= sum(_saved_by_int8(run))
         return _replaced(result, seconds=seconds, memory_gb=memory / GIB)
 
-    def seconds(self, rung: Rung, rates: Efficiency = EFFICIENCY) -> float:
-        """The predicted time of a rung. rates: other constants of the cost model; the pipeline runs once.
+    def seconds(self, rung: Rung) -> float:
+        """The predicted time of a rung; the pipeline runs once.
 
         Raises Inapplicable where the pipeline can't take the rung.
         """
-        timeline = with_steps(self._timeline(self._ran(rung), rung, rates), self._steps)
+        timeline = with_steps(self._timeline(self._ran(rung), rung), self._steps)
         if timeline is None:
             longer = self._runs[_form(rung)] = self._longer(rung)
-            whole = self._timeline(longer, rung, rates)
+            whole = self._timeline(longer, rung)
             timeline = with_steps(whole, self._steps) or whole
         return total_us(timeline) / 1e6
 
@@ -134,11 +133,11 @@ class Predictions:
             held = SESSION.allocated
             return self.target.run(play, self.device, options)
 
-    def _timeline(self, run: _Run, rung: Rung, rates: Efficiency = EFFICIENCY) -> Timeline:
+    def _timeline(self, run: _Run, rung: Rung) -> Timeline:
         mode = current_mode(
-            compiled=run.roots if rung.compiled else (), int8=quantizes if rung.int8 else None
+            compiled=run.roots if rung.compiled else (), quantizes=quantizes if rung.int8 else None
         )
-        run.kernels.builder.model = CostModel(self.gpu, mode, rates)
+        run.kernels.builder.model = CostModel(self.gpu, mode)
         return run.kernels.builder.finish()
 
 

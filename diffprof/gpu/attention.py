@@ -1,0 +1,263 @@
+"""Attention: which kernel computes it, and what that takes.
+
+The kernel is chosen as `scaled_dot_product_attention` chooses it
+(aten/src/ATen/native/transformers/cuda/sdp_utils.cpp), or as diffusers' attention backend says.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from .memory import bytes_per_us, floor_us
+from .pricing import Origin, Time
+from .tables import KernelTable, Trend, load_table
+
+if TYPE_CHECKING:
+    from .specs import GpuSpec
+
+
+class Backend(enum.StrEnum):
+    """A kernel, or a way, to compute attention."""
+
+    FLASH1 = "flash1"
+    """FlashAttention 1: PyTorch's flash kernel before 2.2."""
+    FLASH2 = "flash2"
+    FLASH3 = "flash3"
+    CUDNN = "cudnn"
+    EFFICIENT = "efficient"
+    MATH = "math"
+    """Products and a softmax between them."""
+    SAGE = "sage"
+
+
+class Shape(NamedTuple):
+    """Of one call: heads of all sequences together; sizes of a head of queries and keys, and of values."""
+
+    heads: int
+    queries: int
+    keys: int
+    size: int
+    value_size: int
+    causal: bool = False
+    masked: bool = False
+
+    @property
+    def flops(self) -> float:
+        whole = 2.0 * self.heads * self.queries * self.keys * (self.size + self.value_size)
+        return whole / 2 if self.causal else whole
+
+    def moved(self, width: int) -> float:
+        """Bytes of queries, keys, values and result."""
+        rows = self.queries * (self.size + self.value_size) + self.keys * (self.size + self.value_size)
+        return float(self.heads * rows * width)
+
+
+# --- which kernel ---------------------------------------------------------------------------------------
+
+
+def sdpa_backend(spec: GpuSpec, shape: Shape, width: int, *, cudnn_first: bool = False) -> Backend:
+    """What `scaled_dot_product_attention` takes. width: bytes of an element.
+
+    cudnn_first: cuDNN stands before the flash kernels: PyTorch 2.13 with cuDNN from 9.15.1 on, on Hopper
+    and on Blackwell's data center GPUs, unless TORCH_CUDNN_SDPA_DEPRIORITIZED is set.
+    """
+    half = width == 2
+    same = shape.size == shape.value_size
+    if cudnn_first and half and same and shape.size <= 256 and spec.capability in ((9, 0), (10, 0)):
+        return Backend.CUDNN
+    if half and same and not shape.masked and shape.size <= 256 and spec.capability >= (8, 0):
+        return Backend.FLASH2
+    if width in (2, 4) and shape.size % (8 if half else 4) == 0:
+        return Backend.EFFICIENT
+    return Backend.MATH
+
+
+# --- what it takes --------------------------------------------------------------------------------------
+
+FLASH_OF_MATMUL = 0.95
+"""FlashAttention 2 against what large matmuls hold, on Ada and Ampere but for the A100: L40S 0.97, RTX PRO
+6000 0.98, RTX 3090 0.92, RTX 4090 0.98."""
+
+FLASH2_BIG_DIES = {64: 0.306, 96: 0.325, 128: 0.354, 256: 0.334}
+"""FlashAttention 2 against the peak on Hopper, whose asynchronous instructions it does not use, by padded
+head size."""
+
+FLASH2_BLACKWELL = 0.17
+"""The same on Blackwell's data center GPUs, whose tensor memory it does not use either. *Inferred* from
+Hopper's rate: its instructions run at the rate of an H100's."""
+
+FLASH1 = {64: 0.625, 128: 0.40}
+"""FlashAttention 1 against 2 on data center GPUs, by padded head size [Dao-AILab/flash-attention, assets]."""
+
+FLASH1_HALF_RATE = 0.8
+"""The same where tensor cores run at half rate: *inferred* from the memory-efficient kernel."""
+
+EFFICIENT_OF_PEAK = 0.33
+"""The memory-efficient kernel against the peak, where it was not measured: A100 0.29 to 0.35."""
+
+CUDNN_OF_FLASH3 = 0.95
+"""cuDNN's kernels against FlashAttention 3 on Hopper [Dao-AILab/flash-attention, arXiv:2407.08608, figure
+5]."""
+
+FLASH3 = {64: 0.49, 96: 0.55, 128: 0.67, 256: 0.70}
+"""FlashAttention 3 against the peak, by padded head size, where no table holds it [flash-attention PR 1791,
+thu-ml/SageAttention assets]."""
+
+SAGE_OF_FLASH2 = {(9, 0): 1.15, (8, 9): 2.1, (8, 6): 2.0, (8, 0): 1.35, (12, 0): 2.1}
+"""SageAttention 2 against FlashAttention 2 by capability: H200 2,221 against 2,368 us at 8,308 tokens and
+8,029 against 9,288 at 16,384 [vllm-omni PR 1923]; the others from the figures of thu-ml/SageAttention."""
+
+TABLED = {Backend.FLASH2: "fa2", Backend.FLASH3: "fa3", Backend.CUDNN: "fa4"}
+"""Backend -> table. cuDNN's kernel on Blackwell is built as FlashAttention 4 is."""
+
+
+def attention(spec: GpuSpec, backend: Backend, shape: Shape, kind: str, width: int) -> Time:
+    """The time of one fused attention; `MATH` is no kernel and has no time of its own.
+
+    Raises ValueError for `MATH`.
+    """
+    if backend is Backend.MATH:
+        raise ValueError("attention without a fused kernel is products and a softmax: price those")
+    moved = shape.moved(width)
+    floor = max(shape.flops / spec.ceiling(kind) * 1e6, floor_us(spec, moved))
+    us, origin = _arithmetic(spec, backend, shape, kind)
+    memory = moved / bytes_per_us(spec, moved)
+    return Time(max(us, memory, floor), floor, origin, us >= memory)
+
+
+def _arithmetic(spec: GpuSpec, backend: Backend, shape: Shape, kind: str) -> tuple[float, Origin]:
+    if kind in ("fp32", "tf32"):
+        return shape.flops / spec.sustained("fp32") * 1e6, Origin.MODELLED
+    if backend is Backend.EFFICIENT:
+        return _efficient_us(spec, shape), Origin.MODELLED
+    found = _tabled(spec, backend, shape)
+    if found is not None:
+        return found, Origin.MEASURED
+    return blocks(spec, shape) / (flash_tflops(spec, backend, shape) * 1e6), Origin.MODELLED
+
+
+def blocks(spec: GpuSpec, shape: Shape) -> float:
+    """Operations that the blocks of a flash kernel take: 128 queries a block, a wave of blocks runs at
+    once, one a processor; keys go in steps of 64, heads are padded to 32."""
+    waves = math.ceil(shape.heads * math.ceil(shape.queries / 128) / spec.processors)
+    keys = math.ceil(shape.keys / 64) * 64 + 64
+    wide = _padded(shape.size, 32) + _padded(shape.value_size, 32)
+    whole = 2.0 * waves * spec.processors * 128 * keys * wide
+    return whole / 2 if shape.causal else whole
+
+
+def flash_tflops(spec: GpuSpec, backend: Backend, shape: Shape) -> float:
+    """Rate on padded heads, long sequences, without a mask."""
+    size = max(shape.size, shape.value_size)
+    if backend in (Backend.FLASH3, Backend.CUDNN):
+        share = CUDNN_OF_FLASH3 if backend is Backend.CUDNN else 1.0
+        if spec.capability < (9, 0):
+            return share * flash_tflops(spec, Backend.FLASH2, shape)
+        return share * _by_size(FLASH3, size) * spec.flops("bf16") / 1e12
+    rate = _flash2(spec, size)
+    if backend is Backend.SAGE:
+        return rate * SAGE_OF_FLASH2.get(spec.capability, 1.0)
+    if backend is Backend.FLASH1:
+        known = _by_size(FLASH1, size) if spec.capability == (8, 0) else FLASH1_HALF_RATE
+        # It pads heads to 64 and 128, where the second one pads them to 32.
+        return rate * known * _padded(size, 32) / (64 if size <= 64 else _padded(size, 128))
+    return rate
+
+
+def _flash2(spec: GpuSpec, size: int) -> float:
+    if spec.flash2:
+        return _by_size(spec.flash2, size)
+    if spec.sibling is not None and spec.sibling.flash2:
+        return _by_size(spec.sibling.flash2, size) * spec.sustained("bf16") / spec.sibling.sustained("bf16")
+    if spec.capability == (9, 0):
+        full = spec.achievable * FLASH_OF_MATMUL
+        return (
+            min(_by_size(FLASH2_BIG_DIES, size) * 989.4 / (spec.flops("bf16") / 1e12), full)
+            * spec.flops("bf16")
+            / 1e12
+        )
+    if spec.capability == (10, 0):
+        return FLASH2_BLACKWELL * spec.flops("bf16") / 1e12
+    return FLASH_OF_MATMUL * spec.sustained("fp16") / 1e12
+
+
+def _efficient_us(spec: GpuSpec, shape: Shape) -> float:
+    """The memory-efficient kernel pads heads to 64 and 128; larger ones it takes in pieces."""
+    size = max(shape.size, shape.value_size)
+    rate = _by_size(spec.efficient, size) if spec.efficient else _efficient_of_peak(spec)
+    padding = 64 / size if size <= 64 else 128 / size if size <= 128 else 1.3 if size < 256 else 1.0
+    return shape.flops * padding / (rate * 1e6)
+
+
+def _efficient_of_peak(spec: GpuSpec) -> float:
+    return EFFICIENT_OF_PEAK * spec.flops("fp16") / 1e12 * min(1.0, spec.achievable / 0.82)
+
+
+# --- tables ---------------------------------------------------------------------------------------------
+
+
+def _tabled(spec: GpuSpec, backend: Backend, shape: Shape) -> float | None:
+    """The measured time; None where no table holds such attention.
+
+    Tables hold as many queries as keys. What another shape takes is the table's time where the work is the
+    same, times the blocks of the one over those of the other. Heads of 128 were measured under a causal
+    mask only: what they take without one follows from heads of 64, which were measured both ways.
+    """
+    name = TABLED.get(backend)
+    if name is None or spec.tables is None or shape.size != shape.value_size or shape.size > 256:
+        return None
+    table = load_table(spec.tables, f"attention.{name}")
+    if table is None:
+        return None
+    square = max(1, round(math.sqrt(shape.queries * shape.keys)))
+    like = shape._replace(queries=square, keys=square, causal=False)
+    us = _square_us(spec, table, name, like)
+    return None if us is None else us * blocks(spec, shape) / blocks(spec, like)
+
+
+def _square_us(spec: GpuSpec, table: KernelTable, name: str, shape: Shape) -> float | None:
+    measured = int(table.axes[2][-1])
+    if shape.size <= measured:
+        return _interpolated(spec, table, shape)
+    causal = load_table(str(spec.tables), f"attention.causal_{name}")
+    if causal is None:
+        return None
+    small = shape._replace(size=64, value_size=64)
+    ratio = _interpolated(spec, causal, shape) / _interpolated(spec, causal, small)
+    return _interpolated(spec, table, small) * ratio
+
+
+def _interpolated(spec: GpuSpec, table: KernelTable, shape: Shape) -> float:
+    """The table's time; outside of it the edge's, times the work that is more. A causal table has the same
+    blocks."""
+    point = (float(shape.heads), float(shape.queries), float(shape.size))
+    near = table.nearest(*point)
+    us = table.us(*point, trend=block_area(spec), share=TREND_SHARE)
+    beyond = point[0] / near[0] * (point[1] / near[1]) ** 2
+    return us * max(1.0, beyond)
+
+
+def block_area(spec: GpuSpec) -> Trend:
+    """The part of an attention's time that goes in waves, by heads, tokens and head size."""
+
+    def area(heads: float, tokens: float, size: float) -> float:
+        waves = math.ceil(heads * math.ceil(tokens / 128) / spec.processors)
+        return waves * (math.ceil(tokens / 64) * 64 + 64) * _padded(math.ceil(size), 32)
+
+    return area
+
+
+TREND_SHARE = 0.5
+"""Power of the waves that attention tables are interpolated over. By leaving points out of them."""
+
+
+def _padded(size: int, step: int) -> int:
+    return math.ceil(size / step) * step
+
+
+def _by_size(rates: Mapping[int, float], size: int) -> float:
+    """The rate of the smallest head size that holds this one, else of the largest."""
+    return next((rates[known] for known in sorted(rates) if size <= known), rates[max(rates)])

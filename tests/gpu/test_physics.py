@@ -1,0 +1,219 @@
+"""What no change of the model may break: nothing beats the hardware, more work never takes less time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffprof.gpu.attention import Backend, Shape, attention
+from diffprof.gpu.convolution import Geometry, convolution
+from diffprof.gpu.cost import CostModel
+from diffprof.gpu.matmul import matmul, weight_only
+from diffprof.gpu.memory import floor_us
+from diffprof.gpu.mode import Mode
+from diffprof.gpu.pointwise import Addressing, streaming
+from diffprof.gpu.pricing import Origin
+from diffprof.gpu.quantized import SCHEMES
+from diffprof.gpu.signatures import OpSignature
+from diffprof.gpu.specs import load_spec, spec_names
+from tests.devices.simulated import signatures
+
+GPUS = st.sampled_from(spec_names())
+ROWS = st.integers(1, 70_000)
+SIZES = st.integers(1, 20_000)
+WIDTHS = st.integers(2, 300).map(lambda n: 64 * n)
+"""Of layers: multiples of 64."""
+DEPTHS = st.integers(4, 300).map(lambda n: 64 * n)
+TABLED = [name for name in spec_names() if load_spec(name).tables]
+NOISE = 0.75
+"""Measured times of neighbouring shapes are not quite in order: the faster kernel may begin at the larger
+one."""
+
+
+@given(
+    gpu=GPUS,
+    rows=ROWS,
+    columns=SIZES,
+    depth=SIZES,
+    kind=st.sampled_from(["bf16", "fp32", "fp8", "int8", "fp4"]),
+)
+@settings(max_examples=300, deadline=None)
+def test_products_are_within_the_hardware(gpu: str, rows: int, columns: int, depth: int, kind: str) -> None:
+    spec = load_spec(gpu)
+    width = {"bf16": 2, "fp32": 4}.get(kind, 1)
+    time = matmul(spec, 1, rows, columns, depth, kind, width)
+    flops = 2.0 * rows * columns * depth
+    assert flops / time.us <= spec.ceiling(kind) / 1e6 * 1.000001
+    assert time.us >= time.floor >= floor_us(spec, (rows * depth + depth * columns + rows * columns) * width)
+
+
+@given(gpu=GPUS, rows=st.integers(64, 70_000), columns=WIDTHS, depth=DEPTHS)
+@settings(max_examples=200, deadline=None)
+def test_twice_the_product_never_takes_less(gpu: str, rows: int, columns: int, depth: int) -> None:
+    model = CostModel(load_spec(gpu), Mode())
+
+    def us(*sizes: int) -> float:
+        return model.kernels(signatures.linear(*sizes))[0].device_us
+
+    one = us(rows, depth, columns)
+    for twice in ((2 * rows, depth, columns), (rows, 2 * depth, columns), (rows, depth, 2 * columns)):
+        assert us(*twice) >= NOISE * one
+
+
+@given(
+    gpu=GPUS,
+    backend=st.sampled_from([b for b in Backend if b is not Backend.MATH]),
+    heads=st.integers(1, 500),
+    queries=ROWS,
+    keys=ROWS,
+    size=st.sampled_from([32, 40, 64, 72, 80, 88, 128, 160, 256]),
+    causal=st.booleans(),
+)
+@settings(max_examples=300, deadline=None)
+def test_attention_is_within_the_hardware_and_grows(
+    gpu: str, backend: Backend, heads: int, queries: int, keys: int, size: int, causal: bool
+) -> None:
+    spec = load_spec(gpu)
+    shape = Shape(heads, queries, keys, size, size, causal)
+    time = attention(spec, backend, shape, "fp16", 2)
+    assert shape.flops / time.us <= spec.ceiling("fp16") / 1e6 * 1.000001
+    assert time.us >= time.floor > 0
+    for more in (
+        shape._replace(heads=2 * heads),
+        shape._replace(queries=2 * queries),
+        shape._replace(keys=2 * keys),
+    ):
+        assert attention(spec, backend, more, "fp16", 2).us >= NOISE * time.us
+
+
+@given(
+    gpu=GPUS,
+    positions=st.integers(256, 3_000_000),
+    channels=st.integers(1, 20).map(lambda n: 64 * n),
+    inputs=st.integers(1, 20).map(lambda n: 64 * n),
+    window=st.sampled_from([1, 9, 27]),
+    dims=st.sampled_from([2, 3]),
+    depthwise=st.booleans(),
+)
+@settings(max_examples=200, deadline=None)
+def test_convolutions_are_within_the_hardware_and_grow(
+    gpu: str, positions: int, channels: int, inputs: int, window: int, dims: int, depthwise: bool
+) -> None:
+    spec = load_spec(gpu)
+
+    def conv(times: int) -> Geometry:
+        moved = 2.0 * (times * positions * (inputs + channels) + channels * inputs * window)
+        if depthwise:
+            return Geometry(dims, channels + 1, times * positions, 1, window, window, moved)
+        return Geometry(dims, 1, times * positions, channels, inputs * window, window, moved)
+
+    one, two = (convolution(spec, conv(times), "fp16", 2) for times in (1, 2))
+    assert conv(1).flops / one.us <= spec.ceiling("fp16") / 1e6 * 1.000001
+    assert one.us >= one.floor
+    assert two.us >= NOISE * one.us
+
+
+@given(gpu=GPUS, elements=st.integers(1, 10**9), addressing=st.sampled_from(list(Addressing)))
+@settings(deadline=None)
+def test_streams_are_within_the_bandwidth_and_grow(gpu: str, elements: int, addressing: Addressing) -> None:
+    spec = load_spec(gpu)
+    one, two = (streaming(spec, 4.0 * n, n, addressing) for n in (elements, 2 * elements))
+    assert one.us >= one.floor == floor_us(spec, 4.0 * elements)
+    assert two.us >= one.us
+
+
+@given(gpu=GPUS, rows=ROWS, columns=SIZES, depth=SIZES)
+@settings(deadline=None)
+def test_narrow_weights_never_cost_more_than_wide_ones(gpu: str, rows: int, columns: int, depth: int) -> None:
+    spec = load_spec(gpu)
+    wide = matmul(spec, 1, rows, columns, depth, "bf16", 2).us
+    assert weight_only(spec, rows, columns, depth, "bf16", 2, 4.5).us <= wide * 1.000001
+
+
+@pytest.mark.parametrize("gpu", TABLED)
+def test_a_measured_gpu_says_so_and_a_sibling_too(gpu: str) -> None:
+    spec = load_spec(gpu)
+    assert matmul(spec, 1, 4096, 3072, 3072, "bf16", 2).origin is Origin.MEASURED
+    assert matmul(load_spec("h100-pcie"), 1, 4096, 3072, 3072, "bf16", 2).origin is Origin.SIBLING
+    assert matmul(load_spec("rtx4090"), 1, 4096, 3072, 3072, "bf16", 2).origin is Origin.MODELLED
+
+
+def test_sdpa_on_hopper_is_not_priced_from_flash_attention_3() -> None:
+    """H200, 24 heads of 128 [vllm-omni PR 1923]: SDPA 2,368 us at 8,308 tokens, FlashAttention 3 1,193."""
+    h200, shape = load_spec("h200"), Shape(24, 8308, 8308, 128, 128)
+    flash2 = attention(h200, Backend.FLASH2, shape, "bf16", 2)
+    flash3 = attention(h200, Backend.FLASH3, shape, "bf16", 2)
+    assert flash2.us == pytest.approx(2368, rel=0.05)
+    assert flash2.origin is Origin.MODELLED
+    assert flash3.us == pytest.approx(1193, rel=0.15)
+    assert flash3.origin is Origin.MEASURED
+
+
+def kernels(gpu: str, signature: OpSignature, **mode: object) -> list[str]:
+    model = CostModel(load_spec(gpu), Mode(**mode))  # type: ignore[arg-type]
+    return [kernel.name for kernel in model.kernels(signature)]
+
+
+def test_sdpa_takes_what_pytorch_takes() -> None:
+    plain = signatures.attention(10, 4096, 4096, 64)
+    masked = signatures.op(
+        "scaled_dot_product_attention", [*plain.inputs, signatures.meta(2, 1, 1, 4096)], *plain.outputs
+    )
+    assert kernels("h100", plain) == ["flash_attention"]
+    assert kernels("h100", plain, cudnn_first=True) == ["cudnn_attention"]
+    assert kernels("l40s", plain, cudnn_first=True) == ["flash_attention"]
+    assert kernels("h100", masked) == ["efficient_attention"]
+    assert kernels("t4", signatures.attention(10, 4096, 4096, 64, torch.float16)) == ["efficient_attention"]
+    assert kernels("h100", signatures.attention(1, 4096, 4096, 512)) == ["efficient_attention"]
+    assert kernels("h100", signatures.attention(1, 4096, 4096, 64, torch.float64)) == [
+        "bmm",
+        "softmax",
+        "bmm",
+    ]
+    assert kernels("h100", plain, attention=Backend.FLASH3) == ["flash_attention_3"]
+    assert kernels("t4", plain, attention=Backend.SAGE) == ["efficient_attention"]
+
+
+def test_quantized_products_in_a_type_without_units_gain_nothing() -> None:
+    signature = signatures.linear(4096, 3072, 12288)
+    for gpu, faster in (("h100", True), ("a100-80gb", False)):
+        model = CostModel(load_spec(gpu), Mode(quantizes=lambda *_: True, scheme=SCHEMES["fp8_row"]))
+        plain = model.kernels(signature, compiled=True)[-1].device_us
+        quantized = model.kernels(signature, compiled=True, quantized=True)[-1].device_us
+        assert (quantized < 0.8 * plain) == faster
+
+
+def block(batch: int, side: int) -> list[OpSignature]:
+    """Operations of a UNet's block at so many pixels a side."""
+    x = signatures.meta(batch, 640, side, side)
+    rows = batch * side * side
+    q = signatures.meta(batch, 10, side * side, 64)
+    weight = signatures.meta(640, 640, 3, 3)
+    return [
+        signatures.op("conv2d", [x, weight, signatures.meta(640)], x, scalars={"padding": (1, 1)}),
+        signatures.op(
+            "group_norm", [x, signatures.meta(640), signatures.meta(640)], x, scalars={"num_groups": 32}
+        ),
+        signatures.op("silu", [x], x),
+        signatures.op("layer_norm", [signatures.meta(rows, 640)], signatures.meta(rows, 640)),
+        signatures.linear(rows, 640, 640),
+        signatures.op("scaled_dot_product_attention", [q, q, q], q),
+        signatures.linear(rows, 640, 5120),
+        signatures.op("add", [x, x], x),
+    ]
+
+
+@pytest.mark.parametrize("gpu", spec_names())
+@pytest.mark.parametrize("compiled", [False, True])
+def test_more_pictures_and_larger_ones_take_longer(gpu: str, compiled: bool) -> None:
+    model = CostModel(load_spec(gpu), Mode(compiled=("unet",) if compiled else ()))
+
+    def us(batch: int, side: int) -> float:
+        return sum(k.device_us for op in block(batch, side) for k in model.kernels(op, compiled=compiled))
+
+    for side in (16, 32, 64):
+        assert us(1, side) < us(2, side) < us(4, side) < us(16, side)
+    for batch in (1, 4):
+        assert us(batch, 16) < us(batch, 32) < us(batch, 64) < us(batch, 128)
