@@ -428,10 +428,20 @@ _BY_KERNEL = tuple((family, re.compile(text, re.IGNORECASE)) for family, text in
 _BY_OP = tuple((family, re.compile(text)) for family, text in _OP_FAMILIES)
 
 
+_GENERATED = re.compile(r"triton_(poi|red|per|for)_fused")
+"""Kernels that Inductor generates. A name lists the operators whose pointwise parts the kernel holds: a
+product or convolution among these ran in a kernel before. Only templates (`triton_tem`, `triton_mm`) are
+products."""
+_NOT_GENERATED = ("gemm", "conv", "attention")
+
+
 def kernel_family(name: str, op: str = "") -> str:
     """The family of a kernel by its name, then by its op's; `other` if neither tells."""
+    left_out = _NOT_GENERATED if _GENERATED.match(name) else ()
     for text, patterns in ((name, _BY_KERNEL), (op, _BY_OP)):
         for family, pattern in patterns:
+            if family in left_out:
+                continue
             if text and pattern.search(text):
                 return family
     return "other"

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from diffprof.devices import cuda_runtime
 from diffprof.devices.classify import classify
 from diffprof.devices.simulated import Blocking, Observer
-from diffprof.devices.simulated.blocking import SYNCHRONIZE
+from diffprof.devices.simulated.blocking import FREED, SYNCHRONIZE, Wait
 from diffprof.gpu.specs import spec_of_device
 from diffprof.model.errors import UsageError
 from diffprof.model.recording import DeviceInfo, Grade
@@ -144,32 +144,33 @@ class BlockingMode(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-EXPLICIT = (
-    (torch.cuda, "torch.cuda.synchronize"),
-    (torch.cuda.Stream, "Stream.synchronize"),
-    (torch.cuda.Event, "Event.synchronize"),
-    (torch.accelerator, "torch.accelerator.synchronize"),
+EXPLICIT: tuple[tuple[Any, str, str, Wait], ...] = (
+    (torch.cuda, "synchronize", "torch.cuda.synchronize", SYNCHRONIZE),
+    (torch.cuda.Stream, "synchronize", "Stream.synchronize", SYNCHRONIZE),
+    (torch.cuda.Event, "synchronize", "Event.synchronize", SYNCHRONIZE),
+    (torch.accelerator, "synchronize", "torch.accelerator.synchronize", SYNCHRONIZE),
+    (torch.cuda, "empty_cache", "torch.cuda.empty_cache", FREED),
 )
-"""Where a program asks to wait; no operator is dispatched for it, and only a stream's wait is warned of
-(c10/cuda/CUDAFunctions.cpp: device_synchronize)."""
+"""(owner, attribute, name as told, why it waits): where a program asks to wait. No operator is dispatched for
+it, and only a stream's wait is warned of (c10/cuda/CUDAFunctions.cpp: device_synchronize). The generic
+`torch.Stream` and `torch.Event` are C types whose methods can't be replaced: waits on these are not told."""
 
 
 @contextmanager
 def explicit_waits(observer: Observer) -> Iterator[None]:
-    """Tell the observer of every `synchronize()` of the program."""
+    """Tell the observer of everything in EXPLICIT that the program calls."""
     with ExitStack() as stack:
-        for owner, name in EXPLICIT:
-            stack.enter_context(replaced(owner, "synchronize", _told(owner.synchronize, name, observer)))
+        for owner, attribute, name, wait in EXPLICIT:
+            own = getattr(owner, attribute)
+            stack.enter_context(replaced(owner, attribute, _told(own, name, wait, observer)))
         yield
 
 
-def _told(synchronize: Any, name: str, observer: Observer) -> Any:
-    @functools.wraps(synchronize)
+def _told(own: Any, name: str, wait: Wait, observer: Observer) -> Any:
+    @functools.wraps(own)
     def told(*args: Any, **kwargs: Any) -> Any:
-        observer.blocking(
-            Blocking(SYNCHRONIZE.kind, name, SYNCHRONIZE.reason, SYNCHRONIZE.source, 0, (), "", True)
-        )
-        return synchronize(*args, **kwargs)
+        observer.blocking(Blocking(wait.kind, name, wait.reason, wait.source, 0, (), "", True))
+        return own(*args, **kwargs)
 
     return told
 

@@ -78,16 +78,17 @@ def test_a_value_on_the_host_is_uploaded_unless_it_fills_a_mask() -> None:
 
 def test_every_explicit_wait_is_told_and_made(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
-    for owner, name in cuda.EXPLICIT:
-        monkeypatch.setattr(owner, "synchronize", lambda *args, name=name: made.append(name))
-    before = [owner.synchronize for owner, _ in cuda.EXPLICIT]
+    for owner, attribute, name, _ in cuda.EXPLICIT:
+        monkeypatch.setattr(owner, attribute, lambda *args, name=name: made.append(name))
+    before = [getattr(owner, attribute) for owner, attribute, *_ in cuda.EXPLICIT]
     recorder = Recorder()
     with explicit_waits(recorder):
-        for owner, _ in cuda.EXPLICIT:
-            owner.synchronize()
+        for owner, attribute, *_ in cuda.EXPLICIT:
+            getattr(owner, attribute)()
     assert recorder.kinds == ["synchronize"] * len(made)
-    assert made == [name for _, name in cuda.EXPLICIT]
-    assert [owner.synchronize for owner, _ in cuda.EXPLICIT] == before
+    assert made == [name for _, _, name, _ in cuda.EXPLICIT]
+    assert "torch.cuda.empty_cache" in made
+    assert [getattr(owner, attribute) for owner, attribute, *_ in cuda.EXPLICIT] == before
 
 
 def test_the_second_witness_is_heard_and_others_pass() -> None:
