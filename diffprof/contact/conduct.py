@@ -112,7 +112,7 @@ def child(folder: Path, place: Place, key: str, seconds: float) -> None:
 
 def _end_with_parent() -> None:
     """The parent holds the other end of standard input; it closes when the parent is gone."""
-    sys.stdin.buffer.read()
+    os.read(0, 1)  # not sys.stdin, whose lock the interpreter wants when it ends
     os._exit(1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 
 from diffprof.analyzers.quantization.timing import MOST_FILLS, EventRunner
 from diffprof.devices import cuda_runtime, resolve_device
+from diffprof.devices.borrow import lent, same_place
 from diffprof.model.errors import UsageError
 from diffprof.tuning import trial
 from tests.fake_cuda import FILL_US, KERNEL_US, LAUNCH_US, TUNING_BYTES, FakeCuda, installed, micro
@@ -80,6 +82,23 @@ def test_cuda_is_the_current_device(cuda: FakeCuda) -> None:
     assert [resolve_device(spec).spec for spec in ("cuda", "cuda:1", None)] == ["cuda:0", "cuda:1", "cuda:0"]
     cuda.index = 1
     assert resolve_device("cuda").spec == "cuda:1"
+
+
+def test_devices_of_one_kind_are_told_apart(cuda: FakeCuda) -> None:
+    """What is on cuda:1 is not measured as cuda:0: it is moved for the scan, and back after it."""
+    first, second, current = (torch.device(name) for name in ("cuda:0", "cuda:1", "cuda"))
+    assert [same_place(current, first), same_place(current, second)] == [True, False]
+    cuda.index = 1
+    assert [same_place(current, first), same_place(current, second)] == [False, True]
+    moves: list[Any] = []
+    pipe = types.SimpleNamespace(_execution_device=second, components={}, to=moves.append)
+    device = types.SimpleNamespace(kind="cuda", torch_device=first, place=lambda thing: thing.to(first))
+    with lent(pipe, device):  # type: ignore[arg-type]
+        assert moves == [first]
+    assert moves == [first, second]
+    device.torch_device = second
+    with lent(pipe, device):  # type: ignore[arg-type]
+        assert len(moves) == 2
 
 
 def test_only_the_boundary_asks_torch_cuda() -> None:
