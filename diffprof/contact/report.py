@@ -112,7 +112,7 @@ def page(document: Mapping[str, Any], parts: Mapping[str, Any]) -> str:
         f"<h2>What disagreed ({len(wrong)})</h2>",
         "<ul>" + "".join(f"<li>{_text(line)}</li>" for line in wrong[:SHOWN]) + "</ul>"
         if wrong
-        else "<p>Nothing that was compared.</p>",
+        else "<p>Nothing of what was compared.</p>",
         "<h2>Agreement</h2>",
         _rows(("figure", "value"), [(name, _short(value)) for name, value in document["figures"].items()]),
     ]
@@ -125,7 +125,10 @@ def page(document: Mapping[str, Any], parts: Mapping[str, Any]) -> str:
 
 def _about(document: Mapping[str, Any]) -> str:
     if document["rehearsal"]:
-        return "The CPU stands in for the GPU: its times are compared with nothing."
+        return (
+            "The CPU stands in for the GPU: its times are compared with nothing, and what the device's "
+            "dispatcher sees is told by the simulator with the CPU's values."
+        )
     return "Times are compared where both are known: 25 % apart is a disagreement."
 
 
@@ -171,7 +174,7 @@ def _short(value: Any) -> str:
         return f"{value:.5g}"
     if isinstance(value, list):
         return ", ".join(_short(each) for each in value)
-    return "not known" if value is None else str(value)
+    return "not measured" if value is None else str(value)
 
 
 def _text(value: Any) -> str:
