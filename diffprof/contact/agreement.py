@@ -94,9 +94,14 @@ def _disagreements(parts: Parts) -> Iterator[str]:
     for key, found in data_of(parts, "waits").items():
         yield from _of_waits(key, found)
     for key, found in data_of(parts, "graphs").items():
-        told, counted = found["told"]["breaks"], found["counted"]["breaks"]
-        if (told > 0) != (counted > 0):
-            yield f"graphs, {key}: {told} breaks told, {counted} counted"
+        told, counted = found["told"], found["counted"]
+        again = counted["graphs"] - 1 - counted["breaks"]
+        for what, one, other in (
+            ("breaks", told["breaks"], counted["breaks"]),
+            ("recompiles", told["recompiles"], again),
+        ):
+            if one != other:
+                yield f"graphs, {key}: {one} {what} told, {other} counted"
 
 
 def _disagreements_of_time(parts: Parts) -> Iterator[str]:

@@ -95,7 +95,17 @@ def test_agreement_is_counted_and_what_disagrees_is_named() -> None:
         "waits": part("waits", {"key": "sdxl", "data": waits}),
         "kernels": part("kernels", {"key": "shapes 1 to 3", "data": {"rows": kernels}}),
         "ladder": part("ladder", {"key": "rung fp32", "data": {"seconds": [2.0, 1.0], "gib": [1, 1]}}),
-        "graphs": part("graphs", {"key": "break", "status": "failed", "error": "KeyError: 'x'"}),
+        "graphs": part(
+            "graphs",
+            {"key": "break", "status": "failed", "error": "KeyError: 'x'"},
+            {
+                "key": "recompile",
+                "data": {
+                    "told": {"breaks": 0, "recompiles": 1},
+                    "counted": {"breaks": 0, "graphs": 3, "frames": 3},
+                },
+            },
+        ),
     }
     found = summary(parts, timed=True)
     assert found["figures"]["waits: sites and kinds on which simulator and device agree"] == [1, 2]
@@ -105,6 +115,7 @@ def test_agreement_is_counted_and_what_disagrees_is_named() -> None:
         "graphs, break: failed: KeyError: 'x'",
         f"waits, sdxl: {line}:2 value-read: 1 by the simulator, 2 on the device",
         f"waits, sdxl: {line}:2: 2 by the dispatcher, 1 warnings of the sync debug mode",
+        "graphs, recompile: 1 recompiles told, 2 counted",
         "ladder, rung fp32: 2 s predicted, 1 measured",
         "kernels, gemm: predicted 0.60 of the measured time (median of 3)",
     ]
