@@ -22,7 +22,7 @@ from msgspec.structs import replace
 
 from diffprof.analyzers import ANALYZERS
 from diffprof.chrome_trace.storing import SUFFIX
-from diffprof.judge.judging import make_report
+from diffprof.judge.judging import judge_again
 from diffprof.model.ladder import Ladder, save_ladder
 from diffprof.model.recording import GapRow, KernelRow
 from diffprof.model.report import REPORT_FILE, Report
@@ -112,8 +112,7 @@ def trimmed(report: Report) -> Report:
         recording = replace(recording, gaps=tuple(_summed(recording.gaps)))
     whole = replace(report, recording=recording, path=None)
     rounded = msgspec.convert(_rounded(msgspec.to_builtins(whole)), Report)
-    fresh = make_report(rounded.recording)
-    return replace(rounded, findings=fresh.findings, unchecked=fresh.unchecked)
+    return judge_again(rounded)
 
 
 def trimmed_trace(data: bytes) -> bytes:

@@ -147,9 +147,20 @@ def decode(data: bytes, kind: type[Kind], origin: str) -> Kind:
     except RecursionError as error:
         raise UsageError(f"{origin} is damaged: it is nested too deeply.", again) from error
     _check_schema(found.schema, origin)
-    if fault := broken(found.recording):
+    if fault := broken(found.recording) or _misplaced(found):
         raise UsageError(f"{origin} is damaged: {fault}.", again)
     return found
+
+
+def _misplaced(report: Report | Unjudged) -> str | None:
+    """The first index of the summary that no finding has, as a clause; None where there is none."""
+    if not isinstance(report, Report) or report.summary is None:
+        return None
+    named = [*(action.findings for action in report.summary.actions), report.summary.rest.findings]
+    if any(not action.findings for action in report.summary.actions):
+        return "an action of its summary is for no finding"
+    wrong = next((n for each in named for n in each if not 0 <= n < len(report.findings)), None)
+    return None if wrong is None else f"its summary names finding {wrong}, of {len(report.findings)}"
 
 
 def _check_schema(schema: int, origin: str) -> None:

@@ -14,6 +14,7 @@ from diffprof.model.errors import DiffprofError, UsageError
 from diffprof.model.fix import Plan
 from diffprof.model.recording import SCHEMA
 from diffprof.model.report import Report, Unjudged, from_json, load_report, save_report, slug, to_json
+from diffprof.model.summary import Action, Summary
 from tests import builders
 
 
@@ -142,3 +143,12 @@ def test_a_report_renders_itself_and_its_findings_say_where() -> None:
     found = builders.make_finding("SYN001")
     assert repr(found) == f"<SYN001 {found.name} at {found.site.file}:{found.site.line}, 1 per step>"
     assert msgspec.structs.replace(found, site=None, phase="denoise").where == "denoise"
+
+
+@pytest.mark.parametrize("findings", [(), (7,), (-1,)])
+def test_a_summary_that_names_no_finding_is_damage(findings: tuple[int, ...]) -> None:
+    action = Action(findings=findings, rule="SYN001", title="x")
+    report = builders.make_report(builders.make_finding(), summary=Summary(actions=(action,)))
+    stored = to_json(report)
+    with pytest.raises(UsageError, match="summary"):
+        from_json(stored)

@@ -5,17 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from diffprof.judge.judging import load_judged
 from diffprof.judge.plan import make_plan
 from diffprof.judge.summary import summarized
+from diffprof.model.fix import Safety
 from diffprof.model.plain import width
 from diffprof.model.report import Report
+from diffprof.model.summary import Action, Summary
 from diffprof.views import render
 from diffprof.views.brief import LINES
 from diffprof.views.verdict import headline_finding, verdict
 from tests import builders
-from tests.builders import make_finding, make_report
+from tests.builders import make_finding, make_recording, make_report
 
 SAMPLES = Path(__file__).parents[2] / "traces" / "samples"
 NAMES = ("sdxl-ddim-a100", "sdxl-ddim-a100-fixed", "sdxl-ddim-h100", "tiny-sdxl-cpu")
@@ -44,29 +47,62 @@ def test_verdict_first_row_first_fix_and_page_name_the_same_finding(sample: Repo
     first = headline_finding(sample)
     assert first == sample.findings[0]
     assert sample.summary is not None
-    action = sample.summary.actions[0]
+    top = sample.summary.actions[0]
     row = render(sample, "text", columns=200).splitlines()
-    assert any(line.startswith(action.title) for line in row)
+    assert any(line.startswith(top.title) for line in row)
     plan = make_plan(sample)
-    if action.fix is not None and not action.changes_picture:
-        assert plan.listed[0].fix == action.fix
+    if top.fix is not None and not top.changes_picture:
+        assert plan.listed[0].fix == top.fix
     assert first.rule in verdict(sample).why
     page = render(sample, "html")
     assert first.rule in page[: page.index("</header>")]
 
 
-def test_the_answer_is_of_one_image_at_the_steps_of_the_call() -> None:
-    report = load_judged(SAMPLES / "sdxl-ddim-a100")
-    top = verdict(report)
-    assert top.headline.startswith("465 ms a call of 3 steps (simulated); ")
-    four = builders.replace_target(report, makes="image", made=4)
-    assert verdict(four).headline.startswith("116 ms an image of 3 steps (simulated); ")
+NOTHING = Summary()
 
 
-def test_no_lossless_step_is_not_called_a_saving() -> None:
-    headline = verdict(load_judged(SAMPLES / "sdxl-ddim-a100-fixed")).headline
-    assert "within rounding" not in headline
-    assert headline.startswith("341 ms")
+def timed(ms: float, summary: Summary = NOTHING, **target: object) -> Report:
+    """A report whose call takes so long."""
+    recording = builders.replace_target(make_report(recording=make_recording(syncs=())), **target).recording
+    return replace(make_report(recording=recording), summary=replace(summary, call_ms=ms, grade="simulated"))
+
+
+def action(rule: str, fix: str, safety: Safety) -> Action:
+    return Action(findings=(0,), rule=rule, title=fix, fix=fix, safety=safety, saves_ms=1.0)
+
+
+EXACT = action("SYN002", "host-timesteps", Safety.EXACT)
+ROUNDING = action("SET011", "compile", Safety.NUMERIC)
+CHANGES = action("SET001", "bfloat16", Safety.LOSSY)
+
+
+@pytest.mark.parametrize(
+    ("actions", "kept", "lossy", "said"),
+    [
+        ((), 2000.0, None, "2 s a call of 4 steps (simulated); nothing was found that is worth doing."),
+        ((EXACT,), 1900.0, None, "2 s a call of 4 steps (simulated); 1.9 s without changing the picture."),
+        (
+            (ROUNDING, CHANGES),
+            1000.0,
+            500.0,
+            "2 s a call of 4 steps (simulated); 1 s with the picture the same within rounding, "
+            "500 ms with bfloat16.",
+        ),
+        ((CHANGES,), 2000.0, 500.0, "2 s a call of 4 steps (simulated); 500 ms with bfloat16."),
+    ],
+)
+def test_the_answer_says_now_and_then(
+    actions: tuple[Action, ...], kept: float, lossy: float | None, said: str
+) -> None:
+    report = timed(2000.0, Summary(actions=actions, kept_ms=kept, lossy_ms=lossy))
+    findings = tuple(make_finding(each.rule) for each in actions)
+    assert verdict(replace(report, findings=findings)).headline == said
+
+
+def test_the_answer_is_of_one_image() -> None:
+    top = verdict(timed(2000.0, Summary(kept_ms=2000.0), makes="image", made=4))
+    assert top.headline.startswith("500 ms an image of 4 steps (simulated); ")
+    assert verdict(timed(2000.0, makes="clip")).headline.startswith("2 s a clip of 4 steps")
 
 
 def test_waits_that_were_asked_for_are_the_verdict() -> None:
