@@ -278,10 +278,8 @@ def outputs(pipe: Any, given: Mapping[str, Any]) -> tuple[str | None, int]:
     is neither; an image has a width, or an image processor that makes it.
     """
     held = parameters(pipe)
-    prompts = next((given[name] for name in ("prompt", "prompt_embeds", "image") if name in given), None)
-    count = (
-        prompts.shape[0] if hasattr(prompts, "shape") else len(prompts) if isinstance(prompts, list) else 1
-    )
+    asked = (given.get(name) for name in ("prompt", "prompt_embeds", "image"))
+    count = _length(next((value for value in asked if value is not None), None))
     for name in _EACH:
         each = given.get(name, held[name].default if name in held else 1)
         count *= each if isinstance(each, int) else 1
@@ -291,3 +289,11 @@ def outputs(pipe: Any, given: Mapping[str, Any]) -> tuple[str | None, int]:
         return None, 1
     pictured = "width" in held or hasattr(pipe, "image_processor")
     return ("image" if pictured else None), max(count, 1)
+
+
+def _length(value: Any) -> int:
+    """How many prompts, embeddings [batch, tokens, width] or images [batch, channels, height, width]."""
+    if isinstance(value, list):
+        return len(value)
+    shape = getattr(value, "shape", ())
+    return int(shape[0]) if len(shape) in (2, 3, 4) and not (len(shape) == 3 and shape[0] == 3) else 1

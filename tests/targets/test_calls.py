@@ -10,7 +10,7 @@ import torch
 
 from diffprof.model.errors import UsageError
 from diffprof.targets import Options, from_object
-from diffprof.targets.calls import bound, default_call, swap_scheduler, with_options
+from diffprof.targets.calls import bound, default_call, outputs, swap_scheduler, with_options
 from diffprof.targets.construct import parse_dtype
 
 
@@ -270,3 +270,31 @@ def test_arguments_become_plain_values(cpu: Any) -> None:
         "sigmas": [1.0, 0.5],
         "nested": {"scale": 0.5, "dtype": "torch.float16"},
     }
+
+
+class Painter:
+    def __call__(self, prompt=None, prompt_embeds=None, image=None, width=None, num_images_per_prompt=1): ...
+
+
+class Filmer:
+    def __call__(self, prompt=None, num_frames=81, num_videos_per_prompt=1): ...
+
+
+class Singer:
+    def __call__(self, prompt=None, audio_length_in_s=10.0): ...
+
+
+@pytest.mark.parametrize(
+    ("pipe", "given", "made"),
+    [
+        (Painter(), {"prompt": "a cat"}, ("image", 1)),
+        (Painter(), {"prompt": ["a cat", "a dog"], "num_images_per_prompt": 3}, ("image", 6)),
+        (Painter(), {"prompt": None, "prompt_embeds": torch.zeros(4, 77, 8)}, ("image", 4)),
+        (Painter(), {"image": torch.zeros(3, 64, 64)}, ("image", 1)),
+        (Painter(), {"image": torch.zeros(2, 3, 64, 64)}, ("image", 2)),
+        (Filmer(), {"prompt": "a cat", "num_videos_per_prompt": 2}, ("clip", 2)),
+        (Singer(), {"prompt": "a song"}, (None, 1)),
+    ],
+)
+def test_what_a_call_makes(pipe: object, given: dict, made: tuple) -> None:
+    assert outputs(pipe, given) == made
