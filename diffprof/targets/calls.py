@@ -295,5 +295,5 @@ def _length(value: Any) -> int:
     """How many prompts, embeddings [batch, tokens, width] or images [batch, channels, height, width]."""
     if isinstance(value, list):
         return len(value)
-    shape = getattr(value, "shape", ())
+    shape: tuple[int, ...] = tuple(getattr(value, "shape", ()))
     return int(shape[0]) if len(shape) in (2, 3, 4) and not (len(shape) == 3 and shape[0] == 3) else 1
