@@ -1,0 +1,173 @@
+"""Published latencies beside predictions: each distinct call is simulated once and priced for every row of
+it."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from diffprof.analyzers.kernels.simulated import SimulatedKernels, compiled_roots
+from diffprof.devices import resolve_device
+from diffprof.devices.simulated.session import SESSION
+from diffprof.gpu.attention import Backend
+from diffprof.gpu.cost import CostModel
+from diffprof.gpu.mode import Mode, current_mode
+from diffprof.gpu.quantized import SCHEMES
+from diffprof.gpu.specs import load_spec
+from diffprof.judge.timeline import total_us, with_steps
+from diffprof.model.recording import Timeline
+from diffprof.targets import Options
+from diffprof.targets.factory import FactoryTarget
+from diffprof.targets.pipeline import PhaseTracker, with_role
+
+STEPS = {"sd": 10}
+"""Steps to run: the multistep solver of SD 1.5 repeats itself after eight."""
+
+SCHEME_OF = {"int8dq": "int8", "fp8dq": "fp8", "fp8dqrow": "fp8_row"}
+FORMS = {
+    "FLUX.1-dev": ("flux", "dev"),
+    "CogVideoX-5b": ("cogvideox", "5b"),
+    "CogVideoX-2b": ("cogvideox", "2b"),
+    "stable-diffusion-v1-5": ("sd", "1.5"),
+    "stable-diffusion-xl-base-1.0": ("sdxl", ""),
+    "Kolors-diffusers": ("kolors", ""),
+    "stable-diffusion-3-medium-diffusers": ("sd3", ""),
+    "PixArt-Sigma-XL-2-1024-MS": ("pixart", "sigma"),
+}
+"""Last part of a checkpoint's name -> factory and variant."""
+
+
+class Outcome(NamedTuple):
+    """One row: predicted and published seconds, peaks in GiB where published."""
+
+    row: dict[str, Any]
+    seconds: float
+    published: float
+    peak: float
+
+    @property
+    def error(self) -> float:
+        return self.seconds / self.published - 1.0
+
+    @property
+    def cell(self) -> tuple[str, str, str]:
+        """Family, GPU, mode."""
+        rung = self.row["rung"]
+        mode = "quantized" if self.row["quantization"] else "compiled" if "compile" in rung else "eager"
+        return self.row["family"], self.row["sim_gpu"], mode
+
+
+class Run(NamedTuple):
+    kernels: SimulatedKernels
+    roots: tuple[str, ...]
+    held: int
+
+
+def outcomes(published: Path, pipelines: Path) -> Iterator[Outcome]:
+    """Core rows of `latencies.jsonl`. pipelines: a file whose FACTORIES make pipelines by configuration."""
+    spec = importlib.util.spec_from_file_location("pipelines", pipelines)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    forms: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for line in (published / "latencies.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if row["core"]:
+            forms[json.dumps(form_of(row), sort_keys=True)].append(row)
+    for text, rows in forms.items():
+        form = json.loads(text)
+        run = simulated(form, pipelines, module.FACTORIES[form["kind"]])
+        yield from (priced(run, row) for row in rows)
+
+
+def form_of(row: dict[str, Any]) -> dict[str, Any]:
+    """What makes two rows launch the same operations."""
+    kind, variant = FORMS[row["model"].rpartition("/")[2]]
+    rung = row["rung"]
+    form = {name: row[name] for name in ("width", "height", "frames", "batch", "dtype")}
+    form |= {"kind": kind, "variant": variant, "unfused": "attn-unfused" in rung}
+    # Only what is compiled is laid out anew; a transformer of videos has no such order.
+    form["channels_last"] = "channels_last" in rung and kind != "cogvideox"
+    return form | {name: True for name in ("vae_slicing", "tiny_vae") if name in rung}
+
+
+def simulated(form: dict[str, Any], pipelines: Path, make: Any) -> Run:
+    os.environ["PREDICT_FORM"] = json.dumps(form)
+    device = resolve_device("sim:a100-80gb")
+    steps = STEPS.get(form["kind"], 4)
+
+    class Target(FactoryTarget):
+        def _made(self) -> Any:
+            with torch.device("meta"):
+                return make(form)
+
+    def play(scene: Any) -> Run:
+        prepared(scene.pipe, form)
+        kernels = SimulatedKernels(device.gpu, scene.pipe, current_mode())
+        tracker = PhaseTracker(on_change=kernels.phase)
+        given = {name: value() if callable(value) else value for name, value in scene.kwargs.items()}
+        given |= {"width": form["width"], "height": form["height"], "num_inference_steps": steps}
+        watched = (tracker.watching(scene.pipe), device.observed(kernels, scene.pipe))
+        with torch.no_grad(), kernels.following(), watched[0], watched[1]:
+            scene.pipe(**given)
+        return Run(kernels, compiled_roots(scene.pipe), held)
+
+    with device.active():
+        gc.collect()
+        held = SESSION.allocated
+        target = Target(pipelines, form["kind"])
+        return target.run(play, device, Options(steps=steps, dtype=form["dtype"]))
+
+
+def prepared(pipe: Any, form: dict[str, Any]) -> None:
+    from diffusers.models.attention_processor import AttnProcessor
+
+    denoisers, vaes = with_role(pipe, "denoiser"), with_role(pipe, "vae")
+    for model in (*denoisers.values(), *vaes.values()) if form["unfused"] else ():
+        if hasattr(model, "set_attn_processor"):
+            model.set_attn_processor(AttnProcessor())
+    for model in denoisers.values() if form["channels_last"] else ():
+        model.to(memory_format=torch.channels_last)
+
+
+def mode_of(run: Run, row: dict[str, Any]) -> Mode:
+    rung = row["rung"]
+    roots = tuple(r for r in run.roots if not r.startswith("vae") or "compile_vae" in rung)
+    scheme = next((SCHEME_OF[each] for each in rung if each in SCHEME_OF), None)
+    # PyTorch's flash kernel before 2.2.
+    old = any(f"torch 2.{minor}" in (row["versions"] or "") for minor in (0, 1))
+    return Mode(
+        compiled=roots if "compile" in rung else (),
+        quantizes=(lambda module, depth, columns, kind: kind == "linear") if scheme else None,
+        scheme=SCHEMES[scheme or "int8"],
+        attention=Backend.FLASH1 if old else None,
+    )
+
+
+def priced(run: Run, row: dict[str, Any]) -> Outcome:
+    builder = run.kernels.builder
+    builder.model = CostModel(load_spec(row["sim_gpu"]), mode_of(run, row))
+    timeline = builder.finish()
+    peak = ((builder.memory(run.kernels.weights).peak_bytes or 0) - run.held) / 2**30
+    published = row["seconds"] or row["steps"] / row["its"]
+    return Outcome(row, seconds(timeline, row), published, peak)
+
+
+def seconds(timeline: Timeline, row: dict[str, Any]) -> float:
+    """Of the call, or of its loop where only the loop's rate was published."""
+    whole = with_steps(timeline, row["steps"])
+    assert whole is not None, row["id"]
+    if row["seconds"]:
+        return total_us(whole) / 1e6
+    longer = with_steps(timeline, row["steps"] + 10)
+    assert longer is not None
+    return (total_us(longer) - total_us(whole)) / 1e7 * row["steps"]
