@@ -18,13 +18,13 @@ from torch.utils._python_dispatch import (
     is_traceable_wrapper_subclass,
 )
 
+from diffprof.devices.simulated.host_placeholders import zero_pages
+
 SMALL = 1 << 14
 """Elements. Operations whose tensors are all this small are computed; larger ones only have shapes."""
 
 KEPT = 1 << 12
 """Elements. Values of buffers and inputs up to this size are kept: positions, token ids, timesteps."""
-
-_FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
 
 
 def span(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
@@ -36,7 +36,7 @@ def hollow_storage(nbytes: int) -> torch.UntypedStorage:
     """Zeros that take memory only where they are written."""
     if nbytes <= mmap.PAGESIZE:
         return torch.zeros(nbytes, dtype=torch.uint8).untyped_storage()
-    return torch.frombuffer(mmap.mmap(-1, nbytes, flags=_FLAGS), dtype=torch.uint8).untyped_storage()
+    return torch.frombuffer(zero_pages(nbytes), dtype=torch.uint8).untyped_storage()
 
 
 def hollow(shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:

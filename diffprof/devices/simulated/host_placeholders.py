@@ -40,7 +40,7 @@ def invented(like: torch.Tensor) -> torch.Tensor:
         made = torch.zeros_like(like, device="cpu")
     else:
         # torch.zeros writes its zeros, and calloc those in memory used before: ask the system itself.
-        raw = torch.frombuffer(_zero_pages(nbytes), dtype=torch.uint8)
+        raw = torch.frombuffer(zero_pages(nbytes), dtype=torch.uint8)
         made = raw.view(like.dtype).as_strided(like.shape, like.stride())
     setattr(made.untyped_storage(), INVENTED, True)
     return made
@@ -61,7 +61,8 @@ def is_weight_stand_in(t: torch.Tensor) -> bool:
     return bool(getattr(t.untyped_storage(), WEIGHT, False))
 
 
-def _zero_pages(nbytes: int) -> mmap.mmap:
+def zero_pages(nbytes: int) -> mmap.mmap:
+    """Zeros that take memory only where they are written; Windows has no flags for them and needs none."""
     if hasattr(mmap, "MAP_ANONYMOUS"):
         unreserved = getattr(mmap, "MAP_NORESERVE", 0)
         return mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | unreserved)
