@@ -57,10 +57,37 @@ def exit_codes() -> str:
     return table(("status", "meaning"), rows)
 
 
+def conflict_table() -> str:
+    """Fixes that can't stand beside each other, and why."""
+    from diffprof.model.fix import recipes
+    from diffprof.views.markdown import code, table
+
+    rows = [
+        (code(key), code(other), why)
+        for key, recipe in recipes().items()
+        for other, why in recipe.fix.conflicts.items()
+    ]
+    return table(("fix", "not with", "because"), rows)
+
+
+def stage_table() -> str:
+    """The fixes of each stage, in the order of application."""
+    from itertools import groupby
+
+    from diffprof.model.fix import Stage, recipes
+    from diffprof.views.markdown import code, table
+
+    groups = groupby(recipes().values(), key=lambda recipe: recipe.fix.stage)
+    rows = [(Stage(stage).name.lower(), ", ".join(code(r.fix.key) for r in group)) for stage, group in groups]
+    return table(("stage", "fixes"), rows)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "commands": command_reference,
     "rules": rule_table,
     "exit codes": exit_codes,
+    "conflicts": conflict_table,
+    "stages": stage_table,
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import sys
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from diffprof.judge.plan import Choice
     from diffprof.model.fix import Plan
     from diffprof.model.report import Report
+    from diffprof.tuning.source_edit.checking import Checked
 
 
 def words_of(text: tuple[str, ...]) -> tuple[str, ...]:
@@ -67,10 +68,13 @@ def _is_target(name: str) -> bool:
 @click.option("--lossy", is_flag=True, help="Allow fixes that change the image.")
 @click.option(
     "--goal",
-    type=click.Choice(["latency", "memory"]),
+    type=click.Choice(["latency", "memory", "no-waits"]),
     default="latency",
     show_default=True,
-    help="What the fixes are for.",
+    help="What the fixes are for. no-waits: exact fixes that remove waits from the loop may cost 2 %.",
+)
+@click.option(
+    "--keep-unchecked", is_flag=True, help="Keep also what helps but whose output could not be compared."
 )
 @click.option("--apply", "applied", is_flag=True, help="Try each selected fix, and keep those that help.")
 @click.option(
@@ -93,6 +97,7 @@ def command(
     ignore: tuple[str, ...],
     lossy: bool,
     goal: str,
+    keep_unchecked: bool,
     applied: bool,
     patched: Path | None,
     agreed: bool,
@@ -108,27 +113,39 @@ def command(
     code. Nothing is changed.
 
     With --apply the run's target is built again. One fix after the other is applied, measured on the run's
-    device, and kept if the output is what the fix claims and the call is no slower; else it is undone. The
-    outcomes are stored in the run, what was kept is written to optimized.py beside it, and a scan of it is
-    stored as a run of its own.
+    device, and kept if the output is what the fix claims and the call is no slower; else it is undone. One
+    whose output can't be compared is not kept, unless --keep-unchecked says so. The outcomes are stored in
+    the run, what was kept is written to optimized.py beside it, and a scan of it is stored as a run of its
+    own.
 
     --patch FILE edits your own source instead: findings that lie in it, and, where it makes the pipeline, the
-    selected fixes that are statements on it. One that may change the output is written if --apply kept it
+    selected fixes that are statements on it. The edits are checked by a scan with them, and those that remove
+    nothing are taken back. One that may change the output is written if --apply kept it
     before, --select names it, or --lossy allows it. The file is kept as FILE.orig.
     """
     from diffprof.judge.plan import Choice, asked_for, make_plan
     from diffprof.model.redacting import to_send
+    from diffprof.tuning.consent import doubts
     from diffprof.tuning.source_edit.stored import with_source_edits
     from diffprof.views.tuning import render_plan
 
     report = stored(traces, run)
     if patched is None:
         report = with_source_edits(report)
-    choice = Choice(select=words_of(select), ignore=words_of(ignore), lossy=lossy, goal=goal)
+    choice = Choice(
+        select=words_of(select),
+        ignore=words_of(ignore),
+        lossy=lossy,
+        goal=goal,
+        keep_unchecked=keep_unchecked,
+    )
     screen = terminal()
     if patched is not None:
         plan = make_plan(report, choice)
-        _patch(report, plan, patched, asked_for(plan, choice), form, write=applied)
+        doubtful = () if agreed else doubts(report, traces)
+        with stdout_to_stderr():
+            checked = _checked(report, plan, patched, asked_for(plan, choice), doubtful)
+        _patch(checked, form, write=applied, keep_unchecked=keep_unchecked)
         return
     if not applied:
         plan = to_send(make_plan(report, choice), form, redact=redact)
@@ -180,15 +197,28 @@ def _harmless(diff: str) -> str:
     return "".join("\t".join(map(clean, line.split("\t"))) + "\n" for line in diff.splitlines())
 
 
-def _patch(report: Report, plan: Plan, file: Path, asked: Container[str], form: str, *, write: bool) -> None:
+def _checked(
+    report: Report, plan: Plan, file: Path, asked: Container[str], doubtful: Sequence[str]
+) -> Checked:
+    """The edits, checked by a scan unless the run's target may be somebody else's."""
+    from diffprof.tuning.source_edit.checking import Checked, checked_patch
+    from diffprof.tuning.source_edit.patch import make_patch
+
+    if doubtful:
+        return Checked(make_patch(report, plan, file, asked), doubtful[0].rstrip("."))
+    return checked_patch(report, plan, file, asked)
+
+
+def _patch(checked: Checked, form: str, *, write: bool, keep_unchecked: bool) -> None:
     """Print the diff on stdout, and what it does and leaves on stderr; write it if asked to."""
     from diffprof.model.report import as_json
-    from diffprof.tuning.source_edit.patch import make_patch, write_patch
+    from diffprof.tuning.source_edit.patch import write_patch
 
-    patch = make_patch(report, plan, file, asked)
+    patch, file = checked.patch, checked.patch.file
     if form == "json":
         done = [{"line": line, "what": what} for line, what in patch.done]
-        emit(as_json({"file": str(file), "diff": patch.diff, "done": done, "left": patch.left}).decode())
+        document = {"file": str(file), "diff": patch.diff, "done": done, "left": patch.left}
+        emit(as_json(document | {"unchecked": checked.unchecked}).decode())
     elif form == "markdown":
         from diffprof.views.tuning import fenced
 
@@ -199,8 +229,13 @@ def _patch(report: Report, plan: Plan, file: Path, asked: Container[str], form: 
         say(f"line {line}: {what}")
     for words in patch.left:
         say(f"no edit: {words}")
+    if patch.diff and patch.edited:
+        said = f"unchecked: {checked.unchecked}" if checked.unchecked else "checked by a scan with the edits"
+        say(f"{said}.")
     if not patch.diff:
         say(f"Nothing in {file} can be edited safely.")
+    elif write and checked.unchecked and not keep_unchecked:
+        say("Nothing was written: --keep-unchecked writes edits that no scan has checked.")
     elif write:
         say(f"Written; the file as it was is {write_patch(patch)}")
     else:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from diffprof.model.fix import Difference, Safety
+from diffprof.model.fix import Difference, Reason, Safety
 from diffprof.model.recording import Grade
-from diffprof.views.words import milliseconds, number, plural, size
 
 SIMULATED_NOISE = 0.001
 """A simulated time that differs by less than this share is the same: host code of a fix is not priced op by
@@ -21,6 +20,9 @@ NEAR = 0.25
 FAR = 2.0
 """A loss of more than this share is not: other load on the machine does not make it."""
 
+
+MAY_COST = 0.02
+"""Share of the call that an exact fix may cost under the goal no-waits."""
 
 EVEN_CALLS = 100
 """A fix that saves compiles may make each call slower if it takes so many calls to lose what it saved."""
@@ -69,6 +71,39 @@ def too_close(before: Measured, after: Measured) -> bool:
     return -FAR * before.ms <= gained <= max(2.0 * before.noise(after), NEAR * before.ms)
 
 
+@dataclass(frozen=True)
+class Figures:
+    """What a decision rests on; None and empty where it has no part in it. changed, allowed: largest
+    absolute difference of the output (0..1), or of the latents if in_latents; rounding: of it what says
+    nothing. why_unknown: why nothing was compared. fewer_compiles, calls: after how many calls what those
+    took is lost."""
+
+    before_ms: float = 0.0
+    gained_ms: float = 0.0
+    noise_ms: float = 0.0
+    changed: float | None = None
+    allowed: float | None = None
+    in_latents: bool = False
+    rounding: float = 0.0
+    why_unknown: str = ""
+    seen: Seen = field(default_factory=Seen)
+    fewer_compiles: int = 0
+    calls: int | None = None
+    saved_bytes: int = 0
+    of_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a fix stays, what decides, and the figures. unchecked: it would help, but nothing says what it
+    does to the output; `keep` is then what the caller allowed."""
+
+    keep: bool
+    reason: Reason
+    figures: Figures
+    unchecked: bool = False
+
+
 def judged(
     safety: Safety,
     tolerance: float | None,
@@ -78,25 +113,34 @@ def judged(
     difference: Difference,
     seen: Seen,
     own_noise: float = 0.0,
-) -> tuple[bool, str]:
-    """(keep it, why). own_noise: a change of the output that says nothing, of run to run or of rounding."""
-    broken = _output(safety, tolerance, difference, own_noise)
-    if broken:
-        return False, broken
-    noise = before.noise(after)
+    *,
+    keep_unchecked: bool = False,
+) -> Decision:
+    """Whether a fix stays. own_noise: a change of the output that says nothing, of run to run or of
+    rounding. keep_unchecked: also where the output could not be compared."""
     gained = before.ms - after.ms
+    noise = before.noise(after)
     if not _agree(before, after, gained):
         noise = max(noise, abs(gained))
-    if goal == "memory":
-        keep, why = _memory(before, after, gained, noise)
-    else:
-        keep, why = _time(safety, gained, noise, before, seen)
-    if keep and difference.why_not and safety is not Safety.LOSSY:
-        why += f" That the output is {_claim(safety, tolerance)} rests on nothing: {difference.why_not}."
-    if keep and own_noise and difference.bit_equal is False and safety is not Safety.LOSSY:
-        changed = difference.max_abs if difference.max_abs is not None else difference.latents_max_abs
-        why += f" The output changed by up to {changed:.2g}: rounding alone makes {own_noise:.2g}."
-    return keep, why
+    changed = _changed(difference)
+    figures = Figures(
+        before_ms=before.ms,
+        gained_ms=gained,
+        noise_ms=noise,
+        changed=changed,
+        allowed=tolerance if safety is Safety.NUMERIC else None,
+        in_latents=difference.max_abs == 0.0 and bool(difference.latents_max_abs),
+        rounding=0.0 if safety is Safety.LOSSY or difference.bit_equal is not False else own_noise,
+        why_unknown=difference.why_not or "",
+        seen=seen,
+        fewer_compiles=_fewer_compiles(seen),
+    )
+    if _is_broken(safety, tolerance, difference, own_noise):
+        return Decision(keep=False, reason=Reason.CHANGED, figures=figures)
+    found = _memory(before, after, figures) if goal == "memory" else _time(safety, goal, figures)
+    if found.keep and difference.why_not:
+        return replace(found, keep=keep_unchecked, unchecked=True)
+    return found
 
 
 def _agree(before: Measured, after: Measured, gained: float) -> bool:
@@ -108,62 +152,58 @@ def _agree(before: Measured, after: Measured, gained: float) -> bool:
     return abs(fastest) > MEASURED_NOISE * before.ms and (fastest > 0) == (gained > 0)
 
 
-def _output(safety: Safety, tolerance: float | None, difference: Difference, own_noise: float) -> str:
-    """Why the change of the output is more than the fix may do; empty where it is not."""
+def _changed(difference: Difference) -> float | None:
+    if difference.max_abs == 0.0 and difference.latents_max_abs:
+        return difference.latents_max_abs
+    return difference.max_abs if difference.max_abs is not None else difference.latents_max_abs
+
+
+def _is_broken(safety: Safety, tolerance: float | None, difference: Difference, own_noise: float) -> bool:
+    """Whether the change of the output is more than the fix may do."""
     if safety is Safety.LOSSY:
-        return ""
-    if difference.bit_equal is False and difference.why_not:
-        return f"It changed the output: {difference.why_not}."
-    if difference.why_not or difference.bit_equal:
-        return ""
+        return False
+    if difference.why_not or difference.bit_equal is not False:
+        return difference.bit_equal is False
+    if safety is Safety.EXACT:
+        largest = max(difference.max_abs or 0.0, difference.latents_max_abs or 0.0)
+        return not (own_noise and largest <= own_noise)
     changed = difference.max_abs if difference.max_abs is not None else difference.latents_max_abs
-    if safety is Safety.EXACT:
-        if own_noise and max(difference.max_abs or 0.0, difference.latents_max_abs or 0.0) <= own_noise:
-            return ""
-        how = "" if changed is None else f" by up to {changed:.2g}"
-        if difference.max_abs == 0.0 and difference.latents_max_abs:
-            how = f": the latents by up to {difference.latents_max_abs:.2g}"
-        return f"It changed the output{how}, and should be bit-identical."
-    if tolerance is not None and changed is not None and not changed <= max(tolerance, own_noise):
-        return f"It changed the output by up to {changed:.2g}, more than the {tolerance:g} that it may."
-    return ""
+    return tolerance is not None and changed is not None and not changed <= max(tolerance, own_noise)
 
 
-def _claim(safety: Safety, tolerance: float | None) -> str:
-    return "bit-identical" if safety is Safety.EXACT else f"within {tolerance:g}"
-
-
-def _time(safety: Safety, gained: float, noise: float, before: Measured, seen: Seen) -> tuple[bool, str]:
-    share = f"{gained / before.ms:.1%}" if before.ms else "0%"
-    fewer = _fewer_compiles(seen)
-    if gained <= noise and fewer:
-        return _once(gained, noise, fewer, seen)
+def _time(safety: Safety, goal: str, figures: Figures) -> Decision:
+    gained, noise, seen = figures.gained_ms, figures.noise_ms, figures.seen
+    exact = safety is Safety.EXACT
+    helps = bool(seen.resolved) or fewer_waits(seen)
+    if gained <= noise and figures.fewer_compiles:
+        return _once(figures)
     if gained > noise:
-        return True, f"It saves {milliseconds(gained)} of {milliseconds(before.ms)}, {share}.{_waits(seen)}"
+        return Decision(keep=True, reason=Reason.FASTER, figures=figures)
+    if (
+        goal == "no-waits"
+        and exact
+        and fewer_waits(seen)
+        and -noise > gained >= -MAY_COST * figures.before_ms
+    ):
+        return Decision(keep=True, reason=Reason.STATED_COST, figures=figures)
     if gained < -noise:
-        return False, f"It is {milliseconds(-gained)} slower, of {milliseconds(before.ms)}."
-    if safety is Safety.EXACT and (seen.resolved or _fewer(seen)):
-        found = f" {', '.join(seen.resolved)} no longer found." if seen.resolved else ""
-        return True, f"No time gained, at no cost.{_waits(seen)}{found}"
-    if safety is Safety.EXACT:
-        return False, "It gained no time, and what it is for is still found."
-    return False, f"It gained no time beyond {number(noise)} ms, and could change the output for nothing."
+        return Decision(keep=False, reason=Reason.SLOWER, figures=figures)
+    if exact:
+        return Decision(keep=helps, reason=Reason.NO_COST if helps else Reason.STILL_FOUND, figures=figures)
+    return Decision(keep=False, reason=Reason.NO_GAIN, figures=figures)
 
 
-def _once(gained: float, noise: float, fewer: int, seen: Seen) -> tuple[bool, str]:
+def _once(figures: Figures) -> Decision:
     """A fix that keeps code from being compiled again: what that saves once, against what each call loses."""
-    took = "" if seen.once_ms is None else f", which took {milliseconds(seen.once_ms)}"
-    saved = f"{plural(fewer, 'compile')} fewer in a process, {seen.compiles_after} left{took}."
-    more = (seen.breaks_after or 0) - (seen.breaks_before or 0)
-    if more > 0:
-        return False, f"{saved[0].upper()}{saved[1:]} But the graph has {plural(more, 'more break')} instead."
-    if gained >= -noise:
-        return True, f"A call takes as long; {saved}"
-    lost = f"A call takes {milliseconds(-gained)} longer; {saved}"
-    calls = None if seen.once_ms is None else int(seen.once_ms / -gained)
-    if calls is None:
-        return False, f"{lost} Nothing says after how many calls that is lost."
-    return calls >= EVEN_CALLS, f"{lost} That is lost after {plural(calls, 'call')}."
+    seen = figures.seen
+    if (seen.breaks_after or 0) > (seen.breaks_before or 0):
+        return Decision(keep=False, reason=Reason.MORE_BREAKS, figures=figures)
+    if figures.gained_ms >= -figures.noise_ms:
+        return Decision(keep=True, reason=Reason.FEWER_COMPILES, figures=figures)
+    calls = None if seen.once_ms is None else int(seen.once_ms / -figures.gained_ms)
+    keep = calls is not None and calls >= EVEN_CALLS
+    reason = Reason.FEWER_COMPILES if keep else Reason.COMPILES_LOST
+    return Decision(keep=keep, reason=reason, figures=replace(figures, calls=calls))
 
 
 def _fewer_compiles(seen: Seen) -> int:
@@ -172,27 +212,19 @@ def _fewer_compiles(seen: Seen) -> int:
     return max(0, seen.compiles_before - seen.compiles_after)
 
 
-def _memory(before: Measured, after: Measured, gained: float, noise: float) -> tuple[bool, str]:
+def _memory(before: Measured, after: Measured, figures: Figures) -> Decision:
     if before.memory_bytes is None or after.memory_bytes is None:
-        return False, "Memory is not measured on this device, so nothing says that it helps."
+        return Decision(keep=False, reason=Reason.MEMORY_UNKNOWN, figures=figures)
     saved = before.memory_bytes - after.memory_bytes
-    cost = f", for {milliseconds(-gained)} more per call" if gained < -noise else ""
-    if saved <= before.memory_bytes * SIMULATED_NOISE:
-        return False, "It saves no memory."
-    return True, f"It saves {size(saved)} of {size(before.memory_bytes)}{cost}."
+    figures = replace(figures, saved_bytes=saved, of_bytes=before.memory_bytes)
+    saves = saved > before.memory_bytes * SIMULATED_NOISE
+    return Decision(keep=saves, reason=Reason.SAVES_MEMORY if saves else Reason.NO_MEMORY, figures=figures)
 
 
-def _fewer(seen: Seen) -> bool:
+def fewer_waits(seen: Seen) -> bool:
+    """Whether fewer operations in the loop block the CPU than before."""
     return (
         seen.in_loop_before is not None
         and seen.in_loop_after is not None
         and seen.in_loop_after < seen.in_loop_before
     )
-
-
-def _waits(seen: Seen) -> str:
-    if not _fewer(seen):
-        return ""
-    assert seen.in_loop_after is not None
-    left = plural(seen.in_loop_after, "blocking operation")
-    return f" {left} in the loop, {seen.in_loop_before} before."

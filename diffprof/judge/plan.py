@@ -19,24 +19,24 @@ from diffprof.model.recording.source_text import shell
 from diffprof.model.report import Report
 from diffprof.tuning.source_edit.planned import edits_now, with_patches
 
-GOALS = ("latency", "memory")
+GOALS = ("latency", "memory", "no-waits")
+"""no-waits: as latency, but an exact fix that removes waits from the loop may cost a little."""
 
 LONGER = "the call would take longer with it"
 """Why a step is left out that saves less than nothing."""
-
-CLASH = "conflicts with"
-"""How the reason begins of a step that gives way to another."""
 
 
 @dataclass(frozen=True)
 class Choice:
     """What the caller wants of a plan. select, ignore: fix keys, rule codes, or prefixes of codes such as
-    SYN; an empty select means all. lossy: allow fixes that change the image."""
+    SYN; an empty select means all. lossy: allow fixes that change the image. keep_unchecked: keep what
+    helps also where its output could not be compared."""
 
     select: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     lossy: bool = False
     goal: str = "latency"
+    keep_unchecked: bool = False
 
 
 def make_plan(report: Report, choice: Choice | None = None) -> Plan:
@@ -267,9 +267,14 @@ def _not_chosen(recipe: Recipe, step: PlanStep, choice: Choice) -> str | None:
         return "yours to decide; diffprof shows it and never applies it"
     if fix.safety is Safety.LOSSY and not choice.lossy:
         return "lossy: it changes the image; allow it with --lossy"
-    if choice.goal not in fix.goals and not _named(step, choice.select):
+    if _purpose(choice.goal) not in fix.goals and not _named(step, choice.select):
         return f"serves {', '.join(fix.goals)}, not {choice.goal}"
     return None
+
+
+def _purpose(goal: str) -> str:
+    """What a fix has to be good for: waits are removed by those for latency."""
+    return "latency" if goal == "no-waits" else goal
 
 
 def _named(step: PlanStep, words: Sequence[str]) -> bool:
@@ -324,6 +329,7 @@ def _without_conflicts(steps: Sequence[PlanStep], known: Mapping[str, Recipe]) -
                 against[other].setdefault(key, why)
     standing: set[str] = set()
     dropped: dict[str, str] = {}
+    """Fix -> the one that it gives way to."""
     for step in sorted(steps, key=lambda s: (-(s.saves_ms or 0.0), s.stage)):
         if not step.selected:
             continue
@@ -331,13 +337,18 @@ def _without_conflicts(steps: Sequence[PlanStep], known: Mapping[str, Recipe]) -
         if clash is None:
             standing.add(step.fix)
         else:
-            dropped[step.fix] = f"{CLASH} {clash}: {against[step.fix][clash]}"
+            dropped[step.fix] = clash
     return [
         replace(
             step,
             conflicts=against[step.fix],
             selected=step.selected and step.fix not in dropped,
-            why_not=step.why_not or dropped.get(step.fix),
+            why_not=step.why_not or _clash(against[step.fix], dropped.get(step.fix)),
+            gives_way_to=dropped.get(step.fix),
         )
         for step in steps
     ]
+
+
+def _clash(against: Mapping[str, str], other: str | None) -> str | None:
+    return None if other is None else f"conflicts with {other}: {against[other]}"

@@ -214,6 +214,8 @@ class PlanStep(msgspec.Struct, frozen=True, kw_only=True):
     selected: bool = True
     why_not: str | None = None
     """Why it is not selected, or can't be: lossy, ignored, conflict, does not apply."""
+    gives_way_to: str | None = None
+    """The selected fix that it can't stand beside, where only that is why it is not selected."""
     conflicts: dict[str, str] = {}
     """Fixes of this plan that can't stand beside it -> why."""
     code: str = ""
@@ -301,6 +303,11 @@ class Status(enum.StrEnum):
     """How trying a fix ended."""
 
     KEPT = "kept"
+    """Checked: the output is bit-equal, or as near as the fix claims; a lossy one was compared."""
+    KEPT_UNCHECKED = "kept unchecked"
+    """It helps, and was to be kept although its output could not be compared."""
+    UNCHECKED = "unchecked"
+    """It would help, but its output could not be compared; undone."""
     UNDONE = "undone"
     """It did not help, or changed the output more than it may."""
     SKIPPED = "skipped"
@@ -309,6 +316,30 @@ class Status(enum.StrEnum):
     ADVICE = "advice"
     """Shown only."""
     INTERRUPTED = "interrupted"
+
+
+class Reason(enum.StrEnum):
+    """What decides whether a fix that ran stays."""
+
+    CHANGED = "changed the output"
+    """By more than it may."""
+    FASTER = "faster"
+    SLOWER = "slower"
+    NO_COST = "no cost"
+    """As fast as before, and what it is for is resolved."""
+    STATED_COST = "stated cost"
+    """Slower by no more than the share that waits may cost to be rid of."""
+    STILL_FOUND = "still found"
+    """As fast as before, and what it is for is still there."""
+    NO_GAIN = "no gain"
+    """As fast as before, for a change that is not exact."""
+    FEWER_COMPILES = "fewer compiles"
+    COMPILES_LOST = "fewer compiles, slower calls"
+    """What the compiles took is lost again within too few calls."""
+    MORE_BREAKS = "more graph breaks"
+    SAVES_MEMORY = "saves memory"
+    NO_MEMORY = "saves no memory"
+    MEMORY_UNKNOWN = "memory not measured"
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
@@ -336,6 +367,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     safety: Safety
     status: Status
+    reason: Reason | None = None
+    """What decided, of a fix that ran to the end."""
     why: str = ""
     before_ms: float | None = None
     after_ms: float | None = None
@@ -360,3 +393,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     written: Code | None = None
     """The source in its parts, as it was run: what `optimized.py` is made of. It may differ from the plan's,
     where a fix before it changed what it is for."""
+
+    @property
+    def stays(self) -> bool:
+        """Whether the pipeline has it in the end."""
+        return self.status in (Status.KEPT, Status.KEPT_UNCHECKED)

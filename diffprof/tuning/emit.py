@@ -13,7 +13,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from diffprof.model.fix import Code, Outcome, PlanStep, Status
+from diffprof.model.fix import Code, Outcome, PlanStep
 from diffprof.model.plain import clean
 from diffprof.model.report import Report
 from diffprof.views import words
@@ -29,7 +29,7 @@ def optimized_source(report: Report, steps: Sequence[PlanStep], outcomes: Sequen
     `optimize(pipe)` changes a pipeline; where something has to stand during the call, `call(pipe, ...)` makes
     it. Definitions that fixes share stand once; of two that only share a name, the later is renamed.
     """
-    kept = {outcome.fix: outcome for outcome in outcomes if outcome.status is Status.KEPT}
+    kept = {outcome.fix: outcome for outcome in outcomes if outcome.stays}
     written = [(kept[s.fix], kept[s.fix].written or Code()) for s in steps if s.fix in kept]
     return _module(report, outcomes, written)
 

@@ -11,9 +11,9 @@ from typing import Any
 from msgspec.structs import replace
 
 from diffprof.devices import Device, resolve_device
-from diffprof.judge.acceptance import judged, too_close
+from diffprof.judge.acceptance import Decision, judged, too_close
 from diffprof.judge.judging import make_report
-from diffprof.judge.plan import CLASH, Choice, make_plan
+from diffprof.judge.plan import Choice, make_plan
 from diffprof.model.errors import DiffprofError, UsageError
 from diffprof.model.finding import Finding
 from diffprof.model.fix import (
@@ -21,6 +21,7 @@ from diffprof.model.fix import (
     Difference,
     Outcome,
     PlanStep,
+    Reason,
     Recipe,
     Safety,
     Simulated,
@@ -38,6 +39,7 @@ from diffprof.targets.pipeline_call import Scene
 from diffprof.tuning.pictures import pictures
 from diffprof.tuning.scans import analyzers_of, captured, seen_between
 from diffprof.tuning.trial import RoundingUnknown, Stand, StandMark, stand_for
+from diffprof.views.decision import said
 
 NOT_ALONE = (Stage.QKV, Stage.LAYOUT)
 """Stages before compiling whose gain may show in compiled code only."""
@@ -198,7 +200,7 @@ class Tuning:
         found = [
             step
             for step in self.plan.steps
-            if (step.why_not or "").startswith(CLASH) and not kept & set(step.conflicts)
+            if step.gives_way_to is not None and not kept & set(step.conflicts)
         ]
         if any(kept.step.stage == Stage.COMPILE for kept in self.kept):
             undone = {o.fix for o in self.outcomes if o.status is Status.UNDONE and not _broke(o)}
@@ -311,16 +313,19 @@ class Tuning:
         self._look(analyzers_of(step.rules) or ("syncs", "kernels"))
         seen = seen_between(looked, self.now, before_findings, step.rules)
         noise, unsure = self._noise(step, change, state)
-        keep, why = judged(
-            step.safety, step.tolerance, self.choice.goal, self.before, after, change, seen, noise
+        decision = judged(
+            *(step.safety, step.tolerance, self.choice.goal, self.before, after, change, seen, noise),
+            keep_unchecked=self.choice.keep_unchecked,
         )
-        why += "" if keep else unsure
+        keep = decision.keep
+        why = said(decision) + ("" if keep else unsure)
         if keep and step.stage == Stage.COMPILE:
             why += captured(self.now.recording)
         from_baseline = self.stand.difference(self.first_output, output if output is not None else None)
         self._add(
             step,
-            Status.KEPT if keep else Status.UNDONE,
+            _status(decision),
+            reason=decision.reason,
             why=why,
             before_ms=self.before.ms,
             after_ms=after.ms,
@@ -427,7 +432,13 @@ class Tuning:
 
 def _broke(outcome: Outcome) -> bool:
     """Whether it was undone for what it did to the output, not for its time."""
-    return outcome.why.startswith("It changed the output")
+    return outcome.reason is Reason.CHANGED
+
+
+def _status(decision: Decision) -> Status:
+    if decision.unchecked:
+        return Status.KEPT_UNCHECKED if decision.keep else Status.UNCHECKED
+    return Status.KEPT if decision.keep else Status.UNDONE
 
 
 def _larger(one: float | None, other: float | None) -> float | None:

@@ -8,7 +8,7 @@ from typing import Any
 from diffprof.devices import resolve_device
 from diffprof.devices.borrow import lent
 from diffprof.judge.plan import Choice
-from diffprof.model.fix import Code, Status
+from diffprof.model.fix import Code
 from diffprof.model.progress import Progress
 from diffprof.model.report import Report
 from diffprof.scanning.scan import scan_target
@@ -26,19 +26,22 @@ def optimize(
     ignore: Sequence[str] = (),
     lossy: bool = False,
     goal: str = "latency",
+    keep_unchecked: bool = False,
     **call: Any,
 ) -> Report:
     """Scan a pipeline, try each fix that its findings name, and leave on it those that helped.
 
-    device, select, ignore, lossy, goal: as for `diffprof fix --apply`. call: the arguments of the call that
-    is scanned, timed and compared. What must stand at call time (`Outcome.written.call` and `.around`) can
-    not be left on a pipeline, and is in the report's outcomes only. Raises what `diffprof.scan` raises; the
-    pipeline is then as it was.
+    device, select, ignore, lossy, goal, keep_unchecked: as for `diffprof fix --apply`. call: the arguments of
+    the call that is scanned, timed and compared. What must stand at call time (`Outcome.written.call` and
+    `.around`) can not be left on a pipeline, and is in the report's outcomes only. Raises what
+    `diffprof.scan` raises; the pipeline is then as it was.
     """
     where = resolve_device(device)
     target = from_object(pipe, kwargs=call)
     report = scan_target(target, device=where.spec)
-    choice = Choice(select=tuple(select), ignore=tuple(ignore), lossy=lossy, goal=goal)
+    choice = Choice(
+        select=tuple(select), ignore=tuple(ignore), lossy=lossy, goal=goal, keep_unchecked=keep_unchecked
+    )
     work = Tuning(report, choice, target, where, Options(), Progress())
 
     def play(scene: Scene) -> Tuned:
@@ -57,7 +60,7 @@ def _leave(pipe: Any, report: Report, scene: Scene) -> None:
     kept: dict[str, Code] = {
         outcome.fix: outcome.written
         for outcome in report.outcomes or ()
-        if outcome.status is Status.KEPT and outcome.written is not None
+        if outcome.stays and outcome.written is not None
     }
     subject = Subject(scene)
     for key in sorted(kept, key=order.index):

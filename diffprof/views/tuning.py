@@ -16,6 +16,8 @@ FORMS = ("text", "json", "markdown")
 
 _COLOURS = {
     Status.KEPT: "green",
+    Status.KEPT_UNCHECKED: "yellow",
+    Status.UNCHECKED: "yellow",
     Status.UNDONE: "yellow",
     Status.FAILED: "red",
     Status.INTERRUPTED: "red",
@@ -125,13 +127,22 @@ def _loop(outcome: Outcome) -> str:
 
 def total(outcomes: Sequence[Outcome]) -> str:
     """What all kept fixes gave together, in a sentence."""
-    kept = [o for o in outcomes if o.status is Status.KEPT]
+    kept = [o for o in outcomes if o.stays]
     text = f"{len(kept)} of {words.plural(len(outcomes), 'fix', 'fixes')} kept"
+    rest = f".{unchecked(outcomes)}"
     if (times := _times(outcomes)) is None:
-        return f"{text}."
+        return f"{text}{rest}"
     first, last, grade = times
     span = f"{words.milliseconds(first)} -> {words.milliseconds(last)}"
-    return f"{text}: {span} per call, {first / last:.2f}x{grade}."
+    return f"{text}: {span} per call, {first / last:.2f}x{grade}{rest}"
+
+
+def unchecked(outcomes: Sequence[Outcome]) -> str:
+    """Which fixes' outputs could not be compared, as sentences behind another; empty where all were."""
+    left = ", ".join(o.fix for o in outcomes if o.status is Status.UNCHECKED)
+    kept = ", ".join(o.fix for o in outcomes if o.status is Status.KEPT_UNCHECKED)
+    said = f" Kept unchecked: {kept}." if kept else ""
+    return said + (f" Not kept, since unchecked: {left} (--keep-unchecked keeps it)." if left else "")
 
 
 def tried(outcomes: Sequence[Outcome]) -> str:
@@ -147,7 +158,7 @@ def gained(outcomes: Sequence[Outcome]) -> str:
 
 def _times(outcomes: Sequence[Outcome]) -> tuple[float, float, str] | None:
     """(ms of a call before all, after the kept ones, the grade in brackets)."""
-    kept = [o for o in outcomes if o.status is Status.KEPT]
+    kept = [o for o in outcomes if o.stays]
     timed = [o for o in outcomes if o.before_ms is not None and o.after_ms is not None]
     if not kept or not timed:
         return None
@@ -371,7 +382,22 @@ def render_applied(
     add_outcomes(page, report)
     if report.path:
         page.whole(("dim", f"Stored in {report.path}"))
+        page.flow(("bold", _after_trying(report)))
     return page.text()
+
+
+def _after_trying(report: Report) -> str:
+    """What to type next."""
+    run = Path(report.path or "").name
+    outcomes = report.outcomes or ()
+    if any(outcome.status is Status.UNCHECKED for outcome in outcomes):
+        return f"Next: `diffprof fix {run} --apply --keep-unchecked` keeps what could not be checked."
+    if report.after:
+        return f"Next: `diffprof compare {run} {report.after}` shows what changed; optimized.py has the code."
+    steps = report.plan.steps if report.plan else ()
+    if any(step.safety == "lossy" and not step.selected for step in steps):
+        return f"Next: `diffprof fix {run} --apply --lossy` also tries what changes the image."
+    return f"Next: `diffprof show {run}` has the findings, with what to change by hand."
 
 
 def add_outcomes(page: Page, report: Report) -> None:

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from diffprof.judge import plan as planning
 from diffprof.judge.judging import make_report
+from diffprof.model.errors import UsageError
 from diffprof.model.fix import Code, Fix, Outcome, Recipe, Safety, Stage, Status
 from diffprof.model.recording import Grade
 from diffprof.model.report import load_report, save_report
@@ -118,7 +119,7 @@ def test_applying_stores_outcomes_and_the_scan_after(run, offered, stored_run, f
     assert report.outcomes[0].status is Status.KEPT
     after = load_report(tmp_path / "traces" / report.after)
     assert after.recording.target.fixed == ("host-timesteps",)
-    text = run("show", "20260102-030405-sdxl").stdout
+    text = run("show", "20260102-030405-sdxl", "-v").stdout
     assert "Fixes tried (1)" in text
     assert "10 -> 5 ms (simulated)" in text
     assert "1 of 1 fix kept: 10 ms -> 5 ms per call, 2.00x (simulated)." in text
@@ -149,6 +150,24 @@ def test_a_target_that_was_not_scanned(run, tmp_path):
     assert "diffprof scan TARGET" in run("fix").stderr
 
 
+@pytest.fixture
+def rescanned(monkeypatch):
+    """Scans of patched files find nothing more; `rescanned(error)` lets them fail."""
+    from diffprof.tuning.source_edit import checking
+
+    def scan(report, patch):
+        return make_report(builders.make_recording())
+
+    def failing(error):
+        def scan(report, patch):
+            raise error
+
+        monkeypatch.setattr(checking, "scanned_with", scan)
+
+    monkeypatch.setattr(checking, "scanned_with", scan)
+    return failing
+
+
 def of_the_user(tmp_path, source, line):
     """A file with an explicit wait in a line, and a stored run that found it."""
     file = tmp_path / "mine.py"
@@ -163,7 +182,7 @@ def of_the_user(tmp_path, source, line):
     return file
 
 
-def test_a_diff_that_is_piped_has_the_bytes_of_the_file(run, tmp_path):
+def test_a_diff_that_is_piped_has_the_bytes_of_the_file(run, rescanned, tmp_path):
     source = "# -*- coding: latin-1 -*-\r\nfor t in ts:\r\n    torch.cuda.synchronize()  # é\r\n    x = t\r\n"
     file = of_the_user(tmp_path, source.encode("latin-1"), 3)
     shown = run("fix", "--patch", str(file))
@@ -174,7 +193,7 @@ def test_a_diff_that_is_piped_has_the_bytes_of_the_file(run, tmp_path):
     )
 
 
-def test_a_file_of_the_user_is_patched_only_when_asked_to(run, tmp_path):
+def test_a_file_of_the_user_is_patched_only_when_asked_to(run, rescanned, tmp_path):
     file = of_the_user(
         tmp_path, b"import torch\n\nfor t in ts:\n    torch.cuda.synchronize()\n    x = t\n", 4
     )
@@ -182,6 +201,7 @@ def test_a_file_of_the_user_is_patched_only_when_asked_to(run, tmp_path):
     shown = run("fix", "--patch", str(file))
     assert shown.exit_code == 0
     assert "-    torch.cuda.synchronize()" in shown.stdout
+    assert "checked by a scan with the edits." in shown.stderr
     assert "Nothing was written; --apply writes it." in shown.stderr
     assert "synchronize" in file.read_text()
     assert json.loads(run("fix", "--patch", str(file), "--format", "json").stdout)["done"]
@@ -192,3 +212,15 @@ def test_a_file_of_the_user_is_patched_only_when_asked_to(run, tmp_path):
     assert again.exit_code == 2
     assert "changed since the scan" in again.stderr
     assert run("fix", "--patch", str(tmp_path / "none.py")).exit_code == 2
+
+
+def test_edits_that_no_scan_has_checked_are_written_only_when_asked_to(run, rescanned, tmp_path):
+    source = b"import torch\n\nfor t in ts:\n    torch.cuda.synchronize()\n    x = t\n"
+    file = of_the_user(tmp_path, source, 4)
+    rescanned(UsageError("The scan with the edits failed: no memory.", ""))
+    shown = run("fix", "--patch", str(file), "--apply")
+    assert "unchecked: The scan with the edits failed: no memory." in shown.stderr
+    assert "--keep-unchecked writes edits that no scan has checked" in shown.stderr
+    assert file.read_bytes() == source
+    run("fix", "--patch", str(file), "--apply", "--keep-unchecked")
+    assert b"synchronize" not in file.read_bytes()

@@ -30,6 +30,9 @@ Send = Callable[[Any], None]
 
 _HEAD = struct.Struct("!Q")
 
+STILL_SECONDS = 60.0
+"""A child that uses no CPU for so long waits for something that never comes."""
+
 
 @dataclass
 class Job:
@@ -51,6 +54,17 @@ class _Running:
     started: float
     buffer: bytearray = field(default_factory=bytearray)
     done: bool = False
+    cpu_seconds: float = 0.0
+    worked: float = 0.0
+    """When it was last seen to have used CPU."""
+
+    def look(self) -> None:
+        """Take the CPU time that it has used until now."""
+        now = time.monotonic()
+        used = _cpu_seconds(self.pid)
+        used = now - self.started if used is None else used
+        if used > self.cpu_seconds:
+            self.cpu_seconds, self.worked = used, now
 
 
 _COMPILER = (
@@ -82,7 +96,8 @@ def run_in_children(
 ) -> None:
     """Run the jobs, `at_once` at a time; each job gets what it sent, and its failure if it had one.
 
-    A job that takes longer than limit_seconds is ended, and keeps what it sent until then.
+    A job that uses more CPU time than limit_seconds is ended, and keeps what it sent until then: a machine
+    that is busy with other work takes nothing off the limit. So is one that stands still.
     """
     waiting = list(jobs)
     running: list[_Running] = []
@@ -92,12 +107,32 @@ def run_in_children(
                 running.append(_start(waiting.pop(0), running))
             _receive(running, on_message)
             for each in list(running):
-                if each.done or time.monotonic() - each.started > limit_seconds:
+                each.look()
+                if each.done or _too_long(each, limit_seconds):
                     running.remove(each)
                     _finish(each, limit_seconds)
     finally:
         for each in running:
             _end(each)
+
+
+def _too_long(each: _Running, limit_seconds: float) -> str:
+    """Why a job is ended early; empty as long as it is not."""
+    if each.cpu_seconds > limit_seconds:
+        return f"it took longer than {limit_seconds:.0f} s of CPU time"
+    if time.monotonic() - each.worked > STILL_SECONDS:
+        return f"it stood still for {STILL_SECONDS:.0f} s"
+    return ""
+
+
+def _cpu_seconds(pid: int) -> float | None:
+    """CPU time that a process has used; None where the system does not tell."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            figures = file.read().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return (int(figures[11]) + int(figures[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _start(job: Job, others: Sequence[_Running]) -> _Running:
@@ -115,7 +150,8 @@ def _start(job: Job, others: Sequence[_Running]) -> _Running:
             os.close(other.pipe)
         _child(job, write)
     os.close(write)
-    return _Running(job, pid, read, time.monotonic())
+    now = time.monotonic()
+    return _Running(job, pid, read, now, worked=now)
 
 
 def _child(job: Job, write: int) -> NoReturn:
@@ -193,7 +229,7 @@ def _finish(each: _Running, limit_seconds: float) -> None:
         return
     each.job.seconds = time.monotonic() - each.started
     if not each.done:
-        each.job.failure = f"it took longer than {limit_seconds:.0f} s"
+        each.job.failure = _too_long(each, limit_seconds)
     elif os.WIFSIGNALED(status):
         each.job.failure = f"the process crashed ({signal.Signals(os.WTERMSIG(status)).name})"
     else:

@@ -109,8 +109,14 @@ def to_host(row: SyncRow) -> str:
     return "Keep the host's copy from before the upload instead of reading it back."
 
 
-def upload_once(row: SyncRow) -> str:
-    """For a copy to the device that does not recur in the loop."""
+def upload_once(row: SyncRow, read_by: SyncRow | None = None) -> str:
+    """For a copy to the device that does not recur in the loop. read_by: what reads it from there."""
+    if read_by is not None:
+        name = (read_by.owner or "").rpartition(".")[2]
+        again = f"line {read_by.site.line} reads it in the loop, and the CPU waits each time"
+        if name == "timesteps":
+            return f"Keep its values as Python numbers too (`timesteps.tolist()`) before it is sent: {again}."
+        return f"Leave `self.{name}` on the CPU: {again}."
     where = _model(row)
     if row.in_loop and where:
         kept = " Later calls find it on the device." if is_kept(row) else ""

@@ -8,6 +8,7 @@ from typing import Any
 
 from diffprof.analyzers.syncs import advice
 from diffprof.judge.rules import rule
+from diffprof.judge.waits import readers
 from diffprof.model.finding import Evidence, Finding, Severity
 from diffprof.model.recording import Recording, SyncRow, steady_per_step
 
@@ -100,6 +101,10 @@ def _sent_by_denoiser(recording: Recording, row: SyncRow) -> bool:
     denoisers = {each.name for each in recording.target.components if each.role == "denoiser"}
     line = dict(row.site.excerpt).get(row.site.line, "")
     return (row.site.module or "").partition(".")[0] in denoisers and "torch.tensor(" not in line
+
+
+def _readers(recording: Recording, row: SyncRow) -> Iterator[SyncRow]:
+    return readers(recording, row.site.file, advice.line_of(row))
 
 
 def _who(row: SyncRow) -> str:
@@ -292,7 +297,7 @@ def host_to_device_copy(recording: Recording) -> Iterator[Finding]:
             index,
             row,
             message,
-            advice=advice.upload_once(row),
+            advice=advice.upload_once(row, next(_readers(recording, row), None)),
             fixes=_upload_fixes(recording, row),
         )
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Container, Iterable, Iterator
 import libcst as cst
 from libcst import matchers as m
 
+from diffprof.judge.waits import readers
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Code, Outcome, PlanStep, Safety, Status, recipes
 from diffprof.model.recording import SyncRow
@@ -72,6 +73,12 @@ def _attempts(tree: Tree, finding: Finding, report: Report) -> Iterator[Callable
         if row.owner and row.owner_device == "device" and not row.owner.endswith(".timesteps"):
             attribute = row.owner.rpartition(".")[2]
             yield functools.partial(keep_on_host, tree, line, attribute, half=_half(report))
+    if rule in _UPLOADS and not finding.in_loop:
+        for row in readers(report.recording, finding.site.file, tree.code(tree.statement(line))):
+            attribute = (row.owner or "").rpartition(".")[2]
+            if attribute != "timesteps":
+                half = _half(report)
+                yield functools.partial(keep_on_host, tree, row.site.line, attribute, half=half)
     if rule in _UPLOADS:
         scalar = any(row.shape == () for row in rows)
         yield lambda: create_in_place(tree, line)
@@ -149,7 +156,7 @@ def _why_read(tree: Tree, statement: cst.CSTNode | None) -> str:
 
 
 def _was_kept(outcome: Outcome | None) -> bool:
-    return outcome is not None and outcome.status is Status.KEPT
+    return outcome is not None and outcome.stays
 
 
 def setup_edits(
@@ -171,7 +178,7 @@ def setup_edits(
         outcome = tried.get(step.fix)
         if not isinstance(code, Code):
             continue
-        if outcome is not None and outcome.status in (Status.UNDONE, Status.FAILED):
+        if outcome is not None and outcome.status in (Status.UNDONE, Status.UNCHECKED, Status.FAILED):
             left.append(f"{step.fix}: it was tried and {outcome.status}: {outcome.why.rstrip('.')}")
         elif code.definitions or code.call or code.around:
             elsewhere.append(step.fix)

@@ -8,18 +8,22 @@ import libcst as cst
 from libcst import matchers as m
 
 from diffprof.tuning.source_edit.tree import Change, Edit, Refused, Tree, becomes, reads, writes
+from diffprof.tuning.source_edit.uploads import is_device
 
 _ON_HOST = '''
-def _on_host(self, timestep):
-    """The host's copy of a timestep, told by its place in memory: no read of the device, no wait."""
-    if not isinstance(timestep, torch.Tensor) or timestep.device.type == "cpu":
-        return timestep
-    on_device, on_host = getattr(self, "_host_timesteps", (timestep, ()))
-    place = (timestep.data_ptr() - on_device.data_ptr()) // on_device.element_size()
-    known = timestep.dtype == on_device.dtype and timestep.dim() == 0 and 0 <= place < len(on_host)
-    return on_host[place] if known else timestep
+def _on_host(self, timesteps):
+    """The host's copy of timesteps, told by their place in memory: no read of the device, no wait."""
+    if not isinstance(timesteps, torch.Tensor) or timesteps.device.type == "cpu":
+        return timesteps
+    on_device, on_host = getattr(self, "_host_timesteps", (None, None))
+    if timesteps is on_device:
+        return on_host
+    if on_device is None or timesteps.dtype != on_device.dtype or timesteps.dim():
+        return timesteps.cpu()
+    place = (timesteps.data_ptr() - on_device.data_ptr()) // on_device.element_size()
+    return on_host[place] if 0 <= place < len(on_host) else timesteps.cpu()
 '''
-_KEEP = "self._host_timesteps = self.timesteps, self.timesteps.cpu()\n"
+_TIMESTEPS = m.Attribute(m.Name("self"), m.Name("timesteps"))
 
 
 def index_on_host(tree: Tree, line: int, *, table: bool) -> Iterator[Edit]:
@@ -28,8 +32,38 @@ def index_on_host(tree: Tree, line: int, *, table: bool) -> Iterator[Edit]:
     In a loop over timesteps that copy is made before the loop; in a method of a scheduler, in its
     `set_timesteps`. table: whether a table on the host is indexed in the line.
     """
-    loop_edits = list(_in_loop(tree, line))
-    yield from loop_edits or _in_scheduler(tree, line, table=table)
+    found = list(_searched(tree, line)) or list(_in_loop(tree, line))
+    yield from found or _in_scheduler(tree, line, table=table)
+
+
+def _searched(tree: Tree, line: int) -> Iterator[Edit]:
+    """`(self.timesteps == t).nonzero()` in a scheduler's method -> both sides are the host's copies, and so
+    is the index."""
+    for compared in tree.at(line, m.Comparison(comparisons=[m.ComparisonTarget(m.Equal())])):
+        sides = (compared.left, compared.comparisons[0].comparator)
+        table = next((side for side in sides if m.matches(side, _TIMESTEPS)), None)
+        inside = tree.around(compared, cst.ClassDef)
+        if table is None or inside is None or not _looked_up(tree, compared):
+            continue
+        if tree.within(inside, m.FunctionDef(m.Name("_on_host"))):
+            return
+        yield from _with_copy(tree, inside)
+        for side in sides:
+            on_host = cst.parse_expression(f"self._on_host({tree.code(side)})")
+            yield Edit(side, tree.line(side), "search the host's copy of the timesteps", becomes(on_host))
+
+
+def _looked_up(tree: Tree, compared: cst.CSTNode) -> bool:
+    """Whether the places are found and Python gets the number: `.nonzero()` and `.item()` follow."""
+    names = []
+    for parent in tree.above(compared):
+        if isinstance(parent, cst.BaseStatement | cst.BaseSmallStatement):
+            break
+        if isinstance(parent, cst.Attribute):
+            names.append(parent.attr.value)
+        elif isinstance(parent, cst.Arg):
+            return False
+    return "nonzero" in names and names[-1] in ("item", "tolist")
 
 
 def _in_scheduler(tree: Tree, line: int, *, table: bool) -> Iterator[Edit]:
@@ -133,12 +167,26 @@ def _with_copy(tree: Tree, inside: cst.ClassDef) -> Iterator[Edit]:
     returns = tree.within(sets[0].body, m.Return())
     if returns:
         raise Refused(f"set_timesteps returns early, in line {tree.line(returns[0])}")
-    keep = tree.parsed(_KEEP)
+    keep = tree.parsed(f"self._host_timesteps = self.timesteps, {_host_source(tree, sets[0])}\n")
     method = tree.parsed(_ON_HOST.lstrip("\n"))
     method = method.with_changes(leading_lines=[cst.EmptyLine(indent=False)])
     what = "keep a copy of the timesteps on the host"
     yield Edit(sets[0].body, tree.line(sets[0]), what, lambda body: _ended(body, keep))
     yield Edit(inside.body, tree.line(inside), what, lambda body: _ended(body, method))
+
+
+def _host_source(tree: Tree, method: cst.FunctionDef) -> str:
+    """What the host's copy is made of: `timesteps.cpu()` for `self.timesteps = timesteps.to(device)`, which
+    copies nothing where that is on the host; else what is on the device is copied back, before the loop."""
+    assigned = tree.within(method, m.Assign(targets=[m.AssignTarget(_TIMESTEPS)]))
+    moved = m.Assign(value=m.Call(m.Attribute(m.Name(), m.Name("to")), args=[m.Arg()]))
+    if not assigned or not m.matches(assigned[-1], moved):
+        return "self.timesteps.cpu()"
+    last = assigned[-1]
+    name = last.value.func.value.value
+    later = any(tree.line(each) > tree.line(last) for each in writes(tree, method, name))
+    plain = is_device(tree, last.value.args[0]) and not later
+    return f"{name}.cpu()" if plain else "self.timesteps.cpu()"
 
 
 def _begun(body: cst.BaseSuite, first: cst.BaseStatement) -> cst.BaseSuite:

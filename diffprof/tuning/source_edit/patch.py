@@ -39,6 +39,8 @@ class Patch:
     after: bytes
     done: tuple[tuple[int, str], ...] = ()
     left: tuple[str, ...] = ()
+    edited: frozenset[int] = frozenset()
+    """The findings, as indexes into the report's, that the edits are for."""
 
     @property
     def diff(self) -> str:
@@ -63,25 +65,34 @@ def _typed(file: Path) -> str:
     return file.as_posix().lstrip("/")
 
 
-def make_patch(report: Report, plan: Plan, file: Path, asked: Container[str] = ()) -> Patch:
+def make_patch(
+    report: Report,
+    plan: Plan,
+    file: Path,
+    asked: Container[str] = (),
+    dropped: Mapping[int, str] | None = None,
+) -> Patch:
     """The edits of one file that the report's findings in it call for, and, in the file that makes the
     pipeline, the plan's selected steps that are statements on it.
 
-    asked: keys of fixes that are written untried, though they may change the output.
+    asked: keys of fixes that are written untried, though they may change the output. dropped: findings, as
+    indexes, that are not to be edited -> why.
 
     Raises UsageError for a file that is no user's source, that the run knows nothing of, that changed since
     the scan, or that does not parse.
     """
     source = Source(report, file)
     edits: list[Edit] = []
-    refused: dict[int, str] = {}
+    refused: dict[int, str] = dict(dropped or {})
     elsewhere: set[int] = set()
+    edited: set[int] = set()
     for n, finding in enumerate(report.findings):
         try:
-            if _lies_in(finding, file):
-                edits += edits_for(source.tree, finding, report)
-            else:
+            if not lies_in(finding, file):
                 elsewhere.add(n)
+            elif n not in refused:
+                edits += edits_for(source.tree, finding, report)
+                edited.add(n)
         except Refused as why:
             refused[n] = str(why)
     left = _left(report, refused, {edit.line for edit in edits})
@@ -93,7 +104,7 @@ def make_patch(report: Report, plan: Plan, file: Path, asked: Container[str] = (
         edits += made
         left += [f"fix {words}" for words in why_not]
     patch = source.patched(edits, imports)
-    return replace(patch, left=tuple(left))
+    return replace(patch, left=tuple(left), edited=frozenset(edited))
 
 
 def _left(report: Report, refused: Mapping[int, str], edited: set[int]) -> list[str]:
@@ -231,7 +242,8 @@ def _same(name: str, file: Path) -> bool:
     return Path(name).resolve() == here or here.parts[-len(Path(name).parts) :] == Path(name).parts
 
 
-def _lies_in(finding: Finding, file: Path) -> bool:
+def lies_in(finding: Finding, file: Path) -> bool:
+    """Whether a finding's site is in this file, which is the user's."""
     return finding.site is not None and finding.site.user_code and _same(finding.site.file, file)
 
 

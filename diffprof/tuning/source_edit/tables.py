@@ -118,7 +118,8 @@ def _refuse_on_device(tree: Tree, used: cst.Attribute) -> None:
 
 def _is_host_index(tree: Tree, index: cst.BaseExpression) -> bool:
     """Numbers, attributes of self, and what is computed of them; counters of a loop."""
-    if m.matches(index, m.Integer() | m.Attribute(m.Name("self")) | m.Call(m.Name("int") | m.Name("len"))):
+    number = m.Call(m.Name("int") | m.Name("len")) | m.Call(m.Attribute(attr=m.Name("item")), args=[])
+    if m.matches(index, m.Integer() | m.Attribute(m.Name("self")) | number):
         return True
     if isinstance(index, cst.BinaryOperation):
         return _is_host_index(tree, index.left) and _is_host_index(tree, index.right)

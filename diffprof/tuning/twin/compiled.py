@@ -21,7 +21,7 @@ BACKEND = "aot_eager_decomp_partition"
 operation. Inductor's own kernels would be the CPU's, not the GPU's, and take minutes to compile."""
 
 LIMIT_SECONDS = 180.0
-"""For tracing and three steps. SDXL's UNet and decoder take 15 to 30 on one core."""
+"""CPU time for tracing and three steps. SDXL's UNet and decoder take 15 to 30 on one core."""
 
 HOW = f"traced by torch.compile with backend {BACKEND!r}"
 

@@ -104,7 +104,7 @@ def _figures(report: Report, plan: Plan) -> Iterator[str]:
     recording = report.recording
     rows = list(_key_figures(recording))
     if report.outcomes:
-        kept = [each for each in report.outcomes if each.status == "kept" and each.after_ms is not None]
+        kept = [each for each in report.outcomes if each.stays and each.after_ms is not None]
         if kept:
             grade = str(kept[-1].grade or words.NOT_MEASURED)
             rows.append(("after the fixes", words.milliseconds(kept[-1].after_ms), grade))

@@ -147,7 +147,7 @@ def _ladder(file: EventFile, ladder: Ladder) -> None:
 
 def _outcomes(file: EventFile, outcomes: Sequence[Outcome]) -> None:
     """The call after each fix that was kept: a curve that goes down. Step 0 is before the first."""
-    kept = [each for each in outcomes if each.status == "kept"]
+    kept = [each for each in outcomes if each.stays]
     tag = "fixes ({})/time of a call, ms"
     for number, each in enumerate(kept):
         if number == 0 and each.before_ms is not None:

@@ -31,6 +31,8 @@ from diffprof.views.tui.table import Column, Sheet
 _BAR = 16
 _STATUS = {
     Status.KEPT: "good",
+    Status.KEPT_UNCHECKED: "warn",
+    Status.UNCHECKED: "warn",
     Status.UNDONE: "warn",
     Status.FAILED: "bad",
     Status.INTERRUPTED: "bad",

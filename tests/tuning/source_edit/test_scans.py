@@ -15,6 +15,7 @@ from diffprof.model.errors import UsageError
 from diffprof.model.report import Report
 from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options
+from diffprof.tuning.source_edit.checking import checked_patch, scanned_with
 from diffprof.tuning.source_edit.patch import Patch, make_patch, write_patch
 from diffprof.tuning.source_edit.stored import with_source_edits
 
@@ -134,6 +135,52 @@ def make():
 """
 
 
+OWN_SCHEDULER = '''\
+"""Mine: a flow scheduler of my own."""
+import torch
+from diffusers import StableDiffusionXLPipeline
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+
+class Flow(SchedulerMixin, ConfigMixin):
+    order = 1
+    init_noise_sigma = 1.0
+
+    @register_to_config
+    def __init__(self, num_train_timesteps: int = 1000):
+        self.timesteps = torch.arange(num_train_timesteps).flip(0)
+
+    def set_timesteps(self, num_inference_steps, device=None, **kwargs):
+        sigmas = torch.linspace(1.0, 0.0, num_inference_steps + 1)
+        timesteps = sigmas[:-1] * 1000
+        self.sigmas = sigmas.to(device)
+        self.timesteps = timesteps.to(device)
+
+    def scale_model_input(self, sample, timestep):
+        return sample
+
+    def step(self, model_output, t, sample, return_dict=True, **kwargs):
+        i = (self.timesteps == t).nonzero()[0].item()
+        sigma = self.sigmas[i]
+        if self.sigmas[i + 1] == 0:
+            sample = sample * 1.0
+        return (sample + (self.sigmas[i + 1].item() - sigma) * model_output,)
+
+
+def make():
+    pipe = StableDiffusionXLPipeline.from_pretrained("FOLDER")
+    pipe.scheduler = Flow()
+    return pipe.to("cuda"), {"prompt_embeds": E, "pooled_prompt_embeds": P, "negative_prompt_embeds": E,
+                            "negative_pooled_prompt_embeds": P, "height": 64, "width": 64, "output_type": "np",
+                            "num_inference_steps": 3}
+
+
+E = torch.ones(1, 77, WIDTH)
+P = torch.ones(1, POOLED)
+'''
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, built: Any) -> Path:
     """A checkpoint without text encoders."""
@@ -200,6 +247,31 @@ def test_a_loop_of_ones_own(tmp_path: Path, folder: Path, built: Any) -> None:
     assert (image_of(patch.before) == image_of(patch.after)).all()
 
 
+def test_the_root_of_an_own_schedulers_waits_is_edited(tmp_path: Path, folder: Path, built: Any) -> None:
+    """The search of the timesteps waits twice a step; what is read of the sigmas goes with their upload."""
+    file = written(OWN_SCHEDULER, tmp_path, folder, built)
+    report = scan_target(f"{file}:make", device="sim", options=Options())
+    assert len(waits(report)) == 4
+    (root,) = [
+        f for f in report.findings if f.site and "sigmas.to(device)" in dict(f.site.excerpt)[f.site.line]
+    ]
+    assert root.advice.startswith("Leave `self.sigmas` on the CPU: line ")
+    scans: list[Report] = []
+
+    def scan(patch: Patch | None) -> Report:
+        scans.append(scanned_with(report, patch))
+        return scans[-1]
+
+    checked = checked_patch(report, make_plan(report), file, (), scan)
+    assert checked.unchecked == ""
+    assert '+        self.sigmas = sigmas.to("cpu")' in checked.patch.diff
+    assert [waits(each) for each in scans] == [[]]
+    own = [row for row in scans[0].recording.syncs or () if row.site.user_code]
+    assert [row.kind for row in own] == ["host-to-device"], "the timesteps' upload alone"
+    assert file.read_bytes() == checked.patch.before
+    assert (image_of(checked.patch.before) == image_of(checked.patch.after)).all()
+
+
 def image_of(source: bytes) -> Any:
     """What a factory's source makes on the CPU, where the values are real."""
     names: dict[str, Any] = {"__name__": "mine"}
@@ -223,7 +295,8 @@ def test_a_timestep_of_the_device_is_told_by_its_place(tmp_path: Path, folder: P
             assert all(each.device.type == "cpu" for each in found)
             assert [int(each) for each in found] == expected[-len(found) :]
         other = torch.tensor(501, device=where.torch_device)
-        assert scheduler._on_host(other) is other
+        assert (scheduler._on_host(other).device.type, int(scheduler._on_host(other))) == ("cpu", 501)
+        assert scheduler._on_host(scheduler.timesteps).tolist() == expected
         assert scheduler._on_host(7) == 7
 
 
