@@ -121,6 +121,50 @@ def modules() -> None:
             importlib.import_module(module.name)
 
 
+def names() -> None:
+    """What functions import of the libraries when they are called is there, unless they ask first."""
+    import ast
+    import importlib
+
+    import diffprof
+
+    missing = []
+    for file in Path(diffprof.__path__[0]).rglob("*.py"):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        asked = {id(node) for each in ast.walk(tree) if isinstance(each, ast.Try) for node in ast.walk(each)}
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.ImportFrom) or id(node) in asked or node.level:
+                continue
+            if str(node.module).split(".")[0] in SHOWN:
+                library = importlib.import_module(str(node.module))
+                missing += [
+                    f"{node.module}.{each.name}" for each in node.names if not has(library, each.name)
+                ]
+    assert not missing, missing
+
+
+def has(library: Any, name: str) -> bool:
+    """Whether `from library import name` works."""
+    from importlib.util import find_spec
+
+    return hasattr(library, name) or find_spec(f"{library.__name__}.{name}") is not None
+
+
+def quantized() -> None:
+    """A linear in INT8 by torchao is the linear within 30 dB."""
+    import torch
+
+    from diffprof.analyzers.quantization.layers import quantized_copy
+    from diffprof.analyzers.quantization.schemes import SCHEMES
+
+    torch.manual_seed(0)
+    linear, x = torch.nn.Linear(256, 256), torch.randn(32, 256)
+    with torch.no_grad():
+        exact = linear(x)
+        error = quantized_copy(linear, SCHEMES["int8-dynamic"])(x) - exact
+    assert 10 * torch.log10(exact.square().mean() / error.square().mean()) > 30
+
+
 def imported() -> None:
     """A trace of PyTorch's profiler is read: two kernels of 5 and 7 us, one wait of 20 us."""
 
@@ -180,12 +224,14 @@ def planned() -> None:
 
 CHECKS: dict[str, Callable[[], None]] = {
     "modules": modules,
+    "names": names,
     "import": imported,
     "tiny-sdxl": lambda: waits("tiny-sdxl"),
     "sdxl": lambda: waits("sdxl"),
     "show": shown,
     "view": viewed,
     "fix": planned,
+    "quantize": quantized,
 }
 
 
