@@ -121,6 +121,7 @@ def memory_headroom(recording: Recording) -> Iterator[Finding]:
         ),
         grade=timeline.grade,
         severity=Severity.INFO,
+        standing=True,
         advice=f"Where several images are wanted, make {times} times as many in one call as in this one.",
     )
 

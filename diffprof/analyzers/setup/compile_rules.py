@@ -91,7 +91,7 @@ def not_compiled(recording: Recording) -> Iterator[Finding]:
         recording,
         "SET011",
         "not-compiled",
-        f"{named(parts)} runs eagerly: each operation is a kernel of its own.",
+        f"{named(parts)} run{'s' if len(parts) == 1 else ''} eagerly: each operation is a kernel of its own.",
         "Compile the denoiser and the VAE's decoder.",
         severity=Severity.HIGH,
         count=len(parts),

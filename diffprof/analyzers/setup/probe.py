@@ -6,11 +6,12 @@ Nothing runs: the pipeline is looked at as it stands.
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any
 
 import torch
@@ -47,7 +48,7 @@ def probe_setup(pipe: Any, costed: Callable[[Sequence[SetupPart]], Costed] | Non
         progress_bar=_progress_bar(pipe),
         fuses_qkv=callable(getattr(pipe, "fuse_qkv_projections", None)),
         fuses_lora=callable(getattr(pipe, "fuse_lora", None)),
-        upcasts_vae=callable(getattr(pipe, "upcast_vae", None)),
+        upcasts_vae=_upcasts(pipe),
         adapters=_adapters([models[part.name] for part in parts if part.adapted]),
         offload=_offload(pipe, parts),
         guided=_guided(pipe),
@@ -255,8 +256,28 @@ def _switch(model: nn.Module, name: str) -> bool | None:
 def _progress_bar(pipe: Any) -> bool | None:
     if not callable(getattr(pipe, "set_progress_bar_config", None)):
         return None
+    if not hasattr(pipe, "blocks") and not any(
+        "progress_bar" in _names_called(method) for method in _own_methods(pipe)
+    ):
+        return None
     config = getattr(pipe, "_progress_bar_config", None)
     return not (isinstance(config, dict) and config.get("disable"))
+
+
+def _upcasts(pipe: Any) -> bool:
+    """What decodes looks at `force_upcast`: that there is an `upcast_vae`, maybe inherited, says little."""
+    return any(
+        "force_upcast" in _names_called(method)
+        for method in _own_methods(pipe)
+        if method.__name__ == "__call__" or "decode" in method.__name__
+    )
+
+
+def _own_methods(pipe: Any) -> list[FunctionType]:
+    """The methods that this pipeline runs: overridden ones are left out."""
+    found = {name: value for kind in reversed(type(pipe).__mro__) for name, value in vars(kind).items()}
+    methods = [inspect.unwrap(value) for value in found.values() if isinstance(value, FunctionType)]
+    return [method for method in methods if isinstance(method, FunctionType)]
 
 
 def _guided(pipe: Any) -> bool | None:

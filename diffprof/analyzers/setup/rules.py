@@ -87,7 +87,8 @@ def vae_upcast(recording: Recording) -> Iterator[Finding]:
     """The VAE of a float16 pipeline is turned to float32 for decoding, and back, in every call.
 
     What it does:
-        Looks for a VAE in float16 whose configuration says `force_upcast`: it would overflow.
+        Looks for a VAE in float16 whose configuration says `force_upcast`: it would overflow. Pipelines that
+        do not look at that (Stable Diffusion 1.5) decode in float16, and are not reported.
 
     Why it is slow:
         All its weights are cast twice a call, and it decodes at float32's speed.
@@ -102,8 +103,9 @@ def vae_upcast(recording: Recording) -> Iterator[Finding]:
     Fix safety:
         Lossy: bfloat16 has float32's range, so that nothing overflows, and fewer bits than float16.
     """
-    upcast = [p for p in setup_of(recording).parts if p.force_upcast and mainly(p) == "float16"]
-    if not upcast:
+    setup = setup_of(recording)
+    upcast = [p for p in setup.parts if p.force_upcast and mainly(p) == "float16"]
+    if not upcast or not setup.upcasts_vae:
         return
     types = half_types(recording)
     rests_on = evidence(recording, Change.HALF)

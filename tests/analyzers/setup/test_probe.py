@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from diffprof.analyzers.setup.probe import probe_setup
+from diffprof.analyzers.setup.probe import _progress_bar, _upcasts, probe_setup
 from diffprof.model.recording import Setup, SetupPart
 from tests.analyzers.setup.conftest import Bench, add_lora
 from tests.corpus import CASES
@@ -207,6 +207,29 @@ def test_a_transformer_with_the_dispatcher_and_a_cache(flux: Bench) -> None:
     flux.pipe.transformer.set_attention_backend("native")
     assert next(p for p in flux.setup().parts if p.role == "denoiser").backend == "native"
     assert flux.setup().upcasts_vae is False
+
+
+def test_only_a_call_that_looks_at_force_upcast_upcasts(bench: Bench) -> None:
+    """An inherited `upcast_vae` that the call does not reach, as in Stable Diffusion 1.5's, turns nothing to
+    float32; and a bar is drawn only by a call that opens one."""
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, StableVideoDiffusionPipeline
+
+    class Bare(StableDiffusionXLPipeline):
+        def __call__(self, steps: int) -> None:
+            for t in range(steps):
+                self.unet(t)
+
+    found = {}
+    for kind in (StableDiffusionXLPipeline, StableDiffusionPipeline, StableVideoDiffusionPipeline, Bare):
+        pipe = object.__new__(kind)
+        pipe.__dict__["_internal_dict"] = bench.pipe.config
+        found[kind.__name__] = (_upcasts(pipe), _progress_bar(pipe))
+    assert found == {
+        "StableDiffusionXLPipeline": (True, True),
+        "StableDiffusionPipeline": (False, True),
+        "StableVideoDiffusionPipeline": (True, True),
+        "Bare": (False, None),
+    }
 
 
 # --- the process -----------------------------------------------------------------------------------------

@@ -132,3 +132,17 @@ def test_a_published_ratio_times_a_call_is_an_estimate() -> None:
         (found,) = (finding for finding in make_report(timed).findings if finding.rule == "SET017")
         assert found.grade is Grade.SIMULATED
         assert found.saves_ms == pytest.approx(1000.0 * (1.0 - published_ratio()))
+
+
+def test_models_that_run_eagerly_are_named_in_one_sentence() -> None:
+    (one,) = found(recorded(denoiser(compiled=None), device=CUDA), "SET011")
+    two = recorded(denoiser(compiled=None), denoiser(name="unet_2", compiled=None), device=CUDA)
+    (both,) = found(two, "SET011")
+    assert one.message.startswith("unet runs eagerly")
+    assert both.message.startswith("unet, unet_2 run eagerly")
+
+
+def test_a_float16_vae_that_nobody_upcasts_is_not_said_to_be() -> None:
+    """AutoencoderKL's configuration says `force_upcast` where none is given, as in Stable Diffusion 1.5's."""
+    half = vae(dtypes={"float16": GB // 10}, force_upcast=True)
+    assert found(recorded(denoiser(), half, upcasts_vae=False), "SET002") == []
