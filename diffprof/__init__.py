@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Report", "__version__", "load_report", "optimize", "scan", "watch"]
+__all__ = ["Report", "__version__", "load_report", "optimize", "predict", "scan", "watch"]
 
 if TYPE_CHECKING:
     from diffprof.model.report import Report, load_report
+    from diffprof.scanning.predicting import predict
     from diffprof.scanning.scan import scan, watch
     from diffprof.tuning.live import optimize
 
@@ -16,6 +17,7 @@ _LAZY = {
     "scan": "diffprof.scanning.scan",
     "watch": "diffprof.scanning.scan",
     "optimize": "diffprof.tuning.live",
+    "predict": "diffprof.scanning.predicting",
     "Report": "diffprof.model.report",
     "load_report": "diffprof.model.report",
 }

@@ -35,6 +35,7 @@ COMMANDS = {
     "schedulers": "diffprof.cli.schedulers",
     "quantize-table": "diffprof.cli.quantize_table",
     "ladder": "diffprof.cli.ladder",
+    "predict": "diffprof.cli.predict",
     "tensorboard": "diffprof.cli.tensorboard",
     "docs": "diffprof.cli.pages",
 }

@@ -1,0 +1,80 @@
+"""`diffprof predict`: seconds and memory of a target on GPUs that are not here."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from diffprof.cli.options import format_option
+from diffprof.cli.output import emit, stdout_to_stderr, terminal
+from diffprof.cli.scan import make_options, target_options
+from diffprof.model.errors import UsageError
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in _listed(text))
+    except ValueError as error:
+        raise UsageError(f"--batch {text!r} is no list of numbers.", "Write it as --batch 1,4.") from error
+
+
+def _options_of_targets(function: Any) -> Any:
+    """Those that every command which runs a target has; `--batch` takes several numbers here."""
+    function = target_options(function)
+    function.__click_params__ = [each for each in function.__click_params__ if each.name != "batch"]
+    return function
+
+
+@click.command("predict")
+@click.argument("target")
+@_options_of_targets
+@click.option(
+    "--mode", default="eager", show_default=True, help="eager, compiled, int8, fp8; several as A,B."
+)
+@click.option("--batch", "batches", default="1", show_default=True, metavar="N,M", help="Prompts in a call.")
+@click.option("--price", type=float, metavar="P", help="Of one GPU hour: adds the cost of 1,000 images.")
+@format_option(("text", "json", "markdown"))
+@click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+def command(
+    target: str,
+    device: str | None,
+    mode: str,
+    batches: str,
+    price: float | None,
+    form: str,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Predict seconds, memory and what bounds a target on other GPUs.
+
+    --device takes several, such as h100,l40s,rtx4090, or all (`diffprof gpus` lists them). The pipeline's own
+    code runs once a batch on the simulated GPU and is priced for every device and mode. A call that does not
+    fit a device has no time there.
+    """
+    from diffprof.model.progress import progress_on
+    from diffprof.views.predictions import render_predictions
+
+    steps = options.pop("steps", None)
+    numbers = _numbers(batches)
+    with progress_on(sys.stderr, quiet=quiet) as progress, stdout_to_stderr():
+        progress.stage("importing torch and diffusers")
+        from diffprof.scanning.predicting import predict
+
+        rows = predict(
+            target,
+            devices=_listed(device or "a100-80gb"),
+            modes=_listed(mode),
+            batches=numbers,
+            steps=steps,
+            options=make_options(**options),
+            price=price,
+            on_run=lambda batch: progress.stage(f"running a batch of {batch}"),
+        )
+    screen = terminal()
+    emit(render_predictions(rows, form, width=screen.columns, colour=screen.colour))

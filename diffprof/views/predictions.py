@@ -1,0 +1,55 @@
+"""Predictions as a table or as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from diffprof.model.prediction import Prediction
+from diffprof.model.report import as_json
+from diffprof.views.listing import render_list
+from diffprof.views.words import number
+
+_COLUMNS = {
+    "device": "device",
+    "mode": "mode",
+    "batch": "batch",
+    "time": "seconds",
+    "rate": "images/s",
+    "memory": "GiB of",
+    "bound": "bound by",
+    "note": "",
+}
+NOTE = "Simulated: the range follows from where kernel times come from (`diffprof docs accuracy`)."
+
+
+def render_predictions(
+    rows: Sequence[Prediction], form: str, *, width: int | None = None, colour: bool = False
+) -> str:
+    """As text, markdown or JSON (`rows[]` with every figure)."""
+    if form == "json":
+        return as_json({"rows": [msgspec.to_builtins(row) for row in rows]}).decode()
+    shown = [_cells(row) for row in rows]
+    columns = {key: head for key, head in _COLUMNS.items() if key != "note" or any(r["note"] for r in shown)}
+    return render_list(columns, shown, form, width=width, colour=colour, note=NOTE)
+
+
+def _cells(row: Prediction) -> dict[str, Any]:
+    spread = (
+        ""
+        if row.range is None or row.seconds is None
+        else f" ± {100 * (row.range[1] / row.seconds - 1):.0f} %"
+    )
+    cost = f"{row.per_thousand:.2f} for 1,000" if row.per_thousand is not None else ""
+    return {
+        "device": row.device,
+        "mode": row.mode,
+        "batch": str(row.batch),
+        "time": "-" if row.seconds is None else f"{number(row.seconds)}{spread}",
+        "rate": "-" if row.images_per_s is None else number(row.images_per_s),
+        "memory": "-" if row.peak_gib is None else f"{row.peak_gib:.1f} of {row.memory_gib:g}",
+        "bound": row.bound or "",
+        "note": row.why or cost,
+    }

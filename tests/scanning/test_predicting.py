@@ -1,0 +1,100 @@
+"""One run, priced for many devices and modes: the scan's own figures, and no time for what does not fit."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+import diffprof
+from diffprof.gpu.specs import load_spec
+from diffprof.model.errors import UsageError
+from diffprof.model.prediction import Prediction
+from diffprof.scanning.predicting import predict
+from diffprof.scanning.scan import predicting, scan_target
+from diffprof.targets import Options
+from diffprof.views.predictions import render_predictions
+
+
+@pytest.fixture(scope="module")
+def rows() -> tuple[Prediction, ...]:
+    return predict(
+        "tiny-sdxl",
+        devices=("a100-80gb", "sim:h100"),
+        modes=("eager", "compiled", "fp8"),
+        steps=30,
+        price=2.0,
+    )
+
+
+def of(rows: tuple[Prediction, ...], device: str, mode: str) -> Prediction:
+    return next(row for row in rows if (row.device, row.mode) == (device, mode))
+
+
+def test_a_row_for_every_device_and_mode_in_order(rows: tuple[Prediction, ...]) -> None:
+    assert [(row.device, row.mode) for row in rows] == [
+        (device, mode) for device in ("a100-80gb", "h100") for mode in ("eager", "compiled", "fp8")
+    ]
+
+
+def test_it_is_what_the_scan_says() -> None:
+    (row,) = predict("tiny-sdxl", steps=3)
+    timing = scan_target("tiny-sdxl", device="sim:a100-80gb", options=Options(steps=3)).recording.timing
+    assert timing is not None
+    assert row.seconds == pytest.approx(timing.median, rel=1e-3)
+
+
+def test_steps_and_images_add_up(rows: tuple[Prediction, ...]) -> None:
+    eager = of(rows, "h100", "eager")
+    (fewer,) = predict("tiny-sdxl", devices=("h100",), steps=20)
+    assert eager.seconds is not None
+    assert fewer.seconds is not None
+    assert eager.per_step_ms == pytest.approx((eager.seconds - fewer.seconds) * 100, rel=1e-6)
+    assert eager.seconds_per_image == eager.seconds
+    assert eager.per_thousand == pytest.approx(1000 * eager.seconds / 3600 * 2.0)
+    assert eager.range is not None
+    assert eager.range[0] < eager.seconds < eager.range[1]
+
+
+def test_a_device_without_units_for_a_type_has_no_time_and_says_why(rows: tuple[Prediction, ...]) -> None:
+    row = of(rows, "a100-80gb", "fp8")
+    assert (row.seconds, row.fits) == (None, None)
+    assert "no units for fp8" in row.why
+    assert of(rows, "h100", "fp8").seconds is not None
+
+
+def test_what_does_not_fit_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = dataclasses.replace(load_spec("t4"), capacity_gib=0.001)
+    monkeypatch.setattr(predicting, "load_spec", lambda name: small)
+    (row,) = predict("tiny-sdxl", devices=("t4",), steps=3)
+    assert row.fits is False
+    assert row.seconds is None
+    assert row.why.startswith("does not fit: ")
+
+
+def test_two_images_cost_more_than_one_and_less_than_two_calls() -> None:
+    one, two = predict("tiny-sdxl", batches=(1, 2), steps=3)
+    assert one.seconds is not None
+    assert two.seconds is not None
+    assert one.seconds <= two.seconds < 2 * one.seconds
+    assert two.images_per_s == pytest.approx(2 / two.seconds)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"), [({"modes": ("fast",)}, "eager"), ({"devices": ("h1000",)}, "h100")]
+)
+def test_what_is_not_there_is_refused_with_what_is(wrong: dict, hint: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        predict("tiny-sdxl", **wrong)
+    assert hint in str(refused.value.hint)
+
+
+def test_every_form_has_every_row(rows: tuple[Prediction, ...]) -> None:
+    for form in ("text", "markdown", "json"):
+        shown = render_predictions(rows, form, width=100)
+        assert shown.count("h100") >= 3
+        assert "simulated" in shown.lower()
+
+
+def test_it_is_a_function_of_the_package() -> None:
+    assert diffprof.predict is predict
