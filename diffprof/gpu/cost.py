@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch.utils import flop_counter
 
@@ -73,6 +73,8 @@ class CostModel:
     signature."""
 
     def __init__(self, spec: GpuSpec, mode: Mode | None = None, host: HostSheet | None = None) -> None:
+        self._shared: dict[tuple[Any, ...], tuple[Kernel, ...]] = {}
+        """Of this model and those made of it by `in_mode`, by all that the costs depend on."""
         self.spec = spec
         self.mode = mode if mode is not None else current_mode()
         self.host = host if host is not None else chosen_host()
@@ -94,12 +96,34 @@ class CostModel:
         key = (signature.id, compiled, quantized, pinned)
         found = self._seen.get(key)
         if found is None:
-            if signature.direction in ("h2d", "d2h"):
-                found = (self._transfer(signature, pinned),)
-            else:
-                found = tuple(self._kernels(signature, compiled, quantized))
+            shared = (*key, *self._asked_of_mode(signature, compiled, quantized))
+            found = self._shared.get(shared)
+            if found is None:
+                if signature.direction in ("h2d", "d2h"):
+                    found = (self._transfer(signature, pinned),)
+                else:
+                    found = tuple(self._kernels(signature, compiled, quantized))
+                self._shared[shared] = found
             self._seen[key] = found
         return found
+
+    def in_mode(self, mode: Mode) -> CostModel:
+        """The same GPU and host with operations run another way; what is known already is known to both."""
+        if mode == self.mode:
+            return self
+        other = CostModel(self.spec, mode, self.host)
+        other._shared = self._shared
+        return other
+
+    def _asked_of_mode(self, signature: OpSignature, compiled: bool, quantized: bool) -> Iterable[Any]:
+        """What the costs of an operation take from the mode."""
+        mode, family = self.mode, family_of(base_name(signature))
+        yield compiled and mode.graphs
+        yield mode.scheme if quantized else None
+        if family in ("gemm", "conv"):
+            yield from (mode.matmul_tf32, mode.conv_tf32)
+        if family == "attention":
+            yield from (mode.attention, mode.cudnn_first)
 
     def workspace(self, signature: OpSignature) -> int:
         """Bytes that an op holds while it runs, beside its inputs; its result is counted with them."""

@@ -8,7 +8,7 @@ attention between them; what one makes and the next one reads stays in registers
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from .cost import CostModel, Kernel, is_grouped
@@ -100,12 +100,13 @@ def _dtype(meta: TensorMeta) -> str:
 
 def chains(
     ops: Iterable[tuple[OpSignature, int]],
+    fusible: Callable[[OpSignature], bool] = is_fusible,
 ) -> Iterator[tuple[list[OpSignature], int]]:
     """Neighbouring fusible ops together, any other op alone; each with the place of its last one."""
     run: list[OpSignature] = []
     place = 0
     for op, where in ops:
-        if is_fusible(op):
+        if fusible(op):
             run.append(op)
             place = where
             continue

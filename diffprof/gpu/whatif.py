@@ -7,23 +7,37 @@ what comes of it, by what built the call's own, so that host and device overlap 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from itertools import pairwise
-from typing import Any, NamedTuple
+from itertools import accumulate
+from typing import Any
+
+import torch
 
 from diffprof.gpu.altered import Altered, half_type, is_cast
+from diffprof.gpu.assembly import (
+    Assembly,
+    Call,
+    Launched,
+    Queue,
+    Relaid,
+    Stretch,
+    Wait,
+    alike,
+    compiled_root,
+    stretches,
+)
 from diffprof.gpu.cost import CostModel, Kernel
 from diffprof.gpu.families import base_name, family_of
+from diffprof.gpu.lanes import Lanes
 from diffprof.gpu.mode import Mode
 from diffprof.gpu.products import Product, product_of
 from diffprof.gpu.quantized import SCHEMES
 from diffprof.gpu.signatures import OpSignature
-from diffprof.gpu.timeline_builder import Call, Launched, Relaid, Wait, alike, assembled, compiled_root
-from diffprof.judge.timeline import with_steps
-from diffprof.model.recording import Change, Projection, Timeline
+from diffprof.model.recording import Change, Projection
 
 WORTH = 0.97
 """Share of its time under which a linear counts as faster in INT8; nearer ties are the model's error."""
@@ -68,26 +82,26 @@ class WhatIf:
         self.graphs = graphs
         self.rows = rows or {}
         self.altered = Altered(half_type(model.spec))
-        self._whole = call._replace(items=alike(call.items))
+        call = call._replace(items=alike(call.items))
+        self._own = stretches(call)
+        self._relaid = _in_their_places(call, self._own, relaid or ())
+        self._parts: dict[frozenset[Change], list[Stretch]] = {frozenset(): self._own}
+        self._queues: dict[tuple[str, ...], Queue] = {}
+        self._assemblies: dict[Mode, Assembly] = {}
+        self._lanes: dict[Assembly, Lanes] = {}
         self._models: dict[Mode, CostModel] = {}
         self._gaining: frozenset[Identity] | None = None
-        self._take(_shortened(self._whole))
-
-    def _take(self, short: _Short) -> None:
-        """Work on this part of the call."""
-        self._short = short
-        self._calls: dict[frozenset[Change], Call] = {frozenset(): short.call}
+        self._int8: dict[tuple[str | None, int, int, str], bool] = {}
 
     # --- asking ---------------------------------------------------------------------------------------
 
-    def timeline(self, *changes: Change) -> Timeline:
-        """The call with these changes made."""
-        model = self._model(self._mode(frozenset(changes)))
-        found = with_steps(assembled(self.call(*changes), model, self.rows), self._short.steps)
-        if found is None:  # steps that launch the same, and yet don't take the same time
-            self._take(_Short(self._whole, self._short.steps))
-            found = assembled(self.call(*changes), model, self.rows)
-        return found
+    def total_us(self, *changes: Change, waits: Collection[int] = (), reads: Collection[int] = ()) -> float:
+        """How long the call takes with these changes made, and without these waits; `reads` are gone with
+        all that they launch. Both are rows of Recording.syncs."""
+        assembly = self._assembly(self._mode(frozenset(changes)))
+        columns = assembly.columns(self.parts(*changes))
+        lanes = self._lanes.setdefault(assembly, Lanes(assembly))
+        return lanes.total_us(columns, frozenset(waits), frozenset(reads))
 
     def changes_anything(self, change: Change) -> bool:
         """Whether the call has something that the change is about."""
@@ -97,18 +111,19 @@ class WhatIf:
             return bool(self.roots) and self.model.mode.quantizes is None and bool(self.gaining())
         if change is Change.TF32:
             return not self.model.mode.matmul_tf32 and "tf32" in self.model.spec.peak and self._has_float32()
-        return self.call(change) is not self._short.call
+        return any(new is not old for new, old in zip(self.parts(change), self._own, strict=True))
 
-    def call(self, *changes: Change) -> Call:
+    def parts(self, *changes: Change) -> list[Stretch]:
         """The operations with these changes made."""
         made = frozenset(change for change in changes if change in _REWRITES)
         if Change.QKV in made:
             made |= {Change.SDPA}  # diffusers puts processors in the place that use it
-        found = self._calls.get(made)
+        found = self._parts.get(made)
         if found is None:
             last = [change for change in _REWRITES if change in made][-1]
-            before = self.call(*(made - {last}))
-            found = self._calls[made] = _REWRITES[last](self, before)
+            before = self.parts(*(made - {last}))
+            after = {part: _REWRITES[last](self, part) for part in dict.fromkeys(before)}
+            found = self._parts[made] = [after[part] for part in before]
         return found
 
     # --- how the operations are run -------------------------------------------------------------------
@@ -125,23 +140,39 @@ class WhatIf:
 
     def _model(self, mode: Mode) -> CostModel:
         if mode not in self._models:
-            self._models[mode] = CostModel(self.model.spec, mode, self.model.host)
+            self._models[mode] = self.model.in_mode(mode)
         return self._models[mode]
 
+    def _assembly(self, mode: Mode) -> Assembly:
+        found = self._assemblies.get(mode)
+        if found is None:
+            queue = self._queues.get(mode.compiled)
+            if queue is None:
+                queue = self._queues[mode.compiled] = Queue(mode.compiled, self.model.host, self.rows)
+            found = self._assemblies[mode] = Assembly(self._model(mode), queue)
+        return found
+
     def _has_float32(self) -> bool:
+        ops = {op for part in dict.fromkeys(self._own) for op in part.items if isinstance(op, OpSignature)}
         return any(
-            family_of(base_name(op)) == "gemm" and str(op.inputs[0].dtype) == "torch.float32"
-            for op, _ in _launched(self._short.call)
+            family_of(base_name(op)) == "gemm" and op.inputs[0].dtype == torch.float32
+            for op in ops
             if op.inputs
         )
 
     # --- INT8 -----------------------------------------------------------------------------------------
 
     def _chosen(self, module: str | None, depth: int, columns: int, kind: str) -> bool:
-        root = compiled_root(module, self.roots)
-        if module is None or root is None:
-            return False
-        return (root, kind, pattern_of(_within(module, root)), depth, columns) in self.gaining()
+        key = (module, depth, columns, kind)
+        found = self._int8.get(key)
+        if found is None:
+            root = compiled_root(module, self.roots)
+            found = self._int8[key] = (
+                module is not None
+                and root is not None
+                and (root, kind, pattern_of(_within(module, root)), depth, columns) in self.gaining()
+            )
+        return found
 
     def gaining(self) -> frozenset[Identity]:
         """Layers that INT8 makes faster in a compiled graph, all activations that they see together."""
@@ -158,21 +189,21 @@ class WhatIf:
         """The linears and 1x1 convolutions of what would be compiled, apart and fused, in half precision and
         in INT8."""
         counts: Counter[tuple[OpSignature, str]] = Counter()
-        half = self.call(Change.HALF)
-        for call in (half, self.call(Change.HALF, Change.QKV)):
-            weights = self._short.weights(call)
-            counts |= Counter(
-                {
-                    (item, module): times
-                    for (item, module), times in _counted(call, weights).items()
-                    if isinstance(item, OpSignature) and module is not None
-                }
-            )
+        products: dict[OpSignature, Product | None] = {}
+        for parts in (self.parts(Change.HALF), self.parts(Change.HALF, Change.QKV)):
+            for part, times in Counter(parts).items():
+                for item, module in _items(part):
+                    if module is None or isinstance(item, Wait):
+                        continue
+                    if item not in products:
+                        products[item] = product_of(item)
+                    if products[item] is not None:
+                        counts[item, module] += times
         graph = self._model(self._mode(frozenset({Change.COMPILED})))
         rows: dict[tuple[str, str, Product], list[float]] = {}
         for (op, module), times in counts.items():
             root = compiled_root(module, self.roots)
-            product = product_of(op) if root is not None and "lora_" not in module else None
+            product = products[op] if "lora_" not in module else None
             if root is None or product is None:
                 continue
             now, int8 = self._product_us(op, product, graph)
@@ -205,44 +236,38 @@ class WhatIf:
 
     # --- rewriting the operations ---------------------------------------------------------------------
 
-    def _in_channels_last(self, call: Call) -> Call:
-        if not self.relaid:
-            return call
-        out: list[list[Launched]] = [[each] for each in _items(call)]
-        for first, last, items in self._short.places(self.relaid):
-            out[first:last] = [list(items), *[[]] * (last - first - 1)]
-        return _rewritten(call, out)
+    def _in_channels_last(self, part: Stretch) -> Stretch:
+        return _rewritten(part, self._relaid.get(part, {}))
 
-    def _in_half(self, call: Call) -> Call:
-        out: list[list[Launched]] = []
-        changed = False
-        for item, module in _items(call):
+    def _in_half(self, part: Stretch) -> Stretch:
+        out: dict[int, Sequence[Launched]] = {}
+        in_half = self.altered.in_half
+        for place, (item, module) in enumerate(_items(part)):
             if isinstance(item, Wait):
-                out.append([(item, module)])
                 continue
-            half = self.altered.in_half(item)
-            changed = changed or half is not item
-            gone = half is not item and is_cast(item) and not is_cast(half) and item.direction is None
-            out.append([] if gone else [(half, module)])
-        return _rewritten(call, out) if changed else call
+            half = in_half(item)
+            if half is not item:
+                gone = is_cast(item) and not is_cast(half) and item.direction is None
+                out[place] = () if gone else ((half, module),)
+        return _rewritten(part, out)
 
-    def _attention_fused(self, call: Call) -> Call:
+    def _attention_fused(self, part: Stretch) -> Stretch:
         """Scores, softmax and product of one module become one operation, and the copies go that lay out
         query, key and value for them, and the one that puts the heads together again: the fused kernel
         writes them beside each other."""
-        out: list[list[Launched]] = [[each] for each in _items(call)]
+        out: dict[int, Sequence[Launched]] = {}
         pending: dict[str, list[int]] = defaultdict(list)
         scores: dict[str, tuple[int, OpSignature]] = {}
         softmaxes: set[int] = set()
         results: dict[str, int] = {}
         changed = False
-        for place, (item, module) in enumerate(_items(call)):
+        for place, (item, module) in enumerate(_items(part)):
             if module is None or isinstance(item, Wait) or compiled_root(module, self.roots) is None:
                 continue
             base = base_name(item)
             waiting = pending[module]
             if results.pop(module, None) == item.outputs[0].numel and family_of(base) == "copy":
-                out[place] = []
+                out[place] = ()
             elif base in ("baddbmm", "bmm") and module not in scores:
                 scores[module] = place, item
             elif base == "bmm":
@@ -250,9 +275,9 @@ class WhatIf:
                 if softmaxes.intersection(waiting):
                     changed = True
                     results[module] = item.outputs[0].numel
-                    out[place] = [(self.altered.attention(product, item), module)]
+                    out[place] = ((self.altered.attention(product, item), module),)
                     for each in (first, *waiting):
-                        out[each] = []
+                        out[each] = ()
                 pending[module] = []
             elif base.endswith("softmax") or family_of(base) == "copy":
                 waiting.append(place)
@@ -260,33 +285,33 @@ class WhatIf:
                     softmaxes.add(place)
             elif module not in scores:
                 waiting.clear()
-        return _rewritten(call, out) if changed else call
+        return _rewritten(part, out) if changed else part
 
-    def _projections_fused(self, call: Call) -> Call:
+    def _projections_fused(self, part: Stretch) -> Stretch:
         """The three read the same tensor in self-attention; key and value alone in cross-attention."""
-        out: list[list[Launched]] = [[each] for each in _items(call)]
+        out: dict[int, Sequence[Launched]] = {}
         groups: dict[tuple[str, int, int], dict[str, int]] = defaultdict(dict)
         changed = False
-        for place, (item, module) in enumerate(_items(call)):
+        for place, (item, module) in enumerate(_items(part)):
             parent, _, leaf = (module or "").rpartition(".")
             kind = next((n for n, names in enumerate(PROJECTIONS) if leaf in names), None)
             if kind is None or parent not in self.fusable or not isinstance(item, OpSignature):
                 continue
             if item.name != "aten::linear":
                 continue
-            part = PROJECTIONS[kind][leaf]
+            letter = PROJECTIONS[kind][leaf]
             group = groups[parent, kind, id(item.inputs[0])]
-            group[part] = place
-            if part == "v" and "k" in group:
+            group[letter] = place
+            if letter == "v" and "k" in group:
                 places = sorted(group.values())
                 group.clear()
                 name = FUSED[kind][0 if len(places) == 3 else 1]
-                fused = self._together([call.items[each] for each in places])
+                fused = self._together([part.items[each] for each in places])
                 for each in places:
-                    out[each] = []
-                out[places[0]] = [(fused, f"{parent}.{name}")]
+                    out[each] = ()
+                out[places[0]] = ((fused, f"{parent}.{name}"),)
                 changed = True
-        return _rewritten(call, out) if changed else call
+        return _rewritten(part, out) if changed else part
 
     def _together(self, apart: Sequence[Any]) -> OpSignature:
         x, weight = apart[0].inputs[:2]
@@ -295,7 +320,7 @@ class WhatIf:
         return self.altered.linear(x.numel // depth, wide, depth, x.dtype)
 
 
-_REWRITES: Mapping[Change, Callable[[WhatIf, Call], Call]] = {
+_REWRITES: Mapping[Change, Callable[[WhatIf, Stretch], Stretch]] = {
     Change.CHANNELS_LAST: WhatIf._in_channels_last,
     Change.HALF: WhatIf._in_half,
     Change.SDPA: WhatIf._attention_fused,
@@ -306,113 +331,45 @@ _REWRITES: Mapping[Change, Callable[[WhatIf, Call], Call]] = {
 
 # --- stretches of a call -----------------------------------------------------------------------------------
 
-
-class _Short(NamedTuple):
-    """A call with neighbouring steps that are alike left out but for two; steps: how many it had.
-
-    cut: items [first, last) of the original that are left out, after the second of those that are alike.
-    """
-
-    call: Call
-    steps: int
-    cut: tuple[int, int] = (0, 0)
-
-    def weights(self, call: Call) -> Callable[[int], int]:
-        """How often each item of a rewritten call stands in the whole."""
-        if self.cut[0] == self.cut[1]:
-            return lambda place: 1
-        step = _step_spans(call)
-        first, last = step[self._repeated()]
-        times = 1 + self.steps - len(step)
-        return lambda place: times if first <= place < last else 1
-
-    def _repeated(self) -> int:
-        """Number of the step that stands for those that were left out."""
-        return next(step for step, (_, last) in _step_spans(self.call).items() if last == self.cut[0])
-
-    def places(self, relaid: Iterable[Relaid]) -> Iterator[Relaid]:
-        """The same by the items that are left."""
-        first, last = self.cut
-        for each in relaid:
-            if each.last <= first:
-                yield each
-            elif each.first >= last:
-                shift = last - first
-                yield Relaid(each.first - shift, each.last - shift, each.items)
+Replaced = Mapping[int, Sequence[Launched]]
+"""Place in a stretch -> what is launched there instead."""
 
 
-def _shortened(call: Call) -> _Short:
-    spans = _step_spans(call)
-    steps = len(spans)
-    numbers = list(spans)
-    at = [spans[n] for n in numbers]
-    content = [(call.items[a:b], call.modules[a:b]) for a, b in at]
-    same = [one == other and a[1] == b[0] for (one, a), (other, b) in pairwise(zip(content, at, strict=True))]
-    end = len(same)
-    while end and not same[end - 1]:
-        end -= 1
-    begin = end
-    while begin and same[begin - 1]:
-        begin -= 1
-    if end - begin < 2:
-        return _Short(call, steps)
-    cut = (at[begin + 1][1], at[end][1])
-    gone = set(numbers[begin + 2 : end + 1])
-    shift, fewer = cut[1] - cut[0], len(gone)
-    phases = [
-        phase if phase[0] < cut[0] else (phase[0] - shift, phase[1], phase[2] and phase[2] - fewer, phase[3])
-        for phase in call.phases
-        if phase[2] not in gone and not cut[0] <= phase[0] < cut[1]
-    ]
-    left = Call(
-        [*call.items[: cut[0]], *call.items[cut[1] :]],
-        [*call.modules[: cut[0]], *call.modules[cut[1] :]],
-        phases,
-    )
-    return _Short(left, steps, cut)
+def _items(stretch: Stretch) -> Iterator[Launched]:
+    return zip(stretch.items, stretch.modules, strict=True)
 
 
-def _step_spans(call: Call) -> dict[int, tuple[int, int]]:
-    """Step -> its items [first, last), for steps in which a part of the pipeline ran. The last one ends where
-    another phase begins."""
-    firsts: dict[int, int] = {}
-    lasts: dict[int, int] = {}
-    worked: set[int] = set()
-    for (first, _, step, part), (last, *_) in pairwise([*call.phases, (len(call.items), "", None, None)]):
-        if step is None:
-            continue
-        firsts.setdefault(step, first)
-        lasts[step] = last
-        if part is not None:
-            worked.add(step)
-    return {step: (firsts[step], lasts[step]) for step in sorted(worked)}
+def _rewritten(stretch: Stretch, out: Replaced) -> Stretch:
+    """The stretch with other items in these places; itself where there is none."""
+    if not out:
+        return stretch
+    items: list[OpSignature | Wait] = []
+    modules: list[str | None] = []
+    at = 0
+    for place in sorted(out):
+        items.extend(stretch.items[at:place])
+        modules.extend(stretch.modules[at:place])
+        for item, module in out[place]:
+            items.append(item)
+            modules.append(module)
+        at = place + 1
+    return Stretch((*items, *stretch.items[at:]), (*modules, *stretch.modules[at:]))
 
 
-def _items(call: Call) -> Iterator[Launched]:
-    return zip(call.items, call.modules, strict=True)
-
-
-def _launched(call: Call) -> Iterator[tuple[OpSignature, str | None]]:
-    for item, module in _items(call):
-        if isinstance(item, OpSignature):
-            yield item, module
-
-
-def _counted(call: Call, weight: Callable[[int], int]) -> Counter[Launched]:
-    found: Counter[Launched] = Counter()
-    for place, launched in enumerate(_items(call)):
-        found[launched] += weight(place)
+def _in_their_places(
+    call: Call, parts: Sequence[Stretch], relaid: Iterable[Relaid]
+) -> dict[Stretch, dict[int, Sequence[Launched]]]:
+    """What calls of modules launch in channels_last, by the place in their stretch. A call that goes on over
+    the end of a phase is left as it is."""
+    found: dict[Stretch, dict[int, Sequence[Launched]]] = defaultdict(dict)
+    begins = [0, *accumulate(len(part.items) for part in parts)]
+    for each in relaid:
+        n = bisect_right(begins, each.first) - 1
+        if n < len(parts) and each.last <= begins[n + 1]:
+            first, last = each.first - begins[n], each.last - begins[n]
+            found[parts[n]].update(dict.fromkeys(range(first, last), ()))
+            found[parts[n]][first] = each.items
     return found
-
-
-def _rewritten(call: Call, out: Sequence[Sequence[Launched]]) -> Call:
-    """The call with other items in the place of each; phases begin where they began."""
-    starts = [0]
-    for each in out:
-        starts.append(starts[-1] + len(each))
-    flat = [launched for each in out for launched in each]
-    phases = [(starts[first], *rest) for first, *rest in call.phases]
-    return Call([item for item, _ in flat], [module for _, module in flat], phases)  # type: ignore[arg-type]
 
 
 def _within(module: str, root: str) -> str:

@@ -112,9 +112,9 @@ def left_out(evidence: Evidence, timeline: Timeline, syncs: Sequence[SyncRow]) -
     only the wait goes. A copy stays and no longer waits. Kinds take the times that the finding names in
     `becomes_us`, or vanish.
     """
-    present = set(timeline.sync)
+    present = set(timeline.sync) if evidence.syncs else set()
     waits = frozenset(row for row in evidence.syncs if row in present)
-    reads = [row for row in waits if row < len(syncs) and _is_read(syncs[row])]
+    reads = [row for row in waits if row < len(syncs) and is_read(syncs[row])]
     events = {event for event in evidence.events if event < len(timeline.host_us)}
     if timeline.grade is Grade.SIMULATED:
         events.update(events_of_syncs(timeline, reads))
@@ -127,7 +127,8 @@ def left_out(evidence: Evidence, timeline: Timeline, syncs: Sequence[SyncRow]) -
     )
 
 
-def _is_read(row: SyncRow) -> bool:
+def is_read(row: SyncRow) -> bool:
+    """Whether a wait exists for a value alone."""
     return row.kind in READS
 
 

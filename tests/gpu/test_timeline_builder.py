@@ -5,19 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 
+from diffprof.gpu.assembly import COMPILED_LAUNCH_US, GRAPH_CALL_US, GUARD_SHARE, modules_entered
 from diffprof.gpu.cost import CostModel
 from diffprof.gpu.fusion import chains, fuse
 from diffprof.gpu.mode import Mode
 from diffprof.gpu.specs import load_spec
 from diffprof.gpu.timeline_builder import (
-    COMPILED_LAUNCH_US,
-    GRAPH_CALL_US,
-    GUARD_SHARE,
     ModuleStack,
     TimelineBuilder,
     gap_rows,
     kernel_rows,
-    modules_entered,
 )
 from diffprof.judge.timeline import replay
 from tests.devices.simulated.signatures import add, conv, linear, meta, op

@@ -9,11 +9,9 @@ from torch import nn
 
 from diffprof.analyzers.setup.compiling import denoiser_calls_per_step
 from diffprof.devices.simulated.relaid import NotRelaid
-from diffprof.gpu.timeline_builder import GUARD_SHARE, Relaid
+from diffprof.gpu.assembly import GUARD_SHARE, Relaid
 from diffprof.gpu.whatif import WhatIf
-from diffprof.judge.pricing import left_out
-from diffprof.judge.timeline import total_us
-from diffprof.model.finding import Evidence
+from diffprof.judge.pricing import is_read
 from diffprof.model.recording import (
     Alternative,
     Change,
@@ -82,14 +80,13 @@ def costed(
 
 
 def _alternative(whatif: WhatIf, made: frozenset[Change], syncs: Sequence[SyncRow]) -> Alternative:
-    timeline = whatif.timeline(*made)
-    ms = total_us(timeline) / 1e3
-    looped = Evidence(syncs=tuple(n for n, row in enumerate(syncs) if row.in_loop))
-    without = left_out(looped, timeline, syncs)
+    ms = whatif.total_us(*made) / 1e3
+    looped = [n for n, row in enumerate(syncs) if row.in_loop]
+    reads = [n for n in looped if is_read(syncs[n])]
     return Alternative(
         changes=tuple(change for change in Change if change in made),
         ms=ms,
-        without_waits_ms=total_us(timeline, without) / 1e3 if without else ms,
+        without_waits_ms=whatif.total_us(*made, waits=looped, reads=reads) / 1e3 if looped else ms,
     )
 
 

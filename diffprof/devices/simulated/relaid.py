@@ -14,9 +14,10 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from diffprof.gpu.assembly import Launched, Relaid, alike
 from diffprof.gpu.families import base_name, family_of
 from diffprof.gpu.signatures import OpSignature
-from diffprof.gpu.timeline_builder import Launched, ModuleStack, Relaid, alike
+from diffprof.gpu.timeline_builder import ModuleStack
 
 from .activation import observing
 from .observer import Blocking, Observer

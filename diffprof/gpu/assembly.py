@@ -1,0 +1,477 @@
+"""Assembles the timeline of a simulated call from the operations that it launched.
+
+Host order is kept. What a stretch of the call enqueues is found once, whatever it is costed with; what it
+launches is found once for each cost model. Steps that launch the same are one stretch.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from diffprof.model.recording import Grade, KernelKind, PhaseSpan, Timeline
+
+from .cost import CostModel, Kernel
+from .fusion import chains, fuse, is_fusible
+from .hosts import HostSheet
+from .products import Product, as_linear, product_of
+from .quantized import passes_left
+from .signatures import OpSignature
+
+GUARD_SHARE = 0.09
+"""Host time of one call of a compiled part, of what the same call takes eagerly: checking guards and
+collecting the parameters. Measured with torch 2.13 on one Zen 3 core: a UNet of SDXL's structure, 32
+channels wide, takes 76 ms of CPU time a forward, and 7.0 ms compiled with a backend that does nothing."""
+
+GRAPH_CALL_US = 50.0
+"""Host time to replay a CUDA graph: copying the inputs, one launch; about 2.5 us and 1 ns a kernel for the
+launch itself [developer.nvidia.com/blog/constant-time-launch-for-straight-line-cuda-graphs]."""
+
+COMPILED_LAUNCH_US = 8.0
+"""Host time of one kernel of a compiled part without CUDA graphs: Inductor's wrapper calls the launcher
+directly. Launch calls take 5 to 7 us in the A100 traces of facebookresearch/HolisticTraceAnalysis."""
+
+EXTRA_LAUNCH_US = 5.0
+"""Host time of each further kernel of one operation; same traces."""
+
+HOST_COPIES = ("h2d", "d2h")
+
+GRAPH_PENDING_LIMIT = 1 << 20
+"""A graph is one launch, however many kernels it has: its kernels don't fill the launch queue."""
+
+PENDING_LIMIT = 1024
+"""Launches that a stream holds."""
+
+
+@dataclass(frozen=True)
+class Wait:
+    """The host waits, so many times. key: what `assembled` finds the sync row by."""
+
+    key: Hashable
+    times: int
+
+
+Phase = tuple[int, str, int | None, str | None]
+"""First item, name, step and part of a phase."""
+
+
+Launched = tuple[OpSignature | Wait, str | None]
+"""An item of a call and the module that ran it."""
+
+
+class Relaid(NamedTuple):
+    """What a module's call launches with its convolutions in channels_last, in the place of items
+    first..last of the call as it ran."""
+
+    first: int
+    last: int
+    items: Sequence[Launched]
+
+
+class Call(NamedTuple):
+    """What one call launched, in host order: operations and waits, the module that ran each, and phases."""
+
+    items: Sequence[OpSignature | Wait]
+    modules: Sequence[str | None]
+    phases: Sequence[Phase]
+
+
+def alike(items: Iterable[OpSignature | Wait]) -> list[OpSignature | Wait]:
+    """One operation for all that differ only in where their data lies, such as `timesteps[i]`."""
+    by_id: dict[int, OpSignature] = {}
+    by_look: dict[tuple[Any, ...], OpSignature] = {}
+
+    def of(op: OpSignature) -> OpSignature:
+        found = by_id.get(op.id)
+        if found is None:
+            look = (
+                *(op.name, op.direction, op.nbytes, repr(op.scalars)),
+                *((m.shape, m.stride, m.dtype, m.device, m.bits) for m in (*op.inputs, *op.outputs)),
+                len(op.inputs),
+            )
+            found = by_id[op.id] = by_look.setdefault(look, op)
+        return found
+
+    return [of(item) if isinstance(item, OpSignature) else item for item in items]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stretch:
+    """Items of a call from one phase to the next, and the module that ran each."""
+
+    items: tuple[OpSignature | Wait, ...]
+    modules: tuple[str | None, ...]
+
+
+def stretches(call: Call) -> list[Stretch]:
+    """The call in parts, in order. Parts that launch the same are one object, if the items are `alike`."""
+    known: dict[tuple[Any, ...], Stretch] = {}
+    cuts = sorted({0, *(first for first, *_ in call.phases), len(call.items)})
+    parts = [(tuple(call.items[a:b]), tuple(call.modules[a:b])) for a, b in itertools.pairwise(cuts)]
+    return [known.setdefault(part, Stretch(*part)) for part in parts]
+
+
+def assembled(call: Call, model: CostModel, rows: Mapping[Hashable, int] | None = None) -> Timeline:
+    """The timeline of a call; rows: key of a wait -> index into Recording.syncs (-2 where there is none)."""
+    call = call._replace(items=alike(call.items))
+    queue = Queue(model.mode.compiled, model.host, rows or {})
+    return Assembly(model, queue).timeline(call)
+
+
+# --- what the host enqueues --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Unit:
+    """What is launched as one: an eager operation, or operations that the compiler makes one kernel of.
+
+    ops: none for a wait alone. product: of a compiled layer that could be quantized.
+    """
+
+    ops: tuple[OpSignature, ...]
+    compiled: bool = False
+    pinned: bool = False
+    product: Product | None = None
+
+
+class Enqueued(NamedTuple):
+    """Units of a stretch in host order, with the module of each, the host time before its first launch, and
+    the row of the wait that follows it (-1: none). entries: units that begin a compiled part. last: module
+    in which the host is at the end."""
+
+    units: list[Unit]
+    paths: list[str | None]
+    host: list[float]
+    sync: list[int]
+    entries: set[int]
+    last: str | None
+
+
+class Queue:
+    """What the host enqueues for stretches of a call.
+
+    compiled: parts that run compiled. rows: key of a wait -> index into Recording.syncs.
+    """
+
+    def __init__(self, compiled: tuple[str, ...], host: HostSheet, rows: Mapping[Hashable, int]) -> None:
+        self.compiled = compiled
+        self.host = host
+        self.rows = rows
+        self._known: dict[tuple[Stretch, str | None], Enqueued] = {}
+        self._units: dict[tuple[Any, ...], Unit] = {}
+        self._entered: dict[tuple[str | None, str | None], float] = {}
+        self._fusible: dict[OpSignature, bool] = {}
+
+    def of(self, stretch: Stretch, above: str | None) -> Enqueued:
+        """above: the module in which the host was before."""
+        found = self._known.get((stretch, above))
+        if found is None:
+            found = self._known[stretch, above] = self._enqueued(stretch, above)
+        return found
+
+    def _enqueued(self, stretch: Stretch, above: str | None) -> Enqueued:
+        items, modules = stretch.items, stretch.modules
+        found = Enqueued([], [], [], [], set(), modules[-1] if modules else above)
+        host = self._host_us(modules, above)
+        roots = {m: compiled_root(m, self.compiled) for m in set(modules)} if self.compiled else {}
+        at, end = 0, len(items)
+        while at < end:
+            root = roots.get(modules[at])
+            until = at
+            while until < end and roots.get(modules[until]) == root:
+                if root is not None and isinstance(items[until], Wait):
+                    break
+                until += 1
+            if root is None or until == at:
+                until = max(until, at + 1)
+                self._eager(found, items[at:until], modules[at:until], host[at:until])
+            else:
+                self._graph(found, items[at:until], modules[at:until], host[at:until])  # type: ignore[arg-type]
+            at = until
+        return found
+
+    def _host_us(self, modules: Sequence[str | None], above: str | None) -> list[float]:
+        """Host time of each eager op: its own, and that of the module calls that lead to it."""
+        entered = self._entered
+        found = []
+        for pair in zip((above, *modules), modules, strict=False):
+            us = entered.get(pair)
+            if us is None:
+                us = self.host.op_us + modules_entered(*pair) * self.host.module_us
+                entered[pair] = us
+            found.append(us)
+        return found
+
+    def _eager(
+        self,
+        found: Enqueued,
+        items: Sequence[OpSignature | Wait],
+        modules: Sequence[str | None],
+        host: Sequence[float],
+    ) -> None:
+        """A wait right after a copy is the copy's; the host is no longer busy with it."""
+        units, sync = found.units, found.sync
+        own = self._units
+        for item, path, spent in zip(items, modules, host, strict=True):
+            if isinstance(item, Wait):
+                row, times = self.rows.get(item.key, -2), item.times
+                if units and sync[-1] == -1 and units[-1].pinned:
+                    units[-1] = self._unit(units[-1].ops)
+                    spent = found.host[-1]
+                    sync[-1], times = row, times - 1
+                for _ in range(times):
+                    _add(found, self._unit(()), path, spent, row)
+                continue
+            unit = own.get((item,))
+            if unit is None:
+                # A copy that the host does not wait for is one from or to page-locked memory.
+                pinned = item.direction in HOST_COPIES
+                unit = own[item,] = Unit((item,), pinned=pinned)
+            units.append(unit)
+            found.paths.append(path)
+            found.host.append(spent)
+            sync.append(-1)
+
+    def _graph(
+        self,
+        found: Enqueued,
+        ops: Sequence[OpSignature],
+        modules: Sequence[str | None],
+        host: Sequence[float],
+    ) -> None:
+        """One call of a compiled part, or what is left of it up to a wait."""
+        entry = GUARD_SHARE * sum(host)
+        found.entries.add(len(found.units))
+        for chain, place in chains(zip(ops, itertools.count(), strict=False), self.is_fusible):
+            key = (True, *chain)
+            unit = self._units.get(key)
+            if unit is None:
+                product = product_of(chain[0]) if len(chain) == 1 else None
+                unit = self._units[key] = Unit(tuple(chain), compiled=True, product=product)
+            _add(found, unit, modules[place], entry, -1)
+            entry = 0.0
+
+    def is_fusible(self, op: OpSignature) -> bool:
+        known = self._fusible.get(op)
+        if known is None:
+            known = self._fusible[op] = is_fusible(op)
+        return known
+
+    def _unit(self, ops: tuple[OpSignature, ...]) -> Unit:
+        """One that is followed by a wait."""
+        return self._units.setdefault((False, *ops), Unit(ops))
+
+
+def _add(found: Enqueued, unit: Unit, path: str | None, host: float, sync: int) -> None:
+    found.units.append(unit)
+    found.paths.append(path)
+    found.host.append(host)
+    found.sync.append(sync)
+
+
+# --- what is launched --------------------------------------------------------------------------------------
+
+
+class Columns(NamedTuple):
+    """Events of a stretch, as in a Timeline."""
+
+    kind: list[int]
+    module: list[int]
+    host: list[float]
+    device: list[float]
+    sync: list[int]
+
+    def append(self, more: Columns) -> None:
+        self.kind.extend(more.kind)
+        self.module.extend(more.module)
+        self.host.extend(more.host)
+        self.device.extend(more.device)
+        self.sync.extend(more.sync)
+
+
+class Assembly:
+    """What stretches of a call launch, costed by one model."""
+
+    def __init__(self, model: CostModel, queue: Queue) -> None:
+        self.model = model
+        self.queue = queue
+        self._known: dict[tuple[Stretch, str | None], Columns] = {}
+        self._numbers: dict[Kernel, int] = {}
+        """Calls that differ only in where their data lies (`timesteps[i]`) are one kind."""
+        self._names: dict[str | None, int] = {None: -1}
+        self._costs: dict[Unit, tuple[tuple[int, ...], tuple[float, ...]]] = {}
+        self._swapped: dict[OpSignature, OpSignature] = {}
+        """1x1 convolutions as linears."""
+
+    def columns(self, parts: Iterable[Stretch]) -> Iterator[Columns]:
+        """Of each part of a call, in order."""
+        above: str | None = None
+        for part in parts:
+            found = self._known.get((part, above))
+            queued = self.queue.of(part, above)
+            if found is None:
+                found = self._known[part, above] = self._launched(queued)
+            above = queued.last
+            yield found
+
+    @property
+    def pending_limit(self) -> int:
+        mode = self.model.mode
+        return GRAPH_PENDING_LIMIT if mode.compiled and mode.graphs else PENDING_LIMIT
+
+    def timeline(self, call: Call) -> Timeline:
+        """The whole of a call."""
+        parts = stretches(call)
+        whole = Columns([], [], [], [], [])
+        starts = {0: 0}
+        at = 0
+        for part, columns in zip(parts, self.columns(parts), strict=True):
+            whole.append(columns)
+            at += len(part.items)
+            starts[at] = len(whole.kind)
+        model, compiled = self.model, self.model.mode.compiled
+        return Timeline(
+            grade=Grade.SIMULATED,
+            mode=model.mode.name,
+            kinds=tuple(map(_kind, self._numbers)),
+            modules=tuple(str(name) for name in list(self._names)[1:]),
+            phases=_spans(call, starts),
+            kind=tuple(whole.kind),
+            module=tuple(whole.module),
+            host_us=tuple(whole.host),
+            device_us=tuple(whole.device),
+            stream=(0,) * len(whole.kind),
+            sync=tuple(whole.sync),
+            launch_latency_us=model.spec.launch_latency_us,
+            sync_latency_us=model.spec.sync_latency_us,
+            pending_limit=self.pending_limit,
+            eager_kernels=self._eager_kernels(call.items) if compiled else None,
+        )
+
+    def _eager_kernels(self, items: Sequence[OpSignature | Wait]) -> int:
+        """Launches of the same call without the compiler."""
+        return sum(len(self.model.kernels(item)) for item in items if isinstance(item, OpSignature))
+
+    def _launched(self, queued: Enqueued) -> Columns:
+        mode = self.model.mode
+        found = Columns([], [], [], [], [])
+        names = self._names
+        for each in dict.fromkeys(queued.paths):
+            names.setdefault(each, len(names) - 1)
+        module = [names[path] for path in queued.paths]
+        before: Unit | None = None
+        rows = zip(queued.units, queued.paths, module, queued.host, queued.sync, strict=True)
+        for n, (unit, path, number, host, sync) in enumerate(rows):
+            if mode.quantizes is not None and unit.product is not None:
+                before = None if n in queued.entries else before
+                kinds, times = self._numbered(self._quantized(unit, unit.product, path, before))
+            else:
+                known = self._costs.get(unit)
+                kinds, times = self._of(unit) if known is None else known
+            before = unit
+            extra = EXTRA_LAUNCH_US
+            if unit.compiled:
+                extra = 0.0 if mode.graphs else COMPILED_LAUNCH_US
+                host += extra + (GRAPH_CALL_US if mode.graphs and n in queued.entries else 0.0)
+            found.kind.extend(kinds)
+            found.device.extend(times)
+            found.module.append(number)
+            found.host.append(host)
+            if len(times) > 1:
+                more = len(times) - 1
+                found.module.extend((number,) * more)
+                found.host.extend((extra,) * more)
+                found.sync.extend((-1,) * more)
+            found.sync.append(sync)
+        return found
+
+    def _of(self, unit: Unit) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        """Numbers of the kinds, and times, of what a unit launches."""
+        if not unit.ops:
+            found: tuple[tuple[int, ...], tuple[float, ...]] = ((-1,), (0.0,))
+        elif unit.compiled and is_fusible(unit.ops[0]):
+            found = self._numbered([fuse(unit.ops, self.model)])
+        else:
+            kernels = self.model.kernels(unit.ops[0], compiled=unit.compiled, pinned=unit.pinned)
+            found = self._numbered(kernels)
+        self._costs[unit] = found
+        return found
+
+    def _numbered(self, kernels: Sequence[Kernel]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        numbers = self._numbers
+        kinds = tuple(numbers.setdefault(kernel, len(numbers)) for kernel in kernels)
+        return kinds, tuple(kernel.device_us for kernel in kernels)
+
+    def _quantized(
+        self, unit: Unit, product: Product, path: str | None, before: Unit | None
+    ) -> tuple[Kernel, ...]:
+        """Kernels of a compiled layer, quantized where the mode says so; a quantized 1x1 convolution runs as
+        a linear. Without the passes that the graph does elsewhere: `before` is what ran before it."""
+        op, mode = unit.ops[0], self.model.mode
+        assert mode.quantizes is not None
+        if not mode.quantizes(path, product.depth, product.columns, product.kind):
+            return self.model.kernels(op, compiled=True)
+        if product.kind != "linear":
+            op = self._swapped.get(op) or self._swapped.setdefault(op, as_linear(op))
+        last = before.ops[-1] if before is not None else None
+        generated = last is not None and self.queue.is_fusible(last)
+        if generated and last is not None:
+            generated = bool(last.outputs) and last.outputs[0].numel == op.inputs[0].numel
+        again = last is not None and not generated and last.inputs[:1] == op.inputs[:1]
+        *passes, main = self.model.kernels(op, compiled=True, quantized=True)
+        return (*passes[passes_left(mode.scheme, again=again, generated=generated)], main)
+
+
+def _spans(call: Call, starts: Mapping[int, int]) -> tuple[PhaseSpan, ...]:
+    """starts: item at which a stretch begins -> its first event."""
+    spans = []
+    marks = [*call.phases, (len(call.items), "", None, None)]
+    for (first, name, step, part), (last, *_) in itertools.pairwise(marks):
+        begin, end = starts[first], starts[last]
+        if end > begin:
+            spans.append(PhaseSpan(name=name, step=step, part=part, first=begin, last=end))
+    return tuple(spans)
+
+
+def compiled_root(path: str | None, compiled: tuple[str, ...]) -> str | None:
+    """The compiled part that a module belongs to."""
+    for root in compiled:
+        if path is not None and (path == root or path.startswith(root + ".")):
+            return root
+    return None
+
+
+@lru_cache(1 << 15)
+def modules_entered(before: str | None, path: str | None) -> int:
+    """How many modules were called to get from one module to another.
+
+    Containers that are only indexed (`blocks.3`) are not called: a name followed by a number counts once.
+    """
+    if path is None or path == before:
+        return 0
+    old, new = (before or "").split("."), path.split(".")
+    shared = 0
+    while shared < len(old) and shared < len(new) and old[shared] == new[shared]:
+        shared += 1
+    entered = new[shared:]
+    indexed = sum(1 for name, after in itertools.pairwise(entered) if after.isdecimal() and name)
+    return len(entered) - indexed
+
+
+def _kind(kernel: Kernel) -> KernelKind:
+    return KernelKind(
+        name=kernel.name,
+        op=kernel.name,
+        family=kernel.family,
+        shape=kernel.shape,
+        dtype=kernel.dtype,
+        flops=kernel.flops,
+        bytes=kernel.bytes,
+        device_us=kernel.device_us,
+        lower_bound_us=kernel.lower_bound_us,
+        bound=kernel.bound,
+        origin=str(kernel.origin),
+    )
