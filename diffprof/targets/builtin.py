@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -50,6 +51,7 @@ _FILES = {
     "Scheduler": "scheduler_config.json",
     "Processor": "preprocessor_config.json",
     "FeatureExtractor": "preprocessor_config.json",
+    "Guidance": "guider_config.json",
 }
 
 
@@ -127,7 +129,9 @@ def stands_for(checkpoint: str) -> BuiltinInfo | None:
 
 def _info(name: str, about: Mapping[str, Any]) -> BuiltinInfo:
     steps = about.get("steps")
-    few = {} if steps is None else {"num_inference_steps": min(STEPS, steps)}
+    # Of an image, `strength` says which share of the steps is made.
+    strength = about["call"].get("strength", 1)
+    few = {} if steps is None else {"num_inference_steps": min(ceil(STEPS / strength), steps)}
     return BuiltinInfo(
         name=name,
         description=about["description"],

@@ -88,17 +88,28 @@ def assemble(
                 )
             else:
                 parts[name] = entry
-    for name, parameter in accepted.items():
-        if name not in parts and name != "self" and parameter.default is inspect.Parameter.empty:
-            if name not in getattr(cls, "_optional_components", ()):
-                raise TargetError(
-                    f"{cls.__name__} needs {name!r}, which the checkpoint {str(folders[0])!r} does not list.",
-                    "Save the checkpoint again with this version of diffusers.",
-                )
-            parts[name] = None
-    pipe = cls(**parts)
+        parts |= _not_listed(cls, parts, folders[0])
+        # A pipeline may make models of those that it is given.
+        pipe = cls(**parts)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def _not_listed(cls: Any, parts: Mapping[str, Any], folder: Path) -> dict[str, None]:
+    """Optional components that the checkpoint does not list. Raises TargetError for one that is needed."""
+    accepted = inspect.signature(cls.__init__).parameters
+    missing = [
+        name
+        for name, parameter in accepted.items()
+        if name not in parts and name != "self" and parameter.default is inspect.Parameter.empty
+    ]
+    for name in missing:
+        if name not in getattr(cls, "_optional_components", ()):
+            raise TargetError(
+                f"{cls.__name__} needs {name!r}, which the checkpoint {str(folder)!r} does not list.",
+                "Save the checkpoint again with this version of diffusers.",
+            )
+    return dict.fromkeys(missing)
 
 
 def _of_component(dtype: torch.dtype | Mapping[str, torch.dtype] | None, name: str) -> torch.dtype | None:
@@ -354,7 +365,10 @@ def weightless(stand_in: Callable[[torch.Tensor], torch.Tensor] | None = None) -
             made = param.data.to("meta") if stand_in is None else stand_in(param.data)
             self._parameters[name] = parameter(made, requires_grad=param.requires_grad)
 
-    patches: list[tuple[Any, str, Any]] = [(torch.nn.Module, "register_parameter", register_parameter)]
+    patches: list[tuple[Any, str, Any]] = [
+        (torch.nn.Module, "register_parameter", register_parameter),
+        (torch.nn.Module, "load_state_dict", _loading_what_has_values(torch.nn.Module.load_state_dict)),
+    ]
     for module in (torch.nn.init, *_init_importers()):
         for name in vars(torch.nn.init):
             function = vars(module).get(name)
@@ -372,6 +386,22 @@ def weightless(stand_in: Callable[[torch.Tensor], torch.Tensor] | None = None) -
         finally:
             for owner, name, value in before:
                 setattr(owner, name, value)
+
+
+def _loading_what_has_values(load: Callable[..., Any]) -> Callable[..., Any]:
+    """`load_state_dict` that leaves a tensor as it is where the given one is on `meta`."""
+
+    def load_state_dict(
+        self: torch.nn.Module, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        own = self.state_dict()
+        kept = {
+            name: own.get(name, tensor) if getattr(tensor, "is_meta", False) else tensor
+            for name, tensor in state_dict.items()
+        }
+        return load(self, kept, *args, **kwargs)
+
+    return load_state_dict
 
 
 def _init_importers() -> list[Any]:

@@ -14,6 +14,10 @@ from typing import Any
 import torch
 
 WORD = re.compile(r"<\|?\w+\|?>|\w+|[^\w\s]")
+WORD_OR_NEWLINE = re.compile(WORD.pattern + r"|\n+")
+
+KEEP_NEWLINES = ("Qwen", "Llama", "GPT2", "PreTrainedTokenizerFast")
+"""Parts of class names of tokenizers over bytes, for which a line's end is a token."""
 
 
 class StandInTokenizer:
@@ -22,11 +26,11 @@ class StandInTokenizer:
 
     is_stand_in = True
     is_fast = False
-    padding_side = "right"
 
     def __init__(self, config: Mapping[str, Any], encoder: Mapping[str, Any] | None = None) -> None:
         encoder = encoder or {}
         self.config = dict(config)
+        self.padding_side = str(config.get("padding_side") or "right")
         self.vocab_size = int(encoder.get("vocab_size") or 32000)
         limit = min(
             int(config.get("model_max_length") or 10**9), int(encoder.get("max_position_embeddings") or 10**9)
@@ -65,7 +69,10 @@ class StandInTokenizer:
 
     def tokenize(self, text: str, **_: Any) -> list[str]:
         """The words and signs of a text."""
-        return WORD.findall(text.lower() if self.config.get("do_lower_case", True) else text)
+        kept = str(self.config.get("tokenizer_class") or "").startswith(KEEP_NEWLINES)
+        return (WORD_OR_NEWLINE if kept else WORD).findall(
+            text.lower() if self.config.get("do_lower_case", True) else text
+        )
 
     def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
         return self._id(tokens) if isinstance(tokens, str) else [self._id(token) for token in tokens]
@@ -113,6 +120,8 @@ class StandInTokenizer:
         ids = [self._padded(row, self.pad_token_id, width) for row in rows]
         masks = [self._padded([1] * len(row), 0, width) for row in rows]
         data: dict[str, Any] = {"input_ids": ids, "attention_mask": masks}
+        if "position_ids" in (self.config.get("model_input_names") or ()):
+            data["position_ids"] = [_positions(mask) for mask in masks]
         if return_length:
             data["length"] = lengths
         if return_tensors is not None:
@@ -171,6 +180,12 @@ class StandInTokenizer:
 
     def __repr__(self) -> str:
         return f"StandInTokenizer(vocab_size={self.vocab_size}, model_max_length={self.model_max_length})"
+
+
+def _positions(mask: Sequence[int]) -> list[int]:
+    """Positions counted from the first word on; padding before it has the first one's."""
+    begin = mask.index(1) if 1 in mask else 0
+    return [max(place - begin, 0) for place in range(len(mask))]
 
 
 def _content(token: Any) -> str | None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from diffprof.targets import Options, builtin_targets, resolve
 from diffprof.targets.builtin import ARCHITECTURES, BuiltinInfo, builtin_named, stands_for
 from diffprof.targets.call_values import call_values
 from diffprof.targets.components import components_of
-from diffprof.targets.construct import assemble
+from diffprof.targets.construct import assemble, read_index
 
 PUBLISHED = {
     # Parameters of the published checkpoints' tensors.
@@ -62,13 +63,25 @@ def test_what_is_said_of_an_architecture_is_complete(info: BuiltinInfo) -> None:
     assert info.description
     assert info.source
     assert info.parameters
-    assert info.call["num_inference_steps"] == min(3, info.steps or 3)
+    strength = info.call.get("strength", 1)
+    assert info.call["num_inference_steps"] == min(math.ceil(3 / strength), info.steps or 3)
     assert info.checked_by.keys() <= info.parameters.keys()
     if (ARCHITECTURES / f"{info.name}.json").is_file():
         assert None not in (info.licence, info.dtype, info.steps)
         for figure, where in info.checked_by.values():
             assert where
             assert figure is None or billions(figure) > 1e6
+
+
+def test_architectures_are_written_as_checkpoint_folders() -> None:
+    import diffusers
+
+    for info in builtin_targets():
+        with info.checkpoint() as folder:
+            index = read_index(folder)
+            listed = {name for name, entry in index.items() if isinstance(entry, list) and entry[0]}
+            assert listed == {held.name for held in folder.iterdir() if held.is_dir()}
+        assert hasattr(diffusers, index["_class_name"])
 
 
 def test_names_and_aliases_are_unique() -> None:
@@ -225,3 +238,10 @@ def test_call_arguments_of_a_scan_are_stated(shapes: Any) -> None:
         "num_images_per_prompt": 2,
         "output_type": "latent",
     }
+
+
+def test_a_pipeline_may_make_a_model_of_those_it_is_given(shapes: Any) -> None:
+    pipe = scene_of("animatediff", shapes).pipe
+    assert type(pipe.unet).__name__ == "UNetMotionModel"
+    assert {parameter.device.type for parameter in pipe.unet.parameters()} == {"meta"}
+    assert pipe.motion_adapter.config.motion_max_seq_length == 32

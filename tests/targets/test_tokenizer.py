@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import pytest
 import torch
 
-from diffprof.targets.builtin import ARCHITECTURES
-from diffprof.targets.construct import read_index
 from diffprof.targets.tokenizer import StandInTokenizer
 
 CLIP = {
@@ -78,6 +75,17 @@ def test_a_text_without_words_and_a_tokenizer_without_settings_work() -> None:
     ]
 
 
-@pytest.mark.parametrize("folder", sorted(ARCHITECTURES.iterdir()), ids=lambda folder: folder.name)
-def test_architectures_are_checkpoint_folders(folder: object) -> None:
-    assert read_index(folder)["_class_name"].startswith("StableDiffusion")  # type: ignore[arg-type]
+def test_a_line_s_end_is_a_token_of_tokenizers_over_bytes_only() -> None:
+    def length(cls: str) -> int:
+        return len(StandInTokenizer({"tokenizer_class": cls})("<|im_start|>user\na cat\n").input_ids)
+
+    assert (length("Qwen2Tokenizer"), length("T5Tokenizer")) == (6, 4)
+
+
+def test_padding_before_the_words_has_their_first_position() -> None:
+    names = ["input_ids", "attention_mask", "position_ids"]
+    tokenizer = StandInTokenizer({"padding_side": "left", "model_input_names": names})
+    tokens = tokenizer("a cat", padding="max_length", max_length=5, return_tensors="pt")
+    assert tokens.attention_mask.tolist() == [[0, 0, 0, 1, 1]]
+    assert tokens.position_ids.tolist() == [[0, 0, 0, 0, 1]]
+    assert tokenizer("a cat").position_ids == [0, 1]
