@@ -47,17 +47,29 @@ class _SmallUploads(_Standing):
     def upload(self, values, device):
         if values.numel() == 1:
             return torch.full(values.shape, values.item(), dtype=values.dtype, device=device)
-        if 0 < values.numel() <= self.largest:
-            parts = [torch.full((), v, dtype=values.dtype, device=device) for v in values.flatten().tolist()]
-            return torch.stack(parts).reshape(values.shape)
         if values.nbytes > self.kept_bytes or values.numel() == 0:
             return values.to(device)
         key = values.dtype, values.shape, device, values.contiguous().view(torch.uint8).numpy().tobytes()
         if key not in self.kept:
             for oldest in list(self.kept)[: 1 - self.most]:
                 del self.kept[oldest]
+            if values.numel() <= self.largest:  # It may not come again: kept from the second time on.
+                self.kept[key] = None
+                return self.filled(values, device)
             self.kept[key] = values.to(device)
+        elif self.kept[key] is None:
+            self.kept[key] = self.filled(values, device)
         return self.kept[key].clone()
+
+    def filled(self, values, device):
+        """A kernel for all, and one for each number that is not the first."""
+        first, *others = values.flatten().tolist()
+        made = torch.full(values.shape, first, dtype=values.dtype, device=device)
+        flat = made.view(-1)
+        for place, number in enumerate(others, 1):
+            if repr(number) != repr(first):  # 0.0 and -0.0 are two.
+                flat[place].fill_(number)
+        return made
 
     def index(self, index, device):
         """A list of whole numbers, or a host tensor of them, becomes an index on the device."""
