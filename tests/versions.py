@@ -271,7 +271,7 @@ class Result:
 
     @property
     def passed(self) -> bool:
-        return not self.failed and bool(self.checks) and not any(self.checks.values())
+        return not self.failed and self.checks == dict.fromkeys(CHECKS, "")
 
 
 def interpreter(version: str) -> str | None:
