@@ -7,14 +7,19 @@ from collections.abc import Callable, Iterator, Sequence
 from msgspec.structs import replace
 
 from diffprof.judge.figures import call_ms
+from diffprof.judge.fitting import shortfall
 from diffprof.judge.plan import Choice, predicted_ms, priced_steps, selected
 from diffprof.model.finding import Finding, Severity
-from diffprof.model.fix import PlanStep, Safety
+from diffprof.model.fix import PlanStep, Safety, recipes
+from diffprof.model.recording import Change, MemoryUse
 from diffprof.model.report import Report
 from diffprof.model.summary import Action, Rest, Summary
 
 WORTH = 0.001
 """Share of the call that an action has to save to be named by itself."""
+
+DOES_NOT_FIT = "SET008"
+"""Rule whose finding is the answer where there is one: a call that can't run saves nothing."""
 
 ByHand = Callable[[Finding], bool]
 
@@ -60,6 +65,9 @@ def summarize(report: Report, about: Sequence[str] = ()) -> Summary:
         actions += ladder.climb(added, wanted)
     below = WORTH * (now or 0.0)
     named = [action for action in actions if about or _worth_it(action, below)]
+    short = shortfall(report.recording.memory)
+    if short is not None:
+        named.sort(key=lambda action: not _makes_room(action, report))
     told -= {n for action in actions if action not in named for n in action.findings}
     told |= {n for action in named for n in action.findings}
     grade = report.recording.timeline.grade if report.recording.timeline else None
@@ -70,6 +78,10 @@ def summarize(report: Report, about: Sequence[str] = ()) -> Summary:
         kept_ms=kept,
         lossy_ms=ladder.after if any(a.changes_picture and a.saves_ms for a in named) else None,
         grade=grade or (timing.grade if timing else None),
+        fits=_fits(report.recording.memory),
+        needs_bytes=short.needs_bytes if short else None,
+        lacks_bytes=short.lacks_bytes if short else None,
+        phase=short.phase or None if short else None,
         waits_in_loop=_waits_in_loop(report),
         actions=tuple(named),
         rest=_rest(report, [n for n in wanted if n not in told], actions, below),
@@ -196,6 +208,18 @@ def _rest(report: Report, left: Sequence[int], actions: Sequence[Action], below:
         hints=len(left) - len(small),
         below_ms=below,
     )
+
+
+def _fits(memory: MemoryUse | None) -> bool | None:
+    known = memory is not None and memory.capacity_bytes and memory.peak_bytes
+    return shortfall(memory) is None if known else None
+
+
+def _makes_room(action: Action, report: Report) -> bool:
+    """Whether it makes a call fit that does not."""
+    recipe = recipes().get(action.fix or "")
+    halves = recipe is not None and recipe.change is Change.HALF
+    return halves or any(report.findings[n].rule == DOES_NOT_FIT for n in action.findings)
 
 
 def _waits_in_loop(report: Report) -> int | None:

@@ -61,6 +61,14 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     lossy_ms: float | None = None
     """With those that change the picture as well; None where there is none."""
     grade: Grade | None = None
+    fits: bool | None = None
+    """Whether the call fits into the device's memory; where it does not, its times are none that this device
+    reaches. None: memory was not recorded."""
+    needs_bytes: int | None = None
+    lacks_bytes: int | None = None
+    phase: str | None = None
+    """Of a call that does not fit: what it needs at its peak, how much of that the device lacks, and where
+    the peak is."""
     waits_in_loop: int | None = None
     """Operations in the denoising loop that make the CPU wait, per call; None: not looked for."""
     actions: tuple[Action, ...] = ()

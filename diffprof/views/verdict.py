@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from diffprof.judge.figures import device_busy
+from diffprof.judge.fitting import gib, shortfall
 from diffprof.judge.pricing import HIDDEN_SHARE, waits_together
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Safety
@@ -43,6 +44,12 @@ def verdict(report: Report) -> Verdict:
 
 def _headline(report: Report) -> str:
     summary, recording = report.summary, report.recording
+    short = shortfall(recording.memory)
+    if short is not None:
+        return (
+            f"Does not fit: needs {gib(short.needs_bytes)} GiB {short.where}, the {_named_device(recording)} "
+            f"has {gib(short.has_bytes)} GiB; {gib(short.lacks_bytes)} GiB are lacking."
+        )
     if summary is None or summary.call_ms is None:
         return _seen(report)
     said = [_answer(summary, recording)]
@@ -135,6 +142,10 @@ def _device(recording: Recording) -> str:
     return "GPU" if recording.device.kind in ("cuda", "sim", "cpu", "xpu") else "device"
 
 
+def _named_device(recording: Recording) -> str:
+    return recording.device.name or _device(recording)
+
+
 def _in_all(syncs: Sequence[SyncRow]) -> str:
     """How long, where a clock saw all of it."""
     times = [row.blocked_us for row in syncs]
@@ -164,6 +175,9 @@ def _ended(report: Report) -> str:
 
 
 def _why(report: Report) -> str:
+    memory = report.recording.memory
+    if memory is not None and shortfall(memory) is not None and memory.weights_bytes:
+        return f"Weights take {gib(memory.weights_bytes)} GiB of it; as it is, the call can't run there."
     first = headline_finding(report)
     if first is None:
         return _nothing_found(report)

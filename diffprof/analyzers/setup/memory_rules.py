@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from diffprof.analyzers.setup.judging import AMPLE, judged, named, setup_of
+from diffprof.judge.fitting import gib, shortfall
 from diffprof.judge.rules import rule
 from diffprof.model.finding import Evidence, Finding, Severity
 from diffprof.model.recording import Recording
@@ -49,7 +50,7 @@ def vae_in_pieces(recording: Recording) -> Iterator[Finding]:
         "SET007",
         "vae-in-pieces",
         f"{named(pieces)} decodes with {how}; "
-        f"the peak is {memory.peak_bytes / 1e9:,.1f} of {memory.capacity_bytes / 1e9:,.1f} GB.",
+        f"the peak is {gib(memory.peak_bytes)} of {gib(memory.capacity_bytes)} GiB.",
         f"Switch {how} off.",
         phase="decode",
         severity=Severity.LOW,
@@ -57,41 +58,50 @@ def vae_in_pieces(recording: Recording) -> Iterator[Finding]:
     )
 
 
-@rule("SET008", "decoding-does-not-fit", needs=("setup", "memory"))
-def decoding_does_not_fit(recording: Recording) -> Iterator[Finding]:
-    """Decoding takes more memory than the device has.
+@rule("SET008", "does-not-fit", needs=("setup", "memory"))
+def does_not_fit(recording: Recording) -> Iterator[Finding]:
+    """The call takes more memory than the device has.
 
     What it does:
-        Compares the peak of the decoding with the device's memory, where the VAE could decode in tiles.
+        Compares the peak of every phase with the device's memory.
 
     Why it is slow:
-        It fails, or the driver pages through the host's memory. In tiles the activations of the VAE are
-        bounded by the tile's size, whatever the picture's.
+        It fails with an out-of-memory error, or the driver pages through the CPU's memory. Weights in half
+        precision take half the room; offloading keeps on the device only the model that runs; a VAE that
+        decodes in tiles takes memory by the tile's size, whatever the picture's.
 
     Example:
         pipe(prompt, height=4096, width=4096)
 
     Use instead:
-        pipe.vae.enable_tiling()
+        pipe.vae.enable_tiling()            # too much in decoding
+        pipe.enable_model_cpu_offload()     # too much in another phase
 
     Fix safety:
-        Lossy: tiles are decoded apart and blended where they overlap.
+        Lossy for tiling: tiles are decoded apart and blended where they overlap. Offloading is exact.
     """
-    setup, memory = setup_of(recording), recording.memory
-    assert memory is not None
-    need = memory.by_phase.get("decode", 0)
-    able = [part for part in setup.parts if part.tiling is False]
-    if not able or not memory.capacity_bytes or need <= memory.capacity_bytes:
+    setup, short = setup_of(recording), shortfall(recording.memory)
+    if short is None:
         return
+    tiles = "decode" in short.over and any(part.tiling is False for part in setup.parts)
+    advice = []
+    if any("float32" in part.dtypes and not part.quantized for part in setup.parts):
+        advice.append("load the models in half precision")
+    if setup.offload is None and set(short.over) != {"decode"}:
+        advice.append("keep on the device only the model that runs (pipe.enable_model_cpu_offload())")
+    if tiles:
+        advice.append("decode in tiles")
+    how = "; ".join(advice) or "make fewer or smaller pictures in one call, or take a larger device"
     yield judged(
         recording,
         "SET008",
-        "decoding-does-not-fit",
-        f"Decoding takes {need / 1e9:,.1f} GB, the device has {memory.capacity_bytes / 1e9:,.1f}.",
-        "Switch the VAE's tiling on.",
-        phase="decode",
+        "does-not-fit",
+        f"The call needs {gib(short.needs_bytes)} GiB {short.where}, the device has "
+        f"{gib(short.has_bytes)} GiB.",
+        f"{how[0].upper()}{how[1:]}.",
+        phase=short.phase or None,
         severity=Severity.HIGH,
-        fixes=("vae-tiled",),
+        fixes=("vae-tiled",) if tiles else (),
     )
 
 
@@ -127,8 +137,8 @@ def needless_offload(recording: Recording) -> Iterator[Finding]:
         recording,
         "SET009",
         "needless-offload",
-        f"{setup.offload} offloading moves weights in every call; about {need / 1e9:,.1f} GB are needed, "
-        f"the device has {room / 1e9:,.1f}.",
+        f"{setup.offload} offloading moves weights in every call; about {gib(need)} GiB are needed, "
+        f"the device has {gib(room)} GiB.",
         "Keep the pipeline on the device: pipe.to(device) instead of offloading.",
         severity=Severity.HIGH,
         fixes=("replace-offload",),

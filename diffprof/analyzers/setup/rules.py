@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from diffprof.analyzers.setup import alternatives, compile_rules, memory_rules
 from diffprof.analyzers.setup.judging import HEAVY, is_worth, judged, mainly, named, setup_of
+from diffprof.judge.fitting import gib
 from diffprof.judge.rules import rule
 from diffprof.judge.setup_costs import evidence
 from diffprof.model.finding import Evidence, Finding, Severity
@@ -73,7 +74,7 @@ def full_precision(recording: Recording) -> Iterator[Finding]:
         recording,
         "SET001",
         "full-precision",
-        f"{named(full)} in float32: {size / 1e9:,.2f} GB of weights where half would do.",
+        f"{named(full)} in float32: {gib(size)} GiB of weights where half would do.",
         f"Load the pipeline with dtype=torch.{types[0] if types else 'float16'}.",
         severity=Severity.HIGH if any(part.role in HEAVY for part in full) else Severity.MEDIUM,
         count=len(full),
