@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch.utils import flop_counter
@@ -51,6 +52,10 @@ TABLED_FIXED_US = 1.0
 GENERATED = 0.80
 """Share of the bandwidth that kernels reach which Inductor generates. [FIT] to the ladders of
 `diffprof/tuning/ladder/published.toml`."""
+
+
+ATTENTION_GRADIENTS = 2.5
+"""Work of attention's backward pass against the forward: five products for two [arXiv:2307.08691, 4.1]."""
 
 
 class Kernel(NamedTuple):
@@ -325,6 +330,11 @@ class CostModel:
     # --- attention ------------------------------------------------------------------------------------
 
     def _attention(self, s: OpSignature, compiled: bool) -> Iterator[Kernel]:
+        if s.name.endswith("_backward"):
+            forward = replace(s, name=s.name.removesuffix("_backward"), inputs=s.inputs[1:4])
+            for kernel in self._attention(forward, compiled):
+                yield _gradients_of(kernel)
+            return
         q = s.inputs[0]
         shape = attention_shape(s)
         backend = self.backend(s)
@@ -424,6 +434,17 @@ _ATTENTION_NAMES = {
 def is_grouped(base: str) -> bool:
     """Whether a norm takes its statistics over more than a row."""
     return "group_norm" in base or "batch_norm" in base or "instance_norm" in base
+
+
+def _gradients_of(forward: Kernel) -> Kernel:
+    more = ATTENTION_GRADIENTS
+    return forward._replace(
+        name=f"{forward.name}_backward",
+        device_us=forward.device_us * more,
+        lower_bound_us=forward.lower_bound_us * more,
+        flops=forward.flops * more,
+        bytes=forward.bytes * more,
+    )
 
 
 def attention_shape(s: OpSignature) -> Shape:

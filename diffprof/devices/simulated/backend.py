@@ -121,7 +121,8 @@ def _register_kernels() -> None:
         base, _, overload = name.partition(".")
         func = getattr(getattr(aten, base), overload or "default")
         handlers.WHOLE.add(base)
-        lib.impl(name, _whole(func), "AutogradPrivateUse1")
+        whole = _attention if base == "scaled_dot_product_attention" else _whole(func)
+        lib.impl(name, whole, "AutogradPrivateUse1")
     fallback.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
     autocast.register(lib)
     _libraries.extend((lib, fallback))
@@ -144,6 +145,37 @@ def _whole(func: Any) -> Any:
         return _run_whole(func, args, kwargs)
 
     return kernel
+
+
+def _attention(*args: Any, **kwargs: Any) -> Any:
+    """Whole also where a gradient is wanted: CUDA's fused kernels have their own (derivatives.yaml)."""
+    if not (torch.is_grad_enabled() and _wants_grad(args, kwargs)):
+        return _run_whole(aten.scaled_dot_product_attention.default, args, kwargs)
+    if all(type(a) is SimTensor and a._cell.known for a in args[:3]):
+        return aten.scaled_dot_product_attention.default.decompose(*args, **kwargs)
+    return _FusedAttention.apply(kwargs, *args)
+
+
+class _FusedAttention(torch.autograd.Function):
+    """Attention over (..., sequence, size), and the one kernel that computes its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, kwargs: dict[str, Any], *args: Any) -> Any:
+        out = dispatch.run(aten.scaled_dot_product_attention.default, args, kwargs)
+        # float32, one a row of scores, kept for the gradients
+        rows = torch.empty(out.shape[:-1], dtype=torch.float32, device=out.device)
+        ctx.save_for_backward(*args[:3], out, rows)
+        ctx.causal, ctx.more = bool(args[5] if len(args) > 5 else kwargs.get("is_causal")), len(args) - 3
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        q, k, v, out, rows = ctx.saved_tensors
+        none = torch.empty(0, dtype=torch.int64, device=q.device)
+        given = (grad, q, k, v, out, rows, none, none, q.shape[-2], k.shape[-2], 0.0, ctx.causal, none, none)
+        grads = dispatch.run(aten._scaled_dot_product_flash_attention_backward.default, given, None)
+        return (None, *grads, *(None,) * ctx.more)
 
 
 def _wants_grad(args: Any, kwargs: dict[str, Any]) -> bool:
