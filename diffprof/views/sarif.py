@@ -82,7 +82,11 @@ def _rule(rule: Rule) -> dict[str, Any]:
 
 
 def _result(report: Report, finding: Finding, index: int) -> dict[str, Any]:
-    message = [finding.message, f"{words.how_often(finding)}; {words.cost(finding)}.", finding.advice]
+    message = [
+        finding.message,
+        f"{words.how_often(finding)}; {words.cost(finding).removesuffix('.')}.",
+        finding.advice,
+    ]
     result: dict[str, Any] = {
         "ruleId": clean(finding.rule),
         "ruleIndex": index,

@@ -86,3 +86,16 @@ def test_a_finding_without_place_in_a_script_points_at_the_script() -> None:
     report = builders.make_report(builders.make_finding(site=None), recording=recording)
     location = run_of(report)["results"][0]["locations"][0]["physicalLocation"]
     assert location["artifactLocation"]["uri"] == "my%20run.py"
+
+
+@pytest.mark.parametrize("name", builders.HARD)
+def test_a_message_has_no_line_with_two_full_stops(name: str) -> None:
+    for result in run_of(builders.HARD[name]())["results"]:
+        assert not [line for line in result["message"]["text"].splitlines() if line.endswith("..")]
+
+
+def test_a_cost_that_is_a_sentence_ends_once() -> None:
+    finding = builders.make_finding(saves_ms=1.0, cost_note="Hidden behind queued GPU work.")
+    text = run_of(builders.make_report(finding))["results"][0]["message"]["text"]
+    assert "Hidden behind queued GPU work." in text
+    assert ".." not in text
