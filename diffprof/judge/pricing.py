@@ -18,7 +18,7 @@ from diffprof.model.recording import Change, Grade, Recording, SyncRow, Timeline
 
 HIDDEN = "Hidden behind queued GPU work: removing it alone saves next to nothing."
 
-GOES_WHOLE = "With the wait go the copy and the launches of the read."
+GOES_WHOLE = "Without the wait, the copy and the launches of the read are removed too."
 """Why more is saved than was waited for."""
 
 UNEXPLAINED = (

@@ -89,7 +89,7 @@ def made_up() -> str:
     what, place = last
     where = f" at {place[0]}:{place[1]}" if place else ""
     return (
-        f"It may follow from a value that was made up: {what}{where} read what nobody knows without "
+        f"It may follow from a value that was made up: {what}{where} read what is unknown without "
         "computing, and got zeros. "
     )
 

@@ -56,7 +56,7 @@ def _headline(report: Report) -> str:
     if recording.target.kind == "trace":
         busy = device_busy(recording)
         if busy is not None:
-            said.append(f"The {_device(recording)} works for {number(busy * 100)} % of the trace.")
+            said.append(f"The {_device(recording)} is busy for {number(busy * 100)} % of the trace.")
         if recording.syncs is not None:
             said.append(_waits(recording, recording.syncs))
     return " ".join(said)
@@ -130,7 +130,7 @@ def _waits(recording: Recording, syncs: Sequence[SyncRow]) -> str:
             return "No operation makes the CPU wait for the GPU."
         if recording.target.kind == "trace" and recording.target.steps is None:
             return f"The CPU waits for the {_device(recording)} {_times(outside)}{_in_all(syncs)}."
-        return f"The denoising loop never makes the CPU wait for the GPU; the rest does {_times(outside)}."
+        return f"The CPU never waits for the GPU in the denoising loop, and {_times(outside)} outside it."
     sites = plural(len({(row.site.file, row.site.line) for row in looped}), "line")
     rate = steady_per_step(looped)
     often = f"{_times(rate)} per denoising step" if rate else f"{_times(count)} in the denoising loop"

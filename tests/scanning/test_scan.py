@@ -264,7 +264,7 @@ def test_a_value_that_nobody_knows_is_assumed_and_said(pipe):
     assert assumed == {"0.0", "False"}
     reads = [f for f in report.in_loop if f.rule == "SYN001"]
     assert reads
-    assert all("Nobody knows" in (f.cost_note or "") for f in reads)
+    assert all("unknown without weights" in (f.cost_note or "") for f in reads)
 
 
 def test_compiled_parts_are_named(pipe):

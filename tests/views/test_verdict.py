@@ -29,7 +29,7 @@ def test_the_loop_is_counted_by_steps_and_lines() -> None:
 
 def test_a_clean_loop_is_said_before_what_lies_outside() -> None:
     top = verdict(make_report(make_recording(make_sync(in_loop=False, count=7))))
-    assert top.headline == ("The denoising loop never makes the CPU wait for the GPU; the rest does 7 times.")
+    assert top.headline == ("The CPU never waits for the GPU in the denoising loop, and 7 times outside it.")
 
 
 def test_first_step_only() -> None:

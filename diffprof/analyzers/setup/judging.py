@@ -41,7 +41,7 @@ def judged(recording: Recording, code: str, name: str, message: str, advice: str
         **{
             "severity": Severity.MEDIUM,
             "standing": True,
-            "cost_note": None if priced else "Not known before it is tried.",
+            "cost_note": None if priced else "Unknown until it is measured.",
             **more,
         },
     )

@@ -266,7 +266,7 @@ class SyncObserver(Observer):
             Unseen(
                 kind="value",
                 what=f"a copy of {what} to the host",
-                why="nobody knows its values; zeros stood in for them, and what the host decided from "
+                why="its values are unknown; zeros stood in for them, and what the CPU decided from "
                 "them may differ on a real run",
                 site=make_site(chain, None),
             )

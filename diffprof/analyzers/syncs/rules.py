@@ -32,7 +32,7 @@ def _finding(
 ) -> Finding:
     notes = [more.pop("cost_note", None)]
     if row.assumed is not None:
-        notes.append(f"Nobody knows this value without weights: the run went on with {row.assumed}.")
+        notes.append(f"This value is unknown without weights: the run went on with {row.assumed}.")
     return Finding(
         rule=code,
         name=name,
