@@ -128,6 +128,8 @@ class _Ladder:
         self.now = now
         self.taken: list[PlanStep] = []
         self.after = now
+        self.withheld = 0.0
+        """Milliseconds that the timeline gives steps beyond what their findings claim."""
 
     def drop(self, fixes: set[str]) -> None:
         self.taken = [step for step in self.taken if step.fix not in fixes]
@@ -136,13 +138,13 @@ class _Ladder:
         """Largest first by what each saves alone, then once more by what each turned out to add to the
         others."""
         first = sorted(steps, key=lambda each: (-(each.saves_ms or 0.0), min(each.findings)))
-        taken, after = list(self.taken), self.after
+        taken, after, withheld = list(self.taken), self.after, self.withheld
         tried = [*self._climb(first, wanted)]
         adds = {action.fix or action.title: action.saves_ms or 0.0 for action in tried}
         again = sorted(first, key=lambda each: -adds.get(_name(each), 0.0))
         if again == first:
             return tried
-        self.taken, self.after = taken, after
+        self.taken, self.after, self.withheld = taken, after, withheld
         return [*self._climb(again, wanted)]
 
     def _climb(self, steps: Sequence[PlanStep], wanted: Sequence[int]) -> Iterator[Action]:
@@ -153,9 +155,21 @@ class _Ladder:
             self.taken.append(step)
             before = self.after
             if step.saves_ms is not None:
-                taken = [each.fix for each in self.taken]
-                self.after = predicted_ms(self.report, self.taken, taken, before=self.now)
+                self._take(step, step.saves_ms)
             yield self._action(step, findings, before)
+
+    def _take(self, step: PlanStep, claimed: float) -> None:
+        """A finding about idle time claims no more than the idle time of its cause, whatever the timeline
+        gives without its events: the step does not either."""
+        before, fixes = self.after, [each.fix for each in self.taken]
+        after = predicted_ms(self.report, self.taken, fixes, before=self.now)
+        if after is not None and before is not None and self._claims_idle_time(step):
+            self.withheld += max(0.0, before - claimed - after - self.withheld)
+        self.after = None if after is None else after + self.withheld
+
+    def _claims_idle_time(self, step: PlanStep) -> bool:
+        evidence = [self.report.findings[n].evidence for n in step.findings]
+        return step.safety is Safety.ADVICE and all(each.events and not each.syncs for each in evidence)
 
     def _action(self, step: PlanStep, findings: Sequence[int], before: float | None) -> Action:
         own = sorted(findings, key=lambda n: -(self.report.findings[n].saves_ms or 0.0))

@@ -66,7 +66,7 @@ def _table(page: Page, actions: Sequence[Action], summary: Summary) -> None:
     widths = [max(width(row[i]) for row in rows[1:]) for i in range(len(heads))]
     widths = [max(each, width(head)) if each else 0 for each, head in zip(widths, heads, strict=True)]
     taken = sum(each + 2 for each in widths[1:] if each)
-    widths[0] = min(widths[0], max((page.columns or 80) - taken, 30))
+    widths[0] = min(widths[0], max((page.columns or 80) - taken, 20))
     for number, row in enumerate(rows):
         cells = [
             pad(cut(value, widths[i]), widths[i], right=heads[i] in ("saves", "call then"))

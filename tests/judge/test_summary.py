@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from diffprof.judge.judging import load_judged
+from diffprof.judge.judging import make_report as judge_recording
 from diffprof.judge.plan import Choice, make_plan
 from diffprof.judge.summary import WORTH, summarize
 from diffprof.model.finding import Severity
 from diffprof.model.fix import Safety
 from diffprof.model.report import Report
+from tests.analyzers.kernels.examples import BAD
 from tests.builders import make_finding, make_report
 
 SAMPLES = Path(__file__).parents[2] / "traces" / "samples"
@@ -91,3 +94,15 @@ def test_who_asks_for_waits_is_told_of_them_however_small() -> None:
     assert {action.rule[:3] for action in summary.actions} == {"SYN"}
     assert summary.actions[0].safety is Safety.EXACT
     assert summary.waits_in_loop == 16
+
+
+def test_a_step_saves_no_more_than_the_idle_time_that_its_finding_claims() -> None:
+    """The timeline without its events would be shorter by host work of other kinds too."""
+    judged = judge_recording(BAD["KRN010"])
+    (full,) = (finding for finding in judged.findings if finding.rule == "KRN010")
+    assert full.saves_ms is not None
+    claimed = replace(full, saves_ms=full.saves_ms / 4, fixes=())
+    summary = summarize(replace(judged, findings=(claimed,)))
+    (action,) = summary.actions
+    assert action.saves_ms == pytest.approx(claimed.saves_ms)
+    assert action.after_ms == summary.kept_ms

@@ -119,3 +119,15 @@ def test_what_is_not_priced_is_no_zero() -> None:
     assert "SYN001: Keep it on the host." in shown
     assert "?" in shown
     assert "0 ms" not in shown
+
+
+def test_a_wide_saving_leaves_room_for_who_does_it() -> None:
+    """`19.5 ms compiled` and `fix --lossy` in one table: titles are cut, no column is."""
+    long = replace(CHANGES, title="Quantize the linears that gain to INT8", once_compiled=True, saves_ms=19.5)
+    rows = (replace(ROUNDING, after_ms=1080.0), replace(long, after_ms=352.0))
+    report = timed(2660.0, Summary(call_ms=2660.0, actions=rows))
+    lines = render(replace(report, findings=(make_finding(),)), "text", columns=80).splitlines()
+    heading = next(line for line in lines if line.startswith("What to do"))
+    assert heading.split()[-1] == "by"
+    assert next(line for line in lines if line.startswith("Quantize")).endswith("fix --lossy")
+    assert max(map(width, lines)) <= 80

@@ -113,7 +113,8 @@ def sync_bubble(recording: Recording) -> Iterator[Finding]:
         "KRN002",
         "sync-bubble",
         loop,
-        f"Waits of the host let the device run dry: {loop.per_step(saved)}.",
+        f"While the CPU waits it issues nothing: without its waits the {loop.name} is shorter by "
+        f"{loop.per_step(saved)}.",
         f"Remove the waits in the {loop.name}; the SYN findings name their lines.",
         count=loop.waits(),
         blocked_ms=blocked_us(recording, loop.run, rows) / 1e3,
