@@ -386,7 +386,7 @@ def _headline(found: Comparison) -> str:
         else:
             words.append(f"{time.after / time.before:.2f}x as long{grade}")
     elif time.direction is Direction.SAME:
-        words.append(f"as fast as before{f' ({time.grade})' if time.grade else ''}")
+        words.append(f"same time{f' ({time.grade})' if time.grade else ''}")
     loop = next((f for f in found.figures if f.name == _COUNTS[0][0]), None)
     if loop is not None and loop.direction in (Direction.BETTER, Direction.WORSE):
         words.append(f"blocking operations per step {loop.before:g} -> {loop.after:g}")

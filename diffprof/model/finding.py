@@ -81,7 +81,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     def where(self) -> str:
         """`file:line`, or what stands for it where there is no single place."""
         if self.site is None:
-            return self.phase or "no single place"
+            return self.phase or "the whole call"
         return f"{self.site.file}:{self.site.line}" if self.site.line else self.site.file
 
     def __repr__(self) -> str:

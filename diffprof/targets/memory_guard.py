@@ -78,8 +78,8 @@ def refuse_large(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> No
     available, _ = room()
     if nbytes > available:
         raise MemoryGone(
-            f"torch.{name} asked for {nbytes / 1e9:.1f} GB on the CPU, and {available / 1e9:.1f} GB are "
-            "available"
+            f"torch.{name} asked for {nbytes / 2**30:.1f} GiB on the CPU, and {available / 2**30:.1f} GiB "
+            "are available"
         )
 
 

@@ -273,7 +273,7 @@ class Tuning:
             return None, f"It conflicts with {clash}: {step.conflicts[clash]}."
         own = self._own(step, self.now)
         if not own:
-            return None, "What it is for is gone: a fix before it resolved it."
+            return None, "An earlier fix has already resolved what it is for."
         code = recipe.written(self.now.recording, own)
         if isinstance(code, Skipped):
             return None, code.why

@@ -57,7 +57,7 @@ def _became(figure: Figure) -> str:
     ratio = figure.ratio
     if figure.direction is Direction.SAME or ratio is None or not figure.after:
         return figure.direction
-    return f"{figure.direction}, {ratio:.2f} of it"
+    return f"{figure.direction}, {ratio:.2f}x"
 
 
 def _text(comparison: Comparison, columns: int | None, colour: bool) -> str:

@@ -42,7 +42,7 @@ def saving(step: PlanStep) -> str:
         parts.append(f"{words.milliseconds(step.saves_ms)} per call{when}{grade}")
     if step.saves_bytes is not None:
         parts.append(f"{words.size(step.saves_bytes)} of memory")
-    return ", ".join(parts) or "not known before it is tried"
+    return ", ".join(parts) or "unknown until it is tried"
 
 
 def safety(step: PlanStep) -> str:
@@ -64,11 +64,11 @@ def expected(plan: Plan) -> str:
     unknown = [step for step in plan.selected if step.saves_ms is None]
     if unknown and len(unknown) == len(plan.selected):
         grade = f" ({plan.grade})" if plan.grade else ""
-        return f"{now}{grade}; what the {chosen} would save is not known before it is tried."
+        return f"{now}{grade}; what the {chosen} would save is unknown until they are tried."
     grade = f" ({words.expectation(plan.grade)})" if plan.grade else ""
     ratio = f", {plan.before_ms / plan.after_ms:.2f}x" if plan.after_ms else ""
-    rest = f" What {len(unknown)} of them would save is not known before it is tried." if unknown else ""
-    return f"{now}; with the {chosen} {words.milliseconds(plan.after_ms)} are expected{ratio}{grade}.{rest}"
+    rest = f" What {len(unknown)} of them would save is unknown until they are tried." if unknown else ""
+    return f"{now}; the {chosen} should bring it to {words.milliseconds(plan.after_ms)}{ratio}{grade}.{rest}"
 
 
 def change(outcome: Outcome) -> str:

@@ -53,10 +53,10 @@ def doubts(timing: Timing) -> str:
 
 
 def size(value: float | None) -> str:
-    """Bytes in decimal units, as GPU memory is sold."""
+    """Bytes in binary units, as PyTorch and the drivers count memory."""
     if value is None:
         return NOT_MEASURED
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if value >= factor:
             return f"{number(value / factor)} {unit}"
     return f"{number(value)} B"
@@ -84,7 +84,7 @@ def how_often(finding: Finding) -> str:
 def place(site: Site | None) -> str:
     """`file:line`, the op alone where no line is known, or that there is no single place."""
     if not site:
-        return "no single place"
+        return "the whole call"
     return f"{site.file}:{site.line}" if site.line else site.file
 
 

@@ -47,7 +47,7 @@ def test_the_plan_is_shown(run, offered, stored_run):
     assert "1. [x]   host-timesteps Do host-timesteps" in result.stdout
     assert "pipe.x = 'host-timesteps'" in result.stdout
     assert "resolves 1 finding (SYN002)" in result.stdout
-    assert "not known before it is tried" in result.stdout
+    assert "unknown until it is tried" in result.stdout
     plan = json.loads(run("fix", "--format", "json").stdout)
     assert list(plan) == ["plan"]
     assert plan["plan"]["steps"][0]["fix"] == "host-timesteps"

@@ -237,7 +237,7 @@ def test_what_does_not_fit_or_is_resolved_already_is_skipped(tried):
         made("skipped", lambda recording, findings: Skipped("not here"), stage=Stage.PLACEMENT),
     )
     assert outcomes["same"].status is Status.SKIPPED
-    assert outcomes["same"].why == "What it is for is gone: a fix before it resolved it."
+    assert outcomes["same"].why == "An earlier fix has already resolved what it is for."
     assert outcomes["unfit"].why == "It has no such switch."
     assert outcomes["advice"].status is Status.ADVICE
     assert (outcomes["skipped"].status, outcomes["skipped"].why) == (Status.SKIPPED, "not here")

@@ -121,10 +121,10 @@ def test_a_saving_that_nobody_knows_is_no_figure() -> None:
     )
     assert title(unknown) == "2 fixes checked: 10 ms now; what is saved shows when tried"
     assert expected(known) == (
-        "One call takes 10 ms; with the 2 selected fixes 8 ms are expected, 1.25x (simulated)."
+        "One call takes 10 ms; the 2 selected fixes should bring it to 8 ms, 1.25x (simulated)."
     )
     assert expected(partly) == (
-        f"{expected(known)} What 1 of them would save is not known before it is tried."
+        f"{expected(known)} What 1 of them would save is unknown until they are tried."
     )
     assert title(partly).startswith("2 fixes checked: 10 ms → 8 ms, 1.25x, predicted (simulated)")
 

@@ -58,7 +58,7 @@ def test_cost_tells_unknown_from_nothing_and_carries_its_grade() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"), [(12, "12 B"), (1500, "1.5 kB"), (2e6, "2 MB"), (8.96e9, "8.96 GB")]
+    ("value", "shown"), [(12, "12 B"), (1536, "1.5 KiB"), (2**21, "2 MiB"), (8.96e9, "8.34 GiB")]
 )
 def test_sizes_are_decimal(value: float, shown: str) -> None:
     assert words.size(value) == shown

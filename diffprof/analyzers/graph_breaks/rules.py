@@ -439,7 +439,7 @@ def _other(row: GraphBreakRow) -> str:
 
 @rule("GRB009", "graph-break", needs=BREAKS)
 def graph_break(recording: Recording) -> Iterator[Finding]:
-    """The graph breaks for a reason of its own.
+    """The graph breaks, for a reason that no other rule covers.
 
     What it does:
     Reports every break that no other rule is about, with Dynamo's code, explanation and hints.

@@ -134,7 +134,7 @@ def python_between_steps(recording: Recording) -> Iterator[Finding]:
 
     Why it is slow:
         Nothing is queued in the meantime. A progress bar that redraws, a callback that converts an image, an
-        `any(...)` over all modules cost a step what they take.
+        `any(...)` over all modules makes the step longer by the time it takes.
 
     Example:
         pipe(prompt, callback_on_step_end=preview)         # decodes and saves a picture in every step
@@ -223,7 +223,7 @@ def cold_call(recording: Recording) -> Iterator[Finding]:
         grade=timeline.grade,
         severity=Severity.HIGH,
         saves_ms=idle / 1e3,
-        cost_note="A second call in the same process does not pay it; only such a one tells what is slow.",
+        cost_note="A second call in the same process does not pay it: time that one.",
         advice="Call it once before the profiler starts, then record again.",
     )
 

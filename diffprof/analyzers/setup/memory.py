@@ -76,7 +76,7 @@ def replace_offload(recording: Recording, findings: Sequence[Finding]) -> Code |
     need = memory_without_offload(recording)
     if room is not None and need > AMPLE * room:
         return Skipped(
-            f"it takes about {need / 1e9:,.1f} GB, the device has {room / 1e9:,.1f}: use "
+            f"it takes about {need / 2**30:,.1f} GiB, the device has {room / 2**30:,.1f} GiB: use "
             "enable_group_offload(use_stream=True), which copies while it computes"
         )
     return Code(imports=("import torch",), definitions=_RESIDENT, optimize="pipe = _on_device(pipe)")

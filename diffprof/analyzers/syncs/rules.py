@@ -482,7 +482,7 @@ def offload_in_loop(recording: Recording) -> Iterator[Finding]:
             rule="SYN010",
             name="offload-in-loop",
             kind="offload",
-            message=f"Offloading hooks move {moved / 1e9:.3g} GB {where}, from {len(rows)} places.",
+            message=f"Offloading hooks move {moved / 2**30:.3g} GiB {where}, from {len(rows)} places.",
             grade=recording.device.grade,
             severity=Severity.HIGH if in_loop else Severity.LOW,
             site=heaviest.site,

@@ -208,7 +208,7 @@ def _listing(title: str, source: str, *, diff: bool = False) -> Iterator[str]:
     yield "</pre>\n</details>\n"
 
 
-_NUMBER = re.compile(r"-?[\d,.]+( ?(%|ms|s|us|GB|MB|kB|B|x))?")
+_NUMBER = re.compile(r"-?[\d,.]+( ?(%|ms|s|us|GiB|MiB|KiB|B|x))?")
 _SHARE = re.compile(r"(\d+(?:\.\d+)?) ?%")
 
 

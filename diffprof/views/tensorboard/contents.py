@@ -97,7 +97,7 @@ def _call(file: EventFile, recording: Recording) -> None:
         if (busy := device_busy(recording)) is not None:
             file.scalar(f"call ({timing.grade})/device busy, %", busy * 100)
     if (memory := recording.memory) and memory.peak_bytes is not None:
-        file.scalar(f"call ({memory.grade})/peak memory, GB", memory.peak_bytes / 1e9)
+        file.scalar(f"call ({memory.grade})/peak memory, GiB", memory.peak_bytes / 2**30)
 
 
 def _steps(file: EventFile, recording: Recording, timeline: Timeline, run: Replay) -> None:
@@ -125,7 +125,7 @@ def _steps(file: EventFile, recording: Recording, timeline: Timeline, run: Repla
     if recording.memory is not None:
         for number, live in enumerate(recording.memory.by_step[: len(spans)]):
             file.scalar(
-                f"denoising steps ({recording.memory.grade})/memory at the end, GB", live / 1e9, number
+                f"denoising steps ({recording.memory.grade})/memory at the end, GiB", live / 2**30, number
             )
 
 
@@ -158,7 +158,7 @@ def _outcomes(file: EventFile, outcomes: Sequence[Outcome]) -> None:
             if count is not None and (when > 0 or number == 0):
                 file.scalar("fixes/blocking operations in the loop", count, when)
         if each.memory_after_bytes is not None:
-            file.scalar("fixes/peak memory, GB", each.memory_after_bytes / 1e9, number + 1)
+            file.scalar("fixes/peak memory, GiB", each.memory_after_bytes / 2**30, number + 1)
 
 
 def _plan(file: EventFile, plan: Plan) -> None:
@@ -215,8 +215,8 @@ METRICS = {
     "fix/largest difference of the output": "largest difference",
     "fix/waits in the loop before": "waits in loop before",
     "fix/waits in the loop after": "waits in loop after",
-    "fix/memory before, GB": "memory before, GB",
-    "fix/memory after, GB": "memory after, GB",
+    "fix/memory before, GiB": "memory before, GiB",
+    "fix/memory after, GiB": "memory after, GiB",
 }
 HPARAMS = ("fix", "status", "safety", "grade", "target", "device")
 
@@ -240,8 +240,8 @@ def _tried(each: Outcome) -> _Row:
             "largest difference of the output": each.max_abs_diff,
             "waits in the loop before": each.in_loop_before,
             "waits in the loop after": each.in_loop_after,
-            "memory before, GB": _gigabytes(each.memory_before_bytes),
-            "memory after, GB": _gigabytes(each.memory_after_bytes),
+            "memory before, GiB": _gibibytes(each.memory_before_bytes),
+            "memory after, GiB": _gibibytes(each.memory_after_bytes),
         },
     )
 
@@ -259,8 +259,8 @@ def _planned(step: PlanStep, before_ms: float | None) -> _Row:
     )
 
 
-def _gigabytes(size: int | None) -> float | None:
-    return None if size is None else size / 1e9
+def _gibibytes(size: int | None) -> float | None:
+    return None if size is None else size / 2**30
 
 
 def _rows(main: EventFile, at: float, recording: Recording, rows: Sequence[_Row]) -> dict[str, bytes]:

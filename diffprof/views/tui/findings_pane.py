@@ -227,7 +227,7 @@ class FindingsPane(Container):
         """Open the current finding's source in the user's editor."""
         row = self.query_one(FindingList).row
         if row is None or row.site is None:
-            self.notify("This finding has no single place.", timeout=3)
+            self.notify("This finding is of the whole call; it has no line.", timeout=3)
         elif (file := source_file(row.site)) is None:
             self.notify(f"{row.site.file} is not on this machine.", severity="warning", markup=False)
         elif (command := editor_command(file, row.site.line)) is None:

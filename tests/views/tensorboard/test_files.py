@@ -94,7 +94,7 @@ def test_scalars_of_the_steps(tmp_path: Path) -> None:
     assert [value for _, value in found[f"{STEP}/device time, ms"]] == pytest.approx([device] * STEPS)
     assert found[f"{STEP}/blocking operations"] == [(0, 1.0), (1, 1.0), (2, 1.0)]
     assert found[f"{STEP}/device operations"] == [(0, 3.0), (1, 3.0), (2, 3.0)]
-    assert found["call (simulated)/peak memory, GB"] == [(0, 3.0)]
+    assert found["call (simulated)/peak memory, GiB"] == [(0, pytest.approx(3e9 / 2**30))]
 
 
 def test_what_was_not_measured_has_no_point(tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ def test_o_opens_the_source_in_the_editor(
         await pilot.press("o")
         assert ran == [["ed", "+1", "mine.py"]]
         await pilot.press("down", "o", "down", "o")
-        await shows(pilot, "mine_no_more.py is not on this machine.", "This finding has no single place.")
+        await shows(pilot, "mine_no_more.py is not on this machine.", "This finding is of the whole call")
 
     drive(report, body)
 
