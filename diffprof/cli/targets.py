@@ -36,6 +36,7 @@ def command(search: str, form: str) -> None:
             "size": parameters(sum(info.parameters.values())),
             "verified": info.verified,
             "checked_by": info.checked_by,
+            "stated": info.stated,
             "call": info.call,
         }
         for info in builtin_targets()

@@ -62,6 +62,7 @@ class BuiltinInfo:
     source: the checkpoint it stands for; licence: of that checkpoint. parameters: per component, as built;
     checked_by: per component, what the count is checked by: (a figure such as "12B", where it is published);
     the figure is None where a conversion script builds this configuration and loads the checkpoint into it.
+    stated: the same of figures that are known to be published there and were not read again.
     call: the arguments it is called with unless others are given; steps: how many the model card makes.
     dtype: the model card's, by component where it is not one for all, or None where it names none.
     """
@@ -76,10 +77,11 @@ class BuiltinInfo:
     dtype: str | dict[str, str] | None = None
     steps: int | None = None
     checked_by: dict[str, tuple[str | None, str]] = field(default_factory=dict)
+    stated: dict[str, tuple[str | None, str]] = field(default_factory=dict)
 
     @property
     def verified(self) -> bool:
-        """Whether something published stands beside the parameter counts."""
+        """Whether the parameter counts were held against a source that was read."""
         return bool(self.checked_by)
 
     @cached_property
@@ -142,8 +144,13 @@ def _info(name: str, about: Mapping[str, Any]) -> BuiltinInfo:
         licence=about.get("licence"),
         dtype=about.get("dtype"),
         steps=steps,
-        checked_by={part: (figure, where) for part, (figure, where) in about.get("checked_by", {}).items()},
+        checked_by=_sourced(about.get("checked_by", {})),
+        stated=_sourced(about.get("stated", {})),
     )
+
+
+def _sourced(told: dict[str, Any]) -> dict[str, tuple[str | None, str]]:
+    return {part: (figure, where) for part, (figure, where) in told.items()}
 
 
 @cache

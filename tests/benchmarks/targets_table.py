@@ -60,7 +60,9 @@ def row(info: BuiltinInfo, report: Report) -> Sequence[str]:
 def checked(info: BuiltinInfo) -> str:
     """What the parameter counts are checked by, in words."""
     told = [f"{figure}: {where}" if figure else where for figure, where in info.checked_by.values()]
-    return "; ".join(dict.fromkeys(told)) or "unverified"
+    stated = [f"{figure}: {where}" if figure else where for figure, where in info.stated.values()]
+    unread = f"unverified ({'; '.join(dict.fromkeys(stated))})" if stated else "unverified"
+    return "; ".join(dict.fromkeys(told)) or unread
 
 
 def main() -> None:

@@ -46,7 +46,7 @@ def test_counts_are_those_of_the_architecture_and_as_published(info: BuiltinInfo
         pipe = assemble([folder], empty=True)
     counts = {row.name: row.parameters for row in components_of(pipe) if row.parameters is not None}
     assert counts == info.parameters == {**counts, **PUBLISHED.get(info.name, {})}
-    for name, (figure, _) in info.checked_by.items():
+    for name, (figure, _) in {**info.stated, **info.checked_by}.items():
         if figure is not None:
             model = getattr(pipe, name)
             stored = sum(t.numel() for t in model.state_dict().values())
@@ -65,7 +65,7 @@ def test_what_is_said_of_an_architecture_is_complete(info: BuiltinInfo) -> None:
     assert info.parameters
     strength = info.call.get("strength", 1)
     assert info.call["num_inference_steps"] == min(math.ceil(3 / strength), info.steps or 3)
-    assert info.checked_by.keys() <= info.parameters.keys()
+    assert {*info.checked_by, *info.stated} <= info.parameters.keys()
     if (ARCHITECTURES / f"{info.name}.json").is_file():
         assert None not in (info.licence, info.dtype, info.steps)
         for figure, where in info.checked_by.values():
