@@ -56,6 +56,7 @@ def simulated_gpu(
     try:
         with settled():
             yield device
+        SESSION.made_up = None
     finally:
         SESSION.active = False
         SESSION.spec = SESSION.capacity = SESSION.capture = None

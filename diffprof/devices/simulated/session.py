@@ -61,6 +61,9 @@ class Session:
         """Bytes that one allocation may have; None: any number."""
         self.capture: Any = None
         """The CUDA graph that is being captured."""
+        self.made_up: tuple[str, Place | None] | None = None
+        """The last read of an unknown value: the operation, and the line that asked. It outlives a call that
+        fails, which it may be the reason of."""
         self.clear()
 
     def clear(self) -> None:
@@ -68,8 +71,6 @@ class Session:
         self.observer: Observer | None = None
         self.unknown_reads = "assume"
         self.assumed = 0
-        self.made_up: tuple[str, Place | None] | None = None
-        """The last read of a value that nobody knows: the operation, and the line that asked."""
         self.invented_bytes = 0
         self.on_op: Callable[[OpSignature], None] | None = None
         self.on_blocking: Callable[[Blocking], None] | None = None

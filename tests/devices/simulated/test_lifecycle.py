@@ -11,7 +11,9 @@ import torch
 import torch.utils._device
 
 from diffprof.devices.simulated import Observer, empty_weights, is_simulated, place, simulated_gpu
+from diffprof.devices.simulated.session import SESSION
 from diffprof.model.errors import DiffprofError, UsageError
+from diffprof.targets.guest_errors import made_up
 
 from .conftest import Recorder
 
@@ -175,3 +177,19 @@ def test_streams_and_events(recorder: Recorder) -> None:
         assert not recorder.waits
         event.synchronize()
     assert recorder.kinds() == ["synchronize"]
+
+
+def test_what_was_made_up_is_known_after_the_call_that_fails_by_it() -> None:
+    """The failure is told when the device is gone already."""
+
+    def failing() -> None:
+        with simulated_gpu() as device:
+            SESSION.unknown = True
+            _ = 1 / torch.empty(1 << 23, device=device).sum().item()
+
+    with pytest.raises(ZeroDivisionError):
+        failing()
+    assert "value that was made up: aten::_local_scalar_dense" in made_up()
+    with simulated_gpu():
+        pass
+    assert made_up() == ""
