@@ -19,6 +19,9 @@ NOISE = 0.01
 PREDICTED_MEMORY = 0.05
 """The same of a predicted peak of memory: how far predictions are from published peaks."""
 
+TRADED_MEMORY = 0.10
+"""Share of memory that a call which got faster may take more of, without counting as a regression."""
+
 
 class Direction(enum.StrEnum):
     """What became of a figure or a finding."""
@@ -362,12 +365,14 @@ def _conditions(one: Recording, other: Recording) -> Iterator[str]:
 
 
 def _regressions(
-    figures: Iterable[Figure], appeared: Iterable[Finding], worse: Iterable[Shift]
+    figures: Sequence[Figure], appeared: Iterable[Finding], worse: Iterable[Shift]
 ) -> Iterator[str]:
     from diffprof.views.words import place
 
+    faster = any(each.unit == "ms" and each.direction is Direction.BETTER for each in figures)
     for figure in figures:
-        if figure.direction is Direction.WORSE:
+        traded = faster and figure.unit == "bytes" and (figure.ratio or 0.0) <= 1 + TRADED_MEMORY
+        if figure.direction is Direction.WORSE and not traded:
             yield f"{figure.name}: {shown(figure.before, figure.unit)} -> {shown(figure.after, figure.unit)}"
     for finding in appeared:
         if finding.severity is not Severity.INFO and happens(finding):

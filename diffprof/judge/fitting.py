@@ -47,5 +47,6 @@ def shortfall(memory: MemoryUse | None) -> Shortfall | None:
 
 
 def gib(value: int) -> str:
-    """Bytes as a number of GiB."""
-    return f"{value / 2**30:,.1f}".removesuffix(".0")
+    """Bytes as a number of GiB: tenths, and three digits below one."""
+    size = value / 2**30
+    return f"{size:,.1f}".removesuffix(".0") if size >= 1 or not value else f"{size:.3g}"

@@ -135,17 +135,18 @@ class _Ladder:
         self.taken = [step for step in self.taken if step.fix not in fixes]
 
     def climb(self, steps: Sequence[PlanStep], wanted: Sequence[int]) -> list[Action]:
-        """Largest first by what each saves alone, then once more by what each turned out to add to the
-        others."""
-        first = sorted(steps, key=lambda each: (-(each.saves_ms or 0.0), min(each.findings)))
-        taken, after, withheld = list(self.taken), self.after, self.withheld
-        tried = [*self._climb(first, wanted)]
-        adds = {action.fix or action.title: action.saves_ms or 0.0 for action in tried}
-        again = sorted(first, key=lambda each: -adds.get(_name(each), 0.0))
-        if again == first:
-            return tried
-        self.taken, self.after, self.withheld = taken, after, withheld
-        return [*self._climb(again, wanted)]
+        """What each adds in the order of application, for which the sets of steps were costed; listed by what
+        they add. The sum is that of all; a call between the first and the last is told from these figures."""
+        start = self.after
+        first = sorted(steps, key=lambda each: (each.stage, min(each.findings)))
+        listed = sorted(self._climb(first, wanted), key=_order)
+        told = []
+        for action in listed:
+            if start is not None and action.saves_ms is not None:
+                start -= action.saves_ms
+                action = replace(action, after_ms=start)
+            told.append(action)
+        return told
 
     def _climb(self, steps: Sequence[PlanStep], wanted: Sequence[int]) -> Iterator[Action]:
         for step in steps:
@@ -196,9 +197,8 @@ class _Ladder:
         )
 
 
-def _name(step: PlanStep) -> str:
-    """What tells its action apart."""
-    return step.title if step.safety is Safety.ADVICE else step.fix
+def _order(action: Action) -> tuple[float, int]:
+    return -(action.saves_ms or 0.0), action.findings[0]
 
 
 def _worth_it(action: Action, below: float) -> bool:

@@ -124,7 +124,7 @@ def test_counts_and_memory():
     assert (loop.before, loop.after, loop.direction) == (2.0, 0.0, Direction.BETTER)
     assert figure(found, "graph breaks").direction is Direction.BETTER
     assert figure(found, "memory, peak").direction is Direction.WORSE
-    assert found.regressions == ("memory, peak: 1 kB -> 2 kB",)
+    assert found.regressions == ("memory, peak: 1,000 B -> 1.95 KiB",)
     assert found.headline == "Mixed: blocking operations per step 2 -> 0."
 
 
@@ -171,3 +171,10 @@ def test_more_chances_are_no_regression_and_a_new_wait_is_one() -> None:
     recording = make_recording()
     worse = compare(make_report(recording=recording), make_report(new, recording=recording))
     assert worse.regressions == (f"SYN001 value-read appeared at {new.where}",)
+
+
+@pytest.mark.parametrize(("after", "regressions"), [(1090, 0), (1110, 1)])
+def test_a_faster_call_may_take_a_little_more_memory(after: int, regressions: int) -> None:
+    slow = timed(2.0, memory=MemoryUse(grade=Grade.MEASURED, peak_bytes=1000))
+    fast = timed(1.0, memory=MemoryUse(grade=Grade.MEASURED, peak_bytes=after))
+    assert len(compare(slow, fast).regressions) == regressions
