@@ -30,7 +30,7 @@ def run(tmp_path: Path, *args: str) -> Result:
 
 
 def test_a_trace_becomes_a_report(tmp_path: Path, trace: Path) -> None:
-    result = run(tmp_path, str(trace))
+    result = run(tmp_path, str(trace), "-v")
     assert result.exit_code == 0, result.output
     assert "SYN001" in result.stdout
     assert "diffusers/schedulers/scheduling_ddim.py:342" in result.stdout

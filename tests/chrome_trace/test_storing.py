@@ -89,7 +89,7 @@ def test_a_disk_that_takes_only_the_report(tmp_path: Path, monkeypatch: pytest.M
     def full(*args: object, **named: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("diffprof.chrome_trace.writer._open", full)
+    monkeypatch.setattr("diffprof.chrome_trace.writer.whole_file", full)
     stored = runs.store(builders.make_report(recording=recording(call())), tmp_path, now=NOW)
     assert stored.recording.trace_file is None
     assert "No space left" in stored.recording.unseen[-1].why

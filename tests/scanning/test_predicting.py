@@ -11,7 +11,7 @@ from diffprof.gpu.specs import load_spec
 from diffprof.model.errors import UsageError
 from diffprof.model.prediction import Prediction
 from diffprof.scanning.predicting import predict
-from diffprof.scanning.scan import predicting, scan_target
+from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options
 from diffprof.views.predictions import render_predictions
 
@@ -65,7 +65,7 @@ def test_a_device_without_units_for_a_type_has_no_time_and_says_why(rows: tuple[
 
 def test_what_does_not_fit_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     small = dataclasses.replace(load_spec("t4"), capacity_gib=0.001)
-    monkeypatch.setattr(predicting, "load_spec", lambda name: small)
+    monkeypatch.setattr("diffprof.scanning.predicting.load_spec", lambda name: small)
     (row,) = predict("tiny-sdxl", devices=("t4",), steps=3)
     assert row.fits is False
     assert row.seconds is None

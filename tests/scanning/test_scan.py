@@ -99,7 +99,7 @@ def test_sigmas_on_the_device_are_found_and_named(pipe):
     for finding in reads:
         assert "`scheduler.sigmas` is on the device" in finding.message
         assert finding.site is not None
-        assert finding.site.file.endswith("test_scanning.py")
+        assert finding.site.file.endswith("test_scan.py")
         assert finding.site.user_code
         assert finding.site.module == "scheduler"
         assert finding.site.chain[-1].function == "test_sigmas_on_the_device_are_found_and_named"
@@ -243,7 +243,7 @@ def test_what_was_recorded_before_a_failure_is_kept(pipe, raised, monkeypatch):
     assert process_state() == before
     assert next(pipe.unet.parameters()).device.type == "cpu"
     if isinstance(raised, ValueError):
-        assert "test_scanning.py" in str(caught.value)
+        assert "test_scan.py" in str(caught.value)
         assert "the third step is too far" in str(caught.value)
         assert "too far" in (report.recording.failure or "")
 

@@ -54,7 +54,9 @@ def test_memory_that_others_took_stops_nobody() -> None:
     ],
 )
 def test_an_allocation_without_room_is_refused_before_it_is_made(name: str, args: Any, kwargs: Any) -> None:
-    with pytest.raises(MemoryGone, match=rf"torch.{name} asked for [\d.]+ GB on the CPU, and [\d.]+ GB are"):
+    with pytest.raises(
+        MemoryGone, match=rf"torch.{name} asked for [\d.]+ GiB on the CPU, and [\d.]+ GiB are"
+    ):
         refuse_large(name, args, kwargs)
     refuse_large(name, (2, 3), {})
 
