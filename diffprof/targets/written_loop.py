@@ -78,7 +78,12 @@ def parts_in_reach(namespace: dict[str, Any], called: dict[int, torch.nn.Module]
     """Models and schedulers by the names that the script has for them, in its globals, in the functions that
     run now, and one attribute or item below; called models that have no name by that of their class."""
     found: dict[str, Any] = {}
-    scopes = [f.f_locals for f in stack() if not is_machinery(f.f_code.co_filename)]
+    scopes = []
+    for frame in stack():
+        if not is_machinery(frame.f_code.co_filename):
+            scopes.append(frame.f_locals)
+        if frame.f_code.co_name == "<module>" and frame.f_globals is namespace:
+            break  # what called the script is none of its own
     for scope in (*scopes, namespace):
         for name, value in list(scope.items()):
             for label, each in ((name, value), *_inner(value)):
