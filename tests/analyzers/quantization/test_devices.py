@@ -96,6 +96,7 @@ def make():
 """
 
 
+@pytest.mark.slow  # it times layers: other tests beside it disturb it
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="needs a CPU with AVX2")
 @pytest.mark.skipif(TorchVersion(torch.__version__) >= (2, 14), reason="torch 2.14 gains without VNNI too")
 def test_without_vnni_torchao_s_dynamic_int8_is_never_recommended(tmp_path: Path) -> None:
