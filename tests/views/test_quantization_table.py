@@ -96,7 +96,7 @@ def test_json_has_the_keys_that_others_build_on(recording: Recording) -> None:
 def test_text_tells_what_it_gains_and_what_is_unknown(recording: Recording) -> None:
     text = render_quantization(recording, "text", width=120)
     assert "saves 0.16 ms of 16 ms (1.0%)" in text
-    assert "6.55 MB of weights" in text
+    assert "6.25 MiB of weights" in text
     assert "not timed" in text
     assert "not measured" in text
     assert "float8-dynamic-row, because no units" in text
@@ -137,7 +137,7 @@ def test_names_can_not_act(form: str) -> None:
 
 @pytest.mark.parametrize("form", ["text", "markdown", "html"])
 def test_a_report_has_the_shapes_as_a_section(recording: Recording, form: str) -> None:
-    shown = render(make_report(recording), form)
+    shown = render(make_report(recording), form, verbose=True)
     assert "Linears" in shown
     assert "2,048 x 1280 x 5120" in shown
     assert "The choice saves" in shown
