@@ -147,7 +147,7 @@ def _reach(row: GraphBreakRow) -> str:
         of = f"of {row.ops:,} operation{'' if row.ops == 1 else 's'}" if row.ops else "empty"
         text = f" {graphs} there, {of}."
     if row.state:
-        text += _STATES[row.state]
+        text += _STATES.get(row.state, "")
     if row.hidden_by:
         text += f" Dynamo comes here only once the break in {row.hidden_by} is cured."
     elif row.skipped_frame:

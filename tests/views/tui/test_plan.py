@@ -56,7 +56,7 @@ def test_apply_says_what_it_lacks_and_asks_the_command_for_the_checked(drive: Dr
     pane.chosen = {"host-timesteps", "other-model"}
     folder = "traces/20260102-030405-sdxl"
     assert pane.command()[:5] == ["fix", folder, "--apply", "--traces", "t"]
-    assert pane.command()[5:] == ["--select", "other-model", "--select", "host-timesteps", "--lossy"]
+    assert pane.command()[5:] == ["--select", "other-model", "--select", "host-timesteps", "--lossy", "--yes"]
 
 
 @pytest.mark.parametrize("keys", [[], ["escape"]], ids=["to the end", "stopped"])
