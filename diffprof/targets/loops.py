@@ -117,10 +117,16 @@ def _read(code: CodeType) -> Function:
     return Function(code, False, tuple(_loops(node, code)) if node is not None else ())
 
 
-@functools.lru_cache(maxsize=32)
 def _tree(filename: str) -> ast.Module | None:
+    """Of the file as it is now: one that was edited between two scans has other loops at its lines."""
+    linecache.checkcache(filename)
+    return _parsed("".join(linecache.getlines(filename)))
+
+
+@functools.lru_cache(maxsize=32)
+def _parsed(source: str) -> ast.Module | None:
     try:
-        return ast.parse("".join(linecache.getlines(filename)))
+        return ast.parse(source)
     except (SyntaxError, ValueError):
         return None
 

@@ -240,7 +240,6 @@ def test_a_scheduler_of_ones_own_and_a_callback(tmp_path: Path, folder: Path, bu
     assert (image_of(patch.before) == image_of(patch.after)).all()
 
 
-@pytest.mark.xfail(strict=True, reason="two constants that a hand-written loop uploads are left in it")
 def test_a_loop_of_ones_own(tmp_path: Path, folder: Path, built: Any) -> None:
     before, patch, after = edited(written(OWN_LOOP, tmp_path, folder, built))
     assert len(waits(before)) >= 6
