@@ -117,7 +117,7 @@ def test_a_saving_that_nobody_knows_is_no_figure() -> None:
     unknown, partly, known = plan_of(None, None), plan_of(2.0, None), plan_of(1.0, 1.0)
     assert expected(unknown) == (
         "One call takes 10 ms (simulated); "
-        "what the 2 selected fixes would save is not known before it is tried."
+        "what the 2 selected fixes would save is unknown until they are tried."
     )
     assert title(unknown) == "2 fixes checked: 10 ms now; what is saved shows when tried"
     assert expected(known) == (
