@@ -48,7 +48,7 @@ def test_help_verdict_theme_and_quit(drive: Drive, tmp_path: Path) -> None:
         bar = app.screen.query_one(VerdictBar)
         await pilot.press("v")
         assert bar.size.height > 3
-        assert "has the whole story." in " ".join((await settled(pilot)).split())
+        assert "`diffprof explain SYN001` says more." in " ".join((await settled(pilot)).split())
         await pilot.click(VerdictBar)
         assert bar.size.height == 3
         assert app.theme == DARK
