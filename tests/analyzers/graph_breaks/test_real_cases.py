@@ -65,6 +65,7 @@ def hook_lines(file: str) -> dict[int, str]:
     return dict(enumerate(source, 1))
 
 
+@pytest.mark.slow
 def test_group_offloading_breaks_where_a_group_is_moved() -> None:
     scene = group_offload()
     hooked = [m for m in scene.pipe.unet.modules() if hasattr(m, "_diffusers_hook")]
@@ -87,6 +88,7 @@ def test_group_offloading_breaks_where_a_group_is_moved() -> None:
         assert "weights on the device" in finding.advice
 
 
+@pytest.mark.slow
 def test_layerwise_casting_breaks_around_every_layer() -> None:
     scene = layerwise_casting()
     cast = sum(
