@@ -105,7 +105,7 @@ def test_the_goal_of_memory():
 
     saves = judge(simulated(10.0, 2_000), simulated(12.0, 1_000))
     assert saves.keep
-    assert said(saves) == "It saves 1 kB of 2 kB, for 2 ms more per call."
+    assert said(saves) == "It saves 1,000 B of 1.95 KiB, for 2 ms more per call."
     assert judge(simulated(10.0, 2_000), simulated(5.0, 2_000)).reason is Reason.NO_MEMORY
     assert judge(simulated(10.0), simulated(5.0)).reason is Reason.MEMORY_UNKNOWN
 
