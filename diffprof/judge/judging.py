@@ -14,6 +14,7 @@ from diffprof.model.recording import Recording
 from diffprof.model.report import Report, Unjudged, decode, read_file
 
 _OF_THE_FILE = ("schema", "recording")
+_JUDGEMENT = ("findings", "facts", "unchecked", "verdict", "actions", "rest")
 
 
 def make_report(recording: Recording) -> Report:
@@ -28,7 +29,7 @@ def make_report(recording: Recording) -> Report:
 def judge_again(report: Report) -> Report:
     """The same report with the judgement of this version's rules."""
     fresh = make_report(report.recording)
-    judgement = {name: getattr(fresh, name) for name in ("findings", "facts", "unchecked", "summary")}
+    judgement = {name: getattr(fresh, name) for name in _JUDGEMENT}
     return msgspec.structs.replace(report, **judgement)
 
 

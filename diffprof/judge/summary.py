@@ -13,7 +13,7 @@ from diffprof.model.finding import Finding, Severity
 from diffprof.model.fix import PlanStep, Safety, recipes
 from diffprof.model.recording import Change, MemoryUse
 from diffprof.model.report import Report
-from diffprof.model.summary import Action, Rest, Summary
+from diffprof.model.summary import Action, Answer, Rest
 
 WORTH = 0.001
 """Share of the call that an action has to save to be named by itself."""
@@ -25,29 +25,37 @@ ByHand = Callable[[Finding], bool]
 
 
 def summarized(report: Report, about: Sequence[str] = ()) -> Report:
-    """The report with its summary, and its findings in the summary's order: first what actions stand for."""
-    summary = summarize(report, about)
-    first = [n for action in summary.actions for n in action.findings]
-    order = list(dict.fromkeys([*first, *range(len(report.findings))]))
-    place = {old: new for new, old in enumerate(order)}
-    actions = tuple(
-        replace(action, findings=tuple(place[n] for n in action.findings)) for action in summary.actions
-    )
-    rest = replace(summary.rest, findings=tuple(sorted(place[n] for n in summary.rest.findings)))
-    return replace(
-        report,
-        findings=tuple(report.findings[n] for n in order),
-        summary=replace(summary, actions=actions, rest=rest),
-    )
-
-
-def summarize(report: Report, about: Sequence[str] = ()) -> Summary:
-    """What to do and what it buys.
+    """The report with its verdict, what to do and what it buys, and its findings in that order: first what
+    actions stand for.
 
     about: codes of rules that were asked for, or the beginning of codes; empty: all. Actions that keep the
     picture come first, each group sorted by what an action saves alone; what it saves here is what it adds to
     those before it.
     """
+    answer, actions, rest = _summary(report, about)
+    first = [n for action in actions for n in action.findings]
+    order = list(dict.fromkeys([*first, *range(len(report.findings))]))
+    place = {old: new for new, old in enumerate(order)}
+    ordered = replace(report, findings=tuple(report.findings[n] for n in order))
+    actions = [replace(each, findings=tuple(place[n] for n in each.findings)) for each in actions]
+    return replace(
+        ordered,
+        verdict=replace(answer, finding=_told_of(ordered, actions, about)),
+        actions=tuple(actions),
+        rest=replace(rest, findings=tuple(sorted(place[n] for n in rest.findings))),
+    )
+
+
+def _told_of(report: Report, actions: Sequence[Action], about: Sequence[str]) -> int | None:
+    """The finding that the verdict is about."""
+    if actions:
+        return actions[0].findings[0]
+    wanted = (n for n, f in enumerate(report.findings) if not about or f.rule.startswith(tuple(about)))
+    return next(wanted, None)
+
+
+def _summary(report: Report, about: Sequence[str]) -> tuple[Answer, list[Action], Rest]:
+    """By the report's own order of findings."""
     wanted = [n for n, f in enumerate(report.findings) if not about or f.rule.startswith(tuple(about))]
     now = call_ms(report.recording)
     priced = priced_steps(report)
@@ -72,7 +80,7 @@ def summarize(report: Report, about: Sequence[str] = ()) -> Summary:
     told |= {n for action in named for n in action.findings}
     grade = report.recording.timeline.grade if report.recording.timeline else None
     timing = report.recording.timing
-    return Summary(
+    answer = Answer(
         about=tuple(about),
         call_ms=now,
         kept_ms=kept,
@@ -83,9 +91,8 @@ def summarize(report: Report, about: Sequence[str] = ()) -> Summary:
         lacks_bytes=short.lacks_bytes if short else None,
         phase=short.phase or None if short else None,
         waits_in_loop=_waits_in_loop(report),
-        actions=tuple(named),
-        rest=_rest(report, [n for n in wanted if n not in told], actions, below),
     )
+    return answer, named, _rest(report, [n for n in wanted if n not in told], actions, below)
 
 
 def _by_hand(report: Report, told: set[int]) -> Iterator[PlanStep]:

@@ -14,7 +14,7 @@ from diffprof.model.fix import Outcome, Plan, SourceEdits
 from diffprof.model.recording import SCHEMA, Recording
 from diffprof.model.recording.invariants import broken
 from diffprof.model.recording.whole_file import write_whole
-from diffprof.model.summary import Summary
+from diffprof.model.summary import Action, Answer, Rest
 
 REPORT_FILE = "report.json"
 _INVISIBLE = re.compile(
@@ -31,8 +31,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     facts: tuple[Finding, ...] = ()
     """What was looked at and is well: decisions that the tables show, with nothing to do."""
     unchecked: tuple[Unchecked, ...] = ()
-    summary: Summary | None = None
-    """What to do and what it buys, derived from the rest; None in reports of 0.1.0."""
+    verdict: Answer | None = None
+    """What a call costs and would cost, derived from the rest; None in reports of 0.1.0."""
+    actions: tuple[Action, ...] = ()
+    """What to do, sorted by what it saves; what changes the picture after the others."""
+    rest: Rest = Rest()
     schema: int = SCHEMA
     path: str | None = None
     """Folder that holds the report, once stored."""
@@ -154,12 +157,14 @@ def decode(data: bytes, kind: type[Kind], origin: str) -> Kind:
 
 def _misplaced(report: Report | Unjudged) -> str | None:
     """The first index of the summary that no finding has, as a clause; None where there is none."""
-    if not isinstance(report, Report) or report.summary is None:
+    if not isinstance(report, Report):
         return None
-    named = [*(action.findings for action in report.summary.actions), report.summary.rest.findings]
-    if any(not action.findings for action in report.summary.actions):
+    if any(not action.findings for action in report.actions):
         return "an action of its summary is for no finding"
-    wrong = next((n for each in named for n in each if not 0 <= n < len(report.findings)), None)
+    told = report.verdict.finding if report.verdict else None
+    named = [n for action in report.actions for n in action.findings] + [*report.rest.findings]
+    named += [] if told is None else [told]
+    wrong = next((n for n in named if not 0 <= n < len(report.findings)), None)
     return None if wrong is None else f"its summary names finding {wrong}, of {len(report.findings)}"
 
 

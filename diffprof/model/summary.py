@@ -50,8 +50,8 @@ class Rest(msgspec.Struct, frozen=True, kw_only=True):
     below_ms: float = 0.0
 
 
-class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer, as data. Times are of one call, in milliseconds; None: no clock or timeline tells."""
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """The verdict, as data. Times are of one call, in milliseconds; None: no clock or timeline tells."""
 
     about: tuple[str, ...] = ()
     """Codes of rules, or their beginnings, that were asked for; empty: all."""
@@ -71,6 +71,5 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     the peak is."""
     waits_in_loop: int | None = None
     """Operations in the denoising loop that make the CPU wait, per call; None: not looked for."""
-    actions: tuple[Action, ...] = ()
-    """Sorted by what they save; those that change the picture after the others."""
-    rest: Rest = Rest()
+    finding: int | None = None
+    """Index into Report.findings of what the verdict is about; None where nothing was found."""

@@ -15,7 +15,7 @@ _PICTURE = {Safety.EXACT: "same", Safety.NUMERIC: "rounding", Safety.LOSSY: "cha
 
 def actions_table(report: Report) -> Table | None:
     """Every action with its place; None where there is none."""
-    actions = report.summary.actions if report.summary else ()
+    actions = report.actions
     if not actions:
         return None
     rows = tuple((*cells_of(action), action.place) for action in actions)

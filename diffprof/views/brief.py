@@ -8,7 +8,7 @@ from pathlib import Path
 from diffprof.judge.rules import find_rule
 from diffprof.model.plain import clean, cut, pad, width
 from diffprof.model.report import Report
-from diffprof.model.summary import Action, Summary
+from diffprof.model.summary import Action, Rest
 from diffprof.views import words
 from diffprof.views.actions import COLUMNS, cells_of
 from diffprof.views.page import Page
@@ -33,13 +33,12 @@ def render_brief(report: Report, *, columns: int | None = None, colour: bool = F
         page.flow(("green", tried(report.outcomes)))
     below = [*_below(report)]
     room = LINES - len(page.lines) - len(below) - 1
-    actions = report.summary.actions if report.summary else ()
-    shown = _fitting(actions, room - 3)
-    if shown and report.summary:
+    shown = _fitting(report.actions, room - 3)
+    if shown:
         page.blank()
-        _table(page, shown, report.summary)
-        _rest(page, report.summary, len(actions) - len(shown))
-    elif not shown:
+        _table(page, shown)
+        _rest(page, report.rest, len(report.actions) - len(shown))
+    else:
         page.flow(top.next)
     page.blank()
     for line in below:
@@ -58,7 +57,7 @@ def _fitting(actions: Sequence[Action], room: int) -> list[Action]:
     return shown
 
 
-def _table(page: Page, actions: Sequence[Action], summary: Summary) -> None:
+def _table(page: Page, actions: Sequence[Action]) -> None:
     """A line an action, cut to the screen: what, what it saves, the call after it, what becomes of the
     picture, who does it; below it the line of source, where there is one."""
     heads = COLUMNS
@@ -78,8 +77,7 @@ def _table(page: Page, actions: Sequence[Action], summary: Summary) -> None:
             page.raw(("dim", cut(place, (page.columns or 80) - 2)), indent=2)
 
 
-def _rest(page: Page, summary: Summary, hidden: int) -> None:
-    rest = summary.rest
+def _rest(page: Page, rest: Rest, hidden: int) -> None:
     count = len(rest.findings) + hidden
     if not count:
         return
@@ -97,7 +95,7 @@ def _below(report: Report) -> Iterator[tuple[str | tuple[str, str], ...]]:
     if lacking := _unchecked(report):
         yield (("dim", lacking),)
     name = Path(report.path).name if report.path else ""
-    fixable = report.summary is not None and any(action.fix for action in report.summary.actions)
+    fixable = any(action.fix for action in report.actions)
     if fixable and report.recording.target.kind not in ("trace",):
         yield (
             ("cyan", f"diffprof fix --apply {name}".rstrip()),

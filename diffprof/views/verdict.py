@@ -13,7 +13,7 @@ from diffprof.model.finding import Finding
 from diffprof.model.fix import Safety
 from diffprof.model.recording import INTERRUPTED, CaptureRow, Recording, SyncRow, steady_per_step
 from diffprof.model.report import Report
-from diffprof.model.summary import Action, Summary
+from diffprof.model.summary import Action, Answer
 from diffprof.views.words import cost, duration, how_often, milliseconds, number, place, plural
 
 WAITS = "SYN"
@@ -33,7 +33,7 @@ def verdict(report: Report) -> Verdict:
     recording = report.recording
     if recording.partial:
         return Verdict(f"Partial recording. {_seen(report)}", _ended(report), _again(recording))
-    asked = report.summary.about if report.summary else ()
+    asked = report.verdict.about if report.verdict else ()
     if asked and all(code.startswith(WAITS) for code in asked) and recording.syncs is not None:
         return Verdict(_waits(recording, recording.syncs), _why(report), _next(report))
     return Verdict(_headline(report), _why(report), _next(report))
@@ -43,16 +43,16 @@ def verdict(report: Report) -> Verdict:
 
 
 def _headline(report: Report) -> str:
-    summary, recording = report.summary, report.recording
+    answer, recording = report.verdict, report.recording
     short = shortfall(recording.memory)
     if short is not None:
         return (
             f"Does not fit: needs {gib(short.needs_bytes)} GiB {short.where}, the {_named_device(recording)} "
             f"has {gib(short.has_bytes)} GiB; {gib(short.lacks_bytes)} GiB are lacking."
         )
-    if summary is None or summary.call_ms is None:
+    if answer is None or answer.call_ms is None:
         return _seen(report)
-    said = [_answer(summary, recording)]
+    said = [_answer(answer, report)]
     if recording.target.kind == "trace":
         busy = device_busy(recording)
         if busy is not None:
@@ -62,9 +62,9 @@ def _headline(report: Report) -> str:
     return " ".join(said)
 
 
-def _answer(summary: Summary, recording: Recording) -> str:
+def _answer(answer: Answer, report: Report) -> str:
     """Now, and with what can be done, of one image, clip or call."""
-    target = recording.target
+    target = report.recording.target
     made = max(target.made, 1)
     unit = f"{'an' if target.makes == 'image' else 'a'} {target.makes or 'call'}"
     steps = f" of {plural(target.steps, 'step')}" if target.steps else ""
@@ -72,20 +72,20 @@ def _answer(summary: Summary, recording: Recording) -> str:
     def of_one(ms: float | None) -> str:
         return duration(None if ms is None else ms / made)
 
-    now = f"{of_one(summary.call_ms)} {unit}{steps} ({summary.grade})"
+    now = f"{of_one(answer.call_ms)} {unit}{steps} ({answer.grade})"
     parts = []
-    safe = [action for action in summary.actions if not action.changes_picture]
+    safe = [action for action in report.actions if not action.changes_picture]
     if any(action.saves_ms for action in safe):
         exact = all(action.safety in (Safety.EXACT, None) for action in safe)
         how = "without changing the picture" if exact else "with the picture the same within rounding"
-        how = "with all below done" if recording.target.kind == "trace" else how
-        parts.append(f"{of_one(summary.kept_ms)} {how}")
-    lossy = [action.fix or action.title for action in summary.actions if action.changes_picture]
-    if lossy and summary.lossy_ms is not None:
-        parts.append(f"{of_one(summary.lossy_ms)} with {' and '.join(filter(None, lossy))}")
+        how = "with all below done" if target.kind == "trace" else how
+        parts.append(f"{of_one(answer.kept_ms)} {how}")
+    lossy = [action.fix or action.title for action in report.actions if action.changes_picture]
+    if lossy and answer.lossy_ms is not None:
+        parts.append(f"{of_one(answer.lossy_ms)} with {' and '.join(filter(None, lossy))}")
     if parts:
         return f"{now}; {', '.join(parts)}."
-    return f"{now}; nothing was found that is worth doing." if not summary.actions else f"{now}."
+    return f"{now}; nothing was found that is worth doing." if not report.actions else f"{now}."
 
 
 def _seen(report: Report) -> str:
@@ -191,11 +191,10 @@ def _why(report: Report) -> str:
 
 def headline_finding(report: Report) -> Finding | None:
     """The finding that the verdict, the first action and the first fix are about, if there is one."""
-    summary = report.summary
-    if summary is not None and summary.actions:
-        return report.findings[summary.actions[0].findings[0]]
-    asked = summary.about if summary else ()
-    return next((f for f in report.findings if not asked or f.rule.startswith(asked)), None)
+    if report.verdict is None:
+        return next(iter(report.findings), None)
+    told = report.verdict.finding
+    return None if told is None else report.findings[told]
 
 
 def _nothing_found(report: Report) -> str:
@@ -257,5 +256,4 @@ def _next(report: Report) -> str:
 
 def first_action(report: Report, finding: Finding) -> Action | None:
     """The action that a finding leads to."""
-    actions = report.summary.actions if report.summary else ()
-    return next((each for each in actions if report.findings[each.findings[0]] == finding), None)
+    return next((each for each in report.actions if report.findings[each.findings[0]] == finding), None)

@@ -42,9 +42,9 @@ with all components on the GPU. Nothing here was measured. Printed by `tests/ben
 
 def row(info: BuiltinInfo, report: Report) -> Sequence[str]:
     syncs = report.recording.syncs or ()
-    memory, summary = report.recording.memory, report.summary
+    memory, answer = report.recording.memory, report.verdict
     peak = memory.peak_bytes if memory else None
-    seconds = summary.call_ms if summary else None
+    seconds = answer.call_ms if answer else None
     return (
         f"`{info.name}`",
         parameters(sum(info.parameters.values())),

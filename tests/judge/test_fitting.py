@@ -39,11 +39,11 @@ def full_precision(use: MemoryUse) -> Recording:
 )
 def test_what_does_not_fit_is_the_answer(use: MemoryUse, phase: str, said: str, tiles: bool) -> None:
     report = make_report(full_precision(use))
-    summary = report.summary
-    assert summary is not None
+    answer = report.verdict
+    assert answer is not None
     assert use.peak_bytes is not None
-    assert (summary.fits, summary.phase) == (False, phase)
-    assert (summary.needs_bytes, summary.lacks_bytes) == (use.peak_bytes, use.peak_bytes - 15 * GIB)
+    assert (answer.fits, answer.phase) == (False, phase)
+    assert (answer.needs_bytes, answer.lacks_bytes) == (use.peak_bytes, use.peak_bytes - 15 * GIB)
     lines = verdict(report)
     assert lines.headline.startswith(f"Does not fit: {said}, the ")
     assert "has 15 GiB" in lines.headline
@@ -55,8 +55,8 @@ def test_what_does_not_fit_is_the_answer(use: MemoryUse, phase: str, said: str, 
 
 def test_what_fits_is_timed() -> None:
     report = make_report(full_precision(memory(denoise=15, decode=14)))
-    assert report.summary is not None
-    assert (report.summary.fits, report.summary.lacks_bytes, report.summary.phase) == (True, None, None)
+    assert report.verdict is not None
+    assert (report.verdict.fits, report.verdict.lacks_bytes, report.verdict.phase) == (True, None, None)
     assert not verdict(report).headline.startswith("Does not fit")
     assert "SET008" not in {each.rule for each in report.findings}
 
@@ -64,6 +64,6 @@ def test_what_fits_is_timed() -> None:
 def test_memory_that_was_not_recorded_is_no_verdict() -> None:
     assert shortfall(None) is None
     assert shortfall(replace(memory(decode=99), capacity_bytes=None)) is None
-    summary = make_report(replace(full_precision(memory(decode=9)), memory=None)).summary
-    assert summary is not None
-    assert summary.fits is None
+    answer = make_report(replace(full_precision(memory(decode=9)), memory=None)).verdict
+    assert answer is not None
+    assert answer.fits is None

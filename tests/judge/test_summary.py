@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from diffprof.judge.judging import load_judged
 from diffprof.judge.judging import make_report as judge_recording
 from diffprof.judge.plan import Choice, make_plan
-from diffprof.judge.summary import WORTH, summarize
+from diffprof.judge.summary import WORTH, summarized
 from diffprof.model.finding import Severity
 from diffprof.model.fix import Safety
 from diffprof.model.report import Report
@@ -27,44 +27,43 @@ def sample(request: pytest.FixtureRequest) -> Report:
 
 
 def test_savings_add_up_to_the_call_after_them(sample: Report) -> None:
-    summary = sample.summary
-    assert summary is not None
-    assert summary.call_ms is not None
-    left = summary.call_ms
-    for action in summary.actions:
+    answer = sample.verdict
+    assert answer is not None
+    assert answer.call_ms is not None
+    left = answer.call_ms
+    for action in sample.actions:
         assert action.saves_ms is not None
-        assert action.saves_ms > WORTH * summary.call_ms
+        assert action.saves_ms > WORTH * answer.call_ms
         left = action.after_ms if action.after_ms is not None else left
-    assert left == pytest.approx(summary.lossy_ms if summary.lossy_ms is not None else summary.kept_ms)
+    assert left == pytest.approx(answer.lossy_ms if answer.lossy_ms is not None else answer.kept_ms)
 
 
 def test_the_end_is_what_the_plans_expect(sample: Report) -> None:
-    summary = sample.summary
-    assert summary is not None
-    for lossy, reached in ((False, summary.kept_ms), (True, summary.lossy_ms)):
+    answer = sample.verdict
+    assert answer is not None
+    for lossy, reached in ((False, answer.kept_ms), (True, answer.lossy_ms)):
         expected = make_plan(sample, Choice(lossy=lossy)).after_ms
         assert reached == pytest.approx(expected, rel=WORTH)
 
 
 def test_the_first_action_is_the_first_fix_and_the_first_finding(sample: Report) -> None:
-    assert sample.summary is not None
-    first = sample.summary.actions[0]
+    first = sample.actions[0]
     assert first.findings[0] == 0
+    assert sample.verdict is not None
+    assert sample.verdict.finding == 0
     plan = make_plan(sample, Choice(lossy=first.changes_picture))
     assert plan.listed[0].fix == first.fix
 
 
 def test_what_changes_the_picture_comes_after_what_does_not(sample: Report) -> None:
-    assert sample.summary is not None
-    kinds = [action.changes_picture for action in sample.summary.actions]
+    kinds = [action.changes_picture for action in sample.actions]
     assert kinds == sorted(kinds)
 
 
 def test_each_finding_is_in_one_place(sample: Report) -> None:
-    assert sample.summary is not None
-    named = [n for action in sample.summary.actions for n in action.findings]
+    named = [n for action in sample.actions for n in action.findings]
     assert len(named) == len(set(named))
-    assert not set(named) & set(sample.summary.rest.findings)
+    assert not set(named) & set(sample.rest.findings)
 
 
 def test_decisions_that_all_is_well_are_no_findings() -> None:
@@ -78,22 +77,23 @@ def test_a_finding_without_a_fix_is_done_by_hand_and_a_cheap_one_is_not_named() 
         make_finding("SYN001", fixes=(), advice="Read it once before the loop."),
         make_finding("SYN005", fixes=(), in_loop=False, severity=Severity.LOW),
     )
-    summary = summarize(report)
-    assert [(a.rule, a.fix, a.safety, a.title) for a in summary.actions] == [
+    found = summarized(report)
+    assert [(a.rule, a.fix, a.safety, a.title) for a in found.actions] == [
         ("SYN001", None, None, "Read it once before the loop.")
     ]
-    assert summary.rest.findings == (1,)
-    assert summary.rest.saves_ms is None
-    assert summary.rest.unknown == 1
+    assert found.rest.findings == (1,)
+    assert found.rest.saves_ms is None
+    assert found.rest.unknown == 1
 
 
 def test_who_asks_for_waits_is_told_of_them_however_small() -> None:
     report = load_judged(SAMPLES / "sdxl-ddim-a100")
-    summary = summarize(report, about=("SYN",))
-    assert summary.actions
-    assert {action.rule[:3] for action in summary.actions} == {"SYN"}
-    assert summary.actions[0].safety is Safety.EXACT
-    assert summary.waits_in_loop == 16
+    found = summarized(report, about=("SYN",))
+    assert found.actions
+    assert {action.rule[:3] for action in found.actions} == {"SYN"}
+    assert found.actions[0].safety is Safety.EXACT
+    assert found.verdict is not None
+    assert found.verdict.waits_in_loop == 16
 
 
 def test_a_step_saves_no_more_than_the_idle_time_that_its_finding_claims() -> None:
@@ -102,7 +102,8 @@ def test_a_step_saves_no_more_than_the_idle_time_that_its_finding_claims() -> No
     (full,) = (finding for finding in judged.findings if finding.rule == "KRN010")
     assert full.saves_ms is not None
     claimed = replace(full, saves_ms=full.saves_ms / 4, fixes=())
-    summary = summarize(replace(judged, findings=(claimed,)))
-    (action,) = summary.actions
+    found = summarized(replace(judged, findings=(claimed,)))
+    (action,) = found.actions
+    assert found.verdict is not None
     assert action.saves_ms == pytest.approx(claimed.saves_ms)
-    assert action.after_ms == summary.kept_ms
+    assert action.after_ms == found.verdict.kept_ms

@@ -14,7 +14,7 @@ from diffprof.model.errors import DiffprofError, UsageError
 from diffprof.model.fix import Plan
 from diffprof.model.recording import SCHEMA
 from diffprof.model.report import Report, Unjudged, from_json, load_report, save_report, slug, to_json
-from diffprof.model.summary import Action, Summary
+from diffprof.model.summary import Action
 from tests import builders
 
 
@@ -117,7 +117,7 @@ def test_slug(text: str, name: str) -> None:
 
 def test_what_is_no_judgement_is_kept_when_judged_again(tmp_path: Path) -> None:
     """A field of a report is either read by `load_judged` or derived."""
-    derived = {"findings", "facts", "unchecked", "summary", "path"}
+    derived = {"findings", "facts", "unchecked", "verdict", "actions", "rest", "path"}
     assert set(Report.__struct_fields__) == {*Unjudged.__struct_fields__, *derived}
     report = msgspec.structs.replace(builders.one_of_everything(), after="after", outcomes=(), plan=Plan())
     save_report(report, tmp_path)
@@ -148,7 +148,7 @@ def test_a_report_renders_itself_and_its_findings_say_where() -> None:
 @pytest.mark.parametrize("findings", [(), (7,), (-1,)])
 def test_a_summary_that_names_no_finding_is_damage(findings: tuple[int, ...]) -> None:
     action = Action(findings=findings, rule="SYN001", title="x")
-    report = builders.make_report(builders.make_finding(), summary=Summary(actions=(action,)))
+    report = builders.make_report(builders.make_finding(), actions=(action,))
     stored = to_json(report)
     with pytest.raises(UsageError, match="summary"):
         from_json(stored)

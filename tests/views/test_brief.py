@@ -13,7 +13,7 @@ from diffprof.judge.summary import summarized
 from diffprof.model.fix import Safety
 from diffprof.model.plain import width
 from diffprof.model.report import Report
-from diffprof.model.summary import Action, Summary
+from diffprof.model.summary import Action, Answer
 from diffprof.views import render
 from diffprof.views.brief import LINES
 from diffprof.views.verdict import headline_finding, verdict
@@ -46,8 +46,7 @@ def test_a_hard_report_fits_a_screen(name: str, columns: int) -> None:
 def test_verdict_first_row_first_fix_and_page_name_the_same_finding(sample: Report) -> None:
     first = headline_finding(sample)
     assert first == sample.findings[0]
-    assert sample.summary is not None
-    top = sample.summary.actions[0]
+    top = sample.actions[0]
     row = render(sample, "text", columns=200).splitlines()
     assert any(line.startswith(top.title) for line in row)
     plan = make_plan(sample)
@@ -58,13 +57,14 @@ def test_verdict_first_row_first_fix_and_page_name_the_same_finding(sample: Repo
     assert first.rule in page[: page.index("</header>")]
 
 
-NOTHING = Summary()
+NOTHING = Answer()
 
 
-def timed(ms: float, summary: Summary = NOTHING, **target: object) -> Report:
+def timed(ms: float, answer: Answer = NOTHING, actions: tuple[Action, ...] = (), **target: object) -> Report:
     """A report whose call takes so long."""
     recording = builders.replace_target(make_report(recording=make_recording(syncs=())), **target).recording
-    return replace(make_report(recording=recording), summary=replace(summary, call_ms=ms, grade="simulated"))
+    answer = replace(answer, call_ms=ms, grade="simulated")
+    return replace(make_report(recording=recording), verdict=answer, actions=actions)
 
 
 def action(rule: str, fix: str, safety: Safety) -> Action:
@@ -94,13 +94,13 @@ CHANGES = action("SET001", "bfloat16", Safety.LOSSY)
 def test_the_answer_says_now_and_then(
     actions: tuple[Action, ...], kept: float, lossy: float | None, said: str
 ) -> None:
-    report = timed(2000.0, Summary(actions=actions, kept_ms=kept, lossy_ms=lossy))
+    report = timed(2000.0, Answer(kept_ms=kept, lossy_ms=lossy), actions)
     findings = tuple(make_finding(each.rule) for each in actions)
     assert verdict(replace(report, findings=findings)).headline == said
 
 
 def test_the_answer_is_of_one_image() -> None:
-    top = verdict(timed(2000.0, Summary(kept_ms=2000.0), makes="image", made=4))
+    top = verdict(timed(2000.0, Answer(kept_ms=2000.0), makes="image", made=4))
     assert top.headline.startswith("500 ms an image of 4 steps (simulated); ")
     assert verdict(timed(2000.0, makes="clip")).headline.startswith("2 s a clip of 4 steps")
 
@@ -125,7 +125,7 @@ def test_a_wide_saving_leaves_room_for_who_does_it() -> None:
     """`19.5 ms compiled` and `fix --lossy` in one table: titles are cut, no column is."""
     long = replace(CHANGES, title="Quantize the linears that gain to INT8", once_compiled=True, saves_ms=19.5)
     rows = (replace(ROUNDING, after_ms=1080.0), replace(long, after_ms=352.0))
-    report = timed(2660.0, Summary(call_ms=2660.0, actions=rows))
+    report = timed(2660.0, actions=rows)
     lines = render(replace(report, findings=(make_finding(),)), "text", columns=80).splitlines()
     heading = next(line for line in lines if line.startswith("What to do"))
     assert heading.split()[-1] == "by"
