@@ -18,10 +18,10 @@ import torch
 import transformers
 
 from diffprof.analyzers.syncs.probe import SyncObserver
+from diffprof.corpus import CASES, Entry, modules_of
 from diffprof.devices.simulated import is_known, place, simulated_gpu, withheld
 from diffprof.model.recording import SyncRow
 from diffprof.targets.pipeline import PhaseTracker
-from tests.corpus import CASES, Entry, modules_of
 
 Values = Literal["known", "unknown"]
 

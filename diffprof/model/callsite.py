@@ -19,6 +19,8 @@ EXCERPT_LINES = 2
 
 _MACHINERY = ("torch", "diffprof", "accelerate", "numpy", "functorch", "tqdm")
 """Packages that carry out what other code asks for: nobody edits them to remove a wait."""
+_PIPELINES = "diffprof/corpus/"
+"""What is scanned, though it is in the package."""
 
 _COMMANDS = Path(__file__).parents[1] / "cli"
 _STDLIB = os.path.realpath(sysconfig.get_paths()["stdlib"]) + os.sep
@@ -68,6 +70,8 @@ def is_machinery(filename: str) -> bool:
     if filename.startswith("<"):
         return True
     name, user = importable_path(filename)
+    if name.startswith(_PIPELINES):
+        return False
     if name.split("/", 1)[0] in _MACHINERY and "/" in name:
         return True
     return not user and os.path.realpath(filename).startswith(_STDLIB) and not _installed(filename)

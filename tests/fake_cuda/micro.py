@@ -7,7 +7,7 @@ from typing import Any
 import diffusers
 import torch
 
-from tests.corpus import parts
+from diffprof.corpus import parts
 
 
 def stable_diffusion() -> tuple[Any, dict[str, Any]]:

@@ -181,7 +181,7 @@ def test_inference_mode_around_the_call_or_the_scan_changes_nothing(pipe, device
 
 SCRIPT = """
 import torch
-from tests.corpus import CASES
+from diffprof.corpus import CASES
 
 case = CASES["sdxl"].build()
 if torch.cuda.is_available():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from diffprof.corpus import CASES
 from diffprof.targets import Options, from_object, resolve
-from tests.corpus import CASES
 from tests.tuning.promises import promises
 
 CORPUS = sorted(CASES)[:: max(1, len(CASES) // 20)][:20]

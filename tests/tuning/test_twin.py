@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from diffprof.corpus import CASES
 from diffprof.devices import resolve_device
 from diffprof.targets import Options, resolve
 from diffprof.targets.pipeline import components, with_role
@@ -18,7 +19,6 @@ from diffprof.tuning.difference import output_of
 from diffprof.tuning.twin.building import Twin, twin_of
 from diffprof.tuning.twin.calling import STEPS
 from diffprof.tuning.twin.shrinking import TEXT_LAYERS, NoTwin
-from tests.corpus import CASES
 
 
 @pytest.fixture(scope="module", autouse=True)

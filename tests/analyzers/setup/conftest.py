@@ -13,6 +13,7 @@ pytest.importorskip("torch")
 import torch
 
 from diffprof.analyzers.setup.probe import probe_setup
+from diffprof.corpus import CASES
 from diffprof.devices import resolve_device
 from diffprof.model.fix import Code, Skipped, find_recipe
 from diffprof.model.recording import Recording, Setup, TargetInfo
@@ -21,7 +22,6 @@ from diffprof.targets.components import components_of
 from diffprof.targets.pipeline_call import Scene
 from diffprof.tuning.subject import Mark, Subject
 from tests.builders import make_recording
-from tests.corpus import CASES
 
 OPTIONS = Options(steps=2, height=64, width=64, call={"output_type": "np"})
 

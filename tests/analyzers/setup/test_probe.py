@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from diffprof.analyzers.setup.probe import _progress_bar, _upcasts, probe_setup
+from diffprof.corpus import CASES
 from diffprof.model.recording import Setup, SetupPart
 from tests.analyzers.setup.conftest import Bench, add_lora
-from tests.corpus import CASES
 
 
 def part(setup: Setup, name: str) -> SetupPart:

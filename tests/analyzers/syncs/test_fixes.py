@@ -13,6 +13,7 @@ import torch
 
 from diffprof.analyzers.syncs.fixes import RECIPES
 from diffprof.analyzers.syncs.probe import SyncObserver
+from diffprof.corpus import CASES, Case, modules_of
 from diffprof.devices.simulated import Observer, observing, place, simulated_gpu
 from diffprof.judge.judging import make_report
 from diffprof.model.fix import Code, Safety, Skipped
@@ -34,7 +35,6 @@ from tests.analyzers.syncs.applied import (
     source,
 )
 from tests.builders import make_finding, make_recording, make_site, make_sync
-from tests.corpus import CASES, Case, modules_of
 
 BLOCKING = {
     "CogVideoXDDIMScheduler": {"host-timesteps"},

@@ -16,13 +16,13 @@ from diffusers.modular_pipelines import (
 )
 
 from diffprof.analyzers.syncs.probe import SyncObserver
+from diffprof.corpus import CASES
 from diffprof.devices.simulated import place, simulated_gpu
 from diffprof.judge.gate import parse_gate
 from diffprof.judge.judging import make_report
 from diffprof.model.recording import SyncRow
 from diffprof.targets.pipeline import PhaseTracker
 from tests.builders import make_recording
-from tests.corpus import CASES
 
 Seen = dict[tuple[str, int], tuple[float, tuple[int, ...], bool]]
 """(file, line) -> per step, by step, first step only."""

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from diffprof.corpus import CASES
 from diffprof.devices.simulated import place, simulated_gpu
-from tests.corpus import CASES
 
 OPS: dict[str, Callable[[torch.Tensor], Any]] = {
     "slice": lambda x: x[:, 1:],

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from diffprof.corpus import CASES, Case
 from diffprof.devices.simulated import Blocking, Observer, place, simulated_gpu
-from tests.corpus import CASES, Case
 
 
 class Sites(Observer):

@@ -153,7 +153,7 @@ def picture(size: int = 32, seed: int = 0, mode: str = "RGB") -> Image.Image:
 
 def half_mask(size: int = 32) -> Image.Image:
     """White (to be painted) on the left, black on the right."""
-    mask = np.zeros((size, size), dtype=np.uint8)
+    mask: np.ndarray = np.zeros((size, size), dtype=np.uint8)
     mask[:, : size // 2] = 255
     return Image.fromarray(mask)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import diffusers as df
@@ -166,7 +167,7 @@ def sd3_transformer(**config: Any) -> df.SD3Transformer2DModel:
 
 def sd3_parts(**parts: Any) -> dict[str, Any]:
     """Components of SD3 with its third text encoder left out, as many run it to save memory."""
-    made = {
+    made: dict[str, Callable[[], Any]] = {
         "transformer": sd3_transformer,
         "vae": flow_vae,
         "text_encoder": clip_text_projected,

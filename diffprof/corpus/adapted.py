@@ -198,6 +198,8 @@ def wan_pab() -> Case:
 class DeviceSigmas(df.EulerDiscreteScheduler):
     """Keeps its sigmas where the timesteps are, and reads them one at a time."""
 
+    sigmas: Any
+
     def set_timesteps(self, num_inference_steps: int, device: Any = None, **kwargs: Any) -> None:
         super().set_timesteps(num_inference_steps, device, **kwargs)
         self.sigmas = self.sigmas.to(device)

@@ -124,7 +124,7 @@ def kandinsky_img2img() -> Case:
 def kandinsky_inpaint() -> Case:
     import numpy as np
 
-    mask = np.zeros((32, 32), dtype=np.float32)
+    mask: np.ndarray = np.zeros((32, 32), dtype=np.float32)
     mask[:, :16] = 1
     pipe = df.KandinskyV22InpaintPipeline(kandinsky_unet(in_channels=9), kandinsky_scheduler(), movq())
     kwargs = {**image_embeds(), "image": picture(), "mask_image": mask, "num_inference_steps": 3}
