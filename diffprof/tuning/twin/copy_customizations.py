@@ -109,9 +109,8 @@ def _graft(twin: torch.nn.Module, original: torch.nn.Module, widths: Widths, *, 
 
     A list is cut to the original's length, and where `longer` made as long.
     """
-    vars(twin).update(
-        {name: value for name, value in vars(original).items() if isinstance(value, bool | str)}
-    )
+    flags = {name: value for name, value in vars(original).items() if isinstance(value, bool | str)}
+    vars(twin).update({name: value for name, value in flags.items() if not _of_hooks(name)})
     if isinstance(twin, torch.nn.ModuleList) and len(twin) > len(original._modules):
         del twin[len(original._modules) :]
     for name, module in original._modules.items():
@@ -139,7 +138,7 @@ def narrowed(module: torch.nn.Module, widths: Widths) -> torch.nn.Module:
             value = {key: _buffer(each, widths) for key, each in value.items()}
         elif name == "_modules":
             value = {key: each and narrowed(each, widths) for key, each in value.items()}
-        elif name.endswith("_hooks") or "_hooks_" in name:
+        elif _of_hooks(name):
             value = type(value)()
         elif name in _FEATURES:
             value = _mapped(value, widths)
@@ -149,6 +148,11 @@ def narrowed(module: torch.nn.Module, widths: Widths) -> torch.nn.Module:
             value = copy.copy(value)
         vars(made)[name] = value
     return made
+
+
+def _of_hooks(name: str) -> bool:
+    """Whether an attribute holds a module's hooks, or says that it has them: those are not the twin's."""
+    return name.endswith("_hooks") or "_hooks_" in name
 
 
 def _mapped(value: Any, widths: Widths) -> Any:
