@@ -7,13 +7,13 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
 from diffprof.model.errors import TargetError
+from diffprof.targets.room import room
 
 RESERVE_SHARE = 0.04
 """Of the memory that the process may have: what is left to the rest of the machine."""
@@ -28,8 +28,6 @@ LOOK_S = 0.1
 
 MAKING = frozenset({"zeros", "ones", "full", "rand", "randn", "randint", "arange", "eye", "normal"})
 """Names of torch's functions that write all of what they make, so that memory is taken at once."""
-
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 class MemoryGone(BaseException):
@@ -49,22 +47,6 @@ class MemoryGone(BaseException):
     def as_error(self, who: str, at: str) -> TargetError:
         """The refusal that a person reads."""
         return TargetError(f"{who} was stopped{at}: {self.what}.", self.hint)
-
-
-def room() -> tuple[int, int]:
-    """(bytes that are available, bytes that there are): of the machine, or of a container that has less."""
-    machine = psutil.virtual_memory()
-    available, total = int(machine.available), int(machine.total)
-    try:
-        limit = (_CGROUP / "memory.max").read_text().strip()
-        used = int((_CGROUP / "memory.current").read_text())
-        files = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
-    except OSError:
-        return available, total
-    if limit == "max":
-        return available, total
-    free = int(limit) - used + int(files.get("inactive_file", 0))
-    return min(available, free), min(total, int(limit))
 
 
 def refuse_large(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

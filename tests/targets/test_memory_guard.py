@@ -11,7 +11,7 @@ import torch
 
 from diffprof.devices import resolve_device
 from diffprof.model.errors import TargetError
-from diffprof.targets import Options, memory_guard, resolve
+from diffprof.targets import Options, memory_guard, resolve, room
 from diffprof.targets.memory_guard import MemoryGone, memory_guarded, refuse_large
 
 Write = Callable[[str, str], Path]
@@ -65,10 +65,10 @@ def test_a_container_s_limit_counts(tmp_path: Path, monkeypatch: Any) -> None:
     (tmp_path / "memory.max").write_text("1000000\n")
     (tmp_path / "memory.current").write_text("400000\n")
     (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 100000\n")
-    monkeypatch.setattr(memory_guard, "_CGROUP", tmp_path)
-    assert memory_guard.room() == (700_000, 1_000_000)
+    monkeypatch.setattr(room, "_CGROUP", tmp_path)
+    assert room.room() == (700_000, 1_000_000)
     (tmp_path / "memory.max").write_text("max\n")
-    assert memory_guard.room()[1] > 1_000_000
+    assert room.room()[1] > 1_000_000
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without CUDA")

@@ -6,12 +6,14 @@ and on the simulated device they would make it compute for real.
 
 from __future__ import annotations
 
+import functools
 import math
 import mmap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 
 from .tensor import NAME, intern_meta, unknown
@@ -73,6 +75,35 @@ def stands_for_unknown(t: torch.Tensor) -> bool:
     """Whether a copy of this CPU tensor on the device has values that nobody knows."""
     storage = t.untyped_storage()
     return bool(getattr(storage, INVENTED, False) or getattr(storage, WITHHELD, False))
+
+
+def array_stands_for_unknown(array: Any) -> bool:
+    """The same of a NumPy array that is a view of such a tensor's memory."""
+    while isinstance(array, np.ndarray):
+        array = array.base
+    return isinstance(array, torch.Tensor) and stands_for_unknown(array)
+
+
+def stacking(stack: Callable[..., Any]) -> Callable[..., Any]:
+    """`numpy.stack` that writes no pages where all that is stacked stands for unknown data: a video's
+    pictures are gigabytes."""
+
+    @functools.wraps(stack)
+    def wrapper(arrays: Any, axis: int = 0, **kwargs: Any) -> Any:
+        listed = list(arrays) if isinstance(arrays, list | tuple) else []
+        first = listed[0] if listed else None
+        alike = all(
+            array_stands_for_unknown(each) and (each.shape, each.dtype) == (first.shape, first.dtype)
+            for each in listed
+        )
+        if first is None or kwargs or not alike or not -first.ndim - 1 <= axis <= first.ndim:
+            return stack(arrays, axis=axis, **kwargs)
+        at = axis % (first.ndim + 1)
+        shape = (*first.shape[:at], len(listed), *first.shape[at:])
+        dtype = torch.from_numpy(np.empty(0, first.dtype)).dtype
+        return invented(torch.empty(shape, dtype=dtype, device="meta")).numpy()
+
+    return wrapper
 
 
 def hold_on_host(module: torch.nn.Module) -> None:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy
 import torch
 from torch._C import _is_torch_function_mode_enabled
 from torch.overrides import handle_torch_function
@@ -61,6 +62,7 @@ def install() -> Callable[[], None]:
         _tensor_methods(patches)
         _generator(patches)
         _accelerator(patches)
+        patches.set(numpy, "stack", host_placeholders.stacking(numpy.stack))
         patches.set(torch, "clear_autocast_cache", _clearing(torch.clear_autocast_cache))
     except BaseException:
         patches.undo()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import accelerate
+import numpy as np
 import pytest
 import torch
 from diffusers.hooks import apply_group_offloading
@@ -28,6 +29,19 @@ def test_a_weight_left_out_takes_no_memory_wherever_it_is_moved(sim: torch.devic
         weight = weight.to("cpu")
     assert weight.shape == (1 << 30,)
     assert resident() - before < 1 << 26
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc on this system")
+def test_stacked_pictures_that_nobody_has_take_no_memory(sim: torch.device) -> None:
+    before = resident()
+    picture = torch.empty(1 << 12, 1 << 12, device="meta", dtype=torch.float32)
+    pictures = [invented(picture).numpy() for _ in range(4)]
+    video = np.stack([each.transpose(1, 0) for each in pictures])
+    assert (video.shape, video.dtype) == ((4, 1 << 12, 1 << 12), np.float32)
+    assert np.stack(pictures, axis=-1).shape == (1 << 12, 1 << 12, 4)
+    assert resident() - before < 1 << 26
+    known = np.ones_like(pictures[0][:2])
+    assert np.stack([known, pictures[0][:2]]).sum() == known.size
 
 
 @pytest.mark.parametrize("n", [3, 300])

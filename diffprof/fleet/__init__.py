@@ -1,0 +1,1 @@
+"""The same work many times: sweeps over settings, surveys over pipelines, stores of many traces."""
