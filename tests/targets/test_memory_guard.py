@@ -11,7 +11,7 @@ import torch
 
 from diffprof.devices import resolve_device
 from diffprof.model.errors import TargetError
-from diffprof.targets import Options, memory_guard, resolve, room
+from diffprof.targets import Options, resolve, room
 from diffprof.targets.memory_guard import MemoryGone, memory_guarded, refuse_large
 
 Write = Callable[[str, str], Path]

@@ -91,13 +91,11 @@ def stacking(stack: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(stack)
     def wrapper(arrays: Any, axis: int = 0, **kwargs: Any) -> Any:
         listed = list(arrays) if isinstance(arrays, list | tuple) else []
-        first = listed[0] if listed else None
-        alike = all(
-            array_stands_for_unknown(each) and (each.shape, each.dtype) == (first.shape, first.dtype)
-            for each in listed
-        )
-        if first is None or kwargs or not alike or not -first.ndim - 1 <= axis <= first.ndim:
+        if kwargs or not listed or not all(map(array_stands_for_unknown, listed)):
             return stack(arrays, axis=axis, **kwargs)
+        first, alike = listed[0], len({(each.shape, each.dtype) for each in listed}) == 1
+        if not alike or not -first.ndim - 1 <= axis <= first.ndim:
+            return stack(arrays, axis=axis)
         at = axis % (first.ndim + 1)
         shape = (*first.shape[:at], len(listed), *first.shape[at:])
         dtype = torch.from_numpy(np.empty(0, first.dtype)).dtype
