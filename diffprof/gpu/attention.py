@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from .memory import bytes_per_us, floor_us
@@ -57,22 +57,72 @@ class Shape(NamedTuple):
 
 # --- which kernel ---------------------------------------------------------------------------------------
 
+ORDER = (Backend.FLASH2, Backend.EFFICIENT, Backend.MATH, Backend.CUDNN)
+CUDNN_ORDER = (Backend.CUDNN, Backend.FLASH2, Backend.EFFICIENT, Backend.MATH)
+"""What `scaled_dot_product_attention` tries, in order: in general, and where cuDNN is preferred."""
 
-def sdpa_backend(spec: GpuSpec, shape: Shape, width: int, *, cudnn_first: bool = False) -> Backend:
-    """What `scaled_dot_product_attention` takes. width: bytes of an element.
+LIBRARIES = {
+    "native": None,
+    "_native_flash": Backend.FLASH2,
+    "_native_efficient": Backend.EFFICIENT,
+    "_native_cudnn": Backend.CUDNN,
+    "_native_math": Backend.MATH,
+    "flash": Backend.FLASH2,
+    "flash_hub": Backend.FLASH2,
+    "_flash_3": Backend.FLASH3,
+    "_flash_3_hub": Backend.FLASH3,
+    "sage": Backend.SAGE,
+    "sage_hub": Backend.SAGE,
+    "xformers": Backend.EFFICIENT,
+}
+"""Names of diffusers' attention backends -> the kernel; None leaves it to `scaled_dot_product_attention`."""
 
-    cudnn_first: cuDNN stands before the flash kernels: PyTorch 2.13 with cuDNN from 9.15.1 on, on Hopper
-    and on Blackwell's data center GPUs, unless TORCH_CUDNN_SDPA_DEPRIORITIZED is set.
+SIZES = {Backend.CUDNN: 128, Backend.SAGE: 128}
+"""Largest heads; others take 256. cuDNN takes larger ones from 9.22 on."""
+
+
+def sdpa_backend(
+    spec: GpuSpec,
+    shape: Shape,
+    kind: str,
+    *,
+    cudnn_first: bool = False,
+    allowed: Sequence[str] | None = None,
+) -> Backend:
+    """What `scaled_dot_product_attention` takes. kind: type of the elements.
+
+    cudnn_first: PyTorch prefers cuDNN's kernel on Hopper and on Blackwell's data center GPUs, as it does with
+    cuDNN from 9.15.1 on (`check_prefer_cudnn_attention`): the wheels of 2.11 and later. allowed: what the
+    process has switched on, in its order; libraries have to be named there. None: all, in PyTorch's order.
     """
-    half = width == 2
-    same = shape.size == shape.value_size
-    if cudnn_first and half and same and shape.size <= 256 and spec.capability in ((9, 0), (10, 0)):
-        return Backend.CUDNN
-    if half and same and not shape.masked and shape.size <= 256 and spec.capability >= (8, 0):
-        return Backend.FLASH2
-    if width in (2, 4) and shape.size % (8 if half else 4) == 0:
-        return Backend.EFFICIENT
-    return Backend.MATH
+    order = ORDER if allowed is None else tuple(map(Backend, allowed))
+    if cudnn_first and spec.capability[0] in (9, 10) and order == tuple(b for b in ORDER if b in order):
+        order = tuple(b for b in CUDNN_ORDER if b in order)
+    return next((each for each in order if takes(spec, each, shape, kind)), Backend.MATH)
+
+
+def takes(spec: GpuSpec, backend: Backend, shape: Shape, kind: str) -> bool:
+    """Whether a kernel computes such attention on this GPU (`can_use_*_attention`)."""
+    if backend is Backend.MATH:
+        return True
+    if backend is Backend.EFFICIENT:
+        return _efficient_takes(spec, shape, kind)
+    large = max(shape.size, shape.value_size)
+    if kind not in ("fp16", "bf16") or spec.capability < (8, 0) or large > SIZES.get(backend, 256):
+        return False
+    if backend is Backend.CUDNN:
+        return spec.vendor == "nvidia" and shape.keys > 1 and not (shape.size % 8 or shape.value_size % 8)
+    if backend is Backend.FLASH3 and spec.capability[0] != 9:
+        return False
+    square = not shape.causal or shape.queries == shape.keys
+    return not shape.masked and shape.size == shape.value_size and square
+
+
+def _efficient_takes(spec: GpuSpec, shape: Shape, kind: str) -> bool:
+    if kind not in ("fp16", "fp32") and (kind != "bf16" or spec.capability < (8, 0)):
+        return False
+    whole = 8 if kind != "fp32" else 4 if spec.capability >= (8, 0) else 1
+    return not (shape.size % whole or shape.value_size % whole)
 
 
 # --- what it takes --------------------------------------------------------------------------------------
@@ -98,9 +148,9 @@ FLASH1_HALF_RATE = 0.8
 EFFICIENT_OF_PEAK = 0.33
 """The memory-efficient kernel against the peak, where it was not measured: A100 0.29 to 0.35."""
 
-CUDNN_OF_FLASH3 = 0.95
-"""cuDNN's kernels against FlashAttention 3 on Hopper [Dao-AILab/flash-attention, arXiv:2407.08608, figure
-5]."""
+CUDNN_OF_FLASH3 = 1.0
+"""cuDNN's kernels against FlashAttention 3 on Hopper: 631 of 632 TFLOPS at 4,608 tokens of 24 heads of 128
+[pytorch/pytorch issue 142132]; 0.95 to 1.05 in arXiv:2407.08608, figure 5."""
 
 FLASH3 = {64: 0.49, 96: 0.55, 128: 0.67, 256: 0.70}
 """FlashAttention 3 against the peak, by padded head size, where no table holds it [flash-attention PR 1791,

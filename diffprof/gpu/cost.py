@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch.utils import flop_counter
 
-from .attention import Backend, Shape, attention, sdpa_backend
+from .attention import Backend, Shape, attention, sdpa_backend, takes
 from .convolution import Geometry, convolution
 from .families import CASTS, GATHER, SCATTER, SOFTMAX, base_name, family_of
 from .hosts import HostSheet, chosen_host
@@ -353,15 +353,14 @@ class CostModel:
             compiled=compiled,
         )
 
-    def backend(self, s: OpSignature) -> Backend:
-        """The kernel that computes an attention on this GPU."""
-        width, shape = s.inputs[0].dtype.itemsize, attention_shape(s)
-        chosen = self.mode.attention
-        if chosen is None:
-            return sdpa_backend(self.spec, shape, width, cudnn_first=self.mode.cudnn_first)
-        fused = sdpa_backend(self.spec, shape, width)
-        # Another flash kernel takes what PyTorch's own would take.
-        return fused if chosen in _FLASH and fused is not Backend.FLASH2 else chosen
+    def backend(self, s: OpSignature, chosen: Backend | None = None) -> Backend:
+        """The kernel that computes an attention on this GPU. chosen: in place of the mode's."""
+        shape, kind = attention_shape(s), attention_type(s)
+        wanted = chosen or self.mode.attention
+        if wanted is not None and takes(self.spec, wanted, shape, kind):
+            return wanted
+        allowed = s.scalars.get("sdpa")
+        return sdpa_backend(self.spec, shape, kind, cudnn_first=self.mode.cudnn_first, allowed=allowed)
 
     def _unfused(self, s: OpSignature, shape: Shape, kind: str, compiled: bool) -> Iterator[Kernel]:
         """Two products and a softmax over a matrix of scores."""
@@ -419,8 +418,6 @@ class CostModel:
         yield self._broadcast(s, base, size)
 
 
-_FLASH = (Backend.FLASH1, Backend.FLASH2, Backend.FLASH3, Backend.SAGE)
-
 _ATTENTION_NAMES = {
     Backend.FLASH1: "flash_attention",
     Backend.FLASH2: "flash_attention",
@@ -445,6 +442,12 @@ def _gradients_of(forward: Kernel) -> Kernel:
         flops=forward.flops * more,
         bytes=forward.bytes * more,
     )
+
+
+def attention_type(s: OpSignature) -> str:
+    """Type of an attention's elements, as `diffprof.gpu.attention.takes` wants it."""
+    dtype = s.inputs[0].dtype
+    return "fp64" if dtype.itemsize > 4 else precision(dtype, False)
 
 
 def attention_shape(s: OpSignature) -> Shape:

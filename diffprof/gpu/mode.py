@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -42,9 +43,19 @@ class Mode:
 
 
 def current_mode(**changes: Any) -> Mode:
-    """Eager, with the TF32 settings that PyTorch has now."""
-    return Mode(
-        matmul_tf32=torch.backends.cuda.matmul.fp32_precision == "tf32",
-        conv_tf32=torch.backends.cudnn.conv.fp32_precision == "tf32",
-        **changes,
-    )
+    """Eager, with the TF32 settings that PyTorch has now, and the kernels of its version."""
+    own = {
+        "matmul_tf32": torch.backends.cuda.matmul.fp32_precision == "tf32",
+        "conv_tf32": torch.backends.cudnn.conv.fp32_precision == "tf32",
+        "cudnn_first": cudnn_first(torch.__version__),
+    }
+    return Mode(**{**own, **changes})
+
+
+def cudnn_first(version: str) -> bool:
+    """Whether this PyTorch's own wheels prefer cuDNN's attention on Hopper: 2.5.0 did, and from 2.11 on they
+    bring a cuDNN that is new enough for `check_prefer_cudnn_attention` in sdp_utils.cpp."""
+    release = tuple(int(part) for part in version.partition("+")[0].split(".")[:3] if part.isdigit())
+    if os.environ.get("TORCH_CUDNN_SDPA_DEPRIORITIZED") == "1":
+        return False
+    return release >= (2, 11) or release == (2, 5, 0)

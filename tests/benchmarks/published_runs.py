@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import inspect
 import json
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,8 +28,9 @@ from diffprof.gpu.specs import load_spec
 from diffprof.judge.timeline import total_us, with_steps
 from diffprof.model.recording import Timeline
 from diffprof.targets import Options
+from diffprof.targets.construct import cast
 from diffprof.targets.factory import FactoryTarget
-from diffprof.targets.pipeline import PhaseTracker, with_role
+from diffprof.targets.pipeline import PhaseTracker, replaced, with_role
 
 STEPS = {"sd": 10}
 """Steps to run: the multistep solver of SD 1.5 repeats itself after eight."""
@@ -97,6 +101,7 @@ def form_of(row: dict[str, Any]) -> dict[str, Any]:
     form |= {"kind": kind, "variant": variant, "unfused": "attn-unfused" in rung}
     # Only what is compiled is laid out anew; a transformer of videos has no such order.
     form["channels_last"] = "channels_last" in rung and kind != "cogvideox"
+    form["norms_apart"] = kind == "flux" and "2024" in (row["versions"] or "")
     return form | {name: True for name in ("vae_slicing", "tiny_vae") if name in rung}
 
 
@@ -117,7 +122,9 @@ def simulated(form: dict[str, Any], pipelines: Path, make: Any) -> Run:
         given = {name: value() if callable(value) else value for name, value in scene.kwargs.items()}
         given |= {"width": form["width"], "height": form["height"], "num_inference_steps": steps}
         watched = (tracker.watching(scene.pipe), device.observed(kernels, scene.pipe))
-        with torch.no_grad(), kernels.following(), watched[0], watched[1]:
+        norms = replaced(torch.nn.RMSNorm, "forward", norm_apart) if form["norms_apart"] else nullcontext()
+        with torch.no_grad(), kernels.following(), watched[0], watched[1], norms:
+            encode(scene.pipe, form["batch"])
             scene.pipe(**given)
         return Run(kernels, compiled_roots(scene.pipe), held)
 
@@ -128,9 +135,30 @@ def simulated(form: dict[str, Any], pipelines: Path, make: Any) -> Run:
         return target.run(play, device, Options(steps=steps, dtype=form["dtype"]))
 
 
+def encode(pipe: Any, prompts: int) -> None:
+    """The text encoders, on as many tokens as the pipeline gives them: what a call does before what it does
+    with prompt embeddings."""
+    parameters = inspect.signature(type(pipe).__call__).parameters
+    tokens = parameters["max_sequence_length"].default if "max_sequence_length" in parameters else None
+    guided = "negative_prompt" in parameters and "true_cfg_scale" not in parameters
+    for encoder in with_role(pipe, "text_encoder").values():
+        length = getattr(encoder.config, "max_position_embeddings", None) or tokens
+        for _ in range(1 + guided):
+            encoder(torch.zeros(prompts, length, dtype=torch.int64, device=encoder.device))
+
+
+def norm_apart(norm: torch.nn.RMSNorm, x: torch.Tensor) -> torch.Tensor:
+    """RMSNorm as diffusers computed it in 2024: a kernel for each operation."""
+    variance = x.to(torch.float32).pow(2).mean(-1, keepdim=True)
+    x = x * torch.rsqrt(variance + (norm.eps or 1e-6))
+    return x if norm.weight is None else x.to(norm.weight.dtype) * norm.weight
+
+
 def prepared(pipe: Any, form: dict[str, Any]) -> None:
     from diffusers.models.attention_processor import AttnProcessor
 
+    for encoder in with_role(pipe, "text_encoder").values():
+        cast(encoder, getattr(torch, form["dtype"]))  # as `from_pretrained` leaves it
     denoisers, vaes = with_role(pipe, "denoiser"), with_role(pipe, "vae")
     for model in (*denoisers.values(), *vaes.values()) if form["unfused"] else ():
         if hasattr(model, "set_attn_processor"):
@@ -144,7 +172,7 @@ def mode_of(run: Run, row: dict[str, Any]) -> Mode:
     roots = tuple(r for r in run.roots if not r.startswith("vae") or "compile_vae" in rung)
     scheme = next((SCHEME_OF[each] for each in rung if each in SCHEME_OF), None)
     # PyTorch's flash kernel before 2.2.
-    old = any(f"torch 2.{minor}" in (row["versions"] or "") for minor in (0, 1))
+    old = re.search(r"torch 2\.[01](?!\d)", row["versions"] or "")
     return Mode(
         compiled=roots if "compile" in rung else (),
         quantizes=(lambda module, depth, columns, kind: kind == "linear") if scheme else None,

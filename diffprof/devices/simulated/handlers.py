@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from diffprof.devices.simulated.signatures import make_signature, signature_of, tell_op
 from diffprof.gpu.signatures import TensorMeta, dtype_name
@@ -352,7 +354,38 @@ def opaque(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
 WHOLE: set[str] = set()
 """Composites that aren't taken apart; filled by `backend.register`."""
 
+_allowing: dict[tuple[str, ...], Op] = {}
+
+
+def attention(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
+    """`scaled_dot_product_attention`, by the kernels that the process allows, in the order in which it would
+    try them (`torch.nn.attention.sdpa_kernel`)."""
+    order = tuple(torch._C._get_sdp_priority_order())
+    if order == SDPA_ORDER and all(on() for _, on in SDPA_SWITCHES.values()):
+        return plain(op, args, kwargs)
+    allowed = tuple(
+        name for name, on in (SDPA_SWITCHES[each] for each in order if each in SDPA_SWITCHES) if on()
+    )
+    if allowed not in _allowing:
+        _allowing[allowed] = copy.copy(op)
+        _allowing[allowed].settings = {"sdpa": allowed}
+    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]):  # the CPU has no others
+        return plain(_allowing[allowed], args, kwargs)
+
+
+SDPA_ORDER = tuple(torch._C._get_sdp_priority_order())
+"""That of PyTorch, as it is when a process begins."""
+
+SDPA_SWITCHES = {
+    int(SDPBackend.FLASH_ATTENTION): ("flash2", torch.backends.cuda.flash_sdp_enabled),
+    int(SDPBackend.EFFICIENT_ATTENTION): ("efficient", torch.backends.cuda.mem_efficient_sdp_enabled),
+    int(SDPBackend.MATH): ("math", torch.backends.cuda.math_sdp_enabled),
+    int(SDPBackend.CUDNN_ATTENTION): ("cudnn", torch.backends.cuda.cudnn_sdp_enabled),
+}
+"""Kernels, by the names of `diffprof.gpu.attention.Backend`, and whether they are on."""
+
 _HANDLERS: dict[str, Handler] = {
+    "scaled_dot_product_attention": attention,
     "_local_scalar_dense": read,
     "equal": equal,
     "allclose": allclose,

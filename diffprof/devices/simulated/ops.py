@@ -114,6 +114,7 @@ class Op:
         "overwrites",
         "pointwise",
         "returns",
+        "settings",
         "writes",
     )
 
@@ -155,6 +156,8 @@ class Op:
             func.name(), "CompositeImplicitAutograd"
         )
         self.handler: Callable[[Op, tuple, dict[str, Any]], Any] | None = None
+        self.settings: dict[str, Any] = {}
+        """What the process decides, told with the arguments that aren't tensors."""
 
 
 def argument(args: tuple, kwargs: dict[str, Any], place: Locator, default: Any = None) -> Any:
@@ -176,4 +179,4 @@ def scalars_of(op: Op, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
         elif not isinstance(value, (int, float, bool, str, complex)):
             value = str(value)
         found[name] = value
-    return found
+    return found | op.settings
