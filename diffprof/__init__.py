@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Report", "__version__", "load_report", "optimize", "predict", "scan", "watch"]
+__all__ = ["Report", "__version__", "allowed", "load_report", "optimize", "predict", "scan", "watch"]
 
 if TYPE_CHECKING:
+    from diffprof.guard.allowed import allowed
     from diffprof.model.report import Report, load_report
     from diffprof.scanning.predicting import predict
     from diffprof.scanning.scan import scan, watch
     from diffprof.tuning.live import optimize
 
 _LAZY = {
+    "allowed": "diffprof.guard.allowed",
     "scan": "diffprof.scanning.scan",
     "watch": "diffprof.scanning.scan",
     "optimize": "diffprof.tuning.live",

@@ -43,19 +43,6 @@ def call_arguments(pairs: tuple[str, ...], option: str = "--set") -> dict[str, A
     return found
 
 
-def chosen_analyzers(named: str, settings: dict[str, Any]) -> tuple[str, ...]:
-    """The analyzers of `--analyzers`; an option of an analyzer that takes long asks for it as well."""
-    if named.strip() == "all":
-        return ANALYZERS
-    chosen = [name.strip().replace("_", "-") for name in named.split(",") if name.strip()]
-    chosen = chosen or list(DEFAULT_ANALYZERS)
-    asked = {"graph-breaks": ("scope", "vary"), "quantization": ("budget_s", "min_sqnr")}
-    for analyzer, options in asked.items():
-        if analyzer not in chosen and any(settings.get(name) is not None for name in options):
-            chosen.append(analyzer)
-    return tuple(chosen)
-
-
 def varied(pairs: tuple[str, ...]) -> dict[str, list[Any]]:
     """`--vary height=768,1024` as {"height": [768, 1024]}.
 
@@ -256,6 +243,7 @@ def command(
         with progress_on(sys.stderr, quiet=quiet) as progress, stdout_to_stderr():
             progress.stage("importing torch and diffusers")
             with paused_collection():
+                from diffprof.scanning.arguments import chosen_analyzers
                 from diffprof.scanning.scan import scan_target
 
             try:

@@ -6,24 +6,40 @@ from pathlib import Path
 
 import msgspec
 
+from diffprof.judge.allowing import allowance_of
 from diffprof.judge.pricing import price
 from diffprof.judge.rules import judge
 from diffprof.judge.summary import summarized
-from diffprof.model.finding import sort_key
+from diffprof.model.finding import Finding, sort_key
 from diffprof.model.recording import Recording
 from diffprof.model.report import Report, Unjudged, decode, read_file
 
 _OF_THE_FILE = ("schema", "recording")
-_JUDGEMENT = ("findings", "facts", "unchecked", "verdict", "actions", "rest")
+_JUDGEMENT = ("findings", "facts", "allowed", "unchecked", "verdict", "actions", "rest")
 
 
 def make_report(recording: Recording) -> Report:
     """Judge a recording, and price what was found."""
     found, unchecked = judge(recording)
-    priced = sorted(price(found, recording), key=sort_key)
-    findings = tuple(finding for finding in priced if not finding.fact)
-    facts = tuple(finding for finding in priced if finding.fact)
-    return summarized(Report(recording=recording, findings=findings, facts=facts, unchecked=unchecked))
+    priced = [_allowed(each, recording) for each in sorted(price(found, recording), key=sort_key)]
+    return summarized(
+        Report(
+            recording=recording,
+            findings=tuple(each for each in priced if not each.fact and not each.allowed),
+            facts=tuple(each for each in priced if each.fact),
+            allowed=tuple(each for each in priced if each.allowed and not each.fact),
+            unchecked=unchecked,
+        )
+    )
+
+
+def _allowed(finding: Finding, recording: Recording) -> Finding:
+    """The finding with the reason for which it is allowed, where it is."""
+    found = allowance_of(finding, recording.allowances or ())
+    if found is None:
+        return finding
+    where = f" ({found.site.file}:{found.site.line})" if found.site else ""
+    return msgspec.structs.replace(finding, allowed=f"{found.reason}{where}")
 
 
 def judge_again(report: Report) -> Report:

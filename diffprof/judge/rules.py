@@ -18,10 +18,11 @@ from diffprof.model.finding import Finding, Unchecked, sort_key
 from diffprof.model.recording import Recording
 
 HEADINGS = ("What it does", "Why it is slow", "Example", "Use instead", "Fix safety")
-ANALYZERS = ("syncs", "graph_breaks", "quantization", "kernels", "setup")
+ANALYZERS = ("syncs", "graph_breaks", "quantization", "kernels", "setup", "allowances")
 """Folders of diffprof.analyzers with a rules module, in the order of their code prefixes."""
 
-Check = Callable[[Recording], Iterator[Finding]]
+Check = Callable[..., Iterator[Finding]]
+"""Takes the recording; with `of_findings`, what the other rules found and could not check as well."""
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -33,6 +34,8 @@ class Rule(msgspec.Struct, frozen=True):
     analyzer: str
     needs: tuple[str, ...]
     check: Check
+    of_findings: bool = False
+    """Whether it judges what the other rules found, after them."""
 
     @property
     def doc(self) -> str:
@@ -71,7 +74,9 @@ class NoEvidence(Exception):
 _REGISTRY: dict[str, Rule] = {}
 
 
-def rule(code: str, name: str, *, needs: Iterable[str]) -> Callable[[Check], Check]:
+def rule(
+    code: str, name: str, *, needs: Iterable[str], of_findings: bool = False
+) -> Callable[[Check], Check]:
     """Register a generator function as a rule.
 
     Raises ValueError for a code that is taken.
@@ -81,7 +86,7 @@ def rule(code: str, name: str, *, needs: Iterable[str]) -> Callable[[Check], Che
         if code in _REGISTRY:
             raise ValueError(f"rule code {code} is taken by {_REGISTRY[code].name}")
         analyzer = check.__module__.split(".")[-2]
-        _REGISTRY[code] = Rule(code, name, analyzer, tuple(needs), check)
+        _REGISTRY[code] = Rule(code, name, analyzer, tuple(needs), check, of_findings)
         return check
 
     return register
@@ -116,14 +121,15 @@ def judge(recording: Recording) -> tuple[tuple[Finding, ...], tuple[Unchecked, .
     """Run every rule over a recording; sorted findings, and the rules that had no evidence."""
     findings: list[Finding] = []
     unchecked: list[Unchecked] = []
-    for each in all_rules():
+    for each in sorted(all_rules(), key=lambda rule: rule.of_findings):
         missing = [section for section in each.needs if getattr(recording, section) is None]
         if missing:
             why = _why_missing(recording, missing, each.analyzer.replace("_", "-"))
             unchecked.append(Unchecked(rule=each.code, name=each.name, why=why))
             continue
         try:
-            findings.extend(each.check(recording))
+            others = (tuple(findings), tuple(unchecked)) if each.of_findings else ()
+            findings.extend(each.check(recording, *others))
         except NoEvidence as lack:
             unchecked.append(Unchecked(rule=each.code, name=each.name, why=str(lack)))
     return tuple(sorted(findings, key=sort_key)), tuple(unchecked)

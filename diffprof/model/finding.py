@@ -74,6 +74,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     advice: str = ""
     """The change to make, in a sentence."""
     evidence: Evidence = Evidence()
+    allowed: str = ""
+    """Why it is allowed on purpose, and where that is written; empty: it is not."""
     fact: bool = False
     """Whether there is nothing to do: it says why all is well here, and counts as no finding."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +31,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     findings: tuple[Finding, ...] = ()
     facts: tuple[Finding, ...] = ()
     """What was looked at and is well: decisions that the tables show, with nothing to do."""
+    allowed: tuple[Finding, ...] = ()
+    """What was found and is allowed on purpose: no view counts it among the findings."""
     unchecked: tuple[Unchecked, ...] = ()
     verdict: Answer | None = None
     """What a call costs and would cost, derived from the rest; None in reports of 0.1.0."""
@@ -71,6 +74,41 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     def in_loop(self) -> tuple[Finding, ...]:
         """Findings in the denoising loop."""
         return tuple(f for f in self.findings if f.in_loop)
+
+    # Assertions for tests. Each raises AssertionError where it does not hold, and UsageError where the report
+    # holds no evidence on it; what is allowed on purpose does not count.
+
+    def assert_no_waits(self, *, in_loop: bool = True) -> None:
+        """Nothing makes the CPU wait for the GPU in the denoising loop; in_loop=False: nor in the call."""
+        __tracebackhide__ = True
+        _assertions().assert_no_waits(self, in_loop=in_loop)
+
+    def assert_fullgraph(self, *components: str) -> None:
+        """These components, or all that were captured, are one graph each under `torch.compile`."""
+        __tracebackhide__ = True
+        _assertions().assert_fullgraph(self, components)
+
+    def assert_no_recompiles(self, *, vary: Mapping[str, Iterable[Any]] | None = None) -> None:
+        """Nothing is compiled again. vary: arguments of the call, name -> values, that have to have been
+        tried: the scan's `vary`."""
+        __tracebackhide__ = True
+        _assertions().assert_no_recompiles(self, vary)
+
+    def assert_max_memory(self, most: str | int) -> None:
+        """The call's peak of memory on the device. most: bytes, or such as "8GiB"."""
+        __tracebackhide__ = True
+        _assertions().assert_max_memory(self, most)
+
+    def assert_time_ratio(self, baseline: Report, *, at_most: float) -> None:
+        """A call takes at most this share of the time of the baseline's call, on the same device."""
+        __tracebackhide__ = True
+        _assertions().assert_time_ratio(self, baseline, at_most)
+
+
+def _assertions() -> Any:
+    from diffprof.guard import assertions
+
+    return assertions
 
 
 def to_json(report: Report) -> bytes:

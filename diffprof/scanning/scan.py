@@ -10,15 +10,20 @@ from typing import Any
 
 from diffprof.analyzers import DEFAULT_ANALYZERS
 from diffprof.devices import resolve_device
+from diffprof.gpu.hosts import on_host
 from diffprof.judge.judging import make_report
 from diffprof.judge.schedulers import SchedulerRow, scheduler_row
 from diffprof.model.collection import paused_collection
 from diffprof.model.errors import DiffprofError
 from diffprof.model.progress import Progress
+from diffprof.model.recording import Allowance
 from diffprof.model.report import Report
+from diffprof.scanning.arguments import sorted_out
 from diffprof.scanning.session import Session, Watch
 from diffprof.targets import Options, Target, from_object, resolve
+from diffprof.targets.calls import names as argument_names
 from diffprof.targets.calls import scheduler_names, swap_scheduler
+from diffprof.targets.factory import FunctionTarget, is_factory
 from diffprof.targets.pipeline import execution_device
 from diffprof.targets.pipeline_call import Scene
 from diffprof.tuning.source_edit.stored import with_source_edits
@@ -34,17 +39,20 @@ def scan_target(
     settings: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     trace_folder: Path | None = None,
+    allow: Sequence[Allowance] = (),
 ) -> Report:
     """Build a target, run one call of it under the analyzers, and judge what they recorded.
 
     spec: a target's name, path or hub id, or a Target. args: a script's own arguments. settings: of the
     analyzers, by name. trace_folder: where a measured call leaves the profiler's trace, `trace.json`.
+    allow: what the configuration allows.
     Raises UsageError for a request that can't be carried out and TargetError when the target fails; that
     error, and a KeyboardInterrupt, carries what was recorded until then as `.report`.
     """
     where = resolve_device(device)
     target = resolve(spec, args) if isinstance(spec, str) else spec
-    session = Session(target, where, options or Options(), analyzers, settings or {}, progress, trace_folder)
+    chosen = options or Options()
+    session = Session(target, where, chosen, analyzers, settings or {}, progress, trace_folder, allow)
     pause = nullcontext() if where.wants_values else paused_collection()
     with session.keeping_what_was_recorded(), where.active(), pause:
         session.load_code()
@@ -58,27 +66,49 @@ def scan(
     pipe_or_target: Any,
     *,
     device: str | None = None,
+    host: str | None = None,
     options: Options | None = None,
-    analyzers: Sequence[str] = DEFAULT_ANALYZERS,
+    analyzers: str | Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
-    **call: Any,
+    allow: Sequence[Allowance] = (),
+    args: Sequence[str] = (),
+    progress: Progress | None = None,
+    **named: Any,
 ) -> Report:
     """Scan a live pipeline or a target, as `diffprof scan` does.
 
-    pipe_or_target: a pipeline, or anything that `diffprof scan` takes. call: the arguments of the call that
-    is scanned; a target's own are kept where none is given. For a target, the names of `Options`, such as
-    scheduler or steps, mean what the command's options of that name do. A pipeline is given back as it was.
+    pipe_or_target: a pipeline, a function that makes one, alone or with the arguments of its call, or what
+    `diffprof scan` takes. named: every option of the command by its name (`steps`, `vary`, `no_weights`,
+    ...), and the arguments of the call that is scanned; what a live pipeline's call takes itself is its
+    argument. allow: what is allowed on purpose. args: a script's own. A pipeline is given back as it was.
     """
+    pipe = None if isinstance(pipe_or_target, str) or is_factory(pipe_or_target) else pipe_or_target
+    asked = sorted_out(
+        named,
+        options=options,
+        analyzers=analyzers,
+        settings=settings,
+        of_call=() if pipe is None else argument_names(pipe)[0],
+    )
+    target: Target
     if isinstance(pipe_or_target, str):
-        chosen = options or Options()
-        named = {name: call.pop(name) for name in Options.__dataclass_fields__ if name in call}
-        chosen = dataclasses.replace(chosen, **named, call={**chosen.call, **named.pop("call", {}), **call})
+        target = resolve(pipe_or_target, args)
+    elif pipe is None:
+        target = FunctionTarget.of(pipe_or_target)
+    else:
+        target = from_object(pipe, kwargs=asked.options.call)
+        asked = dataclasses.replace(asked, options=dataclasses.replace(asked.options, call={}))
+        device = device or _cuda_device_of(pipe)
+    with on_host(host):
         return scan_target(
-            pipe_or_target, device=device, options=chosen, analyzers=analyzers, settings=settings
+            target,
+            device=device,
+            options=asked.options,
+            analyzers=asked.analyzers,
+            settings=asked.settings,
+            progress=progress,
+            allow=allow,
         )
-    target = from_object(pipe_or_target, kwargs=call)
-    where = device or _cuda_device_of(pipe_or_target)
-    return scan_target(target, device=where, options=options, analyzers=analyzers, settings=settings)
 
 
 def _cuda_device_of(pipe: Any) -> str | None:

@@ -7,6 +7,7 @@ import datetime
 import hashlib
 import importlib.metadata
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from diffprof import __version__
-from diffprof.analyzers import ANALYZERS, DEFAULT_ANALYZERS
+from diffprof.analyzers import DEFAULT_ANALYZERS
 from diffprof.analyzers.kernels.joining import SeenWait
 from diffprof.analyzers.kernels.simulated import SimulatedKernels, compiled_roots
 from diffprof.analyzers.syncs.probe import Key, SyncObserver
@@ -26,13 +27,16 @@ from diffprof.devices.branches import as_unseen, branches_noted, device_type_bra
 from diffprof.devices.simulated import Blocking, BlockingKind, withheld
 from diffprof.devices.simulated.graphs import captured
 from diffprof.gpu.mode import current_mode
+from diffprof.guard.allowed import Blocks, watching_blocks
+from diffprof.guard.comments import comments_in
 from diffprof.judge.judging import make_report
-from diffprof.model.callsite import Place, file_of, is_machinery, make_site, source_line
+from diffprof.model.callsite import Place, file_of, importable_path, is_machinery, make_site, source_line
 from diffprof.model.collection import paused_collection
-from diffprof.model.errors import DiffprofError, TargetError, UsageError
+from diffprof.model.errors import DiffprofError, TargetError
 from diffprof.model.progress import Progress
 from diffprof.model.recording import (
     INTERRUPTED,
+    Allowance,
     Environment,
     Recording,
     SetupPart,
@@ -40,6 +44,7 @@ from diffprof.model.recording import (
     Unseen,
 )
 from diffprof.model.report import Report
+from diffprof.scanning.arguments import chosen_analyzers
 from diffprof.targets import Options, Target, from_object
 from diffprof.targets.calls import bound, outputs
 from diffprof.targets.compiled import compiled_modules
@@ -71,23 +76,22 @@ class Session:
         settings: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
         trace_folder: Path | None = None,
+        allow: Sequence[Allowance] = (),
     ) -> None:
-        """trace_folder: where the profiler's trace of a measured call is left.
+        """trace_folder: where the profiler's trace of a measured call is left. allow: what the configuration
+        allows.
 
         Raises UsageError for an analyzer that is not there.
         """
-        for name in analyzers:
-            if name not in ANALYZERS:
-                raise UsageError(
-                    f"There is no analyzer {name!r}.", f"Choose from: {', '.join(ANALYZERS)}, or say all."
-                )
         self.target = target
         self.device = device
         self.options = options
-        self.analyzers = tuple(analyzers)
         self.settings = dict(settings or {})
+        self.analyzers = chosen_analyzers(analyzers, {})
         self.progress = progress or Progress()
         self.trace_folder = trace_folder
+        self.allow = tuple(allow)
+        self.blocks = Blocks()
         self.scene: Scene | None = None
         self.sections: dict[str, Any] = {}
         self.unseen: list[Unseen] = []
@@ -116,6 +120,7 @@ class Session:
         self.unseen.extend(scene.unseen)
         self.unseen.extend(Unseen(what="the pipeline's place", why=note, kind="note") for note in scene.notes)
         with ExitStack() as stack:
+            self.blocks = stack.enter_context(watching_blocks())
             if self.lends:
                 stack.enter_context(lent(scene.pipe, self.device))
             if self.device.kind == "sim" and offloaded(scene.pipe):
@@ -251,6 +256,7 @@ class Session:
             partial=partial,
             failure=failure,
             sources=_hashes([*self._user_files(), *_own_target(self.target)]),
+            allowances=(*self.allow, *self.blocks.entered, *comments_in(self._files())),
             unseen=tuple(self.unseen),
             **self.sections,
         )
@@ -259,6 +265,15 @@ class Session:
         for section in ("syncs", "graph_breaks", "recompiles"):
             yield from (row.site.file for row in self.sections.get(section) or () if row.site.user_code)
         yield from (gap.site.file for gap in self.unseen if gap.site is not None and gap.site.user_code)
+
+    def _files(self) -> Iterator[str]:
+        """Where somebody may have allowed something: the places of what was found, and the target's own."""
+        yield from _own_target(self.target)
+        for section in ("syncs", "graph_breaks", "recompiles", "complex_numbers"):
+            yield from (row.site.file for row in self.sections.get(section) or ())
+        if self.scene is not None:
+            parts = [self.scene.pipe, *components(self.scene.pipe).values()]
+            yield from own_files({type(part) for part in parts})
 
     def _target_info(self, scene: Scene) -> TargetInfo:
         makes, made = outputs(scene.pipe, bound(scene.pipe, scene.args, scene.kwargs))
@@ -455,6 +470,15 @@ def _own_target(target: Target) -> Iterator[str]:
         yield target.spec.rpartition(":")[0] if target.kind == "factory" else target.spec
 
 
+def own_files(classes: Iterable[type]) -> Iterator[str]:
+    """The files, of the user's own, that classes are defined in."""
+    modules = {sys.modules.get(each.__module__) for each in classes}
+    for file in sorted({file for module in modules if (file := getattr(module, "__file__", None))}):
+        name, own = importable_path(file)
+        if own:
+            yield name
+
+
 def _hashes(files: Iterable[str]) -> dict[str, str]:
     """SHA-256 of the user's own files, as the scan read them."""
     return {
@@ -521,6 +545,7 @@ class Watch:
         session.scene = Scene(pipe=self.pipe, args=(), kwargs={}, target=target, weights="real")
         tracker = PhaseTracker()
         with ExitStack() as stack:
+            session.blocks = stack.enter_context(watching_blocks())
             stack.enter_context(lent(self.pipe, self.device))
             observer = SyncObserver(self.pipe, tracker)
             stack.callback(self._finish, session, observer)

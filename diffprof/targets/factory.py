@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -44,11 +46,10 @@ class FactoryTarget:
         from diffprof.targets.live import settled_call, with_dtype
         from diffprof.targets.loading import models_built
         from diffprof.targets.pipeline_call import Scene
-        from diffprof.targets.process import guest
         from diffprof.targets.redirect import cuda_redirect
 
         with (
-            guest(self.file.parent, [str(self.file)]),
+            self._around(),
             cuda_redirect(device),
             models_built(options, device) as building,
         ):
@@ -61,6 +62,11 @@ class FactoryTarget:
             args, kwargs, notes = settled_call(pipe, args, kwargs, device)
             weights = building.weights_of(pipe)
             return play(Scene(pipe, args, kwargs, self, weights, notes, unseen=building.unseen))
+
+    def _around(self) -> AbstractContextManager[None]:
+        from diffprof.targets.process import guest
+
+        return guest(self.file.parent, [str(self.file)])
 
     def _made(self) -> tuple[Any, dict[str, Any] | None]:
         """The pipeline and its call arguments, None where the factory gives none."""
@@ -108,12 +114,49 @@ class FactoryTarget:
                 f"There is no function {self.function!r} in {str(self.file)!r}.",
                 near or f"It has: {', '.join(own) or 'none'}.",
             )
+        return self._returned(function)
+
+    def _returned(self, function: Callable[[], Any]) -> Any:
+        from diffprof.targets.guest_errors import guest_error
+
         try:
             return function()
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             raise guest_error(f"The factory {self.spec}", "before it returned", error, self.file) from error
+
+
+def is_factory(thing: Any) -> bool:
+    """Whether it is a function, and no pipeline: a pipeline has components."""
+    return callable(thing) and not hasattr(thing, "components") and hasattr(inspect.unwrap(thing), "__code__")
+
+
+@dataclass(frozen=True)
+class FunctionTarget(FactoryTarget):
+    """A factory that the caller holds: it is called where it is, and its file is not read again."""
+
+    made: Callable[[], Any] | None = field(default=None, compare=False)
+
+    @classmethod
+    def of(cls, function: Callable[[], Any]) -> FunctionTarget:
+        """Named by its file as the working directory has it."""
+        code = inspect.unwrap(function).__code__
+        name = code.co_qualname.replace(".<locals>", "")
+        return cls(Path(_from_here(code.co_filename)), name, made=function)
+
+    def _around(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def _call(self) -> Any:
+        assert self.made is not None
+        return self._returned(self.made)
+
+
+def _from_here(file: str) -> str:
+    """The file as seen from the working directory, where it lies below it."""
+    path, here = Path(file), Path.cwd()
+    return path.relative_to(here).as_posix() if path.is_relative_to(here) else file
 
 
 def _shown(value: Any) -> str:

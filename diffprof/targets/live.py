@@ -46,6 +46,11 @@ class ObjectTarget:
                 f"{type(self.pipe).__name__} is not a pipeline: it can't be called, or has no components.",
                 "Give a diffusers pipeline, or the name of a target.",
             )
+        if options.dtype is not None or options.baseline:
+            raise UsageError(
+                "A live pipeline is scanned as it is: dtype and baseline are for targets.",
+                "Call pipe.to(dtype) before, or give the function that makes the pipeline.",
+            )
         args, kwargs = with_options(self.pipe, self.args, self.kwargs, options)
         before = getattr(self.pipe, "scheduler", None)
         try:

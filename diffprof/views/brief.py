@@ -92,6 +92,8 @@ def _rest(page: Page, rest: Rest, hidden: int) -> None:
 
 
 def _below(report: Report) -> Iterator[tuple[str | tuple[str, str], ...]]:
+    if report.allowed:
+        yield (("dim", f"Allowed on purpose: {words.plural(len(report.allowed), 'finding')} (-v)."),)
     if lacking := _unchecked(report):
         yield (("dim", lacking),)
     name = Path(report.path).name if report.path else ""

@@ -142,8 +142,20 @@ SECTIONS: tuple[Callable[[Recording], Table | None], ...] = (
 )
 
 
+def _allowed(report: Report) -> Table | None:
+    """What was found and is meant to be there."""
+    if not report.allowed:
+        return None
+    rows = tuple((f"{each.rule} {each.name}", each.where, each.allowed) for each in report.allowed)
+    left = len(rows) - MOST_ROWS
+    note = f"{plural(left, 'more')} not shown" if left > 0 else ""
+    return Table("Allowed on purpose", ("what", "where", "why"), rows[:MOST_ROWS], note)
+
+
 def tables(report: Report) -> Iterator[Table]:
-    """The tables for which the recording has evidence."""
+    """The tables for which the recording has evidence, and what is allowed."""
+    if (allowed := _allowed(report)) is not None:
+        yield allowed
     for section in SECTIONS:
         table = section(report.recording)
         if table:

@@ -117,7 +117,7 @@ def test_slug(text: str, name: str) -> None:
 
 def test_what_is_no_judgement_is_kept_when_judged_again(tmp_path: Path) -> None:
     """A field of a report is either read by `load_judged` or derived."""
-    derived = {"findings", "facts", "unchecked", "verdict", "actions", "rest", "path"}
+    derived = {"findings", "facts", "allowed", "unchecked", "verdict", "actions", "rest", "path"}
     assert set(Report.__struct_fields__) == {*Unjudged.__struct_fields__, *derived}
     report = msgspec.structs.replace(builders.one_of_everything(), after="after", outcomes=(), plan=Plan())
     save_report(report, tmp_path)

@@ -11,18 +11,20 @@ from typing import Any
 
 from diffprof.analyzers.syncs.owner import Owner, owner_of
 from diffprof.devices.simulated import Blocking, Observer
+from diffprof.guard.allowed import open_blocks
 from diffprof.model.callsite import Place, caller, importable_path, is_machinery, make_site, places, stack
 from diffprof.model.recording import SyncRow, Unseen, median, steady
 from diffprof.targets.loops import Loop
 from diffprof.targets.pipeline import PhaseTracker, module_names
 from diffprof.targets.steps import Doubt
 
-Key = tuple[str, str, int, tuple[Loop, ...]]
-"""(kind, file name, line, loops around it): what is noted together. When the call is over, and known which of
-the loops denoise, those inside of them become one row, and those outside another."""
+Key = tuple[str, str, int, tuple[Loop, ...], tuple[str, ...]]
+"""(kind, file name, line, loops around it, blocks that allow it): what is noted together. When the call is
+over, and known which of the loops denoise, those inside of them become one row, and those outside another."""
 
-_RowKey = tuple[str, str, int, bool]
-"""(kind, file name, line, in the loop): what makes two blocking operations the same row."""
+_RowKey = tuple[str, str, int, bool, tuple[str, ...]]
+"""(kind, file name, line, in the loop, blocks that allow it): what makes two blocking operations the same
+row."""
 
 SMALL_BYTES = 64 * 1024
 """Uploads up to this size are compared between steps, to tell constants from data."""
@@ -102,7 +104,8 @@ class SyncObserver(Observer):
         at = next((f for f in frames if not is_machinery(f.f_code.co_filename)), frames[0])
         # Reading an index for a host table is a value read; that it is a table is told by the row's owner.
         kind = "value-read" if event.kind == "host-index" else str(event.kind)
-        key = (kind, at.f_code.co_filename, at.f_lineno, self.tracker.steps.loops_around(moment))
+        loops = self.tracker.steps.loops_around(moment)
+        key = (kind, at.f_code.co_filename, at.f_lineno, loops, open_blocks())
         row = self.noted.get(key)
         if row is None:
             phase = self.tracker.current
@@ -174,7 +177,7 @@ class SyncObserver(Observer):
 
     def _row_key(self, key: Key, row: _Row) -> _RowKey:
         step_of = self.tracker.steps.step_of
-        return (*key[:3], any(step_of(moment) is not None for moment in row.moments))
+        return (*key[:3], any(step_of(moment) is not None for moment in row.moments), key[4])
 
     def _finished(self, key: _RowKey, noted: list[_Row]) -> SyncRow:
         row = _together(noted)

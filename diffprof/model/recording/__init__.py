@@ -5,6 +5,7 @@ microseconds (`_us`) or milliseconds (`_ms`), sizes in bytes. Every section that
 evidence grade.
 """
 
+from diffprof.model.recording.allowances import Allowance
 from diffprof.model.recording.graph_breaks import (
     BreakCost,
     CaptureRow,
@@ -32,6 +33,7 @@ from diffprof.model.recording.usage import Doubt, GapRow, KernelRow, MemoryUse, 
 __all__ = [
     "INTERRUPTED",
     "SCHEMA",
+    "Allowance",
     "Alternative",
     "BreakCost",
     "CaptureRow",

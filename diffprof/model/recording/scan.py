@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from diffprof.model.recording.allowances import Allowance
 from diffprof.model.recording.graph_breaks import CaptureRow, ComplexRow, GraphBreakRow, RecompileRow
 from diffprof.model.recording.quantization import LinearRow, Quantization
 from diffprof.model.recording.row import Row
@@ -57,5 +58,8 @@ class Recording(Row, frozen=True, kw_only=True):
     complex_numbers: tuple[ComplexRow, ...] | None = None
     """In what was captured."""
     setup: Setup | None = None
+    allowances: tuple[Allowance, ...] | None = ()
+    """What is allowed on purpose: in the files of what was found, in blocks that were entered, and by the
+    configuration."""
     trace_file: str | None = None
     """Kineto-style trace beside the stored report, relative path."""

@@ -1,0 +1,1 @@
+"""What is allowed on purpose, and whether it still has to be."""
