@@ -10,6 +10,8 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from diffprof.chrome_trace.kernel_rows import DTYPES
 from diffprof.judge.timeline import Replay
 from diffprof.model.recording import Frame, KernelKind, Site, SyncRow, Timeline
@@ -78,6 +80,27 @@ class _Form:
     """Args of the device work after the others."""
     frames: tuple[str, ...] = ()
     """`"name":...` of the Python frames, outermost first."""
+
+
+def drawn(timeline: Timeline, run: Replay) -> tuple[Timeline, Replay]:
+    """Both with host time for every launch. What the host issues in one, as a CUDA graph, takes it no time
+    after the first launch: all of them share that, so that each lies inside its operator and its module.
+
+    run: `replay(timeline)`.
+    """
+    spent, start, end = list(timeline.host_us), list(run.host_start), list(run.host_end)
+    first, count = 0, len(spent)
+    while first < count:
+        last = first + 1
+        while last < count and end[last] == end[first] and run.wait_start[last] < 0.0:
+            last += 1
+        if last - first > 1 and run.wait_start[first] < 0.0:
+            begin, share = start[first], (end[first] - start[first]) / (last - first)
+            edges = [begin + share * n for n in range(last - first)] + [end[first]]
+            start[first:last], end[first:last] = edges[:-1], edges[1:]
+            spent[first:last] = [share] * (last - first)
+        first = last
+    return replace(timeline, host_us=tuple(spent)), replace(run, host_start=tuple(start), host_end=tuple(end))
 
 
 def operation_lines(timeline: Timeline, run: Replay, syncs: Sequence[SyncRow]) -> Iterator[str]:

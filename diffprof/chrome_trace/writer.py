@@ -18,7 +18,7 @@ import msgspec
 
 from diffprof import __version__
 from diffprof.chrome_trace.events import MODULE_PREFIX, Phase, phase_label
-from diffprof.chrome_trace.op_lines import FIRST_STREAM, HOST, ORIGIN_US, on_host, operation_lines
+from diffprof.chrome_trace.op_lines import FIRST_STREAM, HOST, ORIGIN_US, drawn, on_host, operation_lines
 from diffprof.judge.timeline import Replay, replay
 from diffprof.model.errors import DiffprofError
 from diffprof.model.recording import MemoryUse, PhaseSpan, SyncRow, Timeline
@@ -53,7 +53,7 @@ def write_trace(
     Raises DiffprofError when the file can't be written.
     """
     target = Path(path)
-    run = run or replay(timeline)
+    timeline, run = drawn(timeline, run or replay(timeline))
     header = {
         "schemaVersion": 1,
         "diffprof": {

@@ -22,7 +22,7 @@ from diffprof.views.comparison import FORMS
 @redact_option()
 @traces_option()
 def command(before: str, after: str, fail_on_regression: bool, form: str, redact: bool, traces: Path) -> None:
-    """Compare two stored runs: what got better, worse, appeared and went.
+    """Compare two stored runs: what got better or worse, what is new and what is gone.
 
     A is the run before, B the one after: folders, report files, or names or unique parts of names, as for
     `diffprof show`. Both are judged by the rules of this version. Times count as changed where they differ by

@@ -58,6 +58,8 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     """A smaller difference is none."""
     direction: Direction = Direction.UNKNOWN
     note: str = ""
+    traded: bool = False
+    """Worse, by so little that it is no regression in a call that got faster."""
 
     @property
     def ratio(self) -> float | None:
@@ -108,7 +110,7 @@ def compare(before: Report, after: Report) -> Comparison:
     )
     same_length = before.recording.target.steps == after.recording.target.steps
     shifts = [shift for one, other in pairs if (shift := _shift(one, other, same_length=same_length))]
-    figures = tuple(_figures(before, after))
+    figures = _with_trades(tuple(_figures(before, after)))
     worse = tuple(s for s in shifts if s.direction is Direction.WORSE)
     found = Comparison(
         before=_side(before),
@@ -364,21 +366,38 @@ def _conditions(one: Recording, other: Recording) -> Iterator[str]:
         yield f"Other versions: {', '.join(changed)}."
 
 
+def _with_trades(figures: tuple[Figure, ...]) -> tuple[Figure, ...]:
+    """Some memory may be given for time."""
+    if not any(each.unit == "ms" and each.direction is Direction.BETTER for each in figures):
+        return figures
+    return tuple(
+        msgspec.structs.replace(each, traded=True)
+        if each.unit == "bytes"
+        and each.direction is Direction.WORSE
+        and (each.ratio or 0) <= 1 + TRADED_MEMORY
+        else each
+        for each in figures
+    )
+
+
+def is_bad(finding: Finding) -> bool:
+    """Whether a new finding makes a run worse: not one that only informs, or never happens."""
+    return finding.severity is not Severity.INFO and happens(finding)
+
+
 def _regressions(
     figures: Sequence[Figure], appeared: Iterable[Finding], worse: Iterable[Shift]
 ) -> Iterator[str]:
     from diffprof.views.words import place
 
-    faster = any(each.unit == "ms" and each.direction is Direction.BETTER for each in figures)
     for figure in figures:
-        traded = faster and figure.unit == "bytes" and (figure.ratio or 0.0) <= 1 + TRADED_MEMORY
-        if figure.direction is Direction.WORSE and not traded:
+        if figure.direction is Direction.WORSE and not figure.traded:
             yield f"{figure.name}: {shown(figure.before, figure.unit)} -> {shown(figure.after, figure.unit)}"
     for finding in appeared:
-        if finding.severity is not Severity.INFO and happens(finding):
-            yield f"{finding.rule} {finding.name} appeared at {place(finding.site)}"
+        if is_bad(finding):
+            yield f"{finding.rule} {finding.name} is new: {place(finding.site)}"
     for shift in worse:
-        yield f"{shift.after.rule} {shift.after.name} at {place(shift.after.site)}: {shift.why}"
+        yield f"{shift.after.rule} {shift.after.name} ({place(shift.after.site)}): {shift.why}"
 
 
 def _headline(found: Comparison) -> str:
@@ -396,9 +415,9 @@ def _headline(found: Comparison) -> str:
     if loop is not None and loop.direction in (Direction.BETTER, Direction.WORSE):
         words.append(f"blocking operations per step {loop.before:g} -> {loop.after:g}")
     if found.went:
-        words.append(f"{plural(len(found.went), 'finding')} went")
+        words.append(f"{plural(len(found.went), 'finding')} gone")
     if found.appeared:
-        words.append(f"{plural(len(found.appeared), 'finding')} appeared")
+        words.append(plural(len(found.appeared), "new finding"))
     moved = len(found.better) + len(found.worse)
     if moved:
         words.append(f"{plural(moved, 'finding')} changed")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from diffprof.judge.setup_costs import BUILT_ON, saved_ms
+from diffprof.judge.setup_costs import base_of, saved_ms
 from diffprof.judge.timeline import Replay, Without, events_of_syncs, replay, total_us
 from diffprof.model.finding import Evidence, Finding
 from diffprof.model.recording import Change, Grade, Recording, SyncRow, Timeline
@@ -150,7 +150,7 @@ def _with_change(finding: Finding, change: Change, recording: Recording) -> Find
         finding,
         saves_ms=max(0.0, saved),
         alone=True,
-        compiled_ms=before if change in BUILT_ON else finding.compiled_ms,
+        compiled_ms=before if base_of(recording, change) else finding.compiled_ms,
     )
 
 

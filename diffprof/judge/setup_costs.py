@@ -39,7 +39,7 @@ def with_changes(recording: Recording, changes: Iterable[Change]) -> Alternative
         return None
     ratio = 1.0
     for change in left - first:
-        before = frozenset({BUILT_ON[change]}) if change in BUILT_ON else frozenset[Change]()
+        before = frozenset(base_of(recording, change))
         if before not in known or before | {change} not in known:
             return None
         ratio *= known[before | {change}].ms / known[before].ms
@@ -48,10 +48,16 @@ def with_changes(recording: Recording, changes: Iterable[Change]) -> Alternative
     return replace(found, ms=found.ms * ratio, without_waits_ms=None if without is None else without * ratio)
 
 
+def base_of(recording: Recording, change: Change) -> tuple[Change, ...]:
+    """What has to be made before it so that it shows; nothing where the call was recorded like that."""
+    compiled = recording.timeline is not None and recording.timeline.mode != "eager"
+    return (BUILT_ON[change],) if change in BUILT_ON and not compiled else ()
+
+
 def saved_ms(recording: Recording, change: Change) -> tuple[float, float] | None:
     """(what a change saves, of a call this long); None where it was not costed. Less than nothing where the
     call gets longer."""
-    base = (BUILT_ON[change],) if change in BUILT_ON else ()
+    base = base_of(recording, change)
     before = with_changes(recording, base)
     after = with_changes(recording, (*base, change))
     return None if before is None or after is None else (before.ms - after.ms, before.ms)

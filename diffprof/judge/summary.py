@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from msgspec.structs import replace
 
 from diffprof.judge.figures import call_ms
 from diffprof.judge.fitting import shortfall
 from diffprof.judge.plan import Choice, predicted_ms, priced_steps, selected
-from diffprof.model.finding import Finding, Severity
+from diffprof.model.finding import Severity
 from diffprof.model.fix import PlanStep, Safety, recipes
 from diffprof.model.recording import Change, MemoryUse
 from diffprof.model.report import Report
@@ -21,7 +21,8 @@ WORTH = 0.001
 DOES_NOT_FIT = "SET008"
 """Rule whose finding is the answer where there is one: a call that can't run saves nothing."""
 
-ByHand = Callable[[Finding], bool]
+COLD_CALL = "KRN013"
+"""Rule whose finding is the answer where there is one: what was recorded is no usual call."""
 
 
 def summarized(report: Report, about: Sequence[str] = ()) -> Report:
@@ -50,6 +51,8 @@ def _told_of(report: Report, actions: Sequence[Action], about: Sequence[str]) ->
     """The finding that the verdict is about."""
     if actions:
         return actions[0].findings[0]
+    if not about and call_ms(report.recording) is not None:
+        return None
     wanted = (n for n, f in enumerate(report.findings) if not about or f.rule.startswith(tuple(about)))
     return next(wanted, None)
 
@@ -67,13 +70,13 @@ def _summary(report: Report, about: Sequence[str]) -> tuple[Answer, list[Action]
     ladder = _Ladder(report, now)
     told = _told(report, safe, lossy)
     actions = ladder.climb([*safe, *_by_hand(report, told)], wanted)
-    kept = ladder.after
     if added := [step for step in lossy if step.fix not in known]:
         ladder.drop(known - {step.fix for step in lossy})
         actions += ladder.climb(added, wanted)
     below = WORTH * (now or 0.0)
     named = [action for action in actions if about or _worth_it(action, below)]
     short = shortfall(report.recording.memory)
+    named.sort(key=lambda action: action.rule != COLD_CALL)
     if short is not None:
         named.sort(key=lambda action: not _makes_room(action, report))
     told -= {n for action in actions if action not in named for n in action.findings}
@@ -83,8 +86,8 @@ def _summary(report: Report, about: Sequence[str]) -> tuple[Answer, list[Action]
     answer = Answer(
         about=tuple(about),
         call_ms=now,
-        kept_ms=kept,
-        lossy_ms=ladder.after if any(a.changes_picture and a.saves_ms for a in named) else None,
+        kept_ms=_after(now, [action for action in named if not action.changes_picture]),
+        lossy_ms=_after(None, [action for action in named if action.changes_picture]),
         grade=grade or (timing.grade if timing else None),
         fits=_fits(report.recording.memory),
         needs_bytes=short.needs_bytes if short else None,
@@ -93,6 +96,12 @@ def _summary(report: Report, about: Sequence[str]) -> tuple[Answer, list[Action]
         waits_in_loop=_waits_in_loop(report),
     )
     return answer, named, _rest(report, [n for n in wanted if n not in told], actions, below)
+
+
+def _after(before: float | None, actions: Sequence[Action]) -> float | None:
+    """The call after these actions: what the table's last row says."""
+    known = [action.after_ms for action in actions if action.saves_ms and action.after_ms is not None]
+    return min(known, default=before)
 
 
 def _by_hand(report: Report, told: set[int]) -> Iterator[PlanStep]:
@@ -200,6 +209,7 @@ class _Ladder:
             alone_ms=step.saves_ms,
             after_ms=self.after,
             grade=step.grade,
+            once_ms=first.once_ms,
             once_compiled=step.once_compiled,
         )
 

@@ -29,6 +29,8 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     alone_ms: float | None = None
     after_ms: float | None = None
     grade: Grade | None = None
+    once_ms: float | None = None
+    """What is spent once in a process, not in every call: it is no part of `saves_ms`."""
     once_compiled: bool = False
     """Saves nothing as long as the pipeline runs eagerly."""
 

@@ -85,7 +85,7 @@ def _failure(trace: Trace) -> str | None:
 
 
 def _target(trace: Trace, sections: Sections) -> TargetInfo:
-    pipeline = next((m.group(1) for name in trace.names if (m := _PIPELINE_FRAME.search(name))), "unknown")
+    pipeline = next((m.group(1) for name in trace.names if (m := _PIPELINE_FRAME.search(name))), "")
     marker = trace.meta.get("diffprof")
     if isinstance(marker, dict) and isinstance(marker.get("target"), str):
         pipeline = marker["target"]

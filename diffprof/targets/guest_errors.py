@@ -8,6 +8,7 @@ import traceback
 from pathlib import Path
 
 from diffprof.devices.simulated.session import SESSION
+from diffprof.model.callsite import importable_path
 from diffprof.model.errors import DiffprofError, TargetError
 from diffprof.targets.exits import ProcessExit
 from diffprof.targets.memory_guard import MemoryGone
@@ -86,12 +87,18 @@ def made_up() -> str:
     last = SESSION.made_up
     if last is None:
         return ""
-    what, place = last
-    where = f" at {place[0]}:{place[1]}" if place else ""
+    op, place = last
+    where = f" at {importable_path(place[0])[0]}:{place[1]}" if place else ""
     return (
-        f"It may follow from a value that was made up: {what}{where} read what is unknown without "
-        "computing, and got zeros. "
+        f"It may follow from a value that was made up: {_asking(op)}{where} asked for one that is unknown "
+        "without computing, and was given a stand-in. "
     )
+
+
+def _asking(op: str) -> str:
+    """An operation that needs a value, as Python writes it."""
+    base = op.removeprefix("aten::").partition(".")[0]
+    return "a read (`.item()`, `if`, `float()`)" if base == "_local_scalar_dense" else f"`{base}`"
 
 
 def _missing_weights(error: BaseException) -> bool:

@@ -23,13 +23,19 @@ def actions_table(report: Report) -> Table | None:
     return Table("What to do", (*COLUMNS, "where"), rows, note)
 
 
+def _saves(action: Action) -> str:
+    if action.saves_ms is not None:
+        return words.duration(action.saves_ms) + (" compiled" if action.once_compiled else "")
+    return "?" if action.once_ms is None else f"{words.duration(action.once_ms)} once"
+
+
 def cells_of(action: Action) -> tuple[str, ...]:
     """A cell for each of COLUMNS."""
     known = action.saves_ms is not None
     by = "you" if action.fix is None else "fix --lossy" if action.changes_picture else "fix"
     return (
         clean(action.title if action.fix else f"{action.rule}: {action.title}"),
-        words.duration(action.saves_ms) + (" compiled" if action.once_compiled else "") if known else "?",
+        _saves(action),
         words.duration(action.after_ms) if known else "",
         _PICTURE.get(action.safety, "") if action.safety else "",
         "fix --patch" if action.patch and action.fix is None else by,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from diffprof.judge.rules import find_rule
+from diffprof.judge.rules import all_rules, find_rule
 from diffprof.model.plain import clean, cut, pad, width
 from diffprof.model.report import Report
 from diffprof.model.summary import Action, Rest
@@ -110,14 +111,20 @@ def _below(report: Report) -> Iterator[tuple[str | tuple[str, str], ...]]:
 
 def _unchecked(report: Report) -> str:
     """What was not looked at, in a line; empty where all was."""
-    looked = {name.replace("-", "_") for name in report.recording.analyzers}
-    left_out = sorted({find_rule(each.rule).analyzer for each in report.unchecked} - looked)
-    others = sum(1 for each in report.unchecked if find_rule(each.rule).analyzer in looked)
+    left_out = sorted(_analyzers_without_evidence(report))
+    others = sum(1 for each in report.unchecked if find_rule(each.rule).analyzer not in left_out)
     others += len(report.recording.unseen)
     parts = []
     if left_out:
-        names = " and ".join(name.replace("_", " ") for name in left_out)
+        names = words.listed([name.replace("_", " ") for name in left_out])
         parts.append(f"{names} (scan with --analyzers all)" if report.recording.analyzers else names)
     if others:
         parts.append(f"{others} {'more ' if left_out else ''}{'thing' if others == 1 else 'things'} (-v)")
     return f"Not checked: {'; '.join(parts)}." if parts else ""
+
+
+def _analyzers_without_evidence(report: Report) -> set[str]:
+    """Those of which no rule could judge."""
+    unchecked = Counter(find_rule(each.rule).analyzer for each in report.unchecked)
+    rules = Counter(rule.analyzer for rule in all_rules())
+    return {name for name, count in unchecked.items() if count == rules[name]}

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
-from diffprof.judge.comparing import Comparison, Direction, Figure, shown
+from diffprof.judge.comparing import Comparison, Direction, Figure, is_bad, shown
 from diffprof.model.finding import Finding
 from diffprof.model.plain import clean
 from diffprof.model.report import as_json
 from diffprof.views import words
 
 FORMS = ("text", "json", "markdown", "github")
-
-_COLOURS = {Direction.BETTER: "green", Direction.WORSE: "red"}
 
 
 def render_comparison(
@@ -41,14 +40,21 @@ def groups(comparison: Comparison) -> Iterator[tuple[str, tuple[str, ...]]]:
     for title, shifts in (("Got worse", comparison.worse), ("Got better", comparison.better)):
         if shifts:
             yield title, tuple(f"{line(shift.after)}: {shift.why}" for shift in shifts)
-    for title, findings in (("Appeared", comparison.appeared), ("Went", comparison.went)):
+    for title, findings in (("New", comparison.appeared), ("Gone", comparison.went)):
         if findings:
-            yield title, tuple(f"{line(f)}, {words.how_often(f)}" for f in findings)
+            counts = Counter(f"{line(f)}, {words.how_often(f)}" for f in findings)
+            yield title, tuple(f"{n} x {each}" if n > 1 else each for each, n in counts.items())
 
 
 def line(finding: Finding) -> str:
     """A finding by its rule and place."""
-    return f"{finding.rule} {finding.name} at {words.place(finding.site)}"
+    at = f" at {words.place(finding.site)}" if finding.site else ""
+    return f"{finding.rule} {finding.name}{at}"
+
+
+def is_bad_group(title: str, comparison: Comparison) -> bool:
+    """Whether the findings under a heading make the run worse."""
+    return title == "Got worse" or (title == "New" and any(map(is_bad, comparison.appeared)))
 
 
 def _became(figure: Figure) -> str:
@@ -57,7 +63,7 @@ def _became(figure: Figure) -> str:
     ratio = figure.ratio
     if figure.direction is Direction.SAME or ratio is None or not figure.after:
         return figure.direction
-    return f"{figure.direction}, {ratio:.2f}x"
+    return f"{figure.direction}, {words.number(abs(ratio - 1) * 100)} % {'less' if ratio < 1 else 'more'}"
 
 
 def _text(comparison: Comparison, columns: int | None, colour: bool) -> str:
@@ -71,14 +77,14 @@ def _text(comparison: Comparison, columns: int | None, colour: bool) -> str:
     page.blank()
     page.table(("figure", "before", "after", ""), figure_rows(comparison))
     for title, lines in groups(comparison):
-        page.heading(f"{title} ({len(lines):,})")
+        page.heading(title)
         for each in lines:
             page.whole(each, indent=2)
     if comparison.unchanged:
         page.blank()
-        page.flow(("dim", f"{words.plural(comparison.unchanged, 'finding')} as before."))
+        page.flow(("dim", f"{words.plural(comparison.unchanged, 'finding')} in both."))
     if comparison.not_comparable:
-        page.heading("Mind")
+        page.heading("Not comparable")
         for note in comparison.not_comparable:
             page.flow(note, indent=2)
     return page.text()
@@ -93,10 +99,10 @@ def _markdown(comparison: Comparison) -> str:
         table(("figure", "before", "after", ""), figure_rows(comparison)),
     ]
     for title, lines in groups(comparison):
-        parts.append(f"#### {title} ({len(lines):,})\n")
+        parts.append(f"#### {title}\n")
         parts.append("".join(f"- {prose(each)}\n" for each in lines))
     if comparison.unchanged:
-        parts.append(f"{words.plural(comparison.unchanged, 'finding')} as before.\n")
+        parts.append(f"{words.plural(comparison.unchanged, 'finding')} in both.\n")
     if comparison.not_comparable:
         parts.append("".join(f"- {prose(note)}\n" for note in comparison.not_comparable))
     return "\n".join(parts)

@@ -9,12 +9,13 @@ import msgspec
 from diffprof.judge.figures import device_busy
 from diffprof.judge.fitting import gib, shortfall
 from diffprof.judge.pricing import HIDDEN_SHARE, waits_together
+from diffprof.judge.summary import COLD_CALL
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Safety
 from diffprof.model.recording import INTERRUPTED, CaptureRow, Recording, SyncRow, steady_per_step
 from diffprof.model.report import Report
 from diffprof.model.summary import Action, Answer
-from diffprof.views.words import cost, duration, how_often, milliseconds, number, place, plural
+from diffprof.views.words import cost, duration, how_often, milliseconds, number, place, plural, share
 
 WAITS = "SYN"
 """How the codes begin of rules on waits: who asks for these alone is told of these."""
@@ -52,14 +53,34 @@ def _headline(report: Report) -> str:
         )
     if answer is None or answer.call_ms is None:
         return _seen(report)
-    said = [_answer(answer, report)]
-    if recording.target.kind == "trace":
-        busy = device_busy(recording)
-        if busy is not None:
-            said.append(f"The {_device(recording)} is busy for {number(busy * 100)} % of the trace.")
-        if recording.syncs is not None:
-            said.append(_waits(recording, recording.syncs))
+    if recording.target.kind != "trace":
+        return _answer(answer, report)
+    said = [_of_trace(answer, report)]
+    busy = device_busy(recording)
+    if busy is not None:
+        said.append(f"The {_device(recording)} is busy for {share(busy)} of it.")
+    if recording.syncs is not None:
+        said.append(_waits(recording, recording.syncs))
     return " ".join(said)
+
+
+def _of_trace(answer: Answer, report: Report) -> str:
+    """How long it is, and what of that can be done without."""
+    steps = f" of {plural(report.recording.target.steps, 'step')}" if report.recording.target.steps else ""
+    now = f"The trace{steps} is {duration(answer.call_ms)} long ({answer.grade})"
+    cold = next((action for action in report.actions if action.rule == COLD_CALL), None)
+    if cold is not None and cold.once_ms:
+        return f"{now}, {duration(cold.once_ms)} of it set-up that only a first call pays."
+    if any(action.saves_ms for action in report.actions):
+        return f"{now}; {duration(answer.kept_ms)} with all below done."
+    return f"{now}; {_nothing_known(report)}."
+
+
+def _nothing_known(report: Report) -> str:
+    """Of a call that no action is known to shorten."""
+    if not report.actions:
+        return "nothing was found that is worth doing"
+    return "what the changes below would save is not known"
 
 
 def _answer(answer: Answer, report: Report) -> str:
@@ -78,14 +99,11 @@ def _answer(answer: Answer, report: Report) -> str:
     if any(action.saves_ms for action in safe):
         exact = all(action.safety in (Safety.EXACT, None) for action in safe)
         how = "without changing the picture" if exact else "with the picture the same within rounding"
-        how = "with all below done" if target.kind == "trace" else how
         parts.append(f"{of_one(answer.kept_ms)} {how}")
     lossy = [action.fix or action.title for action in report.actions if action.changes_picture]
     if lossy and answer.lossy_ms is not None:
         parts.append(f"{of_one(answer.lossy_ms)} with {' and '.join(filter(None, lossy))}")
-    if parts:
-        return f"{now}; {', '.join(parts)}."
-    return f"{now}; nothing was found that is worth doing." if not report.actions else f"{now}."
+    return f"{now}; {', '.join(parts) or _nothing_known(report)}."
 
 
 def _seen(report: Report) -> str:
@@ -199,6 +217,8 @@ def headline_finding(report: Report) -> Finding | None:
 
 def _nothing_found(report: Report) -> str:
     recording = report.recording
+    if report.findings:
+        return _all_small(report)
     if not report.unchecked:
         return "No rule found anything in what was recorded."
     if recording.target.kind == "trace" and recording.unseen:
@@ -206,6 +226,15 @@ def _nothing_found(report: Report) -> str:
     looked = recording.captures is not None or recording.syncs is not None
     found = "Nothing was found in what was looked at; " if looked else ""
     return f"{found}{plural(len(report.unchecked), 'rule')} had no evidence: {report.unchecked[0].why}."
+
+
+def _all_small(report: Report) -> str:
+    """Of findings that no action stands for."""
+    rest = report.rest
+    found = plural(len(rest.findings), "finding")
+    if rest.saves_ms is None:
+        return f"{found}, of which none is known to save time."
+    return f"{found}, {milliseconds(rest.saves_ms)} together."
 
 
 def _is_of_all_waits(finding: Finding, recording: Recording) -> bool:
@@ -247,7 +276,9 @@ def _again(recording: Recording) -> str:
 def _next(report: Report) -> str:
     first = headline_finding(report)
     if first is None:
-        return 'See "Not checked" for what each rule lacks.' if report.unchecked else "Nothing to do."
+        if report.unchecked and not report.findings:
+            return 'See "Not checked" for what each rule lacks.'
+        return "Nothing to do."
     action = first_action(report, first)
     what = action.title.strip().removesuffix(".") + "." if action else first.advice.strip()
     by = f"`diffprof fix --apply --select {action.fix}` does it." if action and action.fix else ""

@@ -24,6 +24,11 @@ def number(value: float) -> str:
     return f"{value:.3g}" if abs(value) >= 0.0001 else f"{value:.1e}"
 
 
+def share(value: float) -> str:
+    """Of one, in percent: 83.5 %, under 0.1 %."""
+    return "under 0.1 %" if 0 < value < 0.001 else f"{number(value * 100)} %"
+
+
 def milliseconds(value: float | None) -> str:
     return NOT_MEASURED if value is None else f"{number(value)} ms"
 
@@ -60,6 +65,11 @@ def size(value: float | None) -> str:
         if value >= factor:
             return f"{number(value / factor)} {unit}"
     return f"{number(value)} B"
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def plural(count: int, noun: str, many: str | None = None) -> str:
@@ -153,6 +163,9 @@ def expectation(grade: Grade | None) -> str:
 def subject(recording: Recording) -> str:
     """What was scanned and where, in a line."""
     target, device = recording.target, recording.device
+    if target.kind == "trace":
+        of = f", {target.pipeline}" if target.pipeline else ""
+        return f"{target.spec}{of} ({device.name}, {device.grade})"
     words = [f"{target.spec} ({target.pipeline})", f"on {device.spec} ({device.name}, {device.grade})"]
     if target.steps is not None:
         words.append(plural(target.steps, "step"))

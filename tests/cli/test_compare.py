@@ -23,7 +23,7 @@ def test_better_and_worse(run, tmp_path):
     runs(tmp_path)
     better = run("compare", "reads", "clean", "--fail-on-regression")
     assert (better.exit_code, better.stderr) == (0, "")
-    assert "Better: blocking operations per step 1 -> 0, 1 finding went." in better.stdout
+    assert "Better: blocking operations per step 1 -> 0, 1 finding gone." in better.stdout
     worse = run("compare", "clean", "reads", "--fail-on-regression", "--format", "json")
     assert worse.exit_code == 1
     assert "regression: blocking operations in the loop: 0 per step -> 1 per step" in worse.stderr

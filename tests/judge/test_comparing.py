@@ -12,7 +12,11 @@ from diffprof.judge.judging import load_judged
 from diffprof.model.finding import Evidence, Severity, Unchecked
 from diffprof.model.recording import Grade, GraphBreakRow, MemoryUse, Timing
 from diffprof.views.comparison import FORMS, render_comparison
+from diffprof.views.tui.comparison_page import comparison_page
+from diffprof.views.tui.styles import STYLES, Writing
 from tests.builders import HARD, make_finding, make_recording, make_report, make_site, make_sync
+
+SAMPLES = Path(__file__).parents[2] / "traces" / "samples"
 
 
 def timed(seconds, spread=None, grade=Grade.MEASURED, **more):
@@ -53,7 +57,7 @@ def test_the_same_text_in_another_function_is_another_finding():
     found = compare(make_report(at(10)), make_report(at(10, function="set_timesteps")))
     assert [f.site.function for f in found.went] == ["step"]
     assert [f.site.function for f in found.appeared] == ["set_timesteps"]
-    assert found.headline == "Mixed: 1 finding went, 1 finding appeared."
+    assert found.headline == "Mixed: 1 finding gone, 1 new finding."
 
 
 def test_fewer_per_step_is_better_and_more_is_worse():
@@ -170,7 +174,7 @@ def test_more_chances_are_no_regression_and_a_new_wait_is_one() -> None:
     new = make_finding()
     recording = make_recording()
     worse = compare(make_report(recording=recording), make_report(new, recording=recording))
-    assert worse.regressions == (f"SYN001 value-read appeared at {new.where}",)
+    assert worse.regressions == (f"SYN001 value-read is new: {new.where}",)
 
 
 @pytest.mark.parametrize(("after", "regressions"), [(1090, 0), (1110, 1)])
@@ -178,3 +182,17 @@ def test_a_faster_call_may_take_a_little_more_memory(after: int, regressions: in
     slow = timed(2.0, memory=MemoryUse(grade=Grade.MEASURED, peak_bytes=1000))
     fast = timed(1.0, memory=MemoryUse(grade=Grade.MEASURED, peak_bytes=after))
     assert len(compare(slow, fast).regressions) == regressions
+
+
+def test_the_samples_before_and_after_are_faster_and_nothing_is_bad():
+    """What the fixes cost, a tenth of the memory at most, is part of what they are for."""
+    before, after = (load_judged(SAMPLES / name) for name in ("sdxl-ddim-a100", "sdxl-ddim-a100-fixed"))
+    found = compare(before, after)
+    ratio = before.verdict.call_ms / after.verdict.call_ms
+    assert found.headline.startswith(f"Faster: {ratio:.2f}x as fast (simulated)")
+    assert found.regressions == ()
+    page = Writing()
+    comparison_page(page, found)
+    styles = {span.style for block in page.blocks for span in block.text.spans}
+    assert STYLES["good"] in styles
+    assert STYLES["bad"] not in styles

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from diffprof.analyzers.kernels.findings import loop_finding
-from diffprof.analyzers.kernels.loop import Loop
+from diffprof.analyzers.kernels.loop import Loop, milliseconds
 from diffprof.judge.pricing import blocked_us
 from diffprof.judge.rules import NoEvidence, rule
 from diffprof.judge.setup_costs import evidence
@@ -105,7 +105,7 @@ def sync_bubble(recording: Recording) -> Iterator[Finding]:
     timeline = recording.timeline
     assert timeline is not None
     loop = Loop.of(recording)
-    rows = loop.waiting_rows()
+    rows, waits = loop.waiting_rows(), loop.waits()
     saved = saved_us(timeline, Without(waits=rows), loop.run.total_us)
     if not rows or saved < BUBBLE_SHARE * loop.length_us:
         return
@@ -113,10 +113,11 @@ def sync_bubble(recording: Recording) -> Iterator[Finding]:
         "KRN002",
         "sync-bubble",
         loop,
-        f"While the CPU waits it issues nothing: without its waits the {loop.name} is shorter by "
-        f"{loop.per_step(saved)}.",
+        f"While the CPU waits it issues nothing: without its waits the {loop.name} is "
+        f"{milliseconds(saved)} shorter.",
         f"Remove the waits in the {loop.name}; the SYN findings name their lines.",
-        count=loop.waits(),
+        count=len(waits),
+        by_step=loop.by_step(waits),
         blocked_ms=blocked_us(recording, loop.run, rows) / 1e3,
         saves_ms=saved / 1e3,
         cost_note=f"All waits of the {loop.name} together; one of them alone may save nothing.",
@@ -130,7 +131,7 @@ def python_between_steps(recording: Recording) -> Iterator[Finding]:
 
     What it does:
         Adds up idle time of the device during host work that is no operation: progress bars, callbacks,
-        walks over modules. Reported from 100 us a step.
+        walks over modules. Reported from 0.1 ms a step.
 
     Why it is slow:
         Nothing is queued in the meantime. A progress bar that redraws, a callback that converts an image, an
@@ -162,7 +163,7 @@ def python_between_steps(recording: Recording) -> Iterator[Finding]:
         "KRN010",
         "python-between-steps",
         loop,
-        f"The device idles while Python runs between operations: {loop.per_step(idle)}{_where(loop)}.",
+        f"The device idles for {milliseconds(idle)} while Python runs between operations{_where(loop)}.",
         "Switch the progress bar off, and keep callbacks short."
         if loop.steps
         else "Take work that need not be done in between out of there, or let another thread do it.",
@@ -178,7 +179,7 @@ def cold_call(recording: Recording) -> Iterator[Finding]:
     What it does:
         Adds up idle time of the device, that before its first work too, in which the host stands in one
         runtime call or op for over a millisecond, or asks the driver for memory. Reported from 20 % of a
-        measured trace, and of one that captures a graph, compiles or tunes kernels.
+        measured trace, and always where a graph is captured, or code is compiled or tuned.
 
     Why it is slow:
         The first call in a process makes the CUDA context, loads the code of every kernel when it is first
@@ -222,8 +223,8 @@ def cold_call(recording: Recording) -> Iterator[Finding]:
         message=message,
         grade=timeline.grade,
         severity=Severity.HIGH,
-        saves_ms=idle / 1e3,
-        cost_note="A second call in the same process does not pay it: time that one.",
+        once_ms=idle / 1e3,
+        cost_note="A later call does not pay it: what this trace says of the rest may not hold for one.",
         advice="Call it once before the profiler starts, then record again.",
     )
 
@@ -267,6 +268,7 @@ def host_work_between_kernels(recording: Recording) -> Iterator[Finding]:
         f"{_longest(gaps)}.",
         "Compute on the device, do it once before the loop, or let another thread work ahead.",
         count=sum(gap.count for gap in gaps),
+        by_step=[sum(gap.count for gap in gaps if gap.step == step) for step in range(loop.steps)],
         outside=Severity.MEDIUM,
         saves_ms=idle / 1e3,
         cost_note="What is saved if none of it holds up the device.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
 
@@ -55,9 +56,15 @@ class Loop:
         """What runs in it, in words."""
         return "denoiser" if self.steps else "model"
 
-    def per_step(self, amount: float) -> str:
-        """Microseconds in words: of a step where steps are known, else in all."""
-        return f"{amount / self.steps:,.0f} us a step" if self.steps else f"{amount:,.0f} us in all"
+    def by_step(self, events: Iterable[int]) -> list[int]:
+        """How many of these events each step has; empty where no steps are known."""
+        counts = [0] * self.steps
+        starts = [first for first, _ in self.spans]
+        for event in events:
+            step = bisect_right(starts, event) - 1
+            if 0 <= step < self.steps and event < self.spans[step][1]:
+                counts[step] += 1
+        return counts
 
     def at_most(self, saved_us: float, idle_us: float) -> float:
         """What a finding about idle time saves. Where no steps are known the call's own beginning and end, in
@@ -113,15 +120,13 @@ class Loop:
         wanted = set(kinds)
         return [event for event in self.events if self.timeline.kind[event] in wanted]
 
-    def calls(self, kinds: Iterable[int]) -> int:
-        return len(self.inside(kinds))
-
     def waiting_rows(self) -> frozenset[int]:
         """Sync rows that wait in the loop; -2 stands for waits without a row."""
         return frozenset(self.timeline.sync[event] for event in self.events) - {-1}
 
-    def waits(self) -> int:
-        return sum(1 for event in self.events if self.timeline.sync[event] != -1)
+    def waits(self) -> list[int]:
+        """Events that wait."""
+        return [event for event in self.events if self.timeline.sync[event] != -1]
 
     def host_only(self) -> list[int]:
         """Events of the loop that are Python alone: no operation, no wait."""
@@ -162,6 +167,11 @@ class Loop:
             if self.timeline.kind[event] >= 0:
                 host[event] = 0.0
         return max(0.0, self.run.total_us - total_us(replace(self.timeline, host_us=tuple(host))))
+
+
+def milliseconds(us: float) -> str:
+    """`0.0168 ms`, `1,877 ms`: three digits, or all of those before the point."""
+    return f"{us / 1e3:,.0f} ms" if us >= 100_000 else f"{us / 1e3:.3g} ms"
 
 
 class _Held:

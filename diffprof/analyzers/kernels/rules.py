@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Iterator
 
 from diffprof.analyzers.kernels import idle_rules, memory_rules
-from diffprof.analyzers.kernels.findings import loop_finding
+from diffprof.analyzers.kernels.findings import loop_finding, often
 from diffprof.analyzers.kernels.idle_rules import GAP_US
-from diffprof.analyzers.kernels.loop import Loop
+from diffprof.analyzers.kernels.loop import Loop, milliseconds
 from diffprof.judge.rules import NoEvidence, rule
 from diffprof.judge.setup_costs import best_share
 from diffprof.judge.setup_costs import evidence as changed
@@ -58,11 +58,6 @@ def _known(evidence: Evidence) -> Evidence | None:
     return evidence if evidence.kinds or evidence.change is not None else None
 
 
-def _milliseconds(us: float) -> str:
-    """Three digits, or all of those before the point."""
-    return f"{us / 1e3:,.0f}" if us >= 100_000 else f"{us / 1e3:.3g}"
-
-
 def _kernel_finding(
     recording: Recording,
     code: str,
@@ -88,20 +83,18 @@ def _kernel_finding(
     if not kinds or spent < threshold * whole:
         return
     loop = Loop(timeline)
-    inside = loop.calls(kinds)
+    inside = loop.inside(kinds)
     yield Finding(
         rule=code,
         name=name,
         kind=name,
-        message=message.format(
-            share=f"{spent / whole:.0%}", ms=f"{_milliseconds(spent)} ms", calls=f"{calls:,}"
-        ),
+        message=message.format(share=f"{spent / whole:.0%}", ms=milliseconds(spent), calls=f"{calls:,}"),
         grade=timeline.grade,
         severity=Severity.HIGH if inside else Severity.MEDIUM,
         phase="denoise" if inside else None,
         in_loop=bool(inside),
         count=calls,
-        per_step=inside / loop.steps if loop.steps else 0.0,
+        **often(loop.by_step(inside)),
         fixes=fixes,
         advice=advice,
         evidence=evidence or Evidence(kinds=kinds, becomes_us=becomes_us),
@@ -364,7 +357,7 @@ def pageable_copy(recording: Recording) -> Iterator[Finding]:
 
     What it does:
         Looks for transfers from or to memory that is not page-locked, in the denoising loop. Reported from
-        100 us a step.
+        0.1 ms a step.
 
     Why it is slow:
         The driver copies pageable memory through a staging buffer of its own, at about half of the link's
@@ -393,9 +386,10 @@ def pageable_copy(recording: Recording) -> Iterator[Finding]:
         "KRN008",
         "pageable-copy",
         loop,
-        f"Copies through pageable memory take {loop.per_step(spent)}.",
+        f"Copies through pageable memory take {milliseconds(spent)}.",
         "Move the data to the device once, before the loop.",
         count=len(events),
+        by_step=loop.by_step(events),
         outside=Severity.MEDIUM,
         evidence=Evidence(events=tuple(events)),
     )

@@ -51,13 +51,11 @@ def costed(
     roots: tuple[str, ...],
     syncs: Sequence[SyncRow] = (),
 ) -> Costed:
-    """The call with each change made that a finding may ask for. Nothing is told of one that ran compiled.
+    """The call with each change made that a finding may ask for.
 
     kernels: of the simulated call, a SimulatedKernels. roots: components that are compiled when the pipeline
     is. syncs: its waits.
     """
-    if timeline.mode != "eager":
-        return Costed()
     relaid: tuple[Relaid, ...] | None = None
     unseen: tuple[Unseen, ...] = ()
     if _converts(timeline):
@@ -68,8 +66,9 @@ def costed(
     graphs = (denoiser_calls_per_step(timeline) or 1) == 1
     builder = kernels.builder
     whatif = WhatIf(builder.call, builder.model, roots, _fusable(pipe), relaid, graphs, kernels.rows)
+    compiled = timeline.mode != "eager"
     possible = {change for change in _asked(parts) if whatif.changes_anything(change)}
-    found = tuple(_alternative(whatif, made, syncs) for made in dict.fromkeys(_sets(possible)))
+    found = tuple(_alternative(whatif, made, syncs) for made in dict.fromkeys(_sets(possible, compiled)))
     costs = KindCosts(
         grade=Grade.SIMULATED,
         half=str(whatif.altered.dtype).removeprefix("torch."),
@@ -125,16 +124,16 @@ def _asked(parts: Sequence[SetupPart]) -> Iterator[Change]:
         yield Change.COMPILED_BLOCKS
 
 
-def _sets(possible: set[Change]) -> Iterator[frozenset[Change]]:
-    """None, each alone, and those of a plan together. INT8 is for what is compiled."""
+def _sets(possible: set[Change], compiled: bool) -> Iterator[frozenset[Change]]:
+    """None, each alone, and those of a plan together. INT8 is for what is compiled, as the call may be."""
     yield frozenset()
-    for change in possible - {Change.INT8}:
+    for change in possible if compiled else possible - {Change.INT8}:
         yield frozenset({change})
     if {Change.COMPILED, Change.INT8} <= possible:
         yield frozenset({Change.COMPILED, Change.INT8})
     for plan in (PLAIN, LOSSY):
         made = frozenset[Change]()
         for change in plan:
-            if change in possible and (change is not Change.INT8 or Change.COMPILED in made):
+            if change in possible and (change is not Change.INT8 or compiled or Change.COMPILED in made):
                 made |= {change}
                 yield made

@@ -62,9 +62,12 @@ def bfloat16(recording: Recording, findings: Sequence[Finding]) -> Code:
 def float16(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
     """All models in float16, for devices without bfloat16."""
     setup = recording.setup
-    overflowing = [part.name for part in setup.parts if part.force_upcast] if setup else []
-    if setup is not None and overflowing and not setup.upcasts_vae:
-        return Skipped(f"{', '.join(overflowing)} overflows in float16, and this pipeline does not upcast it")
+    unsafe = [part.name for part in setup.parts if part.asks_upcast] if setup else []
+    if setup is not None and unsafe and not setup.upcasts_vae:
+        return Skipped(
+            f"the configuration of {', '.join(unsafe)} asks for float32 (force_upcast), because float16 may "
+            "overflow, and this pipeline does not upcast it"
+        )
     return _with_inputs(_half("float16"), recording, "float16")
 
 

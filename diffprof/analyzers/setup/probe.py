@@ -66,6 +66,7 @@ def _part(name: str, part: nn.Module) -> SetupPart:
     flat = all(p.dim() < 5 for p in part.parameters())
     convs = [m for m in modules.values() if flat and isinstance(m, nn.Conv2d)]
     attention = [m for m in modules.values() if _has_processor(m)]
+    config = getattr(model, "config", None)
     return SetupPart(
         name=name,
         role=role(name, model),
@@ -82,13 +83,20 @@ def _part(name: str, part: nn.Module) -> SetupPart:
         adapted=sum(_is_adapted(m) and not _is_merged(m) for m in modules.values()),
         tiling=_switch(model, "use_tiling"),
         slicing=_switch(model, "use_slicing"),
-        force_upcast=bool(getattr(getattr(model, "config", None), "force_upcast", False)),
+        force_upcast=bool(getattr(config, "force_upcast", False)),
+        asks_upcast=_asks_upcast(config),
         compiled=_compiled(part, modules),
         repeated=_repeated(model, modules),
         hooks=tuple(dict.fromkeys(_hooks(modules.values()))),
         cacheable=callable(getattr(model, "enable_cache", None)),
-        cache=type(config).__name__ if (config := getattr(model, "_cache_config", None)) else None,
+        cache=type(cache).__name__ if (cache := getattr(model, "_cache_config", None)) else None,
     )
+
+
+def _asks_upcast(config: Any) -> bool:
+    """diffusers notes in a configuration which of its values are defaults of the class."""
+    defaults = getattr(config, "_use_default_values", ())
+    return bool(getattr(config, "force_upcast", False)) and "force_upcast" not in defaults
 
 
 def _bytes_by_type(modules: Iterable[nn.Module]) -> dict[str, int]:

@@ -14,6 +14,8 @@ KEEP_HOST_TIMESTEPS = (
     "In `set_timesteps` keep the timesteps as Python numbers too (`timesteps.tolist()`, before they go to the"
     " device), and look here at the entry of `self.step_index` instead of the device tensor."
 )
+TIMESTEPS = ("t", "timestep", "timesteps", "prev_timestep", "step")
+"""Names of a step's timestep in pipelines."""
 LEAVE_TO_DEVICE = "keep the decision on the device (`torch.where(condition, a, b)`, multiplying by a mask)"
 
 _DRAWS = re.compile(r"\b(rand\w*|normal_?|uniform_|bernoulli_?|multinomial)\(")
@@ -35,10 +37,8 @@ def value_read(row: SyncRow, *, in_scheduler: bool, in_search: bool) -> str:
     if in_search:
         return SEARCH
     if not row.values_known:
-        return (
-            "The model computes this value, so that the host can't know it: "
-            f"{LEAVE_TO_DEVICE}, or look at it less often than in every step."
-        )
+        rarely = ", or look at it in fewer steps" if row.in_loop and row.per_step else ""
+        return f"The host can't know this value before the device has computed it: {LEAVE_TO_DEVICE}{rarely}."
     if in_scheduler and (row.owner or "").endswith(".timesteps"):
         return KEEP_HOST_TIMESTEPS
     if in_scheduler and row.owner:
@@ -55,11 +55,17 @@ def value_read(row: SyncRow, *, in_scheduler: bool, in_search: bool) -> str:
         )
     if row.owner:
         return f"Take it from a copy of `{row.owner}` on the host, or a list of it, made before the loop."
-    what = f"of `{row.read}` " if row.read else ""
+    if row.in_loop and row.read in TIMESTEPS:
+        return (
+            f"The host can have the value of `{row.read}` without asking: iterate over a host copy beside the"
+            " device tensor (`for t, t_host in zip(timesteps, timesteps.tolist())`, one read before the loop)"
+            f" and decide with `t_host`; or {LEAVE_TO_DEVICE}."
+        )
+    what = f"`{row.read}`" if row.read else "It"
+    when = "before the loop" if row.in_loop else "before that is sent to the device"
     return (
-        f"The host can have the value {what}without asking: iterate over a host copy beside the device tensor"
-        " (`for t, t_host in zip(timesteps, timesteps.tolist())`, one read before the loop) and decide with"
-        f" `t_host`; or {LEAVE_TO_DEVICE}."
+        f"{what} follows from what the host has sent: compute it from the host's data {when}; or"
+        f" {LEAVE_TO_DEVICE}."
     )
 
 

@@ -159,15 +159,15 @@ def data_dependent(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
 
 
 _ASSUMED_CONTENTS = {
-    "nonzero": ("one", "every element is nonzero"),
-    "masked_select": ("one", "every element is selected"),
-    "repeat_interleave": ("one", "each is repeated once"),
-    "bincount": ("zero", "all values are zero"),
-    "_unique": ("count", "all values differ"),
-    "_unique2": ("count", "all values differ"),
-    "unique_dim": ("count", "all values differ"),
-    "unique_consecutive": ("count", "all values differ"),
-    "unique_dim_consecutive": ("count", "all values differ"),
+    "nonzero": ("one", "every element nonzero"),
+    "masked_select": ("one", "every element selected"),
+    "repeat_interleave": ("one", "each repeated once"),
+    "bincount": ("zero", "all values zero"),
+    "_unique": ("count", "all values different"),
+    "_unique2": ("count", "all values different"),
+    "unique_dim": ("count", "all values different"),
+    "unique_consecutive": ("count", "all values different"),
+    "unique_dim_consecutive": ("count", "all values different"),
 }
 
 

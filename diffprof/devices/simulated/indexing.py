@@ -53,7 +53,7 @@ def _indices(
                 assumed = None
                 if not i._cell.known:
                     unknown_mask = i
-                    assumed = assumable("every element is selected")
+                    assumed = assumable("every element selected")
                 if mask_wait is not None:
                     tell_wait(op, mask_wait, i, i._cell.known, assumed)
                 host = inner_of(i) if i._cell.known else torch.ones(i.shape, dtype=torch.bool)

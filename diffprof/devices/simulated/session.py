@@ -176,7 +176,7 @@ def _remember(op: str) -> None:
 
 def tell_invented(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     """Report that the host was given zeros in place of unknown data."""
-    _remember("a copy to the host")
+    _remember("cpu")
     callback = SESSION.on_invented
     if callback is not None and not QUIET.depth:
         callback(tuple(shape), dtype)

@@ -37,7 +37,9 @@ class SetupPart(Row, frozen=True, kw_only=True):
     tiling: bool | None = None
     slicing: bool | None = None
     force_upcast: bool = False
-    """The configuration says that it overflows in float16."""
+    """Pipelines that look at it run the model in float32, where float16 may overflow. diffusers' default."""
+    asks_upcast: bool = False
+    """The model's own configuration says so, not the default."""
     compiled: str | None = None
     """whole, regional (only blocks), or None."""
     repeated: tuple[str, ...] = ()

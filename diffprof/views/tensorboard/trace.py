@@ -121,7 +121,6 @@ def _written(recording: Recording) -> dict[str, Any]:
     if not _is_plain(data):
         document = _clean(document)
     for number, event in enumerate(document["traceEvents"]):
-        _on_grid(event, 1)
         if event.get("name") == "[memory]":
             # Only sums were recorded: on a lane without operators, none of them is said to have allocated it.
             event["tid"] = _NO_LANE

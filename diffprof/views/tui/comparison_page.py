@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffprof.judge.comparing import Comparison, Direction, compare
+from diffprof.judge.comparing import Comparison, Direction, Figure, compare
 from diffprof.judge.judging import load_judged
 from diffprof.model.errors import DiffprofError
 from diffprof.model.plain import pad, width
 from diffprof.views import words
-from diffprof.views.comparison import figure_rows, groups
+from diffprof.views.comparison import figure_rows, groups, is_bad_group
 from diffprof.views.tui.styles import Writing
 
 _BECAME = {Direction.BETTER: "good", Direction.WORSE: "bad"}
@@ -36,18 +36,23 @@ def comparison_page(page: Writing, found: Comparison) -> None:
     rows = [("figure", "before", "after", ""), *figure_rows(found)]
     widths = [max(width(row[n]) for row in rows) for n in range(3)]
     for number, row in enumerate(rows):
-        style = "muted" if number == 0 else _BECAME.get(found.figures[number - 1].direction, "")
+        style = "muted" if number == 0 else _style(found.figures[number - 1])
         cells = [pad(row[n], widths[n], right=n > 0) for n in range(3)]
         page.kept(f"{'  '.join(cells)}  ", (style, row[3]), indent=2)
-    styles = {"Got worse": "bad", "Appeared": "bad", "Got better": "good", "Went": "good"}
+    good = ("Got better", "Gone")
     for title, lines in groups(found):
-        page.heading(f"{title} ({len(lines):,})")
+        page.heading(title)
+        style = "good" if title in good else "bad" if is_bad_group(title, found) else ""
         for line in lines:
-            page.flow((styles.get(title, ""), "• "), line, indent=2)
+            page.flow((style, "• "), line, indent=2)
     if found.unchanged:
         page.blank()
-        page.flow(("muted", f"{words.plural(found.unchanged, 'finding')} as before."))
+        page.flow(("muted", f"{words.plural(found.unchanged, 'finding')} in both."))
     if found.not_comparable:
-        page.heading("Mind")
+        page.heading("Not comparable")
         for note in found.not_comparable:
             page.flow(note, indent=2)
+
+
+def _style(figure: Figure) -> str:
+    return "" if figure.traded else _BECAME.get(figure.direction, "")

@@ -145,7 +145,7 @@ def test_one_upload_of_little_weight_is_not_blamed_where_steps_are_unknown() -> 
     heavy = msgspec.structs.replace(light, timeline=msgspec.structs.replace(lanes.timeline(), phases=()))
     finding = found("KRN008", heavy)
     assert (finding.in_loop, finding.count) == (False, 4)
-    assert "3,600 us in all" in finding.message
+    assert "3.6 ms" in finding.message
 
 
 def unchecked(code: str, recording: Recording) -> str:

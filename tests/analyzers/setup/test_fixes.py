@@ -145,11 +145,11 @@ def test_float16_keeps_a_vae_that_overflows_safe(bench: Bench) -> None:
     code = bench.code("float16")
     assert isinstance(code, Code)
     parts = bench.setup().parts
-    overflowing = tuple(structs.replace(part, force_upcast=part.role == "vae") for part in parts)
+    overflowing = tuple(structs.replace(part, asks_upcast=part.role == "vae") for part in parts)
     alone = structs.replace(bench.setup(), parts=overflowing, upcasts_vae=False)
     refused = bench.code("float16", setup=alone)
     assert isinstance(refused, Skipped)
-    assert refused.why.startswith("vae overflows in float16")
+    assert refused.why.startswith("the configuration of vae asks for float32 (force_upcast)")
     bench.subject.apply("float16", code)
     assert {str(p.dtype) for part in (bench.pipe.unet, bench.pipe.vae) for p in part.parameters()} == {
         "torch.float16"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from diffprof.judge.rules import judge
 from diffprof.model.finding import Severity
@@ -33,6 +34,23 @@ def test_a_host_table_is_named_with_its_index():
 def test_an_assumed_value_is_said():
     finding = only(make_recording(make_sync("value-read", values_known=False, assumed="False")))
     assert "went on with False" in (finding.cost_note or "")
+
+
+@pytest.mark.parametrize("read", ["t", "timestep", "image.min()", None])
+@pytest.mark.parametrize("in_loop", [True, False])
+def test_only_a_timestep_of_the_loop_is_told_to_zip_timesteps(read, in_loop):
+    row = make_sync(
+        "value-read", in_loop=in_loop, read=read, owner=None, part=None, site=make_site(module=None)
+    )
+    advice = only(make_recording(row)).advice
+    assert ("zip(timesteps" in advice) == (in_loop and read in ("t", "timestep"))
+
+
+def test_what_is_read_once_is_not_told_to_be_read_in_fewer_steps():
+    """Outside of the loop there are no steps."""
+    row = make_sync("value-read", values_known=False)
+    assert "fewer steps" in only(make_recording(row)).advice
+    assert "step" not in only(make_recording(structs.replace(row, in_loop=False))).advice
 
 
 def test_the_copy_of_the_finished_image_is_for_information():

@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from torch_tb_profiler.profiler.data import RunProfileData
 from torch_tb_profiler.profiler.run_generator import RunGenerator
 from torch_tb_profiler.run import RunProfile
 
 from diffprof.model.recording import DeviceInfo, Grade, KernelKind
+from diffprof.model.report import load_report
 from diffprof.views.tensorboard.modules import module_events
 from diffprof.views.tensorboard.trace import add_call_stacks, plugin_trace, rewritten
 from tests.builders import UGLY
 from tests.chrome_trace.test_real_traces import trace_file
 from tests.chrome_trace.traces import write
 from tests.views.tensorboard.recorded import ATTEND_US, GEMM_US, KINDS, STEPS, make_run, make_timeline
+
+SAMPLES = Path(__file__).parents[3] / "traces" / "samples"
 
 
 def document_of(recording: Any, folder: Path = Path()) -> dict[str, Any]:
@@ -74,6 +78,34 @@ def test_modules_nest(profile: RunProfile) -> None:
     assert found["unet"].device_duration == pytest.approx(STEPS * 145, abs=3 * STEPS)
     (block,) = [child for child in found["unet"].children if child.name == "down_blocks.0"]
     assert [child.name for child in block.children] == ["proj", "attn1"]
+
+
+def test_what_is_launched_in_one_belongs_to_its_modules_and_operators(profile: RunProfile) -> None:
+    """A CUDA graph takes the host no time after its first launch."""
+    eager = make_timeline()
+    later = [0 < kind < 3 and module != 4 for kind, module in zip(eager.kind, eager.module, strict=True)]
+    once = tuple(0.0 if each else 10.0 for each in later)
+    graphs = parsed(document_of(make_run(timeline=replace(eager, host_us=once, mode="compiled"))))
+    for one, other in zip(profile.module_stats, graphs.module_stats, strict=True):
+        assert (one.name, one.occurences) == (other.name, other.occurences)
+        assert other.device_duration == pytest.approx(one.device_duration, abs=STEPS)
+    times = [
+        {row["name"]: row["device_self_duration"] for row in each.operation_table_by_name["data"]}
+        for each in (profile, graphs)
+    ]
+    assert times[1] == pytest.approx(times[0], abs=STEPS)
+
+
+def test_the_unet_of_the_fixed_sample_has_the_time_of_its_kernels() -> None:
+    """Compared in TensorBoard, it is faster after the fixes, not gone."""
+    recording = load_report(SAMPLES / "sdxl-ddim-a100-fixed").recording
+    timeline = recording.timeline
+    assert timeline is not None
+    owned = [number >= 0 and timeline.modules[number].startswith("unet") for number in timeline.module]
+    kernels = sum(us for us, own in zip(timeline.device_us, owned, strict=True) if own)
+    shown = next(s for s in parsed(document_of(recording)).module_stats if s.name == "unet")
+    assert shown.device_duration == pytest.approx(kernels, rel=0.001)
+    assert kernels > 200_000
 
 
 def test_memory_curve_has_the_peak(profile: RunProfile) -> None:
