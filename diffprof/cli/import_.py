@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from diffprof.cli.delivery import FORMS, apply_gate, deliver, fail_on_option
+from diffprof.cli.delivery import FORMS, apply_gate, deliver, fail_on_option, need_baseline
 from diffprof.cli.options import format_option, redact_option, traces_option, verbose_option
 
 
@@ -20,7 +20,15 @@ from diffprof.cli.options import format_option, redact_option, traces_option, ve
 @verbose_option()
 @redact_option()
 def command(
-    trace: Path, form: str, fail_on: str, traces: Path, quiet: bool, verbose: bool, redact: bool
+    trace: Path,
+    form: str,
+    fail_on: str,
+    baseline_file: Path | None,
+    update: bool,
+    traces: Path,
+    quiet: bool,
+    verbose: bool,
+    redact: bool,
 ) -> None:
     """Report on a trace of PyTorch's profiler, made on any machine.
 
@@ -36,6 +44,7 @@ def command(
     from diffprof.scanning.importing import import_trace
 
     gate = parse_gate(fail_on)
+    known = need_baseline(baseline_file, update=update)
     done = 0
     with progress_on(sys.stderr, quiet=quiet) as progress, stopping() as stop:
         progress.stage(f"reading {trace.name} (MB)")
@@ -60,4 +69,4 @@ def command(
     signals().release()
     if stop.asked:
         raise KeyboardInterrupt
-    apply_gate(gate, report, fail_on)
+    apply_gate(gate, report, fail_on, known=known, file=baseline_file, update=update)

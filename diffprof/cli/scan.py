@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from diffprof.analyzers import ANALYZERS, DEFAULT_ANALYZERS
-from diffprof.cli.delivery import FORMS, apply_gate, deliver, fail_on_option
+from diffprof.cli.delivery import FORMS, apply_gate, deliver, fail_on_option, need_baseline
 from diffprof.cli.interrupts import signals
 from diffprof.cli.options import format_option, redact_option, traces_option, verbose_option
 from diffprof.cli.output import say, stdout_to_stderr
@@ -212,6 +212,8 @@ def command(
     min_sqnr: float | None,
     no_cache: bool,
     tui: bool,
+    baseline_file: Path | None,
+    update: bool,
     **options: Any,
 ) -> None:
     """Scan a target: every place where it keeps a GPU waiting, with file and line.
@@ -219,11 +221,14 @@ def command(
     TARGET is a built-in architecture (`diffprof targets`), a checkpoint folder or hub id, a factory
     file.py:function, or a script; the script's own ARGS follow after --.
     """
+    from diffprof.guard.configuration import load_configuration
     from diffprof.judge.gate import parse_gate
     from diffprof.model.collection import paused_collection
     from diffprof.model.progress import progress_on
 
     gate = parse_gate(fail_on)
+    known = need_baseline(baseline_file, update=update)
+    allow = load_configuration(Path.cwd()).allowances()
     about = gate.about or parse_gate(select, option="--select").about
     if tui:
         in_viewer(click.get_current_context().meta[__name__], target, traces)
@@ -256,6 +261,7 @@ def command(
                     settings=settings,
                     progress=progress,
                     trace_folder=Path(scratch),
+                    allow=allow,
                 )
                 asked.hold()
             except (Exception, KeyboardInterrupt) as error:
@@ -278,4 +284,4 @@ def command(
     asked.release()
     if failure is not None:
         raise failure
-    apply_gate(gate, report, fail_on)
+    apply_gate(gate, report, fail_on, known=known, file=baseline_file, update=update)

@@ -71,11 +71,12 @@ class TargetSettings(Settings, frozen=True, kw_only=True, rename="kebab", omit_d
 
 
 class Configuration(Settings, frozen=True, kw_only=True, rename="kebab", omit_defaults=True):
-    """The whole section. root: folder of the file, and of its relative paths."""
+    """The whole section. root: folder that its paths are relative to. file: where it stands."""
 
     baseline_file: str | None = None
     targets: dict[str, TargetSettings] = {}
     root: str = "."
+    file: str = ""
 
     def allowances(self, target: TargetSettings | None = None) -> tuple[Allowance, ...]:
         """What is allowed for all targets, and for this one."""
@@ -94,16 +95,20 @@ class Configuration(Settings, frozen=True, kw_only=True, rename="kebab", omit_de
         return (None,)
 
 
-def load_configuration(folder: str | Path) -> Configuration:
+def load_configuration(folder: str | Path, file: Path | None = None) -> Configuration:
     """The section of the nearest pyproject.toml that has one, in this folder or above; empty without one.
 
-    Raises UsageError for a file that is no TOML, and for keys and values that are not known.
+    file: the one to read instead; its paths are relative to the folder then. Raises UsageError for a file
+    that is no TOML, and for keys and values that are not known.
     """
     start = Path(folder).resolve()
+    if file is not None:
+        found = _converted(_section(file) or {}, file)
+        return msgspec.structs.replace(found, root=str(start), file=str(file.resolve()))
     for place in (start, *start.parents):
-        file = place / FILE
-        if file.is_file() and (section := _section(file)) is not None:
-            return _converted(section, file)
+        near = place / FILE
+        if near.is_file() and (section := _section(near)) is not None:
+            return msgspec.structs.replace(_converted(section, near), root=str(place), file=str(near))
     return Configuration(root=str(start))
 
 
@@ -115,19 +120,21 @@ def _section(file: Path) -> dict[str, Any] | None:
 
 
 def _converted(section: dict[str, Any], file: Path) -> Configuration:
-    if "root" in section:
-        raise UsageError(f"{file}: [tool.diffprof] has no key 'root'.", "Take it out.")
+    for own in ("root", "file"):
+        if own in section:
+            raise UsageError(f"{file}: [tool.diffprof] has no key {own!r}.", "Take it out.")
     try:
         found = msgspec.convert(section, Configuration)
     except msgspec.ValidationError as error:
         known = ", ".join(field.encode_name for field in msgspec.structs.fields(Configuration))
         raise UsageError(
-            f"{file}: [tool.diffprof] can't be read: {error}.", f"It takes {known.removesuffix(', root')}."
+            f"{file}: [tool.diffprof] can't be read: {error}.",
+            f"It takes {known.removesuffix(', root, file')}.",
         ) from error
     for each in (*found.allow, *(a for target in found.targets.values() for a in target.allow)):
         if not each.reason.strip():
             raise UsageError(f"{file}: an entry of allow for {each.rule} has no reason.", "Say why.")
-    return msgspec.structs.replace(found, root=str(file.parent))
+    return found
 
 
 def _allowances(entries: Iterable[Allowed]) -> Iterator[Allowance]:

@@ -27,7 +27,7 @@ def render_github(report: Report) -> str:
     """
     top = verdict(report)
     lines = [annotation("notice", {"title": "diffprof"}, [top.headline, top.why, top.next])]
-    lines += map(_finding, report.findings)
+    lines += map(annotated, report.findings)
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -37,8 +37,9 @@ def annotation(level: str, properties: dict[str, object], message: list[str]) ->
     return f"::{level} {named}::" + "%0A".join(_data(clean(part)) for part in message if part)
 
 
-def _finding(finding: Finding) -> str:
-    level = "warning" if finding.in_loop else "notice"
+def annotated(finding: Finding, level: str = "") -> str:
+    """The annotation of one finding. level: notice, warning or error; empty: as it is in the loop or not."""
+    level = level or ("warning" if finding.in_loop else "notice")
     title = f"{finding.rule} {finding.name}"
     site = finding.site
     where: dict[str, object] = {"file": site.file, "line": site.line} if site and site.user_code else {}

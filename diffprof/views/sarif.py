@@ -6,6 +6,7 @@ Format: https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
@@ -26,11 +27,26 @@ _LEVELS = {Severity.HIGH: "warning", Severity.MEDIUM: "warning", Severity.LOW: "
 def render_sarif(report: Report) -> str:
     """One run: the rules that found something, a result for each finding, a notification for each rule that
     could not judge."""
+    return document([_run(report, report.findings)])
+
+
+def document(runs: list[dict[str, Any]]) -> str:
+    """A SARIF file of these runs."""
+    made = {"$schema": SCHEMA_URI, "version": "2.1.0", "runs": runs}
+    return msgspec.json.format(msgspec.json.encode(made), indent=1).decode() + "\n"
+
+
+def run_of(report: Report, findings: Sequence[Finding], category: str) -> dict[str, Any]:
+    """The run of one report out of several, with some of its findings. category: tells it from the others."""
+    return {**_run(report, findings), "automationDetails": {"id": f"diffprof/{clean(category)}/"}}
+
+
+def _run(report: Report, findings: Sequence[Finding]) -> dict[str, Any]:
     known = {rule.code: rule for rule in all_rules()}
-    codes = sorted({finding.rule for finding in report.findings})
-    names = {finding.rule: finding.name for finding in report.findings}
+    codes = sorted({finding.rule for finding in findings})
+    names = {finding.rule: finding.name for finding in findings}
     recording = report.recording
-    run = {
+    return {
         "tool": {
             "driver": {
                 "name": "diffprof",
@@ -55,10 +71,8 @@ def render_sarif(report: Report) -> str:
         ],
         "columnKind": "unicodeCodePoints",
         "properties": {"subject": clean(words.subject(recording))},
-        "results": [_result(report, finding, codes.index(finding.rule)) for finding in report.findings],
+        "results": [_result(report, finding, codes.index(finding.rule)) for finding in findings],
     }
-    document = {"$schema": SCHEMA_URI, "version": "2.1.0", "runs": [run]}
-    return msgspec.json.format(msgspec.json.encode(document), indent=1).decode() + "\n"
 
 
 def _rule(rule: Rule) -> dict[str, Any]:
@@ -94,7 +108,7 @@ def _result(report: Report, finding: Finding, index: int) -> dict[str, Any]:
         "message": {"text": "\n".join(line for part in message if part for line in clean_lines(part))},
         # Code hosts refuse results without a place; one without a line stands for the whole target.
         "locations": [_location(finding.site) if finding.site else _target_location(report)],
-        "partialFingerprints": {"diffprofSite/v1": _fingerprint(finding)},
+        "partialFingerprints": {"diffprofSite/v1": fingerprint(finding)},
         "properties": {
             "phase": finding.phase,
             "in_loop": finding.in_loop,
@@ -154,7 +168,7 @@ def _marked(site: Site) -> str:
     return next((clean(text.strip()) for number, text in site.excerpt if number == site.line), "")
 
 
-def _fingerprint(finding: Finding) -> str:
+def fingerprint(finding: Finding) -> str:
     """The same while the code at the site is the same, wherever the line moves."""
     site = finding.site
     place = (site.file, site.function, _marked(site) or str(site.line)) if site else ()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
 collect_ignore = ["sample"]
 SAMPLE = Path(__file__).with_name("sample")
@@ -42,3 +44,32 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     made = Project(tmp_path)
     monkeypatch.chdir(tmp_path)
     return made
+
+
+CONFIGURATION = """
+[tool.diffprof]
+device = "sim:a100-80gb"
+baseline-file = "diffprof-baseline.json"
+
+[tool.diffprof.targets.painter]
+target = "painting.py:make_painter"
+
+[tool.diffprof.targets.sketcher]
+target = "painting.py:make_sketcher"
+"""
+
+
+@pytest.fixture
+def configured(project: Project) -> Project:
+    (project.folder / "pyproject.toml").write_text(CONFIGURATION)
+    return project
+
+
+@pytest.fixture
+def diffprof_run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """`diffprof_run("check", ...)` in this process."""
+    from diffprof.cli.app import app
+
+    for name in ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "DIFFPROF_TRACES"):
+        monkeypatch.delenv(name, raising=False)
+    return lambda *args: CliRunner().invoke(app, [str(arg) for arg in args], prog_name="diffprof")

@@ -44,7 +44,7 @@ def unused_allowance(
         yield Finding(
             rule="ALW001",
             name="unused-allowance",
-            kind=f"allowance: {', '.join(allowance.rules)}",
+            kind=kind_of(allowance),
             message=_message(allowance, known=bool(meant)),
             grade=recording.device.grade,
             severity=Severity.INFO,
@@ -52,6 +52,12 @@ def unused_allowance(
             standing=True,
             advice=_advice(allowance, known=bool(meant)),
         )
+
+
+def kind_of(allowance: Allowance) -> str:
+    """What tells the findings of two allowances apart that are written at one place."""
+    where = _where(allowance) if allowance.by == "configuration" else ""
+    return f"allowance: {', '.join(allowance.rules)}{where}"
 
 
 def _message(allowance: Allowance, *, known: bool) -> str:

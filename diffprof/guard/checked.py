@@ -1,0 +1,57 @@
+"""What became of each target of a check: plain data."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+
+import msgspec
+
+from diffprof.guard.baseline import Known
+from diffprof.judge.comparing import Comparison
+from diffprof.model.errors import ExitCode
+from diffprof.model.finding import Finding
+from diffprof.model.report import Report
+
+
+class Status(enum.StrEnum):
+    """What became of one target on one device."""
+
+    CLEAN = "clean"
+    FOUND = "found"
+    """Something that may not be there."""
+    UNJUDGED = "unjudged"
+    """Something that it rests on was not recorded."""
+    FAILED = "failed"
+    """It did not run."""
+
+
+_CODES = {
+    Status.CLEAN: ExitCode.CLEAN,
+    Status.UNJUDGED: ExitCode.UNJUDGED,
+    Status.FOUND: ExitCode.FINDINGS,
+    Status.FAILED: ExitCode.TARGET_FAILED,
+}
+"""From the least to the worst."""
+
+
+class Checked(msgspec.Struct, frozen=True, kw_only=True):
+    """One target on one device. new: findings that fail it; known: how many the baseline has; gone: what the
+    baseline has and is not there any more. said: other reasons, in sentences."""
+
+    name: str
+    device: str
+    status: Status = Status.CLEAN
+    report: Report | None = None
+    new: tuple[Finding, ...] = ()
+    known: int = 0
+    gone: tuple[Known, ...] = ()
+    said: tuple[str, ...] = ()
+    against: Comparison | None = None
+    """What changed against another revision or environment."""
+
+
+def exit_code(found: Sequence[Checked]) -> ExitCode:
+    """The worst of all: a target that did not run, then findings, then what was not judged."""
+    worst = list(_CODES)
+    return _CODES[max((each.status for each in found), key=worst.index, default=Status.CLEAN)]
