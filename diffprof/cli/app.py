@@ -37,6 +37,7 @@ COMMANDS = {
     "gpus": "diffprof.cli.gpus",
     "schedulers": "diffprof.cli.schedulers",
     "quantize-table": "diffprof.cli.quantize_table",
+    "attention-table": "diffprof.cli.attention_table",
     "ladder": "diffprof.cli.ladder",
     "predict": "diffprof.cli.predict",
     "tensorboard": "diffprof.cli.tensorboard",

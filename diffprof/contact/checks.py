@@ -119,8 +119,8 @@ def events(place: Place) -> dict[str, Any]:
 
     import torch
 
-    from diffprof.analyzers.quantization.timing import EventRunner
     from diffprof.devices import resolve_device
+    from diffprof.devices.stopwatches import EventRunner
 
     device = resolve_device(place.device)
     with device.active() as where:

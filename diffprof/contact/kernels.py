@@ -67,8 +67,8 @@ def measured(place: Place, group: Sequence[Shape]) -> dict[str, Any]:
     """Each shape with microseconds measured and predicted; what can't run says why."""
     import torch
 
-    from diffprof.analyzers.quantization.timing import EventRunner, HostRunner
     from diffprof.devices import resolve_device
+    from diffprof.devices.stopwatches import EventRunner, HostRunner
 
     device = resolve_device(place.device)
     rows = []

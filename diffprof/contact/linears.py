@@ -31,14 +31,9 @@ def timed(place: Place, scheme: Any, mode: str, rows: int, width: int, out: int)
 
     from diffprof.analyzers.quantization.bench import Bench
     from diffprof.analyzers.quantization.inventory import Inventory, Key, Layer
-    from diffprof.analyzers.quantization.timing import (
-        Budget,
-        EventRunner,
-        HostRunner,
-        compiled,
-        compiled_as_recommended,
-    )
+    from diffprof.analyzers.quantization.timing import Budget, compiled, compiled_as_recommended
     from diffprof.devices import resolve_device
+    from diffprof.devices.stopwatches import EventRunner, HostRunner
 
     device = resolve_device(place.device)
     dtype = "bfloat16" if place.real else "float32"

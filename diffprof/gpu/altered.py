@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -33,6 +35,7 @@ class Altered:
         self._metas: dict[int, tuple[TensorMeta, TensorMeta]] = {}
         self._halves: dict[int, OpSignature] = {}
         self._attention: dict[tuple[int, int], OpSignature] = {}
+        self._preferring: dict[tuple[Any, ...], OpSignature] = {}
         self._linears: dict[tuple[int, int, int, torch.dtype], OpSignature] = {}
 
     def in_half(self, op: OpSignature) -> OpSignature:
@@ -57,6 +60,14 @@ class Altered:
                 next(OTHER_IDS), "aten::scaled_dot_product_attention", None, (q, keys, v), product.outputs
             )
             self._attention[scores.id, product.id] = found
+        return found
+
+    def preferring(self, op: OpSignature, order: Sequence[str]) -> OpSignature:
+        """An attention where the process tries these kernels, in this order."""
+        found = self._preferring.get((op.id, *order))
+        if found is None:
+            found = replace(op, id=next(OTHER_IDS), scalars={**op.scalars, "sdpa": tuple(order)})
+            self._preferring[op.id, *order] = found
         return found
 
     def linear(self, rows: int, columns: int, depth: int, dtype: torch.dtype) -> OpSignature:

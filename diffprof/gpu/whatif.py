@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -30,6 +30,7 @@ from diffprof.gpu.assembly import (
     compiled_root,
     stretches,
 )
+from diffprof.gpu.attention_table import attention_rows, fastest, is_attention, kernels_in_order
 from diffprof.gpu.cost import CostModel, Kernel
 from diffprof.gpu.families import base_name, family_of
 from diffprof.gpu.lanes import Lanes
@@ -287,6 +288,28 @@ class WhatIf:
                 waiting.clear()
         return _rewritten(part, out) if changed else part
 
+    def _attention_chosen(self, part: Stretch) -> Stretch:
+        """All attention tries the kernel first that is the fastest for the call as it is."""
+        if self._attention is None:
+            return part
+        order = kernels_in_order(self._attention)
+        out: dict[int, Sequence[Launched]] = {
+            place: ((self.altered.preferring(item, order), module),)
+            for place, (item, module) in enumerate(_items(part))
+            if isinstance(item, OpSignature) and is_attention(item)
+        }
+        return _rewritten(part, out)
+
+    @cached_property
+    def _attention(self) -> str | None:
+        launched = [
+            (item, module)
+            for part in self._own
+            for item, module in _items(part)
+            if isinstance(item, OpSignature)
+        ]
+        return fastest(attention_rows(launched, self.model))
+
     def _projections_fused(self, part: Stretch) -> Stretch:
         """The three read the same tensor in self-attention; key and value alone in cross-attention."""
         out: dict[int, Sequence[Launched]] = {}
@@ -324,6 +347,7 @@ _REWRITES: Mapping[Change, Callable[[WhatIf, Stretch], Stretch]] = {
     Change.CHANNELS_LAST: WhatIf._in_channels_last,
     Change.HALF: WhatIf._in_half,
     Change.SDPA: WhatIf._attention_fused,
+    Change.ATTENTION: WhatIf._attention_chosen,
     Change.QKV: WhatIf._projections_fused,
 }
 """Changes of the operations themselves, in the order in which they are made."""

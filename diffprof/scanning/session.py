@@ -18,6 +18,7 @@ import torch
 
 from diffprof import __version__
 from diffprof.analyzers import DEFAULT_ANALYZERS
+from diffprof.analyzers.kernels.attention import AttentionCalls, attention_noted, measured_attention
 from diffprof.analyzers.kernels.joining import SeenWait
 from diffprof.analyzers.kernels.simulated import SimulatedKernels, compiled_roots
 from diffprof.analyzers.syncs.probe import Key, SyncObserver
@@ -26,6 +27,7 @@ from diffprof.devices.borrow import lent
 from diffprof.devices.branches import as_unseen, branches_noted, device_type_branches
 from diffprof.devices.simulated import Blocking, BlockingKind, withheld
 from diffprof.devices.simulated.graphs import captured
+from diffprof.devices.stopwatches import EventRunner
 from diffprof.gpu.mode import current_mode
 from diffprof.guard.allowed import Blocks, watching_blocks
 from diffprof.guard.comments import comments_in
@@ -98,6 +100,8 @@ class Session:
         self.seen: tuple[SeenWait, ...] = ()
         self.seconds: dict[str, float] = {}
         self.steps: int | None = None
+        self.attention: AttentionCalls | None = None
+        """Of the watched call, on a CUDA device."""
         self.kernels: SimulatedKernels | None = None
         """Of the watched call, on a simulated device."""
         self.lends = target.kind == "object"
@@ -160,6 +164,12 @@ class Session:
         for lap, sections in zip(("timing", "profile"), parts, strict=False):
             self._add(sections)
             self._lap(lap)
+        if self.attention is not None:
+            self.progress.stage("timing attention")
+            runner = EventRunner(self.device.index)  # type: ignore[attr-defined]
+            rows = measured_attention(self.attention.counts, self.device.torch_device, runner)
+            self._add({"attention": rows})
+            self._lap("attention")
 
     def _cold(self, scene: Scene) -> Any:
         """What the models hold before their first call, for the captures of graphs."""
@@ -306,6 +316,8 @@ def watched_call(session: Session, scene: Scene) -> None:
         else:
             observer = SyncsInOrder(scene.pipe, tracker)
             stack.callback(lambda: setattr(session, "seen", observer.seen()))
+            if session.device.kind == "cuda" and "kernels" in session.analyzers:
+                session.attention = stack.enter_context(attention_noted(scene.pipe))
         stack.callback(_keep, session, observer)
         stack.enter_context(session.device.observed(observer, scene.pipe))
         stack.enter_context(tracker.watching(scene.pipe))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -20,6 +20,7 @@ _COLUMNS = {
     "rate": "images/s",
     "memory": "GiB of",
     "bound": "bound by",
+    "origin": "kernel times",
     "note": "",
 }
 NOTE = "Simulated: the range follows from where kernel times come from (`diffprof docs accuracy`)."
@@ -34,6 +35,11 @@ def render_predictions(
     shown = [_cells(row) for row in rows]
     columns = {key: head for key, head in _COLUMNS.items() if key != "note" or any(r["note"] for r in shown)}
     return render_list(columns, shown, form, width=width, colour=colour, note=NOTE)
+
+
+def _shares(origin: Mapping[str, float]) -> str:
+    ranked = sorted(origin.items(), key=lambda item: -item[1])
+    return ", ".join(f"{share:.0%} {name}" for name, share in ranked if share >= 0.005)
 
 
 def _cells(row: Prediction) -> dict[str, Any]:
@@ -51,5 +57,6 @@ def _cells(row: Prediction) -> dict[str, Any]:
         "rate": "-" if row.images_per_s is None else number(row.images_per_s),
         "memory": "-" if row.peak_gib is None else f"{row.peak_gib:.1f} of {row.memory_gib:g}",
         "bound": row.bound or "",
+        "origin": "" if row.origin is None else _shares(row.origin),
         "note": row.why or cost,
     }

@@ -12,6 +12,7 @@ from itertools import groupby
 from diffprof.model.finding import Unchecked
 from diffprof.model.recording import RecompileRow, Recording
 from diffprof.model.report import Report
+from diffprof.views.attention import attention_table
 from diffprof.views.table import MOST_ROWS, Table
 from diffprof.views.times import TIMES
 from diffprof.views.words import NOT_MEASURED, milliseconds, number, plural, size
@@ -41,6 +42,13 @@ def _linears(recording: Recording) -> Table | None:
     if left:
         note += f"; {plural(left, 'more shape')} not shown"
     return Table("Linears", ("rows x in x out", "calls", "share", "quantize", "why"), rows, note)
+
+
+def _attention(recording: Recording) -> Table | None:
+    """Every distinct attention of the call under the kernels of the device."""
+    if not recording.attention:
+        return None
+    return attention_table(recording.attention[:MOST_ROWS])
 
 
 def _captures(recording: Recording) -> Table | None:
@@ -139,6 +147,7 @@ SECTIONS: tuple[Callable[[Recording], Table | None], ...] = (
     _graph_breaks,
     _recompiles,
     _linears,
+    _attention,
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from diffprof.judge.figures import call_ms, device_busy
 from diffprof.model.recording import GapRow, KernelRow, Recording
@@ -30,6 +30,11 @@ def call_table(recording: Recording) -> Table | None:
         )
         if timing.doubts:
             rows.append(("not to be trusted", doubts(timing), ""))
+        if timing.margin is not None and timing.median is not None:
+            low, high = (timing.median * (1 + sign * timing.margin) for sign in (-1, 1))
+            rows.append(("range", f"{seconds(low)} to {seconds(high)}", timing.grade))
+        if timing.origin:
+            rows.append(("kernel times", origins(timing.origin), timing.grade))
         if not on_cpu(recording):
             share = device_busy(recording)
             busy = NOT_MEASURED if share is None else f"{number(share * 100)} %"
@@ -39,6 +44,19 @@ def call_table(recording: Recording) -> Table | None:
         rows.append(("memory, peak", size(memory.peak_bytes) + of, _of(memory.peak_bytes, memory.grade)))
         rows.append(("memory, weights", size(memory.weights_bytes), _of(memory.weights_bytes, memory.grade)))
     return Table("One call", ("figure", "value", "grade"), tuple(rows)) if rows else None
+
+
+ORIGINS = {
+    "measured": "measured on this GPU",
+    "sibling": "from one of its kind, scaled",
+    "modelled": "modelled",
+}
+
+
+def origins(shares: Mapping[str, float]) -> str:
+    """Share of device time by where its kernels' times come from."""
+    ranked = sorted(shares.items(), key=lambda item: -item[1])
+    return ", ".join(f"{share:.0%} {ORIGINS[name]}" for name, share in ranked if share >= 0.005)
 
 
 def call_words(recording: Recording) -> str:

@@ -13,9 +13,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from diffprof.analyzers.quantization.timing import MOST_FILLS, EventRunner
 from diffprof.devices import cuda_runtime, resolve_device
 from diffprof.devices.borrow import lent, same_place
+from diffprof.devices.stopwatches import MOST_FILLS, EventRunner
 from diffprof.model.errors import UsageError
 from diffprof.tuning import trial
 from tests.fake_cuda import FILL_US, KERNEL_US, LAUNCH_US, TUNING_BYTES, FakeCuda, installed, micro

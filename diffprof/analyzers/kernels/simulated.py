@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from diffprof.devices.simulated import Blocking, Observer
 from diffprof.devices.simulated.relaid import ConvolutionCalls
 from diffprof.devices.simulated.session import SESSION
+from diffprof.gpu.attention_table import LIBRARIES, attention_rows
 from diffprof.gpu.cost import CostModel
 from diffprof.gpu.mode import Mode, current_mode
 from diffprof.gpu.pricing import margin_of
@@ -21,6 +24,13 @@ from diffprof.targets.pipeline import Phase, module_names, with_role
 
 COMPILED_ROLES = ("denoiser", "vae")
 """The parts that are compiled when a pipeline is: the published recipes compile the denoiser and the VAE."""
+
+
+@cache
+def installed_attention() -> tuple[str, ...]:
+    """Packages of attention kernels that are installed."""
+    packages = {package for _, package in LIBRARIES.values()}
+    return tuple(sorted(name for name in packages if importlib.util.find_spec(name) is not None))
 
 
 def compiled_roots(pipe: Any) -> tuple[str, ...]:
@@ -39,6 +49,7 @@ class SimulatedKernels(Observer):
         self.names = module_names(pipe)
         self.convolutions = ConvolutionCalls(self.builder.call.items, compiled_roots(pipe))
         self.modules = ModuleStack(self.names, self.convolutions.noted)
+        self.packages = installed_attention()
         self.waits: dict[Hashable, Blocking] = {}
         self.weights = 0
         self.rows: dict[Hashable, int] = {}
@@ -87,6 +98,7 @@ class SimulatedKernels(Observer):
         return {
             "timeline": timeline,
             "kernels": kernel_rows(timeline),
+            "attention": attention_rows(self.builder.operations(), self.builder.model, self.packages),
             "gaps": gap_rows(timeline),
             "memory": self.builder.memory(self.weights),
             "timing": timing_of(timeline),

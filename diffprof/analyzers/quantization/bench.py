@@ -28,13 +28,12 @@ from diffprof.analyzers.quantization.timing import (
     Budget,
     Comparison,
     Patience,
-    Runner,
-    Work,
     clear_loss,
     compare,
     compiled,
     near_tie,
 )
+from diffprof.devices.stopwatches import Runner, Work
 from diffprof.model.recording import Grade, SchemeTiming
 
 FIRST_COMPILE_S = 25.0

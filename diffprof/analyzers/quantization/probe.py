@@ -41,15 +41,8 @@ from diffprof.analyzers.quantization.order import check_order, disorder, done, u
 from diffprof.analyzers.quantization.published import published_list
 from diffprof.analyzers.quantization.schemes import SCHEMES, Scheme, schemes_for
 from diffprof.analyzers.quantization.source import Setting
-from diffprof.analyzers.quantization.timing import (
-    Budget,
-    EventRunner,
-    HostRunner,
-    Patience,
-    Runner,
-    compiled,
-    compiled_as_recommended,
-)
+from diffprof.analyzers.quantization.timing import Budget, Patience, compiled, compiled_as_recommended
+from diffprof.devices.stopwatches import EventRunner, HostRunner, Runner
 from diffprof.model.errors import UsageError
 from diffprof.model.recording import LinearRow, PublishedComparison, Quantization, SchemeTiming
 from diffprof.targets.pipeline import components, role

@@ -30,8 +30,8 @@ LAYOUT_SHARE = 0.02
 CONVERSIONS = ("nchwToNhwc", "nhwcToNchw")
 """Kernels that cuDNN runs around convolutions of the other order."""
 
-PLAIN = (Change.TF32, Change.SDPA, Change.QKV, Change.CHANNELS_LAST, Change.COMPILED)
-LOSSY = (Change.HALF, Change.SDPA, Change.QKV, Change.CHANNELS_LAST, Change.COMPILED, Change.INT8)
+PLAIN = (Change.TF32, Change.SDPA, Change.ATTENTION, Change.QKV, Change.CHANNELS_LAST, Change.COMPILED)
+LOSSY = (Change.HALF, *PLAIN[1:], Change.INT8)
 """What a plan makes together, in its order, without and with what changes the image."""
 
 
@@ -114,6 +114,7 @@ def _asked(parts: Sequence[SetupPart]) -> Iterator[Change]:
     yield from (Change.TF32, Change.CHANNELS_LAST)
     if any(part.unfused for part in parts):
         yield Change.SDPA
+    yield Change.ATTENTION
     if any(part.fusable for part in parts):
         yield Change.QKV
     denoisers = [part for part in parts if part.role == "denoiser" and part.compiled is None]

@@ -135,12 +135,20 @@ def sdpa(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
 
 
 def attention_backend(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
-    """diffusers' dispatcher uses an installed attention library while the pipeline is called."""
-    from diffprof.analyzers.setup.rules import best_backend
+    """PyTorch tries the fastest of its kernels first, or diffusers' dispatcher uses an installed library,
+    while the pipeline is called."""
+    from diffprof.analyzers.setup.rules import PREFERABLE, best_backend
 
     backend = best_backend(recording)
     if backend is None:
-        return Skipped("no attention library that this device runs is installed")
+        return Skipped("no attention kernel that is faster is installed")
+    if backend in PREFERABLE:
+        names = sorted(PREFERABLE, key=lambda name: name != backend)
+        order = ", ".join(f"SDPBackend.{PREFERABLE[name]}" for name in names)
+        return Code(
+            imports=("from torch.nn.attention import SDPBackend, sdpa_kernel",),
+            around=f"sdpa_kernel([{order}], set_priority=True)",
+        )
     return Code(
         imports=("from diffusers import attention_backend",), around=f'attention_backend("{backend}")'
     )
@@ -264,14 +272,15 @@ RECIPES = (
     Recipe(
         Fix(
             "attention-backend",
-            "Use the attention library that is installed",
+            "Use the fastest attention kernel",
             Safety.NUMERIC,
             Stage.ATTENTION,
             tolerance=ROUNDING_TOLERANCE,
-            why="FlashAttention computes the same in another order of summation. The backend is chosen while "
+            why="Other kernels compute the same in another order of summation. The kernel is chosen while "
             "the pipeline is called; nothing global is left changed.",
         ),
         attention_backend,
+        change=Change.ATTENTION,
     ),
     Recipe(
         Fix(

@@ -13,7 +13,7 @@ from diffprof.judge.fitting import gib
 from diffprof.judge.rules import rule
 from diffprof.judge.setup_costs import evidence
 from diffprof.model.finding import Evidence, Finding, Severity
-from diffprof.model.recording import Change, Recording
+from diffprof.model.recording import AttentionTiming, Change, Recording
 
 __all__ = ["alternatives", "compile_rules", "memory_rules"]
 """Modules whose rules belong to this analyzer."""
@@ -168,44 +168,88 @@ def attention_without_sdpa(recording: Recording) -> Iterator[Finding]:
 
 @rule("SET004", "attention-backend", needs=("setup",))
 def attention_backend(recording: Recording) -> Iterator[Finding]:
-    """A faster attention library is installed, and not used.
+    """A faster attention kernel is there, and not used.
 
     What it does:
-        For models whose attention goes through diffusers' dispatcher, in half precision on a CUDA device:
-        looks for FlashAttention 3 (on Hopper) or FlashAttention 2 among the installed packages.
+        Compares every distinct attention of the call under the kernels that PyTorch has for it, and under
+        those of installed libraries where the model goes through diffusers' dispatcher: measured on a GPU,
+        predicted on a simulated one. Where nothing was timed, it looks for FlashAttention 3 (on Hopper) or
+        FlashAttention 2 among the installed packages.
 
     Why it is slow:
-        FlashAttention 3 reaches 75 % of an H100's peak where version 2 reaches 35 % (arXiv:2407.08608).
+        FlashAttention 3 and cuDNN's kernel reach 65 to 75 % of an H100's peak where FlashAttention 2 reaches
+        35 % (arXiv:2407.08608).
 
     Example:
-        pipe.transformer(...)                                   # PyTorch's own kernels
+        pipe.transformer(...)                                   # FlashAttention 2
 
     Use instead:
-        pipe.transformer.set_attention_backend("_flash_3")
+        pipe.transformer.set_attention_backend("_flash_3")      # or torch.nn.attention.sdpa_kernel
 
     Fix safety:
         Numeric: the same mathematics in another order of summation.
     """
     setup = setup_of(recording)
-    parts = [
-        p for p in setup.parts if p.dispatched and p.backend in (None, "native") and p.role == "denoiser"
-    ]
+    parts = [p for p in setup.parts if p.backend in (None, "native") and p.role == "denoiser"]
     backend = best_backend(recording)
     halves = [p for p in parts if mainly(p) in ("bfloat16", "float16")]
     if backend is None or not halves:
+        return
+    if backend in PREFERABLE:
+        rests_on = evidence(recording, Change.ATTENTION)
+        does = f"Let PyTorch try {PREFERABLE[backend]} first: torch.nn.attention.sdpa_kernel."
+    else:
+        rests_on, halves = Evidence(), [part for part in halves if part.dispatched]
+        does = f'Call {named(halves[:1])}.set_attention_backend("{backend}").'
+    if not halves or not is_worth(recording, rests_on):
         return
     yield judged(
         recording,
         "SET004",
         "attention-backend",
-        f"{named(halves)}: attention runs PyTorch's kernels; {backend} is installed.",
-        f'Call {halves[0].name}.set_attention_backend("{backend}").',
+        f"{named(halves)}: {backend} would compute attention faster.",
+        does,
         fixes=("attention-backend",),
+        evidence=rests_on,
     )
 
 
+PREFERABLE = {
+    "_native_flash": "FLASH_ATTENTION",
+    "_native_efficient": "EFFICIENT_ATTENTION",
+    "_native_math": "MATH",
+    "_native_cudnn": "CUDNN_ATTENTION",
+}
+"""PyTorch's kernels by diffusers' names -> members of `SDPBackend`, in the order in which it tries them."""
+
+FASTER = 0.97
+"""Share of its time under which attention counts as faster."""
+
+
 def best_backend(recording: Recording) -> str | None:
-    """The name, for diffusers' dispatcher, of the fastest installed library that this device runs."""
+    """The name, for diffusers' dispatcher, of what computes the call's attention clearly faster than now."""
+    if not recording.attention:
+        return _installed_library(recording)
+    whole = sum(row.now_us for row in recording.attention)
+    timings = [each for row in recording.attention for each in row.timings]
+    names = {each.backend for each in timings if _is_offered(each, recording)}
+    best = min(sorted(names), key=lambda name: _under(recording, name), default=None)
+    return best if best is not None and _under(recording, best) < FASTER * whole else None
+
+
+def _under(recording: Recording, backend: str) -> float:
+    return sum(row.us(backend) for row in recording.attention or ())
+
+
+def _is_offered(timing: AttentionTiming, recording: Recording) -> bool:
+    """SageAttention computes in 8 bits: shown in the table, not advised. Libraries need the real device."""
+    return timing.backend in PREFERABLE or (
+        timing.installed and timing.backend != "sage" and recording.device.kind == "cuda"
+    )
+
+
+def _installed_library(recording: Recording) -> str | None:
+    """The fastest installed library that this device runs."""
     setup, device = recording.setup, recording.device
     if setup is None or device.kind != "cuda":
         return None

@@ -6,6 +6,7 @@ evidence grade.
 """
 
 from diffprof.model.recording.allowances import Allowance
+from diffprof.model.recording.attention import AttentionRow, AttentionTiming
 from diffprof.model.recording.graph_breaks import (
     BreakCost,
     CaptureRow,
@@ -35,6 +36,8 @@ __all__ = [
     "SCHEMA",
     "Allowance",
     "Alternative",
+    "AttentionRow",
+    "AttentionTiming",
     "BreakCost",
     "CaptureRow",
     "Change",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from diffprof.model.recording.allowances import Allowance
+from diffprof.model.recording.attention import AttentionRow
 from diffprof.model.recording.graph_breaks import CaptureRow, ComplexRow, GraphBreakRow, RecompileRow
 from diffprof.model.recording.quantization import LinearRow, Quantization
 from diffprof.model.recording.row import Row
@@ -51,6 +52,8 @@ class Recording(Row, frozen=True, kw_only=True):
     gaps: tuple[GapRow, ...] | None = None
     memory: MemoryUse | None = None
     linears: tuple[LinearRow, ...] | None = None
+    attention: tuple[AttentionRow, ...] | None = None
+    """By shape, under every kernel that the device has for it."""
     quantization: Quantization | None = None
     captures: tuple[CaptureRow, ...] | None = None
     graph_breaks: tuple[GraphBreakRow, ...] | None = None

@@ -84,6 +84,8 @@ class Change(enum.StrEnum):
     """float32 matrix products in TF32."""
     SDPA = "sdpa"
     """Attention in one kernel."""
+    ATTENTION = "attention"
+    """Attention by the fastest of PyTorch's kernels for the call."""
     QKV = "qkv"
     """Query, key and value projected together."""
     COMPILED = "compiled"

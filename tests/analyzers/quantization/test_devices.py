@@ -18,8 +18,9 @@ from diffprof.analyzers.quantization.bench import Bench
 from diffprof.analyzers.quantization.cache import machine
 from diffprof.analyzers.quantization.inventory import EventStopwatch, Inventory, Key, Layer
 from diffprof.analyzers.quantization.schemes import schemes_for
-from diffprof.analyzers.quantization.timing import Budget, EventRunner, HostRunner, clear_gain, clear_loss
+from diffprof.analyzers.quantization.timing import Budget, clear_gain, clear_loss
 from diffprof.devices.cpu import CpuDevice, int8_instructions, int8_unused
+from diffprof.devices.stopwatches import EventRunner, HostRunner
 from diffprof.model.recording import SchemeTiming
 from diffprof.model.report import load_report
 from diffprof.views.quantization import render_quantization

@@ -18,7 +18,6 @@ from diffprof.analyzers.quantization.schemes import ORIGINAL, SCHEMES
 from diffprof.analyzers.quantization.timing import (
     Budget,
     Comparison,
-    HostRunner,
     Patience,
     clear_gain,
     clear_loss,
@@ -26,6 +25,7 @@ from diffprof.analyzers.quantization.timing import (
     near_tie,
     spread,
 )
+from diffprof.devices.stopwatches import HostRunner
 from diffprof.model.recording import SchemeTiming
 from tests.analyzers.quantization.fakes import Ticks, builder
 
