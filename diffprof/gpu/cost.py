@@ -131,14 +131,18 @@ class CostModel:
             yield from (mode.attention, mode.cudnn_first)
 
     def workspace(self, signature: OpSignature) -> int:
-        """Bytes that an op holds while it runs, beside its inputs; its result is counted with them."""
+        """Bytes that an op holds while it runs, beside its inputs. Its result is counted with them: an op is
+        told before its result comes to be."""
         if self.mode.compiled or family_of(base_name(signature)) != "conv":
             return 0
-        x, out = signature.inputs[0], signature.outputs[0]
-        if convolves_channels_last(x, signature.inputs[1]):
-            return out.nbytes
-        # cuDNN's NHWC copies of input and result live in a workspace from PyTorch's allocator.
-        return x.nbytes + 2 * out.nbytes
+        x, weight, out = *signature.inputs[:2], signature.outputs[0]
+        last = convolves_channels_last(x, weight)
+        # `contiguous(memory_format)` of what is not in order (aten/src/ATen/native/Convolution.cpp).
+        held = out.nbytes + sum(m.nbytes for m in (x, weight) if not is_dense(m, channels_last=last))
+        if last or len(x.shape) < 4 or precision(x.dtype, self.mode.conv_tf32) == "fp32":
+            return held
+        # cuDNN's tensor-core kernels work on NHWC: its copies of input and result lie in a workspace.
+        return held + x.nbytes + out.nbytes
 
     def fixed_us(self, compiled: bool, origin: Origin = Origin.MODELLED) -> float:
         """Start and gap of a kernel."""

@@ -6,16 +6,17 @@ for each distinct operation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from diffprof.judge.timeline import find_gaps, phase_of_events, replay
-from diffprof.model.recording import GapRow, Grade, KernelRow, MemoryUse, Timeline
+from diffprof.model.recording import GapRow, KernelRow, MemoryUse, Timeline
 
 from .assembly import Call, Phase, Wait, assembled
 from .cost import CostModel
+from .memory_log import MemoryLog, Weights
 from .signatures import OpSignature
 
 Outermost = Callable[[str, Any, tuple[Any, ...], dict[str, Any]], AbstractContextManager[None]]
@@ -78,13 +79,10 @@ class TimelineBuilder:
     _modules: list[str | None] = field(default_factory=list)
     _phases: list[Phase] = field(default_factory=list)
     _scratch: dict[int, int] = field(default_factory=dict)
-    _live: int = 0
-    _peak: int = 0
-    _peaks: dict[str, int] = field(default_factory=dict)
+    memory_log: MemoryLog = field(default_factory=MemoryLog)
     _step_live: dict[int, int] = field(default_factory=dict)
     _worked: set[int] = field(default_factory=set)
     """Steps in which a part of the pipeline ran."""
-    _phase: str = "prepare"
     _step: int | None = None
 
     def op(self, signature: OpSignature, module: str | None = None) -> None:
@@ -94,8 +92,8 @@ class TimelineBuilder:
         extra = self._scratch.get(signature.id)
         if extra is None:
             extra = self._scratch[signature.id] = self.model.workspace(signature)
-        if extra and self._live + extra > self._peaks.get(self._phase, 0):
-            self._raise_peak(self._live + extra)
+        if extra:
+            self.memory_log.hold(signature, extra, module)
 
     def blocking(self, key: Hashable, times: int = 1, module: str | None = None) -> None:
         """The host waits; key: what `finish` finds the sync row by."""
@@ -108,34 +106,26 @@ class TimelineBuilder:
             self._end_step()
         if part is not None and step is not None:
             self._worked.add(step)
-        self._phase, self._step = name, step
-        self._peaks[name] = max(self._peaks.get(name, 0), self._live)
+        self._step = step
+        self.memory_log.enter(name, step)
         self._phases.append((len(self._items), name, step, part))
 
     def _end_step(self) -> None:
         """What follows the last scheduler step is no step of its own."""
         if self._step is not None and (self._step in self._worked or not self._worked):
-            self._step_live[self._step] = self._live
+            self._step_live[self._step] = self.memory_log.live
 
-    def alloc(self, nbytes: int) -> None:
-        """Memory is taken."""
-        self._live += nbytes
-        if self._live > self._peaks.get(self._phase, 0):
-            self._raise_peak(self._live)
+    def alloc(self, nbytes: int, number: int, module: str | None = None) -> None:
+        """Memory is taken for a storage while this module runs."""
+        self.memory_log.alloc(nbytes, number, len(self._items), module)
 
-    def free(self, nbytes: int) -> None:
+    def free(self, nbytes: int, number: int) -> None:
         """Memory is given back."""
-        self._live -= nbytes
+        self.memory_log.free(nbytes, number, len(self._items))
 
-    def _raise_peak(self, nbytes: int) -> None:
-        self._peaks[self._phase] = nbytes
-        if nbytes > self._peak:
-            self._peak = nbytes
-
-    def start_memory(self, live: int) -> None:
+    def start_memory(self, live: int, weights: Iterable[Weights] = ()) -> None:
         """Bytes that were in use before the call: the weights, mostly."""
-        self._live = self._peak = live
-        self._peaks[self._phase] = live
+        self.memory_log.start(live, weights)
 
     @property
     def call(self) -> Call:
@@ -154,16 +144,15 @@ class TimelineBuilder:
         """The timeline; rows: key of a wait -> index into Recording.syncs (-2 where there is none)."""
         return assembled(self.call, self.model, rows)
 
-    def memory(self, weights: int | None = None) -> MemoryUse:
-        """Memory over the call."""
+    def memory(self, weights: int | None = None, host: int | None = None) -> MemoryUse:
+        """Memory over the call. host: bytes of weights that the host keeps."""
         self._end_step()
-        return MemoryUse(
-            grade=Grade.SIMULATED,
-            weights_bytes=weights,
-            peak_bytes=self._peak,
-            capacity_bytes=self.model.spec.memory_bytes,
-            by_phase=dict(self._peaks),
+        return self.memory_log.use(
+            self._items,
+            weights=weights,
+            capacity=self.model.spec.memory_bytes,
             by_step=tuple(live for _, live in sorted(self._step_live.items())),
+            host=host,
         )
 
 

@@ -374,11 +374,11 @@ class SyncsAndKernels(SyncObserver):
     def blocking(self, event: Blocking) -> None:
         self.kernels.wait(self.note(event), event)
 
-    def alloc(self, nbytes: int) -> None:
-        self.kernels.alloc(nbytes)
+    def alloc(self, nbytes: int, number: int) -> None:
+        self.kernels.alloc(nbytes, number)
 
-    def free(self, nbytes: int) -> None:
-        self.kernels.free(nbytes)
+    def free(self, nbytes: int, number: int) -> None:
+        self.kernels.free(nbytes, number)
 
     def sections(self) -> dict[str, Any]:
         found = super().sections()

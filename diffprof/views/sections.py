@@ -13,6 +13,7 @@ from diffprof.model.finding import Unchecked
 from diffprof.model.recording import RecompileRow, Recording
 from diffprof.model.report import Report
 from diffprof.views.attention import attention_table
+from diffprof.views.memory import memory_table
 from diffprof.views.table import MOST_ROWS, Table
 from diffprof.views.times import TIMES
 from diffprof.views.words import NOT_MEASURED, milliseconds, number, plural, size
@@ -143,6 +144,7 @@ def _one_compile(row: RecompileRow) -> str:
 
 SECTIONS: tuple[Callable[[Recording], Table | None], ...] = (
     *TIMES,
+    memory_table,
     _captures,
     _graph_breaks,
     _recompiles,

@@ -91,6 +91,14 @@ def how_often(finding: Finding) -> str:
     return "once per call" if finding.count == 1 else f"{finding.count:,} per call"
 
 
+def spark(values: Sequence[float]) -> str:
+    """One block a value, its height the value's share of the largest; an empty cell is a zero."""
+    top = max(values, default=0.0)
+    if top <= 0.0:
+        return " " * len(values)
+    return "".join(" " if v <= 0.0 else "▁▂▃▄▅▆▇█"[min(7, int(v / top * 7.999))] for v in values)
+
+
 def place(site: Site | None) -> str:
     """`file:line`, the op alone where no line is known, or that there is no single place."""
     if not site:

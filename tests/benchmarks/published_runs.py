@@ -30,7 +30,7 @@ from diffprof.model.recording import Timeline
 from diffprof.targets import Options
 from diffprof.targets.construct import cast
 from diffprof.targets.factory import FactoryTarget
-from diffprof.targets.pipeline import PhaseTracker, replaced, with_role
+from diffprof.targets.pipeline import PhaseTracker, components, replaced, with_role
 
 STEPS = {"sd": 10}
 """Steps to run: the multistep solver of SD 1.5 repeats itself after eight."""
@@ -160,6 +160,9 @@ def prepared(pipe: Any, form: dict[str, Any]) -> None:
     for encoder in with_role(pipe, "text_encoder").values():
         cast(encoder, getattr(torch, form["dtype"]))  # as `from_pretrained` leaves it
     denoisers, vaes = with_role(pipe, "denoiser"), with_role(pipe, "vae")
+    for part in components(pipe).values():
+        if isinstance(part, torch.nn.Module):
+            part.eval()  # as `from_pretrained` gives it: in training mode, blocks copy their inputs
     for model in (*denoisers.values(), *vaes.values()) if form["unfused"] else ():
         if hasattr(model, "set_attn_processor"):
             model.set_attn_processor(AttnProcessor())

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 from diffprof.devices.simulated import Blocking, Observer
+from diffprof.devices.simulated.held import host_bytes, tensors_of, weights_on_device
 from diffprof.devices.simulated.relaid import ConvolutionCalls
 from diffprof.devices.simulated.session import SESSION
 from diffprof.gpu.attention_table import LIBRARIES, attention_rows
@@ -20,7 +21,7 @@ from diffprof.gpu.specs import GpuSpec
 from diffprof.gpu.timeline_builder import ModuleStack, TimelineBuilder, gap_rows, kernel_rows
 from diffprof.judge.timeline import origin_shares, replay
 from diffprof.model.recording import Grade, Timeline, Timing
-from diffprof.targets.pipeline import Phase, module_names, with_role
+from diffprof.targets.pipeline import Phase, components, module_names, with_role
 
 COMPILED_ROLES = ("denoiser", "vae")
 """The parts that are compiled when a pipeline is: the published recipes compile the denoiser and the VAE."""
@@ -52,6 +53,9 @@ class SimulatedKernels(Observer):
         self.packages = installed_attention()
         self.waits: dict[Hashable, Blocking] = {}
         self.weights = 0
+        self.on_host = 0
+        """Bytes of weights that lay on the host when the call began."""
+        self.parts = components(pipe)
         self.rows: dict[Hashable, int] = {}
         """Of the waits, once `sections` was asked for."""
 
@@ -59,7 +63,8 @@ class SimulatedKernels(Observer):
     def following(self) -> Iterator[SimulatedKernels]:
         """The call happens inside: modules are followed, memory starts from what is in use now."""
         self.weights = SESSION.allocated
-        self.builder.start_memory(self.weights)
+        self.builder.start_memory(self.weights, weights_on_device(self.parts))
+        self.on_host = host_bytes(tensor for _, tensor in tensors_of(self.parts))
         with self.modules.following():
             yield self
 
@@ -76,11 +81,11 @@ class SimulatedKernels(Observer):
         self.waits.setdefault(key, event)
         self.builder.blocking(key, event.waits, self.modules.path)
 
-    def alloc(self, nbytes: int) -> None:
-        self.builder.alloc(nbytes)
+    def alloc(self, nbytes: int, number: int) -> None:
+        self.builder.alloc(nbytes, number, self.modules.path)
 
-    def free(self, nbytes: int) -> None:
-        self.builder.free(nbytes)
+    def free(self, nbytes: int, number: int) -> None:
+        self.builder.free(nbytes, number)
 
     def phase(self, phase: Phase) -> None:
         """For `PhaseTracker.on_change`."""
@@ -100,7 +105,7 @@ class SimulatedKernels(Observer):
             "kernels": kernel_rows(timeline),
             "attention": attention_rows(self.builder.operations(), self.builder.model, self.packages),
             "gaps": gap_rows(timeline),
-            "memory": self.builder.memory(self.weights),
+            "memory": self.builder.memory(self.weights, self.on_host),
             "timing": timing_of(timeline),
         }
 

@@ -77,10 +77,11 @@ class Observer:
     def blocking(self, event: Blocking) -> None:
         """The host waits. The frame of the code that caused it is on the stack."""
 
-    def alloc(self, nbytes: int) -> None:
-        """A storage of so many bytes (in the caching allocator's 512-byte units) came to be."""
+    def alloc(self, nbytes: int, number: int) -> None:
+        """A storage of so many bytes (in the caching allocator's 512-byte units) came to be; number: its own,
+        in the order of birth."""
 
-    def free(self, nbytes: int) -> None:
+    def free(self, nbytes: int, number: int) -> None:
         """Such a storage was dropped."""
 
     def invented(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:

@@ -74,8 +74,8 @@ class Session:
         self.invented_bytes = 0
         self.on_op: Callable[[OpSignature], None] | None = None
         self.on_blocking: Callable[[Blocking], None] | None = None
-        self.on_alloc: Callable[[int], None] | None = None
-        self.on_free: Callable[[int], None] | None = None
+        self.on_alloc: Callable[[int, int], None] | None = None
+        self.on_free: Callable[[int, int], None] | None = None
         self.on_invented: Callable[[tuple[int, ...], torch.dtype], None] | None = None
         self.on_opaque: Callable[[str], None] | None = None
 

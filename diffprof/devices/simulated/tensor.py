@@ -8,6 +8,7 @@ that storage are known: writing unknown data through any view makes all of them 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -90,19 +91,23 @@ def out_of_memory(nbytes: int, capacity: int) -> torch.OutOfMemoryError:
     )
 
 
+_NUMBERS = itertools.count(1)
+
+
 class Cell:
     """One device storage. known: whether its bytes are known; counted as memory from birth to death.
 
-    size: its bytes. nbytes: what the allocator takes for it.
+    size: its bytes. nbytes: what the allocator takes for it. number: its own, in the order of birth.
 
     storage: the inner CPU storage where known. epoch: how often known bytes became unknown; inner tensors
     of an older epoch are stale. scalar: made from one Python number (see blocking.py, setitem).
     """
 
-    __slots__ = ("__weakref__", "epoch", "known", "nbytes", "scalar", "size", "storage")
+    __slots__ = ("__weakref__", "epoch", "known", "nbytes", "number", "scalar", "size", "storage")
 
     def __init__(self, known: bool, nbytes: int) -> None:
         self.nbytes = 0
+        self.number = next(_NUMBERS)
         if SESSION.capacity is not None and nbytes > SESSION.capacity:
             raise out_of_memory(nbytes, SESSION.capacity)
         if SESSION.capture is not None:
@@ -118,13 +123,13 @@ class Cell:
             if SESSION.allocated > SESSION.peak:
                 SESSION.peak = SESSION.allocated
             if SESSION.on_alloc is not None:
-                SESSION.on_alloc(nbytes)
+                SESSION.on_alloc(nbytes, self.number)
 
     def __del__(self, session: Any = SESSION) -> None:
         if self.nbytes:
             session.allocated -= self.nbytes
             if session.on_free is not None:
-                session.on_free(self.nbytes)
+                session.on_free(self.nbytes, self.number)
 
     def taint(self) -> None:
         """The bytes aren't known any more, through no view."""

@@ -29,7 +29,16 @@ from diffprof.model.recording.site import Frame, Site, Unseen
 from diffprof.model.recording.syncs import SyncRow, median, steady, steady_per_step
 from diffprof.model.recording.target import Component, DeviceInfo, Environment, TargetInfo
 from diffprof.model.recording.timeline import KernelKind, PhaseSpan, Timeline
-from diffprof.model.recording.usage import Doubt, GapRow, KernelRow, MemoryUse, Timing
+from diffprof.model.recording.usage import (
+    Doubt,
+    GapRow,
+    KernelRow,
+    MemoryHolder,
+    MemoryKind,
+    MemoryPoint,
+    MemoryUse,
+    Timing,
+)
 
 __all__ = [
     "INTERRUPTED",
@@ -54,6 +63,9 @@ __all__ = [
     "KernelRow",
     "KindCosts",
     "LinearRow",
+    "MemoryHolder",
+    "MemoryKind",
+    "MemoryPoint",
     "MemoryUse",
     "PhaseSpan",
     "Projection",

@@ -52,6 +52,45 @@ class GapRow(Row, frozen=True, kw_only=True):
         return self.after is None and self.before is not None
 
 
+class MemoryKind(enum.StrEnum):
+    """What a piece of the device's memory is."""
+
+    WEIGHTS = "weights"
+    IDLE_WEIGHTS = "idle-weights"
+    """Of a model that has nothing to do when most memory is in use, such as a text encoder in the loop."""
+    ACTIVATIONS = "activations"
+    WORKSPACE = "workspace"
+    """Held by an operation while it runs."""
+    AUTOCAST = "autocast"
+    """Copies of weights that `torch.autocast` keeps."""
+    OTHER = "other"
+    """Was there before the call, and is no model's."""
+
+
+class MemoryHolder(Row, frozen=True, kw_only=True):
+    """Tensors alive when most memory is in use: those of one kind, module, line and shape together.
+
+    phase: in which they were made; "before" the call. op: what made them. bytes: of all `count` of them.
+    """
+
+    kind: MemoryKind
+    module: str | None = None
+    site: Site | None = None
+    phase: str | None = None
+    op: str | None = None
+    shape: tuple[int, ...] | None = None
+    dtype: str | None = None
+    bytes: int = 0
+    count: int = 0
+
+
+class MemoryPoint(Row, frozen=True, kw_only=True):
+    """The most bytes in use from operation `op` of the call until the next point."""
+
+    op: int
+    bytes: int
+
+
 class MemoryUse(Row, frozen=True, kw_only=True):
     """Device memory over one call."""
 
@@ -63,6 +102,16 @@ class MemoryUse(Row, frozen=True, kw_only=True):
     """Peak bytes in each phase."""
     by_step: tuple[int, ...] = ()
     """Live bytes at the end of each denoising step."""
+    host_bytes: int | None = None
+    """Of weights that the host keeps for offloading them."""
+    peak_phase: str | None = None
+    peak_step: int | None = None
+    peak_module: str | None = None
+    """The module that ran when most was in use."""
+    at_peak: tuple[MemoryHolder, ...] | None = None
+    """Who held it then, largest first. They sum to the peak."""
+    curve: tuple[MemoryPoint, ...] = ()
+    """Bytes in use over the call."""
 
 
 class Doubt(enum.StrEnum):

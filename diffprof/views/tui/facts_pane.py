@@ -8,9 +8,11 @@ from diffprof.judge.figures import call_ms, device_busy
 from diffprof.model.recording import MemoryUse, Recording
 from diffprof.model.report import Report
 from diffprof.views import words
+from diffprof.views.memory import curve, holder_row, peak_words
 from diffprof.views.sections import not_checked
+from diffprof.views.table import MOST_ROWS
 from diffprof.views.tui.article import Article
-from diffprof.views.tui.styles import Writing, bar, spark
+from diffprof.views.tui.styles import Writing, bar
 
 _BAR = 30
 
@@ -94,11 +96,22 @@ def _memory(page: Writing, memory: MemoryUse | None) -> None:
     if memory.by_step:
         first, last = memory.by_step[0], memory.by_step[-1]
         page.kept(
-            f"after each step {spark(memory.by_step)}",
+            f"after each step {words.spark(memory.by_step)}",
             ("muted", f"  {words.size(first)} → {words.size(last)}"),
             indent=2,
         )
+    if memory.host_bytes:
+        page.flow(f"the host keeps {words.size(memory.host_bytes)} of weights", indent=2)
+    if memory.curve:
+        page.kept(f"over the call {curve(memory)}", indent=2)
     page.flow(("muted", f"({memory.grade})"), indent=2)
+    if memory.at_peak:
+        page.heading("Memory at the peak")
+        page.flow(f"{words.size(memory.peak_bytes)}, {peak_words(memory)}", indent=2)
+    for each in (memory.at_peak or ())[:MOST_ROWS]:
+        taken, what, module, phase, tensor, line = holder_row(each)
+        rest = ", ".join(part for part in (module, phase, tensor, line) if part)
+        page.flow(("strong", f"{taken:>9}  "), f"{what}  ", ("muted", rest), indent=2)
 
 
 def _gaps(page: Writing, recording: Recording) -> None:

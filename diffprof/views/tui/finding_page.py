@@ -12,7 +12,7 @@ from diffprof.model.recording import Recording, SyncRow
 from diffprof.model.recording.source_text import shell
 from diffprof.views import words
 from diffprof.views.tui.finding_list import SEVERITY
-from diffprof.views.tui.styles import Writing, bar, spark
+from diffprof.views.tui.styles import Writing, bar
 from diffprof.views.tuning import safety
 
 _MOST_ROWS = 8
@@ -115,7 +115,7 @@ def _sync(page: Writing, row: SyncRow) -> None:
     page.flow(("strong", row.op), f" {row.kind}, {row.count:,} per call", indent=2)
     page.flow(("muted", f"{row.reason}; decided in {row.source}"), indent=2)
     if any(row.by_step):
-        page.kept(("muted", "by step "), spark(row.by_step), indent=2)
+        page.kept(("muted", "by step "), words.spark(row.by_step), indent=2)
     if row.bytes:
         shape = "x".join(map(str, row.shape)) if row.shape else "scalar"
         page.flow(("muted", f"{words.size(row.bytes)}: {row.dtype or 'unknown type'}, {shape}"), indent=2)

@@ -55,14 +55,6 @@ def bar(share: float, cells: int) -> str:
     return ("█" * full + (_EIGHTHS[rest] if rest else "")).ljust(cells)
 
 
-def spark(values: Sequence[float]) -> str:
-    """One block a value, its height the value's share of the largest; an empty cell is a zero."""
-    top = max(values, default=0.0)
-    if top <= 0.0:
-        return " " * len(values)
-    return "".join(" " if v <= 0.0 else "▁▂▃▄▅▆▇█"[min(7, int(v / top * 7.999))] for v in values)
-
-
 _NONE = Content("")
 
 

@@ -27,11 +27,11 @@ class Recorder(Observer):
     def blocking(self, event: Blocking) -> None:
         self.waits.append(event)
 
-    def alloc(self, nbytes: int) -> None:
+    def alloc(self, nbytes: int, number: int) -> None:
         self.live += nbytes
         self.peak = max(self.peak, self.live)
 
-    def free(self, nbytes: int) -> None:
+    def free(self, nbytes: int, number: int) -> None:
         self.live -= nbytes
 
     def invented(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from diffprof.model.plain import width
 from diffprof.views.tui.finding_query import FindingIndex, Query
 from diffprof.views.tui.kernel_groups import WAYS, grouped
-from diffprof.views.tui.styles import Writing, bar, laid_out, spark, styled
+from diffprof.views.tui.styles import Writing, bar, laid_out, styled
 from diffprof.views.tui.table import cut_front
+from diffprof.views.words import spark
 from tests import builders
 from tests.views.test_hostile import hidden
 from tests.views.tui import reports

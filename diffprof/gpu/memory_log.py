@@ -1,0 +1,298 @@
+"""The device's memory over one simulated call: every tensor from its birth to its end, and who made it."""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from types import CodeType, FrameType
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from diffprof.model.callsite import is_machinery, make_site
+from diffprof.model.recording import Grade, MemoryHolder, MemoryKind, MemoryPoint, MemoryUse, Site
+
+from .signatures import OpSignature, TensorMeta, dtype_name
+
+POINTS = 160
+"""Of the curve that is stored."""
+
+GRANULE = 512
+"""Bytes that sizes are rounded up to."""
+
+Line = tuple[CodeType, int]
+"""Code and line number of a person's code that asked for memory."""
+
+
+class Weights(NamedTuple):
+    """One tensor of a model that lies on the device before the call. number: of its storage."""
+
+    number: int
+    component: str
+    nbytes: int
+    dtype: str
+
+
+class _Born(NamedTuple):
+    nbytes: int
+    item: int
+    """Launched before it."""
+    module: str | None
+    line: Line | None
+    kind: MemoryKind
+    phase: str
+
+
+@dataclass
+class _Peak:
+    """The most that was in use, and what of it an operation held while it ran."""
+
+    nbytes: int = 0
+    event: int = 0
+    phase: str = "prepare"
+    step: int | None = None
+    module: str | None = None
+    op: OpSignature | None = None
+    extra: int = 0
+
+
+@dataclass
+class MemoryLog:
+    """Told of every storage that comes and goes; `use` says who held the memory when most was in use."""
+
+    live: int = 0
+    """Bytes in use now."""
+    phase: str = "prepare"
+    step: int | None = None
+    peaks: dict[str, int] = field(default_factory=dict)
+    """The most of each phase."""
+    before: int = 0
+    """Bytes in use when the call began."""
+    weights: Sequence[Weights] = ()
+    _events: list[tuple[int, int, int]] = field(default_factory=list)
+    """(items launched before, bytes more or less, number of the storage)."""
+    _born: dict[int, _Born] = field(default_factory=dict)
+    _peak: _Peak = field(default_factory=_Peak)
+
+    def start(self, live: int, weights: Iterable[Weights] = ()) -> None:
+        """The call begins with so many bytes in use, of which these are the models'."""
+        self.weights = tuple(weights)
+        self.live = self.before = self._peak.nbytes = live
+        self.peaks[self.phase] = live
+
+    def enter(self, phase: str, step: int | None) -> None:
+        """Another phase begins."""
+        self.phase, self.step = phase, step
+        self.peaks[phase] = max(self.peaks.get(phase, 0), self.live)
+
+    def alloc(self, nbytes: int, number: int, item: int, module: str | None) -> None:
+        """A storage was made. item: how many operations were launched before it."""
+        line, kind = _asked_by(sys._getframe(1))
+        self._born[number] = _Born(nbytes, item, module, line, kind, self.phase)
+        self._events.append((item, nbytes, number))
+        self.live += nbytes
+        if self.live > self.peaks.get(self.phase, 0):
+            self._raise(self.live, module)
+
+    def free(self, nbytes: int, number: int, item: int) -> None:
+        """A storage is gone."""
+        self._events.append((item, -nbytes, number))
+        self.live -= nbytes
+
+    def hold(self, op: OpSignature, extra: int, module: str | None) -> None:
+        """An operation holds so many bytes more while it runs."""
+        if self.live + extra > self.peaks.get(self.phase, 0):
+            self._raise(self.live + extra, module, op, extra)
+
+    def _raise(self, nbytes: int, module: str | None, op: OpSignature | None = None, extra: int = 0) -> None:
+        self.peaks[self.phase] = nbytes
+        if nbytes > self._peak.nbytes:
+            self._peak = _Peak(nbytes, len(self._events), self.phase, self.step, module, op, extra)
+
+    @property
+    def peak(self) -> int:
+        """The most bytes that were in use."""
+        return self._peak.nbytes
+
+    # --- the result -----------------------------------------------------------------------------------
+
+    def events(self) -> Sequence[tuple[int, int, int]]:
+        """(operations launched before, bytes more or less, number of the storage), in order."""
+        return self._events
+
+    def made_by(self, number: int) -> tuple[Site | None, MemoryKind, str | None]:
+        """The line that asked for a storage of the call, what it is, and the module that ran."""
+        born = self._born[number]
+        return _site(born.line, born.module), born.kind, born.module
+
+    def moved(self, number: int) -> bool:
+        """Whether a storage of the call is a weight that was moved to the device."""
+        return self._born[number].kind is MemoryKind.WEIGHTS
+
+    def use(
+        self,
+        items: Sequence[object],
+        *,
+        weights: int | None,
+        capacity: int,
+        by_step: tuple[int, ...],
+        host: int | None,
+    ) -> MemoryUse:
+        """As the recording has it. items: what the call launched. host: bytes of weights that stay on the
+        host."""
+        peak = self._peak
+        return MemoryUse(
+            grade=Grade.SIMULATED,
+            weights_bytes=weights,
+            peak_bytes=peak.nbytes,
+            capacity_bytes=capacity,
+            by_phase=dict(self.peaks),
+            by_step=by_step,
+            host_bytes=host,
+            peak_phase=peak.phase,
+            peak_step=peak.step,
+            peak_module=peak.module,
+            at_peak=self.at_peak(items),
+            curve=self.curve(len(items)),
+        )
+
+    def at_peak(self, items: Sequence[object]) -> tuple[MemoryHolder, ...]:
+        """Who held the memory when most was in use, largest first; they sum to the peak."""
+        gone = {number for _, nbytes, number in self._events[: self._peak.event] if nbytes < 0}
+        alive = [n for _, nbytes, n in self._events[: self._peak.event] if nbytes > 0 and n not in gone]
+        sums: dict[MemoryHolder, list[int]] = defaultdict(lambda: [0, 0])
+        for holder, nbytes in (*self._models(gone), *((self._holder(n, items), None) for n in alive)):
+            size = holder.bytes if nbytes is None else nbytes
+            entry = sums[_blank(holder)]
+            entry[0] += size
+            entry[1] += 1
+        if self._peak.op is not None:
+            entry = sums[_blank(self._workspace())]
+            entry[0] += self._peak.extra
+            entry[1] += 1
+        found = [_filled(each, nbytes, count) for each, (nbytes, count) in sums.items() if nbytes]
+        return tuple(sorted(found, key=lambda each: -each.bytes))
+
+    def _models(self, gone: set[int]) -> Iterable[tuple[MemoryHolder, int]]:
+        """What was there before the call and is still: weights by component, the rest as a whole."""
+        path = self._peak.module
+        rest = self.before
+        for number, owner, nbytes, dtype in self.weights:
+            rest -= nbytes
+            if number in gone:
+                continue
+            idle = path is not None and not f"{path}.".startswith(f"{owner}.")
+            kind = MemoryKind.IDLE_WEIGHTS if idle else MemoryKind.WEIGHTS
+            yield MemoryHolder(kind=kind, module=owner, dtype=dtype, phase="before"), nbytes
+        known = {each.number for each in self.weights}
+        for _, nbytes, number in self._events[: self._peak.event]:
+            if nbytes < 0 and number not in known and number not in self._born:
+                rest += nbytes
+        if rest:
+            yield MemoryHolder(kind=MemoryKind.OTHER, phase="before"), rest
+
+    def _holder(self, number: int, items: Sequence[object]) -> MemoryHolder:
+        born = self._born[number]
+        made, out = _made(born, items)
+        return MemoryHolder(
+            kind=born.kind,
+            module=born.module,
+            phase=born.phase,
+            site=_site(born.line, None),
+            op=None if made is None else made.name,
+            shape=None if out is None else tuple(out.shape),
+            dtype=None if out is None else dtype_name(out.dtype),
+            bytes=born.nbytes,
+        )
+
+    def _workspace(self) -> MemoryHolder:
+        peak = self._peak
+        assert peak.op is not None
+        last = self._events[peak.event - 1][2] if peak.event else None
+        line = self._born[last].line if last in self._born else None
+        return MemoryHolder(
+            kind=MemoryKind.WORKSPACE,
+            module=peak.module,
+            phase=peak.phase,
+            site=_site(line, None),
+            op=peak.op.name,
+        )
+
+    def curve(self, items: int) -> tuple[MemoryPoint, ...]:
+        """Bytes in use over the call: the most in each of `POINTS` stretches of operations."""
+        width = max(1, -(-items // POINTS))
+        most: dict[int, int] = {}
+        last: dict[int, int] = {}
+        live = self.before
+        for item, nbytes, _ in self._events:
+            at = item // width
+            most[at] = max(most.get(at, live), live + nbytes)
+            live += nbytes
+            last[at] = live
+        points = []
+        level = self.before
+        for at in range(-(-items // width)):
+            points.append(MemoryPoint(op=at * width, bytes=most.get(at, level)))
+            level = last.get(at, level)
+        return tuple(points)
+
+
+def _made(born: _Born, items: Sequence[object]) -> tuple[OpSignature | None, TensorMeta | None]:
+    """The operation that a storage was made for, and its tensor: the last launched before it, or the next."""
+    for each in items[max(born.item - 1, 0) : born.item + 1]:
+        if not isinstance(each, OpSignature):
+            continue
+        for out in each.outputs:
+            if 0 <= born.nbytes - out.nbytes < GRANULE:
+                return each, out
+    return None, None
+
+
+def _blank(holder: MemoryHolder) -> MemoryHolder:
+    return _filled(holder, 0, 0)
+
+
+def _filled(holder: MemoryHolder, nbytes: int, count: int) -> MemoryHolder:
+    return replace(holder, bytes=nbytes, count=count)
+
+
+# --- who asked ------------------------------------------------------------------------------------------
+
+_MOVES = {"_apply": "torch/nn/modules/module.py"}
+_OFFLOADERS = ("accelerate/hooks.py", "diffusers/hooks/group_offloading.py")
+_CASTS = {"_cached_cast": "diffprof/devices/simulated/autocast.py"}
+
+
+@cache
+def _role(code: CodeType) -> tuple[bool, MemoryKind | None]:
+    """(whether a person would look past it, what it says of the memory that is asked for under it)."""
+    file = code.co_filename.replace("\\", "/")
+    if file.endswith(_OFFLOADERS) or file.endswith(_MOVES.get(code.co_name, "\n")):
+        return True, MemoryKind.WEIGHTS
+    if file.endswith(_CASTS.get(code.co_name, "\n")):
+        return True, MemoryKind.AUTOCAST
+    return is_machinery(code.co_filename), None
+
+
+def _asked_by(frame: FrameType | None) -> tuple[Line | None, MemoryKind]:
+    kind = MemoryKind.ACTIVATIONS
+    while frame is not None:
+        passed, told = _role(frame.f_code)
+        if told is not None:
+            kind = told
+        if not passed:
+            return (frame.f_code, frame.f_lineno), kind
+        frame = frame.f_back
+    return None, kind
+
+
+@cache
+def _site(line: Line | None, module: str | None) -> Site | None:
+    if line is None:
+        return None
+    code, number = line
+    name = code.co_qualname.replace(".<locals>", "")
+    return replace(make_site(((code.co_filename, number, name),), module), excerpt=())
