@@ -107,6 +107,7 @@ class _Row:
     count: int = 0
     bytes: int = 0
     waited_us: float = 0.0
+    copied_us: float = 0.0
     steps: Counter[int] = field(default_factory=Counter)
 
 
@@ -153,7 +154,7 @@ def find_waits(trace: Trace, links: Links, phases: Phases) -> Waits:
         if row == NO_ROW:
             unasked += float(waited[call])
     for call in found.staged:
-        grouping.add(call, None, "staged-copy", call, float(calls.dur[call]))
+        grouping.add(call, None, "staged-copy", call, 0.0, float(calls.dur[call]))
     rows = grouping.finished()
     return Waits(rows, of_call, found.kinds, np.array(found.heads, np.int64), until, waited, unasked)
 
@@ -168,8 +169,17 @@ class _Grouping:
         self.rows: dict[tuple[Any, ...], _Row] = {}
         self.index: dict[tuple[Any, ...], int] = {}
 
-    def add(self, call: int, second: int | None, kind: str, copy: int | None, waited_us: float) -> int:
-        """The number of the row to which the wait was added, or NO_ROW."""
+    def add(
+        self,
+        call: int,
+        second: int | None,
+        kind: str,
+        copy: int | None,
+        waited_us: float,
+        copied_us: float = 0.0,
+    ) -> int:
+        """The number of the row to which the wait was added, or NO_ROW. copied_us: what the host spent on the
+        copy, waiting for nothing."""
         trace, phases = self.trace, self.phases
         frames = frames_at(self.links, call)
         if from_profiler(frames):
@@ -197,6 +207,7 @@ class _Grouping:
         row.count += 1
         row.bytes += self.copies[copy].bytes if copy in self.copies else 0
         row.waited_us += waited_us
+        row.copied_us += copied_us
         if phase and phase.name == LOOP:
             row.steps[phases.step_at(float(trace.calls.ts[call]))] += 1
         return self.index[key]
@@ -231,7 +242,7 @@ def _find(trace: Trace, links: Links) -> _Found:
         copy_of[call] = copy
         if copy in held or (copy not in copies and not len(trace.work)):
             behind[copy] = call
-    staged = sorted(row for row in held if copies[row].direction == "h2d" and row not in behind)
+    staged = sorted(row for row in held if copies[row].is_staging and row not in behind)
     waits[[*held, *behind]] = True
     waits[[*staged, *behind.values()]] = False
     heads = np.flatnonzero(waits)
@@ -270,19 +281,27 @@ _BESIDE_US = 50.0
 
 class _Copy(NamedTuple):
     """pageable: whether its memory on the host is, None if not told. name: in the trace. late: whether the
-    call returned only when the copy was done."""
+    call returned only when the copy was done. stalled: whether it began before the stream's earlier work was
+    done, and returned after that."""
 
     direction: str
     pageable: bool | None
     name: str
     bytes: int
     late: bool
+    stalled: bool
+
+    @property
+    def is_staging(self) -> bool:
+        """Whether the host only takes part in it."""
+        return self.direction == "h2d" and not self.stalled
 
     @property
     def holds_host(self) -> bool:
         """Whether a call that is asynchronous by its name keeps the host. To pageable memory it returns when
-        the copy is done, from pageable memory when the driver has taken the data over (CUDA's reference, API
-        synchronization behavior)."""
+        the copy is done. From pageable memory it returns when the driver has staged the data, before which it
+        "may synchronize with the stream" (CUDA's reference, API synchronization behavior): only where it
+        stalled did the host wait, else it copied."""
         if self.direction not in ("h2d", "d2h"):
             return False
         return bool(self.pageable) or (self.pageable is None and self.direction == "d2h" and self.late)
@@ -292,13 +311,25 @@ def _copies(trace: Trace, links: Links, kinds: list[CallKind], outer: Any) -> di
     """Copies by the call that made them; of the driver's call in the runtime's, by the latter."""
     work, calls = trace.work, trace.calls
     found: dict[int, _Copy] = {}
+    earlier = _earlier_end(work)
     for row in np.flatnonzero((work.table == Table.COPY) & (links.call_of_work >= 0)).tolist():
         call = int(links.call_of_work[row])
         if (above := int(outer[call])) >= 0 and kinds[above] in (CallKind.COPY, CallKind.BLOCKING_COPY):
             call = above
         name = trace.name(work, row)
         late = bool(calls.end[call] >= work.ts[row] + work.dur[row])
-        found[call] = _Copy(*copy_direction(name), name, max(0, int(work.bytes[row])), late)
+        stalled = bool(calls.ts[call] + 1.0 < earlier[row] <= calls.end[call] + 1.0)
+        found[call] = _Copy(*copy_direction(name), name, max(0, int(work.bytes[row])), late, stalled)
+    return found
+
+
+def _earlier_end(work: Any) -> Any:
+    """For each piece of device work, when all that its stream had begun before it was done."""
+    found = np.full(len(work), -np.inf)
+    order = np.lexsort((work.ts, work.lane))
+    lanes = work.lane[order]
+    for rows in np.split(order, np.flatnonzero(np.diff(lanes)) + 1):
+        found[rows[1:]] = np.maximum.accumulate(work.end[rows])[:-1]
     return found
 
 
@@ -356,9 +387,11 @@ def _finished(row: _Row, steps: int) -> SyncRow:
 
 
 def _reason(row: _Row, calls: str) -> str:
-    time = f"{row.waited_us / 1e3:.3g} ms" if row.waited_us >= 1e3 else f"{row.waited_us:.3g} us"
+    spent = row.waited_us + row.copied_us
+    time = f"{spent / 1e3:.3g} ms" if spent >= 1e3 else f"{spent:.3g} us"
     if row.kind == "staged-copy":
-        return f"{row.what}: the driver stages pageable memory, {time} of host time in {row.call}"
+        took = f"{time} of the CPU's time in {row.call}"
+        return f"{row.what}: the driver stages pageable memory, {took}; no earlier work held it up"
     if row.kind == "free":
         return f"{row.call} gives device memory back, which waits for the device: {time} in all"
     what = f"{row.what}, then " if row.what and not row.behind else ""

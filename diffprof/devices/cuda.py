@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import functools
 import gc
+import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
@@ -152,18 +155,55 @@ EXPLICIT: tuple[tuple[Any, str, str, Wait], ...] = (
     (torch.cuda, "empty_cache", "torch.cuda.empty_cache", FREED),
 )
 """(owner, attribute, name as told, why it waits): where a program asks to wait. No operator is dispatched for
-it, and only a stream's wait is warned of (c10/cuda/CUDAFunctions.cpp: device_synchronize). The generic
-`torch.Stream` and `torch.Event` are C types whose methods can't be replaced: waits on these are not told."""
+it, and only a stream's wait is warned of (c10/cuda/CUDAFunctions.cpp: device_synchronize)."""
+
+GENERIC = {torch.Stream: "torch.Stream.synchronize", torch.Event: "torch.Event.synchronize"}
+"""C types of any accelerator, whose methods can't be replaced, and what a wait on them is told as."""
+
+
+def _is_cuda(device: torch.device) -> bool:
+    return device.type == "cuda"
 
 
 @contextmanager
-def explicit_waits(observer: Observer) -> Iterator[None]:
-    """Tell the observer of everything in EXPLICIT that the program calls."""
-    with ExitStack() as stack:
+def explicit_waits(
+    observer: Observer, is_device: Callable[[torch.device], bool] = _is_cuda
+) -> Iterator[None]:
+    """Tell the observer of everything in EXPLICIT and GENERIC that the program calls. is_device: whether a
+    generic stream or event is the device's."""
+    with _generic_waits(observer, is_device), ExitStack() as stack:
         for owner, attribute, name, wait in EXPLICIT:
             own = getattr(owner, attribute)
             stack.enter_context(replaced(owner, attribute, _told(own, name, wait, observer)))
         yield
+
+
+@contextmanager
+def _generic_waits(observer: Observer, is_device: Callable[[torch.device], bool]) -> Iterator[None]:
+    """By the interpreter's hook for calls, on this thread and those it starts. A hook that is there already,
+    such as a profiler's, stays, and nothing is told."""
+
+    def called(frame: FrameType, event: str, function: Any) -> None:
+        if event != "c_call" or function.__name__ != "synchronize":
+            return
+        owner: Any = getattr(function, "__self__", None)
+        name = GENERIC.get(type(owner))
+        if name is not None and is_device(owner.device):
+            observer.blocking(
+                Blocking(SYNCHRONIZE.kind, name, SYNCHRONIZE.reason, SYNCHRONIZE.source, 0, (), "", True)
+            )
+
+    if sys.getprofile() is not None:
+        yield
+        return
+    threads = threading.getprofile()
+    sys.setprofile(called)
+    threading.setprofile(called)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(threads)  # type: ignore[arg-type]  # None takes it away
 
 
 def _told(own: Any, name: str, wait: Wait, observer: Observer) -> Any:

@@ -61,22 +61,27 @@ _WAITING = re.compile(r"ynchroni[sz]e|^(?:cuda|cu|hip)Memcpy(?!.*(?:Async|Peer))
 def sums(path: Path) -> dict[str, Any]:
     """Blocked and busy time in microseconds, and counts, straight from the JSON.
 
-    Blocked: in synchronizes, in copies that are blocking by name, and in copies of pageable memory. Busy: at
-    least one stream of the device that works longest.
+    Blocked: in synchronizes, in copies that are blocking by name, in copies to pageable memory, and in copies
+    from there with a synchronize next on their thread. Busy: at least one stream of the device that works
+    longest.
     """
     document = json.loads(gzip.decompress(path.read_bytes()))
-    events = [e for e in document["traceEvents"] if e.get("ph") == "X"]
+    events = sorted((e for e in document["traceEvents"] if e.get("ph") == "X"), key=lambda e: float(e["ts"]))
     pageable = {
-        e["args"]["correlation"] for e in events if e["cat"] == "gpu_memcpy" and "Pageable" in e["name"]
+        e["args"]["correlation"]: e["name"]
+        for e in events
+        if e["cat"] == "gpu_memcpy" and "Pageable" in e["name"]
     }
     blocked, busy, counts = 0.0, defaultdict(list), {"kernels": 0, "copies": 0}
+    staged: dict[Any, float] = {}
     for e in events:
-        cat, args = e["cat"], e.get("args", {})
+        cat, args, thread = e["cat"], e.get("args", {}), (e["pid"], e["tid"])
         if cat.endswith(("_runtime", "_driver")) and e["pid"] != args.get("device"):
-            waits = _WAITING.search(e["name"]) or (
-                "emcpy" in e["name"] and args.get("correlation") in pageable
-            )
-            blocked += float(e["dur"]) if waits else 0.0
+            copied = pageable.get(args.get("correlation"), "") if "emcpy" in e["name"] else ""
+            waits = _WAITING.search(e["name"]) or copied.endswith("Pageable)")
+            before = staged.pop(thread, 0.0) if "ynchroni" in e["name"] else 0.0
+            blocked += float(e["dur"]) + before if waits else 0.0
+            staged[thread] = float(e["dur"]) if copied and not waits else 0.0
         elif cat in ("kernel", "gpu_memcpy", "gpu_memset", "mtia_ccp_events") and "event_" not in e["name"]:
             busy[e["pid"]].append((float(e["ts"]), float(e["ts"]) + float(e["dur"])))
             counts["copies"] += cat == "gpu_memcpy" or e["name"].startswith("dma_")

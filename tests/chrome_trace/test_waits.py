@@ -134,12 +134,37 @@ def test_an_upload_waits_from_its_copy_to_its_synchronize(tmp_path: Path) -> Non
     (row,) = recorded(tmp_path, upload).syncs or ()
     assert (row.kind, row.count, row.blocked_us) == ("host-to-device", 1, 825)
     assert "cudaMemcpyAsync and cudaStreamSynchronize" in row.reason
-    # Without the synchronize it is only staged: the host's time, no wait for the device.
+    # Without the synchronize it is only staged: the host copies, and waits for nothing.
     recording = recorded(tmp_path, upload[:-1])
     (row,) = recording.syncs or ()
-    assert (row.kind, row.blocked_us) == ("staged-copy", 800)
+    assert (row.kind, row.blocked_us) == ("staged-copy", 0.0)
+    assert "800 us of the CPU's time" in row.reason
     assert recording.timeline is not None
     assert set(recording.timeline.sync) == {-1}
+
+
+@pytest.mark.parametrize(
+    ("earlier", "stream", "kind", "blocked"),
+    [
+        (600, 7, "host-to-device", 700),  # done within the call: the driver waited for the stream
+        (900, 7, "staged-copy", 0),  # still at work when the call was back
+        (600, 8, "staged-copy", 0),  # another stream's
+    ],
+)
+def test_an_upload_from_pageable_memory_waits_where_its_stream_held_it_up(
+    tmp_path: Path, earlier: float, stream: int, kind: str, blocked: float
+) -> None:
+    """CUDA's reference: the driver may synchronize with the stream before it stages the data."""
+    events = [
+        op("aten::mm", 5, 8),
+        call("cudaLaunchKernel", 6, 5, 1),
+        kernel("gemm", 12, earlier, 1, stream=stream),
+        op("aten::copy_", 10, 900),
+        call("cudaMemcpyAsync", 20, 700, 2),
+        kernel("Memcpy HtoD (Pageable -> Device)", 950, 20, 2, cat="gpu_memcpy"),
+    ]
+    (row,) = recorded(tmp_path, events).syncs or ()
+    assert (row.kind, row.blocked_us) == (kind, blocked)
 
 
 def test_a_copy_to_pinned_memory_is_asynchronous(tmp_path: Path) -> None:

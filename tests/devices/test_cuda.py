@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -89,6 +91,43 @@ def test_every_explicit_wait_is_told_and_made(monkeypatch: pytest.MonkeyPatch) -
     assert made == [name for _, _, name, _ in cuda.EXPLICIT]
     assert "torch.cuda.empty_cache" in made
     assert [getattr(owner, attribute) for owner, attribute, *_ in cuda.EXPLICIT] == before
+
+
+def test_waits_on_generic_streams_and_events_are_told_where_they_are_the_devices() -> None:
+    """C types: what is called on them is seen by the interpreter's hook, also on threads."""
+    stream, event = torch.Stream(device="cpu"), torch.Event(device="cpu")
+    recorder = Recorder()
+    with explicit_waits(recorder, lambda device: device.type == "cpu"):
+        stream.synchronize()
+        thread = threading.Thread(target=event.synchronize)
+        thread.start()
+        thread.join()
+        stream.query()
+    stream.synchronize()
+    assert recorder.kinds == ["synchronize"] * 2
+    other = Recorder()
+    with explicit_waits(other):
+        stream.synchronize()
+    assert other.kinds == []
+    assert (sys.getprofile(), threading.getprofile()) == (None, None)
+
+
+def test_a_hook_that_is_there_stays() -> None:
+    recorder = Recorder()
+    seen: list[str] = []
+
+    def own(frame: object, event: str, function: object) -> None:
+        seen.append(event)
+
+    sys.setprofile(own)
+    try:
+        with explicit_waits(recorder, lambda device: True):
+            torch.Stream(device="cpu").synchronize()
+            assert sys.getprofile() is own
+    finally:
+        sys.setprofile(None)
+    assert recorder.kinds == []
+    assert "c_call" in seen
 
 
 def test_the_second_witness_is_heard_and_others_pass() -> None:
