@@ -40,6 +40,7 @@ COMMANDS = {
     "attention-table": "diffprof.cli.attention_table",
     "ladder": "diffprof.cli.ladder",
     "predict": "diffprof.cli.predict",
+    "sweep": "diffprof.cli.sweep",
     "tensorboard": "diffprof.cli.tensorboard",
     "docs": "diffprof.cli.pages",
 }

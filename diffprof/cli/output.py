@@ -13,6 +13,7 @@ import click
 
 from diffprof.model.errors import DiffprofError
 from diffprof.model.plain import clean_lines
+from diffprof.model.quiet import quiet_libraries
 
 
 class Terminal(NamedTuple):
@@ -99,26 +100,10 @@ def complain(what: str, hint: str = "") -> None:
         sys.stderr.flush()
 
 
-def _quiet_libraries() -> None:
-    """Keep the remarks that libraries make while they are imported off the terminal; errors still show.
-
-    What the user has set stays: each is a default for this process and its children.
-    """
-    import logging
-
-    for name in ("DIFFUSERS_VERBOSITY", "TRANSFORMERS_VERBOSITY"):
-        os.environ.setdefault(name, "error")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    # Above the profiler's highest level, which is of its start and stop (kineto, ILoggerObserver.h).
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
-    for name in ("torchao", "torch.utils._pytree"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-
-
 @contextlib.contextmanager
 def stdout_to_stderr() -> Iterator[None]:
     """What the target prints, in Python or below it, goes to stderr: stdout holds the report only."""
-    _quiet_libraries()
+    quiet_libraries()
     saved = None
     if sys.stdout is sys.__stdout__ and sys.stdout is not None:
         with contextlib.suppress(OSError, ValueError, AttributeError):

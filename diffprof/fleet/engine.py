@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple, Protocol
 
@@ -108,6 +109,7 @@ class _Crew:
         self._context: Any = multiprocessing.get_context(_start_method())
         if preload and hasattr(self._context, "set_forkserver_preload"):
             self._context.set_forkserver_preload(preload)
+        self._preload = preload
         self._size = max(1, workers)
         self._budget = budget
         self._workers: list[_Worker] = []
@@ -151,7 +153,7 @@ class _Crew:
 
     def _hired(self) -> _Worker:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(theirs,), daemon=True)
+        process = self._context.Process(target=_serve, args=(theirs, self._preload), daemon=True)
         process.start()
         theirs.close()
         self._workers.append(_Worker(process, ours))
@@ -201,11 +203,13 @@ def _how(code: int | None) -> str:
     return f"with status {code}"
 
 
-def _serve(connection: Connection) -> None:
+def _serve(connection: Connection, preload: Sequence[str]) -> None:
     """A worker's life: task after task, until nobody asks any more. Ctrl-C is the starter's to handle."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
+    for name in preload:
+        import_module(name)
     while True:
         try:
             task = connection.recv()

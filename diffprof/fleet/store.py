@@ -52,6 +52,7 @@ class Store:
         """Write rows, all or none; one with a `key` that is there takes its place."""
         if not rows:
             return
+        self._folder_made()
         kind = type(rows[0])
         columns = columns_of(kind)
         with tempfile.TemporaryDirectory(prefix="diffprof-") as folder, self._open() as connection:
@@ -109,6 +110,12 @@ class Store:
             for name, file in written.items():
                 connection.execute(f"""COPY "{name}" TO '{str(file).replace("'", "''")}' (FORMAT parquet)""")
         return tuple(written.values())
+
+    def _folder_made(self) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
 
     def _fit(self, connection: Any, table: str, columns: dict[str, str]) -> None:
         declared = ", ".join(f'"{name}" {kind}' for name, kind in columns.items())

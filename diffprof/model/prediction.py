@@ -27,6 +27,9 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     memory_gib: float | None = None
     """Of the device."""
     fits: bool | None = None
+    waits: int | None = None
+    """Times that the host waits for the device, in the call and in its denoising loop."""
+    waits_in_loop: int | None = None
     bound: str | None = None
     origin: dict[str, float] = {}
     range: tuple[float, float] | None = None

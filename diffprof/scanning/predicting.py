@@ -19,7 +19,7 @@ from diffprof.gpu.pricing import margin_of
 from diffprof.gpu.quantized import SCHEMES
 from diffprof.gpu.specs import GpuSpec, load_spec, spec_names
 from diffprof.judge.timeline import origin_shares, replay, steps_of, with_steps
-from diffprof.model.errors import UsageError
+from diffprof.model.modes import check_modes
 from diffprof.model.prediction import Prediction
 from diffprof.model.recording import Timeline
 from diffprof.targets import Options, Target, from_object, resolve
@@ -27,10 +27,6 @@ from diffprof.targets.calls import bound as bound_arguments
 from diffprof.targets.calls import outputs
 from diffprof.targets.pipeline import PhaseTracker
 from diffprof.targets.pipeline_call import Scene
-
-MODES = ("eager", "compiled", "int8", "fp8")
-"""eager: as the pipeline is. compiled: denoiser and VAE compiled, with CUDA graphs. int8, fp8: compiled, with
-every linear of the denoiser and VAE quantized dynamically."""
 
 RUN_STEPS = 4
 """Steps that are run; steady ones are repeated for longer calls."""
@@ -68,11 +64,8 @@ def predict(
     is run. call: arguments of the call. Raises UsageError for an unknown device or mode, TargetError where
     the target fails.
     """
-    for mode in modes:
-        if mode not in MODES:
-            raise UsageError(f"There is no mode {mode!r}.", f"Choose from: {', '.join(MODES)}.")
-    names = spec_names() if tuple(devices) == ("all",) else devices
-    specs = [load_spec(name.removeprefix("sim:")) for name in names]
+    check_modes(modes)
+    specs = sheets(devices)
     found = resolve(target) if isinstance(target, str) else from_object(target, kwargs=call)
     chosen = options or Options()
     if isinstance(target, str) and call:
@@ -81,16 +74,33 @@ def predict(
     for batch in batches:
         if on_run is not None:
             on_run(batch)
-        run = _run(found, dataclasses.replace(chosen, batch=None if batch == 1 else batch), steps)
-        rows += [_priced(run, spec, mode, batch, steps, price) for spec in specs for mode in modes]
+        run = run_call(found, dataclasses.replace(chosen, batch=None if batch == 1 else batch), steps)
+        rows += [priced(run, spec, mode, batch, steps, price) for spec in specs for mode in modes]
     return tuple(rows)
 
 
-def _run(target: Target, options: Options, steps: int | None) -> Run:
+def sheets(devices: Sequence[str]) -> list[GpuSpec]:
+    """The data sheets of these names, or of "all". Raises UsageError for one that is not there."""
+    names = spec_names() if tuple(devices) == ("all",) else devices
+    return [load_spec(name.removeprefix("sim:")) for name in names]
+
+
+def run_call(
+    target: Target,
+    options: Options,
+    steps: int | None,
+    *,
+    prepare: Callable[[Scene], Scene] | None = None,
+) -> Run:
+    """The call, run once. steps: RUN_STEPS of them at most are run; None: as the options say.
+
+    prepare: changes the pipeline or the call before. Raises TargetError where the target fails.
+    """
     device = resolve_device("sim:a100-80gb")
     own = options if steps is None else dataclasses.replace(options, steps=min(steps, RUN_STEPS))
 
     def play(scene: Scene) -> Run:
+        scene = scene if prepare is None else prepare(scene)
         kernels = SimulatedKernels(device.gpu, scene.pipe, current_mode())  # type: ignore[attr-defined]
         tracker = PhaseTracker(on_change=kernels.phase)
         watched = tracker.watching(scene.pipe), device.observed(kernels, scene.pipe)
@@ -114,7 +124,12 @@ def _mode(name: str, roots: tuple[str, ...]) -> Mode:
     )
 
 
-def _priced(
+def tells(run: Run, steps: int) -> bool:
+    """Whether a call of that many steps can be told from the one that was run."""
+    return with_steps(run.kernels.builder.finish(), steps) is not None
+
+
+def priced(
     run: Run,
     spec: GpuSpec,
     mode: str,
@@ -122,6 +137,7 @@ def _priced(
     steps: int | None,
     price: float | Mapping[str, float] | None,
 ) -> Prediction:
+    """The call on one device and in one mode. steps: None for those that were run."""
     row = Prediction(
         device=spec.key, gpu=spec.name, mode=mode, batch=batch, steps=steps, memory_gib=spec.capacity_gib
     )
@@ -129,7 +145,6 @@ def _priced(
         return _told(row, why=f"{spec.name} has no units for {mode}")
     builder = run.kernels.builder
     builder.model = CostModel(spec, _mode(mode, run.roots))
-    timeline = builder.finish()
     memory = builder.memory(run.kernels.weights)
     peak = ((memory.peak_bytes or 0) - run.held) / 2**30
     weights = (run.kernels.weights - run.held) / 2**30
@@ -139,6 +154,7 @@ def _priced(
         return _told(
             row, why=f"does not fit: {lacking:.1f} GiB more than the {spec.capacity_gib:g} there are"
         )
+    timeline = builder.finish()
     whole = timeline if steps is None else with_steps(timeline, steps)
     if whole is None:
         return _told(row, why=f"its steps differ, so a call of {steps} can't be told from one of {RUN_STEPS}")
@@ -158,6 +174,10 @@ def _timed(
         row,
         seconds=seconds,
         per_step_ms=None if longer is None else (replay(longer).total_us - call.total_us) / 1e4,
+        waits=sum(sync != -1 for sync in timeline.sync),
+        waits_in_loop=sum(
+            sync != -1 for first, last in steps_of(timeline) for sync in timeline.sync[first:last]
+        ),
         images_per_s=run.images / seconds,
         seconds_per_image=seconds / run.images,
         bound=_bound(timeline, call.device_busy_us / call.total_us),

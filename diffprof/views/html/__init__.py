@@ -26,7 +26,7 @@ from diffprof.views.verdict import verdict
 _MOST_CODE = 400
 """Characters of a source line shown."""
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
 
 
 def render_html(report: Report) -> str:
@@ -39,7 +39,7 @@ def _page(report: Report) -> Iterator[str]:
     style = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
     yield (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>diffprof: {text(recording.target.spec)} on {text(recording.device.spec)}</title>\n"
         f"<style>\n{style}</style>\n</head>\n<body>\n"

@@ -1,0 +1,156 @@
+"""Runs the cases of a sweep, each once, and prices them: rows into the store, as they come."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from diffprof.fleet.engine import Engine, Result, Task
+from diffprof.fleet.grid import Case, merged, versions
+from diffprof.fleet.store import Store
+from diffprof.model.sweep import FAILED, OK, UNFIT, SweepRow
+
+TABLE = "sweep"
+
+MEMORY = 3 << 29
+"""Bytes that a run takes: Python with torch and diffusers, and what a call holds on the host."""
+
+PRELOAD = ("diffprof.fleet.worker_imports",)
+
+
+class Told(msgspec.Struct, frozen=True):
+    """How far a sweep is. left_s: seconds until the end, by the rate until now."""
+
+    case: str
+    done: int
+    total: int
+    failed: int
+    left_s: float
+
+
+def sweep(
+    cases: Sequence[Case],
+    store: Store,
+    engine: Engine,
+    *,
+    again: bool = False,
+    told: Callable[[Told], None] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> tuple[SweepRow, ...]:
+    """The rows of all cases, in their order; those that the store has already are not run again.
+
+    again: run those that failed. Stopped at any time, what is done is in the store.
+    """
+    there = _there(store, again)
+    left = {str(case): case for each in merged(cases) if (case := each.without(there)) is not None}
+    tasks = (Task(name, run_case, (case,), MEMORY) for name, case in left.items())
+    started, failed = clock(), 0
+    for done, result in enumerate(engine.results(tasks) if left else (), start=1):
+        case = left[result.key]
+        rows = result.value if result.error is None else failed_rows(case, result)
+        failed += any(row.status == FAILED for row in rows)
+        store.add(TABLE, rows)
+        if told is not None:
+            rest = (clock() - started) / done * (len(left) - done)
+            told(Told(result.key, done, len(left), failed, rest))
+    by_key = {row.key: row for row in store.rows(TABLE, SweepRow)}
+    keys = dict.fromkeys(cell[3] for case in cases for cell in case.cells())
+    return tuple(by_key[key] for key in keys)
+
+
+def _there(store: Store, again: bool) -> set[str]:
+    if not again:
+        return store.keys(TABLE)
+    return {row.key for row in store.rows(TABLE, SweepRow) if row.status != FAILED}
+
+
+def run_case(case: Case) -> tuple[SweepRow, ...]:
+    """The rows of one case, priced from one run; in a worker. Raises what the target or its settings do."""
+    import torch
+
+    from diffprof.fleet.fixing import fixing
+    from diffprof.scanning.predicting import priced, run_call, sheets, tells
+    from diffprof.targets import Options, resolve
+
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    height, width = case.pixels
+    options = Options(
+        scheduler=case.scheduler or None,
+        height=height,
+        width=width,
+        batch=None if case.batch == 1 else case.batch,
+        dtype=case.dtype,
+        call=case.call,
+    )
+    target = resolve(case.target)
+    specs = dict(zip(case.devices, sheets(case.devices), strict=True))
+    prepare = fixing(case.fix, target, options) if case.fix else None
+    rows: list[SweepRow] = []
+    for steps, counts in _runs(case.steps):
+        run = run_call(target, options, steps, prepare=prepare)
+        whole = dict.fromkeys(counts, run)
+        for count in counts:
+            if count is not None and not tells(run, count):
+                full = dataclasses.replace(options, steps=count)
+                whole[count] = run_call(target, full, None, prepare=prepare)
+        for device, mode, count, key in case.cells():
+            if count in counts:
+                row = priced(whole[count], specs[device], mode, case.batch, count, case.price)
+                rows.append(_row(case, key, msgspec.structs.asdict(row), time.perf_counter() - started))
+    return tuple(rows)
+
+
+def _runs(steps: Iterable[int | None]) -> list[tuple[int | None, tuple[int | None, ...]]]:
+    """(steps to ask of a run, steps that are told from it): longer calls are told from a short one."""
+    from diffprof.scanning.predicting import RUN_STEPS
+
+    groups: dict[int | None, list[int | None]] = {}
+    for count in steps:
+        groups.setdefault(None if count is None else min(count, RUN_STEPS), []).append(count)
+    return [(asked, tuple(counts)) for asked, counts in groups.items()]
+
+
+def _row(case: Case, key: str, figures: Mapping[str, Any], took: float | None, reason: str = "") -> SweepRow:
+    own, torch, diffusers = versions()
+    seconds = figures.get("seconds")
+    status = FAILED if reason else UNFIT if seconds is None else OK
+    price = case.price.get(figures["device"]) if isinstance(case.price, dict) else case.price
+    return SweepRow(
+        **figures,
+        key=key,
+        run=case.run,
+        target=case.target,
+        size=case.size,
+        scheduler=case.scheduler,
+        dtype=case.dtype or "",
+        fixes=case.fix,
+        status=status,
+        reason=reason or figures.get("why", ""),
+        cost=None if price is None or seconds is None else seconds / 3600 * price,
+        took_s=took,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        diffprof=own,
+        torch=torch,
+        diffusers=diffusers,
+    )
+
+
+def failed_rows(case: Case, result: Result) -> tuple[SweepRow, ...]:
+    """The same rows without figures, with the reason."""
+    reason = " ".join((result.error or "").split())
+    return tuple(
+        _row(
+            case,
+            key,
+            {"device": device, "gpu": "", "mode": mode, "batch": case.batch, "steps": steps},
+            result.seconds,
+            reason,
+        )
+        for device, mode, steps, key in case.cells()
+    )

@@ -1,0 +1,22 @@
+"""What every worker that runs pipelines imports first: once, where processes are forked of one that has."""
+
+from __future__ import annotations
+
+import threading
+from importlib import import_module
+
+from diffprof.model.quiet import quiet_libraries
+
+MODULES = (
+    "torch",
+    "torchao.quantization",
+    "peft",
+    "diffusers.pipelines.pipeline_utils",
+    "diffprof.scanning.predicting",
+)
+
+quiet_libraries()
+for _name in MODULES:
+    import_module(_name)
+# One lock for the threads of a process: tqdm's own spans processes, and is left behind by one that is ended.
+import_module("tqdm").tqdm.set_lock(threading.RLock())
