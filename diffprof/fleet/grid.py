@@ -6,7 +6,6 @@ import hashlib
 import importlib.metadata
 import json
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import product
@@ -16,6 +15,7 @@ from typing import Any
 import msgspec
 
 from diffprof import __version__
+from diffprof.guard.configuration import FILE, load_configuration
 from diffprof.model.errors import UsageError
 
 NONE = ""
@@ -141,23 +141,24 @@ def pixels(size: str) -> tuple[int | None, int | None]:
 
 
 def grids_of(folder: Path) -> list[Grid]:
-    """`[tool.diffprof.sweep]` of the nearest pyproject.toml that has it: one grid, or a list of them.
+    """`[tool.diffprof.sweep]` of the nearest pyproject.toml with [tool.diffprof]: one or a list.
 
     Raises UsageError where there is none, or it can't be read.
     """
-    for place in (folder.resolve(), *folder.resolve().parents):
-        file = place / "pyproject.toml"
-        if file.is_file() and (section := _section(file)) is not None:
-            listed = section if isinstance(section, list) else [section]
-            try:
-                return [msgspec.convert(_plural(each), Grid) for each in listed]
-            except msgspec.ValidationError as error:
-                known = ", ".join(field.encode_name for field in msgspec.structs.fields(Grid))
-                raise UsageError(f"{file}: [tool.diffprof.sweep]: {error}.", f"It takes {known}.") from error
-    raise UsageError(
-        "No target is given, and no pyproject.toml here or above has [tool.diffprof.sweep].",
-        "Name targets: diffprof sweep sdxl,flux --batch 1,2,4",
-    )
+    configuration = load_configuration(folder)
+    section = configuration.sweep
+    if section is None:
+        raise UsageError(
+            "No target is given, and no pyproject.toml here or above has [tool.diffprof.sweep].",
+            "Name targets: diffprof sweep sdxl,flux --batch 1,2,4",
+        )
+    listed = section if isinstance(section, list) else [section]
+    try:
+        return [msgspec.convert(_plural(each), Grid) for each in listed]
+    except msgspec.ValidationError as error:
+        known = ", ".join(field.encode_name for field in msgspec.structs.fields(Grid))
+        where = Path(configuration.root, FILE)
+        raise UsageError(f"{where}: [tool.diffprof.sweep]: {error}.", f"It takes {known}.") from error
 
 
 def _plural(section: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,14 +170,6 @@ def _plural(section: Mapping[str, Any]) -> dict[str, Any]:
         key: [value] if key in axes and not isinstance(value, list) else value
         for key, value in section.items()
     }
-
-
-def _section(file: Path) -> Any:
-    try:
-        whole = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} is no TOML: {error}.", "Correct it first.") from error
-    return whole.get("tool", {}).get("diffprof", {}).get("sweep")
 
 
 @cache

@@ -75,6 +75,8 @@ class Configuration(Settings, frozen=True, kw_only=True, rename="kebab", omit_de
 
     baseline_file: str | None = None
     targets: dict[str, TargetSettings] = {}
+    sweep: Any = None
+    """For `diffprof.fleet.grid`."""
     root: str = "."
     file: str = ""
 
