@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -134,12 +133,12 @@ def _checked(
     """Here, held against another place where one is named, and with other packages."""
     from diffprof.guard.baseline import Baseline
     from diffprof.guard.check import check, scan_job
-    from diffprof.guard.elsewhere import check_there, with_packages
+    from diffprof.guard.elsewhere import check_there, reports_elsewhere, with_packages
     from diffprof.model.progress import progress_on
 
     names = list(dict.fromkeys(job.name for job in jobs))
     with contextlib.ExitStack() as stack:
-        other = stack.enter_context(_other_place(settings, against, names)) if against else None
+        other = stack.enter_context(reports_elsewhere(settings, against, names)) if against else None
         with progress_on(sys.stderr, quiet=quiet) as progress:
 
             def scanned(job: Job) -> Report:
@@ -160,17 +159,3 @@ def _named(checked: Checked, spec: str) -> Checked:
     import msgspec
 
     return msgspec.structs.replace(checked, name=f"{checked.name} with {spec}")
-
-
-@contextlib.contextmanager
-def _other_place(settings: Configuration, against: str, names: Sequence[str]) -> Iterator[Path]:
-    """The folder of the reports of another check: a folder that is there, else of a revision, made now."""
-    from diffprof.guard.elsewhere import at_revision, check_there
-
-    if Path(against).is_dir():
-        yield Path(against).absolute()
-        return
-    with tempfile.TemporaryDirectory(prefix="diffprof-") as scratch, at_revision(against, Path.cwd()) as tree:
-        say(f"at {against}:")
-        check_there(tree, Path(settings.file), names, Path(scratch))
-        yield Path(scratch)

@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from diffprof.guard.checked import Checked
+from diffprof.guard.configuration import Configuration, load_configuration
 from diffprof.model.errors import DiffprofError, UsageError
 
 _GITHUB = {
@@ -138,3 +139,28 @@ def check_there(
         raise DiffprofError(
             f"The check in {folder} ended with status {done.returncode} and no result.", "See above."
         ) from error
+
+
+@contextmanager
+def reports_elsewhere(settings: Configuration, place: str, names: Sequence[str]) -> Iterator[Path]:
+    """The folder of the reports of another check of these targets. place: such a folder, or a git revision,
+    at which they are checked now.
+
+    Raises UsageError for what is neither, DiffprofError where nothing ran there.
+    """
+    if Path(place).is_dir():
+        yield Path(place).absolute()
+        return
+    with tempfile.TemporaryDirectory(prefix="diffprof-") as scratch, at_revision(place, Path.cwd()) as tree:
+        check_there(tree, Path(settings.file), names, Path(scratch))
+        yield Path(scratch)
+
+
+@contextmanager
+def configured(spec: str) -> Iterator[Configuration]:
+    """A configuration of one target that is in none."""
+    with tempfile.TemporaryDirectory(prefix="diffprof-") as scratch:
+        file = Path(scratch) / "pyproject.toml"
+        target = json.dumps(spec)
+        file.write_text(f"[tool.diffprof.targets.{target}]\ntarget = {target}\n", encoding="utf-8")
+        yield load_configuration(Path.cwd(), file)
