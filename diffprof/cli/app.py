@@ -41,6 +41,7 @@ COMMANDS = {
     "ladder": "diffprof.cli.ladder",
     "predict": "diffprof.cli.predict",
     "sweep": "diffprof.cli.sweep",
+    "calibrate": "diffprof.cli.calibrate",
     "tensorboard": "diffprof.cli.tensorboard",
     "docs": "diffprof.cli.pages",
 }

@@ -25,6 +25,34 @@ def items(place: Place) -> Iterator[tuple[str, Work]]:
     for at in range(0, len(every), TOGETHER):
         group = every[at : at + TOGETHER]
         yield f"shapes {at + 1} to {at + len(group)}", partial(measured, place, group)
+    yield "calibration", partial(calibrated, place)
+
+
+CALIBRATION_S = 30.0
+
+
+def calibrated(place: Place) -> dict[str, Any]:
+    """What `diffprof calibrate` measures: its figures, and its file as text, which the report writes out."""
+    import base64
+    import tempfile
+    from pathlib import Path
+
+    from diffprof.gpu.calibration import save
+    from diffprof.scanning.calibrating import measured as calibration_of
+
+    found = calibration_of(place.device, CALIBRATION_S, short=place.short)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "calibration.npz"
+        save(found, file)
+        text = base64.b64encode(file.read_bytes()).decode()
+    return {
+        "gpu": found.gpu,
+        "sheet": dict(found.sheet),
+        "rates": dict(found.rates),
+        "about": dict(found.about),
+        "tables": {name: list(us.shape) for name, (_, us) in found.tables.items()},
+        "file": text,
+    }
 
 
 def call(place: Place, target: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import html
 import io
@@ -16,6 +17,9 @@ from diffprof.contact.store import read, write
 
 MOST_BYTES = 12_000_000
 """Of a report; longer lists are cut, and say so."""
+
+LONGEST = 2000
+"""Characters of a value on the page."""
 
 SHOWN = 400
 """Rows of a table on the page; the JSON has all."""
@@ -47,6 +51,7 @@ def write_report(folder: Path, place: Place) -> None:
     write(folder / "contact.html", page(document, parts).encode())
     if place.real:
         _write_kernels(folder, parts)
+        _write_calibration(folder, parts)
 
 
 # --- tables of kernels -------------------------------------------------------------------------------------
@@ -64,6 +69,13 @@ def _write_kernels(folder: Path, parts: Mapping[str, Any]) -> None:
         write(folder / f"kernels-{name}.csv", _table(columns, mine))
     rest = [{**shared, **_columns(row)} for row in found if row["family"] not in ("gemm", "attention")]
     write(folder / "kernels-other.csv", _table(OTHER, rest))
+
+
+def _write_calibration(folder: Path, parts: Mapping[str, Any]) -> None:
+    """The file that `diffprof calibrate --from` takes."""
+    found = data_of(parts, "kernels").get("calibration")
+    if found:
+        write(folder / f"calibration-{found['gpu']}.npz", base64.b64decode(found["file"]))
 
 
 def _columns(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,7 +186,8 @@ def _short(value: Any) -> str:
         return f"{value:.5g}"
     if isinstance(value, list):
         return ", ".join(_short(each) for each in value)
-    return "not measured" if value is None else str(value)
+    text = "not measured" if value is None else str(value)
+    return text if len(text) <= LONGEST else f"{len(text):,} characters, in contact.json"
 
 
 def _text(value: Any) -> str:

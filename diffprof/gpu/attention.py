@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from .calibration import correction
 from .memory import bytes_per_us, floor_us
 from .pricing import Origin, Time
 from .tables import KernelTable, Trend, load_table
@@ -174,8 +175,25 @@ def attention(spec: GpuSpec, backend: Backend, shape: Shape, kind: str, width: i
     moved = shape.moved(width)
     floor = max(shape.flops / spec.ceiling(kind) * 1e6, floor_us(spec, moved))
     us, origin = _arithmetic(spec, backend, shape, kind)
+    share = _measured_share(spec, backend, shape, kind)
+    if share is not None:
+        us, origin = us * share, Origin.MEASURED
     memory = moved / bytes_per_us(spec, moved)
     return Time(max(us, memory, floor), floor, origin, us >= memory)
+
+
+def _measured_share(spec: GpuSpec, backend: Backend, shape: Shape, kind: str) -> float | None:
+    """Measured over modelled time of as many queries as keys, where this machine's GPU was measured."""
+    if spec.calibration is None or kind not in ("fp16", "bf16"):
+        return None
+    plain = spec.uncalibrated
+
+    def modelled(heads: float, tokens: float, size: float) -> float:
+        like = Shape(int(heads), int(tokens), int(tokens), int(size), int(size))
+        return attention(plain, backend, like, kind, 2).us
+
+    square = float(max(1, round(math.sqrt(shape.queries * shape.keys))))
+    return correction(spec, f"attention.{backend}", (float(shape.heads), square, float(shape.size)), modelled)
 
 
 def _arithmetic(spec: GpuSpec, backend: Backend, shape: Shape, kind: str) -> tuple[float, Origin]:

@@ -74,8 +74,9 @@ def convolution(spec: GpuSpec, conv: Geometry, kind: str, width: int) -> Time:
     if conv.groups == 1 and conv.window == 1:
         product = matmul(spec, 1, conv.positions, conv.channels, conv.depth, kind, width)
         return product._replace(us=max(product.us, floor), floor=floor)
-    us = _arithmetic(spec, conv, kind)
-    return Time(max(us, memory, floor), floor, Origin.MODELLED, us >= memory)
+    us = _arithmetic(spec, conv, kind) * (spec.convolution or 1.0)
+    origin = Origin.MODELLED if spec.convolution is None else Origin.MEASURED
+    return Time(max(us, memory, floor), floor, origin, us >= memory)
 
 
 def _arithmetic(spec: GpuSpec, conv: Geometry, kind: str) -> float:

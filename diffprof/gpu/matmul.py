@@ -6,6 +6,7 @@ import math
 from functools import cache
 from typing import TYPE_CHECKING
 
+from .calibration import correction
 from .memory import floor_us
 from .pricing import Origin, Time
 from .tables import KernelTable, Trend, load_table
@@ -52,6 +53,8 @@ def matmul(spec: GpuSpec, batch: int, rows: int, columns: int, depth: int, kind:
     flops = 2.0 * batch * rows * columns * depth
     moved = batch * (rows * depth + depth * columns + rows * columns) * width
     floor = max(flops / spec.ceiling(kind) * 1e6, floor_us(spec, moved))
+    if spec.calibration is not None:
+        return _calibrated(spec, (batch, rows, columns, depth), kind, width, floor)
     found = _tabled(spec, batch, rows, columns, depth, kind)
     if found is not None:
         us, origin = found
@@ -59,6 +62,21 @@ def matmul(spec: GpuSpec, batch: int, rows: int, columns: int, depth: int, kind:
     tiles = tiles_us(spec, batch, rows, columns, depth, kind)
     memory = moved / (spec.bytes_per_us * MEMORY_SHARE)
     return Time(max(tiles, memory, floor), floor, Origin.MODELLED, tiles >= memory)
+
+
+def _calibrated(spec: GpuSpec, sizes: tuple[int, int, int, int], kind: str, width: int, floor: float) -> Time:
+    batch, rows, columns, depth = sizes
+    plain = spec.uncalibrated
+
+    def modelled(m: float, n: float, k: float) -> float:
+        return matmul(plain, 1, int(m), int(n), int(k), kind, width).us
+
+    time = matmul(plain, *sizes, kind, width)
+    name = f"matmul.{SAME_UNITS.get(kind, kind)}"
+    share = correction(spec, name, (float(batch * rows), float(columns), float(depth)), modelled)
+    if share is None:
+        return time
+    return time._replace(us=max(time.us * share, floor), floor=floor, origin=Origin.MEASURED)
 
 
 def weight_only(

@@ -65,8 +65,10 @@ def streaming(spec: GpuSpec, moved: float, elements: float, addressing: Addressi
     """The time of a kernel that moves so many bytes and passes so many elements."""
     floor = floor_us(spec, moved)
     memory = moved / bytes_per_us(spec, moved)
-    passing = elements / (addressing.value * spec.cycles_per_us)
-    return Time(max(memory, passing, floor), floor, Origin.MODELLED, False)
+    rate = spec.rates.get(addressing.name)
+    passing = elements / ((rate or addressing.value) * spec.cycles_per_us)
+    origin = Origin.MODELLED if rate is None else Origin.MEASURED
+    return Time(max(memory, passing, floor), floor, origin, False)
 
 
 def filled(spec: GpuSpec, moved: float) -> Time:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from diffprof.model.errors import UsageError
+
+from .calibration import calibrated
 
 _FOLDER = Path(__file__).with_name("specs")
 
@@ -61,8 +63,19 @@ class GpuSpec:
     """10^12 operations a second of FlashAttention 2, by head size that heads are padded to."""
     efficient: dict[int, float] = field(default_factory=dict)
     """The same of the memory-efficient kernel."""
+    rates: dict[str, float] = field(default_factory=dict)
+    """Elements a clock and processor as measured here, by name of `diffprof.gpu.pointwise.Addressing`."""
+    convolution: float | None = None
+    """Measured over modelled time of convolutions; None where none was measured here."""
+    calibration: Path | None = None
+    """Kernels measured on this machine (`diffprof.gpu.calibration`)."""
     sources: dict[str, str] = field(default_factory=dict)
     note: str = ""
+
+    @cached_property
+    def uncalibrated(self) -> GpuSpec:
+        """The same with kernels as they are modelled."""
+        return replace(self, calibration=None, convolution=None)
 
     @property
     def memory_bytes(self) -> int:
@@ -135,7 +148,8 @@ def load_spec(name: str) -> GpuSpec:
             f"There is no simulated GPU {key!r}.",
             f"{hint}Known ones: {', '.join(names)}.",
         )
-    return _sheet(key, tomllib.loads((_FOLDER / f"{key}.toml").read_text(encoding="utf-8")))
+    sheet = _sheet(key, tomllib.loads((_FOLDER / f"{key}.toml").read_text(encoding="utf-8")))
+    return calibrated(sheet)
 
 
 def _sheet(key: str, data: dict[str, Any]) -> GpuSpec:

@@ -5,7 +5,7 @@
 
 FOLDER of kernels: `GPU-gemm.csv.gz` and `GPU-attention.csv.gz` (see `diffprof.gpu.build_tables`); of
 published latencies: `latencies.jsonl`. FILE: FACTORIES that make the pipelines by configuration. Also by
-the environment: DIFFPROF_KERNELS, DIFFPROF_PUBLISHED, DIFFPROF_PIPELINES. What is absent is left out.
+the environment: DIFFPROF_KERNELS, DIFFPROF_PUBLISHED, DIFFPROF_PIPELINES. What is absent keeps its section.
 """
 
 from __future__ import annotations
@@ -61,13 +61,40 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--{name}", type=Path, default=os.environ.get(f"DIFFPROF_{name.upper()}"))
     parser.add_argument("--out", type=Path, default=PAGE)
     options = parser.parse_args(argv)
-    parts = [HEAD]
+    parts: list[str] = []
     if options.published and options.pipelines:
         found = list(outcomes(Path(options.published), Path(options.pipelines)))
         parts += [pipelines(found), decisions(found), memory(found)]
     if options.kernels:
         parts += [left_out(Path(options.kernels)), siblings(Path(options.kernels))]
-    options.out.write_text("\n".join((*parts, WRONG)), encoding="utf-8")
+    before = options.out.read_text(encoding="utf-8") if options.out.exists() else ""
+    options.out.write_text(page(before, parts), encoding="utf-8")
+
+
+SECTIONS = (
+    "Pipelines",
+    "Decisions",
+    "Peak memory",
+    "Operators of real calls",
+    "Kernels left out of the tables",
+    "GPUs left out whole",
+)
+
+
+def page(before: str, parts: Sequence[str]) -> str:
+    """The page with these sections anew, and the others as they were."""
+    found = {name: text for name, _, text in (part.partition("\n") for part in _sections(before))}
+    found |= {name: text for name, _, text in (part.partition("\n") for part in map(_bare, parts))}
+    kept = [f"## {name}\n{found[name].rstrip()}\n" for name in SECTIONS if name in found]
+    return "\n".join((HEAD, *kept, WRONG))
+
+
+def _sections(text: str) -> list[str]:
+    return text.split("\n## ")[1:]
+
+
+def _bare(part: str) -> str:
+    return part.removeprefix("## ")
 
 
 def percent(value: float) -> str:
