@@ -43,8 +43,13 @@ def render_brief(report: Report, *, columns: int | None = None, colour: bool = F
         page.flow(top.next)
     page.blank()
     for line in below:
-        page.whole(*line)
+        page.whole(*(line if _fits(line, page.columns or 80) else line[:1]))
     return page.text()
+
+
+def _fits(line: Sequence[str | tuple[str, str]], columns: int) -> bool:
+    """Whether a command has room for what it does."""
+    return sum(width(part if isinstance(part, str) else part[1]) for part in line) <= columns
 
 
 def _fitting(actions: Sequence[Action], room: int) -> list[Action]:

@@ -183,6 +183,7 @@ def _without_evidence(rules: list[Unchecked]) -> tuple[str, str]:
 
 _UNSEEN = {
     "gap": "not seen",
+    "untimed": "not timed",
     "branch": "took another branch than on CUDA",
     "value": "followed an invented value",
 }

@@ -93,7 +93,8 @@ def _answer(answer: Answer, report: Report) -> str:
     def of_one(ms: float | None) -> str:
         return duration(None if ms is None else ms / made)
 
-    now = f"{of_one(answer.call_ms)} {unit}{steps} ({answer.grade})"
+    least = "At least " if any(each.kind == "untimed" for each in report.recording.unseen) else ""
+    now = f"{least}{of_one(answer.call_ms)} {unit}{steps} ({answer.grade})"
     parts = []
     safe = [action for action in report.actions if not action.changes_picture]
     if any(action.saves_ms for action in safe):

@@ -12,6 +12,7 @@ from diffprof.judge.plan import make_plan
 from diffprof.judge.summary import summarized
 from diffprof.model.fix import Safety
 from diffprof.model.plain import width
+from diffprof.model.recording import Unseen
 from diffprof.model.report import Report
 from diffprof.model.summary import Action, Answer
 from diffprof.views import render
@@ -103,6 +104,14 @@ def test_the_answer_is_of_one_image() -> None:
     top = verdict(timed(2000.0, Answer(kept_ms=2000.0), makes="image", made=4))
     assert top.headline.startswith("500 ms an image of 4 steps (simulated); ")
     assert verdict(timed(2000.0, makes="clip")).headline.startswith("2 s a clip of 4 steps")
+
+
+def test_a_call_with_work_that_is_in_no_figure_takes_at_least_so_long() -> None:
+    """What a CUDA graph replays is not seen on a simulated GPU."""
+    report = timed(2000.0)
+    replayed = Unseen(what="a CUDA graph", why="replayed", kind="untimed")
+    recording = replace(report.recording, unseen=(replayed,))
+    assert verdict(replace(report, recording=recording)).headline.startswith("At least 2 s a call")
 
 
 def test_waits_that_were_asked_for_are_the_verdict() -> None:

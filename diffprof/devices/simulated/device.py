@@ -11,6 +11,7 @@ import torch
 
 from diffprof.devices.simulated import Observer, observing, place, simulated_gpu
 from diffprof.devices.simulated.session import SESSION
+from diffprof.devices.simulated.tensor import forget
 from diffprof.gpu.hosts import chosen_host
 from diffprof.gpu.specs import load_spec
 from diffprof.model.recording import DeviceInfo, Grade
@@ -59,6 +60,7 @@ class SimulatedDevice:
     def active(self) -> Iterator[torch.device]:
         with simulated_gpu(spec=self.gpu) as device:
             SESSION.unknown = True
+            forget()
             self._torch_device = device
             try:
                 yield device

@@ -46,6 +46,7 @@ class Capture:
     def unseen(self) -> Iterator[Unseen]:
         """What to say of it."""
         yield Unseen(
+            kind="untimed" if self.replays else "gap",
             what=f"a CUDA graph, captured once and replayed {self.replays} times",
             why="what a replay launches does not pass through PyTorch: its kernels are in no time, count or "
             "memory figure here",

@@ -28,6 +28,7 @@ class Session:
         "assumed",
         "capacity",
         "capture",
+        "forgotten",
         "hits",
         "invented_bytes",
         "made_up",
@@ -51,6 +52,8 @@ class Session:
         self.allocated = 0
         """Live bytes of device storages, over activations."""
         self.peak = 0
+        self.forgotten = 0
+        """Number up to which storages are no longer counted."""
         self.ops = 0
         self.hits = 0
         self.misses = 0

@@ -94,6 +94,12 @@ def out_of_memory(nbytes: int, capacity: int) -> torch.OutOfMemoryError:
 _NUMBERS = itertools.count(1)
 
 
+def forget() -> None:
+    """What lies on the device is garbage of an earlier pipeline, not yet collected: no part of what comes."""
+    SESSION.forgotten = next(_NUMBERS)
+    SESSION.allocated = SESSION.peak = 0
+
+
 class Cell:
     """One device storage. known: whether its bytes are known; counted as memory from birth to death.
 
@@ -126,7 +132,7 @@ class Cell:
                 SESSION.on_alloc(nbytes, self.number)
 
     def __del__(self, session: Any = SESSION) -> None:
-        if self.nbytes:
+        if self.nbytes and self.number > session.forgotten:
             session.allocated -= self.nbytes
             if session.on_free is not None:
                 session.on_free(self.nbytes, self.number)

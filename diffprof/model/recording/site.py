@@ -38,4 +38,5 @@ class Unseen(Row, frozen=True, kw_only=True):
     why: str
     site: Site | None = None
     kind: str = "gap"
-    """gap (no evidence there), branch (other side taken than on CUDA), value (invented values followed)."""
+    """gap (no evidence there), untimed (its device time is in no figure), branch (other side taken than on
+    CUDA), value (invented values followed)."""

@@ -11,6 +11,7 @@ import torch
 import torch.utils._device
 
 from diffprof.devices.simulated import Observer, empty_weights, is_simulated, place, simulated_gpu
+from diffprof.devices.simulated.device import SimulatedDevice
 from diffprof.devices.simulated.session import SESSION
 from diffprof.model.errors import DiffprofError, UsageError
 from diffprof.targets.guest_errors import made_up
@@ -194,3 +195,17 @@ def test_what_was_made_up_is_known_after_the_call_that_fails_by_it() -> None:
     with simulated_gpu():
         pass
     assert made_up() == ""
+
+
+def test_garbage_of_an_earlier_scan_is_no_memory_of_the_next() -> None:
+    """Pipelines are cycles, which stay until they are collected: maybe in the middle of the next scan."""
+    device = SimulatedDevice("a100-80gb")
+    with device.active():
+        left = torch.empty(1 << 28, device=device.torch_device)
+    with device.active():
+        kept = torch.empty(1 << 20, device=device.torch_device)
+        assert SESSION.allocated == kept.nbytes
+        del left
+        assert SESSION.allocated == kept.nbytes
+        del kept
+        assert (SESSION.allocated, SESSION.peak) == (0, 4 << 20)
