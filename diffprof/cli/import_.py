@@ -3,24 +3,45 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from diffprof.cli.delivery import FORMS, apply_gate, deliver, fail_on_option, need_baseline
+from diffprof.cli.fleet_options import engine_of, engine_options, time_left
 from diffprof.cli.options import format_option, redact_option, traces_option, verbose_option
+from diffprof.cli.output import emit, terminal
+from diffprof.model.errors import ExitCode, UsageError
+from diffprof.model.traces import FAILED
+from diffprof.views.listing import LISTS
+
+if TYPE_CHECKING:
+    from diffprof.fleet.engine import Engine
+
+PRELOAD = ("diffprof.fleet.traces", "diffprof.analyzers")
 
 
 @click.command("import")
-@click.argument("trace", type=click.Path(path_type=Path), metavar="TRACE.json[.gz]")
+@click.argument("found", nargs=-1, required=True, metavar="TRACE.json[.gz]...")
 @format_option(FORMS)
 @fail_on_option()
 @traces_option(written=True)
+@click.option(
+    "--store", is_flag=True, help="Many: TRACE is a folder, pattern or address too; rows to diffprof.duckdb."
+)
+@click.option("--again", is_flag=True, help="With --store: read what failed before once more.")
+@engine_options
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 @verbose_option()
 @redact_option()
 def command(
-    trace: Path,
+    found: tuple[str, ...],
+    store: bool,
+    again: bool,
+    ray: str | None,
+    workers: int | None,
     form: str,
     fail_on: str,
     baseline_file: Path | None,
@@ -36,7 +57,70 @@ def command(
     each as far as TRACE tells: record with `with_stack=True` for sites and `record_shapes=True` for shapes.
     Of a trace that a scan left, the report is the scan's. Needs no GPU and no PyTorch. Ctrl-C stops reading,
     and the report is on what was read; a second one ends at once.
+
+    With --store, many traces become rows of one table, and what they say together is shown: lines by their
+    share of all, outliers, trends, the ranks of one run. What is there already is not read again.
     """
+    if store:
+        _many(found, traces, form, engine_of(ray, workers, PRELOAD), again=again, quiet=quiet)
+        return
+    _one(_single(found), form, fail_on, baseline_file, update, traces, quiet, verbose, redact)
+
+
+def _single(found: tuple[str, ...]) -> Path:
+    path = Path(found[0])
+    if len(found) > 1 or path.is_dir() or (not path.exists() and any(mark in found[0] for mark in "*?[")):
+        raise UsageError(
+            "One report is made of one trace, and several are named.", "Add --store: each becomes a row."
+        )
+    return path
+
+
+def _many(
+    found: tuple[str, ...], traces: Path, form: str, engine: Engine, *, again: bool, quiet: bool
+) -> None:
+    """Rows to the store, and what all of them say."""
+    from diffprof.fleet.sources import sources
+    from diffprof.fleet.store import STORE_FILE, Store
+    from diffprof.fleet.traces import Told, import_traces
+    from diffprof.judge.fleet import fleet
+    from diffprof.model.progress import progress_on
+    from diffprof.views.traces import render_fleet
+
+    if form not in LISTS:
+        raise UsageError(f"--format {form} is of one report.", f"With --store: {', '.join(LISTS)}.")
+    store = Store(traces / STORE_FILE)
+    listed = sources(found)
+    started, read = time.monotonic(), 0
+    with progress_on(sys.stderr, quiet=quiet) as progress:
+        progress.stage("reading traces", total=len(listed))
+
+        def told(now: Told) -> None:
+            nonlocal read
+            read = now.done
+            failed = f", {now.failed} failed" if now.failed else ""
+            progress.step(f"{time_left(now.left_s)}{failed}")
+
+        rows = import_traces(listed, store, engine, again=again, told=told)
+    rate = read / (time.monotonic() - started) if read else None
+    screen = terminal()
+    emit(render_fleet(fleet(rows), rows, form, width=screen.columns, colour=screen.colour, rate=rate))
+    if all(row.status == FAILED for row in rows):
+        raise click.exceptions.Exit(ExitCode.USAGE)
+
+
+def _one(
+    trace: Path,
+    form: str,
+    fail_on: str,
+    baseline_file: Path | None,
+    update: bool,
+    traces: Path,
+    quiet: bool,
+    verbose: bool,
+    redact: bool,
+) -> None:
+    """A report on one trace."""
     from diffprof.cli.interrupts import signals, stopping
     from diffprof.judge.gate import parse_gate
     from diffprof.model.errors import DiffprofError

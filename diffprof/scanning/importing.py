@@ -54,6 +54,12 @@ def record_trace(
     read = time.perf_counter()
     sections = sections_of(trace)
     done = time.perf_counter()
+    seconds = {"read": round(read - started, 3), "analyse": round(done - read, 3)}
+    return recording_of(trace, sections, seconds)
+
+
+def recording_of(trace: Trace, sections: Sections, seconds: dict[str, float]) -> Recording:
+    """A trace that was read, with its sections, as a recording; the one that it carries, if it does."""
     carried, unread = recording_in(trace.meta, sections.kernels)
     if carried is not None:
         return carried
@@ -64,7 +70,7 @@ def record_trace(
             diffprof=__version__, python=platform.python_version(), packages={}, platform=platform.platform()
         ),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        seconds={"read": round(read - started, 3), "analyse": round(done - read, 3)},
+        seconds=seconds,
         ops=len(trace.work) or len(trace.ops),
         partial=bool(trace.truncated),
         failure=_failure(trace),
