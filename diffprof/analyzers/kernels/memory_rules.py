@@ -56,7 +56,7 @@ def memory_grows(recording: Recording) -> Iterator[Finding]:
         rule="KRN009",
         name="memory-grows",
         kind="memory-grows",
-        message=f"Device memory grows by {each / 1e6:,.0f} MB in every denoising step.",
+        message=f"Device memory grows by {each / 2**20:,.0f} MiB in every denoising step.",
         grade=memory.grade,
         severity=Severity.MEDIUM,
         phase="denoise",

@@ -114,7 +114,7 @@ def needless_offload(recording: Recording) -> Iterator[Finding]:
         with the device's memory.
 
     Why it is slow:
-        All weights cross the link in every call (5.1 GB of SDXL's UNet in half precision: 0.2 s at 25 GB/s);
+        All weights cross the link in every call (4.8 GiB of SDXL's UNet in half precision: 0.2 s at 25 GB/s);
         with sequential offloading in every step, one layer at a time.
 
     Example:

@@ -68,7 +68,7 @@ def test_python_between_steps_is_priced_by_leaving_it_out() -> None:
 
 
 def test_memory_growth_is_told_per_step() -> None:
-    assert "42 MB" in found("KRN009").message
+    assert "40 MiB" in found("KRN009").message
 
 
 def test_headroom_ends_where_a_larger_batch_gains_nothing() -> None:
