@@ -252,7 +252,7 @@ class PhaseTracker:
 
     def _watch_component(self, what: str, part: Any, undo: ExitStack) -> None:
         if what == "scheduler":
-            for name in _step_methods(part):
+            for name in step_methods(part):
                 self._wrap(part, name, "denoise", "scheduler", undo)
             self._wrap(part, "set_timesteps", "", None, undo)
         elif what == "denoiser":
@@ -304,7 +304,7 @@ class PhaseTracker:
         undo.callback(self._wrapped.discard, (place, name))
 
 
-def _step_methods(scheduler: Any) -> Iterator[str]:
+def step_methods(scheduler: Any) -> Iterator[str]:
     """`step`, and what schedulers have in its place or beside it: `step_pred`, `step_correct`."""
     cls = type(scheduler)
     for name in sorted({*dir(cls), *vars(scheduler)}):
