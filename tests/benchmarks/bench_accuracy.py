@@ -26,6 +26,7 @@ from diffprof.gpu import build_tables
 from diffprof.gpu.matmul import matmul, scale, table_us
 from diffprof.gpu.specs import load_spec
 from diffprof.views.markdown import table
+from tests.benchmarks.operators import CALLS, operators, summary
 from tests.benchmarks.published_runs import Outcome, outcomes
 
 PAGE = Path(__file__).parents[2] / "diffprof/docs/accuracy.md"
@@ -66,7 +67,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         found = list(outcomes(Path(options.published), Path(options.pipelines)))
         parts += [pipelines(found), decisions(found), memory(found)]
     if options.kernels:
-        parts += [left_out(Path(options.kernels)), siblings(Path(options.kernels))]
+        parts += [
+            operators_of_calls(Path(options.kernels)),
+            left_out(Path(options.kernels)),
+            siblings(Path(options.kernels)),
+        ]
     before = options.out.read_text(encoding="utf-8") if options.out.exists() else ""
     options.out.write_text(page(before, parts), encoding="utf-8")
 
@@ -187,6 +192,22 @@ def _same_peak(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 
 # --- kernels --------------------------------------------------------------------------------------------
+
+
+def operators_of_calls(folder: Path) -> str:
+    """Every operator of recorded calls through the model."""
+    rows = []
+    for call, gpu in CALLS.items():
+        found = list(operators(folder, call))
+        whole, error, median, ninth, families = summary(found)
+        rows.append((call, gpu, len(found), whole, error, median, ninth, ", ".join(families)))
+    return (
+        "## Operators of real calls\n\nOperators with PyTorch's own kernels, with their shapes, strides and "
+        "types, from traces in AMD-AGI/TraceLens: seconds of their kernels in the call, the error of their "
+        "sum, errors of single ones of more than 20 us, and the error of each family's sum.\n\n"
+        + table(("call", "GPU", "operators", "seconds", "sum", "median", "nine of ten", "families"), rows)
+        + "\n"
+    )
 
 
 def left_out(folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -126,15 +127,19 @@ def _asked(parts: Sequence[SetupPart]) -> Iterator[Change]:
 
 
 def _sets(possible: set[Change], compiled: bool) -> Iterator[frozenset[Change]]:
-    """None, each alone, and those of a plan together. INT8 is for what is compiled, as the call may be."""
+    """None, each alone, and those of a plan together, with and without channels_last, which a plan leaves out
+    where it compiles. INT8 is for what is compiled, as the call may be."""
     yield frozenset()
     for change in possible if compiled else possible - {Change.INT8}:
         yield frozenset({change})
     if {Change.COMPILED, Change.INT8} <= possible:
         yield frozenset({Change.COMPILED, Change.INT8})
-    for plan in (PLAIN, LOSSY):
+    if {Change.HALF, Change.CHANNELS_LAST} <= possible:
+        yield frozenset({Change.HALF, Change.CHANNELS_LAST})
+    without = possible - {Change.CHANNELS_LAST}
+    for plan, able in itertools.product((PLAIN, LOSSY), (possible, without)):
         made = frozenset[Change]()
         for change in plan:
-            if change in possible and (change is not Change.INT8 or compiled or Change.COMPILED in made):
+            if change in able and (change is not Change.INT8 or compiled or Change.COMPILED in made):
                 made |= {change}
                 yield made
