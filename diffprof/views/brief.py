@@ -32,8 +32,10 @@ def render_brief(report: Report, *, columns: int | None = None, colour: bool = F
     page.flow(cut(top.why, _LONGEST))
     if report.outcomes is not None:
         page.flow(("green", tried(report.outcomes)))
-    below = [*_below(report)]
-    room = LINES - len(page.lines) - len(below) - 1
+    below = Page(columns or 80, colour=colour)
+    for line in _below(report):
+        below.whole(*(line if _fits(line, columns or 80) else line[:1]))
+    room = LINES - len(page.lines) - len(below.lines) - 1
     shown = _fitting(report.actions, room - 3)
     if shown:
         page.blank()
@@ -42,8 +44,7 @@ def render_brief(report: Report, *, columns: int | None = None, colour: bool = F
     else:
         page.flow(top.next)
     page.blank()
-    for line in below:
-        page.whole(*(line if _fits(line, page.columns or 80) else line[:1]))
+    page.lines += below.lines
     return page.text()
 
 
