@@ -43,6 +43,9 @@ COMMANDS = {
     "sweep": "diffprof.cli.sweep",
     "calibrate": "diffprof.cli.calibrate",
     "tensorboard": "diffprof.cli.tensorboard",
+    "record": "diffprof.cli.record",
+    "mcp": "diffprof.cli.mcp",
+    "doctor": "diffprof.cli.doctor",
     "docs": "diffprof.cli.pages",
 }
 """Command -> module with a click command `command`, in the order of the help."""

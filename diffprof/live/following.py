@@ -80,6 +80,7 @@ class Following:
             made = functools.partial(call, this, *args, **kwargs)
             return around(made) if this is pipe else made()
 
+        called._diffprof_wrapper = True  # type: ignore[attr-defined]  # a script's interception passes it by
         methods = {
             name: self._stage(getattr(type(pipe), name), stage)
             for stage, starts in STAGES.items()
