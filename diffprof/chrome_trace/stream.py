@@ -19,7 +19,7 @@ from typing import IO, Any, cast
 
 import msgspec
 
-from diffprof.model.errors import UsageError
+from diffprof.model.errors import UNREADABLE, UsageError
 
 GZIP_MAGIC = b"\x1f\x8b"
 
@@ -88,7 +88,6 @@ _decode_exact = msgspec.json.Decoder(list[_ExactEvent]).decode
 _decode_any = msgspec.json.Decoder().decode
 
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """msgspec tells broken UTF-8 in a key by the second."""
 _UNFIT = (msgspec.ValidationError, OverflowError, UnicodeEncodeError)
 """The last of half a surrogate where a number belongs."""
@@ -259,7 +258,7 @@ class Source:
             if "traceEvents" in held:
                 return UsageError(f"{self.path} is JSON but no trace: its `traceEvents` is no list.", hint)
             keys = ", ".join(list(held)[:6]) or "nothing"
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             cut = self.truncated or str(error)
             return UsageError(f"{self.path} is damaged before its first event: {cut}.", hint)
         return UsageError(f"{self.path} is JSON but no trace: no `traceEvents` beside {keys}.", hint)
@@ -292,7 +291,7 @@ def _try(buffer: bytes, end: int) -> list[Event] | None:
     whole = b"".join((b"[", memoryview(buffer)[start:end], b"]"))
     try:
         events = _decode(whole)
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
     last = next((e.ts for e in reversed(events) if e.ts is not None), 0)
     if type(last) is float and last > _LARGE:
@@ -333,7 +332,7 @@ def _object(prefix: bytes) -> dict[str, Any] | None:
     text = prefix.rstrip().rstrip(b",") + b"}"
     try:
         value = _decode_any(text)
-    except _UNREADABLE:
+    except UNREADABLE:
         try:
             value = json.loads(_BARE_NUMBER.sub(r"\1null", text.decode("utf-8", "replace")), strict=False)
         except (ValueError, RecursionError):

@@ -11,6 +11,8 @@ import msgspec
 import torch
 from torch.overrides import TorchFunctionMode
 
+from diffprof.model.errors import UNREADABLE
+
 from .hosts import THIS, HostSheet
 
 SECONDS = 3.0
@@ -128,5 +130,5 @@ def _store() -> Path:
 def _read(file: Path) -> dict[str, float]:
     try:
         return msgspec.json.decode(file.read_bytes(), type=dict[str, float])
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *UNREADABLE):
         return {}

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from diffprof.judge.comparing import place_key
-from diffprof.model.errors import DiffprofError, UsageError
+from diffprof.model.errors import UNREADABLE, DiffprofError, UsageError
 from diffprof.model.finding import Finding
 from diffprof.model.recording.whole_file import write_whole
 from diffprof.model.report import Report, as_json
@@ -112,7 +112,7 @@ def load_baseline(file: str | Path, *, missing_is_empty: bool = False) -> Baseli
         if missing_is_empty:
             return Baseline()
         raise UsageError(f"There is no baseline {file}.", "Write it: add --update.") from error
-    except (msgspec.DecodeError, OSError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise UsageError(f"{file} is no baseline: {error}.", "Write it anew: add --update.") from error
     if found.schema > SCHEMA:
         raise UsageError(

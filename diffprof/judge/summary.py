@@ -201,6 +201,7 @@ class _Ladder:
             title=step.title,
             place=f"{first.site.file}:{first.site.line}" if first.site and first.site.line else "",
             fix=None if by_hand else step.fix,
+            short="" if by_hand else _short(step.fix),
             patch=any(
                 f.site is not None and f.site.user_code for f in (self.report.findings[n] for n in own)
             ),
@@ -212,6 +213,11 @@ class _Ladder:
             once_ms=first.once_ms,
             once_compiled=step.once_compiled,
         )
+
+
+def _short(key: str) -> str:
+    recipe = recipes().get(key)
+    return key if recipe is None else recipe.fix.short or key
 
 
 def _order(action: Action) -> tuple[float, int]:

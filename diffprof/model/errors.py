@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import enum
 
+import msgspec
+
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding JSON raises: not JSON or not of the type, no UTF-8, nested too deeply."""
+
 
 class ExitCode(enum.IntEnum):
     """What a command's exit status means."""

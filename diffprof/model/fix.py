@@ -70,6 +70,8 @@ class Fix(msgspec.Struct, frozen=True):
     """Key of a fix that can't stand beside it -> why. One of the two need name the other."""
     why: str = ""
     """What it changes and why that is safe, for a person."""
+    short: str = ""
+    """What it is called in a sentence, where that is not its key: INT8."""
 
 
 class Code(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from diffprof.model.errors import DiffprofError, UsageError
+from diffprof.model.errors import UNREADABLE, DiffprofError, UsageError
 from diffprof.model.recording import Grade
 from diffprof.model.recording.whole_file import write_whole
 
@@ -79,5 +79,5 @@ def load_ladder(folder: Path) -> Ladder | None:
         raise UsageError(f"{path} can't be read: {error.strerror or error}.") from error
     try:
         return msgspec.json.decode(data, type=Ladder)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise UsageError(f"{path} is no ladder: {error}.", "Run `diffprof ladder` again.") from error

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from diffprof.model.errors import DiffprofError, UsageError
+from diffprof.model.errors import UNREADABLE, DiffprofError, UsageError
 from diffprof.model.finding import Finding, Unchecked
 from diffprof.model.fix import Outcome, Plan, SourceEdits
 from diffprof.model.recording import SCHEMA, Recording
@@ -178,11 +178,11 @@ def decode(data: bytes, kind: type[Kind], origin: str) -> Kind:
     again = "Scan again with `diffprof scan`, or name another run (`diffprof runs`)."
     try:
         found = msgspec.json.decode(data, type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         # Why is asked only now: the schema alone takes a pass over the whole file.
         try:
             _check_schema(msgspec.json.decode(data, type=_Header).schema, origin)
-        except (msgspec.DecodeError, RecursionError) as no_report:
+        except UNREADABLE as no_report:
             raise UsageError(f"{origin} is not a diffprof report: {no_report}.", again) from no_report
         raise UsageError(f"{origin} is damaged: {error}.", again) from error
     except RecursionError as error:

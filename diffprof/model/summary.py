@@ -22,6 +22,8 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     place: str = ""
     """`file:line`, else empty: it is how the pipeline is set up."""
     fix: str | None = None
+    short: str = ""
+    """What the fix is called in a sentence."""
     patch: bool = False
     """Whether the line stands in the user's own file, where `diffprof fix --patch` edits it."""
     safety: Safety | None = None

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from diffprof.model.errors import DiffprofError, UsageError
+from diffprof.model.errors import UNREADABLE, DiffprofError, UsageError
 from diffprof.model.ladder import LADDER_FILE
 from diffprof.model.recording.whole_file import PART, writer_of
 from diffprof.model.report import REPORT_FILE, Report, save_report, slug
@@ -130,7 +130,7 @@ def list_runs(traces: Path) -> Iterator[Run]:
     for folder in folders(traces):
         try:
             header = msgspec.json.decode((folder / REPORT_FILE).read_bytes(), type=_Header)
-        except (OSError, msgspec.DecodeError, RecursionError) as error:
+        except (OSError, *UNREADABLE) as error:
             yield Run(folder.name, folder, error=str(error))
             continue
         recording = header.recording

@@ -25,7 +25,7 @@ def actions_table(report: Report) -> Table | None:
 
 def _saves(action: Action) -> str:
     if action.saves_ms is not None:
-        return words.duration(action.saves_ms) + (" compiled" if action.once_compiled else "")
+        return words.duration(action.saves_ms)
     return "?" if action.once_ms is None else f"{words.duration(action.once_ms)} once"
 
 

@@ -15,7 +15,7 @@ from diffprof.model.fix import Safety
 from diffprof.model.recording import INTERRUPTED, CaptureRow, Recording, SyncRow, steady_per_step
 from diffprof.model.report import Report
 from diffprof.model.summary import Action, Answer
-from diffprof.views.words import cost, duration, how_often, milliseconds, number, place, plural, share
+from diffprof.views.words import cost, duration, how_often, listed, milliseconds, number, place, plural, share
 
 WAITS = "SYN"
 """How the codes begin of rules on waits: who asks for these alone is told of these."""
@@ -101,9 +101,11 @@ def _answer(answer: Answer, report: Report) -> str:
         exact = all(action.safety in (Safety.EXACT, None) for action in safe)
         how = "without changing the picture" if exact else "with the picture the same within rounding"
         parts.append(f"{of_one(answer.kept_ms)} {how}")
-    lossy = [action.fix or action.title for action in report.actions if action.changes_picture]
+    lossy = [
+        action.short or action.fix or action.title for action in report.actions if action.changes_picture
+    ]
     if lossy and answer.lossy_ms is not None:
-        parts.append(f"{of_one(answer.lossy_ms)} with {' and '.join(filter(None, lossy))}")
+        parts.append(f"{of_one(answer.lossy_ms)} with {listed(lossy)}")
     return f"{now}; {', '.join(parts) or _nothing_known(report)}."
 
 
@@ -249,8 +251,8 @@ def _together(recording: Recording) -> Iterator[str]:
     costs = waits_together(recording)
     if costs is None or recording.timeline is None:
         return
-    blocked = f"The waits of the loop block the CPU for {milliseconds(costs.blocked_ms)} in all"
-    shorter = f"{milliseconds(costs.saves_ms)} shorter, of {milliseconds(costs.total_ms)}"
+    blocked = f"The waits of the loop block the CPU for {duration(costs.blocked_ms)} in all"
+    shorter = f"{duration(costs.saves_ms)} shorter, of {duration(costs.total_ms)}"
     grade = recording.timeline.grade
     if costs.saves_ms < costs.blocked_ms * HIDDEN_SHARE:
         yield (

@@ -133,7 +133,7 @@ def cost(finding: Finding) -> str:
     in a process."""
     once = ""
     if finding.once_ms is not None:
-        once = f"once in a process: {milliseconds(finding.once_ms)} ({Grade.MEASURED})"
+        once = f"once in a process: {duration(finding.once_ms)} ({Grade.MEASURED})"
     if finding.blocked_ms is None and finding.saves_ms is None:
         text = once or NOT_MEASURED
         once = ""
@@ -141,9 +141,7 @@ def cost(finding: Finding) -> str:
         text = f"{saving(finding.saves_ms)} ({expectation(finding.grade)})"
     else:
         blocked = (
-            ""
-            if finding.blocked_ms is None
-            else f"blocks the CPU {milliseconds(finding.blocked_ms)} a call, "
+            "" if finding.blocked_ms is None else f"blocks the CPU {duration(finding.blocked_ms)} a call, "
         )
         text = f"{blocked}{saving(finding.saves_ms)} ({expectation(finding.grade)})"
     text = f"{text}; {once}" if once else text
@@ -157,7 +155,7 @@ def saving(milliseconds_: float | None) -> str:
     """What a change shortens a call by; zero is no saving."""
     if milliseconds_ is None:
         return "saving not known"
-    return f"saves about {milliseconds(milliseconds_)} a call" if milliseconds_ else "saves nothing"
+    return f"saves about {duration(milliseconds_)} a call" if milliseconds_ else "saves nothing"
 
 
 def expectation(grade: Grade | None) -> str:

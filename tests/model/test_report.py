@@ -145,6 +145,12 @@ def test_a_report_renders_itself_and_its_findings_say_where() -> None:
     assert msgspec.structs.replace(found, site=None, phase="denoise").where == "denoise"
 
 
+@pytest.mark.parametrize("of", [b'{"\xc5": 1}', b'{"schema": 1, "recording": {"\xc5\x20": 1}}'])
+def test_what_is_no_text_is_damage(of: bytes) -> None:
+    with pytest.raises(UsageError):
+        from_json(of)
+
+
 @pytest.mark.parametrize("findings", [(), (7,), (-1,)])
 def test_a_summary_that_names_no_finding_is_damage(findings: tuple[int, ...]) -> None:
     action = Action(findings=findings, rule="SYN001", title="x")

@@ -23,6 +23,7 @@ import torch._dynamo
 
 from diffprof.analyzers.graph_breaks.repeats import Structure
 from diffprof.model.callsite import importable_path
+from diffprof.model.errors import UNREADABLE
 from diffprof.model.recording.whole_file import write_whole
 
 FORMAT = 9
@@ -199,7 +200,7 @@ def load(key: str | None, kind: type[T]) -> T | None:
         if any(file_hash(file) != seen for file, seen in stored.files.items()):
             return None
         return msgspec.json.decode(stored.result, type=kind)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *UNREADABLE):
         return None
 
 

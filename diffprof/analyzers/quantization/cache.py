@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from diffprof.analyzers.quantization.inventory import Key
+from diffprof.model.errors import UNREADABLE
 from diffprof.model.recording import SchemeTiming
 from diffprof.model.recording.whole_file import write_whole
 
@@ -78,6 +79,6 @@ class TimingCache:
 def _read(path: Path) -> dict[str, Any]:
     try:
         found = msgspec.json.decode(path.read_bytes())
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *UNREADABLE):
         return {}
     return found if isinstance(found, dict) else {}

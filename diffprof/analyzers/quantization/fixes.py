@@ -238,6 +238,7 @@ RECIPES = (
             Safety.LOSSY,
             Stage.QUANTIZE,
             goals=("latency", "memory"),
+            short="INT8",
             why="Weights are stored in 8 bits, activations are rounded to 8 bits row by row; products run on "
             "INT8 units. 1x1 convolutions are swapped for linears first. LoRA and projections are fused "
             "before, since quantized weights can be neither merged nor concatenated; compiling comes after.",

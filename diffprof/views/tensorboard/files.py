@@ -17,7 +17,7 @@ import msgspec
 
 from diffprof import __version__
 from diffprof.judge.judging import judge_again
-from diffprof.model.errors import DiffprofError
+from diffprof.model.errors import UNREADABLE, DiffprofError
 from diffprof.model.ladder import LADDER_FILE, Ladder, load_ladder
 from diffprof.model.recording.whole_file import write_whole
 from diffprof.model.redacting import without_home
@@ -76,7 +76,7 @@ def prepare(folder: Path) -> bool:
 
 def marker_of(folder: Path) -> Marker | None:
     """What `prepare` left in the folder, if it did."""
-    with suppress(OSError, msgspec.DecodeError):
+    with suppress(OSError, *UNREADABLE):
         return msgspec.json.decode((folder / MARKER_FILE).read_bytes(), type=Marker)
     return None
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from diffprof.model.errors import UNREADABLE
 from diffprof.model.report import REPORT_FILE
 
 
@@ -78,7 +79,7 @@ def _header(folder: Path) -> _Header:
     file = folder / REPORT_FILE
     try:
         return _read(file, file.stat().st_mtime_ns)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *UNREADABLE):
         return _Header()
 
 
