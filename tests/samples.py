@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from diffprof.analyzers import ANALYZERS
+from diffprof.analyzers import names
 from diffprof.chrome_trace.storing import SUFFIX
 from diffprof.judge.judging import judge_again
 from diffprof.model.ladder import Ladder, save_ladder
@@ -62,7 +62,7 @@ class Sample:
 SDXL = {"scheduler": "DDIMScheduler", "steps": 3, "dtype": "bfloat16"}
 
 SAMPLES = (
-    Sample("sdxl-ddim-a100", "sdxl", "sim:a100-80gb", SDXL, ANALYZERS, fixed="sdxl-ddim-a100-fixed"),
+    Sample("sdxl-ddim-a100", "sdxl", "sim:a100-80gb", SDXL, names(), fixed="sdxl-ddim-a100-fixed"),
     Sample("sdxl-ddim-h100", "sdxl", "sim:h100", SDXL),
     Sample("tiny-sdxl-cpu", "tiny-sdxl", "cpu", {"steps": 3}),
 )

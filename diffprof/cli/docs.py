@@ -59,7 +59,7 @@ def exit_codes() -> str:
 
 def conflict_table() -> str:
     """Fixes that can't stand beside each other, and why."""
-    from diffprof.model.fix import recipes
+    from diffprof.judge.recipes import recipes
     from diffprof.views.markdown import code, table
 
     rows = [
@@ -74,7 +74,8 @@ def stage_table() -> str:
     """The fixes of each stage, in the order of application."""
     from itertools import groupby
 
-    from diffprof.model.fix import Stage, recipes
+    from diffprof.judge.recipes import recipes
+    from diffprof.model.fix import Stage
     from diffprof.views.markdown import code, table
 
     groups = groupby(recipes().values(), key=lambda recipe: recipe.fix.stage)

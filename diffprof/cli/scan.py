@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from diffprof.analyzers import ANALYZERS, DEFAULT_ANALYZERS
+from diffprof.analyzers import analyzers as known_analyzers
+from diffprof.analyzers import default_names, names
 from diffprof.cli.delivery import FORMS, apply_gate, deliver, fail_on_option, need_baseline
 from diffprof.cli.interrupts import signals
 from diffprof.cli.options import format_option, redact_option, traces_option, verbose_option
@@ -20,6 +21,7 @@ from diffprof.devices import DEFAULT_SIMULATED
 from diffprof.model.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from diffprof.model.analyzer import Option
     from diffprof.model.report import Report
 
 
@@ -123,6 +125,47 @@ def make_options(pairs: tuple[str, ...], no_weights: bool, **named: Any) -> Any:
     return Options(call=call_arguments(pairs), weights=not no_weights, **named)
 
 
+_KINDS: dict[str, Any] = {
+    "text": str,
+    "number": float,
+    "count": click.IntRange(1),
+    "seconds": click.FloatRange(0, min_open=True),
+    "pairs": str,
+    "flag": bool,
+}
+"""Kind of an analyzer's option -> how it is parsed."""
+
+
+def _own_options() -> Iterator[Option]:
+    for analyzer in known_analyzers():
+        yield from analyzer.options
+
+
+def analyzer_options(function: Any) -> Any:
+    """The options that analyzers bring, each as a parameter with its setting's name."""
+    for option in reversed(tuple(_own_options())):
+        function = click.option(
+            option.flag,
+            option.setting,
+            type=click.Choice(option.choices) if option.choices else _KINDS[option.kind],
+            multiple=option.kind == "pairs",
+            is_flag=option.kind == "flag",
+            default=None if option.kind != "pairs" else (),
+            metavar=option.metavar,
+            help=option.help,
+        )(function)
+    return function
+
+
+def taken_settings(given: dict[str, Any]) -> dict[str, Any]:
+    """Takes the analyzers' settings out of what a command was given."""
+    taken = {option: given.pop(option.setting) for option in _own_options()}
+    return {
+        option.setting: (varied(value) or None) if option.kind == "pairs" else value
+        for option, value in taken.items()
+    }
+
+
 class Remembering(click.Command):
     """A command that keeps its arguments as they were typed, so that another process can be given them."""
 
@@ -162,23 +205,12 @@ def in_viewer(typed: Sequence[str], target: str, traces: Path) -> None:
     "--analyzers",
     metavar="A,B",
     default="",
-    help=f"{', '.join(ANALYZERS)}, or all.  [default: {','.join(DEFAULT_ANALYZERS)}]",
+    help=f"{', '.join(names())}, or all.  [default: {','.join(default_names())}]",
 )
 @click.option(
     "--compiled", is_flag=True, help="Predict times as if denoiser and VAE were compiled (sim only)."
 )
-@click.option(
-    "--compile-scope",
-    type=click.Choice(["components", "step", "call"]),
-    help="Where to look for graph breaks.  [default: components]",
-)
-@click.option(
-    "--vary", multiple=True, metavar="KEY=A,B", help="Values of a call argument to try for recompiles."
-)
-@click.option(
-    "--budget", type=click.FloatRange(0, min_open=True), metavar="S", help="Seconds to time linears."
-)
-@click.option("--min-sqnr", type=float, metavar="DB", help="Accuracy floor of a quantized layer.")
+@analyzer_options
 @click.option("--no-cache", is_flag=True, help="Capture and time again what an earlier scan did.")
 @format_option(FORMS)
 @click.option(
@@ -206,10 +238,6 @@ def command(
     redact: bool,
     analyzers: str,
     compiled: bool,
-    compile_scope: str | None,
-    vary: tuple[str, ...],
-    budget: float | None,
-    min_sqnr: float | None,
     no_cache: bool,
     tui: bool,
     baseline_file: Path | None,
@@ -233,15 +261,8 @@ def command(
     if tui:
         in_viewer(click.get_current_context().meta[__name__], target, traces)
         return
+    settings = {"compiled": compiled, "cache": False if no_cache else None, **taken_settings(options)}
     chosen = make_options(**options)
-    settings = {
-        "compiled": compiled,
-        "scope": compile_scope,
-        "vary": varied(vary) or None,
-        "budget_s": budget,
-        "min_sqnr": min_sqnr,
-        "cache": False if no_cache else None,
-    }
     failure: BaseException | None = None
     asked = signals()
     with tempfile.TemporaryDirectory(prefix="diffprof-") as scratch:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from diffprof.devices import resolve_device
 from diffprof.judge.judging import make_report
+from diffprof.judge.recipes import find_recipe
 from diffprof.model.errors import UsageError
-from diffprof.model.fix import Skipped, find_recipe
+from diffprof.model.fix import Skipped
 from diffprof.scanning.session import Session
 from diffprof.targets import Options, Target
 from diffprof.targets.pipeline_call import Scene

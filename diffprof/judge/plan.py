@@ -9,11 +9,12 @@ from msgspec.structs import replace
 
 from diffprof.judge.figures import call_ms
 from diffprof.judge.pricing import removal
+from diffprof.judge.recipes import recipes
 from diffprof.judge.setup_costs import BUILT_ON, saved_ms, with_changes
 from diffprof.judge.timeline import Without, total_us
 from diffprof.model.errors import UsageError
 from diffprof.model.finding import Evidence, Finding
-from diffprof.model.fix import NOT_SELECTED, Code, Plan, PlanStep, Recipe, Safety, Skipped, Stage, recipes
+from diffprof.model.fix import NOT_SELECTED, Code, Plan, PlanStep, Recipe, Safety, Skipped, Stage
 from diffprof.model.recording import Alternative, Change, Grade, Recording
 from diffprof.model.recording.source_text import shell
 from diffprof.model.report import Report

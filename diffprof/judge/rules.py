@@ -8,26 +8,24 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from importlib import import_module
 
 import msgspec
 
-from diffprof.analyzers import DEFAULT_ANALYZERS
+from diffprof.analyzers import analyzers, find_analyzer, owner
+from diffprof.model.analyzer import Analyzer
 from diffprof.model.errors import UsageError
 from diffprof.model.finding import Finding, Unchecked, sort_key
 from diffprof.model.recording import Recording
 
 HEADINGS = ("What it does", "Why it is slow", "Example", "Use instead", "Fix safety")
-ANALYZERS = ("syncs", "graph_breaks", "quantization", "kernels", "setup", "allowances")
-"""Folders of diffprof.analyzers with a rules module, in the order of their code prefixes."""
 
 Check = Callable[..., Iterator[Finding]]
 """Takes the recording; with `of_findings`, what the other rules found and could not check as well."""
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """One registered rule. code: `SYN001`; name: the bad pattern in kebab case; needs: the sections of
-    the recording it reads."""
+    """One registered rule. code: `SYN001`; name: the bad pattern in kebab case; analyzer: by name; needs: the
+    sections of the recording it reads."""
 
     code: str
     name: str
@@ -63,10 +61,6 @@ class Rule(msgspec.Struct, frozen=True):
         return found
 
 
-IN_TRACES = ("syncs", "kernels")
-"""Analyzers whose evidence a profiler's trace holds."""
-
-
 class NoEvidence(Exception):
     """Raised by a rule whose sections hold too little to judge by; the message says what is missing."""
 
@@ -85,7 +79,7 @@ def rule(
     def register(check: Check) -> Check:
         if code in _REGISTRY:
             raise ValueError(f"rule code {code} is taken by {_REGISTRY[code].name}")
-        analyzer = check.__module__.split(".")[-2]
+        analyzer = owner(check.__module__).name
         _REGISTRY[code] = Rule(code, name, analyzer, tuple(needs), check, of_findings)
         return check
 
@@ -94,8 +88,8 @@ def rule(
 
 def all_rules() -> tuple[Rule, ...]:
     """Every rule, by code."""
-    for analyzer in ANALYZERS:
-        import_module(f"diffprof.analyzers.{analyzer}.rules")
+    for analyzer in analyzers():
+        analyzer.part("rules")
     return tuple(_REGISTRY[code] for code in sorted(_REGISTRY))
 
 
@@ -122,9 +116,9 @@ def judge(recording: Recording) -> tuple[tuple[Finding, ...], tuple[Unchecked, .
     findings: list[Finding] = []
     unchecked: list[Unchecked] = []
     for each in sorted(all_rules(), key=lambda rule: rule.of_findings):
-        missing = [section for section in each.needs if getattr(recording, section) is None]
+        missing = [section for section in each.needs if recording.section(section) is None]
         if missing:
-            why = _why_missing(recording, missing, each.analyzer.replace("_", "-"))
+            why = _why_missing(recording, missing, find_analyzer(each.analyzer))
             unchecked.append(Unchecked(rule=each.code, name=each.name, why=why))
             continue
         try:
@@ -135,15 +129,15 @@ def judge(recording: Recording) -> tuple[tuple[Finding, ...], tuple[Unchecked, .
     return tuple(sorted(findings, key=sort_key)), tuple(unchecked)
 
 
-def _why_missing(recording: Recording, missing: list[str], analyzer: str) -> str:
+def _why_missing(recording: Recording, missing: list[str], analyzer: Analyzer) -> str:
     """What a rule lacks, and what would bring it."""
     names = ", ".join(section.replace("_", " ") for section in missing)
     if recording.target.kind == "trace":
-        if analyzer in IN_TRACES:
+        if analyzer.in_traces:
             return f"{names} not in this trace"
         return "a trace does not tell: scan the pipeline itself"
     if recording.device.kind == "cpu" and "timeline" in missing:
         return f"a CPU has no second lane beside it ({names} not recorded): scan on cuda or sim:a100-80gb"
-    if analyzer not in DEFAULT_ANALYZERS:
-        return f"{names} not recorded (add --analyzers {analyzer})"
+    if not (analyzer.default or analyzer.always):
+        return f"{names} not recorded (add --analyzers {analyzer.name})"
     return f"{names} not recorded"

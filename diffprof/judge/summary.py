@@ -9,8 +9,9 @@ from msgspec.structs import replace
 from diffprof.judge.figures import call_ms
 from diffprof.judge.fitting import shortfall
 from diffprof.judge.plan import Choice, predicted_ms, priced_steps, selected
+from diffprof.judge.recipes import recipes
 from diffprof.model.finding import Severity
-from diffprof.model.fix import PlanStep, Safety, recipes
+from diffprof.model.fix import PlanStep, Safety
 from diffprof.model.recording import Change, MemoryUse
 from diffprof.model.report import Report
 from diffprof.model.summary import Action, Answer, Rest

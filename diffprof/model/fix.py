@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from typing import Any
 
 import msgspec
 
-from diffprof.model.errors import UsageError
 from diffprof.model.finding import Finding
 from diffprof.model.recording import Change, Grade, Recording
 from diffprof.model.recording.source_text import NotAName
@@ -146,47 +144,6 @@ class Recipe(msgspec.Struct, frozen=True):
             return self.code(recording, findings)
         except NotAName as bad:
             return Skipped(f"the report can't be followed: {bad}")
-
-
-FIXERS = ("syncs", "setup", "graph_breaks", "quantization", "kernels")
-"""Folders of diffprof.analyzers that may have a `fixes` module."""
-
-
-def recipes() -> dict[str, Recipe]:
-    """Every fix by key, in the order of application.
-
-    Raises ValueError for a key that stands twice.
-    """
-    found: dict[str, Recipe] = {}
-    for analyzer in FIXERS:
-        name = f"diffprof.analyzers.{analyzer}.fixes"
-        try:
-            module = import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name not in (name, name.rpartition(".")[0]):
-                raise
-            continue
-        for recipe in module.RECIPES:
-            if recipe.fix.key in found:
-                raise ValueError(f"fix {recipe.fix.key} stands twice")
-            found[recipe.fix.key] = recipe
-    ordered = sorted(found.values(), key=lambda recipe: recipe.fix.stage)
-    return {recipe.fix.key: recipe for recipe in ordered}
-
-
-def find_recipe(key: str) -> Recipe:
-    """The fix with this key.
-
-    Raises UsageError naming near ones.
-    """
-    known = recipes()
-    if key in known:
-        return known[key]
-    from difflib import get_close_matches
-
-    near = get_close_matches(key, known, n=3, cutoff=0.4)
-    hint = f"Did you mean {', '.join(near)}? " if near else ""
-    raise UsageError(f"There is no fix {key!r}.", f"{hint}`diffprof fix` lists those of a run.")
 
 
 # --- the plan ------------------------------------------------------------------------------------------

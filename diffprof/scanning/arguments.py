@@ -8,20 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diffprof.analyzers import ANALYZERS, DEFAULT_ANALYZERS
-from diffprof.model.errors import UsageError
+from diffprof.analyzers import analyzers as known_analyzers
+from diffprof.analyzers import default_names, find_analyzer
+from diffprof.analyzers import names as all_names
 from diffprof.targets import Options
-
-SETTINGS = {
-    "compiled": "compiled",
-    "compile_scope": "scope",
-    "vary": "vary",
-    "budget": "budget_s",
-    "min_sqnr": "min_sqnr",
-}
-"""Option of the command -> setting of the analyzers."""
-
-_ASKED = {"graph-breaks": ("scope", "vary"), "quantization": ("budget_s", "min_sqnr")}
 
 
 @dataclass(frozen=True)
@@ -46,7 +36,7 @@ def sorted_out(
     the command takes them."""
     rest = dict(named)
     given = settings or {}
-    found = {**given, **{to: rest.pop(name) for name, to in SETTINGS.items() if name in rest}}
+    found = {**given, **{to: rest.pop(name) for name, to in _settings().items() if name in rest}}
     if rest.pop("no_cache", False):
         found["cache"] = False
     taken = set(of_call)
@@ -56,6 +46,12 @@ def sorted_out(
     chosen = options or Options()
     call = {**chosen.call, **mine.pop("call", {}), **rest.pop("set", {}), **rest}
     return Asked(dataclasses.replace(chosen, **mine, call=call), chosen_analyzers(analyzers, found), found)
+
+
+def _settings() -> dict[str, str]:
+    """Option of the command -> setting of the analyzers."""
+    own = {option.name: option.setting for each in known_analyzers() for option in each.options}
+    return {"compiled": "compiled", **own}
 
 
 _OPTIONS = tuple(field.name for field in dataclasses.fields(Options))
@@ -68,15 +64,10 @@ def chosen_analyzers(named: str | Sequence[str], settings: Mapping[str, Any]) ->
     Raises UsageError for one that is not there.
     """
     names = named.split(",") if isinstance(named, str) else list(named)
-    chosen = [name.strip().replace("_", "-") for name in names if name.strip()] or list(DEFAULT_ANALYZERS)
+    chosen = [name.strip().replace("_", "-") for name in names if name.strip()] or list(default_names())
     if chosen == ["all"]:
-        return ANALYZERS
+        return all_names()
     for name in chosen:
-        if name not in ANALYZERS:
-            raise UsageError(
-                f"There is no analyzer {name!r}.", f"Choose from: {', '.join(ANALYZERS)}, or say all."
-            )
-    for analyzer, options in _ASKED.items():
-        if analyzer not in chosen and any(settings.get(name) is not None for name in options):
-            chosen.append(analyzer)
-    return tuple(chosen)
+        find_analyzer(name)
+    asked = [each.name for each in known_analyzers() if each.asked_for(settings)]
+    return tuple(dict.fromkeys([*chosen, *asked]))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 import torch
 
-from diffprof.analyzers.kernels.simulated import SimulatedKernels, compiled_roots
+from diffprof.analyzers.kernels.simulated import SimulatedKernels
 from diffprof.devices import resolve_device
 from diffprof.devices.simulated.session import SESSION
 from diffprof.gpu.cost import CostModel
@@ -25,6 +25,7 @@ from diffprof.model.recording import Timeline
 from diffprof.targets import Options, Target, from_object, resolve
 from diffprof.targets.calls import bound as bound_arguments
 from diffprof.targets.calls import outputs
+from diffprof.targets.compiled import compiled_roots
 from diffprof.targets.pipeline import PhaseTracker
 from diffprof.targets.pipeline_call import Scene
 

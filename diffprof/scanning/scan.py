@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from diffprof.analyzers import DEFAULT_ANALYZERS
 from diffprof.devices import resolve_device
 from diffprof.gpu.hosts import on_host
 from diffprof.judge.judging import make_report
@@ -40,7 +39,7 @@ def scan_target(
     args: Sequence[str] = (),
     device: str | None = None,
     options: Options | None = None,
-    analyzers: Sequence[str] = DEFAULT_ANALYZERS,
+    analyzers: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     trace_folder: Path | None = None,

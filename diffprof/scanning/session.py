@@ -10,24 +10,24 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import torch
 
 from diffprof import __version__
-from diffprof.analyzers import DEFAULT_ANALYZERS
-from diffprof.analyzers.kernels.attention import AttentionCalls, attention_noted, measured_attention
+from diffprof.analyzers import find_analyzer, in_order
+from diffprof.analyzers.kernels.attention import AttentionCalls, attention_noted
 from diffprof.analyzers.kernels.joining import SeenWait
-from diffprof.analyzers.kernels.simulated import SimulatedKernels, compiled_roots
+from diffprof.analyzers.kernels.simulated import SimulatedKernels
 from diffprof.analyzers.syncs.probe import Key, SyncObserver
 from diffprof.devices import Device
 from diffprof.devices.borrow import lent
 from diffprof.devices.branches import as_unseen, branches_noted, device_type_branches
 from diffprof.devices.simulated import Blocking, BlockingKind, withheld
 from diffprof.devices.simulated.graphs import captured
-from diffprof.devices.stopwatches import EventRunner
 from diffprof.gpu.mode import current_mode
 from diffprof.guard.allowed import Blocks, watching_blocks
 from diffprof.guard.comments import comments_in
@@ -41,7 +41,6 @@ from diffprof.model.recording import (
     Allowance,
     Environment,
     Recording,
-    SetupPart,
     TargetInfo,
     Unseen,
 )
@@ -49,7 +48,7 @@ from diffprof.model.report import Report
 from diffprof.scanning.arguments import chosen_analyzers
 from diffprof.targets import Options, Target, from_object
 from diffprof.targets.calls import bound, outputs
-from diffprof.targets.compiled import compiled_modules
+from diffprof.targets.compiled import compiled_modules, compiled_roots
 from diffprof.targets.components import components_of
 from diffprof.targets.exits import ProcessExit
 from diffprof.targets.guest_errors import next_step
@@ -57,11 +56,7 @@ from diffprof.targets.pipeline import Phase, PhaseTracker, components, offloaded
 from diffprof.targets.pipeline_call import Scene, describe
 
 if TYPE_CHECKING:
-    from diffprof.analyzers.setup.changes import Costed
-
-GRAPH_BREAKS = ("scope", "vary", "cache")
-QUANTIZATION = ("budget_s", "min_sqnr", "cache")
-"""Settings that are handed on to these probes, by the names of their parameters."""
+    from diffprof.model.analyzer import Analyzer
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "torchao", "numpy")
 
@@ -74,7 +69,7 @@ class Session:
         target: Target,
         device: Device,
         options: Options,
-        analyzers: Sequence[str] = DEFAULT_ANALYZERS,
+        analyzers: Sequence[str] = (),
         settings: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
         trace_folder: Path | None = None,
@@ -90,12 +85,16 @@ class Session:
         self.options = options
         self.settings = dict(settings or {})
         self.analyzers = chosen_analyzers(analyzers, {})
+        self._chosen = tuple(find_analyzer(name) for name in in_order(self.analyzers))
         self.progress = progress or Progress()
         self.trace_folder = trace_folder
         self.allow = tuple(allow)
         self.blocks = Blocks()
         self.scene: Scene | None = None
         self.sections: dict[str, Any] = {}
+        self.extra: dict[str, Any] = {}
+        """Sections of analyzers that other packages bring."""
+        self.prepared: dict[str, Any] = {}
         self.unseen: list[Unseen] = []
         self.seen: tuple[SeenWait, ...] = ()
         self.seconds: dict[str, float] = {}
@@ -133,93 +132,35 @@ class Session:
                     part for part in components(scene.pipe).values() if isinstance(part, torch.nn.Module)
                 ]
                 stack.enter_context(withheld(parts))
-            cold = self._cold(scene)
+            self.prepared = {each.name: each.run(each.before, self) for each in self._chosen if each.before}
             with eager_compiled_parts(), branches_noted() as asked:
-                if {"syncs", "kernels"} & set(self.analyzers):
+                if any(each.watched for each in self._chosen):
                     watched_call(self, scene)
                     self._lap("scan")
-            if "kernels" in self.analyzers and self.device.kind != "sim":
-                self._measure(scene)
-            with eager_compiled_parts():
-                self._probe_the_rest(scene, cold)
+            for analyzer in self._chosen:
+                if analyzer.probe:
+                    self._probe(analyzer)
         self.unseen.extend(captured())
         if self.device.kind != "cuda":
             self.unseen.extend(as_unseen([*asked, *device_type_branches(scene.pipe)]))
         return self.recording()
 
-    def _measure(self, scene: Scene) -> None:
-        """Clean timed calls, then one under the profiler, as the pipeline is: compiled parts run compiled."""
-        from diffprof.analyzers.kernels.probe import measure, warmups_of
+    def _probe(self, analyzer: Analyzer) -> None:
+        """What an analyzer collects beside the watched call. Its code is imported when it is used."""
+        with eager_compiled_parts() if analyzer.eager else nullcontext():
+            self.add(analyzer.run(analyzer.probe, self) or {}, analyzer.name.replace("-", " "))
 
-        parts = measure(
-            scene.call,
-            scene.pipe,
-            self.device,
-            folder=self.trace_folder,
-            warmups=warmups_of(scene.pipe, self.seconds["scan"]),
-            progress=self.progress,
-            rows=self.sections.get("syncs") or (),
-            seen=self.seen,
-        )
-        for lap, sections in zip(("timing", "profile"), parts, strict=False):
-            self._add(sections)
-            self._lap(lap)
-        if self.attention is not None:
-            self.progress.stage("timing attention")
-            runner = EventRunner(self.device.index)  # type: ignore[attr-defined]
-            rows = measured_attention(self.attention.counts, self.device.torch_device, runner)
-            self._add({"attention": rows})
-            self._lap("attention")
-
-    def _cold(self, scene: Scene) -> Any:
-        """What the models hold before their first call, for the captures of graphs."""
-        if "graph-breaks" not in self.analyzers:
-            return None
-        from diffprof.analyzers.graph_breaks.probe import state_of
-
-        return state_of(scene.pipe)
-
-    def _probe_the_rest(self, scene: Scene, cold: Any) -> None:
-        """The other analyzers; each import is paid when it is used."""
-        if "setup" in self.analyzers:
-            from diffprof.analyzers.setup.probe import probe_setup
-
-            self.progress.stage("looking at the set-up")
-            self._add(probe_setup(scene.pipe, self._costed(scene)))
-            self._lap("setup")
-        if "graph-breaks" in self.analyzers:
-            from diffprof.analyzers.graph_breaks.probe import probe_graph_breaks
-
-            self._add(
-                probe_graph_breaks(
-                    scene, self.device, progress=self.progress, cold=cold, **self._given(GRAPH_BREAKS)
-                )
-            )
-            self._lap("graph breaks")
-        if "quantization" in self.analyzers:
-            from diffprof.analyzers.quantization.probe import probe_quantization
-
-            given = self._given(QUANTIZATION)
-            self._add(probe_quantization(scene, self.device, progress=self.progress, **given))
-            self._lap("quantization")
-
-    def _costed(self, scene: Scene) -> Callable[[Sequence[SetupPart]], Costed] | None:
-        """What the watched call would cost set up otherwise, where it was simulated."""
-        kernels, timeline = self.kernels, self.sections.get("timeline")
-        if kernels is None or timeline is None:
-            return None
-        from diffprof.analyzers.setup.changes import costed
-
-        roots = compiled_roots(scene.pipe)
-        syncs = self.sections.get("syncs") or ()
-        return lambda parts: costed(kernels, timeline, scene.pipe, parts, roots, syncs)
-
-    def _given(self, names: Sequence[str]) -> dict[str, Any]:
-        return {name: self.settings[name] for name in names if self.settings.get(name) is not None}
-
-    def _add(self, sections: Mapping[str, Any]) -> None:
+    def add(self, sections: Mapping[str, Any], lap: str) -> None:
+        """Record sections. lap: what the scan did since the last one, if it found anything."""
         self.unseen.extend(sections.get("unseen") or ())
-        self.sections.update({name: rows for name, rows in sections.items() if name != "unseen"})
+        own = {name: rows for name, rows in sections.items() if name != "unseen"}
+        for name, rows in own.items():
+            if name in Recording.__struct_fields__:
+                self.sections[name] = rows
+            else:
+                self.extra[name] = rows
+        if sections:
+            self._lap(lap)
 
     def _lap(self, name: str) -> None:
         now = time.perf_counter()
@@ -268,6 +209,7 @@ class Session:
             sources=_hashes([*self._user_files(), *_own_target(self.target)]),
             allowances=(*self.allow, *self.blocks.entered, *comments_in(self._files())),
             unseen=tuple(self.unseen),
+            extra=msgspec.to_builtins(self.extra),
             **self.sections,
         )
 

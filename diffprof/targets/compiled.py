@@ -7,10 +7,18 @@ from typing import Any
 
 import torch
 
-from diffprof.targets.pipeline import components
+from diffprof.targets.pipeline import components, with_role
 
 _WRAPPED = "_torchdynamo_orig_callable"
 """What torch.compile leaves on what it made (torch/_dynamo/eval_frame.py)."""
+
+COMPILED_ROLES = ("denoiser", "vae")
+"""The parts that are compiled when a pipeline is: the published recipes compile the denoiser and the VAE."""
+
+
+def compiled_roots(pipe: Any) -> tuple[str, ...]:
+    """Components that run compiled when the pipeline is compiled."""
+    return tuple(name for role in COMPILED_ROLES for name in with_role(pipe, role))
 
 
 def is_compiled_function(function: Any) -> bool:

@@ -14,6 +14,7 @@ from diffprof.devices import Device, resolve_device
 from diffprof.judge.acceptance import Decision, judged, too_close
 from diffprof.judge.judging import make_report
 from diffprof.judge.plan import Choice, make_plan
+from diffprof.judge.recipes import recipes
 from diffprof.model.errors import DiffprofError, UsageError
 from diffprof.model.finding import Finding
 from diffprof.model.fix import (
@@ -28,7 +29,6 @@ from diffprof.model.fix import (
     Skipped,
     Stage,
     Status,
-    recipes,
 )
 from diffprof.model.progress import Progress
 from diffprof.model.recording import Recording

@@ -16,7 +16,7 @@ def analyzers_of(rules: Sequence[str]) -> tuple[str, ...]:
     """The analyzers behind these rules, but for the one that times linears: it looks before they change."""
     from diffprof.judge.rules import find_rule
 
-    names = dict.fromkeys(find_rule(code).analyzer.replace("_", "-") for code in rules)
+    names = dict.fromkeys(find_rule(code).analyzer for code in rules)
     names.pop("quantization", None)
     return tuple(names)
 

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from msgspec.structs import replace
 
-from diffprof.analyzers.kernels.simulated import compiled_roots
 from diffprof.analyzers.kernels.timing import COMPILED_WARMUPS, Clock, clean_passes
 from diffprof.devices import Device
 from diffprof.devices.borrow import borrowed
@@ -23,6 +22,7 @@ from diffprof.model.progress import Progress
 from diffprof.model.recording import Grade, Recording
 from diffprof.scanning.session import Session
 from diffprof.targets import Options, Target
+from diffprof.targets.compiled import compiled_roots
 from diffprof.targets.pipeline import components
 from diffprof.targets.pipeline_call import Scene
 from diffprof.tuning.difference import Incomparable, Output, difference, output_of

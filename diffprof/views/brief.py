@@ -122,7 +122,7 @@ def _unchecked(report: Report) -> str:
     others += len(report.recording.unseen)
     parts = []
     if left_out:
-        names = words.listed([name.replace("_", " ") for name in left_out])
+        names = words.listed([name.replace("-", " ") for name in left_out])
         parts.append(f"{names} (scan with --analyzers all)" if report.recording.analyzers else names)
     if others:
         parts.append(f"{others} {'more ' if left_out else ''}{'thing' if others == 1 else 'things'} (-v)")

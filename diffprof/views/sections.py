@@ -6,9 +6,12 @@ Grows with the recording: a new section is one function in SECTIONS.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
+from typing import Any
 
+from diffprof.analyzers import analyzers
+from diffprof.model.analyzer import Listing, cell
 from diffprof.model.finding import Unchecked
 from diffprof.model.recording import RecompileRow, Recording
 from diffprof.model.report import Report
@@ -171,6 +174,23 @@ def tables(report: Report) -> Iterator[Table]:
         table = section(report.recording)
         if table:
             yield table
+    for listing in listings():
+        if rows := report.recording.section(listing.section):
+            yield listed(listing, rows)
+
+
+def listings() -> Iterator[Listing]:
+    """Of the analyzers that say how their section is listed."""
+    return (each.listing for each in analyzers() if each.listing is not None)
+
+
+def listed(listing: Listing, rows: Sequence[Any]) -> Table:
+    """A section as its analyzer lists it."""
+    cells = tuple(tuple(cell(row, column.field) for column in listing.columns) for row in rows)
+    left = len(cells) - MOST_ROWS
+    more = f"{plural(left, 'more row')} not shown" if left > 0 else ""
+    note = "; ".join(part for part in (listing.note, more) if part)
+    return Table(listing.title, tuple(column.title for column in listing.columns), cells[:MOST_ROWS], note)
 
 
 def _without_evidence(rules: list[Unchecked]) -> tuple[str, str]:

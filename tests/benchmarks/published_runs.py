@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from diffprof.analyzers.kernels.simulated import SimulatedKernels, compiled_roots
+from diffprof.analyzers.kernels.simulated import SimulatedKernels
 from diffprof.devices import resolve_device
 from diffprof.devices.simulated.session import SESSION
 from diffprof.gpu.attention import Backend
@@ -28,6 +28,7 @@ from diffprof.gpu.specs import load_spec
 from diffprof.judge.timeline import total_us, with_steps
 from diffprof.model.recording import Timeline
 from diffprof.targets import Options
+from diffprof.targets.compiled import compiled_roots
 from diffprof.targets.construct import cast
 from diffprof.targets.factory import FactoryTarget
 from diffprof.targets.pipeline import PhaseTracker, components, replaced, with_role

@@ -9,7 +9,8 @@ from importlib import import_module
 import msgspec
 import pytest
 
-from diffprof.judge.rules import ANALYZERS, HEADINGS, Rule, all_rules, judge
+from diffprof.analyzers import analyzers
+from diffprof.judge.rules import HEADINGS, Rule, all_rules, judge
 from diffprof.model.recording import Recording
 from tests import builders
 
@@ -19,7 +20,7 @@ by_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
 
 @cache
 def examples(analyzer: str, kind: str) -> dict[str, Recording]:
-    return getattr(import_module(f"tests.analyzers.{analyzer}.examples"), kind)
+    return getattr(import_module(f"tests.analyzers.{analyzer.replace('-', '_')}.examples"), kind)
 
 
 def fired(recording: Recording) -> set[str]:
@@ -47,7 +48,7 @@ def test_code_and_name(rule: Rule) -> None:
 def test_names_are_unique_and_each_analyzer_has_a_prefix_of_its_own() -> None:
     assert len({rule.name for rule in RULES.values()}) == len(RULES)
     prefixes = {(rule.analyzer, rule.code[:3]) for rule in RULES.values()}
-    assert len(prefixes) == len(ANALYZERS)
+    assert prefixes == {(each.name, each.prefix) for each in analyzers()}
 
 
 @by_rule
@@ -78,7 +79,7 @@ def test_findings_carry_code_name_and_a_way_out(rule: Rule) -> None:
         assert finding.advice or finding.fixes
 
 
-@pytest.mark.parametrize("analyzer", ANALYZERS)
+@pytest.mark.parametrize("analyzer", [each.name for each in analyzers()])
 def test_examples_are_of_known_rules(analyzer: str) -> None:
     codes = {rule.code for rule in RULES.values() if rule.analyzer == analyzer}
     assert set(examples(analyzer, "BAD")) == codes

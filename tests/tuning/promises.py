@@ -8,7 +8,8 @@ from typing import NamedTuple
 from diffprof.devices import resolve_device
 from diffprof.judge.judging import make_report
 from diffprof.judge.plan import Choice, make_plan
-from diffprof.model.fix import Code, Plan, PlanStep, Safety, Stage, recipes
+from diffprof.judge.recipes import recipes
+from diffprof.model.fix import Code, Plan, PlanStep, Safety, Stage
 from diffprof.model.progress import Progress
 from diffprof.model.report import Report
 from diffprof.scanning.session import Session

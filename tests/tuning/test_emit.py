@@ -14,7 +14,8 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from diffprof.model.fix import Code, Difference, Outcome, PlanStep, Safety, Stage, Status, recipes
+from diffprof.judge.recipes import recipes
+from diffprof.model.fix import Code, Difference, Outcome, PlanStep, Safety, Stage, Status
 from diffprof.model.recording import Grade
 from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options

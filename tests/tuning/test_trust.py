@@ -12,9 +12,10 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from diffprof.judge.recipes import recipes
 from diffprof.judge.rules import all_rules, judge
 from diffprof.model.finding import Finding
-from diffprof.model.fix import Code, Skipped, recipes
+from diffprof.model.fix import Code, Skipped
 from diffprof.model.recording import Recording
 from diffprof.model.recording.invariants import broken
 from diffprof.model.recording.source_text import NotAName, dotted, quoted, shell

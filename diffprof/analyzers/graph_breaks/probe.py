@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from diffprof.analyzers.graph_breaks import ANALYZER
 from diffprof.analyzers.graph_breaks import cache as store
 from diffprof.analyzers.graph_breaks.break_costs import Priced
 from diffprof.analyzers.graph_breaks.breaks import break_rows, complex_rows, distinct_breaks
@@ -23,6 +24,7 @@ from diffprof.analyzers.graph_breaks.recompiles import CURES, Varied, call_again
 from diffprof.analyzers.graph_breaks.scopes import SCOPES, capture_call, capture_step, loop_lines
 from diffprof.analyzers.graph_breaks.signature import Given, signature
 from diffprof.analyzers.graph_breaks.variations import Variation, applied, variations
+from diffprof.model.analyzer import Run
 from diffprof.model.callsite import importable_path
 from diffprof.model.errors import UsageError
 from diffprof.model.progress import Progress
@@ -71,6 +73,23 @@ class _Found:
     compiled_again: set[str] = field(default_factory=set)
     """Components of which more than one version was compiled, as the pipeline calls them."""
     unseen: list[Unseen] = field(default_factory=list)
+
+
+def of_run(run: Run) -> dict[str, Any]:
+    """Of a scan."""
+    return probe_graph_breaks(
+        run.scene,
+        run.device,
+        progress=run.progress,
+        cold=run.prepared[ANALYZER.name],
+        cache=run.settings.get("cache") is not False,
+        **ANALYZER.given(run.settings),
+    )
+
+
+def state_before(run: Run) -> PythonState:
+    """What the models hold before their first call."""
+    return state_of(run.scene.pipe)
 
 
 def probe_graph_breaks(

@@ -6,12 +6,13 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from msgspec.structs import replace
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from diffprof.analyzers.kernels.attention import AttentionCalls, measured_attention
 from diffprof.analyzers.kernels.joining import SeenWait, join_waits
 from diffprof.analyzers.kernels.timing import COMPILED_WARMUPS, Clock, clean_passes
 from diffprof.chrome_trace.events import MODULE_PREFIX, phase_label
@@ -19,12 +20,24 @@ from diffprof.chrome_trace.events import Phase as Label
 from diffprof.chrome_trace.reader import read_trace
 from diffprof.chrome_trace.sections import EVERYTHING_ON_THE_GPU, Sections, sections_of
 from diffprof.devices import Device, cuda_runtime
+from diffprof.devices.stopwatches import EventRunner
+from diffprof.model.analyzer import Run
 from diffprof.model.progress import Progress
 from diffprof.model.recording import Grade, MemoryUse, SyncRow, Timing, Unseen
 from diffprof.targets.compiled import compiled_modules
 from diffprof.targets.pipeline import Phase, PhaseTracker, components, module_names, replaced
 
 TRACE_FILE = "trace.json"
+
+
+class WatchedRun(Run, Protocol):
+    """A scan with what its watched call left for the profiled one."""
+
+    trace_folder: Path | None
+    seconds: dict[str, float]
+    seen: tuple[SeenWait, ...]
+    attention: AttentionCalls | None
+
 
 PASSES = 3
 
@@ -33,6 +46,30 @@ MOST = 3
 
 LIMIT_S = 60.0
 """Seconds of clean passes after which no further one is begun."""
+
+
+def of_run(run: WatchedRun) -> None:
+    """Of a scan on a real device, as the pipeline is: compiled parts run compiled. A simulated device has its
+    kernels from the watched call."""
+    if run.device.kind == "sim":
+        return
+    parts = measure(
+        run.scene.call,
+        run.scene.pipe,
+        run.device,
+        folder=run.trace_folder,
+        warmups=warmups_of(run.scene.pipe, run.seconds["scan"]),
+        progress=run.progress,
+        rows=run.sections.get("syncs") or (),
+        seen=run.seen,
+    )
+    for lap, sections in zip(("timing", "profile"), parts, strict=False):
+        run.add(sections, lap)
+    if run.attention is not None:
+        run.progress.stage("timing attention")
+        runner = EventRunner(run.device.index)
+        rows = measured_attention(run.attention.counts, run.device.torch_device, runner)
+        run.add({"attention": rows}, "attention")
 
 
 def measure(

@@ -21,10 +21,8 @@ from diffprof.gpu.specs import GpuSpec
 from diffprof.gpu.timeline_builder import ModuleStack, TimelineBuilder, gap_rows, kernel_rows
 from diffprof.judge.timeline import origin_shares, replay
 from diffprof.model.recording import Grade, Timeline, Timing
-from diffprof.targets.pipeline import Phase, components, module_names, with_role
-
-COMPILED_ROLES = ("denoiser", "vae")
-"""The parts that are compiled when a pipeline is: the published recipes compile the denoiser and the VAE."""
+from diffprof.targets.compiled import compiled_roots
+from diffprof.targets.pipeline import Phase, components, module_names
 
 
 @cache
@@ -32,11 +30,6 @@ def installed_attention() -> tuple[str, ...]:
     """Packages of attention kernels that are installed."""
     packages = {package for _, package in LIBRARIES.values()}
     return tuple(sorted(name for name in packages if importlib.util.find_spec(name) is not None))
-
-
-def compiled_roots(pipe: Any) -> tuple[str, ...]:
-    """Components that run compiled when the pipeline is compiled."""
-    return tuple(name for role in COMPILED_ROLES for name in with_role(pipe, role))
 
 
 class SimulatedKernels(Observer):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import torch
 
+from diffprof.analyzers.quantization import ANALYZER
 from diffprof.analyzers.quantization.accuracy import SYNTHETIC, layer_sqnr, synthetic_sqnr
 from diffprof.analyzers.quantization.bench import Bench
 from diffprof.analyzers.quantization.cache import TimingCache, default_path, machine
@@ -43,6 +44,7 @@ from diffprof.analyzers.quantization.schemes import SCHEMES, Scheme, schemes_for
 from diffprof.analyzers.quantization.source import Setting
 from diffprof.analyzers.quantization.timing import Budget, Patience, compiled, compiled_as_recommended
 from diffprof.devices.stopwatches import EventRunner, HostRunner, Runner
+from diffprof.model.analyzer import Run
 from diffprof.model.errors import UsageError
 from diffprof.model.recording import LinearRow, PublishedComparison, Quantization, SchemeTiming
 from diffprof.targets.pipeline import components, role
@@ -94,6 +96,17 @@ class Instruments:
     build: Callable[[torch.nn.Module, Scheme], torch.nn.Module] = quantized_copy
     patience: Patience = field(default_factory=Patience)
     cache_path: Path | None = None
+
+
+def of_run(run: Run) -> dict[str, Any]:
+    """Of a scan."""
+    return probe_quantization(
+        run.scene,
+        run.device,
+        progress=run.progress,
+        cache=run.settings.get("cache") is not False,
+        **ANALYZER.given(run.settings),
+    )
 
 
 def probe_quantization(

@@ -12,15 +12,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from types import CodeType, FunctionType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from diffprof.analyzers.setup.changes import Costed
 from diffprof.gpu.inductor_flags import FLAGS, INT8_FLAGS
+from diffprof.model.analyzer import Run
 from diffprof.model.recording import Setup, SetupPart
-from diffprof.targets.compiled import is_compiled, is_compiled_function
+from diffprof.targets.compiled import compiled_roots, is_compiled, is_compiled_function
 from diffprof.targets.pipeline import components, role
 
 ATTENTION_PACKAGES = ("flash_attn_interface", "flash_attn", "sageattention", "xformers")
@@ -32,6 +33,24 @@ QUANTIZED_PACKAGES = ("torchao.", "torch.ao.nn.quantized", "bitsandbytes.", "opt
 FUSED_CALLS = frozenset({"scaled_dot_product_attention", "dispatch_attention_fn"})
 UNFUSED_CALL = "get_attention_scores"
 """The method of diffusers' attention modules that returns the whole score matrix."""
+
+
+class SimulatedRun(Run, Protocol):
+    """A scan, with the operations of its watched call where that was simulated."""
+
+    kernels: Any
+
+
+def of_run(run: SimulatedRun) -> dict[str, Any]:
+    """Of a scan: with what the watched call would cost set up otherwise, where it was simulated."""
+    run.progress.stage("looking at the set-up")
+    pipe, kernels, timeline = run.scene.pipe, run.kernels, run.sections.get("timeline")
+    if kernels is None or timeline is None:
+        return probe_setup(pipe)
+    from diffprof.analyzers.setup.changes import costed
+
+    roots, syncs = compiled_roots(pipe), run.sections.get("syncs") or ()
+    return probe_setup(pipe, lambda parts: costed(kernels, timeline, pipe, parts, roots, syncs))
 
 
 def probe_setup(pipe: Any, costed: Callable[[Sequence[SetupPart]], Costed] | None = None) -> dict[str, Any]:

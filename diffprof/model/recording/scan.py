@@ -64,5 +64,11 @@ class Recording(Row, frozen=True, kw_only=True):
     allowances: tuple[Allowance, ...] | None = ()
     """What is allowed on purpose: in the files of what was found, in blocks that were entered, and by the
     configuration."""
+    extra: dict[str, Any] = {}
+    """Sections of analyzers that other packages bring, by name: plain data."""
     trace_file: str | None = None
     """Kineto-style trace beside the stored report, relative path."""
+
+    def section(self, name: str) -> Any:
+        """One of the sections above, or of another package; None: not measured."""
+        return getattr(self, name) if name in self.__struct_fields__ else self.extra.get(name)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from diffprof.analyzers.kernels.simulated import SimulatedKernels, compiled_roots
+from diffprof.analyzers.kernels.simulated import SimulatedKernels
 from diffprof.analyzers.quantization.published import published_list
 from diffprof.devices.simulated.session import SESSION
 from diffprof.gpu.cost import CostModel
@@ -18,6 +18,7 @@ from diffprof.judge.timeline import total_us, with_steps
 from diffprof.model.ladder import RungResult
 from diffprof.model.recording import Grade, Timeline
 from diffprof.targets.baseline import Inapplicable, Rung, prepare
+from diffprof.targets.compiled import compiled_roots
 from diffprof.targets.pipeline import PhaseTracker
 from diffprof.tuning.ladder import GIB
 

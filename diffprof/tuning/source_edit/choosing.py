@@ -8,9 +8,10 @@ from collections.abc import Callable, Container, Iterable, Iterator
 import libcst as cst
 from libcst import matchers as m
 
+from diffprof.judge.recipes import recipes
 from diffprof.judge.waits import readers
 from diffprof.model.finding import Finding
-from diffprof.model.fix import Code, Outcome, PlanStep, Safety, Status, recipes
+from diffprof.model.fix import Code, Outcome, PlanStep, Safety, Status
 from diffprof.model.recording import SyncRow
 from diffprof.model.report import Report
 from diffprof.tuning.source_edit.construction import Construction

@@ -33,7 +33,7 @@ class FindingIndex:
 
     def __init__(self, findings: Sequence[Finding]) -> None:
         self.findings = findings
-        self._analyzers = {rule.code: rule.analyzer.replace("_", " ") for rule in all_rules()}
+        self._analyzers = {rule.code: rule.analyzer.replace("-", " ") for rule in all_rules()}
         self._values: dict[str, list[str]] = {}
         self._texts: list[str] | None = None
 

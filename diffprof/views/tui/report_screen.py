@@ -17,9 +17,11 @@ from textual.worker import Worker, WorkerState, get_current_worker
 
 from diffprof.judge.figures import call_ms
 from diffprof.judge.plan import make_plan
+from diffprof.model.analyzer import Listing
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Plan
 from diffprof.model.report import Report
+from diffprof.views.sections import listings
 from diffprof.views.tui.article import Article
 from diffprof.views.tui.commands import Entry
 from diffprof.views.tui.empty_state import Nothing
@@ -42,7 +44,7 @@ class ReportScreen(Screen[None]):
 
     AUTO_FOCUS = ""
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(Binding(str(n), f"tab({n})", show=False) for n in range(1, 9)),
+        *(Binding(str(n), f"tab({n})", show=False) for n in range(1, 10)),
         Binding("v", "verdict", "Verdict", show=False),
     ]
 
@@ -64,6 +66,7 @@ class ReportScreen(Screen[None]):
             "Plan": self._plan,
             "Facts": self._facts,
             "Runs": self._runs,
+            **{listing.title: partial(self._listed, listing) for listing in _listings(report)},
         }
 
     def _timeline(self) -> Widget:
@@ -99,6 +102,11 @@ class ReportScreen(Screen[None]):
         from diffprof.views.tui.quantization_pane import QuantizationPane
 
         return QuantizationPane(recording, recording.linears)
+
+    def _listed(self, listing: Listing) -> Widget:
+        from diffprof.views.tui.listed import listed_sheet
+
+        return listed_sheet(listing, self.report.recording.section(listing.section))
 
     def _plan(self) -> Widget:
         if self.plan is None:
@@ -223,3 +231,8 @@ class ReportScreen(Screen[None]):
         for number, title in enumerate(self.tabs, 1):
             yield title, f"Open the tab ({number})", partial(self.action_tab, number)
         yield "Verdict", "The three lines on top in full, or a line each (v)", self.action_verdict
+
+
+def _listings(report: Report) -> Iterator[Listing]:
+    """Of the analyzers that left something in this report."""
+    return (each for each in listings() if report.recording.section(each.section) is not None)

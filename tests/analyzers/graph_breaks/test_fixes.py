@@ -17,7 +17,8 @@ from torch import nn
 from diffprof.analyzers.graph_breaks.causes import kind_of
 from diffprof.analyzers.graph_breaks.fixes import RECIPES, for_break, for_recompile
 from diffprof.judge.judging import make_report
-from diffprof.model.fix import Code, Safety, Skipped, find_recipe, recipes
+from diffprof.judge.recipes import find_recipe, recipes
+from diffprof.model.fix import Code, Safety, Skipped
 from diffprof.model.recording import GraphBreakRow, RecompileRow, Recording
 from tests.analyzers.graph_breaks import changing, planted, tiny
 from tests.analyzers.graph_breaks.conftest import in_child

@@ -9,7 +9,8 @@ import torch
 
 from diffprof.analyzers.graph_breaks.fixes import RECIPES
 from diffprof.judge.judging import make_report
-from diffprof.model.fix import Code, Safety, find_recipe
+from diffprof.judge.recipes import find_recipe
+from diffprof.model.fix import Code, Safety
 from diffprof.model.recording import Recording
 from diffprof.targets.pipeline_call import Scene
 from diffprof.tuning.subject import Subject

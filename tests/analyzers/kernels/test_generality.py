@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffprof.analyzers.kernels.simulated import SimulatedKernels, compiled_roots
+from diffprof.analyzers.kernels.simulated import SimulatedKernels
 from diffprof.corpus import CASES
 from diffprof.devices.simulated import observing, place, simulated_gpu
 from diffprof.gpu.cost import CostModel
 from diffprof.gpu.mode import current_mode
 from diffprof.gpu.specs import load_spec
 from diffprof.judge.timeline import replay, steps_of
+from diffprof.targets.compiled import compiled_roots
 from diffprof.targets.pipeline import PhaseTracker
 
 H100 = load_spec("h100")

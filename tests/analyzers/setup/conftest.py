@@ -15,7 +15,8 @@ import torch
 from diffprof.analyzers.setup.probe import probe_setup
 from diffprof.corpus import CASES
 from diffprof.devices import resolve_device
-from diffprof.model.fix import Code, Skipped, find_recipe
+from diffprof.judge.recipes import find_recipe
+from diffprof.model.fix import Code, Skipped
 from diffprof.model.recording import Recording, Setup, TargetInfo
 from diffprof.targets import Options, from_object, resolve
 from diffprof.targets.components import components_of

@@ -11,7 +11,8 @@ import pytest
 import torch
 import torch._dynamo
 
-from diffprof.model.fix import Code, Simulated, Skipped, find_recipe
+from diffprof.judge.recipes import find_recipe
+from diffprof.model.fix import Code, Simulated, Skipped
 from diffprof.model.recording import CaptureRow, Grade, PhaseSpan, Timeline
 from tests.analyzers.setup.conftest import Bench, settings
 from tests.analyzers.setup.examples import CPU, CUDA, denoiser, recorded, vae

@@ -11,7 +11,8 @@ import torch
 from msgspec import structs
 
 from diffprof.analyzers.setup.fixes import RECIPES
-from diffprof.model.fix import Code, Safety, Skipped, find_recipe
+from diffprof.judge.recipes import find_recipe
+from diffprof.model.fix import Code, Safety, Skipped
 from diffprof.model.recording import DeviceInfo, Grade
 from tests.analyzers.setup.conftest import Bench, add_lora, settings
 from tests.analyzers.setup.examples import SDXL_UNET, denoiser, recorded
