@@ -76,6 +76,11 @@ def _is_target(name: str) -> bool:
 @click.option(
     "--keep-unchecked", is_flag=True, help="Keep also what helps but whose output could not be compared."
 )
+@click.option(
+    "--shims",
+    is_flag=True,
+    help="Allow interpreters, long and over private API, where no plain code is known.",
+)
 @click.option("--apply", "applied", is_flag=True, help="Try each selected fix, and keep those that help.")
 @click.option(
     "--patch",
@@ -98,6 +103,7 @@ def command(
     lossy: bool,
     goal: str,
     keep_unchecked: bool,
+    shims: bool,
     applied: bool,
     patched: Path | None,
     agreed: bool,
@@ -138,6 +144,7 @@ def command(
         lossy=lossy,
         goal=goal,
         keep_unchecked=keep_unchecked,
+        shims=shims,
     )
     screen = terminal()
     if patched is not None:

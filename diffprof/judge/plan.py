@@ -31,13 +31,15 @@ LONGER = "the call would take longer with it"
 class Choice:
     """What the caller wants of a plan. select, ignore: fix keys, rule codes, or prefixes of codes such as
     SYN; an empty select means all. lossy: allow fixes that change the image. keep_unchecked: keep what
-    helps also where its output could not be compared."""
+    helps also where its output could not be compared. shims: allow interpreters where no plain code is
+    known."""
 
     select: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     lossy: bool = False
     goal: str = "latency"
     keep_unchecked: bool = False
+    shims: bool = False
 
 
 def make_plan(report: Report, choice: Choice | None = None) -> Plan:
@@ -49,7 +51,7 @@ def make_plan(report: Report, choice: Choice | None = None) -> Plan:
     if choice.goal not in GOALS:
         raise UsageError(f"There is no goal {choice.goal!r}.", f"Choose from: {', '.join(GOALS)}.")
     _check(choice, recipes(), report)
-    steps = _without_losses(selected(priced_steps(report), choice), report)
+    steps = _without_losses(selected(priced_steps(report, shims=choice.shims), choice), report)
     recording = report.recording
     timeline = recording.timeline
     chosen = [step.fix for step in steps if step.selected]
@@ -67,10 +69,10 @@ def make_plan(report: Report, choice: Choice | None = None) -> Plan:
     )
 
 
-def priced_steps(report: Report) -> list[PlanStep]:
+def priced_steps(report: Report, *, shims: bool = False) -> list[PlanStep]:
     """Every fix that the findings name, with its code and what it saves alone; none is chosen yet."""
     wanted, known, before = _wanted(report), recipes(), call_ms(report.recording)
-    return [_step(known[key], wanted[key], report, before) for key in known if key in wanted]
+    return [_step(known[key], wanted[key], report, before, shims=shims) for key in known if key in wanted]
 
 
 def selected(steps: Iterable[PlanStep], choice: Choice) -> list[PlanStep]:
@@ -219,10 +221,12 @@ def _wanted(report: Report) -> dict[str, list[int]]:
     return found
 
 
-def _step(recipe: Recipe, indexes: list[int], report: Report, before: float | None) -> PlanStep:
+def _step(
+    recipe: Recipe, indexes: list[int], report: Report, before: float | None, *, shims: bool
+) -> PlanStep:
     fix = recipe.fix
     own = [report.findings[n] for n in indexes]
-    code = recipe.written(report.recording, own)
+    code = recipe.written(report.recording, own, shims=shims)
     step = PlanStep(
         fix=fix.key,
         title=fix.title,

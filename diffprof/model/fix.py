@@ -77,7 +77,8 @@ class Code(msgspec.Struct, frozen=True):
 
     imports: import statements. definitions: module-level functions, classes and constants; names start with
     an underscore. optimize: statements on a pipeline called `pipe`. call: statements on `kwargs`, the dict of
-    the call's arguments. around: an expression for a context manager that is open during the call.
+    the call's arguments. around: an expression for a context manager that is open during the call. shim:
+    whether it interprets the code around it, over private API, where no plain code is known.
     """
 
     imports: tuple[str, ...] = ()
@@ -85,6 +86,13 @@ class Code(msgspec.Struct, frozen=True):
     optimize: str = ""
     call: str = ""
     around: str = ""
+    shim: bool = False
+
+    @property
+    def lines(self) -> int:
+        """Lines of code: neither blank nor comments alone."""
+        texts = (line.strip() for line in self.shown.splitlines())
+        return sum(bool(text) and not text.startswith("#") for text in texts)
 
     @property
     def shown(self) -> str:
@@ -126,7 +134,8 @@ class Recipe(msgspec.Struct, frozen=True):
     neither torch nor diffusers: torch belongs into the code that is written.
 
     reckon: for code that can't run on a simulated GPU: what is reckoned with instead. not_on_cpu: why the
-    CPU shows nothing of what it does to the output, where that is so.
+    CPU shows nothing of what it does to the output, where that is so. shim: the code where there is no plain
+    one, and the caller allows it.
     fits: asked with the built pipeline right before applying; a sentence why not, or None.
     change: what a simulated call is costed with to tell what the fix saves (`Setup.alternatives`).
     """
@@ -137,13 +146,25 @@ class Recipe(msgspec.Struct, frozen=True):
     fits: Callable[[Any], str | None] | None = None
     not_on_cpu: str = ""
     change: Change | None = None
+    shim: Write | None = None
 
-    def written(self, recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
-        """The code for these findings; none where a name in the recording can't stand in source."""
+    def written(
+        self, recording: Recording, findings: Sequence[Finding], *, shims: bool = False
+    ) -> Code | Skipped:
+        """The code for these findings; none where a name in the recording can't stand in source.
+
+        shims: whether an interpreter may stand in where there is no plain code.
+        """
         try:
-            return self.code(recording, findings)
+            plain = self.code(recording, findings)
+            if self.shim is None or isinstance(plain, Code):
+                return plain
+            other = self.shim(recording, findings)
         except NotAName as bad:
             return Skipped(f"the report can't be followed: {bad}")
+        if shims or isinstance(other, Skipped):
+            return other
+        return Skipped(f"{plain.why}. `--shims` allows an interpreter of {other.lines} lines")
 
 
 # --- the plan ------------------------------------------------------------------------------------------

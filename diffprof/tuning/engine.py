@@ -274,7 +274,7 @@ class Tuning:
         own = self._own(step, self.now)
         if not own:
             return None, "An earlier fix has already resolved what it is for."
-        code = recipe.written(self.now.recording, own)
+        code = recipe.written(self.now.recording, own, shims=self.choice.shims)
         if isinstance(code, Skipped):
             return None, code.why
         why = recipe.fits(self.stand.pipe) if recipe.fits else None

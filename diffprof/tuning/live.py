@@ -27,20 +27,27 @@ def optimize(
     lossy: bool = False,
     goal: str = "latency",
     keep_unchecked: bool = False,
+    shims: bool = False,
     **call: Any,
 ) -> Report:
     """Scan a pipeline, try each fix that its findings name, and leave on it those that helped.
 
-    device, select, ignore, lossy, goal, keep_unchecked: as for `diffprof fix --apply`. call: the arguments of
-    the call that is scanned, timed and compared. What must stand at call time (`Outcome.written.call` and
-    `.around`) can not be left on a pipeline, and is in the report's outcomes only. Raises what
+    device, select, ignore, lossy, goal, keep_unchecked, shims: as for `diffprof fix --apply`. call: the
+    arguments of the call that is scanned, timed and compared. What must stand at call time
+    (`Outcome.written.call` and `.around`) can not be left on a pipeline, and is in the report's outcomes
+    only. Raises what
     `diffprof.scan` raises; the pipeline is then as it was.
     """
     where = resolve_device(device)
     target = from_object(pipe, kwargs=call)
     report = scan_target(target, device=where.spec)
     choice = Choice(
-        select=tuple(select), ignore=tuple(ignore), lossy=lossy, goal=goal, keep_unchecked=keep_unchecked
+        select=tuple(select),
+        ignore=tuple(ignore),
+        lossy=lossy,
+        goal=goal,
+        keep_unchecked=keep_unchecked,
+        shims=shims,
     )
     work = Tuning(report, choice, target, where, Options(), Progress())
 

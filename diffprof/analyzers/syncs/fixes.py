@@ -14,12 +14,14 @@ import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from diffprof.analyzers.syncs import shims
+from diffprof.analyzers.syncs import plain, shims
 from diffprof.analyzers.syncs.tree_shake import needed
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Code, Fix, Recipe, Safety, Skipped, Stage
 from diffprof.model.recording import Recording, SyncRow
 from diffprof.model.recording.source_text import dotted, quoted
+
+_HALF = ("float16", "bfloat16")
 
 _SHIMS = Path(__file__).with_name("shims")
 
@@ -82,10 +84,44 @@ def _tuple(names: Sequence[str]) -> str:
 def _code(shim: str, lines: Iterable[str], around: str = "") -> Code:
     optimize = "\n".join(lines)
     imports, definitions = needed(*_shim(shim), f"{optimize}\n{around}")
-    return Code(imports=imports, definitions=definitions, optimize=optimize, around=around)
+    return Code(imports=imports, definitions=definitions, optimize=optimize, around=around, shim=True)
 
 
 def _host_timesteps(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
+    rows = _rows(recording, findings)
+    return plain.host_timesteps(rows, _schedulers(recording, rows))
+
+
+def _tables_on_host(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
+    """Once its tables were put on the device, to add noise say, what is read may be its timesteps."""
+    rows = _rows(recording, findings)
+    half = any(c.dtype in _HALF for c in recording.target.components if c.role == "denoiser")
+    code = plain.tables_read_on_host(rows, _schedulers(recording, rows), half=half)
+    return code if isinstance(code, Code) else plain.host_timesteps(rows, _schedulers(recording, rows))
+
+
+def _upload_once(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
+    """Of a scheduler; elsewhere only by an interpreter."""
+    rows = _rows(recording, findings)
+    known = {each.name for each in recording.target.components if each.role == "scheduler"}
+    if any(row.part != "scheduler" and row.site.module not in known for row in rows):
+        return Skipped(_ELSEWHERE)
+    return plain.tables_on_device(rows, _schedulers(recording, rows))
+
+
+def _no_plain_code(recording: Recording, findings: Sequence[Finding]) -> Skipped:
+    return Skipped(_ELSEWHERE)
+
+
+_ELSEWHERE = (
+    "it stands in the middle of a pipeline's or a model's method; `diffprof fix --library` edits it there"
+)
+
+
+# --- interpreters, which --shims allows ------------------------------------------------------------------
+
+
+def _answered_timesteps(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
     rows = _rows(recording, findings)
     methods = _tuple(_methods(rows))
     return _code(
@@ -110,7 +146,7 @@ def _in_parts(function: str, rows: Iterable[SyncRow]) -> list[str]:
     return [f"{function}(pipe.{dotted(model)}, {_tuple(tuple(named))})" for model, named in parts.items()]
 
 
-def _tables_on_host(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
+def _answered_tables(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
     rows = _rows(recording, findings)
     methods = _tuple(_methods(rows))
     owners = [row.owner.rpartition(".") for row in rows if row.owner]
@@ -122,7 +158,7 @@ def _tables_on_host(recording: Recording, findings: Sequence[Finding]) -> Code |
     return _code("host_copies", lines) if lines else Skipped("no table of a scheduler is read")
 
 
-def _begin_index(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
+def _answered_search(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
     rows = _rows(recording, findings)
     return _code(
         "host_copies",
@@ -133,7 +169,7 @@ def _begin_index(recording: Recording, findings: Sequence[Finding]) -> Code | Sk
     )
 
 
-def _upload_once(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
+def _filled_uploads(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
     rows = _rows(recording, findings)
     known = {each.name for each in recording.target.components if each.role == "scheduler"}
     scheduled = [row for row in rows if row.part == "scheduler" or row.site.module in known]
@@ -180,7 +216,8 @@ RECIPES = (
             " of them and finds the same index, also in the middle of the schedule (image to image). "
             + _SAME_TENSORS,
         ),
-        _begin_index,
+        _host_timesteps,
+        shim=_answered_search,
     ),
     Recipe(
         Fix(
@@ -192,6 +229,7 @@ RECIPES = (
             " is read from a copy on the host, made before the loop. " + _SAME_TENSORS,
         ),
         _tables_on_host,
+        shim=_answered_tables,
     ),
     Recipe(
         Fix(
@@ -204,6 +242,7 @@ RECIPES = (
             " read once, before the loop. " + _SAME_TENSORS,
         ),
         _host_timesteps,
+        shim=_answered_timesteps,
     ),
     Recipe(
         Fix(
@@ -218,7 +257,8 @@ RECIPES = (
             " under"
             " `torch.compile` nothing changes. " + _SAME_TENSORS,
         ),
-        _host_copies,
+        _no_plain_code,
+        shim=_host_copies,
     ),
     # After the fixes above: it has to stand outside of them, so that they see its tensors arrive.
     Recipe(
@@ -233,6 +273,7 @@ RECIPES = (
             " arrive, with the same type, on the same device.",
         ),
         _upload_once,
+        shim=_filled_uploads,
     ),
     Recipe(
         Fix(
@@ -246,6 +287,7 @@ RECIPES = (
             " is moves; what the host computes with stays there, so that not a bit changes. In code under"
             " `torch.compile` nothing changes.",
         ),
-        _host_tensors,
+        _no_plain_code,
+        shim=_host_tensors,
     ),
 )

@@ -57,13 +57,13 @@ def in_loop(recording: Recording) -> list[str]:
     return [f"{r.kind} {r.site.file}:{r.site.line} {r.by_step}" for r in recording.syncs or () if r.in_loop]
 
 
-def fixes_for(report: Report) -> dict[str, Code]:
+def fixes_for(report: Report, *, shims: bool = False) -> dict[str, Code]:
     """The code of every fix that the findings in the loop name."""
     made = {}
     for recipe in RECIPES:
         own = [f for f in report.in_loop if recipe.fix.key in f.fixes]
         if own:
-            code = recipe.code(report.recording, own)
+            code = recipe.written(report.recording, own, shims=shims)
             assert isinstance(code, Code), code
             made[recipe.fix.key] = code
     return made

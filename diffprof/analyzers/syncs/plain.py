@@ -1,0 +1,201 @@
+"""The shortest plain code against waits in a scheduler: a subclass of its class with the one or two methods
+that have to differ. Which ones, the class's source and the recorded waits say.
+
+Nothing moves from one side to the other that takes part in what is computed, although one would write that by
+hand: a float32 number on the host and one on the device are not rounded alike when they meet float16 or
+bfloat16 tensors (aten/src/ATen/native/cuda/Loops.cuh, opmath_gpu_kernel_with_scalars: a host scalar takes
+part in float32; a device scalar is cast to the tensors' type first).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
+
+from msgspec.structs import replace
+
+from diffprof.analyzers.syncs.class_source import ClassSource, NoSource, class_at
+from diffprof.analyzers.syncs.method_copies import copied
+from diffprof.analyzers.syncs.timestep_use import arguments_to_timestep, is_timestep, timestep_use
+from diffprof.model.fix import Code, Skipped
+from diffprof.model.recording import Site, SyncRow
+from diffprof.model.recording.source_text import dotted
+
+_NUMBERS = '''
+def _number_timesteps(scheduler):
+    """Hand `step` its timestep as a number, with which it indexes tables that are on the CPU."""
+    cls = type(scheduler)
+
+    class NumberTimesteps(cls):
+        @functools.wraps(cls.set_timesteps)
+        def set_timesteps(self, *args, **kwargs):
+            super().set_timesteps(*args, **kwargs)
+            self.read, self.numbers = self.timesteps, self.timesteps.tolist()  # once, before the loop
+
+        @functools.wraps(cls.step)
+        def step(self, {arguments}, *args, **kwargs):
+            if isinstance({timestep}, torch.Tensor):  # a view of `timesteps`: its address says which
+                offset = {timestep}.data_ptr() - self.read.data_ptr()
+                place = offset // {timestep}.element_size()
+                {timestep} = self.numbers[place] if 0 <= place < len(self.numbers) else {timestep}
+            return super().step({arguments}, *args, **kwargs)
+
+    scheduler.__class__ = functools.update_wrapper(NumberTimesteps, cls, updated=())  # it keeps its name
+'''
+
+_ON_HOST = '''
+def _host_timesteps(scheduler):
+    """Let {entries} look timesteps up on the CPU, where the tables are that they index."""
+    cls = type(scheduler)
+
+    class HostTimesteps(cls):
+        @functools.wraps(cls.set_timesteps)
+        def set_timesteps(self, *args, **kwargs):
+            super().set_timesteps(*args, **kwargs)
+            self.on_device, self.on_host = self.timesteps, self.timesteps.cpu()  # before the loop
+
+        def on_cpu(self, timestep):
+            if not isinstance(timestep, torch.Tensor):
+                return timestep
+            # A view of `timesteps`: its address says which.
+            offset = timestep.data_ptr() - self.on_device.data_ptr()
+            place = offset // timestep.element_size()
+            return self.on_host[place] if 0 <= place < len(self.on_host) else timestep
+{methods}
+    scheduler.__class__ = functools.update_wrapper(HostTimesteps, cls, updated=())  # it keeps its name
+'''
+
+_ENTRY = """
+        @functools.wraps(cls.{method})
+        def {method}(self, {arguments}, *args, **kwargs):
+            if self.timesteps is not self.on_device:
+                return super().{method}({arguments}, *args, **kwargs)
+            self.timesteps{keep} = self.on_host{given}
+            try:
+                return super().{method}({looked_up}, *args, **kwargs)
+            finally:
+                self.timesteps = self.on_device
+"""
+
+_HOST_TABLES = '''
+def _tables_on_host(scheduler):
+    """Keep tables that Python reads on the CPU, as diffusers' own schedulers do."""
+    cls = type(scheduler)
+
+    class HostTables(cls):
+        @functools.wraps(cls.set_timesteps)
+        def set_timesteps(self, *args, **kwargs):
+            super().set_timesteps(*args, **kwargs){moves}
+
+    scheduler.__class__ = functools.update_wrapper(HostTables, cls, updated=())  # it keeps its name
+'''
+
+_COMPUTING = """
+        @functools.wraps(cls.{method})
+        def {method}(self, timestep, *args, **kwargs):
+            # It computes with the timestep: with that of the device, as before.
+            return super().{method}(self.given, *args, **kwargs)
+"""
+
+
+def host_timesteps(rows: Sequence[SyncRow], schedulers: Iterable[str]) -> Code | Skipped:
+    """For reads of timesteps within a scheduler's methods. schedulers: names of the components."""
+    try:
+        entered = _entered(rows)
+        uses = [timestep_use(source.methods, name) for (_, name), source in entered.items()]
+        arguments = {
+            name: arguments_to_timestep(source.methods[name]) for (_, name), source in entered.items()
+        }
+    except NoSource as why:
+        return Skipped(f"what the scheduler does with its timesteps is unknown: {why}")
+    if any(use.inline for use in uses):
+        return Skipped("the scheduler computes with its timestep, and on the host that is rounded otherwise")
+    if all(use.number for use in uses) and set(arguments) == {"step"}:
+        given = arguments["step"]
+        text = _NUMBERS.format(arguments=", ".join(given), timestep=given[-1])
+        return _code(text, "_number_timesteps", schedulers)
+    computing = sorted({name for use in uses for name in use.computing})
+    methods = [_entry(name, given, keep=bool(computing)) for name, given in arguments.items()]
+    methods += [_COMPUTING.format(method=name) for name in computing]
+    definitions = _ON_HOST.format(
+        entries=" and ".join(f"`{name}`" for name in arguments), methods="".join(methods)
+    )
+    return _code(definitions, "_host_timesteps", schedulers)
+
+
+def _entry(method: str, arguments: Sequence[str], *, keep: bool) -> str:
+    """keep: whether the timestep of the device is remembered, for methods that compute with it."""
+    looked_up = [f"self.on_cpu({name})" if is_timestep(name) else name for name in arguments]
+    return _ENTRY.format(
+        method=method,
+        arguments=", ".join(arguments),
+        looked_up=", ".join(looked_up),
+        keep=", self.given" if keep else "",
+        given=f", {next(filter(is_timestep, arguments))}" if keep else "",
+    )
+
+
+def tables_read_on_host(rows: Sequence[SyncRow], schedulers: Iterable[str], *, half: bool) -> Code | Skipped:
+    """For reads of tables that lie on the device.
+
+    half: whether the model runs in half precision. What Python decides on it then reads from a copy on the
+    host, in methods written again; else the table itself moves there, and is rounded alike on both sides.
+    """
+    tables = {row.owner.rpartition(".")[2] for row in rows if row.owner and row.owner_device == "device"}
+    if "timesteps" in tables or not tables:
+        return Skipped("it is timesteps that are read")
+    if half or any(row.kind != "value-read" for row in rows):
+        doc = "Let Python read tables from a copy on the CPU; the device computes with its own."
+        return _copied(rows, schedulers, "_tables_read_on_host", "HostTables", doc)
+    moves = "".join(f"\n            self.{name} = self.{name}.cpu()" for name in sorted(tables))
+    return _code(_HOST_TABLES.format(moves=moves), "_tables_on_host", schedulers)
+
+
+def tables_on_device(rows: Sequence[SyncRow], schedulers: Iterable[str]) -> Code | Skipped:
+    """For tables of the host whose entries are sent in each step, and solvers that check their result."""
+    return _copied(
+        rows,
+        schedulers,
+        "_tables_on_device",
+        "DeviceTables",
+        "Send tables to the device once, before the loop, instead of their entries in each step.",
+    )
+
+
+def _copied(
+    rows: Sequence[SyncRow], schedulers: Iterable[str], function: str, name: str, doc: str
+) -> Code | Skipped:
+    try:
+        imports, definitions = copied(rows, function, name, doc)
+    except NoSource as why:
+        return Skipped(f"{why}")
+    return replace(_code(definitions, function, schedulers), imports=imports)
+
+
+def _code(definitions: str, function: str, schedulers: Iterable[str]) -> Code:
+    lines = [f"{function}(pipe.{dotted(name)})" for name in schedulers]
+    return Code(
+        imports=tuple(f"import {name}" for name in ("functools", "torch") if f"{name}." in definitions),
+        definitions=definitions.strip("\n") + "\n",
+        optimize="\n".join(lines),
+    )
+
+
+def _entered(rows: Iterable[SyncRow]) -> dict[tuple[str, str], ClassSource]:
+    """(file, method) -> class, of the methods through which the rows' schedulers were entered; where one of
+    them is called by that of a class above it, both.
+
+    Raises NoSource where one can't be read.
+    """
+    found: dict[tuple[str, str], ClassSource] = {}
+    for row in rows:
+        inside = [row.site, *takewhile(lambda frame: "/schedulers/" in frame.file, row.site.chain)]
+        frames = {inside[-1].file: inside[-1]}
+        for frame in inside:
+            if frame.function.rpartition(".")[2] == inside[-1].function.rpartition(".")[2]:
+                frames[frame.file] = frame
+        for file, frame in frames.items():
+            excerpt = row.site.excerpt if file == row.site.file else ()
+            site = Site(file=file, line=frame.line, function=frame.function, excerpt=excerpt)
+            found.setdefault((file, frame.function.rpartition(".")[2]), class_at(site))
+    return found
