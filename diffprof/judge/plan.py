@@ -51,7 +51,7 @@ def make_plan(report: Report, choice: Choice | None = None) -> Plan:
     if choice.goal not in GOALS:
         raise UsageError(f"There is no goal {choice.goal!r}.", f"Choose from: {', '.join(GOALS)}.")
     _check(choice, recipes(), report)
-    steps = _without_losses(selected(priced_steps(report, shims=choice.shims), choice), report)
+    steps = _without_losses(selected(priced_steps(report, shims=choice.shims), choice), report, choice.goal)
     recording = report.recording
     timeline = recording.timeline
     chosen = [step.fix for step in steps if step.selected]
@@ -309,10 +309,17 @@ def _check(choice: Choice, known: Mapping[str, Recipe], report: Report) -> None:
         )
 
 
-def _without_losses(steps: Sequence[PlanStep], report: Report) -> list[PlanStep]:
-    """A selected step that makes the call longer, alone and beside the others, is left out."""
+def _without_losses(steps: Sequence[PlanStep], report: Report, goal: str) -> list[PlanStep]:
+    """A selected step that makes the call longer, alone and beside the others, is left out; not one that is
+    exact and removes waits from the loop, where those are to go."""
     left = list(steps)
     for n, step in enumerate(steps):
+        waits = any(
+            report.findings[each].in_loop and report.findings[each].rule[:3] == "SYN"
+            for each in step.findings
+        )
+        if goal == "no-waits" and step.safety is Safety.EXACT and waits:
+            continue
         if not step.selected or step.saves_ms is None or step.saves_ms >= 0.0:
             continue
         chosen = [each.fix for each in left if each.selected]

@@ -368,6 +368,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     resolved: tuple[str, ...] = ()
     """Rules that no longer find anything at the sites that the fix was for."""
     remaining: tuple[str, ...] = ()
+    python_ratio: float | None = None
+    """CPU time of the Python of the pipeline and its scheduler with the fix, as a share of what it was before
+    any; None where it was not measured."""
     code: str = ""
     """The source, as one listing."""
     written: Code | None = None

@@ -39,7 +39,7 @@ from diffprof.targets.pipeline_call import Scene
 from diffprof.tuning.pictures import pictures
 from diffprof.tuning.scans import analyzers_of, captured, seen_between
 from diffprof.tuning.trial import RoundingUnknown, Stand, StandMark, stand_for
-from diffprof.views.decision import said
+from diffprof.views.decision import python_said, said
 
 NOT_ALONE = (Stage.QKV, Stage.LAYOUT)
 """Stages before compiling whose gain may show in compiled code only."""
@@ -318,7 +318,8 @@ class Tuning:
             keep_unchecked=self.choice.keep_unchecked,
         )
         keep = decision.keep
-        why = said(decision) + ("" if keep else unsure)
+        own_python = self.stand.python if code.definitions or code.around else None
+        why = said(decision) + ("" if keep else unsure) + python_said(own_python, code)
         if keep and step.stage == Stage.COMPILE:
             why += captured(self.now.recording)
         from_baseline = self.stand.difference(self.first_output, output if output is not None else None)
@@ -342,6 +343,7 @@ class Tuning:
             remaining=seen.remaining,
             code=code.shown,
             written=code,
+            python_ratio=own_python,
         )
         if keep:
             self.before = after

@@ -19,13 +19,14 @@ from diffprof.gpu.mode import Mode, current_mode
 from diffprof.judge.acceptance import Measured
 from diffprof.model.fix import Code, Difference, Simulated
 from diffprof.model.progress import Progress
-from diffprof.model.recording import Grade, Recording
+from diffprof.model.recording import Grade, Recording, Timeline
 from diffprof.scanning.session import Session
 from diffprof.targets import Options, Target
 from diffprof.targets.compiled import compiled_roots
 from diffprof.targets.pipeline import components
 from diffprof.targets.pipeline_call import Scene
 from diffprof.tuning.difference import Incomparable, Output, difference, output_of
+from diffprof.tuning.own_python import charged_ms, cpu_seconds
 from diffprof.tuning.subject import Mark, Subject
 from diffprof.tuning.twin.building import Twin, twin_of
 from diffprof.tuning.twin.compiled import NotRun, compiled_output
@@ -51,6 +52,7 @@ class StandMark:
     reckoned: tuple[Simulated, ...]
     compiled: bool
     compiling: tuple[tuple[str, Code], ...] = ()
+    python: float | None = None
 
 
 class Stand:
@@ -75,6 +77,9 @@ class Stand:
         self.subject = Subject(scene, device.torch_device if device.allocator is not None else None)
         self.reckoned: tuple[Simulated, ...] = ()
         self.compiled = False
+        self.python: float | None = None
+        """CPU time of the pipeline's and the scheduler's Python, as a share of what it was; None where it
+        was not told."""
         self._incomparable = ""
 
     @property
@@ -238,6 +243,9 @@ class SimulatedStand(Stand):
         self.compiling: tuple[tuple[str, Code], ...] = ()
         self._twin: Subject | None = None
         self._seen: Recording | None = None
+        self._original: Timeline | None = None
+        self._cpu_seconds: float | None = None
+        """Of the twin's call without its models, before any fix."""
         try:
             self.twin = twin_of(scene)
             self._twin = Subject(self.twin.scene)
@@ -246,13 +254,13 @@ class SimulatedStand(Stand):
 
     def mark(self) -> StandMark:
         twin = self._twin.mark() if self._twin else None
-        return StandMark(self.subject.mark(), twin, self.reckoned, self.compiled, self.compiling)
+        return StandMark(self.subject.mark(), twin, self.reckoned, self.compiled, self.compiling, self.python)
 
     def restore(self, mark: StandMark) -> None:
         super().restore(mark)
         if self._twin is not None and mark.twin is not None:
             self._twin.restore(mark.twin)
-        self.compiling = mark.compiling
+        self.compiling, self.python = mark.compiling, mark.python
         self._seen = None
 
     def apply(self, key: str, code: Code, reckoned: Simulated | None) -> str | None:
@@ -260,7 +268,11 @@ class SimulatedStand(Stand):
         if reckoned is None:
             self.subject.apply(key, code)
             if self._twin is not None:
+                if self._cpu_seconds is None:
+                    self._cpu_seconds = cpu_seconds(self._twin.scene)
                 self._twin.apply(key, code)
+                if code.definitions or code.around:
+                    self.python = cpu_seconds(self._twin.scene) / self._cpu_seconds
             return self.no_twin or None
         self.reckoned = (*self.reckoned, reckoned)
         if reckoned.compiled:
@@ -275,10 +287,19 @@ class SimulatedStand(Stand):
         assert seen.timing is not None
         assert seen.timing.median is not None
         return Measured(
-            ms=seen.timing.median * 1e3,
+            ms=seen.timing.median * 1e3 + self._own_python_ms(seen),
             grade=Grade.SIMULATED,
             memory_bytes=seen.memory.peak_bytes if seen.memory else None,
         )
+
+    def _own_python_ms(self, seen: Recording) -> float:
+        """What the fixes' Python adds to the call."""
+        if self._original is None:
+            self._original = seen.timeline
+        if self.python is None or seen.timeline is None or self._original is None:
+            return 0.0
+        models = [name for name, part in components(self.pipe).items() if isinstance(part, torch.nn.Module)]
+        return charged_ms(seen.timeline, self._original, self.python, models)
 
     def look(self, analyzers: Sequence[str]) -> Recording:
         """On a simulated GPU, syncs and kernels come of one run, which is kept until something changes."""

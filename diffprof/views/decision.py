@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from diffprof.judge.acceptance import MAY_COST, Decision, Figures, fewer_waits
-from diffprof.model.fix import Reason
+from diffprof.model.fix import Code, Reason
 from diffprof.views.words import milliseconds, number, plural, size
 
 
@@ -21,6 +21,12 @@ def said(decision: Decision) -> str:
         text += f" The output changed by up to {figures.changed:.2g}: rounding alone makes "
         text += f"{figures.rounding:.2g}."
     return text
+
+
+def python_said(ratio: float | None, code: Code) -> str:
+    """What the Python of a fix costs, and how long it is where it interprets the code around it."""
+    cost = "" if ratio is None else f" Python outside of the models takes {ratio:.2f} times what it took."
+    return cost + (f" An interpreter of {plural(code.lines, 'line')} over private API." if code.shim else "")
 
 
 def _changed(figures: Figures) -> str:

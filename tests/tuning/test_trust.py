@@ -101,7 +101,7 @@ def codes(recording: Recording, findings: Sequence[Finding]) -> Iterator[tuple[s
     analyzers = {RULES[finding.rule].analyzer for finding in findings}
     for key, recipe in RECIPES.items():
         if recipe.code.__module__.split(".")[2] in analyzers:
-            code = recipe.written(recording, findings)
+            code = recipe.written(recording, findings, shims=True)
             if isinstance(code, Code):
                 yield key, code
 

@@ -18,7 +18,7 @@ from diffprof.analyzers.syncs.class_source import ClassSource, NoSource, class_a
 from diffprof.analyzers.syncs.method_copies import copied
 from diffprof.analyzers.syncs.timestep_use import arguments_to_timestep, is_timestep, timestep_use
 from diffprof.model.fix import Code, Skipped
-from diffprof.model.recording import Site, SyncRow
+from diffprof.model.recording import Frame, Site, SyncRow
 from diffprof.model.recording.source_text import dotted
 
 _NUMBERS = '''
@@ -53,6 +53,7 @@ def _host_timesteps(scheduler):
         def set_timesteps(self, *args, **kwargs):
             super().set_timesteps(*args, **kwargs)
             self.on_device, self.on_host = self.timesteps, self.timesteps.cpu()  # before the loop
+            self.each = {each}
 
         def on_cpu(self, timestep):
             if not isinstance(timestep, torch.Tensor):
@@ -60,7 +61,7 @@ def _host_timesteps(scheduler):
             # A view of `timesteps`: its address says which.
             offset = timestep.data_ptr() - self.on_device.data_ptr()
             place = offset // timestep.element_size()
-            return self.on_host[place] if 0 <= place < len(self.on_host) else timestep
+            return self.each[place] if 0 <= place < len(self.each) else timestep
 {methods}
     scheduler.__class__ = functools.update_wrapper(HostTimesteps, cls, updated=())  # it keeps its name
 '''
@@ -110,7 +111,8 @@ def host_timesteps(rows: Sequence[SyncRow], schedulers: Iterable[str]) -> Code |
         return Skipped(f"what the scheduler does with its timesteps is unknown: {why}")
     if any(use.inline for use in uses):
         return Skipped("the scheduler computes with its timestep, and on the host that is rounded otherwise")
-    if all(use.number for use in uses) and set(arguments) == {"step"}:
+    number = all(use.number for use in uses)
+    if number and set(arguments) == {"step"} and not any(use.searches or use.computing for use in uses):
         given = arguments["step"]
         text = _NUMBERS.format(arguments=", ".join(given), timestep=given[-1])
         return _code(text, "_number_timesteps", schedulers)
@@ -118,7 +120,9 @@ def host_timesteps(rows: Sequence[SyncRow], schedulers: Iterable[str]) -> Code |
     methods = [_entry(name, given, keep=bool(computing)) for name, given in arguments.items()]
     methods += [_COMPUTING.format(method=name) for name in computing]
     definitions = _ON_HOST.format(
-        entries=" and ".join(f"`{name}`" for name in arguments), methods="".join(methods)
+        entries=" and ".join(f"`{name}`" for name in arguments),
+        each="self.on_host.tolist()" if number else "list(self.on_host)",
+        methods="".join(methods),
     )
     return _code(definitions, "_host_timesteps", schedulers)
 
@@ -189,7 +193,10 @@ def _entered(rows: Iterable[SyncRow]) -> dict[tuple[str, str], ClassSource]:
     """
     found: dict[tuple[str, str], ClassSource] = {}
     for row in rows:
-        inside = [row.site, *takewhile(lambda frame: "/schedulers/" in frame.file, row.site.chain)]
+        inside: list[Site | Frame] = [
+            row.site,
+            *takewhile(lambda frame: "/schedulers/" in frame.file, row.site.chain),
+        ]
         frames = {inside[-1].file: inside[-1]}
         for frame in inside:
             if frame.function.rpartition(".")[2] == inside[-1].function.rpartition(".")[2]:

@@ -4,7 +4,7 @@ timesteps on the host will, and which of its methods compute with it."""
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from diffprof.analyzers.syncs.class_source import NoSource
@@ -20,13 +20,18 @@ Tags = frozenset[str]
 
 _NONE: Tags = frozenset()
 
+_TABLE = "timesteps"
+"""The tag of what comes from the scheduler's own table."""
+
 
 @dataclass(frozen=True)
 class TimestepUse:
-    """number: a Python number will do, which only indexes, is compared, and added to. computing: methods
-    whose result takes part in what is computed. inline: `step` itself computes with it."""
+    """number: a Python number will do, which only indexes, is compared, and added to. searches: the table of
+    timesteps is looked into as well. computing: methods whose result takes part in what is computed: they
+    need the timestep of the device. inline: `step` itself computes with it."""
 
     number: bool
+    searches: bool
     computing: tuple[str, ...]
     inline: bool
 
@@ -39,10 +44,13 @@ def timestep_use(methods: Mapping[str, ast.FunctionDef], entry: str = "step") ->
     if entry not in methods:
         raise NoSource(f"`{entry}` is inherited from elsewhere")
     given = [name for name in arguments_to_timestep(methods[entry]) if is_timestep(name)]
-    reader = _Reader(methods, entry)
-    result = reader.call(entry, dict.fromkeys(given, frozenset((entry,))))
-    computing = tuple(sorted(result - {entry}))
-    return TimestepUse(reader.number and not result and len(given) == 1, computing, entry in result)
+    tags = dict.fromkeys(given, frozenset((entry,)))
+    result = _Reader(methods, entry, ()).call(entry, tags)
+    computing = tuple(sorted(result - {entry, _TABLE}))
+    reader = _Reader(methods, entry, computing)
+    reader.call(entry, tags)
+    number = reader.number and len(given) == 1
+    return TimestepUse(number, reader.searches, computing, bool(result & {entry, _TABLE}))
 
 
 def arguments_to_timestep(method: ast.FunctionDef) -> list[str]:
@@ -67,11 +75,14 @@ def is_timestep(name: str) -> bool:
 class _Reader:
     """Follows the timestep through the methods of a class."""
 
-    def __init__(self, methods: Mapping[str, ast.FunctionDef], entry: str) -> None:
+    def __init__(self, methods: Mapping[str, ast.FunctionDef], entry: str, elsewhere: Iterable[str]) -> None:
+        """elsewhere: methods that are given another timestep, and not followed."""
         self.methods = methods
         self.entry = entry
+        self.elsewhere = frozenset(elsewhere)
         self.number = True
-        self.attributes: dict[str, Tags] = {"timesteps": frozenset((entry,))}
+        self.searches = False
+        self.attributes: dict[str, Tags] = {"timesteps": frozenset((_TABLE,))}
         self.open: list[str] = []
 
     def call(self, name: str, given: Mapping[str, Tags]) -> Tags:
@@ -81,12 +92,16 @@ class _Reader:
         self.open.append(name)
         names = dict(given)
         body = list(_statements(self.methods[name].body))
+        skipped = {id(each) for node in body for each in _statements(_for_tensors(node))}
         before: object = None
         result = _NONE
         while before != (names, self.attributes):  # what is set later in a loop is there before, too
             before = dict(names), dict(self.attributes)
             for statement in body:
+                number = self.number
                 result |= self.statement(statement, names)
+                if id(statement) in skipped:
+                    self.number = number
         self.open.pop()
         return result
 
@@ -137,7 +152,7 @@ class _Reader:
             return self.all([node.body, node.orelse], names)
         if isinstance(node, ast.BinOp):
             found = self.all([node.left, node.right], names)
-            self.number &= not found or isinstance(node.op, _WHOLE)
+            self.number &= self.entry not in found or isinstance(node.op, _WHOLE)
             return found
         if node is None or isinstance(node, ast.Constant | ast.Lambda | ast.JoinedStr):
             return _NONE
@@ -149,23 +164,26 @@ class _Reader:
     def attribute(self, node: ast.Attribute, names: dict[str, Tags]) -> Tags:
         if _is_own(node):
             found = self.attributes.get(node.attr, _NONE)
-            self.number &= node.attr != "timesteps"
+            self.searches |= node.attr == _TABLE
             return found
         return _NONE if node.attr in NOT_VALUES else self.of(node.value, names)
 
     def called(self, node: ast.Call, names: dict[str, Tags]) -> Tags:
         given = [*node.args, *(each.value for each in node.keywords)]
         if isinstance(node.func, ast.Name) and node.func.id in ("len", "isinstance", "int", "float"):
-            if node.func.id != "len":
+            if node.func.id == "isinstance":  # `step` may refuse numbers
+                asks_int = any(isinstance(n, ast.Name) and n.id == "int" for n in ast.walk(node.args[1]))
+                self.number &= not (asks_int and self.entry in self.of(node.args[0], names))
+            elif node.func.id != "len":
                 self.all(given, names)
             return _NONE
         if isinstance(node.func, ast.Attribute) and _is_own(node.func):
             if node.func.attr in self.methods:
                 return self.method(node, names)
-            self.all(given, names)
+            self.number &= self.entry not in self.all(given, names)
             return _NONE  # a function that the scheduler was given: what it makes of it is its own
         found = self.all([node.func, *given], names)
-        self.number &= not found
+        self.number &= self.entry not in found
         return found
 
     def method(self, node: ast.Call, names: dict[str, Tags]) -> Tags:
@@ -174,7 +192,15 @@ class _Reader:
         parameters = [each.arg for each in self.methods[name].args.args[1:]]
         given = dict(zip(parameters, (self.of(each, names) for each in node.args), strict=False))
         given |= {each.arg: self.of(each.value, names) for each in node.keywords if each.arg}
+        if name in self.elsewhere:
+            return _NONE
         return frozenset((name,)) if self.call(name, given) else _NONE
+
+
+def _for_tensors(node: ast.stmt) -> Sequence[ast.stmt]:
+    """What runs only `if isinstance(x, torch.Tensor)`, and so not for a number."""
+    wanted = isinstance(node, ast.If) and ast.unparse(node.test).startswith("isinstance(")
+    return node.body if wanted and ast.unparse(node.test).endswith(", torch.Tensor)") else ()  # type: ignore[attr-defined]
 
 
 def _is_own(node: ast.Attribute) -> bool:
