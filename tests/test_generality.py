@@ -22,6 +22,7 @@ from diffprof.corpus import CASES, Entry, modules_of
 from diffprof.devices.simulated import is_known, place, simulated_gpu, withheld
 from diffprof.model.recording import SyncRow
 from diffprof.targets.pipeline import PhaseTracker
+from tests.shares import one_in
 
 Values = Literal["known", "unknown"]
 
@@ -80,7 +81,7 @@ def simulated(entry: Entry, values: Values) -> Run:
     return Run(output, observer.sync_rows(), observer.steps_seen(), weights)
 
 
-@pytest.fixture(scope="module", params=CASES.values(), ids=CASES.keys())
+@pytest.fixture(scope="module", params=one_in(6, CASES))
 def entry(request: pytest.FixtureRequest) -> Entry:
     return request.param
 

@@ -196,6 +196,7 @@ def test_a_rung_that_runs_out_of_memory_leaves_the_others(cuda: FakeCuda, here: 
     assert {line for line in cuda.log if line != "release"} == {"synchronize 1", "reset 1"}
 
 
+@pytest.mark.slow
 def test_the_peak_of_a_compiled_rung_leaves_tuning_out(cuda: FakeCuda, here: Path) -> None:
     rungs = ("--rung", "sdpa", "--rung", "compile")
     result = command("ladder", TARGET, "--device", "cuda", "--steps", "2", *rungs)

@@ -292,6 +292,7 @@ def test_cuda_without_a_gpu_is_refused():
         scan_target("tiny-sdxl", device="cuda")
 
 
+@pytest.mark.slow
 def test_every_scheduler_has_a_row_and_failures_say_why():
     table = {
         row.scheduler: row for row in scheduler_table("tiny-sdxl", device="sim:t4", options=Options(steps=3))

@@ -159,6 +159,7 @@ def test_statements_keep_their_comments_and_decorators() -> None:
     assert rename("_a = f(_a, '_a')  # _a", {"_a": "_a_2"}) == "_a_2 = f(_a_2, '_a')  # _a"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["optimized"])
 def test_a_fresh_process_without_diffprof_makes_the_same_image(name: str, built: Any, tmp_path: Path) -> None:
     import diffusers

@@ -52,6 +52,7 @@ def still(*_):
     return lambda: float(next(ticks))
 
 
+@pytest.mark.slow
 def test_an_exact_fix_without_gain_is_kept_for_what_it_resolves(tried):
     outcomes, tuned = tried("cpu", made("host-timesteps", HOST_TIMESTEPS), clock=still())
     kept = outcomes["host-timesteps"]
@@ -209,6 +210,7 @@ def test_definitions_accumulate_and_are_undone(tried):
     assert "NameError" in outcomes["second"].why
 
 
+@pytest.mark.slow
 def test_a_context_stands_around_every_call(tried):
     code = Code(
         imports=("import contextlib",),
@@ -253,6 +255,7 @@ def compiling(code):
     )
 
 
+@pytest.mark.slow
 def test_compiling_is_reckoned_on_a_simulated_gpu_and_compared_on_a_twin(tried):
     outcomes, _ = tried("sim:a100-80gb", compiling(Code(optimize="pipe.unet.conv_in.compile()")))
     kept = outcomes["compile"]
@@ -265,6 +268,7 @@ def test_compiling_is_reckoned_on_a_simulated_gpu_and_compared_on_a_twin(tried):
     )
 
 
+@pytest.mark.slow
 def test_compiled_code_that_computes_something_else_is_undone(tried):
     code = Code(
         imports=("import torch",),
@@ -278,6 +282,7 @@ def test_compiled_code_that_computes_something_else_is_undone(tried):
     assert outcomes["compile"].reason is Reason.CHANGED
 
 
+@pytest.mark.slow
 def test_hooks_that_a_fix_left_are_compiled_with_the_model(tried):
     """Dynamo looks up the globals of what it inlines in the module that they name."""
     code = Code(
@@ -311,6 +316,7 @@ def test_the_scan_after_an_earlier_try_is_not_named_again(offered, scanned, unch
     assert tuned.report.after is None
 
 
+@pytest.mark.slow
 def test_a_compiled_twin_that_can_not_be_called_is_named(tried, monkeypatch):
     breaking = "pipe.vae.decode = torch.compile(lambda *a, **k: torch._dynamo.graph_break(), fullgraph=True)"
     code = Code(imports=("import torch",), optimize=breaking)
@@ -327,6 +333,7 @@ def test_a_compiled_twin_that_can_not_be_called_is_named(tried, monkeypatch):
     assert tuned.after is not None
 
 
+@pytest.mark.slow
 def test_comparing_compiled_code_leaves_dynamo_alone(tried):
     """Code that the caller compiled is neither forgotten nor compiled again."""
     compiles = []

@@ -19,6 +19,7 @@ from diffprof.tuning.difference import output_of
 from diffprof.tuning.twin.building import Twin, twin_of
 from diffprof.tuning.twin.calling import STEPS
 from diffprof.tuning.twin.shrinking import TEXT_LAYERS, NoTwin
+from tests.shares import one_in
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -60,7 +61,7 @@ UNDIVIDED = {
 """Those whose widths are not divided: most are too narrow in the corpus for their groups or rotary axes."""
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", one_in(12, {name: name for name in CASES}))
 def test_pipelines_of_the_corpus_have_a_twin(name: str) -> None:
     case = CASES[name].build()
     if name in WITHOUT:
@@ -246,6 +247,7 @@ def latte() -> tuple[Any, dict[str, Any]]:
     return df.LattePipeline(None, None, vae(4), model, scheduler), kwargs | {"clean_caption": False}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [flux, sd3, pixart_sigma, hunyuan_dit, wan, latte, cogvideo_of_a_picture])
 def test_real_widths_are_divided(make: Callable[[], tuple[Any, dict[str, Any]]]) -> None:
     with torch.device("meta"):

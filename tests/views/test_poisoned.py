@@ -74,6 +74,11 @@ def test_quantization_tables(report: Report, form: str) -> None:
     check(render_quantization(report.recording, form))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [pytest.param(name, marks=pytest.mark.slow if len(text) > 300 else ()) for name, text in TEXTS.items()],
+    indirect=True,
+)
 def test_tensorboard(report: Report, tmp_path: Path) -> None:
     from tensorboard import plugin_util
 

@@ -87,6 +87,7 @@ def captures() -> dict[str, CaptureRow]:
     return {row.component: row for row in whole_call()["sections"]["captures"]}
 
 
+@pytest.mark.slow
 def test_unet_and_vae_are_fullgraph_ready() -> None:
     for name in ("unet", "vae.decode"):
         row = captures()[name]
@@ -185,6 +186,7 @@ def test_nothing_is_left_behind() -> None:
     assert of["sections"]["unseen"] == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu", "sim:a100-80gb"])
 def test_a_compiled_model_of_the_users_is_not_compiled_again(device: str) -> None:
     def work() -> tuple[Any, ...]:
