@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 NEAR = 0.25
@@ -58,8 +58,10 @@ def _figures_of_time(parts: Parts) -> Iterator[tuple[str, Any]]:
             ],
         )
     for key, found in data_of(parts, "ladder").items():
-        predicted, measured = found["seconds"]
-        if predicted and measured and key.startswith("rung"):
+        if not key.startswith("rung"):
+            continue
+        predicted, measured = (found["seconds"][name] for name in ("predicted", "measured"))
+        if predicted and measured:
             yield f"ladder, {key}: predicted / measured", round(predicted / measured, 3)
 
 
@@ -106,13 +108,15 @@ def _disagreements(parts: Parts) -> Iterator[str]:
 
 def _disagreements_of_time(parts: Parts) -> Iterator[str]:
     for key, found in data_of(parts, "ladder").items():
-        yield from _of_pair(f"ladder, {key}", "s", found["seconds"] if key.startswith("rung") else ())
+        if key.startswith("rung"):
+            yield from _of_pair(f"ladder, {key}", "s", found["seconds"])
     for key, found in data_of(parts, "kernels").items():
         if key.startswith("call"):
             yield from _of_pair(f"kernels, {key}, device time", "ms", found["device_ms"])
     yield from _of_families(parts)
-    for key, found in data_of(parts, "fixes").items():
-        yield from (line for fix in found["fixes"] for line in _of_fix(key, fix))
+    for found in data_of(parts, "fixes").values():
+        if found.get("planned"):
+            yield from _of_fix(found)
 
 
 def _of_waits(key: str, found: Mapping[str, Any]) -> Iterator[str]:
@@ -131,11 +135,9 @@ def _of_waits(key: str, found: Mapping[str, Any]) -> Iterator[str]:
             yield f"waits, {key}: {site}: {seen} of the sync debug mode"
 
 
-def _of_pair(what: str, unit: str, pair: Sequence[float | None]) -> Iterator[str]:
-    if len(pair) != 2 or not pair[0] or not pair[1]:
-        return
-    predicted, measured = pair[0], pair[1]
-    if abs(predicted / measured - 1) > NEAR:
+def _of_pair(what: str, unit: str, pair: Mapping[str, float | None]) -> Iterator[str]:
+    predicted, measured = pair["predicted"], pair["measured"]
+    if predicted and measured and abs(predicted / measured - 1) > NEAR:
         yield f"{what}: {predicted:.4g} {unit} predicted, {measured:.4g} measured"
 
 
@@ -146,14 +148,24 @@ def _of_families(parts: Parts) -> Iterator[str]:
             yield f"kernels, {family}: predicted {median:.2f} of the measured time (median of {len(ratios)})"
 
 
-def _of_fix(key: str, fix: Mapping[str, Any]) -> Iterator[str]:
-    promised, (before, after) = fix["promised_ms"], fix["ms"]
+LEAST_MS = 0.02
+"""Share of the call under which a saving can't be told from noise."""
+
+LEAST_BYTES = 16 << 20
+
+
+def _of_fix(fix: Mapping[str, Any]) -> Iterator[str]:
     if fix["status"] != "kept":
-        yield f"fixes, {key}: {fix['fix']} {fix['status']}: {fix['why']}"
-    elif (
-        promised
-        and before
-        and after
-        and abs((before - after) - promised) > max(NEAR * promised, 0.02 * before)
-    ):
-        yield f"fixes, {key}: {fix['fix']} promised {promised:.3g} ms, saved {before - after:.3g}"
+        yield f"fixes: {fix['fix']} {fix['status']}: {fix['why']}"
+        return
+    before, after = fix["before_ms"], fix["after_ms"]
+    if fix["promised_ms"] and before and after:
+        room = max(NEAR * fix["promised_ms"], LEAST_MS * before)
+        if abs(before - after - fix["promised_ms"]) > room:
+            yield f"fixes: {fix['fix']} promised {fix['promised_ms']:.3g} ms, saved {before - after:.3g}"
+    held, left = fix["before_bytes"], fix["after_bytes"]
+    if fix["promised_bytes"] and held and left:
+        room = max(NEAR * fix["promised_bytes"], LEAST_BYTES)
+        if abs(held - left - fix["promised_bytes"]) > room:
+            mib = [value / 2**20 for value in (fix["promised_bytes"], held - left)]
+            yield f"fixes: {fix['fix']} promised {mib[0]:.0f} MiB, saved {mib[1]:.0f}"

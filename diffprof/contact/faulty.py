@@ -1,14 +1,22 @@
-"""A pipeline with faults that were put in: the tiny SDXL with DDIM, whose tables stay on the host while its
-steps are on the device."""
+"""Pipelines with faults that were put in: DDIM, whose tables stay on the host while its steps are on the
+device; attention computed in pieces; float32; a VAE in tiles and slices for one small image."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from diffprof.contact.pipelines import SD_VAE
+
+PLANTED = (
+    *("host-timesteps", "sdpa", "vae-untiled", "vae-unsliced", "fuse-qkv", "channels-last"),
+    *("no-progress-bar", "tf32", "bfloat16"),
+)
+"""Fixes of what was put in; those that a device has no use for are not planned there."""
+
 
 def faulty() -> tuple[Any, dict[str, Any]]:
+    """The tiny SDXL, with values."""
     import torch
-    from diffusers import DDIMScheduler
 
     from diffprof.devices import resolve_device
     from diffprof.targets import Options, resolve
@@ -18,6 +26,39 @@ def faulty() -> tuple[Any, dict[str, Any]]:
     with torch.random.fork_rng(devices=[]):
         target.run(lambda scene: made.append((scene.pipe, scene.kwargs)), resolve_device("cpu"), Options())
     pipe, kwargs = made[0]
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
-    pipe.set_progress_bar_config(disable=True)
+    _plant(pipe)
     return pipe, {**kwargs, "num_inference_steps": 3, "height": 64, "width": 64, "output_type": "pt"}
+
+
+def faulty_sd15() -> tuple[Any, dict[str, Any]]:
+    """Stable Diffusion 1.5 with random weights in float32, so that what fixes save can be measured."""
+    import torch
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
+    with torch.device("cuda"):
+        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
+        vae = AutoencoderKL(**SD_VAE)
+        prompts = [torch.randn(1, 77, 768) for _ in range(2)]
+    pipe = StableDiffusionPipeline(
+        vae=vae.eval(),
+        text_encoder=None,  # type: ignore[arg-type]
+        tokenizer=None,  # type: ignore[arg-type]
+        unet=unet.eval(),
+        scheduler=DDIMScheduler(),  # type: ignore[arg-type]
+        safety_checker=None,  # type: ignore[arg-type]
+        feature_extractor=None,  # type: ignore[arg-type]
+        requires_safety_checker=False,
+    )
+    _plant(pipe)
+    given = dict(zip(("prompt_embeds", "negative_prompt_embeds"), prompts, strict=True))
+    return pipe, {**given, "num_inference_steps": 5, "height": 512, "width": 512, "output_type": "pt"}
+
+
+def _plant(pipe: Any) -> None:
+    from diffusers import DDIMScheduler
+    from diffusers.models.attention_processor import AttnProcessor
+
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    pipe.unet.set_attn_processor(AttnProcessor())
+    pipe.vae.enable_tiling()
+    pipe.vae.enable_slicing()

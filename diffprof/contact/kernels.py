@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from diffprof.contact.parts import Place
 from diffprof.contact.shapes import Shape, shapes
-from diffprof.contact.store import Work
+from diffprof.contact.store import Work, paired
 
 TOGETHER = 20
 """Shapes of one item."""
@@ -69,13 +69,13 @@ def call(place: Place, target: str) -> dict[str, Any]:
     predicted, seen = found
     families = sorted({*_by_family(predicted), *_by_family(seen)})
     return {
-        "call_ms": [_ms(predicted), _ms(seen)],
-        "device_ms": [sum(_by_family(each).values()) for each in found],
+        "call_ms": paired(_ms(predicted), _ms(seen)),
+        "device_ms": paired(*(sum(_by_family(each).values()) for each in found)),
         "families": [
-            [name, _by_family(predicted).get(name), _by_family(seen).get(name)] for name in families
+            {"family": name, **paired(*(_by_family(each).get(name) for each in found))} for name in families
         ],
-        "launches": [sum(row.count for row in each.kernels or ()) for each in found],
-        "peak_bytes": [each.memory.peak_bytes if each.memory else None for each in found],
+        "launches": paired(*(sum(row.count for row in each.kernels or ()) for each in found)),
+        "peak_bytes": paired(*(each.memory.peak_bytes if each.memory else None for each in found)),
     }
 
 

@@ -46,11 +46,17 @@ def flux_third() -> tuple[Any, dict[str, Any]]:
     return pipe, {**call, "prompt_embeds": prompt, "pooled_prompt_embeds": pooled}
 
 
-FLUX_VAE: dict[str, Any] = {
+SD_VAE: dict[str, Any] = {
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
     "block_out_channels": (128, 256, 512, 512),
     "layers_per_block": 2,
+    "latent_channels": 4,
+}
+"""As stable-diffusion-v1-5 has it."""
+
+FLUX_VAE: dict[str, Any] = {
+    **SD_VAE,
     "latent_channels": 16,
     "scaling_factor": 0.3611,
     "shift_factor": 0.1159,

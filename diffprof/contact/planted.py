@@ -3,49 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from diffprof.contact.faulty import PLANTED
 from diffprof.contact.parts import Place
 from diffprof.contact.store import Work
 
-FACTORY = f"{Path(__file__).with_name('faulty.py')}:faulty"
+FILE = Path(__file__).with_name("faulty.py")
 
 
 def items(place: Place) -> Iterator[tuple[str, Work]]:
-    for goal in ("latency",) if place.short else ("latency", "memory"):
-        yield f"goal {goal}", partial(tried, place, goal)
+    yield "plan", partial(planned, place)
+    for fix in PLANTED:
+        yield f"fix {fix}", partial(tried, place, fix)
 
 
-def tried(place: Place, goal: str) -> dict[str, Any]:
-    """Each fix of the plan: promised and measured milliseconds, bytes, and the change of the output."""
-    from diffprof.judge.plan import Choice
-    from diffprof.model.fix import Status
+@cache
+def _report(place: Place) -> Any:
+    """One scan for all items of the process."""
     from diffprof.scanning.scan import scan_target
+
+    return scan_target(
+        f"{FILE}:{'faulty_sd15' if place.real and not place.short else 'faulty'}", device=place.device
+    )
+
+
+def planned(place: Place) -> dict[str, Any]:
+    """The fixes that the findings name, with what each promises."""
+    from diffprof.judge.plan import Choice, make_plan
+
+    report = _report(place)
+    plan = make_plan(report, Choice(lossy=True))
+    return {
+        "findings": sorted({finding.rule for finding in report.findings}),
+        "promised_ms": {step.fix: step.saves_ms for step in plan.steps},
+        "promised_bytes": {step.fix: step.saves_bytes for step in plan.steps if step.saves_bytes},
+        "not_planned": [fix for fix in PLANTED if fix not in {step.fix for step in plan.steps}],
+    }
+
+
+def tried(place: Place, fix: str) -> dict[str, Any]:
+    """One fix: promised and measured milliseconds and bytes, and the change of the output. planned: whether
+    the plan has it."""
+    from diffprof.judge.plan import Choice, make_plan
     from diffprof.tuning.engine import tune
 
-    report = scan_target(FACTORY, device=place.device)
-    skipped = ("compile", "compile-blocks")  # the ladder's part has them
-    tuned = tune(report, Choice(ignore=skipped, goal=goal, lossy=goal == "memory"))
-    plan = {step.fix: step for step in tuned.report.plan.steps} if tuned.report.plan else {}
-    outcomes = [o for o in tuned.report.outcomes or () if o.status not in (Status.ADVICE, Status.SKIPPED)]
+    report = _report(place)
+    steps = {step.fix: step for step in make_plan(report, Choice(lossy=True)).steps}
+    if fix not in steps:
+        return {"fix": fix, "planned": False}
+    tuned = tune(report, Choice(select=(fix,), lossy=True))
+    outcome = next(each for each in tuned.report.outcomes or () if each.fix == fix)
+    step = steps[fix]
     return {
-        "fixes": [
-            {
-                "fix": each.fix,
-                "status": str(each.status),
-                "why": each.why,
-                "promised_ms": plan[each.fix].saves_ms if each.fix in plan else None,
-                "promised_bytes": plan[each.fix].saves_bytes if each.fix in plan else None,
-                "ms": [each.before_ms, each.after_ms],
-                "bytes": [each.memory_before_bytes, each.memory_after_bytes],
-                "max_abs_diff": each.max_abs_diff,
-                "bit_equal": each.difference.bit_equal if each.difference else None,
-                "resolved": each.resolved,
-                "remaining": each.remaining,
-            }
-            for each in outcomes
-        ],
-        "findings": sorted({finding.rule for finding in report.findings}),
+        "fix": fix,
+        "planned": True,
+        "status": str(outcome.status),
+        "why": outcome.why,
+        "promised_ms": step.saves_ms,
+        "promised_bytes": step.saves_bytes,
+        "before_ms": outcome.before_ms,
+        "after_ms": outcome.after_ms,
+        "before_bytes": outcome.memory_before_bytes,
+        "after_bytes": outcome.memory_after_bytes,
+        "max_abs_diff": outcome.max_abs_diff,
+        "bit_equal": outcome.difference.bit_equal if outcome.difference else None,
+        "resolved": outcome.resolved,
+        "remaining": outcome.remaining,
     }

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from diffprof.contact.parts import Place
-from diffprof.contact.store import Work
+from diffprof.contact.store import Work, paired
 
 EAGER = ("fp32", "bf16", "sdpa")
 
@@ -37,9 +37,9 @@ def climbed(place: Place, target: str, rung: str) -> dict[str, Any]:
         for device in (place.simulated, place.device)
     ]
     return {
-        "seconds": [each.seconds for each in both],
-        "gib": [each.memory_gb for each in both],
-        "why_not": [each.skipped or each.failed for each in both],
+        "seconds": paired(*(each.seconds for each in both)),
+        "gib": paired(*(each.memory_gb for each in both)),
+        "why_not": paired(*(each.skipped or each.failed for each in both)),
     }
 
 
@@ -73,7 +73,7 @@ def blocks(place: Place, target: str) -> dict[str, Any]:
         taken = time.perf_counter() - begin
         after = clean_passes(scene.call, device.synchronize, clock=device.clock)
         medians = [statistics.median(each.seconds) for each in (before, after)]
-        return {"seconds": medians, "first_call_s": taken}
+        return {"before_s": medians[0], "after_s": medians[1], "first_call_s": taken}
 
     options = dataclasses.replace(_options(place), dtype="bfloat16")
     with device.active(), torch.no_grad():

@@ -59,6 +59,11 @@ def _done(key: str, work: Work) -> dict[str, Any]:
     return {"key": key, "seconds": round(time.perf_counter() - begin, 3), **found}
 
 
+def paired(predicted: Any, measured: Any) -> dict[str, Any]:
+    """A figure by the model of the simulated GPU, and on the device."""
+    return {"predicted": predicted, "measured": measured}
+
+
 def write(path: Path, data: bytes) -> None:
     """Write a file whole or not at all, and onto the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from diffprof.contact import checks
+from diffprof.contact import checks, planted
 from diffprof.contact.agreement import summary
 from diffprof.contact.conduct import _note_end
 from diffprof.contact.parts import PARTS, Part, Place
 from diffprof.contact.report import write_report
 from diffprof.contact.shapes import shapes
-from diffprof.contact.store import Log, read
+from diffprof.contact.store import Log, paired, read
 from tests.fake_cuda import FakeCuda, installed
 
 CPU = Place("cpu", "sim:a100-80gb", True)
@@ -94,7 +94,9 @@ def test_agreement_is_counted_and_what_disagrees_is_named() -> None:
     parts = {
         "waits": part("waits", {"key": "sdxl", "data": waits}),
         "kernels": part("kernels", {"key": "shapes 1 to 3", "data": {"rows": kernels}}),
-        "ladder": part("ladder", {"key": "rung fp32", "data": {"seconds": [2.0, 1.0], "gib": [1, 1]}}),
+        "ladder": part(
+            "ladder", {"key": "rung fp32", "data": {"seconds": paired(2.0, 1.0)}}
+        ),
         "graphs": part(
             "graphs",
             {"key": "break", "status": "failed", "error": "KeyError: 'x'"},
@@ -222,3 +224,39 @@ def test_what_only_undoing_needs_leaves_the_fake() -> None:
 @pytest.mark.parametrize("check", [*checks.CHECKS, *checks.CUDA_CHECKS])
 def test_checks_hold_on_a_gpu(check: str) -> None:
     {**checks.CHECKS, **checks.CUDA_CHECKS}[check](GPU)
+
+
+def outcome(**more: Any) -> dict[str, Any]:
+    told = {"planned": True, "status": "kept", "why": "", "fix": "bfloat16", "promised_ms": 10.0}
+    told |= {"promised_bytes": None, "before_ms": 50.0, "after_ms": 40.0, "before_bytes": 0, "after_bytes": 0}
+    return {**told, **more}
+
+
+@pytest.mark.parametrize(
+    ("found", "line"),
+    [
+        (outcome(), None),
+        (outcome(after_ms=48.0), "fixes: bfloat16 promised 10 ms, saved 2"),
+        (outcome(status="reverted", why="slower"), "fixes: bfloat16 reverted: slower"),
+        ({"fix": "tf32", "planned": False}, None),
+        (
+            outcome(promised_bytes=512 << 20, before_bytes=1 << 30, after_bytes=1 << 30),
+            "fixes: bfloat16 promised 512 MiB, saved 0",
+        ),
+        (outcome(promised_bytes=512 << 20, before_bytes=1 << 30, after_bytes=1 << 29), None),
+    ],
+)
+def test_what_a_fix_promised_is_held_against_what_came_of_it(found: dict[str, Any], line: str | None) -> None:
+    parts = {"fixes": part("fixes", {"key": "fix", "data": found})}
+    assert summary(parts, timed=True)["disagreements"] == ([] if line is None else [line])
+
+
+@pytest.mark.slow
+def test_the_planted_faults_are_found_and_mended(tmp_path: Path) -> None:
+    place = Place("cuda", "sim:a100-80gb", True)
+    with installed(FakeCuda()):
+        plan = planted.planned(place)
+        tried = planted.tried(place, "host-timesteps")
+    assert {"host-timesteps", "vae-untiled", "fuse-qkv"} <= set(plan["promised_ms"])
+    assert tried["planned"]
+    assert (tried["status"], tried["bit_equal"]) == ("kept", True)
