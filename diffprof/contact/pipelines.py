@@ -52,6 +52,7 @@ SD_VAE: dict[str, Any] = {
     "block_out_channels": (128, 256, 512, 512),
     "layers_per_block": 2,
     "latent_channels": 4,
+    "sample_size": 512,
 }
 """As stable-diffusion-v1-5 has it."""
 

@@ -94,9 +94,7 @@ def test_agreement_is_counted_and_what_disagrees_is_named() -> None:
     parts = {
         "waits": part("waits", {"key": "sdxl", "data": waits}),
         "kernels": part("kernels", {"key": "shapes 1 to 3", "data": {"rows": kernels}}),
-        "ladder": part(
-            "ladder", {"key": "rung fp32", "data": {"seconds": paired(2.0, 1.0)}}
-        ),
+        "ladder": part("ladder", {"key": "rung fp32", "data": {"seconds": paired(2.0, 1.0)}}),
         "graphs": part(
             "graphs",
             {"key": "break", "status": "failed", "error": "KeyError: 'x'"},
