@@ -41,6 +41,7 @@ COMMANDS = {
     "ladder": "diffprof.cli.ladder",
     "predict": "diffprof.cli.predict",
     "sweep": "diffprof.cli.sweep",
+    "survey": "diffprof.cli.survey",
     "calibrate": "diffprof.cli.calibrate",
     "tensorboard": "diffprof.cli.tensorboard",
     "record": "diffprof.cli.record",

@@ -80,9 +80,10 @@ def _many(
     found: tuple[str, ...], traces: Path, form: str, engine: Engine, *, again: bool, quiet: bool
 ) -> None:
     """Rows to the store, and what all of them say."""
+    from diffprof.fleet.gathering import Told
     from diffprof.fleet.sources import sources
     from diffprof.fleet.store import STORE_FILE, Store
-    from diffprof.fleet.traces import Told, import_traces
+    from diffprof.fleet.traces import import_traces
     from diffprof.judge.fleet import fleet
     from diffprof.model.progress import progress_on
     from diffprof.views.traces import render_fleet

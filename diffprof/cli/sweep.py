@@ -104,7 +104,8 @@ def _preload() -> tuple[str, ...]:
 
 
 def _swept(grids: list[Grid], store: Any, engine: Any, *, again: bool, quiet: bool) -> tuple[SweepRow, ...]:
-    from diffprof.fleet.sweeping import Told, sweep
+    from diffprof.fleet.gathering import Told
+    from diffprof.fleet.sweeping import sweep
     from diffprof.model.progress import progress_on
 
     listed = _cases(grids)
@@ -115,7 +116,7 @@ def _swept(grids: list[Grid], store: Any, engine: Any, *, again: bool, quiet: bo
             if now.done == 1:
                 progress.stage("runs", total=now.total)
             failed = f", {now.failed} failed" if now.failed else ""
-            progress.step(f"{time_left(now.left_s)}{failed}; {now.case}")
+            progress.step(f"{time_left(now.left_s)}{failed}; {now.last}")
 
         return sweep(listed, store, engine, again=again, told=told)
 

@@ -65,7 +65,7 @@ class RayCluster:
         try:
             _knock(self.address)
             ray.init(address=self.address, **options)
-        except (ValueError, OSError, RuntimeError) as error:
+        except Exception as error:  # Ray raises a bare one where a node does not come up.
             raise UsageError(
                 f"The Ray cluster {self.address!r} can't be reached: {error}",
                 "Give the address that `ray start --head` printed, or --ray alone to start one here.",

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from diffprof.fleet.engine import Engine, Result, Task
+from diffprof.fleet.gathering import Told, gather, there
 from diffprof.fleet.grid import Case, merged, versions
 from diffprof.fleet.store import Store
 from diffprof.model.sweep import FAILED, OK, UNFIT, SweepRow
@@ -21,16 +22,6 @@ MEMORY = 3 << 29
 """Bytes that a run takes: Python with torch and diffusers, and what a call holds on the host."""
 
 PRELOAD = ("diffprof.fleet.worker_imports",)
-
-
-class Told(msgspec.Struct, frozen=True):
-    """How far a sweep is. left_s: seconds until the end, by the rate until now."""
-
-    case: str
-    done: int
-    total: int
-    failed: int
-    left_s: float
 
 
 def sweep(
@@ -46,27 +37,17 @@ def sweep(
 
     again: run those that failed. Stopped at any time, what is done is in the store.
     """
-    there = _there(store, again)
-    left = {str(case): case for each in merged(cases) if (case := each.without(there)) is not None}
-    tasks = (Task(name, run_case, (case,), MEMORY) for name, case in left.items())
-    started, failed = clock(), 0
-    for done, result in enumerate(engine.results(tasks) if left else (), start=1):
-        case = left[result.key]
-        rows = result.value if result.error is None else failed_rows(case, result)
-        failed += any(row.status == FAILED for row in rows)
-        store.add(TABLE, rows)
-        if told is not None:
-            rest = (clock() - started) / done * (len(left) - done)
-            told(Told(result.key, done, len(left), failed, rest))
+    done = there(store, TABLE, SweepRow, again=again)
+    left = {str(case): case for each in merged(cases) if (case := each.without(done)) is not None}
+    tasks = [Task(name, run_case, (case,), MEMORY) for name, case in left.items()]
+
+    def rows_of(result: Result) -> Sequence[SweepRow]:
+        return result.value if result.error is None else failed_rows(left[result.key], result)
+
+    gather(tasks, store, TABLE, engine, rows_of, told=told, clock=clock)
     by_key = {row.key: row for row in store.rows(TABLE, SweepRow)}
     keys = dict.fromkeys(cell[3] for case in cases for cell in case.cells())
     return tuple(by_key[key] for key in keys)
-
-
-def _there(store: Store, again: bool) -> set[str]:
-    if not again:
-        return store.keys(TABLE)
-    return {row.key for row in store.rows(TABLE, SweepRow) if row.status != FAILED}
 
 
 def run_case(case: Case) -> tuple[SweepRow, ...]:

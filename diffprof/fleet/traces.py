@@ -17,6 +17,7 @@ from diffprof.chrome_trace.events import Trace
 from diffprof.chrome_trace.reader import read_trace
 from diffprof.chrome_trace.sections import Sections, sections_of
 from diffprof.fleet.engine import Engine, Result, Task
+from diffprof.fleet.gathering import Told, gather, there
 from diffprof.fleet.sources import Source, local
 from diffprof.fleet.store import Store
 from diffprof.judge.judging import make_report
@@ -31,22 +32,9 @@ ZIPPED, PLAIN, OWN = 90, 7, 300 << 20
 """Bytes of memory that reading takes for each byte of a file that is zipped, or is not, and beside them."""
 
 MOST_FINDINGS = 12
-FLUSH_S = 1.0
-"""Rows are written together that come within this time: opening the file takes longer than reading a small
-trace."""
-
 _STEP = re.compile(r"^ProfilerStep#\d+$")
 _HANDLER = re.compile(r"^(.+)_\d+\.\d+\.pt\.trace\.json(?:\.gz)?$")
 """Names that torch.profiler.tensorboard_trace_handler gives: host, process, time."""
-
-
-class Told(msgspec.Struct, frozen=True):
-    """How far it is. left_s: seconds until the end, by the rate until now."""
-
-    done: int
-    total: int
-    failed: int
-    left_s: float
 
 
 def import_traces(
@@ -56,31 +44,19 @@ def import_traces(
     *,
     again: bool = False,
     told: Callable[[Told], None] | None = None,
-    clock: Callable[[], float] = time.monotonic,
 ) -> tuple[TraceRow, ...]:
     """The rows of these files, in their order; what the store has is not read again.
 
     again: read what failed once more. Stopped at any time, what was written is whole.
     """
-    there = store.keys(TABLE)
-    if again:
-        there = {row.key for row in store.rows(TABLE, TraceRow) if row.status != FAILED}
-    left = {source.key: source for source in found if source.key not in there}
-    tasks = (Task(key, trace_row, (source,), memory_of(source)) for key, source in left.items())
-    started = written = clock()
-    failed, rows = 0, list[TraceRow]()
-    try:
-        for done, result in enumerate(engine.results(tasks) if left else (), start=1):
-            rows.append(result.value if result.error is None else _failed(left[result.key], result))
-            failed += rows[-1].status == FAILED
-            now = clock()
-            if now - written >= FLUSH_S:
-                store.add(TABLE, rows)
-                rows, written = [], now
-            if told is not None:
-                told(Told(done, len(left), failed, (now - started) / done * (len(left) - done)))
-    finally:
-        store.add(TABLE, rows)
+    done = there(store, TABLE, TraceRow, again=again)
+    left = {source.key: source for source in found if source.key not in done}
+    tasks = [Task(key, trace_row, (source,), memory_of(source)) for key, source in left.items()]
+
+    def rows_of(result: Result) -> list[TraceRow]:
+        return [result.value if result.error is None else _failed(left[result.key], result)]
+
+    gather(tasks, store, TABLE, engine, rows_of, told=told)
     known = {row.key: row for row in store.rows(TABLE, TraceRow)}
     return tuple(known[source.key] for source in found)
 

@@ -22,6 +22,9 @@ __all__ = ["BuiltinInfo", "Options", "Target", "builtin_targets", "from_object",
 
 T = TypeVar("T")
 
+CORPUS = "corpus:"
+"""What names of the tiny pipelines that come with the package begin with."""
+
 FORMS = """\
 a built-in architecture      sdxl, flux, wan or another of {number}: see `diffprof targets`
 a local checkpoint folder    ./my-checkpoint (with a model_index.json)
@@ -104,6 +107,10 @@ def _resolve(spec: str, args: Sequence[str]) -> Target:
         from diffprof.targets.script import ScriptTarget
 
         return ScriptTarget(_file(spec, spec), tuple(args))
+    if spec.startswith(CORPUS):
+        from diffprof.corpus.target import CorpusTarget
+
+        return CorpusTarget(spec)
     if builtin_named(spec) is not None:
         from diffprof.targets.checkpoint import BuiltinTarget
 

@@ -10,9 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from diffprof.cli.app import app
+from diffprof.fleet.gathering import Told
 from diffprof.fleet.grid import Case, Grid, cases, content, grids_of, merged, pixels
 from diffprof.fleet.store import Store
-from diffprof.fleet.sweeping import Told, sweep
+from diffprof.fleet.sweeping import sweep
 from diffprof.model.errors import UsageError
 from diffprof.model.sweep import SweepRow
 from diffprof.scanning import predicting
