@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import msgspec
@@ -13,12 +14,16 @@ import torch
 from diffprof.analyzers.kernels.simulated import SimulatedKernels
 from diffprof.devices import resolve_device
 from diffprof.devices.simulated.session import SESSION
+from diffprof.gpu.assembly import compiled_root
+from diffprof.gpu.attention import LIBRARIES
 from diffprof.gpu.cost import CostModel
 from diffprof.gpu.mode import Mode, current_mode
 from diffprof.gpu.pricing import margin_of
-from diffprof.gpu.quantized import SCHEMES
+from diffprof.gpu.products import product_of
+from diffprof.gpu.quantized import SCHEMES, Scheme, saved_bytes
 from diffprof.gpu.specs import GpuSpec, load_spec, spec_names
 from diffprof.judge.timeline import origin_shares, replay, steps_of, with_steps
+from diffprof.model.errors import UsageError
 from diffprof.model.modes import check_modes
 from diffprof.model.prediction import Prediction
 from diffprof.model.recording import Timeline
@@ -26,14 +31,103 @@ from diffprof.targets import Options, Target, from_object, resolve
 from diffprof.targets.calls import bound as bound_arguments
 from diffprof.targets.calls import outputs
 from diffprof.targets.compiled import compiled_roots
-from diffprof.targets.pipeline import PhaseTracker
+from diffprof.targets.pipeline import PhaseTracker, with_role
 from diffprof.targets.pipeline_call import Scene
+from diffprof.tuning.undo import restored
 
 RUN_STEPS = 4
 """Steps that are run; steady ones are repeated for longer calls."""
 
 HOST_SHARE = 0.9
 """A call whose device is busy for less than this share of it is bound by the host."""
+
+
+UNFUSED = "unfused"
+"""`attention` of processors that compute scores, softmax and product apart."""
+
+GRAPHS = {
+    "default": False,
+    "max-autotune-no-cudagraphs": False,
+    "reduce-overhead": True,
+    "max-autotune": True,
+}
+"""`torch.compile`'s modes -> whether what is compiled is replayed as CUDA graphs."""
+
+TORCHAO = {
+    "int8dq": "int8",
+    "fp8dq": "fp8",
+    "fp8dqrow": "fp8_row",
+    "int8wo": "int8_weight_only",
+    "fp8wo": "fp8_weight_only",
+    "int4wo": "int4_weight_only",
+}
+"""Short names of schemes as published tables have them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """How a call is set up, beside its mode.
+
+    attention: a backend of diffusers' dispatcher, or "unfused"; None: what PyTorch takes. tf32: float32
+    products on the tensor cores; None: as PyTorch is set. quantization: of the linears of what is compiled,
+    in the mode "compiled". compile_mode: of `torch.compile`; None: "max-autotune". fuse_qkv, channels_last:
+    done to the denoisers before the call.
+    """
+
+    attention: str | None = None
+    tf32: bool | None = None
+    quantization: str | None = None
+    compile_mode: str | None = None
+    fuse_qkv: bool = False
+    channels_last: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for a name that is not there."""
+        self._check("attention", self.attention, (*LIBRARIES, UNFUSED))
+        self._check("quantization", self.quantization, (*SCHEMES, *TORCHAO))
+        self._check("compile_mode", self.compile_mode, GRAPHS)
+
+    def _check(self, name: str, value: str | None, known: Iterable[str]) -> None:
+        if value is not None and value not in known:
+            raise UsageError(f"There is no {name} {value!r}.", f"Choose from: {', '.join(known)}.")
+
+    def scheme(self, mode: str) -> Scheme | None:
+        """How linears are quantized in a mode; None where they are not."""
+        if mode in SCHEMES:
+            return SCHEMES[mode]
+        if mode == "eager" or self.quantization is None:
+            return None
+        return SCHEMES[TORCHAO.get(self.quantization, self.quantization)]
+
+    def mode(self, name: str, roots: tuple[str, ...]) -> Mode:
+        """How the operations run."""
+        changes: dict[str, Any] = {} if self.tf32 is None else {"matmul_tf32": self.tf32}
+        if self.attention not in (None, UNFUSED):
+            changes["attention"] = LIBRARIES[str(self.attention)]
+        scheme = self.scheme(name)
+        if scheme is not None:
+            changes |= {"quantizes": _linears, "scheme": scheme}
+        if name == "eager":
+            return current_mode(**changes)
+        graphs = GRAPHS[self.compile_mode or "max-autotune"]
+        return current_mode(compiled=roots, graphs=graphs, **changes)
+
+    def prepare(self, scene: Scene) -> Scene:
+        """The pipeline as set up."""
+        for model in with_role(scene.pipe, "denoiser").values():
+            if self.attention == UNFUSED and hasattr(model, "set_attn_processor"):
+                from diffusers.models.attention_processor import AttnProcessor
+
+                model.set_attn_processor(AttnProcessor())
+            if self.fuse_qkv and callable(getattr(model, "fuse_qkv_projections", None)):
+                model.fuse_qkv_projections()
+            if self.channels_last:
+                model.to(memory_format=torch.channels_last)
+        return scene
+
+
+def _linears(module: str | None, depth: int, columns: int, kind: str) -> bool:
+    return kind == "linear"
 
 
 class Run(NamedTuple):
@@ -55,17 +149,25 @@ def predict(
     steps: int | None = None,
     options: Options | None = None,
     price: float | Mapping[str, float] | None = None,
+    attention: str | None = None,
+    tf32: bool | None = None,
+    quantization: str | None = None,
+    compile_mode: str | None = None,
+    fuse_qkv: bool = False,
+    channels_last: bool = False,
     on_run: Callable[[int], None] | None = None,
     **call: Any,
 ) -> tuple[Prediction, ...]:
     """Rows for every batch, device and mode, in that order.
 
     target: what `diffprof.scan` takes. devices: names of data sheets, or "all". steps: denoising steps of the
-    call; None: the target's own. price: of one GPU hour, or by device. on_run: told of each batch before it
-    is run. call: arguments of the call. Raises UsageError for an unknown device or mode, TargetError where
-    the target fails.
+    call; None: the target's own. price: of one GPU hour, or by device. attention, tf32, quantization,
+    compile_mode, fuse_qkv, channels_last: see Setting. on_run: told of each batch before it is run. call:
+    arguments of the call. Raises UsageError for an unknown device, mode or setting, TargetError where the
+    target fails.
     """
     check_modes(modes)
+    setting = Setting(attention, tf32, quantization, compile_mode, fuse_qkv, channels_last)
     specs = sheets(devices)
     found = resolve(target) if isinstance(target, str) else from_object(target, kwargs=call)
     chosen = options or Options()
@@ -75,8 +177,9 @@ def predict(
     for batch in batches:
         if on_run is not None:
             on_run(batch)
-        run = run_call(found, dataclasses.replace(chosen, batch=None if batch == 1 else batch), steps)
-        rows += [priced(run, spec, mode, batch, steps, price) for spec in specs for mode in modes]
+        own = dataclasses.replace(chosen, batch=None if batch == 1 else batch)
+        run = run_call(found, own, steps, prepare=setting.prepare)
+        rows += [priced(run, spec, mode, batch, steps, price, setting) for spec in specs for mode in modes]
     return tuple(rows)
 
 
@@ -101,7 +204,10 @@ def run_call(
     own = options if steps is None else dataclasses.replace(options, steps=min(steps, RUN_STEPS))
 
     def play(scene: Scene) -> Run:
-        scene = scene if prepare is None else prepare(scene)
+        with nullcontext() if prepare is None else restored(scene.pipe):
+            return observed(scene if prepare is None else prepare(scene))
+
+    def observed(scene: Scene) -> Run:
         kernels = SimulatedKernels(device.gpu, scene.pipe, current_mode())  # type: ignore[attr-defined]
         tracker = PhaseTracker(on_change=kernels.phase)
         watched = tracker.watching(scene.pipe), device.observed(kernels, scene.pipe)
@@ -115,13 +221,16 @@ def run_call(
         return target.run(play, device, own)
 
 
-def _mode(name: str, roots: tuple[str, ...]) -> Mode:
-    if name == "eager":
-        return current_mode()
-    if name == "compiled":
-        return current_mode(compiled=roots)
-    return current_mode(
-        compiled=roots, quantizes=lambda module, depth, columns, kind: kind == "linear", scheme=SCHEMES[name]
+def saved_weights(run: Run, scheme: Scheme) -> int:
+    """Bytes that the weights of quantized linears take less."""
+    layers = {
+        module: op
+        for op, module in run.kernels.builder.operations()
+        if module is not None and op.name == "aten::linear" and compiled_root(module, run.roots) is not None
+    }
+    products = [(product_of(op), op.inputs[1].dtype.itemsize) for op in layers.values()]
+    return sum(
+        saved_bytes(scheme, product.depth, product.columns, width) for product, width in products if product
     )
 
 
@@ -137,18 +246,22 @@ def priced(
     batch: int,
     steps: int | None,
     price: float | Mapping[str, float] | None,
+    setting: Setting | None = None,
 ) -> Prediction:
     """The call on one device and in one mode. steps: None for those that were run."""
+    setting = setting or Setting()
     row = Prediction(
         device=spec.key, gpu=spec.name, mode=mode, batch=batch, steps=steps, memory_gib=spec.capacity_gib
     )
-    if mode in ("int8", "fp8") and mode not in spec.peak:
-        return _told(row, why=f"{spec.name} has no units for {mode}")
+    scheme = setting.scheme(mode)
+    if scheme is not None and scheme.kind is not None and scheme.kind not in spec.peak:
+        return _told(row, why=f"{spec.name} has no units for {scheme.kind}")
     builder = run.kernels.builder
-    builder.model = CostModel(spec, _mode(mode, run.roots))
+    builder.model = CostModel(spec, setting.mode(mode, run.roots))
     memory = builder.memory(run.kernels.weights)
-    peak = ((memory.peak_bytes or 0) - run.held) / 2**30
-    weights = (run.kernels.weights - run.held) / 2**30
+    saved = 0 if scheme is None else saved_weights(run, scheme)
+    peak = ((memory.peak_bytes or 0) - run.held - saved) / 2**30
+    weights = (run.kernels.weights - run.held - saved) / 2**30
     row = _told(row, peak_gib=peak, weights_gib=weights, fits=peak <= spec.capacity_gib)
     if not row.fits:
         lacking = peak - spec.capacity_gib

@@ -10,7 +10,7 @@ import diffprof
 from diffprof.gpu.specs import load_spec
 from diffprof.model.errors import UsageError
 from diffprof.model.prediction import Prediction
-from diffprof.scanning.predicting import predict
+from diffprof.scanning.predicting import Setting, predict
 from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options
 from diffprof.views.predictions import render_predictions
@@ -98,3 +98,39 @@ def test_every_form_has_every_row(rows: tuple[Prediction, ...]) -> None:
 
 def test_it_is_a_function_of_the_package() -> None:
     assert diffprof.predict is predict
+
+
+@pytest.mark.slow
+def test_settings_change_what_they_say() -> None:
+    def one(mode: str = "compiled", **setting: object) -> Prediction:
+        (row,) = predict("tiny-sdxl", devices=("h100",), modes=(mode,), options=HALF, **setting)  # type: ignore[arg-type]
+        return row
+
+    plain, eager = one(), one("eager")
+    assert plain.seconds is not None
+    assert eager.seconds is not None
+    weights = one(quantization="int8wo")
+    assert plain.weights_gib is not None
+    assert weights.weights_gib is not None
+    assert weights.weights_gib < plain.weights_gib
+    assert one(compile_mode="default").seconds != plain.seconds
+    assert (one("eager", attention="unfused").seconds or 0) > eager.seconds
+    assert (one("eager", fuse_qkv=True).seconds or eager.seconds) < eager.seconds
+
+
+HALF = Options(dtype="float16", steps=1)
+
+
+@pytest.mark.parametrize("wrong", [{"attention": "x"}, {"quantization": "int7"}, {"compile_mode": "fast"}])
+def test_an_unknown_setting_is_named(wrong: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="There is no"):
+        predict("tiny-sdxl", **wrong)  # type: ignore[arg-type]
+
+
+def test_every_rung_that_is_published_can_be_said() -> None:
+    """As words of `published/latencies.jsonl`; what the pipeline itself brings (slices, offload) aside."""
+    for word in ("int8dq", "fp8dq", "fp8dqrow", "int8wo", "fp8wo", "int4wo"):
+        assert Setting(quantization=word).scheme("compiled") is not None
+        assert Setting(quantization=word).scheme("eager") is None
+    assert Setting(tf32=True).mode("eager", ()).matmul_tf32
+    assert not Setting(compile_mode="default").mode("compiled", ("unet",)).graphs
