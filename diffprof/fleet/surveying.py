@@ -61,7 +61,7 @@ def key_of(target: str, breaks: bool) -> str:
     return hashlib.sha256("\0".join((target, str(breaks), *versions())).encode()).hexdigest()[:24]
 
 
-def _row(target: str, breaks: bool, **figures: Any) -> SurveyRow:
+def _row(target: str, breaks: bool, /, **figures: Any) -> SurveyRow:
     own, torch, diffusers = versions()
     return SurveyRow(
         key=key_of(target, breaks), target=target, diffprof=own, torch=torch, diffusers=diffusers, **figures
