@@ -53,10 +53,21 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         from diffprof.model.plain import clean
+        from diffprof.views.tuning import tried
         from diffprof.views.verdict import verdict
 
         place = f", stored in {self.path}" if self.path else ""
-        return clean(f"<Report {self.recording.target.spec}: {verdict(self).headline}{place}>")
+        said = verdict(self).headline
+        if self.outcomes is not None:
+            kept = ", ".join(outcome.fix for outcome in self.outcomes if outcome.stays)
+            said = f"{tried(self.outcomes)}{f' Kept: {kept}.' if kept else ''}"
+        return clean(f"<Report {self.recording.target.spec}: {said}{place}>")
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the answer, and what to do or what was kept."""
+        from diffprof.views.html.notebook import render_cell
+
+        return render_cell(self)
 
     def render(self, form: str = "text", *, columns: int = 80, verbose: bool = False) -> str:
         """As a text, in one of the formats of `diffprof show`. columns: width of "text"; verbose: all of it,

@@ -134,6 +134,28 @@ def test_repr_is_one_line() -> None:
     assert "\n" not in shown
 
 
+def test_the_repr_of_what_was_tried_says_what_was_kept_and_what_that_bought() -> None:
+    report = load_judged(Path(__file__).parents[2] / "traces" / "samples" / "sdxl-ddim-a100")
+    assert repr(report).startswith(
+        "<Report sdxl: 3 of 6 fixes kept: 539 ms -> 372 ms per call, 1.45x (simulated)."
+    )
+    kept = [outcome.fix for outcome in report.outcomes or () if outcome.stays]
+    assert f" Kept: {', '.join(kept)}." in repr(report)
+
+
+def test_a_notebook_shows_the_answer_as_plain_html() -> None:
+    report = load_judged(Path(__file__).parents[2] / "traces" / "samples" / "sdxl-ddim-h100")
+    shown = report._repr_html_()
+    assert "<b>442 ms an image of 3 steps" in shown
+    assert shown.count("<tr>") == 1 + len(report.actions)
+    tuned = load_judged(Path(__file__).parents[2] / "traces" / "samples" / "sdxl-ddim-a100")
+    assert "3 of 6 fixes kept" in tuned._repr_html_()
+    hostile = builders.ugly()._repr_html_()
+    assert "<script" not in hostile
+    assert "<img" not in hostile
+    assert "style" not in hostile.partition("<small>")[0]
+
+
 def test_a_report_renders_itself_and_its_findings_say_where() -> None:
     report = builders.one_of_everything()
     assert report.render("markdown").startswith("#")
