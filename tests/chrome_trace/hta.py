@@ -1,16 +1,24 @@
-"""HolisticTraceAnalysis, asked for the figures that diffprof gives too."""
+"""HolisticTraceAnalysis' answers to what diffprof tells too, in `hta.json`.
+
+`python -m tests.chrome_trace.hta FOLDER` asks it again, where it is installed (it brings JupyterLab: no test
+needs it), about the real traces in FOLDER and about one that diffprof writes.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import sys
+import tempfile
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from unittest import mock
 
-import pytest
-
+ANSWERS = Path(__file__).with_name("hta.json")
+WRITTEN = "written"
+"""The trace of diffprof's own, in the answers."""
 DEVICE_WORK = ("kernel", "gpu_memcpy", "gpu_memset")
 
 
@@ -24,14 +32,21 @@ class Breakdown:
     count: int
 
 
+def answered(name: str) -> Breakdown:
+    """What it said of a trace."""
+    return Breakdown(**json.loads(ANSWERS.read_text())["breakdown"][name])
+
+
+def answered_host_wait_us(name: str) -> float:
+    return float(json.loads(ANSWERS.read_text())["host_wait_us"][name])
+
+
 def breakdown(path: Path, *, nanoseconds: bool = False) -> Breakdown:
     """Its temporal breakdown of a trace, all iterations.
 
     It counts whatever names a stream as device work, so Kineto's `cuda_sync` rows and inductor's host rows
     are taken out first. nanoseconds: keep them (its own option); by default it cuts times to microseconds.
-    Skips the test when it is not installed.
     """
-    pytest.importorskip("hta", reason="HolisticTraceAnalysis is not installed")
     environment = {"HTA_DISABLE_NS_ROUNDING": "1" if nanoseconds else "0"}
     with mock.patch.dict(os.environ, environment), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -58,7 +73,6 @@ def breakdown(path: Path, *, nanoseconds: bool = False) -> Breakdown:
 
 def host_wait_us(path: Path) -> float:
     """Idle time of all streams for which the launch came after the work before it had ended."""
-    pytest.importorskip("hta", reason="HolisticTraceAnalysis is not installed")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from hta.trace_analysis import TraceAnalysis
@@ -70,3 +84,20 @@ def host_wait_us(path: Path) -> float:
         finally:
             logging.disable(logging.NOTSET)
     return float(frame[frame["idle_category"] == "host_wait"]["idle_time"].sum())
+
+
+def ask(folder: Path) -> dict[str, dict[str, object]]:
+    from tests.chrome_trace.test_real_traces import TRACES, WAITING
+    from tests.chrome_trace.test_writer import written
+
+    paths = {known.name: folder / f"{known.name}.json.gz" for known in TRACES}
+    found: dict[str, object] = {
+        known.name: asdict(breakdown(paths[known.name], nanoseconds=known.nanoseconds)) for known in TRACES
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        found[WRITTEN] = asdict(breakdown(written(Path(scratch) / "trace.json")))
+    return {"breakdown": found, "host_wait_us": {name: host_wait_us(paths[name]) for name in WAITING}}
+
+
+if __name__ == "__main__":
+    ANSWERS.write_text(json.dumps(ask(Path(sys.argv[1])), indent=1) + "\n")

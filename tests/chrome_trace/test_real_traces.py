@@ -15,7 +15,7 @@ from diffprof.judge.timeline import replay
 from diffprof.model.recording import Grade
 from diffprof.scanning.importing import import_trace, record_trace
 from diffprof.views.verdict import verdict
-from tests.chrome_trace.hta import breakdown, host_wait_us
+from tests.chrome_trace.hta import answered, answered_host_wait_us
 
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "gpu-traces"
 
@@ -41,6 +41,8 @@ TRACES = (
     Known("minitoy-mi250", 14, 2, 21, "AMD Radeon Graphics", nanoseconds=True),
     Known("sampled-no-flows", 1154, 40, 1204, "GPU 0"),
 )
+WAITING = ("event-sync-a100", "minitoy-mi250")
+"""Those with one stream."""
 
 
 def trace_file(name: str) -> Path:
@@ -71,7 +73,7 @@ def test_everything_is_read_and_linked(known: Known) -> None:
 @each
 def test_holistic_trace_analysis_agrees(known: Known) -> None:
     path = trace_file(known.name)
-    theirs = breakdown(path, nanoseconds=known.nanoseconds)
+    theirs = answered(known.name)
     trace = read_trace(path)
     recording = record_trace(path)
     idle = sum(gap.duration_us for gap in recording.gaps or () if gap.cause != "tail" and not gap.is_head)
@@ -97,14 +99,14 @@ def test_a_first_call_is_not_launch_bound(name: str) -> None:
     assert "cudaDeviceGetStreamPriorityRange of aten::to" in verdict(report).why
 
 
-@pytest.mark.parametrize("name", ["event-sync-a100", "minitoy-mi250"])
+@pytest.mark.parametrize("name", WAITING)
 def test_what_holistic_trace_analysis_calls_host_wait_is_split(name: str) -> None:
     """On one stream: everything between two pieces of work that was not launched in time."""
     path = trace_file(name)
     host = ("launch", "python", "copy", "stall", "allocation", "cpu-op", "data", "sync")
     gaps = record_trace(path).gaps or ()
     ours = sum(gap.duration_us for gap in gaps if gap.cause in host and not gap.is_head)
-    assert ours == pytest.approx(host_wait_us(path), rel=0.01)
+    assert ours == pytest.approx(answered_host_wait_us(name), rel=0.01)
 
 
 @each

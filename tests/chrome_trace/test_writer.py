@@ -22,7 +22,7 @@ from diffprof.judge.timeline import replay
 from diffprof.model.errors import DiffprofError
 from diffprof.model.recording import Frame, Grade, KernelKind, MemoryUse, PhaseSpan, Site, SyncRow, Timeline
 from diffprof.scanning.importing import record_trace
-from tests.chrome_trace.hta import breakdown
+from tests.chrome_trace.hta import WRITTEN, answered
 
 KINDS = (
     KernelKind(name="gemm_a", op="aten::addmm", family="gemm", shape="2x64x64, 64x64", dtype="float16"),
@@ -257,15 +257,23 @@ def test_nothing_half_written_is_left(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["t.json.gz"]
 
 
+def long_call() -> Timeline:
+    """Of more lines than 16 bits can number."""
+    return call(steps=30)
+
+
+def written(path: Path) -> Path:
+    """What HolisticTraceAnalysis was asked about."""
+    return write_trace(path, long_call(), [READ], device_name="A100")
+
+
 @pytest.mark.parametrize("name", ["t.json", "t.json.gz"])
 def test_holistic_trace_analysis_agrees(tmp_path: Path, name: str) -> None:
-    timeline = call(steps=30)  # more lines than 16 bits can number
-    path = write_trace(tmp_path / name, timeline, [READ], device_name="A100")
-    theirs = breakdown(path)
-    recording = record_trace(path)
+    theirs = answered(WRITTEN)
+    recording = record_trace(written(tmp_path / name))
     busy = recording.device.details["busy_us"]
     idle = sum(gap.duration_us for gap in recording.gaps or () if gap.cause != "tail" and not gap.is_head)
     assert theirs.idle_us == pytest.approx(idle, rel=0.01)
     assert theirs.span_us - theirs.idle_us == pytest.approx(busy, rel=0.01)
-    run = replay(timeline)
+    run = replay(long_call())
     assert theirs.span_us - theirs.idle_us == pytest.approx(run.device_busy_us, rel=0.01)
