@@ -14,7 +14,7 @@ import msgspec
 from diffprof import __version__
 from diffprof.chrome_trace.communication import Communication, communication_of
 from diffprof.chrome_trace.events import Trace
-from diffprof.chrome_trace.reader import read_trace
+from diffprof.chrome_trace.nsight import read_any
 from diffprof.chrome_trace.sections import Sections, sections_of
 from diffprof.fleet.engine import Engine, Result, Task
 from diffprof.fleet.gathering import Told, gather, there
@@ -83,7 +83,7 @@ def trace_row(source: Source) -> TraceRow:
     """What one trace tells; in a worker. Raises UsageError for what is no trace."""
     started = time.perf_counter()
     with local(source) as path:
-        trace = read_trace(path)
+        trace = read_any(path)
     sections = sections_of(trace)
     report = make_report(recording_of(trace, sections, {}))
     row = TraceRow(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from importlib import import_module
 
 from diffprof.model.quiet import quiet_libraries
@@ -16,6 +17,8 @@ MODULES = (
 )
 
 quiet_libraries()
+# Of hundreds of pipelines, each would say it again.
+warnings.filterwarnings("ignore", category=FutureWarning)
 for _name in MODULES:
     import_module(_name)
 # One lock for the threads of a process: tqdm's own spans processes, and is left behind by one that is ended.

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from diffprof import __version__
 from diffprof.chrome_trace.embedded_recording import recording_in
 from diffprof.chrome_trace.events import ACCELERATORS, Trace, accelerator_of
-from diffprof.chrome_trace.reader import STOPPED, read_trace
+from diffprof.chrome_trace.nsight import read_any
+from diffprof.chrome_trace.reader import STOPPED
 from diffprof.chrome_trace.sections import Sections, device_property, memory_of, sections_of
 from diffprof.gpu.specs import spec_of_device
 from diffprof.model.recording import INTERRUPTED, DeviceInfo, Environment, Recording, TargetInfo
@@ -50,7 +51,7 @@ def record_trace(
 ) -> Recording:
     """The trace's evidence as a recording; of a scan's own trace, the recording that it carries."""
     started = time.perf_counter()
-    trace = read_trace(path, progress=progress, stop=stop)
+    trace = read_any(path, progress=progress, stop=stop)
     read = time.perf_counter()
     sections = sections_of(trace)
     done = time.perf_counter()
