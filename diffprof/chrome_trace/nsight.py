@@ -1,7 +1,7 @@
 """Exports of Nsight Systems as traces: `nsys export --type sqlite`, or a `.nsys-rep` where `nsys` is there.
 
-Its tables [docs.nvidia.com/nsight-systems/UserGuide, SQLite schema] hold what Kineto writes as events: kernels,
-copies and memsets, runtime calls, NVTX ranges. They are written as a trace, which is read as others are.
+Its tables [docs.nvidia.com/nsight-systems/UserGuide, SQLite schema] hold what Kineto writes as events:
+kernels, copies and memsets, runtime calls, NVTX ranges. They are written as a trace, which is read as others are.
 """
 
 from __future__ import annotations
@@ -156,8 +156,8 @@ class _Export:
             name = self._texts.get(row.get("demangledName"), "") or self._texts.get(row.get("shortName"), "")
             yield _device("kernel", name, row)
         for row in self._rows("CUPTI_ACTIVITY_KIND_MEMCPY"):
-            way = _COPIES.get(row.get("copyKind"), "HtoH")
-            ends = (_PLACES.get(row.get(end), "Device") for end in ("srcKind", "dstKind"))
+            way = _COPIES.get(row["copyKind"], "HtoH")
+            ends = (_PLACES.get(row[end], "Device") for end in ("srcKind", "dstKind"))
             yield _device("gpu_memcpy", f"Memcpy {way} ({' -> '.join(ends)})", row)
         for row in self._rows("CUPTI_ACTIVITY_KIND_MEMSET"):
             yield _device("gpu_memset", "Memset (Device)", row)
