@@ -1,7 +1,7 @@
 """Exports of Nsight Systems as traces: `nsys export --type sqlite`, or a `.nsys-rep` where `nsys` is there.
 
 Its tables [docs.nvidia.com/nsight-systems/UserGuide, SQLite schema] hold what Kineto writes as events:
-kernels, copies and memsets, runtime calls, NVTX ranges. They are written as a trace, which is read as others are.
+kernels, copies and memsets, runtime calls, NVTX ranges. They are written as a trace, and read as others are.
 """
 
 from __future__ import annotations
