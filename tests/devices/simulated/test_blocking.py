@@ -219,6 +219,18 @@ def test_waits(name: str, sim: torch.device, recorder: Recorder) -> None:
     assert recorder.kinds() == expected
 
 
+TWICE = {
+    "repeat_interleave": lambda x: x.repeat_interleave(x),
+    "bincount": lambda x: x.bincount(),
+}
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_ops_that_wait_more_than_once(name: str, sim: torch.device, recorder: Recorder) -> None:
+    TWICE[name](device_range(sim))
+    assert [wait.waits for wait in recorder.waits] == [2]
+
+
 UNKNOWN_READS = {
     "item": (lambda x: x.sum().item(), 0.0),
     "bool": (lambda x: bool(x.isnan().any()), False),
