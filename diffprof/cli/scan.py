@@ -212,6 +212,7 @@ def in_viewer(typed: Sequence[str], target: str, traces: Path) -> None:
 )
 @analyzer_options
 @click.option("--no-cache", is_flag=True, help="Capture and time again what an earlier scan did.")
+@click.option("--every-step", is_flag=True, help="Run steps that repeat one before, too (sim only).")
 @format_option(FORMS)
 @click.option(
     "--select",
@@ -239,6 +240,7 @@ def command(
     analyzers: str,
     compiled: bool,
     no_cache: bool,
+    every_step: bool,
     tui: bool,
     baseline_file: Path | None,
     update: bool,
@@ -261,7 +263,8 @@ def command(
     if tui:
         in_viewer(click.get_current_context().meta[__name__], target, traces)
         return
-    settings = {"compiled": compiled, "cache": False if no_cache else None, **taken_settings(options)}
+    settings = {"compiled": compiled, "cache": False if no_cache else None, "every_step": every_step}
+    settings |= taken_settings(options)
     chosen = make_options(**options)
     failure: BaseException | None = None
     asked = signals()

@@ -81,21 +81,20 @@ class Call(NamedTuple):
 
 def alike(items: Iterable[OpSignature | Wait]) -> list[OpSignature | Wait]:
     """One operation for all that differ only in where their data lies, such as `timesteps[i]`."""
-    by_id: dict[int, OpSignature] = {}
+    items = list(items)
     by_look: dict[tuple[Any, ...], OpSignature] = {}
+    found: dict[OpSignature | Wait, OpSignature | Wait] = {}
+    for item in dict.fromkeys(items):
+        found[item] = item if isinstance(item, Wait) else by_look.setdefault(_look(item), item)
+    return list(map(found.__getitem__, items))
 
-    def of(op: OpSignature) -> OpSignature:
-        found = by_id.get(op.id)
-        if found is None:
-            look = (
-                *(op.name, op.direction, op.nbytes, repr(op.scalars)),
-                *((m.shape, m.stride, m.dtype, m.device, m.bits) for m in (*op.inputs, *op.outputs)),
-                len(op.inputs),
-            )
-            found = by_id[op.id] = by_look.setdefault(look, op)
-        return found
 
-    return [of(item) if isinstance(item, OpSignature) else item for item in items]
+def _look(op: OpSignature) -> tuple[Any, ...]:
+    return (
+        *(op.name, op.direction, op.nbytes, repr(op.scalars)),
+        *((m.shape, m.stride, m.dtype, m.device, m.bits) for m in (*op.inputs, *op.outputs)),
+        len(op.inputs),
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

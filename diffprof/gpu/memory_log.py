@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from operator import itemgetter
 from types import CodeType, FrameType
 from typing import NamedTuple
 
@@ -58,6 +60,37 @@ class _Peak:
     op: OpSignature | None = None
     extra: int = 0
 
+    def moved(self, nbytes: int, events: int, phase: str, step: int | None) -> _Peak:
+        """So many bytes higher and events later."""
+        return _Peak(self.nbytes + nbytes, self.event + events, phase, step, self.module, self.op, self.extra)
+
+
+class MemoryMark(NamedTuple):
+    """Where a stretch of a call begins. item: launched before it; events: of memory, until then; peak,
+    phase_peak: as they were. first: of which storages count."""
+
+    first: int
+    item: int
+    events: int
+    live: int
+    phase: str
+    phase_peak: int
+    peak: _Peak
+
+
+class MemoryStretch(NamedTuple):
+    """The memory of a stretch that frees nothing of what was there before. Items, events and numbers count
+    from its begin; so do the bytes of its peak."""
+
+    events: tuple[tuple[int, int, int], ...]
+    born: dict[int, _Born]
+    kept: int
+    peak: _Peak
+
+    def alike(self, other: MemoryStretch) -> bool:
+        """Whether both take and give back the same, asked for by the same lines."""
+        return self.events == other.events and self.born == other.born and self.kept == other.kept
+
 
 @dataclass
 class MemoryLog:
@@ -76,6 +109,8 @@ class MemoryLog:
     """(items launched before, bytes more or less, number of the storage)."""
     _born: dict[int, _Born] = field(default_factory=dict)
     _peak: _Peak = field(default_factory=_Peak)
+    _stretches: list[tuple[int, int, MemoryStretch]] = field(default_factory=list)
+    """Those that came again: of which number their storages count, and the item at which they began."""
 
     def start(self, live: int, weights: Iterable[Weights] = ()) -> None:
         """The call begins with so many bytes in use, of which these are the models'."""
@@ -112,6 +147,63 @@ class MemoryLog:
         if nbytes > self._peak.nbytes:
             self._peak = _Peak(nbytes, len(self._events), self.phase, self.step, module, op, extra)
 
+    # --- what comes again -----------------------------------------------------------------------------
+
+    def mark(self, item: int, first: int) -> MemoryMark:
+        """A stretch begins after so many items; `since` ends it, before another begins. first: of which its
+        storages count."""
+        live = self.live
+        mark = MemoryMark(
+            first, item, len(self._events), live, self.phase, self.peaks.get(self.phase, 0), self._peak
+        )
+        self.peaks[self.phase], self._peak = live, _Peak(live)
+        return mark
+
+    def since(self, mark: MemoryMark) -> MemoryStretch | None:
+        """What came since. None where a storage went that was there before."""
+        peak, begin, first = self._peak, mark.item, mark.first
+        self.peaks[mark.phase] = max(self.peaks[mark.phase], mark.phase_peak)
+        if peak.nbytes <= mark.peak.nbytes:
+            self._peak = mark.peak
+        events = self._events[mark.events :]
+        numbers = [number for _, nbytes, number in events if nbytes > 0]
+        if not {number for _, _, number in events} <= set(numbers):
+            return None
+        born = {n - first: b._replace(item=b.item - begin) for n in numbers if (b := self._born[n])}
+        return MemoryStretch(
+            tuple((item - begin, nbytes, number - first) for item, nbytes, number in events),
+            born,
+            self.live - mark.live,
+            peak.moved(-mark.live, -mark.events, mark.phase, self.step),
+        )
+
+    def again(self, told: MemoryStretch, item: int, first: int) -> None:
+        """It comes again after so many items. first: of which its storages count."""
+        peak, live, begin = told.peak, self.live, len(self._events)
+        self._stretches.append((first, item, told))
+        self._events += [(item + at, nbytes, first + number) for at, nbytes, number in told.events]
+        if live + peak.nbytes > self.peaks.get(self.phase, 0):
+            self.peaks[self.phase] = live + peak.nbytes
+            if live + peak.nbytes > self._peak.nbytes:
+                self._peak = peak.moved(live, begin, self.phase, self.step)
+        self.live = live + told.kept
+
+    def _birth(self, number: int) -> _Born | None:
+        """Of a storage of the call; None for one that was there before."""
+        if (born := self._born.get(number)) is not None:
+            return born
+        at = bisect_right(self._stretches, number, key=itemgetter(0)) - 1
+        if at < 0:
+            return None
+        first, item, told = self._stretches[at]
+        born = told.born.get(number - first)
+        return None if born is None else born._replace(item=born.item + item)
+
+    def _made_here(self, number: int) -> _Born:
+        born = self._birth(number)
+        assert born is not None, "a storage that was there before the call"
+        return born
+
     @property
     def peak(self) -> int:
         """The most bytes that were in use."""
@@ -125,12 +217,12 @@ class MemoryLog:
 
     def made_by(self, number: int) -> tuple[Site | None, MemoryKind, str | None]:
         """The line that asked for a storage of the call, what it is, and the module that ran."""
-        born = self._born[number]
+        born = self._made_here(number)
         return _site(born.line, born.module), born.kind, born.module
 
     def moved(self, number: int) -> bool:
         """Whether a storage of the call is a weight that was moved to the device."""
-        return self._born[number].kind is MemoryKind.WEIGHTS
+        return self._made_here(number).kind is MemoryKind.WEIGHTS
 
     def use(
         self,
@@ -189,13 +281,13 @@ class MemoryLog:
             yield MemoryHolder(kind=kind, module=owner, dtype=dtype, phase="before"), nbytes
         known = {each.number for each in self.weights}
         for _, nbytes, number in self._events[: self._peak.event]:
-            if nbytes < 0 and number not in known and number not in self._born:
+            if nbytes < 0 and number not in known and self._birth(number) is None:
                 rest += nbytes
         if rest:
             yield MemoryHolder(kind=MemoryKind.OTHER, phase="before"), rest
 
     def _holder(self, number: int, items: Sequence[object]) -> MemoryHolder:
-        born = self._born[number]
+        born = self._made_here(number)
         made, out = _made(born, items)
         return MemoryHolder(
             kind=born.kind,
@@ -212,7 +304,8 @@ class MemoryLog:
         peak = self._peak
         assert peak.op is not None
         last = self._events[peak.event - 1][2] if peak.event else None
-        line = self._born[last].line if last in self._born else None
+        born = None if last is None else self._birth(last)
+        line = None if born is None else born.line
         return MemoryHolder(
             kind=MemoryKind.WORKSPACE,
             module=peak.module,

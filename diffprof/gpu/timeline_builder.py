@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from diffprof.judge.timeline import find_gaps, phase_of_events, replay
 from diffprof.model.recording import GapRow, KernelRow, MemoryUse, Timeline
 
-from .assembly import Call, Phase, Wait, assembled
+from .assembly import Call, Phase, Wait, alike, assembled
 from .cost import CostModel
-from .memory_log import MemoryLog, Weights
+from .memory_log import MemoryLog, MemoryMark, MemoryStretch, Weights
 from .signatures import OpSignature
 
 Outermost = Callable[[str, Any, tuple[Any, ...], dict[str, Any]], AbstractContextManager[None]]
@@ -65,6 +65,28 @@ class ModuleStack:
 
         with replaced(torch.nn.Module, "__call__", followed):
             yield self
+
+
+class Mark(NamedTuple):
+    """Where a stretch of a call begins: items and phases until then, and where the memory stands."""
+
+    items: int
+    phases: int
+    memory: MemoryMark
+
+
+class Again(NamedTuple):
+    """A stretch of a call within one phase."""
+
+    items: tuple[OpSignature | Wait, ...]
+    modules: tuple[str | None, ...]
+    memory: MemoryStretch
+
+    def alike(self, other: Again) -> bool:
+        """Whether both launch the same, wherever their data lies, and take and give back the same memory."""
+        both = alike([*self.items, *other.items])
+        launched = both[: len(self.items)] == both[len(self.items) :] and self.modules == other.modules
+        return launched and self.memory.alike(other.memory)
 
 
 @dataclass
@@ -122,6 +144,25 @@ class TimelineBuilder:
     def free(self, nbytes: int, number: int) -> None:
         """Memory is given back."""
         self.memory_log.free(nbytes, number, len(self._items))
+
+    # --- what comes again -----------------------------------------------------------------------------
+
+    def mark(self, first: int) -> Mark:
+        """A stretch begins; `since` ends it, before another begins. first: of which its storages count."""
+        return Mark(len(self._items), len(self._phases), self.memory_log.mark(len(self._items), first))
+
+    def since(self, mark: Mark) -> Again | None:
+        """What came since, if it was all in one phase, and freed nothing that was there before."""
+        memory = self.memory_log.since(mark.memory)
+        if len(self._phases) != mark.phases or memory is None:
+            return None
+        return Again(tuple(self._items[mark.items :]), tuple(self._modules[mark.items :]), memory)
+
+    def again(self, told: Again, first: int) -> None:
+        """It comes again. first: of which its storages count."""
+        self.memory_log.again(told.memory, len(self._items), first)
+        self._items += told.items
+        self._modules += told.modules
 
     def start_memory(self, live: int, weights: Iterable[Weights] = ()) -> None:
         """Bytes that were in use before the call: the weights, mostly."""

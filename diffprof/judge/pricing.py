@@ -12,7 +12,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from diffprof.judge.setup_costs import base_of, saved_ms
-from diffprof.judge.timeline import Replay, Without, events_of_syncs, replay, total_us
+from diffprof.judge.timeline import Replay, Without, events_of_syncs, replay, total_us, waits_in
 from diffprof.model.finding import Evidence, Finding
 from diffprof.model.recording import Change, Grade, Recording, SyncRow, Timeline
 
@@ -112,7 +112,7 @@ def left_out(evidence: Evidence, timeline: Timeline, syncs: Sequence[SyncRow]) -
     only the wait goes. A copy stays and no longer waits. Kinds take the times that the finding names in
     `becomes_us`, or vanish.
     """
-    present = set(timeline.sync) if evidence.syncs else set()
+    present = waits_in(timeline) if evidence.syncs else ()
     waits = frozenset(row for row in evidence.syncs if row in present)
     reads = [row for row in waits if row < len(syncs) and is_read(syncs[row])]
     events = {event for event in evidence.events if event < len(timeline.host_us)}

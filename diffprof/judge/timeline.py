@@ -14,13 +14,17 @@ makes anything later.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise, repeat
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec.structs import replace
 
 from diffprof.model.recording import GapRow, Grade, PhaseSpan, Timeline, median
+
+if TYPE_CHECKING:
+    from diffprof.judge.blocks import Columns, Lanes
 
 ALL_STREAMS = -1
 """Stream of an event that waits for the whole device."""
@@ -74,8 +78,89 @@ class Replay(msgspec.Struct, frozen=True):
 def replay(timeline: Timeline, without: Without = NOTHING) -> Replay:
     """Run the timeline, leaving `without` out, and keep when each event ran.
 
-    An event that is left out has the times at which it would have been issued and no length.
+    An event that is left out has the times at which it would have been issued and no length. The run of the
+    last timeline as it is is kept: it is asked for again and again.
     """
+    if without:
+        return _replay(timeline, without)
+    known = _known(timeline)
+    if known.run is None:
+        known.run = _in_blocks(known) if _is_long(timeline) else _replay(timeline, without)
+    return known.run
+
+
+def _is_long(timeline: Timeline) -> bool:
+    """Whether it is run in blocks: arrays pay off, and the recording has nothing that they leave out."""
+    if len(timeline.host_us) < LONG or timeline.settle_us or timeline.late_us:
+        return False
+    return not set(timeline.stream) - {timeline.stream[0], ALL_STREAMS}
+
+
+def _in_blocks(known: _Known) -> Replay:
+    columns = known.columns()
+    host_start, host_end, device_start, device_end, wait_start = known.lanes().times(columns)
+    waits = {
+        row: float((host_end[events] - wait_start[events]).sum()) for row, events in known.waiting.items()
+    }
+    runs = device_end >= 0.0
+    latest = float(device_end.max(initial=0.0))
+    held = host_end.copy()
+    held[wait_start >= 0.0] = wait_start[wait_start >= 0.0]
+    throttled = float((held - host_start - columns.host).sum())
+    return Replay(
+        total_us=max(float(host_end[-1]), latest),
+        host_end_us=float(host_end[-1]),
+        device_busy_us=float(columns.device[runs].sum()),
+        blocked_us=waits,
+        throttled_us=throttled,
+        host_start=tuple(host_start.tolist()),
+        host_end=tuple(host_end.tolist()),
+        device_start=tuple(device_start.tolist()),
+        device_end=tuple(device_end.tolist()),
+        wait_start=tuple(wait_start.tolist()),
+    )
+
+
+class _Known:
+    """What was told of one timeline: a plan asks for the same again and again. waiting: row of a wait -> its
+    events."""
+
+    def __init__(self, timeline: Timeline) -> None:
+        self.timeline = timeline
+        self.run: Replay | None = None
+        self._columns: Columns | None = None
+        self.lengths: dict[tuple[frozenset, ...], float] = {}
+        self.waiting: dict[int, list[int]] = {}
+        for event, row in enumerate(timeline.sync):
+            if row != NOT_BLOCKING:
+                self.waiting.setdefault(row, []).append(event)
+
+    def columns(self) -> Columns:
+        """As arrays."""
+        if self._columns is None:
+            from diffprof.judge.blocks import columns
+
+            self._columns = columns(self.timeline)
+        return self._columns
+
+    def lanes(self) -> Lanes:
+        from diffprof.judge.blocks import Lanes
+
+        timeline = self.timeline
+        return Lanes(timeline.launch_latency_us, timeline.sync_latency_us, timeline.pending_limit)
+
+
+_LAST: list[_Known] = []
+"""Of the last timeline that was asked for."""
+
+
+def _known(timeline: Timeline) -> _Known:
+    if not _LAST or _LAST[0].timeline is not timeline:
+        _LAST[:] = [_Known(timeline)]
+    return _LAST[0]
+
+
+def _replay(timeline: Timeline, without: Without) -> Replay:
     host, device, stream, sync = _columns(timeline, without)
     latency = timeline.launch_latency_us
     limit = timeline.pending_limit
@@ -144,13 +229,12 @@ def origin_shares(timeline: Timeline) -> dict[str, float]:
 
 
 def total_us(timeline: Timeline, without: Without = NOTHING) -> float:
-    """Length of the run; the same as `replay(...).total_us`, several times faster on one stream.
+    """Length of the run; the same as `replay(...).total_us`, several times faster on one stream. Of a long
+    timeline, what is left out counts as nothing where it saves less than sums of so many numbers are exact.
 
     A plan asks for the same again and again: what was told of the last timeline is kept.
     """
-    if not _TOTALS or _TOTALS[0][0] is not timeline:
-        _TOTALS[:] = [(timeline, {})]
-    known = _TOTALS[0][1]
+    known = _known(timeline).lengths
     key = (
         without.waits,
         without.events,
@@ -162,14 +246,31 @@ def total_us(timeline: Timeline, without: Without = NOTHING) -> float:
     return known[key]
 
 
-_TOTALS: list[tuple[Timeline, dict[tuple[frozenset, ...], float]]] = []
-"""One timeline, and its length without this and that."""
+LONG = 10_000
+"""Events from which a timeline is run in blocks."""
+
+EXACT = 1e-9
+"""Share of a long timeline's length up to which sums in another order may differ."""
 
 
 def _total_us(timeline: Timeline, without: Without) -> float:
-    host, device, _, sync = _columns(timeline, without)
-    if len(set(timeline.stream) - {ALL_STREAMS}) > 1:
+    if not without or len(set(timeline.stream) - {ALL_STREAMS}) > 1:
         return replay(timeline, without).total_us
+    if not _is_long(timeline):
+        host, device, _, sync = _columns(timeline, without)
+        return _one_after_another(timeline, host, device, sync)
+    from diffprof.judge.blocks import cut
+
+    known = _known(timeline)
+    left = known.columns().without(without, launch_us(timeline))
+    found = known.lanes().run(cut(*left, timeline.pending_limit))
+    whole = replay(timeline).total_us
+    return whole if math.isclose(found, whole, rel_tol=EXACT) else found
+
+
+def _one_after_another(
+    timeline: Timeline, host: Sequence[float], device: Sequence[float], sync: Sequence[int]
+) -> float:
     latency = timeline.launch_latency_us
     limit = timeline.pending_limit
     ends: list[float] = []
@@ -201,8 +302,13 @@ def saved_us(timeline: Timeline, without: Without, baseline_us: float | None = N
 
 def events_of_syncs(timeline: Timeline, rows: Sequence[int]) -> tuple[int, ...]:
     """Events that block because of these sync rows."""
-    wanted = set(rows)
-    return tuple(i for i, row in enumerate(timeline.sync) if row in wanted) if wanted else ()
+    waiting = _known(timeline).waiting if rows else {}
+    return tuple(sorted(event for row in set(rows) for event in waiting.get(row, ())))
+
+
+def waits_in(timeline: Timeline) -> Collection[int]:
+    """The rows of waits that it has."""
+    return _known(timeline).waiting.keys()
 
 
 def events_of_kinds(timeline: Timeline, kinds: Sequence[int]) -> tuple[int, ...]:
@@ -355,7 +461,7 @@ def _columns(
         kinds = without.kind_us
         new_us = [kinds.get(k, work) for k, work in zip(timeline.kind, device, strict=True)]
         # A launch that disappears takes the host's time for it along.
-        own = _launch_us(timeline)
+        own = launch_us(timeline)
         host = [
             max(0.0, spent - own) if new == 0.0 < old else spent
             for spent, new, old in zip(host, new_us, device, strict=True)
@@ -369,7 +475,7 @@ def _columns(
         sync = [NOT_BLOCKING if row in waits else row for row in sync]
     if without.events:
         host, device, sync = list(host), list(device), list(sync)
-        own = _launch_us(timeline)
+        own = launch_us(timeline)
         for event in without.events:
             is_python = timeline.kind[event] < 0 and timeline.sync[event] == NOT_BLOCKING
             host[event] = 0.0 if is_python else max(0.0, host[event] - own)
@@ -378,7 +484,7 @@ def _columns(
     return host, device, timeline.stream, sync
 
 
-def _launch_us(timeline: Timeline) -> float:
+def launch_us(timeline: Timeline) -> float:
     """The most that the host saves with one launch. In a simulated timeline an event's host time is its own;
     in a measured one it holds all since the last launch, so no more than the usual one is taken off."""
     if timeline.grade is Grade.SIMULATED:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import torch
@@ -22,14 +22,16 @@ from diffprof.analyzers import find_analyzer, in_order
 from diffprof.analyzers.kernels.attention import AttentionCalls, attention_noted
 from diffprof.analyzers.kernels.joining import SeenWait
 from diffprof.analyzers.kernels.simulated import SimulatedKernels
-from diffprof.analyzers.syncs.probe import Key, SyncObserver
+from diffprof.analyzers.syncs.probe import Key, Noted, SyncObserver
 from diffprof.devices import Device
 from diffprof.devices.borrow import lent
 from diffprof.devices.branches import as_unseen, branches_noted, device_type_branches
 from diffprof.devices.simulated import Blocking, BlockingKind, withheld
+from diffprof.devices.simulated.forward_replay import replaying
 from diffprof.devices.simulated.graphs import captured
 from diffprof.gpu.mode import current_mode
-from diffprof.guard.allowed import Blocks, watching_blocks
+from diffprof.gpu.timeline_builder import Again, Mark
+from diffprof.guard.allowed import Blocks, open_blocks, watching_blocks
 from diffprof.guard.comments import comments_in
 from diffprof.judge.judging import make_report
 from diffprof.model.callsite import Place, file_of, importable_path, is_machinery, make_site, source_line
@@ -52,7 +54,7 @@ from diffprof.targets.compiled import compiled_modules, compiled_roots
 from diffprof.targets.components import components_of
 from diffprof.targets.exits import ProcessExit
 from diffprof.targets.guest_errors import next_step
-from diffprof.targets.pipeline import Phase, PhaseTracker, components, offloaded
+from diffprof.targets.pipeline import Phase, PhaseTracker, components, offloaded, with_role
 from diffprof.targets.pipeline_call import Scene, describe
 
 if TYPE_CHECKING:
@@ -263,6 +265,9 @@ def watched_call(session: Session, scene: Scene) -> None:
         stack.callback(_keep, session, observer)
         stack.enter_context(session.device.observed(observer, scene.pipe))
         stack.enter_context(tracker.watching(scene.pipe))
+        if session.device.kind == "sim" and not session.settings.get("every_step"):
+            models = with_role(scene.pipe, "denoiser").values()
+            stack.enter_context(replaying(models, observer))
         scene.call()
 
 
@@ -296,6 +301,15 @@ class SyncsInOrder(SyncObserver):
         )
 
 
+class Stretch(NamedTuple):
+    """A part of a call that may come again: what it launches, where the host waits in it, and how many
+    blocks that allow waits were open around it."""
+
+    work: Again
+    waits: tuple[Noted, ...]
+    outside: int
+
+
 class SyncsAndKernels(SyncObserver):
     """Both analyzers of one simulated call: waits go to both, operations to the kernels alone."""
 
@@ -315,6 +329,25 @@ class SyncsAndKernels(SyncObserver):
 
     def blocking(self, event: Blocking) -> None:
         self.kernels.wait(self.note(event), event)
+
+    def mark(self, first: int) -> tuple[int, int, Mark]:
+        return len(self.log), len(open_blocks()), self.kernels.builder.mark(first)
+
+    def since(self, mark: tuple[int, int, Mark]) -> Stretch | None:
+        waits, outside, begin = mark
+        work = self.kernels.builder.since(begin)
+        return None if work is None else Stretch(work, tuple(self.log[waits:]), outside)
+
+    def reads(self, told: Stretch) -> bool:
+        copied = (getattr(item, "direction", None) == "d2h" for item in told.work.items)
+        return any(wait.reads for wait in told.waits) or any(copied)
+
+    def alike(self, one: Stretch, other: Stretch) -> bool:
+        return one.waits == other.waits and one.work.alike(other.work)
+
+    def again(self, told: Stretch, first: int) -> None:
+        keys = {wait.key: self.note_again(wait, told.outside) for wait in told.waits}
+        self.kernels.repeat(told.work, first, keys)
 
     def alloc(self, nbytes: int, number: int) -> None:
         self.kernels.alloc(nbytes, number)

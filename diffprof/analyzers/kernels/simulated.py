@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -12,13 +13,14 @@ from diffprof.devices.simulated import Blocking, Observer
 from diffprof.devices.simulated.held import host_bytes, tensors_of, weights_on_device
 from diffprof.devices.simulated.relaid import ConvolutionCalls
 from diffprof.devices.simulated.session import SESSION
+from diffprof.gpu.assembly import Wait
 from diffprof.gpu.attention_table import LIBRARIES, attention_rows
 from diffprof.gpu.cost import CostModel
 from diffprof.gpu.mode import Mode, current_mode
 from diffprof.gpu.pricing import margin_of
 from diffprof.gpu.signatures import OpSignature
 from diffprof.gpu.specs import GpuSpec
-from diffprof.gpu.timeline_builder import ModuleStack, TimelineBuilder, gap_rows, kernel_rows
+from diffprof.gpu.timeline_builder import Again, ModuleStack, TimelineBuilder, gap_rows, kernel_rows
 from diffprof.judge.timeline import origin_shares, replay
 from diffprof.model.recording import Grade, Timeline, Timing
 from diffprof.targets.compiled import compiled_roots
@@ -73,6 +75,15 @@ class SimulatedKernels(Observer):
         """The host waits; to be told right after the operation that copies, as the device does."""
         self.waits.setdefault(key, event)
         self.builder.blocking(key, event.waits, self.modules.path)
+
+    def repeat(self, told: Again, first: int, keys: Mapping[Any, Hashable]) -> None:
+        """It comes again; first: of which its storages count; keys: of its waits, by those that they had."""
+        for before, key in keys.items():
+            self.waits.setdefault(key, self.waits[before])
+        if any(before != key for before, key in keys.items()):
+            items = tuple(replace(i, key=keys[i.key]) if isinstance(i, Wait) else i for i in told.items)
+            told = told._replace(items=items)
+        self.builder.again(told, first)
 
     def alloc(self, nbytes: int, number: int) -> None:
         self.builder.alloc(nbytes, number, self.modules.path)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from diffprof.analyzers.syncs.owner import Owner, owner_of
 from diffprof.devices.simulated import Blocking, Observer
@@ -38,6 +38,9 @@ _UNTOLD = {
     "timestep each time: the innermost was taken, and waits in any of them count as in it",
 }
 
+_UPLOADS = ("host-to-device", "staged-copy", "synchronize")
+"""Waits that give the host nothing to decide by."""
+
 _READS = ("value-read", "tensor-from-device-scalars")
 _OFFLOADERS = ("accelerate/hooks.py", "diffusers/hooks/group_offloading.py")
 
@@ -58,6 +61,39 @@ class _Row:
     assumed: Any = None
     contents: set[int | None] = field(default_factory=set)
 
+    def add(self, wait: Noted, moment: int) -> None:
+        """It happened."""
+        self.count += wait.waits
+        self.bytes += wait.bytes
+        self.known &= wait.known
+        if self.assumed is None:
+            self.assumed = wait.assumed
+        self.contents.add(wait.values)
+        if wait.module is not None:
+            self.modules.add(wait.module)
+        self.moments[moment] += wait.waits
+
+    def empty(self) -> _Row:
+        """A row of the same site for what happens around other loops."""
+        return _Row(self.event, self.chain, self.phase, self.part, self.offload, self.owner)
+
+
+class Noted(NamedTuple):
+    """One wait as it was noted. values: of a host's tensor, as a number; module: that was running."""
+
+    key: Key
+    waits: int
+    bytes: int
+    known: bool
+    assumed: Any
+    values: int | None
+    module: str | None
+
+    @property
+    def reads(self) -> bool:
+        """Whether the host was given values that are known."""
+        return self.known and self.key[0] not in _UPLOADS
+
 
 class SyncObserver(Observer):
     """Turns blocking operations into rows, one a site and kind."""
@@ -67,6 +103,7 @@ class SyncObserver(Observer):
         self.names = module_names(pipe)
         self.call_code = getattr(inspect.unwrap(type(pipe).__call__), "__code__", None)
         self.noted: dict[Key, _Row] = {}
+        self.log: list[Noted] = []
         self.ops = 0
         self.opaque_ops: dict[str, tuple[Place, ...]] = {}
         self.warned: dict[tuple[str, int], tuple[Place, ...]] | None = None
@@ -117,15 +154,23 @@ class SyncObserver(Observer):
                 offload=any(_is_offloader(f) for f in frames),
                 owner=owner_of(at, event, self.names) if kind in _READS else None,
             )
-        row.count += event.waits
-        row.bytes += event.bytes
-        row.known &= event.known
-        if row.assumed is None:
-            row.assumed = event.assumed
-        row.contents.add(_digest(event.tensor))
-        if (module := self._module_of(frames)) is not None:
-            row.modules.add(module)
-        row.moments[moment] += event.waits
+        values, module = _digest(event.tensor), self._module_of(frames)
+        wait = Noted(key, event.waits, event.bytes, event.known, event.assumed, values, module)
+        self.log.append(wait)
+        row.add(wait, moment)
+        return key
+
+    def note_again(self, wait: Noted, outside: int) -> Key:
+        """Note that a wait comes again, now; returns under which key. outside: how many of the blocks that
+        allow it are around what comes again."""
+        moment = self.tracker.moment()
+        blocks = (*open_blocks(), *wait.key[4][outside:])
+        key = (*wait.key[:3], self.tracker.steps.loops_around(moment), blocks)
+        if key not in self.noted:
+            self.noted[key] = self.noted[wait.key].empty()
+        wait = wait._replace(key=key)
+        self.log.append(wait)
+        self.noted[key].add(wait, moment)
         return key
 
     # --- where the call stands ------------------------------------------------------------------------

@@ -144,6 +144,11 @@ _EXCLUDED = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
 _cache: dict[int, tuple[weakref.ref, torch.Tensor]] = {}
 
 
+def cached() -> int:
+    """Weights of which a cast copy is kept."""
+    return len(_cache)
+
+
 def clear_cache() -> None:
     """Forget the cast weights, as leaving the outermost autocast does."""
     _cache.clear()

@@ -77,6 +77,7 @@ def _upload(op: Op, dst: SimTensor, src: torch.Tensor, non_blocking: bool) -> Si
         dst._cell.taint()
     elif dst._cell.known:
         inner_of(dst).copy_(src)
+        dst._cell.writes += 1
     elif _fits(dst):
         learn(dst, src)
     return dst

@@ -188,6 +188,8 @@ def compute(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list, key: lis
     else:
         host_kwargs = kwargs
     out = op.func(*host_args, **host_kwargs)
+    for place in op.writes:
+        _overwritten(argument(args, kwargs, place))
     if SESSION.unknown:
         # Where all values are known they stay the CPU's, bit for bit, and so does their order in memory.
         out = laid_out(op, host_args, host_kwargs, out)
@@ -213,6 +215,12 @@ def compute(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list, key: lis
         if signature is not None:
             SESSION.on_op(signature)
     return result
+
+
+def _overwritten(target: Any) -> None:
+    for each in target if isinstance(target, (list, tuple)) else (target,):
+        if type(each) is SimTensor:
+            each._cell.writes += 1
 
 
 def _host_argument(a: Any) -> Any:

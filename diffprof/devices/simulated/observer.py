@@ -89,3 +89,22 @@ class Observer:
 
     def opaque(self, name: str) -> None:
         """An op that isn't PyTorch's own ran: what it does inside can't be seen."""
+
+    # --- what was told once and comes again -----------------------------------------------------------
+
+    def mark(self, first: int) -> Any:
+        """Here something begins that may come again. first: numbers of its storages count from it."""
+
+    def since(self, mark: Any) -> Any:
+        """What was told since; None: it can't be told again."""
+
+    def reads(self, told: Any) -> bool:
+        """Whether the host read values in it that are known, and so may differ."""
+        return True
+
+    def alike(self, one: Any, other: Any) -> bool:
+        """Whether both were told the same."""
+        return False
+
+    def again(self, told: Any, first: int) -> None:
+        """It happens again, now. first: numbers of its storages count from it."""

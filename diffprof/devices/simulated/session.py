@@ -28,6 +28,7 @@ class Session:
         "assumed",
         "capacity",
         "capture",
+        "changes",
         "forgotten",
         "hits",
         "invented_bytes",
@@ -55,6 +56,8 @@ class Session:
         self.forgotten = 0
         """Number up to which storages are no longer counted."""
         self.ops = 0
+        self.changes = 0
+        """How often a tensor that was there got other known values, or another geometry or storage."""
         self.hits = 0
         self.misses = 0
         self.unknown = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -94,6 +95,13 @@ def out_of_memory(nbytes: int, capacity: int) -> torch.OutOfMemoryError:
 _NUMBERS = itertools.count(1)
 
 
+def numbers(count: int) -> int:
+    """The first of so many numbers in a row for storages."""
+    first = next(_NUMBERS)
+    deque(itertools.islice(_NUMBERS, count), maxlen=0)
+    return first
+
+
 def forget() -> None:
     """What lies on the device is garbage of an earlier pipeline, not yet collected: no part of what comes."""
     SESSION.forgotten = next(_NUMBERS)
@@ -106,10 +114,11 @@ class Cell:
     size: its bytes. nbytes: what the allocator takes for it. number: its own, in the order of birth.
 
     storage: the inner CPU storage where known. epoch: how often known bytes became unknown; inner tensors
-    of an older epoch are stale. scalar: made from one Python number (see blocking.py, setitem).
+    of an older epoch are stale. writes: how often known bytes were overwritten. scalar: made from one Python
+    number (see blocking.py, setitem).
     """
 
-    __slots__ = ("__weakref__", "epoch", "known", "nbytes", "number", "scalar", "size", "storage")
+    __slots__ = ("__weakref__", "epoch", "known", "nbytes", "number", "scalar", "size", "storage", "writes")
 
     def __init__(self, known: bool, nbytes: int) -> None:
         self.nbytes = 0
@@ -121,6 +130,7 @@ class Cell:
         self.known = known
         self.epoch = 0
         self.scalar = False
+        self.writes = 0
         self.storage: Any = None
         self.size = nbytes
         self.nbytes = nbytes = -(-nbytes // GRANULE) * GRANULE
@@ -131,6 +141,13 @@ class Cell:
             if SESSION.on_alloc is not None:
                 SESSION.on_alloc(nbytes, self.number)
 
+    @classmethod
+    def told(cls, size: int, number: int) -> Cell:
+        """One of unknown bytes whose birth was told already."""
+        cell = cls(False, 0)
+        cell.size, cell.nbytes, cell.number = size, -(-size // GRANULE) * GRANULE, number
+        return cell
+
     def __del__(self, session: Any = SESSION) -> None:
         if self.nbytes and self.number > session.forgotten:
             session.allocated -= self.nbytes
@@ -140,6 +157,7 @@ class Cell:
     def taint(self) -> None:
         """The bytes aren't known any more, through no view."""
         if self.known:
+            SESSION.changes += 1
             self.known = False
             self.storage = None
             self.epoch += 1
@@ -148,6 +166,8 @@ class Cell:
 
     def learn(self, storage: Any) -> None:
         """All bytes were overwritten with known ones."""
+        SESSION.changes += 1
+        self.writes += 1
         self.known = True
         self.storage = storage
 
@@ -300,6 +320,7 @@ _FIELDS = frozenset({"_inner", "_cell", "_meta", "_epoch", "_is_param"})
 
 def adopt(t: SimTensor, new: SimTensor) -> None:
     """Let `t` have the values, storage and geometry of `new` (Python side)."""
+    SESSION.changes += 1
     t._inner, t._cell, t._meta, t._epoch = new._inner, new._cell, new._meta, new._epoch
 
 
@@ -315,6 +336,7 @@ def restride(t: SimTensor, meta: TensorMeta, inner: torch.Tensor | None) -> None
     """Give `t` another view of its storage in place (`unsqueeze_`, `t_`)."""
     with torch._C._DisableTorchDispatch():
         torch.ops.aten.as_strided_.default(t, meta.shape, meta.stride, meta.offset)
+    SESSION.changes += 1
     t._meta = meta
     t._inner = inner
 
@@ -344,6 +366,12 @@ def unknown(meta: TensorMeta, base: SimTensor | None = None, requires_grad: bool
     SESSION.unknown = True
     cell = Cell(False, extent(meta) * meta.dtype.itemsize)
     return _wrap(meta, None, cell, torch.is_inference_mode_enabled(), requires_grad)
+
+
+def view(meta: TensorMeta, cell: Cell) -> SimTensor:
+    """A device tensor of that geometry in a storage of unknown bytes."""
+    SESSION.unknown = True
+    return _wrap(meta, None, cell, torch.is_inference_mode_enabled(), False)
 
 
 def _wrap(

@@ -1,0 +1,303 @@
+"""Calls of a model that would do what an earlier one did: told again, not run.
+
+A forward is run twice with arguments of one signature. If both launched the same and left all as it was, the
+third and later are not run while nothing has changed that it could read: their operations and waits are told
+to the observer again, and tensors like those that were returned are made. Values that are not known have no
+influence on what is launched; known ones only where the host reads them.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils import _pytree as pytree
+
+from . import autocast
+from .held_state import HeldState, Unreadable, tensor_state, values_of
+from .observer import Observer
+from .session import QUIET, SESSION
+from .tensor import GRANULE, NAME, Cell, SimTensor, inner_of, numbers, view
+
+TRIES = 4
+"""Forwards of one signature of which none repeats what the one before did, until all are run."""
+
+SIGNATURES = 8
+"""Signatures that are kept of a model."""
+
+_PLAIN = (int, float, complex, str, bool, bytes, type(None), torch.dtype, torch.device, torch.Size)
+
+
+class _Tensor(NamedTuple):
+    """A tensor that was returned. cell: number of its storage among those of the result."""
+
+    meta: Any
+    cell: int
+
+
+class _Made(NamedTuple):
+    """What a forward returned, so that it can be made again. cells: (bytes, number) of the storages, numbers
+    from the forward's first on."""
+
+    leaves: tuple[Any, ...]
+    spec: pytree.TreeSpec
+    cells: tuple[tuple[int, int], ...]
+
+
+class _Told(NamedTuple):
+    """What happened in a forward. told: to the observer. kept, rise: bytes that it left allocated, and had
+    allocated at most. ops: operations that were run. numbers: of storages that were given away."""
+
+    told: Any
+    kept: int
+    rise: int
+    ops: int
+    numbers: int
+
+
+@dataclass
+class _Forward:
+    """What forwards of one signature do. values: of the known arguments, None where they don't matter.
+    state: as of the last that ran, once two agreed."""
+
+    told: _Told
+    made: _Made
+    values: list[bytes] | None
+    tries: int = 0
+    state: HeldState | None = None
+
+
+@contextmanager
+def replaying(modules: Iterable[torch.nn.Module], observer: Observer) -> Iterator[None]:
+    """Inside, forwards of these modules that repeat are told to the observer again instead of run."""
+    replays = [_Replay(module, observer) for module in modules]
+    try:
+        yield
+    finally:
+        for replay in replays:
+            replay.close()
+
+
+class _Replay:
+    """The forwards of one module."""
+
+    _running = False
+    """Whether a forward is being recorded: models inside of it are part of it."""
+
+    def __init__(self, module: torch.nn.Module, observer: Observer) -> None:
+        self._module = module
+        self._observer = observer
+        self._known: dict[Any, _Forward] = {}
+        self._given_up: set[Any] = set()
+        self._open = True
+        self._own = vars(module).get("forward")
+        self._forward = forward = module.forward
+
+        @functools.wraps(forward)
+        def called(*args: Any, **kwargs: Any) -> Any:
+            return self._called(args, kwargs)
+
+        vars(module)["forward"] = self._placed = called
+
+    def close(self) -> None:
+        """Every forward runs from now on, whoever has a hold of it."""
+        self._open = False
+        held = vars(self._module)
+        if held.get("forward") is self._placed:
+            del held["forward"]
+            if self._own is not None:
+                held["forward"] = self._own
+
+    def _called(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not self._open or _Replay._running or QUIET.depth or SESSION.capture is not None:
+            return self._forward(*args, **kwargs)
+        try:
+            key = _key(args, kwargs)
+        except Unreadable:
+            return self._forward(*args, **kwargs)
+        if key in self._given_up:
+            return self._forward(*args, **kwargs)
+        known = self._known.get(key)
+        if known is not None and self._repeats(known, args, kwargs):
+            return self._tell(known)
+        _Replay._running = True
+        try:
+            return self._run(key, args, kwargs)
+        finally:
+            _Replay._running = False
+
+    @staticmethod
+    def _repeats(known: _Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether to run it would do the same again."""
+        if known.state is None or (known.values is not None and known.values != _known_values(args, kwargs)):
+            return False
+        try:
+            return known.state.unchanged()
+        except Unreadable:
+            return False
+
+    # --- running --------------------------------------------------------------------------------------
+
+    def _run(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Holds no argument: what a forward takes out of a list that it was given is freed."""
+        before = self._known.pop(key, None)
+        held = self._held(args, kwargs) if before is not None else None
+        live, ops = SESSION.allocated, SESSION.ops
+        peak, SESSION.peak = SESSION.peak, SESSION.allocated
+        first = numbers(0)
+        mark = self._observer.mark(first)
+        try:
+            out = self._forward(*args, **kwargs)
+        finally:
+            given = self._observer.since(mark)
+            rise, SESSION.peak = SESSION.peak - live, max(peak, SESSION.peak)
+        made = _made(out, first)
+        told = _Told(given, SESSION.allocated - live, rise, SESSION.ops - ops, numbers(0) - first)
+        tries = 0 if before is None else before.tries + 1
+        if (
+            given is None
+            or made is None
+            or told.kept != sum(_rounded(size) for size, _ in made.cells)
+            or tries > TRIES
+        ):
+            self._given_up.add(key)
+            return out
+        values = _known_values(args, kwargs) if self._observer.reads(given) else None
+        found = self._known[key] = _Forward(told, made, values, tries)
+        if before is not None and held is not None and self._agree(before, found):
+            found.state = held[0] if _same(held, args, kwargs) else None
+        if len(self._known) > SIGNATURES:
+            del self._known[next(iter(self._known))]
+        return out
+
+    def _held(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[HeldState, list[Any]] | None:
+        try:
+            return HeldState(self._module), _around(args, kwargs)
+        except Unreadable:
+            return None
+
+    def _agree(self, one: _Forward, other: _Forward) -> bool:
+        return (
+            one.made == other.made
+            and one.told[1:] == other.told[1:]
+            and self._observer.alike(one.told.told, other.told.told)
+        )
+
+    # --- telling again --------------------------------------------------------------------------------
+
+    def _tell(self, known: _Forward) -> Any:
+        told, made = known.told, known.made
+        first = numbers(told.numbers)
+        self._observer.again(told.told, first)
+        SESSION.peak = max(SESSION.peak, SESSION.allocated + told.rise)
+        SESSION.allocated += told.kept
+        SESSION.ops += told.ops
+        cells = [Cell.told(size, first + number) for size, number in made.cells]
+        leaves = [
+            view(leaf.meta, cells[leaf.cell]) if type(leaf) is _Tensor else leaf for leaf in made.leaves
+        ]
+        return pytree.tree_unflatten(leaves, made.spec)
+
+
+def _made(out: Any, first: int) -> _Made | None:
+    """What was returned, if such a thing can be made again: values are unknown, or plain."""
+    leaves, spec = pytree.tree_flatten(out)
+    cells: dict[Cell, int] = {}
+    found: list[Any] = []
+    for leaf in leaves:
+        if type(leaf) is SimTensor and not leaf._cell.known and not leaf.requires_grad:
+            found.append(_Tensor(leaf._meta, cells.setdefault(leaf._cell, len(cells))))
+        elif isinstance(leaf, _PLAIN):
+            found.append(leaf)
+        else:
+            return None
+    return _Made(tuple(found), spec, tuple((cell.size, cell.number - first) for cell in cells))
+
+
+def _rounded(size: int) -> int:
+    return -(-size // GRANULE) * GRANULE
+
+
+# --- what a forward is given ---------------------------------------------------------------------------
+
+
+def _key(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """What is the same for forwards that may be alike. Raises Unreadable."""
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    return spec, _modes(), *_signature(leaves)
+
+
+def _signature(leaves: list[Any]) -> list[Any]:
+    """Of the arguments: tensors by geometry, by what shares memory, and by whether their values are known;
+    all that is on the host by value. Where in a storage a tensor lies makes no difference. Raises
+    Unreadable."""
+    found: list[Any] = []
+    storages: dict[Cell, tuple[int, int]] = {}
+    for leaf in leaves:
+        if type(leaf) is SimTensor:
+            meta = leaf._meta
+            number, begin = storages.setdefault(leaf._cell, (len(storages), meta.offset))
+            place = number, meta.offset - begin, leaf._cell.known, leaf.requires_grad
+            found.append((meta.shape, meta.stride, meta.dtype, meta.bits, *place))
+        elif isinstance(leaf, torch.Tensor) and leaf.device.type == "cpu":
+            found.append((leaf.shape, leaf.stride(), leaf.dtype, values_of(leaf)))
+        elif isinstance(leaf, _PLAIN):
+            found.append((type(leaf), leaf))
+        else:
+            raise Unreadable(f"an argument of type {type(leaf).__name__}")
+    return found
+
+
+def _modes() -> tuple[Any, ...]:
+    """What PyTorch is set to. Raises Unreadable where a mode sees every operation."""
+    if torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack():
+        raise Unreadable("a mode of torch functions")
+    cuda = torch.backends.cuda
+    return (
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.is_autocast_enabled(NAME) and torch.get_autocast_dtype(NAME),
+        autocast.cached(),
+        torch.get_default_dtype(),
+        torch.get_default_device(),
+        cuda.matmul.allow_tf32,
+        cuda.flash_sdp_enabled(),
+        cuda.mem_efficient_sdp_enabled(),
+        cuda.math_sdp_enabled(),
+        cuda.cudnn_sdp_enabled(),
+    )
+
+
+def _known_values(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[bytes]:
+    """Of the arguments on the device. Large ones equal nothing: they are told apart by a number each."""
+    leaves = pytree.tree_leaves((args, kwargs))
+    return [_bytes(inner_of(leaf)) for leaf in leaves if type(leaf) is SimTensor and leaf._cell.known]
+
+
+def _bytes(t: torch.Tensor) -> bytes:
+    try:
+        return values_of(t)
+    except Unreadable:
+        return random.randbytes(16)
+
+
+def _around(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """What a forward could change beside its module. Raises Unreadable."""
+    python, (_, keys, *numpy) = random.getstate(), np.random.get_state()
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    tensors = [tensor_state(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    return [python, np.asarray(keys).tobytes(), numpy, torch.get_rng_state().numpy().tobytes(), spec, tensors]
+
+
+def _same(held: tuple[HeldState, list[Any]], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a forward left all as it was."""
+    try:
+        return held[0].unchanged() and held[1] == _around(args, kwargs)
+    except Unreadable:
+        return False

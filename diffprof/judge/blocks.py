@@ -1,0 +1,159 @@
+"""A timeline of one stream in blocks: how long launches take that a host issues and a device runs in order.
+
+The same recursion as `diffprof.judge.timeline.replay`: between two waits every time is a maximum or a sum of
+earlier ones, so a running sum and a running maximum give all of them at once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffprof.model.recording import Timeline
+
+if TYPE_CHECKING:
+    from diffprof.judge.timeline import Without
+
+Times: TypeAlias = NDArray[np.float64]
+Rows: TypeAlias = NDArray[np.int64]
+
+
+class Block(NamedTuple):
+    """Launches between two waits, no more of them than a stream holds.
+
+    host: time of the host since the block's begin until each is issued; device: device time until each has
+    run. rest: host time after the last one. waits: whether the host waits at the end. first, last: its
+    events; places: those that launch.
+    """
+
+    host: Times
+    device: Times
+    rest: float
+    waits: bool
+    first: int
+    last: int
+    places: Rows
+
+
+class Lanes:
+    """A host and a device. latency, settle: of a launch and of a wait, in microseconds. limit: launches that
+    the stream holds."""
+
+    def __init__(self, latency: float, settle: float, limit: int) -> None:
+        self._latency = latency
+        self._settle = settle
+        self._limit = limit
+
+    def run(self, blocks: Iterable[Block]) -> float:
+        """Microseconds from the first launch until both lanes are done."""
+        last = deque(self.steps(blocks), maxlen=1)
+        return max(last[0][2:]) if last else 0.0
+
+    def steps(self, blocks: Iterable[Block]) -> Iterator[tuple[Times, Times, float, float]]:
+        """For each block: when its launches are issued and done, and when host and device are, after it."""
+        now = free = 0.0
+        ends: Times = np.full(self._limit if self._limit < 1 << 16 else 0, -np.inf)
+        issued = done = np.empty(0)
+        for block in blocks:
+            count = len(block.host)
+            issued = np.full(count, now)
+            if count and len(ends):
+                issued = np.maximum.accumulate(np.maximum(ends[:count] - block.host, now))
+            issued += block.host
+            before = np.concatenate((np.zeros(min(count, 1)), block.device[:-1]))
+            done = np.maximum.accumulate(np.maximum(issued + self._latency - before, free))
+            done += block.device
+            if count:
+                now, free = float(issued[-1]), float(done[-1])
+                ends = np.concatenate((ends[count:], done)) if len(ends) else ends
+            now += block.rest
+            if block.waits:
+                now = max(now, free) + self._settle
+            yield issued, done, now, free
+
+    def times(self, columns: Columns) -> tuple[Times, ...]:
+        """When the host begins and ends each event, and the device what it launches (-1: nothing), and when
+        the host begins to wait (-1: not at all)."""
+        count = len(columns.host)
+        host_start, host_end = np.empty(count), np.empty(count)
+        device_start, device_end, wait_start = (np.full(count, -1.0) for _ in range(3))
+        blocks = cut(columns.host, columns.device, columns.sync, self._limit)
+        begun = 0.0
+        for block, (issued, done, now, _) in zip(blocks, self.steps(blocks), strict=True):
+            here = slice(block.first, block.last)
+            late = np.zeros(block.last - block.first)
+            late[block.places - block.first] = np.diff(issued - block.host, prepend=begun)
+            ends = begun + np.cumsum(columns.host[here]) + np.cumsum(late)
+            host_end[here], host_start[block.first], begun = ends, begun, now
+            host_start[block.first + 1 : block.last] = ends[:-1]
+            device_end[block.places] = done
+            device_start[block.places] = done - columns.device[block.places]
+            if block.waits:
+                wait_start[block.last - 1], host_end[block.last - 1] = ends[-1], now
+        return host_start, host_end, device_start, device_end, wait_start
+
+
+class Columns(NamedTuple):
+    """Of a timeline: kind of each event, time of the host and the device in microseconds, rows of waits."""
+
+    kind: Rows
+    host: Times
+    device: Times
+    sync: Rows
+
+    def without(self, without: Without, launch_us: float) -> tuple[Times, Times, Rows]:
+        """Host, device and waits with this left out, as `diffprof.judge.timeline` says. launch_us: the most
+        that the host saves with one launch."""
+        host, device, sync = self.host, self.device, self.sync
+        if without.kind_us:
+            becomes = self._by_kind(without.kind_us, np.nan)
+            device = np.where(np.isnan(becomes), device, becomes)
+            host = np.where((device == 0.0) & (self.device > 0.0), np.maximum(0.0, host - launch_us), host)
+        if without.kind_host:
+            host = host * self._by_kind(without.kind_host, 1.0)
+        if without.waits:
+            sync = np.where(np.isin(sync, list(without.waits)), -1, sync)
+        if without.events:
+            events = np.fromiter(without.events, dtype=np.int64)
+            host, device, sync = host.copy(), device.copy(), sync.copy()
+            is_python = (self.kind[events] < 0) & (self.sync[events] == -1)
+            host[events] = np.where(is_python, 0.0, np.maximum(0.0, host[events] - launch_us))
+            device[events], sync[events] = 0.0, -1
+        return host, device, sync
+
+    def _by_kind(self, values: Mapping[int, float], default: float) -> Times:
+        table = np.full(int(self.kind.max()) + 2, default)  # the last is that of -1: of the host alone
+        for kind, value in values.items():
+            if kind < len(table) - 1:
+                table[kind] = value
+        found: Times = table[self.kind]
+        return found
+
+
+def columns(timeline: Timeline) -> Columns:
+    """The columns of a timeline as arrays."""
+    kind, sync = (np.array(column, dtype=np.int64) for column in (timeline.kind, timeline.sync))
+    return Columns(kind, np.array(timeline.host_us), np.array(timeline.device_us), sync)
+
+
+def cut(host: Times, device: Times, sync: Rows, limit: int) -> list[Block]:
+    """Columns of a timeline in blocks. sync: -1 where the host does not wait."""
+    waiting = sync != -1
+    blocks = []
+    at = 0
+    for end in [*(np.flatnonzero(waiting) + 1).tolist(), len(host)]:
+        while at < end:
+            launches = np.flatnonzero(device[at:end] > 0.0)
+            whole = len(launches) <= limit
+            until = end if whole else at + int(launches[limit - 1]) + 1
+            places = launches[:limit]
+            issued, ran = np.cumsum(host[at:until]), np.cumsum(device[at:until])
+            rest = float(issued[-1] - (issued[places[-1]] if len(places) else 0.0))
+            waits = whole and bool(waiting[end - 1])
+            blocks.append(Block(issued[places], ran[places], rest, waits, at, until, at + places))
+            at = until
+    return blocks

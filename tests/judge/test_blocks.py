@@ -1,0 +1,64 @@
+"""A long timeline is run in blocks of arrays: the same times as event by event."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from diffprof.judge import timeline as lanes
+from diffprof.judge.timeline import Without, replay, total_us
+from diffprof.model.recording import Grade, Timeline
+
+EVENTS = 2_000
+CHANGES = (
+    Without(waits=frozenset({0})),
+    Without(events=frozenset(range(0, EVENTS, 7))),
+    Without(kind_us={1: 0.0, 2: 30.0}),
+    Without(kind_host={0: 0.5}),
+    Without(waits=frozenset({1}), events=frozenset({5}), kind_us={0: 1.0}),
+)
+
+
+def drawn(seed: int, limit: int, grade: Grade) -> Timeline:
+    """Host and device each ahead for a while, waits with and without a row, events of the host alone."""
+    chosen = random.Random(seed)
+
+    def column(*values: float) -> tuple[float, ...]:
+        return tuple(chosen.choice(values) for _ in range(EVENTS))
+
+    return Timeline(
+        grade=grade,
+        kind=tuple(map(int, column(-1, 0, 1, 2))),
+        module=(0,) * EVENTS,
+        host_us=column(0.0, 3.0, 10.0, 200.0),
+        device_us=column(0.0, 2.0, 9.0, 150.0),
+        stream=(0,) * EVENTS,
+        sync=tuple(map(int, column(*[-1] * 80, 0, 1, -2))),
+        launch_latency_us=4.0,
+        sync_latency_us=7.0,
+        pending_limit=limit,
+    )
+
+
+@pytest.mark.parametrize("limit", [5, 64, 1 << 20])
+@pytest.mark.parametrize("grade", [Grade.SIMULATED, Grade.MEASURED])
+def test_blocks_give_the_same_times(monkeypatch: pytest.MonkeyPatch, limit: int, grade: Grade) -> None:
+    timeline = drawn(limit, limit, grade)
+    one, blocks = [], []
+    for found, long in ((one, EVENTS + 1), (blocks, 1)):
+        monkeypatch.setattr(lanes, "LONG", long)
+        lanes._LAST.clear()
+        found += [replay(timeline), *(total_us(timeline, change) for change in CHANGES)]
+    assert blocks[1:] == pytest.approx(one[1:], abs=1e-6)
+    assert blocks[0].blocked_us == pytest.approx(one[0].blocked_us, abs=1e-6)
+    for name in set(type(one[0]).__struct_fields__) - {"blocked_us"}:
+        assert getattr(blocks[0], name) == pytest.approx(getattr(one[0], name), abs=1e-6), name
+    assert one[0].throttled_us > 0.0 or limit > 5
+
+
+def test_what_saves_nothing_saves_exactly_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums in another order differ in their last digits: that is no saving."""
+    monkeypatch.setattr(lanes, "LONG", 1)
+    timeline = drawn(3, 64, Grade.SIMULATED)
+    assert total_us(timeline, Without(kind_us={7: 5.0})) == replay(timeline).total_us
