@@ -89,7 +89,7 @@ def command(
     allow nothing any more; what is in the baseline, and what is allowed, does not fail. Ends with 3 if a
     target did not run, else with 1 if something was found, else with 4 if something could not be judged.
     """
-    from diffprof.guard.check import jobs_of, updated
+    from diffprof.guard.check import accepted, jobs_of, updated
     from diffprof.guard.checked import exit_code
     from diffprof.guard.configuration import load_configuration
     from diffprof.views.checks import render_checks
@@ -111,12 +111,13 @@ def command(
         from diffprof.guard.baseline import save_baseline
 
         save_baseline(updated(known, found), file)
+        found = tuple(map(accepted, found))
         say(f"What is there now is known in {file.name}.")
     for name, place in others.items():
         place.write_text(render_checks(found, name), encoding="utf-8")
     screen = terminal()
     emit(render_checks(found, form, columns=screen.columns, colour=screen.colour))
-    if not update and (code := exit_code(found)):
+    if code := exit_code(found):
         raise click.exceptions.Exit(code)
 
 

@@ -107,12 +107,25 @@ def check(
 
 
 def updated(baseline: Baseline, found: Sequence[Checked]) -> Baseline:
-    """The baseline with what is there now; targets that did not run keep what they had."""
+    """The baseline with what the gates name now; targets that did not run keep what they had."""
     for each in found:
         if each.report is not None and each.status is not Status.FAILED:
-            now = [finding for finding in each.report.findings if finding.rule != UNUSED]
+            now = [each.report.findings[n] for n in each.named]
             baseline = baseline.with_target(target_name(each.report, each.name), now)
     return baseline
+
+
+def accepted(each: Checked) -> Checked:
+    """What it found counts as known, but for what no baseline holds."""
+    unused = tuple(finding for finding in each.new if finding.rule == UNUSED)
+    left = each.status is not Status.FOUND or unused or each.said
+    return msgspec.structs.replace(
+        each,
+        new=unused,
+        known=len(each.named),
+        gone=(),
+        status=each.status if left else Status.CLEAN,
+    )
 
 
 def _failed(job: Job, why: str, report: Report | None) -> Checked:
@@ -133,6 +146,7 @@ def _judged(
     gate = parse_gate(DEFAULT_GATE if words is None else words, option="fail-on")
     name = target_name(report, job.name)
     hits = gate.hits(report)
+    found = {id(finding) for finding in hits}
     new = baseline.new(name, hits)
     if other is not None:
         new = baseline_of({job.name: other}).new(name, new)
@@ -147,6 +161,7 @@ def _judged(
         device=report.recording.device.spec,
         status=status,
         report=report,
+        named=tuple(n for n, finding in enumerate(report.findings) if id(finding) in found),
         new=new,
         known=len(hits) - len(new),
         gone=baseline.gone(name, report.findings),

@@ -43,6 +43,8 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
     device: str
     status: Status = Status.CLEAN
     report: Report | None = None
+    named: tuple[int, ...] = ()
+    """Indexes into the report's findings: what its gate names, new and known."""
     new: tuple[Finding, ...] = ()
     known: int = 0
     gone: tuple[Known, ...] = ()

@@ -67,10 +67,12 @@ def with_packages(spec: str) -> Iterator[Path]:
         folder = Path(scratch) / "env"
         python = folder / "bin" / "python"
         uv = shutil.which("uv")
-        made = [uv, "venv", "--quiet", "--python", sys.executable] if uv else [sys.executable, "-m", "venv"]
-        _installed([*made, str(folder)], spec)
-        pip = [uv, "pip", "install", "--python", str(python)] if uv else [str(python), "-m", "pip", "install"]
-        _installed([*pip, "--quiet", "--no-deps", requirement(spec)], spec)
+        here = [sys.executable, "-m"]
+        venv = [uv, "venv", "--quiet", "--python", sys.executable] if uv else [*here, "venv", "--without-pip"]
+        _installed([*venv, str(folder)], spec)
+        pip = [uv, "pip", "install", "--python"] if uv else [*here, "pip", "--python"]
+        more = [str(python)] if uv else [str(python), "install"]
+        _installed([*pip, *more, "--quiet", "--no-deps", requirement(spec)], spec)
         _over_this_one(python)
         yield python
 
