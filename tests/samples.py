@@ -20,9 +20,9 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from diffprof.analyzers import names
 from diffprof.chrome_trace.storing import SUFFIX
 from diffprof.judge.judging import judge_again
+from diffprof.judge.registry import names
 from diffprof.model.ladder import Ladder, save_ladder
 from diffprof.model.recording import GapRow, KernelRow
 from diffprof.model.report import REPORT_FILE, Report

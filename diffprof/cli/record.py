@@ -42,8 +42,8 @@ def command(
         raise UsageError(f"{output} is no name of a trace.", "End it with .json.gz.")
     with stdout_to_stderr():
         from diffprof.live.recording import record_steps
+        from diffprof.model.units import size
         from diffprof.targets import Options
-        from diffprof.views.words import size
 
         options = Options(call=call_arguments(pairs))
         written = record_steps(target, output, args=args, steps=steps, device=device, options=options)

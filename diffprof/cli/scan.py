@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from diffprof.analyzers import analyzers as known_analyzers
-from diffprof.analyzers import default_names, names
 from diffprof.cli.delivery import FORMS, apply_gate, deliver, fail_on_option, need_baseline
 from diffprof.cli.interrupts import signals
 from diffprof.cli.options import format_option, redact_option, traces_option, verbose_option
 from diffprof.cli.output import say, stdout_to_stderr
 from diffprof.devices import DEFAULT_SIMULATED
+from diffprof.judge.registry import analyzers as known_analyzers
+from diffprof.judge.registry import default_names, names
 from diffprof.model.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from diffprof.cli.options import traces_option
 from diffprof.cli.output import emit, say
 from diffprof.model.errors import DiffprofError, UsageError
 from diffprof.model.ladder import LADDER_FILE
-from diffprof.views.words import plural
+from diffprof.model.units import plural
 
 
 @click.command("tensorboard")

@@ -9,6 +9,7 @@ from typing import Any
 
 from diffprof.judge.comparing import compare
 from diffprof.judge.gate import IN_LOOP, Gate, parse_gate
+from diffprof.model import units
 from diffprof.model.errors import UsageError
 from diffprof.model.finding import Finding
 from diffprof.model.recording import CaptureRow
@@ -39,7 +40,7 @@ def assert_none(report: Report, gate: Gate, noun: str = "finding", where: str = 
         why = "; ".join(dict.fromkeys(each.why for each in missing))
         raise UsageError(f"{', '.join(each.rule for each in missing)} can't be asserted: {why}.", _SCAN)
     if hits := gate.hits(report):
-        raise AssertionError(failure(report, hits, f"{words.plural(len(hits), noun)} {where}".strip()))
+        raise AssertionError(failure(report, hits, f"{units.plural(len(hits), noun)} {where}".strip()))
 
 
 def assert_fullgraph(report: Report, components: Sequence[str]) -> None:
@@ -92,11 +93,11 @@ def assert_max_memory(report: Report, most: str | int) -> None:
             'Scan on a simulated GPU or on cuda, with the analyzer "kernels" (a default one).',
         )
     if memory.peak_bytes > limit:
-        parts = [f"{phase} {words.size(peak)}" for phase, peak in memory.by_phase.items() if peak > limit]
+        parts = [f"{phase} {units.size(peak)}" for phase, peak in memory.by_phase.items() if peak > limit]
         over = f"; over it in {', '.join(parts)}" if parts else ""
         found = [f for f in report.findings if f.kind.startswith("memory")]
         head = (
-            f"{words.size(memory.peak_bytes)} at the peak ({memory.grade}), {words.size(limit)} allowed{over}"
+            f"{units.size(memory.peak_bytes)} at the peak ({memory.grade}), {units.size(limit)} allowed{over}"
         )
         raise AssertionError(failure(report, found, head))
 
@@ -113,8 +114,8 @@ def assert_time_ratio(report: Report, baseline: Report, at_most: float) -> None:
         )
     if time.ratio > at_most:
         head = (
-            f"{words.duration(time.after)} a call, {time.ratio:.3f} of the baseline's "
-            f"{words.duration(time.before)} ({time.grade}); at most {at_most:g} is asserted"
+            f"{units.duration(time.after)} a call, {time.ratio:.3f} of the baseline's "
+            f"{units.duration(time.before)} ({time.grade}); at most {at_most:g} is asserted"
         )
         raise AssertionError(failure(report, report.findings[:3], head))
 
@@ -160,7 +161,7 @@ def _captured(report: Report, components: Sequence[str]) -> Sequence[CaptureRow]
 def _why_not_whole(row: CaptureRow) -> str:
     if row.failure:
         return f"it could not be captured ({row.failure})"
-    return f"{words.plural(row.graphs, 'graph')}, {words.plural(row.breaks, 'break')}"
+    return f"{units.plural(row.graphs, 'graph')}, {units.plural(row.breaks, 'break')}"
 
 
 def _need_tried(report: Report, rows: Sequence[CaptureRow], name: str, values: Iterable[Any]) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from diffprof.model.finding import Finding, Severity
 from diffprof.model.recording import Grade, Recording, Site, steady_per_step
 from diffprof.model.report import Report
-from diffprof.views.words import plural
+from diffprof.model.units import plural
 
 NOISE = 0.01
 """A time that differs by less than this share of the first is the same, whatever the passes' spread says."""
@@ -388,7 +388,7 @@ def is_bad(finding: Finding) -> bool:
 def _regressions(
     figures: Sequence[Figure], appeared: Iterable[Finding], worse: Iterable[Shift]
 ) -> Iterator[str]:
-    from diffprof.views.words import place
+    from diffprof.model.units import place
 
     for figure in figures:
         if figure.direction is Direction.WORSE and not figure.traded:
@@ -440,7 +440,7 @@ def _any_better(found: Comparison) -> bool:
 
 def shown(value: float | None, unit: str) -> str:
     """A figure with its unit, in words."""
-    from diffprof.views.words import NOT_MEASURED, milliseconds, number, size
+    from diffprof.model.units import NOT_MEASURED, milliseconds, number, size
 
     if value is None:
         return NOT_MEASURED

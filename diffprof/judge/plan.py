@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from diffprof.judge.figures import call_ms
+from diffprof.judge.planned_edits import edits_now, with_patches
 from diffprof.judge.pricing import removal
 from diffprof.judge.recipes import recipes
 from diffprof.judge.setup_costs import BUILT_ON, saved_ms, with_changes
@@ -18,7 +19,6 @@ from diffprof.model.fix import NOT_SELECTED, Code, Plan, PlanStep, Recipe, Safet
 from diffprof.model.recording import Alternative, Change, Grade, Recording
 from diffprof.model.recording.source_text import shell
 from diffprof.model.report import Report
-from diffprof.tuning.source_edit.planned import edits_now, with_patches
 
 GOALS = ("latency", "memory", "no-waits")
 """no-waits: as latency, but an exact fix that removes waits from the loop may cost a little."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from diffprof.analyzers import analyzers
+from diffprof.judge.registry import analyzers
 from diffprof.model.errors import UsageError
 from diffprof.model.fix import Recipe
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
-from diffprof.analyzers import analyzers, find_analyzer, owner
+from diffprof.judge.registry import analyzers, find_analyzer, owner
 from diffprof.model.analyzer import Analyzer
 from diffprof.model.errors import UsageError
 from diffprof.model.finding import Finding, Unchecked, sort_key

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diffprof.analyzers import analyzers as known_analyzers
-from diffprof.analyzers import default_names, find_analyzer
-from diffprof.analyzers import names as all_names
+from diffprof.judge.registry import analyzers as known_analyzers
+from diffprof.judge.registry import default_names, find_analyzer
+from diffprof.judge.registry import names as all_names
 from diffprof.targets import Options
 
 

@@ -18,7 +18,6 @@ import msgspec
 import torch
 
 from diffprof import __version__
-from diffprof.analyzers import find_analyzer, in_order
 from diffprof.analyzers.kernels.attention import AttentionCalls, attention_noted
 from diffprof.analyzers.kernels.joining import SeenWait
 from diffprof.analyzers.kernels.simulated import SimulatedKernels
@@ -34,6 +33,7 @@ from diffprof.gpu.timeline_builder import Again, Mark
 from diffprof.guard.allowed import Blocks, open_blocks, watching_blocks
 from diffprof.guard.comments import comments_in
 from diffprof.judge.judging import make_report
+from diffprof.judge.registry import find_analyzer, in_order
 from diffprof.model.callsite import Place, file_of, importable_path, is_machinery, make_site, source_line
 from diffprof.model.collection import paused_collection
 from diffprof.model.errors import DiffprofError, TargetError

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from diffprof.model import units
 from diffprof.model.fix import Code, Outcome, PlanStep
 from diffprof.model.plain import clean
 from diffprof.model.report import Report
@@ -102,7 +103,7 @@ def _head(report: Report, outcomes: Sequence[Outcome], kept: Sequence[Outcome], 
     run = f", run {Path(report.path).name}" if report.path else ""
     lines = [f"Fixes for {words.subject(recording).rstrip('.')}.", ""]
     if not kept:
-        tried = words.plural(len(outcomes), "fix", "fixes")
+        tried = units.plural(len(outcomes), "fix", "fixes")
         lines += [f"Nothing: of {tried} none helped here, so `optimize` leaves a pipeline as it is.", ""]
     else:
         use = "image = call(pipe, prompt=...).images[0]" if at_call else "image = pipe(prompt=...).images[0]"

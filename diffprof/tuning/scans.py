@@ -9,7 +9,7 @@ from diffprof.judge.comparing import match
 from diffprof.model.finding import Finding
 from diffprof.model.recording import Recording
 from diffprof.model.report import Report
-from diffprof.views.words import plural
+from diffprof.model.units import plural
 
 
 def analyzers_of(rules: Sequence[str]) -> tuple[str, ...]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from diffprof.model import units
 from diffprof.model.fix import Safety
 from diffprof.model.plain import clean
 from diffprof.model.report import Report
 from diffprof.model.summary import Action
-from diffprof.views import words
 from diffprof.views.table import Table
 
 COLUMNS = ("What to do", "saves", "call then", "picture", "by")
@@ -25,8 +25,8 @@ def actions_table(report: Report) -> Table | None:
 
 def _saves(action: Action) -> str:
     if action.saves_ms is not None:
-        return words.duration(action.saves_ms)
-    return "?" if action.once_ms is None else f"{words.duration(action.once_ms)} once"
+        return units.duration(action.saves_ms)
+    return "?" if action.once_ms is None else f"{units.duration(action.once_ms)} once"
 
 
 def cells_of(action: Action) -> tuple[str, ...]:
@@ -36,7 +36,7 @@ def cells_of(action: Action) -> tuple[str, ...]:
     return (
         clean(action.title if action.fix else f"{action.rule}: {action.title}"),
         _saves(action),
-        words.duration(action.after_ms) if known else "",
+        units.duration(action.after_ms) if known else "",
         _PICTURE.get(action.safety, "") if action.safety else "",
         "fix --patch" if action.patch and action.fix is None else by,
     )

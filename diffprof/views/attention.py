@@ -9,9 +9,9 @@ import msgspec
 
 from diffprof.model.recording import AttentionRow, AttentionTiming, Recording
 from diffprof.model.report import as_json
+from diffprof.model.units import number
 from diffprof.views.listing import render_list
 from diffprof.views.table import Table
-from diffprof.views.words import number
 
 SETTERS = {
     "_native_flash": "SDPBackend.FLASH_ATTENTION",

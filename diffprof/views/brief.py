@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from diffprof.judge.rules import all_rules, find_rule
+from diffprof.model import units
 from diffprof.model.plain import clean, cut, pad, width
 from diffprof.model.report import Report
 from diffprof.model.summary import Action, Rest
@@ -90,17 +91,17 @@ def _rest(page: Page, rest: Rest, hidden: int) -> None:
         return
     parts = [f"{count} more"]
     if rest.saves_ms:
-        parts.append(f"{words.duration(rest.saves_ms)} together")
+        parts.append(f"{units.duration(rest.saves_ms)} together")
     if rest.unknown:
         parts.append(f"{rest.unknown} not priced")
     if rest.hints:
-        parts.append(words.plural(rest.hints, "hint"))
+        parts.append(units.plural(rest.hints, "hint"))
     page.flow(("dim", f"{', '.join(parts)}."))
 
 
 def _below(report: Report) -> Iterator[tuple[str | tuple[str, str], ...]]:
     if report.allowed:
-        yield (("dim", f"Allowed on purpose: {words.plural(len(report.allowed), 'finding')} (-v)."),)
+        yield (("dim", f"Allowed on purpose: {units.plural(len(report.allowed), 'finding')} (-v)."),)
     if lacking := _unchecked(report):
         yield (("dim", lacking),)
     name = Path(report.path).name if report.path else ""
@@ -122,7 +123,7 @@ def _unchecked(report: Report) -> str:
     others += len(report.recording.unseen)
     parts = []
     if left_out:
-        names = words.listed([name.replace("-", " ") for name in left_out])
+        names = units.listed([name.replace("-", " ") for name in left_out])
         parts.append(f"{names} (scan with --analyzers all)" if report.recording.analyzers else names)
     if others:
         parts.append(f"{others} {'more ' if left_out else ''}{'thing' if others == 1 else 'things'} (-v)")

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 from diffprof.guard.checked import Checked, Status, exit_code
 from diffprof.judge.comparing import Direction, shown
 from diffprof.judge.figures import call_ms
+from diffprof.model import units
 from diffprof.model.errors import ExitCode
 from diffprof.model.finding import Finding, Severity
 from diffprof.model.plain import clean
@@ -42,11 +43,11 @@ def outcome(found: Sequence[Checked]) -> str:
     """All of it in a sentence."""
     bad = [each for each in found if each.status is not Status.CLEAN]
     if not bad:
-        return f"{words.plural(len(found), 'scan')}: nothing new was found."
+        return f"{units.plural(len(found), 'scan')}: nothing new was found."
     counts = [(sum(each.status is status for each in bad), word) for status, word in _RESULTS.items()]
     parts = [f"{count} {word}" for count, word in counts if count]
     new = sum(len(each.new) for each in found)
-    return f"{', '.join(parts)} of {words.plural(len(found), 'scan')}; {words.plural(new, 'new finding')}."
+    return f"{', '.join(parts)} of {units.plural(len(found), 'scan')}; {units.plural(new, 'new finding')}."
 
 
 _RESULTS = {Status.FAILED: "did not run", Status.FOUND: "found", Status.UNJUDGED: "not judged"}
@@ -62,12 +63,12 @@ def _row(each: Checked) -> tuple[str, ...]:
     return (
         each.name,
         each.device,
-        "" if waits is None else words.number(waits),
+        "" if waits is None else units.number(waits),
         str(len(each.new)),
         str(each.known),
         str(len(report.allowed)),
-        "" if memory is None else words.size(memory),
-        "" if (time := call_ms(recording)) is None else words.duration(time),
+        "" if memory is None else units.size(memory),
+        "" if (time := call_ms(recording)) is None else units.duration(time),
         _result(each),
     )
 
@@ -141,7 +142,7 @@ def _group(title: str, findings: Sequence[tuple[Checked, Finding]]) -> list[str]
     lines = [f"\n**{title}** ({len(findings)})\n\n"]
     for each, finding in findings[:MOST_LISTED]:
         lines.append(
-            f"- {code(words.place(finding.site))} **{prose(finding.rule)} {prose(finding.name)}** "
+            f"- {code(units.place(finding.site))} **{prose(finding.rule)} {prose(finding.name)}** "
             f"({prose(each.name)}, {prose(words.how_often(finding))}): {prose(clean(finding.message))}"
             + (f" _Instead: {prose(clean(finding.advice))}_" if title == "New" and finding.advice else "")
             + "\n"
@@ -191,7 +192,7 @@ def _distinct(found: Sequence[Checked]) -> list[Finding]:
     seen: dict[tuple[str, ...], Finding] = {}
     for each in found:
         for finding in each.new:
-            seen.setdefault((finding.rule, finding.kind, words.place(finding.site)), finding)
+            seen.setdefault((finding.rule, finding.kind, units.place(finding.site)), finding)
     return sorted(seen.values(), key=lambda finding: not finding.in_loop)
 
 
@@ -260,7 +261,7 @@ def _badge(found: Sequence[Checked]) -> str:
     good = exit_code(found) is ExitCode.CLEAN
     new = sum(len(each.new) for each in found)
     failed = any(each.status in (Status.FAILED, Status.UNJUDGED) for each in found)
-    message = "no new waits" if good else "not checked" if failed else words.plural(new, "new finding")
+    message = "no new waits" if good else "not checked" if failed else units.plural(new, "new finding")
     return as_json(
         {
             "schemaVersion": 1,

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from diffprof.judge.comparing import Comparison, Direction, Figure, is_bad, shown
+from diffprof.model import units
 from diffprof.model.finding import Finding
 from diffprof.model.plain import clean
 from diffprof.model.report import as_json
@@ -48,7 +49,7 @@ def groups(comparison: Comparison) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 def line(finding: Finding) -> str:
     """A finding by its rule and place."""
-    at = f" at {words.place(finding.site)}" if finding.site else ""
+    at = f" at {units.place(finding.site)}" if finding.site else ""
     return f"{finding.rule} {finding.name}{at}"
 
 
@@ -63,7 +64,7 @@ def _became(figure: Figure) -> str:
     ratio = figure.ratio
     if figure.direction is Direction.SAME or ratio is None or not figure.after:
         return figure.direction
-    return f"{figure.direction}, {words.number(abs(ratio - 1) * 100)} % {'less' if ratio < 1 else 'more'}"
+    return f"{figure.direction}, {units.number(abs(ratio - 1) * 100)} % {'less' if ratio < 1 else 'more'}"
 
 
 def _text(comparison: Comparison, columns: int | None, colour: bool) -> str:
@@ -82,7 +83,7 @@ def _text(comparison: Comparison, columns: int | None, colour: bool) -> str:
             page.whole(each, indent=2)
     if comparison.unchanged:
         page.blank()
-        page.flow(("dim", f"{words.plural(comparison.unchanged, 'finding')} in both."))
+        page.flow(("dim", f"{units.plural(comparison.unchanged, 'finding')} in both."))
     if comparison.not_comparable:
         page.heading("Not comparable")
         for note in comparison.not_comparable:
@@ -102,7 +103,7 @@ def _markdown(comparison: Comparison) -> str:
         parts.append(f"#### {title}\n")
         parts.append("".join(f"- {prose(each)}\n" for each in lines))
     if comparison.unchanged:
-        parts.append(f"{words.plural(comparison.unchanged, 'finding')} in both.\n")
+        parts.append(f"{units.plural(comparison.unchanged, 'finding')} in both.\n")
     if comparison.not_comparable:
         parts.append("".join(f"- {prose(note)}\n" for note in comparison.not_comparable))
     return "\n".join(parts)

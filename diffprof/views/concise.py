@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from diffprof.model import units
 from diffprof.model.finding import Finding
 from diffprof.model.plain import clean
 from diffprof.views import words
@@ -11,7 +12,7 @@ from diffprof.views import words
 
 def line(finding: Finding) -> str:
     """`file:line: CODE name: what`, for editors and for grep. What has no line is named by its place."""
-    where = words.place(finding.site) if finding.site else f"({words.phase(finding)})"
+    where = units.place(finding.site) if finding.site else f"({words.phase(finding)})"
     return clean(f"{where}: {finding.rule} {finding.name}: {finding.message}")
 
 

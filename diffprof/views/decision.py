@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from diffprof.judge.acceptance import MAY_COST, Decision, Figures, fewer_waits
 from diffprof.model.fix import Code, Reason
-from diffprof.views.words import milliseconds, number, plural, size
+from diffprof.model.units import milliseconds, number, plural, size
 
 
 def said(decision: Decision) -> str:

@@ -5,6 +5,7 @@ Format: https://docs.github.com/actions/reference/workflows-and-actions/workflow
 
 from __future__ import annotations
 
+from diffprof.model import units
 from diffprof.model.finding import Finding
 from diffprof.model.plain import clean
 from diffprof.model.report import Report
@@ -44,7 +45,7 @@ def annotated(finding: Finding, level: str = "") -> str:
     site = finding.site
     where: dict[str, object] = {"file": site.file, "line": site.line} if site and site.user_code else {}
     message = [
-        f"{words.place(site)}: {finding.message}" if site and not site.user_code else finding.message,
+        f"{units.place(site)}: {finding.message}" if site and not site.user_code else finding.message,
         f"{words.how_often(finding)}; {words.cost(finding)}",
         finding.advice,
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
+from diffprof.model import units
 from diffprof.model.finding import Finding
 from diffprof.model.plain import clean, cut
 from diffprof.model.report import Report
@@ -73,7 +74,7 @@ def render_markdown(report: Report) -> str:
     for index, piece in enumerate(_pieces(report)):
         if used + len(piece) > LIMIT:
             left = sum(1 for _ in _entries(report)) - index
-            blocks.append(f"\n_Cut to fit a comment: {words.plural(left, 'more entry', 'more entries')}._\n")
+            blocks.append(f"\n_Cut to fit a comment: {units.plural(left, 'more entry', 'more entries')}._\n")
             break
         blocks.append(piece)
         used += len(piece)
@@ -110,7 +111,7 @@ def _pieces(report: Report) -> Iterator[str]:
 
 
 def _finding(finding: Finding) -> str:
-    site = f" {code(words.place(finding.site))} in {code(finding.site.function)}" if finding.site else ""
+    site = f" {code(units.place(finding.site))} in {code(finding.site.function)}" if finding.site else ""
     lines = [
         f"- **{prose(finding.rule)} {prose(finding.name)}**{site}, {prose(words.how_often(finding))}",
         f"  {prose(cut(clean(finding.message), _MOST_TEXT))}",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diffprof.model.recording import MemoryHolder, MemoryKind, MemoryUse, Recording
+from diffprof.model.units import number, place, plural, size
 from diffprof.views.table import MOST_ROWS, Table
-from diffprof.views.words import number, place, plural, size, spark
+from diffprof.views.words import spark
 
 CURVE = 60
 """Cells of the curve."""

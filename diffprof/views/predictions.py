@@ -9,8 +9,8 @@ import msgspec
 
 from diffprof.model.prediction import Prediction
 from diffprof.model.report import as_json
+from diffprof.model.units import number
 from diffprof.views.listing import render_list
-from diffprof.views.words import number
 
 _COLUMNS = {
     "device": "device",

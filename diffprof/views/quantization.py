@@ -9,10 +9,11 @@ import msgspec
 
 from diffprof.model.recording import LinearRow, PublishedComparison, Quantization, Recording, SchemeTiming
 from diffprof.model.report import as_json
+from diffprof.model.units import NOT_MEASURED, milliseconds, number, plural, size
 from diffprof.views.listing import render_list
 from diffprof.views.markdown import prose
 from diffprof.views.page import Page
-from diffprof.views.words import NOT_MEASURED, milliseconds, number, plural, size, subject
+from diffprof.views.words import subject
 
 FORMS = ("text", "json", "markdown", "python")
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import msgspec
 
 from diffprof.judge.schedulers import SchedulerRow
+from diffprof.model.units import number
 from diffprof.views.listing import render_list
-from diffprof.views.words import number
 
 _COLUMNS = {
     "scheduler": "scheduler",

@@ -10,16 +10,16 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from diffprof.analyzers import analyzers
+from diffprof.judge.registry import analyzers
 from diffprof.model.analyzer import Listing, cell
 from diffprof.model.finding import Unchecked
 from diffprof.model.recording import RecompileRow, Recording
 from diffprof.model.report import Report
+from diffprof.model.units import NOT_MEASURED, milliseconds, number, plural, size
 from diffprof.views.attention import attention_table
 from diffprof.views.memory import memory_table
 from diffprof.views.table import MOST_ROWS, Table
 from diffprof.views.times import TIMES
-from diffprof.views.words import NOT_MEASURED, milliseconds, number, plural, size
 
 
 def _linears(recording: Recording) -> Table | None:

@@ -9,8 +9,8 @@ import msgspec
 
 from diffprof.model.report import as_json
 from diffprof.model.survey import SurveyChange, SurveyRow
+from diffprof.model.units import number, plural
 from diffprof.views.listing import render_list
-from diffprof.views.words import number, plural
 
 _COLUMNS = {
     "target": "pipeline",

@@ -12,9 +12,9 @@ from diffprof.judge.frontier import AXES, Curve, by_subject, curves, expense, fr
 from diffprof.model.plain import clean
 from diffprof.model.report import as_json
 from diffprof.model.sweep import FAILED, SweepRow
+from diffprof.model.units import number, plural
 from diffprof.views.listing import render_list
 from diffprof.views.predictions import NOTE
-from diffprof.views.words import number, plural
 
 SHOWN = ("frontier", "curves", "table")
 FEW = 24

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from diffprof.model import units
 from diffprof.model.finding import Finding, Severity
 from diffprof.model.plain import clean, cut, width
 from diffprof.model.recording import Site
@@ -75,7 +76,7 @@ def _facts(page: Page, facts: Sequence[Finding]) -> None:
         return
     page.heading(f"As it should be ({len(facts)})")
     for fact in facts[:_MOST_FACTS]:
-        page.flow(("code", fact.rule), words.place(fact.site) if fact.site else "", fact.message, indent=2)
+        page.flow(("code", fact.rule), units.place(fact.site) if fact.site else "", fact.message, indent=2)
     if len(facts) > _MOST_FACTS:
         page.flow(("dim", f"{len(facts) - _MOST_FACTS} more, in the tables below"), indent=2)
 
@@ -89,7 +90,7 @@ def _finding(page: Page, finding: Finding) -> None:
     site = finding.site
     if site:
         inside = f" in {site.function}" if site.function else ""
-        page.whole(("cyan", words.place(site)), ("dim", inside), indent=2)
+        page.whole(("cyan", units.place(site)), ("dim", inside), indent=2)
     context = [part for part in (site.module if site else None, words.phase(finding)) if part]
     page.flow(("dim", ", ".join(context)), indent=2)
     if site:

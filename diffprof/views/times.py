@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 
 from diffprof.judge.figures import call_ms, device_busy
 from diffprof.model.recording import GapRow, KernelRow, Recording
+from diffprof.model.units import NOT_MEASURED, number, plural, seconds, size
 from diffprof.views.table import MOST_ROWS, Table
-from diffprof.views.words import NOT_MEASURED, doubts, number, plural, seconds, size
+from diffprof.views.words import doubts
 
 UNKNOWN = "unknown"
 """Phase or module of work that none could be told for."""

@@ -10,8 +10,8 @@ import msgspec
 from diffprof.model.plain import clean
 from diffprof.model.report import as_json
 from diffprof.model.traces import FAILED, Fleet, Outlier, Rank, RankGroup, TraceRow, Trend
+from diffprof.model.units import number, plural
 from diffprof.views.listing import render_list
-from diffprof.views.words import number, plural
 
 MOST = 12
 """Rows of a table that are shown."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffprof.model import units
 from diffprof.model.fix import NOT_SELECTED, Difference, Outcome, Plan, PlanStep, SourceEdit, Status
 from diffprof.model.plain import clean_lines
 from diffprof.model.report import Report, as_json
@@ -39,9 +40,9 @@ def saving(step: PlanStep) -> str:
     if step.saves_ms is not None:
         grade = f" ({words.expectation(step.grade)})" if step.grade else ""
         when = " once it is compiled" if step.once_compiled else ""
-        parts.append(f"{words.milliseconds(step.saves_ms)} per call{when}{grade}")
+        parts.append(f"{units.milliseconds(step.saves_ms)} per call{when}{grade}")
     if step.saves_bytes is not None:
-        parts.append(f"{words.size(step.saves_bytes)} of memory")
+        parts.append(f"{units.size(step.saves_bytes)} of memory")
     return ", ".join(parts) or "unknown until it is tried"
 
 
@@ -52,15 +53,15 @@ def safety(step: PlanStep) -> str:
 
 def resolves(step: PlanStep) -> str:
     """The findings that a step is for."""
-    return f"{words.plural(len(step.findings), 'finding')} ({', '.join(step.rules)})"
+    return f"{units.plural(len(step.findings), 'finding')} ({', '.join(step.rules)})"
 
 
 def expected(plan: Plan) -> str:
     """One call before and with all selected steps, in a sentence; empty where nothing says how long it is."""
     if plan.before_ms is None or plan.after_ms is None:
         return ""
-    now = f"One call takes {words.milliseconds(plan.before_ms)}"
-    chosen = words.plural(len(plan.selected), "selected fix", "selected fixes")
+    now = f"One call takes {units.milliseconds(plan.before_ms)}"
+    chosen = units.plural(len(plan.selected), "selected fix", "selected fixes")
     unknown = [step for step in plan.selected if step.saves_ms is None]
     if unknown and len(unknown) == len(plan.selected):
         grade = f" ({plan.grade})" if plan.grade else ""
@@ -68,23 +69,23 @@ def expected(plan: Plan) -> str:
     grade = f" ({words.expectation(plan.grade)})" if plan.grade else ""
     ratio = f", {plan.before_ms / plan.after_ms:.2f}x" if plan.after_ms else ""
     rest = f" What {len(unknown)} of them would save is unknown until they are tried." if unknown else ""
-    return f"{now}; the {chosen} should bring it to {words.milliseconds(plan.after_ms)}{ratio}{grade}.{rest}"
+    return f"{now}; the {chosen} should bring it to {units.milliseconds(plan.after_ms)}{ratio}{grade}.{rest}"
 
 
 def change(outcome: Outcome) -> str:
     """The time of one call before and after, with its grade."""
     if outcome.before_ms is None or outcome.after_ms is None:
-        return words.NOT_MEASURED
-    spread = "" if outcome.spread_ms is None else f" ± {words.number(outcome.spread_ms)}"
+        return units.NOT_MEASURED
+    spread = "" if outcome.spread_ms is None else f" ± {units.number(outcome.spread_ms)}"
     grade = f" ({outcome.grade})" if outcome.grade else ""
-    before, after = words.number(outcome.before_ms), words.number(outcome.after_ms)
+    before, after = units.number(outcome.before_ms), units.number(outcome.after_ms)
     return f"{before} -> {after}{spread} ms{grade}"
 
 
 def output_change(difference: Difference | None) -> str:
     """How the output changed, and where that was compared."""
     if difference is None:
-        return words.NOT_MEASURED
+        return units.NOT_MEASURED
     if difference.why_not:
         return f"not compared: {difference.why_not}"
     if difference.bit_equal:
@@ -121,19 +122,19 @@ def outcomes_table(outcomes: Sequence[Outcome]) -> Table:
 
 def _loop(outcome: Outcome) -> str:
     if outcome.in_loop_before is None or outcome.in_loop_after is None:
-        return words.NOT_MEASURED
+        return units.NOT_MEASURED
     return f"{outcome.in_loop_before} -> {outcome.in_loop_after}"
 
 
 def total(outcomes: Sequence[Outcome]) -> str:
     """What all kept fixes gave together, in a sentence."""
     kept = [o for o in outcomes if o.stays]
-    text = f"{len(kept)} of {words.plural(len(outcomes), 'fix', 'fixes')} kept"
+    text = f"{len(kept)} of {units.plural(len(outcomes), 'fix', 'fixes')} kept"
     rest = f".{unchecked(outcomes)}"
     if (times := _times(outcomes)) is None:
         return f"{text}{rest}"
     first, last, grade = times
-    span = f"{words.milliseconds(first)} -> {words.milliseconds(last)}"
+    span = f"{units.milliseconds(first)} -> {units.milliseconds(last)}"
     return f"{text}: {span} per call, {first / last:.2f}x{grade}{rest}"
 
 
@@ -153,7 +154,7 @@ def tried(outcomes: Sequence[Outcome]) -> str:
 def gained(outcomes: Sequence[Outcome]) -> str:
     """One call with the kept fixes, and how many times shorter that is; empty where no time says so."""
     times = _times(outcomes)
-    return "" if times is None else f"{words.milliseconds(times[1])}, {times[0] / times[1]:.2f}x{times[2]}"
+    return "" if times is None else f"{units.milliseconds(times[1])}, {times[0] / times[1]:.2f}x{times[2]}"
 
 
 def _times(outcomes: Sequence[Outcome]) -> tuple[float, float, str] | None:
@@ -338,7 +339,7 @@ def _markdown(report: Report, plan: Plan) -> str:
     for number, listing in enumerate(listings):
         room -= len(listing) + 1
         if room < 0:
-            left = words.plural(len(listings) - number, "more listing")
+            left = units.plural(len(listings) - number, "more listing")
             parts.append(f"_Cut to fit a comment: {left}; `diffprof fix` prints them._\n")
             break
         parts.append(listing)
@@ -417,7 +418,7 @@ def add_outcomes(page: Page, report: Report) -> None:
         if outcome.in_loop_before is not None:
             page.flow(_loop(outcome), indent=2, label="waits")
         if outcome.memory_before_bytes is not None and outcome.memory_after_bytes is not None:
-            before, after = words.size(outcome.memory_before_bytes), words.size(outcome.memory_after_bytes)
+            before, after = units.size(outcome.memory_before_bytes), units.size(outcome.memory_after_bytes)
             page.flow(f"{before} -> {after}", indent=2, label="memory")
         page.flow(output_change(outcome.difference), indent=2, label="output")
         if outcome.resolved:

@@ -15,7 +15,8 @@ from diffprof.model.fix import Safety
 from diffprof.model.recording import INTERRUPTED, CaptureRow, Recording, SyncRow, steady_per_step
 from diffprof.model.report import Report
 from diffprof.model.summary import Action, Answer
-from diffprof.views.words import cost, duration, how_often, listed, milliseconds, number, place, plural, share
+from diffprof.model.units import duration, listed, milliseconds, number, place, plural, share
+from diffprof.views.words import cost, how_often
 
 WAITS = "SYN"
 """How the codes begin of rules on waits: who asks for these alone is told of these."""

@@ -7,42 +7,17 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from diffprof.model.finding import Finding
-from diffprof.model.recording import Doubt, Grade, Recording, Site, Timing
+from diffprof.model.recording import Doubt, Grade, Recording, Timing
+from diffprof.model.units import (
+    NOT_MEASURED,
+    duration,
+    number,
+    plural,
+    seconds,
+)
 
 if TYPE_CHECKING:
     from diffprof.model.report import Report
-
-NOT_MEASURED = "not measured"
-
-
-def number(value: float) -> str:
-    """Three significant digits, without a tail of zeros: 0.0123, 1.5, 24, 1,234."""
-    if value == 0:
-        return "0"
-    if abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.3g}" if abs(value) >= 0.0001 else f"{value:.1e}"
-
-
-def share(value: float) -> str:
-    """Of one, in percent: 83.5 %, under 0.1 %."""
-    return "under 0.1 %" if 0 < value < 0.001 else f"{number(value * 100)} %"
-
-
-def milliseconds(value: float | None) -> str:
-    return NOT_MEASURED if value is None else f"{number(value)} ms"
-
-
-def seconds(value: float | None) -> str:
-    return NOT_MEASURED if value is None else f"{number(value)} s"
-
-
-def duration(milliseconds_: float | None) -> str:
-    """A time in the unit that reads best: 2.68 s, 154 ms."""
-    if milliseconds_ is None:
-        return NOT_MEASURED
-    return seconds(milliseconds_ / 1e3) if milliseconds_ >= 1000 else milliseconds(milliseconds_)
-
 
 _DOUBTS = {
     Doubt.ONE_PASS: "made once, so that its spread is unknown",
@@ -55,25 +30,6 @@ _DOUBTS = {
 def doubts(timing: Timing) -> str:
     """Why the time of a call is not to be trusted; empty where nothing speaks against it."""
     return ", ".join(_DOUBTS[doubt] for doubt in timing.doubts)
-
-
-def size(value: float | None) -> str:
-    """Bytes in binary units, as PyTorch and the drivers count memory."""
-    if value is None:
-        return NOT_MEASURED
-    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if value >= factor:
-            return f"{number(value / factor)} {unit}"
-    return f"{number(value)} B"
-
-
-def listed(names: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
-def plural(count: int, noun: str, many: str | None = None) -> str:
-    return f"{count:,} {noun if count == 1 else many or noun + 's'}"
 
 
 def how_often(finding: Finding) -> str:
@@ -97,13 +53,6 @@ def spark(values: Sequence[float]) -> str:
     if top <= 0.0:
         return " " * len(values)
     return "".join(" " if v <= 0.0 else "▁▂▃▄▅▆▇█"[min(7, int(v / top * 7.999))] for v in values)
-
-
-def place(site: Site | None) -> str:
-    """`file:line`, the op alone where no line is known, or that there is no single place."""
-    if not site:
-        return "the whole call"
-    return f"{site.file}:{site.line}" if site.line else site.file
 
 
 def phase(finding: Finding) -> str:

@@ -9,7 +9,7 @@ from importlib import import_module
 import msgspec
 import pytest
 
-from diffprof.analyzers import analyzers
+from diffprof.judge.registry import analyzers
 from diffprof.judge.rules import HEADINGS, Rule, all_rules, judge
 from diffprof.model.recording import Recording
 from tests import builders

@@ -4,6 +4,7 @@ import datetime
 
 import pytest
 
+from diffprof.model import units
 from diffprof.model.recording import Grade
 from diffprof.views import words
 from tests.builders import make_finding
@@ -22,12 +23,12 @@ from tests.builders import make_finding
     ],
 )
 def test_numbers_have_three_digits(value: float, shown: str) -> None:
-    assert words.number(value) == shown
+    assert units.number(value) == shown
 
 
 def test_unknown_is_said() -> None:
-    assert words.milliseconds(None) == words.seconds(None) == words.size(None) == "not measured"
-    assert words.milliseconds(0.0) == "0 ms"
+    assert units.milliseconds(None) == units.seconds(None) == units.size(None) == "not measured"
+    assert units.milliseconds(0.0) == "0 ms"
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def test_cost_tells_unknown_from_nothing_and_carries_its_grade() -> None:
     ("value", "shown"), [(12, "12 B"), (1536, "1.5 KiB"), (2**21, "2 MiB"), (8.96e9, "8.34 GiB")]
 )
 def test_sizes_are_decimal(value: float, shown: str) -> None:
-    assert words.size(value) == shown
+    assert units.size(value) == shown
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from importlib.resources import files
 
 from diffprof.judge.figures import call_ms, device_busy
 from diffprof.judge.plan import make_plan
+from diffprof.model import units
 from diffprof.model.finding import Finding, Severity
 from diffprof.model.fix import Plan
 from diffprof.model.plain import clean, clean_lines, cut
@@ -71,7 +72,7 @@ def _sections(report: Report, plan: Plan) -> Iterator[tuple[str, str, str]]:
         body = "".join(part for each in shown for part in _finding(each, ids[id(each)], plan))
         if aside:
             body += (
-                f"<details><summary>{words.plural(len(aside), 'more', 'more')}, for information</summary>\n"
+                f"<details><summary>{units.plural(len(aside), 'more', 'more')}, for information</summary>\n"
             )
             body += (
                 "".join(part for each in aside for part in _finding(each, ids[id(each)], plan))
@@ -106,11 +107,11 @@ def _figures(report: Report, plan: Plan) -> Iterator[str]:
     if report.outcomes:
         kept = [each for each in report.outcomes if each.stays and each.after_ms is not None]
         if kept:
-            grade = str(kept[-1].grade or words.NOT_MEASURED)
-            rows.append(("after the fixes", words.milliseconds(kept[-1].after_ms), grade))
+            grade = str(kept[-1].grade or units.NOT_MEASURED)
+            rows.append(("after the fixes", units.milliseconds(kept[-1].after_ms), grade))
     elif plan.selected and plan.after_ms is not None:
-        note = f"{plan.grade}, {words.plural(len(plan.selected), 'fix', 'fixes')}"
-        rows.append(("expected with the fixes", words.milliseconds(plan.after_ms), note))
+        note = f"{plan.grade}, {units.plural(len(plan.selected), 'fix', 'fixes')}"
+        rows.append(("expected with the fixes", units.milliseconds(plan.after_ms), note))
     yield '<dl class="figures">\n'
     for name, value, note in rows:
         yield f"<div><dt>{text(name)}</dt><dd>{text(value)}<small>{text(note)}</small></dd></div>\n"
@@ -123,19 +124,19 @@ def _key_figures(recording: Recording) -> Iterator[tuple[str, str, str]]:
     what = "trace" if recording.target.kind == "trace" else "one call"
     why = words.doubts(recording.timing) if recording.timing else ""
     note = f"{grade}, not to be trusted: {why}" if why else grade
-    yield what, words.milliseconds(call_ms(recording)), note
+    yield what, units.milliseconds(call_ms(recording)), note
     if recording.syncs is None:
-        yield "waits per denoising step", words.NOT_MEASURED, ""
+        yield "waits per denoising step", units.NOT_MEASURED, ""
     else:
         rate = steady_per_step([row for row in recording.syncs if row.in_loop])
         outside = sum(row.count for row in recording.syncs if not row.in_loop)
-        yield "waits per denoising step", words.number(rate), f"{outside:,} outside the loop"
+        yield "waits per denoising step", units.number(rate), f"{outside:,} outside the loop"
     if (busy := device_busy(recording)) is not None:
-        yield "device busy", f"{words.number(busy * 100)} %", grade
+        yield "device busy", f"{units.number(busy * 100)} %", grade
     if recording.memory is not None:
         of = recording.memory.capacity_bytes
-        note = str(recording.memory.grade) + (f", of {words.size(of)}" if of is not None else "")
-        yield "peak memory", words.size(recording.memory.peak_bytes), note
+        note = str(recording.memory.grade) + (f", of {units.size(of)}" if of is not None else "")
+        yield "peak memory", units.size(recording.memory.peak_bytes), note
 
 
 # --- findings ------------------------------------------------------------------------------------------
@@ -149,7 +150,7 @@ def _finding(finding: Finding, anchor: str, plan: Plan) -> Iterator[str]:
     yield f"<p>{prose(finding.message)}</p>\n"
     site = finding.site
     if site:
-        yield f'<div class="code">{text(words.place(site))} '
+        yield f'<div class="code">{text(units.place(site))} '
         yield f'<span class="dim">in {text(site.function)}</span></div>\n'
         yield from _excerpt(site)
     edit = next((each for each in plan.edits if each.belongs_to(finding)), None)

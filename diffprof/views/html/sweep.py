@@ -8,11 +8,11 @@ from importlib.resources import files
 
 from diffprof.judge.frontier import AXES, Curve, by_subject, curves, expense, frontier
 from diffprof.model.sweep import OK, SweepRow
+from diffprof.model.units import number
 from diffprof.views.html import POLICY
 from diffprof.views.html.text import text
 from diffprof.views.predictions import NOTE
 from diffprof.views.sweeps import row_cells, summary
-from diffprof.views.words import number
 
 COLOURS = {"eager": "#8fa3bf", "compiled": "#0072b2", "int8": "#e69f00", "fp8": "#009e73"}
 STROKES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#9467bd", "#8c6d31")

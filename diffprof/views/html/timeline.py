@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from diffprof.judge.timeline import replay
 from diffprof.model.recording import Recording
+from diffprof.model.units import milliseconds
 from diffprof.views.html.text import text
 from diffprof.views.lanes import WAITS, Band, Lanes, Mark, one_step, said, whole_call
 from diffprof.views.palette import NAMES, colour_of
-from diffprof.views.words import milliseconds
 
 COLUMNS = 1000
 """Of the picture; what is shorter than a column is summed up in it."""

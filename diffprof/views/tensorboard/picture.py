@@ -12,9 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 from diffprof.judge.timeline import Replay
 from diffprof.model.plain import clean
 from diffprof.model.recording import Recording
+from diffprof.model.units import milliseconds
 from diffprof.views.lanes import WAITS, Lanes, one_step, whole_call
 from diffprof.views.palette import NAMES, colour_of
-from diffprof.views.words import milliseconds
 
 WIDTH = 700
 """TensorBoard draws pictures 350 wide, at half this size; what is to be read there is twice as large here."""

@@ -22,6 +22,7 @@ from torch_tb_profiler.plugin import TorchProfilerPlugin
 from werkzeug import exceptions, wrappers
 
 from diffprof.judge.judging import load_judged
+from diffprof.model import units
 from diffprof.model.errors import DiffprofError
 from diffprof.model.ladder import LADDER_FILE
 from diffprof.model.plain import clean
@@ -311,11 +312,11 @@ def recommendations(report: Report) -> str:
     lines = [f"<p>{prose(top.headline)}</p>", f"<div>{prose(top.why)}</div>", f"<div>{prose(top.next)}</div>"]
     items = [
         f"<li><b>{escape(clean(each.rule))}</b> {escape(clean(each.name))}, "
-        f"{escape(clean(words.place(each.site) if each.site else each.message.rstrip('.')))}; "
+        f"{escape(clean(units.place(each.site) if each.site else each.message.rstrip('.')))}; "
         f"{escape(clean(words.how_often(each)))}; {escape(clean(words.cost(each)))}</li>"
         for each in report.findings[:MOST_FINDINGS]
     ]
     left = len(report.findings) - len(items)
     if left > 0:
-        items.append(f"<li>{words.plural(left, 'more finding')}: see the page Text</li>")
+        items.append(f"<li>{units.plural(left, 'more finding')}: see the page Text</li>")
     return "".join(lines) + (f"<ul>{''.join(items)}</ul>" if items else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from diffprof.model import units
 from diffprof.model.fix import Plan
 from diffprof.model.ladder import Ladder
 from diffprof.model.plain import clean, cut
@@ -60,7 +61,7 @@ def _findings(report: Report) -> str:
     rows = [
         (
             f"{each.rule} {each.name}",
-            words.place(each.site),
+            units.place(each.site),
             words.how_often(each),
             each.message,
             words.cost(each),
@@ -70,7 +71,7 @@ def _findings(report: Report) -> str:
         for each in report.findings[:MOST_FINDINGS]
     ]
     left = len(report.findings) - len(rows)
-    more = f"\n{words.plural(left, 'more finding')}: `diffprof show` has all.\n" if left else ""
+    more = f"\n{units.plural(left, 'more finding')}: `diffprof show` has all.\n" if left else ""
     return _table(columns, rows) + more
 
 

@@ -9,8 +9,9 @@ from textual.command import DiscoveryHit, Hit, Hits, Provider
 
 from diffprof.model.finding import Finding
 from diffprof.model.plain import cut
+from diffprof.model.units import place
 from diffprof.views.tui.styles import styled
-from diffprof.views.words import how_often, place
+from diffprof.views.words import how_often
 
 Entry = tuple[str, str, Callable[[], object]]
 """What is done, a sentence about it, and what does it."""

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from diffprof.judge.comparing import Comparison, Direction, Figure, compare
 from diffprof.judge.judging import load_judged
+from diffprof.model import units
 from diffprof.model.errors import DiffprofError
 from diffprof.model.plain import pad, width
-from diffprof.views import words
 from diffprof.views.comparison import figure_rows, groups, is_bad_group
 from diffprof.views.tui.styles import Writing
 
@@ -47,7 +47,7 @@ def comparison_page(page: Writing, found: Comparison) -> None:
             page.flow((style, "• "), line, indent=2)
     if found.unchanged:
         page.blank()
-        page.flow(("muted", f"{words.plural(found.unchanged, 'finding')} in both."))
+        page.flow(("muted", f"{units.plural(found.unchanged, 'finding')} in both."))
     if found.not_comparable:
         page.heading("Not comparable")
         for note in found.not_comparable:

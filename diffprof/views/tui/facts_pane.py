@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from diffprof.judge.figures import call_ms, device_busy
+from diffprof.model import units
 from diffprof.model.recording import MemoryUse, Recording
 from diffprof.model.report import Report
 from diffprof.views import words
@@ -55,13 +56,13 @@ def _time(page: Writing, recording: Recording) -> None:
     page.heading("Length of the trace" if recording.target.kind == "trace" else "Time of one call")
     timing = recording.timing
     if timing is None:
-        page.flow(("muted", words.NOT_MEASURED), indent=2)
+        page.flow(("muted", units.NOT_MEASURED), indent=2)
         return
     length = call_ms(recording)
-    spread = "" if timing.spread is None else f" ± {words.seconds(timing.spread)}"
-    passes = f", {words.plural(len(timing.seconds), 'pass', 'passes')}" if timing.seconds else ""
+    spread = "" if timing.spread is None else f" ± {units.seconds(timing.spread)}"
+    passes = f", {units.plural(len(timing.seconds), 'pass', 'passes')}" if timing.seconds else ""
     page.flow(
-        ("strong", words.seconds(None if length is None else length / 1e3)),
+        ("strong", units.seconds(None if length is None else length / 1e3)),
         f"{spread}{passes}",
         ("muted", f" ({timing.mode}, {timing.grade})"),
         indent=2,
@@ -69,14 +70,14 @@ def _time(page: Writing, recording: Recording) -> None:
     if timing.doubts:
         page.flow(("warn", "not to be trusted: "), words.doubts(timing), indent=2)
     if (share := device_busy(recording)) is not None:
-        busy = f" {words.number(share * 100)} %"
+        busy = f" {units.number(share * 100)} %"
         page.kept("device busy ", ("good", bar(share, _BAR)), busy, indent=2)
 
 
 def _memory(page: Writing, memory: MemoryUse | None) -> None:
     page.heading("Device memory")
     if memory is None:
-        page.flow(("muted", words.NOT_MEASURED), indent=2)
+        page.flow(("muted", units.NOT_MEASURED), indent=2)
         return
     most = memory.capacity_bytes or memory.peak_bytes or 0
     rows = [
@@ -89,7 +90,7 @@ def _memory(page: Writing, memory: MemoryUse | None) -> None:
     for name, size in rows:
         share = size / most if size is not None and most else 0.0
         page.kept(
-            f"{name:<{longest}} {words.size(size):>12} ",
+            f"{name:<{longest}} {units.size(size):>12} ",
             ("muted" if name == "capacity" else "place", bar(share, _BAR)),
             indent=2,
         )
@@ -97,17 +98,17 @@ def _memory(page: Writing, memory: MemoryUse | None) -> None:
         first, last = memory.by_step[0], memory.by_step[-1]
         page.kept(
             f"after each step {words.spark(memory.by_step)}",
-            ("muted", f"  {words.size(first)} → {words.size(last)}"),
+            ("muted", f"  {units.size(first)} → {units.size(last)}"),
             indent=2,
         )
     if memory.host_bytes:
-        page.flow(f"the host keeps {words.size(memory.host_bytes)} of weights", indent=2)
+        page.flow(f"the host keeps {units.size(memory.host_bytes)} of weights", indent=2)
     if memory.curve:
         page.kept(f"over the call {curve(memory)}", indent=2)
     page.flow(("muted", f"({memory.grade})"), indent=2)
     if memory.at_peak:
         page.heading("Memory at the peak")
-        page.flow(f"{words.size(memory.peak_bytes)}, {peak_words(memory)}", indent=2)
+        page.flow(f"{units.size(memory.peak_bytes)}, {peak_words(memory)}", indent=2)
     for each in (memory.at_peak or ())[:MOST_ROWS]:
         taken, what, module, phase, tensor, line = holder_row(each)
         rest = ", ".join(part for part in (module, phase, tensor, line) if part)
@@ -117,7 +118,7 @@ def _memory(page: Writing, memory: MemoryUse | None) -> None:
 def _gaps(page: Writing, recording: Recording) -> None:
     page.heading("Device idle")
     if recording.gaps is None:
-        page.flow(("muted", words.NOT_MEASURED), indent=2)
+        page.flow(("muted", units.NOT_MEASURED), indent=2)
         return
     if not recording.gaps:
         page.flow("Never while the call ran.", indent=2)

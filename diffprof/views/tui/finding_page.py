@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from diffprof.judge.rules import HEADINGS, find_rule
+from diffprof.model import units
 from diffprof.model.errors import UsageError
 from diffprof.model.finding import Finding
 from diffprof.model.fix import PlanStep, SourceEdit
@@ -37,7 +38,7 @@ def finding_page(
     page.flow((SEVERITY[finding.severity], finding.rule), " ", ("strong", finding.name))
     site = finding.site
     if site:
-        page.flow(("place", words.place(site)), ("muted", f" in {site.function}" if site.function else ""))
+        page.flow(("place", units.place(site)), ("muted", f" in {site.function}" if site.function else ""))
         if site.excerpt:
             page.excerpt(site.excerpt, site.line)
     page.flow(finding.message)
@@ -94,8 +95,8 @@ def _what_if(page: Writing, finding: Finding, call_ms: float | None) -> None:
     if finding.saves_ms is None or not call_ms:
         return
     share = finding.saves_ms / call_ms
-    before = words.milliseconds(call_ms)
-    after = words.milliseconds(max(call_ms - finding.saves_ms, 0.0))
+    before = units.milliseconds(call_ms)
+    after = units.milliseconds(max(call_ms - finding.saves_ms, 0.0))
     told = f": the call takes {after} instead of {before}" if after != before else f" of the call's {before}"
     page.fact("what-if", ("good", bar(share, 20).rstrip()), f" {share:.2%}{told} ({finding.grade})")
 
@@ -108,7 +109,7 @@ def _evidence(page: Writing, finding: Finding, recording: Recording) -> None:
     for row in rows[:_MOST_ROWS]:
         _sync(page, row)
     if len(rows) > _MOST_ROWS:
-        page.flow(("muted", f"and {words.plural(len(rows) - _MOST_ROWS, 'more row')}"), indent=2)
+        page.flow(("muted", f"and {units.plural(len(rows) - _MOST_ROWS, 'more row')}"), indent=2)
 
 
 def _sync(page: Writing, row: SyncRow) -> None:
@@ -118,7 +119,7 @@ def _sync(page: Writing, row: SyncRow) -> None:
         page.kept(("muted", "by step "), words.spark(row.by_step), indent=2)
     if row.bytes:
         shape = "x".join(map(str, row.shape)) if row.shape else "scalar"
-        page.flow(("muted", f"{words.size(row.bytes)}: {row.dtype or 'unknown type'}, {shape}"), indent=2)
+        page.flow(("muted", f"{units.size(row.bytes)}: {row.dtype or 'unknown type'}, {shape}"), indent=2)
     if row.assumed is not None:
         page.flow(("warn", f"The value is unknown; {row.assumed} stood in for it."), indent=2)
     if row.witnesses:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from diffprof.judge.rules import all_rules
 from diffprof.model.finding import Finding
-from diffprof.views.words import place
+from diffprof.model.units import place
 
 LOOP = ("in loop", "outside")
 FILTERS = ("analyzer", "phase", "grade", "loop")

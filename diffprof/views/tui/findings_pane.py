@@ -16,6 +16,7 @@ from textual.widgets import Input
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Plan, PlanStep, SourceEdit
 from diffprof.model.report import Report
+from diffprof.model.units import place
 from diffprof.views.tui.article import Article
 from diffprof.views.tui.editor import editor_command, source_file
 from diffprof.views.tui.filter_bar import Chips, FilterBar, Search
@@ -24,7 +25,6 @@ from diffprof.views.tui.finding_page import finding_page
 from diffprof.views.tui.finding_query import FindingIndex, Query
 from diffprof.views.tui.styles import Writing
 from diffprof.views.tui.table import Sheet
-from diffprof.views.words import place
 
 _KEYS = {"analyzer": "a", "phase": "p", "grade": "g", "loop": "l"}
 _FILTER = Binding.Group("Filter", compact=True)

@@ -16,9 +16,9 @@ from textual.widgets.tree import TreeNode
 
 from diffprof.model.plain import clean, cut
 from diffprof.model.recording import CaptureRow, GraphBreakRow, RecompileRow, Recording
+from diffprof.model.units import NOT_MEASURED, milliseconds, number, place, plural
 from diffprof.views.tui.article import Article
 from diffprof.views.tui.styles import Span, Writing, line_style
-from diffprof.views.words import NOT_MEASURED, milliseconds, number, place, plural
 
 Item = CaptureRow | GraphBreakRow | RecompileRow | str | None
 _MOST_NAME = 160

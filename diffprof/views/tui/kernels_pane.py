@@ -11,12 +11,12 @@ from textual.containers import Container
 from textual.widgets import Input, Static
 
 from diffprof.model.recording import KernelRow, Recording
+from diffprof.model.units import milliseconds, plural
 from diffprof.views.times import on_cpu
 from diffprof.views.tui.filter_bar import Search
 from diffprof.views.tui.kernel_groups import WAYS, Group, grouped
 from diffprof.views.tui.styles import bar, styled
 from diffprof.views.tui.table import Column, Sheet
-from diffprof.views.words import milliseconds, plural
 
 _BAR = 12
 

@@ -14,12 +14,13 @@ from textual.message import Message
 from textual.widgets import Static
 
 from diffprof.judge.plan import predicted_ms
+from diffprof.model import units
 from diffprof.model.errors import DiffprofError, ExitCode
 from diffprof.model.fix import Outcome, Plan, PlanStep, Safety, Status
 from diffprof.model.recording import Grade
 from diffprof.model.report import Report, load_report
 from diffprof.tuning.consent import doubts, what_is_run
-from diffprof.views import tuning, words
+from diffprof.views import tuning
 from diffprof.views.tui.article import Article
 from diffprof.views.tui.comparison_page import comparison_of
 from diffprof.views.tui.finding_page import source_of
@@ -215,7 +216,7 @@ class PlanPane(Container):
             page.flow("Press A once more if it may be run.")
             self.query_one(Article).show(page)
         else:
-            count = words.plural(len(self.chosen), "fix", "fixes")
+            count = units.plural(len(self.chosen), "fix", "fixes")
             parts = [f"{step.fix}: " for step in self.plan.steps]
             job = Job(self.command(), f"Applying {count}")
             await self.query_one("#plan").mount(JobPanel(job, parts=parts))
@@ -292,12 +293,12 @@ def _saves(step: PlanStep) -> list[Span] | str:
 
 def total_line(plan: Plan, chosen: Sequence[str] | set[str], after: float | None) -> list[Span]:
     """One call now and with the checked fixes."""
-    count = words.plural(len(chosen), "fix", "fixes")
+    count = units.plural(len(chosen), "fix", "fixes")
     if plan.before_ms is None or after is None:
         return [("strong", f"{count} checked"), ("muted", "; how long a call takes was not measured")]
     known = [step.saves_ms is not None for step in plan.steps if step.fix in chosen]
     if known and not any(known):
-        now = f": {words.milliseconds(plan.before_ms)}"
+        now = f": {units.milliseconds(plan.before_ms)}"
         return [("strong", count + " checked"), ("", now), ("muted", " now; what is saved shows when tried")]
     ratio = f", {plan.before_ms / after:.2f}x" if after else ""
     grade = "from what was measured" if plan.grade is Grade.MEASURED else plan.grade or "grade unknown"
@@ -305,8 +306,8 @@ def total_line(plan: Plan, chosen: Sequence[str] | set[str], after: float | None
     share = after / plan.before_ms if plan.before_ms else 0.0
     return [
         ("strong", f"{count} checked: "),
-        ("", f"{words.milliseconds(plan.before_ms)} → "),
-        ("good" if saved > 0 else "strong", words.milliseconds(after)),
+        ("", f"{units.milliseconds(plan.before_ms)} → "),
+        ("good" if saved > 0 else "strong", units.milliseconds(after)),
         ("good", ratio),
         ("muted", f", predicted ({grade})  "),
         ("place", bar(share, _BAR)),
@@ -352,7 +353,7 @@ def step_page(step: PlanStep, report: Report, outcome: Outcome | None = None) ->
     for n in step.findings[:8]:
         if n < len(report.findings):
             finding = report.findings[n]
-            where = ("place", words.place(finding.site)) if finding.site else ("", finding.message)
+            where = ("place", units.place(finding.site)) if finding.site else ("", finding.message)
             page.kept(f"{finding.rule} ", where, indent=Writing.LABEL)
     source_of(page, step)
     return page

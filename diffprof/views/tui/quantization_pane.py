@@ -11,12 +11,12 @@ from textual.containers import Container, Vertical
 from textual.widgets import Static
 
 from diffprof.model.recording import LinearRow, Quantization, Recording, SchemeTiming
+from diffprof.model.units import NOT_MEASURED, milliseconds, number, plural
 from diffprof.views.quantization import summary
 from diffprof.views.tui.article import Article
 from diffprof.views.tui.finding_list import SHORT_GRADE
 from diffprof.views.tui.styles import Span, Writing, bar, styled
 from diffprof.views.tui.table import Column, Sheet
-from diffprof.views.words import NOT_MEASURED, milliseconds, number, plural
 
 _BAR = 24
 _CELL_BAR = 10

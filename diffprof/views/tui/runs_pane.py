@@ -14,6 +14,7 @@ from textual.message import Message
 from textual.widgets import Static
 from textual.worker import get_current_worker
 
+from diffprof.model import units
 from diffprof.model.errors import DiffprofError
 from diffprof.model.plain import clean
 from diffprof.scanning.runs import Run, list_runs
@@ -120,7 +121,7 @@ class RunsPane(Container):
         self._title()
 
     def _title(self, note: str = "") -> None:
-        text = note or f"{words.plural(len(self.runs), 'run')} in {self.traces}"
+        text = note or f"{units.plural(len(self.runs), 'run')} in {self.traces}"
         marks = "; space marks two to compare" if len(self.marked) < 2 else "; c compares A with B"
         self.query_one(".title", Static).update(styled(clean(text), ("muted", marks)), layout=False)
 

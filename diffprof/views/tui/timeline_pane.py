@@ -19,11 +19,11 @@ from diffprof.judge.timeline import phase_of_events
 from diffprof.model.finding import Finding
 from diffprof.model.recording import Timeline
 from diffprof.model.report import Report
+from diffprof.model.units import milliseconds, number, place, plural
 from diffprof.views.tui.article import Article
 from diffprof.views.tui.lanes import lanes_of
 from diffprof.views.tui.styles import Writing, styled
 from diffprof.views.tui.timeline_view import TimelineView
-from diffprof.views.words import milliseconds, number, place, plural
 
 _MOST_WAITS = 3
 
