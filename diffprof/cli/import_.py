@@ -19,6 +19,8 @@ from diffprof.views.listing import LISTS
 
 if TYPE_CHECKING:
     from diffprof.fleet.engine import Engine
+    from diffprof.model.compiles import CompileRow
+    from diffprof.model.traces import TraceRow
 
 PRELOAD = ("diffprof.fleet.traces", "diffprof.analyzers")
 
@@ -83,31 +85,46 @@ def _many(
     from diffprof.fleet.gathering import Told
     from diffprof.fleet.sources import sources
     from diffprof.fleet.store import STORE_FILE, Store
-    from diffprof.fleet.traces import import_traces
-    from diffprof.judge.fleet import fleet
+    from diffprof.fleet.torch_trace import is_log
+    from diffprof.fleet.traces import import_logs, import_traces
     from diffprof.model.progress import progress_on
-    from diffprof.views.traces import render_fleet
 
     if form not in LISTS:
         raise UsageError(f"--format {form} is of one report.", f"With --store: {', '.join(LISTS)}.")
     store = Store(traces / STORE_FILE)
     listed = sources(found)
+    logs = [source for source in listed if is_log(source)]
     started, read = time.monotonic(), 0
     with progress_on(sys.stderr, quiet=quiet) as progress:
         progress.stage("reading traces", total=len(listed))
 
         def told(now: Told) -> None:
             nonlocal read
-            read = now.done
+            read += 1
             failed = f", {now.failed} failed" if now.failed else ""
             progress.step(f"{time_left(now.left_s)}{failed}")
 
-        rows = import_traces(listed, store, engine, again=again, told=told)
+        compiled = import_logs(logs, store, engine, again=again, told=told)
+        rest = [source for source in listed if not is_log(source)]
+        rows = import_traces(rest, store, engine, again=again, told=told)
     rate = read / (time.monotonic() - started) if read else None
-    screen = terminal()
-    emit(render_fleet(fleet(rows), rows, form, width=screen.columns, colour=screen.colour, rate=rate))
-    if all(row.status == FAILED for row in rows):
+    _say(rows, compiled, form, rate)
+    if {row.status for row in rows} | {row.status for row in compiled} == {FAILED}:
         raise click.exceptions.Exit(ExitCode.USAGE)
+
+
+def _say(rows: tuple[TraceRow, ...], compiled: tuple[CompileRow, ...], form: str, rate: float | None) -> None:
+    from diffprof.judge.fleet import fleet
+    from diffprof.views.compiles import render_compiles
+    from diffprof.views.traces import render_fleet
+
+    screen = terminal()
+    width, colour = screen.columns, screen.colour
+    if rows or form == "json":
+        shown = fleet(rows)
+        emit(render_fleet(shown, rows, form, compiled=compiled, width=width, colour=colour, rate=rate))
+    if compiled and form != "json":
+        emit(("\n" if rows else "") + render_compiles(compiled, form, width=width, colour=colour))
 
 
 def _one(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from diffprof import __version__
 from diffprof.model.errors import UsageError
 
-SUFFIXES = (".json", ".json.gz", ".nsys-rep", ".sqlite")
+SUFFIXES = (".json", ".json.gz", ".nsys-rep", ".sqlite", ".log")
 """Of what is looked for in a folder."""
 
 

@@ -7,7 +7,7 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -16,15 +16,20 @@ from diffprof.chrome_trace.communication import Communication, communication_of
 from diffprof.chrome_trace.events import Trace
 from diffprof.chrome_trace.nsight import read_any
 from diffprof.chrome_trace.sections import Sections, sections_of
+from diffprof.fleet import torch_trace
 from diffprof.fleet.engine import Engine, Result, Task
 from diffprof.fleet.gathering import Told, gather, there
 from diffprof.fleet.sources import Source, local
 from diffprof.fleet.store import Store
+from diffprof.fleet.torch_trace import compile_row
 from diffprof.judge.judging import make_report
+from diffprof.model.compiles import CompileRow
 from diffprof.model.recording import Recording, Site
 from diffprof.model.report import Report
 from diffprof.model.traces import FAILED, FindingLine, TraceRow, WaitLine
 from diffprof.scanning.importing import recording_of
+
+Row = TypeVar("Row", TraceRow, CompileRow)
 
 TABLE = "traces"
 
@@ -49,15 +54,42 @@ def import_traces(
 
     again: read what failed once more. Stopped at any time, what was written is whole.
     """
-    done = there(store, TABLE, TraceRow, again=again)
+    return imported(found, store, engine, TABLE, TraceRow, trace_row, again=again, told=told)
+
+
+def import_logs(
+    found: Sequence[Source],
+    store: Store,
+    engine: Engine,
+    *,
+    again: bool = False,
+    told: Callable[[Told], None] | None = None,
+) -> tuple[CompileRow, ...]:
+    """The same of logs of TORCH_TRACE."""
+    return imported(found, store, engine, torch_trace.TABLE, CompileRow, compile_row, again=again, told=told)
+
+
+def imported(
+    found: Sequence[Source],
+    store: Store,
+    engine: Engine,
+    table: str,
+    kind: type[Row],
+    read: Callable[[Source], Row],
+    *,
+    again: bool,
+    told: Callable[[Told], None] | None,
+) -> tuple[Row, ...]:
+    """Files to rows of one table, by `read` in workers."""
+    done = there(store, table, kind, again=again)
     left = {source.key: source for source in found if source.key not in done}
-    tasks = [Task(key, trace_row, (source,), memory_of(source)) for key, source in left.items()]
+    tasks = [Task(key, read, (source,), memory_of(source)) for key, source in left.items()]
 
-    def rows_of(result: Result) -> list[TraceRow]:
-        return [result.value if result.error is None else _failed(left[result.key], result)]
+    def rows_of(result: Result) -> list[Row]:
+        return [result.value if result.error is None else _failed(kind, left[result.key], result)]
 
-    gather(tasks, store, TABLE, engine, rows_of, told=told)
-    known = {row.key: row for row in store.rows(TABLE, TraceRow)}
+    gather(tasks, store, table, engine, rows_of, told=told)
+    known = {row.key: row for row in store.rows(table, kind)}
     return tuple(known[source.key] for source in found)
 
 
@@ -66,8 +98,8 @@ def memory_of(source: Source) -> int:
     return OWN + source.bytes * (ZIPPED if source.name.endswith(".gz") else PLAIN)
 
 
-def _failed(source: Source, result: Result) -> TraceRow:
-    return TraceRow(
+def _failed(kind: type[Row], source: Source, result: Result) -> Row:
+    return kind(
         key=source.key,
         path=source.url,
         folder=source.folder,

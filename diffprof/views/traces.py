@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from diffprof.model.compiles import CompileRow
 from diffprof.model.plain import clean
 from diffprof.model.report import as_json
 from diffprof.model.traces import FAILED, Fleet, Outlier, Rank, RankGroup, TraceRow, Trend
@@ -35,13 +36,14 @@ def render_fleet(
     rows: Sequence[TraceRow],
     form: str,
     *,
+    compiled: Sequence[CompileRow] = (),
     width: int | None = None,
     colour: bool = False,
     rate: float | None = None,
 ) -> str:
-    """JSON: `fleet` and `rows[]` with every figure. rate: traces read in a second."""
+    """JSON: `fleet`, `rows[]` and `compiles[]` with every figure. rate: traces read in a second."""
     if form == "json":
-        told = {"fleet": msgspec.to_builtins(fleet), "rows": [msgspec.to_builtins(row) for row in rows]}
+        told = msgspec.to_builtins({"fleet": fleet, "rows": rows, "compiles": compiled})
         return as_json(told).decode()
     look = {"width": width, "colour": colour}
     blocks = [f"{line}\n" for line in _top(fleet, rate)]
