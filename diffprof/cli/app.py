@@ -3,6 +3,7 @@ codes."""
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import traceback
@@ -113,6 +114,12 @@ def _said(error: BaseException) -> ExitCode:
             "What is run has to come to its end: take the exit out, or go around it.",
         )
         return ExitCode.TARGET_FAILED
+    if isinstance(error, ModuleNotFoundError) and (missing := _dependency(error)):
+        complain(
+            f"{missing} is not installed.",
+            "`pip install diffprof` brings all that scans need; show, view, import and compare do without.",
+        )
+        return ExitCode.USAGE
     if isinstance(error, OSError):
         # What the system refuses is no bug: a name that is too long, a folder that may not be read.
         name = str(error.filename or "")
@@ -124,6 +131,15 @@ def _said(error: BaseException) -> ExitCode:
         "This is a bug. Please report it with the traceback that `diffprof --debug ...` prints.",
     )
     return ExitCode.INTERNAL
+
+
+def _dependency(error: ModuleNotFoundError) -> str:
+    """The package of diffprof's dependencies that can't be imported; empty where it is another's."""
+    from importlib.metadata import requires
+
+    package = str(error.name).partition(".")[0]
+    declared = {re.split(r"[^\w-]", line, maxsplit=1)[0] for line in requires("diffprof") or ()}
+    return package if package.replace("_", "-") in declared | {"PIL"} else ""
 
 
 @click.group(
