@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Report", "__version__", "allowed", "load_report", "optimize", "predict", "scan", "watch"]
+__all__ = ["Report", "__version__", "allowed", "fit", "load_report", "optimize", "predict", "scan", "watch"]
 
 if TYPE_CHECKING:
     from diffprof.guard.allowed import allowed
     from diffprof.model.report import Report, load_report
+    from diffprof.scanning.fitting import fit
     from diffprof.scanning.predicting import predict
     from diffprof.scanning.scan import scan, watch
     from diffprof.tuning.live import optimize
@@ -19,6 +20,7 @@ _LAZY = {
     "scan": "diffprof.scanning.scan",
     "watch": "diffprof.scanning.scan",
     "optimize": "diffprof.tuning.live",
+    "fit": "diffprof.scanning.fitting",
     "predict": "diffprof.scanning.predicting",
     "Report": "diffprof.model.report",
     "load_report": "diffprof.model.report",

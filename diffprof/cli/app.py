@@ -44,6 +44,7 @@ COMMANDS = {
     "sweep": "diffprof.cli.sweep",
     "survey": "diffprof.cli.survey",
     "calibrate": "diffprof.cli.calibrate",
+    "fit": "diffprof.cli.fit",
     "tensorboard": "diffprof.cli.tensorboard",
     "record": "diffprof.cli.record",
     "mcp": "diffprof.cli.mcp",

@@ -48,10 +48,12 @@ PENDING_LIMIT = 1024
 
 @dataclass(frozen=True)
 class Wait:
-    """The host waits, so many times. key: what `assembled` finds the sync row by."""
+    """The host waits, so many times. key: what `assembled` finds the sync row by. stream: the one that it
+    waits for, where it names one; else the wait belongs to the copy before it."""
 
     key: Hashable
     times: int
+    stream: int | None = None
 
 
 Phase = tuple[int, str, int | None, str | None]
@@ -127,13 +129,15 @@ def assembled(call: Call, model: CostModel, rows: Mapping[Hashable, int] | None 
 class Unit:
     """What is launched as one: an eager operation, or operations that the compiler makes one kernel of.
 
-    ops: none for a wait alone. product: of a compiled layer that could be quantized.
+    ops: none for a wait alone. product: of a compiled layer that could be quantized. stream: into which it is
+    launched, or for which the host waits.
     """
 
     ops: tuple[OpSignature, ...]
     compiled: bool = False
     pinned: bool = False
     product: Product | None = None
+    stream: int = 0
 
 
 class Enqueued(NamedTuple):
@@ -217,21 +221,22 @@ class Queue:
         for item, path, spent in zip(items, modules, host, strict=True):
             if isinstance(item, Wait):
                 row, times = self.rows.get(item.key, -2), item.times
-                if units and sync[-1] == -1 and units[-1].pinned:
+                if item.stream is None and units and sync[-1] == -1 and units[-1].pinned:
                     units[-1] = self._unit(units[-1].ops)
                     spent = found.host[-1]
                     sync[-1], times = row, times - 1
                 for _ in range(times):
-                    _add(found, self._unit(()), path, spent, row)
+                    _add(found, self._unit((), item.stream or 0), path, spent, row)
                 continue
             unit = own.get((item,))
             if unit is None:
                 # A copy that the host does not wait for is one from or to page-locked memory.
                 pinned = item.direction in HOST_COPIES
-                unit = own[item,] = Unit((item,), pinned=pinned)
+                stream = item.scalars.get("stream", 0) if pinned else 0
+                unit = own[item,] = Unit((item,), pinned=pinned, stream=stream)
             units.append(unit)
             found.paths.append(path)
-            found.host.append(spent)
+            found.host.append(spent + item.scalars.get("host_us", 0.0) if unit.pinned else spent)
             sync.append(-1)
 
     def _graph(
@@ -259,9 +264,9 @@ class Queue:
             known = self._fusible[op] = is_fusible(op)
         return known
 
-    def _unit(self, ops: tuple[OpSignature, ...]) -> Unit:
+    def _unit(self, ops: tuple[OpSignature, ...], stream: int = 0) -> Unit:
         """One that is followed by a wait."""
-        return self._units.setdefault((False, *ops), Unit(ops))
+        return self._units.setdefault((False, stream, *ops), Unit(ops, stream=stream))
 
 
 def _add(found: Enqueued, unit: Unit, path: str | None, host: float, sync: int) -> None:
@@ -282,6 +287,7 @@ class Columns(NamedTuple):
     host: list[float]
     device: list[float]
     sync: list[int]
+    stream: list[int]
 
     def append(self, more: Columns) -> None:
         self.kind.extend(more.kind)
@@ -289,6 +295,7 @@ class Columns(NamedTuple):
         self.host.extend(more.host)
         self.device.extend(more.device)
         self.sync.extend(more.sync)
+        self.stream.extend(more.stream)
 
 
 class Assembly:
@@ -324,7 +331,7 @@ class Assembly:
     def timeline(self, call: Call) -> Timeline:
         """The whole of a call."""
         parts = stretches(call)
-        whole = Columns([], [], [], [], [])
+        whole = Columns([], [], [], [], [], [])
         starts = {0: 0}
         at = 0
         for part, columns in zip(parts, self.columns(parts), strict=True):
@@ -342,7 +349,7 @@ class Assembly:
             module=tuple(whole.module),
             host_us=tuple(whole.host),
             device_us=tuple(whole.device),
-            stream=(0,) * len(whole.kind),
+            stream=tuple(whole.stream),
             sync=tuple(whole.sync),
             launch_latency_us=model.spec.launch_latency_us,
             sync_latency_us=model.spec.sync_latency_us,
@@ -356,7 +363,7 @@ class Assembly:
 
     def _launched(self, queued: Enqueued) -> Columns:
         mode = self.model.mode
-        found = Columns([], [], [], [], [])
+        found = Columns([], [], [], [], [], [])
         names = self._names
         for each in dict.fromkeys(queued.paths):
             names.setdefault(each, len(names) - 1)
@@ -376,6 +383,7 @@ class Assembly:
                 extra = 0.0 if mode.graphs else COMPILED_LAUNCH_US
                 host += extra + (GRAPH_CALL_US if mode.graphs and n in queued.entries else 0.0)
             found.kind.extend(kinds)
+            found.stream.extend((unit.stream,) * len(kinds))
             found.device.extend(times)
             found.module.append(number)
             found.host.append(host)

@@ -35,6 +35,8 @@ class ModuleStack:
         self._outermost = outermost
         self.path: str | None = None
         self.calls = 0
+        self.outermost: set[str] = set()
+        """Modules that were called by none of the others."""
 
     @contextmanager
     def following(self) -> Iterator[ModuleStack]:
@@ -56,9 +58,11 @@ class ModuleStack:
             if path is not None:
                 self.path = path
             try:
-                if before is None and path is not None and self._outermost is not None:
-                    with self._outermost(path, module, args, kwargs):
-                        return call(module, *args, **kwargs)
+                if before is None and path is not None:
+                    self.outermost.add(path)
+                    if self._outermost is not None:
+                        with self._outermost(path, module, args, kwargs):
+                            return call(module, *args, **kwargs)
                 return call(module, *args, **kwargs)
             finally:
                 self.path = before
@@ -117,9 +121,11 @@ class TimelineBuilder:
         if extra:
             self.memory_log.hold(signature, extra, module)
 
-    def blocking(self, key: Hashable, times: int = 1, module: str | None = None) -> None:
-        """The host waits; key: what `finish` finds the sync row by."""
-        self._items.append(Wait(key, times))
+    def blocking(
+        self, key: Hashable, times: int = 1, module: str | None = None, stream: int | None = None
+    ) -> None:
+        """The host waits; key: what `finish` finds the sync row by; stream: where it waits for one."""
+        self._items.append(Wait(key, times, stream))
         self._modules.append(module)
 
     def phase(self, name: str, step: int | None = None, part: str | None = None) -> None:

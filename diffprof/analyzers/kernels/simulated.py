@@ -74,7 +74,7 @@ class SimulatedKernels(Observer):
     def wait(self, key: Hashable, event: Blocking) -> None:
         """The host waits; to be told right after the operation that copies, as the device does."""
         self.waits.setdefault(key, event)
-        self.builder.blocking(key, event.waits, self.modules.path)
+        self.builder.blocking(key, event.waits, self.modules.path, event.stream)
 
     def repeat(self, told: Again, first: int, keys: Mapping[Any, Hashable]) -> None:
         """It comes again; first: of which its storages count; keys: of its waits, by those that they had."""

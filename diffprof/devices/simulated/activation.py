@@ -48,6 +48,7 @@ def simulated_gpu(
     SESSION.spec = spec
     SESSION.capacity = None if spec is None else spec.memory_bytes
     SESSION.capture = SESSION.made_up = None
+    SESSION.stream = 0
     graphs.CAPTURES.clear()
     SESSION.unknown_reads = unknown_reads
     SESSION.assumed = SESSION.ops = SESSION.hits = SESSION.misses = 0

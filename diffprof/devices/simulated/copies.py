@@ -86,7 +86,8 @@ def _upload(op: Op, dst: SimTensor, src: torch.Tensor, non_blocking: bool) -> Si
 def tell_upload(op: Op, src: torch.Tensor, dst: TensorMeta, non_blocking: bool, wait: Wait = H2D) -> None:
     """Report a host-to-device copy: the op, then the wait unless it is asynchronous."""
     meta = host_meta(src)
-    tell_op(signature_of(op, (meta,), (dst,), {}, "h2d", meta.nbytes))
+    where = {"stream": SESSION.stream} if SESSION.stream and non_blocking else {}
+    tell_op(signature_of(op, (meta,), (dst,), where, "h2d", meta.nbytes))
     if not non_blocking:
         report(op, wait, meta, tensor=src)
     elif not is_pinned(src):

@@ -66,6 +66,8 @@ class Blocking:
     waits: int = 1
     tensor: torch.Tensor | None = None
     """What is read or copied (for an upload: the host's tensor). Look at it in the callback only."""
+    stream: int | None = None
+    """The stream that is waited for, where the wait names one."""
 
 
 class Observer:

@@ -268,6 +268,14 @@ def _tensor_methods(patches: Patches) -> None:
             record(self, s)
 
     patches.set(torch.Tensor, "record_stream", record_stream)
+    compatible = torch._has_compatible_shallow_copy_type
+
+    def keeps_identity(tensor: torch.Tensor, moved: torch.Tensor) -> bool:
+        """`Module.to` sets the data of parameters and keeps the objects, as between CPU and CUDA."""
+        kinds = {type(tensor.data), type(moved.data)}
+        return kinds <= {torch.Tensor, SimTensor} or compatible(tensor, moved)
+
+    patches.set(torch, "_has_compatible_shallow_copy_type", keeps_identity)
     patches.set(torch.Tensor, "pin_memory", pin_memory)
     patches.set(torch.Tensor, "is_pinned", is_pinned)
 

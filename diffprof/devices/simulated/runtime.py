@@ -109,7 +109,7 @@ class Stream:
 
     def synchronize(self) -> None:
         """Let the host wait."""
-        tell_synchronize("Stream.synchronize")
+        tell_synchronize("Stream.synchronize", stream=self.cuda_stream)
 
     def wait_stream(self, stream: Any) -> None:
         """Let this stream wait: the host goes on."""
@@ -129,11 +129,11 @@ class Stream:
 
     def __enter__(self) -> Stream:
         self._around.append(_CURRENT.stream)
-        _CURRENT.stream = self
+        _enter(self)
         return self
 
     def __exit__(self, *exc: Any) -> None:
-        _CURRENT.stream = self._around.pop()
+        _enter(self._around.pop())
 
 
 _default_stream = Stream()
@@ -146,9 +146,14 @@ class _Current(threading.local):
 _CURRENT = _Current()
 
 
+def _enter(stream: Stream) -> None:
+    _CURRENT.stream = stream
+    SESSION.stream = stream.cuda_stream
+
+
 class StreamContext:
-    """`torch.cuda.StreamContext`: launch into a stream, None for the one there is. All streams run in order
-    here."""
+    """`torch.cuda.StreamContext`: launch into a stream, None for the one there is. Copies from the host
+    run in the stream that they are launched into; all else in order."""
 
     def __init__(self, stream: Stream | None) -> None:
         self.stream = stream
@@ -401,7 +406,7 @@ class SimModule(types.ModuleType):
         return _default_stream
 
     def set_stream(self, stream: Any) -> None:
-        _CURRENT.stream = stream
+        _enter(stream)
 
     def stream(self, stream: Any) -> Any:
         return StreamContext(stream)

@@ -44,6 +44,7 @@ class Session:
         "ops",
         "peak",
         "spec",
+        "stream",
         "unknown",
         "unknown_reads",
     )
@@ -65,6 +66,8 @@ class Session:
         self.spec: Any = None
         self.capacity: int | None = None
         """Bytes that one allocation may have; None: any number."""
+        self.stream = 0
+        """Into which work is launched; 0: the default one."""
         self.capture: Any = None
         """The CUDA graph that is being captured."""
         self.made_up: tuple[str, Place | None] | None = None
@@ -126,6 +129,7 @@ def tell_blocking(
     assumed: Any = None,
     waits: int = 1,
     tensor: torch.Tensor | None = None,
+    stream: int | None = None,
 ) -> None:
     """Report one wait of the host."""
     if QUIET.depth:
@@ -148,13 +152,14 @@ def tell_blocking(
             assumed=assumed,
             waits=waits,
             tensor=tensor,
+            stream=stream,
         )
     )
 
 
-def tell_synchronize(op: str, wait: Wait = SYNCHRONIZE) -> None:
-    """Report that the program asks to wait."""
-    tell_blocking(wait.kind, op, wait.reason, wait.source)
+def tell_synchronize(op: str, wait: Wait = SYNCHRONIZE, stream: int | None = None) -> None:
+    """Report that the program asks to wait; stream: for one alone."""
+    tell_blocking(wait.kind, op, wait.reason, wait.source, stream=stream)
 
 
 def may_assume(op: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:

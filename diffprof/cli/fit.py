@@ -1,0 +1,77 @@
+"""`diffprof fit`: will it fit, how fast, and with which code."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any
+
+import click
+
+from diffprof.cli.options import format_option
+from diffprof.cli.output import emit, stdout_to_stderr, terminal
+from diffprof.cli.scan import make_options, target_options
+from diffprof.model.errors import UsageError
+
+_SIZE = re.compile(r"(?i)([\d.]+)\s*(gib|gb|mib|mb)?")
+_UNITS = {"gib": 1.0, "gb": 1e9 / 2**30, "mib": 1 / 1024, "mb": 1e6 / 2**30}
+
+
+def gib_of(text: str | None, option: str) -> float | None:
+    """`16GiB`, `16`, `12000MB` in GiB. Raises UsageError for anything else."""
+    if text is None:
+        return None
+    found = _SIZE.fullmatch(text.strip())
+    if found is None or not found[1].replace(".", "", 1).isdecimal():
+        raise UsageError(f"{option} {text!r} is no size.", f"Write it as {option} 16GiB.")
+    return float(found[1]) * _UNITS[(found[2] or "gib").lower()]
+
+
+@click.command("fit")
+@click.argument("target")
+@target_options
+@click.option("--memory", metavar="SIZE", help="Limit in place of the GPU's memory, such as 16GiB.")
+@click.option("--host-memory", metavar="SIZE", help="Host memory for weights, such as 32GiB.")
+@click.option("--lossy", is_flag=True, help="Take the fastest, whatever the picture loses.")
+@click.option("--all", "everything", is_flag=True, help="List every recipe, also those that do not fit.")
+@format_option(("text", "json", "markdown"))
+@click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+def command(
+    target: str,
+    device: str | None,
+    memory: str | None,
+    host_memory: str | None,
+    lossy: bool,
+    everything: bool,
+    form: str,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Find how a target fits a GPU, how fast, and print the code.
+
+    The call runs once on the simulated GPU; half precision, quantization, offloading, decoding in tiles or
+    slices and compiling are priced together. Printed are the recipes that no other beats in time, GPU and
+    host memory, and what the picture loses; of the fastest that loses nothing one sees, the code. Where
+    nothing fits: by how much. --device rtx4090 is the default (`diffprof gpus` lists all).
+    """
+    from diffprof.model.progress import progress_on
+    from diffprof.views.fits import render_fit
+
+    limit, host = gib_of(memory, "--memory"), gib_of(host_memory, "--host-memory")
+    steps = options.pop("steps", None)
+    with progress_on(sys.stderr, quiet=quiet) as progress, stdout_to_stderr():
+        progress.stage("importing torch and diffusers")
+        from diffprof.scanning.fitting import fit
+
+        found = fit(
+            target,
+            device=(device or "rtx4090").removeprefix("sim:"),
+            memory_gib=limit,
+            host_gib=host,
+            steps=steps,
+            lossy=lossy,
+            options=make_options(**options),
+            on_stage=progress.stage,
+        )
+    screen = terminal()
+    emit(render_fit(found, form, everything=everything, width=screen.columns, colour=screen.colour))

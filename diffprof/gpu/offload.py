@@ -1,0 +1,414 @@
+"""A call with weights moved between host and device while it runs, made of the call as it ran with all of
+them on the device: what diffusers' and accelerate's hooks would launch is put in its places.
+
+The hooks: `ModuleGroup` and `GroupOffloadingHook` in diffusers/hooks/group_offloading.py,
+`cpu_offload_with_hook` and `AlignDevicesHook` in accelerate/hooks.py.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import torch
+
+from .assembly import Call, Phase, Wait
+from .memory_log import MemoryLog
+from .signatures import OTHER_IDS, OpSignature, TensorMeta
+
+COPIES = 1
+"""Number of the stream that weights are copied in."""
+
+REUSED_GB_S = 28.0
+FRESH_GB_S = 4.2
+"""Host memory that is page-locked and filled in a second: in blocks that PyTorch keeps and gives again, which
+stay in the CPU's cache, and in large ones. Of the times with and without `low_cpu_mem_usage` in diffusers
+PR 11106: 22.2 GiB a forward take 0.85 s more leaf by leaf, 5.7 s more in blocks."""
+
+SMALL = 256 << 20
+"""Bytes up to which a group counts as small there."""
+
+
+class Place(enum.StrEnum):
+    """Where the weights of a model are while the pipeline is called."""
+
+    DEVICE = "device"
+    MODEL = "model"
+    """On the device from its first call until another model is called (`enable_model_cpu_offload`)."""
+    BLOCK = "block"
+    LEAF = "leaf"
+    """Group offloading with a stream: the next group is copied while this one computes."""
+    BLOCK_LOW = "block-low-cpu"
+    LEAF_LOW = "leaf-low-cpu"
+    """The same with `low_cpu_mem_usage`: page-locked when they are copied."""
+    SEQUENTIAL = "sequential"
+    """Each layer when it is called (`enable_sequential_cpu_offload`)."""
+
+
+STREAMED = (Place.BLOCK, Place.LEAF, Place.BLOCK_LOW, Place.LEAF_LOW)
+LOW = (Place.BLOCK_LOW, Place.LEAF_LOW)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Weights that are moved together, around the calls of one module. sizes: bytes of its tensors.
+
+    prefetched: copied while what comes before it computes. root: those of a model that are in no block.
+    """
+
+    path: str
+    sizes: tuple[int, ...]
+    prefetched: bool = True
+    root: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        return sum(self.sizes)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A model of the pipeline. leaves: its weights by the module that has them; blocks: as block-level
+    offloading groups them. linears: weights of its linears, by path: (bytes, elements)."""
+
+    name: str
+    role: str
+    leaves: tuple[Group, ...] = ()
+    blocks: tuple[Group, ...] = ()
+    linears: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    called: bool = True
+    """Whether its own `forward` is called: only then is anything prefetched."""
+
+    @property
+    def nbytes(self) -> int:
+        return sum(group.nbytes for group in self.leaves)
+
+    def groups(self, place: Place) -> tuple[Group, ...]:
+        """What is moved together."""
+        return self.blocks if place in (Place.BLOCK, Place.BLOCK_LOW) else self.leaves
+
+
+def on_host(part: Part, place: Place) -> int:
+    """Bytes of host memory that a model's weights take; page-locked ones come in powers of two."""
+    if place is Place.DEVICE:
+        return 0
+    groups = part.groups(place)
+    if place in LOW:
+        return part.nbytes + max((_page_locked(group) for group in groups if not group.root), default=0)
+    if place in STREAMED:
+        return sum(group.nbytes if group.root else _page_locked(group) for group in groups)
+    return part.nbytes
+
+
+def _page_locked(group: Group) -> int:
+    return sum(1 << (size - 1).bit_length() for size in group.sizes if size)
+
+
+# --- what the call needs beside the weights ---------------------------------------------------------------
+
+
+def needs(log: MemoryLog, call: Call, workspace: Mapping[int, int]) -> list[int]:
+    """Bytes beside what was in use before the call, the most while each item runs. workspace: by id of the
+    operation."""
+    found = []
+    events = iter(log.events())
+    pending = next(events, None)
+    live = 0
+    for index, item in enumerate(call.items):
+        most = live + (workspace.get(item.id, 0) if isinstance(item, OpSignature) else 0)
+        while pending is not None and pending[0] <= index + 1:
+            live += pending[1]
+            most = max(most, live)
+            pending = next(events, None)
+        found.append(most)
+    return found
+
+
+# --- the call with copies ---------------------------------------------------------------------------------
+
+
+class Moved(NamedTuple):
+    """call: with the copies. peak: bytes of weights and all else on the device at most; phase: where."""
+
+    call: Call
+    peak: int
+    phase: str
+
+
+class _Copies:
+    """Operations that copy so many bytes, each made once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, str, int, float], OpSignature] = {}
+
+    def of(self, size: int, direction: str, stream: int = 0, host_us: float = 0.0) -> OpSignature:
+        key = (size, direction, stream, host_us)
+        found = self._known.get(key)
+        if found is None:
+            shape = torch.Size((size,))
+            ends = [TensorMeta(shape, (1,), torch.uint8, 0, where) for where in ("cpu", "sim")]
+            source, target = ends if direction == "h2d" else reversed(ends)
+            scalars: dict[str, object] = {"stream": stream} if stream else {}
+            if host_us:
+                scalars["host_us"] = host_us
+            found = self._known[key] = OpSignature(
+                next(OTHER_IDS), "aten::copy_", None, (source,), (target,), scalars, direction, size
+            )
+        return found
+
+
+COPY = _Copies()
+WAIT_COPY = Wait(("offload", "copy"), 1)
+WAIT_COPIES = Wait(("offload", "copies"), 1, COPIES)
+WAIT_DEVICE = Wait(("offload", "device"), 1, 0)
+
+
+def moved(call: Call, parts: Sequence[Part], places: Mapping[str, Place], beside: Sequence[int]) -> Moved:
+    """The call with the weights of its models in these places.
+
+    beside: what `needs` gives. Models that `places` does not name are on the device.
+    """
+    return _Mover(call, parts, places, beside).run()
+
+
+class _Mover:
+    def __init__(
+        self, call: Call, parts: Sequence[Part], places: Mapping[str, Place], beside: Sequence[int]
+    ) -> None:
+        self.call = call
+        self.beside = beside
+        self.parts = {part.name: part for part in parts}
+        self.places = {name: places.get(name, Place.DEVICE) for name in self.parts}
+        self.groups = {
+            group.path: group
+            for name, part in self.parts.items()
+            if self.places[name] not in (Place.DEVICE, Place.MODEL)
+            for group in part.groups(self.places[name])
+            if group.nbytes
+        }
+        self.on = sum(part.nbytes for name, part in self.parts.items() if self.places[name] is Place.DEVICE)
+        self.items: list[OpSignature | Wait] = []
+        self.modules: list[str | None] = []
+        self.entered: list[str] = []
+        """Groups whose module runs, outermost first."""
+        self.here: set[str] = set()
+        """Groups on the device."""
+        self.loaded: str | None = None
+        self.at: str | None = None
+        """The module whose hook copies."""
+        self.owner: dict[str | None, str | None] = {None: None}
+        self.within: dict[str | None, tuple[str, ...]] = {None: ()}
+        self.after = self._next_groups()
+        self.first: dict[str | None, str] = {}
+        """The group of each model that is entered first: nothing comes before it to prefetch it."""
+        for path in self.after:
+            self.first.setdefault(self._component(path), path)
+        self.turn = 0
+
+    def run(self) -> Moved:
+        starts: dict[int, int] = {}
+        marks = {first for first, *_ in self.call.phases}
+        peak, phase = self.on, "prepare"
+        names = iter(self.call.phases)
+        upcoming = next(names, None)
+        current = "prepare"
+        for index, (item, module) in enumerate(zip(self.call.items, self.call.modules, strict=True)):
+            while upcoming is not None and upcoming[0] <= index:
+                current, upcoming = upcoming[1], next(names, None)
+            if index in marks:
+                starts[index] = len(self.items)
+            self._enter(module)
+            self.items.append(item)
+            self.modules.append(module)
+            if self.on + self.beside[index] > peak:
+                peak, phase = self.on + self.beside[index], current
+        self._enter(None)
+        if self.loaded is not None:
+            self._copied(self.parts[self.loaded].leaves, "d2h")
+        end = len(self.items)
+        phases: list[Phase] = [(starts.get(first, end), *rest) for first, *rest in self.call.phases]  # type: ignore[misc]
+        return Moved(Call(self.items, self.modules, phases), peak, phase)
+
+    # --- modules that are entered and left ----------------------------------------------------------------
+
+    def _component(self, module: str | None) -> str | None:
+        found = self.owner.get(module)
+        if found is None and module is not None:
+            found = next((n for n in self.parts if module == n or module.startswith(f"{n}.")), None)
+            self.owner[module] = found
+        return found
+
+    def _groups_of(self, module: str | None) -> tuple[str, ...]:
+        found = self.within.get(module)
+        if found is None and module is not None:
+            steps = module.split(".")
+            paths = (".".join(steps[: n + 1]) for n in range(len(steps)))
+            found = self.within[module] = tuple(path for path in paths if path in self.groups)
+        return found or ()
+
+    def _next_groups(self) -> list[str]:
+        """The groups in the order in which their modules are entered."""
+        order: list[str] = []
+        inside: tuple[str, ...] = ()
+        for module in self.call.modules:
+            now = self._groups_of(module)
+            if now != inside:
+                order += [path for path in now if path not in inside]
+                inside = now
+        return order
+
+    def _enter(self, module: str | None) -> None:
+        wanted = self._groups_of(module)
+        for path in [each for each in reversed(self.entered) if each not in wanted]:
+            self.entered.remove(path)
+            self.at = path
+            self._leave(self.groups[path])
+        component = self._component(module)
+        if component is not None and self.places[component] is Place.MODEL and component != self.loaded:
+            self.at = None
+            self._load(component)
+        for path in wanted:
+            if path not in self.entered:
+                self.entered.append(path)
+                self.at = path
+                self._arrive(self.groups[path])
+
+    def _load(self, component: str) -> None:
+        if self.loaded is not None:
+            self._copied(self.parts[self.loaded].leaves, "d2h")
+            self.on -= self.parts[self.loaded].nbytes
+        self._copied(self.parts[component].leaves, "h2d")
+        self.on += self.parts[component].nbytes
+        self.loaded = component
+
+    def _arrive(self, group: Group) -> None:
+        """The module of a group is called."""
+        self.turn += 1
+        place = self.places[self._component(group.path) or ""]
+        if group.path not in self.here:
+            self._fetch(group, place, waits=not self._prefetches(group))
+        ahead = self._ahead(group)
+        if ahead is not None:
+            self._fetch(ahead, place, waits=False)
+        elif self._prefetches(group):
+            self._add(WAIT_COPIES)
+
+    def _prefetches(self, group: Group) -> bool:
+        component = self._component(group.path)
+        if component is None or self.places[component] not in STREAMED or not group.prefetched:
+            return False
+        return self.parts[component].called
+
+    def _ahead(self, group: Group) -> Group | None:
+        """The next group of the same model, copied while this one computes; None after the last."""
+        if self.turn >= len(self.after):
+            return None
+        after = self.groups[self.after[self.turn]]
+        component = self._component(group.path)
+        if after.path in self.here or after.path == self.first.get(component) or not self._prefetches(after):
+            return None
+        return after if self._component(after.path) == component else None
+
+    def _leave(self, group: Group) -> None:
+        place = self.places[self._component(group.path) or ""]
+        if group.root:
+            self._copied((group,), "d2h")
+        elif place in STREAMED:
+            self._add(WAIT_DEVICE)
+        self.here.discard(group.path)
+        self.on -= group.nbytes
+
+    # --- copies -------------------------------------------------------------------------------------------
+
+    def _fetch(self, group: Group, place: Place, *, waits: bool) -> None:
+        self.here.add(group.path)
+        self.on += group.nbytes
+        if place in STREAMED and not group.root:
+            self._add(WAIT_COPIES)
+        if waits:
+            self._copied((group,), "h2d")
+            return
+        slow = 0.0
+        if place in LOW:
+            slow = 1e-3 / (REUSED_GB_S if group.nbytes <= SMALL else FRESH_GB_S)
+        for size in group.sizes:
+            self._add(COPY.of(size, "h2d", COPIES, round(size * slow, 3)))
+
+    def _copied(self, groups: Sequence[Group], direction: str) -> None:
+        for group in groups:
+            for size in group.sizes:
+                self._add(COPY.of(size, direction))
+                self._add(WAIT_COPY)
+
+    def _add(self, item: OpSignature | Wait) -> None:
+        self.items.append(item)
+        self.modules.append(self.at)
+
+
+# --- quantized weights ------------------------------------------------------------------------------------
+
+
+def narrowed(part: Part, bits: float) -> Part:
+    """The model with the weights of its linears in so many bits an element."""
+    leaves, blocks = (_narrow(groups, part, bits) for groups in (part.leaves, part.blocks))
+    return replace(part, leaves=leaves, blocks=blocks)
+
+
+def _narrow(groups: Sequence[Group], part: Part, bits: float) -> tuple[Group, ...]:
+    """A group's tensors of a size that its linears' weights have become smaller, as many as there are."""
+    paths = {group.path for group in groups}
+    inside: dict[str, Counter[tuple[int, int]]] = defaultdict(Counter)
+    for path, weight in part.linears.items():
+        steps = path.split(".")
+        prefixes = (".".join(steps[:n]) for n in range(len(steps), 0, -1))
+        owner = next((prefix for prefix in prefixes if prefix in paths), None)
+        if owner is not None:
+            inside[owner][weight] += 1
+    return tuple(replace(group, sizes=_packed(group.sizes, inside[group.path], bits)) for group in groups)
+
+
+def _packed(sizes: Sequence[int], weights: Counter[tuple[int, int]], bits: float) -> tuple[int, ...]:
+    elements = dict(weights.keys())
+    left = Counter({nbytes: times for (nbytes, _), times in weights.items()})
+    found = []
+    for size in sizes:
+        packs = left[size] > 0
+        left[size] -= packs
+        found.append(math.ceil(elements[size] * bits / 8) if packs else size)
+    return tuple(found)
+
+
+def unpacked(
+    call: Call, beside: Sequence[int], linears: Mapping[str, tuple[int, int]], bits: float
+) -> tuple[Call, list[int]]:
+    """The call with the weight of each of these linears made as wide as its input before the product, as
+    weight-only quantization does in eager mode; and what that needs beside."""
+    items: list[OpSignature | Wait] = []
+    modules: list[str | None] = []
+    needed: list[int] = []
+    starts: dict[int, int] = {}
+    known: dict[int, OpSignature] = {}
+    for index, (item, module) in enumerate(zip(call.items, call.modules, strict=True)):
+        starts[index] = len(items)
+        wide = 0
+        if module in linears and isinstance(item, OpSignature) and item.name == "aten::linear":
+            weight = item.inputs[1]
+            wide = weight.nbytes
+            items.append(known.get(item.id) or known.setdefault(item.id, _widening(weight, bits)))
+            modules.append(module)
+            needed.append(beside[index] + wide)
+        items.append(item)
+        modules.append(module)
+        needed.append(beside[index] + wide)
+    phases: list[Phase] = [(starts.get(first, len(items)), *rest) for first, *rest in call.phases]  # type: ignore[misc]
+    return Call(items, modules, phases), needed
+
+
+def _widening(weight: TensorMeta, bits: float) -> OpSignature:
+    packed = torch.Size((*weight.shape[:-1], math.ceil(weight.shape[-1] * bits / 8)))
+    source = TensorMeta(packed, torch.empty(packed, device="meta").stride(), torch.int8, 0, "sim")
+    return OpSignature(next(OTHER_IDS), "aten::_to_copy", None, (source,), (weight,))

@@ -1,0 +1,82 @@
+"""What it takes to run a call within a memory limit: recipes with their price, and the one that is taken."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+
+class Loss(enum.StrEnum):
+    """What the picture loses."""
+
+    ROUNDING = "rounding"
+    """In the last bits: half precision in place of float32, other kernels."""
+    TILES = "tiles"
+    """The picture is decoded in pieces that are blended."""
+    INT8 = "int8"
+    FP8 = "fp8"
+    INT8_WEIGHTS = "int8-weights"
+    NF4_WEIGHTS = "nf4-weights"
+
+
+ROOM = 0.95
+"""Share of the device's memory that a call may take: the driver's context takes some 0.5 GiB, and the
+allocator's blocks leave gaps."""
+
+LOSSLESS = (Loss.ROUNDING,)
+"""What nobody sees."""
+
+
+class FitRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One recipe and its price, simulated.
+
+    recipe: what is done, in order, in a few words each. seconds: of one call once everything is warm.
+    gpu_gib: at most in use; host_gib: of weights on the host. fits: with `ROOM` of the memory to spare.
+    phase: in which most is in use. frontier: no other that fits is better in every respect. code: of a module
+    with `optimize(pipe)`.
+    """
+
+    recipe: tuple[str, ...]
+    seconds: float | None
+    gpu_gib: float
+    host_gib: float
+    fits: bool
+    loses: tuple[Loss, ...] = ()
+    phase: str = ""
+    frontier: bool = False
+    code: str = ""
+
+    @property
+    def lossless(self) -> bool:
+        """Whether nobody sees what the picture loses."""
+        return all(loss in LOSSLESS for loss in self.loses)
+
+
+class Fitted(msgspec.Struct, frozen=True, kw_only=True):
+    """All recipes for one call, fastest first, and the one that is taken; None where none fits."""
+
+    target: str
+    device: str
+    gpu: str
+    limit_gib: float
+    host_limit_gib: float | None = None
+    steps: int | None = None
+    rows: tuple[FitRow, ...] = ()
+    chosen: FitRow | None = None
+    grade: str = "simulated"
+
+    @property
+    def usable_gib(self) -> float:
+        """Of the limit."""
+        return ROOM * self.limit_gib
+
+    @property
+    def lacking_gib(self) -> float:
+        """How much more than there is the recipe takes that takes least; negative where it fits."""
+        return self.smallest.gpu_gib - self.usable_gib
+
+    @property
+    def smallest(self) -> FitRow:
+        """The recipe that takes least memory."""
+        return min(self.rows, key=lambda row: row.gpu_gib)

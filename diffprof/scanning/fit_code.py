@@ -1,0 +1,120 @@
+"""A recipe as plain diffusers code: a module with `optimize(pipe)`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from diffprof.gpu.offload import Part
+from diffprof.scanning.recipes import Decoding, Placement, Quantized, Recipe
+
+_TORCHAO = {
+    Quantized.INT8: "Int8DynamicActivationInt8WeightConfig",
+    Quantized.FP8: "Float8DynamicActivationFloat8WeightConfig",
+    Quantized.INT8_WEIGHTS: "Int8WeightOnlyConfig",
+}
+
+_FOUR_BITS = '''\
+def _in_four_bits(model):
+    """Every linear with weights in NF4; they are packed when the model is moved to the GPU."""
+    for module in list(model.modules()):
+        for name, layer in list(module.named_children()):
+            if type(layer) is torch.nn.Linear:
+                packed = bnb.nn.Linear4bit(
+                    layer.in_features,
+                    layer.out_features,
+                    bias=layer.bias is not None,
+                    compute_dtype=layer.weight.dtype,
+                    quant_type="nf4",
+                )
+                packed.weight = bnb.nn.Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4")
+                packed.bias = layer.bias
+                setattr(module, name, packed)
+
+
+'''
+
+
+def code_of(recipe: Recipe, parts: Sequence[Part]) -> str:
+    """The module's source."""
+    body = [*_cast(recipe, parts), *_quantize(recipe, parts), *_decode(recipe, parts)]
+    body += [*_place(recipe, parts), *_compile(recipe, parts), "return pipe"]
+    source = "\n".join(_imports(recipe)) + "\n\n\n"
+    if recipe.quantized is Quantized.NF4_WEIGHTS:
+        source += _FOUR_BITS
+    return source + "def optimize(pipe):\n" + "\n".join(f"    {line}" for line in body) + "\n"
+
+
+def _imports(recipe: Recipe) -> Iterator[str]:
+    if recipe.quantized is Quantized.NF4_WEIGHTS:
+        yield "import bitsandbytes as bnb"
+    yield "import torch"
+    if recipe.placement is Placement.TEXT:
+        yield "from diffusers.hooks import apply_group_offloading"
+    names = {_TORCHAO[each] for each in _schemes(recipe) if each in _TORCHAO}
+    if names:
+        yield f"from torchao.quantization import {', '.join(sorted(names))}, quantize_"
+
+
+def _schemes(recipe: Recipe) -> tuple[Quantized, ...]:
+    """What denoisers and text encoders are quantized with."""
+    if recipe.quantized is None:
+        return ()
+    return (recipe.quantized, Quantized.INT8_WEIGHTS) if recipe.quantized.dynamic else (recipe.quantized,)
+
+
+def _cast(recipe: Recipe, parts: Sequence[Part]) -> Iterator[str]:
+    if recipe.dtype is not None:
+        yield f"pipe.to(dtype=torch.{recipe.dtype})"
+
+
+def _quantize(recipe: Recipe, parts: Sequence[Part]) -> Iterator[str]:
+    for part in parts:
+        if not recipe.quantizes(part) or recipe.quantized is None:
+            continue
+        scheme = recipe.quantized
+        if scheme.dynamic and part.role != "denoiser":
+            scheme = Quantized.INT8_WEIGHTS
+        if scheme is Quantized.NF4_WEIGHTS:
+            yield f"_in_four_bits(pipe.{part.name})"
+            continue
+        # Otherwise it rewrites Inductor's global configuration.
+        yield f"quantize_(pipe.{part.name}, {_TORCHAO[scheme]}(set_inductor_config=False))"
+
+
+def _decode(recipe: Recipe, parts: Sequence[Part]) -> Iterator[str]:
+    if recipe.decoding is not Decoding.WHOLE:
+        for part in parts:
+            if part.role == "vae":
+                yield f"pipe.{part.name}.enable_{recipe.decoding.method}()"
+
+
+def _place(recipe: Recipe, parts: Sequence[Part]) -> Iterator[str]:
+    placement = recipe.placement
+    if placement is Placement.DEVICE:
+        yield 'pipe.to("cuda")'
+    elif placement is Placement.MODEL:
+        yield "pipe.enable_model_cpu_offload()"
+    elif placement is Placement.SEQUENTIAL:
+        yield "pipe.enable_sequential_cpu_offload()"
+    elif placement is Placement.TEXT:
+        yield 'cuda = torch.device("cuda")'
+        yield 'leaves = {"offload_type": "leaf_level", "use_stream": True}'
+        for part in parts:
+            if part.role == "text_encoder":
+                yield f"apply_group_offloading(pipe.{part.name}, cuda, **leaves)"
+            else:
+                yield f"pipe.{part.name}.to(cuda)"
+    else:
+        kind = "block" if placement in (Placement.BLOCK, Placement.BLOCK_LOW) else "leaf"
+        blocks = ", num_blocks_per_group=1" if kind == "block" else ""
+        low = ", low_cpu_mem_usage=True" if placement in (Placement.BLOCK_LOW, Placement.LEAF_LOW) else ""
+        yield "pipe.enable_group_offload("
+        yield f'    torch.device("cuda"), offload_type="{kind}_level"{blocks}, use_stream=True{low}'
+        yield ")"
+
+
+def _compile(recipe: Recipe, parts: Sequence[Part]) -> Iterator[str]:
+    if recipe.compiled:
+        for part in parts:
+            if part.role == "denoiser":
+                yield f"pipe.{part.name}.compile()"

@@ -1,0 +1,365 @@
+"""Will it fit: one run of a call, priced under every recipe that saves memory, on one device."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from msgspec.structs import replace
+
+from diffprof.analyzers.kernels.simulated import SimulatedKernels
+from diffprof.devices import resolve_device
+from diffprof.devices.borrow import lent
+from diffprof.devices.simulated.session import SESSION
+from diffprof.gpu.altered import half_type
+from diffprof.gpu.assembly import Call, assembled
+from diffprof.gpu.cost import CostModel
+from diffprof.gpu.mode import Mode, current_mode
+from diffprof.gpu.offload import Part, Place, moved, narrowed, needs, on_host, unpacked
+from diffprof.gpu.quantized import SCHEMES
+from diffprof.gpu.signatures import dtype_name
+from diffprof.gpu.specs import GpuSpec, load_spec
+from diffprof.judge.timeline import steps_of, total_us, with_steps
+from diffprof.model.errors import UsageError
+from diffprof.model.fitting import ROOM, FitRow, Fitted, Loss
+from diffprof.model.recording import Timeline
+from diffprof.scanning.fit_code import code_of
+from diffprof.scanning.recipes import SCHEME_OF, Decoding, Recipe, losses, recipes
+from diffprof.targets import Options, Target, from_object, resolve
+from diffprof.targets.pipeline import PhaseTracker, replaced, with_role
+from diffprof.targets.pipeline_call import Scene
+from diffprof.targets.weights import parts_of
+
+RUN_STEPS = 4
+"""Steps that are run; steady ones are repeated for longer calls."""
+
+
+AS_THEY_ARE = ("object", "script")
+"""Kinds of target whose weights stay in the type that they have."""
+
+
+class Played(NamedTuple):
+    """One call as it ran: what it launched by the way it decodes, and what each takes beside the weights."""
+
+    calls: Mapping[Decoding, tuple[Call, list[int]]]
+    parts: tuple[Part, ...]
+    dtype: str | None
+    """Where the target's weights were put in another type."""
+    compilable: bool
+
+
+def fit(
+    target: Any,
+    *,
+    device: str = "rtx4090",
+    memory_gib: float | None = None,
+    host_gib: float | None = None,
+    steps: int | None = None,
+    lossy: bool = False,
+    options: Options | None = None,
+    on_stage: Callable[[str], None] | None = None,
+    **call: Any,
+) -> Fitted:
+    """Recipes under which a call fits a device, fastest first, and the one to take.
+
+    target: what `diffprof.scan` takes. device: name of a data sheet. memory_gib: a limit of its own, in place
+    of the device's memory; host_gib: of host memory for weights. steps: denoising steps; None: those of the
+    model card, else the target's own. lossy: the fastest is taken, whatever the picture loses; else the
+    fastest of those that lose nothing one sees, if any fits. on_stage: told what is being done. Raises
+    UsageError for an unknown device, TargetError where the target fails.
+    """
+    spec = load_spec(device)
+    say = on_stage or (lambda _: None)
+    found = resolve(target) if isinstance(target, str) else from_object(target, kwargs=call)
+    chosen = options or Options()
+    if isinstance(target, str) and call:
+        chosen = dataclasses.replace(chosen, call={**chosen.call, **call})
+    wanted = steps or chosen.steps or getattr(getattr(found, "info", None), "steps", None)
+    limit = spec.capacity_gib if memory_gib is None else memory_gib
+    if limit <= 0:
+        raise UsageError(
+            f"A limit of {limit:g} GiB fits nothing.", "Give the memory of the GPU, such as 16GiB."
+        )
+    rows: list[FitRow] = []
+    for played in _played(found, chosen, wanted, spec, say):
+        say("pricing recipes")
+        rows += _rows(played, spec, wanted, limit, host_gib)
+    rows = _with_frontier(sorted(rows, key=lambda row: (row.seconds is None, row.seconds or 0.0)))
+    return Fitted(
+        target=found.spec,
+        device=spec.key,
+        gpu=spec.name,
+        limit_gib=limit,
+        host_limit_gib=host_gib,
+        steps=wanted,
+        rows=tuple(rows),
+        chosen=_chosen(rows, lossy),
+    )
+
+
+def _chosen(rows: Sequence[FitRow], lossy: bool) -> FitRow | None:
+    fitting = [row for row in rows if row.fits and row.seconds is not None]
+    return next((row for row in fitting if lossy or row.lossless), next(iter(fitting), None))
+
+
+def _with_frontier(rows: Sequence[FitRow]) -> list[FitRow]:
+    """Marked where no other that fits is at least as good in every respect."""
+
+    def figures(row: FitRow) -> tuple[float, ...]:
+        """The less, the better."""
+        return (
+            row.seconds or 0.0,
+            round(row.gpu_gib, 2),
+            round(row.host_gib, 2),
+            len(set(row.loses) - {Loss.ROUNDING}),
+        )
+
+    fitting = [row for row in rows if row.fits and row.seconds is not None]
+    found = []
+    for row in rows:
+        mine = figures(row)
+        better = (
+            other is not row
+            and figures(other) != mine
+            and all(a <= b for a, b in zip(figures(other), mine, strict=True))
+            for other in fitting
+        )
+        found.append(replace(row, frontier=row in fitting and not any(better)))
+    return found
+
+
+# --- one call -------------------------------------------------------------------------------------------
+
+
+def _played(
+    target: Target, options: Options, steps: int | None, spec: GpuSpec, say: Callable[[str], None]
+) -> Iterator[Played]:
+    """The call as it is; and in half precision, where its weights are in float32 and no type is asked for."""
+    say("running the call")
+    own = _run(target, options, steps, spec)
+    yield own._replace(dtype=None)
+    if options.dtype is None and own.dtype == "float32" and target.kind not in AS_THEY_ARE:
+        half = dtype_name(half_type(spec))
+        say(f"running the call in {half}")
+        yield _run(target, dataclasses.replace(options, dtype=half), steps, spec)._replace(dtype=half)
+
+
+def _run(target: Target, options: Options, steps: int | None, spec: GpuSpec) -> Played:
+    device = resolve_device(f"sim:{spec.key}")
+    own = options if steps is None else dataclasses.replace(options, steps=min(steps, RUN_STEPS))
+    with device.active():
+        SESSION.capacity = None  # what does not fit is found by pricing
+        return target.run(partial(_play, device=device), device, own)
+
+
+def _play(scene: Scene, device: Any) -> Played:
+    with lent(scene.pipe, device) if scene.target.kind == "object" else nullcontext():
+        return _watched(scene, device)
+
+
+def _watched(scene: Scene, device: Any) -> Played:
+    kernels = SimulatedKernels(device.gpu, scene.pipe, current_mode())
+    tracker = PhaseTracker(on_change=kernels.phase)
+    seen: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
+    with (
+        torch.no_grad(),
+        _noting_decodes(scene.pipe, seen),
+        kernels.following(),
+        tracker.watching(scene.pipe),
+        device.observed(kernels, scene.pipe),
+    ):
+        scene.call()
+    calls = {Decoding.WHOLE: (kernels.builder.call, _needs(kernels))}
+    if len(seen) == 1:
+        calls.update(_decoded_otherwise(scene.pipe, device, *seen[0], *calls[Decoding.WHOLE]))
+    parts = parts_of(scene.pipe, kernels.modules.outermost)
+    denoisers = with_role(scene.pipe, "denoiser").values()
+    types = {dtype_name(p.dtype) for model in denoisers for p in model.parameters() if p.is_floating_point()}
+    return Played(calls, parts, types.pop() if len(types) == 1 else None, bool(denoisers))
+
+
+def _needs(kernels: SimulatedKernels) -> list[int]:
+    builder = kernels.builder
+    workspace = {op.id: builder.model.workspace(op) for op in {op for op, _ in builder.operations()}}
+    return needs(builder.memory_log, builder.call, workspace)
+
+
+def _noting_decodes(pipe: Any, seen: list[Any]) -> Any:
+    """Note the arguments of every `decode` of the VAE; of several VAEs none."""
+    vaes = list(with_role(pipe, "vae").values())
+    if len(vaes) != 1:
+        return nullcontext()
+    vae, original = vaes[0], vaes[0].decode
+
+    def decode(*args: Any, **kwargs: Any) -> Any:
+        seen.append((vae, args, kwargs))
+        return original(*args, **kwargs)
+
+    return replaced(vae, "decode", decode)
+
+
+def _decoded_otherwise(
+    pipe: Any,
+    device: Any,
+    vae: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    call: Call,
+    beside: list[int],
+) -> Iterator[tuple[Decoding, tuple[Call, list[int]]]]:
+    """The call with its decoding in tiles and in slices, where that launches something else."""
+    span = _decode_span(call)
+    if span is None:
+        return
+    first, last = span
+    before = beside[first - 1] if first else 0
+    for how in (Decoding.TILES, Decoding.SLICES):
+        switch = getattr(vae, f"enable_{how.method}", None)
+        back = getattr(vae, f"disable_{how.method}", None)
+        if switch is None or back is None:
+            continue
+        switch()
+        kernels = SimulatedKernels(device.gpu, pipe, current_mode())
+        with torch.no_grad(), kernels.following(), device.observed(kernels, pipe):
+            vae.decode(*args, **kwargs)
+        back()
+        other = kernels.builder.call
+        if len(other.items) > last - first:
+            needed = [before + each for each in _needs(kernels)]
+            yield how, _spliced(call, beside, span, other, needed)
+
+
+def _decode_span(call: Call) -> tuple[int, int] | None:
+    """Items of the one decoding; None where there are several, or none."""
+    spans = []
+    ends = [first for first, *_ in call.phases[1:]] + [len(call.items)]
+    for (first, name, *_), last in zip(call.phases, ends, strict=True):
+        if name == "decode" and last > first:
+            spans.append((first, last))
+    return spans[0] if len(spans) == 1 else None
+
+
+def _spliced(
+    call: Call, beside: list[int], span: tuple[int, int], other: Call, needed: list[int]
+) -> tuple[Call, list[int]]:
+    first, last = span
+    longer = len(other.items) - (last - first)
+    phases = [(at if at <= first else at + longer, *rest) for at, *rest in call.phases]
+    made = Call(
+        [*call.items[:first], *other.items, *call.items[last:]],
+        [*call.modules[:first], *other.modules, *call.modules[last:]],
+        phases,  # type: ignore[arg-type]
+    )
+    return made, [*beside[:first], *needed, *beside[last:]]
+
+
+# --- pricing --------------------------------------------------------------------------------------------
+
+
+def _rows(
+    played: Played, spec: GpuSpec, steps: int | None, limit: float, host_limit: float | None
+) -> Iterator[FitRow]:
+    pricing = _Pricing(played, spec, steps)
+    for recipe in recipes(played.parts, spec, played.dtype, played.calls, compilable=played.compilable):
+        seconds, gpu, host, phase = pricing.of(recipe)
+        if recipe.decoding is not Decoding.WHOLE and not pricing.decoding_matters(recipe):
+            continue
+        host_gib = host / 2**30
+        fits = gpu <= ROOM * limit and (host_limit is None or host_gib <= host_limit)
+        yield FitRow(
+            recipe=recipe.steps(),
+            seconds=seconds,
+            gpu_gib=gpu,
+            host_gib=host_gib,
+            fits=fits,
+            loses=losses(recipe),
+            phase=phase,
+            code=code_of(recipe, played.parts),
+        )
+
+
+class _Pricing:
+    """Prices recipes of one call on one device; what several of them share is made once."""
+
+    def __init__(self, played: Played, spec: GpuSpec, steps: int | None) -> None:
+        self.played = played
+        self.steps = steps
+        self.base = CostModel(spec, current_mode())
+        self._models: dict[Any, CostModel] = {}
+        self._calls: dict[Any, tuple[Call, list[int], tuple[Part, ...]]] = {}
+        self._known: dict[Recipe, tuple[float | None, float, int, str]] = {}
+
+    def of(self, recipe: Recipe) -> tuple[float | None, float, int, str]:
+        """(seconds, GiB on the device, bytes on the host, phase of the peak)."""
+        if recipe not in self._known:
+            self._known[recipe] = self._priced(recipe)
+        return self._known[recipe]
+
+    def decoding_matters(self, recipe: Recipe) -> bool:
+        """Whether another way to decode takes less memory at the peak."""
+        return self.of(recipe)[1] < self.of(recipe._replace(decoding=Decoding.WHOLE))[1] - 0.01
+
+    def _priced(self, recipe: Recipe) -> tuple[float | None, float, int, str]:
+        call, beside, parts = self._call(recipe)
+        places = recipe.placement.places(parts)
+        there = moved(call, parts, places, beside)
+        timeline = assembled(there.call, self._model(recipe))
+        seconds = _seconds(timeline, self.steps)
+        host = sum(on_host(part, places.get(part.name, Place.DEVICE)) for part in parts)
+        return seconds, there.peak / 2**30, host, there.phase
+
+    def _call(self, recipe: Recipe) -> tuple[Call, list[int], tuple[Part, ...]]:
+        """The call with weights as the recipe packs them."""
+        key = recipe.decoding, recipe.quantized, recipe.compiled
+        if key not in self._calls:
+            call, beside = self.played.calls[recipe.decoding]
+            parts = self.played.parts
+            if recipe.quantized is not None:
+                scheme = SCHEMES[SCHEME_OF[recipe.quantized]]
+                packed = {part.name for part in parts if recipe.quantizes(part)}
+                widened = {
+                    path: size
+                    for part in parts
+                    if part.name in packed and not (recipe.quantized.dynamic and part.role == "denoiser")
+                    for path, size in part.linears.items()
+                }
+                parts = tuple(narrowed(p, scheme.bits) if p.name in packed else p for p in parts)
+                call, beside = unpacked(call, beside, widened, scheme.bits)
+            self._calls[key] = call, beside, parts
+        return self._calls[key]
+
+    def _model(self, recipe: Recipe) -> CostModel:
+        key = recipe.compiled, recipe.quantized if recipe.compiled else None
+        if key not in self._models:
+            self._models[key] = self.base.in_mode(_mode(recipe, self.played.parts))
+        return self._models[key]
+
+
+def _seconds(timeline: Timeline, steps: int | None) -> float | None:
+    """Of a call of so many steps: each after those that ran takes what the last of two more would."""
+    ran = len(steps_of(timeline))
+    if steps is None or steps == ran:
+        return total_us(timeline) / 1e6
+    one, two = (with_steps(timeline, ran + more) for more in (1, 2))
+    if one is None or two is None:
+        return None
+    longer = total_us(two)
+    return (longer + (steps - ran - 2) * (longer - total_us(one))) / 1e6
+
+
+def _mode(recipe: Recipe, parts: Sequence[Part]) -> Mode:
+    if not recipe.compiled:
+        return current_mode()
+    roots = tuple(part.name for part in parts if part.role == "denoiser")
+    if recipe.quantized is None or not recipe.quantized.dynamic:
+        return current_mode(compiled=roots, graphs=False)
+    return current_mode(
+        compiled=roots,
+        graphs=False,
+        quantizes=lambda module, depth, columns, kind: kind == "linear",
+        scheme=SCHEMES[SCHEME_OF[recipe.quantized]],
+    )

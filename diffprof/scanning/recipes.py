@@ -1,0 +1,161 @@
+"""What can be done so that a call fits: each recipe a value, all of them for one pipeline and device."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
+
+from diffprof.gpu.offload import Part, Place
+from diffprof.gpu.specs import GpuSpec
+from diffprof.model.fitting import Loss
+
+WORTH_PACKING = 1 << 30
+"""Bytes from which on a text encoder is quantized with the denoiser."""
+
+
+class Decoding(enum.StrEnum):
+    """How the VAE decodes."""
+
+    WHOLE = "whole"
+    TILES = "tiles"
+    SLICES = "slices"
+
+    @property
+    def method(self) -> str:
+        """`enable_tiling`, `enable_slicing`."""
+        return {"tiles": "tiling", "slices": "slicing"}[self.value]
+
+
+class Quantized(enum.StrEnum):
+    """How the linears of denoisers and large text encoders are stored. dynamic: and computed."""
+
+    INT8 = "int8"
+    FP8 = "fp8"
+    INT8_WEIGHTS = "int8-weights"
+    NF4_WEIGHTS = "nf4-weights"
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether activations are quantized as well, which pays compiled."""
+        return self in (Quantized.INT8, Quantized.FP8)
+
+
+SCHEME_OF = {
+    Quantized.INT8: "int8",
+    Quantized.FP8: "fp8",
+    Quantized.INT8_WEIGHTS: "int8_weight_only",
+    Quantized.NF4_WEIGHTS: "nf4",
+}
+"""Names in `diffprof.gpu.quantized`."""
+
+
+class Placement(enum.StrEnum):
+    """Where weights are."""
+
+    DEVICE = "device"
+    TEXT = "text-encoders-streamed"
+    """Text encoders leaf by leaf, all else on the device: nothing of them stands there in the loop."""
+    MODEL = "model"
+    BLOCK = "block"
+    LEAF = "leaf"
+    BLOCK_LOW = "block-low-cpu"
+    LEAF_LOW = "leaf-low-cpu"
+    SEQUENTIAL = "sequential"
+
+    def places(self, parts: Sequence[Part]) -> dict[str, Place]:
+        """By model."""
+        if self is Placement.DEVICE:
+            return {}
+        if self is Placement.TEXT:
+            return {part.name: Place.LEAF for part in parts if part.role == "text_encoder"}
+        return {part.name: Place(self.value) for part in parts}
+
+
+STREAMS = (Placement.BLOCK, Placement.LEAF, Placement.BLOCK_LOW, Placement.LEAF_LOW)
+
+
+class Recipe(NamedTuple):
+    """One of them. dtype: that weights are put in, where it is not the target's own."""
+
+    dtype: str | None
+    quantized: Quantized | None
+    placement: Placement
+    decoding: Decoding
+    compiled: bool
+
+    def steps(self) -> tuple[str, ...]:
+        """As `key:value`, in the order in which they are done; none where nothing is changed."""
+        named = {
+            "dtype": self.dtype,
+            "quantize": self.quantized,
+            "offload": None if self.placement is Placement.DEVICE else self.placement,
+            "vae": None if self.decoding is Decoding.WHOLE else self.decoding,
+            "compile": "denoiser" if self.compiled else None,
+        }
+        return tuple(f"{key}:{value}" for key, value in named.items() if value is not None)
+
+    def quantizes(self, part: Part) -> bool:
+        """Whether the linears of a model are quantized."""
+        if self.quantized is None or not part.linears:
+            return False
+        return part.role == "denoiser" or (part.role == "text_encoder" and part.nbytes >= WORTH_PACKING)
+
+
+def recipes(
+    parts: Sequence[Part],
+    spec: GpuSpec,
+    dtype: str | None,
+    decodings: Collection[Decoding],
+    *,
+    compilable: bool,
+) -> Iterator[Recipe]:
+    """All that make sense together. dtype: what the weights were put in for this run."""
+    for quantized in (None, *_schemes(parts, spec)):
+        for placement in _placements(parts, quantized):
+            for compiled in (False, True) if compilable else (False,):
+                if not _go_together(quantized, placement, compiled):
+                    continue
+                for decoding in decodings:
+                    yield Recipe(dtype, quantized, placement, decoding, compiled)
+
+
+def _schemes(parts: Sequence[Part], spec: GpuSpec) -> Iterator[Quantized]:
+    if not any(part.linears for part in parts if part.role == "denoiser"):
+        return
+    yield Quantized.INT8_WEIGHTS
+    yield Quantized.NF4_WEIGHTS
+    for each in (Quantized.INT8, Quantized.FP8):
+        if each.value in spec.peak:
+            yield each
+
+
+def _placements(parts: Sequence[Part], quantized: Quantized | None) -> Iterator[Placement]:
+    for placement in Placement:
+        if placement is Placement.TEXT and not any(part.role == "text_encoder" for part in parts):
+            continue
+        # bitsandbytes' weights stay where they were packed: hooks move models of them whole.
+        if quantized is Quantized.NF4_WEIGHTS and placement in (*STREAMS, Placement.SEQUENTIAL):
+            continue
+        # accelerate moves parameter by parameter and knows nothing of tensors that wrap others.
+        if quantized is not None and placement is Placement.SEQUENTIAL:
+            continue
+        yield placement
+
+
+def _go_together(quantized: Quantized | None, placement: Placement, compiled: bool) -> bool:
+    if quantized is not None and quantized.dynamic and not compiled:
+        return False
+    return not (compiled and (placement in STREAMS or placement is Placement.SEQUENTIAL))
+
+
+def losses(recipe: Recipe) -> tuple[Loss, ...]:
+    """What the picture loses."""
+    found: list[Loss] = []
+    if recipe.dtype is not None or recipe.compiled or recipe.decoding is Decoding.SLICES:
+        found.append(Loss.ROUNDING)
+    if recipe.quantized is not None:
+        found.append(Loss(recipe.quantized.value))
+    if recipe.decoding is Decoding.TILES:
+        found.append(Loss.TILES)
+    return tuple(found)

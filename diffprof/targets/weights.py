@@ -1,0 +1,88 @@
+"""The weights of a pipeline's models, in the groups in which offloading moves them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any
+
+import torch
+
+from diffprof.devices.simulated.held import pieces
+from diffprof.gpu.offload import Group, Part
+from diffprof.targets.pipeline import components, role
+
+LEAVES = (
+    torch.nn.Conv1d,
+    torch.nn.Conv2d,
+    torch.nn.Conv3d,
+    torch.nn.ConvTranspose1d,
+    torch.nn.ConvTranspose2d,
+    torch.nn.ConvTranspose3d,
+    torch.nn.Linear,
+    torch.nn.Embedding,
+)
+"""Layers that leaf-level offloading moves as one (diffusers/hooks/_common.py)."""
+
+
+def parts_of(pipe: Any, called: Collection[str] = ()) -> tuple[Part, ...]:
+    """The models of a pipeline. called: modules that no other module of it called."""
+    return tuple(
+        _part(name, role(name, model), model, name in called)
+        for name, model in components(pipe).items()
+        if isinstance(model, torch.nn.Module)
+    )
+
+
+def _part(name: str, what: str, model: torch.nn.Module, called: bool) -> Part:
+    linears = {
+        f"{name}.{path}": (_bytes(layer.weight), layer.weight.numel())
+        for path, layer in model.named_modules()
+        if isinstance(layer, torch.nn.Linear)
+    }
+    return Part(name, what, tuple(_leaves(name, model)), tuple(_blocks(name, model)), linears, called)
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return sum(piece.numel() * piece.element_size() for piece in pieces(tensor))
+
+
+def _sizes(tensors: Iterable[torch.Tensor]) -> tuple[int, ...]:
+    """Bytes of each, those that occur again left out."""
+    return tuple(_bytes(each) for each in {id(each): each for each in tensors}.values() if each.numel())
+
+
+def _leaves(name: str, model: torch.nn.Module) -> Iterator[Group]:
+    """As `_apply_group_offloading_leaf_level` groups them: layers, and what has weights of its own. What
+    several share is the last one's."""
+    groups: dict[str, list[torch.Tensor]] = {}
+    owner: dict[int, str] = {}
+    taken: set[torch.nn.Module] = set()
+    for path, module in model.named_modules():
+        if module in taken:
+            continue
+        layer = isinstance(module, LEAVES)
+        groups[path] = [*module.parameters(layer), *module.buffers(layer)]
+        owner.update((id(each), path) for each in groups[path])
+        if layer:
+            taken.update(module.modules())
+    for path, tensors in groups.items():
+        sizes = tuple(_bytes(each) for each in tensors if each.numel() and owner[id(each)] == path)
+        if sizes:
+            yield Group(f"{name}.{path}" if path else name, sizes)
+
+
+def _blocks(name: str, model: torch.nn.Module) -> Iterator[Group]:
+    """As `_apply_group_offloading_block_level` groups them: the entries of lists, and the rest."""
+    named = set(getattr(model, "_group_offload_block_modules", None) or ())
+    rest = [*model.parameters(recurse=False), *model.buffers(recurse=False)]
+    for child, module in model.named_children():
+        path = f"{name}.{child}"
+        if child in named:
+            yield from _blocks(path, module)
+        elif isinstance(module, torch.nn.ModuleList | torch.nn.Sequential):
+            for number, block in enumerate(module):
+                yield Group(f"{path}.{number}", _sizes((*block.parameters(), *block.buffers())))
+        else:
+            rest += [*module.parameters(), *module.buffers()]
+    if rest:
+        yield Group(name, _sizes(rest), prefetched=False, root=True)

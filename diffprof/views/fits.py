@@ -1,0 +1,108 @@
+"""Recipes that make a call fit, as a table with the code of the one that is taken, or as JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from diffprof.model.fitting import FitRow, Fitted, Loss
+from diffprof.model.report import as_json
+from diffprof.views.listing import render_list
+from diffprof.views.words import number, plural
+
+_STEPS = {
+    "quantize:int8": "INT8, dynamic",
+    "quantize:fp8": "FP8, dynamic",
+    "quantize:int8-weights": "INT8 weights",
+    "quantize:nf4-weights": "NF4 weights",
+    "offload:text-encoders-streamed": "text encoders streamed",
+    "offload:model": "model offload",
+    "offload:block": "group offload, blocks",
+    "offload:leaf": "group offload, leaves",
+    "offload:block-low-cpu": "group offload, blocks, low_cpu_mem_usage",
+    "offload:leaf-low-cpu": "group offload, leaves, low_cpu_mem_usage",
+    "offload:sequential": "sequential offload",
+    "vae:tiles": "VAE in tiles",
+    "vae:slices": "VAE in slices",
+    "compile:denoiser": "denoiser compiled",
+}
+_LOSSES = {
+    Loss.ROUNDING: "last bits",
+    Loss.TILES: "tiles are blended",
+    Loss.INT8: "INT8",
+    Loss.FP8: "FP8",
+    Loss.INT8_WEIGHTS: "weights to 8 bits",
+    Loss.NF4_WEIGHTS: "weights to 4 bits",
+}
+_COLUMNS = {
+    "mark": "",
+    "recipe": "recipe",
+    "seconds": "seconds",
+    "gpu": "GPU GiB",
+    "host": "host GiB",
+    "loses": "the picture loses",
+}
+NOTE = (
+    "* is taken. Simulated, once everything is warm; host: weights that the host keeps. Others that fit are "
+    "slower and no smaller; --all lists them (`diffprof docs fit`)."
+)
+
+
+def render_fit(
+    found: Fitted, form: str, *, everything: bool = False, width: int | None = None, colour: bool = False
+) -> str:
+    """As text or markdown (the frontier, or with `everything` all recipes), or JSON (`rows[]`, `chosen`)."""
+    if form == "json":
+        return as_json(msgspec.to_builtins(found)).decode()
+    shown = [row for row in found.rows if everything or row.frontier]
+    head = _verdict(found) + "\n"
+    if not shown:
+        return head
+    rows = [_cells(row, row == found.chosen, everything) for row in shown]
+    table = render_list(_COLUMNS, rows, form, width=width, colour=colour, note=NOTE)
+    code = "" if found.chosen is None else f"\n{_fenced(found.chosen.code, form)}"
+    return f"{head}\n{table}{code}"
+
+
+def _fenced(code: str, form: str) -> str:
+    return f"```python\n{code}```\n" if form == "markdown" else code
+
+
+def _verdict(found: Fitted) -> str:
+    fitting = [row for row in found.rows if row.fits]
+    steps = "" if found.steps is None else f", {plural(found.steps, 'step')}"
+    where = f"{number(found.limit_gib)} GiB of {found.gpu}"
+    if found.chosen is not None and found.chosen.seconds is not None:
+        return (
+            f"{found.target} fits {where} in {plural(len(fitting), 'way')}{steps}: "
+            f"{number(found.chosen.seconds)} s with {recipe_words(found.chosen)}."
+        )
+    least = found.smallest
+    lack = (
+        f"the smallest takes {number(least.gpu_gib)} GiB in {least.phase}, "
+        f"{number(found.lacking_gib)} more than can be used"
+        if found.lacking_gib > 0
+        else f"host memory is short: the smallest keeps {number(least.host_gib)} GiB there"
+    )
+    return f"{found.target} does not fit {where}{steps}: {lack} ({recipe_words(least)})."
+
+
+def recipe_words(row: FitRow) -> str:
+    """`INT8 weights, model offload`."""
+    return ", ".join(_step(each) for each in row.recipe) or "nothing changed"
+
+
+def _step(step: str) -> str:
+    return _STEPS.get(step) or step.removeprefix("dtype:")
+
+
+def _cells(row: FitRow, chosen: bool, everything: bool) -> dict[str, Any]:
+    return {
+        "mark": "*" if chosen else "" if row.fits or not everything else "too large",
+        "recipe": recipe_words(row),
+        "seconds": "-" if row.seconds is None else number(row.seconds),
+        "gpu": f"{row.gpu_gib:.1f}",
+        "host": f"{row.host_gib:.1f}",
+        "loses": ", ".join(_LOSSES[each] for each in row.loses) or "nothing",
+    }

@@ -1,0 +1,288 @@
+"""Will it fit: recipes are priced without running them; their code does the same on tiny pipelines."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+import diffprof
+from diffprof.analyzers.kernels.simulated import SimulatedKernels
+from diffprof.corpus import CASES, Case
+from diffprof.devices import resolve_device
+from diffprof.gpu.assembly import Call, Wait, assembled
+from diffprof.gpu.cost import CostModel
+from diffprof.gpu.mode import Mode
+from diffprof.gpu.offload import COPIES, Group, Part, Place, moved, narrowed, on_host, unpacked
+from diffprof.gpu.signatures import OpSignature
+from diffprof.gpu.specs import load_spec
+from diffprof.judge.timeline import replay
+from diffprof.model.errors import UsageError
+from diffprof.model.fitting import FitRow, Fitted, Loss
+from diffprof.scanning import fitting
+from diffprof.scanning.fit_code import code_of
+from diffprof.scanning.recipes import Decoding, Placement, Quantized, Recipe
+from diffprof.targets.pipeline import PhaseTracker
+from diffprof.targets.pipeline_call import Scene
+from diffprof.targets.redirect import cuda_redirect
+from diffprof.views.fits import render_fit
+from tests.devices.simulated.signatures import add, linear
+
+GPU = load_spec("rtx4090")
+MIB = 1 << 20
+
+LINEAR = linear(64, 1024, 1024)
+A, B = Group("unet.a", (2 * MIB,)), Group("unet.b", (3 * MIB, 1000))
+UNET = Part("unet", "denoiser", (A, B), (), {"unet.a": (2 * MIB, MIB)})
+VAE = Part("vae", "vae", (Group("vae.decoder", (MIB,)),), called=False)
+
+
+def call_of(*modules: str | None) -> Call:
+    return Call(
+        [LINEAR if module else add(8) for module in modules], modules, [(0, "denoise", 0, "denoiser")]
+    )
+
+
+def shape_of(call: Call) -> list[str]:
+    """`up` and `down` for copies, `up*` in the stream of copies, the module of an operation, and waits."""
+    found = []
+    for item, module in zip(call.items, call.modules, strict=True):
+        if isinstance(item, Wait):
+            found.append({None: "wait", COPIES: "wait*", 0: "wait0"}[item.stream])
+        elif item.direction is not None:
+            way = {"h2d": "up", "d2h": "down"}[item.direction]
+            found.append(way + ("*" if item.scalars.get("stream") else ""))
+        else:
+            found.append(str(module))
+    return found
+
+
+def test_leaves_are_copied_while_the_one_before_computes() -> None:
+    found = moved(call_of("unet.a", "unet.b"), (UNET,), {"unet": Place.LEAF}, [100, 200])
+    assert shape_of(found.call) == [
+        *("wait*", "up*"),  # the first, which nothing comes before
+        *("wait*", "up*", "up*", "unet.a", "wait0"),
+        *("wait*", "unet.b", "wait0"),
+    ]
+    assert found.peak == A.nbytes + B.nbytes + 100
+
+
+def test_sequential_offloading_holds_one_layer() -> None:
+    found = moved(call_of("unet.a", "unet.b"), (UNET,), {"unet": Place.SEQUENTIAL}, [0, 0])
+    assert shape_of(found.call) == ["up", "wait", "unet.a", "up", "wait", "up", "wait", "unet.b"]
+    assert found.peak == B.nbytes
+
+
+def test_models_change_places_and_what_stays_is_counted() -> None:
+    call = call_of("unet.a", None, "unet.b", "vae.decoder")
+    found = moved(call, (UNET, VAE), {"unet": Place.MODEL, "vae": Place.MODEL}, [0] * 4)
+    assert shape_of(found.call).count("up") == 4
+    assert shape_of(found.call)[-2:] == ["down", "wait"]
+    assert found.peak == UNET.nbytes
+    assert moved(call, (UNET, VAE), {"unet": Place.MODEL}, [0] * 4).peak == UNET.nbytes + VAE.nbytes
+    assert moved(call, (UNET, VAE), {}, [7] * 4).peak == UNET.nbytes + VAE.nbytes + 7
+
+
+def test_page_locked_weights_take_powers_of_two_unless_locked_when_copied() -> None:
+    assert on_host(UNET, Place.LEAF) == 2 * MIB + 4 * MIB + 1024
+    assert on_host(UNET, Place.LEAF_LOW) == UNET.nbytes + 4 * MIB + 1024
+    assert on_host(UNET, Place.MODEL) == on_host(UNET, Place.SEQUENTIAL) == UNET.nbytes
+    assert on_host(UNET, Place.DEVICE) == 0
+
+
+def test_packed_weights_are_smaller_and_made_wide_before_the_product() -> None:
+    assert narrowed(UNET, 8).nbytes == UNET.nbytes - MIB
+    call, beside = unpacked(call_of("unet.a", "unet.b"), [1, 1], UNET.linears, 4.5)
+    assert [item.name for item in call.items if isinstance(item, OpSignature)] == [
+        "aten::_to_copy",
+        "aten::linear",
+        "aten::linear",
+    ]
+    assert beside == [1 + LINEAR.inputs[1].nbytes, 1 + LINEAR.inputs[1].nbytes, 1]
+
+
+def test_a_stream_of_copies_runs_beside_what_computes() -> None:
+    call = call_of(*["unet.a", "unet.b"] * 4)
+    model = CostModel(GPU, Mode())
+    times = {
+        place: replay(assembled(moved(call, (UNET,), {"unet": place}, [0] * 8).call, model)).total_us
+        for place in (Place.DEVICE, Place.LEAF, Place.LEAF_LOW, Place.SEQUENTIAL)
+    }
+    assert list(times) == sorted(times, key=lambda each: times[each])
+
+
+# --- against the code --------------------------------------------------------------------------------------
+
+PLACEMENTS = (Placement.TEXT, Placement.MODEL, Placement.BLOCK, Placement.LEAF, Placement.SEQUENTIAL)
+
+
+class Ran:
+    """A tiny pipeline's call after a recipe's code, in the simulator: the second one, when all is warm."""
+
+    def __init__(self, name: str, code: str | None) -> None:
+        device = resolve_device("sim:rtx4090")
+        with device.active() as place:
+            case: Case = CASES[name].build()
+            with cuda_redirect(device):
+                if code is None:
+                    case.pipe.to(place)
+                else:
+                    space: dict[str, Any] = {}
+                    exec(code, space)
+                    space["optimize"](case.pipe)
+            with torch.no_grad():
+                case.call(place)
+            kernels = SimulatedKernels(GPU, case.pipe, Mode())
+            tracker = PhaseTracker(on_change=kernels.phase)
+            with (
+                torch.no_grad(),
+                kernels.following(),
+                tracker.watching(case.pipe),
+                device.observed(kernels, case.pipe),
+            ):
+                self.output = case.call(place)
+            self.ms = replay(kernels.builder.finish()).total_us / 1e3
+            self.memory = kernels.builder.memory(kernels.weights, kernels.on_host)
+            self.before = kernels.builder.memory_log.before
+
+
+@pytest.fixture(scope="module", params=["flux", "sd15"])
+def tiny(request: pytest.FixtureRequest) -> tuple[str, fitting.Played, Ran]:
+    name = request.param
+    device = resolve_device("sim:rtx4090")
+    with device.active() as place:
+        case = CASES[name].build()
+        case.pipe.to(place)
+        kwargs = {**case.kwargs, "generator": torch.Generator(place).manual_seed(7)}
+        scene = Scene(case.pipe, (), kwargs, None, "random")  # type: ignore[arg-type]
+        played = fitting._watched(scene, device)
+    return name, played, Ran(name, None)
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_the_code_takes_what_was_priced_and_changes_no_bit(
+    tiny: tuple[str, fitting.Played, Ran], placement: Placement
+) -> None:
+    name, played, plain = tiny
+    recipe = Recipe(None, None, placement, Decoding.WHOLE, False)
+    seconds, gib, host, _ = fitting._Pricing(played, GPU, None).of(recipe)
+    ran = Ran(name, code_of(recipe, played.parts))
+    assert all(torch.equal(a, b) for a, b in zip(ran.output, plain.output, strict=True))
+    assert seconds is not None
+    assert seconds * 1e3 == pytest.approx(ran.ms, rel=0.05, abs=1.0)
+    peak = ran.memory.peak_bytes
+    assert peak is not None
+    assert gib * 2**30 <= peak
+    if placement is not Placement.SEQUENTIAL:  # accelerate keeps its copies out of the models
+        assert host == pytest.approx(ran.memory.host_bytes, rel=0.01)
+
+
+def test_quantized_linears_come_close(tiny: tuple[str, fitting.Played, Ran]) -> None:
+    name, played, _ = tiny
+    recipe = Recipe(None, Quantized.INT8_WEIGHTS, Placement.DEVICE, Decoding.WHOLE, False)
+    code = code_of(recipe, played.parts).replace('pipe.to("cuda")', "pass")
+    case, plain = CASES[name].build(), CASES[name].build()
+    space: dict[str, Any] = {}
+    exec(code, space)
+    space["optimize"](case.pipe)
+    for ours, theirs in zip(case.call(), plain.call(), strict=True):
+        error = (ours.float() - theirs.float()).pow(2).mean() / theirs.float().pow(2).mean()
+        assert 0.0 < error < 1e-2
+
+
+# --- the whole ---------------------------------------------------------------------------------------------
+
+
+def fitted(**options: Any) -> Fitted:
+    case = CASES["flux"].build()
+    return diffprof.fit(case.pipe, **case.kwargs, **options)
+
+
+@pytest.fixture(scope="module")
+def found() -> Fitted:
+    return fitted(device="rtx4090")
+
+
+def row(found: Fitted, *recipe: str) -> FitRow:
+    return next(each for each in found.rows if each.recipe == recipe)
+
+
+def test_the_fastest_that_loses_nothing_one_sees_is_taken(found: Fitted) -> None:
+    assert found.chosen is not None
+    assert found.chosen.lossless
+    assert all(found.chosen.seconds <= each.seconds for each in found.rows if each.fits and each.lossless)
+    assert found.chosen.frontier
+    fastest = min((each for each in found.rows if each.fits), key=lambda each: each.seconds)
+    assert fitting._chosen(found.rows, lossy=True) == fastest
+
+
+def test_offloading_costs_time_and_saves_memory(found: Fitted) -> None:
+    plain, leaf = row(found), row(found, "offload:leaf")
+    assert plain.seconds < leaf.seconds
+    assert plain.gpu_gib > leaf.gpu_gib
+    assert plain.host_gib == 0.0 < leaf.host_gib
+    assert plain.loses == leaf.loses == ()
+    assert Loss.INT8_WEIGHTS in row(found, "quantize:int8-weights").loses
+
+
+def test_where_nothing_fits_it_says_by_how_much() -> None:
+    none = fitted(memory_gib=1e-4)
+    assert none.chosen is None
+    assert none.lacking_gib == pytest.approx(none.smallest.gpu_gib - 0.95e-4)
+    text = render_fit(none, "text")
+    assert "does not fit 0.0001 GiB of NVIDIA GeForce RTX 4090" in text
+    assert "more than can be used" in " ".join(text.split())
+    with pytest.raises(UsageError, match="fits nothing"):
+        fitted(memory_gib=0.0)
+
+
+def test_the_table_has_the_frontier_and_the_code(found: Fitted) -> None:
+    text = render_fit(found, "text")
+    assert "def optimize(pipe):" in text
+    shown = json.loads(render_fit(found, "json"))
+    assert shown["chosen"]["code"] == found.chosen.code
+    assert set(shown["rows"][0]) >= {"recipe", "seconds", "gpu_gib", "host_gib", "fits", "loses", "code"}
+    assert len(render_fit(found, "text", everything=True)) > len(text)
+
+
+@pytest.mark.slow
+def test_flux_on_an_rtx_4090_ranks_as_diffusers_documents() -> None:
+    """ "Compiling and offloading quantized models" in diffusers' guide: quantized and compiled 25.8 s and
+    14.9 GB, with model offload 32.3 s and 12.2 GB, quantized alone 32.6 s and 14.9 GB."""
+    flux = diffprof.fit("flux", device="rtx4090", steps=50)
+    assert sum(each.fits for each in flux.rows) >= 4
+    packed = "quantize:nf4-weights"
+    fast, moved_, eager = (
+        row(flux, packed, "compile:denoiser"),
+        row(flux, packed, "offload:model", "compile:denoiser"),
+        row(flux, packed),
+    )
+    assert fast.seconds < moved_.seconds < eager.seconds
+    assert moved_.gpu_gib < fast.gpu_gib == pytest.approx(eager.gpu_gib, abs=0.5)
+
+
+@pytest.mark.slow
+def test_group_offloading_of_fluxs_transformer_comes_in_the_published_order() -> None:
+    """diffusers PR 11106: time leaf, block, leaf with low_cpu_mem_usage, block with it; those two keep less
+    on the host; leaves take less of the GPU."""
+    (played,) = fitting._played(
+        fitting.resolve("flux"), fitting.Options(), 4, load_spec("a100-80gb"), lambda _: None
+    )
+    transformer = next(part for part in played.parts if part.role == "denoiser")
+    call, beside = played.calls[Decoding.WHOLE]
+    loop = [n for n, module in enumerate(call.modules) if (module or "").startswith("transformer")]
+    only = Call(
+        [call.items[n] for n in loop], [call.modules[n] for n in loop], [(0, "denoise", 0, "denoiser")]
+    )
+    times, peaks, hosts = {}, {}, {}
+    for place in (Place.LEAF, Place.BLOCK, Place.LEAF_LOW, Place.BLOCK_LOW):
+        there = moved(only, (transformer,), {"transformer": place}, [beside[n] for n in loop])
+        model = CostModel(load_spec("a100-80gb"), Mode())
+        times[place] = replay(assembled(there.call, model)).total_us
+        peaks[place], hosts[place] = there.peak, on_host(transformer, place)
+    assert list(times) == sorted(times, key=lambda each: times[each])
+    assert peaks[Place.LEAF] == peaks[Place.LEAF_LOW] < peaks[Place.BLOCK] == peaks[Place.BLOCK_LOW]
+    assert hosts[Place.LEAF_LOW] < hosts[Place.BLOCK_LOW] < hosts[Place.LEAF]
+    assert hosts[Place.LEAF] / 2**30 == pytest.approx(35.1, rel=0.05)
