@@ -57,13 +57,15 @@ LOW = (Place.BLOCK_LOW, Place.LEAF_LOW)
 class Group:
     """Weights that are moved together, around the calls of one module. sizes: bytes of its tensors.
 
-    prefetched: copied while what comes before it computes. root: those of a model that are in no block.
+    prefetched: copied while what comes before it computes. root: those of a model that are in no block. more:
+    modules after it that belong to the group.
     """
 
     path: str
     sizes: tuple[int, ...]
     prefetched: bool = True
     root: bool = False
+    more: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -190,6 +192,9 @@ class _Mover:
             for group in part.groups(self.places[name])
             if group.nbytes
         }
+        self.members = {
+            path: group.path for group in self.groups.values() for path in (group.path, *group.more)
+        }
         self.on = sum(part.nbytes for name, part in self.parts.items() if self.places[name] is Place.DEVICE)
         self.items: list[OpSignature | Wait] = []
         self.modules: list[str | None] = []
@@ -247,7 +252,7 @@ class _Mover:
         if found is None and module is not None:
             steps = module.split(".")
             paths = (".".join(steps[: n + 1]) for n in range(len(steps)))
-            found = self.within[module] = tuple(path for path in paths if path in self.groups)
+            found = self.within[module] = tuple(self.members[path] for path in paths if path in self.members)
         return found or ()
 
     def _next_groups(self) -> list[str]:
