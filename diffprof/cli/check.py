@@ -14,7 +14,7 @@ from diffprof.cli.delivery import BASELINE, need_baseline
 from diffprof.cli.options import format_option
 from diffprof.cli.output import emit, say, stdout_to_stderr, terminal
 from diffprof.model.errors import UsageError
-from diffprof.views.checks import FORMS
+from diffprof.views.checks import FORMS, OWN
 
 if TYPE_CHECKING:
     from diffprof.guard.baseline import Baseline
@@ -92,6 +92,7 @@ def command(
     from diffprof.guard.check import accepted, jobs_of, updated
     from diffprof.guard.checked import exit_code
     from diffprof.guard.configuration import load_configuration
+    from diffprof.model.redacting import without_home
     from diffprof.views.checks import render_checks
 
     others = writes(written)
@@ -113,10 +114,15 @@ def command(
         save_baseline(updated(known, found), file)
         found = tuple(map(accepted, found))
         say(f"What is there now is known in {file.name}.")
-    for name, place in others.items():
-        place.write_text(render_checks(found, name), encoding="utf-8")
     screen = terminal()
-    emit(render_checks(found, form, columns=screen.columns, colour=screen.colour))
+
+    def rendered(each: str) -> str:
+        sent = found if each in OWN else without_home(found)
+        return render_checks(sent, each, columns=screen.columns, colour=screen.colour)
+
+    for name, place in others.items():
+        place.write_text(rendered(name), encoding="utf-8")
+    emit(rendered(form))
     if code := exit_code(found):
         raise click.exceptions.Exit(code)
 

@@ -10,13 +10,16 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from diffprof.model.finding import Finding
 from diffprof.model.fix import PlanStep, SourceEdit, SourceEdits
-from diffprof.model.recording import Frame, Recording, Site, TargetInfo
+from diffprof.model.recording import Allowance, Frame, Recording, Site, TargetInfo
 
 SENT = frozenset({"html", "markdown", "github", "sarif"})
 """Forms that are made to be sent. JSON is for programs, and stays what is stored."""
 
 Data = TypeVar("Data")
+_LEFT_OUT = "the reason is left out"
+"""In place of why something is allowed: a comment of the source."""
 _BEFORE = r"(?<![\w.~-])"
 """A path begins here, and does not go on."""
 _HOME = re.compile(
@@ -75,6 +78,10 @@ def _emptied(data: Any) -> Any:
     if isinstance(data, TargetInfo):
         options = {key: _unsaid(each) if key == "call" else each for key, each in data.options.items()}
         return replace(data, call=_unsaid(data.call), options=options, args=tuple(map(_unsaid, data.args)))
+    if isinstance(data, Allowance) and data.reason:
+        return replace(data, reason=_LEFT_OUT)
+    if isinstance(data, Finding) and data.allowed:
+        return replace(data, allowed=_LEFT_OUT)
     if isinstance(data, SourceEdit):
         return replace(data, diff="")
     if isinstance(data, SourceEdits):

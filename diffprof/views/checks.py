@@ -113,7 +113,13 @@ def _changes(each: Checked) -> Iterator[str]:
     """What is other than elsewhere, where it was held against another revision or environment."""
     if each.against is not None:
         yield f"{each.name} on {each.device}: {each.against.headline}"
+        for figure in each.against.figures:
+            if figure.direction in _ARROWS:
+                one, other = shown(figure.before, figure.unit), shown(figure.after, figure.unit)
+                yield f"  {figure.name}: {one} -> {other}"
         yield from (f"  gone: {concise.line(finding)}" for finding in each.against.went)
+        yield from (f"  appeared: {concise.line(finding)}" for finding in each.against.appeared)
+        yield from (f"  {note}" for note in each.against.not_comparable)
 
 
 # --- for pull requests -------------------------------------------------------------------------------------
@@ -287,3 +293,5 @@ _FORMS: dict[str, Callable[[Sequence[Checked]], Any]] = {
     "badge": _badge,
 }
 FORMS = ("text", *_FORMS)
+OWN = frozenset({"text", "json", "concise"})
+"""Forms for whoever ran the check; the others are made to be sent."""

@@ -15,6 +15,8 @@ from diffprof.guard.allowed import open_blocks, watching_blocks
 from diffprof.guard.comments import comments_in
 from diffprof.judge.judging import make_report
 from diffprof.model.recording import Allowance
+from diffprof.model.redacting import redacted
+from diffprof.model.report import to_json
 from tests.analyzers.allowances.examples import READ, allowance
 from tests.builders import make_recording, make_site, make_sync
 
@@ -130,3 +132,12 @@ def test_a_block_that_is_watched_is_noted_with_its_lines() -> None:
     assert (found.rules, found.reason, found.by) == (("SYN",), "why", "block")
     assert found.site is not None
     assert (found.first, found.last) == (found.site.line, found.site.line + 1)
+
+
+def test_what_is_sent_redacted_has_no_reasons_and_is_judged_the_same() -> None:
+    report = make_report(make_recording(READ, allowances=(allowance(12), allowance(40))))
+    sent = redacted(report)
+    assert "the length is needed" not in to_json(sent).decode()
+    again = make_report(sent.recording)
+    assert [each.rule for each in again.allowed] == [each.rule for each in sent.allowed] == ["SYN001"]
+    assert [each.rule for each in again.findings] == ["ALW001"]

@@ -93,7 +93,7 @@ def test_an_allowance_of_one_target_is_not_unused_for_the_other(
     configured.replace("noise.abs().max() > 100", "noise.shape[0] > 100")
     result = diffprof_run("check", "--quiet")
     assert result.exit_code == 1
-    assert result.stdout.count("ALW001 unused-allowance: SYN001 is allowed (clipped by hand)") == 1
+    assert result.stdout.count("ALW001 unused-allowance: SYN001 is allowed here") == 1
 
 
 def test_a_target_that_fails_a_limit_and_a_name_that_is_not_there(

@@ -67,7 +67,7 @@ def _message(allowance: Allowance, *, known: bool) -> str:
     if not allowance.reason:
         return f"{what} is not allowed here: the reason is missing."
     where = "" if allowance.site and allowance.by != "configuration" else _where(allowance)
-    return f"{what} is allowed{where} ({allowance.reason}), and was not found in this call."
+    return f"{what} is allowed{where or ' here'}, and was not found in this call."
 
 
 def _where(allowance: Allowance) -> str:
