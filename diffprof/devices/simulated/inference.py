@@ -68,6 +68,9 @@ def lookup(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list, key: tupl
     if entry is not None:
         return entry
     SESSION.misses += 1
+    if key and (entry := _by_arithmetic(op, args, kwargs, tensors)) is not None:
+        _memo[key] = entry
+        return entry
     stand_ins: dict[int, torch.Tensor] = {}
     if op.host_results or op.base in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
         key = ()  # lengths and batch sizes are values on the host that shapes depend on
@@ -100,6 +103,48 @@ def lookup(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list, key: tupl
         _memo[key] = entry
     return entry
 
+
+def _by_arithmetic(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list) -> Entry | None:
+    """Parts of a tensor, and parts that are filled: masks are written row by row, every row another call."""
+    if kwargs or not args or type(args[0]) is not SimTensor or len(tensors) > 1:
+        return None
+    meta = args[0]._meta
+    if op.func in _PARTS:
+        part = _PARTS[op.func](meta, *args[1:])
+        return None if part is None else Entry((_TENSOR, part, 0), None, 0)
+    if op.func in _FILLS:
+        return Entry((_WRITTEN, op.returns[0], meta.shape), make_signature(op, args, kwargs, tensors, []), 0)
+    return None
+
+
+def _selected(meta: TensorMeta, dim: Any, index: Any) -> TensorMeta | None:
+    """One index of a dimension; None for what is not there."""
+    rank = len(meta.shape)
+    if type(index) is not int or not -rank <= dim < rank:
+        return None
+    size, step = meta.shape[dim], meta.stride[dim]
+    if not -size <= index < size:
+        return None
+    shape, stride = list(meta.shape), list(meta.stride)
+    del shape[dim], stride[dim]
+    offset = meta.offset + (index + size if index < 0 else index) * step
+    return intern_meta(torch.Size(shape), tuple(stride), meta.dtype, offset, meta.device, meta.bits)
+
+
+def _sliced(meta: TensorMeta, dim: Any = 0, start: Any = None, end: Any = None, step: Any = 1) -> Any:
+    """A range of a dimension, with the bounds of a Python slice."""
+    rank = len(meta.shape)
+    if not all(type(each) is int or each is None for each in (start, end, step)) or not -rank <= dim < rank:
+        return None
+    begin, stop, by = slice(start, end, step).indices(meta.shape[dim])
+    shape, stride = list(meta.shape), list(meta.stride)
+    shape[dim], stride[dim] = max(0, -(-(stop - begin) // by)), stride[dim] * by
+    offset = meta.offset + begin * meta.stride[dim]
+    return intern_meta(torch.Size(shape), tuple(stride), meta.dtype, offset, meta.device, meta.bits)
+
+
+_PARTS = {torch.ops.aten.select.int: _selected, torch.ops.aten.slice.Tensor: _sliced}
+_FILLS = (torch.ops.aten.fill_.Scalar, torch.ops.aten.zero_.default)
 
 _TENSOR = "tensor"
 _WRITTEN = "written"
