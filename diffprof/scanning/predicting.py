@@ -22,7 +22,7 @@ from diffprof.gpu.pricing import margin_of
 from diffprof.gpu.products import product_of
 from diffprof.gpu.quantized import SCHEMES, Scheme, saved_bytes
 from diffprof.gpu.specs import GpuSpec, load_spec, spec_names
-from diffprof.judge.timeline import origin_shares, replay, steps_of, with_steps
+from diffprof.judge.timeline import origin_shares, steps_of, total_us, with_steps
 from diffprof.model.errors import UsageError
 from diffprof.model.modes import check_modes
 from diffprof.model.prediction import Prediction
@@ -138,6 +138,8 @@ class Run(NamedTuple):
     held: int
     """Bytes that were allocated before the pipeline was built."""
     images: int
+    peak: int
+    """Bytes at the peak, those held before among them."""
 
 
 def predict(
@@ -214,7 +216,8 @@ def run_call(
         with torch.no_grad(), kernels.following(), watched[0], watched[1]:
             scene.call()
         _, images = outputs(scene.pipe, bound_arguments(scene.pipe, scene.args, scene.kwargs))
-        return Run(kernels, compiled_roots(scene.pipe), held, images)
+        peak = kernels.builder.memory(kernels.weights).peak_bytes or 0
+        return Run(kernels, compiled_roots(scene.pipe), held, images, peak)
 
     with device.active():
         held = SESSION.allocated
@@ -258,9 +261,8 @@ def priced(
         return _told(row, why=f"{spec.name} has no units for {scheme.kind}")
     builder = run.kernels.builder
     builder.model = CostModel(spec, setting.mode(mode, run.roots))
-    memory = builder.memory(run.kernels.weights)
     saved = 0 if scheme is None else saved_weights(run, scheme)
-    peak = ((memory.peak_bytes or 0) - run.held - saved) / 2**30
+    peak = (run.peak - run.held - saved) / 2**30
     weights = (run.kernels.weights - run.held - saved) / 2**30
     row = _told(row, peak_gib=peak, weights_gib=weights, fits=peak <= spec.capacity_gib)
     if not row.fits:
@@ -278,8 +280,8 @@ def priced(
 def _timed(
     row: Prediction, timeline: Timeline, run: Run, price: float | Mapping[str, float] | None
 ) -> Prediction:
-    call = replay(timeline)
-    seconds = call.total_us / 1e6
+    whole = total_us(timeline)
+    seconds = whole / 1e6
     longer = with_steps(timeline, len(steps_of(timeline)) + 10)
     origin = origin_shares(timeline) or {}
     margin = margin_of(origin) if origin else None
@@ -287,14 +289,14 @@ def _timed(
     return _told(
         row,
         seconds=seconds,
-        per_step_ms=None if longer is None else (replay(longer).total_us - call.total_us) / 1e4,
+        per_step_ms=None if longer is None else (total_us(longer) - whole) / 1e4,
         waits=sum(sync != -1 for sync in timeline.sync),
         waits_in_loop=sum(
             sync != -1 for first, last in steps_of(timeline) for sync in timeline.sync[first:last]
         ),
         images_per_s=run.images / seconds,
         seconds_per_image=seconds / run.images,
-        bound=_bound(timeline, call.device_busy_us / call.total_us),
+        bound=_bound(timeline, sum(timeline.device_us) / whole),
         origin=origin,
         range=None if margin is None else (seconds * (1 - margin), seconds * (1 + margin)),
         per_thousand=None if hourly is None else 1000 * seconds / run.images / 3600 * hourly,
