@@ -125,10 +125,12 @@ def phases_table(recording: Recording) -> Table | None:
 
 
 def modules_table(recording: Recording) -> Table | None:
-    """Device time and launches of the largest blocks: components down to the first numbered level."""
+    """Device time and launches of the largest blocks: components down to the first numbered level. Blocks of
+    one kind are one row, with their number."""
     if not recording.kernels or not any(row.module for row in recording.kernels):
         return None
-    totals = _sums(recording.kernels, lambda row: block_of(row.module))
+    names = names_of_kinds(recording.kernels)
+    totals = _sums(recording.kernels, lambda row: names.get(block_of(row.module)))
     ranked = sorted(totals.items(), key=lambda item: -item[1][0])
     everything = _whole_us(recording.kernels)
     rows = tuple(
@@ -138,6 +140,29 @@ def modules_table(recording: Recording) -> Table | None:
     left = len(ranked) - len(rows)
     note = f"({_grade(recording)})" + (f"; {plural(left, 'more block')} not shown" if left else "")
     return Table(_title(recording, " by module"), ("ms", "share", "calls", "module"), rows, note)
+
+
+def names_of_kinds(kernels: Iterable[KernelRow]) -> dict[str | None, str | None]:
+    """Block -> `transformer.transformer_blocks.* x 19` for those that run the same kernels as often, in the
+    same modules of theirs; a block that is like no other has its own name."""
+    work: dict[str | None, set[tuple[str, ...]]] = defaultdict(set)
+    for row in kernels:
+        block = block_of(row.module)
+        inside = (row.module or "").removeprefix(block or "")
+        work[block].add((inside, row.name, row.op, row.shape, row.dtype, row.phase or "", str(row.count)))
+    kinds: dict[tuple[str, frozenset[tuple[str, ...]]], list[str | None]] = defaultdict(list)
+    for block, found in work.items():
+        kinds[pattern_of(block), frozenset(found)].append(block)
+    return {
+        block: block if len(alike) == 1 else f"{pattern} x {len(alike)}"
+        for (pattern, _), alike in kinds.items()
+        for block in alike
+    }
+
+
+def pattern_of(block: str | None) -> str:
+    """`unet.up_blocks.*` of `unet.up_blocks.0`."""
+    return ".".join("*" if part.isdecimal() else part for part in (block or "").split("."))
 
 
 def block_of(module: str | None) -> str | None:

@@ -1,0 +1,33 @@
+"""Tables of where the device's time goes."""
+
+from __future__ import annotations
+
+from diffprof.model.recording import KernelRow
+from diffprof.views.times import names_of_kinds
+
+
+def rows(block: str, *kernels: str, count: int = 4) -> list[KernelRow]:
+    return [
+        KernelRow(name=name, op=name, family="gemm", module=f"{block}.attn.to_q", count=count, device_us=1.0)
+        for name in kernels
+    ]
+
+
+def test_blocks_that_run_the_same_are_one_row() -> None:
+    found = names_of_kinds(
+        [
+            *(row for n in range(19) for row in rows(f"transformer.blocks.{n}", "linear", "attention")),
+            *rows("transformer.blocks.19", "linear"),
+            *rows("transformer.blocks.20", "linear", "attention", count=3),
+            *rows("transformer.single_blocks.0", "linear", "attention"),
+        ]
+    )
+    assert found["transformer.blocks.0"] == found["transformer.blocks.18"] == "transformer.blocks.* x 19"
+    for other in ("transformer.blocks.19", "transformer.blocks.20", "transformer.single_blocks.0"):
+        assert found[other] == other
+
+
+def test_what_ran_in_no_module_has_no_name() -> None:
+    assert names_of_kinds([KernelRow(name="copy", op="copy", family="copy", count=1, device_us=1.0)]) == {
+        None: None
+    }
