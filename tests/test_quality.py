@@ -46,6 +46,8 @@ def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
     links = re.findall(r"\]\((?!http)([^)#]+)", text)
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+    docs = {file.relative_to(ROOT).as_posix() for file in (ROOT / "diffprof" / "docs").glob("*.md")}
+    assert docs - set(links) == set(), "every page is a link away"
     for file in pages().values():
         inside = re.findall(r"\]\((?!http)([^)#]+)", file.read_text(encoding="utf-8"))
         assert [link for link in inside if not (file.parent / link).exists()] == []
