@@ -5,6 +5,7 @@ Loaded with every pytest that finds diffprof installed, so it imports nothing be
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -52,6 +53,18 @@ def pytest_runtest_call(item: pytest.Item) -> Any:
             for target in marker.args:
                 _scans(item.config).checked(target, gate, options)
     return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """What can't be asserted, or not be scanned, is told in its own words, with the line of the test."""
+    report = yield
+    errors = sys.modules.get("diffprof.model.errors")
+    if call.excinfo is not None and errors and isinstance(call.excinfo.value, errors.DiffprofError):
+        lines = [entry.lineno + 1 for entry in call.excinfo.traceback if entry.path == item.path]
+        at = f":{lines[-1]}" if lines else ""
+        report.longrepr = f"{item.location[0]}{at}: {call.excinfo.value}"
+    return report
 
 
 def _scans(config: pytest.Config) -> Scans:

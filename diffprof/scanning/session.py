@@ -125,7 +125,6 @@ class Session:
         self.unseen.extend(scene.unseen)
         self.unseen.extend(Unseen(what="the pipeline's place", why=note, kind="note") for note in scene.notes)
         with ExitStack() as stack:
-            self.blocks = stack.enter_context(watching_blocks())
             if self.lends:
                 stack.enter_context(lent(scene.pipe, self.device))
             if self.device.kind == "sim" and offloaded(scene.pipe):
@@ -137,7 +136,9 @@ class Session:
             self.prepared = {each.name: each.run(each.before, self) for each in self._chosen if each.before}
             with eager_compiled_parts(), branches_noted() as asked:
                 if any(each.watched for each in self._chosen):
-                    watched_call(self, scene)
+                    # Only here: what `torch.compile` captures below must not see that anything watches.
+                    with watching_blocks() as self.blocks:
+                        watched_call(self, scene)
                     self._lap("scan")
             for analyzer in self._chosen:
                 if analyzer.probe:

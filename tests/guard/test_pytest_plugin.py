@@ -82,6 +82,18 @@ def test_a_live_pipeline_may_have_changed(diffprof):
     assert "2 passed" in tested()
 
 
+def test_what_can_not_be_asserted_is_one_error_at_the_line_of_the_test(project: Project, tested) -> None:
+    (project.folder / "test_painting.py").write_text(
+        "import painting\n\ndef test_it(diffprof):\n"
+        "    diffprof.scan(painting.make_painter, device='sim:a100-80gb').assert_fullgraph('unet')\n"
+    )
+    out = tested()
+    assert "test_painting.py:4: No component of painting.py:make_painter was captured." in out
+    assert 'Scan with scan(..., analyzers="graph-breaks").' in out
+    assert "Traceback" not in out
+    assert "diffprof/guard" not in out
+
+
 def test_allowances_of_the_configuration_hold_in_tests(project: Project, tested) -> None:
     project.add_wait()
     (project.folder / "pyproject.toml").write_text(
