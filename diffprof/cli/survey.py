@@ -53,7 +53,7 @@ def command(
 
     The tiny pipelines of diffprof's corpus and the built-in architectures; NAME takes some of them, such as
     'corpus:flux*' or sdxl. Waits in the denoising loop, graph breaks and recompiles of the tiny ones, memory
-    that grows from step to step, and time in which only Python works. Rows go to diffprof.duckdb, table
+    that grows from step to step, and time in which only the host works. Rows go to diffprof.duckdb, table
     survey.
     """
     from diffprof.judge.survey import changes

@@ -85,7 +85,7 @@ def survey_row(target: str, breaks: bool) -> SurveyRow:
 def figures_of(recording: Recording) -> dict[str, Any]:
     """What a row has of a scan's evidence."""
     syncs, breaks, again = recording.syncs, recording.graph_breaks, recording.recompiles
-    idle = [gap.duration_us for gap in recording.gaps or () if gap.cause == "python"]
+    idle = [gap.duration_us for gap in recording.gaps or () if gap.cause in ("python", "launch")]
     steps = recording.memory.by_step if recording.memory else ()
     return {
         "pipeline": recording.target.pipeline,
@@ -94,7 +94,7 @@ def figures_of(recording: Recording) -> dict[str, Any]:
         "breaks": None if breaks is None else len(breaks),
         "recompiles": None if again is None else len(again),
         "grows_bytes": steps[-1] - steps[1] if len(steps) > 2 else None,
-        "python_us": None if recording.gaps is None else sum(idle),
+        "host_us": None if recording.gaps is None else sum(idle),
         "lines": tuple(lines_of(recording)),
     }
 

@@ -21,8 +21,8 @@ class SurveyRow(msgspec.Struct, frozen=True, kw_only=True):
     """A pipeline on the simulated GPU. None: not measured.
 
     key: of target and versions. waits: of the whole call; in_loop: in a step. grows_bytes: memory that the
-    last step ends with beyond the second. python_us: time of the call in which the device has nothing to do
-    while Python works.
+    last step ends with beyond the second. host_us: time of the call in which the device has nothing to do
+    while the host works: Python and launches.
     """
 
     key: str
@@ -33,7 +33,7 @@ class SurveyRow(msgspec.Struct, frozen=True, kw_only=True):
     breaks: int | None = None
     recompiles: int | None = None
     grows_bytes: int | None = None
-    python_us: float | None = None
+    host_us: float | None = None
     lines: tuple[SurveyLine, ...] = ()
     status: str = "ok"
     reason: str = ""

@@ -19,7 +19,7 @@ _COLUMNS = {
     "breaks": "graph breaks",
     "recompiles": "recompiles",
     "grows": "grows",
-    "python": "Python alone",
+    "host": "host alone",
     "reason": "",
 }
 _CHANGES = {
@@ -48,11 +48,20 @@ def survey_summary(rows: Sequence[SurveyRow]) -> str:
     failed = f", {len(rows) - len(ran)} do not run" if len(ran) < len(rows) else ""
     told = [
         f"{sum(bool(row.in_loop) for row in ran)} wait in every step",
-        f"{sum(bool(row.breaks) for row in ran)} break graphs",
-        f"{sum(bool(row.recompiles) for row in ran)} are compiled again",
+        *_compiled([row for row in ran if row.breaks is not None]),
         f"{sum((row.grows_bytes or 0) > 0 for row in ran)} grow in the loop",
     ]
     return f"{plural(len(rows), 'pipeline')}{failed}: {', '.join(told)} (simulated)."
+
+
+def _compiled(looked_at: Sequence[SurveyRow]) -> list[str]:
+    """Of those whose captures were looked at."""
+    if not looked_at:
+        return []
+    return [
+        f"{sum(bool(row.breaks) for row in looked_at)} of {len(looked_at)} break graphs",
+        f"{sum(bool(row.recompiles) for row in looked_at)} are compiled again",
+    ]
 
 
 def _cells(row: SurveyRow) -> dict[str, Any]:
@@ -63,8 +72,8 @@ def _cells(row: SurveyRow) -> dict[str, Any]:
         "in_loop": _count(row.in_loop),
         "breaks": _count(row.breaks),
         "recompiles": _count(row.recompiles),
-        "grows": "-" if grown is None else f"{grown / 2**10:,.0f} KiB" if grown else "0",
-        "python": "-" if row.python_us is None else f"{number(row.python_us / 1e3)} ms",
+        "grows": "-" if grown is None else f"{number(grown / 2**10)} KiB" if grown else "0",
+        "host": "-" if row.host_us is None else f"{number(row.host_us / 1e3)} ms",
         "reason": row.reason,
     }
 

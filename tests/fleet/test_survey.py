@@ -69,7 +69,7 @@ def test_text_says_not_measured_and_zero_apart() -> None:
     rows = [
         row("a", LINE, grows_bytes=2048),
         row("b", status="failed", reason="no"),
-        row("c", python_us=1500.0),
+        row("c", host_us=1500.0),
     ]
     told = render_survey(rows, "text").splitlines()
     assert [line.split() for line in told[1:4]] == [
@@ -78,7 +78,7 @@ def test_text_says_not_measured_and_zero_apart() -> None:
         ["c", "7", "0", "0", "-", "-", "1.5", "ms"],
     ]
     assert told[-1] == (
-        "3 pipelines, 1 do not run: 1 wait in every step, 0 break graphs, 0 are compiled again, "
+        "3 pipelines, 1 do not run: 1 wait in every step, 0 of 2 break graphs, 0 are compiled again, "
         "1 grow in the loop (simulated)."
     )
 
