@@ -95,6 +95,10 @@ def test_its_steps_are_bash_and_take_inputs_by_the_environment_alone(tmp_path: P
     action = yaml.safe_load(ACTION.read_text())
     scripts = [step["run"] for step in action["runs"]["steps"] if "run" in step]
     assert len(scripts) == 4
+    own = action["runs"]["steps"][0]["env"]["DIFFPROF"].replace(
+        "${{ github.action_path }}", str(ACTION.parent)
+    )
+    assert (Path(own).resolve() / "pyproject.toml").exists()
     for script in scripts:
         assert "${{" not in script, "what somebody else wrote must not become a command"
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)

@@ -230,3 +230,19 @@ def test_what_is_copied_in_a_call_is_followed_too(pipe) -> None:
         pipe.scheduler = whole
     assert [len(each.stages) for each in found] == [2]
     assert torch.is_grad_enabled()
+
+
+def test_compiled_parts_are_not_compiled_again(pipe) -> None:
+    compiled = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
+        compiled.append(graph)
+        return graph
+
+    pipe.unet.compile(backend=backend, fullgraph=True)
+    pipe(num_inference_steps=2)
+    before = len(compiled)
+    with diffprof.watch(pipe, every=1):
+        pipe(num_inference_steps=2)
+    pipe(num_inference_steps=2)
+    assert len(compiled) == before == 1
