@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -143,7 +143,10 @@ def _sliced(meta: TensorMeta, dim: Any = 0, start: Any = None, end: Any = None, 
     return intern_meta(torch.Size(shape), tuple(stride), meta.dtype, offset, meta.device, meta.bits)
 
 
-_PARTS = {torch.ops.aten.select.int: _selected, torch.ops.aten.slice.Tensor: _sliced}
+_PARTS: dict[Any, Callable[..., TensorMeta | None]] = {
+    torch.ops.aten.select.int: _selected,
+    torch.ops.aten.slice.Tensor: _sliced,
+}
 _FILLS = (torch.ops.aten.fill_.Scalar, torch.ops.aten.zero_.default)
 
 _TENSOR = "tensor"
