@@ -90,6 +90,17 @@ def _is_target(name: str) -> bool:
     help="Show the edits of a file of yours as a diff; with --apply, write them and nothing else.",
 )
 @click.option(
+    "--library",
+    is_flag=True,
+    help="Write a patch of diffusers itself, checked on a copy, and its pull request.",
+)
+@click.option(
+    "--source",
+    metavar="CHECKOUT",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="With --library: a checkout of diffusers to patch; else the installed package is read.",
+)
+@click.option(
     "--yes", "agreed", is_flag=True, help="Build the target of a run that may be somebody else's, unasked."
 )
 @format_option(FORMS)
@@ -106,6 +117,8 @@ def command(
     shims: bool,
     applied: bool,
     patched: Path | None,
+    library: bool,
+    source: Path | None,
     agreed: bool,
     form: str,
     redact: bool,
@@ -128,6 +141,11 @@ def command(
     selected fixes that are statements on it. The edits are checked by a scan with them, and those that remove
     nothing are taken back. One that may change the output is written if --apply kept it
     before, --select names it, or --lossy allows it. The file is kept as FILE.orig.
+
+    --library prints a patch of diffusers for the waits that stand there, of each file that it changes, with
+    the text of a pull request. A copy of the package is patched and imported: the waits have to be gone, and
+    the output of every pipeline of the corpus that runs the file the same to the bit. Nothing installed is
+    edited; diff and text are stored with the run.
     """
     from diffprof.judge.plan import Choice, asked_for, make_plan
     from diffprof.model.redacting import to_send
@@ -147,6 +165,11 @@ def command(
         shims=shims,
     )
     screen = terminal()
+    if library:
+        if not agreed:
+            _ask(report, traces)
+        _library(report, source, quiet=quiet)
+        return
     if patched is not None:
         plan = make_plan(report, choice)
         doubtful = () if agreed else doubts(report, traces)
@@ -179,6 +202,37 @@ def command(
         raise failure
     if unstored is not None:
         raise unstored
+
+
+def _library(report: Report, source: Path | None, *, quiet: bool) -> None:
+    """Print the patches that hold, each behind its text, and store both with the run."""
+    from diffprof.model.progress import progress_on
+    from diffprof.tuning.library.checking import checked
+    from diffprof.tuning.library.copies import copies_of
+    from diffprof.tuning.library.edits import library_patches, package_folder
+    from diffprof.views.pull_request import pull_request
+    from diffprof.views.tuning import fenced
+
+    folder = package_folder(source)
+    patches = library_patches(report, folder)
+    if not patches:
+        say("No wait in the loop stands in diffusers, or none of them can be edited there.")
+    with progress_on(sys.stderr, quiet=quiet) as progress:
+        for n, patch in enumerate(patches, 1):
+            progress.part(
+                patch.file, "two copies of diffusers run the pipelines that use it", f"{n}/{len(patches)}"
+            )
+            found = checked(report, [patch], folder)
+            if not found.holds:
+                say(f"{patch.file}: not offered, the waits stay or an output changes.")
+                continue
+            text = pull_request(report, patch, found, copies_of(patch, folder))
+            emit(f"{text}\n{fenced(patch.diff, diff=True)}")
+            if report.path:
+                place = Path(report.path) / f"library-{Path(patch.file).stem}"
+                place.with_suffix(".patch").write_text(patch.diff, encoding="utf-8")
+                place.with_suffix(".md").write_text(text, encoding="utf-8")
+                say(f"Stored: {place}.patch, {place.name}.md; from a checkout, `git apply` takes the patch.")
 
 
 def _ask(report: Report, traces: Path) -> None:

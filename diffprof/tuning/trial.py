@@ -233,6 +233,11 @@ class SimulatedStand(Stand):
     compiling: code of fixes that compile, by their name.
     """
 
+    _original: Timeline | None = None
+    """Of the first state that was timed."""
+    _cpu_seconds: float | None = None
+    """Of the twin's call without its models, before any fix."""
+
     def __init__(self, scene: Scene, *args: Any, **kwargs: Any) -> None:
         super().__init__(scene, *args, **kwargs)
         self.twin: Twin | None = None
@@ -243,9 +248,6 @@ class SimulatedStand(Stand):
         self.compiling: tuple[tuple[str, Code], ...] = ()
         self._twin: Subject | None = None
         self._seen: Recording | None = None
-        self._original: Timeline | None = None
-        self._cpu_seconds: float | None = None
-        """Of the twin's call without its models, before any fix."""
         try:
             self.twin = twin_of(scene)
             self._twin = Subject(self.twin.scene)

@@ -45,10 +45,22 @@ def class_at(site: Site) -> ClassSource:
     for number, text in site.excerpt:
         if number > len(lines) or lines[number - 1].rstrip() != text.rstrip():
             raise NoSource(f"{site.file} is not as it was scanned")
+    return _class(owner, site.file, module, lines)
+
+
+def class_of(name: str, file: str, text: str) -> ClassSource:
+    """The class of that name in this text of a file.
+
+    Raises NoSource where there is none.
+    """
+    return _class(name, file, ast.parse(text), tuple(text.splitlines(keepends=True)))
+
+
+def _class(name: str, file: str, module: ast.Module, lines: tuple[str, ...]) -> ClassSource:
     classes = {node.name: node for node in module.body if isinstance(node, ast.ClassDef)}
-    if owner not in classes:
-        raise NoSource(f"{site.file} has no class {owner}")
-    return ClassSource(owner, site.file, _methods(owner, classes), lines, module)
+    if name not in classes:
+        raise NoSource(f"{file} has no class {name}")
+    return ClassSource(name, file, _methods(name, classes), lines, module)
 
 
 @functools.lru_cache(maxsize=32)

@@ -14,7 +14,7 @@ import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from diffprof.analyzers.syncs import plain, shims
+from diffprof.analyzers.syncs import plain, plain_models, shims
 from diffprof.analyzers.syncs.tree_shake import needed
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Code, Fix, Recipe, Safety, Skipped, Stage
@@ -101,12 +101,17 @@ def _tables_on_host(recording: Recording, findings: Sequence[Finding]) -> Code |
 
 
 def _upload_once(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
-    """Of a scheduler; elsewhere only by an interpreter."""
+    """Of a scheduler, or of a model; in a pipeline's own code only by an interpreter."""
     rows = _rows(recording, findings)
     known = {each.name for each in recording.target.components if each.role == "scheduler"}
-    if any(row.part != "scheduler" and row.site.module not in known for row in rows):
-        return Skipped(_ELSEWHERE)
-    return plain.tables_on_device(rows, _schedulers(recording, rows))
+    if all(row.part == "scheduler" or row.site.module in known for row in rows):
+        return plain.tables_on_device(rows, _schedulers(recording, rows))
+    return _sent_once(recording, findings)
+
+
+def _sent_once(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
+    code = plain_models.sent_once(_rows(recording, findings))
+    return code if isinstance(code, Code) else Skipped(f"{code.why}; {_ELSEWHERE}")
 
 
 def _no_plain_code(recording: Recording, findings: Sequence[Finding]) -> Skipped:
@@ -287,7 +292,7 @@ RECIPES = (
             " is moves; what the host computes with stays there, so that not a bit changes. In code under"
             " `torch.compile` nothing changes.",
         ),
-        _no_plain_code,
+        _sent_once,
         shim=_host_tensors,
     ),
 )

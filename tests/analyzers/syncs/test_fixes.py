@@ -553,3 +553,32 @@ def test_a_model_s_own_numbers_are_read_from_the_device() -> None:
         assert isinstance(scheduler, DeviceSigmas)
         assert not isinstance(scheduler, MadeOnDevice)
     assert source({"x": fixes_code("upload-once")}).count("class _SmallUploads") == 1
+
+
+# --- plain code in models -------------------------------------------------------------------------------
+
+PLAIN = {"kandinsky5-image": 0, "ldm-text-to-image": 0, "lumina2": 4}
+"""Pipelines whose models send tables or numbers in each step -> waits that plain code leaves."""
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_tables_are_sent_once_and_numbers_filled_in(name: str) -> None:
+    with simulated_gpu() as device:
+        case = CASES[name].build()
+        place(case.pipe, values="known")
+        run = Run(case, device)
+        expected, report = run.call()
+        written = {
+            r.fix.key: r.written(report.recording, own) for r in RECIPES if (own := named(report, r.fix.key))
+        }
+        codes = {key: code for key, code in written.items() if isinstance(code, Code)}
+        assert codes
+        assert not any(code.shim for code in codes.values())
+        apply(case.pipe, codes)
+        got, after = run.call()
+        assert same(got, expected)
+        assert sum(f.count for f in after.in_loop) == PLAIN[name]
+
+
+def named(report: Report, key: str) -> list[Any]:
+    return [f for f in report.in_loop if key in f.fixes]

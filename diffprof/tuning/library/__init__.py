@@ -1,0 +1,1 @@
+"""A patch of diffusers itself for the waits that stand there, checked on a copy of it."""
