@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from diffprof.model.recording.source_text import shell
-from diffprof.views.words import milliseconds, plural
+from diffprof.model.units import milliseconds, plural
 
 if TYPE_CHECKING:
     from diffprof.model.finding import Finding

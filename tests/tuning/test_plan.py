@@ -6,7 +6,7 @@ import pytest
 
 from diffprof.judge import plan as planning
 from diffprof.judge.plan import Choice, make_plan, predicted_ms
-from diffprof.model import fix as fixes
+from diffprof.judge.recipes import recipes
 from diffprof.model.errors import UsageError
 from diffprof.model.finding import Evidence
 from diffprof.model.fix import Code, Fix, Recipe, Safety, Skipped, Stage
@@ -160,7 +160,7 @@ def test_an_unknown_selection_is_refused_with_near_ones(offered):
 
 
 def test_every_fix_says_why_and_has_a_key_of_its_own():
-    for key, each in fixes.recipes().items():
+    for key, each in recipes().items():
         assert each.fix.key == key
         assert each.fix.title
         assert each.fix.why
