@@ -164,7 +164,7 @@ class Recipe(msgspec.Struct, frozen=True):
             return Skipped(f"the report can't be followed: {bad}")
         if shims or isinstance(other, Skipped):
             return other
-        return Skipped(f"{plain.why}. `--shims` allows an interpreter of {other.lines} lines")
+        return Skipped(f"{plain.why}. `--shims` allows an interpreter (lines: {other.lines})")
 
 
 # --- the plan ------------------------------------------------------------------------------------------

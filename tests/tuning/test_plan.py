@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from diffprof.judge import plan as planning
 from diffprof.judge.plan import Choice, make_plan, predicted_ms
@@ -179,3 +180,25 @@ def test_shares_count_whole_and_multiply(offered):
     assert [step.saves_ms for step in plan.steps] == [pytest.approx(100.0), pytest.approx(200.0)]
     assert plan.after_ms == pytest.approx(1000.0 * 0.9 * 0.8)
     assert plan.saves_ms == pytest.approx(280.0)
+
+
+def test_what_removes_waits_stays_in_the_plan_of_no_waits_although_it_lengthens(offered, monkeypatch):
+    offered(recipe("a"))
+    finding = make_finding(rule="SYN008", fixes=("a",), in_loop=True, saves_ms=-1.0)
+    monkeypatch.setattr(planning, "call_ms", lambda recording: 10.0)
+    monkeypatch.setattr(planning, "predicted_ms", lambda report, steps, keys, **more: 10.0 + len(list(keys)))
+    plans = {goal: make_plan(make_report(finding), Choice(goal=goal)) for goal in ("latency", "no-waits")}
+    assert [step.why_not for step in plans["latency"].steps] == [planning.LONGER]
+    assert [step.selected for step in plans["no-waits"].steps] == [True]
+
+
+def test_interpreters_are_code_only_where_they_are_allowed(offered):
+    plain = recipe("a", code=Skipped("no plain code"))
+    shim = Code(optimize="pipe.x = 1", shim=True)
+    offered(replace(plain, shim=lambda recording, findings: shim))
+    report = make_report(make_finding(fixes=("a",)))
+    (step,) = make_plan(report, Choice()).steps
+    assert step.why_not == "no plain code. `--shims` allows an interpreter (lines: 1)"
+    (step,) = make_plan(report, Choice(shims=True)).steps
+    assert step.selected
+    assert step.code == "pipe.x = 1"
