@@ -57,13 +57,18 @@ def pytest_runtest_call(item: pytest.Item) -> Any:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-    """What can't be asserted, or not be scanned, is told in its own words, with the line of the test."""
+    """What can't be asserted or scanned, and what a marker finds, is told in its own words, without frames of
+    diffprof's; with the line of the test, where there is one."""
     report = yield
     errors = sys.modules.get("diffprof.model.errors")
-    if call.excinfo is not None and errors and isinstance(call.excinfo.value, errors.DiffprofError):
-        lines = [entry.lineno + 1 for entry in call.excinfo.traceback if entry.path == item.path]
+    if call.excinfo is None or errors is None:
+        return report
+    lines = [entry.lineno + 1 for entry in call.excinfo.traceback if entry.path == item.path]
+    if isinstance(call.excinfo.value, errors.DiffprofError):
         at = f":{lines[-1]}" if lines else ""
         report.longrepr = f"{item.location[0]}{at}: {call.excinfo.value}"
+    elif not lines and call.excinfo.traceback[-1].frame.f_globals["__name__"] == "diffprof.guard.assertions":
+        report.longrepr = str(call.excinfo.value)
     return report
 
 

@@ -60,6 +60,7 @@ def test_the_marker_fails_before_the_test(project: Project, tested) -> None:
     out = tested("-k", "sketcher")
     assert "1 failed" in out
     assert "SYN004 device-to-host-copy" in out
+    assert "hidden" not in out
 
 
 def test_equal_scans_are_made_once(project: Project, tested) -> None:
