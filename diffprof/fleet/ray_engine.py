@@ -60,11 +60,11 @@ class RayCluster:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
         if self.address == LOCAL:
-            options |= {"num_cpus": self.workers, "include_dashboard": None}
+            options |= {"num_cpus": self.workers, "include_dashboard": False}
         before = signal.getsignal(signal.SIGTERM)
         try:
             _knock(self.address)
-            ray.init(address=self.address, **options)
+            self._begin(ray, options)
         except Exception as error:  # Ray raises a bare one where a node does not come up.
             raise UsageError(
                 f"The Ray cluster {self.address!r} can't be reached: {error}",
@@ -72,6 +72,16 @@ class RayCluster:
             ) from error
         finally:
             signal.signal(signal.SIGTERM, before)  # Ray's own would end the command without its status.
+
+    def _begin(self, ray: Any, options: dict[str, Any]) -> None:
+        """A local cluster gets a second chance: on a busy machine its start can take too long for Ray."""
+        try:
+            ray.init(address=self.address, **options)
+        except Exception:
+            ray.shutdown()
+            if self.address != LOCAL:
+                raise
+            ray.init(address=self.address, **options)
 
     def _through(self, ray: Any, tasks: Iterator[Task]) -> Iterator[Result]:
         remote = ray.remote(max_retries=2)(carried_out)
