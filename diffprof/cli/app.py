@@ -45,6 +45,7 @@ COMMANDS = {
     "survey": "diffprof.cli.survey",
     "calibrate": "diffprof.cli.calibrate",
     "fit": "diffprof.cli.fit",
+    "export": "diffprof.cli.export",
     "tensorboard": "diffprof.cli.tensorboard",
     "record": "diffprof.cli.record",
     "mcp": "diffprof.cli.mcp",

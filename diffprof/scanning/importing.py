@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from diffprof import __version__
 from diffprof.chrome_trace.embedded_recording import recording_in
 from diffprof.chrome_trace.events import ACCELERATORS, Trace, accelerator_of
+from diffprof.chrome_trace.memory_snapshot import is_snapshot, read_snapshot
 from diffprof.chrome_trace.nsight import read_any
 from diffprof.chrome_trace.reader import STOPPED
 from diffprof.chrome_trace.sections import Sections, device_property, memory_of, sections_of
@@ -50,6 +51,8 @@ def record_trace(
     stop: Callable[[], bool] | None = None,
 ) -> Recording:
     """The trace's evidence as a recording; of a scan's own trace, the recording that it carries."""
+    if Path(path).is_file() and is_snapshot(Path(path)):
+        return record_snapshot(Path(path))
     started = time.perf_counter()
     trace = read_any(path, progress=progress, stop=stop)
     read = time.perf_counter()
@@ -82,6 +85,25 @@ def recording_of(trace: Trace, sections: Sections, seconds: dict[str, float]) ->
         kernels=sections.kernels,
         gaps=sections.gaps,
         memory=sections.memory,
+    )
+
+
+def record_snapshot(path: Path) -> Recording:
+    """The evidence of a memory snapshot (`torch.cuda.memory._dump_snapshot`): memory alone.
+
+    Raises UsageError for a file that is none.
+    """
+    started = time.perf_counter()
+    memory = read_snapshot(path)
+    return Recording(
+        target=TargetInfo(spec=path.name, kind="trace", pipeline="unknown"),
+        device=DeviceInfo(spec="snapshot", kind="cuda", name="GPU of a memory snapshot", grade=memory.grade),
+        environment=Environment(
+            diffprof=__version__, python=platform.python_version(), packages={}, platform=platform.platform()
+        ),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        seconds={"read": round(time.perf_counter() - started, 3)},
+        memory=memory,
     )
 
 

@@ -43,6 +43,8 @@ def memory_table(recording: Recording) -> Table | None:
 
 def peak_words(memory: MemoryUse) -> str:
     """`in decode, while vae.decoder.conv_out ran`."""
+    if memory.peak_phase is None:
+        return "in all that was recorded"
     step = "" if memory.peak_step is None else f", step {memory.peak_step + 1}"
     module = "" if memory.peak_module is None else f", while {memory.peak_module} ran"
     return f"in {memory.peak_phase}{step}{module}"
