@@ -57,8 +57,9 @@ def command(
 
     Kernels, waits with their Python site, idle time of the GPU and its causes, pageable copies and phases,
     each as far as TRACE tells: record with `with_stack=True` for sites and `record_shapes=True` for shapes.
-    Of a trace that a scan left, the report is the scan's. PyTorch's memory snapshots are read as well. Needs no
-    GPU and no PyTorch. Ctrl-C stops reading, and the report is on what was read; a second one ends at once.
+    Of a trace that a scan left, the report is the scan's. Memory snapshots of PyTorch are read as well. Needs
+    no GPU and no PyTorch. Ctrl-C stops reading, and the report is on what was read; a second one ends at
+    once.
 
     With --store, many traces become rows of one table, and what they say together is shown: lines by their
     share of all, outliers, trends, the ranks of one run. What is there already is not read again.
