@@ -26,7 +26,7 @@ def command(target: str, file: Path, device: str | None, quiet: bool, **options:
     as time counts operations. `diffprof import` reads such files, also those of a real GPU.
     """
     from diffprof.model.progress import progress_on
-    from diffprof.views.words import size
+    from diffprof.model.units import size
 
     with progress_on(sys.stderr, quiet=quiet) as progress, stdout_to_stderr():
         progress.stage("importing torch and diffusers")

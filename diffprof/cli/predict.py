@@ -17,11 +17,11 @@ def _listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def _numbers(text: str, option: str = "--batch") -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in _listed(text))
     except ValueError as error:
-        raise UsageError(f"--batch {text!r} is no list of numbers.", "Write it as --batch 1,4.") from error
+        raise UsageError(f"{option} {text!r} is no list of numbers.", f"Write it as {option} 2,4.") from error
 
 
 def _options_of_targets(function: Any) -> Any:
@@ -38,6 +38,10 @@ def _options_of_targets(function: Any) -> Any:
     "--mode", default="eager", show_default=True, help="eager, compiled, int8, fp8; several as A,B."
 )
 @click.option("--batch", "batches", default="1", show_default=True, metavar="N,M", help="Prompts in a call.")
+@click.option("--gpus", metavar="N,M", help="Split the denoiser's tokens over 2, 4 or 8 GPUs of one kind.")
+@click.option(
+    "--parallel", default="ulysses,ring,unified", show_default=True, help="How they are split (with --gpus)."
+)
 @click.option("--price", type=float, metavar="P", help="Of one GPU hour: adds the cost of 1,000 images.")
 @format_option(("text", "json", "markdown"))
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
@@ -46,6 +50,8 @@ def command(
     device: str | None,
     mode: str,
     batches: str,
+    gpus: str | None,
+    parallel: str,
     price: float | None,
     form: str,
     quiet: bool,
@@ -56,6 +62,9 @@ def command(
     --device takes several, such as h100,l40s,rtx4090, or all (`diffprof gpus` lists them). The pipeline's own
     code runs once a batch on the simulated GPU and is priced for every device and mode. A call that does not
     fit a device has no time there.
+
+    With --gpus the denoiser runs on several as diffusers' context parallelism splits it: seconds, memory and
+    the share that collectives take, by degree and way (`diffprof docs several-gpus`).
     """
     from diffprof.model.progress import progress_on
     from diffprof.views.predictions import render_predictions
@@ -66,15 +75,32 @@ def command(
         progress.stage("importing torch and diffusers")
         from diffprof.scanning.predicting import predict
 
-        rows = predict(
-            target,
-            devices=_listed(device or "a100-80gb"),
-            modes=_listed(mode),
-            batches=numbers,
-            steps=steps,
-            options=make_options(**options),
-            price=price,
-            on_run=lambda batch: progress.stage(f"running a batch of {batch}"),
+        if gpus is not None:
+            from diffprof.scanning.parallel import predict_parallel
+
+            several = predict_parallel(
+                target,
+                devices=_listed(device or "h100"),
+                gpus=_numbers(gpus, "--gpus"),
+                parallel=_listed(parallel),
+                modes=_listed(mode),
+                steps=steps,
+                options=make_options(**options),
+                on_stage=progress.stage,
+            )
+        rows = (
+            several
+            if gpus is not None
+            else predict(
+                target,
+                devices=_listed(device or "a100-80gb"),
+                modes=_listed(mode),
+                batches=numbers,
+                steps=steps,
+                options=make_options(**options),
+                price=price,
+                on_run=lambda batch: progress.stage(f"running a batch of {batch}"),
+            )
         )
     screen = terminal()
     emit(render_predictions(rows, form, width=screen.columns, colour=screen.colour))

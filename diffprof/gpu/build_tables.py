@@ -3,8 +3,8 @@
     python -m diffprof.gpu.build_tables SOURCE [--out FOLDER]
 
 SOURCE: a clone of github.com/ai-dynamo/aiconfigurator at COMMIT (parquet files; needs pyarrow), or a folder
-of `GPU-gemm.csv.gz` and `GPU-attention.csv.gz` with the same columns and times in microseconds. Needs no
-GPU; takes about a minute.
+of `GPU-gemm.csv.gz`, `GPU-attention.csv.gz` and `GPU-nccl.csv.gz` with the same columns and times in
+microseconds (of collectives: in milliseconds). Needs no GPU; takes about a minute.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .attention import TREND_SHARE, block_area
+from .families import COLLECTIVES
 from .kriging import filled
 from .matmul import WAVES_SHARE, tile_area
+from .nccl import TABLE
 from .specs import load_spec, spec_names
 from .tables import FOLDER, packed
 
@@ -83,6 +85,24 @@ def main(argv: Sequence[str] | None = None) -> None:
                 arrays[f"{name}.{number}"] = axis.astype(np.int32)
             arrays[f"{name}.us"] = packed(complete(gpu, name, axes, values))
         np.savez_compressed(options.out / f"{gpu}.npz", **arrays)  # type: ignore[arg-type]
+    if any(options.source.glob("*-nccl.csv.gz")):
+        collectives(options.source, options.out / TABLE.name)
+
+
+def collectives(source: Path, out: Path) -> None:
+    """The table of `diffprof.gpu.nccl`: gpu, op, GPUs, bytes, microseconds. Sizes are told in elements."""
+    rows = []
+    for gpu in GPUS:
+        times: dict[tuple[str, int, int], list[float]] = defaultdict(list)
+        with gzip.open(source / f"{gpu}-nccl.csv.gz", "rt", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                if row["op_name"] in COLLECTIVES:
+                    size = int(row["message_size"]) * {"half": 2, "int8": 1}[row["nccl_dtype"]]
+                    place = row["op_name"], int(row["num_gpus"]), size
+                    times[place].append(float(row["latency"]) * 1e3)
+        for place, found in sorted(times.items()):
+            rows.append(",".join(map(str, (gpu, *place, f"{np.mean(found):.4g}"))))
+    out.write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
 def grouped(points: Iterable[Point]) -> dict[str, dict[tuple[float, ...], float]]:

@@ -16,11 +16,12 @@ from torch.utils import flop_counter
 
 from .attention import Backend, Shape, attention, sdpa_backend, takes
 from .convolution import Geometry, convolution
-from .families import CASTS, GATHER, SCATTER, SOFTMAX, base_name, family_of
+from .families import CASTS, COLLECTIVES, GATHER, SCATTER, SOFTMAX, base_name, family_of
 from .hosts import HostSheet, chosen_host
 from .matmul import matmul, weight_only
 from .memory import bytes_per_us, floor_us
 from .mode import Mode, current_mode
+from .nccl import collective_us
 from .operands import (
     convolves_channels_last,
     describe,
@@ -160,6 +161,8 @@ class CostModel:
     def _kernels(self, s: OpSignature, compiled: bool, quantized: bool) -> Iterable[Kernel]:
         base = base_name(s)
         family = family_of(base)
+        if base in COLLECTIVES:
+            return (self._collective(s, base, compiled),)
         if family == "gemm":
             return self._matmul(s, base, compiled, quantized)
         if family == "conv":
@@ -230,6 +233,11 @@ class CostModel:
         )
         time = Time(ideal if pinned else 2 * ideal, ideal, Origin.MODELLED, False)
         return self._kernel(s, name, "copy", time, moved=moved, compiled=False)
+
+    def _collective(self, s: OpSignature, base: str, compiled: bool) -> Kernel:
+        moved = float(s.outputs[0].nbytes)
+        us, origin = collective_us(self.spec, base, s.scalars["gpus"], moved)
+        return self._kernel(s, base, "copy", Time(us, us, origin, False), moved=moved, compiled=compiled)
 
     def _layout(
         self, s: OpSignature, name: str, size: float, addressing: Addressing = Addressing.LAYOUT

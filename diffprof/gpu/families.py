@@ -19,6 +19,7 @@ _COPY = frozenset(
 )
 _COPY |= {"reshape", "flatten", "constant_pad_nd", "reflection_pad2d", "replication_pad2d", "_unsafe_view"}
 _COPY |= {"expand_copy", "tile", "repeat_interleave", "pixel_shuffle", "pixel_unshuffle", "unfold", "to"}
+COLLECTIVES = frozenset({"alltoall", "all_gather"})
 CASTS = frozenset({"_to_copy", "copy_", "to"})
 GATHER = frozenset(
     {"embedding", "index", "index_select", "gather", "take", "take_along_dim", "_unsafe_index"}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from .cost import CostModel, Kernel, is_grouped
-from .families import base_name, family_of
+from .families import COLLECTIVES, base_name, family_of
 from .memory import floor_us
 from .operands import describe, touched
 from .pointwise import statistics_us
@@ -28,7 +28,8 @@ Key = tuple[int, int]
 
 def is_fusible(signature: OpSignature) -> bool:
     """Whether the compiler generates this op itself, instead of calling a library for it."""
-    return signature.direction is None and family_of(base_name(signature)) in FUSIBLE
+    base = base_name(signature)
+    return signature.direction is None and base not in COLLECTIVES and family_of(base) in FUSIBLE
 
 
 def fuse(chain: Sequence[OpSignature], model: CostModel) -> Kernel:

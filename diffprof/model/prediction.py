@@ -35,5 +35,10 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     range: tuple[float, float] | None = None
     per_thousand: float | None = None
     """Cost of 1,000 images, in the currency of the price."""
+    gpus: int = 1
+    parallel: str | None = None
+    """How tokens are split over several GPUs: ulysses, ring or unified."""
+    communication: float | None = None
+    """Share of the device's time that collectives take."""
     why: str = ""
     grade: str = "simulated"

@@ -132,6 +132,14 @@ def _with_frontier(rows: Sequence[FitRow]) -> list[FitRow]:
     return found
 
 
+def played_calls(
+    target: Any, options: Options, steps: int | None, spec: GpuSpec, say: Callable[[str], None]
+) -> Iterator[Played]:
+    """A target's call as it ran on one GPU; then in half precision, where `fit` would try that."""
+    found = resolve(target) if isinstance(target, str) else from_object(target)
+    return _played(found, options, steps, spec, say)
+
+
 # --- one call -------------------------------------------------------------------------------------------
 
 
@@ -308,7 +316,7 @@ class _Pricing:
         places = recipe.placement.places(parts)
         there = moved(call, parts, places, beside)
         timeline = assembled(there.call, self._model(recipe))
-        seconds = _seconds(timeline, self.steps)
+        seconds = seconds_of(timeline, self.steps)
         host = sum(on_host(part, places.get(part.name, Place.DEVICE)) for part in parts)
         return seconds, there.peak / 2**30, host, there.phase
 
@@ -339,7 +347,7 @@ class _Pricing:
         return self._models[key]
 
 
-def _seconds(timeline: Timeline, steps: int | None) -> float | None:
+def seconds_of(timeline: Timeline, steps: int | None) -> float | None:
     """Of a call of so many steps: each after those that ran takes what the last of two more would."""
     ran = len(steps_of(timeline))
     if steps is None or steps == ran:

@@ -8,8 +8,8 @@ import msgspec
 
 from diffprof.model.fitting import FitRow, Fitted, Loss
 from diffprof.model.report import as_json
+from diffprof.model.units import number, plural
 from diffprof.views.listing import render_list
-from diffprof.views.words import number, plural
 
 _STEPS = {
     "quantize:int8": "INT8, dynamic",

@@ -9,13 +9,15 @@ import msgspec
 
 from diffprof.model.prediction import Prediction
 from diffprof.model.report import as_json
-from diffprof.model.units import number
+from diffprof.model.units import number, share
 from diffprof.views.listing import render_list
 
 _COLUMNS = {
     "device": "device",
     "mode": "mode",
     "batch": "batch",
+    "gpus": "GPUs",
+    "communication": "communication",
     "time": "seconds",
     "rate": "images/s",
     "memory": "GiB of",
@@ -23,6 +25,8 @@ _COLUMNS = {
     "origin": "kernel times",
     "note": "",
 }
+OPTIONAL = ("note", "gpus", "communication")
+"""Columns that are left out where they would be empty."""
 NOTE = "Simulated: the range follows from where kernel times come from (`diffprof docs accuracy`)."
 
 
@@ -33,7 +37,8 @@ def render_predictions(
     if form == "json":
         return as_json({"rows": [msgspec.to_builtins(row) for row in rows]}).decode()
     shown = [_cells(row) for row in rows]
-    columns = {key: head for key, head in _COLUMNS.items() if key != "note" or any(r["note"] for r in shown)}
+    used = {key for key in _COLUMNS if key not in OPTIONAL or any(row[key] for row in shown)}
+    columns = {key: head for key, head in _COLUMNS.items() if key in used}
     return render_list(columns, shown, form, width=width, colour=colour, note=NOTE)
 
 
@@ -53,6 +58,8 @@ def _cells(row: Prediction) -> dict[str, Any]:
         "device": row.device,
         "mode": row.mode,
         "batch": str(row.batch),
+        "gpus": "" if row.gpus == 1 else f"{row.gpus} {row.parallel}",
+        "communication": "" if not row.communication else share(row.communication),
         "time": "-" if row.seconds is None else f"{number(row.seconds)}{spread}",
         "rate": "-" if row.images_per_s is None else number(row.images_per_s),
         "memory": "-" if row.peak_gib is None else f"{row.peak_gib:.1f} of {row.memory_gib:g}",

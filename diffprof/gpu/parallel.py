@@ -1,0 +1,163 @@
+"""A call with its tokens split over several GPUs, as diffusers' context parallelism splits them: what one of
+the GPUs launches, made of the call as it ran on one.
+
+`TemplatedUlyssesAttention`, `TemplatedRingAttention` and `TemplatedUnifiedAttention` in
+diffusers/models/attention_dispatch.py. Nothing overlaps there: collectives are waited for by what follows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+
+from .assembly import Call, Phase, Wait
+from .families import base_name, family_of
+from .signatures import OTHER_IDS, OpSignature, TensorMeta
+
+
+class Split(NamedTuple):
+    """GPUs among which heads are split inside an attention (ulysses), and those round which keys and values
+    go (ring)."""
+
+    ulysses: int = 1
+    ring: int = 1
+
+    @property
+    def gpus(self) -> int:
+        return self.ulysses * self.ring
+
+    @property
+    def name(self) -> str:
+        """ulysses, ring or unified."""
+        if self.ulysses > 1 and self.ring > 1:
+            return "unified"
+        return "ring" if self.ring > 1 else "ulysses"
+
+
+MODES: dict[str, Callable[[int], Split | None]] = {
+    "ulysses": lambda gpus: Split(ulysses=gpus),
+    "ring": lambda gpus: Split(ring=gpus),
+    "unified": lambda gpus: Split(2, gpus // 2) if gpus >= 4 and gpus % 2 == 0 else None,
+}
+"""Ways to split over so many GPUs; None where there is none."""
+
+
+def token_counts(call: Call, roots: Collection[str]) -> frozenset[int]:
+    """Lengths of the sequences that denoisers work on: tokens of every linear's input and of attention."""
+    found: set[int] = set()
+    for item, module in zip(call.items, call.modules, strict=True):
+        if not isinstance(item, OpSignature) or not _within(module, roots):
+            continue
+        if item.name == "aten::linear" and len(item.inputs[0].shape) == 3:
+            found.add(item.inputs[0].shape[1])
+        elif family_of(base_name(item)) == "attention":
+            found.add(item.inputs[0].shape[-2])
+    return frozenset(count for count in found if count >= 64)
+
+
+def _within(module: str | None, roots: Collection[str]) -> bool:
+    return module is not None and any(module == root or module.startswith(f"{root}.") for root in roots)
+
+
+def split_call(call: Call, roots: Collection[str], split: Split) -> Call:
+    """What one GPU launches. roots: paths of the denoisers."""
+    tokens = token_counts(call, roots)
+    known: dict[int, tuple[OpSignature, ...]] = {}
+    items: list[OpSignature | Wait] = []
+    modules: list[str | None] = []
+    starts: dict[int, int] = {}
+    for index, (item, module) in enumerate(zip(call.items, call.modules, strict=True)):
+        starts[index] = len(items)
+        made: tuple[OpSignature | Wait, ...] = (item,)
+        if isinstance(item, OpSignature) and _within(module, roots) and item.direction is None:
+            if item.id not in known:
+                known[item.id] = tuple(_split(item, tokens, split))
+            made = known[item.id]
+        items += made
+        modules += [module] * len(made)
+    phases: list[Phase] = [(starts.get(first, len(items)), *rest) for first, *rest in call.phases]  # type: ignore[misc]
+    return Call(items, modules, phases)
+
+
+def _split(op: OpSignature, tokens: Collection[int], split: Split) -> Iterator[OpSignature]:
+    if family_of(base_name(op)) == "attention" and op.inputs[1].shape[-2] in tokens:
+        yield from _attention(op, split)
+        return
+    inputs = tuple(_fewer(meta, tokens, split.gpus) for meta in op.inputs)
+    outputs = tuple(_fewer(meta, tokens, split.gpus) for meta in op.outputs)
+    same = all(a is b for a, b in zip((*inputs, *outputs), (*op.inputs, *op.outputs), strict=True))
+    yield op if same else replace(op, id=next(OTHER_IDS), inputs=inputs, outputs=outputs)
+
+
+def _fewer(meta: TensorMeta, tokens: Collection[int], gpus: int) -> TensorMeta:
+    """A tensor with its share of the tokens: of any axis but the batch and the features."""
+    shape = list(meta.shape)
+    axes = (0,) if len(shape) == 2 else range(1, len(shape) - 1)
+    axis = next((n for n in axes if shape[n] in tokens), None)
+    if axis is None:
+        return meta
+    shape[axis] = math.ceil(shape[axis] / gpus)
+    return _dense(shape, meta.dtype)
+
+
+def _dense(shape: list[int], dtype: torch.dtype) -> TensorMeta:
+    size = torch.Size(shape)
+    return TensorMeta(size, torch.empty(size, device="meta").stride(), dtype, 0, "sim")
+
+
+def _op(
+    name: str, inputs: tuple[TensorMeta, ...], outputs: tuple[TensorMeta, ...], **scalars: object
+) -> OpSignature:
+    return OpSignature(next(OTHER_IDS), f"aten::{name}", None, inputs, outputs, dict(scalars))
+
+
+def _attention(op: OpSignature, split: Split) -> Iterator[OpSignature]:
+    batch, heads, queries, size = op.inputs[0].shape
+    keys = op.inputs[1].shape[-2]
+    dtype = op.inputs[0].dtype
+    own = _dense([batch, heads, math.ceil(queries / split.gpus), size], dtype)
+    own_keys = _dense([batch, heads, math.ceil(keys / split.gpus), size], dtype)
+    if split.ulysses > 1:
+        for each in (own, own_keys, own_keys):
+            yield from _exchanged(each, split.ulysses)
+    share = math.ceil(heads / split.ulysses)
+    q = _dense([batch, share, math.ceil(queries / split.ring), size], dtype)
+    k = _dense([batch, share, math.ceil(keys / split.ring), size], dtype)
+    if split.ring > 1:
+        pair = _dense([2 * k.numel], dtype)
+        yield _op("cat", (k, k), (pair,))
+        gathered = _dense([2 * k.numel * split.ring], dtype)
+        yield _op("all_gather", (pair,), (gathered,), gpus=split.ring)
+    for turn in range(split.ring):
+        yield replace(op, id=next(OTHER_IDS), inputs=(q, k, k, *op.inputs[3:]), outputs=(q,))
+        if split.ring > 1:
+            yield from _merged(q, first=turn == 0)
+    if split.ulysses > 1:
+        yield from _exchanged(own, split.ulysses)
+
+
+def _exchanged(own: TensorMeta, gpus: int) -> Iterator[OpSignature]:
+    """Laid out by receiver, sent, laid out again."""
+    turned = TensorMeta(own.shape, own.stride[::-1], own.dtype, 0, "sim")
+    yield _op("clone", (turned,), (own,))
+    yield _op("alltoall", (own,), (own,), gpus=gpus)
+    yield _op("clone", (turned,), (own,))
+
+
+def _merged(q: TensorMeta, *, first: bool) -> Iterator[OpSignature]:
+    """Results of two turns in one, in float32: a cast, then `prev - sigmoid(...) * (prev - out)`."""
+    wide = _dense(list(q.shape), torch.float32)
+    row = _dense([*q.shape[:-1], 1], torch.float32)
+    yield _op("_to_copy", (q,), (wide,))
+    if first:
+        return
+    yield _op("sub", (row, row), (row,))
+    yield _op("sigmoid", (row,), (row,))
+    yield _op("sub", (wide, wide), (wide,))
+    yield _op("mul", (row, wide), (wide,))
+    yield _op("sub", (wide, wide), (wide,))
+    yield _op("log_sigmoid_forward", (row,), (row,))

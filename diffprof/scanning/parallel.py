@@ -1,0 +1,91 @@
+"""Predict a pipeline on several GPUs of one kind: diffusers' context parallelism of its denoisers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from diffprof.gpu.assembly import assembled
+from diffprof.gpu.cost import CostModel
+from diffprof.gpu.families import COLLECTIVES
+from diffprof.gpu.mode import current_mode
+from diffprof.gpu.nccl import COUNTS
+from diffprof.gpu.parallel import MODES, Split, split_call
+from diffprof.gpu.specs import load_spec
+from diffprof.judge.timeline import origin_shares
+from diffprof.model.errors import UsageError
+from diffprof.model.prediction import Prediction
+from diffprof.scanning.fitting import Played, played_calls, seconds_of
+from diffprof.scanning.recipes import Decoding
+from diffprof.targets import Options
+
+
+def predict_parallel(
+    target: Any,
+    *,
+    devices: Sequence[str] = ("h100",),
+    gpus: Sequence[int] = (2, 4, 8),
+    parallel: Sequence[str] = tuple(MODES),
+    modes: Sequence[str] = ("eager",),
+    steps: int | None = None,
+    options: Options | None = None,
+    on_stage: Callable[[str], None] | None = None,
+) -> tuple[Prediction, ...]:
+    """A row for each device, mode, number of GPUs and way to split; one GPU first.
+
+    gpus: of 2, 4 and 8. parallel: of ulysses, ring, unified (2 by half of them, from 4 on). modes: eager or
+    compiled. Raises UsageError for others, and for a device whose collectives nobody measured.
+    """
+    for what, given, known in (
+        ("number of GPUs", gpus, COUNTS),
+        ("way to split", parallel, tuple(MODES)),
+        ("mode here", modes, ("eager", "compiled")),
+    ):
+        for each in given:
+            if each not in known:
+                raise UsageError(
+                    f"There is no {what} {each!r}.", f"Choose from: {', '.join(map(str, known))}."
+                )
+    specs = [load_spec(device) for device in devices]
+    (played, *_) = played_calls(target, options or Options(), steps, specs[0], on_stage or (lambda _: None))
+    splits = [Split()] + [found for n in gpus for name in parallel if (found := MODES[name](n)) is not None]
+    return tuple(
+        _row(played, CostModel(spec), mode, split, steps)
+        for spec in specs
+        for mode in modes
+        for split in splits
+    )
+
+
+def _row(played: Played, model: CostModel, mode: str, split: Split, steps: int | None) -> Prediction:
+    roots = tuple(part.name for part in played.parts if part.role == "denoiser")
+    call, beside = played.calls[Decoding.WHOLE]
+    ours = call if split.gpus == 1 else split_call(call, roots, split)
+    model = model.in_mode(current_mode(compiled=roots if mode == "compiled" else (), graphs=False))
+    timeline = assembled(ours, model)
+    inside = [module is not None and module.startswith(roots) for module in call.modules]
+    needed = max(
+        need / split.gpus if denoises else need for need, denoises in zip(beside, inside, strict=True)
+    )
+    peak = (sum(part.nbytes for part in played.parts) + needed) / 2**30
+    busy = sum(timeline.device_us)
+    talking = sum(
+        us for kind, us in zip(timeline.kind, timeline.device_us, strict=True)
+        if kind >= 0 and timeline.kinds[kind].name in COLLECTIVES
+    )  # fmt: skip
+    spec = model.spec
+    return Prediction(
+        device=spec.key,
+        gpu=spec.name,
+        mode=mode,
+        batch=1,
+        steps=steps,
+        seconds=seconds_of(timeline, steps),
+        peak_gib=peak,
+        memory_gib=spec.capacity_gib,
+        fits=peak <= spec.capacity_gib,
+        origin=origin_shares(timeline) or {},
+        gpus=split.gpus,
+        parallel=None if split.gpus == 1 else split.name,
+        communication=talking / busy if busy else None,
+    )

@@ -1,0 +1,96 @@
+"""Several GPUs: what one of them launches, and what its collectives take."""
+
+from __future__ import annotations
+
+import pytest
+
+from diffprof.gpu.assembly import Call, assembled
+from diffprof.gpu.cost import CostModel
+from diffprof.gpu.mode import Mode
+from diffprof.gpu.nccl import collective_us, table_of
+from diffprof.gpu.parallel import MODES, Split, split_call, token_counts
+from diffprof.gpu.pricing import Origin
+from diffprof.gpu.signatures import OpSignature
+from diffprof.gpu.specs import load_spec
+from diffprof.model.errors import UsageError
+from diffprof.scanning.parallel import predict_parallel
+from tests.devices.simulated.signatures import attention, meta, op
+
+H100 = load_spec("h100")
+LINEAR = op("linear", [meta(1, 4096, 3072), meta(3072, 3072)], meta(1, 4096, 3072))
+ATTENTION = attention(24, 4096, 4096, 128)
+CALL = Call(
+    [LINEAR, ATTENTION, LINEAR], ["dit.to_q", "dit.attn", "vae.to_q"], [(0, "denoise", 0, "denoiser")]
+)
+
+
+def launched(split: Split) -> list[tuple[str, tuple[int, ...]]]:
+    made = split_call(CALL, ("dit",), split)
+    return [
+        (item.name.removeprefix("aten::"), tuple(item.inputs[0].shape))
+        for item in made.items
+        if isinstance(item, OpSignature)
+    ]
+
+
+def test_tokens_are_told_from_features() -> None:
+    wide = op("linear", [meta(1, 512, 4096), meta(3072, 4096)], meta(1, 512, 3072))
+    call = Call([*CALL.items, wide], [*CALL.modules, "dit.text"], CALL.phases)
+    assert token_counts(call, ("dit",)) == {4096, 512}
+    made = split_call(call, ("dit",), Split(ulysses=4))
+    assert made.items[-1].inputs[0].shape == (1, 128, 4096)
+    assert made.items[-1].inputs[1].shape == (3072, 4096)
+
+
+def test_ulysses_shares_heads_and_sends_four_times() -> None:
+    found = launched(Split(ulysses=4))
+    assert found[0] == ("linear", (1, 1024, 3072))
+    assert found[-1] == ("linear", (1, 4096, 3072))
+    assert [name for name, _ in found].count("alltoall") == 4
+    assert ("scaled_dot_product_attention", (2, 6, 4096, 128)) in found
+    assert ("alltoall", (2, 24, 1024, 128)) in found
+
+
+def test_a_ring_gathers_once_and_merges_each_turn() -> None:
+    found = launched(Split(ring=4))
+    names = [name for name, _ in found]
+    assert names.count("all_gather") == 1
+    assert names.count("scaled_dot_product_attention") == names.count("_to_copy") == 4
+    assert names.count("sigmoid") == 3
+    assert ("scaled_dot_product_attention", (2, 24, 1024, 128)) in found
+    assert [name for name, _ in launched(Split(2, 2))].count("alltoall") == 4
+
+
+def test_collectives_grow_with_bytes_and_are_never_fused() -> None:
+    times = [collective_us(H100, "alltoall", 4, size)[0] for size in (1 << 10, 1 << 20, 1 << 26, 1 << 32)]
+    assert times == sorted(times)
+    assert times[-1] / times[-2] == pytest.approx(64, rel=0.2)
+    assert 0.4 < 3 / 4 * (1 << 26) / times[2] / 450e3 < 1.0  # of NVLink's 450 GB/s
+    compiled = CostModel(H100, Mode(compiled=("dit",), graphs=False))
+    timeline = assembled(split_call(CALL, ("dit",), Split(ulysses=2)), compiled)
+    assert sum(timeline.kinds[kind].name == "alltoall" for kind in timeline.kind if kind >= 0) == 4
+
+
+def test_whose_table_holds() -> None:
+    assert table_of(H100) == ("h100_sxm", Origin.MEASURED)
+    assert table_of(load_spec("h800")) == ("h100_sxm", Origin.SIBLING)
+    with pytest.raises(UsageError, match="measured neither on"):
+        table_of(load_spec("t4"))
+    with pytest.raises(UsageError, match="3 GPUs was not measured"):
+        collective_us(H100, "alltoall", 3, 1.0)
+    assert MODES["unified"](2) is None
+
+
+def test_rows_for_each_degree_and_way() -> None:
+    rows = predict_parallel("tiny-sdxl", gpus=(2, 4), steps=3)
+    assert [(row.gpus, row.parallel) for row in rows] == [
+        (1, None),
+        (2, "ulysses"),
+        (2, "ring"),
+        (4, "ulysses"),
+        (4, "ring"),
+        (4, "unified"),
+    ]
+    assert all(row.seconds for row in rows)
+    with pytest.raises(UsageError, match="number of GPUs 3"):
+        predict_parallel("tiny-sdxl", gpus=(3,))
