@@ -8,8 +8,8 @@ from typing import Any
 
 from diffprof.model.compiles import CompileRow
 from diffprof.model.plain import clean
+from diffprof.model.units import number, plural
 from diffprof.views.listing import render_list
-from diffprof.views.words import number, plural
 
 MOST = 12
 _BREAKS = {"line": "graph break at", "reason": "reason", "count": "compiles"}
