@@ -40,9 +40,9 @@ def attention_rows(
 ) -> tuple[AttentionRow, ...]:
     """One row a component and shape, what takes longest first. packages: libraries that are installed."""
     counts: Counter[tuple[str, OpSignature]] = Counter()
-    for op, module in operations:
+    for (op, module), times in Counter(operations).items():
         if is_attention(op):
-            counts[(module or "call").partition(".")[0], op] += 1
+            counts[(module or "call").partition(".")[0], op] += times
     rows = [_row(component, op, count, model, packages) for (component, op), count in counts.items()]
     return tuple(sorted(rows, key=lambda row: -row.now_us))
 

@@ -279,10 +279,10 @@ class MemoryLog:
             idle = path is not None and not f"{path}.".startswith(f"{owner}.")
             kind = MemoryKind.IDLE_WEIGHTS if idle else MemoryKind.WEIGHTS
             yield MemoryHolder(kind=kind, module=owner, dtype=dtype, phase="before"), nbytes
-        known = {each.number for each in self.weights}
-        for _, nbytes, number in self._events[: self._peak.event]:
-            if nbytes < 0 and number not in known and self._birth(number) is None:
-                rest += nbytes
+        events = self._events[: self._peak.event]
+        known = {number for _, nbytes, number in events if nbytes > 0}
+        known.update(each.number for each in self.weights)
+        rest += sum(nbytes for _, nbytes, number in events if nbytes < 0 and number not in known)
         if rest:
             yield MemoryHolder(kind=MemoryKind.OTHER, phase="before"), rest
 
@@ -319,12 +319,17 @@ class MemoryLog:
         width = max(1, -(-items // POINTS))
         most: dict[int, int] = {}
         last: dict[int, int] = {}
-        live = self.before
+        live = top = self.before
+        at, end = -1, 0
         for item, nbytes, _ in self._events:
-            at = item // width
-            most[at] = max(most.get(at, live), live + nbytes)
+            if item >= end:
+                most[at], last[at] = top, live
+                at = item // width
+                end, top = (at + 1) * width, live
             live += nbytes
-            last[at] = live
+            if live > top:
+                top = live
+        most[at], last[at] = top, live
         points = []
         level = self.before
         for at in range(-(-items // width)):
