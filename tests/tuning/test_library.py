@@ -45,12 +45,12 @@ MADE: dict[str, tuple[str, str | None, str, tuple[str, ...]]] = {
         "sd3-medium",
         None,
         "pipelines/stable_diffusion_3/pipeline_stable_diffusion_3.py",
-        ("sd3", "sd35-skip-layer-guidance"),
+        ("sd3", "sd35-skip-layer-guidance", "sd3-layerwise-float8"),
     ),
     "wan": ("wan2.2-t2v-a14b", None, "pipelines/wan/pipeline_wan.py", ("wan-t2v", "wan22-two-transformers")),
     "hunyuandit": ("hunyuandit", None, "pipelines/hunyuandit/pipeline_hunyuandit.py", ("hunyuan-dit",)),
 }
-"""Target, scheduler, the file that changes, the pipelines of the corpus that run it."""
+"""Target, scheduler, the file that changes, pipelines of the corpus that run it."""
 
 
 @pytest.mark.slow
