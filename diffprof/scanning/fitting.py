@@ -273,9 +273,9 @@ def _rows(
 ) -> Iterator[FitRow]:
     pricing = _Pricing(played, spec, steps)
     for recipe in recipes(played.parts, spec, played.dtype, played.calls, compilable=played.compilable):
-        seconds, gpu, host, phase = pricing.of(recipe)
         if recipe.decoding is not Decoding.WHOLE and not pricing.decoding_matters(recipe):
             continue
+        seconds, gpu, host, phase = pricing.of(recipe)
         host_gib = host / 2**30
         fits = gpu <= ROOM * limit and (host_limit is None or host_gib <= host_limit)
         yield FitRow(
@@ -309,7 +309,8 @@ class _Pricing:
 
     def decoding_matters(self, recipe: Recipe) -> bool:
         """Whether another way to decode takes less memory at the peak."""
-        return self.of(recipe)[1] < self.of(recipe._replace(decoding=Decoding.WHOLE))[1] - 0.01
+        _, whole, _, phase = self.of(recipe._replace(decoding=Decoding.WHOLE))
+        return phase == "decode" and self.of(recipe)[1] < whole - 0.01
 
     def _priced(self, recipe: Recipe) -> tuple[float | None, float, int, str]:
         call, beside, parts = self._call(recipe)
