@@ -21,7 +21,7 @@ SCHEDULERS = (
     *("DDPMScheduler", "TCDScheduler", "SASolverScheduler", "UniPCMultistepScheduler"),
 )
 STEPS = 20
-ROUNDS = 40
+ROUNDS = 80
 
 
 class _Pipe:
