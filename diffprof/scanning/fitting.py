@@ -23,7 +23,7 @@ from diffprof.gpu.offload import Part, Place, moved, narrowed, needs, on_host, u
 from diffprof.gpu.quantized import SCHEMES
 from diffprof.gpu.signatures import dtype_name
 from diffprof.gpu.specs import GpuSpec, load_spec
-from diffprof.judge.timeline import steps_of, total_us, with_steps
+from diffprof.judge.timeline import replay, steps_of, total_us, with_steps
 from diffprof.model.errors import UsageError
 from diffprof.model.fitting import ROOM, FitRow, Fitted, Loss
 from diffprof.model.recording import Timeline
@@ -349,15 +349,26 @@ class _Pricing:
 
 
 def seconds_of(timeline: Timeline, steps: int | None) -> float | None:
-    """Of a call of so many steps: each after those that ran takes what the last of two more would."""
+    """Of a call of so many steps: each after those that ran takes what a steady one more would."""
     ran = len(steps_of(timeline))
     if steps is None or steps == ran:
         return total_us(timeline) / 1e6
     one, two = (with_steps(timeline, ran + more) for more in (1, 2))
     if one is None or two is None:
-        return None
+        return _at_mean_step(timeline, steps)
     longer = total_us(two)
     return (longer + (steps - ran - 2) * (longer - total_us(one))) / 1e6
+
+
+def _at_mean_step(timeline: Timeline, steps: int) -> float | None:
+    """Where no two steps launch the same: more of them at the mean of those that ran. None without steps."""
+    ran = steps_of(timeline)
+    if not ran:
+        return None
+    run = replay(timeline)
+    (first, _), (_, last) = ran[0], ran[-1]
+    loop = max(run.host_end[last - 1], *run.device_end[first:last]) - run.host_start[first]
+    return (run.total_us + (steps - len(ran)) * loop / len(ran)) / 1e6
 
 
 def _mode(recipe: Recipe, parts: Sequence[Part]) -> Mode:

@@ -315,3 +315,14 @@ def test_group_offloading_of_fluxs_transformer_comes_in_the_published_order() ->
     assert hosts[Place.LEAF] == pytest.approx(35.11, rel=0.05)
     assert hosts[Place.BLOCK] == pytest.approx(35.30, rel=0.05)
     assert hosts[Place.BLOCK_LOW] == pytest.approx(31.40, rel=0.05)
+
+
+def test_steps_that_differ_are_taken_at_their_mean() -> None:
+    steps = [("denoise", number, "scheduler") for number in range(3)]
+    items = [linear(64, 1024, 1024), linear(640, 1024, 1024), linear(64, 1024, 1024)]
+    call = Call(items, ["unet.a"] * 3, [(n, *step) for n, step in enumerate(steps)])
+    timeline = assembled(call, CostModel(GPU, Mode()))
+    three = fitting.seconds_of(timeline, 3)
+    six = fitting.seconds_of(timeline, 6)
+    assert three is not None
+    assert six == pytest.approx(2 * three, rel=0.01)
