@@ -271,9 +271,11 @@ def _tensor_methods(patches: Patches) -> None:
     compatible = torch._has_compatible_shallow_copy_type
 
     def keeps_identity(tensor: torch.Tensor, moved: torch.Tensor) -> bool:
-        """`Module.to` sets the data of parameters and keeps the objects, as between CPU and CUDA."""
+        """`Module.to` sets the data of parameters and keeps the objects, as between CPU and CUDA, and not
+        from or to `meta`."""
         kinds = {type(tensor.data), type(moved.data)}
-        return kinds <= {torch.Tensor, SimTensor} or compatible(tensor, moved)
+        real = "meta" not in (tensor.device.type, moved.device.type)
+        return (real and kinds == {torch.Tensor, SimTensor}) or compatible(tensor, moved)
 
     patches.set(torch, "_has_compatible_shallow_copy_type", keeps_identity)
     patches.set(torch.Tensor, "pin_memory", pin_memory)

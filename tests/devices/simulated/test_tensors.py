@@ -450,3 +450,13 @@ def test_flex_attention(sim: torch.device, recorder: Recorder) -> None:
     assert torch.allclose(expected, got.cpu(), atol=1e-5)
     assert flex_attention(place(q, values="unknown"), k.to(sim), v.to(sim)).shape == expected.shape
     assert "flex_attention" in recorder.opaques
+
+
+def test_modules_keep_their_parameters_as_objects_unless_they_were_on_meta(sim: torch.device) -> None:
+    module = torch.nn.utils.skip_init(torch.nn.Linear, 2, 2)
+    weight = module.weight
+    assert module.to(sim).weight is weight
+    assert weight.device.type == sim.type
+    assert module.to("cpu").weight is weight
+    empty = torch.nn.Linear(2, 2, device="meta")
+    assert empty.to_empty(device=sim).weight.device.type == sim.type
