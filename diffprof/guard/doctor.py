@@ -90,14 +90,16 @@ def _gpu() -> Iterator[Sign]:
             "With a GPU: pip install torch, without the CPU index.",
         )
         return
-    if not torch.cuda.is_available():
+    from diffprof.devices.cuda_runtime import RUNTIME
+
+    if not RUNTIME.count():
         driver = "no driver" if not DRIVER.exists() else "PyTorch does not see it"
         yield Sign(
             "GPU", "note", driver, what, "nvidia-smi has to list it; in a container run with --gpus all."
         )
         return
-    for index in range(torch.cuda.device_count()):
-        facts = torch.cuda.get_device_properties(index)
+    for index in range(RUNTIME.count()):
+        facts = RUNTIME.properties(index)
         yield Sign(f"GPU {index}", "ok", f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB", what)
     yield _cupti()
     yield _counters()

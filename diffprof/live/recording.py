@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from diffprof.devices import resolve_device
+from diffprof.devices.cuda_runtime import RUNTIME
 from diffprof.live.following import Following
 from diffprof.live.requests import StageClock
 from diffprof.live.step_trace import StepTrace
@@ -35,7 +34,7 @@ def record_steps(
 
     Raises UsageError for a simulated device, and TargetError for a call with too few steps.
     """
-    where = resolve_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = resolve_device(device or ("cuda" if RUNTIME.count() else "cpu"))
     if where.kind == "sim":
         raise UsageError(
             f"{device} is simulated: nothing to profile.", "`diffprof scan` stores a trace of it."

@@ -64,7 +64,10 @@ class LiveWatch:
         self.traces = traces
         self.report: Report | None = None
         """On the slow call's next of kin, once it was recorded."""
-        self._cuda = getattr(execution_device(pipe), "type", "cpu") == "cuda"
+        place = execution_device(pipe)
+        self._cuda = getattr(place, "type", "cpu") == "cuda"
+        self._index: int | None = getattr(place, "index", None)
+        """Of the GPU; None: the current one."""
         self._lock = threading.Lock()
         self._count = 0
         self._seconds: deque[float] = deque(maxlen=KEPT)
@@ -106,14 +109,14 @@ class LiveWatch:
     def _event(self) -> Callable[[], Any] | None:
         if not self._cuda:
             return None
-        import torch
+        from diffprof.devices.cuda_runtime import RUNTIME
 
-        def event() -> Any:
-            made = torch.cuda.Event(enable_timing=True)
-            made.record()
-            return made
+        return lambda: RUNTIME.event(self._gpu())
 
-        return event
+    def _gpu(self) -> int:
+        from diffprof.devices.cuda_runtime import RUNTIME
+
+        return RUNTIME.current() if self._index is None else self._index
 
     def _timed(self, number: int, made: Callable[[], Any], clock: StageClock | None) -> Any:
         began, started = time.time(), time.perf_counter()
@@ -148,9 +151,9 @@ class LiveWatch:
             self._pending = [each for each in self._pending if each not in ready]
         for clock, facts in ready:
             if wait and self._cuda:
-                import torch
+                from diffprof.devices.cuda_runtime import RUNTIME
 
-                torch.cuda.synchronize()
+                RUNTIME.synchronize(self._gpu())
             self._tell(Request(self.pipeline, stages=clock.stages(), **facts))
 
     def _tell(self, request: Request) -> None:

@@ -13,6 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from diffprof.judge.recipes import recipes
+from diffprof.judge.registry import owner
 from diffprof.judge.rules import all_rules, judge
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Code, Skipped
@@ -100,7 +101,7 @@ def codes(recording: Recording, findings: Sequence[Finding]) -> Iterator[tuple[s
     """Of every fix of the analyzers that found these, whether it is for them or not."""
     analyzers = {RULES[finding.rule].analyzer for finding in findings}
     for key, recipe in RECIPES.items():
-        if recipe.code.__module__.split(".")[2] in analyzers:
+        if owner(recipe.code.__module__).name in analyzers:
             code = recipe.written(recording, findings, shims=True)
             if isinstance(code, Code):
                 yield key, code

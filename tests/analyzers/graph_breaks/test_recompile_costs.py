@@ -196,7 +196,7 @@ def test_a_compile_is_no_cost_of_every_call() -> None:
     found = finding(shape(cost=RecompileCost(capture_ms=1500.0)))
     assert (found.once_ms, found.saves_ms, found.blocked_ms) == (3000.0, None, None)
     assert "the backend adds was not timed" in (found.cost_note or "")
-    assert words.cost(found).startswith("once in a process: 3,000 ms (measured). Dynamo's capture")
+    assert words.cost(found).startswith("once in a process: 3 s (measured). Dynamo's capture")
 
 
 def test_a_compile_with_its_backend_is_the_better_figure() -> None:

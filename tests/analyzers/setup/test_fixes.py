@@ -229,24 +229,33 @@ def test_a_lora_on_quantized_weights_is_not_merged() -> None:
 
 
 def test_the_backend_is_chosen_during_the_call_alone(flux: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a library that every machine has in the place of the one that was found."""
-    from diffusers.models.attention_dispatch import _AttentionBackendRegistry as registry
+    """With a kernel that every machine has in the place of the one that was found."""
+    import torch.nn.functional as F
+    from torch.nn.attention import SDPBackend, _cur_sdpa_kernel_backends
 
     from diffprof.analyzers.setup import rules
 
+    def first() -> SDPBackend:
+        return _cur_sdpa_kernel_backends(with_priority=True)[0]
+
     monkeypatch.setattr(rules, "best_backend", lambda recording: "_native_math")
     seen = []
-    own = registry.get_active_backend
-    monkeypatch.setattr(registry, "get_active_backend", lambda: seen.append(own()[0].value) or own())
+    own, sdpa = first(), F.scaled_dot_product_attention
+    monkeypatch.setattr(
+        F,
+        "scaled_dot_product_attention",
+        lambda *args, **kwargs: seen.append(first()) or sdpa(*args, **kwargs),
+    )
     before = flux.image()
     chosen = set(seen)
     seen.clear()
     clean = flux.mark()
     flux.apply("attention-backend")
     after = flux.image()
-    assert (chosen, set(seen)) == ({"native"}, {"_native_math"})
+    assert own is not SDPBackend.MATH
+    assert (chosen, set(seen)) == ({own}, {SDPBackend.MATH})
     assert np.abs(after - before).max() <= find_recipe("attention-backend").fix.tolerance
-    assert own()[0].value == "native"
+    assert first() is own
     flux.restore(clean)
     assert np.array_equal(flux.image(), before)
 
