@@ -16,7 +16,7 @@ from diffprof.model.recording import INTERRUPTED, CaptureRow, Recording, SyncRow
 from diffprof.model.report import Report
 from diffprof.model.summary import Action, Answer
 from diffprof.model.units import duration, listed, milliseconds, number, place, plural, share
-from diffprof.views.words import cost, how_often
+from diffprof.views.words import cost, expectation, how_often, saving
 
 WAITS = "SYN"
 """How the codes begin of rules on waits: who asks for these alone is told of these."""
@@ -39,6 +39,55 @@ def verdict(report: Report) -> Verdict:
     if asked and all(code.startswith(WAITS) for code in asked) and recording.syncs is not None:
         return Verdict(_waits(recording, recording.syncs), _why(report), _next(report))
     return Verdict(_headline(report), _why(report), _next(report))
+
+
+def folded(report: Report) -> Verdict:
+    """The three lines folded to the number and the cure, for where each has one line of a screen."""
+    whole = verdict(report)
+    first = headline_finding(report)
+    if report.recording.partial or first is None or shortfall(report.recording.memory) is not None:
+        return whole
+    action = first_action(report, first)
+    cure = action.title if action else first.advice.strip()
+    if action and action.fix:
+        cure = f"`diffprof fix --apply --select {action.fix}`"
+    timed = first.saves_ms is not None
+    gain = (
+        f"{saving(first.saves_ms)} ({expectation(first.grade)})" if timed else cost(first).removesuffix(".")
+    )
+    why = f"{first.rule} {first.name}; {gain}."
+    return Verdict(_folded_headline(report) or whole.headline, why, cure or whole.next)
+
+
+def _folded_headline(report: Report) -> str:
+    """The times alone; the waits alone where the answer is about those; empty where there is neither."""
+    answer, recording = report.verdict, report.recording
+    asked = answer.about if answer else ()
+    timed = answer is not None and answer.call_ms is not None and recording.target.kind != "trace"
+    if answer is not None and timed and not (asked and all(code.startswith(WAITS) for code in asked)):
+        return _folded_answer(answer, report)
+    looped = [row for row in recording.syncs or () if row.in_loop]
+    return (
+        f"The CPU waits for the GPU {_often(looped)}." if looped and recording.target.kind != "trace" else ""
+    )
+
+
+def _folded_answer(answer: Answer, report: Report) -> str:
+    target = report.recording.target
+    unit = f"{'an' if target.makes == 'image' else 'a'} {target.makes or 'call'}"
+    least = "At least " if any(each.kind == "untimed" for each in report.recording.unseen) else ""
+    safe = any(each.saves_ms for each in report.actions if not each.changes_picture)
+    lossy = any(each.changes_picture for each in report.actions)
+
+    def of_one(ms: float | None) -> str:
+        return duration(None if ms is None else ms / max(target.made, 1))
+
+    text = f"{least}{of_one(answer.call_ms)} {unit} ({answer.grade})"
+    if safe:
+        text += f"; {of_one(answer.kept_ms)} safely"
+    if lossy and answer.lossy_ms is not None:
+        text += f", {of_one(answer.lossy_ms)} with all" if safe else f"; {of_one(answer.lossy_ms)} with all"
+    return f"{text}."
 
 
 # --- the answer ------------------------------------------------------------------------------------------
@@ -154,9 +203,13 @@ def _waits(recording: Recording, syncs: Sequence[SyncRow]) -> str:
             return f"The CPU waits for the {_device(recording)} {_times(outside)}{_in_all(syncs)}."
         return f"The CPU never waits for the GPU in the denoising loop, and {_times(outside)} outside it."
     sites = plural(len({(row.site.file, row.site.line) for row in looped}), "line")
+    return f"The CPU waits for the GPU {_often(looped)}, at {sites}, and {_times(outside)} outside the loop."
+
+
+def _often(looped: Sequence[SyncRow]) -> str:
     rate = steady_per_step(looped)
-    often = f"{_times(rate)} per denoising step" if rate else f"{_times(count)} in the denoising loop"
-    return f"The CPU waits for the GPU {often}, at {sites}, and {_times(outside)} outside the loop."
+    count = sum(row.count for row in looped)
+    return f"{_times(rate)} per denoising step" if rate else f"{_times(count)} in the denoising loop"
 
 
 def _device(recording: Recording) -> str:

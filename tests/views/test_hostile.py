@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 import unicodedata
@@ -22,7 +24,7 @@ TAGS = {
     *("html", "head", "meta", "title", "style", "body", "section", "h1", "h2", "h3", "p", "b", "br"),
     *("ul", "li", "div", "span", "pre", "dl", "dt", "dd", "table", "tr", "th", "td", "details", "summary"),
     *("article", "header", "footer", "nav", "a", "figure", "figcaption", "code", "small", "thead", "tbody"),
-    *("svg", "g", "rect", "path", "line", "text"),
+    *("svg", "g", "rect", "path", "line", "text", "script"),
 }  # fmt: skip
 
 
@@ -101,7 +103,12 @@ def test_html_has_only_our_tags_and_loads_nothing(name: str) -> None:
     assert {key for key, _ in page.attributes} <= ATTRIBUTES
     assert all(re.fullmatch(r"#[\w-]+", value or "") for key, value in page.attributes if key == "href")
     assert all("url" not in (value or "") for key, value in page.attributes if key == "style")
-    assert "url(" not in render(builders.HARD[name](), "html")
+    shown = render(builders.HARD[name](), "html")
+    assert "url(" not in shown
+    script = shown.partition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert shown.count("<script") == 1
+    assert f"script-src 'sha256-{digest}'\"" in shown, "no other may run"
 
 
 def test_html_shows_markup_as_text() -> None:

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from diffprof.judge.judging import make_report
+from diffprof.judge.judging import judge_again, make_report
 from diffprof.judge.judging import make_report as judged
 from diffprof.model.recording import CaptureRow
-from diffprof.views.verdict import verdict
+from diffprof.model.report import load_report
+from diffprof.views.verdict import folded, verdict
 from tests import builders
 from tests.builders import make_finding, make_recording, make_site, make_sync
+from tests.samples import FOLDER
 
 
 def test_the_loop_is_counted_by_steps_and_lines() -> None:
@@ -93,3 +95,23 @@ def test_components_that_were_captured_are_the_verdict_where_nothing_else_was_lo
     rows[1] = CaptureRow(component="vae.decode", graphs=2, breaks=1)
     broken = verdict(builders.make_report(recording=make_recording(syncs=None, captures=tuple(rows))))
     assert broken.headline == "Not one graph: vae.decode; fullgraph-ready: unet."
+
+
+def test_folded_it_keeps_the_number_and_the_cure() -> None:
+    top = folded(judge_again(load_report(FOLDER / "sdxl-ddim-a100")))
+    assert top.headline == "539 ms an image (simulated); 388 ms safely, 381 ms with all."
+    assert top.why == "SET011 not-compiled; saves about 147 ms a call (simulated)."
+    assert top.next == "`diffprof fix --apply --select compile`"
+    assert all(len(line) <= 67 for line in (top.headline, top.why, top.next)), "80 columns but for the label"
+
+
+def test_folded_waits_are_their_number() -> None:
+    report = make_report(make_recording(make_sync(), make_sync(in_loop=False, count=3)))
+    assert folded(report).headline == "The CPU waits for the GPU once per denoising step."
+    first = make_finding(blocked_ms=12.0, saves_ms=3.0)
+    assert (
+        folded(builders.make_report(first)).why
+        == f"{first.rule} {first.name}; saves about 3 ms a call (simulated)."
+    )
+    clean = make_report(make_recording())
+    assert folded(clean) == verdict(clean)

@@ -1,7 +1,10 @@
-"""A report as one page to send: no scripts, nothing loaded from elsewhere, light and dark, on paper too."""
+"""A report as one page to send: light and dark, on paper too; nothing loaded from elsewhere. Its one script
+copies code and sorts tables."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from collections.abc import Iterator
 from html import escape
@@ -18,6 +21,8 @@ from diffprof.model.report import Report
 from diffprof.views import words
 from diffprof.views.actions import actions_table
 from diffprof.views.fixes import fix_table
+from diffprof.views.html.before_after import comparison_table
+from diffprof.views.html.memory import memory_figure
 from diffprof.views.html.text import prose, text
 from diffprof.views.html.timeline import timeline_figures
 from diffprof.views.sections import not_checked, tables
@@ -28,6 +33,7 @@ _MOST_CODE = 400
 """Characters of a source line shown."""
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
+"""Of a page without scripts."""
 
 
 def render_html(report: Report) -> str:
@@ -37,10 +43,10 @@ def render_html(report: Report) -> str:
 
 def _page(report: Report) -> Iterator[str]:
     recording = report.recording
-    style = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
+    style, script = _resource("page.css"), _resource("page.js")
     yield (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_policy(script)}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>diffprof: {text(recording.target.spec)} on {text(recording.device.spec)}</title>\n"
         f"<style>\n{style}</style>\n</head>\n<body>\n"
@@ -55,7 +61,17 @@ def _page(report: Report) -> Iterator[str]:
     for key, title, body in sections:
         yield f'<section id="{key}">\n<h2>{text(title)}</h2>\n{body}</section>\n'
     yield f"<footer>{text(words.versions(recording))}<br>Recorded {text(recording.created)}. "
-    yield f"{text(words.effort(recording))}</footer>\n</body>\n</html>\n"
+    yield f"{text(words.effort(recording))}</footer>\n<script>{script}</script>\n</body>\n</html>\n"
+
+
+def _resource(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _policy(script: str) -> str:
+    """Lets this script run and no other, whatever a report has smuggled in."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"{POLICY}; script-src 'sha256-{digest}'"
 
 
 def _sections(report: Report, plan: Plan) -> Iterator[tuple[str, str, str]]:
@@ -65,7 +81,14 @@ def _sections(report: Report, plan: Plan) -> Iterator[tuple[str, str, str]]:
     anchors = {row: ids[id(each)] for each in reversed(report.findings) for row in each.evidence.syncs}
     to_do = actions_table(report)
     yield "actions", "What to do", "".join(_table(to_do)) if to_do else ""
+    before_after = comparison_table(report)
+    yield (
+        "after",
+        before_after.title if before_after else "",
+        "".join(_table(before_after) if before_after else ()),
+    )
     yield "timeline", "Timeline", "".join(timeline_figures(recording, anchors))
+    yield "memory", "Memory", "".join(memory_figure(recording.memory, recording.ops))
     for key, title, findings in words.groups(report):
         shown = [each for each in findings if each.severity is not Severity.INFO]
         aside = [each for each in findings if each.severity is Severity.INFO]
@@ -202,7 +225,7 @@ def _code_of_fixes(report: Report, plan: Plan) -> Iterator[str]:
 
 
 def _listing(title: str, source: str, *, diff: bool = False) -> Iterator[str]:
-    yield f"<details><summary>{text(title)}</summary>\n<pre>"
+    yield f'<details><summary>{text(title)}</summary>\n<pre class="copy">'
     for line in clean_lines(source.rstrip("\n")):
         mark = {"+": ' class="add"', "-": ' class="del"'}.get(line[:1], "") if diff else ""
         yield f"<span{mark}>{escape(cut(line, _MOST_CODE)) or ' '}</span>"

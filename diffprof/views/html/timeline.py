@@ -10,7 +10,7 @@ from diffprof.judge.timeline import replay
 from diffprof.model.recording import Recording
 from diffprof.model.units import milliseconds
 from diffprof.views.html.text import text
-from diffprof.views.lanes import WAITS, Band, Lanes, Mark, one_step, said, whole_call
+from diffprof.views.lanes import FULL, IDLE, WAITS, Band, Lanes, Mark, one_step, said, whole_call
 from diffprof.views.palette import NAMES, colour_of
 
 COLUMNS = 1000
@@ -85,7 +85,12 @@ def _lane(
         paths[band.what].append(f"M{left:g} {top}h{max(right - left, 0.3):.3g}v{height}h-{right - left:.3g}z")
     for what, parts in paths.items():
         name = text(NAMES.get(what, what))
-        yield f'<path fill="{colour_of(what)}" d="{"".join(parts)}"><title>{name}</title></path>\n'
+        yield f'<path{_fill(what)} d="{"".join(parts)}"><title>{name}</title></path>\n'
+
+
+def _fill(what: str) -> str:
+    """What does no work has its colour by the theme, so that it is never what the eye meets first."""
+    return ' class="quiet"' if what in (IDLE, FULL) else f' fill="{colour_of(what)}"'
 
 
 def _mark(mark: Mark, at: float, recording: Recording, anchors: Mapping[int, str]) -> Iterator[str]:
@@ -100,7 +105,7 @@ def _legend(shown: Sequence[Lanes]) -> Iterator[str]:
     whats = dict.fromkeys(band.what for lanes in shown for band in (*lanes.host, *lanes.device))
     yield '<div class="legend">\n'
     for what in whats:
-        square = f'<svg viewBox="0 0 10 10"><rect width="10" height="10" fill="{colour_of(what)}"/></svg>'
+        square = f'<svg viewBox="0 0 10 10"><rect{_fill(what)} width="10" height="10"/></svg>'
         yield f"<span>{square}{text(NAMES.get(what, what))}</span>\n"
     yield "<span>▼ a wait of the host begins; leads to its finding</span>\n</div>\n"
 

@@ -69,7 +69,7 @@ class FindingsPane(Container):
         Binding("l", "filter('loop')", "Loop", group=_FILTER),
         Binding("x", "clear", "Clear"),
         Binding("w", "what_if", "What-if"),
-        Binding("y", "copy", "Copy place", show=False),
+        Binding("y", "copy", "Copy"),
         Binding("o", "edit", "Editor", show=False),
         Binding("n", "next(1)", "Next finding", show=False),
         Binding("N", "next(-1)", "Previous finding", show=False),

@@ -17,6 +17,7 @@ KEYS: dict[str, tuple[tuple[str, str], ...]] = {
         ("1 … 8", "open a tab; a click does the same"),
         ("Tab, Shift+Tab", "next, previous part of the screen"),
         ("v", "the verdict in full; again: a line each"),
+        ("e", "export: the report as an HTML page, written where the viewer was started"),
         ("t", "light or dark"),
         ("Ctrl+P", "command palette: tabs, findings, themes"),
         ("?", "this page"),

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from textual.app import ComposeResult
-from textual.containers import Container
+from textual.containers import VerticalScroll
 from textual.content import Content
+from textual.geometry import Region
 from textual.message import Message
 from textual.widgets import Static
 
@@ -34,7 +35,7 @@ class Stage:
     ended: float | None = None
 
 
-class JobPanel(Container):
+class JobPanel(VerticalScroll, can_focus=False):
     """Runs a job and shows it; posts `Over` when it has ended."""
 
     class Over(Message):
@@ -53,6 +54,8 @@ class JobPanel(Container):
         self.clock = clock
         self.began = clock()
         self.stages: list[Stage] = []
+        self._running = 0
+        """The line of the stage that runs."""
 
     def compose(self) -> ComposeResult:
         yield Static(markup=False)
@@ -91,6 +94,10 @@ class JobPanel(Container):
         columns = max(self.size.width - 2, 20)
         lines = laid_out(self.page().blocks, columns)
         self.query_one(Static).update(Content("\n").join(lines))
+        running = max((n for n, line in enumerate(lines) if line.plain.lstrip().startswith("▶")), default=0)
+        if running != self._running:
+            self._running = running
+            self.call_after_refresh(self.scroll_to_region, Region(0, running, 1, 1), animate=False)
 
     def page(self) -> Writing:
         page = Writing()
@@ -111,11 +118,20 @@ class JobPanel(Container):
             page.flow(("muted", f"  {len(within) - most:,} stages before"))
         for stage in within[-most:]:
             self._stage(page, stage, indent=2 if heads else 0)
+        if left := self._left():
+            page.flow(("muted", f"left: {', '.join(left)}"), indent=2)
         if self.job.talk:
             page.blank()
             for line in self.job.talk[-_MOST_TALK:]:
                 page.kept(("muted", line), indent=2)
         return page
+
+    def _left(self) -> list[str]:
+        """Parts that have not begun."""
+        begun = [stage.name for stage in self.stages]
+        return [
+            part.removesuffix(": ") for part in self.parts if not any(name.startswith(part) for name in begun)
+        ]
 
     def _stage(self, page: Writing, stage: Stage, *, indent: int = 0) -> None:
         seconds = f"{(stage.ended or self.clock()) - stage.began:>7,.1f} s  "

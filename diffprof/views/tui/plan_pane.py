@@ -69,7 +69,8 @@ class PlanPane(Container):
         self.plan = plan
         self.traces = traces
         self.doubts = doubts(report, own or traces)
-        self.agreed = not self.doubts
+        self.agreed = False
+        """Whether the question before applying is on the screen."""
         self.chosen = {step.fix for step in plan.selected}
         self.outcomes = {outcome.fix: outcome for outcome in report.outcomes or ()}
         self.after = report.after
@@ -171,6 +172,7 @@ class PlanPane(Container):
             self._write(event.row)
 
     def _write(self, step: PlanStep | None) -> None:
+        self.agreed = False
         page = Writing()
         if step is not None:
             page = step_page(step, self.report, self.outcomes.get(step.fix))
@@ -210,17 +212,27 @@ class PlanPane(Container):
             self.notify("No fix is checked.", severity="warning", timeout=3)
         elif not self.agreed:
             self.agreed = True
-            page = Writing()
-            for line in (*self.doubts, what_is_run(self.report)):
-                page.flow(("warn", line))
-            page.flow("Press A once more if it may be run.")
-            self.query_one(Article).show(page)
+            self.query_one(Article).show(self._question())
         else:
+            self.agreed = False
             count = units.plural(len(self.chosen), "fix", "fixes")
-            parts = [f"{step.fix}: " for step in self.plan.steps]
+            parts = [f"{step.fix}: " for step in self.plan.steps if step.fix in self.chosen]
             job = Job(self.command(), f"Applying {count}")
             await self.query_one("#plan").mount(JobPanel(job, parts=parts))
             self.add_class("-applying")
+
+    def _question(self) -> Writing:
+        """What is asked before minutes of work, and before what may be somebody else's code is run."""
+        page = Writing()
+        for line in (*self.doubts, what_is_run(self.report)):
+            page.flow(("warn", line))
+        count = units.plural(len(self.chosen), "fix", "fixes")
+        page.flow(
+            f"{count} to try, one after the other: each is applied, the call is run again and its output "
+            "compared. That can take minutes; esc stops it, and what was tried until then is kept."
+        )
+        page.flow(("strong", "Press A once more to begin."))
+        return page
 
     @on(JobPanel.Over)
     async def _over(self, event: JobPanel.Over) -> None:

@@ -20,7 +20,9 @@ from diffprof.judge.plan import make_plan
 from diffprof.model.analyzer import Listing
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Plan
+from diffprof.model.redacting import to_send
 from diffprof.model.report import Report
+from diffprof.views import render
 from diffprof.views.sections import listings
 from diffprof.views.tui.article import Article
 from diffprof.views.tui.commands import Entry
@@ -30,7 +32,7 @@ from diffprof.views.tui.key_bar import KeyBar
 from diffprof.views.tui.styles import Writing
 from diffprof.views.tui.tab_strip import TabStrip
 from diffprof.views.tui.verdict_bar import VerdictBar
-from diffprof.views.verdict import verdict
+from diffprof.views.verdict import folded, verdict
 
 if TYPE_CHECKING:
     from diffprof.views.tui.timeline_pane import TimelinePane
@@ -46,6 +48,7 @@ class ReportScreen(Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         *(Binding(str(n), f"tab({n})", show=False) for n in range(1, 10)),
         Binding("v", "verdict", "Verdict", show=False),
+        Binding("e", "export", "Export"),
     ]
 
     def __init__(self, report: Report, traces: Path, own: Path | None = None) -> None:
@@ -130,7 +133,7 @@ class ReportScreen(Screen[None]):
     # --- the screen ----------------------------------------------------------------------------------
 
     def compose(self) -> ComposeResult:
-        yield VerdictBar(verdict(self.report))
+        yield VerdictBar(verdict(self.report), folded(self.report))
         recording = self.report.recording
         yield TabStrip(tuple(self.tabs), f"{recording.target.spec} on {recording.device.spec}")
         yield ContentSwitcher()
@@ -201,6 +204,16 @@ class ReportScreen(Screen[None]):
     def action_verdict(self) -> None:
         self.query_one(VerdictBar).toggle()
 
+    def action_export(self) -> None:
+        """Write the report as `diffprof show --format html` prints it, to the current folder."""
+        file = Path(f"{Path(self.report.path).name if self.report.path else 'report'}.html")
+        try:
+            file.write_text(render(to_send(self.report, "html"), "html"), encoding="utf-8")
+        except OSError as error:
+            self.notify(f"{file} can't be written: {error}", severity="error", markup=False)
+        else:
+            self.notify(f"Written: {file}", markup=False)
+
     # --- from one tab to another ---------------------------------------------------------------------
 
     @on(FindingsPane.WhatIf)
@@ -230,6 +243,7 @@ class ReportScreen(Screen[None]):
         """What the command palette offers for this screen."""
         for number, title in enumerate(self.tabs, 1):
             yield title, f"Open the tab ({number})", partial(self.action_tab, number)
+        yield "Export", "Write the report as an HTML page here (e)", self.action_export
         yield "Verdict", "The three lines on top in full, or a line each (v)", self.action_verdict
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,6 +26,9 @@ from diffprof.views.tui.comparison_page import comparison_of
 from diffprof.views.tui.styles import Span, Writing, styled
 from diffprof.views.tui.table import Column, Sheet
 
+_TICK_S = 10.0
+"""Seconds after which ages are written anew."""
+
 
 class RunsPane(Container):
     """The tab of the stored runs."""
@@ -42,12 +47,14 @@ class RunsPane(Container):
             super().__init__()
             self.folder = folder
 
-    def __init__(self, traces: Path, shown: str | None, *, now: datetime.datetime | None = None) -> None:
-        """shown: the folder of the run on the screen. now: what ages are counted from."""
+    def __init__(
+        self, traces: Path, shown: str | None, *, clock: Callable[[], datetime.datetime] | None = None
+    ) -> None:
+        """shown: the folder of the run on the screen. clock: what ages are counted from."""
         super().__init__()
         self.traces = traces
         self.shown = shown
-        self.now = now
+        self.clock = clock or partial(datetime.datetime.now, datetime.UTC)
         self.runs: list[Run] = []
         self.marked: list[Path] = []
         """At most two: before and after."""
@@ -61,9 +68,9 @@ class RunsPane(Container):
     def on_mount(self) -> None:
         self.query_one(Sheet).focus()
         self.action_reload()
+        self.set_interval(_TICK_S, self.query_one(Sheet).refresh_rows)
 
     def _columns(self) -> tuple[Column[Run], ...]:
-        now = self.now or datetime.datetime.now(datetime.UTC)
         return (
             Column("", self._mark, 2),
             Column("run", self._named, 20, grow=True, value=lambda r: r.name),
@@ -73,7 +80,7 @@ class RunsPane(Container):
             Column(
                 "findings", lambda r: _count(r.findings), 8, right=True, value=lambda r: r.findings, drop=1
             ),
-            Column("age", lambda r: words.age(r.created, now) if r.created else "", 10, drop=2),
+            Column("age", self._age, 10, drop=2),
             Column("", _note, 8),
         )
 
@@ -81,6 +88,9 @@ class RunsPane(Container):
         if run.folder in self.marked:
             return [("accent", "AB"[self.marked.index(run.folder)])]
         return [("good", "●")] if self._is_shown(run) else [("", "")]
+
+    def _age(self, run: Run) -> str:
+        return words.age(run.created, self.clock()) if run.created else ""
 
     def _is_shown(self, run: Run) -> bool:
         return self.shown is not None and Path(self.shown).resolve() == run.folder.resolve()

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -154,6 +155,21 @@ def test_double_click_opens_and_y_copies(drive: Drive) -> None:
         assert pilot.app.screen.query_one(FindingsPane).alone
 
     drive(reports.full(), body)
+
+
+def test_e_writes_the_page(drive: Drive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    report = replace(reports.full(), path="traces/20260101-000000-a")
+
+    async def body(pilot: Pilot) -> None:
+        await pilot.press("e")
+        await shows(pilot, "Written: 20260101-000000-a.html")
+        (tmp_path / "20260101-000000-a.html").unlink()
+        (tmp_path / "20260101-000000-a.html").mkdir()
+        await pilot.press("e")
+        await shows(pilot, "20260101-000000-a.html can't be written")
+
+    drive(report, body)
 
 
 def test_what_if_shows_the_timeline_without_the_finding(drive: Drive) -> None:

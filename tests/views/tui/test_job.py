@@ -124,7 +124,7 @@ def test_stages_are_timed_by_the_clock_given() -> None:
 
 def test_stages_stand_below_the_part_that_they_belong_to() -> None:
     now = [0.0]
-    panel = JobPanel(Job([], "Applying"), parts=("one: ", "two: "), clock=lambda: now[0])
+    panel = JobPanel(Job([], "Applying"), parts=("one: ", "two: ", "three: "), clock=lambda: now[0])
     for name in ("importing", "one: a", "scan", "compare", "two: b", *"123456"):
         panel.tell({"stage": name})
         now[0] += 1.0
@@ -136,7 +136,23 @@ def test_stages_stand_below_the_part_that_they_belong_to() -> None:
         "▶     7.0 s  two: b",
         *(f"  ✓     1.0 s  {name}" for name in "345"),
         "  ▶     1.0 s  6",
+        "  left: three",
     ]
+
+
+def test_a_low_panel_shows_the_stage_that_runs(report_file: Path) -> None:
+    async def main() -> str:
+        app = Viewer(None, report_file.parent, job=work(report_file, "wait"))
+        async with app.run_test(size=(80, 8)) as pilot:
+            panel = app.screen.query_one(JobPanel)
+            await until(pilot, lambda: panel.stages and panel.stages[-1].detail == "ready", "ready")
+            for number in range(11):
+                panel.tell({"stage": f"stage {number}"})
+            text = await shows(pilot, "stage 10")
+            await pilot.press("q")
+            return text
+
+    assert "▶" in asyncio.run(main())
 
 
 def test_a_scan_is_shown_and_then_its_report(report_file: Path) -> None:

@@ -40,7 +40,7 @@ def test_it_follows_the_focus(drive: Drive) -> None:
         bar = pilot.app.screen.query_one(KeyBar)
         listed = bar.keys
         texts = [key.text for key in listed if key.text]
-        assert texts == ["Sort", "Search", "Filter", "Clear", "What-if", "Help", "Quit"]
+        assert texts == ["Sort", "Search", "Filter", "Clear", "What-if", "Copy", "Export", "Help", "Quit"]
         await pilot.press("slash")
         await settled(pilot)
         assert screen_text(pilot).splitlines()[-1] == "⏎ To the list  esc Clear", "letters are typed"

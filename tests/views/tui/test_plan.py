@@ -77,6 +77,11 @@ def test_applying_shows_progress_and_then_what_became_of_it(
 
     async def body(pilot: Pilot) -> None:
         await pilot.press("6", "A")
+        assert "2 fixes to try" in await settled(pilot)
+        assert not pilot.app.screen.query(JobPanel), "it asks first"
+        await pilot.press("down", "A")
+        assert not pilot.app.screen.query(JobPanel), "the question had gone from the screen"
+        await pilot.press("A")
         if keys:
             panel = pilot.app.screen.query_one(JobPanel)
             await until(pilot, lambda: panel.stages, "trying")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from pathlib import Path
 
+import pytest
 from textual.pilot import Pilot
 
 from diffprof.model.report import save_report
+from diffprof.views.tui.runs_pane import RunsPane
 from tests import builders
 from tests.views.tui import reports
 from tests.views.tui.conftest import Drive, sheet, shows
@@ -40,3 +43,19 @@ def test_runs_open_mark_and_compare(drive: Drive, tmp_path: Path) -> None:
         await shows(pilot, "No operation makes the CPU wait", "No finding;")
 
     drive(one, body, traces=tmp_path, size=(120, 40))
+
+
+def test_ages_tick(drive: Drive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = save_report(reports.full(), tmp_path / "20260101-000000-a")
+    monkeypatch.setattr("diffprof.views.tui.runs_pane._TICK_S", 0.02)
+    then = datetime.datetime.fromisoformat(stored.recording.created)
+
+    async def body(pilot: Pilot) -> None:
+        await pilot.press("8")
+        pane = pilot.app.screen.query_one(RunsPane)
+        pane.clock = lambda: then + datetime.timedelta(seconds=59)
+        await shows(pilot, "59 s ago")
+        pane.clock = lambda: then + datetime.timedelta(seconds=61)
+        await shows(pilot, "1 min ago")
+
+    drive(stored, body, traces=tmp_path, size=(120, 40))

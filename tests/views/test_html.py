@@ -1,0 +1,79 @@
+"""Figures and tables of the HTML page."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from diffprof.judge.judging import judge_again
+from diffprof.model.recording import Grade, MemoryPoint, MemoryUse
+from diffprof.model.report import load_report, save_report
+from diffprof.views import render
+from diffprof.views.html.memory import memory_figure
+from tests import builders
+from tests.samples import FOLDER
+
+GIB = 2**30
+CURVE = (MemoryPoint(op=0, bytes=2 * GIB), MemoryPoint(op=50, bytes=8 * GIB), MemoryPoint(op=75, bytes=GIB))
+
+
+def memory_of(**more: int) -> str:
+    return "".join(memory_figure(MemoryUse(grade=Grade.SIMULATED, curve=CURVE, **more), 100))
+
+
+def test_memory_is_drawn_over_the_operations_of_the_call() -> None:
+    shown = memory_of(capacity_bytes=80 * GIB)
+    assert "Memory in use, 8 GiB at its peak (simulated)" in shown
+    # 1000 columns from 60 on, 130 high from 142 upwards: 8 GiB are all of it.
+    assert 'd="M60 142H60V109.5H560V12H810V125.8H1060V142z"' in shown
+    assert re.findall(r">(\d+) GiB<", shown) == ["0", "2", "4", "6"]
+    assert "the device has" not in shown, "it would press the curve flat"
+
+
+def test_the_memory_of_the_device_is_drawn_where_it_is_near() -> None:
+    shown = memory_of(capacity_bytes=10 * GIB)
+    assert "the device has 10 GiB" in shown
+    assert '<line class="limit" x1="60" x2="1060" y1="12.0" y2="12.0"/>' in shown
+
+
+def test_without_a_curve_there_is_no_chart() -> None:
+    assert list(memory_figure(None, 100)) == []
+    assert list(memory_figure(MemoryUse(grade=Grade.SIMULATED, peak_bytes=GIB), 100)) == []
+
+
+def test_what_does_no_work_takes_its_colour_from_the_theme() -> None:
+    page = render(judge_again(load_report(FOLDER / "sdxl-ddim-h100")), "html")
+    quiet = re.findall(r'<path class="quiet"[^>]*><title>([^<]*)', page)
+    assert set(quiet) <= {"device idle", "host waits: launch queue full"}
+    assert "device idle" in quiet
+    dark = page.partition("prefers-color-scheme: dark")[2]
+    paper, idle = (re.search(rf"--{name}: #(\w\w)", dark) for name in ("paper", "quiet"))
+    assert paper
+    assert idle
+    assert 0 < int(idle[1], 16) - int(paper[1], 16) < 64, "seen, and hardly brighter than the page"
+
+
+def test_before_and_after_stand_side_by_side(tmp_path: Path) -> None:
+    report = replace(load_report(FOLDER / "sdxl-ddim-a100"), path=str(FOLDER / "sdxl-ddim-a100"))
+    page = render(judge_again(report), "html")
+    rows = page.partition('<section id="after">')[2].partition("</section>")[0]
+    assert re.search(r"<tr><td>[^<]*call[^<]*</td><td[^>]*>539 ms</td><td[^>]*>372 ms</td>", rows)
+    assert 'id="after"' not in render(replace(report, path=str(tmp_path / "a")), "html")
+
+
+def test_an_after_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    stored = save_report(replace(builders.one_of_everything(), after="b"), tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "report.json").write_text("{")
+    assert "is not a diffprof report" in render(stored, "html")
+
+
+def test_code_and_diffs_can_be_copied() -> None:
+    page = render(judge_again(load_report(FOLDER / "sdxl-ddim-a100")), "html")
+    listings = re.findall(
+        r"<summary>(source of |[^<]* in your source|diff of)[^<]*</summary>\n<pre([^>]*)>", page
+    )
+    assert len(listings) >= 3
+    assert {attributes for _, attributes in listings} == {' class="copy"'}
