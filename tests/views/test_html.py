@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+from importlib.resources import files
 from pathlib import Path
 
+import pytest
 from msgspec.structs import replace
 
 from diffprof.judge.judging import judge_again
@@ -19,8 +23,9 @@ GIB = 2**30
 CURVE = (MemoryPoint(op=0, bytes=2 * GIB), MemoryPoint(op=50, bytes=8 * GIB), MemoryPoint(op=75, bytes=GIB))
 
 
-def memory_of(**more: int) -> str:
-    return "".join(memory_figure(MemoryUse(grade=Grade.SIMULATED, curve=CURVE, **more), 100))
+def memory_of(capacity_bytes: int) -> str:
+    used = MemoryUse(grade=Grade.SIMULATED, curve=CURVE, capacity_bytes=capacity_bytes)
+    return "".join(memory_figure(used, 100))
 
 
 def test_memory_is_drawn_over_the_operations_of_the_call() -> None:
@@ -77,3 +82,17 @@ def test_code_and_diffs_can_be_copied() -> None:
     )
     assert len(listings) >= 3
     assert {attributes for _, attributes in listings} == {' class="copy"'}
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+def test_a_click_sorts_and_copies() -> None:
+    stand_in = Path(__file__).parent / "page_dom.mjs"
+    script = files("diffprof.views.html").joinpath("page.js")
+    ran = subprocess.run(["node", str(stand_in), str(script)], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines() == [
+        "b|1.5 s; c|1,200 ms; a9|20 ms; a10| descending",
+        "a9|20 ms; c|1,200 ms; b|1.5 s; a10| ascending",
+        "a9|20 ms; a10|; b|1.5 s; c|1,200 ms ascending",
+        "c|1,200 ms; b|1.5 s; a10|; a9|20 ms descending",
+        '"x = 1\\ny\\n" copied',
+    ]

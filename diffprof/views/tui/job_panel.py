@@ -54,7 +54,7 @@ class JobPanel(VerticalScroll, can_focus=False):
         self.clock = clock
         self.began = clock()
         self.stages: list[Stage] = []
-        self._running = 0
+        self._shown_line = 0
         """The line of the stage that runs."""
 
     def compose(self) -> ComposeResult:
@@ -95,8 +95,8 @@ class JobPanel(VerticalScroll, can_focus=False):
         lines = laid_out(self.page().blocks, columns)
         self.query_one(Static).update(Content("\n").join(lines))
         running = max((n for n, line in enumerate(lines) if line.plain.lstrip().startswith("▶")), default=0)
-        if running != self._running:
-            self._running = running
+        if running != self._shown_line:
+            self._shown_line = running
             self.call_after_refresh(self.scroll_to_region, Region(0, running, 1, 1), animate=False)
 
     def page(self) -> Writing:
