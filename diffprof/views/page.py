@@ -36,6 +36,9 @@ _PROSE = 120
 """Cells: the narrowest screen that is fitted, the width where there is none, the longest line of prose."""
 _FOLDER = re.compile(r".*/")
 _MARK = re.compile(r".*[/._,:=(-]")
+_COMMAND = re.compile(r"^((?:\s|\x1b\[[\d;]*m)*):(?=:)")
+"""How a line begins that GitHub's runner obeys, such as `::error::`: words are wrapped there too. Its first
+colon becomes a ratio sign, which looks the same and is as wide."""
 
 
 class Page:
@@ -50,8 +53,8 @@ class Page:
         self.lines: list[str] = []
 
     def text(self) -> str:
-        """All lines, each ended by a newline; trailing blanks dropped."""
-        return "".join(f"{line.rstrip()}\n" for line in self.lines)
+        """All lines, each ended by a newline; trailing blanks dropped, and none a command to a CI log."""
+        return "".join(_COMMAND.sub("\\1\u2236", line.rstrip()) + "\n" for line in self.lines)
 
     def blank(self) -> None:
         if self.lines and self.lines[-1]:
@@ -91,11 +94,15 @@ class Page:
         in the next.
 
         label: stands before the first line; the others are indented to its right. A line break in the
-        text starts a new line. hanging: how much further the others are indented.
+        text starts a new line, never at the margin: only our own lines begin there. hanging: how much
+        further the others are indented.
         """
         lead = pad(clean(label), 9) if label else ""
         margin = indent + len(lead)
         head = " " * indent + self._styled((label_style, lead)) if lead else " " * indent
+        parts = [span if isinstance(span, tuple) else ("", span) for span in spans]
+        if not margin and any(len(clean_lines(text)) > 1 for _, text in parts):
+            hanging = max(hanging, 2)
         room = max(min(self.columns or _PIPED, _PROSE) - margin - hanging, 20)
         words: list[tuple[str, str]] = []
         lines: list[str] = []
@@ -107,8 +114,7 @@ class Page:
             words.clear()
             used = 0
 
-        for span in spans:
-            style, text = span if isinstance(span, tuple) else ("", span)
+        for style, text in parts:
             for number, paragraph in enumerate(clean_lines(text)):
                 if number:
                     end_line()

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from diffprof.model.finding import Finding
+from diffprof.model.plain import clean
 from diffprof.model.recording import Doubt, Grade, Recording, Timing
 from diffprof.model.units import (
     NOT_MEASURED,
@@ -120,13 +121,13 @@ def subject(recording: Recording) -> str:
     target, device = recording.target, recording.device
     if target.kind == "trace":
         of = f", {target.pipeline}" if target.pipeline else ""
-        return f"{target.spec}{of} ({device.name}, {device.grade})"
+        return clean(f"{target.spec}{of} ({device.name}, {device.grade})")
     words = [f"{target.spec} ({target.pipeline})", f"on {device.spec} ({device.name}, {device.grade})"]
     if target.steps is not None:
         words.append(plural(target.steps, "step"))
     if target.weights != "real":
         words.append({"none": "no weights", "random": "random weights"}.get(target.weights, target.weights))
-    return ", ".join([" ".join(words[:2]), *words[2:]])
+    return clean(", ".join([" ".join(words[:2]), *words[2:]]))
 
 
 def versions(recording: Recording) -> str:

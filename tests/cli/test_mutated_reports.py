@@ -50,7 +50,7 @@ def acts(command: list[str], result: Result) -> str:
         return "a control character"
     if "html" in command and re.search(rf"<img[^>]*{CANARY}", out):
         return "an element of a page"
-    if "github" in command and re.search(rf"^::error::{CANARY}", out, re.M):
+    if re.search(rf"^\s*::error::{CANARY}", out, re.M):
         return "a command of a CI log"
     if re.search(rf"^\| {CANARY}", out, re.M) and "json" not in command:
         return "a row of a table"

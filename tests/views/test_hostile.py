@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffprof.model.plain import clean, clean_lines, cut, width
+from diffprof.model.recording import TargetInfo
 from diffprof.model.report import Report, from_json, to_json
-from diffprof.views import FORMATS, render
+from diffprof.views import FORMATS, render, words
 from diffprof.views.markdown import code, prose
 from tests import builders
 
@@ -134,6 +135,14 @@ def test_markdown_escapes() -> None:
     assert prose("use `a_b|c`") == r"use `a_b\|c`"
     assert code("a`b|c") == r"``a`b\|c``"
     assert code("`a`") == "`` `a` ``"
+
+
+@pytest.mark.parametrize("kind", ["script", "trace"])
+def test_what_was_scanned_is_said_in_one_line(kind: str) -> None:
+    target = TargetInfo(spec="a.py", kind=kind, pipeline="Mine\n| row |")
+    recording = builders.make_recording(target=target)
+    assert r"Mine\n| row |" in words.subject(recording)
+    assert r"Mine\n| row |" in " ".join(render(builders.make_report(recording=recording), "text").split("\n"))
 
 
 def test_github_has_one_command_a_line() -> None:

@@ -81,6 +81,19 @@ def test_flow_hangs_under_its_label() -> None:
     assert page.text() == "  cost     one two three four five six\n           seven\n"
 
 
+def test_no_line_is_a_command_to_a_ci_log() -> None:
+    """Neither by a line break, nor where words are wrapped, nor indented: runners skip the spaces before."""
+    page = Page()
+    page.flow("first\n::error::second")
+    page.flow(f"{'x' * 78} ::error::third", indent=1)
+    page.raw("::add-mask::at::fourth")
+    assert page.text().splitlines() == [
+        *("first", "  \u2236:error::second"),
+        *(" " + "x" * 78, " \u2236:error::third"),
+        "\u2236:add-mask::at::fourth",
+    ]
+
+
 def test_columns_align_by_cells_and_numbers_go_right() -> None:
     page = Page()
     page.table(("name", "n", "rest"), [("词", "5", "a"), ("abcdef", "12", "b")])
