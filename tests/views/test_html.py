@@ -37,6 +37,12 @@ def test_memory_is_drawn_over_the_operations_of_the_call() -> None:
     assert "the device has" not in shown, "it would press the curve flat"
 
 
+def test_axes_of_long_calls_have_plain_figures() -> None:
+    used = MemoryUse(grade=Grade.SIMULATED, curve=CURVE)
+    shown = "".join(memory_figure(used, 25_000))
+    assert re.findall(r'text-anchor="middle">([^<]*)<', shown) == ["0", "5,000", "10,000", "15,000", "20,000"]
+
+
 def test_the_memory_of_the_device_is_drawn_where_it_is_near() -> None:
     shown = memory_of(capacity_bytes=10 * GIB)
     assert "the device has 10 GiB" in shown

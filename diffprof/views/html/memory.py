@@ -40,7 +40,7 @@ def _drawn(memory: MemoryUse, last: int, top: float, capacity: int | None) -> It
     def y(used: float) -> float:
         return round(bottom - used / top * _HEIGHT, 1)
 
-    for at in ticks(top / _GIB, 4):
+    for at in ticks(top / _GIB, 5):
         place = y(at * _GIB)
         yield f'<line class="tick" x1="{_LEFT}" x2="{right}" y1="{place}" y2="{place}"/>\n'
         yield f'<text class="dim" x="{_LEFT - 6}" y="{place + 4:g}" text-anchor="end">{at:.3g} GiB</text>\n'
@@ -51,5 +51,5 @@ def _drawn(memory: MemoryUse, last: int, top: float, capacity: int | None) -> It
         yield f'<text class="dim" x="{right}" y="{y(capacity) - 3:g}" text-anchor="end">'
         yield f"the device has {text(size(capacity))}</text>\n"
     for at in ticks(last):
-        yield f'<text class="dim" x="{x(at)}" y="{bottom + 16}" text-anchor="middle">{at:,.4g}</text>\n'
+        yield f'<text class="dim" x="{x(at)}" y="{bottom + 16}" text-anchor="middle">{at:,.10g}</text>\n'
     yield f'<text class="dim" x="{right}" y="{bottom + 30}" text-anchor="end">operations of the call</text>\n'

@@ -61,7 +61,7 @@ def _drawn(title: str, lanes: Lanes, recording: Recording, anchors: Mapping[int,
         left = x(lanes.start_us + at)
         anchor = "middle" if at else "start"
         yield f'<line class="tick" x1="{left}" x2="{left}" y1="118" y2="124"/>'
-        yield f'<text class="dim" x="{left}" y="138" text-anchor="{anchor}">{at / 1e3:,.4g} ms</text>\n'
+        yield f'<text class="dim" x="{left}" y="138" text-anchor="{anchor}">{at / 1e3:,.10g} ms</text>\n'
     yield "</svg>\n"
 
 
