@@ -10,7 +10,8 @@ import itertools
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from itertools import chain, repeat
+from typing import Any, NamedTuple, TypeVar
 
 from diffprof.model.recording import Grade, KernelKind, PhaseSpan, Timeline
 
@@ -20,6 +21,8 @@ from .hosts import HostSheet
 from .products import Product, as_linear, product_of
 from .quantized import passes_left
 from .signatures import OpSignature
+
+_T = TypeVar("_T")
 
 GUARD_SHARE = 0.09
 """Host time of one call of a compiled part, of what the same call takes eagerly: checking guards and
@@ -249,12 +252,12 @@ class Queue:
         """One call of a compiled part, or what is left of it up to a wait."""
         entry = GUARD_SHARE * sum(host)
         found.entries.add(len(found.units))
-        for chain, place in chains(zip(ops, itertools.count(), strict=False), self.is_fusible):
-            key = (True, *chain)
+        for fused, place in chains(zip(ops, itertools.count(), strict=False), self.is_fusible):
+            key = (True, *fused)
             unit = self._units.get(key)
             if unit is None:
-                product = product_of(chain[0]) if len(chain) == 1 else None
-                unit = self._units[key] = Unit(tuple(chain), compiled=True, product=product)
+                product = product_of(fused[0]) if len(fused) == 1 else None
+                unit = self._units[key] = Unit(tuple(fused), compiled=True, product=product)
             _add(found, unit, modules[place], entry, -1)
             entry = 0.0
 
@@ -298,6 +301,10 @@ class Columns(NamedTuple):
         self.stream.extend(more.stream)
 
 
+Costs = tuple[tuple[int, ...], tuple[float, ...]]
+"""Numbers of the kinds of what is launched, and their times."""
+
+
 class Assembly:
     """What stretches of a call launch, costed by one model."""
 
@@ -308,7 +315,7 @@ class Assembly:
         self._numbers: dict[Kernel, int] = {}
         """Calls that differ only in where their data lies (`timesteps[i]`) are one kind."""
         self._names: dict[str | None, int] = {None: -1}
-        self._costs: dict[Unit, tuple[tuple[int, ...], tuple[float, ...]]] = {}
+        self._costs: dict[Unit, Costs] = {}
         self._swapped: dict[OpSignature, OpSignature] = {}
         """1x1 convolutions as linears."""
 
@@ -362,43 +369,51 @@ class Assembly:
         return sum(len(self.model.kernels(item)) for item in items if isinstance(item, OpSignature))
 
     def _launched(self, queued: Enqueued) -> Columns:
-        mode = self.model.mode
-        found = Columns([], [], [], [], [], [])
         names = self._names
         for each in dict.fromkeys(queued.paths):
             names.setdefault(each, len(names) - 1)
-        module = [names[path] for path in queued.paths]
-        before: Unit | None = None
-        rows = zip(queued.units, queued.paths, module, queued.host, queued.sync, strict=True)
-        for n, (unit, path, number, host, sync) in enumerate(rows):
-            if mode.quantizes is not None and unit.product is not None:
-                before = None if n in queued.entries else before
-                kinds, times = self._numbered(self._quantized(unit, unit.product, path, before))
-            else:
-                known = self._costs.get(unit)
-                kinds, times = self._of(unit) if known is None else known
-            before = unit
-            extra = EXTRA_LAUNCH_US
-            if unit.compiled:
-                extra = 0.0 if mode.graphs else COMPILED_LAUNCH_US
-                host += extra + (GRAPH_CALL_US if mode.graphs and n in queued.entries else 0.0)
-            found.kind.extend(kinds)
-            found.stream.extend((unit.stream,) * len(kinds))
-            found.device.extend(times)
-            found.module.append(number)
-            found.host.append(host)
-            if len(times) > 1:
-                more = len(times) - 1
-                found.module.extend((number,) * more)
-                found.host.extend((extra,) * more)
-                found.sync.extend((-1,) * more)
-            found.sync.append(sync)
-        return found
+        costs = list(self._costed(queued))
+        counts = [len(times) for _, times in costs]
+        host, further = self._host(queued)
+        return Columns(
+            kind=list(chain.from_iterable(kinds for kinds, _ in costs)),
+            module=_spread([names[path] for path in queued.paths], counts),
+            host=_spread(host, counts, further),
+            device=list(chain.from_iterable(times for _, times in costs)),
+            sync=_spread(queued.sync, counts, repeat(-1)),
+            stream=_spread([unit.stream for unit in queued.units], counts),
+        )
 
-    def _of(self, unit: Unit) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    def _costed(self, queued: Enqueued) -> Iterator[Costs]:
+        """What each unit launches."""
+        quantizes, known = self.model.mode.quantizes is not None, self._costs
+        before: Unit | None = None
+        for n, (unit, path) in enumerate(zip(queued.units, queued.paths, strict=True)):
+            if quantizes and unit.product is not None:
+                before = None if n in queued.entries else before
+                yield self._numbered(self._quantized(unit, unit.product, path, before))
+            else:
+                yield known.get(unit) or self._of(unit)
+            before = unit
+
+    def _host(self, queued: Enqueued) -> tuple[list[float], list[float]]:
+        """Host time of the first launch of each unit, and of each further one."""
+        graphs = self.model.mode.graphs
+        launch = 0.0 if graphs else COMPILED_LAUNCH_US
+        further = [launch if unit.compiled else EXTRA_LAUNCH_US for unit in queued.units]
+        if not self.model.mode.compiled:
+            return queued.host, further
+        host = [
+            us + launch if unit.compiled else us for us, unit in zip(queued.host, queued.units, strict=True)
+        ]
+        for n in queued.entries if graphs else ():
+            host[n] += GRAPH_CALL_US
+        return host, further
+
+    def _of(self, unit: Unit) -> Costs:
         """Numbers of the kinds, and times, of what a unit launches."""
         if not unit.ops:
-            found: tuple[tuple[int, ...], tuple[float, ...]] = ((-1,), (0.0,))
+            found: Costs = ((-1,), (0.0,))
         elif unit.compiled and is_fusible(unit.ops[0]):
             found = self._numbered([fuse(unit.ops, self.model)])
         else:
@@ -407,7 +422,7 @@ class Assembly:
         self._costs[unit] = found
         return found
 
-    def _numbered(self, kernels: Sequence[Kernel]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    def _numbered(self, kernels: Sequence[Kernel]) -> Costs:
         numbers = self._numbers
         kinds = tuple(numbers.setdefault(kernel, len(numbers)) for kernel in kernels)
         return kinds, tuple(kernel.device_us for kernel in kernels)
@@ -430,6 +445,14 @@ class Assembly:
         again = last is not None and not generated and last.inputs[:1] == op.inputs[:1]
         *passes, main = self.model.kernels(op, compiled=True, quantized=True)
         return (*passes[passes_left(mode.scheme, again=again, generated=generated)], main)
+
+
+def _spread(values: list[_T], counts: list[int], further: Iterable[_T] | None = None) -> list[_T]:
+    """The values, each so many times. further: what stands in the places after the first of each."""
+    rows = zip(values, counts, values if further is None else further, strict=False)
+    return list(
+        chain.from_iterable((value,) if n == 1 else (value, *(more,) * (n - 1)) for value, n, more in rows)
+    )
 
 
 def _spans(call: Call, starts: Mapping[int, int]) -> tuple[PhaseSpan, ...]:

@@ -91,7 +91,6 @@ class WhatIf:
         self._assemblies: dict[Mode, Assembly] = {}
         self._lanes: dict[Assembly, Lanes] = {}
         self._models: dict[Mode, CostModel] = {}
-        self._gaining: frozenset[Identity] | None = None
         self._int8: dict[tuple[str | None, int, int, str], bool] = {}
 
     # --- asking ---------------------------------------------------------------------------------------
@@ -109,7 +108,7 @@ class WhatIf:
         if change in (Change.COMPILED, Change.COMPILED_BLOCKS):
             return bool(self.roots) and not self.model.mode.compiled
         if change is Change.INT8:
-            return bool(self.roots) and self.model.mode.quantizes is None and bool(self.gaining())
+            return bool(self.roots) and self.model.mode.quantizes is None and bool(self.gaining)
         if change is Change.TF32:
             return not self.model.mode.matmul_tf32 and "tf32" in self.model.spec.peak and self._has_float32()
         return any(new is not old for new, old in zip(self.parts(change), self._own, strict=True))
@@ -171,21 +170,21 @@ class WhatIf:
             found = self._int8[key] = (
                 module is not None
                 and root is not None
-                and (root, kind, pattern_of(_within(module, root)), depth, columns) in self.gaining()
+                and (root, kind, pattern_of(_within(module, root)), depth, columns) in self.gaining
             )
         return found
 
+    @cached_property
     def gaining(self) -> frozenset[Identity]:
         """Layers that INT8 makes faster in a compiled graph, all activations that they see together."""
-        if self._gaining is None:
-            sums: dict[Identity, list[float]] = defaultdict(lambda: [0.0, 0.0])
-            for each in self.projections():
-                name = (each.component, each.kind, each.pattern, each.in_features, each.out_features)
-                sums[name][0] += each.now_us
-                sums[name][1] += each.int8_us
-            self._gaining = frozenset(name for name, (now, int8) in sums.items() if int8 < WORTH * now)
-        return self._gaining
+        sums: dict[Identity, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        for each in self.projections:
+            name = (each.component, each.kind, each.pattern, each.in_features, each.out_features)
+            sums[name][0] += each.now_us
+            sums[name][1] += each.int8_us
+        return frozenset(name for name, (now, int8) in sums.items() if int8 < WORTH * now)
 
+    @cached_property
     def projections(self) -> tuple[Projection, ...]:
         """The linears and 1x1 convolutions of what would be compiled, apart and fused, in half precision and
         in INT8."""

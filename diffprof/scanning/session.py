@@ -268,8 +268,20 @@ def watched_call(session: Session, scene: Scene) -> None:
         stack.enter_context(tracker.watching(scene.pipe))
         if session.device.kind == "sim" and not session.settings.get("every_step"):
             models = with_role(scene.pipe, "denoiser").values()
-            stack.enter_context(replaying(models, observer))
+            stack.enter_context(replaying(models, observer, _last_forward(scene.pipe, tracker)))
         scene.call()
+
+
+def _last_forward(pipe: Any, tracker: PhaseTracker) -> Callable[[int], bool]:
+    """Whether a denoiser that was called so often, once a step, is in the last of its scheduler's steps."""
+    schedulers = with_role(pipe, "scheduler").values()
+
+    def is_last(calls: int) -> bool:
+        steps = [getattr(each, "timesteps", None) for each in schedulers]
+        step = tracker.current.step
+        return step == calls - 1 and any(s is not None and tuple(s.shape[:1]) == (calls,) for s in steps)
+
+    return is_last
 
 
 def _simulated_kernels(session: Session, pipe: Any) -> SimulatedKernels:

@@ -12,6 +12,7 @@ import torch
 
 from diffprof.corpus import CASES
 from diffprof.devices.simulated import forward_replay
+from diffprof.devices.simulated.held_state import HeldState
 from diffprof.model.recording import Recording
 from diffprof.scanning.scan import scan_target
 from diffprof.targets import from_object
@@ -135,6 +136,24 @@ def test_what_changes_is_run(name: str, replays: list[str]) -> None:
         assert not every or not replays
     assert encoded(found[0]) == encoded(found[1])
     assert len(replays) == most
+
+
+@pytest.mark.parametrize(("steps", "prepared"), [(3, 0), (6, 1)])
+def test_a_forward_after_the_last_is_not_prepared_for(
+    steps: int, prepared: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first is given known values, so the third is the second of its signature."""
+    held: list[Any] = []
+
+    class Counted(HeldState):
+        def __init__(self, module: torch.nn.Module) -> None:
+            held.append(module)
+            super().__init__(module)
+
+    monkeypatch.setattr(forward_replay, "HeldState", Counted)
+    case = CASES["sdxl"].build()
+    recorded(case.pipe, {**case.kwargs, "num_inference_steps": steps, "guidance_scale": 5.0}, every=False)
+    assert len(held) == prepared
 
 
 def with_steps(case: Any) -> dict[str, Any]:

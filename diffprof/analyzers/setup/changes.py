@@ -68,12 +68,13 @@ def costed(
     builder = kernels.builder
     whatif = WhatIf(builder.call, builder.model, roots, _fusable(pipe), relaid, graphs, kernels.rows)
     compiled = timeline.mode != "eager"
-    possible = {change for change in _asked(parts) if whatif.changes_anything(change)}
+    asked = set(_asked(parts))
+    possible = [change for change in Change if change in asked and whatif.changes_anything(change)]
     found = tuple(_alternative(whatif, made, syncs) for made in dict.fromkeys(_sets(possible, compiled)))
     costs = KindCosts(
         grade=Grade.SIMULATED,
         half=str(whatif.altered.dtype).removeprefix("torch."),
-        projections=whatif.projections(),
+        projections=whatif.projections,
         compiled_host_left=GUARD_SHARE if roots else 1.0,
     )
     return Costed(costs, found, unseen)
@@ -126,18 +127,19 @@ def _asked(parts: Sequence[SetupPart]) -> Iterator[Change]:
         yield Change.COMPILED_BLOCKS
 
 
-def _sets(possible: set[Change], compiled: bool) -> Iterator[frozenset[Change]]:
+def _sets(possible: Sequence[Change], compiled: bool) -> Iterator[frozenset[Change]]:
     """None, each alone, and those of a plan together, with and without channels_last, which a plan leaves out
     where it compiles. INT8 is for what is compiled, as the call may be."""
     yield frozenset()
-    for change in possible if compiled else possible - {Change.INT8}:
-        yield frozenset({change})
-    if {Change.COMPILED, Change.INT8} <= possible:
+    for change in possible:
+        if compiled or change is not Change.INT8:
+            yield frozenset({change})
+    every = frozenset(possible)
+    if {Change.COMPILED, Change.INT8} <= every:
         yield frozenset({Change.COMPILED, Change.INT8})
-    if {Change.HALF, Change.CHANNELS_LAST} <= possible:
+    if {Change.HALF, Change.CHANNELS_LAST} <= every:
         yield frozenset({Change.HALF, Change.CHANNELS_LAST})
-    without = possible - {Change.CHANNELS_LAST}
-    for plan, able in itertools.product((PLAIN, LOSSY), (possible, without)):
+    for plan, able in itertools.product((PLAIN, LOSSY), (every, every - {Change.CHANNELS_LAST})):
         made = frozenset[Change]()
         for change in plan:
             if change in able and (change is not Change.INT8 or compiled or Change.COMPILED in made):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -74,9 +74,14 @@ class _Forward:
 
 
 @contextmanager
-def replaying(modules: Iterable[torch.nn.Module], observer: Observer) -> Iterator[None]:
-    """Inside, forwards of these modules that repeat are told to the observer again instead of run."""
-    replays = [_Replay(module, observer) for module in modules]
+def replaying(
+    modules: Iterable[torch.nn.Module],
+    observer: Observer,
+    is_last: Callable[[int], bool] = lambda calls: False,
+) -> Iterator[None]:
+    """Inside, forwards of these modules that repeat are told to the observer again instead of run. is_last:
+    told how many forwards a module began, says whether no other is to be expected: it is not prepared for."""
+    replays = [_Replay(module, observer, is_last) for module in modules]
     try:
         yield
     finally:
@@ -90,9 +95,11 @@ class _Replay:
     _running = False
     """Whether a forward is being recorded: models inside of it are part of it."""
 
-    def __init__(self, module: torch.nn.Module, observer: Observer) -> None:
+    def __init__(self, module: torch.nn.Module, observer: Observer, is_last: Callable[[int], bool]) -> None:
         self._module = module
         self._observer = observer
+        self._is_last = is_last
+        self._calls = 0
         self._known: dict[Any, _Forward] = {}
         self._given_up: set[Any] = set()
         self._open = True
@@ -108,6 +115,7 @@ class _Replay:
     def close(self) -> None:
         """Every forward runs from now on, whoever has a hold of it."""
         self._open = False
+        self._known.clear()
         held = vars(self._module)
         if held.get("forward") is self._placed:
             del held["forward"]
@@ -117,6 +125,7 @@ class _Replay:
     def _called(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not self._open or _Replay._running or QUIET.depth or SESSION.capture is not None:
             return self._forward(*args, **kwargs)
+        self._calls += 1
         try:
             key = _key(args, kwargs)
         except Unreadable:
@@ -126,6 +135,8 @@ class _Replay:
         known = self._known.get(key)
         if known is not None and self._repeats(known, args, kwargs):
             return self._tell(known)
+        if self._is_last(self._calls):
+            return self._forward(*args, **kwargs)
         _Replay._running = True
         try:
             return self._run(key, args, kwargs)
