@@ -25,6 +25,7 @@ from diffprof.views.tui.finding_page import finding_page
 from diffprof.views.tui.finding_query import FindingIndex, Query
 from diffprof.views.tui.styles import Writing
 from diffprof.views.tui.table import Sheet
+from diffprof.views.verdict import headline_finding
 
 _KEYS = {"analyzer": "a", "phase": "p", "grade": "g", "loop": "l"}
 _FILTER = Binding.Group("Filter", compact=True)
@@ -108,6 +109,8 @@ class FindingsPane(Container):
 
     def on_mount(self) -> None:
         sheet = self.query_one(FindingList)
+        if (first := headline_finding(self.report)) is not None:
+            sheet.go_to(first)
         sheet.focus()
         # After the first screen: colouring source for the first time takes as long as the list.
         self.call_after_refresh(self._settled, sheet.row)

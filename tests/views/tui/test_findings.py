@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from textual.pilot import Pilot
 from textual.widgets import Input
 
+from diffprof.model.summary import Answer
 from diffprof.views.tui.article import Article
 from diffprof.views.tui.editor import editor_command, source_file
 from diffprof.views.tui.finding_list import FindingList
@@ -36,6 +37,16 @@ def test_moving_in_a_list(drive: Drive) -> None:
         assert places == [1, 2, 1, 0, 4_999, 0, room - 1, 0, 0]
 
     drive(builders.many(5_000), body)
+
+
+def test_it_opens_on_the_finding_that_the_verdict_names(drive: Drive) -> None:
+    async def body(pilot: Pilot) -> None:
+        findings = pilot.app.screen.query_one(FindingList)
+        assert findings.row
+        assert findings.row.rule == "GRB001", "the third"
+        await shows(pilot, f"GRB001 {findings.row.name}")
+
+    drive(replace(reports.full(), verdict=Answer(finding=2)), body)
 
 
 def test_filters_by_key_and_click(drive: Drive) -> None:
