@@ -54,9 +54,10 @@ def stored(traces: Path, run: str | None) -> Report:
 
 
 def _is_target(name: str) -> bool:
-    from diffprof.targets.builtin import builtin_named
+    from diffprof.targets.builtin import builtin_named, shrinkable
 
-    return builtin_named(name) is not None or ".py" in name or Path(name).is_dir()
+    built_in = builtin_named(name) or shrinkable(name)
+    return built_in is not None or ".py" in name or Path(name).is_dir()
 
 
 @click.command("fix")

@@ -27,6 +27,7 @@ def command(search: str, form: str) -> None:
             "description": info.description,
             "source": info.source,
             "aliases": info.aliases,
+            "tiny": info.tiny,
             "pipeline": info.pipeline,
             "licence": info.licence,
             "dtype": info.dtype,
@@ -47,5 +48,6 @@ def command(search: str, form: str) -> None:
             f"No built-in architecture mentions {search!r}.", "`diffprof targets` lists all of them."
         )
     screen = terminal()
-    note = "Others: a checkpoint folder, a hub id, file.py:function, script.py (see `diffprof scan --help`)."
+    note = "Each has a small form with real values that any CPU runs: tiny-flux, tiny-sd15, ...\n"
+    note += "Others: a checkpoint folder, a hub id, file.py:function, script.py (see `diffprof scan --help`)."
     emit(render_list(_COLUMNS, rows, form, width=screen.columns, colour=screen.colour, note=note))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from diffprof.model.errors import UsageError
-from diffprof.targets.builtin import BuiltinInfo, builtin_named, builtin_targets
+from diffprof.targets.builtin import TINY, BuiltinInfo, builtin_named, builtin_targets, shrinkable
 
 if TYPE_CHECKING:
     from diffprof.devices import Device
@@ -27,6 +27,7 @@ CORPUS = "corpus:"
 
 FORMS = """\
 a built-in architecture      sdxl, flux, wan or another of {number}: see `diffprof targets`
+its small form, with values  tiny-flux, tiny-wan
 a local checkpoint folder    ./my-checkpoint (with a model_index.json)
 a hub id                     stabilityai/stable-diffusion-xl-base-1.0
 a factory                    path/to/file.py:function
@@ -115,6 +116,10 @@ def _resolve(spec: str, args: Sequence[str]) -> Target:
         from diffprof.targets.checkpoint import BuiltinTarget
 
         return BuiltinTarget(spec)
+    if shrinkable(spec) is not None:
+        from diffprof.targets.checkpoint import TinyTarget
+
+        return TinyTarget(spec)
     folder = Path(spec).expanduser()
     if folder.is_dir():
         from diffprof.targets.checkpoint import FolderTarget
@@ -158,7 +163,10 @@ def _not_a_target(what: str, spec: str) -> UsageError:
 def _near_builtins(spec: str) -> str:
     """Built-in names that are spelled alike, else those that mention it."""
     infos = builtin_targets()
-    near = nearest(spec, [name for info in infos for name in (info.name, *info.aliases)])
+    names = [name for info in infos for name in (info.name, *info.aliases)]
+    if spec.startswith(TINY):
+        names = [name if name.startswith(TINY) else TINY + name for name in names]
+    near = nearest(spec, list(dict.fromkeys(names)))
     found = [info.name for info in infos if info.mentions(spec)]
     return near or (f"Did you mean {', '.join(found[:5])}?" if found else "")
 

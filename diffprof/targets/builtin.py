@@ -29,6 +29,9 @@ ARCHITECTURES = Path(__file__).parent / "architectures"
 STEPS = 3
 """Denoising steps of a default call: a first, a last, and a steady one between."""
 
+TINY = "tiny-"
+"""What the names of shrunk architectures begin with."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -84,6 +87,11 @@ class BuiltinInfo:
         """Whether the parameter counts were held against a source that was read."""
         return bool(self.checked_by)
 
+    @property
+    def tiny(self) -> str | None:
+        """The name of its small form; None of one that is small."""
+        return None if self.name.startswith(TINY) else TINY + self.name
+
     @cached_property
     def pipeline(self) -> str:
         """The class of diffusers."""
@@ -122,6 +130,13 @@ def builtin_targets() -> tuple[BuiltinInfo, ...]:
 def builtin_named(name: str) -> BuiltinInfo | None:
     """The architecture of that name or alias."""
     return next((info for info in builtin_targets() if name in (info.name, *info.aliases)), None)
+
+
+def shrinkable(name: str) -> BuiltinInfo | None:
+    """The architecture that `tiny-` and its name or alias stands for, in small. One that is stored under that
+    name is not meant, nor a smaller one of what is small."""
+    info = builtin_named(name.removeprefix(TINY)) if name.startswith(TINY) else None
+    return None if info is None or info.tiny is None or builtin_named(name) is not None else info
 
 
 def stands_for(checkpoint: str) -> BuiltinInfo | None:

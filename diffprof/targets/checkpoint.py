@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from diffprof.model.errors import DiffprofError, TargetError, UsageError
 from diffprof.targets import slug
-from diffprof.targets.builtin import BuiltinInfo, builtin_named, stands_for
+from diffprof.targets.builtin import TINY, BuiltinInfo, builtin_named, shrinkable, stands_for
 
 if TYPE_CHECKING:
     from diffprof.devices import Device
@@ -63,6 +63,64 @@ class BuiltinTarget:
             pipe, weights = _architecture(folder, device, options, info.dtype)
         call = call_values(info.call, pipe, device.torch_device)
         return _played(self, play, device, options, pipe, weights, call, _of_how_many(info, options))
+
+
+@dataclass(frozen=True)
+class TinyTarget:
+    """A built-in architecture, shrunk as twins are: every width divided by one factor, a small picture, the
+    denoiser's blocks all there, seeded random values on every device. spec: `tiny-` and a built-in name."""
+
+    spec: str
+    kind: str = field(default="builtin", init=False)
+
+    @property
+    def name(self) -> str:
+        return TINY + self.info.name
+
+    @property
+    def info(self) -> BuiltinInfo:
+        """What the package says about the full-size one."""
+        info = shrinkable(self.spec)
+        assert info is not None, self.spec
+        return info
+
+    @property
+    def dtype(self) -> str | dict[str, str] | None:
+        """The model card's, used where none is asked for."""
+        return self.info.dtype
+
+    def load_code(self) -> None:
+        BuiltinTarget(self.info.name).load_code()
+
+    def run(self, play: Callable[[Scene], T], device: Device, options: Options) -> T:
+        """Raises TargetError, saying why, where no factor gives a pipeline that runs."""
+        from diffprof.targets.twin.building import twin_of
+        from diffprof.targets.twin.shrinking import NoTwin
+
+        try:
+            twin = twin_of(self._full_size(options))
+        except NoTwin as reason:
+            raise TargetError(
+                f"There is no {self.name!r}: {reason}.",
+                f"Scan it at full size, which needs no values: `diffprof scan {self.info.name}`.",
+            ) from reason
+        notes = [f"{self.name} is {twin.said}.", *_of_how_many(self.info, options)]
+        call = {**twin.scene.kwargs}
+        if "output_type" not in self.info.call:
+            call.pop("output_type", None)  # a twin gives arrays, to be compared
+        return _played(self, play, device, options, twin.scene.pipe, "random", call, notes)
+
+    def _full_size(self, options: Options) -> Scene:
+        """The call that is shrunk, on models without values."""
+        import torch
+
+        from diffprof.targets.call_values import call_values
+        from diffprof.targets.construct import assemble
+        from diffprof.targets.pipeline_call import Scene
+
+        with self.info.checkpoint() as folder:
+            pipe = assemble([folder], empty=True, dtype=_types(options, self.dtype))
+        return Scene(pipe, (), call_values(self.info.call, pipe, torch.device("cpu")), self, "none")
 
 
 @dataclass(frozen=True)
@@ -205,18 +263,22 @@ def _architecture(
     folder: Path, device: Device, options: Options, own: str | dict[str, str] | None = None
 ) -> tuple[Any, str]:
     """A pipeline without its weights: shapes only, or random values where the device computes."""
-    from diffprof.targets.construct import assemble, parse_dtype
+    from diffprof.targets.construct import assemble
 
-    # What from_pretrained takes when it is given no dtype.
-    wanted = options.dtype or own or "float32"
-    dtype: Any = (
-        parse_dtype(wanted)
-        if isinstance(wanted, str)
-        else {part: parse_dtype(each) for part, each in wanted.items()}
-    )
+    dtype = _types(options, own)
     empty = not device.wants_values
     pipe = assemble([folder], empty=empty, dtype=dtype, device=None if empty else device.torch_device)
     return pipe, "none" if empty else "random"
+
+
+def _types(options: Options, own: str | dict[str, str] | None) -> Any:
+    """The dtype asked for, else the target's own, or what from_pretrained takes when it is given none."""
+    from diffprof.targets.construct import parse_dtype
+
+    wanted = options.dtype or own or "float32"
+    if isinstance(wanted, str):
+        return parse_dtype(wanted)
+    return {part: parse_dtype(each) for part, each in wanted.items()}
 
 
 def _played(

@@ -25,12 +25,12 @@ from diffprof.targets import Options, Target
 from diffprof.targets.compiled import compiled_roots
 from diffprof.targets.pipeline import components
 from diffprof.targets.pipeline_call import Scene
+from diffprof.targets.twin.building import Twin, twin_of
+from diffprof.targets.twin.shrinking import NoTwin
+from diffprof.tuning.compiled_twin import NotRun, compiled_output
 from diffprof.tuning.difference import Incomparable, Output, difference, output_of
 from diffprof.tuning.own_python import charged_ms, cpu_seconds
 from diffprof.tuning.subject import Mark, Subject
-from diffprof.tuning.twin.building import Twin, twin_of
-from diffprof.tuning.twin.compiled import NotRun, compiled_output
-from diffprof.tuning.twin.shrinking import NoTwin
 
 PASSES = 3
 """Clean passes of each state."""

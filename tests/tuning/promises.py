@@ -15,8 +15,8 @@ from diffprof.model.report import Report
 from diffprof.scanning.session import Session
 from diffprof.targets import Options, Target
 from diffprof.targets.pipeline_call import Scene
+from diffprof.targets.twin.shrinking import NoTwin
 from diffprof.tuning import trial
-from diffprof.tuning.twin.shrinking import NoTwin
 
 ANALYZERS = ("syncs", "kernels", "setup")
 

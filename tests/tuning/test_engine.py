@@ -12,9 +12,8 @@ from diffprof.model.errors import TargetError, UsageError
 from diffprof.model.fix import Code, Reason, Safety, Simulated, Skipped, Stage, Status
 from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options
-from diffprof.tuning import trial
+from diffprof.tuning import compiled_twin, trial
 from diffprof.tuning.engine import tune
-from diffprof.tuning.twin import compiled
 from tests.tuning.conftest import HOST_TIMESTEPS, made
 
 OPTIONS = Options(scheduler="DDIMScheduler", steps=3, height=64, width=64)
@@ -325,7 +324,7 @@ def test_a_compiled_twin_that_can_not_be_called_is_named(tried, monkeypatch):
     assert (
         "could not be checked: the compiled twin could not be called: Unsupported" in outcomes["compile"].why
     )
-    monkeypatch.setattr(compiled, "LIMIT_SECONDS", 0.0)
+    monkeypatch.setattr(compiled_twin, "LIMIT_SECONDS", 0.0)
     quick = compiling(Code(optimize="pipe.unet.conv_in.compile()"))
     outcomes, tuned = tried("sim:a100-80gb", quick, choice=Choice(lossy=True, keep_unchecked=True))
     assert outcomes["compile"].status is Status.KEPT_UNCHECKED

@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from diffprof.devices.simulated import is_known
-from diffprof.tuning.twin.shrinking import WIDTHS, NoTwin
+from diffprof.targets.twin.shrinking import WIDTHS, NoTwin
 
 _FEATURES = {
     *("in_features", "out_features", "in_channels", "out_channels", "num_channels", "num_features"),
@@ -48,6 +48,8 @@ def dress(twin: torch.nn.Module, original: torch.nn.Module, factor: int) -> None
     dtypes = {p.dtype for p in original.parameters() if p.is_floating_point()}
     if len(dtypes) == 1:
         twin.to(dtypes.pop())
+    else:
+        _give_types(twin, original)
     if any(_channels_last(p) for p in original.parameters()):
         twin.to(memory_format=torch.channels_last)
 
@@ -59,6 +61,14 @@ def _configure(twin: torch.nn.Module, original: torch.nn.Module) -> None:
         for key, value in vars(config).items():
             if not key.startswith("_") and value != config.get(key):
                 setattr(twin.config, key, value)
+
+
+def _give_types(twin: torch.nn.Module, original: torch.nn.Module) -> None:
+    """Of a model that keeps some of its weights in another type."""
+    types = {name: weight.dtype for name, weight in original.named_parameters()}
+    for name, weight in twin.named_parameters():
+        if weight.is_floating_point() and name in types:
+            weight.data = weight.data.to(types[name])
 
 
 def _channels_last(weight: torch.Tensor) -> bool:

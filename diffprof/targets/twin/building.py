@@ -14,13 +14,13 @@ from typing import Any
 import torch
 
 from diffprof.targets.calls import bound
-from diffprof.targets.construct import random_values
+from diffprof.targets.construct import random_values, weightless
 from diffprof.targets.pipeline import components, is_pipeline
 from diffprof.targets.pipeline_call import Scene
-from diffprof.tuning.twin.calling import SEED, small_call
-from diffprof.tuning.twin.copy_customizations import dress
-from diffprof.tuning.twin.shrinking import NoTwin, Scale, shrunk
-from diffprof.tuning.twin.sizes import sizes_of
+from diffprof.targets.twin.calling import SEED, small_call
+from diffprof.targets.twin.copy_customizations import dress
+from diffprof.targets.twin.shrinking import TEXT_LAYERS, NoTwin, Scale, shrunk
+from diffprof.targets.twin.sizes import sizes_of
 
 FACTORS = (16, 8, 4, 2)
 """Tried in this order: the first with which the twin can be built and called is taken. Of a transformer the
@@ -28,6 +28,13 @@ size of the heads is divided, or else their number: rotary embeddings take only 
 
 SMALL_PARAMETERS = 50_000_000
 """A pipeline of up to so many, which may be too narrow to be divided, is its own twin with random weights."""
+
+LARGEST_PARAMETERS = 600_000_000
+"""A twin of more is none: it would take gigabytes and minutes."""
+
+
+class _TooLarge(NoTwin):
+    """It could be built, and would not be small."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +57,23 @@ def twin_of(scene: Scene) -> Twin:
     Raises NoTwin where no factor gives a pipeline that can be built and called.
     """
     trouble = ""
-    tries = [(factor, heads) for factor in FACTORS for heads in (False, True)]
+    tries: list[tuple[int, bool, int | None]] = [
+        (factor, heads, layers)
+        for factor in FACTORS
+        for layers in (TEXT_LAYERS, None)
+        for heads in (False, True)
+    ]
     if _parameters(scene.pipe) <= SMALL_PARAMETERS:
-        tries.append((1, False))
+        tries.append((1, False, TEXT_LAYERS))
     sizes = sizes_of(scene.pipe, bound(scene.pipe, scene.args, scene.kwargs))
-    for factor, heads in tries:
+    for factor, heads, layers in tries:
         try:
-            found = Twin(_built(scene, Scale(factor, heads, sizes)), factor)
+            found = Twin(_built(scene, Scale(factor, heads, sizes, layers)), factor)
             found.scene.call()
+        except _TooLarge as error:
+            # What was wrong with a smaller one tells more.
+            trouble = trouble or str(error)
+            continue
         except Exception as error:
             text = str(error).strip().splitlines()
             trouble = f"{type(error).__name__}{': ' + text[0] if text else ''}"
@@ -74,11 +90,10 @@ def _parameters(pipe: Any) -> int:
 
 def _built(scene: Scene, scale: Scale) -> Scene:
     pipe = scene.pipe
+    with _quiet(), weightless():
+        _check_size(_twins(pipe, scale))
     with _quiet(), random_values(None):
-        twins: dict[int, Any] = {}
-        for part in pipe.components.values():
-            if id(part) not in twins:
-                twins[id(part)] = shrunk(part, scale)
+        twins = _twins(pipe, scale)
         made = _remade(pipe, twins)
         for name, part in components(made).items():
             original = components(pipe).get(name)
@@ -89,6 +104,19 @@ def _built(scene: Scene, scale: Scale) -> Scene:
     made.set_progress_bar_config(**getattr(pipe, "_progress_bar_config", {"disable": True}))
     kwargs = small_call(scene, made, scale.factor, scale.sizes)
     return Scene(made, (), kwargs, scene.target, "random", seed=SEED)
+
+
+def _twins(pipe: Any, scale: Scale) -> dict[int, Any]:
+    """Of each component, by its id."""
+    return {id(part): shrunk(part, scale) for part in {id(p): p for p in pipe.components.values()}.values()}
+
+
+def _check_size(twins: Mapping[int, Any]) -> None:
+    """Raises _TooLarge."""
+    modules = [part for part in twins.values() if isinstance(part, torch.nn.Module)]
+    count = sum(p.numel() for part in modules for p in part.parameters())
+    if count > LARGEST_PARAMETERS:
+        raise _TooLarge(f"it would still have {count / 1e9:.1f} billion parameters")
 
 
 def _empty(part: torch.nn.Module) -> int:

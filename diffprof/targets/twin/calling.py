@@ -13,8 +13,8 @@ import torch
 from diffprof.targets.calls import bound, names
 from diffprof.targets.pipeline import with_role
 from diffprof.targets.pipeline_call import Scene
-from diffprof.tuning.twin.shrinking import WIDTHS
-from diffprof.tuning.twin.sizes import LENGTHS, PIXELS, Sizes
+from diffprof.targets.twin.shrinking import WIDTHS
+from diffprof.targets.twin.sizes import LENGTHS, PIXELS, Sizes
 
 STEPS = 3
 """Denoising steps: a first, a last, and a steady one between."""

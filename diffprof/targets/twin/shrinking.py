@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
-from diffprof.tuning.twin.sizes import PIXELS, Sizes
+from diffprof.targets.twin.sizes import PIXELS, Sizes
 
 TEXT_LAYERS = 2
 """Layers of the text encoders: what they compute is an input of what is compared."""
 
 WIDTHS = (
     *("block_out_channels", "decoder_block_out_channels", "encoder_block_out_channels", "channels"),
+    *("base_dim", "decoder_base_dim"),
     *("base_block_out_channels", "ctrl_block_out_channels", "num_trans_channel", "num_proj_channel"),
     *("hidden_size", "intermediate_size", "out_hidden_size", "projection_dim", "d_model", "d_kv", "d_ff"),
     *("dim", "inner_dim", "hidden_dim", "kv_inner_dim", "model_dim", "ffn_dim", "ff_dim", "freq_dim"),
@@ -39,6 +40,11 @@ WIDTHS = (
 )
 """Configuration entries that count features, and are divided."""
 
+_INNER = ("intermediate_size", "d_ff")
+"""Entries of text encoders that count features of nothing but the inside of a block: rounded, not refused."""
+
+_DEPTHS = ("num_hidden_layers", "num_layers", "num_decoder_layers", "depth")
+
 _AXES = ("axes_dims_rope", "rope_axes_dim", "axes_dim_rope")
 """Entries that say how many features of a head turn with each axis of the picture."""
 
@@ -50,11 +56,13 @@ class NoTwin(Exception):
 @dataclass(frozen=True)
 class Scale:
     """factor: what every width is divided by. heads: of a transformer the number of heads is divided, not
-    their size. sizes: of the picture."""
+    their size. sizes: of the picture. text_layers: of the text encoders; None leaves all of them, for a
+    pipeline that reads what comes out of certain ones."""
 
     factor: int
     heads: bool
     sizes: Sizes
+    text_layers: int | None = TEXT_LAYERS
 
 
 def shrunk(part: Any, scale: Scale) -> Any:
@@ -69,7 +77,7 @@ def shrunk(part: Any, scale: Scale) -> Any:
     config: Any = getattr(part, "config", None)
     cls = type(part)
     if hasattr(config, "to_dict"):
-        made = cls(type(config)(**_text_config(config.to_dict(), scale.factor)))
+        made = cls(type(config)(**_text_config(config.to_dict(), scale)))
     elif config is not None and hasattr(cls, "from_config"):
         plain = {key: value for key, value in dict(config).items() if not key.startswith("_")}
         made = cls.from_config(_model_config(plain, scale))
@@ -104,9 +112,10 @@ def _model_config(config: Mapping[str, Any], scale: Scale) -> dict[str, Any]:
             )
             return found
         found["attention_head_dim"] = divided(found["attention_head_dim"], factor, "attention_head_dim")
+    if head := _head(found):
         for key in _AXES:
             if found.get(key):
-                found[key] = _even_parts(found[key], found["attention_head_dim"])
+                found[key] = _even_parts(found[key], head)
     if widths is not None and found.get("norm_num_groups"):
         found["norm_num_groups"] = _groups(found["norm_num_groups"], widths)
     size = found.get("sample_size")
@@ -117,20 +126,36 @@ def _model_config(config: Mapping[str, Any], scale: Scale) -> dict[str, Any]:
     return found
 
 
-def _text_config(config: Mapping[str, Any], factor: int) -> dict[str, Any]:
+def _head(config: Mapping[str, Any]) -> int | None:
+    """Features of a head of a transformer: given, or its width shared out."""
+    width = config.get("hidden_size") or config.get("dim")
+    heads = config.get("num_attention_heads") or config.get("n_heads")
+    shared = width // heads if isinstance(width, int) and isinstance(heads, int) else None
+    return config.get("attention_head_dim") or shared
+
+
+def _text_config(config: Mapping[str, Any], scale: Scale) -> dict[str, Any]:
     """Of a transformers model, and those in it; with fewer layers."""
-    found = dict(config)
+    found, factor = dict(config), scale.factor
     for key in ("dtype", "torch_dtype", "model_type", "transformers_version"):
         found.pop(key, None)
     for key, value in found.items():
         if isinstance(value, Mapping) and key.endswith("_config"):
-            found[key] = _text_config(value, factor)
+            found[key] = _text_config(value, scale)
+        elif key in _INNER and isinstance(value, int):
+            found[key] = max(1, value // factor)
         elif key in WIDTHS and isinstance(value, int):
             found[key] = divided(value, factor, key)
-        elif key in ("num_hidden_layers", "num_layers", "num_decoder_layers") and isinstance(value, int):
-            found[key] = min(value, TEXT_LAYERS)
+        elif key in _DEPTHS and isinstance(value, int):
+            found[key] = min(value, scale.text_layers or value)
         elif key == "head_dim" and isinstance(value, int):
             found[key] = divided(value, factor, key)
+    if isinstance(kinds := found.get("layer_types"), list):
+        found["layer_types"] = kinds[: found.get("num_hidden_layers", len(kinds))]
+    rotary = found.get("rope_parameters")
+    if isinstance(rotary, Mapping) and rotary.get("mrope_section"):
+        head = found.get("head_dim") or found["hidden_size"] // found["num_attention_heads"]
+        found["rope_parameters"] = {**rotary, "mrope_section": _shares(rotary["mrope_section"], head)}
     return found
 
 
@@ -154,11 +179,14 @@ def _groups(groups: int, widths: Any) -> int:
 
 def _even_parts(axes: Any, whole: int) -> Any:
     """Rotary dimensions of the axes: even, in proportion to the original ones, of that sum."""
+    return type(axes)(2 * part for part in _shares(axes, whole))
+
+
+def _shares(axes: Any, whole: int) -> list[int]:
+    """Pairs of rotary features of each axis, in proportion to the original ones, of a head of `whole`."""
     total = sum(axes)
-    if whole % 2 or whole // 2 < len(axes):
-        raise NoTwin(f"heads of {whole} features hold no {len(axes)} rotary axes")
     parts = [max(1, round(whole / 2 * axis / total)) for axis in axes]
     parts[-1] += whole // 2 - sum(parts)
-    if parts[-1] < 1:
+    if whole % 2 or parts[-1] < 1:
         raise NoTwin(f"heads of {whole} features hold no {len(axes)} rotary axes")
-    return type(axes)(2 * part for part in parts)
+    return parts

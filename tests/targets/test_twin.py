@@ -15,10 +15,10 @@ from diffprof.devices import resolve_device
 from diffprof.targets import Options, resolve
 from diffprof.targets.pipeline import components, with_role
 from diffprof.targets.pipeline_call import Scene
+from diffprof.targets.twin.building import Twin, twin_of
+from diffprof.targets.twin.calling import STEPS
+from diffprof.targets.twin.shrinking import TEXT_LAYERS, NoTwin
 from diffprof.tuning.difference import output_of
-from diffprof.tuning.twin.building import Twin, twin_of
-from diffprof.tuning.twin.calling import STEPS
-from diffprof.tuning.twin.shrinking import TEXT_LAYERS, NoTwin
 from tests.shares import one_in
 
 

@@ -1,0 +1,93 @@
+"""The small forms of the built-in architectures: named, built by the rule of twins, called with values."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+
+from diffprof.corpus import CASES
+from diffprof.model.errors import TargetError, UsageError
+from diffprof.scanning.scan import scan_target
+from diffprof.targets import Options, builtin_targets, resolve
+from diffprof.targets.checkpoint import TinyTarget
+from diffprof.targets.pipeline_call import Scene
+from diffprof.targets.twin.shrinking import Scale, _text_config
+from diffprof.targets.twin.sizes import Sizes
+
+SMALL = [info for info in builtin_targets() if info.tiny]
+
+
+def test_every_architecture_has_a_small_form_and_what_is_small_has_none() -> None:
+    assert {resolve(info.tiny).name for info in SMALL if info.tiny} == {f"tiny-{each.name}" for each in SMALL}
+    assert resolve("tiny-wan").name == "tiny-wan2.1-t2v-14b"
+    assert not isinstance(resolve("tiny-sdxl"), TinyTarget)
+    with pytest.raises(UsageError, match="Did you mean tiny-flux"):
+        resolve("tiny-flx")
+    with pytest.raises(UsageError, match="There is no target 'tiny-tiny-sdxl'"):
+        resolve("tiny-tiny-sdxl")
+
+
+def test_a_small_form_has_all_blocks_of_the_denoiser_and_runs_with_values(cpu: Any) -> None:
+    scene = resolve("tiny-sd15").run(lambda scene: scene, cpu, Options(steps=1))
+    unet = scene.pipe.unet
+    assert tuple(unet.config.block_out_channels) == (20, 40, 80, 80)
+    assert (unet.config.layers_per_block, unet.config.cross_attention_dim) == (2, 48)
+    assert scene.describe_call()["num_inference_steps"] == 1
+    assert "widths divided by 16" in scene.notes[0]
+    picture = scene.call().images[0]
+    assert picture.size == (64, 64)
+    assert len(set(picture.tobytes())) > 1
+
+
+def test_what_can_not_be_shrunk_says_why(cpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_size(self: TinyTarget, options: Options) -> Scene:
+        case = CASES["flux"].build()
+        case.pipe.transformer = torch.nn.Linear(3, 3)
+        return Scene(case.pipe, (), case.kwargs, self, "none")
+
+    monkeypatch.setattr(TinyTarget, "_full_size", full_size)
+    with pytest.raises(TargetError) as error:
+        resolve("tiny-flux").run(lambda scene: scene, cpu, Options())
+    assert "no 'tiny-flux'" in error.value.what
+    assert "Linear has no configuration" in error.value.what
+    assert "diffprof scan flux" in (error.value.hint or "")
+
+
+def test_what_depends_on_a_text_encoders_layers_and_heads_follows_them() -> None:
+    config = {
+        "hidden_size": 3584,
+        "num_attention_heads": 28,
+        "intermediate_size": 3420,
+        "num_hidden_layers": 28,
+        "layer_types": ["full_attention"] * 28,
+        "rope_parameters": {"mrope_section": [16, 24, 24]},
+    }
+    small = _text_config(config, Scale(16, False, Sizes(64, 64, 1, 64, 64, 1)))
+    assert (small["hidden_size"], small["intermediate_size"]) == (224, 213)
+    assert len(small["layer_types"]) == small["num_hidden_layers"] == 2
+    # Pairs of features: half of a head's eight.
+    assert sum(small["rope_parameters"]["mrope_section"]) == 4
+    whole = _text_config(config, Scale(16, False, Sizes(64, 64, 1, 64, 64, 1), None))
+    assert len(whole["layer_types"]) == whole["num_hidden_layers"] == 28
+
+
+def waits(name: str, device: str) -> Counter[tuple[str, int, str, float]]:
+    """(file, line, kind, count a step) of the waits in the loop."""
+    recording = scan_target(name, device=device, analyzers=("syncs",)).recording
+    assert recording.syncs is not None
+    return Counter(
+        (row.site.file, row.site.line, row.kind, row.per_step) for row in recording.syncs if row.in_loop
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("info", SMALL, ids=lambda info: info.name)
+def test_a_small_form_runs_and_waits_where_the_full_size_one_does(info: Any, cpu: Any) -> None:
+    scene = resolve(info.tiny).run(lambda scene: scene, cpu, Options())
+    scene.call()
+    models = [part for part in scene.pipe.components.values() if isinstance(part, torch.nn.Module)]
+    assert {weight.device.type for model in models for weight in model.parameters()} == {"cpu"}
+    assert waits(info.tiny, "sim:h100") == waits(info.name, "sim:h100")
