@@ -10,8 +10,11 @@ import itertools
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain, repeat
-from typing import Any, NamedTuple, TypeVar
+from itertools import chain
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from diffprof.model.recording import Grade, KernelKind, PhaseSpan, Timeline
 
@@ -301,6 +304,7 @@ class Columns(NamedTuple):
         self.stream.extend(more.stream)
 
 
+Counts: TypeAlias = NDArray[np.int64]
 Costs = tuple[tuple[int, ...], tuple[float, ...]]
 """Numbers of the kinds of what is launched, and their times."""
 
@@ -373,14 +377,14 @@ class Assembly:
         for each in dict.fromkeys(queued.paths):
             names.setdefault(each, len(names) - 1)
         costs = list(self._costed(queued))
-        counts = [len(times) for _, times in costs]
+        counts = np.array([len(times) for _, times in costs], dtype=np.int64)
         host, further = self._host(queued)
         return Columns(
             kind=list(chain.from_iterable(kinds for kinds, _ in costs)),
             module=_spread([names[path] for path in queued.paths], counts),
             host=_spread(host, counts, further),
             device=list(chain.from_iterable(times for _, times in costs)),
-            sync=_spread(queued.sync, counts, repeat(-1)),
+            sync=_spread(queued.sync, counts, [-1] * len(counts)),
             stream=_spread([unit.stream for unit in queued.units], counts),
         )
 
@@ -447,12 +451,13 @@ class Assembly:
         return (*passes[passes_left(mode.scheme, again=again, generated=generated)], main)
 
 
-def _spread(values: list[_T], counts: list[int], further: Iterable[_T] | None = None) -> list[_T]:
+def _spread(values: list[_T], counts: Counts, further: list[_T] | None = None) -> list[_T]:
     """The values, each so many times. further: what stands in the places after the first of each."""
-    rows = zip(values, counts, values if further is None else further, strict=False)
-    return list(
-        chain.from_iterable((value,) if n == 1 else (value, *(more,) * (n - 1)) for value, n, more in rows)
-    )
+    spread: NDArray[Any] = np.repeat(np.array(values if further is None else further), counts)
+    if further is not None:
+        spread[np.cumsum(counts) - counts] = values
+    found: list[_T] = spread.tolist()
+    return found
 
 
 def _spans(call: Call, starts: Mapping[int, int]) -> tuple[PhaseSpan, ...]:
