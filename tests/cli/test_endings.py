@@ -169,5 +169,5 @@ def test_a_report_that_can_not_be_stored_is_shown(tmp_path: Path, third: str, co
     assert process.returncode == code, said
     assert "The report could not be stored in traces/" in said
     assert "choose another folder with --traces" in said
-    assert "In the denoising loop" in out
+    assert "The CPU waits for the GPU" in out
     assert not list((tmp_path / "traces").iterdir())
