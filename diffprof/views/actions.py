@@ -32,11 +32,11 @@ def _saves(action: Action) -> str:
 def cells_of(action: Action) -> tuple[str, ...]:
     """A cell for each of COLUMNS."""
     known = action.saves_ms is not None
-    by = "you" if action.fix is None else "fix --lossy" if action.changes_picture else "fix"
+    by = "hand" if action.fix is None else "fix --lossy" if action.changes_picture else "fix"
     return (
         clean(action.title if action.fix else f"{action.rule}: {action.title}"),
         _saves(action),
         units.duration(action.after_ms) if known else "",
-        _PICTURE.get(action.safety, "") if action.safety else "",
+        "?" if action.safety is None else _PICTURE.get(action.safety, ""),
         "fix --patch" if action.patch and action.fix is None else by,
     )

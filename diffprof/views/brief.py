@@ -20,6 +20,8 @@ from diffprof.views.verdict import verdict
 LINES = 25
 """The most that is printed, on a screen of 80 columns."""
 MOST_ACTIONS = 8
+_LOOKS_AT = {"quantization": "quantization layer by layer"}
+"""An analyzer's name, where it would claim too much: what INT8 saves in all is priced without it."""
 _LONGEST = 400
 """Characters of a sentence of the verdict; the rest is in the full report."""
 
@@ -109,7 +111,7 @@ def _below(report: Report) -> Iterator[tuple[str | tuple[str, str], ...]]:
     if fixable and report.recording.target.kind not in ("trace",):
         yield (
             ("cyan", f"diffprof fix --apply {name}".rstrip()),
-            ("dim", "  tries these and keeps what helps"),
+            ("dim", "  tries these on a copy, writes what helps as code"),
         )
     yield (("cyan", f"diffprof view {name}".rstrip()), ("dim", "  shows the evidence; -v prints it"))
     if report.path:
@@ -123,7 +125,7 @@ def _unchecked(report: Report) -> str:
     others += len(report.recording.unseen)
     parts = []
     if left_out:
-        names = units.listed([name.replace("-", " ") for name in left_out])
+        names = units.listed([_LOOKS_AT.get(name, name.replace("-", " ")) for name in left_out])
         parts.append(f"{names} (scan with --analyzers all)" if report.recording.analyzers else names)
     if others:
         parts.append(f"{others} {'more ' if left_out else ''}{'thing' if others == 1 else 'things'} (-v)")

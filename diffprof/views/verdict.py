@@ -149,7 +149,9 @@ def _answer(answer: Answer, report: Report) -> str:
     safe = [action for action in report.actions if not action.changes_picture]
     if any(action.saves_ms for action in safe):
         exact = all(action.safety in (Safety.EXACT, None) for action in safe)
-        how = "without changing the picture" if exact else "with the picture the same within rounding"
+        how = _by_hand(safe) or (
+            "without changing the picture" if exact else "with the picture the same within rounding"
+        )
         parts.append(f"{of_one(answer.kept_ms)} {how}")
     lossy = [
         action.short or action.fix or action.title for action in report.actions if action.changes_picture
@@ -157,6 +159,16 @@ def _answer(answer: Answer, report: Report) -> str:
     if lossy and answer.lossy_ms is not None:
         parts.append(f"{of_one(answer.lossy_ms)} with {listed(lossy)}")
     return f"{now}; {', '.join(parts) or _nothing_known(report)}."
+
+
+def _by_hand(actions: Sequence[Action]) -> str:
+    """Whose work the answer counts on, where not all of it is a fix's: what changes by hand do to the picture
+    is not known."""
+    hand = sum(1 for action in actions if action.saves_ms and action.fix is None)
+    fixes = any(action.saves_ms and action.fix is not None for action in actions)
+    if not hand:
+        return ""
+    return f"with {plural(hand, 'change')} by hand" + (" and the fixes that keep the picture" if fixes else "")
 
 
 def _seen(report: Report) -> str:
