@@ -111,7 +111,7 @@ def _below(report: Report) -> Iterator[tuple[str | tuple[str, str], ...]]:
     if fixable and report.recording.target.kind not in ("trace",):
         yield (
             ("cyan", f"diffprof fix --apply {name}".rstrip()),
-            ("dim", "  tries these on a copy, writes what helps as code"),
+            ("dim", "  tries these on a copy, writes code"),
         )
     yield (("cyan", f"diffprof view {name}".rstrip()), ("dim", "  shows the evidence; -v prints it"))
     if report.path:
