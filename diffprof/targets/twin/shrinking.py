@@ -45,7 +45,7 @@ _INNER = ("intermediate_size", "d_ff")
 
 _DEPTHS = ("num_hidden_layers", "num_layers", "num_decoder_layers", "depth")
 
-_AXES = ("axes_dims_rope", "rope_axes_dim", "axes_dim_rope")
+_AXES = ("axes_dims_rope", "rope_axes_dim", "axes_dim_rope", "axes_dims")
 """Entries that say how many features of a head turn with each axis of the picture."""
 
 
