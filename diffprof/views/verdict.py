@@ -168,7 +168,8 @@ def _by_hand(actions: Sequence[Action]) -> str:
     fixes = any(action.saves_ms and action.fix is not None for action in actions)
     if not hand:
         return ""
-    return f"with {plural(hand, 'change')} by hand" + (" and the fixes that keep the picture" if fixes else "")
+    also = " and the fixes that keep the picture" if fixes else ""
+    return f"with {plural(hand, 'change')} by hand{also}"
 
 
 def _seen(report: Report) -> str:
