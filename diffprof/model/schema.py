@@ -3,7 +3,9 @@ writes the file that the wheel carries."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.resources import files
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,17 @@ def schema() -> dict[str, Any]:
 
 def as_text() -> str:
     """The file's text."""
-    return msgspec.json.format(msgspec.json.encode(schema()), indent=1).decode() + "\n"
+    return msgspec.json.format(msgspec.json.encode(_flush(schema())), indent=1).decode() + "\n"
+
+
+def _flush(part: Any) -> Any:
+    """Descriptions without the indentation of the code, which msgspec took off before 0.23."""
+    if isinstance(part, Mapping):
+        return {
+            key: cleandoc(value) if key == "description" and isinstance(value, str) else _flush(value)
+            for key, value in part.items()
+        }
+    return [_flush(each) for each in part] if isinstance(part, list | tuple) else part
 
 
 def shipped() -> str:

@@ -188,7 +188,7 @@ def test_the_command_shows_what_they_say(tmp_path: Path) -> None:
 
     text = run("--store")
     assert text.startswith("3 traces, ")
-    assert "diffusers/schedulers/scheduling_ddim.py:400" in text
+    assert "scheduling_ddim.py:400" in text  # A narrow column has the folder in a line of its own.
     told = json.loads(run("--store", "--format", "json"))
     assert [row["path"].rpartition("/")[2] for row in told["rows"]] == ["0.json.gz", "1.json.gz", "2.json.gz"]
     assert told["fleet"]["traces"] == 3
