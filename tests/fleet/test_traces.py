@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -188,7 +189,9 @@ def test_the_command_shows_what_they_say(tmp_path: Path) -> None:
 
     text = run("--store")
     assert text.startswith("3 traces, ")
-    assert "scheduling_ddim.py:400" in text  # A narrow column has the folder in a line of its own.
+    # A narrow column sets the folder in a line of its own, with the line's share.
+    assert re.search(r"diffusers/schedulers/(scheduling_ddim\.py:400)?\s+10\.\d %.*SYN004", text)
+    assert "scheduling_ddim.py:400" in text
     told = json.loads(run("--store", "--format", "json"))
     assert [row["path"].rpartition("/")[2] for row in told["rows"]] == ["0.json.gz", "1.json.gz", "2.json.gz"]
     assert told["fleet"]["traces"] == 3
