@@ -19,6 +19,9 @@ from diffprof.model.summary import Action, Answer, Rest
 WORTH = 0.001
 """Share of the call that an action has to save to be named by itself."""
 
+NEARLY_ALL = 0.95
+"""Share of what several waits cost together from which one of them is named instead of them."""
+
 DOES_NOT_FIT = "SET008"
 """Rule whose finding is the answer where there is one: a call that can't run saves nothing."""
 
@@ -155,7 +158,7 @@ class _Ladder:
         """What each adds in the order of application, for which the sets of steps were costed; listed by what
         they add. The sum is that of all; a call between the first and the last is told from these figures."""
         start = self.after
-        first = sorted(steps, key=lambda each: (each.stage, min(each.findings)))
+        first = sorted(steps, key=lambda each: (each.stage, self._repeats(each), min(each.findings)))
         listed = sorted(self._climb(first, wanted), key=_order)
         told = []
         for action in listed:
@@ -164,6 +167,21 @@ class _Ladder:
                 action = replace(action, after_ms=start)
             told.append(action)
         return told
+
+    def _repeats(self, step: PlanStep) -> bool:
+        """Whether it is about several waits, or their one place in other words, of which one finding accounts
+        for nearly all: that one names the line, and goes first."""
+        findings = self.report.findings
+        whole = findings[step.findings[0]]
+        if step.safety is not Safety.ADVICE or whole.site is not None or not whole.evidence.syncs:
+            return False
+        nearly = NEARLY_ALL * (whole.saves_ms or 0.0)
+        return any(
+            each.site is not None
+            and (each.saves_ms or 0.0) >= nearly
+            and set(each.evidence.syncs) <= set(whole.evidence.syncs)
+            for each in findings
+        )
 
     def _climb(self, steps: Sequence[PlanStep], wanted: Sequence[int]) -> Iterator[Action]:
         for step in steps:

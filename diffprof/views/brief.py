@@ -106,16 +106,14 @@ def _below(report: Report) -> Iterator[tuple[str | tuple[str, str], ...]]:
         yield (("dim", f"Allowed on purpose: {units.plural(len(report.allowed), 'finding')} (-v)."),)
     if lacking := _unchecked(report):
         yield (("dim", lacking),)
-    name = Path(report.path).name if report.path else ""
+    if not report.path:
+        return  # a command without a run's name would be about the newest of the stored ones
+    name = Path(report.path).name
     fixable = any(action.fix for action in report.actions)
     if fixable and report.recording.target.kind not in ("trace",):
-        yield (
-            ("cyan", f"diffprof fix --apply {name}".rstrip()),
-            ("dim", "  tries these on a copy, writes code"),
-        )
-    yield (("cyan", f"diffprof view {name}".rstrip()), ("dim", "  shows the evidence; -v prints it"))
-    if report.path:
-        yield (("dim", f"Stored in {report.path}"),)
+        yield (("cyan", f"diffprof fix --apply {name}"), ("dim", "  tries these on a copy, writes code"))
+    yield (("cyan", f"diffprof view {name}"), ("dim", "  shows the evidence; -v prints it"))
+    yield (("dim", f"Stored in {report.path}"),)
 
 
 def _unchecked(report: Report) -> str:

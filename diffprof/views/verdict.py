@@ -49,7 +49,7 @@ def folded(report: Report) -> Verdict:
         return whole
     action = first_action(report, first)
     cure = action.title if action else first.advice.strip()
-    if action and action.fix:
+    if action and action.fix and report.path:
         cure = f"`diffprof fix --apply --select {action.fix}`"
     timed = first.saves_ms is not None
     gain = (
@@ -351,7 +351,11 @@ def _next(report: Report) -> str:
         return "Nothing to do."
     action = first_action(report, first)
     what = action.title.strip().removesuffix(".") + "." if action else first.advice.strip()
-    by = f"`diffprof fix --apply --select {action.fix}` does it." if action and action.fix else ""
+    by = (
+        f"`diffprof fix --apply --select {action.fix}` does it."
+        if action and action.fix and report.path
+        else ""
+    )
     return " ".join(filter(None, [what, by, f"`diffprof explain {first.rule}` says more."]))
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from pathlib import Path
 
 import msgspec
@@ -212,6 +213,17 @@ def test_a_full_disk_loses_nothing(run: Run, fake: FakeScan) -> None:
     assert len(shown["findings"]) == len(fake.report.findings)
     assert "No space left on device" in result.stderr
     assert "--traces" in result.stderr
+
+
+@pytest.mark.usefixtures("full_disk")
+@pytest.mark.parametrize("option", [(), ("-v",)])
+def test_what_is_not_stored_is_in_no_command(run: Run, fake: FakeScan, option: tuple[str, ...]) -> None:
+    """A command that names no run is about the newest one, another than this."""
+    fake.report = msgspec.structs.replace(builders.one_of_everything(), path=None)
+    result = run("scan", "sdxl", *option)
+    assert result.exit_code == 2
+    assert fake.report.findings
+    assert not re.search("diffprof (view|fix)", result.stdout)
 
 
 @pytest.mark.usefixtures("full_disk")

@@ -14,7 +14,8 @@ from diffprof.judge.summary import WORTH, summarized
 from diffprof.model.finding import Severity
 from diffprof.model.fix import Safety
 from diffprof.model.report import Report
-from tests.analyzers.kernels.examples import BAD
+from tests.analyzers.kernels.examples import BAD, recorded
+from tests.analyzers.kernels.lanes import Lanes
 from tests.builders import make_finding, make_report
 
 SAMPLES = Path(__file__).parents[2] / "traces" / "samples"
@@ -84,6 +85,18 @@ def test_a_finding_without_a_fix_is_done_by_hand_and_a_cheap_one_is_not_named() 
     assert found.rest.findings == (1,)
     assert found.rest.saves_ms is None
     assert found.rest.unknown == 1
+
+
+@pytest.mark.parametrize(("alone", "named"), [(0.96, "SYN004"), (0.9, "KRN002")])
+def test_one_wait_that_accounts_for_nearly_all_is_named_instead_of_all(alone: float, named: str) -> None:
+    lanes = Lanes().launch("embed", 1.0, 300.0).launch("linear", 400.0, times=10, family="gemm").wait(0)
+    judged = judge_recording(recorded(lanes))
+    (whole,) = (finding for finding in judged.findings if finding.rule == "KRN002")
+    assert whole.saves_ms is not None
+    line = make_finding("SYN004", fixes=(), saves_ms=alone * whole.saves_ms, evidence=whole.evidence)
+    found = summarized(replace(judged, findings=(whole, line)))
+    assert found.actions[0].rule == named
+    assert found.findings[0].rule == named
 
 
 def test_who_asks_for_waits_is_told_of_them_however_small() -> None:

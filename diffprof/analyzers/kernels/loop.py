@@ -100,12 +100,17 @@ class Loop:
 
     def idle_us(self, cause: str) -> float:
         """Idle time of the device inside the loop, by cause."""
+        return sum(gap.duration_us for gap in self._idle(cause))
+
+    def longest_idle_us(self, cause: str) -> float:
+        """The longest idle stretch of this cause; of those summed up in a row their mean."""
+        return max((gap.duration_us / gap.count for gap in self._idle(cause)), default=0.0)
+
+    def _idle(self, cause: str) -> list[GapRow]:
         if self._measured is not None:
-            return sum(gap.duration_us for gap in self.gaps(cause))
+            return self.gaps(cause)
         begin, end = self.window_us
-        return sum(
-            gap.duration_us for gap in self._gaps if gap.cause == cause and begin <= gap.start_us < end
-        )
+        return [gap for gap in self._gaps if gap.cause == cause and begin <= gap.start_us < end]
 
     def gaps(self, *causes: str) -> list[GapRow]:
         """Measured idle stretches of these causes in the loop; without steps, between the first work and the

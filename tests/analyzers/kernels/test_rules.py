@@ -5,9 +5,9 @@ import pytest
 
 from diffprof.analyzers.kernels.loop import Loop
 from diffprof.judge.judging import make_report
-from diffprof.model.finding import Finding
+from diffprof.model.finding import Finding, Severity
 from diffprof.model.recording import Grade, Recording
-from tests.analyzers.kernels.examples import BAD, FLAT, MB, remembered, with_a_slow_start
+from tests.analyzers.kernels.examples import BAD, FLAT, MB, recorded, remembered, with_a_slow_start
 from tests.analyzers.kernels.lanes import Lanes, fed
 
 
@@ -28,6 +28,16 @@ def test_sync_bubble_counts_waits_and_prices_them_together() -> None:
     assert (finding.count, finding.per_step) == (4, 1.0)
     assert finding.saves_ms is not None
     assert 0 < finding.saves_ms < 2
+
+
+@pytest.mark.parametrize(("idle_us", "severity"), [(130.0, Severity.LOW), (60.0, None)])
+def test_a_long_idle_stretch_behind_a_wait_is_told_however_long_the_loop(
+    idle_us: float, severity: Severity | None
+) -> None:
+    """Of steps of 40 ms it is no hundredth; a tenth of a millisecond at one place is said all the same."""
+    lanes = Lanes().launch("embed", 1.0, idle_us).launch("linear", 4000.0, times=10, family="gemm").wait()
+    findings = [f for f in make_report(recorded(lanes)).findings if f.rule == "KRN002"]
+    assert [f.severity for f in findings] == ([severity] if severity else [])
 
 
 def test_unfused_attention_keeps_its_arithmetic() -> None:
