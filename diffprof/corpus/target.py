@@ -13,7 +13,7 @@ from diffprof.targets import CORPUS
 if TYPE_CHECKING:
     from diffprof.devices import Device
     from diffprof.targets import Options
-    from diffprof.targets.pipeline_call import Scene
+    from diffprof.targets.pipeline_call import PipelineCall
 
 T = TypeVar("T")
 
@@ -33,13 +33,13 @@ class CorpusTarget:
         """Import the corpus, and with it most of diffusers."""
         import_module("diffprof.corpus")
 
-    def run(self, play: Callable[[Scene], T], device: Device, options: Options) -> T:
+    def run(self, play: Callable[[PipelineCall], T], device: Device, options: Options) -> T:
         import torch
 
         from diffprof.corpus import CASES, SEED, moved
         from diffprof.targets import nearest
         from diffprof.targets.calls import swap_scheduler, with_options
-        from diffprof.targets.pipeline_call import Scene
+        from diffprof.targets.pipeline_call import PipelineCall
 
         if self.name not in CASES:
             hint = nearest(self.name, list(CASES)) or "`diffprof survey` lists them."
@@ -60,4 +60,4 @@ class CorpusTarget:
             drawn = where if case.generator == "device" else "cpu"
             kwargs["generator"] = torch.Generator(drawn).manual_seed(SEED)
         weights = "random" if device.wants_values else "none"
-        return play(Scene(case.pipe, args, kwargs, self, weights, [], seed=SEED))
+        return play(PipelineCall(case.pipe, args, kwargs, self, weights, [], seed=SEED))

@@ -11,13 +11,13 @@ from diffprof.model.errors import UsageError
 from diffprof.model.fix import Skipped
 from diffprof.scanning.session import Session
 from diffprof.targets import Options, Target
-from diffprof.targets.pipeline_call import Scene
+from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.tuning.subject import Subject
 
 PRICED = "is priced as a mode (--mode compiled, int8 or fp8)"
 
 
-def fixing(keys: str, target: Target, options: Options) -> Callable[[Scene], Scene]:
+def fixing(keys: str, target: Target, options: Options) -> Callable[[PipelineCall], PipelineCall]:
     """Applies these fixes, `KEY+KEY`, by what a scan of the pipeline finds.
 
     Raises UsageError for a fix that is not there, or can't run on the simulated GPU; the function does for
@@ -28,7 +28,7 @@ def fixing(keys: str, target: Target, options: Options) -> Callable[[Scene], Sce
         if recipe.reckon is not None:
             raise UsageError(f"The fix {recipe.fix.key} {PRICED}.", "Leave it out of --fix.")
 
-    def apply(scene: Scene) -> Scene:
+    def apply(scene: PipelineCall) -> PipelineCall:
         device = resolve_device("sim:a100-80gb")
         session = Session(target, device, options)
         report = make_report(session.record(scene))

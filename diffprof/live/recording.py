@@ -13,7 +13,7 @@ from diffprof.live.requests import StageClock
 from diffprof.live.step_trace import StepTrace
 from diffprof.model.errors import TargetError, UsageError
 from diffprof.targets import Options, resolve
-from diffprof.targets.pipeline_call import Scene
+from diffprof.targets.pipeline_call import PipelineCall
 
 
 class _Enough(BaseException):
@@ -51,7 +51,7 @@ def record_steps(
     return file.stat().st_size
 
 
-def _play(scene: Scene, trace: StepTrace) -> None:
+def _play(scene: PipelineCall, trace: StepTrace) -> None:
     def ended(done: int) -> None:
         trace.step_ended(done)
         if trace.recorded == trace.steps:

@@ -31,7 +31,7 @@ from diffprof.scanning.fit_code import code_of
 from diffprof.scanning.recipes import SCHEME_OF, Decoding, Recipe, losses, recipes
 from diffprof.targets import Options, Target, from_object, resolve
 from diffprof.targets.pipeline import PhaseTracker, replaced, with_role
-from diffprof.targets.pipeline_call import Scene
+from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.weights import parts_of
 
 RUN_STEPS = 4
@@ -164,12 +164,12 @@ def _run(target: Target, options: Options, steps: int | None, spec: GpuSpec) -> 
         return target.run(partial(_play, device=device), device, own)
 
 
-def _play(scene: Scene, device: Any) -> Played:
+def _play(scene: PipelineCall, device: Any) -> Played:
     with lent(scene.pipe, device) if scene.target.kind == "object" else nullcontext():
         return _watched(scene, device)
 
 
-def _watched(scene: Scene, device: Any) -> Played:
+def _watched(scene: PipelineCall, device: Any) -> Played:
     kernels = SimulatedKernels(device.gpu, scene.pipe, current_mode())
     tracker = PhaseTracker(on_change=kernels.phase)
     seen: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []

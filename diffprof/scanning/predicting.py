@@ -32,7 +32,7 @@ from diffprof.targets.calls import bound as bound_arguments
 from diffprof.targets.calls import outputs
 from diffprof.targets.compiled import compiled_roots
 from diffprof.targets.pipeline import PhaseTracker, with_role
-from diffprof.targets.pipeline_call import Scene
+from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.tuning.undo import restored
 
 RUN_STEPS = 4
@@ -112,7 +112,7 @@ class Setting:
         graphs = GRAPHS[self.compile_mode or "max-autotune"]
         return current_mode(compiled=roots, graphs=graphs, **changes)
 
-    def prepare(self, scene: Scene) -> Scene:
+    def prepare(self, scene: PipelineCall) -> PipelineCall:
         """The pipeline as set up."""
         for model in with_role(scene.pipe, "denoiser").values():
             if self.attention == UNFUSED and hasattr(model, "set_attn_processor"):
@@ -196,7 +196,7 @@ def run_call(
     options: Options,
     steps: int | None,
     *,
-    prepare: Callable[[Scene], Scene] | None = None,
+    prepare: Callable[[PipelineCall], PipelineCall] | None = None,
 ) -> Run:
     """The call, run once. steps: RUN_STEPS of them at most are run; None: as the options say.
 
@@ -205,11 +205,11 @@ def run_call(
     device = resolve_device("sim:a100-80gb")
     own = options if steps is None else dataclasses.replace(options, steps=min(steps, RUN_STEPS))
 
-    def play(scene: Scene) -> Run:
+    def play(scene: PipelineCall) -> Run:
         with nullcontext() if prepare is None else restored(scene.pipe):
             return observed(scene if prepare is None else prepare(scene))
 
-    def observed(scene: Scene) -> Run:
+    def observed(scene: PipelineCall) -> Run:
         kernels = SimulatedKernels(device.gpu, scene.pipe, current_mode())  # type: ignore[attr-defined]
         tracker = PhaseTracker(on_change=kernels.phase)
         watched = tracker.watching(scene.pipe), device.observed(kernels, scene.pipe)

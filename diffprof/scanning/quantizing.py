@@ -16,7 +16,7 @@ from diffprof.model.recording import Recording
 from diffprof.model.report import Report
 from diffprof.scanning.session import Session
 from diffprof.targets import Options, Target, resolve
-from diffprof.targets.pipeline_call import Scene
+from diffprof.targets.pipeline_call import PipelineCall
 
 
 def quantization_report(
@@ -44,7 +44,7 @@ def quantization_report(
         chosen = dataclasses.replace(chosen, dtype=half)
     session = Session(target, where, chosen, (), progress=progress)
 
-    def play(scene: Scene) -> Recording:
+    def play(scene: PipelineCall) -> Recording:
         session.scene = scene
         sections = probe_quantization(
             scene,

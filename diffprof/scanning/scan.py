@@ -25,7 +25,7 @@ from diffprof.targets.calls import names as argument_names
 from diffprof.targets.calls import scheduler_names, swap_scheduler
 from diffprof.targets.factory import FunctionTarget, is_factory
 from diffprof.targets.pipeline import execution_device
-from diffprof.targets.pipeline_call import Scene
+from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.tuning.source_edit.stored import with_source_edits
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def scheduler_table(
     chosen = options or Options()
     shown = progress or Progress()
 
-    def play(scene: Scene) -> tuple[SchedulerRow, ...]:
+    def play(scene: PipelineCall) -> tuple[SchedulerRow, ...]:
         rows = []
         names = scheduler_names(scene.pipe)
         shown.stage("schedulers", total=len(names))

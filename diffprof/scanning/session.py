@@ -55,7 +55,7 @@ from diffprof.targets.components import components_of
 from diffprof.targets.exits import ProcessExit
 from diffprof.targets.guest_errors import next_step
 from diffprof.targets.pipeline import Phase, PhaseTracker, components, offloaded, with_role
-from diffprof.targets.pipeline_call import Scene, describe
+from diffprof.targets.pipeline_call import PipelineCall, describe
 
 if TYPE_CHECKING:
     from diffprof.model.analyzer import Analyzer
@@ -92,7 +92,7 @@ class Session:
         self.trace_folder = trace_folder
         self.allow = tuple(allow)
         self.blocks = Blocks()
-        self.scene: Scene | None = None
+        self.scene: PipelineCall | None = None
         self.sections: dict[str, Any] = {}
         self.extra: dict[str, Any] = {}
         """Sections of analyzers that other packages bring."""
@@ -117,7 +117,7 @@ class Session:
             self.target.load_code()
         self._lap("import")
 
-    def record(self, scene: Scene) -> Recording:
+    def record(self, scene: PipelineCall) -> Recording:
         """Run every probe on a scene. What a probe saw before it failed stays in the session."""
         self.scene = scene
         self._lap("build")
@@ -230,7 +230,7 @@ class Session:
             parts = [self.scene.pipe, *components(self.scene.pipe).values()]
             yield from own_files({type(part) for part in parts})
 
-    def _target_info(self, scene: Scene) -> TargetInfo:
+    def _target_info(self, scene: PipelineCall) -> TargetInfo:
         makes, made = outputs(scene.pipe, bound(scene.pipe, scene.args, scene.kwargs))
         return TargetInfo(
             spec=self.target.spec,
@@ -248,7 +248,7 @@ class Session:
         )
 
 
-def watched_call(session: Session, scene: Scene) -> None:
+def watched_call(session: Session, scene: PipelineCall) -> None:
     """One call under the observers of syncs and, on a simulated device, of kernels."""
     show = _shown(session.progress)
     tracker = PhaseTracker(on_change=show)
@@ -542,7 +542,7 @@ class Watch:
         """Inside, each call of the pipeline is recorded; `report` is there when the block ends."""
         target = from_object(self.pipe)
         session = Session(target, self.device, Options())
-        session.scene = Scene(pipe=self.pipe, args=(), kwargs={}, target=target, weights="real")
+        session.scene = PipelineCall(pipe=self.pipe, args=(), kwargs={}, target=target, weights="real")
         tracker = PhaseTracker()
         with ExitStack() as stack:
             session.blocks = stack.enter_context(watching_blocks())

@@ -18,7 +18,7 @@ from diffprof.gpu.mode import current_mode
 from diffprof.model.errors import UsageError
 from diffprof.model.recording.whole_file import write_whole
 from diffprof.targets import Options, resolve
-from diffprof.targets.pipeline_call import Scene
+from diffprof.targets.pipeline_call import PipelineCall
 
 
 def export_memory(target: str, path: Path, *, device: str, options: Options | None = None) -> int:
@@ -34,7 +34,7 @@ def export_memory(target: str, path: Path, *, device: str, options: Options | No
             f"{device} is no simulated GPU.", "On a real one call torch.cuda.memory._dump_snapshot(path)."
         )
 
-    def play(scene: Scene) -> MemoryLog:
+    def play(scene: PipelineCall) -> MemoryLog:
         kernels = SimulatedKernels(where.gpu, scene.pipe, current_mode())  # type: ignore[attr-defined]
         with torch.no_grad(), kernels.following(), where.observed(kernels, scene.pipe):
             scene.call()

@@ -16,7 +16,7 @@ from diffprof.targets.builtin import TINY, BuiltinInfo, builtin_named, builtin_t
 
 if TYPE_CHECKING:
     from diffprof.devices import Device
-    from diffprof.targets.pipeline_call import Scene
+    from diffprof.targets.pipeline_call import PipelineCall
 
 __all__ = ["BuiltinInfo", "Options", "Target", "builtin_targets", "from_object", "resolve"]
 
@@ -70,7 +70,7 @@ class Target(Protocol):
     def load_code(self) -> None:
         """Import what building needs, where that is known beforehand, so that its time can be told apart."""
 
-    def run(self, play: Callable[[Scene], T], device: Device, options: Options) -> T:
+    def run(self, play: Callable[[PipelineCall], T], device: Device, options: Options) -> T:
         """Build the pipeline for the active device, hand its call to `play`, give back what `play` gives.
 
         Raises UsageError for options that the target can't follow, TargetError where the target itself fails;

@@ -16,7 +16,7 @@ from diffprof.targets.builtin import TINY, BuiltinInfo, builtin_named, shrinkabl
 if TYPE_CHECKING:
     from diffprof.devices import Device
     from diffprof.targets import Options
-    from diffprof.targets.pipeline_call import Scene
+    from diffprof.targets.pipeline_call import PipelineCall
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ class BuiltinTarget:
 
         pipeline_class(self.info.pipeline, Path(self.name))
 
-    def run(self, play: Callable[[Scene], T], device: Device, options: Options) -> T:
+    def run(self, play: Callable[[PipelineCall], T], device: Device, options: Options) -> T:
         from diffprof.targets.call_values import call_values
 
         info = self.info
@@ -92,7 +92,7 @@ class TinyTarget:
     def load_code(self) -> None:
         BuiltinTarget(self.info.name).load_code()
 
-    def run(self, play: Callable[[Scene], T], device: Device, options: Options) -> T:
+    def run(self, play: Callable[[PipelineCall], T], device: Device, options: Options) -> T:
         """Raises TargetError, saying why, where no factor gives a pipeline that runs."""
         from diffprof.targets.twin.building import twin_of
         from diffprof.targets.twin.shrinking import NoTwin
@@ -110,17 +110,17 @@ class TinyTarget:
             call.pop("output_type", None)  # a twin gives arrays, to be compared
         return _played(self, play, device, options, twin.scene.pipe, "random", call, notes)
 
-    def _full_size(self, options: Options) -> Scene:
+    def _full_size(self, options: Options) -> PipelineCall:
         """The call that is shrunk, on models without values."""
         import torch
 
         from diffprof.targets.call_values import call_values
         from diffprof.targets.construct import assemble
-        from diffprof.targets.pipeline_call import Scene
+        from diffprof.targets.pipeline_call import PipelineCall
 
         with self.info.checkpoint() as folder:
             pipe = assemble([folder], empty=True, dtype=_types(options, self.dtype))
-        return Scene(pipe, (), call_values(self.info.call, pipe, torch.device("cpu")), self, "none")
+        return PipelineCall(pipe, (), call_values(self.info.call, pipe, torch.device("cpu")), self, "none")
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class FolderTarget:
     def load_code(self) -> None:
         _import_pipeline(self.folder)
 
-    def run(self, play: Callable[[Scene], T], device: Device, options: Options) -> T:
+    def run(self, play: Callable[[PipelineCall], T], device: Device, options: Options) -> T:
         return _checkpoint(self, play, device, options, self.folder)
 
 
@@ -156,7 +156,7 @@ class HubTarget:
     def load_code(self) -> None:
         """Its classes are known once its configurations are here."""
 
-    def run(self, play: Callable[[Scene], T], device: Device, options: Options) -> T:
+    def run(self, play: Callable[[PipelineCall], T], device: Device, options: Options) -> T:
         with_weights = options.weights and device.wants_values
         return _checkpoint(self, play, device, options, downloaded(self.spec, with_weights=with_weights))
 
@@ -222,7 +222,9 @@ def _or_built_in(repo: str) -> str:
     )
 
 
-def _checkpoint(target: Any, play: Callable[[Scene], T], device: Device, options: Options, folder: Path) -> T:
+def _checkpoint(
+    target: Any, play: Callable[[PipelineCall], T], device: Device, options: Options, folder: Path
+) -> T:
     from diffprof.targets.construct import parse_dtype, read_index
 
     index = read_index(folder)
@@ -283,7 +285,7 @@ def _types(options: Options, own: str | dict[str, str] | None) -> Any:
 
 def _played(
     target: Any,
-    play: Callable[[Scene], T],
+    play: Callable[[PipelineCall], T],
     device: Device,
     options: Options,
     pipe: Any,
@@ -292,7 +294,7 @@ def _played(
     notes: list[str],
 ) -> T:
     from diffprof.targets.calls import default_call, failed, swap_scheduler, with_options
-    from diffprof.targets.pipeline_call import Scene
+    from diffprof.targets.pipeline_call import PipelineCall
 
     if options.scheduler is not None:
         swap_scheduler(pipe, options.scheduler)
@@ -305,7 +307,7 @@ def _played(
     except Exception as error:
         raise failed(f"{target.spec} can't be moved to {device.spec}", error) from error
     with plain:
-        return play(Scene(pipe, args, kwargs, target, weights, notes, seed=SEED))
+        return play(PipelineCall(pipe, args, kwargs, target, weights, notes, seed=SEED))
 
 
 def _as_published_guide_starts(pipe: Any) -> AbstractContextManager[None]:

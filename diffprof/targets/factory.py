@@ -17,7 +17,7 @@ from diffprof.targets import nearest, slug
 if TYPE_CHECKING:
     from diffprof.devices import Device
     from diffprof.targets import Options
-    from diffprof.targets.pipeline_call import Scene
+    from diffprof.targets.pipeline_call import PipelineCall
 
 T = TypeVar("T")
 
@@ -41,11 +41,11 @@ class FactoryTarget:
     def load_code(self) -> None:
         """What it imports is known only when it runs."""
 
-    def run(self, play: Callable[[Scene], T], device: Device, options: Options) -> T:
+    def run(self, play: Callable[[PipelineCall], T], device: Device, options: Options) -> T:
         from diffprof.targets.calls import default_call, swap_scheduler, with_options
         from diffprof.targets.live import settled_call, with_dtype
         from diffprof.targets.loading import models_built
-        from diffprof.targets.pipeline_call import Scene
+        from diffprof.targets.pipeline_call import PipelineCall
         from diffprof.targets.redirect import cuda_redirect
 
         with (
@@ -61,7 +61,7 @@ class FactoryTarget:
             args, kwargs = with_options(pipe, (), kwargs, options)
             args, kwargs, notes = settled_call(pipe, args, kwargs, device)
             weights = building.weights_of(pipe)
-            return play(Scene(pipe, args, kwargs, self, weights, notes, unseen=building.unseen))
+            return play(PipelineCall(pipe, args, kwargs, self, weights, notes, unseen=building.unseen))
 
     def _around(self) -> AbstractContextManager[None]:
         from diffprof.targets.process import guest

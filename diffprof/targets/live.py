@@ -11,7 +11,7 @@ from diffprof.model.errors import UsageError
 if TYPE_CHECKING:
     from diffprof.devices import Device
     from diffprof.targets import Options
-    from diffprof.targets.pipeline_call import Scene
+    from diffprof.targets.pipeline_call import PipelineCall
 
 T = TypeVar("T")
 
@@ -37,9 +37,9 @@ class ObjectTarget:
     def load_code(self) -> None:
         """What it imports is known only when it runs."""
 
-    def run(self, play: Callable[[Scene], T], device: Device, options: Options) -> T:
+    def run(self, play: Callable[[PipelineCall], T], device: Device, options: Options) -> T:
         from diffprof.targets.calls import swap_scheduler, with_options
-        from diffprof.targets.pipeline_call import Scene
+        from diffprof.targets.pipeline_call import PipelineCall
 
         if not callable(self.pipe) or not hasattr(self.pipe, "components"):
             raise UsageError(
@@ -56,7 +56,7 @@ class ObjectTarget:
         try:
             if options.scheduler is not None:
                 swap_scheduler(self.pipe, options.scheduler)
-            return play(Scene(self.pipe, args, kwargs, self, weights_of(self.pipe)))
+            return play(PipelineCall(self.pipe, args, kwargs, self, weights_of(self.pipe)))
         finally:
             if before is not None:
                 self.pipe.scheduler = before

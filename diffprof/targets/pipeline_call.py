@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Scene:
+class PipelineCall:
     """A pipeline and the arguments of one call. weights: real, random or none; notes: what was done to get
     here that the user did not write."""
 
@@ -67,7 +67,7 @@ class Scene:
 
     def changed(
         self, kwargs: dict[str, Any], around: Callable[[], AbstractContextManager[Any]] | None = None
-    ) -> Scene:
+    ) -> PipelineCall:
         """The same call on a pipeline that was changed since, with these arguments, all by name. It starts
         from the same states of generators, and from the schedulers as they are now."""
         other = copy.copy(self)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from diffprof.devices import Device
     from diffprof.targets import Options
     from diffprof.targets.loading import Building
-    from diffprof.targets.pipeline_call import Scene
+    from diffprof.targets.pipeline_call import PipelineCall
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ class ScriptTarget:
     def load_code(self) -> None:
         """What it imports is known only when it runs."""
 
-    def run(self, play: Callable[[Scene], T], device: Device, options: Options) -> T:
+    def run(self, play: Callable[[PipelineCall], T], device: Device, options: Options) -> T:
         from diffprof.targets.interception import intercepted
         from diffprof.targets.threads import released, told_what_to_do
         from diffprof.targets.written_loop import ModelCalls
@@ -76,12 +76,12 @@ class ScriptTarget:
 
     def _call(
         self, stage: Stage, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
-    ) -> Scene:
+    ) -> PipelineCall:
         """A pipeline's call in the script, made ready."""
         from diffprof.targets.calls import swap_scheduler, with_options
         from diffprof.targets.live import settled_call, with_dtype
         from diffprof.targets.other_pipelines import others_of
-        from diffprof.targets.pipeline_call import Scene
+        from diffprof.targets.pipeline_call import PipelineCall
 
         if options.scheduler is not None:
             swap_scheduler(pipe, options.scheduler)
@@ -89,13 +89,13 @@ class ScriptTarget:
         args, kwargs = with_options(pipe, args, kwargs, options)
         args, kwargs, notes = settled_call(pipe, args, kwargs, stage.device)
         unseen = [*stage.building.unseen, *others_of(pipe, vars(stage.module), self.file)]
-        return Scene(pipe, args, kwargs, self, stage.building.weights_of(pipe), notes, unseen=unseen)
+        return PipelineCall(pipe, args, kwargs, self, stage.building.weights_of(pipe), notes, unseen=unseen)
 
     def _loop(
-        self, play: Callable[[Scene], T], device: Device, options: Options, known: dict[type, int]
+        self, play: Callable[[PipelineCall], T], device: Device, options: Options, known: dict[type, int]
     ) -> T:
         """Run the script again, and play what it does from the first call of a model on."""
-        from diffprof.targets.pipeline_call import Scene
+        from diffprof.targets.pipeline_call import PipelineCall
         from diffprof.targets.written_loop import (
             NOTE,
             Handover,
@@ -116,7 +116,9 @@ class ScriptTarget:
                 device.place([each for each in parts.values() if calls.is_there(each)])
                 pipe = as_pipeline(parts, stage.code, handover.call)
                 weights = stage.building.weights_of(pipe)
-                handover.begin(Scene(pipe, (), {}, self, weights, unseen=[*stage.building.unseen, NOTE]))
+                handover.begin(
+                    PipelineCall(pipe, (), {}, self, weights, unseen=[*stage.building.unseen, NOTE])
+                )
                 return True
 
             calls = ModelCalls(device.torch_device.type, begin)

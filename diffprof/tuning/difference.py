@@ -13,7 +13,7 @@ import torch
 
 from diffprof.model.fix import Difference
 from diffprof.targets.pipeline import replaced, with_role
-from diffprof.targets.pipeline_call import Scene
+from diffprof.targets.pipeline_call import PipelineCall
 
 WINDOW = 7
 """Pixels; side of the window in which SSIM compares."""
@@ -37,7 +37,7 @@ class Output:
     where: str = ""
 
 
-def output_of(scene: Scene) -> Output:
+def output_of(scene: PipelineCall) -> Output:
     """Make the call once, and keep what came of it.
 
     Raises Incomparable where the result holds nothing to compare.

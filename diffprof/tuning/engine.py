@@ -35,7 +35,7 @@ from diffprof.model.recording import Recording
 from diffprof.model.report import Report
 from diffprof.scanning.session import our_own, target_failure
 from diffprof.targets import Options, Target, resolve
-from diffprof.targets.pipeline_call import Scene
+from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.tuning.pictures import pictures
 from diffprof.tuning.scans import analyzers_of, captured, seen_between
 from diffprof.tuning.trial import RoundingUnknown, Stand, StandMark, stand_for
@@ -145,7 +145,7 @@ class Tuning:
 
     # --- the whole ------------------------------------------------------------------------------------
 
-    def run(self, scene: Scene) -> Tuned:
+    def run(self, scene: PipelineCall) -> Tuned:
         """Try all selected steps on a scene, and scan what came of it."""
         self.progress.stage("baseline")
         stand = self._stand(scene)
@@ -169,7 +169,7 @@ class Tuning:
         seen = [output.image if output else None for output in (self.first_output, self.output)]
         return Tuned(self.with_outcomes(), after, pictures(*seen))
 
-    def _stand(self, scene: Scene) -> Stand:
+    def _stand(self, scene: PipelineCall) -> Stand:
         settings = self.report.recording.settings
         kind = stand_for(self.device)
         return kind(scene, self.device, self.target, self.options, settings, self.progress, self.clock)

@@ -13,7 +13,7 @@ from diffprof.model.progress import Progress
 from diffprof.model.report import Report
 from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options, from_object
-from diffprof.targets.pipeline_call import Scene
+from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.tuning.engine import Tuned, Tuning
 from diffprof.tuning.subject import Subject
 
@@ -51,17 +51,17 @@ def optimize(
     )
     work = Tuning(report, choice, target, where, Options(), Progress())
 
-    def play(scene: Scene) -> Tuned:
+    def play(scene: PipelineCall) -> Tuned:
         with lent(scene.pipe, where):
             return work.run(scene)
 
     with work.keeping_outcomes(), where.active():
         tuned = target.run(play, where, Options())
-    _leave(pipe, tuned.report, Scene(pipe, (), dict(call), target, "real"))
+    _leave(pipe, tuned.report, PipelineCall(pipe, (), dict(call), target, "real"))
     return tuned.report
 
 
-def _leave(pipe: Any, report: Report, scene: Scene) -> None:
+def _leave(pipe: Any, report: Report, scene: PipelineCall) -> None:
     """Apply what was kept, in the order of application."""
     order = [step.fix for step in report.plan.steps] if report.plan else []
     kept: dict[str, Code] = {

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from diffprof.judge.timeline import total_us
 from diffprof.model.recording import Timeline
 from diffprof.targets.pipeline import components, replaced
-from diffprof.targets.pipeline_call import Scene
+from diffprof.targets.pipeline_call import PipelineCall
 
 CALLS = 7
 """Timed calls: the fastest counts, which other load on the machine disturbs least."""
@@ -24,7 +24,7 @@ _METHODS = ("forward", "encode", "decode")
 """Of a model, what a pipeline calls."""
 
 
-def cpu_seconds(scene: Scene) -> float:
+def cpu_seconds(scene: PipelineCall) -> float:
     """CPU time of this thread for a call of a small pipeline, without what its models do, seconds.
 
     What the call raises passes through.

@@ -14,7 +14,7 @@ import torch
 from diffprof.devices.storages import Storages
 from diffprof.model.fix import Code
 from diffprof.targets.calls import bound
-from diffprof.targets.pipeline_call import Scene
+from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.tuning.undo import Snapshot
 
 
@@ -23,7 +23,7 @@ class Mark:
     """A state to come back to."""
 
     snapshot: Snapshot
-    scene: Scene
+    scene: PipelineCall
     namespace: dict[str, Any]
     around: tuple[str, ...]
 
@@ -32,7 +32,7 @@ class Subject:
     """Runs the code of fixes as `optimized.py` would: one module of imports and definitions, a function on
     the pipeline, a function on the call's arguments, context managers around the call."""
 
-    def __init__(self, scene: Scene, spare: torch.device | None = None) -> None:
+    def __init__(self, scene: PipelineCall, spare: torch.device | None = None) -> None:
         """spare: a device whose memory only the pipeline as it is may take, not the states before it."""
         self.scene = scene.changed(bound(scene.pipe, scene.args, scene.kwargs), scene.around)
         # Without a name, by which Dynamo would import the module where it traces a hook that a fix left.

@@ -24,7 +24,7 @@ from diffprof.scanning.session import Session
 from diffprof.targets import Options, Target
 from diffprof.targets.compiled import compiled_roots
 from diffprof.targets.pipeline import components
-from diffprof.targets.pipeline_call import Scene
+from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.twin.building import Twin, twin_of
 from diffprof.targets.twin.shrinking import NoTwin
 from diffprof.tuning.compiled_twin import NotRun, compiled_output
@@ -60,7 +60,7 @@ class Stand:
 
     def __init__(
         self,
-        scene: Scene,
+        scene: PipelineCall,
         device: Device,
         target: Target,
         options: Options,
@@ -155,7 +155,7 @@ class Stand:
         """What the call gives now; None where nothing can be told."""
         return self._output_of(self.subject.scene)
 
-    def _output_of(self, scene: Scene) -> Output | None:
+    def _output_of(self, scene: PipelineCall) -> Output | None:
         try:
             return output_of(scene)
         except Incomparable as error:
@@ -238,7 +238,7 @@ class SimulatedStand(Stand):
     _cpu_seconds: float | None = None
     """Of the twin's call without its models, before any fix."""
 
-    def __init__(self, scene: Scene, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, scene: PipelineCall, *args: Any, **kwargs: Any) -> None:
         super().__init__(scene, *args, **kwargs)
         self.twin: Twin | None = None
         self.no_twin = ""

@@ -28,7 +28,7 @@ from diffprof.scanning import fitting
 from diffprof.scanning.fit_code import code_of
 from diffprof.scanning.recipes import Decoding, Placement, Quantized, Recipe
 from diffprof.targets.pipeline import PhaseTracker
-from diffprof.targets.pipeline_call import Scene
+from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.redirect import cuda_redirect
 from diffprof.views.fits import render_fit
 from tests.devices.simulated.signatures import add, linear
@@ -159,7 +159,7 @@ def tiny(request: pytest.FixtureRequest) -> tuple[str, fitting.Played, Ran]:
         case = CASES[name].build()
         case.pipe.to(place)
         kwargs = {**case.kwargs, "generator": torch.Generator(place).manual_seed(7)}
-        scene = Scene(case.pipe, (), kwargs, None, "random")  # type: ignore[arg-type]
+        scene = PipelineCall(case.pipe, (), kwargs, None, "random")  # type: ignore[arg-type]
         played = fitting._watched(scene, device)
     return name, played, Ran(name, None)
 

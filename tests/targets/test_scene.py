@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("torch")
 
 from diffprof.targets.pipeline import replaced
-from diffprof.targets.pipeline_call import Scene
+from diffprof.targets.pipeline_call import PipelineCall
 
 
 class Stepping:
@@ -40,8 +40,8 @@ class Pipe:
         return self.scheduler.step(1) + self.scheduler.step(2)
 
 
-def scene() -> Scene:
-    return Scene(pipe=Pipe(), args=(), kwargs={}, target=None, weights="real")  # type: ignore[arg-type]
+def scene() -> PipelineCall:
+    return PipelineCall(pipe=Pipe(), args=(), kwargs={}, target=None, weights="real")  # type: ignore[arg-type]
 
 
 def test_every_call_starts_from_the_same_state() -> None:

@@ -13,7 +13,7 @@ from diffprof.model.errors import TargetError, UsageError
 from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options, builtin_targets, resolve
 from diffprof.targets.checkpoint import TinyTarget
-from diffprof.targets.pipeline_call import Scene
+from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.twin.shrinking import Scale, _text_config
 from diffprof.targets.twin.sizes import Sizes
 
@@ -43,10 +43,10 @@ def test_a_small_form_has_all_blocks_of_the_denoiser_and_runs_with_values(cpu: A
 
 
 def test_what_can_not_be_shrunk_says_why(cpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full_size(self: TinyTarget, options: Options) -> Scene:
+    def full_size(self: TinyTarget, options: Options) -> PipelineCall:
         case = CASES["flux"].build()
         case.pipe.transformer = torch.nn.Linear(3, 3)
-        return Scene(case.pipe, (), case.kwargs, self, "none")
+        return PipelineCall(case.pipe, (), case.kwargs, self, "none")
 
     monkeypatch.setattr(TinyTarget, "_full_size", full_size)
     with pytest.raises(TargetError) as error:

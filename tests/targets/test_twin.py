@@ -14,7 +14,7 @@ from diffprof.corpus import CASES
 from diffprof.devices import resolve_device
 from diffprof.targets import Options, resolve
 from diffprof.targets.pipeline import components, with_role
-from diffprof.targets.pipeline_call import Scene
+from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.twin.building import Twin, twin_of
 from diffprof.targets.twin.calling import STEPS
 from diffprof.targets.twin.shrinking import TEXT_LAYERS, NoTwin
@@ -31,7 +31,7 @@ def quiet() -> Iterator[None]:
 
 
 def twin(pipe: Any, **kwargs: Any) -> Twin:
-    return twin_of(Scene(pipe, (), kwargs, target=None, weights="none"))  # type: ignore[arg-type]
+    return twin_of(PipelineCall(pipe, (), kwargs, target=None, weights="none"))  # type: ignore[arg-type]
 
 
 def values(found: Twin) -> torch.Tensor:

@@ -14,7 +14,7 @@ from diffprof.model.progress import Progress
 from diffprof.model.report import Report
 from diffprof.scanning.session import Session
 from diffprof.targets import Options, Target
-from diffprof.targets.pipeline_call import Scene
+from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.twin.shrinking import NoTwin
 from diffprof.tuning import trial
 
@@ -37,7 +37,7 @@ class Promise(NamedTuple):
 class _Trial(trial.SimulatedStand):
     """Times alone: no output is compared."""
 
-    def __init__(self, scene: Scene, *args: object) -> None:
+    def __init__(self, scene: PipelineCall, *args: object) -> None:
         trial.Stand.__init__(self, scene, *args)  # type: ignore[arg-type]
         self.twin, self._twin, self._seen, self.no_twin = None, None, None, str(NoTwin("not compared"))
         self.compiling, self._original, self._cpu_seconds = (), None, None
@@ -62,7 +62,7 @@ def promises(target: Target, options: Options, gpu: str, *, together: bool = Fal
     """Scan a target, then carry out each fix of its plan that promises something."""
     device = resolve_device(f"sim:{gpu}")
 
-    def play(scene: Scene) -> list[Promise]:
+    def play(scene: PipelineCall) -> list[Promise]:
         session = Session(target, device, options, ANALYZERS)
         session.lends = False
         report = make_report(session.record(scene))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffprof.targets.pipeline_call import Scene
+from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.tuning.difference import Incomparable, output_of
 
 
@@ -28,7 +28,7 @@ class Pipe:
 
 
 def made(result: Any) -> Any:
-    scene = Scene(pipe=Pipe(result), args=(), kwargs={}, target=None, weights="real")  # type: ignore[arg-type]
+    scene = PipelineCall(pipe=Pipe(result), args=(), kwargs={}, target=None, weights="real")  # type: ignore[arg-type]
     output = output_of(scene)
     return output.image if output.image is not None else output.latents
 

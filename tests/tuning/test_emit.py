@@ -164,7 +164,7 @@ def test_statements_keep_their_comments_and_decorators() -> None:
 def test_a_fresh_process_without_diffprof_makes_the_same_image(name: str, built: Any, tmp_path: Path) -> None:
     import diffusers
 
-    from diffprof.targets.pipeline_call import Scene
+    from diffprof.targets.pipeline_call import PipelineCall
     from diffprof.tuning.subject import Subject
 
     report = scan_target("tiny-sdxl", device="sim", options=Options(scheduler="DDIMScheduler", steps=3))
@@ -229,7 +229,7 @@ assert "diffprof" not in sys.modules
     image = np.load(tmp_path / "image.npy")
 
     seeded = {**call, "generator": torch.Generator().manual_seed(0)}
-    subject = Subject(Scene(pipe=pipe, args=(), kwargs=seeded, target=None, weights="random"))  # type: ignore[arg-type]
+    subject = Subject(PipelineCall(pipe=pipe, args=(), kwargs=seeded, target=None, weights="random"))  # type: ignore[arg-type]
     before = subject.mark()
     plain = pipe(**{**seeded, "num_inference_steps": 2}).images
     for key, each in codes.items():

@@ -10,7 +10,7 @@ import torch
 
 from diffprof.model.fix import Code
 from diffprof.model.recording import Grade, KernelKind, PhaseSpan, Timeline
-from diffprof.targets.pipeline_call import Scene
+from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.tuning.own_python import charged_ms, cpu_seconds
 from diffprof.views.decision import python_said
 
@@ -75,7 +75,7 @@ class Pipe:
 def test_models_are_called_once_and_then_give_what_they_gave() -> None:
     pipe = Pipe()
     Model.calls = 0
-    seconds = cpu_seconds(Scene(pipe, (), {}, None, "random", seed=0))  # type: ignore[arg-type]
+    seconds = cpu_seconds(PipelineCall(pipe, (), {}, None, "random", seed=0))  # type: ignore[arg-type]
     assert Model.calls == STEPS
     assert seconds < 0.02
     assert pipe.out.item() == STEPS

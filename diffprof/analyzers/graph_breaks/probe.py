@@ -41,8 +41,8 @@ LIMIT_SECONDS = 600.0
 """For one component. The SDXL UNet takes 10; with breaks that hide others, a multiple."""
 
 
-class Scene(Protocol):
-    """A pipeline and one call of it (see `diffprof.targets.Scene`)."""
+class OneCall(Protocol):
+    """A pipeline and one call of it (see `diffprof.targets.pipeline_call.PipelineCall`)."""
 
     pipe: Any
     args: tuple[Any, ...]
@@ -93,7 +93,7 @@ def state_before(run: Run) -> PythonState:
 
 
 def probe_graph_breaks(
-    scene: Scene,
+    scene: OneCall,
     device: Any,
     *,
     scope: str = "components",
@@ -151,7 +151,7 @@ def probe_graph_breaks(
     }
 
 
-def _observed(scene: Scene, variation: Variation | None = None) -> list[Part]:
+def _observed(scene: OneCall, variation: Variation | None = None) -> list[Part]:
     """The components that one call of the pipeline uses, with their inputs. Compiled ones run as plain
     Python, so that neither their code nor Dynamo's caches change."""
     with applied(scene, variation), torch.compiler.set_stance("force_eager"), observing(scene.pipe) as parts:
@@ -220,7 +220,7 @@ def _key(part: Part, start: PythonState | None, *more: Any) -> str | None:
 
 def _capture_scope(
     scope: str,
-    scene: Scene,
+    scene: OneCall,
     parts: Sequence[Part],
     found: _Found,
     grade: Grade,
@@ -262,7 +262,7 @@ def _capture_scope(
     _run([task(name) for name in names], show, limit_seconds)
 
 
-def _given(scene: Scene, parts: Sequence[Part]) -> list[Any] | None:
+def _given(scene: OneCall, parts: Sequence[Part]) -> list[Any] | None:
     """What a capture of the pipeline's own code depends on beside the pipeline: the call's arguments, and
     what the components were given and gave. None for what can't be compared between processes."""
     arguments = store.lasting((scene.args, scene.kwargs))
@@ -381,7 +381,7 @@ def _in_loop(row: GraphBreakRow, loop: tuple[str, int, int] | None, steps: int) 
 
 
 def _try_again(
-    scene: Scene,
+    scene: OneCall,
     parts: Sequence[Part],
     varied: Mapping[Variation, Sequence[Part]],
     cold: PythonState,

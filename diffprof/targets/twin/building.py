@@ -16,7 +16,7 @@ import torch
 from diffprof.targets.calls import bound
 from diffprof.targets.construct import random_values, weightless
 from diffprof.targets.pipeline import components, is_pipeline
-from diffprof.targets.pipeline_call import Scene
+from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.twin.calling import SEED, small_call
 from diffprof.targets.twin.copy_customizations import dress
 from diffprof.targets.twin.shrinking import TEXT_LAYERS, NoTwin, Scale, shrunk
@@ -41,7 +41,7 @@ class _TooLarge(NoTwin):
 class Twin:
     """scene: its call. factor: what every width was divided by."""
 
-    scene: Scene
+    scene: PipelineCall
     factor: int
 
     @property
@@ -51,7 +51,7 @@ class Twin:
         return f"a twin of {type(self.scene.pipe).__name__} with {widths} and random weights"
 
 
-def twin_of(scene: Scene) -> Twin:
+def twin_of(scene: PipelineCall) -> Twin:
     """The twin of a pipeline whose weights have no values, with its processors, types, adapters and layout.
 
     Raises NoTwin where no factor gives a pipeline that can be built and called.
@@ -88,7 +88,7 @@ def _parameters(pipe: Any) -> int:
     return sum(p.numel() for part in parts for p in part.parameters())
 
 
-def _built(scene: Scene, scale: Scale) -> Scene:
+def _built(scene: PipelineCall, scale: Scale) -> PipelineCall:
     pipe = scene.pipe
     with _quiet(), weightless():
         _check_size(_twins(pipe, scale))
@@ -103,7 +103,7 @@ def _built(scene: Scene, scale: Scale) -> Scene:
                     raise NoTwin(f"with widths divided by {scale.factor}, weights of its {name} are empty")
     made.set_progress_bar_config(**getattr(pipe, "_progress_bar_config", {"disable": True}))
     kwargs = small_call(scene, made, scale.factor, scale.sizes)
-    return Scene(made, (), kwargs, scene.target, "random", seed=SEED)
+    return PipelineCall(made, (), kwargs, scene.target, "random", seed=SEED)
 
 
 def _twins(pipe: Any, scale: Scale) -> dict[int, Any]:

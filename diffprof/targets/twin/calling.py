@@ -12,7 +12,7 @@ import torch
 
 from diffprof.targets.calls import bound, names
 from diffprof.targets.pipeline import with_role
-from diffprof.targets.pipeline_call import Scene
+from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.twin.shrinking import WIDTHS
 from diffprof.targets.twin.sizes import LENGTHS, PIXELS, Sizes
 
@@ -22,7 +22,7 @@ STEPS = 3
 SEED = 0
 
 
-def small_call(scene: Scene, made: Any, factor: int, sizes: Sizes) -> dict[str, Any]:
+def small_call(scene: PipelineCall, made: Any, factor: int, sizes: Sizes) -> dict[str, Any]:
     """The scene's arguments for its twin `made`: tensors and pictures of its widths and sizes."""
     smaller = _Smaller(_width_map(scene.pipe, factor), sizes)
     given = bound(scene.pipe, scene.args, scene.kwargs)

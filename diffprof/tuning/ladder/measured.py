@@ -23,7 +23,7 @@ from diffprof.tuning.ladder import GIB
 if TYPE_CHECKING:
     from diffprof.devices import Device
     from diffprof.targets import Options, Target
-    from diffprof.targets.pipeline_call import Scene
+    from diffprof.targets.pipeline_call import PipelineCall
 
 
 def measured_rung(target: Target, device: Device, options: Options, rung: Rung) -> RungResult:
@@ -31,7 +31,7 @@ def measured_rung(target: Target, device: Device, options: Options, rung: Rung) 
     it stays on the device: the next one begins as the first did."""
     result = RungResult(name=rung.name, title=rung.title, grade=Grade.MEASURED)
 
-    def play(scene: Scene) -> RungResult:
+    def play(scene: PipelineCall) -> RungResult:
         with ExitStack() as undo:
             prepare(scene.pipe, rung)
             if rung.int8:
@@ -55,7 +55,7 @@ def measured_rung(target: Target, device: Device, options: Options, rung: Rung) 
         _collect(device)
 
 
-def _timed(scene: Scene, device: Device, rung: Rung, result: RungResult) -> RungResult:
+def _timed(scene: PipelineCall, device: Device, rung: Rung, result: RungResult) -> RungResult:
     """The peak is that of the timed calls: what tuning kernels takes while it warms up is left out."""
     allocator = device.allocator
 

@@ -25,7 +25,7 @@ from diffprof.tuning.ladder import GIB
 if TYPE_CHECKING:
     from diffprof.devices import Device
     from diffprof.targets import Options, Target
-    from diffprof.targets.pipeline_call import Scene
+    from diffprof.targets.pipeline_call import PipelineCall
 
 FEW_STEPS = 4
 """Steps to run first: enough for most solvers to repeat themselves."""
@@ -113,7 +113,7 @@ class Predictions:
         return self._run(rung, self._steps)
 
     def _run(self, rung: Rung, steps: int) -> _Run:
-        def play(scene: Scene) -> _Run:
+        def play(scene: PipelineCall) -> _Run:
             prepare(scene.pipe, rung)
             roots = compiled_roots(scene.pipe)
             mode = current_mode(compiled=roots if rung.compiled else ())

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tests.analyzers.graph_breaks.tiny import Scene, Small
+from tests.analyzers.graph_breaks.tiny import Small, TinyCall
 
 COUNT = 0
 
@@ -185,5 +185,5 @@ class Often:
         return y
 
 
-def often(times: int, **parts: nn.Module) -> Scene:
-    return Scene(Often(times, **parts), {"x": torch.ones(2, 4)})
+def often(times: int, **parts: nn.Module) -> TinyCall:
+    return TinyCall(Often(times, **parts), {"x": torch.ones(2, 4)})

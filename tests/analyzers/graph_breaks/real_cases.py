@@ -6,26 +6,26 @@ from collections.abc import Callable
 
 import torch
 
-from tests.analyzers.graph_breaks.tiny import Scene, sdxl
+from tests.analyzers.graph_breaks.tiny import TinyCall, sdxl
 
 
-def plain() -> Scene:
+def plain() -> TinyCall:
     return _latent(sdxl())
 
 
-def freeu() -> Scene:
+def freeu() -> TinyCall:
     scene = plain()
     scene.pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
     return scene
 
 
-def attention_slicing() -> Scene:
+def attention_slicing() -> TinyCall:
     scene = plain()
     scene.pipe.enable_attention_slicing()
     return scene
 
 
-def vae_tiling() -> Scene:
+def vae_tiling() -> TinyCall:
     """Four tiles."""
     scene = sdxl()
     vae = scene.pipe.vae
@@ -36,7 +36,7 @@ def vae_tiling() -> Scene:
     return scene
 
 
-def lora() -> Scene:
+def lora() -> TinyCall:
     """Two adapters, loaded and not fused; the first is active."""
     from peft import LoraConfig
 
@@ -48,13 +48,13 @@ def lora() -> Scene:
     return scene
 
 
-def cpu_offload() -> Scene:
+def cpu_offload() -> TinyCall:
     scene = sdxl()
     scene.pipe.enable_model_cpu_offload(device="cpu")
     return scene
 
 
-def group_offload() -> Scene:
+def group_offload() -> TinyCall:
     """Groups of one block each, and of what stands beside the blocks."""
     scene = plain()
     cpu = torch.device("cpu")
@@ -64,13 +64,13 @@ def group_offload() -> Scene:
     return scene
 
 
-def layerwise_casting() -> Scene:
+def layerwise_casting() -> TinyCall:
     scene = plain()
     scene.pipe.unet.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
     return scene
 
 
-def controlnet() -> Scene:
+def controlnet() -> TinyCall:
     from diffusers import ControlNetModel, StableDiffusionXLControlNetPipeline
 
     scene = plain()
@@ -81,7 +81,7 @@ def controlnet() -> Scene:
     return scene
 
 
-def ip_adapter() -> Scene:
+def ip_adapter() -> TinyCall:
     scene = plain()
     unet = scene.pipe.unet
     width = unet.config.cross_attention_dim
@@ -99,18 +99,18 @@ def ip_adapter() -> Scene:
     return scene
 
 
-def _latent(scene: Scene) -> Scene:
+def _latent(scene: TinyCall) -> TinyCall:
     """Without the VAE."""
     scene.kwargs["output_type"] = "latent"
     return scene
 
 
-def _parts(scene: Scene) -> dict[str, object]:
+def _parts(scene: TinyCall) -> dict[str, object]:
     names = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "scheduler")
     return {name: getattr(scene.pipe, name) for name in names}
 
 
-CASES: dict[str, Callable[[], Scene]] = {
+CASES: dict[str, Callable[[], TinyCall]] = {
     "freeu": freeu,
     "attention_slicing": attention_slicing,
     "vae_tiling": vae_tiling,

@@ -24,7 +24,7 @@ from diffprof.model.recording import Grade
 from diffprof.targets.redirect import cuda_redirect
 from tests.analyzers.graph_breaks import planted
 from tests.analyzers.graph_breaks.conftest import in_child
-from tests.analyzers.graph_breaks.tiny import Scene
+from tests.analyzers.graph_breaks.tiny import TinyCall
 from tests.builders import make_recording
 
 NAMES = (
@@ -61,13 +61,13 @@ class Pipe:
 
 
 @contextmanager
-def on_device(name: str) -> Iterator[tuple[Any, Scene]]:
+def on_device(name: str) -> Iterator[tuple[Any, TinyCall]]:
     device = resolve_device("sim:a100-80gb")
     function, (x,) = planted.CASES[name]
     with device.active() as place, torch.compiler.set_stance("force_eager"):
         unet = Calls(function)
         device.place(unet)
-        yield device, Scene(Pipe(unet), {"x": x.to(place)})
+        yield device, TinyCall(Pipe(unet), {"x": x.to(place)})
 
 
 def look(name: str) -> tuple[Result, Costs]:
@@ -138,14 +138,14 @@ def test_what_redirects_a_scripts_devices_is_not_traced() -> None:
     device = resolve_device("sim:a100-80gb")
     with device.active() as place, cuda_redirect(device), torch.compiler.set_stance("force_eager"):
         unet = Calls(cast)
-        scene = Scene(Pipe(unet), {"x": torch.ones(4, device=place)})
+        scene = TinyCall(Pipe(unet), {"x": torch.ones(4, device=place)})
         (row,) = probe_graph_breaks(scene, device, cache=False)["captures"]
     assert row.fullgraph_ready
 
 
 def test_without_a_simulated_device_the_cost_is_not_measured() -> None:
     _, (x,) = planted.CASES["value"]
-    scene = Scene(Pipe(Calls(planted.value)), {"x": x})
+    scene = TinyCall(Pipe(Calls(planted.value)), {"x": x})
     rows = probe_graph_breaks(scene, None, cache=False)["graph_breaks"]
     (finding,) = value_read_in_graph(make_recording(graph_breaks=rows))
     assert finding.saves_ms is None

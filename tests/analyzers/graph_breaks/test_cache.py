@@ -20,7 +20,7 @@ from diffprof.analyzers.graph_breaks import cache as store
 from diffprof.analyzers.graph_breaks.probe import probe_graph_breaks
 from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options
-from tests.analyzers.graph_breaks.tiny import Pipe, Scene, Small, small
+from tests.analyzers.graph_breaks.tiny import Pipe, Small, TinyCall, small
 
 
 def test_results_come_from_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +174,7 @@ class Locked:
 
 def test_captures_of_the_call_come_from_the_cache_for_the_same_arguments_alone() -> None:
     def look(**kwargs: Any) -> tuple[bool, set[str | None]]:
-        scene = Scene(Looping(unet=Denoising()), {"x": torch.ones(2, 4), "seen": one, **kwargs})
+        scene = TinyCall(Looping(unet=Denoising()), {"x": torch.ones(2, 4), "seen": one, **kwargs})
         sections = probe_graph_breaks(scene, None, scope="call")
         row = next(row for row in sections["captures"] if row.component == "call")
         assert row.failure is None, row.failure

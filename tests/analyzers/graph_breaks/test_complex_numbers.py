@@ -13,7 +13,7 @@ from diffprof.analyzers.graph_breaks.probe import probe_graph_breaks
 from diffprof.model.finding import Finding
 from diffprof.model.recording import ComplexRow
 from tests.analyzers.graph_breaks.keeping import Often
-from tests.analyzers.graph_breaks.tiny import Scene
+from tests.analyzers.graph_breaks.tiny import TinyCall
 from tests.builders import make_recording
 
 QWEN = "diffusers/models/transformers/transformer_qwenimage.py"
@@ -63,7 +63,7 @@ def probed() -> tuple[tuple[ComplexRow, ...], dict[str, int], list[Finding]]:
     for layer in regional.layers:
         layer.compile()
     parts = {"whole": Turning("complex"), "regional": regional, "real": Turning("real")}
-    scene = Scene(Often(2, **parts), {"x": torch.ones(1, 3, 2, 8)})
+    scene = TinyCall(Often(2, **parts), {"x": torch.ones(1, 3, 2, 8)})
     found = probe_graph_breaks(scene, None, cache=False)
     assert not found["unseen"]
     folded = next(row.folded for row in found["captures"] if row.component == "whole")

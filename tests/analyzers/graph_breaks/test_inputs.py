@@ -12,7 +12,7 @@ from torch import nn
 from diffprof.analyzers.graph_breaks.probe import probe_graph_breaks
 from diffprof.analyzers.graph_breaks.signature import signature
 from diffprof.analyzers.graph_breaks.storageless import Emptier, Hollow, hollow_like
-from tests.analyzers.graph_breaks.tiny import Scene
+from tests.analyzers.graph_breaks.tiny import TinyCall
 
 TABLE = torch.arange(24.0).reshape(4, 6)
 
@@ -83,7 +83,7 @@ class Guided:
 
 
 def test_a_component_with_expanded_inputs_is_captured() -> None:
-    found = probe_graph_breaks(Scene(Guided(), {"x": torch.ones(2, 4)}), None, cache=False)
+    found = probe_graph_breaks(TinyCall(Guided(), {"x": torch.ones(2, 4)}), None, cache=False)
     (row,) = found["captures"]
     assert (row.component, row.failure, row.fullgraph_ready, row.calls) == ("transformer", None, True, 2)
     assert found["recompiles"] == found["unseen"] == ()

@@ -18,7 +18,7 @@ from diffprof.analyzers.graph_breaks.rules import side_effect_in_graph
 from diffprof.model.errors import UsageError
 from diffprof.model.recording import CaptureRow
 from tests.analyzers.graph_breaks.conftest import in_child
-from tests.analyzers.graph_breaks.tiny import Pipe, Scene, Small, sdxl, small
+from tests.analyzers.graph_breaks.tiny import Pipe, Small, TinyCall, sdxl, small
 from tests.builders import make_recording
 
 PIPELINE = "diffusers/pipelines/stable_diffusion_xl/pipeline_stable_diffusion_xl.py"
@@ -40,7 +40,7 @@ def dynamo_state() -> dict[str, Any]:
     }
 
 
-def pipe_state(scene: Scene) -> dict[str, Any]:
+def pipe_state(scene: TinyCall) -> dict[str, Any]:
     modules = [m for part in (scene.pipe.unet, scene.pipe.vae) for m in part.modules()]
     return {
         "hooks": [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in modules],
@@ -160,7 +160,7 @@ class LoudVae(Small):
 
 def test_phases_of_what_is_called_once() -> None:
     pipe = Phases(text_encoder=Loud(), vae=LoudVae())
-    scene = Scene(pipe, {"x": torch.ones(2, 4)})
+    scene = TinyCall(pipe, {"x": torch.ones(2, 4)})
     sections = probe_graph_breaks(scene, None, scope="call", cache=False)
     found = {(row.component, row.site.function): row.phase for row in sections["graph_breaks"]}
     assert found == {

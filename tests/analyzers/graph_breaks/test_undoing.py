@@ -12,7 +12,7 @@ from diffprof.judge.judging import make_report
 from diffprof.judge.recipes import find_recipe
 from diffprof.model.fix import Code, Safety
 from diffprof.model.recording import Recording
-from diffprof.targets.pipeline_call import Scene
+from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.tuning.subject import Subject
 from tests.analyzers.graph_breaks import tiny
 from tests.analyzers.graph_breaks.examples import BAD, make_recompile, recompiles
@@ -68,7 +68,7 @@ def test_the_picture_is_the_same_with_the_fix_and_nothing_is_left_of_it(key: str
     assert isinstance(code, Code), code
     scene = tiny.sdxl()
     scene.kwargs["latents"] = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    subject = Subject(Scene(scene.pipe, (), scene.kwargs, None, "real"))  # type: ignore[arg-type]
+    subject = Subject(PipelineCall(scene.pipe, (), scene.kwargs, None, "real"))  # type: ignore[arg-type]
     first = subject.scene.call().images
     before, mark = state(subject.pipe), subject.mark()
     subject.apply(key, code)

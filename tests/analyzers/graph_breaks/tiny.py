@@ -10,7 +10,7 @@ from torch import nn
 
 
 @dataclass
-class Scene:
+class TinyCall:
     """What the probe needs of a scene."""
 
     pipe: Any
@@ -24,7 +24,7 @@ class Scene:
         return self.pipe(*self.args, **self.kwargs)
 
 
-def sdxl(*, blocks: int = 1) -> Scene:
+def sdxl(*, blocks: int = 1) -> TinyCall:
     """blocks: transformer blocks in each of the three transformers."""
     from diffusers import (
         AutoencoderKL,
@@ -78,7 +78,7 @@ def sdxl(*, blocks: int = 1) -> Scene:
         "width": 8,
         "output_type": "np",
     }
-    return Scene(pipe, kwargs)
+    return TinyCall(pipe, kwargs)
 
 
 class Small(nn.Module):
@@ -103,5 +103,5 @@ class Pipe:
         return x
 
 
-def small(**parts: nn.Module) -> Scene:
-    return Scene(Pipe(**parts), {"x": torch.ones(2, 4)})
+def small(**parts: nn.Module) -> TinyCall:
+    return TinyCall(Pipe(**parts), {"x": torch.ones(2, 4)})

@@ -20,7 +20,7 @@ from diffprof.model.fix import Code, Skipped
 from diffprof.model.recording import Recording, Setup, TargetInfo
 from diffprof.targets import Options, from_object, resolve
 from diffprof.targets.components import components_of
-from diffprof.targets.pipeline_call import Scene
+from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.tuning.subject import Mark, Subject
 from tests.builders import make_recording
 
@@ -107,7 +107,7 @@ def built_flux() -> Bench:
     kwargs = {**case.kwargs, "num_inference_steps": 3, "output_type": "np"}
     kwargs["generator"] = torch.Generator("cpu").manual_seed(0)
     target = from_object(case.pipe, kwargs=kwargs)
-    return Bench(Subject(Scene(case.pipe, (), kwargs, target, "real")))
+    return Bench(Subject(PipelineCall(case.pipe, (), kwargs, target, "real")))
 
 
 @pytest.fixture

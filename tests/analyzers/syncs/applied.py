@@ -18,7 +18,7 @@ from diffprof.model.report import Report
 from diffprof.scanning.session import Session
 from diffprof.targets import Options, resolve
 from diffprof.targets.calls import swap_scheduler
-from diffprof.targets.pipeline_call import Scene
+from diffprof.targets.pipeline_call import PipelineCall
 
 
 class DeviceSigmas(df.EulerDiscreteScheduler):
@@ -94,12 +94,14 @@ def source(codes: dict[str, Code]) -> str:
 
 
 @contextmanager
-def on(spec: str, target: str, options: Options) -> Iterator[Callable[[Callable[[Scene, Any], Any]], Any]]:
+def on(
+    spec: str, target: str, options: Options
+) -> Iterator[Callable[[Callable[[PipelineCall, Any], Any]], Any]]:
     """Runs a function with the scene of a target and a function that scans it: `scan(scene) -> Report`."""
     device = resolve_device(spec)
     chosen = resolve(target)
 
-    def scan(scene: Scene) -> Report:
+    def scan(scene: PipelineCall) -> Report:
         session = Session(chosen, device, Options(), ("syncs",))
         return make_report(session.record(dataclasses.replace(scene)))
 
