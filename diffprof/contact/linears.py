@@ -19,7 +19,7 @@ def items(place: Place) -> Iterator[tuple[str, Work]]:
 
     modes = ("eager", "compiled") if place.real else ("eager",)
     for mode in modes:
-        for rows, width, out in SHAPES if place.real else ((64, 128, 128),):
+        for rows, width, out in ((64, 128, 128),) if place.short else SHAPES:
             for scheme in schemes_for("cuda" if place.real else "cpu"):
                 key = f"{scheme.key} {mode} {rows}x{width}x{out}"
                 yield key, partial(timed, place, scheme, mode, rows, width, out)

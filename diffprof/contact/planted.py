@@ -54,7 +54,7 @@ def tried(place: Place, fix: str) -> dict[str, Any]:
     steps = {step.fix: step for step in make_plan(report, Choice(lossy=True)).steps}
     if fix not in steps:
         return {"fix": fix, "planned": False}
-    tuned = tune(report, Choice(select=(fix,), lossy=True))
+    tuned = tune(report, Choice(select=(fix,), lossy=True), rescan=False)
     outcome = next(each for each in tuned.report.outcomes or () if each.fix == fix)
     step = steps[fix]
     return {

@@ -7,7 +7,7 @@ import collections
 import functools
 import types
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -113,13 +113,22 @@ class Storages:
         """Until it is gone, what it remembers may be parked."""
         self._users.add(snapshot)
 
-    def view(self, tensor: torch.Tensor, seen: dict[int, Kept]) -> View:
-        """A tensor's place, with its bytes. seen: address -> what one snapshot kept of it already."""
+    def by_place(self) -> dict[int, list[Kept]]:
+        """Address -> what was kept of it: of what is not parked, as it stands now."""
+        found: dict[int, list[Kept]] = {}
+        for each in self._kept:
+            if each.place:
+                found.setdefault(each.place, []).append(each)
+        return found
+
+    def view(self, tensor: torch.Tensor, seen: dict[int, Kept], known: Mapping[int, Sequence[Kept]]) -> View:
+        """A tensor's place, with its bytes. seen: address -> what one snapshot kept of it already. known:
+        address -> what earlier ones did."""
         storage = tensor.untyped_storage()
         kept = seen.get(storage.data_ptr())
         if kept is None:
-            known = (each for each in self._kept if each.place == storage.data_ptr() and each.same())
-            kept = next(known, None) or Kept(storage, tensor.device)
+            same = (each for each in known.get(storage.data_ptr(), ()) if each.same())
+            kept = next(same, None) or Kept(storage, tensor.device)
             self._kept.add(kept)
             seen[storage.data_ptr()] = kept
         return View(kept, tensor.dtype, tensor.shape, tensor.stride(), tensor.storage_offset())

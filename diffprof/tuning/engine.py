@@ -48,7 +48,7 @@ NOT_ALONE = (Stage.QKV, Stage.LAYOUT)
 @dataclass(frozen=True)
 class Tuned:
     """report: the scanned report with plan and outcomes. after: the scan with everything that was kept; None
-    where nothing was. pictures: what the compared calls made before and after, as files to store."""
+    where nothing was, or no scan was asked for. pictures: what the compared calls made before and after, as files to store."""
 
     report: Report
     after: Report | None
@@ -71,8 +71,10 @@ def tune(
     *,
     progress: Progress | None = None,
     clock: Callable[[], float] | None = None,
+    rescan: bool = True,
 ) -> Tuned:
-    """Build the report's target again, and try the fixes that its findings name.
+    """Build the report's target again, and try the fixes that its findings name. rescan: whether what was kept
+    is scanned at the end, for `after`.
 
     The pipeline, and the process, are as before at the end. Raises UsageError for a target that can't be
     built again, TargetError where it fails; that error, and a KeyboardInterrupt, carries the report with the
@@ -80,7 +82,7 @@ def tune(
     """
     target, options = rebuilt(report)
     device = resolve_device(report.recording.device.spec)
-    work = Tuning(report, choice or Choice(), target, device, options, progress or Progress(), clock)
+    work = Tuning(report, choice or Choice(), target, device, options, progress or Progress(), clock, rescan)
     with work.keeping_outcomes(), device.active():
         target.load_code()
         return target.run(work.run, device, options)
@@ -128,8 +130,10 @@ class Tuning:
         options: Options,
         progress: Progress,
         clock: Callable[[], float] | None = None,
+        rescan: bool = True,
     ) -> None:
         self.report = report
+        self.rescan = rescan
         self.choice = choice
         self.target = target
         self.device = device
@@ -160,7 +164,7 @@ class Tuning:
             for step in self._second_chances():
                 if not self._done() & set(step.conflicts):
                     self._attempt(step, again=True)
-            after = self._after() if self.kept else None
+            after = self._after() if self.kept and self.rescan else None
         except KeyboardInterrupt:
             self._interrupted()
             raise

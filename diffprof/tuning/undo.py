@@ -57,8 +57,10 @@ class Snapshot:
         self._classes: dict[type, dict[str, Any]] = {}
         self._storages = storages if storages is not None else Storages()
         self._contents = contents
+        self._known = self._storages.by_place()
         with torch.no_grad():
             self._walk(roots)
+        self._known = {}  # held on, it would keep what no snapshot wants any more
         self._storages.used_by(self)
         self._modules = [
             (module, dict(vars(module)))
@@ -106,7 +108,7 @@ class Snapshot:
             return  # a wrapper (quantized weights, say): changed by putting another in its place
         data: View | torch.Tensor = tensor.data
         if plain and self._contents and _has_bytes(tensor):
-            data = self._storages.view(tensor, self._kept)
+            data = self._storages.view(tensor, self._kept, self._known)
         self._tensors.append((tensor, data, tensor.requires_grad))
 
     def tensors(self) -> Iterator[torch.Tensor]:

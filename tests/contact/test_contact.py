@@ -205,11 +205,21 @@ def test_a_contact_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     assert document["parts"]["environment"]["finished"] is True
 
 
+FAKE = Place("cuda", "sim:a100-80gb", True)
+
+NEEDS_A_DEVICE = {"both-witnesses"}
+"""It looks where tensors lie; those of the fake are the CPU's."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("check", ["scan", "fix", "ladder", "quantize-table"])
-def test_checks_hold_on_the_fake(check: str) -> None:
+@pytest.mark.parametrize("which", PARTS, ids=lambda part: part.key)
+def test_every_part_comes_to_its_end_on_the_fake(which: Part, tmp_path: Path) -> None:
+    log = Log(tmp_path, which.key)
     with installed(FakeCuda()):
-        checks.CHECKS[check](Place("cuda", "sim:a100-80gb", True))
+        log.run(which.items(FAKE), lambda: 1.0)
+    assert log.content["finished"]
+    failed = {item["key"]: item["error"] for item in log.items if item["status"] != "ok"}
+    assert failed.keys() <= NEEDS_A_DEVICE, failed
 
 
 def test_what_only_undoing_needs_leaves_the_fake() -> None:
@@ -250,11 +260,10 @@ def test_what_a_fix_promised_is_held_against_what_came_of_it(found: dict[str, An
 
 
 @pytest.mark.slow
-def test_the_planted_faults_are_found_and_mended(tmp_path: Path) -> None:
-    place = Place("cuda", "sim:a100-80gb", True)
+def test_the_planted_faults_are_found_and_mended() -> None:
     with installed(FakeCuda()):
-        plan = planted.planned(place)
-        tried = planted.tried(place, "host-timesteps")
+        plan = planted.planned(FAKE)
+        tried = planted.tried(FAKE, "host-timesteps")
     assert {"host-timesteps", "vae-untiled", "fuse-qkv"} <= set(plan["promised_ms"])
     assert tried["planned"]
     assert (tried["status"], tried["bit_equal"]) == ("kept", True)
