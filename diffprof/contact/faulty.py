@@ -11,7 +11,7 @@ PLANTED = (
     *("host-timesteps", "bfloat16", "sdpa", "tf32", "channels-last", "fuse-qkv"),
     *("vae-untiled", "vae-unsliced", "no-progress-bar"),
 )
-"""Fixes of what was put in, what matters most first; those that a device has no use for are not planned there."""
+"""Fixes of what was put in, the most important first; those that a device has no use for are not planned."""
 
 
 def faulty() -> tuple[Any, dict[str, Any]]:

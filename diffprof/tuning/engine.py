@@ -48,7 +48,8 @@ NOT_ALONE = (Stage.QKV, Stage.LAYOUT)
 @dataclass(frozen=True)
 class Tuned:
     """report: the scanned report with plan and outcomes. after: the scan with everything that was kept; None
-    where nothing was, or no scan was asked for. pictures: what the compared calls made before and after, as files to store."""
+    where nothing was, or no scan was asked for. pictures: what the compared calls made before and after, as
+    files to store."""
 
     report: Report
     after: Report | None
@@ -73,8 +74,9 @@ def tune(
     clock: Callable[[], float] | None = None,
     rescan: bool = True,
 ) -> Tuned:
-    """Build the report's target again, and try the fixes that its findings name. rescan: whether what was kept
-    is scanned at the end, for `after`.
+    """Build the report's target again, and try the fixes that its findings name.
+
+    rescan: whether what was kept is scanned at the end, for `after`.
 
     The pipeline, and the process, are as before at the end. Raises UsageError for a target that can't be
     built again, TargetError where it fails; that error, and a KeyboardInterrupt, carries the report with the
