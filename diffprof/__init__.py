@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 __all__ = ["Report", "__version__", "allowed", "fit", "load_report", "optimize", "predict", "scan", "watch"]
 
 if TYPE_CHECKING:
-    from diffprof.guard.allowed import allowed
+    from diffprof.judge.allowed import allowed
     from diffprof.model.report import Report, load_report
     from diffprof.scanning.fitting import fit
     from diffprof.scanning.predicting import predict
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from diffprof.tuning.live import optimize
 
 _LAZY = {
-    "allowed": "diffprof.guard.allowed",
+    "allowed": "diffprof.judge.allowed",
     "scan": "diffprof.scanning.scan",
     "watch": "diffprof.scanning.scan",
     "optimize": "diffprof.tuning.live",

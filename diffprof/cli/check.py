@@ -19,8 +19,8 @@ from diffprof.views.checks import FORMS, OWN
 if TYPE_CHECKING:
     from diffprof.guard.baseline import Baseline
     from diffprof.guard.check import Job
-    from diffprof.guard.checked import Checked
     from diffprof.guard.configuration import Configuration
+    from diffprof.judge.checked import Checked
     from diffprof.model.report import Report
 
 
@@ -90,8 +90,8 @@ def command(
     target did not run, else with 1 if something was found, else with 4 if something could not be judged.
     """
     from diffprof.guard.check import accepted, jobs_of, updated
-    from diffprof.guard.checked import exit_code
     from diffprof.guard.configuration import load_configuration
+    from diffprof.judge.checked import exit_code
     from diffprof.model.redacting import without_home
     from diffprof.views.checks import render_checks
 

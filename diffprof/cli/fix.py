@@ -17,13 +17,14 @@ from diffprof.model.errors import DiffprofError, UsageError
 from diffprof.model.plain import clean
 from diffprof.model.recording.source_text import shell
 from diffprof.tuning.storing import store_tuned
+from diffprof.views.optimized_source import optimized
 from diffprof.views.tuning import FORMS, render_applied
 
 if TYPE_CHECKING:
     from diffprof.judge.plan import Choice
     from diffprof.model.fix import Plan
     from diffprof.model.report import Report
-    from diffprof.tuning.source_edit.checking import Checked
+    from diffprof.tuning.source_checking import Checked
 
 
 def words_of(text: tuple[str, ...]) -> tuple[str, ...]:
@@ -148,10 +149,10 @@ def command(
     the output of every pipeline of the corpus that runs the file the same to the bit. Nothing installed is
     edited; diff and text are stored with the run.
     """
+    from diffprof.judge.consent import doubts
     from diffprof.judge.plan import Choice, asked_for, make_plan
+    from diffprof.judge.source_edit.stored import with_source_edits
     from diffprof.model.redacting import to_send
-    from diffprof.tuning.consent import doubts
-    from diffprof.tuning.source_edit.stored import with_source_edits
     from diffprof.views.tuning import render_plan
 
     report = stored(traces, run)
@@ -190,7 +191,12 @@ def command(
     unstored: DiffprofError | None = None
     try:
         report = store_tuned(
-            report, after, traces, now=datetime.datetime.now(datetime.UTC), pictures=pictures
+            report,
+            after,
+            traces,
+            now=datetime.datetime.now(datetime.UTC),
+            pictures=pictures,
+            optimized=optimized(report),
         )
     except DiffprofError as error:
         unstored = error
@@ -241,7 +247,7 @@ def _ask(report: Report, traces: Path) -> None:
 
     Raises UsageError where the answer is no, or there is nobody to ask.
     """
-    from diffprof.tuning.consent import doubts, refusal, what_is_run
+    from diffprof.judge.consent import doubts, refusal, what_is_run
 
     why = doubts(report, traces)
     if not why:
@@ -263,8 +269,8 @@ def _checked(
     report: Report, plan: Plan, file: Path, asked: Container[str], doubtful: Sequence[str]
 ) -> Checked:
     """The edits, checked by a scan unless the run's target may be somebody else's."""
-    from diffprof.tuning.source_edit.checking import Checked, checked_patch
-    from diffprof.tuning.source_edit.patch import make_patch
+    from diffprof.judge.source_edit.patch import make_patch
+    from diffprof.tuning.source_checking import Checked, checked_patch
 
     if doubtful:
         return Checked(make_patch(report, plan, file, asked), doubtful[0].rstrip("."))
@@ -273,8 +279,8 @@ def _checked(
 
 def _patch(checked: Checked, form: str, *, write: bool, keep_unchecked: bool) -> None:
     """Print the diff on stdout, and what it does and leaves on stderr; write it if asked to."""
+    from diffprof.judge.source_edit.patch import write_patch
     from diffprof.model.report import as_json
-    from diffprof.tuning.source_edit.patch import write_patch
 
     patch, file = checked.patch, checked.patch.file
     if form == "json":

@@ -146,7 +146,7 @@ def parked(place: Place) -> dict[str, Any]:
 
     from diffprof.devices import cuda_runtime, resolve_device
     from diffprof.devices.storages import Storages
-    from diffprof.tuning.undo import Snapshot
+    from diffprof.targets.undo import Snapshot
 
     device = resolve_device(place.device)
     runtime, index = cuda_runtime.RUNTIME, device.index  # type: ignore[attr-defined]

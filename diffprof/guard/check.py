@@ -10,7 +10,6 @@ import msgspec
 
 from diffprof.guard.assertions import assert_max_memory
 from diffprof.guard.baseline import Baseline, baseline_of, target_name
-from diffprof.guard.checked import Checked, Status
 from diffprof.guard.configuration import (
     DEFAULT_GATE,
     Configuration,
@@ -19,6 +18,7 @@ from diffprof.guard.configuration import (
     named_options,
 )
 from diffprof.judge.allowing import covers
+from diffprof.judge.checked import Checked, Status
 from diffprof.judge.comparing import compare
 from diffprof.judge.gate import IN_LOOP, parse_gate
 from diffprof.model.errors import DiffprofError, UsageError

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import msgspec
 
-from diffprof.guard.checked import Checked
 from diffprof.guard.configuration import Configuration, load_configuration
+from diffprof.judge.checked import Checked
 from diffprof.model.errors import DiffprofError, UsageError
 
 _GITHUB = {

@@ -33,7 +33,7 @@ from diffprof.targets.calls import outputs
 from diffprof.targets.compiled import compiled_roots
 from diffprof.targets.pipeline import PhaseTracker, with_role
 from diffprof.targets.pipeline_call import PipelineCall
-from diffprof.tuning.undo import restored
+from diffprof.targets.undo import restored
 
 RUN_STEPS = 4
 """Steps that are run; steady ones are repeated for longer calls."""

@@ -12,6 +12,7 @@ from diffprof.devices import resolve_device
 from diffprof.gpu.hosts import on_host
 from diffprof.judge.judging import make_report
 from diffprof.judge.schedulers import SchedulerRow, scheduler_row
+from diffprof.judge.source_edit.stored import with_source_edits
 from diffprof.model.collection import paused_collection
 from diffprof.model.errors import DiffprofError
 from diffprof.model.progress import Progress
@@ -26,7 +27,6 @@ from diffprof.targets.calls import scheduler_names, swap_scheduler
 from diffprof.targets.factory import FunctionTarget, is_factory
 from diffprof.targets.pipeline import execution_device
 from diffprof.targets.pipeline_call import PipelineCall
-from diffprof.tuning.source_edit.stored import with_source_edits
 
 if TYPE_CHECKING:
     from diffprof.live.requests import Request

@@ -30,8 +30,8 @@ from diffprof.devices.simulated.forward_replay import replaying
 from diffprof.devices.simulated.graphs import captured
 from diffprof.gpu.mode import current_mode
 from diffprof.gpu.timeline_builder import Again, Mark
-from diffprof.guard.allowed import Blocks, open_blocks, watching_blocks
-from diffprof.guard.comments import comments_in
+from diffprof.judge.allowed import Blocks, open_blocks, watching_blocks
+from diffprof.judge.comments import comments_in
 from diffprof.judge.judging import make_report
 from diffprof.judge.registry import find_analyzer, in_order
 from diffprof.model.callsite import Place, file_of, importable_path, is_machinery, make_site, source_line

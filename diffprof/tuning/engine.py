@@ -14,6 +14,7 @@ from diffprof.devices import Device, resolve_device
 from diffprof.judge.acceptance import Decision, judged, too_close
 from diffprof.judge.judging import make_report
 from diffprof.judge.plan import Choice, make_plan
+from diffprof.judge.reasons import python_said, said
 from diffprof.judge.recipes import recipes
 from diffprof.model.errors import DiffprofError, UsageError
 from diffprof.model.finding import Finding
@@ -39,7 +40,6 @@ from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.tuning.pictures import pictures
 from diffprof.tuning.scans import analyzers_of, captured, seen_between
 from diffprof.tuning.trial import RoundingUnknown, Stand, StandMark, stand_for
-from diffprof.views.decision import python_said, said
 
 NOT_ALONE = (Stage.QKV, Stage.LAYOUT)
 """Stages before compiling whose gain may show in compiled code only."""

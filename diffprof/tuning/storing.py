@@ -13,7 +13,6 @@ from diffprof.model.errors import DiffprofError
 from diffprof.model.recording.whole_file import write_whole
 from diffprof.model.report import Report, save_report
 from diffprof.scanning.runs import store
-from diffprof.tuning.emit import optimized_source
 
 OPTIMIZED = "optimized.py"
 BEFORE, AFTER = "before.png", "after.png"
@@ -27,9 +26,10 @@ def store_tuned(
     *,
     now: datetime.datetime,
     pictures: Mapping[str, bytes] | None = None,
+    optimized: str = "",
 ) -> Report:
     """Store the scan after the fixes in a folder of its own, and the report with its outcomes in the run's
-    folder, with `optimized.py` and the pictures; returns that report.
+    folder, with the source of `optimized.py`, if there is one, and the pictures; returns that report.
 
     Raises DiffprofError when the disk does not take it.
     """
@@ -42,8 +42,8 @@ def store_tuned(
     folder = Path(report.path)
     report = save_report(report, folder)
     beside = dict(pictures or {})
-    if source := optimized(report):
-        beside[OPTIMIZED] = source.encode()
+    if optimized:
+        beside[OPTIMIZED] = optimized.encode()
     for name in dict.fromkeys((BEFORE, AFTER, *beside)):
         try:
             if name in beside:
@@ -56,10 +56,3 @@ def store_tuned(
                 "Free some space, or copy the run's folder to where you may write.",
             ) from error
     return report
-
-
-def optimized(report: Report) -> str:
-    """The source of `optimized.py`, also where no fix was kept; empty where none was tried."""
-    if report.plan is None or report.outcomes is None:
-        return ""
-    return optimized_source(report, report.plan.steps, report.outcomes)

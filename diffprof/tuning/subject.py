@@ -15,7 +15,7 @@ from diffprof.devices.storages import Storages
 from diffprof.model.fix import Code
 from diffprof.targets.calls import bound
 from diffprof.targets.pipeline_call import PipelineCall
-from diffprof.tuning.undo import Snapshot
+from diffprof.targets.undo import Snapshot
 
 
 @dataclass(frozen=True)

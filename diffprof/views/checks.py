@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
-from diffprof.guard.checked import Checked, Status, exit_code
+from diffprof.judge.checked import Checked, Status, exit_code
 from diffprof.judge.comparing import Direction, shown
 from diffprof.judge.figures import call_ms
 from diffprof.model import units

@@ -37,7 +37,7 @@ def main(target: str, budget_s: float, pairs: int) -> None:
     from diffprof.analyzers.quantization.probe import Instruments, probe_quantization
     from diffprof.devices import resolve_device
     from diffprof.targets import Options, resolve
-    from diffprof.tuning.undo import restored
+    from diffprof.targets.undo import restored
 
     torch.set_num_threads(1)
     keep_freed_memory()

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from diffprof.judge import consent
 from diffprof.judge.judging import make_report
 from diffprof.model.plain import clean
 from diffprof.model.report import Report, save_report
-from diffprof.tuning import consent
 from tests import builders
 from tests.cli.conftest import Run
 

@@ -153,7 +153,7 @@ def test_a_target_that_was_not_scanned(run, tmp_path):
 @pytest.fixture
 def rescanned(monkeypatch):
     """Scans of patched files find nothing more; `rescanned(error)` lets them fail."""
-    from diffprof.tuning.source_edit import checking
+    from diffprof.tuning import source_checking as checking
 
     def scan(report, patch):
         return make_report(builders.make_recording())

@@ -11,8 +11,8 @@ import pytest
 from msgspec import structs
 
 import diffprof
-from diffprof.guard.allowed import open_blocks, watching_blocks
-from diffprof.guard.comments import comments_in
+from diffprof.judge.allowed import open_blocks, watching_blocks
+from diffprof.judge.comments import comments_in
 from diffprof.judge.judging import make_report
 from diffprof.model.recording import Allowance
 from diffprof.model.redacting import redacted

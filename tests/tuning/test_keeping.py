@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from diffprof.judge.acceptance import MAY_COST, Decision, Measured, Seen, judged, too_close
+from diffprof.judge.reasons import said
 from diffprof.model.fix import Difference, Reason, Safety
 from diffprof.model.recording import Grade
-from diffprof.views.decision import said
 
 SAME = Difference(compared_on="here", bit_equal=True, max_abs=0.0)
 UNKNOWN = Difference(compared_on="nothing", why_not="it can't be shrunk")

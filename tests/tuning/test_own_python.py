@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from diffprof.judge.reasons import python_said
 from diffprof.model.fix import Code
 from diffprof.model.recording import Grade, KernelKind, PhaseSpan, Timeline
 from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.tuning.own_python import charged_ms, cpu_seconds
-from diffprof.views.decision import python_said
 
 STEPS = 3
 

@@ -21,7 +21,7 @@ from diffprof.model.recording import Recording
 from diffprof.model.recording.invariants import broken
 from diffprof.model.recording.source_text import NotAName, dotted, quoted, shell
 from diffprof.model.report import Report
-from diffprof.tuning.emit import optimized_source
+from diffprof.views.optimized_source import optimized_source
 from tests import builders
 from tests.judge.test_rules_registry import examples
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from diffprof.devices.storages import Storages, fingerprint
-from diffprof.tuning.undo import Snapshot, restored
+from diffprof.targets.undo import Snapshot, restored
 from tests.tuning.conftest import CALL, built, settings, unchanged  # noqa: F401
 
 

@@ -19,8 +19,8 @@ from diffprof.targets.pipeline import components
 def apply_choice(pipe: Any, selections: Sequence[Selection]) -> tuple[str, ...]:
     """Quantize a pipeline in place as the selections say; returns the qualified names of the layers.
 
-    Inside `diffprof.tuning.undo.restored(pipe)` it is undone at the end. Raises UsageError where the pipeline
-    has gone through a later step already, has not the component, or a scheme does not run here.
+    Inside `diffprof.targets.undo.restored(pipe)` it is undone at the end. Raises UsageError where the
+    pipeline has gone through a later step already, has not the component, or a scheme does not run here.
     """
     parts = components(pipe)
     for selection in selections:

@@ -48,7 +48,7 @@ from diffprof.model.analyzer import Run
 from diffprof.model.errors import UsageError
 from diffprof.model.recording import LinearRow, PublishedComparison, Quantization, SchemeTiming
 from diffprof.targets.pipeline import components, role
-from diffprof.tuning.undo import restored
+from diffprof.targets.undo import restored
 
 if TYPE_CHECKING:
     from diffprof.analyzers.quantization.simulated import SimulatedCall

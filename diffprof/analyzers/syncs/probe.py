@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from diffprof.analyzers.syncs.owner import Owner, owner_of
 from diffprof.devices.simulated import Blocking, Observer
-from diffprof.guard.allowed import open_blocks
+from diffprof.judge.allowed import open_blocks
 from diffprof.model.callsite import Place, caller, importable_path, is_machinery, make_site, places, stack
 from diffprof.model.recording import SyncRow, Unseen, median, steady
 from diffprof.targets.loops import Loop

@@ -13,12 +13,12 @@ from msgspec.structs import replace
 
 from diffprof.analyzers.syncs.class_source import ClassSource, NoSource, class_of, path_of
 from diffprof.analyzers.syncs.line_edits import LineEdit, line_edits
+from diffprof.judge.source_edit.choosing import edits_for
+from diffprof.judge.source_edit.tree import Edit, Refused, Tree, applied_to, distinct
 from diffprof.model.errors import UsageError
 from diffprof.model.finding import Finding
 from diffprof.model.recording import Frame, Site, SyncRow
 from diffprof.model.report import Report
-from diffprof.tuning.source_edit.choosing import edits_for
-from diffprof.tuning.source_edit.tree import Edit, Refused, Tree, applied_to, distinct
 
 PACKAGE = "diffusers"
 ROOMS = tuple(f"{PACKAGE}/{room}/" for room in ("schedulers", "pipelines"))

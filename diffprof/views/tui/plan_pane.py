@@ -13,13 +13,13 @@ from textual.containers import Container, Vertical
 from textual.message import Message
 from textual.widgets import Static
 
+from diffprof.judge.consent import doubts, what_is_run
 from diffprof.judge.plan import predicted_ms
 from diffprof.model import units
 from diffprof.model.errors import DiffprofError, ExitCode
 from diffprof.model.fix import Outcome, Plan, PlanStep, Safety, Status
 from diffprof.model.recording import Grade
 from diffprof.model.report import Report, load_report
-from diffprof.tuning.consent import doubts, what_is_run
 from diffprof.views import tuning
 from diffprof.views.tui.article import Article
 from diffprof.views.tui.comparison_page import comparison_of

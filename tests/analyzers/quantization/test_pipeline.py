@@ -30,7 +30,7 @@ from diffprof.judge.judging import make_report
 from diffprof.model.errors import UsageError
 from diffprof.model.recording import Quantization
 from diffprof.targets.pipeline import components
-from diffprof.tuning.undo import restored
+from diffprof.targets.undo import restored
 from diffprof.views.quantization import render_quantization
 from tests.analyzers.quantization.fakes import Price, Ticks, builder
 from tests.analyzers.quantization.pipelines import (

@@ -9,10 +9,10 @@ import pytest
 from msgspec.structs import replace
 
 from diffprof.judge.plan import make_plan
+from diffprof.judge.source_edit.patch import Patch
 from diffprof.model.errors import DiffprofError
 from diffprof.model.report import Report
-from diffprof.tuning.source_edit.checking import IDLE, checked_patch, in_place
-from diffprof.tuning.source_edit.patch import Patch
+from diffprof.tuning.source_checking import IDLE, checked_patch, in_place
 from tests.tuning.source_edit.reported import reported
 
 SOURCE = """\

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from diffprof.judge.source_edit.patch import Patch, make_patch
 from diffprof.model.fix import Outcome, Plan, PlanStep, Safety, Status
-from diffprof.tuning.source_edit.patch import Patch, make_patch
 from tests.tuning.source_edit.reported import reported
 
 CORPUS = Path(__file__).parent / "corpus"

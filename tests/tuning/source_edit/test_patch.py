@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from diffprof.judge.rules import all_rules
+from diffprof.judge.source_edit.patch import make_patch, write_patch
 from diffprof.model.errors import UsageError
 from diffprof.model.fix import Plan
-from diffprof.tuning.source_edit.patch import make_patch, write_patch
 from tests.builders import make_report
 from tests.tuning.source_edit.reported import reported
 

@@ -11,13 +11,13 @@ import torch
 
 from diffprof.devices import resolve_device
 from diffprof.judge.plan import Choice, make_plan
+from diffprof.judge.source_edit.patch import Patch, make_patch, write_patch
+from diffprof.judge.source_edit.stored import with_source_edits
 from diffprof.model.errors import UsageError
 from diffprof.model.report import Report
 from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options
-from diffprof.tuning.source_edit.checking import checked_patch, scanned_with
-from diffprof.tuning.source_edit.patch import Patch, make_patch, write_patch
-from diffprof.tuning.source_edit.stored import with_source_edits
+from diffprof.tuning.source_checking import checked_patch, scanned_with
 
 CLASSIC = '''\
 """Mine."""

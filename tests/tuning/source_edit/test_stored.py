@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from diffprof.judge.plan import make_plan
+from diffprof.judge.source_edit.stored import with_source_edits
 from diffprof.model.errors import DiffprofError
 from diffprof.model.report import Report, load_report, save_report
-from diffprof.tuning.source_edit.stored import with_source_edits
 from diffprof.views import FORMATS, render
 from diffprof.views.tuning import FORMS, render_plan
 from tests.builders import make_report
@@ -79,7 +79,7 @@ def test_where_the_file_is_not_the_diff_stays(report: Report) -> None:
 
 
 def test_an_edit_that_fails_costs_no_scan(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
-    from diffprof.tuning.source_edit import choosing
+    from diffprof.judge.source_edit import choosing
 
     def fails(*_: object) -> None:
         raise ValueError("odd")
@@ -93,7 +93,7 @@ def test_an_edit_that_fails_costs_no_scan(report: Report, monkeypatch: pytest.Mo
 
 
 def test_edits_that_leave_no_python_are_not_made(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
-    from diffprof.tuning.source_edit import patch
+    from diffprof.judge.source_edit import patch
 
     monkeypatch.setattr(patch, "applied_to", lambda *_: b"x = (\n")
     with pytest.raises(DiffprofError, match="leave no valid Python"):
@@ -120,7 +120,7 @@ def test_without_files_of_the_user_nothing_is_stored_and_libcst_is_not_imported(
     assert with_source_edits(make_report()).source is None
     code = (
         "import sys; from tests.builders import make_report, make_finding\n"
-        "from diffprof.tuning.source_edit.stored import with_source_edits\n"
+        "from diffprof.judge.source_edit.stored import with_source_edits\n"
         "with_source_edits(make_report(make_finding())); assert 'libcst' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

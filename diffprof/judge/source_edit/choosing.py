@@ -9,18 +9,18 @@ import libcst as cst
 from libcst import matchers as m
 
 from diffprof.judge.recipes import recipes
+from diffprof.judge.source_edit.construction import Construction
+from diffprof.judge.source_edit.indexes import index_on_host
+from diffprof.judge.source_edit.logging_edits import SAYS, without_said, without_said_name, without_wait
+from diffprof.judge.source_edit.outputs import model_output
+from diffprof.judge.source_edit.tables import keep_on_host
+from diffprof.judge.source_edit.tree import Edit, Refused, Tree
+from diffprof.judge.source_edit.uploads import create_in_place, fill, hoist, stack_scalars
 from diffprof.judge.waits import readers
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Code, Outcome, PlanStep, Safety, Status
 from diffprof.model.recording import SyncRow
 from diffprof.model.report import Report
-from diffprof.tuning.source_edit.construction import Construction
-from diffprof.tuning.source_edit.indexes import index_on_host
-from diffprof.tuning.source_edit.logging_edits import SAYS, without_said, without_said_name, without_wait
-from diffprof.tuning.source_edit.outputs import model_output
-from diffprof.tuning.source_edit.tables import keep_on_host
-from diffprof.tuning.source_edit.tree import Edit, Refused, Tree
-from diffprof.tuning.source_edit.uploads import create_in_place, fill, hoist, stack_scalars
 
 _READS = ("SYN001", "SYN002", "SYN003", "SYN004", "SYN007")
 _UPLOADS = ("SYN005", "SYN006", "SYN008")

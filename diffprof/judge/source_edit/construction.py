@@ -9,8 +9,8 @@ from typing import Any
 import libcst as cst
 from libcst import matchers as m
 
-from diffprof.tuning.emit import rename
-from diffprof.tuning.source_edit.tree import Edit, Refused, Tree, becomes, keyword, with_argument
+from diffprof.judge.source_edit.renaming import rename
+from diffprof.judge.source_edit.tree import Edit, Refused, Tree, becomes, keyword, with_argument
 
 _CLASS = m.Name(m.MatchRegex(r"\w*Pipeline\w*"))
 _LOADS = m.Name("from_pretrained") | m.Name("from_single_file") | m.Name("from_pipe")

@@ -8,7 +8,7 @@ from typing import Any
 import libcst as cst
 from libcst import matchers as m
 
-from diffprof.tuning.source_edit.tree import Edit, Refused, Tree, becomes, gone, reads, writes
+from diffprof.judge.source_edit.tree import Edit, Refused, Tree, becomes, gone, reads, writes
 
 _TENSOR_READS = (
     *("item", "tolist", "cpu", "detach", "numpy", "float", "double", "mean", "std", "var", "sum"),

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import ast
-import io
 import re
 import sys
 import textwrap
-import tokenize
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
 
+from diffprof.judge.source_edit.renaming import rename
 from diffprof.model import units
 from diffprof.model.fix import Code, Outcome, PlanStep
 from diffprof.model.plain import clean
@@ -22,6 +21,13 @@ from diffprof.views.tuning import output_change, total
 
 WIDTH = 100
 """Characters of a line of comment."""
+
+
+def optimized(report: Report) -> str:
+    """The source of `optimized.py`, also where no fix was kept; empty where none was tried."""
+    if report.plan is None or report.outcomes is None:
+        return ""
+    return optimized_source(report, report.plan.steps, report.outcomes)
 
 
 def optimized_source(report: Report, steps: Sequence[PlanStep], outcomes: Sequence[Outcome]) -> str:
@@ -236,20 +242,3 @@ def _defined(node: ast.stmt) -> Iterator[str]:
     elif isinstance(node, ast.Assign | ast.AnnAssign):
         for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
             yield from (each.id for each in ast.walk(target) if isinstance(each, ast.Name))
-
-
-def rename(source: str, names: Mapping[str, str]) -> str:
-    """The source with these names replaced, layout and strings kept."""
-    if not re.search("|".join(map(re.escape, names)), source):
-        return source
-    lines = source.splitlines(keepends=True)
-    places = [
-        token
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.NAME and token.string in names
-    ]
-    for token in reversed(places):
-        row, column = token.start
-        line = lines[row - 1]
-        lines[row - 1] = line[:column] + names[token.string] + line[column + len(token.string) :]
-    return "".join(lines)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import libcst as cst
 from libcst import matchers as m
 
-from diffprof.tuning.source_edit.tree import Change, Edit, Refused, Tree, becomes, reads, writes
-from diffprof.tuning.source_edit.uploads import is_device
+from diffprof.judge.source_edit.tree import Change, Edit, Refused, Tree, becomes, reads, writes
+from diffprof.judge.source_edit.uploads import is_device
 
 _ON_HOST = '''
 def _on_host(self, timesteps):

@@ -18,8 +18,8 @@ from diffprof.model.fix import SourceEdit, SourceEdits
 from diffprof.model.report import Report
 
 if TYPE_CHECKING:
-    from diffprof.tuning.source_edit.patch import Source
-    from diffprof.tuning.source_edit.tree import Edit
+    from diffprof.judge.source_edit.patch import Source
+    from diffprof.judge.source_edit.tree import Edit
 
 
 def with_source_edits(report: Report) -> Report:
@@ -41,7 +41,7 @@ class _Made:
     """Every finding's edits. sources: files that can be edited; refused: why one can't, or a finding."""
 
     def __init__(self, report: Report, findings: Sequence[Finding]) -> None:
-        from diffprof.tuning.source_edit.patch import Source
+        from diffprof.judge.source_edit.patch import Source
 
         self.report = report
         self.sources: dict[str, Source] = {}
@@ -58,8 +58,8 @@ class _Made:
 
     def edit(self, finding: Finding) -> SourceEdit:
         """What a finding calls for, alone."""
-        from diffprof.tuning.source_edit.choosing import edits_for
-        from diffprof.tuning.source_edit.tree import Refused
+        from diffprof.judge.source_edit.choosing import edits_for
+        from diffprof.judge.source_edit.tree import Refused
 
         assert finding.site is not None
         name = finding.site.file

@@ -15,11 +15,12 @@ import torch
 from msgspec.structs import replace
 
 from diffprof.judge.recipes import recipes
+from diffprof.judge.source_edit.renaming import rename
 from diffprof.model.fix import Code, Difference, Outcome, PlanStep, Safety, Stage, Status
 from diffprof.model.recording import Grade
 from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options
-from diffprof.tuning.emit import merged_imports, optimized_source, rename, statements
+from diffprof.views.optimized_source import merged_imports, optimized_source, statements
 from tests.builders import make_recording, make_report
 
 SIMILAR = Difference(compared_on="a twin", bit_equal=False, max_abs=0.001, psnr_db=51.2, ssim=0.999)

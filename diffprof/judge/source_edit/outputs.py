@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import libcst as cst
 from libcst import matchers as m
 
-from diffprof.tuning.source_edit.tree import Edit, Refused, Tree, keyword, reads, with_argument, writes
+from diffprof.judge.source_edit.tree import Edit, Refused, Tree, keyword, reads, with_argument, writes
 
 _FIRST = m.Name("sample") | m.Name("prev_sample") | m.Name("latent_dist")
 """The first field of diffusers' outputs of models, schedulers and encoders."""

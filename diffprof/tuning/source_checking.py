@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffprof.judge.source_edit.patch import Patch, lies_in, make_patch
 from diffprof.model.errors import DiffprofError, UsageError
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Plan
 from diffprof.model.report import Report, from_json, to_json
-from diffprof.tuning.source_edit.patch import Patch, lies_in, make_patch
 
 LIMIT_SECONDS = 600.0
 """CPU time of the scan of a patched file."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import libcst as cst
 from libcst import matchers as m
 
-from diffprof.tuning.source_edit.tree import (
+from diffprof.judge.source_edit.tree import (
     Change,
     Edit,
     Refused,

@@ -18,13 +18,13 @@ import libcst as cst
 from libcst.codemod import CodemodContext
 from libcst.codemod.visitors import AddImportsVisitor
 
+from diffprof.judge.source_edit.choosing import edits_for, setup_edits
+from diffprof.judge.source_edit.tree import Edit, Refused, Tree, applied, applied_to, distinct
 from diffprof.model.errors import DiffprofError, UsageError
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Plan
 from diffprof.model.recording.source_text import shell
 from diffprof.model.report import Report
-from diffprof.tuning.source_edit.choosing import edits_for, setup_edits
-from diffprof.tuning.source_edit.tree import Edit, Refused, Tree, applied, applied_to, distinct
 
 INSTALLED = ("site-packages", "dist-packages")
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import libcst as cst
 from libcst import matchers as m
 
-from diffprof.tuning.source_edit.tree import Change, Edit, Refused, Tree, reads, writes
-from diffprof.tuning.source_edit.uploads import is_device
+from diffprof.judge.source_edit.tree import Change, Edit, Refused, Tree, reads, writes
+from diffprof.judge.source_edit.uploads import is_device
 
 _SCALAR = m.Name(
     m.MatchIfTrue(frozenset(("float", "int", "bool", "abs", "max", "min", "round", "len")).__contains__)
