@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from diffprof.judge.checked import Known
 from diffprof.judge.comparing import place_key
 from diffprof.model.errors import UNREADABLE, DiffprofError, UsageError
 from diffprof.model.finding import Finding
@@ -20,23 +21,6 @@ from diffprof.model.report import Report, as_json
 
 SCHEMA = 1
 DEFAULT_FILE = "diffprof-baseline.json"
-
-
-class Known(msgspec.Struct, frozen=True, kw_only=True, order=True, omit_defaults=True):
-    """Findings that look the same. source: the text of the line, stripped."""
-
-    rule: str
-    kind: str
-    in_loop: bool = False
-    file: str = ""
-    function: str = ""
-    source: str = ""
-    count: int = 1
-
-    @property
-    def key(self) -> tuple[str, ...]:
-        """As `place_key` of the findings."""
-        return (self.rule, self.kind, str(self.in_loop), self.file, self.function, self.source)
 
 
 class Baseline(msgspec.Struct, frozen=True, kw_only=True):

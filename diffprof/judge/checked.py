@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import msgspec
 
-from diffprof.guard.baseline import Known
 from diffprof.judge.comparing import Comparison
 from diffprof.model.errors import ExitCode
 from diffprof.model.finding import Finding
@@ -33,6 +32,23 @@ _CODES = {
     Status.FAILED: ExitCode.TARGET_FAILED,
 }
 """From the least to the worst."""
+
+
+class Known(msgspec.Struct, frozen=True, kw_only=True, order=True, omit_defaults=True):
+    """Findings that look the same. source: the text of the line, stripped."""
+
+    rule: str
+    kind: str
+    in_loop: bool = False
+    file: str = ""
+    function: str = ""
+    source: str = ""
+    count: int = 1
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """As `place_key` of the findings."""
+        return (self.rule, self.kind, str(self.in_loop), self.file, self.function, self.source)
 
 
 class Checked(msgspec.Struct, frozen=True, kw_only=True):
