@@ -58,8 +58,8 @@ def blocks(place: Place, target: str) -> dict[str, Any]:
 
     from diffprof.analyzers.kernels.timing import clean_passes
     from diffprof.devices import resolve_device
+    from diffprof.model.pipeline import with_role
     from diffprof.targets import resolve
-    from diffprof.targets.pipeline import with_role
 
     device = resolve_device(place.device)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from diffprof.devices import cuda_runtime
-from diffprof.targets.pipeline import components, execution_device
+from diffprof.model.pipeline import components, execution_device
 
 if TYPE_CHECKING:
     from diffprof.devices import Device

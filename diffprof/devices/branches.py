@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from diffprof.model.callsite import Place, is_machinery, make_site, places, stack
+from diffprof.model.pipeline import components, replaced
 from diffprof.model.recording import Unseen
-from diffprof.targets.pipeline import components, replaced
 
 _ASKS = re.compile(r"""\.type\s*(==|in|!=)\s*[\[(]?["']cuda["']|["']cuda["']\s+in\s+str\(""")
 WHY = "a simulated device is not called cuda: on a GPU this line may take the other side"

@@ -22,8 +22,8 @@ from diffprof.devices.simulated import Blocking, Observer
 from diffprof.devices.simulated.blocking import FREED, SYNCHRONIZE, Wait
 from diffprof.gpu.specs import spec_of_device
 from diffprof.model.errors import UsageError
+from diffprof.model.pipeline import replaced
 from diffprof.model.recording import DeviceInfo, Grade
-from diffprof.targets.pipeline import replaced
 
 SYNC_WARNING = "called a synchronizing CUDA operation"
 """Text of the warning that the sync debug mode emits (c10/cuda/CUDAFunctions.cpp, warn_or_error_on_sync)."""

@@ -26,7 +26,7 @@ Outermost = Callable[[str, Any, tuple[Any, ...], dict[str, Any]], AbstractContex
 class ModuleStack:
     """The path of the module that is running.
 
-    names: id(module) -> path, as `diffprof.targets.pipeline.module_names` gives it. outermost: a context for
+    names: id(module) -> path, as `diffprof.model.pipeline.module_names` gives it. outermost: a context for
     each call of a module by none of these, with its path and arguments.
     """
 
@@ -47,7 +47,7 @@ class ModuleStack:
         """
         import torch
 
-        from diffprof.targets.pipeline import replaced
+        from diffprof.model.pipeline import replaced
 
         names, call = self._names, torch.nn.Module.__call__
 

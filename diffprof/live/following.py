@@ -14,7 +14,8 @@ from contextvars import ContextVar
 from typing import Any, Protocol
 
 from diffprof.model.errors import UsageError
-from diffprof.targets.pipeline import components, role, step_methods
+from diffprof.model.pipeline import components, role
+from diffprof.targets.pipeline import step_methods
 
 STAGES = {"encode": ("encode_", "_encode_"), "decode": ("decode_latents",)}
 """Stage -> how methods of a pipeline begin that are it."""

@@ -55,7 +55,7 @@ class LiveWatch:
             )
         if slow_quantile is not None and not 0.0 < slow_quantile < 1.0:
             raise UsageError(f"slow_quantile={slow_quantile} is no quantile.", "Say such as 0.99.")
-        from diffprof.targets.pipeline import execution_device
+        from diffprof.model.pipeline import execution_device
 
         self.pipeline = type(pipe).__name__
         self.every = every

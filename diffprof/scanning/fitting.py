@@ -26,11 +26,12 @@ from diffprof.gpu.specs import GpuSpec, load_spec
 from diffprof.judge.timeline import replay, steps_of, total_us, with_steps
 from diffprof.model.errors import UsageError
 from diffprof.model.fitting import ROOM, FitRow, Fitted, Loss
+from diffprof.model.pipeline import replaced, with_role
 from diffprof.model.recording import Timeline
 from diffprof.scanning.fit_code import code_of
 from diffprof.scanning.recipes import SCHEME_OF, Decoding, Recipe, losses, recipes
 from diffprof.targets import Options, Target, from_object, resolve
-from diffprof.targets.pipeline import PhaseTracker, replaced, with_role
+from diffprof.targets.pipeline import PhaseTracker
 from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.weights import parts_of
 

@@ -25,13 +25,14 @@ from diffprof.gpu.specs import GpuSpec, load_spec, spec_names
 from diffprof.judge.timeline import origin_shares, steps_of, total_us, with_steps
 from diffprof.model.errors import UsageError
 from diffprof.model.modes import check_modes
+from diffprof.model.pipeline import with_role
 from diffprof.model.prediction import Prediction
 from diffprof.model.recording import Timeline
 from diffprof.targets import Options, Target, from_object, resolve
 from diffprof.targets.calls import bound as bound_arguments
 from diffprof.targets.calls import outputs
 from diffprof.targets.compiled import compiled_roots
-from diffprof.targets.pipeline import PhaseTracker, with_role
+from diffprof.targets.pipeline import PhaseTracker
 from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.undo import restored
 

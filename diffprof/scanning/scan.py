@@ -15,6 +15,7 @@ from diffprof.judge.schedulers import SchedulerRow, scheduler_row
 from diffprof.judge.source_edit.stored import with_source_edits
 from diffprof.model.collection import paused_collection
 from diffprof.model.errors import DiffprofError
+from diffprof.model.pipeline import execution_device
 from diffprof.model.progress import Progress
 from diffprof.model.recording import Allowance
 from diffprof.model.report import Report
@@ -25,7 +26,6 @@ from diffprof.targets import Options, Target, from_object, resolve
 from diffprof.targets.calls import names as argument_names
 from diffprof.targets.calls import scheduler_names, swap_scheduler
 from diffprof.targets.factory import FunctionTarget, is_factory
-from diffprof.targets.pipeline import execution_device
 from diffprof.targets.pipeline_call import PipelineCall
 
 if TYPE_CHECKING:

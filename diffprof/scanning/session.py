@@ -37,6 +37,7 @@ from diffprof.judge.registry import find_analyzer, in_order
 from diffprof.model.callsite import Place, file_of, importable_path, is_machinery, make_site, source_line
 from diffprof.model.collection import paused_collection
 from diffprof.model.errors import DiffprofError, TargetError
+from diffprof.model.pipeline import components, offloaded, with_role
 from diffprof.model.progress import Progress
 from diffprof.model.recording import (
     INTERRUPTED,
@@ -54,7 +55,7 @@ from diffprof.targets.compiled import compiled_modules, compiled_roots
 from diffprof.targets.components import components_of
 from diffprof.targets.exits import ProcessExit
 from diffprof.targets.guest_errors import next_step
-from diffprof.targets.pipeline import Phase, PhaseTracker, components, offloaded, with_role
+from diffprof.targets.pipeline import Phase, PhaseTracker
 from diffprof.targets.pipeline_call import PipelineCall, describe
 
 if TYPE_CHECKING:

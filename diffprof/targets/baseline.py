@@ -55,7 +55,7 @@ def prepare(pipe: Any, rung: Rung) -> None:
     """
     import torch
 
-    from diffprof.targets.pipeline import with_role
+    from diffprof.model.pipeline import with_role
 
     modules = {**with_role(pipe, "denoiser"), **with_role(pipe, "vae")}
     if not rung.sdpa:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from diffprof.targets.pipeline import with_role
+from diffprof.model.pipeline import with_role
 
 
 def call_values(call: Mapping[str, Any], pipe: Any, device: torch.device) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from diffprof.targets.pipeline import components, with_role
+from diffprof.model.pipeline import components, with_role
 
 _WRAPPED = "_torchdynamo_orig_callable"
 """What torch.compile leaves on what it made (torch/_dynamo/eval_frame.py)."""

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from diffprof.model.pipeline import components, role
 from diffprof.model.recording import Component
-from diffprof.targets.pipeline import components, role
 from diffprof.targets.pipeline_call import describe
 
 

@@ -82,7 +82,7 @@ def settle(pipe: Any, device: Device) -> list[str]:
     import torch
 
     from diffprof.devices.borrow import same_place
-    from diffprof.targets.pipeline import offloaded
+    from diffprof.model.pipeline import offloaded
 
     wanted = device.torch_device
     parts = [p for p in (getattr(pipe, "components", None) or {}).values() if isinstance(p, torch.nn.Module)]
@@ -113,7 +113,7 @@ def settled_call(
     pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any], device: Device
 ) -> tuple[tuple[Any, ...], dict[str, Any], list[str]]:
     """`settle`, with the tensors among the call's arguments: they go along with a pipeline that is moved."""
-    from diffprof.targets.pipeline import offloaded
+    from diffprof.model.pipeline import offloaded
 
     notes = settle(pipe, device)
     if notes and not offloaded(pipe):

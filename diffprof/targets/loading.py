@@ -12,11 +12,11 @@ import torch
 
 from diffprof.devices.simulated.host_placeholders import hold_on_host, weight_stand_in
 from diffprof.model.callsite import is_machinery, make_site, places, stack
+from diffprof.model.pipeline import components, replaced
 from diffprof.model.recording import Unseen
 from diffprof.targets.construct import assemble, built_instead, random_values, weightless
 from diffprof.targets.custom import pipeline_class_of
 from diffprof.targets.load_arguments import Loading, everywhere
-from diffprof.targets.pipeline import components, replaced
 
 if TYPE_CHECKING:
     from diffprof.devices import Device

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from diffprof.model.callsite import is_machinery, make_site, stack
+from diffprof.model.pipeline import is_pipeline
 from diffprof.model.recording import Unseen
-from diffprof.targets.pipeline import is_pipeline
 
 _MAKERS = ("from_pretrained", "from_pipe", "from_single_file", "from_config")
 

@@ -1,5 +1,4 @@
-"""What a diffusers pipeline is, told from what it has and does: its components, its denoising loop, the
-phases of one call. Nothing here asks for a class by name."""
+"""The phases of one call of a pipeline, told from what it calls. Nothing here asks for a class by name."""
 
 from __future__ import annotations
 
@@ -14,131 +13,17 @@ from dataclasses import dataclass, field
 from types import CodeType, FrameType
 from typing import Any
 
+from diffprof.model.pipeline import components, is_pipeline, is_timestep, replaced, role
 from diffprof.targets.steps import StepCounter
-
-ROLES = ("denoiser", "scheduler", "vae", "text_encoder", "tokenizer", "other")
-
 
 FEW = 64
 """Elements of a tensor of timesteps that are compared by value."""
-
-
-# --- components ----------------------------------------------------------------------------------------
-
-
-def components(pipe: Any) -> dict[str, Any]:
-    """Name -> component, absent ones left out; those of nested pipelines as `outer.inner`."""
-    found: dict[str, Any] = {}
-    try:
-        named = dict(pipe.components)
-    except (AttributeError, TypeError, ValueError):
-        named = {k: v for k, v in vars(pipe).items() if not k.startswith("_")}
-    for name, part in named.items():
-        if part is None or isinstance(part, (bool, int, float, str, dict)):
-            continue
-        if is_pipeline(part):
-            found.update({f"{name}.{inner}": value for inner, value in components(part).items()})
-        else:
-            found[name] = part
-    return found
-
-
-def is_pipeline(thing: Any) -> bool:
-    """Something called with a prompt that has components of its own: not a module, callable."""
-    return callable(thing) and hasattr(thing, "components") and not hasattr(thing, "named_modules")
-
-
-def role(name: str, part: Any) -> str:
-    """One of ROLES, by what the component can do."""
-    if _is_module(part):
-        if callable(getattr(part, "decode", None)) and not _takes_timestep(part):
-            return "vae"
-        if _takes_timestep(part):
-            return "denoiser"
-        last = name.rsplit(".", 1)[-1]
-        if "encoder" in last and hasattr(part, "get_input_embeddings"):
-            return "text_encoder"
-        return "other"
-    if callable(getattr(part, "step", None)) and callable(getattr(part, "set_timesteps", None)):
-        return "scheduler"
-    if callable(getattr(part, "decode", None)) and callable(part) and hasattr(part, "model_max_length"):
-        return "tokenizer"
-    return "other"
-
-
-def with_role(pipe: Any, wanted: str) -> dict[str, Any]:
-    """The components of one role, in the pipeline's order."""
-    return {name: part for name, part in components(pipe).items() if role(name, part) == wanted}
-
-
-def module_names(pipe: Any) -> dict[int, str]:
-    """id(module) -> qualified name, such as `unet.mid_block.attentions.0`, for every module."""
-    names: dict[int, str] = {}
-    for name, part in components(pipe).items():
-        if not _is_module(part):
-            names.setdefault(id(part), name)
-            continue
-        for inner, module in part.named_modules():
-            # What torch.compile wraps is found under `_orig_mod`, which is no part of the user's own path.
-            inner = inner.replace("_orig_mod.", "").removesuffix("_orig_mod").rstrip(".")
-            names.setdefault(id(module), f"{name}.{inner}" if inner else name)
-    return names
-
-
-def execution_device(pipe: Any) -> Any:
-    """The device on which the pipeline computes (with offloading: where it will be moved to)."""
-    device = getattr(pipe, "_execution_device", None)
-    return device if device is not None else getattr(pipe, "device", None)
-
-
-def offloaded(pipe: Any) -> bool:
-    """Whether hooks move the pipeline's modules while it runs."""
-    for part in components(pipe).values():
-        if _is_module(part):
-            for _, module in part.named_modules():
-                registry = getattr(module, "_diffusers_hook", None)
-                hooks = getattr(registry, "hooks", None) or {}
-                if hasattr(module, "_hf_hook") or any("offload" in name for name in hooks):
-                    return True
-    return False
-
-
-def _is_module(part: Any) -> bool:
-    return callable(getattr(part, "named_modules", None)) and callable(getattr(part, "forward", None))
-
-
-def _takes_timestep(module: Any) -> bool:
-    """Denoisers are the models that are told how noisy their input is. One that passes on whatever it is
-    given takes what its base classes take, or the model that it wraps."""
-    cls: Any = type(module)
-    taken = _forward_parameters(cls)
-    if any(map(_is_timestep, taken)):
-        return True
-    return not taken and any(map(_takes_timestep, module.children()))
 
 
 def _never_compiled(hook: Callable[..., None]) -> Callable[..., None]:
     """A hook that stays plain Python: around a compiled module Dynamo compiles hooks as well."""
     dynamo = sys.modules.get("torch._dynamo")
     return dynamo.disable(hook) if dynamo is not None else hook
-
-
-@functools.cache
-def _forward_parameters(cls: type) -> frozenset[str]:
-    """Names that `forward` takes, in the class or, where it passes arguments on, in a base class."""
-    names: set[str] = set()
-    for base in cls.__mro__:
-        if "forward" not in vars(base):
-            continue
-        try:
-            parameters = list(inspect.signature(vars(base)["forward"]).parameters.values())[1:]
-        except (TypeError, ValueError):
-            break
-        passed_on = [p for p in parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-        names |= {p.name for p in parameters if p not in passed_on}
-        if not passed_on:
-            break
-    return frozenset(names)
 
 
 # --- the phases of one call ----------------------------------------------------------------------------
@@ -326,7 +211,7 @@ class _TimestepGiven:
             names = list(inspect.signature(function).parameters)
         except (TypeError, ValueError):
             names = []
-        self.names = [name for name in names if _is_timestep(name)]
+        self.names = [name for name in names if is_timestep(name)]
         self.places = [names.index(name) for name in self.names]
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
@@ -352,10 +237,6 @@ class _TimestepGiven:
             return repr(value.tolist())
 
 
-def _is_timestep(name: str) -> bool:
-    return name.startswith("timestep") or name in {"t", "r", "sigma"}
-
-
 def _call_code(pipe: Any) -> CodeType | None:
     return getattr(inspect.unwrap(type(pipe).__call__), "__code__", None)
 
@@ -373,22 +254,3 @@ def _nested_pipelines(pipe: Any) -> Iterator[Any]:
         if is_pipeline(part):
             yield part
             yield from _nested_pipelines(part)
-
-
-@contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Set an attribute of an object or a class while the context is open; after it, it is as it was.
-
-    Inherited and absent attributes are absent again, not set to what was inherited.
-    """
-    absent = object()
-    before = vars(owner).get(name, absent)
-    place = type if isinstance(owner, type) else object
-    place.__setattr__(owner, name, value)
-    try:
-        yield
-    finally:
-        if before is not absent:
-            place.__setattr__(owner, name, before)
-        elif name in vars(owner):
-            place.__delattr__(owner, name)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from diffprof.targets.pipeline import with_role
+from diffprof.model.pipeline import with_role
 
 if TYPE_CHECKING:
     from diffprof.model.recording import Unseen

@@ -389,7 +389,7 @@ def _moving(move: Any, names: Names, device: Device) -> Any:
 
     @functools.wraps(move)
     def to(self: Any, *args: Any, **kwargs: Any) -> Any:
-        from diffprof.targets.pipeline import offloaded
+        from diffprof.model.pipeline import offloaded
 
         cuda = any(names.is_cuda(value) for value in (*args, *kwargs.values()))
         if not cuda or not names.open:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from diffprof.model.callsite import is_machinery, source_line
+from diffprof.model.pipeline import replaced
 from diffprof.targets.interception import Interception, Unwound
-from diffprof.targets.pipeline import replaced
 
 PATIENCE_S = 5.0
 """Seconds that a script may wait without a call before it is said what to do."""

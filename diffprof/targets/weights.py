@@ -9,7 +9,7 @@ import torch
 
 from diffprof.devices.simulated.held import pieces
 from diffprof.gpu.offload import Group, Part
-from diffprof.targets.pipeline import components, role
+from diffprof.model.pipeline import components, role
 
 LEAVES = (
     torch.nn.Conv1d,

@@ -18,8 +18,8 @@ import torch
 
 from diffprof.model.callsite import is_machinery, stack
 from diffprof.model.errors import TargetError
+from diffprof.model.pipeline import is_pipeline, replaced, role
 from diffprof.model.recording import Unseen
-from diffprof.targets.pipeline import is_pipeline, replaced, role
 
 
 class ModelCalls:

@@ -12,7 +12,7 @@ import torch
 from diffprof.analyzers.graph_breaks.child import Job, Send, can_fork, run_in_children
 from diffprof.analyzers.graph_breaks.probe import prepared
 from diffprof.model.fix import Code
-from diffprof.targets.pipeline import replaced
+from diffprof.model.pipeline import replaced
 from diffprof.tuning.difference import Incomparable, Output, output_of
 from diffprof.tuning.subject import Subject
 

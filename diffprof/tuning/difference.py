@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from diffprof.model.fix import Difference
-from diffprof.targets.pipeline import replaced, with_role
+from diffprof.model.pipeline import replaced, with_role
 from diffprof.targets.pipeline_call import PipelineCall
 
 WINDOW = 7

@@ -13,8 +13,8 @@ import torch
 from msgspec.structs import replace
 
 from diffprof.judge.timeline import total_us
+from diffprof.model.pipeline import components, replaced
 from diffprof.model.recording import Timeline
-from diffprof.targets.pipeline import components, replaced
 from diffprof.targets.pipeline_call import PipelineCall
 
 CALLS = 7

@@ -18,12 +18,12 @@ from diffprof.devices.simulated import place
 from diffprof.gpu.mode import Mode, current_mode
 from diffprof.judge.acceptance import Measured
 from diffprof.model.fix import Code, Difference, Simulated
+from diffprof.model.pipeline import components
 from diffprof.model.progress import Progress
 from diffprof.model.recording import Grade, Recording, Timeline
 from diffprof.scanning.session import Session
 from diffprof.targets import Options, Target
 from diffprof.targets.compiled import compiled_roots
-from diffprof.targets.pipeline import components
 from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.twin.building import Twin, twin_of
 from diffprof.targets.twin.shrinking import NoTwin

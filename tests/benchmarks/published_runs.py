@@ -26,12 +26,13 @@ from diffprof.gpu.mode import Mode, current_mode
 from diffprof.gpu.quantized import SCHEMES
 from diffprof.gpu.specs import load_spec
 from diffprof.judge.timeline import total_us, with_steps
+from diffprof.model.pipeline import components, replaced, with_role
 from diffprof.model.recording import Timeline
 from diffprof.targets import Options
 from diffprof.targets.compiled import compiled_roots
 from diffprof.targets.construct import cast
 from diffprof.targets.factory import FactoryTarget
-from diffprof.targets.pipeline import PhaseTracker, components, replaced, with_role
+from diffprof.targets.pipeline import PhaseTracker
 
 STEPS = {"sd": 10}
 """Steps to run: the multistep solver of SD 1.5 repeats itself after eight."""

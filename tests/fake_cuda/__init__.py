@@ -265,7 +265,7 @@ def kernels_of(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @contextmanager
 def installed(cuda: FakeCuda) -> Iterator[FakeCuda]:
     """The process has these CUDA devices while the context is open."""
-    from diffprof.targets.pipeline import replaced
+    from diffprof.model.pipeline import replaced
 
     pid = os.getpid()
 

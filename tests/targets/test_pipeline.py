@@ -8,14 +8,8 @@ import types
 import pytest
 import torch
 
-from diffprof.targets.pipeline import (
-    Phase,
-    PhaseTracker,
-    components,
-    module_names,
-    replaced,
-    role,
-)
+from diffprof.model.pipeline import components, module_names, replaced, role
+from diffprof.targets.pipeline import Phase, PhaseTracker
 
 
 class Denoiser(torch.nn.Module):

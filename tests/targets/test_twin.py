@@ -12,8 +12,8 @@ from PIL import Image
 
 from diffprof.corpus import CASES
 from diffprof.devices import resolve_device
+from diffprof.model.pipeline import components, with_role
 from diffprof.targets import Options, resolve
-from diffprof.targets.pipeline import components, with_role
 from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.twin.building import Twin, twin_of
 from diffprof.targets.twin.calling import STEPS

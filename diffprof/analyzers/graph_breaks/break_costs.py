@@ -36,8 +36,9 @@ from diffprof.gpu.signatures import OpSignature
 from diffprof.gpu.timeline_builder import ModuleStack, TimelineBuilder
 from diffprof.judge.timeline import Replay, replay
 from diffprof.model.callsite import is_machinery
+from diffprof.model.pipeline import module_names
 from diffprof.model.recording import BreakCost, GraphBreakRow, Timeline
-from diffprof.targets.pipeline import Phase, PhaseTracker, module_names
+from diffprof.targets.pipeline import Phase, PhaseTracker
 
 SCHEDULER = "scheduler"
 

@@ -22,7 +22,7 @@ from diffprof.analyzers.graph_breaks.python_state import PythonState
 from diffprof.analyzers.graph_breaks.repeats import Block, equal_blocks, markers, stand_in
 from diffprof.analyzers.graph_breaks.storageless import Emptier, Hollow
 from diffprof.model.callsite import Place, is_machinery
-from diffprof.targets.pipeline import replaced
+from diffprof.model.pipeline import replaced
 
 
 @dataclass

@@ -15,8 +15,9 @@ import torch
 from diffprof.analyzers.graph_breaks.compiled_regions import compiled_inside
 from diffprof.analyzers.graph_breaks.repeats import Repeats, Seen
 from diffprof.analyzers.graph_breaks.signature import Signature, signature, skeleton
+from diffprof.model.pipeline import components, replaced, role
 from diffprof.targets.loops import Loop
-from diffprof.targets.pipeline import PhaseTracker, components, replaced, role
+from diffprof.targets.pipeline import PhaseTracker
 from diffprof.targets.steps import StepCounter
 
 _METHODS = {"vae": ("encode", "decode"), "scheduler": ("step",)}

@@ -27,9 +27,9 @@ from diffprof.analyzers.graph_breaks.variations import Variation, applied, varia
 from diffprof.model.analyzer import Run
 from diffprof.model.callsite import importable_path
 from diffprof.model.errors import UsageError
+from diffprof.model.pipeline import components
 from diffprof.model.progress import Progress
 from diffprof.model.recording import CaptureRow, ComplexRow, Grade, GraphBreakRow, RecompileRow, Unseen
-from diffprof.targets.pipeline import components
 
 WARM = "warm"
 """A model after a call of the pipeline; COLD is before the first one."""

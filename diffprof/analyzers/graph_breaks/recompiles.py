@@ -25,8 +25,8 @@ from diffprof.analyzers.graph_breaks.repeats import Seen, equal_blocks
 from diffprof.analyzers.graph_breaks.signature import Given
 from diffprof.analyzers.graph_breaks.storageless import Emptier, Hollow
 from diffprof.model.callsite import Place, is_machinery, make_site
+from diffprof.model.pipeline import replaced
 from diffprof.model.recording import Grade, RecompileCost, RecompileRow, Site, median
-from diffprof.targets.pipeline import replaced
 
 CURES = ("dynamic=True", "mark_dynamic", "use_duck_shape=False")
 """Settings that may stop a recompile, in the order in which people reach for them."""

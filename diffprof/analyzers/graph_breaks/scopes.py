@@ -29,7 +29,8 @@ from diffprof.analyzers.graph_breaks.repeats import marker
 from diffprof.analyzers.graph_breaks.rewrite import body_apart
 from diffprof.analyzers.graph_breaks.signature import Skeleton, signature
 from diffprof.analyzers.graph_breaks.storageless import Emptier, Hollow
-from diffprof.targets.pipeline import PhaseTracker, components, replaced
+from diffprof.model.pipeline import components, replaced
+from diffprof.targets.pipeline import PhaseTracker
 
 RUNNER = "__diffprof_run_loop_body__"
 

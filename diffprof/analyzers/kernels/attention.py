@@ -16,8 +16,8 @@ from diffprof.devices.stopwatches import Runner
 from diffprof.gpu.attention_table import LIBRARIES
 from diffprof.gpu.signatures import dtype_name
 from diffprof.gpu.timeline_builder import ModuleStack
+from diffprof.model.pipeline import module_names
 from diffprof.model.recording import AttentionRow, AttentionTiming, Grade
-from diffprof.targets.pipeline import module_names
 
 KERNELS = {
     "_native_flash": SDPBackend.FLASH_ATTENTION,

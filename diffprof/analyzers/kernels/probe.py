@@ -22,10 +22,11 @@ from diffprof.chrome_trace.sections import EVERYTHING_ON_THE_GPU, Sections, sect
 from diffprof.devices import Device, cuda_runtime
 from diffprof.devices.stopwatches import EventRunner
 from diffprof.model.analyzer import Run
+from diffprof.model.pipeline import components, module_names, replaced
 from diffprof.model.progress import Progress
 from diffprof.model.recording import Grade, MemoryUse, SyncRow, Timing, Unseen
 from diffprof.targets.compiled import compiled_modules
-from diffprof.targets.pipeline import Phase, PhaseTracker, components, module_names, replaced
+from diffprof.targets.pipeline import Phase, PhaseTracker
 
 TRACE_FILE = "trace.json"
 

@@ -22,9 +22,10 @@ from diffprof.gpu.signatures import OpSignature
 from diffprof.gpu.specs import GpuSpec
 from diffprof.gpu.timeline_builder import Again, ModuleStack, TimelineBuilder, gap_rows, kernel_rows
 from diffprof.judge.timeline import origin_shares, replay
+from diffprof.model.pipeline import components, module_names
 from diffprof.model.recording import Grade, Timeline, Timing
 from diffprof.targets.compiled import compiled_roots
-from diffprof.targets.pipeline import Phase, components, module_names
+from diffprof.targets.pipeline import Phase
 
 
 @cache

@@ -12,8 +12,8 @@ from diffprof.analyzers.quantization.order import check_order
 from diffprof.analyzers.quantization.schemes import SCHEMES
 from diffprof.analyzers.quantization.source import plain_name
 from diffprof.model.errors import UsageError
+from diffprof.model.pipeline import components
 from diffprof.model.recording import Selection
-from diffprof.targets.pipeline import components
 
 
 def apply_choice(pipe: Any, selections: Sequence[Selection]) -> tuple[str, ...]:

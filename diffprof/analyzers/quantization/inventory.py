@@ -17,7 +17,8 @@ from diffprof.analyzers.quantization.layers import dtype_word, scheme_of, weight
 from diffprof.analyzers.quantization.order import adapter_names
 from diffprof.analyzers.quantization.source import Named
 from diffprof.devices import cuda_runtime
-from diffprof.targets.pipeline import Phase, PhaseTracker, components
+from diffprof.model.pipeline import components
+from diffprof.targets.pipeline import Phase, PhaseTracker
 
 SAMPLE_ROWS = 48
 """Activation rows kept of the first and of the last call of a layer, for its accuracy."""

@@ -9,7 +9,7 @@ from torch import nn
 
 from diffprof.analyzers.quantization.layers import weights_are_quantized
 from diffprof.model.errors import UsageError
-from diffprof.targets.pipeline import components
+from diffprof.model.pipeline import components
 
 STEPS = ("fuse-lora", "fuse-qkv", "swap-convs", "quantize", "compile")
 """The known order."""

@@ -46,8 +46,8 @@ from diffprof.analyzers.quantization.timing import Budget, Patience, compiled, c
 from diffprof.devices.stopwatches import EventRunner, HostRunner, Runner
 from diffprof.model.analyzer import Run
 from diffprof.model.errors import UsageError
+from diffprof.model.pipeline import components, role
 from diffprof.model.recording import LinearRow, PublishedComparison, Quantization, SchemeTiming
-from diffprof.targets.pipeline import components, role
 from diffprof.targets.undo import restored
 
 if TYPE_CHECKING:

@@ -19,8 +19,9 @@ from diffprof.gpu.mode import current_mode
 from diffprof.gpu.signatures import OpSignature
 from diffprof.gpu.timeline_builder import ModuleStack, TimelineBuilder
 from diffprof.judge.timeline import total_us
+from diffprof.model.pipeline import module_names, with_role
 from diffprof.model.recording import LinearRow, SchemeTiming, Timeline
-from diffprof.targets.pipeline import Phase, PhaseTracker, module_names, with_role
+from diffprof.targets.pipeline import Phase, PhaseTracker
 
 COMPILED_ROLES = ("denoiser", "vae")
 """What is compiled when a pipeline is: the parts that take the time."""

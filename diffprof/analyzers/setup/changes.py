@@ -13,6 +13,7 @@ from diffprof.devices.simulated.relaid import NotRelaid
 from diffprof.gpu.assembly import GUARD_SHARE, Relaid
 from diffprof.gpu.whatif import WhatIf
 from diffprof.judge.pricing import is_read
+from diffprof.model.pipeline import components
 from diffprof.model.recording import (
     Alternative,
     Change,
@@ -23,7 +24,6 @@ from diffprof.model.recording import (
     Timeline,
     Unseen,
 )
-from diffprof.targets.pipeline import components
 
 LAYOUT_SHARE = 0.02
 """Share of the device's time from which conversions of layout are looked into."""

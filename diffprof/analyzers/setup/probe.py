@@ -20,9 +20,9 @@ from torch import nn
 from diffprof.analyzers.setup.changes import Costed
 from diffprof.gpu.inductor_flags import FLAGS, INT8_FLAGS
 from diffprof.model.analyzer import Run
+from diffprof.model.pipeline import components, role
 from diffprof.model.recording import Setup, SetupPart
 from diffprof.targets.compiled import compiled_roots, is_compiled, is_compiled_function
-from diffprof.targets.pipeline import components, role
 
 ATTENTION_PACKAGES = ("flash_attn_interface", "flash_attn", "sageattention", "xformers")
 """Libraries that diffusers' attention dispatcher can use, the fastest first."""

@@ -13,9 +13,10 @@ from diffprof.analyzers.syncs.owner import Owner, owner_of
 from diffprof.devices.simulated import Blocking, Observer
 from diffprof.judge.allowed import open_blocks
 from diffprof.model.callsite import Place, caller, importable_path, is_machinery, make_site, places, stack
+from diffprof.model.pipeline import module_names
 from diffprof.model.recording import SyncRow, Unseen, median, steady
 from diffprof.targets.loops import Loop
-from diffprof.targets.pipeline import PhaseTracker, module_names
+from diffprof.targets.pipeline import PhaseTracker
 from diffprof.targets.steps import Doubt
 
 Key = tuple[str, str, int, tuple[Loop, ...], tuple[str, ...]]

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
+from diffprof.model.pipeline import components, is_pipeline
 from diffprof.targets.calls import bound
 from diffprof.targets.construct import random_values, weightless
-from diffprof.targets.pipeline import components, is_pipeline
 from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.twin.calling import SEED, small_call
 from diffprof.targets.twin.copy_customizations import dress

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from diffprof.model.pipeline import with_role
 from diffprof.targets.calls import bound, names
-from diffprof.targets.pipeline import with_role
 from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.twin.shrinking import WIDTHS
 from diffprof.targets.twin.sizes import LENGTHS, PIXELS, Sizes

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from diffprof.model.pipeline import components
 from diffprof.targets.calls import native_side, parameters
-from diffprof.targets.pipeline import components
 
 PIXELS = 64
 """Side of the twin's picture, where the original's is not smaller."""

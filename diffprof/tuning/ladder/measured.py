@@ -15,9 +15,9 @@ from diffprof.analyzers.quantization.published import published_list
 from diffprof.gpu.inductor_flags import FLAGS, INT8_FLAGS
 from diffprof.model.errors import DiffprofError, UsageError
 from diffprof.model.ladder import RungResult
+from diffprof.model.pipeline import with_role
 from diffprof.model.recording import Grade
 from diffprof.targets.baseline import Inapplicable, Rung, prepare
-from diffprof.targets.pipeline import with_role
 from diffprof.tuning.ladder import GIB
 
 if TYPE_CHECKING:

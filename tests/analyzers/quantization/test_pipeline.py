@@ -28,8 +28,8 @@ from diffprof.analyzers.quantization.source import plain_name
 from diffprof.devices import resolve_device
 from diffprof.judge.judging import make_report
 from diffprof.model.errors import UsageError
+from diffprof.model.pipeline import components
 from diffprof.model.recording import Quantization
-from diffprof.targets.pipeline import components
 from diffprof.targets.undo import restored
 from diffprof.views.quantization import render_quantization
 from tests.analyzers.quantization.fakes import Price, Ticks, builder

@@ -19,9 +19,9 @@ from diffprof.devices import resolve_device
 from diffprof.gpu.cost import CostModel
 from diffprof.gpu.mode import Mode
 from diffprof.gpu.specs import load_spec
+from diffprof.model.pipeline import role
 from diffprof.model.recording import Grade, KernelKind, Timeline
 from diffprof.targets import Options, resolve
-from diffprof.targets.pipeline import role
 
 COMPILED = Mode(compiled=("unet", "vae"))
 

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from diffprof.targets.pipeline import replaced
+from diffprof.model.pipeline import replaced
 from diffprof.targets.pipeline_call import PipelineCall
 
 
