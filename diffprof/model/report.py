@@ -12,6 +12,7 @@ import msgspec
 from diffprof.model.errors import UNREADABLE, DiffprofError, UsageError
 from diffprof.model.finding import Finding, Unchecked
 from diffprof.model.fix import Outcome, Plan, SourceEdits
+from diffprof.model.methods import method
 from diffprof.model.recording import SCHEMA, Recording
 from diffprof.model.recording.invariants import broken
 from diffprof.model.recording.whole_file import write_whole
@@ -51,23 +52,14 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     after: str | None = None
     """Name of the run, in the same folder of runs, that holds the scan after the fixes."""
 
-    def __repr__(self) -> str:
-        from diffprof.model.plain import clean
-        from diffprof.views.tuning import tried
-        from diffprof.views.verdict import verdict
+    # Showing and asserting is for rooms above: see `diffprof.model.methods`.
 
-        place = f", stored in {self.path}" if self.path else ""
-        said = verdict(self).headline
-        if self.outcomes is not None:
-            kept = ", ".join(outcome.fix for outcome in self.outcomes if outcome.stays)
-            said = f"{tried(self.outcomes)}{f' Kept: {kept}.' if kept else ''}"
-        return clean(f"<Report {self.recording.target.spec}: {said}{place}>")
+    def __repr__(self) -> str:
+        return method("repr")(self)
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the answer, and what to do or what was kept."""
-        from diffprof.views.html.notebook import render_cell
-
-        return render_cell(self)
+        return method("notebook")(self)
 
     def render(self, form: str = "text", *, columns: int = 80, verbose: bool = False) -> str:
         """As a text, in one of the formats of `diffprof show`. columns: width of "text"; verbose: all of it,
@@ -75,11 +67,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
         Raises UsageError for another format.
         """
-        from diffprof.views import FORMATS, render
-
-        if form not in FORMATS:
-            raise UsageError(f"There is no format {form!r}.", f"There are {', '.join(FORMATS)}.")
-        return render(self, form, columns=columns, verbose=verbose)
+        return method("render")(self, form, columns=columns, verbose=verbose)
 
     @property
     def in_loop(self) -> tuple[Finding, ...]:
@@ -92,34 +80,28 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     def assert_no_waits(self, *, in_loop: bool = True) -> None:
         """Nothing makes the CPU wait for the GPU in the denoising loop; in_loop=False: nor in the call."""
         __tracebackhide__ = True
-        _assertions().assert_no_waits(self, in_loop=in_loop)
+        method("assert_no_waits")(self, in_loop=in_loop)
 
     def assert_fullgraph(self, *components: str) -> None:
         """These components, or all that were captured, are one graph each under `torch.compile`."""
         __tracebackhide__ = True
-        _assertions().assert_fullgraph(self, components)
+        method("assert_fullgraph")(self, components)
 
     def assert_no_recompiles(self, *, vary: Mapping[str, Iterable[Any]] | None = None) -> None:
         """Nothing is compiled again. vary: arguments of the call, name -> values, that have to have been
         tried: the scan's `vary`."""
         __tracebackhide__ = True
-        _assertions().assert_no_recompiles(self, vary)
+        method("assert_no_recompiles")(self, vary)
 
     def assert_max_memory(self, most: str | int) -> None:
         """The call's peak of memory on the device. most: bytes, or such as "8GiB"."""
         __tracebackhide__ = True
-        _assertions().assert_max_memory(self, most)
+        method("assert_max_memory")(self, most)
 
     def assert_time_ratio(self, baseline: Report, *, at_most: float) -> None:
         """A call takes at most this share of the time of the baseline's call, on the same device."""
         __tracebackhide__ = True
-        _assertions().assert_time_ratio(self, baseline, at_most)
-
-
-def _assertions() -> Any:
-    from diffprof.guard import assertions
-
-    return assertions
+        method("assert_time_ratio")(self, baseline, at_most)
 
 
 def to_json(report: Report) -> bytes:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any
 
 from diffprof.devices import resolve_device
 from diffprof.gpu.hosts import on_host
@@ -20,17 +20,12 @@ from diffprof.model.progress import Progress
 from diffprof.model.recording import Allowance
 from diffprof.model.report import Report
 from diffprof.scanning.arguments import sorted_out
-from diffprof.scanning.runs import TRACES
-from diffprof.scanning.session import Session, Watch
+from diffprof.scanning.session import Session
 from diffprof.targets import Options, Target, from_object, resolve
 from diffprof.targets.calls import names as argument_names
 from diffprof.targets.calls import scheduler_names, swap_scheduler
 from diffprof.targets.factory import FunctionTarget, is_factory
 from diffprof.targets.pipeline_call import PipelineCall
-
-if TYPE_CHECKING:
-    from diffprof.live.requests import Request
-    from diffprof.live.watching import LiveWatch
 
 
 def scan_target(
@@ -102,7 +97,7 @@ def scan(
     else:
         target = from_object(pipe, kwargs=asked.options.call)
         asked = dataclasses.replace(asked, options=dataclasses.replace(asked.options, call={}))
-        device = device or _cuda_device_of(pipe)
+        device = device or cuda_device_of(pipe)
     with on_host(host):
         return scan_target(
             target,
@@ -115,73 +110,10 @@ def scan(
         )
 
 
-def _cuda_device_of(pipe: Any) -> str | None:
+def cuda_device_of(pipe: Any) -> str | None:
     """The GPU that a live pipeline is on, on a machine with several; None for one that is on none."""
     place = execution_device(pipe)
     return str(place) if getattr(place, "type", None) == "cuda" else None
-
-
-@overload
-def watch(pipe: Any, *, device: str | None = None) -> AbstractContextManager[Watch]: ...
-
-
-@overload
-def watch(
-    pipe: Any,
-    *,
-    every: int,
-    callback: Callable[[Request], None] | None = None,
-    prometheus: Any = False,
-    opentelemetry: Any = False,
-    slow_s: float | None = None,
-    slow_quantile: float | None = None,
-    traces: str | Path | None = TRACES,
-) -> LiveWatch: ...
-
-
-def watch(
-    pipe: Any,
-    *,
-    device: str | None = None,
-    every: int | None = None,
-    callback: Callable[[Request], None] | None = None,
-    prometheus: Any = False,
-    opentelemetry: Any = False,
-    slow_s: float | None = None,
-    slow_quantile: float | None = None,
-    traces: str | Path | None = TRACES,
-) -> AbstractContextManager[Any]:
-    """Watch the calls of a live pipeline.
-
-    Without `every`, a context manager for a close look: every call inside the block is observed, and
-    `watch.report` judges them. On a simulated device the pipeline stands there, without values, until the
-    block ends.
-
-    every: for a server, without a profiler: of every so manieth call, the times of its stages (encode, each
-    step, decode), of the others the whole, until `close` or the end of the block. callback: told each call, a
-    `Request`. prometheus, opentelemetry: True, or a registry and a tracer. slow_s: calls that take longer, in
-    seconds, are slow; slow_quantile: those over a quantile, such as 0.99. After the first slow one, three
-    steps of the next call are recorded by the profiler and reported in `traces`; None: they are not.
-    """
-    if every is None:
-        return _watched(pipe, device)
-    from diffprof.live import exporters
-    from diffprof.live.watching import LiveWatch
-
-    sinks = [callback] if callback is not None else []
-    for chosen, make in ((prometheus, exporters.prometheus), (opentelemetry, exporters.opentelemetry)):
-        if chosen is not False:
-            sinks.append(make(None if chosen is True else chosen))
-    folder = None if traces is None else Path(traces)
-    return LiveWatch(pipe, every, sinks, slow_s=slow_s, slow_quantile=slow_quantile, traces=folder)
-
-
-@contextmanager
-def _watched(pipe: Any, device: str | None) -> Iterator[Watch]:
-    where = resolve_device(device or _cuda_device_of(pipe))
-    watching = Watch(pipe, where)
-    with where.active(), watching.calls():
-        yield watching
 
 
 def scheduler_table(

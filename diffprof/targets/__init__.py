@@ -109,7 +109,7 @@ def _resolve(spec: str, args: Sequence[str]) -> Target:
 
         return ScriptTarget(_file(spec, spec), tuple(args))
     if spec.startswith(CORPUS):
-        from diffprof.corpus.target import CorpusTarget
+        from diffprof.targets.corpus import CorpusTarget
 
         return CorpusTarget(spec)
     if builtin_named(spec) is not None:

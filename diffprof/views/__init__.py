@@ -20,7 +20,14 @@ def render(
     verbose: bool = False,
 ) -> str:
     """A report in one of FORMATS, ending in a newline. The other arguments matter to `text` only, which fits
-    a screen unless `verbose`."""
+    a screen unless `verbose`.
+
+    Raises UsageError for another format.
+    """
+    if form not in FORMATS:
+        from diffprof.model.errors import UsageError
+
+        raise UsageError(f"There is no format {form!r}.", f"There are {', '.join(FORMATS)}.")
     if form == "json":
         from diffprof.model.report import to_json
 
@@ -35,3 +42,17 @@ def render(
         return render_brief(report, columns=columns, colour=colour)
     view = import_module(f"diffprof.views.{form}")
     return getattr(view, f"render_{form}")(report)
+
+
+def one_line(report: Report) -> str:
+    """What `repr` shows of a report: the answer, or what became of its fixes."""
+    from diffprof.model.plain import clean
+    from diffprof.views.tuning import tried
+    from diffprof.views.verdict import verdict
+
+    place = f", stored in {report.path}" if report.path else ""
+    said = verdict(report).headline
+    if report.outcomes is not None:
+        kept = ", ".join(outcome.fix for outcome in report.outcomes if outcome.stays)
+        said = f"{tried(report.outcomes)}{f' Kept: {kept}.' if kept else ''}"
+    return clean(f"<Report {report.recording.target.spec}: {said}{place}>")

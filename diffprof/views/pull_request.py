@@ -10,13 +10,12 @@ from diffprof.model.units import milliseconds, plural
 
 if TYPE_CHECKING:
     from diffprof.model.finding import Finding
+    from diffprof.model.library_patch import FilePatch, PatchCheck
     from diffprof.model.recording import Site
     from diffprof.model.report import Report
-    from diffprof.tuning.library.checking import Checked
-    from diffprof.tuning.library.edits import FilePatch
 
 
-def pull_request(report: Report, patch: FilePatch, checked: Checked, copies: Sequence[str]) -> str:
+def pull_request(report: Report, patch: FilePatch, checked: PatchCheck, copies: Sequence[str]) -> str:
     """Markdown. copies: methods of other files that are copies of those that change."""
     return "\n".join(
         [*_what(report, patch, copies), *_buys(report, checked), *_touches(checked), *_again(report)]
@@ -65,7 +64,7 @@ def _above(site: Site) -> str:
     return " ".join(frame.function for frame in site.chain)
 
 
-def _buys(report: Report, checked: Checked) -> Iterator[str]:
+def _buys(report: Report, checked: PatchCheck) -> Iterator[str]:
     yield "## What does it buy?"
     yield ""
     if checked.waits is not None:
@@ -84,7 +83,7 @@ def _buys(report: Report, checked: Checked) -> Iterator[str]:
     yield ""
 
 
-def _touches(checked: Checked) -> Iterator[str]:
+def _touches(checked: PatchCheck) -> Iterator[str]:
     yield "## Does it change the output?"
     yield ""
     ran = [each for each in checked.pipelines if not each.error]

@@ -11,12 +11,13 @@ from pathlib import Path
 import diffusers
 import pytest
 
+from diffprof.model.library_patch import FilePatch, PatchCheck, Ran
 from diffprof.model.recording import TargetInfo
 from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options
-from diffprof.tuning.library.checking import Checked, Ran, checked
+from diffprof.tuning.library.checking import checked
 from diffprof.tuning.library.copies import copies_of
-from diffprof.tuning.library.edits import FilePatch, library_patches, package_folder
+from diffprof.tuning.library.edits import library_patches, package_folder
 from diffprof.views.pull_request import pull_request
 from tests.builders import make_finding, make_recording, make_report, make_site, make_sync
 
@@ -135,11 +136,11 @@ def test_the_text_says_what_changed_its_output() -> None:
     patch = FilePatch("diffusers/schedulers/scheduling_own.py", "a = 1\n", "a = 2\n", ("change a",))
     fine, other = Ran("one", (4, 0), (4, 0), True), Ran("other", (4, 0), (4, 0), False)
     report = make_report(recording=make_recording(target=TargetInfo(spec="x", kind="builtin", pipeline="P")))
-    good = pull_request(report, patch, Checked((fine,), (4, 0), (10.0, 9.0)), ())
+    good = pull_request(report, patch, PatchCheck((fine,), (4, 0), (10.0, 9.0)), ())
     assert "| waits in the denoising loop, a call | 4 | 0 |" in good
     assert "No: 1 tiny pipeline" in good
-    bad = Checked((fine, other))
+    bad = PatchCheck((fine, other))
     assert "YES: only 1 of 2 pipelines" in pull_request(report, patch, bad, ())
-    assert Checked((fine,)).holds
+    assert PatchCheck((fine,)).holds
     assert not bad.holds
-    assert not Checked((Ran("same", (4, 4), (4, 4), True),)).holds
+    assert not PatchCheck((Ran("same", (4, 4), (4, 4), True),)).holds

@@ -9,49 +9,20 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from diffprof.analyzers.syncs.class_source import class_of
 from diffprof.model.errors import DiffprofError
+from diffprof.model.library_patch import FilePatch, PatchCheck, Ran
 from diffprof.model.report import Report, to_json
-from diffprof.tuning.library.edits import PACKAGE, FilePatch
+from diffprof.tuning.library.edits import PACKAGE
 
 LIMIT_SECONDS = 3600.0
 
 
-@dataclass(frozen=True)
-class Ran:
-    """A pipeline before the patch and after it: waits in its loop, those in the changed files; whether every
-    tensor that it gives has the same bits. error: why it could not be called, if so."""
-
-    name: str
-    waits: tuple[int, int] = (0, 0)
-    here: tuple[int, int] = (0, 0)
-    bit_equal: bool = False
-    error: str = ""
-
-
-@dataclass(frozen=True)
-class Checked:
-    """pipelines: those that run the changed files. waits, ms: of the report's own target, before and after;
-    None where it can't be built again."""
-
-    pipelines: tuple[Ran, ...]
-    waits: tuple[int, int] | None = None
-    ms: tuple[float, float] | None = None
-
-    @property
-    def holds(self) -> bool:
-        """Whether waits are gone, and nothing else changed."""
-        ran = [each for each in self.pipelines if not each.error]
-        gone = any(each.waits[1] < each.waits[0] for each in ran)
-        return gone and all(each.bit_equal and each.waits[1] <= each.waits[0] for each in ran)
-
-
 def checked(
     report: Report | None, patches: Sequence[FilePatch], folder: Path, cases: Sequence[str] | None = None
-) -> Checked:
+) -> PatchCheck:
     """What pipelines of the corpus give and wait for with the patched package, beside the package as it is.
 
     report: whose target is scanned in both, too. folder: of the package. cases: names of the corpus; None:
@@ -73,9 +44,9 @@ def checked(
     )
     one, other = before["target"], after["target"]
     if one is None or other is None:
-        return Checked(pipelines)
+        return PatchCheck(pipelines)
     timed = one["ms"] is not None and other["ms"] is not None
-    return Checked(pipelines, (one["waits"], other["waits"]), (one["ms"], other["ms"]) if timed else None)
+    return PatchCheck(pipelines, (one["waits"], other["waits"]), (one["ms"], other["ms"]) if timed else None)
 
 
 def _schedulers(patches: Sequence[FilePatch]) -> list[str]:

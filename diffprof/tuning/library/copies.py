@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-from diffprof.tuning.library.edits import FilePatch
+from diffprof.model.library_patch import FilePatch
 
 _COPIED = re.compile(r"# Copied from (diffusers\.[\w.]+)")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import difflib
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import libcst as cst
@@ -17,6 +16,7 @@ from diffprof.judge.source_edit.choosing import edits_for
 from diffprof.judge.source_edit.tree import Edit, Refused, Tree, applied_to, distinct
 from diffprof.model.errors import UsageError
 from diffprof.model.finding import Finding
+from diffprof.model.library_patch import FilePatch
 from diffprof.model.recording import Frame, Site, SyncRow
 from diffprof.model.report import Report
 
@@ -28,24 +28,6 @@ _BEGIN = (
     "# The loop begins with the first timestep: looking for it would make the CPU wait for the GPU.",
     "# See https://github.com/huggingface/diffusers/pull/11696",
 )
-
-
-@dataclass(frozen=True)
-class FilePatch:
-    """file: as sites name it. done: what was changed, in words. left: (line, rule, why it is not edited)."""
-
-    file: str
-    before: str
-    after: str
-    done: tuple[str, ...]
-    left: tuple[tuple[int, str, str], ...] = ()
-
-    @property
-    def diff(self) -> str:
-        """Unified, of a checkout, as `git apply` takes it."""
-        name = f"src/{self.file}"
-        old, new = (text.splitlines(keepends=True) for text in (self.before, self.after))
-        return "".join(difflib.unified_diff(old, new, f"a/{name}", f"b/{name}"))
 
 
 def package_folder(checkout: Path | None) -> Path:
