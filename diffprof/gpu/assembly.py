@@ -113,10 +113,15 @@ class Stretch:
     modules: tuple[str | None, ...]
 
 
-def stretches(call: Call) -> list[Stretch]:
-    """The call in parts, in order. Parts that launch the same are one object, if the items are `alike`."""
-    known: dict[tuple[Any, ...], Stretch] = {}
-    cuts = sorted({0, *(first for first, *_ in call.phases), len(call.items)})
+Known: TypeAlias = dict[tuple[Any, ...], Stretch]
+"""Stretches by what they hold."""
+
+
+def stretches(call: Call, known: Known | None = None, more: Iterable[int] = ()) -> list[Stretch]:
+    """The call in parts, in order. Parts that launch the same are one object, if the items are `alike`.
+    known: those of other calls. more: items at which it is cut, too."""
+    known = {} if known is None else known
+    cuts = sorted({0, *(first for first, *_ in call.phases), *more, len(call.items)})
     parts = [(tuple(call.items[a:b]), tuple(call.modules[a:b])) for a, b in itertools.pairwise(cuts)]
     return [known.setdefault(part, Stretch(*part)) for part in parts]
 
@@ -355,7 +360,7 @@ class Assembly:
             mode=model.mode.name,
             kinds=tuple(map(_kind, self._numbers)),
             modules=tuple(str(name) for name in list(self._names)[1:]),
-            phases=_spans(call, starts),
+            phases=spans(call, starts),
             kind=tuple(whole.kind),
             module=tuple(whole.module),
             host_us=tuple(whole.host),
@@ -460,15 +465,15 @@ def _spread(values: list[_T], counts: Counts, further: list[_T] | None = None) -
     return found
 
 
-def _spans(call: Call, starts: Mapping[int, int]) -> tuple[PhaseSpan, ...]:
+def spans(call: Call, starts: Mapping[int, int]) -> tuple[PhaseSpan, ...]:
     """starts: item at which a stretch begins -> its first event."""
-    spans = []
+    found = []
     marks = [*call.phases, (len(call.items), "", None, None)]
     for (first, name, step, part), (last, *_) in itertools.pairwise(marks):
         begin, end = starts[first], starts[last]
         if end > begin:
-            spans.append(PhaseSpan(name=name, step=step, part=part, first=begin, last=end))
-    return tuple(spans)
+            found.append(PhaseSpan(name=name, step=step, part=part, first=begin, last=end))
+    return tuple(found)
 
 
 def compiled_root(path: str | None, compiled: tuple[str, ...]) -> str | None:

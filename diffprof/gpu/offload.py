@@ -10,13 +10,17 @@ from __future__ import annotations
 import enum
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, groupby
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from .assembly import Call, Phase, Wait
+from .assembly import Call, Stretch, Wait
+from .course import Bytes, Course, course_of
 from .memory_log import MemoryLog
 from .signatures import OTHER_IDS, OpSignature, TensorMeta
 
@@ -134,11 +138,15 @@ def needs(log: MemoryLog, call: Call, workspace: Mapping[int, int]) -> list[int]
 
 
 class Moved(NamedTuple):
-    """call: with the copies. peak: bytes of weights and all else on the device at most; phase: where."""
+    """course: with the copies. peak: bytes of weights and all else on the device at most; phase: where."""
 
-    call: Call
+    course: Course
     peak: int
     phase: str
+
+    @property
+    def call(self) -> Call:
+        return self.course.call()
 
 
 class _Copies:
@@ -174,15 +182,33 @@ def moved(call: Call, parts: Sequence[Part], places: Mapping[str, Place], beside
 
     beside: what `needs` gives. Models that `places` does not name are on the device.
     """
-    return _Mover(call, parts, places, beside).run()
+    return Mover(parts, places).run(course_of(call, beside))
 
 
-class _Mover:
-    def __init__(
-        self, call: Call, parts: Sequence[Part], places: Mapping[str, Place], beside: Sequence[int]
-    ) -> None:
-        self.call = call
-        self.beside = beside
+class _State(NamedTuple):
+    """Between two parts of a call. entered: groups whose module runs, outermost first. here: groups on the
+    device. loaded: the model that is there whole. at: the module whose hook copies."""
+
+    entered: tuple[str, ...] = ()
+    here: frozenset[str] = frozenset()
+    loaded: str | None = None
+    at: str | None = None
+
+
+class _Ran(NamedTuple):
+    """A part with its copies. more: bytes of weights on the device while each of its own items runs, beside
+    those that were there before it; kept: after it."""
+
+    part: Stretch
+    more: Bytes
+    kept: int
+    after: _State
+
+
+class Mover:
+    """Calls of one pipeline with its weights in these places. What becomes of a part is found once."""
+
+    def __init__(self, parts: Sequence[Part], places: Mapping[str, Place]) -> None:
         self.parts = {part.name: part for part in parts}
         self.places = {name: places.get(name, Place.DEVICE) for name in self.parts}
         self.groups = {
@@ -195,48 +221,99 @@ class _Mover:
         self.members = {
             path: group.path for group in self.groups.values() for path in (group.path, *group.more)
         }
-        self.on = sum(part.nbytes for name, part in self.parts.items() if self.places[name] is Place.DEVICE)
-        self.items: list[OpSignature | Wait] = []
-        self.modules: list[str | None] = []
-        self.entered: list[str] = []
-        """Groups whose module runs, outermost first."""
-        self.here: set[str] = set()
-        """Groups on the device."""
-        self.loaded: str | None = None
-        self.at: str | None = None
-        """The module whose hook copies."""
+        self.always = sum(p.nbytes for name, p in self.parts.items() if self.places[name] is Place.DEVICE)
+        """Bytes of what is not moved."""
         self.owner: dict[str | None, str | None] = {None: None}
         self.within: dict[str | None, tuple[str, ...]] = {None: ()}
-        self.after = self._next_groups()
+        self._runs: dict[Stretch, list[tuple[str | None, int, int]]] = {}
+        self._orders: dict[tuple[Stretch, tuple[str, ...]], tuple[list[str], tuple[str, ...]]] = {}
+        self._known: dict[Hashable, _Ran] = {}
         self.first: dict[str | None, str] = {}
         """The group of each model that is entered first: nothing comes before it to prefetch it."""
-        for path in self.after:
-            self.first.setdefault(self._component(path), path)
-        self.turn = 0
+        self.begin(_State())
 
-    def run(self) -> Moved:
-        starts: dict[int, int] = {}
-        marks = {first for first, *_ in self.call.phases}
-        peak, phase = self.on, "prepare"
-        names = iter(self.call.phases)
-        upcoming = next(names, None)
-        current = "prepare"
-        for index, (item, module) in enumerate(zip(self.call.items, self.call.modules, strict=True)):
-            while upcoming is not None and upcoming[0] <= index:
-                current, upcoming = upcoming[1], next(names, None)
-            if index in marks:
-                starts[index] = len(self.items)
+    def begin(self, state: _State) -> None:
+        """Go on from there."""
+        self.entered, self.here = list(state.entered), set(state.here)
+        self.loaded, self.at = state.loaded, state.at
+        self.on = 0
+        self.items: list[OpSignature | Wait] = []
+        self.modules: list[str | None] = []
+
+    def run(self, course: Course) -> Moved:
+        """A call with the copies that the hooks make."""
+        if not self.groups and Place.MODEL not in self.places.values():
+            return self._moved(course, (), [np.zeros(1, np.int64)] * len(course.parts))
+        orders = self._next_groups(course.parts)
+        self.first = {}
+        for path in chain.from_iterable(orders):
+            self.first.setdefault(self._component(path), path)
+        after = list(chain.from_iterable(orders))
+        state, on, turn = _State(), 0, 0
+        made: list[Stretch] = []
+        weights: list[Bytes] = []
+        for part, order in zip(course.parts, orders, strict=True):
+            upcoming = after[turn : turn + len(order) + 1]
+            ran = self._part(part, state, upcoming)
+            made.append(ran.part)
+            weights.append(ran.more + on)
+            state, on, turn = ran.after, on + ran.kept, turn + len(order)
+        course = course._replace(parts=tuple(made))
+        return self._moved(course, (self._end(state),), weights)
+
+    def _moved(self, course: Course, end: tuple[Stretch, ...], weights: Sequence[Bytes]) -> Moved:
+        """end: what follows the call."""
+        peak, phase = self.always, "prepare"
+        for name, more, beside in zip(course.names(), weights, course.beside, strict=True):
+            most = self.always + int((more + beside).max(initial=0))
+            if most > peak:
+                peak, phase = most, name
+        idle = tuple(np.full(len(part.items), self.always) for part in end)
+        course = course._replace(parts=(*course.parts, *end), beside=(*course.beside, *idle))
+        return Moved(course, peak, phase)
+
+    def _part(self, part: Stretch, state: _State, upcoming: list[str]) -> _Ran:
+        key = (part, state, tuple(upcoming), tuple(self.first.items()))
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = self._ran(part, state, upcoming)
+        return found
+
+    def _ran(self, part: Stretch, state: _State, upcoming: list[str]) -> _Ran:
+        self.begin(state)
+        self.upcoming = iter(upcoming[1:])
+        more: Bytes = np.empty(len(part.items), np.int64)
+        for module, first, last in self._runs_of(part):
             self._enter(module)
-            self.items.append(item)
-            self.modules.append(module)
-            if self.on + self.beside[index] > peak:
-                peak, phase = self.on + self.beside[index], current
+            self.items.extend(part.items[first:last])
+            self.modules.extend(part.modules[first:last])
+            more[first:last] = self.on
+        if len(self.items) > len(part.items):
+            part = Stretch(tuple(self.items), tuple(self.modules))
+        return _Ran(part, more, self.on, self._state())
+
+    def _end(self, state: _State) -> Stretch:
+        """What hooks do after the call."""
+        self.begin(state)
         self._enter(None)
         if self.loaded is not None:
             self._copied(self.parts[self.loaded].leaves, "d2h")
-        end = len(self.items)
-        phases: list[Phase] = [(starts.get(first, end), *rest) for first, *rest in self.call.phases]  # type: ignore[misc]
-        return Moved(Call(self.items, self.modules, phases), peak, phase)
+        return Stretch(tuple(self.items), tuple(self.modules))
+
+    def _state(self) -> _State:
+        return _State(tuple(self.entered), frozenset(self.here), self.loaded, self.at)
+
+    def _runs_of(self, part: Stretch) -> list[tuple[str | None, int, int]]:
+        """Stretches of items that one module ran: (module, first, last)."""
+        found = self._runs.get(part)
+        if found is None:
+            found, at = [], 0
+            for module, items in groupby(part.modules):
+                count = sum(1 for _ in items)
+                found.append((module, at, at + count))
+                at += count
+            self._runs[part] = found
+        return found
 
     # --- modules that are entered and left ----------------------------------------------------------------
 
@@ -255,16 +332,21 @@ class _Mover:
             found = self.within[module] = tuple(self.members[path] for path in paths if path in self.members)
         return found or ()
 
-    def _next_groups(self) -> list[str]:
-        """The groups in the order in which their modules are entered."""
-        order: list[str] = []
+    def _next_groups(self, parts: Iterable[Stretch]) -> list[list[str]]:
+        """For each part, the groups whose modules are entered in it, in order."""
+        found: list[list[str]] = []
         inside: tuple[str, ...] = ()
-        for module in self.call.modules:
-            now = self._groups_of(module)
-            if now != inside:
-                order += [path for path in now if path not in inside]
-                inside = now
-        return order
+        for part in parts:
+            known = self._orders.get((part, inside))
+            if known is None:
+                order, now = [], inside
+                for module, *_ in self._runs_of(part):
+                    before, now = now, self._groups_of(module)
+                    order += [path for path in now if path not in before]
+                known = self._orders[part, inside] = order, now
+            found.append(known[0])
+            inside = known[1]
+        return found
 
     def _enter(self, module: str | None) -> None:
         wanted = self._groups_of(module)
@@ -292,11 +374,11 @@ class _Mover:
 
     def _arrive(self, group: Group) -> None:
         """The module of a group is called."""
-        self.turn += 1
+        after = next(self.upcoming, None)
         place = self.places[self._component(group.path) or ""]
         if group.path not in self.here:
             self._fetch(group, place, waits=not self._prefetches(group))
-        ahead = self._ahead(group)
+        ahead = None if after is None else self._ahead(group, self.groups[after])
         if ahead is not None:
             self._fetch(ahead, place, waits=False)
         elif self._prefetches(group):
@@ -308,11 +390,8 @@ class _Mover:
             return False
         return self.parts[component].called
 
-    def _ahead(self, group: Group) -> Group | None:
-        """The next group of the same model, copied while this one computes; None after the last."""
-        if self.turn >= len(self.after):
-            return None
-        after = self.groups[self.after[self.turn]]
+    def _ahead(self, group: Group, after: Group) -> Group | None:
+        """The next group, of the same model, copied while this one computes; None after the last."""
         component = self._component(group.path)
         if after.path in self.here or after.path == self.first.get(component) or not self._prefetches(after):
             return None
@@ -387,30 +466,45 @@ def _packed(sizes: Sequence[int], weights: Counter[tuple[int, int]], bits: float
     return tuple(found)
 
 
-def unpacked(
-    call: Call, beside: Sequence[int], linears: Mapping[str, tuple[int, int]], bits: float
-) -> tuple[Call, list[int]]:
-    """The call with the weight of each of these linears made as wide as its input before the product, as
-    weight-only quantization does in eager mode; and what that needs beside."""
-    items: list[OpSignature | Wait] = []
-    modules: list[str | None] = []
-    needed: list[int] = []
-    starts: dict[int, int] = {}
-    known: dict[int, OpSignature] = {}
-    for index, (item, module) in enumerate(zip(call.items, call.modules, strict=True)):
-        starts[index] = len(items)
-        wide = 0
-        if module in linears and isinstance(item, OpSignature) and item.name == "aten::linear":
-            weight = item.inputs[1]
-            wide = weight.nbytes
-            items.append(known.get(item.id) or known.setdefault(item.id, _widening(weight, bits)))
-            modules.append(module)
-            needed.append(beside[index] + wide)
-        items.append(item)
-        modules.append(module)
-        needed.append(beside[index] + wide)
-    phases: list[Phase] = [(starts.get(first, len(items)), *rest) for first, *rest in call.phases]  # type: ignore[misc]
-    return Call(items, modules, phases), needed
+class Unpacked:
+    """Calls with the weights of these linears made as wide as their input before the product, as weight-only
+    quantization does in eager mode. linears: as in `Part`. What becomes of a part is found once."""
+
+    def __init__(self, linears: Collection[str], bits: float) -> None:
+        self.linears = linears
+        self.bits = bits
+        self._known: dict[Stretch, tuple[Stretch, NDArray[np.int64], Bytes]] = {}
+        self._widenings: dict[int, OpSignature] = {}
+
+    def of(self, part: Stretch, beside: Bytes) -> tuple[Stretch, Bytes]:
+        """A part, and what its items need beside the weights."""
+        found = self._known.get(part)
+        if found is None:
+            found = self._known[part] = self._made(part)
+        made, places, more = found
+        return made, beside[places] + more
+
+    def _made(self, part: Stretch) -> tuple[Stretch, NDArray[np.int64], Bytes]:
+        items: list[OpSignature | Wait] = []
+        places: list[int] = []
+        more: list[int] = []
+        for n, (item, module) in enumerate(zip(part.items, part.modules, strict=True)):
+            if module in self.linears and isinstance(item, OpSignature) and item.name == "aten::linear":
+                items += self._widening(item), item
+                places += n, n
+                more += [item.inputs[1].nbytes] * 2
+            else:
+                items.append(item)
+                places.append(n)
+                more.append(0)
+        modules = tuple(part.modules[n] for n in places)
+        return Stretch(tuple(items), modules), np.array(places, np.int64), np.array(more, np.int64)
+
+    def _widening(self, linear: OpSignature) -> OpSignature:
+        known = self._widenings.get(linear.id)
+        if known is None:
+            known = self._widenings[linear.id] = _widening(linear.inputs[1], self.bits)
+        return known
 
 
 def _widening(weight: TensorMeta, bits: float) -> OpSignature:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,20 +16,20 @@ from diffprof.devices import resolve_device
 from diffprof.devices.borrow import lent
 from diffprof.devices.simulated.session import SESSION
 from diffprof.gpu.altered import half_type
-from diffprof.gpu.assembly import Call, assembled
+from diffprof.gpu.assembly import Call, Known
 from diffprof.gpu.cost import CostModel
+from diffprof.gpu.course import Lengths, course_of
 from diffprof.gpu.mode import Mode, current_mode
-from diffprof.gpu.offload import Part, Place, moved, narrowed, needs, on_host, unpacked
+from diffprof.gpu.offload import Mover, Part, Place, Unpacked, narrowed, needs, on_host
 from diffprof.gpu.quantized import SCHEMES
 from diffprof.gpu.signatures import dtype_name
 from diffprof.gpu.specs import GpuSpec, load_spec
-from diffprof.judge.timeline import replay, steps_of, total_us, with_steps
 from diffprof.model.errors import UsageError
 from diffprof.model.fitting import ROOM, FitRow, Fitted, Loss
 from diffprof.model.pipeline import replaced, with_role
-from diffprof.model.recording import Timeline
 from diffprof.scanning.fit_code import code_of
-from diffprof.scanning.recipes import SCHEME_OF, Decoding, Recipe, losses, recipes
+from diffprof.scanning.recipes import SCHEME_OF, Decoding, Quantized, Recipe, losses, recipes
+from diffprof.scanning.repeats import repeating
 from diffprof.targets import Options, Target, from_object, resolve
 from diffprof.targets.pipeline import PhaseTracker
 from diffprof.targets.pipeline_call import PipelineCall
@@ -173,18 +173,18 @@ def _play(scene: PipelineCall, device: Any) -> Played:
 def _watched(scene: PipelineCall, device: Any) -> Played:
     kernels = SimulatedKernels(device.gpu, scene.pipe, current_mode())
     tracker = PhaseTracker(on_change=kernels.phase)
-    seen: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
+    decodes = _Decodes(scene.pipe, device)
     with (
         torch.no_grad(),
-        _noting_decodes(scene.pipe, seen),
+        decodes.noted(),
         kernels.following(),
         tracker.watching(scene.pipe),
         device.observed(kernels, scene.pipe),
+        repeating(scene.pipe, kernels, tracker),
     ):
         scene.call()
-    calls = {Decoding.WHOLE: (kernels.builder.call, _needs(kernels))}
-    if len(seen) == 1:
-        calls.update(_decoded_otherwise(scene.pipe, device, *seen[0], *calls[Decoding.WHOLE]))
+    whole = kernels.builder.call, _needs(kernels)
+    calls = {Decoding.WHOLE: whole, **dict(decodes.in_place(*whole))}
     parts = parts_of(scene.pipe, kernels.modules.outermost)
     denoisers = with_role(scene.pipe, "denoiser").values()
     types = {dtype_name(p.dtype) for model in denoisers for p in model.parameters() if p.is_floating_point()}
@@ -197,49 +197,55 @@ def _needs(kernels: SimulatedKernels) -> list[int]:
     return needs(builder.memory_log, builder.call, workspace)
 
 
-def _noting_decodes(pipe: Any, seen: list[Any]) -> Any:
-    """Note the arguments of every `decode` of the VAE; of several VAEs none."""
-    vaes = list(with_role(pipe, "vae").values())
-    if len(vaes) != 1:
-        return nullcontext()
-    vae, original = vaes[0], vaes[0].decode
+class _Decodes:
+    """The decodings of a call by its one VAE, and what the first launches in tiles and in slices."""
 
-    def decode(*args: Any, **kwargs: Any) -> Any:
-        seen.append((vae, args, kwargs))
-        return original(*args, **kwargs)
+    def __init__(self, pipe: Any, device: Any) -> None:
+        self.pipe = pipe
+        self.device = device
+        self.count = 0
+        self.others: dict[Decoding, SimulatedKernels] = {}
 
-    return replaced(vae, "decode", decode)
+    def noted(self) -> AbstractContextManager[Any]:
+        """The call happens inside. Other ways are tried right after the call's own, with the VAE in the types
+        that it has then: pipelines cast it to float32 for decoding alone."""
+        vaes = list(with_role(self.pipe, "vae").values())
+        if len(vaes) != 1:
+            return nullcontext()
+        vae, original = vaes[0], vaes[0].decode
 
+        def decode(*args: Any, **kwargs: Any) -> Any:
+            self.count += 1
+            if self.count == 1:
+                self._otherwise(vae, lambda: original(*args, **kwargs))
+            return original(*args, **kwargs)
 
-def _decoded_otherwise(
-    pipe: Any,
-    device: Any,
-    vae: Any,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    call: Call,
-    beside: list[int],
-) -> Iterator[tuple[Decoding, tuple[Call, list[int]]]]:
-    """The call with its decoding in tiles and in slices, where that launches something else."""
-    span = _decode_span(call)
-    if span is None:
-        return
-    first, last = span
-    before = beside[first - 1] if first else 0
-    for how in (Decoding.TILES, Decoding.SLICES):
-        switch = getattr(vae, f"enable_{how.method}", None)
-        back = getattr(vae, f"disable_{how.method}", None)
-        if switch is None or back is None:
-            continue
-        switch()
-        kernels = SimulatedKernels(device.gpu, pipe, current_mode())
-        with torch.no_grad(), kernels.following(), device.observed(kernels, pipe):
-            vae.decode(*args, **kwargs)
-        back()
-        other = kernels.builder.call
-        if len(other.items) > last - first:
-            needed = [before + each for each in _needs(kernels)]
-            yield how, _spliced(call, beside, span, other, needed)
+        return replaced(vae, "decode", decode)
+
+    def _otherwise(self, vae: Any, decode: Callable[[], Any]) -> None:
+        for how in (Decoding.TILES, Decoding.SLICES):
+            switch = getattr(vae, f"enable_{how.method}", None)
+            back = getattr(vae, f"disable_{how.method}", None)
+            if switch is None or back is None or getattr(vae, f"use_{how.method}", False):
+                continue
+            kernels = self.others[how] = SimulatedKernels(self.device.gpu, self.pipe, current_mode())
+            switch()
+            with kernels.following(), self.device.observed(kernels, self.pipe):
+                decode()
+            back()
+
+    def in_place(self, call: Call, beside: list[int]) -> Iterator[tuple[Decoding, tuple[Call, list[int]]]]:
+        """The call with its one decoding done otherwise, where that launches something else."""
+        span = _decode_span(call) if self.count == 1 else None
+        if span is None:
+            return
+        first, last = span
+        before = beside[first - 1] if first else 0
+        for how, kernels in self.others.items():
+            other = kernels.builder.call
+            if len(other.items) > last - first:
+                needed = [before + each for each in _needs(kernels)]
+                yield how, _spliced(call, beside, span, other, needed)
 
 
 def _decode_span(call: Call) -> tuple[int, int] | None:
@@ -298,8 +304,11 @@ class _Pricing:
         self.played = played
         self.steps = steps
         self.base = CostModel(spec, current_mode())
-        self._models: dict[Any, CostModel] = {}
-        self._calls: dict[Any, tuple[Call, list[int], tuple[Part, ...]]] = {}
+        parts: Known = {}
+        self._courses = {how: course_of(*call, parts) for how, call in played.calls.items()}
+        self._packed: dict[Quantized | None, _Packed] = {None: _Packed(played.parts, None)}
+        self._movers: dict[Any, Mover] = {}
+        self._lengths: dict[Any, Lengths] = {}
         self._known: dict[Recipe, tuple[float | None, float, int, str]] = {}
 
     def of(self, recipe: Recipe) -> tuple[float | None, float, int, str]:
@@ -314,62 +323,49 @@ class _Pricing:
         return phase == "decode" and self.of(recipe)[1] < whole - 0.01
 
     def _priced(self, recipe: Recipe) -> tuple[float | None, float, int, str]:
-        call, beside, parts = self._call(recipe)
-        places = recipe.placement.places(parts)
-        there = moved(call, parts, places, beside)
-        timeline = assembled(there.call, self._model(recipe))
-        seconds = seconds_of(timeline, self.steps)
-        host = sum(on_host(part, places.get(part.name, Place.DEVICE)) for part in parts)
+        packed = self._packed.get(recipe.quantized)
+        if packed is None:
+            packed = self._packed[recipe.quantized] = _Packed.of(self.played.parts, recipe)
+        course = self._courses[recipe.decoding]
+        if packed.unpacked is not None:
+            course = course.mapped(packed.unpacked.of)
+        places = recipe.placement.places(packed.parts)
+        key = recipe.placement, recipe.quantized
+        mover = self._movers.get(key) or self._movers.setdefault(key, Mover(packed.parts, places))
+        there = mover.run(course)
+        seconds = self._length(recipe).seconds(there.course, self.steps)
+        host = sum(on_host(part, places.get(part.name, Place.DEVICE)) for part in packed.parts)
         return seconds, there.peak / 2**30, host, there.phase
 
-    def _call(self, recipe: Recipe) -> tuple[Call, list[int], tuple[Part, ...]]:
-        """The call with weights as the recipe packs them."""
-        key = recipe.decoding, recipe.quantized, recipe.compiled
-        if key not in self._calls:
-            call, beside = self.played.calls[recipe.decoding]
-            parts = self.played.parts
-            if recipe.quantized is not None:
-                scheme = SCHEMES[SCHEME_OF[recipe.quantized]]
-                packed = {part.name for part in parts if recipe.quantizes(part)}
-                widened = {
-                    path: size
-                    for part in parts
-                    if part.name in packed and not (recipe.quantized.dynamic and part.role == "denoiser")
-                    for path, size in part.linears.items()
-                }
-                parts = tuple(narrowed(p, scheme.bits) if p.name in packed else p for p in parts)
-                call, beside = unpacked(call, beside, widened, scheme.bits)
-            self._calls[key] = call, beside, parts
-        return self._calls[key]
-
-    def _model(self, recipe: Recipe) -> CostModel:
-        key = recipe.compiled, recipe.quantized if recipe.compiled else None
-        if key not in self._models:
-            self._models[key] = self.base.in_mode(_mode(recipe, self.played.parts))
-        return self._models[key]
+    def _length(self, recipe: Recipe) -> Lengths:
+        dynamic = recipe.quantized is not None and recipe.quantized.dynamic
+        key = recipe.compiled, recipe.quantized if dynamic else None
+        if key not in self._lengths:
+            self._lengths[key] = Lengths(self.base.in_mode(_mode(recipe, self.played.parts)))
+        return self._lengths[key]
 
 
-def seconds_of(timeline: Timeline, steps: int | None) -> float | None:
-    """Of a call of so many steps: each after those that ran takes what a steady one more would."""
-    ran = len(steps_of(timeline))
-    if steps is None or steps == ran:
-        return total_us(timeline) / 1e6
-    one, two = (with_steps(timeline, ran + more) for more in (1, 2))
-    if one is None or two is None:
-        return _at_mean_step(timeline, steps)
-    longer = total_us(two)
-    return (longer + (steps - ran - 2) * (longer - total_us(one))) / 1e6
+class _Packed(NamedTuple):
+    """Models with weights as a recipe packs them, and what unpacks them."""
 
+    parts: tuple[Part, ...]
+    unpacked: Unpacked | None
 
-def _at_mean_step(timeline: Timeline, steps: int) -> float | None:
-    """Where no two steps launch the same: more of them at the mean of those that ran. None without steps."""
-    ran = steps_of(timeline)
-    if not ran:
-        return None
-    run = replay(timeline)
-    (first, _), (_, last) = ran[0], ran[-1]
-    loop = max(run.host_end[last - 1], *run.device_end[first:last]) - run.host_start[first]
-    return (run.total_us + (steps - len(ran)) * loop / len(ran)) / 1e6
+    @staticmethod
+    def of(parts: tuple[Part, ...], recipe: Recipe) -> _Packed:
+        """Weights of denoisers that are computed in the type in which they are packed are not unpacked."""
+        assert recipe.quantized is not None
+        bits = SCHEMES[SCHEME_OF[recipe.quantized]].bits
+        dynamic = recipe.quantized.dynamic
+        packed = {part.name for part in parts if recipe.quantizes(part)}
+        widened = {
+            path
+            for part in parts
+            if part.name in packed and not (dynamic and part.role == "denoiser")
+            for path in part.linears
+        }
+        narrow = tuple(narrowed(part, bits) if part.name in packed else part for part in parts)
+        return _Packed(narrow, Unpacked(widened, bits))
 
 
 def _mode(recipe: Recipe, parts: Sequence[Part]) -> Mode:

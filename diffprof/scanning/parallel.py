@@ -7,6 +7,7 @@ from typing import Any
 
 from diffprof.gpu.assembly import assembled
 from diffprof.gpu.cost import CostModel
+from diffprof.gpu.course import Lengths, course_of
 from diffprof.gpu.families import COLLECTIVES
 from diffprof.gpu.mode import current_mode
 from diffprof.gpu.nccl import COUNTS
@@ -15,7 +16,7 @@ from diffprof.gpu.specs import load_spec
 from diffprof.judge.timeline import origin_shares
 from diffprof.model.errors import UsageError
 from diffprof.model.prediction import Prediction
-from diffprof.scanning.fitting import Played, played_calls, seconds_of
+from diffprof.scanning.fitting import Played, played_calls
 from diffprof.scanning.recipes import Decoding
 from diffprof.targets import Options
 
@@ -80,7 +81,7 @@ def _row(played: Played, model: CostModel, mode: str, split: Split, steps: int |
         mode=mode,
         batch=1,
         steps=steps,
-        seconds=seconds_of(timeline, steps),
+        seconds=Lengths(model).seconds(course_of(ours, [0] * len(ours.items)), steps),
         peak_gib=peak,
         memory_gib=spec.capacity_gib,
         fits=peak <= spec.capacity_gib,

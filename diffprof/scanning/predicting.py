@@ -28,6 +28,7 @@ from diffprof.model.modes import check_modes
 from diffprof.model.pipeline import with_role
 from diffprof.model.prediction import Prediction
 from diffprof.model.recording import Timeline
+from diffprof.scanning.repeats import repeating
 from diffprof.targets import Options, Target, from_object, resolve
 from diffprof.targets.calls import bound as bound_arguments
 from diffprof.targets.calls import outputs
@@ -213,8 +214,13 @@ def run_call(
     def observed(scene: PipelineCall) -> Run:
         kernels = SimulatedKernels(device.gpu, scene.pipe, current_mode())  # type: ignore[attr-defined]
         tracker = PhaseTracker(on_change=kernels.phase)
-        watched = tracker.watching(scene.pipe), device.observed(kernels, scene.pipe)
-        with torch.no_grad(), kernels.following(), watched[0], watched[1]:
+        with (
+            torch.no_grad(),
+            kernels.following(),
+            tracker.watching(scene.pipe),
+            device.observed(kernels, scene.pipe),
+            repeating(scene.pipe, kernels, tracker),
+        ):
             scene.call()
         _, images = outputs(scene.pipe, bound_arguments(scene.pipe, scene.args, scene.kwargs))
         peak = kernels.builder.memory(kernels.weights).peak_bytes or 0

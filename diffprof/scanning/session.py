@@ -26,7 +26,6 @@ from diffprof.devices import Device
 from diffprof.devices.borrow import lent
 from diffprof.devices.branches import as_unseen, branches_noted, device_type_branches
 from diffprof.devices.simulated import Blocking, BlockingKind, withheld
-from diffprof.devices.simulated.forward_replay import replaying
 from diffprof.devices.simulated.graphs import captured
 from diffprof.gpu.mode import current_mode
 from diffprof.gpu.timeline_builder import Again, Mark
@@ -37,7 +36,7 @@ from diffprof.judge.registry import find_analyzer, in_order
 from diffprof.model.callsite import Place, file_of, importable_path, is_machinery, make_site, source_line
 from diffprof.model.collection import paused_collection
 from diffprof.model.errors import DiffprofError, TargetError
-from diffprof.model.pipeline import components, offloaded, with_role
+from diffprof.model.pipeline import components, offloaded
 from diffprof.model.progress import Progress
 from diffprof.model.recording import (
     INTERRUPTED,
@@ -49,6 +48,7 @@ from diffprof.model.recording import (
 )
 from diffprof.model.report import Report
 from diffprof.scanning.arguments import chosen_analyzers
+from diffprof.scanning.repeats import repeating
 from diffprof.targets import Options, Target, from_object
 from diffprof.targets.calls import bound, outputs
 from diffprof.targets.compiled import compiled_modules, compiled_roots
@@ -268,21 +268,8 @@ def watched_call(session: Session, scene: PipelineCall) -> None:
         stack.enter_context(session.device.observed(observer, scene.pipe))
         stack.enter_context(tracker.watching(scene.pipe))
         if session.device.kind == "sim" and not session.settings.get("every_step"):
-            models = with_role(scene.pipe, "denoiser").values()
-            stack.enter_context(replaying(models, observer, _last_forward(scene.pipe, tracker)))
+            stack.enter_context(repeating(scene.pipe, observer, tracker))
         scene.call()
-
-
-def _last_forward(pipe: Any, tracker: PhaseTracker) -> Callable[[int], bool]:
-    """Whether a denoiser that was called so often, once a step, is in the last of its scheduler's steps."""
-    schedulers = with_role(pipe, "scheduler").values()
-
-    def is_last(calls: int) -> bool:
-        steps = [getattr(each, "timesteps", None) for each in schedulers]
-        step = tracker.current.step
-        return step == calls - 1 and any(s is not None and tuple(s.shape[:1]) == (calls,) for s in steps)
-
-    return is_last
 
 
 def _simulated_kernels(session: Session, pipe: Any) -> SimulatedKernels:

@@ -15,13 +15,14 @@ import diffprof
 from diffprof.analyzers.kernels.simulated import SimulatedKernels
 from diffprof.corpus import CASES, Case
 from diffprof.devices import resolve_device
-from diffprof.gpu.assembly import Call, Wait, assembled
+from diffprof.gpu.assembly import Call, Phase, Wait, assembled
 from diffprof.gpu.cost import CostModel
+from diffprof.gpu.course import Lengths, course_of
 from diffprof.gpu.mode import Mode
-from diffprof.gpu.offload import COPIES, Group, Part, Place, moved, narrowed, on_host, unpacked
+from diffprof.gpu.offload import COPIES, Group, Part, Place, Unpacked, moved, narrowed, on_host
 from diffprof.gpu.signatures import OpSignature
 from diffprof.gpu.specs import load_spec
-from diffprof.judge.timeline import replay
+from diffprof.judge.timeline import replay, steps_of, total_us, with_steps
 from diffprof.model.errors import UsageError
 from diffprof.model.fitting import FitRow, Fitted, Loss
 from diffprof.scanning import fitting
@@ -97,13 +98,13 @@ def test_page_locked_weights_take_powers_of_two_unless_locked_when_copied() -> N
 
 def test_packed_weights_are_smaller_and_made_wide_before_the_product() -> None:
     assert narrowed(UNET, 8).nbytes == UNET.nbytes - MIB
-    call, beside = unpacked(call_of("unet.a", "unet.b"), [1, 1], UNET.linears, 4.5)
-    assert [item.name for item in call.items if isinstance(item, OpSignature)] == [
+    course = course_of(call_of("unet.a", "unet.b"), [1, 1]).mapped(Unpacked(UNET.linears, 4.5).of)
+    assert [item.name for item in course.call().items if isinstance(item, OpSignature)] == [
         "aten::_to_copy",
         "aten::linear",
         "aten::linear",
     ]
-    assert beside == [1 + LINEAR.inputs[1].nbytes, 1 + LINEAR.inputs[1].nbytes, 1]
+    assert course.beside[0].tolist() == [1 + LINEAR.inputs[1].nbytes, 1 + LINEAR.inputs[1].nbytes, 1]
 
 
 def test_a_stream_of_copies_runs_beside_what_computes() -> None:
@@ -180,6 +181,21 @@ def test_the_code_takes_what_was_priced_and_changes_no_bit(
     assert gib * 2**30 <= peak
     if placement is not Placement.SEQUENTIAL:  # accelerate keeps its copies out of the models
         assert host == pytest.approx(ran.memory.host_bytes, rel=0.01)
+
+
+def test_a_vae_that_is_cast_for_decoding_alone_is_tried_in_tiles_as_it_is_cast() -> None:
+    device = resolve_device("sim:rtx4090")
+    with device.active() as place:
+        case = CASES["sdxl"].build()
+        case.pipe.to(place, torch.float16)
+        case.pipe.vae.register_to_config(force_upcast=True)
+        case.pipe.vae.tile_latent_min_size, case.pipe.vae.tile_sample_min_size = 2, 4
+        kwargs = {name: value for name, value in case.kwargs.items() if name != "output_type"}
+        played = fitting._watched(PipelineCall(case.pipe, (), kwargs, None, "random"), device)  # type: ignore[arg-type]
+        assert case.pipe.vae.dtype == torch.float16
+    assert not case.pipe.vae.use_tiling
+    whole, tiles = (len(played.calls[how][0].items) for how in (Decoding.WHOLE, Decoding.TILES))
+    assert tiles > whole
 
 
 def test_quantized_linears_come_close(tiny: tuple[str, fitting.Played, Ran]) -> None:
@@ -321,8 +337,29 @@ def test_steps_that_differ_are_taken_at_their_mean() -> None:
     steps = [("denoise", number, "scheduler") for number in range(3)]
     items = [linear(64, 1024, 1024), linear(640, 1024, 1024), linear(64, 1024, 1024)]
     call = Call(items, ["unet.a"] * 3, [(n, *step) for n, step in enumerate(steps)])
-    timeline = assembled(call, CostModel(GPU, Mode()))
-    three = fitting.seconds_of(timeline, 3)
-    six = fitting.seconds_of(timeline, 6)
+    course = course_of(call, [0] * 3)
+    lengths = Lengths(CostModel(GPU, Mode()))
+    three, six = (lengths.seconds(course, steps) for steps in (3, 6))
     assert three is not None
     assert six == pytest.approx(2 * three, rel=0.01)
+
+
+@pytest.mark.parametrize("place", [Place.DEVICE, Place.MODEL, Place.LEAF, Place.BLOCK_LOW, Place.SEQUENTIAL])
+def test_the_length_of_a_call_is_that_of_its_timeline(place: Place) -> None:
+    """Parts that come again are made and costed once; the events are those of the call item by item."""
+    modules = [None, *["unet.a", "unet.b", None] * 4, "vae.decoder"]
+    items = [add(8), *[LINEAR, LINEAR, add(64)] * 4, add(2048)]
+    phases: list[Phase] = [(0, "encode", None, None), (13, "decode", None, None)]
+    phases += [(3 * n + 1, "denoise", n, "denoiser") for n in range(4)]
+    phases += [(3 * n + 3, "denoise", n, "scheduler") for n in range(4)]
+    call = Call(items, modules, sorted(phases))
+    there = moved(call, (UNET, VAE), dict.fromkeys(("unet", "vae"), place), [0] * 14)
+    model = CostModel(GPU, Mode())
+    timeline = assembled(there.call, model)
+    assert len(steps_of(timeline)) == 4
+    lengths = Lengths(model)
+    assert lengths.seconds(there.course, None) == pytest.approx(total_us(timeline) / 1e6, rel=1e-9)
+    for more in (5, 6, 9):
+        longer = with_steps(timeline, more)
+        assert longer is not None
+        assert lengths.seconds(there.course, more) == pytest.approx(total_us(longer) / 1e6, rel=1e-6)

@@ -20,7 +20,14 @@ from diffprof.gpu.mode import Mode, current_mode
 from diffprof.gpu.pricing import margin_of
 from diffprof.gpu.signatures import OpSignature
 from diffprof.gpu.specs import GpuSpec
-from diffprof.gpu.timeline_builder import Again, ModuleStack, TimelineBuilder, gap_rows, kernel_rows
+from diffprof.gpu.timeline_builder import (
+    Again,
+    Mark,
+    ModuleStack,
+    TimelineBuilder,
+    gap_rows,
+    kernel_rows,
+)
 from diffprof.judge.timeline import origin_shares, replay
 from diffprof.model.pipeline import components, module_names
 from diffprof.model.recording import Grade, Timeline, Timing
@@ -95,6 +102,24 @@ class SimulatedKernels(Observer):
     def phase(self, phase: Phase) -> None:
         """For `PhaseTracker.on_change`."""
         self.builder.phase(phase.name, phase.step, phase.part)
+
+    # --- what comes again -----------------------------------------------------------------------------
+
+    def mark(self, first: int) -> Mark:
+        return self.builder.mark(first)
+
+    def since(self, mark: Mark) -> Again | None:
+        return self.builder.since(mark)
+
+    def reads(self, told: Again) -> bool:
+        """Whatever the host waits for, it may read."""
+        return any(isinstance(item, Wait) or item.direction == "d2h" for item in told.items)
+
+    def alike(self, one: Again, other: Again) -> bool:
+        return one.alike(other)
+
+    def again(self, told: Again, first: int) -> None:
+        self.builder.again(told, first)
 
     # --- the result -----------------------------------------------------------------------------------
 
