@@ -131,8 +131,8 @@ def apply_gate(
     if known is not None and file is not None and update:
         from diffprof.guard.baseline import save_baseline, target_name
 
-        save_baseline(known.with_target(target_name(report), report.findings), file)
-        say(f"{len(report.findings)} findings are known in {file}.")
+        save_baseline(known.with_target(target_name(report), report.all_findings), file)
+        say(f"{len(report.all_findings)} findings are known in {file}.")
     elif hits := _failing(gate, report, known):
         say(f"{f'--fail-on {fail_on}' if fail_on else f'not in {file}'}: {len(hits)} found.")
         raise click.exceptions.Exit(ExitCode.FINDINGS)
@@ -155,7 +155,7 @@ def _failing(gate: Gate, report: Report, known: Baseline | None) -> tuple[Findin
     from diffprof.judge.comparing import happens
     from diffprof.views.concise import line
 
-    named = gate.hits(report) if gate else tuple(filter(happens, report.findings))
+    named = gate.hits(report) if gate else tuple(filter(happens, report.all_findings))
     new = known.new(target_name(report), named)
     for each in new:
         say(f"new: {line(each)}")

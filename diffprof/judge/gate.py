@@ -34,7 +34,7 @@ class Gate:
         anywhere = target.kind == "trace" and target.steps is None
         return tuple(
             f
-            for f in report.findings
+            for f in report.all_findings
             if f.rule in self.codes or (f.rule in waits and (f.in_loop or anywhere))
         )
 
@@ -46,12 +46,13 @@ class Gate:
     def unjudged(self, report: Report) -> tuple[Unchecked, ...]:
         """Rules that the gate rests on and that had no evidence."""
         rules = self.codes | _wait_rules() if self.in_loop else self.codes
-        return tuple(each for each in report.unchecked if each.rule in rules)
+        rows = [row for each in report.each for row in each.unchecked if row.rule in rules]
+        return tuple(dict.fromkeys(rows))
 
     def blind(self, report: Report) -> tuple[str, ...]:
         """The words none of whose rules could be checked: on these the gate would pass whatever there is."""
-        unchecked = {each.rule for each in report.unchecked}
-        return tuple(word for word, rules in self.words if rules <= unchecked)
+        unchecked = [{row.rule for row in each.unchecked} for each in report.each]
+        return tuple(word for word, rules in self.words if any(rules <= these for these in unchecked))
 
 
 def _wait_rules() -> frozenset[str]:

@@ -46,12 +46,17 @@ def judge_again(report: Report) -> Report:
     """The same report with the judgement of this version's rules."""
     fresh = make_report(report.recording)
     judgement = {name: getattr(fresh, name) for name in _JUDGEMENT}
-    return msgspec.structs.replace(report, **judgement)
+    others = tuple(map(judge_again, report.pipelines))
+    return msgspec.structs.replace(report, **judgement, pipelines=others)
 
 
 def load_judged(path: str | Path) -> Report:
     """As `load_report`, with the judgement of this version's rules in place of the stored one."""
     file, data = read_file(path)
-    stored = decode(data, Unjudged, str(file))
+    return msgspec.structs.replace(_judged(decode(data, Unjudged, str(file))), path=str(file.parent))
+
+
+def _judged(stored: Unjudged) -> Report:
     kept = {name: getattr(stored, name) for name in stored.__struct_fields__ if name not in _OF_THE_FILE}
-    return msgspec.structs.replace(make_report(stored.recording), path=str(file.parent), **kept)
+    kept["pipelines"] = tuple(map(_judged, stored.pipelines))
+    return msgspec.structs.replace(make_report(stored.recording), **kept)

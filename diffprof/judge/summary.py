@@ -48,6 +48,7 @@ def summarized(report: Report, about: Sequence[str] = ()) -> Report:
         verdict=replace(answer, finding=_told_of(ordered, actions, about)),
         actions=tuple(actions),
         rest=replace(rest, findings=tuple(sorted(place[n] for n in rest.findings))),
+        pipelines=tuple(summarized(each, about) for each in report.pipelines),
     )
 
 

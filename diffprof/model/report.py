@@ -51,6 +51,18 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What became of each; None: none were tried."""
     after: str | None = None
     """Name of the run, in the same folder of runs, that holds the scan after the fixes."""
+    pipelines: tuple[Report, ...] = ()
+    """The reports on the other pipelines that a script calls, in order: all else here is of the first."""
+
+    @property
+    def each(self) -> tuple[Report, ...]:
+        """This, and those of the other pipelines."""
+        return self, *self.pipelines
+
+    @property
+    def all_findings(self) -> tuple[Finding, ...]:
+        """Of all pipelines."""
+        return tuple(finding for report in self.each for finding in report.findings)
 
     # Showing and asserting is for rooms above: see `diffprof.model.methods`.
 
@@ -153,6 +165,7 @@ class Unjudged(msgspec.Struct, kw_only=True):
     plan: Plan | None = None
     outcomes: tuple[Outcome, ...] | None = None
     after: str | None = None
+    pipelines: tuple[Unjudged, ...] = ()
 
 
 def from_json(data: bytes, *, origin: str = "report") -> Report:
@@ -181,9 +194,16 @@ def decode(data: bytes, kind: type[Kind], origin: str) -> Kind:
     except RecursionError as error:
         raise UsageError(f"{origin} is damaged: it is nested too deeply.", again) from error
     _check_schema(found.schema, origin)
+    _check(found, origin, again)
+    return found
+
+
+def _check(found: Report | Unjudged, origin: str, again: str) -> None:
+    """Raises UsageError for what no scan leaves, in it or in the reports on other pipelines in it."""
     if fault := broken(found.recording) or _misplaced(found):
         raise UsageError(f"{origin} is damaged: {fault}.", again)
-    return found
+    for each in found.pipelines:
+        _check(each, origin, again)
 
 
 def _misplaced(report: Report | Unjudged) -> str | None:

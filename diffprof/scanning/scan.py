@@ -8,6 +8,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from diffprof.devices import resolve_device
 from diffprof.gpu.hosts import on_host
 from diffprof.judge.judging import make_report
@@ -17,7 +19,7 @@ from diffprof.model.collection import paused_collection
 from diffprof.model.errors import DiffprofError
 from diffprof.model.pipeline import execution_device
 from diffprof.model.progress import Progress
-from diffprof.model.recording import Allowance
+from diffprof.model.recording import Allowance, Recording
 from diffprof.model.report import Report
 from diffprof.scanning.arguments import sorted_out
 from diffprof.scanning.session import Session
@@ -26,6 +28,7 @@ from diffprof.targets.calls import names as argument_names
 from diffprof.targets.calls import scheduler_names, swap_scheduler
 from diffprof.targets.factory import FunctionTarget, is_factory
 from diffprof.targets.pipeline_call import PipelineCall
+from diffprof.targets.script import ScriptTarget
 
 
 def scan_target(
@@ -56,9 +59,36 @@ def scan_target(
     with session.keeping_what_was_recorded(), where.active(), pause:
         session.load_code()
         session.progress.stage("building the pipeline")
-        recording = target.run(session.record, where, session.options)
+        first, *others = _recorded(session)
         session.progress.stage("judging what was recorded")
-        return with_source_edits(make_report(recording))
+        return msgspec.structs.replace(_judged(first), pipelines=tuple(map(_judged, others)))
+
+
+def _recorded(session: Session) -> Iterator[Recording]:
+    """Of the target's call; of a script, of the first call of each of its pipelines."""
+    target = session.target
+    if not isinstance(target, ScriptTarget):
+        yield target.run(session.record, session.device, session.options)
+        return
+
+    def further(scene: PipelineCall) -> Recording:
+        again = session.another()
+        try:
+            with again.keeping_what_was_recorded():
+                return again.record(scene)
+        except DiffprofError as error:
+            partial: Report | None = getattr(error, "report", None)
+            if partial is None:
+                raise
+            return partial.recording
+
+    recorded, left = target.run_each(session.record, further, session.device, session.options)
+    recorded[0] = msgspec.structs.replace(recorded[0], unseen=(*recorded[0].unseen, *left))
+    yield from recorded
+
+
+def _judged(recording: Recording) -> Report:
+    return with_source_edits(make_report(recording))
 
 
 def scan(

@@ -110,6 +110,18 @@ class Session:
         """Whether the pipeline is put on the device for the scan, and given back after it."""
         self._started = time.perf_counter()
 
+    def another(self) -> Session:
+        """For another pipeline of the same target, with the same settings."""
+        return Session(
+            self.target,
+            self.device,
+            self.options,
+            self.analyzers,
+            self.settings,
+            self.progress,
+            allow=self.allow,
+        )
+
     # --- running --------------------------------------------------------------------------------------
 
     def load_code(self) -> None:

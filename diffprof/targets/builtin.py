@@ -9,7 +9,9 @@ components by class and by what differs from the class' defaults; what several h
     "vae": {"class": "diffusers.AutoencoderKLWan"}            a class with its defaults
     "safety_checker": null                                    none
 
-`inherits` takes over the components and settings of another; `settings` are the pipeline's own arguments.
+`inherits` takes over the components and settings of another; `settings` are the pipeline's own arguments;
+`adapters` are put on when it is built (`adapters.py`); `missing` stands in for what a library gives that need
+not be there (`stand_ins.py`).
 """
 
 from __future__ import annotations
@@ -53,6 +55,7 @@ _FILES = {
     "Tokenizer": "tokenizer_config.json",
     "Scheduler": "scheduler_config.json",
     "Processor": "preprocessor_config.json",
+    "SafetyChecker": "preprocessor_config.json",
     "FeatureExtractor": "preprocessor_config.json",
     "Guidance": "guider_config.json",
 }
@@ -107,6 +110,7 @@ class BuiltinInfo:
         """Its configurations as a checkpoint's folder, which goes when the context closes."""
         described = _described(self.name)
         index = {"_class_name": described["pipeline"], **described["settings"]}
+        index |= {"_adapters": described["adapters"], "_missing": described["missing"]}
         with TemporaryDirectory(prefix="diffprof-") as folder:
             for name, part in described["components"].items():
                 index[name] = [None, None] if part is None else part.cls.rsplit(".", 1)
@@ -178,6 +182,8 @@ def _described(name: str) -> dict[str, Any]:
     return {
         "pipeline": own.get("pipeline") or base["pipeline"],
         "settings": {**base.get("settings", {}), **own.get("settings", {})},
+        "adapters": own.get("adapters", {}),
+        "missing": own.get("missing", {}),
         "components": {**base.get("components", {}), **parts},
     }
 

@@ -1,6 +1,7 @@
 """The values of a built-in architecture's call, which its file can only describe.
 
 {"image": [width, height]}                       an RGB picture
+{"image": [width, height], "mode": "RGBA"}       one of another mode
 {"mask": [width, height]}                        a picture of one channel, all of it to be filled
 {"tensor": [1, 512, 4096]}                       random values in the type of the denoiser, on the device
 {"tensor": [1, 512], "dtype": "int64"}           ones of that type
@@ -23,8 +24,8 @@ def call_values(call: Mapping[str, Any], pipe: Any, device: torch.device) -> dic
 
 def _value(value: Any, pipe: Any, device: torch.device) -> Any:
     match value:
-        case {"image": [width, height]}:
-            return _ramp(width, height).convert("RGB")
+        case {"image": [width, height], **more}:
+            return _ramp(width, height).convert(more.get("mode", "RGB"))
         case {"mask": [width, height]}:
             return _ramp(width, height).point(lambda _: 255)
         case {"tensor": shape, "dtype": dtype}:

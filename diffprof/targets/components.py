@@ -21,8 +21,8 @@ def _row(name: str, part: Any) -> Component:
     module = getattr(part, "_orig_mod", part)
     if not isinstance(part, torch.nn.Module):
         config = _config(part)
-        if getattr(part, "is_stand_in", False):
-            config = {"stand_in": "made-up token ids: no vocabulary files", **config}
+        if said := getattr(part, "is_stand_in", None):
+            config = {"stand_in": said, **config}
         return Component(name=name, role=role(name, part), cls=type(part).__name__, config=config)
     parameters = list(part.parameters())
     sizes: Counter[torch.dtype] = Counter()

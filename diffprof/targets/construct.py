@@ -14,12 +14,18 @@ from typing import Any
 import torch
 
 from diffprof.model.errors import DiffprofError, TargetError, UsageError
+from diffprof.targets.adapters import add_adapters
 from diffprof.targets.load_arguments import OF_WEIGHTS, WHERE, Loading
+from diffprof.targets.stand_ins import StandInProcessor, supply
 
 SEED = 0
 
-TOKENIZER_SETTINGS = {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json"}
-"""Files of a tokenizer that hold no vocabulary."""
+TOKENIZER_SETTINGS = {
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json"),
+    *("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json"),
+    *("chat_template.json", "chat_template.jinja", "generation_config.json"),
+}
+"""Files of a tokenizer or a processor that hold no vocabulary."""
 
 DTYPES = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "float32", "float": "float32"}
 
@@ -91,6 +97,8 @@ def assemble(
         parts |= _not_listed(cls, parts, folders[0])
         # A pipeline may make models of those that it is given.
         pipe = cls(**parts)
+        add_adapters(pipe, index.get("_adapters", {}))
+        supply(index.get("_missing", {}))
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -141,14 +149,18 @@ def component(
     dtype: torch.dtype | None,
 ) -> Any:
     """One component, built from its configuration under `folders`."""
-    folder = next((f / name for f in folders if (f / name).is_dir()), None)
+    folder = _folder_of(name, folders)
     if library == "transformers" and "Tokenizer" in class_name:
-        if folder is not None and any(file.name not in TOKENIZER_SETTINGS for file in folder.iterdir()):
+        if folder is not None and _has_vocabulary(folder):
             return _loaded(name, component_class(name, library, class_name), folder)
         return _stand_in(name, folder, folders, index)
     if folder is None:
         raise _missing(name, folders[0] / name)
     cls = component_class(name, library, class_name)
+    if library == "transformers" and hasattr(cls, "get_attributes") and not _has_vocabulary(folder):
+        # A processor of pictures and words.
+        words = _stand_in("tokenizer", _folder_of("tokenizer", folders), folders, index)
+        return StandInProcessor(folder, words)
     # transformers' Auto classes stand for modules and are none.
     if not (inspect.isclass(cls) and (issubclass(cls, torch.nn.Module) or hasattr(cls, "_model_mapping"))):
         return _loaded(name, cls, folder)
@@ -163,6 +175,14 @@ def component(
             f"{name} ({class_name}) can't be built from {str(folder / 'config.json')!r}: {_line(error)}.",
             "Check that the checkpoint was made for this version of diffusers and transformers.",
         ) from error
+
+
+def _folder_of(name: str, folders: Sequence[Path]) -> Path | None:
+    return next((f / name for f in folders if (f / name).is_dir()), None)
+
+
+def _has_vocabulary(folder: Path) -> bool:
+    return any(file.name not in TOKENIZER_SETTINGS for file in folder.iterdir())
 
 
 def model_of(

@@ -1,4 +1,4 @@
-"""The first pipeline call of a script, on whatever thread it is made."""
+"""The first pipeline call of a script, on whatever thread it is made, and those after it on its thread."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-Take = Callable[[Any, tuple[Any, ...], dict[str, Any]], None]
+from diffprof.targets.other_pipelines import GoOn
+
+Take = Callable[[Any, tuple[Any, ...], dict[str, Any]], GoOn | None]
 
 
 class Unwound(BaseException):
@@ -27,6 +29,8 @@ class Interception:
         self.thread: threading.Thread | None = None
         self.originals: list[tuple[type, Any]] = []
         self._lock = threading.Lock()
+        self._owner = threading.current_thread()
+        self._goes_on = False
 
     def cover(self, cls: type) -> None:
         """Replace the `__call__` that a class itself defines."""
@@ -36,7 +40,7 @@ class Interception:
 
         @functools.wraps(call)
         def __call__(pipe: Any, *args: Any, **kwargs: Any) -> Any:
-            self.meet(pipe, args, kwargs)
+            return self.meet(pipe, args, kwargs)
 
         __call__._diffprof_wrapper = True  # type: ignore[attr-defined]
         self.originals.append((cls, call))
@@ -50,28 +54,40 @@ class Interception:
         self.originals.clear()
         return classes
 
-    def meet(self, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Play the first call; leave the script after it, and again at any further call."""
+    def meet(self, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Play the first call; leave the script after it, and again at any further call, unless it goes on:
+        then a further call is played too."""
+        here = threading.current_thread()
         with self._lock:
             first, self.over = not self.over, True
         if first:
-            self.thread = threading.current_thread()
-            # The call is made, and looked into, on classes as shipped; it may call inner pipelines.
-            classes = self.uncover()
-            try:
-                self.take(pipe, args, kwargs)
-            except BaseException as error:
-                # Kept, because the script may catch it on its way.
-                self.error = error
+            self.thread = here
+        if first or (self._goes_on and here is self._owner):
+            answer = self._taken(pipe, args, kwargs)
+            self._goes_on = answer is not None and here is self._owner
+            self.done.set()
+            if answer is not None and self._goes_on:
+                return answer.output
+        raise Unwound
+
+    def _taken(self, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> GoOn | None:
+        # The call is made, and looked into, on classes as shipped; it may call inner pipelines.
+        classes = self.uncover()
+        try:
+            return self.take(pipe, args, kwargs)
+        except BaseException as error:
+            # Kept, because the script may catch it on its way.
+            self.error = error
+            return None
+        finally:
             for cls in classes:
                 self.cover(cls)
-            self.done.set()
-        raise Unwound
 
 
 @contextmanager
 def intercepted(take: Take) -> Iterator[Interception]:
-    """Inside, the first call of any pipeline, its class made already or not yet, goes to `take`."""
+    """Inside, the first call of any pipeline, its class made already or not yet, goes to `take`, and further
+    ones for as long as it says to go on."""
     interception = Interception(take)
     roots = _roots()
     hooks = [vars(root).get("__init_subclass__") for root in roots]

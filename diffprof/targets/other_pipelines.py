@@ -1,48 +1,148 @@
-"""The pipelines of a script beside the one whose call is scanned."""
+"""The pipelines of a script beside the first: a refiner after a base, a decoder after a prior. The script
+goes on after a call with what it gave, until each has been called once."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import builtins
+import functools
+import io
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from msgspec.structs import replace
 
 from diffprof.model.callsite import is_machinery, make_site, stack
+from diffprof.model.errors import DiffprofError
 from diffprof.model.pipeline import is_pipeline
 from diffprof.model.recording import Unseen
+from diffprof.targets.pipeline import replaced
+from diffprof.targets.pipeline_call import PipelineCall
+
+T = TypeVar("T")
+
+MOST_REPEATS = 100
+"""Calls of pipelines that were scanned already, after which the others are not waited for."""
 
 _MAKERS = ("from_pretrained", "from_pipe", "from_single_file", "from_config")
 
-WHY = (
+_FIRST_ONLY = (
     "the first call of a pipeline is what is scanned, and the script is left after it. Scan this one through "
     "a factory that returns it with its call (file.py:function)"
 )
+_NOT_CALLED = "the script ended without calling it"
 
 
-def others_of(pipe: Any, namespace: dict[str, Any], file: Path) -> list[Unseen]:
-    """The pipelines that the script has made beside `pipe`, and those that it would make after this call."""
+class GoOn(NamedTuple):
+    """The script goes on after a call, with this for what the call gives."""
+
+    output: Any
+
+
+class ScriptCalls(Generic[T]):
+    """Plays the first call of each pipeline of a script. played: what came of them, in their order.
+
+    play: for the first. further: for those after it; None: the script is left after the first. A later call
+    of the same pipeline gives what the first one gave.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        namespace: dict[str, Any],
+        play: Callable[[PipelineCall], T],
+        further: Callable[[PipelineCall], T] | None,
+    ) -> None:
+        self.file = file
+        self.namespace = namespace
+        self.play = play
+        self.further = further
+        self.played: list[T] = []
+        self.why = _NOT_CALLED
+        self._outputs: dict[int, tuple[Any, Any]] = {}  # the pipeline is held: its id stays its own
+        self._others: list[Unseen] = []
+        self._repeats = 0
+        self._after = ExitStack()
+
+    def __enter__(self) -> ScriptCalls[T]:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._after.close()
+
+    def take(self, pipe: Any, made_ready: Callable[[], PipelineCall]) -> GoOn | None:
+        """A call of a pipeline; None: the script is to be left."""
+        if id(pipe) in self._outputs:
+            return self._again(pipe)
+        if not self.played:
+            scene = self._ready(pipe, made_ready)
+            self.played.append(self.play(scene))
+            return self._go_on(pipe, scene)
+        try:
+            scene = self._ready(pipe, made_ready)
+            assert self.further is not None
+            self.played.append(self.further(scene))
+        except DiffprofError as error:
+            # It costs the report only what comes after.
+            self.why = f"the call of {type(pipe).__name__} failed: {error.what}"
+            return None
+        return self._go_on(pipe, scene)
+
+    def _ready(self, pipe: Any, made_ready: Callable[[], PipelineCall]) -> PipelineCall:
+        scene = made_ready()
+        held = [held for held, _ in self._outputs.values()]
+        self._others = list(others_of([pipe, *held], self.namespace, self.file))
+        if self.further is None:
+            scene.unseen += self._others
+        scene.keeps_output = bool(self.further and self._others)
+        return scene
+
+    def _again(self, pipe: Any) -> GoOn | None:
+        self._repeats += 1
+        if self._repeats > MOST_REPEATS:
+            self.why = f"the script called those before it {MOST_REPEATS} times more, and was left"
+            return None
+        return GoOn(self._outputs[id(pipe)][1])
+
+    def _go_on(self, pipe: Any, scene: PipelineCall) -> GoOn | None:
+        if not scene.keeps_output:
+            return None
+        if not self._outputs:
+            self._after.enter_context(writing_nothing())
+        self._outputs[id(pipe)] = pipe, scene.output
+        return GoOn(scene.output)
+
+    def not_called(self, end: BaseException | None) -> tuple[Unseen, ...]:
+        """The pipelines that were not scanned. end: what the script ended with."""
+        if self.further is None:
+            return ()
+        if end is not None and self.why == _NOT_CALLED and not isinstance(end, SystemExit):
+            self.why = f"the script ended before it called it: {type(end).__name__}: {end}"
+        return tuple(replace(row, why=self.why) for row in self._others)
+
+
+def others_of(pipes: Iterable[Any], namespace: dict[str, Any], file: Path) -> Iterator[Unseen]:
+    """The pipelines that the script has made beside these, and those that it would make after this call."""
     frames = [f for f in stack() if not is_machinery(f.f_code.co_filename)]
-    own = {id(each) for each in (pipe, *getattr(pipe, "components", {}).values())}
+    own = {id(each) for pipe in pipes for each in (pipe, *getattr(pipe, "components", {}).values())}
     made: dict[int, tuple[str, Any]] = {}
     for scope in (*(f.f_locals for f in frames), namespace):
         for name, value in list(scope.items()):
             if id(value) not in own and not isinstance(value, type) and is_pipeline(value):
                 made.setdefault(id(value), (name, value))
-    rows = [
-        Unseen(what=f"another pipeline of the script, {name} ({type(value).__name__})", why=WHY)
-        for name, value in made.values()
-    ]
+    for name, value in made.values():
+        yield Unseen(what=f"another pipeline of the script, {name} ({type(value).__name__})", why=_FIRST_ONLY)
     at = next((f.f_lineno for f in frames if Path(f.f_code.co_filename) == file), None)
-    if at is not None:
-        rows += [
-            Unseen(
-                what=f"another pipeline of the script, made later by {call}",
-                why=WHY,
-                site=make_site(((str(file), line, "<module>"),), None),
-            )
-            for line, call in _made_after(file, at)
-        ]
-    return rows
+    for line, call in _made_after(file, at) if at is not None else ():
+        yield Unseen(
+            what=f"another pipeline of the script, made later by {call}",
+            why=_FIRST_ONLY,
+            site=make_site(((str(file), line, "<module>"),), None),
+        )
 
 
 def _made_after(file: Path, line: int) -> Iterator[tuple[int, str]]:
@@ -56,3 +156,32 @@ def _made_after(file: Path, line: int) -> Iterator[tuple[int, str]]:
         name = ast.unparse(function).rsplit(".", 1)[-1]
         if name.endswith("Pipeline") or name.startswith("AutoPipeline"):
             yield node.lineno, ast.unparse(node.func)
+
+
+@contextmanager
+def writing_nothing() -> Iterator[None]:
+    """What is written to files inside is lost, but for new ones in the folder for temporary files and in
+    caches: pictures of a call that was only simulated must not replace those that a script made before."""
+    import torch
+
+    opened = builtins.open
+
+    @functools.wraps(opened)
+    def open_(file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        writes = not set("wax+").isdisjoint(mode) and isinstance(file, str | bytes | os.PathLike)
+        if writes and not _is_scratch(Path(os.fsdecode(file))):
+            file, mode = os.devnull, mode.replace("x", "w")
+        return opened(file, mode, *args, **kwargs)
+
+    with ExitStack() as patches:
+        for owner in (builtins, io):
+            patches.enter_context(replaced(owner, "open", open_))
+        patches.enter_context(replaced(torch, "save", lambda *_, **__: None))
+        yield
+
+
+def _is_scratch(file: Path) -> bool:
+    if file.exists():
+        return False
+    caches = (Path(os.environ.get("HF_HOME") or "~/.cache").expanduser(), Path(tempfile.gettempdir()))
+    return any(file.absolute().is_relative_to(cache) for cache in caches)

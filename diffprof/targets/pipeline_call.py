@@ -36,6 +36,9 @@ class PipelineCall:
     """Makes a context manager that is open during every call."""
     unseen: list[Unseen] = field(default_factory=list)
     """What was asked for while it was built, and is not in it."""
+    keeps_output: bool = False
+    """Whether what the first call gives is kept, as `output`, for a script that goes on with it."""
+    output: Any = None
 
     def __post_init__(self) -> None:
         self._generators = [(g, g.get_state()) for g in _generators((self.args, self.kwargs))]
@@ -50,7 +53,10 @@ class PipelineCall:
             self._schedulers.setdefault(id(scheduler), (scheduler, _copied(_state(scheduler))))
         self.rewind()
         with self._defaults.applied(), self.surroundings():
-            return self.pipe(*self.args, **self.kwargs)
+            given = self.pipe(*self.args, **self.kwargs)
+        if self.keeps_output and self.output is None:
+            self.output = given
+        return given
 
     def surroundings(self) -> AbstractContextManager[Any]:
         """What is open during a call: for asking what holds there, such as the precision of products."""

@@ -1,4 +1,5 @@
-"""A script, run as `__main__`: its first pipeline call is scanned, or the loop that it writes itself."""
+"""A script, run as `__main__`: the first call of each of its pipelines is scanned, or the loop that it writes
+itself."""
 
 from __future__ import annotations
 
@@ -16,8 +17,10 @@ from diffprof.targets.guest_errors import guest_error
 
 if TYPE_CHECKING:
     from diffprof.devices import Device
+    from diffprof.model.recording import Unseen
     from diffprof.targets import Options
     from diffprof.targets.loading import Building
+    from diffprof.targets.other_pipelines import GoOn
     from diffprof.targets.pipeline_call import PipelineCall
 
 T = TypeVar("T")
@@ -43,18 +46,33 @@ class ScriptTarget:
         """What it imports is known only when it runs."""
 
     def run(self, play: Callable[[PipelineCall], T], device: Device, options: Options) -> T:
+        return self.run_each(play, None, device, options)[0][0]
+
+    def run_each(
+        self,
+        play: Callable[[PipelineCall], T],
+        further: Callable[[PipelineCall], T] | None,
+        device: Device,
+        options: Options,
+    ) -> tuple[list[T], tuple[Unseen, ...]]:
+        """What came of the first call, and of the first call of each other pipeline (`further`; None: the
+        script is left after the first); and the pipelines that were not called."""
         from diffprof.targets.interception import intercepted
+        from diffprof.targets.other_pipelines import ScriptCalls
         from diffprof.targets.threads import released, told_what_to_do
         from diffprof.targets.written_loop import ModelCalls
 
-        played: list[T] = []
-        with self._stage(device, options) as stage, ExitStack() as counting:
+        with (
+            self._stage(device, options) as stage,
+            ExitStack() as counting,
+            ScriptCalls(self.file, vars(stage.module), play, further) as calls,
+        ):
 
-            def take(pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            def take(pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> GoOn | None:
                 counting.close()
-                played.append(play(self._call(stage, pipe, args, kwargs, options)))
+                return calls.take(pipe, lambda: self._call(stage, pipe, args, kwargs, options))
 
-            calls = counting.enter_context(ModelCalls(device.torch_device.type).counted())
+            models = counting.enter_context(ModelCalls(device.torch_device.type).counted())
             with (
                 intercepted(take) as interception,
                 released(interception),
@@ -65,13 +83,13 @@ class ScriptTarget:
                     interception.done.wait()
             if interception.error is not None:
                 raise interception.error
-        if played:
-            return played[0]
+            if calls.played:
+                return calls.played, calls.not_called(end)
         if isinstance(end, KeyboardInterrupt):
             raise end
-        looped = calls.repeated and (end is None or _left_well(end))
+        looped = models.repeated and (end is None or _left_well(end))
         if looped and device.kind == "sim":
-            return self._loop(play, device, options, calls.called)
+            return [self._loop(play, device, options, models.called)], ()
         raise self._without_a_call(end, looped)
 
     def _call(
@@ -80,7 +98,6 @@ class ScriptTarget:
         """A pipeline's call in the script, made ready."""
         from diffprof.targets.calls import swap_scheduler, with_options
         from diffprof.targets.live import settled_call, with_dtype
-        from diffprof.targets.other_pipelines import others_of
         from diffprof.targets.pipeline_call import PipelineCall
 
         if options.scheduler is not None:
@@ -88,7 +105,7 @@ class ScriptTarget:
         with_dtype(pipe, options)
         args, kwargs = with_options(pipe, args, kwargs, options)
         args, kwargs, notes = settled_call(pipe, args, kwargs, stage.device)
-        unseen = [*stage.building.unseen, *others_of(pipe, vars(stage.module), self.file)]
+        unseen = [*stage.building.unseen]
         return PipelineCall(pipe, args, kwargs, self, stage.building.weights_of(pipe), notes, unseen=unseen)
 
     def _loop(

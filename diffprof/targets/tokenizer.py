@@ -24,7 +24,7 @@ class StandInTokenizer:
     """Tokenizer by word hash. config: the published `tokenizer_config.json`; encoder: the configuration of
     the text encoder it feeds, for the vocabulary size and the ids that `config` does not give."""
 
-    is_stand_in = True
+    is_stand_in = "made-up token ids: no vocabulary files"
     is_fast = False
 
     def __init__(self, config: Mapping[str, Any], encoder: Mapping[str, Any] | None = None) -> None:

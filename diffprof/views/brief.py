@@ -15,7 +15,7 @@ from diffprof.views import words
 from diffprof.views.actions import COLUMNS, cells_of
 from diffprof.views.page import Page
 from diffprof.views.tuning import tried
-from diffprof.views.verdict import verdict
+from diffprof.views.verdict import folded, foremost, named, verdict
 
 LINES = 25
 """The most that is printed, on a screen of 80 columns."""
@@ -33,22 +33,33 @@ def render_brief(report: Report, *, columns: int | None = None, colour: bool = F
     page.flow(("dim", words.subject(report.recording)))
     page.flow(("bold", cut(top.headline, _LONGEST)))
     page.flow(cut(top.why, _LONGEST))
+    for line in _others(report):
+        page.raw(("dim", cut(line, page.columns or 80)))
+    lead = foremost(report)
     if report.outcomes is not None:
         page.flow(("green", tried(report.outcomes)))
     below = Page(columns or 80, colour=colour)
     for line in _below(report):
         below.whole(*(line if _fits(line, columns or 80) else line[:1]))
     room = LINES - len(page.lines) - len(below.lines) - 1
-    shown = _fitting(report.actions, room - 3)
+    shown = _fitting(lead.actions, room - 3)
     if shown:
         page.blank()
         _table(page, shown)
-        _rest(page, report.rest, len(report.actions) - len(shown))
+        _rest(page, lead.rest, len(lead.actions) - len(shown))
     else:
         page.flow(top.next)
     page.blank()
     page.lines += below.lines
     return page.text()
+
+
+def _others(report: Report) -> Iterator[str]:
+    """A line for each of the pipelines that the verdict is not about."""
+    for each in report.each if report.pipelines else ():
+        if each is not foremost(report):
+            told = folded(each)
+            yield f"{named(report, each)}: {told.headline} {told.why}"
 
 
 def _fits(line: Sequence[str | tuple[str, str]], columns: int) -> bool:
@@ -111,7 +122,11 @@ def _below(report: Report) -> Iterator[tuple[str | tuple[str, str], ...]]:
     name = Path(report.path).name
     fixable = any(action.fix for action in report.actions)
     if fixable and report.recording.target.kind not in ("trace",):
-        yield (("cyan", f"diffprof fix --apply {name}"), ("dim", "  tries these on a copy, writes code"))
+        which = "these" if foremost(report) is report else "those of the first pipeline"
+        yield (
+            ("cyan", f"diffprof fix --apply {name}"),
+            ("dim", f"  tries {which} on a copy, writes code"),
+        )
     yield (("cyan", f"diffprof view {name}"), ("dim", "  shows the evidence; -v prints it"))
     yield (("dim", f"Stored in {report.path}"),)
 

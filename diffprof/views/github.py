@@ -28,7 +28,7 @@ def render_github(report: Report) -> str:
     """
     top = verdict(report)
     lines = [annotation("notice", {"title": "diffprof"}, [top.headline, top.why, top.next])]
-    lines += map(annotated, report.findings)
+    lines += map(annotated, report.all_findings)
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -13,7 +13,7 @@ from diffprof.views import words
 from diffprof.views.actions import actions_table
 from diffprof.views.sections import not_checked, tables
 from diffprof.views.table import Table
-from diffprof.views.verdict import verdict
+from diffprof.views.verdict import foremost, named, verdict
 
 LIMIT = 60_000
 """Characters; GitHub refuses comments over 65,536."""
@@ -66,14 +66,15 @@ def render_markdown(report: Report) -> str:
         f"**Why:** {prose(cut(top.why, _MOST_TEXT))}\n\n**Next:** {prose(cut(top.next, _MOST_TEXT))}\n\n"
         f"{prose(cut(words.subject(report.recording), _MOST_TEXT))}\n"
     )
-    to_do = actions_table(report)
+    to_do = actions_table(foremost(report))
     if to_do is not None:
         head += f"\n{table(to_do.columns, to_do.rows)}"
     blocks = [head]
     used = len(head)
-    for index, piece in enumerate(_pieces(report)):
+    pieces = [piece for each in report.each for piece in _of_pipeline(report, each)]
+    for index, piece in enumerate(pieces):
         if used + len(piece) > LIMIT:
-            left = sum(1 for _ in _entries(report)) - index
+            left = len(pieces) - index
             blocks.append(f"\n_Cut to fit a comment: {units.plural(left, 'more entry', 'more entries')}._\n")
             break
         blocks.append(piece)
@@ -81,11 +82,12 @@ def render_markdown(report: Report) -> str:
     return "".join(blocks)
 
 
-def _entries(report: Report) -> Iterator[object]:
-    """One item for each piece."""
-    yield from report.findings
-    yield from _tables(report)
-    yield from not_checked(report)
+def _of_pipeline(report: Report, one: Report) -> Iterator[str]:
+    """The pieces of a pipeline's report, the first of another's under its name and verdict."""
+    top = verdict(one)
+    heading = f"\n### {prose(named(report, one))}\n\n{prose(cut(top.headline, _MOST_TEXT))}\n"
+    for index, piece in enumerate(_pieces(one)):
+        yield piece if index or one is report else heading + piece
 
 
 def _tables(report: Report) -> Iterator[Table]:

@@ -19,15 +19,18 @@ from diffprof.model.plain import clean, clean_lines
 from diffprof.model.recording import Frame, Site
 from diffprof.model.report import Report, slug
 from diffprof.views import words
+from diffprof.views.verdict import named
 
 SCHEMA_URI = "https://json.schemastore.org/sarif-2.1.0.json"
 _LEVELS = {Severity.HIGH: "warning", Severity.MEDIUM: "warning", Severity.LOW: "note", Severity.INFO: "note"}
 
 
 def render_sarif(report: Report) -> str:
-    """One run: the rules that found something, a result for each finding, a notification for each rule that
-    could not judge."""
-    return document([_run(report, report.findings)])
+    """One run, or one for each pipeline: the rules that found something, a result for each finding, a
+    notification for each rule that could not judge."""
+    if not report.pipelines:
+        return document([_run(report, report.findings)])
+    return document([run_of(each, each.findings, named(report, each)) for each in report.each])
 
 
 def document(runs: list[dict[str, Any]]) -> str:

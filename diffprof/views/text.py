@@ -14,7 +14,7 @@ from diffprof.views import words
 from diffprof.views.page import Page
 from diffprof.views.sections import not_checked, tables
 from diffprof.views.tuning import add_outcomes
-from diffprof.views.verdict import verdict
+from diffprof.views.verdict import named, verdict
 
 _MOST_CODE = 200
 """Cells of a source line shown; generated code has lines of megabytes."""
@@ -25,7 +25,8 @@ _COLOURS = {Severity.HIGH: "red", Severity.MEDIUM: "yellow"}
 def render_text(
     report: Report, *, columns: int | None = None, colour: bool = False, chains: bool = False
 ) -> str:
-    """Verdict, findings (in-loop first), tables, fixes tried, what was not checked, where it is stored.
+    """Verdict, findings (in-loop first), tables, fixes tried, what was not checked, of each pipeline; where
+    it is stored.
 
     chains: with the calls that led to each finding.
     """
@@ -34,6 +35,25 @@ def render_text(
     page.flow(("bold", top.headline), label="Verdict", label_style="bold")
     page.flow(top.why, label="Why", label_style="bold")
     page.flow(top.next, label="Next", label_style="bold")
+    _body(page, report, chains)
+    for each in report.pipelines:
+        _section(page, report, each, chains)
+    if report.path:
+        page.blank()
+        page.whole(("dim", f"Stored in {report.path}"))
+    return page.text()
+
+
+def _section(page: Page, report: Report, one: Report, chains: bool) -> None:
+    """The report on another pipeline of the script."""
+    top = verdict(one)
+    page.heading(f"Another pipeline of the script: {named(report, one)}")
+    page.flow(("bold", top.headline))
+    page.flow(top.why)
+    _body(page, one, chains)
+
+
+def _body(page: Page, report: Report, chains: bool) -> None:
     page.blank()
     page.flow(("dim", words.subject(report.recording)))
     page.flow(("dim", words.versions(report.recording)))
@@ -55,10 +75,6 @@ def render_text(
         page.heading(f"Not checked ({len(skipped)})")
         for what, why in skipped:
             page.flow(("bold", f"{what}:"), why, indent=2)
-    if report.path:
-        page.blank()
-        page.whole(("dim", f"Stored in {report.path}"))
-    return page.text()
 
 
 def _findings(page: Page, title: str, findings: Sequence[Finding], chains: bool) -> None:

@@ -31,7 +31,60 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def verdict(report: Report) -> Verdict:
-    """The three lines for a report of any completeness."""
+    """The three lines for a report of any completeness; of several pipelines, for their calls together."""
+    return _of_several(report) if report.pipelines else _of_one(report)
+
+
+def foremost(report: Report) -> Report:
+    """Of several pipelines the one that the verdict is about: that does not fit, else that has most to save,
+    else that takes longest."""
+
+    def weight(each: Report) -> tuple[bool, float, float]:
+        answer = each.verdict
+        now = answer.call_ms if answer and answer.call_ms is not None else 0.0
+        kept = answer.kept_ms if answer and answer.kept_ms is not None else now
+        return shortfall(each.recording.memory) is not None, now - kept, now
+
+    return max(report.each, key=weight)
+
+
+def _of_several(report: Report) -> Verdict:
+    """The sum of a call of each; cause and cure of the one that is foremost, by its name. What `diffprof fix`
+    tries are the fixes of the first."""
+    lead = foremost(report)
+    name = named(report, lead)
+    why, cure = _why(lead), _next(lead, by_fix=lead is report)
+    together = None if shortfall(lead.recording.memory) is not None else _sum(report)
+    return Verdict(together or f"{name}: {_of_one(lead).headline}", f"{name}: {why}", cure)
+
+
+def named(report: Report, one: Report) -> str:
+    """A pipeline of the report by its class, and by its number where others are of the same."""
+    classes = [each.recording.target.pipeline or "pipeline" for each in report.each]
+    at = next(n for n, each in enumerate(report.each) if each is one)
+    return classes[at] if classes.count(classes[at]) == 1 else f"{classes[at]} ({at + 1})"
+
+
+def _sum(report: Report) -> str:
+    """What a call of each takes together, and each; empty where one is not known."""
+    answers = [each.verdict for each in report.each]
+    now = [answer.call_ms for answer in answers if answer and answer.call_ms is not None]
+    kept = [answer.kept_ms for answer in answers if answer and answer.kept_ms is not None]
+    if len(now) < len(answers) or len(kept) < len(answers):
+        return ""
+    whole = any(each.recording.partial for each in report.each)
+    least = "At least " if whole or _untimed(report) else ""
+    parts = [f"{duration(ms)} {named(report, each)}" for ms, each in zip(now, report.each, strict=True)]
+    saved = f"; {duration(sum(kept))} with the changes that keep the picture" if sum(kept) < sum(now) else ""
+    grade = answers[0].grade if answers[0] else None
+    return f"{least}{duration(sum(now))} a call of each ({grade}): {listed(parts)}{saved}."
+
+
+def _untimed(report: Report) -> bool:
+    return any(row.kind == "untimed" for each in report.each for row in each.recording.unseen)
+
+
+def _of_one(report: Report) -> Verdict:
     recording = report.recording
     if recording.partial:
         return Verdict(f"Partial recording. {_seen(report)}", _ended(report), _again(recording))
@@ -45,7 +98,12 @@ def folded(report: Report) -> Verdict:
     """The three lines folded to the number and the cure, for where each has one line of a screen."""
     whole = verdict(report)
     first = headline_finding(report)
-    if report.recording.partial or first is None or shortfall(report.recording.memory) is not None:
+    if (
+        report.pipelines
+        or report.recording.partial
+        or first is None
+        or shortfall(report.recording.memory) is not None
+    ):
         return whole
     action = first_action(report, first)
     cure = action.title if action else first.advice.strip()
@@ -343,7 +401,8 @@ def _again(recording: Recording) -> str:
     return "Mend what ended the run and scan again; what was recorded until then is below."
 
 
-def _next(report: Report) -> str:
+def _next(report: Report, *, by_fix: bool = True) -> str:
+    """by_fix: with the command that does it, where there is one."""
     first = headline_finding(report)
     if first is None:
         if report.unchecked and not report.findings:
@@ -351,11 +410,8 @@ def _next(report: Report) -> str:
         return "Nothing to do."
     action = first_action(report, first)
     what = action.title.strip().removesuffix(".") + "." if action else first.advice.strip()
-    by = (
-        f"`diffprof fix --apply --select {action.fix}` does it."
-        if action and action.fix and report.path
-        else ""
-    )
+    does = by_fix and report.path and action is not None and action.fix is not None
+    by = f"`diffprof fix --apply --select {action.fix}` does it." if does and action else ""
     return " ".join(filter(None, [what, by, f"`diffprof explain {first.rule}` says more."]))
 
 

@@ -8,8 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec.structs import replace
 
+from diffprof.judge.gate import parse_gate
+from diffprof.judge.judging import judge_again
 from diffprof.model.errors import TargetError, UsageError
+from diffprof.model.report import from_json, to_json
 from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options, resolve
 
@@ -168,6 +172,61 @@ def test_other_pipelines_of_the_script_are_named(tiny: Path, write: Write, cpu: 
     assert [row.site.line for row in unseen if row.site] == [9, 10]
     assert whats[-2].endswith("AutoPipelineForImage2Image.from_pretrained")
     assert all("file.py:function" in row.why for row in unseen)
+
+
+BASE_AND_REFINER = """
+    from pathlib import Path
+    from tiny_pipeline import tiny
+
+    class Told(type(tiny())):
+        def __call__(self, image, **more):
+            assert image.shape == (1, 8, 8, 3)
+            return super().__call__(**more)
+
+    base, spare = tiny().to("cuda"), tiny()
+    refiner = Told(**tiny().components).to("cuda")
+    for _ in range(3):
+        images = base(num_inference_steps=2, output_type="np").images
+    Path("images.txt").write_text(repr(images))
+    refiner(images, num_inference_steps=3)
+    {end}
+"""
+
+
+def test_each_pipeline_of_a_script_is_scanned_and_nothing_is_written(
+    tiny: Path, write: Write, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tiny)
+    Path("images.txt").write_text("those of yesterday")
+    file = write("script.py", BASE_AND_REFINER.replace("{end}", "print('over')"))
+    report = scan_target(str(file), device="sim", analyzers=("syncs", "kernels"))
+    assert [each.recording.target.pipeline for each in report.each] == ["DDPMPipeline", "Told"]
+    assert [each.recording.target.steps for each in report.each] == [2, 3]
+    assert Path("images.txt").read_text() == "those of yesterday"
+    (left,) = [row for row in report.recording.unseen if "another pipeline" in row.what]
+    assert (left.what, left.why) == (
+        "another pipeline of the script, spare (DDPMPipeline)",
+        "the script ended without calling it",
+    )
+    again = from_json(to_json(report))
+    assert again.pipelines == report.pipelines
+    waits = parse_gate("SYN")
+    assert len(waits.hits(report)) == sum(len(waits.hits(replace(r, pipelines=()))) for r in report.each) > 0
+    assert judge_again(report).pipelines == report.pipelines
+
+
+def test_a_script_that_fails_between_its_calls_is_reported_up_to_there(tiny: Path, write: Write) -> None:
+    file = write("script.py", BASE_AND_REFINER.replace("refiner(images,", "refiner(images[0],"))
+    report = scan_target(str(file), device="sim", analyzers=("syncs",))
+    assert report.recording.target.steps == 2
+    (refiner,) = report.pipelines
+    assert refiner.recording.partial
+    assert "AssertionError" in (refiner.recording.failure or "")
+    file = write("script.py", BASE_AND_REFINER.replace("refiner(images,", "gone(images,"))
+    report = scan_target(str(file), device="sim", analyzers=("syncs",))
+    assert not report.pipelines
+    reasons = {row.why for row in report.recording.unseen if "refiner" in row.what}
+    assert reasons == {"the script ended before it called it: NameError: name 'gone' is not defined"}
 
 
 def test_a_pipeline_s_own_parts_are_no_others(tiny: Path, write: Write, cpu: Any) -> None:

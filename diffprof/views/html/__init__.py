@@ -27,7 +27,7 @@ from diffprof.views.html.text import prose, text
 from diffprof.views.html.timeline import timeline_figures
 from diffprof.views.sections import not_checked, tables
 from diffprof.views.table import Table
-from diffprof.views.verdict import verdict
+from diffprof.views.verdict import named, verdict
 
 _MOST_CODE = 400
 """Characters of a source line shown."""
@@ -53,6 +53,7 @@ def _page(report: Report) -> Iterator[str]:
     )
     plan = report.plan or make_plan(report)
     sections = [(key, title, body) for key, title, body in _sections(report, plan) if body]
+    sections += list(_others(report))
     yield from _top(report)
     yield from _figures(report, plan)
     if len(sections) > 1:
@@ -62,6 +63,17 @@ def _page(report: Report) -> Iterator[str]:
         yield f'<section id="{key}">\n<h2>{text(title)}</h2>\n{body}</section>\n'
     yield f"<footer>{text(words.versions(recording))}<br>Recorded {text(recording.created)}. "
     yield f"{text(words.effort(recording))}</footer>\n<script>{script}</script>\n</body>\n</html>\n"
+
+
+def _others(report: Report) -> Iterator[tuple[str, str, str]]:
+    """(id, title, content) for each other pipeline of a script: its verdict, its figures, and its parts."""
+    for number, each in enumerate(report.pipelines, 2):
+        plan, mark = make_plan(each), f"p{number}-"
+        body = [*_top(each), *_figures(each, plan)]
+        for key, title, content in _sections(each, plan, mark):
+            if content:
+                body.append(f'<section id="{mark}{key}">\n<h3>{text(title)}</h3>\n{content}</section>\n')
+        yield f"pipeline-{number}", named(report, each), "".join(body)
 
 
 def _resource(name: str) -> str:
@@ -74,10 +86,10 @@ def _policy(script: str) -> str:
     return f"{POLICY}; script-src 'sha256-{digest}'"
 
 
-def _sections(report: Report, plan: Plan) -> Iterator[tuple[str, str, str]]:
-    """(id, title, content); without content it is left out."""
+def _sections(report: Report, plan: Plan, mark: str = "") -> Iterator[tuple[str, str, str]]:
+    """(id, title, content); without content it is left out. mark: what ids of findings begin with."""
     recording = report.recording
-    ids = {id(finding): f"finding-{number}" for number, finding in enumerate(report.findings, 1)}
+    ids = {id(finding): f"{mark}finding-{number}" for number, finding in enumerate(report.findings, 1)}
     anchors = {row: ids[id(each)] for each in reversed(report.findings) for row in each.evidence.syncs}
     to_do = actions_table(report)
     yield "actions", "What to do", "".join(_table(to_do)) if to_do else ""
