@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from diffprof.judge.rules import all_rules, find_rule
 from diffprof.model import units
 from diffprof.model.plain import clean, cut, pad, width
@@ -33,8 +35,8 @@ def render_brief(report: Report, *, columns: int | None = None, colour: bool = F
     page.flow(("dim", words.subject(report.recording)))
     page.flow(("bold", cut(top.headline, _LONGEST)))
     page.flow(cut(top.why, _LONGEST))
-    for line in _others(report):
-        page.raw(("dim", cut(line, page.columns or 80)))
+    for told in _others(report):
+        page.raw(("dim", cut(told, page.columns or 80)))
     lead = foremost(report)
     if report.outcomes is not None:
         page.flow(("green", tried(report.outcomes)))
@@ -58,7 +60,7 @@ def _others(report: Report) -> Iterator[str]:
     """A line for each of the pipelines that the verdict is not about."""
     for each in report.each if report.pipelines else ():
         if each is not foremost(report):
-            told = folded(each)
+            told = folded(replace(each, pipelines=()))
             yield f"{named(report, each)}: {told.headline} {told.why}"
 
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
-from diffprof.judge.judging import load_judged
+from diffprof.judge.judging import judge_again, load_judged
 from diffprof.judge.plan import make_plan
 from diffprof.judge.summary import summarized
+from diffprof.model import units
 from diffprof.model.fix import Safety
 from diffprof.model.plain import width
 from diffprof.model.recording import Unseen
 from diffprof.model.report import Report
 from diffprof.model.summary import Action, Answer
 from diffprof.views import render
-from diffprof.views.brief import LINES
+from diffprof.views.brief import LINES, render_brief
 from diffprof.views.verdict import headline_finding, verdict
 from tests import builders
 from tests.builders import make_finding, make_recording, make_report
@@ -140,3 +143,47 @@ def test_a_wide_saving_leaves_room_for_who_does_it() -> None:
     assert heading.split()[-1] == "by"
     assert next(line for line in lines if line.startswith("Quantize")).endswith("fix --lossy")
     assert max(map(width, lines)) <= 80
+
+
+# --- several pipelines ------------------------------------------------------------------------------------
+
+
+def base_and_refiner() -> Report:
+    """A script's report whose second pipeline takes as long as the first, and has more to save."""
+    base = judge_again(builders.one_of_everything())
+    assert base.verdict is not None
+    more = replace(base.verdict, kept_ms=0.0)
+    refiner = replace(builders.replace_target(base, pipeline="Refiner"), verdict=more)
+    return replace(base, pipelines=(refiner,))
+
+
+def test_several_pipelines_are_one_answer_and_a_line_each() -> None:
+    report = base_and_refiner()
+    answer, name = report.verdict, report.recording.target.pipeline
+    assert answer is not None
+    assert answer.call_ms is not None
+    top = verdict(report)
+    each, both = units.duration(answer.call_ms), units.duration(2 * answer.call_ms)
+    assert f"{both} a call of each ({answer.grade}): {each} {name} and {each} Refiner" in top.headline
+    assert top.why.startswith("Refiner: ")
+    assert "diffprof fix" not in top.next
+    shown = render_brief(report)
+    assert len(shown.splitlines()) <= LINES
+    assert re.search(rf"^{name}: .*{re.escape(each)} an image", shown, re.MULTILINE)
+    assert "tries those of the first pipeline" in shown or "fix --apply" not in shown
+
+
+def test_each_pipeline_has_its_section_in_every_view() -> None:
+    report = base_and_refiner()
+    codes = len(report.findings)
+    text = render(report, "text", columns=100, verbose=True)
+    assert "Another pipeline of the script: Refiner" in text
+    assert text.count("In the denoising loop:") == 2
+    page = render(report, "html")
+    assert '<section id="pipeline-2">' in page
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert render(report, "markdown").count("\n### Refiner\n") == 1
+    runs = json.loads(render(report, "sarif"))["runs"]
+    assert [len(run["results"]) for run in runs] == [codes, codes]
+    assert len({run["automationDetails"]["id"] for run in runs}) == 2
