@@ -18,9 +18,8 @@ from msgspec.structs import replace
 
 from diffprof.model.callsite import is_machinery, make_site, stack
 from diffprof.model.errors import DiffprofError
-from diffprof.model.pipeline import is_pipeline
+from diffprof.model.pipeline import is_pipeline, replaced
 from diffprof.model.recording import Unseen
-from diffprof.targets.pipeline import replaced
 from diffprof.targets.pipeline_call import PipelineCall
 
 T = TypeVar("T")
