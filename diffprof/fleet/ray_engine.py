@@ -21,6 +21,9 @@ AHEAD = 4
 
 KNOCK_S = 10.0
 
+SLOW = "timed out during startup"
+"""What Ray says where its own processes took too long."""
+
 
 def loaded() -> Any:
     """The module `ray`. Raises UsageError where it is not installed."""
@@ -74,12 +77,17 @@ class RayCluster:
             signal.signal(signal.SIGTERM, before)  # Ray's own would end the command without its status.
 
     def _begin(self, ray: Any, options: dict[str, Any]) -> None:
-        """A local cluster gets a second chance: on a busy machine its start can take too long for Ray."""
+        """Connect, or start a cluster here: a second time where the first was too slow for Ray.
+
+        Its raylet gives the dashboard's agent, a Python process, 15 s to import Ray and write its port, and
+        ends itself after that (`WaitForDashboardAgentPorts`, Ray 2.60); no setting changes that, and no option
+        leaves the agent out. On a machine that is starved so, its files are in memory the second time.
+        """
         try:
             ray.init(address=self.address, **options)
-        except Exception:
+        except Exception as error:
             ray.shutdown()
-            if self.address != LOCAL:
+            if self.address != LOCAL or SLOW not in str(error):
                 raise
             ray.init(address=self.address, **options)
 

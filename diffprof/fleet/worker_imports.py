@@ -6,6 +6,7 @@ import threading
 import warnings
 from importlib import import_module
 
+from diffprof.model.collection import leave_to_the_system
 from diffprof.model.quiet import quiet_libraries
 
 MODULES = (
@@ -21,5 +22,7 @@ quiet_libraries()
 warnings.filterwarnings("ignore", category=FutureWarning)
 for _name in MODULES:
     import_module(_name)
+# What is imported lives as long as the process: no collection of a worker looks through it again.
+leave_to_the_system()
 # One lock for the threads of a process: tqdm's own spans processes, and is left behind by one that is ended.
 import_module("tqdm").tqdm.set_lock(threading.RLock())

@@ -7,6 +7,7 @@ launches is found once for each cost model. Steps that launch the same are one s
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -128,9 +129,26 @@ def stretches(call: Call, known: Known | None = None, more: Iterable[int] = ()) 
 
 def assembled(call: Call, model: CostModel, rows: Mapping[Hashable, int] | None = None) -> Timeline:
     """The timeline of a call; rows: key of a wait -> index into Recording.syncs (-2 where there is none)."""
-    call = call._replace(items=alike(call.items))
-    queue = Queue(model.mode.compiled, model.host, rows or {})
-    return Assembly(model, queue).timeline(call)
+    return Assembled(call, rows).timeline(model)
+
+
+class Assembled:
+    """The timelines of one call with many cost models: what its stretches enqueue is found once for all GPUs."""
+
+    def __init__(self, call: Call, rows: Mapping[Hashable, int] | None = None) -> None:
+        self._call = call._replace(items=alike(call.items))
+        self._rows = rows or {}
+        self._parts = stretches(self._call)
+        self._queues: dict[tuple[tuple[str, ...], HostSheet], Queue] = {}
+
+    def timeline(self, model: CostModel, *, eager: bool = True) -> Timeline:
+        """The call as this model costs it. eager: whether a compiled one also tells the launches of an eager
+        one, which has to be costed for that."""
+        key = (model.mode.compiled, model.host)
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = Queue(*key, self._rows)
+        return Assembly(model, queue).timeline(self._call, self._parts, eager=eager)
 
 
 # --- what the host enqueues --------------------------------------------------------------------------------
@@ -344,9 +362,8 @@ class Assembly:
         mode = self.model.mode
         return GRAPH_PENDING_LIMIT if mode.compiled and mode.graphs else PENDING_LIMIT
 
-    def timeline(self, call: Call) -> Timeline:
-        """The whole of a call."""
-        parts = stretches(call)
+    def timeline(self, call: Call, parts: Sequence[Stretch], *, eager: bool = True) -> Timeline:
+        """The whole of a call, which these stretches are."""
         whole = Columns([], [], [], [], [], [])
         starts = {0: 0}
         at = 0
@@ -370,12 +387,15 @@ class Assembly:
             launch_latency_us=model.spec.launch_latency_us,
             sync_latency_us=model.spec.sync_latency_us,
             pending_limit=self.pending_limit,
-            eager_kernels=self._eager_kernels(call.items) if compiled else None,
+            eager_kernels=self._eager_kernels(parts) if compiled and eager else None,
         )
 
-    def _eager_kernels(self, items: Sequence[OpSignature | Wait]) -> int:
+    def _eager_kernels(self, parts: Iterable[Stretch]) -> int:
         """Launches of the same call without the compiler."""
-        return sum(len(self.model.kernels(item)) for item in items if isinstance(item, OpSignature))
+        return sum(times * self._eager_kernels_of(part) for part, times in Counter(parts).items())
+
+    def _eager_kernels_of(self, part: Stretch) -> int:
+        return sum(len(self.model.kernels(item)) for item in part.items if isinstance(item, OpSignature))
 
     def _launched(self, queued: Enqueued) -> Columns:
         names = self._names

@@ -91,9 +91,14 @@ def replay(timeline: Timeline, without: Without = NOTHING) -> Replay:
 
 def _is_long(timeline: Timeline) -> bool:
     """Whether it is run in blocks: arrays pay off, and the recording has nothing that they leave out."""
-    if len(timeline.host_us) < LONG or timeline.settle_us or timeline.late_us:
-        return False
-    return not set(timeline.stream) - {timeline.stream[0], ALL_STREAMS}
+    return len(timeline.host_us) >= LONG and _is_plain(timeline)
+
+
+def _is_plain(timeline: Timeline) -> bool:
+    """Whether it has one stream, and nothing that arrays leave out."""
+    return not (
+        timeline.settle_us or timeline.late_us or set(timeline.stream) - {*timeline.stream[:1], ALL_STREAMS}
+    )
 
 
 def _in_blocks(known: _Known) -> Replay:
@@ -217,15 +222,35 @@ def _replay(timeline: Timeline, without: Without) -> Replay:
     )
 
 
+def by_kind_us(timeline: Timeline) -> list[float]:
+    """Device time of all launches of each kind, microseconds."""
+    import numpy as np
+
+    kind, spent = np.array(timeline.kind, dtype=np.int64), np.array(timeline.device_us)
+    known = kind >= 0
+    sums: list[float] = np.bincount(kind[known], spent[known], len(timeline.kinds)).tolist()
+    return sums
+
+
 def origin_shares(timeline: Timeline) -> dict[str, float]:
     """Share of the device's time by where it comes from; empty where no kernel says so."""
     sums: dict[str, float] = {}
-    for kind, us in zip(timeline.kind, timeline.device_us, strict=True):
-        origin = timeline.kinds[kind].origin if kind >= 0 else None
-        if origin is not None:
-            sums[origin] = sums.get(origin, 0.0) + us
+    for kind, us in zip(timeline.kinds, by_kind_us(timeline), strict=True):
+        if kind.origin is not None:
+            sums[kind.origin] = sums.get(kind.origin, 0.0) + us
     whole = sum(sums.values())
-    return {origin: us / whole for origin, us in sorted(sums.items())} if whole else {}
+    return {origin: us / whole for origin, us in sorted(sums.items()) if us} if whole else {}
+
+
+def length_us(timeline: Timeline) -> float:
+    """`total_us` of a timeline that nothing else is asked of: no more than the length is worked out."""
+    if not _is_plain(timeline):
+        return _replay(timeline, NOTHING).total_us
+    from diffprof.judge.blocks import Lanes, columns, cut
+
+    own = columns(timeline)
+    lanes = Lanes(timeline.launch_latency_us, timeline.sync_latency_us, timeline.pending_limit)
+    return lanes.run(cut(own.host, own.device, own.sync, timeline.pending_limit))
 
 
 def total_us(timeline: Timeline, without: Without = NOTHING) -> float:

@@ -6,7 +6,8 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 import msgspec
 import torch
@@ -14,7 +15,7 @@ import torch
 from diffprof.analyzers.kernels.simulated import SimulatedKernels
 from diffprof.devices import resolve_device
 from diffprof.devices.simulated.session import SESSION
-from diffprof.gpu.assembly import compiled_root
+from diffprof.gpu.assembly import Assembled, compiled_root
 from diffprof.gpu.attention import LIBRARIES
 from diffprof.gpu.cost import CostModel
 from diffprof.gpu.mode import Mode, current_mode
@@ -22,7 +23,7 @@ from diffprof.gpu.pricing import margin_of
 from diffprof.gpu.products import product_of
 from diffprof.gpu.quantized import SCHEMES, Scheme, saved_bytes
 from diffprof.gpu.specs import GpuSpec, load_spec, spec_names
-from diffprof.judge.timeline import origin_shares, steps_of, total_us, with_steps
+from diffprof.judge.timeline import by_kind_us, length_us, origin_shares, steps_of, with_steps
 from diffprof.model.errors import UsageError
 from diffprof.model.modes import check_modes
 from diffprof.model.pipeline import with_role
@@ -132,7 +133,8 @@ def _linears(module: str | None, depth: int, columns: int, kind: str) -> bool:
     return kind == "linear"
 
 
-class Run(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Run:
     """One call, run once."""
 
     kernels: SimulatedKernels
@@ -142,6 +144,22 @@ class Run(NamedTuple):
     images: int
     peak: int
     """Bytes at the peak, those held before among them."""
+
+    @cached_property
+    def assembled(self) -> Assembled:
+        """Its timelines."""
+        return Assembled(self.kernels.builder.call)
+
+    @cached_property
+    def linears(self) -> tuple[tuple[int, int, int], ...]:
+        """Depth, columns and bytes of a weight's element, of each linear that is compiled."""
+        layers = {
+            module: op
+            for op, module in self.kernels.builder.operations()
+            if op.name == "aten::linear" and compiled_root(module, self.roots) is not None
+        }
+        products = ((product_of(op), op.inputs[1].dtype.itemsize) for op in layers.values())
+        return tuple((product.depth, product.columns, width) for product, width in products if product)
 
 
 def predict(
@@ -233,20 +251,12 @@ def run_call(
 
 def saved_weights(run: Run, scheme: Scheme) -> int:
     """Bytes that the weights of quantized linears take less."""
-    layers = {
-        module: op
-        for op, module in run.kernels.builder.operations()
-        if module is not None and op.name == "aten::linear" and compiled_root(module, run.roots) is not None
-    }
-    products = [(product_of(op), op.inputs[1].dtype.itemsize) for op in layers.values()]
-    return sum(
-        saved_bytes(scheme, product.depth, product.columns, width) for product, width in products if product
-    )
+    return sum(saved_bytes(scheme, *linear) for linear in run.linears)
 
 
 def tells(run: Run, steps: int) -> bool:
     """Whether a call of that many steps can be told from the one that was run."""
-    return with_steps(run.kernels.builder.finish(), steps) is not None
+    return with_steps(run.assembled.timeline(run.kernels.builder.model), steps) is not None
 
 
 def priced(
@@ -266,8 +276,6 @@ def priced(
     scheme = setting.scheme(mode)
     if scheme is not None and scheme.kind is not None and scheme.kind not in spec.peak:
         return _told(row, why=f"{spec.name} has no units for {scheme.kind}")
-    builder = run.kernels.builder
-    builder.model = CostModel(spec, setting.mode(mode, run.roots))
     saved = 0 if scheme is None else saved_weights(run, scheme)
     peak = (run.peak - run.held - saved) / 2**30
     weights = (run.kernels.weights - run.held - saved) / 2**30
@@ -277,7 +285,7 @@ def priced(
         return _told(
             row, why=f"does not fit: {lacking:.1f} GiB more than the {spec.capacity_gib:g} there are"
         )
-    timeline = builder.finish()
+    timeline = run.assembled.timeline(CostModel(spec, setting.mode(mode, run.roots)), eager=False)
     whole = timeline if steps is None else with_steps(timeline, steps)
     if whole is None:
         return _told(row, why=f"its steps differ, so a call of {steps} can't be told from one of {RUN_STEPS}")
@@ -287,7 +295,7 @@ def priced(
 def _timed(
     row: Prediction, timeline: Timeline, run: Run, price: float | Mapping[str, float] | None
 ) -> Prediction:
-    whole = total_us(timeline)
+    whole = length_us(timeline)
     seconds = whole / 1e6
     longer = with_steps(timeline, len(steps_of(timeline)) + 10)
     origin = origin_shares(timeline) or {}
@@ -296,7 +304,7 @@ def _timed(
     return _told(
         row,
         seconds=seconds,
-        per_step_ms=None if longer is None else (total_us(longer) - whole) / 1e4,
+        per_step_ms=None if longer is None else (length_us(longer) - whole) / 1e4,
         waits=sum(sync != -1 for sync in timeline.sync),
         waits_in_loop=sum(
             sync != -1 for first, last in steps_of(timeline) for sync in timeline.sync[first:last]
@@ -316,9 +324,8 @@ def _bound(timeline: Timeline, busy: float) -> str:
     if busy < HOST_SHARE:
         return "host"
     shares: dict[str, float] = defaultdict(float)
-    for kind, spent in zip(timeline.kind, timeline.device_us, strict=True):
-        if kind >= 0:
-            shares[timeline.kinds[kind].bound or "memory"] += spent
+    for kind, spent in zip(timeline.kinds, by_kind_us(timeline), strict=True):
+        shares[kind.bound or "memory"] += spent
     return max(("compute", "memory"), key=lambda each: shares[each])
 
 

@@ -73,6 +73,33 @@ def test_a_cluster_that_is_not_there_is_a_usage_error() -> None:
         next(RayCluster("127.0.0.1:1").results([Task("any", work.square, (1,))]))
 
 
+class SlowRay:
+    """A Ray whose first start fails with this message."""
+
+    def __init__(self, message: str) -> None:
+        self.message = message
+        self.did: list[str] = []
+
+    def init(self, **options: object) -> None:
+        self.did.append("init")
+        if len(self.did) == 1:
+            raise Exception(self.message)
+
+    def shutdown(self) -> None:
+        self.did.append("shutdown")
+
+
+def test_a_cluster_that_came_up_too_slowly_is_started_again_and_no_other_failure_is() -> None:
+    slow = SlowRay("The current node timed out during startup. This could happen because ...")
+    RayCluster()._begin(slow, {})
+    assert slow.did == ["init", "shutdown", "init"]
+    for engine, message in ((RayCluster(), "no port"), (RayCluster("auto"), slow.message)):
+        other = SlowRay(message)
+        with pytest.raises(Exception, match=message[:7]):
+            engine._begin(other, {})
+        assert other.did == ["init", "shutdown"]
+
+
 def test_without_ray_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(UsageError, match="Ray is not installed"):
