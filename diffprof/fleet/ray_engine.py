@@ -80,8 +80,8 @@ class RayCluster:
         """Connect, or start a cluster here: a second time where the first was too slow for Ray.
 
         Its raylet gives the dashboard's agent, a Python process, 15 s to import Ray and write its port, and
-        ends itself after that (`WaitForDashboardAgentPorts`, Ray 2.60); no setting changes that, and no option
-        leaves the agent out. On a machine that is starved so, its files are in memory the second time.
+        ends itself after that (`WaitForDashboardAgentPorts`, Ray 2.60); no setting changes that, and no
+        option leaves the agent out. The second time, what the agent imports is in memory.
         """
         try:
             ray.init(address=self.address, **options)

@@ -133,7 +133,7 @@ def assembled(call: Call, model: CostModel, rows: Mapping[Hashable, int] | None 
 
 
 class Assembled:
-    """The timelines of one call with many cost models: what its stretches enqueue is found once for all GPUs."""
+    """The timelines of one call with many cost models: what its stretches enqueue is found once for all."""
 
     def __init__(self, call: Call, rows: Mapping[Hashable, int] | None = None) -> None:
         self._call = call._replace(items=alike(call.items))
