@@ -33,6 +33,10 @@ _FIRST_ONLY = (
     "the first call of a pipeline is what is scanned, and the script is left after it. Scan this one through "
     "a factory that returns it with its call (file.py:function)"
 )
+_FIRST_CALL = (
+    "the first call of a pipeline is what is scanned; this one may have other arguments. Scan it through a "
+    "factory that returns the pipeline with them (file.py:function)"
+)
 _NOT_CALLED = "the script ended without calling it"
 
 
@@ -97,6 +101,7 @@ class ScriptCalls(Generic[T]):
         self._others = list(others_of([pipe, *held], self.namespace, self.file))
         if self.further is None:
             scene.unseen += self._others
+        scene.unseen += later_calls(pipe, self.namespace, self.file)
         scene.keeps_output = bool(self.further and self._others)
         return scene
 
@@ -136,25 +141,50 @@ def others_of(pipes: Iterable[Any], namespace: dict[str, Any], file: Path) -> It
     for name, value in made.values():
         yield Unseen(what=f"another pipeline of the script, {name} ({type(value).__name__})", why=_FIRST_ONLY)
     at = next((f.f_lineno for f in frames if Path(f.f_code.co_filename) == file), None)
-    for line, call in _made_after(file, at) if at is not None else ():
-        yield Unseen(
-            what=f"another pipeline of the script, made later by {call}",
-            why=_FIRST_ONLY,
-            site=make_site(((str(file), line, "<module>"),), None),
-        )
+    if at is not None:
+        made_later = (node for node in _calls_after(file, at) if _makes_a_pipeline(node))
+        yield from _named(file, "another pipeline of the script, made later by", _FIRST_ONLY, made_later)
 
 
-def _made_after(file: Path, line: int) -> Iterator[tuple[int, str]]:
-    """(line, call) of what makes a pipeline below a line, by the names that diffusers gives its classes."""
-    for node in ast.walk(ast.parse(file.read_bytes())):
-        if not (isinstance(node, ast.Call) and node.lineno > line):
-            continue
-        function = node.func
-        if isinstance(function, ast.Attribute) and function.attr in _MAKERS:
-            function = function.value
-        name = ast.unparse(function).rsplit(".", 1)[-1]
-        if name.endswith("Pipeline") or name.startswith("AutoPipeline"):
-            yield node.lineno, ast.unparse(node.func)
+def later_calls(pipe: Any, namespace: dict[str, Any], file: Path) -> Iterator[Unseen]:
+    """The calls of this pipeline below the one that is made now, which may only warm it up."""
+    at = next((f for f in stack() if Path(f.f_code.co_filename) == file), None)
+    if at is not None:
+        scope = {**namespace, **at.f_locals}
+        again = (node for node in _calls_after(file, at.f_lineno) if _value(node.func, scope) is pipe)
+        yield from _named(file, "a later call of the pipeline,", _FIRST_CALL, again)
+
+
+def _named(file: Path, what: str, why: str, calls: Iterable[ast.Call]) -> Iterator[Unseen]:
+    for node in calls:
+        site = make_site(((str(file), node.lineno, "<module>"),), None)
+        yield Unseen(what=f"{what} {ast.unparse(node.func)}", why=why, site=site)
+
+
+def _calls_after(file: Path, line: int) -> list[ast.Call]:
+    """The calls below the one that holds a line, from top to bottom."""
+    calls = [node for node in ast.walk(ast.parse(file.read_bytes())) if isinstance(node, ast.Call)]
+    ends = ((node.lineno, node.end_lineno or node.lineno) for node in calls)
+    below = max((end for begin, end in ends if begin <= line <= end), default=line)
+    return sorted((node for node in calls if node.lineno > below), key=lambda node: node.lineno)
+
+
+def _value(node: ast.expr, scope: dict[str, Any]) -> Any:
+    """What a name or an attribute of one stands for, without running any code of it."""
+    if isinstance(node, ast.Name):
+        return scope.get(node.id)
+    if isinstance(node, ast.Attribute):
+        return getattr(_value(node.value, scope), "__dict__", {}).get(node.attr)
+    return None
+
+
+def _makes_a_pipeline(node: ast.Call) -> bool:
+    """By the names that diffusers gives its classes."""
+    function = node.func
+    if isinstance(function, ast.Attribute) and function.attr in _MAKERS:
+        function = function.value
+    name = ast.unparse(function).rsplit(".", 1)[-1]
+    return name.endswith("Pipeline") or name.startswith("AutoPipeline")
 
 
 @contextmanager

@@ -229,6 +229,32 @@ def test_a_script_that_fails_between_its_calls_is_reported_up_to_there(tiny: Pat
     assert reasons == {"the script ended before it called it: NameError: name 'gone' is not defined"}
 
 
+def test_later_calls_of_the_pipeline_are_named(tiny: Path, write: Write, cpu: Any) -> None:
+    """A call that warms up has fewer steps, and not the callback of the one that counts."""
+    file = write(
+        "script.py",
+        """
+        from types import SimpleNamespace
+        from tiny_pipeline import tiny
+
+        pipe = tiny()
+        held = SimpleNamespace(inner=SimpleNamespace(pipe=pipe))
+        pipe(
+            num_inference_steps=int(max(1, 0)),
+        )
+        image = max(0, 1), pipe(num_inference_steps=3)
+        held.inner.pipe(num_inference_steps=4)
+        pipe.to("cpu")
+        """,
+    )
+    unseen = resolve(str(file)).run(lambda scene: scene.unseen, cpu, Options())
+    assert [(row.what, row.site.line) for row in unseen if row.site] == [
+        ("a later call of the pipeline, pipe", 10),
+        ("a later call of the pipeline, held.inner.pipe", 11),
+    ]
+    assert all("other arguments" in row.why for row in unseen)
+
+
 def test_a_pipeline_s_own_parts_are_no_others(tiny: Path, write: Write, cpu: Any) -> None:
     file = write("script.py", "from tiny_pipeline import tiny\n\npipe = tiny()\nsame = pipe\npipe()\n")
     assert resolve(str(file)).run(lambda scene: scene.unseen, cpu, Options()) == []

@@ -299,6 +299,11 @@ FROM_SCALARS = Wait(
     "a list with a device scalar in it is made into a tensor on the host: each such element is read back",
     "torch/csrc/utils/tensor_new.cpp: recursive_store (item() of each element)",
 )
+SAVED = Wait(
+    _K.DEVICE_TO_HOST,
+    "what is saved or pickled is copied to the host first, and the host waits for the copy",
+    "torch/serialization.py: _save (storage.cpu())",
+)
 PRINTED = Wait(
     _K.VALUE_READ,
     "printing a tensor reads its values, several times",

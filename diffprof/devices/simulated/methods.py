@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .blocking import LIST_READ, PRINTED
+from .blocking import LIST_READ, PRINTED, SAVED
 from .session import SESSION, may_assume, suspended, tell_blocking, tell_invented
 from .tensor import _FIELDS, NAME, SimTensor, describe, inner_of, intern_meta, known, unknown
 
@@ -85,6 +85,18 @@ def duplicate(t: SimTensor, memo: dict) -> SimTensor:
 
 def pickled(t: SimTensor) -> tuple:
     """What pickle stores: the values on the CPU, or the geometry."""
+    if SESSION.active:
+        tell_blocking(
+            SAVED.kind,
+            "torch.save",
+            SAVED.reason,
+            SAVED.source,
+            tuple(t.shape),
+            t.dtype,
+            nbytes=t._meta.nbytes,
+            known=t._cell.known,
+            tensor=t,
+        )
     is_param = isinstance(t, torch.nn.Parameter)
     if t._cell.known:
         return restored, (inner_of(t).detach().clone(), is_param, t.requires_grad)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -307,6 +309,13 @@ def test_reads_count_the_bytes(sim: torch.device, recorder: Recorder) -> None:
         (48, (3, 4), "float32"),
         (2, (), "float16"),
     ]
+
+
+def test_what_is_saved_is_copied_to_the_host(sim: torch.device, recorder: Recorder, tmp_path: Path) -> None:
+    on_device = torch.ones(3, device=sim)
+    torch.save({"on the device": on_device, "on the host": torch.ones(2)}, tmp_path / "saved.pt")
+    pickle.dumps(on_device)
+    assert [(wait.kind, wait.shape) for wait in recorder.waits] == [("device-to-host", (3,))] * 2
 
 
 def test_suspended_tells_nothing(sim: torch.device, recorder: Recorder) -> None:
