@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,21 @@ def test_blocks_are_replaced_whole() -> None:
     assert new.endswith("|\n<!-- end -->\nb\n")
     assert "STALE" not in new
     assert with_blocks(new) == new
+
+
+MOST_LINES = 60
+"""Of a function."""
+
+
+def _trees() -> dict[str, ast.Module]:
+    files = sorted((ROOT / "diffprof").rglob("*.py"))
+    return {f.relative_to(ROOT).as_posix(): ast.parse(f.read_text(encoding="utf-8")) for f in files}
+
+
+def test_a_public_class_name_lives_in_one_place() -> None:
+    places = defaultdict(list)
+    for file, tree in _trees().items():
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].append(file)
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffprof.chrome_trace import intervals
-from diffprof.chrome_trace.events import Table, Trace
+from diffprof.chrome_trace.events import EventTable, Trace
 
 _COLLECTIVE = re.compile(r"^(?:nccl|rccl)|(?:nccl|rccl)(?:Dev)?Kernel|^(?:hccl|HcomAll|oneccl)|_ccl_kernel")
 """Kernels of NCCL (`ncclKernel_AllReduce...`, since 2.18 `ncclDevKernel_...`), RCCL, HCCL and oneCCL."""
@@ -33,7 +33,7 @@ def communication_of(trace: Trace, device: int) -> Communication | None:
     """What one device does; None where no collective is in the trace."""
     work = trace.work
     shared = np.fromiter((is_collective(name) for name in trace.names), bool, len(trace.names))
-    here = (work.device == device) & (work.table == Table.KERNEL)
+    here = (work.device == device) & (work.table == EventTable.KERNEL)
     collective = here & shared[work.name]
     if not collective.any():
         return None

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 
-class Table(enum.IntEnum):
+class EventTable(enum.IntEnum):
     """Where an event goes."""
 
     IGNORED = 0
@@ -43,43 +43,43 @@ class Table(enum.IntEnum):
 
 
 _CATEGORIES = {
-    "cpu_op": Table.OP,
-    "operator": Table.OP,
-    "user_annotation": Table.ANNOTATION,
-    "cuda_runtime": Table.CALL,
-    "cuda_driver": Table.CALL,
-    "hip_runtime": Table.CALL,
-    "hip_driver": Table.CALL,
-    "runtime": Table.CALL,
-    "privateuse1_runtime": Table.CALL,
-    "privateuse1_driver": Table.CALL,
-    "glow_runtime": Table.CALL,
-    "mtia_runtime": Table.CALL,
-    "xpu_runtime": Table.CALL,
-    "xpu_driver": Table.CALL,
-    "xpu_sync": Table.CALL,
-    "kernel": Table.KERNEL,
-    "gpu_memcpy": Table.COPY,
-    "memcpy": Table.COPY,
-    "gpu_memset": Table.SET,
-    "memset": Table.SET,
-    "mtia_ccp_events": Table.KERNEL,
-    "cuda_sync": Table.WAIT,
-    "gpu_user_annotation": Table.DEVICE_ANNOTATION,
-    "python_function": Table.FRAME,
-    "cpu_instant_event": Table.IGNORED,
-    "trace": Table.IGNORED,
-    "overhead": Table.IGNORED,
-    "fwdbwd": Table.IGNORED,
-    "forward_backward": Table.IGNORED,
+    "cpu_op": EventTable.OP,
+    "operator": EventTable.OP,
+    "user_annotation": EventTable.ANNOTATION,
+    "cuda_runtime": EventTable.CALL,
+    "cuda_driver": EventTable.CALL,
+    "hip_runtime": EventTable.CALL,
+    "hip_driver": EventTable.CALL,
+    "runtime": EventTable.CALL,
+    "privateuse1_runtime": EventTable.CALL,
+    "privateuse1_driver": EventTable.CALL,
+    "glow_runtime": EventTable.CALL,
+    "mtia_runtime": EventTable.CALL,
+    "xpu_runtime": EventTable.CALL,
+    "xpu_driver": EventTable.CALL,
+    "xpu_sync": EventTable.CALL,
+    "kernel": EventTable.KERNEL,
+    "gpu_memcpy": EventTable.COPY,
+    "memcpy": EventTable.COPY,
+    "gpu_memset": EventTable.SET,
+    "memset": EventTable.SET,
+    "mtia_ccp_events": EventTable.KERNEL,
+    "cuda_sync": EventTable.WAIT,
+    "gpu_user_annotation": EventTable.DEVICE_ANNOTATION,
+    "python_function": EventTable.FRAME,
+    "cpu_instant_event": EventTable.IGNORED,
+    "trace": EventTable.IGNORED,
+    "overhead": EventTable.IGNORED,
+    "fwdbwd": EventTable.IGNORED,
+    "forward_backward": EventTable.IGNORED,
 }
 """Kineto's categories (libkineto/include/ActivityType.h, lower case), today's and older ones."""
 
 _OTHER_CATEGORIES = (
-    (re.compile(r"_(?:runtime|driver)$"), Table.CALL),
-    (re.compile(r"_kernels?$"), Table.KERNEL),
-    (re.compile(r"_memcpy$"), Table.COPY),
-    (re.compile(r"_memset$"), Table.SET),
+    (re.compile(r"_(?:runtime|driver)$"), EventTable.CALL),
+    (re.compile(r"_kernels?$"), EventTable.KERNEL),
+    (re.compile(r"_memcpy$"), EventTable.COPY),
+    (re.compile(r"_memset$"), EventTable.SET),
 )
 """What other accelerators' profilers call what Kineto calls `cuda_runtime`, `kernel`, ..."""
 
@@ -88,7 +88,7 @@ IDLE_WORK = frozenset({"event_wait", "event_record"})
 
 
 @functools.lru_cache(maxsize=1024)
-def _table_of_category(category: str) -> Table | None:
+def _table_of_category(category: str) -> EventTable | None:
     known = _CATEGORIES.get(category)
     if known is not None:
         return known
@@ -111,7 +111,12 @@ def accelerator_of(category: str) -> str | None:
     """The runtime that a category of calls or device work names, as it begins: cuda, hip, mtia, ...; None for
     categories of the host, and for those of every GPU, such as `kernel`."""
     category = category.lower()
-    if _table_of_category(category) not in (Table.CALL, Table.KERNEL, Table.COPY, Table.SET):
+    if _table_of_category(category) not in (
+        EventTable.CALL,
+        EventTable.KERNEL,
+        EventTable.COPY,
+        EventTable.SET,
+    ):
         return None
     first, _, rest = category.partition("_")
     return first if rest and first != "gpu" else None
@@ -120,25 +125,25 @@ def accelerator_of(category: str) -> str | None:
 _FLOWS = ("ac2g", "async_cpu_to_gpu", "async_gpu")
 
 
-def table_of(ph: str, category: str | None) -> Table:
+def table_of(ph: str, category: str | None) -> EventTable:
     """The table for an event's phase letter and category."""
     category = (category or "").lower()
     if ph == "X":
-        return _table_of_category(category) or Table.UNKNOWN
+        return _table_of_category(category) or EventTable.UNKNOWN
     if ph == "M":
-        return Table.META
+        return EventTable.META
     if ph in ("s", "f"):
         if category not in _FLOWS:
-            return Table.IGNORED
-        return Table.FLOW_START if ph == "s" else Table.FLOW_END
+            return EventTable.IGNORED
+        return EventTable.FLOW_START if ph == "s" else EventTable.FLOW_END
     if ph in ("B", "E"):
-        known = _table_of_category(category) or (Table.UNKNOWN if category else Table.BEGIN)
-        if known == Table.IGNORED:
+        known = _table_of_category(category) or (EventTable.UNKNOWN if category else EventTable.BEGIN)
+        if known == EventTable.IGNORED:
             return known
-        return Table.BEGIN if ph == "B" else Table.END
+        return EventTable.BEGIN if ph == "B" else EventTable.END
     if ph in ("i", "I") and category in ("cpu_instant_event", ""):
-        return Table.MEMORY
-    return Table.IGNORED
+        return EventTable.MEMORY
+    return EventTable.IGNORED
 
 
 def is_known(category: str | None) -> bool:
@@ -350,7 +355,7 @@ _PHASE = re.compile(r"^diffprof::(?!module:)(\w+)(?:\[(\d+)\])?(?:/(\w+))?$")
 _STEP = re.compile(r"^ProfilerStep#(\d+)$")
 
 
-class Phase(NamedTuple):
+class CallPart(NamedTuple):
     """A part of the call. step: number of the denoising step; part: denoiser, scheduler, ..."""
 
     name: str
@@ -358,20 +363,20 @@ class Phase(NamedTuple):
     part: str | None = None
 
 
-def phase_label(phase: Phase) -> str:
+def phase_label(phase: CallPart) -> str:
     """The annotation for a phase; `parse_phase` reads it back."""
     step = f"[{phase.step}]" if phase.step is not None else ""
     part = f"/{phase.part}" if phase.part else ""
     return f"{PHASE_PREFIX}{phase.name}{step}{part}"
 
 
-def parse_phase(label: str) -> Phase | None:
+def parse_phase(label: str) -> CallPart | None:
     """The phase that one of diffprof's annotations names, or None."""
     found = _PHASE.match(label)
     if not found:
         return None
     name, step, part = found.groups()
-    return Phase(name, int(step) if step else None, part)
+    return CallPart(name, int(step) if step else None, part)
 
 
 def profiler_step(label: str) -> int | None:

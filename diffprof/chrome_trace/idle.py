@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from diffprof.chrome_trace import intervals
-from diffprof.chrome_trace.events import Table, Trace, copy_direction
+from diffprof.chrome_trace.events import EventTable, Trace, copy_direction
 from diffprof.chrome_trace.host_work import SHARED, STALL_US, busy_with, host_work
 from diffprof.chrome_trace.kernel_rows import Kinds
 from diffprof.chrome_trace.links import Links
@@ -181,7 +181,7 @@ def _causes(
         np.maximum(most, more, out=most)
     sync_call, waited = _last_wait(calls, waits, lane, start, until)
     transfers = [copy_direction(name)[0] in ("h2d", "d2h") for name in trace.names]
-    work_names, is_copy = trace.work.name, trace.work.table[following] == Table.COPY
+    work_names, is_copy = trace.work.name, trace.work.table[following] == EventTable.COPY
     causes: list[str] = []
     syncs: list[int | None] = []
     for i in range(len(start)):

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from diffprof.chrome_trace.events import Table, Trace, kernel_family
+from diffprof.chrome_trace.events import EventTable, Trace, kernel_family
 from diffprof.chrome_trace.links import Links
 from diffprof.chrome_trace.phases import Phases
 from diffprof.model.recording import KernelKind, KernelRow
@@ -93,7 +93,7 @@ def find_kinds(trace: Trace, links: Links) -> Kinds:
 def _kind(trace: Trace, name: int, op: int, detail: int, table: int, mean: float) -> KernelKind:
     op_name = trace.names[op] if op >= 0 else ""
     kernel = short_name(trace.names[name])
-    family = {Table.COPY: "copy", Table.SET: "memset"}.get(Table(table))
+    family = {EventTable.COPY: "copy", EventTable.SET: "memset"}.get(EventTable(table))
     return KernelKind(
         name=kernel,
         op=op_name,

@@ -35,7 +35,7 @@ Frames = Sequence[tuple[str, int, str]]
 """(file, line, function), innermost first."""
 
 
-class Event(NamedTuple):
+class BlockEvent(NamedTuple):
     """A block that comes (nbytes > 0) or goes. number: of the block."""
 
     at: int
@@ -47,13 +47,13 @@ class Event(NamedTuple):
 # --- writing --------------------------------------------------------------------------------------------
 
 
-def snapshot(events: Iterable[Event]) -> dict[str, Any]:
+def snapshot(events: Iterable[BlockEvent]) -> dict[str, Any]:
     """The snapshot of a device's memory after these events, in one segment. `at` becomes `time_us`.
 
     What is freed before it was allocated is left out.
     """
     trace: list[dict[str, Any]] = []
-    live: dict[int, tuple[int, Event]] = {}
+    live: dict[int, tuple[int, BlockEvent]] = {}
     spare: dict[int, list[int]] = defaultdict(list)
     top = BASE
     for event in events:
@@ -71,7 +71,7 @@ def snapshot(events: Iterable[Event]) -> dict[str, Any]:
                 _entry(f"free_{how}", address, made.nbytes, freed) for how in ("requested", "completed")
             )
     if trace:
-        trace.insert(0, _entry("segment_alloc", BASE, top - BASE, Event(0, 0, 0)))
+        trace.insert(0, _entry("segment_alloc", BASE, top - BASE, BlockEvent(0, 0, 0)))
     return {
         "segments": [_segment(top, live.values())] if top > BASE else [],
         "device_traces": [trace],
@@ -80,7 +80,7 @@ def snapshot(events: Iterable[Event]) -> dict[str, Any]:
     }
 
 
-def _entry(action: str, address: int, size: int, event: Event) -> dict[str, Any]:
+def _entry(action: str, address: int, size: int, event: BlockEvent) -> dict[str, Any]:
     return {
         "action": action,
         "addr": address,
@@ -95,7 +95,7 @@ def _frames(frames: Frames) -> list[dict[str, Any]]:
     return [{"filename": file, "line": line, "name": name} for file, line, name in frames]
 
 
-def _segment(top: int, live: Iterable[tuple[int, Event]]) -> dict[str, Any]:
+def _segment(top: int, live: Iterable[tuple[int, BlockEvent]]) -> dict[str, Any]:
     blocks: list[dict[str, Any]] = []
     at = BASE
     for address, event in sorted(live):

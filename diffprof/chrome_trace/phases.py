@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from diffprof.chrome_trace.events import Phase, Trace, parse_phase, profiler_step
+from diffprof.chrome_trace.events import CallPart, Trace, parse_phase, profiler_step
 from diffprof.chrome_trace.links import Links
 from diffprof.chrome_trace.nesting import Nest
 
-Span = tuple[float, float, Phase]
+Span = tuple[float, float, CallPart]
 """(start, end, phase), microseconds."""
 
 LOOP = "denoise"
@@ -56,7 +56,7 @@ class Phases:
         """For each moment the index into `spans` of the innermost phase, or -1."""
         return self._nest.at(ts, np.zeros(len(ts), np.int8))
 
-    def phase(self, index: int) -> Phase | None:
+    def phase(self, index: int) -> CallPart | None:
         """The phase, with the step of its surroundings where it has none itself."""
         return self.spans[index][2] if index >= 0 else None
 
@@ -144,9 +144,9 @@ def _plain(trace: Trace, links: Links) -> list[Span]:
         start = float(trace.annotations.ts[row])
         step = steps[name]
         phase = (
-            Phase("step", step)
+            CallPart("step", step)
             if step is not None
-            else Phase(trace.names[name], steps[names[above]] if above >= 0 else None)
+            else CallPart(trace.names[name], steps[names[above]] if above >= 0 else None)
         )
         spans.append((start, start + float(trace.annotations.dur[row]), phase))
     return spans
@@ -230,12 +230,12 @@ def _assemble(roles: dict[str, list[tuple[float, float]]]) -> list[Span]:
     spans: list[Span] = []
     at = begin
     for number, (start, end) in enumerate(steps):
-        spans.append((at, end, Phase(LOOP, number)))
-        spans.append((start, end, Phase(LOOP, number, "scheduler")))
-        spans += [(s, e, Phase(LOOP, number, "denoiser")) for s, e in denoisers if at <= s < end]
+        spans.append((at, end, CallPart(LOOP, number)))
+        spans.append((start, end, CallPart(LOOP, number, "scheduler")))
+        spans += [(s, e, CallPart(LOOP, number, "denoiser")) for s, e in denoisers if at <= s < end]
         at = end
     outside = [
-        (s, e, Phase(role))
+        (s, e, CallPart(role))
         for role in ("encode", "decode", "postprocess")
         for s, e in roles.get(role, [])
         if e <= begin or s >= at
@@ -244,8 +244,8 @@ def _assemble(roles: dict[str, list[tuple[float, float]]]) -> list[Span]:
     if calls:
         # What no part claims: before the loop it prepares, after it it is the decode's surroundings.
         low, high = calls[0]
-        spans.append((low, begin, Phase("prepare")))
+        spans.append((low, begin, CallPart("prepare")))
         spans.append(
-            (at, high, Phase("postprocess" if any(o[2].name == "decode" for o in outside) else "decode"))
+            (at, high, CallPart("postprocess" if any(o[2].name == "decode" for o in outside) else "decode"))
         )
     return spans + outside

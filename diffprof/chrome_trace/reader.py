@@ -14,8 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from diffprof.chrome_trace.events import IDLE_WORK, Detail, Memory, Spans, Table, Trace, is_known, table_of
-from diffprof.chrome_trace.stream import Args, Event, Source
+from diffprof.chrome_trace.events import (
+    IDLE_WORK,
+    Detail,
+    EventTable,
+    Memory,
+    Spans,
+    Trace,
+    is_known,
+    table_of,
+)
+from diffprof.chrome_trace.stream import Args, Event, TraceStream
 from diffprof.model.errors import UsageError
 
 STOPPED = "reading it was stopped"
@@ -127,8 +136,8 @@ class _Builder:
         self.names = _Names()
         self.lanes = _Codes()
         self.details = _Codes()
-        self.columns: dict[Table, _Columns] = defaultdict(_Columns)
-        self.flows: dict[Table, list[tuple[Any, Any, Any]]] = defaultdict(list)
+        self.columns: dict[EventTable, _Columns] = defaultdict(_Columns)
+        self.flows: dict[EventTable, list[tuple[Any, Any, Any]]] = defaultdict(list)
         self.memory: list[tuple[Any, Any, Any]] = []
         self.labels: dict[Any, str] = {}
         self.threads: dict[tuple[Any, Any], str] = {}
@@ -153,17 +162,17 @@ class _Builder:
                 self.categories[kinds[code][1] or ""] += count
         tables = np.array([int(table_of(*kind)) for kind in kinds], np.int8)[codes]
         for number in np.unique(tables).tolist():
-            table = Table(number)
-            if table in (Table.IGNORED, Table.UNKNOWN):
+            table = EventTable(number)
+            if table in (EventTable.IGNORED, EventTable.UNKNOWN):
                 continue
             rows = list(compress(events, (tables == number).tolist()))
-            if table == Table.META:
+            if table == EventTable.META:
                 self._meta(rows)
-            elif table in (Table.BEGIN, Table.END):
+            elif table in (EventTable.BEGIN, EventTable.END):
                 self.halves.extend(rows)
-            elif table == Table.MEMORY:
+            elif table == EventTable.MEMORY:
                 self._memory([row for row in rows if row.name == "[memory]" and row.args])
-            elif table in (Table.FLOW_START, Table.FLOW_END):
+            elif table in (EventTable.FLOW_START, EventTable.FLOW_END):
                 self._flow(table, rows)
             else:
                 self._spans(table, rows)
@@ -188,13 +197,13 @@ class _Builder:
             map(self.lanes.__getitem__, map(attrgetter("pid", "tid"), rows)), np.int32, len(rows)
         )
 
-    def _spans(self, table: Table, rows: list[Event]) -> None:
-        if table == Table.FRAME:
+    def _spans(self, table: EventTable, rows: list[Event]) -> None:
+        if table == EventTable.FRAME:
             # Built-in functions have no source line; their names hold addresses, so each is new.
             rows = [row for row in rows if not (row.name or "").startswith("<built-in")]
-        elif table == Table.KERNEL:
+        elif table == EventTable.KERNEL:
             rows = [row for row in rows if row.name not in IDLE_WORK]
-        elif table == Table.CALL:
+        elif table == EventTable.CALL:
             # MTIA draws each wait twice, on the thread and on the device.
             rows = [row for row in rows if row.args is None or row.pid != row.args.device]
         rows, ts = self._times(rows)
@@ -210,23 +219,29 @@ class _Builder:
             "lane": self._lane(rows),
         }
         args = [row.args or _NO_ARGS for row in rows]
-        if table == Table.OP:
+        if table == EventTable.OP:
             columns["external"] = _ints(args, "external")
             columns["detail"] = np.fromiter(map(self._detail, args), np.int32, count)
-        elif table == Table.ANNOTATION:
+        elif table == EventTable.ANNOTATION:
             columns["external"] = _ints(args, "external")
-        elif table == Table.CALL:
+        elif table == EventTable.CALL:
             columns["correlation"] = _ints(args, "correlation")
             columns["external"] = _ints(args, "external")
-        elif table in (Table.KERNEL, Table.COPY, Table.SET, Table.WAIT, Table.DEVICE_ANNOTATION):
+        elif table in (
+            EventTable.KERNEL,
+            EventTable.COPY,
+            EventTable.SET,
+            EventTable.WAIT,
+            EventTable.DEVICE_ANNOTATION,
+        ):
             columns["correlation"] = _ints(args, "correlation")
             columns["external"] = _ints(args, "external")
             columns["bytes"] = _ints(args, "bytes")
             columns["stream"] = _or_else(_ints(args, "stream", np.int32), rows, "tid")
             columns["device"] = _or_else(_ints(args, "device", np.int32), rows, "pid")
             columns["table"] = np.full(count, int(table), np.int8)
-            if table == Table.KERNEL:
-                columns["table"][[(row.name or "").startswith("dma_") for row in rows]] = int(Table.COPY)
+            if table == EventTable.KERNEL:
+                columns["table"][[(row.name or "").startswith("dma_") for row in rows]] = int(EventTable.COPY)
         self.columns[table].add(**columns)
 
     def _detail(self, args: Args) -> int:
@@ -235,7 +250,7 @@ class _Builder:
             shapes = dtypes = b""
         return self.details[Detail(shapes, dtypes, (args.stack or "")[:DETAIL_LIMIT])]
 
-    def _flow(self, table: Table, rows: list[Event]) -> None:
+    def _flow(self, table: EventTable, rows: list[Event]) -> None:
         rows, ts = self._times(rows)
         self.flows[table].append((_ints(rows, "id"), ts, self._lane(rows)))
 
@@ -258,7 +273,7 @@ class _Builder:
         halves, _ = self._times(self.halves)
         self.halves = []
         halves.sort(key=attrgetter("ts"))
-        closed: dict[Table, list[Event]] = defaultdict(list)
+        closed: dict[EventTable, list[Event]] = defaultdict(list)
         for half in halves:
             lane = self.lanes[half.pid, half.tid]
             if half.ph == "B":
@@ -275,7 +290,7 @@ class _Builder:
                 begun = stack.pop()
                 begun.dur = float(half.ts - begun.ts)  # type: ignore[operator]
                 table = table_of("X", begun.cat)
-                if table not in (Table.IGNORED, Table.UNKNOWN):
+                if table not in (EventTable.IGNORED, EventTable.UNKNOWN):
                     closed[table].append(begun)
         self.unclosed += sum(map(len, self.open.values()))
         self.open.clear()
@@ -294,7 +309,7 @@ def _or_else(values: Any, rows: list[Event], name: str) -> Any:
 def _flow_correlation(builder: _Builder, calls: Spans, work: Spans) -> None:
     """Fill missing correlation ids from the flow arrows, in place: an arrow starts and ends where its two
     events do."""
-    for table, spans in ((Table.FLOW_START, calls), (Table.FLOW_END, work)):
+    for table, spans in ((EventTable.FLOW_START, calls), (EventTable.FLOW_END, work)):
         pieces = builder.flows.get(table)
         if not pieces or not len(spans) or (spans.correlation >= 0).all():
             continue
@@ -321,7 +336,7 @@ def read_trace(
     (`Trace.truncated`, `Trace.damaged`).
     Raises UsageError for a file that can't be opened, is empty, or is no trace of PyTorch's profiler.
     """
-    source = Source(Path(path))
+    source = TraceStream(Path(path))
     builder = _Builder()
     collecting = gc.isenabled()
     gc.disable()  # Hundreds of thousands of short-lived objects, none in a cycle.
@@ -341,17 +356,17 @@ def read_trace(
     return _finish(source, builder)
 
 
-def _finish(source: Source, builder: _Builder) -> Trace:
+def _finish(source: TraceStream, builder: _Builder) -> Trace:
     if not any(is_known(category) for category in builder.categories):
         raise _not_kineto(source, builder)
     work = _Columns()
-    for table in (Table.KERNEL, Table.COPY, Table.SET):
+    for table in (EventTable.KERNEL, EventTable.COPY, EventTable.SET):
         for name, pieces in builder.columns[table].pieces.items():
             work.pieces[name].extend(pieces)
     columns = builder.columns
     if builder.damaged and not any(len(ts) for each in columns.values() for ts in each.pieces.get("ts", ())):
         raise _unreadable(source, builder.damaged)
-    calls, device = columns[Table.CALL].spans(), work.spans()
+    calls, device = columns[EventTable.CALL].spans(), work.spans()
     _to_threads(builder, calls)
     _flow_correlation(builder, calls, device)
     builder.flows.clear()
@@ -365,13 +380,13 @@ def _finish(source: Source, builder: _Builder) -> Trace:
         names=builder.names.texts,
         lanes=list(builder.lanes),
         details=list(builder.details),
-        ops=columns[Table.OP].spans(),
-        annotations=columns[Table.ANNOTATION].spans(),
+        ops=columns[EventTable.OP].spans(),
+        annotations=columns[EventTable.ANNOTATION].spans(),
         calls=calls,
         work=device,
-        waits=columns[Table.WAIT].spans(),
-        device_annotations=columns[Table.DEVICE_ANNOTATION].spans(),
-        frames=columns[Table.FRAME].spans(),
+        waits=columns[EventTable.WAIT].spans(),
+        device_annotations=columns[EventTable.DEVICE_ANNOTATION].spans(),
+        frames=columns[EventTable.FRAME].spans(),
         memory=Memory(*memory) if memory else Memory(np.empty(0), np.empty(0), np.empty(0)),
         labels=builder.labels,
         threads=builder.threads,
@@ -396,14 +411,14 @@ def _to_threads(builder: _Builder, calls: Spans) -> None:
         calls.lane = np.array([homeless.get(code, code) for code in range(len(lanes))], np.int32)[calls.lane]
 
 
-def _unreadable(source: Source, events: int) -> UsageError:
+def _unreadable(source: TraceStream, events: int) -> UsageError:
     return UsageError(
         f"{source.path} holds {events:,} events, and none can be read.",
         "Each needs a name, a category and a time in microseconds (`ts`). Record the profile again.",
     )
 
 
-def _not_kineto(source: Source, builder: _Builder) -> UsageError:
+def _not_kineto(source: TraceStream, builder: _Builder) -> UsageError:
     hint = "diffprof reads traces of PyTorch's profiler, as `prof.export_chrome_trace` writes them."
     if not builder.events:
         if source.damaged:

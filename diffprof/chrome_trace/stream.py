@@ -103,7 +103,7 @@ _LARGE = float(1 << 50)
 
 
 @dataclass
-class Source:
+class TraceStream:
     """A trace being read; its fields are complete when `events` is exhausted."""
 
     path: Path

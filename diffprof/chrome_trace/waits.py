@@ -9,7 +9,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffprof.chrome_trace.events import CallKind, Phase, Table, Trace, call_kind, copy_direction, wait_scope
+from diffprof.chrome_trace.events import (
+    CallKind,
+    CallPart,
+    EventTable,
+    Trace,
+    call_kind,
+    copy_direction,
+    wait_scope,
+)
 from diffprof.chrome_trace.links import Links
 from diffprof.chrome_trace.nesting import Nest
 from diffprof.chrome_trace.phases import LOOP, Phases
@@ -73,7 +81,7 @@ class WaitEvent:
     end_us: float
     waited_us: float
     ops: tuple[str, ...]
-    phase: Phase | None
+    phase: CallPart | None
     row: int
 
 
@@ -312,7 +320,7 @@ def _copies(trace: Trace, links: Links, kinds: list[CallKind], outer: Any) -> di
     work, calls = trace.work, trace.calls
     found: dict[int, _Copy] = {}
     earlier = _earlier_end(work)
-    for row in np.flatnonzero((work.table == Table.COPY) & (links.call_of_work >= 0)).tolist():
+    for row in np.flatnonzero((work.table == EventTable.COPY) & (links.call_of_work >= 0)).tolist():
         call = int(links.call_of_work[row])
         if (above := int(outer[call])) >= 0 and kinds[above] in (CallKind.COPY, CallKind.BLOCKING_COPY):
             call = above

@@ -17,7 +17,7 @@ from typing import IO, Any, cast
 import msgspec
 
 from diffprof import __version__
-from diffprof.chrome_trace.events import MODULE_PREFIX, Phase, phase_label
+from diffprof.chrome_trace.events import MODULE_PREFIX, CallPart, phase_label
 from diffprof.chrome_trace.op_lines import FIRST_STREAM, HOST, ORIGIN_US, drawn, on_host, operation_lines
 from diffprof.judge.timeline import Replay, replay
 from diffprof.model.errors import DiffprofError
@@ -155,7 +155,7 @@ def _window(run: Replay, first: int, last: int) -> tuple[float, float]:
 def _phases(timeline: Timeline, run: Replay) -> Iterator[Event]:
     for span in sorted(timeline.phases, key=lambda each: (each.first, -each.last)):
         if span.last > span.first:
-            label = phase_label(Phase(span.name, span.step, span.part))
+            label = phase_label(CallPart(span.name, span.step, span.part))
             yield _span(
                 "user_annotation", label, *_window(run, span.first, min(span.last, len(run.host_end)))
             )

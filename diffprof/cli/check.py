@@ -18,9 +18,9 @@ from diffprof.views.checks import FORMS, OWN
 
 if TYPE_CHECKING:
     from diffprof.guard.baseline import Baseline
-    from diffprof.guard.check import Job
+    from diffprof.guard.check import CheckJob
     from diffprof.guard.configuration import Configuration
-    from diffprof.judge.checked import Checked
+    from diffprof.judge.checked import TargetCheck
     from diffprof.model.report import Report
 
 
@@ -129,14 +129,14 @@ def command(
 
 def _checked(
     settings: Configuration,
-    jobs: Sequence[Job],
+    jobs: Sequence[CheckJob],
     known: Baseline | None,
     reports: Path,
     against: str | None,
     packages: Sequence[str],
     *,
     quiet: bool,
-) -> tuple[Checked, ...]:
+) -> tuple[TargetCheck, ...]:
     """Here, held against another place where one is named, and with other packages."""
     from diffprof.guard.baseline import Baseline
     from diffprof.guard.check import check, scan_job
@@ -148,7 +148,7 @@ def _checked(
         other = stack.enter_context(reports_elsewhere(settings, against, names)) if against else None
         with progress_on(sys.stderr, quiet=quiet) as progress:
 
-            def scanned(job: Job) -> Report:
+            def scanned(job: CheckJob) -> Report:
                 progress.part(job.name, job.device or "", f"{jobs.index(job) + 1} of {len(jobs)}")
                 return scan_job(settings, job, progress=progress)
 
@@ -162,7 +162,7 @@ def _checked(
     return found
 
 
-def _named(checked: Checked, spec: str) -> Checked:
+def _named(checked: TargetCheck, spec: str) -> TargetCheck:
     import msgspec
 
     return msgspec.structs.replace(checked, name=f"{checked.name} with {spec}")

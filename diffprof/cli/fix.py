@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from diffprof.judge.plan import Choice
     from diffprof.model.fix import Plan
     from diffprof.model.report import Report
-    from diffprof.tuning.source_checking import Checked
+    from diffprof.tuning.source_checking import CheckedPatch
 
 
 def words_of(text: tuple[str, ...]) -> tuple[str, ...]:
@@ -267,17 +267,17 @@ def _harmless(diff: str) -> str:
 
 def _checked(
     report: Report, plan: Plan, file: Path, asked: Container[str], doubtful: Sequence[str]
-) -> Checked:
+) -> CheckedPatch:
     """The edits, checked by a scan unless the run's target may be somebody else's."""
     from diffprof.judge.source_edit.patch import make_patch
-    from diffprof.tuning.source_checking import Checked, checked_patch
+    from diffprof.tuning.source_checking import CheckedPatch, checked_patch
 
     if doubtful:
-        return Checked(make_patch(report, plan, file, asked), doubtful[0].rstrip("."))
+        return CheckedPatch(make_patch(report, plan, file, asked), doubtful[0].rstrip("."))
     return checked_patch(report, plan, file, asked)
 
 
-def _patch(checked: Checked, form: str, *, write: bool, keep_unchecked: bool) -> None:
+def _patch(checked: CheckedPatch, form: str, *, write: bool, keep_unchecked: bool) -> None:
     """Print the diff on stdout, and what it does and leaves on stderr; write it if asked to."""
     from diffprof.judge.source_edit.patch import write_patch
     from diffprof.model.report import as_json

@@ -39,7 +39,7 @@ class Scheduler:
         return sample - 0.1 * noise
 
 
-class Pipeline:
+class BrokenPipeline:
     """Denoises rows of 64 numbers."""
 
     def __init__(self, planted: str) -> None:
@@ -54,7 +54,7 @@ class Pipeline:
     def device(self) -> Any:
         return self.unet.first.weight.device
 
-    def to(self, *args: Any, **kwargs: Any) -> Pipeline:
+    def to(self, *args: Any, **kwargs: Any) -> BrokenPipeline:
         self.unet.to(*args, **kwargs)
         return self
 
@@ -69,12 +69,12 @@ class Pipeline:
 
 
 def clean_pipeline() -> tuple[Any, dict[str, Any]]:
-    return Pipeline("nothing"), {"num_inference_steps": 3}
+    return BrokenPipeline("nothing"), {"num_inference_steps": 3}
 
 
 def break_pipeline() -> tuple[Any, dict[str, Any]]:
-    return Pipeline("break"), {"num_inference_steps": 3}
+    return BrokenPipeline("break"), {"num_inference_steps": 3}
 
 
 def recompile_pipeline() -> tuple[Any, dict[str, Any]]:
-    return Pipeline("recompile"), {"num_inference_steps": 3}
+    return BrokenPipeline("recompile"), {"num_inference_steps": 3}

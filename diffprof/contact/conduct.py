@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffprof.contact.parts import PARTS, TOTAL_S, Part, Place
+from diffprof.contact.parts import PARTS, TOTAL_S, ContactPart, Place
 from diffprof.contact.report import write_report
 from diffprof.contact.store import Log, read
 
@@ -48,11 +48,11 @@ def conduct(
     return sum(1 for part in wanted if not finished(folder, part))
 
 
-def finished(folder: Path, part: Part) -> bool:
+def finished(folder: Path, part: ContactPart) -> bool:
     return bool((read(folder / "parts" / f"{part.key}.json") or {}).get("finished"))
 
 
-def run_part(folder: Path, place: Place, part: Part, box: float) -> None:
+def run_part(folder: Path, place: Place, part: ContactPart, box: float) -> None:
     """One part in a child; what it says goes to a file beside what it found."""
     log = folder / "parts" / f"{part.key}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def _wait(child: subprocess.Popen[bytes], seconds: float) -> bool:
     return True
 
 
-def _note_end(folder: Path, part: Part, code: int, ended: bool, seconds: float) -> None:
+def _note_end(folder: Path, part: ContactPart, code: int, ended: bool, seconds: float) -> None:
     """What the child could not write itself: how it ended, and which item ended it."""
     log = Log(folder, part.key)
     log.content |= {"title": part.title, "seconds": round(seconds, 1), "exit_code": code}

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from diffprof.contact.parts import Place
-from diffprof.contact.shapes import Shape, shapes
+from diffprof.contact.shapes import KernelShape, shapes
 from diffprof.contact.store import Work, paired
 
 TOGETHER = 20
@@ -91,7 +91,7 @@ def _by_family(recording: Any) -> dict[str, float]:
     return dict(found)
 
 
-def measured(place: Place, group: Sequence[Shape]) -> dict[str, Any]:
+def measured(place: Place, group: Sequence[KernelShape]) -> dict[str, Any]:
     """Each shape with microseconds measured and predicted; what can't run says why."""
     import torch
 
@@ -110,7 +110,7 @@ def measured(place: Place, group: Sequence[Shape]) -> dict[str, Any]:
     return {"rows": rows, "torch": torch.__version__}
 
 
-def _timed(shape: Shape, runner: Any, torch: Any, where: Any, rounds: int) -> dict[str, Any]:
+def _timed(shape: KernelShape, runner: Any, torch: Any, where: Any, rounds: int) -> dict[str, Any]:
     def empty(size: tuple[int, ...], dtype: Any) -> Any:
         return torch.empty(size, dtype=dtype, device=where)
 
@@ -124,7 +124,7 @@ def _timed(shape: Shape, runner: Any, torch: Any, where: Any, rounds: int) -> di
     return {"us": round(statistics.median(taken), 3), "least_us": round(min(taken), 3)}
 
 
-def predicted(place: Place, group: Sequence[Shape]) -> dict[str, float]:
+def predicted(place: Place, group: Sequence[KernelShape]) -> dict[str, float]:
     """Shape -> microseconds of the device, by the model of the simulated GPU."""
     import torch
 

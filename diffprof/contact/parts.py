@@ -24,7 +24,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Part:
+class ContactPart:
     """seconds: the most that it may take. module: has `items(place)`, pairs of a key and its work."""
 
     key: str
@@ -37,14 +37,14 @@ class Part:
 
 
 PARTS = (
-    Part("environment", "Environment", 25, "machine"),
-    Part("checks", "Checks of the CUDA paths", 100, "checks"),
-    Part("waits", "Waits: four witnesses", 130, "waits"),
-    Part("kernels", "Kernels: predicted and measured", 120, "kernels"),
-    Part("ladder", "The ladder's eager rungs, and blocks compiled", 90, "rungs"),
-    Part("linears", "A linear under each quantization scheme", 50, "linears"),
-    Part("fixes", "Fixes applied to planted faults", 70, "planted"),
-    Part("graphs", "Graph breaks and recompiles", 40, "graphs"),
+    ContactPart("environment", "Environment", 25, "machine"),
+    ContactPart("checks", "Checks of the CUDA paths", 100, "checks"),
+    ContactPart("waits", "Waits: four witnesses", 130, "waits"),
+    ContactPart("kernels", "Kernels: predicted and measured", 120, "kernels"),
+    ContactPart("ladder", "The ladder's eager rungs, and blocks compiled", 90, "rungs"),
+    ContactPart("linears", "A linear under each quantization scheme", 50, "linears"),
+    ContactPart("fixes", "Fixes applied to planted faults", 70, "planted"),
+    ContactPart("graphs", "Graph breaks and recompiles", 40, "graphs"),
 )
 
 TOTAL_S = 540.0

@@ -32,7 +32,7 @@ SIZES = (2**16, 2**20, 2**22, 2**24, 2**26)
 
 
 @dataclass(frozen=True)
-class Shape:
+class KernelShape:
     """One kernel. fields: what identifies it in its table. build: (torch, empty) -> work, where
     `empty(shape, dtype)` makes a tensor."""
 
@@ -47,7 +47,7 @@ class Shape:
         return " ".join([self.op, self.dtype, *(f"{name}={value}" for name, value in self.fields)])
 
 
-def shapes(short: bool) -> list[Shape]:
+def shapes(short: bool) -> list[KernelShape]:
     """All of them, about 400, those of each family mixed so that what a short time leaves is of every kind; a
     few small ones for a rehearsal."""
     families = [list(make()) for make in (products, attention, convolutions, pointwise, norms, copies)]
@@ -55,13 +55,13 @@ def shapes(short: bool) -> list[Shape]:
     if not short:
         return mixed
     small = [shape for shape in mixed if _elements(shape) <= 2**21]
-    kinds: dict[str, list[Shape]] = {}
+    kinds: dict[str, list[KernelShape]] = {}
     for shape in small:
         kinds.setdefault(shape.family, []).append(shape)
     return [shape for found in kinds.values() for shape in found[:2]]
 
 
-def _elements(shape: Shape) -> int:
+def _elements(shape: KernelShape) -> int:
     """About how much work a shape is, in elements that it reads."""
     fields = dict(shape.fields)
     if shape.family == "gemm":
@@ -73,11 +73,11 @@ def _elements(shape: Shape) -> int:
     return fields.get("elements", 0) or fields["rows"] * fields["width"]
 
 
-def products() -> Iterator[Shape]:
+def products() -> Iterator[KernelShape]:
     for (k, n), m in itertools.product(WIDTHS, ROWS):
-        yield Shape("gemm", "linear", "bfloat16", (("m", m), ("n", n), ("k", k)), _linear(m, n, k))
+        yield KernelShape("gemm", "linear", "bfloat16", (("m", m), ("n", n), ("k", k)), _linear(m, n, k))
     for (k, n), m, dtype in itertools.product(WIDTHS[:4], (1024, 4096), ("float16", "float32")):
-        yield Shape("gemm", "linear", dtype, (("m", m), ("n", n), ("k", k)), _linear(m, n, k, dtype))
+        yield KernelShape("gemm", "linear", dtype, (("m", m), ("n", n), ("k", k)), _linear(m, n, k, dtype))
 
 
 def _linear(m: int, n: int, k: int, dtype: str = "bfloat16") -> Any:
@@ -92,15 +92,15 @@ def _linear(m: int, n: int, k: int, dtype: str = "bfloat16") -> Any:
 BACKENDS = ("FLASH_ATTENTION", "CUDNN_ATTENTION", "EFFICIENT_ATTENTION")
 
 
-def attention() -> Iterator[Shape]:
+def attention() -> Iterator[KernelShape]:
     for (heads, size), tokens, batch in itertools.product(HEADS, TOKENS, (1, 2)):
         fields = (("batch_size", batch), ("tokens", tokens), ("num_heads", heads), ("head_dim", size))
         if batch == 1 or tokens <= 4096:
-            yield Shape("attention", "sdpa", "bfloat16", fields, _attention(batch, heads, tokens, size))
+            yield KernelShape("attention", "sdpa", "bfloat16", fields, _attention(batch, heads, tokens, size))
     for (heads, size), tokens, backend in itertools.product(HEADS[:3], (1024, 4096, 8192), BACKENDS):
         fields = (("batch_size", 1), ("tokens", tokens), ("num_heads", heads), ("head_dim", size))
         op = f"sdpa-{backend.lower().partition('_')[0]}"
-        yield Shape("attention", op, "bfloat16", fields, _attention(1, heads, tokens, size, backend))
+        yield KernelShape("attention", op, "bfloat16", fields, _attention(1, heads, tokens, size, backend))
 
 
 def _attention(batch: int, heads: int, tokens: int, size: int, backend: str | None = None) -> Any:
@@ -120,10 +120,10 @@ def _attention(batch: int, heads: int, tokens: int, size: int, backend: str | No
     return build
 
 
-def convolutions() -> Iterator[Shape]:
+def convolutions() -> Iterator[KernelShape]:
     for (cin, cout, side), layout in itertools.product(CONVOLUTIONS, ("contiguous", "channels_last")):
         fields = (("cin", cin), ("cout", cout), ("side", side), ("kernel", 3), ("layout", layout))
-        yield Shape("convolution", "conv2d", "bfloat16", fields, _convolution(cin, cout, side, layout))
+        yield KernelShape("convolution", "conv2d", "bfloat16", fields, _convolution(cin, cout, side, layout))
 
 
 def _convolution(cin: int, cout: int, side: int, layout: str) -> Any:
@@ -146,9 +146,9 @@ POINTWISE: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-def pointwise() -> Iterator[Shape]:
+def pointwise() -> Iterator[KernelShape]:
     for (op, run), size, dtype in itertools.product(POINTWISE.items(), SIZES, ("bfloat16", "float32")):
-        yield Shape("pointwise", op, dtype, (("elements", size),), _of_vector(size, dtype, run))
+        yield KernelShape("pointwise", op, dtype, (("elements", size),), _of_vector(size, dtype, run))
 
 
 def _of_vector(size: int, dtype: str, run: Any) -> Any:
@@ -159,14 +159,14 @@ def _of_vector(size: int, dtype: str, run: Any) -> Any:
     return build
 
 
-def norms() -> Iterator[Shape]:
+def norms() -> Iterator[KernelShape]:
     for rows, width, op in itertools.product(
         (1024, 4096, 16384), (640, 1280, 3072), ("layer_norm", "rms_norm")
     ):
-        yield Shape("norm", op, "bfloat16", (("rows", rows), ("width", width)), _norm(op, rows, width))
+        yield KernelShape("norm", op, "bfloat16", (("rows", rows), ("width", width)), _norm(op, rows, width))
     for channels, side in ((320, 128), (640, 64), (1280, 32), (128, 1024), (512, 256)):
         fields = (("rows", side * side), ("width", channels))
-        yield Shape("norm", "group_norm", "bfloat16", fields, _group_norm(channels, side))
+        yield KernelShape("norm", "group_norm", "bfloat16", fields, _group_norm(channels, side))
 
 
 def _norm(op: str, rows: int, width: int) -> Any:
@@ -195,6 +195,6 @@ COPIES: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-def copies() -> Iterator[Shape]:
+def copies() -> Iterator[KernelShape]:
     for (op, run), size in itertools.product(COPIES.items(), SIZES):
-        yield Shape("copy", op, "bfloat16", (("elements", size),), _of_vector(size, "bfloat16", run))
+        yield KernelShape("copy", op, "bfloat16", (("elements", size),), _of_vector(size, "bfloat16", run))

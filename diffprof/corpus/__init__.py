@@ -1,7 +1,7 @@
 """A corpus of tiny diffusers pipelines, one of each family and architecture, with seeded random weights.
 
 No file, no network: every component is built from a configuration. ``CASES`` maps a name to its ``Entry``;
-``entry.build()`` gives a fresh ``Case`` (pipeline, call arguments) that runs in a fraction of a second.
+``entry.build()`` gives a fresh ``CorpusCase`` (pipeline, call arguments) that runs in a fraction of a second.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MODULES = (
 
 
 @dataclass
-class Case:
+class CorpusCase:
     """A pipeline on the CPU and how it is called.
 
     ``generator``: "device" draws noise where the pipeline runs, "cpu" on the host, ``None`` passes none.
@@ -58,9 +58,9 @@ class Entry:
     name: str
     family: str
     denoiser: str
-    builder: Callable[[], Case] = field(repr=False)
+    builder: Callable[[], CorpusCase] = field(repr=False)
 
-    def build(self) -> Case:
+    def build(self) -> CorpusCase:
         """A fresh case, the same one every time; the global random state is left as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
@@ -75,10 +75,12 @@ class Entry:
 CASES: dict[str, Entry] = {}
 
 
-def case(name: str, *, family: str, denoiser: str) -> Callable[[Callable[[], Case]], Callable[[], Case]]:
+def case(
+    name: str, *, family: str, denoiser: str
+) -> Callable[[Callable[[], CorpusCase]], Callable[[], CorpusCase]]:
     """Register a builder. ``denoiser`` is what predicts the noise: "unet", "transformer" or "prior"."""
 
-    def register(builder: Callable[[], Case]) -> Callable[[], Case]:
+    def register(builder: Callable[[], CorpusCase]) -> Callable[[], CorpusCase]:
         if name in CASES:
             raise ValueError(f"two cases are called {name!r}")
         CASES[name] = Entry(name, family, denoiser, builder)

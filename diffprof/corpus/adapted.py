@@ -7,7 +7,7 @@ from typing import Any
 import diffusers as df
 import torch
 
-from . import Case, case
+from . import CorpusCase, case
 from .image_joint import flux_parts, flux_transformer, sd3_parts
 from .image_transformer import SHORT
 from .parts import BETAS, WIDTH, call, sd, sd_xl, unet, xl_unet
@@ -30,36 +30,36 @@ def lora_weights(model: Any, prefix: str, rank: int = 2) -> dict[str, torch.Tens
 
 
 @case("sdxl-lora-two-adapters", family="adapted", denoiser="unet")
-def xl_lora() -> Case:
+def xl_lora() -> CorpusCase:
     pipe = df.StableDiffusionXLPipeline(**sd_xl())
     style = lora_weights(pipe.unet, "unet") | lora_weights(pipe.text_encoder, "text_encoder")
     subject = lora_weights(pipe.unet, "unet")
     pipe.load_lora_weights(style, adapter_name="style")
     pipe.load_lora_weights(subject, adapter_name="subject")
     pipe.set_adapters(["style", "subject"], adapter_weights=[0.8, 0.5])
-    return Case(pipe, call(cross_attention_kwargs={"scale": 0.7}, **SMALL))
+    return CorpusCase(pipe, call(cross_attention_kwargs={"scale": 0.7}, **SMALL))
 
 
 @case("sd15-lora-fused", family="adapted", denoiser="unet")
-def sd_lora_fused() -> Case:
+def sd_lora_fused() -> CorpusCase:
     pipe = df.StableDiffusionPipeline(**sd())
     pipe.load_lora_weights(lora_weights(pipe.unet, "unet"), adapter_name="style")
     pipe.fuse_lora(lora_scale=0.7)
-    return Case(pipe, call(**SMALL))
+    return CorpusCase(pipe, call(**SMALL))
 
 
 @case("flux-lora", family="adapted", denoiser="transformer")
-def flux_lora() -> Case:
+def flux_lora() -> CorpusCase:
     pipe = df.FluxPipeline(**flux_parts())
     pipe.load_lora_weights(lora_weights(pipe.transformer, "transformer"), adapter_name="style")
-    return Case(pipe, call(joint_attention_kwargs={"scale": 0.5}, **SMALL, **SHORT))
+    return CorpusCase(pipe, call(joint_attention_kwargs={"scale": 0.5}, **SMALL, **SHORT))
 
 
 @case("wan-lora", family="adapted", denoiser="transformer")
-def wan_lora() -> Case:
+def wan_lora() -> CorpusCase:
     pipe = df.WanPipeline(**wan_parts())
     pipe.load_lora_weights(lora_weights(pipe.transformer, "transformer"), adapter_name="style")
-    return Case(pipe, call(**FRAMES))
+    return CorpusCase(pipe, call(**FRAMES))
 
 
 # ---- offloading ----------------------------------------------------------------------------------
@@ -93,92 +93,94 @@ def offload_blocks(pipe: Any, device: torch.device) -> None:
 
 
 @case("sdxl-model-offload", family="adapted", denoiser="unet")
-def xl_model_offload() -> Case:
-    return Case(df.StableDiffusionXLPipeline(**sd_xl()), call(**SMALL), offload=offload_models)
+def xl_model_offload() -> CorpusCase:
+    return CorpusCase(df.StableDiffusionXLPipeline(**sd_xl()), call(**SMALL), offload=offload_models)
 
 
 @case("flux-model-offload", family="adapted", denoiser="transformer")
-def flux_model_offload() -> Case:
-    return Case(df.FluxPipeline(**flux_parts()), call(**SMALL, **SHORT), offload=offload_models)
+def flux_model_offload() -> CorpusCase:
+    return CorpusCase(df.FluxPipeline(**flux_parts()), call(**SMALL, **SHORT), offload=offload_models)
 
 
 @case("sd15-sequential-offload", family="adapted", denoiser="unet")
-def sd_sequential_offload() -> Case:
-    return Case(df.StableDiffusionPipeline(**sd()), call(**SMALL), offload=offload_layers)
+def sd_sequential_offload() -> CorpusCase:
+    return CorpusCase(df.StableDiffusionPipeline(**sd()), call(**SMALL), offload=offload_layers)
 
 
 @case("sdxl-group-offload-leaves", family="adapted", denoiser="unet")
-def xl_group_offload() -> Case:
-    return Case(df.StableDiffusionXLPipeline(**sd_xl()), call(**SMALL), offload=offload_leaves)
+def xl_group_offload() -> CorpusCase:
+    return CorpusCase(df.StableDiffusionXLPipeline(**sd_xl()), call(**SMALL), offload=offload_leaves)
 
 
 @case("flux-group-offload-blocks", family="adapted", denoiser="transformer")
-def flux_group_offload() -> Case:
+def flux_group_offload() -> CorpusCase:
     pipe = df.FluxPipeline(**flux_parts(transformer=flux_transformer(num_layers=2, num_single_layers=2)))
-    return Case(pipe, call(**SMALL, **SHORT), offload=offload_blocks)
+    return CorpusCase(pipe, call(**SMALL, **SHORT), offload=offload_blocks)
 
 
 @case("sdxl-lora-model-offload", family="adapted", denoiser="unet")
-def xl_lora_offload() -> Case:
+def xl_lora_offload() -> CorpusCase:
     pipe = df.StableDiffusionXLPipeline(**sd_xl())
     pipe.load_lora_weights(lora_weights(pipe.unet, "unet"), adapter_name="style")
-    return Case(pipe, call(**SMALL), offload=offload_models)
+    return CorpusCase(pipe, call(**SMALL), offload=offload_models)
 
 
 # ---- switches of the pipeline and its models -----------------------------------------------------
 
 
 @case("sdxl-fused-qkv-freeu", family="adapted", denoiser="unet")
-def xl_fused() -> Case:
+def xl_fused() -> CorpusCase:
     pipe = df.StableDiffusionXLPipeline(**sd_xl())
     pipe.fuse_qkv_projections()
     pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
-    return Case(pipe, call(**SMALL))
+    return CorpusCase(pipe, call(**SMALL))
 
 
 @case("sd15-sliced-tiled-chunked", family="adapted", denoiser="unet")
-def sd_sliced() -> Case:
+def sd_sliced() -> CorpusCase:
     pipe = df.StableDiffusionPipeline(**sd())
     pipe.enable_attention_slicing(1)
     pipe.vae.enable_slicing()
     pipe.vae.enable_tiling()
     pipe.vae.tile_sample_min_size, pipe.vae.tile_latent_min_size = 16, 8
-    return Case(pipe, call(num_images_per_prompt=2, **SMALL))
+    return CorpusCase(pipe, call(num_images_per_prompt=2, **SMALL))
 
 
 @case("sd15-channels-last", family="adapted", denoiser="unet")
-def sd_channels_last() -> Case:
+def sd_channels_last() -> CorpusCase:
     pipe = df.StableDiffusionPipeline(**sd(scheduler=df.DEISMultistepScheduler(**BETAS)))
     pipe.unet.to(memory_format=torch.channels_last)
     pipe.vae.to(memory_format=torch.channels_last)
-    return Case(pipe, call(num_inference_steps=3, **SMALL))
+    return CorpusCase(pipe, call(num_inference_steps=3, **SMALL))
 
 
 @case("sdxl-bfloat16", family="adapted", denoiser="unet")
-def xl_bfloat16() -> Case:
+def xl_bfloat16() -> CorpusCase:
     """The VAE is upcast around decoding, as fp16 SDXL does it."""
     pipe = df.StableDiffusionXLPipeline(**sd_xl())
     pipe.to(torch.bfloat16)
-    return Case(pipe, call(**SMALL))
+    return CorpusCase(pipe, call(**SMALL))
 
 
 @case("sd3-layerwise-float8", family="adapted", denoiser="transformer")
-def sd3_layerwise() -> Case:
+def sd3_layerwise() -> CorpusCase:
     pipe = df.StableDiffusion3Pipeline(**sd3_parts())
     pipe.transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
-    return Case(pipe, call(**SMALL))
+    return CorpusCase(pipe, call(**SMALL))
 
 
 @case("flux-first-block-cache", family="adapted", denoiser="transformer")
-def flux_first_block_cache() -> Case:
+def flux_first_block_cache() -> CorpusCase:
     """Skips the later blocks when the first one changed little, which it decides on the host."""
     net = flux_transformer(num_layers=2)
     net.enable_cache(df.FirstBlockCacheConfig(threshold=0.2))
-    return Case(df.FluxPipeline(**flux_parts(transformer=net)), call(num_inference_steps=3, **SMALL, **SHORT))
+    return CorpusCase(
+        df.FluxPipeline(**flux_parts(transformer=net)), call(num_inference_steps=3, **SMALL, **SHORT)
+    )
 
 
 @case("wan-pyramid-attention-broadcast", family="adapted", denoiser="transformer")
-def wan_pab() -> Case:
+def wan_pab() -> CorpusCase:
     net = df.WanTransformer3DModel(**(wan_sizes() | {"num_layers": 2}))
     pipe = df.WanPipeline(**wan_parts(transformer=net))
     net.enable_cache(
@@ -192,7 +194,7 @@ def wan_pab() -> Case:
             current_timestep_callback=lambda: pipe.current_timestep,
         )
     )
-    return Case(pipe, call(num_inference_steps=4, **FRAMES))
+    return CorpusCase(pipe, call(num_inference_steps=4, **FRAMES))
 
 
 class DeviceSigmas(df.EulerDiscreteScheduler):
@@ -211,13 +213,13 @@ class DeviceSigmas(df.EulerDiscreteScheduler):
 
 
 @case("sdxl-scheduler-with-device-sigmas", family="adapted", denoiser="unet")
-def xl_device_sigmas() -> Case:
+def xl_device_sigmas() -> CorpusCase:
     pipe = df.StableDiffusionXLPipeline(**sd_xl(unet=xl_unet(), scheduler=DeviceSigmas(**BETAS)))
-    return Case(pipe, call(num_inference_steps=3, **SMALL))
+    return CorpusCase(pipe, call(num_inference_steps=3, **SMALL))
 
 
 @case("sd15-no-guidance-embeds", family="adapted", denoiser="unet")
-def sd_embeds() -> Case:
+def sd_embeds() -> CorpusCase:
     """Embeddings made beforehand, and no guidance."""
     pipe = df.StableDiffusionPipeline(**sd(unet=unet(), scheduler=df.DPMSolverSinglestepScheduler(**BETAS)))
     kwargs = call(
@@ -227,7 +229,7 @@ def sd_embeds() -> Case:
         num_inference_steps=3,
         **SMALL,
     )
-    return Case(pipe, kwargs)
+    return CorpusCase(pipe, kwargs)
 
 
 def half_where_large(pipe: Any, index: int, t: Any, given: dict[str, Any]) -> dict[str, Any]:
@@ -237,12 +239,14 @@ def half_where_large(pipe: Any, index: int, t: Any, given: dict[str, Any]) -> di
 
 
 @case("sdxl-callback-that-reads", family="adapted", denoiser="unet")
-def xl_callback() -> Case:
-    return Case(df.StableDiffusionXLPipeline(**sd_xl()), call(callback_on_step_end=half_where_large, **SMALL))
+def xl_callback() -> CorpusCase:
+    return CorpusCase(
+        df.StableDiffusionXLPipeline(**sd_xl()), call(callback_on_step_end=half_where_large, **SMALL)
+    )
 
 
 @case("sdxl-layerwise-float8-model-offload", family="adapted", denoiser="unet")
-def xl_layerwise_offload() -> Case:
+def xl_layerwise_offload() -> CorpusCase:
     pipe = df.StableDiffusionXLPipeline(**sd_xl())
     pipe.unet.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
-    return Case(pipe, call(**SMALL), offload=offload_models)
+    return CorpusCase(pipe, call(**SMALL), offload=offload_models)

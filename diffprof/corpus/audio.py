@@ -8,7 +8,7 @@ import diffusers as df
 import torch
 import transformers as tf
 
-from . import Case, case, tokens
+from . import CorpusCase, case, tokens
 from .parts import BETAS, PROMPT, STEPS, WIDTH, ddim, qwen3, t5, unet, vae
 
 CALL = {"prompt": PROMPT, "num_inference_steps": STEPS}
@@ -27,7 +27,7 @@ def oobleck(latents: int) -> df.AutoencoderOobleck:
 
 
 @case("stable-audio", family="audio", denoiser="transformer")
-def stable_audio() -> Case:
+def stable_audio() -> CorpusCase:
     net = df.StableAudioDiTModel(
         sample_size=8,
         in_channels=4,
@@ -53,7 +53,7 @@ def stable_audio() -> Case:
             solver_order=2, prediction_type="v_prediction", sigma_data=1.0, sigma_schedule="exponential"
         ),
     )
-    return Case(pipe, CALL | {"num_inference_steps": 3, "audio_end_in_s": 4.0, "output_type": "pt"})
+    return CorpusCase(pipe, CALL | {"num_inference_steps": 3, "audio_end_in_s": 4.0, "output_type": "pt"})
 
 
 def vocoder() -> tf.SpeechT5HifiGan:
@@ -104,7 +104,7 @@ def mel_vae() -> df.AutoencoderKL:
 
 
 @case("audioldm2", family="audio", denoiser="unet")
-def audioldm2() -> Case:
+def audioldm2() -> CorpusCase:
     from diffusers.pipelines.audioldm2 import AudioLDM2ProjectionModel, AudioLDM2UNet2DConditionModel
 
     net = AudioLDM2UNet2DConditionModel(
@@ -142,7 +142,7 @@ def audioldm2() -> Case:
         embeds[f"{sign}prompt_embeds"] = torch.randn(1, 6, WIDTH)
         embeds[f"{sign}generated_prompt_embeds"] = torch.randn(1, 4, WIDTH)
         embeds[f"{sign}attention_mask"] = torch.ones(1, 6, dtype=torch.long)
-    return Case(pipe, CALL | embeds | {"prompt": None, "audio_length_in_s": 0.016, "output_type": "pt"})
+    return CorpusCase(pipe, CALL | embeds | {"prompt": None, "audio_length_in_s": 0.016, "output_type": "pt"})
 
 
 def mel_features() -> tf.ClapFeatureExtractor:
@@ -150,7 +150,7 @@ def mel_features() -> tf.ClapFeatureExtractor:
 
 
 @case("musicldm", family="audio", denoiser="unet")
-def musicldm() -> Case:
+def musicldm() -> CorpusCase:
     net = unet(
         cross_attention_dim=(8, 16),
         class_embed_type="simple_projection",
@@ -168,11 +168,11 @@ def musicldm() -> Case:
     )
     # Its own encoding expects an older return type of CLAP's text features.
     embeds = {"prompt_embeds": torch.randn(1, WIDTH), "negative_prompt_embeds": torch.randn(1, WIDTH)}
-    return Case(pipe, CALL | embeds | {"prompt": None, "audio_length_in_s": 0.016, "output_type": "pt"})
+    return CorpusCase(pipe, CALL | embeds | {"prompt": None, "audio_length_in_s": 0.016, "output_type": "pt"})
 
 
 @case("ace-step", family="audio", denoiser="transformer")
-def ace_step() -> Case:
+def ace_step() -> CorpusCase:
     from diffusers.pipelines.ace_step import (
         AceStepAudioTokenDetokenizer,
         AceStepAudioTokenizer,
@@ -213,6 +213,6 @@ def ace_step() -> Case:
         ),
         audio_token_detokenizer=AceStepAudioTokenDetokenizer(**pooled),
     )
-    return Case(
+    return CorpusCase(
         pipe, CALL | {"lyrics": "la la", "audio_duration": 0.4, "max_text_length": 32, "output_type": "pt"}
     )

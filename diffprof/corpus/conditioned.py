@@ -7,7 +7,7 @@ from typing import Any
 import diffusers as df
 import torch
 
-from . import Case, case
+from . import CorpusCase, case
 from .image_joint import flux_parts, flux_sizes, flux_transformer, qwen_image_parts, sd3_parts
 from .image_transformer import (
     SANA,
@@ -50,56 +50,60 @@ def controlnet(sizes: dict[str, Any] | None = None, kind: Any = df.ControlNetMod
 
 
 @case("sd15-controlnet", family="conditioned", denoiser="unet")
-def sd_controlnet() -> Case:
+def sd_controlnet() -> CorpusCase:
     pipe = df.StableDiffusionControlNetPipeline(**sd(controlnet=controlnet()))
-    return Case(pipe, call(image=picture(), control_guidance_end=0.6, num_inference_steps=3, **SMALL))
+    return CorpusCase(pipe, call(image=picture(), control_guidance_end=0.6, num_inference_steps=3, **SMALL))
 
 
 @case("sd15-multi-controlnet", family="conditioned", denoiser="unet")
-def sd_multi_controlnet() -> Case:
+def sd_multi_controlnet() -> CorpusCase:
     pipe = df.StableDiffusionControlNetPipeline(**sd(controlnet=[controlnet(), controlnet()]))
     kwargs = call(
         image=[picture(), picture(seed=1)], controlnet_conditioning_scale=[0.7, 0.3], guess_mode=True, **SMALL
     )
-    return Case(pipe, kwargs)
+    return CorpusCase(pipe, kwargs)
 
 
 @case("sd15-controlnet-inpaint", family="conditioned", denoiser="unet")
-def sd_controlnet_inpaint() -> Case:
+def sd_controlnet_inpaint() -> CorpusCase:
     pipe = df.StableDiffusionControlNetInpaintPipeline(**sd(controlnet=controlnet()))
     kwargs = call(image=picture(), mask_image=half_mask(), control_image=picture(seed=1), **SMALL)
-    return Case(pipe, kwargs | {"num_inference_steps": 3})
+    return CorpusCase(pipe, kwargs | {"num_inference_steps": 3})
 
 
 @case("sd15-controlnet-img2img", family="conditioned", denoiser="unet")
-def sd_controlnet_img2img() -> Case:
+def sd_controlnet_img2img() -> CorpusCase:
     pipe = df.StableDiffusionControlNetImg2ImgPipeline(**sd(controlnet=controlnet()))
-    return Case(pipe, call(image=picture(), control_image=picture(seed=1), num_inference_steps=3, **SMALL))
+    return CorpusCase(
+        pipe, call(image=picture(), control_image=picture(seed=1), num_inference_steps=3, **SMALL)
+    )
 
 
 @case("sdxl-controlnet", family="conditioned", denoiser="unet")
-def xl_controlnet() -> Case:
+def xl_controlnet() -> CorpusCase:
     pipe = df.StableDiffusionXLControlNetPipeline(**sd_xl(controlnet=controlnet(xl_sizes())))
-    return Case(pipe, call(image=picture(), **SMALL))
+    return CorpusCase(pipe, call(image=picture(), **SMALL))
 
 
 @case("sdxl-controlnet-img2img", family="conditioned", denoiser="unet")
-def xl_controlnet_img2img() -> Case:
+def xl_controlnet_img2img() -> CorpusCase:
     pipe = df.StableDiffusionXLControlNetImg2ImgPipeline(**sd_xl(controlnet=controlnet(xl_sizes())))
-    return Case(pipe, call(image=picture(), control_image=picture(seed=1), num_inference_steps=3, **SMALL))
+    return CorpusCase(
+        pipe, call(image=picture(), control_image=picture(seed=1), num_inference_steps=3, **SMALL)
+    )
 
 
 @case("sdxl-controlnet-inpaint", family="conditioned", denoiser="unet")
-def xl_controlnet_inpaint() -> Case:
+def xl_controlnet_inpaint() -> CorpusCase:
     pipe = df.StableDiffusionXLControlNetInpaintPipeline(**sd_xl(controlnet=controlnet(xl_sizes())))
     kwargs = call(
         image=picture(), mask_image=half_mask(), control_image=picture(seed=1), num_inference_steps=3
     )
-    return Case(pipe, kwargs | SMALL)
+    return CorpusCase(pipe, kwargs | SMALL)
 
 
 @case("sdxl-controlnet-union", family="conditioned", denoiser="unet")
-def xl_controlnet_union() -> Case:
+def xl_controlnet_union() -> CorpusCase:
     union = controlnet(
         xl_sizes(),
         df.ControlNetUnionModel,
@@ -110,63 +114,63 @@ def xl_controlnet_union() -> Case:
         num_proj_channel=8,
     )
     pipe = df.StableDiffusionXLControlNetUnionPipeline(**sd_xl(controlnet=union))
-    return Case(pipe, call(control_image=[picture()], control_mode=[1], **SMALL))
+    return CorpusCase(pipe, call(control_image=[picture()], control_mode=[1], **SMALL))
 
 
 @case("sdxl-controlnet-pag", family="conditioned", denoiser="unet")
-def xl_controlnet_pag() -> Case:
+def xl_controlnet_pag() -> CorpusCase:
     parts = sd_xl(controlnet=controlnet(xl_sizes()))
-    return Case(
+    return CorpusCase(
         df.StableDiffusionXLControlNetPAGPipeline(**parts), call(image=picture(), pag_scale=2.0, **SMALL)
     )
 
 
 @case("sd15-controlnet-xs", family="conditioned", denoiser="unet")
-def sd_controlnet_xs() -> Case:
+def sd_controlnet_xs() -> CorpusCase:
     net = unet(layers_per_block=2)  # the adapter assumes two
     adapter = df.ControlNetXSAdapter.from_unet(
         net, size_ratio=1.0, conditioning_embedding_out_channels=(8, 16)
     )
     pipe = df.StableDiffusionControlNetXSPipeline(**sd(unet=net, controlnet=adapter))
-    return Case(pipe, call(image=picture(), **SMALL))
+    return CorpusCase(pipe, call(image=picture(), **SMALL))
 
 
 @case("sd3-controlnet", family="conditioned", denoiser="transformer")
-def sd3_controlnet() -> Case:
+def sd3_controlnet() -> CorpusCase:
     parts = sd3_parts()
     extra = df.SD3ControlNetModel.from_transformer(
         parts["transformer"], num_layers=1, num_extra_conditioning_channels=0
     )
     pipe = df.StableDiffusion3ControlNetPipeline(**parts, controlnet=extra)
-    return Case(pipe, call(control_image=torch.rand(1, 3, 32, 32), **SMALL))
+    return CorpusCase(pipe, call(control_image=torch.rand(1, 3, 32, 32), **SMALL))
 
 
 @case("flux-controlnet", family="conditioned", denoiser="transformer")
-def flux_controlnet() -> Case:
+def flux_controlnet() -> CorpusCase:
     extra = df.FluxControlNetModel(**flux_sizes(), pooled_projection_dim=WIDTH, num_mode=2)
     pipe = df.FluxControlNetPipeline(**flux_parts(controlnet=extra))
-    return Case(pipe, call(control_image=picture(), control_mode=1, **SMALL, **SHORT))
+    return CorpusCase(pipe, call(control_image=picture(), control_mode=1, **SMALL, **SHORT))
 
 
 @case("flux-control", family="conditioned", denoiser="transformer")
-def flux_control() -> Case:
+def flux_control() -> CorpusCase:
     net = flux_transformer(in_channels=8, out_channels=4)
-    return Case(
+    return CorpusCase(
         df.FluxControlPipeline(**flux_parts(transformer=net)), call(control_image=picture(), **SMALL, **SHORT)
     )
 
 
 @case("hunyuan-dit-controlnet", family="conditioned", denoiser="transformer")
-def hunyuan_dit_controlnet() -> Case:
+def hunyuan_dit_controlnet() -> CorpusCase:
     extra = df.HunyuanDiT2DControlNetModel(transformer_num_layers=4, **hunyuan_dit_sizes())
     net = df.HunyuanDiT2DModel(num_layers=4, **hunyuan_dit_sizes())
     pipe = df.HunyuanDiTControlNetPipeline(**hunyuan_dit_parts(controlnet=extra, transformer=net))
     kwargs = call(control_image=picture(64), use_resolution_binning=False, height=64, width=64)
-    return Case(pipe, kwargs)
+    return CorpusCase(pipe, kwargs)
 
 
 @case("qwen-image-controlnet", family="conditioned", denoiser="transformer")
-def qwen_image_controlnet() -> Case:
+def qwen_image_controlnet() -> CorpusCase:
     extra = df.QwenImageControlNetModel(
         patch_size=2,
         in_channels=16,
@@ -178,11 +182,11 @@ def qwen_image_controlnet() -> Case:
         axes_dims_rope=(4, 2, 2),
     )
     pipe = df.QwenImageControlNetPipeline(**qwen_image_parts(controlnet=extra))
-    return Case(pipe, call(control_image=torch.rand(1, 3, 32, 32), **SMALL, **SHORT))
+    return CorpusCase(pipe, call(control_image=torch.rand(1, 3, 32, 32), **SMALL, **SHORT))
 
 
 @case("sana-controlnet", family="conditioned", denoiser="transformer")
-def sana_controlnet() -> Case:
+def sana_controlnet() -> CorpusCase:
     extra = df.SanaControlNetModel(
         patch_size=1,
         in_channels=4,
@@ -197,7 +201,7 @@ def sana_controlnet() -> Case:
         sample_size=16,
     )
     pipe = df.SanaControlNetPipeline(**sana_parts(controlnet=extra, vae=deep_compression_vae()))
-    return Case(pipe, call(control_image=picture(), **SANA, **SMALL, **SHORT))
+    return CorpusCase(pipe, call(control_image=picture(), **SANA, **SMALL, **SHORT))
 
 
 # ---- T2I adapter ---------------------------------------------------------------------------------
@@ -217,24 +221,24 @@ def adapter(kind: str = "full_adapter") -> df.T2IAdapter:
 
 
 @case("sd15-t2i-adapter", family="conditioned", denoiser="unet")
-def sd_adapter() -> Case:
+def sd_adapter() -> CorpusCase:
     pipe = df.StableDiffusionAdapterPipeline(**sd(unet=unet(**UPSIDE), adapter=adapter("light_adapter")))
-    return Case(pipe, call(image=picture(), **SMALL))
+    return CorpusCase(pipe, call(image=picture(), **SMALL))
 
 
 @case("sd15-multi-t2i-adapter", family="conditioned", denoiser="unet")
-def sd_multi_adapter() -> Case:
+def sd_multi_adapter() -> CorpusCase:
     pipe = df.StableDiffusionAdapterPipeline(
         **sd(unet=unet(**UPSIDE), adapter=df.MultiAdapter([adapter(), adapter()]))
     )
     kwargs = call(image=[picture(), picture(seed=1)], adapter_conditioning_scale=[0.7, 0.3], **SMALL)
-    return Case(pipe, kwargs)
+    return CorpusCase(pipe, kwargs)
 
 
 @case("sdxl-t2i-adapter", family="conditioned", denoiser="unet")
-def xl_adapter() -> Case:
+def xl_adapter() -> CorpusCase:
     pipe = df.StableDiffusionXLAdapterPipeline(**sd_xl(unet=xl_unet(**UPSIDE), adapter=adapter()))
-    return Case(pipe, call(image=picture(), adapter_conditioning_factor=0.5, **SMALL))
+    return CorpusCase(pipe, call(image=picture(), adapter_conditioning_factor=0.5, **SMALL))
 
 
 # ---- IP-Adapter ----------------------------------------------------------------------------------
@@ -265,26 +269,26 @@ def with_ip_adapter(net: Any) -> Any:
 
 
 @case("sd15-ip-adapter", family="conditioned", denoiser="unet")
-def sd_ip_adapter() -> Case:
+def sd_ip_adapter() -> CorpusCase:
     parts = sd(unet=with_ip_adapter(unet())) | {
         "image_encoder": clip_vision(),
         "feature_extractor": clip_pixels(),
     }
-    return Case(df.StableDiffusionPipeline(**parts), call(ip_adapter_image=picture(), **SMALL))
+    return CorpusCase(df.StableDiffusionPipeline(**parts), call(ip_adapter_image=picture(), **SMALL))
 
 
 @case("sdxl-ip-adapter-scaled", family="conditioned", denoiser="unet")
-def xl_ip_adapter() -> Case:
+def xl_ip_adapter() -> CorpusCase:
     parts = sd_xl(
         unet=with_ip_adapter(xl_unet()), image_encoder=clip_vision(), feature_extractor=clip_pixels()
     )
     pipe = df.StableDiffusionXLPipeline(**parts)
     pipe.set_ip_adapter_scale(0.4)
-    return Case(pipe, call(ip_adapter_image=picture(), **SMALL))
+    return CorpusCase(pipe, call(ip_adapter_image=picture(), **SMALL))
 
 
 @case("sd15-ip-adapter-masks", family="conditioned", denoiser="unet")
-def sd_ip_adapter_masks() -> Case:
+def sd_ip_adapter_masks() -> CorpusCase:
     parts = sd(unet=with_ip_adapter(unet())) | {
         "image_encoder": clip_vision(),
         "feature_extractor": clip_pixels(),
@@ -292,11 +296,11 @@ def sd_ip_adapter_masks() -> Case:
     mask = torch.zeros(1, 1, 32, 32)
     mask[..., :16] = 1
     kwargs = call(ip_adapter_image=picture(), cross_attention_kwargs={"ip_adapter_masks": [mask]}, **SMALL)
-    return Case(df.StableDiffusionPipeline(**parts), kwargs)
+    return CorpusCase(df.StableDiffusionPipeline(**parts), kwargs)
 
 
 @case("sdxl-instantid-like", family="conditioned", denoiser="unet")
-def xl_controlnet_ip_adapter() -> Case:
+def xl_controlnet_ip_adapter() -> CorpusCase:
     """ControlNet and image embeddings together, as face-identity pipelines use them."""
     parts = sd_xl(
         unet=with_ip_adapter(xl_unet()),
@@ -306,4 +310,6 @@ def xl_controlnet_ip_adapter() -> Case:
         scheduler=euler(),
     )
     pipe = df.StableDiffusionXLControlNetPipeline(**parts)
-    return Case(pipe, call(image=picture(), ip_adapter_image_embeds=[torch.randn(2, 1, WIDTH)], **SMALL))
+    return CorpusCase(
+        pipe, call(image=picture(), ip_adapter_image_embeds=[torch.randn(2, 1, WIDTH)], **SMALL)
+    )

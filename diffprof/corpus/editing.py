@@ -7,7 +7,7 @@ from typing import Any
 import diffusers as df
 import torch
 
-from . import Case, case
+from . import CorpusCase, case
 from .image_joint import (
     chroma_parts,
     flux_parts,
@@ -33,45 +33,45 @@ def paint(**kwargs: Any) -> dict[str, Any]:
 
 
 @case("sd15-img2img", family="editing", denoiser="unet")
-def sd_img2img() -> Case:
+def sd_img2img() -> CorpusCase:
     scheduler = df.DPMSolverMultistepScheduler(**BETAS)
-    return Case(
+    return CorpusCase(
         df.StableDiffusionImg2ImgPipeline(**sd(scheduler=scheduler)),
         call(image=picture(), num_inference_steps=4),
     )
 
 
 @case("sd15-inpaint", family="editing", denoiser="unet")
-def sd_inpaint() -> Case:
-    return Case(df.StableDiffusionInpaintPipeline(**sd(unet=unet(in_channels=9))), paint(**SMALL))
+def sd_inpaint() -> CorpusCase:
+    return CorpusCase(df.StableDiffusionInpaintPipeline(**sd(unet=unet(in_channels=9))), paint(**SMALL))
 
 
 @case("sd15-inpaint-plain-unet", family="editing", denoiser="unet")
-def sd_inpaint_plain() -> Case:
+def sd_inpaint_plain() -> CorpusCase:
     """A text-to-image UNet: the known half of the latents is put back after each step."""
     parts = sd(scheduler=df.EulerAncestralDiscreteScheduler(**BETAS))
-    return Case(df.StableDiffusionInpaintPipeline(**parts), paint(strength=0.9, **SMALL))
+    return CorpusCase(df.StableDiffusionInpaintPipeline(**parts), paint(strength=0.9, **SMALL))
 
 
 @case("sd15-instruct-pix2pix", family="editing", denoiser="unet")
-def sd_instruct() -> Case:
+def sd_instruct() -> CorpusCase:
     parts = sd(unet=unet(in_channels=8))
-    return Case(
+    return CorpusCase(
         df.StableDiffusionInstructPix2PixPipeline(**parts), call(image=picture(), image_guidance_scale=1.5)
     )
 
 
 @case("sd2-depth2img", family="editing", denoiser="unet")
-def sd_depth() -> Case:
+def sd_depth() -> CorpusCase:
     parts = sd(unet=unet(in_channels=5))
     del parts["safety_checker"], parts["feature_extractor"]
     pipe = df.StableDiffusionDepth2ImgPipeline(**parts, depth_estimator=None, feature_extractor=None)
     kwargs = call(image=picture(), depth_map=torch.randn(1, 32, 32), num_inference_steps=4)
-    return Case(pipe, kwargs)
+    return CorpusCase(pipe, kwargs)
 
 
 @case("sd-latent-upscale", family="editing", denoiser="unet")
-def sd_latent_upscale() -> Case:
+def sd_latent_upscale() -> CorpusCase:
     net = df.UNet2DConditionModel(
         act_fn="gelu",
         attention_head_dim=8,
@@ -95,52 +95,54 @@ def sd_latent_upscale() -> Case:
     )
     parts = sd(unet=net, scheduler=df.EulerDiscreteScheduler(prediction_type="sample"))
     del parts["safety_checker"], parts["feature_extractor"]
-    return Case(df.StableDiffusionLatentUpscalePipeline(**parts), call(image=picture(64)))
+    return CorpusCase(df.StableDiffusionLatentUpscalePipeline(**parts), call(image=picture(64)))
 
 
 @case("lcm-img2img", family="editing", denoiser="unet")
-def lcm_img2img() -> Case:
+def lcm_img2img() -> CorpusCase:
     parts = sd(unet=unet(time_cond_proj_dim=8), scheduler=df.LCMScheduler(**BETAS))
-    return Case(
+    return CorpusCase(
         df.LatentConsistencyModelImg2ImgPipeline(**parts), call(image=picture(), num_inference_steps=3)
     )
 
 
 @case("sdxl-img2img", family="editing", denoiser="unet")
-def xl_img2img() -> Case:
-    return Case(df.StableDiffusionXLImg2ImgPipeline(**sd_xl()), call(image=picture(), num_inference_steps=4))
+def xl_img2img() -> CorpusCase:
+    return CorpusCase(
+        df.StableDiffusionXLImg2ImgPipeline(**sd_xl()), call(image=picture(), num_inference_steps=4)
+    )
 
 
 @case("sdxl-refiner", family="editing", denoiser="unet")
-def xl_refiner() -> Case:
+def xl_refiner() -> CorpusCase:
     """The refiner takes over a noisy latent, has one text encoder, and is told an aesthetic score."""
     net = xl_unet(cross_attention_dim=16, projection_class_embeddings_input_dim=8 * 5 + 16)
     parts = sd_xl(unet=net, text_encoder=None, tokenizer=None)
     pipe = df.StableDiffusionXLImg2ImgPipeline(**parts, requires_aesthetics_score=True)
     kwargs = call(image=torch.randn(1, 4, 16, 16), denoising_start=0.5, num_inference_steps=6)
-    return Case(pipe, kwargs)
+    return CorpusCase(pipe, kwargs)
 
 
 @case("sdxl-inpaint", family="editing", denoiser="unet")
-def xl_inpaint() -> Case:
+def xl_inpaint() -> CorpusCase:
     pipe = df.StableDiffusionXLInpaintPipeline(**sd_xl(unet=xl_unet(in_channels=9)))
-    return Case(pipe, paint(**SMALL))
+    return CorpusCase(pipe, paint(**SMALL))
 
 
 @case("sdxl-inpaint-pag", family="editing", denoiser="unet")
-def xl_inpaint_pag() -> Case:
-    return Case(df.StableDiffusionXLPAGInpaintPipeline(**sd_xl()), paint(pag_scale=2.0, **SMALL))
+def xl_inpaint_pag() -> CorpusCase:
+    return CorpusCase(df.StableDiffusionXLPAGInpaintPipeline(**sd_xl()), paint(pag_scale=2.0, **SMALL))
 
 
 @case("sdxl-instruct-pix2pix", family="editing", denoiser="unet")
-def xl_instruct() -> Case:
+def xl_instruct() -> CorpusCase:
     pipe = df.StableDiffusionXLInstructPix2PixPipeline(**sd_xl(unet=xl_unet(in_channels=8)))
-    return Case(pipe, call(image=picture(), **SMALL))
+    return CorpusCase(pipe, call(image=picture(), **SMALL))
 
 
 @case("deepfloyd-if-inpaint", family="editing", denoiser="unet")
-def deepfloyd_inpaint() -> Case:
-    return Case(df.IFInpaintingPipeline(**pixel_parts()), paint())
+def deepfloyd_inpaint() -> CorpusCase:
+    return CorpusCase(df.IFInpaintingPipeline(**pixel_parts()), paint())
 
 
 class Inverted:
@@ -159,7 +161,7 @@ class Inverted:
         return self.pipe(**kwargs)
 
 
-def leditspp(pipe: Any) -> Case:
+def leditspp(pipe: Any) -> CorpusCase:
     inversion = {"image": picture(), "num_inversion_steps": 4, "skip": 0.2, "source_prompt": "a cat"}
     kwargs = {
         "editing_prompt": ["a dog", "a hat"],
@@ -168,7 +170,7 @@ def leditspp(pipe: Any) -> Case:
         "edit_threshold": [0.8, 0.9],
         "output_type": "pt",
     }
-    return Case(Inverted(pipe, inversion), kwargs, generator=None)
+    return CorpusCase(Inverted(pipe, inversion), kwargs, generator=None)
 
 
 def sde_solver() -> df.DPMSolverMultistepScheduler:
@@ -176,7 +178,7 @@ def sde_solver() -> df.DPMSolverMultistepScheduler:
 
 
 @case("leditspp-sd", family="editing", denoiser="unet")
-def leditspp_sd() -> Case:
+def leditspp_sd() -> CorpusCase:
     deep = unet(
         block_out_channels=(8, 8, 16),
         down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
@@ -186,7 +188,7 @@ def leditspp_sd() -> Case:
 
 
 @case("leditspp-sdxl", family="editing", denoiser="unet")
-def leditspp_sdxl() -> Case:
+def leditspp_sdxl() -> CorpusCase:
     return leditspp(df.LEditsPPPipelineStableDiffusionXL(**sd_xl(scheduler=sde_solver())))
 
 
@@ -194,65 +196,67 @@ def leditspp_sdxl() -> Case:
 
 
 @case("sd3-img2img", family="editing", denoiser="transformer")
-def sd3_img2img() -> Case:
-    return Case(
+def sd3_img2img() -> CorpusCase:
+    return CorpusCase(
         df.StableDiffusion3Img2ImgPipeline(**sd3_parts()),
         call(image=picture(), num_inference_steps=4, **SMALL),
     )
 
 
 @case("sd3-inpaint", family="editing", denoiser="transformer")
-def sd3_inpaint() -> Case:
+def sd3_inpaint() -> CorpusCase:
     net = sd3_transformer(in_channels=16, out_channels=16)
     parts = sd3_parts(transformer=net, vae=flow_vae(16))
-    return Case(df.StableDiffusion3InpaintPipeline(**parts), paint(**SMALL))
+    return CorpusCase(df.StableDiffusion3InpaintPipeline(**parts), paint(**SMALL))
 
 
 @case("flux-img2img", family="editing", denoiser="transformer")
-def flux_img2img() -> Case:
-    return Case(
+def flux_img2img() -> CorpusCase:
+    return CorpusCase(
         df.FluxImg2ImgPipeline(**flux_parts()), call(image=picture(), num_inference_steps=4, **SMALL, **SHORT)
     )
 
 
 @case("flux-inpaint", family="editing", denoiser="transformer")
-def flux_inpaint() -> Case:
-    return Case(df.FluxInpaintPipeline(**flux_parts()), paint(**SMALL, **SHORT))
+def flux_inpaint() -> CorpusCase:
+    return CorpusCase(df.FluxInpaintPipeline(**flux_parts()), paint(**SMALL, **SHORT))
 
 
 @case("flux-fill", family="editing", denoiser="transformer")
-def flux_fill() -> Case:
+def flux_fill() -> CorpusCase:
     # packed: latents 8, masked image 8, and a mask of one value a pixel: 2x2 latents of 2x2 pixels, 16
     net = flux_transformer(in_channels=8 + 8 + 16, out_channels=8)
-    return Case(df.FluxFillPipeline(**flux_parts(transformer=net, vae=flow_vae(2))), paint(**SMALL, **SHORT))
+    return CorpusCase(
+        df.FluxFillPipeline(**flux_parts(transformer=net, vae=flow_vae(2))), paint(**SMALL, **SHORT)
+    )
 
 
 @case("flux-kontext", family="editing", denoiser="transformer")
-def flux_kontext() -> Case:
+def flux_kontext() -> CorpusCase:
     kwargs = call(image=picture(), max_area=32 * 32, _auto_resize=False, **SMALL, **SHORT)
-    return Case(df.FluxKontextPipeline(**flux_parts()), kwargs)
+    return CorpusCase(df.FluxKontextPipeline(**flux_parts()), kwargs)
 
 
 @case("qwen-image-img2img", family="editing", denoiser="transformer")
-def qwen_img2img() -> Case:
+def qwen_img2img() -> CorpusCase:
     pipe = df.QwenImageImg2ImgPipeline(**qwen_image_parts())
-    return Case(pipe, call(image=picture(), num_inference_steps=4, **SMALL, **SHORT))
+    return CorpusCase(pipe, call(image=picture(), num_inference_steps=4, **SMALL, **SHORT))
 
 
 @case("qwen-image-inpaint", family="editing", denoiser="transformer")
-def qwen_inpaint() -> Case:
-    return Case(df.QwenImageInpaintPipeline(**qwen_image_parts()), paint(**SMALL, **SHORT))
+def qwen_inpaint() -> CorpusCase:
+    return CorpusCase(df.QwenImageInpaintPipeline(**qwen_image_parts()), paint(**SMALL, **SHORT))
 
 
 @case("sana-sprint-img2img", family="editing", denoiser="transformer")
-def sana_sprint_img2img() -> Case:
+def sana_sprint_img2img() -> CorpusCase:
     net = sana_transformer(guidance_embeds=True, qk_norm="rms_norm_across_heads")
     pipe = df.SanaSprintImg2ImgPipeline(**sana_parts(transformer=net, scheduler=df.SCMScheduler()))
-    return Case(pipe, call(image=picture(), strength=0.9, **SANA, **SMALL, **SHORT))
+    return CorpusCase(pipe, call(image=picture(), strength=0.9, **SANA, **SMALL, **SHORT))
 
 
 @case("pixart-sigma-pag", family="editing", denoiser="transformer")
-def pixart_pag() -> Case:
+def pixart_pag() -> CorpusCase:
     pipe = df.PixArtSigmaPAGPipeline(
         tokenizer=tokenizer(),
         text_encoder=t5(),
@@ -261,27 +265,27 @@ def pixart_pag() -> Case:
         scheduler=df.DDIMScheduler(),
         pag_applied_layers=["0"],
     )
-    return Case(pipe, call(use_resolution_binning=False, pag_scale=2.0, **SMALL, **SHORT))
+    return CorpusCase(pipe, call(use_resolution_binning=False, pag_scale=2.0, **SMALL, **SHORT))
 
 
 @case("chroma-img2img", family="editing", denoiser="transformer")
-def chroma_img2img() -> Case:
+def chroma_img2img() -> CorpusCase:
     pipe = df.ChromaImg2ImgPipeline(**chroma_parts())
-    return Case(pipe, call(image=picture(), num_inference_steps=4, **SMALL, **SHORT))
+    return CorpusCase(pipe, call(image=picture(), num_inference_steps=4, **SMALL, **SHORT))
 
 
 @case("z-image-img2img", family="editing", denoiser="transformer")
-def z_image_img2img() -> Case:
+def z_image_img2img() -> CorpusCase:
     pipe = df.ZImageImg2ImgPipeline(**z_image_parts())
-    return Case(pipe, call(image=picture(), num_inference_steps=4, **SMALL, **SHORT))
+    return CorpusCase(pipe, call(image=picture(), num_inference_steps=4, **SMALL, **SHORT))
 
 
 @case("z-image-inpaint", family="editing", denoiser="transformer")
-def z_image_inpaint() -> Case:
-    return Case(df.ZImageInpaintPipeline(**z_image_parts()), paint(**SHORT))
+def z_image_inpaint() -> CorpusCase:
+    return CorpusCase(df.ZImageInpaintPipeline(**z_image_parts()), paint(**SHORT))
 
 
 @case("sd15-pag-inpaint", family="editing", denoiser="unet")
-def sd_pag_inpaint() -> Case:
+def sd_pag_inpaint() -> CorpusCase:
     pipe = df.StableDiffusionPAGInpaintPipeline(**sd(unet=unet(in_channels=9)), pag_applied_layers=["mid"])
-    return Case(pipe, paint(pag_scale=1.5))
+    return CorpusCase(pipe, paint(pag_scale=1.5))

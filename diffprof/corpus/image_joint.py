@@ -8,7 +8,7 @@ from typing import Any
 import diffusers as df
 import transformers as tf
 
-from . import Case, case, tokens
+from . import CorpusCase, case, tokens
 from .parts import (
     WIDTH,
     call,
@@ -63,16 +63,16 @@ def flux_parts(**parts: Any) -> dict[str, Any]:
 
 
 @case("flux", family="image", denoiser="transformer")
-def flux() -> Case:
+def flux() -> CorpusCase:
     pipe = df.FluxPipeline(**flux_parts(transformer=flux_transformer(guidance_embeds=True)))
-    return Case(pipe, call(guidance_scale=3.5, output_type="pil", **SMALL, **SHORT))
+    return CorpusCase(pipe, call(guidance_scale=3.5, output_type="pil", **SMALL, **SHORT))
 
 
 @case("flux-true-cfg-dynamic-shift", family="image", denoiser="transformer")
-def flux_true_cfg() -> Case:
+def flux_true_cfg() -> CorpusCase:
     scheduler = df.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15)
     kwargs = call(negative_prompt="a dog", true_cfg_scale=2.0, num_inference_steps=3, **SMALL, **SHORT)
-    return Case(df.FluxPipeline(**flux_parts(scheduler=scheduler)), kwargs)
+    return CorpusCase(df.FluxPipeline(**flux_parts(scheduler=scheduler)), kwargs)
 
 
 def chroma_parts() -> dict[str, Any]:
@@ -89,12 +89,12 @@ def chroma_parts() -> dict[str, Any]:
 
 
 @case("chroma", family="image", denoiser="transformer")
-def chroma() -> Case:
-    return Case(df.ChromaPipeline(**chroma_parts()), call(negative_prompt="a dog", **SMALL, **SHORT))
+def chroma() -> CorpusCase:
+    return CorpusCase(df.ChromaPipeline(**chroma_parts()), call(negative_prompt="a dog", **SMALL, **SHORT))
 
 
 @case("bria", family="image", denoiser="transformer")
-def bria() -> Case:
+def bria() -> CorpusCase:
     sizes = flux_sizes(16) | {"axes_dims_rope": (0, 4, 4), "pooled_projection_dim": None}
     pipe = df.BriaPipeline(
         transformer=df.BriaTransformer2DModel(**sizes),
@@ -103,11 +103,11 @@ def bria() -> Case:
         tokenizer=tokens.tokenizer(),
         scheduler=flow(),
     )
-    return Case(pipe, call(negative_prompt="a dog", **SMALL, **SHORT))
+    return CorpusCase(pipe, call(negative_prompt="a dog", **SMALL, **SHORT))
 
 
 @case("ovis-image", family="image", denoiser="transformer")
-def ovis() -> Case:
+def ovis() -> CorpusCase:
     pipe = df.OvisImagePipeline(
         transformer=df.OvisImageTransformer2DModel(**flux_sizes(), out_channels=4),
         vae=flow_vae(1),
@@ -115,11 +115,11 @@ def ovis() -> Case:
         tokenizer=tokens.tokenizer(512),
         scheduler=flow(),
     )
-    return Case(pipe, call(negative_prompt="a dog", guidance_scale=2.0, **SMALL))
+    return CorpusCase(pipe, call(negative_prompt="a dog", guidance_scale=2.0, **SMALL))
 
 
 @case("flux2-klein", family="image", denoiser="transformer")
-def flux2_klein() -> Case:
+def flux2_klein() -> CorpusCase:
     sizes = flux_sizes() | {
         "axes_dims_rope": (2, 2, 2, 2),
         "timestep_guidance_channels": 32,
@@ -142,7 +142,7 @@ def flux2_klein() -> Case:
         transformer=df.Flux2Transformer2DModel(**sizes),
     )
     kwargs = call(max_sequence_length=64, text_encoder_out_layers=(1,), guidance_scale=4.0, height=8, width=8)
-    return Case(pipe, kwargs)
+    return CorpusCase(pipe, kwargs)
 
 
 # ---- joint-attention transformers ----------------------------------------------------------------
@@ -181,31 +181,31 @@ def sd3_parts(**parts: Any) -> dict[str, Any]:
 
 
 @case("sd3", family="image", denoiser="transformer")
-def sd3() -> Case:
+def sd3() -> CorpusCase:
     wide = tf.T5EncoderModel(
         tf.T5Config(
             vocab_size=tokens.VOCABULARY_SIZE, d_model=2 * WIDTH, d_kv=8, d_ff=16, num_layers=1, num_heads=2
         )
     )
     pipe = df.StableDiffusion3Pipeline(**sd3_parts(text_encoder_3=wide, tokenizer_3=tokens.tokenizer()))
-    return Case(pipe, call(num_inference_steps=3, negative_prompt="a dog", **SMALL, **SHORT))
+    return CorpusCase(pipe, call(num_inference_steps=3, negative_prompt="a dog", **SMALL, **SHORT))
 
 
 @case("sd35-skip-layer-guidance", family="image", denoiser="transformer")
-def sd35() -> Case:
+def sd35() -> CorpusCase:
     net = sd3_transformer(qk_norm="rms_norm", dual_attention_layers=(0,))
     kwargs = call(skip_guidance_layers=[1], skip_layer_guidance_stop=0.9, num_inference_steps=3, **SMALL)
-    return Case(df.StableDiffusion3Pipeline(**sd3_parts(transformer=net)), kwargs)
+    return CorpusCase(df.StableDiffusion3Pipeline(**sd3_parts(transformer=net)), kwargs)
 
 
 @case("sd3-pag", family="image", denoiser="transformer")
-def sd3_pag() -> Case:
+def sd3_pag() -> CorpusCase:
     pipe = df.StableDiffusion3PAGPipeline(**sd3_parts(), pag_applied_layers=["blocks.1"])
-    return Case(pipe, call(pag_scale=0.7, **SMALL))
+    return CorpusCase(pipe, call(pag_scale=0.7, **SMALL))
 
 
 @case("auraflow", family="image", denoiser="transformer")
-def auraflow() -> Case:
+def auraflow() -> CorpusCase:
     net = df.AuraFlowTransformer2DModel(
         sample_size=16,
         patch_size=2,
@@ -222,7 +222,7 @@ def auraflow() -> Case:
     pipe = df.AuraFlowPipeline(
         tokenizer=tokens.tokenizer(), text_encoder=umt5(), vae=vae(), transformer=net, scheduler=flow()
     )
-    return Case(pipe, call(**SMALL, **SHORT))
+    return CorpusCase(pipe, call(**SMALL, **SHORT))
 
 
 def qwen_image_vae() -> df.AutoencoderKLQwenImage:
@@ -258,13 +258,13 @@ def qwen_image_parts(**parts: Any) -> dict[str, Any]:
 
 
 @case("qwen-image", family="image", denoiser="transformer")
-def qwen_image() -> Case:
+def qwen_image() -> CorpusCase:
     kwargs = call(negative_prompt="a dog", true_cfg_scale=2.0, **SMALL, **SHORT)
-    return Case(df.QwenImagePipeline(**qwen_image_parts()), kwargs)
+    return CorpusCase(df.QwenImagePipeline(**qwen_image_parts()), kwargs)
 
 
 @case("cogview3-plus", family="image", denoiser="transformer")
-def cogview3() -> Case:
+def cogview3() -> CorpusCase:
     net = df.CogView3PlusTransformer2DModel(
         patch_size=2,
         in_channels=4,
@@ -285,11 +285,11 @@ def cogview3() -> Case:
         transformer=net,
         scheduler=df.CogVideoXDDIMScheduler(),
     )
-    return Case(pipe, call(**SMALL, **SHORT))
+    return CorpusCase(pipe, call(**SMALL, **SHORT))
 
 
 @case("cogview4", family="image", denoiser="transformer")
-def cogview4() -> Case:
+def cogview4() -> CorpusCase:
     net = df.CogView4Transformer2DModel(
         patch_size=2,
         in_channels=4,
@@ -315,11 +315,11 @@ def cogview4() -> Case:
         transformer=net,
         scheduler=scheduler,
     )
-    return Case(pipe, call(**SMALL, **SHORT))
+    return CorpusCase(pipe, call(**SMALL, **SHORT))
 
 
 @case("hidream-moe", family="image", denoiser="transformer")
-def hidream() -> Case:
+def hidream() -> CorpusCase:
     net = df.HiDreamImageTransformer2DModel(
         patch_size=2,
         in_channels=4,
@@ -350,11 +350,11 @@ def hidream() -> Case:
         transformer=net,
     )
     pipe.default_sample_size = 16  # images are scaled up to its area
-    return Case(pipe, call(**SMALL, **SHORT))
+    return CorpusCase(pipe, call(**SMALL, **SHORT))
 
 
 @case("hunyuan-image", family="image", denoiser="transformer")
-def hunyuan_image() -> Case:
+def hunyuan_image() -> CorpusCase:
     net = df.HunyuanImageTransformer2DModel(
         in_channels=4,
         out_channels=4,
@@ -389,4 +389,4 @@ def hunyuan_image() -> Case:
         guider=df.AdaptiveProjectedMixGuidance(adaptive_projected_guidance_start_step=1),
         ocr_guider=df.AdaptiveProjectedMixGuidance(adaptive_projected_guidance_start_step=1),
     )
-    return Case(pipe, call(prompt='a sign that says "cat"', num_inference_steps=3, height=16, width=16))
+    return CorpusCase(pipe, call(prompt='a sign that says "cat"', num_inference_steps=3, height=16, width=16))

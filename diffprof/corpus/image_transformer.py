@@ -7,7 +7,7 @@ from typing import Any
 import diffusers as df
 import transformers as tf
 
-from . import Case, case, tokens
+from . import CorpusCase, case, tokens
 from .parts import (
     BETAS,
     STEPS,
@@ -47,7 +47,7 @@ def pixart_transformer(**config: Any) -> df.PixArtTransformer2DModel:
 
 
 @case("pixart-alpha", family="image", denoiser="transformer")
-def pixart_alpha() -> Case:
+def pixart_alpha() -> CorpusCase:
     pipe = df.PixArtAlphaPipeline(
         tokenizer=tokens.tokenizer(),
         text_encoder=t5(),
@@ -55,11 +55,11 @@ def pixart_alpha() -> Case:
         transformer=pixart_transformer(sample_size=128, num_attention_heads=3, cross_attention_dim=24),
         scheduler=df.DPMSolverMultistepScheduler(beta_schedule="linear"),
     )
-    return Case(pipe, call(use_resolution_binning=False, num_inference_steps=3, **SMALL, **SHORT))
+    return CorpusCase(pipe, call(use_resolution_binning=False, num_inference_steps=3, **SMALL, **SHORT))
 
 
 @case("pixart-sigma", family="image", denoiser="transformer")
-def pixart_sigma() -> Case:
+def pixart_sigma() -> CorpusCase:
     pipe = df.PixArtSigmaPipeline(
         tokenizer=tokens.tokenizer(),
         text_encoder=t5(),
@@ -67,11 +67,11 @@ def pixart_sigma() -> Case:
         transformer=pixart_transformer(),
         scheduler=df.DDIMScheduler(beta_schedule="linear"),
     )
-    return Case(pipe, call(use_resolution_binning=False, **SMALL, **SHORT))
+    return CorpusCase(pipe, call(use_resolution_binning=False, **SMALL, **SHORT))
 
 
 @case("dit-class-conditional", family="image", denoiser="transformer")
-def dit() -> Case:
+def dit() -> CorpusCase:
     net = df.DiTTransformer2DModel(
         sample_size=16,
         patch_size=4,
@@ -83,7 +83,7 @@ def dit() -> Case:
         num_embeds_ada_norm=1000,
     )
     pipe = df.DiTPipeline(net, vae(), df.DDIMScheduler())
-    return Case(pipe, {"class_labels": [1, 2], "num_inference_steps": STEPS, "output_type": "np"})
+    return CorpusCase(pipe, {"class_labels": [1, 2], "num_inference_steps": STEPS, "output_type": "np"})
 
 
 def bert() -> tf.BertModel:
@@ -128,8 +128,8 @@ def hunyuan_dit_parts(**parts: Any) -> dict[str, Any]:
 
 
 @case("hunyuan-dit", family="image", denoiser="transformer")
-def hunyuan_dit() -> Case:
-    return Case(
+def hunyuan_dit() -> CorpusCase:
+    return CorpusCase(
         df.HunyuanDiTPipeline(**hunyuan_dit_parts()), call(use_resolution_binning=False, height=64, width=64)
     )
 
@@ -189,19 +189,19 @@ SANA = {"use_resolution_binning": False, "complex_human_instruction": None}
 
 
 @case("sana", family="image", denoiser="transformer")
-def sana() -> Case:
-    return Case(df.SanaPipeline(**sana_parts()), call(num_inference_steps=3, **SANA, **SMALL, **SHORT))
+def sana() -> CorpusCase:
+    return CorpusCase(df.SanaPipeline(**sana_parts()), call(num_inference_steps=3, **SANA, **SMALL, **SHORT))
 
 
 @case("sana-sprint", family="image", denoiser="transformer")
-def sana_sprint() -> Case:
+def sana_sprint() -> CorpusCase:
     net = sana_transformer(guidance_embeds=True, qk_norm="rms_norm_across_heads")
     pipe = df.SanaSprintPipeline(**sana_parts(transformer=net, scheduler=df.SCMScheduler()))
-    return Case(pipe, call(**SANA, **SMALL, **SHORT))
+    return CorpusCase(pipe, call(**SANA, **SMALL, **SHORT))
 
 
 @case("lumina-next", family="image", denoiser="transformer")
-def lumina() -> Case:
+def lumina() -> CorpusCase:
     net = df.LuminaNextDiT2DModel(
         sample_size=16,
         patch_size=2,
@@ -222,11 +222,11 @@ def lumina() -> Case:
         text_encoder=tf.GemmaForCausalLM(tf.GemmaConfig(**decoder_sizes())),
         tokenizer=tokens.tokenizer(bos=True, eos=False),
     )
-    return Case(pipe, call(**SMALL, **SHORT))
+    return CorpusCase(pipe, call(**SMALL, **SHORT))
 
 
 @case("lumina2", family="image", denoiser="transformer")
-def lumina2() -> Case:
+def lumina2() -> CorpusCase:
     net = df.Lumina2Transformer2DModel(
         sample_size=16,
         patch_size=2,
@@ -248,7 +248,7 @@ def lumina2() -> Case:
         text_encoder=gemma2(),
         tokenizer=tokens.tokenizer(bos=True, eos=False),
     )
-    return Case(pipe, call(**SMALL, **SHORT))
+    return CorpusCase(pipe, call(**SMALL, **SHORT))
 
 
 def z_image_parts() -> dict[str, Any]:
@@ -275,13 +275,13 @@ def z_image_parts() -> dict[str, Any]:
 
 
 @case("z-image", family="image", denoiser="transformer")
-def z_image() -> Case:
+def z_image() -> CorpusCase:
     kwargs = call(negative_prompt="a dog", guidance_scale=3.0, **SMALL, **SHORT)
-    return Case(df.ZImagePipeline(**z_image_parts()), kwargs)
+    return CorpusCase(df.ZImagePipeline(**z_image_parts()), kwargs)
 
 
 @case("prx", family="image", denoiser="transformer")
-def prx() -> Case:
+def prx() -> CorpusCase:
     net = df.PRXTransformer2DModel(
         patch_size=2,
         in_channels=4,
@@ -299,11 +299,11 @@ def prx() -> Case:
         tokenizer=tokens.tokenizer(bos=True, eos=False),
         vae=flow_vae(),
     )
-    return Case(pipe, call(use_resolution_binning=False, **SMALL))
+    return CorpusCase(pipe, call(use_resolution_binning=False, **SMALL))
 
 
 @case("kandinsky5-image", family="image", denoiser="transformer")
-def kandinsky5_image() -> Case:
+def kandinsky5_image() -> CorpusCase:
     net = df.Kandinsky5Transformer3DModel(
         in_visual_dim=4,
         out_visual_dim=4,
@@ -328,4 +328,4 @@ def kandinsky5_image() -> Case:
         scheduler=flow(),
     )
     pipe.resolutions = [(32, 32)]  # any other size is rounded to one of these
-    return Case(pipe, call(**SMALL, **SHORT))
+    return CorpusCase(pipe, call(**SMALL, **SHORT))

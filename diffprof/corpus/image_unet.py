@@ -5,7 +5,7 @@ from __future__ import annotations
 import diffusers as df
 import torch
 
-from . import Case, case, tokens
+from . import CorpusCase, case, tokens
 from .parts import (
     BETAS,
     PROMPT,
@@ -30,38 +30,40 @@ SMALL = {"height": 32, "width": 32}
 
 
 @case("sd15", family="image", denoiser="unet")
-def sd15() -> Case:
+def sd15() -> CorpusCase:
     scheduler = df.PNDMScheduler(**BETAS, skip_prk_steps=True, steps_offset=1)
-    return Case(df.StableDiffusionPipeline(**sd(scheduler=scheduler)), call(num_inference_steps=3, **SMALL))
+    return CorpusCase(
+        df.StableDiffusionPipeline(**sd(scheduler=scheduler)), call(num_inference_steps=3, **SMALL)
+    )
 
 
 @case("sd15-unipc-images-per-prompt", family="image", denoiser="unet")
-def sd15_unipc() -> Case:
+def sd15_unipc() -> CorpusCase:
     pipe = df.StableDiffusionPipeline(**sd(scheduler=df.UniPCMultistepScheduler(**BETAS)))
     kwargs = call(
         num_inference_steps=3, num_images_per_prompt=2, negative_prompt="a dog", output_type="np", **SMALL
     )
-    return Case(pipe, kwargs, generator="cpu")
+    return CorpusCase(pipe, kwargs, generator="cpu")
 
 
 @case("sd21-v-prediction", family="image", denoiser="unet")
-def sd21() -> Case:
+def sd21() -> CorpusCase:
     scheduler = df.EulerDiscreteScheduler(
         **BETAS, prediction_type="v_prediction", rescale_betas_zero_snr=True
     )
     wide = unet(attention_head_dim=(2, 4), use_linear_projection=True, upcast_attention=True)
-    return Case(
+    return CorpusCase(
         df.StableDiffusionPipeline(**sd(unet=wide, scheduler=scheduler)), call(guidance_rescale=0.7, **SMALL)
     )
 
 
 @case("sd15-pag", family="image", denoiser="unet")
-def sd15_pag() -> Case:
-    return Case(df.StableDiffusionPAGPipeline(**sd()), call(pag_scale=2.0, **SMALL))
+def sd15_pag() -> CorpusCase:
+    return CorpusCase(df.StableDiffusionPAGPipeline(**sd()), call(pag_scale=2.0, **SMALL))
 
 
 @case("sd-image-variation", family="image", denoiser="unet")
-def sd_image_variation() -> Case:
+def sd_image_variation() -> CorpusCase:
     pipe = df.StableDiffusionImageVariationPipeline(
         vae=vae(),
         image_encoder=clip_vision(),
@@ -71,39 +73,39 @@ def sd_image_variation() -> Case:
         feature_extractor=clip_pixels(),
         requires_safety_checker=False,
     )
-    return Case(pipe, {"image": picture(), "num_inference_steps": 2, "output_type": "pt", **SMALL})
+    return CorpusCase(pipe, {"image": picture(), "num_inference_steps": 2, "output_type": "pt", **SMALL})
 
 
 @case("lcm", family="image", denoiser="unet")
-def lcm() -> Case:
+def lcm() -> CorpusCase:
     parts = sd(unet=unet(time_cond_proj_dim=8), scheduler=df.LCMScheduler(**BETAS))
-    return Case(df.LatentConsistencyModelPipeline(**parts), call(**SMALL))
+    return CorpusCase(df.LatentConsistencyModelPipeline(**parts), call(**SMALL))
 
 
 @case("sdxl", family="image", denoiser="unet")
-def sdxl() -> Case:
-    return Case(
+def sdxl() -> CorpusCase:
+    return CorpusCase(
         df.StableDiffusionXLPipeline(**sd_xl()), call(num_inference_steps=3, output_type="pil", **SMALL)
     )
 
 
 @case("sdxl-dpm-sde-batch", family="image", denoiser="unet")
-def sdxl_dpm() -> Case:
+def sdxl_dpm() -> CorpusCase:
     scheduler = df.DPMSolverMultistepScheduler(
         **BETAS, algorithm_type="sde-dpmsolver++", use_karras_sigmas=True
     )
     pipe = df.StableDiffusionXLPipeline(**sd_xl(scheduler=scheduler))
-    return Case(pipe, call(prompt=[PROMPT, "a dog"], num_inference_steps=3, clip_skip=1, **SMALL))
+    return CorpusCase(pipe, call(prompt=[PROMPT, "a dog"], num_inference_steps=3, clip_skip=1, **SMALL))
 
 
 @case("sdxl-pag", family="image", denoiser="unet")
-def sdxl_pag() -> Case:
+def sdxl_pag() -> CorpusCase:
     pipe = df.StableDiffusionXLPAGPipeline(**sd_xl(), pag_applied_layers=["mid"])
-    return Case(pipe, call(pag_adaptive_scale=0.1, **SMALL))
+    return CorpusCase(pipe, call(pag_adaptive_scale=0.1, **SMALL))
 
 
 @case("kolors", family="image", denoiser="unet")
-def kolors() -> Case:
+def kolors() -> CorpusCase:
     # ChatGLM's tokenizer needs a vocabulary file, so the prompt comes encoded.
     wide = df.UNet2DConditionModel(
         **xl_sizes(text_width=WIDTH), encoder_hid_dim=WIDTH, encoder_hid_dim_type="text_proj"
@@ -117,15 +119,15 @@ def kolors() -> Case:
         "pooled_prompt_embeds": torch.randn(1, WIDTH),
         "negative_pooled_prompt_embeds": torch.randn(1, WIDTH),
     }
-    return Case(pipe, call(prompt=None, **embeds, **SMALL))
+    return CorpusCase(pipe, call(prompt=None, **embeds, **SMALL))
 
 
 @case("ldm-text-to-image", family="image", denoiser="unet")
-def ldm() -> Case:
+def ldm() -> CorpusCase:
     pipe = df.LDMTextToImagePipeline(
         vqvae=vae(), bert=clip_text(), tokenizer=tokens.clip_tokenizer(), unet=unet(), scheduler=ddim()
     )
-    return Case(pipe, call(output_type="np", **SMALL))
+    return CorpusCase(pipe, call(output_type="np", **SMALL))
 
 
 def plain_unet(size: int = 16, **config: object) -> df.UNet2DModel:
@@ -141,29 +143,29 @@ def plain_unet(size: int = 16, **config: object) -> df.UNet2DModel:
 
 
 @case("ddpm", family="image", denoiser="unet")
-def ddpm() -> Case:
-    return Case(
+def ddpm() -> CorpusCase:
+    return CorpusCase(
         df.DDPMPipeline(plain_unet(), df.DDPMScheduler()), {"num_inference_steps": 3, "output_type": "np"}
     )
 
 
 @case("ddim", family="image", denoiser="unet")
-def ddim_pixels() -> Case:
+def ddim_pixels() -> CorpusCase:
     pipe = df.DDIMPipeline(plain_unet(), df.DDIMScheduler())
-    return Case(pipe, {"num_inference_steps": 3, "eta": 0.5, "output_type": "np"})
+    return CorpusCase(pipe, {"num_inference_steps": 3, "eta": 0.5, "output_type": "np"})
 
 
 @case("consistency-model", family="image", denoiser="unet")
-def consistency() -> Case:
+def consistency() -> CorpusCase:
     net = plain_unet(resnet_time_scale_shift="scale_shift", num_class_embeds=10)
     pipe = df.ConsistencyModelPipeline(net, df.CMStochasticIterativeScheduler(num_train_timesteps=40))
-    return Case(
+    return CorpusCase(
         pipe, {"class_labels": 3, "num_inference_steps": None, "timesteps": [22, 0], "output_type": "pt"}
     )
 
 
 @case("ldm-super-resolution", family="image", denoiser="unet")
-def ldm_super_resolution() -> Case:
+def ldm_super_resolution() -> CorpusCase:
     vq = df.VQModel(
         block_out_channels=(8, 8),
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -174,19 +176,19 @@ def ldm_super_resolution() -> Case:
     )
     net = plain_unet(in_channels=6, out_channels=3)
     pipe = df.LDMSuperResolutionPipeline(vq, net, df.DDIMScheduler())
-    return Case(pipe, {"image": picture(), "num_inference_steps": 2, "eta": 1.0, "output_type": "np"})
+    return CorpusCase(pipe, {"image": picture(), "num_inference_steps": 2, "eta": 1.0, "output_type": "np"})
 
 
 @case("deepfloyd-if", family="image", denoiser="unet")
-def deepfloyd() -> Case:
-    return Case(df.IFPipeline(**pixel_parts()), call(**SMALL))
+def deepfloyd() -> CorpusCase:
+    return CorpusCase(df.IFPipeline(**pixel_parts()), call(**SMALL))
 
 
 @case("deepfloyd-if-super-resolution", family="image", denoiser="unet")
-def deepfloyd_super_resolution() -> Case:
+def deepfloyd_super_resolution() -> CorpusCase:
     parts = pixel_parts(in_channels=6, class_embed_type="timestep")
     pipe = df.IFSuperResolutionPipeline(**parts, image_noising_scheduler=df.DDPMScheduler())
-    return Case(pipe, call(image=picture(16), **SMALL))
+    return CorpusCase(pipe, call(image=picture(16), **SMALL))
 
 
 def pixel_parts(**config: object) -> dict[str, object]:
@@ -220,7 +222,7 @@ def pixel_parts(**config: object) -> dict[str, object]:
 
 
 @case("marigold-depth", family="image", denoiser="unet")
-def marigold() -> Case:
+def marigold() -> CorpusCase:
     pipe = df.MarigoldDepthPipeline(
         unet=unet(in_channels=8),
         vae=vae(),
@@ -231,7 +233,7 @@ def marigold() -> Case:
         scale_invariant=True,
         shift_invariant=True,
     )
-    return Case(
+    return CorpusCase(
         pipe,
         {
             "image": picture(),
@@ -246,7 +248,7 @@ def marigold() -> Case:
 
 
 @case("marigold-normals", family="image", denoiser="unet")
-def marigold_normals() -> Case:
+def marigold_normals() -> CorpusCase:
     pipe = df.MarigoldNormalsPipeline(
         unet=unet(in_channels=8),
         vae=vae(),
@@ -255,22 +257,22 @@ def marigold_normals() -> Case:
         tokenizer=tokens.clip_tokenizer(),
         prediction_type="normals",
     )
-    return Case(
+    return CorpusCase(
         pipe, {"image": picture(), "num_inference_steps": 2, "processing_resolution": 0, "output_type": "pt"}
     )
 
 
 @case("sd-upscale-x4", family="image", denoiser="unet")
-def upscale() -> Case:
+def upscale() -> CorpusCase:
     net = unet(
         in_channels=7, class_embed_type="timestep", num_class_embeds=1000, only_cross_attention=(True, False)
     )
     parts = sd(unet=net, vae=vae(levels=3)) | {"low_res_scheduler": df.DDPMScheduler(), "watermarker": None}
-    return Case(df.StableDiffusionUpscalePipeline(**parts), call(image=picture(16), noise_level=20))
+    return CorpusCase(df.StableDiffusionUpscalePipeline(**parts), call(image=picture(16), noise_level=20))
 
 
 @case("sdxl-heun-callback", family="image", denoiser="unet")
-def sdxl_callback() -> Case:
+def sdxl_callback() -> CorpusCase:
     """A callback changes the latents between steps, each of which calls the UNet twice, and stops early."""
 
     def dim(
@@ -279,4 +281,4 @@ def sdxl_callback() -> Case:
         return {"latents": tensors["latents"] * 0.9}
 
     pipe = df.StableDiffusionXLPipeline(**sd_xl(unet=xl_unet(), scheduler=df.HeunDiscreteScheduler(**BETAS)))
-    return Case(pipe, call(callback_on_step_end=dim, denoising_end=0.8, num_inference_steps=3, **SMALL))
+    return CorpusCase(pipe, call(callback_on_step_end=dim, denoising_end=0.8, num_inference_steps=3, **SMALL))

@@ -7,7 +7,7 @@ from typing import Any
 import diffusers as df
 import torch
 
-from . import Case, case, tokens
+from . import CorpusCase, case, tokens
 from .parts import (
     BETAS,
     PROMPT,
@@ -88,27 +88,27 @@ def kandinsky_scheduler() -> df.DDPMScheduler:
 
 
 @case("kandinsky22-prior", family="image", denoiser="prior")
-def kandinsky_prior() -> Case:
-    return Case(df.KandinskyV22PriorPipeline(**kandinsky_prior_parts()), call(negative_prompt="a dog"))
+def kandinsky_prior() -> CorpusCase:
+    return CorpusCase(df.KandinskyV22PriorPipeline(**kandinsky_prior_parts()), call(negative_prompt="a dog"))
 
 
 @case("kandinsky22-decoder", family="image", denoiser="unet")
-def kandinsky_decoder() -> Case:
+def kandinsky_decoder() -> CorpusCase:
     pipe = df.KandinskyV22Pipeline(kandinsky_unet(), kandinsky_scheduler(), movq())
-    return Case(pipe, {**image_embeds(), "num_inference_steps": 3, "output_type": "pt", **SMALL})
+    return CorpusCase(pipe, {**image_embeds(), "num_inference_steps": 3, "output_type": "pt", **SMALL})
 
 
 @case("kandinsky22-combined", family="image", denoiser="unet")
-def kandinsky_combined() -> Case:
+def kandinsky_combined() -> CorpusCase:
     prior = {f"prior_{name}": part for name, part in kandinsky_prior_parts().items()}
     pipe = df.KandinskyV22CombinedPipeline(
         unet=kandinsky_unet(), scheduler=kandinsky_scheduler(), movq=movq(), **prior
     )
-    return Case(pipe, call(prior_num_inference_steps=2, **SMALL))
+    return CorpusCase(pipe, call(prior_num_inference_steps=2, **SMALL))
 
 
 @case("kandinsky22-img2img", family="editing", denoiser="unet")
-def kandinsky_img2img() -> Case:
+def kandinsky_img2img() -> CorpusCase:
     pipe = df.KandinskyV22Img2ImgPipeline(kandinsky_unet(), kandinsky_scheduler(), movq())
     kwargs = {
         **image_embeds(),
@@ -117,22 +117,22 @@ def kandinsky_img2img() -> Case:
         "num_inference_steps": 4,
         "output_type": "pt",
     }
-    return Case(pipe, kwargs | SMALL)
+    return CorpusCase(pipe, kwargs | SMALL)
 
 
 @case("kandinsky22-inpaint", family="editing", denoiser="unet")
-def kandinsky_inpaint() -> Case:
+def kandinsky_inpaint() -> CorpusCase:
     import numpy as np
 
     mask: np.ndarray = np.zeros((32, 32), dtype=np.float32)
     mask[:, :16] = 1
     pipe = df.KandinskyV22InpaintPipeline(kandinsky_unet(in_channels=9), kandinsky_scheduler(), movq())
     kwargs = {**image_embeds(), "image": picture(), "mask_image": mask, "num_inference_steps": 3}
-    return Case(pipe, kwargs | {"output_type": "pt", **SMALL})
+    return CorpusCase(pipe, kwargs | {"output_type": "pt", **SMALL})
 
 
 @case("kandinsky22-controlnet", family="conditioned", denoiser="unet")
-def kandinsky_controlnet() -> Case:
+def kandinsky_controlnet() -> CorpusCase:
     net = kandinsky_unet(in_channels=8, addition_embed_type="image_hint")
     pipe = df.KandinskyV22ControlnetPipeline(net, kandinsky_scheduler(), movq())
     kwargs = {
@@ -141,11 +141,11 @@ def kandinsky_controlnet() -> Case:
         "num_inference_steps": 2,
         "output_type": "pt",
     }
-    return Case(pipe, kwargs | SMALL)
+    return CorpusCase(pipe, kwargs | SMALL)
 
 
 @case("kandinsky3", family="image", denoiser="unet")
-def kandinsky3() -> Case:
+def kandinsky3() -> CorpusCase:
     net = df.Kandinsky3UNet(
         in_channels=4,
         time_embedding_dim=8,
@@ -163,7 +163,7 @@ def kandinsky3() -> Case:
         scheduler=df.DDPMScheduler(**BETAS),
         movq=movq(),
     )
-    return Case(pipe, call(**SMALL))
+    return CorpusCase(pipe, call(**SMALL))
 
 
 # ---- Stable Cascade and Wuerstchen ---------------------------------------------------------------
@@ -188,7 +188,7 @@ def cascade_unet(**config: Any) -> df.models.StableCascadeUNet:
 
 
 @case("stable-cascade-prior", family="image", denoiser="prior")
-def cascade_prior() -> Case:
+def cascade_prior() -> CorpusCase:
     net = cascade_unet(
         in_channels=16,
         out_channels=16,
@@ -204,11 +204,11 @@ def cascade_prior() -> Case:
         feature_extractor=clip_pixels(),
         image_encoder=clip_vision(),
     )
-    return Case(pipe, call(images=[picture()], height=128, width=128))
+    return CorpusCase(pipe, call(images=[picture()], height=128, width=128))
 
 
 @case("stable-cascade-decoder", family="image", denoiser="unet")
-def cascade_decoder() -> Case:
+def cascade_decoder() -> CorpusCase:
     from diffusers.pipelines.deprecated.wuerstchen import PaellaVQModel
 
     pipe = df.StableCascadeDecoderPipeline(
@@ -219,14 +219,14 @@ def cascade_decoder() -> Case:
         vqgan=PaellaVQModel(bottleneck_blocks=1, num_vq_embeddings=8, embed_dim=16),
         latent_dim_scale=4.0,
     )
-    return Case(pipe, call(image_embeddings=torch.randn(1, 16, 4, 4), guidance_scale=2.0))
+    return CorpusCase(pipe, call(image_embeddings=torch.randn(1, 16, 4, 4), guidance_scale=2.0))
 
 
 # ---- unCLIP --------------------------------------------------------------------------------------
 
 
 @case("stable-unclip", family="image", denoiser="unet")
-def stable_unclip() -> Case:
+def stable_unclip() -> CorpusCase:
     from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import (
         StableUnCLIPImageNormalizer,
     )
@@ -242,14 +242,14 @@ def stable_unclip() -> Case:
         image_noising_scheduler=df.DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
         **parts,
     )
-    return Case(pipe, call(prior_num_inference_steps=2, **SMALL))
+    return CorpusCase(pipe, call(prior_num_inference_steps=2, **SMALL))
 
 
 # ---- shapes --------------------------------------------------------------------------------------
 
 
 @case("shap-e", family="3d", denoiser="prior")
-def shap_e() -> Case:
+def shap_e() -> CorpusCase:
     from diffusers.pipelines.shap_e import ShapERenderer
 
     prior = df.PriorTransformer(
@@ -280,6 +280,6 @@ def shap_e() -> Case:
         scheduler=scheduler,
         shap_e_renderer=renderer,
     )
-    return Case(
+    return CorpusCase(
         pipe, {"prompt": PROMPT, "num_inference_steps": STEPS, "frame_size": 8, "output_type": "latent"}
     )

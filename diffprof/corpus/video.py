@@ -8,7 +8,7 @@ import diffusers as df
 import torch
 from diffusers.configuration_utils import register_to_config
 
-from . import Case, case, tokens
+from . import CorpusCase, case, tokens
 from .parts import (
     BETAS,
     STEPS,
@@ -73,20 +73,20 @@ def ltx_parts() -> dict[str, Any]:
 
 
 @case("ltx-video", family="video", denoiser="transformer")
-def ltx() -> Case:
-    return Case(df.LTXPipeline(**ltx_parts()), call(num_frames=9, height=32, width=32, **SHORT))
+def ltx() -> CorpusCase:
+    return CorpusCase(df.LTXPipeline(**ltx_parts()), call(num_frames=9, height=32, width=32, **SHORT))
 
 
 @case("ltx-image-to-video", family="video", denoiser="transformer")
-def ltx_i2v() -> Case:
+def ltx_i2v() -> CorpusCase:
     pipe = df.LTXImageToVideoPipeline(**ltx_parts())
-    return Case(pipe, call(image=picture(), num_frames=9, height=32, width=32, **SHORT))
+    return CorpusCase(pipe, call(image=picture(), num_frames=9, height=32, width=32, **SHORT))
 
 
 @case("ltx-condition", family="video", denoiser="transformer")
-def ltx_condition() -> Case:
+def ltx_condition() -> CorpusCase:
     pipe = df.LTXConditionPipeline(**ltx_parts())
-    return Case(pipe, call(image=picture(), num_frames=9, height=32, width=32, **SHORT))
+    return CorpusCase(pipe, call(image=picture(), num_frames=9, height=32, width=32, **SHORT))
 
 
 def cogvideo_parts(**config: Any) -> dict[str, Any]:
@@ -115,24 +115,24 @@ def cogvideo_parts(**config: Any) -> dict[str, Any]:
 
 
 @case("cogvideox", family="video", denoiser="transformer")
-def cogvideox() -> Case:
-    return Case(
+def cogvideox() -> CorpusCase:
+    return CorpusCase(
         df.CogVideoXPipeline(**cogvideo_parts()), call(num_frames=9, num_inference_steps=3, **SMALL, **SHORT)
     )
 
 
 @case("cogvideox-i2v-rotary", family="video", denoiser="transformer")
-def cogvideox_i2v() -> Case:
+def cogvideox_i2v() -> CorpusCase:
     parts = cogvideo_parts(
         in_channels=8, use_rotary_positional_embeddings=True, use_learned_positional_embeddings=True
     )
-    return Case(
+    return CorpusCase(
         df.CogVideoXImageToVideoPipeline(**parts), call(image=picture(16), num_frames=9, **SMALL, **SHORT)
     )
 
 
 @case("hunyuan-video", family="video", denoiser="transformer")
-def hunyuan_video() -> Case:
+def hunyuan_video() -> CorpusCase:
     net = df.HunyuanVideoTransformer3DModel(
         in_channels=4,
         out_channels=4,
@@ -158,7 +158,7 @@ def hunyuan_video() -> Case:
         tokenizer_2=tokens.clip_tokenizer(),
     )
     kwargs = call(prompt_template={"template": "{}", "crop_start": 0}, num_frames=5, **SMALL, **SHORT)
-    return Case(pipe, kwargs)
+    return CorpusCase(pipe, kwargs)
 
 
 def hunyuan_video_vae(latent_channels: int = 4) -> df.AutoencoderKLHunyuanVideo:
@@ -173,7 +173,7 @@ def hunyuan_video_vae(latent_channels: int = 4) -> df.AutoencoderKLHunyuanVideo:
 
 
 @case("mochi", family="video", denoiser="transformer")
-def mochi() -> Case:
+def mochi() -> CorpusCase:
     net = df.MochiTransformer3DModel(
         patch_size=2,
         num_attention_heads=2,
@@ -193,13 +193,13 @@ def mochi() -> Case:
         latents_mean=[0.0] * 12,
         latents_std=[1.0] * 12,
     )
-    return Case(
+    return CorpusCase(
         df.MochiPipeline(**with_t5(transformer=net, vae=video_vae)), call(num_frames=7, **SMALL, **SHORT)
     )
 
 
 @case("allegro", family="video", denoiser="transformer")
-def allegro() -> Case:
+def allegro() -> CorpusCase:
     net = df.AllegroTransformer3DModel(
         num_attention_heads=2,
         attention_head_dim=12,
@@ -221,11 +221,11 @@ def allegro() -> Case:
     pipe = df.AllegroPipeline(
         **with_t5(transformer=net, vae=video_vae, scheduler=df.EulerAncestralDiscreteScheduler())
     )
-    return Case(pipe, call(num_frames=8, clean_caption=False, **SMALL, **SHORT))
+    return CorpusCase(pipe, call(num_frames=8, clean_caption=False, **SMALL, **SHORT))
 
 
 @case("latte", family="video", denoiser="transformer")
-def latte() -> Case:
+def latte() -> CorpusCase:
     net = df.LatteTransformer3DModel(
         sample_size=8,
         patch_size=2,
@@ -244,11 +244,11 @@ def latte() -> Case:
     pipe = df.LattePipeline(
         **with_t5(transformer=net, vae=vae(), scheduler=df.DDIMScheduler(beta_schedule="linear"))
     )
-    return Case(pipe, call(video_length=2, clean_caption=False, decode_chunk_size=1, **SMALL))
+    return CorpusCase(pipe, call(video_length=2, clean_caption=False, decode_chunk_size=1, **SMALL))
 
 
 @case("cosmos", family="video", denoiser="transformer")
-def cosmos() -> Case:
+def cosmos() -> CorpusCase:
     net = df.CosmosTransformer3DModel(
         in_channels=4,
         out_channels=4,
@@ -279,7 +279,7 @@ def cosmos() -> Case:
         transformer=net, vae=video_vae, scheduler=df.EDMEulerScheduler(sigma_max=80, sigma_data=0.5)
     )
     pipe = df.CosmosTextToWorldPipeline(**parts, safety_checker=NoGuard())
-    return Case(pipe, call(num_frames=9, height=32, width=32, **SHORT))
+    return CorpusCase(pipe, call(num_frames=9, height=32, width=32, **SHORT))
 
 
 class NoGuard(df.ModelMixin, df.ConfigMixin):
@@ -300,7 +300,7 @@ class NoGuard(df.ModelMixin, df.ConfigMixin):
 
 
 @case("easyanimate", family="video", denoiser="transformer")
-def easyanimate() -> Case:
+def easyanimate() -> CorpusCase:
     net = df.EasyAnimateTransformer3DModel(
         num_attention_heads=2,
         attention_head_dim=16,
@@ -334,11 +334,11 @@ def easyanimate() -> Case:
     pipe = df.EasyAnimatePipeline(
         vae=video_vae, text_encoder=None, tokenizer=None, transformer=net, scheduler=flow()
     )
-    return Case(pipe, call(prompt=None, num_frames=5, **embeds, **SMALL))
+    return CorpusCase(pipe, call(prompt=None, num_frames=5, **embeds, **SMALL))
 
 
 @case("kandinsky5-video", family="video", denoiser="transformer")
-def kandinsky5() -> Case:
+def kandinsky5() -> CorpusCase:
     net = df.Kandinsky5Transformer3DModel(
         in_visual_dim=4,
         out_visual_dim=4,
@@ -362,7 +362,7 @@ def kandinsky5() -> Case:
         tokenizer_2=tokens.clip_tokenizer(),
         scheduler=flow(),
     )
-    return Case(pipe, call(num_frames=5, **SMALL, **SHORT))
+    return CorpusCase(pipe, call(num_frames=5, **SMALL, **SHORT))
 
 
 # ---- UNets ---------------------------------------------------------------------------------------
@@ -384,23 +384,23 @@ def motion() -> df.MotionAdapter:
 
 
 @case("animatediff", family="video", denoiser="unet")
-def animatediff() -> Case:
+def animatediff() -> CorpusCase:
     parts = sd(unet=unet(**ANIMATED), scheduler=df.DDIMScheduler(**BETAS, clip_sample=False))
     del parts["safety_checker"]
-    return Case(df.AnimateDiffPipeline(**parts, motion_adapter=motion()), call(num_frames=3, **SMALL))
+    return CorpusCase(df.AnimateDiffPipeline(**parts, motion_adapter=motion()), call(num_frames=3, **SMALL))
 
 
 @case("animatediff-free-noise", family="video", denoiser="unet")
-def animatediff_free_noise() -> Case:
+def animatediff_free_noise() -> CorpusCase:
     parts = sd(unet=unet(**ANIMATED), scheduler=df.DDIMScheduler(**BETAS, clip_sample=False))
     del parts["safety_checker"]
     pipe = df.AnimateDiffPipeline(**parts, motion_adapter=motion())
     pipe.enable_free_noise(context_length=4, context_stride=2)
-    return Case(pipe, call(num_frames=6, **SMALL))
+    return CorpusCase(pipe, call(num_frames=6, **SMALL))
 
 
 @case("stable-video-diffusion", family="video", denoiser="unet")
-def svd() -> Case:
+def svd() -> CorpusCase:
     net = df.UNetSpatioTemporalConditionModel(
         sample_size=16,
         in_channels=8,
@@ -439,11 +439,11 @@ def svd() -> Case:
         "output_type": "pt",
         **SMALL,
     }
-    return Case(pipe, kwargs)
+    return CorpusCase(pipe, kwargs)
 
 
 @case("text-to-video-unet3d", family="video", denoiser="unet")
-def text_to_video() -> Case:
+def text_to_video() -> CorpusCase:
     sizes = unet_sizes() | {
         "down_block_types": ("DownBlock3D", "CrossAttnDownBlock3D"),
         "up_block_types": ("CrossAttnUpBlock3D", "UpBlock3D"),
@@ -452,4 +452,4 @@ def text_to_video() -> Case:
     }
     parts = sd(unet=df.UNet3DConditionModel(**sizes))
     del parts["safety_checker"], parts["feature_extractor"]
-    return Case(df.TextToVideoSDPipeline(**parts), call(num_frames=2, **SMALL))
+    return CorpusCase(df.TextToVideoSDPipeline(**parts), call(num_frames=2, **SMALL))

@@ -6,7 +6,7 @@ from typing import Any
 
 import diffusers as df
 
-from . import Case, case, tokens
+from . import CorpusCase, case, tokens
 from .parts import WIDTH, call, clip_pixels, clip_vision, flow, gemma2, picture
 from .video import with_t5
 
@@ -50,63 +50,67 @@ FRAMES = {"num_frames": 5, **SMALL, **SHORT}
 
 
 @case("wan-t2v", family="video", denoiser="transformer")
-def wan() -> Case:
-    return Case(df.WanPipeline(**wan_parts()), call(negative_prompt="a dog", num_inference_steps=3, **FRAMES))
+def wan() -> CorpusCase:
+    return CorpusCase(
+        df.WanPipeline(**wan_parts()), call(negative_prompt="a dog", num_inference_steps=3, **FRAMES)
+    )
 
 
 @case("wan22-two-transformers", family="video", denoiser="transformer")
-def wan22() -> Case:
+def wan22() -> CorpusCase:
     parts = wan_parts(transformer_2=df.WanTransformer3DModel(**wan_sizes()), scheduler=flow())
     pipe = df.WanPipeline(**parts, boundary_ratio=0.6)
-    return Case(pipe, call(guidance_scale=3.0, guidance_scale_2=2.0, **FRAMES))
+    return CorpusCase(pipe, call(guidance_scale=3.0, guidance_scale_2=2.0, **FRAMES))
 
 
 @case("wan-i2v", family="video", denoiser="transformer")
-def wan_i2v() -> Case:
+def wan_i2v() -> CorpusCase:
     net = df.WanTransformer3DModel(**(wan_sizes() | {"in_channels": 36, "image_dim": WIDTH}))
     parts = wan_parts(transformer=net, image_encoder=clip_vision(), image_processor=clip_pixels())
-    return Case(df.WanImageToVideoPipeline(**parts), call(image=picture(16), **FRAMES))
+    return CorpusCase(df.WanImageToVideoPipeline(**parts), call(image=picture(16), **FRAMES))
 
 
 @case("wan-vace", family="video", denoiser="transformer")
-def wan_vace() -> Case:
+def wan_vace() -> CorpusCase:
     net = df.WanVACETransformer3DModel(
         **wan_sizes() | {"num_layers": 2}, vace_layers=[0], vace_in_channels=96
     )
     pipe = df.WanVACEPipeline(**wan_parts(transformer=net, scheduler=flow()))
-    return Case(pipe, call(video=[picture(16)] * 5, mask=[picture(16, mode="L")] * 5, **FRAMES))
+    return CorpusCase(pipe, call(video=[picture(16)] * 5, mask=[picture(16, mode="L")] * 5, **FRAMES))
 
 
 @case("wan-video2video", family="video", denoiser="transformer")
-def wan_v2v() -> Case:
+def wan_v2v() -> CorpusCase:
     pipe = df.WanVideoToVideoPipeline(**wan_parts())
     kwargs = call(
         video=[picture(16, seed) for seed in range(5)], strength=0.7, num_inference_steps=4, **SMALL, **SHORT
     )
-    return Case(pipe, kwargs)
+    return CorpusCase(pipe, kwargs)
 
 
 @case("skyreels-v2", family="video", denoiser="transformer")
-def skyreels() -> Case:
+def skyreels() -> CorpusCase:
     net = df.SkyReelsV2Transformer3DModel(**wan_sizes())
     scheduler = df.UniPCMultistepScheduler(
         use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=8.0
     )
-    return Case(df.SkyReelsV2Pipeline(**wan_parts(transformer=net, scheduler=scheduler)), call(**FRAMES))
+    return CorpusCase(
+        df.SkyReelsV2Pipeline(**wan_parts(transformer=net, scheduler=scheduler)), call(**FRAMES)
+    )
 
 
 @case("skyreels-v2-diffusion-forcing", family="video", denoiser="transformer")
-def skyreels_forcing() -> Case:
+def skyreels_forcing() -> CorpusCase:
     net = df.SkyReelsV2Transformer3DModel(**wan_sizes(), num_frame_per_block=1)
     scheduler = df.UniPCMultistepScheduler(
         use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=8.0
     )
     pipe = df.SkyReelsV2DiffusionForcingPipeline(**wan_parts(transformer=net, scheduler=scheduler))
-    return Case(pipe, call(overlap_history=None, ar_step=0, **FRAMES))
+    return CorpusCase(pipe, call(overlap_history=None, ar_step=0, **FRAMES))
 
 
 @case("sana-video", family="video", denoiser="transformer")
-def sana_video() -> Case:
+def sana_video() -> CorpusCase:
     net = df.SanaVideoTransformer3DModel(
         in_channels=16,
         out_channels=16,
@@ -134,4 +138,4 @@ def sana_video() -> Case:
     kwargs = call(
         frames=5, use_resolution_binning=False, complex_human_instruction=None, height=32, width=32, **SHORT
     )
-    return Case(pipe, kwargs)
+    return CorpusCase(pipe, kwargs)

@@ -36,7 +36,7 @@ REPEATED = 12
 
 
 @dataclass(frozen=True)
-class Grid:
+class CalibrationGrid:
     """What is measured. convolutions: (in, out, side) in channels_last. elements: of a stream, more than the
     caches hold. square: sides of the product that is held under load, for so many seconds."""
 
@@ -54,7 +54,7 @@ class Grid:
     seconds: float = 3.0
 
 
-REHEARSAL = Grid(
+REHEARSAL = CalibrationGrid(
     (16, 32),
     (32, 64),
     (32, 64),
@@ -76,7 +76,7 @@ class Measuring:
     spec: GpuSpec
     device: torch.device
     runner: Runner
-    grid: Grid
+    grid: CalibrationGrid
     synchronize: Callable[[], None]
     left_s: Callable[[], float]
     say: Callable[[str], None] = lambda what: None

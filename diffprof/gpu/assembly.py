@@ -54,7 +54,7 @@ PENDING_LIMIT = 1024
 
 
 @dataclass(frozen=True)
-class Wait:
+class LaunchedWait:
     """The host waits, so many times. key: what `assembled` finds the sync row by. stream: the one that it
     waits for, where it names one; else the wait belongs to the copy before it."""
 
@@ -67,7 +67,7 @@ Phase = tuple[int, str, int | None, str | None]
 """First item, name, step and part of a phase."""
 
 
-Launched = tuple[OpSignature | Wait, str | None]
+Launched = tuple[OpSignature | LaunchedWait, str | None]
 """An item of a call and the module that ran it."""
 
 
@@ -83,18 +83,18 @@ class Relaid(NamedTuple):
 class Call(NamedTuple):
     """What one call launched, in host order: operations and waits, the module that ran each, and phases."""
 
-    items: Sequence[OpSignature | Wait]
+    items: Sequence[OpSignature | LaunchedWait]
     modules: Sequence[str | None]
     phases: Sequence[Phase]
 
 
-def alike(items: Iterable[OpSignature | Wait]) -> list[OpSignature | Wait]:
+def alike(items: Iterable[OpSignature | LaunchedWait]) -> list[OpSignature | LaunchedWait]:
     """One operation for all that differ only in where their data lies, such as `timesteps[i]`."""
     items = list(items)
     by_look: dict[tuple[Any, ...], OpSignature] = {}
-    found: dict[OpSignature | Wait, OpSignature | Wait] = {}
+    found: dict[OpSignature | LaunchedWait, OpSignature | LaunchedWait] = {}
     for item in dict.fromkeys(items):
-        found[item] = item if isinstance(item, Wait) else by_look.setdefault(_look(item), item)
+        found[item] = item if isinstance(item, LaunchedWait) else by_look.setdefault(_look(item), item)
     return list(map(found.__getitem__, items))
 
 
@@ -110,7 +110,7 @@ def _look(op: OpSignature) -> tuple[Any, ...]:
 class Stretch:
     """Items of a call from one phase to the next, and the module that ran each."""
 
-    items: tuple[OpSignature | Wait, ...]
+    items: tuple[OpSignature | LaunchedWait, ...]
     modules: tuple[str | None, ...]
 
 
@@ -214,7 +214,7 @@ class Queue:
             root = roots.get(modules[at])
             until = at
             while until < end and roots.get(modules[until]) == root:
-                if root is not None and isinstance(items[until], Wait):
+                if root is not None and isinstance(items[until], LaunchedWait):
                     break
                 until += 1
             if root is None or until == at:
@@ -240,7 +240,7 @@ class Queue:
     def _eager(
         self,
         found: Enqueued,
-        items: Sequence[OpSignature | Wait],
+        items: Sequence[OpSignature | LaunchedWait],
         modules: Sequence[str | None],
         host: Sequence[float],
     ) -> None:
@@ -248,7 +248,7 @@ class Queue:
         units, sync = found.units, found.sync
         own = self._units
         for item, path, spent in zip(items, modules, host, strict=True):
-            if isinstance(item, Wait):
+            if isinstance(item, LaunchedWait):
                 row, times = self.rows.get(item.key, -2), item.times
                 if item.stream is None and units and sync[-1] == -1 and units[-1].pinned:
                     units[-1] = self._unit(units[-1].ops)
@@ -308,7 +308,7 @@ def _add(found: Enqueued, unit: Unit, path: str | None, host: float, sync: int) 
 # --- what is launched --------------------------------------------------------------------------------------
 
 
-class Columns(NamedTuple):
+class EventColumns(NamedTuple):
     """Events of a stretch, as in a Timeline."""
 
     kind: list[int]
@@ -318,7 +318,7 @@ class Columns(NamedTuple):
     sync: list[int]
     stream: list[int]
 
-    def append(self, more: Columns) -> None:
+    def append(self, more: EventColumns) -> None:
         self.kind.extend(more.kind)
         self.module.extend(more.module)
         self.host.extend(more.host)
@@ -338,7 +338,7 @@ class Assembly:
     def __init__(self, model: CostModel, queue: Queue) -> None:
         self.model = model
         self.queue = queue
-        self._known: dict[tuple[Stretch, str | None], Columns] = {}
+        self._known: dict[tuple[Stretch, str | None], EventColumns] = {}
         self._numbers: dict[Kernel, int] = {}
         """Calls that differ only in where their data lies (`timesteps[i]`) are one kind."""
         self._names: dict[str | None, int] = {None: -1}
@@ -346,7 +346,7 @@ class Assembly:
         self._swapped: dict[OpSignature, OpSignature] = {}
         """1x1 convolutions as linears."""
 
-    def columns(self, parts: Iterable[Stretch]) -> Iterator[Columns]:
+    def columns(self, parts: Iterable[Stretch]) -> Iterator[EventColumns]:
         """Of each part of a call, in order."""
         above: str | None = None
         for part in parts:
@@ -364,7 +364,7 @@ class Assembly:
 
     def timeline(self, call: Call, parts: Sequence[Stretch], *, eager: bool = True) -> Timeline:
         """The whole of a call, which these stretches are."""
-        whole = Columns([], [], [], [], [], [])
+        whole = EventColumns([], [], [], [], [], [])
         starts = {0: 0}
         at = 0
         for part, columns in zip(parts, self.columns(parts), strict=True):
@@ -397,14 +397,14 @@ class Assembly:
     def _eager_kernels_of(self, part: Stretch) -> int:
         return sum(len(self.model.kernels(item)) for item in part.items if isinstance(item, OpSignature))
 
-    def _launched(self, queued: Enqueued) -> Columns:
+    def _launched(self, queued: Enqueued) -> EventColumns:
         names = self._names
         for each in dict.fromkeys(queued.paths):
             names.setdefault(each, len(names) - 1)
         costs = list(self._costed(queued))
         counts = np.array([len(times) for _, times in costs], dtype=np.int64)
         host, further = self._host(queued)
-        return Columns(
+        return EventColumns(
             kind=list(chain.from_iterable(kinds for kinds, _ in costs)),
             module=_spread([names[path] for path in queued.paths], counts),
             host=_spread(host, counts, further),

@@ -33,7 +33,7 @@ from .operands import (
 )
 from .pointwise import Addressing, filled, moments, of_copy, of_pointwise, statistics_us, streaming
 from .pricing import Origin, Time
-from .quantized import Scheme, quantizing_passes
+from .quantized import LinearScheme, quantizing_passes
 from .specs import GpuSpec
 
 if TYPE_CHECKING:
@@ -273,7 +273,7 @@ class CostModel:
         yield self._product(s, base, (batch, rows, columns, depth), kind, x, compiled)
 
     def _quantizing(
-        self, s: OpSignature, scheme: Scheme, elements: int, width: int, compiled: bool
+        self, s: OpSignature, scheme: LinearScheme, elements: int, width: int, compiled: bool
     ) -> Iterator[Kernel]:
         """The activation is read for its scales and written in fewer bits; the result is scaled inside the
         product."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from diffprof.judge.timeline import ALL_STREAMS, NOT_BLOCKING, steps_of, with_steps
 from diffprof.model.recording import Grade, PhaseSpan, Timeline
 
-from .assembly import Assembly, Call, Columns, Known, Phase, Queue, Stretch, alike, stretches
+from .assembly import Assembly, Call, EventColumns, Known, Phase, Queue, Stretch, alike, stretches
 from .cost import CostModel
 
 Bytes: TypeAlias = NDArray[np.int64]
@@ -117,7 +117,7 @@ class Lengths:
         shorter = lanes.run(columns[n] for n in one.kind[shared:]).total
         return (longer + (steps - ran - 2) * (longer - shorter)) / 1e6
 
-    def _at_mean_step(self, sketch: Timeline, columns: Sequence[Columns], steps: int) -> float | None:
+    def _at_mean_step(self, sketch: Timeline, columns: Sequence[EventColumns], steps: int) -> float | None:
         """Where no two steps launch the same: more of them at the mean of those that ran. None without
         steps."""
         ran = steps_of(sketch)
@@ -134,7 +134,7 @@ class Lengths:
         return _Lanes(spec.launch_latency_us, spec.sync_latency_us, self._assembly.pending_limit)
 
 
-def _sketch(course: Course, columns: Sequence[Columns]) -> Timeline:
+def _sketch(course: Course, columns: Sequence[EventColumns]) -> Timeline:
     """A timeline whose events are the parts; those of one kind launch the same. `kind` is the number of the
     first of them."""
     firsts: dict[int, int] = {}
@@ -177,13 +177,13 @@ class _Lanes:
         other._ends = {stream: ends.copy() for stream, ends in self._ends.items()}
         return other
 
-    def run(self, parts: Iterable[Columns]) -> _Lanes:
+    def run(self, parts: Iterable[EventColumns]) -> _Lanes:
         """These come next."""
         for columns in parts:
             self._run(columns)
         return self
 
-    def _run(self, columns: Columns) -> None:
+    def _run(self, columns: EventColumns) -> None:
         now, latest, limit, latency = self.now, self.latest, self._limit, self._latency
         for spent, work, stream, row in zip(
             columns.host, columns.device, columns.stream, columns.sync, strict=True

@@ -9,7 +9,7 @@ import numpy as np
 from diffprof.judge import blocks
 from diffprof.judge.blocks import Block, cut
 
-from .assembly import Assembly, Columns
+from .assembly import Assembly, EventColumns
 
 
 class Lanes:
@@ -18,16 +18,16 @@ class Lanes:
     def __init__(self, assembly: Assembly) -> None:
         spec = assembly.model.spec
         self._limit = assembly.pending_limit
-        self._lanes = blocks.Lanes(spec.launch_latency_us, spec.sync_latency_us, self._limit)
-        self._known: dict[tuple[int, frozenset[int], frozenset[int]], tuple[Columns, list[Block]]] = {}
+        self._lanes = blocks.HostAndDevice(spec.launch_latency_us, spec.sync_latency_us, self._limit)
+        self._known: dict[tuple[int, frozenset[int], frozenset[int]], tuple[EventColumns, list[Block]]] = {}
 
-    def total_us(self, parts: Iterable[Columns], waits: frozenset[int], reads: frozenset[int]) -> float:
+    def total_us(self, parts: Iterable[EventColumns], waits: frozenset[int], reads: frozenset[int]) -> float:
         """From the first launch until both lanes are done. waits: rows that nobody waits for; reads: rows
         whose events are left out."""
         return self._lanes.run(self._blocks(parts, waits, reads))
 
     def _blocks(
-        self, parts: Iterable[Columns], waits: frozenset[int], reads: frozenset[int]
+        self, parts: Iterable[EventColumns], waits: frozenset[int], reads: frozenset[int]
     ) -> Iterator[Block]:
         for columns in parts:
             key = (id(columns), waits, reads)
@@ -35,7 +35,7 @@ class Lanes:
                 self._known[key] = (columns, self._cut(columns, waits, reads))
             yield from self._known[key][1]
 
-    def _cut(self, columns: Columns, waits: frozenset[int], reads: frozenset[int]) -> list[Block]:
+    def _cut(self, columns: EventColumns, waits: frozenset[int], reads: frozenset[int]) -> list[Block]:
         host, device = np.array(columns.host), np.array(columns.device)
         sync = np.array(columns.sync, dtype=np.int64)
         gone = np.isin(sync, list(reads))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .attention import Backend
-from .quantized import SCHEMES, Scheme
+from .quantized import SCHEMES, LinearScheme
 
 Chooser = Callable[[str | None, int, int, str], bool]
 """(module, in, out, linear or conv1x1) -> whether it is quantized."""
@@ -31,7 +31,7 @@ class Mode:
     compiled: tuple[str, ...] = ()
     graphs: bool = True
     quantizes: Chooser | None = None
-    scheme: Scheme = SCHEMES["int8"]
+    scheme: LinearScheme = SCHEMES["int8"]
     matmul_tf32: bool = False
     conv_tf32: bool = True
     attention: Backend | None = None

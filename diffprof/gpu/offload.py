@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .assembly import Call, Stretch, Wait
+from .assembly import Call, LaunchedWait, Stretch
 from .course import Bytes, Course, course_of
 from .memory_log import MemoryLog
 from .signatures import OTHER_IDS, OpSignature, TensorMeta
@@ -37,7 +37,7 @@ SMALL = 256 << 20
 """Bytes up to which a group counts as small there."""
 
 
-class Place(enum.StrEnum):
+class WeightsPlace(enum.StrEnum):
     """Where the weights of a model are while the pipeline is called."""
 
     DEVICE = "device"
@@ -53,8 +53,8 @@ class Place(enum.StrEnum):
     """Each layer when it is called (`enable_sequential_cpu_offload`)."""
 
 
-STREAMED = (Place.BLOCK, Place.LEAF, Place.BLOCK_LOW, Place.LEAF_LOW)
-LOW = (Place.BLOCK_LOW, Place.LEAF_LOW)
+STREAMED = (WeightsPlace.BLOCK, WeightsPlace.LEAF, WeightsPlace.BLOCK_LOW, WeightsPlace.LEAF_LOW)
+LOW = (WeightsPlace.BLOCK_LOW, WeightsPlace.LEAF_LOW)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Part:
+class ModelWeights:
     """A model of the pipeline. leaves: its weights by the module that has them; blocks: as block-level
     offloading groups them. linears: weights of its linears, by path: (bytes, elements)."""
 
@@ -93,14 +93,14 @@ class Part:
     def nbytes(self) -> int:
         return sum(group.nbytes for group in self.leaves)
 
-    def groups(self, place: Place) -> tuple[Group, ...]:
+    def groups(self, place: WeightsPlace) -> tuple[Group, ...]:
         """What is moved together."""
-        return self.blocks if place in (Place.BLOCK, Place.BLOCK_LOW) else self.leaves
+        return self.blocks if place in (WeightsPlace.BLOCK, WeightsPlace.BLOCK_LOW) else self.leaves
 
 
-def on_host(part: Part, place: Place) -> int:
+def on_host(part: ModelWeights, place: WeightsPlace) -> int:
     """Bytes of host memory that a model's weights take; page-locked ones come in powers of two."""
-    if place is Place.DEVICE:
+    if place is WeightsPlace.DEVICE:
         return 0
     groups = part.groups(place)
     if place in LOW:
@@ -172,12 +172,14 @@ class _Copies:
 
 
 COPY = _Copies()
-WAIT_COPY = Wait(("offload", "copy"), 1)
-WAIT_COPIES = Wait(("offload", "copies"), 1, COPIES)
-WAIT_DEVICE = Wait(("offload", "device"), 1, 0)
+WAIT_COPY = LaunchedWait(("offload", "copy"), 1)
+WAIT_COPIES = LaunchedWait(("offload", "copies"), 1, COPIES)
+WAIT_DEVICE = LaunchedWait(("offload", "device"), 1, 0)
 
 
-def moved(call: Call, parts: Sequence[Part], places: Mapping[str, Place], beside: Sequence[int]) -> Moved:
+def moved(
+    call: Call, parts: Sequence[ModelWeights], places: Mapping[str, WeightsPlace], beside: Sequence[int]
+) -> Moved:
     """The call with the weights of its models in these places.
 
     beside: what `needs` gives. Models that `places` does not name are on the device.
@@ -208,20 +210,22 @@ class _Ran(NamedTuple):
 class Mover:
     """Calls of one pipeline with its weights in these places. What becomes of a part is found once."""
 
-    def __init__(self, parts: Sequence[Part], places: Mapping[str, Place]) -> None:
+    def __init__(self, parts: Sequence[ModelWeights], places: Mapping[str, WeightsPlace]) -> None:
         self.parts = {part.name: part for part in parts}
-        self.places = {name: places.get(name, Place.DEVICE) for name in self.parts}
+        self.places = {name: places.get(name, WeightsPlace.DEVICE) for name in self.parts}
         self.groups = {
             group.path: group
             for name, part in self.parts.items()
-            if self.places[name] not in (Place.DEVICE, Place.MODEL)
+            if self.places[name] not in (WeightsPlace.DEVICE, WeightsPlace.MODEL)
             for group in part.groups(self.places[name])
             if group.nbytes
         }
         self.members = {
             path: group.path for group in self.groups.values() for path in (group.path, *group.more)
         }
-        self.always = sum(p.nbytes for name, p in self.parts.items() if self.places[name] is Place.DEVICE)
+        self.always = sum(
+            p.nbytes for name, p in self.parts.items() if self.places[name] is WeightsPlace.DEVICE
+        )
         """Bytes of what is not moved."""
         self.owner: dict[str | None, str | None] = {None: None}
         self.within: dict[str | None, tuple[str, ...]] = {None: ()}
@@ -237,12 +241,12 @@ class Mover:
         self.entered, self.here = list(state.entered), set(state.here)
         self.loaded, self.at = state.loaded, state.at
         self.on = 0
-        self.items: list[OpSignature | Wait] = []
+        self.items: list[OpSignature | LaunchedWait] = []
         self.modules: list[str | None] = []
 
     def run(self, course: Course) -> Moved:
         """A call with the copies that the hooks make."""
-        if not self.groups and Place.MODEL not in self.places.values():
+        if not self.groups and WeightsPlace.MODEL not in self.places.values():
             return self._moved(course, (), [np.zeros(1, np.int64)] * len(course.parts))
         orders = self._next_groups(course.parts)
         self.first = {}
@@ -355,7 +359,11 @@ class Mover:
             self.at = path
             self._leave(self.groups[path])
         component = self._component(module)
-        if component is not None and self.places[component] is Place.MODEL and component != self.loaded:
+        if (
+            component is not None
+            and self.places[component] is WeightsPlace.MODEL
+            and component != self.loaded
+        ):
             self.at = None
             self._load(component)
         for path in wanted:
@@ -408,7 +416,7 @@ class Mover:
 
     # --- copies -------------------------------------------------------------------------------------------
 
-    def _fetch(self, group: Group, place: Place, *, waits: bool) -> None:
+    def _fetch(self, group: Group, place: WeightsPlace, *, waits: bool) -> None:
         self.here.add(group.path)
         self.on += group.nbytes
         if place in STREAMED and not group.root:
@@ -428,7 +436,7 @@ class Mover:
                 self._add(COPY.of(size, direction))
                 self._add(WAIT_COPY)
 
-    def _add(self, item: OpSignature | Wait) -> None:
+    def _add(self, item: OpSignature | LaunchedWait) -> None:
         self.items.append(item)
         self.modules.append(self.at)
 
@@ -436,13 +444,13 @@ class Mover:
 # --- quantized weights ------------------------------------------------------------------------------------
 
 
-def narrowed(part: Part, bits: float) -> Part:
+def narrowed(part: ModelWeights, bits: float) -> ModelWeights:
     """The model with the weights of its linears in so many bits an element."""
     leaves, blocks = (_narrow(groups, part, bits) for groups in (part.leaves, part.blocks))
     return replace(part, leaves=leaves, blocks=blocks)
 
 
-def _narrow(groups: Sequence[Group], part: Part, bits: float) -> tuple[Group, ...]:
+def _narrow(groups: Sequence[Group], part: ModelWeights, bits: float) -> tuple[Group, ...]:
     """A group's tensors of a size that its linears' weights have become smaller, as many as there are."""
     paths = {group.path for group in groups}
     inside: dict[str, Counter[tuple[int, int]]] = defaultdict(Counter)
@@ -468,7 +476,7 @@ def _packed(sizes: Sequence[int], weights: Counter[tuple[int, int]], bits: float
 
 class Unpacked:
     """Calls with the weights of these linears made as wide as their input before the product, as weight-only
-    quantization does in eager mode. linears: as in `Part`. What becomes of a part is found once."""
+    quantization does in eager mode. linears: as in `ModelWeights`. What becomes of a part is found once."""
 
     def __init__(self, linears: Collection[str], bits: float) -> None:
         self.linears = linears
@@ -485,7 +493,7 @@ class Unpacked:
         return made, beside[places] + more
 
     def _made(self, part: Stretch) -> tuple[Stretch, NDArray[np.int64], Bytes]:
-        items: list[OpSignature | Wait] = []
+        items: list[OpSignature | LaunchedWait] = []
         places: list[int] = []
         more: list[int] = []
         for n, (item, module) in enumerate(zip(part.items, part.modules, strict=True)):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from .assembly import Call, Phase, Wait
+from .assembly import Call, LaunchedWait, Phase
 from .families import base_name, family_of
 from .signatures import OTHER_IDS, OpSignature, TensorMeta
 
@@ -67,12 +67,12 @@ def split_call(call: Call, roots: Collection[str], split: Split) -> Call:
     """What one GPU launches. roots: paths of the denoisers."""
     tokens = token_counts(call, roots)
     known: dict[int, tuple[OpSignature, ...]] = {}
-    items: list[OpSignature | Wait] = []
+    items: list[OpSignature | LaunchedWait] = []
     modules: list[str | None] = []
     starts: dict[int, int] = {}
     for index, (item, module) in enumerate(zip(call.items, call.modules, strict=True)):
         starts[index] = len(items)
-        made: tuple[OpSignature | Wait, ...] = (item,)
+        made: tuple[OpSignature | LaunchedWait, ...] = (item,)
         if isinstance(item, OpSignature) and _within(module, roots) and item.direction is None:
             if item.id not in known:
                 known[item.id] = tuple(_split(item, tokens, split))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from diffprof.judge.timeline import find_gaps, phase_of_events, replay
 from diffprof.model.recording import GapRow, KernelRow, MemoryUse, Timeline
 
-from .assembly import Call, Phase, Wait, alike, assembled
+from .assembly import Call, LaunchedWait, Phase, alike, assembled
 from .cost import CostModel
 from .memory_log import MemoryLog, MemoryMark, MemoryStretch, Weights
 from .signatures import OpSignature
@@ -71,7 +71,7 @@ class ModuleStack:
             yield self
 
 
-class Mark(NamedTuple):
+class TimelineMark(NamedTuple):
     """Where a stretch of a call begins: items and phases until then, and where the memory stands."""
 
     items: int
@@ -82,7 +82,7 @@ class Mark(NamedTuple):
 class Again(NamedTuple):
     """A stretch of a call within one phase."""
 
-    items: tuple[OpSignature | Wait, ...]
+    items: tuple[OpSignature | LaunchedWait, ...]
     modules: tuple[str | None, ...]
     memory: MemoryStretch
 
@@ -101,7 +101,7 @@ class TimelineBuilder:
     """
 
     model: CostModel
-    _items: list[OpSignature | Wait] = field(default_factory=list)
+    _items: list[OpSignature | LaunchedWait] = field(default_factory=list)
     _modules: list[str | None] = field(default_factory=list)
     _phases: list[Phase] = field(default_factory=list)
     _scratch: dict[int, int] = field(default_factory=dict)
@@ -125,7 +125,7 @@ class TimelineBuilder:
         self, key: Hashable, times: int = 1, module: str | None = None, stream: int | None = None
     ) -> None:
         """The host waits; key: what `finish` finds the sync row by; stream: where it waits for one."""
-        self._items.append(Wait(key, times, stream))
+        self._items.append(LaunchedWait(key, times, stream))
         self._modules.append(module)
 
     def phase(self, name: str, step: int | None = None, part: str | None = None) -> None:
@@ -153,11 +153,13 @@ class TimelineBuilder:
 
     # --- what comes again -----------------------------------------------------------------------------
 
-    def mark(self, first: int) -> Mark:
+    def mark(self, first: int) -> TimelineMark:
         """A stretch begins; `since` ends it, before another begins. first: of which its storages count."""
-        return Mark(len(self._items), len(self._phases), self.memory_log.mark(len(self._items), first))
+        return TimelineMark(
+            len(self._items), len(self._phases), self.memory_log.mark(len(self._items), first)
+        )
 
-    def since(self, mark: Mark) -> Again | None:
+    def since(self, mark: TimelineMark) -> Again | None:
         """What came since, if it was all in one phase, and freed nothing that was there before."""
         memory = self.memory_log.since(mark.memory)
         if len(self._phases) != mark.phases or memory is None:

@@ -22,10 +22,10 @@ from diffprof.gpu.assembly import (
     Assembly,
     Call,
     Launched,
+    LaunchedWait,
     Queue,
     Relaid,
     Stretch,
-    Wait,
     alike,
     compiled_root,
     stretches,
@@ -193,7 +193,7 @@ class WhatIf:
         for parts in (self.parts(Change.HALF), self.parts(Change.HALF, Change.QKV)):
             for part, times in Counter(parts).items():
                 for item, module in _items(part):
-                    if module is None or isinstance(item, Wait):
+                    if module is None or isinstance(item, LaunchedWait):
                         continue
                     if item not in products:
                         products[item] = product_of(item)
@@ -243,7 +243,7 @@ class WhatIf:
         out: dict[int, Sequence[Launched]] = {}
         in_half = self.altered.in_half
         for place, (item, module) in enumerate(_items(part)):
-            if isinstance(item, Wait):
+            if isinstance(item, LaunchedWait):
                 continue
             half = in_half(item)
             if half is not item:
@@ -262,7 +262,7 @@ class WhatIf:
         results: dict[str, int] = {}
         changed = False
         for place, (item, module) in enumerate(_items(part)):
-            if module is None or isinstance(item, Wait) or compiled_root(module, self.roots) is None:
+            if module is None or isinstance(item, LaunchedWait) or compiled_root(module, self.roots) is None:
                 continue
             base = base_name(item)
             waiting = pending[module]
@@ -366,7 +366,7 @@ def _rewritten(stretch: Stretch, out: Replaced) -> Stretch:
     """The stretch with other items in these places; itself where there is none."""
     if not out:
         return stretch
-    items: list[OpSignature | Wait] = []
+    items: list[OpSignature | LaunchedWait] = []
     modules: list[str | None] = []
     at = 0
     for place in sorted(out):

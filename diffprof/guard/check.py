@@ -18,7 +18,7 @@ from diffprof.guard.configuration import (
     named_options,
 )
 from diffprof.judge.allowing import covers
-from diffprof.judge.checked import Checked, Status
+from diffprof.judge.checked import CheckStatus, TargetCheck
 from diffprof.judge.comparing import compare
 from diffprof.judge.gate import IN_LOOP, parse_gate
 from diffprof.model.errors import DiffprofError, UsageError
@@ -30,7 +30,7 @@ UNUSED = "ALW001"
 """Rule of an allowance that allows nothing."""
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
+class CheckJob(msgspec.Struct, frozen=True, kw_only=True):
     """One target on one device, to be scanned."""
 
     name: str
@@ -43,7 +43,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return slug(f"{self.name}-{self.device or 'default'}")
 
 
-def jobs_of(configuration: Configuration, names: Sequence[str] = ()) -> Iterator[Job]:
+def jobs_of(configuration: Configuration, names: Sequence[str] = ()) -> Iterator[CheckJob]:
     """In the order of the configuration. names: of targets; empty: all.
 
     Raises UsageError without targets and for a name that none has.
@@ -57,10 +57,10 @@ def jobs_of(configuration: Configuration, names: Sequence[str] = ()) -> Iterator
     for name, target in known.items():
         if not names or name in names:
             for device in configuration.devices_of(target):
-                yield Job(name=name, target=target, device=device)
+                yield CheckJob(name=name, target=target, device=device)
 
 
-def scan_job(configuration: Configuration, job: Job, **more: Any) -> Report:
+def scan_job(configuration: Configuration, job: CheckJob, **more: Any) -> Report:
     """Scan a target as the configuration says. more: for `diffprof.scan`."""
     from diffprof.scanning.scan import scan
 
@@ -80,13 +80,13 @@ def scan_job(configuration: Configuration, job: Job, **more: Any) -> Report:
 
 def check(
     configuration: Configuration,
-    jobs: Sequence[Job],
+    jobs: Sequence[CheckJob],
     baseline: Baseline,
     reports: Path,
     *,
-    scanned: Callable[[Job], Report] | None = None,
+    scanned: Callable[[CheckJob], Report] | None = None,
     against: Path | None = None,
-) -> tuple[Checked, ...]:
+) -> tuple[TargetCheck, ...]:
     """Scan every job and hold it against its gate, its limit of memory and the baseline.
 
     reports: folder for the reports, one of each job, written anew. scanned: makes a job's report. against:
@@ -106,33 +106,35 @@ def check(
     return _with_unused(found)
 
 
-def updated(baseline: Baseline, found: Sequence[Checked]) -> Baseline:
+def updated(baseline: Baseline, found: Sequence[TargetCheck]) -> Baseline:
     """The baseline with what the gates name now; targets that did not run keep what they had."""
     for each in found:
-        if each.report is not None and each.status is not Status.FAILED:
+        if each.report is not None and each.status is not CheckStatus.FAILED:
             now = [each.report.findings[n] for n in each.named]
             baseline = baseline.with_target(target_name(each.report, each.name), now)
     return baseline
 
 
-def accepted(each: Checked) -> Checked:
+def accepted(each: TargetCheck) -> TargetCheck:
     """What it found counts as known, but for what no baseline holds."""
     unused = tuple(finding for finding in each.new if finding.rule == UNUSED)
-    left = each.status is not Status.FOUND or unused or each.said
+    left = each.status is not CheckStatus.FOUND or unused or each.said
     return msgspec.structs.replace(
         each,
         new=unused,
         known=len(each.named),
         gone=(),
-        status=each.status if left else Status.CLEAN,
+        status=each.status if left else CheckStatus.CLEAN,
     )
 
 
-def _failed(job: Job, why: str, report: Report | None) -> Checked:
-    return Checked(name=job.name, device=job.device or "", status=Status.FAILED, said=(why,), report=report)
+def _failed(job: CheckJob, why: str, report: Report | None) -> TargetCheck:
+    return TargetCheck(
+        name=job.name, device=job.device or "", status=CheckStatus.FAILED, said=(why,), report=report
+    )
 
 
-def _other(folder: Path | None, job: Job) -> Report | None:
+def _other(folder: Path | None, job: CheckJob) -> Report | None:
     """The report of the same job elsewhere; None where it was not there."""
     if folder is None or not (folder / job.folder).is_dir():
         return None
@@ -140,8 +142,8 @@ def _other(folder: Path | None, job: Job) -> Report | None:
 
 
 def _judged(
-    configuration: Configuration, job: Job, report: Report, baseline: Baseline, other: Report | None
-) -> Checked:
+    configuration: Configuration, job: CheckJob, report: Report, baseline: Baseline, other: Report | None
+) -> TargetCheck:
     words = configuration.of(job.target, "fail_on")
     gate = parse_gate(DEFAULT_GATE if words is None else words, option="fail-on")
     name = target_name(report, job.name)
@@ -155,8 +157,8 @@ def _judged(
         said.append(f"{IN_LOOP} was not judged: no denoising loop was seen.")
     unjudged = bool(said)
     over = _over(report, configuration.of(job.target, "max_memory"))
-    status = Status.FOUND if new or over else Status.UNJUDGED if unjudged else Status.CLEAN
-    return Checked(
+    status = CheckStatus.FOUND if new or over else CheckStatus.UNJUDGED if unjudged else CheckStatus.CLEAN
+    return TargetCheck(
         name=job.name,
         device=report.recording.device.spec,
         status=status,
@@ -184,7 +186,7 @@ def _over(report: Report, most: str | int | None) -> tuple[str, ...]:
 # --- allowances over all targets ---------------------------------------------------------------------------
 
 
-def _with_unused(found: Sequence[Checked]) -> tuple[Checked, ...]:
+def _with_unused(found: Sequence[TargetCheck]) -> tuple[TargetCheck, ...]:
     """An allowance that no target needs fails the first target that it was found with."""
     needed = {_key(each) for checked in found if checked.report for each in _needed(checked.report)}
     told: set[tuple[str, str]] = set()
@@ -200,8 +202,10 @@ def _with_unused(found: Sequence[Checked]) -> tuple[Checked, ...]:
     return tuple(result)
 
 
-def _failing(checked: Checked, unused: Sequence[Finding]) -> Checked:
-    status = Status.FOUND if checked.status in (Status.CLEAN, Status.UNJUDGED) else checked.status
+def _failing(checked: TargetCheck, unused: Sequence[Finding]) -> TargetCheck:
+    status = (
+        CheckStatus.FOUND if checked.status in (CheckStatus.CLEAN, CheckStatus.UNJUDGED) else checked.status
+    )
     return msgspec.structs.replace(checked, new=(*checked.new, *unused), status=status)
 
 

@@ -37,7 +37,7 @@ class Allowed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     function: str | None = None
 
 
-class Settings(
+class _Settings(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab", omit_defaults=True
 ):
     """What holds for all targets, and what one says for itself."""
@@ -53,7 +53,7 @@ class Settings(
     allow: tuple[Allowed, ...] = ()
 
 
-class TargetSettings(Settings, frozen=True, kw_only=True, rename="kebab", omit_defaults=True):
+class TargetSettings(_Settings, frozen=True, kw_only=True, rename="kebab", omit_defaults=True):
     """A target by its name. target: as `diffprof scan` takes it; None: the name is one."""
 
     target: str | None = None
@@ -70,7 +70,7 @@ class TargetSettings(Settings, frozen=True, kw_only=True, rename="kebab", omit_d
     call: dict[str, Any] = msgspec.field(name="set", default_factory=dict)
 
 
-class Configuration(Settings, frozen=True, kw_only=True, rename="kebab", omit_defaults=True):
+class Configuration(_Settings, frozen=True, kw_only=True, rename="kebab", omit_defaults=True):
     """The whole section. root: folder that its paths are relative to. file: where it stands."""
 
     baseline_file: str | None = None

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from diffprof.guard.configuration import Configuration, load_configuration
-from diffprof.judge.checked import Checked
+from diffprof.judge.checked import TargetCheck
 from diffprof.model.errors import DiffprofError, UsageError
 
 _GITHUB = {
@@ -121,7 +121,7 @@ def check_there(
     *,
     python: Path | None = None,
     against: Path | None = None,
-) -> tuple[Checked, ...]:
+) -> tuple[TargetCheck, ...]:
     """`diffprof check` in another folder or with another Python, with this configuration.
 
     Raises DiffprofError where it ended without a result.
@@ -136,7 +136,7 @@ def check_there(
     done = subprocess.run(command, cwd=folder, env=env, stdout=subprocess.PIPE)
     try:
         found = json.loads(done.stdout)["checks"]
-        return msgspec.convert(found, tuple[Checked, ...])
+        return msgspec.convert(found, tuple[TargetCheck, ...])
     except (ValueError, KeyError) as error:
         raise DiffprofError(
             f"The check in {folder} ended with status {done.returncode} and no result.", "See above."

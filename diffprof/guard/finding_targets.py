@@ -14,21 +14,21 @@ _PIPELINE = re.compile(r"\b\w*Pipeline\w*\b")
 _CONFTEST = re.compile(r"(conftest|test_\w*|\w*_test|setup|noxfile)\.py")
 
 
-class Candidate(NamedTuple):
+class FoundTarget(NamedTuple):
     """name: of the target in the configuration. spec: as `diffprof scan` takes it."""
 
     name: str
     spec: str
 
 
-def candidates(root: Path) -> Iterator[Candidate]:
+def candidates(root: Path) -> Iterator[FoundTarget]:
     """In the project's own files, factories before scripts; a name that is taken gets a number."""
     taken: set[str] = set()
     for file in sorted(_sources(root)):
         for name, spec in _in_file(file, file.relative_to(root).as_posix()):
             free = next(f"{name}{n}" for n in ("", *range(2, 1000)) if f"{name}{n}" not in taken)
             taken.add(free)
-            yield Candidate(free, spec)
+            yield FoundTarget(free, spec)
 
 
 def _sources(root: Path) -> Iterator[Path]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from diffprof.guard.finding_targets import Candidate
+from diffprof.guard.finding_targets import FoundTarget
 
 WORKFLOW_FILE = ".github/workflows/diffprof.yml"
 
 
-def section(targets: Sequence[Candidate]) -> str:
+def section(targets: Sequence[FoundTarget]) -> str:
     """`[tool.diffprof]` with these targets."""
     lines = [
         "[tool.diffprof]",

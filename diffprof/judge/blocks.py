@@ -39,7 +39,7 @@ class Block(NamedTuple):
     places: Rows
 
 
-class Lanes:
+class HostAndDevice:
     """A host and a device. latency, settle: of a launch and of a wait, in microseconds. limit: launches that
     the stream holds."""
 

@@ -13,7 +13,7 @@ from diffprof.model.finding import Finding
 from diffprof.model.report import Report
 
 
-class Status(enum.StrEnum):
+class CheckStatus(enum.StrEnum):
     """What became of one target on one device."""
 
     CLEAN = "clean"
@@ -26,10 +26,10 @@ class Status(enum.StrEnum):
 
 
 _CODES = {
-    Status.CLEAN: ExitCode.CLEAN,
-    Status.UNJUDGED: ExitCode.UNJUDGED,
-    Status.FOUND: ExitCode.FINDINGS,
-    Status.FAILED: ExitCode.TARGET_FAILED,
+    CheckStatus.CLEAN: ExitCode.CLEAN,
+    CheckStatus.UNJUDGED: ExitCode.UNJUDGED,
+    CheckStatus.FOUND: ExitCode.FINDINGS,
+    CheckStatus.FAILED: ExitCode.TARGET_FAILED,
 }
 """From the least to the worst."""
 
@@ -51,13 +51,13 @@ class Known(msgspec.Struct, frozen=True, kw_only=True, order=True, omit_defaults
         return (self.rule, self.kind, str(self.in_loop), self.file, self.function, self.source)
 
 
-class Checked(msgspec.Struct, frozen=True, kw_only=True):
+class TargetCheck(msgspec.Struct, frozen=True, kw_only=True):
     """One target on one device. new: findings that fail it; known: how many the baseline has; gone: what the
     baseline has and is not there any more. said: other reasons, in sentences."""
 
     name: str
     device: str
-    status: Status = Status.CLEAN
+    status: CheckStatus = CheckStatus.CLEAN
     report: Report | None = None
     named: tuple[int, ...] = ()
     """Indexes into the report's findings: what its gate names, new and known."""
@@ -69,7 +69,7 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
     """What changed against another revision or environment."""
 
 
-def exit_code(found: Sequence[Checked]) -> ExitCode:
+def exit_code(found: Sequence[TargetCheck]) -> ExitCode:
     """The worst of all: a target that did not run, then findings, then what was not judged."""
     worst = list(_CODES)
-    return _CODES[max((each.status for each in found), key=worst.index, default=Status.CLEAN)]
+    return _CODES[max((each.status for each in found), key=worst.index, default=CheckStatus.CLEAN)]

@@ -24,7 +24,7 @@ from msgspec.structs import replace
 from diffprof.model.recording import GapRow, Grade, PhaseSpan, Timeline, median
 
 if TYPE_CHECKING:
-    from diffprof.judge.blocks import Columns, Lanes
+    from diffprof.judge.blocks import Columns, HostAndDevice
 
 ALL_STREAMS = -1
 """Stream of an event that waits for the whole device."""
@@ -148,11 +148,11 @@ class _Known:
             self._columns = columns(self.timeline)
         return self._columns
 
-    def lanes(self) -> Lanes:
-        from diffprof.judge.blocks import Lanes
+    def lanes(self) -> HostAndDevice:
+        from diffprof.judge.blocks import HostAndDevice
 
         timeline = self.timeline
-        return Lanes(timeline.launch_latency_us, timeline.sync_latency_us, timeline.pending_limit)
+        return HostAndDevice(timeline.launch_latency_us, timeline.sync_latency_us, timeline.pending_limit)
 
 
 _LAST: list[_Known] = []
@@ -246,10 +246,10 @@ def length_us(timeline: Timeline) -> float:
     """`total_us` of a timeline that nothing else is asked of: no more than the length is worked out."""
     if not _is_plain(timeline):
         return _replay(timeline, NOTHING).total_us
-    from diffprof.judge.blocks import Lanes, columns, cut
+    from diffprof.judge.blocks import HostAndDevice, columns, cut
 
     own = columns(timeline)
-    lanes = Lanes(timeline.launch_latency_us, timeline.sync_latency_us, timeline.pending_limit)
+    lanes = HostAndDevice(timeline.launch_latency_us, timeline.sync_latency_us, timeline.pending_limit)
     return lanes.run(cut(own.host, own.device, own.sync, timeline.pending_limit))
 
 

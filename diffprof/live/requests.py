@@ -9,7 +9,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Stage:
+class RequestStage:
     """encode, step, decode or postprocess. start: seconds after the call began; seconds: how long; step:
     which denoising step, from 0."""
 
@@ -28,7 +28,7 @@ class Request:
     number: int
     began: float
     seconds: float
-    stages: tuple[Stage, ...] = ()
+    stages: tuple[RequestStage, ...] = ()
     slow: bool = False
     error: str | None = None
 
@@ -82,10 +82,10 @@ class StageClock:
         last = self.noted[-1][2][1] if self.noted else None
         return last is None or bool(last.query())
 
-    def stages(self) -> tuple[Stage, ...]:
+    def stages(self) -> tuple[RequestStage, ...]:
         """In the order in which they ended."""
         return tuple(
-            Stage(name, _between(self.began, start), _between(start, end), step)
+            RequestStage(name, _between(self.began, start), _between(start, end), step)
             for name, start, end, step in self.noted
         )
 

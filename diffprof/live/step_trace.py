@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from diffprof.chrome_trace.events import Phase, phase_label
+from diffprof.chrome_trace.events import CallPart, phase_label
 
 
 class StepTrace:
@@ -33,7 +33,7 @@ class StepTrace:
             self._profiler.start()
             self._running = True
         if self._running and self.recorded < self.steps:
-            self._label = record_function(phase_label(Phase("denoise", done, None)))
+            self._label = record_function(phase_label(CallPart("denoise", done, None)))
             self._label.__enter__()
         else:
             self.close()

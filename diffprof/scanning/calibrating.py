@@ -37,7 +37,7 @@ def measured(
 ) -> Calibration:
     """The same without storing it."""
     from diffprof.devices import resolve_device
-    from diffprof.devices.calibrating import REHEARSAL, Grid, Measuring
+    from diffprof.devices.calibrating import REHEARSAL, CalibrationGrid, Measuring
     from diffprof.devices.stopwatches import EventRunner, HostRunner
 
     where = resolve_device(device)
@@ -49,7 +49,7 @@ def measured(
             spec=spec,
             device=place,
             runner=runner,
-            grid=REHEARSAL if short else Grid(),
+            grid=REHEARSAL if short else CalibrationGrid(),
             synchronize=where.synchronize,
             left_s=lambda: end - time.monotonic(),
             say=say,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from diffprof.gpu.offload import Part
-from diffprof.scanning.recipes import Decoding, Placement, Quantized, Recipe
+from diffprof.gpu.offload import ModelWeights
+from diffprof.scanning.recipes import Decoding, FitRecipe, Placement, Quantized
 
 _TORCHAO = {
     Quantized.INT8: "Int8DynamicActivationInt8WeightConfig",
@@ -34,7 +34,7 @@ def _in_four_bits(model):
 '''
 
 
-def code_of(recipe: Recipe, parts: Sequence[Part]) -> str:
+def code_of(recipe: FitRecipe, parts: Sequence[ModelWeights]) -> str:
     """The module's source."""
     body = [*_cast(recipe, parts), *_quantize(recipe, parts), *_decode(recipe, parts)]
     body += [*_place(recipe, parts), *_compile(recipe, parts), "return pipe"]
@@ -44,7 +44,7 @@ def code_of(recipe: Recipe, parts: Sequence[Part]) -> str:
     return source + "def optimize(pipe):\n" + "\n".join(f"    {line}" for line in body) + "\n"
 
 
-def _imports(recipe: Recipe) -> Iterator[str]:
+def _imports(recipe: FitRecipe) -> Iterator[str]:
     if recipe.quantized is Quantized.NF4_WEIGHTS:
         yield "import bitsandbytes as bnb"
     yield "import torch"
@@ -55,19 +55,19 @@ def _imports(recipe: Recipe) -> Iterator[str]:
         yield f"from torchao.quantization import {', '.join(sorted(names))}, quantize_"
 
 
-def _schemes(recipe: Recipe) -> tuple[Quantized, ...]:
+def _schemes(recipe: FitRecipe) -> tuple[Quantized, ...]:
     """What denoisers and text encoders are quantized with."""
     if recipe.quantized is None:
         return ()
     return (recipe.quantized, Quantized.INT8_WEIGHTS) if recipe.quantized.dynamic else (recipe.quantized,)
 
 
-def _cast(recipe: Recipe, parts: Sequence[Part]) -> Iterator[str]:
+def _cast(recipe: FitRecipe, parts: Sequence[ModelWeights]) -> Iterator[str]:
     if recipe.dtype is not None:
         yield f"pipe.to(dtype=torch.{recipe.dtype})"
 
 
-def _quantize(recipe: Recipe, parts: Sequence[Part]) -> Iterator[str]:
+def _quantize(recipe: FitRecipe, parts: Sequence[ModelWeights]) -> Iterator[str]:
     for part in parts:
         if not recipe.quantizes(part) or recipe.quantized is None:
             continue
@@ -81,14 +81,14 @@ def _quantize(recipe: Recipe, parts: Sequence[Part]) -> Iterator[str]:
         yield f"quantize_(pipe.{part.name}, {_TORCHAO[scheme]}(set_inductor_config=False))"
 
 
-def _decode(recipe: Recipe, parts: Sequence[Part]) -> Iterator[str]:
+def _decode(recipe: FitRecipe, parts: Sequence[ModelWeights]) -> Iterator[str]:
     if recipe.decoding is not Decoding.WHOLE:
         for part in parts:
             if part.role == "vae":
                 yield f"pipe.{part.name}.enable_{recipe.decoding.method}()"
 
 
-def _place(recipe: Recipe, parts: Sequence[Part]) -> Iterator[str]:
+def _place(recipe: FitRecipe, parts: Sequence[ModelWeights]) -> Iterator[str]:
     placement = recipe.placement
     if placement is Placement.DEVICE:
         yield 'pipe.to("cuda")'
@@ -113,7 +113,7 @@ def _place(recipe: Recipe, parts: Sequence[Part]) -> Iterator[str]:
         yield ")"
 
 
-def _compile(recipe: Recipe, parts: Sequence[Part]) -> Iterator[str]:
+def _compile(recipe: FitRecipe, parts: Sequence[ModelWeights]) -> Iterator[str]:
     if recipe.compiled:
         for part in parts:
             if part.role == "denoiser":

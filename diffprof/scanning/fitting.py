@@ -20,7 +20,7 @@ from diffprof.gpu.assembly import Call, Known
 from diffprof.gpu.cost import CostModel
 from diffprof.gpu.course import Lengths, course_of
 from diffprof.gpu.mode import Mode, current_mode
-from diffprof.gpu.offload import Mover, Part, Place, Unpacked, narrowed, needs, on_host
+from diffprof.gpu.offload import ModelWeights, Mover, Unpacked, WeightsPlace, narrowed, needs, on_host
 from diffprof.gpu.quantized import SCHEMES
 from diffprof.gpu.signatures import dtype_name
 from diffprof.gpu.specs import GpuSpec, load_spec
@@ -28,7 +28,7 @@ from diffprof.model.errors import UsageError
 from diffprof.model.fitting import ROOM, FitRow, Fitted, Loss
 from diffprof.model.pipeline import replaced, with_role
 from diffprof.scanning.fit_code import code_of
-from diffprof.scanning.recipes import SCHEME_OF, Decoding, Quantized, Recipe, losses, recipes
+from diffprof.scanning.recipes import SCHEME_OF, Decoding, FitRecipe, Quantized, losses, recipes
 from diffprof.scanning.repeats import repeating
 from diffprof.targets import Options, Target, from_object, resolve
 from diffprof.targets.pipeline import PhaseTracker
@@ -47,7 +47,7 @@ class Played(NamedTuple):
     """One call as it ran: what it launched by the way it decodes, and what each takes beside the weights."""
 
     calls: Mapping[Decoding, tuple[Call, list[int]]]
-    parts: tuple[Part, ...]
+    parts: tuple[ModelWeights, ...]
     dtype: str | None
     """Where the target's weights were put in another type."""
     compilable: bool
@@ -309,20 +309,20 @@ class _Pricing:
         self._packed: dict[Quantized | None, _Packed] = {None: _Packed(played.parts, None)}
         self._movers: dict[Any, Mover] = {}
         self._lengths: dict[Any, Lengths] = {}
-        self._known: dict[Recipe, tuple[float | None, float, int, str]] = {}
+        self._known: dict[FitRecipe, tuple[float | None, float, int, str]] = {}
 
-    def of(self, recipe: Recipe) -> tuple[float | None, float, int, str]:
+    def of(self, recipe: FitRecipe) -> tuple[float | None, float, int, str]:
         """(seconds, GiB on the device, bytes on the host, phase of the peak)."""
         if recipe not in self._known:
             self._known[recipe] = self._priced(recipe)
         return self._known[recipe]
 
-    def decoding_matters(self, recipe: Recipe) -> bool:
+    def decoding_matters(self, recipe: FitRecipe) -> bool:
         """Whether another way to decode takes less memory at the peak."""
         _, whole, _, phase = self.of(recipe._replace(decoding=Decoding.WHOLE))
         return phase == "decode" and self.of(recipe)[1] < whole - 0.01
 
-    def _priced(self, recipe: Recipe) -> tuple[float | None, float, int, str]:
+    def _priced(self, recipe: FitRecipe) -> tuple[float | None, float, int, str]:
         packed = self._packed.get(recipe.quantized)
         if packed is None:
             packed = self._packed[recipe.quantized] = _Packed.of(self.played.parts, recipe)
@@ -334,10 +334,10 @@ class _Pricing:
         mover = self._movers.get(key) or self._movers.setdefault(key, Mover(packed.parts, places))
         there = mover.run(course)
         seconds = self._length(recipe).seconds(there.course, self.steps)
-        host = sum(on_host(part, places.get(part.name, Place.DEVICE)) for part in packed.parts)
+        host = sum(on_host(part, places.get(part.name, WeightsPlace.DEVICE)) for part in packed.parts)
         return seconds, there.peak / 2**30, host, there.phase
 
-    def _length(self, recipe: Recipe) -> Lengths:
+    def _length(self, recipe: FitRecipe) -> Lengths:
         dynamic = recipe.quantized is not None and recipe.quantized.dynamic
         key = recipe.compiled, recipe.quantized if dynamic else None
         if key not in self._lengths:
@@ -348,11 +348,11 @@ class _Pricing:
 class _Packed(NamedTuple):
     """Models with weights as a recipe packs them, and what unpacks them."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[ModelWeights, ...]
     unpacked: Unpacked | None
 
     @staticmethod
-    def of(parts: tuple[Part, ...], recipe: Recipe) -> _Packed:
+    def of(parts: tuple[ModelWeights, ...], recipe: FitRecipe) -> _Packed:
         """Weights of denoisers that are computed in the type in which they are packed are not unpacked."""
         assert recipe.quantized is not None
         bits = SCHEMES[SCHEME_OF[recipe.quantized]].bits
@@ -368,7 +368,7 @@ class _Packed(NamedTuple):
         return _Packed(narrow, Unpacked(widened, bits))
 
 
-def _mode(recipe: Recipe, parts: Sequence[Part]) -> Mode:
+def _mode(recipe: FitRecipe, parts: Sequence[ModelWeights]) -> Mode:
     if not recipe.compiled:
         return current_mode()
     roots = tuple(part.name for part in parts if part.role == "denoiser")

@@ -21,7 +21,7 @@ from diffprof.gpu.cost import CostModel
 from diffprof.gpu.mode import Mode, current_mode
 from diffprof.gpu.pricing import margin_of
 from diffprof.gpu.products import product_of
-from diffprof.gpu.quantized import SCHEMES, Scheme, saved_bytes
+from diffprof.gpu.quantized import SCHEMES, LinearScheme, saved_bytes
 from diffprof.gpu.specs import GpuSpec, load_spec, spec_names
 from diffprof.judge.timeline import by_kind_us, length_us, origin_shares, steps_of, with_steps
 from diffprof.model.errors import UsageError
@@ -68,7 +68,7 @@ TORCHAO = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
+class CallSetting:
     """How a call is set up, beside its mode.
 
     attention: a backend of diffusers' dispatcher, or "unfused"; None: what PyTorch takes. tf32: float32
@@ -94,7 +94,7 @@ class Setting:
         if value is not None and value not in known:
             raise UsageError(f"There is no {name} {value!r}.", f"Choose from: {', '.join(known)}.")
 
-    def scheme(self, mode: str) -> Scheme | None:
+    def scheme(self, mode: str) -> LinearScheme | None:
         """How linears are quantized in a mode; None where they are not."""
         if mode in SCHEMES:
             return SCHEMES[mode]
@@ -134,7 +134,7 @@ def _linears(module: str | None, depth: int, columns: int, kind: str) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class _CallRun:
     """One call, run once."""
 
     kernels: SimulatedKernels
@@ -189,7 +189,7 @@ def predict(
     target fails.
     """
     check_modes(modes)
-    setting = Setting(attention, tf32, quantization, compile_mode, fuse_qkv, channels_last)
+    setting = CallSetting(attention, tf32, quantization, compile_mode, fuse_qkv, channels_last)
     specs = sheets(devices)
     found = resolve(target) if isinstance(target, str) else from_object(target, kwargs=call)
     chosen = options or Options()
@@ -217,7 +217,7 @@ def run_call(
     steps: int | None,
     *,
     prepare: Callable[[PipelineCall], PipelineCall] | None = None,
-) -> Run:
+) -> _CallRun:
     """The call, run once. steps: RUN_STEPS of them at most are run; None: as the options say.
 
     prepare: changes the pipeline or the call before. Raises TargetError where the target fails.
@@ -225,11 +225,11 @@ def run_call(
     device = resolve_device("sim:a100-80gb")
     own = options if steps is None else dataclasses.replace(options, steps=min(steps, RUN_STEPS))
 
-    def play(scene: PipelineCall) -> Run:
+    def play(scene: PipelineCall) -> _CallRun:
         with nullcontext() if prepare is None else restored(scene.pipe):
             return observed(scene if prepare is None else prepare(scene))
 
-    def observed(scene: PipelineCall) -> Run:
+    def observed(scene: PipelineCall) -> _CallRun:
         kernels = SimulatedKernels(device.gpu, scene.pipe, current_mode())  # type: ignore[attr-defined]
         tracker = PhaseTracker(on_change=kernels.phase)
         with (
@@ -242,34 +242,34 @@ def run_call(
             scene.call()
         _, images = outputs(scene.pipe, bound_arguments(scene.pipe, scene.args, scene.kwargs))
         peak = kernels.builder.memory(kernels.weights).peak_bytes or 0
-        return Run(kernels, compiled_roots(scene.pipe), held, images, peak)
+        return _CallRun(kernels, compiled_roots(scene.pipe), held, images, peak)
 
     with device.active():
         held = SESSION.allocated
         return target.run(play, device, own)
 
 
-def saved_weights(run: Run, scheme: Scheme) -> int:
+def saved_weights(run: _CallRun, scheme: LinearScheme) -> int:
     """Bytes that the weights of quantized linears take less."""
     return sum(saved_bytes(scheme, *linear) for linear in run.linears)
 
 
-def tells(run: Run, steps: int) -> bool:
+def tells(run: _CallRun, steps: int) -> bool:
     """Whether a call of that many steps can be told from the one that was run."""
     return with_steps(run.assembled.timeline(run.kernels.builder.model), steps) is not None
 
 
 def priced(
-    run: Run,
+    run: _CallRun,
     spec: GpuSpec,
     mode: str,
     batch: int,
     steps: int | None,
     price: float | Mapping[str, float] | None,
-    setting: Setting | None = None,
+    setting: CallSetting | None = None,
 ) -> Prediction:
     """The call on one device and in one mode. steps: None for those that were run."""
-    setting = setting or Setting()
+    setting = setting or CallSetting()
     row = Prediction(
         device=spec.key, gpu=spec.name, mode=mode, batch=batch, steps=steps, memory_gib=spec.capacity_gib
     )
@@ -293,7 +293,7 @@ def priced(
 
 
 def _timed(
-    row: Prediction, timeline: Timeline, run: Run, price: float | Mapping[str, float] | None
+    row: Prediction, timeline: Timeline, run: _CallRun, price: float | Mapping[str, float] | None
 ) -> Prediction:
     whole = length_us(timeline)
     seconds = whole / 1e6

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
-from diffprof.gpu.offload import Part, Place
+from diffprof.gpu.offload import ModelWeights, WeightsPlace
 from diffprof.gpu.specs import GpuSpec
 from diffprof.model.fitting import Loss
 
@@ -63,19 +63,19 @@ class Placement(enum.StrEnum):
     LEAF_LOW = "leaf-low-cpu"
     SEQUENTIAL = "sequential"
 
-    def places(self, parts: Sequence[Part]) -> dict[str, Place]:
+    def places(self, parts: Sequence[ModelWeights]) -> dict[str, WeightsPlace]:
         """By model."""
         if self is Placement.DEVICE:
             return {}
         if self is Placement.TEXT:
-            return {part.name: Place.LEAF for part in parts if part.role == "text_encoder"}
-        return {part.name: Place(self.value) for part in parts}
+            return {part.name: WeightsPlace.LEAF for part in parts if part.role == "text_encoder"}
+        return {part.name: WeightsPlace(self.value) for part in parts}
 
 
 STREAMS = (Placement.BLOCK, Placement.LEAF, Placement.BLOCK_LOW, Placement.LEAF_LOW)
 
 
-class Recipe(NamedTuple):
+class FitRecipe(NamedTuple):
     """One of them. dtype: that weights are put in, where it is not the target's own."""
 
     dtype: str | None
@@ -95,7 +95,7 @@ class Recipe(NamedTuple):
         }
         return tuple(f"{key}:{value}" for key, value in named.items() if value is not None)
 
-    def quantizes(self, part: Part) -> bool:
+    def quantizes(self, part: ModelWeights) -> bool:
         """Whether the linears of a model are quantized."""
         if self.quantized is None or not part.linears:
             return False
@@ -103,13 +103,13 @@ class Recipe(NamedTuple):
 
 
 def recipes(
-    parts: Sequence[Part],
+    parts: Sequence[ModelWeights],
     spec: GpuSpec,
     dtype: str | None,
     decodings: Collection[Decoding],
     *,
     compilable: bool,
-) -> Iterator[Recipe]:
+) -> Iterator[FitRecipe]:
     """All that make sense together. dtype: what the weights were put in for this run."""
     for quantized in (None, *_schemes(parts, spec)):
         for placement in _placements(parts, quantized):
@@ -117,10 +117,10 @@ def recipes(
                 if not _go_together(quantized, placement, compiled):
                     continue
                 for decoding in decodings:
-                    yield Recipe(dtype, quantized, placement, decoding, compiled)
+                    yield FitRecipe(dtype, quantized, placement, decoding, compiled)
 
 
-def _schemes(parts: Sequence[Part], spec: GpuSpec) -> Iterator[Quantized]:
+def _schemes(parts: Sequence[ModelWeights], spec: GpuSpec) -> Iterator[Quantized]:
     if not any(part.linears for part in parts if part.role == "denoiser"):
         return
     yield Quantized.INT8_WEIGHTS
@@ -130,7 +130,7 @@ def _schemes(parts: Sequence[Part], spec: GpuSpec) -> Iterator[Quantized]:
             yield each
 
 
-def _placements(parts: Sequence[Part], quantized: Quantized | None) -> Iterator[Placement]:
+def _placements(parts: Sequence[ModelWeights], quantized: Quantized | None) -> Iterator[Placement]:
     for placement in Placement:
         if placement is Placement.TEXT and not any(part.role == "text_encoder" for part in parts):
             continue
@@ -149,7 +149,7 @@ def _go_together(quantized: Quantized | None, placement: Placement, compiled: bo
     return not (compiled and (placement in STREAMS or placement is Placement.SEQUENTIAL))
 
 
-def losses(recipe: Recipe) -> tuple[Loss, ...]:
+def losses(recipe: FitRecipe) -> tuple[Loss, ...]:
     """What the picture loses."""
     found: list[Loss] = []
     if recipe.dtype is not None or recipe.compiled or recipe.decoding is Decoding.SLICES:

@@ -62,7 +62,7 @@ class _Header(msgspec.Struct):
     findings: tuple[_Finding, ...] = ()
 
 
-class Run(msgspec.Struct, frozen=True):
+class StoredRun(msgspec.Struct, frozen=True):
     """One line of the list of runs. Findings are counted as judged when stored.
 
     error: why the report can't be read; the other fields are then empty.
@@ -125,16 +125,16 @@ def _when(folder: Path) -> tuple[str, int, str]:
     return stamp, modified, folder.name
 
 
-def list_runs(traces: Path) -> Iterator[Run]:
+def list_runs(traces: Path) -> Iterator[StoredRun]:
     """Every stored run, newest first; damaged ones with their error."""
     for folder in folders(traces):
         try:
             header = msgspec.json.decode((folder / REPORT_FILE).read_bytes(), type=_Header)
         except (OSError, *UNREADABLE) as error:
-            yield Run(folder.name, folder, error=str(error))
+            yield StoredRun(folder.name, folder, error=str(error))
             continue
         recording = header.recording
-        yield Run(
+        yield StoredRun(
             folder.name,
             folder,
             target=recording.target.spec,

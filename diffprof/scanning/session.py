@@ -28,7 +28,7 @@ from diffprof.devices.branches import as_unseen, branches_noted, device_type_bra
 from diffprof.devices.simulated import Blocking, BlockingKind, withheld
 from diffprof.devices.simulated.graphs import captured
 from diffprof.gpu.mode import current_mode
-from diffprof.gpu.timeline_builder import Again, Mark
+from diffprof.gpu.timeline_builder import Again, TimelineMark
 from diffprof.judge.allowed import Blocks, open_blocks, watching_blocks
 from diffprof.judge.comments import comments_in
 from diffprof.judge.judging import make_report
@@ -314,7 +314,7 @@ class SyncsInOrder(SyncObserver):
         )
 
 
-class Stretch(NamedTuple):
+class _Stretch(NamedTuple):
     """A part of a call that may come again: what it launches, where the host waits in it, and how many
     blocks that allow waits were open around it."""
 
@@ -343,22 +343,22 @@ class SyncsAndKernels(SyncObserver):
     def blocking(self, event: Blocking) -> None:
         self.kernels.wait(self.note(event), event)
 
-    def mark(self, first: int) -> tuple[int, int, Mark]:
+    def mark(self, first: int) -> tuple[int, int, TimelineMark]:
         return len(self.log), len(open_blocks()), self.kernels.builder.mark(first)
 
-    def since(self, mark: tuple[int, int, Mark]) -> Stretch | None:
+    def since(self, mark: tuple[int, int, TimelineMark]) -> _Stretch | None:
         waits, outside, begin = mark
         work = self.kernels.builder.since(begin)
-        return None if work is None else Stretch(work, tuple(self.log[waits:]), outside)
+        return None if work is None else _Stretch(work, tuple(self.log[waits:]), outside)
 
-    def reads(self, told: Stretch) -> bool:
+    def reads(self, told: _Stretch) -> bool:
         copied = (getattr(item, "direction", None) == "d2h" for item in told.work.items)
         return any(wait.reads for wait in told.waits) or any(copied)
 
-    def alike(self, one: Stretch, other: Stretch) -> bool:
+    def alike(self, one: _Stretch, other: _Stretch) -> bool:
         return one.waits == other.waits and one.work.alike(other.work)
 
-    def again(self, told: Stretch, first: int) -> None:
+    def again(self, told: _Stretch, first: int) -> None:
         keys = {wait.key: self.note_again(wait, told.outside) for wait in told.waits}
         self.kernels.repeat(told.work, first, keys)
 

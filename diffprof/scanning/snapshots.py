@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from diffprof.analyzers.kernels.simulated import SimulatedKernels
-from diffprof.chrome_trace.memory_snapshot import Event, snapshot
+from diffprof.chrome_trace.memory_snapshot import BlockEvent, snapshot
 from diffprof.devices import resolve_device
 from diffprof.gpu.memory_log import MemoryLog
 from diffprof.gpu.mode import current_mode
@@ -47,12 +47,12 @@ def export_memory(target: str, path: Path, *, device: str, options: Options | No
     return log.peak
 
 
-def events_of(log: MemoryLog) -> Iterator[Event]:
+def events_of(log: MemoryLog) -> Iterator[BlockEvent]:
     """What the log was told, weights first."""
     for number, component, nbytes, _ in log.weights:
-        yield Event(0, nbytes, number, ((f"weights of {component}", 0, component),))
+        yield BlockEvent(0, nbytes, number, ((f"weights of {component}", 0, component),))
     for at, nbytes, number in log.events():
-        yield Event(at, nbytes, number, _frames(log, number) if nbytes > 0 else ())
+        yield BlockEvent(at, nbytes, number, _frames(log, number) if nbytes > 0 else ())
 
 
 def _frames(log: MemoryLog, number: int) -> tuple[tuple[str, int, str], ...]:

@@ -36,7 +36,7 @@ TINY = "tiny-"
 
 
 @dataclass(frozen=True)
-class Part:
+class ComponentSpec:
     """One component: its class as `library.Class`, and what its configuration file holds."""
 
     cls: str
@@ -206,17 +206,17 @@ def _only_file(folder: Path) -> Any:
     return json.loads(file.read_text())
 
 
-def _part(entry: str | Mapping[str, Any] | None) -> Part | None:
+def _part(entry: str | Mapping[str, Any] | None) -> ComponentSpec | None:
     if entry is None:
         return None
     if isinstance(entry, str):
         entry = {"of": entry}
     taken = _taken(entry["of"]) if "of" in entry else None
     config = {**(taken.config if taken else {}), **entry.get("config", {})}
-    return Part(entry.get("class") or (taken.cls if taken else ""), config)
+    return ComponentSpec(entry.get("class") or (taken.cls if taken else ""), config)
 
 
-def _taken(reference: str) -> Part:
+def _taken(reference: str) -> ComponentSpec:
     """`parts/NAME`, or `ARCHITECTURE/COMPONENT`."""
     owner, name = reference.split("/")
     found = _shared(name) if owner == "parts" else _described(owner)["components"][name]
@@ -225,5 +225,5 @@ def _taken(reference: str) -> Part:
 
 
 @cache
-def _shared(name: str) -> Part | None:
+def _shared(name: str) -> ComponentSpec | None:
     return _part(json.loads((ARCHITECTURES / "parts" / f"{name}.json").read_text()))

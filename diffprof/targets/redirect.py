@@ -226,7 +226,7 @@ def _patches() -> Iterator[Patch]:
 def _patch_torch(patch: Patch, names: Names) -> None:
     patch(torch, "Generator", _generator_type(torch.Generator, names))
     patch(torch, "Stream", _standing_in(torch.Stream, runtime.Stream, names))
-    patch(torch, "Event", _standing_in(torch.Event, runtime.Event, names))
+    patch(torch, "Event", _standing_in(torch.Event, runtime.SimulatedEvent, names))
     patch(torch, "set_default_tensor_type", _default_type(torch.set_default_tensor_type, names))
     if names.meant.type == "cpu":
         patch(torch.Tensor, "record_stream", lambda self, s: None)

@@ -93,7 +93,7 @@ class ScriptTarget:
         raise self._without_a_call(end, looped)
 
     def _call(
-        self, stage: Stage, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
+        self, stage: ScriptStage, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
     ) -> PipelineCall:
         """A pipeline's call in the script, made ready."""
         from diffprof.targets.calls import swap_scheduler, with_options
@@ -148,7 +148,7 @@ class ScriptTarget:
         return result
 
     @contextmanager
-    def _stage(self, device: Device, options: Options) -> Iterator[Stage]:
+    def _stage(self, device: Device, options: Options) -> Iterator[ScriptStage]:
         """Everything as the script would find it: arguments, `__main__`, CUDA, models without weights."""
         from diffprof.targets.loading import models_built
         from diffprof.targets.process import guest
@@ -165,7 +165,7 @@ class ScriptTarget:
             threads_join_in(in_thread),
             _uncompiled(device),
         ):
-            yield Stage(module, code, building, device)
+            yield ScriptStage(module, code, building, device)
 
     def _code(self) -> Any:
         try:
@@ -196,7 +196,7 @@ class ScriptTarget:
 
 
 @dataclass
-class Stage:
+class ScriptStage:
     """A script that is ready to run. code: compiled; module: its `__main__`."""
 
     module: ModuleType

@@ -26,7 +26,7 @@ _GENERATOR = 0x20 | 0x80 | 0x200
 """`CO_GENERATOR`, `CO_COROUTINE`, `CO_ASYNC_GENERATOR`: such a frame goes on after it was left."""
 
 
-class Doubt(Enum):
+class StepDoubt(Enum):
     """Why it can't be told for certain what a step is."""
 
     NO_LOOP = "no loop was seen around it"
@@ -34,7 +34,7 @@ class Doubt(Enum):
 
 
 @dataclass(eq=False)
-class Run:
+class _LoopRun:
     """A loop, once from its beginning to its end. iteration: the one that it stands in; turns: how many have
     reached a part of the pipeline."""
 
@@ -79,7 +79,7 @@ class Run:
         return first, before[1] != timestep
 
 
-Turn = tuple[Run, int]
+Turn = tuple[_LoopRun, int]
 """One iteration of a run."""
 Path = tuple[Turn, ...]
 """The iterations around a place, outermost first."""
@@ -121,7 +121,7 @@ class _Level:
     loops: tuple[Loop, ...]
     targets: tuple[tuple[Any, ...], ...]
     own: tuple[tuple[Any, ...], ...]
-    runs: tuple[Run, ...] = ()
+    runs: tuple[_LoopRun, ...] = ()
     direct: int | None = None
 
 
@@ -139,7 +139,7 @@ class StepCounter:
     def __init__(self) -> None:
         self.moments: list[Path] = [()]
         self.moment = 0
-        self.doubt: Doubt | None = None
+        self.doubt: StepDoubt | None = None
         self._levels: dict[int, _Level] = {}
         self._bottom: FrameType | None = None
         self._calls: frozenset[CodeType] = frozenset()
@@ -147,10 +147,10 @@ class StepCounter:
         self._chains: dict[str, dict[tuple[Loop, ...], None]] = {DENOISER: {}, SCHEDULER: {}}
         self._reached: dict[Path, None] = {}
         self._ordinals: dict[Turn, int] = {}
-        self._turns: dict[Run, list[int]] = {}
+        self._turns: dict[_LoopRun, list[int]] = {}
         self._chosen: frozenset[Loop] = frozenset()
         self._doubtful: frozenset[Loop] = frozenset()
-        self._loose = Run(NOWHERE)
+        self._loose = _LoopRun(NOWHERE)
         self._loose_is_open = False
         self._loose_steps: Counter[tuple[CodeType, int]] = Counter()
 
@@ -205,7 +205,7 @@ class StepCounter:
             return run.steps_here() >= run.usual
         return run is path[-1][0] and not self._steps_again(run)
 
-    def _steps_again(self, run: Run) -> bool:
+    def _steps_again(self, run: _LoopRun) -> bool:
         level = next(level for level in self._levels.values() if run in level.runs)
         return run.loop.steps_again(level.function.position(level.instruction))
 
@@ -216,7 +216,7 @@ class StepCounter:
         for key, level in now.items():
             before = self._levels.get(key)
             kept = _kept(before, level, reaching) if before is not None else ()
-            level.runs = (*kept, *(Run(loop) for loop in level.loops[len(kept) :]))
+            level.runs = (*kept, *(_LoopRun(loop) for loop in level.loops[len(kept) :]))
             level.direct = _direct(before, level, reaching)
         path = tuple((run, run.iteration) for level in now.values() for run in level.runs)
         left = {key: level for key, level in self._levels.items() if key not in now and _goes_on(level.frame)}
@@ -270,7 +270,7 @@ class StepCounter:
 
     # --- which loop it is -----------------------------------------------------------------------------
 
-    def _learn(self, run: Run, part: str, who: Hashable, timestep: Hashable) -> bool:
+    def _learn(self, run: _LoopRun, part: str, who: Hashable, timestep: Hashable) -> bool:
         """Whether that was new."""
         seen = self._evidence.setdefault(run.loop, _Evidence())
         before = seen.state()
@@ -301,11 +301,11 @@ class StepCounter:
                 chosen.add(loop)
                 self._doubtful |= others
         if self._doubtful:
-            self.doubt = Doubt.SEVERAL_LOOPS
+            self.doubt = StepDoubt.SEVERAL_LOOPS
         if self._repeats_nowhere(bool(chosen)):
             chosen.add(NOWHERE)
             if self._evidence[NOWHERE].turns > 1:
-                self.doubt = Doubt.NO_LOOP
+                self.doubt = StepDoubt.NO_LOOP
         self._chosen = frozenset(chosen)
         if self._chosen != before:
             self._ordinals, self._turns = {}, {}
@@ -388,14 +388,14 @@ class StepCounter:
     def runs(self, steps: Iterable[int]) -> tuple[tuple[int, ...], ...]:
         """All steps of the denoising loops that these steps are of, by the loops' runs."""
         loops = self.loops(steps)
-        found: dict[Run, list[int]] = {}
+        found: dict[_LoopRun, list[int]] = {}
         for (run, _), step in self._ordinals.items():
             if run.loop in loops:
                 found.setdefault(run, []).append(step)
         return tuple(tuple(sorted(each)) for each in found.values())
 
 
-def _kept(before: _Level, now: _Level, reaching: bool) -> tuple[Run, ...]:
+def _kept(before: _Level, now: _Level, reaching: bool) -> tuple[_LoopRun, ...]:
     """The runs of a frame that go on, the innermost of them perhaps with its next iteration."""
     common = 0
     for one, other in zip(before.loops, now.loops, strict=False):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from diffprof.devices.simulated.held import pieces
-from diffprof.gpu.offload import Group, Part
+from diffprof.gpu.offload import Group, ModelWeights
 from diffprof.model.pipeline import components, role
 
 LEAVES = (
@@ -24,7 +24,7 @@ LEAVES = (
 """Layers that leaf-level offloading moves as one (diffusers/hooks/_common.py)."""
 
 
-def parts_of(pipe: Any, called: Collection[str] = ()) -> tuple[Part, ...]:
+def parts_of(pipe: Any, called: Collection[str] = ()) -> tuple[ModelWeights, ...]:
     """The models of a pipeline. called: modules that no other module of it called."""
     return tuple(
         _part(name, role(name, model), model, name in called)
@@ -33,13 +33,13 @@ def parts_of(pipe: Any, called: Collection[str] = ()) -> tuple[Part, ...]:
     )
 
 
-def _part(name: str, what: str, model: torch.nn.Module, called: bool) -> Part:
+def _part(name: str, what: str, model: torch.nn.Module, called: bool) -> ModelWeights:
     linears = {
         f"{name}.{path}": (_bytes(layer.weight), layer.weight.numel())
         for path, layer in model.named_modules()
         if isinstance(layer, torch.nn.Linear)
     }
-    return Part(name, what, tuple(_leaves(name, model)), tuple(_blocks(name, model)), linears, called)
+    return ModelWeights(name, what, tuple(_leaves(name, model)), tuple(_blocks(name, model)), linears, called)
 
 
 def _bytes(tensor: torch.Tensor) -> int:

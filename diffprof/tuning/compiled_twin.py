@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from diffprof.analyzers.graph_breaks.child import Job, Send, can_fork, run_in_children
+from diffprof.analyzers.graph_breaks.child import ChildJob, Send, can_fork, run_in_children
 from diffprof.analyzers.graph_breaks.probe import prepared
 from diffprof.model.fix import Code
 from diffprof.model.pipeline import replaced
@@ -50,7 +50,7 @@ def compiled_output(subject: Subject, codes: Sequence[tuple[str, Code]]) -> Outp
             except Incomparable as error:
                 return error
 
-    job = Job("compiled twin", prepared(work))
+    job = ChildJob("compiled twin", prepared(work))
     run_in_children([job], at_once=1, limit_seconds=LIMIT_SECONDS)
     found = job.received[-1] if job.received else None
     if isinstance(found, Incomparable):

@@ -28,7 +28,7 @@ Scan = Callable[[Patch | None], Report]
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckedPatch:
     """patch: what is left of the edits. unchecked: why no scan says what they do; empty where one does."""
 
     patch: Patch
@@ -37,14 +37,14 @@ class Checked:
 
 def checked_patch(
     report: Report, plan: Plan, file: Path, asked: Container[str] = (), scan: Scan | None = None
-) -> Checked:
+) -> CheckedPatch:
     """The edits of a file that do what they are for. scan: injected in tests.
 
     Raises what `make_patch` raises.
     """
     patch = make_patch(report, plan, file, asked)
     if not patch.edited:
-        return Checked(patch)
+        return CheckedPatch(patch)
     scan = scan or (lambda patched: scanned_with(report, patched))
     dropped: dict[int, str] = {}
     try:
@@ -53,8 +53,8 @@ def checked_patch(
             dropped |= dict.fromkeys(idle, IDLE)
             patch = make_patch(report, plan, file, asked, dropped)
     except DiffprofError as error:
-        return Checked(patch, error.what.rstrip("."))
-    return Checked(patch)
+        return CheckedPatch(patch, error.what.rstrip("."))
+    return CheckedPatch(patch)
 
 
 def removes_nothing(report: Report, before: Report, after: Report, patch: Patch) -> set[int]:
@@ -116,7 +116,7 @@ def scanned_with(report: Report, patch: Patch | None) -> Report:
 
     Raises UsageError for a target that can't be built again, DiffprofError where the scan fails.
     """
-    from diffprof.analyzers.graph_breaks.child import Job, Send, can_fork, run_in_children
+    from diffprof.analyzers.graph_breaks.child import ChildJob, Send, can_fork, run_in_children
     from diffprof.scanning.scan import scan_target
     from diffprof.tuning.engine import rebuilt
 
@@ -134,7 +134,7 @@ def scanned_with(report: Report, patch: Patch | None) -> Report:
             found = scan_target(target, device=spec, options=options, analyzers=report.recording.analyzers)
         send(to_json(found))
 
-    job = Job("patched file", work)
+    job = ChildJob("patched file", work)
     run_in_children([job], at_once=1, limit_seconds=LIMIT_SECONDS)
     if not job.received:
         raise DiffprofError(

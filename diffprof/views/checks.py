@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
-from diffprof.judge.checked import Checked, Status, exit_code
+from diffprof.judge.checked import CheckStatus, TargetCheck, exit_code
 from diffprof.judge.comparing import Direction, shown
 from diffprof.judge.figures import call_ms
 from diffprof.model import units
@@ -31,7 +31,7 @@ COLUMNS = ("target", "device", "waits a step", "new", "known", "allowed", "memor
 
 
 def render_checks(
-    found: Sequence[Checked], form: str, *, columns: int | None = None, colour: bool = False
+    found: Sequence[TargetCheck], form: str, *, columns: int | None = None, colour: bool = False
 ) -> str:
     """In one of FORMS, ending in a newline."""
     if form == "text":
@@ -39,9 +39,9 @@ def render_checks(
     return _FORMS[form](found)
 
 
-def outcome(found: Sequence[Checked]) -> str:
+def outcome(found: Sequence[TargetCheck]) -> str:
     """All of it in a sentence."""
-    bad = [each for each in found if each.status is not Status.CLEAN]
+    bad = [each for each in found if each.status is not CheckStatus.CLEAN]
     if not bad:
         return f"{units.plural(len(found), 'scan')}: nothing new was found."
     counts = [(sum(each.status is status for each in bad), word) for status, word in _RESULTS.items()]
@@ -50,10 +50,10 @@ def outcome(found: Sequence[Checked]) -> str:
     return f"{', '.join(parts)} of {units.plural(len(found), 'scan')}; {units.plural(new, 'new finding')}."
 
 
-_RESULTS = {Status.FAILED: "did not run", Status.FOUND: "found", Status.UNJUDGED: "not judged"}
+_RESULTS = {CheckStatus.FAILED: "did not run", CheckStatus.FOUND: "found", CheckStatus.UNJUDGED: "not judged"}
 
 
-def _row(each: Checked) -> tuple[str, ...]:
+def _row(each: TargetCheck) -> tuple[str, ...]:
     report = each.report
     if report is None:
         return (each.name, each.device, "", "", "", "", "", "", _result(each))
@@ -73,14 +73,14 @@ def _row(each: Checked) -> tuple[str, ...]:
     )
 
 
-def _result(each: Checked) -> str:
-    return "clean" if each.status is Status.CLEAN else _RESULTS[each.status]
+def _result(each: TargetCheck) -> str:
+    return "clean" if each.status is CheckStatus.CLEAN else _RESULTS[each.status]
 
 
 # --- text --------------------------------------------------------------------------------------------------
 
 
-def _text(found: Sequence[Checked], columns: int | None, colour: bool) -> str:
+def _text(found: Sequence[TargetCheck], columns: int | None, colour: bool) -> str:
     page = Page(columns, colour=colour)
     for each in found:
         for line in _told(each):
@@ -94,7 +94,7 @@ def _text(found: Sequence[Checked], columns: int | None, colour: bool) -> str:
     return page.text()
 
 
-def _told(each: Checked) -> Iterator[str]:
+def _told(each: TargetCheck) -> Iterator[str]:
     for finding in each.new:
         yield from concise.with_source(finding).splitlines()
         yield ""
@@ -109,7 +109,7 @@ def _told(each: Checked) -> Iterator[str]:
         )
 
 
-def _changes(each: Checked) -> Iterator[str]:
+def _changes(each: TargetCheck) -> Iterator[str]:
     """What is other than elsewhere, where it was held against another revision or environment."""
     if each.against is not None:
         yield f"{each.name} on {each.device}: {each.against.headline}"
@@ -125,7 +125,7 @@ def _changes(each: Checked) -> Iterator[str]:
 # --- for pull requests -------------------------------------------------------------------------------------
 
 
-def _markdown(found: Sequence[Checked]) -> str:
+def _markdown(found: Sequence[TargetCheck]) -> str:
     """A comment: the outcome, what changed by target, and what is new and gone."""
     good = exit_code(found) is ExitCode.CLEAN
     parts = [f"{MARK}\n### diffprof: {'' if good else ':warning: '}{prose(outcome(found))}\n\n"]
@@ -142,7 +142,7 @@ def _markdown(found: Sequence[Checked]) -> str:
     return text if len(text) <= LIMIT else f"{text[: LIMIT - 40].rpartition(chr(10))[0]}\n\n_Cut to fit._\n"
 
 
-def _group(title: str, findings: Sequence[tuple[Checked, Finding]]) -> list[str]:
+def _group(title: str, findings: Sequence[tuple[TargetCheck, Finding]]) -> list[str]:
     if not findings:
         return []
     lines = [f"\n**{title}** ({len(findings)})\n\n"]
@@ -160,7 +160,7 @@ def _group(title: str, findings: Sequence[tuple[Checked, Finding]]) -> list[str]
 _ARROWS = {Direction.WORSE: " :red_circle:", Direction.BETTER: " :green_circle:"}
 
 
-def _difference(found: Sequence[Checked]) -> str:
+def _difference(found: Sequence[TargetCheck]) -> str:
     """A row a target, a column a figure, before -> after."""
     names = list(dict.fromkeys(f.name for each in found if each.against for f in each.against.figures))
     rows = []
@@ -180,7 +180,7 @@ def _difference(found: Sequence[Checked]) -> str:
     return table(("target", "device", *names, "new", "result"), rows)
 
 
-def _github(found: Sequence[Checked]) -> str:
+def _github(found: Sequence[TargetCheck]) -> str:
     """Annotations of what is new alone, errors; the rest is a notice. GitHub shows ten of a level."""
     fresh = _distinct(found)
     lines = [annotated(finding, "error") for finding in fresh[:MOST_ANNOTATIONS]]
@@ -193,7 +193,7 @@ def _github(found: Sequence[Checked]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _distinct(found: Sequence[Checked]) -> list[Finding]:
+def _distinct(found: Sequence[TargetCheck]) -> list[Finding]:
     """What is new, once a place: several targets may run through one line. In the loop first."""
     seen: dict[tuple[str, ...], Finding] = {}
     for each in found:
@@ -202,12 +202,12 @@ def _distinct(found: Sequence[Checked]) -> list[Finding]:
     return sorted(seen.values(), key=lambda finding: not finding.in_loop)
 
 
-def _sarif(found: Sequence[Checked]) -> str:
+def _sarif(found: Sequence[TargetCheck]) -> str:
     runs = [run_of(each.report, each.new, f"{each.name}-{each.device}") for each in found if each.report]
     return document(runs)
 
 
-def _concise(found: Sequence[Checked]) -> str:
+def _concise(found: Sequence[TargetCheck]) -> str:
     lines = [concise.line(finding) for finding in _distinct(found)]
     lines += [f"{clean(each.name)}: {clean(said)}" for each in found for said in each.said]
     return "".join(f"{line}\n" for line in [*lines, outcome(found)])
@@ -223,7 +223,7 @@ _LEVELS = {
 }
 
 
-def _codequality(found: Sequence[Checked]) -> str:
+def _codequality(found: Sequence[TargetCheck]) -> str:
     """GitLab's report: https://docs.gitlab.com/ci/testing/code_quality/#code-quality-report-format"""
     rows = [
         {
@@ -241,15 +241,15 @@ def _codequality(found: Sequence[Checked]) -> str:
     return as_json(rows).decode()
 
 
-def _junit(found: Sequence[Checked]) -> str:
+def _junit(found: Sequence[TargetCheck]) -> str:
     """A test case a target and device."""
     suite = ElementTree.Element("testsuite", name="diffprof check", tests=str(len(found)))
     for each in found:
         case = ElementTree.SubElement(suite, "testcase", classname="diffprof", name=_case(each))
         recording = each.report.recording if each.report else None
         case.set("time", f"{sum(recording.seconds.values()):.3f}" if recording else "0")
-        if each.status is not Status.CLEAN:
-            tag = "error" if each.status is Status.FAILED else "failure"
+        if each.status is not CheckStatus.CLEAN:
+            tag = "error" if each.status is CheckStatus.FAILED else "failure"
             told = "\n".join(clean(line) for line in _told(each))
             ElementTree.SubElement(case, tag, message=_result(each)).text = told
     suite.set("failures", str(len(suite.findall("testcase/failure"))))
@@ -258,15 +258,15 @@ def _junit(found: Sequence[Checked]) -> str:
     return f'<?xml version="1.0" encoding="utf-8"?>\n{ElementTree.tostring(suite, encoding="unicode")}\n'
 
 
-def _case(each: Checked) -> str:
+def _case(each: TargetCheck) -> str:
     return clean(f"{each.name} on {each.device}" if each.device else each.name)
 
 
-def _badge(found: Sequence[Checked]) -> str:
+def _badge(found: Sequence[TargetCheck]) -> str:
     """An endpoint badge: https://shields.io/badges/endpoint-badge"""
     good = exit_code(found) is ExitCode.CLEAN
     new = sum(len(each.new) for each in found)
-    failed = any(each.status in (Status.FAILED, Status.UNJUDGED) for each in found)
+    failed = any(each.status in (CheckStatus.FAILED, CheckStatus.UNJUDGED) for each in found)
     message = "no new waits" if good else "not checked" if failed else units.plural(new, "new finding")
     return as_json(
         {
@@ -278,11 +278,11 @@ def _badge(found: Sequence[Checked]) -> str:
     ).decode()
 
 
-def _json(found: Sequence[Checked]) -> str:
+def _json(found: Sequence[TargetCheck]) -> str:
     return as_json({"status": int(exit_code(found)), "outcome": outcome(found), "checks": found}).decode()
 
 
-_FORMS: dict[str, Callable[[Sequence[Checked]], Any]] = {
+_FORMS: dict[str, Callable[[Sequence[TargetCheck]], Any]] = {
     "json": _json,
     "markdown": _markdown,
     "github": _github,

@@ -29,7 +29,7 @@ class Band:
 
 
 @dataclass(frozen=True)
-class Mark:
+class WaitMark:
     """Waits of the host that begin in one column. row: index into the recording's syncs of the longest, or
     None where it has none."""
 
@@ -40,7 +40,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Lanes:
+class LaneColumns:
     """A stretch of the call. device: families of kernels, or idle; host: works, waits
     or queue full."""
 
@@ -49,15 +49,15 @@ class Lanes:
     phases: tuple[Band, ...]
     host: tuple[Band, ...]
     device: tuple[Band, ...]
-    marks: tuple[Mark, ...]
+    marks: tuple[WaitMark, ...]
 
 
-def whole_call(timeline: Timeline, run: Replay, columns: int) -> Lanes:
+def whole_call(timeline: Timeline, run: Replay, columns: int) -> LaneColumns:
     """All of it."""
     return _lanes(timeline, run, 0.0, run.total_us, columns)
 
 
-def one_step(timeline: Timeline, run: Replay, columns: int) -> tuple[int, Lanes] | None:
+def one_step(timeline: Timeline, run: Replay, columns: int) -> tuple[int, LaneColumns] | None:
     """(number, lanes) of a denoising step in the steady state: the second, or the only one; None without. It
     lasts from the device's first work of the step to its first of the next: the host is often far ahead."""
     steps = steps_of(timeline)
@@ -101,7 +101,7 @@ def _lanes(
     end: float,
     columns: int,
     when: Callable[[Replay, int, int], Window | None] = _on_host,
-) -> Lanes:
+) -> LaneColumns:
     end = max(end, start + 0.001)
     width = (end - start) / columns
     grid = _Grid(start, width, columns)
@@ -124,7 +124,7 @@ def _lanes(
         rest=WORKS,
         until=run.host_end_us,
     )
-    return Lanes(
+    return LaneColumns(
         start_us=start,
         end_us=end,
         phases=tuple(_phases(timeline.phases, partial(when, run), start, end)),
@@ -208,7 +208,7 @@ def _phases(
 
 def _marks(
     timeline: Timeline, run: Replay, waiting: Sequence[int], grid: _Grid, start: float, end: float
-) -> list[Mark]:
+) -> list[WaitMark]:
     inside = [i for i in waiting if start <= run.wait_start[i] < end]
     marks = []
     for _, group in groupby(inside, key=lambda i: grid.column(run.wait_start[i])):
@@ -216,7 +216,7 @@ def _marks(
         longest = max(events, key=lambda i: run.host_end[i] - run.wait_start[i])
         row = timeline.sync[longest]
         marks.append(
-            Mark(
+            WaitMark(
                 run.wait_start[events[0]],
                 run.host_end[events[-1]],
                 row if row >= 0 else None,
@@ -226,7 +226,7 @@ def _marks(
     return marks
 
 
-def said(mark: Mark, syncs: Sequence[SyncRow]) -> str:
+def said(mark: WaitMark, syncs: Sequence[SyncRow]) -> str:
     """A mark in words: where, why, how long."""
     where = "a wait without a known place"
     if mark.row is not None and mark.row < len(syncs):

@@ -9,7 +9,7 @@ from typing import Any
 
 from diffprof.model.plain import clean, cut, width
 from diffprof.model.report import slug
-from diffprof.scanning.runs import Run
+from diffprof.scanning.runs import StoredRun
 from diffprof.views.listing import render_list
 from diffprof.views.words import age
 
@@ -30,7 +30,7 @@ Row = Mapping[str, Any]
 
 
 def run_list(
-    runs: Sequence[Run],
+    runs: Sequence[StoredRun],
     form: str,
     now: datetime.datetime,
     *,
@@ -53,7 +53,7 @@ def run_list(
     return render_list(heads, shown, form, width=columns, colour=colour, note="\n".join(damaged))
 
 
-def _row(run: Run, now: datetime.datetime) -> dict[str, Any]:
+def _row(run: StoredRun, now: datetime.datetime) -> dict[str, Any]:
     return {
         "run": run.name,
         "path": str(run.folder),

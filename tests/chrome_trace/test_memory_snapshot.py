@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from torch.cuda import _memory_viz
 
-from diffprof.chrome_trace.memory_snapshot import BASE, Event, memory_of, snapshot
+from diffprof.chrome_trace.memory_snapshot import BASE, BlockEvent, memory_of, snapshot
 from diffprof.model.errors import UsageError
 from diffprof.model.recording import MemoryKind
 from diffprof.scanning.importing import import_trace, record_snapshot
@@ -18,13 +18,13 @@ from diffprof.targets import Options
 
 LINE = (("/home/me/resnet.py", 327, "forward"),)
 EVENTS = (
-    Event(0, 4096, 1, (("weights of unet", 0, "unet"),)),
-    Event(1, 1024, 2, LINE),
-    Event(2, 2048, 3, LINE),
-    Event(3, -1024, 2),
-    Event(4, 1024, 4, LINE),
-    Event(5, -7, 99),
-    Event(6, -2048, 3),
+    BlockEvent(0, 4096, 1, (("weights of unet", 0, "unet"),)),
+    BlockEvent(1, 1024, 2, LINE),
+    BlockEvent(2, 2048, 3, LINE),
+    BlockEvent(3, -1024, 2),
+    BlockEvent(4, 1024, 4, LINE),
+    BlockEvent(5, -7, 99),
+    BlockEvent(6, -2048, 3),
 )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from diffprof.chrome_trace.events import Table
+from diffprof.chrome_trace.events import EventTable
 from diffprof.chrome_trace.links import Links
 from diffprof.chrome_trace.phases import find_phases
 from diffprof.chrome_trace.reader import read_trace
@@ -40,8 +40,8 @@ def same(path: Path, known: dict[str, float]) -> None:
     blocked = sum(row.blocked_us or 0.0 for row in waits.rows if row.kind != "free") + waits.unasked_us
     assert blocked == pytest.approx(known["blocked_us"], abs=1.0)
     tables = trace.work.table
-    assert int((tables == Table.KERNEL).sum()) == known["kernels"]
-    assert int((tables == Table.COPY).sum()) == known["copies"]
+    assert int((tables == EventTable.KERNEL).sum()) == known["kernels"]
+    assert int((tables == EventTable.COPY).sum()) == known["copies"]
     recording = record_trace(path)
     assert recording.device.details.get("busy_us", 0.0) == pytest.approx(known["busy_us"], abs=1.0)
 

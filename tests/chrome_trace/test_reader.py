@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from diffprof.chrome_trace import stream
 from diffprof.chrome_trace.events import (
     CallKind,
-    Phase,
+    CallPart,
     Trace,
     call_kind,
     copy_direction,
@@ -351,11 +351,11 @@ def test_families(name: str, op_name: str, family: str) -> None:
 
 @given(
     st.builds(
-        Phase,
+        CallPart,
         st.sampled_from(["encode", "denoise"]),
         st.none() | st.integers(0, 999),
         st.none() | st.sampled_from(["denoiser", "scheduler"]),
     )
 )
-def test_phase_labels_round_trip(phase: Phase) -> None:
+def test_phase_labels_round_trip(phase: CallPart) -> None:
     assert parse_phase(phase_label(phase)) == phase

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from diffprof.chrome_trace.events import Table
+from diffprof.chrome_trace.events import EventTable
 from diffprof.chrome_trace.links import Links
 from diffprof.chrome_trace.reader import read_trace
 from diffprof.judge.timeline import replay
@@ -59,8 +59,8 @@ each = pytest.mark.parametrize("known", TRACES, ids=lambda known: known.name)
 def test_everything_is_read_and_linked(known: Known) -> None:
     trace = read_trace(trace_file(known.name))
     tables = trace.work.table
-    assert int((tables == Table.KERNEL).sum()) == known.kernels
-    assert int((tables == Table.COPY).sum()) == known.copies
+    assert int((tables == EventTable.KERNEL).sum()) == known.kernels
+    assert int((tables == EventTable.COPY).sum()) == known.copies
     assert len(trace.calls) == known.calls
     assert (trace.truncated, trace.damaged, trace.unclosed) == (None, 0, 0)
     links = Links(trace)

@@ -17,7 +17,7 @@ import torch
 from diffprof.contact import checks, planted
 from diffprof.contact.agreement import summary
 from diffprof.contact.conduct import _note_end
-from diffprof.contact.parts import PARTS, Part, Place
+from diffprof.contact.parts import PARTS, ContactPart, Place
 from diffprof.contact.report import write_report
 from diffprof.contact.shapes import shapes
 from diffprof.contact.store import Log, paired, read
@@ -174,7 +174,7 @@ def test_there_are_some_four_hundred_shapes_and_each_has_a_key_of_its_own() -> N
 
 
 def test_all_parts_fit_into_their_time() -> None:
-    first: Part = PARTS[0]
+    first: ContactPart = PARTS[0]
     assert first.key == "environment"
     assert [each.key for each in PARTS][1:3] == ["checks", "waits"]
     assert all(0 < each.seconds <= 130 for each in PARTS)
@@ -213,7 +213,7 @@ NEEDS_A_DEVICE = {"both-witnesses"}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", PARTS, ids=lambda part: part.key)
-def test_every_part_comes_to_its_end_on_the_fake(which: Part, tmp_path: Path) -> None:
+def test_every_part_comes_to_its_end_on_the_fake(which: ContactPart, tmp_path: Path) -> None:
     log = Log(tmp_path, which.key)
     with installed(FakeCuda()):
         log.run(which.items(FAKE), lambda: 1.0)

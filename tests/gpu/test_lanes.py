@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from diffprof.gpu import assembly
-from diffprof.gpu.assembly import Assembly, Call, Queue, Wait, assembled, stretches
+from diffprof.gpu.assembly import Assembly, Call, LaunchedWait, Queue, assembled, stretches
 from diffprof.gpu.cost import CostModel
 from diffprof.gpu.lanes import Lanes
 from diffprof.gpu.mode import Mode
@@ -32,7 +32,13 @@ def call_of(seed: int) -> Call:
             items.append(draw.choice(OPS))
             modules.append(f"unet.blocks.{n % 3}")
         phases.append((len(items), "denoise", step, "scheduler"))
-        items += [OPS[1], Wait("read", draw.randint(1, 2)), DOWNLOAD, Wait("copy", 1), DOWNLOAD]
+        items += [
+            OPS[1],
+            LaunchedWait("read", draw.randint(1, 2)),
+            DOWNLOAD,
+            LaunchedWait("copy", 1),
+            DOWNLOAD,
+        ]
         modules += [None] * 5
     return Call(items, modules, phases)
 

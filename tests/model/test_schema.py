@@ -16,7 +16,7 @@ from diffprof.judge.judging import judge_again
 from diffprof.model.ladder import Ladder
 from diffprof.model.report import Report, from_json, to_json
 from diffprof.model.schema import as_text, schema, shipped
-from diffprof.scanning.runs import Run
+from diffprof.scanning.runs import StoredRun
 from diffprof.views import FORMATS, render
 from tests import builders
 from tests.views.tui import reports
@@ -45,9 +45,9 @@ def kinds(of: dict[str, Any]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def now() -> dict[str, Any]:
-    return msgspec.json.schema_components([Report, Ladder, Run], schema_hook=lambda kind: {"type": "string"})[
-        1
-    ]
+    return msgspec.json.schema_components(
+        [Report, Ladder, StoredRun], schema_hook=lambda kind: {"type": "string"}
+    )[1]
 
 
 @pytest.mark.parametrize("struct", KEYS)

@@ -13,13 +13,13 @@ import torch
 
 import diffprof
 from diffprof.analyzers.kernels.simulated import SimulatedKernels
-from diffprof.corpus import CASES, Case
+from diffprof.corpus import CASES, CorpusCase
 from diffprof.devices import resolve_device
-from diffprof.gpu.assembly import Call, Phase, Wait, assembled
+from diffprof.gpu.assembly import Call, LaunchedWait, Phase, assembled
 from diffprof.gpu.cost import CostModel
 from diffprof.gpu.course import Lengths, course_of
 from diffprof.gpu.mode import Mode
-from diffprof.gpu.offload import COPIES, Group, Part, Place, Unpacked, moved, narrowed, on_host
+from diffprof.gpu.offload import COPIES, Group, ModelWeights, Unpacked, WeightsPlace, moved, narrowed, on_host
 from diffprof.gpu.signatures import OpSignature
 from diffprof.gpu.specs import load_spec
 from diffprof.judge.timeline import replay, steps_of, total_us, with_steps
@@ -27,7 +27,7 @@ from diffprof.model.errors import UsageError
 from diffprof.model.fitting import FitRow, Fitted, Loss
 from diffprof.scanning import fitting
 from diffprof.scanning.fit_code import code_of
-from diffprof.scanning.recipes import Decoding, Placement, Quantized, Recipe
+from diffprof.scanning.recipes import Decoding, FitRecipe, Placement, Quantized
 from diffprof.targets.pipeline import PhaseTracker
 from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.redirect import cuda_redirect
@@ -39,8 +39,8 @@ MIB = 1 << 20
 
 LINEAR = linear(64, 1024, 1024)
 A, B = Group("unet.a", (2 * MIB,)), Group("unet.b", (3 * MIB, 1000))
-UNET = Part("unet", "denoiser", (A, B), (), {"unet.a": (2 * MIB, MIB)})
-VAE = Part("vae", "vae", (Group("vae.decoder", (MIB,)),), called=False)
+UNET = ModelWeights("unet", "denoiser", (A, B), (), {"unet.a": (2 * MIB, MIB)})
+VAE = ModelWeights("vae", "vae", (Group("vae.decoder", (MIB,)),), called=False)
 
 
 def call_of(*modules: str | None) -> Call:
@@ -53,7 +53,7 @@ def shape_of(call: Call) -> list[str]:
     """`up` and `down` for copies, `up*` in the stream of copies, the module of an operation, and waits."""
     found = []
     for item, module in zip(call.items, call.modules, strict=True):
-        if isinstance(item, Wait):
+        if isinstance(item, LaunchedWait):
             found.append({None: "wait", COPIES: "wait*", 0: "wait0"}[item.stream])
         elif item.direction is not None:
             way = {"h2d": "up", "d2h": "down"}[item.direction]
@@ -64,7 +64,7 @@ def shape_of(call: Call) -> list[str]:
 
 
 def test_leaves_are_copied_while_the_one_before_computes() -> None:
-    found = moved(call_of("unet.a", "unet.b"), (UNET,), {"unet": Place.LEAF}, [100, 200])
+    found = moved(call_of("unet.a", "unet.b"), (UNET,), {"unet": WeightsPlace.LEAF}, [100, 200])
     assert shape_of(found.call) == [
         *("wait*", "up*"),  # the first, which nothing comes before
         *("wait*", "up*", "up*", "unet.a", "wait0"),
@@ -74,26 +74,26 @@ def test_leaves_are_copied_while_the_one_before_computes() -> None:
 
 
 def test_sequential_offloading_holds_one_layer() -> None:
-    found = moved(call_of("unet.a", "unet.b"), (UNET,), {"unet": Place.SEQUENTIAL}, [0, 0])
+    found = moved(call_of("unet.a", "unet.b"), (UNET,), {"unet": WeightsPlace.SEQUENTIAL}, [0, 0])
     assert shape_of(found.call) == ["up", "wait", "unet.a", "up", "wait", "up", "wait", "unet.b"]
     assert found.peak == B.nbytes
 
 
 def test_models_change_places_and_what_stays_is_counted() -> None:
     call = call_of("unet.a", None, "unet.b", "vae.decoder")
-    found = moved(call, (UNET, VAE), {"unet": Place.MODEL, "vae": Place.MODEL}, [0] * 4)
+    found = moved(call, (UNET, VAE), {"unet": WeightsPlace.MODEL, "vae": WeightsPlace.MODEL}, [0] * 4)
     assert shape_of(found.call).count("up") == 4
     assert shape_of(found.call)[-2:] == ["down", "wait"]
     assert found.peak == UNET.nbytes
-    assert moved(call, (UNET, VAE), {"unet": Place.MODEL}, [0] * 4).peak == UNET.nbytes + VAE.nbytes
+    assert moved(call, (UNET, VAE), {"unet": WeightsPlace.MODEL}, [0] * 4).peak == UNET.nbytes + VAE.nbytes
     assert moved(call, (UNET, VAE), {}, [7] * 4).peak == UNET.nbytes + VAE.nbytes + 7
 
 
 def test_page_locked_weights_take_powers_of_two_unless_locked_when_copied() -> None:
-    assert on_host(UNET, Place.LEAF) == 2 * MIB + 4 * MIB + 1024
-    assert on_host(UNET, Place.LEAF_LOW) == UNET.nbytes + 4 * MIB + 1024
-    assert on_host(UNET, Place.MODEL) == on_host(UNET, Place.SEQUENTIAL) == UNET.nbytes
-    assert on_host(UNET, Place.DEVICE) == 0
+    assert on_host(UNET, WeightsPlace.LEAF) == 2 * MIB + 4 * MIB + 1024
+    assert on_host(UNET, WeightsPlace.LEAF_LOW) == UNET.nbytes + 4 * MIB + 1024
+    assert on_host(UNET, WeightsPlace.MODEL) == on_host(UNET, WeightsPlace.SEQUENTIAL) == UNET.nbytes
+    assert on_host(UNET, WeightsPlace.DEVICE) == 0
 
 
 def test_packed_weights_are_smaller_and_made_wide_before_the_product() -> None:
@@ -112,7 +112,7 @@ def test_a_stream_of_copies_runs_beside_what_computes() -> None:
     model = CostModel(GPU, Mode())
     times = {
         place: replay(assembled(moved(call, (UNET,), {"unet": place}, [0] * 8).call, model)).total_us
-        for place in (Place.DEVICE, Place.LEAF, Place.LEAF_LOW, Place.SEQUENTIAL)
+        for place in (WeightsPlace.DEVICE, WeightsPlace.LEAF, WeightsPlace.LEAF_LOW, WeightsPlace.SEQUENTIAL)
     }
     assert list(times) == sorted(times, key=lambda each: times[each])
 
@@ -128,7 +128,7 @@ class Ran:
     def __init__(self, name: str, code: str | None) -> None:
         device = resolve_device("sim:rtx4090")
         with device.active() as place:
-            case: Case = CASES[name].build()
+            case: CorpusCase = CASES[name].build()
             with cuda_redirect(device):
                 if code is None:
                     case.pipe.to(place)
@@ -170,7 +170,7 @@ def test_the_code_takes_what_was_priced_and_changes_no_bit(
     tiny: tuple[str, fitting.Played, Ran], placement: Placement
 ) -> None:
     name, played, plain = tiny
-    recipe = Recipe(None, None, placement, Decoding.WHOLE, False)
+    recipe = FitRecipe(None, None, placement, Decoding.WHOLE, False)
     seconds, gib, host, _ = fitting._Pricing(played, GPU, None).of(recipe)
     ran = Ran(name, code_of(recipe, played.parts))
     assert all(torch.equal(a, b) for a, b in zip(ran.output, plain.output, strict=True))
@@ -200,7 +200,7 @@ def test_a_vae_that_is_cast_for_decoding_alone_is_tried_in_tiles_as_it_is_cast()
 
 def test_quantized_linears_come_close(tiny: tuple[str, fitting.Played, Ran]) -> None:
     name, played, _ = tiny
-    recipe = Recipe(None, Quantized.INT8_WEIGHTS, Placement.DEVICE, Decoding.WHOLE, False)
+    recipe = FitRecipe(None, Quantized.INT8_WEIGHTS, Placement.DEVICE, Decoding.WHOLE, False)
     code = code_of(recipe, played.parts).replace('pipe.to("cuda")', "pass")
     case, plain = CASES[name].build(), CASES[name].build()
     space: dict[str, Any] = {}
@@ -317,20 +317,20 @@ def test_group_offloading_of_fluxs_transformer_comes_in_the_published_order() ->
     items, modules = [call.items[n] for n in loop], [call.modules[n] for n in loop]
     only = Call(items, modules, [(0, "denoise", 0, "denoiser")])
     times, peaks, hosts = {}, {}, {}
-    for place in (Place.LEAF, Place.BLOCK, Place.LEAF_LOW, Place.BLOCK_LOW):
+    for place in (WeightsPlace.LEAF, WeightsPlace.BLOCK, WeightsPlace.LEAF_LOW, WeightsPlace.BLOCK_LOW):
         there = moved(only, (transformer,), {"transformer": place}, [beside[n] for n in loop])
         warm = replay(assembled(there.call, CostModel(a100, Mode()))).total_us
         times[place] = 5 / 4 * warm / 1e6 + first_time(transformer.groups(place))
         peaks[place], hosts[place] = there.peak / 2**30, on_host(transformer, place) / 2**30
     assert list(times) == sorted(times, key=lambda each: times[each])
-    assert times[Place.LEAF] == pytest.approx(9.48, rel=0.1)
-    assert times[Place.BLOCK] == pytest.approx(9.75, rel=0.1)
-    assert peaks[Place.LEAF] == peaks[Place.LEAF_LOW] == pytest.approx(0.53, rel=0.05)
-    assert peaks[Place.BLOCK] == peaks[Place.BLOCK_LOW] == pytest.approx(10.59, rel=0.05)
-    assert hosts[Place.LEAF_LOW] < hosts[Place.BLOCK_LOW] < hosts[Place.LEAF]
-    assert hosts[Place.LEAF] == pytest.approx(35.11, rel=0.05)
-    assert hosts[Place.BLOCK] == pytest.approx(35.30, rel=0.05)
-    assert hosts[Place.BLOCK_LOW] == pytest.approx(31.40, rel=0.05)
+    assert times[WeightsPlace.LEAF] == pytest.approx(9.48, rel=0.1)
+    assert times[WeightsPlace.BLOCK] == pytest.approx(9.75, rel=0.1)
+    assert peaks[WeightsPlace.LEAF] == peaks[WeightsPlace.LEAF_LOW] == pytest.approx(0.53, rel=0.05)
+    assert peaks[WeightsPlace.BLOCK] == peaks[WeightsPlace.BLOCK_LOW] == pytest.approx(10.59, rel=0.05)
+    assert hosts[WeightsPlace.LEAF_LOW] < hosts[WeightsPlace.BLOCK_LOW] < hosts[WeightsPlace.LEAF]
+    assert hosts[WeightsPlace.LEAF] == pytest.approx(35.11, rel=0.05)
+    assert hosts[WeightsPlace.BLOCK] == pytest.approx(35.30, rel=0.05)
+    assert hosts[WeightsPlace.BLOCK_LOW] == pytest.approx(31.40, rel=0.05)
 
 
 def test_steps_that_differ_are_taken_at_their_mean() -> None:
@@ -344,8 +344,17 @@ def test_steps_that_differ_are_taken_at_their_mean() -> None:
     assert six == pytest.approx(2 * three, rel=0.01)
 
 
-@pytest.mark.parametrize("place", [Place.DEVICE, Place.MODEL, Place.LEAF, Place.BLOCK_LOW, Place.SEQUENTIAL])
-def test_the_length_of_a_call_is_that_of_its_timeline(place: Place) -> None:
+@pytest.mark.parametrize(
+    "place",
+    [
+        WeightsPlace.DEVICE,
+        WeightsPlace.MODEL,
+        WeightsPlace.LEAF,
+        WeightsPlace.BLOCK_LOW,
+        WeightsPlace.SEQUENTIAL,
+    ],
+)
+def test_the_length_of_a_call_is_that_of_its_timeline(place: WeightsPlace) -> None:
     """Parts that come again are made and costed once; the events are those of the call item by item."""
     modules = [None, *["unet.a", "unet.b", None] * 4, "vae.decoder"]
     items = [add(8), *[LINEAR, LINEAR, add(64)] * 4, add(2048)]

@@ -10,7 +10,7 @@ import diffprof
 from diffprof.gpu.specs import load_spec
 from diffprof.model.errors import UsageError
 from diffprof.model.prediction import Prediction
-from diffprof.scanning.predicting import Setting, predict
+from diffprof.scanning.predicting import CallSetting, predict
 from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options
 from diffprof.views.predictions import render_predictions
@@ -130,7 +130,7 @@ def test_an_unknown_setting_is_named(wrong: dict[str, str]) -> None:
 def test_every_rung_that_is_published_can_be_said() -> None:
     """As words of `published/latencies.jsonl`; what the pipeline itself brings (slices, offload) aside."""
     for word in ("int8dq", "fp8dq", "fp8dqrow", "int8wo", "fp8wo", "int4wo"):
-        assert Setting(quantization=word).scheme("compiled") is not None
-        assert Setting(quantization=word).scheme("eager") is None
-    assert Setting(tf32=True).mode("eager", ()).matmul_tf32
-    assert not Setting(compile_mode="default").mode("compiled", ("unet",)).graphs
+        assert CallSetting(quantization=word).scheme("compiled") is not None
+        assert CallSetting(quantization=word).scheme("eager") is None
+    assert CallSetting(tf32=True).mode("eager", ()).matmul_tf32
+    assert not CallSetting(compile_mode="default").mode("compiled", ("unet",)).graphs

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from diffprof.targets.pipeline import PhaseTracker
-from diffprof.targets.steps import Doubt
+from diffprof.targets.steps import StepDoubt
 
 X = torch.ones(1)
 
@@ -468,7 +468,7 @@ def without_source(pipe: Pipe) -> None:
 def test_where_no_loop_is_seen_each_scheduler_step_is_one_and_the_doubt_is_told(body):
     found, tracker = seen(body)
     assert found == {"body": [0, 1, 2]}
-    assert tracker.steps.doubt is Doubt.NO_LOOP
+    assert tracker.steps.doubt is StepDoubt.NO_LOOP
 
 
 def test_a_single_step_without_a_loop_is_outside_and_no_doubt():
@@ -496,7 +496,7 @@ def test_loops_that_bring_no_timestep_are_in_doubt_and_all_of_it_counts_as_insid
 
     found, tracker = seen(call)
     assert found == {"before": [None], "outer": [0, 2], "body": [0, 1, 2, 3, 4, 5]}
-    assert tracker.steps.doubt is Doubt.SEVERAL_LOOPS
+    assert tracker.steps.doubt is StepDoubt.SEVERAL_LOOPS
 
 
 def test_no_frame_of_the_call_is_kept():

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffprof.model.plain import clean, width
-from diffprof.scanning.runs import Run
+from diffprof.scanning.runs import StoredRun
 from diffprof.views.run_list import cut_middle, run_list, told_apart
 from tests.builders import UGLY
 from tests.views.test_hostile import hidden
@@ -20,7 +20,7 @@ NOW = datetime.datetime(2026, 1, 2, 4, tzinfo=datetime.UTC)
 SCREENS = (60, 80, 200)
 
 
-def make_run(name: str, target: str = "sdxl", **fields: object) -> Run:
+def make_run(name: str, target: str = "sdxl", **fields: object) -> StoredRun:
     given = {
         "device": "sim:a100-80gb",
         "created": "2026-01-02T03:04:05+00:00",
@@ -28,7 +28,7 @@ def make_run(name: str, target: str = "sdxl", **fields: object) -> Run:
         "in_loop": 7,
         **fields,
     }
-    return Run(name=name, folder=Path("traces") / name, target=target, **given)  # type: ignore[arg-type]
+    return StoredRun(name=name, folder=Path("traces") / name, target=target, **given)  # type: ignore[arg-type]
 
 
 USUAL = [make_run(f"20260102-03040{n}-sdxl") for n in range(3)]
@@ -40,7 +40,7 @@ VERY_LONG = [make_run(f"{'a' * 200}{n}{'b' * 200}", "org/" + "x" * 500) for n in
 HOSTILE = [
     make_run(f"20260102-030405-{UGLY}", UGLY, device=UGLY),
     make_run("\u202e" * 40 + "词" * 100, "词" * 60),
-    Run(name="broken", folder=Path("traces/broken"), error=f"{UGLY} " * 12),
+    StoredRun(name="broken", folder=Path("traces/broken"), error=f"{UGLY} " * 12),
     make_run("partial", partial=True),
 ]
 RUNS = {"usual": USUAL, "long": LONG, "very long": VERY_LONG, "hostile": HOSTILE}
@@ -97,7 +97,10 @@ def test_names_that_differ_stay_apart(names: list[str], cells: int) -> None:
 
 
 def test_why_a_run_cannot_be_read_stands_below_the_list() -> None:
-    runs = [make_run("20260102-030405-sdxl"), Run(name="bad", folder=Path("bad"), error="It is no report.")]
+    runs = [
+        make_run("20260102-030405-sdxl"),
+        StoredRun(name="bad", folder=Path("bad"), error="It is no report."),
+    ]
     _, first, second, *below = run_list(runs, "text", NOW, columns=80).splitlines()
     assert first.startswith("20260102-030405-sdxl ")
     assert second.split() == ["bad", "damaged"]

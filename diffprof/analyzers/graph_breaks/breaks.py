@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from diffprof.analyzers.graph_breaks.capture import Graph, in_accelerate_hook, site_place
-from diffprof.analyzers.graph_breaks.component import Result
+from diffprof.analyzers.graph_breaks.component import CaptureResult
 from diffprof.model.callsite import Place, importable_path, is_machinery, make_site, source_line
 from diffprof.model.recording import ComplexRow, Frame, Grade, GraphBreakRow, Site
 
@@ -113,7 +113,7 @@ class Distinct:
         return site_place(self.stack)
 
 
-def distinct_breaks(result: Result) -> tuple[Distinct, ...]:
+def distinct_breaks(result: CaptureResult) -> tuple[Distinct, ...]:
     """All breaks of one component, one a cause and line, in the order in which they come."""
     found: dict[tuple[str, int, str], Distinct] = {}
     ends: dict[object, list[Distinct]] = {}
@@ -146,7 +146,7 @@ def _of_ours(place: Place) -> bool:
     return importable_path(place[0])[0].startswith("diffprof/")
 
 
-def _made_up(each: Distinct, result: Result) -> bool:
+def _made_up(each: Distinct, result: CaptureResult) -> bool:
     """An error that only the search for hidden breaks ran into: with every loop making a single pass, a name
     may have no value. The plain run raises nothing there."""
     if each.hidden_by is None or not any(USER_ERROR in hint for hint in each.message.hints):
@@ -157,7 +157,7 @@ def _made_up(each: Distinct, result: Result) -> bool:
 def break_rows(
     component: str,
     found: Sequence[Distinct],
-    result: Result,
+    result: CaptureResult,
     *,
     calls: int,
     per_step: float,
@@ -173,7 +173,7 @@ def break_rows(
 
 
 def complex_rows(
-    component: str, result: Result, *, calls: int, per_step: float, phase: str | None, grade: Grade
+    component: str, result: CaptureResult, *, calls: int, per_step: float, phase: str | None, grade: Grade
 ) -> tuple[ComplexRow, ...]:
     """Complex numbers in the graphs of one component, one row a line that a person would edit."""
     places: dict[Place, tuple[Site, dict[str, int]]] = {}
@@ -192,7 +192,7 @@ def complex_rows(
 def _row(
     component: str,
     each: Distinct,
-    result: Result,
+    result: CaptureResult,
     calls: int,
     per_step: float,
     phase: str | None,
@@ -226,7 +226,7 @@ def _row(
     )
 
 
-def _phase(each: Distinct, result: Result) -> str | None:
+def _phase(each: Distinct, result: CaptureResult) -> str | None:
     """That of the line, or of the innermost call above it that was made."""
     phases = {p.place[:2]: p.phase for p in result.passed if p.times}
     return next((phases[p[:2]] for p in (each.site, *each.stack) if phases.get(p[:2])), None)

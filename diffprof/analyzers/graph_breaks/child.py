@@ -35,7 +35,7 @@ STILL_SECONDS = 60.0
 
 
 @dataclass
-class Job:
+class ChildJob:
     """name: for messages. work: called in the child with a function that sends an object to the parent.
     failure: why it ended early, once it has."""
 
@@ -48,7 +48,7 @@ class Job:
 
 @dataclass
 class _Running:
-    job: Job
+    job: ChildJob
     pid: int
     pipe: int
     started: float
@@ -88,11 +88,11 @@ def can_fork() -> bool:
 
 
 def run_in_children(
-    jobs: Sequence[Job],
+    jobs: Sequence[ChildJob],
     *,
     at_once: int,
     limit_seconds: float,
-    on_message: Callable[[Job, Any], None] = lambda job, message: None,
+    on_message: Callable[[ChildJob, Any], None] = lambda job, message: None,
 ) -> None:
     """Run the jobs, `at_once` at a time; each job gets what it sent, and its failure if it had one.
 
@@ -135,7 +135,7 @@ def _cpu_seconds(pid: int) -> float | None:
     return (int(figures[11]) + int(figures[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _start(job: Job, others: Sequence[_Running]) -> _Running:
+def _start(job: ChildJob, others: Sequence[_Running]) -> _Running:
     read, write = os.pipe()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):
@@ -154,7 +154,7 @@ def _start(job: Job, others: Sequence[_Running]) -> _Running:
     return _Running(job, pid, read, now, worked=now)
 
 
-def _child(job: Job, write: int) -> NoReturn:
+def _child(job: ChildJob, write: int) -> NoReturn:
     """Never returns: neither handlers at exit nor the caller's `finally` may run a second time."""
     status = 1
     try:
@@ -193,7 +193,7 @@ def _described(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}{where}" if text else f"{type(error).__name__}{where}"
 
 
-def _receive(running: Sequence[_Running], on_message: Callable[[Job, Any], None]) -> None:
+def _receive(running: Sequence[_Running], on_message: Callable[[ChildJob, Any], None]) -> None:
     with selectors.DefaultSelector() as selector:
         for each in running:
             selector.register(each.pipe, selectors.EVENT_READ, each)
@@ -206,7 +206,7 @@ def _receive(running: Sequence[_Running], on_message: Callable[[Job, Any], None]
             _unpack(each, on_message)
 
 
-def _unpack(each: _Running, on_message: Callable[[Job, Any], None]) -> None:
+def _unpack(each: _Running, on_message: Callable[[ChildJob, Any], None]) -> None:
     while len(each.buffer) >= _HEAD.size:
         (size,) = _HEAD.unpack_from(each.buffer)
         if len(each.buffer) < _HEAD.size + size:

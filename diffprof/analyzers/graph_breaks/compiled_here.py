@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from diffprof.analyzers.graph_breaks.capture import is_code_of, plain_name
-from diffprof.analyzers.graph_breaks.observe import Part
+from diffprof.analyzers.graph_breaks.observe import Compilable
 from diffprof.model.callsite import Place
 
 
@@ -36,7 +36,7 @@ def compiles_here() -> list[Timed]:
     return found
 
 
-def compile_times(parts: Sequence[Part], seen: Iterable[Timed]) -> dict[str, float]:
+def compile_times(parts: Sequence[Compilable], seen: Iterable[Timed]) -> dict[str, float]:
     """Milliseconds of one compile of each part that was compiled, by name: of every function of it that was
     compiled, one version. A function that several parts share says nothing about any of them."""
     codes = {part.name: _codes(part) for part in parts}
@@ -50,7 +50,7 @@ def compile_times(parts: Sequence[Part], seen: Iterable[Timed]) -> dict[str, flo
     }
 
 
-def _codes(part: Part) -> set[CodeType]:
+def _codes(part: Compilable) -> set[CodeType]:
     """Of what the part's call runs through: its method and the forwards of its submodules, below their
     decorators."""
     owner: Any = part.owner

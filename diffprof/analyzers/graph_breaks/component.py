@@ -17,9 +17,9 @@ import torch
 
 from diffprof.analyzers.graph_breaks.capture import Capture, StandsFor, captured, site_place
 from diffprof.analyzers.graph_breaks.hidden import add_hidden_breaks
-from diffprof.analyzers.graph_breaks.observe import Call, Part
+from diffprof.analyzers.graph_breaks.observe import CallSignature, Compilable
 from diffprof.analyzers.graph_breaks.python_state import PythonState
-from diffprof.analyzers.graph_breaks.repeats import Block, equal_blocks, markers, stand_in
+from diffprof.analyzers.graph_breaks.repeats import RepeatedModules, equal_blocks, markers, stand_in
 from diffprof.analyzers.graph_breaks.storageless import Emptier, Hollow
 from diffprof.model.callsite import Place, is_machinery
 from diffprof.model.pipeline import replaced
@@ -38,7 +38,7 @@ class Passed:
 
 
 @dataclass
-class Result:
+class CaptureResult:
     """What the child found out about one component. folded: (name, how many) of equal blocks that were
     captured once."""
 
@@ -51,12 +51,12 @@ class Result:
 
 
 def capture_part(
-    part: Part,
+    part: Compilable,
     *,
     fold: bool = True,
     cold: PythonState | None = None,
     say: Callable[[str], None] = lambda text: None,
-) -> Result:
+) -> CaptureResult:
     """Capture a component with the arguments of its first call, then make the calls that follow. Changes the
     component and Dynamo's state.
 
@@ -83,7 +83,7 @@ def capture_part(
             folds = _Folds()
             into, recompiles = _called_in_order(part, emptier, folds.weights)
         into.files |= folds.files
-        result = Result(into, folds.names, recompiles=recompiles)
+        result = CaptureResult(into, folds.names, recompiles=recompiles)
         if into.breaks:
             say(f"{part.name}: what its breaks hide")
 
@@ -99,7 +99,9 @@ def capture_part(
     return result
 
 
-def _called_in_order(part: Part, emptier: Emptier, weights: Mapping[Any, StandsFor]) -> tuple[Capture, bool]:
+def _called_in_order(
+    part: Compilable, emptier: Emptier, weights: Mapping[Any, StandsFor]
+) -> tuple[Capture, bool]:
     """A capture of the component's first call, and whether it, or one of those that follow, is compiled
     again. What later calls compile is no part of the capture."""
     into, run = captured(weights, as_compiled=bool(part.compiled))
@@ -121,7 +123,7 @@ class _Folds:
         self.names: list[tuple[str, int]] = []
         self.files: set[str] = set()
 
-    def fold(self, block: Block, emptier: Emptier, stand_ins: ExitStack) -> None:
+    def fold(self, block: RepeatedModules, emptier: Emptier, stand_ins: ExitStack) -> None:
         """Capture one of them; if it is whole and pure, put markers in the place of those for which the code
         compiled for it is valid."""
         first = block.modules[0]
@@ -148,7 +150,7 @@ class _Folds:
 
 
 def _same_code(
-    module: torch.nn.Module, block: Block, into: Capture, run: Callable[..., Any], emptier: Emptier
+    module: torch.nn.Module, block: RepeatedModules, into: Capture, run: Callable[..., Any], emptier: Emptier
 ) -> bool:
     """Whether the guards of what was compiled hold for this module too. No graph is run."""
     before = len(into.compiles)
@@ -157,7 +159,7 @@ def _same_code(
     return len(into.compiles) == before and not into.failure
 
 
-def ready(part: Part, emptier: Emptier, cold: PythonState | None = None) -> None:
+def ready(part: Compilable, emptier: Emptier, cold: PythonState | None = None) -> None:
     """Bring a component into the state before its first call, without tensors; compiled code is taken off,
     unless the component is compiled in parts. cold: that state, of models."""
     if cold is not None:
@@ -168,7 +170,7 @@ def ready(part: Part, emptier: Emptier, cold: PythonState | None = None) -> None
         forget_compiled(part.owner)
 
 
-def restore(part: Part, emptier: Emptier) -> None:
+def restore(part: Compilable, emptier: Emptier) -> None:
     """Give a scheduler the attributes that it had before its first call."""
     if part.state is not None:
         state = dict(part.state)
@@ -194,7 +196,7 @@ def forget_compiled(owner: Any) -> None:
                 module._modules[name] = inner
 
 
-def plain_call(part: Part, call: Call, emptier: Emptier) -> None:
+def plain_call(part: Compilable, call: CallSignature, emptier: Emptier) -> None:
     """Make the call in plain Python."""
     args, kwargs = call.inputs.values(emptier)
     try:
@@ -206,7 +208,10 @@ def plain_call(part: Part, call: Call, emptier: Emptier) -> None:
 
 @contextmanager
 def counting(
-    owners: Mapping[str, Any], places: set[Place], result: Result, phase: Callable[[], str] | None = None
+    owners: Mapping[str, Any],
+    places: set[Place],
+    result: CaptureResult,
+    phase: Callable[[], str] | None = None,
 ) -> Iterator[None]:
     """Count how often plain Python passes these lines, and in which modules of the owners, by name. phase:
     tells the one that the pipeline is in.

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from diffprof.analyzers.graph_breaks.break_costs import Priced, break_costs, eager_costs
-from diffprof.analyzers.graph_breaks.observe import Part
+from diffprof.analyzers.graph_breaks.observe import Compilable
 from diffprof.analyzers.graph_breaks.scopes import COMPONENTS, SCOPES
 from diffprof.model.recording import GraphBreakRow, RecompileCost, RecompileRow
 
@@ -19,7 +19,7 @@ ELSEWHERE = "scan with --device sim:a100-80gb, or another one"
 
 
 def priced_breaks(
-    call: Callable[[], Any], pipe: Any, device: Any, parts: Sequence[Part], breaks: Sequence[Priced]
+    call: Callable[[], Any], pipe: Any, device: Any, parts: Sequence[Compilable], breaks: Sequence[Priced]
 ) -> tuple[GraphBreakRow, ...]:
     """The rows of the breaks, each with its cost or why it has none. call: makes the pipeline's call; device:
     active."""
@@ -52,7 +52,7 @@ def priced_breaks(
 
 
 def priced_recompiles(
-    call: Callable[[], Any], pipe: Any, device: Any, parts: Sequence[Part], rows: Sequence[RecompileRow]
+    call: Callable[[], Any], pipe: Any, device: Any, parts: Sequence[Compilable], rows: Sequence[RecompileRow]
 ) -> tuple[RecompileRow, ...]:
     """The rows, those beyond the recompile limit with what it costs that the component runs as plain Python,
     or why that is not known."""
@@ -92,6 +92,6 @@ def _root(component: str) -> str:
     return component.partition(".")[0]
 
 
-def _roots(parts: Sequence[Part]) -> tuple[str, ...]:
+def _roots(parts: Sequence[Compilable]) -> tuple[str, ...]:
     """Names of the components that are compiled."""
     return tuple(dict.fromkeys(_root(part.name) for part in parts))

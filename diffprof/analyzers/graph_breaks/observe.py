@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from diffprof.analyzers.graph_breaks.compiled_regions import compiled_inside
-from diffprof.analyzers.graph_breaks.repeats import Repeats, Seen
+from diffprof.analyzers.graph_breaks.repeats import Repeats, SeenModule
 from diffprof.analyzers.graph_breaks.signature import Signature, signature, skeleton
 from diffprof.model.pipeline import components, replaced, role
 from diffprof.targets.loops import Loop
@@ -34,7 +34,7 @@ WORTH_COMPARING = 100
 
 
 @dataclass
-class Call:
+class CallSignature:
     """Calls with one signature. in_loop: how many of them were made in the denoising loop."""
 
     inputs: Signature
@@ -48,7 +48,7 @@ class Call:
 
 
 @dataclass
-class Part:
+class Compilable:
     """Something that a user would compile: a component, or one of its methods. calls: by signature, in the
     order in which they first came; steps: of the denoising loops in which it is called."""
 
@@ -57,7 +57,7 @@ class Part:
     method: str
     role: str
     no_grad: bool = True
-    calls: list[Call] = field(default_factory=list)
+    calls: list[CallSignature] = field(default_factory=list)
     order: list[int] = field(default_factory=list)
     """Index into calls, for every call made."""
     steps: int = 0
@@ -65,7 +65,7 @@ class Part:
     """Those denoising loops."""
     state: dict[str, Any] | None = None
     """Attributes of a scheduler before its first call."""
-    blocks: list[Seen] = field(default_factory=list)
+    blocks: list[SeenModule] = field(default_factory=list)
     """Inputs of the submodules that may be equal, from the first call."""
     phases: Counter[str] = field(default_factory=Counter)
     """Of its calls."""
@@ -106,16 +106,16 @@ class Part:
 
 
 @contextmanager
-def observing(pipe: Any) -> Iterator[list[Part]]:
+def observing(pipe: Any) -> Iterator[list[Compilable]]:
     """While the context is open, calls of the pipeline's components are taken down; the list is complete
     when it closes. Nothing stays behind on the pipeline."""
-    parts: list[Part] = []
+    parts: list[Compilable] = []
     tracker = PhaseTracker()
     with ExitStack() as stack:
         for name, component in components(pipe).items():
             for method in _methods(name, component):
                 label = name if method == "__call__" else f"{name}.{method}"
-                part = Part(label, component, method, role(name, component))
+                part = Compilable(label, component, method, role(name, component))
                 part.compiled = compiled_inside(component)
                 parts.append(part)
                 _follow(part, tracker, stack)
@@ -127,7 +127,7 @@ def observing(pipe: Any) -> Iterator[list[Part]]:
     parts[:] = [part for part in parts if part.calls]
 
 
-def _count_steps(part: Part, steps: StepCounter) -> None:
+def _count_steps(part: Compilable, steps: StepCounter) -> None:
     """How many of its calls are in denoising loops, and how many steps these have."""
     inside: set[int] = set()
     for call in part.calls:
@@ -145,7 +145,7 @@ def _methods(name: str, component: Any) -> Iterator[str]:
     yield from (m for m in _METHODS.get(what, ()) if callable(getattr(component, m, None)))
 
 
-def _follow(part: Part, tracker: PhaseTracker, stack: ExitStack) -> None:
+def _follow(part: Compilable, tracker: PhaseTracker, stack: ExitStack) -> None:
     """Note every call. A module is followed by hooks, a method by an attribute of the object."""
     note = _noting(part, tracker)
     if part.method == "__call__":
@@ -185,7 +185,7 @@ def _follow(part: Part, tracker: PhaseTracker, stack: ExitStack) -> None:
     stack.enter_context(replaced(part.owner, part.method, followed))
 
 
-def _inside(part: Part) -> Callable[[], None]:
+def _inside(part: Compilable) -> Callable[[], None]:
     """Follow the submodules during the first call; the returned function ends that."""
     module = part.owner
     if part.calls or not isinstance(module, torch.nn.Module) or len(list(module.modules())) < WORTH_COMPARING:
@@ -207,14 +207,14 @@ def _attributes(owner: Any, without: str) -> dict[str, Any]:
     }
 
 
-def _noting(part: Part, tracker: PhaseTracker) -> Callable[[Signature, Any], None]:
+def _noting(part: Compilable, tracker: PhaseTracker) -> Callable[[Signature, Any], None]:
     index: dict[tuple[Any, ...], int] = {}
 
     def note(inputs: Signature, output: Any) -> None:
         part.no_grad = not torch.is_grad_enabled()
         at = index.setdefault(inputs.key, len(part.calls))
         if at == len(part.calls):
-            part.calls.append(Call(inputs, signature(output, values=False), skeleton(output)))
+            part.calls.append(CallSignature(inputs, signature(output, values=False), skeleton(output)))
         part.order.append(at)
         part.calls[at].count += 1
         part.calls[at].moments.append(tracker.moment())

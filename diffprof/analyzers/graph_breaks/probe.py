@@ -14,11 +14,11 @@ from diffprof.analyzers.graph_breaks import ANALYZER
 from diffprof.analyzers.graph_breaks import cache as store
 from diffprof.analyzers.graph_breaks.break_costs import Priced
 from diffprof.analyzers.graph_breaks.breaks import break_rows, complex_rows, distinct_breaks
-from diffprof.analyzers.graph_breaks.child import Job, Send, can_fork, import_compiler, run_in_children
+from diffprof.analyzers.graph_breaks.child import ChildJob, Send, can_fork, import_compiler, run_in_children
 from diffprof.analyzers.graph_breaks.compiled_here import compile_times, compiles_here
-from diffprof.analyzers.graph_breaks.component import Result, capture_part
+from diffprof.analyzers.graph_breaks.component import CaptureResult, capture_part
 from diffprof.analyzers.graph_breaks.costs import COLD, priced_breaks, priced_recompiles
-from diffprof.analyzers.graph_breaks.observe import Part, observing
+from diffprof.analyzers.graph_breaks.observe import Compilable, observing
 from diffprof.analyzers.graph_breaks.python_state import PythonState
 from diffprof.analyzers.graph_breaks.recompiles import CURES, Varied, call_again, may_be_cured, recompile_rows
 from diffprof.analyzers.graph_breaks.scopes import SCOPES, capture_call, capture_step, loop_lines
@@ -151,7 +151,7 @@ def probe_graph_breaks(
     }
 
 
-def _observed(scene: OneCall, variation: Variation | None = None) -> list[Part]:
+def _observed(scene: OneCall, variation: Variation | None = None) -> list[Compilable]:
     """The components that one call of the pipeline uses, with their inputs. Compiled ones run as plain
     Python, so that neither their code nor Dynamo's caches change."""
     with applied(scene, variation), torch.compiler.set_stance("force_eager"), observing(scene.pipe) as parts:
@@ -168,7 +168,7 @@ def state_of(pipe: Any) -> PythonState:
 
 
 def _capture_parts(
-    parts: Sequence[Part],
+    parts: Sequence[Compilable],
     cold: PythonState,
     found: _Found,
     grade: Grade,
@@ -178,13 +178,13 @@ def _capture_parts(
 ) -> None:
     rows: dict[tuple[str, str], tuple[CaptureRow, tuple[Priced, ...]]] = {}
 
-    def task(part: Part, state: str) -> _Task:
+    def task(part: Compilable, state: str) -> _Task:
         start = cold if state == COLD else None
 
-        def work(send: Send) -> Result:
+        def work(send: Send) -> CaptureResult:
             return capture_part(part, cold=start, say=send)
 
-        def done(result: Result, seconds: float, cached: bool) -> None:
+        def done(result: CaptureResult, seconds: float, cached: bool) -> None:
             known = _Known(part.name, part.count, part.per_step, part.phase, grade)
             rows[part.name, state] = _rows(known, result, seconds, cached)
             if state == WARM or not part.keeps_state:
@@ -196,7 +196,7 @@ def _capture_parts(
             rows[part.name, state] = (_failed(part.name, why, part.count, part.per_step), ())
 
         key = _key(part, start, part.calls[0].inputs.key, part.no_grad) if cache else None
-        return _Task(part.name, work, Result, key, done, failed)
+        return _Task(part.name, work, CaptureResult, key, done, failed)
 
     # The largest first: the others fit in beside it.
     order = sorted(parts, key=lambda p: -len(p.blocks))
@@ -212,7 +212,7 @@ def _capture_parts(
             found.unseen.append(Unseen(what=f"graph capture of {part.name}", why=capture.failure))
 
 
-def _key(part: Part, start: PythonState | None, *more: Any) -> str | None:
+def _key(part: Compilable, start: PythonState | None, *more: Any) -> str | None:
     """Of a component that is captured from that state on."""
     with start.applied() if start is not None and part.keeps_state else nullcontext():
         return store.key_of(part.owner, part.method, part.compiled, part.next_calls(), *more)
@@ -221,7 +221,7 @@ def _key(part: Part, start: PythonState | None, *more: Any) -> str | None:
 def _capture_scope(
     scope: str,
     scene: OneCall,
-    parts: Sequence[Part],
+    parts: Sequence[Compilable],
     found: _Found,
     grade: Grade,
     show: Progress,
@@ -237,10 +237,10 @@ def _capture_scope(
         label, capture = which[name]
         calls, per_step = (steps, 1.0) if name == "step" else (1, 0.0)
 
-        def work(send: Send) -> Result:
+        def work(send: Send) -> CaptureResult:
             return capture(scene.pipe, scene.args, scene.kwargs, parts, send)
 
-        def done(result: Result, seconds: float, cached: bool) -> None:
+        def done(result: CaptureResult, seconds: float, cached: bool) -> None:
             # Lines are counted over the whole call here.
             known = _Known(label, 1, 0.0, "denoise" if name == "step" else None, grade)
             row, breaks = _rows(known, result, seconds, cached)
@@ -256,13 +256,13 @@ def _capture_scope(
             found.unseen.append(Unseen(what=f"graph capture of the {what}", why=why))
 
         key = store.key_of(scene.pipe, label, given) if given is not None else None
-        return _Task(label, work, Result, key, done, failed)
+        return _Task(label, work, CaptureResult, key, done, failed)
 
     given = _given(scene, parts) if cache else None
     _run([task(name) for name in names], show, limit_seconds)
 
 
-def _given(scene: OneCall, parts: Sequence[Part]) -> list[Any] | None:
+def _given(scene: OneCall, parts: Sequence[Compilable]) -> list[Any] | None:
     """What a capture of the pipeline's own code depends on beside the pipeline: the call's arguments, and
     what the components were given and gave. None for what can't be compared between processes."""
     arguments = store.lasting((scene.args, scene.kwargs))
@@ -289,7 +289,7 @@ class _Known(NamedTuple):
 
 
 def _rows(
-    known: _Known, result: Result, seconds: float, cached: bool
+    known: _Known, result: CaptureResult, seconds: float, cached: bool
 ) -> tuple[CaptureRow, tuple[Priced, ...]]:
     capture = result.capture
     distinct = distinct_breaks(result)
@@ -382,8 +382,8 @@ def _in_loop(row: GraphBreakRow, loop: tuple[str, int, int] | None, steps: int) 
 
 def _try_again(
     scene: OneCall,
-    parts: Sequence[Part],
-    varied: Mapping[Variation, Sequence[Part]],
+    parts: Sequence[Compilable],
+    varied: Mapping[Variation, Sequence[Compilable]],
     cold: PythonState,
     found: _Found,
     grade: Grade,
@@ -407,7 +407,7 @@ def _try_again(
     def applying(label: str) -> AbstractContextManager[None]:
         return applied(scene, by_label[label])
 
-    def task(part: Part, setting: str) -> _Task:
+    def task(part: Compilable, setting: str) -> _Task:
         before = plain.get(part.name)
         tried = [x for x in others[part.name] if before is None or before.by_variation.get(x[0])]
 
@@ -455,7 +455,7 @@ def _note_tried(found: _Found, name: str, result: Varied) -> None:
             found.captures[at] = _replace(row, tried=tried)
 
 
-def _may_recompile(part: Part, found: _Found) -> bool:
+def _may_recompile(part: Compilable, found: _Found) -> bool:
     """Different inputs within one call, an object with a state of its own, a model that keeps something, or
     one that was compiled again when it was called as the pipeline does."""
     known = len(part.calls) > 1 or part.keeps_state or part.name in found.compiled_again
@@ -470,7 +470,7 @@ def _run(tasks: Sequence[_Task], show: Progress, limit_seconds: float) -> None:
     if not tasks:
         return
     show.stage("capturing graphs", len(tasks))
-    jobs: dict[str, tuple[Job, _Task]] = {}
+    jobs: dict[str, tuple[ChildJob, _Task]] = {}
     for number, task in enumerate(tasks):
         kept = store.load(task.key, task.kind)
         if kept is not None:
@@ -478,9 +478,9 @@ def _run(tasks: Sequence[_Task], show: Progress, limit_seconds: float) -> None:
             task.done(kept, getattr(kept, "seconds", 0.0), True)
             continue
         name = f"{number} {task.name}"
-        jobs[name] = (Job(name, prepared(task.work)), task)
+        jobs[name] = (ChildJob(name, prepared(task.work)), task)
 
-    def on_message(job: Job, message: Any) -> None:
+    def on_message(job: ChildJob, message: Any) -> None:
         said = isinstance(message, str)
         show.step(message if said else job.name.partition(" ")[2], 0 if said else 1)
 
@@ -530,8 +530,8 @@ def _without_our_modes() -> None:
 
 
 def _failure(result: Any) -> str | None:
-    return result.capture.failure if isinstance(result, Result) else result.failure
+    return result.capture.failure if isinstance(result, CaptureResult) else result.failure
 
 
 def _files(result: Any) -> set[str]:
-    return result.capture.sources if isinstance(result, Result) else result.files
+    return result.capture.sources if isinstance(result, CaptureResult) else result.files

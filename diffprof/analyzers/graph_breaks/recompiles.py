@@ -19,9 +19,9 @@ from torch.utils import _pytree as pytree
 
 from diffprof.analyzers.graph_breaks.capture import Compiled, captured, plain_name
 from diffprof.analyzers.graph_breaks.component import ready, restore
-from diffprof.analyzers.graph_breaks.observe import Call, Part
+from diffprof.analyzers.graph_breaks.observe import CallSignature, Compilable
 from diffprof.analyzers.graph_breaks.python_state import PythonState
-from diffprof.analyzers.graph_breaks.repeats import Seen, equal_blocks
+from diffprof.analyzers.graph_breaks.repeats import SeenModule, equal_blocks
 from diffprof.analyzers.graph_breaks.signature import Given
 from diffprof.analyzers.graph_breaks.storageless import Emptier, Hollow
 from diffprof.model.callsite import Place, is_machinery, make_site
@@ -82,8 +82,8 @@ Applying = Callable[[str], AbstractContextManager[Any]]
 
 
 def call_again(
-    part: Part,
-    variations: Sequence[tuple[str, Part]],
+    part: Compilable,
+    variations: Sequence[tuple[str, Compilable]],
     *,
     setting: str = "",
     applying: Applying = lambda label: nullcontext(),
@@ -122,7 +122,11 @@ def call_again(
 
 
 def _calls(
-    part: Part, variations: Sequence[tuple[str, Part]], setting: str, emptier: Emptier, applying: Applying
+    part: Compilable,
+    variations: Sequence[tuple[str, Compilable]],
+    setting: str,
+    emptier: Emptier,
+    applying: Applying,
 ) -> Varied:
     changing = _changing_dims([part, *(p for _, p in variations)])
     result = Varied(setting)
@@ -166,10 +170,10 @@ class _Folded:
     a part of its own, with its variations."""
 
     modules: list[torch.nn.Module]
-    alone: tuple[Part, list[tuple[str, Part]]]
+    alone: tuple[Compilable, list[tuple[str, Compilable]]]
 
 
-def _foldable(part: Part, variations: Sequence[tuple[str, Part]]) -> list[_Folded]:
+def _foldable(part: Compilable, variations: Sequence[tuple[str, Compilable]]) -> list[_Folded]:
     if not part.blocks:
         return []
     seen = [{id(s.module): s for s in p.blocks if s.steady} for p in (part, *(p for _, p in variations))]
@@ -181,12 +185,12 @@ def _foldable(part: Part, variations: Sequence[tuple[str, Part]]) -> list[_Folde
         first = modules[0]
         name = type(first).__name__
         alone = [
-            Part(
+            Compilable(
                 name,
                 first,
                 "forward",
                 "other",
-                calls=[Call(each[id(first)].inputs, block.output)],
+                calls=[CallSignature(each[id(first)].inputs, block.output)],
                 order=[0] * max(1, len(part.order)),
                 keeps_state=part.keeps_state,
             )
@@ -197,7 +201,7 @@ def _foldable(part: Part, variations: Sequence[tuple[str, Part]]) -> list[_Folde
     return found
 
 
-def _keeps_form(seen: Seen | None) -> bool:
+def _keeps_form(seen: SeenModule | None) -> bool:
     if seen is None or seen.output is None or not seen.output.spec.is_leaf():
         return False
     first = next((leaf for leaf in seen.inputs.leaves if isinstance(leaf, Given)), None)
@@ -217,7 +221,7 @@ def _following(*args: Any, **kwargs: Any) -> torch.Tensor:
 # --- inputs --------------------------------------------------------------------------------------------
 
 
-def _sequence(part: Part) -> list[int]:
+def _sequence(part: Compilable) -> list[int]:
     """Which of the part's calls to make, in order: each kind once, and the first ones again."""
     if isinstance(part.owner, torch.nn.Module):
         chosen = [*part.order[:1], *part.next_calls()]
@@ -229,7 +233,7 @@ def _sequence(part: Part) -> list[int]:
     return chosen
 
 
-def _more(part: Part) -> list[int]:
+def _more(part: Compilable) -> list[int]:
     """Further calls, which are made as long as each is compiled again: what a loop does to a scheduler that
     burns in another number in every step."""
     if isinstance(part.owner, torch.nn.Module):
@@ -237,7 +241,7 @@ def _more(part: Part) -> list[int]:
     return part.order[SCHEDULER_CALLS : torch._dynamo.config.recompile_limit + 2]
 
 
-def _changing_dims(parts: Sequence[Part]) -> dict[int, set[int]]:
+def _changing_dims(parts: Sequence[Compilable]) -> dict[int, set[int]]:
     """Tensor number -> dimensions in which the calls differ."""
     shapes = [call.inputs.shapes for part in parts for call in part.calls]
     found: dict[int, set[int]] = {}
@@ -248,7 +252,7 @@ def _changing_dims(parts: Sequence[Part]) -> dict[int, set[int]]:
     return found
 
 
-def _named(changing: dict[int, set[int]], part: Part) -> dict[str, tuple[int, ...]]:
+def _named(changing: dict[int, set[int]], part: Compilable) -> dict[str, tuple[int, ...]]:
     """The tensors by the arguments that hold them, those without a change left out."""
     inputs, names = part.calls[0].inputs, positional_names(part)
     leaves, _ = pytree.tree_flatten_with_path(pytree.tree_unflatten(list(inputs.leaves), inputs.spec))
@@ -292,7 +296,7 @@ def may_be_cured(plain: Varied) -> bool:
 
 
 def recompile_rows(
-    part: Part,
+    part: Compilable,
     plain: Varied,
     cures: Sequence[Varied],
     *,
@@ -340,7 +344,7 @@ def recompile_rows(
 _A_PART = "the function is a part of the component, and nothing says how much of it"
 
 
-def _is_all(place: Place, part: Part) -> bool:
+def _is_all(place: Place, part: Compilable) -> bool:
     """Whether the function is the part's own call."""
     own = _definition(part)
     return is_machinery(place[0]) or (own is not None and place[:2] == own[:2])
@@ -362,7 +366,7 @@ def _cost(
     )
 
 
-def _condition(reason: str, part: Part) -> str:
+def _condition(reason: str, part: Compilable) -> str:
     """The guard alone, in the names of the component's own arguments."""
     text = _bare(reason)
     text = re.sub(r"kwargs\['(\w+)'\]", r"\1", text)
@@ -378,7 +382,7 @@ def _bare(reason: str) -> str:
     return _MODULE.sub(lambda m: "" if m[1] == "_orig_mod" else f".{m[1]}", text)
 
 
-def positional_names(part: Part) -> list[str]:
+def positional_names(part: Compilable) -> list[str]:
     """Names of the positional arguments of what is called."""
     function = getattr(part.owner, "forward" if part.method == "__call__" else part.method)
     try:
@@ -394,7 +398,7 @@ def guard_kind(guard: str) -> str:
     return next((kind for kind, pattern in _KINDS if re.search(pattern, guard)), "other")
 
 
-def _site(reason: str, place: Place, part: Part) -> Site:
+def _site(reason: str, place: Place, part: Compilable) -> Site:
     """Where the guard was made, if Dynamo says so; else the function that was compiled again."""
     found = (*_FRAME.finditer(reason), *_LOCATION.finditer(reason))
     stack = [(m["file"], int(m["line"]), plain_name(m["name"])) for m in found]
@@ -407,7 +411,7 @@ def _site(reason: str, place: Place, part: Part) -> Site:
     return make_site((place,), part.name)
 
 
-def _definition(part: Part) -> Place | None:
+def _definition(part: Compilable) -> Place | None:
     owner = type(part.owner)
     function = inspect.unwrap(getattr(owner, "forward" if part.method == "__call__" else part.method))
     code = getattr(function, "__code__", None)

@@ -136,7 +136,7 @@ def _filled(cell: Any) -> bool:
 
 
 @dataclass
-class Block:
+class RepeatedModules:
     """Equal modules that were called alike. inputs: of one call; output: what that call returned."""
 
     modules: list[torch.nn.Module]
@@ -150,7 +150,7 @@ class Block:
 
 
 @dataclass
-class Seen:
+class SeenModule:
     """What one module was called with and returned; steady: every call of it was alike."""
 
     module: torch.nn.Module
@@ -163,7 +163,7 @@ class Repeats:
     """Follows one call of a model, for `equal_blocks` to find the blocks in it that are the same."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self.seen: dict[int, Seen] = {}
+        self.seen: dict[int, SeenModule] = {}
         self._open: list[Signature] = []
         self._handles: list[Any] = []
         for module in _candidates(model):
@@ -181,7 +181,7 @@ class Repeats:
         given = signature((args, kwargs), values=False)
         seen = self.seen.get(id(module))
         if seen is None:
-            self.seen[id(module)] = Seen(module, given, steady=_plain(given))
+            self.seen[id(module)] = SeenModule(module, given, steady=_plain(given))
         elif seen.inputs.key != given.key:
             seen.steady = False
 
@@ -191,16 +191,16 @@ class Repeats:
             seen.output = signature(output, values=False)
 
 
-def equal_blocks(seen: Iterable[Seen], paths: frozenset[str]) -> list[Block]:
+def equal_blocks(seen: Iterable[SeenModule], paths: frozenset[str]) -> list[RepeatedModules]:
     """Groups of blocks that look equal and are worth folding, small ones first, so that the capture of a
     larger one meets the smaller ones folded. paths: of all modules. Call after Repeats is closed: hooks are
     part of what is compared."""
-    groups: dict[tuple[Any, ...], Block] = {}
+    groups: dict[tuple[Any, ...], RepeatedModules] = {}
     for each in seen:
         if not each.steady or each.output is None or not _rebuildable(each.output):
             continue
         key = (fingerprint(each.module, paths), each.inputs.key, each.output.key)
-        groups.setdefault(key, Block([], each.inputs, each.output)).modules.append(each.module)
+        groups.setdefault(key, RepeatedModules([], each.inputs, each.output)).modules.append(each.module)
     worth = [b for b in groups.values() if (len(b.modules) - 1) * b.size >= MIN_SAVED]
     return sorted(worth, key=lambda block: block.size)
 

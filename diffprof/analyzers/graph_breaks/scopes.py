@@ -17,14 +17,14 @@ import torch
 
 from diffprof.analyzers.graph_breaks.capture import Capture, captured
 from diffprof.analyzers.graph_breaks.component import (
-    Result,
+    CaptureResult,
     counting,
     forget_compiled,
     restore,
     worth_counting,
 )
 from diffprof.analyzers.graph_breaks.hidden import add_hidden_breaks
-from diffprof.analyzers.graph_breaks.observe import Part
+from diffprof.analyzers.graph_breaks.observe import Compilable
 from diffprof.analyzers.graph_breaks.repeats import marker
 from diffprof.analyzers.graph_breaks.rewrite import body_apart
 from diffprof.analyzers.graph_breaks.signature import Skeleton, signature
@@ -42,8 +42,12 @@ COMPONENTS, STEP, CALL = SCOPES = ("components", "step", "call")
 
 
 def capture_call(
-    pipe: Any, args: Any, kwargs: Any, parts: Sequence[Part], say: Callable[[str], None] = lambda text: None
-) -> Result:
+    pipe: Any,
+    args: Any,
+    kwargs: Any,
+    parts: Sequence[Compilable],
+    say: Callable[[str], None] = lambda text: None,
+) -> CaptureResult:
     """Capture the whole pipeline call. For the child."""
     say("call")
 
@@ -59,8 +63,12 @@ def capture_call(
 
 
 def capture_step(
-    pipe: Any, args: Any, kwargs: Any, parts: Sequence[Part], say: Callable[[str], None] = lambda text: None
-) -> Result:
+    pipe: Any,
+    args: Any,
+    kwargs: Any,
+    parts: Sequence[Compilable],
+    say: Callable[[str], None] = lambda text: None,
+) -> CaptureResult:
     """Capture the body of the pipeline's denoising loop: the rest of the call runs as plain Python.
 
     For the child. Raises LookupError for a pipeline without such a loop in its call.
@@ -91,7 +99,7 @@ def capture_step(
     return _captured_with_parts_apart(pipe, args, kwargs, parts, capture)
 
 
-def loop_lines(pipe: Any, parts: Sequence[Part]) -> tuple[str, int, int] | None:
+def loop_lines(pipe: Any, parts: Sequence[Compilable]) -> tuple[str, int, int] | None:
     """File, first and last line of the denoising loop in the pipeline's `__call__`, if it has one. parts: as
     one call was seen to use them."""
     code = getattr(call_function(pipe), "__code__", None)
@@ -112,8 +120,8 @@ def call_function(pipe: Any) -> FunctionType:
 
 
 def _captured_with_parts_apart(
-    pipe: Any, args: Any, kwargs: Any, parts: Sequence[Part], capture: Callable[[Any], Capture]
-) -> Result:
+    pipe: Any, args: Any, kwargs: Any, parts: Sequence[Compilable], capture: Callable[[Any], Capture]
+) -> CaptureResult:
     started = time.perf_counter()
     gc.disable()
     given = signature((args, kwargs))
@@ -138,9 +146,9 @@ def _captured_with_parts_apart(
     return result
 
 
-def _captured(pipe: Any, given: Callable[[], Any], capture: Callable[[Any], Capture]) -> Result:
+def _captured(pipe: Any, given: Callable[[], Any], capture: Callable[[Any], Capture]) -> CaptureResult:
     into = capture(given)
-    result = Result(into)
+    result = CaptureResult(into)
     if into.breaks:
         tracker = PhaseTracker()
         lines = worth_counting(into, above=True)
@@ -157,7 +165,7 @@ def _captured(pipe: Any, given: Callable[[], Any], capture: Callable[[Any], Capt
 
 
 @contextmanager
-def _parts_apart(parts: Sequence[Part]) -> Iterator[list[torch.nn.Module]]:
+def _parts_apart(parts: Sequence[Compilable]) -> Iterator[list[torch.nn.Module]]:
     """Inside, a component's call is one operation with the result that it had. Components whose results
     differed in form, or hold more than tensors, stay as they are. Gives the models none of which runs."""
     apart: dict[int, torch.nn.Module] = {}

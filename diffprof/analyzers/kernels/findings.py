@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from diffprof.analyzers.kernels.loop import Loop
+from diffprof.analyzers.kernels.loop import LoopTimes
 from diffprof.model.finding import Finding, Severity
 from diffprof.model.recording import median, steady
 
@@ -13,7 +13,7 @@ from diffprof.model.recording import median, steady
 def loop_finding(
     code: str,
     name: str,
-    loop: Loop,
+    loop: LoopTimes,
     message: str,
     advice: str,
     *,

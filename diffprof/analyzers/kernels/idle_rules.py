@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from diffprof.analyzers.kernels.findings import loop_finding
-from diffprof.analyzers.kernels.loop import Loop, milliseconds
+from diffprof.analyzers.kernels.loop import LoopTimes, milliseconds
 from diffprof.judge.pricing import blocked_us
 from diffprof.judge.rules import NoEvidence, rule
 from diffprof.judge.setup_costs import evidence
@@ -53,7 +53,7 @@ def launch_bound(recording: Recording) -> Iterator[Finding]:
     """
     timeline = recording.timeline
     assert timeline is not None
-    loop = Loop.of(recording)
+    loop = LoopTimes.of(recording)
     idle = loop.idle_us("launch")
     if not loop.length_us or idle < IDLE_SHARE * loop.length_us:
         return
@@ -69,7 +69,7 @@ def launch_bound(recording: Recording) -> Iterator[Finding]:
     )
 
 
-def _saved_by_graphs(recording: Recording, loop: Loop, idle_us: float) -> dict[str, Any]:
+def _saved_by_graphs(recording: Recording, loop: LoopTimes, idle_us: float) -> dict[str, Any]:
     """What compiling saves, where the call was costed compiled; else what a host without cost would."""
     compiled = evidence(recording, Change.COMPILED)
     if compiled.change is not None:
@@ -104,7 +104,7 @@ def sync_bubble(recording: Recording) -> Iterator[Finding]:
     """
     timeline = recording.timeline
     assert timeline is not None
-    loop = Loop.of(recording)
+    loop = LoopTimes.of(recording)
     rows, waits = loop.waiting_rows(), loop.waits()
     saved = saved_us(timeline, Without(waits=rows), loop.run.total_us)
     large = saved >= BUBBLE_SHARE * loop.length_us
@@ -151,7 +151,7 @@ def python_between_steps(recording: Recording) -> Iterator[Finding]:
     """
     timeline = recording.timeline
     assert timeline is not None
-    loop = Loop.of(recording)
+    loop = LoopTimes.of(recording)
     host_only = frozenset(loop.host_only())
     if timeline.grade is Grade.SIMULATED and not host_only:
         raise NoEvidence(
@@ -257,7 +257,7 @@ def host_work_between_kernels(recording: Recording) -> Iterator[Finding]:
     assert timeline is not None
     if timeline.grade is not Grade.MEASURED:
         return
-    loop = Loop.of(recording)
+    loop = LoopTimes.of(recording)
     gaps = loop.gaps("cpu-op", "data", *(() if _is_cold(recording) else SET_UP))
     idle = _total_us(gaps)
     if not loop.length_us or idle < IDLE_SHARE * loop.length_us:
@@ -277,7 +277,7 @@ def host_work_between_kernels(recording: Recording) -> Iterator[Finding]:
     )
 
 
-def _where(loop: Loop) -> str:
+def _where(loop: LoopTimes) -> str:
     """`, most of it in diffusers/models/unet.py:103`, where the trace has Python frames."""
     spent: Counter[str] = Counter()
     for gap in loop.gaps("python"):

@@ -12,7 +12,7 @@ from diffprof.judge.timeline import Replay, find_gaps, replay, steps_of, total_u
 from diffprof.model.recording import GapRow, Grade, Recording, Timeline
 
 
-class Loop:
+class LoopTimes:
     """Times in microseconds, summed over the loop."""
 
     def __init__(
@@ -35,7 +35,7 @@ class Loop:
             self.spans = ((0, len(timeline.host_us)),)
 
     @classmethod
-    def of(cls, recording: Recording) -> Loop:
+    def of(cls, recording: Recording) -> LoopTimes:
         """The loop of a recording that has a timeline, or all of it where no steps are known."""
         assert recording.timeline is not None
         measured = recording.timeline.grade is Grade.MEASURED

@@ -8,7 +8,7 @@ from itertools import pairwise
 from msgspec.structs import replace
 
 from diffprof.analyzers.kernels.idle_rules import IDLE_SHARE
-from diffprof.analyzers.kernels.loop import Loop
+from diffprof.analyzers.kernels.loop import LoopTimes
 from diffprof.judge.rules import NoEvidence, rule
 from diffprof.judge.timeline import total_us
 from diffprof.model.finding import Finding, Severity
@@ -97,7 +97,7 @@ def memory_headroom(recording: Recording) -> Iterator[Finding]:
     if not memory.peak_bytes or not memory.capacity_bytes or memory.weights_bytes is None:
         raise NoEvidence("how much memory there is, and how much of it weights take, is not known")
     used = memory.peak_bytes - memory.weights_bytes
-    run = Loop.of(recording).run
+    run = LoopTimes.of(recording).run
     if run.total_us <= 0.0 or run.device_busy_us > (1 - IDLE_SHARE) * run.total_us or used <= 0:
         return
     room = (memory.capacity_bytes * HEADROOM - memory.weights_bytes) / used

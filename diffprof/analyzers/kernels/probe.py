@@ -16,7 +16,7 @@ from diffprof.analyzers.kernels.attention import AttentionCalls, measured_attent
 from diffprof.analyzers.kernels.joining import SeenWait, join_waits
 from diffprof.analyzers.kernels.timing import COMPILED_WARMUPS, Clock, clean_passes
 from diffprof.chrome_trace.events import MODULE_PREFIX, phase_label
-from diffprof.chrome_trace.events import Phase as Label
+from diffprof.chrome_trace.events import CallPart as Label
 from diffprof.chrome_trace.reader import read_trace
 from diffprof.chrome_trace.sections import EVERYTHING_ON_THE_GPU, Sections, sections_of
 from diffprof.devices import Device, cuda_runtime

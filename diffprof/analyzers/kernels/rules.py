@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from diffprof.analyzers.kernels import idle_rules, memory_rules
 from diffprof.analyzers.kernels.findings import loop_finding, often
 from diffprof.analyzers.kernels.idle_rules import GAP_US
-from diffprof.analyzers.kernels.loop import Loop, milliseconds
+from diffprof.analyzers.kernels.loop import LoopTimes, milliseconds
 from diffprof.judge.rules import NoEvidence, rule
 from diffprof.judge.setup_costs import best_share
 from diffprof.judge.setup_costs import evidence as changed
@@ -82,7 +82,7 @@ def _kernel_finding(
     whole = sum(timeline.device_us)
     if not kinds or spent < threshold * whole:
         return
-    loop = Loop(timeline)
+    loop = LoopTimes(timeline)
     inside = loop.inside(kinds)
     yield Finding(
         rule=code,
@@ -124,7 +124,7 @@ def slow_scheduler(recording: Recording) -> Iterator[Finding]:
     """
     timeline = recording.timeline
     assert timeline is not None
-    loop = Loop(timeline)
+    loop = LoopTimes(timeline)
     share = loop.part_share("scheduler")
     if share is None:
         raise NoEvidence("which part of the steps is the scheduler's is not known")
@@ -375,7 +375,7 @@ def pageable_copy(recording: Recording) -> Iterator[Finding]:
     timeline = recording.timeline
     assert timeline is not None
     kinds = _kinds(timeline, (bool(PAGEABLE.search(k.name)) for k in timeline.kinds))
-    loop = Loop.of(recording)
+    loop = LoopTimes.of(recording)
     events = loop.inside(kinds)
     spent = sum(timeline.device_us[event] for event in events)
     # Every call uploads something once: without steps only a noticeable share of the whole counts.

@@ -13,7 +13,7 @@ from diffprof.devices.simulated import Blocking, Observer
 from diffprof.devices.simulated.held import host_bytes, tensors_of, weights_on_device
 from diffprof.devices.simulated.relaid import ConvolutionCalls
 from diffprof.devices.simulated.session import SESSION
-from diffprof.gpu.assembly import Wait
+from diffprof.gpu.assembly import LaunchedWait
 from diffprof.gpu.attention_table import LIBRARIES, attention_rows
 from diffprof.gpu.cost import CostModel
 from diffprof.gpu.mode import Mode, current_mode
@@ -22,9 +22,9 @@ from diffprof.gpu.signatures import OpSignature
 from diffprof.gpu.specs import GpuSpec
 from diffprof.gpu.timeline_builder import (
     Again,
-    Mark,
     ModuleStack,
     TimelineBuilder,
+    TimelineMark,
     gap_rows,
     kernel_rows,
 )
@@ -89,7 +89,9 @@ class SimulatedKernels(Observer):
         for before, key in keys.items():
             self.waits.setdefault(key, self.waits[before])
         if any(before != key for before, key in keys.items()):
-            items = tuple(replace(i, key=keys[i.key]) if isinstance(i, Wait) else i for i in told.items)
+            items = tuple(
+                replace(i, key=keys[i.key]) if isinstance(i, LaunchedWait) else i for i in told.items
+            )
             told = told._replace(items=items)
         self.builder.again(told, first)
 
@@ -105,15 +107,15 @@ class SimulatedKernels(Observer):
 
     # --- what comes again -----------------------------------------------------------------------------
 
-    def mark(self, first: int) -> Mark:
+    def mark(self, first: int) -> TimelineMark:
         return self.builder.mark(first)
 
-    def since(self, mark: Mark) -> Again | None:
+    def since(self, mark: TimelineMark) -> Again | None:
         return self.builder.since(mark)
 
     def reads(self, told: Again) -> bool:
         """Whatever the host waits for, it may read."""
-        return any(isinstance(item, Wait) or item.direction == "d2h" for item in told.items)
+        return any(isinstance(item, LaunchedWait) or item.direction == "d2h" for item in told.items)
 
     def alike(self, one: Again, other: Again) -> bool:
         return one.alike(other)

@@ -26,8 +26,8 @@ from diffprof.analyzers.quantization.layers import (
 from diffprof.analyzers.quantization.schemes import ORIGINAL, Scheme
 from diffprof.analyzers.quantization.timing import (
     Budget,
-    Comparison,
     Patience,
+    SchemeTimings,
     clear_loss,
     compare,
     compiled,
@@ -159,7 +159,7 @@ class Bench:
                     done[name] = result.timing(name, mode)
         return [done[scheme.key] for scheme in schemes if scheme.key in done]
 
-    def _compare(self, works: Mapping[str, Work], rounds: int) -> Comparison:
+    def _compare(self, works: Mapping[str, Work], rounds: int) -> SchemeTimings:
         slice_s = max(self.budget.left / 4, 0.0)
         begin = self.budget.spent
         return compare(

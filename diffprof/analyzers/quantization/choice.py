@@ -12,7 +12,7 @@ from diffprof.analyzers.quantization.published import PublishedList
 from diffprof.analyzers.quantization.schemes import SCHEMES, Scheme
 from diffprof.analyzers.quantization.source import (
     Named,
-    Part,
+    QuantizeCall,
     Setting,
     filter_source,
     fqn_to_config_source,
@@ -74,7 +74,7 @@ def gains(candidate: Candidate, rows: Sequence[LinearRow], mode: str) -> list[Ga
 
 
 @dataclass
-class Choice:
+class SchemeChoice:
     """The outcome. schemes: index of the candidate -> its scheme; refused: index -> (scheme, dB) of layers
     that would gain but are too sensitive; small: that would gain, but too little to be worth code."""
 
@@ -97,7 +97,7 @@ def choose(
     mode: str,
     min_sqnr_db: float,
     call_us: float | None = None,
-) -> Choice:
+) -> SchemeChoice:
     """For each layer the scheme that saves most among those that clearly save and keep the floor.
 
     Layers do not depend on each other, so the best set is the best scheme of each; but a scheme that saves
@@ -123,8 +123,8 @@ def _best_of_each(
     mode: str,
     min_sqnr_db: float,
     unused: set[tuple[str, str]],
-) -> Choice:
-    choice = Choice()
+) -> SchemeChoice:
+    choice = SchemeChoice()
     for index, candidate in enumerate(candidates):
         for gain in gains(candidate, rows, mode):
             noise = candidate.sqnr_db.get(gain.scheme)
@@ -147,7 +147,7 @@ def _best_of_each(
 def judged_rows(
     rows: Sequence[LinearRow],
     candidates: Sequence[Candidate],
-    choice: Choice,
+    choice: SchemeChoice,
     mode: str,
     published: PublishedList,
     components: Sequence[str],
@@ -167,7 +167,7 @@ def _judged(
     row: LinearRow,
     users: Sequence[int],
     candidates: Sequence[Candidate],
-    choice: Choice,
+    choice: SchemeChoice,
     mode: str,
     published: PublishedList,
     components: Sequence[str],
@@ -256,7 +256,7 @@ def describe(timing: SchemeTiming) -> str:
 def selections(
     candidates: Sequence[Candidate],
     everything: Mapping[str, Sequence[Named]],
-    choice: Choice,
+    choice: SchemeChoice,
     setting: Setting,
     adapters: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[Selection, ...]:
@@ -307,8 +307,8 @@ def whole_script(
     return script(parts, setting) if parts else None
 
 
-def _part_of(component: str, scheme: Scheme, chosen: Sequence[Named], every: Sequence[Named]) -> Part:
-    return Part(
+def _part_of(component: str, scheme: Scheme, chosen: Sequence[Named], every: Sequence[Named]) -> QuantizeCall:
+    return QuantizeCall(
         component=component,
         scheme=scheme.key,
         chosen=chosen,
@@ -386,7 +386,7 @@ def published_schemes(
 def compare_published(
     rows: Sequence[LinearRow],
     candidates: Sequence[Candidate],
-    choice: Choice,
+    choice: SchemeChoice,
     mode: str,
     published: PublishedList,
     components: Sequence[str],

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffprof.analyzers.quantization.schemes import Call, Scheme
+from diffprof.analyzers.quantization.schemes import ConfigArgument, Scheme
 
 QUANTIZED_PACKAGES = ("torchao.", "torch.ao.nn.quantized", "bitsandbytes.", "optimum.quanto.", "gguf")
 """Packages whose tensors and modules hold quantized weights."""
@@ -45,7 +45,7 @@ def torchao_config(scheme: Scheme) -> Any:
 
     try:
         arguments = {
-            key: getattr(library, value.name)() if isinstance(value, Call) else value
+            key: getattr(library, value.name)() if isinstance(value, ConfigArgument) else value
             for key, value in scheme.arguments.items()
         }
         return getattr(library, scheme.cls)(**arguments)

@@ -16,7 +16,7 @@ from diffprof.analyzers.quantization.bench import Bench
 from diffprof.analyzers.quantization.cache import TimingCache, default_path, machine
 from diffprof.analyzers.quantization.choice import (
     Candidate,
-    Choice,
+    SchemeChoice,
     choose,
     compare_published,
     gains,
@@ -332,7 +332,7 @@ class _Probe:
         self,
         call: SimulatedCall,
         candidates: Sequence[Candidate],
-        choice: Choice,
+        choice: SchemeChoice,
         rows: Sequence[LinearRow],
         comparison: PublishedComparison | None,
     ) -> tuple[float, float, PublishedComparison | None]:

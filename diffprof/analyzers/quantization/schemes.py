@@ -51,7 +51,11 @@ class Scheme:
         if self.family == "torch":
             return (f"from torch.ao.quantization import {self.cls}, quantize_dynamic",)
         names = sorted(
-            {self.cls, "quantize_", *(v.name for v in self.arguments.values() if isinstance(v, Call))}
+            {
+                self.cls,
+                "quantize_",
+                *(v.name for v in self.arguments.values() if isinstance(v, ConfigArgument)),
+            }
         )
         return (f"from torchao.quantization import {', '.join(names)}",)
 
@@ -62,14 +66,14 @@ class Scheme:
 
 
 @dataclass(frozen=True)
-class Call:
+class ConfigArgument:
     """An argument that is an object of torchao.quantization, made without arguments."""
 
     name: str
 
 
 def _written(value: Any) -> str:
-    return f"{value.name}()" if isinstance(value, Call) else repr(value)
+    return f"{value.name}()" if isinstance(value, ConfigArgument) else repr(value)
 
 
 # `set_inductor_config=False` everywhere: torchao rewrites inductor's global configuration unless told not to.
@@ -92,7 +96,7 @@ SCHEMES: dict[str, Scheme] = {
             "float8 weights, activations quantized to float8 row by row",
             "torchao",
             "Float8DynamicActivationFloat8WeightConfig",
-            {"granularity": Call("PerRow"), **_OWN_INDUCTOR},
+            {"granularity": ConfigArgument("PerRow"), **_OWN_INDUCTOR},
             activation="fp8",
             weight="fp8",
         ),
@@ -101,7 +105,7 @@ SCHEMES: dict[str, Scheme] = {
             "float8 weights, activations quantized to float8 with one scale",
             "torchao",
             "Float8DynamicActivationFloat8WeightConfig",
-            {"granularity": Call("PerTensor"), **_OWN_INDUCTOR},
+            {"granularity": ConfigArgument("PerTensor"), **_OWN_INDUCTOR},
             activation="fp8",
             weight="fp8",
             per_row=False,

@@ -125,7 +125,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Part:
+class QuantizeCall:
     """One `quantize_` of a script: these layers of this component, with this configuration.
 
     imports: statements that it needs. apply: the statements that quantize, with `{component}`, `{config}` and
@@ -149,7 +149,7 @@ class Part:
         return any(layer.kind == "conv1x1" for layer in self.chosen)
 
 
-def script(parts: Sequence[Part], setting: Setting) -> str:
+def script(parts: Sequence[QuantizeCall], setting: Setting) -> str:
     """A script that quantizes `pipe`: fuse LoRA, fuse QKV, swap convolutions, quantize, compile."""
     swaps = any(part.convolutions for part in parts)
     heads = {"import torch", *(line for part in parts for line in part.imports)}

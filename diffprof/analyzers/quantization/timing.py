@@ -60,7 +60,7 @@ class Patience:
 
 
 @dataclass
-class Comparison:
+class SchemeTimings:
     """Times in microseconds, round by round. A scheme dropped early has fewer rounds than the original."""
 
     times: dict[str, list[float]] = field(default_factory=dict)
@@ -122,13 +122,13 @@ def compare(
     *,
     rounds: int,
     may_go_on: Callable[[], bool] = lambda: True,
-) -> Comparison:
+) -> SchemeTimings:
     """Time works in rounds; one of them is ORIGINAL. Every other round runs in the opposite order.
 
     Clear losers are dropped on the way. It ends when every verdict is settled, or when `may_go_on` says so,
     but not before `patience.enough` rounds.
     """
-    result = Comparison()
+    result = SchemeTimings()
     for name in contestants:
         result.times.setdefault(name, [])
     running = [name for name in contestants if name != ORIGINAL]
@@ -149,7 +149,7 @@ def compare(
     return result
 
 
-def _is_lost(result: Comparison, name: str, patience: Patience, done: int) -> bool:
+def _is_lost(result: SchemeTimings, name: str, patience: Patience, done: int) -> bool:
     timing = result.timing(name, "")
     # The fastest runs are compared, so that one interruption does not settle it.
     fastest, original = min(result.times[name]), min(result.times[ORIGINAL][:done])

@@ -17,7 +17,7 @@ from diffprof.model.pipeline import module_names
 from diffprof.model.recording import SyncRow, Unseen, median, steady
 from diffprof.targets.loops import Loop
 from diffprof.targets.pipeline import PhaseTracker
-from diffprof.targets.steps import Doubt
+from diffprof.targets.steps import StepDoubt
 
 Key = tuple[str, str, int, tuple[Loop, ...], tuple[str, ...]]
 """(kind, file name, line, loops around it, blocks that allow it): what is noted together. When the call is
@@ -34,9 +34,9 @@ _NEVER_WARNED = ("staged-copy", "synchronize")
 """What the sync debug mode says nothing of: copies that are not waited for, `cudaDeviceSynchronize`."""
 
 _UNTOLD = {
-    Doubt.NO_LOOP: "no loop was seen that runs the scheduler: every call of its `step` counts as a step",
-    Doubt.SEVERAL_LOOPS: "several loops are around the scheduler's step, and none is seen to bring another "
-    "timestep each time: the innermost was taken, and waits in any of them count as in it",
+    StepDoubt.NO_LOOP: "no loop was seen that runs the scheduler: every call of its `step` counts as a step",
+    StepDoubt.SEVERAL_LOOPS: "several loops are around the scheduler's step, and none is seen to bring "
+    "another timestep each time: the innermost was taken, and waits in any of them count as in it",
 }
 
 _UPLOADS = ("host-to-device", "staged-copy", "synchronize")

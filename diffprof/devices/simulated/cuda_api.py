@@ -18,7 +18,7 @@ import torch
 from .runtime import SimModule, needs_a_gpu
 
 
-class Answer(enum.StrEnum):
+class CudaAnswer(enum.StrEnum):
     """What a name of `torch.cuda` does."""
 
     SIMULATED = "simulated"
@@ -136,16 +136,16 @@ TENSOR_TYPES = {
 """`torch.cuda.FloatTensor` and the like: simulated as constructors, and in `Tensor.type`."""
 
 
-def answer_to(name: str) -> Answer | None:
+def answer_to(name: str) -> CudaAnswer | None:
     """What a name does; None: nobody has decided."""
     if name in HARMLESS:
-        return Answer.HARMLESS
+        return CudaAnswer.HARMLESS
     if name in REFUSED:
-        return Answer.REFUSED
+        return CudaAnswer.REFUSED
     if name in AS_IT_IS:
-        return Answer.AS_IT_IS
+        return CudaAnswer.AS_IT_IS
     simulated = name in TENSOR_TYPES or (not name.startswith("_") and name in vars(SimModule))
-    return Answer.SIMULATED if simulated else None
+    return CudaAnswer.SIMULATED if simulated else None
 
 
 def public_names(module: ModuleType) -> tuple[str, ...]:
@@ -165,11 +165,11 @@ def stand_ins(sim: Any) -> Iterator[tuple[ModuleType, str, Any]]:
         private = (name for name in PRIVATE if hasattr(module, name))
         for name in (*public_names(module), *private):
             answer = answer_to(name)
-            if answer is Answer.HARMLESS:
+            if answer is CudaAnswer.HARMLESS:
                 yield module, name, HARMLESS[name]
-            elif answer is Answer.REFUSED:
+            elif answer is CudaAnswer.REFUSED:
                 yield module, name, _refusing(f"{namespace}.{name}")
-            elif answer is Answer.SIMULATED and name not in TENSOR_TYPES:
+            elif answer is CudaAnswer.SIMULATED and name not in TENSOR_TYPES:
                 yield module, name, getattr(sim, name)
 
 

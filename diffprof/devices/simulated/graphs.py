@@ -29,7 +29,7 @@ REFUSED_WAIT = "the host may not wait for a stream while it is captured (cudaErr
 
 
 @dataclass(eq=False)
-class Capture:
+class CapturedGraph:
     """One CUDA graph. chain: where its capture began. refused: place -> (operation, why it can't be
     captured). cells: device storages that came to be while it was captured."""
 
@@ -60,7 +60,7 @@ class Capture:
             )
 
 
-CAPTURES: list[Capture] = []
+CAPTURES: list[CapturedGraph] = []
 """Of this activation of the device, in order."""
 
 
@@ -73,14 +73,14 @@ class CUDAGraph:
     """`torch.cuda.CUDAGraph`."""
 
     def __init__(self, keep_graph: bool = False) -> None:
-        self._capture: Capture | None = None
+        self._capture: CapturedGraph | None = None
         self._done = False
 
     def capture_begin(self, pool: Any = None, capture_error_mode: str = "global") -> None:
         """What runs until `capture_end` is the graph."""
         if SESSION.capture is not None:
             raise RuntimeError("CUDA graph capture is already under way on this stream")
-        self._capture = SESSION.capture = Capture(places(list(stack())))
+        self._capture = SESSION.capture = CapturedGraph(places(list(stack())))
         CAPTURES.append(self._capture)
 
     def capture_end(self) -> None:

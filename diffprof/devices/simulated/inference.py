@@ -16,10 +16,10 @@ from .ops import Op, argument
 from .session import QUIET, SESSION
 from .tensor import SimTensor, extent, intern_meta, meta_of, regeometry, restride, set_bits, unknown
 
-_memo: dict[tuple, Entry] = {}
+_memo: dict[tuple, _Entry] = {}
 
 
-class Entry:
+class _Entry:
     """What one distinct call returns: a result spec (see `_spec`) and what it tells the observer."""
 
     __slots__ = ("fresh_numel", "signature", "spec")
@@ -58,7 +58,7 @@ def infer(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list, key: tuple
     return _build(spec, op, args, kwargs, tensors)
 
 
-def lookup(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list, key: tuple) -> Entry:
+def lookup(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list, key: tuple) -> _Entry:
     """The remembered entry of a call, made if it is new."""
     try:
         entry = _memo.get(key)
@@ -98,22 +98,22 @@ def lookup(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list, key: tupl
         first = op.returns[0] if isinstance(out, torch.Tensor) and op.returns else None
         spec = _spec(out, op, places, fresh, first)
         signature = make_signature(op, args, kwargs, tensors, fresh)
-    entry = Entry(spec, signature, sum(m.numel for m in fresh))
+    entry = _Entry(spec, signature, sum(m.numel for m in fresh))
     if key:
         _memo[key] = entry
     return entry
 
 
-def _by_arithmetic(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list) -> Entry | None:
+def _by_arithmetic(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list) -> _Entry | None:
     """Parts of a tensor, and parts that are filled: masks are written row by row, every row another call."""
     if kwargs or not args or type(args[0]) is not SimTensor or len(tensors) > 1:
         return None
     meta = args[0]._meta
     if op.func in _PARTS:
         part = _PARTS[op.func](meta, *args[1:])
-        return None if part is None else Entry((_TENSOR, part, 0), None, 0)
+        return None if part is None else _Entry((_TENSOR, part, 0), None, 0)
     if op.func in _FILLS:
-        return Entry((_WRITTEN, op.returns[0], meta.shape), make_signature(op, args, kwargs, tensors, []), 0)
+        return _Entry((_WRITTEN, op.returns[0], meta.shape), make_signature(op, args, kwargs, tensors, []), 0)
     return None
 
 

@@ -26,7 +26,7 @@ DEFAULT_MEMORY = 80 << 30
 """Bytes, where no data sheet is given."""
 
 
-class Event:
+class SimulatedEvent:
     """A point in a stream. Times are host times: nothing runs on the device."""
 
     device_type = 20
@@ -56,7 +56,7 @@ class Event:
         """Let the host wait."""
         tell_synchronize("Event.synchronize")
 
-    def elapsed_time(self, end: Event) -> float:
+    def elapsed_time(self, end: SimulatedEvent) -> float:
         """Milliseconds between two points, on the host's clock."""
         if self._at is None or end._at is None:
             raise RuntimeError("Both events must be recorded before calculating elapsed time.")
@@ -67,7 +67,7 @@ class Event:
         raise needs_a_gpu("torch.cuda.Event.ipc_handle")
 
     @classmethod
-    def from_ipc_handle(cls, device: Any, handle: bytes) -> Event:
+    def from_ipc_handle(cls, device: Any, handle: bytes) -> SimulatedEvent:
         """Another process can't have given it."""
         raise needs_a_gpu("torch.cuda.Event.from_ipc_handle")
 
@@ -117,9 +117,9 @@ class Stream:
     def wait_event(self, event: Any) -> None:
         """Let this stream wait: the host goes on."""
 
-    def record_event(self, event: Event | None = None) -> Event:
+    def record_event(self, event: SimulatedEvent | None = None) -> SimulatedEvent:
         """Mark a point."""
-        event = event or Event()
+        event = event or SimulatedEvent()
         event.record(self)
         return event
 
@@ -199,7 +199,7 @@ class device:
         pass
 
 
-class CudaRuntime:
+class SimulatedCudart:
     """`torch.cuda.cudart()`: the functions of CUDA's runtime that scripts call; each returns success."""
 
     cudaError = SimpleNamespace(success=0)
@@ -227,7 +227,7 @@ def needs_a_gpu(name: str) -> TargetError:
 class SimModule(types.ModuleType):
     """The module `torch.sim`."""
 
-    Event = Event
+    SimulatedEvent = SimulatedEvent
     Stream = Stream
     ExternalStream = ExternalStream
     StreamContext = StreamContext
@@ -389,8 +389,8 @@ class SimModule(types.ModuleType):
     def is_tf32_supported(self) -> bool:
         return self.get_device_capability() >= (8, 0)
 
-    def cudart(self) -> CudaRuntime:
-        return CudaRuntime()
+    def cudart(self) -> SimulatedCudart:
+        return SimulatedCudart()
 
     def get_device_name(self, device: Any = None) -> str:
         return str(getattr(SESSION.spec, "name", "Simulated GPU"))

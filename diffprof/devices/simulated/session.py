@@ -19,7 +19,7 @@ ASSUMED_LIMIT = 20_000
 """Assumed reads in one activation before a loop is taken to wait for a value that never comes."""
 
 
-class Session:
+class SimulatedSession:
     """State of the simulated device. `SESSION` is the only instance; callbacks are None when not wanted."""
 
     __slots__ = (
@@ -96,7 +96,7 @@ class Session:
             setattr(self, f"on_{name}", getattr(observer, name) if wanted else None)
 
 
-SESSION = Session()
+SESSION = SimulatedSession()
 
 
 class _Quiet(threading.local):

@@ -81,7 +81,7 @@ def make_patch(
     Raises UsageError for a file that is no user's source, that the run knows nothing of, that changed since
     the scan, or that does not parse.
     """
-    source = Source(report, file)
+    source = UserSource(report, file)
     edits: list[Edit] = []
     refused: dict[int, str] = dict(dropped or {})
     elsewhere: set[int] = set()
@@ -117,7 +117,7 @@ def _left(report: Report, refused: Mapping[int, str], edited: set[int]) -> list[
     ]
 
 
-class Source:
+class UserSource:
     """A file of the user's as the scan saw it, parsed.
 
     Raises UsageError for one that may not be edited, or does not parse.

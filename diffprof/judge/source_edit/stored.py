@@ -18,7 +18,7 @@ from diffprof.model.fix import SourceEdit, SourceEdits
 from diffprof.model.report import Report
 
 if TYPE_CHECKING:
-    from diffprof.judge.source_edit.patch import Source
+    from diffprof.judge.source_edit.patch import UserSource
     from diffprof.judge.source_edit.tree import Edit
 
 
@@ -41,10 +41,10 @@ class _Made:
     """Every finding's edits. sources: files that can be edited; refused: why one can't, or a finding."""
 
     def __init__(self, report: Report, findings: Sequence[Finding]) -> None:
-        from diffprof.judge.source_edit.patch import Source
+        from diffprof.judge.source_edit.patch import UserSource
 
         self.report = report
-        self.sources: dict[str, Source] = {}
+        self.sources: dict[str, UserSource] = {}
         self.refused: dict[str, str] = {}
         self.edits: dict[int, list[Edit]] = {}
         for finding in findings:
@@ -52,7 +52,7 @@ class _Made:
             name = finding.site.file
             if name not in self.sources and name not in self.refused:
                 try:
-                    self.sources[name] = Source(report, file_of(name) or Path(name))
+                    self.sources[name] = UserSource(report, file_of(name) or Path(name))
                 except UsageError as error:
                     self.refused[name] = error.what.rstrip(".")
 

@@ -10,7 +10,7 @@ from diffprof.judge.timeline import replay
 from diffprof.model.recording import Recording
 from diffprof.model.units import milliseconds
 from diffprof.views.html.text import text
-from diffprof.views.lanes import FULL, IDLE, WAITS, Band, Lanes, Mark, one_step, said, whole_call
+from diffprof.views.lanes import FULL, IDLE, WAITS, Band, LaneColumns, WaitMark, one_step, said, whole_call
 from diffprof.views.palette import NAMES, colour_of
 
 COLUMNS = 1000
@@ -30,7 +30,7 @@ def timeline_figures(recording: Recording, anchors: Mapping[int, str]) -> Iterat
     if timeline is None or not timeline.host_us:
         return
     run = replay(timeline)
-    shown: list[tuple[str, Lanes]] = [("One call", whole_call(timeline, run, COLUMNS))]
+    shown: list[tuple[str, LaneColumns]] = [("One call", whole_call(timeline, run, COLUMNS))]
     step = one_step(timeline, run, COLUMNS)
     if step is not None:
         shown.append((f"Denoising step {step[0] + 1}", step[1]))
@@ -42,7 +42,7 @@ def timeline_figures(recording: Recording, anchors: Mapping[int, str]) -> Iterat
     yield from _legend([lanes for _, lanes in shown])
 
 
-def _drawn(title: str, lanes: Lanes, recording: Recording, anchors: Mapping[int, str]) -> Iterator[str]:
+def _drawn(title: str, lanes: LaneColumns, recording: Recording, anchors: Mapping[int, str]) -> Iterator[str]:
     scale = COLUMNS / (lanes.end_us - lanes.start_us)
 
     def x(us: float) -> float:
@@ -93,7 +93,7 @@ def _fill(what: str) -> str:
     return ' class="quiet"' if what in (IDLE, FULL) else f' fill="{colour_of(what)}"'
 
 
-def _mark(mark: Mark, at: float, recording: Recording, anchors: Mapping[int, str]) -> Iterator[str]:
+def _mark(mark: WaitMark, at: float, recording: Recording, anchors: Mapping[int, str]) -> Iterator[str]:
     """A triangle between the lanes, which leads to the finding."""
     shape = f'<path fill="{colour_of(WAITS)}" d="M{at:g} 82l-4.5 -8h9z"/>'
     title = f"<title>{text(said(mark, recording.syncs or ()))}</title>"
@@ -101,7 +101,7 @@ def _mark(mark: Mark, at: float, recording: Recording, anchors: Mapping[int, str
     yield f'<a href="#{target}">{title}{shape}</a>\n' if target else f"<g>{title}{shape}</g>\n"
 
 
-def _legend(shown: Sequence[Lanes]) -> Iterator[str]:
+def _legend(shown: Sequence[LaneColumns]) -> Iterator[str]:
     whats = dict.fromkeys(band.what for lanes in shown for band in (*lanes.host, *lanes.device))
     yield '<div class="legend">\n'
     for what in whats:

@@ -29,7 +29,7 @@ BUCKETS = 40
 
 
 @dataclass(frozen=True)
-class Run:
+class RunContents:
     """All that is known of a run. after: the scan after its fixes. pictures: what the pipeline made, by when:
     before, after."""
 
@@ -39,7 +39,7 @@ class Run:
     pictures: Mapping[str, Picture] = field(default_factory=dict)
 
 
-def event_files(run: Run) -> dict[str, bytes]:
+def event_files(run: RunContents) -> dict[str, bytes]:
     """Folder below the run's, `` for its own -> content of the event file there."""
     recording = run.report.recording
     at = _seconds(recording.created)

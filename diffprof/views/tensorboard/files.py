@@ -101,7 +101,7 @@ def run_folders(logdir: Path) -> list[Path]:
 def _contents(
     folder: Path, report: Report | None, ladder: Ladder | None, after: Report | None
 ) -> tuple[dict[str, bytes], str | None]:
-    from diffprof.views.tensorboard.contents import Run, event_files, ladder_file
+    from diffprof.views.tensorboard.contents import RunContents, event_files, ladder_file
 
     if report is None:
         assert ladder is not None
@@ -114,7 +114,7 @@ def _contents(
     except (OSError, ValueError, EOFError) as error:
         problem = f"{report.recording.trace_file}: {error}"
     shown, then = without_home(judge_again(report)), without_home(judge_again(after)) if after else None
-    run = Run(shown, ladder, then, _pictures(folder))
+    run = RunContents(shown, ladder, then, _pictures(folder))
     files = {
         (f"{below}/{EVENT_FILE}" if below else EVENT_FILE): data for below, data in event_files(run).items()
     }

@@ -13,7 +13,7 @@ from diffprof.judge.timeline import Replay
 from diffprof.model.plain import clean
 from diffprof.model.recording import Recording
 from diffprof.model.units import milliseconds
-from diffprof.views.lanes import WAITS, Lanes, one_step, whole_call
+from diffprof.views.lanes import WAITS, LaneColumns, one_step, whole_call
 from diffprof.views.palette import NAMES, colour_of
 
 WIDTH = 700
@@ -50,7 +50,7 @@ def step_picture(recording: Recording, run: Replay) -> Picture | None:
     return _drawn(lanes, recording, f"denoising step {number + 1}")
 
 
-def _drawn(lanes: Lanes, recording: Recording, what: str) -> Picture:
+def _drawn(lanes: LaneColumns, recording: Recording, what: str) -> Picture:
     assert recording.timeline is not None
     font = ImageFont.load_default(_TEXT)
     legend = list(_legend(lanes, font))
@@ -106,7 +106,7 @@ def _drawable(text: str) -> str:
     return clean(text).encode("ascii", "backslashreplace").decode()
 
 
-def _axis(draw: ImageDraw.ImageDraw, lanes: Lanes, x: Callable[[float], float], font: Any) -> None:
+def _axis(draw: ImageDraw.ImageDraw, lanes: LaneColumns, x: Callable[[float], float], font: Any) -> None:
     for mark in range(4):
         at = lanes.start_us + (lanes.end_us - lanes.start_us) * mark / 3
         text = milliseconds((at - lanes.start_us) / 1e3) if mark else "0"
@@ -124,7 +124,7 @@ class _Entry(NamedTuple):
     line: int
 
 
-def _legend(lanes: Lanes, font: Any) -> Iterator[_Entry]:
+def _legend(lanes: LaneColumns, font: Any) -> Iterator[_Entry]:
     left, line = 10.0, 0
     for what in dict.fromkeys(band.what for band in (*lanes.host, *lanes.device)):
         text = _drawable(NAMES.get(what, what))[:40]

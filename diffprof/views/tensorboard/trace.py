@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from diffprof.chrome_trace.embedded_recording import KEY as CARRIED
-from diffprof.chrome_trace.events import MODULE_PREFIX, Table, parse_phase, table_of
+from diffprof.chrome_trace.events import MODULE_PREFIX, EventTable, parse_phase, table_of
 from diffprof.chrome_trace.reader import LATEST_US
 from diffprof.chrome_trace.storing import kineto_properties
 from diffprof.chrome_trace.writer import write_trace
@@ -75,7 +75,7 @@ def rewritten(document: Mapping[str, Any]) -> dict[str, Any]:
     events = list(_kept([event for event in document.get("traceEvents", ()) if _is_sound(event)]))
     for event in events:
         _on_grid(event, _GRID)
-        if event.get("ph") == "X" and table_of("X", event.get("cat")) == Table.CALL:
+        if event.get("ph") == "X" and table_of("X", event.get("cat")) == EventTable.CALL:
             event["cat"] = "Runtime"
     link_calls(events)
     add_call_stacks(events)

@@ -6,25 +6,25 @@ from collections.abc import Sequence
 
 from diffprof.model.finding import Finding, Severity
 from diffprof.views.tui.styles import Span
-from diffprof.views.tui.table import Column, Sheet
+from diffprof.views.tui.table import Sheet, SheetColumn
 
 SEVERITY = {Severity.HIGH: "bad", Severity.MEDIUM: "warn", Severity.LOW: "", Severity.INFO: "muted"}
 SHORT_GRADE = {"measured": "meas", "simulated": "sim", "published": "publ"}
 
 
-def finding_columns() -> tuple[Column[Finding], ...]:
+def finding_columns() -> tuple[SheetColumn[Finding], ...]:
     """Rule, how often, cost, phase, place, grade."""
     return (
-        Column("rule", _rule, 6, value=lambda f: f.rule),
-        Column("name", lambda f: f.name, 15, grow=True, value=lambda f: f.name),
-        Column("often", often, 8, right=True, value=lambda f: (f.in_loop, f.per_step, f.count)),
-        Column(
+        SheetColumn("rule", _rule, 6, value=lambda f: f.rule),
+        SheetColumn("name", lambda f: f.name, 15, grow=True, value=lambda f: f.name),
+        SheetColumn("often", often, 8, right=True, value=lambda f: (f.in_loop, f.per_step, f.count)),
+        SheetColumn(
             "blocked ms", lambda f: _ms(f.blocked_ms), 10, right=True, value=lambda f: f.blocked_ms, drop=2
         ),
-        Column("saves ms", lambda f: _ms(f.saves_ms), 9, right=True, value=lambda f: f.saves_ms),
-        Column("grade", lambda f: [("muted", SHORT_GRADE[f.grade])], 5, value=lambda f: f.grade, drop=3),
-        Column("phase", lambda f: [("muted", f.phase or "")], 9, value=lambda f: f.phase, drop=4),
-        Column("place", _place, 18, grow=True, value=_place_value, end=lambda f: f.site is not None),
+        SheetColumn("saves ms", lambda f: _ms(f.saves_ms), 9, right=True, value=lambda f: f.saves_ms),
+        SheetColumn("grade", lambda f: [("muted", SHORT_GRADE[f.grade])], 5, value=lambda f: f.grade, drop=3),
+        SheetColumn("phase", lambda f: [("muted", f.phase or "")], 9, value=lambda f: f.phase, drop=4),
+        SheetColumn("place", _place, 18, grow=True, value=_place_value, end=lambda f: f.site is not None),
     )
 
 

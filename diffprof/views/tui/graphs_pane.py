@@ -25,7 +25,7 @@ _MOST_NAME = 160
 
 
 @dataclass(frozen=True)
-class Entry:
+class _TreeLine:
     """A line of the tree: what it stands for, and its text."""
 
     item: Item
@@ -36,7 +36,7 @@ class Entry:
         return Text(cut(clean("".join(text for _, text in self.spans)), _MOST_NAME), no_wrap=True)
 
 
-class GraphTree(Tree[Entry]):
+class GraphTree(Tree[_TreeLine]):
     """component > break > hints; component > recompile."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -66,28 +66,28 @@ class GraphTree(Tree[Entry]):
         captures = {row.component: row for row in recording.captures or ()}
         for name in dict.fromkeys((*captures, *breaks, *again)):
             capture = captures.get(name)
-            entry = Entry(capture or name, _capture_label(name, capture))
+            entry = _TreeLine(capture or name, _capture_label(name, capture))
             node = self.root.add(entry.text, entry, expand=True)
             for broken in sorted(breaks.get(name, ()), key=lambda b: -(b.per_step or 0.0)):
                 self._break(node, broken)
             for recompile in again.get(name, ()):
-                entry = Entry(recompile, _recompile_label(recompile))
+                entry = _TreeLine(recompile, _recompile_label(recompile))
                 node.add_leaf(entry.text, entry)
             node.allow_expand = bool(node.children)
         self.root.expand()
         self.move_cursor_to_line(0)
 
-    def _break(self, node: TreeNode[Entry], row: GraphBreakRow) -> None:
-        entry = Entry(row, _break_label(row))
+    def _break(self, node: TreeNode[_TreeLine], row: GraphBreakRow) -> None:
+        entry = _TreeLine(row, _break_label(row))
         branch = node.add(entry.text, entry, expand=False)
         lines = [("muted", f"↳ {frame.file}:{frame.line} in {frame.function}") for frame in row.site.chain]
         lines += [("", f"hint: {hint}") for hint in row.hints]
         for line in lines:
-            entry = Entry(row, (line,))
+            entry = _TreeLine(row, (line,))
             branch.add_leaf(entry.text, entry)
         branch.allow_expand = bool(lines)
 
-    def render_label(self, node: TreeNode[Entry], base_style: Style, style: Style) -> Text:
+    def render_label(self, node: TreeNode[_TreeLine], base_style: Style, style: Style) -> Text:
         """The entry's text in the theme's colours; plain where the cursor is."""
         sign = (
             "  " * (node.parent is self.root) if not node.allow_expand else "▼ " if node.is_expanded else "▶ "
@@ -169,7 +169,7 @@ class GraphsPane(Container):
         self.query_one(GraphTree).focus()
 
     @on(Tree.NodeHighlighted)
-    def _moved(self, event: Tree.NodeHighlighted[Entry]) -> None:
+    def _moved(self, event: Tree.NodeHighlighted[_TreeLine]) -> None:
         event.stop()
         self.query_one(Article).show(
             page_of(event.node.data.item if event.node.data else None, self.recording)

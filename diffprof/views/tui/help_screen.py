@@ -10,7 +10,7 @@ from textual.containers import Container
 from textual.screen import Screen
 
 from diffprof.views.tui.article import Article
-from diffprof.views.tui.styles import Block, Writing, styled
+from diffprof.views.tui.styles import Paragraph, Writing, styled
 
 KEYS: dict[str, tuple[tuple[str, str], ...]] = {
     "Everywhere": (
@@ -83,7 +83,7 @@ class HelpScreen(Screen[None]):
         for place, keys in KEYS.items():
             page.heading(place)
             for key, what in keys:
-                page.blocks.append(Block(styled(what), styled(("accent", f"  {key:<17}"))))
+                page.blocks.append(Paragraph(styled(what), styled(("accent", f"  {key:<17}"))))
         with Container():
             yield Article(page)
 

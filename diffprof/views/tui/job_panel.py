@@ -24,7 +24,7 @@ _MOST_TALK = 4
 
 
 @dataclass
-class Stage:
+class JobStage:
     """A piece of work, with the seconds at which it began and ended."""
 
     name: str
@@ -53,7 +53,7 @@ class JobPanel(VerticalScroll, can_focus=False):
         self.parts = tuple(parts)
         self.clock = clock
         self.began = clock()
-        self.stages: list[Stage] = []
+        self.stages: list[JobStage] = []
         self._shown_line = 0
         """The line of the stage that runs."""
 
@@ -83,7 +83,7 @@ class JobPanel(VerticalScroll, can_focus=False):
                 self.stages[-1].ended = self.clock()
             total = entry.get("total")
             self.stages.append(
-                Stage(str(entry["stage"]), total if isinstance(total, int) else None, self.clock())
+                JobStage(str(entry["stage"]), total if isinstance(total, int) else None, self.clock())
             )
         elif "step" in entry and self.stages:
             amount = entry.get("amount", 1)
@@ -133,7 +133,7 @@ class JobPanel(VerticalScroll, can_focus=False):
             part.removesuffix(": ") for part in self.parts if not any(name.startswith(part) for name in begun)
         ]
 
-    def _stage(self, page: Writing, stage: Stage, *, indent: int = 0) -> None:
+    def _stage(self, page: Writing, stage: JobStage, *, indent: int = 0) -> None:
         seconds = f"{(stage.ended or self.clock()) - stage.began:>7,.1f} s  "
         if stage.ended is not None:
             page.kept(("good", "✓ "), ("muted", seconds), stage.name, indent=indent)

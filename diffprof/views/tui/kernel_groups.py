@@ -11,7 +11,7 @@ UNKNOWN = "(unknown)"
 
 
 @dataclass(frozen=True)
-class Group:
+class KernelGroup:
     """Kernels with one value of what they are grouped by. share: of all device time, 0..1."""
 
     name: str
@@ -53,7 +53,7 @@ WAYS: dict[str, Callable[[KernelRow, int], str]] = {
 
 def grouped(
     rows: Sequence[KernelRow], by: str, *, depth: int = 3, whole_us: float | None = None
-) -> list[Group]:
+) -> list[KernelGroup]:
     """Groups, the one with most device time first. whole_us: what shares are of, if not of these rows."""
     key = WAYS[by]
     found: dict[str, list[KernelRow]] = {}
@@ -63,12 +63,12 @@ def grouped(
     return sorted((_group(name, own, whole) for name, own in found.items()), key=lambda g: -g.device_us)
 
 
-def _group(name: str, rows: Sequence[KernelRow], whole: float) -> Group:
+def _group(name: str, rows: Sequence[KernelRow], whole: float) -> KernelGroup:
     device = sum(row.device_us for row in rows)
     families: dict[str, float] = {}
     for row in rows:
         families[row.family] = families.get(row.family, 0.0) + row.device_us
-    return Group(
+    return KernelGroup(
         name=name,
         rows=tuple(rows),
         count=sum(row.count for row in rows),

@@ -14,9 +14,9 @@ from diffprof.model.recording import KernelRow, Recording
 from diffprof.model.units import milliseconds, plural
 from diffprof.views.times import on_cpu
 from diffprof.views.tui.filter_bar import Search
-from diffprof.views.tui.kernel_groups import WAYS, Group, grouped
+from diffprof.views.tui.kernel_groups import WAYS, KernelGroup, grouped
 from diffprof.views.tui.styles import bar, styled
-from diffprof.views.tui.table import Column, Sheet
+from diffprof.views.tui.table import Sheet, SheetColumn
 
 _BAR = 12
 
@@ -25,21 +25,21 @@ def _figure(value: float | None, text: str) -> str:
     return "" if value is None else text.format(value)
 
 
-def kernel_columns(by: str) -> tuple[Column[Group], ...]:
+def kernel_columns(by: str) -> tuple[SheetColumn[KernelGroup], ...]:
     """The ends of long names tell modules and kernels apart."""
     ends = by in ("module", "kernel")
     return (
-        Column(by, lambda g: g.name, 28, grow=True, value=lambda g: g.name, end=lambda g: ends),
-        Column("ms", lambda g: f"{g.device_us / 1e3:,.3f}", 9, right=True, value=lambda g: g.device_us),
-        Column("share", lambda g: f"{g.share:.1%}", 6, right=True, value=lambda g: g.share),
-        Column("", lambda g: [("good", bar(g.share, _BAR))], _BAR, drop=2),
-        Column("calls", lambda g: f"{g.count:,}", 7, right=True, value=lambda g: g.count),
-        Column("mean us", lambda g: f"{g.mean_us:,.1f}", 9, right=True, value=lambda g: g.mean_us),
-        Column("family", lambda g: [("muted", g.family)], 9, value=lambda g: g.family, drop=3),
-        Column(
+        SheetColumn(by, lambda g: g.name, 28, grow=True, value=lambda g: g.name, end=lambda g: ends),
+        SheetColumn("ms", lambda g: f"{g.device_us / 1e3:,.3f}", 9, right=True, value=lambda g: g.device_us),
+        SheetColumn("share", lambda g: f"{g.share:.1%}", 6, right=True, value=lambda g: g.share),
+        SheetColumn("", lambda g: [("good", bar(g.share, _BAR))], _BAR, drop=2),
+        SheetColumn("calls", lambda g: f"{g.count:,}", 7, right=True, value=lambda g: g.count),
+        SheetColumn("mean us", lambda g: f"{g.mean_us:,.1f}", 9, right=True, value=lambda g: g.mean_us),
+        SheetColumn("family", lambda g: [("muted", g.family)], 9, value=lambda g: g.family, drop=3),
+        SheetColumn(
             "TFLOP/s", lambda g: _figure(g.tflops, "{:,.1f}"), 8, right=True, value=lambda g: g.tflops, drop=4
         ),
-        Column(
+        SheetColumn(
             "GB/s", lambda g: _figure(g.gbytes, "{:,.0f}"), 7, right=True, value=lambda g: g.gbytes, drop=5
         ),
     )
@@ -65,14 +65,14 @@ class KernelsPane(Container):
         self.what = "in the CPU's operators" if on_cpu(recording) else "device time"
         self.by = "kernel"
         self.depth = 3
-        self.inside: list[tuple[str, Group]] = []
+        self.inside: list[tuple[str, KernelGroup]] = []
         """(what it was grouped by, the group) that was opened, outermost first."""
         self.text = ""
 
     def compose(self) -> ComposeResult:
         yield Static(id="kernels-title", markup=False)
         yield Search()
-        yield Sheet[Group]((), empty="No kernel was recorded.")
+        yield Sheet[KernelGroup]((), empty="No kernel was recorded.")
 
     def on_mount(self) -> None:
         self._group()

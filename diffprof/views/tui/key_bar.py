@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Key:
+class KeyHint:
     """One key of the row. shown: how it is written; text: what it does, empty where the name after the last
     key of its group says that; everywhere: it is the application's, the same on every screen."""
 
@@ -35,11 +35,11 @@ class Key:
         return Piece(Content.assemble((self.shown, "bold $footer-key-foreground"), text), self.key)
 
 
-_MORE = Key("question_mark", "…")
+_MORE = KeyHint("question_mark", "…")
 """Stands for keys without room; opens the page of all keys."""
 
 
-def keys_of(app: App, bindings: Iterable[ActiveBinding]) -> tuple[Key, ...]:
+def keys_of(app: App, bindings: Iterable[ActiveBinding]) -> tuple[KeyHint, ...]:
     """The bindings that are to be shown, an action once; those of a group stand together before its name."""
     once: dict[str, ActiveBinding] = {}
     for each in bindings:
@@ -52,11 +52,11 @@ def keys_of(app: App, bindings: Iterable[ActiveBinding]) -> tuple[Key, ...]:
             ends = group is None or each is own[-1]
             text = each.binding.description if group is None else group.description if ends else ""
             shown = app.get_key_display(each.binding)
-            found.append(Key(each.binding.key, shown, text, isinstance(each.node, App), ends))
+            found.append(KeyHint(each.binding.key, shown, text, isinstance(each.node, App), ends))
     return tuple(found)
 
 
-def row_of(keys: tuple[Key, ...], columns: int) -> tuple[Piece, ...]:
+def row_of(keys: tuple[KeyHint, ...], columns: int) -> tuple[Piece, ...]:
     """The keys with two cells between them, or one where there is little room. What does not fit even so is
     left out, but for the keys of everywhere."""
     for gap in (2, 1):
@@ -73,7 +73,7 @@ def row_of(keys: tuple[Key, ...], columns: int) -> tuple[Piece, ...]:
     return row
 
 
-def _spaced(keys: Iterable[Key], gap: int) -> tuple[Piece, ...]:
+def _spaced(keys: Iterable[KeyHint], gap: int) -> tuple[Piece, ...]:
     found = []
     for key in keys:
         found.append(key.piece())
@@ -91,7 +91,7 @@ class KeyBar(PieceRow):
 
     def __init__(self) -> None:
         super().__init__()
-        self.keys: tuple[Key, ...] = ()
+        self.keys: tuple[KeyHint, ...] = ()
 
     def on_mount(self) -> None:
         self.screen.bindings_updated_signal.subscribe(self, self._changed)

@@ -14,7 +14,7 @@ from diffprof.judge.timeline import NOT_BLOCKING, NOTHING, Replay, Without, repl
 from diffprof.model.recording import Timeline
 
 
-class Spans:
+class Stretches:
     """Stretches of time in order, none over another."""
 
     def __init__(self, spans: Sequence[tuple[float, float]]) -> None:
@@ -50,7 +50,7 @@ class Spans:
 
 
 @dataclass(frozen=True)
-class Mark:
+class LaneWait:
     """A wait of the host. row: of Recording.syncs; negative where it has none."""
 
     start_us: float
@@ -60,7 +60,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Part:
+class LanePhase:
     """A phase, or a step of the loop, as one lane went through it."""
 
     name: str
@@ -69,20 +69,20 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Lanes:
+class TimelineLanes:
     """host: at work; full: held up by a full launch queue; waits: blocked. device: by stream; families: by
     kind of kernel, the largest first."""
 
     timeline: Timeline
     run: Replay
-    host: Spans
-    full: Spans
-    waits: Spans
-    device: dict[int, Spans]
-    families: dict[str, Spans]
-    marks: tuple[Mark, ...]
-    host_parts: tuple[Part, ...]
-    device_parts: tuple[Part, ...]
+    host: Stretches
+    full: Stretches
+    waits: Stretches
+    device: dict[int, Stretches]
+    families: dict[str, Stretches]
+    marks: tuple[LaneWait, ...]
+    host_parts: tuple[LanePhase, ...]
+    device_parts: tuple[LanePhase, ...]
     _launches: tuple[int, ...] = field(repr=False)
     """Events that ran on the device, by their start there."""
     _launch_starts: tuple[float, ...] = field(repr=False)
@@ -92,12 +92,12 @@ class Lanes:
     def total_us(self) -> float:
         return self.run.total_us
 
-    def marks_in(self, start: float, end: float) -> tuple[Mark, ...]:
+    def marks_in(self, start: float, end: float) -> tuple[LaneWait, ...]:
         """The waits that begin in a stretch of time."""
         starts = self._mark_starts
         return self.marks[bisect_left(starts, start) : bisect_left(starts, end)]
 
-    def mark_beside(self, time: float, *, before: bool) -> Mark | None:
+    def mark_beside(self, time: float, *, before: bool) -> LaneWait | None:
         """The nearest wait before or after a time."""
         starts = self._mark_starts
         place = bisect_left(starts, time) - 1 if before else bisect_right(starts, time)
@@ -122,13 +122,13 @@ class Lanes:
         return self._launches[bisect_left(starts, start) : bisect_left(starts, end)]
 
 
-def lanes_of(timeline: Timeline, without: Without = NOTHING) -> Lanes:
+def lanes_of(timeline: Timeline, without: Without = NOTHING) -> TimelineLanes:
     """Replay a timeline and sort out who was busy when."""
     run = replay(timeline, without)
     host: list[tuple[float, float]] = []
     full: list[tuple[float, float]] = []
     waits: list[tuple[float, float]] = []
-    marks: list[Mark] = []
+    marks: list[LaneWait] = []
     for event, spent in enumerate(timeline.host_us):
         start, end = run.host_start[event], run.host_end[event]
         worked = min(start + spent, end)
@@ -138,7 +138,7 @@ def lanes_of(timeline: Timeline, without: Without = NOTHING) -> Lanes:
             full.append((worked, waited))
             waits.append((waited, end))
             if timeline.sync[event] != NOT_BLOCKING:
-                marks.append(Mark(waited, end, timeline.sync[event], event))
+                marks.append(LaneWait(waited, end, timeline.sync[event], event))
         else:
             full.append((worked, end))
     order = sorted((n for n, t in enumerate(run.device_start) if t >= 0.0), key=run.device_start.__getitem__)
@@ -149,15 +149,15 @@ def lanes_of(timeline: Timeline, without: Without = NOTHING) -> Lanes:
         streams.setdefault(timeline.stream[event], []).append(span)
         kind = timeline.kind[event]
         families.setdefault(timeline.kinds[kind].family if kind >= 0 else "other", []).append(span)
-    by_family = {name: Spans(spans) for name, spans in families.items()}
+    by_family = {name: Stretches(spans) for name, spans in families.items()}
     host_parts, device_parts = _parts(timeline, run)
-    return Lanes(
+    return TimelineLanes(
         timeline=timeline,
         run=run,
-        host=Spans(host),
-        full=Spans(full),
-        waits=Spans(waits),
-        device={lane: Spans(streams[lane]) for lane in sorted(streams)},
+        host=Stretches(host),
+        full=Stretches(full),
+        waits=Stretches(waits),
+        device={lane: Stretches(streams[lane]) for lane in sorted(streams)},
         families=dict(sorted(by_family.items(), key=lambda item: -item[1].total_us)),
         marks=tuple(marks),
         host_parts=host_parts,
@@ -168,7 +168,7 @@ def lanes_of(timeline: Timeline, without: Without = NOTHING) -> Lanes:
     )
 
 
-def _parts(timeline: Timeline, run: Replay) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
+def _parts(timeline: Timeline, run: Replay) -> tuple[tuple[LanePhase, ...], tuple[LanePhase, ...]]:
     """Neighbouring spans of one phase and step, joined: where the host and where the device went through."""
     joined: list[tuple[str, int, int]] = []
     for span in sorted(timeline.phases, key=lambda each: (each.first, -each.last)):
@@ -177,18 +177,18 @@ def _parts(timeline: Timeline, run: Replay) -> tuple[tuple[Part, ...], tuple[Par
             joined[-1] = (name, joined[-1][1], max(joined[-1][2], span.last))
         elif span.last > span.first:
             joined.append((name, span.first, span.last))
-    host: list[Part] = []
-    device: list[Part] = []
+    host: list[LanePhase] = []
+    device: list[LanePhase] = []
     count = len(run.host_end)
     for name, first, last in joined:
         last = min(last, count)
         if first >= last:
             continue
-        host.append(Part(name, run.host_start[first], run.host_end[last - 1]))
+        host.append(LanePhase(name, run.host_start[first], run.host_end[last - 1]))
         ran = [n for n in range(first, last) if run.device_start[n] >= 0.0]
         if ran:
             device.append(
-                Part(name, min(run.device_start[n] for n in ran), max(run.device_end[n] for n in ran))
+                LanePhase(name, min(run.device_start[n] for n in ran), max(run.device_end[n] for n in ran))
             )
     return tuple(host), tuple(device)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from diffprof.model.analyzer import Column as Listed
 from diffprof.model.analyzer import Listing, cell
-from diffprof.views.tui.table import Column, Sheet
+from diffprof.views.tui.table import Sheet, SheetColumn
 
 _CELLS = 12
 """Least width of a column."""
@@ -20,10 +20,10 @@ def listed_sheet(listing: Listing, rows: Sequence[Any]) -> Sheet[Any]:
     return Sheet[Any](columns, rows, empty=f"{listing.title}: none.")
 
 
-def _column(listed: Listed, *, last: bool) -> Column[Any]:
+def _column(listed: Listed, *, last: bool) -> SheetColumn[Any]:
     show = partial(_shown, field=listed.field)
     cells = max(_CELLS, len(listed.title))
-    return Column(listed.title, show, cells, grow=last, right=listed.right, value=show)
+    return SheetColumn(listed.title, show, cells, grow=last, right=listed.right, value=show)
 
 
 def _shown(row: Any, field: str) -> str:

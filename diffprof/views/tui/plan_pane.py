@@ -27,7 +27,7 @@ from diffprof.views.tui.finding_page import source_of
 from diffprof.views.tui.job import Job, can_run
 from diffprof.views.tui.job_panel import JobPanel
 from diffprof.views.tui.styles import Span, Writing, bar, styled
-from diffprof.views.tui.table import Column, Sheet
+from diffprof.views.tui.table import Sheet, SheetColumn
 
 _BAR = 16
 _STATUS = {
@@ -93,22 +93,24 @@ class PlanPane(Container):
         self._total()
         self._write(sheet.row)
 
-    def _columns(self) -> tuple[Column[PlanStep], ...]:
+    def _columns(self) -> tuple[SheetColumn[PlanStep], ...]:
         return (
-            Column("", self._box, 3),
-            Column("fix", lambda s: s.fix, 18, grow=True, value=lambda s: s.fix),
-            Column("what", lambda s: [("muted", s.title)], 20, grow=True, drop=3),
-            Column("safety", lambda s: [(_SAFETY[s.safety], str(s.safety))], 7, value=lambda s: s.safety),
-            Column("for", lambda s: [("muted", ",".join(s.rules))], 8, value=lambda s: s.rules, drop=2),
+            SheetColumn("", self._box, 3),
+            SheetColumn("fix", lambda s: s.fix, 18, grow=True, value=lambda s: s.fix),
+            SheetColumn("what", lambda s: [("muted", s.title)], 20, grow=True, drop=3),
+            SheetColumn(
+                "safety", lambda s: [(_SAFETY[s.safety], str(s.safety))], 7, value=lambda s: s.safety
+            ),
+            SheetColumn("for", lambda s: [("muted", ",".join(s.rules))], 8, value=lambda s: s.rules, drop=2),
             *self._tried_column(),
-            Column("saves ms", _saves, 9, right=True, value=lambda s: s.saves_ms),
-            Column("grade", lambda s: [("muted", str(s.grade or "–"))], 9, drop=1),
+            SheetColumn("saves ms", _saves, 9, right=True, value=lambda s: s.saves_ms),
+            SheetColumn("grade", lambda s: [("muted", str(s.grade or "–"))], 9, drop=1),
         )
 
-    def _tried_column(self) -> list[Column[PlanStep]]:
+    def _tried_column(self) -> list[SheetColumn[PlanStep]]:
         if not self.outcomes:
             return []
-        return [Column("tried", self._became, max(len(each.status) for each in self.outcomes.values()))]
+        return [SheetColumn("tried", self._became, max(len(each.status) for each in self.outcomes.values()))]
 
     def _box(self, step: PlanStep) -> list[Span]:
         if not can_be_tried(step):

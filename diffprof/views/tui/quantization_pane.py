@@ -16,7 +16,7 @@ from diffprof.views.quantization import summary
 from diffprof.views.tui.article import Article
 from diffprof.views.tui.finding_list import SHORT_GRADE
 from diffprof.views.tui.styles import Span, Writing, bar, styled
-from diffprof.views.tui.table import Column, Sheet
+from diffprof.views.tui.table import Sheet, SheetColumn
 
 _BAR = 24
 _CELL_BAR = 10
@@ -30,7 +30,7 @@ def deciding(row: LinearRow, choice: Quantization | None) -> SchemeTiming | None
     return row.timing(row.scheme, choice.mode) if choice else None
 
 
-def linear_columns(choice: Quantization | None) -> tuple[Column[LinearRow], ...]:
+def linear_columns(choice: Quantization | None) -> tuple[SheetColumn[LinearRow], ...]:
     def speedup(row: LinearRow) -> float | None:
         timing = deciding(row, choice)
         return timing.speedup if timing else None
@@ -47,20 +47,20 @@ def linear_columns(choice: Quantization | None) -> tuple[Column[LinearRow], ...]
         return [("muted", SHORT_GRADE[timing.grade] if timing else "–")]
 
     return (
-        Column("rows", lambda r: f"{r.m:,}", 7, right=True, value=lambda r: r.m),
-        Column("in", lambda r: f"{r.in_features:,}", 6, right=True, value=lambda r: r.in_features),
-        Column("out", lambda r: f"{r.out_features:,}", 6, right=True, value=lambda r: r.out_features),
-        Column("kind", lambda r: [("muted", r.kind)], 7, value=lambda r: r.kind, drop=5),
-        Column("dtype", lambda r: [("muted", r.dtype)], 8, value=lambda r: r.dtype, drop=6),
-        Column("calls", lambda r: f"{r.count:,}", 6, right=True, value=lambda r: r.count, drop=4),
-        Column("share", lambda r: _share(r.share), 6, right=True, value=lambda r: r.share),
-        Column(
+        SheetColumn("rows", lambda r: f"{r.m:,}", 7, right=True, value=lambda r: r.m),
+        SheetColumn("in", lambda r: f"{r.in_features:,}", 6, right=True, value=lambda r: r.in_features),
+        SheetColumn("out", lambda r: f"{r.out_features:,}", 6, right=True, value=lambda r: r.out_features),
+        SheetColumn("kind", lambda r: [("muted", r.kind)], 7, value=lambda r: r.kind, drop=5),
+        SheetColumn("dtype", lambda r: [("muted", r.dtype)], 8, value=lambda r: r.dtype, drop=6),
+        SheetColumn("calls", lambda r: f"{r.count:,}", 6, right=True, value=lambda r: r.count, drop=4),
+        SheetColumn("share", lambda r: _share(r.share), 6, right=True, value=lambda r: r.share),
+        SheetColumn(
             "best", lambda r: r.quantized or r.scheme or NOT_MEASURED, 14, grow=True, value=lambda r: r.scheme
         ),
-        Column("speed", lambda r: _times(speedup(r)), 6, right=True, value=speedup),
-        Column("", speed_bar, _CELL_BAR, drop=2),
-        Column("grade", grade, 5, drop=1),
-        Column("choice", _choice, 9, value=lambda r: str(r.worth_it)),
+        SheetColumn("speed", lambda r: _times(speedup(r)), 6, right=True, value=speedup),
+        SheetColumn("", speed_bar, _CELL_BAR, drop=2),
+        SheetColumn("grade", grade, 5, drop=1),
+        SheetColumn("choice", _choice, 9, value=lambda r: str(r.worth_it)),
     )
 
 

@@ -19,12 +19,12 @@ from textual.worker import get_current_worker
 from diffprof.model import units
 from diffprof.model.errors import DiffprofError
 from diffprof.model.plain import clean
-from diffprof.scanning.runs import Run, list_runs
+from diffprof.scanning.runs import StoredRun, list_runs
 from diffprof.views import words
 from diffprof.views.tui.article import Article
 from diffprof.views.tui.comparison_page import comparison_of
 from diffprof.views.tui.styles import Span, Writing, styled
-from diffprof.views.tui.table import Column, Sheet
+from diffprof.views.tui.table import Sheet, SheetColumn
 
 _TICK_S = 10.0
 """Seconds after which ages are written anew."""
@@ -55,14 +55,14 @@ class RunsPane(Container):
         self.traces = traces
         self.shown = shown
         self.clock = clock or partial(datetime.datetime.now, datetime.UTC)
-        self.runs: list[Run] = []
+        self.runs: list[StoredRun] = []
         self.marked: list[Path] = []
         """At most two: before and after."""
 
     def compose(self) -> ComposeResult:
         yield Static(classes="title", markup=False)
         with Vertical(id="runs"):
-            yield Sheet[Run](self._columns(), empty="Reading…")
+            yield Sheet[StoredRun](self._columns(), empty="Reading…")
             yield Article()
 
     def on_mount(self) -> None:
@@ -70,32 +70,32 @@ class RunsPane(Container):
         self.action_reload()
         self.set_interval(_TICK_S, self.query_one(Sheet).refresh_rows)
 
-    def _columns(self) -> tuple[Column[Run], ...]:
+    def _columns(self) -> tuple[SheetColumn[StoredRun], ...]:
         return (
-            Column("", self._mark, 2),
-            Column("run", self._named, 20, grow=True, value=lambda r: r.name),
-            Column("target", lambda r: r.target, 12, grow=True, value=lambda r: r.target, drop=4),
-            Column("device", lambda r: [("muted", r.device)], 14, value=lambda r: r.device, drop=3),
-            Column("in loop", lambda r: _count(r.in_loop), 7, right=True, value=lambda r: r.in_loop),
-            Column(
+            SheetColumn("", self._mark, 2),
+            SheetColumn("run", self._named, 20, grow=True, value=lambda r: r.name),
+            SheetColumn("target", lambda r: r.target, 12, grow=True, value=lambda r: r.target, drop=4),
+            SheetColumn("device", lambda r: [("muted", r.device)], 14, value=lambda r: r.device, drop=3),
+            SheetColumn("in loop", lambda r: _count(r.in_loop), 7, right=True, value=lambda r: r.in_loop),
+            SheetColumn(
                 "findings", lambda r: _count(r.findings), 8, right=True, value=lambda r: r.findings, drop=1
             ),
-            Column("age", self._age, 10, drop=2),
-            Column("", _note, 8),
+            SheetColumn("age", self._age, 10, drop=2),
+            SheetColumn("", _note, 8),
         )
 
-    def _mark(self, run: Run) -> list[Span]:
+    def _mark(self, run: StoredRun) -> list[Span]:
         if run.folder in self.marked:
             return [("accent", "AB"[self.marked.index(run.folder)])]
         return [("good", "●")] if self._is_shown(run) else [("", "")]
 
-    def _age(self, run: Run) -> str:
+    def _age(self, run: StoredRun) -> str:
         return words.age(run.created, self.clock()) if run.created else ""
 
-    def _is_shown(self, run: Run) -> bool:
+    def _is_shown(self, run: StoredRun) -> bool:
         return self.shown is not None and Path(self.shown).resolve() == run.folder.resolve()
 
-    def _named(self, run: Run) -> list[Span]:
+    def _named(self, run: StoredRun) -> list[Span]:
         return [("bad" if run.error else "strong" if self._is_shown(run) else "", run.name)]
 
     # --- reading -------------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ class RunsPane(Container):
 
     def _read(self) -> None:
         worker = get_current_worker()
-        found: list[Run] = []
+        found: list[StoredRun] = []
         error = ""
         try:
             for run in list_runs(self.traces):
@@ -118,7 +118,7 @@ class RunsPane(Container):
         if not worker.is_cancelled:
             self.app.call_from_thread(self._show, found, error)
 
-    def _show(self, runs: list[Run], error: str) -> None:
+    def _show(self, runs: list[StoredRun], error: str) -> None:
         if not self.is_attached:
             return
         self.runs = runs
@@ -199,11 +199,11 @@ def _count(value: int | None) -> str:
     return "" if value is None else f"{value:,}"
 
 
-def _note(run: Run) -> list[Span]:
+def _note(run: StoredRun) -> list[Span]:
     return [("bad", "damaged")] if run.error else [("warn", "partial")] if run.partial else [("", "")]
 
 
-def _page(run: Run) -> Writing:
+def _page(run: StoredRun) -> Writing:
     page = Writing()
     page.flow(("strong", run.name))
     if run.error:

@@ -59,7 +59,7 @@ _NONE = Content("")
 
 
 @dataclass(frozen=True)
-class Block:
+class Paragraph:
     """A paragraph: `text` filled into lines beside its label, or kept as it is (code)."""
 
     text: Content
@@ -77,31 +77,31 @@ class Writing:
     """Cells of the labels' column."""
 
     def __init__(self) -> None:
-        self.blocks: list[Block] = []
+        self.blocks: list[Paragraph] = []
 
     def blank(self) -> None:
         if self.blocks and self.blocks[-1].text.plain:
-            self.blocks.append(Block(Content("")))
+            self.blocks.append(Paragraph(Content("")))
 
     def heading(self, text: str) -> None:
         self.blank()
-        self.blocks.append(Block(styled(("head", text))))
+        self.blocks.append(Paragraph(styled(("head", text))))
 
     def flow(self, *parts: str | Span, indent: int = 0) -> None:
         """One paragraph a line of the text. Styled parts belong to the first line's paragraph."""
         if len(parts) == 1 and isinstance(parts[0], str):
-            self.blocks += [Block(styled(line), indent=indent) for line in clean_lines(parts[0])]
+            self.blocks += [Paragraph(styled(line), indent=indent) for line in clean_lines(parts[0])]
         else:
-            self.blocks.append(Block(styled(*parts), indent=indent))
+            self.blocks.append(Paragraph(styled(*parts), indent=indent))
 
     def fact(self, label: str, *parts: str | Span) -> None:
         """A labelled paragraph; none for an empty text."""
         if any(part if isinstance(part, str) else part[1] for part in parts):
-            self.blocks.append(Block(styled(*parts), styled(("muted", label))))
+            self.blocks.append(Paragraph(styled(*parts), styled(("muted", label))))
 
     def kept(self, *parts: str | Span, indent: int = 0) -> None:
         """One line that is never filled; cut where the screen ends."""
-        self.blocks.append(Block(styled(*parts), indent=indent, fill=False))
+        self.blocks.append(Paragraph(styled(*parts), indent=indent, fill=False))
 
     def code(self, text: str, *, indent: int = 2) -> None:
         """Source text, line by line."""
@@ -133,7 +133,7 @@ class Writing:
             gutter = styled(("warn" if here else "muted", f"{'▶' if here else ' '} {number:>{digits}} │ "))
             if here:
                 shown = Content.styled(text, STYLES["strong"])
-            self.blocks.append(Block(gutter + shown, indent=1, fill=False, marked=here))
+            self.blocks.append(Paragraph(gutter + shown, indent=1, fill=False, marked=here))
 
 
 def _highlighted(lines: Sequence[str]) -> list[Content]:
@@ -148,7 +148,7 @@ def _highlighted(lines: Sequence[str]) -> list[Content]:
     return shown if len(shown) == len(lines) else [Content(line) for line in lines]
 
 
-def laid_out(blocks: Iterable[Block], columns: int) -> list[Content]:
+def laid_out(blocks: Iterable[Paragraph], columns: int) -> list[Content]:
     """Blocks in lines of at most that many cells."""
     lines: list[Content] = []
     for block in blocks:

@@ -24,7 +24,7 @@ Cell = str | list[Span]
 
 
 @dataclass(frozen=True)
-class Column(Generic[T]):
+class SheetColumn(Generic[T]):
     """One column. cells: its width, or the least one of a column that grows.
 
     value: what it is sorted by; None: it is not. drop: on a narrow screen, columns with the highest number
@@ -74,18 +74,23 @@ class Sheet(LineView, Generic[T], can_focus=True):
         """A row was opened: Enter, or a second click."""
 
     def __init__(
-        self, columns: Sequence[Column[T]], rows: Sequence[T] = (), *, empty: str = "", id: str | None = None
+        self,
+        columns: Sequence[SheetColumn[T]],
+        rows: Sequence[T] = (),
+        *,
+        empty: str = "",
+        id: str | None = None,
     ) -> None:
         """empty: what to say where there is no row."""
         super().__init__(id=id)
         self.columns = tuple(columns)
         self.empty = empty
-        self.sort_column: Column[T] | None = None
+        self.sort_column: SheetColumn[T] | None = None
         self.reversed = False
         self.cursor = 0
         self._given: Sequence[T] = rows
         self._rows: Sequence[T] = rows
-        self._layout: list[tuple[Column[T], int]] = []
+        self._layout: list[tuple[SheetColumn[T], int]] = []
         self._strips: dict[tuple[int, bool], Strip] = {}
         self._inks: dict[str, Style] = {}
         self._placed: Size | None = None
@@ -107,14 +112,14 @@ class Sheet(LineView, Generic[T], can_focus=True):
         self._given = rows
         self._arrange(self.row)
 
-    def set_columns(self, columns: Sequence[Column[T]], rows: Sequence[T]) -> None:
+    def set_columns(self, columns: Sequence[SheetColumn[T]], rows: Sequence[T]) -> None:
         """Another table, from its top, in the order given."""
         self.columns, self.sort_column, self.reversed = tuple(columns), None, False
         self._given, self._rows = rows, rows
         self._lay_out()
         self._arrange(None)
 
-    def sort_by(self, column: Column[T] | None, *, reverse: bool = False) -> None:
+    def sort_by(self, column: SheetColumn[T] | None, *, reverse: bool = False) -> None:
         """Largest number or first text on top; rows without a value last. None: in the order given."""
         self.sort_column, self.reversed = column, reverse
         self._arrange(self.row)

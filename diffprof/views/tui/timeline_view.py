@@ -15,7 +15,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from diffprof.model.plain import clean, cut, pad
-from diffprof.views.tui.lanes import Lanes, Part, Spans, Window, ticks, time_text
+from diffprof.views.tui.lanes import LanePhase, Stretches, TimelineLanes, Window, ticks, time_text
 
 Cells = Sequence[tuple[str, Style]]
 """A character and its style, for each column."""
@@ -76,7 +76,7 @@ class TimelineView(Widget, can_focus=True):
     class Chosen(Pointed):
         """The cursor's place was opened."""
 
-    def __init__(self, lanes: Lanes) -> None:
+    def __init__(self, lanes: TimelineLanes) -> None:
         super().__init__()
         self.lanes = lanes
         self.window = Window(0.0, max(lanes.total_us, Window.LEAST_US), max(lanes.total_us, Window.LEAST_US))
@@ -87,7 +87,7 @@ class TimelineView(Widget, can_focus=True):
         self._drawn: list[Row] = []
         self._strips: list[Strip] = []
 
-    def show(self, lanes: Lanes) -> None:
+    def show(self, lanes: TimelineLanes) -> None:
         """Other lanes; the window stays where it is, as far as they reach."""
         self.lanes = lanes
         total = max(lanes.total_us, Window.LEAST_US)
@@ -294,7 +294,7 @@ class TimelineView(Widget, can_focus=True):
         start, each = self.window.start_us, self.column_us
         return [start + n * each for n in range(self.columns + 1)]
 
-    def _lane(self, label: str, layers: Sequence[tuple[Spans, str]]) -> Row:
+    def _lane(self, label: str, layers: Sequence[tuple[Stretches, str]]) -> Row:
         """How busy each slice was, in eighths; the busiest layer gives the colour."""
         edges = self._edges()
         totals = [[spans.until(edge) for edge in edges] for spans, _ in layers]
@@ -336,7 +336,7 @@ class TimelineView(Widget, can_focus=True):
         style = self._style("lane--ruler")
         return "", [(char, style) for char in text]
 
-    def _parts(self, label: str, parts: Sequence[Part]) -> Row:
+    def _parts(self, label: str, parts: Sequence[LanePhase]) -> Row:
         """Phases and steps by name, neighbours told apart by their shade."""
         cells: list[tuple[str, Style]] = [(" ", self._style("lane--label"))] * self.columns
         shades = (self._style("lane--part"), self._style("lane--part-odd"))
@@ -365,5 +365,5 @@ class TimelineView(Widget, can_focus=True):
         return f"syncs {total:,}", [(c, style if c != " " else none) for c in shown]
 
 
-def _part_at(parts: Sequence[Part], time: float) -> Part | None:
+def _part_at(parts: Sequence[LanePhase], time: float) -> LanePhase | None:
     return next((part for part in parts if part.start_us <= time < part.end_us), None)

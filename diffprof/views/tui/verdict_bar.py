@@ -6,7 +6,7 @@ from textual.events import Click
 
 from diffprof.model.plain import clean, width
 from diffprof.views.tui.article import Article
-from diffprof.views.tui.styles import Block, Writing, styled
+from diffprof.views.tui.styles import Paragraph, Writing, styled
 from diffprof.views.verdict import Verdict
 
 
@@ -41,5 +41,5 @@ class VerdictBar(Article, can_focus=False):
             if not whole and width(clean(text)) > room:
                 text = getattr(self.folded, part)
             shown = styled(("strong" if label == "Verdict" else "", text))
-            page.blocks.append(Block(shown, styled(("muted", label)), fill=whole))
+            page.blocks.append(Paragraph(shown, styled(("muted", label)), fill=whole))
         return page

@@ -13,11 +13,11 @@ pytest.importorskip("torch")
 
 def in_child(work: Callable[[], Any], *, limit_seconds: float = 300.0) -> Any:
     """What `work` returns when it is run in a forked child; fails with the child's own error."""
-    from diffprof.analyzers.graph_breaks.child import Job, import_compiler, run_in_children
+    from diffprof.analyzers.graph_breaks.child import ChildJob, import_compiler, run_in_children
     from diffprof.analyzers.graph_breaks.probe import prepared
 
     import_compiler()
-    job = Job("test", prepared(lambda send: work()))
+    job = ChildJob("test", prepared(lambda send: work()))
     run_in_children([job], at_once=1, limit_seconds=limit_seconds)
     assert job.failure is None, job.failure
     return job.received[-1]

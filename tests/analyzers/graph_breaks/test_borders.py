@@ -13,7 +13,7 @@ from torch import nn
 
 from diffprof.analyzers.graph_breaks.break_costs import Costs, Priced, take_down
 from diffprof.analyzers.graph_breaks.breaks import break_rows, distinct_breaks
-from diffprof.analyzers.graph_breaks.component import Result, capture_part
+from diffprof.analyzers.graph_breaks.component import CaptureResult, capture_part
 from diffprof.analyzers.graph_breaks.observe import observing
 from diffprof.analyzers.graph_breaks.probe import probe_graph_breaks
 from diffprof.analyzers.graph_breaks.rules import data_dependent_branch, value_read_in_graph
@@ -70,7 +70,7 @@ def on_device(name: str) -> Iterator[tuple[Any, TinyCall]]:
         yield device, TinyCall(Pipe(unet), {"x": x.to(place)})
 
 
-def look(name: str) -> tuple[Result, Costs]:
+def look(name: str) -> tuple[CaptureResult, Costs]:
     with on_device(name) as (device, scene):
         with observing(scene.pipe) as parts:
             scene.call()

@@ -80,14 +80,16 @@ def look_at_all() -> dict[str, Any]:
     """In the child: breaks of each case without and with its fix."""
     from diffprof.analyzers.graph_breaks.breaks import break_rows, distinct_breaks
     from diffprof.analyzers.graph_breaks.component import capture_part
-    from diffprof.analyzers.graph_breaks.observe import Call, Part
+    from diffprof.analyzers.graph_breaks.observe import CallSignature, Compilable
     from diffprof.analyzers.graph_breaks.recompiles import call_again, recompile_rows
     from diffprof.analyzers.graph_breaks.signature import signature
     from diffprof.model.recording import Grade
 
     def rows(owner: Any, args: tuple[Any, ...]) -> tuple[GraphBreakRow, ...]:
         inputs = signature((args, {}))
-        part = Part("unet", owner, "__call__", "denoiser", calls=[Call(inputs, inputs, count=1)], order=[0])
+        part = Compilable(
+            "unet", owner, "__call__", "denoiser", calls=[CallSignature(inputs, inputs, count=1)], order=[0]
+        )
         result = capture_part(part)
         assert result.capture.failure is None, result.capture.failure
         return break_rows(
@@ -107,13 +109,13 @@ def look_at_all() -> dict[str, Any]:
     with in_force(written("tuple-outputs", recorded(before)), SimpleNamespace(unet=model)):
         found["outputs"] = (len(before), len(rows(model, (torch.ones(4),))))
 
-    def part(owner: Any, *args: Any) -> Part:
-        return Part(
+    def part(owner: Any, *args: Any) -> Compilable:
+        return Compilable(
             "unet",
             owner,
             "__call__",
             "denoiser",
-            calls=[Call(signature((args, {})), signature(args), count=1)],
+            calls=[CallSignature(signature((args, {})), signature(args), count=1)],
             order=[0],
         )
 

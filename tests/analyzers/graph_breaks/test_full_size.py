@@ -17,7 +17,7 @@ def look() -> dict[str, Any]:
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     from diffprof.analyzers.graph_breaks.component import capture_part
-    from diffprof.analyzers.graph_breaks.observe import Call, Part
+    from diffprof.analyzers.graph_breaks.observe import CallSignature, Compilable
     from diffprof.analyzers.graph_breaks.repeats import Repeats
     from diffprof.analyzers.graph_breaks.signature import signature
 
@@ -54,11 +54,11 @@ def look() -> dict[str, Any]:
         unet(**given)
         repeats.close()
     parts = [
-        Part("unet", unet, "__call__", "denoiser", blocks=list(repeats.seen.values())),
-        Part("vae.decode", vae, "decode", "vae"),
+        Compilable("unet", unet, "__call__", "denoiser", blocks=list(repeats.seen.values())),
+        Compilable("vae.decode", vae, "decode", "vae"),
     ]
-    parts[0].calls.append(Call(signature(((), given)), signature(())))
-    parts[1].calls.append(Call(signature(((latents,), {"return_dict": False})), signature(())))
+    parts[0].calls.append(CallSignature(signature(((), given)), signature(())))
+    parts[1].calls.append(CallSignature(signature(((latents,), {"return_dict": False})), signature(())))
     found: dict[str, Any] = {part.name: capture_part(part) for part in parts}
     found["parameters"] = sum(p.numel() for p in unet.parameters())
     found["resident"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

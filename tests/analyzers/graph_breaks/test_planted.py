@@ -71,14 +71,16 @@ def look_at_all() -> dict[str, Seen]:
 
     from diffprof.analyzers.graph_breaks.breaks import break_rows, distinct_breaks
     from diffprof.analyzers.graph_breaks.component import capture_part
-    from diffprof.analyzers.graph_breaks.observe import Call, Part
+    from diffprof.analyzers.graph_breaks.observe import CallSignature, Compilable
     from diffprof.analyzers.graph_breaks.signature import signature
     from diffprof.model.recording import Grade
 
     found = {}
     for name, (function, args) in planted.CASES.items():
         inputs = signature((args, {}))
-        part = Part(name, function, "__call__", "other", calls=[Call(inputs, inputs, count=1)], order=[0])
+        part = Compilable(
+            name, function, "__call__", "other", calls=[CallSignature(inputs, inputs, count=1)], order=[0]
+        )
         result = capture_part(part)
         rows = break_rows(name, distinct_breaks(result), result, calls=1, per_step=0.0, grade=Grade.MEASURED)
         torch._dynamo.reset()

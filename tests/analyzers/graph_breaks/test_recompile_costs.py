@@ -12,7 +12,7 @@ from torch import nn
 from diffprof.analyzers.graph_breaks import recompiles as recompiles_module
 from diffprof.analyzers.graph_breaks.compiled_here import Timed, compile_times, compiles_here
 from diffprof.analyzers.graph_breaks.costs import priced_recompiles
-from diffprof.analyzers.graph_breaks.observe import Call, Part
+from diffprof.analyzers.graph_breaks.observe import CallSignature, Compilable
 from diffprof.analyzers.graph_breaks.probe import probe_graph_breaks
 from diffprof.analyzers.graph_breaks.recompiles import call_again, recompile_rows
 from diffprof.analyzers.graph_breaks.signature import signature
@@ -49,14 +49,14 @@ class Pipe:
             return self.components["unet"](x)
 
 
-def part(owner: Any, *args: Any, calls: int = 1) -> Part:
+def part(owner: Any, *args: Any, calls: int = 1) -> Compilable:
     given = signature((args, {}))
-    return Part(
+    return Compilable(
         "unet",
         owner,
         "__call__",
         "denoiser",
-        calls=[Call(given, signature(args), count=calls)],
+        calls=[CallSignature(given, signature(args), count=calls)],
         order=[0] * calls,
     )
 

@@ -16,14 +16,16 @@ from tests.analyzers.graph_breaks.conftest import in_child
 
 def look_at_all() -> dict[str, tuple[RecompileRow, ...]]:
     """In the child: each case called as planted, then in its variations, under each setting."""
-    from diffprof.analyzers.graph_breaks.observe import Call, Part
+    from diffprof.analyzers.graph_breaks.observe import CallSignature, Compilable
     from diffprof.analyzers.graph_breaks.recompiles import call_again, recompile_rows
     from diffprof.analyzers.graph_breaks.signature import signature
     from diffprof.model.recording import Grade
 
-    def part(owner: Any, *calls: tuple[Any, ...]) -> Part:
-        described = [Call(signature((args, {})), signature(args), count=1) for args in calls]
-        return Part("unet", owner, "__call__", "denoiser", calls=described, order=list(range(len(calls))))
+    def part(owner: Any, *calls: tuple[Any, ...]) -> Compilable:
+        described = [CallSignature(signature((args, {})), signature(args), count=1) for args in calls]
+        return Compilable(
+            "unet", owner, "__call__", "denoiser", calls=described, order=list(range(len(calls)))
+        )
 
     found = {}
     stepping = changing.Stepping()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from diffprof.analyzers.kernels.joining import SeenWait, join_waits
-from diffprof.chrome_trace.events import Phase, phase_label
+from diffprof.chrome_trace.events import CallPart, phase_label
 from diffprof.chrome_trace.reader import read_trace
 from diffprof.chrome_trace.sections import Sections, sections_of
 from diffprof.model.recording import SyncRow
@@ -34,9 +34,9 @@ def profiled(tmp_path: Path, *, reads: int = 2, synchronize: bool = False) -> Se
     events: list[Event] = []
     for step in range(2):
         at = 1000.0 * (step + 1)
-        events += [note(phase_label(Phase("denoise", step, "denoiser")), at, 100)]
+        events += [note(phase_label(CallPart("denoise", step, "denoiser")), at, 100)]
         events += launch(10 * step + 1, at + 10, at + 20, 30.0)
-        events += [note(phase_label(Phase("denoise", step, "scheduler")), at + 100, 400)]
+        events += [note(phase_label(CallPart("denoise", step, "scheduler")), at + 100, 400)]
         for number in range(reads):
             events += read(10 * step + 2 + number, at + 110 + 70 * number)
     if synchronize:

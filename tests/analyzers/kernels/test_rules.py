@@ -3,7 +3,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from diffprof.analyzers.kernels.loop import Loop
+from diffprof.analyzers.kernels.loop import LoopTimes
 from diffprof.judge.judging import make_report
 from diffprof.model.finding import Finding, Severity
 from diffprof.model.recording import Grade, Recording
@@ -110,14 +110,14 @@ def test_headroom_of_a_launch_bound_call_is_no_thousandfold() -> None:
 
 
 def test_a_loop_without_steps_is_empty() -> None:
-    loop = Loop(Lanes(steps=0).timeline())
+    loop = LoopTimes(Lanes(steps=0).timeline())
     assert (loop.steps, loop.length_us, loop.idle_us("launch")) == (0, 0.0, 0)
     assert loop.part_share("scheduler") is None
 
 
 def test_the_scheduler_s_share_leaves_out_what_it_waits_for() -> None:
     waiting = fed().wait(host_us=20.0)
-    share = Loop(waiting.timeline()).part_share("scheduler")
+    share = LoopTimes(waiting.timeline()).part_share("scheduler")
     assert share is not None
     assert share < 0.01
 

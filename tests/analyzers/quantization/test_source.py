@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from diffprof.analyzers.quantization.schemes import SCHEMES
 from diffprof.analyzers.quantization.source import (
     Named,
-    Part,
+    QuantizeCall,
     Setting,
     entries,
     filter_source,
@@ -80,9 +80,9 @@ def test_a_swapped_convolution_is_the_same_layer() -> None:
     )
 
 
-def part(component: str, scheme: str, *layers: Named) -> Part:
+def part(component: str, scheme: str, *layers: Named) -> QuantizeCall:
     about = SCHEMES[scheme]
-    return Part(component, scheme, layers, layers, about.config, about.imports, about.apply)
+    return QuantizeCall(component, scheme, layers, layers, about.config, about.imports, about.apply)
 
 
 def test_a_name_can_not_become_code() -> None:

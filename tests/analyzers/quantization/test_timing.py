@@ -17,8 +17,8 @@ from diffprof.analyzers.quantization.layers import Unavailable, quantized_copy
 from diffprof.analyzers.quantization.schemes import ORIGINAL, SCHEMES
 from diffprof.analyzers.quantization.timing import (
     Budget,
-    Comparison,
     Patience,
+    SchemeTimings,
     clear_gain,
     clear_loss,
     compare,
@@ -68,7 +68,7 @@ def bench(ticks: Ticks, price: Callable[..., float | None], seconds: float = 1.0
 
 def timed(*durations: float, original: float = 100.0) -> SchemeTiming:
     times = {ORIGINAL: [original] * len(durations), "int8-dynamic": list(durations)}
-    return Comparison(times).timing("int8-dynamic", "eager")
+    return SchemeTimings(times).timing("int8-dynamic", "eager")
 
 
 def test_median_and_spread_of_rounds() -> None:

@@ -13,7 +13,7 @@ import torch
 
 from diffprof.analyzers.syncs.fixes import RECIPES
 from diffprof.analyzers.syncs.probe import SyncObserver
-from diffprof.corpus import CASES, Case, modules_of
+from diffprof.corpus import CASES, CorpusCase, modules_of
 from diffprof.devices.simulated import Observer, observing, place, simulated_gpu
 from diffprof.judge.judging import make_report
 from diffprof.model.fix import Code, Safety, Skipped
@@ -117,7 +117,7 @@ def test_every_scheduler_that_takes_the_call_is_free_of_waits_or_made_so() -> No
 # --- not a bit changes ---------------------------------------------------------------------------------
 
 
-def made(name: str, case: str = "sdxl", steps: int = 4, **config: Any) -> Case:
+def made(name: str, case: str = "sdxl", steps: int = 4, **config: Any) -> CorpusCase:
     built = CASES[case].build()
     give_scheduler(built.pipe, name, **config)
     built.kwargs["num_inference_steps"] = steps
@@ -127,7 +127,7 @@ def made(name: str, case: str = "sdxl", steps: int = 4, **config: Any) -> Case:
 class Run:
     """A case on the simulated device with known values, and what each of its calls gives and waits for."""
 
-    def __init__(self, case: Case, device: Any) -> None:
+    def __init__(self, case: CorpusCase, device: Any) -> None:
         self.case, self.device = case, device
 
     def call(self, **kwargs: Any) -> tuple[list[torch.Tensor], Report]:

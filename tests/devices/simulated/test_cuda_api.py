@@ -18,7 +18,7 @@ from diffprof.devices.simulated.cuda_api import (
     NAMESPACES,
     REFUSED,
     TENSOR_TYPES,
-    Answer,
+    CudaAnswer,
     answer_to,
     public_names,
 )
@@ -76,12 +76,12 @@ def test_every_public_name_is_decided_and_can_be_called(cuda: Any, namespace: st
     assert not undecided, f"{namespace}: decide in devices/simulated/cuda_api.py what these do"
     for name in public_names(module):
         value, answer = getattr(module, name), answer_to(name)
-        if answer is Answer.REFUSED:
+        if answer is CudaAnswer.REFUSED:
             with pytest.raises(TargetError, match=f"{namespace}.{name} is not simulated"):
                 value()
         elif name in TENSOR_TYPES:
             assert value(3).dtype == TENSOR_TYPES[name]
-        elif callable(value) and answer in (Answer.SIMULATED, Answer.HARMLESS):
+        elif callable(value) and answer in (CudaAnswer.SIMULATED, CudaAnswer.HARMLESS):
             made = value(*GIVEN.get(name, tuple)())
             if hasattr(made, "__enter__") and not inspect.isclass(value):
                 with made:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from diffprof.corpus import CASES, Case
+from diffprof.corpus import CASES, CorpusCase
 from diffprof.devices.simulated import Blocking, Observer, place, simulated_gpu
 
 
@@ -36,7 +36,7 @@ class Sites(Observer):
         self.waits[str(event.kind), site] += 1
 
 
-def run(build: Callable[[], Case], values: Any) -> tuple[list[torch.Tensor], Sites]:
+def run(build: Callable[[], CorpusCase], values: Any) -> tuple[list[torch.Tensor], Sites]:
     sites = Sites()
     case = build()
     with simulated_gpu(sites) as device, torch.no_grad():
@@ -112,7 +112,7 @@ LOOP = {
 def test_schedulers_wait_where_they_are_known_to(name: str, values: Any) -> None:
     import diffusers
 
-    def build() -> Case:
+    def build() -> CorpusCase:
         case = CASES["sdxl"].build()
         scheduler = getattr(diffusers, name)
         case.pipe.scheduler = scheduler(

@@ -6,17 +6,17 @@ import pytest
 from textual.pilot import Pilot
 
 from diffprof.views.tui.filter_bar import Search
-from diffprof.views.tui.key_bar import Key, KeyBar, row_of
+from diffprof.views.tui.key_bar import KeyBar, KeyHint, row_of
 from tests.views.tui import reports
 from tests.views.tui.conftest import Drive, click_on, screen_text, settled
 
 KEYS = (
-    Key("s", "s", "Sort"),
-    Key("a", "a", "", ends=False),
-    Key("p", "p", "Filter"),
-    Key("enter", "⏎", "开"),
-    Key("question_mark", "?", "Help", everywhere=True),
-    Key("q", "q", "Quit", everywhere=True),
+    KeyHint("s", "s", "Sort"),
+    KeyHint("a", "a", "", ends=False),
+    KeyHint("p", "p", "Filter"),
+    KeyHint("enter", "⏎", "开"),
+    KeyHint("question_mark", "?", "Help", everywhere=True),
+    KeyHint("q", "q", "Quit", everywhere=True),
 )
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffprof.judge.timeline import Without, replay
-from diffprof.views.tui.lanes import Spans, Window, lanes_of, ticks, time_text
+from diffprof.views.tui.lanes import Stretches, Window, lanes_of, ticks, time_text
 from tests.views.tui.reports import STEPS, timeline
 
 TIMES = st.floats(0, 1e6, allow_nan=False)
@@ -64,7 +64,7 @@ def test_what_runs_at_a_time() -> None:
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.tuples(TIMES, TIMES).map(sorted), max_size=20), TIMES, TIMES)
 def test_busy_time_counts_overlaps_once(found: list[list[float]], one: float, other: float) -> None:
-    spans = Spans(sorted((start, end) for start, end in found))
+    spans = Stretches(sorted((start, end) for start, end in found))
     start, end = sorted((one, other))
     busy = spans.until(end) - spans.until(start)
     assert -1e-6 <= busy <= end - start + 1e-6
