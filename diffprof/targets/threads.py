@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ PATIENCE_S = 5.0
 """Seconds that a script may wait without a call before it is said what to do."""
 
 IDLE_SHARE = 0.2
-"""A process that takes less of one CPU than this waits."""
+"""A process that takes less of one CPU than this, and does not queue for one, waits."""
 
 LOOK_S = 0.25
+AGAIN_S = 0.5
 
 
 @contextmanager
@@ -59,8 +60,11 @@ def released(interception: Interception) -> Iterator[None]:
 
     def release() -> None:
         interception.done.wait()
-        if interception.thread is not here and not left.is_set():
+        if interception.thread is here:
+            return
+        while not left.is_set():  # an event loop swallows what is raised in one of its callbacks
             _interrupt(here, in_main)
+            left.wait(AGAIN_S)
 
     left = threading.Event()
     before = signal.signal(signal.SIGINT, leave) if in_main else None
@@ -69,6 +73,8 @@ def released(interception: Interception) -> Iterator[None]:
     try:
         yield
     finally:
+        with suppress(Unwound):
+            left.set()
         left.set()
         interception.done.set()
         waker.join()
@@ -93,9 +99,9 @@ def told_what_to_do(file: Path, interception: Interception, patience_s: float = 
     ident = threading.get_ident()
 
     def look() -> None:
-        waited, busy = 0.0, time.process_time()
+        waited, busy = 0.0, time.process_time() + queued_s()
         while not (ended.wait(LOOK_S) or interception.over):
-            now = time.process_time()
+            now = time.process_time() + queued_s()
             waited = waited + LOOK_S if now - busy < IDLE_SHARE * LOOK_S else 0.0
             busy = now
             if waited >= patience_s:
@@ -107,6 +113,14 @@ def told_what_to_do(file: Path, interception: Interception, patience_s: float = 
         yield
     finally:
         ended.set()
+
+
+def queued_s() -> float:
+    """Seconds in which the main thread could have run, and others had the CPUs; 0 where no system tells."""
+    try:
+        return float(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def _advice(file: Path, ident: int, patience_s: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +110,14 @@ def test_output_to_a_full_disk_is_said(folder: Path) -> None:
         "error: The output could not be written: No space left on device.\n"
         "Free some space, or send it elsewhere.\n"
     )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="shells of POSIX")
+def test_a_closed_output_is_said(folder: Path) -> None:
+    command = f"{sys.executable} -m diffprof show >&-"
+    result = subprocess.run(command, shell=True, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr == "error: The output could not be written: stdout is closed.\nSend it elsewhere.\n"
 
 
 def test_an_encoding_that_lacks_a_character_gets_its_escape(folder: Path) -> None:

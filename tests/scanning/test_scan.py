@@ -14,6 +14,7 @@ import diffprof
 from diffprof.model.errors import TargetError, UsageError
 from diffprof.model.progress import Progress
 from diffprof.scanning.scan import scan_target, scheduler_table
+from diffprof.scanning.session import eager_compiled_parts
 from diffprof.targets import Options, from_object
 
 CALL = {
@@ -334,3 +335,14 @@ def test_every_part_of_the_work_is_named_as_it_happens(pipe, device, measured):
         "looking at the set-up",
         "judging what was recorded",
     ]
+
+
+@pytest.mark.parametrize("before", ["default", "eager_on_recompile"])
+def test_the_stance_of_the_compiler_is_as_before(before: str) -> None:
+    def stance() -> str:
+        return torch._dynamo.eval_frame._stance.stance
+
+    with torch.compiler.set_stance(before):
+        with eager_compiled_parts():
+            assert stance() == "force_eager"
+        assert stance() == before

@@ -86,6 +86,19 @@ WAYS = {
         while not stop.wait(0.05):
             pass
         """,
+    "event loop that swallows what is raised in a callback": """
+        import asyncio
+
+        def callback():
+            worker = threading.Thread(target=call)
+            worker.start()
+            worker.join()
+            time.sleep(30)  # until it is told
+
+        loop = asyncio.new_event_loop()
+        loop.call_soon(callback)
+        loop.run_forever()
+        """,
 }
 
 HEAD = """
@@ -151,3 +164,13 @@ def test_a_script_that_works_is_not(capsys: Any, tmp_path: Path) -> None:
         while time.process_time() < end:
             pass
     assert capsys.readouterr().err == ""
+
+
+def test_nor_one_that_queues_for_a_cpu(capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import time
+
+    for queued, told in ((time.monotonic, False), (lambda: 0.0, True)):
+        monkeypatch.setattr("diffprof.targets.threads.queued_s", queued)
+        with told_what_to_do(tmp_path / "held_up.py", Interception(lambda *_: None), patience_s=0.5):
+            time.sleep(1.5)
+        assert ("has waited" in capsys.readouterr().err) is told
