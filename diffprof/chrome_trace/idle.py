@@ -72,16 +72,10 @@ def find_gaps(
     busy = device_busy(trace, device)
     if not len(busy):
         return ()
-    start, end = busy[:-1, 1], busy[1:, 0]
-    begin = phases.window[0] if phases.window else busy[0, 0]
-    start, end = np.concatenate([[begin], start]), np.concatenate([[busy[0, 0]], end])
-    wide = end - start > CLOCK_US
-    start, end = start[wide], end[wide]
+    start, end = _stretches(phases, busy)
     ts, ends = work.ts[mine], work.end[mine]
     following = mine[np.searchsorted(ts, end, side="left")]
-    by_end = np.argsort(ends, kind="stable")
-    before = np.searchsorted(ends[by_end], start, side="right") - 1
-    preceding = np.where(before >= 0, mine[by_end[np.maximum(before, 0)]], -1)
+    preceding = _preceding(mine, ends, start)
     causes, syncs, until = _causes(trace, links, waits, start, end, following)
     call = links.call_of_work[following]
     when = np.where(call >= 0, until, start)
@@ -96,16 +90,9 @@ def find_gaps(
         name, step = (phase.name, phase.step) if phase else (None, None)
         length = float(end[i] - start[i])
         if i not in longest:
-            total = rest.setdefault((causes[i], name, step), [float(start[i]), 0.0, 0])
-            total[1] += length
-            total[2] += 1
+            _add(rest, (causes[i], name, step), float(start[i]), length)
             continue
-        site = during = None
-        if causes[i] == "python":
-            site = _site_at(links, (float(start[i]) + float(until[i])) / 2, int(trace.calls.lane[call[i]]))
-        elif causes[i] in NAMED:
-            lane = int(trace.calls.lane[call[i]])
-            during = busy_with(trace, links, lane, float(start[i]), float(until[i]))
+        site, during = _doing(trace, links, causes[i], call[i], float(start[i]), float(until[i]))
         rows.append(
             GapRow(
                 cause=causes[i],
@@ -120,27 +107,70 @@ def find_gaps(
                 sync=syncs[i],
             )
         )
-    for (cause, name, step), (first, length, count) in rest.items():
-        rows.append(
-            GapRow(
-                cause=cause,
-                start_us=round(first, 3),
-                duration_us=round(length, 3),
-                phase=name,
-                step=step,
-                count=int(count),
-            )
-        )
-    if phases.window and phases.window[1] > busy[-1, 1]:
-        rows.append(
-            GapRow(
-                cause="tail",
-                start_us=round(float(busy[-1, 1]), 3),
-                duration_us=round(phases.window[1] - float(busy[-1, 1]), 3),
-                after=names[kinds.of_work[mine[np.argmax(ends)]]],
-            )
-        )
+    rows += [_together(*key, *total) for key, total in rest.items()]
+    rows += _tail(phases, float(busy[-1, 1]), names[kinds.of_work[mine[np.argmax(ends)]]])
     return tuple(sorted(rows, key=lambda row: row.start_us))
+
+
+def _stretches(phases: Phases, busy: Any) -> tuple[Any, Any]:
+    """Begins and ends of the idle stretches, from the beginning of the call to the last work."""
+    begin = phases.window[0] if phases.window else busy[0, 0]
+    start = np.concatenate([[begin], busy[:-1, 1]])
+    end = np.concatenate([[busy[0, 0]], busy[1:, 0]])
+    wide = end - start > CLOCK_US
+    return start[wide], end[wide]
+
+
+def _preceding(mine: Any, ends: Any, start: Any) -> Any:
+    """The work that ends last before each moment; -1: none does. mine: the work that has these ends."""
+    by_end = np.argsort(ends, kind="stable")
+    before = np.searchsorted(ends[by_end], start, side="right") - 1
+    return np.where(before >= 0, mine[by_end[np.maximum(before, 0)]], -1)
+
+
+def _doing(
+    trace: Trace, links: Links, cause: str, call: int, start: float, until: float
+) -> tuple[Site | None, str | None]:
+    """(line of Python, ops or calls) of the launching thread meanwhile, where the cause asks for one."""
+    if cause == "python":
+        return _site_at(links, (start + until) / 2, int(trace.calls.lane[call])), None
+    if cause in NAMED:
+        return None, busy_with(trace, links, int(trace.calls.lane[call]), start, until)
+    return None, None
+
+
+def _add(
+    rest: dict[tuple[str, str | None, int | None], list[float]],
+    key: tuple[str, str | None, int | None],
+    start: float,
+    length: float,
+) -> None:
+    """Count a stretch that gets no row of its own."""
+    total = rest.setdefault(key, [start, 0.0, 0])
+    total[1] += length
+    total[2] += 1
+
+
+def _together(
+    cause: str, phase: str | None, step: int | None, first: float, length: float, count: float
+) -> GapRow:
+    """The row of many stretches of one cause in one step; first: where the first of them begins."""
+    return GapRow(
+        cause=cause,
+        start_us=round(first, 3),
+        duration_us=round(length, 3),
+        phase=phase,
+        step=step,
+        count=int(count),
+    )
+
+
+def _tail(phases: Phases, end: float, after: str) -> list[GapRow]:
+    """From the end of all work to the end of the call."""
+    if not phases.window or phases.window[1] <= end:
+        return []
+    length = round(phases.window[1] - end, 3)
+    return [GapRow(cause="tail", start_us=round(end, 3), duration_us=length, after=after)]
 
 
 def _causes(

@@ -142,22 +142,8 @@ def operation_lines(timeline: Timeline, run: Replay, syncs: Sequence[SyncRow]) -
         begun = min(issued, start + spent) - min(CALL_US, 0.5 * spent)
         launches = begins >= 0.0 and bool(form.work)
         if launches:
-            at = on_host(begun)
-            stream = FIRST_STREAM + max(lane, 0)
-            start_us = on_device(begins)
-            ids = f'"External id":{external},"correlation":{correlation}'
-            arrow = f'"cat":"ac2g","name":"ac2g","id":{correlation}'
-            yield (
-                f'{{"ph":"X","cat":"cuda_runtime","name":"{form.call}",{thread},"ts":{at},'
-                f'"dur":{on_host(issued) - at},"args":{{{ids},"cbid":{_LAUNCH_ID}}}}}'
-            )
-            yield (
-                f'{{"ph":"X",{form.work},"pid":0,"tid":{stream},"ts":{start_us},'
-                f'"dur":{on_device(ends) - start_us},"args":{{{ids},"device":0,"context":1,"stream":{stream}'
-                f"{form.extent}}}}}"
-            )
-            yield f'{{"ph":"s",{arrow},{thread},"ts":{at}}}'
-            yield f'{{"ph":"f","bp":"e",{arrow},"pid":0,"tid":{stream},"ts":{start_us}}}'
+            ids = (external, correlation)
+            yield from _launch(form, thread, ids, lane, (on_host(begun), on_host(issued)), (begins, ends))
         if blocks:
             call = "cudaDeviceSynchronize" if lane < 0 else "cudaStreamSynchronize"
             at = on_host(issued if launches else begun)
@@ -165,6 +151,34 @@ def operation_lines(timeline: Timeline, run: Replay, syncs: Sequence[SyncRow]) -
                 f'{{"ph":"X","cat":"cuda_runtime","name":"{call}",{thread},"ts":{at},"dur":{last - at},'
                 f'"args":{{"External id":{external},"correlation":{correlation + 1},"cbid":{_WAIT_ID}}}}}'
             )
+
+
+def _launch(
+    form: _Form,
+    thread: str,
+    ids: tuple[int, int],
+    lane: int,
+    call: tuple[float, float],
+    work: tuple[float, float],
+) -> Iterator[str]:
+    """The call that launches, the work on the device, and the arrow from one to the other. ids: external and
+    correlation; call: its begin and end as the trace has them; work: its begin and end, in microseconds."""
+    external, correlation = ids
+    at, issued = call
+    stream, start = FIRST_STREAM + max(lane, 0), on_device(work[0])
+    both = f'"External id":{external},"correlation":{correlation}'
+    arrow = f'"cat":"ac2g","name":"ac2g","id":{correlation}'
+    yield (
+        f'{{"ph":"X","cat":"cuda_runtime","name":"{form.call}",{thread},"ts":{at},'
+        f'"dur":{issued - at},"args":{{{both},"cbid":{_LAUNCH_ID}}}}}'
+    )
+    yield (
+        f'{{"ph":"X",{form.work},"pid":0,"tid":{stream},"ts":{start},'
+        f'"dur":{on_device(work[1]) - start},"args":{{{both},"device":0,"context":1,"stream":{stream}'
+        f"{form.extent}}}}}"
+    )
+    yield f'{{"ph":"s",{arrow},{thread},"ts":{at}}}'
+    yield f'{{"ph":"f","bp":"e",{arrow},"pid":0,"tid":{stream},"ts":{start}}}'
 
 
 def _form(timeline: Timeline, number: int, sync: SyncRow | None) -> _Form:

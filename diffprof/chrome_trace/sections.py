@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -61,14 +62,14 @@ class Sections:
     grade: Grade
     mode: str
     phases: Phases
-    kernels: tuple[KernelRow, ...] | None
-    gaps: tuple[GapRow, ...] | None
-    syncs: tuple[SyncRow, ...] | None
-    timeline: Timeline | None
-    timing: Timing | None
-    memory: MemoryUse | None
-    unseen: tuple[Unseen, ...]
-    device: int | None
+    kernels: tuple[KernelRow, ...] | None = None
+    gaps: tuple[GapRow, ...] | None = None
+    syncs: tuple[SyncRow, ...] | None = None
+    timeline: Timeline | None = None
+    timing: Timing | None = None
+    memory: MemoryUse | None = None
+    unseen: tuple[Unseen, ...] = ()
+    device: int | None = None
     """The one that works longest; None: there is no device work in the trace."""
     window_us: float | None = None
     busy_us: float | None = None
@@ -84,34 +85,9 @@ def sections_of(trace: Trace) -> Sections:
     mode = "compiled" if any(_COMPILED.search(name) for name in trace.names) else "eager"
     unseen = _limits(trace, links, phases)
     memory = _memory(trace, phases, grade)
-    if not len(trace.work):
-        # With a GPU, ops are no kernels: theirs come later in the file, and were not read.
-        lost = trace.truncated and trace.meta.get("deviceProperties")
-        on_host = len(trace.ops) and not len(trace.calls) and not lost
-        rows = host_rows(trace, links, phases) if on_host else None
-        syncs = find_waits(trace, links, phases).rows if len(trace.calls) else None
-        return Sections(
-            grade, mode, phases, rows, None, syncs, None, None, memory, tuple(unseen), device=None
-        )
+    if not len(trace.work) or not trace.work.dur.any():
+        return _without_device_time(trace, links, Sections(grade, mode, phases, memory=memory), unseen)
     waits = find_waits(trace, links, phases)
-    if not trace.work.dur.any():
-        lost = Unseen(
-            what="device time, idle time and what-if",
-            why=f"none of the {len(trace.work):,} kernels and copies has a length in this trace",
-        )
-        return Sections(
-            grade,
-            mode,
-            phases,
-            kernels=None,
-            gaps=None,
-            syncs=waits.rows if len(trace.calls) else None,
-            timeline=None,
-            timing=None,
-            memory=memory,
-            unseen=(lost, *unseen),
-            device=int(trace.work.device[0]),
-        )
     kinds = find_kinds(trace, links)
     device, *others = devices(trace)
     if others:
@@ -148,6 +124,23 @@ def sections_of(trace: Trace) -> Sections:
         busy_us=busy_us,
         waits=wait_events(trace, links, phases, waits),
     )
+
+
+def _without_device_time(trace: Trace, links: Links, found: Sections, unseen: Sequence[Unseen]) -> Sections:
+    """What is told by a trace with no work of a device, or with work of no length."""
+    syncs = find_waits(trace, links, found.phases).rows if len(trace.calls) else None
+    if len(trace.work):
+        lost = Unseen(
+            what="device time, idle time and what-if",
+            why=f"none of the {len(trace.work):,} kernels and copies has a length in this trace",
+        )
+        device = int(trace.work.device[0])
+        return replace(found, syncs=syncs, unseen=(lost, *unseen), device=device)
+    # With a GPU, ops are no kernels: theirs come later in the file, and were not read.
+    cut = trace.truncated and trace.meta.get("deviceProperties")
+    on_host = len(trace.ops) and not len(trace.calls) and not cut
+    rows = host_rows(trace, links, found.phases) if on_host else None
+    return replace(found, kernels=rows, syncs=syncs, unseen=tuple(unseen))
 
 
 def _limits(trace: Trace, links: Links, phases: Phases) -> list[Unseen]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,11 +64,53 @@ class _Builder:
         self.settle.append(0.0)
         self.late.append(round(late, 3))
 
+    def launches(
+        self,
+        at: float,
+        spent: float,
+        works: Sequence[int],
+        kinds: Kinds,
+        durations: Any,
+        device: _Device,
+        module: int,
+        late: Sequence[float],
+    ) -> None:
+        """One event a piece of work; the time of the host is before the first."""
+        for number, each in enumerate(works):
+            self.add(
+                at,
+                0.0 if number else spent,
+                kind=int(kinds.of_work[each]),
+                module=module,
+                # A copy or kernel of no recorded length still takes its place in the queue.
+                device=max(float(durations[each]), 0.001),
+                stream=device.stream_of(each),
+                late=late[number] if late else 0.0,
+            )
+
     def waits(self, row: int, settle: float) -> None:
         """The event added last makes the host wait. settle: how long its wait goes on after the end of all
         recorded work that it waits for."""
         self.sync[-1] = row
         self.settle[-1] = round(max(0.0, settle), 3)
+
+    def columns(self) -> dict[str, Any]:
+        """The columns of a timeline that every trace has."""
+        return {
+            "kind": tuple(self.kind),
+            "module": tuple(self.module),
+            "host_us": tuple(self.host),
+            "device_us": tuple(self.device),
+            "stream": tuple(self.stream),
+            "sync": tuple(self.sync),
+            "late_us": tuple(self.late) if any(self.late) else (),
+        }
+
+
+def _typical_launch(durations: Any, launched: list[int], pending: Mapping[int, int]) -> float:
+    """How long a call takes that launches, in microseconds, where the queue is not full."""
+    unhindered = [row for row in launched if pending.get(row, 0) < THROTTLED_PENDING]
+    return float(np.median(durations[unhindered or launched]))
 
 
 def make_timeline(
@@ -83,18 +125,16 @@ def make_timeline(
     launched = _works_by_call(links)
     if not launched:
         return None
-    events = sorted(set(launched) | set(waits.blocking.tolist()), key=lambda row: (calls.ts[row], row))
+    begins = set(waits.blocking.tolist())
+    events = sorted(set(launched) | begins, key=lambda row: (calls.ts[row], row))
     modules, module_of_call = links.modules
-    settle = _sync_latency(trace, waits)
+    settle, latency = _sync_latency(trace, waits), _launch_latency(trace, links)
     pending = _pending(calls, work, links)
     measured = grade is Grade.MEASURED
     out = _Builder()
     host = _Host(trace, links, events, _begin(trace, links, phases, events))
-    latency = _launch_latency(trace, links)
     device = _Device(trace, links)
-    begins = set(waits.blocking.tolist())
-    unhindered = [row for row in launched if pending.get(row, 0) < THROTTLED_PENDING]
-    typical = float(np.median(calls.dur[unhindered or list(launched)]))
+    typical = _typical_launch(calls.dur, list(launched), pending)
     for row in events:
         ts, duration = float(calls.ts[row]), float(calls.dur[row])
         module = int(module_of_call[row]) if len(module_of_call) else 0
@@ -102,20 +142,9 @@ def make_timeline(
         if python > PYTHON_EVENT_US:
             out.add(ts, python, module=module)
             spent -= python
-        works = launched.get(row, ())
-        device.take(works, int(calls.lane[row]))
+        device.take(works := launched.get(row, ()), int(calls.lane[row]))
         late = [device.late(each, ts + latency) if measured else 0.0 for each in works]
-        for number, each in enumerate(works):
-            out.add(
-                ts,
-                0.0 if number else spent,
-                kind=int(kinds.of_work[each]),
-                module=module,
-                # A copy or kernel of no recorded length still takes its place in the queue.
-                device=max(float(work.dur[each]), 0.001),
-                stream=device.stream_of(each),
-                late=late[number] if row not in begins else 0.0,
-            )
+        out.launches(ts, spent, works, kinds, work.dur, device, module, late if row not in begins else ())
         if row in begins:
             until = float(waits.until[row])
             waited_for = device.waited_for(row, works, until)
@@ -129,26 +158,19 @@ def make_timeline(
         else:
             throttled = pending.get(row, 0) >= THROTTLED_PENDING and duration > 4 * typical
             host.free(ts + (duration - typical if throttled else 0.0))
-    window, now = phases.window, host.now
     # The last annotation of a simulated call ends with its device; all that its host does is an event.
-    if window and window[1] > now and grade is Grade.MEASURED:
-        out.add(now, window[1] - now)
+    if phases.window and phases.window[1] > host.now and measured:
+        out.add(host.now, phases.window[1] - host.now)
     return Timeline(
         grade=grade,
         mode=mode,
         kinds=kinds.kinds,
         modules=tuple(modules),
         phases=_phase_spans(trace, links, phases, out),
-        kind=tuple(out.kind),
-        module=tuple(out.module),
-        host_us=tuple(out.host),
-        device_us=tuple(out.device),
-        stream=tuple(out.stream),
-        sync=tuple(out.sync),
+        **out.columns(),
         launch_latency_us=round(latency, 3),
         sync_latency_us=round(settle, 3),
         settle_us=tuple(out.settle) if measured else (),
-        late_us=tuple(out.late) if any(out.late) else (),
         pending_limit=max(1024, max(pending.values(), default=0) + 1),
     )
 

@@ -6,7 +6,7 @@ import datetime
 import sys
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -111,12 +111,6 @@ def _is_target(name: str) -> bool:
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 def command(
     run: str | None,
-    select: tuple[str, ...],
-    ignore: tuple[str, ...],
-    lossy: bool,
-    goal: str,
-    keep_unchecked: bool,
-    shims: bool,
     applied: bool,
     patched: Path | None,
     library: bool,
@@ -126,6 +120,7 @@ def command(
     redact: bool,
     traces: Path,
     quiet: bool,
+    **chosen: Any,
 ) -> None:
     """Plan the fixes of a stored run, and with --apply try them.
 
@@ -150,42 +145,55 @@ def command(
     edited; diff and text are stored with the run.
     """
     from diffprof.judge.consent import doubts
-    from diffprof.judge.plan import Choice, asked_for, make_plan
+    from diffprof.judge.plan import asked_for, make_plan
     from diffprof.judge.source_edit.stored import with_source_edits
-    from diffprof.model.redacting import to_send
-    from diffprof.views.tuning import render_plan
 
     report = stored(traces, run)
     if patched is None:
         report = with_source_edits(report)
-    choice = Choice(
-        select=words_of(select),
-        ignore=words_of(ignore),
-        lossy=lossy,
-        goal=goal,
-        keep_unchecked=keep_unchecked,
-        shims=shims,
-    )
-    screen = terminal()
+    choice = _choice(**chosen)
     if library:
         if not agreed:
             _ask(report, traces)
         _library(report, source, quiet=quiet)
         return
     if patched is not None:
-        plan = make_plan(report, choice)
-        doubtful = () if agreed else doubts(report, traces)
+        plan, doubtful = make_plan(report, choice), () if agreed else doubts(report, traces)
         with stdout_to_stderr():
             checked = _checked(report, plan, patched, asked_for(plan, choice), doubtful)
-        _patch(checked, form, write=applied, keep_unchecked=keep_unchecked)
+        _patch(checked, form, write=applied, keep_unchecked=choice.keep_unchecked)
         return
     if not applied:
-        plan = to_send(make_plan(report, choice), form, redact=redact)
-        report = to_send(report, form, redact=redact)
-        emit(render_plan(report, plan, form, columns=screen.columns, colour=screen.colour))
+        _show_plan(report, make_plan(report, choice), form, redact=redact)
         return
     if not agreed:
         _ask(report, traces)
+    _try_and_store(report, choice, traces, form, redact=redact, quiet=quiet)
+
+
+def _choice(*, select: tuple[str, ...], ignore: tuple[str, ...], **more: Any) -> Choice:
+    """What the options ask of a plan."""
+    from diffprof.judge.plan import Choice
+
+    return Choice(select=words_of(select), ignore=words_of(ignore), **more)
+
+
+def _show_plan(report: Report, plan: Plan, form: str, *, redact: bool) -> None:
+    from diffprof.model.redacting import to_send
+    from diffprof.views.tuning import render_plan
+
+    screen = terminal()
+    plan, report = to_send(plan, form, redact=redact), to_send(report, form, redact=redact)
+    emit(render_plan(report, plan, form, columns=screen.columns, colour=screen.colour))
+
+
+def _try_and_store(
+    report: Report, choice: Choice, traces: Path, form: str, *, redact: bool, quiet: bool
+) -> None:
+    """Try the fixes, store what became of them, and show it; also of those before a failure."""
+    from diffprof.model.redacting import to_send
+
+    screen = terminal()
     report, after, pictures, failure = tried(report, choice, quiet=quiet)
     signals().hold()
     unstored: DiffprofError | None = None

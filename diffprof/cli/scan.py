@@ -253,8 +253,6 @@ def command(
     """
     from diffprof.guard.configuration import load_configuration
     from diffprof.judge.gate import parse_gate
-    from diffprof.model.collection import paused_collection
-    from diffprof.model.progress import progress_on
 
     gate = parse_gate(fail_on)
     known = need_baseline(baseline_file, update=update)
@@ -266,34 +264,10 @@ def command(
     settings = {"compiled": compiled, "cache": False if no_cache else None, "every_step": every_step}
     settings |= taken_settings(options)
     chosen = make_options(**options)
-    failure: BaseException | None = None
     asked = signals()
     with tempfile.TemporaryDirectory(prefix="diffprof-") as scratch:
-        with progress_on(sys.stderr, quiet=quiet) as progress, stdout_to_stderr():
-            progress.stage("importing torch and diffusers")
-            with paused_collection():
-                from diffprof.scanning.arguments import chosen_analyzers
-                from diffprof.scanning.scan import scan_target
-
-            try:
-                report = scan_target(
-                    target,
-                    args=args,
-                    device=device,
-                    options=chosen,
-                    analyzers=chosen_analyzers(analyzers, settings),
-                    settings=settings,
-                    progress=progress,
-                    trace_folder=Path(scratch),
-                    allow=allow,
-                )
-                asked.hold()
-            except (Exception, KeyboardInterrupt) as error:
-                asked.hold()
-                partial: Report | None = getattr(error, "report", None)
-                if partial is None:
-                    raise
-                report, failure = partial, error
+        asked_for = {"args": args, "device": device, "options": chosen, "allow": allow}
+        report, failure = _scanned(target, analyzers, settings, Path(scratch), quiet=quiet, **asked_for)
         profiled = next(Path(scratch).glob("*.json"), None)
         deliver(
             report,
@@ -309,3 +283,33 @@ def command(
     if failure is not None:
         raise failure
     apply_gate(gate, report, fail_on, known=known, file=baseline_file, update=update)
+
+
+def _scanned(
+    target: str, analyzers: str, settings: dict[str, Any], scratch: Path, *, quiet: bool, **scan: Any
+) -> tuple[Report, BaseException | None]:
+    """A scan's report; that of what was recorded until then, with the failure, where it did not end. Signals
+    are held from then on."""
+    from diffprof.model.collection import paused_collection
+    from diffprof.model.progress import progress_on
+
+    asked = signals()
+    with progress_on(sys.stderr, quiet=quiet) as progress, stdout_to_stderr():
+        progress.stage("importing torch and diffusers")
+        with paused_collection():
+            from diffprof.scanning.arguments import chosen_analyzers
+            from diffprof.scanning.scan import scan_target
+
+        try:
+            chosen = chosen_analyzers(analyzers, settings)
+            report = scan_target(
+                target, analyzers=chosen, settings=settings, progress=progress, trace_folder=scratch, **scan
+            )
+            asked.hold()
+        except (Exception, KeyboardInterrupt) as error:
+            asked.hold()
+            partial: Report | None = getattr(error, "report", None)
+            if partial is None:
+                raise
+            return partial, error
+    return report, None

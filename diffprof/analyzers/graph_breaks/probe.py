@@ -392,9 +392,6 @@ def _try_again(
     limit_seconds: float,
 ) -> None:
     """Call again what is called more than once, or in a variation; try cures for what recompiles."""
-    import torch._dynamo
-
-    limit = torch._dynamo.config.recompile_limit
     by_label = {v.label: v for v in varied}
     others = {
         part.name: [(v.label, p) for v, all_ in varied.items() for p in all_ if p.name == part.name]
@@ -431,21 +428,43 @@ def _try_again(
             else:
                 found.unseen.append(Unseen(what=f"recompiles of {part.name}", why=why))
 
-        inputs = [(label, [c.inputs.key for c in p.calls], p.order) for label, p in tried]
-        own = ([c.inputs.key for c in part.calls], part.order, part.no_grad)
-        key = _key(part, cold, "again", setting, own, inputs) if cache else None
+        key = _key_again(part, cold, setting, tried) if cache else None
         return _Task(part.name, work, Varied, key, done, failed)
 
     _run([task(part, "") for part in chosen], show, limit_seconds)
-    timed = compile_times(parts, compiles_here())
     again = [p for p in chosen if p.name in plain and any(plain[p.name].by_variation.values())]
     curable = [p for p in again if may_be_cured(plain[p.name])]
     _run([task(part, setting) for part in curable for setting in CURES], show, limit_seconds)
+    _add_rows(found, parts, again, plain, cures, grade)
+
+
+def _add_rows(
+    found: _Found,
+    parts: Sequence[Compilable],
+    again: Sequence[Compilable],
+    plain: Mapping[str, Varied],
+    cures: Mapping[str, Sequence[Varied]],
+    grade: Grade,
+) -> None:
+    """The rows of those that are compiled again, with what was tried as a cure, in its order."""
+    import torch._dynamo
+
+    limit = torch._dynamo.config.recompile_limit
+    timed = compile_times(parts, compiles_here())
     for part in again:
         ordered = sorted(cures.get(part.name, []), key=lambda v: CURES.index(v.setting))
         found.recompiles += recompile_rows(
             part, plain[part.name], ordered, limit=limit, grade=grade, compile_ms=timed.get(part.name)
         )
+
+
+def _key_again(
+    part: Compilable, cold: PythonState, setting: str, tried: Sequence[tuple[str, Compilable]]
+) -> Any:
+    """Of the answer in the cache."""
+    inputs = [(label, [c.inputs.key for c in p.calls], p.order) for label, p in tried]
+    own = ([c.inputs.key for c in part.calls], part.order, part.no_grad)
+    return _key(part, cold, "again", setting, own, inputs)
 
 
 def _note_tried(found: _Found, name: str, result: Varied) -> None:

@@ -266,17 +266,7 @@ class _Probe:
     ) -> dict[str, Any]:
         rows, where = linear_rows(inventory, timings)
         called = [layer for layer in inventory.layers if layer.uses]
-        candidates = [
-            Candidate(
-                component=layer.component,
-                layer=layer.named,
-                uses={where[_row_key(layer, key)]: calls for key, calls in layer.uses.items()},
-                itemsize=dtype_of(next(iter(layer.uses)).dtype).itemsize,
-                adapter=layer.adapter,
-                quantized=layer.quantized,
-            )
-            for layer in called
-        ]
+        candidates = [_candidate(layer, where) for layer in called]
         self._say("quantization: accuracy of the layers that would gain")
         accuracy = self._measure_noise(candidates, called, rows)
         choice = choose(candidates, rows, self.mode, self.min_sqnr, inventory.call_us)
@@ -412,6 +402,18 @@ def linear_rows(
             )
         )
     return rows, where
+
+
+def _candidate(layer: Layer, where: Mapping[RowKey, int]) -> Candidate:
+    """A layer that is called, with how often it has the product of each row."""
+    return Candidate(
+        component=layer.component,
+        layer=layer.named,
+        uses={where[_row_key(layer, key)]: calls for key, calls in layer.uses.items()},
+        itemsize=dtype_of(next(iter(layer.uses)).dtype).itemsize,
+        adapter=layer.adapter,
+        quantized=layer.quantized,
+    )
 
 
 def _row_key(layer: Layer, key: Key) -> RowKey:

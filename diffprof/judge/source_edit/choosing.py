@@ -168,6 +168,40 @@ def setup_edits(
     A step that was tried and not kept is none, nor one that may change the output, unless it was tried and
     kept, or asked for. imports: takes the import statements that they need.
     """
+    bodies, left = _statements(report, steps, asked)
+    if not bodies:
+        return [], left
+    names = ", ".join(fix for fix, _ in bodies)
+    try:
+        target = report.recording.target
+        factory = target.spec.rpartition(":")[2] if target.kind == "factory" else ""
+        construction = Construction(tree, target.pipeline, factory)
+    except Refused as refused:
+        return [], [*left, f"{names}: {refused}"]
+    edits: list[Edit] = []
+    statements: list[str] = []
+    for fix, code in bodies:
+        try:
+            typed = construction.loaded_in(code.optimize)
+        except Refused as refused:
+            left.append(f"{fix}: {refused}")
+            continue
+        edits += typed or []
+        if typed is None:
+            statements.append(code.optimize.strip("\n"))
+        if typed != []:
+            imports += code.imports
+    try:
+        edits += construction.followed_by("\n".join(statements) + "\n") if statements else []
+    except Refused as refused:
+        left.append(f"{names}: {refused}")
+    return edits, left
+
+
+def _statements(
+    report: Report, steps: Iterable[PlanStep], asked: Container[str]
+) -> tuple[list[tuple[str, Code]], list[str]]:
+    """(fix, its code) of the steps that are statements on the pipeline alone, and why the others are none."""
     known = recipes()
     tried = {outcome.fix: outcome for outcome in report.outcomes or ()}
     bodies: list[tuple[str, Code]] = []
@@ -197,30 +231,4 @@ def setup_edits(
             f"{', '.join(untried)}: it may change the output, and was not tried; `diffprof fix --apply` "
             "tries it, and --select writes it as it is"
         )
-    if not bodies:
-        return [], left
-    names = ", ".join(fix for fix, _ in bodies)
-    try:
-        target = report.recording.target
-        factory = target.spec.rpartition(":")[2] if target.kind == "factory" else ""
-        construction = Construction(tree, target.pipeline, factory)
-    except Refused as refused:
-        return [], [*left, f"{names}: {refused}"]
-    edits: list[Edit] = []
-    statements: list[str] = []
-    for fix, code in bodies:
-        try:
-            typed = construction.loaded_in(code.optimize)
-        except Refused as refused:
-            left.append(f"{fix}: {refused}")
-            continue
-        edits += typed or []
-        if typed is None:
-            statements.append(code.optimize.strip("\n"))
-        if typed != []:
-            imports += code.imports
-    try:
-        edits += construction.followed_by("\n".join(statements) + "\n") if statements else []
-    except Refused as refused:
-        left.append(f"{names}: {refused}")
-    return edits, left
+    return bodies, left
