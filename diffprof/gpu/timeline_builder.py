@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from diffprof.judge.timeline import find_gaps, phase_of_events, replay
+from diffprof.model.callsite import Place
 from diffprof.model.recording import GapRow, KernelRow, MemoryUse, Timeline
 
 from .assembly import Call, LaunchedWait, Phase, alike, assembled
@@ -84,13 +85,14 @@ class Again(NamedTuple):
 
     items: tuple[OpSignature | LaunchedWait, ...]
     modules: tuple[str | None, ...]
+    lines: tuple[Place | None, ...]
     memory: MemoryStretch
 
     def alike(self, other: Again) -> bool:
         """Whether both launch the same, wherever their data lies, and take and give back the same memory."""
         both = alike([*self.items, *other.items])
         launched = both[: len(self.items)] == both[len(self.items) :] and self.modules == other.modules
-        return launched and self.memory.alike(other.memory)
+        return launched and self.lines == other.lines and self.memory.alike(other.memory)
 
 
 @dataclass
@@ -103,6 +105,8 @@ class TimelineBuilder:
     model: CostModel
     _items: list[OpSignature | LaunchedWait] = field(default_factory=list)
     _modules: list[str | None] = field(default_factory=list)
+    _lines: list[Place | None] = field(default_factory=list)
+    """Of the operations that were told with their line."""
     _phases: list[Phase] = field(default_factory=list)
     _scratch: dict[int, int] = field(default_factory=dict)
     memory_log: MemoryLog = field(default_factory=MemoryLog)
@@ -111,10 +115,11 @@ class TimelineBuilder:
     """Steps in which a part of the pipeline ran."""
     _step: int | None = None
 
-    def op(self, signature: OpSignature, module: str | None = None) -> None:
-        """Work is launched by this module."""
+    def op(self, signature: OpSignature, module: str | None = None, line: Place | None = None) -> None:
+        """Work is launched by this module, from this line where it matters."""
         self._items.append(signature)
         self._modules.append(module)
+        self._lines.append(line)
         extra = self._scratch.get(signature.id)
         if extra is None:
             extra = self._scratch[signature.id] = self.model.workspace(signature)
@@ -127,6 +132,7 @@ class TimelineBuilder:
         """The host waits; key: what `finish` finds the sync row by; stream: where it waits for one."""
         self._items.append(LaunchedWait(key, times, stream))
         self._modules.append(module)
+        self._lines.append(None)
 
     def phase(self, name: str, step: int | None = None, part: str | None = None) -> None:
         """Another phase begins."""
@@ -164,13 +170,16 @@ class TimelineBuilder:
         memory = self.memory_log.since(mark.memory)
         if len(self._phases) != mark.phases or memory is None:
             return None
-        return Again(tuple(self._items[mark.items :]), tuple(self._modules[mark.items :]), memory)
+        since = slice(mark.items, None)
+        columns = tuple(self._items[since]), tuple(self._modules[since]), tuple(self._lines[since])
+        return Again(*columns, memory)
 
     def again(self, told: Again, first: int) -> None:
         """It comes again. first: of which its storages count."""
         self.memory_log.again(told.memory, len(self._items), first)
         self._items += told.items
         self._modules += told.modules
+        self._lines += told.lines
 
     def start_memory(self, live: int, weights: Iterable[Weights] = ()) -> None:
         """Bytes that were in use before the call: the weights, mostly."""
@@ -186,6 +195,12 @@ class TimelineBuilder:
         for item, module in zip(self._items, self._modules, strict=True):
             if isinstance(item, OpSignature):
                 yield item, module
+
+    def with_lines(self) -> Iterator[tuple[OpSignature, Place]]:
+        """What was launched from a line that is known."""
+        for item, line in zip(self._items, self._lines, strict=True):
+            if line is not None and isinstance(item, OpSignature):
+                yield item, line
 
     # --- the result -----------------------------------------------------------------------------------
 

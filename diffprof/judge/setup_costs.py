@@ -63,6 +63,18 @@ def saved_ms(recording: Recording, change: Change) -> tuple[float, float] | None
     return None if before is None or after is None else (before.ms - after.ms, before.ms)
 
 
+def compile_fixes(recording: Recording) -> tuple[str, ...]:
+    """The fixes that compile the denoisers, the one to try first in front; none where no denoiser is known to
+    run eagerly."""
+    parts = [part for part in recording.setup.parts if part.role == "denoiser"] if recording.setup else []
+    eager = [part for part in parts if part.compiled is None]
+    if not eager or (recording.timeline and recording.timeline.mode != "eager"):
+        return ()
+    repeated = any(part.repeated for part in eager)
+    whole_first = recording.device.kind != "cpu" or not repeated
+    return (*(("compile",) if whole_first else ()), *(("compile-blocks",) if repeated else ()))
+
+
 def best_share(recording: Recording, change: Change) -> float | None:
     """The largest share of the call that a change saves, alone or on top of others; None where it was not
     costed."""

@@ -98,7 +98,7 @@ class TinyTarget:
         from diffprof.targets.twin.shrinking import NoTwin
 
         try:
-            twin = twin_of(self._full_size(options))
+            twin = twin_of(self._full_size(options), cold=True)
         except NoTwin as reason:
             raise TargetError(
                 f"There is no {self.name!r}: {reason}.",

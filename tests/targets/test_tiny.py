@@ -42,6 +42,18 @@ def test_a_small_form_has_all_blocks_of_the_denoiser_and_runs_with_values(cpu: A
     assert len(set(picture.tobytes())) > 1
 
 
+def test_a_small_form_is_as_before_its_first_call(cpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def tiny_case(self: TinyTarget, options: Options) -> PipelineCall:
+        case = CASES["z-image"].build()
+        return PipelineCall(case.pipe, (), case.kwargs, self, "none")
+
+    monkeypatch.setattr(TinyTarget, "_full_size", tiny_case)
+    call = resolve("tiny-z-image").run(lambda call: call, cpu, Options())
+    assert call.pipe.transformer.rope_embedder.freqs_cis is None
+    call.call()
+    assert call.pipe.transformer.rope_embedder.freqs_cis is not None
+
+
 def test_what_can_not_be_shrunk_says_why(cpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def full_size(self: TinyTarget, options: Options) -> PipelineCall:
         case = CASES["flux"].build()

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from diffprof.analyzers.kernels import idle_rules, memory_rules
 from diffprof.analyzers.kernels.findings import loop_finding, often
 from diffprof.analyzers.kernels.idle_rules import GAP_US
 from diffprof.analyzers.kernels.loop import LoopTimes, milliseconds
 from diffprof.judge.rules import NoEvidence, rule
-from diffprof.judge.setup_costs import best_share
+from diffprof.judge.setup_costs import best_share, compile_fixes, saved_ms
 from diffprof.judge.setup_costs import evidence as changed
 from diffprof.judge.timeline import Without, saved_us
 from diffprof.model.finding import Evidence, Finding, Severity
-from diffprof.model.recording import Change, Grade, KernelKind, Recording, Timeline
+from diffprof.model.recording import CastRow, Change, Grade, KernelKind, Recording, Site, Timeline
+from diffprof.model.units import listed, place
 
 __all__ = ["idle_rules", "memory_rules"]
 
@@ -32,6 +33,16 @@ SAME_KERNELS = 0.9
 
 LAYOUT = re.compile(r"nchwToNhwc|nhwcToNchw|nchw2nhwc|nhwc2nchw", re.IGNORECASE)
 CAST = re.compile(r"^cast_|(?:b?float16|float)_copy_kernel|_to_copy_cast")
+ASKS_FOR_TYPE = re.compile(r"\.(?:float|half|double|bfloat16|to|type|type_as)\(|dtype=")
+"""A line that changes the type of a tensor by itself: none of a product, which autocast or weights of another
+type make a cast at."""
+WRITTEN_CASTS = (
+    "The code of the model asks for these casts, whatever type it is loaded in: compile it, and they become "
+    "part of the kernels around them."
+)
+MOST_LINES = 3
+MOST_OF_IT = 0.5
+"""Lines that a finding names at most, and the share of the time that it names lines for."""
 SOFTMAX = re.compile(r"(?<!log)(?<!log_)softmax", re.IGNORECASE)
 """Not the logarithm of a softmax, which is a loss."""
 BATCHED = re.compile(r"^(?:aten::)?(?:bmm|baddbmm)$")
@@ -323,11 +334,14 @@ def dtype_cast(recording: Recording) -> Iterator[Finding]:
     """Tensors are cast from one type to another at a noticeable cost.
 
     What it does:
-        Adds up kernels that only change a tensor's type. Reported from 2 % of the device's time.
+        Adds up kernels that only change a tensor's type, and names the lines that most of it comes from.
+        Reported from 2 % of the device's time.
 
     Why it is slow:
         A cast reads and writes the whole tensor and computes nothing. Casts in every step come from weights
-        in one type and activations in another, or from an upcast around a norm or a softmax.
+        in one type and activations in another, or are written in a model's code, around a norm, a softmax or
+        a rotary embedding: these stay in whatever type it is loaded. Compiled, they are part of the kernels
+        around them.
 
     Example:
         pipe.upcast_vae()                                  # the VAE of a float16 pipeline in float32
@@ -341,14 +355,46 @@ def dtype_cast(recording: Recording) -> Iterator[Finding]:
     timeline = recording.timeline
     assert timeline is not None
     kinds = _kinds(timeline, (bool(CAST.search(k.name)) for k in timeline.kinds))
+    written = _written_casts(recording.casts or ())
     yield from _kernel_finding(
         recording,
         "KRN007",
         "dtype-cast",
         kinds,
-        "Type casts take {share} of the device's time ({ms} in {calls} kernels).",
-        "Load all components in one type, and keep casts out of the loop.",
+        "Type casts take {share} of the device's time ({ms} in {calls} kernels)"
+        f"{_most_lines(recording)}.",
+        WRITTEN_CASTS if written else "Load all components in one type, and keep casts out of the loop.",
+        fixes=compile_fixes(recording) if written and _compiling_saves(recording) else (),
     )
+
+
+def _compiling_saves(recording: Recording) -> bool:
+    saved = saved_ms(recording, Change.COMPILED)
+    return saved is not None and saved[0] > 0
+
+
+def _written_casts(rows: Sequence[CastRow]) -> bool:
+    """Whether most of the time goes to casts that the lines themselves ask for."""
+    total = sum(row.device_us for row in rows)
+    return sum(row.device_us for row in rows if ASKS_FOR_TYPE.search(_code(row.site))) > total / 2
+
+
+def _code(site: Site) -> str:
+    return next((text for number, text in site.excerpt if number == site.line), "")
+
+
+def _most_lines(recording: Recording) -> str:
+    """The lines that most of the time of casts comes from, with their share of it; empty where no line is
+    known."""
+    rows = recording.casts or ()
+    total = sum(row.device_us for row in rows)
+    told, sum_us = [], 0.0
+    for row in rows[:MOST_LINES]:
+        if sum_us >= MOST_OF_IT * total:
+            break
+        sum_us += row.device_us
+        told.append(f"{place(row.site)} ({row.device_us / total:.0%})")
+    return f", most of it at {listed(told)}" if told else ""
 
 
 @rule("KRN008", "pageable-copy", needs=("timeline",))

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+from diffprof.analyzers.kernels.cast_lines import CastLines, cast_rows
 from diffprof.devices.simulated import Blocking, Observer
 from diffprof.devices.simulated.held import host_bytes, tensors_of, weights_on_device
 from diffprof.devices.simulated.relaid import ConvolutionCalls
@@ -30,7 +31,7 @@ from diffprof.gpu.timeline_builder import (
 )
 from diffprof.judge.timeline import origin_shares, replay
 from diffprof.model.pipeline import components, module_names
-from diffprof.model.recording import Grade, Timeline, Timing
+from diffprof.model.recording import CastRow, Grade, Timeline, Timing
 from diffprof.targets.compiled import compiled_roots
 from diffprof.targets.pipeline import Phase
 
@@ -55,6 +56,7 @@ class SimulatedKernels(Observer):
         self.modules = ModuleStack(self.names, self.convolutions.noted)
         self.packages = installed_attention()
         self.waits: dict[Hashable, Blocking] = {}
+        self.lines = CastLines() if not self.builder.model.mode.compiled else None
         self.weights = 0
         self.on_host = 0
         """Bytes of weights that lay on the host when the call began."""
@@ -74,7 +76,8 @@ class SimulatedKernels(Observer):
     # --- what the device tells ------------------------------------------------------------------------
 
     def op(self, signature: OpSignature) -> None:
-        self.builder.op(signature, self.modules.path)
+        line = None if self.lines is None else self.lines.of(signature)
+        self.builder.op(signature, self.modules.path, line)
 
     def blocking(self, event: Blocking) -> None:
         self.wait((str(event.kind), event.op), event)
@@ -135,11 +138,17 @@ class SimulatedKernels(Observer):
         return {
             "timeline": timeline,
             "kernels": kernel_rows(timeline),
+            "casts": self._cast_rows(),
             "attention": attention_rows(self.builder.operations(), self.builder.model, self.packages),
             "gaps": gap_rows(timeline),
             "memory": self.builder.memory(self.weights, self.on_host),
             "timing": timing_of(timeline),
         }
+
+    def _cast_rows(self) -> tuple[CastRow, ...] | None:
+        if self.lines is None:
+            return None
+        return cast_rows(self.builder.with_lines(), self.builder.model)
 
 
 def timing_of(timeline: Timeline) -> Timing:

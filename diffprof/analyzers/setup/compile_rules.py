@@ -8,7 +8,7 @@ from typing import Any
 from diffprof.analyzers.setup.judging import HEAVY, heavy, is_worth, judged, named, setup_of
 from diffprof.gpu.inductor_flags import FLAGS
 from diffprof.judge.rules import rule
-from diffprof.judge.setup_costs import evidence
+from diffprof.judge.setup_costs import compile_fixes, evidence
 from diffprof.model.finding import Finding, Severity
 from diffprof.model.recording import Change, Recording
 
@@ -79,14 +79,12 @@ def not_compiled(recording: Recording) -> Iterator[Finding]:
     """
     setup = setup_of(recording)
     parts = [part for part in setup.parts if part.role == "denoiser" and part.compiled is None]
-    if not parts or (recording.timeline and recording.timeline.mode != "eager"):
+    fixes = compile_fixes(recording)
+    if not fixes:
         return
-    repeated = any(part.repeated for part in parts)
-    whole_first = recording.device.kind != "cpu" or not repeated
-    rests_on = evidence(recording, Change.COMPILED if whole_first else Change.COMPILED_BLOCKS)
+    rests_on = evidence(recording, Change.COMPILED if "compile" in fixes else Change.COMPILED_BLOCKS)
     if not is_worth(recording, rests_on):
         return
-    fixes = (*(("compile",) if whole_first else ()), *(("compile-blocks",) if repeated else ()))
     yield judged(
         recording,
         "SET011",

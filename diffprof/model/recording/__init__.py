@@ -30,6 +30,7 @@ from diffprof.model.recording.syncs import SyncRow, median, steady, steady_per_s
 from diffprof.model.recording.target import Component, DeviceInfo, Environment, TargetInfo
 from diffprof.model.recording.timeline import KernelKind, PhaseSpan, Timeline
 from diffprof.model.recording.usage import (
+    CastRow,
     Doubt,
     GapRow,
     KernelRow,
@@ -49,6 +50,7 @@ __all__ = [
     "AttentionTiming",
     "BreakCost",
     "CaptureRow",
+    "CastRow",
     "Change",
     "ComplexRow",
     "Component",

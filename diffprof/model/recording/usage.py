@@ -27,6 +27,14 @@ class KernelRow(Row, frozen=True, kw_only=True):
     """Of all device time, 0..1."""
 
 
+class CastRow(Row, frozen=True, kw_only=True):
+    """A line of source that changes the type of tensors, in a call that runs eagerly."""
+
+    site: Site
+    count: int
+    device_us: float
+
+
 class GapRow(Row, frozen=True, kw_only=True):
     """Device idle time, by cause: python, sync, launch, copy, stall, allocation, cpu-op, data, tail, unknown
     (`chrome_trace.idle.find_gaps` says what each means)."""

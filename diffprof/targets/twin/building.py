@@ -51,9 +51,11 @@ class Twin:
         return f"a twin of {type(self.scene.pipe).__name__} with {widths} and random weights"
 
 
-def twin_of(scene: PipelineCall) -> Twin:
+def twin_of(scene: PipelineCall, *, cold: bool = False) -> Twin:
     """The twin of a pipeline whose weights have no values, with its processors, types, adapters and layout.
 
+    cold: as before a first call, which fills what models keep. It is called once to see that it can be; else
+    that call has filled it.
     Raises NoTwin where no factor gives a pipeline that can be built and called.
     """
     trouble = ""
@@ -68,7 +70,8 @@ def twin_of(scene: PipelineCall) -> Twin:
     sizes = sizes_of(scene.pipe, bound(scene.pipe, scene.args, scene.kwargs))
     for factor, heads, layers in tries:
         try:
-            found = Twin(_built(scene, Scale(factor, heads, sizes, layers)), factor)
+            scale = Scale(factor, heads, sizes, layers)
+            found = Twin(_built(scene, scale), factor)
             found.scene.call()
         except _TooLarge as error:
             # What was wrong with a smaller one tells more.
@@ -78,6 +81,8 @@ def twin_of(scene: PipelineCall) -> Twin:
             text = str(error).strip().splitlines()
             trouble = f"{type(error).__name__}{': ' + text[0] if text else ''}"
             continue
+        if cold:
+            return Twin(_built(scene, scale), factor)
         found.scene.rewind()
         return found
     raise NoTwin(f"{type(scene.pipe).__name__} can't be shrunk ({trouble})")

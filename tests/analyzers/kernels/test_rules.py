@@ -4,11 +4,15 @@ import msgspec
 import pytest
 
 from diffprof.analyzers.kernels.loop import LoopTimes
+from diffprof.analyzers.kernels.rules import CAST
 from diffprof.judge.judging import make_report
 from diffprof.model.finding import Finding, Severity
-from diffprof.model.recording import Grade, Recording
+from diffprof.model.recording import CastRow, Grade, Recording
+from diffprof.scanning.scan import scan_target
+from diffprof.targets import Options
 from tests.analyzers.kernels.examples import BAD, FLAT, MB, recorded, remembered, with_a_slow_start
 from tests.analyzers.kernels.lanes import Lanes, fed
+from tests.builders import make_site
 
 
 def found(code: str, recording: Recording | None = None) -> Finding:
@@ -189,3 +193,39 @@ def test_a_compiled_call_needs_the_eager_one_beside_it() -> None:
     assert timeline is not None
     alone = msgspec.structs.replace(timeline, eager_kernels=None)
     assert "eagerly" in unchecked("KRN012", msgspec.structs.replace(BAD["KRN012"], timeline=alone))
+
+
+def casting(*rows: tuple[int, str, float]) -> Recording:
+    """The bad example with these lines: (line, its code, device time in microseconds)."""
+    casts = [
+        CastRow(site=make_site("m.py", line, excerpt=((line, code),)), count=4, device_us=us)
+        for line, code, us in rows
+    ]
+    return msgspec.structs.replace(BAD["KRN007"], casts=tuple(casts))
+
+
+def test_casts_name_the_lines_that_most_comes_from() -> None:
+    rotary, norm, product = (7, "x = x.float()", 600.0), (8, "y.to(t)", 250.0), (9, "self.proj(x)", 150.0)
+    written = found("KRN007", casting(rotary, norm, product))
+    assert written.message.endswith(", most of it at m.py:7 (60%).")
+    assert written.advice.startswith("The code of the model asks for these casts")
+    both = found("KRN007", casting((9, "self.proj(x)", 450.0), norm, (10, "z.half()", 300.0)))
+    assert both.message.endswith(", most of it at m.py:9 (45%) and m.py:8 (25%).")
+    assert both.advice.startswith("The code of the model asks")
+    assert found("KRN007", casting((9, "self.proj(x)", 600.0), norm)).advice.startswith("Load all components")
+    assert "most of it" not in found("KRN007").message
+
+
+def test_casts_of_a_simulated_call_have_their_lines_in_replayed_steps_too() -> None:
+    options = Options(steps=4)
+    recording = scan_target("corpus:flux", device="sim", analyzers=("kernels",), options=options).recording
+    assert recording.casts
+    assert recording.timeline is not None
+    first = recording.casts[0]
+    assert first.site.file == "diffusers/models/embeddings.py"
+    assert ".float()" in dict(first.site.excerpt)[first.site.line]
+    of_casts = {n for n, kind in enumerate(recording.timeline.kinds) if CAST.search(kind.name)}
+    columns = zip(recording.timeline.kind, recording.timeline.device_us, strict=True)
+    spent = [us for kind, us in columns if kind in of_casts]
+    assert sum(row.count for row in recording.casts) == len(spent)
+    assert sum(row.device_us for row in recording.casts) == pytest.approx(sum(spent))
