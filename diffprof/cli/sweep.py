@@ -12,7 +12,9 @@ from diffprof.cli.fleet_options import engine_of, engine_options, time_left
 from diffprof.cli.options import format_option, traces_option
 from diffprof.cli.output import emit, say, stdout_to_stderr, terminal
 from diffprof.cli.scan import call_arguments
+from diffprof.cli.view import need_terminal
 from diffprof.model.errors import ExitCode, UsageError
+from diffprof.model.units import plural
 
 if TYPE_CHECKING:
     from diffprof.fleet.grid import Case, Grid
@@ -47,6 +49,13 @@ def _axes(function: Any) -> Any:
 @click.option(
     "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with the figures."
 )
+@click.option(
+    "--tensorboard",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write the rows as TensorBoard's hparams.",
+)
+@click.option("--tui", is_flag=True, help="Look through the rows in the viewer.")
 @click.option("--show", metavar="A,B", default="", help="frontier, curves, table.")
 @engine_options
 @traces_option(written=True)
@@ -57,6 +66,8 @@ def command(
     sql: str | None,
     parquet: Path | None,
     html: Path | None,
+    tensorboard: Path | None,
+    tui: bool,
     show: str,
     traces: Path,
     form: str,
@@ -80,12 +91,21 @@ def command(
         emit(_answer(store, sql, form))
         return
     shown = _shown(show)
+    if tui:
+        need_terminal("Leave out --tui: the rows are printed then.")
     rows = _swept(_grids(targets, axes), store, engine_of(ray, workers, _preload()), again=again, quiet=quiet)
     if parquet is not None:
         say(f"exported {', '.join(map(str, store.export(parquet)))}")
     if html is not None:
         _write_page(html, rows)
-    _emit(rows, form, shown)
+    if tensorboard is not None:
+        _write_hparams(tensorboard, rows)
+    if tui:
+        from diffprof.views.tui import view_sweep
+
+        view_sweep(rows, traces)
+    else:
+        _emit(rows, form, shown)
     if rows and all(row.status == "failed" for row in rows):
         raise click.exceptions.Exit(ExitCode.TARGET_FAILED)
 
@@ -224,3 +244,9 @@ def _write_page(file: Path, rows: tuple[SweepRow, ...]) -> None:
             f"{file} can't be written: {error.strerror or error}.", "Name another file."
         ) from error
     say(f"written to {file}")
+
+
+def _write_hparams(folder: Path, rows: tuple[SweepRow, ...]) -> None:
+    from diffprof.views.tensorboard.sweep import write_sweep
+
+    say(f"{plural(write_sweep(rows, folder), 'row')} written; tensorboard --logdir {folder} shows them")

@@ -57,6 +57,11 @@ def by_subject(rows: Sequence[SweepRow]) -> dict[str, list[SweepRow]]:
     return _grouped(rows, subject)
 
 
+def best(rows: Sequence[SweepRow]) -> tuple[SweepRow, ...]:
+    """The frontiers of all subjects, in their order."""
+    return tuple(row for group in by_subject(rows).values() for row in frontier(group))
+
+
 def curves(rows: Sequence[SweepRow], axis: str) -> tuple[Curve, ...]:
     """Seconds an image over `batch` or `steps`, of whatever has two values or more."""
 

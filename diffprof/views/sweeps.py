@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from diffprof.judge.frontier import AXES, Curve, by_subject, curves, expense, frontier
+from diffprof.judge.frontier import AXES, Curve, best, by_subject, curves, expense, frontier
 from diffprof.model.plain import clean
 from diffprof.model.report import as_json
 from diffprof.model.sweep import FAILED, SweepRow
@@ -75,11 +75,11 @@ def _failures(rows: Sequence[SweepRow]) -> str:
 
 def _frontiers(rows: Sequence[SweepRow], form: str, width: int | None, colour: bool) -> Iterator[str]:
     for subject, group in by_subject(rows).items():
-        best = frontier(group)
-        if best:
-            measure = "cost" if best[0].per_thousand is not None else "seconds an image"
-            yield f"{subject}: {measure} against memory, {len(best)} of {len(group):,}\n" + _listed(
-                best, form, width, colour, leave=("target", "size", "scheduler", "steps")
+        kept = frontier(group)
+        if kept:
+            measure = "cost" if kept[0].per_thousand is not None else "seconds an image"
+            yield f"{subject}: {measure} against memory, {len(kept)} of {len(group):,}\n" + _listed(
+                kept, form, width, colour, leave=("target", "size", "scheduler", "steps")
             )
 
 
@@ -122,11 +122,9 @@ def row_cells(row: SweepRow) -> dict[str, Any]:
 
 
 def _curves(rows: Sequence[SweepRow], form: str, width: int | None, colour: bool) -> Iterator[str]:
-    best = {
-        (row.target, row.device, row.mode) for group in by_subject(rows).values() for row in frontier(group)
-    }
+    kept = {(row.target, row.device, row.mode) for row in best(rows)}
     for axis in AXES:
-        found = [each for each in curves(rows, axis) if (each.target, each.device, each.mode) in best]
+        found = [each for each in curves(rows, axis) if (each.target, each.device, each.mode) in kept]
         if found:
             yield f"seconds an image over {axis}, on what is on a frontier\n" + _curve_table(
                 found, axis, form, width, colour

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import msgspec
+import pytest
 
 from diffprof.judge.frontier import by_subject, curves, frontier
 from diffprof.model.sweep import SweepRow
@@ -92,6 +94,23 @@ def test_the_page_draws_each_row_and_escapes_what_it_is_told() -> None:
     assert "&lt;script&gt;" in page
     assert page.count("<circle") == 5 + 3 + 1
     assert len(re.findall(r'<circle [^>]*r="5"', page)) == 3
+
+
+def test_hparams_have_a_run_a_row_that_has_a_time(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from diffprof.views.tensorboard.sweep import write_sweep
+    from tests.views.tensorboard.reading import hparams, scalars
+
+    assert write_sweep(ROWS, tmp_path) == 5
+    runs = sorted(file.parent for file in tmp_path.glob("*/events*"))
+    assert [run.name.rsplit("-", 1)[0].startswith("sdxl-") for run in runs] == [True] * 5
+    settings = {(row["device"], row["batch"]): row["frontier"] for row in map(hparams, runs)}
+    assert {where for where, kept in settings.items() if kept} == {("h100", 1), ("h100", 2)}
+    (two,) = (run for run in runs if hparams(run)["batch"] == 2 and hparams(run)["device"] == "h100")
+    assert scalars(two)["sweep (simulated)/seconds an image"] == [(0, 1.5)]
+    assert "sweep (simulated)/waits" not in scalars(two)
+    write_sweep(ROWS, tmp_path)
+    assert sorted(file.parent for file in tmp_path.glob("*/events*")) == runs
 
 
 def test_a_sparkline_is_as_high_as_its_values() -> None:

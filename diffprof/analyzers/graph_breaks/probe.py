@@ -83,6 +83,7 @@ def of_run(run: Run) -> dict[str, Any]:
         progress=run.progress,
         cold=run.prepared[ANALYZER.name],
         cache=run.settings.get("cache") is not False,
+        cures=run.settings.get("cures") is not False,
         **ANALYZER.given(run.settings),
     )
 
@@ -100,6 +101,7 @@ def probe_graph_breaks(
     vary: Mapping[str, Sequence[Any]] | None = None,
     progress: Progress | None = None,
     cache: bool = True,
+    cures: bool = True,
     limit_seconds: float = LIMIT_SECONDS,
     cold: PythonState | None = None,
 ) -> dict[str, Any]:
@@ -108,10 +110,10 @@ def probe_graph_breaks(
 
     scope: components; step (also the scheduler's step and the body of the denoising loop); call (also the
     whole call). vary: call argument -> values to try, for recompiles. cache: keep results under the user's
-    cache folder, and use those that are there. cold: the components' state before the first call (see
-    `state_of`); None: it has not been made. Returns sections of a Recording: captures, graph_breaks,
-    recompiles, complex_numbers, and unseen for what could not be captured. Raises UsageError for an unknown
-    scope or variation.
+    cache folder, and use those that are there. cures: try what would stop each recompile. cold: the
+    components' state before the first call (see `state_of`); None: it has not been made. Returns sections of
+    a Recording: captures, graph_breaks, recompiles, complex_numbers, and unseen for what could not be
+    captured. Raises UsageError for an unknown scope or variation.
     """
     if scope not in SCOPES:
         raise UsageError(f"There is no compile scope {scope!r}.", f"Choose from: {', '.join(SCOPES)}.")
@@ -140,7 +142,8 @@ def probe_graph_breaks(
             _capture_scope(scope, scene, parts, found, grade, show, cache, limit_seconds)
         show.stage("cost of the breaks")
         breaks = priced_breaks(scene.call, scene.pipe, device, parts, found.breaks)
-        _try_again(scene, parts, varied, cold, found, grade, show, cache, limit_seconds)
+        tried = CURES if cures else ()
+        _try_again(scene, parts, varied, cold, found, grade, show, cache, tried, limit_seconds)
         recompiles = priced_recompiles(scene.call, scene.pipe, device, parts, found.recompiles)
     return {
         "captures": tuple(found.captures),
@@ -389,9 +392,11 @@ def _try_again(
     grade: Grade,
     show: Progress,
     cache: bool,
+    settings: Sequence[str],
     limit_seconds: float,
 ) -> None:
-    """Call again what is called more than once, or in a variation; try cures for what recompiles."""
+    """Call again what is called more than once, or in a variation; try cures, these settings, for what
+    recompiles."""
     by_label = {v.label: v for v in varied}
     others = {
         part.name: [(v.label, p) for v, all_ in varied.items() for p in all_ if p.name == part.name]
@@ -434,7 +439,7 @@ def _try_again(
     _run([task(part, "") for part in chosen], show, limit_seconds)
     again = [p for p in chosen if p.name in plain and any(plain[p.name].by_variation.values())]
     curable = [p for p in again if may_be_cured(plain[p.name])]
-    _run([task(part, setting) for part in curable for setting in CURES], show, limit_seconds)
+    _run([task(part, setting) for part in curable for setting in settings], show, limit_seconds)
     _add_rows(found, parts, again, plain, cures, grade)
 
 

@@ -10,6 +10,7 @@ from diffprof.model.collection import leave_to_the_system
 
 if TYPE_CHECKING:
     from diffprof.model.report import Report
+    from diffprof.model.sweep import SweepRow
     from diffprof.views.tui.app import Viewer
     from diffprof.views.tui.job import Ended
 
@@ -34,6 +35,14 @@ def watch_job(args: Sequence[str], title: str, traces: Path) -> Ended | None:
 
     job = Job(args, title)
     return _run(Viewer(None, traces, job=job, settings=settings_file(), settled=leave_to_the_system))
+
+
+def view_sweep(rows: Sequence[SweepRow], traces: Path) -> None:
+    """Show the rows of a sweep until the user leaves."""
+    from diffprof.views.tui.app import Viewer
+    from diffprof.views.tui.themes import settings_file
+
+    _run(Viewer(None, traces, sweep=rows, settings=settings_file()))
 
 
 def _run(viewer: Viewer) -> Ended | None:

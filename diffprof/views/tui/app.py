@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -25,6 +25,7 @@ from diffprof.views.tui.report_screen import ReportScreen
 from diffprof.views.tui.themes import DARK, LIGHT, THEMES, chosen_theme, keep_theme
 
 if TYPE_CHECKING:
+    from diffprof.model.sweep import SweepRow
     from diffprof.views.tui.runs_pane import RunsPane
 
 
@@ -57,10 +58,12 @@ class Viewer(App[Ended]):
         *,
         own: Path | None = None,
         job: Job | None = None,
+        sweep: Sequence[SweepRow] | None = None,
         settings: Path | None = None,
         settled: Callable[[], object] | None = None,
     ) -> None:
-        """own: the folder of the user's own runs, `traces` unless told. settings: the file that keeps the
+        """own: the folder of the user's own runs, `traces` unless told. sweep: rows, in the place of a report
+        and a job. settings: the file that keeps the
         choice of theme; None: it is not kept. settled: called once, when the first report has been on the
         screen for a moment."""
         super().__init__()
@@ -68,6 +71,7 @@ class Viewer(App[Ended]):
         self.traces = traces
         self.own = own or traces
         self.job = job
+        self.sweep = sweep
         self.settings = settings
         self.settled = settled
         self.ended: Ended | None = None
@@ -87,6 +91,10 @@ class Viewer(App[Ended]):
             self._settle()
         elif self.job is not None:
             self.push_screen(LiveScreen(self.job))
+        elif self.sweep is not None:
+            from diffprof.views.tui.sweep_screen import SweepScreen
+
+            self.push_screen(SweepScreen(self.sweep))
 
     def _keep(self, theme: str) -> None:
         if self.settings:
