@@ -67,5 +67,5 @@ def gather(
 def there(store: Store, table: str, kind: Any, *, again: bool) -> set[str]:
     """Keys of the rows that need no task. again: those that failed do."""
     if not again:
-        return store.keys(table)
+        return store.keys(table, kind)
     return {row.key for row in store.rows(table, kind) if row.status != FAILED}

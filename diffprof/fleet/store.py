@@ -67,29 +67,38 @@ class Store:
             connection.execute(f'INSERT INTO "{table}" BY NAME SELECT * FROM {source}', [str(lines)])
             connection.commit()
 
-    def keys(self, table: str) -> set[str]:
-        """The keys of the rows that are there."""
-        if not self.path.exists():
-            return set()
-        with self._open(read_only=True) as connection:
-            if table not in _tables(connection):
-                return set()
-            return {key for (key,) in connection.execute(f'SELECT key FROM "{table}"').fetchall()}
+    def keys(self, table: str, kind: type[msgspec.Struct]) -> set[str]:
+        """The keys of the rows that are there; not of those that lack what such a struct has to have, as an
+        older version's may."""
+        return {key for (key,) in self._whole(table, kind, "key")[1]}
 
     def rows(self, table: str, kind: type[T]) -> tuple[T, ...]:
-        """All rows of a table, in the order of their keys."""
-        if not self.path.exists():
-            return ()
-        with self._open(read_only=True) as connection:
-            if table not in _tables(connection):
-                return ()
-            names, found = _fetched(connection.execute(f'SELECT * FROM "{table}" ORDER BY key'))
-        known = set(kind.__struct_fields__)
+        """All rows of a table, in the order of their keys, but for those that `keys` leaves out."""
+        names, found = self._whole(table, kind, "*")
+        own = {field.encode_name: field.required for field in msgspec.structs.fields(kind)}
         told = (
-            {name: _told(value) for name, value in zip(names, row, strict=True) if name in known}
+            {
+                name: _told(value)
+                for name, value in zip(names, row, strict=True)
+                if name in own and (own[name] or value is not None)
+            }
             for row in found
         )
         return tuple(msgspec.convert(row, kind, strict=False) for row in told)
+
+    def _whole(
+        self, table: str, kind: type[msgspec.Struct], chosen: str
+    ) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """Columns of the rows that have all that a struct has to have."""
+        if not self.path.exists():
+            return [], []
+        with self._open(read_only=True) as connection:
+            there = _columns(connection, table)
+            needed = _needed(kind)
+            if not there.issuperset(needed):
+                return [], []
+            known = " AND ".join(f'"{name}" IS NOT NULL' for name in needed)
+            return _fetched(connection.execute(f'SELECT {chosen} FROM "{table}" WHERE {known} ORDER BY key'))
 
     def query(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Column names and rows that a query gives; it can't change the file. Raises UsageError."""
@@ -153,6 +162,21 @@ def _unreadable(path: Path, error: Exception) -> UsageError:
 
 def _tables(connection: Any) -> list[str]:
     return [name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()]
+
+
+def _needed(kind: type[msgspec.Struct]) -> list[str]:
+    """Fields that no row is without; the key is one."""
+    hints = typing.get_type_hints(kind)
+    return [
+        field.name
+        for field in msgspec.structs.fields(kind)
+        if field.required and type(None) not in typing.get_args(hints[field.name])
+    ]
+
+
+def _columns(connection: Any, table: str) -> set[str]:
+    told = "SELECT column_name FROM duckdb_columns() WHERE table_name = ?"
+    return {name for (name,) in connection.execute(told, [table]).fetchall()}
 
 
 def _fetched(result: Any) -> tuple[list[str], list[tuple[Any, ...]]]:

@@ -52,10 +52,10 @@ def store(tmp_path: Path) -> Store:
 
 def test_rows_come_back(store: Store) -> None:
     assert store.rows("runs", Row) == ()
-    assert store.keys("runs") == set()
+    assert store.keys("runs", Row) == set()
     store.add("runs", [FULL, Row(key="b")])
     assert store.rows("runs", Row) == (FULL, Row(key="b"))
-    assert store.keys("runs") == {"a'b\n", "b"}
+    assert store.keys("runs", Row) == {"a'b\n", "b"}
     assert store.query("SELECT sum(l.us) AS us FROM runs, UNNEST(lines) AS t(l)") == (["us"], [(2.5,)])
 
 
@@ -67,6 +67,29 @@ def test_a_row_of_the_same_key_takes_its_place_and_new_columns_come(store: Store
         [(2, "again"), (3, None)],
     )
     assert store.rows("runs", Row)[1] == Row(key="b", number=2)
+
+
+class Older(msgspec.Struct, frozen=True, kw_only=True):
+    key: str
+    other: str = ""
+
+
+class Stricter(Row, frozen=True, kw_only=True):
+    run: str
+    steps: int | None
+    unit: str = "us"
+
+
+def test_rows_of_an_older_version_are_passed_over_and_stay(store: Store) -> None:
+    store.add("runs", [Older(key="old", other="kept")])
+    assert store.keys("runs", Stricter) == set()
+    assert store.rows("runs", Stricter) == ()
+    new = Stricter(key="new", run="r", steps=None)
+    store.add("runs", [new])
+    assert store.keys("runs", Stricter) == {"new"}
+    assert store.rows("runs", Stricter) == (new,)
+    assert store.rows("runs", Row) == (Row(key="new"), Row(key="old"))
+    assert store.query("SELECT other FROM runs WHERE key = 'old'") == (["other"], [("kept",)])
 
 
 def test_columns_are_the_fields() -> None:

@@ -79,7 +79,7 @@ def test_stopped_and_begun_again_it_has_the_same_rows(
     store = Store(tmp_path / "diffprof.duckdb")
     with pytest.raises(KeyboardInterrupt):
         sweep(cases(GRID, DEVICES), store, Here(stop_after=1))
-    assert len(store.keys("sweep")) == 8
+    assert len(store.keys("sweep", SweepRow)) == 8
     second = Here()
     rows = sweep(cases(GRID, DEVICES), store, second)
     assert second.begun == ["tiny-sdxl batch 2 at 2.0"]

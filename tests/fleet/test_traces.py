@@ -97,7 +97,7 @@ def test_stopped_it_keeps_what_was_read(tmp_path: Path) -> None:
     store = Store(tmp_path / "diffprof.duckdb")
     with pytest.raises(KeyboardInterrupt):
         import_traces(sources([str(tmp_path)]), store, Here(stop_after=2))
-    assert len(store.keys("traces")) == 2
+    assert len(store.keys("traces", TraceRow)) == 2
 
 
 def test_a_line_costs_its_share_of_all(tmp_path: Path) -> None:
