@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from diffprof.contact.pipelines import SD_VAE
+from diffprof.model.pipeline import Pipeline
 
 PLANTED = (
     *("host-timesteps", "bfloat16", "sdpa", "tf32", "channels-last", "fuse-qkv"),
@@ -54,7 +55,7 @@ def faulty_sd15() -> tuple[Any, dict[str, Any]]:
     return pipe, {**given, "num_inference_steps": 5, "height": 512, "width": 512, "output_type": "pt"}
 
 
-def _plant(pipe: Any) -> None:
+def _plant(pipe: Pipeline) -> None:
     from diffusers import DDIMScheduler
     from diffusers.models.attention_processor import AttnProcessor
 

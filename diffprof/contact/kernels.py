@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from diffprof.contact.parts import Place
 from diffprof.contact.shapes import KernelShape, shapes
 from diffprof.contact.store import Work, paired
+from diffprof.model.recording import Recording
 
 TOGETHER = 20
 """Shapes of one item."""
@@ -79,12 +80,12 @@ def call(place: Place, target: str) -> dict[str, Any]:
     }
 
 
-def _ms(recording: Any) -> float | None:
+def _ms(recording: Recording) -> float | None:
     timing = recording.timing
     return None if timing is None or timing.median is None else timing.median * 1e3
 
 
-def _by_family(recording: Any) -> dict[str, float]:
+def _by_family(recording: Recording) -> dict[str, float]:
     found: defaultdict[str, float] = defaultdict(float)
     for row in recording.kernels or ():
         found[row.family] += row.device_us / 1e3
@@ -141,7 +142,7 @@ def predicted(place: Place, group: Sequence[KernelShape]) -> dict[str, float]:
     with device.active(), torch.no_grad():
         for shape in group:
             work = shape.build(torch, empty)
-            kernels = SimulatedKernels(device.gpu, _NoPipeline())  # type: ignore[attr-defined]
+            kernels = SimulatedKernels(device.gpu, _NoPipeline())  # type: ignore[attr-defined, arg-type]
             with observing(kernels):
                 work()
             found[shape.key] = sum(row.device_us for row in kernels.sections()["kernels"])

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from diffprof.model.pipeline import Pipeline
+
 SEED = 7
 MODULES = (
     "image_unet",
@@ -37,7 +39,7 @@ class CorpusCase:
     ``offload(pipe, device)`` replaces ``pipe.to(device)`` on an accelerator; on the CPU it is not called.
     """
 
-    pipe: Any
+    pipe: Pipeline
     kwargs: dict[str, Any]
     generator: str | None = "device"
     offload: Callable[[Any, torch.device], None] | None = None
@@ -89,7 +91,7 @@ def case(
     return register
 
 
-def modules_of(pipe: Any) -> list[torch.nn.Module]:
+def modules_of(pipe: Pipeline) -> list[torch.nn.Module]:
     return [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import diffusers as df
 import torch
 
+from diffprof.model.pipeline import Pipeline
+
 from . import CorpusCase, case
 from .image_joint import flux_parts, flux_transformer, sd3_parts
 from .image_transformer import SHORT
@@ -19,7 +21,7 @@ SMALL = {"height": 32, "width": 32}
 # ---- LoRA ----------------------------------------------------------------------------------------
 
 
-def lora_weights(model: Any, prefix: str, rank: int = 2) -> dict[str, torch.Tensor]:
+def lora_weights(model: torch.nn.Module, prefix: str, rank: int = 2) -> dict[str, torch.Tensor]:
     """A random LoRA of a model's attention projections, keyed as diffusers saves it."""
     weights: dict[str, torch.Tensor] = {}
     for name, layer in model.named_modules():
@@ -65,21 +67,21 @@ def wan_lora() -> CorpusCase:
 # ---- offloading ----------------------------------------------------------------------------------
 
 
-def offload_models(pipe: Any, device: torch.device) -> None:
+def offload_models(pipe: Pipeline, device: torch.device) -> None:
     pipe.enable_model_cpu_offload(device=device)
 
 
-def offload_layers(pipe: Any, device: torch.device) -> None:
+def offload_layers(pipe: Pipeline, device: torch.device) -> None:
     pipe.enable_sequential_cpu_offload(device=device)
 
 
-def offload_leaves(pipe: Any, device: torch.device) -> None:
+def offload_leaves(pipe: Pipeline, device: torch.device) -> None:
     pipe.enable_group_offload(
         onload_device=device, offload_device=torch.device("cpu"), offload_type="leaf_level", use_stream=False
     )
 
 
-def offload_blocks(pipe: Any, device: torch.device) -> None:
+def offload_blocks(pipe: Pipeline, device: torch.device) -> None:
     """The denoiser by blocks, the rest on the device."""
     pipe.transformer.enable_group_offload(
         onload_device=device,
@@ -202,7 +204,9 @@ class DeviceSigmas(df.EulerDiscreteScheduler):
 
     sigmas: Any
 
-    def set_timesteps(self, num_inference_steps: int, device: Any = None, **kwargs: Any) -> None:
+    def set_timesteps(
+        self, num_inference_steps: int, device: torch.types.Device = None, **kwargs: Any
+    ) -> None:
         super().set_timesteps(num_inference_steps, device, **kwargs)
         self.sigmas = self.sigmas.to(device)
 
@@ -232,7 +236,7 @@ def sd_embeds() -> CorpusCase:
     return CorpusCase(pipe, kwargs)
 
 
-def half_where_large(pipe: Any, index: int, t: Any, given: dict[str, Any]) -> dict[str, Any]:
+def half_where_large(pipe: Pipeline, index: int, t: Any, given: dict[str, Any]) -> dict[str, Any]:
     """A callback that looks at the latents, as users' own do."""
     latents = given["latents"]
     return {"latents": latents * 0.5 if latents.abs().max().item() > -float(t) - 1 else latents}

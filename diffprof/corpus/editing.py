@@ -7,6 +7,8 @@ from typing import Any
 import diffusers as df
 import torch
 
+from diffprof.model.pipeline import Pipeline
+
 from . import CorpusCase, case
 from .image_joint import (
     chroma_parts,
@@ -148,7 +150,7 @@ def deepfloyd_inpaint() -> CorpusCase:
 class Inverted:
     """A pipeline that must invert its image before it can edit it: both halves are one call here."""
 
-    def __init__(self, pipe: Any, invert: dict[str, Any]) -> None:
+    def __init__(self, pipe: Pipeline, invert: dict[str, Any]) -> None:
         self.pipe = pipe
         self.invert = invert
         self.components = pipe.components
@@ -161,7 +163,7 @@ class Inverted:
         return self.pipe(**kwargs)
 
 
-def leditspp(pipe: Any) -> CorpusCase:
+def leditspp(pipe: Pipeline) -> CorpusCase:
     inversion = {"image": picture(), "num_inversion_steps": 4, "skip": 0.2, "source_prompt": "a cat"}
     kwargs = {
         "editing_prompt": ["a dog", "a hat"],

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from diffprof.model.errors import UsageError
+from diffprof.model.pipeline import Pipeline
 from diffprof.model.recording import DeviceInfo, Grade
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Device(Protocol):
         """Counts its memory; None where nothing does."""
 
     @contextmanager
-    def observed(self, observer: Observer, pipe: Any) -> Iterator[None]:
+    def observed(self, observer: Observer, pipe: Pipeline) -> Iterator[None]:
         """Tell the observer what would block, and what is launched, while the context is open."""
 
 

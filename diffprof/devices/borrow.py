@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from diffprof.devices import cuda_runtime
-from diffprof.model.pipeline import components, execution_device
+from diffprof.model.pipeline import Pipeline, components, execution_device
 
 if TYPE_CHECKING:
     from diffprof.devices import Device
 
 
 @contextmanager
-def borrowed(pipe: Any, *, drop_values: bool = False) -> Iterator[None]:
+def borrowed(pipe: Pipeline, *, drop_values: bool = False) -> Iterator[None]:
     """Inside, parameters and buffers are copies that may be moved, cast or replaced; after it, every
     module has its own tensors again, and schedulers and other parts the attributes they had.
 
@@ -53,7 +53,7 @@ def borrowed(pipe: Any, *, drop_values: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def lent(pipe: Any, device: Device) -> Iterator[None]:
+def lent(pipe: Pipeline, device: Device) -> Iterator[None]:
     """Inside, a live pipeline stands on the device; after it, it is where and as it was."""
     if device.kind == "sim":
         with borrowed(pipe, drop_values=True):

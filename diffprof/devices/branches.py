@@ -9,12 +9,11 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
 from diffprof.model.callsite import Place, is_machinery, make_site, places, stack
-from diffprof.model.pipeline import components, replaced
+from diffprof.model.pipeline import Pipeline, components, replaced
 from diffprof.model.recording import Unseen
 
 _ASKS = re.compile(r"""\.type\s*(==|in|!=)\s*[\[(]?["']cuda["']|["']cuda["']\s+in\s+str\(""")
@@ -37,7 +36,7 @@ def branches_noted() -> Iterator[dict[Place, str]]:
         yield asked
 
 
-def device_type_branches(pipe: Any) -> Iterator[Place]:
+def device_type_branches(pipe: Pipeline) -> Iterator[Place]:
     """Lines in the methods of the pipeline and of its components that compare a device's type with cuda."""
     parts = [pipe, *components(pipe).values()]
     for cls in dict.fromkeys(cls for part in parts for cls in type(part).__mro__):

@@ -13,6 +13,7 @@ import torch
 
 from diffprof.devices.borrow import borrowed
 from diffprof.devices.simulated import Observer, place, simulated_gpu
+from diffprof.model.pipeline import Pipeline
 from diffprof.model.recording import DeviceInfo, Grade
 
 _INT8 = {
@@ -116,7 +117,7 @@ class CpuDevice:
         return None
 
     @contextmanager
-    def observed(self, observer: Observer, pipe: Any) -> Iterator[None]:
+    def observed(self, observer: Observer, pipe: Pipeline) -> Iterator[None]:
         """The pipeline stands on a simulated GPU with its real values while the context is open."""
         with simulated_gpu(observer) as simulated, borrowed(pipe):
             place(pipe, values="known")

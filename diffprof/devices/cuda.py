@@ -22,7 +22,7 @@ from diffprof.devices.simulated import Blocking, Observer
 from diffprof.devices.simulated.blocking import FREED, SYNCHRONIZE, Wait
 from diffprof.gpu.specs import spec_of_device
 from diffprof.model.errors import UsageError
-from diffprof.model.pipeline import replaced
+from diffprof.model.pipeline import Pipeline, replaced
 from diffprof.model.recording import DeviceInfo, Grade
 
 SYNC_WARNING = "called a synchronizing CUDA operation"
@@ -98,7 +98,7 @@ class CudaDevice:
         thing.to(self.torch_device)
 
     @contextmanager
-    def observed(self, observer: Observer, pipe: Any) -> Iterator[None]:
+    def observed(self, observer: Observer, pipe: Pipeline) -> Iterator[None]:
         heard = sync_warnings(getattr(observer, "witness", _unheard))
         with explicit_waits(observer), heard, BlockingMode(observer, self.runtime.holds):
             yield

@@ -52,7 +52,7 @@ class ModuleStack:
 
         names, call = self._names, torch.nn.Module.__call__
 
-        def followed(module: Any, *args: Any, **kwargs: Any) -> Any:
+        def followed(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
             before = self.path
             self.calls += 1
             path = names.get(id(module))

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from typing import Any, Protocol
 
 from diffprof.model.errors import UsageError
-from diffprof.model.pipeline import components, role
+from diffprof.model.pipeline import Pipeline, components, role
 from diffprof.targets.pipeline import step_methods
 
 STAGES = {"encode": ("encode_", "_encode_"), "decode": ("decode_latents",)}
@@ -51,7 +51,7 @@ class Following:
     pipeline that is followed already, or can't be.
     """
 
-    def __init__(self, pipe: Any, around: Around) -> None:
+    def __init__(self, pipe: Pipeline, around: Around) -> None:
         if getattr(type(pipe), "_diffprof_follows", False):
             raise UsageError("The pipeline is watched already.", "Close the other watch first.")
         self._undo = ExitStack()
@@ -73,7 +73,7 @@ class Following:
         finally:
             _CALL.reset(token)
 
-    def _follow(self, pipe: Any, around: Around) -> None:
+    def _follow(self, pipe: Pipeline, around: Around) -> None:
         call = type(pipe).__call__
 
         @functools.wraps(call)

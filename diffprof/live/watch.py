@@ -11,18 +11,19 @@ from diffprof.devices import resolve_device
 from diffprof.live import exporters
 from diffprof.live.requests import Request
 from diffprof.live.watching import LiveWatch
+from diffprof.model.pipeline import Pipeline
 from diffprof.scanning.runs import TRACES
 from diffprof.scanning.scan import cuda_device_of
 from diffprof.scanning.session import Watch
 
 
 @overload
-def watch(pipe: Any, *, device: str | None = None) -> AbstractContextManager[Watch]: ...
+def watch(pipe: Pipeline, *, device: str | None = None) -> AbstractContextManager[Watch]: ...
 
 
 @overload
 def watch(
-    pipe: Any,
+    pipe: Pipeline,
     *,
     every: int,
     callback: Callable[[Request], None] | None = None,
@@ -35,7 +36,7 @@ def watch(
 
 
 def watch(
-    pipe: Any,
+    pipe: Pipeline,
     *,
     device: str | None = None,
     every: int | None = None,
@@ -69,7 +70,7 @@ def watch(
 
 
 @contextmanager
-def _watched(pipe: Any, device: str | None) -> Iterator[Watch]:
+def _watched(pipe: Pipeline, device: str | None) -> Iterator[Watch]:
     where = resolve_device(device or cuda_device_of(pipe))
     watching = Watch(pipe, where)
     with where.active(), watching.calls():

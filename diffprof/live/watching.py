@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from diffprof.live.following import Following
 from diffprof.live.requests import Request, StageClock
 from diffprof.model.errors import UsageError
+from diffprof.model.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from diffprof.live.step_trace import StepTrace
@@ -41,7 +42,7 @@ class LiveWatch:
 
     def __init__(
         self,
-        pipe: Any,
+        pipe: Pipeline,
         every: int,
         sinks: Sequence[Sink] = (),
         *,

@@ -11,18 +11,23 @@ from typing import Any, Protocol
 
 
 class Pipeline(Protocol):
-    """A diffusers pipeline, or what works as one."""
+    """A diffusers pipeline, or what works as one. It has its components as attributes, too, which may be put
+    in the place of others."""
 
     @property
     def components(self) -> Mapping[str, Any]: ...
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
+    def __getattr__(self, name: str) -> Any: ...
+
+    def __setattr__(self, name: str, value: Any) -> None: ...
+
 
 ROLES = ("denoiser", "scheduler", "vae", "text_encoder", "tokenizer", "other")
 
 
-def components(pipe: Any) -> dict[str, Any]:
+def components(pipe: Pipeline) -> dict[str, Any]:
     """Name -> component, absent ones left out; those of nested pipelines as `outer.inner`."""
     found: dict[str, Any] = {}
     try:
@@ -62,12 +67,12 @@ def role(name: str, part: Any) -> str:
     return "other"
 
 
-def with_role(pipe: Any, wanted: str) -> dict[str, Any]:
+def with_role(pipe: Pipeline, wanted: str) -> dict[str, Any]:
     """The components of one role, in the pipeline's order."""
     return {name: part for name, part in components(pipe).items() if role(name, part) == wanted}
 
 
-def module_names(pipe: Any) -> dict[int, str]:
+def module_names(pipe: Pipeline) -> dict[int, str]:
     """id(module) -> qualified name, such as `unet.mid_block.attentions.0`, for every module."""
     names: dict[int, str] = {}
     for name, part in components(pipe).items():
@@ -81,13 +86,13 @@ def module_names(pipe: Any) -> dict[int, str]:
     return names
 
 
-def execution_device(pipe: Any) -> Any:
+def execution_device(pipe: Pipeline) -> Any:
     """The device on which the pipeline computes (with offloading: where it will be moved to)."""
     device = getattr(pipe, "_execution_device", None)
     return device if device is not None else getattr(pipe, "device", None)
 
 
-def offloaded(pipe: Any) -> bool:
+def offloaded(pipe: Pipeline) -> bool:
     """Whether hooks move the pipeline's modules while it runs."""
     for part in components(pipe).values():
         if _is_module(part):

@@ -26,7 +26,7 @@ from diffprof.gpu.signatures import dtype_name
 from diffprof.gpu.specs import GpuSpec, load_spec
 from diffprof.model.errors import UsageError
 from diffprof.model.fitting import ROOM, FitRow, Fitted, Loss
-from diffprof.model.pipeline import replaced, with_role
+from diffprof.model.pipeline import Pipeline, replaced, with_role
 from diffprof.scanning.fit_code import code_of
 from diffprof.scanning.recipes import SCHEME_OF, Decoding, FitRecipe, Quantized, losses, recipes
 from diffprof.scanning.repeats import repeating
@@ -200,7 +200,7 @@ def _needs(kernels: SimulatedKernels) -> list[int]:
 class _Decodes:
     """The decodings of a call by its one VAE, and what the first launches in tiles and in slices."""
 
-    def __init__(self, pipe: Any, device: Any) -> None:
+    def __init__(self, pipe: Pipeline, device: Any) -> None:
         self.pipe = pipe
         self.device = device
         self.count = 0

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
 
 from diffprof.devices.simulated import Observer
 from diffprof.devices.simulated.forward_replay import replaying
-from diffprof.model.pipeline import with_role
+from diffprof.model.pipeline import Pipeline, with_role
 from diffprof.targets.pipeline import PhaseTracker
 
 
-def repeating(pipe: Any, observer: Observer, tracker: PhaseTracker) -> AbstractContextManager[None]:
+def repeating(pipe: Pipeline, observer: Observer, tracker: PhaseTracker) -> AbstractContextManager[None]:
     """Inside, denoisers whose steps launch the same run twice; the observer is told of the others."""
     return replaying(with_role(pipe, "denoiser").values(), observer, _last_forward(pipe, tracker))
 
 
-def _last_forward(pipe: Any, tracker: PhaseTracker) -> Callable[[int], bool]:
+def _last_forward(pipe: Pipeline, tracker: PhaseTracker) -> Callable[[int], bool]:
     """Whether a denoiser that was called so often, once a step, is in the last of its scheduler's steps."""
     schedulers = with_role(pipe, "scheduler").values()
 

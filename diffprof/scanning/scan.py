@@ -17,7 +17,7 @@ from diffprof.judge.schedulers import SchedulerRow, scheduler_row
 from diffprof.judge.source_edit.stored import with_source_edits
 from diffprof.model.collection import paused_collection
 from diffprof.model.errors import DiffprofError
-from diffprof.model.pipeline import execution_device
+from diffprof.model.pipeline import Pipeline, execution_device
 from diffprof.model.progress import Progress
 from diffprof.model.recording import Allowance, Recording
 from diffprof.model.report import Report
@@ -140,7 +140,7 @@ def scan(
         )
 
 
-def cuda_device_of(pipe: Any) -> str | None:
+def cuda_device_of(pipe: Pipeline) -> str | None:
     """The GPU that a live pipeline is on, on a machine with several; None for one that is on none."""
     place = execution_device(pipe)
     return str(place) if getattr(place, "type", None) == "cuda" else None

@@ -36,7 +36,7 @@ from diffprof.judge.registry import find_analyzer, in_order
 from diffprof.model.callsite import Place, file_of, importable_path, is_machinery, make_site, source_line
 from diffprof.model.collection import paused_collection
 from diffprof.model.errors import DiffprofError, TargetError
-from diffprof.model.pipeline import components, offloaded
+from diffprof.model.pipeline import Pipeline, components, offloaded
 from diffprof.model.progress import Progress
 from diffprof.model.recording import (
     INTERRUPTED,
@@ -284,7 +284,7 @@ def watched_call(session: Session, scene: PipelineCall) -> None:
         scene.call()
 
 
-def _simulated_kernels(session: Session, pipe: Any) -> SimulatedKernels:
+def _simulated_kernels(session: Session, pipe: Pipeline) -> SimulatedKernels:
     given = session.settings.get("mode")
     if given is not None:
         return SimulatedKernels(session.device.gpu, pipe, given)  # type: ignore[attr-defined]
@@ -296,7 +296,7 @@ def _simulated_kernels(session: Session, pipe: Any) -> SimulatedKernels:
 class SyncsInOrder(SyncObserver):
     """Waits of a real call, in the order in which they came: so they are found again in its trace."""
 
-    def __init__(self, pipe: Any, tracker: PhaseTracker) -> None:
+    def __init__(self, pipe: Pipeline, tracker: PhaseTracker) -> None:
         super().__init__(pipe, tracker)
         self.order: list[tuple[Key, str, Phase]] = []
 
@@ -326,7 +326,7 @@ class _Stretch(NamedTuple):
 class SyncsAndKernels(SyncObserver):
     """Both analyzers of one simulated call: waits go to both, operations to the kernels alone."""
 
-    def __init__(self, pipe: Any, tracker: PhaseTracker, kernels: SimulatedKernels) -> None:
+    def __init__(self, pipe: Pipeline, tracker: PhaseTracker, kernels: SimulatedKernels) -> None:
         super().__init__(pipe, tracker)
         self.kernels = kernels
         # Bound directly: this is called for every operation, some 2,000 times a step.
@@ -399,7 +399,7 @@ def eager_compiled_parts() -> Iterator[None]:
         yield
 
 
-def _unseen_parts(pipe: Any, device: Device) -> Iterator[Unseen]:
+def _unseen_parts(pipe: Pipeline, device: Device) -> Iterator[Unseen]:
     lost = (
         "what the compiled code does (fusions, CUDA graphs) is not in this evidence"
         if device.kind == "sim"
@@ -532,7 +532,7 @@ def walk_traceback(error: BaseException) -> list[Place]:
 class Watch:
     """Calls of a live pipeline, watched. report: the judgement of all calls so far; None before the first."""
 
-    def __init__(self, pipe: Any, device: Device) -> None:
+    def __init__(self, pipe: Pipeline, device: Device) -> None:
         self.pipe = pipe
         self.device = device
         self.report: Report | None = None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from diffprof.model.errors import UsageError
+from diffprof.model.pipeline import Pipeline
 from diffprof.targets.builtin import TINY, BuiltinInfo, builtin_named, builtin_targets, shrinkable
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def _resolve(spec: str, args: Sequence[str]) -> Target:
     raise _not_a_target(f"There is no target {spec!r}.", spec)
 
 
-def from_object(pipe: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Target:
+def from_object(pipe: Pipeline, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Target:
     """A live pipeline and the arguments of its call."""
     from diffprof.targets.live import ObjectTarget
 

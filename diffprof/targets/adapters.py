@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from diffprof.model.pipeline import with_role
+from diffprof.model.pipeline import Pipeline, with_role
 
 
-def add_adapters(pipe: Any, described: Mapping[str, Any]) -> None:
+def add_adapters(pipe: Pipeline, described: Mapping[str, Any]) -> None:
     """Give a pipeline the adapters that an architecture's file describes."""
     if told := described.get("ip_adapter"):
         pipe.load_ip_adapter(
@@ -25,7 +25,7 @@ def add_adapters(pipe: Any, described: Mapping[str, Any]) -> None:
         _add_lora(pipe, told["rank"], told["modules"], fused=told["fused"])
 
 
-def _ip_weights(pipe: Any, tokens: int) -> dict[str, dict[str, torch.Tensor]]:
+def _ip_weights(pipe: Pipeline, tokens: int) -> dict[str, dict[str, torch.Tensor]]:
     """What the file of an IP-Adapter holds, by its shapes: a projection of the picture's embedding to
     `tokens` of the denoiser's width, and keys and values for each attention to the text."""
     (denoiser,) = with_role(pipe, "denoiser").values()
@@ -55,7 +55,7 @@ def _small(denoiser: Any, *shape: int) -> torch.Tensor:
     return 0.02 * torch.randn(shape, dtype=denoiser.dtype, device=denoiser.device)
 
 
-def _add_lora(pipe: Any, rank: int, modules: Sequence[str], *, fused: bool) -> None:
+def _add_lora(pipe: Pipeline, rank: int, modules: Sequence[str], *, fused: bool) -> None:
     from peft import LoraConfig
 
     for name, denoiser in with_role(pipe, "denoiser").items():

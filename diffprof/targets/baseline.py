@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+
+from diffprof.model.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Inapplicable(Exception):
     """A rung that this pipeline can't take; the message says why."""
 
 
-def prepare(pipe: Any, rung: Rung) -> None:
+def prepare(pipe: Pipeline, rung: Rung) -> None:
     """Change a pipeline as the rung wants it, up to compiling and quantizing.
 
     Raises Inapplicable where the pipeline has no such switch.

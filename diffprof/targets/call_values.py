@@ -14,15 +14,15 @@ from typing import Any
 
 import torch
 
-from diffprof.model.pipeline import with_role
+from diffprof.model.pipeline import Pipeline, with_role
 
 
-def call_values(call: Mapping[str, Any], pipe: Any, device: torch.device) -> dict[str, Any]:
+def call_values(call: Mapping[str, Any], pipe: Pipeline, device: torch.device) -> dict[str, Any]:
     """The arguments of the call, with what is described made."""
     return {name: _value(value, pipe, device) for name, value in call.items()}
 
 
-def _value(value: Any, pipe: Any, device: torch.device) -> Any:
+def _value(value: Any, pipe: Pipeline, device: torch.device) -> Any:
     match value:
         case {"image": [width, height], **more}:
             return _ramp(width, height).convert(more.get("mode", "RGB"))
@@ -37,7 +37,7 @@ def _value(value: Any, pipe: Any, device: torch.device) -> Any:
     return value
 
 
-def _dtype(pipe: Any) -> torch.dtype:
+def _dtype(pipe: Pipeline) -> torch.dtype:
     return next(iter(with_role(pipe, "denoiser").values())).dtype
 
 

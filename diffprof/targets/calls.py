@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from diffprof.model.errors import TargetError, UsageError
+from diffprof.model.pipeline import Pipeline
 from diffprof.targets import nearest
 from diffprof.targets.builtin import STEPS
 
@@ -25,27 +26,27 @@ IMAGES = {"image", "mask_image", "control_image"}
 """Arguments that a pipeline which has them is called with even where they have a default of None."""
 
 
-def parameters(pipe: Any) -> dict[str, inspect.Parameter]:
+def parameters(pipe: Pipeline) -> dict[str, inspect.Parameter]:
     """The parameters of the pipeline's call, by name, without `self`."""
     signature = inspect.signature(type(pipe).__call__)
     return dict(list(signature.parameters.items())[1:])
 
 
-def names(pipe: Any) -> tuple[list[str], bool]:
+def names(pipe: Pipeline) -> tuple[list[str], bool]:
     """Names of the call's arguments, and whether any other name is taken as well."""
     held = parameters(pipe).values()
     variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     return [p.name for p in held if p.kind not in variable], any(p.kind is p.VAR_KEYWORD for p in held)
 
 
-def bound(pipe: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def bound(pipe: Pipeline, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The given arguments by name, in the order of the signature."""
     known, _ = names(pipe)
     given = {**dict(zip(known, args, strict=False)), **kwargs}
     return {**{name: given[name] for name in known if name in given}, **given}
 
 
-def default_call(pipe: Any, options: Options) -> dict[str, Any]:
+def default_call(pipe: Pipeline, options: Options) -> dict[str, Any]:
     """Arguments for a call of any pipeline, from its signature: prompt, images if it takes them, few steps.
 
     Raises UsageError naming a required argument that can't be made up.
@@ -76,13 +77,13 @@ def default_call(pipe: Any, options: Options) -> dict[str, Any]:
     return made
 
 
-def _strength(pipe: Any) -> float:
+def _strength(pipe: Pipeline) -> float:
     """The share of the steps that the call makes of an image: its default `strength`, else 1."""
     strength = getattr(parameters(pipe).get("strength"), "default", None)
     return strength if isinstance(strength, float) and 0 < strength < 1 else 1.0
 
 
-def picture(pipe: Any, options: Options) -> Any:
+def picture(pipe: Pipeline, options: Options) -> Any:
     """An RGB image: a grey ramp of the pipeline's size."""
     from PIL import Image
 
@@ -90,7 +91,7 @@ def picture(pipe: Any, options: Options) -> Any:
     return Image.linear_gradient("L").resize((options.width or side, options.height or side)).convert("RGB")
 
 
-def native_side(pipe: Any) -> int:
+def native_side(pipe: Pipeline) -> int:
     """Height and width the pipeline was made for, pixels; 512 where its configuration does not say."""
     scale = getattr(pipe, "vae_scale_factor", 1)
     for part in (getattr(pipe, "components", None) or {}).values():
@@ -102,7 +103,7 @@ def native_side(pipe: Any) -> int:
 
 
 def with_options(
-    pipe: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options
+    pipe: Pipeline, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The call's arguments with what the options set. Raises UsageError for one that it does not take."""
     known, anything = names(pipe)
@@ -126,7 +127,7 @@ def with_options(
     return positional + args[len(positional) :], {**kwargs, **wanted}
 
 
-def _check(pipe: Any, argument: str, known: list[str], anything: bool, flag: str) -> None:
+def _check(pipe: Pipeline, argument: str, known: list[str], anything: bool, flag: str) -> None:
     if argument in known or (anything and argument in _else_taken(type(pipe).__call__, argument)):
         return
     near = nearest(argument, known)
@@ -166,7 +167,7 @@ def _else_taken(call: Any, argument: str) -> set[str]:
     return {argument} if passed_on else {looked_up[use] for use in uses}
 
 
-def _batch(pipe: Any, batch: int, known: list[str], given: Mapping[str, Any]) -> dict[str, Any]:
+def _batch(pipe: Pipeline, batch: int, known: list[str], given: Mapping[str, Any]) -> dict[str, Any]:
     for name in known:
         if re.fullmatch(r"num_\w+_per_prompt", name) or name == "batch_size":
             return {name: batch}
@@ -179,7 +180,7 @@ def _batch(pipe: Any, batch: int, known: list[str], given: Mapping[str, Any]) ->
     )
 
 
-def swap_scheduler(pipe: Any, name: str) -> None:
+def swap_scheduler(pipe: Pipeline, name: str) -> None:
     """Give the pipeline another scheduler of diffusers, made from the configuration of its own.
 
     name: a class name in upper or lower case, with or without `Scheduler`, or the beginning of just one.
@@ -223,7 +224,7 @@ def swap_scheduler(pipe: Any, name: str) -> None:
     pipe.scheduler = made
 
 
-def scheduler_names(pipe: Any) -> tuple[str, ...]:
+def scheduler_names(pipe: Pipeline) -> tuple[str, ...]:
     """The class names of diffusers' schedulers that are of the framework and kind of the pipeline's own.
 
     Raises UsageError for a pipeline without a scheduler.
@@ -271,7 +272,7 @@ _EACH = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_pr
 """Arguments that say how many are made of one prompt."""
 
 
-def outputs(pipe: Any, given: Mapping[str, Any]) -> tuple[str | None, int]:
+def outputs(pipe: Pipeline, given: Mapping[str, Any]) -> tuple[str | None, int]:
     """(what a call makes: "image", "clip" or None, how many), from the pipeline's signature.
 
     given: the call's arguments by name. A pipeline that is told how many frames to make makes clips; sound

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from diffprof.model.errors import DiffprofError, TargetError, UsageError
+from diffprof.model.pipeline import Pipeline
 from diffprof.targets import slug
 from diffprof.targets.builtin import TINY, BuiltinInfo, builtin_named, shrinkable, stands_for
 
@@ -288,7 +289,7 @@ def _played(
     play: Callable[[PipelineCall], T],
     device: Device,
     options: Options,
-    pipe: Any,
+    pipe: Pipeline,
     weights: str,
     call: dict[str, Any] | None,
     notes: list[str],
@@ -310,7 +311,7 @@ def _played(
         return play(PipelineCall(pipe, args, kwargs, target, weights, notes, seed=SEED))
 
 
-def _as_published_guide_starts(pipe: Any) -> AbstractContextManager[None]:
+def _as_published_guide_starts(pipe: Pipeline) -> AbstractContextManager[None]:
     """Attention of denoiser and VAE without SDPA; TF32 matmuls while the context is open.
 
     Raises UsageError for a pipeline without such processors.

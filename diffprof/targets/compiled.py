@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from diffprof.model.pipeline import components, with_role
+from diffprof.model.pipeline import Pipeline, components, with_role
 
 _WRAPPED = "_torchdynamo_orig_callable"
 """What torch.compile leaves on what it made (torch/_dynamo/eval_frame.py)."""
@@ -16,7 +16,7 @@ COMPILED_ROLES = ("denoiser", "vae")
 """The parts that are compiled when a pipeline is: the published recipes compile the denoiser and the VAE."""
 
 
-def compiled_roots(pipe: Any) -> tuple[str, ...]:
+def compiled_roots(pipe: Pipeline) -> tuple[str, ...]:
     """Components that run compiled when the pipeline is compiled."""
     return tuple(name for role in COMPILED_ROLES for name in with_role(pipe, role))
 
@@ -37,7 +37,7 @@ def is_compiled(module: torch.nn.Module) -> bool:
     )
 
 
-def compiled_modules(pipe: Any) -> Iterator[tuple[str, str]]:
+def compiled_modules(pipe: Pipeline) -> Iterator[tuple[str, str]]:
     """Component and path in it, of every compiled module; the path of the component itself is empty."""
     for name, part in components(pipe).items():
         if isinstance(part, torch.nn.Module):

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from diffprof.model.pipeline import components, role
+from diffprof.model.pipeline import Pipeline, components, role
 from diffprof.model.recording import Component
 from diffprof.targets.pipeline_call import describe
 
 
-def components_of(pipe: Any) -> tuple[Component, ...]:
+def components_of(pipe: Pipeline) -> tuple[Component, ...]:
     """One row a component, in the pipeline's order; components that are None are left out."""
     return tuple(_row(name, part) for name, part in components(pipe).items())
 

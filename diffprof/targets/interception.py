@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from diffprof.model.pipeline import Pipeline
 from diffprof.targets.other_pipelines import GoOn
 
 Take = Callable[[Any, tuple[Any, ...], dict[str, Any]], GoOn | None]
@@ -39,7 +40,7 @@ class Interception:
             return
 
         @functools.wraps(call)
-        def __call__(pipe: Any, *args: Any, **kwargs: Any) -> Any:
+        def __call__(pipe: Pipeline, *args: Any, **kwargs: Any) -> Any:
             return self.meet(pipe, args, kwargs)
 
         __call__._diffprof_wrapper = True  # type: ignore[attr-defined]
@@ -54,7 +55,7 @@ class Interception:
         self.originals.clear()
         return classes
 
-    def meet(self, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def meet(self, pipe: Pipeline, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Play the first call; leave the script after it, and again at any further call, unless it goes on:
         then a further call is played too."""
         here = threading.current_thread()
@@ -70,7 +71,7 @@ class Interception:
                 return answer.output
         raise Unwound
 
-    def _taken(self, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> GoOn | None:
+    def _taken(self, pipe: Pipeline, args: tuple[Any, ...], kwargs: dict[str, Any]) -> GoOn | None:
         # The call is made, and looked into, on classes as shipped; it may call inner pipelines.
         classes = self.uncover()
         try:

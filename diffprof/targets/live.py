@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from diffprof.model.errors import UsageError
+from diffprof.model.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from diffprof.devices import Device
@@ -21,7 +22,7 @@ class ObjectTarget:
     """A pipeline that the caller holds, with the arguments of its call. It is used where it is: the caller of
     `run` places it, and gives it back."""
 
-    pipe: Any
+    pipe: Pipeline
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     kind: str = field(default="object", init=False)
@@ -62,7 +63,7 @@ class ObjectTarget:
                 self.pipe.scheduler = before
 
 
-def weights_of(pipe: Any) -> str:
+def weights_of(pipe: Pipeline) -> str:
     """`none` where a parameter has a shape only, else `real`."""
     import torch
 
@@ -72,7 +73,7 @@ def weights_of(pipe: Any) -> str:
     return "real" if all(is_known(p) for part in parts for p in part.parameters()) else "none"
 
 
-def settle(pipe: Any, device: Device) -> list[str]:
+def settle(pipe: Pipeline, device: Device) -> list[str]:
     """Put a pipeline that its maker left on the CPU, or on another GPU, onto the device; notes on what was
     done.
 
@@ -110,7 +111,7 @@ def settle(pipe: Any, device: Device) -> list[str]:
 
 
 def settled_call(
-    pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any], device: Device
+    pipe: Pipeline, args: tuple[Any, ...], kwargs: dict[str, Any], device: Device
 ) -> tuple[tuple[Any, ...], dict[str, Any], list[str]]:
     """`settle`, with the tensors among the call's arguments: they go along with a pipeline that is moved."""
     from diffprof.model.pipeline import offloaded
@@ -141,7 +142,7 @@ def _differ(one: Any, other: Any) -> bool:
     return one is not other
 
 
-def with_dtype(pipe: Any, options: Options) -> None:
+def with_dtype(pipe: Pipeline, options: Options) -> None:
     """Give the pipeline the dtype that the options name, if they do.
 
     Raises UsageError for a baseline: what the user's own code sets up is left as it is.

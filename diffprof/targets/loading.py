@@ -12,7 +12,7 @@ import torch
 
 from diffprof.devices.simulated.host_placeholders import hold_on_host, weight_stand_in
 from diffprof.model.callsite import is_machinery, make_site, places, stack
-from diffprof.model.pipeline import components, replaced
+from diffprof.model.pipeline import Pipeline, components, replaced
 from diffprof.model.recording import Unseen
 from diffprof.targets.construct import assemble, built_instead, random_values, weightless
 from diffprof.targets.custom import pipeline_class_of
@@ -32,7 +32,7 @@ class Building:
         self.device = device
         self.unseen: list[Unseen] = []
 
-    def weights_of(self, pipe: Any) -> str:
+    def weights_of(self, pipe: Pipeline) -> str:
         """real, random or none."""
         from diffprof.targets.live import weights_of
 
@@ -40,7 +40,7 @@ class Building:
             return weights_of(pipe)
         return "none" if self.empty else "random"
 
-    def settled(self, model: Any, loading: Loading) -> Any:
+    def settled(self, model: torch.nn.Module, loading: Loading) -> Any:
         """A model or pipeline as its loader would give it back: on the device that was asked for, with the
         loading info where it was wanted."""
         device_map = loading.kwargs.get("device_map")
@@ -77,7 +77,7 @@ def models_built(options: Options, device: Device) -> Iterator[Building]:
         yield building
 
 
-def _held(building: Building, model: Any, loading: Loading) -> Any:
+def _held(building: Building, model: torch.nn.Module, loading: Loading) -> Any:
     hold_on_host(model)
     return building.settled(model, loading)
 
@@ -87,7 +87,7 @@ def _emptied_in_place(device: Device) -> Iterator[None]:
     """`module.to_empty(device="cuda")` takes no memory."""
     original = torch.nn.Module.to_empty
 
-    def to_empty(self: torch.nn.Module, *, device: Any, recurse: bool = True) -> Any:
+    def to_empty(self: torch.nn.Module, *, device: torch.types.Device, recurse: bool = True) -> Any:
         if not (recurse and everywhere(device)):
             return original(self, device=device, recurse=recurse)
         place(self)
@@ -130,10 +130,12 @@ def _dispatched_instead() -> Iterator[None]:
     import accelerate
     from accelerate import big_modeling
 
-    def load(model: Any, *args: Any, **kwargs: Any) -> None:
+    def load(model: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
         hold_on_host(model)
 
-    def load_and_dispatch(model: Any, checkpoint: Any, device_map: Any = None, **kwargs: Any) -> Any:
+    def load_and_dispatch(
+        model: torch.nn.Module, checkpoint: Any, device_map: Any = None, **kwargs: Any
+    ) -> Any:
         hold_on_host(model)
         if device_map is None:
             return model

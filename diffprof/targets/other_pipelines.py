@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from diffprof.model.callsite import is_machinery, make_site, stack
 from diffprof.model.errors import DiffprofError
-from diffprof.model.pipeline import is_pipeline, replaced
+from diffprof.model.pipeline import Pipeline, is_pipeline, replaced
 from diffprof.model.recording import Unseen
 from diffprof.targets.pipeline_call import PipelineCall
 
@@ -77,7 +77,7 @@ class ScriptCalls(Generic[T]):
     def __exit__(self, *_: Any) -> None:
         self._after.close()
 
-    def take(self, pipe: Any, made_ready: Callable[[], PipelineCall]) -> GoOn | None:
+    def take(self, pipe: Pipeline, made_ready: Callable[[], PipelineCall]) -> GoOn | None:
         """A call of a pipeline; None: the script is to be left."""
         if id(pipe) in self._outputs:
             return self._again(pipe)
@@ -95,7 +95,7 @@ class ScriptCalls(Generic[T]):
             return None
         return self._go_on(pipe, scene)
 
-    def _ready(self, pipe: Any, made_ready: Callable[[], PipelineCall]) -> PipelineCall:
+    def _ready(self, pipe: Pipeline, made_ready: Callable[[], PipelineCall]) -> PipelineCall:
         scene = made_ready()
         held = [held for held, _ in self._outputs.values()]
         self._others = list(others_of([pipe, *held], self.namespace, self.file))
@@ -105,14 +105,14 @@ class ScriptCalls(Generic[T]):
         scene.keeps_output = bool(self.further and self._others)
         return scene
 
-    def _again(self, pipe: Any) -> GoOn | None:
+    def _again(self, pipe: Pipeline) -> GoOn | None:
         self._repeats += 1
         if self._repeats > MOST_REPEATS:
             self.why = f"the script called those before it {MOST_REPEATS} times more, and was left"
             return None
         return GoOn(self._outputs[id(pipe)][1])
 
-    def _go_on(self, pipe: Any, scene: PipelineCall) -> GoOn | None:
+    def _go_on(self, pipe: Pipeline, scene: PipelineCall) -> GoOn | None:
         if not scene.keeps_output:
             return None
         if not self._outputs:
@@ -146,7 +146,7 @@ def others_of(pipes: Iterable[Any], namespace: dict[str, Any], file: Path) -> It
         yield from _named(file, "another pipeline of the script, made later by", _FIRST_ONLY, made_later)
 
 
-def later_calls(pipe: Any, namespace: dict[str, Any], file: Path) -> Iterator[Unseen]:
+def later_calls(pipe: Pipeline, namespace: dict[str, Any], file: Path) -> Iterator[Unseen]:
     """The calls of this pipeline below the one that is made now, which may only warm it up."""
     at = next((f for f in stack() if Path(f.f_code.co_filename) == file), None)
     if at is not None:

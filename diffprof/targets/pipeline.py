@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import CodeType, FrameType
 from typing import Any
 
-from diffprof.model.pipeline import components, is_pipeline, is_timestep, replaced, role
+from diffprof.model.pipeline import Pipeline, components, is_pipeline, is_timestep, replaced, role
 from diffprof.targets.steps import StepCounter
 
 FEW = 64
@@ -114,7 +114,7 @@ class PhaseTracker:
             self._set(Phase("prepare"))
 
     @contextmanager
-    def watching(self, pipe: Any) -> Iterator[PhaseTracker]:
+    def watching(self, pipe: Pipeline) -> Iterator[PhaseTracker]:
         """Wrap the pipeline's parts while the context is open; every wrapper is gone after it."""
         with ExitStack() as undo:
             pipes = (pipe, *_nested_pipelines(pipe))
@@ -126,7 +126,7 @@ class PhaseTracker:
             self.steps.begin(_caller(), filter(None, map(_call_code, pipes)))
             yield self
 
-    def _watch_methods(self, pipe: Any, undo: ExitStack) -> None:
+    def _watch_methods(self, pipe: Pipeline, undo: ExitStack) -> None:
         for name in dir(type(pipe)):
             if name.startswith(("encode_", "_encode_")) and callable(getattr(pipe, name, None)):
                 self._wrap(pipe, name, "encode", None, undo)
@@ -237,7 +237,7 @@ class _TimestepGiven:
             return repr(value.tolist())
 
 
-def _call_code(pipe: Any) -> CodeType | None:
+def _call_code(pipe: Pipeline) -> CodeType | None:
     return getattr(inspect.unwrap(type(pipe).__call__), "__code__", None)
 
 
@@ -249,7 +249,7 @@ def _caller() -> FrameType | None:
     return frame
 
 
-def _nested_pipelines(pipe: Any) -> Iterator[Any]:
+def _nested_pipelines(pipe: Pipeline) -> Iterator[Any]:
     for part in vars(pipe).values():
         if is_pipeline(part):
             yield part

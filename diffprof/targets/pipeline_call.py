@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from diffprof.model.pipeline import with_role
+from diffprof.model.pipeline import Pipeline, with_role
 
 if TYPE_CHECKING:
     from diffprof.model.recording import Unseen
@@ -24,7 +24,7 @@ class PipelineCall:
     """A pipeline and the arguments of one call. weights: real, random or none; notes: what was done to get
     here that the user did not write."""
 
-    pipe: Any
+    pipe: Pipeline
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     target: Target

@@ -251,7 +251,7 @@ def _generator_type(original: Any, names: Names) -> Any:
         def __subclasscheck__(cls, subclass: type) -> bool:
             return issubclass(subclass, original)
 
-        def __call__(cls, device: Any = "cpu") -> Any:
+        def __call__(cls, device: torch.types.Device = "cpu") -> Any:
             return original(names.instead(device))
 
     return Type("Generator", (), {"__module__": "torch", "__doc__": original.__doc__})
@@ -331,7 +331,7 @@ def _standing_in(original: Any, own: Any, names: Names) -> Any:
         def __subclasscheck__(cls, subclass: type) -> bool:
             return issubclass(subclass, original | own)
 
-        def __call__(cls, device: Any = None, *args: Any, **kwargs: Any) -> Any:
+        def __call__(cls, device: torch.types.Device = None, *args: Any, **kwargs: Any) -> Any:
             cuda = names.is_cuda(device) or (device is None or type(device) is int)
             if names.open and cuda:
                 return own(*args, **kwargs)
@@ -375,7 +375,7 @@ def _offloading(enable: Any, names: Names) -> Any:
     """Offloading looks for an accelerator of a kind it knows: name the device."""
 
     @functools.wraps(enable)
-    def call(self: Any, gpu_id: int | None = None, device: Any = None) -> Any:
+    def call(self: Any, gpu_id: int | None = None, device: torch.types.Device = None) -> Any:
         target = names.meant if device is None else names.instead(device)
         # An index may be given once: with gpu_id, or in the device.
         chosen = gpu_id is not None and isinstance(target, torch.device)

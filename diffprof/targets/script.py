@@ -12,6 +12,7 @@ from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from diffprof.model.errors import TargetError
+from diffprof.model.pipeline import Pipeline
 from diffprof.targets import slug
 from diffprof.targets.guest_errors import guest_error
 
@@ -68,7 +69,7 @@ class ScriptTarget:
             ScriptCalls(self.file, vars(stage.module), play, further) as calls,
         ):
 
-            def take(pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> GoOn | None:
+            def take(pipe: Pipeline, args: tuple[Any, ...], kwargs: dict[str, Any]) -> GoOn | None:
                 counting.close()
                 return calls.take(pipe, lambda: self._call(stage, pipe, args, kwargs, options))
 
@@ -93,7 +94,12 @@ class ScriptTarget:
         raise self._without_a_call(end, looped)
 
     def _call(
-        self, stage: ScriptStage, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
+        self,
+        stage: ScriptStage,
+        pipe: Pipeline,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: Options,
     ) -> PipelineCall:
         """A pipeline's call in the script, made ready."""
         from diffprof.targets.calls import swap_scheduler, with_options

@@ -24,6 +24,7 @@ import torch
 
 from diffprof.devices.simulated import is_simulated
 from diffprof.devices.storages import Kept, Storages, View
+from diffprof.model.pipeline import Pipeline
 from diffprof.targets.process import SETTINGS
 
 CONFIGS = ("torch._inductor.config", "torch._dynamo.config", "torch._functorch.config")
@@ -151,7 +152,7 @@ class Snapshot:
 
 
 @contextmanager
-def restored(pipe: Any) -> Iterator[None]:
+def restored(pipe: Pipeline) -> Iterator[None]:
     """After the context, the pipeline is as it was, and the process; tensors that were written in place keep
     what was written."""
     before = Snapshot(pipe, contents=False)

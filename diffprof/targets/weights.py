@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from typing import Any
 
 import torch
 
 from diffprof.devices.simulated.held import pieces
 from diffprof.gpu.offload import Group, ModelWeights
-from diffprof.model.pipeline import components, role
+from diffprof.model.pipeline import Pipeline, components, role
 
 LEAVES = (
     torch.nn.Conv1d,
@@ -24,7 +23,7 @@ LEAVES = (
 """Layers that leaf-level offloading moves as one (diffusers/hooks/_common.py)."""
 
 
-def parts_of(pipe: Any, called: Collection[str] = ()) -> tuple[ModelWeights, ...]:
+def parts_of(pipe: Pipeline, called: Collection[str] = ()) -> tuple[ModelWeights, ...]:
     """The models of a pipeline. called: modules that no other module of it called."""
     return tuple(
         _part(name, role(name, model), model, name in called)

@@ -20,6 +20,7 @@ from diffprof.model.callsite import is_machinery, stack
 from diffprof.model.errors import TargetError
 from diffprof.model.pipeline import is_pipeline, replaced, role
 from diffprof.model.recording import Unseen
+from diffprof.targets.pipeline_call import PipelineCall
 
 
 class ModelCalls:
@@ -136,13 +137,13 @@ class Handover:
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
 
-    def begin(self, scene: Any) -> None:
+    def begin(self, scene: PipelineCall) -> None:
         """Start playing, up to the call. Its call is what this thread does from now on."""
         self._thread = threading.Thread(target=self._run, args=(scene,), daemon=True, name="diffprof-play")
         self._thread.start()
         self._asked.wait()
 
-    def _run(self, scene: Any) -> None:
+    def _run(self, scene: PipelineCall) -> None:
         try:
             self.result = self.play(scene)
         except BaseException as error:

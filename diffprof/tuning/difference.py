@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from diffprof.model.fix import Difference
-from diffprof.model.pipeline import replaced, with_role
+from diffprof.model.pipeline import Pipeline, replaced, with_role
 from diffprof.targets.pipeline_call import PipelineCall
 
 WINDOW = 7
@@ -51,7 +51,7 @@ def output_of(scene: PipelineCall) -> Output:
 
 
 @contextmanager
-def _decoded(pipe: Any) -> Iterator[list[torch.Tensor]]:
+def _decoded(pipe: Pipeline) -> Iterator[list[torch.Tensor]]:
     """Collects what the VAE decodes."""
     seen: list[torch.Tensor] = []
 

@@ -9,6 +9,7 @@ from diffprof.devices import resolve_device
 from diffprof.devices.borrow import lent
 from diffprof.judge.plan import Choice
 from diffprof.model.fix import Code
+from diffprof.model.pipeline import Pipeline
 from diffprof.model.progress import Progress
 from diffprof.model.report import Report
 from diffprof.scanning.scan import scan_target
@@ -19,7 +20,7 @@ from diffprof.tuning.subject import Subject
 
 
 def optimize(
-    pipe: Any,
+    pipe: Pipeline,
     *,
     device: str | None = None,
     select: Sequence[str] = (),
@@ -61,7 +62,7 @@ def optimize(
     return tuned.report
 
 
-def _leave(pipe: Any, report: Report, scene: PipelineCall) -> None:
+def _leave(pipe: Pipeline, report: Report, scene: PipelineCall) -> None:
     """Apply what was kept, in the order of application."""
     order = [step.fix for step in report.plan.steps] if report.plan else []
     kept: dict[str, Code] = {

@@ -13,7 +13,7 @@ import torch
 from msgspec.structs import replace
 
 from diffprof.judge.timeline import total_us
-from diffprof.model.pipeline import components, replaced
+from diffprof.model.pipeline import Pipeline, components, replaced
 from diffprof.model.recording import Timeline
 from diffprof.targets.pipeline_call import PipelineCall
 
@@ -44,7 +44,7 @@ def cpu_seconds(scene: PipelineCall) -> float:
 
 
 @contextmanager
-def _models(pipe: Any, instead: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+def _models(pipe: Pipeline, instead: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
     """Inside, the models' methods are others."""
     with ExitStack() as stack:
         models = {id(m): m for m in components(pipe).values() if isinstance(m, torch.nn.Module)}

@@ -18,7 +18,7 @@ from diffprof.devices.simulated import place
 from diffprof.gpu.mode import Mode, current_mode
 from diffprof.judge.acceptance import Measured
 from diffprof.model.fix import Code, Difference, Simulated
-from diffprof.model.pipeline import components
+from diffprof.model.pipeline import Pipeline, components
 from diffprof.model.progress import Progress
 from diffprof.model.recording import Grade, Recording, Timeline
 from diffprof.scanning.session import Session
@@ -391,7 +391,7 @@ class SimulatedStand(Stand):
         return self.no_twin or self._incomparable
 
 
-def _device_bytes(pipe: Any) -> int:
+def _device_bytes(pipe: Pipeline) -> int:
     """Bytes of the storages of a pipeline's tensors on the simulated device, as its allocator counts them."""
     from diffprof.devices.simulated import is_simulated
 
@@ -410,7 +410,7 @@ def _device_bytes(pipe: Any) -> int:
     return sum(cells.values())
 
 
-def _saved_by_int8(pipe: Any, chosen: frozenset[str]) -> int:
+def _saved_by_int8(pipe: Pipeline, chosen: frozenset[str]) -> int:
     """Bytes saved by each weight that becomes INT8, a scale a row kept."""
     if not chosen:
         return 0
@@ -426,7 +426,7 @@ def _saved_by_int8(pipe: Any, chosen: frozenset[str]) -> int:
     return saved
 
 
-def _quantized(pipe: Any, chosen: Sequence[str]) -> str | None:
+def _quantized(pipe: Pipeline, chosen: Sequence[str]) -> str | None:
     """Quantize the twin's layers of these names, as the code does for the real ones; why it can't be told
     what that does, if so."""
     from diffprof.analyzers.quantization.layers import Unavailable, quantize_in_place, quietly

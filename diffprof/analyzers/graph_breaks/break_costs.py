@@ -36,7 +36,7 @@ from diffprof.gpu.signatures import OpSignature
 from diffprof.gpu.timeline_builder import ModuleStack, TimelineBuilder
 from diffprof.judge.timeline import Replay, replay
 from diffprof.model.callsite import is_machinery
-from diffprof.model.pipeline import module_names
+from diffprof.model.pipeline import Pipeline, module_names
 from diffprof.model.recording import BreakCost, GraphBreakRow, Timeline
 from diffprof.targets.pipeline import Phase, PhaseTracker
 
@@ -304,7 +304,7 @@ class Costs:
         return path, root if root in self.compiled else None
 
 
-def take_down(call: Callable[[], Any], pipe: Any, device: Any, breaks: Sequence[Priced]) -> Tape:
+def take_down(call: Callable[[], Any], pipe: Pipeline, device: Any, breaks: Sequence[Priced]) -> Tape:
     """Make the call on the simulated device, and note where it passes the breaks."""
     modules = ModuleStack(module_names(pipe))
     tape = Tape(breaks, modules)
@@ -321,7 +321,7 @@ def take_down(call: Callable[[], Any], pipe: Any, device: Any, breaks: Sequence[
 
 def break_costs(
     call: Callable[[], Any],
-    pipe: Any,
+    pipe: Pipeline,
     device: Any,
     breaks: Mapping[str, Sequence[Priced]],
     compiled: Sequence[str],
@@ -340,7 +340,7 @@ def break_costs(
 
 
 def eager_costs(
-    call: Callable[[], Any], pipe: Any, device: Any, names: Sequence[str], compiled: Sequence[str]
+    call: Callable[[], Any], pipe: Pipeline, device: Any, names: Sequence[str], compiled: Sequence[str]
 ) -> dict[str, tuple[float, float]]:
     """What it costs that a component runs as plain Python, as beyond the recompile limit: name ->
     milliseconds of the call with that component eager, and with all that is in `compiled` compiled.

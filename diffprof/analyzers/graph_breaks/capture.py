@@ -247,7 +247,7 @@ class _Backend:
         self.into = into
         self.weights = weights
 
-    def __call__(self, module: Any, example_inputs: Any) -> Callable[..., Any]:
+    def __call__(self, module: torch.nn.Module, example_inputs: Any) -> Callable[..., Any]:
         nodes = [node for node in module.graph.nodes if node.op.startswith("call_")]
         ops = sum(self.weights.get(node.target, _ONE).ops for node in nodes)
         used: list[ComplexUse] = []
@@ -268,7 +268,7 @@ class _Backend:
         return run
 
 
-def _results(module: Any) -> list[Any]:
+def _results(module: torch.nn.Module) -> list[Any]:
     """What a graph returns, by its form alone."""
     (returned,) = next(n for n in module.graph.nodes if n.op == "output").args
     values = [n.meta["example_value"] if isinstance(n, torch.fx.Node) else n for n in returned]

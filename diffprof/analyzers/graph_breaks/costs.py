@@ -10,6 +10,8 @@ from msgspec.structs import replace
 from diffprof.analyzers.graph_breaks.break_costs import Priced, break_costs, eager_costs
 from diffprof.analyzers.graph_breaks.observe import Compilable
 from diffprof.analyzers.graph_breaks.scopes import COMPONENTS, SCOPES
+from diffprof.devices import Device
+from diffprof.model.pipeline import Pipeline
 from diffprof.model.recording import GraphBreakRow, RecompileCost, RecompileRow
 
 COLD = "cold"
@@ -19,7 +21,11 @@ ELSEWHERE = "scan with --device sim:a100-80gb, or another one"
 
 
 def priced_breaks(
-    call: Callable[[], Any], pipe: Any, device: Any, parts: Sequence[Compilable], breaks: Sequence[Priced]
+    call: Callable[[], Any],
+    pipe: Pipeline,
+    device: Device,
+    parts: Sequence[Compilable],
+    breaks: Sequence[Priced],
 ) -> tuple[GraphBreakRow, ...]:
     """The rows of the breaks, each with its cost or why it has none. call: makes the pipeline's call; device:
     active."""
@@ -52,7 +58,11 @@ def priced_breaks(
 
 
 def priced_recompiles(
-    call: Callable[[], Any], pipe: Any, device: Any, parts: Sequence[Compilable], rows: Sequence[RecompileRow]
+    call: Callable[[], Any],
+    pipe: Pipeline,
+    device: Device,
+    parts: Sequence[Compilable],
+    rows: Sequence[RecompileRow],
 ) -> tuple[RecompileRow, ...]:
     """The rows, those beyond the recompile limit with what it costs that the component runs as plain Python,
     or why that is not known."""
@@ -80,7 +90,7 @@ def _beyond(row: RecompileRow, costs: Mapping[str, tuple[float, float]]) -> Reco
     return replace(row, cost=replace(cost, eager_ms=eager_ms, compiled_ms=compiled_ms))
 
 
-def _simulated(device: Any) -> bool:
+def _simulated(device: Device) -> bool:
     return device is not None and device.kind == "sim"
 
 

@@ -10,7 +10,6 @@ import inspect
 import re
 import typing
 from collections.abc import Sequence
-from typing import Any
 
 from msgspec.structs import replace
 
@@ -18,6 +17,7 @@ from diffprof.analyzers.graph_breaks.advice import ADVICE, written
 from diffprof.analyzers.graph_breaks.causes import kind_of
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Code, Fix, Recipe, Safety, Skipped, Stage
+from diffprof.model.pipeline import Pipeline
 from diffprof.model.recording import GraphBreakRow, RecompileRow, Recording
 from diffprof.model.recording.source_text import dotted
 
@@ -309,7 +309,7 @@ def _path(argument: str) -> tuple[str | int, ...]:
 # --- the table -------------------------------------------------------------------------------------------
 
 
-def fits_tuples(pipe: Any) -> str | None:
+def fits_tuples(pipe: Pipeline) -> str | None:
     """Whether a model can be asked for a tuple, and says what class its output is of."""
     for model in getattr(pipe, "components", {}).values():
         forward = getattr(model, "forward", None)

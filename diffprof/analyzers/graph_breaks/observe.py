@@ -15,7 +15,7 @@ import torch
 from diffprof.analyzers.graph_breaks.compiled_regions import compiled_inside
 from diffprof.analyzers.graph_breaks.repeats import Repeats, SeenModule
 from diffprof.analyzers.graph_breaks.signature import Signature, signature, skeleton
-from diffprof.model.pipeline import components, replaced, role
+from diffprof.model.pipeline import Pipeline, components, replaced, role
 from diffprof.targets.loops import Loop
 from diffprof.targets.pipeline import PhaseTracker
 from diffprof.targets.steps import StepCounter
@@ -106,7 +106,7 @@ class Compilable:
 
 
 @contextmanager
-def observing(pipe: Any) -> Iterator[list[Compilable]]:
+def observing(pipe: Pipeline) -> Iterator[list[Compilable]]:
     """While the context is open, calls of the pipeline's components are taken down; the list is complete
     when it closes. Nothing stays behind on the pipeline."""
     parts: list[Compilable] = []

@@ -24,10 +24,11 @@ from diffprof.analyzers.graph_breaks.recompiles import CURES, Varied, call_again
 from diffprof.analyzers.graph_breaks.scopes import SCOPES, capture_call, capture_step, loop_lines
 from diffprof.analyzers.graph_breaks.signature import Given, signature
 from diffprof.analyzers.graph_breaks.variations import Variation, applied, variations
+from diffprof.devices import Device
 from diffprof.model.analyzer import Run
 from diffprof.model.callsite import importable_path
 from diffprof.model.errors import UsageError
-from diffprof.model.pipeline import components
+from diffprof.model.pipeline import Pipeline, components
 from diffprof.model.progress import Progress
 from diffprof.model.recording import CaptureRow, ComplexRow, Grade, GraphBreakRow, RecompileRow, Unseen
 
@@ -44,7 +45,7 @@ LIMIT_SECONDS = 600.0
 class OneCall(Protocol):
     """A pipeline and one call of it (see `diffprof.targets.pipeline_call.PipelineCall`)."""
 
-    pipe: Any
+    pipe: Pipeline
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     around: Callable[[], AbstractContextManager[Any]] | None
@@ -95,7 +96,7 @@ def state_before(run: Run) -> PythonState:
 
 def probe_graph_breaks(
     scene: OneCall,
-    device: Any,
+    device: Device,
     *,
     scope: str = "components",
     vary: Mapping[str, Sequence[Any]] | None = None,
@@ -162,7 +163,7 @@ def _observed(scene: OneCall, variation: Variation | None = None) -> list[Compil
     return parts
 
 
-def state_of(pipe: Any) -> PythonState:
+def state_of(pipe: Pipeline) -> PythonState:
     """What the pipeline's models hold now."""
     return PythonState(part for part in components(pipe).values() if isinstance(part, torch.nn.Module))
 

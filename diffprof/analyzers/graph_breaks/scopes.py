@@ -29,7 +29,7 @@ from diffprof.analyzers.graph_breaks.repeats import marker
 from diffprof.analyzers.graph_breaks.rewrite import body_apart
 from diffprof.analyzers.graph_breaks.signature import Skeleton, signature
 from diffprof.analyzers.graph_breaks.storageless import Emptier, Hollow
-from diffprof.model.pipeline import components, replaced
+from diffprof.model.pipeline import Pipeline, components, replaced
 from diffprof.targets.pipeline import PhaseTracker
 
 RUNNER = "__diffprof_run_loop_body__"
@@ -42,7 +42,7 @@ COMPONENTS, STEP, CALL = SCOPES = ("components", "step", "call")
 
 
 def capture_call(
-    pipe: Any,
+    pipe: Pipeline,
     args: Any,
     kwargs: Any,
     parts: Sequence[Compilable],
@@ -63,7 +63,7 @@ def capture_call(
 
 
 def capture_step(
-    pipe: Any,
+    pipe: Pipeline,
     args: Any,
     kwargs: Any,
     parts: Sequence[Compilable],
@@ -99,7 +99,7 @@ def capture_step(
     return _captured_with_parts_apart(pipe, args, kwargs, parts, capture)
 
 
-def loop_lines(pipe: Any, parts: Sequence[Compilable]) -> tuple[str, int, int] | None:
+def loop_lines(pipe: Pipeline, parts: Sequence[Compilable]) -> tuple[str, int, int] | None:
     """File, first and last line of the denoising loop in the pipeline's `__call__`, if it has one. parts: as
     one call was seen to use them."""
     code = getattr(call_function(pipe), "__code__", None)
@@ -111,7 +111,7 @@ def loop_lines(pipe: Any, parts: Sequence[Compilable]) -> tuple[str, int, int] |
     return (loop.file, loop.first, loop.last) if loop else None
 
 
-def call_function(pipe: Any) -> FunctionType:
+def call_function(pipe: Pipeline) -> FunctionType:
     """The innermost function of the pipeline's `__call__`, below its decorators."""
     function = type(pipe).__call__
     while hasattr(function, "__wrapped__"):
@@ -120,7 +120,7 @@ def call_function(pipe: Any) -> FunctionType:
 
 
 def _captured_with_parts_apart(
-    pipe: Any, args: Any, kwargs: Any, parts: Sequence[Compilable], capture: Callable[[Any], Capture]
+    pipe: Pipeline, args: Any, kwargs: Any, parts: Sequence[Compilable], capture: Callable[[Any], Capture]
 ) -> CaptureResult:
     started = time.perf_counter()
     gc.disable()
@@ -146,7 +146,7 @@ def _captured_with_parts_apart(
     return result
 
 
-def _captured(pipe: Any, given: Callable[[], Any], capture: Callable[[Any], Capture]) -> CaptureResult:
+def _captured(pipe: Pipeline, given: Callable[[], Any], capture: Callable[[Any], Capture]) -> CaptureResult:
     into = capture(given)
     result = CaptureResult(into)
     if into.breaks:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffprof.model.errors import UsageError
+from diffprof.model.pipeline import Pipeline
 
 SHORT = {"steps": "num_inference_steps", "guidance": "guidance_scale", "images": "num_images_per_prompt"}
 """Names that people use -> names of call arguments."""
@@ -47,7 +48,9 @@ def _form(value: Any) -> str:
     return type(value).__name__ if shape is None else f"{type(value).__name__} {'x'.join(map(str, shape))}"
 
 
-def variations(pipe: Any, kwargs: Mapping[str, Any], vary: Mapping[str, Sequence[Any]]) -> list[Variation]:
+def variations(
+    pipe: Pipeline, kwargs: Mapping[str, Any], vary: Mapping[str, Sequence[Any]]
+) -> list[Variation]:
     """The variations that were asked for, without those that are what the call is anyway.
 
     Raises UsageError for a name that the pipeline's call does not take.
@@ -117,13 +120,13 @@ def _repeat(kwargs: dict[str, Any], times: int) -> None:
             kwargs[name] = kwargs[name][:1].repeat(times, *[1] * (kwargs[name].dim() - 1))
 
 
-def _adapters(pipe: Any, names: list[str], weight: float) -> Any:
+def _adapters(pipe: Pipeline, names: list[str], weight: float) -> Any:
     before = _weights(pipe)
     pipe.set_adapters(names, [weight] * len(names))
     return lambda: pipe.set_adapters(list(before), list(before.values())) if before else None
 
 
-def _weights(pipe: Any) -> dict[str, float]:
+def _weights(pipe: Pipeline) -> dict[str, float]:
     """Active adapters with their weights, read off the first layer that has them."""
     active = pipe.get_active_adapters()
     for part in pipe.components.values():

@@ -16,7 +16,7 @@ from diffprof.devices.stopwatches import Runner
 from diffprof.gpu.attention_table import LIBRARIES
 from diffprof.gpu.signatures import dtype_name
 from diffprof.gpu.timeline_builder import ModuleStack
-from diffprof.model.pipeline import module_names
+from diffprof.model.pipeline import Pipeline, module_names
 from diffprof.model.recording import AttentionRow, AttentionTiming, Grade
 
 KERNELS = {
@@ -63,7 +63,7 @@ class AttentionCalls(TorchFunctionMode):
 
 
 @contextmanager
-def attention_noted(pipe: Any) -> Iterator[AttentionCalls]:
+def attention_noted(pipe: Pipeline) -> Iterator[AttentionCalls]:
     """The attention of the calls inside."""
     modules = ModuleStack(module_names(pipe))
     with modules.following(), AttentionCalls(modules) as calls:

@@ -22,7 +22,7 @@ from diffprof.chrome_trace.sections import EVERYTHING_ON_THE_GPU, Sections, sect
 from diffprof.devices import Device, cuda_runtime
 from diffprof.devices.stopwatches import EventRunner
 from diffprof.model.analyzer import Run
-from diffprof.model.pipeline import components, module_names, replaced
+from diffprof.model.pipeline import Pipeline, components, module_names, replaced
 from diffprof.model.progress import Progress
 from diffprof.model.recording import Grade, MemoryUse, SyncRow, Timing, Unseen
 from diffprof.targets.compiled import compiled_modules
@@ -75,7 +75,7 @@ def of_run(run: WatchedRun) -> None:
 
 def measure(
     call: Callable[[], object],
-    pipe: Any,
+    pipe: Pipeline,
     device: Device,
     *,
     folder: Path | None = None,
@@ -130,7 +130,7 @@ def measure(
     yield _profiled(found, timing, pipe, device, rows, seen)
 
 
-def warmups_of(pipe: Any, watched_s: float) -> int:
+def warmups_of(pipe: Pipeline, watched_s: float) -> int:
     """Calls to make before those that are timed. watched_s: seconds of the call that was watched just before,
     with everything uncompiled: it warms up no compiled code."""
     if any(True for _ in compiled_modules(pipe)):
@@ -141,7 +141,7 @@ def warmups_of(pipe: Any, watched_s: float) -> int:
 def _profiled(
     found: Sections,
     timing: Timing,
-    pipe: Any,
+    pipe: Pipeline,
     device: Device,
     rows: Sequence[SyncRow],
     seen: Sequence[SeenWait],
@@ -160,7 +160,7 @@ def _profiled(
     return sections
 
 
-def profiled_call(call: Callable[[], object], pipe: Any, device: Device, file: Path) -> None:
+def profiled_call(call: Callable[[], object], pipe: Pipeline, device: Device, file: Path) -> None:
     """One call under the profiler, with phases and modules annotated, exported to a Kineto trace.
 
     Stacks stay off: 84 % of a trace with them are Python frames, and they can drop annotations
@@ -217,7 +217,7 @@ def annotated_modules(names: Mapping[int, str]) -> Iterator[None]:
     """
     call = torch.nn.Module.__call__
 
-    def annotated(module: Any, *args: Any, **kwargs: Any) -> Any:
+    def annotated(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
             return call(module, *args, **kwargs)
         path = names.get(id(module))
@@ -230,7 +230,7 @@ def annotated_modules(names: Mapping[int, str]) -> Iterator[None]:
         yield
 
 
-def _with_known_memory(memory: MemoryUse | None, pipe: Any, device: Device) -> MemoryUse | None:
+def _with_known_memory(memory: MemoryUse | None, pipe: Pipeline, device: Device) -> MemoryUse | None:
     """The trace's memory with what is known better: on CUDA the allocator's peak and capacity; on the CPU,
     where the trace counts from the profiler's start, the weights that were there before."""
     weights = sum(parameter_bytes(pipe).values())
@@ -252,7 +252,7 @@ def _with_known_memory(memory: MemoryUse | None, pipe: Any, device: Device) -> M
     )
 
 
-def parameter_bytes(pipe: Any) -> dict[int, int]:
+def parameter_bytes(pipe: Pipeline) -> dict[int, int]:
     """id -> bytes of every distinct parameter and buffer of the pipeline."""
     found: dict[int, int] = {}
     for part in components(pipe).values():

@@ -30,7 +30,7 @@ from diffprof.gpu.timeline_builder import (
     kernel_rows,
 )
 from diffprof.judge.timeline import origin_shares, replay
-from diffprof.model.pipeline import components, module_names
+from diffprof.model.pipeline import Pipeline, components, module_names
 from diffprof.model.recording import CastRow, Grade, Timeline, Timing
 from diffprof.targets.compiled import compiled_roots
 from diffprof.targets.pipeline import Phase
@@ -49,7 +49,7 @@ class SimulatedKernels(Observer):
     key: names the sync row that a wait belongs to.
     """
 
-    def __init__(self, spec: GpuSpec, pipe: Any, mode: Mode | None = None) -> None:
+    def __init__(self, spec: GpuSpec, pipe: Pipeline, mode: Mode | None = None) -> None:
         self.builder = TimelineBuilder(CostModel(spec, mode or current_mode()))
         self.names = module_names(pipe)
         self.convolutions = ConvolutionCalls(self.builder.call.items, compiled_roots(pipe))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import nn
 
@@ -12,11 +11,11 @@ from diffprof.analyzers.quantization.order import check_order
 from diffprof.analyzers.quantization.schemes import SCHEMES
 from diffprof.analyzers.quantization.source import plain_name
 from diffprof.model.errors import UsageError
-from diffprof.model.pipeline import components
+from diffprof.model.pipeline import Pipeline, components
 from diffprof.model.recording import Selection
 
 
-def apply_choice(pipe: Any, selections: Sequence[Selection]) -> tuple[str, ...]:
+def apply_choice(pipe: Pipeline, selections: Sequence[Selection]) -> tuple[str, ...]:
     """Quantize a pipeline in place as the selections say; returns the qualified names of the layers.
 
     Inside `diffprof.targets.undo.restored(pipe)` it is undone at the end. Raises UsageError where the

@@ -19,6 +19,7 @@ from diffprof.analyzers.quantization.source import (
 )
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Code, Fix, Recipe, Safety, Simulated, Skipped, Stage
+from diffprof.model.pipeline import Pipeline
 from diffprof.model.recording import Change, Projection, Recording, Selection
 from diffprof.model.recording.source_text import dotted
 
@@ -223,7 +224,7 @@ def _parts(recording: Recording) -> Sequence[Any]:
     return recording.setup.parts if recording.setup else ()
 
 
-def fits(pipe: Any) -> str | None:
+def fits(pipe: Pipeline) -> str | None:
     """Whether the library is there."""
     if find_spec("torchao") is None:
         return "torchao is not installed: pip install torchao"

@@ -17,7 +17,7 @@ from diffprof.analyzers.quantization.layers import dtype_word, scheme_of, weight
 from diffprof.analyzers.quantization.order import adapter_names
 from diffprof.analyzers.quantization.source import Named
 from diffprof.devices import cuda_runtime
-from diffprof.model.pipeline import components
+from diffprof.model.pipeline import Pipeline, components
 from diffprof.targets.pipeline import Phase, PhaseTracker
 
 SAMPLE_ROWS = 48
@@ -139,7 +139,7 @@ class Inventory:
         return [layer for layer in self.layers if key in layer.uses]
 
 
-def list_layers(pipe: Any) -> list[Layer]:
+def list_layers(pipe: Pipeline) -> list[Layer]:
     """All linears and 1x1 convolutions of a pipeline, called or not; a module in two places counts once."""
     found: dict[int, Layer] = {}
     for component, part in components(pipe).items():
@@ -308,7 +308,7 @@ def activation_rows(given: torch.Tensor, kind: str) -> torch.Tensor:
 
 
 def take_inventory(
-    pipe: Any,
+    pipe: Pipeline,
     call: Callable[[], Any],
     *,
     stopwatch: Stopwatch | None = None,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 from torch import nn
 
 from diffprof.analyzers.quantization.layers import weights_are_quantized
 from diffprof.model.errors import UsageError
-from diffprof.model.pipeline import components
+from diffprof.model.pipeline import Pipeline, components
 
 STEPS = ("fuse-lora", "fuse-qkv", "swap-convs", "quantize", "compile")
 """The known order."""
@@ -33,7 +32,7 @@ _WHY = {
 """(step, later step that is done already) -> why the step can't follow it."""
 
 
-def done(pipe: Any, component: str | None = None) -> dict[str, str]:
+def done(pipe: Pipeline, component: str | None = None) -> dict[str, str]:
     """Step -> the first module in which it shows, for the steps taken. component: look only there."""
     found: dict[str, str] = {}
     for name, part in _parts(pipe, component):
@@ -44,16 +43,20 @@ def done(pipe: Any, component: str | None = None) -> dict[str, str]:
     return {step: found[step] for step in STEPS if step in found}
 
 
-def unfused_adapters(pipe: Any, component: str | None = None) -> str | None:
+def unfused_adapters(pipe: Pipeline, component: str | None = None) -> str | None:
     """The first layer with a LoRA adapter that is not merged into it, or None."""
-    for name, part in _parts(pipe, component):
+    return _unfused(_parts(pipe, component))
+
+
+def _unfused(parts: Iterable[tuple[str, nn.Module]]) -> str | None:
+    for name, part in parts:
         for inner, module in part.named_modules():
             if _is_adapted(module) and not getattr(module, "merged", False):
                 return f"{name}.{inner}"
     return None
 
 
-def check_order(pipe: Any, step: str, component: str | None = None) -> None:
+def check_order(pipe: Pipeline, step: str, component: str | None = None) -> None:
     """Whether a step may be taken now. component: the only one that it changes.
 
     Raises UsageError with the reason where a later step of the order was taken already, and ValueError for
@@ -75,7 +78,7 @@ def check_order(pipe: Any, step: str, component: str | None = None) -> None:
         )
 
 
-def disorder(pipe: Any) -> Iterator[str]:
+def disorder(pipe: Pipeline) -> Iterator[str]:
     """Signs that a pipeline was changed in another order, each in a sentence."""
     for name, part in _parts(pipe, None):
         quantized = [inner for inner, module in part.named_modules() if weights_are_quantized(module)]
@@ -87,7 +90,7 @@ def disorder(pipe: Any) -> Iterator[str]:
                 f"{name}.{adapters[0]} is part of a LoRA adapter and is quantized ({len(adapters)} such): "
                 "fuse the LoRA before quantizing, or leave 'lora_' modules out of the filter"
             )
-        where = unfused_adapters(_Only(name, part))
+        where = _unfused([(name, part)])
         if where:
             yield (
                 f"{where} has a LoRA adapter on quantized weights: it can't be fused any more; "
@@ -128,14 +131,7 @@ def _within_adapter(part: nn.Module, name: str) -> bool:
     return name in adapter_names(part)
 
 
-class _Only:
-    """A pipeline of one component."""
-
-    def __init__(self, name: str, part: nn.Module) -> None:
-        self.components = {name: part}
-
-
-def _parts(pipe: Any, component: str | None) -> Iterator[tuple[str, nn.Module]]:
+def _parts(pipe: Pipeline, component: str | None) -> Iterator[tuple[str, nn.Module]]:
     for name, part in components(pipe).items():
         if isinstance(part, nn.Module) and component in (None, name):
             yield name, part

@@ -46,8 +46,9 @@ from diffprof.analyzers.quantization.timing import Budget, Patience, compiled, c
 from diffprof.devices.stopwatches import EventRunner, HostRunner, Runner
 from diffprof.model.analyzer import Run
 from diffprof.model.errors import UsageError
-from diffprof.model.pipeline import components, role
+from diffprof.model.pipeline import Pipeline, components, role
 from diffprof.model.recording import LinearRow, PublishedComparison, Quantization, SchemeTiming
+from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.undo import restored
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def of_run(run: Run) -> dict[str, Any]:
 
 
 def probe_quantization(
-    scene: Any,
+    scene: PipelineCall,
     device: Any,
     *,
     budget_s: float = 120.0,
@@ -136,7 +137,7 @@ def probe_quantization(
         return work.run(budget_s, cache)
 
 
-def fuse_qkv(pipe: Any) -> None:
+def fuse_qkv(pipe: Pipeline) -> None:
     """Fuse the projections of a pipeline's attention. Raises UsageError where it can't, or comes too late."""
     if not hasattr(pipe, "fuse_qkv_projections"):
         raise UsageError(
@@ -154,7 +155,13 @@ RowKey = tuple[Key, bool, str | None]
 
 class _Probe:
     def __init__(
-        self, scene: Any, device: Any, settings: Settings, tools: Instruments, min_sqnr: float, progress: Any
+        self,
+        scene: PipelineCall,
+        device: Any,
+        settings: Settings,
+        tools: Instruments,
+        min_sqnr: float,
+        progress: Any,
     ) -> None:
         self.scene = scene
         self.device = device

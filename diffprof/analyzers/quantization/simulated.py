@@ -22,6 +22,7 @@ from diffprof.judge.timeline import total_us
 from diffprof.model.pipeline import module_names, with_role
 from diffprof.model.recording import LinearRow, SchemeTiming, Timeline
 from diffprof.targets.pipeline import Phase, PhaseTracker
+from diffprof.targets.pipeline_call import PipelineCall
 
 COMPILED_ROLES = ("denoiser", "vae")
 """What is compiled when a pipeline is: the parts that take the time."""
@@ -36,7 +37,7 @@ Changes = Mapping[str, Callable[[float], float]]
 class SimulatedCall:
     """A call of a scene on an active simulated device."""
 
-    def __init__(self, scene: Any, device: Any) -> None:
+    def __init__(self, scene: PipelineCall, device: Any) -> None:
         self.scene = scene
         self.device = device
         pipe = scene.pipe

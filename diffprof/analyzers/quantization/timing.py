@@ -161,7 +161,7 @@ def _is_lost(result: SchemeTimings, name: str, patience: Patience, done: int) ->
 _names = itertools.count()
 
 
-def compiled_as_recommended(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+def compiled_as_recommended(module: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
     """The module's call with the kernels that the fix which compiles, and the ladder, give it on a GPU."""
     return compiled(module, kernel_options())
 
@@ -179,7 +179,9 @@ def kernel_options() -> dict[str, Any]:
     return {name: value for name, value in found.items() if hasattr(inductor, name.split(".")[0])}
 
 
-def compiled(module: Any, options: dict[str, Any] | None = None) -> Callable[[torch.Tensor], torch.Tensor]:
+def compiled(
+    module: torch.nn.Module, options: dict[str, Any] | None = None
+) -> Callable[[torch.Tensor], torch.Tensor]:
     """The module's call under `torch.compile`, as a function with code of its own: Dynamo's limit of
     recompiles counts by code object, and all linears share theirs."""
 

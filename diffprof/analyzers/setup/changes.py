@@ -13,7 +13,7 @@ from diffprof.devices.simulated.relaid import NotRelaid
 from diffprof.gpu.assembly import GUARD_SHARE, Relaid
 from diffprof.gpu.whatif import WhatIf
 from diffprof.judge.pricing import is_read
-from diffprof.model.pipeline import components
+from diffprof.model.pipeline import Pipeline, components
 from diffprof.model.recording import (
     Alternative,
     Change,
@@ -47,7 +47,7 @@ class Costed(NamedTuple):
 def costed(
     kernels: Any,
     timeline: Timeline,
-    pipe: Any,
+    pipe: Pipeline,
     parts: Sequence[SetupPart],
     roots: tuple[str, ...],
     syncs: Sequence[SyncRow] = (),
@@ -97,7 +97,7 @@ def _converts(timeline: Timeline) -> bool:
     return spent > LAYOUT_SHARE * sum(timeline.device_us)
 
 
-def _fusable(pipe: Any) -> set[str]:
+def _fusable(pipe: Pipeline) -> set[str]:
     """Paths of the attention modules whose projections are apart and can be fused."""
     return {
         f"{name}.{inner}" if inner else name

@@ -20,7 +20,7 @@ from torch import nn
 from diffprof.analyzers.setup.changes import Costed
 from diffprof.gpu.inductor_flags import FLAGS, INT8_FLAGS
 from diffprof.model.analyzer import Run
-from diffprof.model.pipeline import components, role
+from diffprof.model.pipeline import Pipeline, components, role
 from diffprof.model.recording import Setup, SetupPart
 from diffprof.targets.compiled import compiled_roots, is_compiled, is_compiled_function
 
@@ -53,7 +53,9 @@ def of_run(run: SimulatedRun) -> dict[str, Any]:
     return probe_setup(pipe, lambda parts: costed(kernels, timeline, pipe, parts, roots, syncs))
 
 
-def probe_setup(pipe: Any, costed: Callable[[Sequence[SetupPart]], Costed] | None = None) -> dict[str, Any]:
+def probe_setup(
+    pipe: Pipeline, costed: Callable[[Sequence[SetupPart]], Costed] | None = None
+) -> dict[str, Any]:
     """The section `setup` of a recording, and what is not in it. costed: told the parts, says what the same
     call would cost set up otherwise."""
     models = {name: part for name, part in components(pipe).items() if isinstance(part, nn.Module)}
@@ -265,7 +267,7 @@ def _hooks(modules: Iterable[nn.Module]) -> Iterator[str]:
             yield "group"
 
 
-def _offload(pipe: Any, parts: Sequence[SetupPart]) -> str | None:
+def _offload(pipe: Pipeline, parts: Sequence[SetupPart]) -> str | None:
     for part in parts:
         if part.hooks:
             return part.hooks[0]
@@ -280,7 +282,7 @@ def _switch(model: nn.Module, name: str) -> bool | None:
     return value if isinstance(value, bool) else None
 
 
-def _progress_bar(pipe: Any) -> bool | None:
+def _progress_bar(pipe: Pipeline) -> bool | None:
     if not callable(getattr(pipe, "set_progress_bar_config", None)):
         return None
     if not hasattr(pipe, "blocks") and not any(
@@ -291,7 +293,7 @@ def _progress_bar(pipe: Any) -> bool | None:
     return not (isinstance(config, dict) and config.get("disable"))
 
 
-def _upcasts(pipe: Any) -> bool:
+def _upcasts(pipe: Pipeline) -> bool:
     """What decodes looks at `force_upcast`: that there is an `upcast_vae`, maybe inherited, says little."""
     return any(
         "force_upcast" in _names_called(method)
@@ -300,14 +302,14 @@ def _upcasts(pipe: Any) -> bool:
     )
 
 
-def _own_methods(pipe: Any) -> list[FunctionType]:
+def _own_methods(pipe: Pipeline) -> list[FunctionType]:
     """The methods that this pipeline runs: overridden ones are left out."""
     found = {name: value for kind in reversed(type(pipe).__mro__) for name, value in vars(kind).items()}
     methods = [inspect.unwrap(value) for value in found.values() if isinstance(value, FunctionType)]
     return [method for method in methods if isinstance(method, FunctionType)]
 
 
-def _guided(pipe: Any) -> bool | None:
+def _guided(pipe: Pipeline) -> bool | None:
     """As the pipeline itself said in its last call."""
     try:
         value = pipe.do_classifier_free_guidance

@@ -13,7 +13,7 @@ from diffprof.analyzers.syncs.owner import Owner, owner_of
 from diffprof.devices.simulated import Blocking, Observer
 from diffprof.judge.allowed import open_blocks
 from diffprof.model.callsite import Place, caller, importable_path, is_machinery, make_site, places, stack
-from diffprof.model.pipeline import module_names
+from diffprof.model.pipeline import Pipeline, module_names
 from diffprof.model.recording import SyncRow, Unseen, median, steady
 from diffprof.targets.loops import Loop
 from diffprof.targets.pipeline import PhaseTracker
@@ -99,7 +99,7 @@ class Noted(NamedTuple):
 class SyncObserver(Observer):
     """Turns blocking operations into rows, one a site and kind."""
 
-    def __init__(self, pipe: Any, tracker: PhaseTracker) -> None:
+    def __init__(self, pipe: Pipeline, tracker: PhaseTracker) -> None:
         self.tracker = tracker
         self.names = module_names(pipe)
         self.call_code = getattr(inspect.unwrap(type(pipe).__call__), "__code__", None)

@@ -206,7 +206,9 @@ def _tensors(a: Any) -> list[torch.Tensor]:
     return []
 
 
-def _cast_to(dtype_of: Callable[[tuple, dict[str, Any]], torch.dtype], func: Any) -> Callable[..., Any]:
+def _cast_to(
+    dtype_of: Callable[[tuple, dict[str, Any]], torch.dtype], func: torch._ops.OpOverload
+) -> Callable[..., Any]:
     def kernel(*args: Any, **kwargs: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(_EXCLUDED):
             dtype = dtype_of(args, kwargs)
@@ -218,15 +220,15 @@ def _cast_to(dtype_of: Callable[[tuple, dict[str, Any]], torch.dtype], func: Any
     return kernel
 
 
-def _lower(func: Any) -> Callable[..., Any]:
+def _lower(func: torch._ops.OpOverload) -> Callable[..., Any]:
     return _cast_to(lambda args, kwargs: torch.get_autocast_dtype(NAME), func)
 
 
-def _full(func: Any) -> Callable[..., Any]:
+def _full(func: torch._ops.OpOverload) -> Callable[..., Any]:
     return _cast_to(lambda args, kwargs: torch.float32, func)
 
 
-def _widest(func: Any) -> Callable[..., Any]:
+def _widest(func: torch._ops.OpOverload) -> Callable[..., Any]:
     """The widest of the lower precision and the eligible inputs (promote_type; float64 isn't eligible)."""
 
     def dtype_of(args: tuple, kwargs: dict[str, Any]) -> torch.dtype:
@@ -247,7 +249,7 @@ def _eligible(t: Any) -> bool:
     )
 
 
-def _full_by_dtype(func: Any) -> Callable[..., Any]:
+def _full_by_dtype(func: torch._ops.OpOverload) -> Callable[..., Any]:
     place = next(k for k, a in enumerate(func._schema.arguments) if a.name == "dtype")
     by_name = func._schema.arguments[place].kwarg_only
 
@@ -264,7 +266,7 @@ def _full_by_dtype(func: Any) -> Callable[..., Any]:
     return kernel
 
 
-def _norm(func: Any) -> Callable[..., Any]:
+def _norm(func: torch._ops.OpOverload) -> Callable[..., Any]:
     def kernel(x: torch.Tensor, p: Any = 2, *rest: Any, **kwargs: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(_EXCLUDED):
             if not _eligible(x):
@@ -276,7 +278,7 @@ def _norm(func: Any) -> Callable[..., Any]:
     return kernel
 
 
-def _banned(func: Any) -> Callable[..., Any]:
+def _banned(func: torch._ops.OpOverload) -> Callable[..., Any]:
     def kernel(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError(
             "torch.nn.functional.binary_cross_entropy and torch.nn.BCELoss are unsafe to autocast.\n"

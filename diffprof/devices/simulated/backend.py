@@ -128,7 +128,7 @@ def _register_kernels() -> None:
     _libraries.extend((lib, fallback))
 
 
-def _fallback(func: Any, *args: Any, **kwargs: Any) -> Any:
+def _fallback(func: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
     return dispatch.run(func, args, kwargs)
 
 
@@ -136,7 +136,7 @@ def _copy_(dst: torch.Tensor, src: torch.Tensor, non_blocking: bool = False) -> 
     return dispatch.run(aten.copy_.default, (dst, src, non_blocking), None)
 
 
-def _whole(func: Any) -> Any:
+def _whole(func: torch._ops.OpOverload) -> Any:
     """A kernel that doesn't take a composite apart, unless a gradient is wanted."""
 
     def kernel(*args: Any, **kwargs: Any) -> Any:
@@ -188,7 +188,7 @@ def _wants_grad(args: Any, kwargs: dict[str, Any]) -> bool:
     return False
 
 
-def _run_whole(func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+def _run_whole(func: torch._ops.OpOverload, args: tuple, kwargs: dict[str, Any]) -> Any:
     # matmul and linear fold differently where an operand requires a gradient, even under no_grad
     # (aten/src/ATen/native/LinearAlgebra.cpp, should_fold): the inner tensors say the same.
     if not torch.is_grad_enabled():
@@ -213,7 +213,7 @@ def _empty(
     size: Any,
     dtype: torch.dtype | None = None,
     layout: Any = None,
-    device: Any = None,
+    device: torch.types.Device = None,
     pin_memory: Any = None,
     memory_format: torch.memory_format | None = None,
 ) -> SimTensor:
@@ -231,7 +231,7 @@ def _empty_strided(
     stride: Any,
     dtype: torch.dtype | None = None,
     layout: Any = None,
-    device: Any = None,
+    device: torch.types.Device = None,
     pin_memory: Any = None,
 ) -> SimTensor:
     dtype = dtype or torch.get_default_dtype()
@@ -245,7 +245,7 @@ def _scalar_tensor(
     value: Any,
     dtype: torch.dtype | None = None,
     layout: Any = None,
-    device: Any = None,
+    device: torch.types.Device = None,
     pin_memory: Any = None,
 ) -> SimTensor:
     return handlers.scalar_tensor(_scalar_op(), (value,), {"dtype": dtype})

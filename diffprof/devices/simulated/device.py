@@ -14,6 +14,7 @@ from diffprof.devices.simulated.session import SESSION
 from diffprof.devices.simulated.tensor import forget
 from diffprof.gpu.hosts import chosen_host
 from diffprof.gpu.specs import load_spec
+from diffprof.model.pipeline import Pipeline
 from diffprof.model.recording import DeviceInfo, Grade
 
 
@@ -81,6 +82,6 @@ class SimulatedDevice:
         return None
 
     @contextmanager
-    def observed(self, observer: Observer, pipe: Any) -> Iterator[None]:
+    def observed(self, observer: Observer, pipe: Pipeline) -> Iterator[None]:
         with observing(observer):
             yield

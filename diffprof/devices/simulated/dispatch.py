@@ -34,7 +34,7 @@ _CPU = torch.device("cpu")
 _UNSEEN: Any = object()
 
 
-def op_of(func: Any) -> Op:
+def op_of(func: torch._ops.OpOverload) -> Op:
     """The description of an op overload."""
     op = _ops.get(func)
     if op is None:
@@ -46,7 +46,7 @@ def op_of(func: Any) -> Op:
     return op
 
 
-def run(func: Any, args: tuple, kwargs: dict[str, Any] | None) -> Any:
+def run(func: torch._ops.OpOverload, args: tuple, kwargs: dict[str, Any] | None) -> Any:
     """Run one op that involves the simulated device."""
     if kwargs is None:
         kwargs = {}

@@ -20,13 +20,13 @@ class SimGenerator(_Base):  # type: ignore[misc]
         """`sim:0`."""
         return torch.device(NAME, 0)
 
-    def __new__(cls, device: Any = None) -> Any:
+    def __new__(cls, device: torch.types.Device = None) -> Any:
         made = _Base.__new__(cls, device="cpu")
         # C++ hands the dispatcher another Python object for the same generator: known by address.
         _on_device.add(made._cdata)
         return made
 
-    def __init__(self, device: Any = None) -> None:
+    def __init__(self, device: torch.types.Device = None) -> None:
         pass
 
     def __del__(self, registered: set[int] = _on_device) -> None:

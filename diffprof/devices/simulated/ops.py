@@ -118,7 +118,7 @@ class Op:
         "writes",
     )
 
-    def __init__(self, func: Any) -> None:
+    def __init__(self, func: torch._ops.OpOverload) -> None:
         schema = func._schema
         self.func = func
         self.name: str = schema.name

@@ -247,7 +247,7 @@ def _tensor_methods(patches: Patches) -> None:
     patches.set(torch.Tensor, "data", property(raw.__get__, set_data))
     pin, pinned = torch.Tensor.pin_memory, torch.Tensor.is_pinned
 
-    def pin_memory(self: torch.Tensor, device: Any = None) -> torch.Tensor:
+    def pin_memory(self: torch.Tensor, device: torch.types.Device = None) -> torch.Tensor:
         """A copy in memory that counts as page-locked."""
         if self.device.type != "cpu":
             return pin(self, device)
@@ -256,7 +256,7 @@ def _tensor_methods(patches: Patches) -> None:
         invented = getattr(self.untyped_storage(), host_placeholders.INVENTED, False)
         return copies.mark_pinned(host_placeholders.invented(self) if invented else self.clone())
 
-    def is_pinned(self: torch.Tensor, device: Any = None) -> bool:
+    def is_pinned(self: torch.Tensor, device: torch.types.Device = None) -> bool:
         """Whether the memory counts as page-locked."""
         return self.device.type == "cpu" and (copies.is_pinned(self) or pinned(self))
 
@@ -303,7 +303,7 @@ class _GeneratorType(type):
     def __subclasscheck__(cls, sub: type) -> bool:
         return issubclass(sub, _Generator)
 
-    def __call__(cls, device: Any = "cpu") -> Any:
+    def __call__(cls, device: torch.types.Device = "cpu") -> Any:
         if torch.device(device).type == NAME:
             return SimGenerator()
         return _Generator(device)

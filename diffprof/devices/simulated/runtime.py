@@ -67,7 +67,7 @@ class SimulatedEvent:
         raise needs_a_gpu("torch.cuda.Event.ipc_handle")
 
     @classmethod
-    def from_ipc_handle(cls, device: Any, handle: bytes) -> SimulatedEvent:
+    def from_ipc_handle(cls, device: torch.types.Device, handle: bytes) -> SimulatedEvent:
         """Another process can't have given it."""
         raise needs_a_gpu("torch.cuda.Event.from_ipc_handle")
 
@@ -80,7 +80,7 @@ class Stream:
     """c10::DeviceType::PrivateUse1."""
     _count = 0
 
-    def __init__(self, device: Any = None, priority: int = 0, **kwargs: Any) -> None:
+    def __init__(self, device: torch.types.Device = None, priority: int = 0, **kwargs: Any) -> None:
         Stream._count += 1
         self.stream_id = Stream._count
         self.priority = priority
@@ -169,7 +169,7 @@ class StreamContext:
 class ExternalStream(Stream):
     """A stream that another library made."""
 
-    def __init__(self, stream_ptr: int, device: Any = None, **kwargs: Any) -> None:
+    def __init__(self, stream_ptr: int, device: torch.types.Device = None, **kwargs: Any) -> None:
         super().__init__(device)
 
 
@@ -189,7 +189,7 @@ class MemPool:
 class device:
     """`torch.cuda.device`: choose the device. There is one."""
 
-    def __init__(self, device: Any) -> None:
+    def __init__(self, device: torch.types.Device) -> None:
         self.idx = 0
 
     def __enter__(self) -> None:
@@ -262,7 +262,7 @@ class SimModule(types.ModuleType):
     def current_device(self) -> int:
         return 0
 
-    def set_device(self, device: Any) -> None:
+    def set_device(self, device: torch.types.Device) -> None:
         pass
 
     def _is_in_bad_fork(self) -> bool:
@@ -282,10 +282,10 @@ class SimModule(types.ModuleType):
     def initial_seed(self) -> int:
         return torch.initial_seed()
 
-    def get_rng_state(self, device: Any = None) -> torch.Tensor:
+    def get_rng_state(self, device: torch.types.Device = None) -> torch.Tensor:
         return torch.get_rng_state()
 
-    def set_rng_state(self, state: torch.Tensor, device: Any = None) -> None:
+    def set_rng_state(self, state: torch.Tensor, device: torch.types.Device = None) -> None:
         torch.set_rng_state(state)
 
     def get_rng_state_all(self) -> list[torch.Tensor]:
@@ -307,25 +307,25 @@ class SimModule(types.ModuleType):
         """Give cached memory back, for which the host waits."""
         tell_synchronize("torch.cuda.empty_cache", FREED)
 
-    def memory_allocated(self, device: Any = None) -> int:
+    def memory_allocated(self, device: torch.types.Device = None) -> int:
         return SESSION.allocated
 
     memory_reserved = memory_allocated
 
-    def max_memory_allocated(self, device: Any = None) -> int:
+    def max_memory_allocated(self, device: torch.types.Device = None) -> int:
         return SESSION.peak
 
     max_memory_reserved = max_memory_allocated
 
-    def reset_peak_memory_stats(self, device: Any = None) -> None:
+    def reset_peak_memory_stats(self, device: torch.types.Device = None) -> None:
         SESSION.peak = SESSION.allocated
 
     reset_max_memory_allocated = reset_peak_memory_stats
 
-    def reset_accumulated_memory_stats(self, device: Any = None) -> None:
+    def reset_accumulated_memory_stats(self, device: torch.types.Device = None) -> None:
         pass
 
-    def memory_stats(self, device: Any = None) -> dict[str, int]:
+    def memory_stats(self, device: torch.types.Device = None) -> dict[str, int]:
         """Bytes in use and at most. Counts that the simulated device does not keep are 0."""
         kept = {"current": SESSION.allocated, "peak": SESSION.peak}
         stats = {
@@ -336,7 +336,7 @@ class SimModule(types.ModuleType):
         }
         return {**stats, "num_alloc_retries": 0, "num_ooms": 0, "num_sync_all_streams": 0}
 
-    def memory_stats_as_nested_dict(self, device: Any = None) -> dict[str, Any]:
+    def memory_stats_as_nested_dict(self, device: torch.types.Device = None) -> dict[str, Any]:
         nested: dict[str, Any] = {}
         for name, value in self.memory_stats().items():
             *path, last = name.split(".")
@@ -346,17 +346,17 @@ class SimModule(types.ModuleType):
             inner[last] = value
         return nested
 
-    def memory_summary(self, device: Any = None, abbreviated: bool = False) -> str:
+    def memory_summary(self, device: torch.types.Device = None, abbreviated: bool = False) -> str:
         """What `memory_allocated` and `max_memory_allocated` say, as text."""
         return (
             f"{self.get_device_name()}: {SESSION.allocated / 2**20:.1f} MiB allocated, "
             f"{SESSION.peak / 2**20:.1f} MiB at most, of {self._total() / 2**20:.0f} MiB"
         )
 
-    def device_memory_used(self, device: Any = None) -> int:
+    def device_memory_used(self, device: torch.types.Device = None) -> int:
         return SESSION.allocated
 
-    def mem_get_info(self, device: Any = None) -> tuple[int, int]:
+    def mem_get_info(self, device: torch.types.Device = None) -> tuple[int, int]:
         """(free, total) bytes; free is never negative, whatever doesn't fit."""
         total = self._total()
         return max(total - SESSION.allocated, 0), total
@@ -364,7 +364,7 @@ class SimModule(types.ModuleType):
     def _total(self) -> int:
         return int(getattr(SESSION.spec, "memory_bytes", 0) or DEFAULT_MEMORY)
 
-    def get_device_properties(self, device: Any = None) -> SimpleNamespace:
+    def get_device_properties(self, device: torch.types.Device = None) -> SimpleNamespace:
         """As `torch.cuda.get_device_properties`, from the data sheet of the active device."""
         spec = SESSION.spec
         major, minor = self.get_device_capability()
@@ -378,7 +378,7 @@ class SimModule(types.ModuleType):
             warp_size=32,
         )
 
-    def get_device_capability(self, device: Any = None) -> tuple[int, int]:
+    def get_device_capability(self, device: torch.types.Device = None) -> tuple[int, int]:
         major, minor = getattr(SESSION.spec, "capability", (8, 0))
         return major, minor
 
@@ -392,17 +392,17 @@ class SimModule(types.ModuleType):
     def cudart(self) -> SimulatedCudart:
         return SimulatedCudart()
 
-    def get_device_name(self, device: Any = None) -> str:
+    def get_device_name(self, device: torch.types.Device = None) -> str:
         return str(getattr(SESSION.spec, "name", "Simulated GPU"))
 
-    def synchronize(self, device: Any = None) -> None:
+    def synchronize(self, device: torch.types.Device = None) -> None:
         """Let the host wait for the device."""
         tell_synchronize("torch.cuda.synchronize")
 
-    def current_stream(self, device: Any = None) -> Any:
+    def current_stream(self, device: torch.types.Device = None) -> Any:
         return _CURRENT.stream
 
-    def default_stream(self, device: Any = None) -> Any:
+    def default_stream(self, device: torch.types.Device = None) -> Any:
         return _default_stream
 
     def set_stream(self, stream: Any) -> None:
@@ -411,5 +411,5 @@ class SimModule(types.ModuleType):
     def stream(self, stream: Any) -> Any:
         return StreamContext(stream)
 
-    def get_stream_from_external(self, data_ptr: int, device: Any = None) -> Any:
+    def get_stream_from_external(self, data_ptr: int, device: torch.types.Device = None) -> Any:
         return ExternalStream(data_ptr)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from diffprof.devices.simulated.ops import Op, argument, scalars_of
 from diffprof.devices.simulated.session import QUIET, SESSION
 from diffprof.devices.simulated.tensor import SimTensor, host_meta
@@ -50,7 +52,7 @@ def signature_of(
     return signature
 
 
-def make_meta_op(func: Any, name: str, inputs: tuple, outputs: tuple) -> OpSignature:
+def make_meta_op(func: torch._ops.OpOverload, name: str, inputs: tuple, outputs: tuple) -> OpSignature:
     """The signature of an operator that has no schema."""
     ins = tuple(t._meta for t in inputs if type(t) is SimTensor)
     outs = tuple(t._meta for t in outputs if type(t) is SimTensor)

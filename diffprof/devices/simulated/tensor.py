@@ -211,7 +211,9 @@ class SimTensor(torch.Tensor):
         pass
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(
+        cls, func: torch._ops.OpOverload, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         return _dispatch(func, args, kwargs)
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
@@ -268,11 +270,11 @@ class SimTensor(torch.Tensor):
         """There is no memory behind a simulated tensor that another library could read."""
         raise BufferError(f"a tensor on the simulated device {NAME}:0 has no memory to export")
 
-    def pin_memory(self, device: Any = None) -> torch.Tensor:
+    def pin_memory(self, device: torch.types.Device = None) -> torch.Tensor:
         """As on CUDA: refused."""
         raise RuntimeError(f"cannot pin 'torch.{NAME}.Tensor' only dense CPU tensors can be pinned")
 
-    def is_pinned(self, device: Any = None) -> bool:
+    def is_pinned(self, device: torch.types.Device = None) -> bool:
         """Device memory is never pinned."""
         return False
 
@@ -429,7 +431,7 @@ def covers(t: SimTensor) -> bool:
     return meta.offset == 0 and meta.nbytes == t._cell.size and extent(meta) == meta.numel
 
 
-def _dispatch(func: Any, args: tuple, kwargs: dict | None) -> Any:
+def _dispatch(func: torch._ops.OpOverload, args: tuple, kwargs: dict | None) -> Any:
     raise RuntimeError("the simulated device isn't registered")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from diffprof.model.pipeline import components, is_pipeline
+from diffprof.model.pipeline import Pipeline, components, is_pipeline
 from diffprof.targets.calls import bound
 from diffprof.targets.construct import random_values, weightless
 from diffprof.targets.pipeline_call import PipelineCall
@@ -88,7 +88,7 @@ def twin_of(scene: PipelineCall, *, cold: bool = False) -> Twin:
     raise NoTwin(f"{type(scene.pipe).__name__} can't be shrunk ({trouble})")
 
 
-def _parameters(pipe: Any) -> int:
+def _parameters(pipe: Pipeline) -> int:
     parts = [part for part in components(pipe).values() if isinstance(part, torch.nn.Module)]
     return sum(p.numel() for part in parts for p in part.parameters())
 
@@ -111,7 +111,7 @@ def _built(scene: PipelineCall, scale: Scale) -> PipelineCall:
     return PipelineCall(made, (), kwargs, scene.target, "random", seed=SEED)
 
 
-def _twins(pipe: Any, scale: Scale) -> dict[int, Any]:
+def _twins(pipe: Pipeline, scale: Scale) -> dict[int, Any]:
     """Of each component, by its id."""
     return {id(part): shrunk(part, scale) for part in {id(p): p for p in pipe.components.values()}.values()}
 
@@ -129,7 +129,7 @@ def _empty(part: torch.nn.Module) -> int:
     return sum(not parameter.numel() for parameter in part.parameters())
 
 
-def _remade(pipe: Any, twins: Mapping[int, Any]) -> Any:
+def _remade(pipe: Pipeline, twins: Mapping[int, Any]) -> Any:
     """A pipeline of the same class with the twins of its components.
 
     One that is made of another pipeline, and takes no components itself, is a copy of what it holds.

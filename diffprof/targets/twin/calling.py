@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from diffprof.model.pipeline import with_role
+from diffprof.model.pipeline import Pipeline, with_role
 from diffprof.targets.calls import bound, names
 from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.twin.shrinking import WIDTHS
@@ -41,7 +41,7 @@ def small_call(scene: PipelineCall, made: Any, factor: int, sizes: Sizes) -> dic
     return kwargs
 
 
-def _few_steps(pipe: Any, kwargs: Mapping[str, Any]) -> int:
+def _few_steps(pipe: Pipeline, kwargs: Mapping[str, Any]) -> int:
     """STEPS that are done: of a picture that is changed with some strength only that share is."""
     default = inspect.signature(pipe.__call__).parameters.get("strength")
     strength = kwargs.get("strength", default.default if default is not None else None)
@@ -50,7 +50,7 @@ def _few_steps(pipe: Any, kwargs: Mapping[str, Any]) -> int:
     return STEPS
 
 
-def _width_map(pipe: Any, factor: int) -> dict[int, int]:
+def _width_map(pipe: Pipeline, factor: int) -> dict[int, int]:
     """Last dimensions of embeddings -> those of the twin."""
     found = {}
     for part in (*with_role(pipe, "denoiser").values(), *with_role(pipe, "text_encoder").values()):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diffprof.model.pipeline import components
+from diffprof.model.pipeline import Pipeline, components
 from diffprof.targets.calls import native_side, parameters
 
 PIXELS = 64
@@ -73,7 +73,7 @@ class Sizes:
         return count
 
 
-def sizes_of(pipe: Any, given: Mapping[str, Any], *, small: bool = True) -> Sizes:
+def sizes_of(pipe: Pipeline, given: Mapping[str, Any], *, small: bool = True) -> Sizes:
     """Of a call with these arguments. small: else the twin's picture is as large as the original's."""
     seen = _pictured(given)
     height, width = (
@@ -103,20 +103,20 @@ def _pictured(given: Mapping[str, Any]) -> tuple[int | None, int | None]:
     return None, None
 
 
-def _default(pipe: Any, names: Sequence[str]) -> int | None:
+def _default(pipe: Pipeline, names: Sequence[str]) -> int | None:
     """What the call takes where an argument is not given."""
     known = parameters(pipe)
     found = (_count(known[name].default) for name in names if name in known)
     return next((value for value in found if value is not None), None)
 
 
-def _made_for(pipe: Any, name: str) -> int:
+def _made_for(pipe: Pipeline, name: str) -> int:
     sample = _configured(pipe, (f"sample_{name}",))
     scale = getattr(pipe, "vae_scale_factor_spatial", getattr(pipe, "vae_scale_factor", None))
     return sample * scale if sample and isinstance(scale, int) else native_side(pipe)
 
 
-def _configured(pipe: Any, names: Sequence[str]) -> int | None:
+def _configured(pipe: Pipeline, names: Sequence[str]) -> int | None:
     """What a component's configuration says; not an autoencoder's, whose sizes are those of its tiles."""
     for part in components(pipe).values():
         for name in names if not hasattr(part, "decode") else ():

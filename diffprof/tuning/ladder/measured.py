@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from msgspec.structs import replace as changed
@@ -15,7 +15,7 @@ from diffprof.analyzers.quantization.published import published_list
 from diffprof.gpu.inductor_flags import FLAGS, INT8_FLAGS
 from diffprof.model.errors import DiffprofError, UsageError
 from diffprof.model.ladder import RungResult
-from diffprof.model.pipeline import with_role
+from diffprof.model.pipeline import Pipeline, with_role
 from diffprof.model.recording import Grade
 from diffprof.targets.baseline import Inapplicable, Rung, prepare
 from diffprof.tuning.ladder import GIB
@@ -90,7 +90,7 @@ def _why(error: BaseException) -> str:
     return f"{type(cause).__name__}: {text}"[:200].rstrip(": ")
 
 
-def quantize(pipe: Any) -> None:
+def quantize(pipe: Pipeline) -> None:
     """Dynamic INT8 for the linears of the published list, 1x1 convolutions among them."""
     from torchao.quantization import (
         Int8DynamicActivationInt8WeightConfig,
@@ -122,7 +122,7 @@ def quantize(pipe: Any) -> None:
 
 
 @contextmanager
-def compiled(pipe: Any, *, int8: bool) -> Iterator[None]:
+def compiled(pipe: Pipeline, *, int8: bool) -> Iterator[None]:
     """Denoiser and VAE decoder under `torch.compile`, with the recipe's flags while open."""
     import torch._inductor.config as inductor
 

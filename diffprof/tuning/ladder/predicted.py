@@ -23,7 +23,6 @@ from diffprof.targets.pipeline import PhaseTracker
 from diffprof.tuning.ladder import GIB
 
 if TYPE_CHECKING:
-    from diffprof.devices import Device
     from diffprof.targets import Options, Target
     from diffprof.targets.pipeline_call import PipelineCall
 
@@ -56,7 +55,7 @@ class Predictions:
 
     def __init__(self, target: Target, device: Any, options: Options) -> None:
         self.target = target
-        self.device: Device = device
+        self.device: Any = device
         self.gpu = device.gpu
         self.options = options
         self._runs: dict[_Form, _Run | str] = {}

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from diffprof.model.pipeline import Pipeline
+
 SWAPPED = "sdxl"
 """The pipeline of the corpus that is called with each scheduler that changed."""
 
@@ -85,7 +87,7 @@ def _ran(build: Any, files: list[str]) -> dict[str, Any] | None:
         }
 
 
-def _uses(pipe: Any, files: list[str]) -> bool:
+def _uses(pipe: Pipeline, files: list[str]) -> bool:
     """Whether the pipeline, or a component of it, is of a class that stands in one of the files."""
     for part in (pipe, *pipe.components.values()):
         for cls in type(part).__mro__:
