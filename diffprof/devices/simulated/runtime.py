@@ -227,7 +227,7 @@ def needs_a_gpu(name: str) -> TargetError:
 class SimModule(types.ModuleType):
     """The module `torch.sim`."""
 
-    SimulatedEvent = SimulatedEvent
+    Event = SimulatedEvent
     Stream = Stream
     ExternalStream = ExternalStream
     StreamContext = StreamContext
