@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
 from diffprof.cli.options import format_option
-from diffprof.cli.output import emit, stdout_to_stderr, terminal
+from diffprof.cli.output import emit, say, stdout_to_stderr, terminal
 from diffprof.cli.scan import make_options, target_options
 from diffprof.model.errors import UsageError
 
@@ -33,6 +34,16 @@ def gib_of(text: str | None, option: str) -> float | None:
 @click.option("--memory", metavar="SIZE", help="Limit in place of the GPU's memory, such as 16GiB.")
 @click.option("--host-memory", metavar="SIZE", help="Host memory for weights, such as 32GiB.")
 @click.option("--lossy", is_flag=True, help="Take the fastest, whatever the picture loses.")
+@click.option(
+    "--check", is_flag=True, help="Run the code of each recipe that fits on a small copy of the pipeline."
+)
+@click.option(
+    "--write",
+    "written",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Check, and write the code of the one that is taken.",
+)
 @click.option("--all", "everything", is_flag=True, help="List every recipe, also those that do not fit.")
 @format_option(("text", "json", "markdown"))
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
@@ -42,6 +53,8 @@ def command(
     memory: str | None,
     host_memory: str | None,
     lossy: bool,
+    check: bool,
+    written: Path | None,
     everything: bool,
     form: str,
     quiet: bool,
@@ -53,9 +66,14 @@ def command(
     slices and compiling are priced together. Printed are the recipes that no other beats in time, GPU and
     host memory, and what the picture loses; of the fastest that loses nothing one sees, the code. Where
     nothing fits: by how much. --device rtx4090 is the default (`diffprof gpus` lists all).
+
+    --check runs each recipe's code on a small copy of the pipeline: it has to run there, and to change the
+    output no more than it says, or it is not taken. --write FILE does so, and writes the code of the one that
+    is taken: `from FILE import optimize; optimize(pipe)` in place of `pipe.to("cuda")`.
     """
     from diffprof.model.progress import progress_on
-    from diffprof.views.fits import render_fit
+    from diffprof.model.recording.whole_file import write_whole
+    from diffprof.views.fits import module_of, render_fit
 
     limit, host = gib_of(memory, "--memory"), gib_of(host_memory, "--host-memory")
     steps = options.pop("steps", None)
@@ -70,8 +88,12 @@ def command(
             host_gib=host,
             steps=steps,
             lossy=lossy,
+            check=check or written is not None,
             options=make_options(**options),
             on_stage=progress.stage,
         )
     screen = terminal()
     emit(render_fit(found, form, everything=everything, width=screen.columns, colour=screen.colour))
+    if written is not None:
+        write_whole(written, module_of(found).encode())
+        say(f'Written: {written}; call optimize(pipe) in place of pipe.to("cuda").')

@@ -88,6 +88,13 @@ class ModelWeights:
     linears: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     called: bool = True
     """Whether its own `forward` is called: only then is anything prefetched."""
+    bypassed: bool = False
+    """Whether parts of it are called and it itself is not, as a VAE's decoder: its own hook never runs."""
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether block-level offloading brings all of it to the device."""
+        return not self.bypassed or not any(g.path == self.name and g.nbytes for g in self.blocks)
 
     @property
     def nbytes(self) -> int:

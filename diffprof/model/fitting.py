@@ -28,13 +28,31 @@ LOSSLESS = (Loss.ROUNDING,)
 """What nobody sees."""
 
 
+class FitCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """What a recipe's code did to a small copy of the pipeline with random weights.
+
+    status: checked, changed (the output is not what the recipe says), failed, unchecked. why: it failed or
+    could not be run. psnr_db: of the output against that without the recipe.
+    """
+
+    status: str
+    why: str = ""
+    bit_equal: bool | None = None
+    psnr_db: float | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing speaks against the code."""
+        return self.status in ("checked", "unchecked")
+
+
 class FitRow(msgspec.Struct, frozen=True, kw_only=True):
     """One recipe and its price, simulated.
 
     recipe: what is done, in order, in a few words each. seconds: of one call once everything is warm.
     gpu_gib: at most in use; host_gib: of weights on the host. fits: with `ROOM` of the memory to spare.
     phase: in which most is in use. frontier: no other that fits is better in every respect. code: of a module
-    with `optimize(pipe)`.
+    with `optimize(pipe)`. check: None where it was not asked for.
     """
 
     recipe: tuple[str, ...]
@@ -46,6 +64,7 @@ class FitRow(msgspec.Struct, frozen=True, kw_only=True):
     phase: str = ""
     frontier: bool = False
     code: str = ""
+    check: FitCheck | None = None
 
     @property
     def lossless(self) -> bool:

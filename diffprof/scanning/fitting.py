@@ -25,7 +25,7 @@ from diffprof.gpu.quantized import SCHEMES
 from diffprof.gpu.signatures import dtype_name
 from diffprof.gpu.specs import GpuSpec, load_spec
 from diffprof.model.errors import UsageError
-from diffprof.model.fitting import ROOM, FitRow, Fitted, Loss
+from diffprof.model.fitting import ROOM, FitCheck, FitRow, Fitted, Loss
 from diffprof.model.pipeline import Pipeline, replaced, with_role
 from diffprof.scanning.fit_code import code_of
 from diffprof.scanning.recipes import SCHEME_OF, Decoding, FitRecipe, Quantized, losses, recipes
@@ -33,7 +33,10 @@ from diffprof.scanning.repeats import repeating
 from diffprof.targets import Options, Target, from_object, resolve
 from diffprof.targets.pipeline import PhaseTracker
 from diffprof.targets.pipeline_call import PipelineCall
+from diffprof.targets.twin.building import Twin, twin_of
+from diffprof.targets.twin.shrinking import NoTwin
 from diffprof.targets.weights import parts_of
+from diffprof.tuning.fit_checks import Checks
 
 RUN_STEPS = 4
 """Steps that are run; steady ones are repeated for longer calls."""
@@ -51,6 +54,8 @@ class Played(NamedTuple):
     dtype: str | None
     """Where the target's weights were put in another type."""
     compilable: bool
+    twin: Twin | str = ""
+    """Its small copy, on which code is checked, or why there is none."""
 
 
 def fit(
@@ -61,6 +66,7 @@ def fit(
     host_gib: float | None = None,
     steps: int | None = None,
     lossy: bool = False,
+    check: bool = False,
     options: Options | None = None,
     on_stage: Callable[[str], None] | None = None,
     **call: Any,
@@ -70,8 +76,9 @@ def fit(
     target: what `diffprof.scan` takes. device: name of a data sheet. memory_gib: a limit of its own, in place
     of the device's memory; host_gib: of host memory for weights. steps: denoising steps; None: those of the
     model card, else the target's own. lossy: the fastest is taken, whatever the picture loses; else the
-    fastest of those that lose nothing one sees, if any fits. on_stage: told what is being done. Raises
-    UsageError for an unknown device, TargetError where the target fails.
+    fastest of those that lose nothing one sees, if any fits. check: run the code of recipes that fit on a
+    small copy of the pipeline; what fails there, or changes more than it says, is not taken. on_stage: told
+    what is being done. Raises UsageError for an unknown device, TargetError where the target fails.
     """
     spec = load_spec(device)
     say = on_stage or (lambda _: None)
@@ -86,9 +93,13 @@ def fit(
             f"A limit of {limit:g} GiB fits nothing.", "Give the memory of the GPU, such as 16GiB."
         )
     rows: list[FitRow] = []
-    for played in _played(found, chosen, wanted, spec, say):
+    for played in _played(found, chosen, wanted, spec, say, check=check):
         say("pricing recipes")
-        rows += _rows(played, spec, wanted, limit, host_gib)
+        priced = list(_rows(played, spec, wanted, limit, host_gib))
+        if check:
+            say("checking code")
+            priced = _checked(priced, played.twin, spec)
+        rows += priced
     rows = _with_frontier(sorted(rows, key=lambda row: (row.seconds is None, row.seconds or 0.0)))
     return Fitted(
         target=found.spec,
@@ -102,8 +113,19 @@ def fit(
     )
 
 
+def _checked(rows: Sequence[FitRow], twin: Twin | str, spec: GpuSpec) -> list[FitRow]:
+    """With what came of their code, where they fit."""
+    if isinstance(twin, str):
+        why = FitCheck(status="unchecked", why=twin)
+        return [replace(row, check=why) if row.fits else row for row in rows]
+    checks = Checks(twin.scene, spec.key)
+    return [replace(row, check=checks.of(row)) if row.fits else row for row in rows]
+
+
 def _chosen(rows: Sequence[FitRow], lossy: bool) -> FitRow | None:
-    fitting = [row for row in rows if row.fits and row.seconds is not None]
+    fitting = [
+        row for row in rows if row.fits and row.seconds is not None and (row.check is None or row.check.holds)
+    ]
     return next((row for row in fitting if lossy or row.lossless), next(iter(fitting), None))
 
 
@@ -145,29 +167,44 @@ def played_calls(
 
 
 def _played(
-    target: Target, options: Options, steps: int | None, spec: GpuSpec, say: Callable[[str], None]
+    target: Target,
+    options: Options,
+    steps: int | None,
+    spec: GpuSpec,
+    say: Callable[[str], None],
+    *,
+    check: bool = False,
 ) -> Iterator[Played]:
     """The call as it is; and in half precision, where its weights are in float32 and no type is asked for."""
     say("running the call")
-    own = _run(target, options, steps, spec)
+    own = _run(target, options, steps, spec, check=check)
     yield own._replace(dtype=None)
     if options.dtype is None and own.dtype == "float32" and target.kind not in AS_THEY_ARE:
         half = dtype_name(half_type(spec))
         say(f"running the call in {half}")
-        yield _run(target, dataclasses.replace(options, dtype=half), steps, spec)._replace(dtype=half)
+        other = _run(target, dataclasses.replace(options, dtype=half), steps, spec)
+        yield other._replace(dtype=half, twin=own.twin)
 
 
-def _run(target: Target, options: Options, steps: int | None, spec: GpuSpec) -> Played:
+def _run(
+    target: Target, options: Options, steps: int | None, spec: GpuSpec, *, check: bool = False
+) -> Played:
     device = resolve_device(f"sim:{spec.key}")
     own = options if steps is None else dataclasses.replace(options, steps=min(steps, RUN_STEPS))
     with device.active():
         SESSION.capacity = None  # what does not fit is found by pricing
-        return target.run(partial(_play, device=device), device, own)
+        return target.run(partial(_play, device=device, check=check), device, own)
 
 
-def _play(scene: PipelineCall, device: Any) -> Played:
+def _play(scene: PipelineCall, device: Any, check: bool) -> Played:
+    twin: Twin | str = ""
+    if check:
+        try:
+            twin = twin_of(scene)
+        except NoTwin as error:
+            twin = str(error)
     with lent(scene.pipe, device) if scene.target.kind == "object" else nullcontext():
-        return _watched(scene, device)
+        return _watched(scene, device)._replace(twin=twin)
 
 
 def _watched(scene: PipelineCall, device: Any) -> Played:

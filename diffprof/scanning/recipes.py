@@ -72,6 +72,8 @@ class Placement(enum.StrEnum):
         return {part.name: WeightsPlace(self.value) for part in parts}
 
 
+BLOCKS = (Placement.BLOCK, Placement.BLOCK_LOW)
+LOW = (Placement.BLOCK_LOW, Placement.LEAF_LOW)
 STREAMS = (Placement.BLOCK, Placement.LEAF, Placement.BLOCK_LOW, Placement.LEAF_LOW)
 
 
@@ -134,11 +136,14 @@ def _placements(parts: Sequence[ModelWeights], quantized: Quantized | None) -> I
     for placement in Placement:
         if placement is Placement.TEXT and not any(part.role == "text_encoder" for part in parts):
             continue
+        if placement in BLOCKS and not all(part.in_blocks for part in parts):
+            continue
         # bitsandbytes' weights stay where they were packed: hooks move models of them whole.
         if quantized is Quantized.NF4_WEIGHTS and placement in (*STREAMS, Placement.SEQUENTIAL):
             continue
-        # accelerate moves parameter by parameter and knows nothing of tensors that wrap others.
-        if quantized is not None and placement is Placement.SEQUENTIAL:
+        # accelerate moves parameter by parameter and knows nothing of tensors that wrap others; to keep their
+        # host copies unpinned, diffusers keeps the parameters themselves, which then go to the device.
+        if quantized is not None and placement in (Placement.SEQUENTIAL, *LOW):
             continue
         yield placement
 

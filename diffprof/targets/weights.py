@@ -26,19 +26,21 @@ LEAVES = (
 def parts_of(pipe: Pipeline, called: Collection[str] = ()) -> tuple[ModelWeights, ...]:
     """The models of a pipeline. called: modules that no other module of it called."""
     return tuple(
-        _part(name, role(name, model), model, name in called)
+        _part(name, role(name, model), model, called)
         for name, model in components(pipe).items()
         if isinstance(model, torch.nn.Module)
     )
 
 
-def _part(name: str, what: str, model: torch.nn.Module, called: bool) -> ModelWeights:
+def _part(name: str, what: str, model: torch.nn.Module, called: Collection[str]) -> ModelWeights:
     linears = {
         f"{name}.{path}": (_bytes(layer.weight), layer.weight.numel())
         for path, layer in model.named_modules()
         if isinstance(layer, torch.nn.Linear)
     }
-    return ModelWeights(name, what, tuple(_leaves(name, model)), tuple(_blocks(name, model)), linears, called)
+    bypassed = name not in called and any(path.startswith(f"{name}.") for path in called)
+    groups = tuple(_leaves(name, model)), tuple(_blocks(name, model))
+    return ModelWeights(name, what, *groups, linears, name in called, bypassed)
 
 
 def _bytes(tensor: torch.Tensor) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import msgspec
 
-from diffprof.model.fitting import FitRow, Fitted, Loss
+from diffprof.model.errors import UsageError
+from diffprof.model.fitting import FitCheck, FitRow, Fitted, Loss
+from diffprof.model.plain import clean
 from diffprof.model.report import as_json
 from diffprof.model.units import number, plural
 from diffprof.views.listing import render_list
@@ -48,6 +51,11 @@ NOTE = (
     "slower and no smaller; --all lists them (`diffprof docs fit`)."
 )
 
+CHECKED = (
+    "its code: what it did to a small copy of the pipeline with random weights, on the simulated GPU; dB: "
+    "PSNR of the output."
+)
+
 
 def render_fit(
     found: Fitted, form: str, *, everything: bool = False, width: int | None = None, colour: bool = False
@@ -60,7 +68,10 @@ def render_fit(
     if not shown:
         return head
     rows = [_cells(row, row == found.chosen, everything) for row in shown]
-    table = render_list(_COLUMNS, rows, form, width=width, colour=colour, note=NOTE)
+    checked = any(row.check is not None for row in shown)
+    columns = _COLUMNS | ({"code": "its code"} if checked else {})
+    note = f"{NOTE} {CHECKED}" if checked else NOTE
+    table = render_list(columns, rows, form, width=width, colour=colour, note=note)
     code = "" if found.chosen is None else f"\n{_fenced(found.chosen.code, form)}"
     return f"{head}\n{table}{code}"
 
@@ -105,4 +116,32 @@ def _cells(row: FitRow, chosen: bool, everything: bool) -> dict[str, Any]:
         "gpu": f"{row.gpu_gib:.1f}",
         "host": f"{row.host_gib:.1f}",
         "loses": ", ".join(_LOSSES[each] for each in row.loses) or "nothing",
+        "code": "" if row.check is None else check_words(row.check),
     }
+
+
+def check_words(check: FitCheck) -> str:
+    """`same bits`, `61 dB`, `unchecked: bitsandbytes is not installed`."""
+    if check.status == "checked" and check.bit_equal:
+        return "same bits"
+    figure = "" if check.psnr_db is None else f"{check.psnr_db:.0f} dB"
+    if check.status == "checked":
+        return figure
+    return ": ".join(filter(None, (check.status, check.why or figure)))
+
+
+def module_of(found: Fitted) -> str:
+    """The code of the chosen recipe as a file of its own. Raises UsageError where none fits."""
+    chosen = found.chosen
+    if chosen is None or chosen.seconds is None:
+        raise UsageError(f"{' '.join(_verdict(found).split())} Nothing was written.", "See --memory, --all.")
+    lines = [
+        f"{found.target} on {found.gpu}, {number(found.limit_gib)} GiB: {recipe_words(chosen)}.",
+        f"{number(chosen.seconds)} s and {chosen.gpu_gib:.1f} GiB, simulated; "
+        f"{chosen.host_gib:.1f} GiB of weights on the host.",
+    ]
+    if chosen.check is not None:
+        lines.append(f"Its code on a small copy with random weights: {check_words(chosen.check)}.")
+    text = "\n\n".join("\n".join(textwrap.wrap(clean(line), 100)) for line in lines)
+    text = text.replace("\\", "\\\\").replace('"', "'")
+    return f'"""{text}\n"""\n\n{chosen.code}'
