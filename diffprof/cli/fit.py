@@ -80,6 +80,7 @@ def command(
     with progress_on(sys.stderr, quiet=quiet) as progress, stdout_to_stderr():
         progress.stage("importing torch and diffusers")
         from diffprof.scanning.fitting import fit
+        from diffprof.tuning.fit_checks import Checks
 
         found = fit(
             target,
@@ -88,7 +89,7 @@ def command(
             host_gib=host,
             steps=steps,
             lossy=lossy,
-            check=check or written is not None,
+            check=Checks if check or written is not None else None,
             options=make_options(**options),
             on_stage=progress.stage,
         )

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from msgspec.structs import replace
@@ -36,7 +36,6 @@ from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.twin.building import Twin, twin_of
 from diffprof.targets.twin.shrinking import NoTwin
 from diffprof.targets.weights import parts_of
-from diffprof.tuning.fit_checks import Checks
 
 RUN_STEPS = 4
 """Steps that are run; steady ones are repeated for longer calls."""
@@ -44,6 +43,16 @@ RUN_STEPS = 4
 
 AS_THEY_ARE = ("object", "script")
 """Kinds of target whose weights stay in the type that they have."""
+
+
+class Checker(Protocol):
+    """Runs the code of recipes on a small copy of their pipeline."""
+
+    def of(self, row: FitRow) -> FitCheck: ...
+
+
+Check = Callable[[PipelineCall, str], Checker]
+"""(a call of the small copy, name of a data sheet) -> what checks on it."""
 
 
 class Played(NamedTuple):
@@ -66,7 +75,7 @@ def fit(
     host_gib: float | None = None,
     steps: int | None = None,
     lossy: bool = False,
-    check: bool = False,
+    check: Check | None = None,
     options: Options | None = None,
     on_stage: Callable[[str], None] | None = None,
     **call: Any,
@@ -76,9 +85,9 @@ def fit(
     target: what `diffprof.scan` takes. device: name of a data sheet. memory_gib: a limit of its own, in place
     of the device's memory; host_gib: of host memory for weights. steps: denoising steps; None: those of the
     model card, else the target's own. lossy: the fastest is taken, whatever the picture loses; else the
-    fastest of those that lose nothing one sees, if any fits. check: run the code of recipes that fit on a
-    small copy of the pipeline; what fails there, or changes more than it says, is not taken. on_stage: told
-    what is being done. Raises UsageError for an unknown device, TargetError where the target fails.
+    fastest of those that lose nothing one sees, if any fits. check: `diffprof.tuning.fit_checks.Checks`,
+    to run the code of recipes that fit on a small copy of the pipeline; what fails there, or changes more
+    than it says, is not taken. on_stage: told what is being done. Raises UsageError for an unknown device, TargetError where the target fails.
     """
     spec = load_spec(device)
     say = on_stage or (lambda _: None)
@@ -93,12 +102,12 @@ def fit(
             f"A limit of {limit:g} GiB fits nothing.", "Give the memory of the GPU, such as 16GiB."
         )
     rows: list[FitRow] = []
-    for played in _played(found, chosen, wanted, spec, say, check=check):
+    for played in _played(found, chosen, wanted, spec, say, twin=check is not None):
         say("pricing recipes")
         priced = list(_rows(played, spec, wanted, limit, host_gib))
-        if check:
+        if check is not None:
             say("checking code")
-            priced = _checked(priced, played.twin, spec)
+            priced = _checked(priced, played.twin, spec, check)
         rows += priced
     rows = _with_frontier(sorted(rows, key=lambda row: (row.seconds is None, row.seconds or 0.0)))
     return Fitted(
@@ -113,12 +122,12 @@ def fit(
     )
 
 
-def _checked(rows: Sequence[FitRow], twin: Twin | str, spec: GpuSpec) -> list[FitRow]:
+def _checked(rows: Sequence[FitRow], twin: Twin | str, spec: GpuSpec, check: Check) -> list[FitRow]:
     """With what came of their code, where they fit."""
     if isinstance(twin, str):
         why = FitCheck(status="unchecked", why=twin)
         return [replace(row, check=why) if row.fits else row for row in rows]
-    checks = Checks(twin.scene, spec.key)
+    checks = check(twin.scene, spec.key)
     return [replace(row, check=checks.of(row)) if row.fits else row for row in rows]
 
 
@@ -173,11 +182,11 @@ def _played(
     spec: GpuSpec,
     say: Callable[[str], None],
     *,
-    check: bool = False,
+    twin: bool = False,
 ) -> Iterator[Played]:
     """The call as it is; and in half precision, where its weights are in float32 and no type is asked for."""
     say("running the call")
-    own = _run(target, options, steps, spec, check=check)
+    own = _run(target, options, steps, spec, twin=twin)
     yield own._replace(dtype=None)
     if options.dtype is None and own.dtype == "float32" and target.kind not in AS_THEY_ARE:
         half = dtype_name(half_type(spec))
@@ -186,19 +195,17 @@ def _played(
         yield other._replace(dtype=half, twin=own.twin)
 
 
-def _run(
-    target: Target, options: Options, steps: int | None, spec: GpuSpec, *, check: bool = False
-) -> Played:
+def _run(target: Target, options: Options, steps: int | None, spec: GpuSpec, *, twin: bool = False) -> Played:
     device = resolve_device(f"sim:{spec.key}")
     own = options if steps is None else dataclasses.replace(options, steps=min(steps, RUN_STEPS))
     with device.active():
         SESSION.capacity = None  # what does not fit is found by pricing
-        return target.run(partial(_play, device=device, check=check), device, own)
+        return target.run(partial(_play, device=device, small=twin), device, own)
 
 
-def _play(scene: PipelineCall, device: Any, check: bool) -> Played:
+def _play(scene: PipelineCall, device: Any, small: bool) -> Played:
     twin: Twin | str = ""
-    if check:
+    if small:
         try:
             twin = twin_of(scene)
         except NoTwin as error:

@@ -262,7 +262,7 @@ def test_code_that_fails_or_changes_more_than_it_says_is_not_taken() -> None:
 def test_all_code_that_fits_holds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipes_module, "WORTH_PACKING", 1)
     case = CASES[name].build()
-    found = diffprof.fit(case.pipe, device="rtx4090", check=True, **case.kwargs)
+    found = diffprof.fit(case.pipe, device="rtx4090", check=Checks, **case.kwargs)
     told = [(each.recipe, each.check) for each in found.rows if each.fits]
     assert len(told) > 20
     wrong = {recipe: check for recipe, check in told if check is None or not check.holds}
