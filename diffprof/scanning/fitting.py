@@ -87,7 +87,8 @@ def fit(
     model card, else the target's own. lossy: the fastest is taken, whatever the picture loses; else the
     fastest of those that lose nothing one sees, if any fits. check: `diffprof.tuning.fit_checks.Checks`,
     to run the code of recipes that fit on a small copy of the pipeline; what fails there, or changes more
-    than it says, is not taken. on_stage: told what is being done. Raises UsageError for an unknown device, TargetError where the target fails.
+    than it says, is not taken. on_stage: told what is being done. Raises UsageError for an unknown device,
+    TargetError where the target fails.
     """
     spec = load_spec(device)
     say = on_stage or (lambda _: None)
