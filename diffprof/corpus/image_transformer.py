@@ -13,13 +13,12 @@ from .parts import (
     STEPS,
     WIDTH,
     call,
-    clip_text,
     decoder_sizes,
     flow,
     flow_vae,
     gemma2,
+    kandinsky5_parts,
     qwen3,
-    qwen_vl,
     t5,
     vae,
 )
@@ -304,28 +303,6 @@ def prx() -> CorpusCase:
 
 @case("kandinsky5-image", family="image", denoiser="transformer")
 def kandinsky5_image() -> CorpusCase:
-    net = df.Kandinsky5Transformer3DModel(
-        in_visual_dim=4,
-        out_visual_dim=4,
-        in_text_dim=WIDTH,
-        in_text_dim2=WIDTH,
-        time_dim=16,
-        patch_size=(1, 2, 2),
-        model_dim=16,
-        ff_dim=16,
-        num_text_blocks=1,
-        num_visual_blocks=1,
-        axes_dims=(2, 2, 4),
-        attention_type="regular",
-    )
-    pipe = df.Kandinsky5T2IPipeline(
-        transformer=net,
-        vae=flow_vae(),
-        text_encoder=qwen_vl(),
-        tokenizer=tokens.tokenizer(2048),
-        text_encoder_2=clip_text(),
-        tokenizer_2=tokens.clip_tokenizer(),
-        scheduler=flow(),
-    )
+    pipe = df.Kandinsky5T2IPipeline(**kandinsky5_parts(flow_vae))
     pipe.resolutions = [(32, 32)]  # any other size is rounded to one of these
     return CorpusCase(pipe, call(**SMALL, **SHORT))

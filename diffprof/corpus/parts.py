@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import diffusers as df
 import numpy as np
+import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -284,6 +287,34 @@ def sd_xl(**parts: Any) -> dict[str, Any]:
         "scheduler": euler,
     }
     return {name: build() for name, build in made.items() if name not in parts} | parts
+
+
+def kandinsky5_parts(vae: Callable[[], torch.nn.Module]) -> dict[str, Any]:
+    """Of its pipelines for images and for videos, which differ in the decoder. Made in this order, from one
+    seed."""
+    net = df.Kandinsky5Transformer3DModel(
+        in_visual_dim=4,
+        out_visual_dim=4,
+        in_text_dim=WIDTH,
+        in_text_dim2=WIDTH,
+        time_dim=16,
+        patch_size=(1, 2, 2),
+        model_dim=16,
+        ff_dim=16,
+        num_text_blocks=1,
+        num_visual_blocks=1,
+        axes_dims=(2, 2, 4),
+        attention_type="regular",
+    )
+    return {
+        "transformer": net,
+        "vae": vae(),
+        "text_encoder": qwen_vl(),
+        "tokenizer": tokens.tokenizer(2048),
+        "text_encoder_2": clip_text(),
+        "tokenizer_2": tokens.clip_tokenizer(),
+        "scheduler": flow(),
+    }
 
 
 def call(**kwargs: Any) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from .parts import (
     clip_text,
     clip_vision,
     flow,
+    kandinsky5_parts,
     llama,
     picture,
-    qwen_vl,
     sd,
     t5,
     unet,
@@ -339,29 +339,7 @@ def easyanimate() -> CorpusCase:
 
 @case("kandinsky5-video", family="video", denoiser="transformer")
 def kandinsky5() -> CorpusCase:
-    net = df.Kandinsky5Transformer3DModel(
-        in_visual_dim=4,
-        out_visual_dim=4,
-        in_text_dim=WIDTH,
-        in_text_dim2=WIDTH,
-        time_dim=16,
-        patch_size=(1, 2, 2),
-        model_dim=16,
-        ff_dim=16,
-        num_text_blocks=1,
-        num_visual_blocks=1,
-        axes_dims=(2, 2, 4),
-        attention_type="regular",
-    )
-    pipe = df.Kandinsky5T2VPipeline(
-        transformer=net,
-        vae=hunyuan_video_vae(),
-        text_encoder=qwen_vl(),
-        tokenizer=tokens.tokenizer(2048),
-        text_encoder_2=clip_text(),
-        tokenizer_2=tokens.clip_tokenizer(),
-        scheduler=flow(),
-    )
+    pipe = df.Kandinsky5T2VPipeline(**kandinsky5_parts(hunyuan_video_vae))
     return CorpusCase(pipe, call(num_frames=5, **SMALL, **SHORT))
 
 

@@ -95,22 +95,3 @@ def _full_waves(spec: GpuSpec, conv: Geometry, kind: str, high: int, wide: int, 
     if waves < 1.0:
         return max(FEW_TILES, waves) * wave
     return (math.ceil(waves) if waves < 4 else waves) * wave
-
-
-# --- layout ---------------------------------------------------------------------------------------------
-
-
-def layout_copies(
-    dims: int, half: bool, depthwise: bool, input_last: bool, weight_last: bool
-) -> tuple[bool, bool, bool]:
-    """Whether cuDNN converts (input, weight, result) between NCHW and NHWC around its kernel.
-
-    PyTorch computes in channels_last if the input *or* the weight is (`cudnn_conv_suggest_memory_format`):
-    then it copies the other one itself, and the result stays so. Tensor-core kernels want NHWC; otherwise
-    cuDNN converts all three.
-    """
-    if dims == 1 or depthwise:
-        return False, False, False
-    if input_last or weight_last:
-        return not input_last, not weight_last, False
-    return half, half, half

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -67,7 +66,3 @@ def passes_left(scheme: LinearScheme, *, again: bool, generated: bool) -> slice:
 def saved_bytes(scheme: LinearScheme, depth: int, columns: int, width: int) -> int:
     """Bytes that a weight of `width` bytes an element takes less; a scale a row is kept beside."""
     return int(depth * columns * (width - scheme.bits / 8) - columns * width)
-
-
-def known_schemes() -> Sequence[str]:
-    return tuple(SCHEMES)

@@ -121,11 +121,6 @@ class TimelineView(Widget, can_focus=True):
         self.cursor = max(0, min(self.column_at(time), self.columns - 1))
         self._changed()
 
-    def focus_on(self, start_us: float, end_us: float) -> None:
-        """A window around a stretch of time, the cursor at its start."""
-        self.window = self.window.showing(start_us, end_us)
-        self.go_to(start_us)
-
     def _move(self, window: Window) -> None:
         self.window = window
         self._changed()

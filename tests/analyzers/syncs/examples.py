@@ -22,9 +22,14 @@ BAD: dict[str, Recording] = {
 }
 
 GOOD: dict[str, Recording] = {
-    "SYN001": make_recording(),
-    "SYN002": make_recording(),
-    "SYN003": make_recording(),
+    # The table is on the CPU: its value is at hand, and what waits is the index.
+    "SYN001": make_recording(make_sync("value-read", owner="scheduler.sigmas", owner_device="cpu")),
+    # The table lies where its index does.
+    "SYN002": make_recording(
+        make_sync("value-read", owner="scheduler.alphas_cumprod", owner_device="device", index="timestep")
+    ),
+    # Of a mask only one value is asked for, which has a fixed shape.
+    "SYN003": make_recording(make_sync("value-read", op="aten::any")),
     # The finished image is copied once, by code that offloading does not move: still a copy, so none here.
     "SYN004": make_recording(make_sync("host-to-device", in_loop=False)),
     # Uploaded anew in each step is another rule's subject.
@@ -35,7 +40,8 @@ GOOD: dict[str, Recording] = {
     "SYN008": make_recording(
         make_sync("host-to-device", count=1, by_step=(1, 0, 0, 0), per_step=0.0, first_step_only=True)
     ),
-    "SYN009": make_recording(),
+    # The copy that takes the result waits by itself.
+    "SYN009": make_recording(make_sync("device-to-host", in_loop=False)),
     "SYN010": make_recording(make_sync("host-to-device")),
     "SYN011": make_recording(make_sync("value-read", site=make_site(line=1))),
 }
