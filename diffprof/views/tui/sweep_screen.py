@@ -20,13 +20,13 @@ from diffprof.views.tui.article import Article
 from diffprof.views.tui.key_bar import KeyBar
 from diffprof.views.tui.styles import Span, Writing, bar
 from diffprof.views.tui.tab_strip import TabStrip
-from diffprof.views.tui.table import Column, Sheet
+from diffprof.views.tui.table import Sheet, SheetColumn
 
 _BAR = 12
 _STYLES = {OK: "", FAILED: "bad"}
 
 
-def row_columns(rows: Sequence[SweepRow]) -> tuple[Column[SweepRow], ...]:
+def row_columns(rows: Sequence[SweepRow]) -> tuple[SheetColumn[SweepRow], ...]:
     """Of rows of a sweep; the bar is full at the longest image of the row's subject."""
     longest: dict[str, float] = {}
     for row in rows:
@@ -40,32 +40,34 @@ def row_columns(rows: Sequence[SweepRow]) -> tuple[Column[SweepRow], ...]:
         return [("accent", bar((row.seconds_per_image or 0.0) / whole, _BAR) if whole else "")]
 
     columns = (
-        Column("target", lambda r: [(_STYLES.get(r.status, "muted"), subject(r))], 10, True, value=subject),
-        Column("device", cell("device"), 12, value=lambda r: r.device),
-        Column("mode", cell("mode"), 9, value=lambda r: r.mode),
-        Column("batch", cell("batch"), 5, right=True, value=lambda r: r.batch),
-        Column("seconds", cell("seconds"), 8, right=True, value=lambda r: r.seconds, drop=3),
-        Column("s/image", cell("image"), 8, right=True, value=lambda r: r.seconds_per_image),
-        Column("", share, _BAR, drop=2),
-        Column("for 1,000", cell("cost"), 9, right=True, value=lambda r: r.per_thousand, drop=4),
-        Column("GiB of", cell("memory"), 13, right=True, value=lambda r: r.peak_gib),
-        Column("waits", cell("waits"), 5, right=True, value=lambda r: r.waits, drop=6),
-        Column("bound by", cell("bound"), 8, value=lambda r: r.bound, drop=5),
-        Column("", cell("reason"), 6, True, drop=7),
+        SheetColumn(
+            "target", lambda r: [(_STYLES.get(r.status, "muted"), subject(r))], 10, True, value=subject
+        ),
+        SheetColumn("device", cell("device"), 12, value=lambda r: r.device),
+        SheetColumn("mode", cell("mode"), 9, value=lambda r: r.mode),
+        SheetColumn("batch", cell("batch"), 5, right=True, value=lambda r: r.batch),
+        SheetColumn("seconds", cell("seconds"), 8, right=True, value=lambda r: r.seconds, drop=3),
+        SheetColumn("s/image", cell("image"), 8, right=True, value=lambda r: r.seconds_per_image),
+        SheetColumn("", share, _BAR, drop=2),
+        SheetColumn("for 1,000", cell("cost"), 9, right=True, value=lambda r: r.per_thousand, drop=4),
+        SheetColumn("GiB of", cell("memory"), 13, right=True, value=lambda r: r.peak_gib),
+        SheetColumn("waits", cell("waits"), 5, right=True, value=lambda r: r.waits, drop=6),
+        SheetColumn("bound by", cell("bound"), 8, value=lambda r: r.bound, drop=5),
+        SheetColumn("", cell("reason"), 6, True, drop=7),
     )
     return tuple(each for each in columns if each.title != "for 1,000" or any(r.per_thousand for r in rows))
 
 
-def curve_columns() -> tuple[Column[Curve], ...]:
+def curve_columns() -> tuple[SheetColumn[Curve], ...]:
     """Of curves over any axis."""
     return (
-        Column("over", lambda c: c.axis, 6, value=lambda c: c.axis),
-        Column("target", lambda c: c.target, 10, True, value=lambda c: c.target),
-        Column("device", lambda c: c.device, 12, value=lambda c: c.device),
-        Column("mode", lambda c: c.mode, 9, value=lambda c: c.mode),
-        Column("", lambda c: c.other, 6, True, drop=1),
-        Column("shape", lambda c: [("accent", sparkline([us for _, us in c.points]))], 8),
-        Column("s/image", _points, 24, True, value=lambda c: c.points[-1][1]),
+        SheetColumn("over", lambda c: c.axis, 6, value=lambda c: c.axis),
+        SheetColumn("target", lambda c: c.target, 10, True, value=lambda c: c.target),
+        SheetColumn("device", lambda c: c.device, 12, value=lambda c: c.device),
+        SheetColumn("mode", lambda c: c.mode, 9, value=lambda c: c.mode),
+        SheetColumn("", lambda c: c.other, 6, True, drop=1),
+        SheetColumn("shape", lambda c: [("accent", sparkline([us for _, us in c.points]))], 8),
+        SheetColumn("s/image", _points, 24, True, value=lambda c: c.points[-1][1]),
     )
 
 
