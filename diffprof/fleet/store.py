@@ -58,14 +58,15 @@ class Store:
         with tempfile.TemporaryDirectory(prefix="diffprof-") as folder, self._open() as connection:
             lines = Path(folder, "rows.json")
             lines.write_bytes(msgspec.json.Encoder().encode_lines(rows))
-            connection.begin()
-            self._fit(connection, table, columns)
-            source = (
-                f"read_json(?, format='newline_delimited', maximum_object_size={1 << 28}, columns={columns})"
-            )
-            connection.execute(f'DELETE FROM "{table}" WHERE key IN (SELECT key FROM {source})', [str(lines)])
-            connection.execute(f'INSERT INTO "{table}" BY NAME SELECT * FROM {source}', [str(lines)])
-            connection.commit()
+            try:
+                connection.begin()
+                self._written(connection, table, columns, str(lines))
+                connection.commit()
+            except self._duckdb.Error as error:
+                raise UsageError(
+                    f"{self.path} does not take rows for its table {table}: {str(error).splitlines()[0]}",
+                    "Choose another folder with --traces.",
+                ) from error
 
     def keys(self, table: str, kind: type[msgspec.Struct]) -> set[str]:
         """The keys of the rows that are there; not of those that lack what such a struct has to have, as an
@@ -125,6 +126,13 @@ class Store:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise _unreadable(self.path, error) from error
+
+    def _written(self, connection: Any, table: str, columns: dict[str, str], lines: str) -> None:
+        """Rows of a file of JSON lines to a table."""
+        self._fit(connection, table, columns)
+        source = f"read_json(?, format='newline_delimited', maximum_object_size={1 << 28}, columns={columns})"
+        connection.execute(f'DELETE FROM "{table}" WHERE key IN (SELECT key FROM {source})', [lines])
+        connection.execute(f'INSERT INTO "{table}" BY NAME SELECT * FROM {source}', [lines])
 
     def _fit(self, connection: Any, table: str, columns: dict[str, str]) -> None:
         declared = ", ".join(f'"{name}" {kind}' for name, kind in columns.items())

@@ -9,6 +9,7 @@ from statistics import median
 from diffprof.model.traces import (
     READ,
     Fleet,
+    HostGap,
     LineCost,
     Outlier,
     Rank,
@@ -42,6 +43,7 @@ def fleet(rows: Sequence[TraceRow]) -> Fleet:
         lines=line_costs(read),
         outliers=outliers(read),
         trends=trends(read),
+        hosts=host_gaps(read),
         ranks=rank_groups(read),
     )
 
@@ -135,12 +137,40 @@ def trends(rows: Sequence[TraceRow]) -> tuple[Trend, ...]:
         for kind, group in _by_kind([row for row in rows if row.created], name).items():
             values = [value for value, row in sorted(group, key=lambda each: each[1].created)]
             before, after = values[: len(values) // 2], values[len(values) // 2 :]
-            first, second = median(before), median(after)
-            scatter = max(_scatter(before), _scatter(after))
-            least = NOTICEABLE * (first if name == "window_us" else 1.0)
-            if len(before) >= ENOUGH and abs(second - first) > max(2 * scatter, least):
+            if _apart(before, after, name):
+                first, second = median(before), median(after)
                 found.append(Trend(kind=kind, figure=name, traces=len(values), before=first, after=second))
     return tuple(found)
+
+
+def host_gaps(rows: Sequence[TraceRow]) -> tuple[HostGap, ...]:
+    """Hosts whose traces differ from those of the others of their kind by more than scatter explains."""
+    found = []
+    for name in FIGURES:
+        for kind, group in _by_kind([row for row in rows if row.host], name).items():
+            for host in dict.fromkeys(row.host for _, row in group):
+                here = [value for value, row in group if row.host == host]
+                others = [value for value, row in group if row.host != host]
+                if _apart(others, here, name):
+                    found.append(
+                        HostGap(
+                            kind=kind,
+                            host=host,
+                            figure=name,
+                            traces=len(here),
+                            here=median(here),
+                            others=median(others),
+                        )
+                    )
+    return tuple(found)
+
+
+def _apart(some: Sequence[float], more: Sequence[float], name: str) -> bool:
+    """Whether the medians of both, each of ENOUGH traces, differ by more than scatter and what matters."""
+    if min(len(some), len(more)) < ENOUGH:
+        return False
+    least = NOTICEABLE * (median(some) if name == "window_us" else 1.0)
+    return abs(median(more) - median(some)) > max(2 * max(_scatter(some), _scatter(more)), least)
 
 
 def _scatter(values: Sequence[float]) -> float:

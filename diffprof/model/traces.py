@@ -67,6 +67,17 @@ class TraceRow(msgspec.Struct, frozen=True, kw_only=True):
     diffprof: str = ""
 
 
+class HostGap(msgspec.Struct, frozen=True, kw_only=True):
+    """A host whose traces differ from those of the other hosts of their kind: medians of both."""
+
+    kind: str
+    host: str
+    figure: str
+    traces: int
+    here: float
+    others: float
+
+
 class LineCost(msgspec.Struct, frozen=True, kw_only=True):
     """What one line costs in all traces: shares of their time, 0..1."""
 
@@ -135,4 +146,5 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     lines: tuple[LineCost, ...]
     outliers: tuple[Outlier, ...]
     trends: tuple[Trend, ...]
+    hosts: tuple[HostGap, ...]
     ranks: tuple[RankGroup, ...]

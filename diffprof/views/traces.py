@@ -28,6 +28,14 @@ _TRENDS = {
     "after": "later half",
     "traces": "traces",
 }
+_HOSTS = {
+    "host": "host",
+    "figure": "",
+    "here": "here",
+    "others": "other hosts",
+    "traces": "traces",
+    "kind": "of",
+}
 _FIGURES = {"window_us": "length", "idle_share": "idle"}
 
 
@@ -119,6 +127,22 @@ def _trends(fleet: Fleet, form: str, look: Mapping[str, Any]) -> Iterator[str]:
         yield "over time\n" + render_list(_TRENDS, [_trend(each) for each in fleet.trends], form, **look)
 
 
+def _hosts(fleet: Fleet, form: str, look: Mapping[str, Any]) -> Iterator[str]:
+    if fleet.hosts:
+        cells = [
+            {
+                "host": each.host,
+                "figure": _FIGURES[each.figure],
+                "here": _value(each.figure, each.here),
+                "others": _value(each.figure, each.others),
+                "traces": f"{each.traces:,}",
+                "kind": each.kind,
+            }
+            for each in fleet.hosts[:MOST]
+        ]
+        yield f"by host{_more(len(fleet.hosts))}\n" + render_list(_HOSTS, cells, form, **look)
+
+
 def _trend(each: Trend) -> dict[str, str]:
     return {
         "kind": each.kind,
@@ -184,4 +208,4 @@ def _failures(rows: Sequence[TraceRow]) -> Iterator[str]:
         yield f"and {len(failed) - FAR:,} more: SELECT path, reason FROM traces WHERE status = 'failed'\n"
 
 
-_PARTS = (_lines, _outliers, _trends, _ranks)
+_PARTS = (_lines, _outliers, _trends, _hosts, _ranks)

@@ -92,6 +92,18 @@ def test_rows_of_an_older_version_are_passed_over_and_stay(store: Store) -> None
     assert store.query("SELECT other FROM runs WHERE key = 'old'") == (["other"], [("kept",)])
 
 
+class Numbered(msgspec.Struct, frozen=True, kw_only=True):
+    key: str
+    reason: int = 0
+
+
+def test_a_table_of_other_types_is_named_and_stays_as_it_is(store: Store) -> None:
+    store.add("runs", [Numbered(key="a", reason=3)])
+    with pytest.raises(UsageError, match=r"does not take rows for its table runs: Conversion Error"):
+        store.add("runs", [Wider(key="c", reason="a text")])
+    assert store.rows("runs", Numbered) == (Numbered(key="a", reason=3),)
+
+
 def test_columns_are_the_fields() -> None:
     assert columns_of(Row) == {
         "key": "VARCHAR",

@@ -18,7 +18,7 @@ from diffprof.fleet.ray_engine import RayCluster
 from diffprof.fleet.sources import Source, sources
 from diffprof.fleet.store import Store
 from diffprof.fleet.traces import import_traces, trace_row
-from diffprof.judge.fleet import fleet, line_costs, outliers, rank_groups, trends
+from diffprof.judge.fleet import fleet, host_gaps, line_costs, outliers, rank_groups, trends
 from diffprof.model.errors import UsageError
 from diffprof.model.traces import TraceRow
 from diffprof.views.traces import render_fleet
@@ -140,6 +140,20 @@ def test_a_trend_is_more_than_scatter() -> None:
     assert trends([made(n, 1000.0 + n % 3) for n in range(12)]) == ()
     (slower,) = trends([made(n, 1000.0 + n % 3 + 100 * (n > 5)) for n in range(12)])
     assert (slower.figure, slower.before, slower.after) == ("window_us", 1001.0, 1101.0)
+
+
+def test_a_host_is_told_that_is_slower_than_the_others() -> None:
+    def on(host: str, number: int, window_us: float) -> TraceRow:
+        return msgspec.structs.replace(made(number, window_us), host=host)
+
+    rows = [on("abc"[n % 3], n, 1000.0 + n % 4) for n in range(18)]
+    assert host_gaps(rows) == ()
+    slow = [*rows, *(on("d", n, 1200.0 + n % 4) for n in range(18, 23))]
+    (gap,) = host_gaps(slow)
+    assert (gap.host, gap.figure, gap.traces, gap.others) == ("d", "window_us", 5, 1001.0)
+    assert gap.here == pytest.approx(1202.0, abs=1)
+    assert host_gaps(slow[:-1]) == ()
+    assert "by host\nhost" in render_fleet(fleet(slow), slow, "text")
 
 
 LATE = (0.0, 0.0, 200.0, 50.0)
