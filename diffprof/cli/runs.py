@@ -21,11 +21,11 @@ def command(clean: bool, form: str, traces: Path) -> None:
 
     Findings are counted as they were judged when the run was stored.
     """
-    from diffprof.scanning.runs import list_runs
+    from diffprof.scanning.runs import list_stored
     from diffprof.views.run_list import run_list
 
     _leftovers(traces, clean=clean)
-    runs = tuple(list_runs(traces))
+    runs = list_stored(traces)
     if not runs and form != "json":
         say(f"No run is stored in {traces}. `diffprof scan TARGET` makes one.")
         return

@@ -315,7 +315,8 @@ class MemoryLog:
         )
 
     def curve(self, items: int) -> tuple[MemoryPoint, ...]:
-        """Bytes in use over the call: the most in each of `POINTS` stretches of operations."""
+        """Bytes in use over the call: the most in each of `POINTS` stretches of operations; at the peak with what
+        its operation held beside its tensors."""
         width = max(1, -(-items // POINTS))
         most: dict[int, int] = {}
         last: dict[int, int] = {}
@@ -330,6 +331,9 @@ class MemoryLog:
             if live > top:
                 top = live
         most[at], last[at] = top, live
+        if self._peak.event:
+            at = self._events[self._peak.event - 1][0] // width
+            most[at] = max(most.get(at, 0), self._peak.nbytes)
         points = []
         level = self.before
         for at in range(-(-items // width)):

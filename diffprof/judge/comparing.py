@@ -59,7 +59,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     direction: Direction = Direction.UNKNOWN
     note: str = ""
     traded: bool = False
-    """Worse, by so little that it is no regression in a call that got faster."""
+    """Worse, by so little that it is no regression in a call that got faster: what its changes cost."""
 
     @property
     def ratio(self) -> float | None:
@@ -297,10 +297,11 @@ def _recompiles(recording: Recording) -> float | None:
     return None if recording.recompiles is None else float(sum(row.count for row in recording.recompiles))
 
 
+IN_LOOP, OUTSIDE = "blocking operations in the loop", "blocking operations outside the loop"
 _COUNTS: tuple[tuple[str, str, Callable[[Recording], float | None]], ...] = (
-    ("blocking operations in the loop", "per step", _in_loop),
+    (IN_LOOP, "per step", _in_loop),
     ("lines in the loop that block", "", _sites_in_loop),
-    ("blocking operations outside the loop", "", _outside),
+    (OUTSIDE, "", _outside),
     ("graph breaks", "", _breaks),
     ("recompiles", "", _recompiles),
 )
@@ -367,21 +368,32 @@ def _conditions(one: Recording, other: Recording) -> Iterator[str]:
 
 
 def _with_trades(figures: tuple[Figure, ...]) -> tuple[Figure, ...]:
-    """Some memory may be given for time."""
+    """In a call that got faster, some memory may be given for time, and waits before or after the loop for as
+    many in each of its steps: a table that is read once is not read in every step."""
     if not any(each.unit == "ms" and each.direction is Direction.BETTER for each in figures):
         return figures
-    return tuple(
-        msgspec.structs.replace(each, traded=True)
-        if each.unit == "bytes"
-        and each.direction is Direction.WORSE
-        and (each.ratio or 0) <= 1 + TRADED_MEMORY
-        else each
-        for each in figures
-    )
+    less = sum(_more(each) for each in figures if each.name == IN_LOOP)
+
+    def traded(figure: Figure) -> bool:
+        if figure.direction is not Direction.WORSE:
+            return False
+        if figure.unit == "bytes":
+            return (figure.ratio or 0) <= 1 + TRADED_MEMORY
+        return figure.name == OUTSIDE and _more(figure) + less <= 0
+
+    return tuple(msgspec.structs.replace(each, traded=traded(each)) for each in figures)
 
 
-def is_bad(finding: Finding) -> bool:
-    """Whether a new finding makes a run worse: not one that only informs, or never happens."""
+def _more(figure: Figure) -> float:
+    return (figure.after or 0.0) - (figure.before or 0.0)
+
+
+def is_bad(finding: Finding, figures: Sequence[Figure]) -> bool:
+    """Whether a new finding makes a run worse: not one that only informs, or never happens, or is a wait that
+    was given for others."""
+    given = any(each.name == OUTSIDE and each.traded for each in figures)
+    if given and finding.evidence.syncs and not finding.in_loop:
+        return False
     return finding.severity is not Severity.INFO and happens(finding)
 
 
@@ -394,7 +406,7 @@ def _regressions(
         if figure.direction is Direction.WORSE and not figure.traded:
             yield f"{figure.name}: {shown(figure.before, figure.unit)} -> {shown(figure.after, figure.unit)}"
     for finding in appeared:
-        if is_bad(finding):
+        if is_bad(finding, figures):
             yield f"{finding.rule} {finding.name} is new: {place(finding.site)}"
     for shift in worse:
         yield f"{shift.after.rule} {shift.after.name} ({place(shift.after.site)}): {shift.why}"
@@ -411,7 +423,7 @@ def _headline(found: Comparison) -> str:
             words.append(f"{time.after / time.before:.2f}x as long{grade}")
     elif time.direction is Direction.SAME:
         words.append(f"same time{f' ({time.grade})' if time.grade else ''}")
-    loop = next((f for f in found.figures if f.name == _COUNTS[0][0]), None)
+    loop = next((f for f in found.figures if f.name == IN_LOOP), None)
     if loop is not None and loop.direction in (Direction.BETTER, Direction.WORSE):
         words.append(f"blocking operations per step {loop.before:g} -> {loop.after:g}")
     if found.went:

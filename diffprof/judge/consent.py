@@ -48,11 +48,11 @@ def what_is_run(report: Report) -> str:
     target = report.recording.target
     arguments = " ".join(["", "--", *target.args]) if target.args else ""
     code = {
-        "factory": "runs the code of that file",
-        "script": "runs that script",
-        "checkpoint": "loads its models and what code comes with them",
-    }.get(target.kind, "builds the architecture by the options of the report")
-    return f"Applying fixes builds {clean(target.spec)}{clean(arguments)} on this machine, which {code}."
+        "factory": ", which runs the code of that file",
+        "script": ", which runs that script",
+        "checkpoint": ", which loads its models and what code comes with them",
+    }.get(target.kind, " by the options of the report")
+    return f"Applying fixes builds {clean(target.spec)}{clean(arguments)} on this machine{code}."
 
 
 def refusal(report: Report, why: tuple[str, ...]) -> UsageError:

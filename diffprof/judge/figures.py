@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diffprof.judge.timeline import replay, total_us
+from diffprof.judge.timeline import replay, total_us, with_steps
 from diffprof.model.recording import Recording
 
 
@@ -13,6 +13,16 @@ def call_ms(recording: Recording) -> float | None:
     if recording.timeline is not None and recording.timeline.host_us:
         return total_us(recording.timeline) / 1e3
     return None
+
+
+def card_call_ms(recording: Recording) -> float | None:
+    """The call at the model card's steps, where fewer were made: a step that repeats is put in as often as is
+    lacking. None where no two are alike."""
+    timeline, steps = recording.timeline, recording.target.card_steps
+    if timeline is None or steps is None or not timeline.host_us:
+        return None
+    whole = with_steps(timeline, steps)
+    return None if whole is None else total_us(whole) / 1e3
 
 
 def device_busy(recording: Recording) -> float | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from msgspec.structs import replace
 
-from diffprof.judge.figures import call_ms
+from diffprof.judge.figures import call_ms, card_call_ms
 from diffprof.judge.fitting import shortfall
 from diffprof.judge.plan import Choice, predicted_ms, priced_steps, selected
 from diffprof.judge.recipes import recipes
@@ -84,6 +84,8 @@ def _summary(report: Report, about: Sequence[str]) -> tuple[Answer, list[Action]
     named.sort(key=lambda action: action.rule != COLD_CALL)
     if short is not None:
         named.sort(key=lambda action: not _makes_room(action, report))
+        # Those that make room come first; no call runs after one of the others alone.
+        named = [replace(action, after_ms=None) for action in named]
     told -= {n for action in actions if action not in named for n in action.findings}
     told |= {n for action in named for n in action.findings}
     grade = report.recording.timeline.grade if report.recording.timeline else None
@@ -91,6 +93,7 @@ def _summary(report: Report, about: Sequence[str]) -> tuple[Answer, list[Action]
     answer = Answer(
         about=tuple(about),
         call_ms=now,
+        card_ms=card_call_ms(report.recording),
         kept_ms=_after(now, [action for action in named if not action.changes_picture]),
         lossy_ms=_after(None, [action for action in named if action.changes_picture]),
         grade=grade or (timing.grade if timing else None),

@@ -62,6 +62,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     call_ms: float | None = None
     kept_ms: float | None = None
     """With every action that leaves the picture as it is, or within a stated tolerance."""
+    card_ms: float | None = None
+    """As it is, at the steps of the model card, where the scan made fewer."""
     lossy_ms: float | None = None
     """With those that change the picture as well; None where there is none."""
     grade: Grade | None = None

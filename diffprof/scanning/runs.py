@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from diffprof.model.errors import UNREADABLE, DiffprofError, UsageError
-from diffprof.model.ladder import LADDER_FILE
+from diffprof.model.ladder import LADDER_FILE, load_ladder
 from diffprof.model.recording.whole_file import PART, writer_of
 from diffprof.model.report import REPORT_FILE, Report, save_report, slug
 
@@ -78,6 +78,8 @@ class StoredRun(msgspec.Struct, frozen=True):
     partial: bool = False
     fixed: bool = False
     """A scan of a pipeline after its fixes."""
+    ladder: bool = False
+    """No report, but a ladder of optimizations, predicted or measured."""
     error: str | None = None
 
 
@@ -100,9 +102,13 @@ def folders(traces: Path) -> list[Path]:
 
     Raises UsageError when traces is a file.
     """
+    return _holding(traces, REPORT_FILE)
+
+
+def _holding(traces: Path, name: str) -> list[Path]:
     need_folder(traces)
     try:
-        found = [path.parent for path in traces.glob(f"*/{REPORT_FILE}")]
+        found = [path.parent for path in traces.glob(f"*/{name}")]
     except OSError as error:
         raise UsageError(
             f"{traces} can't be read: {error.strerror or error}.", "Choose another folder with --traces."
@@ -112,10 +118,10 @@ def folders(traces: Path) -> list[Path]:
 
 def _when(folder: Path) -> tuple[str, int, str]:
     """Sorts by UTC second, then by the number that a second run in one second got, then by name."""
-    try:
-        modified = (folder / REPORT_FILE).stat().st_mtime_ns
-    except OSError:
-        modified = 0
+    modified = 0
+    for name in (LADDER_FILE, REPORT_FILE):
+        with suppress(OSError):
+            modified = (folder / name).stat().st_mtime_ns
     named = _NAME.match(folder.name)
     stamp = (
         named.group(1)
@@ -145,6 +151,23 @@ def list_runs(traces: Path) -> Iterator[StoredRun]:
             partial=recording.partial,
             fixed=bool(recording.target.fixed),
         )
+
+
+def list_stored(traces: Path) -> list[StoredRun]:
+    """Every stored run, and every ladder that stands without a report, newest first."""
+    ladders = [folder for folder in _holding(traces, LADDER_FILE) if not (folder / REPORT_FILE).is_file()]
+    found = [*list_runs(traces), *map(_ladder, ladders)]
+    return sorted(found, key=lambda run: _when(run.folder), reverse=True)
+
+
+def _ladder(folder: Path) -> StoredRun:
+    try:
+        ladder = load_ladder(folder)
+    except UsageError as error:
+        return StoredRun(folder.name, folder, error=error.what, ladder=True)
+    made = datetime.datetime.strptime(_when(folder)[0], _STAMP).replace(tzinfo=datetime.UTC)
+    target, device = (ladder.target, ladder.device) if ladder else ("", "")
+    return StoredRun(folder.name, folder, target=target, device=device, created=made.isoformat(), ladder=True)
 
 
 class Leftover(msgspec.Struct, frozen=True):

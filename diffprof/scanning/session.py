@@ -255,6 +255,7 @@ class Session:
             args=tuple(getattr(self.target, "args", ())) if self.target.kind == "script" else (),
             lost=_lost(self.options),
             steps=self.steps,
+            card_steps=scene.card_steps,
             makes=makes,
             made=made,
             weights=scene.weights,

@@ -63,7 +63,7 @@ class BuiltinTarget:
         with info.checkpoint() as folder:
             pipe, weights = _architecture(folder, device, options, info.dtype)
         call = call_values(info.call, pipe, device.torch_device)
-        return _played(self, play, device, options, pipe, weights, call, _of_how_many(info, options))
+        return _played(self, play, device, options, pipe, weights, call, [], _card_steps(info, options))
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,12 @@ class TinyTarget:
                 f"There is no {self.name!r}: {reason}.",
                 f"Scan it at full size, which needs no values: `diffprof scan {self.info.name}`.",
             ) from reason
-        notes = [f"{self.name} is {twin.said}.", *_of_how_many(self.info, options)]
+        notes = [f"{self.name} is {twin.said}."]
         call = {**twin.scene.kwargs}
         if "output_type" not in self.info.call:
             call.pop("output_type", None)  # a twin gives arrays, to be compared
-        return _played(self, play, device, options, twin.scene.pipe, "random", call, notes)
+        steps = _card_steps(self.info, options)
+        return _played(self, play, device, options, twin.scene.pipe, "random", call, notes, steps)
 
     def _full_size(self, options: Options) -> PipelineCall:
         """The call that is shrunk, on models without values."""
@@ -162,12 +163,12 @@ class HubTarget:
         return _checkpoint(self, play, device, options, downloaded(self.spec, with_weights=with_weights))
 
 
-def _of_how_many(info: BuiltinInfo, options: Options) -> list[str]:
-    """What a scan says where it runs fewer steps than the model card."""
-    run = info.call.get("num_inference_steps")
-    if options.steps is not None or info.steps is None or run == info.steps:
-        return []
-    return [f"{run} steps were run; the model card says {info.steps} (--steps {info.steps})."]
+def _card_steps(info: BuiltinInfo, options: Options) -> int | None:
+    """Denoising steps of the model card's call, where a scan makes fewer by itself: of an image, the share
+    that `strength` says."""
+    if options.steps is not None or info.steps is None or info.call.get("num_inference_steps") == info.steps:
+        return None
+    return int(info.steps * info.call.get("strength", 1))
 
 
 def _import_pipeline(folder: Path) -> None:
@@ -293,6 +294,7 @@ def _played(
     weights: str,
     call: dict[str, Any] | None,
     notes: list[str],
+    card_steps: int | None = None,
 ) -> T:
     from diffprof.targets.calls import default_call, failed, swap_scheduler, with_options
     from diffprof.targets.pipeline_call import PipelineCall
@@ -308,7 +310,9 @@ def _played(
     except Exception as error:
         raise failed(f"{target.spec} can't be moved to {device.spec}", error) from error
     with plain:
-        return play(PipelineCall(pipe, args, kwargs, target, weights, notes, seed=SEED))
+        return play(
+            PipelineCall(pipe, args, kwargs, target, weights, notes, seed=SEED, card_steps=card_steps)
+        )
 
 
 def _as_published_guide_starts(pipe: Pipeline) -> AbstractContextManager[None]:

@@ -39,6 +39,8 @@ class PipelineCall:
     keeps_output: bool = False
     """Whether what the first call gives is kept, as `output`, for a script that goes on with it."""
     output: Any = None
+    card_steps: int | None = None
+    """Steps of the model card's call, where this one makes fewer without having been asked to."""
 
     def __post_init__(self) -> None:
         self._generators = [(g, g.get_state()) for g in _generators((self.args, self.kwargs))]

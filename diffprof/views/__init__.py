@@ -50,7 +50,7 @@ def one_line(report: Report) -> str:
     from diffprof.views.tuning import tried
     from diffprof.views.verdict import verdict
 
-    place = f", stored in {report.path}" if report.path else ""
+    place = f" Stored in {report.path}." if report.path else ""
     said = verdict(report).headline
     if report.outcomes is not None:
         kept = ", ".join(outcome.fix for outcome in report.outcomes if outcome.stays)

@@ -36,7 +36,7 @@ def cells_of(action: Action) -> tuple[str, ...]:
     return (
         clean(action.title if action.fix else f"{action.rule}: {action.title}"),
         _saves(action),
-        units.duration(action.after_ms) if known else "",
+        units.duration(action.after_ms) if known and action.after_ms is not None else "",
         "?" if action.safety is None else _PICTURE.get(action.safety, ""),
         "fix --patch" if action.patch and action.fix is None else by,
     )

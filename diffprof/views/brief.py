@@ -8,14 +8,18 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from diffprof.judge.fitting import shortfall
+from diffprof.judge.recipes import recipes
 from diffprof.judge.rules import all_rules, find_rule
 from diffprof.model import units
+from diffprof.model.fix import Stage
 from diffprof.model.plain import clean, cut, pad, width
+from diffprof.model.recording import Recording
 from diffprof.model.report import Report
 from diffprof.model.summary import Action, Rest
 from diffprof.views import words
 from diffprof.views.actions import COLUMNS, cells_of
-from diffprof.views.page import Page
+from diffprof.views.page import Page, pieces
 from diffprof.views.tuning import tried
 from diffprof.views.verdict import folded, foremost, named, verdict
 
@@ -24,6 +28,7 @@ LINES = 25
 MOST_ACTIONS = 8
 _LOOKS_AT = {"quantization": "quantization layer by layer"}
 """An analyzer's name, where it would claim too much: what INT8 saves in all is priced without it."""
+_COMPILING = "Compiling takes seconds to minutes once in a process; no time above has it."
 _LONGEST = 400
 """Characters of a sentence of the verdict; the rest is in the full report."""
 
@@ -42,13 +47,16 @@ def render_brief(report: Report, *, columns: int | None = None, colour: bool = F
         page.flow(("green", tried(report.outcomes)))
     below = Page(columns or 80, colour=colour)
     for line in _below(report):
-        below.whole(*(line if _fits(line, columns or 80) else line[:1]))
-    room = LINES - len(page.lines) - len(below.lines) - 1
-    shown = _fitting(lead.actions, room - 3)
+        below.whole(*line)
+    once = _COMPILING if any(map(_compiles, lead.actions[:MOST_ACTIONS])) else ""
+    room = LINES - len(page.lines) - len(below.lines) - 4 - bool(once)
+    shown = _fitting(lead.actions, room)
     if shown:
         page.blank()
-        _table(page, shown)
+        _table(page, shown, room - sum(map(_lines, shown)))
         _rest(page, lead.rest, len(lead.actions) - len(shown))
+        if once:
+            page.flow(("dim", once))
     else:
         page.flow(top.next)
     page.blank()
@@ -64,25 +72,31 @@ def _others(report: Report) -> Iterator[str]:
             yield f"{named(report, each)}: {told.headline} {told.why}"
 
 
-def _fits(line: Sequence[str | tuple[str, str]], columns: int) -> bool:
-    """Whether a command has room for what it does."""
-    return sum(width(part if isinstance(part, str) else part[1]) for part in line) <= columns
+def _compiles(action: Action) -> bool:
+    recipe = recipes().get(action.fix or "")
+    return recipe is not None and recipe.fix.stage is Stage.COMPILE
+
+
+def _lines(action: Action) -> int:
+    """Its row, and one for its line of source."""
+    return 2 if action.place else 1
 
 
 def _fitting(actions: Sequence[Action], room: int) -> list[Action]:
-    """As many as have a place in so many lines: two for one that has a line of source."""
+    """As many as have a place in so many lines."""
     shown: list[Action] = []
     for action in actions[:MOST_ACTIONS]:
-        room -= 2 if action.place else 1
+        room -= _lines(action)
         if room < 0:
             break
         shown.append(action)
     return shown
 
 
-def _table(page: Page, actions: Sequence[Action]) -> None:
-    """A line an action, cut to the screen: what, what it saves, the call after it, what becomes of the
-    picture, who does it; below it the line of source, where there is one."""
+def _table(page: Page, actions: Sequence[Action], spare: int) -> None:
+    """A row an action: what, what it saves, the call after it, what becomes of the picture, who does it; then
+    the line of source, where there is one. A title that is too long goes on in a second line as long as there
+    are `spare` lines, and is cut then."""
     heads = COLUMNS
     rows = [heads, *map(cells_of, actions)]
     widths = [max(width(row[i]) for row in rows[1:]) for i in range(len(heads))]
@@ -90,14 +104,26 @@ def _table(page: Page, actions: Sequence[Action]) -> None:
     taken = sum(each + 2 for each in widths[1:] if each)
     widths[0] = min(widths[0], max((page.columns or 80) - taken, 20))
     for number, row in enumerate(rows):
+        title, more = _split(row[0], widths[0]) if spare else (row[0], "")
+        spare -= bool(more)
         cells = [
             pad(cut(value, widths[i]), widths[i], right=heads[i] in ("saves", "call then"))
-            for i, value in enumerate(row)
+            for i, value in enumerate((title, *row[1:]))
             if widths[i]
         ]
         page.raw(("" if number else "bold", cut("  ".join(cells), page.columns or 80)))
+        if more:
+            page.raw(more)
         if number and (place := clean(actions[number - 1].place)):
             page.raw(("dim", cut(place, (page.columns or 80) - 2)), indent=2)
+
+
+def _split(title: str, cells: int) -> tuple[str, str]:
+    """The title in two lines, the second cut; the first alone where it fits."""
+    if width(title) <= cells:
+        return title, ""
+    first, *more = pieces(cut(title, 3 * cells), cells)
+    return first, cut("  " + " ".join(more), cells)
 
 
 def _rest(page: Page, rest: Rest, hidden: int) -> None:
@@ -119,18 +145,29 @@ def _below(report: Report) -> Iterator[tuple[str | tuple[str, str], ...]]:
         yield (("dim", f"Allowed on purpose: {units.plural(len(report.allowed), 'finding')} (-v)."),)
     if lacking := _unchecked(report):
         yield (("dim", lacking),)
+    if fit := _fit(foremost(report).recording):
+        yield ("dim", "See how it fits, with code: "), ("cyan", fit)
     if not report.path:
         return  # a command without a run's name would be about the newest of the stored ones
     name = Path(report.path).name
     fixable = any(action.fix for action in report.actions)
     if fixable and report.recording.target.kind not in ("trace",):
-        which = "these" if foremost(report) is report else "those of the first pipeline"
-        yield (
-            ("cyan", f"diffprof fix --apply {name}"),
-            ("dim", f"  tries {which} on a copy, writes code"),
-        )
-    yield (("cyan", f"diffprof view {name}"), ("dim", "  shows the evidence; -v prints it"))
+        which = "them" if foremost(report) is report else "the first pipeline's"
+        yield ("dim", f"Try {which} on a copy, get the code: "), ("cyan", f"diffprof fix --apply {name}")
+    yield ("dim", "See the evidence (-v prints it): "), ("cyan", f"diffprof view {name}")
     yield (("dim", f"Stored in {report.path}"),)
+
+
+def _fit(recording: Recording) -> str:
+    """The command that finds how a call fits which does not; empty where it does, or none is simulated."""
+    target, device = recording.target, recording.device
+    if (
+        target.kind not in ("builtin", "checkpoint")
+        or device.kind != "sim"
+        or not shortfall(recording.memory)
+    ):
+        return ""
+    return f"diffprof fit {target.spec} --device {device.spec.removeprefix('sim:')}"
 
 
 def _unchecked(report: Report) -> str:

@@ -55,7 +55,8 @@ def line(finding: Finding) -> str:
 
 def is_bad_group(title: str, comparison: Comparison) -> bool:
     """Whether the findings under a heading make the run worse."""
-    return title == "Got worse" or (title == "New" and any(map(is_bad, comparison.appeared)))
+    bad = any(is_bad(each, comparison.figures) for each in comparison.appeared)
+    return title == "Got worse" or (title == "New" and bad)
 
 
 def _became(figure: Figure) -> str:
@@ -64,7 +65,8 @@ def _became(figure: Figure) -> str:
     ratio = figure.ratio
     if figure.direction is Direction.SAME or ratio is None or not figure.after:
         return figure.direction
-    return f"{figure.direction}, {units.number(abs(ratio - 1) * 100)} % {'less' if ratio < 1 else 'more'}"
+    became = f"{units.number(abs(ratio - 1) * 100)} % {'less' if ratio < 1 else 'more'}"
+    return f"{became}, given for a faster call" if figure.traded else f"{figure.direction}, {became}"
 
 
 def _text(comparison: Comparison, columns: int | None, colour: bool) -> str:

@@ -6,6 +6,7 @@ band, so that a call of a hundred thousand kernels becomes some hundred shapes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -235,3 +236,14 @@ def said(mark: WaitMark, syncs: Sequence[SyncRow]) -> str:
         where += f" ({syncs[mark.row].kind})"
     more = f", and {mark.count - 1} more" if mark.count > 1 else ""
     return f"{where}{more}: {(mark.until_us - mark.at_us) / 1e3:.3g} ms"
+
+
+def ticks(span_us: float, most: int = 6) -> list[float]:
+    """Round places on an axis from 0 to `span_us`, in microseconds: multiples of 1, 2 or 5 of a power of ten,
+    `most` at most; none so near the end that its label would be cut."""
+    if span_us <= 0:
+        return [0.0]
+    rough = span_us / most
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * each for each in (1, 2, 5, 10) if power * each >= rough)
+    return [number * step for number in range(int(0.97 * span_us / step) + 1)]

@@ -65,8 +65,14 @@ def _row(run: StoredRun, now: datetime.datetime) -> dict[str, Any]:
         "findings": run.findings,
         "partial": run.partial,
         "error": run.error,
-        "note": f"unreadable: {run.error}" if run.error else "partial" if run.partial else None,
+        "note": _note(run),
     }
+
+
+def _note(run: StoredRun) -> str | None:
+    if run.error:
+        return f"unreadable: {run.error}"
+    return "partial" if run.partial else "ladder" if run.ladder else None
 
 
 def _short(rows: Sequence[Row]) -> list[Row]:

@@ -216,7 +216,16 @@ def _answer(answer: Answer, report: Report) -> str:
     ]
     if lossy and answer.lossy_ms is not None:
         parts.append(f"{of_one(answer.lossy_ms)} with {listed(lossy)}")
-    return f"{now}; {', '.join(parts) or _nothing_known(report)}."
+    return f"{now}; {', '.join(parts) or _nothing_known(report)}.{_at_card_steps(answer, report)}"
+
+
+def _at_card_steps(answer: Answer, report: Report) -> str:
+    """What the model card's call takes, where fewer steps were made."""
+    target = report.recording.target
+    if target.card_steps is None or answer.card_ms is None:
+        return ""
+    took = duration(answer.card_ms / max(target.made, 1))
+    return f" The model card's {plural(target.card_steps, 'step')} take about {took} now."
 
 
 def _by_hand(actions: Sequence[Action]) -> str:

@@ -84,7 +84,10 @@ def cost(finding: Finding) -> str:
     once = ""
     if finding.once_ms is not None:
         once = f"once in a process: {duration(finding.once_ms)} ({Grade.MEASURED})"
+    note = finding.cost_note
     if finding.blocked_ms is None and finding.saves_ms is None:
+        if note and not once:
+            return note[0].lower() + note[1:] if note[1:2].islower() else note
         text = once or NOT_MEASURED
         once = ""
     elif finding.blocked_ms is None and not finding.evidence.syncs:
@@ -95,7 +98,6 @@ def cost(finding: Finding) -> str:
         )
         text = f"{blocked}{saving(finding.saves_ms)} ({expectation(finding.grade)})"
     text = f"{text}; {once}" if once else text
-    note = finding.cost_note
     if not note:
         return text
     return f"{text}. {note}" if note[0].isupper() else f"{text}; {note}"
@@ -123,7 +125,9 @@ def subject(recording: Recording) -> str:
         of = f", {target.pipeline}" if target.pipeline else ""
         return clean(f"{target.spec}{of} ({device.name}, {device.grade})")
     words = [f"{target.spec} ({target.pipeline})", f"on {device.spec} ({device.name}, {device.grade})"]
-    if target.steps is not None:
+    if target.steps is not None and target.card_steps is not None:
+        words.append(f"{target.steps} of the model card's {target.card_steps} steps (--steps)")
+    elif target.steps is not None:
         words.append(plural(target.steps, "step"))
     if target.weights != "real":
         words.append({"none": "no weights", "random": "random weights"}.get(target.weights, target.weights))

@@ -21,7 +21,14 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from diffprof.judge.judging import judge_again
+from diffprof.judge.timeline import replay, steps_of
+from diffprof.model import units
 from diffprof.model.ladder import save_ladder
+from diffprof.model.report import load_report
+from diffprof.views import words
+from diffprof.views.tensorboard.plugin import MOST_FINDINGS
+from diffprof.views.verdict import verdict
 from tests.browser.conftest import Browser
 from tests.builders import UGLY
 from tests.samples import FOLDER
@@ -184,22 +191,80 @@ def after(text: str, label: str) -> float:
     return float(found[1].replace(",", ""))
 
 
-def test_overview(profiler: Profiler, browser: Browser) -> None:
+class Sums:
+    """Figures of a sample's report, by which the pages are judged. Times in microseconds."""
+
+    def __init__(self, name: str) -> None:
+        self.report = judge_again(load_report(FOLDER / name))
+        found = self.report.recording.timeline
+        assert found is not None
+        self.timeline = found
+        self.steps = steps_of(found)
+
+    def device(self, kernel: str = "", module: str = "", step: int | None = None) -> tuple[int, float]:
+        """(kernels, device time) of a name and below a module, in the call or in one step."""
+        first, last = (0, len(self.timeline.kind)) if step is None else self.steps[step]
+        kinds, modules = self.timeline.kinds, self.timeline.modules
+        times = [
+            self.timeline.device_us[i]
+            for i in range(first, last)
+            if (kind := self.timeline.kind[i]) >= 0
+            and kernel in ("", kinds[kind].name)
+            and (not module or f"{modules[self.timeline.module[i]]}.".startswith(f"{module}."))
+        ]
+        return len(times), sum(times)
+
+    def step_us(self, step: int) -> float:
+        """From the host's first event of a step to its last end, on host or device, as the marks have it."""
+        run = replay(self.timeline)
+        first, last = self.steps[step]
+        return run.host_end[last - 1] - run.host_start[first]
+
+
+@pytest.fixture(scope="module")
+def before() -> Sums:
+    return Sums(A100)
+
+
+@pytest.fixture(scope="module")
+def fixed() -> Sums:
+    return Sums(FIXED)
+
+
+def near(sums: tuple[int, float]) -> Any:
+    """A sum of times as the plugin has it: each edge rounded to 1/64 us, and the sum shown in whole ones."""
+    count, us = sums
+    return pytest.approx(us, rel=0, abs=count / 64 + 1)
+
+
+def test_overview(profiler: Profiler, browser: Browser, before: Sums) -> None:
     profiler.choose("Views", "Overview")
     shown = browser.wait_for("Average Step Time", "GPU Utilization", "SYN002")
-    assert after(shown, "Average Step Time") > 10_000
-    assert 0 < after(shown, "GPU Utilization") <= 100
-    assert after(shown, "Kernel") > 10_000
-    assert "simulated" in shown
+    average = sum(map(before.step_us, range(3))) / 3
+    assert after(shown, "Average Step Time") == pytest.approx(average, abs=1)
+    kernels = sum(before.device(step=step)[1] for step in range(3)) / 3
+    assert after(shown, "\nKernel") == pytest.approx(kernels, rel=0.005)
+    assert after(shown, "GPU Utilization") == pytest.approx(100 * kernels / average, rel=0.005)
+    memory = before.report.recording.memory
+    assert memory is not None
+    assert after(shown, "\nMemory") == pytest.approx(memory.capacity_bytes / 2**30, abs=0.01)
+    said = " ".join(shown.split())
+    assert " ".join(verdict(before.report).headline.split()) in said
+    for finding in before.report.findings[:MOST_FINDINGS]:
+        assert units.place(finding.site) in said or finding.message.rstrip(".").replace("`", "") in said
+        assert words.how_often(finding) in said
 
 
-def test_operator(profiler: Profiler, browser: Browser) -> None:
+def test_operator(profiler: Profiler, browser: Browser, before: Sums) -> None:
     profiler.choose("Views", "Operator")
-    shown = browser.wait_for("Device Self Time (us)", "linear", "View CallStack")
-    rows = browser.driver.execute_script(_ROWS)
-    times = {row[0]: [float(cell) for cell in row[2:4]] for row in rows if len(row) > 4}
-    assert times["linear"][0] > 100_000
-    assert "conv2d" in shown
+    browser.wait_for("Device Self Time (us)", "linear", "View CallStack")
+    rows = [row for row in browser.driver.execute_script(_ROWS) if len(row) > 4]
+    assert len(rows) > 10
+    for name, calls, self_us, total_us, *_ in rows:
+        sums = before.device(name)
+        assert (name, int(calls)) == (name, sums[0])
+        assert float(self_us) == near(sums)
+        assert float(total_us) == near(sums)
 
 
 _ROWS = (
@@ -227,41 +292,59 @@ def test_call_stack(profiler: Profiler, browser: Browser, operator: str, frame: 
     browser.wait_for(frame)
 
 
-def test_kernel(profiler: Profiler, browser: Browser) -> None:
+def test_kernel(profiler: Profiler, browser: Browser, before: Sums) -> None:
     profiler.choose("Views", "GPU Kernel")
     browser.wait_for("Tensor Cores Utilization", "Total Duration (us)", "linear")
     rows = browser.wait(lambda: browser.driver.execute_script(_ROWS), "rows of kernels")
-    kernels = {row[0]: row for row in rows}
-    linear = kernels["linear (tensor cores)"]
-    assert linear[1] == "Yes"
-    assert float(linear[3]) > 100_000
+    assert len(rows) > 10
+    for name, tensor_cores, calls, total_us, *_ in rows:
+        bare = name.removesuffix(" (tensor cores)")
+        assert tensor_cores == ("Yes" if bare != name else "No")
+        sums = before.device(bare)
+        assert (name, int(calls)) == (name, sums[0])
+        assert float(total_us) == near(sums)
+    assert {row[0] for row in rows} >= {"linear (tensor cores)", "flash_attention (tensor cores)"}
 
 
-def test_memory(profiler: Profiler, browser: Browser) -> None:
+def test_memory(profiler: Profiler, browser: Browser, before: Sums) -> None:
     profiler.choose("Views", "Memory")
     shown = browser.wait_for("Peak Memory Usage", "Allocated (MiB)")
-    assert float(re.search(r"Peak Memory Usage: ([\d.]+) MiB", shown)[1]) > 5_000  # type: ignore[index]
+    memory = before.report.recording.memory
+    assert memory is not None
+    assert memory.peak_bytes is not None
+    assert after(shown, "Peak Memory Usage:") == pytest.approx(memory.peak_bytes / 2**20, abs=0.1)
+    labels = [text for text in shown.splitlines() if re.fullmatch(r"\d+", text)]
+    assert {"100", "200", "300"} <= set(labels), "the axis of time has round figures"
 
 
-def test_module(profiler: Profiler, browser: Browser) -> None:
+def test_module(profiler: Profiler, browser: Browser, before: Sums) -> None:
     profiler.choose("Views", "Module")
-    browser.wait_for("Module Name", "text_encoder", "unet", "vae")
+    browser.wait_for("Module Name", "Occurrences", "Device Total Time (us)", "text_encoder", "unet", "vae")
     rows = {row[0]: row for row in browser.driver.execute_script(_ROWS)}
-    assert float(rows["unet"][5]) > 100_000
-    assert rows["unet"][1] == "3"
+    for name in ("text_encoder", "text_encoder_2", "unet", "vae"):
+        assert float(rows[name][5]) == near(before.device(module=name))
+        assert rows[name][1] == ("3" if name == "unet" else "1")
 
 
-def test_trace(profiler: Profiler, browser: Browser) -> None:
+def test_trace(profiler: Profiler, browser: Browser, before: Sums) -> None:
+    """Every slice is there, a step is as long as the report has it, and the title is the run's name."""
     profiler.choose("Views", "Trace")
-    model = (
+    read = (
         "const frame = document.querySelector('iframe'); const view = frame &&"
         " frame.contentDocument.querySelector('tr-ui-timeline-view'); const model = view && view.model;"
-        "if (!model) return 0; let count = 0;"
+        "if (!model) return null; let count = 0; const steps = {};"
         "for (const pid in model.processes) for (const tid in model.processes[pid].threads)"
-        " count += model.processes[pid].threads[tid].sliceGroup.length; return count"
+        " for (const slice of model.processes[pid].threads[tid].sliceGroup.slices) {"
+        "  count += 1; if (slice.title.startsWith('ProfilerStep')) steps[slice.title] = slice.duration;"
+        "} return count ? [count, steps, view.titleEl_.textContent] : null"
     )
-    found = browser.wait(lambda: browser.driver.execute_script(model), "slices in the trace viewer", 60)
-    assert found > 20_000
+    found = browser.wait(lambda: browser.driver.execute_script(read), "slices in the trace viewer", 60)
+    count, steps, title = found
+    assert count > len(before.timeline.kind)
+    assert list(steps) == [f"ProfilerStep#{step}" for step in range(3)]
+    for step in range(3):
+        assert steps[f"ProfilerStep#{step}"] * 1e3 == pytest.approx(before.step_us(step), abs=1)
+    assert title == A100
 
 
 def open_diff(browser: Browser) -> None:
@@ -277,7 +360,7 @@ def _by_name(browser: Browser, needed: str) -> dict[str, list[str]]:
     return rows if needed in rows else {}
 
 
-def test_diff(profiler: Profiler, browser: Browser) -> None:
+def test_diff(profiler: Profiler, browser: Browser, before: Sums, fixed: Sums) -> None:
     """The run before its fixes and the one after them are chosen as soon as the page is open."""
     worker = ["sim:a100-80gb", "default"]
     browser.errors()
@@ -285,11 +368,22 @@ def test_diff(profiler: Profiler, browser: Browser) -> None:
     wanted = [A100, *worker, FIXED, *worker]
     browser.wait(lambda: browser.driver.execute_script(_BOXES) == wanted, "the chosen runs", START_S)
     browser.wait_for("Baseline Host Duration (us)", "Execution Diff", "linear")
+    bars = browser.wait(lambda: browser.driver.execute_script(_BARS), "the columns of the UNet")
+    for step in range(3):
+        for name, sums in (("Baseline", before), ("Experiment", fixed)):
+            shown = float(bars.pop(0).partition(f"{name}: ")[2].replace(",", ""))
+            assert shown == near(sums.device(module="unet", step=step))
     rows = browser.wait(lambda: _by_name(browser, "linear"), "the row of linear")
-    before, after, change = (int(cell) for cell in rows["linear"][1:4])
-    assert 0 < after < before
-    assert change == after - before
+    one, other, change = (int(cell) for cell in rows["linear"][1:4])
+    assert (one, other) == (before.device("linear", "unet")[0], fixed.device("linear", "unet")[0])
+    assert change == other - one
     assert browser.errors() == []
+
+
+_BARS = (
+    "return [...document.querySelectorAll('svg rect title')].map((title) => title.textContent)"
+    ".filter((text) => /^unet\\n(Baseline|Experiment): /.test(text))"
+)
 
 
 def test_diff_leaves_a_choice_of_ones_own_alone(profiler: Profiler, browser: Browser) -> None:
@@ -375,7 +469,7 @@ def test_started_by_hand_it_shows_the_same(browser: Browser, tmp_path: Path, by_
         open_diff(browser)
         browser.wait_for("Two runs are compared here, and there is one.")
         browser.open(f"{started.address}/#text")
-        browser.wait_for("The CPU waits for the GPU", seconds=60)
+        browser.wait_for(verdict(judge_again(load_report(FOLDER / H100))).headline, seconds=60)
         assert browser.left_the_machine() == []
         with urllib.request.urlopen(f"{started.address}/data/plugins_listing") as answer:
             plugins = json.load(answer)

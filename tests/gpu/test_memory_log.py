@@ -162,7 +162,7 @@ def summed(name: str) -> None:
     assert use.at_peak
     assert sum(each.bytes for each in use.at_peak) == use.peak_bytes
     assert use.curve
-    assert max(point.bytes for point in use.curve) <= (use.peak_bytes or 0)
+    assert max(point.bytes for point in use.curve) == use.peak_bytes
 
 
 @pytest.mark.parametrize("name", FAST)

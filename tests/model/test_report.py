@@ -146,7 +146,7 @@ def test_the_repr_of_what_was_tried_says_what_was_kept_and_what_that_bought() ->
 def test_a_notebook_shows_the_answer_as_plain_html() -> None:
     report = load_judged(Path(__file__).parents[2] / "traces" / "samples" / "sdxl-ddim-h100")
     shown = report._repr_html_()
-    assert "<b>442 ms an image of 3 steps" in shown
+    assert "<b>440 ms an image of 3 steps" in shown
     assert shown.count("<tr>") == 1 + len(report.actions)
     tuned = load_judged(Path(__file__).parents[2] / "traces" / "samples" / "sdxl-ddim-a100")
     assert "3 of 6 fixes kept" in tuned._repr_html_()

@@ -117,8 +117,10 @@ def test_the_model_cards_type_is_used_unless_another_is_asked_for(shapes: Any) -
 def test_a_scan_of_fewer_steps_than_the_model_card_says_so(shapes: Any) -> None:
     scene = scene_of("flux", shapes)
     assert scene.describe_call()["num_inference_steps"] == 3
-    assert scene.notes == ["3 steps were run; the model card says 50 (--steps 50)."]
-    assert scene_of("flux", shapes, Options(steps=50)).notes == []
+    assert scene.card_steps == 50
+    assert scene_of("flux", shapes, Options(steps=3)).card_steps is None
+    # 0.3 of 50: the share of the steps that are made of an image.
+    assert scene_of("sdxl-img2img", shapes).card_steps == 15
 
 
 def test_described_arguments_become_values(shapes: Any) -> None:

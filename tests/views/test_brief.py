@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from diffprof import scan
+from diffprof.judge.figures import card_call_ms
 from diffprof.judge.judging import judge_again, load_judged
 from diffprof.judge.plan import make_plan
 from diffprof.judge.summary import summarized
 from diffprof.model import units
 from diffprof.model.fix import Safety
 from diffprof.model.plain import width
-from diffprof.model.recording import Unseen
+from diffprof.model.recording import MemoryUse, Unseen
 from diffprof.model.report import Report
 from diffprof.model.summary import Action, Answer
 from diffprof.views import render
@@ -64,9 +66,16 @@ def test_verdict_first_row_first_fix_and_page_name_the_same_finding(sample: Repo
 NOTHING = Answer()
 
 
-def timed(ms: float, answer: Answer = NOTHING, actions: tuple[Action, ...] = (), **target: object) -> Report:
+def timed(
+    ms: float,
+    answer: Answer = NOTHING,
+    actions: tuple[Action, ...] = (),
+    memory: MemoryUse | None = None,
+    **target: object,
+) -> Report:
     """A report whose call takes so long."""
-    recording = builders.replace_target(make_report(recording=make_recording(syncs=())), **target).recording
+    recording = make_recording(syncs=(), memory=memory)
+    recording = builders.replace_target(make_report(recording=recording), **target).recording
     answer = replace(answer, call_ms=ms, grade="simulated")
     return replace(make_report(recording=recording), verdict=answer, actions=actions)
 
@@ -134,15 +143,46 @@ def test_what_is_not_priced_is_no_zero() -> None:
 
 
 def test_a_wide_saving_leaves_room_for_who_does_it() -> None:
-    """`19.5 ms compiled` and `fix --lossy` in one table: titles are cut, no column is."""
-    long = replace(CHANGES, title="Quantize the linears that gain to INT8", once_compiled=True, saves_ms=19.5)
+    """No column is cut; a title that is too long goes on below, as long as there are lines for it."""
+    long = replace(
+        CHANGES, title="Quantize the linears that gain by it to INT8, in all models", saves_ms=19.5
+    )
     rows = (replace(ROUNDING, after_ms=1080.0), replace(long, after_ms=352.0))
     report = timed(2660.0, actions=rows)
     lines = render(replace(report, findings=(make_finding(),)), "text", columns=80).splitlines()
     heading = next(line for line in lines if line.startswith("What to do"))
     assert heading.split()[-1] == "by"
-    assert next(line for line in lines if line.startswith("Quantize")).endswith("fix --lossy")
+    row = next(n for n, line in enumerate(lines) if line.startswith("Quantize"))
+    assert lines[row].endswith("fix --lossy")
+    assert lines[row + 1] == "  to INT8, in all models"
+    assert any(line.startswith("Compiling takes") for line in lines)
     assert max(map(width, lines)) <= 80
+    full = timed(2660.0, actions=(replace(long, place="a.py:1"),) * 8)
+    lines = render(replace(full, findings=(make_finding(),)), "text", columns=80).splitlines()
+    assert len(lines) <= LINES
+    assert any(line.startswith("Quantize the linears") and "…" in line for line in lines)
+
+
+def test_fewer_steps_than_the_model_cards_are_said_with_what_its_call_takes() -> None:
+    report = timed(2000.0, Answer(kept_ms=2000.0, card_ms=30_000.0), makes="image", made=2, card_steps=50)
+    assert verdict(report).headline.endswith("The model card's 50 steps take about 15 s now.")
+    assert "4 of the model card's 50 steps (--steps)" in " ".join(render(report, "text", columns=80).split())
+
+
+def test_the_model_cards_call_is_that_of_a_scan_at_its_steps() -> None:
+    few, many = scan("tiny-sdxl", device="sim:h100"), scan("tiny-sdxl", device="sim:h100", steps=8)
+    target = replace(few.recording.target, card_steps=8)
+    assert card_call_ms(replace(few.recording, target=target)) == pytest.approx(
+        many.verdict.call_ms, rel=1e-3
+    )
+
+
+def test_a_call_that_does_not_fit_leads_to_the_recipes_that_make_it_fit() -> None:
+    """And no row claims a call that none of the others alone makes possible."""
+    memory = MemoryUse(grade="simulated", weights_bytes=10, peak_bytes=30, capacity_bytes=20)
+    report = summarized(timed(2000.0, memory=memory))
+    assert "diffprof fit sdxl --device a100-80gb" in render(report, "text", columns=80)
+    assert all(each.after_ms is None for each in report.actions)
 
 
 # --- several pipelines ------------------------------------------------------------------------------------
@@ -170,7 +210,7 @@ def test_several_pipelines_are_one_answer_and_a_line_each() -> None:
     shown = render_brief(report)
     assert len(shown.splitlines()) <= LINES
     assert f"\n{name}: {each} a call" in shown
-    assert "tries those of the first pipeline" in shown or "fix --apply" not in shown
+    assert "Try the first pipeline's on a copy" in shown or "fix --apply" not in shown
 
 
 def test_each_pipeline_has_its_section_in_every_view() -> None:

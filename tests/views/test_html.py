@@ -15,7 +15,10 @@ from diffprof.judge.judging import judge_again
 from diffprof.model.recording import Grade, MemoryPoint, MemoryUse
 from diffprof.model.report import load_report, save_report
 from diffprof.views import render
+from diffprof.views.html import _table
+from diffprof.views.html.code import code_lines, diff_lines
 from diffprof.views.html.memory import memory_figure
+from diffprof.views.table import Table
 from tests import builders
 from tests.samples import FOLDER
 
@@ -88,6 +91,44 @@ def test_code_and_diffs_can_be_copied() -> None:
     )
     assert len(listings) >= 3
     assert {attributes for _, attributes in listings} == {' class="copy"'}
+
+
+def test_words_of_code_are_coloured_and_nothing_in_them_acts() -> None:
+    assert code_lines(["if x < 1:  # </pre>", "\treturn '<b>'"]) == [
+        '<span class="k">if</span> x &lt; <span class="n">1</span>:  <span class="c"># &lt;/pre&gt;</span>',
+        '    <span class="k">return</span> <span class="s">&#x27;</span><span class="s">&lt;b&gt;</span>'
+        '<span class="s">&#x27;</span>',
+    ]
+    lines = ["--- a.py", "@@ -1 +1 @@", "-x = None", "+y"]
+    assert diff_lines(lines) == [
+        ("", "--- a.py"),
+        ("", "@@ -1 +1 @@"),
+        ("del", '-x = <span class="k">None</span>'),
+        ("add", "+y"),
+    ]
+
+
+def test_a_piece_that_begins_in_a_docstring_is_told_by_its_line_of_code() -> None:
+    end = ["in the end", '"""', "return 1"]
+    assert code_lines(end, 2)[2] == '<span class="k">return</span> <span class="n">1</span>'
+    assert code_lines(end, 2)[0] == '<span class="s">in the end</span>'
+    assert code_lines(end[:2]) == ["in the end", "&quot;&quot;&quot;"]
+    begin = ["return 1", "def f():", '    """In.', "    is"]
+    assert [line.startswith('<span class="k">') for line in code_lines(begin, 0)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert 'class="k"' not in code_lines(begin, 0)[3]
+
+
+def test_short_cells_keep_their_line_and_long_names_may_be_broken() -> None:
+    rows = (
+        ("fix --lossy", "diffusers/schedulers/scheduling_ddim.py:282", "1 ms", "what to do about all of it"),
+    )
+    page = "".join(_table(Table("t", ("by", "where", "saves", "what"), rows)))
+    assert re.findall(r'<td(?: class="(\w+)")?>', page) == ["short", "long", "number", ""]
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")

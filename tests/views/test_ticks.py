@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from diffprof.views.html.timeline import ticks
+from diffprof.views.lanes import ticks
 
 
 @pytest.mark.parametrize(

@@ -235,7 +235,7 @@ RECIPES = (
     Recipe(
         Fix(
             "quantize-linears",
-            "Quantize the linears that gain to INT8",
+            "Quantize linears to INT8 where faster",
             Safety.LOSSY,
             Stage.QUANTIZE,
             goals=("latency", "memory"),

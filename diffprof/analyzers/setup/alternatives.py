@@ -104,7 +104,7 @@ def features_recomputed(recording: Recording) -> Iterator[Finding]:
         "features-recomputed",
         f"{(cacheable or denoisers)[0].name} computes all its features anew in each of {steps} steps.",
         "Reuse features between steps: diffusers' caches, or DeepCache for a UNet.",
-        cost_note="Unknown until it is measured."
+        cost_note="What it saves is unknown until it is measured."
         if outer is None
         else "Two steps of three run outer blocks only.",
         fixes=("first-block-cache",) if cacheable else ("deep-cache",),

@@ -115,7 +115,7 @@ RECIPES = (
     Recipe(
         Fix(
             "compile",
-            "Compile the denoiser and the VAE's decoder",
+            "Compile the denoiser and VAE decoder",
             Safety.NUMERIC,
             Stage.COMPILE,
             tolerance=ROUNDING_TOLERANCE,
@@ -133,7 +133,7 @@ RECIPES = (
     Recipe(
         Fix(
             "compile-blocks",
-            "Compile the repeated blocks of the denoiser",
+            "Compile the denoiser's blocks",
             Safety.NUMERIC,
             Stage.COMPILE,
             tolerance=ROUNDING_TOLERANCE,

@@ -41,7 +41,7 @@ def judged(recording: Recording, code: str, name: str, message: str, advice: str
         **{
             "severity": Severity.MEDIUM,
             "standing": True,
-            "cost_note": None if priced else "Unknown until it is measured.",
+            "cost_note": None if priced else "What it saves is unknown until it is measured.",
             **more,
         },
     )

@@ -81,7 +81,7 @@ def does_not_fit(recording: Recording) -> Iterator[Finding]:
         Lossy for tiling: tiles are decoded apart and blended where they overlap. Offloading is exact.
     """
     setup, short = setup_of(recording), shortfall(recording.memory)
-    if short is None:
+    if short is None or recording.memory is None:
         return
     tiles = "decode" in short.over and any(part.tiling is False for part in setup.parts)
     advice = []
@@ -101,7 +101,8 @@ def does_not_fit(recording: Recording) -> Iterator[Finding]:
         f"{how[0].upper()}{how[1:]}.",
         phase=short.phase or None,
         severity=Severity.HIGH,
-        fixes=("vae-tiled",) if tiles else (),
+        # Where the weights alone are too large, tiles make nothing fit.
+        fixes=("vae-tiled",) if tiles and (recording.memory.weights_bytes or 0) < short.has_bytes else (),
     )
 
 

@@ -96,7 +96,7 @@ RECIPES = (
     Recipe(
         Fix(
             "first-block-cache",
-            "Skip blocks whose input hardly changed since the last step",
+            "Skip blocks whose input hardly changes",
             Safety.LOSSY,
             Stage.MODEL,
             why="Where the first block's residual changes by less than the threshold, the others' result of "
@@ -107,7 +107,7 @@ RECIPES = (
     Recipe(
         Fix(
             "deep-cache",
-            "Reuse the UNet's deep features, with DeepCache",
+            "Reuse the UNet's features (DeepCache)",
             Safety.ADVICE,
             Stage.MODEL,
             why="A package of its own patches the UNet: two steps of three run its outermost blocks only. "

@@ -258,7 +258,7 @@ RECIPES = (
     Recipe(
         Fix(
             "sdpa",
-            "Let attention run through scaled_dot_product_attention",
+            "Use scaled_dot_product_attention",
             Safety.NUMERIC,
             Stage.ATTENTION,
             tolerance=ROUNDING_TOLERANCE,
@@ -285,7 +285,7 @@ RECIPES = (
     Recipe(
         Fix(
             "fuse-lora",
-            "Merge the LoRA into the weights and take the adapter off",
+            "Merge the LoRA into the weights",
             Safety.NUMERIC,
             Stage.LORA,
             tolerance=ROUNDING_TOLERANCE,
@@ -297,7 +297,7 @@ RECIPES = (
     Recipe(
         Fix(
             "fuse-qkv",
-            "Fuse the query, key and value projections",
+            "Fuse query, key and value projections",
             Safety.NUMERIC,
             Stage.QKV,
             tolerance=ROUNDING_TOLERANCE,

@@ -214,7 +214,7 @@ RECIPES = (
     Recipe(
         Fix(
             "set-begin-index",
-            "Find the index of the first step on the host",
+            "Find the first step on the CPU",
             Safety.EXACT,
             Stage.SCHEDULER,
             why="The scheduler searches its timesteps for the first one; the search runs on the host's copy"
@@ -227,7 +227,7 @@ RECIPES = (
     Recipe(
         Fix(
             "scheduler-tables-on-host",
-            "Read the scheduler's tables from a copy on the host",
+            "Read scheduler tables from a CPU copy",
             Safety.EXACT,
             Stage.SCHEDULER,
             why="Tables such as sigmas stay on the device for what is computed there; what Python decides on"
@@ -239,7 +239,7 @@ RECIPES = (
     Recipe(
         Fix(
             "host-timesteps",
-            "Index the scheduler's tables with the host's copy of the timesteps",
+            "Read the timesteps once, on the CPU",
             Safety.EXACT,
             Stage.SCHEDULER,
             why="The timesteps were uploaded by the host, so it knows the value of `t` by its place in them:"
@@ -252,7 +252,7 @@ RECIPES = (
     Recipe(
         Fix(
             "host-copies",
-            "Read timesteps, masks and sizes from the host's copies of what it has sent to the device",
+            "Read uploaded values from CPU copies",
             Safety.EXACT,
             Stage.SCHEDULER,
             why="The pipeline's own code, and the parts of models that read, run with the host keeping a"
@@ -269,7 +269,7 @@ RECIPES = (
     Recipe(
         Fix(
             "upload-once",
-            "Fill small constants on the device instead of copying them there in each step",
+            "Fill small constants on the device",
             Safety.EXACT,
             Stage.SCHEDULER,
             why="A copy from the host ends in a wait, a fill kernel's argument does not; up to eight numbers"
@@ -283,7 +283,7 @@ RECIPES = (
     Recipe(
         Fix(
             "host-tensors-once",
-            "Put host tensors that the denoiser is given or keeps on the device once",
+            "Upload the denoiser's tensors once",
             Safety.EXACT,
             Stage.SCHEDULER,
             why="Rotary tables, frequencies and timesteps on the host are sent by the parts that use them,"

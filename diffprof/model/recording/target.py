@@ -38,6 +38,9 @@ class TargetInfo(Row, frozen=True, kw_only=True):
     fixed: tuple[str, ...] = ()
     """Fixes that were applied before it was scanned, in order."""
     steps: int | None = None
+    """Denoising steps that were made."""
+    card_steps: int | None = None
+    """How many the model card's own call makes, where the scan made fewer without having been asked to."""
     makes: str | None = None
     """What a call makes: "image" or "clip"; None where it is neither, or the signature does not tell."""
     made: int = 1

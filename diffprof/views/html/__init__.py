@@ -6,8 +6,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterator
-from html import escape
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 
 from diffprof.judge.figures import call_ms, device_busy
@@ -15,22 +14,20 @@ from diffprof.judge.plan import make_plan
 from diffprof.model import units
 from diffprof.model.finding import Finding, Severity
 from diffprof.model.fix import Plan
-from diffprof.model.plain import clean, clean_lines, cut
+from diffprof.model.plain import clean_lines
 from diffprof.model.recording import Recording, Site, steady_per_step
 from diffprof.model.report import Report
 from diffprof.views import words
 from diffprof.views.actions import actions_table
 from diffprof.views.fixes import fix_table
 from diffprof.views.html.before_after import comparison_table
+from diffprof.views.html.code import code_lines, diff_lines
 from diffprof.views.html.memory import memory_figure
 from diffprof.views.html.text import prose, text
 from diffprof.views.html.timeline import timeline_figures
 from diffprof.views.sections import not_checked, tables
 from diffprof.views.table import Table
 from diffprof.views.verdict import named, verdict
-
-_MOST_CODE = 400
-"""Characters of a source line shown."""
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
 """Of a page without scripts."""
@@ -214,11 +211,13 @@ def _finding(finding: Finding, anchor: str, plan: Plan) -> Iterator[str]:
 def _excerpt(site: Site) -> Iterator[str]:
     if not site.excerpt:
         return
-    digits = max(len(str(number)) for number, _ in site.excerpt)
+    numbers = [number for number, _ in site.excerpt]
+    known = numbers.index(site.line) if site.line in numbers else None
+    digits = len(str(max(numbers)))
     yield "<pre>"
-    for number, code in site.excerpt:
-        line = escape(f"{number:>{digits}} | {cut(clean(code.expandtabs(4).rstrip()), _MOST_CODE)}")
-        yield f'<span class="mark">{line}</span>' if number == site.line else f"<span>{line}</span>"
+    for number, line in zip(numbers, code_lines([code for _, code in site.excerpt], known), strict=True):
+        mark = ' class="mark"' if number == site.line else ""
+        yield f'<span{mark}><span class="dim">{number:>{digits}} |</span> {line}</span>'
     yield "</pre>\n"
 
 
@@ -238,9 +237,10 @@ def _code_of_fixes(report: Report, plan: Plan) -> Iterator[str]:
 
 def _listing(title: str, source: str, *, diff: bool = False) -> Iterator[str]:
     yield f'<details><summary>{text(title)}</summary>\n<pre class="copy">'
-    for line in clean_lines(source.rstrip("\n")):
-        mark = {"+": ' class="add"', "-": ' class="del"'}.get(line[:1], "") if diff else ""
-        yield f"<span{mark}>{escape(cut(line, _MOST_CODE)) or ' '}</span>"
+    lines = clean_lines(source.rstrip("\n"))
+    for mark, line in diff_lines(lines) if diff else (("", line) for line in code_lines(lines)):
+        style = f' class="{mark}"' if mark else ""
+        yield f"<span{style}>{line or ' '}</span>"
     yield "</pre>\n</details>\n"
 
 
@@ -248,26 +248,37 @@ _NUMBER = re.compile(r"-?[\d,.]+( ?(%|ms|s|us|GiB|MiB|KiB|B|x))?")
 _SHARE = re.compile(r"(\d+(?:\.\d+)?) ?%")
 
 
+_SHORT, _LONG = 16, 24
+"""Characters: a column of shorter cells keeps each on one line; a longer word may be broken anywhere."""
+
+
 def _table(table: Table) -> Iterator[str]:
-    numbers = [
-        all(_NUMBER.fullmatch(row[column]) for row in table.rows if row[column]) and bool(table.rows)
-        for column in range(len(table.columns))
-    ]
+    kinds = [_kind([row[column] for row in table.rows]) for column in range(len(table.columns))]
     yield '<div class="scroll"><table>\n<thead><tr>'
-    for column, number in zip(table.columns, numbers, strict=True):
-        yield f'<th class="number">{text(column)}</th>' if number else f"<th>{text(column)}</th>"
+    for column, kind in zip(table.columns, kinds, strict=True):
+        yield f'<th class="number">{text(column)}</th>' if kind == "number" else f"<th>{text(column)}</th>"
     yield "</tr></thead>\n<tbody>\n"
     for row in table.rows:
-        cells = zip(table.columns, row, numbers, strict=True)
+        cells = zip(table.columns, row, kinds, strict=True)
         yield f"<tr>{''.join(_cell(*cell) for cell in cells)}</tr>\n"
     yield "</tbody>\n</table></div>\n"
     if table.note:
         yield f'<p class="dim small">{prose(table.note)}</p>\n'
 
 
-def _cell(column: str, value: str, number: bool) -> str:
+def _kind(cells: Sequence[str]) -> str:
+    """What a column is set as: numbers, short words, long names such as places, or prose."""
+    if cells and all(_NUMBER.fullmatch(cell) for cell in cells if cell):
+        return "number"
+    if max(map(len, cells), default=0) <= _SHORT:
+        return "short"
+    return "long" if any(len(word) > _LONG for cell in cells for word in cell.split()) else ""
+
+
+def _cell(column: str, value: str, kind: str) -> str:
     share = _SHARE.fullmatch(value) if column == "share" else None
     if share:
         width = min(100.0, float(share[1]))
         return f'<td class="share number" style="background-size:{width:g}% 70%">{text(value)}</td>'
-    return f'<td class="number">{text(value)}</td>' if number else f"<td>{prose(value)}</td>"
+    shown = text(value) if kind == "number" else prose(value)
+    return f'<td class="{kind}">{shown}</td>' if kind else f"<td>{shown}</td>"

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from diffprof.model.recording import MemoryUse
 from diffprof.model.units import size
 from diffprof.views.html.text import text
-from diffprof.views.html.timeline import COLUMNS, ticks
+from diffprof.views.html.timeline import COLUMNS
+from diffprof.views.lanes import ticks
 
 _LEFT, _TOP, _HEIGHT = 60, 12, 130
 _GIB = 2**30

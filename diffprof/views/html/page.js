@@ -2,7 +2,7 @@
 const UNITS = {us: 1e-3, ms: 1, s: 1e3, B: 1, KiB: 1024, MiB: 1048576, GiB: 1073741824};
 
 async function copy(pre, button) {
-  const text = [...pre.querySelectorAll("span")].map((line) => line.textContent).join("\n") + "\n";
+  const text = [...pre.querySelectorAll(":scope > span")].map((line) => line.textContent).join("\n") + "\n";
   try {
     await navigator.clipboard.writeText(text);
     button.textContent = "copied";

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -10,7 +9,18 @@ from diffprof.judge.timeline import replay
 from diffprof.model.recording import Recording
 from diffprof.model.units import milliseconds
 from diffprof.views.html.text import text
-from diffprof.views.lanes import FULL, IDLE, WAITS, Band, LaneColumns, WaitMark, one_step, said, whole_call
+from diffprof.views.lanes import (
+    FULL,
+    IDLE,
+    WAITS,
+    Band,
+    LaneColumns,
+    WaitMark,
+    one_step,
+    said,
+    ticks,
+    whole_call,
+)
 from diffprof.views.palette import NAMES, colour_of
 
 COLUMNS = 1000
@@ -108,14 +118,3 @@ def _legend(shown: Sequence[LaneColumns]) -> Iterator[str]:
         square = f'<svg viewBox="0 0 10 10"><rect{_fill(what)} width="10" height="10"/></svg>'
         yield f"<span>{square}{text(NAMES.get(what, what))}</span>\n"
     yield "<span>▼ a wait of the host begins; leads to its finding</span>\n</div>\n"
-
-
-def ticks(span_us: float, most: int = 6) -> list[float]:
-    """Round places on an axis from 0 to `span_us`, in microseconds: multiples of 1, 2 or 5 of a power of ten,
-    `most` at most; none so near the end that its label would be cut."""
-    if span_us <= 0:
-        return [0.0]
-    rough = span_us / most
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * each for each in (1, 2, 5, 10) if power * each >= rough)
-    return [number * step for number in range(int(0.97 * span_us / step) + 1)]

@@ -13,7 +13,7 @@ from diffprof.judge.timeline import Replay
 from diffprof.model.plain import clean
 from diffprof.model.recording import Recording
 from diffprof.model.units import milliseconds
-from diffprof.views.lanes import WAITS, LaneColumns, one_step, whole_call
+from diffprof.views.lanes import WAITS, LaneColumns, one_step, ticks, whole_call
 from diffprof.views.palette import NAMES, colour_of
 
 WIDTH = 700
@@ -107,11 +107,10 @@ def _drawable(text: str) -> str:
 
 
 def _axis(draw: ImageDraw.ImageDraw, lanes: LaneColumns, x: Callable[[float], float], font: Any) -> None:
-    for mark in range(4):
-        at = lanes.start_us + (lanes.end_us - lanes.start_us) * mark / 3
-        text = milliseconds((at - lanes.start_us) / 1e3) if mark else "0"
-        place = min(x(at), _RIGHT - draw.textlength(text, font))
-        draw.line([(x(at), _AXIS - 6), (x(at), _AXIS)], fill=_DIM, width=2)
+    for since in ticks(lanes.end_us - lanes.start_us, 4):
+        at, text = x(lanes.start_us + since), f"{since / 1e3:,.10g} ms" if since else "0"
+        place = min(at, _RIGHT - draw.textlength(text, font))
+        draw.line([(at, _AXIS - 6), (at, _AXIS)], fill=_DIM, width=2)
         draw.text((place, _AXIS + 2), text, fill=_DIM, font=font)
 
 

@@ -53,9 +53,10 @@ WORDED = {
     ),
     "Min Size(KB)": "Min Size (KiB)",
     "Max Size(KB)": "Max Size (KiB)",
+    "data.name || 'unknown'": "parent.document.querySelector('input.MuiSelect-nativeInput').value",
 }
-"""What the stock page says -> what it says here. Operators that only the second run has grew by Infinity%,
-and memory is divided by 1024."""
+"""What the stock pages say -> what they say here. Operators that only the second run has grew by Infinity%,
+memory is divided by 1024, and a trace is called by its run, the first that the page around it has chosen."""
 
 CHOICE = "diff.js"
 """What the page gets besides: it chooses the runs that are compared first."""
@@ -193,7 +194,7 @@ class ProfilerPlugin(TorchProfilerPlugin):
         path = request.args.get("path", "0")
         if path not in stats:
             raise exceptions.NotFound("no such part of the comparison")
-        return self.respond_as_json(aligned(stats[path].get_diff_node_summary(path)), True)
+        return self.respond_as_json(_rounded(aligned(stats[path].get_diff_node_summary(path)), None), True)
 
     def _shown(self) -> dict[str, Path]:
         """Runs that were read, with their folders."""
@@ -264,20 +265,24 @@ class ProfilerPlugin(TorchProfilerPlugin):
 
     @wrappers.Request.application
     def module_route(self, request: werkzeug.Request) -> werkzeug.Response:
-        """The stock table, whose page prints every digit of a float."""
+        """The stock table, whose page prints every digit of a float, misspells a heading and has no unit."""
         content = self._get_profile_for_request(request).get_module_view()
         if not content:
             raise exceptions.NotFound("no modules in this trace")
-        return self.respond_as_json(_rounded(content), True)
+        for column in content["columns"]:
+            name = column["name"].replace("Occurences", "Occurrences")
+            column["name"] = f"{name} (us)" if name.endswith("Time") else name
+        return self.respond_as_json(_rounded(content, 1), True)
 
 
-def _rounded(value: Any) -> Any:
+def _rounded(value: Any, digits: int | None) -> Any:
+    """Every float in it with so many decimals; None: whole."""
     if isinstance(value, float):
-        return round(value, 1)
+        return round(value, digits)
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
+        return {key: _rounded(item, digits) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
+        return [_rounded(item, digits) for item in value]
     return value
 
 

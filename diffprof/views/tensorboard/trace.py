@@ -20,9 +20,11 @@ import msgspec
 
 from diffprof.chrome_trace.embedded_recording import KEY as CARRIED
 from diffprof.chrome_trace.events import MODULE_PREFIX, EventTable, parse_phase, table_of
+from diffprof.chrome_trace.op_lines import ORIGIN_US
 from diffprof.chrome_trace.reader import LATEST_US
 from diffprof.chrome_trace.storing import kineto_properties
 from diffprof.chrome_trace.writer import write_trace
+from diffprof.judge.timeline import replay
 from diffprof.model.collection import paused_collection
 from diffprof.model.plain import clean
 from diffprof.model.recording import Recording, Timeline
@@ -34,6 +36,7 @@ TENSOR_CORES = " (tensor cores)"
 """Appended to the name of a predicted kernel that is reckoned on tensor cores; the plugin knows those of real
 kernels by their names."""
 
+_DEVICE_WORK = ("kernel", "gpu_memcpy", "gpu_memset")
 _TENSOR_CORE_FAMILIES = ("gemm", "conv", "attention")
 _TENSOR_CORE_TYPES = ("tf32", "float16", "bfloat16", "int8", "float8_e4m3fn", "float8_e5m2")
 
@@ -107,6 +110,7 @@ def _written(recording: Recording) -> dict[str, Any]:
     """The timeline as a trace, with what only the recording knows of its kernels."""
     timeline = recording.timeline
     assert timeline is not None
+    run = replay(timeline)
     with tempfile.TemporaryDirectory() as scratch:
         path = write_trace(
             Path(scratch) / "trace.json",
@@ -115,6 +119,7 @@ def _written(recording: Recording) -> dict[str, Any]:
             device_name=f"{recording.device.name} ({timeline.grade})",
             properties=kineto_properties(recording.device),
             memory=recording.memory,
+            run=run,
         )
         data = path.read_bytes()
     document: dict[str, Any] = msgspec.json.decode(data)
@@ -125,8 +130,13 @@ def _written(recording: Recording) -> dict[str, Any]:
             # Only sums were recorded: on a lane without operators, none of them is said to have allocated it.
             event["tid"] = _NO_LANE
             event["args"]["Addr"] = number
-        if event.get("cat") == "kernel" and _on_tensor_cores(timeline, event["args"]["External id"] - 1):
-            event["name"] += TENSOR_CORES
+        if event.get("cat") in _DEVICE_WORK:
+            index = event["args"]["External id"] - 1
+            # The stored trace has these in whole microseconds, of which a short kernel takes two.
+            event["ts"] = ORIGIN_US + run.device_start[index]
+            event["dur"] = run.device_end[index] - run.device_start[index]
+            if event["cat"] == "kernel" and _on_tensor_cores(timeline, index):
+                event["name"] += TENSOR_CORES
     return document
 
 

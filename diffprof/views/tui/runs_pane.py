@@ -18,9 +18,11 @@ from textual.worker import get_current_worker
 
 from diffprof.model import units
 from diffprof.model.errors import DiffprofError
+from diffprof.model.ladder import load_ladder
 from diffprof.model.plain import clean
-from diffprof.scanning.runs import StoredRun, list_runs
+from diffprof.scanning.runs import StoredRun, list_stored
 from diffprof.views import words
+from diffprof.views.ladder import render_ladder
 from diffprof.views.tui.article import Article
 from diffprof.views.tui.comparison_page import comparison_of
 from diffprof.views.tui.styles import Span, Writing, styled
@@ -109,10 +111,7 @@ class RunsPane(Container):
         found: list[StoredRun] = []
         error = ""
         try:
-            for run in list_runs(self.traces):
-                if worker.is_cancelled:
-                    return
-                found.append(run)
+            found = list_stored(self.traces)
         except DiffprofError as problem:
             error = problem.what
         if not worker.is_cancelled:
@@ -140,7 +139,10 @@ class RunsPane(Container):
     @on(Sheet.Moved)
     def _moved(self, event: Sheet.Moved) -> None:
         event.stop()
-        if isinstance(event, Sheet.Chosen):
+        if isinstance(event, Sheet.Chosen) and event.row.ladder:
+            self._show_alone(True)
+            self.query_one(Article).focus()
+        elif isinstance(event, Sheet.Chosen):
             self.post_message(self.Opened(event.row.folder))
         elif event.row is not None:
             self.query_one(Article).show(_page(event.row))
@@ -149,7 +151,7 @@ class RunsPane(Container):
 
     def action_mark(self) -> None:
         run = self.query_one(Sheet).row
-        if run is None or run.error:
+        if run is None or run.error or run.ladder:
             return
         if run.folder in self.marked:
             self.marked.remove(run.folder)
@@ -161,7 +163,8 @@ class RunsPane(Container):
     def action_compare(self) -> None:
         """A and B; with one mark, that one and the current run; with none, the run on the screen and the
         current one, the older as A."""
-        run = self.query_one(Sheet).row
+        row = self.query_one(Sheet).row
+        run = None if row is None or row.ladder else row
         pair = list(self.marked)
         if len(pair) == 1 and run is not None and run.folder not in pair:
             pair.append(run.folder)
@@ -200,7 +203,9 @@ def _count(value: int | None) -> str:
 
 
 def _note(run: StoredRun) -> list[Span]:
-    return [("bad", "damaged")] if run.error else [("warn", "partial")] if run.partial else [("", "")]
+    if run.error:
+        return [("bad", "damaged")]
+    return [("warn", "partial")] if run.partial else [("muted", "ladder" if run.ladder else "")]
 
 
 def _page(run: StoredRun) -> Writing:
@@ -213,4 +218,16 @@ def _page(run: StoredRun) -> Writing:
     page.fact("device", run.device)
     page.fact("created", run.created)
     page.fact("folder", str(run.folder))
+    if run.ladder and not run.error:
+        page.heading("Ladder")
+        for line in _ladder_lines(run):
+            page.kept(line, indent=2)
     return page
+
+
+def _ladder_lines(run: StoredRun) -> list[str]:
+    try:
+        ladder = load_ladder(run.folder)
+    except DiffprofError as error:
+        return [error.what]
+    return render_ladder(ladder, "text").splitlines() if ladder else []

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from textual.pilot import Pilot
 
+from diffprof.model.ladder import save_ladder
 from diffprof.model.report import save_report
 from diffprof.views.tui.runs_pane import RunsPane
 from tests import builders
+from tests.views.tensorboard.recorded import make_ladder
 from tests.views.tui import reports
 from tests.views.tui.conftest import Drive, sheet, shows
 
@@ -41,6 +43,23 @@ def test_runs_open_mark_and_compare(drive: Drive, tmp_path: Path) -> None:
         await shows(pilot, "is not a diffprof report")
         await pilot.press("down", "enter")
         await shows(pilot, "No operation makes the CPU wait", "No finding;")
+
+    drive(one, body, traces=tmp_path, size=(120, 40))
+
+
+def test_a_ladder_is_listed_and_shown_and_is_no_report(drive: Drive, tmp_path: Path) -> None:
+    one = save_report(reports.full(), tmp_path / "20260101-000000-a")
+    (tmp_path / "20260102-000000-b").mkdir()
+    save_ladder(make_ladder(), tmp_path / "20260102-000000-b")
+
+    async def body(pilot: Pilot) -> None:
+        await pilot.press("8")
+        text = await shows(pilot, "2 runs in")
+        assert re.search(r"20260102-000000-b +sdxl +sim:a100-80gb .*ladder", text)
+        await pilot.press("home", "space", "enter")
+        title, seconds = make_ladder().rungs[0].title, make_ladder().rungs[0].seconds
+        await shows(pilot, title[:20], f"{seconds:.3f}")
+        assert pilot.app.screen.query_one(RunsPane).marked == []
 
     drive(one, body, traces=tmp_path, size=(120, 40))
 

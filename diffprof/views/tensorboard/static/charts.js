@@ -91,6 +91,14 @@
     return [1, 2, 2.5, 5, 10].map((step) => step * power).find((top) => top >= value * 0.999);
   }
 
+  // Round values on an axis: at most eight multiples of such a step.
+  function marks(low, high) {
+    const step = ceiling((high - low) / 7);
+    const first = Math.ceil(low / step - 1e-9);
+    const count = Math.floor(high / step + 1e-9) - first + 1;
+    return Array.from({ length: count }, (_, index) => +((first + index) * step).toPrecision(12));
+  }
+
   class Chart {
     constructor(element) {
       this.element = element;
@@ -263,10 +271,9 @@
       this.high = high > low ? high : low + 1;
       this.plot = plot;
       plot.axes(this.options);
-      for (let mark = 0; mark <= 6; mark++) {
-        const x = plot.left + (plot.width * mark) / 6;
-        const value = low + ((this.high - low) * mark) / 6;
-        add(svg, 'text', { x, y: plot.top + plot.height + 15, 'text-anchor': 'middle' }, figure(value));
+      for (const value of marks(low, this.high)) {
+        const label = { x: this.x(value), y: plot.top + plot.height + 15, 'text-anchor': 'middle' };
+        add(svg, 'text', label, value.toLocaleString('en'));
       }
       const inside = `inside-${Math.random().toString(36).slice(2)}`;
       const area = { x: plot.left, y: plot.top, width: plot.width, height: plot.height };
