@@ -315,8 +315,8 @@ class MemoryLog:
         )
 
     def curve(self, items: int) -> tuple[MemoryPoint, ...]:
-        """Bytes in use over the call: the most in each of `POINTS` stretches of operations; at the peak with what
-        its operation held beside its tensors."""
+        """Bytes in use over the call: the most in each of `POINTS` stretches of operations, at the peak with
+        what its operation held beside its tensors."""
         width = max(1, -(-items // POINTS))
         most: dict[int, int] = {}
         last: dict[int, int] = {}
