@@ -21,7 +21,19 @@ from diffprof.gpu.assembly import Call, LaunchedWait, Phase, assembled
 from diffprof.gpu.cost import CostModel
 from diffprof.gpu.course import Lengths, course_of
 from diffprof.gpu.mode import Mode
-from diffprof.gpu.offload import COPIES, Group, ModelWeights, Unpacked, WeightsPlace, moved, narrowed, on_host
+from diffprof.gpu.offload import (
+    COPIES,
+    LOW,
+    PAGE_LOCKED_GB_S,
+    Group,
+    ModelWeights,
+    Unpacked,
+    WeightsPlace,
+    kept_page_locked,
+    moved,
+    narrowed,
+    on_host,
+)
 from diffprof.gpu.signatures import OpSignature
 from diffprof.gpu.specs import load_spec
 from diffprof.judge.timeline import replay, steps_of, total_us, with_steps
@@ -96,7 +108,8 @@ def test_models_change_places_and_what_stays_is_counted() -> None:
 
 def test_page_locked_weights_take_powers_of_two_unless_locked_when_copied() -> None:
     assert on_host(UNET, WeightsPlace.LEAF) == 2 * MIB + 4 * MIB + 1024
-    assert on_host(UNET, WeightsPlace.LEAF_LOW) == UNET.nbytes + 4 * MIB + 1024
+    # What is locked for one group is used again for the next: a block of each size.
+    assert on_host(UNET, WeightsPlace.LEAF_LOW) == UNET.nbytes + 2 * MIB + 4 * MIB + 1024
     assert on_host(UNET, WeightsPlace.MODEL) == on_host(UNET, WeightsPlace.SEQUENTIAL) == UNET.nbytes
     assert on_host(UNET, WeightsPlace.DEVICE) == 0
 
@@ -119,7 +132,10 @@ def test_a_stream_of_copies_runs_beside_what_computes() -> None:
         place: replay(assembled(moved(call, (UNET,), {"unet": place}, [0] * 8).call, model)).total_us
         for place in (WeightsPlace.DEVICE, WeightsPlace.LEAF, WeightsPlace.LEAF_LOW, WeightsPlace.SEQUENTIAL)
     }
-    assert list(times) == sorted(times, key=lambda each: times[each])
+    device, leaf, low, sequential = times.values()
+    # The host stages what is locked when it is copied, as the driver does pageable memory: neither has to be
+    # faster.
+    assert device < leaf < min(low, sequential)
 
 
 # --- against the code --------------------------------------------------------------------------------------
@@ -365,11 +381,13 @@ def in_eights(groups: Sequence[Group]) -> Iterator[Group]:
             yield Group(lead.path, sizes, more=tuple(each.path for each in more))
 
 
-def first_time(groups: Sequence[Group]) -> float:
-    """Seconds of the first forward's calls of cudaMalloc: a segment for each tensor of two groups. One takes
-    4.2 ms in the median of an A100's trace (simple-add of facebookresearch/HolisticTraceAnalysis)."""
+def first_time(groups: Sequence[Group], place: WeightsPlace) -> float:
+    """Seconds that the first forward takes longer: cudaMalloc of a segment for each tensor of two groups, of
+    which one takes 4.2 ms in the median of an A100's trace (simple-add of facebookresearch/
+    HolisticTraceAnalysis), and page-locking what is kept of groups that are locked when they are copied."""
     counts = [sum(size >= MIB for size in group.sizes) for group in groups if not group.root]
-    return 4.2e-3 * max(a + b for a, b in itertools.pairwise(counts))
+    locked = kept_page_locked(groups) / PAGE_LOCKED_GB_S / 1e9 if place in LOW else 0.0
+    return 4.2e-3 * max(a + b for a, b in itertools.pairwise(counts)) + locked
 
 
 @pytest.mark.slow
@@ -389,7 +407,7 @@ def test_group_offloading_of_fluxs_transformer_comes_in_the_published_order() ->
     for place in (WeightsPlace.LEAF, WeightsPlace.BLOCK, WeightsPlace.LEAF_LOW, WeightsPlace.BLOCK_LOW):
         there = moved(only, (transformer,), {"transformer": place}, [beside[n] for n in loop])
         warm = replay(assembled(there.call, CostModel(a100, Mode()))).total_us
-        times[place] = 5 / 4 * warm / 1e6 + first_time(transformer.groups(place))
+        times[place] = 5 / 4 * warm / 1e6 + first_time(transformer.groups(place), place)
         peaks[place], hosts[place] = there.peak / 2**30, on_host(transformer, place) / 2**30
     assert list(times) == sorted(times, key=lambda each: times[each])
     assert times[WeightsPlace.LEAF] == pytest.approx(9.48, rel=0.1)
@@ -399,7 +417,12 @@ def test_group_offloading_of_fluxs_transformer_comes_in_the_published_order() ->
     assert hosts[WeightsPlace.LEAF_LOW] < hosts[WeightsPlace.BLOCK_LOW] < hosts[WeightsPlace.LEAF]
     assert hosts[WeightsPlace.LEAF] == pytest.approx(35.11, rel=0.05)
     assert hosts[WeightsPlace.BLOCK] == pytest.approx(35.30, rel=0.05)
-    assert hosts[WeightsPlace.BLOCK_LOW] == pytest.approx(31.40, rel=0.05)
+    assert hosts[WeightsPlace.BLOCK_LOW] == pytest.approx(31.40, rel=0.03)
+    assert hosts[WeightsPlace.LEAF_LOW] == pytest.approx(22.80, rel=0.05)
+    # Warm, leaves and blocks that are locked when they are copied take about the same.
+    warm = {place: times[place] - first_time(transformer.groups(place), place) for place in times}
+    assert warm[WeightsPlace.BLOCK_LOW] == pytest.approx(warm[WeightsPlace.LEAF_LOW], rel=0.1)
+    assert times[WeightsPlace.LEAF_LOW] == pytest.approx(13.72, rel=0.3)
 
 
 def test_steps_that_differ_are_taken_at_their_mean() -> None:
