@@ -28,6 +28,12 @@ LARGEST = 1 << 30
 POINTS = 160
 """Of the curve that is stored."""
 
+MOST_EVENTS = 10_000_000
+"""Of one device. A small file may hold one event many times."""
+
+LARGEST_SIZE = 1 << 50
+"""Bytes of a block, and of all together."""
+
 BASE = 0x7F0000000000
 """Address of the first block that is written."""
 
@@ -173,20 +179,31 @@ def read_snapshot(path: Path) -> MemoryUse:
         )
     try:
         data = _PlainOnly(io.BytesIO(path.read_bytes())).load()
-        return memory_of(data)
     except _BROKEN as error:
-        raise UsageError(
-            f"{path} is no memory snapshot of PyTorch: {error}.",
-            "Write one with torch.cuda.memory._dump_snapshot(path).",
-        ) from error
+        raise _none(path, str(error) or type(error).__name__) from error
+    try:
+        return memory_of(data)
+    except ValueError as error:
+        raise _none(path, str(error)) from error
+    except _BROKEN as error:
+        raise _none(path, "it does not hold the traces and segments of one") from error
+
+
+def _none(path: Path, why: str) -> UsageError:
+    return UsageError(
+        f"{path} is no memory snapshot of PyTorch: {why.rstrip('.')}.",
+        "Write one with torch.cuda.memory._dump_snapshot(path).",
+    )
 
 
 def memory_of(data: Mapping[str, Any]) -> MemoryUse:
     """Peak, who held it, and the curve, of the device with most events. Raises an error of lookup, type or
     value where the data is no snapshot."""
-    traces = [list(each) for each in data["device_traces"]]
+    traces = data["device_traces"]
     device = max(range(len(traces)), key=lambda n: len(traces[n]))
     trace = traces[device]
+    if len(trace) > MOST_EVENTS:
+        raise ValueError(f"it has {len(trace):,} events, more than {MOST_EVENTS:,}")
     before = _before(data, trace, device)
     live = sum(size for size, _ in before.values())
     peak, at = live, 0
@@ -196,6 +213,8 @@ def memory_of(data: Mapping[str, Any]) -> MemoryUse:
         levels.append(live)
         if live > peak:
             peak, at = live, number
+    if peak > LARGEST_SIZE:
+        raise ValueError(f"{peak} bytes were in use")
     return MemoryUse(
         grade=Grade.MEASURED,
         peak_bytes=peak,
@@ -205,8 +224,15 @@ def memory_of(data: Mapping[str, Any]) -> MemoryUse:
 
 
 def _change(entry: Mapping[str, Any]) -> int:
-    size = int(entry["size"])
+    size = _size(entry)
     return {"alloc": size, "free_completed": -size}.get(str(entry["action"]), 0)
+
+
+def _size(block: Mapping[str, Any]) -> int:
+    size = int(block["size"])
+    if not 0 <= size <= LARGEST_SIZE:
+        raise ValueError(f"a block of {size} bytes")
+    return size
 
 
 def _before(
@@ -221,12 +247,12 @@ def _before(
         if entry["action"] == "alloc":
             made.add(address)
         elif entry["action"] == "free_completed" and address not in made:
-            found[address] = int(entry["size"]), _site(entry.get("frames", ()))
+            found[address] = _size(entry), _site(entry.get("frames", ()))
     for segment in data["segments"]:
         for block in segment["blocks"] if segment.get("device", 0) == device else ():
             address = int(block.get("address", 0))
             if block["state"] == "active_allocated" and address not in made:
-                found[address] = int(block["size"]), _site(block.get("frames", ()))
+                found[address] = _size(block), _site(block.get("frames", ()))
     return found
 
 
@@ -238,7 +264,7 @@ def _holders(
     }
     for entry in trace:
         if entry["action"] == "alloc":
-            live[int(entry["addr"])] = int(entry["size"]), _site(entry["frames"]), MemoryKind.ACTIVATIONS
+            live[int(entry["addr"])] = _size(entry), _site(entry["frames"]), MemoryKind.ACTIVATIONS
         elif entry["action"] == "free_completed":
             live.pop(int(entry["addr"]), None)
     sums: dict[tuple[Site | None, MemoryKind], list[int]] = defaultdict(lambda: [0, 0])

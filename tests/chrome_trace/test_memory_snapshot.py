@@ -98,9 +98,31 @@ class Runs:
         return os.system, ("touch ran",)
 
 
+def one(size: object, times: int = 1) -> bytes:
+    """A snapshot with one event, and that so many times; a number of them costs the file two bytes each."""
+    event = {"action": "alloc", "addr": 1, "size": size, "frames": []}
+    return pickle.dumps({"segments": [], "device_traces": [[event] * times]})
+
+
+def test_an_event_that_is_named_very_often_is_not_looked_at_so_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "many.pickle"
+    path.write_bytes(one(512, times=1001))
+    assert import_trace(path).recording.memory is not None
+    monkeypatch.setattr("diffprof.chrome_trace.memory_snapshot.MOST_EVENTS", 1000)
+    with pytest.raises(UsageError, match=r"it has 1,001 events, more than 1,000\."):
+        import_trace(path)
+
+
 @pytest.mark.parametrize(
     "data",
     [
+        one(-1),
+        one(10**30),
+        one(1 << 49, times=3),
+        one(float("inf")),
+        one("9" * 5000),
         pickle.dumps(Runs()),
         pickle.dumps({"device_traces": Runs()}),
         pickle.dumps({"segments": []}),
