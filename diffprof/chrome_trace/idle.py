@@ -31,7 +31,7 @@ QUEUED_US = 100.0
 launch-to-start time that diffusers' profiling guide calls unhealthy."""
 
 
-NAMED = ("stall", "allocation", "cpu-op")
+NAMED = ("stall", "allocation", "cpu-op", "copy")
 """Causes for which the call or op is named that the host was in."""
 
 

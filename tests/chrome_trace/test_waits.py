@@ -167,6 +167,27 @@ def test_an_upload_from_pageable_memory_waits_where_its_stream_held_it_up(
     assert (row.kind, row.blocked_us) == (kind, blocked)
 
 
+@pytest.mark.parametrize(("stood", "told"), [(4900, True), (190, False)])
+def test_a_copy_call_that_takes_long_is_what_the_device_idles_for(
+    tmp_path: Path, stood: int, told: bool
+) -> None:
+    """It waits for nothing that was launched, yet issues nothing either."""
+    events = [
+        *launch(1, 5, 9, 100),
+        op("aten::copy_", 20, stood + 10),
+        call("cudaMemcpyAsync", 22, stood, 2),
+        kernel("Memcpy DtoD (Device -> Device)", 110, 10, 2, cat="gpu_memcpy"),
+        *launch(3, stood + 200, stood + 210, 100),
+    ]
+    recording = recorded(tmp_path, events)
+    assert recording.syncs == ()
+    found = {finding.rule: finding for finding in make_report(recording).findings}
+    assert ("KRN014" in found) is told
+    if told:
+        assert found["KRN014"].saves_ms == pytest.approx((stood + 210 - 120) / 1e3)
+        assert "cudaMemcpyAsync of aten::copy_" in found["KRN014"].message
+
+
 def test_a_copy_to_pinned_memory_is_asynchronous(tmp_path: Path) -> None:
     events = [
         op("aten::copy_", 10, 900),

@@ -24,6 +24,9 @@ BUBBLE_SHARE = 0.01
 GAP_US = 100.0
 """Idle time at one place that the diffusers profiling guide (examples/profiling) calls unhealthy."""
 
+LONG_CALL_US = 1000.0
+"""A copy call that takes longer does not issue the copy: the host copies, or waits for the driver."""
+
 COLD_SHARE = 0.2
 """Share of a trace that set-up takes in a first call; a call that was warmed up has next to none."""
 
@@ -259,6 +262,7 @@ def host_work_between_kernels(recording: Recording) -> Iterator[Finding]:
         return
     loop = LoopTimes.of(recording)
     gaps = loop.gaps("cpu-op", "data", *(() if _is_cold(recording) else SET_UP))
+    gaps += [gap for gap in loop.gaps("copy") if gap.duration_us > LONG_CALL_US * gap.count]
     idle = _total_us(gaps)
     if not loop.length_us or idle < IDLE_SHARE * loop.length_us:
         return
