@@ -139,8 +139,8 @@ def apply_gate(
     blind = gate.blind(report)
     if blind:
         say(f"--fail-on {', '.join(blind)}: not judged, for nothing that it stands for was checked.")
-    elif gate and report.recording.partial:
-        say(f"--fail-on {fail_on}: not judged, for the report is partial: {report.recording.failure}")
+    elif gate and (partial := [each.recording for each in report.each if each.recording.partial]):
+        say(f"--fail-on {fail_on}: not judged, for the report is partial: {partial[0].failure}")
     else:
         return
     raise click.exceptions.Exit(ExitCode.UNJUDGED)

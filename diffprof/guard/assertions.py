@@ -141,8 +141,8 @@ _GRAPHS = 'Scan with scan(..., analyzers="graph-breaks").'
 
 def whole(report: Report) -> None:
     """Raises UsageError for a report on a call that was not seen to its end."""
-    if report.recording.partial:
-        why = report.recording.failure or "it ended early"
+    for recording in (each.recording for each in report.each if each.recording.partial):
+        why = recording.failure or "it ended early"
         raise UsageError(f"The report is partial: {why}", "Nothing can be asserted on it; scan again.")
 
 

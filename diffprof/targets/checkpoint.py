@@ -209,7 +209,7 @@ def downloaded(repo: str, *, with_weights: bool) -> Path:
         text = str(reason).strip().splitlines()
         raise TargetError(
             f"{repo!r} is neither a local folder nor in the cache, and the hub does not give it: "
-            f"{type(reason).__name__}{': ' + text[0] if text else ''}.",
+            f"{type(reason).__name__}{': ' + text[0].rstrip('.') if text else ''}.",
             "Check the network, or name a local folder." + _or_built_in(repo),
         ) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ class StandInProcessor:
         if images is not None:
             seen = dict(self.image_processor(images=images, return_tensors=return_tensors))
             merged = [
-                int(torch.tensor(grid).prod()) // self.image_processor.merge_size**2
+                math.prod(map(int, grid)) // self.image_processor.merge_size**2
                 for grid in seen["image_grid_thw"]
             ]
             texts = self._marked(texts, merged)

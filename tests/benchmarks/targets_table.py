@@ -1,8 +1,9 @@
-"""Scan every built-in architecture and print `diffprof/docs/targets-table.md`.
+"""Scan every built-in architecture and write `diffprof/docs/targets-table.md`.
 
-    python tests/benchmarks/targets_table.py [--device sim:h100] [NAME ...] > diffprof/docs/targets-table.md
+    python -m tests.benchmarks.targets_table [NAME ...]
 
-One process; a few CPU seconds each.
+With names the rows of these alone are made anew, and the page keeps the others. One process; a few CPU
+seconds each.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ import gc
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from diffprof.model.report import Report
 from diffprof.scanning.scan import scan_target
-from diffprof.targets.builtin import BuiltinInfo, builtin_named, builtin_targets
+from diffprof.targets.builtin import BuiltinInfo, builtin_targets
 from diffprof.views.markdown import table
 from diffprof.views.words import parameters
+
+FILE = Path(__file__).parents[2] / "diffprof" / "docs" / "targets-table.md"
+DEVICE = "sim:h100"
 
 HEADINGS = (
     "target",
@@ -35,7 +40,7 @@ PAGE = """\
 
 Simulated on {device}: a call with the model card's size, guidance and dtype, and as many denoising steps
 as the table says. Waits are blocking operations of the whole call; seconds are of that call; GiB is the peak,
-with all components on the GPU. Nothing here was measured. Printed by `tests/benchmarks/targets_table.py`.
+with all components on the GPU. Nothing here was measured. Written by `tests/benchmarks/targets_table.py`.
 
 {rows}"""
 
@@ -65,23 +70,30 @@ def checked(info: BuiltinInfo) -> str:
     return "; ".join(dict.fromkeys(told)) or unread
 
 
+def rows_of(page: str) -> dict[str, str]:
+    """The lines of the page's table, by target."""
+    lines = (line for line in page.splitlines(keepends=True) if line.startswith("| `"))
+    return {line.split("`")[1]: line for line in lines}
+
+
 def main() -> None:
     asked = argparse.ArgumentParser()
     asked.add_argument("names", nargs="*")
-    asked.add_argument("--device", default="sim:h100")
     given = asked.parse_args()
-    infos = [builtin_named(name) for name in given.names] if given.names else builtin_targets()
-    rows = []
-    for info in infos:
-        assert info is not None
+    lines = rows_of(FILE.read_text()) if given.names else {}
+    for info in builtin_targets():
+        if given.names and info.name not in given.names:
+            continue
         started = time.process_time()
-        report = scan_target(info.name, device=given.device)
+        report = scan_target(info.name, device=DEVICE)
         print(f"{info.name}: {time.process_time() - started:.1f} s", file=sys.stderr, flush=True)
-        rows.append(row(info, report))
+        lines[info.name] = table(HEADINGS, [row(info, report)]).splitlines(keepends=True)[-1]
         del report
         # A pipeline goes with the collector only, and would count as memory in use.
         gc.collect()
-    print(PAGE.format(device=given.device.removeprefix("sim:"), rows=table(HEADINGS, rows)), end="")
+    rows = "".join(lines[info.name] for info in builtin_targets() if info.name in lines)
+    page = PAGE.format(device=DEVICE.removeprefix("sim:"), rows=table(HEADINGS, []) + rows)
+    FILE.write_text(page)
 
 
 if __name__ == "__main__":

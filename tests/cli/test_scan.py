@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from diffprof.model.errors import DiffprofError, TargetError, UsageError
 from diffprof.model.report import load_report
@@ -121,11 +122,16 @@ def test_a_gate_without_evidence_is_said(run: Run, fake: FakeScan) -> None:
 
 def test_a_gate_on_a_call_that_was_not_seen_to_its_end_does_not_pass(run: Run, fake: FakeScan) -> None:
     recording = builders.make_recording(partial=True, failure="The trace is cut short: at an event.")
-    fake.report = builders.make_report(recording=recording)
-    assert run("scan", "sdxl").exit_code == 0
-    result = run("scan", "sdxl", "--fail-on", "in-loop")
-    assert result.exit_code == 4
-    assert "not judged, for the report is partial: The trace is cut short" in result.stderr
+    whole = builders.make_report(recording=builders.make_recording())
+    partial = builders.make_report(recording=recording)
+    for fake.report in (partial, replace(whole, pipelines=(partial,))):
+        assert run("scan", "sdxl").exit_code == 0
+        result = run("scan", "sdxl", "--fail-on", "in-loop")
+        assert result.exit_code == 4
+        assert "not judged, for the report is partial: The trace is cut short" in result.stderr
+    looped = builders.make_report(builders.make_finding(), recording=builders.make_recording())
+    fake.report = replace(whole, pipelines=(looped,))
+    assert run("scan", "sdxl", "--fail-on", "in-loop").exit_code == 1
 
 
 @pytest.mark.parametrize("end", [SystemExit(0), SystemExit(), ProcessExit("os._exit(0)", 0)])

@@ -150,6 +150,9 @@ def _text_config(config: Mapping[str, Any], scale: Scale) -> dict[str, Any]:
             found[key] = min(value, scale.text_layers or value)
         elif key == "head_dim" and isinstance(value, int):
             found[key] = divided(value, factor, key)
+    heads, width = found.get("num_heads"), found.get("hidden_size")
+    if isinstance(heads, int) and isinstance(width, int):
+        found["num_heads"] = _fewer_heads(heads, width)
     if isinstance(kinds := found.get("layer_types"), list):
         found["layer_types"] = kinds[: found.get("num_hidden_layers", len(kinds))]
     rotary = found.get("rope_parameters")
@@ -157,6 +160,13 @@ def _text_config(config: Mapping[str, Any], scale: Scale) -> dict[str, Any]:
         head = found.get("head_dim") or found["hidden_size"] // found["num_attention_heads"]
         found["rope_parameters"] = {**rotary, "mrope_section": _shares(rotary["mrope_section"], head)}
     return found
+
+
+def _fewer_heads(heads: int, width: int) -> int:
+    """The most heads, up to the original number, whose size is a multiple of four: a rotary embedding of rows
+    and columns turns pairs of features with each. Those of before where there is none."""
+    fitting = (n for n in range(heads, 0, -1) if width % n == 0 and width // n % 4 == 0)
+    return next(fitting, heads)
 
 
 def divided(value: Any, factor: int, key: str) -> Any:
