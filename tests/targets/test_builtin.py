@@ -12,6 +12,8 @@ from diffprof.targets.builtin import ARCHITECTURES, BuiltinInfo, builtin_named, 
 from diffprof.targets.call_values import call_values
 from diffprof.targets.components import components_of
 from diffprof.targets.construct import assemble, read_index
+from diffprof.views.words import parameters
+from tests.benchmarks import targets_table
 
 PUBLISHED = {
     # Parameters of the published checkpoints' tensors.
@@ -82,6 +84,14 @@ def test_architectures_are_written_as_checkpoint_folders() -> None:
             listed = {name for name, entry in index.items() if isinstance(entry, list) and entry[0]}
             assert listed == {held.name for held in folder.iterdir() if held.is_dir()}
         assert hasattr(diffusers, index["_class_name"])
+
+
+def test_the_page_has_a_row_for_each_and_its_counts_are_those_of_the_files() -> None:
+    rows = targets_table.rows_of(targets_table.FILE.read_text())
+    assert list(rows) == [info.name for info in builtin_targets()]
+    for info in builtin_targets():
+        assert f"| {parameters(sum(info.parameters.values()))} |" in rows[info.name]
+        assert rows[info.name].endswith(f"| {targets_table.checked(info)} |\n")
 
 
 def test_names_and_aliases_are_unique() -> None:
