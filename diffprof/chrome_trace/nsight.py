@@ -24,10 +24,10 @@ from diffprof.model.errors import UsageError
 MAGIC = b"SQLite format 3\0"
 REPORT = ".nsys-rep"
 
-_COPIES = {1: "HtoD", 2: "DtoH", 8: "DtoD", 10: "PtoP"}
-"""ENUM_CUDA_MEMCPY_OPER."""
-_PLACES = {0: "Pageable", 1: "Pinned", 2: "Device", 3: "Array", 4: "Managed", 5: "Managed", 6: "Managed"}
-"""ENUM_CUDA_MEM_KIND."""
+_COPIES = {1: "Host-to-Device", 2: "Device-to-Host", 8: "Device-to-Device", 10: "Peer-to-Peer"}
+"""Labels of ENUM_CUDA_MEMCPY_OPER, where an export has no such table."""
+_PLACES = {0: "Pageable", 1: "Pinned", 2: "Device", 3: "Array", 4: "Managed", 5: "Device Static"}
+"""Labels of ENUM_CUDA_MEM_KIND, likewise."""
 _RANGES = (59, 60)
 """NVTX_EVENTS.eventType: push and pop, start and end."""
 
@@ -88,9 +88,10 @@ def _converted(path: Path, progress: Callable[[int], None] | None, stop: Callabl
         try:
             with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
                 _write(_Export(database), made)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, KeyError) as error:
+            why = f"a table lacks the column {error}" if isinstance(error, KeyError) else error
             raise UsageError(
-                f"{path} is no export of Nsight Systems: {error}.", "Make one: nsys export --type sqlite"
+                f"{path} is no export of Nsight Systems: {why}.", "Make one: nsys export --type sqlite"
             ) from error
         return read_trace(made, progress=progress, stop=stop)
 
@@ -116,6 +117,20 @@ class _Export:
         if "StringIds" not in self._tables:
             raise sqlite3.DatabaseError("it has no table StringIds")
         self._texts = {each["id"]: each["value"] for each in self._rows("StringIds")}
+        self._copies = self._labels("ENUM_CUDA_MEMCPY_OPER") or _COPIES
+        self._places = self._labels("ENUM_CUDA_MEM_KIND") or _PLACES
+        self._processes: dict[int, int] = {}
+
+    def _labels(self, table: str) -> dict[int, str]:
+        return {row["id"]: row["label"] for row in self._rows(table) if row.get("label")}
+
+    def _correlated(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The row with a correlation of its own among all processes: CUPTI counts in each from the start."""
+        told = row.get("globalTid", row.get("globalPid"))
+        if told is None or row.get("correlationId") is None:
+            return row
+        number = self._processes.setdefault(told >> 24, len(self._processes))
+        return {**row, "correlationId": row["correlationId"] + (number << 32)}
 
     def _rows(self, table: str) -> Iterator[dict[str, Any]]:
         """Of a table; none where the export has no such table."""
@@ -151,31 +166,39 @@ class _Export:
         """As Kineto writes them."""
         for row in self._rows("CUPTI_ACTIVITY_KIND_RUNTIME"):
             name = self._texts.get(row["nameId"], "")
-            yield _span("cuda_runtime", name.partition("_v")[0], row, *_thread(row["globalTid"]))
+            yield _span(
+                "cuda_runtime", name.partition("_v")[0], self._correlated(row), *_thread(row["globalTid"])
+            )
         for row in self._rows("CUPTI_ACTIVITY_KIND_KERNEL"):
             name = self._texts.get(row.get("demangledName"), "") or self._texts.get(row.get("shortName"), "")
-            yield _device("kernel", name, row)
+            yield _device("kernel", name, self._correlated(row))
         for row in self._rows("CUPTI_ACTIVITY_KIND_MEMCPY"):
-            way = _COPIES.get(row["copyKind"], "HtoH")
-            ends = (_PLACES.get(row[end], "Device") for end in ("srcKind", "dstKind"))
-            yield _device("gpu_memcpy", f"Memcpy {way} ({' -> '.join(ends)})", row)
+            way = _way(self._copies.get(row["copyKind"], "Host-to-Host"))
+            ends = (self._places.get(row[end], "Device").split()[0] for end in ("srcKind", "dstKind"))
+            yield _device("gpu_memcpy", f"Memcpy {way} ({' -> '.join(ends)})", self._correlated(row))
         for row in self._rows("CUPTI_ACTIVITY_KIND_MEMSET"):
-            yield _device("gpu_memset", "Memset (Device)", row)
+            yield _device("gpu_memset", "Memset (Device)", self._correlated(row))
         for row in self._rows("NVTX_EVENTS"):
             text = row.get("text") or self._texts.get(row.get("textId"), "")
             if row.get("eventType") in _RANGES and row.get("end") is not None and text:
                 yield _range(text, row)
 
 
+def _way(label: str) -> str:
+    """`HtoD` of `Host-to-Device`, and of `Unified Host-to-Device`."""
+    return "to".join(end.split()[-1][0] for end in label.split("-to-"))
+
+
 def _range(text: str, row: dict[str, Any]) -> Event:
     """An op where `torch.autograd.profiler.emit_nvtx` made it, such as `aten::mm, seq = 4`."""
     name = text.partition(", ")[0]
     category = "cpu_op" if "::" in name else "user_annotation"
-    return _span(category, name if category == "cpu_op" else text, row, *_thread(row["globalTid"]))
+    return _span(category, name if category == "cpu_op" else text, row, *_thread(row.get("globalTid")))
 
 
-def _thread(number: int) -> tuple[int, int]:
-    """(process, thread) of a globalTid."""
+def _thread(number: int | None) -> tuple[int, int]:
+    """(process, thread) of a globalTid; a range that begins and ends anywhere may have none."""
+    number = number or 0
     return number >> 24 & 0xFFFFFF, number & 0xFFFFFF
 
 

@@ -29,7 +29,8 @@ CREATE TABLE CUPTI_ACTIVITY_KIND_MEMCPY (start INTEGER, end INTEGER, deviceId IN
 CREATE TABLE NVTX_EVENTS (start INTEGER, end INTEGER, eventType INTEGER, text TEXT, textId INTEGER,
   globalTid INTEGER);
 """
-THREAD = (10 << 24) | 10
+PROCESS = 10 << 24
+THREAD = PROCESS | 10
 NAMES = {1: "cudaLaunchKernel_v7000", 2: "cudaMemcpyAsync_v3020", 3: "cudaStreamSynchronize_v3020"}
 KERNELS = {4: "ampere_sgemm_128x64_nn", 5: "void at::native::reduce_kernel<512>(float)"}
 
@@ -56,10 +57,11 @@ def export(path: Path) -> Path:
             )
             add(
                 "CUPTI_ACTIVITY_KIND_KERNEL",
-                (at + 20_000, at + 620_000, 0, 1, 7, number, 0, 4, 4, None, None),
+                (at + 20_000, at + 620_000, 0, 1, 7, number, PROCESS, 4, 4, None, None),
             )
             add(
-                "CUPTI_ACTIVITY_KIND_MEMCPY", (at + 622_000, at + 624_000, 0, 1, 7, number + 1, 0, 4, 2, 2, 0)
+                "CUPTI_ACTIVITY_KIND_MEMCPY",
+                (at + 622_000, at + 624_000, 0, 1, 7, number + 1, PROCESS, 4, 2, 2, 0),
             )
             add(
                 "NVTX_EVENTS",
@@ -126,6 +128,10 @@ def test_another_database_is_a_usage_error(tmp_path: Path) -> None:
         database.execute("CREATE TABLE t (x)")
     with pytest.raises(UsageError, match="it has no table StringIds"):
         read_any(path)
+    with sqlite3.connect(export(tmp_path / "r.sqlite")) as database:
+        database.execute("ALTER TABLE CUPTI_ACTIVITY_KIND_RUNTIME DROP COLUMN nameId")
+    with pytest.raises(UsageError, match="a table lacks the column 'nameId'"):
+        read_any(tmp_path / "r.sqlite")
 
 
 def test_a_report_needs_nsys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,3 +139,47 @@ def test_a_report_needs_nsys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(UsageError, match="nsys is not on the path") as refused:
         read_any(tmp_path / "run.nsys-rep")
     assert refused.value.hint == "Export it where nsys is: nsys export --type sqlite run.nsys-rep"
+
+
+NSYS = """#!/bin/sh
+# nsys export --type sqlite --output MADE REPORT
+[ "$1 $2 $3 $4" = "export --type sqlite --output" ] || exit 3
+case "$6" in *broken*) echo "Importer error: the report is damaged" >&2; exit 1;; esac
+/bin/cp "$6" "$5"
+"""
+
+
+def test_a_report_is_exported_where_nsys_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nsys = tmp_path / "bin" / "nsys"
+    nsys.parent.mkdir()
+    nsys.write_text(NSYS)
+    nsys.chmod(0o755)
+    monkeypatch.setenv("PATH", str(nsys.parent))
+    report = export(tmp_path / "run.sqlite").rename(tmp_path / "run.nsys-rep")
+    trace = read_any(report)
+    assert trace.path == report
+    assert len(trace.work) == 4
+    broken = tmp_path / "broken.nsys-rep"
+    broken.write_bytes(b"x")
+    with pytest.raises(UsageError, match=r"could not export .*: Importer error: the report is damaged"):
+        read_any(broken)
+
+
+def test_labels_of_the_export_and_processes_tell_copies_and_launches_apart(tmp_path: Path) -> None:
+    path = export(tmp_path / "r.sqlite")
+    other = 11 << 24
+    with sqlite3.connect(path) as database:
+        database.executescript(
+            "CREATE TABLE ENUM_CUDA_MEMCPY_OPER (id INTEGER, name TEXT, label TEXT);"
+            "CREATE TABLE ENUM_CUDA_MEM_KIND (id INTEGER, name TEXT, label TEXT);"
+            "INSERT INTO ENUM_CUDA_MEMCPY_OPER VALUES (2, '', 'Unified Device-to-Host');"
+            "INSERT INTO ENUM_CUDA_MEM_KIND VALUES (0, '', 'Pinned'), (2, '', 'Device Static');"
+        )
+        for table, column in (("RUNTIME", "globalTid"), ("KERNEL", "globalPid"), ("MEMCPY", "globalPid")):
+            database.execute(
+                f"UPDATE CUPTI_ACTIVITY_KIND_{table} SET {column} = "
+                f"CASE WHEN start < 900000 THEN {PROCESS} ELSE {other} END, correlationId = correlationId % 2"
+            )
+    trace = read_any(path)
+    assert "Memcpy DtoH (Device -> Pinned)" in trace.names
+    assert sorted(trace.work.correlation.tolist()) == [0, 1, 1 << 32, (1 << 32) + 1]
