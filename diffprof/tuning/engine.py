@@ -39,7 +39,7 @@ from diffprof.targets import Options, Target, resolve
 from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.tuning.pictures import pictures
 from diffprof.tuning.scans import analyzers_of, captured, seen_between
-from diffprof.tuning.trial import RoundingUnknown, Stand, StandMark, stand_for
+from diffprof.tuning.trial import RoundingUnknown, Trial, TrialMark, trial_for
 
 NOT_ALONE = (Stage.QKV, Stage.LAYOUT)
 """Stages before compiling whose gain may show in compiled code only."""
@@ -63,7 +63,7 @@ class _Kept:
     step: PlanStep
     code: Code
     reckoned: Simulated | None
-    before: StandMark
+    before: TrialMark
 
 
 def tune(
@@ -154,13 +154,13 @@ class Tuning:
     def run(self, scene: PipelineCall) -> Tuned:
         """Try all selected steps on a scene, and scan what came of it."""
         self.progress.stage("baseline")
-        stand = self._stand(scene)
-        self.stand = stand
-        original = stand.mark()
+        trial = self._trial(scene)
+        self.trial = trial
+        original = trial.mark()
         try:
-            self.baseline = self.before = stand.measured()
-            self.first_output = self.output = stand.output()
-            self.own_noise = self._own_noise(stand)
+            self.baseline = self.before = trial.measured()
+            self.first_output = self.output = trial.output()
+            self.own_noise = self._own_noise(trial)
             for step in self._order():
                 self._attempt(step)
             for step in self._second_chances():
@@ -171,20 +171,20 @@ class Tuning:
             self._interrupted()
             raise
         finally:
-            stand.restore(original)
+            trial.restore(original)
         seen = [output.image if output else None for output in (self.first_output, self.output)]
         return Tuned(self.with_outcomes(), after, pictures(*seen))
 
-    def _stand(self, scene: PipelineCall) -> Stand:
+    def _trial(self, scene: PipelineCall) -> Trial:
         settings = self.report.recording.settings
-        kind = stand_for(self.device)
+        kind = trial_for(self.device)
         return kind(scene, self.device, self.target, self.options, settings, self.progress, self.clock)
 
-    def _own_noise(self, stand: Stand) -> float:
+    def _own_noise(self, trial: Trial) -> float:
         """How far the pipeline's own output is from itself at the same seed, from call to call."""
         if self.output is None:
             return 0.0
-        again = stand.difference(self.output, stand.output())
+        again = trial.difference(self.output, trial.output())
         if again.bit_equal is not False:
             return 0.0
         return max(again.max_abs or 0.0, again.latents_max_abs or 0.0)
@@ -222,7 +222,7 @@ class Tuning:
         if again:
             self.outcomes = [outcome for outcome in self.outcomes if outcome.fix != step.fix]
         recipe = self.recipes[step.fix]
-        state = self.stand.mark()
+        state = self.trial.mark()
         kept = list(self.kept)
         now = self.now
         try:
@@ -233,10 +233,10 @@ class Tuning:
                 self._add(step, Status.SKIPPED, why=why)
             else:
                 reckoned = self._reckoned(step, recipe)
-                here = self.stand.mark() if later else state
+                here = self.trial.mark() if later else state
                 uncompared = self._apply(step, code, reckoned, here)
                 for each in later:
-                    self._apply(each.step, each.code, each.reckoned, self.stand.mark())
+                    self._apply(each.step, each.code, each.reckoned, self.trial.mark())
                 if not self._stays(self.kept[-1 - len(later)], state, uncompared):
                     self._back(state, kept, now)
         except KeyboardInterrupt:
@@ -251,16 +251,16 @@ class Tuning:
         """Undo the kept fixes of later stages; they are applied again after the step."""
         later = [kept for kept in self.kept if kept.step.stage > step.stage]
         if later:
-            self.stand.restore(later[0].before)
+            self.trial.restore(later[0].before)
             self.kept = [kept for kept in self.kept if kept not in later]
         return later
 
-    def _back(self, state: StandMark, kept: list[_Kept], now: Report) -> None:
-        self.stand.restore(state)
+    def _back(self, state: TrialMark, kept: list[_Kept], now: Report) -> None:
+        self.trial.restore(state)
         self.kept, self.now = kept, now
 
-    def _apply(self, step: PlanStep, code: Code, reckoned: Simulated | None, here: StandMark) -> str | None:
-        uncompared = self.stand.apply(step.fix, code, reckoned)
+    def _apply(self, step: PlanStep, code: Code, reckoned: Simulated | None, here: TrialMark) -> str | None:
+        uncompared = self.trial.apply(step.fix, code, reckoned)
         if self.device.kind == "sim":
             uncompared = uncompared or self.recipes[step.fix].not_on_cpu or None
         self.kept.append(_Kept(step, code, reckoned, here))
@@ -283,7 +283,7 @@ class Tuning:
         code = recipe.written(self.now.recording, own, shims=self.choice.shims)
         if isinstance(code, Skipped):
             return None, code.why
-        why = recipe.fits(self.stand.pipe) if recipe.fits else None
+        why = recipe.fits(self.trial.pipe) if recipe.fits else None
         return (None, why) if why else (code, "")
 
     def _reckoned(self, step: PlanStep, recipe: Recipe) -> Simulated | None:
@@ -300,7 +300,7 @@ class Tuning:
     def _own(self, step: PlanStep, report: Report) -> list[Finding]:
         return [finding for finding in report.findings if step.fix in finding.fixes]
 
-    def _stays(self, new: _Kept, state: StandMark, uncompared: str | None) -> bool:
+    def _stays(self, new: _Kept, state: TrialMark, uncompared: str | None) -> bool:
         """Measure and compare what is applied now, and judge the new fix.
 
         state: the one without it.
@@ -308,12 +308,12 @@ class Tuning:
         step, code = new.step, new.code
         looked = self.now
         before_findings = [self.report.findings[n] for n in step.findings]
-        after = self.stand.measured()
+        after = self.trial.measured()
         if too_close(self.before, after):
             memory = self.before.memory_bytes, after.memory_bytes
-            self.before, after = self.stand.timed_again(state, self.stand.mark(), memory)
-        output = None if uncompared else self.stand.output_after(new.reckoned)
-        change = self.stand.difference(self.output, output)
+            self.before, after = self.trial.timed_again(state, self.trial.mark(), memory)
+        output = None if uncompared else self.trial.output_after(new.reckoned)
+        change = self.trial.difference(self.output, output)
         if uncompared:
             change = replace(change, why_not=uncompared)
         self._look(analyzers_of(step.rules) or ("syncs", "kernels"))
@@ -324,11 +324,11 @@ class Tuning:
             keep_unchecked=self.choice.keep_unchecked,
         )
         keep = decision.keep
-        own_python = self.stand.python if code.definitions or code.around else None
+        own_python = self.trial.python if code.definitions or code.around else None
         why = said(decision) + ("" if keep else unsure) + python_said(own_python, code)
         if keep and step.stage == Stage.COMPILE:
             why += captured(self.now.recording)
-        from_baseline = self.stand.difference(self.first_output, output if output is not None else None)
+        from_baseline = self.trial.difference(self.first_output, output if output is not None else None)
         self._add(
             step,
             _status(decision),
@@ -354,31 +354,31 @@ class Tuning:
         if keep:
             self.before = after
             if output is not None:
-                self.output = self.stand.output() if output.how else output
+                self.output = self.trial.output() if output.how else output
         return keep
 
-    def _noise(self, step: PlanStep, change: Difference, state: StandMark) -> tuple[float, str]:
+    def _noise(self, step: PlanStep, change: Difference, state: TrialMark) -> tuple[float, str]:
         """A change of the output that says nothing: the pipeline's own from call to call, and for a fix that
         may round differently twice what half precision itself is from float32; and a sentence where that
         could not be told."""
         over = step.tolerance is not None and (change.max_abs or 0.0) > step.tolerance
         if step.safety is not Safety.NUMERIC or not over:
             return self.own_noise, ""
-        here = self.stand.mark()
+        here = self.trial.mark()
         try:
-            self.stand.restore(state)
-            return max(self.own_noise, 2.0 * self.stand.rounding(self.output)), ""
+            self.trial.restore(state)
+            return max(self.own_noise, 2.0 * self.trial.rounding(self.output)), ""
         except RoundingUnknown as error:
             unknown = f" How much of it half precision itself makes is unknown: in float32 {error}."
             return self.own_noise, unknown
         finally:
-            self.stand.restore(here)
+            self.trial.restore(here)
 
     # --- scanning -------------------------------------------------------------------------------------
 
     def _look(self, analyzers: Sequence[str]) -> None:
         """Scan the pipeline as it is, and put the new sections in place of the old."""
-        seen = self.stand.look(analyzers)
+        seen = self.trial.look(analyzers)
         fresh = {
             name: value
             for name in Recording.__struct_fields__
@@ -391,7 +391,7 @@ class Tuning:
         """The scan of what was kept, with the analyzers that the report has."""
         self.progress.part("kept", "scan of what was kept")
         wanted = self.report.recording.analyzers or ("syncs", "kernels")
-        seen = self.stand.look(wanted)
+        seen = self.trial.look(wanted)
         fixed = tuple(kept.step.fix for kept in self.kept)
         return make_report(replace(seen, target=replace(seen.target, fixed=fixed)))
 

@@ -44,7 +44,7 @@ class RoundingUnknown(Exception):
 
 
 @dataclass(frozen=True)
-class StandMark:
+class TrialMark:
     """A state of a stand."""
 
     subject: Mark
@@ -55,7 +55,7 @@ class StandMark:
     python: float | None = None
 
 
-class Stand:
+class Trial:
     """A real device: the pipeline's own output is compared, a clock times it."""
 
     def __init__(
@@ -88,10 +88,10 @@ class Stand:
 
     # --- changing -------------------------------------------------------------------------------------
 
-    def mark(self) -> StandMark:
-        return StandMark(self.subject.mark(), None, self.reckoned, self.compiled)
+    def mark(self) -> TrialMark:
+        return TrialMark(self.subject.mark(), None, self.reckoned, self.compiled)
 
-    def restore(self, mark: StandMark) -> None:
+    def restore(self, mark: TrialMark) -> None:
         self.subject.restore(mark.subject)
         self.reckoned, self.compiled = mark.reckoned, mark.compiled
 
@@ -130,7 +130,7 @@ class Stand:
             self.device.allocator.reset_peak()
 
     def timed_again(
-        self, before: StandMark, after: StandMark, memory: tuple[int | None, int | None]
+        self, before: TrialMark, after: TrialMark, memory: tuple[int | None, int | None]
     ) -> tuple[Measured, Measured]:
         """Both states in turn, twice, so that what changes on the machine meets both; the second stays."""
         passes: tuple[list[float], list[float]] = ([], [])
@@ -222,7 +222,7 @@ def _measured(seconds: Sequence[float], memory: int | None) -> Measured:
     )
 
 
-class SimulatedStand(Stand):
+class SimulatedTrial(Trial):
     """A simulated GPU: times come from its timeline, outputs are compared on a twin. What can't run there
     (compiling, quantizing) is reckoned with. The twin is compiled for the comparison alone, and goes on
     without: tracing it takes longer than all the rest.
@@ -254,11 +254,11 @@ class SimulatedStand(Stand):
         except NoTwin as error:
             self.no_twin = str(error)
 
-    def mark(self) -> StandMark:
+    def mark(self) -> TrialMark:
         twin = self._twin.mark() if self._twin else None
-        return StandMark(self.subject.mark(), twin, self.reckoned, self.compiled, self.compiling, self.python)
+        return TrialMark(self.subject.mark(), twin, self.reckoned, self.compiled, self.compiling, self.python)
 
-    def restore(self, mark: StandMark) -> None:
+    def restore(self, mark: TrialMark) -> None:
         super().restore(mark)
         if self._twin is not None and mark.twin is not None:
             self._twin.restore(mark.twin)
@@ -459,6 +459,6 @@ def _quantized(pipe: Pipeline, chosen: Sequence[str]) -> str | None:
     return None if touched else "none of the chosen layers is in the twin"
 
 
-def stand_for(device: Device) -> type[Stand]:
+def trial_for(device: Device) -> type[Trial]:
     """The kind of stand for a device."""
-    return SimulatedStand if device.kind == "sim" else Stand
+    return SimulatedTrial if device.kind == "sim" else Trial

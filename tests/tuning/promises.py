@@ -34,11 +34,11 @@ class Promise(NamedTuple):
         return abs(self.promised - self.got) <= max(1.0, 0.05 * max(self.promised, self.got))
 
 
-class _Trial(trial.SimulatedStand):
+class _Trial(trial.SimulatedTrial):
     """Times alone: no output is compared."""
 
     def __init__(self, scene: PipelineCall, *args: object) -> None:
-        trial.Stand.__init__(self, scene, *args)  # type: ignore[arg-type]
+        trial.Trial.__init__(self, scene, *args)  # type: ignore[arg-type]
         self.twin, self._twin, self._seen, self.no_twin = None, None, None, str(NoTwin("not compared"))
         self.compiling, self._original, self._cpu_seconds = (), None, None
 

@@ -10,7 +10,7 @@ import torch
 
 from diffprof.model.fix import Difference, Safety
 from diffprof.tuning.engine import Tuning
-from diffprof.tuning.trial import RoundingUnknown, Stand
+from diffprof.tuning.trial import RoundingUnknown, Trial
 
 
 class Half:
@@ -24,12 +24,12 @@ class Half:
         return {"unet": self.unet}
 
 
-def standing(output: Any) -> Stand:
-    stand = Stand.__new__(Stand)
-    stand.subject = types.SimpleNamespace(pipe=Half(), park=lambda: None)  # type: ignore[assignment]
-    stand.output = output  # type: ignore[method-assign]
-    stand._incomparable = "it gives words"
-    return stand
+def trial_of(output: Any) -> Trial:
+    trial = Trial.__new__(Trial)
+    trial.subject = types.SimpleNamespace(pipe=Half(), park=lambda: None)  # type: ignore[assignment]
+    trial.output = output  # type: ignore[method-assign]
+    trial._incomparable = "it gives words"
+    return trial
 
 
 def raising(error: Exception) -> Any:
@@ -51,10 +51,10 @@ def raising(error: Exception) -> Any:
     ],
 )
 def test_a_float32_pipeline_that_does_not_run_leaves_the_rounding_unknown(output: Any, why: str) -> None:
-    stand = standing(output)
-    stand.difference = lambda *_: Difference(compared_on="cuda:0")  # type: ignore[method-assign]
+    trial = trial_of(output)
+    trial.difference = lambda *_: Difference(compared_on="cuda:0")  # type: ignore[method-assign]
     with pytest.raises(RoundingUnknown, match=why):
-        stand.rounding(object())  # type: ignore[arg-type]
+        trial.rounding(object())  # type: ignore[arg-type]
 
 
 def test_what_is_unknown_is_said_and_bounds_nothing() -> None:
@@ -65,7 +65,7 @@ def test_what_is_unknown_is_said_and_bounds_nothing() -> None:
     def rounding(output: Any) -> float:
         raise RoundingUnknown("it ran out of memory")
 
-    tuning.stand = types.SimpleNamespace(mark=lambda: "here", restore=restored.append, rounding=rounding)  # type: ignore[assignment]
+    tuning.trial = types.SimpleNamespace(mark=lambda: "here", restore=restored.append, rounding=rounding)  # type: ignore[assignment]
     step = types.SimpleNamespace(tolerance=0.02, safety=Safety.NUMERIC)
     found = tuning._noise(step, Difference(compared_on="cuda:0", max_abs=0.5), "before")  # type: ignore[arg-type]
     assert found == (
