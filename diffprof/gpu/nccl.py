@@ -11,7 +11,7 @@ import numpy as np
 from diffprof.model.errors import UsageError
 
 from .pricing import Origin
-from .specs import GpuSpec
+from .specs import GpuSpec, load_spec
 
 TABLE = Path(__file__).with_name("tables") / "nccl.csv"
 """gpu, op, GPUs, bytes, microseconds: bytes that each GPU sends, or that all have after a gathering. From
@@ -30,16 +30,26 @@ def _tables() -> dict[tuple[str, str, int], tuple[np.ndarray, np.ndarray]]:
     return {key: tuple(map(np.array, zip(*sorted(points), strict=True))) for key, points in rows.items()}  # type: ignore[misc]
 
 
-def table_of(spec: GpuSpec) -> tuple[str, Origin]:
-    """The GPU whose table holds, and whether it is this one. Raises UsageError where no relative was
-    measured."""
+PCIE = "l40s"
+"""Measured boards that reach each other through PCIe, by the data sheet."""
+
+
+def table_of(spec: GpuSpec) -> tuple[str, Origin, float]:
+    """The GPU whose table holds, whether it is this one, and what times are multiplied by.
+
+    Boards without a link of their own take the times of measured ones, as their PCIe is faster or slower.
+    Raises UsageError where no relative was measured.
+    """
     known = {gpu for gpu, _, _ in _tables()}
     for origin, each in ((Origin.MEASURED, spec), (Origin.SIBLING, spec.sibling)):
-        if each is not None and each.tables in known:
-            return each.tables, origin
+        if each is not None and each.tables in known and each.pcie_peers == spec.pcie_peers:
+            return each.tables, origin, 1.0
+    if spec.pcie_peers:
+        board = load_spec(PCIE)
+        return str(board.tables), Origin.MODELLED, board.link_gb_s / spec.link_gb_s
     raise UsageError(
         f"Collectives were measured neither on {spec.name} nor on a sibling.",
-        f"Ask for one of: {', '.join(sorted(known))}.",
+        f"Ask for one of: {', '.join(sorted(known))}, or for boards that share PCIe alone.",
     )
 
 
@@ -50,7 +60,7 @@ def collective_us(spec: GpuSpec, op: str, count: int, sent: float) -> tuple[floa
     points in log space; beyond the last in proportion. Raises UsageError for a number of GPUs that was not
     measured.
     """
-    gpu, origin = table_of(spec)
+    gpu, origin, scale = table_of(spec)
     points = _tables().get((gpu, op, count))
     if points is None:
         raise UsageError(
@@ -58,5 +68,6 @@ def collective_us(spec: GpuSpec, op: str, count: int, sent: float) -> tuple[floa
         )
     sizes, times = points
     if sent >= sizes[-1]:
-        return float(times[-1] * sent / sizes[-1]), origin
-    return float(np.exp(np.interp(np.log(max(sent, sizes[0])), np.log(sizes), np.log(times)))), origin
+        return scale * float(times[-1] * sent / sizes[-1]), origin
+    found = float(np.exp(np.interp(np.log(max(sent, sizes[0])), np.log(sizes), np.log(times))))
+    return scale * found, origin

@@ -51,6 +51,8 @@ class GpuSpec:
     """Of the processors, under load."""
     link_gb_s: float
     """Host link, one way."""
+    pcie_peers: bool
+    """Whether it reaches other GPUs through that link."""
     launch_latency_us: float
     """From the end of a launch call to the start of the kernel on an idle device."""
     sync_latency_us: float
@@ -174,6 +176,7 @@ def _sheet(key: str, data: dict[str, Any]) -> GpuSpec:
         achievable_fp32=chip["achievable_fp32"],
         clock_ghz=chip["clock_ghz"],
         link_gb_s=link["link_gb_s"],
+        pcie_peers=link.get("peers") == "pcie",
         launch_latency_us=link["launch_latency_us"],
         sync_latency_us=link["sync_latency_us"],
         tables=data.get("tables", {}).get("own"),

@@ -72,13 +72,23 @@ def test_collectives_grow_with_bytes_and_are_never_fused() -> None:
 
 
 def test_whose_table_holds() -> None:
-    assert table_of(H100) == ("h100_sxm", Origin.MEASURED)
-    assert table_of(load_spec("h800")) == ("h100_sxm", Origin.SIBLING)
+    assert table_of(H100) == ("h100_sxm", Origin.MEASURED, 1.0)
+    assert table_of(load_spec("h800")) == ("h100_sxm", Origin.SIBLING, 1.0)
+    assert table_of(load_spec("l40s")) == ("l40s", Origin.MEASURED, 1.0)
     with pytest.raises(UsageError, match="measured neither on"):
-        table_of(load_spec("t4"))
+        table_of(load_spec("v100"))
     with pytest.raises(UsageError, match="3 GPUs was not measured"):
         collective_us(H100, "alltoall", 3, 1.0)
     assert MODES["unified"](2) is None
+
+
+def test_boards_that_share_pcie_alone_take_the_times_of_a_measured_one() -> None:
+    """A T4's link is half of an L40S's; an H100 for PCIe has no part in the NVLink of its sibling."""
+    for name, scale in (("rtx4090", 1.0), ("t4", 2.0), ("h100-pcie", 0.5)):
+        assert table_of(load_spec(name)) == ("l40s", Origin.MODELLED, pytest.approx(scale, rel=0.02))
+    measured, _ = collective_us(load_spec("l40s"), "alltoall", 4, 1 << 24)
+    assert collective_us(load_spec("t4"), "alltoall", 4, 1 << 24) == (2 * measured, Origin.MODELLED)
+    assert measured > 3 * collective_us(H100, "alltoall", 4, 1 << 24)[0]
 
 
 def test_rows_for_each_degree_and_way() -> None:
