@@ -56,20 +56,23 @@ def command(
     that grows from step to step, and time in which only the host works. Rows go to diffprof.duckdb, table
     survey.
     """
-    from diffprof.judge.survey import changes
-    from diffprof.views.surveys import render_changes, render_survey
+    from diffprof.views.surveys import render_survey
 
-    rows = _surveyed(
-        patterns, traces, engine_of(ray, workers, PRELOAD), breaks=breaks, again=again, quiet=quiet
-    )
+    engine = engine_of(ray, workers, PRELOAD)
     screen = terminal()
-    width, colour = screen.columns, screen.colour
     if other is None:
-        emit(render_survey(rows, form, width=width, colour=colour))
+        rows = _surveyed(patterns, traces, engine, breaks=breaks, again=again, quiet=quiet)
+        emit(render_survey(rows, form, width=screen.columns, colour=screen.colour))
         return
+    from diffprof.guard.elsewhere import with_packages
+    from diffprof.judge.survey import changes
+    from diffprof.views.surveys import render_changes
+
     options = [*(["--workers", str(workers)] if workers else []), *([] if breaks else ["--no-breaks"])]
-    theirs = _elsewhere(other, patterns, traces, options)
-    emit(render_changes(changes(rows, theirs), form, width=width, colour=colour))
+    with with_packages(other) as python:  # first: what can't be installed is said at once
+        rows = _surveyed(patterns, traces, engine, breaks=breaks, again=again, quiet=quiet)
+        theirs = _elsewhere(python, other, patterns, traces, options)
+    emit(render_changes(changes(rows, theirs), form, width=screen.columns, colour=screen.colour))
 
 
 PRELOAD = ("diffprof.fleet.worker_imports",)
@@ -116,18 +119,16 @@ def _chosen(patterns: tuple[str, ...]) -> list[str]:
 
 
 def _elsewhere(
-    spec: str, patterns: tuple[str, ...], traces: Path, options: list[str]
+    python: Path, spec: str, patterns: tuple[str, ...], traces: Path, options: list[str]
 ) -> tuple[SurveyRow, ...]:
-    """The same survey with another version of a package, into the same store."""
+    """The same survey by another Python, into the same store. spec: what differs there."""
     import msgspec
 
-    from diffprof.guard.elsewhere import with_packages
     from diffprof.model.survey import SurveyRow
 
-    with with_packages(spec) as python:
-        command = [str(python), "-m", "diffprof", "survey", *patterns, *options]
-        command += ["--format", "json", "--quiet", "--traces", str(traces)]
-        done = subprocess.run(command, stdout=subprocess.PIPE)
+    command = [str(python), "-m", "diffprof", "survey", *patterns, *options]
+    command += ["--format", "json", "--quiet", "--traces", str(traces)]
+    done = subprocess.run(command, stdout=subprocess.PIPE)
     try:
         return msgspec.convert(json.loads(done.stdout)["rows"], tuple[SurveyRow, ...])
     except (ValueError, KeyError) as error:

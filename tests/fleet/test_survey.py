@@ -13,6 +13,7 @@ from diffprof.cli.app import app
 from diffprof.fleet.store import Store
 from diffprof.fleet.surveying import DEVICE, survey
 from diffprof.judge.survey import changes
+from diffprof.model.errors import DiffprofError
 from diffprof.model.survey import SurveyLine, SurveyRow
 from diffprof.scanning.scan import scan_target
 from diffprof.views.surveys import render_changes, render_survey
@@ -87,6 +88,19 @@ def test_a_name_that_is_none_is_a_usage_error(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["survey", "corpus:sdxxl", "--traces", str(tmp_path)])
     assert done.exit_code == 2
     assert "Did you mean corpus:sdxl" in done.stderr
+
+
+def test_a_version_that_cannot_be_installed_is_said_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(spec: str) -> None:
+        raise DiffprofError(f"{spec} could not be installed.", "")
+
+    monkeypatch.setattr("diffprof.guard.elsewhere.with_packages", refuses)
+    command = ["survey", "corpus:sdxl", "--with", "diffusers@main", "--traces", str(tmp_path / "t")]
+    done = CliRunner().invoke(app, command)
+    assert "diffusers@main could not be installed" in done.output + str(done.exception)
+    assert not (tmp_path / "t").exists()
 
 
 @pytest.mark.slow
