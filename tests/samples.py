@@ -21,10 +21,12 @@ import msgspec
 from msgspec.structs import replace
 
 from diffprof.chrome_trace.storing import SUFFIX
+from diffprof.judge.figures import call_ms
 from diffprof.judge.judging import judge_again
 from diffprof.judge.registry import names
+from diffprof.judge.timeline import total_us
 from diffprof.model.ladder import Ladder, save_ladder
-from diffprof.model.recording import GapRow, KernelRow
+from diffprof.model.recording import GapRow, Grade, KernelRow, Recording
 from diffprof.model.report import REPORT_FILE, Report
 
 FOLDER = Path(__file__).parent.parent / "traces" / "samples"
@@ -112,7 +114,24 @@ def trimmed(report: Report) -> Report:
         recording = replace(recording, gaps=tuple(_summed(recording.gaps)))
     whole = replace(report, recording=recording, path=None)
     rounded = msgspec.convert(_rounded(msgspec.to_builtins(whole)), Report)
-    return judge_again(rounded)
+    return judge_again(replace(rounded, recording=_as_long_as_its_timeline(rounded.recording)))
+
+
+def _as_long_as_its_timeline(recording: Recording) -> Recording:
+    """A simulated call is its timeline, whose events were rounded each by itself."""
+    timing, timeline = recording.timing, recording.timeline
+    if timing is None or timing.grade is not Grade.SIMULATED or timeline is None:
+        return recording
+    seconds = round(total_us(timeline) / 1e6, 6)
+    return replace(recording, timing=replace(timing, seconds=(seconds,), median=seconds))
+
+
+def ending_with(report: Report, after: Report) -> Report:
+    """The last fix that was kept leaves the call of the scan after it."""
+    outcomes = list(report.outcomes or ())
+    last = max(n for n, outcome in enumerate(outcomes) if outcome.stays)
+    outcomes[last] = replace(outcomes[last], after_ms=call_ms(after.recording))
+    return replace(report, outcomes=tuple(outcomes))
 
 
 def trimmed_trace(data: bytes) -> bytes:
@@ -219,11 +238,12 @@ def store(report: Report, folder: Path, trace: bytes | None = None) -> None:
 
 def make(sample: Sample) -> None:
     report, trace = scanned(sample)
-    if sample.fixed:
-        report, after = fixed(report)
-        report = replace(report, after=sample.fixed)
-        store(trimmed(after), FOLDER / sample.fixed)
-    store(trimmed(report), FOLDER / sample.name, trace)
+    if not sample.fixed:
+        store(trimmed(report), FOLDER / sample.name, trace)
+        return
+    report, after = map(trimmed, fixed(report))
+    store(after, FOLDER / sample.fixed)
+    store(ending_with(replace(report, after=sample.fixed), after), FOLDER / sample.name, trace)
 
 
 def make_ladder() -> None:

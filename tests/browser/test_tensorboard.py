@@ -205,12 +205,16 @@ class Sums:
         """(kernels, device time) of a name and below a module, in the call or in one step."""
         first, last = (0, len(self.timeline.kind)) if step is None else self.steps[step]
         kinds, modules = self.timeline.kinds, self.timeline.modules
+
+        def below(path: str) -> bool:
+            return f"{path}.".startswith(f"{module}.")
+
         times = [
             self.timeline.device_us[i]
             for i in range(first, last)
             if (kind := self.timeline.kind[i]) >= 0
             and kernel in ("", kinds[kind].name)
-            and (not module or f"{modules[self.timeline.module[i]]}.".startswith(f"{module}."))
+            and (not module or (self.timeline.module[i] >= 0 and below(modules[self.timeline.module[i]])))
         ]
         return len(times), sum(times)
 

@@ -137,7 +137,7 @@ def test_repr_is_one_line() -> None:
 def test_the_repr_of_what_was_tried_says_what_was_kept_and_what_that_bought() -> None:
     report = load_judged(Path(__file__).parents[2] / "traces" / "samples" / "sdxl-ddim-a100")
     assert repr(report).startswith(
-        "<Report sdxl: 3 of 6 fixes kept: 539 ms -> 372 ms per call, 1.45x (simulated)."
+        "<Report sdxl: 3 of 6 fixes kept: 539 ms -> 371 ms per call, 1.45x (simulated)."
     )
     kept = [outcome.fix for outcome in report.outcomes or () if outcome.stays]
     assert f" Kept: {', '.join(kept)}." in repr(report)
