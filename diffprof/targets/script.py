@@ -147,7 +147,8 @@ class ScriptTarget:
             calls = ModelCalls(device.torch_device.type, begin)
             with calls.counted():
                 end = stage.executed()
-            handover.end(None if end is None or _left_well(end) else end)
+                # What playing has put in place is taken away first, as it came last.
+                handover.end(None if end is None or _left_well(end) else end)
         if not calls.begun:
             raise self._without_a_call(end, looped=True)
         result: T = handover.result
