@@ -26,7 +26,8 @@ def _of_the_process() -> dict[str, Any]:
             "hooks": (len(module._global_forward_hooks), len(module._global_forward_pre_hooks)),
             "Module.__call__": torch.nn.Module.__call__,
             "cuda.is_available": torch.cuda.is_available,
-            "matmul": torch.backends.cuda.matmul.fp32_precision,
+            # Both words say the same where nothing is set for all of torch.
+            "TF32": torch.backends.cuda.matmul.fp32_precision not in ("none", "ieee"),
         }
     if (dynamo := sys.modules.get("torch._dynamo.config")) is not None:
         found["limit of recompiles"] = dynamo.recompile_limit
