@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -27,31 +28,37 @@ def is_cast(op: OpSignature) -> bool:
     return source.dtype != op.outputs[0].dtype
 
 
+@cache
+def altered(dtype: torch.dtype) -> Altered:
+    """The one that makes such operations in a type: costs are remembered by operation."""
+    return Altered(dtype)
+
+
 class Altered:
-    """Makes such operations, each once, with ids of their own: costs are remembered by id."""
+    """Makes such operations, each once."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
         self._metas: dict[int, tuple[TensorMeta, TensorMeta]] = {}
-        self._halves: dict[int, OpSignature] = {}
-        self._attention: dict[tuple[int, int], OpSignature] = {}
+        self._halves: dict[OpSignature, OpSignature] = {}
+        self._attention: dict[tuple[OpSignature, OpSignature], OpSignature] = {}
         self._preferring: dict[tuple[Any, ...], OpSignature] = {}
         self._linears: dict[tuple[int, int, int, torch.dtype], OpSignature] = {}
 
     def in_half(self, op: OpSignature) -> OpSignature:
         """The operation with the device's float32 tensors in half precision; itself where it has none."""
-        found = self._halves.get(op.id)
+        found = self._halves.get(op)
         if found is None:
             inputs = tuple(map(self._half, op.inputs))
             outputs = tuple(map(self._half, op.outputs))
             same = inputs == op.inputs and outputs == op.outputs
             found = op if same else replace(op, id=next(OTHER_IDS), inputs=inputs, outputs=outputs)
-            self._halves[op.id] = found
+            self._halves[op] = found
         return found
 
     def attention(self, scores: OpSignature, product: OpSignature) -> OpSignature:
         """scaled_dot_product_attention for a product of query and key and one of scores and values."""
-        found = self._attention.get((scores.id, product.id))
+        found = self._attention.get((scores, product))
         if found is None:
             q, k = scores.inputs[-2:]
             v = product.inputs[-1]
@@ -59,15 +66,15 @@ class Altered:
             found = OpSignature(
                 next(OTHER_IDS), "aten::scaled_dot_product_attention", None, (q, keys, v), product.outputs
             )
-            self._attention[scores.id, product.id] = found
+            self._attention[scores, product] = found
         return found
 
     def preferring(self, op: OpSignature, order: Sequence[str]) -> OpSignature:
         """An attention where the process tries these kernels, in this order."""
-        found = self._preferring.get((op.id, *order))
+        found = self._preferring.get((op, *order))
         if found is None:
             found = replace(op, id=next(OTHER_IDS), scalars={**op.scalars, "sdpa": tuple(order)})
-            self._preferring[op.id, *order] = found
+            self._preferring[op, *order] = found
         return found
 
     def linear(self, rows: int, columns: int, depth: int, dtype: torch.dtype) -> OpSignature:

@@ -11,8 +11,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +25,8 @@ from .products import Product, as_linear, product_of
 from .quantized import passes_left
 from .signatures import OpSignature
 
-_T = TypeVar("_T")
+Numbers: TypeAlias = NDArray[np.int64]
+Times: TypeAlias = NDArray[np.float64]
 
 GUARD_SHARE = 0.09
 """Host time of one call of a compiled part, of what the same call takes eagerly: checking guards and
@@ -127,28 +127,35 @@ def stretches(call: Call, known: Known | None = None, more: Iterable[int] = ()) 
     return [known.setdefault(part, Stretch(*part)) for part in parts]
 
 
-def assembled(call: Call, model: CostModel, rows: Mapping[Hashable, int] | None = None) -> Timeline:
-    """The timeline of a call; rows: key of a wait -> index into Recording.syncs (-2 where there is none)."""
-    return Assembled(call, rows).timeline(model)
-
-
 class Assembled:
-    """The timelines of one call with many cost models: what its stretches enqueue is found once for all."""
+    """A call in stretches, for whatever costs it: what the host enqueues is found once for each host and
+    choice of compiled parts.
+
+    rows: key of a wait -> index into Recording.syncs (-2 where there is none).
+    """
 
     def __init__(self, call: Call, rows: Mapping[Hashable, int] | None = None) -> None:
-        self._call = call._replace(items=alike(call.items))
-        self._rows = rows or {}
-        self._parts = stretches(self._call)
+        self.call = call._replace(items=alike(call.items))
+        self.parts = stretches(self.call)
+        self.rows = rows or {}
         self._queues: dict[tuple[tuple[str, ...], HostSheet], Queue] = {}
+
+    def assembly(self, model: CostModel) -> Assembly:
+        """What the call launches, costed by this model."""
+        key = model.mode.compiled, model.host
+        if key not in self._queues:
+            self._queues[key] = Queue(*key, self.rows)
+        return Assembly(model, self._queues[key])
 
     def timeline(self, model: CostModel, *, eager: bool = True) -> Timeline:
         """The call as this model costs it. eager: whether a compiled one also tells the launches of an eager
         one, which has to be costed for that."""
-        key = (model.mode.compiled, model.host)
-        queue = self._queues.get(key)
-        if queue is None:
-            queue = self._queues[key] = Queue(*key, self._rows)
-        return Assembly(model, queue).timeline(self._call, self._parts, eager=eager)
+        return self.assembly(model).timeline(self, eager=eager)
+
+
+def assembled(call: Call, model: CostModel, rows: Mapping[Hashable, int] | None = None) -> Timeline:
+    """The timeline of a call; rows: key of a wait -> index into Recording.syncs (-2 where there is none)."""
+    return Assembled(call, rows).timeline(model)
 
 
 # --- what the host enqueues --------------------------------------------------------------------------------
@@ -169,17 +176,30 @@ class Unit:
     stream: int = 0
 
 
-class Enqueued(NamedTuple):
-    """Units of a stretch in host order, with the module of each, the host time before its first launch, and
-    the row of the wait that follows it (-1: none). entries: units that begin a compiled part. last: module
-    in which the host is at the end."""
+class _Begun(NamedTuple):
+    """What of a stretch is enqueued so far."""
 
     units: list[Unit]
     paths: list[str | None]
     host: list[float]
     sync: list[int]
     entries: set[int]
-    last: str | None
+
+
+class Enqueued:
+    """Units of a stretch in host order, with the module of each, the host time before its first launch, and
+    the row of the wait that follows it (-1: none). entries: units that begin a compiled part. last: module
+    in which the host is at the end. distinct: each unit once; which: its place there, of every one."""
+
+    def __init__(self, begun: _Begun, last: str | None) -> None:
+        self.units, self.paths, self.entries, self.last = begun.units, begun.paths, begun.entries, last
+        self.host = np.array(begun.host, dtype=np.float64)
+        self.sync = np.array(begun.sync, dtype=np.int64)
+        self.distinct = tuple(dict.fromkeys(begun.units))
+        places = {unit: n for n, unit in enumerate(self.distinct)}
+        self.which = np.array([places[unit] for unit in begun.units], dtype=np.int64)
+        self.compiled = np.array([unit.compiled for unit in self.distinct], dtype=bool)[self.which]
+        self.stream = np.array([unit.stream for unit in self.distinct], dtype=np.int64)[self.which]
 
 
 class Queue:
@@ -206,7 +226,7 @@ class Queue:
 
     def _enqueued(self, stretch: Stretch, above: str | None) -> Enqueued:
         items, modules = stretch.items, stretch.modules
-        found = Enqueued([], [], [], [], set(), modules[-1] if modules else above)
+        found = _Begun([], [], [], [], set())
         host = self._host_us(modules, above)
         roots = {m: compiled_root(m, self.compiled) for m in set(modules)} if self.compiled else {}
         at, end = 0, len(items)
@@ -223,23 +243,19 @@ class Queue:
             else:
                 self._graph(found, items[at:until], modules[at:until], host[at:until])  # type: ignore[arg-type]
             at = until
-        return found
+        return Enqueued(found, modules[-1] if modules else above)
 
     def _host_us(self, modules: Sequence[str | None], above: str | None) -> list[float]:
         """Host time of each eager op: its own, and that of the module calls that lead to it."""
         entered = self._entered
-        found = []
-        for pair in zip((above, *modules), modules, strict=False):
-            us = entered.get(pair)
-            if us is None:
-                us = self.host.op_us + modules_entered(*pair) * self.host.module_us
-                entered[pair] = us
-            found.append(us)
-        return found
+        pairs = list(zip((above, *modules), modules, strict=False))
+        for pair in set(pairs).difference(entered):
+            entered[pair] = self.host.op_us + modules_entered(*pair) * self.host.module_us
+        return [entered[pair] for pair in pairs]
 
     def _eager(
         self,
-        found: Enqueued,
+        found: _Begun,
         items: Sequence[OpSignature | LaunchedWait],
         modules: Sequence[str | None],
         host: Sequence[float],
@@ -270,7 +286,7 @@ class Queue:
 
     def _graph(
         self,
-        found: Enqueued,
+        found: _Begun,
         ops: Sequence[OpSignature],
         modules: Sequence[str | None],
         host: Sequence[float],
@@ -298,7 +314,7 @@ class Queue:
         return self._units.setdefault((False, stream, *ops), Unit(ops, stream=stream))
 
 
-def _add(found: Enqueued, unit: Unit, path: str | None, host: float, sync: int) -> None:
+def _add(found: _Begun, unit: Unit, path: str | None, host: float, sync: int) -> None:
     found.units.append(unit)
     found.paths.append(path)
     found.host.append(host)
@@ -311,23 +327,16 @@ def _add(found: Enqueued, unit: Unit, path: str | None, host: float, sync: int) 
 class EventColumns(NamedTuple):
     """Events of a stretch, as in a Timeline."""
 
-    kind: list[int]
-    module: list[int]
-    host: list[float]
-    device: list[float]
-    sync: list[int]
-    stream: list[int]
-
-    def append(self, more: EventColumns) -> None:
-        self.kind.extend(more.kind)
-        self.module.extend(more.module)
-        self.host.extend(more.host)
-        self.device.extend(more.device)
-        self.sync.extend(more.sync)
-        self.stream.extend(more.stream)
+    kind: Numbers
+    module: Numbers
+    host: Times
+    device: Times
+    sync: Numbers
+    stream: Numbers
 
 
-Counts: TypeAlias = NDArray[np.int64]
+_NOTHING = EventColumns(*(np.empty(0, dtype=kind) for kind in (int, int, float, float, int, int)))
+
 Costs = tuple[tuple[int, ...], tuple[float, ...]]
 """Numbers of the kinds of what is launched, and their times."""
 
@@ -343,8 +352,6 @@ class Assembly:
         """Calls that differ only in where their data lies (`timesteps[i]`) are one kind."""
         self._names: dict[str | None, int] = {None: -1}
         self._costs: dict[Unit, Costs] = {}
-        self._swapped: dict[OpSignature, OpSignature] = {}
-        """1x1 convolutions as linears."""
 
     def columns(self, parts: Iterable[Stretch]) -> Iterator[EventColumns]:
         """Of each part of a call, in order."""
@@ -362,81 +369,94 @@ class Assembly:
         mode = self.model.mode
         return GRAPH_PENDING_LIMIT if mode.compiled and mode.graphs else PENDING_LIMIT
 
-    def timeline(self, call: Call, parts: Sequence[Stretch], *, eager: bool = True) -> Timeline:
-        """The whole of a call, which these stretches are."""
-        whole = EventColumns([], [], [], [], [], [])
-        starts = {0: 0}
-        at = 0
-        for part, columns in zip(parts, self.columns(parts), strict=True):
-            whole.append(columns)
-            at += len(part.items)
-            starts[at] = len(whole.kind)
+    def timeline(self, cut: Assembled, *, eager: bool = True) -> Timeline:
+        """The whole of a call."""
+        columns = list(self.columns(cut.parts)) or [_NOTHING]
+        ends = itertools.accumulate(len(part.items) for part in cut.parts)
+        events = itertools.accumulate(len(each.kind) for each in columns)
+        starts = {0: 0, **dict(zip(ends, events, strict=False))}
+        whole = EventColumns(*(tuple(np.concatenate(each).tolist()) for each in zip(*columns, strict=True)))
         model, compiled = self.model, self.model.mode.compiled
         return Timeline(
             grade=Grade.SIMULATED,
             mode=model.mode.name,
             kinds=tuple(map(_kind, self._numbers)),
             modules=tuple(str(name) for name in list(self._names)[1:]),
-            phases=spans(call, starts),
-            kind=tuple(whole.kind),
-            module=tuple(whole.module),
-            host_us=tuple(whole.host),
-            device_us=tuple(whole.device),
-            stream=tuple(whole.stream),
-            sync=tuple(whole.sync),
+            phases=spans(cut.call, starts),
+            kind=whole.kind,
+            module=whole.module,
+            host_us=whole.host,
+            device_us=whole.device,
+            stream=whole.stream,
+            sync=whole.sync,
             launch_latency_us=model.spec.launch_latency_us,
             sync_latency_us=model.spec.sync_latency_us,
             pending_limit=self.pending_limit,
-            eager_kernels=self._eager_kernels(parts) if compiled and eager else None,
+            eager_kernels=self._eager_kernels(cut.call.items) if compiled and eager else None,
         )
 
-    def _eager_kernels(self, parts: Iterable[Stretch]) -> int:
+    def _eager_kernels(self, items: Sequence[OpSignature | LaunchedWait]) -> int:
         """Launches of the same call without the compiler."""
-        return sum(times * self._eager_kernels_of(part) for part, times in Counter(parts).items())
-
-    def _eager_kernels_of(self, part: Stretch) -> int:
-        return sum(len(self.model.kernels(item)) for item in part.items if isinstance(item, OpSignature))
+        return sum(
+            times * len(self.model.kernels(item))
+            for item, times in Counter(items).items()
+            if isinstance(item, OpSignature)
+        )
 
     def _launched(self, queued: Enqueued) -> EventColumns:
         names = self._names
         for each in dict.fromkeys(queued.paths):
             names.setdefault(each, len(names) - 1)
-        costs = list(self._costed(queued))
-        counts = np.array([len(times) for _, times in costs], dtype=np.int64)
+        kind, device, counts = self._costed(queued)
         host, further = self._host(queued)
+        spread: Times = np.repeat(further, counts)
+        spread[np.cumsum(counts) - counts] = host
+        sync = np.full(len(kind), -1)
+        sync[np.cumsum(counts) - counts] = queued.sync
         return EventColumns(
-            kind=list(chain.from_iterable(kinds for kinds, _ in costs)),
-            module=_spread([names[path] for path in queued.paths], counts),
-            host=_spread(host, counts, further),
-            device=list(chain.from_iterable(times for _, times in costs)),
-            sync=_spread(queued.sync, counts, [-1] * len(counts)),
-            stream=_spread([unit.stream for unit in queued.units], counts),
+            kind=kind,
+            module=np.repeat(np.array([names[path] for path in queued.paths], dtype=np.int64), counts),
+            host=spread,
+            device=device,
+            sync=sync,
+            stream=np.repeat(queued.stream, counts),
         )
 
-    def _costed(self, queued: Enqueued) -> Iterator[Costs]:
-        """What each unit launches."""
-        quantizes, known = self.model.mode.quantizes is not None, self._costs
+    def _costed(self, queued: Enqueued) -> tuple[Numbers, Times, Numbers]:
+        """Kinds and times of what the units launch, and how many launches each is."""
+        if self.model.mode.quantizes is not None:
+            costs = list(self._each_costed(queued))
+            which = np.arange(len(costs))
+        else:
+            costs = [self._costs.get(unit) or self._of(unit) for unit in queued.distinct]
+            which = queued.which
+        lengths = np.array([len(times) for _, times in costs], dtype=np.int64)
+        counts = lengths[which]
+        begins = (np.cumsum(lengths) - lengths)[which] - (np.cumsum(counts) - counts)
+        places = np.repeat(begins, counts) + np.arange(counts.sum())
+        kinds = np.array([kind for kinds, _ in costs for kind in kinds], dtype=np.int64)
+        times = np.array([us for _, times in costs for us in times], dtype=np.float64)
+        return kinds[places], times[places], counts
+
+    def _each_costed(self, queued: Enqueued) -> Iterator[Costs]:
+        """What each unit launches, where that depends on its module and on what ran before it."""
         before: Unit | None = None
         for n, (unit, path) in enumerate(zip(queued.units, queued.paths, strict=True)):
-            if quantizes and unit.product is not None:
+            if unit.product is not None:
                 before = None if n in queued.entries else before
                 yield self._numbered(self._quantized(unit, unit.product, path, before))
             else:
-                yield known.get(unit) or self._of(unit)
+                yield self._costs.get(unit) or self._of(unit)
             before = unit
 
-    def _host(self, queued: Enqueued) -> tuple[list[float], list[float]]:
+    def _host(self, queued: Enqueued) -> tuple[Times, Times]:
         """Host time of the first launch of each unit, and of each further one."""
         graphs = self.model.mode.graphs
         launch = 0.0 if graphs else COMPILED_LAUNCH_US
-        further = [launch if unit.compiled else EXTRA_LAUNCH_US for unit in queued.units]
-        if not self.model.mode.compiled:
-            return queued.host, further
-        host = [
-            us + launch if unit.compiled else us for us, unit in zip(queued.host, queued.units, strict=True)
-        ]
-        for n in queued.entries if graphs else ():
-            host[n] += GRAPH_CALL_US
+        further = np.where(queued.compiled, launch, EXTRA_LAUNCH_US)
+        host = queued.host + launch * queued.compiled
+        if graphs:
+            host[list(queued.entries)] += GRAPH_CALL_US
         return host, further
 
     def _of(self, unit: Unit) -> Costs:
@@ -466,7 +486,7 @@ class Assembly:
         if not mode.quantizes(path, product.depth, product.columns, product.kind):
             return self.model.kernels(op, compiled=True)
         if product.kind != "linear":
-            op = self._swapped.get(op) or self._swapped.setdefault(op, as_linear(op))
+            op = as_linear(op)
         last = before.ops[-1] if before is not None else None
         generated = last is not None and self.queue.is_fusible(last)
         if generated and last is not None:
@@ -474,15 +494,6 @@ class Assembly:
         again = last is not None and not generated and last.inputs[:1] == op.inputs[:1]
         *passes, main = self.model.kernels(op, compiled=True, quantized=True)
         return (*passes[passes_left(mode.scheme, again=again, generated=generated)], main)
-
-
-def _spread(values: list[_T], counts: Counts, further: list[_T] | None = None) -> list[_T]:
-    """The values, each so many times. further: what stands in the places after the first of each."""
-    spread: NDArray[Any] = np.repeat(np.array(values if further is None else further), counts)
-    if further is not None:
-        spread[np.cumsum(counts) - counts] = values
-    found: list[_T] = spread.tolist()
-    return found
 
 
 def spans(call: Call, starts: Mapping[int, int]) -> tuple[PhaseSpan, ...]:

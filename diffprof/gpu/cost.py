@@ -31,7 +31,16 @@ from .operands import (
     precision,
     touched,
 )
-from .pointwise import Addressing, filled, moments, of_copy, of_pointwise, statistics_us, streaming
+from .pointwise import (
+    Addressing,
+    filled,
+    moments,
+    of_copy,
+    of_pointwise,
+    reduced,
+    statistics_us,
+    streaming,
+)
 from .pricing import Origin, Time
 from .quantized import LinearScheme, quantizing_passes
 from .specs import GpuSpec
@@ -75,16 +84,14 @@ class Kernel(NamedTuple):
 
 
 class CostModel:
-    """Costs of operations on one GPU, run one way, issued by one host. Results are remembered by
-    signature."""
+    """Costs of operations on one GPU, run one way, issued by one host. Results are remembered with the GPU's
+    sheet, by all that they depend on."""
 
     def __init__(self, spec: GpuSpec, mode: Mode | None = None, host: HostSheet | None = None) -> None:
-        self._shared: dict[tuple[Any, ...], tuple[Kernel, ...]] = {}
-        """Of this model and those made of it by `in_mode`, by all that the costs depend on."""
         self.spec = spec
         self.mode = mode if mode is not None else current_mode()
         self.host = host if host is not None else chosen_host()
-        self._seen: dict[tuple[int, bool, bool, bool], tuple[Kernel, ...]] = {}
+        self._seen: dict[tuple[OpSignature, bool, bool, bool], tuple[Kernel, ...]] = {}
 
     def kernels(
         self,
@@ -99,27 +106,23 @@ class CostModel:
         compiled: as part of a compiled graph. quantized: a linear under the mode's scheme. pinned: a copy
         from or to page-locked memory.
         """
-        key = (signature.id, compiled, quantized, pinned)
+        key = (signature, compiled, quantized, pinned)
         found = self._seen.get(key)
         if found is None:
             shared = (*key, *self._asked_of_mode(signature, compiled, quantized))
-            found = self._shared.get(shared)
+            found = self.spec.prices.get(shared)
             if found is None:
                 if signature.direction in ("h2d", "d2h"):
                     found = (self._transfer(signature, pinned),)
                 else:
                     found = tuple(self._kernels(signature, compiled, quantized))
-                self._shared[shared] = found
+                self.spec.prices[shared] = found
             self._seen[key] = found
         return found
 
     def in_mode(self, mode: Mode) -> CostModel:
-        """The same GPU and host with operations run another way; what is known already is known to both."""
-        if mode == self.mode:
-            return self
-        other = CostModel(self.spec, mode, self.host)
-        other._shared = self._shared
-        return other
+        """The same GPU and host with operations run another way."""
+        return self if mode == self.mode else CostModel(self.spec, mode, self.host)
 
     def _asked_of_mode(self, signature: OpSignature, compiled: bool, quantized: bool) -> Iterable[Any]:
         """What the costs of an operation take from the mode."""
@@ -216,6 +219,8 @@ class CostModel:
             time = self._generated(moved)
         elif family == "memset":
             time = filled(self.spec, moved)
+        elif family == "reduction" and s.inputs:
+            time = reduced(self.spec, moved, elements, tensors[0].numel, _along_rows(s))
         else:
             time = streaming(self.spec, moved, elements, _addressing(s, base, family))
         name = _copy_name(s, base) if family == "copy" else base
@@ -524,6 +529,12 @@ def _addressing(s: OpSignature, base: str, family: str) -> Addressing:
     if family == "pointwise":
         return of_pointwise(there, out)
     return Addressing.REDUCED if family == "reduction" else Addressing.BROADCAST
+
+
+def _along_rows(s: OpSignature) -> bool:
+    """Whether a reduction sums over the innermost dimension."""
+    x, out = s.inputs[0], (s.outputs or s.inputs)[0]
+    return out.numel == 1 or out.shape[-1:] != x.shape[-1:]
 
 
 def _copy_name(s: OpSignature, base: str) -> str:

@@ -33,11 +33,19 @@ def is_fusible(signature: OpSignature) -> bool:
 
 
 def fuse(chain: Sequence[OpSignature], model: CostModel) -> Kernel:
-    """One generated kernel for a chain of fusible ops.
+    """One generated kernel for a chain of fusible ops, remembered with the GPU's sheet.
 
     It reads what no op of the chain has made, and writes what is left at its end. The input of a norm is
     written too: the residual stream, or the picture that a second pass normalizes.
     """
+    key = (*chain, model.mode.graphs)
+    found: Kernel | None = model.spec.prices.get(key)
+    if found is None:
+        found = model.spec.prices[key] = _fused(chain, model)
+    return found
+
+
+def _fused(chain: Sequence[OpSignature], model: CostModel) -> Kernel:
     made: Counter[Key] = Counter()
     waiting: dict[Key, float] = {}
     read = written = 0.0

@@ -379,14 +379,22 @@ def _role(code: CodeType) -> tuple[bool, MemoryKind | None]:
     return is_machinery(code.co_filename), None
 
 
+_LOOKED_PAST: dict[int, CodeType] = {}
+"""Code that says nothing of the memory, by its id: to hash code takes as long as all the rest."""
+
+
 def _asked_by(frame: FrameType | None) -> tuple[Line | None, MemoryKind]:
     kind = MemoryKind.ACTIVATIONS
     while frame is not None:
-        passed, told = _role(frame.f_code)
-        if told is not None:
-            kind = told
-        if not passed:
-            return (frame.f_code, frame.f_lineno), kind
+        code = frame.f_code
+        if id(code) not in _LOOKED_PAST:
+            passed, told = _role(code)
+            if not passed:
+                return (code, frame.f_lineno), kind
+            if told is None:
+                _LOOKED_PAST[id(code)] = code
+            else:
+                kind = told
         frame = frame.f_back
     return None, kind
 

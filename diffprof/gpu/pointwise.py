@@ -68,7 +68,37 @@ def streaming(spec: GpuSpec, moved: float, elements: float, addressing: Addressi
     rate = spec.rates.get(addressing.name)
     passing = elements / ((rate or addressing.value) * spec.cycles_per_us)
     origin = Origin.MODELLED if rate is None else Origin.MEASURED
-    return Time(max(memory, passing, floor), floor, origin, False)
+    return Time(max(memory, passing, floor) + spec.ramp_us, floor, origin, False)
+
+
+REDUCTION_START_US = (4.0, 2.1)
+"""What a reduction of next to nothing takes longer than other kernels, across rows and along them: on an H100
+8 rows take 5.4 us, one row of 768 3.1 to 3.2 [traces in AMD-AGI/TraceLens]."""
+
+LOAD_US = (0.27, 0.22)
+"""Time of one round of loads of a thread that sums, one after another, across rows and along them: 384 rows
+take 11.2 to 11.8 us whether they are 1,024 or 8,192 wide, 192 rows 8.2 to 9.4; along rows 1,536 and 4,096
+elements take 6.2 and 10.1 [the same traces]."""
+
+LOADS_AT_ONCE = 4
+"""Of a thread (`vt0` in aten/src/ATen/native/cuda/Reduce.cuh)."""
+
+SUMMING = (4, 32)
+"""Threads that sum one result: across rows the warps of a block, along them the lanes of a warp, or of
+several where a block has fewer than 16 results (the same file, `setReduceConfig`)."""
+
+MOST_ROUNDS = 64
+"""Then several blocks sum one result (the same, `max_values_per_thread`)."""
+
+
+def reduced(spec: GpuSpec, moved: float, elements: int, results: int, along_rows: bool) -> Time:
+    """The time to sum elements into so many results; along_rows: over the innermost dimension."""
+    time = streaming(spec, moved, elements, Addressing.REDUCED)
+    results = max(results, 1)
+    threads = SUMMING[along_rows] * (max(1, 16 // results) if along_rows else 1)
+    rounds = math.ceil(elements / results / (threads * LOADS_AT_ONCE))
+    waiting = REDUCTION_START_US[along_rows] + LOAD_US[along_rows] * min(rounds, MOST_ROUNDS)
+    return time._replace(us=max(time.us, waiting))
 
 
 def filled(spec: GpuSpec, moved: float) -> Time:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -32,6 +33,7 @@ def product_of(op: OpSignature) -> Product | None:
     return Product(x[0] * x[2] * x[3], x[1], weight[0], "conv1x1")
 
 
+@cache
 def as_linear(op: OpSignature) -> OpSignature:
     """The linear that a 1x1 convolution becomes when it is swapped."""
     product = product_of(op)

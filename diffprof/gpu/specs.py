@@ -65,6 +65,8 @@ class GpuSpec:
     """10^12 operations a second of FlashAttention 2, by head size that heads are padded to."""
     efficient: dict[int, float] = field(default_factory=dict)
     """The same of the memory-efficient kernel."""
+    ramp_us: float = 0.0
+    """What an element-wise kernel of next to no elements takes longer than on an H100."""
     rates: dict[str, float] = field(default_factory=dict)
     """Elements a clock and processor as measured here, by name of `diffprof.gpu.pointwise.Addressing`."""
     convolution: float | None = None
@@ -73,6 +75,12 @@ class GpuSpec:
     """Kernels measured on this machine (`diffprof.gpu.calibration`)."""
     sources: dict[str, str] = field(default_factory=dict)
     note: str = ""
+
+    @cached_property
+    def prices(self) -> dict[Any, Any]:
+        """Kernels of operations that were costed on this GPU, by all that their costs depend on
+        (`diffprof.gpu.cost`)."""
+        return {}
 
     @cached_property
     def uncalibrated(self) -> GpuSpec:
@@ -183,6 +191,8 @@ def _sheet(key: str, data: dict[str, Any]) -> GpuSpec:
         sibling=load_spec(sibling) if sibling else None,
         flash2={int(size): rate for size, rate in attention.get("flash2", {}).items()},
         efficient={int(size): rate for size, rate in attention.get("efficient", {}).items()},
+        ramp_us=chip.get("ramp_us", 0.0),
+        rates=data.get("rates", {}),
         sources=data["sources"],
         note=data.get("note", ""),
     )

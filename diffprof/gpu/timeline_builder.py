@@ -15,7 +15,7 @@ from diffprof.judge.timeline import find_gaps, phase_of_events, replay
 from diffprof.model.callsite import Place
 from diffprof.model.recording import GapRow, KernelRow, MemoryUse, Timeline
 
-from .assembly import Call, LaunchedWait, Phase, alike, assembled
+from .assembly import Assembled, Assembly, Call, LaunchedWait, Phase, alike
 from .cost import CostModel
 from .memory_log import MemoryLog, MemoryMark, MemoryStretch, Weights
 from .signatures import OpSignature
@@ -114,6 +114,9 @@ class TimelineBuilder:
     _worked: set[int] = field(default_factory=set)
     """Steps in which a part of the pipeline ran."""
     _step: int | None = None
+    _cut: Assembled | None = None
+    assembly: Assembly | None = None
+    """What `finish` made the last timeline of."""
 
     def op(self, signature: OpSignature, module: str | None = None, line: Place | None = None) -> None:
         """Work is launched by this module, from this line where it matters."""
@@ -206,7 +209,17 @@ class TimelineBuilder:
 
     def finish(self, rows: Mapping[Hashable, int] | None = None) -> Timeline:
         """The timeline; rows: key of a wait -> index into Recording.syncs (-2 where there is none)."""
-        return assembled(self.call, self.model, rows)
+        cut = self._cut
+        if cut is None or len(cut.call.items) != len(self._items) or cut.rows != (rows or {}):
+            cut = self._cut = Assembled(self.call, rows)
+        self.assembly = cut.assembly(self.model)
+        return self.assembly.timeline(cut)
+
+    @property
+    def cut(self) -> Assembled:
+        """The call in stretches, as `finish` cut it last."""
+        assert self._cut is not None
+        return self._cut
 
     def memory(self, weights: int | None = None, host: int | None = None) -> MemoryUse:
         """Memory over the call. host: bytes of weights that the host keeps."""

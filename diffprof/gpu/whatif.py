@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, cached_property
 from itertools import accumulate
@@ -17,18 +17,15 @@ from typing import Any
 
 import torch
 
-from diffprof.gpu.altered import Altered, half_type, is_cast
+from diffprof.gpu.altered import altered, half_type, is_cast
 from diffprof.gpu.assembly import (
+    Assembled,
     Assembly,
-    Call,
     Launched,
     LaunchedWait,
-    Queue,
     Relaid,
     Stretch,
-    alike,
     compiled_root,
-    stretches,
 )
 from diffprof.gpu.attention_table import attention_rows, fastest, is_attention, kernels_in_order
 from diffprof.gpu.cost import CostModel, Kernel
@@ -60,35 +57,35 @@ Identity = tuple[str, str, str, int, int]
 class WhatIf:
     """One call, and what becomes of it under changes.
 
-    call: as it was launched. model: what costed it. roots: components that are compiled when the pipeline is.
-    fusable: paths of the attention modules whose projections can be fused. relaid: the calls of modules with
-    convolutions, run in channels_last; None where that is not known. graphs: whether what is compiled can be
-    replayed as CUDA graphs. rows: key of a wait -> index into Recording.syncs.
+    cut: the call, in stretches. own: what it launches as it was. roots: components that are compiled when the
+    pipeline is. fusable: paths of the attention modules whose projections can be fused. relaid: the calls of
+    modules with convolutions, run in channels_last; None where that is not known. fused: calls of models, run
+    with their projections fused; of others that is told by arithmetic. graphs: whether what is compiled can
+    be replayed as CUDA graphs.
     """
 
     def __init__(
         self,
-        call: Call,
-        model: CostModel,
+        cut: Assembled,
+        own: Assembly,
         roots: tuple[str, ...],
         fusable: Collection[str] = (),
         relaid: Sequence[Relaid] | None = None,
+        fused: Sequence[Relaid] = (),
         graphs: bool = True,
-        rows: Mapping[Hashable, int] | None = None,
     ) -> None:
-        self.model = model
+        self.cut = cut
+        self.model = own.model
         self.roots = roots
         self.fusable = frozenset(fusable)
         self.relaid = relaid
         self.graphs = graphs
-        self.rows = rows or {}
-        self.altered = Altered(half_type(model.spec))
-        call = call._replace(items=alike(call.items))
-        self._own = stretches(call)
-        self._relaid = _in_their_places(call, self._own, relaid or ())
+        self.altered = altered(half_type(self.model.spec))
+        self._own = cut.parts
+        self._relaid = _in_their_places(self._own, relaid or ())
+        self._fused = _in_their_places(self._own, fused)
         self._parts: dict[frozenset[Change], list[Stretch]] = {frozenset(): self._own}
-        self._queues: dict[tuple[str, ...], Queue] = {}
-        self._assemblies: dict[Mode, Assembly] = {}
+        self._assemblies: dict[Mode, Assembly] = {self.model.mode: own}
         self._lanes: dict[Assembly, Lanes] = {}
         self._models: dict[Mode, CostModel] = {}
         self._int8: dict[tuple[str | None, int, int, str], bool] = {}
@@ -118,10 +115,13 @@ class WhatIf:
         made = frozenset(change for change in changes if change in _REWRITES)
         if Change.QKV in made:
             made |= {Change.SDPA}  # diffusers puts processors in the place that use it
+        return self._with(made)
+
+    def _with(self, made: frozenset[Change]) -> list[Stretch]:
         found = self._parts.get(made)
         if found is None:
             last = [change for change in _REWRITES if change in made][-1]
-            before = self.parts(*(made - {last}))
+            before = self._with(made - {last})
             after = {part: _REWRITES[last](self, part) for part in dict.fromkeys(before)}
             found = self._parts[made] = [after[part] for part in before]
         return found
@@ -144,13 +144,9 @@ class WhatIf:
         return self._models[mode]
 
     def _assembly(self, mode: Mode) -> Assembly:
-        found = self._assemblies.get(mode)
-        if found is None:
-            queue = self._queues.get(mode.compiled)
-            if queue is None:
-                queue = self._queues[mode.compiled] = Queue(mode.compiled, self.model.host, self.rows)
-            found = self._assemblies[mode] = Assembly(self._model(mode), queue)
-        return found
+        if mode not in self._assemblies:
+            self._assemblies[mode] = self.cut.assembly(self._model(mode))
+        return self._assemblies[mode]
 
     def _has_float32(self) -> bool:
         ops = {op for part in dict.fromkeys(self._own) for op in part.items if isinstance(op, OpSignature)}
@@ -311,6 +307,8 @@ class WhatIf:
 
     def _projections_fused(self, part: Stretch) -> Stretch:
         """The three read the same tensor in self-attention; key and value alone in cross-attention."""
+        if part in self._fused:
+            return _rewritten(part, self._fused[part])
         out: dict[int, Sequence[Launched]] = {}
         groups: dict[tuple[str, int, int], dict[str, int]] = defaultdict(dict)
         changed = False
@@ -344,10 +342,10 @@ class WhatIf:
 
 _REWRITES: Mapping[Change, Callable[[WhatIf, Stretch], Stretch]] = {
     Change.CHANNELS_LAST: WhatIf._in_channels_last,
+    Change.QKV: WhatIf._projections_fused,
     Change.HALF: WhatIf._in_half,
     Change.SDPA: WhatIf._attention_fused,
     Change.ATTENTION: WhatIf._attention_chosen,
-    Change.QKV: WhatIf._projections_fused,
 }
 """Changes of the operations themselves, in the order in which they are made."""
 
@@ -380,7 +378,7 @@ def _rewritten(stretch: Stretch, out: Replaced) -> Stretch:
 
 
 def _in_their_places(
-    call: Call, parts: Sequence[Stretch], relaid: Iterable[Relaid]
+    parts: Sequence[Stretch], relaid: Iterable[Relaid]
 ) -> dict[Stretch, dict[int, Sequence[Launched]]]:
     """What calls of modules launch in channels_last, by the place in their stretch. A call that goes on over
     the end of a phase is left as it is."""

@@ -72,6 +72,21 @@ def with_role(pipe: Pipeline, wanted: str) -> dict[str, Any]:
     return {name: part for name, part in components(pipe).items() if role(name, part) == wanted}
 
 
+def walked(part: Any) -> Iterator[tuple[str, Any]]:
+    """What `named_modules` gives, in the same order: without a generator in a generator for each level."""
+    seen: set[int] = set()
+    waiting = [("", part)]
+    while waiting:
+        path, module = waiting.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        yield path, module
+        if inner := module._modules:
+            below = f"{path}." if path else ""
+            waiting += [(below + name, inner[name]) for name in reversed(inner) if inner[name] is not None]
+
+
 def module_names(pipe: Pipeline) -> dict[int, str]:
     """id(module) -> qualified name, such as `unet.mid_block.attentions.0`, for every module."""
     names: dict[int, str] = {}
@@ -79,7 +94,7 @@ def module_names(pipe: Pipeline) -> dict[int, str]:
         if not _is_module(part):
             names.setdefault(id(part), name)
             continue
-        for inner, module in part.named_modules():
+        for inner, module in walked(part):
             # What torch.compile wraps is found under `_orig_mod`, which is no part of the user's own path.
             inner = inner.replace("_orig_mod.", "").removesuffix("_orig_mod").rstrip(".")
             names.setdefault(id(module), f"{name}.{inner}" if inner else name)
@@ -96,10 +111,10 @@ def offloaded(pipe: Pipeline) -> bool:
     """Whether hooks move the pipeline's modules while it runs."""
     for part in components(pipe).values():
         if _is_module(part):
-            for _, module in part.named_modules():
-                registry = getattr(module, "_diffusers_hook", None)
-                hooks = getattr(registry, "hooks", None) or {}
-                if hasattr(module, "_hf_hook") or any("offload" in name for name in hooks):
+            for _, module in walked(part):
+                own = vars(module)
+                hooks = getattr(own.get("_diffusers_hook"), "hooks", None) or {}
+                if "_hf_hook" in own or any("offload" in name for name in hooks):
                     return True
     return False
 

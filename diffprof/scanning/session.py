@@ -330,8 +330,9 @@ class SyncsAndKernels(SyncObserver):
     def __init__(self, pipe: Pipeline, tracker: PhaseTracker, kernels: SimulatedKernels) -> None:
         super().__init__(pipe, tracker)
         self.kernels = kernels
-        # Bound directly: this is called for every operation, some 2,000 times a step.
+        # Bound directly: these are called for every operation, some 2,000 times a step.
         self.op = kernels.op  # type: ignore[method-assign]
+        self.alloc, self.free = kernels.alloc, kernels.builder.free  # type: ignore[method-assign]
         shown = tracker.on_change
 
         def changed(phase: Phase) -> None:
@@ -362,12 +363,6 @@ class SyncsAndKernels(SyncObserver):
     def again(self, told: _Stretch, first: int) -> None:
         keys = {wait.key: self.note_again(wait, told.outside) for wait in told.waits}
         self.kernels.repeat(told.work, first, keys)
-
-    def alloc(self, nbytes: int, number: int) -> None:
-        self.kernels.alloc(nbytes, number)
-
-    def free(self, nbytes: int, number: int) -> None:
-        self.kernels.free(nbytes, number)
 
     def sections(self) -> dict[str, Any]:
         found = super().sections()

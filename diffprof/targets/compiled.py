@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-from diffprof.model.pipeline import Pipeline, components, with_role
+from diffprof.model.pipeline import Pipeline, components, walked, with_role
 
 _WRAPPED = "_torchdynamo_orig_callable"
 """What torch.compile leaves on what it made (torch/_dynamo/eval_frame.py)."""
 
 COMPILED_ROLES = ("denoiser", "vae")
 """The parts that are compiled when a pipeline is: the published recipes compile the denoiser and the VAE."""
+
+
+_PLAIN = frozenset({bool, int, float, str, tuple, list, dict, OrderedDict, set, type(None)})
+"""Types of nearly all that a module holds, none of which can be called."""
 
 
 def compiled_roots(pipe: Pipeline) -> tuple[str, ...]:
@@ -29,11 +34,12 @@ def is_compiled_function(function: Any) -> bool:
 def is_compiled(module: torch.nn.Module) -> bool:
     """Whether calls of a module run compiled code: by `module.compile()`, by `torch.compile(module)`, or by a
     method, `forward` or another one, that was given to torch.compile."""
+    own = vars(module)
     return (
         module._compiled_call_impl is not None
-        or "_orig_mod" in module._modules
+        or "_orig_mod" in own["_modules"]
         or is_compiled_function(type(module).forward)
-        or any(map(is_compiled_function, vars(module).values()))
+        or any(is_compiled_function(held) for held in own.values() if type(held) not in _PLAIN)
     )
 
 
@@ -41,4 +47,4 @@ def compiled_modules(pipe: Pipeline) -> Iterator[tuple[str, str]]:
     """Component and path in it, of every compiled module; the path of the component itself is empty."""
     for name, part in components(pipe).items():
         if isinstance(part, torch.nn.Module):
-            yield from ((name, path) for path, module in part.named_modules() if is_compiled(module))
+            yield from ((name, path) for path, module in walked(part) if is_compiled(module))

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from diffprof.model.pipeline import Pipeline, components, role
+from diffprof.model.pipeline import Pipeline, components, role, walked
 from diffprof.model.recording import Component
 from diffprof.targets.pipeline_call import describe
 
@@ -35,7 +35,7 @@ def _row(name: str, part: Any) -> Component:
         parameters=sum(parameter.numel() for parameter in parameters),
         dtype=str(sizes.most_common(1)[0][0]).removeprefix("torch.") if sizes else None,
         device=str(parameters[0].device) if parameters else None,
-        compiled=module is not part or any(m._compiled_call_impl is not None for m in part.modules()),
+        compiled=module is not part or any(m._compiled_call_impl is not None for _, m in walked(part)),
         config=_config(module),
     )
 

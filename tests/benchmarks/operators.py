@@ -128,7 +128,7 @@ def _made(base: str, metas: list[TensorMeta], given: Sequence[str]) -> Made | No
     if family_of(base) == "norm":
         return metas, _dense(first.shape, first.dtype), {}
     if family_of(base) == "reduction":
-        return metas, _dense((max(1, first.numel // first.shape[-1]),), first.dtype), {}
+        return metas, _dense(_summed(first.shape, given), first.dtype), {}
     if family_of(base) == "pointwise" and not any(word in base for word in RESIZING):
         whole = _broadcast(metas[:2])
         if whole is None:
@@ -138,6 +138,13 @@ def _made(base: str, metas: list[TensorMeta], given: Sequence[str]) -> Made | No
         result = torch.empty_like(full, dtype=torch.result_type(likes[0], likes[-1]))
         return metas, TensorMeta(result.shape, result.stride(), result.dtype, 0, "sim"), {}
     return None
+
+
+def _summed(shape: Sequence[int], given: Sequence[str]) -> list[int]:
+    """The shape without the dimensions that a reduction was given: the last one where it was given none."""
+    lists = [text for text in given if text.startswith("[") and text != "[]"]
+    gone = [axis % len(shape) for axis in ast.literal_eval(lists[0])] if lists else [len(shape) - 1]
+    return [size for axis, size in enumerate(shape) if axis not in gone]
 
 
 def _broadcast(metas: Sequence[TensorMeta]) -> torch.Size | None:

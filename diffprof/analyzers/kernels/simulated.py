@@ -12,7 +12,7 @@ from typing import Any
 from diffprof.analyzers.kernels.cast_lines import CastLines, cast_rows
 from diffprof.devices.simulated import Blocking, Observer
 from diffprof.devices.simulated.held import host_bytes, tensors_of, weights_on_device
-from diffprof.devices.simulated.relaid import ConvolutionCalls
+from diffprof.devices.simulated.relaid import ModelCalls
 from diffprof.devices.simulated.session import SESSION
 from diffprof.gpu.assembly import LaunchedWait
 from diffprof.gpu.attention_table import LIBRARIES, attention_rows
@@ -52,8 +52,8 @@ class SimulatedKernels(Observer):
     def __init__(self, spec: GpuSpec, pipe: Pipeline, mode: Mode | None = None) -> None:
         self.builder = TimelineBuilder(CostModel(spec, mode or current_mode()))
         self.names = module_names(pipe)
-        self.convolutions = ConvolutionCalls(self.builder.call.items, compiled_roots(pipe))
-        self.modules = ModuleStack(self.names, self.convolutions.noted)
+        self.calls = ModelCalls(self.builder.call.items, compiled_roots(pipe))
+        self.modules = ModuleStack(self.names, self.calls.noted)
         self.packages = installed_attention()
         self.waits: dict[Hashable, Blocking] = {}
         self.lines = CastLines() if not self.builder.model.mode.compiled else None
@@ -61,15 +61,14 @@ class SimulatedKernels(Observer):
         self.on_host = 0
         """Bytes of weights that lay on the host when the call began."""
         self.parts = components(pipe)
-        self.rows: dict[Hashable, int] = {}
-        """Of the waits, once `sections` was asked for."""
 
     @contextmanager
     def following(self) -> Iterator[SimulatedKernels]:
         """The call happens inside: modules are followed, memory starts from what is in use now."""
         self.weights = SESSION.allocated
-        self.builder.start_memory(self.weights, weights_on_device(self.parts))
-        self.on_host = host_bytes(tensor for _, tensor in tensors_of(self.parts))
+        tensors = list(tensors_of(self.parts))
+        self.builder.start_memory(self.weights, weights_on_device(tensors))
+        self.on_host = host_bytes(tensor for _, tensor in tensors)
         with self.modules.following():
             yield self
 
@@ -133,7 +132,6 @@ class SimulatedKernels(Observer):
 
         rows: key of a wait -> index of its row in Recording.syncs.
         """
-        self.rows = dict(rows or {})
         timeline = self.builder.finish(rows)
         return {
             "timeline": timeline,

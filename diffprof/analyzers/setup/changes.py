@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -13,7 +14,7 @@ from diffprof.devices.simulated.relaid import NotRelaid
 from diffprof.gpu.assembly import GUARD_SHARE, Relaid
 from diffprof.gpu.whatif import WhatIf
 from diffprof.judge.pricing import is_read
-from diffprof.model.pipeline import Pipeline, components
+from diffprof.model.pipeline import Pipeline, components, walked
 from diffprof.model.recording import (
     Alternative,
     Change,
@@ -61,12 +62,15 @@ def costed(
     unseen: tuple[Unseen, ...] = ()
     if _converts(timeline):
         try:
-            relaid = kernels.convolutions.relaid(kernels.names)
+            relaid = kernels.calls.relaid(kernels.names)
         except NotRelaid as error:
             unseen = (Unseen(what="what torch.channels_last would save", why=str(error)),)
+    fused: tuple[Relaid, ...] = ()
+    with suppress(NotRelaid):  # then by arithmetic alone
+        fused = kernels.calls.fused(kernels.names)
     graphs = (denoiser_calls_per_step(timeline) or 1) == 1
     builder = kernels.builder
-    whatif = WhatIf(builder.call, builder.model, roots, _fusable(pipe), relaid, graphs, kernels.rows)
+    whatif = WhatIf(builder.cut, builder.assembly, roots, _fusable(pipe), relaid, fused, graphs)
     compiled = timeline.mode != "eager"
     asked = set(_asked(parts))
     possible = [change for change in Change if change in asked and whatif.changes_anything(change)]
@@ -103,7 +107,7 @@ def _fusable(pipe: Pipeline) -> set[str]:
         f"{name}.{inner}" if inner else name
         for name, part in components(pipe).items()
         if isinstance(part, nn.Module) and callable(getattr(part, "fuse_qkv_projections", None))
-        for inner, module in part.named_modules()
+        for inner, module in walked(part)
         if callable(getattr(module, "fuse_projections", None))
         and not getattr(module, "fused_projections", False)
     }

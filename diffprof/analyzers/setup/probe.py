@@ -20,7 +20,7 @@ from torch import nn
 from diffprof.analyzers.setup.changes import Costed
 from diffprof.gpu.inductor_flags import FLAGS, INT8_FLAGS
 from diffprof.model.analyzer import Run
-from diffprof.model.pipeline import Pipeline, components, role
+from diffprof.model.pipeline import Pipeline, components, role, walked
 from diffprof.model.recording import Setup, SetupPart
 from diffprof.targets.compiled import compiled_roots, is_compiled, is_compiled_function
 
@@ -81,10 +81,12 @@ def probe_setup(
 
 
 def _part(name: str, part: nn.Module) -> SetupPart:
-    modules = dict(part.named_modules())
+    modules = dict(walked(part))
     model = getattr(part, "_orig_mod", part)
     # `model.to(memory_format=torch.channels_last)` raises where a weight has five dimensions.
-    flat = all(p.dim() < 5 for p in part.parameters())
+    flat = all(
+        p.dim() < 5 for module in modules.values() for p in module._parameters.values() if p is not None
+    )
     convs = [m for m in modules.values() if flat and isinstance(m, nn.Conv2d)]
     attention = [m for m in modules.values() if _has_processor(m)]
     config = getattr(model, "config", None)

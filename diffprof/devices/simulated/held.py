@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from diffprof.gpu.memory_log import Weights
 from diffprof.gpu.signatures import dtype_name
+from diffprof.model.pipeline import walked
 
 from .copies import is_pinned
 from .tensor import SimTensor
 
 
-def pieces(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+def pieces(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
     """The plain tensors of one that may wrap others, as quantized ones do."""
-    flatten = getattr(tensor, "__tensor_flatten__", None)
-    if flatten is None or type(tensor) is SimTensor:
-        yield tensor
-        return
-    for name in flatten()[0]:
-        yield from pieces(getattr(tensor, name))
+    flatten = None if type(tensor) is SimTensor else getattr(tensor, "__tensor_flatten__", None)
+    if flatten is None:
+        return (tensor,)
+    return [each for name in flatten()[0] for each in pieces(getattr(tensor, name))]
 
 
 def tensors_of(parts: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
@@ -30,17 +29,23 @@ def tensors_of(parts: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
     for name, part in parts.items():
         if not isinstance(part, torch.nn.Module):
             continue
-        for whole in (*part.parameters(), *part.buffers()):
+        modules = [module for _, module in walked(part)]
+        for whole in (*_held(modules, "_parameters"), *_held(modules, "_buffers")):
             for tensor in pieces(whole):
                 if id(tensor) not in seen:
                     seen.add(id(tensor))
                     yield name, tensor
 
 
-def weights_on_device(parts: Mapping[str, Any]) -> Iterator[Weights]:
-    """Storages of these components on the simulated device."""
+def _held(modules: Iterable[torch.nn.Module], where: str) -> Iterator[torch.Tensor]:
+    for module in modules:
+        yield from (tensor for tensor in vars(module)[where].values() if tensor is not None)
+
+
+def weights_on_device(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[Weights]:
+    """Storages on the simulated device of tensors, each given with its component."""
     seen: set[int] = set()
-    for name, tensor in tensors_of(parts):
+    for name, tensor in tensors:
         cell = tensor._cell if type(tensor) is SimTensor else None
         if cell is not None and cell.nbytes and cell.number not in seen:
             seen.add(cell.number)
@@ -51,7 +56,7 @@ def host_bytes(tensors: Iterable[torch.Tensor]) -> int:
     """What tensors on the CPU take of its memory."""
     sizes: dict[int, int] = {}
     for tensor in tensors:
-        if tensor.device.type == "cpu":
+        if type(tensor) is not SimTensor and tensor.device.type == "cpu":
             storage = tensor.untyped_storage()
             size = storage.nbytes()
             sizes[storage.data_ptr()] = page_locked(size) if is_pinned(tensor) else size

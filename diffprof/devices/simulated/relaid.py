@@ -1,12 +1,14 @@
-"""Calls of modules with convolutions, run again on the simulated GPU with their weights in channels_last.
+"""Calls of models, run again on the simulated GPU with a change made: their weights in channels_last, or the
+projections of attention fused.
 
-How layouts pass from operation to operation is for PyTorch to say, so the module's own code runs once more,
-with what it was called with. Module and processors are as before when it is done.
+How layouts pass from operation to operation is for PyTorch to say, and what a processor for fused projections
+does for diffusers, so the model's own code runs once more, with what it was called with. Modules and
+processors are as before when it is done.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -18,9 +20,11 @@ from diffprof.gpu.assembly import Launched, Relaid, alike
 from diffprof.gpu.families import base_name, family_of
 from diffprof.gpu.signatures import OpSignature
 from diffprof.gpu.timeline_builder import ModuleStack
+from diffprof.model.pipeline import walked
 
 from .activation import observing
 from .observer import Blocking, Observer
+from .session import suspended
 from .tensor import SimTensor, inner_of, intern_meta, known, unknown
 
 KEPT = 1 << 12
@@ -51,11 +55,12 @@ class _Record(NamedTuple):
 
 
 class NotRelaid(Exception):
-    """Why it can't be told what a call would launch in channels_last: a sentence."""
+    """Why it can't be told what a call would launch with a change made: a sentence."""
 
 
-class ConvolutionCalls:
-    """The outermost calls of modules whose convolutions are not in channels_last.
+class ModelCalls:
+    """The outermost calls of models whose convolutions are not in channels_last, or whose attention joins two
+    streams that are projected one by one.
 
     items: of the call that is being taken down, as they come. roots: components that the change is for.
     """
@@ -64,7 +69,8 @@ class ConvolutionCalls:
         self._items = items
         self._roots = frozenset(roots)
         self._records: list[_Record] = []
-        self._wanted: dict[int, bool] = {}
+        self._convolves: dict[int, bool] = {}
+        self._joins: dict[int, bool] = {}
 
     @contextmanager
     def noted(
@@ -80,29 +86,63 @@ class ConvolutionCalls:
         self._records.append(_Record(path, module, given, first, len(self._items)))
 
     def _is_wanted(self, module: nn.Module) -> bool:
-        found = self._wanted.get(id(module))
-        if found is None:
-            weights = list(module.parameters())
+        if id(module) not in self._convolves:
+            modules = [each for _, each in walked(module)]
+            weights = [w for each in modules for w in each._parameters.values() if w is not None]
             # `model.to(memory_format=torch.channels_last)` raises where a weight has five dimensions.
             flat = all(weight.dim() < 5 for weight in weights)
-            found = self._wanted[id(module)] = flat and any(map(_is_other_order, weights))
-        return found
+            self._convolves[id(module)] = flat and any(map(_is_other_order, weights))
+            self._joins[id(module)] = _joins(module, modules)
+        return self._convolves[id(module)] or self._joins[id(module)]
 
     def relaid(self, names: Mapping[int, str]) -> tuple[Relaid, ...]:
-        """What each of them launches in channels_last; calls that launched the same are run once.
+        """What each model launches in channels_last. names: of the modules. Raises NotRelaid."""
 
-        names: of the modules. Raises NotRelaid.
-        """
+        def change(record: _Record) -> Mapping[int, str]:
+            if not _put_in_order(record.module):
+                raise NotRelaid(f"the weights of {record.path} are not on the device")
+            return names
+
+        return self._changed(self._convolves, change, same_work=True)
+
+    def fused(self, names: Mapping[int, str]) -> tuple[Relaid, ...]:
+        """What each model with joint attention launches with its projections fused. names: of the modules.
+        Raises NotRelaid."""
+
+        def change(record: _Record) -> Mapping[int, str]:
+            record.module.fuse_qkv_projections()  # type: ignore[operator]
+            found = {id(each): f"{record.path}.{inner}" for inner, each in walked(record.module) if inner}
+            return {**found, **names}
+
+        return self._changed(self._joins, change, same_work=False)
+
+    def _changed(
+        self, wanted: Mapping[int, bool], change: Callable[[_Record], Mapping[int, str]], *, same_work: bool
+    ) -> tuple[Relaid, ...]:
+        """Calls that launched the same are run once."""
         ran: dict[tuple[Any, ...], list[Launched]] = {}
         found = []
         items = alike(self._items)
         for record in self._records:
+            if not wanted[id(record.module)]:
+                continue
             launched = items[record.first : record.last]
             key = (id(record.module), *map(id, launched))
             if key not in ran:
-                ran[key] = _again(record, launched, names)
+                ran[key] = _again(record, change)
+                if same_work and _work([item for item, _ in ran[key]]) != _work(launched):
+                    raise NotRelaid(f"called again, {record.path} does other work")
             found.append(Relaid(record.first, record.last, ran[key]))
         return tuple(found)
+
+
+def _joins(model: nn.Module, modules: Sequence[nn.Module]) -> bool:
+    """Whether attention modules of a model project a second stream beside their own, and all can be fused."""
+    if not callable(getattr(model, "fuse_qkv_projections", None)):
+        return False
+    return any(
+        "add_q_proj" in each._modules and not getattr(each, "fused_projections", False) for each in modules
+    )
 
 
 def _seen(tensor: torch.Tensor) -> Any:
@@ -117,21 +157,22 @@ def _is_other_order(weight: torch.Tensor) -> bool:
     return weight.dim() == 4 and not weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def _again(record: _Record, before: Sequence[Any], names: Mapping[int, str]) -> list[Launched]:
+def _again(record: _Record, change: Callable[[_Record], Mapping[int, str]]) -> list[Launched]:
+    """change: makes the change and gives the names of the modules."""
     args, kwargs = pytree.tree_map_only(_Seen, _Seen.again, record.given, is_leaf=_is_seen)
-    stack = ModuleStack(names)
-    taken = _Taken(stack)
     try:
-        with _as_it_was(record.module), observing(taken), torch.no_grad(), stack.following():
-            if not _put_in_order(record.module):
-                raise NotRelaid(f"the weights of {record.path} are not on the device")
-            record.module(*args, **kwargs)
+        with _as_it_was(record.module), torch.no_grad():
+            with suspended():
+                stack = ModuleStack(change(record))
+            taken = _Taken(stack)
+            with observing(taken), stack.following():
+                record.module(*args, **kwargs)
     except NotRelaid:
         raise
     except Exception as error:
         raise NotRelaid(f"called again, {record.path} raised {type(error).__name__}: {error}") from error
-    if taken.waits or _work([item for item, _ in taken.items]) != _work(before):
-        raise NotRelaid(f"called again, {record.path} does other work")
+    if taken.waits:
+        raise NotRelaid(f"called again, {record.path} waits")
     return taken.items
 
 

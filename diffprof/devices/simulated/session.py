@@ -92,8 +92,9 @@ class SimulatedSession:
         """Send what happens to `observer`; a method it doesn't override is never called."""
         self.observer = observer
         for name in ("op", "blocking", "alloc", "free", "invented", "opaque"):
-            wanted = observer is not None and getattr(type(observer), name) is not getattr(Observer, name)
-            setattr(self, f"on_{name}", getattr(observer, name) if wanted else None)
+            told = getattr(observer, name, None)
+            wanted = getattr(told, "__func__", told) is not getattr(Observer, name)
+            setattr(self, f"on_{name}", told if wanted else None)
 
 
 SESSION = SimulatedSession()
