@@ -185,9 +185,9 @@ class _Lanes:
 
     def _run(self, columns: EventColumns) -> None:
         now, latest, limit, latency = self.now, self.latest, self._limit, self._latency
-        for spent, work, stream, row in zip(
-            columns.host, columns.device, columns.stream, columns.sync, strict=True
-        ):
+        host, device = columns.host.tolist(), columns.device.tolist()
+        streams, sync = columns.stream.tolist(), columns.sync.tolist()
+        for spent, work, stream, row in zip(host, device, streams, sync, strict=True):
             now += spent
             if work > 0.0:
                 ends = self._ends.get(stream)

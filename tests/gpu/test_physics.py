@@ -27,9 +27,14 @@ WIDTHS = st.integers(2, 300).map(lambda n: 64 * n)
 """Of layers: multiples of 64."""
 DEPTHS = st.integers(4, 300).map(lambda n: 64 * n)
 TABLED = [name for name in spec_names() if load_spec(name).tables]
-NOISE = 0.7
-"""Measured times of neighbouring shapes are not quite in order: the faster kernel may begin at the larger
-one."""
+NOISE = {Origin.MEASURED: 0.7, Origin.SIBLING: 0.7, Origin.MODELLED: 1.0}
+"""Origin of a time -> least share of it that twice the work takes. What is measured is not quite in order:
+the faster kernel may begin at the larger shape. An A100's cuBLAS takes 83.5 us for 96 x 7168 x 4096 and 58.8
+for 192 rows; products of less than 25 us on an L40S, a GB200 and an RTX PRO 6000 go down to 0.57. A model has
+no such excuse."""
+
+TINY_US = 25.0
+"""Products that take less are not in order on some GPUs at all."""
 
 
 @given(
@@ -54,12 +59,14 @@ def test_products_are_within_the_hardware(gpu: str, rows: int, columns: int, dep
 def test_twice_the_product_never_takes_less(gpu: str, rows: int, columns: int, depth: int) -> None:
     model = CostModel(load_spec(gpu), Mode())
 
-    def us(*sizes: int) -> float:
-        return model.kernels(signatures.linear(*sizes))[0].device_us
+    def us(*sizes: int) -> tuple[float, str]:
+        kernel = model.kernels(signatures.linear(*sizes))[0]
+        return kernel.device_us, kernel.origin
 
-    one = us(rows, depth, columns)
+    one, origin = us(rows, depth, columns)
+    least = NOISE[Origin(origin)] if origin == Origin.MODELLED or one > TINY_US else 0.55
     for twice in ((2 * rows, depth, columns), (rows, 2 * depth, columns), (rows, depth, 2 * columns)):
-        assert us(*twice) >= NOISE * one
+        assert us(*twice)[0] >= least * one * 0.999999
 
 
 @given(
@@ -85,7 +92,7 @@ def test_attention_is_within_the_hardware_and_grows(
         shape._replace(queries=2 * queries),
         shape._replace(keys=2 * keys),
     ):
-        assert attention(spec, backend, more, "fp16", 2).us >= NOISE * time.us
+        assert attention(spec, backend, more, "fp16", 2).us >= NOISE[time.origin] * time.us * 0.999999
 
 
 @given(
@@ -112,7 +119,7 @@ def test_convolutions_are_within_the_hardware_and_grow(
     one, two = (convolution(spec, conv(times), "fp16", 2) for times in (1, 2))
     assert conv(1).flops / one.us <= spec.ceiling("fp16") / 1e6 * 1.000001
     assert one.us >= one.floor
-    assert two.us >= NOISE * one.us
+    assert two.us >= NOISE[one.origin] * one.us * 0.999999
 
 
 @given(gpu=GPUS, elements=st.integers(1, 10**9), addressing=st.sampled_from(list(Addressing)))
