@@ -208,14 +208,23 @@ def _serve(connection: Connection, preload: Sequence[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
-    for name in preload:
-        import_module(name)
+    broken = _not_imported(preload)
     while True:
         try:
             task = connection.recv()
         except (EOFError, OSError):
             return
-        connection.send(_sendable(carried_out(task)))
+        connection.send(_sendable(Result(task.key, error=broken) if broken else carried_out(task)))
+
+
+def _not_imported(names: Sequence[str]) -> str | None:
+    """Why these modules can't be imported; None where they can."""
+    try:
+        for name in names:
+            import_module(name)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 def _sendable(result: Result) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import re
@@ -73,8 +74,33 @@ def with_packages(spec: str) -> Iterator[Path]:
         pip = [uv, "pip", "install", "--python"] if uv else [*here, "pip", "--python"]
         more = [str(python)] if uv else [str(python), "install"]
         _installed([*pip, *more, "--quiet", "--no-deps", requirement(spec)], spec)
-        _over_this_one(python)
+        site = _over_this_one(python)
+        lacking = missing(site)
+        if lacking:
+            _installed([*pip, *more, "--quiet", *lacking], spec)
         yield python
+
+
+def missing(site: Path) -> list[str]:
+    """What the packages in a folder require and this environment has not got, as pip takes it. What it has
+    keeps its version."""
+    from packaging.requirements import Requirement
+
+    told = (
+        Requirement(each)
+        for found in importlib.metadata.distributions(path=[str(site)])
+        for each in found.requires or ()
+    )
+    needed = (each for each in told if each.marker is None or each.marker.evaluate({"extra": ""}))
+    return sorted({str(each) for each in needed if not _has(each.name)})
+
+
+def _has(name: str) -> bool:
+    try:
+        importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def requirement(spec: str) -> str:
@@ -99,12 +125,13 @@ def _installed(command: Sequence[str], spec: str) -> None:
         raise DiffprofError(f"{spec} could not be installed: {' '.join(last)}", "Try it with pip.")
 
 
-def _over_this_one(python: Path) -> None:
-    """What is not installed in an environment is found in this one."""
+def _over_this_one(python: Path) -> Path:
+    """What is not installed in an environment is found in this one. Its folder of packages."""
     program = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
     site = subprocess.run([python, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
     ours = dict.fromkeys(path for path in sys.path if path and Path(path).is_dir() and _is_site(path))
     (Path(site) / "zz-diffprof.pth").write_text("".join(f"{path}\n" for path in ours))
+    return Path(site)
 
 
 def _is_site(path: str) -> bool:

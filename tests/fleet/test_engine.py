@@ -66,6 +66,14 @@ def test_a_result_that_cannot_be_sent_is_told() -> None:
     assert result.error.startswith("its result can't be sent")
 
 
+def test_a_worker_that_cannot_import_what_it_needs_says_so_for_each_task() -> None:
+    tasks = [Task(str(n), work.square, (n,)) for n in range(2)]
+    results = Processes(workers=1, preload=("json", "no_such_module_at_all")).results(tasks)
+    assert [each.error for each in results] == [
+        "ModuleNotFoundError: No module named 'no_such_module_at_all'"
+    ] * 2
+
+
 @pytest.mark.slow
 @without_ray
 def test_a_cluster_that_is_not_there_is_a_usage_error() -> None:

@@ -123,3 +123,24 @@ def test_every_pipeline_of_the_corpus_has_the_lines_of_its_scan(tmp_path: Path) 
         syncs = scan_target(target, device=DEVICE).recording.syncs or ()
         found = [(line.file, line.line, line.count) for line in each.lines if line.what == "wait"]
         assert found == [(w.site.file, w.site.line, w.per_step) for w in syncs if w.in_loop]
+
+
+def test_what_another_version_needs_beside_this_environment_is_told(tmp_path: Path) -> None:
+    from diffprof.guard.elsewhere import missing
+
+    told = tmp_path / "older-1.0.dist-info"
+    told.mkdir()
+    requires = (
+        "no-such-package-here<2",
+        "msgspec<0.1",
+        'extra-one; extra == "more"',
+        'not; python_version < "3"',
+    )
+    lines = [
+        "Metadata-Version: 2.1",
+        "Name: older",
+        "Version: 1.0",
+        *(f"Requires-Dist: {r}" for r in requires),
+    ]
+    (told / "METADATA").write_text("\n".join(lines) + "\n")
+    assert missing(tmp_path) == ["no-such-package-here<2"]
