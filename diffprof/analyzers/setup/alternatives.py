@@ -23,6 +23,12 @@ CACHE_INTERVAL = 3
 """Steps of which one runs whole and the others reuse its deep features, as in DeepCache's examples
 (github.com/horseee/DeepCache)."""
 
+STEP_CACHES = (
+    *("first-block-cache", "first-block-cache-careful"),
+    *("taylorseer-cache", "taylorseer-cache-careful", "pyramid-attention"),
+)
+"""Fixes that give a denoiser one of diffusers' caches."""
+
 
 @rule("SET015", "many-steps", needs=("setup",))
 def many_steps(recording: Recording) -> Iterator[Finding]:
@@ -107,7 +113,7 @@ def features_recomputed(recording: Recording) -> Iterator[Finding]:
         cost_note="What it saves is unknown until it is measured."
         if outer is None
         else "Two steps of three run outer blocks only.",
-        fixes=("first-block-cache",) if cacheable else ("deep-cache",),
+        fixes=STEP_CACHES if cacheable else ("deep-cache",),
         evidence=rests_on,
     )
 

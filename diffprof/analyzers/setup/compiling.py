@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from diffprof.analyzers.setup.alternatives import STEP_CACHES
 from diffprof.analyzers.setup.memory import in_channels_last
 from diffprof.analyzers.setup.precision import NO_SETUP, ROUNDING_TOLERANCE, place
 from diffprof.gpu.inductor_flags import FLAGS, INT8_FLAGS
@@ -121,7 +122,7 @@ RECIPES = (
             tolerance=ROUNDING_TOLERANCE,
             conflicts={
                 "compile-blocks": "the blocks are compiled within the whole",
-                "first-block-cache": "its hooks decide in Python which blocks run",
+                **dict.fromkeys(STEP_CACHES, "its hooks decide in Python which blocks run"),
             },
             why="Chains of small operations become one kernel, launches are replayed as CUDA graphs. The "
             "published flags are options of this compilation alone. Fused kernels round less often.",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from diffprof.analyzers.setup.alternatives import CACHE_INTERVAL, LCM_STEPS, lcm_weights
 from diffprof.analyzers.setup.precision import place
 from diffprof.model.finding import Finding
-from diffprof.model.fix import Code, Fix, Recipe, Safety, Skipped, Stage
+from diffprof.model.fix import Code, Fix, Recipe, Safety, Skipped, Stage, Write
 from diffprof.model.recording import Recording
 
 
@@ -45,14 +46,37 @@ def ssd_1b(recording: Recording, findings: Sequence[Finding]) -> Code:
     )
 
 
-def first_block_cache(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
-    """diffusers' own cache between steps."""
-    parts = recording.setup.parts if recording.setup else ()
-    cacheable = [part for part in parts if part.role == "denoiser" and part.cacheable and part.cache is None]
-    if not cacheable:
-        return Skipped("no denoiser of this pipeline takes diffusers' caches")
-    lines = [f"{place(part.name)}.enable_cache(FirstBlockCacheConfig(threshold=0.1))" for part in cacheable]
-    return Code(imports=("from diffusers import FirstBlockCacheConfig",), optimize="\n".join(lines))
+CACHES = {
+    "first-block-cache": "FirstBlockCacheConfig(threshold=0.1)",
+    "first-block-cache-careful": "FirstBlockCacheConfig(threshold=0.05)",
+    "taylorseer-cache": "TaylorSeerCacheConfig(cache_interval=5, max_order=1)",
+    "taylorseer-cache-careful": "TaylorSeerCacheConfig(cache_interval=3, max_order=1)",
+    "pyramid-attention": "PyramidAttentionBroadcastConfig(\n"
+    "    spatial_attention_block_skip_range=2,\n"
+    "    current_timestep_callback=lambda: pipe.current_timestep,\n"
+    ")",
+}
+"""diffusers' caches between steps, each at thresholds from its documentation -> how it is configured."""
+
+
+def _cache(key: str) -> Write:
+    def code(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
+        parts = recording.setup.parts if recording.setup else ()
+        taking = [p for p in parts if p.role == "denoiser" and p.cacheable and p.cache is None]
+        if not taking:
+            return Skipped("no denoiser of this pipeline takes diffusers' caches")
+        config = CACHES[key]
+        return Code(
+            imports=(f"from diffusers import {config.partition('(')[0]}",),
+            optimize="\n".join(f"{place(part.name)}.enable_cache({config})" for part in taking),
+        )
+
+    return code
+
+
+def _tells_timestep(pipe: Any) -> str | None:
+    told = hasattr(type(pipe), "current_timestep")
+    return None if told else "the pipeline does not tell its current timestep"
 
 
 def deep_cache(recording: Recording, findings: Sequence[Finding]) -> Code:
@@ -68,6 +92,30 @@ def deep_cache(recording: Recording, findings: Sequence[Finding]) -> Code:
         ),
     )
 
+
+_BLOCKS = (
+    "Where the first block's residual changes by less than the threshold, the others' result of the step "
+    "before is used again."
+)
+_HITS = (
+    "how many steps it skips depends on real weights; here all after the first were assumed to be skipped, "
+    "the most that it can save"
+)
+_SERIES = "What attention gives is computed in some steps and continued from there as a Taylor series."
+_LOSS = "when it computes is known, what the image loses by it depends on real weights"
+
+_ABOUT = {
+    "first-block-cache": ("Skip blocks whose input hardly changes", _BLOCKS, _HITS),
+    "first-block-cache-careful": ("Skip blocks whose input changed by less than 5 %", _BLOCKS, _HITS),
+    "taylorseer-cache": ("Compute attention in every fifth step, and extrapolate it", _SERIES, _LOSS),
+    "taylorseer-cache-careful": ("Compute attention in every third step, and extrapolate it", _SERIES, _LOSS),
+    "pyramid-attention": (
+        "Reuse attention of the step before, in the middle of the schedule",
+        "Between timesteps 100 and 800 every second step takes what attention gave in the one before.",
+        _LOSS,
+    ),
+}
+"""Of each cache: title, why, and what a pipeline without weights does not tell."""
 
 RECIPES = (
     Recipe(
@@ -93,16 +141,21 @@ RECIPES = (
         ),
         ssd_1b,
     ),
-    Recipe(
-        Fix(
-            "first-block-cache",
-            "Skip blocks whose input hardly changes",
-            Safety.LOSSY,
-            Stage.MODEL,
-            why="Where the first block's residual changes by less than the threshold, the others' result of "
-            "the step before is used again.",
-        ),
-        first_block_cache,
+    *(
+        Recipe(
+            Fix(
+                key,
+                title,
+                Safety.LOSSY,
+                Stage.MODEL,
+                conflicts=dict.fromkeys(list(CACHES)[n + 1 :], "a denoiser has one cache"),
+                why=why,
+            ),
+            _cache(key),
+            fits=_tells_timestep if key == "pyramid-attention" else None,
+            not_on_cpu=unknown,
+        )
+        for n, (key, (title, why, unknown)) in enumerate(_ABOUT.items())
     ),
     Recipe(
         Fix(

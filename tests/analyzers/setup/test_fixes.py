@@ -10,7 +10,9 @@ import pytest
 import torch
 from msgspec import structs
 
+from diffprof.analyzers.setup.alternatives import STEP_CACHES
 from diffprof.analyzers.setup.fixes import RECIPES
+from diffprof.analyzers.setup.models import CACHES
 from diffprof.judge.recipes import find_recipe
 from diffprof.model.fix import Code, Safety, Skipped
 from diffprof.model.recording import DeviceInfo, Grade
@@ -288,16 +290,18 @@ def test_a_library_is_used_where_the_device_runs_it(
 # --- other roads -----------------------------------------------------------------------------------------
 
 
-def test_first_block_cache_skips_blocks_and_is_taken_off(flux: Bench) -> None:
+@pytest.mark.parametrize("key", STEP_CACHES)
+def test_a_step_cache_reuses_and_is_taken_off(key: str, flux: Bench) -> None:
     clean = flux.mark()
     before = flux.image()
-    flux.apply("first-block-cache")
-    assert cache_of(flux) == "FirstBlockCacheConfig"
-    assert isinstance(flux.code("first-block-cache"), Skipped)
+    flux.apply(key)
+    assert cache_of(flux) == CACHES[key].partition("(")[0]
+    assert isinstance(flux.code(key), Skipped)
     assert np.isfinite(flux.image()).all()
     flux.restore(clean)
     assert cache_of(flux) is None
     assert np.array_equal(flux.image(), before)
+    assert find_recipe(key).not_on_cpu, "without weights nothing is kept as checked"
 
 
 def cache_of(flux: Bench) -> str | None:
@@ -326,7 +330,7 @@ def test_advice_is_code_that_compiles_with_what_it_names() -> None:
 
 
 def test_every_fix_that_runs_is_tried_here() -> None:
-    tried = {key for key, _, _ in CASES} | {"float16", "attention-backend", "first-block-cache"}
+    tried = {key for key, _, _ in CASES} | {"float16", "attention-backend", *STEP_CACHES}
     tried |= {"compile", "compile-blocks"}  # test_compiling
     assert {r.fix.key for r in RECIPES if r.fix.safety is not Safety.ADVICE} <= tried
 
