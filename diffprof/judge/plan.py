@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
+from diffprof.judge.capturing import capturable_said
 from diffprof.judge.figures import call_ms
 from diffprof.judge.planned_edits import edits_now, with_patches
 from diffprof.judge.pricing import removal
@@ -65,7 +66,7 @@ def make_plan(report: Report, choice: Choice | None = None) -> Plan:
         after_ms=after,
         saves_ms=None if before is None or after is None else before - after,
         grade=timeline.grade if timeline else recording.timing.grade if recording.timing else None,
-        notes=tuple(_own_files(report)),
+        notes=(*_own_files(report), *(capturable_said(recording) if choice.goal == "no-waits" else ())),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffprof.judge.capturing import capturable_said
 from diffprof.model import units
 from diffprof.model.fix import NOT_SELECTED, Difference, Outcome, Plan, PlanStep, SourceEdit, Status
 from diffprof.model.plain import clean_lines
@@ -381,6 +382,9 @@ def render_applied(
     page = Page(columns, colour=colour)
     page.flow(("dim", words.subject(report.recording)))
     add_outcomes(page, report)
+    if after is not None and report.plan is not None and report.plan.goal == "no-waits":
+        for note in capturable_said(after.recording):
+            page.flow(note)
     if report.path:
         page.whole(("dim", f"Stored in {report.path}"))
         page.flow(("bold", _after_trying(report)))
