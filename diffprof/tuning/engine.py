@@ -308,6 +308,8 @@ class Tuning:
         step, code = new.step, new.code
         looked = self.now
         before_findings = [self.report.findings[n] for n in step.findings]
+        wanted = analyzers_of(step.rules) or ("syncs", "kernels")
+        self.trial.expect(wanted)
         after = self.trial.measured()
         if too_close(self.before, after):
             memory = self.before.memory_bytes, after.memory_bytes
@@ -316,7 +318,7 @@ class Tuning:
         change = self.trial.difference(self.output, output)
         if uncompared:
             change = replace(change, why_not=uncompared)
-        self._look(analyzers_of(step.rules) or ("syncs", "kernels"))
+        self._look(wanted)
         seen = seen_between(looked, self.now, before_findings, step.rules)
         noise, unsure = self._noise(step, change, state)
         decision = judged(
@@ -461,6 +463,10 @@ def _reason(error: BaseException) -> str:
     text = [line.strip() for line in str(error).splitlines() if line.strip()]
     first = " ".join(text[:2]) if text and text[0].endswith(":") else "".join(text[:1])
     raised = f"{type(error).__name__}{': ' + first if first else ''}"
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith("<fix ")]
+    frames = [
+        f
+        for f in traceback.extract_tb(error.__traceback__)
+        if f.filename.startswith(("<fix ", "optimized.py, "))
+    ]
     where = f" at {frames[-1].line!r}" if frames and frames[-1].line else ""
     return f"It raised {raised}{where}; undone."

@@ -53,6 +53,7 @@ class TrialMark:
     compiled: bool
     compiling: tuple[tuple[str, Code], ...] = ()
     python: float | None = None
+    seen: Recording | None = None
 
 
 class Trial:
@@ -139,6 +140,9 @@ class Trial:
                 self.restore(mark)
                 found.extend(self.measured().passes)
         return _measured(passes[0], memory[0]), _measured(passes[1], memory[1])
+
+    def expect(self, analyzers: Sequence[str]) -> None:
+        """What the states to come will be scanned for."""
 
     def look(self, analyzers: Sequence[str]) -> Recording:
         """Scan the pipeline as it is now."""
@@ -236,7 +240,7 @@ class SimulatedTrial(Trial):
     _original: Timeline | None = None
     """Of the first state that was timed."""
     _cpu_seconds: float | None = None
-    """Of the twin's call without its models, before any fix."""
+    """Of the twin's call without its models, before the first fix that brings Python of its own."""
 
     def __init__(self, scene: PipelineCall, *args: Any, **kwargs: Any) -> None:
         super().__init__(scene, *args, **kwargs)
@@ -248,6 +252,8 @@ class SimulatedTrial(Trial):
         self.compiling: tuple[tuple[str, Code], ...] = ()
         self._twin: Subject | None = None
         self._seen: Recording | None = None
+        """The scan of the state as it is, if there was one."""
+        self._expected: tuple[str, ...] = ()
         try:
             self.twin = twin_of(scene)
             self._twin = Subject(self.twin.scene)
@@ -256,24 +262,25 @@ class SimulatedTrial(Trial):
 
     def mark(self) -> TrialMark:
         twin = self._twin.mark() if self._twin else None
-        return TrialMark(self.subject.mark(), twin, self.reckoned, self.compiled, self.compiling, self.python)
+        of_twin = (self.compiling, self.python, self._seen)
+        return TrialMark(self.subject.mark(), twin, self.reckoned, self.compiled, *of_twin)
 
     def restore(self, mark: TrialMark) -> None:
         super().restore(mark)
         if self._twin is not None and mark.twin is not None:
             self._twin.restore(mark.twin)
-        self.compiling, self.python = mark.compiling, mark.python
-        self._seen = None
+        self.compiling, self.python, self._seen = mark.compiling, mark.python, mark.seen
 
     def apply(self, key: str, code: Code, reckoned: Simulated | None) -> str | None:
         self._seen = None
         if reckoned is None:
             self.subject.apply(key, code)
             if self._twin is not None:
-                if self._cpu_seconds is None:
+                brings_python = bool(code.definitions or code.around)
+                if brings_python and self._cpu_seconds is None:
                     self._cpu_seconds = cpu_seconds(self._twin.scene)
                 self._twin.apply(key, code)
-                if code.definitions or code.around:
+                if brings_python and self._cpu_seconds is not None:
                     self.python = cpu_seconds(self._twin.scene) / self._cpu_seconds
             return self.no_twin or None
         self.reckoned = (*self.reckoned, reckoned)
@@ -303,16 +310,19 @@ class SimulatedTrial(Trial):
         models = [name for name, part in components(self.pipe).items() if isinstance(part, torch.nn.Module)]
         return charged_ms(seen.timeline, self._original, self.python, models)
 
+    def expect(self, analyzers: Sequence[str]) -> None:
+        self._expected = tuple(analyzers)
+
     def look(self, analyzers: Sequence[str]) -> Recording:
-        """On a simulated GPU, syncs and kernels come of one run, which is kept until something changes."""
-        if set(analyzers) <= {"syncs", "kernels"}:
-            return self._recording()
-        return self._adjusted(super().look(tuple(dict.fromkeys(("syncs", "kernels", *analyzers)))))
+        """On a simulated GPU all comes of one run, which is kept until something changes."""
+        if self._seen is None or not set(analyzers) <= set(self._seen.analyzers):
+            wanted = dict.fromkeys(("syncs", "kernels", *analyzers))
+            self._seen = self._adjusted(super().look(tuple(wanted)))
+        return self._seen
 
     def _recording(self) -> Recording:
-        if self._seen is None:
-            self._seen = self._adjusted(super().look(("syncs", "kernels")))
-        return self._seen
+        """The scan of the state as it is; where there is none yet, for all that it will be looked at for."""
+        return self._seen or self.look(self._expected)
 
     def _adjusted(self, seen: Recording) -> Recording:
         """Without what only undoing keeps alive, and with INT8 weights at their size."""
