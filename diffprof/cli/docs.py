@@ -70,6 +70,15 @@ def conflict_table() -> str:
     return table(("fix", "not with", "because"), rows)
 
 
+def order_table() -> str:
+    """Steps that can't follow others, and why."""
+    from diffprof.analyzers.quantization.order import WHY
+    from diffprof.views.markdown import code, table
+
+    rows = [(code(step), code(later), why) for (step, later), why in WHY.items()]
+    return table(("step", "not behind", "because"), rows)
+
+
 def stage_table() -> str:
     """The fixes of each stage, in the order of application."""
     from itertools import groupby
@@ -88,6 +97,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "rules": rule_table,
     "exit codes": exit_codes,
     "conflicts": conflict_table,
+    "order": order_table,
     "stages": stage_table,
 }
 

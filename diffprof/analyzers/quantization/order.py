@@ -13,7 +13,7 @@ from diffprof.model.pipeline import Pipeline, components
 STEPS = ("fuse-lora", "fuse-qkv", "swap-convs", "quantize", "compile")
 """The known order."""
 
-_WHY = {
+WHY = {
     ("fuse-lora", "quantize"): "a LoRA can't be merged into weights that are stored quantized",
     ("fuse-lora", "compile"): "merging changes weights that the compiled code may hold folded or cached",
     (
@@ -67,7 +67,7 @@ def check_order(pipe: Pipeline, step: str, component: str | None = None) -> None
         if later in taken:
             raise UsageError(
                 f"{step} comes too late: {taken[later]} has gone through {later} already, and "
-                f"{_WHY[step, later]}.",
+                f"{WHY[step, later]}.",
                 f"Build the pipeline again and keep the order: {', '.join(STEPS)}.",
             )
     if step == "quantize" and "quantize" in taken:
