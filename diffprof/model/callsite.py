@@ -61,7 +61,8 @@ def file_of(name: str) -> Path | None:
         if Path(name).is_file():
             return Path(name)
     looked_up = (each for each in list(linecache.cache) if each.endswith(name))
-    return next((Path(each) for each in looked_up if importable_path(each)[0] == name), None)
+    named = (Path(each) for each in looked_up if importable_path(each)[0] == name)
+    return next((each for each in named if each.is_file()), None)  # code run from memory is in none
 
 
 @functools.cache

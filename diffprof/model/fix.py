@@ -78,7 +78,8 @@ class Code(msgspec.Struct, frozen=True):
     imports: import statements. definitions: module-level functions, classes and constants; names start with
     an underscore. optimize: statements on a pipeline called `pipe`. call: statements on `kwargs`, the dict of
     the call's arguments. around: an expression for a context manager that is open during the call. shim:
-    whether it interprets the code around it, over private API, where no plain code is known.
+    whether it interprets the code around it, over private API, where no plain code is known. kept: lines that
+    stand in the library like this: those of a method that is written again with some of them changed.
     """
 
     imports: tuple[str, ...] = ()
@@ -87,12 +88,13 @@ class Code(msgspec.Struct, frozen=True):
     call: str = ""
     around: str = ""
     shim: bool = False
+    kept: int = 0
 
     @property
     def lines(self) -> int:
-        """Lines of code: neither blank nor comments alone."""
+        """Lines of its own: neither blank nor comments alone, nor kept from the library."""
         texts = (line.strip() for line in self.shown.splitlines())
-        return sum(bool(text) and not text.startswith("#") for text in texts)
+        return sum(bool(text) and not text.startswith("#") for text in texts) - self.kept
 
     @property
     def shown(self) -> str:

@@ -64,8 +64,8 @@ class Subject:
     def apply(self, key: str, code: Code) -> None:
         """Run the code. What it raises passes through; the state is then somewhere in between."""
         self.scene.rewind()
-        run("\n".join(code.imports), self.namespace, f"{key}, imports")
-        run(code.definitions, self.namespace, f"{key}, definitions")
+        run("\n".join(code.imports), self.namespace, f"<fix {key}, imports>")
+        run(code.definitions, self.namespace, file_of(key, code))
         pipe = self.pipe
         if code.optimize.strip():
             pipe = function("optimize", "pipe", code.optimize, self.namespace, key)(pipe)
@@ -94,14 +94,19 @@ def function(name: str, argument: str, body: str, namespace: dict[str, Any], key
         f"def _{name}({argument}):\n{textwrap.indent(body.strip(chr(10)), '    ')}\n    return {argument}\n"
     )
     own: dict[str, Any] = {}
-    run(source, namespace, f"{key}, {name}", own)
+    run(source, namespace, f"<fix {key}, {name}>", own)
     return own[f"_{name}"]
 
 
-def run(source: str, namespace: dict[str, Any], label: str, own: dict[str, Any] | None = None) -> None:
-    """Execute source as a file that tracebacks and `inspect` can show."""
+def file_of(key: str, code: Code) -> str:
+    """What the file with a fix's definitions is called. Methods that stand there as in the library are code
+    that is scanned, with loops and lines of its own; what else fixes define is looked past."""
+    return f"optimized.py, {key}" if code.kept else f"<fix {key}, definitions>"
+
+
+def run(source: str, namespace: dict[str, Any], file: str, own: dict[str, Any] | None = None) -> None:
+    """Execute source as a file of that name, which tracebacks and `inspect` can show."""
     if not source.strip():
         return
-    file = f"<fix {label}>"
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
     exec(compile(source, file, "exec"), namespace, own if own is not None else namespace)

@@ -30,7 +30,11 @@ class ClassSource:
 
     def text(self, node: ast.AST) -> str:
         """What stands in the file there."""
-        return ast.get_source_segment("".join(self.lines), node) or ""
+        first, last = node.lineno - 1, node.end_lineno - 1  # type: ignore[attr-defined]
+        begin, end = node.col_offset, node.end_col_offset  # type: ignore[attr-defined]
+        lines = [line.encode() for line in self.lines[first : last + 1]]
+        lines[-1] = lines[-1][:end]
+        return b"".join([lines[0][begin:], *lines[1:]]).decode()
 
 
 def class_at(site: Site) -> ClassSource:
@@ -66,7 +70,7 @@ def _class(name: str, file: str, module: ast.Module, lines: tuple[str, ...]) -> 
 @functools.lru_cache(maxsize=32)
 def _parsed(name: str) -> tuple[ast.Module, tuple[str, ...]]:
     path = path_of(name)
-    if path is None:
+    if path is None or not path.is_file():
         raise NoSource(f"{name} is not on this machine")
     text = path.read_text(encoding="utf-8")
     return ast.parse(text), tuple(text.splitlines(keepends=True))

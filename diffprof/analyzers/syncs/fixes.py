@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from diffprof.analyzers.syncs import plain, plain_models, shims
+from diffprof.analyzers.syncs.edited_classes import edited_classes
 from diffprof.analyzers.syncs.tree_shake import needed
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Code, Fix, Recipe, Safety, Skipped, Stage
@@ -89,7 +90,9 @@ def _code(shim: str, lines: Iterable[str], around: str = "") -> Code:
 
 def _host_timesteps(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
     rows = _rows(recording, findings)
-    return plain.host_timesteps(rows, _schedulers(recording, rows))
+    code = plain.host_timesteps(rows, _schedulers(recording, rows))
+    other = plain.searched(rows, _schedulers(recording, rows)) if isinstance(code, Skipped) else code
+    return other if isinstance(other, Code) else code
 
 
 def _tables_on_host(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
@@ -112,6 +115,10 @@ def _upload_once(recording: Recording, findings: Sequence[Finding]) -> Code | Sk
 def _sent_once(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
     code = plain_models.sent_once(_rows(recording, findings))
     return code if isinstance(code, Code) else Skipped(f"{code.why}; {_ELSEWHERE}")
+
+
+def _edited(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
+    return edited_classes(_rows(recording, findings))
 
 
 def _no_plain_code(recording: Recording, findings: Sequence[Finding]) -> Skipped:
@@ -248,6 +255,19 @@ RECIPES = (
         ),
         _host_timesteps,
         shim=_answered_timesteps,
+    ),
+    Recipe(
+        Fix(
+            "edited-lines",
+            "Write the lines that wait otherwise, in a subclass with that method",
+            Safety.EXACT,
+            Stage.SCHEDULER,
+            why="The method stands there as in the library, but for the lines that are marked: a timestep is"
+            " read from a copy made before the loop, a tensor of device numbers is a view of them, a mask's"
+            " selection a sort of known size, what is stored for later stays on the device. The device"
+            " computes what it did before.",
+        ),
+        _edited,
     ),
     Recipe(
         Fix(

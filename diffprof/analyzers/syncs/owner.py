@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import functools
 import linecache
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -44,6 +44,21 @@ def owner_of(frame: FrameType, event: Blocking, names: dict[int, str]) -> Owner 
         return None
     with suspended():
         return _indexed_table(statement, frame, names) or _read_attribute(statement, frame, event, names)
+
+
+def given_to(frames: Sequence[FrameType], event: Blocking, names: dict[int, str]) -> Owner | None:
+    """What a model's `forward` calls a host's tensor that is sent: `transformer(image_rotary_emb)`."""
+    if event.tensor is None:
+        return None
+    for frame in frames:
+        model = names.get(id(frame.f_locals.get("self"))) if frame.f_code.co_name == "forward" else None
+        if model is None or "." in model:
+            continue
+        for name, value in frame.f_locals.items():
+            held = value if isinstance(value, (list, tuple)) else [value]
+            if any(_on(each, host=True) and same_storage(each, event.tensor) for each in held):
+                return Owner(f"{model}({name})", "cpu")
+    return None
 
 
 def _indexed_table(statement: ast.stmt, frame: FrameType, names: dict[int, str]) -> Owner | None:

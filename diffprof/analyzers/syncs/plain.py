@@ -9,6 +9,7 @@ part in float32; a device scalar is cast to the tensors' type first).
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 
@@ -16,10 +17,15 @@ from msgspec.structs import replace
 
 from diffprof.analyzers.syncs.class_source import ClassSource, NoSource, class_at
 from diffprof.analyzers.syncs.method_copies import copied
-from diffprof.analyzers.syncs.timestep_use import arguments_to_timestep, is_timestep, timestep_use
+from diffprof.analyzers.syncs.timestep_use import (
+    arguments_to_timestep,
+    is_timestep,
+    optional_timesteps,
+    timestep_use,
+)
 from diffprof.model.fix import Code, Skipped
 from diffprof.model.recording import Frame, Site, SyncRow
-from diffprof.model.recording.source_text import dotted
+from diffprof.model.recording.source_text import dotted, quoted
 
 _NUMBERS = '''
 def _number_timesteps(scheduler):
@@ -39,6 +45,33 @@ def _number_timesteps(scheduler):
                 place = offset // {timestep}.element_size()
                 {timestep} = self.numbers[place] if 0 <= place < len(self.numbers) else {timestep}
             return super().step({arguments}, *args, **kwargs)
+
+    scheduler.__class__ = functools.update_wrapper(NumberTimesteps, cls, updated=())  # it keeps its name
+'''
+
+_SEVERAL_NUMBERS = '''
+def _number_timesteps(scheduler):
+    """Hand `step` its timesteps as numbers, with which it indexes tables that are on the CPU."""
+    cls = type(scheduler)
+
+    class NumberTimesteps(cls):
+        @functools.wraps(cls.set_timesteps)
+        def set_timesteps(self, *args, **kwargs):
+            super().set_timesteps(*args, **kwargs)
+            self.read, self.numbers = self.timesteps, self.timesteps.tolist()  # once, before the loop
+
+        def number(self, timestep):
+            if not isinstance(timestep, torch.Tensor):
+                return timestep
+            # A view of `timesteps`: its address says which.
+            place = (timestep.data_ptr() - self.read.data_ptr()) // timestep.element_size()
+            return self.numbers[place] if 0 <= place < len(self.numbers) else timestep
+
+        @functools.wraps(cls.step)
+        def step(self, {arguments}, *args, **kwargs):
+            for name in kwargs.keys() & {keywords}:
+                kwargs[name] = self.number(kwargs[name])
+            return super().step({looked_up}, *args, **kwargs)
 
     scheduler.__class__ = functools.update_wrapper(NumberTimesteps, cls, updated=())  # it keeps its name
 '''
@@ -70,7 +103,7 @@ _ENTRY = """
         @functools.wraps(cls.{method})
         def {method}(self, {arguments}, *args, **kwargs):
             if self.timesteps is not self.on_device:
-                return super().{method}({arguments}, *args, **kwargs)
+                return super().{method}({arguments}, *args, **kwargs){more}
             self.timesteps{keep} = self.on_host{given}
             try:
                 return super().{method}({looked_up}, *args, **kwargs)
@@ -104,9 +137,8 @@ def host_timesteps(rows: Sequence[SyncRow], schedulers: Iterable[str]) -> Code |
     try:
         entered = _entered(rows)
         uses = [timestep_use(source.methods, name) for (_, name), source in entered.items()]
-        arguments = {
-            name: arguments_to_timestep(source.methods[name]) for (_, name), source in entered.items()
-        }
+        methods = {name: source.methods[name] for (_, name), source in entered.items()}
+        arguments = {name: arguments_to_timestep(method) for name, method in methods.items()}
     except NoSource as why:
         return Skipped(f"what the scheduler does with its timesteps is unknown: {why}")
     if any(use.inline for use in uses):
@@ -114,24 +146,43 @@ def host_timesteps(rows: Sequence[SyncRow], schedulers: Iterable[str]) -> Code |
     number = all(use.number for use in uses)
     if number and set(arguments) == {"step"} and not any(use.searches or use.computing for use in uses):
         given = arguments["step"]
-        text = _NUMBERS.format(arguments=", ".join(given), timestep=given[-1])
+        steps = [source.methods["step"] for source in entered.values()]
+        more = dict.fromkeys(name for step in steps for name in optional_timesteps(step))
+        text = (_SEVERAL_NUMBERS if more else _NUMBERS).format(
+            arguments=", ".join(given),
+            timestep=given[-1],
+            keywords=_set_of(more),
+            looked_up=", ".join([*given[:-1], f"self.number({given[-1]})"]),
+        )
         return _code(text, "_number_timesteps", schedulers)
     computing = sorted({name for use in uses for name in use.computing})
-    methods = [_entry(name, given, keep=bool(computing)) for name, given in arguments.items()]
-    methods += [_COMPUTING.format(method=name) for name in computing]
+    written = [_entry(methods[name], given, keep=bool(computing)) for name, given in arguments.items()]
+    written += [_COMPUTING.format(method=name) for name in computing]
     definitions = _ON_HOST.format(
         entries=" and ".join(f"`{name}`" for name in arguments),
         each="self.on_host.tolist()" if number else "list(self.on_host)",
-        methods="".join(methods),
+        methods="".join(written),
     )
     return _code(definitions, "_host_timesteps", schedulers)
 
 
-def _entry(method: str, arguments: Sequence[str], *, keep: bool) -> str:
+_MORE = """
+            for name in kwargs.keys() & {names}:
+                kwargs[name] = self.on_cpu(kwargs[name])"""
+
+
+def _set_of(names: Iterable[str]) -> str:
+    """As Python source."""
+    return "{" + ", ".join(map(quoted, names)) + "}"
+
+
+def _entry(method: ast.FunctionDef, arguments: Sequence[str], *, keep: bool) -> str:
     """keep: whether the timestep of the device is remembered, for methods that compute with it."""
+    more = optional_timesteps(method)
     looked_up = [f"self.on_cpu({name})" if is_timestep(name) else name for name in arguments]
     return _ENTRY.format(
-        method=method,
+        method=method.name,
+        more=_MORE.format(names=_set_of(more)) if more else "",
         arguments=", ".join(arguments),
         looked_up=", ".join(looked_up),
         keep=", self.given" if keep else "",
@@ -166,14 +217,21 @@ def tables_on_device(rows: Sequence[SyncRow], schedulers: Iterable[str]) -> Code
     )
 
 
+def searched(rows: Sequence[SyncRow], schedulers: Iterable[str]) -> Code | Skipped:
+    """For searches of the step's timestep in the table, where the scheduler computes with it too."""
+    doc = "Find the place of a timestep by its address, not by its value."
+    return _copied(rows, schedulers, "_timesteps_by_address", "TimestepsByAddress", doc)
+
+
 def _copied(
     rows: Sequence[SyncRow], schedulers: Iterable[str], function: str, name: str, doc: str
 ) -> Code | Skipped:
     try:
-        imports, definitions = copied(rows, function, name, doc)
+        made = copied(rows, function, name, doc)
     except NoSource as why:
         return Skipped(f"{why}")
-    return replace(_code(definitions, function, schedulers), imports=imports)
+    code = _code(made.definitions, function, schedulers)
+    return replace(code, imports=made.imports, kept=made.kept)
 
 
 def _code(definitions: str, function: str, schedulers: Iterable[str]) -> Code:

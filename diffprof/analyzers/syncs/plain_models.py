@@ -6,9 +6,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Iterator, Sequence
 
-from diffprof.analyzers.syncs.class_source import ClassSource, NoSource, class_at
+from diffprof.analyzers.syncs.class_source import ClassSource, NoSource, class_at, class_of
 from diffprof.model.fix import Code, Skipped
-from diffprof.model.recording import SyncRow
+from diffprof.model.recording import Frame, Site, SyncRow
 from diffprof.model.recording.source_text import dotted, quoted
 
 _TABLES = '''
@@ -42,31 +42,137 @@ def _fill_numbers(model):
 '''
 
 
-def sent_once(rows: Sequence[SyncRow]) -> Code | Skipped:
-    """For uploads within models, all of which have to be of tables that stay, or of numbers."""
-    tables: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
-    numbers: dict[str, None] = {}
+_GIVEN = '''
+def _send_once(model, names):
+    """Send tables that a model is given on the CPU once, not in each block of each step."""
+    device = next(model.parameters()).device
+    sent = {}
+
+    def send(module, args, kwargs):
+        for name in kwargs.keys() & set(names):
+            given, there = sent.get(name, (None, None))
+            if kwargs[name] is not given:
+                given, several = kwargs[name], isinstance(kwargs[name], (list, tuple))
+                there = type(given)(each.to(device) for each in given) if several else given.to(device)
+                sent[name] = given, there
+            kwargs[name] = there
+        return args, kwargs
+
+    model.register_forward_pre_hook(send, with_kwargs=True)
+'''
+
+
+_MADE = '''
+def _make_once(part):
+    """Let a part that makes tables of its input's shape make them once for each, and send them."""
+    cls = type(part)
+
+    class Once(cls):
+        @functools.wraps(cls.forward)
+        def forward(self, x):
+            if self.__dict__.get("made_for") != (x.shape, x.device):
+                made = super().forward(x)
+                several = isinstance(made, (list, tuple))
+                self.made = type(made)(each.to(x.device) for each in made) if several else made.to(x.device)
+                self.made_for = x.shape, x.device
+            return self.made
+
+    part.__class__ = functools.update_wrapper(Once, cls, updated=())  # it keeps its name
+'''
+
+
+def takes(row: SyncRow) -> bool:
+    """Whether `sent_once` has code for it."""
     try:
-        for row in rows:
-            model, names = _model(row), list(_tables(row))
-            if names:
-                parts, own = tables.setdefault(model, ({}, {}))
-                parts.update(dict.fromkeys(each.partition(".")[2] for each in row.modules))
-                own.update(dict.fromkeys(names))
-            elif _is_number(row):
-                numbers[model] = None
-            else:
-                raise NoSource(f"line {row.site.line} of {row.site.file} sends what is made anew")
-    except NoSource as why:
-        return Skipped(f"{why}")
+        return bool(_is_number(row) or list(_tables(row)) or any(_held(row))) and bool(_model(row))
+    except NoSource:
+        return False
+
+
+def sent_once(rows: Sequence[SyncRow]) -> Code | Skipped:
+    """For uploads within models: of tables that stay, of those that a model is given or makes of a shape, of
+    numbers. What else is made anew is left."""
+    tables: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
+    given: dict[str, dict[str, None]] = {}
+    makers: dict[str, None] = {}
+    numbers: dict[str, None] = {}
+    for row in filter(takes, rows):
+        model, (argument, maker) = _model(row), _held(row)
+        if _is_number(row):
+            numbers[model] = None
+        elif names := list(_tables(row)):
+            parts, own = tables.setdefault(model, ({}, {}))
+            parts.update(dict.fromkeys(each.partition(".")[2] for each in row.modules))
+            own.update(dict.fromkeys(names))
+        elif maker:
+            makers[f"{model}.{maker}"] = None
+        elif argument:
+            given.setdefault(model, {})[argument] = None
     lines = [
         f"_tables_on_device(pipe.{dotted(model)}, {_listed(parts)}, {_listed(own)})"
         for model, (parts, own) in tables.items()
     ]
+    lines += [f"_make_once(pipe.{dotted(maker)})" for maker in makers]
+    lines += [f"_send_once(pipe.{dotted(model)}, {_listed(names)})" for model, names in given.items()]
     lines += [f"_fill_numbers(pipe.{dotted(model)})" for model in numbers]
-    definitions = (_TABLES if tables else "") + (_NUMBERS if numbers else "")
-    imports = [f"import {name}" for name in ("fnmatch", "torch") if f"{name}." in definitions]
+    if not lines:
+        return Skipped("what is sent is made anew in each step")
+    wanted = ((_TABLES, tables), (_MADE, makers), (_GIVEN, given), (_NUMBERS, numbers))
+    definitions = "\n".join(text for text, used in wanted if used)
+    imports = [f"import {name}" for name in ("fnmatch", "functools", "torch") if f"{name}." in definitions]
     return Code(imports=tuple(imports), definitions=definitions.strip("\n") + "\n", optimize="\n".join(lines))
+
+
+def _held(row: SyncRow) -> tuple[str | None, str | None]:
+    """(argument, part) of what `transformer(rotary)` stands for: the argument that the model was given, or
+    the part of it that makes what has that name."""
+    model, _, name = (row.owner or "").removesuffix(")").partition("(")
+    if not name or model not in {each.partition(".")[0] for each in row.modules}:
+        return None, None
+    frames: list[Site | Frame] = [row.site, *row.site.chain]
+    frames = [f for f in frames if f.function.endswith(".forward")]
+    source = class_at(Site(file=frames[-1].file, line=frames[-1].line, function=frames[-1].function))
+    method = source.methods["forward"]
+    for node in ast.walk(method):
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+            parts = [maker for call in ast.walk(node.value) if (maker := _maker(source, call))]
+            return None, parts[0] if len(parts) == 1 else None
+    return name if name in {each.arg for each in method.args.args} else None, None
+
+
+def _maker(source: ClassSource, node: ast.AST) -> str | None:
+    """`rope` of `self.rope(x)`, a part whose class, of the same file, looks at the shape of `x` alone."""
+    if not isinstance(node, ast.Call) or len(node.args) != 1 or node.keywords:
+        return None
+    part = _own(node.func)
+    for made in ast.walk(source.methods["__init__"]) if part and "__init__" in source.methods else ():
+        if (
+            isinstance(made, ast.Assign)
+            and _own(made.targets[0]) == part
+            and isinstance(made.value, ast.Call)
+        ):
+            try:
+                forward = class_of(ast.unparse(made.value.func), source.file, "".join(source.lines)).methods[
+                    "forward"
+                ]
+            except (NoSource, KeyError):
+                return None
+            return part if _asks_for_the_shape(forward) else None
+    return None
+
+
+def _asks_for_the_shape(forward: ast.FunctionDef) -> bool:
+    x = forward.args.args[1].arg
+    used = [n for n in ast.walk(forward) if isinstance(n, ast.Name) and n.id == x]
+    asked = (f"{x}.shape", f"{x}.size", f"{x}.device")
+    shapes = [n for n in ast.walk(forward) if isinstance(n, ast.Attribute) and ast.unparse(n) in asked]
+    return len(used) == len(shapes) > 0
+
+
+def _own(node: ast.AST) -> str | None:
+    """`rope` of `self.rope`."""
+    own = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
+    return node.attr if own else None  # type: ignore[attr-defined]
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -82,7 +188,10 @@ def _model(row: SyncRow) -> str:
 
 def _tables(row: SyncRow) -> Iterator[str]:
     """Names of attributes that the line sends, and that the class does nothing else with."""
-    source = class_at(row.site)
+    try:
+        source = class_at(row.site)
+    except NoSource:
+        return
     for method in source.methods.values():
         for node in ast.walk(method):
             if isinstance(node, ast.Call) and node.lineno <= row.site.line <= (node.end_lineno or 0):

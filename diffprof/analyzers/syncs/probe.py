@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any, NamedTuple
 
-from diffprof.analyzers.syncs.owner import Owner, owner_of
+from diffprof.analyzers.syncs.owner import Owner, given_to, owner_of
 from diffprof.devices.simulated import Blocking, Observer
 from diffprof.judge.allowed import open_blocks
 from diffprof.model.callsite import Place, caller, importable_path, is_machinery, make_site, places, stack
@@ -153,13 +153,18 @@ class SyncObserver(Observer):
                 phase=self._outside(phase.name),
                 part=phase.part or _part_of(frames),
                 offload=any(_is_offloader(f) for f in frames),
-                owner=owner_of(at, event, self.names) if kind in _READS else None,
+                owner=self._owner(kind, at, frames, event),
             )
         values, module = _digest(event.tensor), self._module_of(frames)
         wait = Noted(key, event.waits, event.bytes, event.known, event.assumed, values, module)
         self.log.append(wait)
         row.add(wait, moment)
         return key
+
+    def _owner(self, kind: str, at: FrameType, frames: list[FrameType], event: Blocking) -> Owner | None:
+        if kind == "host-to-device":
+            return given_to(frames, event, self.names)
+        return owner_of(at, event, self.names) if kind in _READS else None
 
     def note_again(self, wait: Noted, outside: int) -> Key:
         """Note that a wait comes again, now; returns under which key. outside: how many of the blocks that

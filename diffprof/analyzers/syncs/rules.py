@@ -68,11 +68,14 @@ def _in_scheduler(recording: Recording, row: SyncRow) -> bool:
 
 
 def _read_fixes(recording: Recording, row: SyncRow) -> tuple[str, ...]:
-    """Of a read in a scheduler, if the host could know the value: what a model has computed it can't."""
+    """Of a read, if the host could know the value: what a model has computed it can't. What is only stored
+    may stay on the device."""
+    scheduled = _in_scheduler(recording, row)
     if not row.in_loop or not row.values_known:
-        return ()
-    if not _in_scheduler(recording, row):
-        return ("host-copies",)
+        stored = row.in_loop and row.kind == "device-to-host" and not scheduled and row.part != "callback"
+        return ("edited-lines",) if stored else ()
+    if not scheduled:
+        return ("edited-lines", "host-copies")
     if _in_search(row):
         # In a copy of the scheduler, which the pipeline made for the call: with timesteps of its own.
         return ("set-begin-index",) if row.site.module else ("set-begin-index", "host-copies")
@@ -82,13 +85,19 @@ def _read_fixes(recording: Recording, row: SyncRow) -> tuple[str, ...]:
 
 
 def _upload_fixes(recording: Recording, row: SyncRow) -> tuple[str, ...]:
-    if row.in_loop and _in_scheduler(recording, row) and (_is_small(row) or row.constant is not False):
-        return ("upload-once",)
+    if row.in_loop and _in_scheduler(recording, row):
+        return ("upload-once",) if _is_small(row) or row.constant is not False else ()
     if not _recurs(row):
         return ()
+    edited = () if _sent_as_it_is(row) else ("edited-lines",)
     if _is_small(row) or row.constant:
-        return ("upload-once",)
+        return (*edited, "upload-once")
     return ("host-tensors-once",) if _sent_by_denoiser(recording, row) else ()
+
+
+def _sent_as_it_is(row: SyncRow) -> bool:
+    """Whether it is what a model was given or keeps: that can be sent before."""
+    return bool(row.owner and row.owner.endswith(")"))
 
 
 def _is_small(row: SyncRow) -> bool:

@@ -44,7 +44,7 @@ def timestep_use(methods: Mapping[str, ast.FunctionDef], entry: str = "step") ->
     if entry not in methods:
         raise NoSource(f"`{entry}` is inherited from elsewhere")
     given = [name for name in arguments_to_timestep(methods[entry]) if is_timestep(name)]
-    tags = dict.fromkeys(given, frozenset((entry,)))
+    tags = dict.fromkeys([*given, *optional_timesteps(methods[entry])], frozenset((entry,)))
     result = _Reader(methods, entry, ()).call(entry, tags)
     computing = tuple(sorted(result - {entry, _TABLE}))
     reader = _Reader(methods, entry, computing)
@@ -65,6 +65,12 @@ def arguments_to_timestep(method: ast.FunctionDef) -> list[str]:
     if not names:
         raise NoSource(f"`{method.name}` names no timestep")
     return names
+
+
+def optional_timesteps(method: ast.FunctionDef) -> list[str]:
+    """The names of further timesteps that a method may be given: `prev_timestep=None`."""
+    named = method.args.args[len(method.args.args) - len(method.args.defaults) :]
+    return [each.arg for each in (*named, *method.args.kwonlyargs) if each.arg.endswith("_timestep")]
 
 
 def is_timestep(name: str) -> bool:

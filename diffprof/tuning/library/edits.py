@@ -11,7 +11,8 @@ import libcst as cst
 from msgspec.structs import replace
 
 from diffprof.analyzers.syncs.class_source import ClassSource, NoSource, class_of, path_of
-from diffprof.analyzers.syncs.line_edits import LineEdit, line_edits
+from diffprof.analyzers.syncs.line_edits import LineEdit, edited, line_edits
+from diffprof.analyzers.syncs.loop_edits import loop_edits
 from diffprof.judge.source_edit.choosing import edits_for
 from diffprof.judge.source_edit.tree import Edit, Refused, Tree, applied_to, distinct
 from diffprof.model.errors import UsageError
@@ -21,8 +22,9 @@ from diffprof.model.recording import Frame, Site, SyncRow
 from diffprof.model.report import Report
 
 PACKAGE = "diffusers"
-ROOMS = tuple(f"{PACKAGE}/{room}/" for room in ("schedulers", "pipelines"))
-"""Where files are edited: no model is, so no graph of a compiled one changes."""
+ROOMS = tuple(f"{PACKAGE}/{room}/" for room in ("schedulers", "pipelines", "models"))
+"""Where files are edited. In models by kinds that put operations of the device in the place of others:
+nothing in them breaks a graph."""
 
 _BEGIN = (
     "# The loop begins with the first timestep: looking for it would make the CPU wait for the GPU.",
@@ -81,7 +83,9 @@ def _patched(report: Report, folder: Path, file: str, findings: Sequence[Finding
     searches = [f for f in findings if f.site is not None and "_init_step_index" in _all_functions(f)]
     if searches and file.startswith(f"{PACKAGE}/pipelines/"):
         return _begun(file, text, searches[0])
-    tries = [_by_tree(report, file, text, findings), _by_lines(report, file, text, findings)]
+    tries = [_by_kinds(report, file, text, findings)]
+    if "/models/" not in file:
+        tries += [_by_tree(report, file, text, findings), _by_lines(report, file, text, findings)]
     return min(tries, key=lambda each: (len(each.left), len(each.after)))
 
 
@@ -135,6 +139,37 @@ def _called_by(finding: Finding, functions: Collection[str]) -> bool:
     )
 
 
+# --- lines in the middle of a pipeline's or a model's method ---------------------------------------------
+
+
+def _by_kinds(report: Report, file: str, text: str, findings: Sequence[Finding]) -> FilePatch:
+    """The lines that wait, written otherwise."""
+    rows = report.recording.syncs or ()
+    edits: list[LineEdit] = []
+    left = []
+    done: list[str] = []
+    for finding in findings:
+        assert finding.site is not None
+        owner, _, method = finding.site.function.partition(".<locals>")[0].rpartition(".")
+        try:
+            source = class_of(owner, file, text)
+            for n in finding.evidence.syncs:
+                made = loop_edits(source, source.methods[method], rows[n], finding.site.line)
+                if any(edit.text.startswith("_once") for edit in made):
+                    raise NoSource("what is kept for the next call would be state of the model")
+                edits += made
+                done += (
+                    f"`{' '.join(e.text.split())}` for `{' '.join(source.text(e.node).split())}`"
+                    for e in made
+                )
+        except (NoSource, KeyError) as why:
+            left.append((finding.site.line, finding.rule, str(why)))
+    lines = {line for e in edits for line in range(e.node.lineno, (e.node.end_lineno or e.node.lineno) + 1)}
+    left = [each for each in left if each[0] not in lines]
+    after = edited(text.splitlines(keepends=True), edits)
+    return FilePatch(file, text, after, tuple(dict.fromkeys(done)), tuple(left))
+
+
 # --- expressions in a scheduler's methods ----------------------------------------------------------------
 
 
@@ -157,7 +192,7 @@ def _by_lines(report: Report, file: str, text: str, findings: Sequence[Finding])
             left.append((finding.site.line, finding.rule, str(why)))
     if source is None or not edits or "set_timesteps" not in source.methods:
         return FilePatch(file, text, text, (), tuple(left))
-    after = _kept(source, edits, _replaced(text, edits))
+    after = _kept(source, edits, edited(text.splitlines(keepends=True), edits))
     return FilePatch(file, text, after, tuple(dict.fromkeys(_said(edit) for edit in edits)), tuple(left))
 
 
@@ -176,17 +211,6 @@ def _said(edit: LineEdit) -> str:
     if edit.keeps:
         return f"`{edit.keeps}` at the end of `set_timesteps`, read in the steps"
     return f"`{edit.text}`, which does not check whether the matrix is singular"
-
-
-def _replaced(text: str, edits: Sequence[LineEdit]) -> str:
-    lines = text.splitlines(keepends=True)
-    places = {(each.node.lineno, each.node.col_offset): each for each in edits}
-    for (line, column), edit in sorted(places.items(), reverse=True):
-        was = lines[line - 1].encode()
-        if edit.node.end_lineno != line:
-            raise UsageError(f"Line {line} goes on in the next.", "Edit it by hand.")
-        lines[line - 1] = (was[:column] + edit.text.encode() + was[edit.node.end_col_offset :]).decode()
-    return "".join(lines)
 
 
 def _kept(source: ClassSource, edits: Sequence[LineEdit], text: str) -> str:

@@ -19,6 +19,7 @@ from diffprof.scanning.session import Session
 from diffprof.targets import Options, resolve
 from diffprof.targets.calls import swap_scheduler
 from diffprof.targets.pipeline_call import PipelineCall
+from diffprof.tuning.subject import file_of, run
 
 
 class DeviceSigmas(df.EulerDiscreteScheduler):
@@ -64,18 +65,18 @@ def fixes_for(report: Report, *, shims: bool = False) -> dict[str, Code]:
         own = [f for f in report.in_loop if recipe.fix.key in f.fixes]
         if own:
             code = recipe.written(report.recording, own, shims=shims)
-            assert isinstance(code, Code), code
-            made[recipe.fix.key] = code
+            assert isinstance(code, Code) or recipe.shim is None, code
+            made |= {recipe.fix.key: code} if isinstance(code, Code) else {}
     return made
 
 
 def apply(pipe: Any, codes: dict[str, Code]) -> dict[str, Any]:
     """Each fix in one namespace, one after the other; returns it."""
-    namespace: dict[str, Any] = {}
+    namespace: dict[str, Any] = {"pipe": pipe}
     for key, code in codes.items():
-        for part in ("\n".join(code.imports), code.definitions, code.optimize):
-            namespace["pipe"] = pipe
-            exec(compile(part, f"<fix {key}>", "exec"), namespace)
+        run("\n".join(code.imports), namespace, f"<fix {key}>")
+        run(code.definitions, namespace, file_of(key, code))
+        run(code.optimize, namespace, f"<fix {key}>")
     return namespace
 
 

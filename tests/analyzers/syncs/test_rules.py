@@ -121,7 +121,7 @@ def test_what_the_host_has_sent_is_read_there_wherever_it_is_asked():
         make_sync("data-dependent-shape", part="denoiser"),
         make_sync("tensor-from-device-scalars", part=None),
     ):
-        assert only(make_recording(row)).fixes == ("host-copies",)
+        assert only(make_recording(row)).fixes == ("edited-lines", "host-copies")
     site = make_site(function="UniPCMultistepScheduler._init_step_index", module=None)
     found = only(make_recording(make_sync("value-read", site=site)))
     assert found.fixes == ("set-begin-index", "host-copies")
@@ -164,7 +164,7 @@ def test_an_upload_in_two_steps_recurs_and_is_worth_keeping():
     large = {"shape": (1024, 1024), "part": "denoiser", "constant": True}
     twice = only(make_recording(make_sync("host-to-device", count=2, by_step=(0, 1, 1, 0), **large)))
     once = only(make_recording(make_sync("host-to-device", count=1, by_step=(0, 1, 0, 0), **large)))
-    assert twice.fixes == ("upload-once",)
+    assert twice.fixes == ("edited-lines", "upload-once")
     assert once.fixes == ()
 
 
@@ -174,7 +174,7 @@ def test_a_read_in_the_scheduler_between_its_steps_is_the_schedulers():
     of_scheduler = make_sync("value-read", part=None, site=make_site(module="scheduler"))
     of_pipeline = make_sync("value-read", part=None, site=make_site(module=None))
     assert only(make_recording(of_scheduler, target=scheduler)).fixes == ("host-timesteps",)
-    assert only(make_recording(of_pipeline, target=scheduler)).fixes == ("host-copies",)
+    assert only(make_recording(of_pipeline, target=scheduler)).fixes == ("edited-lines", "host-copies")
 
 
 @pytest.mark.parametrize(

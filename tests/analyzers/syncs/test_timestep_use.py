@@ -86,11 +86,14 @@ def test_copied_methods_differ_from_the_library_s_in_marked_lines_alone() -> Non
         make_sync("host-to-device", site=make_site(file=file, function=method, line=n, excerpt=()))
         for n in lines
     ]
-    imports, text = copied(rows, "_f", "Name", "Doc.")
+    made = copied(rows, "_f", "Name", "Doc.")
+    imports, text = made.imports, made.definitions
     compile(text, "copied", "exec")
     assert "from diffusers.utils import deprecate" in imports
     known = {line.strip() for line in theirs}
     body = text.partition("# As in UniPCMultistepScheduler")[2].partition("scheduler.__class__")[0]
     own = [line for line in body.splitlines()[3:] if line.strip() and line.strip() not in known]
     assert [line.endswith(MARK) for line in own] == [True, True]
+    code = [line.strip() for line in body.splitlines()[3:] if line.strip()]
+    assert made.kept == sum(not line.startswith("#") for line in code) - len(own)
     assert "self.sigmas_on_device[self.step_index + 1], self.sigmas_on_device[self.step_index]" in own[0]
