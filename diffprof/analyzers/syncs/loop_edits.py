@@ -21,7 +21,7 @@ TELLS = re.compile(r"\s*self\.\w*timestep = (?!None)\w+\s*(#.*)?\s*")
 """A pipeline keeps the step's timestep for those who ask for it."""
 
 
-class Lines:
+class MethodLines:
     """A method, and the lines of it that a row is about."""
 
     def __init__(self, source: ClassSource, method: ast.FunctionDef, row: SyncRow, line: int) -> None:
@@ -69,7 +69,7 @@ def loop_edits(source: ClassSource, method: ast.FunctionDef, row: SyncRow, line:
 
     Raises NoSource where no kind fits.
     """
-    lines = Lines(source, method, row, line)
+    lines = MethodLines(source, method, row, line)
     for kind in _KINDS:
         found = list(kind(lines))
         if found:
@@ -89,7 +89,7 @@ def _counted(loop: ast.For) -> tuple[str, str, ast.expr] | None:
     return pair[0].id, pair[1].id, loop.iter.args[0]  # type: ignore[attr-defined]
 
 
-def _timestep(lines: Lines) -> Iterator[LineEdit]:
+def _timestep(lines: MethodLines) -> Iterator[LineEdit]:
     """`if t >= boundary`, `float(t)`: the entry of a copy of all timesteps, made before the loop."""
     found = lines.loop()
     over = _counted(found[0]) if found else None
@@ -105,18 +105,18 @@ def _timestep(lines: Lines) -> Iterator[LineEdit]:
             yield LineEdit(node, f"timesteps_on_host[{counter}]", ahead=ahead)
 
 
-def _is_told(lines: Lines) -> bool:
+def _is_told(lines: MethodLines) -> bool:
     """Whether the line keeps the timestep for those who look: `self._current_timestep = t`."""
     return TELLS.fullmatch(lines.source.lines[lines.line - 1]) is not None
 
 
-def _is_number_of(lines: Lines, node: ast.AST) -> bool:
+def _is_number_of(lines: MethodLines, node: ast.AST) -> bool:
     parent = next(lines.above(node))
     named = isinstance(parent, ast.Call) and isinstance(parent.func, ast.Name)
     return named and parent.func.id in ("float", "int", "bool")  # type: ignore[attr-defined]
 
 
-def _entry(lines: Lines) -> Iterator[LineEdit]:
+def _entry(lines: MethodLines) -> Iterator[LineEdit]:
     """`float(self.scheduler.sigmas[i])`: of a copy of the table, made before the loop."""
     found = lines.loop()
     over = _counted(found[0]) if found else None
@@ -131,7 +131,7 @@ def _entry(lines: Lines) -> Iterator[LineEdit]:
             yield LineEdit(node.value, name, ahead=ahead)
 
 
-def _computed(lines: Lines) -> Iterator[LineEdit]:
+def _computed(lines: MethodLines) -> Iterator[LineEdit]:
     """`timestep[0].item()`, computed from the loop's timestep alone: computed of all before the loop, and
     read once."""
     found = lines.loop()
@@ -151,7 +151,7 @@ def _computed(lines: Lines) -> Iterator[LineEdit]:
             yield LineEdit(read, f"{name}[{over[0]}]", ahead=(found[1], f"{name} = ({whole}).tolist()"))  # type: ignore[arg-type]
 
 
-def _of_all(lines: Lines, loop: ast.For, name: str, each: str, table: str) -> str | None:
+def _of_all(lines: MethodLines, loop: ast.For, name: str, each: str, table: str) -> str | None:
     """What a name is when the line reads it, with the table of all timesteps in the place of one."""
     text = None
     for made in sorted(lines.stored(name), key=lambda n: n.lineno):
@@ -181,7 +181,7 @@ def _put(text: str, name: str, instead: str) -> str:
     return re.sub(rf"\b{name}\b", lambda _: instead, text)
 
 
-def _asked(lines: Lines) -> Iterator[LineEdit]:
+def _asked(lines: MethodLines) -> Iterator[LineEdit]:
     """`if self.does_guidance`, a property that looks at a tensor which stays: asked once, before the loop."""
     found = lines.loop()
     owner = (lines.row.owner or "").partition(".")[0]
@@ -198,7 +198,7 @@ def _asked(lines: Lines) -> Iterator[LineEdit]:
 # --- tensors made of numbers -----------------------------------------------------------------------------
 
 
-def _is_made(lines: Lines, node: ast.AST) -> bool:
+def _is_made(lines: MethodLines, node: ast.AST) -> bool:
     return isinstance(node, ast.Call) and lines.text(node.func) in ("torch.tensor", "torch.as_tensor")
 
 
@@ -206,7 +206,7 @@ def _keyword(call: ast.Call, name: str) -> ast.expr | None:
     return next((each.value for each in call.keywords if each.arg == name), None)
 
 
-def _scalars(lines: Lines) -> Iterator[LineEdit]:
+def _scalars(lines: MethodLines) -> Iterator[LineEdit]:
     """`torch.tensor([t] * n)` of a device's scalar: a view of it."""
     if lines.row.kind != "tensor-from-device-scalars":
         return
@@ -227,7 +227,7 @@ def _scalars(lines: Lines) -> Iterator[LineEdit]:
             yield LineEdit(node, f"{view}{times}{typed}")
 
 
-def _may_be_there(lines: Lines, node: ast.Call) -> bool:
+def _may_be_there(lines: MethodLines, node: ast.Call) -> bool:
     """Whether what takes the tensor puts it on the device, or it is there already."""
     if _keyword(node, "device") is not None:
         return True
@@ -241,7 +241,7 @@ def _may_be_there(lines: Lines, node: ast.Call) -> bool:
     return any(lines.text(each.value).startswith(f"{name}.to(") for each in lines.stored(name))
 
 
-def _few_numbers(lines: Lines) -> Iterator[LineEdit]:
+def _few_numbers(lines: MethodLines) -> Iterator[LineEdit]:
     """`torch.tensor(weights, device=device)` of a few numbers: filled in on the device."""
     shape = lines.row.shape or ()
     if lines.row.kind != "host-to-device" or len(shape) != 1 or shape[0] > 8:
@@ -254,7 +254,7 @@ def _few_numbers(lines: Lines) -> Iterator[LineEdit]:
                 yield LineEdit(node, f"torch.stack([{each} for each in {lines.text(node.args[0])}])")
 
 
-def _host_numbers(lines: Lines) -> Iterator[LineEdit]:
+def _host_numbers(lines: MethodLines) -> Iterator[LineEdit]:
     """`torch.tensor([height, width], device=device)`, which Python alone reads: made on the host."""
     if lines.row.kind != "host-to-device" or not lines.row.constant or "int" not in (lines.row.dtype or ""):
         return
@@ -266,7 +266,7 @@ def _host_numbers(lines: Lines) -> Iterator[LineEdit]:
                 yield LineEdit(node, f"{lines.text(node.func)}({', '.join(rest)})")
 
 
-def _one_number(lines: Lines) -> Iterator[LineEdit]:
+def _one_number(lines: MethodLines) -> Iterator[LineEdit]:
     """`timesteps[None].to(device)` of one number on the host: filled in on the device."""
     if lines.row.kind != "host-to-device" or lines.row.shape != (1,):
         return
@@ -278,7 +278,7 @@ def _one_number(lines: Lines) -> Iterator[LineEdit]:
             yield LineEdit(node, f"torch.full((1,), {one}.item(), dtype={one}.dtype, device={where})")
 
 
-def _constant(lines: Lines) -> Iterator[LineEdit]:
+def _constant(lines: MethodLines) -> Iterator[LineEdit]:
     """What is computed on the host of sizes alone, and sent in each step: computed and sent once."""
     if lines.row.kind != "host-to-device" or not lines.row.constant:
         return
@@ -298,7 +298,7 @@ def _constant(lines: Lines) -> Iterator[LineEdit]:
             yield LineEdit(node, f"_once(self, {key}, lambda: {lines.text(node)})")
 
 
-def _of_a_mask(lines: Lines) -> Iterator[LineEdit]:
+def _of_a_mask(lines: MethodLines) -> Iterator[LineEdit]:
     """`mask.sum(dim=1).tolist()`, `nonzero(mask)` of a mask that a model is given in each step: asked once,
     as long as it is that tensor."""
     if lines.row.kind not in ("value-read", "data-dependent-shape") or not lines.row.modules:
@@ -317,7 +317,7 @@ def _of_a_mask(lines: Lines) -> Iterator[LineEdit]:
             yield LineEdit(node, f"_once_of(self, {masks.pop()}, {key}, lambda: {text})")
 
 
-def _spelled_out(lines: Lines, node: ast.expr) -> str:
+def _spelled_out(lines: MethodLines, node: ast.expr) -> str:
     """An expression, with what its names stand for that are set once."""
     text = lines.text(node)
     for name in {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}:
@@ -331,7 +331,7 @@ def _spelled_out(lines: Lines, node: ast.expr) -> str:
 # --- results of the device -------------------------------------------------------------------------------
 
 
-def _stays(lines: Lines) -> Iterator[LineEdit]:
+def _stays(lines: MethodLines) -> Iterator[LineEdit]:
     """`self.masks[i] = mask.detach().cpu()`, stored for who wants to look: stored on the device."""
     stored = _stored_copy(lines) if lines.row.kind == "device-to-host" else None
     if stored is None or not (lines.stored("latents") or "latents" in ast.unparse(lines.method.args)):
@@ -349,7 +349,7 @@ def _stays(lines: Lines) -> Iterator[LineEdit]:
             yield LineEdit(each, f"{lines.text(each)[:-1].rstrip().rstrip(',')}, device=latents.device)")
 
 
-def _stored_copy(lines: Lines) -> tuple[ast.Call, str] | None:
+def _stored_copy(lines: MethodLines) -> tuple[ast.Call, str] | None:
     """(`mask.cpu()`, `self.masks`) of `self.masks[i] = mask.cpu()` in the line."""
     for node in ast.walk(lines.method):
         if isinstance(node, ast.Assign) and node.lineno <= lines.line <= (node.end_lineno or node.lineno):
@@ -363,7 +363,7 @@ def _stored_copy(lines: Lines) -> tuple[ast.Call, str] | None:
 # --- masks -----------------------------------------------------------------------------------------------
 
 
-def _reordered(lines: Lines) -> Iterator[LineEdit]:
+def _reordered(lines: MethodLines) -> Iterator[LineEdit]:
     """`torch.cat([a[m], b[n], a[~m], b[~n]])`, all entries in another order: taken by a stable sort, whose
     size is known."""
     if lines.row.kind != "data-dependent-shape":
@@ -387,7 +387,7 @@ def _reordered(lines: Lines) -> Iterator[LineEdit]:
         yield LineEdit(node, f"torch.cat([{parts}])[order]", ahead=(at, order))
 
 
-def _where_known(lines: Lines, node: ast.AST, names: list[str]) -> ast.stmt:
+def _where_known(lines: MethodLines, node: ast.AST, names: list[str]) -> ast.stmt:
     """The statement before which names have their values: in the loop that sets all of them, its first."""
     for parent in lines.above(node):
         if isinstance(parent, ast.For):
@@ -397,7 +397,7 @@ def _where_known(lines: Lines, node: ast.AST, names: list[str]) -> ast.stmt:
     return next(each for each in lines.above(node) if isinstance(each, ast.stmt))
 
 
-def _clamped(lines: Lines) -> Iterator[LineEdit]:
+def _clamped(lines: MethodLines) -> Iterator[LineEdit]:
     """`if scale < 0: scale = 0`, for a tensor of one number: a clamp on the device."""
     for node in ast.walk(lines.method):
         if not isinstance(node, ast.If) or node.lineno != lines.line or lines.row.kind != "value-read":
