@@ -121,8 +121,17 @@ def requirement(spec: str) -> str:
 def _installed(command: Sequence[str], spec: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        last = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        raise DiffprofError(f"{spec} could not be installed: {' '.join(last)}", "Try it with pip.")
+        why = last_error(done.stderr or done.stdout)
+        raise DiffprofError(f"{spec} could not be installed: {why}", "Try it with pip.")
+
+
+def last_error(said: str) -> str:
+    """The line of pip's or uv's talk that says what went wrong: git's where it is git, the last otherwise."""
+    lines = [line.strip() for line in said.strip().splitlines()]
+    for begins in ("fatal:", "ERROR:"):
+        if found := [line for line in lines if line.startswith(begins)]:
+            return found[-1]
+    return lines[-1] if lines else "no reason told"
 
 
 def _over_this_one(python: Path) -> Path:

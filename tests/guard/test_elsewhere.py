@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from diffprof.guard import elsewhere
-from diffprof.guard.elsewhere import requirement, with_packages
+from diffprof.guard.elsewhere import last_error, requirement, with_packages
 from diffprof.model.errors import DiffprofError, UsageError
 
 
@@ -54,3 +54,12 @@ def test_one_package_is_replaced_and_the_others_stay(wheel: Path, monkeypatch: p
     assert not python.exists()
     with lost, with_packages(str(wheel.with_name("gone.whl"))):
         pass
+
+
+def test_what_went_wrong_is_git_s_word_then_pip_s_then_the_last() -> None:
+    pip = "ERROR: no\nnote: This error originates from a subprocess, and is likely not a problem with pip.\n"
+    assert last_error("  fatal: unable to access 'https://github.com/a/b/'\n" + pip).startswith(
+        "fatal: unable"
+    )
+    assert last_error(pip) == "ERROR: no"
+    assert last_error("a\nb\n") == "b"
