@@ -14,8 +14,8 @@ from diffprof.cli.output import emit, say, stdout_to_stderr, terminal
 from diffprof.cli.scan import make_options, target_options
 from diffprof.model.errors import UsageError
 
-_SIZE = re.compile(r"(?i)([\d.]+)\s*(gib|gb|mib|mb)?")
-_UNITS = {"gib": 1.0, "gb": 1e9 / 2**30, "mib": 1 / 1024, "mb": 1e6 / 2**30}
+_SIZE = re.compile(r"(?i)([\d.]+)\s*(tib|tb|gib|gb|mib|mb)?")
+_BYTES = {"tib": 2**40, "tb": 1e12, "gib": 2**30, "gb": 1e9, "mib": 2**20, "mb": 1e6}
 
 
 def gib_of(text: str | None, option: str) -> float | None:
@@ -25,7 +25,7 @@ def gib_of(text: str | None, option: str) -> float | None:
     found = _SIZE.fullmatch(text.strip())
     if found is None or not found[1].replace(".", "", 1).isdecimal():
         raise UsageError(f"{option} {text!r} is no size.", f"Write it as {option} 16GiB.")
-    return float(found[1]) * _UNITS[(found[2] or "gib").lower()]
+    return float(found[1]) * _BYTES[(found[2] or "gib").lower()] / 2**30
 
 
 @click.command("fit")

@@ -83,11 +83,12 @@ def test_whose_table_holds() -> None:
 
 
 def test_boards_that_share_pcie_alone_take_the_times_of_a_measured_one() -> None:
-    """A T4's link is half of an L40S's; an H100 for PCIe has no part in the NVLink of its sibling."""
-    for name, scale in (("rtx4090", 1.0), ("t4", 2.0), ("h100-pcie", 0.5)):
-        assert table_of(load_spec(name)) == ("l40s", Origin.MODELLED, pytest.approx(scale, rel=0.02))
-    measured, _ = collective_us(load_spec("l40s"), "alltoall", 4, 1 << 24)
-    assert collective_us(load_spec("t4"), "alltoall", 4, 1 << 24) == (2 * measured, Origin.MODELLED)
+    """An RTX 4090's link is half of an RTX PRO 6000's; an H100 for PCIe has no part in NVLink."""
+    for name, scale in (("rtx4090", 2.0), ("t4", 4.0), ("h100-pcie", 1.0)):
+        expected = ("rtx_pro_6000_server", Origin.MODELLED, pytest.approx(scale, rel=0.02))
+        assert table_of(load_spec(name)) == expected
+    measured, _ = collective_us(load_spec("rtx-pro-6000"), "alltoall", 4, 1 << 24)
+    assert collective_us(load_spec("t4"), "alltoall", 4, 1 << 24) == (4 * measured, Origin.MODELLED)
     assert measured > 3 * collective_us(H100, "alltoall", 4, 1 << 24)[0]
 
 

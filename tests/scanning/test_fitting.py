@@ -15,6 +15,7 @@ from msgspec.structs import replace as replace_row
 
 import diffprof
 from diffprof.analyzers.kernels.simulated import SimulatedKernels
+from diffprof.cli.fit import gib_of
 from diffprof.corpus import CASES, CorpusCase
 from diffprof.devices import resolve_device
 from diffprof.gpu.assembly import Call, LaunchedWait, Phase, assembled
@@ -329,6 +330,14 @@ def test_what_is_taken_is_written_as_a_module(found: Fitted) -> None:
     assert "on NVIDIA GeForce RTX 4090, 24 GiB: " in space["__doc__"]
     with pytest.raises(UsageError, match="Nothing was written"):
         module_of(replace_row(found, chosen=None))
+
+
+def test_sizes_are_read_in_any_unit() -> None:
+    sizes = [gib_of(text, "--memory") for text in ("16", "1TiB", "24 gb", "512MiB", None)]
+    assert sizes == [16.0, 1024.0, pytest.approx(22.35, abs=0.01), 0.5, None]
+    for text in ("-3", "1.2.3", "much", ""):
+        with pytest.raises(UsageError, match="is no size"):
+            gib_of(text, "--memory")
 
 
 def test_where_nothing_fits_it_says_by_how_much() -> None:
