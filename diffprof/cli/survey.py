@@ -68,7 +68,8 @@ def command(
     from diffprof.judge.survey import changes
     from diffprof.views.surveys import render_changes
 
-    options = [*(["--workers", str(workers)] if workers else []), *([] if breaks else ["--no-breaks"])]
+    options = ["--workers", str(workers)] if workers else []
+    options += [*([] if breaks else ["--no-breaks"]), *(["--again"] if again else [])]
     with with_packages(other) as python:  # first: what can't be installed is said at once
         rows = _surveyed(patterns, traces, engine, breaks=breaks, again=again, quiet=quiet)
         theirs = _elsewhere(python, other, patterns, traces, options)

@@ -58,14 +58,16 @@ def timed(name: str, engine: Engine, found: list[Source], folder: Path) -> list[
     return [msgspec.structs.replace(row, took_s=None) for row in rows]
 
 
-def kill_one(name: str, after: float) -> None:
-    """End one process whose command says `name`, of those below this one, after that many seconds."""
+def kill_worker(after: float) -> None:
+    """End one of Ray's workers, of those below this process, after that many seconds. Ray calls a worker by
+    its task, and its own agents by what they are."""
 
     def end() -> None:
         for process in psutil.Process().children(recursive=True):
-            if name in " ".join(process.cmdline()):
+            name = " ".join(process.cmdline())
+            if name.startswith("ray::") and not name.endswith("Agent"):
                 process.kill()
-                print(f"killed {process.pid}", flush=True)
+                print(f"killed {name}", flush=True)
                 return
 
     threading.Timer(after, end).start()
@@ -83,7 +85,7 @@ def main(count: int) -> None:
         assert one == two
         if importlib.util.find_spec("ray") is not None:
             assert timed("Ray, two workers", RayCluster(workers=2), found, Path(scratch)) == one
-            kill_one("ray::", 20.0)
+            kill_worker(20.0)
             assert timed("Ray, one worker killed", RayCluster(workers=2), found, Path(scratch)) == one
         print("the same rows")
 
