@@ -212,7 +212,11 @@ def _arithmetic(spec: GpuSpec, backend: Backend, shape: Shape, kind: str) -> tup
     found = _tabled(spec, backend, shape)
     if found is not None:
         return found, Origin.MEASURED
-    return blocks(spec, shape) / (flash_tflops(spec, backend, shape) * 1e6), Origin.MODELLED
+    us = blocks(spec, shape) / (flash_tflops(spec, backend, shape) * 1e6)
+    if backend is Backend.CUDNN:
+        # Short sequences fill cuDNN's kernel no better than FlashAttention 3.
+        us = max(us, _tabled(spec, Backend.FLASH3, shape) or 0.0)
+    return us, Origin.MODELLED
 
 
 def blocks(spec: GpuSpec, shape: Shape) -> float:

@@ -174,6 +174,22 @@ def test_a_reduction_waits_for_its_loads(
     assert kernel.device_us - model.fixed_us(False) + 1.0 == pytest.approx(us, rel=0.2)
 
 
+@pytest.mark.parametrize(
+    ("sequences", "tokens", "size", "us"), [(4, 1024, 64, 67.6), (8, 1024, 64, 105.5), (4, 1024, 80, 81.4)]
+)
+def test_cudnn_fills_short_sequences_as_flash_attention_3_does(
+    sequences: int, tokens: int, size: int, us: float
+) -> None:
+    """16 heads on an H100 [sgl-project/sglang PR 30090]; 631 TFLOPS at 24 of 128 [pytorch issue 142132]."""
+    h100 = load_spec("h100")
+    short = attention(h100, Backend.CUDNN, Shape(16 * sequences, tokens, tokens, size, size), "bf16", 2)
+    assert short.us == pytest.approx(us, rel=0.13)
+    long = Shape(24, 4608, 4608, 128, 128)
+    assert long.flops / attention(h100, Backend.CUDNN, long, "bf16", 2).us / 1e6 == pytest.approx(
+        631, rel=0.05
+    )
+
+
 def test_one_head_leaves_processors_idle() -> None:
     """An MI300X in the same traces: 1,508 us at 4,500 tokens, 841 at 2,700."""
     gpu = load_spec("mi300x")
