@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import re
 import sys
 import tempfile
 import threading
@@ -58,19 +59,21 @@ def timed(name: str, engine: Engine, found: list[Source], folder: Path) -> list[
     return [msgspec.structs.replace(row, took_s=None) for row in rows]
 
 
-def kill_worker(after: float) -> None:
-    """End one of Ray's workers, of those below this process, after that many seconds. Ray calls a worker by
-    its task, and its own agents by what they are."""
+def kill_worker(at_least: int) -> None:
+    """End one of Ray's workers, of those below this process, once so many are at a task. Ray calls a worker
+    by its task, and pads the name; its own agents it calls by what they are."""
 
     def end() -> None:
-        for process in psutil.Process().children(recursive=True):
-            name = " ".join(process.cmdline())
-            if name.startswith("ray::") and not name.endswith("Agent"):
-                process.kill()
-                print(f"killed {name}", flush=True)
+        while True:
+            below = {p: " ".join(p.cmdline()).strip() for p in psutil.Process().children(recursive=True)}
+            busy = [p for p, name in below.items() if re.fullmatch(r"ray::[0-9a-f]{24}", name)]
+            if len(busy) >= at_least:
+                busy[0].kill()
+                print(f"killed {below[busy[0]]}", flush=True)
                 return
+            time.sleep(0.1)
 
-    threading.Timer(after, end).start()
+    threading.Thread(target=end, daemon=True).start()
 
 
 def main(count: int) -> None:
@@ -85,7 +88,7 @@ def main(count: int) -> None:
         assert one == two
         if importlib.util.find_spec("ray") is not None:
             assert timed("Ray, two workers", RayCluster(workers=2), found, Path(scratch)) == one
-            kill_worker(20.0)
+            kill_worker(2)
             assert timed("Ray, one worker killed", RayCluster(workers=2), found, Path(scratch)) == one
         print("the same rows")
 
