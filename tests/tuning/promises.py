@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 from diffprof.devices import resolve_device
+from diffprof.devices.borrow import lent
 from diffprof.judge.judging import make_report
 from diffprof.judge.plan import Choice, make_plan
 from diffprof.judge.recipes import recipes
@@ -63,6 +65,10 @@ def promises(target: Target, options: Options, gpu: str, *, together: bool = Fal
     device = resolve_device(f"sim:{gpu}")
 
     def play(scene: PipelineCall) -> list[Promise]:
+        with lent(scene.pipe, device) if target.kind == "object" else nullcontext():
+            return carried_out(scene)
+
+    def carried_out(scene: PipelineCall) -> list[Promise]:
         session = Session(target, device, options, ANALYZERS)
         session.lends = False
         report = make_report(session.record(scene))
