@@ -107,7 +107,7 @@ def codes(recording: Recording, findings: Sequence[Finding]) -> Iterator[tuple[s
                 yield key, code
 
 
-UNMADE = {"dynamic-shapes", "mark-dynamic", "fuse-lora", "vae-unsliced"}
+UNMADE = {"dynamic-shapes", "mark-dynamic", "fuse-lora", "vae-unsliced", "edited-lines"}
 """Fixes for which no example of a rule has enough evidence."""
 RECIPES = recipes()
 RULES = {rule.code: rule for rule in all_rules()}

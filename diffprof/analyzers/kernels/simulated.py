@@ -12,7 +12,7 @@ from typing import Any
 from diffprof.analyzers.kernels.cast_lines import CastLines, cast_rows
 from diffprof.devices.simulated import Blocking, Observer
 from diffprof.devices.simulated.held import host_bytes, tensors_of, weights_on_device
-from diffprof.devices.simulated.relaid import ModelCalls
+from diffprof.devices.simulated.relaid import RerunCalls
 from diffprof.devices.simulated.session import SESSION
 from diffprof.gpu.assembly import LaunchedWait
 from diffprof.gpu.attention_table import LIBRARIES, attention_rows
@@ -52,7 +52,7 @@ class SimulatedKernels(Observer):
     def __init__(self, spec: GpuSpec, pipe: Pipeline, mode: Mode | None = None) -> None:
         self.builder = TimelineBuilder(CostModel(spec, mode or current_mode()))
         self.names = module_names(pipe)
-        self.calls = ModelCalls(self.builder.call.items, compiled_roots(pipe))
+        self.calls = RerunCalls(self.builder.call.items, compiled_roots(pipe))
         self.modules = ModuleStack(self.names, self.calls.noted)
         self.packages = installed_attention()
         self.waits: dict[Hashable, Blocking] = {}

@@ -58,7 +58,7 @@ class NotRelaid(Exception):
     """Why it can't be told what a call would launch with a change made: a sentence."""
 
 
-class ModelCalls:
+class RerunCalls:
     """The outermost calls of models whose convolutions are not in channels_last, or whose attention joins two
     streams that are projected one by one.
 

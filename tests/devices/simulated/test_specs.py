@@ -39,6 +39,7 @@ def test_all_gpus_are_there() -> None:
 def test_a_sheet_is_complete_and_every_figure_has_a_source(name: str) -> None:
     spec = load_spec(name)
     measured = {"attention"} if spec.flash2 or spec.efficient else set()
+    measured |= {name for name, found in (("ramp", spec.ramp_us), ("rates", spec.rates)) if found}
     assert set(spec.sources) == FIGURES | measured
     assert all(source.strip() for source in spec.sources.values())
     assert spec.flops("fp16") >= spec.flops("fp32") > 1e12
