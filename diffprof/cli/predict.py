@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
-from diffprof.cli.options import format_option
-from diffprof.cli.output import emit, stdout_to_stderr, terminal
+from diffprof.cli.options import format_option, traces_option
+from diffprof.cli.output import emit, say, stdout_to_stderr, terminal
 from diffprof.cli.scan import make_options, target_options
 from diffprof.model.errors import UsageError
 
@@ -44,6 +46,7 @@ def _options_of_targets(function: Any) -> Any:
 )
 @click.option("--price", type=float, metavar="P", help="Of one GPU hour: adds the cost of 1,000 images.")
 @format_option(("text", "json", "markdown"))
+@traces_option(written=True)
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 def command(
     target: str,
@@ -54,6 +57,7 @@ def command(
     parallel: str,
     price: float | None,
     form: str,
+    traces: Path,
     quiet: bool,
     **options: Any,
 ) -> None:
@@ -65,8 +69,12 @@ def command(
 
     With --gpus the denoiser runs on several as diffusers' context parallelism splits it: seconds, memory and
     the share that collectives take, by degree and way (`diffprof docs several-gpus`).
+
+    The rows are stored: `diffprof runs` lists them, `diffprof show` prints them again.
     """
+    from diffprof.model.prediction import Predictions, save_predictions
     from diffprof.model.progress import progress_on
+    from diffprof.scanning.runs import new_folder
     from diffprof.views.predictions import render_predictions
 
     steps = options.pop("steps", None)
@@ -104,3 +112,5 @@ def command(
         )
     screen = terminal()
     emit(render_predictions(rows, form, width=screen.columns, colour=screen.colour))
+    folder = new_folder(traces, f"{target}-prediction", now=datetime.datetime.now(datetime.UTC))
+    say(f"Stored in {save_predictions(Predictions(target=target, rows=tuple(rows)), folder)}")

@@ -35,7 +35,7 @@ def command(run: str | None, traces: Path) -> None:
         try:
             report = load_judged(runs.find(traces, run))
         except UsageError:
-            _refuse_ladder(run, traces)
+            _refuse_alone(run, traces)
             raise
         own = traces
         if report.path and Path(report.path).resolve().parent != traces.resolve():
@@ -48,13 +48,16 @@ def command(run: str | None, traces: Path) -> None:
     view(report, traces, own=own)
 
 
-def _refuse_ladder(run: str | None, traces: Path) -> None:
-    """Raises UsageError where the run is the folder of a ladder, which has no findings to look through."""
+def _refuse_alone(run: str | None, traces: Path) -> None:
+    """Raises UsageError where the run is the folder of a ladder or of predictions, which have no findings to
+    look through."""
     from diffprof.model.ladder import LADDER_FILE
+    from diffprof.model.prediction import PREDICTION_FILE
 
     for folder in (Path(run), traces / run) if run else ():
+        told = f"`diffprof show {shell(str(run))}` prints it"
         if (folder / LADDER_FILE).is_file():
-            raise UsageError(
-                f"{run} holds a ladder and no scan.",
-                f"`diffprof show {shell(run)}` prints it, `diffprof tensorboard {shell(run)}` draws it.",
-            )
+            hint = f"{told}, `diffprof tensorboard {shell(str(run))}` draws it."
+            raise UsageError(f"{run} holds a ladder and no scan.", hint)
+        if (folder / PREDICTION_FILE).is_file():
+            raise UsageError(f"{run} holds predictions and no scan.", f"{told}.")

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from diffprof.model.errors import UNREADABLE, DiffprofError, UsageError
 from diffprof.model.recording import Grade
-from diffprof.model.recording.whole_file import write_whole
+from diffprof.model.results import load_result, save_result
 
 LADDER_FILE = "ladder.json"
 
@@ -44,25 +43,12 @@ class Ladder(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
-def to_json(ladder: Ladder) -> bytes:
-    """The ladder as JSON, indented; the stored and printed form."""
-    return msgspec.json.format(msgspec.json.encode(ladder), indent=1) + b"\n"
-
-
 def save_ladder(ladder: Ladder, folder: Path) -> Path:
     """Write `ladder.json` into a folder that is there; returns its path.
 
     Raises DiffprofError when the disk does not take it.
     """
-    path = folder / LADDER_FILE
-    try:
-        write_whole(path, to_json(ladder))
-    except OSError as error:
-        raise DiffprofError(
-            f"The ladder could not be stored in {folder}: {error.strerror or error}.",
-            "Free some space or choose another folder with --traces.",
-        ) from error
-    return path
+    return save_result(ladder, folder / LADDER_FILE)
 
 
 def load_ladder(folder: Path) -> Ladder | None:
@@ -70,14 +56,4 @@ def load_ladder(folder: Path) -> Ladder | None:
 
     Raises UsageError when it can't be read.
     """
-    path = folder / LADDER_FILE
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise UsageError(f"{path} can't be read: {error.strerror or error}.") from error
-    try:
-        return msgspec.json.decode(data, type=Ladder)
-    except UNREADABLE as error:
-        raise UsageError(f"{path} is no ladder: {error}.", "Run `diffprof ladder` again.") from error
+    return load_result(folder / LADDER_FILE, Ladder, "ladder")

@@ -1,8 +1,15 @@
-"""What a pipeline is predicted to take on a GPU that is not here: one row a device, mode and batch."""
+"""What a pipeline is predicted to take on a GPU that is not here: one row a device, mode and batch; and where
+that is stored."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
+
+from diffprof.model.results import load_result, save_result
+
+PREDICTION_FILE = "prediction.json"
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,3 +49,31 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     """Share of the device's time that collectives take."""
     why: str = ""
     grade: str = "simulated"
+
+
+class Predictions(msgspec.Struct, frozen=True, kw_only=True):
+    """What one command predicted."""
+
+    target: str
+    rows: tuple[Prediction, ...] = ()
+
+    @property
+    def device(self) -> str:
+        """All of them."""
+        return ", ".join(dict.fromkeys(row.device for row in self.rows))
+
+
+def save_predictions(predictions: Predictions, folder: Path) -> Path:
+    """Write `prediction.json` into a folder that is there; returns its path.
+
+    Raises DiffprofError when the disk does not take it.
+    """
+    return save_result(predictions, folder / PREDICTION_FILE)
+
+
+def load_predictions(folder: Path) -> Predictions | None:
+    """The predictions that are stored in a folder; None where there are none.
+
+    Raises UsageError when they can't be read.
+    """
+    return load_result(folder / PREDICTION_FILE, Predictions, "predict")

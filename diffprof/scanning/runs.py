@@ -17,6 +17,7 @@ import msgspec
 
 from diffprof.model.errors import UNREADABLE, DiffprofError, UsageError
 from diffprof.model.ladder import LADDER_FILE, load_ladder
+from diffprof.model.prediction import PREDICTION_FILE, load_predictions
 from diffprof.model.recording.whole_file import PART, writer_of
 from diffprof.model.report import REPORT_FILE, Report, save_report, slug
 
@@ -27,6 +28,8 @@ WRITING = "writing"
 """Marks the folder of a run that is being stored, with the number of the process that does it."""
 _SOON_S, _LONG_S = 60.0, 3600.0
 """Seconds after which what nobody is seen to write counts as left: with and without a number of a process."""
+_ALONE = {LADDER_FILE: load_ladder, PREDICTION_FILE: load_predictions}
+"""Results that stand without a report."""
 _STAMP = "%Y%m%d-%H%M%S"
 _NAME = re.compile(r"(\d{8}-\d{6})-")
 
@@ -78,8 +81,8 @@ class StoredRun(msgspec.Struct, frozen=True):
     partial: bool = False
     fixed: bool = False
     """A scan of a pipeline after its fixes."""
-    ladder: bool = False
-    """No report, but a ladder of optimizations, predicted or measured."""
+    alone: str = ""
+    """What stands there without a report: ladder (of optimizations, predicted or measured) or prediction."""
     error: str | None = None
 
 
@@ -119,7 +122,7 @@ def _holding(traces: Path, name: str) -> list[Path]:
 def _when(folder: Path) -> tuple[str, int, str]:
     """Sorts by UTC second, then by the number that a second run in one second got, then by name."""
     modified = 0
-    for name in (LADDER_FILE, REPORT_FILE):
+    for name in (*_ALONE, REPORT_FILE):
         with suppress(OSError):
             modified = (folder / name).stat().st_mtime_ns
     named = _NAME.match(folder.name)
@@ -154,20 +157,25 @@ def list_runs(traces: Path) -> Iterator[StoredRun]:
 
 
 def list_stored(traces: Path) -> list[StoredRun]:
-    """Every stored run, and every ladder that stands without a report, newest first."""
-    ladders = [folder for folder in _holding(traces, LADDER_FILE) if not (folder / REPORT_FILE).is_file()]
-    found = [*list_runs(traces), *map(_ladder, ladders)]
-    return sorted(found, key=lambda run: _when(run.folder), reverse=True)
+    """Every stored run, and every result that stands without a report, newest first."""
+    alone = [
+        _alone(folder, file)
+        for file in _ALONE
+        for folder in _holding(traces, file)
+        if not (folder / REPORT_FILE).is_file()
+    ]
+    return sorted([*list_runs(traces), *alone], key=lambda run: _when(run.folder), reverse=True)
 
 
-def _ladder(folder: Path) -> StoredRun:
+def _alone(folder: Path, file: str) -> StoredRun:
+    kind = file.removesuffix(".json")
     try:
-        ladder = load_ladder(folder)
+        found = _ALONE[file](folder)
     except UsageError as error:
-        return StoredRun(folder.name, folder, error=error.what, ladder=True)
+        return StoredRun(folder.name, folder, error=error.what, alone=kind)
     made = datetime.datetime.strptime(_when(folder)[0], _STAMP).replace(tzinfo=datetime.UTC)
-    target, device = (ladder.target, ladder.device) if ladder else ("", "")
-    return StoredRun(folder.name, folder, target=target, device=device, created=made.isoformat(), ladder=True)
+    target, device = (found.target, found.device) if found else ("", "")
+    return StoredRun(folder.name, folder, target=target, device=device, created=made.isoformat(), alone=kind)
 
 
 class Leftover(msgspec.Struct, frozen=True):
@@ -193,7 +201,7 @@ def _unfinished(folder: Path) -> list[Leftover]:
     if not folder.is_dir() or folder.is_symlink():
         return []
     files = tuple(sorted(folder.iterdir()))
-    if any(file.name in (REPORT_FILE, LADDER_FILE) for file in files):
+    if any(file.name in (REPORT_FILE, *_ALONE) for file in files):
         return [Leftover(file, (file,)) for file in files if file.name.endswith(PART)]
     ours = (PART, TRACE_SUFFIX, WRITING)
     return [Leftover(folder, files, foreign=not all(file.name.endswith(ours) for file in files))]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from diffprof.model.ladder import Ladder, RungResult, to_json
+from diffprof.model.ladder import Ladder, RungResult
+from diffprof.model.report import as_json
 from diffprof.views.listing import render_list
 
 FORMS = ("text", "json", "markdown")
@@ -23,7 +24,7 @@ _PLAIN = ("title", "seconds", "memory")
 def render_ladder(ladder: Ladder, form: str, *, width: int | None = None, colour: bool = False) -> str:
     """One line a rung; JSON has the whole ladder."""
     if form == "json":
-        return to_json(ladder).decode()
+        return as_json(ladder).decode()
     grades = sorted({rung.grade.value for rung in ladder.rungs if rung.seconds is not None})
     known = any(rung.published_seconds is not None for rung in ladder.rungs)
     columns = {key: name for key, name in _COLUMNS.items() if known or key in _PLAIN}

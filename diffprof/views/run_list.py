@@ -72,7 +72,7 @@ def _row(run: StoredRun, now: datetime.datetime) -> dict[str, Any]:
 def _note(run: StoredRun) -> str | None:
     if run.error:
         return f"unreadable: {run.error}"
-    return "partial" if run.partial else "ladder" if run.ladder else None
+    return "partial" if run.partial else run.alone or None
 
 
 def _short(rows: Sequence[Row]) -> list[Row]:

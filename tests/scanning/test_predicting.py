@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
 import diffprof
 from diffprof.gpu.specs import load_spec
 from diffprof.model.errors import UsageError
 from diffprof.model.prediction import Prediction
+from diffprof.scanning import predicting
 from diffprof.scanning.predicting import CallSetting, predict
+from diffprof.scanning.runs import leftovers
 from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options
 from diffprof.views.predictions import render_predictions
@@ -94,6 +100,29 @@ def test_every_form_has_every_row(rows: tuple[Prediction, ...]) -> None:
         shown = render_predictions(rows, form, width=100)
         assert shown.count("h100") >= 3
         assert "simulated" in shown.lower()
+
+
+def test_the_command_stores_its_rows_which_the_others_list_and_show(
+    tmp_path: Path, rows: tuple[Prediction, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diffprof.cli.app import app
+
+    def run(*args: str) -> Result:
+        return CliRunner().invoke(app, [*args, "--traces", str(tmp_path / "traces")])
+
+    monkeypatch.setattr(predicting, "predict", lambda target, **_: rows)
+    printed = run("predict", "tiny-sdxl", "--format", "json", "--quiet")
+    (listed,) = json.loads(run("runs", "--format", "json").stdout)
+    assert (listed["target"], listed["note"]) == ("tiny-sdxl", "prediction")
+    assert set(listed["device"].split(", ")) == {row.device for row in rows}
+    assert listed["path"] in printed.stderr
+    assert [each.name for each in Path(listed["path"]).iterdir()] == ["prediction.json"]
+    assert run("show", listed["run"], "--format", "json").stdout == printed.stdout
+    assert run("show", listed["run"], "--format", "sarif").exit_code == 2
+    refused = run("view", listed["run"])
+    assert "holds predictions and no scan" in refused.stderr
+    os.utime(listed["path"], (0, 0))
+    assert leftovers(tmp_path / "traces") == [], "no folder that a killed command has left"
 
 
 def test_it_is_a_function_of_the_package() -> None:

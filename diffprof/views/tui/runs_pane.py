@@ -18,11 +18,10 @@ from textual.worker import get_current_worker
 
 from diffprof.model import units
 from diffprof.model.errors import DiffprofError
-from diffprof.model.ladder import load_ladder
 from diffprof.model.plain import clean
 from diffprof.scanning.runs import StoredRun, list_stored
 from diffprof.views import words
-from diffprof.views.ladder import render_ladder
+from diffprof.views.alone import render_alone
 from diffprof.views.tui.article import Article
 from diffprof.views.tui.comparison_page import comparison_of
 from diffprof.views.tui.styles import Span, Writing, styled
@@ -83,7 +82,7 @@ class RunsPane(Container):
                 "findings", lambda r: _count(r.findings), 8, right=True, value=lambda r: r.findings, drop=1
             ),
             SheetColumn("age", self._age, 10, drop=2),
-            SheetColumn("", _note, 8),
+            SheetColumn("", _note, 10),
         )
 
     def _mark(self, run: StoredRun) -> list[Span]:
@@ -139,7 +138,7 @@ class RunsPane(Container):
     @on(Sheet.Moved)
     def _moved(self, event: Sheet.Moved) -> None:
         event.stop()
-        if isinstance(event, Sheet.Chosen) and event.row.ladder:
+        if isinstance(event, Sheet.Chosen) and event.row.alone:
             self._show_alone(True)
             self.query_one(Article).focus()
         elif isinstance(event, Sheet.Chosen):
@@ -151,7 +150,7 @@ class RunsPane(Container):
 
     def action_mark(self) -> None:
         run = self.query_one(Sheet).row
-        if run is None or run.error or run.ladder:
+        if run is None or run.error or run.alone:
             return
         if run.folder in self.marked:
             self.marked.remove(run.folder)
@@ -164,7 +163,7 @@ class RunsPane(Container):
         """A and B; with one mark, that one and the current run; with none, the run on the screen and the
         current one, the older as A."""
         row = self.query_one(Sheet).row
-        run = None if row is None or row.ladder else row
+        run = None if row is None or row.alone else row
         pair = list(self.marked)
         if len(pair) == 1 and run is not None and run.folder not in pair:
             pair.append(run.folder)
@@ -205,7 +204,7 @@ def _count(value: int | None) -> str:
 def _note(run: StoredRun) -> list[Span]:
     if run.error:
         return [("bad", "damaged")]
-    return [("warn", "partial")] if run.partial else [("muted", "ladder" if run.ladder else "")]
+    return [("warn", "partial")] if run.partial else [("muted", run.alone)]
 
 
 def _page(run: StoredRun) -> Writing:
@@ -218,16 +217,15 @@ def _page(run: StoredRun) -> Writing:
     page.fact("device", run.device)
     page.fact("created", run.created)
     page.fact("folder", str(run.folder))
-    if run.ladder and not run.error:
-        page.heading("Ladder")
-        for line in _ladder_lines(run):
+    if run.alone and not run.error:
+        page.heading(run.alone.capitalize())
+        for line in _alone_lines(run):
             page.kept(line, indent=2)
     return page
 
 
-def _ladder_lines(run: StoredRun) -> list[str]:
+def _alone_lines(run: StoredRun) -> list[str]:
     try:
-        ladder = load_ladder(run.folder)
+        return (render_alone(run.folder) or "").splitlines()
     except DiffprofError as error:
         return [error.what]
-    return render_ladder(ladder, "text").splitlines() if ladder else []

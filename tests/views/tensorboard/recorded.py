@@ -8,6 +8,7 @@ from typing import Any
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Difference, Outcome, Safety, Status
 from diffprof.model.ladder import Ladder, RungResult
+from diffprof.model.prediction import Prediction, Predictions
 from diffprof.model.recording import Grade, KernelKind, MemoryUse, PhaseSpan, Recording, Timeline, Timing
 from diffprof.model.report import Report, save_report
 from tests.builders import make_finding, make_recording, make_site, make_sync
@@ -110,6 +111,16 @@ def make_ladder() -> Ladder:
         RungResult(name="bf16", title="bfloat16", grade=Grade.SIMULATED, seconds=4.5, published_seconds=4.63),
     )
     return Ladder(target="sdxl", device="sim:a100-80gb", steps=30, rungs=rungs, source="a page")
+
+
+def make_predictions() -> Predictions:
+    facts = {"mode": "eager", "batch": 1, "steps": 28, "peak_gib": 33.5, "grade": "simulated"}
+    fits = Prediction(
+        device="h100", gpu="H100", seconds=1.234, range=(1.1106, 1.3574), images_per_s=0.81, **facts,
+        memory_gib=80.0,
+    )  # fmt: skip
+    larger = Prediction(device="l40s", gpu="L40S", fits=False, why="does not fit", memory_gib=24.0, **facts)
+    return Predictions(target="flux", rows=(fits, larger))
 
 
 def store(folder: Path, *findings: Finding, **more: Any) -> Report:

@@ -10,10 +10,11 @@ import pytest
 from textual.pilot import Pilot
 
 from diffprof.model.ladder import save_ladder
+from diffprof.model.prediction import save_predictions
 from diffprof.model.report import save_report
 from diffprof.views.tui.runs_pane import RunsPane
 from tests import builders
-from tests.views.tensorboard.recorded import make_ladder
+from tests.views.tensorboard.recorded import make_ladder, make_predictions
 from tests.views.tui import reports
 from tests.views.tui.conftest import Drive, sheet, shows
 
@@ -47,16 +48,23 @@ def test_runs_open_mark_and_compare(drive: Drive, tmp_path: Path) -> None:
     drive(one, body, traces=tmp_path, size=(120, 40))
 
 
-def test_a_ladder_is_listed_and_shown_and_is_no_report(drive: Drive, tmp_path: Path) -> None:
+def test_ladders_and_predictions_are_listed_and_shown_and_are_no_reports(
+    drive: Drive, tmp_path: Path
+) -> None:
     one = save_report(reports.full(), tmp_path / "20260101-000000-a")
     (tmp_path / "20260102-000000-b").mkdir()
     save_ladder(make_ladder(), tmp_path / "20260102-000000-b")
+    (tmp_path / "20260103-000000-c").mkdir()
+    save_predictions(make_predictions(), tmp_path / "20260103-000000-c")
 
     async def body(pilot: Pilot) -> None:
         await pilot.press("8")
-        text = await shows(pilot, "2 runs in")
+        text = await shows(pilot, "3 runs in")
+        assert re.search(r"20260103-000000-c +flux +h100, l40s .*prediction", text)
         assert re.search(r"20260102-000000-b +sdxl +sim:a100-80gb .*ladder", text)
         await pilot.press("home", "space", "enter")
+        await shows(pilot, "images/s", "1.23 ± 10 %", "does not fit")
+        await pilot.press("escape", "home", "down", "space", "enter")
         title, seconds = make_ladder().rungs[0].title, make_ladder().rungs[0].seconds
         await shows(pilot, title[:20], f"{seconds:.3f}")
         assert pilot.app.screen.query_one(RunsPane).marked == []
