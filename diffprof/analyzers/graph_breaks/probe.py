@@ -85,6 +85,7 @@ def of_run(run: Run) -> dict[str, Any]:
         cold=run.prepared[ANALYZER.name],
         cache=run.settings.get("cache") is not False,
         cures=run.settings.get("cures") is not False,
+        encoders=run.settings.get("encoders") is not False,
         **ANALYZER.given(run.settings),
     )
 
@@ -103,6 +104,7 @@ def probe_graph_breaks(
     progress: Progress | None = None,
     cache: bool = True,
     cures: bool = True,
+    encoders: bool = True,
     limit_seconds: float = LIMIT_SECONDS,
     cold: PythonState | None = None,
 ) -> dict[str, Any]:
@@ -111,9 +113,9 @@ def probe_graph_breaks(
 
     scope: components; step (also the scheduler's step and the body of the denoising loop); call (also the
     whole call). vary: call argument -> values to try, for recompiles. cache: keep results under the user's
-    cache folder, and use those that are there. cures: try what would stop each recompile. cold: the
-    components' state before the first call (see `state_of`); None: it has not been made. Returns sections of
-    a Recording: captures, graph_breaks, recompiles, complex_numbers, and unseen for what could not be
+    cache folder, and use those that are there. cures: try what would stop each recompile. encoders: also
+    components that run before the denoising loop alone. cold: the components' state before the first call (see
+    `state_of`); None: it has not been made. Returns sections of a Recording: captures, graph_breaks, recompiles, complex_numbers, and unseen for what could not be
     captured. Raises UsageError for an unknown scope or variation.
     """
     if scope not in SCOPES:
@@ -128,6 +130,8 @@ def probe_graph_breaks(
     show.stage("inputs of the components")
     cold = cold or state_of(scene.pipe)
     parts = _observed(scene)
+    if not encoders:
+        parts = [part for part in parts if part.per_step or part.phase == "decode"] or parts
     for part in parts:
         if isinstance(part.owner, torch.nn.Module):
             part.keeps_state = cold.changed(part.owner)
