@@ -53,8 +53,8 @@ def command(
 
     The tiny pipelines of diffprof's corpus and the built-in architectures; NAME takes some of them, such as
     'corpus:flux*' or sdxl. Waits in the denoising loop, graph breaks and recompiles of the denoisers and
-    decoders of the tiny ones, memory that grows from step to step, and time in which only the host works. Rows go to diffprof.duckdb, table
-    survey.
+    decoders of the tiny ones, memory that grows from step to step, and time in which only the host works.
+    Rows go to diffprof.duckdb, table survey.
     """
     from diffprof.views.surveys import render_survey
 

@@ -20,8 +20,8 @@ DEVICE = "sim:a100-80gb"
 MEMORY = 3 << 29
 SCANNED = ("syncs", "kernels")
 SETTINGS = {"cures": False, "encoders": False}
-"""Of the scans: a row tells what breaks and is compiled again, in the denoiser and the decoder, which are worth
-compiling; not what would stop it."""
+"""A row tells what breaks and is compiled again in the denoiser and the decoder, which are worth compiling,
+not what would stop it."""
 
 
 def names() -> tuple[str, ...]:

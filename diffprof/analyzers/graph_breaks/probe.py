@@ -114,9 +114,10 @@ def probe_graph_breaks(
     scope: components; step (also the scheduler's step and the body of the denoising loop); call (also the
     whole call). vary: call argument -> values to try, for recompiles. cache: keep results under the user's
     cache folder, and use those that are there. cures: try what would stop each recompile. encoders: also
-    components that run before the denoising loop alone. cold: the components' state before the first call (see
-    `state_of`); None: it has not been made. Returns sections of a Recording: captures, graph_breaks, recompiles, complex_numbers, and unseen for what could not be
-    captured. Raises UsageError for an unknown scope or variation.
+    components that run before the denoising loop alone. cold: the components' state before the first call
+    (see `state_of`); None: it has not been made. Returns sections of a Recording: captures, graph_breaks,
+    recompiles, complex_numbers, and unseen for what could not be captured. Raises UsageError for an unknown
+    scope or variation.
     """
     if scope not in SCOPES:
         raise UsageError(f"There is no compile scope {scope!r}.", f"Choose from: {', '.join(SCOPES)}.")
