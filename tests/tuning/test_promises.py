@@ -26,6 +26,17 @@ def test_each_promise_of_a_pipeline_of_the_corpus_is_kept(name: str) -> None:
     assert [each for each in made if not each.kept] == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ddim", "ddpm"])
+def test_a_pipeline_that_makes_an_array_in_its_own_type_runs_in_half_precision(name: str) -> None:
+    """NumPy has no bfloat16: the pipeline would raise."""
+    case = CASES[name].build()
+    made = promises(from_object(case.pipe, kwargs=case.kwargs), Options(), "a100-80gb")
+    (half,) = [each for each in made if {"bfloat16", "float16"} & {*each.fixes}]
+    assert half.fixes == ("float16",)
+    assert half.kept
+
+
 SETTINGS = ({"dtype": "bf16"}, {}, {"baseline": True}, {"dtype": "fp16", "steps": 12})
 
 

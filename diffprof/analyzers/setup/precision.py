@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from diffprof.analyzers.setup.judging import as_numpy
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Code, Fix, Recipe, Safety, Skipped, Stage
 from diffprof.model.recording import Change, Recording, Setup
@@ -54,8 +55,11 @@ def _with_inputs(code: Code, recording: Recording, dtype: str) -> Code:
     return Code(imports=code.imports, optimize=code.optimize, call="\n".join(lines))
 
 
-def bfloat16(recording: Recording, findings: Sequence[Finding]) -> Code:
+def bfloat16(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
     """All models in bfloat16."""
+    row = as_numpy(recording)
+    if row is not None:
+        return Skipped(f"{row.site.file}:{row.site.line} calls .numpy(), which raises on bfloat16")
     return _with_inputs(_half("bfloat16"), recording, "bfloat16")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from diffprof.analyzers.setup import alternatives, compile_rules, memory_rules
-from diffprof.analyzers.setup.judging import HEAVY, is_worth, judged, mainly, named, setup_of
+from diffprof.analyzers.setup.judging import HEAVY, as_numpy, is_worth, judged, mainly, named, setup_of
 from diffprof.judge.fitting import gib
 from diffprof.judge.rules import rule
 from diffprof.judge.setup_costs import evidence
@@ -23,7 +23,12 @@ __all__ = ["alternatives", "compile_rules", "memory_rules"]
 
 
 def half_types(recording: Recording) -> tuple[str, ...]:
-    """Half-precision types that the device computes fast, the safer one first."""
+    """Half-precision types that the device computes fast and the pipeline can run in, the safer one first."""
+    fast = _fast_types(recording)
+    return tuple(name for name in fast if name != "bfloat16") if as_numpy(recording) else fast
+
+
+def _fast_types(recording: Recording) -> tuple[str, ...]:
     device = recording.device
     peaks = device.details.get("peak_tflops") or {}
     capability = str(device.details.get("capability", ""))
@@ -75,12 +80,19 @@ def full_precision(recording: Recording) -> Iterator[Finding]:
         "SET001",
         "full-precision",
         f"{named(full)} in float32: {gib(size)} GiB of weights where half would do.",
-        f"Load the pipeline with dtype=torch.{types[0] if types else 'float16'}.",
+        f"Load the pipeline with dtype=torch.{types[0] if types else 'float16'}.{_no_bfloat16(recording)}",
         severity=Severity.HIGH if any(part.role in HEAVY for part in full) else Severity.MEDIUM,
         count=len(full),
         fixes=types[:1],
         evidence=rests_on,
     )
+
+
+def _no_bfloat16(recording: Recording) -> str:
+    """A sentence where the pipeline can't run in bfloat16."""
+    row = as_numpy(recording)
+    at = f"{row.site.file}:{row.site.line}" if row else ""
+    return f" Not in bfloat16: {at} calls .numpy(), which raises on it." if row else ""
 
 
 @rule("SET002", "vae-upcast", needs=("setup",))
@@ -115,7 +127,9 @@ def vae_upcast(recording: Recording) -> Iterator[Finding]:
         "SET002",
         "vae-upcast",
         f"{named(upcast)} is upcast to float32 for every decoding: it overflows in float16.",
-        "Use bfloat16 throughout, or a VAE that is stable in float16 (madebyollin/sdxl-vae-fp16-fix).",
+        ("Use" if as_numpy(recording) else "Use bfloat16 throughout, or")
+        + " a VAE that is stable in float16 (madebyollin/sdxl-vae-fp16-fix)."
+        + _no_bfloat16(recording),
         phase="decode",
         fixes=("bfloat16",) if "bfloat16" in types else (),
         evidence=rests_on,

@@ -11,7 +11,9 @@ from diffprof.analyzers.setup.alternatives import published_ratio
 from diffprof.analyzers.setup.memory_rules import memory_without_offload
 from diffprof.analyzers.setup.rules import half_types
 from diffprof.judge.judging import make_report
+from diffprof.judge.recipes import find_recipe
 from diffprof.model.finding import Finding
+from diffprof.model.fix import Skipped
 from diffprof.model.recording import (
     Component,
     DeviceInfo,
@@ -23,6 +25,7 @@ from diffprof.model.recording import (
     Timing,
 )
 from tests.analyzers.setup.examples import BAD, CPU, CUDA, GB, SD15_UNET, denoiser, recorded, used, vae
+from tests.builders import make_site, make_sync
 
 
 def found(recording: Recording, code: str) -> list[Finding]:
@@ -82,6 +85,34 @@ def test_a_vae_that_overflows_may_stay_in_float32_beside_float16() -> None:
 )
 def test_half_types_are_those_that_the_device_is_fast_in(device: DeviceInfo, types: tuple[str, ...]) -> None:
     assert half_types(recorded(device=device)) == types
+
+
+def read_at_the_end(line: str, dtype: str = "float32") -> Any:
+    """A wait for the result, on such a line."""
+    site = make_site("own/pipeline.py", 9, function="__call__", module=None, excerpt=((9, line),))
+    return make_sync("device-to-host", in_loop=False, phase="decode", dtype=dtype, site=site)
+
+
+@pytest.mark.parametrize(
+    ("line", "dtype", "types"),
+    [
+        ("image = image.cpu().permute(0, 2, 3, 1).numpy()", "float32", ("float16",)),
+        ("image = image.to('cpu').numpy()", "float32", ("float16",)),
+        ("image = image.cpu().permute(0, 2, 3, 1).float().numpy()", "float32", ("bfloat16", "float16")),
+        ("image = image.to(torch.float32).cpu().numpy()", "float32", ("bfloat16", "float16")),
+        ("image = image.cpu()", "float32", ("bfloat16", "float16")),
+        ("ids = ids.cpu().numpy()", "int64", ("bfloat16", "float16")),
+    ],
+)
+def test_what_becomes_an_array_in_its_own_type_is_not_run_in_bfloat16(
+    line: str, dtype: str, types: tuple[str, ...]
+) -> None:
+    plain = recorded(denoiser(dtypes={"float32": GB}, quantized=0), device=CUDA)
+    run = replace(plain, syncs=(read_at_the_end(line, dtype),))
+    (finding,) = found(run, "SET001")
+    assert (half_types(run), finding.fixes) == (types, types[:1])
+    assert ("own/pipeline.py:9 calls .numpy()" in finding.advice) == (types == ("float16",))
+    assert isinstance(find_recipe("bfloat16").code(run, [finding]), Skipped) == (types == ("float16",))
 
 
 def test_a_pipeline_on_a_consistency_scheduler_has_few_steps_by_design() -> None:
