@@ -141,6 +141,8 @@ def apply_gate(
         say(f"--fail-on {', '.join(blind)}: not judged, for nothing that it stands for was checked.")
     elif gate and (partial := [each.recording for each in report.each if each.recording.partial]):
         say(f"--fail-on {fail_on}: not judged, for the report is partial: {partial[0].failure}")
+    elif missing := gate.not_reached(report):
+        say(f"--fail-on {fail_on}: not judged, for {missing[0].what} was not scanned: {missing[0].why}.")
     else:
         return
     raise click.exceptions.Exit(ExitCode.UNJUDGED)

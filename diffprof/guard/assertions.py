@@ -39,6 +39,8 @@ def assert_none(report: Report, gate: Gate, noun: str = "finding", where: str = 
     if missing := gate.unjudged(report):
         why = "; ".join(dict.fromkeys(each.why for each in missing))
         raise UsageError(f"{', '.join(each.rule for each in missing)} can't be asserted: {why}.", _SCAN)
+    if left := gate.not_reached(report):
+        raise UsageError(f"{left[0].what} was not scanned: {left[0].why}.", "Nothing can be asserted on it.")
     if hits := gate.hits(report):
         raise AssertionError(failure(report, hits, f"{units.plural(len(hits), noun)} {where}".strip()))
 

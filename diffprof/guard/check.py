@@ -153,6 +153,7 @@ def _judged(
     if other is not None:
         new = baseline_of({job.name: other}).new(name, new)
     said = [f"{each.rule} {each.name} was not checked: {each.why}." for each in gate.unjudged(report)]
+    said += [f"{each.what} was not scanned: {each.why}." for each in gate.not_reached(report)]
     if gate.in_loop and not report.recording.target.steps:
         said.append(f"{IN_LOOP} was not judged: no denoising loop was seen.")
     unjudged = bool(said)

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from diffprof.judge.rules import all_rules
 from diffprof.model.errors import UsageError
 from diffprof.model.finding import Finding, Unchecked
+from diffprof.model.recording import NOT_REACHED, Unseen
 from diffprof.model.report import Report
 
 IN_LOOP = "in-loop"
@@ -48,6 +49,10 @@ class Gate:
         rules = self.codes | _wait_rules() if self.in_loop else self.codes
         rows = [row for each in report.each for row in each.unchecked if row.rule in rules]
         return tuple(dict.fromkeys(rows))
+
+    def not_reached(self, report: Report) -> tuple[Unseen, ...]:
+        """Pipelines of a script that was left before it called them: nothing is known of their calls."""
+        return tuple(row for row in report.recording.unseen if row.kind == NOT_REACHED) if self else ()
 
     def blind(self, report: Report) -> tuple[str, ...]:
         """The words none of whose rules could be checked: on these the gate would pass whatever there is."""

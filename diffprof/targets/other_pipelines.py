@@ -4,13 +4,9 @@ goes on after a call with what it gave, until each has been called once."""
 from __future__ import annotations
 
 import ast
-import builtins
-import functools
-import io
-import os
-import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -18,9 +14,10 @@ from msgspec.structs import replace
 
 from diffprof.model.callsite import is_machinery, make_site, stack
 from diffprof.model.errors import DiffprofError
-from diffprof.model.pipeline import Pipeline, is_pipeline, replaced
-from diffprof.model.recording import Unseen
+from diffprof.model.pipeline import Pipeline, is_pipeline
+from diffprof.model.recording import NOT_REACHED, Unseen
 from diffprof.targets.pipeline_call import PipelineCall
+from diffprof.targets.side_effects import RunningOn
 
 T = TypeVar("T")
 
@@ -38,6 +35,10 @@ _FIRST_CALL = (
     "factory that returns the pipeline with them (file.py:function)"
 )
 _NOT_CALLED = "the script ended without calling it"
+_ELSEWHERE = (
+    "the first call was made on a thread, and the script is left after it. Scan this one through a factory "
+    "that returns it with its call (file.py:function)"
+)
 
 
 class GoOn(NamedTuple):
@@ -70,15 +71,24 @@ class ScriptCalls(Generic[T]):
         self._others: list[Unseen] = []
         self._repeats = 0
         self._after = ExitStack()
+        self._running_on = RunningOn(file, self._refused)
+        self._thread = threading.current_thread()
 
     def __enter__(self) -> ScriptCalls[T]:
         return self
 
     def __exit__(self, *_: Any) -> None:
+        self._running_on.watching = False
         self._after.close()
 
     def take(self, pipe: Pipeline, made_ready: Callable[[], PipelineCall]) -> GoOn | None:
         """A call of a pipeline; None: the script is to be left."""
+        self._running_on.watching = False
+        answer = self._taken(pipe, made_ready)
+        self._running_on.watching = answer is not None
+        return answer
+
+    def _taken(self, pipe: Pipeline, made_ready: Callable[[], PipelineCall]) -> GoOn | None:
         if id(pipe) in self._outputs:
             return self._again(pipe)
         if not self.played:
@@ -115,18 +125,29 @@ class ScriptCalls(Generic[T]):
     def _go_on(self, pipe: Pipeline, scene: PipelineCall) -> GoOn | None:
         if not scene.keeps_output:
             return None
+        if threading.current_thread() is not self._thread:
+            self.why = _ELSEWHERE
+            return None
         if not self._outputs:
-            self._after.enter_context(writing_nothing())
+            self._after.enter_context(self._running_on.held_back())
         self._outputs[id(pipe)] = pipe, scene.output
         return GoOn(scene.output)
+
+    def _refused(self, deed: str) -> None:
+        self.why = (
+            f"the script was left before it called it, at {deed}: what it does after a scanned call must not "
+            "reach outside. Scan this one through a factory that returns it with its call (file.py:function)"
+        )
 
     def not_called(self, end: BaseException | None) -> tuple[Unseen, ...]:
         """The pipelines that were not scanned. end: what the script ended with."""
         if self.further is None:
             return ()
-        if end is not None and self.why == _NOT_CALLED and not isinstance(end, SystemExit):
+        well = end is None or (isinstance(end, SystemExit) and end.code in (None, 0))
+        if self.why == _NOT_CALLED and not well:
             self.why = f"the script ended before it called it: {type(end).__name__}: {end}"
-        return tuple(replace(row, why=self.why) for row in self._others)
+        kind = "gap" if self.why == _NOT_CALLED else NOT_REACHED
+        return tuple(replace(row, why=self.why, kind=kind) for row in self._others)
 
 
 def others_of(pipes: Iterable[Any], namespace: dict[str, Any], file: Path) -> Iterator[Unseen]:
@@ -185,32 +206,3 @@ def _makes_a_pipeline(node: ast.Call) -> bool:
         function = function.value
     name = ast.unparse(function).rsplit(".", 1)[-1]
     return name.endswith("Pipeline") or name.startswith("AutoPipeline")
-
-
-@contextmanager
-def writing_nothing() -> Iterator[None]:
-    """What is written to files inside is lost, but for new ones in the folder for temporary files and in
-    caches: pictures of a call that was only simulated must not replace those that a script made before."""
-    import torch
-
-    opened = builtins.open
-
-    @functools.wraps(opened)
-    def open_(file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-        writes = not set("wax+").isdisjoint(mode) and isinstance(file, str | bytes | os.PathLike)
-        if writes and not _is_scratch(Path(os.fsdecode(file))):
-            file, mode = os.devnull, mode.replace("x", "w")
-        return opened(file, mode, *args, **kwargs)
-
-    with ExitStack() as patches:
-        for owner in (builtins, io):
-            patches.enter_context(replaced(owner, "open", open_))
-        patches.enter_context(replaced(torch, "save", lambda *_, **__: None))
-        yield
-
-
-def _is_scratch(file: Path) -> bool:
-    if file.exists():
-        return False
-    caches = (Path(os.environ.get("HF_HOME") or "~/.cache").expanduser(), Path(tempfile.gettempdir()))
-    return any(file.absolute().is_relative_to(cache) for cache in caches)

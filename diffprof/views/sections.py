@@ -206,6 +206,7 @@ _UNSEEN = {
     "untimed": "not timed",
     "branch": "took another branch than on CUDA",
     "value": "followed an invented value",
+    "not-reached": "not scanned",
 }
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import textwrap
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from click.exceptions import Exit
 from msgspec.structs import replace
 
+from diffprof.cli.delivery import apply_gate
 from diffprof.judge.gate import parse_gate
 from diffprof.judge.judging import judge_again
-from diffprof.model.errors import TargetError, UsageError
+from diffprof.model.errors import ExitCode, TargetError, UsageError
 from diffprof.model.report import from_json, to_json
 from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options, resolve
@@ -227,6 +233,81 @@ def test_a_script_that_fails_between_its_calls_is_reported_up_to_there(tiny: Pat
     assert not report.pipelines
     reasons = {row.why for row in report.recording.unseen if "refiner" in row.what}
     assert reasons == {"the script ended before it called it: NameError: name 'gone' is not defined"}
+    assert parse_gate("SYN").not_reached(report), "no gate passes on it"
+    with pytest.raises(Exit) as ended:
+        apply_gate(parse_gate("GRB"), report, "GRB")
+    assert ended.value.exit_code == ExitCode.UNJUDGED
+
+
+@pytest.mark.parametrize(
+    "deed",
+    [
+        "os.remove('images.txt')",
+        "os.rename('images.txt', 'other.txt')",
+        "shutil.rmtree('kept')",
+        "os.close(os.open('images.txt', os.O_WRONLY | os.O_TRUNC))",
+        "subprocess.run(['touch', 'touched'])",
+        "os.system('touch touched')",
+        "socket.create_connection(('192.0.2.1', 9), timeout=0.01)",
+    ],
+)
+def test_a_script_that_runs_on_is_left_before_it_reaches_outside(
+    tiny: Path, write: Write, monkeypatch: Any, deed: str
+) -> None:
+    monkeypatch.chdir(tiny)
+    Path("images.txt").write_text("those of yesterday")
+    Path("kept").mkdir()
+    there = sorted(os.listdir())
+    source = BASE_AND_REFINER.replace("    refiner(images,", f"    {deed}\n    refiner(images,")
+    file = write("script.py", "import os, shutil, socket, subprocess\n" + textwrap.dedent(source))
+    report = scan_target(str(file), device="sim", analyzers=("syncs",))
+    assert not report.pipelines
+    first = parse_gate("SYN").not_reached(report)[0]
+    assert f"{deed.split('(')[0].split('.')[0]}" in first.why or "open" in first.why
+    assert f"{file}:{2 + source.splitlines().index('    ' + deed)}" in first.why
+    assert sorted(os.listdir()) == sorted({*there, "script.py"})
+    assert Path("images.txt").read_text() == "those of yesterday"
+
+
+def test_saving_while_a_script_runs_on_reads_tensors_and_leaves_no_file(
+    tiny: Path, write: Write, monkeypatch: Any
+) -> None:
+    """In the other pipeline's call, saving waits for the device as on any; temporary files are there."""
+    monkeypatch.chdir(tiny)
+    writer = types.SimpleNamespace(get_writer=lambda name: Path(name).touch())
+    monkeypatch.setitem(sys.modules, "imageio", writer)
+    source = """
+        import tempfile, torch
+        import imageio
+        from safetensors.torch import save_file
+        from tiny_pipeline import tiny
+
+        class Saving(type(tiny())):
+            def __call__(self, **more):
+                torch.save(torch.ones(2, device="cuda"), "step.pt")
+                save_file({"a": torch.ones(2)}, "a.safetensors")
+                return super().__call__(**more)
+
+        base, refiner = tiny().to("cuda"), Saving(**tiny().components).to("cuda")
+        base(num_inference_steps=2)
+        with imageio.get_writer("film.mp4") as film:
+            film.append_data(1)
+        with tempfile.TemporaryDirectory() as folder:
+            torch.save({"a": 1}, folder + "/a.pt")
+            assert torch.load(folder + "/a.pt") == {"a": 1}
+            refiner(num_inference_steps=2)
+    """
+    kept = [Path(name) for name in ("step.pt", "a.safetensors")]  # a new file here would be a temporary one
+    for each in kept:
+        each.write_text("that of yesterday")
+    file = write("script.py", source)
+    report = scan_target(str(file), device="sim", analyzers=("syncs",))
+    (refiner,) = report.pipelines
+    assert [each.read_text() for each in kept] == ["that of yesterday"] * 2
+    assert not Path("film.mp4").exists()
+    waits = refiner.recording.syncs or ()
+    line = 1 + source.splitlines().index(next(x for x in source.splitlines() if "step.pt" in x))
+    assert [row.site.line for row in waits if row.site.line == line] == [line]
 
 
 def test_later_calls_of_the_pipeline_are_named(tiny: Path, write: Write, cpu: Any) -> None:

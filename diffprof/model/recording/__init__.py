@@ -25,7 +25,7 @@ from diffprof.model.recording.quantization import (
 from diffprof.model.recording.row import Grade, Row
 from diffprof.model.recording.scan import INTERRUPTED, SCHEMA, Recording
 from diffprof.model.recording.setup import Alternative, Change, KindCosts, Projection, Setup, SetupPart
-from diffprof.model.recording.site import Frame, Site, Unseen
+from diffprof.model.recording.site import NOT_REACHED, Frame, Site, Unseen
 from diffprof.model.recording.syncs import SyncRow, median, steady, steady_per_step
 from diffprof.model.recording.target import Component, DeviceInfo, Environment, TargetInfo
 from diffprof.model.recording.timeline import KernelKind, PhaseSpan, Timeline
@@ -43,6 +43,7 @@ from diffprof.model.recording.usage import (
 
 __all__ = [
     "INTERRUPTED",
+    "NOT_REACHED",
     "SCHEMA",
     "Allowance",
     "Alternative",

@@ -31,6 +31,9 @@ class Site(Row, frozen=True, kw_only=True):
     """The frames above the site, innermost first, ending at the pipeline's caller."""
 
 
+NOT_REACHED = "not-reached"
+
+
 class Unseen(Row, frozen=True, kw_only=True):
     """Something the probes passed over, and why: a compiled part, a custom op, a device branch."""
 
@@ -39,4 +42,5 @@ class Unseen(Row, frozen=True, kw_only=True):
     site: Site | None = None
     kind: str = "gap"
     """gap (no evidence there), untimed (its device time is in no figure), branch (other side taken than on
-    CUDA), value (invented values followed)."""
+    CUDA), value (invented values followed), not-reached (a pipeline that the scan of a script was left
+    before)."""
