@@ -55,10 +55,16 @@ def devices(trace: Trace) -> list[int]:
 
 
 def find_gaps(
-    trace: Trace, links: Links, phases: Phases, waits: Waits, kinds: Kinds, device: int
+    trace: Trace,
+    links: Links,
+    phases: Phases,
+    waits: Waits,
+    kinds: Kinds,
+    device: int,
+    window: tuple[float, float],
 ) -> tuple[GapRow, ...]:
     """Idle stretches of one device: from the call's beginning to its first work (`after` is None), between
-    its work, and a tail if the call goes on after the last.
+    its work, and a tail if the call goes on after the last. window: when the call begins and ends.
 
     sync: the host was waiting for the device when it ran dry. Else what the launching thread did for the
     largest part of the time: launch (it was issuing ops, or the launch was on its way), python (outside
@@ -72,7 +78,7 @@ def find_gaps(
     busy = device_busy(trace, device)
     if not len(busy):
         return ()
-    start, end = _stretches(phases, busy)
+    start, end = _stretches(window[0], busy)
     ts, ends = work.ts[mine], work.end[mine]
     following = mine[np.searchsorted(ts, end, side="left")]
     preceding = _preceding(mine, ends, start)
@@ -108,13 +114,12 @@ def find_gaps(
             )
         )
     rows += [_together(*key, *total) for key, total in rest.items()]
-    rows += _tail(phases, float(busy[-1, 1]), names[kinds.of_work[mine[np.argmax(ends)]]])
+    rows += _tail(window[1], float(busy[-1, 1]), names[kinds.of_work[mine[np.argmax(ends)]]])
     return tuple(sorted(rows, key=lambda row: row.start_us))
 
 
-def _stretches(phases: Phases, busy: Any) -> tuple[Any, Any]:
+def _stretches(begin: float, busy: Any) -> tuple[Any, Any]:
     """Begins and ends of the idle stretches, from the beginning of the call to the last work."""
-    begin = phases.window[0] if phases.window else busy[0, 0]
     start = np.concatenate([[begin], busy[:-1, 1]])
     end = np.concatenate([[busy[0, 0]], busy[1:, 0]])
     wide = end - start > CLOCK_US
@@ -165,11 +170,11 @@ def _together(
     )
 
 
-def _tail(phases: Phases, end: float, after: str) -> list[GapRow]:
+def _tail(until: float, end: float, after: str) -> list[GapRow]:
     """From the end of all work to the end of the call."""
-    if not phases.window or phases.window[1] <= end:
+    if until <= end:
         return []
-    length = round(phases.window[1] - end, 3)
+    length = round(until - end, 3)
     return [GapRow(cause="tail", start_us=round(end, 3), duration_us=length, after=after)]
 
 

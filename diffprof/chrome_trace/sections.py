@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from diffprof.chrome_trace.kernel_rows import find_kinds, host_rows, kernel_rows
 from diffprof.chrome_trace.links import Links
 from diffprof.chrome_trace.phases import Phases, find_phases
 from diffprof.chrome_trace.trace_timeline import make_timeline
-from diffprof.chrome_trace.waits import WaitEvent, find_waits, wait_events
+from diffprof.chrome_trace.waits import WaitEvent, Waits, find_waits, wait_events
 from diffprof.model.recording import GapRow, Grade, KernelRow, MemoryUse, SyncRow, Timeline, Timing, Unseen
 
 LINKED_ENOUGH = 0.5
@@ -96,8 +97,7 @@ def sections_of(trace: Trace) -> Sections:
             Unseen(what=f"idle time of {of}", why=f"gaps are shown for the busiest device, {device}")
         )
     busy = device_busy(trace, device)
-    low, high = phases.window or (float(busy[0, 0]), float(busy[-1, 1]))
-    low, high = min(low, float(busy[0, 0])), max(high, float(busy[-1, 1]))
+    low, high = window = _window(trace, phases, waits, busy)
     busy_us = intervals.total(busy)
     linked = links.linked_share >= LINKED_ENOUGH
     return Sections(
@@ -105,7 +105,7 @@ def sections_of(trace: Trace) -> Sections:
         mode=mode,
         phases=phases,
         kernels=kernel_rows(trace, links, phases, kinds),
-        gaps=find_gaps(trace, links, phases, waits, kinds, device),
+        gaps=find_gaps(trace, links, phases, waits, kinds, device, window),
         syncs=waits.rows if len(trace.calls) else None,
         timeline=make_timeline(trace, links, phases, waits, kinds, grade=grade, mode=mode)
         if linked
@@ -124,6 +124,20 @@ def sections_of(trace: Trace) -> Sections:
         busy_us=busy_us,
         waits=wait_events(trace, links, phases, waits),
     )
+
+
+def _window(trace: Trace, phases: Phases, waits: Waits, busy: Any) -> tuple[float, float]:
+    """When the call begins and ends: that of its phases, its work, and its waits. A wait that returns after
+    all recorded work is part of the call, as it is of the timeline; the profiler's own is not."""
+    own = waits.blocking[waits.of_call[waits.blocking] >= 0]
+    begins, ends = trace.calls.ts[own], waits.until[own]
+    if phases.window:
+        low, high = phases.window
+        ends = ends[(begins >= low) & (begins < high)]
+        begins = begins[:0]
+    else:
+        low, high = busy[0, 0], busy[-1, 1]
+    return float(min(low, busy[0, 0], *begins)), float(max(high, busy[-1, 1], *ends))
 
 
 def _without_device_time(trace: Trace, links: Links, found: Sections, unseen: Sequence[Unseen]) -> Sections:

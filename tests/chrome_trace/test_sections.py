@@ -10,6 +10,8 @@ import pytest
 
 from diffprof.chrome_trace.reader import read_trace
 from diffprof.chrome_trace.sections import Sections, sections_of
+from diffprof.judge import judging
+from diffprof.judge.figures import call_ms
 from diffprof.judge.timeline import Without, replay, saved_us
 from diffprof.model.recording import Grade, Recording
 from diffprof.scanning.importing import record_trace
@@ -460,6 +462,20 @@ def test_a_sync_costs_all_it_waits_when_the_device_is_starved(tmp_path: Path) ->
     saved = saved_us(found.timeline, Without(waits=frozenset({0})))
     assert saved == pytest.approx(19 * 406, rel=0.05)
     assert whole == pytest.approx(19 * 1000 + 426 - 8, rel=0.01)
+
+
+@pytest.mark.parametrize("at", [20, 200])
+def test_a_wait_that_returns_after_all_work_is_part_of_the_call(tmp_path: Path, at: int) -> None:
+    """What is saved is saved of the length that is printed: both have the wait, and the idle time after."""
+    events = [*launch(1, 5, 10, 100), call("cudaDeviceSynchronize", at, 5000 - at)]
+    path = write(tmp_path / "t.json", events)
+    report = judging.make_report(record_trace(path))
+    assert call_ms(report.recording) == pytest.approx(4.990)
+    assert idle(report.recording) == {"tail": pytest.approx(4890.0)}
+    (wait,) = [each for each in report.findings if each.rule.startswith("SYN")]
+    assert wait.saves_ms == pytest.approx(5.0 - max(0.110, at / 1000), abs=0.01)
+    assert report.verdict is not None
+    assert report.verdict.kept_ms == pytest.approx(max(0.100, at / 1000 - 0.010), abs=0.01)
 
 
 def test_steps_told_by_their_parts_alone(tmp_path: Path) -> None:

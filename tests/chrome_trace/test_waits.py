@@ -55,7 +55,8 @@ def test_a_pageable_download_keeps_the_host_until_it_is_done(tmp_path: Path, syn
         ("unknown", None),
         ("unknown", None),
         ("sync", 0),
-    ]
+        ("tail", None),
+    ], "the last synchronize returns after all work"
     found = {finding.rule: finding for finding in make_report(recording).findings}
     assert found["SYN004"].blocked_ms == pytest.approx(100, rel=0.001)
 
