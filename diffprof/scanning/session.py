@@ -264,8 +264,16 @@ class Session:
 
 def watched_call(session: Session, scene: PipelineCall) -> None:
     """One call under the observers of syncs and, on a simulated device, of kernels."""
-    show = _shown(session.progress)
-    tracker = PhaseTracker(on_change=show)
+    with observed_calls(session, scene) as (observer, tracker), ExitStack() as stack:
+        if session.device.kind == "sim" and not session.settings.get("every_step"):
+            stack.enter_context(repeating(scene.pipe, observer, tracker))
+        scene.call()
+
+
+@contextmanager
+def observed_calls(session: Session, scene: PipelineCall) -> Iterator[tuple[SyncObserver, PhaseTracker]]:
+    """Calls of the pipeline inside are observed; what was seen is in the session when the block ends."""
+    tracker = PhaseTracker(on_change=_shown(session.progress))
     with ExitStack() as stack:
         observer: SyncObserver
         if session.device.kind == "sim" and "kernels" in session.analyzers:
@@ -280,9 +288,7 @@ def watched_call(session: Session, scene: PipelineCall) -> None:
         stack.callback(_keep, session, observer)
         stack.enter_context(session.device.observed(observer, scene.pipe))
         stack.enter_context(tracker.watching(scene.pipe))
-        if session.device.kind == "sim" and not session.settings.get("every_step"):
-            stack.enter_context(repeating(scene.pipe, observer, tracker))
-        scene.call()
+        yield observer, tracker
 
 
 def _simulated_kernels(session: Session, pipe: Pipeline) -> SimulatedKernels:
@@ -526,7 +532,8 @@ def walk_traceback(error: BaseException) -> list[Place]:
 
 
 class Watch:
-    """Calls of a live pipeline, watched. report: the judgement of all calls so far; None before the first."""
+    """Calls of a live pipeline, watched. report: the judgement of all of them, as one call; None until the
+    block ends."""
 
     def __init__(self, pipe: Pipeline, device: Device) -> None:
         self.pipe = pipe
@@ -539,20 +546,19 @@ class Watch:
         target = from_object(self.pipe)
         session = Session(target, self.device, Options())
         session.scene = PipelineCall(pipe=self.pipe, args=(), kwargs={}, target=target, weights="real")
-        tracker = PhaseTracker()
         with ExitStack() as stack:
+            stack.callback(self._finish, session)
             session.blocks = stack.enter_context(watching_blocks())
             stack.enter_context(lent(self.pipe, self.device))
-            observer = SyncObserver(self.pipe, tracker)
-            stack.callback(self._finish, session, observer)
             stack.enter_context(eager_compiled_parts())
-            stack.enter_context(self.device.observed(observer, self.pipe))
-            stack.enter_context(tracker.watching(self.pipe))
+            stack.enter_context(observed_calls(session, session.scene))
             yield
 
-    def _finish(self, session: Session, observer: SyncObserver) -> None:
-        _keep(session, observer)
-        self.report = make_report(session.recording())
+    def _finish(self, session: Session) -> None:
+        """The block is the report's call: how many images its calls made, nobody was told."""
+        recording = session.recording()
+        target = msgspec.structs.replace(recording.target, makes=None, made=1)
+        self.report = make_report(msgspec.structs.replace(recording, target=target))
 
     def __repr__(self) -> str:
         return f"<Watch {type(self.pipe).__name__}: {self.report or 'no report yet'}>"

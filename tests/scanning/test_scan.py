@@ -164,6 +164,25 @@ def test_watching_records_the_calls_made_inside(pipe):
     assert "H100" in watch.report.recording.device.name
 
 
+def test_watching_on_a_simulated_gpu_costs_what_a_scan_says(pipe):
+    with diffprof.watch(pipe, device="sim:h100") as watch:
+        pipe(**CALL)
+    scanned = diffprof.scan(pipe, device="sim:h100", analyzers=("syncs", "kernels"), **CALL)
+
+    def costs(report):
+        return [(found.rule, found.where, found.blocked_ms, found.saves_ms) for found in report.findings]
+
+    assert costs(watch.report) == costs(scanned)
+    assert any(saved for _, _, _, saved in costs(scanned))
+    assert watch.report.recording.timing.seconds == scanned.recording.timing.seconds
+    assert "a call of 3 steps (simulated)" in watch.report.render()
+    with diffprof.watch(pipe, device="sim:h100") as twice:
+        pipe(**CALL)
+        pipe(**CALL)
+    (one,), (two,) = watch.report.recording.timing.seconds, twice.report.recording.timing.seconds
+    assert two == pytest.approx(2 * one, rel=0.05)
+
+
 def waits(report):
     return [(row.kind, row.site.file, row.site.line, row.count) for row in report.recording.syncs or ()]
 
