@@ -45,8 +45,9 @@ def command(
 
     A is the run before, B the one after: folders, report files, or names or unique parts of names, as for
     `diffprof show`. Both are judged by the rules of this version. Times count as changed where they differ by
-    more than the spread of their passes. With --git, A is a target, or the name of one in [tool.diffprof];
-    without A, all of those are compared.
+    more than the spread of their passes. Waits before or after the loop are no regression where the call got
+    faster and no more of them came than left each of its steps. With --git, A is a target, or the name of one
+    in [tool.diffprof]; without A, all of those are compared.
     """
     from diffprof.views.comparison import render_comparison
 

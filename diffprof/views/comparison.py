@@ -63,10 +63,11 @@ def _became(figure: Figure) -> str:
     if figure.direction is Direction.UNKNOWN:
         return figure.note or "not comparable"
     ratio = figure.ratio
+    how = "given for a faster call" if figure.traded else str(figure.direction)
     if figure.direction is Direction.SAME or ratio is None or not figure.after:
-        return figure.direction
+        return how
     became = f"{units.number(abs(ratio - 1) * 100)} % {'less' if ratio < 1 else 'more'}"
-    return f"{became}, given for a faster call" if figure.traded else f"{figure.direction}, {became}"
+    return f"{became}, {how}" if figure.traded else f"{how}, {became}"
 
 
 def _text(comparison: Comparison, columns: int | None, colour: bool) -> str:
@@ -119,8 +120,8 @@ def _github(comparison: Comparison) -> str:
     lines = [
         annotation(level, {"title": "diffprof compare"}, [comparison.headline, *comparison.not_comparable])
     ]
-    worse = {id(f): f for f in (*comparison.appeared, *(s.after for s in comparison.worse))}
-    for finding in worse.values():
+    new = (each for each in comparison.appeared if is_bad(each, comparison.figures))
+    for finding in (*new, *(shift.after for shift in comparison.worse)):
         site = finding.site
         where: dict[str, object] = {"file": site.file, "line": site.line} if site and site.user_code else {}
         message = [f"{line(finding)}: {finding.message}", finding.advice]

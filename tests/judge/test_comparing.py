@@ -176,6 +176,8 @@ def test_a_faster_call_may_read_once_what_it_read_in_every_step(
     assert found.headline.startswith(headline)
     assert bool(found.regressions) == (headline == "Mixed")
     assert is_bad_group("New", found) == (headline == "Mixed")
+    assert ("given for a faster call" in render_comparison(found)) == (headline != "Mixed")
+    assert ("::warning" in render_comparison(found, "github")) == (headline == "Mixed")
 
 
 def test_more_chances_are_no_regression_and_a_new_wait_is_one() -> None:
