@@ -14,7 +14,7 @@ import click
 from diffprof.model.errors import ExitCode
 from diffprof.model.schema import write_schema
 
-_COLUMNS = 96
+_COLUMNS = 78
 _FOLDER = Path(__file__).parents[1] / "docs"
 
 

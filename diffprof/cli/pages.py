@@ -27,17 +27,8 @@ def command(page: str | None) -> None:
         raise UsageError(f"There is no page {page!r}.", f"{hint}`diffprof docs` lists them.")
     text = known[page].read_text(encoding="utf-8")
     screen = terminal()
-    emit(text if screen.columns is None else _drawn(text, screen.columns, colour=screen.colour))
+    if screen.columns is not None:
+        from diffprof.cli.terminal_pages import drawn
 
-
-def _drawn(text: str, columns: int, *, colour: bool) -> str:
-    """Markdown as a terminal shows it."""
-    import re
-
-    from rich.console import Console
-    from rich.markdown import Markdown
-
-    console = Console(width=columns, force_terminal=colour, no_color=not colour)
-    with console.capture() as captured:
-        console.print(Markdown(re.sub(r"<!--.*?-->\n?", "", text)))
-    return captured.get()
+        text = drawn(text, screen.columns, colour=screen.colour)
+    emit(text)
