@@ -50,9 +50,9 @@ def watch(
     """Watch the calls of a live pipeline.
 
     Without `every`, a context manager for a close look: every call inside the block is observed, and
-    `watch.report` judges them: all that is inside is one call of the report, so make one there for the figures
-    of one. On a simulated device the pipeline stands there, without values, until the block ends, and each
-    wait has its cost, as in a scan. On a real GPU nothing is timed, since calls are neither repeated nor
+    `watch.report` judges them: all that is inside is one call of the report, so make one there for the
+    figures of one. On a simulated device the pipeline stands there, without values, until the block ends, and
+    each wait has its cost, as in a scan. On a real GPU nothing is timed, since calls are neither repeated nor
     profiled: waits have their number and place, and no cost (`diffprof.scan` measures it). On a CPU they are
     those that a GPU would have, without one too.
 

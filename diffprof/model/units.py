@@ -38,6 +38,11 @@ def duration(milliseconds_: float | None) -> str:
     return seconds(milliseconds_ / 1e3) if milliseconds_ >= 1000 else milliseconds(milliseconds_)
 
 
+def gib(value: float) -> str:
+    """GiB to a tenth, without the unit; of less than one, what there is."""
+    return f"{value:.1f}" if value >= 1 else number(value)
+
+
 def size(value: float | None) -> str:
     """Bytes in binary units, as PyTorch and the drivers count memory."""
     if value is None:

@@ -9,7 +9,7 @@ import msgspec
 
 from diffprof.model.prediction import Prediction
 from diffprof.model.report import as_json
-from diffprof.model.units import number, share
+from diffprof.model.units import gib, number, share
 from diffprof.views.listing import render_list
 
 _COLUMNS = {
@@ -62,7 +62,7 @@ def _cells(row: Prediction) -> dict[str, Any]:
         "communication": "" if not row.communication else share(row.communication),
         "time": "-" if row.seconds is None else f"{number(row.seconds)}{spread}",
         "rate": "-" if row.images_per_s is None else number(row.images_per_s),
-        "memory": "-" if row.peak_gib is None else f"{row.peak_gib:.1f} of {row.memory_gib:g}",
+        "memory": "-" if row.peak_gib is None else f"{gib(row.peak_gib)} of {row.memory_gib:g}",
         "bound": row.bound or "",
         "origin": "" if row.origin is None else _shares(row.origin),
         "note": row.why or cost,

@@ -12,7 +12,7 @@ from diffprof.judge.frontier import AXES, Curve, best, by_subject, curves, expen
 from diffprof.model.plain import clean
 from diffprof.model.report import as_json
 from diffprof.model.sweep import FAILED, SweepRow
-from diffprof.model.units import number, plural
+from diffprof.model.units import gib, number, plural
 from diffprof.views.listing import render_list
 from diffprof.views.predictions import NOTE
 
@@ -101,7 +101,7 @@ def _listed(
 
 def row_cells(row: SweepRow) -> dict[str, Any]:
     """What a person reads of a row, by column."""
-    memory = "-" if row.peak_gib is None else f"{row.peak_gib:.1f} of {row.memory_gib:g}"
+    memory = "-" if row.peak_gib is None else f"{gib(row.peak_gib)} of {row.memory_gib:g}"
     return {
         "target": row.target,
         "device": row.device,

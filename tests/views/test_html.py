@@ -12,15 +12,17 @@ import pytest
 from msgspec.structs import replace
 
 from diffprof.judge.judging import judge_again
+from diffprof.model.fix import Plan, PlanStep, Safety
 from diffprof.model.recording import Grade, MemoryPoint, MemoryUse
 from diffprof.model.report import load_report, save_report
 from diffprof.views import render
-from diffprof.views.html import _table
+from diffprof.views.html import _figures, _table
 from diffprof.views.html.code import code_lines, diff_lines
 from diffprof.views.html.memory import memory_figure
 from diffprof.views.table import Table
 from tests import builders
 from tests.samples import FOLDER
+from tests.views.tensorboard import recorded
 
 GIB = 2**30
 CURVE = (MemoryPoint(op=0, bytes=2 * GIB), MemoryPoint(op=50, bytes=8 * GIB), MemoryPoint(op=75, bytes=GIB))
@@ -143,3 +145,28 @@ def test_a_click_sorts_and_copies() -> None:
         "c|1,200 ms; b|1.5 s; a10|; a9|20 ms descending",
         '"x = 1\\ny\\n" copied',
     ]
+
+
+def test_a_trace_without_steps_is_no_call_and_has_no_empty_columns() -> None:
+    site = builders.make_site("aten::item", 0, function="", module=None, excerpt=(), chain=())
+    wait = builders.make_sync(in_loop=False, count=61, site=site)
+    recording = builders.make_recording(wait, timeline=recorded.make_timeline())
+    target = replace(recording.target, kind="trace", steps=None)
+    finding = builders.make_finding(site=site, in_loop=False)
+    report = builders.make_report(finding, recording=replace(recording, target=target))
+    shown = render(report, "html")
+    assert "<dt>waits</dt><dd>61" in shown
+    assert "waits per denoising step" not in shown
+    assert "<figcaption>The trace, " in shown
+    assert "> in </span>" not in shown
+    table = "".join(_table(Table("t", ("what", "where", "n"), (("a", "", "1"), ("b", "", "2")))))
+    assert re.findall("<th(?: [^>]*)?>([^<]*)<", table) == ["what", "n"]
+
+
+def test_fixes_that_gain_nothing_are_expected_to_give_nothing() -> None:
+    report = builders.one_of_everything()
+    step = PlanStep(fix="tf32", title="TF32", safety=Safety.NUMERIC, stage=1)
+    plan = Plan(steps=(step,), before_ms=465.1, after_ms=465.2, grade=Grade.MEASURED)
+    assert "expected with the fixes" not in "".join(_figures(replace(report, outcomes=None), plan))
+    gains = "".join(_figures(replace(report, outcomes=None), replace(plan, after_ms=2650.0)))
+    assert "<dd>2.65 s<small>measured, saving modelled, 1 fix</small>" in gains

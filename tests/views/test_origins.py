@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from diffprof.model.prediction import Prediction
 from diffprof.model.recording import Grade, Timing
 from diffprof.views.predictions import render_predictions
@@ -31,5 +33,7 @@ def test_predictions_say_it_in_a_column() -> None:
         origin=ORIGIN, range=(1.8, 2.2),
     )  # fmt: skip
     text = render_predictions([row], "text", width=120)
+    small = render_predictions([replace(row, peak_gib=0.0438, memory_gib=24.0)], "text", width=120)
+    assert "0.0438 of 24" in small, "memory is never nothing"
     assert "60% measured, 40% modelled" in text
     assert "± 10 %" in text

@@ -140,10 +140,10 @@ def _figures(report: Report, plan: Plan) -> Iterator[str]:
         kept = [each for each in report.outcomes if each.stays and each.after_ms is not None]
         if kept:
             grade = str(kept[-1].grade or units.NOT_MEASURED)
-            rows.append(("after the fixes", units.milliseconds(kept[-1].after_ms), grade))
-    elif plan.selected and plan.after_ms is not None:
-        note = f"{plan.grade}, {units.plural(len(plan.selected), 'fix', 'fixes')}"
-        rows.append(("expected with the fixes", units.milliseconds(plan.after_ms), note))
+            rows.append(("after the fixes", units.duration(kept[-1].after_ms), grade))
+    elif plan.selected and units.duration(plan.after_ms) != units.duration(plan.before_ms):
+        note = f"{words.expectation(plan.grade)}, {units.plural(len(plan.selected), 'fix', 'fixes')}"
+        rows.append(("expected with the fixes", units.duration(plan.after_ms), note))
     yield '<dl class="figures">\n'
     for name, value, note in rows:
         yield f"<div><dt>{text(name)}</dt><dd>{text(value)}<small>{text(note)}</small></dd></div>\n"
@@ -156,19 +156,27 @@ def _key_figures(recording: Recording) -> Iterator[tuple[str, str, str]]:
     what = "trace" if recording.target.kind == "trace" else "one call"
     why = words.doubts(recording.timing) if recording.timing else ""
     note = f"{grade}, not to be trusted: {why}" if why else grade
-    yield what, units.milliseconds(call_ms(recording)), note
-    if recording.syncs is None:
-        yield "waits per denoising step", units.NOT_MEASURED, ""
-    else:
-        rate = steady_per_step([row for row in recording.syncs if row.in_loop])
-        outside = sum(row.count for row in recording.syncs if not row.in_loop)
-        yield "waits per denoising step", units.number(rate), f"{outside:,} outside the loop"
+    yield what, units.duration(call_ms(recording)), note
+    yield from _waits(recording)
     if (busy := device_busy(recording)) is not None:
         yield "device busy", f"{units.number(busy * 100)} %", grade
     if recording.memory is not None:
         of = recording.memory.capacity_bytes
         note = str(recording.memory.grade) + (f", of {units.size(of)}" if of is not None else "")
         yield "peak memory", units.size(recording.memory.peak_bytes), note
+
+
+def _waits(recording: Recording) -> Iterator[tuple[str, str, str]]:
+    """Waits per step where denoising steps are told, else those of all that was recorded."""
+    rows = recording.syncs
+    outside = sum(row.count for row in rows or () if not row.in_loop)
+    if rows is None:
+        yield "waits per denoising step", units.NOT_MEASURED, ""
+    elif recording.target.steps is None and not any(row.in_loop for row in rows):
+        yield "waits", f"{outside:,}", ""
+    else:
+        rate = steady_per_step([row for row in rows if row.in_loop])
+        yield "waits per denoising step", units.number(rate), f"{outside:,} outside the loop"
 
 
 # --- findings ------------------------------------------------------------------------------------------
@@ -182,8 +190,8 @@ def _finding(finding: Finding, anchor: str, plan: Plan) -> Iterator[str]:
     yield f"<p>{prose(finding.message)}</p>\n"
     site = finding.site
     if site:
-        yield f'<div class="code">{text(units.place(site))} '
-        yield f'<span class="dim">in {text(site.function)}</span></div>\n'
+        inside = f' <span class="dim">in {text(site.function)}</span>' if site.function else ""
+        yield f'<div class="code">{text(units.place(site))}{inside}</div>\n'
         yield from _excerpt(site)
     edit = next((each for each in plan.edits if each.belongs_to(finding)), None)
     facts = [
@@ -253,13 +261,16 @@ _SHORT, _LONG = 16, 24
 
 
 def _table(table: Table) -> Iterator[str]:
-    kinds = [_kind([row[column] for row in table.rows]) for column in range(len(table.columns))]
+    """Without the columns that no row fills."""
+    used = [n for n in range(len(table.columns)) if any(row[n] for row in table.rows)]
+    columns, rows = [table.columns[n] for n in used], [[row[n] for n in used] for row in table.rows]
+    kinds = [_kind(cells) for cells in zip(*rows, strict=True)]
     yield '<div class="scroll"><table>\n<thead><tr>'
-    for column, kind in zip(table.columns, kinds, strict=True):
+    for column, kind in zip(columns, kinds, strict=True):
         yield f'<th class="number">{text(column)}</th>' if kind == "number" else f"<th>{text(column)}</th>"
     yield "</tr></thead>\n<tbody>\n"
-    for row in table.rows:
-        cells = zip(table.columns, row, kinds, strict=True)
+    for row in rows:
+        cells = zip(columns, row, kinds, strict=True)
         yield f"<tr>{''.join(_cell(*cell) for cell in cells)}</tr>\n"
     yield "</tbody>\n</table></div>\n"
     if table.note:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from diffprof.judge.timeline import replay
 from diffprof.model.recording import Recording
-from diffprof.model.units import milliseconds
+from diffprof.model.units import duration
 from diffprof.views.html.text import text
 from diffprof.views.lanes import (
     FULL,
@@ -40,12 +40,13 @@ def timeline_figures(recording: Recording, anchors: Mapping[int, str]) -> Iterat
     if timeline is None or not timeline.host_us:
         return
     run = replay(timeline)
-    shown: list[tuple[str, LaneColumns]] = [("One call", whole_call(timeline, run, COLUMNS))]
+    whole = "The trace" if recording.target.kind == "trace" else "One call"
+    shown: list[tuple[str, LaneColumns]] = [(whole, whole_call(timeline, run, COLUMNS))]
     step = one_step(timeline, run, COLUMNS)
     if step is not None:
         shown.append((f"Denoising step {step[0] + 1}", step[1]))
     for title, lanes in shown:
-        length = milliseconds((lanes.end_us - lanes.start_us) / 1e3)
+        length = duration((lanes.end_us - lanes.start_us) / 1e3)
         yield f"<figure>\n<figcaption>{title}, {text(length)} ({timeline.grade})</figcaption>\n"
         yield from _drawn(title, lanes, recording, anchors)
         yield "</figure>\n"

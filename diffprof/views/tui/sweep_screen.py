@@ -14,7 +14,7 @@ from textual.widgets import ContentSwitcher
 
 from diffprof.judge.frontier import AXES, Curve, best, curves, subject
 from diffprof.model.sweep import FAILED, OK, SweepRow
-from diffprof.model.units import number
+from diffprof.model.units import gib, number
 from diffprof.views.sweeps import row_cells, sparkline, summary
 from diffprof.views.tui.article import Article
 from diffprof.views.tui.key_bar import KeyBar
@@ -134,7 +134,7 @@ def row_page(row: SweepRow) -> Writing:
     told: dict[str, Any] = {
         "time": None if row.seconds is None else f"{number(row.seconds)} s, {_range(row)}",
         "a step": None if row.per_step_ms is None else f"{number(row.per_step_ms)} ms",
-        "memory": None if row.peak_gib is None else f"{row.peak_gib:.1f} GiB of {row.memory_gib:g}",
+        "memory": None if row.peak_gib is None else f"{gib(row.peak_gib)} GiB of {row.memory_gib:g}",
         "weights": None if row.weights_gib is None else f"{row.weights_gib:.1f} GiB",
         "waits": None if row.waits is None else f"{row.waits}, {row.waits_in_loop} in the loop",
         "fixes": row.fixes,
