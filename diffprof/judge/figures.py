@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diffprof.judge.timeline import replay, total_us, with_steps
+from diffprof.judge.timeline import length_with_steps_us, replay, total_us
 from diffprof.model.recording import Recording
 
 
@@ -21,8 +21,8 @@ def card_call_ms(recording: Recording) -> float | None:
     timeline, steps = recording.timeline, recording.target.card_steps
     if timeline is None or steps is None or not timeline.host_us:
         return None
-    whole = with_steps(timeline, steps)
-    return None if whole is None else total_us(whole) / 1e3
+    whole = length_with_steps_us(timeline, steps)
+    return None if whole is None else whole / 1e3
 
 
 def device_busy(recording: Recording) -> float | None:

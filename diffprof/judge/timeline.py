@@ -390,24 +390,14 @@ def with_steps(timeline: Timeline, count: int) -> Timeline | None:
     Steps are added where two neighbouring ones are the same, event for event; the first and last may differ.
     Of several loops nobody knows which gets longer.
     """
-    steps = steps_of(timeline)
-    missing = count - len(steps)
+    missing = count - len(steps_of(timeline))
     if missing == 0:
         return timeline
-    if missing < 0 or len(loops_of(timeline)) > 1:
+    found = _repeating(timeline) if missing > 0 else None
+    if found is None:
         return None
-    columns = ["kind", "module", "host_us", "device_us", "stream", "sync"]
-    columns += [name for name in ("settle_us", "late_us") if getattr(timeline, name)]
-
-    def content(place: tuple[int, int]) -> list[tuple]:
-        return [getattr(timeline, name)[place[0] : place[1]] for name in columns]
-
-    for n in range(len(steps) - 1, 0, -1):
-        if content(steps[n]) == content(steps[n - 1]):
-            break
-    else:
-        return None
-    first, last = steps[n]
+    n, first, last = found
+    columns = _step_columns(timeline)
     added = missing * (last - first)
     changed: dict[str, tuple] = {
         name: (col := getattr(timeline, name))[:last] + col[first:last] * missing + col[last:]
@@ -428,6 +418,52 @@ def with_steps(timeline: Timeline, count: int) -> Timeline | None:
                     replace(s, first=s.first + shift, last=s.last + shift, step=n + again) for s in repeated
                 )
     return replace(timeline, phases=tuple(spans), **changed)
+
+
+def _step_columns(timeline: Timeline) -> list[str]:
+    """What an event has a value in."""
+    columns = ["kind", "module", "host_us", "device_us", "stream", "sync"]
+    return columns + [name for name in ("settle_us", "late_us") if getattr(timeline, name)]
+
+
+def _repeating(timeline: Timeline) -> tuple[int, int, int] | None:
+    """Number and events [first, last) of the last step that is the one before it again; None without one, and
+    where there are several loops."""
+    steps = steps_of(timeline)
+    if len(loops_of(timeline)) > 1:
+        return None
+    columns = [getattr(timeline, name) for name in _step_columns(timeline)]
+
+    def content(place: tuple[int, int]) -> list[tuple]:
+        return [column[slice(*place)] for column in columns]
+
+    found = (n for n in range(len(steps) - 1, 0, -1) if content(steps[n]) == content(steps[n - 1]))
+    n = next(found, None)
+    return None if n is None else (n, *steps[n])
+
+
+def length_with_steps_us(timeline: Timeline, count: int) -> float | None:
+    """`length_us` of `with_steps`, of which no more is made than is run."""
+    missing = count - len(steps_of(timeline))
+    if missing <= 0 or not _is_plain(timeline):
+        whole = with_steps(timeline, count)
+        return None if whole is None else length_us(whole)
+    found = _repeating(timeline)
+    if found is None:
+        return None
+    import numpy as np
+
+    from diffprof.judge.blocks import cut
+
+    _, first, last = found
+
+    known = _known(timeline)
+    own = known.columns()
+    host, device, sync = (
+        np.concatenate((column[:last], np.tile(column[first:last], missing), column[last:]))
+        for column in (own.host, own.device, own.sync)
+    )
+    return known.lanes().run(cut(host, device, sync, timeline.pending_limit))
 
 
 def find_gaps(timeline: Timeline, run: Replay, *, at_least_us: float = 1.0) -> tuple[GapRow, ...]:

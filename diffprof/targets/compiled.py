@@ -20,6 +20,9 @@ COMPILED_ROLES = ("denoiser", "vae")
 _PLAIN = frozenset({bool, int, float, str, tuple, list, dict, OrderedDict, set, type(None)})
 """Types of nearly all that a module holds, none of which can be called."""
 
+_OWN = frozenset(vars(torch.nn.Module()))
+"""What every module holds: no method among it."""
+
 
 def compiled_roots(pipe: Pipeline) -> tuple[str, ...]:
     """Components that run compiled when the pipeline is compiled."""
@@ -39,7 +42,7 @@ def is_compiled(module: torch.nn.Module) -> bool:
         module._compiled_call_impl is not None
         or "_orig_mod" in own["_modules"]
         or is_compiled_function(type(module).forward)
-        or any(is_compiled_function(held) for held in own.values() if type(held) not in _PLAIN)
+        or any(is_compiled_function(own[k]) for k in own.keys() - _OWN if type(own[k]) not in _PLAIN)
     )
 
 

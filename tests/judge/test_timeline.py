@@ -11,6 +11,8 @@ from diffprof.judge.timeline import (
     events_of_kinds,
     events_of_syncs,
     find_gaps,
+    length_us,
+    length_with_steps_us,
     loops_of,
     phase_of_events,
     replay,
@@ -223,6 +225,15 @@ def stepped(steps: int, host: tuple[float, ...] | None = None) -> Timeline:
 @pytest.mark.parametrize("count", [3, 4, 30])
 def test_more_steps_are_the_same_as_running_them(count: int) -> None:
     assert with_steps(stepped(3), count) == stepped(count)
+
+
+@pytest.mark.parametrize("count", [2, 3, 30])
+def test_the_length_with_more_steps_is_that_of_the_call_with_them(count: int) -> None:
+    for few in (stepped(3), replace(stepped(3), late_us=(7.0,) * len(stepped(3).kind))):
+        whole = with_steps(few, count)
+        told = length_with_steps_us(few, count)
+        assert told == (None if whole is None else pytest.approx(length_us(whole), rel=1e-12))
+    assert length_with_steps_us(stepped(3, (1.0, 2.0, 3.0)), 9) is None
 
 
 def test_steps_that_differ_at_the_ends_are_kept() -> None:

@@ -77,6 +77,7 @@ def host_meta(t: torch.Tensor) -> TensorMeta:
     return intern_meta(t.shape, t.stride(), t.dtype, t.storage_offset(), "cpu")
 
 
+@functools.lru_cache(1 << 14)
 def extent(meta: TensorMeta) -> int:
     """Elements of storage from its beginning to the tensor's last element."""
     if not meta.numel:
