@@ -54,9 +54,11 @@ def loop_reads(recording: Recording) -> tuple[float, float, float]:
     return run.total_us, blocked, saved_us(timeline, gone, run.total_us)
 
 
-def test_eager_waits_are_hidden_behind_queued_work() -> None:
-    """On an L40S; an H100 is done with SDXL's operations about as fast as they are issued."""
-    whole, blocked, saved = loop_reads(report("l40s", False).recording)
+@pytest.mark.parametrize("host", HOSTS)
+def test_eager_waits_are_hidden_behind_queued_work(host: str) -> None:
+    """On an L40S, where removing them gained 0 %; an H100 is done with SDXL's operations about as fast as
+    they are issued."""
+    whole, blocked, saved = loop_reads(report("l40s", False, host).recording)
     assert blocked > 0.1 * whole
     assert saved < 0.01 * whole
     assert saved < 0.1 * blocked
@@ -70,12 +72,11 @@ def test_compiled_waits_cost_the_time_to_get_going_again(gpu: str) -> None:
     assert saved > 0.015 * whole
 
 
-def test_the_published_gain_on_an_l40s_lies_between_a_fast_and_a_slow_host() -> None:
-    for compiled, published in ((False, 0.0), (True, 0.022)):
-        calls = [loop_reads(report("l40s", compiled, host).recording) for host in HOSTS]
-        fast, slow = (saved / whole for whole, _, saved in calls)
-        assert fast - 0.005 <= published <= slow
-        assert slow < published + 0.03
+def test_the_published_gain_compiled_on_an_l40s_lies_between_a_fast_and_a_slow_host() -> None:
+    calls = [loop_reads(report("l40s", True, host).recording) for host in HOSTS]
+    fast, slow = (saved / whole for whole, _, saved in calls)
+    assert fast - 0.005 <= 0.022 <= slow
+    assert slow < 0.022 + 0.03
 
 
 def test_findings_say_both_numbers_and_that_the_wait_is_hidden() -> None:
