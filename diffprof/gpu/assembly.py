@@ -21,6 +21,7 @@ from diffprof.model.recording import Grade, KernelKind, PhaseSpan, Timeline
 from .cost import CostModel, Kernel
 from .fusion import chains, fuse, is_fusible
 from .hosts import HostSheet
+from .mode import Chooser
 from .products import Product, as_linear, product_of
 from .quantized import passes_left
 from .signatures import OpSignature
@@ -445,6 +446,8 @@ class Assembly:
             if unit.product is not None:
                 before = None if n in queued.entries else before
                 yield self._numbered(self._quantized(unit, unit.product, path, before))
+            elif not unit.compiled and (kernels := self._quantized_eagerly(unit, path)):
+                yield self._numbered(kernels)
             else:
                 yield self._costs.get(unit) or self._of(unit)
             before = unit
@@ -475,6 +478,16 @@ class Assembly:
         numbers = self._numbers
         kinds = tuple(numbers.setdefault(kernel, len(numbers)) for kernel in kernels)
         return kinds, tuple(kernel.device_us for kernel in kernels)
+
+    def _quantized_eagerly(self, unit: Unit, path: str | None) -> tuple[Kernel, ...]:
+        """Kernels of a quantized linear that is not compiled; nothing where it is none."""
+        product = product_of(unit.ops[0]) if len(unit.ops) == 1 else None
+        chosen = self.model.mode.quantizes
+        if product is None or product.kind != "linear" or chosen is None:
+            return ()
+        if not chosen(path, product.depth, product.columns, product.kind):
+            return ()
+        return self.model.kernels(unit.ops[0], quantized=True)
 
     def _quantized(
         self, unit: Unit, product: Product, path: str | None, before: Unit | None
@@ -513,6 +526,11 @@ def compiled_root(path: str | None, compiled: tuple[str, ...]) -> str | None:
         if path is not None and (path == root or path.startswith(root + ".")):
             return root
     return None
+
+
+def linears_in(parts: tuple[str, ...]) -> Chooser:
+    """Chooses every linear of these components."""
+    return lambda module, depth, columns, kind: kind == "linear" and bool(compiled_root(module, parts))
 
 
 @lru_cache(1 << 15)

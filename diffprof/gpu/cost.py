@@ -8,7 +8,7 @@ types.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -42,7 +42,7 @@ from .pointwise import (
     streaming,
 )
 from .pricing import Origin, Time
-from .quantized import LinearScheme, quantizing_passes
+from .quantized import LinearScheme, Pass, eager_bytes, quantizing_passes
 from .specs import GpuSpec
 
 if TYPE_CHECKING:
@@ -264,27 +264,41 @@ class CostModel:
         batch, rows, columns, depth = matmul_sizes(s, base)
         x = s.inputs[1] if base in ("addmm", "baddbmm", "addbmm") else s.inputs[0]
         scheme = self.mode.scheme if quantized else None
-        if scheme is not None:
-            yield from self._quantizing(s, scheme, rows * batch * depth, x.dtype.itemsize, compiled)
         kind = precision(x.dtype, self.mode.matmul_tf32)
-        if scheme is not None and scheme.kind is None:
-            width = x.dtype.itemsize
+        if scheme is None:
+            yield self._product(s, base, (batch, rows, columns, depth), kind, x, compiled)
+            return
+        width, passes = x.dtype.itemsize, scheme.eager
+        if compiled:
+            yield from self._quantizing(s, scheme, rows * batch * depth, width)
+        else:
+            yield from self._passes(s, "dequantize_weight", passes.weight, columns * depth)
+            yield from self._passes(s, "quantize_activation", passes.activation, rows * batch * depth)
+        if scheme.kind is None and (compiled or not passes.weight):
             time = weight_only(self.spec, rows, columns, depth, kind, width, scheme.bits)
             moved = rows * (depth + columns) * width + depth * columns * scheme.bits / 8
             flops = 2.0 * rows * columns * depth
             yield self._kernel(s, base, "gemm", time, flops=flops, moved=moved, compiled=compiled)
-            return
-        kind = scheme.kind if scheme and scheme.kind else kind
-        yield self._product(s, base, (batch, rows, columns, depth), kind, x, compiled)
+        else:
+            yield self._product(s, base, (batch, rows, columns, depth), scheme.kind or kind, x, compiled)
+        if not compiled:
+            yield from self._passes(s, "scale_result", passes.result, rows * batch * columns)
+
+    def _passes(self, s: OpSignature, name: str, passes: Sequence[Pass], elements: int) -> Iterator[Kernel]:
+        """Kernels of their own over a tensor of so many elements; what they take is modelled."""
+        for moved in eager_bytes(passes, elements, s.inputs[0].dtype.itemsize):
+            time = streaming(self.spec, moved, elements, Addressing.CONTIGUOUS)
+            time = time._replace(origin=Origin.MODELLED)
+            yield self._kernel(s, name, "pointwise", time, moved=moved, compiled=False, flops=float(elements))
 
     def _quantizing(
-        self, s: OpSignature, scheme: LinearScheme, elements: int, width: int, compiled: bool
+        self, s: OpSignature, scheme: LinearScheme, elements: int, width: int
     ) -> Iterator[Kernel]:
         """The activation is read for its scales and written in fewer bits; the result is scaled inside the
         product."""
         for moved in quantizing_passes(scheme, elements, width):
             yield self._kernel(
-                s, "quantize_activation", "pointwise", self._generated(moved), moved=moved, compiled=compiled,
+                s, "quantize_activation", "pointwise", self._generated(moved), moved=moved, compiled=True,
                 flops=float(elements),
             )  # fmt: skip
 

@@ -21,8 +21,8 @@ class Mode:
     """How the operations are run.
 
     compiled: module paths that run compiled (`unet`, `vae.decoder`); everything below them counts. graphs:
-    compiled parts are replayed as CUDA graphs. quantizes: whether a linear, or a 1x1 convolution swapped
-    for one, of a compiled part is quantized; scheme: how. matmul_tf32, conv_tf32: `torch.backends` state.
+    compiled parts are replayed as CUDA graphs. quantizes: whether a linear, or a 1x1 convolution of a
+    compiled part swapped for one, is quantized; scheme: how. matmul_tf32, conv_tf32: `torch.backends` state.
     attention: the kernel that diffusers' attention backend names; None leaves it to
     `scaled_dot_product_attention`. cudnn_first: it takes cuDNN's kernel where there is one
     (`diffprof.gpu.attention.sdpa_backend`).

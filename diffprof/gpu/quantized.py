@@ -1,39 +1,95 @@
-"""Linears with quantized operands: which type computes them, and what quantizing the activation takes."""
+"""Linears with quantized operands: which type computes them, and what is done beside the product."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
+
+WIDE = None
+"""Of a pass: in the type of the layer's own activation."""
+
+Pass: TypeAlias = tuple[float | None, float | None]
+"""Bytes that a kernel reads and writes for each element; a reduction writes 0."""
+
+
+@dataclass(frozen=True)
+class Eager:
+    """What one linear launches beside its product where nothing is fused: kernels over its weight, over its
+    activation, and over its result. From the libraries' own Python."""
+
+    weight: tuple[Pass, ...] = ()
+    activation: tuple[Pass, ...] = ()
+    result: tuple[Pass, ...] = ()
+
+
+SCALED: Pass = (WIDE, WIDE)
+"""Multiplied by a scale, or added to a zero point or bias."""
+
+CAST_AND_SCALED = Eager(weight=((1, WIDE),), result=(SCALED, SCALED))
+"""The weight is cast to the activation's type; the result is scaled and its bias added (torchao, quanto)."""
+
+LOOKED_UP = Eager(weight=((0.5625, WIDE),))
+"""One kernel unpacks and scales (bitsandbytes `dequantize_4bit`)."""
+
+QUANTIZED_ROWS = Eager(
+    activation=((WIDE, 0), (WIDE, 0), SCALED, SCALED, SCALED, (WIDE, 1)),
+    result=((4, WIDE), SCALED, SCALED),
+)
+"""torchao INT8: least and largest of a row, scale, round, clamp, cast; int32 sums scaled by row and column,
+and the bias."""
+
+QUANTIZED_FLOATS = Eager(activation=(SCALED, (WIDE, 0), (WIDE, 4), (4, 4), (4, 1)))
+"""torchao FP8: absolute values and the largest, scale in float32, clamp, cast; the product scales itself."""
 
 
 @dataclass(frozen=True)
 class LinearScheme:
-    """One way to quantize the linears of a compiled part.
+    """One way to quantize linears.
 
     kind: type whose units compute the product; None where weights alone are stored in fewer bits and the
     product is the layer's own. bits: of a stored weight. scales: of the activation: one a `tensor`, a `row`
-    or a `block`.
+    or a `block`. eager: kernels of its own without a compiler; empty where one kernel does it all. unsure:
+    modes in which kernels of a library run that no table holds: how far off their price is, is not known.
     """
 
     key: str
     kind: str | None
     bits: float
     scales: str | None = None
+    eager: Eager = Eager()
+    unsure: tuple[str, ...] = ()
 
+
+BOTH = ("eager", "compiled")
 
 SCHEMES = {
     scheme.key: scheme
     for scheme in (
-        LinearScheme("int8", "int8", 8, "row"),
-        LinearScheme("fp8", "fp8", 8, "tensor"),
-        LinearScheme("fp8_row", "fp8", 8, "row"),
-        LinearScheme("mxfp8", "fp8", 8.25, "block"),
-        LinearScheme("nvfp4", "fp4", 4.5, "block"),
-        LinearScheme("int8_weight_only", None, 8),
-        LinearScheme("fp8_weight_only", None, 8),
-        LinearScheme("int4_weight_only", None, 4.5),
-        LinearScheme("nf4", None, 4.5),
+        LinearScheme("int8", "int8", 8, "row", QUANTIZED_ROWS, ("eager",)),
+        LinearScheme("fp8", "fp8", 8, "tensor", QUANTIZED_FLOATS),
+        LinearScheme("fp8_row", "fp8", 8, "row", QUANTIZED_FLOATS),
+        LinearScheme("mxfp8", "fp8", 8.25, "block", QUANTIZED_FLOATS),
+        LinearScheme("nvfp4", "fp4", 4.5, "block", QUANTIZED_FLOATS),
+        LinearScheme("int8_weight_only", None, 8, eager=CAST_AND_SCALED),
+        LinearScheme("fp8_weight_only", None, 8, eager=Eager(weight=((1, WIDE), SCALED))),
+        LinearScheme("int4_weight_only", None, 4.5, unsure=BOTH),
+        LinearScheme(
+            "int4_dynamic", None, 8.5,
+            eager=Eager(((1, WIDE), SCALED, SCALED), (*QUANTIZED_ROWS.activation, (1, WIDE), SCALED)),
+            unsure=BOTH,
+        ),
+        LinearScheme("fp6_weight_only", None, 6, unsure=BOTH),
+        LinearScheme("fp5_weight_only", None, 5, unsure=BOTH),
+        LinearScheme("fp4_weight_only", None, 4, unsure=BOTH),
+        LinearScheme("nf4", None, 4.5, eager=LOOKED_UP),
+        LinearScheme("bnb_int8", "int8", 8, "row", Eager((), ((WIDE, 0), (WIDE, 1)), ((4, WIDE),)), BOTH),
+        LinearScheme("quanto_8bit", None, 8, eager=CAST_AND_SCALED),
+        LinearScheme(
+            "quanto_4bit", None, 4.5, eager=Eager(((0.5, 1), (1, WIDE), SCALED, SCALED)), unsure=BOTH
+        ),
     )
-}
+}  # fmt: skip
 """Schemes by name; bits count the scales of blocks (32 weights under 8 bits, 16 under 4.5)."""
 
 
@@ -61,6 +117,11 @@ def passes_left(scheme: LinearScheme, *, again: bool, generated: bool) -> slice:
     if not generated:
         return slice(None)
     return slice(1, None) if scheme.scales == "tensor" else slice(0, 0)
+
+
+def eager_bytes(passes: Sequence[Pass], elements: int, width: int) -> tuple[float, ...]:
+    """Bytes that each of these kernels moves for so many elements of a type of `width` bytes."""
+    return tuple(elements * sum(width if each is WIDE else each for each in one) for one in passes)
 
 
 def saved_bytes(scheme: LinearScheme, depth: int, columns: int, width: int) -> int:

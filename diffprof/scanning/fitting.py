@@ -16,7 +16,7 @@ from diffprof.devices import resolve_device
 from diffprof.devices.borrow import lent
 from diffprof.devices.simulated.session import SESSION
 from diffprof.gpu.altered import half_type
-from diffprof.gpu.assembly import Call, Known
+from diffprof.gpu.assembly import Call, Known, linears_in
 from diffprof.gpu.cost import CostModel
 from diffprof.gpu.course import Lengths, course_of
 from diffprof.gpu.mode import Mode, current_mode
@@ -422,6 +422,6 @@ def _mode(recipe: FitRecipe, parts: Sequence[ModelWeights]) -> Mode:
     return current_mode(
         compiled=roots,
         graphs=False,
-        quantizes=lambda module, depth, columns, kind: kind == "linear",
+        quantizes=linears_in(roots),
         scheme=SCHEMES[SCHEME_OF[recipe.quantized]],
     )

@@ -15,7 +15,7 @@ import torch
 from diffprof.analyzers.kernels.simulated import SimulatedKernels
 from diffprof.devices import resolve_device
 from diffprof.devices.simulated.session import SESSION
-from diffprof.gpu.assembly import Assembled, compiled_root
+from diffprof.gpu.assembly import Assembled, compiled_root, linears_in
 from diffprof.gpu.attention import LIBRARIES
 from diffprof.gpu.cost import CostModel
 from diffprof.gpu.mode import Mode, current_mode
@@ -56,15 +56,23 @@ GRAPHS = {
 }
 """`torch.compile`'s modes -> whether what is compiled is replayed as CUDA graphs."""
 
-TORCHAO = {
+SHORT_NAMES = {
     "int8dq": "int8",
     "fp8dq": "fp8",
     "fp8dqrow": "fp8_row",
     "int8wo": "int8_weight_only",
     "fp8wo": "fp8_weight_only",
     "int4wo": "int4_weight_only",
+    "int4dq": "int4_dynamic",
+    "fp6": "fp6_weight_only",
+    "fp6_e3m2": "fp6_weight_only",
+    "fp5_e2m2": "fp5_weight_only",
+    "fp4_e2m1": "fp4_weight_only",
+    "qfloat8": "quanto_8bit",
+    "qint8": "quanto_8bit",
+    "qint4": "quanto_4bit",
 }
-"""Short names of schemes as published tables have them."""
+"""Short names of schemes as published tables and their libraries have them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +80,9 @@ class CallSetting:
     """How a call is set up, beside its mode.
 
     attention: a backend of diffusers' dispatcher, or "unfused"; None: what PyTorch takes. tf32: float32
-    products on the tensor cores; None: as PyTorch is set. quantization: of the linears of what is compiled,
-    in the mode "compiled". compile_mode: of `torch.compile`; None: "max-autotune". fuse_qkv, channels_last:
+    products on the tensor cores; None: as PyTorch is set. quantization: of the denoiser's linears, and of the
+    VAE's where it is compiled; in the modes "eager" and "compiled". quantize_text_encoders: of theirs too,
+    which run eagerly. compile_mode: of `torch.compile`; None: "max-autotune". fuse_qkv, channels_last:
     done to the denoisers before the call.
     """
 
@@ -83,11 +92,12 @@ class CallSetting:
     compile_mode: str | None = None
     fuse_qkv: bool = False
     channels_last: bool = False
+    quantize_text_encoders: bool = False
 
     def __post_init__(self) -> None:
         """Raises UsageError for a name that is not there."""
         self._check("attention", self.attention, (*LIBRARIES, UNFUSED))
-        self._check("quantization", self.quantization, (*SCHEMES, *TORCHAO))
+        self._check("quantization", self.quantization, (*SCHEMES, *SHORT_NAMES))
         self._check("compile_mode", self.compile_mode, GRAPHS)
 
     def _check(self, name: str, value: str | None, known: Iterable[str]) -> None:
@@ -98,18 +108,23 @@ class CallSetting:
         """How linears are quantized in a mode; None where they are not."""
         if mode in SCHEMES:
             return SCHEMES[mode]
-        if mode == "eager" or self.quantization is None:
+        if self.quantization is None:
             return None
-        return SCHEMES[TORCHAO.get(self.quantization, self.quantization)]
+        return SCHEMES[SHORT_NAMES.get(self.quantization, self.quantization)]
 
-    def mode(self, name: str, roots: tuple[str, ...]) -> Mode:
-        """How the operations run."""
+    def quantized(self, mode: str, run: _CallRun) -> tuple[str, ...]:
+        """Components whose linears are quantized where the mode quantizes any."""
+        own = run.denoisers if mode == "eager" else run.roots
+        return (*own, *run.text_encoders) if self.quantize_text_encoders else own
+
+    def mode(self, name: str, roots: tuple[str, ...], quantized: tuple[str, ...] = ()) -> Mode:
+        """How the operations run. quantized: components whose linears are."""
         changes: dict[str, Any] = {} if self.tf32 is None else {"matmul_tf32": self.tf32}
         if self.attention not in (None, UNFUSED):
             changes["attention"] = LIBRARIES[str(self.attention)]
         scheme = self.scheme(name)
         if scheme is not None:
-            changes |= {"quantizes": _linears, "scheme": scheme}
+            changes |= {"quantizes": linears_in(quantized), "scheme": scheme}
         if name == "eager":
             return current_mode(**changes)
         graphs = GRAPHS[self.compile_mode or "max-autotune"]
@@ -129,16 +144,14 @@ class CallSetting:
         return scene
 
 
-def _linears(module: str | None, depth: int, columns: int, kind: str) -> bool:
-    return kind == "linear"
-
-
 @dataclasses.dataclass(frozen=True)
 class _CallRun:
     """One call, run once."""
 
     kernels: SimulatedKernels
     roots: tuple[str, ...]
+    denoisers: tuple[str, ...]
+    text_encoders: tuple[str, ...]
     held: int
     """Bytes that were allocated before the pipeline was built."""
     images: int
@@ -151,15 +164,15 @@ class _CallRun:
         return Assembled(self.kernels.builder.call)
 
     @cached_property
-    def linears(self) -> tuple[tuple[int, int, int], ...]:
-        """Depth, columns and bytes of a weight's element, of each linear that is compiled."""
+    def linears(self) -> dict[str, tuple[int, int, int]]:
+        """Depth, columns and bytes of a weight's element, of each linear, by module."""
         layers = {
             module: op
             for op, module in self.kernels.builder.operations()
-            if op.name == "aten::linear" and compiled_root(module, self.roots) is not None
+            if op.name == "aten::linear" and module is not None
         }
-        products = ((product_of(op), op.inputs[1].dtype.itemsize) for op in layers.values())
-        return tuple((product.depth, product.columns, width) for product, width in products if product)
+        products = ((name, product_of(op), op.inputs[1].dtype.itemsize) for name, op in layers.items())
+        return {name: (made.depth, made.columns, width) for name, made, width in products if made}
 
 
 def predict(
@@ -177,6 +190,7 @@ def predict(
     compile_mode: str | None = None,
     fuse_qkv: bool = False,
     channels_last: bool = False,
+    quantize_text_encoders: bool = False,
     on_run: Callable[[int], None] | None = None,
     **call: Any,
 ) -> tuple[Prediction, ...]:
@@ -184,12 +198,14 @@ def predict(
 
     target: what `diffprof.scan` takes. devices: names of data sheets, or "all". steps: denoising steps of the
     call; None: the target's own. price: of one GPU hour, or by device. attention, tf32, quantization,
-    compile_mode, fuse_qkv, channels_last: see Setting. on_run: told of each batch before it is run. call:
-    arguments of the call. Raises UsageError for an unknown device, mode or setting, TargetError where the
-    target fails.
+    compile_mode, fuse_qkv, channels_last, quantize_text_encoders: see CallSetting. on_run: told of each batch
+    before it is run. call: arguments of the call. Raises UsageError for an unknown device, mode or setting,
+    TargetError where the target fails.
     """
     check_modes(modes)
-    setting = CallSetting(attention, tf32, quantization, compile_mode, fuse_qkv, channels_last)
+    setting = CallSetting(
+        attention, tf32, quantization, compile_mode, fuse_qkv, channels_last, quantize_text_encoders
+    )
     specs = sheets(devices)
     found = resolve(target) if isinstance(target, str) else from_object(target, kwargs=call)
     chosen = options or Options()
@@ -242,16 +258,17 @@ def run_call(
             scene.call()
         _, images = outputs(scene.pipe, bound_arguments(scene.pipe, scene.args, scene.kwargs))
         peak = kernels.builder.memory(kernels.weights).peak_bytes or 0
-        return _CallRun(kernels, compiled_roots(scene.pipe), held, images, peak)
+        denoisers, encoders = (tuple(with_role(scene.pipe, role)) for role in ("denoiser", "text_encoder"))
+        return _CallRun(kernels, compiled_roots(scene.pipe), denoisers, encoders, held, images, peak)
 
     with device.active():
         held = SESSION.allocated
         return target.run(play, device, own)
 
 
-def saved_weights(run: _CallRun, scheme: LinearScheme) -> int:
-    """Bytes that the weights of quantized linears take less."""
-    return sum(saved_bytes(scheme, *linear) for linear in run.linears)
+def saved_weights(run: _CallRun, scheme: LinearScheme, parts: tuple[str, ...]) -> int:
+    """Bytes that the weights of quantized linears of these components take less."""
+    return sum(saved_bytes(scheme, *run.linears[name]) for name in run.linears if compiled_root(name, parts))
 
 
 def tells(run: _CallRun, steps: int) -> bool:
@@ -276,7 +293,8 @@ def priced(
     scheme = setting.scheme(mode)
     if scheme is not None and scheme.kind is not None and scheme.kind not in spec.peak:
         return _told(row, why=f"{spec.name} has no units for {scheme.kind}")
-    saved = 0 if scheme is None else saved_weights(run, scheme)
+    quantized = setting.quantized(mode, run)
+    saved = 0 if scheme is None else saved_weights(run, scheme, quantized)
     peak = (run.peak - run.held - saved) / 2**30
     weights = (run.kernels.weights - run.held - saved) / 2**30
     row = _told(row, peak_gib=peak, weights_gib=weights, fits=peak <= spec.capacity_gib)
@@ -285,11 +303,13 @@ def priced(
         return _told(
             row, why=f"does not fit: {lacking:.1f} GiB more than the {spec.capacity_gib:g} there are"
         )
-    timeline = run.assembled.timeline(CostModel(spec, setting.mode(mode, run.roots)), eager=False)
+    timeline = run.assembled.timeline(CostModel(spec, setting.mode(mode, run.roots, quantized)), eager=False)
     whole = timeline if steps is None else with_steps(timeline, steps)
     if whole is None:
         return _told(row, why=f"its steps differ, so a call of {steps} can't be told from one of {RUN_STEPS}")
-    return _timed(row, whole, run, price)
+    timed = _timed(row, whole, run, price)
+    unsure = scheme is not None and ("eager" if mode == "eager" else "compiled") in scheme.unsure
+    return _told(timed, range=None) if unsure else timed
 
 
 def _timed(

@@ -20,14 +20,16 @@ import torch
 from diffprof.analyzers.kernels.simulated import SimulatedKernels
 from diffprof.devices import resolve_device
 from diffprof.devices.simulated.session import SESSION
+from diffprof.gpu.assembly import linears_in
 from diffprof.gpu.attention import Backend
 from diffprof.gpu.cost import CostModel
 from diffprof.gpu.mode import Mode, current_mode
-from diffprof.gpu.quantized import SCHEMES
+from diffprof.gpu.quantized import SCHEMES, LinearScheme
 from diffprof.gpu.specs import load_spec
 from diffprof.judge.timeline import total_us, with_steps
 from diffprof.model.pipeline import components, replaced, with_role
 from diffprof.model.recording import Timeline
+from diffprof.scanning.predicting import SHORT_NAMES
 from diffprof.targets import Options
 from diffprof.targets.compiled import compiled_roots
 from diffprof.targets.construct import cast
@@ -37,7 +39,9 @@ from diffprof.targets.pipeline import PhaseTracker
 STEPS = {"sd": 10}
 """Steps to run: the multistep solver of SD 1.5 repeats itself after eight."""
 
-SCHEME_OF = {"int8dq": "int8", "fp8dq": "fp8", "fp8dqrow": "fp8_row"}
+LIBRARIES = re.compile(r"^(?:quanto |bnb (?=nf4))?(bnb int8|\w+)(?: weights)?(?: transformer\+T5)?$")
+"""A word of a rung -> the scheme's name in `SHORT_NAMES` or SCHEMES."""
+
 FORMS = {
     "FLUX.1-dev": ("flux", "dev"),
     "CogVideoX-5b": ("cogvideox", "5b"),
@@ -74,11 +78,14 @@ class Outcome(NamedTuple):
 class Run(NamedTuple):
     kernels: SimulatedKernels
     roots: tuple[str, ...]
+    denoisers: tuple[str, ...]
+    text_encoders: tuple[str, ...]
     held: int
 
 
 def outcomes(published: Path, pipelines: Path) -> Iterator[Outcome]:
-    """Core rows of `latencies.jsonl`. pipelines: a file whose FACTORIES make pipelines by configuration."""
+    """Rows of `latencies.jsonl` that can be priced. pipelines: a file whose FACTORIES make pipelines by
+    configuration."""
     spec = importlib.util.spec_from_file_location("pipelines", pipelines)
     assert spec is not None
     assert spec.loader is not None
@@ -87,7 +94,7 @@ def outcomes(published: Path, pipelines: Path) -> Iterator[Outcome]:
     forms: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for line in (published / "latencies.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        if row["core"]:
+        if is_priced(row):
             forms[json.dumps(form_of(row), sort_keys=True)].append(row)
     for text, rows in forms.items():
         form = json.loads(text)
@@ -128,7 +135,8 @@ def simulated(form: dict[str, Any], pipelines: Path, make: Any) -> Run:
         with torch.no_grad(), kernels.following(), watched[0], watched[1], norms:
             encode(scene.pipe, form["batch"])
             scene.pipe(**given)
-        return Run(kernels, compiled_roots(scene.pipe), held)
+        denoisers, encoders = (tuple(with_role(scene.pipe, role)) for role in ("denoiser", "text_encoder"))
+        return Run(kernels, compiled_roots(scene.pipe), denoisers, encoders, held)
 
     with device.active():
         gc.collect()
@@ -172,16 +180,36 @@ def prepared(pipe: Any, form: dict[str, Any]) -> None:
         model.to(memory_format=torch.channels_last)
 
 
+def scheme_of(rung: list[str]) -> LinearScheme | None:
+    """How the linears of a row are quantized."""
+    for word in rung:
+        found = LIBRARIES.match(word)
+        name = found[1].replace(" ", "_") if found else ""
+        if (name := SHORT_NAMES.get(name, name)) in SCHEMES:
+            return SCHEMES[name]
+    return None
+
+
+def is_priced(row: dict[str, Any]) -> bool:
+    """Core rows, and those of linears quantized otherwise that nothing else sets apart."""
+    others = ("offload", "no_t5", "t5-bnb", "precomputed")
+    known = row["model"].rpartition("/")[2] in FORMS and not any(o in w for o in others for w in row["rung"])
+    return row["core"] or (known and row["comparable"] == "partial" and scheme_of(row["rung"]) is not None)
+
+
 def mode_of(run: Run, row: dict[str, Any]) -> Mode:
     rung = row["rung"]
     roots = tuple(r for r in run.roots if not r.startswith("vae") or "compile_vae" in rung)
-    scheme = next((SCHEME_OF[each] for each in rung if each in SCHEME_OF), None)
+    scheme = scheme_of(rung)
+    compiled = "compile" in rung
+    encoders = run.text_encoders if any("T5" in each for each in rung) else ()
+    quantized = (*(roots if compiled else run.denoisers), *encoders)
     # PyTorch's flash kernel before 2.2.
     old = re.search(r"torch 2\.[01](?!\d)", row["versions"] or "")
     return Mode(
-        compiled=roots if "compile" in rung else (),
-        quantizes=(lambda module, depth, columns, kind: kind == "linear") if scheme else None,
-        scheme=SCHEMES[scheme or "int8"],
+        compiled=roots if compiled else (),
+        quantizes=linears_in(quantized) if scheme else None,
+        scheme=scheme or SCHEMES["int8"],
         attention=Backend.FLASH1 if old else None,
     )
 

@@ -87,12 +87,15 @@ def test_attention_is_within_the_hardware_and_grows(
     time = attention(spec, backend, shape, "fp16", 2)
     assert shape.flops / time.us <= spec.ceiling("fp16") / 1e6 * 1.000001
     assert time.us >= time.floor > 0
+    # cuDNN's on Hopper is priced no faster than FlashAttention 3's table, whose order is as measured.
+    tabled = backend is Backend.CUDNN and spec.capability[0] == 9
+    least = NOISE[Origin.MEASURED if tabled else time.origin]
     for more in (
         shape._replace(heads=2 * heads),
         shape._replace(queries=2 * queries),
         shape._replace(keys=2 * keys),
     ):
-        assert attention(spec, backend, more, "fp16", 2).us >= NOISE[time.origin] * time.us * 0.999999
+        assert attention(spec, backend, more, "fp16", 2).us >= least * time.us * 0.999999
 
 
 @given(
@@ -259,6 +262,26 @@ def test_quantized_products_in_a_type_without_units_gain_nothing() -> None:
         plain = model.kernels(signature, compiled=True)[-1].device_us
         quantized = model.kernels(signature, compiled=True, quantized=True)[-1].device_us
         assert (quantized < 0.8 * plain) == faster
+
+
+@pytest.mark.parametrize(
+    ("scheme", "before", "after"),
+    [("int8_weight_only", [3 * 2**24], 2), ("nf4", [2.5625 * 2**24], 0), ("int4_weight_only", [], 0),
+     ("int8", [2 * 2**23, 2 * 2**23, *[4 * 2**23] * 3, 3 * 2**23], 3)],
+)  # fmt: skip
+def test_a_quantized_linear_launches_its_passes_where_nothing_is_fused(
+    scheme: str, before: list[float], after: int
+) -> None:
+    signature = signatures.linear(2048, 4096, 4096)
+    model = CostModel(load_spec("h100"), Mode(scheme=SCHEMES[scheme]))
+    kernels = model.kernels(signature, quantized=True)
+    assert [kernel.bytes for kernel in kernels[: len(before)]] == before
+    product, *rest = kernels[len(before) :]
+    assert (product.family, len(rest)) == ("gemm", after)
+    assert all(k.origin == Origin.MODELLED for k in (*kernels[: len(before)], *rest))
+    compiled = model.kernels(signature, compiled=True, quantized=True)
+    eager = sum(kernel.device_us for kernel in kernels)
+    assert not before or eager > 1.05 * sum(kernel.device_us for kernel in compiled)
 
 
 def block(batch: int, side: int) -> list[OpSignature]:

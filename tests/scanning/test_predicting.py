@@ -15,7 +15,7 @@ from diffprof.gpu.specs import load_spec
 from diffprof.model.errors import UsageError
 from diffprof.model.prediction import Prediction
 from diffprof.scanning import predicting
-from diffprof.scanning.predicting import CallSetting, predict
+from diffprof.scanning.predicting import SHORT_NAMES, CallSetting, predict
 from diffprof.scanning.runs import leftovers
 from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options
@@ -142,6 +142,14 @@ def test_settings_change_what_they_say() -> None:
     assert plain.weights_gib is not None
     assert weights.weights_gib is not None
     assert weights.weights_gib < plain.weights_gib
+    apart = one("eager", quantization="int8wo")
+    assert apart.weights_gib is not None
+    assert weights.weights_gib < apart.weights_gib < plain.weights_gib  # not the VAE, which is not compiled
+    assert apart.range is not None
+    assert one("eager", quantization="int8dq").range is None, "a kernel that no table holds"
+    more = one("eager", quantization="int8wo", quantize_text_encoders=True)
+    assert (more.weights_gib or 0) < apart.weights_gib
+    assert (more.seconds or 0) > (apart.seconds or 0) > eager.seconds
     assert one(compile_mode="default").seconds != plain.seconds
     assert (one("eager", attention="unfused").seconds or 0) > eager.seconds
     assert (one("eager", fuse_qkv=True).seconds or eager.seconds) < eager.seconds
@@ -158,8 +166,8 @@ def test_an_unknown_setting_is_named(wrong: dict[str, str]) -> None:
 
 def test_every_rung_that_is_published_can_be_said() -> None:
     """As words of `published/latencies.jsonl`; what the pipeline itself brings (slices, offload) aside."""
-    for word in ("int8dq", "fp8dq", "fp8dqrow", "int8wo", "fp8wo", "int4wo"):
+    for word in (*SHORT_NAMES, "nf4", "bnb_int8"):
         assert CallSetting(quantization=word).scheme("compiled") is not None
-        assert CallSetting(quantization=word).scheme("eager") is None
+        assert CallSetting(quantization=word).scheme("eager") is not None
     assert CallSetting(tf32=True).mode("eager", ()).matmul_tf32
     assert not CallSetting(compile_mode="default").mode("compiled", ("unet",)).graphs
