@@ -169,15 +169,18 @@ class CudaNames(TorchFunctionMode):
         """A weight that was left out, in another dtype or on the host: zeros again that stand for it."""
         weight = args[0]
         like = torch.empty_strided(weight.shape, weight.stride(), dtype=weight.dtype, device="meta")
+        copied = False
         if func is torch.Tensor.to:
             if any(self._elsewhere(value) for value in (*args[1:], *kwargs.values())):
                 return func(*args, **kwargs)
+            copied = bool(kwargs.get("copy"))
+            kwargs = {name: value for name, value in kwargs.items() if name != "copy"}
             _, dtype, _, layout = torch._C._nn._parse_to(*args[1:], **kwargs)
             made = like.to(dtype or like.dtype, memory_format=layout or torch.preserve_format)
         else:
             made = like if func is torch.Tensor.cpu else func(like, *args[1:], **kwargs)
         same = made.dtype == weight.dtype and made.stride() == weight.stride()
-        return weight if same else (weight_stand_in if _is_weight(weight) else invented)(made)
+        return weight if same and not copied else (weight_stand_in if _is_weight(weight) else invented)(made)
 
     def _elsewhere(self, value: Any) -> bool:
         if isinstance(value, torch.Tensor):
