@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffprof.analyzers.graph_breaks.child import ChildJob, Send, can_fork, run_in_children
 from diffprof.analyzers.graph_breaks.probe import prepared
@@ -16,14 +17,10 @@ from diffprof.model.pipeline import replaced
 from diffprof.tuning.difference import Incomparable, Output, output_of
 from diffprof.tuning.subject import Subject
 
-BACKEND = "aot_eager_decomp_partition"
-"""Runs the graph that Dynamo captures and AOTAutograd traces, with Inductor's decompositions, operation by
-operation. Inductor's own kernels would be the CPU's, not the GPU's, and take minutes to compile."""
-
 LIMIT_SECONDS = 180.0
-"""CPU time for tracing and three steps. SDXL's UNet and decoder take 15 to 30 on one core."""
+"""CPU time for capturing and three steps. SDXL's UNet and decoder take 10 to 25 on one core."""
 
-HOW = f"traced by torch.compile with backend {BACKEND!r}"
+HOW = "captured by torch.compile, run with Inductor's decompositions"
 
 
 class NotRun(Exception):
@@ -60,12 +57,41 @@ def compiled_output(subject: Subject, codes: Sequence[tuple[str, Code]]) -> Outp
     return replace(found, how=HOW)
 
 
+class _Decomposed(TorchDispatchMode):
+    """Operations that Inductor takes apart before it fuses them run as the parts."""
+
+    def __init__(self) -> None:
+        from torch._inductor.compile_fx import select_decomp_table
+
+        super().__init__()
+        self._rules = select_decomp_table()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        with self:
+            found = self._rules.get(func, func.decompose)(*args, **kwargs)
+        return func(*args, **kwargs) if found is NotImplemented else found
+
+
+def decomposing(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+    """A backend of torch.compile: the graph that Dynamo captures, operation by operation, with Inductor's
+    decompositions. Inductor's own kernels would be the CPU's, not the GPU's, and take minutes to compile;
+    tracing the graph again with AOTAutograd takes as long as Dynamo, and computes the same."""
+    mode = _Decomposed()
+
+    def run(*given: Any) -> Any:
+        with mode:
+            return graph(*given)
+
+    return run
+
+
 def with_backend() -> AbstractContextManager[None]:
-    """Inside, `torch.compile` and what uses it compile with BACKEND, whatever mode and options are given."""
+    """Inside, `torch.compile` and what uses it compile with `decomposing`, whatever options are given."""
     compile_ = torch.compile
 
     def compiled(model: Callable[..., Any] | None = None, **given: Any) -> Any:
         kept = {name: given[name] for name in ("fullgraph", "dynamic") if name in given}
-        return compile_(model, backend=BACKEND, **kept)
+        return compile_(model, backend=decomposing, **kept)
 
     return replaced(torch, "compile", compiled)

@@ -263,7 +263,7 @@ def test_compiling_is_reckoned_on_a_simulated_gpu_and_compared_on_a_twin(tried):
     assert kept.difference.why_not is None
     assert kept.max_abs_diff < 1e-4
     assert kept.difference.compared_on.endswith(
-        "on the CPU, traced by torch.compile with backend 'aot_eager_decomp_partition'"
+        "on the CPU, captured by torch.compile, run with Inductor's decompositions"
     )
 
 
