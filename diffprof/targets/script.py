@@ -60,7 +60,7 @@ class ScriptTarget:
         script is left after the first); and the pipelines that were not called."""
         from diffprof.targets.interception import intercepted
         from diffprof.targets.other_pipelines import ScriptCalls
-        from diffprof.targets.threads import released, told_what_to_do
+        from diffprof.targets.threads import children_counted, released, told_what_to_do
         from diffprof.targets.written_loop import ModelCalls
 
         with (
@@ -78,6 +78,7 @@ class ScriptTarget:
                 intercepted(take) as interception,
                 released(interception),
                 told_what_to_do(self.file, interception),
+                children_counted() as children,
             ):
                 end = stage.executed()
                 if interception.over:
@@ -91,7 +92,7 @@ class ScriptTarget:
         looped = models.repeated and (end is None or _left_well(end))
         if looped and device.kind == "sim":
             return [self._loop(play, device, options, models.called)], ()
-        raise self._without_a_call(end, looped)
+        raise self._without_a_call(end, looped, len(children))
 
     def _call(
         self,
@@ -182,10 +183,18 @@ class ScriptTarget:
                 f"The script {str(self.file)!r}", "before it could run", error, self.file
             ) from error
 
-    def _without_a_call(self, end: BaseException | None, looped: bool) -> TargetError:
+    def _without_a_call(self, end: BaseException | None, looped: bool, children: int = 0) -> TargetError:
         if end is not None and not (looped and _left_well(end)):
             return guest_error(
                 f"The script {str(self.file)!r}", "before it called a pipeline", end, self.file
+            )
+        if children:
+            many = "a child process" if children == 1 else f"{children} child processes"
+            return TargetError(
+                f"The script {str(self.file)!r} ended without calling a pipeline itself. It started {many}: "
+                "a call that is made there is not scanned.",
+                "Have it call the pipeline in its own process (without workers, or with a thread), or scan a "
+                "factory file.py:function that returns the pipeline.",
             )
         if looped:
             return TargetError(

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,20 @@ def threads_join_in(surroundings: Callable[[], AbstractContextManager[Any]]) -> 
 
     with replaced(threading.Thread, "run", within):
         yield
+
+
+@contextmanager
+def children_counted() -> Iterator[list[BaseProcess]]:
+    """Child processes that Python code starts inside: what they call is not seen here."""
+    start, started = BaseProcess.start, []
+
+    @functools.wraps(start)
+    def noted(self: BaseProcess) -> None:
+        started.append(self)
+        start(self)
+
+    with replaced(BaseProcess, "start", noted):
+        yield started
 
 
 @contextmanager

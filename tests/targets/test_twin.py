@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,9 +16,10 @@ from diffprof.devices import resolve_device
 from diffprof.model.pipeline import components, with_role
 from diffprof.targets import Options, resolve
 from diffprof.targets.pipeline_call import PipelineCall
-from diffprof.targets.twin.building import Twin, twin_of
+from diffprof.targets.twin.building import Twin, _make_small_pictures, twin_of
 from diffprof.targets.twin.calling import STEPS
 from diffprof.targets.twin.shrinking import TEXT_LAYERS, NoTwin
+from diffprof.targets.twin.sizes import Sizes
 from diffprof.tuning.difference import output_of
 from tests.shares import one_in
 
@@ -337,3 +339,10 @@ def test_what_can_not_be_shrunk_is_named() -> None:
     case.pipe.transformer = torch.nn.Linear(3, 3)
     with pytest.raises(NoTwin, match=r"can't be shrunk .*Linear has no configuration"):
         twin(case.pipe, **case.kwargs)
+
+
+def test_a_pipeline_that_scales_what_is_asked_for_makes_the_small_picture() -> None:
+    """HiDream brings every size to the area of its own sample size, 1024 x 1024 at 8 pixels a latent."""
+    pipe = types.SimpleNamespace(default_sample_size=128)
+    _make_small_pictures(pipe, Sizes(1024, 1024, 1, 64, 64, 1))
+    assert pipe.default_sample_size * 8 == 64

@@ -310,6 +310,18 @@ def test_saving_while_a_script_runs_on_reads_tensors_and_leaves_no_file(
     assert [row.site.line for row in waits if row.site.line == line] == [line]
 
 
+def test_a_call_in_a_child_process_is_said_to_be_there(tiny: Path, write: Write, cpu: Any) -> None:
+    source = """
+        import multiprocessing
+        child = multiprocessing.get_context("fork").Process(target=print, args=("made one",))
+        child.start()
+        child.join()
+    """
+    with pytest.raises(TargetError, match=r"It started a child process: a call .* there is not") as error:
+        resolve(str(write("script.py", source))).run(lambda scene: scene, cpu, Options())
+    assert "in its own process" in (error.value.hint or "")
+
+
 def test_later_calls_of_the_pipeline_are_named(tiny: Path, write: Write, cpu: Any) -> None:
     """A call that warms up has fewer steps, and not the callback of the one that counts."""
     file = write(

@@ -20,7 +20,7 @@ from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.twin.calling import SEED, small_call
 from diffprof.targets.twin.copy_customizations import dress
 from diffprof.targets.twin.shrinking import TEXT_LAYERS, NoTwin, Scale, shrunk
-from diffprof.targets.twin.sizes import sizes_of
+from diffprof.targets.twin.sizes import Sizes, sizes_of
 
 FACTORS = (16, 8, 4, 2)
 """Tried in this order: the first with which the twin can be built and called is taken. Of a transformer the
@@ -107,8 +107,16 @@ def _built(scene: PipelineCall, scale: Scale) -> PipelineCall:
                 if _empty(part) > _empty(original):
                     raise NoTwin(f"with widths divided by {scale.factor}, weights of its {name} are empty")
     made.set_progress_bar_config(**getattr(pipe, "_progress_bar_config", {"disable": True}))
+    _make_small_pictures(made, scale.sizes)
     kwargs = small_call(scene, made, scale.factor, scale.sizes)
     return PipelineCall(made, (), kwargs, scene.target, "random", seed=SEED)
+
+
+def _make_small_pictures(made: Any, sizes: Sizes) -> None:
+    """Of a pipeline that brings whatever size is asked for to the area of its own."""
+    side = getattr(made, "default_sample_size", None)
+    if isinstance(side, int):
+        made.default_sample_size = max(1, side * sizes.small_height // sizes.height)
 
 
 def _twins(pipe: Pipeline, scale: Scale) -> dict[int, Any]:
