@@ -74,18 +74,16 @@ def find_gaps(
     unknown: no launch is known, or the work waited for something else long after its launch.
     """
     work = trace.work
-    mine = np.flatnonzero(work.device == device)
-    busy = device_busy(trace, device)
-    if not len(busy):
+    if not len(busy := device_busy(trace, device)):
         return ()
+    mine = np.flatnonzero(work.device == device)
     start, end = _stretches(window[0], busy)
     ts, ends = work.ts[mine], work.end[mine]
     following = mine[np.searchsorted(ts, end, side="left")]
     preceding = _preceding(mine, ends, start)
     causes, syncs, until = _causes(trace, links, waits, start, end, following)
     call = links.call_of_work[following]
-    when = np.where(call >= 0, until, start)
-    phase_of = phases.at(when)
+    phase_of = phases.at(np.where(call >= 0, until, start))
     rows: list[GapRow] = []
     rest: dict[tuple[str, str | None, int | None], list[float]] = {}
     order = np.argsort(start - end, kind="stable")[:ROW_LIMIT]

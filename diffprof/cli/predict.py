@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +14,10 @@ from diffprof.cli.options import format_option, traces_option
 from diffprof.cli.output import emit, say, stdout_to_stderr, terminal
 from diffprof.cli.scan import make_options, target_options
 from diffprof.model.errors import UsageError
+
+if TYPE_CHECKING:
+    from diffprof.model.prediction import Prediction
+    from diffprof.model.progress import Progress
 
 
 def _listed(text: str) -> tuple[str, ...]:
@@ -77,40 +82,58 @@ def command(
     from diffprof.scanning.runs import new_folder
     from diffprof.views.predictions import render_predictions
 
-    steps = options.pop("steps", None)
-    numbers = _numbers(batches)
     with progress_on(sys.stderr, quiet=quiet) as progress, stdout_to_stderr():
         progress.stage("importing torch and diffusers")
-        from diffprof.scanning.predicting import predict
-
-        if gpus is not None:
-            from diffprof.scanning.parallel import predict_parallel
-
-            several = predict_parallel(
-                target,
-                devices=_listed(device or "h100"),
-                gpus=_numbers(gpus, "--gpus"),
-                parallel=_listed(parallel),
-                modes=_listed(mode),
-                steps=steps,
-                options=make_options(**options),
-                on_stage=progress.stage,
-            )
-        rows = (
-            several
-            if gpus is not None
-            else predict(
-                target,
-                devices=_listed(device or "a100-80gb"),
-                modes=_listed(mode),
-                batches=numbers,
-                steps=steps,
-                options=make_options(**options),
-                price=price,
-                on_run=lambda batch: progress.stage(f"running a batch of {batch}"),
-            )
-        )
+        modes, wanted = _listed(mode), {**options, "device": device}
+        if gpus is None:
+            rows = _on_one(target, modes, _numbers(batches), price, wanted, progress)
+        else:
+            rows = _on_several(target, modes, _numbers(gpus, "--gpus"), _listed(parallel), wanted, progress)
     screen = terminal()
     emit(render_predictions(rows, form, width=screen.columns, colour=screen.colour))
     folder = new_folder(traces, f"{target}-prediction", now=datetime.datetime.now(datetime.UTC))
     say(f"Stored in {save_predictions(Predictions(target=target, rows=tuple(rows)), folder)}")
+
+
+def _on_one(
+    target: str,
+    modes: tuple[str, ...],
+    batches: tuple[int, ...],
+    price: float | None,
+    options: dict[str, Any],
+    progress: Progress,
+) -> Sequence[Prediction]:
+    from diffprof.scanning.predicting import predict
+
+    return predict(
+        target,
+        devices=_listed(options.pop("device") or "a100-80gb"),
+        modes=modes,
+        batches=batches,
+        steps=options.pop("steps", None),
+        options=make_options(**options),
+        price=price,
+        on_run=lambda batch: progress.stage(f"running a batch of {batch}"),
+    )
+
+
+def _on_several(
+    target: str,
+    modes: tuple[str, ...],
+    gpus: tuple[int, ...],
+    parallel: tuple[str, ...],
+    options: dict[str, Any],
+    progress: Progress,
+) -> Sequence[Prediction]:
+    from diffprof.scanning.parallel import predict_parallel
+
+    return predict_parallel(
+        target,
+        devices=_listed(options.pop("device") or "h100"),
+        gpus=gpus,
+        parallel=parallel,
+        modes=modes,
+        steps=options.pop("steps", None),
+        options=make_options(**options),
+        on_stage=progress.stage,
+    )

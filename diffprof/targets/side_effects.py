@@ -47,7 +47,7 @@ _LOADERS = ("huggingface_hub", "diffusers", "transformers")
 _LOADING = ("from_", "load", "hf_hub_download", "snapshot_download")
 
 
-class Refused(BaseException):
+class DeedRefused(BaseException):
     """Raised in place of what a script would do outside. Not an Exception, so that scripts let it pass."""
 
 
@@ -62,7 +62,7 @@ class RunningOn:
 
     @contextmanager
     def held_back(self) -> Iterator[None]:
-        """What is written inside is lost; what is done outside while `watching` raises Refused."""
+        """What is written inside is lost; what is done outside while `watching` raises DeedRefused."""
         global _STANDING
         _add_hook()
         with writing_nothing():
@@ -83,7 +83,7 @@ class RunningOn:
         at = "" if own is None else f" at {self.file}:{frames[own].f_lineno}"
         deed = f"{event}({_said(event, args)})"
         self.refuse(f"{deed}{at}")
-        raise Refused(f"{deed}: a script that was scanned does nothing outside after its call")
+        raise DeedRefused(f"{deed}: a script that was scanned does nothing outside after its call")
 
 
 _STANDING: RunningOn | None = None

@@ -101,11 +101,11 @@ def test_extrapolated_steps_are_exact() -> None:
     from diffprof.judge.timeline import with_steps
     from diffprof.targets import resolve
     from diffprof.targets.baseline import tf32_matmuls
-    from diffprof.tuning.ladder.predicted import Predictions
+    from diffprof.tuning.ladder.predicted import PredictedRungs
 
     rung = RUNGS[2]
     with tf32_matmuls():
-        few = Predictions(resolve("tiny-sdxl"), resolve_device("sim:a100-80gb"), options(steps=9))
+        few = PredictedRungs(resolve("tiny-sdxl"), resolve_device("sim:a100-80gb"), options(steps=9))
         run = few._run(rung, 4)
         all_of_them = few._run(rung, 9)
         longer, whole = with_steps(few._timeline(run, rung), 9), few._timeline(all_of_them, rung)

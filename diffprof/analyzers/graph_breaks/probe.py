@@ -76,6 +76,11 @@ class _Found:
     unseen: list[Unseen] = field(default_factory=list)
 
 
+_NO_FORK = Unseen(
+    what="graph breaks", why="captures run in a forked child process, which this system does not have"
+)
+
+
 def of_run(run: Run) -> dict[str, Any]:
     """Of a scan."""
     return probe_graph_breaks(
@@ -122,23 +127,18 @@ def probe_graph_breaks(
     if scope not in SCOPES:
         raise UsageError(f"There is no compile scope {scope!r}.", f"Choose from: {', '.join(SCOPES)}.")
     if not can_fork():
-        why = "captures run in a forked child process, which this system does not have"
-        gap = Unseen(what="graph breaks", why=why)
-        return {**dict.fromkeys(SECTIONS), "unseen": (gap,)}
+        return {**dict.fromkeys(SECTIONS), "unseen": (_NO_FORK,)}
     import_compiler()
     show = progress or Progress()
     wanted = variations(scene.pipe, scene.kwargs, vary or {})
     show.stage("inputs of the components")
     cold = cold or state_of(scene.pipe)
     parts = _observed(scene)
-    if not encoders:
-        parts = [part for part in parts if part.per_step or part.phase == "decode"] or parts
     for part in parts:
         if isinstance(part.owner, torch.nn.Module):
             part.keeps_state = cold.changed(part.owner)
     varied = {v: _observed(scene, v) for v in wanted}
-    if scope == "components":
-        parts = [part for part in parts if part.role != "scheduler"]
+    parts = _wanted(parts, scope, encoders)
     found = _Found()
     grade = device.grade if device is not None else Grade.MEASURED
     # Under the settings of the call, which the children inherit.
@@ -166,6 +166,12 @@ def _observed(scene: OneCall, variation: Variation | None = None) -> list[Compil
     with applied(scene, variation), torch.compiler.set_stance("force_eager"), observing(scene.pipe) as parts:
         scene.call()
     return parts
+
+
+def _wanted(parts: list[Compilable], scope: str, encoders: bool) -> list[Compilable]:
+    if not encoders:
+        parts = [part for part in parts if part.per_step or part.phase == "decode"] or parts
+    return [part for part in parts if scope != "components" or part.role != "scheduler"]
 
 
 def state_of(pipe: Pipeline) -> PythonState:

@@ -132,9 +132,9 @@ def _results(
     on_rung: Callable[[Rung], None] | None,
 ) -> Iterator[RungResult]:
     if device.kind == "sim":
-        from diffprof.tuning.ladder.predicted import Predictions
+        from diffprof.tuning.ladder.predicted import PredictedRungs
 
-        predictions = Predictions(target, device, options)
+        predictions = PredictedRungs(target, device, options)
         measure: Callable[[Rung], RungResult] = predictions.of
     else:
         from diffprof.tuning.ladder.measured import measured_rung

@@ -50,7 +50,7 @@ class _Run:
     """Bytes on the device before the pipeline was built, which are others'."""
 
 
-class Predictions:
+class PredictedRungs:
     """The rungs of one target on one simulated GPU."""
 
     def __init__(self, target: Target, device: Any, options: Options) -> None:
