@@ -308,6 +308,8 @@ def layout_conversion(recording: Recording) -> Iterator[Finding]:
     if share is not None and share < GAINS:
         return
     ordered = _all_in_channels_last(recording)
+    # Where other changes were priced and this could not be, not all of the conversions are taken to go.
+    unknown = share is None and recording.setup is not None and bool(recording.setup.alternatives)
     yield from _kernel_finding(
         recording,
         "KRN006",
@@ -317,7 +319,7 @@ def layout_conversion(recording: Recording) -> Iterator[Finding]:
         "Compile the models: their convolutions are in torch.channels_last already."
         if ordered
         else "Put the models with convolutions into torch.channels_last.",
-        evidence=_known(changed(recording, Change.CHANNELS_LAST)),
+        evidence=Evidence() if unknown else _known(changed(recording, Change.CHANNELS_LAST)),
         fixes=("compile",) if ordered else ("channels-last",),
     )
 

@@ -28,3 +28,11 @@ def test_fused_projections_take_what_they_were_told_to(name: str) -> None:
     made = recorded().timing.median * 1e3
     assert told[Change.QKV,] == pytest.approx(made, rel=1e-4)
     assert made < told[()] - 0.01
+
+
+def test_a_layout_that_could_not_be_tried_promises_nothing() -> None:
+    """The denoiser of this pipeline waits, so that what it launches in channels_last is not known."""
+    report = scan_target("corpus:ddim", device="sim:a100-80gb")
+    (conversions,) = [found for found in report.findings if found.rule == "KRN006"]
+    assert (conversions.saves_ms, conversions.fixes) == (None, ("channels-last",))
+    assert "what torch.channels_last would save" in [gap.what for gap in report.recording.unseen]
