@@ -230,7 +230,7 @@ def _step(
     code = recipe.written(report.recording, own, shims=shims)
     step = PlanStep(
         fix=fix.key,
-        title=fix.title,
+        title=(_is_compiled(report.recording) and fix.once_compiled) or fix.title,
         safety=fix.safety,
         stage=int(fix.stage),
         tolerance=fix.tolerance,

@@ -70,6 +70,8 @@ class Fix(msgspec.Struct, frozen=True):
     """What it changes and why that is safe, for a person."""
     short: str = ""
     """What it is called in a sentence, where that is not its key: INT8."""
+    once_compiled: str = ""
+    """The title where the call is compiled already, if that is another."""
 
 
 class Code(msgspec.Struct, frozen=True):

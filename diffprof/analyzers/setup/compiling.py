@@ -126,6 +126,7 @@ RECIPES = (
             },
             why="Chains of small operations become one kernel, launches are replayed as CUDA graphs. The "
             "published flags are options of this compilation alone. Fused kernels round less often.",
+            once_compiled="Compile with CUDA graphs and the published flags",
         ),
         compile_whole,
         reckon=_reckon_whole,

@@ -11,9 +11,11 @@ import pytest
 import torch
 import torch._dynamo
 
+from diffprof.judge.plan import make_plan
 from diffprof.judge.recipes import find_recipe
 from diffprof.model.fix import Code, Simulated, Skipped
 from diffprof.model.recording import CaptureRow, Grade, PhaseSpan, Timeline
+from diffprof.scanning.scan import scan_target
 from tests.analyzers.setup.conftest import Bench, settings
 from tests.analyzers.setup.examples import CPU, CUDA, denoiser, recorded, vae
 
@@ -137,3 +139,15 @@ def test_what_there_is_nothing_of_to_compile() -> None:
     assert written("compile-blocks", parts=(denoiser(repeated=()),)) == Skipped(
         "the denoiser does not name its repeated blocks"
     )
+
+
+def test_a_call_that_is_compiled_is_told_what_more_compiling_would_do() -> None:
+    titles = []
+    for compiled in (False, True):
+        settings = {"compiled": compiled}
+        report = scan_target("tiny-sdxl", device="sim:h100", settings=settings)
+        titles += [step.title for step in make_plan(report).steps if step.fix == "compile"]
+    assert titles == [
+        "Compile the denoiser and VAE decoder",
+        "Compile with CUDA graphs and the published flags",
+    ]
