@@ -172,7 +172,7 @@ def writing_nothing() -> Iterator[None]:
 def _native_writers() -> Iterator[tuple[Any, str]]:
     """Of what is installed."""
     for path, names in _NATIVE.items():
-        with suppress(Exception):
+        with suppress(ImportError, OSError):  # not installed, or a library of theirs is not
             module = importlib.import_module(path)
             yield from ((module, name) for name in names if hasattr(module, name))
 

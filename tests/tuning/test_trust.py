@@ -21,6 +21,7 @@ from diffprof.model.recording import Recording
 from diffprof.model.recording.invariants import broken
 from diffprof.model.recording.source_text import NotAName, dotted, quoted, shell
 from diffprof.model.report import Report
+from diffprof.scanning.scan import scan_target
 from diffprof.views.optimized_source import optimized_source
 from tests import builders
 from tests.judge.test_rules_registry import examples
@@ -108,7 +109,8 @@ def codes(recording: Recording, findings: Sequence[Finding]) -> Iterator[tuple[s
 
 
 UNMADE = {"dynamic-shapes", "mark-dynamic", "fuse-lora", "vae-unsliced", "edited-lines"}
-"""Fixes for which no example of a rule has enough evidence."""
+"""Fixes for which no example of a rule has enough evidence; `edited-lines` needs rows of real lines and has
+a test of its own."""
 RECIPES = recipes()
 RULES = {rule.code: rule for rule in all_rules()}
 
@@ -129,6 +131,22 @@ def test_the_examples_make_the_code_of_nearly_every_fix() -> None:
         recorded = examples(rule.analyzer, "BAD")[rule.code]
         made |= {key for key, _ in codes(recorded, judge(recorded)[0])}
     assert set(RECIPES) - made <= UNMADE
+
+
+def test_no_text_of_a_row_becomes_code_of_edited_lines() -> None:
+    scanned = scan_target("corpus:z-image-inpaint", device="sim:a100-80gb", analyzers=("syncs",)).recording
+    rows = [row for row in scanned.syncs or () if row.in_loop and "/pipelines/" in row.site.file]
+    plain = examples("syncs", "BAD")["SYN001"]
+    made = 0
+    for row in rows:
+        recording = replace(plain, syncs=(row,))
+        findings = judge(recording)[0]
+        made += "edited-lines" in dict(codes(recording, findings))
+        for changed in hostile(recording, made):
+            for judged in (findings, judge(changed)[0]):
+                for key, code in codes(changed, judged):
+                    assert CANARY not in acting(lines(code)) | acting(code.definitions), (key, code)
+    assert made
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)
