@@ -388,14 +388,12 @@ def profiler_step(label: str) -> int | None:
 # --- kernels ---------------------------------------------------------------------------------------------
 
 _KERNEL_FAMILIES = (
-    ("attention", r"flash_?(fwd|bwd|attn|attention)|fmha|attention|sdpa|splitkv|aotriton|attn_fwd"),
+    ("attention", r"flash_?(fwd|bwd|attn|attention)|fmha|attention|sdpa|splitkv|aotriton|attn_fwd|flex_dec"),
     ("conv", r"conv(olution|olve|_|\d)|cudnn.*(dgrad|wgrad|fprop)|implicit_gemm|dgrad|wgrad|fprop"),
     ("conv", r"winograd|miopen|im2col|igemm_?(fwd|bwd|wrw)|nhwcAddPadding"),
     ("gemm", r"gemm|gemv|cutlass|cublas|Cijk_|nvjet|matmul|wgmma|splitK|dot_kernel|reduce_1Block"),
-    (
-        "gemm",
-        r"(?:^|_)(?:add|b|badd|int|scaled|grouped|mixed|persistent|tma)?_?b?mm(?![a-z])|(?:f8|i8|fp8|bf16|f16){2,}",
-    ),
+    ("gemm", r"(?:^|_)(?:add|b|badd|int|scaled|grouped|mixed|persistent|tma)?_?b?mm(?![a-z])"),
+    ("gemm", r"(?:f4|f8|i4|i8|fp8|bf16|f16){2,}|marlin|ws_persistent"),
     ("norm", r"(layer|group|batch|rms)_?norm|RowwiseMoments|GammaBeta|bn_(fw|bw)|native_norm"),
     ("norm", r"ComputeInternalGradients|ComputeFusedParams"),
     ("copy", r"direct_copy|CatArray|copy_device_to_device|nchwToNhwc|nhwcToNchw|transpose|\b_?copy_kernel"),
@@ -404,7 +402,7 @@ _KERNEL_FAMILIES = (
     ("reduction", r"reduce|softmax|argmax|argmin|_red_|triton_red|triton_per|\bnorm\b|welford"),
     ("memset", r"memset"),
     ("pointwise", r"elementwise|triton_poi|pointwise|distribution_|fill|Functor|upsample|pool|index|gather"),
-    ("pointwise", r"scatter|embedding|dropout|gelu|silu|cast"),
+    ("pointwise", r"scatter|embedding|dropout|gelu|silu|cast|quant"),
 )
 """By kernel names of ATen, cuBLAS, cuDNN, CUTLASS, hipBLASLt, MIOpen, Triton and inductor."""
 
@@ -412,7 +410,7 @@ _OP_FAMILIES = (
     ("attention", r"scaled_dot_product|attention"),
     ("conv", r"conv"),
     ("gemm", r"\b(add|b|badd|)(b?)mm\b|_mm(_v\d+)?\b|matmul|linear\b|addmv|\bmv\b|\bdot\b|einsum"),
-    ("gemm", r"(?:f8|i8|fp8|bf16|f16){2,}|gemm"),
+    ("gemm", r"(?:f4|f8|i4|i8|fp8|bf16|f16){2,}|gemm"),
     ("norm", r"_norm\b|batch_norm|_norm_"),
     ("copy", r"copy|\bclone|contiguous|\bcat\b|\bstack\b"),
     ("sort", r"sort|topk|cumsum|cumprod|unique|nonzero|masked_select"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import json
+import re
 import tracemalloc
 from pathlib import Path
 
@@ -339,6 +341,20 @@ def test_copies(name: str, expected: tuple[str, bool | None]) -> None:
         ("triton_per_fused_mm_sum_4", "", "reduction"),
         ("triton_red_fused_addmm_native_layer_norm_5", "", "norm"),
         ("void cutlass::device_kernel<...f8f8bf16_rowwise...>", "", "gemm"),
+        ("triton_tem_fused__scaled_mm_0", "", "gemm"),
+        ("triton_tem_fused__int_mm_mul_1", "", "gemm"),
+        ("triton_tem_fused_flex_attention_2", "", "attention"),
+        ("triton_poi_fused__scaled_mm_1", "", "pointwise"),
+        ("triton_red_fused__int_mm__to_copy_abs_amax_clamp_3", "", "reduction"),
+        ("sm90_xmma_gemm_e4m3bf16_e4m3f32_f32_tn_n_tilesize128x128x128_execute_kernel", "", "gemm"),
+        ("nvjet_qqtst_128x128_128x6_1x2_h_bz_coopA_TNT", "", "gemm"),
+        ("void marlin::Marlin<__nv_bfloat16, 256, 1, 8, 8, 4, 8>", "", "gemm"),
+        ("void kDequantizeBlockwise<__nv_bfloat16, 512, 64, 8, 2>", "", "pointwise"),
+        ("_kernel_quantize_fp8_row", "", "pointwise"),
+        ("unknowable", "mslk::f8i4bf16_rowwise", "gemm"),
+        ("unknowable", "mslk::bf16i4bf16_shuffled", "gemm"),
+        ("unknowable", "mslk::f4f4bf16", "gemm"),
+        ("unknowable", "aten::_scaled_grouped_mm_v2", "gemm"),
         ("unknowable", "aten::_scaled_mm", "gemm"),
         ("unknowable", "aten::addmm", "gemm"),
         ("unknowable", "aten::softmax", "reduction"),
@@ -347,6 +363,17 @@ def test_copies(name: str, expected: tuple[str, bool | None]) -> None:
 )
 def test_families(name: str, op_name: str, family: str) -> None:
     assert kernel_family(name, op_name) == family
+
+
+def test_every_template_of_inductor_has_its_family() -> None:
+    """While it is tuned a template's kernel bears its name; fused, the operators'."""
+    (root,) = importlib.util.find_spec("torch").submodule_search_locations  # type: ignore[union-attr]
+    sources = [file.read_text() for file in Path(root).glob("_inductor/kernel/**/*.py")]
+    names = {name for text in sources for name in re.findall(r'TritonTemplate\(\s*name="(\w+)"', text)}
+    assert len(names) > 10
+    for name in names:
+        expected = "attention" if "flex" in name else "conv" if "conv" in name else "gemm"
+        assert kernel_family(f"triton_{name}_4") == expected, name
 
 
 @given(
