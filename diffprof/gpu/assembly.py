@@ -282,7 +282,7 @@ class Queue:
                 unit = own[item,] = Unit((item,), pinned=pinned, stream=stream)
             units.append(unit)
             found.paths.append(path)
-            found.host.append(spent + item.scalars.get("host_us", 0.0) if unit.pinned else spent)
+            found.host.append(spent + self._beside(item))
             sync.append(-1)
 
     def _graph(
@@ -301,8 +301,13 @@ class Queue:
             if unit is None:
                 product = product_of(fused[0]) if len(fused) == 1 else None
                 unit = self._units[key] = Unit(tuple(fused), compiled=True, product=product)
-            _add(found, unit, modules[place], entry, -1)
+            _add(found, unit, modules[place], entry + sum(map(self._beside, fused)), -1)
             entry = 0.0
+
+    def _beside(self, item: OpSignature) -> float:
+        """Host time that an operation takes beside that of any."""
+        scalars = item.scalars
+        return scalars.get("host_us", 0.0) + scalars.get("host_ops", 0) * self.host.op_us
 
     def is_fusible(self, op: OpSignature) -> bool:
         known = self._fusible.get(op)

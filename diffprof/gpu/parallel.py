@@ -18,6 +18,11 @@ from .assembly import Call, LaunchedWait, Phase
 from .families import base_name, family_of
 from .signatures import OTHER_IDS, OpSignature, TensorMeta
 
+COLLECTIVE_OPS = 5
+"""Eager operations whose host time a collective takes beside its own: `nccl:all_to_all` keeps the host 95 us
+in the median of an A100's trace (training-a100 of facebookresearch/HolisticTraceAnalysis), where `aten::mul`
+takes 14, or 18 with its Python (`hosts/cloud.toml`)."""
+
 
 class Split(NamedTuple):
     """GPUs among which heads are split inside an attention (ulysses), and those round which keys and values
@@ -131,33 +136,42 @@ def _attention(op: OpSignature, split: Split) -> Iterator[OpSignature]:
         pair = _dense([2 * k.numel], dtype)
         yield _op("cat", (k, k), (pair,))
         gathered = _dense([2 * k.numel * split.ring], dtype)
-        yield _op("all_gather", (pair,), (gathered,), gpus=split.ring)
+        yield _op("all_gather", (pair,), (gathered,), gpus=split.ring, host_ops=COLLECTIVE_OPS)
     for turn in range(split.ring):
-        yield replace(op, id=next(OTHER_IDS), inputs=(q, k, k, *op.inputs[3:]), outputs=(q,))
-        if split.ring > 1:
-            yield from _merged(q, first=turn == 0)
+        one = replace(op, id=next(OTHER_IDS), inputs=(q, k, k, *op.inputs[3:]), outputs=(q,))
+        yield from _turn(one, first=turn == 0) if split.ring > 1 else (one,)
+    if split.ring > 1:
+        yield _op("_to_copy", (_dense(list(q.shape), torch.float32),), (q,))
     if split.ulysses > 1:
         yield from _exchanged(own, split.ulysses)
 
 
 def _exchanged(own: TensorMeta, gpus: int) -> Iterator[OpSignature]:
     """Laid out by receiver, sent, laid out again."""
-    turned = TensorMeta(own.shape, own.stride[::-1], own.dtype, 0, "sim")
-    yield _op("clone", (turned,), (own,))
-    yield _op("alltoall", (own,), (own,), gpus=gpus)
-    yield _op("clone", (turned,), (own,))
+    yield _laid_out(own)
+    yield _op("alltoall", (own,), (own,), gpus=gpus, host_ops=COLLECTIVE_OPS)
+    yield _laid_out(own)
 
 
-def _merged(q: TensorMeta, *, first: bool) -> Iterator[OpSignature]:
-    """Results of two turns in one, in float32: a cast, then `prev - sigmoid(...) * (prev - out)`."""
+def _laid_out(meta: TensorMeta) -> OpSignature:
+    turned = TensorMeta(meta.shape, meta.stride[::-1], meta.dtype, 0, "sim")
+    return _op("clone", (turned,), (meta,))
+
+
+def _turn(attention: OpSignature, *, first: bool) -> Iterator[OpSignature]:
+    """One share of keys: what the kernel wants and gives laid out anew (`_cudnn_attention_forward_op`,
+    `_native_flash_attention_forward_op`; the default attention gives no log-sum-exp), and its result merged
+    with those before it in float32: `out - sigmoid(...) * (out - new)`, `lse - logsigmoid(...)`."""
+    q = attention.inputs[0]
     wide = _dense(list(q.shape), torch.float32)
     row = _dense([*q.shape[:-1], 1], torch.float32)
+    yield from map(_laid_out, attention.inputs[:3])
+    yield attention
+    yield from map(_laid_out, (q, row))
     yield _op("_to_copy", (q,), (wide,))
     if first:
         return
-    yield _op("sub", (row, row), (row,))
-    yield _op("sigmoid", (row,), (row,))
-    yield _op("sub", (wide, wide), (wide,))
-    yield _op("mul", (row, wide), (wide,))
-    yield _op("sub", (wide, wide), (wide,))
-    yield _op("log_sigmoid_forward", (row,), (row,))
+    merged = (("sub", row), ("sigmoid", row), ("sub", wide), ("mul", wide), ("sub", wide))
+    for name, meta in (*merged, ("sub", row), ("log_sigmoid_forward", row), ("sub", row)):
+        others = () if "sigmoid" in name else (meta,)
+        yield _op(name, (row if name == "mul" else meta, *others), (meta,))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from diffprof.gpu.assembly import Call, assembled
 from diffprof.gpu.cost import CostModel
+from diffprof.gpu.hosts import chosen_host
 from diffprof.gpu.mode import Mode
 from diffprof.gpu.nccl import collective_us, table_of
-from diffprof.gpu.parallel import MODES, Split, split_call, token_counts
+from diffprof.gpu.parallel import COLLECTIVE_OPS, MODES, Split, split_call, token_counts
 from diffprof.gpu.pricing import Origin
 from diffprof.gpu.signatures import OpSignature
 from diffprof.gpu.specs import load_spec
@@ -55,8 +58,11 @@ def test_a_ring_gathers_once_and_merges_each_turn() -> None:
     found = launched(Split(ring=4))
     names = [name for name, _ in found]
     assert names.count("all_gather") == 1
-    assert names.count("scaled_dot_product_attention") == names.count("_to_copy") == 4
-    assert names.count("sigmoid") == 3
+    assert names.count("scaled_dot_product_attention") == 4
+    assert names.count("_to_copy") == 5  # each turn's to float32, the result back
+    assert names.count("clone") == 4 * 5  # query, keys, values; result and log-sum-exp
+    assert names.count("sigmoid") == names.count("log_sigmoid_forward") == 3
+    assert names.count("sub") == 3 * 5
     assert ("scaled_dot_product_attention", (2, 24, 1024, 128)) in found
     assert [name for name, _ in launched(Split(2, 2))].count("alltoall") == 4
 
@@ -69,6 +75,19 @@ def test_collectives_grow_with_bytes_and_are_never_fused() -> None:
     compiled = CostModel(H100, Mode(compiled=("dit",), graphs=False))
     timeline = assembled(split_call(CALL, ("dit",), Split(ulysses=2)), compiled)
     assert sum(timeline.kinds[kind].name == "alltoall" for kind in timeline.kind if kind >= 0) == 4
+
+
+@pytest.mark.parametrize("compiled", [(), ("dit",)])
+def test_a_collective_keeps_the_host_for_several_operations(compiled: tuple[str, ...]) -> None:
+    model = CostModel(H100, Mode(compiled=compiled, graphs=False))
+    split = split_call(CALL, ("dit",), Split(ulysses=2))
+    plain = [
+        replace(item, scalars={**item.scalars, "host_ops": 0}) if isinstance(item, OpSignature) else item
+        for item in split.items
+    ]
+    timelines = [assembled(Call(items, split.modules, split.phases), model) for items in (split.items, plain)]
+    spent, least = (sum(each.host_us) for each in timelines)
+    assert spent - least == pytest.approx(4 * COLLECTIVE_OPS * chosen_host().op_us)
 
 
 def test_whose_table_holds() -> None:
