@@ -26,7 +26,7 @@ import numpy as np
 from .attention import TREND_SHARE, block_area
 from .families import COLLECTIVES
 from .kriging import filled
-from .matmul import WAVES_SHARE, tile_area
+from .matmul import MEMORY_SHARE
 from .nccl import TABLE
 from .specs import load_spec, spec_names
 from .tables import FOLDER, packed
@@ -68,7 +68,14 @@ MATMULS = {
 }
 ATTENTION = ("fa2", "fa3", "fa4", "flash_attention")
 LENGTHS = {"matmul": (2.0, 4.0, 8.0), "attention": (2.0, 2.0, 2.0)}
-REACH = {"matmul": (4, 2, 2), "attention": (2, 2, 1)}
+"""Kind -> how far along each axis, in logarithms, times resemble one another before a table says so."""
+
+SHARE = {"matmul": 0.2, "attention": 0.5}
+"""Kind -> what that weighs beside what the table says: a table of attention has fewer points. By leaving
+points out."""
+
+START_US = 4.0
+"""Start of a kernel in the times that products are held against; no more than where the curve bends."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -127,23 +134,31 @@ def grid(points: dict[tuple[float, ...], float]) -> tuple[list[np.ndarray], np.n
 
 
 def complete(gpu: str, name: str, axes: Sequence[np.ndarray], values: np.ndarray) -> np.ndarray:
-    """The table without holes: what is filled in is the time over its waves, as between points."""
+    """The table without holes: what is filled in is the time over what physics says."""
     kind = name.partition(".")[0]
-    steps = _waves(gpu, kind, axes)
+    physics = _physics(gpu, name, axes)
     logs = [np.log(axis) for axis in axes]
-    return filled(values - steps, logs, LENGTHS[kind], REACH[kind]) + steps
+    return filled(values - physics, logs, LENGTHS[kind], SHARE[kind]) + physics
 
 
-def _waves(gpu: str, kind: str, axes: Sequence[np.ndarray]) -> np.ndarray:
-    """The logarithm of the part of the times that goes in steps, to the power that tables are interpolated
-    with."""
+def _physics(gpu: str, name: str, axes: Sequence[np.ndarray]) -> np.ndarray:
+    """Logarithms of the times of products by arithmetic and bytes, and of the part of attention's that goes
+    in steps."""
     spec = next(sheet for sheet in map(load_spec, spec_names()) if sheet.tables == gpu)
-    trend = tile_area(spec) if kind == "matmul" else block_area(spec)
-    share = WAVES_SHARE.get(spec.capability, 0.0) if kind == "matmul" else TREND_SHARE
-    if not share:
-        return np.zeros([len(axis) for axis in axes])
-    logs = [math.log(trend(*point)) for point in itertools.product(*(axis.tolist() for axis in axes))]
-    return share * np.array(logs).reshape([len(axis) for axis in axes])
+    kind, _, held = name.partition(".")
+    if kind == "attention":
+        trend = block_area(spec)
+        logs = [math.log(trend(*point)) for point in itertools.product(*(axis.tolist() for axis in axes))]
+        return TREND_SHARE * np.array(logs).reshape([len(axis) for axis in axes])
+    unit, width = UNITS.get(held, ("bf16", 2.0))
+    rows, columns, depth = np.meshgrid(*axes, indexing="ij")
+    arithmetic = 2e6 * rows * columns * depth / spec.sustained(unit)
+    moved = (rows + columns) * depth * width + rows * columns * 2.0
+    return np.log(np.hypot(arithmetic, moved / (spec.bytes_per_us * MEMORY_SHARE)) + START_US)
+
+
+UNITS = {"fp8": ("fp8", 1.0), "int8": ("int8", 1.0), "nvfp4": ("fp4", 0.5)}
+"""Table of products -> type of the units, bytes of an element."""
 
 
 def measurements(source: Path, gpu: str) -> Iterator[Point]:

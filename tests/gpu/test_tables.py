@@ -64,10 +64,31 @@ def test_holes_are_filled_from_what_lies_around_them() -> None:
     whole = axes[0][:, None, None] + 0.5 * axes[1][None, :, None] + 2.0 * axes[2][None, None, :]
     holed = whole.copy()
     holed[2, 3, 2] = holed[4, 1, 3] = np.nan
-    found = filled(holed, axes, (2.0, 4.0, 8.0), (2, 2, 2))
+    found = filled(holed, axes, (2.0, 4.0, 8.0), 0.2)
     assert found[2, 3, 2] == pytest.approx(whole[2, 3, 2], abs=0.02)
     assert found[4, 1, 3] == pytest.approx(whole[4, 1, 3], abs=0.02)
     assert (found == whole).sum() == whole.size - 2
+
+
+def test_rows_that_resemble_each_other_are_learned() -> None:
+    """Every second row follows a pattern of its own, as products of odd rows do."""
+    draw = np.random.default_rng(7)
+    patterns = draw.normal(size=(2, 10, 10))
+    whole = np.stack([patterns[row % 2] for row in range(30)]) + 0.01 * draw.normal(size=(30, 10, 10))
+    holes = draw.random(whole.shape) < 0.2
+    axes = [np.arange(size, dtype=float) for size in whole.shape]
+    found = filled(np.where(holes, np.nan, whole), axes, (2.0, 4.0, 8.0), 0.2)
+    assert np.sqrt(np.mean((found - whole)[holes] ** 2)) < 0.4 * whole.std()
+
+
+def test_a_disturbed_measurement_spoils_no_hole_beside_it() -> None:
+    axes = [np.arange(8, dtype=float)] * 3
+    draw = np.random.default_rng(3)
+    whole = sum(np.meshgrid(*axes, indexing="ij")) / 4 + 0.01 * draw.normal(size=(8, 8, 8))
+    holed = whole.copy()
+    holed[4, 4, 4] = np.nan
+    holed[3, 4, 4] += 2.0
+    assert filled(holed, axes, (2.0, 4.0, 8.0), 0.2)[4, 4, 4] == pytest.approx(whole[4, 4, 4], abs=0.1)
 
 
 def test_the_shipped_tables_are_whole_and_small() -> None:
@@ -136,7 +157,7 @@ def test_tables_are_built_from_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     build_tables.main([str(tmp_path), "--out", str(out)])
     with np.load(out / "l40s.npz") as archive:
         times = np.exp(unpacked(archive["matmul.bf16.us"]))
-        assert times[1, 2, 1] == pytest.approx(128 * 256 * 128 / 1e5, rel=0.02)  # the hole
+        assert times[1, 2, 1] == pytest.approx(128 * 256 * 128 / 1e5, rel=0.05)  # the hole
         assert times[3, 3, 3] == pytest.approx(512**3 / 1e5, rel=0.001)
         assert tuple(archive["attention.fa2.2"]) == (64, 72)
 
@@ -156,5 +177,5 @@ def test_left_out_points_come_back_from_the_shipped_tables() -> None:
     found = build_tables.complete("h100_sxm", "matmul.bf16", axes, np.where(left_out, np.nan, part))
     error = np.abs(np.exp(found - part) - 1.0)[left_out]
     assert left_out.sum() > 300
-    assert np.median(error) < 0.05
-    assert np.percentile(error, 90) < 0.15
+    assert np.median(error) < 0.03
+    assert np.percentile(error, 90) < 0.10
