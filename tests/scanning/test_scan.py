@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import warnings
+from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import pytest
@@ -356,12 +358,27 @@ def test_every_part_of_the_work_is_named_as_it_happens(pipe, device, measured):
     ]
 
 
-@pytest.mark.parametrize("before", ["default", "eager_on_recompile"])
-def test_the_stance_of_the_compiler_is_as_before(before: str) -> None:
-    def stance() -> str:
-        return torch._dynamo.eval_frame._stance.stance
+@pytest.mark.parametrize(
+    ("stance", "more"),
+    [
+        ("default", {}),
+        ("eager_on_recompile", {}),
+        ("fail_on_recompile", {"skip_guard_eval_unsafe": True}),
+        ("default", {"force_backend": "eager"}),
+    ],
+)
+@pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
+def test_the_stance_of_the_compiler_is_as_before(
+    stance: str, more: dict[str, Any], error: type[BaseException] | None
+) -> None:
+    def now() -> Any:
+        return torch._dynamo.eval_frame._stance
 
-    with torch.compiler.set_stance(before):
-        with eager_compiled_parts():
-            assert stance() == "force_eager"
-        assert stance() == before
+    with torch.compiler.set_stance(stance, **more):
+        before = now()
+        with pytest.raises(error) if error else nullcontext(), eager_compiled_parts():
+            assert now().stance == "force_eager"
+            if error:
+                raise error
+        assert now() == before
+        assert before.stance == stance

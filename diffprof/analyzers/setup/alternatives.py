@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
-import tomllib
 from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from diffprof.judge.rules import rule
-from diffprof.judge.timeline import Without, saved_us, steps_of, total_us
+from diffprof.judge.timeline import Without, saved_us, steps_of
 from diffprof.model.finding import Evidence, Finding, Severity
-from diffprof.model.recording import Component, Grade, Recording
+from diffprof.model.recording import Component, Recording
 
 LCM_STEPS = 4
 """Steps of a pipeline with LCM-LoRA: 2 to 8 (arXiv:2311.05556)."""
@@ -123,8 +123,8 @@ def undistilled_model(recording: Recording) -> Iterator[Finding]:
     """A distilled model of the same kind is published.
 
     What it does:
-        Recognizes SDXL's UNet by its configuration. The price is the ratio of published times of SSD-1B and
-        SDXL, on an A100 in the same setup, times this call: an estimate, which nobody published.
+        Recognizes SDXL's UNet by its configuration. The price is the timeline without the blocks that SSD-1B
+        leaves out.
 
     Why it is slow:
         SSD-1B leaves out 1.3 of 2.6 billion parameters, and was trained to make the same pictures.
@@ -141,19 +141,18 @@ def undistilled_model(recording: Recording) -> Iterator[Finding]:
     unet = _denoiser(recording)
     if unet is None or not _is_sdxl(unet):
         return
-    ratio = published_ratio()
-    call = _call_ms(recording)
+    gone = left_out_by_ssd_1b(recording, unet.name)
     yield _road(
         recording,
         "SET017",
         "undistilled-model",
         f"{unet.name} is SDXL's; SSD-1B, distilled from it, has half its parameters.",
         "Try segmind/SSD-1B with the same pipeline.",
-        saves_ms=None if call is None else call * (1.0 - ratio),
-        cost_note=f"An estimate: this call, times the {ratio:.0%} of SDXL's time published for SSD-1B "
-        "on an A100 (bfloat16, 30 steps).",
-        grade=Grade.SIMULATED,
+        cost_note="This call without the blocks that SSD-1B leaves out."
+        if gone
+        else "What it saves is unknown until it is measured.",
         fixes=("ssd-1b",),
+        evidence=Evidence(events=gone),
     )
 
 
@@ -206,25 +205,7 @@ def lcm_weights(recording: Recording) -> str | None:
     return None
 
 
-@cache
-def published_ratio() -> float:
-    """Time of SSD-1B over that of SDXL, as published: bfloat16 with scaled_dot_product_attention."""
-    data = tomllib.loads(
-        files("diffprof.tuning.ladder").joinpath("published.toml").read_text(encoding="utf-8")
-    )
-    small: float = data["ssd-1b"]["seconds"]["sdpa"]
-    large: float = data["sdxl"]["seconds"]["sdpa"]
-    return small / large
-
-
 # --- prices ----------------------------------------------------------------------------------------------
-
-
-def _call_ms(recording: Recording) -> float | None:
-    timeline, timing = recording.timeline, recording.timing
-    if timeline is not None and timeline.host_us:
-        return total_us(timeline) / 1e3
-    return timing.median * 1e3 if timing is not None and timing.median is not None else None
 
 
 def _fewer_steps_ms(recording: Recording, steps: int) -> float | None:
@@ -238,6 +219,44 @@ def _fewer_steps_ms(recording: Recording, steps: int) -> float | None:
     left_out = spans[1 : 1 + len(spans) - steps]
     events = frozenset(range(left_out[0][0], left_out[-1][1]))
     return saved_us(timeline, Without(events=events)) / 1e3
+
+
+@cache
+def _ssd_1b() -> dict[str, Any]:
+    """The configuration of SSD-1B's UNet."""
+    file = files("diffprof.targets.architectures").joinpath("ssd-1b/unet/config.json")
+    config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return config
+
+
+_LAYER = re.compile(r"\.(down|up)_blocks\.(\d+)\.attentions\.(\d+)\.transformer_blocks\.(\d+)(?:\.|$)")
+_MIDDLE = re.compile(r"\.mid_block\.(?:attentions|resnets\.[1-9])(?:\.|$)")
+
+
+def left_out_by_ssd_1b(recording: Recording, denoiser: str) -> tuple[int, ...]:
+    """Events of the blocks of SDXL's UNet that SSD-1B's does not have."""
+    timeline = recording.timeline
+    if timeline is None:
+        return ()
+    config = _ssd_1b()
+    depths = {
+        "down": config["transformer_layers_per_block"],
+        "up": config["reverse_transformer_layers_per_block"],
+    }
+
+    def gone(module: str) -> bool:
+        layer = _LAYER.search(module)
+        if layer is None:
+            return config["mid_block_type"] == "UNetMidBlock2D" and bool(_MIDDLE.search(module))
+        blocks = depths[layer[1]][int(layer[2])]
+        return int(layer[4]) >= (blocks[int(layer[3])] if isinstance(blocks, list) else blocks)
+
+    modules = {
+        number
+        for number, name in enumerate(timeline.modules)
+        if name.startswith(denoiser + ".") and gone(name)
+    }
+    return tuple(event for event, module in enumerate(timeline.module) if module in modules)
 
 
 _BLOCK = re.compile(r"\.(down_blocks|up_blocks|mid_block)(?:\.(\d+))?(?:\.|$)")

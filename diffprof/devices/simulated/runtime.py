@@ -101,7 +101,16 @@ class Stream:
         """A number of its own, as an address is; 0 for the default stream."""
         return 0 if self is _default_stream else self.stream_id
 
-    native_handle = cuda_stream
+    @property
+    def native_handle(self) -> int:
+        """The same, of `torch.Stream`."""
+        return self.cuda_stream
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stream) and self.cuda_stream == other.cuda_stream
+
+    def __hash__(self) -> int:
+        return hash(self.cuda_stream)
 
     def is_capturing(self) -> bool:
         """Whether what is launched goes into a CUDA graph."""
@@ -167,10 +176,16 @@ class StreamContext:
 
 
 class ExternalStream(Stream):
-    """A stream that another library made."""
+    """A stream that another library made: every object with its address is the same stream."""
 
     def __init__(self, stream_ptr: int, device: torch.types.Device = None, **kwargs: Any) -> None:
         super().__init__(device)
+        self._address = stream_ptr
+
+    @property
+    def cuda_stream(self) -> int:
+        """The address that was given; 0 is the default stream."""
+        return self._address
 
 
 class MemPool:
@@ -178,6 +193,7 @@ class MemPool:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.id = (0, id(self))
+        self.allocator = args[0] if args else kwargs.get("allocator")
 
     def use_count(self) -> int:
         return 1

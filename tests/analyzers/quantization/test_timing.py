@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from diffprof.analyzers.quantization import bench as bench_module
 from diffprof.analyzers.quantization.bench import Bench
 from diffprof.analyzers.quantization.cache import TimingCache, machine
 from diffprof.analyzers.quantization.inventory import Inventory, Key, Layer
@@ -204,6 +206,37 @@ def test_compiling_needs_time_for_it() -> None:
     one = bench(Ticks(), lambda *_: 50.0, seconds=1.0, compiler=lambda module: module)
     one.time_all(inventory(key()), ["eager", "compiled"])
     assert one.left_out == ["M=8 K=4 N=6 float32 compiled"]
+
+
+@pytest.mark.parametrize(
+    ("each_s", "timed"),
+    [(30.0, 1), (0.5, 4)],
+    ids=["slow compiles use the budget up", "those that were seen to be quick do not"],
+)
+def test_off_the_cpu_compiling_takes_its_part_of_the_budget(
+    monkeypatch: pytest.MonkeyPatch, each_s: float, timed: int
+) -> None:
+    for name in ("new_layer", "new_input"):
+        here = partial(getattr(bench_module, name))
+        monkeypatch.setattr(bench_module, name, lambda *a, here=here, **k: here(*a, **{**k, "device": "cpu"}))
+    ticks = Ticks()
+
+    def compiler(module: Any) -> Any:
+        left = [each_s * 1e6]
+
+        def call(given: torch.Tensor) -> Any:
+            ticks.now += left.pop() if left else 0.0
+            return module(given)
+
+        return call
+
+    one = bench(ticks, lambda *_: 50.0, seconds=100.0, compiler=compiler)
+    one.device = torch.device("cuda")
+    keys = [key(m=8 * number) for number in range(1, 5)]
+    found = one.time_all(inventory(*keys), ["compiled"])
+    assert len(found) == timed
+    assert len(one.left_out) == len(keys) - timed
+    assert all(words.endswith(" compiled") for words in one.left_out)
 
 
 def test_what_was_hopeless_eager_is_not_compiled_on_a_cpu() -> None:

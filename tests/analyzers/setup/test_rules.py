@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from diffprof.analyzers.setup.alternatives import published_ratio
 from diffprof.analyzers.setup.memory_rules import memory_without_offload
 from diffprof.analyzers.setup.rules import half_types
+from diffprof.judge.figures import call_ms
 from diffprof.judge.judging import make_report
 from diffprof.judge.recipes import find_recipe
 from diffprof.model.finding import Finding
@@ -22,7 +22,6 @@ from diffprof.model.recording import (
     KindCosts,
     Recording,
     Timeline,
-    Timing,
 )
 from tests.analyzers.setup.examples import BAD, CPU, CUDA, GB, SD15_UNET, denoiser, recorded, used, vae
 from tests.builders import make_site, make_sync
@@ -155,14 +154,55 @@ def test_tiling_and_slicing_have_each_their_fix() -> None:
     assert fixes(tiling=True, slicing=True) == ("vae-untiled", "vae-unsliced")
 
 
-def test_a_published_ratio_times_a_call_is_an_estimate() -> None:
-    """Nobody published what the product says, on whatever grade of call it stands."""
-    recording = BAD["SET017"]
-    for grade in (Grade.SIMULATED, Grade.MEASURED):
-        timed = replace(recording, timing=Timing(grade=grade, seconds=(1.0,), median=1.0))
-        (found,) = (finding for finding in make_report(timed).findings if finding.rule == "SET017")
-        assert found.grade is Grade.SIMULATED
-        assert found.saves_ms == pytest.approx(1000.0 * (1.0 - published_ratio()))
+def test_a_smaller_model_saves_the_blocks_that_it_does_not_have() -> None:
+    kept = (
+        "unet.conv_in",
+        "unet.mid_block.resnets.0",
+        "unet.up_blocks.0.attentions.2.transformer_blocks.9.ff",
+    )
+    gone = (
+        "unet.mid_block.resnets.1.conv1",
+        "unet.mid_block.attentions.0.transformer_blocks.0.ff",
+        "unet.down_blocks.2.attentions.1.transformer_blocks.4.attn1",
+        "unet.up_blocks.1.attentions.2.transformer_blocks.1",
+    )
+    modules = (*kept, *gone, "vae.decoder.mid_block.attentions.0")
+    count = len(modules)
+    each = replace(
+        timeline(),
+        modules=modules,
+        kind=(0,) * count,
+        module=tuple(range(count)),
+        host_us=(10.0,) * count,
+        device_us=(1000.0,) * count,
+        stream=(0,) * count,
+        sync=(-1,) * count,
+    )
+    (finding,) = found(replace(BAD["SET017"], timeline=each), "SET017")
+    assert finding.saves_ms == pytest.approx(len(gone))
+    assert finding.grade is Grade.SIMULATED
+    (unknown,) = found(BAD["SET017"], "SET017")
+    assert unknown.saves_ms is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("device", "dtype", "side"), [("sim:t4", "float16", 512), ("sim:a100-80gb", "float32", 1024)]
+)
+def test_a_smaller_model_saves_what_its_own_scan_says(device: str, dtype: str, side: int) -> None:
+    from diffprof.scanning.scan import scan_target
+    from diffprof.targets import Options
+
+    options = Options(dtype=dtype, steps=3, height=side, width=side)
+    large, small = (
+        scan_target(name, device=device, options=options, analyzers=("kernels", "setup"))
+        for name in ("sdxl", "ssd-1b")
+    )
+    (finding,) = (each for each in large.findings if each.rule == "SET017")
+    once, other = (call_ms(each.recording) for each in (large, small))
+    assert once is not None
+    assert other is not None
+    assert finding.saves_ms == pytest.approx(once - other, rel=0.02)
 
 
 def test_models_that_run_eagerly_are_named_in_one_sentence() -> None:

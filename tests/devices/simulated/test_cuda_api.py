@@ -125,6 +125,51 @@ def test_streams_and_events_of_torch_itself(cuda: Any) -> None:
     assert event.elapsed_time(side.record_event()) >= 0
 
 
+def test_the_stream_of_another_library_is_the_one_of_its_address(cuda: Any, recorder: Recorder) -> None:
+    theirs, again = torch.cuda.ExternalStream(1234), torch.cuda.get_stream_from_external(1234)
+    assert theirs == again
+    assert hash(theirs) == hash(again)
+    assert (theirs.cuda_stream, theirs.native_handle) == (1234, 1234)
+    assert torch.cuda.ExternalStream(0) == torch.cuda.default_stream()
+    assert theirs not in (torch.cuda.Stream(), torch.cuda.ExternalStream(1235))
+    host = torch.ones(3)
+    with observing(recorder), torch.cuda.stream(theirs):
+        assert torch.cuda.current_stream() == again
+        host.to("cuda")
+        theirs.synchronize()
+    assert [(wait.kind, wait.stream) for wait in recorder.waits] == [
+        ("host-to-device", None),
+        ("synchronize", 1234),
+    ]
+
+
+def test_a_pool_holds_what_is_allocated_under_it(cuda: Any, recorder: Recorder) -> None:
+    pool = torch.cuda.MemPool()
+    before = torch.cuda.memory_allocated()
+    with observing(recorder), torch.cuda.use_mem_pool(pool):
+        kept = torch.zeros(1 << 20, device="cuda")
+    assert torch.cuda.memory_allocated() - before == kept.nbytes
+    assert recorder.kinds() == []
+    assert (pool.allocator, pool.use_count(), pool.snapshot()) == (None, 1, [])
+    assert pool.id != torch.cuda.MemPool().id
+    with torch.cuda.graph(torch.cuda.CUDAGraph(), pool=pool.id):
+        kept.add_(1)
+    assert [capture.replays for capture in CAPTURES] == [0]
+
+
+def test_marks_for_a_profiler_never_wait_and_change_nothing(cuda: Any, recorder: Recorder) -> None:
+    x = torch.ones(3, device="cuda")
+    with observing(recorder):
+        torch.cuda.profiler.start()
+        y = x + 1
+        torch.cuda.profiler.stop()
+        with torch.cuda.profiler.profile():
+            y.add_(1)
+    assert recorder.kinds() == []
+    assert [name for name in recorder.names() if name in ("add", "add_")] == ["add", "add_"]
+    assert y.tolist() == [3.0, 3.0, 3.0]
+
+
 def test_a_tensor_used_on_another_stream_never_waits(cuda: Any, recorder: Recorder) -> None:
     used = torch.zeros(3, device="cuda")
     with observing(recorder):
