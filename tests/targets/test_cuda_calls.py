@@ -50,6 +50,45 @@ def in_make(report: Report) -> list[Any]:
     return [row for row in report.recording.syncs if row.site.file.endswith("make.py")]
 
 
+POLLS = {
+    "an event": "event = torch.cuda.Event()\nevent.record()\nwhile not event.query():\n    pass",
+    "a stream": "stream = torch.cuda.current_stream()\nwhile not stream.query():\n    torch.randn",
+    "a generic event, by a function": (
+        "event = torch.Event('cuda')\nevent.record()\ndone = lambda: event.query()\nwhile True:\n"
+        "    if done():\n        break"
+    ),
+}
+
+
+@pytest.mark.parametrize("lines", POLLS.values(), ids=POLLS)
+def test_a_loop_that_asks_until_the_device_is_there_is_a_wait(scanned: Any, lines: str) -> None:
+    report = scanned("sample = sample * 1.0\n" + lines)
+    (row,) = in_make(report)
+    assert row.in_loop
+    assert (row.kind, row.count, row.per_step) == ("synchronize", 3, 1.0)
+    assert row.op.endswith(".query")
+    assert "a loop asks until the device has come" in row.reason
+    assert any(f.rule == "SYN009" for f in report.findings)
+
+
+ASKS = {
+    "once a step": "event = state.setdefault('event', torch.cuda.Event())\nevent.query()\nevent.record()",
+    "with work in between": (
+        "event = torch.cuda.Event()\nevent.record()\nwhile not event.query():\n    sample = sample * 1.0"
+    ),
+    "after a wait": (
+        "sample.sum().item()\nevent = torch.cuda.Event()\nevent.record()\nwhile not event.query():\n    pass"
+    ),
+    "of nothing": "event = torch.cuda.Event()\nwhile not event.query():\n    pass",
+}
+
+
+@pytest.mark.parametrize("lines", ASKS.values(), ids=ASKS)
+def test_to_ask_is_no_wait(scanned: Any, lines: str) -> None:
+    report = scanned("sample = sample * 1.0\n" + lines)
+    assert not [row for row in in_make(report) if row.op.endswith(".query")]
+
+
 def test_giving_memory_back_every_step_is_a_finding(scanned: Any) -> None:
     report = scanned("torch.cuda.empty_cache()")
     (row,) = in_make(report)

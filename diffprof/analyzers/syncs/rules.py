@@ -430,7 +430,9 @@ def explicit_synchronize(recording: Recording) -> Iterator[Finding]:
 
     What it does:
     Reports `torch.cuda.synchronize()`, `torch.accelerator.synchronize()`, stream and event `synchronize()`,
-    and `torch.cuda.empty_cache()`, which frees memory and waits for the device to do so.
+    loops that ask a stream or an event with `query()` until the device has come to it, and
+    `torch.cuda.empty_cache()`, which frees memory and waits for the device to do so. Loops over `query()` are
+    seen on a simulated GPU only.
 
     Why it is slow:
     The host stops until the device is idle, and the device then idles until the host has caught up.

@@ -51,7 +51,7 @@ def simulated_gpu(
     SESSION.stream = 0
     graphs.CAPTURES.clear()
     SESSION.unknown_reads = unknown_reads
-    SESSION.assumed = SESSION.ops = SESSION.hits = SESSION.misses = 0
+    SESSION.assumed = SESSION.ops = SESSION.drained = SESSION.hits = SESSION.misses = 0
     SESSION.peak = SESSION.allocated
     SESSION.watch(observer)
     try:

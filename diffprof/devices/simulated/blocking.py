@@ -314,6 +314,11 @@ SYNCHRONIZE = Wait(
     "the program asks to wait",
     "c10/cuda/CUDAFunctions.cpp: device_synchronize; CUDAStream.h and CUDAEvent.h: synchronize",
 )
+POLLED = Wait(
+    _K.SYNCHRONIZE,
+    "a loop asks until the device has come to this point, which keeps the CPU from launching more",
+    "c10/cuda/CUDAStream.h and CUDAEvent.h: query",
+)
 CAPTURE_BEGINS = Wait(
     _K.SYNCHRONIZE,
     "a capture of a CUDA graph begins by waiting for all that was launched before",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 import types
 from collections.abc import Iterable
-from types import SimpleNamespace
+from types import CodeType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ import torch
 from diffprof.model.errors import TargetError
 
 from . import graphs
-from .blocking import FREED
+from .blocking import FREED, POLLED
 from .generators import SimGenerator
 from .session import SESSION, tell_synchronize
 from .tensor import NAME
@@ -26,7 +27,28 @@ DEFAULT_MEMORY = 80 << 30
 """Bytes, where no data sheet is given."""
 
 
-class SimulatedEvent:
+class Polled:
+    """What the host may ask whether the device has come to it. Of work that nothing was waited for since,
+    the first answer is no. Asked again from the same line, with nothing launched in between, the host is in
+    a loop that lasts until the device is there: a wait."""
+
+    _asked: tuple[CodeType, int, int] | None = None
+
+    def _reached(self, launched: int, op: str, stream: int | None = None) -> bool:
+        """launched: `SESSION.ops` up to the point."""
+        if not SESSION.drained < launched <= SESSION.ops:
+            return True
+        frame = sys._getframe(2)
+        before, self._asked = self._asked, (frame.f_code, frame.f_lineno, SESSION.ops)
+        if before is None:
+            return False
+        if self._asked == before:
+            tell_synchronize(op, POLLED, stream=stream)
+        self._asked = None
+        return True
+
+
+class SimulatedEvent(Polled):
     """A point in a stream. Times are host times: nothing runs on the device."""
 
     device_type = 20
@@ -34,6 +56,7 @@ class SimulatedEvent:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._at: float | None = None
+        self._launched = 0
         self.event_id = id(self)
 
     @property
@@ -44,13 +67,16 @@ class SimulatedEvent:
     def record(self, stream: Any = None) -> None:
         """Mark the point."""
         self._at = time.perf_counter()
+        self._launched, self._asked = SESSION.ops, None
 
     def wait(self, stream: Any = None) -> None:
         """Let a stream wait: the host goes on."""
 
     def query(self) -> bool:
-        """Whether the point is reached: always."""
-        return True
+        """Whether the point is reached."""
+        reached = self._reached(self._launched, "Event.query")
+        self._launched = 0 if reached else self._launched
+        return reached
 
     def synchronize(self) -> None:
         """Let the host wait."""
@@ -72,7 +98,7 @@ class SimulatedEvent:
         raise needs_a_gpu("torch.cuda.Event.from_ipc_handle")
 
 
-class Stream:
+class Stream(Polled):
     """A queue of the device. As a context it is the one that work is launched into."""
 
     device_index = 0
@@ -133,8 +159,8 @@ class Stream:
         return event
 
     def query(self) -> bool:
-        """Whether it is drained: always."""
-        return True
+        """Whether it is drained."""
+        return self._reached(SESSION.ops, "Stream.query", self.cuda_stream)
 
     def __enter__(self) -> Stream:
         self._around.append(_CURRENT.stream)

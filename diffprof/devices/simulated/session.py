@@ -29,6 +29,7 @@ class SimulatedSession:
         "capacity",
         "capture",
         "changes",
+        "drained",
         "forgotten",
         "hits",
         "invented_bytes",
@@ -57,6 +58,8 @@ class SimulatedSession:
         self.forgotten = 0
         """Number up to which storages are no longer counted."""
         self.ops = 0
+        self.drained = 0
+        """`ops` at the last wait: what was launched up to there is done."""
         self.changes = 0
         """How often a tensor that was there got other known values, or another geometry or storage."""
         self.hits = 0
@@ -133,6 +136,7 @@ def tell_blocking(
     stream: int | None = None,
 ) -> None:
     """Report one wait of the host."""
+    SESSION.drained = SESSION.ops
     if QUIET.depth:
         return
     if SESSION.capture is not None:
