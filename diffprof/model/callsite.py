@@ -75,7 +75,15 @@ def is_machinery(filename: str) -> bool:
         return False
     if name.split("/", 1)[0] in _MACHINERY and "/" in name:
         return True
-    return not user and os.path.realpath(filename).startswith(_STDLIB) and not _installed(filename)
+    return not user and is_stdlib(filename)
+
+
+@functools.cache
+def is_stdlib(filename: str) -> bool:
+    """Whether a file is of Python's own library."""
+    if filename.startswith("<frozen"):
+        return True
+    return os.path.realpath(filename).startswith(_STDLIB) and not _installed(filename)
 
 
 def _installed(filename: str) -> bool:

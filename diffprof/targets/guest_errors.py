@@ -23,6 +23,9 @@ _NO_FILE = re.compile(
 )
 _LOADERS = ("from_pretrained", "load_checkpoint_in_model", "load_checkpoint_and_dispatch", "from_single_file")
 
+NOTEBOOK = ("get_ipython", "display")
+"""Names that IPython defines."""
+
 
 def guest_error(who: str, when: str, error: BaseException, file: Path) -> TargetError:
     """What happened, and the last line of `file` on its way."""
@@ -63,6 +66,13 @@ def next_step(error: BaseException) -> str:
             "With CUDA it runs; the simulated GPU does not know this call. Leave it out for the scan, or "
             "scan on a GPU (--device cuda)."
         )
+    if type(error.__cause__).__name__.endswith("RemoteTraceback"):
+        return (
+            "A child process raised it, and what is called there is not scanned. Have the script call the "
+            "pipeline in its own process, or scan a factory file.py:function that returns the pipeline."
+        )
+    if isinstance(error, NameError) and error.name in NOTEBOOK:
+        return "A notebook has this name, plain Python has not: take such lines out of what was exported."
     if _missing_weights(error):
         return (
             "Without the weights, scan it with --no-weights: models are then built from their "

@@ -1,15 +1,21 @@
-"""The first pipeline call of a script, on whatever thread it is made, and those after it on its thread."""
+"""The pipeline calls of a script, on whatever threads they are made: one is played at a time."""
 
 from __future__ import annotations
 
 import functools
+import os
+import select
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from diffprof.model.pipeline import Pipeline
+from diffprof.model.pipeline import Pipeline, replaced
+from diffprof.targets.idle import LOOK_S, Idleness, busy_s, waits_itself
 from diffprof.targets.other_pipelines import GoOn
+
+STUCK_S = 2.0
+"""Seconds after which a played call that only waits is taken to wait for one that it holds up."""
 
 Take = Callable[[Any, tuple[Any, ...], dict[str, Any]], GoOn | None]
 
@@ -17,63 +23,117 @@ Take = Callable[[Any, tuple[Any, ...], dict[str, Any]], GoOn | None]
 class Unwound(BaseException):
     """Leaves the script after its pipeline call was played. Not an Exception, so that scripts let it pass."""
 
+    def __init__(self) -> None:
+        super().__init__("the scan leaves the script here: the call that it looks at has been made")
+
+
+def is_leaving(error: BaseException | None) -> bool:
+    """Whether an error is one of leaving the script, or came while that was handled."""
+    if error is None or isinstance(error, Unwound):
+        return error is not None
+    if isinstance(error, BaseExceptionGroup) and any(map(is_leaving, error.exceptions)):
+        return True
+    return is_leaving(error.__cause__) or is_leaving(error.__context__)
+
 
 class Interception:
-    """State of one script's run. over: its pipeline call was met; done: it was played; error: what playing
-    raised; thread: the one that called."""
+    """State of one script's run. over: a pipeline call of it was met; left: the script is to be left; leaver:
+    the thread that knows so; error: what playing raised.
+
+    A call is played on the classes as they are covered: what its own threads call passes, and what others
+    call waits for its end, so that nothing of the script's runs beside it.
+    """
 
     def __init__(self, take: Take) -> None:
         self.take = take
         self.over = False
-        self.done = threading.Event()
+        self.left = threading.Event()
+        self.leaver: threading.Thread | None = None
         self.error: BaseException | None = None
-        self.thread: threading.Thread | None = None
-        self.originals: list[tuple[type, Any]] = []
-        self._lock = threading.Lock()
-        self._owner = threading.current_thread()
-        self._goes_on = False
+        self._originals: list[tuple[type, Any]] = []
+        self._covers: set[Any] = set()
+        self._turn = threading.Lock()
+        self._own: set[threading.Thread] = set()
+        self._is_child = False
+        self._from_children, self._to_parent = os.pipe()
 
     def cover(self, cls: type) -> None:
         """Replace the `__call__` that a class itself defines."""
         call = vars(cls).get("__call__")
-        if call is None or getattr(call, "_diffprof_wrapper", False):
+        if call is None or call in self._covers or getattr(call, "_diffprof_wrapper", False):
             return
 
         @functools.wraps(call)
         def __call__(pipe: Pipeline, *args: Any, **kwargs: Any) -> Any:
-            return self.meet(pipe, args, kwargs)
+            if threading.current_thread() in self._own:
+                return call(pipe, *args, **kwargs)
+            return self.meet(call, pipe, args, kwargs)
 
-        __call__._diffprof_wrapper = True  # type: ignore[attr-defined]
-        self.originals.append((cls, call))
+        self._covers.add(__call__)
+        self._originals.append((cls, call))
         setattr(cls, "__call__", __call__)  # noqa: B010
 
-    def uncover(self) -> list[type]:
+    def uncover(self) -> None:
         """Give all classes their own `__call__` back."""
-        classes = [cls for cls, _ in self.originals]
-        for cls, call in reversed(self.originals):
+        for cls, call in reversed(self._originals):
             setattr(cls, "__call__", call)  # noqa: B010
-        self.originals.clear()
-        return classes
+        self._originals.clear()
 
-    def meet(self, pipe: Pipeline, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Play the first call; leave the script after it, and again at any further call, unless it goes on:
-        then a further call is played too."""
-        here = threading.current_thread()
-        with self._lock:
-            first, self.over = not self.over, True
-        if first:
-            self.thread = here
-        if first or (self._goes_on and here is self._owner):
-            answer = self._taken(pipe, args, kwargs)
-            self._goes_on = answer is not None and here is self._owner
-            self.done.set()
-            if answer is not None and self._goes_on:
+    def meet(
+        self, call: Callable[..., Any], pipe: Pipeline, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Play a call, one after the other; leave the script after it, unless it goes on."""
+        if self._is_child:
+            os.write(self._to_parent, b"!")
+            os._exit(0)
+        if self._comes_in():
+            return call(pipe, *args, **kwargs)
+        try:
+            answer = None if self.left.is_set() else self._taken(pipe, args, kwargs)
+            if answer is not None:
                 return answer.output
+            self.leave()
+        finally:
+            self._turn.release()
         raise Unwound
 
+    def leave(self) -> None:
+        """The script is to be left: by this thread, and by the others."""
+        if not self.left.is_set():
+            self.leaver = threading.current_thread()
+            self.left.set()
+
+    @property
+    def playing(self) -> bool:
+        """Whether a call is played now."""
+        return self._turn.locked()
+
+    def settle(self) -> None:
+        """Wait until no call is played, if it is for the thread that plays one."""
+        with self._turn:
+            return
+
+    def begins(self, thread: threading.Thread) -> None:
+        """A thread is about to start: what one of the played call's own threads starts is its own."""
+        if threading.current_thread() in self._own:
+            self._own.add(thread)
+
+    def _comes_in(self) -> bool:
+        """Wait for the turn; True: the call that is played waits for this thread, which is its own from now
+        on, without a turn."""
+        idle = Idleness(lambda: busy_s([*self._own]))
+        while not self._turn.acquire(timeout=LOOK_S):
+            own = [*self._own]
+            if not (own and all(map(waits_itself, own))):
+                idle.waited_s = 0.0
+            if idle.look() >= STUCK_S:
+                self._own.add(threading.current_thread())
+                return True
+        return False
+
     def _taken(self, pipe: Pipeline, args: tuple[Any, ...], kwargs: dict[str, Any]) -> GoOn | None:
-        # The call is made, and looked into, on classes as shipped; it may call inner pipelines.
-        classes = self.uncover()
+        self.over = True
+        self._own.add(threading.current_thread())
         try:
             return self.take(pipe, args, kwargs)
         except BaseException as error:
@@ -81,8 +141,40 @@ class Interception:
             self.error = error
             return None
         finally:
-            for cls in classes:
-                self.cover(cls)
+            self._own.clear()
+
+    def forked(self) -> None:
+        """In a child process: what a played call forks goes on with classes as shipped, which a compiler that
+        reads them expects. What the script forks is not scanned, and ends at a call, of which we are told."""
+        if threading.current_thread() in self._own:
+            self.uncover()
+        else:
+            self._is_child = True
+
+    def called_in_child(self) -> bool:
+        """Whether a child process of the script has come to a call."""
+        return bool(select.select([self._from_children], [], [], 0)[0])
+
+    def close(self) -> None:
+        """All classes have their own calls back; children are not listened to any more."""
+        self.uncover()
+        os.close(self._from_children)
+        os.close(self._to_parent)
+
+
+_STANDING: list[Interception] = []
+
+
+@functools.cache
+def _add_hook() -> None:
+    """Once: it can't be taken away."""
+
+    def forked() -> None:
+        for each in reversed(_STANDING):
+            each.forked()
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=forked)
 
 
 @contextmanager
@@ -90,16 +182,27 @@ def intercepted(take: Take) -> Iterator[Interception]:
     """Inside, the first call of any pipeline, its class made already or not yet, goes to `take`, and further
     ones for as long as it says to go on."""
     interception = Interception(take)
+    start = threading.Thread.start
+
+    @functools.wraps(start)
+    def begin(thread: threading.Thread) -> None:
+        interception.begins(thread)
+        start(thread)
+
     roots = _roots()
     hooks = [vars(root).get("__init_subclass__") for root in roots]
     for root in roots:
         _hook(root, interception)
         for cls in _family(root):
             interception.cover(cls)
+    _add_hook()
+    _STANDING.append(interception)
     try:
-        yield interception
+        with replaced(threading.Thread, "start", begin):
+            yield interception
     finally:
-        interception.uncover()
+        _STANDING.remove(interception)
+        interception.close()
         for root, hook in zip(roots, hooks, strict=True):
             if hook is None:
                 del root.__init_subclass__

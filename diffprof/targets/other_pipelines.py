@@ -36,7 +36,7 @@ _FIRST_CALL = (
 )
 _NOT_CALLED = "the script ended without calling it"
 _ELSEWHERE = (
-    "the first call was made on a thread, and the script is left after it. Scan this one through a factory "
+    "a call was made on a thread, and the script is left after it. Scan this one through a factory "
     "that returns it with its call (file.py:function)"
 )
 
@@ -138,6 +138,10 @@ class ScriptCalls(Generic[T]):
             f"the script was left before it called it, at {deed}: what it does after a scanned call must not "
             "reach outside. Scan this one through a factory that returns it with its call (file.py:function)"
         )
+
+    def stopped(self, why: str) -> None:
+        """The script is left between two calls."""
+        self.why = why
 
     def not_called(self, end: BaseException | None) -> tuple[Unseen, ...]:
         """The pipelines that were not scanned. end: what the script ended with."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from diffprof.targets.loading import Building
     from diffprof.targets.other_pipelines import GoOn
     from diffprof.targets.pipeline_call import PipelineCall
+    from diffprof.targets.threads import ScriptThreads
 
 T = TypeVar("T")
 
@@ -60,7 +61,7 @@ class ScriptTarget:
         script is left after the first); and the pipelines that were not called."""
         from diffprof.targets.interception import intercepted
         from diffprof.targets.other_pipelines import ScriptCalls
-        from diffprof.targets.threads import children_counted, released, told_what_to_do
+        from diffprof.targets.threads import children_counted, leaving_said_once, released, told_what_to_do
         from diffprof.targets.written_loop import ModelCalls
 
         with (
@@ -76,19 +77,22 @@ class ScriptTarget:
             models = counting.enter_context(ModelCalls(device.torch_device.type).counted())
             with (
                 intercepted(take) as interception,
+                leaving_said_once(self.file),
                 released(interception),
-                told_what_to_do(self.file, interception),
+                told_what_to_do(self.file, interception, calls.stopped),
                 children_counted() as children,
             ):
                 end = stage.executed()
-                if interception.over:
-                    interception.done.wait()
+                interception.settle()
+                called_there = interception.called_in_child()
             if interception.error is not None:
                 raise interception.error
             if calls.played:
                 return calls.played, calls.not_called(end)
         if isinstance(end, KeyboardInterrupt):
             raise end
+        if called_there:
+            raise self._without_a_call(None, looped=False, children=max(len(children), 1))
         looped = models.repeated and (end is None or _left_well(end))
         if looped and device.kind == "sim":
             return [self._loop(play, device, options, models.called)], ()
@@ -170,10 +174,10 @@ class ScriptTarget:
             guest(self.file.parent, [str(self.file), *self.args], module),
             cuda_redirect(device) as in_thread,
             models_built(options, device) as building,
-            threads_join_in(in_thread),
+            threads_join_in(in_thread) as threads,
             _uncompiled(device),
         ):
-            yield ScriptStage(module, code, building, device)
+            yield ScriptStage(module, code, threads, building, device)
 
     def _code(self) -> Any:
         try:
@@ -213,23 +217,23 @@ class ScriptTarget:
 
 @dataclass
 class ScriptStage:
-    """A script that is ready to run. code: compiled; module: its `__main__`."""
+    """A script that is ready to run. code: compiled; module: its `__main__`; threads: what it starts."""
 
     module: ModuleType
     code: CodeType
+    threads: ScriptThreads
     building: Building
     device: Device
 
     def executed(self) -> BaseException | None:
         """Run it; what it ended with, unless it was left after its call."""
-        from diffprof.targets.interception import Unwound
+        from diffprof.targets.interception import is_leaving
 
         try:
             exec(self.code, vars(self.module))
-        except Unwound:
-            return None
+            self.threads.join()
         except BaseException as error:
-            return error
+            return None if is_leaving(error) else error
         return None
 
 

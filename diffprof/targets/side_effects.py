@@ -43,7 +43,8 @@ _NATIVE = {
 }
 """Writers of pictures, videos and sound that go by native code or by a program."""
 
-_LOADERS = ("huggingface_hub", "diffusers", "transformers")
+LOADERS = ("huggingface_hub", "diffusers", "transformers")
+"""Packages that load models."""
 _LOADING = ("from_", "load", "hf_hub_download", "snapshot_download")
 
 
@@ -123,7 +124,7 @@ def _is_a_library_s_own(filename: str, function: str) -> bool:
     """What comes with importing a module, with loading a model or a picture, and with temporary files."""
     if filename == "<frozen importlib._bootstrap>" or filename == tempfile.__file__:
         return True
-    return function.startswith(_LOADING) and not set(_LOADERS).isdisjoint(Path(filename).parts)
+    return function.startswith(_LOADING) and not set(LOADERS).isdisjoint(Path(filename).parts)
 
 
 def _said(event: str, args: tuple[Any, ...]) -> str:

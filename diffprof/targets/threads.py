@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import logging
 import signal
 import sys
 import threading
@@ -13,37 +14,64 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
-from diffprof.model.callsite import is_machinery, source_line
+from diffprof.model.callsite import importable_path, is_machinery, source_line
 from diffprof.model.pipeline import replaced
-from diffprof.targets.interception import Interception, Unwound
+from diffprof.targets.idle import LOOK_S, Idleness, queued_s
+from diffprof.targets.interception import Interception, Unwound, is_leaving
+from diffprof.targets.side_effects import LOADERS
 
 PATIENCE_S = 5.0
 """Seconds that a script may wait without a call before it is said what to do."""
 
-IDLE_SHARE = 0.2
-"""A process that takes less of one CPU than this, and does not queue for one, waits."""
-
-LOOK_S = 0.25
 AGAIN_S = 0.5
 
 
 @contextmanager
-def threads_join_in(surroundings: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
+def threads_join_in(surroundings: Callable[[], AbstractContextManager[Any]]) -> Iterator[ScriptThreads]:
     """Threads that are started inside run in `surroundings`, as modes of torch are per thread; leaving the
     script ends them without a word."""
-    run = threading.Thread.run
+    start, threads = threading.Thread.start, ScriptThreads()
 
-    @functools.wraps(run)
-    def within(self: threading.Thread) -> None:
-        try:
-            with surroundings():
-                run(self)
-        except Unwound:
-            return
+    @functools.wraps(start)
+    def begin(self: threading.Thread) -> None:
+        run, own = self.run, "run" in vars(self)
 
-    with replaced(threading.Thread, "run", within):
-        yield
+        def within() -> None:
+            del vars(self)["run"]
+            if own:
+                vars(self)["run"] = run
+            try:
+                with surroundings():
+                    run()
+            except BaseException as error:
+                if not (threads.outlived or is_leaving(error)):
+                    raise
+
+        vars(self)["run"] = within
+        threads.started.add(self)
+        start(self)
+
+    try:
+        with replaced(threading.Thread, "start", begin):
+            yield threads
+    finally:
+        threads.outlived = True
+
+
+class ScriptThreads:
+    """The threads that a script starts. outlived: the script is over, and what they raise is nobody's."""
+
+    def __init__(self) -> None:
+        self.outlived = False
+        self.started: WeakSet[threading.Thread] = WeakSet()
+
+    def join(self) -> None:
+        """Wait for those that Python waits for at the end of a script."""
+        while waited_for := [each for each in [*self.started] if each.is_alive() and not each.daemon]:
+            for each in waited_for:
+                each.join()
 
 
 @contextmanager
@@ -61,27 +89,44 @@ def children_counted() -> Iterator[list[BaseProcess]]:
 
 
 @contextmanager
+def leaving_said_once(file: Path) -> Iterator[None]:
+    """Inside, what is logged of leaving the script, with a traceback each, is one line."""
+    handle, said = logging.Logger.handle, threading.Event()
+
+    @functools.wraps(handle)
+    def handled(self: logging.Logger, record: logging.LogRecord) -> None:
+        if not (record.exc_info and is_leaving(record.exc_info[1])):
+            handle(self, record)
+        elif not said.is_set():
+            said.set()
+            sys.stderr.write(f"{file} was left, with all that it served, after the call that is scanned.\n")
+
+    with replaced(logging.Logger, "handle", handled):
+        yield
+
+
+@contextmanager
 def released(interception: Interception) -> Iterator[None]:
     """Inside, a call that another thread makes ends the wait of this one once it was played."""
     here = threading.current_thread()
     in_main = here is threading.main_thread()
 
     def leave(number: int, frame: Any) -> None:
-        if left.is_set():
+        if outside.is_set():
             return
-        if interception.done.is_set():
+        if interception.left.is_set():
             raise Unwound
         (before if callable(before) else signal.default_int_handler)(number, frame)
 
     def release() -> None:
-        interception.done.wait()
-        if interception.thread is here:
-            return
-        while not left.is_set():  # an event loop swallows what is raised in one of its callbacks
+        interception.left.wait()
+        if interception.leaver is here:
+            outside.wait(PATIENCE_S)  # it is on its way, unless its code keeps what it is told
+        while not outside.is_set():  # an event loop swallows what is raised in one of its callbacks
             _interrupt(here, in_main)
-            left.wait(AGAIN_S)
+            outside.wait(AGAIN_S)
 
-    left = threading.Event()
+    outside = threading.Event()
     before = signal.signal(signal.SIGINT, leave) if in_main else None
     waker = threading.Thread(target=release, daemon=True, name="diffprof-release")
     waker.start()
@@ -89,9 +134,9 @@ def released(interception: Interception) -> Iterator[None]:
         yield
     finally:
         with suppress(Unwound):
-            left.set()
-        left.set()
-        interception.done.set()
+            outside.set()
+        outside.set()
+        interception.left.set()
         waker.join()
         if in_main:
             signal.signal(signal.SIGINT, before)
@@ -108,20 +153,33 @@ def _interrupt(thread: threading.Thread, in_main: bool) -> None:
 
 
 @contextmanager
-def told_what_to_do(file: Path, interception: Interception, patience_s: float = PATIENCE_S) -> Iterator[None]:
-    """Inside, a script that waits and has called nothing for `patience_s` seconds is said to, once."""
+def told_what_to_do(
+    file: Path,
+    interception: Interception,
+    stopped: Callable[[str], None] = lambda why: None,
+    patience_s: float | None = None,
+) -> Iterator[None]:
+    """Inside, a script that waits and has called nothing for `patience_s` seconds, PATIENCE_S by default, is
+    said to, once. One that waits so long after a call that was played is left, and `stopped` told where."""
+    patience_s = PATIENCE_S if patience_s is None else patience_s
     ended = threading.Event()
     ident = threading.get_ident()
 
     def look() -> None:
-        waited, busy = 0.0, time.process_time() + queued_s()
-        while not (ended.wait(LOOK_S) or interception.over):
-            now = time.process_time() + queued_s()
-            waited = waited + LOOK_S if now - busy < IDLE_SHARE * LOOK_S else 0.0
-            busy = now
-            if waited >= patience_s:
+        idle = Idleness(lambda: time.process_time() + queued_s())
+        told = False
+        while not (ended.wait(LOOK_S) or interception.left.is_set()):
+            if interception.called_in_child():
+                stopped("a child process of the script called a pipeline, which is not scanned there")
+                interception.leave()
+            if idle.look() < patience_s or interception.playing or _loads(ident):
+                continue
+            if interception.over:
+                stopped(f"the script waited for {patience_s:g} seconds{_place(ident)}, and was left")
+                interception.leave()
+            elif not told:
+                told = True
                 sys.stderr.write(_advice(file, ident, patience_s))
-                return
 
     threading.Thread(target=look, daemon=True, name="diffprof-look").start()
     try:
@@ -130,24 +188,30 @@ def told_what_to_do(file: Path, interception: Interception, patience_s: float = 
         ended.set()
 
 
-def queued_s() -> float:
-    """Seconds in which the main thread could have run, and others had the CPUs; 0 where no system tells."""
-    try:
-        return float(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
-    except (OSError, ValueError, IndexError):
-        return 0.0
-
-
-def _advice(file: Path, ident: int, patience_s: float) -> str:
+def _place(ident: int) -> str:
+    """Where a thread stands in a person's code, as ` at FILE:LINE: CODE`; empty where it is in none."""
     frame = sys._current_frames().get(ident)
     while frame is not None and is_machinery(frame.f_code.co_filename):
         frame = frame.f_back
-    at = ""
-    if frame is not None:
-        code = source_line(frame.f_code.co_filename, frame.f_lineno)
-        at = f" at {frame.f_code.co_filename}:{frame.f_lineno}" + (f": {code}" if code else "")
+    if frame is None:
+        return ""
+    code = source_line(frame.f_code.co_filename, frame.f_lineno)
+    return f" at {frame.f_code.co_filename}:{frame.f_lineno}" + (f": {code}" if code else "")
+
+
+def _loads(ident: int) -> bool:
+    """Whether a thread waits for a model to be loaded."""
+    frame = sys._current_frames().get(ident)
+    while frame is not None:
+        if importable_path(frame.f_code.co_filename)[0].split("/", 1)[0] in LOADERS:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _advice(file: Path, ident: int, patience_s: float) -> str:
     return (
-        f"{file} has waited for {patience_s:g} seconds{at}, and has called no pipeline yet.\n"
+        f"{file} has waited for {patience_s:g} seconds{_place(ident)}, and has called no pipeline yet.\n"
         "If it is a server, send it the request that makes a picture: that call is scanned. Otherwise stop "
         "with Ctrl-C, and scan a factory that returns the pipeline and its call (file.py:function).\n"
     )

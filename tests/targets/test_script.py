@@ -180,6 +180,13 @@ def test_a_script_that_comes_to_no_call_is_quoted(
     assert error.value.hint
 
 
+@pytest.mark.parametrize("line", ["get_ipython().system('nvidia-smi')", "display(3)"])
+def test_a_notebook_s_export_is_told_from_a_script_that_fails(write: Write, cpu: Any, line: str) -> None:
+    with pytest.raises(TargetError) as error:
+        run(write("script.py", line), cpu)
+    assert "A notebook has this name" in error.value.hint
+
+
 def test_an_interrupt_in_the_script_passes(write: Write, cpu: Any, unchanged: None) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(write("script.py", "raise KeyboardInterrupt"), cpu)
