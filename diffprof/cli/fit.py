@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
+from msgspec.structs import replace
 
-from diffprof.cli.options import format_option
+from diffprof.cli.options import format_option, traces_option
 from diffprof.cli.output import emit, say, stdout_to_stderr, terminal
 from diffprof.cli.scan import make_options, target_options
 from diffprof.model.errors import UsageError
@@ -28,6 +30,10 @@ def gib_of(text: str | None, option: str) -> float | None:
     return float(found[1]) * _BYTES[(found[2] or "gib").lower()] / 2**30
 
 
+_NEEDED = ("pairs", "no_weights")
+"""What `make_options` has no default for."""
+
+
 @click.command("fit")
 @click.argument("target")
 @target_options
@@ -35,7 +41,9 @@ def gib_of(text: str | None, option: str) -> float | None:
 @click.option("--host-memory", metavar="SIZE", help="Host memory for weights, such as 32GiB.")
 @click.option("--lossy", is_flag=True, help="Take the fastest, whatever the picture loses.")
 @click.option(
-    "--check", is_flag=True, help="Run the code of each recipe that fits on a small copy of the pipeline."
+    "--check",
+    is_flag=True,
+    help="Run the code of each recipe that is listed and fits on a small copy of the pipeline.",
 )
 @click.option(
     "--write",
@@ -46,6 +54,7 @@ def gib_of(text: str | None, option: str) -> float | None:
 )
 @click.option("--all", "everything", is_flag=True, help="List every recipe, also those that do not fit.")
 @format_option(("text", "json", "markdown"))
+@traces_option(written=True)
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 def command(
     target: str,
@@ -57,6 +66,7 @@ def command(
     written: Path | None,
     everything: bool,
     form: str,
+    traces: Path,
     quiet: bool,
     **options: Any,
 ) -> None:
@@ -70,11 +80,17 @@ def command(
     --check runs each recipe's code on a small copy of the pipeline: it has to run there, and to change the
     output no more than it says, or it is not taken. --write FILE does so, and writes the code of the one that
     is taken: `from FILE import optimize; optimize(pipe)` in place of `pipe.to("cuda")`.
+
+    The recipes are stored: `diffprof runs` lists them, `diffprof show` prints them again, and `diffprof fix
+    RUN --apply` checks the one that is taken and writes its code beside them.
     """
+    from diffprof.model.fitting import save_fit
     from diffprof.model.progress import progress_on
     from diffprof.model.recording.whole_file import write_whole
+    from diffprof.scanning.runs import new_folder
     from diffprof.views.fits import module_of, render_fit
 
+    given = {name: value for name, value in options.items() if name in _NEEDED or value}
     limit, host = gib_of(memory, "--memory"), gib_of(host_memory, "--host-memory")
     steps = options.pop("steps", None)
     with progress_on(sys.stderr, quiet=quiet) as progress, stdout_to_stderr():
@@ -90,11 +106,14 @@ def command(
             steps=steps,
             lossy=lossy,
             check=Checks if check or written is not None else None,
+            every=everything,
             options=make_options(**options),
             on_stage=progress.stage,
         )
     screen = terminal()
     emit(render_fit(found, form, everything=everything, width=screen.columns, colour=screen.colour))
+    folder = new_folder(traces, f"{target}-fit", now=datetime.datetime.now(datetime.UTC))
+    say(f"Stored in {save_fit(replace(found, options=given), folder)}")
     if written is not None:
         write_whole(written, module_of(found).encode())
         say(f'Written: {written}; call optimize(pipe) in place of pipe.to("cuda").')

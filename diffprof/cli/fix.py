@@ -124,7 +124,9 @@ def command(
 ) -> None:
     """Plan the fixes of a stored run, and with --apply try them.
 
-    RUN is as for `diffprof show`, or a target, whose newest run is taken; without it, the newest of all.
+    RUN is as for `diffprof show`, or a target, whose newest run is taken; without it, the newest of all. Of
+    the folder of a fit, the recipe that it took is shown; --apply runs its code on a small copy of the
+    pipeline, takes the next where that fails or changes more than it says, and writes it to optimized.py.
     Each fix is shown with its safety, the findings that it resolves, what it is expected to save, and its
     code. Nothing is changed.
 
@@ -148,6 +150,11 @@ def command(
     from diffprof.judge.plan import asked_for, make_plan
     from diffprof.judge.source_edit.stored import with_source_edits
 
+    if (folder := _fit_folder(traces, run)) is not None:
+        if applied and not agreed:
+            _ask_fit(folder, traces)
+        _fit(folder, lossy=chosen["lossy"], applied=applied, form=form, quiet=quiet)
+        return
     report = stored(traces, run)
     if patched is None:
         report = with_source_edits(report)
@@ -169,6 +176,50 @@ def command(
     if not agreed:
         _ask(report, traces)
     _try_and_store(report, choice, traces, form, redact=redact, quiet=quiet)
+
+
+def _fit_folder(traces: Path, run: str | None) -> Path | None:
+    """The folder of a stored fit, by its path or name; None for other runs."""
+    from diffprof.model.fitting import FIT_FILE
+
+    places = () if run is None else (Path(run), traces / run)
+    return next((place for place in places if (place / FIT_FILE).is_file()), None)
+
+
+def _ask_fit(folder: Path, traces: Path) -> None:
+    """Raises UsageError for a fit that may be somebody else's."""
+    from diffprof.judge.consent import from_elsewhere
+
+    for why in from_elsewhere(folder, traces):
+        raise UsageError(why, "Its code would be run: look at it first; --yes says that it may be run.")
+
+
+def _fit(folder: Path, *, lossy: bool, applied: bool, form: str, quiet: bool) -> None:
+    """Show the recipe that a fit took; with `applied`, check its code and write it beside."""
+    from diffprof.cli.scan import make_options
+    from diffprof.model.fitting import load_fit, save_fit
+    from diffprof.model.progress import progress_on
+    from diffprof.model.recording.whole_file import write_whole
+    from diffprof.views.fits import module_of, render_fit
+
+    found = load_fit(folder)
+    assert found is not None
+    if applied:
+        with progress_on(sys.stderr, quiet=quiet) as progress, stdout_to_stderr():
+            progress.stage("checking code")
+            from diffprof.scanning.fitting import recheck
+            from diffprof.tuning.fit_checks import Checks
+
+            found = recheck(found, check=Checks, options=make_options(**found.options), lossy=lossy)
+        save_fit(found, folder)
+    screen = terminal()
+    emit(render_fit(found, form, width=screen.columns, colour=screen.colour))
+    if applied:
+        place = folder / "optimized.py"
+        write_whole(place, module_of(found).encode())
+        say(f'Written: {place}; call optimize(pipe) in place of pipe.to("cuda").')
+    else:
+        say("Nothing was run; --apply checks the code of the recipe that is taken, and writes it.")
 
 
 def _choice(*, select: tuple[str, ...], ignore: tuple[str, ...], **more: Any) -> Choice:

@@ -14,18 +14,18 @@ from diffprof.model.report import Report
 def doubts(report: Report, own_traces: Path) -> tuple[str, ...]:
     """Why the user is asked before the target is built, a sentence each; empty for a run of their own whose
     file is still the one that was scanned."""
-    return (*_from_elsewhere(report, own_traces), *_of_another_file(report))
+    elsewhere = () if report.path is None else from_elsewhere(Path(report.path), own_traces)
+    return (*elsewhere, *_of_another_file(report))
 
 
-def _from_elsewhere(report: Report, own_traces: Path) -> tuple[str, ...]:
-    if report.path is None:
-        return ()
+def from_elsewhere(run: Path, own_traces: Path) -> tuple[str, ...]:
+    """Why a stored run may be somebody else's; empty for one among the user's own."""
     try:
-        if Path(report.path).resolve().is_relative_to(own_traces.resolve()):
+        if run.resolve().is_relative_to(own_traces.resolve()):
             return ()
     except OSError:
         pass  # what can't be looked at is not known to be the user's own
-    return (f"The run {clean(report.path)} lies outside of {clean(own_traces)}: it may be somebody else's.",)
+    return (f"The run {clean(run)} lies outside of {clean(own_traces)}: it may be somebody else's.",)
 
 
 def _of_another_file(report: Report) -> tuple[str, ...]:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import enum
+from pathlib import Path
+from typing import Any
 
 import msgspec
+
+from diffprof.model.results import load_result, save_result
+
+FIT_FILE = "fit.json"
 
 
 class Loss(enum.StrEnum):
@@ -67,13 +73,19 @@ class FitRow(msgspec.Struct, frozen=True, kw_only=True):
     check: FitCheck | None = None
 
     @property
+    def usable(self) -> bool:
+        """Whether it fits, has a time, and nothing speaks against its code."""
+        return self.fits and self.seconds is not None and (self.check is None or self.check.holds)
+
+    @property
     def lossless(self) -> bool:
         """Whether nobody sees what the picture loses."""
         return all(loss in LOSSLESS for loss in self.loses)
 
 
 class Fitted(msgspec.Struct, frozen=True, kw_only=True):
-    """All recipes for one call, fastest first, and the one that is taken; None where none fits."""
+    """All recipes for one call, fastest first, and the one that is taken; None where none fits. options: what
+    else the command was given, as `diffprof.cli.scan.make_options` takes it."""
 
     target: str
     device: str
@@ -84,6 +96,7 @@ class Fitted(msgspec.Struct, frozen=True, kw_only=True):
     rows: tuple[FitRow, ...] = ()
     chosen: FitRow | None = None
     grade: str = "simulated"
+    options: dict[str, Any] = {}
 
     @property
     def usable_gib(self) -> float:
@@ -99,3 +112,19 @@ class Fitted(msgspec.Struct, frozen=True, kw_only=True):
     def smallest(self) -> FitRow:
         """The recipe that takes least memory."""
         return min(self.rows, key=lambda row: row.gpu_gib)
+
+
+def save_fit(found: Fitted, folder: Path) -> Path:
+    """Write `fit.json` into a folder that is there; returns its path.
+
+    Raises DiffprofError when the disk does not take it.
+    """
+    return save_result(found, folder / FIT_FILE)
+
+
+def load_fit(folder: Path) -> Fitted | None:
+    """What `diffprof fit` stored in a folder; None where there is none.
+
+    Raises UsageError when it can't be read.
+    """
+    return load_result(folder / FIT_FILE, Fitted, "fit")

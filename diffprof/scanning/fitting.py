@@ -76,6 +76,7 @@ def fit(
     steps: int | None = None,
     lossy: bool = False,
     check: Check | None = None,
+    every: bool = False,
     options: Options | None = None,
     on_stage: Callable[[str], None] | None = None,
     **call: Any,
@@ -86,9 +87,9 @@ def fit(
     of the device's memory; host_gib: of host memory for weights. steps: denoising steps; None: those of the
     model card, else the target's own. lossy: the fastest is taken, whatever the picture loses; else the
     fastest of those that lose nothing one sees, if any fits. check: `diffprof.tuning.fit_checks.Checks`,
-    to run the code of recipes that fit on a small copy of the pipeline; what fails there, or changes more
-    than it says, is not taken. on_stage: told what is being done. Raises UsageError for an unknown device,
-    TargetError where the target fails.
+    to run the code of recipes of the frontier, or with every of all that fit, on a small copy of the
+    pipeline; what fails there, or changes more than it says, is not taken. on_stage: told what is being done.
+    Raises UsageError for an unknown device, TargetError where the target fails.
     """
     spec = load_spec(device)
     say = on_stage or (lambda _: None)
@@ -103,14 +104,15 @@ def fit(
             f"A limit of {limit:g} GiB fits nothing.", "Give the memory of the GPU, such as 16GiB."
         )
     rows: list[FitRow] = []
+    twin: Twin | str = ""
     for played in _played(found, chosen, wanted, spec, say, twin=check is not None):
         say("pricing recipes")
-        priced = list(_rows(played, spec, wanted, limit, host_gib))
-        if check is not None:
-            say("checking code")
-            priced = _checked(priced, played.twin, spec, check)
-        rows += priced
-    rows = _with_frontier(sorted(rows, key=lambda row: (row.seconds is None, row.seconds or 0.0)))
+        rows += _rows(played, spec, wanted, limit, host_gib)
+        twin = twin or played.twin
+    rows = with_frontier(sorted(rows, key=lambda row: (row.seconds is None, row.seconds or 0.0)))
+    if check is not None:
+        say("checking code")
+        rows = checked(rows, _checker(twin, spec, check), lambda row: row.fits if every else row.frontier)
     return Fitted(
         target=found.spec,
         device=spec.key,
@@ -119,28 +121,56 @@ def fit(
         host_limit_gib=host_gib,
         steps=wanted,
         rows=tuple(rows),
-        chosen=_chosen(rows, lossy),
+        chosen=choose(rows, lossy),
     )
 
 
-def _checked(rows: Sequence[FitRow], twin: Twin | str, spec: GpuSpec, check: Check) -> list[FitRow]:
-    """With what came of their code, where they fit."""
-    if isinstance(twin, str):
-        why = FitCheck(status="unchecked", why=twin)
-        return [replace(row, check=why) if row.fits else row for row in rows]
-    checks = check(twin.scene, spec.key)
-    return [replace(row, check=checks.of(row)) if row.fits else row for row in rows]
+def recheck(found: Fitted, *, check: Check, options: Options, lossy: bool = False) -> Fitted:
+    """The stored recipes of a target, the one that is taken checked; the next one where its code fails.
+
+    Raises TargetError where the target fails.
+    """
+    device = resolve_device(f"sim:{found.device}")
+    with device.active():
+        SESSION.capacity = None
+        twin = resolve(found.target).run(_twin, device, dataclasses.replace(options, steps=None))
+    checker = _checker(twin, device.gpu, check)  # type: ignore[attr-defined]
+    rows: Sequence[FitRow] = found.rows
+    while (chosen := choose(rows, lossy)) is not None and chosen.check is None:
+        rows = checked(rows, checker, chosen.__eq__)
+    return replace(found, rows=tuple(rows), chosen=chosen)
 
 
-def _chosen(rows: Sequence[FitRow], lossy: bool) -> FitRow | None:
-    fitting = [
-        row for row in rows if row.fits and row.seconds is not None and (row.check is None or row.check.holds)
-    ]
+class _Unchecked(NamedTuple):
+    """Where there is no small copy."""
+
+    why: str
+
+    def of(self, row: FitRow) -> FitCheck:
+        return FitCheck(status="unchecked", why=self.why)
+
+
+def _checker(twin: Twin | str, spec: GpuSpec, check: Check) -> Checker:
+    return _Unchecked(twin) if isinstance(twin, str) else check(twin.scene, spec.key)
+
+
+def checked(rows: Sequence[FitRow], checker: Checker, wanted: Callable[[FitRow], bool]) -> list[FitRow]:
+    """With what came of the code of those that are wanted. What fails is in nobody's way, so that others may
+    be wanted then."""
+    rows = list(rows)
+    while todo := [row for row in rows if row.check is None and wanted(row)]:
+        rows = with_frontier([replace(r, check=checker.of(r)) if r in todo else r for r in rows])
+    return rows
+
+
+def choose(rows: Sequence[FitRow], lossy: bool) -> FitRow | None:
+    """The fastest that can be used of those that lose nothing one sees, else of all. rows: fastest first."""
+    fitting = [row for row in rows if row.usable]
     return next((row for row in fitting if lossy or row.lossless), next(iter(fitting), None))
 
 
-def _with_frontier(rows: Sequence[FitRow]) -> list[FitRow]:
-    """Marked where no other that fits is at least as good in every respect."""
+def with_frontier(rows: Sequence[FitRow]) -> list[FitRow]:
+    """Marked where no other that can be used is at least as good in every respect."""
 
     def figures(row: FitRow) -> tuple[float, ...]:
         """The less, the better."""
@@ -151,7 +181,7 @@ def _with_frontier(rows: Sequence[FitRow]) -> list[FitRow]:
             len(set(row.loses) - {Loss.ROUNDING}),
         )
 
-    fitting = [row for row in rows if row.fits and row.seconds is not None]
+    fitting = [row for row in rows if row.usable]
     found = []
     for row in rows:
         mine = figures(row)
@@ -205,14 +235,17 @@ def _run(target: Target, options: Options, steps: int | None, spec: GpuSpec, *, 
 
 
 def _play(scene: PipelineCall, device: Any, small: bool) -> Played:
-    twin: Twin | str = ""
-    if small:
-        try:
-            twin = twin_of(scene)
-        except NoTwin as error:
-            twin = str(error)
+    twin = _twin(scene) if small else ""
     with lent(scene.pipe, device) if scene.target.kind == "object" else nullcontext():
         return _watched(scene, device)._replace(twin=twin)
+
+
+def _twin(scene: PipelineCall) -> Twin | str:
+    """The small copy of a pipeline, or why there is none."""
+    try:
+        return twin_of(scene)
+    except NoTwin as error:
+        return str(error)
 
 
 def _watched(scene: PipelineCall, device: Any) -> Played:
@@ -262,13 +295,19 @@ class _Decodes:
         def decode(*args: Any, **kwargs: Any) -> Any:
             self.count += 1
             if self.count == 1:
-                self._otherwise(vae, lambda: original(*args, **kwargs))
+                several = any(
+                    len(each) > 1
+                    for each in (*args, *kwargs.values())
+                    if isinstance(each, torch.Tensor) and each.ndim
+                )
+                ways = (Decoding.TILES, Decoding.SLICES) if several else (Decoding.TILES,)
+                self._otherwise(vae, ways, lambda: original(*args, **kwargs))
             return original(*args, **kwargs)
 
         return replaced(vae, "decode", decode)
 
-    def _otherwise(self, vae: Any, decode: Callable[[], Any]) -> None:
-        for how in (Decoding.TILES, Decoding.SLICES):
+    def _otherwise(self, vae: Any, ways: Sequence[Decoding], decode: Callable[[], Any]) -> None:
+        for how in ways:
             switch = getattr(vae, f"enable_{how.method}", None)
             back = getattr(vae, f"disable_{how.method}", None)
             if switch is None or back is None or getattr(vae, f"use_{how.method}", False):

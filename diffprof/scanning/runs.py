@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from diffprof.model.errors import UNREADABLE, DiffprofError, UsageError
+from diffprof.model.fitting import FIT_FILE, load_fit
 from diffprof.model.ladder import LADDER_FILE, load_ladder
 from diffprof.model.prediction import PREDICTION_FILE, load_predictions
 from diffprof.model.recording.whole_file import PART, writer_of
@@ -28,7 +29,7 @@ WRITING = "writing"
 """Marks the folder of a run that is being stored, with the number of the process that does it."""
 _SOON_S, _LONG_S = 60.0, 3600.0
 """Seconds after which what nobody is seen to write counts as left: with and without a number of a process."""
-_ALONE = {LADDER_FILE: load_ladder, PREDICTION_FILE: load_predictions}
+_ALONE = {LADDER_FILE: load_ladder, PREDICTION_FILE: load_predictions, FIT_FILE: load_fit}
 """Results that stand without a report."""
 _STAMP = "%Y%m%d-%H%M%S"
 _NAME = re.compile(r"(\d{8}-\d{6})-")
@@ -82,7 +83,7 @@ class StoredRun(msgspec.Struct, frozen=True):
     fixed: bool = False
     """A scan of a pipeline after its fixes."""
     alone: str = ""
-    """What stands there without a report: ladder (of optimizations, predicted or measured) or prediction."""
+    """What stands there without a report: ladder (predicted or measured), prediction or fit."""
     error: str | None = None
 
 

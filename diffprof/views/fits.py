@@ -63,7 +63,8 @@ def render_fit(
     """As text or markdown (the frontier, or with `everything` all recipes), or JSON (`rows[]`, `chosen`)."""
     if form == "json":
         return as_json(msgspec.to_builtins(found)).decode()
-    shown = [row for row in found.rows if everything or row.frontier]
+    failed = [row for row in found.rows if row.check is not None and not row.check.holds]
+    shown = [row for row in found.rows if everything or row.frontier or row in failed]
     head = _verdict(found) + "\n"
     if not shown:
         return head

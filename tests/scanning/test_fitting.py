@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from msgspec.structs import replace as replace_row
@@ -18,9 +19,9 @@ from diffprof.analyzers.kernels.simulated import SimulatedKernels
 from diffprof.cli.fit import gib_of
 from diffprof.corpus import CASES, CorpusCase
 from diffprof.devices import resolve_device
-from diffprof.gpu.assembly import Call, LaunchedWait, Phase, assembled
+from diffprof.gpu.assembly import Call, EventColumns, LaunchedWait, Phase, assembled
 from diffprof.gpu.cost import CostModel
-from diffprof.gpu.course import Lengths, course_of
+from diffprof.gpu.course import Lengths, _Lanes, course_of
 from diffprof.gpu.mode import Mode
 from diffprof.gpu.offload import (
     COPIES,
@@ -268,10 +269,12 @@ def test_code_that_fails_or_changes_more_than_it_says_is_not_taken() -> None:
     rows = [replace_row(each, check=checks.of(each)) for each in (raises, half)]
     assert [each.check.status for each in rows] == ["failed", "changed"]
     assert rows[0].check.why == "ValueError: no such thing"
-    good = replace_row(
-        half, check=checks.of(replace_row(half, loses=(Loss.ROUNDING,), code=half.code + "\n"))
-    )
-    assert fitting._chosen([*rows, good], lossy=True) is good
+    good = replace_row(half, loses=(Loss.ROUNDING,), code=half.code + "\n", seconds=2.0)
+    assert fitting.choose([*rows, good], lossy=True) is good
+    # What fails is in nobody's way: the next one is on the frontier then, and is checked.
+    found = fitting.checked(fitting.with_frontier([raises, half, good]), checks, lambda row: row.frontier)
+    assert [each.check and each.check.status for each in found] == ["failed", "changed", "checked"]
+    assert [each.frontier for each in found] == [False, False, True]
 
 
 @pytest.mark.slow
@@ -279,7 +282,7 @@ def test_code_that_fails_or_changes_more_than_it_says_is_not_taken() -> None:
 def test_all_code_that_fits_holds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipes_module, "WORTH_PACKING", 1)
     case = CASES[name].build()
-    found = diffprof.fit(case.pipe, device="rtx4090", check=Checks, **case.kwargs)
+    found = diffprof.fit(case.pipe, device="rtx4090", check=Checks, every=True, **case.kwargs)
     told = [(each.recipe, each.check) for each in found.rows if each.fits]
     assert len(told) > 20
     wrong = {recipe: check for recipe, check in told if check is None or not check.holds}
@@ -311,7 +314,7 @@ def test_the_fastest_that_loses_nothing_one_sees_is_taken(found: Fitted) -> None
     assert all(found.chosen.seconds <= each.seconds for each in found.rows if each.fits and each.lossless)
     assert found.chosen.frontier
     fastest = min((each for each in found.rows if each.fits), key=lambda each: each.seconds)
-    assert fitting._chosen(found.rows, lossy=True) == fastest
+    assert fitting.choose(found.rows, lossy=True) == fastest
 
 
 def test_offloading_costs_time_and_saves_memory(found: Fitted) -> None:
@@ -432,6 +435,48 @@ def test_group_offloading_of_fluxs_transformer_comes_in_the_published_order() ->
     warm = {place: times[place] - first_time(transformer.groups(place), place) for place in times}
     assert warm[WeightsPlace.BLOCK_LOW] == pytest.approx(warm[WeightsPlace.LEAF_LOW], rel=0.1)
     assert times[WeightsPlace.LEAF_LOW] == pytest.approx(13.72, rel=0.3)
+
+
+@pytest.mark.parametrize("limit", [5, 50, 1024])
+def test_launches_in_arrays_take_what_they_take_one_by_one(limit: int) -> None:
+    """A busy device, a busy host, and a queue that fills up and drains again."""
+    random = np.random.default_rng(limit)
+    fast, slow = (_Lanes(5.0, 3.0, limit) for _ in range(2))
+    taken = []
+    for host, device in itertools.product((1.0, 18.0, 4.0), (2.0, 100.0, 8.0)):
+        count = int(random.integers(64, 900))
+        columns = EventColumns(
+            kind=np.zeros(count, np.int64),
+            module=np.zeros(count, np.int64),
+            host=random.exponential(host, count),
+            device=random.exponential(device, count) * (random.random(count) > 0.1),
+            sync=np.full(count, -1),
+            stream=np.zeros(count, np.int64),
+        )
+        taken.append(fast._at_once(columns))
+        if not taken[-1]:
+            fast._one_by_one(columns)
+        slow._one_by_one(columns)
+        assert (fast.now, fast.latest) == pytest.approx((slow.now, slow.latest), rel=1e-12)
+        assert list(fast._ends[0]) == pytest.approx(list(slow._ends[0]), rel=1e-12)
+        waits = columns._replace(sync=np.where(np.arange(count) == 9, -2, -1))
+        assert not fast._at_once(waits)
+    assert sum(taken) >= (2 if limit == 5 else 6)
+
+
+def test_one_picture_is_not_tried_in_slices() -> None:
+    device = resolve_device("sim:rtx4090")
+    tried = {}
+    with device.active() as place:
+        for batch in (1, 2):
+            case = CASES["sd15"].build()
+            case.pipe.to(place)
+            latents = torch.zeros(batch, 4, 4, 4, device=place)
+            decodes = fitting._Decodes(case.pipe, device)
+            with decodes.noted():
+                case.pipe.vae.decode(latents)
+            tried[batch] = set(decodes.others)
+    assert tried == {1: {Decoding.TILES}, 2: {Decoding.TILES, Decoding.SLICES}}
 
 
 def test_steps_that_differ_are_taken_at_their_mean() -> None:

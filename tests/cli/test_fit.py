@@ -1,0 +1,110 @@
+"""`diffprof fit` stores its recipes; `diffprof fix` checks the code of one and writes it."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffprof.corpus import CASES
+from diffprof.model.fitting import FitRow, Fitted, load_fit, save_fit
+from diffprof.targets.redirect import cuda_redirect
+from diffprof.tuning.fit_checks import _WithValues
+from tests.cli.conftest import Run
+
+GOOD = 'def optimize(pipe):\n    pipe.to("cuda")\n    pipe.vae.enable_slicing()\n    return pipe\n'
+BAD = "def optimize(pipe):\n    pipe.no_such_thing()\n"
+
+
+def row(code: str, seconds: float) -> FitRow:
+    return FitRow(recipe=(), seconds=seconds, gpu_gib=1.0, host_gib=0.0, fits=True, frontier=True, code=code)
+
+
+@pytest.fixture
+def fitted(run: Run, tmp_path: Path) -> Path:
+    """A stored fit whose fastest recipe fails."""
+    folder = tmp_path / "traces" / "20260102-030405-tiny-sd15-fit"
+    folder.mkdir(parents=True)
+    rows = (row(BAD, 1.0), row(GOOD, 2.0))
+    found = Fitted(
+        target="tiny-sd15",
+        device="rtx4090",
+        gpu="NVIDIA GeForce RTX 4090",
+        limit_gib=24.0,
+        rows=rows,
+        chosen=rows[0],
+        options={"pairs": (), "no_weights": False, "steps": 2},
+    )
+    save_fit(found, folder)
+    return folder
+
+
+def runs_on_the_tiny_form(file: Path) -> None:
+    device = _WithValues("rtx4090")
+    with device.active() as place, cuda_redirect(device), torch.no_grad():
+        case = CASES["sd15"].build()
+        case.pipe = runpy.run_path(str(file))["optimize"](case.pipe)
+        assert all(torch.isfinite(each).all() for each in case.call(place))
+        assert {p.device.type for p in case.pipe.unet.parameters()} == {"sim"}
+
+
+def test_fix_checks_the_recipe_that_is_taken_and_writes_it(fitted: Path, run: Run) -> None:
+    shown = run("fix", fitted)
+    assert shown.exit_code == 0
+    assert "no_such_thing" in shown.stdout
+    assert "--apply checks the code" in shown.stderr
+    assert run("show", fitted).stdout == shown.stdout
+    assert "fit" in run("runs").stdout
+    applied = run("fix", fitted, "--apply", "-q")
+    assert applied.exit_code == 0, applied.stderr
+    found = load_fit(fitted)
+    assert found is not None
+    assert [each.check.status for each in found.rows if each.check] == ["failed", "checked"]
+    assert found.chosen == found.rows[1]
+    assert "has no attribute 'no_such_thing'" in applied.stdout
+    runs_on_the_tiny_form(fitted / "optimized.py")
+
+
+def test_a_fit_from_elsewhere_runs_no_code_unasked(fitted: Path, run: Run, tmp_path: Path) -> None:
+    other = fitted.rename(tmp_path / "sent")
+    refused = run("fix", other, "--apply")
+    assert refused.exit_code == 2
+    assert "may be somebody else's" in refused.stderr
+    assert not (other / "optimized.py").exists()
+
+
+@pytest.mark.slow
+def test_a_fit_is_stored_checked_and_written(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "fitted.py"
+    done = run("fit", "tiny-sd15", "--steps", "2", "-q", "--write", file)
+    assert done.exit_code == 0, done.stderr
+    runs_on_the_tiny_form(file)
+    (folder,) = (tmp_path / "traces").iterdir()
+    found = load_fit(folder)
+    assert found is not None
+    assert all(each.check is not None for each in found.rows if each.frontier)
+    assert run("fix", folder).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "what", "hint"),
+    [
+        (("--device", "rtx9999"), "rtx9999", "Did you mean"),
+        (("--memory", "0"), "fits nothing", "16GiB"),
+        (("--memory", "much"), "--memory 'much' is no size", "16GiB"),
+        (("--host-memory", "-1"), "is no size", "16GiB"),
+        (("--dtype", "float7"), "float7", ""),
+        (("--set", "num_images_per_prompt"), "num_images_per_prompt", ""),
+    ],
+)
+def test_a_request_that_can_not_be_carried_out_is_one_error(
+    run: Run, options: tuple[str, ...], what: str, hint: str
+) -> None:
+    result = run("fit", "tiny-sd15", "-q", *options)
+    assert result.exit_code == 2, result.output
+    assert what in result.stderr
+    assert hint in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
