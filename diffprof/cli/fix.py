@@ -16,9 +16,9 @@ from diffprof.cli.output import emit, say, stdout_to_stderr, terminal
 from diffprof.model.errors import DiffprofError, UsageError
 from diffprof.model.plain import clean
 from diffprof.model.recording.source_text import shell
-from diffprof.tuning.storing import store_tuned
+from diffprof.tuning.storing import OPTIMIZED, numbered, store_tuned
 from diffprof.views.optimized_source import optimized
-from diffprof.views.tuning import FORMS, render_applied
+from diffprof.views.tuning import FORMS, of_each, render_applied
 
 if TYPE_CHECKING:
     from diffprof.judge.plan import Choice
@@ -103,6 +103,12 @@ def _is_target(name: str) -> bool:
     help="With --library: a checkout of diffusers to patch; else the installed package is read.",
 )
 @click.option(
+    "--pipeline",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Of a script that calls several pipelines, its Nth alone.",
+)
+@click.option(
     "--yes", "agreed", is_flag=True, help="Build the target of a run that may be somebody else's, unasked."
 )
 @format_option(FORMS)
@@ -115,6 +121,7 @@ def command(
     patched: Path | None,
     library: bool,
     source: Path | None,
+    pipeline: int | None,
     agreed: bool,
     form: str,
     redact: bool,
@@ -134,7 +141,8 @@ def command(
     device, and kept if the output is what the fix claims and the call is no slower; else it is undone. One
     whose output can't be compared is not kept, unless --keep-unchecked says so. The outcomes are stored in
     the run, what was kept is written to optimized.py beside it, and a scan of it is stored as a run of its
-    own.
+    own. Of a script that calls several pipelines, each has its plan, and with --apply its optimized.py and
+    its run after.
 
     --patch FILE edits your own source instead: findings that lie in it, and, where it makes the pipeline, the
     selected fixes that are statements on it. The edits are checked by a scan with them, and those that remove
@@ -155,14 +163,17 @@ def command(
             _ask_fit(folder, traces)
         _fit(folder, lossy=chosen["lossy"], applied=applied, form=form, quiet=quiet)
         return
-    report = stored(traces, run)
-    if patched is None:
-        report = with_source_edits(report)
+    whole = stored(traces, run)
+    picked = _picked(whole, pipeline)
     choice = _choice(**chosen)
+    if library or patched is not None:
+        report = whole.alone[picked[0]]
+        if len(picked) > 1:
+            say(f"Of the script's pipelines, for {whole.names[0]}: --pipeline N takes another.")
     if library:
         if not agreed:
             _ask(report, traces)
-        _library(report, source, quiet=quiet)
+        _library(with_source_edits(report), source, quiet=quiet)
         return
     if patched is not None:
         plan, doubtful = make_plan(report, choice), () if agreed else doubts(report, traces)
@@ -171,11 +182,21 @@ def command(
         _patch(checked, form, write=applied, keep_unchecked=choice.keep_unchecked)
         return
     if not applied:
-        _show_plan(report, make_plan(report, choice), form, redact=redact)
+        _show_plans(whole, picked, choice, form, redact=redact)
         return
     if not agreed:
-        _ask(report, traces)
-    _try_and_store(report, choice, traces, form, redact=redact, quiet=quiet)
+        _ask(whole, traces)
+    _try_and_store(whole, picked, choice, traces, form, redact=redact, quiet=quiet)
+
+
+def _picked(report: Report, pipeline: int | None) -> list[int]:
+    """Which of the report's pipelines are meant, counted from 0. Raises UsageError."""
+    count = len(report.each)
+    if pipeline is not None and pipeline > count:
+        raise UsageError(
+            f"There is no pipeline {pipeline}: the run is of {', '.join(report.names)}.", "Count them from 1."
+        )
+    return list(range(count)) if pipeline is None else [pipeline - 1]
 
 
 def _fit_folder(traces: Path, run: str | None) -> Path | None:
@@ -229,45 +250,84 @@ def _choice(*, select: tuple[str, ...], ignore: tuple[str, ...], **more: Any) ->
     return Choice(select=words_of(select), ignore=words_of(ignore), **more)
 
 
-def _show_plan(report: Report, plan: Plan, form: str, *, redact: bool) -> None:
+def _show_plans(whole: Report, picked: Sequence[int], choice: Choice, form: str, *, redact: bool) -> None:
+    from diffprof.judge.plan import make_plan
+    from diffprof.judge.source_edit.stored import with_source_edits
     from diffprof.model.redacting import to_send
     from diffprof.views.tuning import render_plan
 
     screen = terminal()
-    plan, report = to_send(plan, form, redact=redact), to_send(report, form, redact=redact)
-    emit(render_plan(report, plan, form, columns=screen.columns, colour=screen.colour))
+    shown = {}
+    for number in picked:
+        report = with_source_edits(whole.alone[number])
+        plan = to_send(make_plan(report, choice), form, redact=redact)
+        report = to_send(report, form, redact=redact)
+        shown[whole.names[number]] = render_plan(
+            report, plan, form, columns=screen.columns, colour=screen.colour
+        )
+    emit(of_each(shown, form))
 
 
 def _try_and_store(
-    report: Report, choice: Choice, traces: Path, form: str, *, redact: bool, quiet: bool
+    whole: Report,
+    picked: Sequence[int],
+    choice: Choice,
+    traces: Path,
+    form: str,
+    *,
+    redact: bool,
+    quiet: bool,
 ) -> None:
-    """Try the fixes, store what became of them, and show it; also of those before a failure."""
+    """Try the fixes of each pipeline, store what became of them, and show it; also of those before a
+    failure."""
+    shown: dict[str, str] = {}
+    try:
+        for number in picked:
+            if len(picked) > 1 and not quiet:
+                say(f"Pipeline {number + 1} of {len(whole.each)}: {whole.names[number]}")
+            whole, text, failure = _tried_one(whole, number, choice, traces, form, redact=redact, quiet=quiet)
+            shown[whole.names[number]] = text
+            signals().release()
+            if failure is not None:
+                raise failure
+    finally:
+        if shown:
+            signals().hold()
+            emit(of_each(shown, form))
+            signals().release()
+
+
+def _tried_one(
+    whole: Report, number: int, choice: Choice, traces: Path, form: str, *, redact: bool, quiet: bool
+) -> tuple[Report, str, BaseException | None]:
+    """(the report with the outcomes of one pipeline, those as text, what ended it early)."""
+    from diffprof.judge.source_edit.stored import with_source_edits
     from diffprof.model.redacting import to_send
 
     screen = terminal()
-    report, after, pictures, failure = tried(report, choice, quiet=quiet)
+    report, after, pictures, failure = tried(
+        with_source_edits(whole.alone[number]), choice, number, quiet=quiet
+    )
     signals().hold()
-    unstored: DiffprofError | None = None
+    whole = whole.with_pipeline(number, report)
     try:
-        report = store_tuned(
-            report,
+        whole = store_tuned(
+            whole,
             after,
             traces,
             now=datetime.datetime.now(datetime.UTC),
             pictures=pictures,
-            optimized=optimized(report),
+            optimized=optimized(report, Path(numbered(OPTIMIZED, number)).stem),
+            which=number,
         )
+        if failure is not None:
+            say(f"The outcomes until then are stored in {whole.path}")
     except DiffprofError as error:
-        unstored = error
-    shown = to_send(report, form, redact=redact)
+        failure = failure or error
+    shown = to_send(whole.alone[number], form, redact=redact)
     after = to_send(after, form, redact=redact) if after is not None else None
-    emit(render_applied(shown, after, form, columns=screen.columns, colour=screen.colour))
-    signals().release()
-    if failure is not None:
-        say(f"The outcomes until then are stored in {report.path}")
-        raise failure
-    if unstored is not None:
-        raise unstored
+    text = render_applied(shown, after, form, columns=screen.columns, colour=screen.colour)
+    return whole, text, failure
 
 
 def _library(report: Report, source: Path | None, *, quiet: bool) -> None:
@@ -370,9 +430,10 @@ def _patch(checked: CheckedPatch, form: str, *, write: bool, keep_unchecked: boo
 
 
 def tried(
-    report: Report, choice: Choice, *, quiet: bool
+    report: Report, choice: Choice, which: int = 0, *, quiet: bool
 ) -> tuple[Report, Report | None, Mapping[str, bytes], BaseException | None]:
-    """(the report with its outcomes, the scan after them, pictures to store, what ended it early)."""
+    """(the report with its outcomes, the scan after them, pictures to store, what ended it early). which: the
+    report's pipeline of a script, counted from 0."""
     from diffprof.model.progress import progress_on
 
     with progress_on(sys.stderr, quiet=quiet) as progress, stdout_to_stderr():
@@ -380,7 +441,7 @@ def tried(
         from diffprof.tuning.engine import tune
 
         try:
-            tuned = tune(report, choice, progress=progress)
+            tuned = tune(report, choice, progress=progress, which=which)
         except (Exception, KeyboardInterrupt) as error:
             partial: Report | None = getattr(error, "report", None)
             if partial is None or partial.outcomes is None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from diffprof.judge.comparing import compare
+from diffprof.judge.comparing import Figure, compare
 from diffprof.judge.gate import IN_LOOP, Gate, parse_gate
 from diffprof.model import units
 from diffprof.model.errors import UsageError
@@ -85,9 +85,14 @@ def assert_no_recompiles(report: Report, vary: Mapping[str, Iterable[Any]] | Non
 
 
 def assert_max_memory(report: Report, most: str | int) -> None:
-    """The peak of a call's memory on the device. most: bytes, or such as "8GiB"."""
+    """The peak of a call's memory on the device, of each pipeline. most: bytes, or such as "8GiB"."""
     whole(report)
     limit = parse_size(most)
+    for each in report.alone:
+        _assert_memory(each, limit)
+
+
+def _assert_memory(report: Report, limit: int) -> None:
     memory = report.recording.memory
     if memory is None or memory.peak_bytes is None:
         raise UsageError(
@@ -105,10 +110,14 @@ def assert_max_memory(report: Report, most: str | int) -> None:
 
 
 def assert_time_ratio(report: Report, baseline: Report, at_most: float) -> None:
-    """A call takes no more than this share of the time of the baseline's."""
+    """A call takes no more than this share of the time of the baseline's, of each pipeline."""
     for each in (report, baseline):
         whole(each)
-    time = compare(baseline, report).figures[0]
+    for found in compare(baseline, report).each:
+        _assert_ratio(report, found.figures[0], at_most)
+
+
+def _assert_ratio(report: Report, time: Figure, at_most: float) -> None:
     if time.ratio is None or time.note:
         why = time.note or "the time of one call was not recorded in both"
         raise UsageError(

@@ -59,8 +59,10 @@ class Tools:
 
     def plan_fixes(self, run: str = "", lossy: bool = False) -> dict[str, Any]:
         """The fixes of a stored run as a plan: what each changes, its safety, what it is expected to save,
-        its code. Nothing is applied. lossy: with fixes that change the picture."""
-        return _plain(make_plan(self._report(run), Choice(lossy=lossy)))
+        its code. Nothing is applied. lossy: with fixes that change the picture. `pipelines` has those of the
+        other pipelines of a script."""
+        first, *others = (make_plan(each, Choice(lossy=lossy)) for each in self._report(run).alone)
+        return _plain(first) | ({"pipelines": _plain(others)} if others else {})
 
     def compare(self, before: str, after: str) -> dict[str, Any]:
         """What changed from one stored run to another: figures, findings new and gone, regressions."""

@@ -93,14 +93,56 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     not_comparable: tuple[str, ...] = ()
     """What could not be held against each other, with the reason."""
     regressions: tuple[str, ...] = ()
+    """Of all pipelines."""
+    pipeline: str = ""
+    """Which of a script's pipelines it is about, where one of the reports is on several."""
+    pipelines: tuple[Comparison, ...] = ()
+    """Of the other pipelines that both reports are on: all else here but `headline`, `regressions` and what
+    is not comparable is of the first."""
+
+    @property
+    def each(self) -> tuple[Comparison, ...]:
+        """This, and those of the other pipelines."""
+        return self, *self.pipelines
 
 
 def compare(before: Report, after: Report) -> Comparison:
-    """Hold one report against another.
+    """Hold one report against another; of a script's pipelines those of one name, or else in their order.
 
     Findings are the same where rule, file, function and source line are; the number of the line may have
     moved. A rule that only one of the two could check tells nothing about what appeared or went.
     """
+    if not before.pipelines and not after.pipelines:
+        return _compared(before, after)
+    one, other = _by_name(before, after)
+    common = [name for name in one if name in other]
+    found = [msgspec.structs.replace(_compared(one[n], other[n]), pipeline=n) for n in common]
+    lost = [
+        f"{name} is in the {which} run alone."
+        for which, side in (("first", one), ("second", other))
+        for name in side
+        if name not in common
+    ]
+    return msgspec.structs.replace(
+        found[0],
+        headline=" ".join(f"{each.pipeline}: {each.headline}" for each in found),
+        pipelines=tuple(found[1:]),
+        not_comparable=(*found[0].not_comparable, *lost),
+        regressions=tuple(f"{each.pipeline}: {why}" for each in found for why in each.regressions),
+    )
+
+
+def _by_name(before: Report, after: Report) -> tuple[dict[str, Report], dict[str, Report]]:
+    """The pipelines of both; those of the second by the names of the first where they share none."""
+    one, other = (dict(zip(each.names, each.alone, strict=True)) for each in (before, after))
+    if one.keys() & other.keys():
+        return one, other
+    names = [*one, *list(other)[len(one) :]]
+    return one, dict(zip(names, other.values(), strict=False))
+
+
+def _compared(before: Report, after: Report) -> Comparison:
+    """Of two reports on one pipeline."""
     notes = list(_conditions(before.recording, after.recording))
     comparable, only_one = _judged_by_both(before, after)
     notes += only_one

@@ -60,6 +60,28 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         return self, *self.pipelines
 
     @property
+    def alone(self) -> tuple[Report, ...]:
+        """As `each`, every one a report of its own that is stored where this is."""
+        return tuple(msgspec.structs.replace(each, pipelines=(), path=self.path) for each in self.each)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of each pipeline its class, with its number where others are of the same."""
+        classes = [each.recording.target.pipeline or "pipeline" for each in self.each]
+        return tuple(
+            name if classes.count(name) == 1 else f"{name} ({number})"
+            for number, name in enumerate(classes, 1)
+        )
+
+    def with_pipeline(self, number: int, one: Report) -> Report:
+        """With this in the place of one of `each`, counted from 0."""
+        if number == 0:
+            return msgspec.structs.replace(one, pipelines=self.pipelines)
+        others = list(self.pipelines)
+        others[number - 1] = msgspec.structs.replace(one, path=None)
+        return msgspec.structs.replace(self, pipelines=tuple(others))
+
+    @property
     def all_findings(self) -> tuple[Finding, ...]:
         """Of all pipelines."""
         return tuple(finding for report in self.each for finding in report.findings)

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from diffprof.model.errors import TargetError
+from diffprof.model.errors import DiffprofError, TargetError
 from diffprof.model.pipeline import Pipeline
 from diffprof.targets import slug
 from diffprof.targets.guest_errors import guest_error
@@ -30,10 +30,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ScriptTarget:
-    """`path/to/script.py -- its args`."""
+    """`path/to/script.py -- its args`. which: of its pipelines, in the order of their first calls, the one
+    that `run` plays, counted from 0; those before it are only called."""
 
     file: Path
     args: tuple[str, ...] = ()
+    which: int = 0
     kind: str = field(default="script", init=False)
 
     @property
@@ -48,7 +50,33 @@ class ScriptTarget:
         """What it imports is known only when it runs."""
 
     def run(self, play: Callable[[PipelineCall], T], device: Device, options: Options) -> T:
-        return self.run_each(play, None, device, options)[0][0]
+        if not self.which:
+            return self.run_each(play, None, device, options)[0][0]
+        played: list[T] = []
+        failed: list[DiffprofError] = []
+        left = self.which
+
+        def further(scene: PipelineCall) -> None:
+            nonlocal left
+            left -= 1
+            scene.keeps_output = left > 0
+            if left:
+                scene.call()
+                return
+            try:
+                played.append(play(scene))
+            except DiffprofError as error:
+                failed.append(error)
+
+        _, missed = self.run_each(lambda scene: scene.call(), further, device, options)
+        if failed:
+            raise failed[0]
+        if not played:
+            why = f": {missed[0].why}" if missed else ""
+            raise TargetError(
+                f"The script {str(self.file)!r} did not come to its pipeline {self.which + 1}{why}."
+            )
+        return played[0]
 
     def run_each(
         self,

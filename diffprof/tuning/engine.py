@@ -3,6 +3,7 @@ compare the output, keep or undo."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ from diffprof.model.report import Report
 from diffprof.scanning.session import our_own, target_failure
 from diffprof.targets import Options, Target, resolve
 from diffprof.targets.pipeline_call import PipelineCall
+from diffprof.targets.script import ScriptTarget
 from diffprof.tuning.pictures import pictures
 from diffprof.tuning.scans import analyzers_of, captured, seen_between
 from diffprof.tuning.trial import RoundingUnknown, Trial, TrialMark, trial_for
@@ -73,16 +75,20 @@ def tune(
     progress: Progress | None = None,
     clock: Callable[[], float] | None = None,
     rescan: bool = True,
+    which: int = 0,
 ) -> Tuned:
     """Build the report's target again, and try the fixes that its findings name.
 
-    rescan: whether what was kept is scanned at the end, for `after`.
+    rescan: whether what was kept is scanned at the end, for `after`. which: of a script's pipelines the one
+    that the report is on, counted from 0.
 
     The pipeline, and the process, are as before at the end. Raises UsageError for a target that can't be
     built again, TargetError where it fails; that error, and a KeyboardInterrupt, carries the report with the
     outcomes until then as `.report`.
     """
     target, options = rebuilt(report)
+    if isinstance(target, ScriptTarget):
+        target = dataclasses.replace(target, which=which)
     device = resolve_device(report.recording.device.spec)
     work = Tuning(report, choice or Choice(), target, device, options, progress or Progress(), clock, rescan)
     with work.keeping_outcomes(), device.active():

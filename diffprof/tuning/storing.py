@@ -27,16 +27,19 @@ def store_tuned(
     now: datetime.datetime,
     pictures: Mapping[str, bytes] | None = None,
     optimized: str = "",
+    which: int = 0,
 ) -> Report:
     """Store the scan after the fixes in a folder of its own, and the report with its outcomes in the run's
     folder, with the source of `optimized.py`, if there is one, and the pictures; returns that report.
 
+    which: the pipeline that was fixed, counted from 0; the files of another than the first have its number.
     Raises DiffprofError when the disk does not take it.
     """
     if after is not None:
         stored = store(after, traces, now=now)
         assert stored.path is not None
-        report = replace(report, after=Path(stored.path).name)
+        one = replace(report.each[which], after=Path(stored.path).name)
+        report = report.with_pipeline(which, replace(one, path=report.path))
     if report.path is None:
         return store(report, traces, now=now)
     folder = Path(report.path)
@@ -45,14 +48,20 @@ def store_tuned(
     if optimized:
         beside[OPTIMIZED] = optimized.encode()
     for name in dict.fromkeys((BEFORE, AFTER, *beside)):
+        file = folder / numbered(name, which)
         try:
             if name in beside:
-                write_whole(folder / name, beside[name])
+                write_whole(file, beside[name])
             else:  # of an earlier try
-                (folder / name).unlink(missing_ok=True)
+                file.unlink(missing_ok=True)
         except OSError as error:
             raise DiffprofError(
-                f"{folder / name} could not be written: {error.strerror or error}.",
+                f"{file} could not be written: {error.strerror or error}.",
                 "Free some space, or copy the run's folder to where you may write.",
             ) from error
     return report
+
+
+def numbered(name: str, which: int) -> str:
+    """A file's name, of another pipeline than the first with its number: `optimized_2.py`."""
+    return f"_{which + 1}.".join(name.rsplit(".", 1)) if which else name

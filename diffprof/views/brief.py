@@ -150,10 +150,9 @@ def _below(report: Report) -> Iterator[tuple[str | tuple[str, str], ...]]:
     if not report.path:
         return  # a command without a run's name would be about the newest of the stored ones
     name = Path(report.path).name
-    fixable = any(action.fix for action in report.actions)
+    fixable = any(action.fix for each in report.each for action in each.actions)
     if fixable and report.recording.target.kind not in ("trace",):
-        which = "them" if foremost(report) is report else "the first pipeline's"
-        yield ("dim", f"Try {which} on a copy, get the code: "), ("cyan", f"diffprof fix --apply {name}")
+        yield ("dim", "Try them on a copy, get the code: "), ("cyan", f"diffprof fix --apply {name}")
     yield ("dim", "See the evidence (-v prints it): "), ("cyan", f"diffprof view {name}")
     yield (("dim", f"Stored in {report.path}"),)
 

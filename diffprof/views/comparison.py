@@ -11,6 +11,7 @@ from diffprof.model.finding import Finding
 from diffprof.model.plain import clean
 from diffprof.model.report import as_json
 from diffprof.views import words
+from diffprof.views.page import Page
 
 FORMS = ("text", "json", "markdown", "github")
 
@@ -71,13 +72,19 @@ def _became(figure: Figure) -> str:
 
 
 def _text(comparison: Comparison, columns: int | None, colour: bool) -> str:
-    from diffprof.views.page import Page
-
     page = Page(columns, colour=colour)
     style = "red" if comparison.regressions else "bold"
     page.flow((style, comparison.headline), label="Verdict", label_style="bold")
     for label, side in (("Before", comparison.before), ("After", comparison.after)):
         page.flow(f"{side.run}: {side.target} on {side.device} ({side.grade})", label=label)
+    for each in comparison.each:
+        if each.pipeline:
+            page.heading(each.pipeline)
+        _section(page, each)
+    return page.text()
+
+
+def _section(page: Page, comparison: Comparison) -> None:
     page.blank()
     page.table(("figure", "before", "after", ""), figure_rows(comparison))
     for title, lines in groups(comparison):
@@ -91,7 +98,6 @@ def _text(comparison: Comparison, columns: int | None, colour: bool) -> str:
         page.heading("Not comparable")
         for note in comparison.not_comparable:
             page.flow(note, indent=2)
-    return page.text()
 
 
 def _markdown(comparison: Comparison) -> str:
@@ -100,15 +106,17 @@ def _markdown(comparison: Comparison) -> str:
     parts = [
         f"### diffprof: {prose(comparison.headline)}\n",
         f"{prose(comparison.before.run)} → {prose(comparison.after.run)}\n",
-        table(("figure", "before", "after", ""), figure_rows(comparison)),
     ]
-    for title, lines in groups(comparison):
-        parts.append(f"#### {title}\n")
-        parts.append("".join(f"- {prose(each)}\n" for each in lines))
-    if comparison.unchanged:
-        parts.append(f"{units.plural(comparison.unchanged, 'finding')} in both.\n")
-    if comparison.not_comparable:
-        parts.append("".join(f"- {prose(note)}\n" for note in comparison.not_comparable))
+    for one in comparison.each:
+        parts += [f"### {prose(one.pipeline)}\n"] if one.pipeline else []
+        parts.append(table(("figure", "before", "after", ""), figure_rows(one)))
+        for title, lines in groups(one):
+            parts.append(f"#### {title}\n")
+            parts.append("".join(f"- {prose(each)}\n" for each in lines))
+        if one.unchanged:
+            parts.append(f"{units.plural(one.unchanged, 'finding')} in both.\n")
+        if one.not_comparable:
+            parts.append("".join(f"- {prose(note)}\n" for note in one.not_comparable))
     return "\n".join(parts)
 
 
@@ -120,8 +128,9 @@ def _github(comparison: Comparison) -> str:
     lines = [
         annotation(level, {"title": "diffprof compare"}, [comparison.headline, *comparison.not_comparable])
     ]
-    new = (each for each in comparison.appeared if is_bad(each, comparison.figures))
-    for finding in (*new, *(shift.after for shift in comparison.worse)):
+    new = [each for one in comparison.each for each in one.appeared if is_bad(each, one.figures)]
+    worse = (shift.after for one in comparison.each for shift in one.worse)
+    for finding in (*new, *worse):
         site = finding.site
         where: dict[str, object] = {"file": site.file, "line": site.line} if site and site.user_code else {}
         message = [f"{line(finding)}: {finding.message}", finding.advice]

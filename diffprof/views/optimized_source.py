@@ -23,14 +23,17 @@ WIDTH = 100
 """Characters of a line of comment."""
 
 
-def optimized(report: Report) -> str:
-    """The source of `optimized.py`, also where no fix was kept; empty where none was tried."""
+def optimized(report: Report, module: str = "optimized") -> str:
+    """The source of `optimized.py`, also where no fix was kept; empty where none was tried. module: how it is
+    imported."""
     if report.plan is None or report.outcomes is None:
         return ""
-    return optimized_source(report, report.plan.steps, report.outcomes)
+    return optimized_source(report, report.plan.steps, report.outcomes, module)
 
 
-def optimized_source(report: Report, steps: Sequence[PlanStep], outcomes: Sequence[Outcome]) -> str:
+def optimized_source(
+    report: Report, steps: Sequence[PlanStep], outcomes: Sequence[Outcome], module: str = "optimized"
+) -> str:
     """The module that does to a pipeline what was kept, in the order of `steps`.
 
     `optimize(pipe)` changes a pipeline; where something has to stand during the call, `call(pipe, ...)` makes
@@ -38,17 +41,19 @@ def optimized_source(report: Report, steps: Sequence[PlanStep], outcomes: Sequen
     """
     kept = {outcome.fix: outcome for outcome in outcomes if outcome.stays}
     written = [(kept[s.fix], kept[s.fix].written or Code()) for s in steps if s.fix in kept]
-    return _module(report, outcomes, written)
+    return _module(report, outcomes, written, module)
 
 
-def _module(report: Report, outcomes: Sequence[Outcome], written: list[tuple[Outcome, Code]]) -> str:
+def _module(
+    report: Report, outcomes: Sequence[Outcome], written: list[tuple[Outcome, Code]], module: str
+) -> str:
     definitions = _Definitions()
     written = [(outcome, definitions.add(code)) for outcome, code in written]
     at_call = any(code.call.strip() or code.around for _, code in written)
     imports = [line for _, code in written for line in code.imports]
     if any(code.around for _, code in written):
         imports.append("import contextlib")
-    head = _head(report, outcomes, [outcome for outcome, _ in written], at_call=at_call)
+    head = _head(report, outcomes, [outcome for outcome, _ in written], module, at_call=at_call)
     parts = [f"{head}\n\n{merged_imports(imports)}".rstrip("\n")]
     parts += ["\n\n\n".join(definitions.texts)] if definitions.texts else []
     parts.append(
@@ -100,7 +105,9 @@ def _bodies(written: list[tuple[Outcome, Code]], part: str) -> Iterator[str]:
 # --- what is said ---------------------------------------------------------------------------------------
 
 
-def _head(report: Report, outcomes: Sequence[Outcome], kept: Sequence[Outcome], *, at_call: bool) -> str:
+def _head(
+    report: Report, outcomes: Sequence[Outcome], kept: Sequence[Outcome], module: str, *, at_call: bool
+) -> str:
     recording = report.recording
     packages = recording.environment.packages
     versions = ", ".join(
@@ -114,7 +121,7 @@ def _head(report: Report, outcomes: Sequence[Outcome], kept: Sequence[Outcome], 
     else:
         use = "image = call(pipe, prompt=...).images[0]" if at_call else "image = pipe(prompt=...).images[0]"
         names = "optimize, call" if at_call else "optimize"
-        lines += [f"    from optimized import {names}", "", "    pipe = optimize(pipe)", f"    {use}", ""]
+        lines += [f"    from {module} import {names}", "", "    pipe = optimize(pipe)", f"    {use}", ""]
         lines += [total(outcomes), ""]
     lines.append(f"Made by diffprof {recording.environment.diffprof}{run}. {versions}.")
     text = "\n".join(

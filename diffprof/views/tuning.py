@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import msgspec
 
 from diffprof.judge.capturing import capturable_said
 from diffprof.model import units
 from diffprof.model.fix import NOT_SELECTED, Difference, Outcome, Plan, PlanStep, SourceEdit, Status
-from diffprof.model.plain import clean_lines
+from diffprof.model.plain import clean, clean_lines
 from diffprof.model.report import Report, as_json
 from diffprof.views import words
 from diffprof.views.page import Page
@@ -167,6 +169,18 @@ def _times(outcomes: Sequence[Outcome]) -> tuple[float, float, str] | None:
     first = timed[0].before_ms
     last = next((o.after_ms for o in reversed(kept) if o.after_ms is not None), first)
     return (first, last, f" ({timed[0].grade})" if timed[0].grade else "") if first and last else None
+
+
+def of_each(shown: Mapping[str, str], form: str) -> str:
+    """What is shown of each pipeline of a script, in one of FORMS: the texts by name, one under the other, or
+    as JSON the first document with the others in `pipelines`."""
+    if len(shown) == 1:
+        return next(iter(shown.values()))
+    if form == "json":
+        first, *others = ({"pipeline": name, **msgspec.json.decode(text)} for name, text in shown.items())
+        return as_json(first | {"pipelines": others}).decode()
+    mark = "## " if form == "markdown" else ""
+    return "\n".join(f"{mark}{clean(name)}\n\n{text}" for name, text in shown.items())
 
 
 # --- the plan -------------------------------------------------------------------------------------------

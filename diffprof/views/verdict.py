@@ -49,20 +49,17 @@ def foremost(report: Report) -> Report:
 
 
 def _of_several(report: Report) -> Verdict:
-    """The sum of a call of each; cause and cure of the one that is foremost, by its name. What `diffprof fix`
-    tries are the fixes of the first."""
+    """The sum of a call of each; cause and cure of the one that is foremost, by its name."""
     lead = foremost(report)
     name = named(report, lead)
-    why, cure = _why(lead), _next(lead, by_fix=lead is report)
+    why, cure = _why(lead), _next(msgspec.structs.replace(lead, path=report.path))
     together = None if shortfall(lead.recording.memory) is not None else _sum(report)
     return Verdict(together or f"{name}: {_of_one(lead).headline}", f"{name}: {why}", cure)
 
 
 def named(report: Report, one: Report) -> str:
     """A pipeline of the report by its class, and by its number where others are of the same."""
-    classes = [each.recording.target.pipeline or "pipeline" for each in report.each]
-    at = next(n for n, each in enumerate(report.each) if each is one)
-    return classes[at] if classes.count(classes[at]) == 1 else f"{classes[at]} ({at + 1})"
+    return next(name for name, each in zip(report.names, report.each, strict=True) if each is one)
 
 
 def _sum(report: Report) -> str:
@@ -410,8 +407,7 @@ def _again(recording: Recording) -> str:
     return "Mend what ended the run and scan again; what was recorded until then is below."
 
 
-def _next(report: Report, *, by_fix: bool = True) -> str:
-    """by_fix: with the command that does it, where there is one."""
+def _next(report: Report) -> str:
     first = headline_finding(report)
     if first is None:
         if report.unchecked and not report.findings:
@@ -419,7 +415,7 @@ def _next(report: Report, *, by_fix: bool = True) -> str:
         return "Nothing to do."
     action = first_action(report, first)
     what = action.title.strip().removesuffix(".") + "." if action else first.advice.strip()
-    does = by_fix and report.path and action is not None and action.fix is not None
+    does = report.path and action is not None and action.fix is not None
     by = f"`diffprof fix --apply --select {action.fix}` does it." if does and action else ""
     return " ".join(filter(None, [what, by, f"`diffprof explain {first.rule}` says more."]))
 

@@ -69,11 +69,13 @@ class FakeTuning:
     def __init__(self):
         self.error = None
         self.called = None
+        self.which = []
 
-    def tune(self, report, choice, **more):
+    def tune(self, report, choice, *, which=0, **more):
         from types import SimpleNamespace
 
         self.called = choice
+        self.which.append(which)
         outcome = Outcome(
             fix="host-timesteps",
             title="Do host-timesteps",
@@ -224,3 +226,52 @@ def test_edits_that_no_scan_has_checked_are_written_only_when_asked_to(run, resc
     assert file.read_bytes() == source
     run("fix", "--patch", str(file), "--apply", "--keep-unchecked")
     assert b"synchronize" not in file.read_bytes()
+
+
+# --- several pipelines ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stored_script(tmp_path, stored_run):
+    """A script's run: a base, and a refiner whose finding is another."""
+    folder = tmp_path / "traces" / "20260102-030405-sdxl"
+    base = load_report(folder)
+    refiner = builders.replace_target(base, pipeline="Refiner", kind="script")
+    whole = replace(builders.replace_target(base, pipeline="Base", kind="script"), pipelines=(refiner,))
+    save_report(whole, folder)
+    return folder
+
+
+def test_each_pipeline_of_a_script_has_its_plan(run, offered, stored_script):
+    shown = json.loads(run("fix", "--format", "json").stdout)
+    assert shown["pipeline"] == "Base"
+    assert [each["pipeline"] for each in shown["pipelines"]] == ["Refiner"]
+    assert shown["pipelines"][0]["plan"]["steps"][0]["fix"] == "host-timesteps"
+    text = run("fix").stdout
+    assert text.index("Base\n") < text.index("1. [x]") < text.index("Refiner\n")
+    alone = run("fix", "--pipeline", "2").stdout
+    assert alone.count("1. [x]") == 1
+    lacking = run("fix", "--pipeline", "3")
+    assert lacking.exit_code == 2
+    assert "the run is of Base, Refiner" in lacking.stderr
+
+
+def test_each_pipeline_of_a_script_is_tried_and_stored(run, offered, stored_script, fake):
+    result = run("fix", "--apply", "--yes")
+    assert result.exit_code == 0, result.stderr
+    assert fake.which == [0, 1]
+    report = load_report(stored_script)
+    assert [[o.fix for o in each.outcomes] for each in report.each] == [["host-timesteps"]] * 2
+    runs = [load_report(stored_script.parent / each.after) for each in report.each]
+    assert len({each.path for each in runs}) == 2
+    assert {file.name for file in stored_script.glob("*.py")} == {"optimized.py", "optimized_2.py"}
+    assert "from optimized_2 import optimize" in (stored_script / "optimized_2.py").read_text()
+    assert result.stdout.count("1 of 1 fix kept") == 2
+
+
+def test_one_pipeline_of_a_script_is_tried_alone(run, offered, stored_script, fake):
+    run("fix", "--apply", "--yes", "--pipeline", "2")
+    assert fake.which == [1]
+    report = load_report(stored_script)
+    assert [bool(each.outcomes) for each in report.each] == [False, True]
+    assert {file.name for file in stored_script.glob("*.py")} == {"optimized_2.py"}

@@ -12,10 +12,19 @@ from diffprof.judge.comparing import Direction, compare
 from diffprof.judge.judging import load_judged
 from diffprof.model.finding import Evidence, Severity, Unchecked
 from diffprof.model.recording import Grade, GraphBreakRow, MemoryUse, Timing
+from diffprof.model.report import Report
 from diffprof.views.comparison import FORMS, is_bad_group, render_comparison
 from diffprof.views.tui.comparison_page import comparison_page
 from diffprof.views.tui.styles import STYLES, Writing
-from tests.builders import HARD, make_finding, make_recording, make_report, make_site, make_sync
+from tests.builders import (
+    HARD,
+    make_finding,
+    make_recording,
+    make_report,
+    make_site,
+    make_sync,
+    replace_target,
+)
 
 SAMPLES = Path(__file__).parents[2] / "traces" / "samples"
 
@@ -208,3 +217,37 @@ def test_the_samples_before_and_after_are_faster_and_nothing_is_bad():
     styles = {span.style for block in page.blocks for span in block.text.spans}
     assert STYLES["good"] in styles
     assert STYLES["bad"] not in styles
+
+
+# --- several pipelines ------------------------------------------------------------------------------------
+
+
+def named(pipeline: str, seconds: float) -> Report:
+    return replace_target(timed(seconds), pipeline=pipeline)
+
+
+def test_of_scripts_the_pipelines_of_one_name_are_compared() -> None:
+    before = replace(named("Base", 2.0), pipelines=(named("Refiner", 1.0),))
+    after = replace(named("Refiner", 3.0), pipelines=(named("Base", 1.0), named("Upscaler", 1.0)))
+    found = compare(before, after)
+    assert [each.pipeline for each in found.each] == ["Base", "Refiner"]
+    assert [figure(each, "time of one call").ratio for each in found.each] == [0.5, 3.0]
+    assert found.not_comparable[-1] == "Upscaler is in the second run alone."
+    (worse,) = found.regressions
+    assert worse.startswith("Refiner: time of one call")
+    assert "Base: Faster" in found.headline
+    for form in FORMS:
+        assert "Refiner" in render_comparison(found, form)
+    page = Writing()
+    comparison_page(page, found)
+    assert "Refiner" in str([getattr(block, "text", block) for block in page.blocks])
+
+
+def test_of_scripts_without_a_common_name_the_order_counts() -> None:
+    before = replace(named("Base", 2.0), pipelines=(named("Refiner", 1.0),))
+    found = compare(before, named("Distilled", 1.0))
+    assert found.pipeline == "Base"
+    assert figure(found, "time of one call").ratio == 0.5
+    assert found.not_comparable[-1] == "Refiner is in the first run alone."
+    alone = compare(before, named("Refiner", 0.5))
+    assert (alone.pipeline, alone.pipelines) == ("Refiner", ())

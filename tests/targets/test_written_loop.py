@@ -22,6 +22,8 @@ from diffprof.model.errors import ExitCode, TargetError, UsageError
 from diffprof.model.report import from_json, to_json
 from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options, resolve
+from diffprof.targets.pipeline_call import PipelineCall
+from diffprof.targets.script import ScriptTarget
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without CUDA")
 
@@ -219,6 +221,25 @@ def test_each_pipeline_of_a_script_is_scanned_and_nothing_is_written(
     waits = parse_gate("SYN")
     assert len(waits.hits(report)) == sum(len(waits.hits(replace(r, pipelines=()))) for r in report.each) > 0
     assert judge_again(report).pipelines == report.pipelines
+
+
+def test_another_pipeline_of_a_script_is_played_after_those_before_it(
+    tiny: Path, write: Write, cpu: Any
+) -> None:
+    file = write("script.py", BASE_AND_REFINER.replace("{end}", "base(num_inference_steps=9)"))
+    second = ScriptTarget(file, which=1)
+    assert second.run(lambda scene: (type(scene.pipe).__name__, scene.args[0].shape), cpu, Options()) == (
+        "Told",
+        (1, 8, 8, 3),
+    )
+
+    def broken(scene: PipelineCall) -> None:
+        raise UsageError("this one")
+
+    with pytest.raises(UsageError, match="this one"):
+        second.run(broken, cpu, Options())
+    with pytest.raises(TargetError, match=r"its pipeline 3: the script ended without calling it"):
+        ScriptTarget(file, which=2).run(lambda scene: None, cpu, Options())
 
 
 def test_a_script_that_fails_between_its_calls_is_reported_up_to_there(tiny: Path, write: Write) -> None:

@@ -210,7 +210,15 @@ def test_several_pipelines_are_one_answer_and_a_line_each() -> None:
     shown = render_brief(report)
     assert len(shown.splitlines()) <= LINES
     assert f"\n{name}: {each} a call" in shown
-    assert "Try the first pipeline's on a copy" in shown or "fix --apply" not in shown
+    (refiner,) = report.pipelines
+    told = refiner.findings[refiner.verdict.finding]
+    fixed = [
+        replace(a, fix="tf32") if refiner.findings[a.findings[0]] == told else a for a in refiner.actions
+    ]
+    other = replace(refiner, actions=tuple(fixed))
+    stored = replace(report, actions=(), pipelines=(other,), path="traces/20260101-000000-both")
+    assert "`diffprof fix --apply --select tf32` does it" in verdict(stored).next, "of the second pipeline"
+    assert "Try them on a copy" in render_brief(stored)
 
 
 def test_each_pipeline_has_its_section_in_every_view() -> None:

@@ -27,7 +27,7 @@ from diffprof.views.html.text import prose, text
 from diffprof.views.html.timeline import timeline_figures
 from diffprof.views.sections import not_checked, tables
 from diffprof.views.table import Table
-from diffprof.views.verdict import named, verdict
+from diffprof.views.verdict import verdict
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
 """Of a page without scripts."""
@@ -64,13 +64,13 @@ def _page(report: Report) -> Iterator[str]:
 
 def _others(report: Report) -> Iterator[tuple[str, str, str]]:
     """(id, title, content) for each other pipeline of a script: its verdict, its figures, and its parts."""
-    for number, each in enumerate(report.pipelines, 2):
-        plan, mark = make_plan(each), f"p{number}-"
+    for number, each in list(enumerate(report.alone, 1))[1:]:
+        plan, mark = each.plan or make_plan(each), f"p{number}-"
         body = [*_top(each), *_figures(each, plan)]
         for key, title, content in _sections(each, plan, mark):
             if content:
                 body.append(f'<section id="{mark}{key}">\n<h3>{text(title)}</h3>\n{content}</section>\n')
-        yield f"pipeline-{number}", named(report, each), "".join(body)
+        yield f"pipeline-{number}", report.names[number - 1], "".join(body)
 
 
 def _resource(name: str) -> str:

@@ -40,7 +40,18 @@ class RunContents:
 
 
 def event_files(run: RunContents) -> dict[str, bytes]:
-    """Folder below the run's, `` for its own -> content of the event file there."""
+    """Folder below the run's, `` for its own -> content of the event file there; each other pipeline of a
+    script has a folder with its own below."""
+    files = _event_files(run)
+    for number, (name, each) in enumerate(zip(run.report.names, run.report.alone, strict=True), 1):
+        if number > 1:
+            own = _event_files(RunContents(each))
+            files |= {f"{number}-{slug(name)}/{below}".rstrip("/"): data for below, data in own.items()}
+    return files
+
+
+def _event_files(run: RunContents) -> dict[str, bytes]:
+    """Of the first pipeline."""
     recording = run.report.recording
     at = _seconds(recording.created)
     main = EventFile(at)

@@ -32,6 +32,13 @@ def comparison_page(page: Writing, found: Comparison) -> None:
     page.flow(("bad" if found.regressions else "strong", found.headline))
     for label, side in (("A, before", found.before), ("B, after", found.after)):
         page.fact(label, f"{side.run}: {side.target} on {side.device} ({side.grade})")
+    for each in found.each:
+        if each.pipeline:
+            page.heading(each.pipeline)
+        _section(page, each)
+
+
+def _section(page: Writing, found: Comparison) -> None:
     page.blank()
     rows = [("figure", "before", "after", ""), *figure_rows(found)]
     widths = [max(width(row[n]) for row in rows) for n in range(3)]

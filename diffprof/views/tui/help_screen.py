@@ -18,6 +18,7 @@ KEYS: dict[str, tuple[tuple[str, str], ...]] = {
         ("Tab, Shift+Tab", "next, previous part of the screen"),
         ("v", "the verdict in full; again: a line each"),
         ("e", "export: the report as an HTML page, written where the viewer was started"),
+        ("] [", "next, previous pipeline, of a script that calls several"),
         ("t", "light or dark"),
         ("Ctrl+P", "command palette: tabs, findings, themes"),
         ("?", "this page"),

@@ -63,9 +63,14 @@ class PlanPane(Container):
     class Applied(Message):
         """A run of `diffprof fix --apply` has ended."""
 
-    def __init__(self, report: Report, plan: Plan, traces: Path, own: Path | None = None) -> None:
+    def __init__(
+        self, whole: Report, plan: Plan, traces: Path, own: Path | None = None, number: int = 0
+    ) -> None:
+        """number: which of a script's pipelines the plan is for, counted from 0."""
         super().__init__()
-        self.report = report
+        self.number = number
+        self.only = ["--pipeline", str(number + 1)] if whole.pipelines else []
+        self.report = report = whole.alone[number]
         self.plan = plan
         self.traces = traces
         self.doubts = doubts(report, own or traces)
@@ -193,7 +198,7 @@ class PlanPane(Container):
     def command(self) -> list[str]:
         """What is run for the checked fixes."""
         steps = [step for step in self.plan.steps if step.fix in self.chosen]
-        args = ["fix", str(self.report.path), "--apply", "--traces", str(self.traces)]
+        args = ["fix", str(self.report.path), "--apply", *self.only, "--traces", str(self.traces)]
         for step in steps:
             args += ["--select", step.fix]
         if any(step.safety is Safety.LOSSY for step in steps):
@@ -260,8 +265,8 @@ class PlanPane(Container):
     def _read(self, said: Writing | None) -> None:
         """The outcomes, which were stored in the run. said: the page of a command that failed; it stays."""
         try:
-            report = load_report(str(self.report.path))
-        except DiffprofError:
+            report = load_report(str(self.report.path)).alone[self.number]
+        except (DiffprofError, IndexError):
             return
         if report.outcomes:
             self.app.call_from_thread(self._tried, report, said)

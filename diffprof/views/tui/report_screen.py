@@ -49,11 +49,16 @@ class ReportScreen(Screen[None]):
         *(Binding(str(n), f"tab({n})", show=False) for n in range(1, 10)),
         Binding("v", "verdict", "Verdict", show=False),
         Binding("e", "export", "Export"),
+        Binding("right_square_bracket", "pipeline(1)", "Next pipeline", key_display="]"),
+        Binding("left_square_bracket", "pipeline(-1)", "Previous pipeline", show=False),
     ]
 
-    def __init__(self, report: Report, traces: Path, own: Path | None = None) -> None:
+    def __init__(self, whole: Report, traces: Path, own: Path | None = None, number: int = 0) -> None:
+        """number: which of a script's pipelines is shown, counted from 0."""
         super().__init__()
-        self.report = report
+        self.whole = whole
+        self.number = number
+        self.report = report = whole.alone[number]
         self.traces = traces
         self.own = own or traces
         self.call_ms = call_ms(report.recording)
@@ -118,7 +123,7 @@ class ReportScreen(Screen[None]):
             return Article(page)
         from diffprof.views.tui.plan_pane import PlanPane
 
-        return PlanPane(self.report, self.plan, self.traces, self.own)
+        return PlanPane(self.whole, self.plan, self.traces, self.own, self.number)
 
     def _facts(self) -> Widget:
         from diffprof.views.tui.facts_pane import FactsPane
@@ -133,9 +138,14 @@ class ReportScreen(Screen[None]):
     # --- the screen ----------------------------------------------------------------------------------
 
     def compose(self) -> ComposeResult:
-        yield VerdictBar(verdict(self.report), folded(self.report))
+        top = self.report if self.number else self.whole
+        yield VerdictBar(verdict(top), folded(top))
         recording = self.report.recording
-        yield TabStrip(tuple(self.tabs), f"{recording.target.spec} on {recording.device.spec}")
+        subject = f"{recording.target.spec} on {recording.device.spec}"
+        if self.whole.pipelines:
+            place = f"{self.number + 1}/{len(self.whole.each)}"
+            subject = f"{place} {self.whole.names[self.number]}, {subject}"
+        yield TabStrip(tuple(self.tabs), subject)
         yield ContentSwitcher()
         yield KeyBar()
 
@@ -201,6 +211,15 @@ class ReportScreen(Screen[None]):
     async def _tab(self, event: TabStrip.Pressed) -> None:
         await self.action_tab(event.number)
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool:
+        """Going to another pipeline is offered where there is one."""
+        return action != "pipeline" or bool(self.whole.pipelines)
+
+    def action_pipeline(self, by: int) -> None:
+        """Show the next or previous pipeline of the script."""
+        number = (self.number + by) % len(self.whole.each)
+        self.app.switch_screen(ReportScreen(self.whole, self.traces, self.own, number))
+
     def action_verdict(self) -> None:
         self.query_one(VerdictBar).toggle()
 
@@ -208,7 +227,7 @@ class ReportScreen(Screen[None]):
         """Write the report as `diffprof show --format html` prints it, to the current folder."""
         file = Path(f"{Path(self.report.path).name if self.report.path else 'report'}.html")
         try:
-            file.write_text(render(to_send(self.report, "html"), "html"), encoding="utf-8")
+            file.write_text(render(to_send(self.whole, "html"), "html"), encoding="utf-8")
         except OSError as error:
             self.notify(f"{file} can't be written: {error}", severity="error", markup=False)
         else:
@@ -243,6 +262,12 @@ class ReportScreen(Screen[None]):
         """What the command palette offers for this screen."""
         for number, title in enumerate(self.tabs, 1):
             yield title, f"Open the tab ({number})", partial(self.action_tab, number)
+        for number, name in enumerate(self.whole.names if self.whole.pipelines else ()):
+            yield (
+                name,
+                "Show this pipeline of the script (] and [)",
+                partial(self.action_pipeline, number - self.number),
+            )
         yield "Export", "Write the report as an HTML page here (e)", self.action_export
         yield "Verdict", "The three lines on top in full, or a line each (v)", self.action_verdict
 

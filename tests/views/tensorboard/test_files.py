@@ -10,13 +10,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 
 from diffprof.model.errors import DiffprofError, UsageError
 from diffprof.model.ladder import save_ladder
 from diffprof.model.report import REPORT_FILE, save_report
 from diffprof.views.tensorboard.files import EVENT_FILE, MARKER_FILE, TRACE_FILE, prepare, run_folders
-from tests.builders import HARD, UGLY, make_finding
+from tests.builders import HARD, UGLY, make_finding, replace_target
 from tests.views.tensorboard import reading
 from tests.views.tensorboard.recorded import (
     ADD_US,
@@ -43,6 +44,14 @@ def test_files_have_fixed_names_and_are_written_once(tmp_path: Path) -> None:
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.rglob("*.diffprof*")}
     assert not prepare(tmp_path)
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in before} == before
+
+
+def test_each_pipeline_of_a_script_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    report = store(tmp_path, outcomes=make_outcomes())
+    save_report(replace(report, pipelines=(replace_target(report, pipeline="Refiner"),)), tmp_path)
+    prepare(tmp_path)
+    own = {name for name in names(tmp_path) if name.startswith("2-Refiner/")}
+    assert {f"2-Refiner/{EVENT_FILE}", f"2-Refiner/fixes/02-tf32/{EVENT_FILE}"} <= own
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:

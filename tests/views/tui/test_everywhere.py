@@ -6,19 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from textual.pilot import Pilot
 from textual.widgets import ContentSwitcher
 
+from diffprof.judge.plan import make_plan
 from diffprof.model.report import save_report
 from diffprof.views import tui
 from diffprof.views.tui.app import Viewer
 from diffprof.views.tui.finding_list import FindingList
 from diffprof.views.tui.help_screen import HelpScreen
 from diffprof.views.tui.kernels_pane import KernelsPane
+from diffprof.views.tui.plan_pane import PlanPane
 from diffprof.views.tui.tab_strip import TabStrip
 from diffprof.views.tui.table import Sheet
 from diffprof.views.tui.themes import DARK, LIGHT
 from diffprof.views.tui.verdict_bar import VerdictBar
+from tests import builders
 from tests.views.tui import reports
 from tests.views.tui.conftest import Drive, settled, shows, until
 
@@ -128,3 +132,28 @@ def test_what_is_to_be_done_once_the_report_stands_is_done_once(drive: Drive, tm
         assert calls == ["settled"]
 
     drive(stored, body, traces=tmp_path, settled=lambda: calls.append("settled"))
+
+
+def test_brackets_go_from_one_pipeline_of_a_script_to_the_next(drive: Drive) -> None:
+    base = reports.full()
+    refiner = builders.replace_target(base, pipeline="Refiner")
+
+    async def body(pilot: Pilot) -> None:
+        shown = await settled(pilot)
+        assert "1/2 StableDiffusionXLPipeline" in shown
+        await pilot.press("right_square_bracket")
+        assert "2/2 Refiner" in await settled(pilot)
+        screen: Any = pilot.app.screen
+        pane = PlanPane(screen.whole, make_plan(screen.report), Path("t"), None, screen.number)
+        assert pane.command()[2:5] == ["--apply", "--pipeline", "2"]
+        await pilot.press("right_square_bracket")
+        assert "1/2 StableDiffusionXLPipeline" in await settled(pilot)
+        await pilot.press("left_square_bracket")
+        assert "2/2 Refiner" in await settled(pilot)
+
+    drive(replace(base, pipelines=(refiner,)), body, size=(160, 40))
+
+    async def alone(pilot: Pilot) -> None:
+        assert "Next pipeline" not in await settled(pilot)
+
+    drive(base, alone)
