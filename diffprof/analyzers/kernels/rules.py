@@ -1,11 +1,12 @@
-"""KRN: where device time goes (here), why the device idles (idle_rules), and its memory (memory_rules)."""
+"""KRN: where device time goes (here), why the device idles (idle_rules), its memory (memory_rules),
+and lines that launch one operation after the other (line_rules)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from diffprof.analyzers.kernels import idle_rules, memory_rules
+from diffprof.analyzers.kernels import idle_rules, line_rules, memory_rules
 from diffprof.analyzers.kernels.findings import loop_finding, often
 from diffprof.analyzers.kernels.idle_rules import GAP_US
 from diffprof.analyzers.kernels.loop import LoopTimes, milliseconds
@@ -14,10 +15,10 @@ from diffprof.judge.setup_costs import best_share, compile_fixes, saved_ms
 from diffprof.judge.setup_costs import evidence as changed
 from diffprof.judge.timeline import Without, saved_us
 from diffprof.model.finding import Evidence, Finding, Severity
-from diffprof.model.recording import CastRow, Change, Grade, KernelKind, Recording, Site, Timeline
+from diffprof.model.recording import Change, Grade, KernelKind, LineRow, Recording, Site, Timeline
 from diffprof.model.units import listed, place
 
-__all__ = ["idle_rules", "memory_rules"]
+__all__ = ["idle_rules", "line_rules", "memory_rules"]
 
 SCHEDULER_SHARE = 0.05
 """Share of a step that `scheduler.step` may take: the guide calls 1 % healthy and over 5 % not."""
@@ -375,7 +376,7 @@ def _compiling_saves(recording: Recording) -> bool:
     return saved is not None and saved[0] > 0
 
 
-def _written_casts(rows: Sequence[CastRow]) -> bool:
+def _written_casts(rows: Sequence[LineRow]) -> bool:
     """Whether most of the time goes to casts that the lines themselves ask for."""
     total = sum(row.device_us for row in rows)
     return sum(row.device_us for row in rows if ASKS_FOR_TYPE.search(_code(row.site))) > total / 2

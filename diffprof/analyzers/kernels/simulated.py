@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from diffprof.analyzers.kernels.cast_lines import CastLines, cast_rows
+from diffprof.analyzers.kernels.lines import LaunchLines, burst_rows, cast_rows
 from diffprof.devices.simulated import Blocking, Observer
 from diffprof.devices.simulated.held import host_bytes, tensors_of, weights_on_device
 from diffprof.devices.simulated.relaid import RerunCalls
@@ -31,7 +31,7 @@ from diffprof.gpu.timeline_builder import (
 )
 from diffprof.judge.timeline import origin_shares, replay
 from diffprof.model.pipeline import Pipeline, components, module_names
-from diffprof.model.recording import CastRow, Grade, Timeline, Timing
+from diffprof.model.recording import Grade, LineRow, Timeline, Timing
 from diffprof.targets.compiled import compiled_roots
 from diffprof.targets.pipeline import Phase
 
@@ -56,7 +56,7 @@ class SimulatedKernels(Observer):
         self.modules = ModuleStack(self.names, self.calls.noted)
         self.packages = installed_attention()
         self.waits: dict[Hashable, Blocking] = {}
-        self.lines = CastLines() if not self.builder.model.mode.compiled else None
+        self.lines = LaunchLines() if not self.builder.model.mode.compiled else None
         self.weights = 0
         self.on_host = 0
         """Bytes of weights that lay on the host when the call began."""
@@ -75,7 +75,7 @@ class SimulatedKernels(Observer):
     # --- what the device tells ------------------------------------------------------------------------
 
     def op(self, signature: OpSignature) -> None:
-        line = None if self.lines is None else self.lines.of(signature)
+        line = None if self.lines is None else self.lines.here()
         self.builder.op(signature, self.modules.path, line)
 
     def blocking(self, event: Blocking) -> None:
@@ -136,17 +136,18 @@ class SimulatedKernels(Observer):
         return {
             "timeline": timeline,
             "kernels": kernel_rows(timeline),
-            "casts": self._cast_rows(),
+            **self._by_line(),
             "attention": attention_rows(self.builder.operations(), self.builder.model, self.packages),
             "gaps": gap_rows(timeline),
             "memory": self.builder.memory(self.weights, self.on_host),
             "timing": timing_of(timeline),
         }
 
-    def _cast_rows(self) -> tuple[CastRow, ...] | None:
+    def _by_line(self) -> dict[str, tuple[LineRow, ...]]:
         if self.lines is None:
-            return None
-        return cast_rows(self.builder.with_lines(), self.builder.model)
+            return {}
+        launched, model = list(self.builder.with_lines()), self.builder.model
+        return {"casts": cast_rows(launched, model), "bursts": burst_rows(launched, model)}
 
 
 def timing_of(timeline: Timeline) -> Timing:

@@ -30,10 +30,10 @@ from diffprof.model.recording.syncs import SyncRow, median, steady, steady_per_s
 from diffprof.model.recording.target import Component, DeviceInfo, Environment, TargetInfo
 from diffprof.model.recording.timeline import KernelKind, PhaseSpan, Timeline
 from diffprof.model.recording.usage import (
-    CastRow,
     Doubt,
     GapRow,
     KernelRow,
+    LineRow,
     MemoryHolder,
     MemoryKind,
     MemoryPoint,
@@ -51,7 +51,6 @@ __all__ = [
     "AttentionTiming",
     "BreakCost",
     "CaptureRow",
-    "CastRow",
     "Change",
     "ComplexRow",
     "Component",
@@ -65,6 +64,7 @@ __all__ = [
     "KernelKind",
     "KernelRow",
     "KindCosts",
+    "LineRow",
     "LinearRow",
     "MemoryHolder",
     "MemoryKind",

@@ -27,8 +27,8 @@ class KernelRow(Row, frozen=True, kw_only=True):
     """Of all device time, 0..1."""
 
 
-class CastRow(Row, frozen=True, kw_only=True):
-    """A line of source that changes the type of tensors, in a call that runs eagerly."""
+class LineRow(Row, frozen=True, kw_only=True):
+    """What a line of source launches in a call that runs eagerly, of operations of one kind."""
 
     site: Site
     count: int

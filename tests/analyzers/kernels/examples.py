@@ -6,9 +6,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from diffprof.model.recording import DeviceInfo, GapRow, Grade, MemoryUse, Recording, Timeline
+from diffprof.model.recording import DeviceInfo, GapRow, Grade, LineRow, MemoryUse, Recording, Timeline
 from tests.analyzers.kernels.lanes import Lanes, fed
-from tests.builders import make_recording
+from tests.builders import make_recording, make_site
 
 A100 = DeviceInfo(
     spec="sim:a100-80gb",
@@ -74,6 +74,13 @@ def idle(cause: str, ms: float, during: str, *, head: bool = False, step: int | 
     )
 
 
+def by_line(lanes: Lanes, *rows: LineRow) -> Recording:
+    return replace(recorded(lanes), bursts=rows)
+
+
+MASK = LineRow(site=make_site("mask.py", 130, function="masked"), count=1200, device_us=14_400.0)
+"""300 rows of a mask in each of four steps."""
+
 FLAT = (7 << 30,) * 4
 MB = 1024**2
 
@@ -104,6 +111,7 @@ BAD: dict[str, Recording] = {
         idle("allocation", 300.0, "cudaMalloc of aten::conv2d", step=0),
     ),
     "KRN014": profiled(idle("cpu-op", 30.0, "aten::randn"), idle("data", 10.0, "")),
+    "KRN015": by_line(fed().launch("fill", 12.0, times=300), MASK),
 }
 
 GOOD: dict[str, Recording] = {
@@ -122,4 +130,5 @@ GOOD: dict[str, Recording] = {
     "KRN012": recorded(fed(), mode="compiled", eager_kernels=900),
     "KRN013": profiled(idle("stall", 1.2, "cudaLaunchKernel of aten::conv2d"), idle("sync", 900.0, "")),
     "KRN014": profiled(idle("cpu-op", 0.2, "aten::randn"), idle("cpu-op", 900.0, "aten::randn", head=True)),
+    "KRN015": by_line(fed().launch("fill", 90.0)),
 }

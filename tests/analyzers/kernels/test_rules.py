@@ -3,16 +3,21 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from diffprof.analyzers.kernels.line_rules import MANY
+from diffprof.analyzers.kernels.lines import burst_rows
 from diffprof.analyzers.kernels.loop import LoopTimes
 from diffprof.analyzers.kernels.rules import CAST
+from diffprof.gpu.cost import CostModel
+from diffprof.gpu.specs import load_spec
 from diffprof.judge.judging import make_report
 from diffprof.model.finding import Finding, Severity
-from diffprof.model.recording import CastRow, Grade, Recording
+from diffprof.model.recording import Grade, LineRow, Recording
 from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options
-from tests.analyzers.kernels.examples import BAD, FLAT, MB, recorded, remembered, with_a_slow_start
+from tests.analyzers.kernels.examples import BAD, FLAT, MASK, MB, recorded, remembered, with_a_slow_start
 from tests.analyzers.kernels.lanes import Lanes, fed
 from tests.builders import make_site
+from tests.devices.simulated.signatures import add
 
 
 def found(code: str, recording: Recording | None = None) -> Finding:
@@ -195,10 +200,31 @@ def test_a_compiled_call_needs_the_eager_one_beside_it() -> None:
     assert "eagerly" in unchecked("KRN012", msgspec.structs.replace(BAD["KRN012"], timeline=alone))
 
 
+def test_a_line_that_launches_one_by_one_is_named_with_its_cost() -> None:
+    recording = BAD["KRN015"]
+    finding = found("KRN015", recording)
+    assert "1,200 operations" in finding.message
+    assert "mask.py:130 (1,200)" in finding.message
+    assert (finding.site, finding.in_loop) == (MASK.site, True)
+    assert len(finding.evidence.events) == 1200
+    few = msgspec.structs.replace(MASK, count=30, device_us=1.0)
+    small = msgspec.structs.replace(recording, bursts=(few,))
+    assert not [each for each in make_report(small).findings if each.rule == "KRN015"], "0.3 ms of 40"
+
+
+def test_operations_in_a_row_from_one_function_are_a_row_of_its_line() -> None:
+    mask, other, copy = ("m.py", 7, "masked"), ("m.py", 8, "masked"), ("n.py", 7, "copied")
+    one = add(8)
+    model = CostModel(load_spec("h100"))
+    launched = [*[(one, mask), (one, other)] * MANY, (one, copy), *[(one, mask)] * (MANY - 1), (one, copy)]
+    rows = burst_rows(launched, model)
+    assert [(row.site.line, row.count) for row in rows] == [(7, MANY), (8, MANY)]
+
+
 def casting(*rows: tuple[int, str, float]) -> Recording:
     """The bad example with these lines: (line, its code, device time in microseconds)."""
     casts = [
-        CastRow(site=make_site("m.py", line, excerpt=((line, code),)), count=4, device_us=us)
+        LineRow(site=make_site("m.py", line, excerpt=((line, code),)), count=4, device_us=us)
         for line, code, us in rows
     ]
     return msgspec.structs.replace(BAD["KRN007"], casts=tuple(casts))
