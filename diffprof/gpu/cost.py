@@ -18,7 +18,7 @@ from .attention import Backend, Shape, attention, sdpa_backend, takes
 from .convolution import Geometry, convolution
 from .families import CASTS, COLLECTIVES, GATHER, SCATTER, SOFTMAX, base_name, family_of
 from .hosts import HostSheet, chosen_host
-from .matmul import matmul, weight_only
+from .matmul import matmul, row_major_us, tiny_us, weight_only
 from .memory import bytes_per_us, floor_us
 from .mode import Mode, current_mode
 from .nccl import collective_us
@@ -275,14 +275,50 @@ class CostModel:
             yield from self._passes(s, "dequantize_weight", passes.weight, columns * depth)
             yield from self._passes(s, "quantize_activation", passes.activation, rows * batch * depth)
         if scheme.kind is None and (compiled or not passes.weight):
-            time = weight_only(self.spec, rows, columns, depth, kind, width, scheme.bits)
-            moved = rows * (depth + columns) * width + depth * columns * scheme.bits / 8
-            flops = 2.0 * rows * columns * depth
-            yield self._kernel(s, base, "gemm", time, flops=flops, moved=moved, compiled=compiled)
+            yield self._narrow_product(s, base, (batch * rows, columns, depth), kind, scheme, compiled)
+        elif scheme.row_major and not compiled:
+            yield from self._row_major(s, base, (batch * rows, columns, depth), scheme)
         else:
             yield self._product(s, base, (batch, rows, columns, depth), scheme.kind or kind, x, compiled)
         if not compiled:
             yield from self._passes(s, "scale_result", passes.result, rows * batch * columns)
+
+    def _narrow_product(
+        self,
+        s: OpSignature,
+        name: str,
+        sizes: tuple[int, int, int],
+        kind: str,
+        scheme: LinearScheme,
+        compiled: bool,
+    ) -> Kernel:
+        """A product that widens its weight as it loads it."""
+        rows, columns, depth = sizes
+        width = s.inputs[0].dtype.itemsize
+        time = weight_only(self.spec, *sizes, kind, width, scheme.bits)
+        if scheme.tiny:
+            us = tiny_us(self.spec, *sizes, width, scheme.bits)
+            time = time._replace(us=max(time.us, us), origin=Origin.MODELLED)
+        moved = rows * (depth + columns) * width + depth * columns * scheme.bits / 8
+        flops = 2.0 * rows * columns * depth
+        return self._kernel(s, name, "gemm", time, flops=flops, moved=moved, compiled=compiled)
+
+    def _row_major(
+        self, s: OpSignature, name: str, sizes: tuple[int, int, int], scheme: LinearScheme
+    ) -> Iterator[Kernel]:
+        """The weight put in row-major order, and the product that takes it (`safe_int_mm` in
+        torchao/kernel/intmm.py)."""
+        rows, columns, depth = sizes
+        weight = depth * columns
+        turned = streaming(self.spec, 2.0 * weight, weight, Addressing.TRANSPOSED)
+        yield self._kernel(s, "contiguous", "copy", turned, moved=2.0 * weight, compiled=False)
+        time = matmul(self.spec, 1, *sizes, str(scheme.kind), 1)
+        us = max(time.us, row_major_us(self.spec, *sizes))
+        flops = 2.0 * rows * weight
+        yield self._kernel(
+            s, name, "gemm", time._replace(us=us, origin=Origin.MODELLED), flops=flops,
+            moved=float(rows * depth + weight + 4 * rows * columns), compiled=False, dtype=scheme.kind,
+        )  # fmt: skip
 
     def _passes(self, s: OpSignature, name: str, passes: Sequence[Pass], elements: int) -> Iterator[Kernel]:
         """Kernels of their own over a tensor of so many elements; what they take is modelled."""

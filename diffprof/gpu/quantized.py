@@ -39,6 +39,14 @@ QUANTIZED_ROWS = Eager(
 """torchao INT8: least and largest of a row, scale, round, clamp, cast; int32 sums scaled by row and column,
 and the bias."""
 
+COLUMNS_AND_ROWS = Eager(
+    activation=((WIDE, 2), (2, 0), (2, 2), (1, 1), (1, 1)),
+    result=((4, 2), (2, WIDE), SCALED, SCALED),
+)
+"""bitsandbytes INT8 (`MatMul8bitLt.forward`): cast to float16, largest of rows and columns, both roundings at
+once, outlier columns set to zero, the layout that cuBLASLt wants; int32 sums scaled, cast back, the outliers'
+product and the bias added."""
+
 QUANTIZED_FLOATS = Eager(activation=(SCALED, (WIDE, 0), (WIDE, 4), (4, 4), (4, 1)))
 """torchao FP8: absolute values and the largest, scale in float32, clamp, cast; the product scales itself."""
 
@@ -49,8 +57,10 @@ class LinearScheme:
 
     kind: type whose units compute the product; None where weights alone are stored in fewer bits and the
     product is the layer's own. bits: of a stored weight. scales: of the activation: one a `tensor`, a `row`
-    or a `block`. eager: kernels of its own without a compiler; empty where one kernel does it all. unsure:
-    modes in which kernels of a library run that no table holds: how far off their price is, is not known.
+    or a `block`. eager: kernels of its own without a compiler; empty where one kernel does it all. row_major:
+    without a compiler the product reads its weight row by row, put in that order first. tiny: the product is
+    `_weight_int4pack_mm`. unsure: modes in which kernels of a library run that no table holds; margin: half
+    width of their range; None where it is not known. at_least: what is not priced.
     """
 
     key: str
@@ -59,6 +69,10 @@ class LinearScheme:
     scales: str | None = None
     eager: Eager = Eager()
     unsure: tuple[str, ...] = ()
+    row_major: bool = False
+    tiny: bool = False
+    margin: float | None = 0.5
+    at_least: str = ""
 
 
 BOTH = ("eager", "compiled")
@@ -66,14 +80,14 @@ BOTH = ("eager", "compiled")
 SCHEMES = {
     scheme.key: scheme
     for scheme in (
-        LinearScheme("int8", "int8", 8, "row", QUANTIZED_ROWS, ("eager",)),
+        LinearScheme("int8", "int8", 8, "row", QUANTIZED_ROWS, ("eager",), row_major=True),
         LinearScheme("fp8", "fp8", 8, "tensor", QUANTIZED_FLOATS),
         LinearScheme("fp8_row", "fp8", 8, "row", QUANTIZED_FLOATS),
         LinearScheme("mxfp8", "fp8", 8.25, "block", QUANTIZED_FLOATS),
         LinearScheme("nvfp4", "fp4", 4.5, "block", QUANTIZED_FLOATS),
         LinearScheme("int8_weight_only", None, 8, eager=CAST_AND_SCALED),
         LinearScheme("fp8_weight_only", None, 8, eager=Eager(weight=((1, WIDE), SCALED))),
-        LinearScheme("int4_weight_only", None, 4.5, unsure=BOTH),
+        LinearScheme("int4_weight_only", None, 4.5, unsure=BOTH, tiny=True),
         LinearScheme(
             "int4_dynamic", None, 8.5,
             eager=Eager(((1, WIDE), SCALED, SCALED), (*QUANTIZED_ROWS.activation, (1, WIDE), SCALED)),
@@ -83,14 +97,16 @@ SCHEMES = {
         LinearScheme("fp5_weight_only", None, 5, unsure=BOTH),
         LinearScheme("fp4_weight_only", None, 4, unsure=BOTH),
         LinearScheme("nf4", None, 4.5, eager=LOOKED_UP),
-        LinearScheme("bnb_int8", "int8", 8, "row", Eager((), ((WIDE, 0), (WIDE, 1)), ((4, WIDE),)), BOTH),
-        LinearScheme("quanto_8bit", None, 8, eager=CAST_AND_SCALED),
         LinearScheme(
-            "quanto_4bit", None, 4.5, eager=Eager(((0.5, 1), (1, WIDE), SCALED, SCALED)), unsure=BOTH
+            "bnb_int8", "int8", 8, "row", COLUMNS_AND_ROWS, BOTH, margin=None,
+            at_least="bitsandbytes waits for the device in each linear, to count outliers",
         ),
+        LinearScheme("quanto_8bit", None, 8, eager=CAST_AND_SCALED),
+        LinearScheme("quanto_4bit", None, 4.5, unsure=BOTH, tiny=True),
     )
 }  # fmt: skip
-"""Schemes by name; bits count the scales of blocks (32 weights under 8 bits, 16 under 4.5)."""
+"""Schemes by name; bits count the scales of blocks (32 weights under 8 bits, 16 under 4.5). quanto's four
+bits are tinygemm's in bfloat16 (`optimum/quanto/tensor/weights/tinygemm`)."""
 
 
 def quantizing_passes(scheme: LinearScheme, elements: int, width: int) -> tuple[float, ...]:

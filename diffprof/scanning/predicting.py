@@ -307,9 +307,21 @@ def priced(
     whole = timeline if steps is None else with_steps(timeline, steps)
     if whole is None:
         return _told(row, why=f"its steps differ, so a call of {steps} can't be told from one of {RUN_STEPS}")
-    timed = _timed(row, whole, run, price)
-    unsure = scheme is not None and ("eager" if mode == "eager" else "compiled") in scheme.unsure
-    return _told(timed, range=None) if unsure else timed
+    return _unsure(_timed(row, whole, run, price), scheme, mode)
+
+
+def _unsure(row: Prediction, scheme: LinearScheme | None, mode: str) -> Prediction:
+    """With a range as wide as kernels without figures of their own ask for, or the reason that there is
+    none."""
+    if (
+        scheme is None
+        or row.seconds is None
+        or ("eager" if mode == "eager" else "compiled") not in scheme.unsure
+    ):
+        return row
+    if scheme.margin is None:
+        return _told(row, range=None, why=f"at least: {scheme.at_least}")
+    return _told(row, range=(row.seconds * (1 - scheme.margin), row.seconds * (1 + scheme.margin)))
 
 
 def _timed(

@@ -52,10 +52,12 @@ call on an A100.
 rows are of other versions, so nothing here tests that price.
 - SDXL in batches of 4 with a sliced or a tiny VAE publishes 15.4 GiB, which no part of the call explains:
 its denoiser takes 7.6 GiB.
-- Kernels of quantization libraries that no table holds are priced as if they were as good as PyTorch's.
-torchao's int4 weights (tinygemm at many rows), its INT8 without a compiler, quanto's int4 and bitsandbytes'
-INT8 take 2 to 15 times as long as predicted, and fp4 to fp6 weights up to 1.5 times: such predictions have no
-range.
+- Kernels of quantization libraries that no table holds are priced by what they read, from their sources,
+and their predictions have a range of half of it either way. Worse is bitsandbytes' INT8, which waits for the
+device in each linear (no range, and "at least" beside it), and INT8 without a compiler under torchao of 2024,
+which sent products of at most 16 rows to the CPU: Flux has 83 of them in a step.
+- One FP8 product in twenty of B200's table was measured up to six times as long as the same with a row more
+or less; the table holds it as it was measured.
 - Peak memory leaves out what the allocator's blocks waste, and workspaces that cuDNN chooses by trying.
 """
 
@@ -154,7 +156,7 @@ def quantized_otherwise(found: list[Outcome]) -> str:
     median, ninth = spread(errors)
     return (
         f"## Linears quantized otherwise\n\n{len(errors)} published calls with weights alone in fewer bits, "
-        "or quantized without a compiler. What a library launches beside the product is modelled by the "
+        "or quantized without a compiler. What a library launches is modelled by the "
         f"bytes that it moves; nothing is fitted to these rows. Median error {median}, nine of ten within "
         f"{ninth}.\n\n"
         + table(("scheme", "mode", "family", "GPU", "rows", "mean", "lowest", "highest"), rows)

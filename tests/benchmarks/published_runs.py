@@ -10,12 +10,13 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from diffusers.pipelines.kolors import text_encoder as kolors
 
 from diffprof.analyzers.kernels.simulated import SimulatedKernels
 from diffprof.devices import resolve_device
@@ -121,7 +122,7 @@ def simulated(form: dict[str, Any], pipelines: Path, make: Any) -> Run:
 
     class Target(FactoryTarget):
         def _made(self) -> Any:
-            with torch.device("meta"):
+            with torch.device("meta"), replaced(kolors, "skip_init", made_in_place):
                 return make(form)
 
     def play(scene: Any) -> Run:
@@ -143,6 +144,11 @@ def simulated(form: dict[str, Any], pipelines: Path, make: Any) -> Run:
         held = SESSION.allocated
         target = Target(pipelines, form["kind"])
         return target.run(play, device, Options(steps=steps, dtype=form["dtype"]))
+
+
+def made_in_place(kind: Callable[..., torch.nn.Module], *given: Any, **named: Any) -> torch.nn.Module:
+    """A module where the default device is: `skip_init` makes it in host memory."""
+    return kind(*given, **{name: value for name, value in named.items() if name != "device"})
 
 
 def encode(pipe: Any, prompts: int) -> None:

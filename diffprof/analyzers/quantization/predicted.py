@@ -13,7 +13,7 @@ from diffprof.analyzers.quantization.inventory import Key
 from diffprof.analyzers.quantization.layers import dtype_of
 from diffprof.analyzers.quantization.schemes import Scheme
 from diffprof.gpu.cost import CostModel
-from diffprof.gpu.matmul import MEMORY_SHARE, matmul, weight_only
+from diffprof.gpu.matmul import MEMORY_SHARE, matmul, row_major_us, tiny_us, weight_only
 from diffprof.gpu.mode import Mode
 from diffprof.gpu.operands import precision
 from diffprof.gpu.pointwise import Addressing, streaming
@@ -97,7 +97,10 @@ class Predictor:
         fixed = self.model.fixed_us(compiled)
         if scheme.activation is None:
             return self._weight_only(key, scheme, width, compiled)
-        compute = matmul(self.spec, 1, key.m, key.out_features, key.in_features, scheme.activation, 1).us
+        sizes = (key.m, key.out_features, key.in_features)
+        compute = matmul(self.spec, 1, *sizes, scheme.activation, 1).us
+        if scheme.activation == "int8" and not compiled:
+            compute = max(compute, row_major_us(self.spec, *sizes))
         bandwidth = self.spec.bytes_per_us * MEMORY_SHARE
         if compiled:
             # One scale for the tensor has to be known before anything is rounded: a pass of its own.
@@ -139,7 +142,8 @@ class Predictor:
         sizes = (key.m, key.out_features, key.in_features)
         if compiled or scheme.weight == "int4":
             time = weight_only(self.spec, *sizes, kind, width, scheme.weight_bits)
-            return time.us + self.model.fixed_us(compiled, time.origin)
+            least = tiny_us(self.spec, *sizes, width, scheme.weight_bits) if scheme.weight == "int4" else 0.0
+            return max(time.us, least) + self.model.fixed_us(compiled, time.origin)
         weights = key.in_features * key.out_features
         stored = weights * scheme.weight_bits / 8
         widened = self._pass_us(stored + weights * width, width, False) + self.model.fixed_us(False)
