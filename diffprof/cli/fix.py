@@ -115,20 +115,7 @@ def _is_target(name: str) -> bool:
 @redact_option()
 @traces_option()
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
-def command(
-    run: str | None,
-    applied: bool,
-    patched: Path | None,
-    library: bool,
-    source: Path | None,
-    pipeline: int | None,
-    agreed: bool,
-    form: str,
-    redact: bool,
-    traces: Path,
-    quiet: bool,
-    **chosen: Any,
-) -> None:
+def command(run: str | None, **asked: Any) -> None:
     """Plan the fixes of a stored run, and with --apply try them.
 
     RUN is as for `diffprof show`, or a target, whose newest run is taken; without it, the newest of all. Of
@@ -154,6 +141,24 @@ def command(
     the output of every pipeline of the corpus that runs the file the same to the bit. Nothing installed is
     edited; diff and text are stored with the run.
     """
+    _carried_out(run, **asked)
+
+
+def _carried_out(
+    run: str | None,
+    applied: bool,
+    patched: Path | None,
+    library: bool,
+    source: Path | None,
+    pipeline: int | None,
+    agreed: bool,
+    form: str,
+    redact: bool,
+    traces: Path,
+    quiet: bool,
+    **chosen: Any,
+) -> None:
+    """The command with its options."""
     from diffprof.judge.consent import doubts
     from diffprof.judge.plan import asked_for, make_plan
     from diffprof.judge.source_edit.stored import with_source_edits
