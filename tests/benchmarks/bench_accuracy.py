@@ -50,8 +50,11 @@ call on an A100.
   `--host` chooses one.
 - `scaled_dot_product_attention` takes cuDNN's kernel on Hopper in PyTorch 2.5.0 and from 2.11 on; these
 rows are of other versions, so nothing here tests that price.
-- SDXL in batches of 4 with a sliced or a tiny VAE publishes 15.4 GiB, which no part of the call explains:
-its denoiser takes 7.6 GiB.
+- SDXL in batches of 4 publishes 15.4 GiB with a sliced VAE and 15.5 with a tiny one: the loop's peak, 9 GiB
+beside the weights, where tensors take 2.4. Its offloaded rows take as much without the weights (19.9 GiB of
+21.7), which no sum of tensors gives: probably what PyTorch 2.0 kept for workspaces.
+- CogVideoX takes 8 to 11 % more memory than was published in September 2024: since diffusers PR 9524 its VAE
+holds the last frames of each convolution twice while it decodes, 4.2 GiB of the 34.4 that the 5B model takes.
 - Kernels of quantization libraries that no table holds are priced by what they read, from their sources,
 and their predictions have a range of half of it either way. Worse is bitsandbytes' INT8, which waits for the
 device in each linear (no range, and "at least" beside it), and INT8 without a compiler under torchao of 2024,
