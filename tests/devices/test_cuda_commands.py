@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 import types
@@ -13,11 +14,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from diffprof.analyzers.kernels.timing import clean_passes
 from diffprof.devices import cuda_runtime, resolve_device
 from diffprof.devices.borrow import lent, same_place
 from diffprof.devices.stopwatches import MOST_FILLS, EventRunner
 from diffprof.model.errors import UsageError
+from diffprof.model.ladder import RungResult
+from diffprof.model.recording import Grade
 from diffprof.tuning import trial
+from diffprof.tuning.ladder import measured
 from tests.fake_cuda import FILL_US, KERNEL_US, LAUNCH_US, TUNING_BYTES, FakeCuda, installed, micro
 
 TARGET = f"{micro.__file__}:stable_diffusion"
@@ -194,6 +199,54 @@ def test_a_rung_that_runs_out_of_memory_leaves_the_others(cuda: FakeCuda, here: 
     assert len(calls) == 1
     assert cuda.log.count("release") == 2 * 3 + 2
     assert {line for line in cuda.log if line != "release"} == {"synchronize 1", "reset 1"}
+
+
+CYCLE = """
+from tests.fake_cuda import micro
+
+def cyclic():
+    pipe, kwargs = micro.stable_diffusion()
+    object.__setattr__(pipe.unet, "pipe", pipe)  # freed by a collection alone
+    return pipe, kwargs
+"""
+
+
+def test_a_rung_begins_with_the_memory_that_the_first_began_with(cuda: FakeCuda, here: Path) -> None:
+    (here / "own.py").write_text(CYCLE)
+    held: list[int] = []
+    cuda.release_cache = lambda: held.append(cuda.allocated_bytes(0))  # type: ignore[method-assign]
+    rungs = ("--rung", "bf16", "--rung", "sdpa")
+    result = command("ladder", "own.py:cyclic", "--device", "cuda", "--steps", "2", *rungs)
+    assert result.exit_code == 0, result.stderr
+    first, warm, end, second, again, last = held
+    weights = weights_of(micro.stable_diffusion()[0]) / 2
+    assert min(warm, again) - first > weights
+    assert max(end, second, last) - first < weights / 10
+
+
+def test_the_peak_of_a_rung_is_that_of_the_calls_that_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels are tuned in every warm-up here, and once more in the first call after them."""
+    tuning = [9, 9, 9, 7]
+    peak, compiles = 0, 0
+
+    def call() -> None:
+        nonlocal peak, compiles
+        compiles += bool(tuning)
+        peak = max(peak, tuning.pop(0) if tuning else 2)
+
+    def reset() -> None:
+        nonlocal peak
+        peak = 0
+
+    allocator = types.SimpleNamespace(collect=lambda: None, reset_peak=reset, peak_bytes=lambda: peak * 2**30)
+    device = types.SimpleNamespace(allocator=allocator, synchronize=lambda: None, clock=lambda: 0.0)
+    rung = types.SimpleNamespace(compiled=True)
+    scene = types.SimpleNamespace(call=call)
+    timed = functools.partial(clean_passes, compiles=lambda: compiles)
+    monkeypatch.setattr(measured, "clean_passes", timed)
+    blank = RungResult(name="a", title="a", grade=Grade.MEASURED)
+    found = measured._timed(scene, device, rung, blank)  # type: ignore[arg-type]
+    assert found.memory_gb == 2.0
 
 
 @pytest.mark.slow

@@ -223,3 +223,37 @@ def test_the_command_shows_help_without_torch() -> None:
         "sys.exit(r.exit_code or ('torch' in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_table_the_fix_and_the_ladder_compile_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA graphs apart, which a table of single layers does without."""
+    import torch
+    import torch._inductor.config as inductor
+
+    from diffprof.analyzers.quantization.timing import kernel_options
+    from diffprof.analyzers.setup.compiling import compile_whole
+    from diffprof.tuning.ladder.measured import compiled
+    from tests.analyzers.setup.examples import denoiser, recorded
+    from tests.fake_cuda import micro
+
+    def config(options: dict[str, Any]) -> dict[str, Any]:
+        with inductor.patch(options):
+            return {k: v for k, v in inductor.get_config_copy().items() if k != "triton.cudagraphs"}
+
+    ladder: list[dict[str, Any]] = []
+
+    def compile_(model: Any = None, *, mode: str, fullgraph: bool) -> Any:
+        ladder.append(config(torch._inductor.list_mode_options(mode)))
+        return model
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **more: compile_(self, **more))
+    with compiled(micro.stable_diffusion()[0], int8=True):
+        pass
+    code = compile_whole(recorded(denoiser(compiled=None)), ())
+    held: dict[str, Any] = {"torch": torch}
+    exec(code.definitions, held)  # type: ignore[union-attr]
+    table, fix = config(kernel_options()), config(held["_OPTIONS"])
+    assert len(ladder) == 2
+    assert table == fix == ladder[0] == ladder[1]
+    assert table != config({})

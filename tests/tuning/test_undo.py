@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from diffprof.devices.storages import Storages, fingerprint
+from diffprof.devices import storages as storages_module
+from diffprof.devices.storages import Kept, Storages, fingerprint
 from diffprof.targets.undo import Snapshot, restored
 from tests.tuning.conftest import CALL, built, settings, unchanged  # noqa: F401
 
@@ -161,6 +162,38 @@ class Pair:
 
 def held(snapshot):
     return sum(kept.here.numel() for kept in snapshot._kept.values() if kept.here is not None)
+
+
+@pytest.mark.parametrize("by", ["bytes", "fingerprint"])
+def test_only_what_changed_is_copied_and_written_back(by, monkeypatch):
+    """The CPU compares bytes, a device the fingerprints that it computes."""
+    made, written = [], []
+
+    class Counted(Kept):
+        def __init__(self, storage, where):
+            super().__init__(storage, where)
+            if by == "fingerprint":
+                self._print = fingerprint(self.here)
+            made.append(self.copy.numel())
+
+        def back(self):
+            here, before = self.here, self.here._version
+            super().back()
+            written.extend([here.numel()] * (here._version != before))
+            return here
+
+    monkeypatch.setattr(storages_module, "Kept", Counted)
+    pair, storages = Pair(), Storages()
+    plain = Snapshot(pair, storages=storages)
+    assert sorted(made) == [16, 16, 128, 256]
+    with torch.no_grad():
+        pair.second.weight.mul_(2)
+    changed = Snapshot(pair, storages=storages)
+    assert sorted(made) == [16, 16, 128, 128, 256]
+    plain.restore()
+    changed.restore()
+    changed.restore()
+    assert written == [128, 128]
 
 
 def test_what_only_a_snapshot_holds_is_parked_and_comes_back():

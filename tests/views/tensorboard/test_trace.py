@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,12 @@ from torch_tb_profiler.profiler.data import RunProfileData
 from torch_tb_profiler.profiler.run_generator import RunGenerator
 from torch_tb_profiler.run import RunProfile
 
+from diffprof.judge.timeline import replay as judged_replay
 from diffprof.model.recording import DeviceInfo, Grade, KernelKind
 from diffprof.model.report import load_report
+from diffprof.model.units import duration
+from diffprof.views.html.timeline import timeline_figures
+from diffprof.views.lanes import one_step
 from diffprof.views.tensorboard.modules import module_events
 from diffprof.views.tensorboard.trace import add_call_stacks, plugin_trace, rewritten
 from tests.builders import UGLY
@@ -59,6 +64,36 @@ def test_overview_has_a_step_for_each_denoising_step(profile: RunProfile) -> Non
     columns = [column.get("name") for column in profile.overview["steps"]["columns"]]
     assert steps[1][columns.index("Kernel")] == pytest.approx(GEMM_US + ATTEND_US + 5, abs=2)
     assert sum(row[columns.index("Runtime")] for row in steps) > 0
+
+
+def ahead() -> Any:
+    """No wait: the host has issued every step before the device is done with the first."""
+    timeline = make_timeline()
+    return make_run(timeline=replace(timeline, sync=(-1,) * len(timeline.sync), sync_latency_us=0.0))
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: load_report(SAMPLES / "sdxl-ddim-a100").recording,
+        lambda: load_report(SAMPLES / "sdxl-ddim-a100-fixed").recording,
+        make_run,
+        ahead,
+    ],
+    ids=["sample", "sample without waits", "waits", "host ahead"],
+)
+def test_a_step_lasts_as_long_as_on_the_report_s_page(made: Callable[[], Any]) -> None:
+    recording = made()
+    found = one_step(recording.timeline, judged_replay(recording.timeline), 100)
+    assert found is not None
+    number, lanes = found
+    rows = {row[0]: row for row in parsed(document_of(recording)).overview["steps"]["rows"]}
+    parts = [part for part in rows[str(number)] if isinstance(part, int | float)]
+    length = lanes.end_us - lanes.start_us
+    assert sum(parts) == pytest.approx(length, rel=0.001, abs=10)
+    assert f"Denoising step {number + 1}, {duration(length / 1e3)} (simulated)" in "".join(
+        timeline_figures(recording, {})
+    )
 
 
 def test_kernels_on_tensor_cores_are_told(profile: RunProfile) -> None:
