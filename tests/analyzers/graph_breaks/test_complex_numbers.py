@@ -55,6 +55,15 @@ class Turning(nn.Module):
         return x
 
 
+class Filtering(nn.Module):
+    """As FreeU does to a UNet's features."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        from diffusers.utils.torch_utils import fourier_filter
+
+        return fourier_filter(x, threshold=1, scale=2)
+
+
 @cache
 def probed() -> tuple[tuple[ComplexRow, ...], dict[str, int], list[Finding]]:
     """Rows, blocks folded, and findings, of a model that is compiled whole, of one that is compiled layer by
@@ -87,6 +96,19 @@ def test_every_operation_on_complex_numbers_is_counted(component: str) -> None:
 def test_real_numbers_are_clean() -> None:
     rows, _, _ = probed()
     assert {row.component for row in rows} == {"whole", "regional"}
+
+
+def test_a_filter_over_frequencies_is_another_source() -> None:
+    """Its lines with complex numbers: there, shift, product, shift back, the real part of the way back."""
+    scene = TinyCall(Often(1, unet=Filtering()), {"x": torch.ones(1, 2, 8, 8)})
+    found = probe_graph_breaks(scene, None, cache=False)
+    assert not found["unseen"]
+    rows = sorted(found["complex_numbers"], key=lambda row: row.site.line)
+    assert {row.site.function for row in rows} == {"fourier_filter"}
+    assert [set(row.ops.values()) for row in rows] == [{1}] * 5
+    assert [sorted(row.ops) for row in rows] == [
+        *(["fft_fftn"], ["fft_fftshift"], ["mul"], ["fft_ifftshift"], ["fft_ifftn", "getattr"]),
+    ]
 
 
 def test_a_finding_for_each_function() -> None:

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from diffprof.corpus import CASES, CorpusCase
+from diffprof.corpus import CASES, CorpusCase, Entry
+from diffprof.corpus.image_transformer import SHORT, z_image_parts
+from diffprof.corpus.parts import picture
 from diffprof.devices.simulated import Blocking, Observer, place, simulated_gpu
 
 
@@ -66,9 +68,50 @@ NAMES = (
 )
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_pipeline(name: str) -> None:
-    build = CASES[name].build
+def z_image_with_controlnet() -> CorpusCase:
+    """The pipeline gives the ControlNet the transformer's own embedders and refiners."""
+    import diffusers
+
+    control = diffusers.ZImageControlNetModel(
+        control_layers_places=[0],
+        control_refiner_layers_places=[0],
+        control_in_dim=4,
+        add_control_noise_refiner="control_layers",
+        dim=32,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+    )
+    pipe = diffusers.ZImageControlNetPipeline(controlnet=control, **z_image_parts())
+    given = {"prompt": "a cat", "num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "np"}
+    return CorpusCase(pipe, {**given, "height": 32, "width": 32, "control_image": picture(), **SHORT})
+
+
+def controlnets_with_the_unet_s_embedding() -> CorpusCase:
+    """Two ControlNets and the UNet hold one module, and the two each other's blocks."""
+    case = CASES["sd15-multi-controlnet"].build()
+    one, other = case.pipe.controlnet.nets
+    one.time_embedding = other.time_embedding = case.pipe.unet.time_embedding
+    other.down_blocks = one.down_blocks
+    return case
+
+
+SHARING = {
+    build.__name__: build for build in (z_image_with_controlnet, controlnets_with_the_unet_s_embedding)
+}
+"""Pipelines whose components share modules."""
+
+
+def seeded(build: Callable[[], CorpusCase]) -> Callable[[], CorpusCase]:
+    return lambda: Entry("", "", "", build).build()
+
+
+@pytest.mark.parametrize(
+    "build",
+    [CASES[name].build for name in NAMES] + list(map(seeded, SHARING.values())),
+    ids=[*NAMES, *SHARING],
+)
+def test_pipeline(build: Callable[[], CorpusCase]) -> None:
     case = build()
     with torch.no_grad():
         expected = case.call()
