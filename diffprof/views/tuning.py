@@ -143,10 +143,13 @@ def total(outcomes: Sequence[Outcome]) -> str:
 
 def unchecked(outcomes: Sequence[Outcome]) -> str:
     """Which fixes' outputs could not be compared, as sentences behind another; empty where all were."""
-    left = ", ".join(o.fix for o in outcomes if o.status is Status.UNCHECKED)
+    left = [o.fix for o in outcomes if o.status is Status.UNCHECKED]
     kept = ", ".join(o.fix for o in outcomes if o.status is Status.KEPT_UNCHECKED)
     said = f" Kept unchecked: {kept}." if kept else ""
-    return said + (f" Not kept, since unchecked: {left} (--keep-unchecked keeps it)." if left else "")
+    if not left:
+        return said
+    them = "it" if len(left) == 1 else "them"
+    return f"{said} Not kept, since unchecked: {', '.join(left)} (--keep-unchecked keeps {them})."
 
 
 def tried(outcomes: Sequence[Outcome]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 import sys
 import types
 
@@ -225,6 +226,35 @@ def test_edits_that_no_scan_has_checked_are_written_only_when_asked_to(run, resc
     assert "--keep-unchecked writes edits that no scan has checked" in shown.stderr
     assert file.read_bytes() == source
     run("fix", "--patch", str(file), "--apply", "--keep-unchecked")
+    assert b"synchronize" not in file.read_bytes()
+
+
+def test_what_is_shown_is_what_is_written(run, rescanned, tmp_path):
+    source = (
+        b"import torch\n\ndef one(ts):\n    for t in ts:\n        torch.cuda.synchronize()\n        x = t\n\n"
+        b"def other(ts):\n    for t in ts:\n        y = t\n        torch.cuda.synchronize()\n"
+    )
+    file = tmp_path / "mine.py"
+    file.write_bytes(source)
+    rows = [
+        builders.make_sync(
+            "synchronize",
+            op="torch.cuda.synchronize",
+            site=builders.make_site(file=str(file), line=line, user_code=True),
+        )
+        for line in (5, 11)
+    ]
+    hashes = {str(file): hashlib.sha256(source).hexdigest()}
+    save_report(
+        make_report(builders.make_recording(*rows, sources=hashes)), tmp_path / "traces" / "20260102-030405-a"
+    )
+    copy = tmp_path / "copy" / "mine.py"
+    copy.parent.mkdir()
+    copy.write_bytes(source)
+    (tmp_path / "copy" / "a.diff").write_bytes(run("fix", "--patch", str(file)).stdout_bytes)
+    subprocess.run(["git", "apply", "-p1", "a.diff"], cwd=copy.parent, check=True)
+    run("fix", "--patch", str(file), "--apply")
+    assert copy.read_bytes() == file.read_bytes() != source
     assert b"synchronize" not in file.read_bytes()
 
 

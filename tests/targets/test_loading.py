@@ -229,6 +229,33 @@ def test_a_custom_pipeline_is_of_its_own_class(built: Any, tmp_path: Path) -> No
     assert "custom_pipeline=" in error.value.what
 
 
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("pipeline.py", ", custom_pipeline={folder!r}"),
+        ("mine.py", ", custom_pipeline='mine'"),
+        ("mine.py", ""),
+    ],
+    ids=["a folder", "a file of the checkpoint", "the checkpoint's own"],
+)
+def test_other_forms_of_a_custom_pipeline(
+    built: Any, tmp_path: Path, tiny_checkpoint: Path, name: str, given: str
+) -> None:
+    import json
+    import shutil
+
+    own = tmp_path / "own"
+    shutil.copytree(tiny_checkpoint, own)
+    (own / name).write_text(CUSTOM)
+    if not given:
+        index = json.loads((own / "model_index.json").read_text())
+        (own / "model_index.json").write_text(json.dumps({**index, "_class_name": ["mine", "MyPipeline"]}))
+    more = given.format(folder=str(own)) + ", trust_remote_code=True"
+    *_, unseen, cls = built(f"return DiffusionPipeline.from_pretrained({str(own)!r}{more})", weights=False)
+    assert cls.__name__ == "MyPipeline"
+    assert unseen == []
+
+
 def test_missing_weights_name_the_way_out(built: Any, tmp_path: Path, tiny_checkpoint: Path) -> None:
     import shutil
 

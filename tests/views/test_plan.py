@@ -177,6 +177,34 @@ def test_fixes_that_nobody_asked_for_are_one_line_and_no_part_of_the_count() -> 
     assert "Do compile" not in text
 
 
+@pytest.mark.parametrize(
+    ("statuses", "said"),
+    [
+        ({"tf32": Status.KEPT}, "1 of 1 fix kept."),
+        (
+            {"tf32": Status.KEPT, "bfloat16": Status.UNCHECKED},
+            "1 of 2 fixes kept. Not kept, since unchecked: bfloat16 (--keep-unchecked keeps it).",
+        ),
+        (
+            {"compile": Status.UNCHECKED, "bfloat16": Status.UNCHECKED, "tf32": Status.KEPT_UNCHECKED},
+            "1 of 3 fixes kept. Kept unchecked: tf32. Not kept, since unchecked: compile, bfloat16 "
+            "(--keep-unchecked keeps them).",
+        ),
+    ],
+)
+@pytest.mark.parametrize("form", ["text", "markdown", "html"])
+def test_the_summary_names_what_could_not_be_checked(
+    statuses: dict[str, Status], said: str, form: str
+) -> None:
+    outcomes = tuple(
+        Outcome(fix=fix, title=fix, safety=Safety.NUMERIC, status=status, why="for a reason")
+        for fix, status in statuses.items()
+    )
+    shown = render(replace(builders.empty(), outcomes=outcomes), form, verbose=True)
+    assert said in " ".join(shown.replace("\\", "").split())
+    assert shown.count("since unchecked") == said.count("since unchecked")
+
+
 def test_a_change_that_the_picture_does_not_show_is_that_of_the_latents() -> None:
     def said(**found: float) -> str:
         return output_change(Difference(compared_on="here", bit_equal=False, **found))
