@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import sys
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,29 @@ def _numbers(text: str, option: str = "--batch") -> tuple[int, ...]:
         raise UsageError(f"{option} {text!r} is no list of numbers.", f"Write it as {option} 2,4.") from error
 
 
+def prices(given: str | None) -> float | dict[str, float] | None:
+    """Of a GPU hour: a number, or those in a file, by name of the data sheet.
+
+    Raises UsageError where it is neither, or names a device that is not there.
+    """
+    from diffprof.gpu.specs import load_spec
+
+    if given is None:
+        return None
+    try:
+        return float(given)
+    except ValueError:
+        pass
+    try:
+        table = tomllib.loads(Path(given).read_text(encoding="utf-8"))
+        return {load_spec(device).key: float(hourly) for device, hourly in table.items()}
+    except (OSError, tomllib.TOMLDecodeError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"--price {given!r} is no number, and no file of prices: {error}",
+            "Write a line such as `h100 = 1.99` for each device.",
+        ) from error
+
+
 def _options_of_targets(function: Any) -> Any:
     """Those that every command which runs a target has; `--batch` takes several numbers here."""
     function = target_options(function)
@@ -49,7 +73,16 @@ def _options_of_targets(function: Any) -> Any:
 @click.option(
     "--parallel", default="ulysses,ring,unified", show_default=True, help="How they are split (with --gpus)."
 )
-@click.option("--price", type=float, metavar="P", help="Of one GPU hour: adds the cost of 1,000 images.")
+@click.option(
+    "--price", metavar="P", help="Of one GPU hour, or a TOML file of them by device: cost of 1,000 images."
+)
+@click.option(
+    "--from",
+    "measured_from",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Price its GPU, and those of its architecture, by what `calibrate --export` wrote there.",
+)
 @format_option(("text", "json", "markdown"))
 @traces_option(written=True)
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
@@ -60,7 +93,8 @@ def command(
     batches: str,
     gpus: str | None,
     parallel: str,
-    price: float | None,
+    price: str | None,
+    measured_from: Path | None,
     form: str,
     traces: Path,
     quiet: bool,
@@ -86,7 +120,10 @@ def command(
         progress.stage("importing torch and diffusers")
         modes, wanted = _listed(mode), {**options, "device": device}
         if gpus is None:
-            rows = _on_one(target, modes, _numbers(batches), price, wanted, progress)
+            wanted |= {"price": prices(price), "measured_from": measured_from}
+            rows = _on_one(target, modes, _numbers(batches), wanted, progress)
+        elif measured_from is not None:
+            raise UsageError("--from prices one GPU.", "Leave out --gpus.")
         else:
             rows = _on_several(target, modes, _numbers(gpus, "--gpus"), _listed(parallel), wanted, progress)
     screen = terminal()
@@ -99,7 +136,6 @@ def _on_one(
     target: str,
     modes: tuple[str, ...],
     batches: tuple[int, ...],
-    price: float | None,
     options: dict[str, Any],
     progress: Progress,
 ) -> Sequence[Prediction]:
@@ -111,8 +147,9 @@ def _on_one(
         modes=modes,
         batches=batches,
         steps=options.pop("steps", None),
+        price=options.pop("price"),
+        measured_from=options.pop("measured_from"),
         options=make_options(**options),
-        price=price,
         on_run=lambda batch: progress.stage(f"running a batch of {batch}"),
     )
 

@@ -183,9 +183,10 @@ def attention(spec: GpuSpec, backend: Backend, shape: Shape, kind: str, width: i
     moved = shape.moved(width)
     floor = max(shape.flops / spec.ceiling(kind) * 1e6, floor_us(spec, moved))
     us, origin = _arithmetic(spec, backend, shape, kind)
-    share = _measured_share(spec, backend, shape, kind)
+    tabled = spec.measured_on is not None and origin is Origin.MEASURED
+    share = None if tabled else _measured_share(spec, backend, shape, kind)
     if share is not None:
-        us, origin = us * share, Origin.MEASURED
+        us, origin = us * share, spec.measured
     memory = moved / bytes_per_us(spec, moved)
     return Time(max(us, memory, floor), floor, origin, us >= memory)
 
@@ -194,7 +195,7 @@ def _measured_share(spec: GpuSpec, backend: Backend, shape: Shape, kind: str) ->
     """Measured over modelled time of as many queries as keys, where this machine's GPU was measured."""
     if spec.calibration is None or kind not in ("fp16", "bf16"):
         return None
-    plain = spec.uncalibrated
+    plain = (spec.measured_on or spec).uncalibrated
 
     def modelled(heads: float, tokens: float, size: float) -> float:
         like = Shape(int(heads), int(tokens), int(tokens), int(size), int(size))

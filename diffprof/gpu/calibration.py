@@ -120,14 +120,34 @@ def _table_of(file: Path, name: str) -> KernelTable | None:
     return None if found is None else KernelTable(found[0], np.log(found[1]))
 
 
-def calibrated(spec: GpuSpec) -> GpuSpec:
-    """The sheet with what was measured on this machine's; itself where nothing was."""
-    file = file_of(spec.key)
+def calibrated(spec: GpuSpec, file: Path | None = None) -> GpuSpec:
+    """The sheet with what was measured on such a GPU; itself where nothing was. file: in place of what is
+    stored on this machine."""
+    file = file or file_of(spec.key)
     if not file.exists():
         return spec
     found = _loaded(file)
     known = {name: value for name, value in found.sheet.items() if hasattr(spec, name)}
     return replace(spec, **known, rates=dict(found.rates), calibration=file)  # type: ignore[arg-type]
+
+
+def lent_sheet(spec: GpuSpec, file: Path) -> GpuSpec | None:
+    """The sheet with what was measured on a GPU, of this kind or another of its architecture; None where it
+    is of another architecture. Raises UsageError where the file is no calibration."""
+    from .specs import shipped_spec
+
+    mine = calibrated(shipped_spec(_loaded(file).gpu), file)
+    if spec.key == mine.key:
+        return mine
+    if (spec.vendor, spec.capability) != (mine.vendor, mine.capability):
+        return None
+    return replace(
+        shipped_spec(spec.key),
+        rates=mine.rates,
+        convolution=mine.convolution,
+        calibration=file,
+        measured_on=mine,
+    )
 
 
 def correction(

@@ -75,7 +75,7 @@ def convolution(spec: GpuSpec, conv: Geometry, kind: str, width: int) -> Time:
         product = matmul(spec, 1, conv.positions, conv.channels, conv.depth, kind, width)
         return product._replace(us=max(product.us, floor), floor=floor)
     us = _arithmetic(spec, conv, kind) * (spec.convolution or 1.0)
-    origin = Origin.MODELLED if spec.convolution is None else Origin.MEASURED
+    origin = Origin.MODELLED if spec.convolution is None else spec.measured
     return Time(max(us, memory, floor), floor, origin, us >= memory)
 
 

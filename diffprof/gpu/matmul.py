@@ -66,17 +66,19 @@ def matmul(spec: GpuSpec, batch: int, rows: int, columns: int, depth: int, kind:
 
 def _calibrated(spec: GpuSpec, sizes: tuple[int, int, int, int], kind: str, width: int, floor: float) -> Time:
     batch, rows, columns, depth = sizes
-    plain = spec.uncalibrated
+    time = matmul(spec.uncalibrated, *sizes, kind, width)
+    if spec.measured_on is not None and time.origin is Origin.MEASURED:
+        return time
+    plain = (spec.measured_on or spec).uncalibrated
 
     def modelled(m: float, n: float, k: float) -> float:
         return matmul(plain, 1, int(m), int(n), int(k), kind, width).us
 
-    time = matmul(plain, *sizes, kind, width)
     name = f"matmul.{SAME_UNITS.get(kind, kind)}"
     share = correction(spec, name, (float(batch * rows), float(columns), float(depth)), modelled)
     if share is None:
         return time
-    return time._replace(us=max(time.us * share, floor), floor=floor, origin=Origin.MEASURED)
+    return time._replace(us=max(time.us * share, floor), floor=floor, origin=spec.measured)
 
 
 def weight_only(

@@ -67,7 +67,7 @@ def streaming(spec: GpuSpec, moved: float, elements: float, addressing: Addressi
     memory = moved / bytes_per_us(spec, moved)
     rate = spec.rates.get(addressing.name)
     passing = elements / ((rate or addressing.value) * spec.cycles_per_us)
-    origin = Origin.MODELLED if rate is None else Origin.MEASURED
+    origin = Origin.MODELLED if rate is None else spec.measured
     return Time(max(memory, passing, floor) + spec.ramp_us, floor, origin, False)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from diffprof.model.errors import UsageError
 
 from .calibration import calibrated
+from .pricing import Origin
 
 _FOLDER = Path(__file__).with_name("specs")
 
@@ -73,6 +74,9 @@ class GpuSpec:
     """Measured over modelled time of convolutions; None where none was measured here."""
     calibration: Path | None = None
     """Kernels measured on this machine (`diffprof.gpu.calibration`)."""
+    measured_on: GpuSpec | None = None
+    """The GPU of this architecture on which they were measured, where it is another one: what it is off from
+    its model by holds here where there is no table."""
     sources: dict[str, str] = field(default_factory=dict)
     note: str = ""
 
@@ -81,6 +85,11 @@ class GpuSpec:
         """Kernels of operations that were costed on this GPU, by all that their costs depend on
         (`diffprof.gpu.cost`)."""
         return {}
+
+    @property
+    def measured(self) -> Origin:
+        """Where times come from that its calibration says."""
+        return Origin.MEASURED if self.measured_on is None else Origin.SIBLING
 
     @cached_property
     def uncalibrated(self) -> GpuSpec:
@@ -143,10 +152,16 @@ def spec_names() -> tuple[str, ...]:
 
 @cache
 def load_spec(name: str) -> GpuSpec:
-    """The data sheet of one GPU, by name (`a100-80gb`; `sim:` in front is accepted).
+    """The data sheet of one GPU, by name (`a100-80gb`; `sim:` in front is accepted), with what was measured
+    of it on this machine.
 
     Raises UsageError naming the nearest known ones.
     """
+    return calibrated(shipped_spec(name))
+
+
+def shipped_spec(name: str) -> GpuSpec:
+    """The same as it is shipped."""
     key = name.strip().lower().removeprefix("sim:")
     names = spec_names()
     if key not in names:
@@ -158,8 +173,7 @@ def load_spec(name: str) -> GpuSpec:
             f"There is no simulated GPU {key!r}.",
             f"{hint}Known ones: {', '.join(names)}.",
         )
-    sheet = _sheet(key, tomllib.loads((_FOLDER / f"{key}.toml").read_text(encoding="utf-8")))
-    return calibrated(sheet)
+    return _sheet(key, tomllib.loads((_FOLDER / f"{key}.toml").read_text(encoding="utf-8")))
 
 
 def _sheet(key: str, data: dict[str, Any]) -> GpuSpec:

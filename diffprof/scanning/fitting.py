@@ -31,10 +31,12 @@ from diffprof.scanning.fit_code import code_of
 from diffprof.scanning.recipes import SCHEME_OF, Decoding, FitRecipe, Quantized, losses, recipes
 from diffprof.scanning.repeats import repeating
 from diffprof.targets import Options, Target, from_object, resolve
+from diffprof.targets.calls import bound, outputs
 from diffprof.targets.pipeline import PhaseTracker
 from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.twin.building import Twin, twin_of
 from diffprof.targets.twin.shrinking import NoTwin
+from diffprof.targets.undo import restored
 from diffprof.targets.weights import parts_of
 
 RUN_STEPS = 4
@@ -201,6 +203,38 @@ def played_calls(
     """A target's call as it ran on one GPU; then in half precision, where `fit` would try that."""
     found = resolve(target) if isinstance(target, str) else from_object(target)
     return _played(found, options, steps, spec, say)
+
+
+def offloaded_call(
+    target: Target,
+    options: Options,
+    steps: int | None,
+    specs: Sequence[GpuSpec],
+    place: WeightsPlace,
+    prepare: Callable[[PipelineCall], PipelineCall],
+) -> Iterator[tuple[float | None, float, int]]:
+    """(seconds, GiB at the peak, images) of a call on each of these GPUs with all weights in one place. It is
+    run once. seconds: None where so many steps can't be told from those that ran.
+
+    prepare: changes the pipeline before. Raises TargetError where the target fails.
+    """
+    device = resolve_device(f"sim:{specs[0].key}")
+    own = options if steps is None else dataclasses.replace(options, steps=min(steps, RUN_STEPS))
+
+    def play(scene: PipelineCall) -> tuple[Played, int]:
+        with restored(scene.pipe):
+            there = prepare(scene)
+            _, images = outputs(there.pipe, bound(there.pipe, there.args, there.kwargs))
+            return _play(there, device, small=False), images
+
+    with device.active():
+        SESSION.capacity = None
+        played, images = target.run(play, device, own)
+    course = course_of(*played.calls[Decoding.WHOLE], {})
+    for spec in specs:
+        there = Mover(played.parts, {part.name: place for part in played.parts}).run(course)
+        seconds = Lengths(CostModel(spec, current_mode())).seconds(there.course, steps)
+        yield seconds, there.peak / 2**30, images
 
 
 # --- one call -------------------------------------------------------------------------------------------

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,11 +18,14 @@ from diffprof.devices import resolve_device
 from diffprof.devices.simulated.session import SESSION
 from diffprof.gpu.assembly import Assembled, compiled_root, linears_in
 from diffprof.gpu.attention import LIBRARIES
+from diffprof.gpu.calibration import lent_sheet, load
 from diffprof.gpu.cost import CostModel
-from diffprof.gpu.mode import Mode, current_mode
+from diffprof.gpu.mode import Chooser, Mode, current_mode
+from diffprof.gpu.offload import WeightsPlace
 from diffprof.gpu.pricing import margin_of
 from diffprof.gpu.products import product_of
 from diffprof.gpu.quantized import SCHEMES, LinearScheme, saved_bytes
+from diffprof.gpu.signatures import OpSignature
 from diffprof.gpu.specs import GpuSpec, load_spec, spec_names
 from diffprof.judge.timeline import by_kind_us, length_us, origin_shares, steps_of, with_steps
 from diffprof.model.errors import UsageError
@@ -74,6 +78,17 @@ SHORT_NAMES = {
 }
 """Short names of schemes as published tables and their libraries have them."""
 
+AUTOQUANT = "autoquant"
+"""torchao's choice for each linear: INT8 where that is faster, compiled: so it times single layers."""
+
+UNPRICED = {
+    "sparsify": "Its 2:4 sparse products (cuSPARSELt) are in no table of kernels: a figure would be a guess."
+}
+"""Quantizations of published tables -> why they can't be priced."""
+
+OFFLOADS = {"model": WeightsPlace.MODEL, "sequential": WeightsPlace.SEQUENTIAL}
+"""`enable_model_cpu_offload` and `enable_sequential_cpu_offload`."""
+
 
 @dataclasses.dataclass(frozen=True)
 class CallSetting:
@@ -83,7 +98,8 @@ class CallSetting:
     products on the tensor cores; None: as PyTorch is set. quantization: of the denoiser's linears, and of the
     VAE's where it is compiled; in the modes "eager" and "compiled". quantize_text_encoders: of theirs too,
     which run eagerly. compile_mode: of `torch.compile`; None: "max-autotune". fuse_qkv, channels_last:
-    done to the denoisers before the call.
+    done to the denoisers before the call. quantized_components: whose linears are, by their names in the
+    pipeline, in place of all these. offload: "model" or "sequential", as diffusers' pipelines have it.
     """
 
     attention: str | None = None
@@ -93,16 +109,29 @@ class CallSetting:
     fuse_qkv: bool = False
     channels_last: bool = False
     quantize_text_encoders: bool = False
+    quantized_components: tuple[str, ...] | None = None
+    offload: str | None = None
 
     def __post_init__(self) -> None:
         """Raises UsageError for a name that is not there."""
         self._check("attention", self.attention, (*LIBRARIES, UNFUSED))
-        self._check("quantization", self.quantization, (*SCHEMES, *SHORT_NAMES))
+        if self.quantization in UNPRICED:
+            raise UsageError(f"{self.quantization!r} has no price.", UNPRICED[self.quantization])
+        self._check("quantization", self.quantization, (*SCHEMES, *SHORT_NAMES, AUTOQUANT))
+        self._check("offload", self.offload, OFFLOADS)
         self._check("compile_mode", self.compile_mode, GRAPHS)
 
     def _check(self, name: str, value: str | None, known: Iterable[str]) -> None:
         if value is not None and value not in known:
             raise UsageError(f"There is no {name} {value!r}.", f"Choose from: {', '.join(known)}.")
+
+    def check(self, modes: Sequence[str]) -> None:
+        """Raises UsageError for modes that it does not go with."""
+        if self.offload is not None and (tuple(modes) != ("eager",) or self.quantization is not None):
+            raise UsageError(
+                "Offloading is predicted in the mode eager, without quantization.",
+                "`diffprof fit` prices both together.",
+            )
 
     def scheme(self, mode: str) -> LinearScheme | None:
         """How linears are quantized in a mode; None where they are not."""
@@ -110,21 +139,33 @@ class CallSetting:
             return SCHEMES[mode]
         if self.quantization is None:
             return None
-        return SCHEMES[SHORT_NAMES.get(self.quantization, self.quantization)]
+        return SCHEMES[SHORT_NAMES.get(self.quantization, "int8" if self.autoquant else self.quantization)]
+
+    @property
+    def autoquant(self) -> bool:
+        return self.quantization == AUTOQUANT
 
     def quantized(self, mode: str, run: _CallRun) -> tuple[str, ...]:
-        """Components whose linears are quantized where the mode quantizes any."""
+        """Components whose linears are quantized where the mode quantizes any.
+
+        Raises UsageError for one that the pipeline has not.
+        """
+        if self.quantized_components is not None:
+            known = {name.partition(".")[0] for name in run.linears}
+            for name in self.quantized_components:
+                self._check("component with linears", name, sorted(known))
+            return self.quantized_components
         own = run.denoisers if mode == "eager" else run.roots
         return (*own, *run.text_encoders) if self.quantize_text_encoders else own
 
-    def mode(self, name: str, roots: tuple[str, ...], quantized: tuple[str, ...] = ()) -> Mode:
-        """How the operations run. quantized: components whose linears are."""
+    def mode(self, name: str, roots: tuple[str, ...], quantizes: Chooser | None = None) -> Mode:
+        """How the operations run. quantizes: which linears are quantized where the mode quantizes any."""
         changes: dict[str, Any] = {} if self.tf32 is None else {"matmul_tf32": self.tf32}
         if self.attention not in (None, UNFUSED):
             changes["attention"] = LIBRARIES[str(self.attention)]
         scheme = self.scheme(name)
         if scheme is not None:
-            changes |= {"quantizes": linears_in(quantized), "scheme": scheme}
+            changes |= {"quantizes": quantizes, "scheme": scheme}
         if name == "eager":
             return current_mode(**changes)
         graphs = GRAPHS[self.compile_mode or "max-autotune"]
@@ -164,14 +205,18 @@ class _CallRun:
         return Assembled(self.kernels.builder.call)
 
     @cached_property
-    def linears(self) -> dict[str, tuple[int, int, int]]:
-        """Depth, columns and bytes of a weight's element, of each linear, by module."""
-        layers = {
+    def layers(self) -> dict[str, OpSignature]:
+        """The operation of each linear, by module."""
+        return {
             module: op
             for op, module in self.kernels.builder.operations()
             if op.name == "aten::linear" and module is not None
         }
-        products = ((name, product_of(op), op.inputs[1].dtype.itemsize) for name, op in layers.items())
+
+    @cached_property
+    def linears(self) -> dict[str, tuple[int, int, int]]:
+        """Depth, columns and bytes of a weight's element, of each linear, by module."""
+        products = ((name, product_of(op), op.inputs[1].dtype.itemsize) for name, op in self.layers.items())
         return {name: (made.depth, made.columns, width) for name, made, width in products if made}
 
 
@@ -191,6 +236,9 @@ def predict(
     fuse_qkv: bool = False,
     channels_last: bool = False,
     quantize_text_encoders: bool = False,
+    quantized_components: Sequence[str] | None = None,
+    offload: str | None = None,
+    measured_from: str | Path | None = None,
     on_run: Callable[[int], None] | None = None,
     **call: Any,
 ) -> tuple[Prediction, ...]:
@@ -198,15 +246,25 @@ def predict(
 
     target: what `diffprof.scan` takes. devices: names of data sheets, or "all". steps: denoising steps of the
     call; None: the target's own. price: of one GPU hour, or by device. attention, tf32, quantization,
-    compile_mode, fuse_qkv, channels_last, quantize_text_encoders: see CallSetting. on_run: told of each batch
-    before it is run. call: arguments of the call. Raises UsageError for an unknown device, mode or setting,
-    TargetError where the target fails.
+    compile_mode, fuse_qkv, channels_last, quantize_text_encoders, quantized_components, offload: see
+    CallSetting. measured_from: a file of `diffprof calibrate --export`: what was measured there prices that
+    GPU, and those of its architecture. on_run: told of each batch before it is run. call: arguments of the
+    call. Raises UsageError for an unknown device, mode or setting, TargetError where the target fails.
     """
     check_modes(modes)
     setting = CallSetting(
-        attention, tf32, quantization, compile_mode, fuse_qkv, channels_last, quantize_text_encoders
+        attention,
+        tf32,
+        quantization,
+        compile_mode,
+        fuse_qkv,
+        channels_last,
+        quantize_text_encoders,
+        None if quantized_components is None else tuple(quantized_components),
+        offload,
     )
-    specs = sheets(devices)
+    setting.check(modes)
+    specs = sheets(devices) if measured_from is None else lent_sheets(devices, Path(measured_from))
     found = resolve(target) if isinstance(target, str) else from_object(target, kwargs=call)
     chosen = options or Options()
     if isinstance(target, str) and call:
@@ -216,6 +274,9 @@ def predict(
         if on_run is not None:
             on_run(batch)
         own = dataclasses.replace(chosen, batch=None if batch == 1 else batch)
+        if offload is not None:
+            rows += offloaded(found, own, specs, batch, steps, price, setting)
+            continue
         run = run_call(found, own, steps, prepare=setting.prepare)
         rows += [priced(run, spec, mode, batch, steps, price, setting) for spec in specs for mode in modes]
     return tuple(rows)
@@ -225,6 +286,50 @@ def sheets(devices: Sequence[str]) -> list[GpuSpec]:
     """The data sheets of these names, or of "all". Raises UsageError for one that is not there."""
     names = spec_names() if tuple(devices) == ("all",) else devices
     return [load_spec(name.removeprefix("sim:")) for name in names]
+
+
+def lent_sheets(devices: Sequence[str], file: Path) -> list[GpuSpec]:
+    """The same, priced by what was measured elsewhere where they are of that architecture.
+
+    Raises UsageError where none is, or the file is no calibration.
+    """
+    plain = sheets(devices)
+    found = [lent_sheet(spec, file) for spec in plain]
+    if not any(found):
+        mine = load(file).gpu
+        raise UsageError(
+            f"{str(file)!r} is of {load_spec(mine).name}, which says nothing of another architecture.",
+            "`diffprof gpus` lists them; name one of its architecture, or leave the file out.",
+        )
+    return [sheet or spec for sheet, spec in zip(found, plain, strict=True)]
+
+
+def offloaded(
+    target: Target,
+    options: Options,
+    specs: Sequence[GpuSpec],
+    batch: int,
+    steps: int | None,
+    price: float | Mapping[str, float] | None,
+    setting: CallSetting,
+) -> Iterator[Prediction]:
+    """Eager calls with weights moved while they run, as `fit` prices them: seconds and memory, without shares
+    by origin."""
+    from diffprof.scanning.fitting import offloaded_call
+
+    placement = OFFLOADS[str(setting.offload)]
+    for spec, (seconds, peak, images) in zip(
+        specs, offloaded_call(target, options, steps, specs, placement, setting.prepare), strict=True
+    ):
+        row = Prediction(
+            device=spec.key, gpu=spec.name, mode="eager", batch=batch, steps=steps,
+            memory_gib=spec.capacity_gib, peak_gib=peak, fits=peak <= spec.capacity_gib,
+        )  # fmt: skip
+        if not row.fits or seconds is None:
+            lacking = f"does not fit: {peak - spec.capacity_gib:.1f} GiB more than the {spec.capacity_gib:g}"
+            yield _told(row, why="its steps differ" if row.fits else f"{lacking} there are")
+            continue
+        yield _told(row, **_an_image(row, seconds, images, price))
 
 
 def run_call(
@@ -266,9 +371,23 @@ def run_call(
         return target.run(play, device, own)
 
 
-def saved_weights(run: _CallRun, scheme: LinearScheme, parts: tuple[str, ...]) -> int:
-    """Bytes that the weights of quantized linears of these components take less."""
-    return sum(saved_bytes(scheme, *run.linears[name]) for name in run.linears if compiled_root(name, parts))
+def chosen_linears(run: _CallRun, spec: GpuSpec, setting: CallSetting, parts: tuple[str, ...]) -> set[str]:
+    """Modules of the quantized linears of these components."""
+    there = {name for name in run.linears if compiled_root(name, parts)}
+    if not setting.autoquant:
+        return there
+    model = CostModel(spec, current_mode(compiled=parts, scheme=SCHEMES["int8"]))
+
+    def us(name: str, quantized: bool) -> float:
+        found = model.kernels(run.layers[name], compiled=True, quantized=quantized)
+        return sum(kernel.device_us for kernel in found)
+
+    return {name for name in there if us(name, True) < us(name, False)}
+
+
+def saved_weights(run: _CallRun, scheme: LinearScheme, chosen: Collection[str]) -> int:
+    """Bytes that the weights of these linears take less, quantized."""
+    return sum(saved_bytes(scheme, *run.linears[name]) for name in chosen)
 
 
 def tells(run: _CallRun, steps: int) -> bool:
@@ -293,8 +412,9 @@ def priced(
     scheme = setting.scheme(mode)
     if scheme is not None and scheme.kind is not None and scheme.kind not in spec.peak:
         return _told(row, why=f"{spec.name} has no units for {scheme.kind}")
-    quantized = setting.quantized(mode, run)
-    saved = 0 if scheme is None else saved_weights(run, scheme, quantized)
+    parts = setting.quantized(mode, run)
+    chosen = set() if scheme is None else chosen_linears(run, spec, setting, parts)
+    saved = 0 if scheme is None else saved_weights(run, scheme, chosen)
     peak = (run.peak - run.held - saved) / 2**30
     weights = (run.kernels.weights - run.held - saved) / 2**30
     row = _told(row, peak_gib=peak, weights_gib=weights, fits=peak <= spec.capacity_gib)
@@ -303,11 +423,17 @@ def priced(
         return _told(
             row, why=f"does not fit: {lacking:.1f} GiB more than the {spec.capacity_gib:g} there are"
         )
-    timeline = run.assembled.timeline(CostModel(spec, setting.mode(mode, run.roots, quantized)), eager=False)
+    quantizes = chooser_of(chosen) if setting.autoquant else linears_in(parts)
+    timeline = run.assembled.timeline(CostModel(spec, setting.mode(mode, run.roots, quantizes)), eager=False)
     whole = timeline if steps is None else with_steps(timeline, steps)
     if whole is None:
         return _told(row, why=f"its steps differ, so a call of {steps} can't be told from one of {RUN_STEPS}")
     return _unsure(_timed(row, whole, run, price), scheme, mode)
+
+
+def chooser_of(modules: Collection[str]) -> Chooser:
+    """Chooses these linears."""
+    return lambda module, depth, columns, kind: kind == "linear" and module in modules
 
 
 def _unsure(row: Prediction, scheme: LinearScheme | None, mode: str) -> Prediction:
@@ -332,22 +458,30 @@ def _timed(
     longer = with_steps(timeline, len(steps_of(timeline)) + 10)
     origin = origin_shares(timeline) or {}
     margin = margin_of(origin) if origin else None
-    hourly = price.get(row.device) if isinstance(price, Mapping) else price
     return _told(
         row,
-        seconds=seconds,
+        **_an_image(row, seconds, run.images, price),
         per_step_ms=None if longer is None else (length_us(longer) - whole) / 1e4,
         waits=sum(sync != -1 for sync in timeline.sync),
         waits_in_loop=sum(
             sync != -1 for first, last in steps_of(timeline) for sync in timeline.sync[first:last]
         ),
-        images_per_s=run.images / seconds,
-        seconds_per_image=seconds / run.images,
         bound=_bound(timeline, sum(timeline.device_us) / whole),
         origin=origin,
         range=None if margin is None else (seconds * (1 - margin), seconds * (1 + margin)),
-        per_thousand=None if hourly is None else 1000 * seconds / run.images / 3600 * hourly,
     )
+
+
+def _an_image(
+    row: Prediction, seconds: float, images: int, price: float | Mapping[str, float] | None
+) -> dict[str, float | None]:
+    hourly = price.get(row.device) if isinstance(price, Mapping) else price
+    return {
+        "seconds": seconds,
+        "images_per_s": images / seconds,
+        "seconds_per_image": seconds / images,
+        "per_thousand": None if hourly is None else 1000 * seconds / images / 3600 * hourly,
+    }
 
 
 def _bound(timeline: Timeline, busy: float) -> str:

@@ -147,7 +147,9 @@ def test_settings_change_what_they_say() -> None:
     assert weights.weights_gib < apart.weights_gib < plain.weights_gib  # not the VAE, which is not compiled
     assert apart.range is not None
     unsure = one("eager", quantization="int8dq")
-    assert unsure.range == (pytest.approx(0.5 * unsure.seconds), pytest.approx(1.5 * unsure.seconds))
+    assert unsure.seconds is not None
+    assert unsure.range is not None
+    assert list(unsure.range) == pytest.approx([0.5 * unsure.seconds, 1.5 * unsure.seconds])
     bitsandbytes = one("eager", quantization="bnb_int8")
     assert bitsandbytes.range is None
     assert bitsandbytes.why.startswith("at least: ")
@@ -169,9 +171,64 @@ def test_an_unknown_setting_is_named(wrong: dict[str, str]) -> None:
 
 
 def test_every_rung_that_is_published_can_be_said() -> None:
-    """As words of `published/latencies.jsonl`; what the pipeline itself brings (slices, offload) aside."""
-    for word in (*SHORT_NAMES, "nf4", "bnb_int8"):
+    """As words of `published/latencies.jsonl`; what the pipeline itself brings (slices, no T5) aside."""
+    for word in (*SHORT_NAMES, "nf4", "bnb_int8", "autoquant"):
         assert CallSetting(quantization=word).scheme("compiled") is not None
         assert CallSetting(quantization=word).scheme("eager") is not None
+    with pytest.raises(UsageError, match="'sparsify' has no price") as refused:
+        CallSetting(quantization="sparsify")
+    assert "in no table" in str(refused.value.hint)
     assert CallSetting(tf32=True).mode("eager", ()).matmul_tf32
     assert not CallSetting(compile_mode="default").mode("compiled", ("unet",)).graphs
+
+
+def test_an_offloaded_call_takes_less_memory_and_more_time() -> None:
+    def one(offload: str | None) -> Prediction:
+        (row,) = predict("tiny-sdxl", devices=("a100-80gb",), steps=6, offload=offload, price=2.0)
+        return row
+
+    kept, by_model, by_layer = map(one, (None, "model", "sequential"))
+    assert (kept.seconds or 0) < (by_model.seconds or 0) < (by_layer.seconds or 0)
+    assert (kept.peak_gib or 0) > (by_model.peak_gib or 0) > (by_layer.peak_gib or 0)
+    assert by_model.per_thousand == pytest.approx(1000 * (by_model.seconds or 0) / 3600 * 2.0)
+    with pytest.raises(UsageError, match="in the mode eager"):
+        predict("tiny-sdxl", modes=("compiled",), offload="model")
+
+
+def test_one_component_is_quantized_alone() -> None:
+    (plain,) = predict("tiny-sdxl", steps=1)
+    (one,) = predict("tiny-sdxl", steps=1, quantization="int8wo", quantized_components=("text_encoder_2",))
+    (all_,) = predict("tiny-sdxl", steps=1, quantization="int8wo", quantize_text_encoders=True)
+    assert (all_.weights_gib or 0) < (one.weights_gib or 0) < (plain.weights_gib or 0)
+    with pytest.raises(UsageError, match="text_encoder_9"):
+        predict("tiny-sdxl", steps=1, quantization="int8wo", quantized_components=("text_encoder_9",))
+
+
+@pytest.mark.parametrize(("rate", "quantized"), [(1.0, False), (1000.0, True)])
+def test_autoquant_takes_int8_where_it_is_faster(
+    rate: float, quantized: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The small products of a tiny pipeline gain nothing, unless its GPU hardly multiplies bfloat16."""
+    spec = load_spec("a100-80gb")
+    slow = dataclasses.replace(
+        spec, tables=None, sibling=None, peak={**spec.peak, "bf16": spec.peak["bf16"] / rate}
+    )
+    monkeypatch.setattr("diffprof.scanning.predicting.load_spec", lambda name: slow)
+    options = Options(dtype="bfloat16", steps=1)
+    (plain,) = predict("tiny-sdxl", modes=("compiled",), options=options)
+    (found,) = predict("tiny-sdxl", modes=("compiled",), options=options, quantization="autoquant")
+    assert ((found.weights_gib or 0) < (plain.weights_gib or 0)) is quantized
+    assert ((found.seconds or 0) < (plain.seconds or 0)) is quantized
+
+
+def test_prices_come_from_a_file(tmp_path: Path) -> None:
+    from diffprof.cli.predict import prices
+
+    file = tmp_path / "prices.toml"
+    file.write_text('h100 = 1.99\n"sim:l4" = 1\n')
+    assert prices(str(file)) == {"h100": 1.99, "l4": 1.0}
+    assert (prices("2.5"), prices(None)) == (2.5, None)
+    file.write_text("h1000 = 1.99")
+    for wrong in (str(file), str(tmp_path / "none.toml")):
+        with pytest.raises(UsageError):
+            prices(wrong)
