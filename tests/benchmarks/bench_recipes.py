@@ -6,6 +6,7 @@ python -m tests.benchmarks.bench_recipes
 from __future__ import annotations
 
 import copy
+import statistics
 import time
 from typing import Any
 
@@ -21,7 +22,7 @@ SCHEDULERS = (
     *("DDPMScheduler", "TCDScheduler", "SASolverScheduler", "UniPCMultistepScheduler"),
 )
 STEPS = 20
-ROUNDS = 80
+ROUNDS = 100
 
 
 class _Pipe:
@@ -45,17 +46,23 @@ def codes_of(name: str) -> tuple[Any, dict[str, Code], int, int]:
 
 
 def step_us(schedulers: tuple[Any, ...]) -> list[float]:
-    """CPU time of a step of each, us: the fastest of many runs, taken in turn."""
+    """CPU time of a step of each, us, the mean over a call. Each step is taken by all of them in turn, many
+    times; a tenth of its times are shorter than what counts, which other load on the machine disturbs
+    least."""
     sample = torch.randn(1, 4, 8, 8)
-    found: list[list[float]] = [[] for _ in schedulers]
-    for _ in range(ROUNDS):
-        for scheduler, own in zip(schedulers, found, strict=True):
+    found: list[list[list[float]]] = [[[] for _ in range(2 * STEPS)] for _ in schedulers]
+    for n in range(ROUNDS):
+        for scheduler in schedulers:
             scheduler.set_timesteps(STEPS)
-            begun = time.thread_time()
-            for t in scheduler.timesteps:
+            scheduler.scale_model_input(sample, scheduler.timesteps[0])
+        for n_step in range(len(schedulers[0].timesteps)):
+            for which in sorted(range(len(schedulers)), reverse=(n + n_step) % 2 == 1):
+                scheduler = schedulers[which]
+                t = scheduler.timesteps[n_step]
+                begun = time.thread_time()
                 scheduler.step(sample, t, sample)
-            own.append((time.thread_time() - begun) / len(scheduler.timesteps) * 1e6)
-    return [min(own) for own in found]
+                found[which][n_step].append((time.thread_time() - begun) * 1e6)
+    return [statistics.mean(sorted(own)[len(own) // 10] for own in each if own) for each in found]
 
 
 def main() -> None:
@@ -69,7 +76,7 @@ def main() -> None:
         plain, ours = step_us((scheduler, fixed.scheduler))
         lines = sum(code.lines for code in codes.values())
         print(
-            f"| {name} | {before} | {after} | {lines} | {plain:.0f} | {ours:.0f} | {ours / plain:.2f} |",
+            f"| {name} | {before} | {after} | {lines} | {plain:.0f} | {ours:.0f} | {ours / plain:.3f} |",
             flush=True,
         )
 

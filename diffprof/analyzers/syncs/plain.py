@@ -29,28 +29,6 @@ from diffprof.model.recording.source_text import dotted, quoted
 
 _NUMBERS = '''
 def _number_timesteps(scheduler):
-    """Hand `step` its timestep as a number, with which it indexes tables that are on the CPU."""
-    cls = type(scheduler)
-
-    class NumberTimesteps(cls):
-        @functools.wraps(cls.set_timesteps)
-        def set_timesteps(self, *args, **kwargs):
-            super().set_timesteps(*args, **kwargs)
-            self.read, self.numbers = self.timesteps, self.timesteps.tolist()  # once, before the loop
-
-        @functools.wraps(cls.step)
-        def step(self, {arguments}, *args, **kwargs):
-            if isinstance({timestep}, torch.Tensor):  # a view of `timesteps`: its address says which
-                offset = {timestep}.data_ptr() - self.read.data_ptr()
-                place = offset // {timestep}.element_size()
-                {timestep} = self.numbers[place] if 0 <= place < len(self.numbers) else {timestep}
-            return super().step({arguments}, *args, **kwargs)
-
-    scheduler.__class__ = functools.update_wrapper(NumberTimesteps, cls, updated=())  # it keeps its name
-'''
-
-_SEVERAL_NUMBERS = '''
-def _number_timesteps(scheduler):
     """Hand `step` its timesteps as numbers, with which it indexes tables that are on the CPU."""
     cls = type(scheduler)
 
@@ -58,19 +36,15 @@ def _number_timesteps(scheduler):
         @functools.wraps(cls.set_timesteps)
         def set_timesteps(self, *args, **kwargs):
             super().set_timesteps(*args, **kwargs)
-            self.read, self.numbers = self.timesteps, self.timesteps.tolist()  # once, before the loop
+            self.read = self.timesteps  # what a loop hands on are views of them: an address says which
+            self.known = dict(zip([each.data_ptr() for each in self.read], self.read.tolist()))
 
         def number(self, timestep):
-            if not isinstance(timestep, torch.Tensor):
-                return timestep
-            # A view of `timesteps`: its address says which.
-            place = (timestep.data_ptr() - self.read.data_ptr()) // timestep.element_size()
-            return self.numbers[place] if 0 <= place < len(self.numbers) else timestep
+            known = hasattr(timestep, "data_ptr")
+            return self.known.get(timestep.data_ptr(), timestep) if known else timestep
 
         @functools.wraps(cls.step)
-        def step(self, {arguments}, *args, **kwargs):
-            for name in kwargs.keys() & {keywords}:
-                kwargs[name] = self.number(kwargs[name])
+        def step(self, {arguments}, *args, **kwargs):{more}
             return super().step({looked_up}, *args, **kwargs)
 
     scheduler.__class__ = functools.update_wrapper(NumberTimesteps, cls, updated=())  # it keeps its name
@@ -85,30 +59,44 @@ def _host_timesteps(scheduler):
         @functools.wraps(cls.set_timesteps)
         def set_timesteps(self, *args, **kwargs):
             super().set_timesteps(*args, **kwargs)
-            self.on_device, self.on_host = self.timesteps, self.timesteps.cpu()  # before the loop
-            self.each = {each}
-
-        def on_cpu(self, timestep):
-            if not isinstance(timestep, torch.Tensor):
-                return timestep
-            # A view of `timesteps`: its address says which.
-            offset = timestep.data_ptr() - self.on_device.data_ptr()
-            place = offset // timestep.element_size()
-            return self.each[place] if 0 <= place < len(self.each) else timestep
-{methods}
+            self.read, self.on_host = self.timesteps, self.timesteps.cpu()  # once, before the loop
+            # What a loop hands on are views of them: an address says which.
+            self.known = dict(zip([each.data_ptr() for each in self.read], self.on_host{numbers})){given}
+{lookup}{methods}
     scheduler.__class__ = functools.update_wrapper(HostTimesteps, cls, updated=())  # it keeps its name
 '''
+
+_ENTRY_OF_ONE = """
+        @functools.wraps(cls.{method})
+        def {method}(self, {arguments}, *args, **kwargs):
+            known = self.known.get(timestep.data_ptr()) if hasattr(timestep, "data_ptr") else timestep
+            if known is None or self.timesteps is not self.read:
+                return super().{method}({arguments}, *args, **kwargs)
+            self.timesteps = {table}
+            try:
+                return super().{method}({looked_up}, *args, **kwargs)
+            finally:
+                self.timesteps = self.read
+"""
 
 _ENTRY = """
         @functools.wraps(cls.{method})
         def {method}(self, {arguments}, *args, **kwargs):
-            if self.timesteps is not self.on_device:
+            if self.timesteps is not self.read:
                 return super().{method}({arguments}, *args, **kwargs){more}
-            self.timesteps{keep} = self.on_host{given}
+            self.timesteps = {table}
             try:
                 return super().{method}({looked_up}, *args, **kwargs)
             finally:
-                self.timesteps = self.on_device
+                self.timesteps = self.read
+"""
+
+_LOOKUP = """
+        def on_cpu(self, timestep):
+            if not hasattr(timestep, "data_ptr"):
+                return timestep
+            place = timestep.data_ptr()
+            return self.known[place] if place in self.known else timestep.cpu()
 """
 
 _HOST_TABLES = '''
@@ -124,11 +112,13 @@ def _tables_on_host(scheduler):
     scheduler.__class__ = functools.update_wrapper(HostTables, cls, updated=())  # it keeps its name
 '''
 
+_GIVEN = """
+            self.given = dict(zip(self.known.values(), self.read))"""
+
 _COMPUTING = """
-        @functools.wraps(cls.{method})
-        def {method}(self, timestep, *args, **kwargs):
+        def {method}(self, timestep{more}):
             # It computes with the timestep: with that of the device, as before.
-            return super().{method}(self.given, *args, **kwargs)
+            return super().{method}(self.given.get(timestep, timestep){more})
 """
 
 
@@ -148,45 +138,65 @@ def host_timesteps(rows: Sequence[SyncRow], schedulers: Iterable[str]) -> Code |
         given = arguments["step"]
         steps = [source.methods["step"] for source in entered.values()]
         more = dict.fromkeys(name for step in steps for name in optional_timesteps(step))
-        text = (_SEVERAL_NUMBERS if more else _NUMBERS).format(
+        text = _NUMBERS.format(
             arguments=", ".join(given),
-            timestep=given[-1],
-            keywords=_set_of(more),
+            more=_more(more, "number"),
             looked_up=", ".join([*given[:-1], f"self.number({given[-1]})"]),
         )
         return _code(text, "_number_timesteps", schedulers)
     computing = sorted({name for use in uses for name in use.computing})
-    written = [_entry(methods[name], given, keep=bool(computing)) for name, given in arguments.items()]
-    written += [_COMPUTING.format(method=name) for name in computing]
+    one = all(_is_of_one(method) for method in methods.values())
+    listed = number and all(use.listed for use in uses)
+    table = (
+        "self.on_host if self.step_index is None else [*self.known.values()]" if listed else "self.on_host"
+    )
+    written = [_entry(methods[name], given, table, one=one) for name, given in arguments.items()]
+    written += [
+        _computing(name, [source.methods[name] for source in entered.values() if name in source.methods])
+        for name in computing
+    ]
     definitions = _ON_HOST.format(
         entries=" and ".join(f"`{name}`" for name in arguments),
-        each="self.on_host.tolist()" if number else "list(self.on_host)",
+        numbers=".tolist()" if number else "",
+        given=_GIVEN if computing else "",
+        lookup="" if one else _LOOKUP,
         methods="".join(written),
     )
     return _code(definitions, "_host_timesteps", schedulers)
 
 
+def _computing(name: str, methods: Iterable[ast.FunctionDef]) -> str:
+    alone = all([each.arg for each in method.args.args] == ["self", "timestep"] for method in methods)
+    return _COMPUTING.format(method=name, more="" if alone else ", *args, **kwargs")
+
+
 _MORE = """
             for name in kwargs.keys() & {names}:
-                kwargs[name] = self.on_cpu(kwargs[name])"""
+                kwargs[name] = self.{lookup}(kwargs[name])"""
 
 
-def _set_of(names: Iterable[str]) -> str:
-    """As Python source."""
-    return "{" + ", ".join(map(quoted, names)) + "}"
+def _more(names: Iterable[str], lookup: str) -> str:
+    """What looks up timesteps that are handed on by their names."""
+    given = "{" + ", ".join(map(quoted, names)) + "}"
+    return _MORE.format(names=given, lookup=lookup) if names else ""
 
 
-def _entry(method: ast.FunctionDef, arguments: Sequence[str], *, keep: bool) -> str:
-    """keep: whether the timestep of the device is remembered, for methods that compute with it."""
-    more = optional_timesteps(method)
-    looked_up = [f"self.on_cpu({name})" if is_timestep(name) else name for name in arguments]
-    return _ENTRY.format(
+def _is_of_one(method: ast.FunctionDef) -> bool:
+    """Whether a method can be handed one timestep alone, as most of them are."""
+    given = list(filter(is_timestep, arguments_to_timestep(method)))
+    return given == ["timestep"] and not optional_timesteps(method)
+
+
+def _entry(method: ast.FunctionDef, arguments: Sequence[str], table: str, *, one: bool) -> str:
+    """table: of the timesteps, while the method runs. one: whether none of the methods is handed several."""
+    lookup = "known" if one else "self.on_cpu({})"
+    looked_up = [lookup.format(name) if is_timestep(name) else name for name in arguments]
+    return (_ENTRY_OF_ONE if one else _ENTRY).format(
         method=method.name,
-        more=_MORE.format(names=_set_of(more)) if more else "",
+        more=_more(optional_timesteps(method), "on_cpu"),
         arguments=", ".join(arguments),
         looked_up=", ".join(looked_up),
-        keep=", self.given" if keep else "",
-        given=f", {next(filter(is_timestep, arguments))}" if keep else "",
+        table=table,
     )
 
 

@@ -27,11 +27,13 @@ _TABLE = "timesteps"
 @dataclass(frozen=True)
 class TimestepUse:
     """number: a Python number will do, which only indexes, is compared, and added to. searches: the table of
-    timesteps is looked into as well. computing: methods whose result takes part in what is computed: they
-    need the timestep of the device. inline: `step` itself computes with it."""
+    timesteps is looked into as well. listed: once the first step was found, a list of numbers will do for
+    that table. computing: methods whose result takes part in what is computed: they need the timestep of the
+    device. inline: `step` itself computes with it."""
 
     number: bool
     searches: bool
+    listed: bool
     computing: tuple[str, ...]
     inline: bool
 
@@ -50,7 +52,10 @@ def timestep_use(methods: Mapping[str, ast.FunctionDef], entry: str = "step") ->
     reader = _Reader(methods, entry, computing)
     reader.call(entry, tags)
     number = reader.number and len(given) == 1
-    return TimestepUse(number, reader.searches, computing, bool(result & {entry, _TABLE}))
+    later = _Reader(methods, entry, computing, later=True)
+    later.call(entry, tags)
+    inline = bool(result & {entry, _TABLE})
+    return TimestepUse(number, reader.searches, number and later.listed, computing, inline)
 
 
 def arguments_to_timestep(method: ast.FunctionDef) -> list[str]:
@@ -81,12 +86,22 @@ def is_timestep(name: str) -> bool:
 class _Reader:
     """Follows the timestep through the methods of a class."""
 
-    def __init__(self, methods: Mapping[str, ast.FunctionDef], entry: str, elsewhere: Iterable[str]) -> None:
-        """elsewhere: methods that are given another timestep, and not followed."""
+    def __init__(
+        self,
+        methods: Mapping[str, ast.FunctionDef],
+        entry: str,
+        elsewhere: Iterable[str],
+        *,
+        later: bool = False,
+    ) -> None:
+        """elsewhere: methods that are given another timestep, and not followed. later: whether to read what
+        the steps behind the first one run."""
         self.methods = methods
         self.entry = entry
         self.elsewhere = frozenset(elsewhere)
+        self.later = later
         self.number = True
+        self.listed = True
         self.searches = False
         self.attributes: dict[str, Tags] = {"timesteps": frozenset((_TABLE,))}
         self.open: list[str] = []
@@ -98,6 +113,9 @@ class _Reader:
         self.open.append(name)
         names = dict(given)
         body = list(_statements(self.methods[name].body))
+        if self.later:
+            once = {id(each) for node in body for each in _statements(_in_the_first_step(node))}
+            body = [node for node in body if id(node) not in once]
         skipped = {id(each) for node in body for each in _statements(_for_tensors(node))}
         before: object = None
         result = _NONE
@@ -149,7 +167,11 @@ class _Reader:
             return self.called(node, names)
         if isinstance(node, ast.Subscript):  # what a table holds at a timestep does not follow from it
             self.of(node.slice, names)
-            return self.of(node.value, names)
+            listed = self.listed
+            found = self.of(node.value, names)
+            if _is_own_table(node.value) and not isinstance(node.slice, ast.Slice | ast.Tuple):
+                self.listed = listed
+            return found
         if isinstance(node, ast.Compare):
             self.all([node.left, *node.comparators], names)
             return _NONE
@@ -158,7 +180,7 @@ class _Reader:
             return self.all([node.body, node.orelse], names)
         if isinstance(node, ast.BinOp):
             found = self.all([node.left, node.right], names)
-            self.number &= self.entry not in found or isinstance(node.op, _WHOLE)
+            self.needs_tensor(_NONE if isinstance(node.op, _WHOLE) else found)
             return found
         if node is None or isinstance(node, ast.Constant | ast.Lambda | ast.JoinedStr):
             return _NONE
@@ -171,25 +193,33 @@ class _Reader:
         if _is_own(node):
             found = self.attributes.get(node.attr, _NONE)
             self.searches |= node.attr == _TABLE
+            self.listed &= node.attr != _TABLE
             return found
+        self.listed &= not _is_own_table(node.value)
         return _NONE if node.attr in NOT_VALUES else self.of(node.value, names)
+
+    def needs_tensor(self, tags: Tags) -> None:
+        """A number will not do where a value of these tags is."""
+        self.number &= self.entry not in tags
+        self.listed &= _TABLE not in tags
 
     def called(self, node: ast.Call, names: dict[str, Tags]) -> Tags:
         given = [*node.args, *(each.value for each in node.keywords)]
         if isinstance(node.func, ast.Name) and node.func.id in ("len", "isinstance", "int", "float"):
             if node.func.id == "isinstance":  # `step` may refuse numbers
                 asks_int = any(isinstance(n, ast.Name) and n.id == "int" for n in ast.walk(node.args[1]))
-                self.number &= not (asks_int and self.entry in self.of(node.args[0], names))
+                asked = self.of(node.args[0], names)
+                self.needs_tensor(asked if asks_int else _NONE)
             elif node.func.id != "len":
                 self.all(given, names)
             return _NONE
         if isinstance(node.func, ast.Attribute) and _is_own(node.func):
             if node.func.attr in self.methods:
                 return self.method(node, names)
-            self.number &= self.entry not in self.all(given, names)
+            self.needs_tensor(self.all(given, names))
             return _NONE  # a function that the scheduler was given: what it makes of it is its own
         found = self.all([node.func, *given], names)
-        self.number &= self.entry not in found
+        self.needs_tensor(found)
         return found
 
     def method(self, node: ast.Call, names: dict[str, Tags]) -> Tags:
@@ -207,6 +237,16 @@ def _for_tensors(node: ast.stmt) -> Sequence[ast.stmt]:
     """What runs only `if isinstance(x, torch.Tensor)`, and so not for a number."""
     wanted = isinstance(node, ast.If) and ast.unparse(node.test).startswith("isinstance(")
     return node.body if wanted and ast.unparse(node.test).endswith(", torch.Tensor)") else ()  # type: ignore[attr-defined]
+
+
+def _in_the_first_step(node: ast.stmt) -> Sequence[ast.stmt]:
+    """What runs only `if self.step_index is None`."""
+    first = isinstance(node, ast.If) and ast.unparse(node.test) == "self.step_index is None"
+    return node.body if first else ()  # type: ignore[attr-defined]
+
+
+def _is_own_table(node: ast.expr) -> bool:
+    return isinstance(node, ast.Attribute) and _is_own(node) and node.attr == _TABLE
 
 
 def _is_own(node: ast.Attribute) -> bool:
