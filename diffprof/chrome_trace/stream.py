@@ -133,11 +133,11 @@ class TraceStream:
         with file, gzip.GzipFile(fileobj=file) if magic == GZIP_MAGIC else file as stream:
             yield from self._events(cast("IO[bytes]", stream))
 
-    def _read(self, stream: IO[bytes]) -> bytes:
+    def _read(self, stream: IO[bytes], at_least: int = 0) -> bytes:
         if self.truncated:
             return b""
         pieces: list[bytes] = []
-        missing = CHUNK_BYTES
+        missing = max(CHUNK_BYTES, at_least)
         try:
             # read() would lose what comes before a damaged place.
             while missing > 0 and (piece := stream.read1(missing)):  # type: ignore[attr-defined]
@@ -153,10 +153,12 @@ class TraceStream:
 
     def _events(self, stream: IO[bytes]) -> Iterator[list[Event]]:
         buffer, bare = self._to_first_event(stream)
-        at_end = False
+        at_end, found = False, True
         while True:
             if not at_end:
-                block = self._read(stream)
+                # As much again where an event is longer than all of it: read over in chunks, its time would
+                # grow with the square of its length.
+                block = self._read(stream, 0 if found else len(buffer))
                 at_end = not block
                 buffer += block
             if buffer[:64].lstrip()[:1] == b"]":

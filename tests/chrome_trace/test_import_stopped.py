@@ -18,6 +18,7 @@ from diffprof.model.report import load_report
 from diffprof.scanning.importing import record_trace
 from diffprof.views.verdict import verdict
 from tests.chrome_trace.generate import generate
+from tests.cli.conftest import Run, run  # noqa: F401
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
@@ -51,10 +52,10 @@ def trace(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def importing(trace: Path) -> Iterator[subprocess.Popen[str]]:
-    """`diffprof import`, which waits for a line before and after each chunk of events."""
+def importing(trace: Path, code: str = WAITS_AROUND_EACH_CHUNK) -> Iterator[subprocess.Popen[str]]:
+    """`diffprof import`, which waits for a line before and after each chunk of events, or as `code` says."""
     with subprocess.Popen(
-        [sys.executable, "-c", WAITS_AROUND_EACH_CHUNK, "import", trace.name],
+        [sys.executable, "-c", code, "import", trace.name],
         cwd=trace.parent,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -103,6 +104,44 @@ def test_what_was_read_is_stored_and_says_that_it_is_partial(trace: Path) -> Non
 
 def work(recording: Recording) -> int:
     return sum(row.count for row in recording.kernels or ())
+
+
+WAITS_BEFORE_THE_REPORT = """
+import sys
+from diffprof.cli import main
+from diffprof.scanning import runs
+
+def wait(*args, **more):
+    print("WAITING", file=sys.stderr, flush=True)
+    sys.stdin.readline()
+
+runs.save_report = wait
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "code", [WAITS_AROUND_EACH_CHUNK, WAITS_BEFORE_THE_REPORT], ids=["reading", "storing"]
+)
+def test_one_that_is_killed_leaves_nothing_that_looks_like_a_run(
+    trace: Path,
+    run: Run,  # noqa: F811
+    code: str,
+) -> None:
+    with importing(trace, code) as process:
+        wait(process)
+        process.kill()
+        process.communicate(timeout=120)
+    traces = trace.parent / "traces"
+    left = list(traces.iterdir()) if traces.exists() else []
+    assert len(left) == (code == WAITS_BEFORE_THE_REPORT)
+    assert not [file for folder in left for file in folder.glob("report.json*")]
+    listed = run("runs")
+    for folder in left:
+        assert f"traces/{folder.name} holds no report: a command that wrote it was ended." in listed.stderr
+        assert folder.name not in listed.stdout
+        assert f"removed traces/{folder.name}" in run("runs", "--clean").stderr
+    assert not traces.exists() or not list(traces.iterdir())
 
 
 def test_a_second_one_ends_it_at_once(trace: Path) -> None:
