@@ -48,10 +48,11 @@ def command(runs: tuple[str, ...], port: int | None, no_serve: bool, traces: Pat
                 written += prepare(folder)
             except DiffprofError as error:
                 unwritten.append(error)
-    for failed in unwritten:
+    none_written = len(unwritten) == len(folders)
+    for failed in unwritten[none_written:]:
         say(f"warning: {failed.what}")
-    if unwritten and len(unwritten) == len(folders):
-        raise unwritten[0]
+    if unwritten and none_written:
+        raise unwritten[0]  # which says the first
     say(f"{plural(len(folders), 'run')}; files written for {written}.")
     if no_serve:
         return

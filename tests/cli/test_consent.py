@@ -44,6 +44,27 @@ def test_a_run_from_elsewhere_is_refused_where_nobody_can_be_asked(
     assert not (tmp_path / "RAN").exists()
 
 
+@pytest.mark.parametrize("kind", ["factory", "script"])
+def test_a_target_that_changed_after_its_scan_is_not_built_unasked(
+    run: Run, tmp_path: Path, kind: str
+) -> None:
+    file = tmp_path / "make.py"
+    file.write_text("def make(): ...\n")
+    report = of_factory(file, tmp_path / "traces" / "20260102-030405-make")
+    if kind == "script":
+        target = replace(report.recording.target, spec=str(file), kind="script")
+        report = save_report(
+            make_report(replace(report.recording, target=target)),
+            tmp_path / "traces" / "20260102-030406-make",
+        )
+    file.write_text(f"open({str(tmp_path / 'RAN')!r}, 'w')\n")
+    result = run("fix", report.path, "--apply")
+    assert result.exit_code == 2
+    assert f"{file} is not the file that was scanned: it has changed." in result.stderr
+    assert "--yes says that it may be run" in result.stderr
+    assert not (tmp_path / "RAN").exists()
+
+
 @pytest.mark.slow
 def test_yes_lets_it_run(evil: Report, run: Run, tmp_path: Path) -> None:
     result = run("fix", evil.path, "--apply", "--yes")

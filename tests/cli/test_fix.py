@@ -196,6 +196,18 @@ def test_a_diff_that_is_piped_has_the_bytes_of_the_file(run, rescanned, tmp_path
     )
 
 
+@pytest.mark.parametrize("more", [(), ("--apply",), ("--apply", "--yes")], ids=["shown", "written", "agreed"])
+def test_a_file_that_changed_after_its_scan_is_not_patched(run, rescanned, tmp_path, more):
+    file = of_the_user(tmp_path, b"for t in ts:\n    torch.cuda.synchronize()\n    x = t\n", 2)
+    changed = b"import torch\nfor t in ts:\n    torch.cuda.synchronize()\n    x = t\n"
+    file.write_bytes(changed)
+    result = run("fix", "--patch", str(file), *more)
+    assert result.exit_code == 2
+    assert "changed since the scan" in result.stderr
+    assert file.read_bytes() == changed
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["mine.py", "traces"]
+
+
 def test_a_file_of_the_user_is_patched_only_when_asked_to(run, rescanned, tmp_path):
     file = of_the_user(
         tmp_path, b"import torch\n\nfor t in ts:\n    torch.cuda.synchronize()\n    x = t\n", 4

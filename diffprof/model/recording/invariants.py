@@ -23,6 +23,8 @@ DEEPEST = 64
 """Levels of what a call was given."""
 COLUMNS = ("kind", "module", "host_us", "device_us", "stream", "sync")
 """Of a timeline, one entry per event."""
+SOME_COLUMNS = ("settle_us", "late_us")
+"""As many, or none."""
 ALONG_KINDS = ("now_us", "half_us", "sdpa_us", "qkv_us", "compiled_us", "int8_us")
 """Columns of `KindCosts`, one entry per kind of the timeline or none."""
 NOT_NEGATIVE = frozenset({"count", "calls", "step", "steps", "line", "ops", "pending_limit"})
@@ -54,9 +56,10 @@ def _faults(recording: Recording) -> Iterator[str]:
 
 def _timeline(timeline: Timeline, waits: int) -> Iterator[str]:
     events = len(timeline.host_us)
-    for name in COLUMNS:
-        if len(getattr(timeline, name)) != events:
-            yield f"timeline.{name} has {len(getattr(timeline, name))} entries for {events} events"
+    for name in (*COLUMNS, *SOME_COLUMNS):
+        entries = len(getattr(timeline, name))
+        if entries != events and (entries or name in COLUMNS):
+            yield f"timeline.{name} has {entries} entries for {events} events"
     for name, least, most, what in (
         ("kind", -1, len(timeline.kinds), "kinds"),
         ("module", -1, len(timeline.modules), "modules"),

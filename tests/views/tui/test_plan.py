@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import threading
 from functools import partial
@@ -57,6 +58,41 @@ def test_apply_says_what_it_lacks_and_asks_the_command_for_the_checked(drive: Dr
     folder = "traces/20260102-030405-sdxl"
     assert pane.command()[:5] == ["fix", folder, "--apply", "--traces", "t"]
     assert pane.command()[5:] == ["--select", "other-model", "--select", "host-timesteps", "--lossy", "--yes"]
+
+
+@pytest.mark.parametrize("why", ["elsewhere", "changed"])
+def test_what_may_be_somebody_else_s_is_doubted_before_it_is_built(
+    why: str, drive: Drive, fixed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, own = tmp_path / "make.py", tmp_path / "traces"
+    file.write_text("def make(): ...\n")
+    evidence = reports.full().recording
+    target = replace(evidence.target, spec=f"{file}:make", kind="factory")
+    sources = {str(file): hashlib.sha256(file.read_bytes()).hexdigest()}
+    report = replace(reports.full(), recording=replace(evidence, target=target, sources=sources))
+    folder = (own if why == "changed" else tmp_path / "theirs") / "20260101-000000-a"
+    stored = save_report(report, folder)
+    doubt = "it may be somebody else's"
+    if why == "changed":
+        file.write_text("import os\n")
+        doubt = "is not the file that was scanned"
+    began: list[list[str]] = []
+    work = partial(Job, program=(sys.executable, "-c", "pass"))
+    monkeypatch.setattr(
+        "diffprof.views.tui.plan_pane.Job", lambda args, title: began.append(args) or work(args, title)
+    )
+
+    async def body(pilot: Pilot) -> None:
+        await pilot.press("6", "A")
+        asked = " ".join((await settled(pilot)).split())
+        assert doubt in asked.replace("│ ", "")
+        assert "which runs the code of that file" in asked
+        assert not began
+        await pilot.press("A")
+        await until(pilot, lambda: began, "begun")
+        assert began[0][-1] == "--yes"
+
+    drive(stored, body, traces=own, size=(300, 40))
 
 
 @pytest.mark.parametrize("keys", [[], ["escape"]], ids=["to the end", "stopped"])
