@@ -346,3 +346,16 @@ def test_a_pipeline_that_scales_what_is_asked_for_makes_the_small_picture() -> N
     pipe = types.SimpleNamespace(default_sample_size=128)
     _make_small_pictures(pipe, Sizes(1024, 1024, 1, 64, 64, 1))
     assert pipe.default_sample_size * 8 == 64
+
+
+def test_a_call_that_names_the_area_of_its_pictures_names_the_small_one() -> None:
+    class Edits:
+        @torch.no_grad()
+        def __call__(self, limit: int = 65_536) -> tuple[int, int, int, bool]:
+            return 1024 * 1024, limit, 65_536, torch.is_grad_enabled()
+
+    made = Edits()
+    _make_small_pictures(made, Sizes(1024, 1024, 1, 64, 32, 1))
+    assert made() == (64 * 32, 65_536, 65_536, False)
+    assert Edits()() == (1024 * 1024, 65_536, 65_536, False)
+    assert type(made).__name__ == "Edits"

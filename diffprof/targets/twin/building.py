@@ -3,8 +3,11 @@ one factor, seeded random weights. Where weights have no values, outputs are com
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
+import math
+import types
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +34,10 @@ SMALL_PARAMETERS = 50_000_000
 
 LARGEST_PARAMETERS = 600_000_000
 """A twin of more is none: it would take gigabytes and minutes."""
+
+
+LEAST_AREA = 512 * 512
+"""Pixels. A smaller number in the code of a call may count something else."""
 
 
 class _TooLarge(NoTwin):
@@ -113,10 +120,36 @@ def _built(scene: PipelineCall, scale: Scale) -> PipelineCall:
 
 
 def _make_small_pictures(made: Any, sizes: Sizes) -> None:
-    """Of a pipeline that brings whatever size is asked for to the area of its own."""
+    """Of a pipeline that brings whatever size is asked for, or a picture that it is given, to an area of its
+    own: one that it holds, or that its call's code names."""
+    made.__class__ = _with_small_areas(type(made), sizes)
     side = getattr(made, "default_sample_size", None)
     if isinstance(side, int):
         made.default_sample_size = max(1, side * sizes.small_height // sizes.height)
+
+
+def _with_small_areas(cls: type, sizes: Sizes) -> type:
+    """The class itself, or where its call's code has the area of a large square picture (`1024 * 1024`) one
+    of the same name whose call has the twin's area there."""
+    call = inspect.unwrap(cls.__call__)
+    code = getattr(call, "__code__", None)
+    if code is None or not any(map(_is_area, code.co_consts)):
+        return cls
+    area = sizes.small_height * sizes.small_width
+    small = code.replace(co_consts=tuple(area if _is_area(each) else each for each in code.co_consts))
+    made = types.FunctionType(small, call.__globals__, call.__name__, call.__defaults__, call.__closure__)
+    functools.update_wrapper(made, call)
+    del made.__wrapped__
+    own = {"__call__": torch.no_grad()(made), "__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    return type(cls.__name__, (cls,), own)
+
+
+def _is_area(value: object) -> bool:
+    """Whether it counts the pixels of a square picture, of 512 px or more by 64 px."""
+    if not isinstance(value, int) or value < LEAST_AREA:
+        return False
+    side = math.isqrt(value)
+    return side**2 == value and side % 64 == 0
 
 
 def _twins(pipe: Pipeline, scale: Scale) -> dict[int, Any]:
