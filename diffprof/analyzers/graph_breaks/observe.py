@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -118,7 +118,7 @@ def observing(pipe: Pipeline) -> Iterator[list[Compilable]]:
                 part = Compilable(label, component, method, role(name, component))
                 part.compiled = compiled_inside(component)
                 parts.append(part)
-                _follow(part, tracker, stack)
+                _follow(part, components(pipe).values(), tracker, stack)
         # Around what follows the calls, so that a call is taken down within its phase.
         stack.enter_context(tracker.watching(pipe))
         yield parts
@@ -145,8 +145,10 @@ def _methods(name: str, component: Any) -> Iterator[str]:
     yield from (m for m in _METHODS.get(what, ()) if callable(getattr(component, m, None)))
 
 
-def _follow(part: Compilable, tracker: PhaseTracker, stack: ExitStack) -> None:
-    """Note every call. A module is followed by hooks, a method by an attribute of the object."""
+def _follow(part: Compilable, others: Collection[Any], tracker: PhaseTracker, stack: ExitStack) -> None:
+    """Note every call. A module is followed by hooks. A method is followed on the class, or on the object
+    where it has one of its own: so a copy that the pipeline makes is followed too, and is not bound to the
+    original."""
     note = _noting(part, tracker)
     if part.method == "__call__":
         pending: list[tuple[Signature, Callable[[], None]]] = []
@@ -167,13 +169,18 @@ def _follow(part: Compilable, tracker: PhaseTracker, stack: ExitStack) -> None:
         for handle in handles:
             stack.callback(handle.remove)
         return
-    original = getattr(part.owner, part.method)
+    own = part.method in vars(part.owner)
+    place = part.owner if own else type(part.owner)
+    original = getattr(place, part.method)
 
     @functools.wraps(original)
     def followed(*args: Any, **kwargs: Any) -> Any:
+        called = part.owner if own else args[0]
+        if called is not part.owner and any(called is each for each in others):
+            return original(*args, **kwargs)
         if part.state is None and not isinstance(part.owner, torch.nn.Module):
-            part.state = _attributes(part.owner, without=part.method)
-        given = signature((args, kwargs))
+            part.state = _attributes(called, without=part.method)
+        given = signature((args if own else args[1:], kwargs))
         close = _inside(part)
         try:
             output = original(*args, **kwargs)
@@ -182,7 +189,7 @@ def _follow(part: Compilable, tracker: PhaseTracker, stack: ExitStack) -> None:
         note(given, output)
         return output
 
-    stack.enter_context(replaced(part.owner, part.method, followed))
+    stack.enter_context(replaced(place, part.method, followed))
 
 
 def _inside(part: Compilable) -> Callable[[], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import signal
@@ -10,9 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import UniPCMultistepScheduler
 
 import diffprof
 from diffprof.analyzers.graph_breaks.causes import kind_of
+from diffprof.analyzers.graph_breaks.observe import observing
 from diffprof.analyzers.graph_breaks.probe import probe_graph_breaks
 from diffprof.analyzers.graph_breaks.rules import side_effect_in_graph
 from diffprof.model.errors import UsageError
@@ -314,3 +317,21 @@ def test_a_varied_size_recompiles_and_the_call_is_given_back() -> None:
     assert (row.component, row.kind, row.count) == ("one", "shape", 1)
     assert "mark_dynamic" in row.stopped_by
     assert scene.kwargs == kwargs
+
+
+def test_copies_of_a_scheduler_are_followed_and_step_on_their_own() -> None:
+    """As SkyReels does, with a scheduler for each frame."""
+    scheduler = UniPCMultistepScheduler()
+    pipe = Pipe(scheduler=scheduler)
+    with observing(pipe) as parts:
+        scheduler.set_timesteps(3)
+        frames = [copy.deepcopy(scheduler) for _ in range(2)]
+        for timestep in scheduler.timesteps:
+            for frame in frames:
+                frame.step(torch.ones(1), timestep, torch.ones(1))
+    assert [frame.step_index for frame in frames] == [3, 3]
+    assert scheduler.step_index is None
+    (part,) = [each for each in parts if each.name == "scheduler.step"]
+    assert sum(call.in_loop for call in part.calls) > 0
+    assert "step" not in vars(scheduler)
+    assert "followed" not in repr(UniPCMultistepScheduler.step)
