@@ -64,7 +64,7 @@ class LaunchedWait:
     stream: int | None = None
 
 
-Phase = tuple[int, str, int | None, str | None]
+Phase = tuple[int, str, int | None, str | None, str | None]
 """First item, name, step and part of a phase."""
 
 
@@ -517,11 +517,11 @@ class Assembly:
 def spans(call: Call, starts: Mapping[int, int]) -> tuple[PhaseSpan, ...]:
     """starts: item at which a stretch begins -> its first event."""
     found = []
-    marks = [*call.phases, (len(call.items), "", None, None)]
-    for (first, name, step, part), (last, *_) in itertools.pairwise(marks):
+    marks = [*call.phases, (len(call.items), "", None, None, None)]
+    for (first, name, step, part, block), (last, *_) in itertools.pairwise(marks):
         begin, end = starts[first], starts[last]
         if end > begin:
-            found.append(PhaseSpan(name=name, step=step, part=part, first=begin, last=end))
+            found.append(PhaseSpan(name=name, step=step, part=part, block=block, first=begin, last=end))
     return tuple(found)
 
 

@@ -79,7 +79,7 @@ def _again(call: Call) -> Iterator[int]:
     It begins with the first module that is entered again, not too often. Denoisers are left whole: compiled,
     each of their calls is a graph."""
     ends = [*(first for first, *_ in call.phases[1:]), len(call.items)]
-    for (first, _, _, part), last in zip(call.phases, ends, strict=True):
+    for (first, _, _, part, _), last in zip(call.phases, ends, strict=True):
         if part is not None:
             continue
         entered: dict[str | None, list[int]] = {}
@@ -150,8 +150,8 @@ def _sketch(course: Course, columns: Sequence[EventColumns]) -> Timeline:
         stream=nothing,
         sync=nothing,
         phases=tuple(
-            PhaseSpan(name=name, step=step, part=part, first=first, last=last)
-            for (first, name, step, part), last in zip(course.phases, ends, strict=True)
+            PhaseSpan(name=name, step=step, part=part, block=block, first=first, last=last)
+            for (first, name, step, part, block), last in zip(course.phases, ends, strict=True)
             if last > first
         ),
     )

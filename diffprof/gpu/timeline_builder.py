@@ -137,7 +137,9 @@ class TimelineBuilder:
         self._modules.append(module)
         self._lines.append(None)
 
-    def phase(self, name: str, step: int | None = None, part: str | None = None) -> None:
+    def phase(
+        self, name: str, step: int | None = None, part: str | None = None, block: str | None = None
+    ) -> None:
         """Another phase begins."""
         if self._step is not None and step != self._step:
             self._end_step()
@@ -145,7 +147,7 @@ class TimelineBuilder:
             self._worked.add(step)
         self._step = step
         self.memory_log.enter(name, step)
-        self._phases.append((len(self._items), name, step, part))
+        self._phases.append((len(self._items), name, step, part, block))
 
     def _end_step(self) -> None:
         """What follows the last scheduler step is no step of its own."""

@@ -7,9 +7,9 @@ import functools
 import inspect
 import sys
 import types
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import CodeType, FrameType
 from typing import Any
 
@@ -31,11 +31,13 @@ def _never_compiled(hook: Callable[..., None]) -> Callable[..., None]:
 
 @dataclass(frozen=True)
 class Phase:
-    """encode, prepare, denoise (with step and part: denoiser, scheduler or None), decode, postprocess."""
+    """encode, prepare, denoise (with step and part: denoiser, scheduler or None), decode, postprocess. block:
+    the innermost block that runs, of a pipeline that is made of blocks."""
 
     name: str
     step: int | None = None
     part: str | None = None
+    block: str | None = None
 
 
 @dataclass
@@ -54,10 +56,12 @@ class PhaseTracker:
     """Whether a scheduler's step has ended since the last `set_timesteps`."""
     after: str = "prepare"
     """The phase of what runs between the parts: before the loop, after a decoding, after the last of all."""
+    block: str | None = None
     _nested: list[Phase] = field(default_factory=list)
     _wrapped: set[tuple[Any, str]] = field(default_factory=set)
 
     def _set(self, phase: Phase) -> None:
+        phase = replace(phase, block=self.block)
         if phase != self.current:
             self.current = phase
             if self.on_change:
@@ -120,6 +124,7 @@ class PhaseTracker:
             pipes = (pipe, *_nested_pipelines(pipe))
             for each in pipes:
                 self._watch_methods(each, undo)
+                self._watch_blocks(each, undo)
             for name, part in components(pipe).items():
                 self._watch_component(role(name, part), part, undo)
             undo.callback(self.steps.end)
@@ -134,6 +139,27 @@ class PhaseTracker:
             for method in ("postprocess", "postprocess_video"):
                 if callable(getattr(part, method, None)):
                     self._wrap(part, method, "postprocess", None, undo)
+
+    def _watch_blocks(self, pipe: Pipeline, undo: ExitStack) -> None:
+        """The blocks that a pipeline is made of, by name; a block may be made of others."""
+        blocks = [each for part in vars(pipe).values() for each in _blocks(part)]
+        names = {id(block): name for name, block in blocks}
+
+        def called(original: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(original)
+            def wrapped(block: Any, *args: Any, **kwargs: Any) -> Any:
+                outer, self.block = self.block, names.get(id(block), self.block)
+                self._set(self.current)
+                try:
+                    return original(block, *args, **kwargs)
+                finally:
+                    self.block = outer
+                    self._set(self.current)
+
+            return wrapped
+
+        for cls in {type(block): None for _, block in blocks}:
+            undo.enter_context(replaced(cls, "__call__", called(cls.__call__)))
 
     def _watch_component(self, what: str, part: Any, undo: ExitStack) -> None:
         if what == "scheduler":
@@ -247,6 +273,14 @@ def _caller() -> FrameType | None:
     while frame is not None and frame.f_code.co_filename in (__file__, contextlib.__file__):
         frame = frame.f_back
     return frame
+
+
+def _blocks(whole: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(name, block) of those in a block, with the names of those around it: `denoise.predict`."""
+    parts = getattr(whole, "sub_blocks", None)
+    for name, block in parts.items() if isinstance(parts, Mapping) else ():
+        yield f"{path}{name}", block
+        yield from _blocks(block, f"{path}{name}.")
 
 
 def _nested_pipelines(pipe: Pipeline) -> Iterator[Any]:

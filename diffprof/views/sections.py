@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
+from diffprof.judge.block_times import block_times
 from diffprof.judge.registry import analyzers
 from diffprof.model.analyzer import Listing, cell
 from diffprof.model.finding import Unchecked
@@ -145,8 +146,28 @@ def _one_compile(row: RecompileRow) -> str:
     return NOT_MEASURED if cost is None or cost.capture_ms is None else milliseconds(cost.capture_ms)
 
 
+def _blocks(recording: Recording) -> Table | None:
+    """Of a pipeline that is made of blocks, what each takes of the call."""
+    found = block_times(recording.timeline) if recording.timeline is not None else ()
+    if not found:
+        return None
+    rows = tuple(
+        (each.name, milliseconds(each.elapsed_ms), milliseconds(each.device_ms), f"{each.waits:,}")
+        for each in found[:MOST_ROWS]
+    )
+    left = len(found) - len(rows)
+    note = "the host's time, waits included, without blocks in the block"
+    return Table(
+        "Blocks of the pipeline",
+        ("block", "time", "device time", "waits"),
+        rows,
+        f"{note}; {plural(left, 'more block')} not shown" if left else note,
+    )
+
+
 SECTIONS: tuple[Callable[[Recording], Table | None], ...] = (
     *TIMES,
+    _blocks,
     memory_table,
     _captures,
     _graph_breaks,

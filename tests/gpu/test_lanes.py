@@ -27,11 +27,11 @@ def call_of(seed: int) -> Call:
     draw = random.Random(seed)
     items, modules, phases = [], [], []
     for step in range(3):
-        phases.append((len(items), "denoise", step, "denoiser"))
+        phases.append((len(items), "denoise", step, "denoiser", None))
         for n in range(draw.randint(1, 60)):
             items.append(draw.choice(OPS))
             modules.append(f"unet.blocks.{n % 3}")
-        phases.append((len(items), "denoise", step, "scheduler"))
+        phases.append((len(items), "denoise", step, "scheduler", None))
         items += [
             OPS[1],
             LaunchedWait("read", draw.randint(1, 2)),

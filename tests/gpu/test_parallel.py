@@ -23,7 +23,7 @@ H100 = load_spec("h100")
 LINEAR = op("linear", [meta(1, 4096, 3072), meta(3072, 3072)], meta(1, 4096, 3072))
 ATTENTION = attention(24, 4096, 4096, 128)
 CALL = Call(
-    [LINEAR, ATTENTION, LINEAR], ["dit.to_q", "dit.attn", "vae.to_q"], [(0, "denoise", 0, "denoiser")]
+    [LINEAR, ATTENTION, LINEAR], ["dit.to_q", "dit.attn", "vae.to_q"], [(0, "denoise", 0, "denoiser", None)]
 )
 
 

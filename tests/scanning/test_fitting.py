@@ -64,7 +64,7 @@ VAE = ModelWeights("vae", "vae", (Group("vae.decoder", (MIB,)),), called=False)
 
 def call_of(*modules: str | None) -> Call:
     return Call(
-        [LINEAR if module else add(8) for module in modules], modules, [(0, "denoise", 0, "denoiser")]
+        [LINEAR if module else add(8) for module in modules], modules, [(0, "denoise", 0, "denoiser", None)]
     )
 
 
@@ -414,7 +414,7 @@ def test_group_offloading_of_fluxs_transformer_comes_in_the_published_order() ->
     call, beside = played.calls[Decoding.WHOLE]
     loop = [n for n, module in enumerate(call.modules) if (module or "").startswith("transformer")]
     items, modules = [call.items[n] for n in loop], [call.modules[n] for n in loop]
-    only = Call(items, modules, [(0, "denoise", 0, "denoiser")])
+    only = Call(items, modules, [(0, "denoise", 0, "denoiser", None)])
     times, peaks, hosts = {}, {}, {}
     for place in (WeightsPlace.LEAF, WeightsPlace.BLOCK, WeightsPlace.LEAF_LOW, WeightsPlace.BLOCK_LOW):
         there = moved(only, (transformer,), {"transformer": place}, [beside[n] for n in loop])
@@ -480,7 +480,7 @@ def test_one_picture_is_not_tried_in_slices() -> None:
 
 
 def test_steps_that_differ_are_taken_at_their_mean() -> None:
-    steps = [("denoise", number, "scheduler") for number in range(3)]
+    steps = [("denoise", number, "scheduler", None) for number in range(3)]
     items = [linear(64, 1024, 1024), linear(640, 1024, 1024), linear(64, 1024, 1024)]
     call = Call(items, ["unet.a"] * 3, [(n, *step) for n, step in enumerate(steps)])
     course = course_of(call, [0] * 3)
@@ -504,9 +504,9 @@ def test_the_length_of_a_call_is_that_of_its_timeline(place: WeightsPlace) -> No
     """Parts that come again are made and costed once; the events are those of the call item by item."""
     modules = [None, *["unet.a", "unet.b", None] * 4, "vae.decoder"]
     items = [add(8), *[LINEAR, LINEAR, add(64)] * 4, add(2048)]
-    phases: list[Phase] = [(0, "encode", None, None), (13, "decode", None, None)]
-    phases += [(3 * n + 1, "denoise", n, "denoiser") for n in range(4)]
-    phases += [(3 * n + 3, "denoise", n, "scheduler") for n in range(4)]
+    phases: list[Phase] = [(0, "encode", None, None, None), (13, "decode", None, None, None)]
+    phases += [(3 * n + 1, "denoise", n, "denoiser", None) for n in range(4)]
+    phases += [(3 * n + 3, "denoise", n, "scheduler", None) for n in range(4)]
     call = Call(items, modules, sorted(phases))
     there = moved(call, (UNET, VAE), dict.fromkeys(("unet", "vae"), place), [0] * 14)
     model = CostModel(GPU, Mode())

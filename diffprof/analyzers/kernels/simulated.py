@@ -105,7 +105,7 @@ class SimulatedKernels(Observer):
 
     def phase(self, phase: Phase) -> None:
         """For `PhaseTracker.on_change`."""
-        self.builder.phase(phase.name, phase.step, phase.part)
+        self.builder.phase(phase.name, phase.step, phase.part, phase.block)
 
     # --- what comes again -----------------------------------------------------------------------------
 

@@ -11,6 +11,8 @@ class PhaseSpan(Row, frozen=True, kw_only=True):
     name: str
     step: int | None = None
     part: str | None = None
+    block: str | None = None
+    """Of a pipeline that is made of blocks, the innermost that runs: `denoise.predict`."""
     first: int = 0
     last: int = 0
     host_us: float | None = None

@@ -328,7 +328,7 @@ def test_copies_of_a_scheduler_are_followed_and_step_on_their_own() -> None:
         frames = [copy.deepcopy(scheduler) for _ in range(2)]
         for timestep in scheduler.timesteps:
             for frame in frames:
-                frame.step(torch.ones(1), timestep, torch.ones(1))
+                frame.step(torch.ones(1, 1, 2), timestep, torch.ones(1, 1, 2))
     assert [frame.step_index for frame in frames] == [3, 3]
     assert scheduler.step_index is None
     (part,) = [each for each in parts if each.name == "scheduler.step"]

@@ -212,7 +212,8 @@ class Whole(SequentialPipelineBlocks):
     block_names = ("denoise",)
 
 
-def test_blocks_that_call_blocks():
+def blocks():
+    """A pipeline of a loop of two blocks, and its call on a device."""
     unet = UNet2DModel(
         sample_size=8,
         in_channels=4,
@@ -231,7 +232,11 @@ def test_blocks_that_call_blocks():
         pipe.sample = torch.ones(1, 4, 8, 8, device=device)
         pipe(output=[])
 
-    observer = watched(pipe, call)
+    return pipe, call
+
+
+def test_blocks_that_call_blocks():
+    observer = watched(*blocks())
     assert observer.steps_seen() == 3
     seen = in_loop(observer.sync_rows())
     assert seen[DDIM, 281] == (1.0, (1, 1, 1), False)
