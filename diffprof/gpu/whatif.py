@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, cached_property
-from itertools import accumulate
+from itertools import accumulate, groupby, pairwise
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ from diffprof.gpu.mode import Mode
 from diffprof.gpu.products import Product, product_of
 from diffprof.gpu.quantized import SCHEMES
 from diffprof.gpu.signatures import OpSignature
+from diffprof.judge.timeline import nearly_repeats
 from diffprof.model.recording import Change, Projection
 
 WORTH = 0.97
@@ -92,13 +93,48 @@ class WhatIf:
 
     # --- asking ---------------------------------------------------------------------------------------
 
-    def total_us(self, *changes: Change, waits: Collection[int] = (), reads: Collection[int] = ()) -> float:
+    def total_us(
+        self, *changes: Change, waits: Collection[int] = (), reads: Collection[int] = (), more: int = 0
+    ) -> float:
         """How long the call takes with these changes made, and without these waits; `reads` are gone with
-        all that they launch. Both are rows of Recording.syncs."""
+        all that they launch. Both are rows of Recording.syncs. more: how often the step that `repeats` comes
+        once more."""
         assembly = self._assembly(self._mode(frozenset(changes)))
-        columns = assembly.columns(self.parts(*changes))
+        parts = self.parts(*changes)
+        if more and self.repeats is not None:
+            parts = [
+                *parts[: self.repeats.stop],
+                *parts[self.repeats.start : self.repeats.stop] * more,
+                *parts[self.repeats.stop :],
+            ]
+        columns = assembly.columns(parts)
         lanes = self._lanes.setdefault(assembly, Lanes(assembly))
         return lanes.total_us(columns, frozenset(waits), frozenset(reads))
+
+    @cached_property
+    def repeats(self) -> range | None:
+        """The parts of the last denoising step that is the one before it again, or nearly; None without one,
+        and where there are several loops."""
+        phases = sorted(self.cut.call.phases, key=lambda phase: phase[0])
+        step_at: dict[int, int | None] = {first: step for first, _, step, _ in phases}
+        begins = sorted({0, *step_at})
+        steps = [
+            (step, [n for n, _ in own])
+            for step, own in groupby(enumerate(begins), key=lambda each: step_at.get(each[1]))
+            if step is not None
+        ]
+        if [step for step, _ in steps] != list(range(len(steps))):
+            return None
+        for (_, before), (_, own) in reversed(list(pairwise(steps))):
+            if [self._own[n] for n in own] == [self._own[n] for n in before]:
+                return range(own[0], own[-1] + 1)
+        columns = list(self._assembly(self.model.mode).columns(self._own))
+        sums = [
+            (sum(float(columns[n].host.sum()) for n in own), sum(float(columns[n].device.sum()) for n in own))
+            for _, own in steps
+        ]
+        near = nearly_repeats(sums)
+        return None if near is None else range(steps[near][1][0], steps[near][1][-1] + 1)
 
     def changes_anything(self, change: Change) -> bool:
         """Whether the call has something that the change is about."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from diffprof.judge.capturing import capturable_said
-from diffprof.judge.figures import call_ms
+from diffprof.judge.figures import call_ms, card_call_ms
 from diffprof.judge.planned_edits import edits_now, with_patches
 from diffprof.judge.pricing import removal
 from diffprof.judge.recipes import recipes
@@ -161,6 +161,24 @@ def _replayed_ms(
     part = sum(row in without.waits for row in waits) / len(waits) if waits else 0.0
     rest = max(0.0, before - after - part * _cost_of_waits(plain))
     return changed.ms - part * _cost_of_waits(changed) - rest * changed.ms / plain.ms
+
+
+def at_card_steps_ms(recording: Recording, fixes: Iterable[str], ms: float) -> float | None:
+    """What a call that takes `ms` with these fixes takes at the model card's steps, where fewer were made:
+    the changes of the setup as they were costed there; what else is saved is saved in every step. None where
+    no step repeats one before."""
+    target, card, now = recording.target, card_call_ms(recording), call_ms(recording)
+    if card is None or now is None or not target.steps or target.card_steps is None:
+        return None
+    changes = {change for fix in fixes if (change := _costed_change(fix, recording)) is not None}
+    if not _is_compiled(recording) and not changes & {Change.COMPILED, Change.COMPILED_BLOCKS}:
+        changes -= BUILT_ON.keys()
+    if changes:
+        made = with_changes(recording, changes)
+        if made is None or made.card_ms is None:
+            return None
+        card, now = made.card_ms, made.ms
+    return max(0.0, card - (now - ms) * target.card_steps / target.steps)
 
 
 def _cost_of_waits(call: Alternative) -> float:

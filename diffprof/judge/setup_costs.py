@@ -37,15 +37,19 @@ def with_changes(recording: Recording, changes: Iterable[Change]) -> Alternative
     first = max((made for made in known if made <= left), key=len, default=None)
     if first is None:
         return None
-    ratio = 1.0
+    ratio, at_card = 1.0, known[first].card_ms
     for change in left - first:
         before = frozenset(base_of(recording, change))
         if before not in known or before | {change} not in known:
             return None
-        ratio *= known[before | {change}].ms / known[before].ms
+        without, made = known[before], known[before | {change}]
+        ratio *= made.ms / without.ms
+        card, base = made.card_ms, without.card_ms
+        at_card = at_card * card / base if at_card and card and base else None
     found = known[first]
-    without = found.without_waits_ms
-    return replace(found, ms=found.ms * ratio, without_waits_ms=None if without is None else without * ratio)
+    alone = found.without_waits_ms
+    alone = None if alone is None else alone * ratio
+    return replace(found, ms=found.ms * ratio, without_waits_ms=alone, card_ms=at_card)
 
 
 def base_of(recording: Recording, change: Change) -> tuple[Change, ...]:

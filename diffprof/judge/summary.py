@@ -8,11 +8,11 @@ from msgspec.structs import replace
 
 from diffprof.judge.figures import call_ms, card_call_ms
 from diffprof.judge.fitting import shortfall
-from diffprof.judge.plan import Choice, predicted_ms, priced_steps, selected
+from diffprof.judge.plan import Choice, at_card_steps_ms, predicted_ms, priced_steps, selected
 from diffprof.judge.recipes import recipes
 from diffprof.model.finding import Severity
 from diffprof.model.fix import PlanStep, Safety
-from diffprof.model.recording import Change, MemoryUse
+from diffprof.model.recording import Change, MemoryUse, Recording
 from diffprof.model.report import Report
 from diffprof.model.summary import Action, Answer, Rest
 
@@ -83,19 +83,24 @@ def _summary(report: Report, about: Sequence[str]) -> tuple[Answer, list[Action]
     short = shortfall(report.recording.memory)
     named.sort(key=lambda action: action.rule != COLD_CALL)
     if short is not None:
-        named.sort(key=lambda action: not _makes_room(action, report))
         # Those that make room come first; no call runs after one of the others alone.
-        named = [replace(action, after_ms=None) for action in named]
+        named = [replace(each, after_ms=None, makes_room=_makes_room(each, report)) for each in named]
+        named.sort(key=lambda action: not action.makes_room)
     told -= {n for action in actions if action not in named for n in action.findings}
     told |= {n for action in named for n in action.findings}
     grade = report.recording.timeline.grade if report.recording.timeline else None
     timing = report.recording.timing
+    kept = _after(now, [action for action in named if not action.changes_picture])
+    changed = _after(None, [action for action in named if action.changes_picture])
     answer = Answer(
         about=tuple(about),
         call_ms=now,
         card_ms=card_call_ms(report.recording),
-        kept_ms=_after(now, [action for action in named if not action.changes_picture]),
-        lossy_ms=_after(None, [action for action in named if action.changes_picture]),
+        kept_ms=kept,
+        card_kept_ms=_at_card(report.recording, safe, named, kept),
+        lossy_ms=changed,
+        card_lossy_ms=_at_card(report.recording, lossy, named, changed),
+        margin=timing.margin if timing else None,
         grade=grade or (timing.grade if timing else None),
         fits=_fits(report.recording.memory),
         needs_bytes=short.needs_bytes if short else None,
@@ -104,6 +109,14 @@ def _summary(report: Report, about: Sequence[str]) -> tuple[Answer, list[Action]
         waits_in_loop=_waits_in_loop(report),
     )
     return answer, named, _rest(report, [n for n in wanted if n not in told], actions, below)
+
+
+def _at_card(
+    recording: Recording, steps: Sequence[PlanStep], named: Sequence[Action], ms: float | None
+) -> float | None:
+    """A call with those of the steps that are named, at the model card's steps. ms: as it was recorded."""
+    taken = {action.fix for action in named if action.saves_ms}
+    return None if ms is None else at_card_steps_ms(recording, [s.fix for s in steps if s.fix in taken], ms)
 
 
 def _after(before: float | None, actions: Sequence[Action]) -> float | None:

@@ -442,20 +442,45 @@ def _repeating(timeline: Timeline) -> tuple[int, int, int] | None:
     return None if n is None else (n, *steps[n])
 
 
+NEARLY = 0.02
+"""Share by which host and device time of two steps may differ that stand for each other."""
+
+
+def nearly_repeats(sums: Sequence[tuple[float, float]]) -> int | None:
+    """The last step that is nearly the one before it. sums: host and device time of each."""
+    alike = (
+        n
+        for n in range(len(sums) - 1, 0, -1)
+        if all(math.isclose(*pair, rel_tol=NEARLY) for pair in zip(sums[n], sums[n - 1], strict=True))
+    )
+    return next(alike, None)
+
+
+def _nearly_repeating(timeline: Timeline) -> tuple[int, int] | None:
+    steps = steps_of(timeline)
+    if len(loops_of(timeline)) > 1:
+        return None
+    sums = [(sum(timeline.host_us[a:b]), sum(timeline.device_us[a:b])) for a, b in steps]
+    n = nearly_repeats(sums)
+    return None if n is None else steps[n]
+
+
 def length_with_steps_us(timeline: Timeline, count: int) -> float | None:
-    """`length_us` of `with_steps`, of which no more is made than is run."""
+    """`length_us` of `with_steps`, of which no more is made than is run; where no step is another one again,
+    with one that is nearly."""
     missing = count - len(steps_of(timeline))
     if missing <= 0 or not _is_plain(timeline):
         whole = with_steps(timeline, count)
         return None if whole is None else length_us(whole)
-    found = _repeating(timeline)
+    exact = _repeating(timeline)
+    found = _nearly_repeating(timeline) if exact is None else exact[1:]
     if found is None:
         return None
     import numpy as np
 
     from diffprof.judge.blocks import cut
 
-    _, first, last = found
+    first, last = found
 
     known = _known(timeline)
     own = known.columns()

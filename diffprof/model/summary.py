@@ -33,6 +33,8 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     grade: Grade | None = None
     once_ms: float | None = None
     """What is spent once in a process, not in every call: it is no part of `saves_ms`."""
+    makes_room: bool = False
+    """Of a call that does not fit: whether it is for its memory; its time is of no call that runs now."""
     once_compiled: bool = False
     """Saves nothing as long as the pipeline runs eagerly."""
 
@@ -64,8 +66,14 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """With every action that leaves the picture as it is, or within a stated tolerance."""
     card_ms: float | None = None
     """As it is, at the steps of the model card, where the scan made fewer."""
+    card_kept_ms: float | None = None
+    """`kept_ms` at the steps of the model card."""
     lossy_ms: float | None = None
     """With those that change the picture as well; None where there is none."""
+    card_lossy_ms: float | None = None
+    """`lossy_ms` at the steps of the model card."""
+    margin: float | None = None
+    """Of a simulated call: how far its time may be off either way, as a share, in nine of ten cases."""
     grade: Grade | None = None
     fits: bool | None = None
     """Whether the call fits into the device's memory; where it does not, its times are none that this device

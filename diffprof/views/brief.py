@@ -18,17 +18,24 @@ from diffprof.model.recording import Recording
 from diffprof.model.report import Report
 from diffprof.model.summary import Action, Rest
 from diffprof.views import words
-from diffprof.views.actions import COLUMNS, cells_of
+from diffprof.views.actions import COLUMNS, cells_of, heading
 from diffprof.views.page import Page, pieces
 from diffprof.views.tuning import tried
 from diffprof.views.verdict import folded, foremost, named, verdict
 
+Line = tuple[str, str]
+"""Style and text."""
+
 LINES = 25
 """The most that is printed, on a screen of 80 columns."""
 MOST_ACTIONS = 8
-_LOOKS_AT = {"quantization": "quantization layer by layer"}
+_LOOKS_AT = {"quantization": "quantization by layer"}
 """An analyzer's name, where it would claim too much: what INT8 saves in all is priced without it."""
 _COMPILING = "Compiling takes seconds to minutes once in a process; no time above has it."
+_ONCE = "What is said to come once is spent in the first call of a process (measured)."
+_HAD_IT_ROOM = "Times are those of a call that had the memory; as it is, it can't run."
+_TITLE_LINES = 3
+"""The most that a title takes; it is cut then."""
 _LONGEST = 400
 """Characters of a sentence of the verdict; the rest is in the full report."""
 
@@ -48,15 +55,16 @@ def render_brief(report: Report, *, columns: int | None = None, colour: bool = F
     below = Page(columns or 80, colour=colour)
     for line in _below(report):
         below.whole(*line)
-    once = _COMPILING if any(map(_compiles, lead.actions[:MOST_ACTIONS])) else ""
-    room = LINES - len(page.lines) - len(below.lines) - 4 - bool(once)
-    shown = _fitting(lead.actions, room)
+    notes = list(_notes(lead.actions[:MOST_ACTIONS]))
+    room = LINES - len(page.lines) - len(below.lines) - 4 - len(notes)
+    shown, lines = _fitting(page, lead.actions, room)
     if shown:
         page.blank()
-        _table(page, shown, room - sum(map(_lines, shown)))
-        _rest(page, lead.rest, len(lead.actions) - len(shown))
-        if once:
-            page.flow(("dim", once))
+        for line in lines:
+            page.raw(line)
+        _rest(page, lead.rest, [each for each in lead.actions if each not in shown])
+        for note in notes:
+            page.flow(("dim", note))
     else:
         page.flow(top.next)
     page.blank()
@@ -72,72 +80,78 @@ def _others(report: Report) -> Iterator[str]:
             yield f"{named(report, each)}: {told.headline} {told.why}"
 
 
+def _notes(actions: Sequence[Action]) -> Iterator[str]:
+    """What has to be known of the figures of the table, a line each."""
+    if any(each.makes_room for each in actions) and any(_timed(each) for each in actions):
+        yield _HAD_IT_ROOM
+    if any(each.saves_ms is None and each.once_ms is not None for each in actions):
+        yield _ONCE
+    elif any(map(_compiles, actions)):
+        yield _COMPILING
+
+
+def _timed(action: Action) -> bool:
+    return action.saves_ms is not None and not action.makes_room
+
+
 def _compiles(action: Action) -> bool:
     recipe = recipes().get(action.fix or "")
     return recipe is not None and recipe.fix.stage is Stage.COMPILE
 
 
-def _lines(action: Action) -> int:
-    """Its row, and one for its line of source."""
-    return 2 if action.place else 1
+def _fitting(page: Page, actions: Sequence[Action], room: int) -> tuple[list[Action], list[Line]]:
+    """Of the first actions as many as fit into so many lines, and the lines: those that save least are left
+    out, never the first."""
+    shown = list(actions[:MOST_ACTIONS])
+    if not shown:
+        return [], []
+    lines = list(_table(page, shown))
+    while len(lines) - 1 > room and len(shown) > 1:
+        shown.remove(min(shown[1:], key=lambda each: each.saves_ms or 0.0))
+        lines = list(_table(page, shown))
+    return shown, lines[: max(room, 2) + 1]
 
 
-def _fitting(actions: Sequence[Action], room: int) -> list[Action]:
-    """As many as have a place in so many lines."""
-    shown: list[Action] = []
-    for action in actions[:MOST_ACTIONS]:
-        room -= _lines(action)
-        if room < 0:
-            break
-        shown.append(action)
-    return shown
-
-
-def _table(page: Page, actions: Sequence[Action], spare: int) -> None:
+def _table(page: Page, actions: Sequence[Action]) -> Iterator[Line]:
     """A row an action: what, what it saves, the call after it, what becomes of the picture, who does it; then
-    the line of source, where there is one. A title that is too long goes on in a second line as long as there
-    are `spare` lines, and is cut then."""
-    heads = COLUMNS
+    what is left of a title that is too long, and the line of source, where there is one."""
+    screen = page.columns or 80
+    heads = (heading(actions), *COLUMNS[1:])
     rows = [heads, *map(cells_of, actions)]
-    widths = [max(width(row[i]) for row in rows[1:]) for i in range(len(heads))]
+    widths = [max((width(row[i]) for row in rows[1:]), default=0) for i in range(len(heads))]
     widths = [max(each, width(head)) if each else 0 for each, head in zip(widths, heads, strict=True)]
     taken = sum(each + 2 for each in widths[1:] if each)
-    widths[0] = min(widths[0], max((page.columns or 80) - taken, 20))
+    widths[0] = min(widths[0], max(screen - taken, 20))
     for number, row in enumerate(rows):
-        title, more = _split(row[0], widths[0]) if spare else (row[0], "")
-        spare -= bool(more)
+        title, *more = pieces(cut(row[0], _TITLE_LINES * screen), widths[0])
         cells = [
             pad(cut(value, widths[i]), widths[i], right=heads[i] in ("saves", "call then"))
             for i, value in enumerate((title, *row[1:]))
             if widths[i]
         ]
-        page.raw(("" if number else "bold", cut("  ".join(cells), page.columns or 80)))
-        if more:
-            page.raw(more)
+        yield "" if number else "bold", cut("  ".join(cells), screen)
+        below = pieces(" ".join(more), screen - 2) if more else []
+        if len(below) >= _TITLE_LINES:
+            below = [*below[: _TITLE_LINES - 2], cut(" ".join(below[_TITLE_LINES - 2 :]), screen - 2)]
+        for line in below:
+            yield "", f"  {line}"
         if number and (place := clean(actions[number - 1].place)):
-            page.raw(("dim", cut(place, (page.columns or 80) - 2)), indent=2)
+            yield "dim", f"  {cut(place, screen - 2)}"
 
 
-def _split(title: str, cells: int) -> tuple[str, str]:
-    """The title in two lines, the second cut; the first alone where it fits."""
-    if width(title) <= cells:
-        return title, ""
-    first, *more = pieces(cut(title, 3 * cells), cells)
-    return first, cut("  " + " ".join(more), cells)
-
-
-def _rest(page: Page, rest: Rest, hidden: int) -> None:
-    count = len(rest.findings) + hidden
+def _rest(page: Page, rest: Rest, hidden: Sequence[Action]) -> None:
+    count = len(rest.findings) + len(hidden)
     if not count:
         return
-    parts = [f"{count} more"]
-    if rest.saves_ms:
-        parts.append(f"{units.duration(rest.saves_ms)} together")
-    if rest.unknown:
-        parts.append(f"{rest.unknown} not priced")
+    parts = []
+    if saved := (rest.saves_ms or 0.0) + sum(each.saves_ms or 0.0 for each in hidden):
+        parts.append(f"{units.duration(saved)} together")
+    if unknown := rest.unknown + sum(each.saves_ms is None for each in hidden):
+        parts.append(f"{unknown} of unknown cost")
     if rest.hints:
         parts.append(units.plural(rest.hints, "hint"))
-    page.flow(("dim", f"{', '.join(parts)}."))
+    said = f": {', '.join(parts)}" if parts else ""
+    page.flow(("dim", f"{units.plural(count, 'more finding')} (-v){said}."))
 
 
 def _below(report: Report) -> Iterator[tuple[str | tuple[str, str], ...]]:
@@ -152,7 +166,10 @@ def _below(report: Report) -> Iterator[tuple[str | tuple[str, str], ...]]:
     name = Path(report.path).name
     fixable = any(action.fix for each in report.each for action in each.actions)
     if fixable and report.recording.target.kind not in ("trace",):
-        yield ("dim", "Try them on a copy, get the code: "), ("cyan", f"diffprof fix --apply {name}")
+        if report.outcomes and report.after:
+            yield ("dim", "See what the fixes did: "), ("cyan", f"diffprof compare {name} {report.after}")
+        else:
+            yield ("dim", "Try them on a copy: "), ("cyan", f"diffprof fix --apply {name}")
     yield ("dim", "See the evidence (-v prints it): "), ("cyan", f"diffprof view {name}")
     yield (("dim", f"Stored in {report.path}"),)
 
@@ -176,10 +193,10 @@ def _unchecked(report: Report) -> str:
     others += len(report.recording.unseen)
     parts = []
     if left_out:
-        names = units.listed([_LOOKS_AT.get(name, name.replace("-", " ")) for name in left_out])
-        parts.append(f"{names} (scan with --analyzers all)" if report.recording.analyzers else names)
+        names = ", ".join(_LOOKS_AT.get(name, name.replace("-", " ")) for name in left_out)
+        parts.append(f"{names} (--analyzers all)" if report.recording.analyzers else names)
     if others:
-        parts.append(f"{others} {'more ' if left_out else ''}{'thing' if others == 1 else 'things'} (-v)")
+        parts.append(f"{others} more (-v)" if left_out else f"{units.plural(others, 'thing')} (-v)")
     return f"Not checked: {'; '.join(parts)}." if parts else ""
 
 

@@ -12,7 +12,7 @@ import sys
 import time
 import tomllib
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -22,11 +22,17 @@ import pytest
 from msgspec.structs import replace
 
 from diffprof.judge.judging import judge_again
+from diffprof.judge.plan import make_plan
 from diffprof.judge.timeline import replay, steps_of
 from diffprof.model import units
+from diffprof.model.fix import Outcome
 from diffprof.model.ladder import save_ladder
+from diffprof.model.plain import clean, cut
+from diffprof.model.redacting import without_home
 from diffprof.model.report import load_report
 from diffprof.views import words
+from diffprof.views.fixes import fix_table
+from diffprof.views.sections import not_checked, tables
 from diffprof.views.tensorboard.plugin import MOST_FINDINGS
 from diffprof.views.verdict import verdict
 from tests.browser.conftest import Browser
@@ -407,6 +413,128 @@ def test_nothing_of_the_profiler_left_the_machine(profiler: Profiler, browser: B
         profiler.choose("Views", "Trace")
         browser.wait(traced, "the trace")
     assert browser.left_the_machine() == []
+
+
+def _found(browser: Browser, selector: str, read: str) -> list[Any]:
+    """What `read` gives of each element of a page, in its shadow roots too."""
+    walk = (
+        "const found = []; const walk = (root) => { for (const each of root.querySelectorAll('*')) {"
+        " if (each.matches(arguments[0])) found.push(each); if (each.shadowRoot) walk(each.shadowRoot); } };"
+        f"walk(document); return found.map((each) => {read})"
+    )
+    return list(browser.driver.execute_script(walk, selector))
+
+
+def _shown(rows: Sequence[Sequence[object]]) -> list[list[str]]:
+    """Cells as the text page has them: without markup, and cut."""
+    return [[" ".join(cut(clean(cell), 500).replace("`", "").split()) for cell in row] for row in rows]
+
+
+@pytest.mark.parametrize("name", [A100, FIXED])
+def test_every_figure_of_the_text_page(board: Board, browser: Browser, name: str) -> None:
+    report = without_home(judge_again(load_report(FOLDER / name)))
+    findings = [
+        (
+            *(f"{each.rule} {each.name}", units.place(each.site), words.how_often(each), each.message),
+            *(words.cost(each), each.advice, ", ".join(each.fixes)),
+        )
+        for each in report.findings
+    ]
+    fixes = fix_table(report.plan or make_plan(report), report.outcomes)
+    assert fixes is not None
+    wanted = [findings, *([*each.rows] for each in (fixes, *tables(report))), list(not_checked(report))]
+    browser.open("about:blank")
+    browser.open(f"{board.address}/#text&regexInput=%5E{name}%24")
+    read = "[...each.rows].slice(1).map((row) => [...row.cells].map((cell) => cell.textContent))"
+
+    def cells() -> list[list[list[str]]]:
+        found = _found(browser, "table", read)
+        return found if len(found) == len(wanted) else []
+
+    shown = browser.wait(cells, f"{len(wanted)} tables", 90)
+    for one, other in zip(shown, wanted, strict=True):
+        assert [[" ".join(cell.split()) for cell in row] for row in one] == _shown(other)
+    said = " ".join(browser.text().split())
+    for line in (verdict(report).headline, verdict(report).why.replace("`", "")):
+        assert " ".join(line.split()) in said
+
+
+@pytest.mark.parametrize("name", [A100, FIXED])
+def test_every_figure_of_the_hparams_page(board: Board, browser: Browser, name: str) -> None:
+    report = judge_again(load_report(FOLDER / name))
+    plan = report.plan or make_plan(report)
+    wanted: list[tuple[str, list[float | None]]]
+    wanted = [(each.fix, [*_alone(plan.before_ms, each.saves_ms), None, None, None]) for each in plan.listed]
+    if report.outcomes:
+        wanted = [
+            (each.fix, [each.before_ms, each.after_ms, each.max_abs_diff, *_waits(each)])
+            for each in report.outcomes
+        ]
+    browser.open("about:blank")
+    browser.open(f"{board.address}/#hparams")
+    browser.wait_for("host-timesteps", "left out", seconds=60)
+    cells = [str(each).strip() for each in _found(browser, "vaadin-grid-cell-content", "each.textContent")]
+    for number, (fix, values) in enumerate(wanted, 1):
+        at = cells.index(f"{number} {fix}, {report.recording.device.spec}, {report.recording.created}")
+        row = [*cells[at + 7 : at + 11], cells[at + 12]]  # between them: what opens below the row
+        assert [cell != "" for cell in row] == [value is not None for value in values], fix
+        known = [value for value in values if value is not None]
+        assert [float(cell) for cell in row if cell] == pytest.approx(known, rel=1e-4), fix
+
+
+def _waits(outcome: Outcome) -> tuple[int | None, int | None]:
+    return outcome.in_loop_before, outcome.in_loop_after
+
+
+def _alone(before: float | None, saves: float | None) -> list[float | None]:
+    return [None, None] if before is None or saves is None else [before, before - saves]
+
+
+def test_every_figure_of_the_scalars_page(board: Board, browser: Browser, before: Sums, fixed: Sums) -> None:
+    """What the charts draw, to the six digits that TensorBoard keeps."""
+    browser.open("about:blank")
+    browser.open(f"{board.address}/#scalars&regexInput=%5Esdxl-&_smoothingWeight=0")
+
+    def charts() -> dict[str, dict[str, list[list[float]]]]:
+        tags = _found(browser, "tf-scalar-card", "each.tag")
+        drawn = _found(browser, "vz-line-chart2", _POINTS)
+        whole = len(drawn) == len(tags) and all(len(each) == 2 for each in drawn[:9])
+        return dict(zip(tags, drawn, strict=True)) if len(drawn) > 8 and whole else {}
+
+    shown = browser.wait(charts, "nine charts of two runs", 90)
+    for name, sums in ((A100, before), (FIXED, fixed)):
+        recording, run = sums.report.recording, replay(sums.timeline)
+        waits = [row for row in recording.syncs or () if row.in_loop]
+        blocked = [
+            sum(run.host_end[i] - run.wait_start[i] for i in range(a, b) if run.wait_start[i] >= 0.0) / 1e3
+            for a, b in sums.steps
+        ]
+        host = [(run.host_end[b - 1] - run.host_start[a]) / 1e3 for a, b in sums.steps]
+        assert recording.timing is not None
+        assert recording.memory is not None
+        assert recording.timing.device_busy is not None
+        wanted = {
+            "call (simulated)/device busy, %": [recording.timing.device_busy * 100],
+            "call (simulated)/peak memory, GiB": [(recording.memory.peak_bytes or 0) / 2**30],
+            "call (simulated)/time of each pass, s": [*recording.timing.seconds],
+            f"{STEPS}/device time, ms": [sums.device(step=n)[1] / 1e3 for n in range(3)],
+            f"{STEPS}/device operations": [sums.device(step=n)[0] for n in range(3)],
+            f"{STEPS}/host time, ms": host,
+            f"{STEPS}/CPU blocked, ms": blocked,
+            f"{STEPS}/blocking operations": [sum(row.by_step[n] for row in waits) for n in range(3)],
+            f"{STEPS}/memory at the end, GiB": [live / 2**30 for live in recording.memory.by_step],
+        }
+        for tag, values in wanted.items():
+            points = next(each for key, each in shown[tag].items() if f'"{name}"' in key)
+            assert [step for step, _ in points] == list(range(len(values))), tag
+            assert [value for _, value in points] == pytest.approx(values, rel=1e-6), tag
+
+
+STEPS = "denoising steps (simulated)"
+_POINTS = (
+    "Object.fromEntries(Object.entries(each._chart.name2datasets)"
+    ".map(([run, set]) => [run, set.data().map((point) => [point.step, point.scalar])]))"
+)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from diffprof.judge.summary import summarized
 from diffprof.model import units
 from diffprof.model.fix import Safety
 from diffprof.model.plain import width
-from diffprof.model.recording import MemoryUse, Unseen
+from diffprof.model.recording import Grade, MemoryUse, Unseen
 from diffprof.model.report import Report
 from diffprof.model.summary import Action, Answer
 from diffprof.views import render
@@ -114,7 +114,7 @@ def test_the_answer_says_now_and_then(
 
 def test_the_answer_is_of_one_image() -> None:
     top = verdict(timed(2000.0, Answer(kept_ms=2000.0), makes="image", made=4))
-    assert top.headline.startswith("500 ms an image of 4 steps (simulated); ")
+    assert top.headline.startswith("500 ms an image of 4 steps, 2 s a call of 4 images (simulated); ")
     assert verdict(timed(2000.0, makes="clip")).headline.startswith("2 s a clip of 4 steps")
 
 
@@ -138,12 +138,12 @@ def test_what_is_not_priced_is_no_zero() -> None:
     report = summarized(make_report(make_finding(fixes=(), advice="Keep it on the host.")))
     shown = render(report, "text", columns=80)
     assert "SYN001: Keep it on the host." in shown
-    assert "?" in shown
+    assert "unknown  unknown  hand" in shown
     assert "0 ms" not in shown
 
 
 def test_a_wide_saving_leaves_room_for_who_does_it() -> None:
-    """No column is cut; a title that is too long goes on below, as long as there are lines for it."""
+    """No column is cut; a title that is too long goes on below, and what saves least gives way to it."""
     long = replace(
         CHANGES, title="Quantize the linears that gain by it to INT8, in all models", saves_ms=19.5
     )
@@ -157,15 +157,22 @@ def test_a_wide_saving_leaves_room_for_who_does_it() -> None:
     assert lines[row + 1] == "  to INT8, in all models"
     assert any(line.startswith("Compiling takes") for line in lines)
     assert max(map(width, lines)) <= 80
-    full = timed(2660.0, actions=(replace(long, place="a.py:1"),) * 8)
+    many = tuple(replace(long, place="a.py:1", saves_ms=9.0 - n) for n in range(8))
+    full = timed(2660.0, actions=many)
     lines = render(replace(full, findings=(make_finding(),)), "text", columns=80).splitlines()
     assert len(lines) <= LINES
-    assert any(line.startswith("Quantize the linears") and "…" in line for line in lines)
+    assert not any("…" in line for line in lines)
+    assert "more finding" in lines[[n for n, line in enumerate(lines) if line == "  a.py:1"][-1] + 1]
 
 
 def test_fewer_steps_than_the_model_cards_are_said_with_what_its_call_takes() -> None:
-    report = timed(2000.0, Answer(kept_ms=2000.0, card_ms=30_000.0), makes="image", made=2, card_steps=50)
-    assert verdict(report).headline.endswith("The model card's 50 steps take about 15 s now.")
+    answer = Answer(kept_ms=2000.0, card_ms=30_000.0)
+    report = timed(2000.0, answer, makes="image", made=2, card_steps=50)
+    assert verdict(report).headline.endswith("At the model card's 50 steps: about 15 s now.")
+    answer = replace(answer, kept_ms=1000.0, card_kept_ms=12_000.0, card_lossy_ms=5000.0, margin=0.18)
+    told = verdict(timed(2000.0, answer, makes="image", made=2, card_steps=50)).headline
+    assert told.endswith("At the model card's 50 steps: about 15 s now, 6 s and 2.5 s then.")
+    assert "(simulated, ± 18%)" in told
     assert "4 of the model card's 50 steps (--steps)" in " ".join(render(report, "text", columns=80).split())
 
 
@@ -177,12 +184,53 @@ def test_the_model_cards_call_is_that_of_a_scan_at_its_steps() -> None:
     )
 
 
+@pytest.mark.parametrize("scheduler", ["EulerDiscreteScheduler", "UniPCMultistepScheduler"])
+def test_so_are_those_with_the_fixes(scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each change is costed with a step as often as is lacking, where two are alike, or nearly."""
+    many = scan("tiny-sdxl", device="sim:a100-80gb", scheduler=scheduler, steps=12).verdict
+    monkeypatch.setattr("diffprof.targets.checkpoint._card_steps", lambda *_: 12)
+    few = scan("tiny-sdxl", device="sim:a100-80gb", scheduler=scheduler, steps=4)
+    assert len(few.actions) > 1
+    told = few.verdict.card_ms, few.verdict.card_kept_ms
+    assert told == pytest.approx((many.call_ms, many.kept_ms), rel=0.06)
+
+
 def test_a_call_that_does_not_fit_leads_to_the_recipes_that_make_it_fit() -> None:
     """And no row claims a call that none of the others alone makes possible."""
     memory = MemoryUse(grade="simulated", weights_bytes=10, peak_bytes=30, capacity_bytes=20)
     report = summarized(timed(2000.0, memory=memory))
     assert "diffprof fit sdxl --device a100-80gb" in render(report, "text", columns=80)
     assert all(each.after_ms is None for each in report.actions)
+
+
+def test_what_makes_room_claims_no_time_of_a_call_that_cannot_run() -> None:
+    memory = MemoryUse(grade="simulated", weights_bytes=10, peak_bytes=30, capacity_bytes=20)
+    room = replace(CHANGES, makes_room=True)
+    report = timed(2000.0, actions=(room, ROUNDING), memory=memory)
+    shown = render(replace(report, findings=(make_finding(),)), "text", columns=80)
+    row = next(line for line in shown.splitlines() if line.startswith(room.title))
+    assert "memory" in row
+    assert "ms" not in row
+    assert "Times are those of a call that had the memory; as it is, it can't run." in shown
+
+
+def test_every_time_of_the_table_has_a_grade() -> None:
+    """In its heading; what is spent once in a process has another one than what it saves in a call."""
+    simulated = tuple(replace(each, grade="simulated") for each in (EXACT, ROUNDING))
+    once = replace(CHANGES, saves_ms=None, once_ms=3770.0, grade=None)
+    report = replace(timed(2000.0, actions=(*simulated, once)), findings=(make_finding(),))
+    shown = render(report, "text", columns=80)
+    assert "What to do (times simulated)" in shown
+    assert "3.77 s once" in shown
+    assert "What is said to come once is spent in the first call of a process (measured)." in shown
+    measured = replace(report, actions=(replace(EXACT, grade=Grade.MEASURED),))
+    assert "What to do (times measured, saving modelled)" in render(measured, "html")
+
+
+def test_the_cause_and_the_first_row_give_the_same_figure(sample: Report) -> None:
+    first = sample.actions[0]
+    if first.saves_ms is not None:
+        assert f"saves about {units.duration(first.saves_ms)} a call" in verdict(sample).why
 
 
 # --- several pipelines ------------------------------------------------------------------------------------

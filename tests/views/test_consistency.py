@@ -45,7 +45,8 @@ def test_verdict_row_fix_and_page_are_about_one_finding(name: str) -> None:
     fixes = [action.fix for action in report.actions if action.fix and not action.changes_picture]
     assert plan.listed[0].fix == fixes[0]
     shown = render(report, "text", columns=80).splitlines()
-    row = next(line for line in shown if line.endswith((" fix", " hand", " --patch", " --lossy")))
+    heads = next(n for n, line in enumerate(shown) if line.startswith("What to do"))
+    row = next(line for line in shown[heads:] if line.endswith((" fix", " hand", " --patch", " --lossy")))
     assert row.removeprefix(f"{top.rule}: ").startswith(top.title[:25])
     assert len(shown) <= LINES
     assert max(map(width, shown)) <= 80

@@ -14,6 +14,7 @@ from diffprof.devices.simulated.relaid import NotRelaid
 from diffprof.gpu.assembly import GUARD_SHARE, Relaid
 from diffprof.gpu.whatif import WhatIf
 from diffprof.judge.pricing import is_read
+from diffprof.judge.timeline import steps_of
 from diffprof.model.pipeline import Pipeline, components, walked
 from diffprof.model.recording import (
     Alternative,
@@ -52,11 +53,12 @@ def costed(
     parts: Sequence[SetupPart],
     roots: tuple[str, ...],
     syncs: Sequence[SyncRow] = (),
+    card_steps: int | None = None,
 ) -> Costed:
     """The call with each change made that a finding may ask for.
 
     kernels: of the simulated call, a SimulatedKernels. roots: components that are compiled when the pipeline
-    is. syncs: its waits.
+    is. syncs: its waits. card_steps: of the model card's call, where fewer were made.
     """
     relaid: tuple[Relaid, ...] | None = None
     unseen: tuple[Unseen, ...] = ()
@@ -74,7 +76,9 @@ def costed(
     compiled = timeline.mode != "eager"
     asked = set(_asked(parts))
     possible = [change for change in Change if change in asked and whatif.changes_anything(change)]
-    found = tuple(_alternative(whatif, made, syncs) for made in dict.fromkeys(_sets(possible, compiled)))
+    more = max((card_steps or 0) - len(steps_of(timeline)), 0)
+    sets = dict.fromkeys(_sets(possible, compiled))
+    found = tuple(_alternative(whatif, made, syncs, more) for made in sets)
     costs = KindCosts(
         grade=Grade.SIMULATED,
         half=str(whatif.altered.dtype).removeprefix("torch."),
@@ -84,7 +88,7 @@ def costed(
     return Costed(costs, found, unseen)
 
 
-def _alternative(whatif: WhatIf, made: frozenset[Change], syncs: Sequence[SyncRow]) -> Alternative:
+def _alternative(whatif: WhatIf, made: frozenset[Change], syncs: Sequence[SyncRow], more: int) -> Alternative:
     ms = whatif.total_us(*made) / 1e3
     looped = [n for n, row in enumerate(syncs) if row.in_loop]
     reads = [n for n in looped if is_read(syncs[n])]
@@ -92,6 +96,7 @@ def _alternative(whatif: WhatIf, made: frozenset[Change], syncs: Sequence[SyncRo
         changes=tuple(change for change in Change if change in made),
         ms=ms,
         without_waits_ms=whatif.total_us(*made, waits=looped, reads=reads) / 1e3 if looped else ms,
+        card_ms=whatif.total_us(*made, more=more) / 1e3 if more and whatif.repeats else None,
     )
 
 

@@ -88,7 +88,7 @@ def does_not_fit(recording: Recording) -> Iterator[Finding]:
     if any("float32" in part.dtypes and not part.quantized for part in setup.parts):
         advice.append("load the models in half precision")
     if setup.offload is None and set(short.over) != {"decode"}:
-        advice.append("keep on the device only the model that runs (pipe.enable_model_cpu_offload())")
+        advice.append("keep models on the host until they run (pipe.enable_model_cpu_offload())")
     if tiles:
         advice.append("decode in tiles")
     how = "; ".join(advice) or "make fewer or smaller pictures in one call, or take a larger device"

@@ -50,7 +50,8 @@ def of_run(run: SimulatedRun) -> dict[str, Any]:
     from diffprof.analyzers.setup.changes import costed
 
     roots, syncs = compiled_roots(pipe), run.sections.get("syncs") or ()
-    return probe_setup(pipe, lambda parts: costed(kernels, timeline, pipe, parts, roots, syncs))
+    card = run.scene.card_steps
+    return probe_setup(pipe, lambda parts: costed(kernels, timeline, pipe, parts, roots, syncs, card))
 
 
 def probe_setup(

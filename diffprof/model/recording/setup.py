@@ -104,6 +104,8 @@ class Alternative(Row, frozen=True, kw_only=True):
     ms: float
     without_waits_ms: float | None = None
     """The same without the waits of the denoising loop."""
+    card_ms: float | None = None
+    """At the steps of the model card, where fewer were made; None where no two steps are alike."""
 
 
 class KindCosts(Row, frozen=True, kw_only=True):

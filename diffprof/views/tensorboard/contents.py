@@ -222,13 +222,14 @@ def _timelines(file: EventFile, recording: Recording, run: Replay, number: int) 
 METRICS = {
     "fix/before, ms": "before, ms",
     "fix/after, ms": "after, ms",
-    "fix/saves, ms": "saves, ms",
     "fix/largest difference of the output": "largest difference",
     "fix/waits in the loop before": "waits in loop before",
     "fix/waits in the loop after": "waits in loop after",
+    "fix/saves, ms": "saves, ms",
     "fix/memory before, GiB": "memory before, GiB",
     "fix/memory after, GiB": "memory after, GiB",
 }
+"""Tag -> heading; TensorBoard shows the first five."""
 HPARAMS = ("fix", "status", "safety", "grade", "target", "device")
 
 

@@ -32,7 +32,7 @@ MARKER_FILE = "tensorboard.json"
 PICTURES = {"before": "before.png", "after": "after.png"}
 """What the pipeline made before and after the fixes, where `diffprof fix --apply` has left it."""
 
-FORM = 12
+FORM = 13
 """Counts changes of what is written here, so that what an older diffprof wrote is replaced."""
 
 
