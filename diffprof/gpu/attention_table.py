@@ -38,7 +38,8 @@ def is_attention(op: OpSignature) -> bool:
 def attention_rows(
     operations: Iterable[tuple[OpSignature, str | None]], model: CostModel, packages: Sequence[str] = ()
 ) -> tuple[AttentionRow, ...]:
-    """One row a component and shape, what takes longest first. packages: libraries that are installed."""
+    """One row a component and shape, what takes longest first. operations: each that was launched, with its
+    module, or a Counter of them. packages: libraries that are installed."""
     counts: Counter[tuple[str, OpSignature]] = Counter()
     for (op, module), times in Counter(operations).items():
         if is_attention(op):

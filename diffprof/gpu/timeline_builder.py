@@ -6,10 +6,13 @@ for each distinct operation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
 
 from diffprof.judge.timeline import find_gaps, phase_of_events, replay
 from diffprof.model.callsite import Place
@@ -19,6 +22,9 @@ from .assembly import Assembled, Assembly, Call, LaunchedWait, Phase, alike
 from .cost import CostModel
 from .memory_log import MemoryLog, MemoryMark, MemoryStretch, Weights
 from .signatures import OpSignature
+
+By = TypeVar("By")
+"""What operations are counted by: the module that launched them, or the line."""
 
 Outermost = Callable[[str, Any, tuple[Any, ...], dict[str, Any]], AbstractContextManager[None]]
 """(path, module, arguments) -> a context in which the module is called."""
@@ -111,6 +117,8 @@ class TimelineBuilder:
     _scratch: dict[int, int] = field(default_factory=dict)
     memory_log: MemoryLog = field(default_factory=MemoryLog)
     _step_live: dict[int, int] = field(default_factory=dict)
+    _repeats: list[tuple[int, Again]] = field(default_factory=list)
+    """What came again, and the item at which it begins."""
     _worked: set[int] = field(default_factory=set)
     """Steps in which a part of the pipeline ran."""
     _step: int | None = None
@@ -182,6 +190,7 @@ class TimelineBuilder:
     def again(self, told: Again, first: int) -> None:
         """It comes again. first: of which its storages count."""
         self.memory_log.again(told.memory, len(self._items), first)
+        self._repeats.append((len(self._items), told))
         self._items += told.items
         self._modules += told.modules
         self._lines += told.lines
@@ -206,6 +215,37 @@ class TimelineBuilder:
         for item, line in zip(self._items, self._lines, strict=True):
             if line is not None and isinstance(item, OpSignature):
                 yield item, line
+
+    def counted(self) -> Counter[tuple[OpSignature, str | None]]:
+        """How often each module launched each operation, in the order in which they first came."""
+        return self._counted(self._modules, lambda told: told.modules)
+
+    def counted_by_line(self) -> Counter[tuple[OpSignature, Place]]:
+        """How often an operation was launched from a line that is known."""
+        counted = self._counted(self._lines, lambda told: told.lines)
+        return Counter({(op, line): times for (op, line), times in counted.items() if line is not None})
+
+    def _counted(
+        self, column: Sequence[By], told_column: Callable[[Again], Sequence[By]]
+    ) -> Counter[tuple[OpSignature, By]]:
+        """What came again is counted once. Repeats of one stretch differ at most in their waits."""
+        counts: Counter[tuple[OpSignature | LaunchedWait, By]] = Counter()
+        repeats: dict[int, tuple[Counter[tuple[OpSignature | LaunchedWait, By]], list[int]]] = {}
+        at = 0
+        for begin, told in (*self._repeats, (len(self._items), None)):
+            counts.update(zip(self._items[at:begin], column[at:begin], strict=True))
+            at = begin
+            if told is None:
+                break
+            at += len(told.items)
+            if id(told.modules) not in repeats:
+                own = Counter(zip(told.items, told_column(told), strict=True))
+                counts.update(dict.fromkeys(own, 0))
+                repeats[id(told.modules)] = own, [0]
+            repeats[id(told.modules)][1][0] += 1
+        for own, (times,) in repeats.values():
+            counts.update({key: times * count for key, count in own.items()})
+        return Counter({(op, by): times for (op, by), times in counts.items() if isinstance(op, OpSignature)})
 
     # --- the result -----------------------------------------------------------------------------------
 
@@ -237,35 +277,39 @@ class TimelineBuilder:
 
 def kernel_rows(timeline: Timeline) -> tuple[KernelRow, ...]:
     """Device time by kernel kind, module and phase, longest first."""
-    phases = phase_of_events(timeline)
-    counts: dict[tuple[int, int, str | None], list[float]] = {}
-    for event, kind in enumerate(timeline.kind):
-        if kind < 0:
-            continue
-        span = phases[event]
-        row = counts.setdefault((kind, timeline.module[event], span.name if span else None), [0, 0.0, 0.0])
-        row[0] += 1
-        row[1] += timeline.device_us[event]
-        row[2] += timeline.host_us[event]
-    total = sum(row[1] for row in counts.values()) or 1.0
+    names = tuple(dict.fromkeys((None, *(span.name for span in timeline.phases))))
+    phases = [0 if span is None else names.index(span.name) for span in phase_of_events(timeline)]
+    kind, device, host = (np.array(each) for each in (timeline.kind, timeline.device_us, timeline.host_us))
+    launched = kind >= 0
+    code = np.array(timeline.module) + 1
+    code = (kind * (len(timeline.modules) + 1) + code) * len(names) + np.array(phases)
+    codes, firsts, which = np.unique(code[launched], return_index=True, return_inverse=True)
+    counts = np.bincount(which, minlength=len(codes)).tolist()
+    device_us, host_us = (
+        np.bincount(which, each[launched], minlength=len(codes)).tolist() for each in (device, host)
+    )
+    order = np.argsort(firsts).tolist()
+    total = sum(device_us[n] for n in order) or 1.0
     found = []
-    for (kind, module, phase), (count, device, host) in counts.items():
-        about = timeline.kinds[kind]
+    for n in order:
+        rest, phase = divmod(int(codes[n]), len(names))
+        number, module = divmod(rest, len(timeline.modules) + 1)
+        about, count = timeline.kinds[number], counts[n]
         found.append(
             KernelRow(
                 name=about.name,
                 op=about.op,
                 family=about.family,
-                module=timeline.modules[module] if module >= 0 else None,
-                phase=phase,
-                count=int(count),
-                device_us=device,
-                host_us=host,
+                module=timeline.modules[module - 1] if module else None,
+                phase=names[phase],
+                count=count,
+                device_us=device_us[n],
+                host_us=host_us[n],
                 flops=None if about.flops is None else about.flops * count,
                 bytes=None if about.bytes is None else about.bytes * count,
                 shape=about.shape,
                 dtype=about.dtype,
-                share=device / total,
+                share=device_us[n] / total,
             )
         )
     return tuple(sorted(found, key=lambda row: -row.device_us))

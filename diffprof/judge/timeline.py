@@ -156,13 +156,14 @@ class _Known:
 
 
 _LAST: list[_Known] = []
-"""Of the last timeline that was asked for."""
+"""Of the two timelines that were asked for last: a finding asks for one that differs, and the next for its
+own again."""
 
 
 def _known(timeline: Timeline) -> _Known:
-    if not _LAST or _LAST[0].timeline is not timeline:
-        _LAST[:] = [_Known(timeline)]
-    return _LAST[0]
+    found = next((known for known in _LAST if known.timeline is timeline), None) or _Known(timeline)
+    _LAST[:] = [found, *(known for known in _LAST if known is not found)][:2]
+    return found
 
 
 def _replay(timeline: Timeline, without: Without) -> Replay:
@@ -499,32 +500,40 @@ def find_gaps(timeline: Timeline, run: Replay, *, at_least_us: float = 1.0) -> t
     was issuing operations, each too short to keep the device fed. tail: the host went on after the last
     kernel.
     """
-    order = sorted((i for i, t in enumerate(run.device_start) if t >= 0.0), key=run.device_start.__getitem__)
+    import numpy as np
+
+    began, ended = np.array(run.device_start), np.array(run.device_end)
+    order = np.argsort(began, kind="stable")
+    order = order[np.count_nonzero(began < 0.0) :]
+    ends = np.maximum.accumulate(ended[order])
+    frees = np.concatenate(([0.0], ends))
+    lasts = np.maximum.accumulate(np.where(ended[order] > frees[:-1], np.arange(len(order)), -1))
     phases = phase_of_events(timeline)
     names = [k.name for k in timeline.kinds]
     gaps: list[GapRow] = []
-    free = 0.0
-    last: int | None = None
-    for event in order:
-        start = run.device_start[event]
-        if start - free >= at_least_us:
-            first = 0 if last is None else last + 1
-            cause, sync = _cause(timeline, run, first, event, free)
-            span = phases[event]
-            gaps.append(
-                GapRow(
-                    cause=cause,
-                    start_us=free,
-                    duration_us=start - free,
-                    phase=span.name if span else None,
-                    step=span.step if span else None,
-                    after=_kind_name(timeline, names, last),
-                    before=_kind_name(timeline, names, event),
-                    sync=sync,
-                )
+
+    def after(place: int) -> int | None:
+        """The event whose end was the latest, of those up to this place."""
+        return int(order[lasts[place]]) if place >= 0 and lasts[place] >= 0 else None
+
+    for place in np.flatnonzero(began[order] - frees[:-1] >= at_least_us).tolist():
+        event, last, free = int(order[place]), after(place - 1), float(frees[place])
+        duration = run.device_start[event] - free
+        cause, sync = _cause(timeline, run, 0 if last is None else last + 1, event, free)
+        span = phases[event]
+        gaps.append(
+            GapRow(
+                cause=cause,
+                start_us=free,
+                duration_us=duration,
+                phase=span.name if span else None,
+                step=span.step if span else None,
+                after=_kind_name(timeline, names, last),
+                before=_kind_name(timeline, names, event),
+                sync=sync,
             )
-        if run.device_end[event] > free:
-            free, last = run.device_end[event], event
+        )
+    last, free = after(len(order) - 1), float(frees[-1])
     if run.total_us - free >= at_least_us:
         gaps.append(
             GapRow(

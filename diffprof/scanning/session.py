@@ -372,7 +372,7 @@ class SyncsAndKernels(SyncObserver):
 
     def sections(self) -> dict[str, Any]:
         found = super().sections()
-        found["ops"] = sum(1 for _ in self.kernels.builder.operations())
+        found["ops"] = self.kernels.builder.counted().total()
         return {**found, **self.kernels.sections(self.row_numbers())}
 
 

@@ -35,8 +35,9 @@ class LaunchLines:
         return self._places[key]
 
 
-def cast_rows(launched: Iterable[Launched], model: CostModel) -> tuple[LineRow, ...]:
-    """A row a line that changes types, that with most of the device's time first."""
+def cast_rows(launched: Counter[Launched], model: CostModel) -> tuple[LineRow, ...]:
+    """A row a line that changes types, that with most of the device's time first. launched: how often each
+    was."""
     casts: dict[int, bool] = {}
 
     def changes_type(signature: OpSignature) -> bool:
@@ -44,7 +45,7 @@ def cast_rows(launched: Iterable[Launched], model: CostModel) -> tuple[LineRow, 
             casts[signature.id] = signature.direction in (None, "d2d") and is_cast(signature)
         return casts[signature.id]
 
-    return _rows(Counter(each for each in launched if changes_type(each[0])), model)
+    return _rows(Counter({each: times for each, times in launched.items() if changes_type(each[0])}), model)
 
 
 def burst_rows(launched: Iterable[Launched], model: CostModel) -> tuple[LineRow, ...]:

@@ -88,10 +88,9 @@ class LoopTimes:
     @cached_property
     def window_us(self) -> tuple[float, float]:
         """When the loop's device work begins and ends."""
-        run = self.run
-        starts = [run.device_start[i] for i in self.events if run.device_start[i] >= 0.0]
-        ends = [run.device_end[i] for i in self.events]
-        return (min(starts), max(ends)) if starts else (0.0, 0.0)
+        run, here = self.run, slice(self.events.start, self.events.stop)
+        begin = min(filter((0.0).__le__, run.device_start[here]), default=None)
+        return (0.0, 0.0) if begin is None else (begin, max(run.device_end[here]))
 
     @property
     def length_us(self) -> float:
@@ -127,7 +126,7 @@ class LoopTimes:
 
     def waiting_rows(self) -> frozenset[int]:
         """Sync rows that wait in the loop; -2 stands for waits without a row."""
-        return frozenset(self.timeline.sync[event] for event in self.events) - {-1}
+        return frozenset(self.timeline.sync[self.events.start : self.events.stop]) - {-1}
 
     def waits(self) -> list[int]:
         """Events that wait."""

@@ -137,7 +137,7 @@ class SimulatedKernels(Observer):
             "timeline": timeline,
             "kernels": kernel_rows(timeline),
             **self._by_line(),
-            "attention": attention_rows(self.builder.operations(), self.builder.model, self.packages),
+            "attention": attention_rows(self.builder.counted(), self.builder.model, self.packages),
             "gaps": gap_rows(timeline),
             "memory": self.builder.memory(self.weights, self.on_host),
             "timing": timing_of(timeline),
@@ -146,8 +146,11 @@ class SimulatedKernels(Observer):
     def _by_line(self) -> dict[str, tuple[LineRow, ...]]:
         if self.lines is None:
             return {}
-        launched, model = list(self.builder.with_lines()), self.builder.model
-        return {"casts": cast_rows(launched, model), "bursts": burst_rows(launched, model)}
+        builder, model = self.builder, self.builder.model
+        return {
+            "casts": cast_rows(builder.counted_by_line(), model),
+            "bursts": burst_rows(builder.with_lines(), model),
+        }
 
 
 def timing_of(timeline: Timeline) -> Timing:

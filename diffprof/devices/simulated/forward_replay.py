@@ -3,7 +3,8 @@
 A forward is run twice with arguments of one signature. If both launched the same and left all as it was, the
 third and later are not run while nothing has changed that it could read: their operations and waits are told
 to the observer again, and tensors like those that were returned are made. Values that are not known have no
-influence on what is launched; known ones only where the host reads them.
+influence on what is launched; known ones only where the host reads them: where it reads none, an argument
+may as well be unknown, as the latents are from the second step on.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import gt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,12 +65,13 @@ class _Told(NamedTuple):
 
 @dataclass
 class _Forward:
-    """What forwards of one signature do. values: of the known arguments, None where they don't matter.
-    state: as of the last that ran, once two agreed."""
+    """What forwards of one signature do. known: which arguments were; values: theirs, None where they don't
+    matter. state: as of the last that ran, once two agreed."""
 
     told: _Told
     made: _Made
-    values: list[bytes] | None
+    known: list[bool]
+    values: list[bytes | None] | None
     tries: int = 0
     state: HeldState | None = None
 
@@ -148,6 +151,8 @@ class _Replay:
         """Whether to run it would do the same again."""
         if known.state is None or (known.values is not None and known.values != _known_values(args, kwargs)):
             return False
+        if any(map(gt, _known(args, kwargs), known.known)):
+            return False  # what is known now may be known of what it returns
         try:
             return known.state.unchanged()
         except Unreadable:
@@ -159,6 +164,7 @@ class _Replay:
         """Holds no argument: what a forward takes out of a list that it was given is freed."""
         before = self._known.pop(key, None)
         held = self._held(args, kwargs) if before is not None else None
+        known = _known(args, kwargs)
         live, ops = SESSION.allocated, SESSION.ops
         peak, SESSION.peak = SESSION.peak, SESSION.allocated
         first = numbers(0)
@@ -180,7 +186,7 @@ class _Replay:
             self._given_up.add(key)
             return out
         values = _known_values(args, kwargs) if self._observer.reads(given) else None
-        found = self._known[key] = _Forward(told, made, values, tries)
+        found = self._known[key] = _Forward(told, made, known, values, tries)
         if before is not None and held is not None and self._agree(before, found):
             found.state = held[0] if _same(held, args, kwargs) else None
         if len(self._known) > SIGNATURES:
@@ -245,16 +251,15 @@ def _key(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _signature(leaves: list[Any]) -> list[Any]:
-    """Of the arguments: tensors by geometry, by what shares memory, and by whether their values are known;
-    all that is on the host by value. Where in a storage a tensor lies makes no difference. Raises
-    Unreadable."""
+    """Of the arguments: tensors by geometry and by what shares memory; all that is on the host by value.
+    Where in a storage a tensor lies makes no difference. Raises Unreadable."""
     found: list[Any] = []
     storages: dict[Cell, tuple[int, int]] = {}
     for leaf in leaves:
         if type(leaf) is SimTensor:
             meta = leaf._meta
             number, begin = storages.setdefault(leaf._cell, (len(storages), meta.offset))
-            place = number, meta.offset - begin, leaf._cell.known, leaf.requires_grad
+            place = number, meta.offset - begin, leaf.requires_grad
             found.append((meta.shape, meta.stride, meta.dtype, meta.bits, *place))
         elif isinstance(leaf, torch.Tensor) and leaf.device.type == "cpu":
             found.append((leaf.shape, leaf.stride(), leaf.dtype, values_of(leaf)))
@@ -285,10 +290,18 @@ def _modes() -> tuple[Any, ...]:
     )
 
 
-def _known_values(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[bytes]:
-    """Of the arguments on the device. Large ones equal nothing: they are told apart by a number each."""
-    leaves = pytree.tree_leaves((args, kwargs))
-    return [_bytes(inner_of(leaf)) for leaf in leaves if type(leaf) is SimTensor and leaf._cell.known]
+def _on_device(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[SimTensor]:
+    return [leaf for leaf in pytree.tree_leaves((args, kwargs)) if type(leaf) is SimTensor]
+
+
+def _known(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[bool]:
+    return [leaf._cell.known for leaf in _on_device(args, kwargs)]
+
+
+def _known_values(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[bytes | None]:
+    """Of the arguments on the device, None of unknown ones. Large ones equal nothing: they are told apart by
+    a number each."""
+    return [_bytes(inner_of(leaf)) if leaf._cell.known else None for leaf in _on_device(args, kwargs)]
 
 
 def _bytes(t: torch.Tensor) -> bytes:

@@ -54,6 +54,7 @@ _ATOM_BASES = (enum.Enum, logging.Logger, logging.LoggerAdapter, pathlib.PurePat
 _VALUES = (int, float, complex, str, bytes, bool, tuple, torch.dtype, torch.device)
 _CONTAINERS = frozenset({dict, OrderedDict, list, set, tuple, frozenset})
 _SEQUENCES = (list, tuple, set, frozenset, deque)
+_PICK = itemgetter.__call__
 
 
 class Unreadable(Exception):
@@ -68,7 +69,9 @@ class HeldState:
         self._empty: list[Collection[Any]] = []
         self._full: list[Collection[Any]] = []
         self._mixed: list[dict[str, Any]] = []
-        self._modules: list[tuple[dict[str, Any], itemgetter[Any]]] = []
+        self._modules: list[dict[str, Any]] = []
+        self._picks: list[itemgetter[Any]] = []
+        """What is looked at of each of these modules' attributes."""
         self._asked: list[Callable[[], Any]] = []
         self._files: set[str] = set()
         self._pending: list[Any] = [module, *_global_hooks()]
@@ -90,22 +93,25 @@ class HeldState:
         return same or all(map(_equal, self._held_things(), self._things))
 
     def _held_things(self) -> Iterator[Any]:
-        some = chain.from_iterable(pick(held) for held, pick in self._modules)
+        some = chain.from_iterable(map(_PICK, self._picks, self._modules))
         return chain(chain.from_iterable(self._full), some)
 
     def _read(self) -> list[Any]:
         """What is compared by value: sizes, answers, and tensors with what stands beside them."""
         beside = list(chain.from_iterable(held.values() for held in self._mixed))
         told = [ask() for ask in self._asked]
-        told += [len(held) for held in self._full]
-        told += [len(held) for held, _ in self._modules]
+        told += map(len, chain(self._full, self._modules))
         told += chain.from_iterable(self._mixed)
         told += map(id, beside)
         return told
 
     def _read_tensors(self) -> list[Any]:
         held = chain.from_iterable(held.values() for held in self._mixed)
-        return [tensor_state(thing) for thing in held if isinstance(thing, torch.Tensor)]
+        tensors = [thing for thing in held if isinstance(thing, torch.Tensor)]
+        for thing in tensors:
+            if type(thing) is SimTensor:
+                thing._cell.held = True
+        return [tensor_state(thing) for thing in tensors]
 
     def _tensors_unchanged(self) -> bool:
         """Those with unknown values are looked at again only where any tensor was changed."""
@@ -189,7 +195,8 @@ class HeldState:
         if any(isinstance(held[name], torch.Tensor) for name in names):
             self._mixed.append(held)
         else:
-            self._modules.append((held, itemgetter(*names, names[0])))
+            self._modules.append(held)
+            self._picks.append(itemgetter(*names, names[0]))
         self._await(value for value in held.values() if not isinstance(value, torch.Tensor))
 
     def _hold_sequence(self, held: Collection[Any]) -> None:

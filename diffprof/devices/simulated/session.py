@@ -61,7 +61,7 @@ class SimulatedSession:
         self.drained = 0
         """`ops` at the last wait: what was launched up to there is done."""
         self.changes = 0
-        """How often a tensor that was there got other known values, or another geometry or storage."""
+        """How often a tensor got another geometry or storage, or one that is held other known values."""
         self.hits = 0
         self.misses = 0
         self.unknown = False

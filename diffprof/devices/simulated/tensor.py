@@ -116,10 +116,12 @@ class Cell:
 
     storage: the inner CPU storage where known. epoch: how often known bytes became unknown; inner tensors
     of an older epoch are stale. writes: how often known bytes were overwritten. scalar: made from one Python
-    number (see blocking.py, setitem).
+    number (see blocking.py, setitem). held: whether changes of what is known count in `SESSION.changes`.
     """
 
-    __slots__ = ("__weakref__", "epoch", "known", "nbytes", "number", "scalar", "size", "storage", "writes")
+    __slots__ = (
+        *("__weakref__", "epoch", "held", "known", "nbytes", "number", "scalar", "size", "storage", "writes"),
+    )
 
     def __init__(self, known: bool, nbytes: int) -> None:
         self.nbytes = 0
@@ -129,6 +131,7 @@ class Cell:
         if SESSION.capture is not None:
             SESSION.capture.cells.add(self)
         self.known = known
+        self.held = False
         self.epoch = 0
         self.scalar = False
         self.writes = 0
@@ -158,7 +161,7 @@ class Cell:
     def taint(self) -> None:
         """The bytes aren't known any more, through no view."""
         if self.known:
-            SESSION.changes += 1
+            SESSION.changes += self.held
             self.known = False
             self.storage = None
             self.epoch += 1
@@ -167,7 +170,7 @@ class Cell:
 
     def learn(self, storage: Any) -> None:
         """All bytes were overwritten with known ones."""
-        SESSION.changes += 1
+        SESSION.changes += self.held
         self.writes += 1
         self.known = True
         self.storage = storage

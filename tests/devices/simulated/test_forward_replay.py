@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from diffprof.devices.simulated import Observer, simulated_gpu
+from diffprof.devices.simulated.forward_replay import replaying
+from diffprof.devices.simulated.tensor import known, meta_of, unknown
+
+
+class Told(Observer):
+    """Every forward is told to have done the same. values: whether the host is said to have read some."""
+
+    def __init__(self, values: bool) -> None:
+        self.values = values
+        self.runs = 0
+
+    def op(self, signature: Any) -> None:
+        self.runs += 1
+
+    def since(self, mark: Any) -> Any:
+        return ()
+
+    def reads(self, told: Any) -> bool:
+        return self.values
+
+    def alike(self, one: Any, other: Any) -> bool:
+        return True
+
+
+class Doubled(torch.nn.Module):
+    """Of two arguments; what is made of the first alone is returned where `whole` is not set."""
+
+    def __init__(self, whole: bool) -> None:
+        super().__init__()
+        self.whole = whole
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return x + y if self.whole else x * 2
+
+
+def runs(order: str, *, whole: bool, values: bool = False) -> tuple[int, bool]:
+    """How many forwards were run where the first argument is known (k) or not (u), and whether the last
+    result is known."""
+    module = Doubled(whole)
+    meta = meta_of(torch.empty(4))
+    observer = Told(values)
+    with simulated_gpu(observer), replaying([module], observer):
+        for letter in order:
+            out = module(known(torch.ones(4)) if letter == "k" else unknown(meta), unknown(meta))
+        return observer.runs, out._cell.known  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("order", "ran"), [("kuuu", 2), ("ukuu", 2), ("uukk", 3), ("kkkk", 2), ("kkuu", 2), ("uuuk", 3)]
+)
+def test_an_argument_that_was_known_may_be_unknown_and_not_the_other_way_round(order: str, ran: int) -> None:
+    assert runs(order, whole=True)[0] == ran
+
+
+def test_what_is_known_of_a_result_stays_known() -> None:
+    assert runs("uuk", whole=False) == (3, True)
+
+
+def test_where_values_were_read_they_and_what_is_known_must_agree() -> None:
+    assert runs("kkku", whole=True, values=True)[0] == 3
+    assert runs("uuuk", whole=True, values=True)[0] == 3
