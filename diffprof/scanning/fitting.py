@@ -30,6 +30,7 @@ from diffprof.model.pipeline import Pipeline, replaced, with_role
 from diffprof.scanning.fit_code import code_of
 from diffprof.scanning.recipes import SCHEME_OF, Decoding, FitRecipe, Quantized, losses, recipes
 from diffprof.scanning.repeats import repeating
+from diffprof.scanning.session import target_errors
 from diffprof.targets import Options, Target, from_object, resolve
 from diffprof.targets.calls import bound, outputs
 from diffprof.targets.pipeline import PhaseTracker
@@ -133,7 +134,7 @@ def recheck(found: Fitted, *, check: Check, options: Options, lossy: bool = Fals
     Raises TargetError where the target fails.
     """
     device = resolve_device(f"sim:{found.device}")
-    with device.active():
+    with target_errors(found.target), device.active():
         SESSION.capacity = None
         twin = resolve(found.target).run(_twin, device, dataclasses.replace(options, steps=None))
     checker = _checker(twin, device.gpu, check)  # type: ignore[attr-defined]
@@ -263,7 +264,7 @@ def _played(
 def _run(target: Target, options: Options, steps: int | None, spec: GpuSpec, *, twin: bool = False) -> Played:
     device = resolve_device(f"sim:{spec.key}")
     own = options if steps is None else dataclasses.replace(options, steps=min(steps, RUN_STEPS))
-    with device.active():
+    with target_errors(target.spec), device.active():
         SESSION.capacity = None  # what does not fit is found by pricing
         return target.run(partial(_play, device=device, small=twin), device, own)
 

@@ -34,6 +34,7 @@ from diffprof.model.pipeline import with_role
 from diffprof.model.prediction import Prediction
 from diffprof.model.recording import Timeline
 from diffprof.scanning.repeats import repeating
+from diffprof.scanning.session import target_errors
 from diffprof.targets import Options, Target, from_object, resolve
 from diffprof.targets.calls import bound as bound_arguments
 from diffprof.targets.calls import outputs
@@ -366,7 +367,7 @@ def run_call(
         denoisers, encoders = (tuple(with_role(scene.pipe, role)) for role in ("denoiser", "text_encoder"))
         return _CallRun(kernels, compiled_roots(scene.pipe), denoisers, encoders, held, images, peak)
 
-    with device.active():
+    with target_errors(target.spec), device.active():
         held = SESSION.allocated
         return target.run(play, device, own)
 

@@ -189,19 +189,14 @@ class Session:
         becomes a TargetError that says where the target failed. So does an attempt to end the process: a call
         that was not made to its end has not passed."""
         try:
-            yield
+            with target_errors(self.target.spec):
+                yield
         except DiffprofError as error:
             self._attach(error, error.what)
             raise
         except KeyboardInterrupt as error:
             self._attach(error, INTERRUPTED)
             raise
-        except BaseException as error:
-            if isinstance(error, Exception) and our_own(error):
-                raise
-            failure = target_failure(self.target.spec, error)
-            self._attach(failure, failure.what)
-            raise failure from error
 
     def _attach(self, error: BaseException, failure: str) -> None:
         if self.scene is not None:
@@ -488,6 +483,19 @@ def _hashes(files: Iterable[str]) -> dict[str, str]:
         for file in sorted(set(files))
         if (place := file_of(file)) is not None and place.is_file()
     }
+
+
+@contextmanager
+def target_errors(spec: str) -> Iterator[None]:
+    """What leaves the block and is no error of ours becomes a TargetError: where the target failed."""
+    try:
+        yield
+    except (DiffprofError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        if isinstance(error, Exception) and our_own(error):
+            raise
+        raise target_failure(spec, error) from error
 
 
 def target_failure(spec: str, error: BaseException) -> TargetError:

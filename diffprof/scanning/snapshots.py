@@ -17,6 +17,7 @@ from diffprof.gpu.memory_log import MemoryLog
 from diffprof.gpu.mode import current_mode
 from diffprof.model.errors import UsageError
 from diffprof.model.recording.whole_file import write_whole
+from diffprof.scanning.session import target_errors
 from diffprof.targets import Options, resolve
 from diffprof.targets.pipeline_call import PipelineCall
 
@@ -40,7 +41,7 @@ def export_memory(target: str, path: Path, *, device: str, options: Options | No
             scene.call()
         return kernels.builder.memory_log
 
-    with where.active():
+    with target_errors(target), where.active():
         log = resolve(target).run(play, where, dataclasses.replace(options or Options()))
     data = snapshot(events_of(log))
     write_whole(path, pickle.dumps(data, protocol=4))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import runpy
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 
 from diffprof.corpus import CASES
 from diffprof.model.fitting import FitRow, Fitted, load_fit, save_fit
+from diffprof.scanning import fitting
 from diffprof.targets.redirect import cuda_redirect
 from diffprof.tuning.fit_checks import _WithValues
 from tests.cli.conftest import Run
@@ -108,3 +111,40 @@ def test_a_request_that_can_not_be_carried_out_is_one_error(
     assert hint in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
+
+
+RAISES = """
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+class Raises(DDPMPipeline):
+    def __call__(self, *args, **kwargs):
+        raise ValueError("no such prompt")
+
+def make():
+    blocks = dict(down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))
+    unet = UNet2DModel(sample_size=8, block_out_channels=(8,), norm_num_groups=4, **blocks)
+    return Raises(unet, DDPMScheduler()), dict(num_inference_steps=4)
+"""
+
+
+@pytest.mark.parametrize(
+    "command", [("fit", "-q"), ("predict", "-q"), ("export", "memory.pickle")], ids=lambda each: each[0]
+)
+def test_a_pipeline_that_raises_is_the_targets_error(
+    run: Run, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """Every command that watches one call on the simulated GPU says where the target failed."""
+    (tmp_path / "bad.py").write_text(RAISES)
+    name, *options = command
+    result = run(name, "bad.py:make", *options)
+    assert result.exit_code == 3, result.stderr
+    assert "bad.py:make failed at bad.py:6 in Raises.__call__: ValueError: no such prompt" in result.stderr
+    assert "--debug shows the whole traceback" in result.stderr
+
+
+def test_ctrl_c_ends_a_fit(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "_watched", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    result = run("fit", "tiny-sd15", "--steps", "2", "-q")
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert "stopped by Ctrl-C" in result.stderr
+    assert not (tmp_path / "traces").exists()
