@@ -116,7 +116,7 @@ class WhatIf:
         """The parts of the last denoising step that is the one before it again, or nearly; None without one,
         and where there are several loops."""
         phases = sorted(self.cut.call.phases, key=lambda phase: phase[0])
-        step_at: dict[int, int | None] = {first: step for first, _, step, _ in phases}
+        step_at: dict[int, int | None] = {first: step for first, _, step, *_ in phases}
         begins = sorted({0, *step_at})
         steps = [
             (step, [n for n, _ in own])
