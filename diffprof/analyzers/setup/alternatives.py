@@ -25,7 +25,7 @@ CACHE_INTERVAL = 3
 
 STEP_CACHES = (
     *("first-block-cache", "first-block-cache-careful"),
-    *("taylorseer-cache", "taylorseer-cache-careful", "pyramid-attention"),
+    *("taylorseer-cache", "taylorseer-cache-careful", "pyramid-attention", "faster-cache"),
 )
 """Fixes that give a denoiser one of diffusers' caches."""
 

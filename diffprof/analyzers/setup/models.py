@@ -55,6 +55,11 @@ CACHES = {
     "    spatial_attention_block_skip_range=2,\n"
     "    current_timestep_callback=lambda: pipe.current_timestep,\n"
     ")",
+    "faster-cache": "FasterCacheConfig(\n"
+    "    unconditional_batch_skip_range=5,\n"
+    "    current_timestep_callback=lambda: pipe.current_timestep,\n"
+    '    tensor_format="BCHW",  # the frequencies are those of the last two dimensions\n'
+    ")",
 }
 """diffusers' caches between steps, each at thresholds from its documentation -> how it is configured."""
 
@@ -77,6 +82,17 @@ def _cache(key: str) -> Write:
 def _tells_timestep(pipe: Any) -> str | None:
     told = hasattr(type(pipe), "current_timestep")
     return None if told else "the pipeline does not tell its current timestep"
+
+
+def _guides_grids_in_one_batch(pipe: Any) -> str | None:
+    """What FasterCache needs: it takes what a denoiser gives apart into the two halves of guidance, and each
+    into frequencies of its height and width."""
+    if hasattr(pipe, "_pack_latents"):
+        return "the denoiser gives rows of packed latents, which have no height and width"
+    return _tells_timestep(pipe)
+
+
+_FITS = {"pyramid-attention": _tells_timestep, "faster-cache": _guides_grids_in_one_batch}
 
 
 def deep_cache(recording: Recording, findings: Sequence[Finding]) -> Code:
@@ -112,6 +128,13 @@ _ABOUT = {
     "pyramid-attention": (
         "Reuse attention of the step before, in the middle of the schedule",
         "Between timesteps 100 and 800 every second step takes what attention gave in the one before.",
+        _LOSS,
+    ),
+    "faster-cache": (
+        "Guess the half without the prompt in four steps of five (FasterCache)",
+        "Below timestep 641 only the half with the prompt runs; the other is its frequencies and what they "
+        "differed by before. Below 681 every second step reuses attention. Its mask is sent in each step, "
+        "which waits.",
         _LOSS,
     ),
 }
@@ -152,7 +175,7 @@ RECIPES = (
                 why=why,
             ),
             _cache(key),
-            fits=_tells_timestep if key == "pyramid-attention" else None,
+            fits=_FITS.get(key),
             not_on_cpu=unknown,
         )
         for n, (key, (title, why, unknown)) in enumerate(_ABOUT.items())

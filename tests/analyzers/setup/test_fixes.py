@@ -13,6 +13,7 @@ from msgspec import structs
 from diffprof.analyzers.setup.alternatives import STEP_CACHES
 from diffprof.analyzers.setup.fixes import RECIPES
 from diffprof.analyzers.setup.models import CACHES
+from diffprof.corpus import CASES as PIPELINES
 from diffprof.judge.recipes import find_recipe
 from diffprof.model.fix import Code, Safety, Skipped
 from diffprof.model.recording import DeviceInfo, Grade
@@ -290,7 +291,7 @@ def test_a_library_is_used_where_the_device_runs_it(
 # --- other roads -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", STEP_CACHES)
+@pytest.mark.parametrize("key", [key for key in STEP_CACHES if key != "faster-cache"])
 def test_a_step_cache_reuses_and_is_taken_off(key: str, flux: Bench) -> None:
     clean = flux.mark()
     before = flux.image()
@@ -302,6 +303,30 @@ def test_a_step_cache_reuses_and_is_taken_off(key: str, flux: Bench) -> None:
     assert cache_of(flux) is None
     assert np.array_equal(flux.image(), before)
     assert find_recipe(key).not_on_cpu, "without weights nothing is kept as checked"
+
+
+def test_faster_cache_guesses_half_of_a_batch_of_video() -> None:
+    case = PIPELINES["latte"].build()
+    case.kwargs["num_inference_steps"] = 6
+    fits = find_recipe("faster-cache").fits
+    assert fits is not None
+    assert fits(case.pipe) is None
+    (before,) = case.call()
+    batches: list[int] = []
+    block = case.pipe.transformer.transformer_blocks[0]
+    block.register_forward_pre_hook(lambda module, args: batches.append(len(args[0])))
+    exec(f"from diffusers import *\npipe.transformer.enable_cache({CACHES['faster-cache']})", vars(case))
+    (after,), whole = case.call(), max(batches)
+    assert after.shape == before.shape
+    assert not torch.equal(after, before)
+    assert sorted(set(batches)) == [whole // 2, whole]
+
+
+def test_faster_cache_is_not_for_packed_latents(flux: Bench) -> None:
+    fits = find_recipe("faster-cache").fits
+    assert fits is not None
+    assert "packed" in (fits(flux.pipe) or "")
+    assert find_recipe("faster-cache").not_on_cpu
 
 
 def cache_of(flux: Bench) -> str | None:
