@@ -61,15 +61,15 @@ def guest_error(who: str, when: str, error: BaseException, file: Path) -> Target
 def next_step(error: BaseException) -> str:
     """What to do about an error of a target, as far as its kind tells."""
     text = str(error)
-    if _NO_CUDA.search(text):
-        return (
-            "With CUDA it runs; the simulated GPU does not know this call. Leave it out for the scan, or "
-            "scan on a GPU (--device cuda)."
-        )
     if type(error.__cause__).__name__.endswith("RemoteTraceback"):
         return (
             "A child process raised it, and what is called there is not scanned. Have the script call the "
             "pipeline in its own process, or scan a factory file.py:function that returns the pipeline."
+        )
+    if _NO_CUDA.search(text):
+        return (
+            "With CUDA it runs; the simulated GPU does not know this call. Leave it out for the scan, or "
+            "scan on a GPU (--device cuda)."
         )
     if isinstance(error, NameError) and error.name in NOTEBOOK:
         return "A notebook has this name, plain Python has not: take such lines out of what was exported."

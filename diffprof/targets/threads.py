@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import thread as executor_threads
 from contextlib import AbstractContextManager, contextmanager, suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -68,10 +69,23 @@ class ScriptThreads:
         self.started: WeakSet[threading.Thread] = WeakSet()
 
     def join(self) -> None:
-        """Wait for those that Python waits for at the end of a script."""
-        while waited_for := [each for each in [*self.started] if each.is_alive() and not each.daemon]:
-            for each in waited_for:
-                each.join()
+        """Wait for those that Python waits for at the end of a script; workers of a pool that have nothing to
+        do it would end."""
+        seen_idle = 0
+        while seen_idle < 2:
+            alive = [each for each in [*self.started] if each.is_alive() and not each.daemon]
+            busy = [each for each in alive if not _awaits_work(each)]
+            for each in busy:
+                each.join(LOOK_S)
+            seen_idle = 0 if busy else seen_idle + 1 if alive else 2
+            if seen_idle == 1:
+                time.sleep(LOOK_S / 10)  # it may have been about to take some
+
+
+def _awaits_work(thread: threading.Thread) -> bool:
+    """Whether a thread is a worker of a ThreadPoolExecutor between two pieces of work."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    return frame is not None and frame.f_code is getattr(executor_threads, "_worker").__code__  # noqa: B009
 
 
 @contextmanager

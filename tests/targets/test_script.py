@@ -9,6 +9,7 @@ import pytest
 
 from diffprof.model.errors import TargetError
 from diffprof.targets import Options, resolve
+from diffprof.targets.guest_errors import next_step
 
 Write = Callable[[str, str], Path]
 
@@ -185,6 +186,15 @@ def test_a_notebook_s_export_is_told_from_a_script_that_fails(write: Write, cpu:
     with pytest.raises(TargetError) as error:
         run(write("script.py", line), cpu)
     assert "A notebook has this name" in error.value.hint
+
+
+def test_what_a_child_process_raised_is_not_taken_for_a_call_that_needs_cuda() -> None:
+    from multiprocessing.pool import RemoteTraceback
+
+    error = AssertionError("Torch not compiled with CUDA enabled")
+    assert "With CUDA it runs" in next_step(error)
+    error.__cause__ = RemoteTraceback("...")
+    assert "A child process raised it" in next_step(error)
 
 
 def test_an_interrupt_in_the_script_passes(write: Write, cpu: Any, unchanged: None) -> None:

@@ -451,6 +451,26 @@ def test_a_call_in_a_child_process_ends_the_script_with_a_word(
     assert "Traceback" not in capfd.readouterr().err
 
 
+def test_a_pool_that_nobody_shuts_down_does_not_keep_a_script_that_ended(
+    tiny: Path, write: Write, unchanged: None
+) -> None:
+    pool = """
+        from concurrent.futures import ThreadPoolExecutor
+
+        pool = ThreadPoolExecutor(2)
+        pool.submit(time.sleep, 0.01).result()
+        """
+    device = resolve_device("sim")
+    with device.active():
+        with pytest.raises(TargetError, match="ended without calling a pipeline"):
+            resolve(str(write("none.py", HEAD + pool))).run(lambda scene: scene.call(), device, Options())
+        later = "\n        pool.submit(time.sleep, 0.3)\n        pool.submit(call)\n"
+        output = resolve(str(write("late.py", HEAD + pool + later))).run(
+            lambda s: s.call(), device, Options()
+        )
+    assert len(output.images) == 1
+
+
 def test_what_playing_raises_on_another_thread_arrives(tiny: Path, write: Write, unchanged: None) -> None:
     file = write("script.py", HEAD + WAYS["queue that nobody ends"])
     device = resolve_device("sim")
