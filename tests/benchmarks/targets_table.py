@@ -2,8 +2,9 @@
 
     python -m tests.benchmarks.targets_table [NAME ...]
 
-With names the rows of these alone are made anew, and the page keeps the others. One process; a few CPU
-seconds each.
+With names the rows of these alone are made anew, and the page keeps the others; with `--breaks` none but
+their graph breaks. One process; a few CPU seconds each. Graph breaks are those that `docs/survey.md` has of
+the tiny pipeline of the same class; where there is none, the target is captured: some 30 CPU seconds each.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import argparse
 import gc
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
+from diffprof.corpus import CASES
 from diffprof.model.report import Report
 from diffprof.scanning.scan import scan_target
 from diffprof.targets.builtin import BuiltinInfo, builtin_targets
@@ -24,6 +25,9 @@ from diffprof.views.words import parameters
 FILE = Path(__file__).parents[2] / "diffprof" / "docs" / "targets-table.md"
 DEVICE = "sim:h100"
 
+SURVEY = FILE.parent / "survey.md"
+BREAKS = "graph breaks"
+
 HEADINGS = (
     "target",
     "parameters",
@@ -32,6 +36,7 @@ HEADINGS = (
     "elsewhere",
     "seconds",
     "GiB",
+    BREAKS,
     "checked by",
 )
 
@@ -40,26 +45,43 @@ PAGE = """\
 
 Simulated on {device}: a call with the model card's size, guidance and dtype, and as many denoising steps
 as the table says. Waits are blocking operations of the whole call; seconds are of that call; GiB is the peak,
-with all components on the GPU. Nothing here was measured. Written by `tests/benchmarks/targets_table.py`.
+with all components on the GPU. Graph breaks are those of a tiny pipeline of the same class in the
+[survey](survey.md), or where it has none of the target. Nothing here was measured. Written by
+`tests/benchmarks/targets_table.py`.
 
 {rows}"""
 
 
-def row(info: BuiltinInfo, report: Report) -> Sequence[str]:
+def row(info: BuiltinInfo, report: Report) -> dict[str, str]:
+    """The cells that a scan fills, by their headings."""
     syncs = report.recording.syncs or ()
     memory, answer = report.recording.memory, report.verdict
     peak = memory.peak_bytes if memory else None
     seconds = answer.call_ms if answer else None
-    return (
-        f"`{info.name}`",
-        parameters(sum(info.parameters.values())),
-        str(report.recording.target.steps),
-        str(sum(sync.count for sync in syncs if sync.in_loop)),
-        str(sum(sync.count for sync in syncs if not sync.in_loop)),
-        "" if seconds is None else f"{seconds / 1000:.2f}",
-        "" if peak is None else f"{peak / 2**30:.1f}",
-        checked(info),
-    )
+    return {
+        "parameters": parameters(sum(info.parameters.values())),
+        "steps": str(report.recording.target.steps),
+        "waits in the loop": str(sum(sync.count for sync in syncs if sync.in_loop)),
+        "elsewhere": str(sum(sync.count for sync in syncs if not sync.in_loop)),
+        "seconds": "" if seconds is None else f"{seconds / 1000:.2f}",
+        "GiB": "" if peak is None else f"{peak / 2**30:.1f}",
+    }
+
+
+def breaks() -> dict[str, str]:
+    """Graph breaks in the survey, by the pipeline's class; of several tiny pipelines of a class the first."""
+    found: dict[str, str] = {}
+    for name, cells in rows_of(SURVEY.read_text()).items():
+        case = CASES.get(name.removeprefix("corpus:"))
+        if case is not None and name.startswith("corpus:"):
+            found.setdefault(type(case.build().pipe).__name__, cells[BREAKS].replace("\\", ""))
+    return found
+
+
+def captured(info: BuiltinInfo) -> str:
+    """Graph breaks of the target itself; `-` where it could not be captured."""
+    found = scan_target(info.name, device=DEVICE, analyzers=("graph-breaks",)).recording.graph_breaks
+    return "-" if found is None else str(len(found))
 
 
 def checked(info: BuiltinInfo) -> str:
@@ -70,30 +92,36 @@ def checked(info: BuiltinInfo) -> str:
     return "; ".join(dict.fromkeys(told)) or unread
 
 
-def rows_of(page: str) -> dict[str, str]:
-    """The lines of the page's table, by target."""
-    lines = (line for line in page.splitlines(keepends=True) if line.startswith("| `"))
-    return {line.split("`")[1]: line for line in lines}
+def rows_of(page: str) -> dict[str, dict[str, str]]:
+    """The cells of the page's table by target and heading."""
+    lines = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("|")]
+    heads, _, *rows = [[cell.strip() for cell in line] for line in lines]
+    return {cells[0].strip("`"): dict(zip(heads, cells, strict=True)) for cells in rows}
 
 
 def main() -> None:
     asked = argparse.ArgumentParser()
     asked.add_argument("names", nargs="*")
+    asked.add_argument("--breaks", action="store_true")
     given = asked.parse_args()
-    lines = rows_of(FILE.read_text()) if given.names else {}
+    known = rows_of(FILE.read_text()) if given.names or given.breaks else {}
     for info in builtin_targets():
-        if given.names and info.name not in given.names:
+        if given.breaks or (given.names and info.name not in given.names):
             continue
         started = time.process_time()
         report = scan_target(info.name, device=DEVICE)
         print(f"{info.name}: {time.process_time() - started:.1f} s", file=sys.stderr, flush=True)
-        lines[info.name] = table(HEADINGS, [row(info, report)]).splitlines(keepends=True)[-1]
+        known[info.name] = row(info, report)
         del report
         # A pipeline goes with the collector only, and would count as memory in use.
         gc.collect()
-    rows = "".join(lines[info.name] for info in builtin_targets() if info.name in lines)
-    page = PAGE.format(device=DEVICE.removeprefix("sim:"), rows=table(HEADINGS, []) + rows)
-    FILE.write_text(page)
+    surveyed = breaks()
+    rows = []
+    for info in builtin_targets():
+        own = {"target": f"`{info.name}`", "checked by": checked(info)}
+        own |= {BREAKS: surveyed.get(info.pipeline) or captured(info)}
+        rows.append([{**known[info.name], **own}[head] for head in HEADINGS])
+    FILE.write_text(PAGE.format(device=DEVICE.removeprefix("sim:"), rows=table(HEADINGS, rows)))
 
 
 if __name__ == "__main__":
