@@ -139,7 +139,7 @@ def _with_small_areas(cls: type, sizes: Sizes) -> type:
     small = code.replace(co_consts=tuple(area if _is_area(each) else each for each in code.co_consts))
     made = types.FunctionType(small, call.__globals__, call.__name__, call.__defaults__, call.__closure__)
     functools.update_wrapper(made, call)
-    del made.__wrapped__
+    vars(made).pop("__wrapped__")
     own = {"__call__": torch.no_grad()(made), "__module__": cls.__module__, "__qualname__": cls.__qualname__}
     return type(cls.__name__, (cls,), own)
 
