@@ -4,7 +4,7 @@
 
 With names the rows of these alone are made anew, and the page keeps the others; with `--breaks` none but
 their graph breaks. One process; a few CPU seconds each. Graph breaks are those that `docs/survey.md` has of
-the tiny pipeline of the same class; where there is none, the target is captured: some 30 CPU seconds each.
+the tiny pipeline of the same class: capturing one at full size takes 20 to 90 CPU seconds and more.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ PAGE = """\
 Simulated on {device}: a call with the model card's size, guidance and dtype, and as many denoising steps
 as the table says. Waits are blocking operations of the whole call; seconds are of that call; GiB is the peak,
 with all components on the GPU. Graph breaks are those of a tiny pipeline of the same class in the
-[survey](survey.md), or where it has none of the target. Nothing here was measured. Written by
+[survey](survey.md); `-` where it has none. Nothing here was measured. Written by
 `tests/benchmarks/targets_table.py`.
 
 {rows}"""
@@ -76,12 +76,6 @@ def breaks() -> dict[str, str]:
         if case is not None and name.startswith("corpus:"):
             found.setdefault(type(case.build().pipe).__name__, cells[BREAKS].replace("\\", ""))
     return found
-
-
-def captured(info: BuiltinInfo) -> str:
-    """Graph breaks of the target itself; `-` where it could not be captured."""
-    found = scan_target(info.name, device=DEVICE, analyzers=("graph-breaks",)).recording.graph_breaks
-    return "-" if found is None else str(len(found))
 
 
 def checked(info: BuiltinInfo) -> str:
@@ -119,7 +113,7 @@ def main() -> None:
     rows = []
     for info in builtin_targets():
         own = {"target": f"`{info.name}`", "checked by": checked(info)}
-        own |= {BREAKS: surveyed.get(info.pipeline) or captured(info)}
+        own |= {BREAKS: surveyed.get(info.pipeline, "-")}
         rows.append([{**known[info.name], **own}[head] for head in HEADINGS])
     FILE.write_text(PAGE.format(device=DEVICE.removeprefix("sim:"), rows=table(HEADINGS, rows)))
 
