@@ -15,7 +15,7 @@ import torch
 from diffprof.devices.simulated import simulated_gpu
 from diffprof.devices.simulated.device import SimulatedDevice
 from diffprof.model.fitting import FitCheck, FitRow, Loss
-from diffprof.model.pipeline import components
+from diffprof.model.pipeline import components, with_role
 from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.redirect import cuda_redirect
 from diffprof.tuning.difference import Incomparable, Output, difference, output_of
@@ -45,12 +45,33 @@ class _WithValues(SimulatedDevice):
                 part.to(self.torch_device)
 
 
+KEPT_BLOCKS = 2
+"""Of each list of equal blocks: one that follows another is there."""
+
+
+def shallow(scene: PipelineCall) -> PipelineCall:
+    """A call with few of the equal blocks of its denoisers, where it runs with few."""
+    lesser = copy.copy(scene)
+    lesser.pipe, lesser._schedulers = copy.deepcopy(scene.pipe), {}
+    for model in with_role(lesser.pipe, "denoiser").values():
+        for name, blocks in list(model.named_children()):
+            if isinstance(blocks, torch.nn.ModuleList) and len(set(map(type, blocks))) == 1:
+                setattr(model, name, blocks[:KEPT_BLOCKS])
+    try:
+        with torch.no_grad():
+            lesser.call()
+    except Exception:
+        return scene
+    lesser.rewind()
+    return lesser
+
+
 class Checks:
     """Of recipes for one pipeline. twin: a call of its small copy, with values on the CPU. gpu: the name of a
     data sheet."""
 
     def __init__(self, twin: PipelineCall, gpu: str) -> None:
-        self.twin = twin
+        self.twin = shallow(twin)
         self.device = _WithValues(gpu)
         self._plain: Output | None = None
         self._known: dict[str, FitCheck] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import itertools
 import json
@@ -49,7 +50,7 @@ from diffprof.targets.pipeline import PhaseTracker
 from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.redirect import cuda_redirect
 from diffprof.targets.weights import parts_of
-from diffprof.tuning.fit_checks import Checks
+from diffprof.tuning.fit_checks import KEPT_BLOCKS, Checks, shallow
 from diffprof.views.fits import module_of, render_fit
 from tests.devices.simulated.signatures import add, linear
 
@@ -259,6 +260,21 @@ def test_code_is_checked_on_a_small_copy() -> None:
     (unchecked,) = [checks.of(as_row(four_bits, code_of(four_bits, parts)))]
     if importlib.util.find_spec("bitsandbytes") is None:
         assert (unchecked.status, unchecked.why) == ("unchecked", "bitsandbytes is not installed")
+
+
+def test_few_of_equal_blocks_are_checked_where_few_run() -> None:
+    checks, _ = checks_of("flux")
+    scene = checks.twin
+    blocks = scene.pipe.transformer.single_transformer_blocks
+    blocks.extend(copy.deepcopy(blocks[0]) for _ in range(6))
+    assert len(shallow(scene).pipe.transformer.single_transformer_blocks) == KEPT_BLOCKS
+    assert len(blocks) > 6
+    scene.pipe.transformer.register_forward_pre_hook(all_eight)
+    assert shallow(scene) is scene
+
+
+def all_eight(model: Any, *_: Any) -> None:
+    assert len(model.single_transformer_blocks) > 6
 
 
 def test_code_that_fails_or_changes_more_than_it_says_is_not_taken() -> None:
