@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -55,7 +55,8 @@ def run_case(case: Case) -> tuple[SweepRow, ...]:
     import torch
 
     from diffprof.fleet.fixing import fixing
-    from diffprof.scanning.predicting import priced, run_call, sheets, tells
+    from diffprof.scanning.predicting import CallRun, priced, run_call, sheets
+    from diffprof.scanning.repeats import asked_steps, in_few_steps
     from diffprof.targets import Options, resolve
 
     torch.set_num_threads(1)
@@ -73,28 +74,19 @@ def run_case(case: Case) -> tuple[SweepRow, ...]:
     specs = dict(zip(case.devices, sheets(case.devices), strict=True))
     prepare = fixing(case.fix, target, options) if case.fix else None
     rows: list[SweepRow] = []
-    for steps, counts in _runs(case.steps):
-        run = run_call(target, options, steps, prepare=prepare)
-        whole = dict.fromkeys(counts, run)
-        for count in counts:
-            if count is not None and not tells(run, count):
-                full = dataclasses.replace(options, steps=count)
-                whole[count] = run_call(target, full, None, prepare=prepare)
-        for device, mode, count, key in case.cells():
-            if count in counts:
-                row = priced(whole[count], specs[device], mode, case.batch, count, case.price)
-                rows.append(_row(case, key, msgspec.structs.asdict(row), time.perf_counter() - started))
+    runs: dict[int | None, CallRun] = {}
+
+    def run(asked: Options) -> CallRun:
+        if asked.steps not in runs:
+            runs[asked.steps] = run_call(target, asked, prepare=prepare)
+        return runs[asked.steps]
+
+    for device, mode, count, key in case.cells():
+        steps = asked_steps(target, dataclasses.replace(options, steps=count))
+        told = in_few_steps(run, options, steps, CallRun.tells)
+        row = priced(told, specs[device], mode, case.batch, steps, case.price)
+        rows.append(_row(case, key, msgspec.structs.asdict(row), time.perf_counter() - started))
     return tuple(rows)
-
-
-def _runs(steps: Iterable[int | None]) -> list[tuple[int | None, tuple[int | None, ...]]]:
-    """(steps to ask of a run, steps that are told from it): longer calls are told from a short one."""
-    from diffprof.scanning.predicting import RUN_STEPS
-
-    groups: dict[int | None, list[int | None]] = {}
-    for count in steps:
-        groups.setdefault(None if count is None else min(count, RUN_STEPS), []).append(count)
-    return [(asked, tuple(counts)) for asked, counts in groups.items()]
 
 
 def _row(case: Case, key: str, figures: Mapping[str, Any], took: float | None, reason: str = "") -> SweepRow:

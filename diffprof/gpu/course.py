@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from diffprof.judge.timeline import ALL_STREAMS, NOT_BLOCKING, steps_of, with_steps
+from diffprof.judge.timeline import ALL_STREAMS, NOT_BLOCKING, steps_of, with_asked_steps, with_steps
 from diffprof.model.recording import Grade, PhaseSpan, Timeline
 
 from .assembly import Assembly, Call, EventColumns, Known, Phase, Queue, Stretch, alike, stretches
@@ -46,6 +46,10 @@ class Course(NamedTuple):
         for first, name, *_ in self.phases:
             found[first:] = [name] * (len(found) - first)
         return found
+
+    def tells(self, asked: int | None, steps: int | None) -> bool:
+        """Whether a call of that many steps can be told from this one, which was asked for `asked`."""
+        return with_asked_steps(_sketch(self, self.parts), asked, steps) is not None
 
     def mapped(self, change: Callable[[Stretch, Bytes], tuple[Stretch, Bytes]]) -> Course:
         """With another part in the place of each."""
@@ -134,11 +138,11 @@ class Lengths:
         return _Lanes(spec.launch_latency_us, spec.sync_latency_us, self._assembly.pending_limit)
 
 
-def _sketch(course: Course, columns: Sequence[EventColumns]) -> Timeline:
+def _sketch(course: Course, parts: Sequence[object]) -> Timeline:
     """A timeline whose events are the parts; those of one kind launch the same. `kind` is the number of the
     first of them."""
     firsts: dict[int, int] = {}
-    kind = tuple(firsts.setdefault(id(each), n) for n, each in enumerate(columns))
+    kind = tuple(firsts.setdefault(id(each), n) for n, each in enumerate(parts))
     nothing = (0,) * len(kind)
     ends = [*(first for first, *_ in course.phases[1:]), len(kind)]
     return Timeline(

@@ -421,6 +421,14 @@ def with_steps(timeline: Timeline, count: int) -> Timeline | None:
     return replace(timeline, phases=tuple(spans), **changed)
 
 
+def with_asked_steps(timeline: Timeline, asked: int | None, steps: int | None) -> Timeline | None:
+    """The timeline of a call that was asked for `asked` steps, with `steps` of them. None where nothing tells
+    it: steps differ, or others are made than are asked for (of an image, a share)."""
+    if steps is None or steps == asked:
+        return timeline
+    return with_steps(timeline, steps) if len(steps_of(timeline)) == asked else None
+
+
 def _step_columns(timeline: Timeline) -> list[str]:
     """What an event has a value in."""
     columns = ["kind", "module", "host_us", "device_us", "stream", "sync"]

@@ -25,6 +25,9 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     mode: str
     batch: int
     steps: int | None
+    """Denoising steps that the call was asked for; None: its own."""
+    makes: str | None = None
+    """What a call makes: "image" or "clip"; None where it is neither, or nobody knows."""
     seconds: float | None = None
     per_step_ms: float | None = None
     images_per_s: float | None = None

@@ -29,7 +29,7 @@ from diffprof.model.fitting import ROOM, FitCheck, FitRow, Fitted, Loss
 from diffprof.model.pipeline import Pipeline, replaced, with_role
 from diffprof.scanning.fit_code import code_of
 from diffprof.scanning.recipes import SCHEME_OF, Decoding, FitRecipe, Quantized, losses, recipes
-from diffprof.scanning.repeats import repeating
+from diffprof.scanning.repeats import asked_steps, in_few_steps, repeating
 from diffprof.scanning.session import target_errors
 from diffprof.targets import Options, Target, from_object, resolve
 from diffprof.targets.calls import bound, outputs
@@ -39,10 +39,6 @@ from diffprof.targets.twin.building import Twin, twin_of
 from diffprof.targets.twin.shrinking import NoTwin
 from diffprof.targets.undo import restored
 from diffprof.targets.weights import parts_of
-
-RUN_STEPS = 4
-"""Steps that are run; steady ones are repeated for longer calls."""
-
 
 AS_THEY_ARE = ("object", "script")
 """Kinds of target whose weights stay in the type that they have."""
@@ -66,8 +62,18 @@ class Played(NamedTuple):
     dtype: str | None
     """Where the target's weights were put in another type."""
     compilable: bool
+    images: int
+    asked: int | None = None
+    """Steps that the call was asked for; None: as many as the target makes by itself."""
+    steps: int | None = None
+    """Steps of the call that it tells."""
     twin: Twin | str = ""
     """Its small copy, on which code is checked, or why there is none."""
+
+    @property
+    def longer(self) -> int | None:
+        """`steps` where more were asked for than ran."""
+        return None if self.steps == self.asked else self.steps
 
 
 def fit(
@@ -100,7 +106,8 @@ def fit(
     chosen = options or Options()
     if isinstance(target, str) and call:
         chosen = dataclasses.replace(chosen, call={**chosen.call, **call})
-    wanted = steps or chosen.steps or getattr(getattr(found, "info", None), "steps", None)
+    if steps is not None:
+        chosen = dataclasses.replace(chosen, steps=steps)
     limit = spec.capacity_gib if memory_gib is None else memory_gib
     if limit <= 0:
         raise UsageError(
@@ -108,9 +115,9 @@ def fit(
         )
     rows: list[FitRow] = []
     twin: Twin | str = ""
-    for played in _played(found, chosen, wanted, spec, say, twin=check is not None):
+    for played in _played(found, chosen, spec, say, twin=check is not None):
         say("pricing recipes")
-        rows += _rows(played, spec, wanted, limit, host_gib)
+        rows += _rows(played, spec, limit, host_gib)
         twin = twin or played.twin
     rows = with_frontier(sorted(rows, key=lambda row: (row.seconds is None, row.seconds or 0.0)))
     if check is not None:
@@ -122,7 +129,7 @@ def fit(
         gpu=spec.name,
         limit_gib=limit,
         host_limit_gib=host_gib,
-        steps=wanted,
+        steps=asked_steps(found, chosen),
         rows=tuple(rows),
         chosen=choose(rows, lossy),
     )
@@ -199,17 +206,16 @@ def with_frontier(rows: Sequence[FitRow]) -> list[FitRow]:
 
 
 def played_calls(
-    target: Any, options: Options, steps: int | None, spec: GpuSpec, say: Callable[[str], None]
+    target: Any, options: Options, spec: GpuSpec, say: Callable[[str], None]
 ) -> Iterator[Played]:
     """A target's call as it ran on one GPU; then in half precision, where `fit` would try that."""
     found = resolve(target) if isinstance(target, str) else from_object(target)
-    return _played(found, options, steps, spec, say)
+    return _played(found, options, spec, say)
 
 
 def offloaded_call(
     target: Target,
     options: Options,
-    steps: int | None,
     specs: Sequence[GpuSpec],
     place: WeightsPlace,
     prepare: Callable[[PipelineCall], PipelineCall],
@@ -219,23 +225,12 @@ def offloaded_call(
 
     prepare: changes the pipeline before. Raises TargetError where the target fails.
     """
-    device = resolve_device(f"sim:{specs[0].key}")
-    own = options if steps is None else dataclasses.replace(options, steps=min(steps, RUN_STEPS))
-
-    def play(scene: PipelineCall) -> tuple[Played, int]:
-        with restored(scene.pipe):
-            there = prepare(scene)
-            _, images = outputs(there.pipe, bound(there.pipe, there.args, there.kwargs))
-            return _play(there, device, small=False), images
-
-    with device.active():
-        SESSION.capacity = None
-        played, images = target.run(play, device, own)
+    played = _told(partial(_run, target, spec=specs[0], prepare=prepare), target, options)
     course = course_of(*played.calls[Decoding.WHOLE], {})
     for spec in specs:
         there = Mover(played.parts, {part.name: place for part in played.parts}).run(course)
-        seconds = Lengths(CostModel(spec, current_mode())).seconds(there.course, steps)
-        yield seconds, there.peak / 2**30, images
+        seconds = Lengths(CostModel(spec, current_mode())).seconds(there.course, played.longer)
+        yield seconds, there.peak / 2**30, played.images
 
 
 # --- one call -------------------------------------------------------------------------------------------
@@ -244,7 +239,6 @@ def offloaded_call(
 def _played(
     target: Target,
     options: Options,
-    steps: int | None,
     spec: GpuSpec,
     say: Callable[[str], None],
     *,
@@ -252,21 +246,42 @@ def _played(
 ) -> Iterator[Played]:
     """The call as it is; and in half precision, where its weights are in float32 and no type is asked for."""
     say("running the call")
-    own = _run(target, options, steps, spec, twin=twin)
+    own = _told(partial(_run, target, spec=spec, twin=twin), target, options)
     yield own._replace(dtype=None)
     if options.dtype is None and own.dtype == "float32" and target.kind not in AS_THEY_ARE:
         half = dtype_name(half_type(spec))
         say(f"running the call in {half}")
-        other = _run(target, dataclasses.replace(options, dtype=half), steps, spec)
+        other = _told(partial(_run, target, spec=spec), target, dataclasses.replace(options, dtype=half))
         yield other._replace(dtype=half, twin=own.twin)
 
 
-def _run(target: Target, options: Options, steps: int | None, spec: GpuSpec, *, twin: bool = False) -> Played:
+def _told(run: Callable[[Options], Played], target: Target, options: Options) -> Played:
+    """A run that tells the call that is asked for."""
+    steps = asked_steps(target, options)
+    return in_few_steps(run, options, steps, _tells)._replace(steps=steps)
+
+
+def _tells(played: Played, steps: int) -> bool:
+    return course_of(*played.calls[Decoding.WHOLE]).tells(played.asked, steps)
+
+
+def _run(
+    target: Target,
+    options: Options,
+    *,
+    spec: GpuSpec,
+    twin: bool = False,
+    prepare: Callable[[PipelineCall], PipelineCall] | None = None,
+) -> Played:
+    def play(scene: PipelineCall) -> Played:
+        with nullcontext() if prepare is None else restored(scene.pipe):
+            return _play(scene if prepare is None else prepare(scene), device, twin)
+
     device = resolve_device(f"sim:{spec.key}")
-    own = options if steps is None else dataclasses.replace(options, steps=min(steps, RUN_STEPS))
     with target_errors(target.spec), device.active():
         SESSION.capacity = None  # what does not fit is found by pricing
-        return target.run(partial(_play, device=device, small=twin), device, own)
+        played: Played = target.run(play, device, options)
+    return played._replace(asked=options.steps)
 
 
 def _play(scene: PipelineCall, device: Any, small: bool) -> Played:
@@ -301,7 +316,8 @@ def _watched(scene: PipelineCall, device: Any) -> Played:
     parts = parts_of(scene.pipe, kernels.modules.outermost)
     denoisers = with_role(scene.pipe, "denoiser").values()
     types = {dtype_name(p.dtype) for model in denoisers for p in model.parameters() if p.is_floating_point()}
-    return Played(calls, parts, types.pop() if len(types) == 1 else None, bool(denoisers))
+    _, images = outputs(scene.pipe, bound(scene.pipe, scene.args, scene.kwargs))
+    return Played(calls, parts, types.pop() if len(types) == 1 else None, bool(denoisers), images)
 
 
 def _needs(kernels: SimulatedKernels) -> list[int]:
@@ -394,10 +410,8 @@ def _spliced(
 # --- pricing --------------------------------------------------------------------------------------------
 
 
-def _rows(
-    played: Played, spec: GpuSpec, steps: int | None, limit: float, host_limit: float | None
-) -> Iterator[FitRow]:
-    pricing = _Pricing(played, spec, steps)
+def _rows(played: Played, spec: GpuSpec, limit: float, host_limit: float | None) -> Iterator[FitRow]:
+    pricing = _Pricing(played, spec)
     for recipe in recipes(played.parts, spec, played.dtype, played.calls, compilable=played.compilable):
         if recipe.decoding is not Decoding.WHOLE and not pricing.decoding_matters(recipe):
             continue
@@ -419,9 +433,8 @@ def _rows(
 class _Pricing:
     """Prices recipes of one call on one device; what several of them share is made once."""
 
-    def __init__(self, played: Played, spec: GpuSpec, steps: int | None) -> None:
+    def __init__(self, played: Played, spec: GpuSpec) -> None:
         self.played = played
-        self.steps = steps
         self.base = CostModel(spec, current_mode())
         parts: Known = {}
         self._courses = {how: course_of(*call, parts) for how, call in played.calls.items()}
@@ -452,7 +465,7 @@ class _Pricing:
         key = recipe.placement, recipe.quantized
         mover = self._movers.get(key) or self._movers.setdefault(key, Mover(packed.parts, places))
         there = mover.run(course)
-        seconds = self._length(recipe).seconds(there.course, self.steps)
+        seconds = self._length(recipe).seconds(there.course, self.played.longer)
         host = sum(on_host(part, places.get(part.name, WeightsPlace.DEVICE)) for part in packed.parts)
         return seconds, there.peak / 2**30, host, there.phase
 

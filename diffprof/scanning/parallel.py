@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -48,17 +49,17 @@ def predict_parallel(
                     f"There is no {what} {each!r}.", f"Choose from: {', '.join(map(str, known))}."
                 )
     specs = [load_spec(device) for device in devices]
-    (played, *_) = played_calls(target, options or Options(), steps, specs[0], on_stage or (lambda _: None))
+    chosen = options or Options()
+    if steps is not None:
+        chosen = dataclasses.replace(chosen, steps=steps)
+    (played, *_) = played_calls(target, chosen, specs[0], on_stage or (lambda _: None))
     splits = [Split()] + [found for n in gpus for name in parallel if (found := MODES[name](n)) is not None]
     return tuple(
-        _row(played, CostModel(spec), mode, split, steps)
-        for spec in specs
-        for mode in modes
-        for split in splits
+        _row(played, CostModel(spec), mode, split) for spec in specs for mode in modes for split in splits
     )
 
 
-def _row(played: Played, model: CostModel, mode: str, split: Split, steps: int | None) -> Prediction:
+def _row(played: Played, model: CostModel, mode: str, split: Split) -> Prediction:
     roots = tuple(part.name for part in played.parts if part.role == "denoiser")
     call, beside = played.calls[Decoding.WHOLE]
     ours = call if split.gpus == 1 else split_call(call, roots, split)
@@ -80,8 +81,8 @@ def _row(played: Played, model: CostModel, mode: str, split: Split, steps: int |
         gpu=spec.name,
         mode=mode,
         batch=1,
-        steps=steps,
-        seconds=Lengths(model).seconds(course_of(ours, [0] * len(ours.items)), steps),
+        steps=played.steps,
+        seconds=Lengths(model).seconds(course_of(ours, [0] * len(ours.items)), played.longer),
         peak_gib=peak,
         memory_gib=spec.capacity_gib,
         fits=peak <= spec.capacity_gib,

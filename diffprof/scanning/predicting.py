@@ -6,7 +6,7 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,20 @@ from diffprof.gpu.products import product_of
 from diffprof.gpu.quantized import SCHEMES, LinearScheme, saved_bytes
 from diffprof.gpu.signatures import OpSignature
 from diffprof.gpu.specs import GpuSpec, load_spec, spec_names
-from diffprof.judge.timeline import by_kind_us, length_us, origin_shares, steps_of, with_steps
+from diffprof.judge.timeline import (
+    by_kind_us,
+    length_us,
+    origin_shares,
+    steps_of,
+    with_asked_steps,
+    with_steps,
+)
 from diffprof.model.errors import UsageError
 from diffprof.model.modes import check_modes
 from diffprof.model.pipeline import with_role
 from diffprof.model.prediction import Prediction
 from diffprof.model.recording import Timeline
-from diffprof.scanning.repeats import repeating
+from diffprof.scanning.repeats import asked_steps, in_few_steps, repeating
 from diffprof.scanning.session import target_errors
 from diffprof.targets import Options, Target, from_object, resolve
 from diffprof.targets.calls import bound as bound_arguments
@@ -42,9 +49,6 @@ from diffprof.targets.compiled import compiled_roots
 from diffprof.targets.pipeline import PhaseTracker
 from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.undo import restored
-
-RUN_STEPS = 4
-"""Steps that are run; steady ones are repeated for longer calls."""
 
 HOST_SHARE = 0.9
 """A call whose device is busy for less than this share of it is bound by the host."""
@@ -146,7 +150,7 @@ class CallSetting:
     def autoquant(self) -> bool:
         return self.quantization == AUTOQUANT
 
-    def quantized(self, mode: str, run: _CallRun) -> tuple[str, ...]:
+    def quantized(self, mode: str, run: CallRun) -> tuple[str, ...]:
         """Components whose linears are quantized where the mode quantizes any.
 
         Raises UsageError for one that the pipeline has not.
@@ -187,7 +191,7 @@ class CallSetting:
 
 
 @dataclasses.dataclass(frozen=True)
-class _CallRun:
+class CallRun:
     """One call, run once."""
 
     kernels: SimulatedKernels
@@ -199,6 +203,10 @@ class _CallRun:
     images: int
     peak: int
     """Bytes at the peak, those held before among them."""
+    asked: int | None
+    """Steps that it was asked for; None: as many as the target makes by itself."""
+    makes: str | None
+    """What a call makes: "image" or "clip"."""
 
     @cached_property
     def assembled(self) -> Assembled:
@@ -219,6 +227,14 @@ class _CallRun:
         """Depth, columns and bytes of a weight's element, of each linear, by module."""
         products = ((name, product_of(op), op.inputs[1].dtype.itemsize) for name, op in self.layers.items())
         return {name: (made.depth, made.columns, width) for name, made, width in products if made}
+
+    def tells(self, steps: int | None) -> bool:
+        """Whether a call asked for that many steps can be told from this one."""
+        return with_asked_steps(self._timeline, self.asked, steps) is not None
+
+    @cached_property
+    def _timeline(self) -> Timeline:
+        return self.assembled.timeline(self.kernels.builder.model)
 
 
 def predict(
@@ -246,11 +262,12 @@ def predict(
     """Rows for every batch, device and mode, in that order.
 
     target: what `diffprof.scan` takes. devices: names of data sheets, or "all". steps: denoising steps of the
-    call; None: the target's own. price: of one GPU hour, or by device. attention, tf32, quantization,
-    compile_mode, fuse_qkv, channels_last, quantize_text_encoders, quantized_components, offload: see
-    CallSetting. measured_from: a file of `diffprof calibrate --export`: what was measured there prices that
-    GPU, and those of its architecture. on_run: told of each batch before it is run. call: arguments of the
-    call. Raises UsageError for an unknown device, mode or setting, TargetError where the target fails.
+    call; None: the model card's of a built-in target, else the target's own. price: of one GPU hour, or by
+    device. attention, tf32, quantization, compile_mode, fuse_qkv, channels_last, quantize_text_encoders,
+    quantized_components, offload: see CallSetting. measured_from: a file of `diffprof calibrate --export`:
+    what was measured there prices that GPU, and those of its architecture. on_run: told of each batch before
+    it is run. call: arguments of the call. Raises UsageError for an unknown device, mode or setting,
+    TargetError where the target fails.
     """
     check_modes(modes)
     setting = CallSetting(
@@ -270,16 +287,19 @@ def predict(
     chosen = options or Options()
     if isinstance(target, str) and call:
         chosen = dataclasses.replace(chosen, call={**chosen.call, **call})
+    if steps is not None:
+        chosen = dataclasses.replace(chosen, steps=steps)
+    asked = asked_steps(found, chosen)
     rows: list[Prediction] = []
     for batch in batches:
         if on_run is not None:
             on_run(batch)
         own = dataclasses.replace(chosen, batch=None if batch == 1 else batch)
         if offload is not None:
-            rows += offloaded(found, own, specs, batch, steps, price, setting)
+            rows += offloaded(found, own, specs, batch, asked, price, setting)
             continue
-        run = run_call(found, own, steps, prepare=setting.prepare)
-        rows += [priced(run, spec, mode, batch, steps, price, setting) for spec in specs for mode in modes]
+        run = in_few_steps(partial(run_call, found, prepare=setting.prepare), own, asked, CallRun.tells)
+        rows += [priced(run, spec, mode, batch, asked, price, setting) for spec in specs for mode in modes]
     return tuple(rows)
 
 
@@ -320,7 +340,7 @@ def offloaded(
 
     placement = OFFLOADS[str(setting.offload)]
     for spec, (seconds, peak, images) in zip(
-        specs, offloaded_call(target, options, steps, specs, placement, setting.prepare), strict=True
+        specs, offloaded_call(target, options, specs, placement, setting.prepare), strict=True
     ):
         row = Prediction(
             device=spec.key, gpu=spec.name, mode="eager", batch=batch, steps=steps,
@@ -336,22 +356,18 @@ def offloaded(
 def run_call(
     target: Target,
     options: Options,
-    steps: int | None,
     *,
     prepare: Callable[[PipelineCall], PipelineCall] | None = None,
-) -> _CallRun:
-    """The call, run once. steps: RUN_STEPS of them at most are run; None: as the options say.
-
-    prepare: changes the pipeline or the call before. Raises TargetError where the target fails.
-    """
+) -> CallRun:
+    """The call, run once. prepare: changes the pipeline or the call before. Raises TargetError where the
+    target fails."""
     device = resolve_device("sim:a100-80gb")
-    own = options if steps is None else dataclasses.replace(options, steps=min(steps, RUN_STEPS))
 
-    def play(scene: PipelineCall) -> _CallRun:
+    def play(scene: PipelineCall) -> CallRun:
         with nullcontext() if prepare is None else restored(scene.pipe):
             return observed(scene if prepare is None else prepare(scene))
 
-    def observed(scene: PipelineCall) -> _CallRun:
+    def observed(scene: PipelineCall) -> CallRun:
         kernels = SimulatedKernels(device.gpu, scene.pipe, current_mode())  # type: ignore[attr-defined]
         tracker = PhaseTracker(on_change=kernels.phase)
         with (
@@ -362,17 +378,19 @@ def run_call(
             repeating(scene.pipe, kernels, tracker),
         ):
             scene.call()
-        _, images = outputs(scene.pipe, bound_arguments(scene.pipe, scene.args, scene.kwargs))
+        makes, images = outputs(scene.pipe, bound_arguments(scene.pipe, scene.args, scene.kwargs))
         peak = kernels.builder.memory(kernels.weights).peak_bytes or 0
         denoisers, encoders = (tuple(with_role(scene.pipe, role)) for role in ("denoiser", "text_encoder"))
-        return _CallRun(kernels, compiled_roots(scene.pipe), denoisers, encoders, held, images, peak)
+        return CallRun(
+            kernels, compiled_roots(scene.pipe), denoisers, encoders, held, images, peak, options.steps, makes
+        )
 
     with target_errors(target.spec), device.active():
         held = SESSION.allocated
-        return target.run(play, device, own)
+        return target.run(play, device, options)
 
 
-def chosen_linears(run: _CallRun, spec: GpuSpec, setting: CallSetting, parts: tuple[str, ...]) -> set[str]:
+def chosen_linears(run: CallRun, spec: GpuSpec, setting: CallSetting, parts: tuple[str, ...]) -> set[str]:
     """Modules of the quantized linears of these components."""
     there = {name for name in run.linears if compiled_root(name, parts)}
     if not setting.autoquant:
@@ -386,18 +404,13 @@ def chosen_linears(run: _CallRun, spec: GpuSpec, setting: CallSetting, parts: tu
     return {name for name in there if us(name, True) < us(name, False)}
 
 
-def saved_weights(run: _CallRun, scheme: LinearScheme, chosen: Collection[str]) -> int:
+def saved_weights(run: CallRun, scheme: LinearScheme, chosen: Collection[str]) -> int:
     """Bytes that the weights of these linears take less, quantized."""
     return sum(saved_bytes(scheme, *run.linears[name]) for name in chosen)
 
 
-def tells(run: _CallRun, steps: int) -> bool:
-    """Whether a call of that many steps can be told from the one that was run."""
-    return with_steps(run.assembled.timeline(run.kernels.builder.model), steps) is not None
-
-
 def priced(
-    run: _CallRun,
+    run: CallRun,
     spec: GpuSpec,
     mode: str,
     batch: int,
@@ -405,10 +418,17 @@ def priced(
     price: float | Mapping[str, float] | None,
     setting: CallSetting | None = None,
 ) -> Prediction:
-    """The call on one device and in one mode. steps: None for those that were run."""
+    """The call on one device and in one mode. steps: None for those that were run. Raises ValueError where
+    the run does not tell a call of so many."""
     setting = setting or CallSetting()
     row = Prediction(
-        device=spec.key, gpu=spec.name, mode=mode, batch=batch, steps=steps, memory_gib=spec.capacity_gib
+        device=spec.key,
+        gpu=spec.name,
+        mode=mode,
+        batch=batch,
+        steps=steps,
+        makes=run.makes,
+        memory_gib=spec.capacity_gib,
     )
     scheme = setting.scheme(mode)
     if scheme is not None and scheme.kind is not None and scheme.kind not in spec.peak:
@@ -426,9 +446,9 @@ def priced(
         )
     quantizes = chooser_of(chosen) if setting.autoquant else linears_in(parts)
     timeline = run.assembled.timeline(CostModel(spec, setting.mode(mode, run.roots, quantizes)), eager=False)
-    whole = timeline if steps is None else with_steps(timeline, steps)
+    whole = with_asked_steps(timeline, run.asked, steps)
     if whole is None:
-        return _told(row, why=f"its steps differ, so a call of {steps} can't be told from one of {RUN_STEPS}")
+        raise ValueError(f"A call of {steps} steps can't be told from one of {run.asked}.")
     return _unsure(_timed(row, whole, run, price), scheme, mode)
 
 
@@ -452,7 +472,7 @@ def _unsure(row: Prediction, scheme: LinearScheme | None, mode: str) -> Predicti
 
 
 def _timed(
-    row: Prediction, timeline: Timeline, run: _CallRun, price: float | Mapping[str, float] | None
+    row: Prediction, timeline: Timeline, run: CallRun, price: float | Mapping[str, float] | None
 ) -> Prediction:
     whole = length_us(timeline)
     seconds = whole / 1e6

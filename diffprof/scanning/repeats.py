@@ -1,14 +1,41 @@
-"""Forwards of denoisers that repeat are told again in place of run, in every call that is only watched."""
+"""What repeats is run once: forwards of denoisers are told again, and longer calls told from a short one."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import TypeVar
 
 from diffprof.devices.simulated import Observer
 from diffprof.devices.simulated.forward_replay import replaying
 from diffprof.model.pipeline import Pipeline, with_role
+from diffprof.targets import Options, Target
 from diffprof.targets.pipeline import PhaseTracker
+
+Run = TypeVar("Run")
+
+RUN_STEPS = 4
+"""Steps that are run of a longer call, where they tell it; all of them elsewhere."""
+
+
+def asked_steps(target: Target, options: Options) -> int | None:
+    """Denoising steps that a call is asked for: the model card's of a built-in target where nothing else is
+    said. None: as many as the target makes by itself."""
+    if options.steps is not None or "num_inference_steps" in options.call:
+        return options.steps
+    return getattr(getattr(target, "info", None), "steps", None)
+
+
+def in_few_steps(
+    run: Callable[[Options], Run], options: Options, steps: int | None, tells: Callable[[Run, int], bool]
+) -> Run:
+    """What a run gives that tells a call of so many steps: of RUN_STEPS if it does, else of all."""
+    if steps is not None and steps > RUN_STEPS:
+        few = run(dataclasses.replace(options, steps=RUN_STEPS))
+        if tells(few, steps):
+            return few
+    return run(dataclasses.replace(options, steps=steps))
 
 
 def repeating(pipe: Pipeline, observer: Observer, tracker: PhaseTracker) -> AbstractContextManager[None]:

@@ -16,16 +16,17 @@ _COLUMNS = {
     "device": "device",
     "mode": "mode",
     "batch": "batch",
+    "steps": "steps",
     "gpus": "GPUs",
     "communication": "communication",
     "time": "seconds",
-    "rate": "images/s",
+    "rate": "{}s/s",
     "memory": "GiB of",
     "bound": "bound by",
     "origin": "kernel times",
     "note": "",
 }
-OPTIONAL = ("note", "gpus", "communication")
+OPTIONAL = ("note", "steps", "gpus", "communication")
 """Columns that are left out where they would be empty."""
 NOTE = "Simulated: the range follows from where kernel times come from (`diffprof docs accuracy`)."
 
@@ -38,7 +39,8 @@ def render_predictions(
         return as_json({"rows": [msgspec.to_builtins(row) for row in rows]}).decode()
     shown = [_cells(row) for row in rows]
     used = {key for key in _COLUMNS if key not in OPTIONAL or any(row[key] for row in shown)}
-    columns = {key: head for key, head in _COLUMNS.items() if key in used}
+    made = next((row.makes for row in rows if row.makes), "call")
+    columns = {key: head.format(made) for key, head in _COLUMNS.items() if key in used}
     return render_list(columns, shown, form, width=width, colour=colour, note=NOTE)
 
 
@@ -58,6 +60,7 @@ def _cells(row: Prediction) -> dict[str, Any]:
         "device": row.device,
         "mode": row.mode,
         "batch": str(row.batch),
+        "steps": "" if row.steps is None else str(row.steps),
         "gpus": "" if row.gpus == 1 else f"{row.gpus} {row.parallel}",
         "communication": "" if not row.communication else share(row.communication),
         "time": "-" if row.seconds is None else f"{number(row.seconds)}{spread}",

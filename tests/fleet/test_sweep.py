@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -18,6 +19,8 @@ from diffprof.model.errors import UsageError
 from diffprof.model.sweep import SweepRow
 from diffprof.scanning import predicting
 from diffprof.scanning.predicting import predict
+from diffprof.scanning.repeats import RUN_STEPS
+from diffprof.targets import Options, Target
 from tests.fleet.here import Here
 
 pytest.importorskip("duckdb")
@@ -62,15 +65,15 @@ def test_each_pipeline_runs_once_for_all_devices_modes_and_steps(
     asked: list[int | None] = []
     run_call = predicting.run_call
 
-    def counted(target: object, options: object, steps: int | None, **more: object) -> object:
-        asked.append(steps)
-        return run_call(target, options, steps, **more)  # type: ignore[arg-type]
+    def counted(target: Target, options: Options, **more: Any) -> object:
+        asked.append(options.steps)
+        return run_call(target, options, **more)
 
     monkeypatch.setattr(predicting, "run_call", counted)
     grid = msgspec.structs.replace(GRID, steps=(20, 30, None), batch=(1,))
     rows = sweep(cases(grid, DEVICES), Store(tmp_path / "one.duckdb"), Here())
     assert len(rows) == 12
-    assert asked == [predicting.RUN_STEPS, None]
+    assert asked == [RUN_STEPS]
 
 
 def test_stopped_and_begun_again_it_has_the_same_rows(

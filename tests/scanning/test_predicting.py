@@ -15,6 +15,7 @@ from diffprof.gpu.specs import load_spec
 from diffprof.model.errors import UsageError
 from diffprof.model.prediction import Prediction
 from diffprof.scanning import predicting
+from diffprof.scanning.fitting import fit
 from diffprof.scanning.predicting import SHORT_NAMES, CallSetting, predict
 from diffprof.scanning.runs import leftovers
 from diffprof.scanning.scan import scan_target
@@ -43,11 +44,41 @@ def test_a_row_for_every_device_and_mode_in_order(rows: tuple[Prediction, ...]) 
     ]
 
 
-def test_it_is_what_the_scan_says() -> None:
-    (row,) = predict("tiny-sdxl", steps=3)
-    timing = scan_target("tiny-sdxl", device="sim:a100-80gb", options=Options(steps=3)).recording.timing
+AS_SCANNED = {
+    "few steps": ("tiny-sdxl", Options(steps=3)),
+    "steady steps": ("tiny-sdxl", Options(steps=12)),
+    "each of the first and last differs": (
+        "tiny-sdxl",
+        Options(steps=12, scheduler="UniPCMultistepScheduler"),
+    ),
+    "one more than asked for": ("tiny-sd15", Options(steps=12)),
+    "a share of those asked for": ("tiny-sdxl-img2img", Options(steps=12)),
+}
+
+
+@pytest.mark.parametrize(("target", "options"), AS_SCANNED.values(), ids=AS_SCANNED)
+def test_it_is_what_the_scan_says_and_so_is_the_plain_recipe_of_fit(target: str, options: Options) -> None:
+    timing = scan_target(target, device="sim:a100-80gb", options=options).recording.timing
     assert timing is not None
-    assert row.seconds == pytest.approx(timing.median, rel=1e-3)
+    (row,) = predict(target, options=options)
+    plain = next(each for each in fit(target, device="a100-80gb", options=options).rows if not each.recipe)
+    assert row.steps == options.steps
+    assert (row.seconds, plain.seconds) == pytest.approx((timing.median,) * 2, rel=1e-3)
+
+
+def test_a_built_in_call_has_the_steps_of_its_model_card() -> None:
+    (short,) = predict("tiny-sdxl", options=Options(call={"num_inference_steps": 2}))
+    (row,), (asked,) = predict("tiny-flux"), predict("tiny-flux", steps=50)
+    assert (row.steps, row.seconds) == (50, asked.seconds)
+    assert short.steps is None
+    assert short.seconds == predict("tiny-sdxl", steps=2)[0].seconds
+
+
+def test_clips_are_not_called_images() -> None:
+    said = render_predictions(predict("tiny-wan2.1-t2v-1.3b"), "text")
+    assert "clips/s" in said
+    assert "50" in said
+    assert "image" not in said
 
 
 def test_steps_and_images_add_up(rows: tuple[Prediction, ...]) -> None:
