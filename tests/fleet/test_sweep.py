@@ -73,7 +73,7 @@ def test_each_pipeline_runs_once_for_all_devices_modes_and_steps(
     grid = msgspec.structs.replace(GRID, steps=(20, 30, None), batch=(1,))
     rows = sweep(cases(grid, DEVICES), Store(tmp_path / "one.duckdb"), Here())
     assert len(rows) == 12
-    assert asked == [RUN_STEPS]
+    assert asked == [RUN_STEPS, None]
 
 
 def test_stopped_and_begun_again_it_has_the_same_rows(

@@ -195,7 +195,7 @@ def test_the_code_takes_what_was_priced_and_changes_no_bit(
 ) -> None:
     name, played, plain = tiny
     recipe = FitRecipe(None, None, placement, Decoding.WHOLE, False)
-    seconds, gib, host, _ = fitting._Pricing(played, GPU, None).of(recipe)
+    seconds, gib, host, _ = fitting._Pricing(played, GPU).of(recipe)
     ran = Ran(name, code_of(recipe, played.parts))
     assert all(torch.equal(a, b) for a, b in zip(ran.output, plain.output, strict=True))
     assert seconds is not None
@@ -424,7 +424,7 @@ def test_group_offloading_of_fluxs_transformer_comes_in_the_published_order() ->
     on the host; leaves take 0.53 GiB of the GPU, blocks 10.59."""
     target = fitting.resolve("flux")
     a100 = replace(load_spec("a100-80gb"), link_gb_s=12.5)  # PCIe 3.0: 22.2 GiB a forward took 1.9 s
-    (played,) = fitting._played(target, fitting.Options(), 4, a100, lambda _: None)
+    (played,) = fitting._played(target, fitting.Options(steps=4), a100, lambda _: None)
     transformer = next(part for part in played.parts if part.role == "denoiser")
     transformer = replace(transformer, blocks=tuple(in_eights(transformer.blocks)))
     call, beside = played.calls[Decoding.WHOLE]
