@@ -42,8 +42,9 @@ not among these rows; all other rates come from measurements of single kernels.
 
 WRONG = """## What is known to be wrong
 
-- Transformers with heads of 64 on an A100 (CogVideoX, SD 3) come out 12 to 28 % too fast; no kernel figure
-says why.
+- Transformers with heads of 64 on an A100 (CogVideoX, SD 3) come out 12 to 28 % too fast. No one kind of
+kernel says why: of SD 3's 115 ms a step 54 are products of the A100's table and 36 are attention, which would
+have to take twice as long, at 80 TFLOPS, to make up the 42 that are missing.
 - Flux rows of 2024 are simulated with the RMSNorm of their day, which was a kernel for each operation.
 - Calls of batch 1 that are bound by launches measure the host: 21.7 to 36.1 it/s were published for one
 call on an A100.

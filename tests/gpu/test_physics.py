@@ -267,7 +267,7 @@ def test_quantized_products_in_a_type_without_units_gain_nothing() -> None:
 @pytest.mark.parametrize(
     ("scheme", "before", "after"),
     [("int8_weight_only", [3 * 2**24], 2), ("nf4", [2.5625 * 2**24], 0), ("int4_weight_only", [], 0),
-     ("int8", [2 * 2**23, 2 * 2**23, *[4 * 2**23] * 3, 3 * 2**23], 3)],
+     ("int8", [2 * 2**23, 2 * 2**23, *[4 * 2**23] * 3, 3 * 2**23, 2 * 2**24], 3)],
 )  # fmt: skip
 def test_a_quantized_linear_launches_its_passes_where_nothing_is_fused(
     scheme: str, before: list[float], after: int
