@@ -10,6 +10,7 @@ from diffprof.analyzers.setup.precision import place
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Code, Fix, Recipe, Safety, Skipped, Stage, Write
 from diffprof.model.recording import Recording
+from diffprof.model.recording.source_text import quoted
 
 
 def lcm_lora(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
@@ -43,6 +44,25 @@ def ssd_1b(recording: Recording, findings: Sequence[Finding]) -> Code:
                 ").to(pipe.unet.device)",
             ]
         ),
+    )
+
+
+def lora_hotswap(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
+    """Adapters of one size, whose weights are replaced in place."""
+    setup = recording.setup
+    if setup is None or not any(part.compiled for part in setup.parts if part.adapted):
+        return Skipped("nothing that has adapters is compiled: another one may be loaded as it is")
+    name = next(iter(setup.adapters), "style")
+    return Code(
+        optimize="\n".join(
+            [
+                "# Before the first adapter is loaded, with the largest rank of all that will be.",
+                "pipe.enable_lora_hotswap(target_rank=128)",
+                f'pipe.load_lora_weights("first.safetensors", adapter_name={quoted(name)})',
+                "# Compile and call it, then swap:",
+                f'pipe.load_lora_weights("next.safetensors", adapter_name={quoted(name)}, hotswap=True)',
+            ]
+        )
     )
 
 
@@ -163,6 +183,20 @@ RECIPES = (
             why="Half of the parameters, trained to make SDXL's pictures; another model all the same.",
         ),
         ssd_1b,
+    ),
+    Recipe(
+        Fix(
+            "lora-hotswap",
+            "Swap adapters in place, without compiling again",
+            Safety.ADVICE,
+            Stage.LORA,
+            conflicts={"fuse-lora": "an adapter that is merged can't be swapped"},
+            why="Compiled code is bound to the adapter's tensors and their rank: another adapter compiles it "
+            "again. With all padded to one rank, hotswap=True copies new weights into the same tensors. It "
+            "has to be said before the first adapter is loaded (diffusers' documentation of LoRA); what it "
+            "saves is the compile of each swap.",
+        ),
+        lora_hotswap,
     ),
     *(
         Recipe(

@@ -350,7 +350,7 @@ def lora_not_fused(recording: Recording) -> Iterator[Finding]:
         f"{count} layers of {named(parts)} compute the adapter {names or 'LoRA'} beside their own weights.",
         "Call pipe.fuse_lora() and pipe.unload_lora_weights().",
         count=count,
-        fixes=("fuse-lora",),
+        fixes=("fuse-lora", "lora-hotswap"),
         evidence=Evidence(events=_adapter_events(recording)),
     )
 

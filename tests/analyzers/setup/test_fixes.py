@@ -14,6 +14,7 @@ from diffprof.analyzers.setup.alternatives import STEP_CACHES
 from diffprof.analyzers.setup.fixes import RECIPES
 from diffprof.analyzers.setup.models import CACHES
 from diffprof.corpus import CASES as PIPELINES
+from diffprof.judge.judging import make_report
 from diffprof.judge.recipes import find_recipe
 from diffprof.model.fix import Code, Safety, Skipped
 from diffprof.model.recording import DeviceInfo, Grade
@@ -335,9 +336,9 @@ def cache_of(flux: Bench) -> str | None:
 
 
 def test_advice_is_code_that_compiles_with_what_it_names() -> None:
-    given = recorded(denoiser(), unet=SDXL_UNET, steps=30)
+    given = recorded(denoiser(adapted=5), unet=SDXL_UNET, steps=30)
     advised = [recipe for recipe in RECIPES if recipe.fix.safety is Safety.ADVICE]
-    assert {recipe.fix.key for recipe in advised} == {"lcm-lora", "ssd-1b", "deep-cache"}
+    assert {recipe.fix.key for recipe in advised} == {"lcm-lora", "ssd-1b", "deep-cache", "lora-hotswap"}
     for recipe in advised:
         code = recipe.code(given, ())
         assert isinstance(code, Code)
@@ -349,6 +350,19 @@ def test_advice_is_code_that_compiles_with_what_it_names() -> None:
     assert find_recipe("lcm-lora").code(recorded(denoiser()), ()) == Skipped(
         "no LCM-LoRA is published for this denoiser"
     )
+
+
+def test_adapters_are_swapped_in_place_where_they_are_compiled() -> None:
+    recipe = find_recipe("lora-hotswap")
+    assert isinstance(recipe.code(recorded(denoiser(adapted=5, compiled=None)), ()), Skipped)
+    compiled = recorded(denoiser(adapted=5), adapters=("ink",))
+    code = recipe.code(compiled, ())
+    assert isinstance(code, Code)
+    assert 'adapter_name="ink", hotswap=True' in code.optimize
+    assert "lora-hotswap" in next(f for f in make_report(compiled).findings if f.rule == "SET006").fixes
+    from diffusers.loaders.lora_base import LoraBaseMixin
+
+    assert hasattr(LoraBaseMixin, "enable_lora_hotswap")
 
 
 # --- the table -------------------------------------------------------------------------------------------
