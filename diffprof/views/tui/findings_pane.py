@@ -15,6 +15,7 @@ from textual.widgets import Input
 
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Plan, PlanStep, SourceEdit
+from diffprof.model.plain import clean
 from diffprof.model.report import Report
 from diffprof.model.units import place
 from diffprof.views.tui.article import Article
@@ -222,9 +223,10 @@ class FindingsPane(Container):
 
     def action_copy(self) -> None:
         row = self.query_one(FindingList).row
-        if row and row.site:
-            self.app.copy_to_clipboard(place(row.site))
-            self.notify(f"Copied {place(row.site)}", markup=False)
+        if row:
+            text = place(row.site) if row.site else clean(f"{row.rule} {row.name}: {row.message}")
+            self.app.copy_to_clipboard(text)
+            self.notify(f"Copied {text}", markup=False)
 
     def action_edit(self) -> None:
         """Open the current finding's source in the user's editor."""

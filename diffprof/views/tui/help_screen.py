@@ -36,7 +36,7 @@ KEYS: dict[str, tuple[tuple[str, str], ...]] = {
         ("x", "clear the filters"),
         ("n, N", "next, previous finding, also while reading one"),
         ("w", "what-if: the timeline without this finding"),
-        ("y, o", "copy file:line; open the source in $EDITOR"),
+        ("y, o", "copy file:line, or what was found; open the source in $EDITOR"),
     ),
     "2 Timeline": (
         ("← →", "move the cursor"),

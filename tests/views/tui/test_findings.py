@@ -168,6 +168,14 @@ def test_double_click_opens_and_y_copies(drive: Drive) -> None:
     drive(reports.full(), body)
 
 
+def test_y_copies_what_was_found_where_there_is_no_line(drive: Drive) -> None:
+    async def body(pilot: Pilot) -> None:
+        await pilot.press("y")
+        assert pilot.app.clipboard.startswith("SYN001 value-read: ")
+
+    drive(builders.make_report(builders.make_finding(site=None)), body)
+
+
 def test_e_writes_the_page(drive: Drive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     report = replace(reports.full(), path="traces/20260101-000000-a")
