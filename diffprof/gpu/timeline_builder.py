@@ -210,11 +210,17 @@ class TimelineBuilder:
             if isinstance(item, OpSignature):
                 yield item, module
 
-    def with_lines(self) -> Iterator[tuple[OpSignature, Place]]:
-        """What was launched from a line that is known."""
-        for item, line in zip(self._items, self._lines, strict=True):
-            if line is not None and isinstance(item, OpSignature):
-                yield item, line
+    def with_lines(self) -> Iterator[Sequence[tuple[OpSignature, Place]]]:
+        """What was launched from a line that is known, in stretches. Those that came again are one object."""
+        known: dict[int, list[tuple[OpSignature, Place]]] = {}
+        at = 0
+        for begin, told in self._repeats:
+            yield _lined(self._items[at:begin], self._lines[at:begin])
+            if id(told.lines) not in known:
+                known[id(told.lines)] = _lined(told.items, told.lines)
+            yield known[id(told.lines)]
+            at = begin + len(told.items)
+        yield _lined(self._items[at:], self._lines[at:])
 
     def counted(self) -> Counter[tuple[OpSignature, str | None]]:
         """How often each module launched each operation, in the order in which they first came."""
@@ -273,6 +279,16 @@ class TimelineBuilder:
             by_step=tuple(live for _, live in sorted(self._step_live.items())),
             host=host,
         )
+
+
+def _lined(
+    items: Sequence[OpSignature | LaunchedWait], lines: Sequence[Place | None]
+) -> list[tuple[OpSignature, Place]]:
+    return [
+        (item, line)
+        for item, line in zip(items, lines, strict=True)
+        if line is not None and isinstance(item, OpSignature)
+    ]
 
 
 def kernel_rows(timeline: Timeline) -> tuple[KernelRow, ...]:

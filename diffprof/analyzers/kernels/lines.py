@@ -4,7 +4,7 @@ spends on each, and those that launch one small operation after the other."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from types import CodeType
 
@@ -48,19 +48,47 @@ def cast_rows(launched: Counter[Launched], model: CostModel) -> tuple[LineRow, .
     return _rows(Counter({each: times for each, times in launched.items() if changes_type(each[0])}), model)
 
 
-def burst_rows(launched: Iterable[Launched], model: CostModel) -> tuple[LineRow, ...]:
+def burst_rows(stretches: Iterable[Sequence[Launched]], model: CostModel) -> tuple[LineRow, ...]:
     """A row a line that launches MANY operations in one stay in its function, that with most of the device's
-    time first. What the function calls and launches is a stay elsewhere."""
-    return _rows(Counter(_bursts(launched)), model)
+    time first. What the function calls and launches is a stay elsewhere. stretches: what was launched, in
+    order; those that come again are one object, and looked at once."""
+    found: Counter[Launched] = Counter()
+    known: dict[int, _Stays] = {}
+    here: list[Launched] = []
+    for stretch in filter(len, stretches):
+        stays = known.get(id(stretch)) or known.setdefault(id(stretch), _Stays(stretch))
+        if here and _function(here[0]) != _function(stays.first[0]):
+            found.update(_many(here))
+            here = []
+        here = [*here, *stays.first]
+        if stays.last:
+            found.update([*_many(here), *stays.inside])
+            here = stays.last
+    return _rows(found + Counter(_many(here)), model)
 
 
-def _bursts(launched: Iterable[Launched]) -> Iterator[Launched]:
-    for _, stay in groupby(launched, key=lambda each: (each[1][0], each[1][2])):
-        own = list(stay)
-        if len(own) < MANY:
-            continue
-        often = Counter(line for _, line in own)
-        yield from (each for each in own if often[each[1]] >= MANY)
+class _Stays:
+    """Of a stretch: its first stay in a function, its last if that is another, and what was launched in large
+    numbers between them. The stretch is held, so that no other has its id."""
+
+    def __init__(self, stretch: Sequence[Launched]) -> None:
+        self.stretch = stretch
+        self.first, *between = (list(stay) for _, stay in groupby(stretch, key=_function))
+        self.last = between.pop() if between else []
+        self.inside = [each for stay in between for each in _many(stay)]
+
+
+def _function(launched: Launched) -> tuple[str, str]:
+    file, _, function = launched[1]
+    return file, function
+
+
+def _many(stay: Sequence[Launched]) -> list[Launched]:
+    """What lines launch in this stay that launch MANY."""
+    if len(stay) < MANY:
+        return []
+    often = Counter(line for _, line in stay)
+    return [each for each in stay if often[each[1]] >= MANY]
 
 
 def _rows(launched: Counter[Launched], model: CostModel) -> tuple[LineRow, ...]:

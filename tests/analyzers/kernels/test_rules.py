@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import msgspec
 import pytest
 
@@ -217,8 +219,20 @@ def test_operations_in_a_row_from_one_function_are_a_row_of_its_line() -> None:
     one = add(8)
     model = CostModel(load_spec("h100"))
     launched = [*[(one, mask), (one, other)] * MANY, (one, copy), *[(one, mask)] * (MANY - 1), (one, copy)]
-    rows = burst_rows(launched, model)
+    rows = burst_rows([launched], model)
     assert [(row.site.line, row.count) for row in rows] == [(7, MANY), (8, MANY)]
+
+
+def test_a_stay_in_a_function_goes_on_over_stretches_that_come_again() -> None:
+    mask, other, copy = ("m.py", 7, "masked"), ("m.py", 8, "masked"), ("n.py", 7, "copied")
+    one = add(8)
+    half = [(one, mask)] * (MANY // 2)
+    around = [*half, (one, copy), *[(one, other)] * MANY, (one, copy), *half]
+    stretches = [half, around, [], around, around, half, half, [(one, copy)], half]
+    model = CostModel(load_spec("h100"))
+    whole = burst_rows([list(itertools.chain(*stretches))], model)
+    assert burst_rows(stretches, model) == whole
+    assert {row.site.line: row.count for row in whole} == {7: 9 * MANY // 2, 8: 3 * MANY}
 
 
 def casting(*rows: tuple[int, str, float]) -> Recording:
