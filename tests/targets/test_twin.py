@@ -359,3 +359,12 @@ def test_a_call_that_names_the_area_of_its_pictures_names_the_small_one() -> Non
     assert made() == (64 * 32, 65_536, 65_536, False)
     assert Edits()() == (1024 * 1024, 65_536, 65_536, False)
     assert type(made).__name__ == "Edits"
+
+
+def test_a_call_that_is_told_the_area_of_its_pictures_is_told_the_small_one() -> None:
+    """FluxKontext brings the picture that it is given to one of its own sizes, and its own to an area."""
+    case = CASES["flux-kontext"].build()
+    kwargs = {name: value for name, value in case.kwargs.items() if name not in ("_auto_resize", "max_area")}
+    found = twin(case.pipe, **kwargs).scene.kwargs
+    assert found["max_area"] == found["height"] * found["width"]
+    assert found["_auto_resize"] is False

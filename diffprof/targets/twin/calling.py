@@ -34,7 +34,9 @@ def small_call(scene: PipelineCall, made: Any, factor: int, sizes: Sizes) -> dic
         kwargs["num_inference_steps"] = few
     wanted = {"height": sizes.small_height, "width": sizes.small_width}
     wanted |= dict.fromkeys(LENGTHS, sizes.small_frames)
-    wanted["use_resolution_binning"] = False  # it would make the picture as large as the original's
+    # What would make the picture as large as the original's.
+    wanted |= {"use_resolution_binning": False, "_auto_resize": False}
+    wanted["max_area"] = sizes.small_height * sizes.small_width
     kwargs |= {name: value for name, value in wanted.items() if name in known}
     if "output_type" in known and kwargs.get("output_type") != "latent":
         kwargs["output_type"] = "np"
