@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import pytest
 import torch
 
 from diffprof.devices.simulated import empty_weights, is_known, is_simulated, place
@@ -112,3 +116,97 @@ def test_parameters_tied_between_modules_stay_tied(sim: torch.device) -> None:
     place([one, other], values="unknown")
     assert one.weight is other.weight
     assert one.bias is not other.bias
+
+
+def _layer(width: int = 3) -> torch.nn.Linear:
+    return torch.nn.Linear(width, 4)
+
+
+def _tied() -> list[torch.nn.Module]:
+    words, head = torch.nn.Embedding(7, 5), torch.nn.Linear(5, 7, bias=False)
+    head.weight = words.weight
+    return [words, head]
+
+
+def _with_buffers() -> list[torch.nn.Module]:
+    one, other = torch.nn.BatchNorm1d(6), torch.nn.BatchNorm1d(6)
+    other.running_mean = one.running_mean
+    return [one, other]
+
+
+def _under_other_names() -> list[torch.nn.Module]:
+    one, other = _layer(), torch.nn.Module()
+    other.register_parameter("own", one.weight)
+    other.register_buffer("seen", one.bias.detach())
+    return [one, other]
+
+
+def _within() -> list[torch.nn.Module]:
+    inner = _layer()
+    return [torch.nn.Sequential(inner, _layer(4)), inner, torch.nn.Sequential(torch.nn.Sequential(inner))]
+
+
+def _lists() -> list[torch.nn.Module]:
+    blocks = [_layer(n) for n in range(1, 30)]
+    return [torch.nn.ModuleList(blocks), torch.nn.ModuleList(blocks[::-1]), torch.nn.ModuleList(blocks[::2])]
+
+
+def _taken_over() -> list[torch.nn.Module]:
+    """As Z-Image's ControlNet takes the transformer's modules and parameters."""
+    net, control = torch.nn.Module(), torch.nn.Module()
+    net.embed = control.embed = _layer(9)
+    net.token = control.token = torch.nn.Parameter(torch.zeros(2))
+    control.own = _layer(8)
+    return [control, net]
+
+
+def _with_itself() -> list[torch.nn.Module]:
+    same = _layer()
+    return [same, same, torch.nn.ModuleDict({"a": same, "b": same})]
+
+
+def _of_other_types() -> list[torch.nn.Module]:
+    half = _layer().to(torch.bfloat16)
+    turned = torch.nn.Linear(4, 3, bias=False)
+    turned.weight = torch.nn.Parameter(torch.zeros(4, 3).t())
+    return [half, turned, torch.nn.ModuleList([turned, half])]
+
+
+def layout(parts: list[torch.nn.Module]) -> dict[str, Any]:
+    """By path: shape, strides, dtype, kind, and the first path of the same tensor."""
+    found: dict[str, Any] = {}
+    first: dict[int, str] = {}
+    kept = []  # an id is its own only while the tensor lives
+    for number, part in enumerate(parts):
+        for path, module in part.named_modules(remove_duplicate=False):
+            for name, tensor in {**module._parameters, **module._buffers}.items():
+                if tensor is not None:
+                    kept.append(tensor)
+                    own = f"{number}.{path}.{name}"
+                    same = first.setdefault(id(tensor), own)
+                    kind = name in module._parameters
+                    found[own] = tuple(tensor.shape), tensor.stride(), tensor.dtype, kind, same
+    return found
+
+
+SHARING = (
+    _tied,
+    _with_buffers,
+    _under_other_names,
+    _within,
+    _lists,
+    _taken_over,
+    _with_itself,
+    _of_other_types,
+)
+
+
+@pytest.mark.parametrize("values", ["known", "unknown"])
+@pytest.mark.parametrize("made", SHARING, ids=lambda made: made.__name__)
+def test_what_is_shared_stays_shared(sim: torch.device, made: Callable[[], Any], values: Any) -> None:
+    parts = made()
+    before = layout(parts)
+    assert any(own != row[-1] for own, row in before.items())
+    place(parts, values=values)
+    assert layout(parts) == before
+    assert all(tensor.device.type == sim.type for part in parts for tensor in part.state_dict().values())
