@@ -66,19 +66,27 @@ class PythonState:
         return _form(root) != self._forms[id(root)] or self._names_changed(root)
 
     def _names_changed(self, root: torch.nn.Module) -> bool:
-        """Whether it reaches a class that has changed, or a global that has by its name."""
-        shared = [key for key in self._held if key[0] in (_CLASS, _GLOBALS) and self._differs(key)]
-        if not shared:
+        """Whether it reaches a class that has changed, a global that has by its name, or what one of these
+        holds."""
+        differing = [key for key in self._held if self._differs(key)]
+        if not differing:
             return False
         reached = PythonState([root])
         classes = [container for (kind, _), (container, _) in reached._held.items() if kind is _CLASS]
         read = {name for cls in classes for f in _functions(cls) for name in _names(f.__code__)}
-        for key in shared:
+        spaces = [held for (kind, _), (held, _) in reached._held.items() if kind is _GLOBALS]
+        named = [value for held in spaces for name, value in _plain_names(held).items() if name in read]
+        within = PythonState(
+            [*named, *(value for cls in classes for value in _plain_names(vars(cls)).values())]
+        )
+        for key in differing:
             container, saved = self._held[key]
-            now = key[0].read(container)
-            if key in reached._held and (
-                key[0] is _CLASS or any(saved.get(name) is not now.get(name) for name in read)
-            ):
+            if key[0] is _GLOBALS:
+                now = key[0].read(container)
+                found = key in reached._held and any(saved.get(name) is not now.get(name) for name in read)
+            else:
+                found = key in (reached if key[0] is _CLASS else within)._held
+            if found:
                 return True
         return False
 
