@@ -107,10 +107,10 @@ def folded(report: Report) -> Verdict:
     cure = action.title if action else first.advice.strip()
     if action and action.fix and report.path:
         cure = f"`diffprof fix --apply --select {action.fix}`"
-    timed = first.saves_ms is not None
-    gain = (
-        f"{saving(first.saves_ms)} ({expectation(first.grade)})" if timed else cost(first).removesuffix(".")
-    )
+    gain = cost(first).removesuffix(".")
+    if first.saves_ms is not None:
+        later = action is not None and saving(action.saves_ms) != saving(first.saves_ms)
+        gain = f"{saving(first.saves_ms)}{' by itself' * later} ({expectation(first.grade)})"
     why = f"{first.rule} {first.name}; {gain}."
     return Verdict(_folded_headline(report) or whole.headline, why, cure or whole.next)
 
