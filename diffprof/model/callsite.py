@@ -113,7 +113,8 @@ Place = tuple[str, int, str]
 
 
 @functools.cache
-def _is_command_line(filename: str) -> bool:
+def is_command_line(filename: str) -> bool:
+    """Whether a file is of the commands: above it is nobody's code."""
     return Path(filename).is_relative_to(_COMMANDS)
 
 
@@ -121,7 +122,7 @@ def caller(frames: Iterable[FrameType]) -> FrameType | None:
     """The first frame of a person's code among these, innermost first; None where the command line is all
     that is above."""
     for frame in frames:
-        if _is_command_line(frame.f_code.co_filename):
+        if is_command_line(frame.f_code.co_filename):
             return None
         if not is_machinery(frame.f_code.co_filename):
             return frame

@@ -3,36 +3,58 @@ spends on each, and those that launch one small operation after the other."""
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from types import CodeType
+from types import CodeType, FrameType
 
 from diffprof.analyzers.kernels.line_rules import MANY
 from diffprof.gpu.altered import is_cast
 from diffprof.gpu.cost import CostModel
 from diffprof.gpu.signatures import OpSignature
-from diffprof.model.callsite import Place, caller, function_name, make_site, stack
+from diffprof.model.callsite import Place, caller, function_name, is_command_line, make_site
 from diffprof.model.recording import LineRow
 
 Launched = tuple[OpSignature, Place]
 
 
 class LaunchLines:
-    """Where operations come from."""
+    """Where operations come from. Asked for each of them: what was seen of a function's code is kept."""
 
     def __init__(self) -> None:
-        self._places: dict[tuple[CodeType, int], Place] = {}
+        self._past: set[int] = set()
+        """Code, by its id, that a person would look past."""
+        self._places: dict[tuple[int, int], Place | None] = {}
+        """By the code's id and the instruction; None where the command line is all that is above."""
+        self._held: list[CodeType] = []
+        """So that no other code has its id."""
 
     def here(self) -> Place | None:
         """The line that launches an operation now."""
-        frame = caller(stack())
-        if frame is None:
-            return None
-        key = frame.f_code, frame.f_lineno
-        if key not in self._places:
-            self._places[key] = frame.f_code.co_filename, frame.f_lineno, function_name(frame)
-        return self._places[key]
+        frame: FrameType | None = sys._getframe(1)
+        past, places = self._past, self._places
+        while frame is not None:
+            code = id(frame.f_code)
+            if code not in past:
+                key = code, frame.f_lasti
+                if key in places:
+                    return places[key]
+                self._look(frame, key)
+            else:
+                frame = frame.f_back
+        return None
+
+    def _look(self, frame: FrameType, key: tuple[int, int]) -> None:
+        """Note what the code of a frame is that is met there for the first time."""
+        code = frame.f_code
+        self._held.append(code)
+        if caller((frame,)) is not None:
+            self._places[key] = code.co_filename, frame.f_lineno, function_name(frame)
+        elif is_command_line(code.co_filename):
+            self._places[key] = None
+        else:
+            self._past.add(key[0])
 
 
 def cast_rows(launched: Counter[Launched], model: CostModel) -> tuple[LineRow, ...]:

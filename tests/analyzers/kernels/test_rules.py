@@ -6,12 +6,14 @@ import msgspec
 import pytest
 
 from diffprof.analyzers.kernels.line_rules import MANY
-from diffprof.analyzers.kernels.lines import burst_rows
+from diffprof.analyzers.kernels.lines import LaunchLines, burst_rows
 from diffprof.analyzers.kernels.loop import LoopTimes
 from diffprof.analyzers.kernels.rules import CAST
+from diffprof.cli import app as command_line
 from diffprof.gpu.cost import CostModel
 from diffprof.gpu.specs import load_spec
 from diffprof.judge.judging import make_report
+from diffprof.model.callsite import Place
 from diffprof.model.finding import Finding, Severity
 from diffprof.model.recording import Grade, LineRow, Recording
 from diffprof.scanning.scan import scan_target
@@ -221,6 +223,22 @@ def test_operations_in_a_row_from_one_function_are_a_row_of_its_line() -> None:
     launched = [*[(one, mask), (one, other)] * MANY, (one, copy), *[(one, mask)] * (MANY - 1), (one, copy)]
     rows = burst_rows([launched], model)
     assert [(row.site.line, row.count) for row in rows] == [(7, MANY), (8, MANY)]
+
+
+def test_a_line_is_that_of_the_nearest_code_of_a_person_each_time() -> None:
+    lines = LaunchLines()
+
+    def run_in(file: str, source: str) -> list[Place | None]:
+        found: list[Place | None] = []
+        exec(compile(source, file, "exec"), {"here": lines.here, "found": found})
+        return found
+
+    asks = "def launch():\n    found.append(here())\n"
+    (twice, other, again) = run_in("m.py", f"{asks}    found.append(here())\nlaunch()\nfound.append(here())")
+    assert (twice, other, again) == (("m.py", 2, "launch"), ("m.py", 3, "launch"), ("m.py", 5, "<module>"))
+    past = run_in("<string>", asks + "for _ in '12': launch()")
+    assert [place and place[0] for place in past] == [__file__, __file__]
+    assert run_in(command_line.__file__, asks + "for _ in '12': launch()") == [None, None]
 
 
 def test_a_stay_in_a_function_goes_on_over_stretches_that_come_again() -> None:
