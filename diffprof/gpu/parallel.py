@@ -64,6 +64,35 @@ def token_counts(call: Call, roots: Collection[str]) -> frozenset[int]:
     return frozenset(count for count in found if count >= 64)
 
 
+def held_by_ring(call: Call, roots: Collection[str], split: Split) -> list[int]:
+    """Bytes that a ring's attention holds on one GPU beside its share, by item of the call: keys and values
+    of all of the ring, gathered at its begin and kept to its end (`kv_buffer`), and four results in float32
+    while two are merged."""
+    tokens = token_counts(call, roots)
+    return [
+        _gathered(item, split)
+        if split.ring > 1
+        and isinstance(item, OpSignature)
+        and _within(module, roots)
+        and _is_split(item, tokens)
+        else 0
+        for item, module in zip(call.items, call.modules, strict=True)
+    ]
+
+
+def _gathered(attention: OpSignature, split: Split) -> int:
+    batch, heads, queries, size = attention.inputs[0].shape
+    a_token = batch * math.ceil(heads / split.ulysses) * size
+    keys = split.ring * math.ceil(attention.inputs[1].shape[-2] / split.ring)
+    merged = 4 * math.ceil(queries / split.ring) * torch.float32.itemsize
+    return a_token * (2 * keys * attention.inputs[0].dtype.itemsize + merged)
+
+
+def _is_split(op: OpSignature, tokens: Collection[int]) -> bool:
+    """Whether it is an attention over the tokens that are split."""
+    return family_of(base_name(op)) == "attention" and op.inputs[1].shape[-2] in tokens
+
+
 def _within(module: str | None, roots: Collection[str]) -> bool:
     return module is not None and any(module == root or module.startswith(f"{root}.") for root in roots)
 
@@ -89,7 +118,7 @@ def split_call(call: Call, roots: Collection[str], split: Split) -> Call:
 
 
 def _split(op: OpSignature, tokens: Collection[int], split: Split) -> Iterator[OpSignature]:
-    if family_of(base_name(op)) == "attention" and op.inputs[1].shape[-2] in tokens:
+    if _is_split(op, tokens):
         yield from _attention(op, split)
         return
     inputs = tuple(_fewer(meta, tokens, split.gpus) for meta in op.inputs)

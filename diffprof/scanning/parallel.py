@@ -12,7 +12,7 @@ from diffprof.gpu.course import Lengths, course_of
 from diffprof.gpu.families import COLLECTIVES
 from diffprof.gpu.mode import current_mode
 from diffprof.gpu.nccl import COUNTS
-from diffprof.gpu.parallel import MODES, Split, split_call
+from diffprof.gpu.parallel import MODES, Split, held_by_ring, split_call
 from diffprof.gpu.specs import load_spec
 from diffprof.judge.timeline import origin_shares
 from diffprof.model.errors import UsageError
@@ -67,7 +67,8 @@ def _row(played: Played, model: CostModel, mode: str, split: Split) -> Predictio
     timeline = assembled(ours, model)
     inside = [module is not None and module.startswith(roots) for module in call.modules]
     needed = max(
-        need / split.gpus if denoises else need for need, denoises in zip(beside, inside, strict=True)
+        need / split.gpus + ring if denoises else need
+        for need, denoises, ring in zip(beside, inside, held_by_ring(call, roots, split), strict=True)
     )
     peak = (sum(part.nbytes for part in played.parts) + needed) / 2**30
     busy = sum(timeline.device_us)

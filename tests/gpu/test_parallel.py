@@ -11,12 +11,15 @@ from diffprof.gpu.cost import CostModel
 from diffprof.gpu.hosts import chosen_host
 from diffprof.gpu.mode import Mode
 from diffprof.gpu.nccl import collective_us, table_of
-from diffprof.gpu.parallel import COLLECTIVE_OPS, MODES, Split, split_call, token_counts
+from diffprof.gpu.offload import ModelWeights
+from diffprof.gpu.parallel import COLLECTIVE_OPS, MODES, Split, held_by_ring, split_call, token_counts
 from diffprof.gpu.pricing import Origin
 from diffprof.gpu.signatures import OpSignature
 from diffprof.gpu.specs import load_spec
 from diffprof.model.errors import UsageError
-from diffprof.scanning.parallel import predict_parallel
+from diffprof.scanning.fitting import Played
+from diffprof.scanning.parallel import _row, predict_parallel
+from diffprof.scanning.recipes import Decoding
 from tests.devices.simulated.signatures import attention, meta, op
 
 H100 = load_spec("h100")
@@ -65,6 +68,21 @@ def test_a_ring_gathers_once_and_merges_each_turn() -> None:
     assert names.count("sub") == 3 * 5
     assert ("scaled_dot_product_attention", (2, 24, 1024, 128)) in found
     assert [name for name, _ in launched(Split(2, 2))].count("alltoall") == 4
+
+
+def test_a_ring_holds_the_keys_and_values_of_all() -> None:
+    """`kv_buffer` of TemplatedRingAttention: two of 2 x 24 x 4096 x 128, and four results in float32."""
+    all_keys, share = 2 * 24 * 4096 * 128, 2 * 24 * 1024 * 128
+    assert held_by_ring(CALL, ("dit",), Split(ring=4)) == [0, 2 * 2 * all_keys + 4 * 4 * share, 0]
+    assert held_by_ring(CALL, ("dit",), Split(2, 2)) == [0, 2 * 2 * all_keys // 2 + 4 * 4 * share, 0]
+    assert held_by_ring(CALL, ("dit",), Split(ulysses=4)) == [0, 0, 0]
+    call, parts = (CALL, [0, 1 << 30, 0]), (ModelWeights("dit", "denoiser", (), (), {}),)
+    played = Played({Decoding.WHOLE: call}, parts, None, compilable=True, images=1)
+    ulysses, ring = (
+        (_row(played, CostModel(H100), "eager", split).peak_gib or 0) * 2**30
+        for split in (Split(ulysses=4), Split(ring=4))
+    )
+    assert (ulysses, ring - ulysses) == (2**28, 4 * all_keys + 16 * share)
 
 
 def test_collectives_grow_with_bytes_and_are_never_fused() -> None:
