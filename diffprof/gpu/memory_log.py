@@ -65,11 +65,29 @@ class _Peak:
         return _Peak(self.nbytes + nbytes, self.event + events, phase, step, self.module, self.op, self.extra)
 
 
-class MemoryMark(NamedTuple):
-    """Where a stretch of a call begins. item: launched before it; events: of memory, until then; peak,
-    phase_peak: as they were. first: of which storages count."""
+class StorageNumbers(NamedTuple):
+    """Numbers of storages in a stretch of a call that may come again. first: from which on they are its own.
+    given: those that it is given, and may free."""
 
     first: int
+    given: tuple[int, ...] = ()
+
+    def within(self, number: int) -> int | None:
+        """As counted in the stretch: from 0 on its own, below what it is given; None for others."""
+        if number >= self.first:
+            return number - self.first
+        return -1 - self.given.index(number) if number in self.given else None
+
+    def here(self, number: int) -> int:
+        """Of a storage that is counted so."""
+        return self.first + number if number >= 0 else self.given[-1 - number]
+
+
+class MemoryMark(NamedTuple):
+    """Where a stretch of a call begins. item: launched before it; events: of memory, until then; peak,
+    phase_peak: as they were."""
+
+    storages: StorageNumbers
     item: int
     events: int
     live: int
@@ -79,8 +97,8 @@ class MemoryMark(NamedTuple):
 
 
 class MemoryStretch(NamedTuple):
-    """The memory of a stretch that frees nothing of what was there before. Items, events and numbers count
-    from its begin; so do the bytes of its peak."""
+    """The memory of a stretch that frees nothing of what was there before, but what it is given. Items,
+    events and numbers count from its begin; so do the bytes of its peak."""
 
     events: tuple[tuple[int, int, int], ...]
     born: dict[int, _Born]
@@ -149,39 +167,43 @@ class MemoryLog:
 
     # --- what comes again -----------------------------------------------------------------------------
 
-    def mark(self, item: int, first: int) -> MemoryMark:
-        """A stretch begins after so many items; `since` ends it, before another begins. first: of which its
-        storages count."""
+    def mark(self, item: int, storages: StorageNumbers) -> MemoryMark:
+        """A stretch begins after so many items; `since` ends it, before another begins."""
         live = self.live
         mark = MemoryMark(
-            first, item, len(self._events), live, self.phase, self.peaks.get(self.phase, 0), self._peak
+            storages, item, len(self._events), live, self.phase, self.peaks.get(self.phase, 0), self._peak
         )
         self.peaks[self.phase], self._peak = live, _Peak(live)
         return mark
 
     def since(self, mark: MemoryMark) -> MemoryStretch | None:
-        """What came since. None where a storage went that was there before."""
-        peak, begin, first = self._peak, mark.item, mark.first
+        """What came since. None where a storage went that was there before and is none of those given."""
+        peak, begin, within = self._peak, mark.item, mark.storages.within
         self.peaks[mark.phase] = max(self.peaks[mark.phase], mark.phase_peak)
         if peak.nbytes <= mark.peak.nbytes:
             self._peak = mark.peak
-        events = self._events[mark.events :]
-        numbers = [number for _, nbytes, number in events if nbytes > 0]
-        if not {number for _, _, number in events} <= set(numbers):
-            return None
-        born = {n - first: b._replace(item=b.item - begin) for n in numbers if (b := self._born[n])}
+        events: list[tuple[int, int, int]] = []
+        born: dict[int, _Born] = {}
+        for item, nbytes, number in self._events[mark.events :]:
+            own = within(number)
+            if own is None:
+                return None
+            events.append((item - begin, nbytes, own))
+            if nbytes > 0:
+                made = self._born[number]
+                born[own] = made._replace(item=made.item - begin)
         return MemoryStretch(
-            tuple((item - begin, nbytes, number - first) for item, nbytes, number in events),
+            tuple(events),
             born,
             self.live - mark.live,
             peak.moved(-mark.live, -mark.events, mark.phase, self.step),
         )
 
-    def again(self, told: MemoryStretch, item: int, first: int) -> None:
-        """It comes again after so many items. first: of which its storages count."""
-        peak, live, begin = told.peak, self.live, len(self._events)
-        self._stretches.append((first, item, told))
-        self._events += [(item + at, nbytes, first + number) for at, nbytes, number in told.events]
+    def again(self, told: MemoryStretch, item: int, storages: StorageNumbers) -> None:
+        """It comes again after so many items."""
+        peak, live, begin, here = told.peak, self.live, len(self._events), storages.here
+        self._stretches.append((storages.first, item, told))
+        self._events += [(item + at, nbytes, here(number)) for at, nbytes, number in told.events]
         if live + peak.nbytes > self.peaks.get(self.phase, 0):
             self.peaks[self.phase] = live + peak.nbytes
             if live + peak.nbytes > self._peak.nbytes:

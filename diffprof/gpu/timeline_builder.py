@@ -20,7 +20,7 @@ from diffprof.model.recording import GapRow, KernelRow, MemoryUse, Timeline
 
 from .assembly import Assembled, Assembly, Call, LaunchedWait, Phase, alike
 from .cost import CostModel
-from .memory_log import MemoryLog, MemoryMark, MemoryStretch, Weights
+from .memory_log import MemoryLog, MemoryMark, MemoryStretch, StorageNumbers, Weights
 from .signatures import OpSignature
 
 By = TypeVar("By")
@@ -172,14 +172,15 @@ class TimelineBuilder:
 
     # --- what comes again -----------------------------------------------------------------------------
 
-    def mark(self, first: int) -> TimelineMark:
-        """A stretch begins; `since` ends it, before another begins. first: of which its storages count."""
+    def mark(self, storages: StorageNumbers) -> TimelineMark:
+        """A stretch begins; `since` ends it, before another begins."""
         return TimelineMark(
-            len(self._items), len(self._phases), self.memory_log.mark(len(self._items), first)
+            len(self._items), len(self._phases), self.memory_log.mark(len(self._items), storages)
         )
 
     def since(self, mark: TimelineMark) -> Again | None:
-        """What came since, if it was all in one phase, and freed nothing that was there before."""
+        """What came since, if it was all in one phase, and freed nothing that was there before
+        but what it was given."""
         memory = self.memory_log.since(mark.memory)
         if len(self._phases) != mark.phases or memory is None:
             return None
@@ -187,9 +188,9 @@ class TimelineBuilder:
         columns = tuple(self._items[since]), tuple(self._modules[since]), tuple(self._lines[since])
         return Again(*columns, memory)
 
-    def again(self, told: Again, first: int) -> None:
-        """It comes again. first: of which its storages count."""
-        self.memory_log.again(told.memory, len(self._items), first)
+    def again(self, told: Again, storages: StorageNumbers) -> None:
+        """It comes again."""
+        self.memory_log.again(told.memory, len(self._items), storages)
         self._repeats.append((len(self._items), told))
         self._items += told.items
         self._modules += told.modules

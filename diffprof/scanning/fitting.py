@@ -29,7 +29,7 @@ from diffprof.model.fitting import ROOM, FitCheck, FitRow, Fitted, Loss
 from diffprof.model.pipeline import Pipeline, replaced, with_role
 from diffprof.scanning.fit_code import code_of
 from diffprof.scanning.recipes import SCHEME_OF, Decoding, FitRecipe, Quantized, losses, recipes
-from diffprof.scanning.repeats import asked_steps, in_few_steps, repeating
+from diffprof.scanning.repeats import asked_steps, in_few_steps, repeating, repeating_parts
 from diffprof.scanning.session import target_errors
 from diffprof.targets import Options, Target, from_object, resolve
 from diffprof.targets.calls import bound, outputs
@@ -301,7 +301,7 @@ def _twin(scene: PipelineCall) -> Twin | str:
 def _watched(scene: PipelineCall, device: Any) -> Played:
     kernels = SimulatedKernels(device.gpu, scene.pipe, current_mode())
     tracker = PhaseTracker(on_change=kernels.phase)
-    decodes = _Decodes(scene.pipe, device)
+    decodes = _Decodes(scene.pipe, device, kernels)
     with (
         torch.no_grad(),
         decodes.noted(),
@@ -327,11 +327,13 @@ def _needs(kernels: SimulatedKernels) -> list[int]:
 
 
 class _Decodes:
-    """The decodings of a call by its one VAE, and what the first launches in tiles and in slices."""
+    """The decodings of a call by its one VAE, and what the first launches in tiles and in slices. kernels:
+    told of the call itself."""
 
-    def __init__(self, pipe: Pipeline, device: Any) -> None:
+    def __init__(self, pipe: Pipeline, device: Any, kernels: SimulatedKernels) -> None:
         self.pipe = pipe
         self.device = device
+        self.kernels = kernels
         self.count = 0
         self.others: dict[Decoding, SimulatedKernels] = {}
 
@@ -353,7 +355,8 @@ class _Decodes:
                 )
                 ways = (Decoding.TILES, Decoding.SLICES) if several else (Decoding.TILES,)
                 self._otherwise(vae, ways, lambda: original(*args, **kwargs))
-            return original(*args, **kwargs)
+            with repeating_parts(vae, self.kernels):
+                return original(*args, **kwargs)
 
         return replaced(vae, "decode", decode)
 
@@ -365,7 +368,11 @@ class _Decodes:
                 continue
             kernels = self.others[how] = SimulatedKernels(self.device.gpu, self.pipe, current_mode())
             switch()
-            with kernels.following(), self.device.observed(kernels, self.pipe):
+            with (
+                kernels.following(),
+                self.device.observed(kernels, self.pipe),
+                repeating_parts(vae, kernels),
+            ):
                 decode()
             back()
 

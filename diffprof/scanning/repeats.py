@@ -1,4 +1,5 @@
-"""What repeats is run once: forwards of denoisers are told again, and longer calls told from a short one."""
+"""What repeats is run once: forwards of denoisers and of a VAE's parts are told again, and longer calls told
+from a short one."""
 
 from __future__ import annotations
 
@@ -6,6 +7,8 @@ import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TypeVar
+
+import torch
 
 from diffprof.devices.simulated import Observer
 from diffprof.devices.simulated.forward_replay import replaying
@@ -41,6 +44,12 @@ def in_few_steps(
 def repeating(pipe: Pipeline, observer: Observer, tracker: PhaseTracker) -> AbstractContextManager[None]:
     """Inside, denoisers whose steps launch the same run twice; the observer is told of the others."""
     return replaying(with_role(pipe, "denoiser").values(), observer, _last_forward(pipe, tracker))
+
+
+def repeating_parts(model: torch.nn.Module, observer: Observer) -> AbstractContextManager[None]:
+    """Inside, parts of a model that launch the same run twice, as a decoder does of tile after tile and frame
+    after frame; the observer is told of the others. What is no more than a layer is run."""
+    return replaying([part for part in model.children() if any(part.children())], observer)
 
 
 def _last_forward(pipe: Pipeline, tracker: PhaseTracker) -> Callable[[int], bool]:

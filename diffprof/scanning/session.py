@@ -27,6 +27,7 @@ from diffprof.devices.borrow import lent
 from diffprof.devices.branches import as_unseen, branches_noted, device_type_branches
 from diffprof.devices.simulated import Blocking, BlockingKind, withheld
 from diffprof.devices.simulated.graphs import captured
+from diffprof.gpu.memory_log import StorageNumbers
 from diffprof.gpu.mode import current_mode
 from diffprof.gpu.timeline_builder import Again, TimelineMark
 from diffprof.judge.allowed import Blocks, open_blocks, watching_blocks
@@ -346,8 +347,8 @@ class SyncsAndKernels(SyncObserver):
     def blocking(self, event: Blocking) -> None:
         self.kernels.wait(self.note(event), event)
 
-    def mark(self, first: int) -> tuple[int, int, TimelineMark]:
-        return len(self.log), len(open_blocks()), self.kernels.builder.mark(first)
+    def mark(self, storages: StorageNumbers) -> tuple[int, int, TimelineMark]:
+        return len(self.log), len(open_blocks()), self.kernels.builder.mark(storages)
 
     def since(self, mark: tuple[int, int, TimelineMark]) -> _Stretch | None:
         waits, outside, begin = mark
@@ -361,9 +362,9 @@ class SyncsAndKernels(SyncObserver):
     def alike(self, one: _Stretch, other: _Stretch) -> bool:
         return one.waits == other.waits and one.work.alike(other.work)
 
-    def again(self, told: _Stretch, first: int) -> None:
+    def again(self, told: _Stretch, storages: StorageNumbers) -> None:
         keys = {wait.key: self.note_again(wait, told.outside) for wait in told.waits}
-        self.kernels.repeat(told.work, first, keys)
+        self.kernels.repeat(told.work, storages, keys)
 
     def sections(self) -> dict[str, Any]:
         found = super().sections()

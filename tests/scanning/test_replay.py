@@ -40,9 +40,9 @@ def replays(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     tell = forward_replay._Replay._tell
 
-    def told(self: Any, known: Any) -> Any:
+    def told(self: Any, *given: Any) -> Any:
         found.append(type(self._module).__name__)
-        return tell(self, known)
+        return tell(self, *given)
 
     monkeypatch.setattr(forward_replay._Replay, "_tell", told)
     return found

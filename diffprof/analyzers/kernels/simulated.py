@@ -17,6 +17,7 @@ from diffprof.devices.simulated.session import SESSION
 from diffprof.gpu.assembly import LaunchedWait
 from diffprof.gpu.attention_table import LIBRARIES, attention_rows
 from diffprof.gpu.cost import CostModel
+from diffprof.gpu.memory_log import StorageNumbers
 from diffprof.gpu.mode import Mode, current_mode
 from diffprof.gpu.pricing import margin_of
 from diffprof.gpu.signatures import OpSignature
@@ -86,8 +87,8 @@ class SimulatedKernels(Observer):
         self.waits.setdefault(key, event)
         self.builder.blocking(key, event.waits, self.modules.path, event.stream)
 
-    def repeat(self, told: Again, first: int, keys: Mapping[Any, Hashable]) -> None:
-        """It comes again; first: of which its storages count; keys: of its waits, by those that they had."""
+    def repeat(self, told: Again, storages: StorageNumbers, keys: Mapping[Any, Hashable]) -> None:
+        """It comes again; keys: of its waits, by those that they had."""
         for before, key in keys.items():
             self.waits.setdefault(key, self.waits[before])
         if any(before != key for before, key in keys.items()):
@@ -95,7 +96,7 @@ class SimulatedKernels(Observer):
                 replace(i, key=keys[i.key]) if isinstance(i, LaunchedWait) else i for i in told.items
             )
             told = told._replace(items=items)
-        self.builder.again(told, first)
+        self.builder.again(told, storages)
 
     def alloc(self, nbytes: int, number: int) -> None:
         self.builder.alloc(nbytes, number, self.modules.path)
@@ -109,8 +110,8 @@ class SimulatedKernels(Observer):
 
     # --- what comes again -----------------------------------------------------------------------------
 
-    def mark(self, first: int) -> TimelineMark:
-        return self.builder.mark(first)
+    def mark(self, storages: StorageNumbers) -> TimelineMark:
+        return self.builder.mark(storages)
 
     def since(self, mark: TimelineMark) -> Again | None:
         return self.builder.since(mark)
@@ -122,8 +123,8 @@ class SimulatedKernels(Observer):
     def alike(self, one: Again, other: Again) -> bool:
         return one.alike(other)
 
-    def again(self, told: Again, first: int) -> None:
-        self.builder.again(told, first)
+    def again(self, told: Again, storages: StorageNumbers) -> None:
+        self.builder.again(told, storages)
 
     # --- the result -----------------------------------------------------------------------------------
 

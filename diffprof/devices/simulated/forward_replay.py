@@ -4,13 +4,15 @@ A forward is run twice with arguments of one signature. If both launched the sam
 third and later are not run while nothing has changed that it could read: their operations and waits are told
 to the observer again, and tensors like those that were returned are made. Values that are not known have no
 influence on what is launched; known ones only where the host reads them: where it reads none, an argument
-may as well be unknown, as the latents are from the second step on.
+may as well be unknown, as the latents are from the second step on. Lists that it is given it may fill and
+empty: that is done again as well.
 """
 
 from __future__ import annotations
 
 import functools
 import random
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch.utils import _pytree as pytree
+
+from diffprof.gpu.memory_log import StorageNumbers
 
 from . import autocast
 from .held_state import HeldState, Unreadable, tensor_state, values_of
@@ -43,9 +47,15 @@ class _Tensor(NamedTuple):
     cell: int
 
 
+class _Found(NamedTuple):
+    """A tensor that was at this place in the lists that were given."""
+
+    place: int
+
+
 class _Made(NamedTuple):
-    """What a forward returned, so that it can be made again. cells: (bytes, number) of the storages, numbers
-    from the forward's first on."""
+    """What a forward returned, and what it left in the lists that it was given, so that it can be made again.
+    cells: (bytes, number) of the storages, numbers from the forward's first on."""
 
     leaves: tuple[Any, ...]
     spec: pytree.TreeSpec
@@ -54,13 +64,15 @@ class _Made(NamedTuple):
 
 class _Told(NamedTuple):
     """What happened in a forward. told: to the observer. kept, rise: bytes that it left allocated, and had
-    allocated at most. ops: operations that were run. numbers: of storages that were given away."""
+    allocated at most. ops: operations that were run. numbers: of storages that were given away. freed: which
+    of the storages in its lists."""
 
     told: Any
     kept: int
     rise: int
     ops: int
     numbers: int
+    freed: tuple[int, ...]
 
 
 @dataclass
@@ -137,7 +149,7 @@ class _Replay:
             return self._forward(*args, **kwargs)
         known = self._known.get(key)
         if known is not None and self._repeats(known, args, kwargs):
-            return self._tell(known)
+            return self._tell(known, args, kwargs)
         if self._is_last(self._calls):
             return self._forward(*args, **kwargs)
         _Replay._running = True
@@ -164,31 +176,34 @@ class _Replay:
         """Holds no argument: what a forward takes out of a list that it was given is freed."""
         before = self._known.pop(key, None)
         held = self._held(args, kwargs) if before is not None else None
+        lists = _Lists(args, kwargs)
         known = _known(args, kwargs)
         live, ops = SESSION.allocated, SESSION.ops
         peak, SESSION.peak = SESSION.peak, SESSION.allocated
         first = numbers(0)
-        mark = self._observer.mark(first)
+        mark = self._observer.mark(StorageNumbers(first, lists.numbers))
         try:
             out = self._forward(*args, **kwargs)
         finally:
             given = self._observer.since(mark)
             rise, SESSION.peak = SESSION.peak - live, max(peak, SESSION.peak)
-        made = _made(out, first)
-        told = _Told(given, SESSION.allocated - live, rise, SESSION.ops - ops, numbers(0) - first)
+        made = _made((out, lists.lists), first, lists)
+        kept = SESSION.allocated - live
+        told = _Told(given, kept, rise, SESSION.ops - ops, numbers(0) - first, lists.freed())
         tries = 0 if before is None else before.tries + 1
         if (
             given is None
             or made is None
-            or told.kept != sum(_rounded(size) for size, _ in made.cells)
+            or told.kept != sum(_rounded(size) for size, _ in made.cells) - lists.freed_bytes()
             or tries > TRIES
+            or (lists.changed() and self._observer.reads(given))
         ):
             self._given_up.add(key)
             return out
         values = _known_values(args, kwargs) if self._observer.reads(given) else None
         found = self._known[key] = _Forward(told, made, known, values, tries)
         if before is not None and held is not None and self._agree(before, found):
-            found.state = held[0] if _same(held, args, kwargs) else None
+            found.state = held[0] if _same(held, args, kwargs, lists) else None
         if len(self._known) > SIGNATURES:
             del self._known[next(iter(self._known))]
         return out
@@ -208,27 +223,90 @@ class _Replay:
 
     # --- telling again --------------------------------------------------------------------------------
 
-    def _tell(self, known: _Forward) -> Any:
-        told, made = known.told, known.made
-        first = numbers(told.numbers)
-        self._observer.again(told.told, first)
+    def _tell(self, known: _Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        told, made, lists = known.told, known.made, _lists(args, kwargs)
+        given = pytree.tree_leaves(lists)
+        first, owned = numbers(told.numbers), _cells(given)
+        self._observer.again(told.told, StorageNumbers(first, tuple(cell.number for cell in owned)))
+        for place in told.freed:
+            owned[place].nbytes = 0  # its end was told
         SESSION.peak = max(SESSION.peak, SESSION.allocated + told.rise)
         SESSION.allocated += told.kept
         SESSION.ops += told.ops
         cells = [Cell.told(size, first + number) for size, number in made.cells]
         leaves = [
-            view(leaf.meta, cells[leaf.cell]) if type(leaf) is _Tensor else leaf for leaf in made.leaves
+            view(leaf.meta, cells[leaf.cell])
+            if type(leaf) is _Tensor
+            else given[leaf.place]
+            if type(leaf) is _Found
+            else leaf
+            for leaf in made.leaves
         ]
-        return pytree.tree_unflatten(leaves, made.spec)
+        out, filled = pytree.tree_unflatten(leaves, made.spec)
+        for each, content in zip(lists, filled, strict=True):
+            each[:] = content
+        return out
 
 
-def _made(out: Any, first: int) -> _Made | None:
+class _Lists:
+    """The lists that a forward is given, and what was in them. Keeps none of it alive."""
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.lists = _lists(args, kwargs)
+        leaves = pytree.tree_leaves(self.lists)
+        self._before = [weakref.ref(each) if isinstance(each, torch.Tensor) else each for each in leaves]
+        self._states = [tensor_state(each) if isinstance(each, torch.Tensor) else None for each in leaves]
+        cells = _cells(leaves)
+        self._cells = [(weakref.ref(cell), cell.nbytes) for cell in cells]
+        self.numbers = tuple(cell.number for cell in cells)
+
+    def place(self, leaf: torch.Tensor) -> int | None:
+        """Where it was."""
+        places = (n for n, ref in enumerate(self._before) if type(ref) is weakref.ref and ref() is leaf)
+        return next(places, None)
+
+    def freed(self) -> tuple[int, ...]:
+        """Which of the storages are gone."""
+        return tuple(n for n, (cell, _) in enumerate(self._cells) if cell() is None)
+
+    def freed_bytes(self) -> int:
+        return sum(nbytes for cell, nbytes in self._cells if cell() is None)
+
+    def changed(self) -> bool:
+        """Whether anything else is in them now."""
+        now = pytree.tree_leaves(self.lists)
+        before = [each() if type(each) is weakref.ref else each for each in self._before]
+        return len(now) != len(before) or any(
+            one is not other and (isinstance(one, torch.Tensor) or one != other)
+            for one, other in zip(now, before, strict=True)
+        )
+
+    def intact(self) -> bool:
+        """Whether what was in them, and is still somewhere, is as it was. Raises Unreadable."""
+        return all(
+            type(ref) is not weakref.ref or (tensor := ref()) is None or tensor_state(tensor) == state
+            for ref, state in zip(self._before, self._states, strict=True)
+        )
+
+
+def _lists(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[list[Any]]:
+    return [each for each in (*args, *kwargs.values()) if type(each) is list]
+
+
+def _cells(leaves: Iterable[Any]) -> list[Cell]:
+    """Storages of tensors on the device, each once."""
+    return list(dict.fromkeys(leaf._cell for leaf in leaves if type(leaf) is SimTensor))
+
+
+def _made(out: Any, first: int, lists: _Lists) -> _Made | None:
     """What was returned, if such a thing can be made again: values are unknown, or plain."""
     leaves, spec = pytree.tree_flatten(out)
     cells: dict[Cell, int] = {}
     found: list[Any] = []
     for leaf in leaves:
-        if type(leaf) is SimTensor and not leaf._cell.known and not leaf.requires_grad:
+        if isinstance(leaf, torch.Tensor) and (place := lists.place(leaf)) is not None:
+            found.append(_Found(place))
+        elif type(leaf) is SimTensor and not leaf._cell.known and not leaf.requires_grad:
             found.append(_Tensor(leaf._meta, cells.setdefault(leaf._cell, len(cells))))
         elif isinstance(leaf, _PLAIN):
             found.append(leaf)
@@ -312,16 +390,19 @@ def _bytes(t: torch.Tensor) -> bytes:
 
 
 def _around(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-    """What a forward could change beside its module. Raises Unreadable."""
+    """What a forward could change beside its module, and its lists. Raises Unreadable."""
     python, (_, keys, *numpy) = random.getstate(), np.random.get_state()
-    leaves, spec = pytree.tree_flatten((args, kwargs))
+    beside = [None if type(each) is list else each for each in (*args, *kwargs.values())]
+    leaves, spec = pytree.tree_flatten(beside)
     tensors = [tensor_state(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor)]
     return [python, np.asarray(keys).tobytes(), numpy, torch.get_rng_state().numpy().tobytes(), spec, tensors]
 
 
-def _same(held: tuple[HeldState, list[Any]], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def _same(
+    held: tuple[HeldState, list[Any]], args: tuple[Any, ...], kwargs: dict[str, Any], lists: _Lists
+) -> bool:
     """Whether a forward left all as it was."""
     try:
-        return held[0].unchanged() and held[1] == _around(args, kwargs)
+        return lists.intact() and held[0].unchanged() and held[1] == _around(args, kwargs)
     except Unreadable:
         return False

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from diffprof.gpu.memory_log import StorageNumbers
 from diffprof.gpu.signatures import OpSignature, dtype_name
 from diffprof.model.errors import DiffprofError
 
@@ -94,8 +95,8 @@ class Observer:
 
     # --- what was told once and comes again -----------------------------------------------------------
 
-    def mark(self, first: int) -> Any:
-        """Here something begins that may come again. first: numbers of its storages count from it."""
+    def mark(self, storages: StorageNumbers) -> Any:
+        """Here something begins that may come again."""
 
     def since(self, mark: Any) -> Any:
         """What was told since; None: it can't be told again."""
@@ -108,5 +109,5 @@ class Observer:
         """Whether both were told the same."""
         return False
 
-    def again(self, told: Any, first: int) -> None:
-        """It happens again, now. first: numbers of its storages count from it."""
+    def again(self, told: Any, storages: StorageNumbers) -> None:
+        """It happens again, now."""
