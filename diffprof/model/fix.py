@@ -142,6 +142,7 @@ class Recipe(msgspec.Struct, frozen=True):
     one, and the caller allows it.
     fits: asked with the built pipeline right before applying; a sentence why not, or None.
     change: what a simulated call is costed with to tell what the fix saves (`Setup.alternatives`).
+    stand_in: code that takes as long, run instead on a simulated GPU where the real code loads weights.
     """
 
     fix: Fix
@@ -151,6 +152,7 @@ class Recipe(msgspec.Struct, frozen=True):
     not_on_cpu: str = ""
     change: Change | None = None
     shim: Write | None = None
+    stand_in: Write | None = None
 
     def written(
         self, recording: Recording, findings: Sequence[Finding], *, shims: bool = False

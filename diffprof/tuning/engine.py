@@ -266,9 +266,13 @@ class Tuning:
         self.kept, self.now = kept, now
 
     def _apply(self, step: PlanStep, code: Code, reckoned: Simulated | None, here: TrialMark) -> str | None:
-        uncompared = self.trial.apply(step.fix, code, reckoned)
+        recipe, run = self.recipes[step.fix], code
+        if self.device.kind == "sim" and recipe.stand_in is not None:
+            found = recipe.stand_in(self.report.recording, self._own(step, self.report))
+            run = found if isinstance(found, Code) else code
+        uncompared = self.trial.apply(step.fix, run, reckoned)
         if self.device.kind == "sim":
-            uncompared = uncompared or self.recipes[step.fix].not_on_cpu or None
+            uncompared = uncompared or recipe.not_on_cpu or None
         self.kept.append(_Kept(step, code, reckoned, here))
         return uncompared
 
@@ -361,8 +365,8 @@ class Tuning:
         )
         if keep:
             self.before = after
-            if output is not None:
-                self.output = self.trial.output() if output.how else output
+            # What was kept unchecked is in the output that the next one is compared with.
+            self.output = self.trial.output() if output is None or output.how else output
         return keep
 
     def _noise(self, step: PlanStep, change: Difference, state: TrialMark) -> tuple[float, str]:

@@ -10,9 +10,10 @@ from importlib.resources import files
 from typing import Any
 
 from diffprof.judge.rules import rule
-from diffprof.judge.timeline import Without, saved_us, steps_of
+from diffprof.judge.timeline import Without, saved_us, steps_of, total_us
 from diffprof.model.finding import Evidence, Finding, Severity
 from diffprof.model.recording import Component, Recording
+from diffprof.model.units import milliseconds
 
 LCM_STEPS = 4
 """Steps of a pipeline with LCM-LoRA: 2 to 8 (arXiv:2311.05556)."""
@@ -28,6 +29,18 @@ STEP_CACHES = (
     *("taylorseer-cache", "taylorseer-cache-careful", "pyramid-attention", "faster-cache"),
 )
 """Fixes that give a denoiser one of diffusers' caches."""
+
+TINY_VAES = {
+    (4, 0.18215): "madebyollin/taesd",
+    (4, 0.13025): "madebyollin/taesdxl",
+    (16, 1.5305): "madebyollin/taesd3",
+    (16, 0.3611): "madebyollin/taef1",
+}
+"""Channels and scaling factor of a VAE's latents, which tell whose they are -> weights of diffusers'
+`AutoencoderTiny` that are distilled for them (github.com/madebyollin/taesd)."""
+
+SLOW_DECODING = 0.02
+"""Share of the call from which the VAE's part of it is worth a smaller model."""
 
 
 @rule("SET015", "many-steps", needs=("setup",))
@@ -124,20 +137,24 @@ def undistilled_model(recording: Recording) -> Iterator[Finding]:
 
     What it does:
         Recognizes SDXL's UNet by its configuration. The price is the timeline without the blocks that SSD-1B
-        leaves out.
+        leaves out. Where the VAE takes 2 % of the call or more, it recognizes the latents of Stable Diffusion
+        1, 2, XL and 3 and of Flux by the VAE's configuration: for each a tiny VAE is published (TAESD).
 
     Why it is slow:
-        SSD-1B leaves out 1.3 of 2.6 billion parameters, and was trained to make the same pictures.
+        SSD-1B leaves out 1.3 of 2.6 billion parameters, and was trained to make the same pictures. TAESD's
+        decoder has 1.2 million parameters, of Stable Diffusion's 49 million.
 
     Example:
         pipe = StableDiffusionXLPipeline.from_pretrained("stabilityai/stable-diffusion-xl-base-1.0")
 
     Use instead:
         pipe = StableDiffusionXLPipeline.from_pretrained("segmind/SSD-1B")
+        pipe.vae = AutoencoderTiny.from_pretrained("madebyollin/taesdxl", dtype=pipe.vae.dtype).to("cuda")
 
     Fix safety:
-        Advice: another model makes other pictures.
+        Advice: another model makes other pictures. The tiny VAE is lossy: fine details are others.
     """
+    yield from _tiny_vae_published(recording)
     unet = _denoiser(recording)
     if unet is None or not _is_sdxl(unet):
         return
@@ -154,6 +171,43 @@ def undistilled_model(recording: Recording) -> Iterator[Finding]:
         fixes=("ssd-1b",),
         evidence=Evidence(events=gone),
     )
+
+
+def _tiny_vae_published(recording: Recording) -> Iterator[Finding]:
+    timeline = recording.timeline
+    for vae in recording.target.components if timeline else ():
+        weights = tiny_vae(vae)
+        if weights is None:
+            continue
+        assert timeline is not None
+        modules = {n for n, name in enumerate(timeline.modules) if f"{name}.".startswith(f"{vae.name}.")}
+        events = frozenset(n for n, module in enumerate(timeline.module) if module in modules)
+        taken, whole = saved_us(timeline, Without(events=events)), total_us(timeline)
+        if taken < SLOW_DECODING * whole:
+            continue
+        yield _road(
+            recording,
+            "SET017",
+            "undistilled-model",
+            f"{vae.name} takes {milliseconds(taken / 1e3)} of {milliseconds(whole / 1e3)}; {weights} is "
+            "tiny, and distilled for the same latents.",
+            "Try AutoencoderTiny, and look at fine details.",
+            kind="undistilled-vae",
+            phase="decode",
+            cost_note="What it saves is known when the tiny one was simulated in its place.",
+            fixes=("tiny-vae",),
+        )
+
+
+def tiny_vae(vae: Component) -> str | None:
+    """The published weights of a tiny VAE for a VAE's latents, told from its configuration."""
+    config = vae.config
+    if vae.role != "vae" or len(config.get("block_out_channels") or ()) != 4:  # the tiny one doubles thrice
+        return None
+    channels, scaling = config.get("latent_channels"), config.get("scaling_factor")
+    if not (isinstance(channels, int) and isinstance(scaling, float)):
+        return None
+    return TINY_VAES.get((channels, scaling))
 
 
 def _road(recording: Recording, code: str, name: str, message: str, advice: str, **more: Any) -> Finding:

@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from diffprof.analyzers.setup.alternatives import CACHE_INTERVAL, LCM_STEPS, lcm_weights
+from diffprof.analyzers.setup.alternatives import (
+    CACHE_INTERVAL,
+    LCM_STEPS,
+    TINY_VAES,
+    lcm_weights,
+    tiny_vae,
+)
 from diffprof.analyzers.setup.precision import place
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Code, Fix, Recipe, Safety, Skipped, Stage, Write
+from diffprof.model.pipeline import with_role
 from diffprof.model.recording import Recording
 from diffprof.model.recording.source_text import quoted
 
@@ -45,6 +52,46 @@ def ssd_1b(recording: Recording, findings: Sequence[Finding]) -> Code:
             ]
         ),
     )
+
+
+def _tiny(recording: Recording, made: str) -> Code | Skipped:
+    """made: an expression that makes the model, with the weights' name and the place of the one before."""
+    found = {vae.name: weights for vae in recording.target.components if (weights := tiny_vae(vae))}
+    if not found:
+        return Skipped("no tiny VAE is published for these latents")
+    lines = [f"{place(name)} = {made.format(weights, place(name))}" for name, weights in found.items()]
+    return Code(imports=("from diffusers import AutoencoderTiny",), optimize="\n".join(lines))
+
+
+def tiny_vae_loaded(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
+    """TAESD's weights for the pipeline's latents."""
+    made = 'AutoencoderTiny.from_pretrained(\n    "{0}", dtype={1}.dtype\n).to({1}.device)'
+    return _tiny(recording, made)
+
+
+def tiny_vae_without_weights(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
+    """The same model of random weights: it takes as long."""
+    made = (
+        "AutoencoderTiny(\n    latent_channels={1}.config.latent_channels\n).to({1}.device, {1}.dtype).eval()"
+    )
+    return _tiny(recording, made)
+
+
+def _takes_tiny_vae(pipe: Any) -> str | None:
+    import inspect
+
+    from huggingface_hub import try_to_load_from_cache
+
+    from diffprof.devices.simulated import is_simulated
+
+    for vae in with_role(pipe, "vae").values():
+        if "num_frames" in inspect.signature(vae.decode).parameters:
+            return "its decoder computes with neighbouring frames"
+        weights = TINY_VAES.get((vae.config.get("latent_channels"), vae.config.get("scaling_factor")))
+        real = not any(is_simulated(p) for p in vae.parameters())
+        if weights and real and not isinstance(try_to_load_from_cache(weights, "config.json"), str):
+            return f"its weights are not on this machine; `hf download {weights}` fetches them"
+    return None
 
 
 def lora_hotswap(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
@@ -183,6 +230,21 @@ RECIPES = (
             why="Half of the parameters, trained to make SDXL's pictures; another model all the same.",
         ),
         ssd_1b,
+    ),
+    Recipe(
+        Fix(
+            "tiny-vae",
+            "Decode with a tiny VAE (TAESD)",
+            Safety.LOSSY,
+            Stage.MODEL,
+            goals=("latency", "memory"),
+            why="Distilled from the pipeline's VAE, for the same latents: fine details are made up "
+            "otherwise. The weights come from the hub.",
+        ),
+        tiny_vae_loaded,
+        fits=_takes_tiny_vae,
+        not_on_cpu="the picture depends on weights that are on the hub; a model of random ones took as long",
+        stand_in=tiny_vae_without_weights,
     ),
     Recipe(
         Fix(

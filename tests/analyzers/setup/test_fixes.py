@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,9 +16,13 @@ from diffprof.analyzers.setup.fixes import RECIPES
 from diffprof.analyzers.setup.models import CACHES
 from diffprof.corpus import CASES as PIPELINES
 from diffprof.judge.judging import make_report
+from diffprof.judge.plan import Choice
 from diffprof.judge.recipes import find_recipe
-from diffprof.model.fix import Code, Safety, Skipped
-from diffprof.model.recording import DeviceInfo, Grade
+from diffprof.model.fix import Code, Reason, Safety, Skipped, Status
+from diffprof.model.recording import Component, DeviceInfo, Grade
+from diffprof.scanning.scan import scan_target
+from diffprof.targets import Options
+from diffprof.tuning.engine import tune
 from tests.analyzers.setup.conftest import Bench, add_lora, settings
 from tests.analyzers.setup.examples import SDXL_UNET, denoiser, recorded
 
@@ -92,6 +97,8 @@ CASES: tuple[tuple[str, Prepare, float], ...] = (
     ("no-progress-bar", drawing, 0.0),
 )
 """Fix, how the pipeline is set up before it, and how far a picture may be off that may change."""
+
+WITH_SETUP = ("syncs", "kernels", "setup")
 
 REPEATED = ("bfloat16", "tf32", "no-progress-bar")
 """Fixes whose code does not depend on what was found: findings alone ask for them."""
@@ -352,6 +359,69 @@ def test_advice_is_code_that_compiles_with_what_it_names() -> None:
     )
 
 
+def latents(channels: int, scaling: float, blocks: int = 4) -> Component:
+    config = {"latent_channels": channels, "scaling_factor": scaling, "block_out_channels": [8] * blocks}
+    return Component(name="vae", role="vae", cls="Anything", config=config)
+
+
+@pytest.mark.parametrize(
+    ("vae", "weights"),
+    [
+        (latents(4, 0.18215), "taesd"),
+        (latents(4, 0.13025), "taesdxl"),
+        (latents(16, 1.5305), "taesd3"),
+        (latents(16, 0.3611), "taef1"),
+        (latents(16, 0.13025), None),
+        (latents(4, 0.08333), None),
+        (latents(4, 0.13025, blocks=3), None),
+    ],
+)
+def test_a_tiny_vae_is_told_from_the_latents(vae: Component, weights: str | None) -> None:
+    code = find_recipe("tiny-vae").code(recorded(unet=vae), ())
+    if weights is None:
+        assert code == Skipped("no tiny VAE is published for these latents")
+    else:
+        assert isinstance(code, Code)
+        assert f'"madebyollin/{weights}"' in code.optimize
+        compile(code.shown, "tiny-vae", "exec")
+
+
+def test_weights_of_a_tiny_vae_are_not_fetched_by_trying_it(bench: Bench) -> None:
+    fits = find_recipe("tiny-vae").fits
+    assert fits is not None
+    assert fits(bench.pipe) == (
+        "its weights are not on this machine; `hf download madebyollin/taesdxl` fetches them"
+    )
+    bench.pipe.vae.decode = lambda z, num_frames: z
+    assert "neighbouring frames" in (fits(bench.pipe) or "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("target", "scheduler", "weights"),
+    [("sdxl", "DDIMScheduler", "taesdxl"), ("sd3-medium", None, "taesd3")],
+)
+def test_a_tiny_vae_is_priced_and_left_unchecked(target: str, scheduler: str | None, weights: str) -> None:
+    """It is simulated without its weights, which are in the code that is handed over; next to it an exact fix
+    is checked as before."""
+    options = Options(scheduler=scheduler, steps=2)
+    report = scan_target(target, device="sim:a100-80gb", options=options, analyzers=WITH_SETUP)
+    finding = next(f for f in report.findings if f.kind == "undistilled-vae")
+    taken, whole = (float(n.replace(",", "")) for n in re.findall(r"([\d,.]+) ms", finding.message))
+    select = ("tiny-vae", "SET013", "SYN")
+    tuned = tune(report, Choice(select=select, lossy=True, keep_unchecked=True), rescan=False)
+    outcomes = {each.fix: each for each in tuned.report.outcomes or ()}
+    tiny = outcomes["tiny-vae"]
+    assert tiny.status is Status.KEPT_UNCHECKED, tiny.why
+    assert tiny.before_ms == pytest.approx(whole, rel=0.02)
+    assert 0.5 * taken < (tiny.before_ms or 0.0) - (tiny.after_ms or 0.0) < taken
+    assert f'from_pretrained(\n    "madebyollin/{weights}"' in tiny.code
+    exact = [each for each in outcomes.values() if each.safety is Safety.EXACT and each.before_ms]
+    assert exact
+    assert {each.reason for each in exact}.isdisjoint({Reason.CHANGED})
+    assert all(each.difference and each.difference.bit_equal for each in exact)
+
+
 def test_adapters_are_swapped_in_place_where_they_are_compiled() -> None:
     recipe = find_recipe("lora-hotswap")
     assert isinstance(recipe.code(recorded(denoiser(adapted=5, compiled=None)), ()), Skipped)
@@ -369,7 +439,7 @@ def test_adapters_are_swapped_in_place_where_they_are_compiled() -> None:
 
 
 def test_every_fix_that_runs_is_tried_here() -> None:
-    tried = {key for key, _, _ in CASES} | {"float16", "attention-backend", *STEP_CACHES}
+    tried = {key for key, _, _ in CASES} | {"float16", "attention-backend", *STEP_CACHES, "tiny-vae"}
     tried |= {"compile", "compile-blocks"}  # test_compiling
     assert {r.fix.key for r in RECIPES if r.fix.safety is not Safety.ADVICE} <= tried
 
