@@ -259,13 +259,13 @@ def _step(
     )
     alike = _costed_change(fix.key, report.recording) in (None, own[0].evidence.change)
     if before is not None and alike and len(own) == 1 and own[0].saves_ms and not own[0].compiled_ms:
-        return _coded(replace(step, saves_ms=own[0].saves_ms, alone=True, grade=_grade(own)), code)
+        return _coded(replace(step, saves_ms=own[0].saves_ms, alone=True, grade=grade_of(own)), code)
     alone = predicted_ms(report, [step], [fix.key], before=before)
     known = any(f.saves_ms is not None for f in own) and alone is not None and before is not None
     if known:
         assert alone is not None
         assert before is not None
-        step = replace(step, saves_ms=before - alone, alone=True, grade=_grade(own))
+        step = replace(step, saves_ms=before - alone, alone=True, grade=grade_of(own))
         if all(f.compiled_ms for f in own) and not _is_compiled(report.recording):
             step = replace(step, saves_ms=sum(f.saves_ms or 0.0 for f in own), once_compiled=True)
     return _coded(step, code)
@@ -275,7 +275,7 @@ def _coded(step: PlanStep, code: Code | Skipped) -> PlanStep:
     return step if isinstance(code, Code) else replace(step, why_not=code.why)
 
 
-def _grade(findings: Sequence[Finding]) -> Grade:
+def grade_of(findings: Sequence[Finding]) -> Grade:
     """Of a figure that rests on several: measured only if all are."""
     grades = {finding.grade for finding in findings}
     return Grade.MEASURED if grades == {Grade.MEASURED} else Grade.SIMULATED

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec.structs import replace
 
 from diffprof.judge.figures import call_ms, card_call_ms
 from diffprof.judge.fitting import shortfall
-from diffprof.judge.plan import Choice, at_card_steps_ms, predicted_ms, priced_steps, selected
+from diffprof.judge.plan import Choice, at_card_steps_ms, grade_of, predicted_ms, priced_steps, selected
 from diffprof.judge.recipes import recipes
-from diffprof.model.finding import Severity
+from diffprof.model.finding import Finding, Severity
 from diffprof.model.fix import PlanStep, Safety
-from diffprof.model.recording import Change, MemoryUse, Recording
+from diffprof.model.recording import Change, MemoryUse, Recording, Site
 from diffprof.model.report import Report
 from diffprof.model.summary import Action, Answer, Rest
+from diffprof.model.units import plural
 
 WORTH = 0.001
 """Share of the call that an action has to save to be named by itself."""
 
 NEARLY_ALL = 0.95
 """Share of what several waits cost together from which one of them is named instead of them."""
+
+_MOST_LINES = 3
+"""Lines of one file that a row names."""
 
 DOES_NOT_FIT = "SET008"
 """Rule whose finding is the answer where there is one: a call that can't run saves nothing."""
@@ -126,23 +130,42 @@ def _after(before: float | None, actions: Sequence[Action]) -> float | None:
 
 
 def _by_hand(report: Report, told: set[int]) -> Iterator[PlanStep]:
-    """A step for each finding that no fix resolves, so that it is priced with the others. One that is cheap
-    by its severity and has no price is not worth a step."""
+    """A step for the findings that no fix resolves, so that they are priced with the others: one for those
+    that ask for the same. One that is cheap by its severity and has no price is not worth a step."""
+    alike: dict[tuple[str, str, bool], list[int]] = {}
     for n, finding in enumerate(report.findings):
         if n in told or finding.severity is Severity.INFO:
             continue
         cheap = finding.saves_ms is None and finding.severity is Severity.LOW and not finding.in_loop
         if not cheap:
-            yield PlanStep(
-                fix=f"{finding.rule}:{n}",
-                title=finding.advice or finding.message,
-                safety=Safety.ADVICE,
-                stage=0,
-                rules=(finding.rule,),
-                findings=(n,),
-                saves_ms=finding.saves_ms,
-                grade=finding.grade,
-            )
+            known = finding.saves_ms is not None
+            alike.setdefault((finding.rule, finding.advice or finding.message, known), []).append(n)
+    for (rule, title, _), indexes in alike.items():
+        own = [report.findings[n] for n in indexes]
+        step = PlanStep(
+            fix=f"{rule}:{indexes[0]}",
+            title=title,
+            safety=Safety.ADVICE,
+            stage=0,
+            rules=(rule,),
+            findings=tuple(indexes),
+            grade=own[0].grade if len({each.grade for each in own}) == 1 else grade_of(own),
+        )
+        yield replace(step, saves_ms=_alone_ms(report, step, own))
+
+
+def _alone_ms(report: Report, step: PlanStep, own: Sequence[Finding]) -> float | None:
+    """What a step saves that no fix makes. Idle time has its sum; other savings overlap."""
+    known = [finding.saves_ms for finding in own if finding.saves_ms is not None]
+    if len(known) <= 1 or _claims_idle_time(own):
+        return sum(known) if known else None
+    now = call_ms(report.recording)
+    after = predicted_ms(report, [step], [step.fix], before=now)
+    return sum(known) if after is None or now is None else now - after
+
+
+def _claims_idle_time(findings: Sequence[Finding]) -> bool:
+    return all(each.evidence.events and not each.evidence.syncs for each in findings)
 
 
 def _told(report: Report, *plans: Sequence[PlanStep]) -> set[int]:
@@ -216,13 +239,11 @@ class _Ladder:
         gives without its events: the step does not either."""
         before, fixes = self.after, [each.fix for each in self.taken]
         after = predicted_ms(self.report, self.taken, fixes, before=self.now)
-        if after is not None and before is not None and self._claims_idle_time(step):
+        own = [self.report.findings[n] for n in step.findings]
+        idle = step.safety is Safety.ADVICE and _claims_idle_time(own)
+        if after is not None and before is not None and idle:
             self.withheld += max(0.0, before - claimed - after - self.withheld)
         self.after = None if after is None else after + self.withheld
-
-    def _claims_idle_time(self, step: PlanStep) -> bool:
-        evidence = [self.report.findings[n].evidence for n in step.findings]
-        return step.safety is Safety.ADVICE and all(each.events and not each.syncs for each in evidence)
 
     def _action(self, step: PlanStep, findings: Sequence[int], before: float | None) -> Action:
         own = sorted(findings, key=lambda n: -(self.report.findings[n].saves_ms or 0.0))
@@ -235,7 +256,7 @@ class _Ladder:
             findings=tuple(own),
             rule=first.rule,
             title=step.title,
-            place=f"{first.site.file}:{first.site.line}" if first.site and first.site.line else "",
+            place=_places([self.report.findings[n].site for n in (own if by_hand else own[:1])]),
             fix=None if by_hand else step.fix,
             short="" if by_hand else _short(step.fix),
             patch=any(
@@ -246,9 +267,29 @@ class _Ladder:
             alone_ms=step.saves_ms,
             after_ms=self.after,
             grade=step.grade,
-            once_ms=first.once_ms,
+            once_ms=_sum_of(self.report.findings[n].once_ms for n in (own if by_hand else own[:1])),
             once_compiled=step.once_compiled,
         )
+
+
+def _places(sites: Iterable[Site | None]) -> str:
+    """`file:line`, of several lines of a file `file:line, line`; empty: there is none."""
+    lines: dict[str, set[int]] = {}
+    for site in sites:
+        if site is not None and site.line:
+            lines.setdefault(site.file, set()).add(site.line)
+    if not lines:
+        return ""
+    file, own = next(iter(lines.items()))
+    shown = sorted(own)[:_MOST_LINES]
+    more = sum(map(len, lines.values())) - len(shown)
+    rest = f" and {plural(more, 'more place')}" if more else ""
+    return f"{file}:{', '.join(map(str, shown))}{rest}"
+
+
+def _sum_of(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
 
 
 def _short(key: str) -> str:

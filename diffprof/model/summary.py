@@ -20,7 +20,8 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     """Imperative."""
     place: str = ""
-    """`file:line`, else empty: it is how the pipeline is set up."""
+    """`file:line`, of a change at several lines `file:line, line`, with the number of further places; empty:
+    it is how the pipeline is set up."""
     fix: str | None = None
     short: str = ""
     """What the fix is called in a sentence."""

@@ -11,9 +11,11 @@ from diffprof.judge.judging import load_judged
 from diffprof.judge.judging import make_report as judge_recording
 from diffprof.judge.plan import Choice, make_plan
 from diffprof.judge.summary import WORTH, summarized
-from diffprof.model.finding import Severity
+from diffprof.model.finding import Finding, Severity
 from diffprof.model.fix import Safety
+from diffprof.model.recording import Grade, Site, Timing
 from diffprof.model.report import Report
+from diffprof.views.verdict import verdict
 from tests.analyzers.kernels.examples import BAD, recorded
 from tests.analyzers.kernels.lanes import Lanes
 from tests.builders import make_finding, make_report
@@ -85,6 +87,29 @@ def test_a_finding_without_a_fix_is_done_by_hand_and_a_cheap_one_is_not_named() 
     assert found.rest.findings == (1,)
     assert found.rest.saves_ms is None
     assert found.rest.unknown == 1
+
+
+def test_findings_that_ask_for_the_same_are_one_row_with_their_places() -> None:
+    def upload(
+        line: int, saves_ms: float, advice: str = "Make it on the GPU.", file: str = "a.py"
+    ) -> Finding:
+        site = Site(file=file, line=line, function="f")
+        more = {"fixes": (), "advice": advice, "site": site, "saves_ms": saves_ms}
+        return make_finding("SYN005", **more)
+
+    def rows(*findings: Finding) -> list[tuple[str, tuple[int, ...], float | None]]:
+        found = summarized(replace(make_report(*findings), recording=timed))
+        return [(a.place, a.findings, a.saves_ms) for a in found.actions]
+
+    timed = replace(make_report().recording, timing=Timing(grade=Grade.MEASURED, median=0.1), timeline=None)
+    assert rows(upload(7, 10.0), upload(3, 10.0), upload(9, 5.0, "Pin it.")) == [
+        ("a.py:3, 7", (0, 1), pytest.approx(20.0)),
+        ("a.py:9", (2,), pytest.approx(4.0)),  # 5 % of what is left
+    ]
+    many = [upload(line, 1.0) for line in (1, 2, 3, 4)] + [upload(1, 1.0, file="b.py")]
+    assert [row[0] for row in rows(*many)] == ["a.py:1, 2, 3 and 2 more places"]
+    said = verdict(summarized(replace(make_report(upload(7, 10.0), upload(3, 10.0)), recording=timed)))
+    assert "SYN005 value-read at a.py:3, 7; saves about 20 ms a call" in said.why
 
 
 @pytest.mark.parametrize(("alone", "named"), [(0.96, "SYN004"), (0.9, "KRN002")])
