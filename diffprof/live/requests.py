@@ -10,13 +10,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class RequestStage:
-    """encode, step, decode or postprocess. start: seconds after the call began; seconds: how long; step:
-    which denoising step, from 0."""
+    """encode, step, decode or postprocess; of a call that was watched closely a phase, with the part of a
+    step: denoiser, scheduler, None between them. start: seconds after the call began; seconds: how long;
+    step: which denoising step, from 0."""
 
     name: str
     start: float
     seconds: float
     step: int | None = None
+    part: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,13 @@ class StageClock:
     def stages(self) -> tuple[RequestStage, ...]:
         """In the order in which they ended."""
         return tuple(
-            RequestStage(name, _between(self.began, start), _between(start, end), step)
+            RequestStage(name, between(self.began, start), between(start, end), step)
             for name, start, end, step in self.noted
         )
 
 
-def _between(one: Mark, other: Mark) -> float:
+def between(one: Mark, other: Mark) -> float:
+    """Seconds: by the GPU's events, which it must have reached, where both have one; else by the host."""
     if one[1] is not None and other[1] is not None:
         return float(one[1].elapsed_time(other[1])) / 1e3
     return other[0] - one[0]

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, overload
 
-from diffprof.devices import resolve_device
+from msgspec.structs import replace
+
+from diffprof.devices import Device, resolve_device
+from diffprof.devices.borrow import lent
+from diffprof.judge.allowed import watching_blocks
+from diffprof.judge.judging import make_report
 from diffprof.live import exporters
+from diffprof.live.call_clock import CallClock, timing_of_block
 from diffprof.live.requests import Request
 from diffprof.live.watching import LiveWatch
 from diffprof.model.pipeline import Pipeline
+from diffprof.model.report import Report
 from diffprof.scanning.runs import TRACES
 from diffprof.scanning.scan import cuda_device_of
-from diffprof.scanning.session import Watch
+from diffprof.scanning.session import Session, eager_compiled_parts, observed_calls
+from diffprof.targets import Options, from_object
+from diffprof.targets.pipeline_call import PipelineCall
 
 
 @overload
@@ -52,9 +61,10 @@ def watch(
     Without `every`, a context manager for a close look: every call inside the block is observed, and
     `watch.report` judges them: all that is inside is one call of the report, so make one there for the
     figures of one. On a simulated device the pipeline stands there, without values, until the block ends, and
-    each wait has its cost, as in a scan. On a real GPU nothing is timed, since calls are neither repeated nor
-    profiled: waits have their number and place, and no cost (`diffprof.scan` measures it). On a CPU they are
-    those that a GPU would have, without one too.
+    each wait has its cost, as in a scan. On a CPU and on a real GPU each call and its phases are timed
+    (`watch.requests`, the sum in the report) while every operation is looked at, which takes a part of it:
+    `diffprof.scan` measures calls alone. Waits have their number and place there, and no cost; on a CPU they
+    are those that a GPU would have.
 
     every: for a server, without a profiler: of every so manieth call, the times of its stages (encode, each
     step, decode), of the others the whole, until `close` or the end of the block. callback: told each call, a
@@ -78,3 +88,44 @@ def _watched(pipe: Pipeline, device: str | None) -> Iterator[Watch]:
     watching = Watch(pipe, where)
     with where.active(), watching.calls():
         yield watching
+
+
+class Watch:
+    """Calls of a live pipeline, watched closely. report: the judgement of all of them, as one call; None
+    until the block ends. requests: each call with its phases, where a clock told them: not on a simulated
+    device, whose report has a timeline."""
+
+    def __init__(self, pipe: Pipeline, device: Device) -> None:
+        self.pipe = pipe
+        self.device = device
+        self.report: Report | None = None
+        self.requests: tuple[Request, ...] = ()
+
+    @contextmanager
+    def calls(self) -> Iterator[None]:
+        """Inside, each call of the pipeline is recorded; `report` is there when the block ends."""
+        target = from_object(self.pipe)
+        session = Session(target, self.device, Options())
+        session.scene = PipelineCall(pipe=self.pipe, args=(), kwargs={}, target=target, weights="real")
+        clock = CallClock(self.pipe, self.device)
+        with ExitStack() as stack:
+            stack.callback(self._finish, session, clock)
+            session.blocks = stack.enter_context(watching_blocks())
+            stack.enter_context(lent(self.pipe, self.device))
+            stack.enter_context(eager_compiled_parts())
+            _, tracker = stack.enter_context(observed_calls(session, session.scene))
+            if self.device.kind != "sim":
+                stack.enter_context(clock.running(tracker))
+            yield
+
+    def _finish(self, session: Session, clock: CallClock) -> None:
+        """The block is the report's call: how many images its calls made, nobody was told."""
+        self.requests = clock.requests()
+        if self.requests:
+            session.add({"timing": timing_of_block(self.requests)}, "watch")
+        recording = session.recording()
+        target = replace(recording.target, makes=None, made=1)
+        self.report = make_report(replace(recording, target=target))
+
+    def __repr__(self) -> str:
+        return f"<Watch {type(self.pipe).__name__}: {self.report or 'no report yet'}>"

@@ -47,10 +47,9 @@ from diffprof.model.recording import (
     TargetInfo,
     Unseen,
 )
-from diffprof.model.report import Report
 from diffprof.scanning.arguments import chosen_analyzers
 from diffprof.scanning.repeats import repeating
-from diffprof.targets import Options, Target, from_object
+from diffprof.targets import Options, Target
 from diffprof.targets.calls import bound, outputs
 from diffprof.targets.compiled import compiled_modules, compiled_roots
 from diffprof.targets.components import components_of
@@ -535,39 +534,3 @@ def walk_traceback(error: BaseException) -> list[Place]:
         found.append((code.co_filename, trace.tb_lineno, code.co_qualname.replace(".<locals>", "")))
         trace = trace.tb_next
     return found[::-1]
-
-
-# --- watching live calls -------------------------------------------------------------------------------
-
-
-class Watch:
-    """Calls of a live pipeline, watched. report: the judgement of all of them, as one call; None until the
-    block ends."""
-
-    def __init__(self, pipe: Pipeline, device: Device) -> None:
-        self.pipe = pipe
-        self.device = device
-        self.report: Report | None = None
-
-    @contextmanager
-    def calls(self) -> Iterator[None]:
-        """Inside, each call of the pipeline is recorded; `report` is there when the block ends."""
-        target = from_object(self.pipe)
-        session = Session(target, self.device, Options())
-        session.scene = PipelineCall(pipe=self.pipe, args=(), kwargs={}, target=target, weights="real")
-        with ExitStack() as stack:
-            stack.callback(self._finish, session)
-            session.blocks = stack.enter_context(watching_blocks())
-            stack.enter_context(lent(self.pipe, self.device))
-            stack.enter_context(eager_compiled_parts())
-            stack.enter_context(observed_calls(session, session.scene))
-            yield
-
-    def _finish(self, session: Session) -> None:
-        """The block is the report's call: how many images its calls made, nobody was told."""
-        recording = session.recording()
-        target = msgspec.structs.replace(recording.target, makes=None, made=1)
-        self.report = make_report(msgspec.structs.replace(recording, target=target))
-
-    def __repr__(self) -> str:
-        return f"<Watch {type(self.pipe).__name__}: {self.report or 'no report yet'}>"

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
 from diffprof.judge.figures import call_ms, device_busy
-from diffprof.model.recording import GapRow, KernelRow, Recording
+from diffprof.model.recording import GapRow, KernelRow, PhaseTime, Recording
 from diffprof.model.units import NOT_MEASURED, number, plural, seconds, size
 from diffprof.views.table import MOST_ROWS, Table
 from diffprof.views.words import doubts
@@ -107,9 +107,10 @@ def kernels_table(recording: Recording) -> Table | None:
 
 
 def phases_table(recording: Recording) -> Table | None:
-    """Device time and launches of each phase, in the call's order."""
+    """Device time and launches of each phase, in the call's order; the clock's time, where no kernels are
+    known."""
     if not recording.kernels or not any(row.phase for row in recording.kernels):
-        return None
+        return _clocked(recording)
     totals = _sums(recording.kernels, lambda row: row.phase)
     order = ["encode", "prepare", "denoise", "decode", "postprocess"]
     names = sorted(totals, key=lambda name: order.index(name) if name in order else len(order))
@@ -122,6 +123,25 @@ def phases_table(recording: Recording) -> Table | None:
         rows.append((number(us / 1e3), _share(us, everything), f"{count:,.0f}", each, name))
     columns = ("ms", "share", "calls", "ms per step", "phase")
     return Table(_title(recording, " by phase"), columns, tuple(rows), f"({_grade(recording)})")
+
+
+def _clocked(recording: Recording) -> Table | None:
+    timing = recording.timing
+    if timing is None or not timing.phases:
+        return None
+    whole, steps = sum(each.seconds for each in timing.phases), recording.target.steps
+    rows = []
+    for each in timing.phases:
+        ms = each.seconds * 1e3
+        one = number(ms / steps) if each.phase == "denoise" and steps else ""
+        rows.append((number(ms), _share(each.seconds, whole), one, phase_words(each)))
+    columns = ("ms", "share", "ms per step", "phase")
+    return Table("Time of the call by phase", columns, tuple(rows), f"({timing.grade})")
+
+
+def phase_words(time: PhaseTime) -> str:
+    """`denoise: scheduler`, `encode`."""
+    return f"{time.phase}: {time.part}" if time.part else time.phase
 
 
 def modules_table(recording: Recording) -> Table | None:

@@ -13,12 +13,21 @@ from diffprof.judge.pricing import HIDDEN_SHARE, waits_together
 from diffprof.judge.summary import COLD_CALL
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Safety
-from diffprof.model.recording import INTERRUPTED, CaptureRow, Recording, SyncRow, steady_per_step
+from diffprof.model.recording import INTERRUPTED, CaptureRow, Doubt, Recording, SyncRow, steady_per_step
 from diffprof.model.report import Report
 from diffprof.model.summary import Action, Answer
 from diffprof.model.units import duration, listed, milliseconds, number, place, plural, share
 from diffprof.views.words import cost, expectation, how_often, saving
 
+_PHASES = {
+    "denoiser": "The denoiser",
+    "scheduler": "The scheduler",
+    "denoise": "The loop around denoiser and scheduler",
+    "encode": "Encoding",
+    "prepare": "Preparing",
+    "decode": "Decoding",
+    "postprocess": "Postprocessing",
+}
 WAITS = "SYN"
 """How the codes begin of rules on waits: who asks for these alone is told of these."""
 
@@ -202,7 +211,7 @@ def _answer(answer: Answer, report: Report) -> str:
     least = "At least " if any(each.kind == "untimed" for each in report.recording.unseen) else ""
     several = f", {duration(answer.call_ms)} a call of {plural(made, target.makes or 'output')}"
     call = several if made > 1 else ""
-    now = f"{least}{of_one(answer.call_ms)} {unit}{steps}{call} ({_grade(answer)})"
+    now = f"{least}{of_one(answer.call_ms)} {unit}{steps}{call} ({_grade(answer, report.recording)})"
     parts = []
     safe = [action for action in report.actions if not action.changes_picture]
     if any(action.saves_ms for action in safe):
@@ -216,7 +225,8 @@ def _answer(answer: Answer, report: Report) -> str:
     ]
     if lossy and answer.lossy_ms is not None:
         parts.append(f"{of_one(answer.lossy_ms)} with {listed(lossy)}")
-    return f"{now}; {', '.join(parts) or _nothing_known(report)}.{_at_card_steps(answer, report)}"
+    said = f"{now}; {', '.join(parts) or _nothing_known(report)}."
+    return f"{said}{_at_card_steps(answer, report)}{_longest(report.recording)}"
 
 
 def _at_card_steps(answer: Answer, report: Report) -> str:
@@ -232,8 +242,20 @@ def _at_card_steps(answer: Answer, report: Report) -> str:
     return f" At the model card's {plural(target.card_steps, 'step')}: about {took} now{after}."
 
 
-def _grade(answer: Answer) -> str:
+def _longest(recording: Recording) -> str:
+    """What a clock saw the call spend most of its time in, where no timeline tells more."""
+    phases = recording.timing.phases if recording.timing else ()
+    if not phases:
+        return ""
+    most = max(phases, key=lambda each: each.seconds)
+    of = most.seconds / (sum(each.seconds for each in phases) or 1.0)
+    return f" {_PHASES[most.part or most.phase]} takes {duration(most.seconds * 1e3)} of it ({share(of)})."
+
+
+def _grade(answer: Answer, recording: Recording) -> str:
     """The grade, with how far such a figure is off in nine of ten cases where that is known."""
+    if recording.timing and Doubt.WATCHED in recording.timing.doubts:
+        return f"{answer.grade}, with the time that watching takes"
     return f"{answer.grade}, ± {answer.margin:.0%}" if answer.margin else str(answer.grade)
 
 
@@ -345,8 +367,11 @@ def _why(report: Report) -> str:
     first = headline_finding(report)
     if first is None:
         return _nothing_found(report)
+    action = first_action(report, first)
     if first.site is None:
         said = f"{first.rule} {first.name}: {first.message.strip().removesuffix('.')}"
+    elif action and action.fix is None and len(action.findings) > 1:
+        said = f"{first.rule} {first.name} at {action.place}"
     else:
         said = f"{first.rule} {first.name} at {place(first.site)}, {how_often(first)}"
     together = () if _is_of_all_waits(first, report.recording) else _together(report.recording)
@@ -359,8 +384,9 @@ def _gain(report: Report, first: Finding) -> str:
     action = first_action(report, first)
     if action is None or action.saves_ms is None or first.saves_ms is None:
         return cost(first)
-    if len(action.findings) > 1 and action.fix is not None:
-        return f"the fix `{action.fix}` {saving(action.saves_ms)} ({expectation(action.grade)})"
+    if len(action.findings) > 1:
+        by = f"the fix `{action.fix}` " if action.fix is not None else ""
+        return f"{by}{saving(action.saves_ms)} ({expectation(action.grade)})"
     return cost(replace(first, saves_ms=action.saves_ms))
 
 

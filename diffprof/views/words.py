@@ -25,6 +25,7 @@ _DOUBTS = {
     Doubt.SPREAD: "the passes are far from each other",
     Doubt.LOADED: "other processes kept the machine busy",
     Doubt.COMPILED: "code was compiled in a pass",
+    Doubt.WATCHED: "looking at every operation takes a part of it",
 }
 
 

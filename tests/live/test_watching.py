@@ -6,6 +6,7 @@ import asyncio
 import logging
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,8 +14,11 @@ import pytest
 import torch
 
 import diffprof
+from diffprof.devices.cpu import CpuDevice
 from diffprof.live.requests import Request, StageClock
 from diffprof.model.errors import UsageError
+from diffprof.model.recording import Grade
+from tests.fake_cuda import FakeCuda, installed
 
 SAMPLE = Path(__file__).parents[1] / "guard/sample"
 
@@ -94,6 +98,68 @@ def test_times_of_a_gpu_are_its_own_events() -> None:
     assert clock.over()
     clock.stepped()
     assert not clock.over()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+def test_a_close_look_times_each_call_and_its_phases(
+    pipe, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that the denoiser alone moves: 2 s a step by the CPU's, 0.5 s a step on a GPU's stream."""
+    now = [0.0]
+    monkeypatch.setattr(CpuDevice, "clock", lambda self: now[0])
+    forward = pipe.unet.forward
+
+    with installed(FakeCuda()) as cuda:
+        cuda.called = lambda *_: None
+
+        def slow(*args, **kwargs):
+            now[0] += 2.0
+            cuda.launch(500_000.0, host_us=0.0)
+            return forward(*args, **kwargs)
+
+        pipe.unet.forward = slow
+        with diffprof.watch(pipe, device=device) as watch:
+            pipe(num_inference_steps=3)
+            now[0] += 100.0  # between the calls
+            pipe(num_inference_steps=1)
+    step = 2.0 if device == "cpu" else 0.5
+    assert [each.seconds for each in watch.requests] == [3 * step, step]
+    told = [(s.name, s.part, s.step, s.start, s.seconds) for s in watch.requests[0].stages if s.seconds]
+    assert told == [("denoise", "denoiser", n, n * step, step) for n in range(3)]
+    timing = watch.report.recording.timing
+    assert timing.grade is Grade.MEASURED
+    assert timing.median == sum(each.seconds for each in timing.phases) == 4 * step
+    assert {(each.phase, each.part): each.seconds for each in timing.phases}[
+        "denoise", "denoiser"
+    ] == 4 * step
+    shown = " ".join(watch.report.render().split())
+    took = "8 s" if device == "cpu" else "2 s"
+    assert f"{took} a call of 4 steps (measured, with the time that watching takes)" in shown
+    assert f"The denoiser takes {took} of it (100 %)." in shown
+    assert "synchronize" not in {row.kind for row in watch.report.recording.syncs}
+
+
+def test_a_denoiser_that_sleeps_has_cost_that_long(pipe) -> None:
+    slept: list[float] = []
+    forward = pipe.unet.forward
+
+    def sleepy(*args, **kwargs):
+        began = time.perf_counter()
+        time.sleep(0.03)
+        slept.append(time.perf_counter() - began)
+        return forward(*args, **kwargs)
+
+    pipe.unet.forward = sleepy
+    with diffprof.watch(pipe, device="cpu") as watch:
+        pipe(num_inference_steps=3)
+        with pytest.raises(TypeError):
+            pipe(num_inference_steps="three")
+    one, failed = watch.requests
+    assert failed.error == "TypeError"
+    steps = [stage.seconds for stage in one.stages if stage.part == "denoiser"]
+    assert len(steps) == 3
+    assert all(took >= asleep for took, asleep in zip(steps, slept, strict=True))
+    assert sum(steps) < one.seconds == pytest.approx(sum(stage.seconds for stage in one.stages))
 
 
 def test_calls_in_threads_are_told_apart(pipe) -> None:

@@ -38,6 +38,7 @@ from diffprof.model.recording.usage import (
     MemoryKind,
     MemoryPoint,
     MemoryUse,
+    PhaseTime,
     Timing,
 )
 
@@ -71,6 +72,7 @@ __all__ = [
     "MemoryPoint",
     "MemoryUse",
     "PhaseSpan",
+    "PhaseTime",
     "Projection",
     "PublishedComparison",
     "Quantization",

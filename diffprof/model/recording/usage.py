@@ -133,6 +133,16 @@ class Doubt(enum.StrEnum):
     """Other processes kept the machine busy."""
     COMPILED = "compiled"
     """Code was compiled in a pass."""
+    WATCHED = "watched"
+    """Every operation was looked at while it ran, which takes time of its own."""
+
+
+class PhaseTime(Row, frozen=True, kw_only=True):
+    """What a call spent in one phase. part: denoiser or scheduler; None: between them."""
+
+    phase: str
+    part: str | None = None
+    seconds: float
 
 
 class Timing(Row, frozen=True, kw_only=True):
@@ -150,6 +160,8 @@ class Timing(Row, frozen=True, kw_only=True):
     load: float | None = None
     """Other work on the machine, in busy cores per core; None where the system does not tell."""
     doubts: tuple[Doubt, ...] = ()
+    phases: tuple[PhaseTime, ...] = ()
+    """By phase, in the call's order, where a clock and no timeline tells; together they are the call."""
     device_busy: float | None = None
     """Share of the call's wall time in which the device worked, 0..1."""
     warm_up: tuple[str, ...] = ()

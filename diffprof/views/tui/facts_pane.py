@@ -12,6 +12,7 @@ from diffprof.views import words
 from diffprof.views.memory import curve, holder_row, peak_words
 from diffprof.views.sections import not_checked
 from diffprof.views.table import MOST_ROWS
+from diffprof.views.times import phase_words
 from diffprof.views.tui.article import Article
 from diffprof.views.tui.styles import Writing, bar
 
@@ -69,6 +70,10 @@ def _time(page: Writing, recording: Recording) -> None:
     )
     if timing.doubts:
         page.flow(("warn", "not to be trusted: "), words.doubts(timing), indent=2)
+    for each in timing.phases:
+        part = each.seconds / (timing.median or 1.0)
+        took = f" {units.duration(each.seconds * 1e3)}  {phase_words(each)}"
+        page.kept(("place", bar(part, _BAR)), took, indent=2)
     if (share := device_busy(recording)) is not None:
         busy = f" {units.number(share * 100)} %"
         page.kept("device busy ", ("good", bar(share, _BAR)), busy, indent=2)
