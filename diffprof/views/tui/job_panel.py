@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from textual.app import ComposeResult
@@ -45,12 +45,13 @@ class JobPanel(VerticalScroll, can_focus=False):
             self.ended = ended
 
     def __init__(
-        self, job: Job, *, parts: Sequence[str] = (), clock: Callable[[], float] = time.monotonic
+        self, job: Job, *, parts: Mapping[str, str] | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """parts: beginnings of the names of stages to which those after them belong."""
+        """parts: beginnings of the names of stages to which those after them belong, with what each is called
+        while it is left."""
         super().__init__()
         self.job = job
-        self.parts = tuple(parts)
+        self.parts = dict(parts or {})
         self.clock = clock
         self.began = clock()
         self.stages: list[JobStage] = []
@@ -108,7 +109,7 @@ class JobPanel(VerticalScroll, can_focus=False):
             ("warn", state) if state else ("muted", "  Esc stops it" if self.parts else ""),
         )
         page.blank()
-        heads = [n for n, stage in enumerate(self.stages) if stage.name.startswith(self.parts)]
+        heads = [n for n, stage in enumerate(self.stages) if stage.name.startswith(tuple(self.parts))]
         for n, after in zip(heads, [*heads[1:], None], strict=False):
             head = self.stages[n]
             self._stage(page, replace(head, ended=None if after is None else self.stages[after].began))
@@ -129,9 +130,7 @@ class JobPanel(VerticalScroll, can_focus=False):
     def _left(self) -> list[str]:
         """Parts that have not begun."""
         begun = [stage.name for stage in self.stages]
-        return [
-            part.removesuffix(": ") for part in self.parts if not any(name.startswith(part) for name in begun)
-        ]
+        return [what for part, what in self.parts.items() if not any(n.startswith(part) for n in begun)]
 
     def _stage(self, page: Writing, stage: JobStage, *, indent: int = 0) -> None:
         seconds = f"{(stage.ended or self.clock()) - stage.began:>7,.1f} s  "

@@ -24,7 +24,7 @@ from diffprof.views import tuning
 from diffprof.views.tui.article import Article
 from diffprof.views.tui.comparison_page import comparison_of
 from diffprof.views.tui.finding_page import source_of
-from diffprof.views.tui.job import Job, can_run
+from diffprof.views.tui.job import Ended, Job, can_run
 from diffprof.views.tui.job_panel import JobPanel
 from diffprof.views.tui.styles import Span, Writing, bar, styled
 from diffprof.views.tui.table import Sheet, SheetColumn
@@ -223,7 +223,8 @@ class PlanPane(Container):
         else:
             self.agreed = False
             count = units.plural(len(self.chosen), "fix", "fixes")
-            parts = [f"{step.fix}: " for step in self.plan.steps if step.fix in self.chosen]
+            parts = {f"{step.fix}: ": step.fix for step in self.plan.steps if step.fix in self.chosen}
+            parts["kept: "] = "a scan of what is kept"
             job = Job(self.command(), f"Applying {count}")
             await self.query_one("#plan").mount(JobPanel(job, parts=parts))
             self.add_class("-applying")
@@ -246,7 +247,9 @@ class PlanPane(Container):
         event.stop()
         page = Writing()
         if event.ended.code == ExitCode.INTERRUPTED:
-            page.flow(("warn", "Stopped. What was tried until then is stored."))
+            page.flow(("warn", f"Stopped. {_kept(event.ended)}"))
+        elif event.ended.code and event.job.stopping:
+            page.flow(("warn", f"Ended at once. {_kept(event.ended)}"))
         elif event.ended.code:
             page.flow(("bad", f"diffprof fix ended with status {event.ended.code}."))
             for line in event.ended.talk[-12:]:
@@ -304,6 +307,13 @@ class PlanPane(Container):
         article = self.query_one(Article)
         article.show(page)
         article.focus()
+
+
+def _kept(ended: Ended) -> str:
+    """What a command that was stopped has stored: the outcomes that it prints when they are."""
+    if ended.output.strip():
+        return "What was tried until then is stored."
+    return "Nothing was tried to its end: the run is as it was."
 
 
 def _saves(step: PlanStep) -> list[Span] | str:

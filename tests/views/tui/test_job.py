@@ -124,7 +124,8 @@ def test_stages_are_timed_by_the_clock_given() -> None:
 
 def test_stages_stand_below_the_part_that_they_belong_to() -> None:
     now = [0.0]
-    panel = JobPanel(Job([], "Applying"), parts=("one: ", "two: ", "three: "), clock=lambda: now[0])
+    parts = {"one: ": "one", "two: ": "two", "kept: ": "a scan of what is kept"}
+    panel = JobPanel(Job([], "Applying"), parts=parts, clock=lambda: now[0])
     for name in ("importing", "one: a", "scan", "compare", "two: b", *"123456"):
         panel.tell({"stage": name})
         now[0] += 1.0
@@ -136,7 +137,7 @@ def test_stages_stand_below_the_part_that_they_belong_to() -> None:
         "▶     7.0 s  two: b",
         *(f"  ✓     1.0 s  {name}" for name in "345"),
         "  ▶     1.0 s  6",
-        "  left: three",
+        "  left: a scan of what is kept",
     ]
 
 

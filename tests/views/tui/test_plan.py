@@ -17,7 +17,7 @@ from diffprof.judge.plan import make_plan
 from diffprof.model.fix import Difference, Outcome, Plan, PlanStep, Safety, Status
 from diffprof.model.recording import Grade
 from diffprof.model.report import Report, save_report
-from diffprof.views.tui.job import Job
+from diffprof.views.tui.job import Ended, Job
 from diffprof.views.tui.job_panel import JobPanel
 from diffprof.views.tui.plan_pane import PlanPane, beside_tried, total_line
 from tests import builders
@@ -128,9 +128,30 @@ def test_applying_shows_progress_and_then_what_became_of_it(
             assert "q again leaves" in await settled(pilot)
         await pilot.press(*keys)
         await until(pilot, lambda: not pilot.app.screen.query(JobPanel), "over")
-        await shows(pilot, "Stopped. What was tried until then" if keys else "kept host-timesteps")
+        await shows(pilot, "Stopped. Nothing was tried to its end" if keys else "kept host-timesteps")
 
     drive(stored, body)
+
+
+@pytest.mark.parametrize(
+    ("code", "output", "said"),
+    [
+        (130, b"1 fix kept", "Stopped. What was tried until then is stored."),
+        (-9, b"", "Ended at once. Nothing was tried to its end: the run is as it was."),
+    ],
+)
+def test_what_is_said_of_a_stopped_job_is_what_it_stored(
+    code: int, output: bytes, said: str, drive: Drive, fixed: None, tmp_path: Path
+) -> None:
+    stored = save_report(reports.full(), tmp_path / "20260101-000000-a")
+
+    async def body(pilot: Pilot) -> None:
+        await pilot.press("6")
+        pane = pilot.app.screen.query_one(PlanPane)
+        pane.post_message(JobPanel.Over(Job([], "Applying", stopping=True), Ended(code, output, ())))
+        await shows(pilot, said)
+
+    drive(stored, body, size=(80, 30))
 
 
 def test_what_became_of_the_fixes_is_shown_and_compared(drive: Drive, fixed: None, tmp_path: Path) -> None:
