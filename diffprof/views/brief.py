@@ -148,6 +148,8 @@ def _rest(page: Page, rest: Rest, hidden: Sequence[Action]) -> None:
         parts.append(f"{units.duration(saved)} together")
     if unknown := rest.unknown + sum(each.saves_ms is None for each in hidden):
         parts.append(f"{unknown} of unknown cost")
+    if hand := sum(each.fix is None for each in hidden):
+        parts.append(f"{hand} by hand")
     if rest.hints:
         parts.append(units.plural(rest.hints, "hint"))
     said = f": {', '.join(parts)}" if parts else ""

@@ -46,12 +46,15 @@ class Article(LineView, can_focus=True):
         self._columns = region.width
         if not self._columns:
             return
-        # A cell stays free for the scroll bar, so that its coming does not fill the text anew.
-        room = self._columns - (0 if self.show_vertical_scrollbar else 1)
-        self.lines = laid_out(self.writing.blocks, room)
+        self.lines = laid_out(self.writing.blocks, self.room)
         self._strips.clear()
         self.set_length(len(self.lines))
         self.refresh()
+
+    @property
+    def room(self) -> int:
+        """Cells of a line. One stays free for the scroll bar, whose coming so does not fill it anew."""
+        return self.scrollable_content_region.width - (0 if self.show_vertical_scrollbar else 1)
 
     # --- drawing -------------------------------------------------------------------------------------
 

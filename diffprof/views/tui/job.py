@@ -40,11 +40,13 @@ class Ended:
 
 @dataclass
 class Job:
-    """One command. program: what is started with `args`."""
+    """One command. program: what is started with `args`. columns: of the screen that its output is for; None:
+    as the viewer's own environment says."""
 
     args: Sequence[str]
     title: str
     program: Sequence[str] = (sys.executable, "-m", "diffprof")
+    columns: int | None = None
     talk: list[str] = field(default_factory=list)
     stopping: bool = False
     _process: subprocess.Popen[bytes] | None = None
@@ -57,13 +59,14 @@ class Job:
         """
         pipes = [os.pipe() for _ in range(3)]
         (_, stdout), (_, stderr), (_, progress) = pipes
+        sized = {} if self.columns is None else {"COLUMNS": str(self.columns)}
         try:
             self._process = process = subprocess.Popen(
                 [*self.program, *self.args],
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
-                env={**os.environ, DESCRIPTOR: str(progress)},
+                env={**os.environ, **sized, DESCRIPTOR: str(progress)},
                 pass_fds=(progress,),
                 start_new_session=True,
                 preexec_fn=_interruptible,

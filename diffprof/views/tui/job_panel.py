@@ -55,8 +55,8 @@ class JobPanel(VerticalScroll, can_focus=False):
         self.clock = clock
         self.began = clock()
         self.stages: list[JobStage] = []
-        self._shown_line = 0
-        """The line of the stage that runs."""
+        self._shown_lines = (0, 0, 0)
+        """That of the stage that runs, the last below it of its part and of what is left, and the height."""
 
     def compose(self) -> ComposeResult:
         yield Static(markup=False)
@@ -96,9 +96,13 @@ class JobPanel(VerticalScroll, can_focus=False):
         lines = laid_out(self.page().blocks, columns)
         self.query_one(Static).update(Content("\n").join(lines))
         running = max((n for n, line in enumerate(lines) if line.plain.lstrip().startswith("▶")), default=0)
-        if running != self._shown_line:
-            self._shown_line = running
-            self.call_after_refresh(self.scroll_to_region, Region(0, running, 1, 1), animate=False)
+        below = len(self._said()) + 1 if self._said() else 0
+        last = max(running, len(lines) - 1 - below)
+        where = running, last, self.size.height
+        if where != self._shown_lines:
+            self._shown_lines = where
+            region = Region(0, running, 1, last - running + 1)
+            self.call_after_refresh(self.scroll_to_region, region, animate=False)
 
     def page(self) -> Writing:
         page = Writing()
@@ -114,18 +118,22 @@ class JobPanel(VerticalScroll, can_focus=False):
             head = self.stages[n]
             self._stage(page, replace(head, ended=None if after is None else self.stages[after].began))
         within = self.stages[heads[-1] + 1 if heads else 0 :]
-        most = _MOST_WITHIN if heads else _MOST_STAGES
+        most = _MOST_WITHIN if self.parts else _MOST_STAGES
         if len(within) > most and not heads:
             page.flow(("muted", f"  {len(within) - most:,} stages before"))
         for stage in within[-most:]:
             self._stage(page, stage, indent=2 if heads else 0)
         if left := self._left():
             page.flow(("muted", f"left: {', '.join(left)}"), indent=2)
-        if self.job.talk:
+        if said := self._said():
             page.blank()
-            for line in self.job.talk[-_MOST_TALK:]:
+            for line in said:
                 page.kept(("muted", line), indent=2)
         return page
+
+    def _said(self) -> list[str]:
+        """The last lines of the job's stderr."""
+        return self.job.talk[-_MOST_TALK:]
 
     def _left(self) -> list[str]:
         """Parts that have not begun."""

@@ -29,7 +29,7 @@ from diffprof.views.tui.job_panel import JobPanel
 from diffprof.views.tui.styles import Span, Writing, bar, styled
 from diffprof.views.tui.table import Sheet, SheetColumn
 
-_BAR = 16
+_BAR = 10
 _STATUS = {
     Status.KEPT: "good",
     Status.KEPT_UNCHECKED: "warn",
@@ -225,7 +225,7 @@ class PlanPane(Container):
             count = units.plural(len(self.chosen), "fix", "fixes")
             parts = {f"{step.fix}: ": step.fix for step in self.plan.steps if step.fix in self.chosen}
             parts["kept: "] = "a scan of what is kept"
-            job = Job(self.command(), f"Applying {count}")
+            job = Job(self.command(), f"Applying {count}", columns=self.query_one(Article).room)
             await self.query_one("#plan").mount(JobPanel(job, parts=parts))
             self.add_class("-applying")
 
@@ -317,7 +317,10 @@ def _kept(ended: Ended) -> str:
 
 
 def _saves(step: PlanStep) -> list[Span] | str:
-    return [("muted", "–")] if step.saves_ms is None else f"{step.saves_ms:,.3f}"
+    if step.saves_ms is None:
+        return [("muted", "–")]
+    shown = f"{step.saves_ms:,.3f}"
+    return shown if shown.strip("-0.") else [("muted", "0")]
 
 
 def total_line(plan: Plan, chosen: Sequence[str] | set[str], after: float | None) -> list[Span]:

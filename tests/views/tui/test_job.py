@@ -141,6 +141,33 @@ def test_stages_stand_below_the_part_that_they_belong_to() -> None:
     ]
 
 
+def test_stages_before_the_first_part_leave_room_for_what_is_left() -> None:
+    panel = JobPanel(Job([], "Applying"), parts={"one: ": "one"}, clock=lambda: 0.0)
+    for number in range(6):
+        panel.tell({"stage": f"stage {number}"})
+    lines = [block.text.plain for block in panel.page().blocks]
+    assert lines[2] == "  2 stages before"
+    assert lines[3].endswith("stage 2")
+    assert lines[-1] == "left: one"
+
+
+def test_a_low_panel_shows_what_runs_and_what_is_left_also_when_it_gets_lower(report_file: Path) -> None:
+    async def main() -> None:
+        app = Viewer(None, report_file.parent, job=work(report_file, "wait"))
+        async with app.run_test(size=(80, 12)) as pilot:
+            panel = app.screen.query_one(JobPanel)
+            await until(pilot, lambda: panel.stages and panel.stages[-1].detail == "ready", "ready")
+            panel.parts = {f"{number}: ": f"part {number}" for number in range(12)}
+            for number in range(10):
+                panel.tell({"stage": f"{number}: begun"})
+            await shows(pilot, "9: begun", "left: part 10, part 11")
+            await pilot.resize_terminal(80, 8)
+            await shows(pilot, "9: begun", "left: part 10, part 11")
+            await pilot.press("q")
+
+    asyncio.run(main())
+
+
 def test_a_low_panel_shows_the_stage_that_runs(report_file: Path) -> None:
     async def main() -> str:
         app = Viewer(None, report_file.parent, job=work(report_file, "wait"))

@@ -19,7 +19,7 @@ from diffprof.model.recording import Grade
 from diffprof.model.report import Report, save_report
 from diffprof.views.tui.job import Ended, Job
 from diffprof.views.tui.job_panel import JobPanel
-from diffprof.views.tui.plan_pane import PlanPane, beside_tried, total_line
+from diffprof.views.tui.plan_pane import PlanPane, _saves, beside_tried, total_line
 from tests import builders
 from tests.views.tui import reports
 from tests.views.tui.conftest import Drive, settled, sheet, shows, until
@@ -79,7 +79,8 @@ def test_what_may_be_somebody_else_s_is_doubted_before_it_is_built(
     began: list[list[str]] = []
     work = partial(Job, program=(sys.executable, "-c", "pass"))
     monkeypatch.setattr(
-        "diffprof.views.tui.plan_pane.Job", lambda args, title: began.append(args) or work(args, title)
+        "diffprof.views.tui.plan_pane.Job",
+        lambda args, title, **more: began.append(args) or work(args, title),
     )
 
     async def body(pilot: Pilot) -> None:
@@ -102,11 +103,12 @@ def test_applying_shows_progress_and_then_what_became_of_it(
     stored = save_report(reports.full(), tmp_path / "20260101-000000-a")
     wait = "time.sleep(60)" if keys else "pass"
     work = (
-        "import sys, time\nfrom diffprof.model.progress import progress_on\n"
+        "import shutil, sys, time\nfrom diffprof.model.progress import progress_on\n"
         "progress = progress_on(sys.stderr)\n"
         f"try:\n    progress.stage('trying [b]x[/b]')\n    {wait}\n"
         "except KeyboardInterrupt:\n    sys.exit(130)\n"
-        "print('kept', sys.argv[sys.argv.index('--select') + 1])"
+        "print('kept', sys.argv[sys.argv.index('--select') + 1])\n"
+        "print('.' * (shutil.get_terminal_size().columns - 1) + '|')"
     )
     job = partial(Job, program=(sys.executable, "-c", work))
     monkeypatch.setattr("diffprof.views.tui.plan_pane.Job", job)
@@ -128,7 +130,7 @@ def test_applying_shows_progress_and_then_what_became_of_it(
             assert "q again leaves" in await settled(pilot)
         await pilot.press(*keys)
         await until(pilot, lambda: not pilot.app.screen.query(JobPanel), "over")
-        await shows(pilot, "Stopped. Nothing was tried to its end" if keys else "kept host-timesteps")
+        await shows(pilot, *(["Stopped. Nothing was tried"] if keys else ["kept host-timesteps", ".|"]))
 
     drive(stored, body)
 
@@ -228,6 +230,15 @@ def test_a_plan_that_takes_long_is_said_and_keeps_no_tab_waiting(
         assert pilot.app.focused is sheet(pilot, "PlanPane")
 
     drive(reports.full(), body, planned=False)
+
+
+@pytest.mark.parametrize(
+    ("saves_ms", "shown"),
+    [(None, [("muted", "–")]), (-0.0002, [("muted", "0")]), (0.0, [("muted", "0")]), (1200.5, "1,200.500")],
+)
+def test_zero_is_no_saving(saves_ms: float | None, shown: object) -> None:
+    step = replace(reports_plan().steps[0], saves_ms=saves_ms)
+    assert _saves(step) == shown
 
 
 def test_a_plan_that_fails_is_said(drive: Drive, monkeypatch: pytest.MonkeyPatch) -> None:
