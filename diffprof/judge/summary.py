@@ -312,6 +312,9 @@ def _worth_it(action: Action, below: float) -> bool:
 def _rest(report: Report, left: Sequence[int], actions: Sequence[Action], below: float) -> Rest:
     """What is left over: the small, the unpriced, and hints, whose saving is not that of a defect."""
     added = {n: action.saves_ms for action in actions for n in action.findings[:1]}
+    for action in actions:  # what its other findings save is in the action's figure
+        for n in action.findings[1:]:
+            added.setdefault(n, None if action.saves_ms is None else 0.0)
     small = [n for n in left if report.findings[n].severity is not Severity.INFO]
     saved = [added.get(n, report.findings[n].saves_ms) for n in small]
     known = [each for each in saved if each is not None]

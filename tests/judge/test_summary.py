@@ -108,6 +108,9 @@ def test_findings_that_ask_for_the_same_are_one_row_with_their_places() -> None:
     ]
     many = [upload(line, 1.0) for line in (1, 2, 3, 4)] + [upload(1, 1.0, file="b.py")]
     assert [row[0] for row in rows(*many)] == ["a.py:1, 2, 3 and 2 more places"]
+    small = [upload(line, 0.02) for line in (1, 2)]
+    rest = summarized(replace(make_report(*small), recording=timed)).rest
+    assert (rest.findings, rest.saves_ms) == ((0, 1), pytest.approx(0.04))
     said = verdict(summarized(replace(make_report(upload(7, 10.0), upload(3, 10.0)), recording=timed)))
     assert "SYN005 value-read at a.py:3, 7; saves about 20 ms a call" in said.why
 
