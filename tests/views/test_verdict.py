@@ -25,7 +25,7 @@ def test_the_loop_is_counted_by_steps_and_lines() -> None:
         "The CPU waits for the GPU 4 times per denoising step, at 2 lines, and 3 times outside the loop."
     )
     assert top.why.startswith("SYN")
-    assert "scheduling_ddim.py:449" in top.why
+    assert "scheduling_ddim.py:448, 449;" in top.why
     assert "diffprof explain SYN" in top.next
 
 
@@ -100,7 +100,7 @@ def test_components_that_were_captured_are_the_verdict_where_nothing_else_was_lo
 def test_folded_it_keeps_the_number_and_the_cure() -> None:
     top = folded(judge_again(load_report(FOLDER / "sdxl-ddim-a100")))
     assert top.headline == "539 ms an image (simulated); 372 ms safely, 365 ms with all."
-    assert top.why == "SET011 not-compiled; saves about 147 ms a call (simulated)."
+    assert top.why == "SET011 not-compiled; saves about 147 ms a call by itself (simulated)."
     assert top.next == "`diffprof fix --apply --select compile`"
     assert all(len(line) <= 67 for line in (top.headline, top.why, top.next)), "80 columns but for the label"
 
