@@ -119,7 +119,7 @@ def folded(report: Report) -> Verdict:
     gain = cost(first).removesuffix(".")
     if first.saves_ms is not None:
         later = action is not None and saving(action.saves_ms) != saving(first.saves_ms)
-        gain = f"{saving(first.saves_ms)}{' by itself' * later} ({expectation(first.grade)})"
+        gain = f"{'alone ' * later}{saving(first.saves_ms)} ({expectation(first.grade)})"
     why = f"{first.rule} {first.name}; {gain}."
     return Verdict(_folded_headline(report) or whole.headline, why, cure or whole.next)
 
