@@ -63,6 +63,8 @@ class Played(NamedTuple):
     """Where the target's weights were put in another type."""
     compilable: bool
     images: int
+    makes: str | None = None
+    """What `images` counts: "image" or "clip"; None where nobody knows."""
     asked: int | None = None
     """Steps that the call was asked for; None: as many as the target makes by itself."""
     steps: int | None = None
@@ -316,8 +318,8 @@ def _watched(scene: PipelineCall, device: Any) -> Played:
     parts = parts_of(scene.pipe, kernels.modules.outermost)
     denoisers = with_role(scene.pipe, "denoiser").values()
     types = {dtype_name(p.dtype) for model in denoisers for p in model.parameters() if p.is_floating_point()}
-    _, images = outputs(scene.pipe, bound(scene.pipe, scene.args, scene.kwargs))
-    return Played(calls, parts, types.pop() if len(types) == 1 else None, bool(denoisers), images)
+    makes, images = outputs(scene.pipe, bound(scene.pipe, scene.args, scene.kwargs))
+    return Played(calls, parts, types.pop() if len(types) == 1 else None, bool(denoisers), images, makes)
 
 
 def _needs(kernels: SimulatedKernels) -> list[int]:

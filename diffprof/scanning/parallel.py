@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from diffprof.gpu.assembly import assembled
 from diffprof.gpu.cost import CostModel
 from diffprof.gpu.course import Lengths, course_of
@@ -18,6 +20,7 @@ from diffprof.judge.timeline import origin_shares
 from diffprof.model.errors import UsageError
 from diffprof.model.prediction import Prediction
 from diffprof.scanning.fitting import Played, played_calls
+from diffprof.scanning.predicting import an_image
 from diffprof.scanning.recipes import Decoding
 from diffprof.targets import Options
 
@@ -77,13 +80,14 @@ def _row(played: Played, model: CostModel, mode: str, split: Split) -> Predictio
         if kind >= 0 and timeline.kinds[kind].name in COLLECTIVES
     )  # fmt: skip
     spec = model.spec
-    return Prediction(
+    seconds = Lengths(model).seconds(course_of(ours, [0] * len(ours.items)), played.longer)
+    row = Prediction(
         device=spec.key,
         gpu=spec.name,
         mode=mode,
         batch=1,
         steps=played.steps,
-        seconds=Lengths(model).seconds(course_of(ours, [0] * len(ours.items)), played.longer),
+        makes=played.makes,
         peak_gib=peak,
         memory_gib=spec.capacity_gib,
         fits=peak <= spec.capacity_gib,
@@ -92,3 +96,4 @@ def _row(played: Played, model: CostModel, mode: str, split: Split) -> Predictio
         parallel=None if split.gpus == 1 else split.name,
         communication=talking / busy if busy else None,
     )
+    return row if seconds is None else replace(row, **an_image(row, seconds, played.images, None))

@@ -350,7 +350,7 @@ def offloaded(
             lacking = f"does not fit: {peak - spec.capacity_gib:.1f} GiB more than the {spec.capacity_gib:g}"
             yield _told(row, why="its steps differ" if row.fits else f"{lacking} there are")
             continue
-        yield _told(row, **_an_image(row, seconds, images, price))
+        yield _told(row, **an_image(row, seconds, images, price))
 
 
 def run_call(
@@ -481,7 +481,7 @@ def _timed(
     margin = margin_of(origin) if origin else None
     return _told(
         row,
-        **_an_image(row, seconds, run.images, price),
+        **an_image(row, seconds, run.images, price),
         per_step_ms=None if longer is None else (length_us(longer) - whole) / 1e4,
         waits=sum(sync != -1 for sync in timeline.sync),
         waits_in_loop=sum(
@@ -493,9 +493,10 @@ def _timed(
     )
 
 
-def _an_image(
+def an_image(
     row: Prediction, seconds: float, images: int, price: float | Mapping[str, float] | None
 ) -> dict[str, float | None]:
+    """Figures of one call that takes so long and makes so many of what it makes."""
     hourly = price.get(row.device) if isinstance(price, Mapping) else price
     return {
         "seconds": seconds,

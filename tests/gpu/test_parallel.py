@@ -139,6 +139,7 @@ def test_rows_for_each_degree_and_way() -> None:
         (4, "ring"),
         (4, "unified"),
     ]
-    assert all(row.seconds for row in rows)
+    assert all(row.seconds and row.images_per_s == 1 / row.seconds for row in rows)
+    assert {row.makes for row in rows} == {"image"}
     with pytest.raises(UsageError, match="number of GPUs 3"):
         predict_parallel("tiny-sdxl", gpus=(3,))
