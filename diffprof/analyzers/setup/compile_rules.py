@@ -72,7 +72,7 @@ def not_compiled(recording: Recording) -> Iterator[Finding]:
 
     Use instead:
         pipe.unet.compile(mode="max-autotune", fullgraph=True)
-        pipe.unet.compile_repeated_blocks(fullgraph=True)       # a seventh of the time to compile
+        pipe.unet.compile_repeated_blocks(fullgraph=True)       # Flux: 9.6 s of compiling, not 67.4
 
     Fix safety:
         Numeric: fused kernels round less often.
