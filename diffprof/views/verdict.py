@@ -221,7 +221,9 @@ def _answer(answer: Answer, report: Report) -> str:
         )
         parts.append(f"{of_one(answer.kept_ms)} {how}")
     lossy = [
-        action.short or action.fix or action.title for action in report.actions if action.changes_picture
+        action.short or action.fix or action.title
+        for action in report.actions
+        if action.changes_picture and action.saves_ms
     ]
     if lossy and answer.lossy_ms is not None:
         parts.append(f"{of_one(answer.lossy_ms)} with {listed(lossy)}")
