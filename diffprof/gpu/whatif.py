@@ -117,7 +117,7 @@ class WhatIf:
         and where there are several loops."""
         phases = sorted(self.cut.call.phases, key=lambda phase: phase[0])
         step_at: dict[int, int | None] = {first: step for first, _, step, *_ in phases}
-        begins = sorted({0, *step_at})
+        begins = sorted({0, *step_at})[: len(self._own)]  # a last phase may launch nothing
         steps = [
             (step, [n for n, _ in own])
             for step, own in groupby(enumerate(begins), key=lambda each: step_at.get(each[1]))

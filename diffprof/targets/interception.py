@@ -37,8 +37,9 @@ def is_leaving(error: BaseException | None) -> bool:
 
 
 class Interception:
-    """State of one script's run. over: a pipeline call of it was met; left: the script is to be left; leaver:
-    the thread that knows so; error: what playing raised.
+    """State of one script's run. over: a pipeline call of it was met; left: the script is to be left; coming:
+    threads that wait for their turn, and see by themselves that it is; leavers: those that were told so by
+    their own calls; error: what playing raised.
 
     A call is played on the classes as they are covered: what its own threads call passes, and what others
     call waits for its end, so that nothing of the script's runs beside it.
@@ -48,7 +49,8 @@ class Interception:
         self.take = take
         self.over = False
         self.left = threading.Event()
-        self.leaver: threading.Thread | None = None
+        self.coming: set[threading.Thread] = set()
+        self.leavers: set[threading.Thread] = set()
         self.error: BaseException | None = None
         self._originals: list[tuple[type, Any]] = []
         self._covers: set[Any] = set()
@@ -86,9 +88,13 @@ class Interception:
         if self._is_child:
             os.write(self._to_parent, b"!")
             os._exit(0)
+        here = threading.current_thread()
+        self.coming.add(here)
         if self._comes_in():
+            self.coming.discard(here)
             return call(pipe, *args, **kwargs)
         try:
+            self.coming.discard(here)
             answer = None if self.left.is_set() else self._taken(pipe, args, kwargs)
             if answer is not None:
                 return answer.output
@@ -99,9 +105,8 @@ class Interception:
 
     def leave(self) -> None:
         """The script is to be left: by this thread, and by the others."""
-        if not self.left.is_set():
-            self.leaver = threading.current_thread()
-            self.left.set()
+        self.leavers.add(threading.current_thread())
+        self.left.set()
 
     @property
     def playing(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -87,7 +87,7 @@ class ScriptTarget:
     ) -> tuple[list[T], tuple[Unseen, ...]]:
         """What came of the first call, and of the first call of each other pipeline (`further`; None: the
         script is left after the first); and the pipelines that were not called."""
-        from diffprof.targets.interception import intercepted
+        from diffprof.targets.interception import Unwound, intercepted
         from diffprof.targets.other_pipelines import ScriptCalls
         from diffprof.targets.threads import children_counted, leaving_said_once, released, told_what_to_do
         from diffprof.targets.written_loop import ModelCalls
@@ -106,11 +106,14 @@ class ScriptTarget:
             with (
                 intercepted(take) as interception,
                 leaving_said_once(self.file),
-                released(interception),
+                released(interception) as over,
                 told_what_to_do(self.file, interception, calls.stopped),
                 children_counted() as children,
             ):
-                end = stage.executed()
+                end = None
+                with suppress(Unwound):  # one more of those that it was told already
+                    end = stage.executed()
+                over()
                 interception.settle()
                 called_there = interception.called_in_child()
             if interception.error is not None:

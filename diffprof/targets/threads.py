@@ -120,8 +120,9 @@ def leaving_said_once(file: Path) -> Iterator[None]:
 
 
 @contextmanager
-def released(interception: Interception) -> Iterator[None]:
-    """Inside, a call that another thread makes ends the wait of this one once it was played."""
+def released(interception: Interception) -> Iterator[Callable[[], None]]:
+    """Inside, a call that another thread makes ends the wait of this one once it was played, until what is
+    given says that the script's code is over."""
     here = threading.current_thread()
     in_main = here is threading.main_thread()
 
@@ -129,27 +130,38 @@ def released(interception: Interception) -> Iterator[None]:
         if outside.is_set():
             return
         if interception.left.is_set():
-            raise Unwound
+            if not leaves_itself():
+                raise Unwound
+            return
         (before if callable(before) else signal.default_int_handler)(number, frame)
 
     def release() -> None:
         interception.left.wait()
-        if interception.leaver is here:
-            outside.wait(PATIENCE_S)  # it is on its way, unless its code keeps what it is told
+        told_at.append(time.monotonic())
         while not outside.is_set():  # an event loop swallows what is raised in one of its callbacks
-            _interrupt(here, in_main)
+            if not leaves_itself():
+                _interrupt(here, in_main)
             outside.wait(AGAIN_S)
 
+    def over() -> None:
+        with suppress(Unwound):
+            outside.set()
+        outside.set()
+
+    def leaves_itself() -> bool:
+        """Whether it is about to see it, or on its way, unless its code keeps what it is told."""
+        waited = time.monotonic() - told_at[0] if told_at else 0.0
+        return here in interception.coming or (here in interception.leavers and waited < PATIENCE_S)
+
+    told_at: list[float] = []
     outside = threading.Event()
     before = signal.signal(signal.SIGINT, leave) if in_main else None
     waker = threading.Thread(target=release, daemon=True, name="diffprof-release")
     waker.start()
     try:
-        yield
+        yield over
     finally:
-        with suppress(Unwound):
-            outside.set()
-        outside.set()
+        over()
         interception.left.set()
         waker.join()
         if in_main:

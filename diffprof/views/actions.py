@@ -46,6 +46,8 @@ def cells_of(action: Action) -> tuple[str, ...]:
     """A cell for each of COLUMNS."""
     known = action.saves_ms is not None
     by = "hand" if action.fix is None else "fix --lossy" if action.changes_picture else "fix"
+    if action.makes_room:
+        by = "diffprof fit"
     return (
         clean(action.title if action.fix else f"{action.rule}: {action.title}"),
         _saves(action),

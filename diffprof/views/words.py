@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from diffprof.model.finding import Finding
 from diffprof.model.plain import clean
-from diffprof.model.recording import Doubt, Grade, Recording, Timing
+from diffprof.model.recording import Doubt, Grade, Recording, TargetInfo, Timing
 from diffprof.model.units import (
     NOT_MEASURED,
     duration,
@@ -125,14 +125,26 @@ def subject(recording: Recording) -> str:
     if target.kind == "trace":
         of = f", {target.pipeline}" if target.pipeline else ""
         return clean(f"{target.spec}{of} ({device.name}, {device.grade})")
-    words = [f"{target.spec} ({target.pipeline})", f"on {device.spec} ({device.name}, {device.grade})"]
+    set_up = ", ".join(dict.fromkeys([target.pipeline, *_set_up(target)]))
+    words = [f"{target.spec} ({set_up})", f"on {device.spec} ({device.name}, {device.grade})"]
     if target.steps is not None and target.card_steps is not None:
         words.append(f"{target.steps} of the model card's {target.card_steps} steps (--steps)")
     elif target.steps is not None:
         words.append(plural(target.steps, "step"))
     if target.weights != "real":
-        words.append({"none": "no weights", "random": "random weights"}.get(target.weights, target.weights))
+        words.append(
+            {"none": "no weights loaded", "random": "random weights"}.get(target.weights, target.weights)
+        )
     return clean(", ".join([" ".join(words[:2]), *words[2:]]))
+
+
+def _set_up(target: TargetInfo) -> Iterator[str]:
+    """What else the figures hang on: schedulers, types of the denoisers, and the size that was asked for."""
+    yield from (part.cls for part in target.components if part.role == "scheduler")
+    yield from (part.dtype for part in target.components if part.role == "denoiser" and part.dtype)
+    height, width = target.call.get("height"), target.call.get("width")
+    if isinstance(height, int) and isinstance(width, int):
+        yield f"{width} x {height}"
 
 
 def versions(recording: Recording) -> str:

@@ -30,15 +30,14 @@ BREAKS = "graph breaks"
 
 HEADINGS = (
     "target",
-    "parameters",
     "steps",
     "waits in the loop",
     "elsewhere",
     "seconds",
     "GiB",
     BREAKS,
-    "checked by",
 )
+CHECKS = ("target", "parameters", "checked by")
 
 PAGE = """\
 # Built-in architectures, scanned
@@ -49,17 +48,19 @@ with all components on the GPU. Graph breaks are those of a tiny pipeline of the
 [survey](survey.md); `-` where it has none. Nothing here was measured. Written by
 `tests/benchmarks/targets_table.py`.
 
-{rows}"""
+{rows}
+## Parameters
+
+{checks}"""
 
 
-def row(info: BuiltinInfo, report: Report) -> dict[str, str]:
+def row(report: Report) -> dict[str, str]:
     """The cells that a scan fills, by their headings."""
     syncs = report.recording.syncs or ()
     memory, answer = report.recording.memory, report.verdict
     peak = memory.peak_bytes if memory else None
     seconds = answer.call_ms if answer else None
     return {
-        "parameters": parameters(sum(info.parameters.values())),
         "steps": str(report.recording.target.steps),
         "waits in the loop": str(sum(sync.count for sync in syncs if sync.in_loop)),
         "elsewhere": str(sum(sync.count for sync in syncs if not sync.in_loop)),
@@ -86,9 +87,10 @@ def checked(info: BuiltinInfo) -> str:
     return "; ".join(dict.fromkeys(told)) or unread
 
 
-def rows_of(page: str) -> dict[str, dict[str, str]]:
-    """The cells of the page's table by target and heading."""
-    lines = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("|")]
+def rows_of(page: str, number: int = 0) -> dict[str, dict[str, str]]:
+    """The cells of a table of the page by target and heading."""
+    blocks = [block.splitlines() for block in page.split("\n\n") if block.startswith("|")]
+    lines = [line.split("|")[1:-1] for line in blocks[number]]
     heads, _, *rows = [[cell.strip() for cell in line] for line in lines]
     return {cells[0].strip("`"): dict(zip(heads, cells, strict=True)) for cells in rows}
 
@@ -105,17 +107,20 @@ def main() -> None:
         started = time.process_time()
         report = scan_target(info.name, device=DEVICE)
         print(f"{info.name}: {time.process_time() - started:.1f} s", file=sys.stderr, flush=True)
-        known[info.name] = row(info, report)
+        known[info.name] = row(report)
         del report
         # A pipeline goes with the collector only, and would count as memory in use.
         gc.collect()
     surveyed = breaks()
-    rows = []
+    rows, checks = [], []
     for info in builtin_targets():
-        own = {"target": f"`{info.name}`", "checked by": checked(info)}
-        own |= {BREAKS: surveyed.get(info.pipeline, "-")}
+        own = {"target": f"`{info.name}`", BREAKS: surveyed.get(info.pipeline, "-")}
         rows.append([{**known[info.name], **own}[head] for head in HEADINGS])
-    FILE.write_text(PAGE.format(device=DEVICE.removeprefix("sim:"), rows=table(HEADINGS, rows)))
+        checks.append([own["target"], parameters(sum(info.parameters.values())), checked(info)])
+    page = PAGE.format(
+        device=DEVICE.removeprefix("sim:"), rows=table(HEADINGS, rows), checks=table(CHECKS, checks)
+    )
+    FILE.write_text(page)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,9 @@ def test_every_figure_of_a_sample_is_that_of_its_report(
         assert cards["peak memory"] == units.size(recording.memory.peak_bytes)
     rows = browser.driver.execute_script(_TABLE, "actions")
     known = [action for action in report.actions if action.saves_ms is not None]
-    assert [row[1] for row in rows if row[1] != "?"] == [units.duration(each.saves_ms) for each in known]
+    assert [row[1] for row in rows if row[1] != "unknown"] == [
+        units.duration(each.saves_ms) for each in known
+    ]
     if known:  # else nothing fills that column, and the page has none
         assert [row[2] for row in rows if row[2]] == [units.duration(each.after_ms) for each in known]
     captions = "\n".join(browser.driver.execute_script(_CAPTIONS))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import runpy
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -143,7 +144,11 @@ def test_a_pipeline_that_raises_is_the_targets_error(
 
 
 def test_ctrl_c_ends_a_fit(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitting, "_watched", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    def interrupted(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+
+    monkeypatch.setattr(fitting, "_watched", interrupted)
     result = run("fit", "tiny-sd15", "--steps", "2", "-q")
     assert (result.exit_code, result.stdout) == (130, "")
     assert "stopped by Ctrl-C" in result.stderr

@@ -87,11 +87,11 @@ def test_architectures_are_written_as_checkpoint_folders() -> None:
 
 
 def test_the_page_has_a_row_for_each_and_its_counts_are_those_of_the_files() -> None:
-    rows = targets_table.rows_of(targets_table.FILE.read_text())
-    assert list(rows) == [info.name for info in builtin_targets()]
+    rows, checks = (targets_table.rows_of(targets_table.FILE.read_text(), number) for number in (0, 1))
+    assert list(rows) == list(checks) == [info.name for info in builtin_targets()]
     for info in builtin_targets():
-        assert rows[info.name]["parameters"] == parameters(sum(info.parameters.values()))
-        assert rows[info.name]["checked by"] == targets_table.checked(info)
+        assert checks[info.name]["parameters"] == parameters(sum(info.parameters.values()))
+        assert checks[info.name]["checked by"] == targets_table.checked(info)
 
 
 def test_names_and_aliases_are_unique() -> None:

@@ -122,7 +122,9 @@ def _built(scene: PipelineCall, scale: Scale) -> PipelineCall:
 def _make_small_pictures(made: Any, sizes: Sizes) -> None:
     """Of a pipeline that brings whatever size is asked for, or a picture that it is given, to an area of its
     own: one that it holds, or that its call's code names."""
-    made.__class__ = _with_small_areas(type(made), sizes)
+    small = _with_small_areas(type(made), sizes)
+    if small is not type(made):
+        made.__class__ = small
     side = getattr(made, "default_sample_size", None)
     if isinstance(side, int):
         made.default_sample_size = max(1, side * sizes.small_height // sizes.height)

@@ -80,7 +80,9 @@ def test_when_a_list_will_do_for_the_table(body: str, listed: bool) -> None:
 
 def test_a_method_that_computes_is_named() -> None:
     more = "    def scale(self, timestep):\n        return timestep * 10.0\n"
-    assert use("return sample * self.scale(timestep)", more) == TimestepUse(True, False, ("scale",), False)
+    assert use("return sample * self.scale(timestep)", more) == TimestepUse(
+        True, False, True, ("scale",), False
+    )
     assert use("return sample * self.table[self.scale(timestep)]", more).computing == ()
 
 
