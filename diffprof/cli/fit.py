@@ -72,17 +72,16 @@ def command(
 ) -> None:
     """Find how a target fits a GPU, how fast, and print the code.
 
-    The call runs once on the simulated GPU; half precision, quantization, offloading, decoding in tiles or
-    slices and compiling are priced together. Printed are the recipes that no other beats in time, GPU and
-    host memory, and what the picture loses; of the fastest that loses nothing one sees, the code. Where
-    nothing fits: by how much. --device rtx4090 is the default (`diffprof gpus` lists all).
+    The call runs on the simulated GPU; half precision, quantization, offloading, decoding in tiles or slices
+    and compiling are priced together. Printed are the recipes that no other beats in time, memory, and what
+    the picture loses; of the fastest that loses nothing one sees, the code. Where nothing fits: by how much.
+    --device rtx4090 is the default (`diffprof gpus` lists all).
 
     --check runs each recipe's code on a small copy of the pipeline: it has to run there, and to change the
-    output no more than it says, or it is not taken. --write FILE does so, and writes the code of the one that
-    is taken: `from FILE import optimize; optimize(pipe)` in place of `pipe.to("cuda")`.
-
-    The recipes are stored: `diffprof runs` lists them, `diffprof show` prints them again, and `diffprof fix
-    RUN --apply` checks the one that is taken and writes its code beside them.
+    output no more than it says, or it is not taken. --write FILE does so, and writes the one that is taken:
+    `from FILE import optimize; optimize(pipe)` in place of `pipe.to("cuda")`. The recipes are stored:
+    `diffprof runs` lists them, `diffprof show` prints them again, and `diffprof fix RUN --apply` checks the
+    one that is taken and writes its code beside them.
     """
     from diffprof.model.fitting import save_fit
     from diffprof.model.progress import progress_on

@@ -29,7 +29,7 @@ from diffprof.model.fitting import ROOM, FitCheck, FitRow, Fitted, Loss
 from diffprof.model.pipeline import Pipeline, replaced, with_role
 from diffprof.scanning.fit_code import code_of
 from diffprof.scanning.recipes import SCHEME_OF, Decoding, FitRecipe, Quantized, losses, recipes
-from diffprof.scanning.repeats import asked_steps, in_few_steps, repeating, repeating_parts
+from diffprof.scanning.repeats import asked_options, asked_steps, in_few_steps, repeating, repeating_parts
 from diffprof.scanning.session import target_errors
 from diffprof.targets import Options, Target, from_object, resolve
 from diffprof.targets.calls import bound, outputs
@@ -105,11 +105,7 @@ def fit(
     spec = load_spec(device)
     say = on_stage or (lambda _: None)
     found = resolve(target) if isinstance(target, str) else from_object(target, kwargs=call)
-    chosen = options or Options()
-    if isinstance(target, str) and call:
-        chosen = dataclasses.replace(chosen, call={**chosen.call, **call})
-    if steps is not None:
-        chosen = dataclasses.replace(chosen, steps=steps)
+    chosen = asked_options(target, options, steps, call)
     limit = spec.capacity_gib if memory_gib is None else memory_gib
     if limit <= 0:
         raise UsageError(

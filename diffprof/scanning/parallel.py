@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from diffprof.model.prediction import Prediction
 from diffprof.scanning.fitting import Played, played_calls
 from diffprof.scanning.predicting import an_image
 from diffprof.scanning.recipes import Decoding
+from diffprof.scanning.repeats import asked_options
 from diffprof.targets import Options
 
 
@@ -52,9 +52,7 @@ def predict_parallel(
                     f"There is no {what} {each!r}.", f"Choose from: {', '.join(map(str, known))}."
                 )
     specs = [load_spec(device) for device in devices]
-    chosen = options or Options()
-    if steps is not None:
-        chosen = dataclasses.replace(chosen, steps=steps)
+    chosen = asked_options(target, options, steps)
     (played, *_) = played_calls(target, chosen, specs[0], on_stage or (lambda _: None))
     splits = [Split()] + [found for n in gpus for name in parallel if (found := MODES[name](n)) is not None]
     return tuple(

@@ -40,7 +40,7 @@ from diffprof.model.modes import check_modes
 from diffprof.model.pipeline import with_role
 from diffprof.model.prediction import Prediction
 from diffprof.model.recording import Timeline
-from diffprof.scanning.repeats import asked_steps, in_few_steps, repeating
+from diffprof.scanning.repeats import asked_options, asked_steps, in_few_steps, repeating
 from diffprof.scanning.session import target_errors
 from diffprof.targets import Options, Target, from_object, resolve
 from diffprof.targets.calls import bound as bound_arguments
@@ -284,11 +284,7 @@ def predict(
     setting.check(modes)
     specs = sheets(devices) if measured_from is None else lent_sheets(devices, Path(measured_from))
     found = resolve(target) if isinstance(target, str) else from_object(target, kwargs=call)
-    chosen = options or Options()
-    if isinstance(target, str) and call:
-        chosen = dataclasses.replace(chosen, call={**chosen.call, **call})
-    if steps is not None:
-        chosen = dataclasses.replace(chosen, steps=steps)
+    chosen = asked_options(target, options, steps, call)
     asked = asked_steps(found, chosen)
     rows: list[Prediction] = []
     for batch in batches:

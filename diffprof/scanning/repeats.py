@@ -4,9 +4,9 @@ from a short one."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -20,6 +20,16 @@ Run = TypeVar("Run")
 
 RUN_STEPS = 4
 """Steps that are run of a longer call, where they tell it; all of them elsewhere."""
+
+
+def asked_options(
+    target: object, options: Options | None, steps: int | None, call: Mapping[str, Any] | None = None
+) -> Options:
+    """With these steps; and with these arguments of the call, which a target that is no name has already."""
+    chosen = options or Options()
+    if isinstance(target, str) and call:
+        chosen = dataclasses.replace(chosen, call={**chosen.call, **call})
+    return chosen if steps is None else dataclasses.replace(chosen, steps=steps)
 
 
 def asked_steps(target: Target, options: Options) -> int | None:

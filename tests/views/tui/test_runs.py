@@ -63,7 +63,7 @@ def test_ladders_and_predictions_are_listed_and_shown_and_are_no_reports(
         assert re.search(r"20260103-000000-c +flux +h100, l40s .*prediction", text)
         assert re.search(r"20260102-000000-b +sdxl +sim:a100-80gb .*ladder", text)
         await pilot.press("home", "space", "enter")
-        await shows(pilot, "images/s", "1.23 ± 10 %", "does not fit")
+        await shows(pilot, "calls/s", "1.23 ± 10 %", "does not fit")
         await pilot.press("escape", "home", "down", "space", "enter")
         title, seconds = make_ladder().rungs[0].title, make_ladder().rungs[0].seconds
         await shows(pilot, title[:20], f"{seconds:.3f}")
