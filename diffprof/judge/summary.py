@@ -83,7 +83,7 @@ def _summary(report: Report, about: Sequence[str]) -> tuple[Answer, list[Action]
         ladder.drop(known - {step.fix for step in lossy})
         actions += ladder.climb(added, wanted)
     below = WORTH * (now or 0.0)
-    named = [action for action in actions if about or _worth_it(action, below)]
+    named = [action for action in actions if about or _worth_it(report, action, below)]
     short = shortfall(report.recording.memory)
     named.sort(key=lambda action: action.rule != COLD_CALL)
     if short is not None:
@@ -301,11 +301,12 @@ def _order(action: Action) -> tuple[float, int]:
     return -(action.saves_ms or 0.0), action.findings[0]
 
 
-def _worth_it(action: Action, below: float) -> bool:
-    """Whether it gets a row of its own. What nobody has priced does; a saving that is known and small, or
-    that another action has taken already, does not."""
+def _worth_it(report: Report, action: Action, below: float) -> bool:
+    """Whether it gets a row of its own. What nobody has priced does, unless it is a hint for another picture;
+    a saving that is known and small, or that another action has taken already, does not."""
     if action.saves_ms is None:
-        return action.alone_ms is None
+        hint = report.findings[action.findings[0]].severity is Severity.INFO
+        return action.alone_ms is None and not (hint and action.changes_picture)
     return action.saves_ms > below
 
 

@@ -143,12 +143,16 @@ def test_a_pipeline_that_raises_is_the_targets_error(
     assert "--debug shows the whole traceback" in result.stderr
 
 
-def test_ctrl_c_ends_a_fit(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_ends_a_fit(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     def interrupted(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(60)
 
     monkeypatch.setattr(fitting, "_watched", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     result = run("fit", "tiny-sd15", "--steps", "2", "-q")
     assert (result.exit_code, result.stdout) == (130, "")
     assert "stopped by Ctrl-C" in result.stderr

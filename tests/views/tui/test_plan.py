@@ -93,7 +93,7 @@ def test_what_may_be_somebody_else_s_is_doubted_before_it_is_built(
         await until(pilot, lambda: began, "begun")
         assert began[0][-1] == "--yes"
 
-    drive(stored, body, traces=own, size=(300, 40))
+    drive(stored, body, traces=own, size=(600, 40))
 
 
 @pytest.mark.parametrize("keys", [[], ["escape"]], ids=["to the end", "stopped"])
