@@ -7,6 +7,7 @@ import json
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
@@ -17,9 +18,10 @@ from diffprof.model.prediction import Prediction
 from diffprof.scanning import predicting
 from diffprof.scanning.fitting import fit
 from diffprof.scanning.predicting import SHORT_NAMES, CallSetting, predict
+from diffprof.scanning.repeats import asked_steps
 from diffprof.scanning.runs import leftovers
 from diffprof.scanning.scan import scan_target
-from diffprof.targets import Options
+from diffprof.targets import Options, resolve
 from diffprof.views.predictions import render_predictions
 
 
@@ -67,18 +69,20 @@ def test_it_is_what_the_scan_says_and_so_is_the_plain_recipe_of_fit(target: str,
 
 
 def test_a_built_in_call_has_the_steps_of_its_model_card() -> None:
-    (short,) = predict("tiny-sdxl", options=Options(call={"num_inference_steps": 2}))
-    (row,), (asked,) = predict("tiny-flux"), predict("tiny-flux", steps=50)
-    assert (row.steps, row.seconds) == (50, asked.seconds)
-    assert short.steps is None
-    assert short.seconds == predict("tiny-sdxl", steps=2)[0].seconds
+    flux = resolve("flux")
+    assert asked_steps(flux, Options()) == 50
+    assert asked_steps(flux, Options(steps=7)) == 7
+    assert asked_steps(flux, Options(call={"num_inference_steps": 2})) is None
+    assert asked_steps(resolve("tiny-sdxl"), Options()) is None
 
 
-def test_clips_are_not_called_images() -> None:
-    said = render_predictions(predict("tiny-wan2.1-t2v-1.3b"), "text")
+def test_clips_are_not_called_images(rows: tuple[Prediction, ...]) -> None:
+    assert "images/s" in render_predictions(rows, "text")
+    clips = tuple(msgspec.structs.replace(row, makes="clip") for row in rows)
+    said = render_predictions(clips, "text")
     assert "clips/s" in said
-    assert "50" in said
-    assert "image" not in said
+    assert "images/s" not in said
+    assert " 30 " in said
 
 
 def test_steps_and_images_add_up(rows: tuple[Prediction, ...]) -> None:
