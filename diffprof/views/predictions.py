@@ -26,8 +26,10 @@ _COLUMNS = {
     "origin": "kernel times",
     "note": "",
 }
-OPTIONAL = ("note", "steps", "gpus", "communication")
+OPTIONAL = ("note", "gpus", "communication")
 """Columns that are left out where they would be empty."""
+SHARED = ("mode", "batch", "steps")
+"""Settings that are said once where all rows have the same."""
 NOTE = "Simulated: the range follows from where kernel times come from (`diffprof docs accuracy`)."
 
 
@@ -39,9 +41,12 @@ def render_predictions(
         return as_json({"rows": [msgspec.to_builtins(row) for row in rows]}).decode()
     shown = [_cells(row) for row in rows]
     used = {key for key in _COLUMNS if key not in OPTIONAL or any(row[key] for row in shown)}
+    same = {key: shown[0][key] for key in SHARED if len({row[key] for row in shown}) == 1}
     made = next((row.makes for row in rows if row.makes), "call")
-    columns = {key: head.format(made) for key, head in _COLUMNS.items() if key in used}
-    return render_list(columns, shown, form, width=width, colour=colour, note=NOTE)
+    columns = {key: head.format(made) for key, head in _COLUMNS.items() if key in used.difference(same)}
+    said = ", ".join(value if key == "mode" else f"{key} {value}" for key, value in same.items() if value)
+    note = f"{said[:1].upper()}{said[1:]}. {NOTE}" if said else NOTE
+    return render_list(columns, shown, form, width=width, colour=colour, note=note)
 
 
 def _shares(origin: Mapping[str, float]) -> str:

@@ -43,7 +43,7 @@ def saving(step: PlanStep) -> str:
     if step.saves_ms is not None:
         grade = f" ({words.expectation(step.grade)})" if step.grade else ""
         when = " once it is compiled" if step.once_compiled else ""
-        parts.append(f"{units.milliseconds(step.saves_ms)} per call{when}{grade}")
+        parts.append(f"{units.milliseconds(step.saves_ms)} per call{' by itself' * step.alone}{when}{grade}")
     if step.saves_bytes is not None:
         parts.append(f"{units.size(step.saves_bytes)} of memory")
     return ", ".join(parts) or "unknown until it is tried"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options, builtin_targets, resolve
 from diffprof.targets.builtin import ARCHITECTURES, BuiltinInfo, builtin_named, stands_for
 from diffprof.targets.call_values import call_values
@@ -92,6 +93,13 @@ def test_the_page_has_a_row_for_each_and_its_counts_are_those_of_the_files() -> 
     for info in builtin_targets():
         assert checks[info.name]["parameters"] == parameters(sum(info.parameters.values()))
         assert checks[info.name]["checked by"] == targets_table.checked(info)
+
+
+@pytest.mark.parametrize("name", ["sdxl-turbo", "flux-schnell"])
+def test_the_page_s_figures_are_what_a_scan_gives(name: str) -> None:
+    page = targets_table.rows_of(targets_table.FILE.read_text())[name]
+    found = targets_table.row(scan_target(name, device=targets_table.DEVICE))
+    assert {head: page[head] for head in found} == found
 
 
 def test_names_and_aliases_are_unique() -> None:
