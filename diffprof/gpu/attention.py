@@ -286,9 +286,10 @@ def _efficient_of_peak(spec: GpuSpec) -> float:
 def _tabled(spec: GpuSpec, backend: Backend, shape: Shape) -> float | None:
     """The measured time; None where no table holds such attention.
 
-    Tables hold as many queries as keys. What another shape takes is the table's time where the work is the
-    same, times the blocks of the one over those of the other. Heads of 128 were measured under a causal
-    mask only: what they take without one follows from heads of 64, which were measured both ways.
+    Tables hold as many queries as keys. Another shape takes the table's time where the work is the same, and
+    the part of it that its blocks take grows as they do: what a short call takes beside is no longer. Heads
+    of 128 were measured under a causal mask only: what they take without one follows from heads of 64, which
+    were measured both ways.
     """
     name = TABLED.get(backend)
     if name is None or spec.tables is None or shape.size != shape.value_size or shape.size > 256:
@@ -299,7 +300,10 @@ def _tabled(spec: GpuSpec, backend: Backend, shape: Shape) -> float | None:
     square = max(1, round(math.sqrt(shape.queries * shape.keys)))
     like = shape._replace(queries=square, keys=square, causal=False)
     us = _square_us(spec, table, name, like)
-    return None if us is None else us * blocks(spec, shape) / blocks(spec, like)
+    if us is None:
+        return None
+    inside = min(us, blocks(spec, like) / (flash_tflops(spec, backend, like) * 1e6))
+    return us + inside * (blocks(spec, shape) / blocks(spec, like) - 1.0)
 
 
 def _square_us(spec: GpuSpec, table: KernelTable, name: str, shape: Shape) -> float | None:
