@@ -1,4 +1,8 @@
-"""A table of any length: only the rows on the screen are drawn. Sorts; knows nothing of what it shows."""
+"""A table of any length: only the rows on the screen are drawn. Sorts; knows nothing of what it shows.
+
+Textual's DataTable makes a cell of every row first: filling and filtering 5,000 rows takes it tens of times
+as long (tests/benchmarks/bench_widgets.py).
+"""
 
 from __future__ import annotations
 
