@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import csv
-import html
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 from diffprof.contact.agreement import data_of, rows, summary
 from diffprof.contact.parts import PARTS, Place
 from diffprof.contact.store import read, write
+from diffprof.views.html.templates import POLICY, resource, templates
 
 MOST_BYTES = 12_000_000
 """Of a report; longer lists are cut, and say so."""
@@ -98,41 +98,24 @@ def _table(columns: Sequence[str], found: Iterable[Mapping[str, Any]]) -> bytes:
 
 # --- the page ----------------------------------------------------------------------------------------------
 
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem;
-  color: #1c2733; }
-h1 { font-size: 1.6rem; }
-h2 { font-size: 1.2rem; margin-top: 2.2rem; border-top: 1px solid #d5dde5; padding-top: 1rem; }
-table { border-collapse: collapse; font-size: 13px; margin: .6rem 0; }
-td, th { padding: .2rem .7rem; text-align: left; vertical-align: top; }
-th { border-bottom: 1px solid #9aa8b6; }
-tr:nth-child(even) > td { background: #f4f7fa; }
-pre { background: #f4f7fa; padding: .6rem; overflow: auto; font-size: 12px; }
-.failed { color: #a02020; }
-.ok { color: #1f6f3f; }
-.note { color: #51606e; }
-"""
-
 
 def page(document: Mapping[str, Any], parts: Mapping[str, Any]) -> str:
     """The report as one page without scripts and without anything to load."""
     title = "Rehearsal of first contact" if document["rehearsal"] else "First contact"
-    wrong = document["disagreements"]
-    body = [
-        f"<h1>{title}: {_text(document['device'])}</h1>",
-        f"<p class=note>Beside it: {_text(document['simulated_beside'])}. {_text(_about(document))}</p>",
-        f"<h2>What disagreed ({len(wrong)})</h2>",
-        "<ul>" + "".join(f"<li>{_text(line)}</li>" for line in wrong[:SHOWN]) + "</ul>"
-        if wrong
-        else "<p>Nothing of what was compared.</p>",
-        "<h2>Agreement</h2>",
-        _rows(("figure", "value"), [(name, _short(value)) for name, value in document["figures"].items()]),
-    ]
-    if document["not_begun"]:
-        body.append(f"<p class=failed>Not begun: {_text(', '.join(document['not_begun']))}.</p>")
-    body += [_part(found) for found in parts.values()]
-    head = f"<meta charset=utf-8><title>{title}</title><style>{STYLE}</style>"
-    return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(body)}</body></html>\n"
+    return (
+        templates("diffprof.contact")
+        .get_template("contact.html")
+        .render(
+            policy=POLICY,
+            title=title,
+            style=resource("page.css"),
+            document=document,
+            parts=list(parts.values()),
+            about=_about(document),
+            most=SHOWN,
+            value=_value,
+        )
+    )
 
 
 def _about(document: Mapping[str, Any]) -> str:
@@ -144,41 +127,16 @@ def _about(document: Mapping[str, Any]) -> str:
     return "Times are compared where both are known: 25 % apart is a disagreement."
 
 
-def _part(found: Mapping[str, Any]) -> str:
-    left = found.get("left_out") or ()
-    state = "finished" if found.get("finished") else "not finished"
-    title = _text(found.get("title", found["part"]))
-    text = f"<h2>{title}</h2><p class=note>{state}, {found.get('seconds', '?')} s"
-    text += f"; left out for want of time: {_text(', '.join(left))}" if left else ""
-    return text + "</p>" + "".join(_item(item) for item in found["items"])
-
-
-def _item(item: Mapping[str, Any]) -> str:
-    ok = item["status"] == "ok"
-    head = f"<b class={'ok' if ok else 'failed'}>{_text(item['status'])}</b> {_text(item['key'])}"
-    head += "" if item["seconds"] is None else f" <span class=note>{item['seconds']} s</span>"
-    if not ok:
-        more = f"<pre>{_text(item['traceback'])}</pre>" if item.get("traceback") else ""
-        return f"<details><summary>{head}: {_text(item['error'])}</summary>{more}</details>"
-    return f"<details><summary>{head}</summary>{_value(item['data'])}</details>"
-
-
-def _value(value: Any) -> str:
+def _value(value: Any) -> tuple[Sequence[str], Sequence[Sequence[Any]]] | str:
+    """A table, as its heads and rows, or a line."""
     if isinstance(value, dict):
-        return _rows(("", ""), [(name, each) for name, each in value.items()])
+        return ("", ""), list(value.items())
     if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
         names = list(dict.fromkeys(name for each in value for name in each))
-        return _rows(names, [[each.get(name) for name in names] for each in value])
+        return names, [[each.get(name) for name in names] for each in value]
     if isinstance(value, list) and value and all(isinstance(each, list) for each in value):
-        return _rows((), value)
-    return _text(_short(value))
-
-
-def _rows(names: Sequence[str], found: Sequence[Sequence[Any]]) -> str:
-    head = "".join(f"<th>{_text(name)}</th>" for name in names)
-    lines = [f"<tr>{''.join(f'<td>{_value(each)}</td>' for each in row)}</tr>" for row in found[:SHOWN]]
-    more = f"<p class=note>{len(found) - SHOWN} more in contact.json.</p>" if len(found) > SHOWN else ""
-    return f"<table><tr>{head}</tr>{''.join(lines)}</table>{more}"
+        return (), value
+    return _short(value)
 
 
 def _short(value: Any) -> str:
@@ -188,7 +146,3 @@ def _short(value: Any) -> str:
         return ", ".join(_short(each) for each in value)
     text = "not measured" if value is None else str(value)
     return text if len(text) <= LONGEST else f"{len(text):,} characters, in contact.json"
-
-
-def _text(value: Any) -> str:
-    return html.escape(str(value))

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from diffprof.judge.judging import judge_again
 from diffprof.model.fix import Plan, PlanStep, Safety
 from diffprof.model.recording import Grade, MemoryPoint, MemoryUse
-from diffprof.model.report import load_report, save_report
+from diffprof.model.report import Report, load_report, save_report
 from diffprof.views import render
 from diffprof.views.html import _figures, _table
 from diffprof.views.html.code import code_lines, diff_lines
@@ -30,7 +30,7 @@ CURVE = (MemoryPoint(op=0, bytes=2 * GIB), MemoryPoint(op=50, bytes=8 * GIB), Me
 
 def memory_of(capacity_bytes: int) -> str:
     used = MemoryUse(grade=Grade.SIMULATED, curve=CURVE, capacity_bytes=capacity_bytes)
-    return "".join(memory_figure(used, 100))
+    return memory_figure(used, 100)
 
 
 def test_memory_is_drawn_over_the_operations_of_the_call() -> None:
@@ -44,7 +44,7 @@ def test_memory_is_drawn_over_the_operations_of_the_call() -> None:
 
 def test_axes_of_long_calls_have_plain_figures() -> None:
     used = MemoryUse(grade=Grade.SIMULATED, curve=CURVE)
-    shown = "".join(memory_figure(used, 25_000))
+    shown = memory_figure(used, 25_000)
     assert re.findall(r'text-anchor="middle">([^<]*)<', shown) == ["0", "5,000", "10,000", "15,000", "20,000"]
 
 
@@ -55,8 +55,8 @@ def test_the_memory_of_the_device_is_drawn_where_it_is_near() -> None:
 
 
 def test_without_a_curve_there_is_no_chart() -> None:
-    assert list(memory_figure(None, 100)) == []
-    assert list(memory_figure(MemoryUse(grade=Grade.SIMULATED, peak_bytes=GIB), 100)) == []
+    assert not memory_figure(None, 100)
+    assert not memory_figure(MemoryUse(grade=Grade.SIMULATED, peak_bytes=GIB), 100)
 
 
 def test_what_does_no_work_takes_its_colour_from_the_theme() -> None:
@@ -98,8 +98,8 @@ def test_code_and_diffs_can_be_copied() -> None:
 def test_words_of_code_are_coloured_and_nothing_in_them_acts() -> None:
     assert code_lines(["if x < 1:  # </pre>", "\treturn '<b>'"]) == [
         '<span class="k">if</span> x &lt; <span class="n">1</span>:  <span class="c"># &lt;/pre&gt;</span>',
-        '    <span class="k">return</span> <span class="s">&#x27;</span><span class="s">&lt;b&gt;</span>'
-        '<span class="s">&#x27;</span>',
+        '    <span class="k">return</span> <span class="s">&#39;</span><span class="s">&lt;b&gt;</span>'
+        '<span class="s">&#39;</span>',
     ]
     lines = ["--- a.py", "@@ -1 +1 @@", "-x = None", "+y"]
     assert diff_lines(lines) == [
@@ -108,13 +108,14 @@ def test_words_of_code_are_coloured_and_nothing_in_them_acts() -> None:
         ("del", '-x = <span class="k">None</span>'),
         ("add", "+y"),
     ]
+    assert diff_lines(["<b>"]) == [("", "&lt;b&gt;")]
 
 
 def test_a_piece_that_begins_in_a_docstring_is_told_by_its_line_of_code() -> None:
     end = ["in the end", '"""', "return 1"]
     assert code_lines(end, 2)[2] == '<span class="k">return</span> <span class="n">1</span>'
     assert code_lines(end, 2)[0] == '<span class="s">in the end</span>'
-    assert code_lines(end[:2]) == ["in the end", "&quot;&quot;&quot;"]
+    assert code_lines(end[:2]) == ["in the end", "&#34;&#34;&#34;"]
     begin = ["return 1", "def f():", '    """In.', "    is"]
     assert [line.startswith('<span class="k">') for line in code_lines(begin, 0)] == [
         True,
@@ -129,7 +130,7 @@ def test_short_cells_keep_their_line_and_long_names_may_be_broken() -> None:
     rows = (
         ("fix --lossy", "diffusers/schedulers/scheduling_ddim.py:282", "1 ms", "what to do about all of it"),
     )
-    page = "".join(_table(Table("t", ("by", "where", "saves", "what"), rows)))
+    page = _table(Table("t", ("by", "where", "saves", "what"), rows))
     assert re.findall(r'<td(?: class="(\w+)")?>', page) == ["short", "long", "number", ""]
 
 
@@ -159,14 +160,18 @@ def test_a_trace_without_steps_is_no_call_and_has_no_empty_columns() -> None:
     assert "waits per denoising step" not in shown
     assert "<figcaption>The trace, " in shown
     assert "> in </span>" not in shown
-    table = "".join(_table(Table("t", ("what", "where", "n"), (("a", "", "1"), ("b", "", "2")))))
+    table = _table(Table("t", ("what", "where", "n"), (("a", "", "1"), ("b", "", "2"))))
     assert re.findall("<th(?: [^>]*)?>([^<]*)<", table) == ["what", "n"]
 
 
 def test_fixes_that_gain_nothing_are_expected_to_give_nothing() -> None:
-    report = builders.one_of_everything()
+    report = replace(builders.one_of_everything(), outcomes=None)
     step = PlanStep(fix="tf32", title="TF32", safety=Safety.NUMERIC, stage=1)
     plan = Plan(steps=(step,), before_ms=465.1, after_ms=465.2, grade=Grade.MEASURED)
-    assert "expected with the fixes" not in "".join(_figures(replace(report, outcomes=None), plan))
-    gains = "".join(_figures(replace(report, outcomes=None), replace(plan, after_ms=2650.0)))
-    assert "<dd>2.65 s<small>measured, saving modelled, 1 fix</small>" in gains
+    assert "expected with the fixes" not in _shown(report, plan)
+    gains = _shown(report, replace(plan, after_ms=2650.0))
+    assert gains["expected with the fixes"] == ("2.65 s", "measured, saving modelled, 1 fix")
+
+
+def _shown(report: Report, plan: Plan) -> dict[str, tuple[str, str]]:
+    return {name: (value, note) for name, value, note in _figures(report, plan)}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
+
+from markupsafe import Markup, escape
 
 from diffprof.model.plain import clean, cut
 
@@ -25,7 +26,7 @@ _KINDS = {
 """Pygments' kind of a word, or the beginning of it -> class in page.css."""
 
 
-def code_lines(lines: Sequence[str], known: int | None = None) -> list[str]:
+def code_lines(lines: Sequence[str], known: int | None = None) -> list[Markup]:
     """Each line, cleaned, cut and escaped. Of a piece that begins or ends within a string of several lines,
     the line that is `known` to be code says which is which; without one it has no colours."""
     shown = [cut(clean(line.expandtabs(4).rstrip()), MOST) for line in lines]
@@ -37,7 +38,7 @@ def code_lines(lines: Sequence[str], known: int | None = None) -> list[str]:
     return _coloured("\n".join(shown))
 
 
-def diff_lines(lines: Sequence[str]) -> list[tuple[str, str]]:
+def diff_lines(lines: Sequence[str]) -> list[tuple[str, Markup]]:
     """(`add`, `del` or nothing, line) of a unified diff."""
     bodies = code_lines([" " + line[1:] if _is_code(line) else "" for line in lines])
     found = []
@@ -45,7 +46,7 @@ def diff_lines(lines: Sequence[str]) -> list[tuple[str, str]]:
         if not _is_code(line):
             found.append(("", escape(cut(clean(line), MOST))))
         else:
-            found.append(({"+": "add", "-": "del"}.get(line[:1], ""), line[:1] + body[1:]))
+            found.append(({"+": "add", "-": "del"}.get(line[:1], ""), escape(line[:1]) + body[1:]))
     return found
 
 
@@ -53,15 +54,15 @@ def _is_code(line: str) -> bool:
     return bool(line) and not line.startswith(("+++", "---", "@@", "\\", "diff "))
 
 
-def _coloured(code: str) -> list[str]:
+def _coloured(code: str) -> list[Markup]:
     from pygments.lexers.python import PythonLexer
 
-    lines = [""]
+    lines = [Markup()]
     for token, value in PythonLexer(stripnl=False, ensurenl=False).get_tokens(code):
         kind = next((mark for name, mark in _KINDS.items() if str(token).startswith(name)), "")
         for number, part in enumerate(value.split("\n")):
             if number:
-                lines.append("")
+                lines.append(Markup())
             if part:
-                lines[-1] += f'<span class="{kind}">{escape(part)}</span>' if kind else escape(part)
+                lines[-1] += Markup('<span class="{}">{}</span>').format(kind, part) if kind else escape(part)
     return lines

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from markupsafe import Markup
 
 from diffprof.model.recording import MemoryUse
 from diffprof.model.units import size
-from diffprof.views.html.text import text
+from diffprof.views.html.templates import part
 from diffprof.views.html.timeline import COLUMNS
 from diffprof.views.lanes import ticks
 
@@ -16,23 +16,15 @@ _SHOWN = 2.0
 """The device's memory is drawn where the peak is at least its half; else it would press the curve flat."""
 
 
-def memory_figure(memory: MemoryUse | None, ops: int | None) -> Iterator[str]:
+def memory_figure(memory: MemoryUse | None, ops: int | None) -> Markup:
     """Nothing where no curve was recorded. ops: operations of the call."""
     if memory is None or not memory.curve:
-        return
+        return Markup()
     last = max(ops or 0, memory.curve[-1].op + 1)
     peak = max(point.bytes for point in memory.curve)
     capacity = memory.capacity_bytes
     drawn = capacity if capacity is not None and peak * _SHOWN >= capacity else None
-    where = f", in {memory.peak_phase}" if memory.peak_phase else ""
-    yield f"<figure>\n<figcaption>Memory in use, {text(size(peak))} at its peak{text(where)} "
-    yield f'({memory.grade})</figcaption>\n<svg viewBox="0 0 {_LEFT + COLUMNS + 10} {_HEIGHT + 46}" '
-    yield 'role="img" aria-label="memory in use">\n'
-    yield from _drawn(memory, last, float(max(peak, drawn or 0, 1)), drawn)
-    yield "</svg>\n</figure>\n"
-
-
-def _drawn(memory: MemoryUse, last: int, top: float, capacity: int | None) -> Iterator[str]:
+    top = float(max(peak, drawn or 0, 1))
     bottom, right = _TOP + _HEIGHT, _LEFT + COLUMNS
 
     def x(op: float) -> float:
@@ -41,16 +33,19 @@ def _drawn(memory: MemoryUse, last: int, top: float, capacity: int | None) -> It
     def y(used: float) -> float:
         return round(bottom - used / top * _HEIGHT, 1)
 
-    for at in ticks(top / _GIB, 5):
-        place = y(at * _GIB)
-        yield f'<line class="tick" x1="{_LEFT}" x2="{right}" y1="{place}" y2="{place}"/>\n'
-        yield f'<text class="dim" x="{_LEFT - 6}" y="{place + 4:g}" text-anchor="end">{at:.3g} GiB</text>\n'
+    where = f", in {memory.peak_phase}" if memory.peak_phase else ""
     steps = "".join(f"H{x(point.op):g}V{y(point.bytes):g}" for point in memory.curve)
-    yield f'<path class="memory" d="M{x(memory.curve[0].op):g} {bottom}{steps}H{right}V{bottom}z"/>\n'
-    if capacity is not None:
-        yield f'<line class="limit" x1="{_LEFT}" x2="{right}" y1="{y(capacity)}" y2="{y(capacity)}"/>\n'
-        yield f'<text class="dim" x="{right}" y="{y(capacity) - 3:g}" text-anchor="end">'
-        yield f"the device has {text(size(capacity))}</text>\n"
-    for at in ticks(last):
-        yield f'<text class="dim" x="{x(at)}" y="{bottom + 16}" text-anchor="middle">{at:,.10g}</text>\n'
-    yield f'<text class="dim" x="{right}" y="{bottom + 30}" text-anchor="end">operations of the call</text>\n'
+    picture = {
+        "caption": f"Memory in use, {size(peak)} at its peak{where} ({memory.grade})",
+        "wide": right + 10,
+        "high": _HEIGHT + 46,
+        "left": _LEFT,
+        "right": right,
+        "bottom": bottom,
+        "sizes": [(y(at * _GIB), f"{at:.3g} GiB") for at in ticks(top / _GIB, 5)],
+        "path": f"M{x(memory.curve[0].op):g} {bottom}{steps}H{right}V{bottom}z",
+        "limit": None if drawn is None else y(drawn),
+        "limit_words": "" if drawn is None else f"the device has {size(drawn)}",
+        "ops": [(x(at), f"{at:,.10g}") for at in ticks(last)],
+    }
+    return part("memory", picture)

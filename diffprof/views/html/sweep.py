@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from importlib.resources import files
+from typing import Any
 
 from diffprof.judge.frontier import AXES, Curve, by_subject, curves, expense, frontier
 from diffprof.model.sweep import OK, SweepRow
 from diffprof.model.units import number
-from diffprof.views.html import POLICY
-from diffprof.views.html.text import text
+from diffprof.views.html.templates import POLICY, resource, templates
 from diffprof.views.predictions import NOTE
 from diffprof.views.sweeps import row_cells, summary
 
@@ -34,38 +33,39 @@ _HEADS = {
 
 def render_sweep_page(rows: Sequence[SweepRow]) -> str:
     """All of it; no scripts, nothing loaded from elsewhere."""
-    return "".join(_page(rows))
-
-
-def _page(rows: Sequence[SweepRow]) -> Iterator[str]:
-    style = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
-    yield (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>diffprof sweep</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        f'<p class="brand">diffprof · sweep</p>\n<h1>{text(summary(rows))}</h1>\n'
+    return (
+        templates()
+        .get_template("sweep.html")
+        .render(
+            policy=POLICY,
+            title="diffprof sweep",
+            style=resource("page.css"),
+            summary=summary(rows),
+            subjects=[(subject, _subject(group)) for subject, group in by_subject(rows).items()],
+            note=NOTE,
+        )
     )
-    for subject, group in by_subject(rows).items():
-        yield from _subject(subject, group)
-    yield f"<footer>{text(NOTE)}</footer>\n</body>\n</html>\n"
 
 
-def _subject(subject: str, rows: Sequence[SweepRow]) -> Iterator[str]:
+def _subject(rows: Sequence[SweepRow]) -> dict[str, Any]:
+    """Plots and table of one target; why there are none."""
     best = frontier(rows)
-    yield f"<section>\n<h2>{text(subject)}</h2>\n"
-    if best:
-        yield from _scatter(rows, best)
-        yield from _table(best)
+    cells = [row_cells(row) for row in best]
+    heads = {key: head for key, head in _HEADS.items() if any(each[key] for each in cells)}
     devices = {(row.device, row.mode) for row in best}
+    why = dict.fromkeys(row.reason for row in rows if row.status != OK and row.reason)
+    drawn = []
     for axis in AXES:
         found = [each for each in curves(rows, axis) if (each.device, each.mode) in devices]
         if found:
-            yield from _drawn_curves(found[:_MOST_CURVES], axis)
-    why = dict.fromkeys(row.reason for row in rows if row.status != OK and row.reason)
-    if not best:
-        yield "".join(f"<p>{text(reason)}</p>\n" for reason in why)
-    yield "</section>\n"
+            drawn.append(_curves(found[:_MOST_CURVES], axis))
+    return {
+        "scatter": _scatter(rows, best) if best else None,
+        "heads": list(heads.values()),
+        "rows": [[each[key] for key in heads] for each in cells],
+        "curves": drawn,
+        "reasons": () if best else list(why),
+    }
 
 
 class _Scale:
@@ -92,91 +92,80 @@ class _Scale:
         return [low, high]
 
 
-def _axes(x: _Scale, y: _Scale, across: str, up: str, places: Sequence[float] = ()) -> Iterator[str]:
-    bottom, right = _HIGH - _BOTTOM, _WIDE - _RIGHT
-    for value in places or x.ticks():
-        at = x(value)
-        yield f'<line class="tick" x1="{at}" x2="{at}" y1="{_TOP}" y2="{bottom}"/>'
-        yield _said(number(value), at, bottom + 15, "middle")
-    for value in y.ticks():
-        at = y(value)
-        yield f'<line class="tick" x1="{_LEFT}" x2="{right}" y1="{at}" y2="{at}"/>'
-        yield _said(number(value), _LEFT - 6, at + 4, "end")
-    yield _said(across, right, _HIGH - 6, "end") + _said(up, 4, 12, "start")
+def _plot(x: _Scale, y: _Scale, across: str, up: str, places: Sequence[float] = ()) -> dict[str, Any]:
+    """Axes, as the macro `axes` draws them."""
+    return {
+        "wide": _WIDE,
+        "high": _HIGH,
+        "left": _LEFT,
+        "right": _WIDE - _RIGHT,
+        "top": _TOP,
+        "bottom": _HIGH - _BOTTOM,
+        "across": across,
+        "up": up,
+        "across_ticks": [(x(value), number(value)) for value in places or x.ticks()],
+        "up_ticks": [(y(value), number(value)) for value in y.ticks()],
+    }
 
 
-def _said(words: str, left: float, top: float, anchor: str) -> str:
-    return f'<text class="dim" x="{left}" y="{top}" text-anchor="{anchor}">{text(words)}</text>\n'
-
-
-def _scatter(rows: Sequence[SweepRow], best: Sequence[SweepRow]) -> Iterator[str]:
+def _scatter(rows: Sequence[SweepRow], best: Sequence[SweepRow]) -> dict[str, Any]:
     timed = [row for row in rows if row.status == OK and row.peak_gib]
     x = _Scale([row.peak_gib or 0 for row in timed], _LEFT, _WIDE - _RIGHT)
     y = _Scale([expense(row) or 0 for row in timed], _HIGH - _BOTTOM, _TOP)
+
+    def place(row: SweepRow) -> tuple[float, float]:
+        return x(row.peak_gib or 0), y(expense(row) or 0)
+
     measure = "cost of an image" if best[0].per_thousand is not None else "seconds an image"
-    yield f"<figure>\n<figcaption>{measure} against peak memory; both axes are logarithmic</figcaption>\n"
-    yield f'<svg viewBox="0 0 {_WIDE} {_HIGH}" role="img" aria-label="{measure} against memory">\n'
-    yield from _axes(x, y, "peak memory, GiB", measure)
-    places = [(x(row.peak_gib or 0), y(expense(row) or 0)) for row in best]
-    path = "M" + "L".join(f"{left} {top}" for left, top in places)
-    for row in timed:
-        yield _dot(row, x(row.peak_gib or 0), y(expense(row) or 0), chosen=row in best)
-    yield f'<path d="{path}" fill="none" stroke="{COLOURS["int8"]}" stroke-width="1.5" opacity="0.7"/>\n'
-    yield from _labels(best, places)
-    yield "</svg>\n"
-    yield _legend({mode: COLOURS.get(mode, STROKES[3]) for mode in dict.fromkeys(row.mode for row in timed)})
-    yield "</figure>\n"
+    modes = dict.fromkeys(row.mode for row in timed)
+    return {
+        **_plot(x, y, "peak memory, GiB", measure),
+        "dots": [(*place(row), _colour(row.mode), row in best, _told(row)) for row in timed],
+        "path": _path([place(row) for row in best]),
+        "stroke": COLOURS["int8"],
+        "labels": list(_labels([(row, *place(row)) for row in best])),
+        "legend": [(_colour(mode), mode) for mode in modes],
+    }
 
 
-def _labels(best: Sequence[SweepRow], places: Sequence[tuple[float, float]]) -> Iterator[str]:
-    """Beside the dots of the frontier, where there is room after the one before."""
+def _colour(mode: str) -> str:
+    return COLOURS.get(mode, STROKES[3])
+
+
+def _path(places: Sequence[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{left} {top}" for left, top in places)
+
+
+def _labels(places: Sequence[tuple[SweepRow, float, float]]) -> Iterator[tuple[float, float, bool, str]]:
+    """(left, top, whether it ends there, words) beside the dots of the frontier, where there is room after
+    the one before."""
     last = (-math.inf, -math.inf)
-    for row, (left, top) in zip(best, places, strict=True):
+    for row, left, top in places:
         if left - last[0] < 120 and abs(top - last[1]) < 14:
             continue
         last = left, top
-        end = left > _WIDE - 170
-        anchor = f'x="{left - 9}" text-anchor="end"' if end else f'x="{left + 9}"'
-        yield f'<text {anchor} y="{top - 7}">{text(f"{row.device} {row.mode}, batch {row.batch}")}</text>\n'
+        ends = left > _WIDE - 170
+        yield left - 9 if ends else left + 9, top - 7, ends, f"{row.device} {row.mode}, batch {row.batch}"
 
 
-def _dot(row: SweepRow, left: float, top: float, *, chosen: bool) -> str:
+def _told(row: SweepRow) -> str:
     cells = row_cells(row)
-    told = f"{row.device} {row.mode} batch {row.batch}: {cells['image']} s/image, {cells['memory']} GiB"
-    look = 'r="5" stroke="currentColor"' if chosen else 'r="3" opacity="0.55"'
-    colour = COLOURS.get(row.mode, STROKES[3])
-    return f'<circle cx="{left}" cy="{top}" {look} fill="{colour}"><title>{text(told)}</title></circle>\n'
+    return f"{row.device} {row.mode} batch {row.batch}: {cells['image']} s/image, {cells['memory']} GiB"
 
 
-def _drawn_curves(found: Sequence[Curve], axis: str) -> Iterator[str]:
+def _curves(found: Sequence[Curve], axis: str) -> dict[str, Any]:
     values = sorted({value for curve in found for value, _ in curve.points})
     x = _Scale([float(value) for value in values], _LEFT, _WIDE - _RIGHT)
     y = _Scale([seconds for curve in found for _, seconds in curve.points], _HIGH - _BOTTOM, _TOP)
-    yield f"<figure>\n<figcaption>seconds an image over {axis}, of what is on the frontier</figcaption>\n"
-    yield f'<svg viewBox="0 0 {_WIDE} {_HIGH}" role="img" aria-label="seconds an image over {axis}">\n'
-    yield from _axes(x, y, axis, "seconds an image", [float(value) for value in values])
     names: dict[str, str] = {}
+    lines = []
     for curve, stroke in zip(found, STROKES, strict=False):
         names[" ".join(filter(None, (curve.device, curve.mode, curve.other)))] = stroke
-        path = "M" + "L".join(f"{x(value)} {y(seconds)}" for value, seconds in curve.points)
-        yield f'<path d="{path}" fill="none" stroke="{stroke}" stroke-width="2"/>\n'
-        for value, seconds in curve.points:
-            title = f"<title>{axis} {value}: {number(seconds)} s</title>"
-            yield f'<circle cx="{x(value)}" cy="{y(seconds)}" r="3.5" fill="{stroke}">{title}</circle>\n'
-    yield f"</svg>\n{_legend(names)}</figure>\n"
-
-
-def _legend(names: dict[str, str]) -> str:
-    square = '<svg viewBox="0 0 10 10"><rect width="10" height="10" fill="{}"/></svg>'
-    items = (f"<span>{square.format(colour)}{text(name)}</span>" for name, colour in names.items())
-    return f'<div class="legend">{"".join(items)}</div>\n'
-
-
-def _table(best: Sequence[SweepRow]) -> Iterator[str]:
-    cells = [row_cells(row) for row in best]
-    heads = {key: head for key, head in _HEADS.items() if any(each[key] for each in cells)}
-    yield '<div class="scroll"><table>\n<thead><tr>'
-    yield "".join(f"<th>{text(head)}</th>" for head in heads.values()) + "</tr></thead>\n<tbody>\n"
-    for row in cells:
-        yield "<tr>" + "".join(f"<td>{text(row[key])}</td>" for key in heads) + "</tr>\n"
-    yield "</tbody></table></div>\n"
+        path = _path([(x(value), y(seconds)) for value, seconds in curve.points])
+        points = [(x(at), y(seconds), f"{axis} {at}: {number(seconds)} s") for at, seconds in curve.points]
+        lines.append((path, stroke, points))
+    return {
+        **_plot(x, y, axis, "seconds an image", [float(value) for value in values]),
+        "lines": lines,
+        "legend": [(stroke, name) for name, stroke in names.items()],
+    }

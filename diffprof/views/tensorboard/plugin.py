@@ -28,7 +28,7 @@ from diffprof.model.ladder import LADDER_FILE
 from diffprof.model.plain import clean
 from diffprof.model.report import REPORT_FILE, Report, load_report
 from diffprof.views import words
-from diffprof.views.html.text import prose
+from diffprof.views.html.templates import templates
 from diffprof.views.tensorboard.files import MARKER_FILE, TRACE_FILE, marker_of, prepare, run_folders
 from diffprof.views.tensorboard.pair import aligned, newest_first, pair
 from diffprof.views.tensorboard.units import binary_units, in_binary_units
@@ -313,15 +313,17 @@ def _environment(report: Report) -> list[dict[str, str]]:
 
 def recommendations(report: Report) -> str:
     """Verdict and findings as HTML for the overview's last card; everything from the report is escaped."""
-    top = verdict(report)
-    lines = [f"<p>{prose(top.headline)}</p>", f"<div>{prose(top.why)}</div>", f"<div>{prose(top.next)}</div>"]
-    items = [
-        f"<li><b>{escape(clean(each.rule))}</b> {escape(clean(each.name))}, "
-        f"{escape(clean(units.place(each.site) if each.site else each.message.rstrip('.')))}; "
-        f"{escape(clean(words.how_often(each)))}; {escape(clean(words.cost(each)))}</li>"
+    findings = [
+        (
+            each.rule,
+            each.name,
+            units.place(each.site) if each.site else each.message.rstrip("."),
+            words.how_often(each),
+            words.cost(each),
+        )
         for each in report.findings[:MOST_FINDINGS]
     ]
-    left = len(report.findings) - len(items)
-    if left > 0:
-        items.append(f"<li>{units.plural(left, 'more finding')}: see the page Text</li>")
-    return "".join(lines) + (f"<ul>{''.join(items)}</ul>" if items else "")
+    left = len(report.findings) - len(findings)
+    more = units.plural(left, "more finding") if left > 0 else ""
+    template = templates().get_template("overview.html")
+    return template.render(top=verdict(report), findings=findings, more=more)
