@@ -3,6 +3,7 @@ spends on each, and those that launch one small operation after the other."""
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -114,13 +115,14 @@ def _many(stay: Sequence[Launched]) -> list[Launched]:
 
 
 def _rows(launched: Counter[Launched], model: CostModel) -> tuple[LineRow, ...]:
-    totals: dict[Place, tuple[int, float]] = {}
+    """Times are summed without rounding: where steps are replayed, launches come in another order."""
+    count: Counter[Place] = Counter()
+    spent: dict[Place, list[float]] = {}
     for (signature, line), times in launched.items():
-        count, spent = totals.get(line, (0, 0.0))
-        one = sum(kernel.device_us for kernel in model.kernels(signature))
-        totals[line] = count + times, spent + one * times
+        count[line] += times
+        spent.setdefault(line, []).append(times * sum(k.device_us for k in model.kernels(signature)))
     rows = (
-        LineRow(site=make_site((line,), None), count=count, device_us=spent)
-        for line, (count, spent) in totals.items()
+        LineRow(site=make_site((line,), None), count=count[line], device_us=math.fsum(each))
+        for line, each in spent.items()
     )
-    return tuple(sorted(rows, key=lambda row: -row.device_us))
+    return tuple(sorted(rows, key=lambda row: (-row.device_us, row.site.file, row.site.line)))

@@ -250,6 +250,8 @@ def test_a_stay_in_a_function_goes_on_over_stretches_that_come_again() -> None:
     model = CostModel(load_spec("h100"))
     whole = burst_rows([list(itertools.chain(*stretches))], model)
     assert burst_rows(stretches, model) == whole
+    apart = [[(add(n), mask)] * MANY + [(one, copy)] for n in range(8, 40)]
+    assert burst_rows(apart, model) == burst_rows(apart[::-1], model), "in any order, to the last digit"
     assert {row.site.line: row.count for row in whole} == {7: 9 * MANY // 2, 8: 3 * MANY}
 
 
