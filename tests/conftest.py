@@ -6,12 +6,15 @@ And no test leaves anything behind."""
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes would compile all of diffprof anew
 
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+sys.dont_write_bytecode = False
 
 
 def _of_the_process() -> dict[str, Any]:
