@@ -136,9 +136,9 @@ FLASH2_BIG_DIES = {64: 0.306, 96: 0.325, 128: 0.354, 256: 0.334}
 """FlashAttention 2 against the peak on Hopper, whose asynchronous instructions it does not use, by padded
 head size."""
 
-FLASH2_BLACKWELL = 0.17
-"""The same on Blackwell's data center GPUs, whose tensor memory it does not use either. *Inferred* from
-Hopper's rate: its instructions run at the rate of an H100's."""
+FLASH2_BLACKWELL = 0.178
+"""The same on Blackwell's data center GPUs, whose tensor memory it does not use either: a B200 takes 643 us
+for 24 heads of 128 at 4,352 tokens, and 165 with cuDNN's kernel [unslothai/unsloth PR 8021]."""
 
 FLASH1 = {64: 0.625, 128: 0.40}
 """FlashAttention 1 against 2 on data center GPUs, by padded head size [Dao-AILab/flash-attention, assets]."""
@@ -146,8 +146,28 @@ FLASH1 = {64: 0.625, 128: 0.40}
 FLASH1_HALF_RATE = 0.8
 """The same where tensor cores run at half rate: *inferred* from the memory-efficient kernel."""
 
+EFFICIENT_OF_FLASH2 = {64: 0.62, 128: 0.545, 256: 0.50}
+"""The memory-efficient kernel against FlashAttention 2, whose instructions it uses, by padded head size, where
+it was not measured: medians of A100, A6000, RTX 3090 and 4090, L40S and H100 (0.46 to 0.78, 0.51 to 0.65 and
+0.45 to 0.56), a B200 0.43 at 128."""
+
 EFFICIENT_OF_PEAK = 0.33
-"""The memory-efficient kernel against the peak, where it was not measured: A100 0.29 to 0.35."""
+"""The same against the peak where there is no FlashAttention 2, and on AMD."""
+
+MASKED = {Backend.EFFICIENT: 0.84, Backend.CUDNN: 0.885}
+"""Rate of a kernel with a mask against its own without. The memory-efficient one: a B300 computes
+HunyuanVideo 1.5's masked attention at 130 TFLOPS, if its other operations grow with the tokens
+[vllm-project/vllm-omni PR 3844: 98.8 s padded, 30.8 without], and a B200 155 without a mask. cuDNN's on Hopper:
+430.9 of 486.9 TFLOPS with T5's bias [pytorch/pytorch issue 138493]."""
+
+MASKED_BLACKWELL = 0.5
+"""The same of cuDNN's kernel on Blackwell's data center GPUs, for a mask of keys: the same call of a B300 under
+it takes 27.0 s padded and 16.4 without [vllm-project/vllm-omni PR 3079], 0.49 to 0.53 of 1,400 to 1,600
+TFLOPS."""
+
+MASKED_BLACKWELL_DENSE = 0.05
+"""The same for a mask with a row for each query: a B200 takes 296 ms for 16 heads of 128 at 50,345 tokens, 15
+without [unslothai/unsloth PR 8021]."""
 
 EFFICIENT_ROWS = (64, 32)
 """Queries of a block of the memory-efficient kernel, for heads of up to 64 and for larger ones
@@ -173,22 +193,35 @@ TABLED = {Backend.FLASH2: "fa2", Backend.FLASH3: "fa3", Backend.CUDNN: "fa4"}
 """Backend -> table. cuDNN's kernel on Blackwell is built as FlashAttention 4 is."""
 
 
-def attention(spec: GpuSpec, backend: Backend, shape: Shape, kind: str, width: int) -> Time:
-    """The time of one fused attention; `MATH` is no kernel and has no time of its own.
+def attention(
+    spec: GpuSpec, backend: Backend, shape: Shape, kind: str, width: int, mask: float = 0.0
+) -> Time:
+    """The time of one fused attention; `MATH` is no kernel and has no time of its own. mask: bytes of its
+    mask's distinct elements, as it is added.
 
     Raises ValueError for `MATH`.
     """
     if backend is Backend.MATH:
         raise ValueError("attention without a fused kernel is products and a softmax: price those")
-    moved = shape.moved(width)
+    moved = shape.moved(width) + mask
     floor = max(shape.flops / spec.ceiling(kind) * 1e6, floor_us(spec, moved))
     us, origin = _arithmetic(spec, backend, shape, kind)
     tabled = spec.measured_on is not None and origin is Origin.MEASURED
     share = None if tabled else _measured_share(spec, backend, shape, kind)
     if share is not None:
         us, origin = us * share, spec.measured
+    if shape.masked and spec.vendor == "nvidia":
+        dense = mask >= float(width * shape.queries * shape.keys)
+        us, origin = us / _masked_share(spec, backend, dense), Origin.INFERRED
     memory = moved / bytes_per_us(spec, moved)
     return Time(max(us, memory, floor), floor, origin, us >= memory)
+
+
+def _masked_share(spec: GpuSpec, backend: Backend, dense: bool) -> float:
+    """Rate with a mask against that without; dense: it has a row for each query."""
+    if backend is Backend.CUDNN and spec.capability[0] == 10:
+        return MASKED_BLACKWELL_DENSE if dense else MASKED_BLACKWELL
+    return MASKED.get(backend, 1.0)
 
 
 def _measured_share(spec: GpuSpec, backend: Backend, shape: Shape, kind: str) -> float | None:
@@ -269,14 +302,16 @@ def _efficient_us(spec: GpuSpec, shape: Shape) -> float:
     """The memory-efficient kernel pads heads to 64 and 128; larger ones it takes in pieces. Few blocks leave
     processors idle: those of a picture's own attention in a VAE, which has one head."""
     size = max(shape.size, shape.value_size)
-    rate = _by_size(spec.efficient, size) if spec.efficient else _efficient_of_peak(spec)
+    rate = _by_size(spec.efficient, size) if spec.efficient else _efficient_rate(spec, size)
     padding = 64 / size if size <= 64 else 128 / size if size <= 128 else 1.3 if size < 256 else 1.0
     rows = AMD_ROWS if spec.vendor == "amd" else EFFICIENT_ROWS[size > 64]
     filled = min(1.0, shape.heads * math.ceil(shape.queries / rows) / spec.processors)
     return shape.flops * padding / (rate * 1e6 * filled)
 
 
-def _efficient_of_peak(spec: GpuSpec) -> float:
+def _efficient_rate(spec: GpuSpec, size: int) -> float:
+    if spec.vendor == "nvidia" and spec.capability >= (8, 0):
+        return _by_size(EFFICIENT_OF_FLASH2, size) * _flash2(spec, size)
     return EFFICIENT_OF_PEAK * spec.flops("fp16") / 1e12 * min(1.0, spec.achievable / 0.82)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch.utils import flop_counter
 
 from .attention import Backend, Shape, attention, sdpa_backend, takes
@@ -409,16 +410,32 @@ class CostModel:
         if backend is Backend.MATH:
             yield from self._unfused(s, shape, kind, compiled)
             return
-        moved = float(sum(map(touched, s.inputs[:3])) + sum(map(touched, s.outputs[:1])))
+        mask = sum(touched(m) // m.dtype.itemsize for m in s.inputs[3:4]) * q.dtype.itemsize
+        moved = float(sum(map(touched, s.inputs[:3])) + sum(map(touched, s.outputs[:1])) + mask)
+        yield from self._mask(s, compiled)
         yield self._kernel(
             s,
             _ATTENTION_NAMES[backend],
             "attention",
-            attention(self.spec, backend, shape, kind, q.dtype.itemsize),
+            attention(self.spec, backend, shape, kind, q.dtype.itemsize, mask),
             flops=shape.flops,
             moved=moved,
             compiled=compiled,
         )
+
+    def _mask(self, s: OpSignature, compiled: bool) -> Iterator[Kernel]:
+        """What makes a mask of truth values one that is added: `logical_not` and `where`
+        (`convert_boolean_attn_mask` in aten/src/ATen/native/transformers/attention.cpp)."""
+        for mask in s.inputs[3:4]:
+            if mask.dtype != torch.bool:
+                return
+            size, width = touched(mask), s.inputs[0].dtype.itemsize
+            passes = {"where": 1 + width} if compiled else {"logical_not": 2, "where": 1 + width}
+            for name, bytes_each in passes.items():
+                moved = float(bytes_each * size)
+                time = streaming(self.spec, moved, size, Addressing.CONTIGUOUS)
+                time = self._generated(moved) if compiled else time
+                yield self._kernel(s, name, "pointwise", time, moved=moved, compiled=compiled)
 
     def backend(self, s: OpSignature, chosen: Backend | None = None) -> Backend:
         """The kernel that computes an attention on this GPU. chosen: in place of the mode's."""
@@ -432,9 +449,12 @@ class CostModel:
     def _unfused(self, s: OpSignature, shape: Shape, kind: str, compiled: bool) -> Iterator[Kernel]:
         """Two products and a softmax over a matrix of scores."""
         q, v = s.inputs[0], s.inputs[2]
+        yield from self._mask(s, compiled)
         yield self._product(s, "bmm", (shape.heads, shape.queries, shape.keys, shape.size), kind, q, compiled)
         scores = shape.heads * shape.queries * shape.keys
         moved = 2.0 * scores * q.dtype.itemsize
+        if shape.masked and not compiled:
+            yield self._broadcast(s, "add_mask", moved / 2)
         yield self._kernel(
             s, "softmax", "reduction", self._softmax_time(scores, moved), flops=4.0 * scores, moved=moved,
             compiled=compiled,

@@ -17,11 +17,14 @@ class Origin(enum.StrEnum):
     """From a table of a GPU of the same architecture, scaled by the two sheets."""
     MODELLED = "modelled"
     """From a formula with rates of kernels like it."""
+    INFERRED = "inferred"
+    """From a rate that no kernel run this way was measured at, or a single one."""
 
 
-MARGIN = {Origin.MEASURED: 0.10, Origin.SIBLING: 0.15, Origin.MODELLED: 0.25}
+MARGIN = {Origin.MEASURED: 0.10, Origin.SIBLING: 0.15, Origin.MODELLED: 0.25, Origin.INFERRED: 0.50}
 """Half width of the range that nine of ten times lie in, by origin: ninth deciles of the errors of points
-left out of the tables, of a sibling's tables left out, and of kernels of traces (`docs/accuracy.md`)."""
+left out of the tables, of a sibling's tables left out, and of kernels of traces (`docs/accuracy.md`). An
+inferred one is a judgement: single figures of attention with a mask lie 0.05 to 0.9 of those without."""
 
 
 class Time(NamedTuple):

@@ -51,6 +51,7 @@ ORIGINS = {
     "measured": "measured on this GPU",
     "sibling": "from one of its kind, scaled",
     "modelled": "modelled",
+    "inferred": "inferred from kernels run another way",
 }
 
 
