@@ -16,7 +16,7 @@ from diffprof.devices import resolve_device
 from diffprof.devices.borrow import lent
 from diffprof.devices.simulated.session import SESSION
 from diffprof.gpu.altered import half_type
-from diffprof.gpu.assembly import Call, Known, linears_in
+from diffprof.gpu.assembly import Call, Known, assembled, linears_in
 from diffprof.gpu.cost import CostModel
 from diffprof.gpu.course import Lengths, course_of
 from diffprof.gpu.mode import Mode, current_mode
@@ -27,6 +27,7 @@ from diffprof.gpu.specs import GpuSpec, load_spec
 from diffprof.model.errors import UsageError
 from diffprof.model.fitting import ROOM, FitCheck, FitRow, Fitted, Loss
 from diffprof.model.pipeline import Pipeline, replaced, with_role
+from diffprof.model.recording import Timeline
 from diffprof.scanning.fit_code import code_of
 from diffprof.scanning.recipes import SCHEME_OF, Decoding, FitRecipe, Quantized, losses, recipes
 from diffprof.scanning.repeats import asked_options, asked_steps, in_few_steps, repeating, repeating_parts
@@ -217,9 +218,9 @@ def offloaded_call(
     specs: Sequence[GpuSpec],
     place: WeightsPlace,
     prepare: Callable[[PipelineCall], PipelineCall],
-) -> Iterator[tuple[float | None, float, int]]:
-    """(seconds, GiB at the peak, images) of a call on each of these GPUs with all weights in one place. It is
-    run once. seconds: None where so many steps can't be told from those that ran.
+) -> Iterator[tuple[Timeline, float | None, float, int]]:
+    """(timeline of the steps that ran, seconds, GiB at the peak, images) of a call on each of these GPUs with
+    all weights in one place. It is run once. seconds: None where so many steps can't be told from those.
 
     prepare: changes the pipeline before. Raises TargetError where the target fails.
     """
@@ -227,8 +228,9 @@ def offloaded_call(
     course = course_of(*played.calls[Decoding.WHOLE], {})
     for spec in specs:
         there = Mover(played.parts, {part.name: place for part in played.parts}).run(course)
-        seconds = Lengths(CostModel(spec, current_mode())).seconds(there.course, played.longer)
-        yield seconds, there.peak / 2**30, played.images
+        model = CostModel(spec, current_mode())
+        seconds = Lengths(model).seconds(there.course, played.longer)
+        yield assembled(there.course.call(), model), seconds, there.peak / 2**30, played.images
 
 
 # --- one call -------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from diffprof.judge.timeline import origin_shares
 from diffprof.model.errors import UsageError
 from diffprof.model.prediction import Prediction
 from diffprof.scanning.fitting import Played, played_calls
-from diffprof.scanning.predicting import an_image
+from diffprof.scanning.predicting import an_image, grounds
 from diffprof.scanning.recipes import Decoding
 from diffprof.scanning.repeats import asked_options
 from diffprof.targets import Options
@@ -89,9 +89,10 @@ def _row(played: Played, model: CostModel, mode: str, split: Split) -> Predictio
         peak_gib=peak,
         memory_gib=spec.capacity_gib,
         fits=peak <= spec.capacity_gib,
-        origin=origin_shares(timeline) or {},
         gpus=split.gpus,
         parallel=None if split.gpus == 1 else split.name,
         communication=talking / busy if busy else None,
     )
-    return row if seconds is None else replace(row, **an_image(row, seconds, played.images, None))
+    if seconds is None:
+        return replace(row, origin=origin_shares(timeline))
+    return replace(row, **an_image(row, seconds, played.images, None), **grounds(timeline, seconds))

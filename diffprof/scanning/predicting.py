@@ -20,6 +20,7 @@ from diffprof.gpu.assembly import Assembled, compiled_root, linears_in
 from diffprof.gpu.attention import LIBRARIES
 from diffprof.gpu.calibration import lent_sheet, load
 from diffprof.gpu.cost import CostModel
+from diffprof.gpu.families import COLLECTIVES
 from diffprof.gpu.mode import Chooser, Mode, current_mode
 from diffprof.gpu.offload import WeightsPlace
 from diffprof.gpu.pricing import margin_of
@@ -53,6 +54,9 @@ from diffprof.targets.undo import restored
 HOST_SHARE = 0.9
 """A call whose device is busy for less than this share of it is bound by the host."""
 
+
+ACROSS = ("Memcpy HtoD", "Memcpy DtoH")
+"""Names of copies over the link to the host begin so."""
 
 UNFUSED = "unfused"
 """`attention` of processors that compute scores, softmax and product apart."""
@@ -330,12 +334,11 @@ def offloaded(
     price: float | Mapping[str, float] | None,
     setting: CallSetting,
 ) -> Iterator[Prediction]:
-    """Eager calls with weights moved while they run, as `fit` prices them: seconds and memory, without shares
-    by origin."""
+    """Eager calls with weights moved while they run, as `fit` prices them."""
     from diffprof.scanning.fitting import offloaded_call
 
     placement = OFFLOADS[str(setting.offload)]
-    for spec, (seconds, peak, images) in zip(
+    for spec, (timeline, seconds, peak, images) in zip(
         specs, offloaded_call(target, options, specs, placement, setting.prepare), strict=True
     ):
         row = Prediction(
@@ -346,7 +349,7 @@ def offloaded(
             lacking = f"does not fit: {peak - spec.capacity_gib:.1f} GiB more than the {spec.capacity_gib:g}"
             yield _told(row, why="its steps differ" if row.fits else f"{lacking} there are")
             continue
-        yield _told(row, **an_image(row, seconds, images, price))
+        yield _told(row, **an_image(row, seconds, images, price), **grounds(timeline, seconds))
 
 
 def run_call(
@@ -473,8 +476,6 @@ def _timed(
     whole = length_us(timeline)
     seconds = whole / 1e6
     longer = with_steps(timeline, len(steps_of(timeline)) + 10)
-    origin = origin_shares(timeline) or {}
-    margin = margin_of(origin) if origin else None
     return _told(
         row,
         **an_image(row, seconds, run.images, price),
@@ -483,10 +484,20 @@ def _timed(
         waits_in_loop=sum(
             sync != -1 for first, last in steps_of(timeline) for sync in timeline.sync[first:last]
         ),
-        bound=_bound(timeline, sum(timeline.device_us) / whole),
-        origin=origin,
-        range=None if margin is None else (seconds * (1 - margin), seconds * (1 + margin)),
+        **grounds(timeline, seconds),
     )
+
+
+def grounds(timeline: Timeline, seconds: float) -> dict[str, Any]:
+    """What a call of so many seconds is bound by, where its kernels' times come from, and the range that
+    follows. timeline: of the call, or of one with fewer steps."""
+    origin = origin_shares(timeline)
+    margin = margin_of(origin) if origin else None
+    return {
+        "bound": _bound(timeline, sum(timeline.device_us) / length_us(timeline)),
+        "origin": origin,
+        "range": None if margin is None else (seconds * (1 - margin), seconds * (1 + margin)),
+    }
 
 
 def an_image(
@@ -504,13 +515,14 @@ def an_image(
 
 def _bound(timeline: Timeline, busy: float) -> str:
     """What most of the call's time goes to: the host where the device often idles, else what bounds the
-    kernels that take most of the device's time."""
+    kernels that take most of the device's time, the link to the host or to other GPUs among it."""
     if busy < HOST_SHARE:
         return "host"
     shares: dict[str, float] = defaultdict(float)
     for kind, spent in zip(timeline.kinds, by_kind_us(timeline), strict=True):
-        shares[kind.bound or "memory"] += spent
-    return max(("compute", "memory"), key=lambda each: shares[each])
+        linked = kind.name in COLLECTIVES or kind.name.startswith(ACROSS)
+        shares["link" if linked else kind.bound or "memory"] += spent
+    return max(("compute", "memory", "link"), key=lambda each: shares[each])
 
 
 def _told(row: Prediction, **figures: Any) -> Prediction:

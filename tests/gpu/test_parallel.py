@@ -141,5 +141,6 @@ def test_rows_for_each_degree_and_way() -> None:
     ]
     assert all(row.seconds and row.images_per_s == 1 / row.seconds for row in rows)
     assert {row.makes for row in rows} == {"image"}
+    assert all(row.range and row.range[0] < (row.seconds or 0) and row.bound for row in rows)
     with pytest.raises(UsageError, match="number of GPUs 3"):
         predict_parallel("tiny-sdxl", gpus=(3,))

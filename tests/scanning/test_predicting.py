@@ -15,9 +15,10 @@ import diffprof
 from diffprof.gpu.specs import load_spec
 from diffprof.model.errors import UsageError
 from diffprof.model.prediction import Prediction
+from diffprof.model.recording import Grade, KernelKind, Timeline
 from diffprof.scanning import predicting
 from diffprof.scanning.fitting import fit
-from diffprof.scanning.predicting import SHORT_NAMES, CallSetting, predict
+from diffprof.scanning.predicting import SHORT_NAMES, CallSetting, grounds, predict
 from diffprof.scanning.repeats import asked_steps
 from diffprof.scanning.runs import leftovers
 from diffprof.scanning.scan import scan_target
@@ -226,8 +227,35 @@ def test_an_offloaded_call_takes_less_memory_and_more_time() -> None:
     assert (kept.seconds or 0) < (by_model.seconds or 0) < (by_layer.seconds or 0)
     assert (kept.peak_gib or 0) > (by_model.peak_gib or 0) > (by_layer.peak_gib or 0)
     assert by_model.per_thousand == pytest.approx(1000 * (by_model.seconds or 0) / 3600 * 2.0)
+    for row in (kept, by_model, by_layer):
+        assert sum(row.origin.values()) == pytest.approx(1.0)
+        assert row.bound == "host", "launches of a tiny pipeline"
+        assert row.range is not None
+        assert row.range[0] < (row.seconds or 0) < row.range[1]
     with pytest.raises(UsageError, match="in the mode eager"):
         predict("tiny-sdxl", modes=("compiled",), offload="model")
+
+
+@pytest.mark.parametrize(
+    ("names", "bound"),
+    [
+        (("mm", "Memcpy HtoD (Pinned -> Device)"), "link"),
+        (("mm", "all_gather"), "link"),
+        (("all_gather", "mm"), "compute"),
+    ],
+)
+def test_a_call_is_bound_by_the_link_where_copies_over_it_take_most(
+    names: tuple[str, str], bound: str
+) -> None:
+    kinds = tuple(
+        KernelKind(name=n, op=n, family="gemm", bound="compute", origin="modelled") for n in names
+    )
+    timeline = Timeline(
+        grade=Grade.SIMULATED, kinds=kinds, kind=(0, 1), module=(-1, -1), host_us=(1.0, 1.0),
+        device_us=(100.0, 300.0), stream=(0, 0), sync=(-1, -1),
+    )  # fmt: skip
+    found = grounds(timeline, 2.0)
+    assert found == {"bound": bound, "origin": {"modelled": 1.0}, "range": (1.5, 2.5)}
 
 
 def test_one_component_is_quantized_alone() -> None:
