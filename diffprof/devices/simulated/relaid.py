@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from diffprof.gpu.assembly import Launched, Relaid, alike
+from diffprof.gpu.assembly import Launched, LaunchedWait, Relaid, alike
 from diffprof.gpu.families import base_name, family_of
 from diffprof.gpu.signatures import OpSignature
 from diffprof.gpu.timeline_builder import ModuleStack
@@ -127,13 +127,37 @@ class RerunCalls:
             if not wanted[id(record.module)]:
                 continue
             launched = items[record.first : record.last]
-            key = (id(record.module), *map(id, launched))
+            key = (id(record.module), *map(_alike, launched))
             if key not in ran:
                 ran[key] = _again(record, change)
                 if same_work and _work([item for item, _ in ran[key]]) != _work(launched):
                     raise NotRelaid(f"called again, {record.path} does other work")
-            found.append(Relaid(record.first, record.last, ran[key]))
+            found.append(Relaid(record.first, record.last, _with_waits(record.path, ran[key], launched)))
         return tuple(found)
+
+
+def _alike(item: OpSignature | LaunchedWait) -> Any:
+    """The same for what is launched alike, and for waits that take as long wherever they are."""
+    return _span(item) if isinstance(item, LaunchedWait) else id(item)
+
+
+def _span(wait: LaunchedWait) -> tuple[int, int | None]:
+    return wait.times, wait.stream
+
+
+def _with_waits(
+    path: str, again: Sequence[Launched], before: Sequence[OpSignature | LaunchedWait]
+) -> list[Launched]:
+    """The waits of the call as it ran in the place of those of the one that ran again, in their order.
+
+    Raises NotRelaid where they are others.
+    """
+    waits = [item for item in before if isinstance(item, LaunchedWait)]
+    own = [item for item, _ in again if isinstance(item, LaunchedWait)]
+    if list(map(_span, own)) != list(map(_span, waits)):
+        raise NotRelaid(f"called again, {path} waits otherwise")
+    left = iter(waits)
+    return [(next(left) if isinstance(item, LaunchedWait) else item, module) for item, module in again]
 
 
 def _joins(model: nn.Module, modules: Sequence[nn.Module]) -> bool:
@@ -171,8 +195,6 @@ def _again(record: _Record, change: Callable[[_Record], Mapping[int, str]]) -> l
         raise
     except Exception as error:
         raise NotRelaid(f"called again, {record.path} raised {type(error).__name__}: {error}") from error
-    if taken.waits:
-        raise NotRelaid(f"called again, {record.path} waits")
     return taken.items
 
 
@@ -201,14 +223,13 @@ class _Taken(Observer):
 
     def __init__(self, stack: ModuleStack) -> None:
         self.items: list[Launched] = []
-        self.waits = 0
         self._stack = stack
 
     def op(self, signature: OpSignature) -> None:
         self.items.append((signature, self._stack.path))
 
     def blocking(self, event: Blocking) -> None:
-        self.waits += event.waits
+        self.items.append((LaunchedWait(None, event.waits, event.stream), self._stack.path))
 
 
 def _work(items: Sequence[Any]) -> list[str]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from diffprof.corpus import CASES
+from diffprof.devices.simulated import relaid
 from diffprof.model.recording import Change, Recording
+from diffprof.model.report import Report
 from diffprof.scanning.scan import scan_target
 from diffprof.targets import from_object
 
@@ -30,9 +33,29 @@ def test_fused_projections_take_what_they_were_told_to(name: str) -> None:
     assert made < told[()] - 0.01
 
 
-def test_a_layout_that_could_not_be_tried_promises_nothing() -> None:
-    """The denoiser of this pipeline waits, so that what it launches in channels_last is not known."""
-    report = scan_target("corpus:ddim", device="sim:a100-80gb")
+def test_a_denoiser_that_waits_promises_of_another_layout_what_it_gives() -> None:
+    case = CASES["ddim"].build()
+
+    def scanned() -> Report:
+        target = from_object(case.pipe, kwargs=case.kwargs)
+        return scan_target(target, device="sim:a100-80gb", analyzers=("syncs", "kernels", "setup"))
+
+    before = scanned()
+    assert any(row.in_loop for row in before.recording.syncs or ()), "it waits"
+    (conversions,) = [found for found in before.findings if found.rule == "KRN006"]
+    assert conversions.fixes == ("channels-last",)
+    case.pipe.unet.to(memory_format=torch.channels_last)
+    saved = (before.recording.timing.median - scanned().recording.timing.median) * 1e3
+    assert conversions.saves_ms == pytest.approx(saved, rel=1e-4)
+    assert saved > 0.1
+
+
+def test_a_layout_that_could_not_be_tried_promises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Called again, the denoiser waits otherwise."""
+    spans = iter(range(1_000_000))
+    monkeypatch.setattr(relaid, "_span", lambda wait: next(spans))
+    report = scan_target("corpus:ddim", device="sim:a100-80gb", analyzers=("syncs", "kernels", "setup"))
     (conversions,) = [found for found in report.findings if found.rule == "KRN006"]
     assert (conversions.saves_ms, conversions.fixes) == (None, ("channels-last",))
-    assert "what torch.channels_last would save" in [gap.what for gap in report.recording.unseen]
+    (gap,) = [gap for gap in report.recording.unseen if gap.what == "what torch.channels_last would save"]
+    assert gap.why.endswith("waits otherwise")
