@@ -147,23 +147,22 @@ FLASH1_HALF_RATE = 0.8
 """The same where tensor cores run at half rate: *inferred* from the memory-efficient kernel."""
 
 EFFICIENT_OF_FLASH2 = {64: 0.62, 128: 0.545, 256: 0.50}
-"""The memory-efficient kernel against FlashAttention 2, whose instructions it uses, by padded head size, where
-it was not measured: medians of A100, A6000, RTX 3090 and 4090, L40S and H100 (0.46 to 0.78, 0.51 to 0.65 and
-0.45 to 0.56), a B200 0.43 at 128."""
+"""The memory-efficient kernel against FlashAttention 2, whose instructions it uses, by padded head size,
+where it was not measured: medians of A100, A6000, RTX 3090 and 4090, L40S and H100 (0.46 to 0.78, 0.51 to
+0.65 and 0.45 to 0.56), a B200 0.43 at 128."""
 
 EFFICIENT_OF_PEAK = 0.33
 """The same against the peak where there is no FlashAttention 2, and on AMD."""
 
 MASKED = {Backend.EFFICIENT: 0.84, Backend.CUDNN: 0.885}
-"""Rate of a kernel with a mask against its own without. The memory-efficient one: a B300 computes
-HunyuanVideo 1.5's masked attention at 130 TFLOPS, if its other operations grow with the tokens
-[vllm-project/vllm-omni PR 3844: 98.8 s padded, 30.8 without], and a B200 155 without a mask. cuDNN's on Hopper:
+"""Rate of a kernel with a mask against its own without. The memory-efficient one: 100 passes of HunyuanVideo
+1.5 take a B300 98.8 s with a masked text of 1,985 tokens and 30.8 without [vllm-project/vllm-omni PR 3844]:
+130 TFLOPS, if its other operations grow with the tokens; a B200 has 155 without a mask. cuDNN's on Hopper:
 430.9 of 486.9 TFLOPS with T5's bias [pytorch/pytorch issue 138493]."""
 
 MASKED_BLACKWELL = 0.5
-"""The same of cuDNN's kernel on Blackwell's data center GPUs, for a mask of keys: the same call of a B300 under
-it takes 27.0 s padded and 16.4 without [vllm-project/vllm-omni PR 3079], 0.49 to 0.53 of 1,400 to 1,600
-TFLOPS."""
+"""The same of cuDNN's kernel on Blackwell's data center GPUs, for a mask of keys: the same passes take 27.0 s
+masked and 16.4 without [vllm-project/vllm-omni PR 3079], so 0.49 to 0.53 of 1,400 to 1,600 TFLOPS."""
 
 MASKED_BLACKWELL_DENSE = 0.05
 """The same for a mask with a row for each query: a B200 takes 296 ms for 16 heads of 128 at 50,345 tokens, 15

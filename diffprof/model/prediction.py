@@ -16,9 +16,9 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     """Simulated figures of one call. seconds and what follows from it: None where nothing can be told, or the
     call does not fit the device; why says so.
 
-    bound: what the call waits for most: compute, memory, host, or link (to the host or to other GPUs). origin:
-    share of the device's time by where kernel times come from. range: seconds at least and at most, by that
-    origin.
+    bound: what the call waits for most: compute, memory, host, or link (to the host or to other GPUs).
+    origin: share of the device's time by where kernel times come from. range: seconds at least and at most,
+    by that origin.
     """
 
     device: str

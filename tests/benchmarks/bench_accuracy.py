@@ -52,10 +52,10 @@ WRONG = """## What is known to be wrong
 
 - Transformers with heads of 64 on an A100 (CogVideoX, SD 3) come out 12 to 28 % too fast. No one kind of
 kernel says why: of SD 3's 115 ms a step 54 are products of the A100's table and 36 are attention, which would
-have to take twice as long, at 80 TFLOPS, to make up the 42 that are missing. It is these figures more than
-the model: the same 28 steps of SD 3 are published at 4.90 s on an RTX 4090, which holds 0.6 of the A100's
-products, beside 4.76 s on the A100, and on an H800 NVL at 2.03; both others come out within 10 %. Of CogVideoX
-5B on an A100 about 180 s (with its memory savings on) and 243 s are published.
+have to take twice as long, at 80 TFLOPS, to make up the 42 that are missing. Other GPUs do not show it: the
+same 28 steps of SD 3, 4.76 s on that A100, are published at 4.90 s on an RTX 4090, which holds 0.6 of an
+A100's products a second, and at 2.03 s on an H800 NVL; both come out within 10 %. Of CogVideoX 5B on an A100
+about 180 s (with its memory savings on) and 243 s are published.
 - Attention with a mask rests on single figures of others: what cuDNN's and the memory-efficient kernel take
 with one is in no table. Its share of a call is told as inferred, with a range of half of it either way; of
 HunyuanVideo it is three quarters.
@@ -190,8 +190,8 @@ def elsewhere() -> str:
     middle, ninth = spread_of(errors)
     return (
         f"## Other models and GPUs\n\n{len(rows)} calls whose figures were read after the model was made: "
-        f"median error {middle}, nine of ten within {ninth}, {held} of them inside their range. Of one call of "
-        "Wan 2.1 a step was published.\n\n" + table(heads, rows)
+        f"median error {middle}, nine of ten within {ninth}, {held} of them inside their range. Of Wan 2.1 "
+        "on an H100 one step was published.\n\n" + table(heads, rows)
     )
 
 

@@ -247,9 +247,7 @@ def test_an_offloaded_call_takes_less_memory_and_more_time() -> None:
 def test_a_call_is_bound_by_the_link_where_copies_over_it_take_most(
     names: tuple[str, str], bound: str
 ) -> None:
-    kinds = tuple(
-        KernelKind(name=n, op=n, family="gemm", bound="compute", origin="modelled") for n in names
-    )
+    kinds = tuple(KernelKind(name=n, op=n, family="gemm", bound="compute", origin="modelled") for n in names)
     timeline = Timeline(
         grade=Grade.SIMULATED, kinds=kinds, kind=(0, 1), module=(-1, -1), host_us=(1.0, 1.0),
         device_us=(100.0, 300.0), stream=(0, 0), sync=(-1, -1),
