@@ -282,7 +282,7 @@ class Queue:
                 unit = own[item,] = Unit((item,), pinned=pinned, stream=stream)
             units.append(unit)
             found.paths.append(path)
-            found.host.append(spent + self._beside(item))
+            found.host.append(spent + self._beside(item) + item.scalars.get("eager_ops", 0) * self.host.op_us)
             sync.append(-1)
 
     def _graph(

@@ -23,6 +23,15 @@ COLLECTIVE_OPS = 5
 in the median of an A100's trace (training-a100 of facebookresearch/HolisticTraceAnalysis), where `aten::mul`
 takes 14, or 18 with its Python (`hosts/cloud.toml`)."""
 
+SHARE_OPS = 20
+"""Eager operations whose host time it takes to cut the keys, or values, of another GPU out of what was
+gathered and to lay them out. That is an `AsyncCollectiveTensor`: slice, `reshape_as`, `transpose` and
+`contiguous` each pass through Python, which unwraps it and wraps what comes out. 19 to 22, against `op_us`
+measured beside it (`tests/gpu/test_parallel.py`); of a plain tensor 1."""
+
+CHUNK_OPS = 9
+"""The same for `chunk` of what was gathered; 9 to 10."""
+
 
 class Split(NamedTuple):
     """GPUs among which heads are split inside an attention (ulysses), and those round which keys and values
@@ -165,7 +174,8 @@ def _attention(op: OpSignature, split: Split) -> Iterator[OpSignature]:
         pair = _dense([2 * k.numel], dtype)
         yield _op("cat", (k, k), (pair,))
         gathered = _dense([2 * k.numel * split.ring], dtype)
-        yield _op("all_gather", (pair,), (gathered,), gpus=split.ring, host_ops=COLLECTIVE_OPS)
+        taken = {"host_ops": COLLECTIVE_OPS, "eager_ops": CHUNK_OPS}
+        yield _op("all_gather", (pair,), (gathered,), gpus=split.ring, **taken)
     for turn in range(split.ring):
         one = replace(op, id=next(OTHER_IDS), inputs=(q, k, k, *op.inputs[3:]), outputs=(q,))
         yield from _turn(one, first=turn == 0) if split.ring > 1 else (one,)
@@ -182,9 +192,9 @@ def _exchanged(own: TensorMeta, gpus: int) -> Iterator[OpSignature]:
     yield _laid_out(own)
 
 
-def _laid_out(meta: TensorMeta) -> OpSignature:
+def _laid_out(meta: TensorMeta, **scalars: object) -> OpSignature:
     turned = TensorMeta(meta.shape, meta.stride[::-1], meta.dtype, 0, "sim")
-    return _op("clone", (turned,), (meta,))
+    return _op("clone", (turned,), (meta,), **scalars)
 
 
 def _turn(attention: OpSignature, *, first: bool) -> Iterator[OpSignature]:
@@ -194,7 +204,9 @@ def _turn(attention: OpSignature, *, first: bool) -> Iterator[OpSignature]:
     q = attention.inputs[0]
     wide = _dense(list(q.shape), torch.float32)
     row = _dense([*q.shape[:-1], 1], torch.float32)
-    yield from map(_laid_out, attention.inputs[:3])
+    wrapped = 0 if first else SHARE_OPS - 1
+    yield _laid_out(q)
+    yield from (_laid_out(each, eager_ops=wrapped) for each in attention.inputs[1:3])
     yield attention
     yield from map(_laid_out, (q, row))
     yield _op("_to_copy", (q,), (wide,))

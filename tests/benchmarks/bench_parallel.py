@@ -7,11 +7,14 @@
 from __future__ import annotations
 
 import tomllib
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
+from diffprof.gpu import parallel
 from diffprof.scanning.parallel import predict_parallel
 from diffprof.views.markdown import table
 
@@ -41,13 +44,15 @@ def main() -> None:
 def held(source: dict[str, Any]) -> list[tuple[Any, ...]]:
     """Rows with published and predicted seconds, and the error."""
     counts = sorted({u * r for u, r in (row["split"] for row in source["rows"])} - {1})
-    found = predict_parallel(
-        source["target"],
-        devices=(source["device"],),
-        gpus=counts,
-        modes=(source["mode"],),
-        steps=source["steps"],
-    )
+    plain = mock.patch.multiple(parallel, SHARE_OPS=1, CHUNK_OPS=0)
+    with plain if source.get("plain") else nullcontext():
+        found = predict_parallel(
+            source["target"],
+            devices=(source["device"],),
+            gpus=counts,
+            modes=(source["mode"],),
+            steps=source["steps"],
+        )
     by_split = {(each.gpus, each.parallel): each.seconds for each in found}
     rows = []
     for row in source["rows"]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -12,7 +14,16 @@ from diffprof.gpu.hosts import chosen_host
 from diffprof.gpu.mode import Mode
 from diffprof.gpu.nccl import collective_us, table_of
 from diffprof.gpu.offload import ModelWeights
-from diffprof.gpu.parallel import COLLECTIVE_OPS, MODES, Split, held_by_ring, split_call, token_counts
+from diffprof.gpu.parallel import (
+    CHUNK_OPS,
+    COLLECTIVE_OPS,
+    MODES,
+    SHARE_OPS,
+    Split,
+    held_by_ring,
+    split_call,
+    token_counts,
+)
 from diffprof.gpu.pricing import Origin
 from diffprof.gpu.signatures import OpSignature
 from diffprof.gpu.specs import load_spec
@@ -96,16 +107,67 @@ def test_collectives_grow_with_bytes_and_are_never_fused() -> None:
 
 
 @pytest.mark.parametrize("compiled", [(), ("dit",)])
-def test_a_collective_keeps_the_host_for_several_operations(compiled: tuple[str, ...]) -> None:
+def test_a_collective_keeps_the_host_and_in_eager_mode_so_does_what_it_gathered(
+    compiled: tuple[str, ...],
+) -> None:
     model = CostModel(H100, Mode(compiled=compiled, graphs=False))
-    split = split_call(CALL, ("dit",), Split(ulysses=2))
-    plain = [
-        replace(item, scalars={**item.scalars, "host_ops": 0}) if isinstance(item, OpSignature) else item
-        for item in split.items
-    ]
-    timelines = [assembled(Call(items, split.modules, split.phases), model) for items in (split.items, plain)]
-    spent, least = (sum(each.host_us) for each in timelines)
-    assert spent - least == pytest.approx(4 * COLLECTIVE_OPS * chosen_host().op_us)
+
+    def spent(split: Split, **scalars: int) -> float:
+        """Host time of that many of these operations, in those of any."""
+        made = split_call(CALL, ("dit",), split)
+        plain = [
+            replace(item, scalars={**item.scalars, **scalars}) if isinstance(item, OpSignature) else item
+            for item in made.items
+        ]
+        calls = (made, Call(plain, made.modules, made.phases))
+        most, least = (sum(assembled(call, model).host_us) for call in calls)
+        return (most - least) / chosen_host().op_us
+
+    assert spent(Split(ulysses=2), host_ops=0) == pytest.approx(4 * COLLECTIVE_OPS)
+    shares = 0 if compiled else 3 * 2 * (SHARE_OPS - 1) + CHUNK_OPS
+    assert spent(Split(ring=4), eager_ops=0) == pytest.approx(shares)
+    assert spent(Split(ulysses=4), eager_ops=0) == 0
+
+
+@pytest.mark.slow
+def test_what_it_takes_to_cut_a_share_out_of_what_was_gathered() -> None:
+    """In a process of its own: as many operations as are told, on this machine, within a half."""
+    told = subprocess.run(
+        [sys.executable, "-c", _CUTTING], capture_output=True, text=True, check=True, timeout=600
+    )
+    share, chunk, plain = map(float, told.stdout.split()[-3:])
+    assert share == pytest.approx(SHARE_OPS, rel=0.5)
+    assert chunk == pytest.approx(CHUNK_OPS, rel=0.5)
+    assert plain < 3
+
+
+_CUTTING = """
+import time, warnings, torch
+import torch.distributed as dist
+import torch.distributed._functional_collectives as funcol
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from diffprof.gpu.this_host import measured_op_us
+warnings.simplefilter("ignore")
+torch.set_num_threads(1)
+dist.init_process_group("fake", rank=0, world_size=4, store=FakeStore())
+key = torch.ones(1, 8, 8, 8, dtype=torch.bfloat16)
+kv = torch.cat([key.flatten(), key.flatten()])
+gathered = funcol.all_gather_tensor(kv, gather_dim=0, group=dist.group.WORLD)
+def share(of):
+    return of[: key.numel()].reshape_as(key).transpose(1, 2).contiguous()
+def least(call):
+    best = 1.0
+    for _ in range(2000):
+        before = time.thread_time()
+        call()
+        best = min(best, time.thread_time() - before)
+    return best
+one = gathered.chunk(4)[1]
+with torch.no_grad():
+    found = [least(call) for call in (lambda: share(one), lambda: gathered.chunk(4), lambda: share(kv))]
+op = measured_op_us(3.0) / 1e6
+print(*(each / op for each in found), flush=True)
+"""
 
 
 def test_whose_table_holds() -> None:
