@@ -142,6 +142,12 @@ def places(frames: list[FrameType]) -> tuple[Place, ...]:
     return ((inner.f_code.co_filename, inner.f_lineno, function_name(inner)),)
 
 
+def asked_at() -> Site | None:
+    """The line outside of diffprof and of what it looks through that led here."""
+    frames = [frame for frame in stack(2) if not is_machinery(frame.f_code.co_filename)]
+    return make_site(places(frames), None) if frames else None
+
+
 def make_site(chain: tuple[Place, ...], module: str | None) -> Site:
     """The innermost place as a site, with its source and the chain of calls above it."""
     if not chain:

@@ -220,7 +220,8 @@ def _or_built_in(repo: str) -> str:
     if info is None:
         return " `diffprof targets` lists architectures that need no network."
     return (
-        f" Its architecture is built in and needs neither network nor weights: `diffprof scan {info.name}`."
+        f" Its architecture is built in and needs neither network nor weights: `diffprof scan {info.name}`; "
+        "a script of yours that loads it runs with --no-weights."
     )
 
 

@@ -23,6 +23,9 @@ _NO_FILE = re.compile(
 )
 _LOADERS = ("from_pretrained", "load_checkpoint_in_model", "load_checkpoint_and_dispatch", "from_single_file")
 
+_INSTEAD = tuple(Path(__file__).with_name(name) for name in ("construct.py", "known.py"))
+"""What loads in the libraries' place where no weights are wanted."""
+
 NOTEBOOK = ("get_ipython", "display")
 """Names that IPython defines."""
 
@@ -74,6 +77,11 @@ def next_step(error: BaseException) -> str:
     if isinstance(error, NameError) and error.name in NOTEBOOK:
         return "A notebook has this name, plain Python has not: take such lines out of what was exported."
     if _missing_weights(error):
+        if any(Path(frame.filename) in _INSTEAD for frame in traceback.extract_tb(error.__traceback__)):
+            return (
+                "Without weights too its configuration is needed: check the network and the name, or give a "
+                "local folder. `diffprof targets` lists the checkpoints whose configurations are built in."
+            )
         return (
             "Without the weights, scan it with --no-weights: models are then built from their "
             "configurations, which is all that a simulated GPU needs."

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from diffprof.devices.simulated.host_placeholders import hold_on_host, weight_stand_in
-from diffprof.model.callsite import is_machinery, make_site, places, stack
+from diffprof.model.callsite import asked_at
 from diffprof.model.pipeline import Pipeline, components, replaced
 from diffprof.model.recording import Unseen
 from diffprof.targets.construct import assemble, built_instead, random_values, weightless
 from diffprof.targets.custom import pipeline_class_of
+from diffprof.targets.known import KnownCheckpoints
 from diffprof.targets.load_arguments import Loading, everywhere
 
 if TYPE_CHECKING:
@@ -51,8 +52,7 @@ class Building:
 
     def _name(self, loading: Loading) -> None:
         """Say which arguments were not honoured."""
-        frames = [f for f in stack(2) if not is_machinery(f.f_code.co_filename)]
-        site = make_site(places(frames), None) if frames else None
+        site = asked_at()
         for name, why in loading.not_honoured().items():
             self.unseen.append(
                 Unseen(what=f"{name} of {loading.cls.__name__}.from_pretrained", why=why, site=site)
@@ -72,7 +72,9 @@ def models_built(options: Options, device: Device) -> Iterator[Building]:
         if not options.weights:
             around = weightless if building.empty else lambda: random_values(None)
             undo.enter_context(built_instead(around, lambda model, loading: _held(building, model, loading)))
-            undo.enter_context(_pipelines_assembled(building))
+            known = KnownCheckpoints(undo, building.unseen)
+            undo.enter_context(known.in_place())
+            undo.enter_context(_pipelines_assembled(building, known))
             undo.enter_context(_dispatched_instead())
         yield building
 
@@ -99,21 +101,25 @@ def _emptied_in_place(device: Device) -> Iterator[None]:
 
 
 @contextmanager
-def _pipelines_assembled(building: Building) -> Iterator[None]:
+def _pipelines_assembled(building: Building, known: KnownCheckpoints) -> Iterator[None]:
     from diffusers import DiffusionPipeline
 
     def from_pretrained(cls: Any, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
-        return _pipeline(cls, str(pretrained_model_name_or_path), kwargs, building)
+        name = str(pretrained_model_name_or_path)
+        return _pipeline(cls, known.folder(name) or _folder(name), kwargs, building)
 
     load: Any = from_pretrained
     with replaced(DiffusionPipeline, "from_pretrained", classmethod(load)):
         yield
 
 
-def _pipeline(cls: Any, name: str, kwargs: dict[str, Any], building: Building) -> Any:
+def _folder(name: str) -> Path:
     from diffprof.targets.checkpoint import downloaded
 
-    folder = Path(name) if Path(name).is_dir() else downloaded(name, with_weights=False)
+    return Path(name) if Path(name).is_dir() else downloaded(name, with_weights=False)
+
+
+def _pipeline(cls: Any, folder: Path, kwargs: dict[str, Any], building: Building) -> Any:
     made = pipeline_class_of(cls, folder, kwargs)
     accepted = set(inspect.signature(made.__init__).parameters)
     loading = Loading(made, kwargs, honoured=accepted | {"custom_pipeline", "load_connected_pipeline"})

@@ -12,7 +12,8 @@ import torch
 from diffprof.devices import resolve_device
 from diffprof.devices.simulated.host_placeholders import is_weight_stand_in
 from diffprof.model.errors import TargetError
-from diffprof.targets import Options, resolve
+from diffprof.targets import Options, known, resolve
+from diffprof.targets.builtin import builtin_named
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without CUDA")
 
@@ -271,6 +272,10 @@ def test_missing_weights_name_the_way_out(built: Any, tmp_path: Path, tiny_check
         assert "--no-weights" in error.value.hint
     components, *_ = built(f"return DiffusionPipeline.from_pretrained({str(bare)!r})", weights=False)
     assert set(components) >= {"unet", "vae", "text_encoder"}
+    with pytest.raises(TargetError) as error:
+        built(f"return Pipe(UNet2DConditionModel.from_pretrained({str(tmp_path)!r}))", weights=False)
+    assert "--no-weights" not in error.value.hint
+    assert "its configuration is needed" in error.value.hint
 
 
 def test_other_failures_do_not_name_it(built: Any) -> None:
@@ -337,3 +342,30 @@ def test_tensors_for_a_pipeline_left_on_the_cpu_go_along(built: Any, write: Writ
 
     assert resolve(f"{file}:make").run(play, sim, Options()) == ("sim", "sim", 2)
     assert resolve(f"{file}:there").run(play, sim, Options()) == ("cpu", "sim", 0), "as it was written"
+
+
+def test_configurations_of_a_known_checkpoint_come_with_diffprof(
+    built: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known, "_given", lambda checkpoint: False)  # no network, or terms not accepted
+    parts, _, unseen, kind = built(
+        """from transformers import CLIPTokenizer
+name = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+unet = UNet2DConditionModel.from_pretrained(name, subfolder="unet")
+tokenizer = CLIPTokenizer.from_pretrained(pretrained_model_name_or_path=name, subfolder="tokenizer")
+scheduler = DDIMScheduler.from_pretrained(name, subfolder="scheduler")
+return StableDiffusionPipeline.from_pretrained(
+    name, unet=unet, tokenizer=tokenizer, scheduler=scheduler, safety_checker=None
+)""",
+        weights=False,
+    )
+    info = builtin_named("sd15")
+    assert info is not None
+    assert sum(p.numel() for p in parts["unet"].parameters()) == info.parameters["unet"]
+    assert sum(p.numel() for p in parts["vae"].parameters()) == info.parameters["vae"]
+    assert parts["tokenizer"].model_max_length == 77
+    assert kind.__name__ == "StableDiffusionPipeline"
+    told = [each for each in unseen if each.what.startswith("configurations of stable-diffusion-v1-5/")]
+    assert [each.why for each in told] == [
+        "the hub does not give them here: those of the built-in `sd15` stand in"
+    ]

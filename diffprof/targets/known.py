@@ -1,0 +1,103 @@
+"""Checkpoints whose architecture is built in, where the hub does not give their configurations."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from diffprof.model.callsite import asked_at
+from diffprof.model.errors import TargetError
+from diffprof.model.pipeline import replaced
+from diffprof.model.recording import Unseen
+from diffprof.targets.builtin import stands_for
+from diffprof.targets.construct import component, read_index
+
+
+class KnownCheckpoints:
+    """Built-in configurations in the place of those on the hub, as long as `kept` is open.
+
+    unseen: which stand in for what.
+    """
+
+    def __init__(self, kept: ExitStack, unseen: list[Unseen]) -> None:
+        self.unseen = unseen
+        self._kept = kept
+        self._folders: dict[str, Path] = {}
+
+    def folder(self, name: str) -> Path | None:
+        """The built-in configurations of a checkpoint on the hub; None where they are not needed, or where it
+        is not known."""
+        info = None if Path(name).is_dir() else stands_for(name)
+        if info is None or _given(name):
+            return None
+        if name not in self._folders:
+            self._folders[name] = self._kept.enter_context(info.checkpoint())
+            why = f"the hub does not give them here: those of the built-in `{info.name}` stand in"
+            self.unseen.append(Unseen(what=f"configurations of {name}", why=why, site=asked_at()))
+        return self._folders[name]
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Inside, what reads a configuration by a checkpoint's name reads the built-in one."""
+        from diffusers import ConfigMixin
+        from transformers import AutoTokenizer, PretrainedConfig
+        from transformers.feature_extraction_utils import FeatureExtractionMixin
+        from transformers.image_processing_base import ImageProcessingMixin
+        from transformers.processing_utils import ProcessorMixin
+        from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+        with ExitStack() as undo:
+            for owner, method in (
+                (ConfigMixin, "load_config"),
+                (PretrainedConfig, "get_config_dict"),
+                (ImageProcessingMixin, "get_image_processor_dict"),
+                (FeatureExtractionMixin, "get_feature_extractor_dict"),
+            ):
+                read = self._read_here(vars(owner)[method].__func__)
+                undo.enter_context(replaced(owner, method, classmethod(read)))
+            for owner in (AutoTokenizer, PreTrainedTokenizerBase, ProcessorMixin):
+                load = self._made_here(vars(owner)["from_pretrained"].__func__)
+                undo.enter_context(replaced(owner, "from_pretrained", classmethod(load)))
+            yield
+
+    def _read_here(self, read: Any) -> Any:
+        named = _named_by(read)
+
+        def read_here(cls: Any, *args: Any, **kwargs: Any) -> Any:
+            name, args = (args[0], args[1:]) if args else (kwargs.pop(named), ())
+            return read(cls, self.folder(str(name)) or name, *args, **kwargs)
+
+        return read_here
+
+    def _made_here(self, load: Any) -> Any:
+        named = _named_by(load)
+
+        def load_here(cls: Any, *args: Any, **kwargs: Any) -> Any:
+            folder = self.folder(str(args[0] if args else kwargs[named]))
+            if folder is None:
+                return load(cls, *args, **kwargs)
+            part = kwargs.get("subfolder") or "tokenizer"
+            return component(part, "transformers", cls.__name__, [folder], read_index(folder), None)
+
+        return load_here
+
+
+def _named_by(load: Any) -> str:
+    """Its parameter that takes a checkpoint's name: the first after the class."""
+    return list(inspect.signature(load).parameters)[1]
+
+
+@cache
+def _given(checkpoint: str) -> bool:
+    """Whether the hub, or the cache, gives its configurations."""
+    from diffprof.targets.checkpoint import downloaded
+
+    try:
+        downloaded(checkpoint, with_weights=False)
+    except TargetError:
+        return False
+    return True
