@@ -86,10 +86,16 @@ def next_step(error: BaseException) -> str:
             "Without the weights, scan it with --no-weights: models are then built from their "
             "configurations, which is all that a simulated GPU needs."
         )
-    if "same device" in text and SESSION.active:
+    simulated = "sim:" in text  # the device is closed by now
+    if simulated and "same device" in text:
         return (
             'In a scan device="cuda" names the simulated GPU: make the tensors that the pipeline is given '
             "there, as on a machine with a GPU."
+        )
+    if simulated and "to numpy" in text:
+        return (
+            "Tensors that a factory returns beside a pipeline left on the CPU are moved along with it. Where "
+            'one has to stay, let the factory end with pipe.to("cuda"): then all stay where they were made.'
         )
     said = made_up()
     return f"{said}{SEE}" if said else SEE

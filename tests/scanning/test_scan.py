@@ -18,6 +18,7 @@ from diffprof.model.progress import Progress
 from diffprof.scanning.scan import scan_target, scheduler_table
 from diffprof.scanning.session import eager_compiled_parts
 from diffprof.targets import Options, from_object
+from diffprof.targets.factory import FunctionTarget
 
 CALL = {
     "prompt": "a photo of a cat",
@@ -268,6 +269,35 @@ def test_what_was_recorded_before_a_failure_is_kept(pipe, raised, monkeypatch):
         assert "test_scan.py" in str(caught.value)
         assert "the third step is too far" in str(caught.value)
         assert "too far" in (report.recording.failure or "")
+
+
+class WithNumpy:
+    """Takes an image on the host, and a latent on the device."""
+
+    def __init__(self):
+        self.components = {"model": torch.nn.Linear(2, 2)}
+
+    def __call__(self, image, latent):
+        return self.components["model"](torch.from_numpy(image.numpy()).to("cuda") + latent)
+
+
+def left_on_the_cpu():
+    return WithNumpy(), {"image": torch.zeros(1, 2), "latent": torch.zeros(1, 2)}
+
+
+def put_there():
+    pipe, given = left_on_the_cpu()
+    pipe.components["model"].to("cuda")
+    return pipe, given
+
+
+@pytest.mark.parametrize(
+    ("factory", "advice"), [(left_on_the_cpu, 'end with pipe.to("cuda")'), (put_there, "make the tensors")]
+)
+def test_a_tensor_that_a_call_has_on_the_wrong_side_is_answered_with_how_to_place_it(factory, advice):
+    with pytest.raises(TargetError) as error:
+        scan_target(FunctionTarget.of(factory), device="sim", analyzers=("syncs",))
+    assert advice in error.value.hint
 
 
 class NeedsAValue(EulerDiscreteScheduler):

@@ -3,10 +3,10 @@ spends on each, and those that launch one small operation after the other."""
 
 from __future__ import annotations
 
-import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from itertools import groupby
 from types import CodeType, FrameType
 
@@ -115,14 +115,16 @@ def _many(stay: Sequence[Launched]) -> list[Launched]:
 
 
 def _rows(launched: Counter[Launched], model: CostModel) -> tuple[LineRow, ...]:
-    """Times are summed without rounding: where steps are replayed, launches come in another order."""
+    """Times are summed as fractions, which do not round: where steps are replayed, launches come in another
+    order and grouping."""
     count: Counter[Place] = Counter()
-    spent: dict[Place, list[float]] = {}
+    spent: dict[Place, Fraction] = {}
     for (signature, line), times in launched.items():
+        one = sum(kernel.device_us for kernel in model.kernels(signature))
         count[line] += times
-        spent.setdefault(line, []).append(times * sum(k.device_us for k in model.kernels(signature)))
+        spent[line] = spent.get(line, Fraction()) + Fraction(one) * times
     rows = (
-        LineRow(site=make_site((line,), None), count=count[line], device_us=math.fsum(each))
+        LineRow(site=make_site((line,), None), count=count[line], device_us=float(each))
         for line, each in spent.items()
     )
     return tuple(sorted(rows, key=lambda row: (-row.device_us, row.site.file, row.site.line)))
