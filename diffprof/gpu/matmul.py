@@ -102,6 +102,12 @@ TINY_TILE = (16, 8)
 """Rows and columns that a block of `_weight_int4pack_mm` computes, reading what it needs anew
 (`tinygemm_m16n8k16_chunk_kernel` in aten/src/ATen/native/cuda/int4mm.cu, one block a tile)."""
 
+TINY_OF_CACHE = {(8, 6): 0.97, (8, 9): 0.74}
+"""Capability -> share of the last cache's rate that tinygemm reaches, where it was measured: 2.20 ms for
+1,024 rows of 4096x4096 on an RTX A6000 (torchao's `prototype/hqq/README.md`), 1.25 s for 1.48e13
+multiply-adds on an RTX 4090 D. Elsewhere all of it: the caches of an A100 and of an H100 give a processor
+more bytes a clock, and nobody has measured this kernel there."""
+
 ROW_MAJOR_INT8 = 235.0
 """INT8 multiply-adds a clock and processor where the right operand lies row by row: cuBLAS has no tensor-core
 kernel for that order and takes `igemm_int8_128x128_ldg4_nn`, whose 64 lanes do four each. 0.92 of that on an
@@ -110,15 +116,12 @@ RTX 4090 D: 1,400 products of a published torchao profile, 1.48e13 multiply-adds
 
 def tiny_us(spec: GpuSpec, rows: int, columns: int, depth: int, width: int, bits: float) -> float:
     """What tinygemm's blocks read through the last cache takes: every tile reads all rows of the activation
-    and all columns of the weight that it needs, so that its time grows with the rows.
-
-    Kernel figures beside it: 2.20 ms for 1,024 rows of 4096x4096 on an RTX A6000 (torchao's
-    `prototype/hqq/README.md`), 1.25 s for 1.48e13 multiply-adds on an RTX 4090 D: 0.82 and 0.65 of its rate.
-    """
+    and all columns of the weight that it needs, so that its time grows with the rows."""
     high, wide = TINY_TILE
     activation = rows * width * math.ceil(columns / wide)
     weight = columns * bits / 8 * math.ceil(rows / high)
-    return depth * (activation + weight) / (CACHE_BYTES_A_CLOCK * spec.cycles_per_us)
+    share = TINY_OF_CACHE.get(spec.capability, 1.0)
+    return depth * (activation + weight) / (share * CACHE_BYTES_A_CLOCK * spec.cycles_per_us)
 
 
 def row_major_us(spec: GpuSpec, rows: int, columns: int, depth: int) -> float:
