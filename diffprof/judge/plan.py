@@ -12,12 +12,12 @@ from diffprof.judge.figures import call_ms, card_call_ms
 from diffprof.judge.planned_edits import edits_now, with_patches
 from diffprof.judge.pricing import removal
 from diffprof.judge.recipes import recipes
-from diffprof.judge.setup_costs import BUILT_ON, saved_ms, with_changes
+from diffprof.judge.setup_costs import BUILT_ON, cost_of_waits, saved_ms, with_changes
 from diffprof.judge.timeline import Without, total_us
 from diffprof.model.errors import UsageError
 from diffprof.model.finding import Evidence, Finding
 from diffprof.model.fix import NOT_SELECTED, Code, Plan, PlanStep, Recipe, Safety, Skipped, Stage
-from diffprof.model.recording import Alternative, Change, Grade, Recording
+from diffprof.model.recording import Change, Grade, Recording
 from diffprof.model.recording.source_text import shell
 from diffprof.model.report import Report
 
@@ -159,8 +159,8 @@ def _replayed_ms(
     looped = {n for n, row in enumerate(recording.syncs or ()) if row.in_loop}
     waits = [row for row in timeline.sync if row in looped]
     part = sum(row in without.waits for row in waits) / len(waits) if waits else 0.0
-    rest = max(0.0, before - after - part * _cost_of_waits(plain))
-    return changed.ms - part * _cost_of_waits(changed) - rest * changed.ms / plain.ms
+    rest = max(0.0, before - after - part * cost_of_waits(plain))
+    return changed.ms - part * cost_of_waits(changed) - rest * changed.ms / plain.ms
 
 
 def at_card_steps_ms(recording: Recording, fixes: Iterable[str], ms: float) -> float | None:
@@ -179,10 +179,6 @@ def at_card_steps_ms(recording: Recording, fixes: Iterable[str], ms: float) -> f
             return None
         card, now = made.card_ms, made.ms
     return max(0.0, card - (now - ms) * target.card_steps / target.steps)
-
-
-def _cost_of_waits(call: Alternative) -> float:
-    return 0.0 if call.without_waits_ms is None else call.ms - call.without_waits_ms
 
 
 def _costed_change(fix: str, recording: Recording) -> Change | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
 
@@ -11,6 +11,9 @@ from diffprof.model.recording import Alternative, Change, Recording
 
 BUILT_ON = {Change.INT8: Change.COMPILED}
 """Changes that show in what another one makes."""
+
+UNCOVERED = 0.01
+"""Share of the compiled call from which waits that compiling uncovers are told."""
 
 COLUMNS = {
     Change.HALF: ("now", "half"),
@@ -21,6 +24,16 @@ COLUMNS = {
     Change.INT8: ("compiled", "int8"),
 }
 """Columns of `KindCosts` before and after a change, in recordings of 0.1.0."""
+
+
+def most_first(changes: Iterable[Change], saved: Mapping[Change, float]) -> list[Change]:
+    """By what they save, a change after the one that it is built on."""
+    order = sorted(changes, key=lambda change: -saved.get(change, 0.0))
+    for change, base in BUILT_ON.items():
+        if change in order and base in order and order.index(change) < order.index(base):
+            order.remove(change)
+            order.insert(order.index(base) + 1, change)
+    return order
 
 
 def with_changes(recording: Recording, changes: Iterable[Change]) -> Alternative | None:
@@ -65,6 +78,21 @@ def saved_ms(recording: Recording, change: Change) -> tuple[float, float] | None
     before = with_changes(recording, base)
     after = with_changes(recording, (*base, change))
     return None if before is None or after is None else (before.ms - after.ms, before.ms)
+
+
+def cost_of_waits(call: Alternative) -> float:
+    """Milliseconds that the waits of the loop add to a call, all of them together."""
+    return 0.0 if call.without_waits_ms is None else call.ms - call.without_waits_ms
+
+
+def uncovered_ms(recording: Recording) -> float | None:
+    """What the waits of the loop cost once the call is compiled, where that is more than now by UNCOVERED of
+    that call: it has less work queued to hide them."""
+    now, compiled = with_changes(recording, ()), with_changes(recording, (Change.COMPILED,))
+    if now is None or compiled is None:
+        return None
+    then = cost_of_waits(compiled)
+    return then if then - cost_of_waits(now) > UNCOVERED * compiled.ms else None
 
 
 def compile_fixes(recording: Recording) -> tuple[str, ...]:

@@ -38,8 +38,7 @@ def summarized(report: Report, about: Sequence[str] = ()) -> Report:
     actions stand for.
 
     about: codes of rules that were asked for, or the beginning of codes; empty: all. Actions that keep the
-    picture come first, each group sorted by what an action saves alone; what it saves here is what it adds to
-    those before it.
+    picture come first, each group by what an action saves; that is what it adds to those before it.
     """
     answer, actions, rest = _summary(report, about)
     first = [n for action in actions for n in action.findings]
@@ -195,18 +194,18 @@ class _Ladder:
         self.taken = [step for step in self.taken if step.fix not in fixes]
 
     def climb(self, steps: Sequence[PlanStep], wanted: Sequence[int]) -> list[Action]:
-        """What each adds in the order of application, for which the sets of steps were costed; listed by what
-        they add. The sum is that of all; a call between the first and the last is told from these figures."""
-        start = self.after
-        first = sorted(steps, key=lambda each: (each.stage, self._repeats(each), min(each.findings)))
-        listed = sorted(self._climb(first, wanted), key=_order)
-        told = []
-        for action in listed:
-            if start is not None and action.saves_ms is not None:
-                start -= action.saves_ms
-                action = replace(action, after_ms=start)
-            told.append(action)
-        return told
+        """What each adds to those before it, by what they save alone; what saves more once another is made,
+        as a wait does that compiling leaves without work to hide behind, moves up behind that one."""
+        start = (list(self.taken), self.after, self.withheld)
+        order = sorted(
+            steps, key=lambda each: (self._repeats(each), -(each.saves_ms or 0.0), min(each.findings))
+        )
+        found = list(self._climb(order, wanted))
+        again = _by_what_they_add(found)
+        if again != [step for step, _ in found]:
+            self.taken, self.after, self.withheld = start
+            found = list(self._climb(again, wanted))
+        return [action for _, action in found]
 
     def _repeats(self, step: PlanStep) -> bool:
         """Whether it is about several waits, or their one place in other words, of which one finding accounts
@@ -223,7 +222,7 @@ class _Ladder:
             for each in findings
         )
 
-    def _climb(self, steps: Sequence[PlanStep], wanted: Sequence[int]) -> Iterator[Action]:
+    def _climb(self, steps: Sequence[PlanStep], wanted: Sequence[int]) -> Iterator[tuple[PlanStep, Action]]:
         for step in steps:
             findings = [n for n in step.findings if n in wanted]
             if not findings:
@@ -232,7 +231,7 @@ class _Ladder:
             before = self.after
             if step.saves_ms is not None:
                 self._take(step, step.saves_ms)
-            yield self._action(step, findings, before)
+            yield step, self._action(step, findings, before)
 
     def _take(self, step: PlanStep, claimed: float) -> None:
         """A finding about idle time claims no more than the idle time of its cause, whatever the timeline
@@ -297,8 +296,30 @@ def _short(key: str) -> str:
     return key if recipe is None else recipe.fix.short or key
 
 
-def _order(action: Action) -> tuple[float, int]:
-    return -(action.saves_ms or 0.0), action.findings[0]
+def _by_what_they_add(found: Sequence[tuple[PlanStep, Action]]) -> list[PlanStep]:
+    """The steps by what their actions save. Changes of the setup keep their order, in which they were costed;
+    what saves more than alone stays behind the first of them."""
+    known = recipes()
+
+    def is_change(step: PlanStep) -> bool:
+        return step.fix in known and known[step.fix].change is not None
+
+    place = {id(pair): n for n, pair in enumerate(found)}
+
+    def adds(pair: tuple[PlanStep, Action]) -> tuple[float, int]:
+        return pair[1].saves_ms or 0.0, -place[id(pair)]
+
+    changes = [pair for pair in found if is_change(pair[0])]
+    others = sorted((pair for pair in found if not is_change(pair[0])), key=adds, reverse=True)
+    order: list[PlanStep] = []
+    for pair in changes:
+        for each in list(others):
+            uncovered = adds(each)[0] > (each[0].saves_ms or 0.0) * (1 + WORTH)
+            if adds(each) > adds(pair) and (order or not uncovered):
+                others.remove(each)
+                order.append(each[0])
+        order.append(pair[0])
+    return [*order, *(step for step, _ in others)]
 
 
 def _worth_it(report: Report, action: Action, below: float) -> bool:

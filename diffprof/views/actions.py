@@ -30,7 +30,7 @@ def actions_table(report: Report) -> Table | None:
     if not actions:
         return None
     rows = tuple((*cells_of(action), action.place) for action in actions)
-    note = "sorted by what they save, each after those above it; what changes the picture comes last"
+    note = "what each saves after those above it; what changes the picture comes last"
     return Table("What to do", (heading(actions), *COLUMNS[1:], "where"), rows, note)
 
 

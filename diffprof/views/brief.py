@@ -100,22 +100,28 @@ def _compiles(action: Action) -> bool:
 
 
 def _fitting(page: Page, actions: Sequence[Action], room: int) -> tuple[list[Action], list[Line]]:
-    """Of the first actions as many as fit into so many lines, and the lines: those that save least are left
-    out, never the first."""
+    """Of the first actions as many as fit into so many lines, and the lines: what is done by hand is named in
+    short for it, then those that save least are left out, never the first."""
     shown = list(actions[:MOST_ACTIONS])
     if not shown:
         return [], []
-    lines = list(_table(page, shown))
-    while len(lines) - 1 > room and len(shown) > 1:
+    while True:
+        for brief in (False, True):
+            lines = list(_table(page, shown, brief))
+            if len(lines) - 1 <= room:
+                return shown, lines
+        if len(shown) == 1:
+            return shown, lines[: max(room, 2) + 1]
         shown.remove(min(shown[1:], key=lambda each: each.saves_ms or 0.0))
-        lines = list(_table(page, shown))
-    return shown, lines[: max(room, 2) + 1]
 
 
-def _table(page: Page, actions: Sequence[Action]) -> Iterator[Line]:
+def _table(page: Page, actions: Sequence[Action], brief: bool) -> Iterator[Line]:
     """A row an action: what, what it saves, the call after it, what becomes of the picture, who does it; then
-    what is left of a title that is too long, and the line of source, where there is one."""
+    what is left of a title that is too long, and the line of source, where there is one. brief: what is done
+    by hand is named by its rule, not by its advice."""
     screen = page.columns or 80
+    if brief:
+        actions = [each if each.fix else replace(each, title=find_rule(each.rule).name) for each in actions]
     heads = (heading(actions), *COLUMNS[1:])
     rows = [heads, *map(cells_of, actions)]
     widths = [max((width(row[i]) for row in rows[1:]), default=0) for i in range(len(heads))]

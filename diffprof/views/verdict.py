@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from diffprof.judge.figures import device_busy
 from diffprof.judge.fitting import gib, shortfall
 from diffprof.judge.pricing import HIDDEN_SHARE, waits_together
+from diffprof.judge.setup_costs import uncovered_ms
 from diffprof.judge.summary import COLD_CALL
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Safety
@@ -435,6 +436,8 @@ def _together(recording: Recording) -> Iterator[str]:
         return
     blocked = f"the CPU is blocked for {duration(costs.blocked_ms)}"
     lost = f"{duration(costs.saves_ms)} of the call"
+    if (then := uncovered_ms(recording)) is not None:
+        lost += f", {duration(then)} once it is compiled"
     grade = recording.timeline.grade
     if costs.saves_ms < costs.blocked_ms * HIDDEN_SHARE:
         yield (

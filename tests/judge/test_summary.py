@@ -13,7 +13,7 @@ from diffprof.judge.plan import Choice, make_plan
 from diffprof.judge.summary import WORTH, summarized
 from diffprof.model.finding import Finding, Severity
 from diffprof.model.fix import Safety
-from diffprof.model.recording import Grade, Site, Timing
+from diffprof.model.recording import Alternative, Change, Grade, Site, Timing
 from diffprof.model.report import Report
 from diffprof.views.verdict import verdict
 from tests.analyzers.kernels.examples import BAD, recorded
@@ -39,6 +39,37 @@ def test_savings_add_up_to_the_call_after_them(sample: Report) -> None:
         assert action.saves_ms > WORTH * answer.call_ms
         left = action.after_ms if action.after_ms is not None else left
     assert left == pytest.approx(answer.lossy_ms if answer.lossy_ms is not None else answer.kept_ms)
+
+
+def test_what_compiling_uncovers_is_a_wait_s_saving_and_no_other_s() -> None:
+    """Each row is the call with all rows above it, for the sets of changes that were costed: a wait that is
+    hidden behind queued work now, and costs once the call is compiled, comes behind compiling."""
+    stored = load_judged(SAMPLES / "sdxl-ddim-a100")
+    recording = stored.recording
+    assert recording.setup is not None
+    assert recording.setup.alternatives is not None
+    told = {each.changes: each for each in recording.setup.alternatives}
+    now = told[()].ms
+    costed = {
+        (): (now, told[()].without_waits_ms),
+        (Change.QKV,): (now - 15, now - 18),
+        (Change.COMPILED,): (now - 100, now - 120),
+        (Change.QKV, Change.COMPILED): (now - 103, now - 123),
+    }
+    alternatives = tuple(
+        Alternative(changes=made, ms=ms, without_waits_ms=without) for made, (ms, without) in costed.items()
+    )
+    setup = replace(recording.setup, alternatives=alternatives)
+    report = summarized(judge_recording(replace(recording, setup=setup)))
+    saved = {action.fix or action.rule: action.saves_ms for action in report.actions}
+    keeping = [action for action in report.actions if not action.changes_picture]
+    assert keeping[0].fix == "compile"
+    assert saved["compile"] == pytest.approx(100, abs=0.1)
+    assert saved["fuse-qkv"] == pytest.approx(3, abs=0.1)
+    waits = [action for action in keeping if action.fix not in ("compile", "fuse-qkv")]
+    assert sum(action.saves_ms or 0.0 for action in waits) == pytest.approx(20, rel=0.05)
+    assert keeping[-1].after_ms == pytest.approx(now - 123, abs=1)
+    assert "20 ms once it is compiled" in verdict(report).why
 
 
 def test_the_end_is_what_the_plans_expect(sample: Report) -> None:

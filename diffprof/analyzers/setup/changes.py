@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from diffprof.devices.simulated.relaid import NotRelaid
 from diffprof.gpu.assembly import GUARD_SHARE, Relaid
 from diffprof.gpu.whatif import WhatIf
 from diffprof.judge.pricing import is_read
+from diffprof.judge.setup_costs import BUILT_ON, most_first
 from diffprof.judge.timeline import steps_of
 from diffprof.model.pipeline import Pipeline, components, walked
 from diffprof.model.recording import (
@@ -35,7 +35,7 @@ CONVERSIONS = ("nchwToNhwc", "nhwcToNchw")
 
 PLAIN = (Change.TF32, Change.SDPA, Change.ATTENTION, Change.QKV, Change.CHANNELS_LAST, Change.COMPILED)
 LOSSY = (Change.HALF, *PLAIN[1:], Change.INT8)
-"""What a plan makes together, in its order, without and with what changes the image."""
+"""What a plan makes together, in the order of application, without and with what changes the image."""
 
 
 class Costed(NamedTuple):
@@ -77,15 +77,17 @@ def costed(
     asked = set(_asked(parts))
     possible = [change for change in Change if change in asked and whatif.changes_anything(change)]
     more = max((card_steps or 0) - len(steps_of(timeline)), 0)
-    sets = dict.fromkeys(_sets(possible, compiled))
-    found = tuple(_alternative(whatif, made, syncs, more) for made in sets)
+    found = {made: _alternative(whatif, made, syncs, more) for made in _alone(possible, compiled)}
+    for made in _together(possible, compiled, _saved(found)):
+        if made not in found:
+            found[made] = _alternative(whatif, made, syncs, more)
     costs = KindCosts(
         grade=Grade.SIMULATED,
         half=str(whatif.altered.dtype).removeprefix("torch."),
         projections=whatif.projections,
         compiled_host_left=GUARD_SHARE if roots else 1.0,
     )
-    return Costed(costs, found, unseen)
+    return Costed(costs, tuple(found.values()), unseen)
 
 
 def _alternative(whatif: WhatIf, made: frozenset[Change], syncs: Sequence[SyncRow], more: int) -> Alternative:
@@ -136,21 +138,41 @@ def _asked(parts: Sequence[SetupPart]) -> Iterator[Change]:
         yield Change.COMPILED_BLOCKS
 
 
-def _sets(possible: Sequence[Change], compiled: bool) -> Iterator[frozenset[Change]]:
-    """None, each alone, and those of a plan together, with and without channels_last, which a plan leaves out
-    where it compiles. INT8 is for what is compiled, as the call may be."""
+def _alone(possible: Sequence[Change], compiled: bool) -> Iterator[frozenset[Change]]:
+    """None, and each alone. INT8 is for what is compiled, as the call may be."""
     yield frozenset()
     for change in possible:
         if compiled or change is not Change.INT8:
             yield frozenset({change})
-    every = frozenset(possible)
-    if {Change.COMPILED, Change.INT8} <= every:
+    if {Change.COMPILED, Change.INT8} <= set(possible):
         yield frozenset({Change.COMPILED, Change.INT8})
+
+
+def _saved(alone: Mapping[frozenset[Change], Alternative]) -> dict[Change, float]:
+    """Change -> milliseconds that it saves alone, on top of what it is built on."""
+    found = {}
+    for made, alternative in alone.items():
+        for change in made:
+            if made - {change} in alone and (len(made) == 1 or change in BUILT_ON):
+                found.setdefault(change, alone[made - {change}].ms - alternative.ms)
+    return found
+
+
+def _together(
+    possible: Sequence[Change], compiled: bool, saved: Mapping[Change, float]
+) -> Iterator[frozenset[Change]]:
+    """Those of a plan together: in the order in which they are applied, and in that in which they are listed,
+    by what they save. With and without channels_last, which a plan leaves out where it compiles."""
+    every = frozenset(possible)
     if {Change.HALF, Change.CHANNELS_LAST} <= every:
         yield frozenset({Change.HALF, Change.CHANNELS_LAST})
-    for plan, able in itertools.product((PLAIN, LOSSY), (every, every - {Change.CHANNELS_LAST})):
-        made = frozenset[Change]()
-        for change in plan:
-            if change in able and (change is not Change.INT8 or compiled or Change.COMPILED in made):
-                made |= {change}
-                yield made
+    for able in (every, every - {Change.CHANNELS_LAST}):
+        plain = most_first([change for change in PLAIN if change in able], saved)
+        kept = [change for change in plain if change in LOSSY]
+        more = most_first([change for change in (Change.HALF, Change.INT8) if change in able], saved)
+        for plan in (PLAIN, LOSSY, plain, [*kept, *more]):
+            made = frozenset[Change]()
+            for change in plan:
+                if change in able and (change is not Change.INT8 or compiled or Change.COMPILED in made):
+                    made |= {change}
+                    yield made
