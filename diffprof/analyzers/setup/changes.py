@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from torch import nn
-
+from diffprof.analyzers.setup.attention_modules import fusable
 from diffprof.analyzers.setup.compiling import denoiser_calls_per_step
 from diffprof.devices.simulated.relaid import NotRelaid
 from diffprof.gpu.assembly import GUARD_SHARE, Relaid
@@ -15,7 +14,7 @@ from diffprof.gpu.whatif import WhatIf
 from diffprof.judge.pricing import is_read
 from diffprof.judge.setup_costs import BUILT_ON, most_first
 from diffprof.judge.timeline import steps_of
-from diffprof.model.pipeline import Pipeline, components, walked
+from diffprof.model.pipeline import Pipeline
 from diffprof.model.recording import (
     Alternative,
     Change,
@@ -72,7 +71,8 @@ def costed(
         fused = kernels.calls.fused(kernels.names)
     graphs = (denoiser_calls_per_step(timeline) or 1) == 1
     builder = kernels.builder
-    whatif = WhatIf(builder.cut, builder.assembly, roots, _fusable(pipe), relaid, fused, graphs)
+    apart = {f"{name}.{path}" if path else name for name, paths in fusable(pipe).items() for path in paths}
+    whatif = WhatIf(builder.cut, builder.assembly, roots, apart, relaid, fused, graphs)
     compiled = timeline.mode != "eager"
     asked = set(_asked(parts))
     possible = [change for change in Change if change in asked and whatif.changes_anything(change)]
@@ -106,18 +106,6 @@ def _converts(timeline: Timeline) -> bool:
     kinds = {n for n, kind in enumerate(timeline.kinds) if kind.name in CONVERSIONS}
     spent = sum(us for kind, us in zip(timeline.kind, timeline.device_us, strict=True) if kind in kinds)
     return spent > LAYOUT_SHARE * sum(timeline.device_us)
-
-
-def _fusable(pipe: Pipeline) -> set[str]:
-    """Paths of the attention modules whose projections are apart and can be fused."""
-    return {
-        f"{name}.{inner}" if inner else name
-        for name, part in components(pipe).items()
-        if isinstance(part, nn.Module) and callable(getattr(part, "fuse_qkv_projections", None))
-        for inner, module in walked(part)
-        if callable(getattr(module, "fuse_projections", None))
-        and not getattr(module, "fused_projections", False)
-    }
 
 
 def _asked(parts: Sequence[SetupPart]) -> Iterator[Change]:

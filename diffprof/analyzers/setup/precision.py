@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from diffprof.analyzers.setup.judging import as_numpy
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Code, Fix, Recipe, Safety, Skipped, Stage
+from diffprof.model.pipeline import Pipeline
 from diffprof.model.recording import Change, Recording, Setup
 from diffprof.model.recording.source_text import NotAName, dotted, quoted
 
@@ -121,7 +122,7 @@ def sdpa(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
     if not models:
         left = [cls for part in setup.parts for cls in part.unfused]
         return Skipped(
-            f"{', '.join(left)} has no counterpart with scaled_dot_product_attention"
+            f"{', '.join(left)} has no counterpart with scaled_dot_product_attention, or is set in each call"
             if left
             else "no attention processor was found that computes its scores apart"
         )
@@ -172,6 +173,12 @@ def fuse_qkv(recording: Recording, findings: Sequence[Finding]) -> Code | Skippe
     if not parts:
         return Skipped("no model has separate projections that fuse_qkv_projections can fuse")
     return Code(optimize="\n".join(f"{place(part.name)}.fuse_qkv_projections()" for part in parts))
+
+
+def _keeps_adapters(pipe: Pipeline) -> str | None:
+    from diffprof.analyzers.setup.attention_modules import left_out_by_fusing
+
+    return left_out_by_fusing(pipe)
 
 
 def fuse_lora(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
@@ -309,6 +316,7 @@ RECIPES = (
             "stay in memory beside the fused ones.",
         ),
         fuse_qkv,
+        fits=_keeps_adapters,
         change=Change.QKV,
     ),
 )

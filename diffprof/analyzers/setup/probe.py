@@ -6,17 +6,21 @@ Nothing runs: the pipeline is looked at as it stands.
 from __future__ import annotations
 
 import importlib.util
-import inspect
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
-from types import CodeType, FunctionType
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from diffprof.analyzers.setup.attention_modules import (
+    fusable,
+    names_called,
+    own_methods,
+    replaces_processors,
+)
 from diffprof.analyzers.setup.changes import Costed
 from diffprof.gpu.inductor_flags import FLAGS, INT8_FLAGS
 from diffprof.model.analyzer import Run
@@ -60,7 +64,10 @@ def probe_setup(
     """The section `setup` of a recording, and what is not in it. costed: told the parts, says what the same
     call would cost set up otherwise."""
     models = {name: part for name, part in components(pipe).items() if isinstance(part, nn.Module)}
-    parts = tuple(_part(name, part) for name, part in models.items())
+    projections, replaced = fusable(pipe), replaces_processors(pipe)
+    parts = tuple(
+        _part(name, part, projections.get(name), replaced=replaced) for name, part in models.items()
+    )
     otherwise = costed(parts) if costed is not None else Costed()
     setup = Setup(
         parts=parts,
@@ -81,7 +88,9 @@ def probe_setup(
     return {"setup": setup, "unseen": otherwise.unseen}
 
 
-def _part(name: str, part: nn.Module) -> SetupPart:
+def _part(name: str, part: nn.Module, apart: Sequence[str] | None, *, replaced: bool) -> SetupPart:
+    """apart: attention modules whose projections can be fused. replaced: whether other processors than those
+    of now run in the call."""
     modules = dict(walked(part))
     model = getattr(part, "_orig_mod", part)
     # `model.to(memory_format=torch.channels_last)` raises where a weight has five dimensions.
@@ -100,10 +109,10 @@ def _part(name: str, part: nn.Module) -> SetupPart:
         linears=sum(isinstance(m, nn.Linear) for m in modules.values()),
         quantized=sum(map(_is_quantized, modules.values())),
         attention=dict(Counter(type(m.processor).__name__ for m in attention)),
-        unfused=_unfused(attention),
+        unfused=_unfused(attention, replaced=replaced),
         dispatched=any(hasattr(m.processor, "_attention_backend") for m in attention),
         backend=_backend(attention),
-        fusable=_fusable(model, attention),
+        fusable=None if apart is None else len(apart),
         adapted=sum(_is_adapted(m) and not _is_merged(m) for m in modules.values()),
         tiling=_switch(model, "use_tiling"),
         slicing=_switch(model, "use_slicing"),
@@ -164,12 +173,12 @@ def _has_processor(module: nn.Module) -> bool:
     return callable(_held(module, "processor")) and callable(_held(module, "set_processor"))
 
 
-def _unfused(attention: Sequence[Any]) -> dict[str, str]:
+def _unfused(attention: Sequence[Any], *, replaced: bool) -> dict[str, str]:
     found: dict[str, str] = {}
     for cls in dict.fromkeys(type(module.processor) for module in attention):
-        called = _names_called(cls.__call__)
+        called = names_called(cls.__call__)
         if UNFUSED_CALL in called and not called & FUSED_CALLS:
-            found.setdefault(cls.__name__, _fused_counterpart(cls))
+            found.setdefault(cls.__name__, "" if replaced else _fused_counterpart(cls))
     return found
 
 
@@ -183,41 +192,12 @@ def _fused_counterpart(cls: type) -> str:
     return ""
 
 
-def _names_called(function: Callable[..., Any]) -> set[str]:
-    code = getattr(function, "__code__", None)
-    return set(_names(code)) if isinstance(code, CodeType) else set()
-
-
-def _names(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _names(constant)
-
-
 def _backend(attention: Sequence[Any]) -> str | None:
     for module in attention:
         chosen = getattr(module.processor, "_attention_backend", None)
         if chosen is not None:
             return str(getattr(chosen, "value", chosen))
     return None
-
-
-def _fusable(model: nn.Module, attention: Sequence[Any]) -> int | None:
-    if not callable(getattr(model, "fuse_qkv_projections", None)):
-        return None
-    if any(_is_lost_by_fusing(m.processor) for m in attention):
-        return 0
-    return sum(
-        not getattr(m, "fused_projections", False) and callable(getattr(m, "fuse_projections", None))
-        for m in attention
-    )
-
-
-def _is_lost_by_fusing(processor: Any) -> bool:
-    """Fusing puts a plain processor in its place: not instead of one with weights of its own, as IP-Adapters
-    have, and diffusers refuses it for `Added` ones (unet_2d_condition.py, `fuse_qkv_projections`)."""
-    return isinstance(processor, nn.Module) or "Added" in type(processor).__name__
 
 
 # --- LoRA, compilation, offloading -----------------------------------------------------------------------
@@ -289,7 +269,7 @@ def _progress_bar(pipe: Pipeline) -> bool | None:
     if not callable(getattr(pipe, "set_progress_bar_config", None)):
         return None
     if not hasattr(pipe, "blocks") and not any(
-        "progress_bar" in _names_called(method) for method in _own_methods(pipe)
+        "progress_bar" in names_called(method) for method in own_methods(pipe).values()
     ):
         return None
     config = getattr(pipe, "_progress_bar_config", None)
@@ -299,17 +279,10 @@ def _progress_bar(pipe: Pipeline) -> bool | None:
 def _upcasts(pipe: Pipeline) -> bool:
     """What decodes looks at `force_upcast`: that there is an `upcast_vae`, maybe inherited, says little."""
     return any(
-        "force_upcast" in _names_called(method)
-        for method in _own_methods(pipe)
+        "force_upcast" in names_called(method)
+        for method in own_methods(pipe).values()
         if method.__name__ == "__call__" or "decode" in method.__name__
     )
-
-
-def _own_methods(pipe: Pipeline) -> list[FunctionType]:
-    """The methods that this pipeline runs: overridden ones are left out."""
-    found = {name: value for kind in reversed(type(pipe).__mro__) for name, value in vars(kind).items()}
-    methods = [inspect.unwrap(value) for value in found.values() if isinstance(value, FunctionType)]
-    return [method for method in methods if isinstance(method, FunctionType)]
 
 
 def _guided(pipe: Pipeline) -> bool | None:

@@ -146,10 +146,10 @@ def host_timesteps(rows: Sequence[SyncRow], schedulers: Iterable[str]) -> Code |
         return _code(text, "_number_timesteps", schedulers)
     computing = sorted({name for use in uses for name in use.computing})
     one = all(_is_of_one(method) for method in methods.values())
-    listed = number and all(use.listed for use in uses)
-    table = (
-        "self.on_host if self.step_index is None else [*self.known.values()]" if listed else "self.on_host"
-    )
+    table, known = "self.on_host", zip(uses, entered.values(), strict=True)
+    if all(use.indexed and "step_index" in source.methods for use, source in known):
+        table += " if self.step_index is None else [*self.known.values()]"  # indexed faster than a tensor
+        number &= all(use.listed for use in uses)
     written = [_entry(methods[name], given, table, one=one) for name, given in arguments.items()]
     written += [
         _computing(name, [source.methods[name] for source in entered.values() if name in source.methods])

@@ -27,12 +27,13 @@ _TABLE = "timesteps"
 @dataclass(frozen=True)
 class TimestepUse:
     """number: a Python number will do, which only indexes, is compared, and added to. searches: the table of
-    timesteps is looked into as well. listed: once the first step was found, a list of numbers will do for
-    that table. computing: methods whose result takes part in what is computed: they need the timestep of the
-    device. inline: `step` itself computes with it."""
+    timesteps is looked into as well. indexed: once the first step was found, a list of its entries will do
+    for that table; listed: a list of numbers. computing: methods whose result takes part in what is computed:
+    they need the timestep of the device. inline: `step` itself computes with it."""
 
     number: bool
     searches: bool
+    indexed: bool
     listed: bool
     computing: tuple[str, ...]
     inline: bool
@@ -55,7 +56,8 @@ def timestep_use(methods: Mapping[str, ast.FunctionDef], entry: str = "step") ->
     later = _Reader(methods, entry, computing, later=True)
     later.call(entry, tags)
     inline = bool(result & {entry, _TABLE})
-    return TimestepUse(number, reader.searches, number and later.listed, computing, inline)
+    listed = number and later.indexed and later.listed
+    return TimestepUse(number, reader.searches, later.indexed, listed, computing, inline)
 
 
 def arguments_to_timestep(method: ast.FunctionDef) -> list[str]:
@@ -101,6 +103,7 @@ class _Reader:
         self.elsewhere = frozenset(elsewhere)
         self.later = later
         self.number = True
+        self.indexed = True
         self.listed = True
         self.searches = False
         self.attributes: dict[str, Tags] = {"timesteps": frozenset((_TABLE,))}
@@ -167,10 +170,10 @@ class _Reader:
             return self.called(node, names)
         if isinstance(node, ast.Subscript):  # what a table holds at a timestep does not follow from it
             self.of(node.slice, names)
-            listed = self.listed
+            indexed = self.indexed
             found = self.of(node.value, names)
             if _is_own_table(node.value) and not isinstance(node.slice, ast.Slice | ast.Tuple):
-                self.listed = listed
+                self.indexed = indexed
             return found
         if isinstance(node, ast.Compare):
             self.all([node.left, *node.comparators], names)
@@ -193,9 +196,9 @@ class _Reader:
         if _is_own(node):
             found = self.attributes.get(node.attr, _NONE)
             self.searches |= node.attr == _TABLE
-            self.listed &= node.attr != _TABLE
+            self.indexed &= node.attr != _TABLE
             return found
-        self.listed &= not _is_own_table(node.value)
+        self.indexed &= not _is_own_table(node.value)
         return _NONE if node.attr in NOT_VALUES else self.of(node.value, names)
 
     def needs_tensor(self, tags: Tags) -> None:

@@ -25,13 +25,14 @@ class SetupPart(Row, frozen=True, kw_only=True):
     """Attention processors by class."""
     unfused: dict[str, str] = {}
     """Processors that compute scores, softmax and product apart: class -> the class beside it that uses
-    scaled_dot_product_attention, empty where there is none."""
+    scaled_dot_product_attention, empty where there is none, or the pipeline replaces it in its call."""
     dispatched: bool = False
     """Attention goes through diffusers' dispatcher, whose backend can be chosen."""
     backend: str | None = None
     """The backend that was chosen there."""
     fusable: int | None = None
-    """Attention modules whose projections can be fused and are not."""
+    """Attention modules whose projections can be fused and are not; None: the model has no switch for it, or
+    the pipeline runs it with other processors."""
     adapted: int = 0
     """Layers with LoRA adapters around them that are not merged."""
     tiling: bool | None = None

@@ -16,15 +16,15 @@ from tests.builders import make_site, make_sync
 SCALINGS = "get_scalings_for_boundary_condition_discrete"
 
 FOUND = {
-    "scheduling_ddim.DDIMScheduler": TimestepUse(True, False, True, (), False),
-    "scheduling_pndm.PNDMScheduler": TimestepUse(True, False, True, (), False),
-    "scheduling_ddpm.DDPMScheduler": TimestepUse(True, True, False, (), False),
-    "scheduling_tcd.TCDScheduler": TimestepUse(True, True, False, (), False),
-    "scheduling_lcm.LCMScheduler": TimestepUse(True, True, True, (SCALINGS,), False),
-    "scheduling_sasolver.SASolverScheduler": TimestepUse(False, True, False, (), False),
+    "scheduling_ddim.DDIMScheduler": TimestepUse(True, False, True, True, (), False),
+    "scheduling_pndm.PNDMScheduler": TimestepUse(True, False, True, True, (), False),
+    "scheduling_ddpm.DDPMScheduler": TimestepUse(True, True, False, False, (), False),
+    "scheduling_tcd.TCDScheduler": TimestepUse(True, True, True, False, (), False),
+    "scheduling_lcm.LCMScheduler": TimestepUse(True, True, True, True, (SCALINGS,), False),
+    "scheduling_sasolver.SASolverScheduler": TimestepUse(False, True, True, False, (), False),
     # It refuses whole numbers: they may be indexes.
-    "scheduling_euler_discrete.EulerDiscreteScheduler": TimestepUse(False, True, False, (), False),
-    "scheduling_scm.SCMScheduler": TimestepUse(True, True, False, (), True),
+    "scheduling_euler_discrete.EulerDiscreteScheduler": TimestepUse(False, True, True, False, (), False),
+    "scheduling_scm.SCMScheduler": TimestepUse(True, True, True, False, (), True),
 }
 
 
@@ -61,27 +61,28 @@ def test_of_what_stands_in_step(body: str, number: bool, inline: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "listed"),
+    ("body", "indexed", "listed"),
     [
-        ("return self.table[self.timesteps[self.step_index + 1]]", True),
-        ("return self.table[timestep] if self.timesteps[1] >= 0 else len(self.timesteps)", True),
-        ("return self.table[timestep] if self.timesteps[1:] else sample", False),
-        ("return self.table[(self.timesteps == timestep).nonzero()]", False),
-        ("x = self.timesteps[1]; return self.table[self.floor(x)]", False),
-        ("return self.table[self.timesteps[1] * 2]", False),
-        ("x = self.timesteps; return self.table[x[1]]", False),
-        ("return self.table[self.timesteps.shape[0]]", False),
+        ("return self.table[self.timesteps[self.step_index + 1]]", True, True),
+        ("return self.table[timestep] if self.timesteps[1] >= 0 else len(self.timesteps)", True, True),
+        ("return self.table[timestep] if self.timesteps[1:] else sample", False, False),
+        ("return self.table[(self.timesteps == timestep).nonzero()]", False, False),
+        ("x = self.timesteps[1]; return self.table[self.floor(x)]", True, False),
+        ("return self.table[self.timesteps[1] * 2]", True, False),
+        ("x = self.timesteps; return self.table[x[1]]", False, False),
+        ("return self.table[self.timesteps.shape[0]]", False, False),
     ],
 )
-def test_when_a_list_will_do_for_the_table(body: str, listed: bool) -> None:
+def test_when_a_list_will_do_for_the_table(body: str, indexed: bool, listed: bool) -> None:
     first = "if self.step_index is None:\n            self.i = (self.timesteps == timestep).nonzero()"
-    assert use(f"{first}\n        {body}").listed is listed
+    found = use(f"{first}\n        {body}")
+    assert (found.indexed, found.listed) == (indexed, listed)
 
 
 def test_a_method_that_computes_is_named() -> None:
     more = "    def scale(self, timestep):\n        return timestep * 10.0\n"
     assert use("return sample * self.scale(timestep)", more) == TimestepUse(
-        True, False, True, ("scale",), False
+        True, False, True, True, ("scale",), False
     )
     assert use("return sample * self.table[self.scale(timestep)]", more).computing == ()
 
