@@ -50,8 +50,7 @@ def _is_lost_by_fusing(processor: Any) -> bool:
 
 
 def left_out_by_fusing(pipe: Pipeline) -> str | None:
-    """Why projections can't be fused now: an adapter beside them would be lost, of which the fused weights know
-    nothing."""
+    """Why projections can't be fused now: the fused weights know nothing of an adapter beside them."""
     for name, paths in fusable(pipe).items():
         modules = dict(walked(components(pipe)[name]))
         for path in paths:
