@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 
@@ -13,8 +17,9 @@ from diffprof.model.errors import TargetError, UsageError
 from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options, builtin_targets, resolve
 from diffprof.targets.checkpoint import TinyTarget
+from diffprof.targets.construct import read_index
 from diffprof.targets.pipeline_call import PipelineCall
-from diffprof.targets.twin.shrinking import Scale, _text_config
+from diffprof.targets.twin.shrinking import Scale, _model_config, _text_config
 from diffprof.targets.twin.sizes import Sizes
 
 SMALL = [info for info in builtin_targets() if info.tiny]
@@ -87,6 +92,34 @@ def test_what_depends_on_a_text_encoders_layers_and_heads_follows_them() -> None
     assert (seen["hidden_size"], seen["num_heads"]) == (80, 10)
     whole = _text_config(config, Scale(16, False, Sizes(64, 64, 1, 64, 64, 1), None))
     assert len(whole["layer_types"]) == whole["num_hidden_layers"] == 28
+
+
+def test_what_is_as_wide_as_a_denoiser_is_divided_with_it() -> None:
+    scale = Scale(2, False, Sizes(64, 64, 1, 64, 64, 1))
+    found = []
+    for info in SMALL:
+        with info.checkpoint() as folder:
+            entries = [
+                (name, entry[1])
+                for name, entry in read_index(folder).items()
+                if isinstance(entry, list) and entry[0] == "diffusers"
+            ]
+            configs = [_whole(cls, folder / name / "config.json") for name, cls in entries]
+        for config in configs:
+            heads, size = config.get("num_attention_heads"), config.get("attention_head_dim")
+            if isinstance(heads, int) and isinstance(size, int):
+                wide = [key for key, value in config.items() if value == heads * size]
+                small = _model_config(config, scale)
+                assert {small[key] for key in wide} <= {heads * size // 2}, (info.name, wide)
+                found += wide
+    assert "added_kv_proj_dim" in found
+
+
+def _whole(cls: str, file: Path) -> dict[str, Any]:
+    """A configuration with the class' defaults."""
+    arguments = inspect.signature(getattr(diffusers, cls).__init__).parameters.values()
+    defaults = {each.name: each.default for each in arguments if each.default is not each.empty}
+    return {**defaults, **(json.loads(file.read_text()) if file.is_file() else {})}
 
 
 def waits(name: str, device: str) -> Counter[tuple[str, int, str, float]]:

@@ -22,6 +22,7 @@ WIDTHS = (
     *("hidden_size", "intermediate_size", "out_hidden_size", "projection_dim", "d_model", "d_kv", "d_ff"),
     *("dim", "inner_dim", "hidden_dim", "kv_inner_dim", "model_dim", "ffn_dim", "ff_dim", "freq_dim"),
     *("cross_attention_dim", "cross_attention_dim_t5", "cross_attention_input_dim", "encoder_hid_dim"),
+    "added_kv_proj_dim",
     *("joint_attention_dim", "pooled_projection_dim", "caption_projection_dim", "caption_channels"),
     *(
         "text_dim",
