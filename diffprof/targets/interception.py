@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from diffprof.model.pipeline import Pipeline, replaced
+from diffprof.targets.held_pipelines import roots
 from diffprof.targets.idle import LOOK_S, Idleness, busy_s, waits_itself
 from diffprof.targets.other_pipelines import GoOn
 
@@ -194,9 +195,9 @@ def intercepted(take: Take) -> Iterator[Interception]:
         interception.begins(thread)
         start(thread)
 
-    roots = _roots()
-    hooks = [vars(root).get("__init_subclass__") for root in roots]
-    for root in roots:
+    bases = roots()
+    hooks = [vars(root).get("__init_subclass__") for root in bases]
+    for root in bases:
         _hook(root, interception)
         for cls in _family(root):
             interception.cover(cls)
@@ -208,18 +209,11 @@ def intercepted(take: Take) -> Iterator[Interception]:
     finally:
         _STANDING.remove(interception)
         interception.close()
-        for root, hook in zip(roots, hooks, strict=True):
+        for root, hook in zip(bases, hooks, strict=True):
             if hook is None:
                 del root.__init_subclass__
             else:
                 root.__init_subclass__ = hook
-
-
-def _roots() -> tuple[Any, ...]:
-    from diffusers import DiffusionPipeline
-    from diffusers.modular_pipelines.modular_pipeline import ModularPipeline
-
-    return DiffusionPipeline, ModularPipeline
 
 
 def _hook(root: Any, interception: Interception) -> None:

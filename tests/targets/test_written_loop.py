@@ -176,10 +176,103 @@ def test_other_pipelines_of_the_script_are_named(tiny: Path, write: Write, cpu: 
     )
     unseen = resolve(str(file)).run(lambda scene: scene.unseen, cpu, Options())
     whats = [row.what for row in unseen]
-    assert whats[0] == "another pipeline of the script, refiner (DDPMPipeline)"
+    assert set(whats[:-2]) == {
+        "another pipeline of the script, refiner (DDPMPipeline)",
+        "another pipeline of the script, parts['refiner'] (DDPMPipeline)",
+    }
     assert [row.site.line for row in unseen if row.site] == [9, 10]
     assert whats[-2].endswith("AutoPipelineForImage2Image.from_pretrained")
     assert all("file.py:function" in row.why for row in unseen)
+
+
+IN_OBJECTS = """
+    import functools
+    from dataclasses import dataclass
+    from tiny_pipeline import tiny
+
+    @dataclass
+    class Parts:
+        refiner: object
+
+    class Service:
+        shared = [tiny()]
+
+        def __init__(self):
+            self.pipes = {"base": tiny()}
+            self.parts = Parts(tiny())
+
+        def draw(self):
+            return self.pipes["base"](num_inference_steps=1)
+
+    def closed_over():
+        inner = tiny()
+        return lambda: inner(num_inference_steps=1)
+
+    @functools.cache
+    def cached():
+        return tiny()
+
+    cached()
+    later, bound = closed_over(), functools.partial(tiny())
+    Service().draw()
+"""
+
+
+def test_pipelines_that_objects_hold_are_named(tiny: Path, write: Write, cpu: Any) -> None:
+    file = write("script.py", IN_OBJECTS)
+    unseen = resolve(str(file)).run(lambda scene: scene.unseen, cpu, Options())
+    named = "self.parts.refiner", "Service.shared[0]", "later.inner", "bound"
+    assert {row.what for row in unseen if not row.site} == {
+        f"another pipeline of the script, {name} (DDPMPipeline)" for name in named
+    }
+    (hidden,) = [row for row in unseen if row.site]
+    assert hidden.what == "another pipeline of the script, a DDPMPipeline that it has made"
+    assert any("pipe = DDPMPipeline(" in text for _, text in hidden.site.excerpt)
+
+
+CALLED_LATER = {
+    "made by a function that is above": """
+        def finish(images):
+            refiner = tiny()
+            return refiner(num_inference_steps=2)
+
+        def main():
+            finish(tiny()(num_inference_steps=1).images)
+
+        main()
+    """,
+    "made in a loop, and anew": """
+        for name in ("base", "other", "base", "other") * 3:
+            pipe = DDPMPipeline(tiny().unet, DDIMScheduler() if name == "base" else DDPMScheduler())
+            pipe(num_inference_steps=1 if name == "base" else 2)
+    """,
+    "held by an object": """
+        class Service:
+            def __init__(self):
+                self.pipes = {"base": tiny(), "refiner": tiny()}
+
+            def __call__(self):
+                self.pipes["base"](num_inference_steps=1)
+                self.pipes["refiner"](num_inference_steps=2)
+
+        Service()()
+    """,
+}
+
+
+@pytest.mark.parametrize("source", CALLED_LATER.values(), ids=CALLED_LATER)
+def test_each_pipeline_is_played_wherever_it_is_held(tiny: Path, write: Write, cpu: Any, source: str) -> None:
+    head = (
+        "from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler\nfrom tiny_pipeline import tiny\n"
+    )
+    file = write("script.py", head + textwrap.dedent(source))
+
+    def steps(scene: PipelineCall) -> int:
+        scene.call()
+        return scene.kwargs["num_inference_steps"]
+
+    played, left = ScriptTarget(file).run_each(steps, steps, cpu, Options())
+    assert (played, left) == ([1, 2], ())
 
 
 BASE_AND_REFINER = """
@@ -353,18 +446,21 @@ def test_later_calls_of_the_pipeline_are_named(tiny: Path, write: Write, cpu: An
 
         pipe = tiny()
         held = SimpleNamespace(inner=SimpleNamespace(pipe=pipe))
+        pipes = {"base": [pipe]}
         pipe(
             num_inference_steps=int(max(1, 0)),
         )
         image = max(0, 1), pipe(num_inference_steps=3)
         held.inner.pipe(num_inference_steps=4)
+        pipes["base"][0](num_inference_steps=5)
         pipe.to("cpu")
         """,
     )
     unseen = resolve(str(file)).run(lambda scene: scene.unseen, cpu, Options())
     assert [(row.what, row.site.line) for row in unseen if row.site] == [
-        ("a later call of the pipeline, pipe", 10),
-        ("a later call of the pipeline, held.inner.pipe", 11),
+        ("a later call of the pipeline, pipe", 11),
+        ("a later call of the pipeline, held.inner.pipe", 12),
+        ("a later call of the pipeline, pipes['base'][0]", 13),
     ]
     assert all("other arguments" in row.why for row in unseen)
 
