@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from diffprof.analyzers.kernels.loop import LoopTimes
 from diffprof.model.finding import Finding, Severity
-from diffprof.model.recording import median, steady
+from diffprof.model.recording import Recording, median, steady
+from diffprof.model.units import listed, place
+
+MOST_LINES = 3
+MOST_OF_IT = 0.5
+"""Lines that a finding names at most, and the share of the whole that it names lines for."""
 
 
 def loop_finding(
@@ -51,3 +57,32 @@ def often(by_step: Sequence[int]) -> dict[str, Any]:
         "per_step": median(steady(by_step)) if by_step else 0.0,
         "first_step_only": len(by_step) > 1 and any(by_step) and not any(by_step[1:]),
     }
+
+
+def most_of(spent: Mapping[str, float], each: str = "{share:.0%}") -> str:
+    """The lines that most of it comes from: `a.py:3 (60%) and b.py:7 (25%)`; empty where none is known.
+
+    spent: by line. each: what is said of one, of its `share` or its `value`.
+    """
+    total = sum(spent.values())
+    told, named = [], 0.0
+    for line, value in sorted(spent.items(), key=lambda item: -item[1])[:MOST_LINES]:
+        if named >= MOST_OF_IT * total:
+            break
+        named += value
+        told.append(f"{line} ({each.format(share=value / total, value=value)})")
+    return listed(told) if told else ""
+
+
+def waiting_lines(recording: Recording, events: Iterable[int], of: str = "them") -> str:
+    """`, most of them at a.py:3 (12)`: the lines of these events' waits, by how often they come; empty where
+    no line is known. of: what they are called."""
+    timeline, rows = recording.timeline, recording.syncs or ()
+    assert timeline is not None
+    found = Counter(timeline.sync[event] for event in events)
+    lines = {n: times for n, times in found.items() if 0 <= n < len(rows)}
+    spent: Counter[str] = Counter()
+    for row, times in lines.items():
+        spent[place(rows[row].site)] += times
+    named = most_of(spent, "{value:,}")
+    return f", most of {of} at {named}" if named else ""

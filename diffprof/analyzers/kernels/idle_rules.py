@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from diffprof.analyzers.kernels.findings import loop_finding
+from diffprof.analyzers.kernels.findings import loop_finding, most_of, waiting_lines
 from diffprof.analyzers.kernels.loop import LoopTimes, milliseconds
 from diffprof.judge.pricing import blocked_us
 from diffprof.judge.rules import NoEvidence, rule
@@ -14,6 +14,7 @@ from diffprof.judge.setup_costs import evidence
 from diffprof.judge.timeline import Without, saved_us
 from diffprof.model.finding import Evidence, Finding, Severity
 from diffprof.model.recording import Change, GapRow, Grade, Recording
+from diffprof.model.units import place
 
 IDLE_SHARE = 0.05
 """Share of the loop's time without device work from which it is worth a finding."""
@@ -37,7 +38,8 @@ def launch_bound(recording: Recording) -> Iterator[Finding]:
 
     What it does:
         Looks for idle time of the device in the denoising loop that ends with a launch, while the host was
-        busy issuing operations. Reported from 5 % of the loop's time.
+        busy issuing operations. Reported from 5 % of the loop's time. Names no line: all of a model's
+        operations are launched alike; what many launches of one line cost is KRN015's.
 
     Why it is slow:
         An eager operation costs the host 10 to 50 us of Python, dispatch and driver time. Kernels that are
@@ -88,8 +90,9 @@ def sync_bubble(recording: Recording) -> Iterator[Finding]:
     """After a wait of the host the device has nothing to do.
 
     What it does:
-        Runs the timeline again without the waits of the denoising loop, all sites together. Reported where
-        that saves 1 % of the loop, or 0.1 ms and a wait left the device idle for as long.
+        Runs the timeline again without the waits of the denoising loop, all sites together, and names the
+        lines that most of them come from. Reported where that saves 1 % of the loop, or 0.1 ms and a wait
+        left the device idle for as long.
 
     Why it is slow:
         While the host waits it issues nothing, and the queue runs dry. How long it stays dry depends on how
@@ -118,7 +121,7 @@ def sync_bubble(recording: Recording) -> Iterator[Finding]:
         "sync-bubble",
         loop,
         f"While the CPU waits it issues nothing: without its waits the {loop.name} is "
-        f"{milliseconds(saved)} shorter.",
+        f"{milliseconds(saved)} shorter{waiting_lines(recording, waits)}.",
         f"Remove the waits in the {loop.name}; the SYN findings name their lines.",
         severity=Severity.HIGH if large else Severity.LOW,
         count=len(waits),
@@ -136,7 +139,8 @@ def python_between_steps(recording: Recording) -> Iterator[Finding]:
 
     What it does:
         Adds up idle time of the device during host work that is no operation: progress bars, callbacks,
-        walks over modules. Reported from 0.1 ms a step.
+        walks over modules. Reported from 0.1 ms a step. Names the lines that most of it goes by in, where
+        the trace was recorded with Python's frames.
 
     Why it is slow:
         Nothing is queued in the meantime. A progress bar that redraws, a callback that converts an image, an
@@ -164,11 +168,12 @@ def python_between_steps(recording: Recording) -> Iterator[Finding]:
     idle = loop.idle_us("python")
     if idle < GAP_US * max(1, loop.steps) or (not loop.steps and idle < IDLE_SHARE * loop.length_us):
         return
+    where = _where(loop.gaps("python"))
     yield loop_finding(
         "KRN010",
         "python-between-steps",
         loop,
-        f"The device idles for {milliseconds(idle)} while Python runs between operations{_where(loop)}.",
+        f"The device idles for {milliseconds(idle)} while Python runs between operations{where}.",
         "Switch the progress bar off, and keep callbacks short."
         if loop.steps
         else "Take work that need not be done in between out of there, or let another thread do it.",
@@ -184,7 +189,8 @@ def cold_call(recording: Recording) -> Iterator[Finding]:
     What it does:
         Adds up idle time of the device, that before its first work too, in which the host stands in one
         runtime call or op for over a millisecond, or asks the driver for memory. Reported from 20 % of a
-        measured trace, and always where a graph is captured, or code is compiled or tuned.
+        measured trace, and always where a graph is captured, or code is compiled or tuned. Names ops and
+        runtime calls, no line: a later call of the same code does not pay it.
 
     Why it is slow:
         The first call in a process makes the CUDA context, loads the code of every kernel when it is first
@@ -240,7 +246,8 @@ def host_work_between_kernels(recording: Recording) -> Iterator[Finding]:
 
     What it does:
         Adds up idle time of the device during ops that compute on the CPU, data loading, and runtime calls
-        or ops that take over a millisecond. Reported from 5 % of the measured loop.
+        or ops that take over a millisecond. Reported from 5 % of the measured loop. Names the ops, and the
+        lines where the trace was recorded with Python's frames.
 
     Why it is slow:
         What the host computes itself it does not issue in the meantime. A noise tensor drawn on the CPU, an
@@ -271,7 +278,7 @@ def host_work_between_kernels(recording: Recording) -> Iterator[Finding]:
         "host-work-between-kernels",
         loop,
         f"The device idles {idle / loop.length_us:.0%} of the {loop.name} while the host does other work"
-        f"{_longest(gaps)}.",
+        f"{_longest(gaps)}{_where(gaps)}.",
         "Compute on the device, do it once before the loop, or let another thread work ahead.",
         count=sum(gap.count for gap in gaps),
         by_step=[sum(gap.count for gap in gaps if gap.step == step) for step in range(loop.steps)],
@@ -281,15 +288,14 @@ def host_work_between_kernels(recording: Recording) -> Iterator[Finding]:
     )
 
 
-def _where(loop: LoopTimes) -> str:
-    """`, most of it in diffusers/models/unet.py:103`, where the trace has Python frames."""
+def _where(gaps: Iterable[GapRow]) -> str:
+    """`, most of it in diffusers/models/unet.py:103 (80%)`, where the trace has Python frames."""
     spent: Counter[str] = Counter()
-    for gap in loop.gaps("python"):
+    for gap in gaps:
         if gap.site is not None and gap.site.file:
-            spent[f"{gap.site.file}:{gap.site.line}" if gap.site.line else gap.site.file] += round(
-                gap.duration_us
-            )
-    return f", most of it in {spent.most_common(1)[0][0]}" if spent else ""
+            spent[place(gap.site)] += round(gap.duration_us)
+    named = most_of(+spent)
+    return f", most of it in {named}" if named else ""
 
 
 SET_UP = ("stall", "allocation")

@@ -27,7 +27,7 @@ def memory_grows(recording: Recording) -> Iterator[Finding]:
 
     What it does:
         Compares the memory in use at the end of the denoising steps. Reported when it rises in every step
-        after the first, by more than 16 MiB in all.
+        after the first, by more than 16 MiB in all. Names no line: what is kept is known by its size alone.
 
     Why it is slow:
         Something is kept that should be dropped: intermediate latents, attention maps, a callback's copies.
@@ -75,7 +75,7 @@ def memory_headroom(recording: Recording) -> Iterator[Finding]:
         Runs the timeline again with twice the batch, four times, and so on: as much for the host to issue,
         and kernels that take as many times longer, which is the most that they do. It goes on as long as
         memory holds it (activations grow with the batch, weights don't) and another doubling still saves 5 %
-        of the time per image.
+        of the time per image. Names no line: the batch is the caller's.
 
     Why it is slow:
         A batch shares the cost of launches, and larger kernels fill the processors better. Per image the

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from diffprof.analyzers.kernels import idle_rules, line_rules, memory_rules
-from diffprof.analyzers.kernels.findings import loop_finding, often
+from diffprof.analyzers.kernels.findings import loop_finding, most_of, often, waiting_lines
 from diffprof.analyzers.kernels.idle_rules import GAP_US
 from diffprof.analyzers.kernels.loop import LoopTimes, milliseconds
 from diffprof.judge.rules import NoEvidence, rule
@@ -16,7 +16,7 @@ from diffprof.judge.setup_costs import evidence as changed
 from diffprof.judge.timeline import Without, saved_us
 from diffprof.model.finding import Evidence, Finding, Severity
 from diffprof.model.recording import Change, Grade, KernelKind, LineRow, Recording, Site, Timeline
-from diffprof.model.units import listed, place
+from diffprof.model.units import place
 
 __all__ = ["idle_rules", "line_rules", "memory_rules"]
 
@@ -41,9 +41,6 @@ WRITTEN_CASTS = (
     "The code of the model asks for these casts, whatever type it is loaded in: compile it, and they become "
     "part of the kernels around them."
 )
-MOST_LINES = 3
-MOST_OF_IT = 0.5
-"""Lines that a finding names at most, and the share of the time that it names lines for."""
 SOFTMAX = re.compile(r"(?<!log)(?<!log_)softmax", re.IGNORECASE)
 """Not the logarithm of a softmax, which is a loss."""
 BATCHED = re.compile(r"^(?:aten::)?(?:bmm|baddbmm)$")
@@ -119,7 +116,8 @@ def slow_scheduler(recording: Recording) -> Iterator[Finding]:
 
     What it does:
         Compares the time that the host spends in the scheduler's part with the whole step, steps after the
-        first. The diffusers profiling guide calls under 1 % healthy and over 5 % not.
+        first. The diffusers profiling guide calls under 1 % healthy and over 5 % not. Names the lines at
+        which it waits most; one that only computes has none: its operations are all of a kind.
 
     Why it is slow:
         A step of a solver is a few multiplications; a long one waits for the device, uploads tables, or
@@ -142,11 +140,12 @@ def slow_scheduler(recording: Recording) -> Iterator[Finding]:
         raise NoEvidence("which part of the steps is the scheduler's is not known")
     if share <= SCHEDULER_SHARE:
         return
+    lines = waiting_lines(recording, loop.events_of("scheduler"), "its waits")
     yield loop_finding(
         "KRN003",
         "slow-scheduler",
         loop,
-        f"scheduler.step takes {share:.0%} of a denoising step; over 5 % is unhealthy.",
+        f"scheduler.step takes {share:.0%} of a denoising step; over 5 % is unhealthy{lines}.",
         "Remove the scheduler's waits and uploads, or choose one without (`diffprof schedulers`).",
         severity=Severity.MEDIUM,
         saves_ms=saved_us(timeline, Without(events=loop.events_of("scheduler")), loop.run.total_us) / 1e3,
@@ -160,7 +159,7 @@ def unfused_attention(recording: Recording) -> Iterator[Finding]:
 
     What it does:
         Looks for softmax kernels and the batched matmuls that belong to them. Reported from 2 % of the
-        device's time.
+        device's time. Names no line: which processor computes attention is set for a whole model.
 
     Why it is slow:
         The whole score matrix (heads x tokens x tokens) is written to memory and read back, several times.
@@ -218,7 +217,8 @@ def fp32_without_tf32(recording: Recording) -> Iterator[Finding]:
 
     What it does:
         Looks for matmuls and convolutions of float32 tensors that run at full float32 precision on a GPU
-        with TF32 units. Reported from 2 % of the device's time.
+        with TF32 units. Reported from 2 % of the device's time. Names no line: it is a setting of the
+        process, or the type that the models are loaded in.
 
     Why it is slow:
         An A100 does 19.5 TFLOPS in float32 and 156 in TF32. PyTorch allows TF32 for convolutions by default,
@@ -285,7 +285,8 @@ def layout_conversion(recording: Recording) -> Iterator[Finding]:
 
     What it does:
         Looks for the conversion kernels that cuDNN runs before and after a convolution. Reported from 2 % of
-        the device's time, on a simulated GPU where channels_last makes the call shorter.
+        the device's time, on a simulated GPU where channels_last makes the call shorter. Names no line: the
+        layout is set for a whole model.
 
     Why it is slow:
         Tensor-core convolutions work on NHWC. With PyTorch's default layout every one of them copies its
@@ -389,15 +390,8 @@ def _code(site: Site) -> str:
 def _most_lines(recording: Recording) -> str:
     """The lines that most of the time of casts comes from, with their share of it; empty where no line is
     known."""
-    rows = recording.casts or ()
-    total = sum(row.device_us for row in rows)
-    told, sum_us = [], 0.0
-    for row in rows[:MOST_LINES]:
-        if sum_us >= MOST_OF_IT * total:
-            break
-        sum_us += row.device_us
-        told.append(f"{place(row.site)} ({row.device_us / total:.0%})")
-    return f", most of it at {listed(told)}" if told else ""
+    named = most_of({place(row.site): row.device_us for row in recording.casts or ()})
+    return f", most of it at {named}" if named else ""
 
 
 @rule("KRN008", "pageable-copy", needs=("timeline",))
@@ -405,8 +399,8 @@ def pageable_copy(recording: Recording) -> Iterator[Finding]:
     """Copies between host and device in the loop go through pageable memory.
 
     What it does:
-        Looks for transfers from or to memory that is not page-locked, in the denoising loop. Reported from
-        0.1 ms a step.
+        Looks for transfers from or to memory that is not page-locked, in the denoising loop, and names the
+        lines that ask for most of them, where the host waits for these. Reported from 0.1 ms a step.
 
     Why it is slow:
         The driver copies pageable memory through a staging buffer of its own, at about half of the link's
@@ -431,17 +425,28 @@ def pageable_copy(recording: Recording) -> Iterator[Finding]:
     least = GAP_US * loop.steps if loop.steps else DEVICE_SHARE * sum(timeline.device_us)
     if not events or spent < least:
         return
+    # The wait of a copy is told with it, or right after it.
+    lines = waiting_lines(recording, sorted({*events, *_waits_after(timeline, events)}))
     yield loop_finding(
         "KRN008",
         "pageable-copy",
         loop,
-        f"Copies through pageable memory take {milliseconds(spent)}.",
-        "Move the data to the device once, before the loop.",
+        f"Copies through pageable memory take {milliseconds(spent)}{lines}.",
+        "The SYN findings of these lines say how to be without them."
+        if lines
+        else "Move the data to the device once, before the loop.",
         count=len(events),
         by_step=loop.by_step(events),
         outside=Severity.MEDIUM,
         evidence=Evidence(events=tuple(events)),
     )
+
+
+def _waits_after(timeline: Timeline, events: Sequence[int]) -> Iterator[int]:
+    """Events that are a wait alone, right after one of these."""
+    for event in (event + 1 for event in events):
+        if event < len(timeline.kind) and timeline.kind[event] < 0:
+            yield event
 
 
 @rule("KRN012", "compiled-not-fused", needs=("timeline",))
@@ -450,7 +455,7 @@ def compiled_not_fused(recording: Recording) -> Iterator[Finding]:
 
     What it does:
         Compares the number of kernels of a compiled run with those of the same call run eagerly. Reported
-        from 90 %.
+        from 90 %. Names no line: compiled kernels have none; the GRB findings name those that break graphs.
 
     Why it is slow:
         A compiler that fuses leaves a fraction of the kernels. As many as before means that little was

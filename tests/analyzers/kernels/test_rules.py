@@ -20,7 +20,7 @@ from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options
 from tests.analyzers.kernels.examples import BAD, FLAT, MASK, MB, recorded, remembered, with_a_slow_start
 from tests.analyzers.kernels.lanes import Lanes, fed
-from tests.builders import make_site
+from tests.builders import make_site, make_sync
 from tests.devices.simulated.signatures import add
 
 
@@ -41,6 +41,41 @@ def test_sync_bubble_counts_waits_and_prices_them_together() -> None:
     assert (finding.count, finding.per_step) == (4, 1.0)
     assert finding.saves_ms is not None
     assert 0 < finding.saves_ms < 2
+
+
+WAITED = Lanes().launch("embed", 1.0, 300.0).launch("linear", 400.0, times=10, family="gemm")
+COPY = "Memcpy HtoD (Pageable -> Device)"
+
+
+@pytest.mark.parametrize(
+    ("code", "lanes", "named"),
+    [
+        ("KRN002", WAITED.wait(0).wait(1).wait(0), "most of them at sched.py:7 (8)"),
+        (
+            "KRN003",
+            fed().launch("solve", 1500.0, part="scheduler").wait(1),
+            "most of its waits at pipe.py:3 (4)",
+        ),
+        (
+            "KRN008",
+            fed().launch(COPY, 150.0, family="copy", part="scheduler").wait(1),
+            "most of them at pipe.py:3 (4)",
+        ),
+        ("KRN008", fed().launch(COPY, 150.0, family="copy", sync=0), "most of them at sched.py:7 (4)"),
+    ],
+)
+def test_findings_that_waits_belong_to_name_the_lines_of_most(code: str, lanes: Lanes, named: str) -> None:
+    rows = [make_sync(site=make_site("sched.py", 7)), make_sync(site=make_site("pipe.py", 3))]
+    recording = msgspec.structs.replace(recorded(lanes), syncs=tuple(rows))
+    finding = found(code, recording)
+    assert finding.message.endswith(f", {named}.")
+    assert ("SYN findings" in finding.advice) is (code != "KRN003")
+
+
+def test_idle_time_names_the_lines_that_a_trace_has() -> None:
+    rows = [msgspec.structs.replace(row, site=make_site("draw.py", 5)) for row in BAD["KRN014"].gaps or ()]
+    recording = msgspec.structs.replace(BAD["KRN014"], gaps=tuple(rows))
+    assert found("KRN014", recording).message.endswith(", most of it in draw.py:5 (100%).")
 
 
 @pytest.mark.parametrize(("idle_us", "severity"), [(130.0, Severity.LOW), (60.0, None)])
@@ -270,7 +305,7 @@ def test_casts_name_the_lines_that_most_comes_from() -> None:
     assert written.message.endswith(", most of it at m.py:7 (60%).")
     assert written.advice.startswith("The code of the model asks for these casts")
     both = found("KRN007", casting((9, "self.proj(x)", 450.0), norm, (10, "z.half()", 300.0)))
-    assert both.message.endswith(", most of it at m.py:9 (45%) and m.py:8 (25%).")
+    assert both.message.endswith(", most of it at m.py:9 (45%) and m.py:10 (30%).")
     assert both.advice.startswith("The code of the model asks")
     assert found("KRN007", casting((9, "self.proj(x)", 600.0), norm)).advice.startswith("Load all components")
     assert "most of it" not in found("KRN007").message
