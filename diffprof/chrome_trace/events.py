@@ -351,23 +351,26 @@ PHASE_PREFIX = "diffprof::"
 MODULE_PREFIX = "diffprof::module:"
 """diffprof's own module annotations: `diffprof::module:unet.mid_block.attentions.0`."""
 
-_PHASE = re.compile(r"^diffprof::(?!module:)(\w+)(?:\[(\d+)\])?(?:/(\w+))?$")
+_PHASE = re.compile(r"^diffprof::(?!module:)(\w+)(?:\[(\d+)\])?(?:/(\w+))?(?:@(.+))?$")
 _STEP = re.compile(r"^ProfilerStep#(\d+)$")
 
 
 class CallPart(NamedTuple):
-    """A part of the call. step: number of the denoising step; part: denoiser, scheduler, ..."""
+    """A part of the call. step: number of the denoising step; part: denoiser, scheduler, ...; block: the
+    innermost one, of a pipeline that is made of blocks."""
 
     name: str
     step: int | None = None
     part: str | None = None
+    block: str | None = None
 
 
 def phase_label(phase: CallPart) -> str:
     """The annotation for a phase; `parse_phase` reads it back."""
     step = f"[{phase.step}]" if phase.step is not None else ""
     part = f"/{phase.part}" if phase.part else ""
-    return f"{PHASE_PREFIX}{phase.name}{step}{part}"
+    block = f"@{phase.block}" if phase.block else ""
+    return f"{PHASE_PREFIX}{phase.name}{step}{part}{block}"
 
 
 def parse_phase(label: str) -> CallPart | None:
@@ -375,8 +378,8 @@ def parse_phase(label: str) -> CallPart | None:
     found = _PHASE.match(label)
     if not found:
         return None
-    name, step, part = found.groups()
-    return CallPart(name, int(step) if step else None, part)
+    name, step, part, block = found.groups()
+    return CallPart(name, int(step) if step else None, part, block)
 
 
 def profiler_step(label: str) -> int | None:

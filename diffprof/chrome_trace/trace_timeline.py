@@ -364,6 +364,7 @@ def _phase_spans(trace: Trace, links: Links, phases: Phases, out: _Builder) -> t
                 name=phase.name,
                 step=phase.step,
                 part=phase.part,
+                block=phase.block,
                 first=first,
                 last=last,
                 host_us=round(end - start, 3),

@@ -155,7 +155,7 @@ def _window(run: Replay, first: int, last: int) -> tuple[float, float]:
 def _phases(timeline: Timeline, run: Replay) -> Iterator[Event]:
     for span in sorted(timeline.phases, key=lambda each: (each.first, -each.last)):
         if span.last > span.first:
-            label = phase_label(CallPart(span.name, span.step, span.part))
+            label = phase_label(CallPart(span.name, span.step, span.part, span.block))
             yield _span(
                 "user_annotation", label, *_window(run, span.first, min(span.last, len(run.host_end)))
             )

@@ -148,11 +148,16 @@ def _one_compile(row: RecompileRow) -> str:
 
 def _blocks(recording: Recording) -> Table | None:
     """Of a pipeline that is made of blocks, what each takes of the call."""
-    found = block_times(recording.timeline) if recording.timeline is not None else ()
+    found = recording.blocks or (block_times(recording.timeline) if recording.timeline is not None else ())
     if not found:
         return None
     rows = tuple(
-        (each.name, milliseconds(each.elapsed_ms), milliseconds(each.device_ms), f"{each.waits:,}")
+        (
+            each.name,
+            milliseconds(each.elapsed_ms),
+            NOT_MEASURED if each.device_ms is None else milliseconds(each.device_ms),
+            NOT_MEASURED if each.waits is None else f"{each.waits:,}",
+        )
         for each in found[:MOST_ROWS]
     )
     left = len(found) - len(rows)

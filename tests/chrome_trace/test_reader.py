@@ -382,6 +382,7 @@ def test_every_template_of_inductor_has_its_family() -> None:
         st.sampled_from(["encode", "denoise"]),
         st.none() | st.integers(0, 999),
         st.none() | st.sampled_from(["denoiser", "scheduler"]),
+        st.none() | st.sampled_from(["prepare", "denoise.predict"]),
     )
 )
 def test_phase_labels_round_trip(phase: CallPart) -> None:

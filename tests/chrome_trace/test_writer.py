@@ -18,6 +18,7 @@ from diffprof.chrome_trace.events import MODULE_PREFIX
 from diffprof.chrome_trace.op_lines import HOST, ORIGIN_US
 from diffprof.chrome_trace.reader import read_trace
 from diffprof.chrome_trace.writer import write_trace
+from diffprof.judge.block_times import block_times
 from diffprof.judge.timeline import replay
 from diffprof.model.errors import DiffprofError
 from diffprof.model.recording import Frame, Grade, KernelKind, MemoryUse, PhaseSpan, Site, SyncRow, Timeline
@@ -97,7 +98,7 @@ def call(steps: int = 4, launches: int = 200) -> Timeline:
         for i in range(launches):
             lanes.add(i % 2, rng.uniform(4, 12), rng.uniform(1, 40), module=1 + i * 2 // launches)
         middle = len(lanes.rows)
-        lanes.phase("denoise", first, step=step, part="denoiser")
+        lanes.phase("denoise", first, step=step, part="denoiser", block="denoise.predict")
         lanes.add(2, 10, 2, sync=0)
         lanes.add(3, 5, 3)
         lanes.phase("denoise", middle, step=step, part="scheduler")
@@ -142,8 +143,12 @@ def test_what_is_written_reads_back(tmp_path: Path, name: str) -> None:
     again = replay(recording.timeline)
     assert again.total_us == pytest.approx(run.total_us, rel=0.005)
     assert sum(again.blocked_us.values()) == pytest.approx(sum(run.blocked_us.values()), rel=0.005)
-    spans = {(p.name, p.step, p.part): (p.first, p.last) for p in recording.timeline.phases}
-    assert set(spans) == {(p.name, p.step, p.part) for p in timeline.phases}
+    spans = {(p.name, p.step, p.part, p.block): (p.first, p.last) for p in recording.timeline.phases}
+    assert set(spans) == {(p.name, p.step, p.part, p.block) for p in timeline.phases}
+    (block,), (before,) = block_times(recording.timeline), block_times(timeline)
+    assert (block.name, block.waits) == (before.name, before.waits) == ("denoise.predict", 0)
+    assert block.elapsed_ms == pytest.approx(before.elapsed_ms, rel=0.01)
+    assert block.device_ms == pytest.approx(before.device_ms, rel=0.01)
 
 
 def test_idle_time_and_its_causes_read_back(tmp_path: Path) -> None:

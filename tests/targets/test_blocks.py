@@ -16,6 +16,7 @@ from diffusers.modular_pipelines import (
 )
 
 from diffprof.judge.block_times import block_times
+from diffprof.model.report import from_json, to_json
 from diffprof.scanning.scan import scan
 from diffprof.views import render
 
@@ -134,6 +135,20 @@ def test_each_block_has_its_time_and_its_waits() -> None:
     assert found["denoise.predict"].device_ms > found["denoise.step"].device_ms > 0.0
     assert "denoise.predict" in render(report, "text", columns=100, verbose=True)
     assert all("__call__" not in vars(cls) or "wrapped" not in repr(cls.__call__) for cls in (Prepare, Step))
+
+
+def test_on_a_cpu_each_block_has_its_measured_time() -> None:
+    report = scan(made(), device="cpu", analyzers=("syncs", "kernels"), num_inference_steps=3)
+    recording = report.recording
+    names = [each.name for each in recording.blocks or ()]
+    # The loop has Python of its own.
+    assert names == ["prepare", "denoise", "denoise.predict", "denoise.step"]
+    assert recording.timing is not None
+    whole = sum(each.elapsed_ms for each in recording.blocks or ())
+    assert 0.0 < whole < 50 * recording.timing.median * 1e3, "under the profiler it takes longer"
+    assert all(each.elapsed_ms > 0.0 and each.device_ms is None for each in recording.blocks or ())
+    assert "denoise.predict" in render(report, "text", columns=100, verbose=True)
+    assert from_json(to_json(report)).recording.blocks == recording.blocks
 
 
 def test_other_pipelines_have_no_blocks() -> None:

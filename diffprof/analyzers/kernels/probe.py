@@ -17,6 +17,7 @@ from diffprof.analyzers.kernels.joining import SeenWait, join_waits
 from diffprof.analyzers.kernels.timing import COMPILED_WARMUPS, Clock, clean_passes
 from diffprof.chrome_trace.events import MODULE_PREFIX, phase_label
 from diffprof.chrome_trace.events import CallPart as Label
+from diffprof.chrome_trace.phases import Phases
 from diffprof.chrome_trace.reader import read_trace
 from diffprof.chrome_trace.sections import EVERYTHING_ON_THE_GPU, Sections, sections_of
 from diffprof.devices import Device, cuda_runtime
@@ -24,7 +25,7 @@ from diffprof.devices.stopwatches import EventRunner
 from diffprof.model.analyzer import Run
 from diffprof.model.pipeline import Pipeline, components, module_names, replaced
 from diffprof.model.progress import Progress
-from diffprof.model.recording import Grade, MemoryUse, SyncRow, Timing, Unseen
+from diffprof.model.recording import BlockRow, Grade, MemoryUse, SyncRow, Timing, Unseen
 from diffprof.targets.compiled import compiled_modules
 from diffprof.targets.pipeline import Phase, PhaseTracker
 
@@ -130,6 +131,15 @@ def measure(
     yield _profiled(found, timing, pipe, device, rows, seen)
 
 
+def _blocks(phases: Phases) -> tuple[BlockRow, ...]:
+    """How long each block ran, of a pipeline that is made of them, in the order in which they come first."""
+    spent: dict[str, float] = {}
+    for start, end, phase in phases.spans:
+        if phase.block is not None:
+            spent[phase.block] = spent.get(phase.block, 0.0) + end - start
+    return tuple(BlockRow(name=name, elapsed_ms=us / 1e3) for name, us in spent.items())
+
+
 def warmups_of(pipe: Pipeline, watched_s: float) -> int:
     """Calls to make before those that are timed. watched_s: seconds of the call that was watched just before,
     with everything uncompiled: it warms up no compiled code."""
@@ -155,7 +165,9 @@ def _profiled(
     if found.device is not None:
         joined = join_waits(rows, seen, found)
         sections |= {"syncs": joined.syncs, "timeline": joined.timeline, "gaps": joined.gaps}
-    elif device.kind != "cpu":
+    elif device.kind == "cpu":
+        sections["blocks"] = _blocks(found.phases) or None
+    else:
         sections["unseen"] = tuple(each for each in found.unseen if each.what == EVERYTHING_ON_THE_GPU)
     return sections
 
@@ -190,7 +202,7 @@ def annotated_phases(tracker: PhaseTracker) -> Iterator[None]:
 
     def change(phase: Phase) -> None:
         close()
-        label = record_function(phase_label(Label(phase.name, phase.step, phase.part)))
+        label = record_function(phase_label(Label(phase.name, phase.step, phase.part, phase.block)))
         label.__enter__()
         current.append(label)
 

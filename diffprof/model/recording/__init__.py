@@ -30,6 +30,7 @@ from diffprof.model.recording.syncs import SyncRow, median, steady, steady_per_s
 from diffprof.model.recording.target import Component, DeviceInfo, Environment, TargetInfo
 from diffprof.model.recording.timeline import KernelKind, PhaseSpan, Timeline
 from diffprof.model.recording.usage import (
+    BlockRow,
     Doubt,
     GapRow,
     KernelRow,
@@ -50,6 +51,7 @@ __all__ = [
     "Alternative",
     "AttentionRow",
     "AttentionTiming",
+    "BlockRow",
     "BreakCost",
     "CaptureRow",
     "Change",

@@ -14,7 +14,7 @@ from diffprof.model.recording.site import Unseen
 from diffprof.model.recording.syncs import SyncRow
 from diffprof.model.recording.target import DeviceInfo, Environment, TargetInfo
 from diffprof.model.recording.timeline import Timeline
-from diffprof.model.recording.usage import GapRow, KernelRow, LineRow, MemoryUse, Timing
+from diffprof.model.recording.usage import BlockRow, GapRow, KernelRow, LineRow, MemoryUse, Timing
 
 SCHEMA = 1
 """Version of the stored form; a reader refuses a newer one."""
@@ -54,6 +54,8 @@ class Recording(Row, frozen=True, kw_only=True):
     """By line, that with most of the device's time first; None of a trace and of compiled parts."""
     bursts: tuple[LineRow, ...] | None = None
     """Lines that launch many operations one after the other; as `casts`."""
+    blocks: tuple[BlockRow, ...] | None = None
+    """Of a pipeline that is made of blocks, as measured on a CPU; elsewhere `timeline` tells them."""
     memory: MemoryUse | None = None
     linears: tuple[LinearRow, ...] | None = None
     attention: tuple[AttentionRow, ...] | None = None

@@ -35,6 +35,16 @@ class LineRow(Row, frozen=True, kw_only=True):
     device_us: float
 
 
+class BlockRow(Row, frozen=True, kw_only=True):
+    """One block of a pipeline that is made of them, over the whole call, without those in it. elapsed_ms: of
+    the host, waits included; device_ms, waits: None where no device was looked at."""
+
+    name: str
+    elapsed_ms: float
+    device_ms: float | None = None
+    waits: int | None = None
+
+
 class GapRow(Row, frozen=True, kw_only=True):
     """Device idle time, by cause: python, sync, launch, copy, stall, allocation, cpu-op, data, tail, unknown
     (`chrome_trace.idle.find_gaps` says what each means)."""
