@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import islice
 from operator import itemgetter
 from types import CodeType, FrameType
 from typing import NamedTuple
@@ -77,10 +78,6 @@ class StorageNumbers(NamedTuple):
         if number >= self.first:
             return number - self.first
         return -1 - self.given.index(number) if number in self.given else None
-
-    def here(self, number: int) -> int:
-        """Of a storage that is counted so."""
-        return self.first + number if number >= 0 else self.given[-1 - number]
 
 
 class MemoryMark(NamedTuple):
@@ -201,9 +198,12 @@ class MemoryLog:
 
     def again(self, told: MemoryStretch, item: int, storages: StorageNumbers) -> None:
         """It comes again after so many items."""
-        peak, live, begin, here = told.peak, self.live, len(self._events), storages.here
-        self._stretches.append((storages.first, item, told))
-        self._events += [(item + at, nbytes, here(number)) for at, nbytes, number in told.events]
+        peak, live, begin, (first, given) = told.peak, self.live, len(self._events), storages
+        self._stretches.append((first, item, told))
+        self._events += [
+            (item + at, nbytes, first + number if number >= 0 else given[-1 - number])
+            for at, nbytes, number in told.events
+        ]
         if live + peak.nbytes > self.peaks.get(self.phase, 0):
             self.peaks[self.phase] = live + peak.nbytes
             if live + peak.nbytes > self._peak.nbytes:
@@ -275,10 +275,16 @@ class MemoryLog:
 
     def at_peak(self, items: Sequence[object]) -> tuple[MemoryHolder, ...]:
         """Who held the memory when most was in use, largest first; they sum to the peak."""
-        gone = {number for _, nbytes, number in self._events[: self._peak.event] if nbytes < 0}
-        alive = [n for _, nbytes, n in self._events[: self._peak.event] if nbytes > 0 and n not in gone]
+        alive: dict[int, int] = {}
+        gone: dict[int, int] = {}  # of what was there before the call
+        for _, nbytes, number in islice(self._events, self._peak.event):
+            if nbytes > 0:
+                alive[number] = alive.get(number, 0) + 1
+            elif alive.pop(number, None) is None:
+                gone[number] = gone.get(number, 0) + nbytes
+        made = (number for number, times in alive.items() for _ in range(times))
         sums: dict[MemoryHolder, list[int]] = defaultdict(lambda: [0, 0])
-        for holder, nbytes in (*self._models(gone), *((self._holder(n, items), None) for n in alive)):
+        for holder, nbytes in (*self._models(gone), *((self._holder(n, items), None) for n in made)):
             size = holder.bytes if nbytes is None else nbytes
             entry = sums[_blank(holder)]
             entry[0] += size
@@ -290,8 +296,9 @@ class MemoryLog:
         found = [_filled(each, nbytes, count) for each, (nbytes, count) in sums.items() if nbytes]
         return tuple(sorted(found, key=lambda each: -each.bytes))
 
-    def _models(self, gone: set[int]) -> Iterable[tuple[MemoryHolder, int]]:
-        """What was there before the call and is still: weights by component, the rest as a whole."""
+    def _models(self, gone: dict[int, int]) -> Iterable[tuple[MemoryHolder, int]]:
+        """What was there before the call and is still: weights by component, the rest as a whole. gone: bytes
+        less, by the numbers of what was there."""
         path = self._peak.module
         rest = self.before
         for number, owner, nbytes, dtype in self.weights:
@@ -301,10 +308,8 @@ class MemoryLog:
             idle = path is not None and not f"{path}.".startswith(f"{owner}.")
             kind = MemoryKind.IDLE_WEIGHTS if idle else MemoryKind.WEIGHTS
             yield MemoryHolder(kind=kind, module=owner, dtype=dtype, phase="before"), nbytes
-        events = self._events[: self._peak.event]
-        known = {number for _, nbytes, number in events if nbytes > 0}
-        known.update(each.number for each in self.weights)
-        rest += sum(nbytes for _, nbytes, number in events if nbytes < 0 and number not in known)
+        weights = {each.number for each in self.weights}
+        rest += sum(nbytes for number, nbytes in gone.items() if number not in weights)
         if rest:
             yield MemoryHolder(kind=MemoryKind.OTHER, phase="before"), rest
 
