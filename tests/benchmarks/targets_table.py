@@ -45,8 +45,9 @@ PAGE = """\
 Simulated on {device}: a call with the model card's size, guidance and dtype, and as many denoising steps
 as the table says. Waits are blocking operations of the whole call; seconds are of that call; GiB is the peak,
 with all components on the GPU. Graph breaks are those of a tiny pipeline of the same class in the
-[survey](survey.md); `-` where it has none. Nothing here was measured. Written by
-`tests/benchmarks/targets_table.py`.
+[survey](survey.md); `-` where the corpus holds none of that class, as of those that read the prompt with
+a model for text and pictures: `diffprof scan tiny-NAME --analyzers graph-breaks` captures them. Nothing here
+was measured. Written by `tests/benchmarks/targets_table.py`.
 
 {rows}
 ## Parameters
