@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from diffprof.model.errors import UsageError
 from diffprof.model.pipeline import Pipeline
-from diffprof.targets.builtin import TINY, BuiltinInfo, builtin_named, builtin_targets, shrinkable
+from diffprof.targets.builtin import TINY, BuiltinInfo, builtin_named, builtin_targets, folded, shrinkable
 
 if TYPE_CHECKING:
     from diffprof.devices import Device
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["BuiltinInfo", "Options", "Target", "builtin_targets", "from_object", "resolve"]
 
 T = TypeVar("T")
+
+_PAGE = re.compile(r"(?:https?://)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)(?:[/?#].*)?")
+"""A model's page on the hub."""
 
 CORPUS = "corpus:"
 """What names of the tiny pipelines that come with the package begin with."""
@@ -84,7 +87,8 @@ def resolve(spec: str, args: Sequence[str] = ()) -> Target:
 
     Raises UsageError for an unknown or missing target, with near matches and the forms there are.
     """
-    target = _resolve(spec, args)
+    on_the_hub = _PAGE.fullmatch(spec.strip())
+    target = _resolve(on_the_hub[1] if on_the_hub else spec, args)
     if args and target.kind != "script":
         raise UsageError(
             f"{spec!r} takes no arguments, but got: {' '.join(args)}",
@@ -162,14 +166,20 @@ def _not_a_target(what: str, spec: str) -> UsageError:
 
 
 def _near_builtins(spec: str) -> str:
-    """Built-in names that are spelled alike, else those that mention it."""
+    """Built-in names that begin like it, else those that are spelled alike or, where none is close, mention
+    it."""
+    tiny = TINY if spec.startswith(TINY) else ""
+    wanted = spec.removeprefix(TINY)
     infos = builtin_targets()
-    names = [name for info in infos for name in (info.name, *info.aliases)]
-    if spec.startswith(TINY):
-        names = [name if name.startswith(TINY) else TINY + name for name in names]
-    near = nearest(spec, list(dict.fromkeys(names)))
-    found = [info.name for info in infos if info.mentions(spec)]
-    return near or (f"Did you mean {', '.join(found[:5])}?" if found else "")
+    names = {name: info.name for info in infos for name in (info.name, *info.aliases)}
+    begun = [name for name in names if folded(name).startswith(folded(wanted))]
+    told = [info for info in infos if info.mentions(wanted)]
+    told.sort(key=lambda info: not folded(info.description).startswith(folded(wanted)))
+    found = begun or [info.name for info in told]
+    if found and folded(wanted):
+        own = [*dict.fromkeys(names[name] for name in found)][:6]
+        return f"Did you mean {', '.join(name if name.startswith(tiny) else tiny + name for name in own)}?"
+    return nearest(spec, [name if name.startswith(tiny) else tiny + name for name in names])
 
 
 def _forms() -> str:

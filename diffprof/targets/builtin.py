@@ -17,9 +17,11 @@ not be there (`stand_ins.py`).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cache, cached_property
 from math import ceil
 from pathlib import Path
@@ -101,9 +103,10 @@ class BuiltinInfo:
         return str(_described(self.name)["pipeline"])
 
     def mentions(self, word: str) -> bool:
-        """Whether its names, description, checkpoint or pipeline hold `word`, in any case."""
+        """Whether its names, description, checkpoint or pipeline hold `word`, in any case and however its
+        parts are joined."""
         told = (self.name, *self.aliases, self.description, self.source, self.pipeline)
-        return any(word.lower() in each.lower() for each in told)
+        return any(folded(word) in folded(each) for each in told)
 
     @contextmanager
     def checkpoint(self) -> Iterator[Path]:
@@ -132,13 +135,15 @@ def builtin_targets() -> tuple[BuiltinInfo, ...]:
 
 
 def builtin_named(name: str) -> BuiltinInfo | None:
-    """The architecture of that name or alias."""
+    """The architecture of that name or alias, in any case."""
+    name = name.lower()
     return next((info for info in builtin_targets() if name in (info.name, *info.aliases)), None)
 
 
 def shrinkable(name: str) -> BuiltinInfo | None:
     """The architecture that `tiny-` and its name or alias stands for, in small. One that is stored under that
     name is not meant, nor a smaller one of what is small."""
+    name = name.lower()
     info = builtin_named(name.removeprefix(TINY)) if name.startswith(TINY) else None
     return None if info is None or info.tiny is None or builtin_named(name) is not None else info
 
@@ -146,6 +151,31 @@ def shrinkable(name: str) -> BuiltinInfo | None:
 def stands_for(checkpoint: str) -> BuiltinInfo | None:
     """The built-in form of a checkpoint on the hub."""
     return next((info for info in builtin_targets() if info.source.lower() == checkpoint.lower()), None)
+
+
+def copied(checkpoint: str) -> BuiltinInfo | None:
+    """The built-in form of a checkpoint of that name, whoever holds it and in whichever library's format. It may
+    be another's with the same name."""
+    return next((info for info in builtin_targets() if _model(info.source) == _model(checkpoint)), None)
+
+
+def resembles(checkpoint: str) -> BuiltinInfo | None:
+    """The built-in form of the checkpoint whose name is most like this one's; None where none is."""
+    by_model = {_model(info.source): info for info in reversed(builtin_targets())}
+    wanted = _model(checkpoint)
+    begun = sorted((model for model in by_model if model.startswith(wanted)), key=len)
+    near = begun or get_close_matches(wanted, by_model, n=1, cutoff=0.8)
+    return by_model[near[0]] if near else None
+
+
+def folded(text: str) -> str:
+    """In one case, without what joins words and numbers: `LTX-Video` and `ltx video` are one."""
+    return re.sub(r"[\s_.-]+", "", text.lower())
+
+
+def _model(checkpoint: str) -> str:
+    """`Org/Name-Diffusers` -> `name`."""
+    return folded(checkpoint.rsplit("/", 1)[-1]).removesuffix("diffusers")
 
 
 def _info(name: str, about: Mapping[str, Any]) -> BuiltinInfo:

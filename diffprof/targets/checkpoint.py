@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from diffprof.model.errors import DiffprofError, TargetError, UsageError
 from diffprof.model.pipeline import Pipeline
 from diffprof.targets import slug
-from diffprof.targets.builtin import TINY, BuiltinInfo, builtin_named, shrinkable, stands_for
+from diffprof.targets.builtin import (
+    TINY,
+    BuiltinInfo,
+    builtin_named,
+    copied,
+    resembles,
+    shrinkable,
+    stands_for,
+)
 
 if TYPE_CHECKING:
     from diffprof.devices import Device
@@ -216,13 +224,16 @@ def downloaded(repo: str, *, with_weights: bool) -> Path:
 
 def _or_built_in(repo: str) -> str:
     """The way without the hub: the checkpoint's built-in form, or the list of what is built in."""
-    info = stands_for(repo)
-    if info is None:
-        return " `diffprof targets` lists architectures that need no network."
-    return (
-        f" Its architecture is built in and needs neither network nor weights: `diffprof scan {info.name}`; "
-        "a script of yours that loads it runs with --no-weights."
-    )
+    if info := stands_for(repo):
+        return (
+            f" Its architecture is built in and needs neither network nor weights: `diffprof scan {info.name}`; "
+            "a script of yours that loads it runs with --no-weights."
+        )
+    if info := copied(repo):
+        return f" {info.source}, of the same name, is built in: `diffprof scan {info.name}` needs no network."
+    if info := resembles(repo):
+        return f" {info.source}, which is like it, is built in: `diffprof scan {info.name}` needs no network."
+    return " `diffprof targets` lists architectures that need no network."
 
 
 def _checkpoint(

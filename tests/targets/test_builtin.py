@@ -9,7 +9,7 @@ import torch
 
 from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options, builtin_targets, resolve
-from diffprof.targets.builtin import ARCHITECTURES, BuiltinInfo, builtin_named, stands_for
+from diffprof.targets.builtin import ARCHITECTURES, BuiltinInfo, builtin_named, copied, resembles, stands_for
 from diffprof.targets.call_values import call_values
 from diffprof.targets.components import components_of
 from diffprof.targets.construct import assemble, read_index
@@ -111,6 +111,30 @@ def test_an_alias_and_a_checkpoint_lead_to_the_architecture() -> None:
     assert resolve("wan").name == "wan2.1-t2v-14b"
     assert stands_for("black-forest-labs/flux.1-dev") == builtin_named("flux")
     assert stands_for("somebody/else") is None
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "name"),
+    [
+        ("zai-org/CogVideoX-5b", "cogvideox-5b"),
+        ("runwayml/stable-diffusion-v1-5", "sd15"),
+        ("Wan-AI/Wan2.2-T2V-A14B", "wan2.2-t2v-a14b"),
+        ("Kwai-Kolors/Kolors", "kolors"),
+        ("stabilityai/stable-diffusion-3-medium", "sd3-medium"),
+        ("tencent/HunyuanVideo", "hunyuan-video"),
+        ("tencent/HunyuanVideo-1.5", "~hunyuan-video-1.5"),
+        ("Qwen/Qwen-Image-Edit-2509", "~qwen-image-edit"),
+        ("Wan-AI/Wan2.1-I2V-14B-720P-Diffusers", "~wan2.1-i2v-14b"),
+        ("stabilityai/stable-diffusion-2-1-base", "~sd21"),
+        ("somebody/else", None),
+    ],
+)
+def test_a_checkpoint_of_another_owner_or_version_leads_to_what_is_built_in(
+    checkpoint: str, name: str | None
+) -> None:
+    same, like = copied(checkpoint), resembles(checkpoint)
+    assert stands_for(checkpoint) is None
+    assert (same.name if same else like and f"~{like.name}") == name
 
 
 def test_what_differs_is_stored_and_the_rest_taken_over(shapes: Any) -> None:
