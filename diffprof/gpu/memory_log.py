@@ -277,11 +277,11 @@ class MemoryLog:
         """Who held the memory when most was in use, largest first; they sum to the peak."""
         alive: dict[int, int] = {}
         gone: dict[int, int] = {}  # of what was there before the call
-        for _, nbytes, number in islice(self._events, self._peak.event):
-            if nbytes > 0:
+        for _, more, number in islice(self._events, self._peak.event):
+            if more > 0:
                 alive[number] = alive.get(number, 0) + 1
             elif alive.pop(number, None) is None:
-                gone[number] = gone.get(number, 0) + nbytes
+                gone[number] = gone.get(number, 0) + more
         made = (number for number, times in alive.items() for _ in range(times))
         sums: dict[MemoryHolder, list[int]] = defaultdict(lambda: [0, 0])
         for holder, nbytes in (*self._models(gone), *((self._holder(n, items), None) for n in made)):
