@@ -154,8 +154,8 @@ def stands_for(checkpoint: str) -> BuiltinInfo | None:
 
 
 def copied(checkpoint: str) -> BuiltinInfo | None:
-    """The built-in form of a checkpoint of that name, whoever holds it and in whichever library's format. It may
-    be another's with the same name."""
+    """The built-in form of a checkpoint of that name, whoever holds it and in whichever library's format. It
+    may be another's with the same name."""
     return next((info for info in builtin_targets() if _model(info.source) == _model(checkpoint)), None)
 
 

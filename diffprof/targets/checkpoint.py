@@ -226,8 +226,8 @@ def _or_built_in(repo: str) -> str:
     """The way without the hub: the checkpoint's built-in form, or the list of what is built in."""
     if info := stands_for(repo):
         return (
-            f" Its architecture is built in and needs neither network nor weights: `diffprof scan {info.name}`; "
-            "a script of yours that loads it runs with --no-weights."
+            " Its architecture is built in and needs neither network nor weights: "
+            f"`diffprof scan {info.name}`; a script of yours that loads it runs with --no-weights."
         )
     if info := copied(repo):
         return f" {info.source}, of the same name, is built in: `diffprof scan {info.name}` needs no network."
