@@ -48,15 +48,20 @@ class _WithValues(SimulatedDevice):
 KEPT_BLOCKS = 2
 """Of each list of equal blocks: one that follows another is there."""
 
+TIED_LAYERS = 3
+"""Layers of one level of a UNet, at most: skip connections tie each to one of another level."""
+
 
 def shallow(scene: PipelineCall) -> PipelineCall:
     """A call with few of the equal blocks of its denoisers, where it runs with few."""
     lesser = copy.copy(scene)
     lesser.pipe, lesser._schedulers = copy.deepcopy(scene.pipe), {}
     for model in with_role(lesser.pipe, "denoiser").values():
-        for name, blocks in list(model.named_children()):
-            if isinstance(blocks, torch.nn.ModuleList) and len(set(map(type, blocks))) == 1:
-                setattr(model, name, blocks[:KEPT_BLOCKS])
+        for parent in list(model.modules()):
+            least = KEPT_BLOCKS if parent is model else TIED_LAYERS
+            for name, blocks in list(parent.named_children()):
+                if isinstance(blocks, torch.nn.ModuleList) and len(set(map(type, blocks))) == 1:
+                    setattr(parent, name, blocks[:KEPT_BLOCKS] if len(blocks) > least else blocks)
     try:
         with torch.no_grad():
             lesser.call()

@@ -329,7 +329,9 @@ def test_few_of_equal_blocks_are_checked_where_few_run() -> None:
     scene = checks.twin
     blocks = scene.pipe.transformer.single_transformer_blocks
     blocks.extend(copy.deepcopy(blocks[0]) for _ in range(6))
-    assert len(shallow(scene).pipe.transformer.single_transformer_blocks) == KEPT_BLOCKS
+    blocks[0].long, blocks[0].tied = (torch.nn.ModuleList(map(torch.nn.Identity, range(n))) for n in (6, 3))
+    few = shallow(scene).pipe.transformer.single_transformer_blocks
+    assert [len(few), len(few[0].long), len(few[0].tied)] == [KEPT_BLOCKS, KEPT_BLOCKS, 3]
     assert len(blocks) > 6
     scene.pipe.transformer.register_forward_pre_hook(all_eight)
     assert shallow(scene) is scene
