@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from diffprof.model.pipeline import Pipeline, components, walked
+from diffprof.model.pipeline import Pipeline, components, is_pipeline, walked
 
 
 def fusable(pipe: Pipeline) -> dict[str, tuple[str, ...]]:
@@ -63,8 +63,10 @@ def left_out_by_fusing(pipe: Pipeline) -> str | None:
 
 
 def replaces_processors(pipe: Pipeline) -> bool:
-    """Whether the pipeline sets attention processors while it is called: those of its models are not what
-    runs then."""
+    """Whether the pipeline, or one that it holds, sets attention processors while it is called: those of its
+    models are not what runs then."""
+    if any(is_pipeline(each) and replaces_processors(each) for each in vars(pipe).values()):
+        return True
     methods = own_methods(pipe)
     left, seen = ["__call__"], set[str]()
     while left:

@@ -13,6 +13,7 @@ from diffprof.corpus import CASES
     [
         ("sd3", False, {"transformer", "vae"}),
         ("sd3-pag", True, set()),  # it sets processors of its own for the call
+        ("leditspp-sdxl", True, set()),  # so does one that another holds
         ("prx", False, {"vae"}),  # its attention holds one product for all three already
         ("sdxl-controlnet-inpaint", False, {"unet", "vae"}),  # the ControlNet's switch does nothing
     ],
