@@ -355,9 +355,16 @@ def _kept_in_float32(model: torch.nn.Module, dtype: torch.dtype) -> set[str]:
     return names
 
 
+_GIVEN = [False]
+"""Whether models get values although `weightless` is open."""
+
+
 @contextmanager
 def random_values(device: torch.device | None) -> Iterator[None]:
-    """Models built inside are initialised by themselves, seeded, on `device`; generators end as they were."""
+    """Models built inside are initialised by themselves, seeded, on `device`; generators end as they were.
+
+    Inside `weightless` too, in which factories and scripts run: their twin has values.
+    """
     devices = [device] if device is not None and device.type != "cpu" else []
     with ExitStack() as stack:
         if devices:
@@ -365,8 +372,18 @@ def random_values(device: torch.device | None) -> Iterator[None]:
             stack.enter_context(torch.device(devices[0]))
         else:
             stack.enter_context(torch.random.fork_rng(devices=[]))
+        stack.enter_context(_given(True))
         torch.manual_seed(SEED)
         yield
+
+
+@contextmanager
+def _given(values: bool) -> Iterator[None]:
+    before, _GIVEN[0] = _GIVEN[0], values
+    try:
+        yield
+    finally:
+        _GIVEN[0] = before
 
 
 @contextmanager
@@ -381,7 +398,7 @@ def weightless(stand_in: Callable[[torch.Tensor], torch.Tensor] | None = None) -
 
     def register_parameter(self: torch.nn.Module, name: str, param: Any) -> None:
         register(self, name, param)
-        if isinstance(param, parameter) and param.device.type != "meta":
+        if isinstance(param, parameter) and param.device.type != "meta" and not _GIVEN[0]:
             made = param.data.to("meta") if stand_in is None else stand_in(param.data)
             self._parameters[name] = parameter(made, requires_grad=param.requires_grad)
 
@@ -395,10 +412,16 @@ def weightless(stand_in: Callable[[torch.Tensor], torch.Tensor] | None = None) -
             if name.endswith("_") and not name.startswith("_") and inspect.isfunction(function):
                 patches.append((module, name, _unless_parameter(function)))
     models = importlib.import_module("transformers.modeling_utils")
-    patches.append((models.PreTrainedModel, "initialize_weights", lambda self, *args, **kwargs: None))
+    initialize = models.PreTrainedModel.initialize_weights
+
+    def initialize_weights(self: Any, *args: Any, **kwargs: Any) -> None:
+        if _GIVEN[0]:
+            initialize(self, *args, **kwargs)
+
+    patches.append((models.PreTrainedModel, "initialize_weights", initialize_weights))
     # A module's own attribute, so that what was inherited is inherited again after.
     before = [(owner, name, vars(owner)[name]) for owner, name, _ in patches]
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _given(False):
         try:
             for owner, name, value in patches:
                 setattr(owner, name, value)
@@ -431,7 +454,7 @@ def _init_importers() -> list[Any]:
 
 def _unless_parameter(initialiser: Any) -> Any:
     def initialise(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(tensor, torch.nn.Parameter):
+        if isinstance(tensor, torch.nn.Parameter) and not _GIVEN[0]:
             return tensor
         return initialiser(tensor, *args, **kwargs)
 
