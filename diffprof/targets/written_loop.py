@@ -7,7 +7,6 @@ middle, so it goes on in its own thread while the probes look on from another.
 from __future__ import annotations
 
 import functools
-import gc
 import threading
 import types
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 
 from diffprof.model.callsite import is_machinery, stack
+from diffprof.model.collection import living
 from diffprof.model.errors import TargetError
 from diffprof.model.pipeline import is_pipeline, replaced, role
 from diffprof.model.recording import Unseen
@@ -113,7 +113,7 @@ def _is_part(value: Any) -> bool:
 def all_made(classes: dict[type, int]) -> bool:
     """Whether there is a model of each class already. A script that runs again makes its own classes again:
     they go by name."""
-    made = {type(each).__qualname__ for each in gc.get_objects() if issubclass(type(each), torch.nn.Module)}
+    made = {type(each).__qualname__ for each in living() if issubclass(type(each), torch.nn.Module)}
     return all(cls.__qualname__ in made for cls in classes)
 
 

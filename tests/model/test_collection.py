@@ -5,10 +5,11 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+import types
 
 import pytest
 
-from diffprof.model.collection import paused_collection
+from diffprof.model.collection import living, paused_collection
 
 
 @pytest.mark.parametrize("enabled", [True, False])
@@ -24,6 +25,15 @@ def test_paused_inside_and_as_before_after_it(enabled: bool) -> None:
         assert gc.isenabled() is enabled
     finally:
         (gc.enable if was else gc.disable)()
+
+
+def test_what_was_frozen_lives_and_stays_frozen() -> None:
+    thing = types.SimpleNamespace()
+    gc.freeze()
+    count = gc.get_freeze_count()
+    assert not any(each is thing for each in gc.get_objects())
+    assert any(each is thing for each in living())
+    assert gc.get_freeze_count() >= count > 0
 
 
 def test_the_end_of_the_process_walks_nothing_and_runs_what_was_registered() -> None:

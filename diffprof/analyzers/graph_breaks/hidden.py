@@ -8,7 +8,6 @@ resumes after each break.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +17,7 @@ from typing import Any
 from diffprof.analyzers.graph_breaks.capture import Break, Capture, captured, is_code_of, site_place
 from diffprof.analyzers.graph_breaks.rewrite import straightened
 from diffprof.model.callsite import Place, is_machinery
+from diffprof.model.collection import living
 
 ROUNDS = 3
 """How deep breaks may hide each other: functions that are skipped in the functions that were."""
@@ -76,7 +76,6 @@ def _within(each: Break, function: Place) -> bool:
 def _rewritten() -> Iterator[Callable[[Collection[Place]], bool]]:
     """A function that straightens the code of some places, and says whether it could that of any; what it
     changed is changed back in the end."""
-    gc.unfreeze()  # frozen objects are not listed
     changed: list[tuple[FunctionType, CodeType]] = []
 
     def rewrite(places: Collection[Place]) -> bool:
@@ -102,7 +101,7 @@ def _functions(places: Collection[Place]) -> list[FunctionType]:
         by_name.setdefault((place[0], place[2]), []).append(place)
     return [
         f
-        for f in gc.get_objects()
+        for f in living()
         if type(f) is FunctionType
         and any(
             is_code_of(f.__code__, place)
