@@ -45,7 +45,8 @@ VALUES = {
 }
 
 
-def test_ids_that_differ_between_workers_are_seen(tmp_path: Path) -> None:
+def test_ids_that_differ_between_workers_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # which import much, and order nothing
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = -q\n")
     tests = (
         f"@pytest.mark.parametrize('value', {values})\ndef test_{name}(value): pass\n"

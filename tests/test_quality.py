@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -68,6 +69,7 @@ MOST_LINES = 60
 """Of a function."""
 
 
+@functools.cache
 def _trees() -> dict[str, ast.Module]:
     files = sorted((ROOT / "diffprof").rglob("*.py"))
     return {f.relative_to(ROOT).as_posix(): ast.parse(f.read_text(encoding="utf-8")) for f in files}

@@ -145,7 +145,8 @@ def test_what_a_target_writes_below_python_is_not_data(folder: Path) -> None:
 
 
 def test_chains_end_at_the_pipeline_not_at_the_command_line(tmp_path: Path) -> None:
-    run = diffprof("scan", "tiny-sdxl", "--steps", "2", "-q", "--format", "json", cwd=tmp_path)
+    smallest = f"{Path(__file__).parents[1] / 'fake_cuda' / 'micro.py'}:stable_diffusion"
+    run = diffprof("scan", smallest, "--analyzers", "syncs", "-q", "--format", "json", cwd=tmp_path)
     rows = json.loads(run.stdout)["recording"]["syncs"]
     frames = [frame["file"] for row in rows for frame in row["site"]["chain"]]
     assert frames

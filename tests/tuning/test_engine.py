@@ -14,9 +14,11 @@ from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options
 from diffprof.tuning import compiled_twin, trial
 from diffprof.tuning.engine import tune
+from tests.fake_cuda import micro
 from tests.tuning.conftest import HOST_TIMESTEPS, made
 
-OPTIONS = Options(scheduler="DDIMScheduler", steps=3, height=64, width=64)
+SMALLEST = f"{micro.__file__}:stable_diffusion"
+OPTIONS = Options(scheduler="DDIMScheduler", steps=3)
 UPDATE = Code(optimize="pipe.unet.conv_in.weight.data.mul_(1.5)")
 
 
@@ -28,7 +30,7 @@ def few_passes(monkeypatch):
 
 @pytest.fixture(scope="module")
 def scanned():
-    return {name: scan_target("tiny-sdxl", device=name, options=OPTIONS) for name in ("sim:a100-80gb", "cpu")}
+    return {name: scan_target(SMALLEST, device=name, options=OPTIONS) for name in ("sim:a100-80gb", "cpu")}
 
 
 @pytest.fixture
@@ -83,7 +85,7 @@ def test_on_a_simulated_gpu_outputs_are_compared_on_a_twin(tried):
     assert (kept.status, kept.grade) == (Status.KEPT, "simulated")
     assert (kept.in_loop_before, kept.in_loop_after) == (16, 0)
     assert kept.difference.bit_equal
-    assert "twin of StableDiffusionXLPipeline with widths divided by" in kept.difference.compared_on
+    assert "twin of StableDiffusionPipeline with widths divided by" in kept.difference.compared_on
     assert kept.difference.compared_on.endswith("random weights, on sim:a100-80gb with values")
     changed = outcomes["changes"]
     assert changed.status is Status.UNDONE
@@ -412,7 +414,7 @@ def test_a_target_that_fails_when_it_is_built_again_says_so(scanned, offered):
     report = scanned["cpu"]
     options = {**report.recording.target.options, "call": {"prompt_embeds": 1}}
     target = replace(report.recording.target, options=options)
-    with pytest.raises(TargetError, match="tiny-sdxl failed"):
+    with pytest.raises(TargetError, match="stable_diffusion failed"):
         tune(replace(report, recording=replace(report.recording, target=target)))
 
 
