@@ -30,12 +30,13 @@ from diffprof.model.pipeline import Pipeline, replaced, with_role
 from diffprof.model.recording import Timeline
 from diffprof.scanning.fit_code import code_of
 from diffprof.scanning.recipes import SCHEME_OF, Decoding, FitRecipe, Quantized, losses, recipes
-from diffprof.scanning.repeats import asked_options, asked_steps, in_few_steps, repeating, repeating_parts
+from diffprof.scanning.repeats import asked_options, asked_steps, in_few_steps, repeating_parts
 from diffprof.scanning.session import target_errors
 from diffprof.targets import Options, Target, from_object, resolve
 from diffprof.targets.calls import bound, outputs
 from diffprof.targets.pipeline import PhaseTracker
 from diffprof.targets.pipeline_call import PipelineCall
+from diffprof.targets.repeated_steps import repeating
 from diffprof.targets.twin.building import Twin, twin_of
 from diffprof.targets.twin.shrinking import NoTwin
 from diffprof.targets.undo import restored

@@ -41,7 +41,7 @@ from diffprof.model.modes import check_modes
 from diffprof.model.pipeline import with_role
 from diffprof.model.prediction import Prediction
 from diffprof.model.recording import Timeline
-from diffprof.scanning.repeats import asked_options, asked_steps, in_few_steps, repeating
+from diffprof.scanning.repeats import asked_options, asked_steps, in_few_steps
 from diffprof.scanning.session import target_errors
 from diffprof.targets import Options, Target, from_object, resolve
 from diffprof.targets.calls import bound as bound_arguments
@@ -49,6 +49,7 @@ from diffprof.targets.calls import outputs
 from diffprof.targets.compiled import compiled_roots
 from diffprof.targets.pipeline import PhaseTracker
 from diffprof.targets.pipeline_call import PipelineCall
+from diffprof.targets.repeated_steps import repeating
 from diffprof.targets.undo import restored
 
 HOST_SHARE = 0.9

@@ -1,5 +1,4 @@
-"""What repeats is run once: forwards of denoisers and of a VAE's parts are told again, and longer calls told
-from a short one."""
+"""What repeats is run once: parts of a VAE are told again, and longer calls told from a short one."""
 
 from __future__ import annotations
 
@@ -12,9 +11,7 @@ import torch
 
 from diffprof.devices.simulated import Observer
 from diffprof.devices.simulated.forward_replay import replaying
-from diffprof.model.pipeline import Pipeline, with_role
 from diffprof.targets import Options, Target
-from diffprof.targets.pipeline import PhaseTracker
 
 Run = TypeVar("Run")
 
@@ -51,24 +48,7 @@ def in_few_steps(
     return run(dataclasses.replace(options, steps=steps))
 
 
-def repeating(pipe: Pipeline, observer: Observer, tracker: PhaseTracker) -> AbstractContextManager[None]:
-    """Inside, denoisers whose steps launch the same run twice; the observer is told of the others."""
-    return replaying(with_role(pipe, "denoiser").values(), observer, _last_forward(pipe, tracker))
-
-
 def repeating_parts(model: torch.nn.Module, observer: Observer) -> AbstractContextManager[None]:
     """Inside, parts of a model that launch the same run twice, as a decoder does of tile after tile and frame
     after frame; the observer is told of the others. What is no more than a layer is run."""
     return replaying([part for part in model.children() if any(part.children())], observer)
-
-
-def _last_forward(pipe: Pipeline, tracker: PhaseTracker) -> Callable[[int], bool]:
-    """Whether a denoiser that was called so often, once a step, is in the last of its scheduler's steps."""
-    schedulers = with_role(pipe, "scheduler").values()
-
-    def is_last(calls: int) -> bool:
-        steps = [getattr(each, "timesteps", None) for each in schedulers]
-        step = tracker.current.step
-        return step == calls - 1 and any(s is not None and tuple(s.shape[:1]) == (calls,) for s in steps)
-
-    return is_last

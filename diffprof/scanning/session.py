@@ -48,7 +48,6 @@ from diffprof.model.recording import (
     Unseen,
 )
 from diffprof.scanning.arguments import chosen_analyzers
-from diffprof.scanning.repeats import repeating
 from diffprof.targets import Options, Target
 from diffprof.targets.calls import bound, outputs
 from diffprof.targets.compiled import compiled_modules, compiled_roots
@@ -57,6 +56,7 @@ from diffprof.targets.exits import ProcessExit
 from diffprof.targets.guest_errors import next_step
 from diffprof.targets.pipeline import Phase, PhaseTracker
 from diffprof.targets.pipeline_call import PipelineCall, describe
+from diffprof.targets.repeated_steps import repeating
 
 if TYPE_CHECKING:
     from diffprof.model.analyzer import Analyzer

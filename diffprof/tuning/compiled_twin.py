@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
+from types import CodeType, FunctionType
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch._dynamo.convert_frame import register_bytecode_hook
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+from diffprof.analyzers.graph_breaks.capture import writes
 from diffprof.analyzers.graph_breaks.child import ChildJob, Send, can_fork, run_in_children
+from diffprof.analyzers.graph_breaks.observe import WORTH_COMPARING
 from diffprof.analyzers.graph_breaks.probe import prepared
+from diffprof.analyzers.graph_breaks.python_state import PythonState
+from diffprof.analyzers.graph_breaks.repeats import RepeatedModules, Repeats, equal_blocks
 from diffprof.model.fix import Code
 from diffprof.model.pipeline import replaced
 from diffprof.tuning.difference import Incomparable, Output, output_of
@@ -39,11 +46,13 @@ def compiled_output(subject: Subject, codes: Sequence[tuple[str, Code]]) -> Outp
     def work(send: Send) -> Output | Incomparable:
         torch._dynamo.reset()
         torch.compiler.set_stance("default")
-        with with_backend():
+        compiled: list[tuple[Any, dict[str, Any]]] = []
+        with with_backend(compiled):
             for key, code in codes:
                 subject.apply(key, code)
             try:
-                return output_of(subject.scene)
+                whole = all(how.get("fullgraph") for _, how in compiled)
+                return replace(_called(subject, compiled), how=HOW, whole=whole)
             except Incomparable as error:
                 return error
 
@@ -54,7 +63,7 @@ def compiled_output(subject: Subject, codes: Sequence[tuple[str, Code]]) -> Outp
         raise found
     if not isinstance(found, Output):
         raise NotRun(f"the compiled twin could not be called: {job.failure or 'it sent no output'}")
-    return replace(found, how=HOW)
+    return found
 
 
 class _Decomposed(TorchDispatchMode):
@@ -86,12 +95,117 @@ def decomposing(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Callable[
     return run
 
 
-def with_backend() -> AbstractContextManager[None]:
-    """Inside, `torch.compile` and what uses it compile with `decomposing`, whatever options are given."""
+def with_backend(compiled: list[tuple[Any, dict[str, Any]]]) -> AbstractContextManager[None]:
+    """Inside, `torch.compile` and what uses it compile with `decomposing`, whatever options are given.
+
+    compiled: gets each object whose method, or which itself, is compiled, and how.
+    """
     compile_ = torch.compile
 
-    def compiled(model: Callable[..., Any] | None = None, **given: Any) -> Any:
-        kept = {name: given[name] for name in ("fullgraph", "dynamic") if name in given}
+    def instead(model: Callable[..., Any] | None = None, **given: Any) -> Any:
+        kept: dict[str, Any] = {name: given[name] for name in ("fullgraph", "dynamic") if name in given}
+        compiled.append((getattr(model, "__self__", model), kept))
         return compile_(model, backend=decomposing, **kept)
 
-    return replaced(torch, "compile", compiled)
+    return replaced(torch, "compile", instead)
+
+
+# --- equal blocks, captured once -------------------------------------------------------------------------
+
+
+def _called(subject: Subject, compiled: Sequence[tuple[Any, dict[str, Any]]]) -> Output:
+    """The output of the call, equal blocks captured once each. Where they can't be, as when one of them
+    breaks the graph, all is captured as it is written."""
+    with ExitStack() as folds:
+        if folded(subject, compiled, folds):
+            try:
+                return output_of(subject.scene)
+            except Exception:
+                torch._dynamo.reset()
+    return output_of(subject.scene)
+
+
+def folded(subject: Subject, compiled: Sequence[tuple[Any, dict[str, Any]]], folds: ExitStack) -> bool:
+    """Make the call without compiling, and let the blocks that it calls alike be compiled by themselves, as
+    long as the context is open. Whether there are any."""
+    large = {
+        id(owner): (owner, how)
+        for owner, how in compiled
+        if isinstance(owner, torch.nn.Module) and sum(1 for _ in owner.modules()) >= WORTH_COMPARING
+    }
+    if not large:
+        return False
+    followed = [(Repeats(owner), how) for owner, how in large.values()]
+    with torch.compiler.set_stance("force_eager"):
+        subject.scene.call()
+    found = False
+    for repeats, how in followed:
+        repeats.close()
+        for block in equal_blocks(repeats.seen.values(), told_apart_by=_kind):
+            if not any("forward" in vars(each) for each in block.modules):
+                folds.enter_context(_compiled_once(block, how))
+                found = True
+    return found
+
+
+def _kind(module: torch.nn.Module) -> Any:
+    """Modules of different kinds don't share code. Whether those of one kind do, Dynamo's guards tell."""
+    return tuple(map(type, module.modules()))
+
+
+class WritesState(Exception):
+    """A block changes objects: what is traced around it may read them."""
+
+
+@contextmanager
+def _compiled_once(block: RepeatedModules, how: dict[str, Any]) -> Iterator[None]:
+    """Inside, each of the modules is one operation of what is captured around it, which calls it compiled.
+    They share the code as long as its guards hold."""
+    cls = type(block.modules[0])
+    plain = cls.forward
+    checked: list[torch.nn.Module] = []
+    single, like = block.output.spec.is_leaf(), block.output.leaves
+
+    def plainly(module: Any, args: Any, kwargs: Any) -> Any:
+        return plain(module, *args, **kwargs)
+
+    # Code of its own: what Dynamo compiles is kept, and counted, by code.
+    body = FunctionType(plainly.__code__.replace(), globals(), closure=plainly.__closure__)
+    run = torch.compile(body, **{**how, "fullgraph": True}, backend=decomposing)
+
+    def look(code: CodeType, made: CodeType) -> None:
+        if code is body.__code__ and writes(made):
+            raise WritesState
+
+    def operation(number: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(number, FakeTensor):
+            found = tuple(None if x is None else _made_like(x, number.device) for x in like)
+            return found[0] if single else found
+        module = block.modules[int(number)]
+        with _disable_current_modes():
+            before = None if checked else PythonState([module])
+            result = run(module, args, kwargs)
+            if before is not None and before.changed(module):
+                raise WritesState
+        checked.append(module)
+        return result
+
+    operation = torch._dynamo.allow_in_graph(operation)
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return operation(self.number_of_equal_block, *args, **kwargs)
+
+    # A class, and a tensor of each, by which code that holds several such blocks can't tell them apart.
+    stand_in = type(cls.__name__, (cls,), {"forward": forward, "__module__": cls.__module__})
+    with ExitStack() as stack:
+        stack.callback(register_bytecode_hook(look).remove)
+        for number, module in enumerate(block.modules):
+            module.__class__ = stand_in
+            vars(module)["number_of_equal_block"] = torch.tensor(number)
+            stack.callback(vars(module).pop, "number_of_equal_block")
+            stack.callback(setattr, module, "__class__", cls)
+        yield
+
+
+def _made_like(value: Any, device: torch.device) -> torch.Tensor:
+    return torch.empty_strided(value.shape, value.stride, dtype=value.dtype, device=device)

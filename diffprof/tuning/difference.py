@@ -29,12 +29,13 @@ class Incomparable(Exception):
 class Output:
     """image: values in 0..1, or None where the call gives latents; latents: what the VAE was given last, or
     the call's result where it is latents; how: in words, where not the pipeline as it is made it; where: what
-    it ran on, where that is not the stand's device."""
+    it ran on, where that is not the stand's device; whole: what was compiled for it is one graph each."""
 
     image: np.ndarray | None
     latents: torch.Tensor | None
     how: str = ""
     where: str = ""
+    whole: bool = False
 
 
 def output_of(scene: PipelineCall) -> Output:

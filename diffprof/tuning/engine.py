@@ -39,9 +39,13 @@ from diffprof.scanning.session import our_own, target_failure
 from diffprof.targets import Options, Target, resolve
 from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.script import ScriptTarget
+from diffprof.tuning.difference import Output
 from diffprof.tuning.pictures import pictures
 from diffprof.tuning.scans import analyzers_of, captured, seen_between
 from diffprof.tuning.trial import RoundingUnknown, Trial, TrialMark, trial_for
+
+ONLY_COMPILED = {"encoders": False, "cures": False}
+"""Settings of a look for graph breaks: at what fixes compile, and for no more than that it breaks."""
 
 NOT_ALONE = (Stage.QKV, Stage.LAYOUT)
 """Stages before compiling whose gain may show in compiled code only."""
@@ -281,9 +285,6 @@ class Tuning:
         if step.stage == Stage.QUANTIZE:
             # Which layers gain depends on their type and on fused projections.
             self._look(("quantization",))
-        if step.stage == Stage.COMPILE and self.now.recording.captures is None:
-            # `fullgraph=True` raises where a graph breaks.
-            self._look(("graph-breaks",))
         clash = next((key for key in step.conflicts if key in self._done()), None)
         if clash is not None:
             return None, f"It conflicts with {clash}: {step.conflicts[clash]}."
@@ -291,6 +292,11 @@ class Tuning:
         if not own:
             return None, "An earlier fix has already resolved what it is for."
         code = recipe.written(self.now.recording, own, shims=self.choice.shims)
+        unknown = step.stage == Stage.COMPILE and self.now.recording.captures is None
+        if unknown and isinstance(code, Code) and not self.trial.compiles_whole(step.fix, code):
+            # `fullgraph=True` raises where a graph breaks.
+            self._look(("graph-breaks",), ONLY_COMPILED)
+            code = recipe.written(self.now.recording, own, shims=self.choice.shims)
         if isinstance(code, Skipped):
             return None, code.why
         why = recipe.fits(self.trial.pipe) if recipe.fits else None
@@ -339,7 +345,7 @@ class Tuning:
         own_python = self.trial.python if code.definitions or code.around else None
         why = said(decision) + ("" if keep else unsure) + python_said(own_python, code)
         if keep and step.stage == Stage.COMPILE:
-            why += captured(self.now.recording)
+            why += captured(self.now.recording) or whole_on(output)
         from_baseline = self.trial.difference(self.first_output, output if output is not None else None)
         self._add(
             step,
@@ -365,8 +371,11 @@ class Tuning:
         )
         if keep:
             self.before = after
-            # What was kept unchecked is in the output that the next one is compared with.
-            self.output = self.trial.output() if output is None or output.how else output
+            if output is None:
+                # What was kept unchecked is in the output that the next one is compared with.
+                self.output = self.trial.output()
+            elif not output.how:  # the twin goes on uncompiled
+                self.output = output
         return keep
 
     def _noise(self, step: PlanStep, change: Difference, state: TrialMark) -> tuple[float, str]:
@@ -388,9 +397,9 @@ class Tuning:
 
     # --- scanning -------------------------------------------------------------------------------------
 
-    def _look(self, analyzers: Sequence[str]) -> None:
+    def _look(self, analyzers: Sequence[str], settings: Mapping[str, Any] | None = None) -> None:
         """Scan the pipeline as it is, and put the new sections in place of the old."""
-        seen = self.trial.look(analyzers)
+        seen = self.trial.look(analyzers, settings)
         fresh = {
             name: value
             for name in Recording.__struct_fields__
@@ -459,6 +468,11 @@ def _status(decision: Decision) -> Status:
     if decision.unchecked:
         return Status.KEPT_UNCHECKED if decision.keep else Status.UNCHECKED
     return Status.KEPT if decision.keep else Status.UNDONE
+
+
+def whole_on(output: Output | None) -> str:
+    """What compiling the twin showed of the graphs."""
+    return " Dynamo captures each part in one graph on the twin." if output and output.whole else ""
 
 
 def _larger(one: float | None, other: float | None) -> float | None:

@@ -18,7 +18,7 @@ from diffprof.devices.simulated import place
 from diffprof.gpu.mode import Mode, current_mode
 from diffprof.judge.acceptance import Measured
 from diffprof.model.fix import Code, Difference, Simulated
-from diffprof.model.pipeline import Pipeline, components
+from diffprof.model.pipeline import Pipeline, components, with_role
 from diffprof.model.progress import Progress
 from diffprof.model.recording import Grade, Recording, Timeline
 from diffprof.scanning.session import Session
@@ -82,6 +82,9 @@ class Trial:
         """CPU time of the pipeline's and the scheduler's Python, as a share of what it was; None where it
         was not told."""
         self._incomparable = ""
+        self._at: tuple[Mark, Mark | None] | None = None
+        """The state as it is, of the pipeline and its twin, where nothing has changed them since it was
+        taken down or restored."""
 
     @property
     def pipe(self) -> Any:
@@ -90,15 +93,21 @@ class Trial:
     # --- changing -------------------------------------------------------------------------------------
 
     def mark(self) -> TrialMark:
-        return TrialMark(self.subject.mark(), None, self.reckoned, self.compiled)
+        self._at = self._at or self._taken()
+        return TrialMark(*self._at, self.reckoned, self.compiled)
+
+    def _taken(self) -> tuple[Mark, Mark | None]:
+        return self.subject.mark(), None
 
     def restore(self, mark: TrialMark) -> None:
         self.subject.restore(mark.subject)
+        self._at = mark.subject, mark.twin
         self.reckoned, self.compiled = mark.reckoned, mark.compiled
 
     def apply(self, key: str, code: Code, reckoned: Simulated | None) -> str | None:
         """Run the code of a fix; returns why its output can't be compared, if so. What it raises passes
         through."""
+        self._at = None
         self.subject.apply(key, code)
         self.compiled = self.compiled or bool(reckoned and reckoned.compiled)
         return None
@@ -144,10 +153,15 @@ class Trial:
     def expect(self, analyzers: Sequence[str]) -> None:
         """What the states to come will be scanned for."""
 
-    def look(self, analyzers: Sequence[str]) -> Recording:
-        """Scan the pipeline as it is now."""
+    def compiles_whole(self, key: str, code: Code) -> bool:
+        """Whether this code of a fix, which compiles, is known to compile what it names in one graph each."""
+        return False
+
+    def look(self, analyzers: Sequence[str], settings: Mapping[str, Any] | None = None) -> Recording:
+        """Scan the pipeline as it is now. settings: of the scan, beside the report's."""
         self.subject.park()
-        session = Session(self.target, self.device, self.options, analyzers, self._settings(), self.progress)
+        chosen = {**self._settings(), **(settings or {})}
+        session = Session(self.target, self.device, self.options, analyzers, chosen, self.progress)
         session.lends = False  # it stands there already
         with session.keeping_what_was_recorded():
             return session.record(self.subject.scene)
@@ -177,6 +191,7 @@ class Trial:
         half = (torch.float16, torch.bfloat16)
         if output is None or not any(p.dtype in half for m in modules for p in m.parameters()):
             return 0.0
+        self._at = None
         try:
             for module in modules:
                 module.to(torch.float32)
@@ -254,6 +269,9 @@ class SimulatedTrial(Trial):
         self._seen: Recording | None = None
         """The scan of the state as it is, if there was one."""
         self._expected: tuple[str, ...] = ()
+        self._compiled: tuple[tuple[tuple[str, Code], ...], Output | None] = (), None
+        """What the twin gave when it was compiled last, by which code. Its state is the same until that code
+        is tried."""
         try:
             self.twin = twin_of(scene)
             self._twin = Subject(self.twin.scene)
@@ -261,9 +279,11 @@ class SimulatedTrial(Trial):
             self.no_twin = str(error)
 
     def mark(self) -> TrialMark:
-        twin = self._twin.mark() if self._twin else None
-        of_twin = (self.compiling, self.python, self._seen)
-        return TrialMark(self.subject.mark(), twin, self.reckoned, self.compiled, *of_twin)
+        found = super().mark()
+        return dataclasses.replace(found, compiling=self.compiling, python=self.python, seen=self._seen)
+
+    def _taken(self) -> tuple[Mark, Mark | None]:
+        return self.subject.mark(), self._twin.mark() if self._twin else None
 
     def restore(self, mark: TrialMark) -> None:
         super().restore(mark)
@@ -274,6 +294,7 @@ class SimulatedTrial(Trial):
     def apply(self, key: str, code: Code, reckoned: Simulated | None) -> str | None:
         self._seen = None
         if reckoned is None:
+            self._at = None
             self.subject.apply(key, code)
             if self._twin is not None:
                 brings_python = bool(code.definitions or code.around)
@@ -289,7 +310,10 @@ class SimulatedTrial(Trial):
             self.compiling = (*self.compiling, (key, code))
         if self._twin is None:
             return self.no_twin
-        return _quantized(self._twin.pipe, reckoned.int8) if reckoned.int8 else None
+        if not reckoned.int8:
+            return None
+        self._at = None
+        return _quantized(self._twin.pipe, reckoned.int8)
 
     def measured(self) -> Measured:
         seen = self._recording()
@@ -313,11 +337,23 @@ class SimulatedTrial(Trial):
     def expect(self, analyzers: Sequence[str]) -> None:
         self._expected = tuple(analyzers)
 
-    def look(self, analyzers: Sequence[str]) -> Recording:
+    def compiles_whole(self, key: str, code: Code) -> bool:
+        """On the twin, unless its small picture is in one piece where the pipeline's is not. What it gives is
+        kept: the fix that is tried next is this one."""
+        if self._twin is None or any(map(_in_pieces, with_role(self.pipe, "vae").values())):
+            return False
+        codes = (*self.compiling, (key, code))
+        try:
+            self._compiled = codes, compiled_output(self._twin, codes)
+        except (Incomparable, NotRun):
+            return False
+        return self._compiled[1].whole
+
+    def look(self, analyzers: Sequence[str], settings: Mapping[str, Any] | None = None) -> Recording:
         """On a simulated GPU all comes of one run, which is kept until something changes."""
         if self._seen is None or not set(analyzers) <= set(self._seen.analyzers):
             wanted = dict.fromkeys(("syncs", "kernels", *analyzers))
-            self._seen = self._adjusted(super().look(tuple(wanted)))
+            self._seen = self._adjusted(super().look(tuple(wanted), settings))
         return self._seen
 
     def _recording(self) -> Recording:
@@ -381,8 +417,10 @@ class SimulatedTrial(Trial):
     def output_after(self, reckoned: Simulated | None) -> Output | None:
         if self._twin is None or reckoned is None or not reckoned.compiled:
             return self.output()
+        codes, found = self._compiled
         try:
-            found = compiled_output(self._twin, self.compiling)
+            if codes != self.compiling or found is None:
+                found = compiled_output(self._twin, self.compiling)
             return dataclasses.replace(found, where="the CPU")
         except (Incomparable, NotRun) as error:
             self._incomparable = str(error)
@@ -399,6 +437,11 @@ class SimulatedTrial(Trial):
     @property
     def why_not_compared(self) -> str:
         return self.no_twin or self._incomparable
+
+
+def _in_pieces(vae: Any) -> bool:
+    """Whether it goes through a picture tile by tile, or through a batch one after the other."""
+    return bool(getattr(vae, "use_tiling", False) or getattr(vae, "use_slicing", False))
 
 
 def _device_bytes(pipe: Pipeline) -> int:

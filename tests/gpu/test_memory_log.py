@@ -16,11 +16,11 @@ from diffprof.gpu.memory_log import MemoryLog
 from diffprof.gpu.mode import Mode
 from diffprof.gpu.specs import load_spec
 from diffprof.model.recording import MemoryHolder, MemoryKind, MemoryUse
-from diffprof.scanning.repeats import repeating
 from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options, builtin_targets, resolve
 from diffprof.targets.pipeline import PhaseTracker
 from diffprof.targets.pipeline_call import PipelineCall
+from diffprof.targets.repeated_steps import repeating
 from tests.devices.simulated.signatures import conv, meta, op
 
 A100 = load_spec("a100-80gb")

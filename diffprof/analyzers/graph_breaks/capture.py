@@ -361,10 +361,15 @@ def _listening(into: Capture) -> Iterator[None]:
 
 def _watch_writes(into: Capture) -> Callable[[CodeType, CodeType], None]:
     def look(code: CodeType, out: CodeType) -> None:
-        if any(step.opname in _WRITES for step in dis.get_instructions(out)):
+        if writes(out):
             into.pure = False
 
     return look
+
+
+def writes(code: CodeType) -> bool:
+    """Whether it changes an object that it did not make."""
+    return any(step.opname in _WRITES for step in dis.get_instructions(code))
 
 
 def _explained(error: BaseException) -> str:

@@ -191,15 +191,20 @@ class Repeats:
             seen.output = signature(output, values=False)
 
 
-def equal_blocks(seen: Iterable[SeenModule], paths: frozenset[str]) -> list[RepeatedModules]:
+def equal_blocks(
+    seen: Iterable[SeenModule],
+    paths: frozenset[str] = frozenset(),
+    told_apart_by: Callable[[torch.nn.Module], Any] | None = None,
+) -> list[RepeatedModules]:
     """Groups of blocks that look equal and are worth folding, small ones first, so that the capture of a
-    larger one meets the smaller ones folded. paths: of all modules. Call after Repeats is closed: hooks are
-    part of what is compared."""
+    larger one meets the smaller ones folded. paths: of all modules. told_apart_by: of a block, what is the
+    same for equal ones; without, its fingerprint. Call after Repeats is closed: hooks are part of that."""
+    same = told_apart_by or (lambda module: fingerprint(module, paths))
     groups: dict[tuple[Any, ...], RepeatedModules] = {}
     for each in seen:
         if not each.steady or each.output is None or not _rebuildable(each.output):
             continue
-        key = (fingerprint(each.module, paths), each.inputs.key, each.output.key)
+        key = (same(each.module), each.inputs.key, each.output.key)
         groups.setdefault(key, RepeatedModules([], each.inputs, each.output)).modules.append(each.module)
     worth = [b for b in groups.values() if (len(b.modules) - 1) * b.size >= MIN_SAVED]
     return sorted(worth, key=lambda block: block.size)

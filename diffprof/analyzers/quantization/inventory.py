@@ -18,7 +18,7 @@ from diffprof.analyzers.quantization.order import adapter_names
 from diffprof.analyzers.quantization.source import Named
 from diffprof.devices import cuda_runtime
 from diffprof.model.pipeline import Pipeline, components
-from diffprof.targets.pipeline import Phase, PhaseTracker
+from diffprof.targets.pipeline import PhaseTracker
 
 SAMPLE_ROWS = 48
 """Activation rows kept of the first and of the last call of a layer, for its accuracy."""
@@ -215,6 +215,8 @@ class Recorder:
         self.tracker = tracker
         self.stopwatch = stopwatch
         self.sample = sample
+        self.calls: list[tuple[Layer, Key]] = []
+        """Of layers, in order."""
         self._marks: dict[int, Any] = {}
         self._spans: list[tuple[Key, Any]] = []
 
@@ -250,7 +252,7 @@ class Recorder:
             if not args or not isinstance(args[0], torch.Tensor):
                 return
             key = key_of(layer, module, args[0])
-            self._count(layer, key, self.tracker.current)
+            self.count(layer, key)
             if key.kind == "conv1x1":
                 self.inventory.image_side.setdefault(key, int(args[0].shape[-2]))
             if span is not None:
@@ -260,7 +262,10 @@ class Recorder:
 
         return after
 
-    def _count(self, layer: Layer, key: Key, phase: Phase) -> None:
+    def count(self, layer: Layer, key: Key) -> None:
+        """A layer is called, now."""
+        phase = self.tracker.current
+        self.calls.append((layer, key))
         layer.uses[key] += 1
         layer.when[key, phase.name, phase.step if phase.name == "denoise" else None] += 1
         self.inventory.counts[key] += 1
@@ -313,13 +318,13 @@ def take_inventory(
     *,
     stopwatch: Stopwatch | None = None,
     sample: bool = False,
-    watching: Callable[[PhaseTracker], Any] | None = None,
+    watching: Callable[[PhaseTracker, Recorder], Any] | None = None,
 ) -> Inventory:
     """Make one call of a pipeline and list what its linears saw.
 
     stopwatch: times each layer's calls and the whole; None: no times (a simulated device has none). sample:
-    keep activations. watching: a context around the call, given the phase tracker. Parts under
-    `torch.compile` run uncompiled; hooks and stance are gone afterwards.
+    keep activations. watching: a context around the call, given what follows its phases and its layers. Parts
+    under `torch.compile` run uncompiled; hooks and stance are gone afterwards.
     """
     inventory = Inventory(list_layers(pipe))
     tracker = PhaseTracker()
@@ -327,7 +332,7 @@ def take_inventory(
     with ExitStack() as stack:
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         if watching is not None:
-            stack.enter_context(watching(tracker))
+            stack.enter_context(watching(tracker, recorder))
         stack.enter_context(tracker.watching(pipe))
         stack.enter_context(recorder.hooked())
         mark = stopwatch.start() if stopwatch else None

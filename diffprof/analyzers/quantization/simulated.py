@@ -5,24 +5,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from diffprof.analyzers.quantization.choice import Candidate
-from diffprof.analyzers.quantization.inventory import Inventory, Key, take_inventory
+from diffprof.analyzers.quantization.inventory import Inventory, Key, Layer, Recorder, take_inventory
 from diffprof.analyzers.quantization.predicted import Predictor
 from diffprof.analyzers.quantization.schemes import Scheme
 from diffprof.devices.simulated import Blocking, Observer
+from diffprof.gpu.assembly import LaunchedWait
 from diffprof.gpu.cost import CostModel
+from diffprof.gpu.memory_log import StorageNumbers
 from diffprof.gpu.mode import current_mode
 from diffprof.gpu.signatures import OpSignature
-from diffprof.gpu.timeline_builder import ModuleStack, TimelineBuilder
+from diffprof.gpu.timeline_builder import Again, ModuleStack, TimelineBuilder, TimelineMark
 from diffprof.judge.timeline import total_us
 from diffprof.model.pipeline import module_names, with_role
 from diffprof.model.recording import LinearRow, SchemeTiming, Timeline
 from diffprof.targets.pipeline import Phase, PhaseTracker
 from diffprof.targets.pipeline_call import PipelineCall
+from diffprof.targets.repeated_steps import repeating
 
 COMPILED_ROLES = ("denoiser", "vae")
 """What is compiled when a pipeline is: the parts that take the time."""
@@ -55,12 +58,17 @@ class SimulatedCall:
         return take_inventory(self.scene.pipe, self.scene.call, watching=self._watching)
 
     @contextmanager
-    def _watching(self, tracker: PhaseTracker) -> Iterator[None]:
+    def _watching(self, tracker: PhaseTracker, layers: Recorder) -> Iterator[None]:
         pipe, builder = self.scene.pipe, self._builder
         modules = ModuleStack(module_names(pipe))
         tracker.on_change = lambda phase: _begin(builder, phase)
         _begin(builder, tracker.current)
-        with self.device.observed(_Teller(builder, modules), pipe), modules.following():
+        teller = _Teller(builder, modules, layers)
+        with (
+            self.device.observed(teller, pipe),
+            modules.following(),
+            repeating(pipe, teller, tracker),
+        ):
             yield
 
     def timeline(self, mode: str) -> Timeline:
@@ -92,18 +100,45 @@ class SimulatedCall:
         return total_us(timeline)
 
 
+class _Stretch(NamedTuple):
+    """What the device did, and which layers were called."""
+
+    work: Again
+    calls: tuple[tuple[Layer, Key], ...]
+
+
 class _Teller(Observer):
     """Tells the builder of a timeline what the device does."""
 
-    def __init__(self, builder: TimelineBuilder, modules: ModuleStack) -> None:
+    def __init__(self, builder: TimelineBuilder, modules: ModuleStack, layers: Recorder) -> None:
         self.builder = builder
         self.modules = modules
+        self.layers = layers
 
     def op(self, signature: OpSignature) -> None:
         self.builder.op(signature, self.modules.path)
 
     def blocking(self, event: Blocking) -> None:
         self.builder.blocking(event.kind, event.waits, self.modules.path)
+
+    def mark(self, storages: StorageNumbers) -> tuple[int, TimelineMark]:
+        return len(self.layers.calls), self.builder.mark(storages)
+
+    def since(self, mark: tuple[int, TimelineMark]) -> _Stretch | None:
+        calls, begin = mark
+        work = self.builder.since(begin)
+        return None if work is None else _Stretch(work, tuple(self.layers.calls[calls:]))
+
+    def reads(self, told: _Stretch) -> bool:
+        return any(isinstance(item, LaunchedWait) or item.direction == "d2h" for item in told.work.items)
+
+    def alike(self, one: _Stretch, other: _Stretch) -> bool:
+        return one.calls == other.calls and one.work.alike(other.work)
+
+    def again(self, told: _Stretch, storages: StorageNumbers) -> None:
+        self.builder.again(told.work, storages)
+        for layer, key in told.calls:
+            self.layers.count(layer, key)
 
 
 def _begin(builder: TimelineBuilder, phase: Phase) -> None:

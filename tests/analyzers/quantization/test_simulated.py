@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from diffprof.analyzers.quantization import simulated
 from diffprof.analyzers.quantization.inventory import Key, take_inventory
 from diffprof.analyzers.quantization.predicted import ERROR, Predictor, signature
 from diffprof.analyzers.quantization.probe import probe_quantization
@@ -212,6 +214,24 @@ def test_shapes_alone_are_enough_for_an_inventory() -> None:
 
     with device.active():
         resolve("tiny-sdxl").run(play, device, Options(steps=1))
+
+
+def test_steps_that_are_told_again_are_counted_like_those_that_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = resolve_device("sim:h100")
+    again: list[Any] = []
+    tell = simulated._Teller.again
+    monkeypatch.setattr(simulated._Teller, "again", lambda *given: again.append(given) or tell(*given))
+
+    def play(scene: Any) -> dict[str, Any]:
+        with torch.no_grad():
+            return probe_quantization(scene, device)
+
+    with device.active():
+        told = resolve("tiny-sdxl").run(play, device, Options(steps=6))
+        monkeypatch.setattr(simulated, "repeating", lambda *_: nullcontext())
+        ran = resolve("tiny-sdxl").run(play, device, Options(steps=6))
+    assert len(again) >= 3
+    assert told == ran
 
 
 def test_eager_on_a_gpu_nothing_dynamic_is_recommended() -> None:
