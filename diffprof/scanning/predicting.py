@@ -15,6 +15,7 @@ import torch
 
 from diffprof.analyzers.kernels.simulated import SimulatedKernels
 from diffprof.devices import resolve_device
+from diffprof.devices.borrow import lent
 from diffprof.devices.simulated.session import SESSION
 from diffprof.gpu.assembly import Assembled, compiled_root, linears_in
 from diffprof.gpu.attention import LIBRARIES
@@ -365,7 +366,9 @@ def run_call(
 
     def play(scene: PipelineCall) -> CallRun:
         with nullcontext() if prepare is None else restored(scene.pipe):
-            return observed(scene if prepare is None else prepare(scene))
+            chosen = scene if prepare is None else prepare(scene)
+            with lent(chosen.pipe, device) if chosen.target.kind == "object" else nullcontext():
+                return observed(chosen)
 
     def observed(scene: PipelineCall) -> CallRun:
         kernels = SimulatedKernels(device.gpu, scene.pipe, current_mode())  # type: ignore[attr-defined]

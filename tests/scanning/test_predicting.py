@@ -12,17 +12,18 @@ import pytest
 from click.testing import CliRunner, Result
 
 import diffprof
+from diffprof.corpus import CASES, Entry
 from diffprof.gpu.specs import load_spec
 from diffprof.model.errors import UsageError
 from diffprof.model.prediction import Prediction
 from diffprof.model.recording import Grade, KernelKind, Timeline
-from diffprof.scanning import predicting
-from diffprof.scanning.fitting import fit
+from diffprof.scanning import fitting, predicting
 from diffprof.scanning.predicting import SHORT_NAMES, CallSetting, grounds, predict
+from diffprof.scanning.recipes import Decoding, FitRecipe, Placement
 from diffprof.scanning.repeats import asked_steps
 from diffprof.scanning.runs import leftovers
 from diffprof.scanning.scan import scan_target
-from diffprof.targets import Options, resolve
+from diffprof.targets import Options, from_object, resolve
 from diffprof.views.predictions import render_predictions
 
 
@@ -49,24 +50,35 @@ def test_a_row_for_every_device_and_mode_in_order(rows: tuple[Prediction, ...]) 
 
 AS_SCANNED = {
     "few steps": ("tiny-sdxl", Options(steps=3)),
-    "steady steps": ("tiny-sdxl", Options(steps=12)),
+    "steady steps": ("tiny-sdxl", Options(steps=8)),
     "each of the first and last differs": (
         "tiny-sdxl",
-        Options(steps=12, scheduler="UniPCMultistepScheduler"),
+        Options(steps=8, scheduler="UniPCMultistepScheduler"),
     ),
-    "one more than asked for": ("tiny-sd15", Options(steps=12)),
-    "a share of those asked for": ("tiny-sdxl-img2img", Options(steps=12)),
+    "one more than asked for": (CASES["sd15"], Options(steps=8)),
+    "a share of those asked for": (CASES["sdxl-img2img"], Options(steps=8)),
 }
+
+PLAIN = FitRecipe(None, None, Placement.DEVICE, Decoding.WHOLE, False)
 
 
 @pytest.mark.parametrize(("target", "options"), AS_SCANNED.values(), ids=AS_SCANNED)
-def test_it_is_what_the_scan_says_and_so_is_the_plain_recipe_of_fit(target: str, options: Options) -> None:
-    timing = scan_target(target, device="sim:a100-80gb", options=options).recording.timing
+def test_it_is_what_the_scan_says_and_so_is_the_plain_recipe_of_fit(
+    target: str | Entry, options: Options
+) -> None:
+    made = None if isinstance(target, str) else target.build()
+    what, call = (target, {}) if made is None else (made.pipe, made.kwargs)
+    found = resolve(what) if isinstance(what, str) else from_object(what, kwargs=call)
+    timing = scan_target(
+        found, device="sim:a100-80gb", options=options, analyzers=("kernels",)
+    ).recording.timing
     assert timing is not None
-    (row,) = predict(target, options=options)
-    plain = next(each for each in fit(target, device="a100-80gb", options=options).rows if not each.recipe)
+    (row,) = predict(what, options=options, **call)
+    spec = load_spec("a100-80gb")
+    played = next(fitting._played(found, options, spec, lambda stage: None))
+    plain, *_ = fitting._Pricing(played, spec).of(PLAIN)
     assert row.steps == options.steps
-    assert (row.seconds, plain.seconds) == pytest.approx((timing.median,) * 2, rel=1e-3)
+    assert (row.seconds, plain) == pytest.approx((timing.median,) * 2, rel=1e-3)
 
 
 def test_a_built_in_call_has_the_steps_of_its_model_card() -> None:

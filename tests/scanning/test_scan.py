@@ -64,6 +64,25 @@ def pipe(built):
     built.scheduler = own
 
 
+class Stages(Progress):
+    """Keeps the names of the stages."""
+
+    def __init__(self) -> None:
+        self.named: list[str] = []
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        if name != "reading the profiler's trace (MB)":
+            self.named.append(name)
+
+
+def in_order(*measured: str) -> list[str]:
+    """Stages of a scan; measured: those of a device that measures."""
+    steps = [f"denoising, step {step + 1}" for step in range(CALL["num_inference_steps"])]
+    ran = ["building the pipeline", "encode", "prepare", *steps, "decode", "postprocess"]
+    judged = ["looking at the set-up", "judging what was recorded"]
+    return [*ran, "summing up the call", *measured, *judged]
+
+
 def process_state():
     return (
         torch.get_default_dtype(),
@@ -113,8 +132,10 @@ def test_sigmas_on_the_device_are_found_and_named(pipe):
 
 def test_the_same_syncs_with_real_values_on_the_cpu(pipe):
     pipe.scheduler = SigmasOnDevice.from_config(pipe.scheduler.config)
-    simulated = diffprof.scan(pipe, device="sim:a100-80gb", **CALL).recording
-    real = diffprof.scan(pipe, device="cpu", **CALL).recording
+    simulated, real = (
+        diffprof.scan(pipe, device=device, analyzers=("syncs",), **CALL).recording
+        for device in ("sim:a100-80gb", "cpu")
+    )
     key = [(r.kind, r.site.file, r.site.line, r.by_step, r.count) for r in simulated.syncs or ()]
     assert [(r.kind, r.site.file, r.site.line, r.by_step, r.count) for r in real.syncs or ()] == key
     assert next(p.device.type for p in pipe.unet.parameters()) == "cpu"
@@ -123,7 +144,9 @@ def test_the_same_syncs_with_real_values_on_the_cpu(pipe):
 def test_a_real_call_is_timed_clean_and_profiled(pipe, tmp_path):
     before = process_state()
     target = from_object(pipe, kwargs=CALL)
-    recording = scan_target(target, device="cpu", trace_folder=tmp_path).recording
+    stages = Stages()
+    recording = scan_target(target, device="cpu", trace_folder=tmp_path, progress=stages).recording
+    assert stages.named == in_order("timing clean calls", "profiling one call")
     assert [path.name for path in tmp_path.iterdir()] == ["trace.json"]
     assert list(recording.seconds) == ["import", "build", "scan", "timing", "profile", "setup"]
     assert recording.timing is not None
@@ -356,36 +379,10 @@ def test_every_scheduler_has_a_row_and_failures_say_why():
     assert all(row.error for row in table.values() if row.in_loop is None)
 
 
-class Stages(Progress):
-    """Keeps the names of the stages."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-
-    def stage(self, name: str, total: int | None = None) -> None:
-        self.names.append(name)
-
-
-@pytest.mark.parametrize(
-    ("device", "measured"),
-    [("sim:a100-80gb", []), ("cpu", ["timing clean calls", "profiling one call"])],
-)
-def test_every_part_of_the_work_is_named_as_it_happens(pipe, device, measured):
+def test_every_part_of_the_work_is_named_as_it_happens(pipe):
     stages = Stages()
-    scan_target(from_object(pipe, kwargs=CALL), device=device, progress=stages)
-    steps = [f"denoising, step {step + 1}" for step in range(CALL["num_inference_steps"])]
-    assert [name for name in stages.names if name != "reading the profiler's trace (MB)"] == [
-        "building the pipeline",
-        "encode",
-        "prepare",
-        *steps,
-        "decode",
-        "postprocess",
-        "summing up the call",
-        *measured,
-        "looking at the set-up",
-        "judging what was recorded",
-    ]
+    scan_target(from_object(pipe, kwargs=CALL), device="sim:a100-80gb", progress=stages)
+    assert stages.named == in_order()
 
 
 @pytest.mark.parametrize(

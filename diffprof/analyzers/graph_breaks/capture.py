@@ -20,7 +20,7 @@ import torch
 import torch._dynamo
 from torch._dynamo.convert_frame import register_bytecode_hook
 
-from diffprof.analyzers.graph_breaks.line_tables import write_exact_lines
+from diffprof.analyzers.graph_breaks.dynamo_changes import leave_out_what_nobody_reads, write_exact_lines
 from diffprof.model.callsite import Place, importable_path, is_machinery
 
 FrameId = tuple[int | None, int | None]
@@ -292,6 +292,7 @@ def captured(
     """
     torch._dynamo.reset()
     write_exact_lines()
+    leave_out_what_nobody_reads()
     into = Capture()
     if as_compiled:
         torch.compiler.set_stance("default", force_backend=_Backend(into, weights))

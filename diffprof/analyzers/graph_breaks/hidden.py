@@ -79,6 +79,8 @@ def _rewritten() -> Iterator[Callable[[Collection[Place]], bool]]:
     changed: list[tuple[FunctionType, CodeType]] = []
 
     def rewrite(places: Collection[Place]) -> bool:
+        if not places:
+            return False
         before = len(changed)
         for function in _functions(places):
             straight = straightened(function.__code__)

@@ -139,6 +139,7 @@ def _captured_with_parts_apart(
         with ExitStack() as pruned:
             for model in apart:
                 _prune(model, pruned)
+                pruned.enter_context(replaced(model, "named_modules", _listed(model)))
             result = _captured(pipe, again, capture)
         if result.capture.failure:
             result = _captured(pipe, again, capture)
@@ -198,6 +199,20 @@ def _prune(model: torch.nn.Module, stack: ExitStack) -> None:
         on_way = path.startswith(f"{name}.") and path.removeprefix(f"{name}.").partition(".")[0]
         kept = {child: inner for child, inner in module._modules.items() if child == on_way}
         stack.enter_context(replaced(module, "_modules", kept))
+
+
+def _listed(model: torch.nn.Module) -> Callable[..., Iterator[tuple[str, torch.nn.Module]]]:
+    """The model's `named_modules` from a list: Dynamo traces the generators of a walk module by module."""
+    walk, found = model.named_modules, list(model.named_modules())
+
+    def named_modules(
+        memo: Any = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, torch.nn.Module]]:
+        if memo is None and not prefix and remove_duplicate:
+            return iter(found)
+        return walk(memo, prefix, remove_duplicate)
+
+    return named_modules
 
 
 def _is_hooked(module: torch.nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""The probe on a tiny SDXL: what it finds in components and in the whole call, and that it leaves nothing."""
+"""The probe on small pipelines: what it finds in components and in the call, and that it leaves nothing."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 import logging
 import os
 import signal
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -21,10 +22,10 @@ from diffprof.analyzers.graph_breaks.rules import side_effect_in_graph
 from diffprof.model.errors import UsageError
 from diffprof.model.recording import CaptureRow
 from tests.analyzers.graph_breaks.conftest import in_child
-from tests.analyzers.graph_breaks.tiny import Pipe, Small, TinyCall, sdxl, small
+from tests.analyzers.graph_breaks.tiny import Pipe, Small, TinyCall, denoising, sdxl, small
 from tests.builders import make_recording
 
-PIPELINE = "diffusers/pipelines/stable_diffusion_xl/pipeline_stable_diffusion_xl.py"
+SDXL = "diffusers/pipelines/stable_diffusion_xl/pipeline_stable_diffusion_xl.py"
 EULER = "diffusers/schedulers/scheduling_euler_discrete.py"
 
 
@@ -44,7 +45,8 @@ def dynamo_state() -> dict[str, Any]:
 
 
 def pipe_state(scene: TinyCall) -> dict[str, Any]:
-    modules = [m for part in (scene.pipe.unet, scene.pipe.vae) for m in part.modules()]
+    models = [part for part in scene.pipe.components.values() if isinstance(part, torch.nn.Module)]
+    modules = [m for part in models for m in part.modules()]
     return {
         "hooks": [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in modules],
         "attributes": [sorted(vars(m)) for m in modules],
@@ -55,12 +57,12 @@ def pipe_state(scene: TinyCall) -> dict[str, Any]:
 
 
 @cache
-def whole_call() -> dict[str, Any]:
+def whole_call(make: Callable[[], TinyCall]) -> dict[str, Any]:
     """One probe of everything, with the state around it."""
     import torch._dynamo
     from torch._dynamo.eval_frame import _debug_get_cache_entry_list
 
-    scene = sdxl()
+    scene = make()
     scene.call()
 
     def mine(x: torch.Tensor) -> torch.Tensor:
@@ -86,25 +88,29 @@ def whole_call() -> dict[str, Any]:
     }
 
 
-def captures() -> dict[str, CaptureRow]:
-    return {row.component: row for row in whole_call()["sections"]["captures"]}
+def captures(make: Callable[[], TinyCall]) -> dict[str, CaptureRow]:
+    return {row.component: row for row in whole_call(make)["sections"]["captures"]}
 
 
 @pytest.mark.slow
 def test_unet_and_vae_are_fullgraph_ready() -> None:
     for name in ("unet", "vae.decode"):
-        row = captures()[name]
+        row = captures(sdxl)[name]
         assert (row.fullgraph_ready, row.graphs, row.breaks, row.failure) == (True, 1, 0, None)
         assert row.ops > 50
-    assert (captures()["unet"].calls, captures()["unet"].per_step) == (3, 1.0)
-    assert captures()["vae.decode"].per_step == 0.0
+    assert captures(sdxl)["vae.decode"].per_step == 0.0
 
 
-def test_the_call_breaks_where_it_is_known_to() -> None:
-    rows = [row for row in whole_call()["sections"]["graph_breaks"] if row.component == "call"]
+@pytest.mark.parametrize(
+    ("make", "pipeline"),
+    [(denoising, "tests/analyzers/graph_breaks/tiny.py"), pytest.param(sdxl, SDXL, marks=pytest.mark.slow)],
+)
+def test_the_call_breaks_where_it_is_known_to(make: Callable[[], TinyCall], pipeline: str) -> None:
+    assert (captures(make)["unet"].calls, captures(make)["unet"].per_step) == (3, 1.0)
+    rows = [row for row in whole_call(make)["sections"]["graph_breaks"] if row.component == "call"]
     found = {(row.site.file, row.site.function, kind_of(row)): row for row in rows}
     assert (EULER, "set_timesteps", "numpy") in found
-    bar = found[PIPELINE, "__call__", "disabled"]
+    bar = found[pipeline, "__call__", "disabled"]
     assert "self.progress_bar(" in dict(bar.site.excerpt)[bar.site.line]
     assert bar.count == 1
     (update,) = [r for r in rows if "progress_bar.update()" in dict(r.site.excerpt).get(r.site.line, "")]
@@ -115,20 +121,20 @@ def test_the_call_breaks_where_it_is_known_to() -> None:
     assert "s_tmin <= sigma <= s_tmax" in dict(branch.site.excerpt)[branch.site.line]
     assert branch.code == "GB0170"
     assert (branch.count, branch.per_step) == (3, 1.0)
-    assert branch.site.chain[0].file == PIPELINE
+    assert branch.site.chain[0].file == pipeline
     lines = {(row.site.file, row.site.line, row.code) for row in rows}
     assert len(lines) == len(rows), "a cause and line are one row"
 
 
 def test_the_loop_body_and_the_scheduler_step_are_captured_apart() -> None:
-    rows = whole_call()["sections"]["graph_breaks"]
+    rows = whole_call(denoising)["sections"]["graph_breaks"]
     for name in ("step", "scheduler.step"):
         assert any(row.component == name and row.site.file == EULER and row.per_step == 1.0 for row in rows)
-        assert not captures()[name].fullgraph_ready
+        assert not captures(denoising)[name].fullgraph_ready
 
 
 def test_the_phase_of_a_break_is_known_outside_the_loop_too() -> None:
-    rows = whole_call()["sections"]["graph_breaks"]
+    rows = whole_call(denoising)["sections"]["graph_breaks"]
     phases = {(row.component, row.site.function, row.per_step): row.phase for row in rows}
     assert phases["call", "set_timesteps", 0.0] == "prepare"
     assert phases["call", "__call__", 0.0] == "prepare"
@@ -176,14 +182,14 @@ def test_phases_of_what_is_called_once() -> None:
 
 
 def test_a_step_counter_is_burnt_in() -> None:
-    rows = [r for r in whole_call()["sections"]["recompiles"] if r.component == "scheduler.step"]
+    rows = [r for r in whole_call(denoising)["sections"]["recompiles"] if r.component == "scheduler.step"]
     assert {row.variation for row in rows} == {"within one call"}
     assert all("_step_index" in row.guard and row.kind == "scalar" for row in rows)
     assert rows[0].stopped_by == ("dynamic=True",)
 
 
 def test_nothing_is_left_behind() -> None:
-    of = whole_call()
+    of = whole_call(denoising)
     assert of["before"] == of["after"]
     assert of["kept"], "the caller's own compiled code is still there and valid"
     assert of["sections"]["unseen"] == ()
@@ -220,14 +226,14 @@ def test_equal_blocks_are_captured_once_and_counted_every_time() -> None:
         from diffprof.analyzers.graph_breaks.component import capture_part
         from diffprof.analyzers.graph_breaks.observe import observing
 
-        scene = sdxl(blocks=5)
+        scene = sdxl(blocks=2)
         with torch.no_grad(), observing(scene.pipe) as parts:
             scene.call()
         (part,) = [p for p in parts if p.name == "unet"]
         return capture_part(part), capture_part(part, fold=False)
 
     folded, plain = in_child(both)
-    assert dict(folded.folded)["BasicTransformerBlock"] == 10
+    assert dict(folded.folded)["BasicTransformerBlock"] == 4
     assert not plain.folded
     assert folded.capture.whole
     assert plain.capture.whole

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline, EulerDiscreteScheduler
 from torch import nn
 
 
@@ -25,28 +26,23 @@ class TinyCall:
 
 
 def sdxl(*, blocks: int = 1) -> TinyCall:
-    """blocks: transformer blocks in each of the three transformers."""
-    from diffusers import (
-        AutoencoderKL,
-        EulerDiscreteScheduler,
-        StableDiffusionXLPipeline,
-        UNet2DConditionModel,
-    )
+    """blocks: transformer blocks in each of the two transformers."""
+    from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
 
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
-        block_out_channels=(8, 16),
+        block_out_channels=(8,),
         layers_per_block=1,
         sample_size=8,
         norm_num_groups=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
+        down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("UpBlock2D",),
         mid_block_type="UNetMidBlock2DCrossAttn",
-        attention_head_dim=(2, 4),
+        attention_head_dim=(4,),
         use_linear_projection=True,
         addition_embed_type="text_time",
         addition_time_embed_dim=8,
-        transformer_layers_per_block=(1, blocks),
+        transformer_layers_per_block=(blocks,),
         projection_class_embeddings_input_dim=80,
         cross_attention_dim=16,
     )
@@ -105,3 +101,30 @@ class Pipe:
 
 def small(**parts: nn.Module) -> TinyCall:
     return TinyCall(Pipe(**parts), {"x": torch.ones(2, 4)})
+
+
+class Denoising(DiffusionPipeline):
+    """A short pipeline with a progress bar and a loop of its own, that calls a scheduler as SDXL does."""
+
+    def __init__(self, unet: nn.Module, scheduler: Any) -> None:
+        super().__init__()
+        self.register_modules(unet=unet, scheduler=scheduler)
+
+    @torch.no_grad()
+    def __call__(self, x: torch.Tensor, steps: int) -> torch.Tensor:
+        self.scheduler.set_timesteps(steps)
+        timesteps = self.scheduler.timesteps
+        with self.progress_bar(total=steps) as progress_bar:
+            for i, t in enumerate(timesteps):
+                scaled = self.scheduler.scale_model_input(x, t)
+                noise = self.unet(scaled)
+                x = self.scheduler.step(noise, t, x, return_dict=False)[0]
+                if i < len(timesteps):
+                    progress_bar.update()
+        return x
+
+
+def denoising() -> TinyCall:
+    pipe = Denoising(Small(), EulerDiscreteScheduler(timestep_spacing="leading"))
+    pipe.set_progress_bar_config(disable=True)
+    return TinyCall(pipe, {"x": torch.ones(2, 4), "steps": 3})

@@ -1,4 +1,5 @@
-"""Line numbers of the functions that Dynamo generates, as they are in the source.
+"""What a child changes in Dynamo: lines of generated functions as they are in the source, and no work that
+nobody reads.
 
 torch 2.13 counts the step to a line twice where an instruction longer than eight code units begins that line,
 such as the method call in a chain that is broken over several lines
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch._dynamo import bytecode_transformation
+from torch._dynamo import bytecode_transformation, guards, symbolic_convert
 
 LONGEST = 8
 """Code units that one entry of the table can stand for (CPython, Objects/locations.md)."""
@@ -36,3 +37,14 @@ def write_exact_lines() -> None:
 
     exact.exact = True  # type: ignore[attr-defined]
     bytecode_transformation.linetable_311_writer = exact
+
+
+def leave_out_what_nobody_reads() -> None:
+    """Keep Dynamo from work that only its debug logs show, a fifth of a capture on torch 2.13. It reads every
+    traced file token by token for the class around a line (torch/_dynamo/funcname_cache.py), and empties the
+    CPU's caches after each compile to time the guards (torch/_dynamo/guards.py, `CheckFunctionManager`).
+    For the child: it stays so."""
+    unread = ((symbolic_convert, "get_funcname", None), (guards, "profile_guard_manager", 0.0))
+    for module, name, answer in unread:
+        if hasattr(module, name):
+            setattr(module, name, lambda *_, answer=answer: answer)
