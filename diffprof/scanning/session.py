@@ -50,7 +50,7 @@ from diffprof.model.recording import (
 from diffprof.scanning.arguments import chosen_analyzers
 from diffprof.targets import Options, Target
 from diffprof.targets.calls import bound, outputs
-from diffprof.targets.compiled import compiled_modules, compiled_roots
+from diffprof.targets.compiled import compiled_modules, compiled_roots, own_mode
 from diffprof.targets.components import components_of
 from diffprof.targets.exits import ProcessExit
 from diffprof.targets.guest_errors import next_step
@@ -290,8 +290,8 @@ def _simulated_kernels(session: Session, pipe: Pipeline) -> SimulatedKernels:
     given = session.settings.get("mode")
     if given is not None:
         return SimulatedKernels(session.device.gpu, pipe, given)  # type: ignore[attr-defined]
-    compiled = bool(session.settings.get("compiled"))
-    mode = current_mode(compiled=compiled_roots(pipe)) if compiled else current_mode()
+    asked = {"compiled": compiled_roots(pipe)} if session.settings.get("compiled") else own_mode(pipe)
+    mode = current_mode(**asked)
     return SimulatedKernels(session.device.gpu, pipe, mode)  # type: ignore[attr-defined]
 
 
@@ -397,15 +397,16 @@ def eager_compiled_parts() -> Iterator[None]:
 
 
 def _unseen_parts(pipe: Pipeline, device: Device) -> Iterator[Unseen]:
-    lost = (
-        "what the compiled code does (fusions, CUDA graphs) is not in this evidence"
-        if device.kind == "sim"
-        else "its times are those of the compiled code"
-    )
     compiled: dict[str, list[str]] = {}
     for name, path in compiled_modules(pipe):
         compiled.setdefault(name, []).append(path)
     for name, paths in compiled.items():
+        if device.kind != "sim":
+            lost = "its times are those of the compiled code"
+        elif name in own_mode(pipe).get("compiled", ()):
+            lost = "its times are predicted for compiled code, as if it had no graph break"
+        else:
+            lost = "what the compiled code does is not in this evidence"
         where = name if "" in paths else f"{name}.{paths[0]} and {len(paths) - 1} more"
         yield Unseen(
             what=f"torch.compile of {where}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -44,6 +44,29 @@ def is_compiled(module: torch.nn.Module) -> bool:
         or is_compiled_function(type(module).forward)
         or any(is_compiled_function(own[k]) for k in own.keys() - _OWN if type(own[k]) not in _PLAIN)
     )
+
+
+def compiler_settings(models: Iterable[torch.nn.Module]) -> dict[str, Any]:
+    """Inductor's settings of the first of these models that it compiles: its own options over the process's.
+    Empty where it compiles none."""
+    for part in models:
+        methods = [getattr(part, name, None) for name in ("forward", "decode")]
+        for function in (part, *methods, *(m._compiled_call_impl for m in part.modules())):
+            asked = getattr(function, "get_compiler_config", None) if is_compiled_function(function) else None
+            config = asked() if callable(asked) else None
+            if isinstance(config, dict) and config:
+                return config
+    return {}
+
+
+def own_mode(pipe: Pipeline) -> dict[str, Any]:
+    """How the pipeline runs by its user's own `torch.compile`, as fields of `diffprof.gpu.mode.Mode`: what
+    Inductor compiles, and whether as CUDA graphs. Another backend fuses nothing that is known."""
+    parts, found = components(pipe), {}
+    for name in dict.fromkeys(name for name, _ in compiled_modules(pipe)):
+        if settings := compiler_settings([parts[name]]):
+            found[name] = bool(settings.get("triton.cudagraphs"))
+    return {"compiled": tuple(found), "graphs": all(found.values())} if found else {}
 
 
 def compiled_modules(pipe: Pipeline) -> Iterator[tuple[str, str]]:

@@ -125,7 +125,9 @@ def subject(recording: Recording) -> str:
     if target.kind == "trace":
         of = f", {target.pipeline}" if target.pipeline else ""
         return clean(f"{target.spec}{of} ({device.name}, {device.grade})")
-    set_up = ", ".join(dict.fromkeys([target.pipeline, *_set_up(target)]))
+    mode = recording.timeline.mode if recording.timeline else "eager"
+    parts = [target.pipeline, *_set_up(target), *([] if mode == "eager" else [mode])]
+    set_up = ", ".join(dict.fromkeys(parts))
     words = [f"{target.spec} ({set_up})", f"on {device.spec} ({device.name}, {device.grade})"]
     if target.steps is not None and target.card_steps is not None:
         words.append(f"{target.steps} of the model card's {target.card_steps} steps (--steps)")

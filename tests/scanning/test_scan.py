@@ -342,15 +342,27 @@ def test_a_value_that_nobody_knows_is_assumed_and_said(pipe):
     assert all("unknown without weights" in (f.cost_note or "") for f in reads)
 
 
-def test_compiled_parts_are_named(pipe):
-    compiled = torch.compile(pipe.unet, backend="eager")
+@pytest.mark.parametrize(
+    ("how", "mode", "of_times"),
+    [
+        ({"backend": "eager"}, "eager", "not in this evidence"),
+        ({"mode": "reduce-overhead"}, "compiled", "predicted for compiled code"),
+    ],
+)
+def test_a_call_is_timed_as_its_user_compiled_it(pipe, how, mode, of_times):
     own = pipe.unet
-    pipe.unet = compiled
+    pipe.unet = torch.compile(own, **how)
     try:
         report = diffprof.scan(pipe, device="sim:a100-80gb", **CALL)
     finally:
         pipe.unet = own
-    assert any("torch.compile of unet" in u.what for u in report.recording.unseen)
+    (unseen,) = (u for u in report.recording.unseen if "torch.compile of unet" in u.what)
+    assert of_times in unseen.why
+    assert report.recording.timeline.mode == mode
+    assert not any(f.rule == "SET011" for f in report.findings), "it is compiled"
+    if mode == "compiled":
+        eager = diffprof.scan(pipe, device="sim:a100-80gb", **CALL)
+        assert report.verdict.call_ms < 0.5 * eager.verdict.call_ms, "what is tiny is bound by its launches"
 
 
 def test_an_unknown_device_and_analyzer_are_refused():

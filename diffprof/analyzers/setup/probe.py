@@ -26,7 +26,7 @@ from diffprof.gpu.inductor_flags import FLAGS, INT8_FLAGS
 from diffprof.model.analyzer import Run
 from diffprof.model.pipeline import Pipeline, components, role, walked
 from diffprof.model.recording import Setup, SetupPart
-from diffprof.targets.compiled import compiled_roots, is_compiled, is_compiled_function
+from diffprof.targets.compiled import compiled_roots, compiler_settings, is_compiled
 
 ATTENTION_PACKAGES = ("flash_attn_interface", "flash_attn", "sageattention", "xformers")
 """Libraries that diffusers' attention dispatcher can use, the fastest first."""
@@ -295,20 +295,5 @@ def _guided(pipe: Pipeline) -> bool | None:
 
 
 def _inductor_flags(models: Sequence[nn.Module]) -> dict[str, bool]:
-    """Of the first of these models that Inductor compiles: its own options over the process's settings."""
-    for part in models:
-        functions = [part, getattr(part, "decode", None), *(m._compiled_call_impl for m in part.modules())]
-        for function in functions:
-            config = _compiler_config(function)
-            if config:
-                return {name: bool(config[name]) for name in (*FLAGS, *INT8_FLAGS) if name in config}
-    return {}
-
-
-def _compiler_config(function: Any) -> dict[str, Any] | None:
-    """Inductor's settings for something that torch.compile returned; None for anything else."""
-    if not is_compiled_function(function):
-        return None
-    asked = getattr(function, "get_compiler_config", None)
-    config = asked() if callable(asked) else None
-    return config if isinstance(config, dict) else None
+    config = compiler_settings(models)
+    return {name: bool(config[name]) for name in (*FLAGS, *INT8_FLAGS) if name in config}
