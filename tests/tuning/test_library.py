@@ -17,7 +17,7 @@ from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options
 from diffprof.tuning.library.checking import checked
 from diffprof.tuning.library.copies import copies_of
-from diffprof.tuning.library.edits import library_patches, package_folder
+from diffprof.tuning.library.edits import computes_with_timestep, library_patches, package_folder
 from diffprof.views.pull_request import pull_request
 from tests.builders import make_finding, make_recording, make_report, make_site, make_sync
 
@@ -130,6 +130,15 @@ def test_a_search_for_the_first_timestep_is_spared_by_the_pipeline(tmp_path: Pat
     ]
     assert patch.after.index("set_begin_index(0)") < patch.after.index("# 5. Denoising loop")
     assert "a/src/diffusers/pipelines/own/pipeline_own.py" in patch.diff
+
+
+@pytest.mark.parametrize(("name", "computes"), [("lcm.LCM", True), ("tcd.TCD", False), ("ddim.DDIM", False)])
+def test_a_timestep_that_is_computed_with_stays_on_the_device(name: str, computes: bool) -> None:
+    """Boundary scalings of the host's timestep are rounded otherwise in half precision."""
+    module, _, owner = name.partition(".")
+    file = f"diffusers/schedulers/scheduling_{module}.py"
+    finding = make_finding(rule="SYN002", site=make_site(file=file, function=f"{owner}Scheduler.step"))
+    assert computes_with_timestep(file, (FOLDER.parent / file).read_text(), finding) is computes
 
 
 def test_the_text_says_what_changed_its_output() -> None:

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from diffprof.analyzers.syncs.class_source import ClassSource, NoSource, class_of, path_of
 from diffprof.analyzers.syncs.line_edits import LineEdit, edited, line_edits
 from diffprof.analyzers.syncs.loop_edits import loop_edits
+from diffprof.analyzers.syncs.timestep_use import timestep_use
 from diffprof.judge.source_edit.choosing import edits_for
 from diffprof.judge.source_edit.tree import Edit, Refused, Tree, applied_to, distinct
 from diffprof.model.errors import UsageError
@@ -121,6 +122,8 @@ def _by_tree(report: Report, file: str, text: str, findings: Sequence[Finding]) 
         if _called_by(finding, functions):
             continue
         try:
+            if computes_with_timestep(file, text, finding):
+                raise Refused("the scheduler computes with its timestep, and the host rounds otherwise")
             edits += edits_for(tree, finding, report)
         except Refused as why:
             left.append((line, finding.rule, str(why)))
@@ -128,6 +131,17 @@ def _by_tree(report: Report, file: str, text: str, findings: Sequence[Finding]) 
     after = applied_to(text.encode(), tree, chosen).decode()
     done = tuple(dict.fromkeys(edit.what for edit in sorted(chosen, key=lambda edit: edit.line)))
     return FilePatch(file, text, after, done, tuple(left))
+
+
+def computes_with_timestep(file: str, text: str, finding: Finding) -> bool:
+    """Whether the class of a finding computes with the timestep that its `step` is given: a host's number and
+    a device's are not rounded alike when they meet half precision, which calls in float32 do not show."""
+    owner = finding.site.function.rpartition(".")[0] if finding.site is not None else ""
+    try:
+        use = timestep_use(class_of(owner, file, text).methods)
+    except NoSource:
+        return False
+    return bool(use.computing) or use.inline
 
 
 def _called_by(finding: Finding, functions: Collection[str]) -> bool:
