@@ -44,7 +44,7 @@ class Bench:
         """The pipeline as it stands, on the CPU where nothing else is said."""
         scene = self.subject.scene
         target = TargetInfo(
-            spec="tiny-sdxl",
+            spec="corpus:sdxl",
             kind="builtin",
             pipeline=type(self.pipe).__name__,
             components=components_of(self.pipe),
@@ -77,9 +77,9 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def fresh() -> Bench:
-    """tiny-sdxl as it is built, float32, two steps of 64 x 64 pixels."""
+    """The smallest SDXL as it is built, float32, two steps of 64 x 64 pixels."""
     held: list[Any] = []
-    resolve("tiny-sdxl").run(held.append, resolve_device("cpu"), OPTIONS)
+    resolve("corpus:sdxl").run(held.append, resolve_device("cpu"), OPTIONS)
     return Bench(Subject(held[0]))
 
 

@@ -144,7 +144,7 @@ def test_weights_that_are_uploaded_layer_by_layer_come_back(bench: Bench, plain_
 
 def test_offloading_stays_where_the_model_does_not_fit(bench: Bench) -> None:
     offloaded_by_model(bench.pipe)
-    small = structs.replace(CUDA, memory_bytes=10**6)
+    small = structs.replace(CUDA, memory_bytes=10**4)
     code = bench.code("replace-offload", device=small)
     assert isinstance(code, Skipped)
     assert "enable_group_offload" in code.why
@@ -390,7 +390,7 @@ def test_weights_of_a_tiny_vae_are_not_fetched_by_trying_it(bench: Bench) -> Non
     fits = find_recipe("tiny-vae").fits
     assert fits is not None
     assert fits(bench.pipe) == (
-        "its weights are not on this machine; `hf download madebyollin/taesdxl` fetches them"
+        "its weights are not on this machine; `hf download madebyollin/taesd` fetches them"
     )
     bench.pipe.vae.decode = lambda z, num_frames: z
     assert "neighbouring frames" in (fits(bench.pipe) or "")
