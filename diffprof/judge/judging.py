@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from diffprof.judge.allowing import allowance_of
+from diffprof.judge.planned_edits import with_editable_actions
 from diffprof.judge.pricing import price
 from diffprof.judge.rules import judge
 from diffprof.judge.summary import summarized
@@ -47,7 +48,7 @@ def judge_again(report: Report) -> Report:
     fresh = make_report(report.recording)
     judgement = {name: getattr(fresh, name) for name in _JUDGEMENT}
     others = tuple(map(judge_again, report.pipelines))
-    return msgspec.structs.replace(report, **judgement, pipelines=others)
+    return with_editable_actions(msgspec.structs.replace(report, **judgement, pipelines=others))
 
 
 def load_judged(path: str | Path) -> Report:
@@ -59,4 +60,4 @@ def load_judged(path: str | Path) -> Report:
 def _judged(stored: Unjudged) -> Report:
     kept = {name: getattr(stored, name) for name in stored.__struct_fields__ if name not in _OF_THE_FILE}
     kept["pipelines"] = tuple(map(_judged, stored.pipelines))
-    return msgspec.structs.replace(make_report(stored.recording), **kept)
+    return with_editable_actions(msgspec.structs.replace(make_report(stored.recording), **kept))

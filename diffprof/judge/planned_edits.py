@@ -25,6 +25,24 @@ def edits_now(report: Report) -> tuple[SourceEdit, ...]:
     )
 
 
+def with_editable_actions(report: Report) -> Report:
+    """The report, whose actions say `patch` only where an edit of the user's own file was made."""
+    if report.source is None:
+        return report
+    edits = [edit for edit in report.source.findings if edit.diff]
+    return replace(
+        report,
+        actions=tuple(
+            replace(
+                action,
+                patch=action.patch
+                and any(edit.belongs_to(report.findings[n]) for edit in edits for n in action.findings),
+            )
+            for action in report.actions
+        ),
+    )
+
+
 def _changed(report: Report, file: str) -> str | None:
     """A file that is not here can't be compared: its edits are those of the scan."""
     try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from diffprof.judge.planned_edits import with_editable_actions
 from diffprof.model.callsite import file_of
 from diffprof.model.errors import UsageError
 from diffprof.model.finding import Finding
@@ -31,10 +32,8 @@ def with_source_edits(report: Report) -> Report:
     edits = tuple(made.edit(finding) for finding in own)
     keys = dict.fromkeys(key for finding in own for key in finding.fixes)
     fixes = {key: made.diff_of_fix(key, [f for f in own if key in f.fixes]) for key in keys}
-    return replace(
-        report,
-        source=SourceEdits(findings=edits, fixes={key: diff for key, diff in fixes.items() if diff}),
-    )
+    source = SourceEdits(findings=edits, fixes={key: diff for key, diff in fixes.items() if diff})
+    return with_editable_actions(replace(report, source=source))
 
 
 class _Made:

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from diffprof.judge.plan import make_plan
 from diffprof.judge.source_edit.stored import with_source_edits
+from diffprof.judge.summary import summarized
 from diffprof.model.errors import DiffprofError
 from diffprof.model.report import Report, load_report, save_report
 from diffprof.views import FORMATS, render
@@ -60,6 +62,15 @@ def test_a_step_has_the_diff_of_all_its_findings(report: Report) -> None:
     assert step.patch is not None
     assert "+x = torch.ones(2, device=device)\n+y = torch.zeros(2, device=device)" in step.patch
     assert step.no_patch is None
+
+
+def test_what_no_edit_was_made_for_is_done_by_hand(report: Report) -> None:
+    """The table says `fix --patch` only where that edits something."""
+    (one,) = summarized(report).actions
+    assert one.patch
+    each = tuple(replace(one, findings=(n,)) for n in range(4))
+    told = with_source_edits(replace(report, actions=each)).actions
+    assert [action.patch for action in told] == [True, True, False, True], "random numbers are not moved"
 
 
 def test_of_a_file_that_changed_the_reason_stands_there(report: Report) -> None:
