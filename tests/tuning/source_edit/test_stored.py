@@ -66,7 +66,7 @@ def test_a_step_has_the_diff_of_all_its_findings(report: Report) -> None:
 
 def test_what_no_edit_was_made_for_is_done_by_hand(report: Report) -> None:
     """The table says `fix --patch` only where that edits something."""
-    (one,) = summarized(report).actions
+    one = summarized(report).actions[0]
     assert one.patch
     each = tuple(replace(one, findings=(n,)) for n in range(4))
     told = with_source_edits(replace(report, actions=each)).actions
