@@ -269,9 +269,8 @@ class SimulatedTrial(Trial):
         self._seen: Recording | None = None
         """The scan of the state as it is, if there was one."""
         self._expected: tuple[str, ...] = ()
-        self._compiled: tuple[tuple[tuple[str, Code], ...], Output | None] = (), None
-        """What the twin gave when it was compiled last, by which code. Its state is the same until that code
-        is tried."""
+        self._compiled: tuple[tuple[tuple[str, Code], ...], Output | Exception | None] = (), None
+        """What the twin, as it is, gave or raised when it was compiled last, by which code."""
         try:
             self.twin = twin_of(scene)
             self._twin = Subject(self.twin.scene)
@@ -287,6 +286,7 @@ class SimulatedTrial(Trial):
 
     def restore(self, mark: TrialMark) -> None:
         super().restore(mark)
+        self._compiled = (), None
         if self._twin is not None and mark.twin is not None:
             self._twin.restore(mark.twin)
         self.compiling, self.python, self._seen = mark.compiling, mark.python, mark.seen
@@ -294,7 +294,7 @@ class SimulatedTrial(Trial):
     def apply(self, key: str, code: Code, reckoned: Simulated | None) -> str | None:
         self._seen = None
         if reckoned is None:
-            self._at = None
+            self._at, self._compiled = None, ((), None)
             self.subject.apply(key, code)
             if self._twin is not None:
                 brings_python = bool(code.definitions or code.around)
@@ -312,7 +312,7 @@ class SimulatedTrial(Trial):
             return self.no_twin
         if not reckoned.int8:
             return None
-        self._at = None
+        self._at, self._compiled = None, ((), None)
         return _quantized(self._twin.pipe, reckoned.int8)
 
     def measured(self) -> Measured:
@@ -344,10 +344,12 @@ class SimulatedTrial(Trial):
             return False
         codes = (*self.compiling, (key, code))
         try:
-            self._compiled = codes, compiled_output(self._twin, codes)
-        except (Incomparable, NotRun):
+            found = compiled_output(self._twin, codes)
+        except (Incomparable, NotRun) as error:
+            self._compiled = codes, error
             return False
-        return self._compiled[1].whole
+        self._compiled = codes, found
+        return found.whole
 
     def look(self, analyzers: Sequence[str], settings: Mapping[str, Any] | None = None) -> Recording:
         """On a simulated GPU all comes of one run, which is kept until something changes."""
@@ -421,6 +423,8 @@ class SimulatedTrial(Trial):
         try:
             if codes != self.compiling or found is None:
                 found = compiled_output(self._twin, self.compiling)
+            if isinstance(found, Exception):
+                raise found
             return dataclasses.replace(found, where="the CPU")
         except (Incomparable, NotRun) as error:
             self._incomparable = str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import pytest
 import torch
@@ -327,6 +328,16 @@ def test_a_compiled_twin_that_can_not_be_called_is_named(tried, monkeypatch):
         "could not be checked: the compiled twin could not be called: Unsupported" in outcomes["compile"].why
     )
     monkeypatch.setattr(compiled_twin, "LIMIT_SECONDS", 0.0)
+    call = compiled_twin.output_of
+
+    def long(scene):
+        """Until somebody has looked how long it takes."""
+        begun = time.process_time()
+        while time.process_time() < begun + 1.0:
+            pass
+        return call(scene)
+
+    monkeypatch.setattr(compiled_twin, "output_of", long)
     quick = compiling(Code(optimize="pipe.unet.conv_in.compile()"))
     outcomes, tuned = tried("sim:a100-80gb", quick, choice=Choice(lossy=True, keep_unchecked=True))
     assert outcomes["compile"].status is Status.KEPT_UNCHECKED
