@@ -167,7 +167,8 @@ def fuse_qkv(recording: Recording, findings: Sequence[Finding]) -> Code | Skippe
     setup = recording.setup
     if setup is None:
         return NO_SETUP
-    if setup.fuses_qkv and all(part.fusable for part in setup.parts if part.fusable is not None):
+    both = [part for part in setup.parts if part.fusable is not None or part.role == "vae"]
+    if setup.fuses_qkv and all(part.fusable for part in both):  # it raises for other VAEs than AutoencoderKL
         return Code(optimize="pipe.fuse_qkv_projections()")
     parts = [part for part in setup.parts if part.fusable]
     if not parts:

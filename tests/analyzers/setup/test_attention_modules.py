@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 
 from diffprof.analyzers.setup.attention_modules import fusable, left_out_by_fusing, replaces_processors
+from diffprof.analyzers.setup.precision import fuse_qkv
 from diffprof.corpus import CASES
+from diffprof.model.fix import Code
+from diffprof.model.recording import Setup, SetupPart
+from tests.builders import make_recording
 
 
 @pytest.mark.parametrize(
@@ -32,3 +36,15 @@ def test_an_adapter_beside_a_projection_is_not_left_out() -> None:
     pipe.fuse_lora()
     pipe.unload_lora_weights()
     assert left_out_by_fusing(pipe) is None
+
+
+@pytest.mark.parametrize(("vae", "code"), [(1, "pipe"), (None, "pipe.unet")])
+def test_the_pipelines_switch_is_for_a_vae_that_takes_it(vae: int | None, code: str) -> None:
+    """It raises for others, as a tiny VAE that an earlier fix put there."""
+    parts = (
+        SetupPart(name="unet", role="denoiser", fusable=2),
+        SetupPart(name="vae", role="vae", fusable=vae),
+    )
+    written = fuse_qkv(make_recording(setup=Setup(parts=parts, fuses_qkv=True)), ())
+    assert isinstance(written, Code)
+    assert written.optimize == f"{code}.fuse_qkv_projections()"
