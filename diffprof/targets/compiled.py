@@ -13,6 +13,9 @@ from diffprof.model.pipeline import Pipeline, components, walked, with_role
 _WRAPPED = "_torchdynamo_orig_callable"
 """What torch.compile leaves on what it made (torch/_dynamo/eval_frame.py)."""
 
+_INNER = ("_torchdynamo_orig_backend", "_torchdynamo_orig_callable", "__wrapped__")
+"""Where Dynamo's callbacks keep the one inside (torch/_dynamo/convert_frame.py)."""
+
 COMPILED_ROLES = ("denoiser", "vae")
 """The parts that are compiled when a pipeline is: the published recipes compile the denoiser and the VAE."""
 
@@ -52,11 +55,23 @@ def compiler_settings(models: Iterable[torch.nn.Module]) -> dict[str, Any]:
     for part in models:
         methods = [getattr(part, name, None) for name in ("forward", "decode")]
         for function in (part, *methods, *(m._compiled_call_impl for m in part.modules())):
-            asked = getattr(function, "get_compiler_config", None) if is_compiled_function(function) else None
-            config = asked() if callable(asked) else None
-            if isinstance(config, dict) and config:
-                return config
+            backend = _inductor_of(function) if is_compiled_function(function) else None
+            if backend is not None:
+                return dict(backend.get_compiler_config())
     return {}
+
+
+def _inductor_of(function: Any) -> Any:
+    """The backend of what torch.compile returned, where that is Inductor. `get_compiler_config` of the
+    function itself says nothing under `fullgraph=True`."""
+    held = (cell.cell_contents for cell in getattr(function, "__closure__", None) or ())
+    for context in (getattr(function, "dynamo_ctx", None), *held):
+        callback = getattr(context, "callback", None)
+        while callback is not None:
+            if getattr(callback, "compiler_name", None) == "inductor":
+                return callback
+            callback = next(filter(None, (getattr(callback, name, None) for name in _INNER)), None)
+    return None
 
 
 def own_mode(pipe: Pipeline) -> dict[str, Any]:

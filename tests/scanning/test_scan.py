@@ -346,7 +346,7 @@ def test_a_value_that_nobody_knows_is_assumed_and_said(pipe):
     ("how", "mode", "of_times"),
     [
         ({"backend": "eager"}, "eager", "not in this evidence"),
-        ({"mode": "reduce-overhead"}, "compiled", "predicted for compiled code"),
+        ({"mode": "reduce-overhead", "fullgraph": True}, "compiled", "predicted for compiled code"),
     ],
 )
 def test_a_call_is_timed_as_its_user_compiled_it(pipe, how, mode, of_times):

@@ -12,6 +12,7 @@ import torch
 from diffprof.analyzers.setup.probe import _progress_bar, _upcasts, probe_setup
 from diffprof.corpus import CASES
 from diffprof.model.recording import Setup, SetupPart
+from diffprof.targets.compiled import compiler_settings
 from tests.analyzers.setup.conftest import Bench, add_lora
 
 
@@ -261,3 +262,16 @@ def test_tf32_by_either_interface(bench: Bench) -> None:
 def test_what_has_no_models_has_a_setup_too() -> None:
     setup = probe_setup(SimpleNamespace(components={}))["setup"]
     assert (setup.parts, setup.progress_bar, setup.guided, setup.offload) == ((), None, None, None)
+
+
+@pytest.mark.parametrize("how", [{}, {"fullgraph": True}, {"mode": "reduce-overhead", "fullgraph": True}])
+def test_what_inductor_compiles_is_known_however_it_was_asked(how: dict[str, Any]) -> None:
+    graphs = "mode" in how
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    whole = torch.compile(model, **how)
+    model[0].compile(**how)
+    method = torch.nn.Linear(2, 2)
+    method.forward = torch.compile(method.forward, **how)
+    for each in (whole, model, method):
+        assert compiler_settings([each])["triton.cudagraphs"] is graphs
+    assert compiler_settings([torch.compile(torch.nn.Linear(2, 2), backend="eager")]) == {}
