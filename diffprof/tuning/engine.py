@@ -331,9 +331,8 @@ class Tuning:
             memory = self.before.memory_bytes, after.memory_bytes
             self.before, after = self.trial.timed_again(state, self.trial.mark(), memory)
         output = None if uncompared else self.trial.output_after(new.reckoned)
-        change = self.trial.difference(self.output, output)
-        if uncompared:
-            change = replace(change, why_not=uncompared)
+        compared = self.trial.difference(self.output, output)
+        change = replace(compared, why_not=uncompared) if uncompared else compared
         self._look(wanted)
         seen = seen_between(looked, self.now, before_findings, step.rules)
         noise, unsure = self._noise(step, change, state)
@@ -346,7 +345,7 @@ class Tuning:
         why = said(decision) + ("" if keep else unsure) + python_said(own_python, code)
         if keep and step.stage == Stage.COMPILE:
             why += captured(self.now.recording) or whole_on(output)
-        from_baseline = self.trial.difference(self.first_output, output if output is not None else None)
+        from_baseline = self.trial.difference(self.first_output, output)
         self._add(
             step,
             _status(decision),
