@@ -138,7 +138,7 @@ def _alone(possible: Sequence[Change], compiled: bool) -> Iterator[frozenset[Cha
 
 def _saved(alone: Mapping[frozenset[Change], Alternative]) -> dict[Change, float]:
     """Change -> milliseconds that it saves alone, on top of what it is built on."""
-    found = {}
+    found: dict[Change, float] = {}
     for made, alternative in alone.items():
         for change in made:
             if made - {change} in alone and (len(made) == 1 or change in BUILT_ON):
