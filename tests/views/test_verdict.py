@@ -100,7 +100,7 @@ def test_components_that_were_captured_are_the_verdict_where_nothing_else_was_lo
 def test_folded_it_keeps_the_number_and_the_cure() -> None:
     top = folded(judge_again(load_report(FOLDER / "sdxl-ddim-a100")))
     assert top.headline == "539 ms an image (simulated); 372 ms safely, 365 ms with all."
-    assert top.why == "SET011 not-compiled; alone saves about 147 ms a call (simulated)."
+    assert top.why == "SET011 not-compiled; saves about 147 ms a call (simulated)."
     assert top.next == "`diffprof fix --apply --select compile`"
     assert all(len(line) <= 67 for line in (top.headline, top.why, top.next)), "80 columns but for the label"
 
