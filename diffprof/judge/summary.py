@@ -10,6 +10,7 @@ from diffprof.judge.figures import call_ms, card_call_ms
 from diffprof.judge.fitting import shortfall
 from diffprof.judge.plan import Choice, at_card_steps_ms, grade_of, predicted_ms, priced_steps, selected
 from diffprof.judge.recipes import recipes
+from diffprof.judge.setup_costs import uncovered_ms
 from diffprof.model.finding import Finding, Severity
 from diffprof.model.fix import PlanStep, Safety
 from diffprof.model.recording import Change, MemoryUse, Recording, Site
@@ -22,6 +23,8 @@ WORTH = 0.001
 
 NEARLY_ALL = 0.95
 """Share of what several waits cost together from which one of them is named instead of them."""
+
+WAITS = "Take these waits out of the denoising loop: each alone hides behind the next"
 
 _MOST_LINES = 3
 """Lines of one file that a row names."""
@@ -130,23 +133,28 @@ def _after(before: float | None, actions: Sequence[Action]) -> float | None:
 
 def _by_hand(report: Report, told: set[int]) -> Iterator[PlanStep]:
     """A step for the findings that no fix resolves, so that they are priced with the others: one for those
-    that ask for the same. One that is cheap by its severity and has no price is not worth a step."""
+    that ask for the same, and one for all waits of the loop where compiling uncovers them, as each of these
+    hides behind the next. One that is cheap by its severity and has no price is not worth a step."""
     alike: dict[tuple[str, str, bool], list[int]] = {}
+    together = uncovered_ms(report.recording) is not None
     for n, finding in enumerate(report.findings):
         if n in told or finding.severity is Severity.INFO:
             continue
-        cheap = finding.saves_ms is None and finding.severity is Severity.LOW and not finding.in_loop
-        if not cheap:
-            known = finding.saves_ms is not None
+        known = finding.saves_ms is not None
+        if not known and finding.severity is Severity.LOW and not finding.in_loop:
+            continue
+        if together and known and finding.in_loop and finding.site and finding.evidence.syncs:
+            alike.setdefault(("", WAITS, known), []).append(n)
+        else:
             alike.setdefault((finding.rule, finding.advice or finding.message, known), []).append(n)
-    for (rule, title, _), indexes in alike.items():
+    for (_, title, _), indexes in alike.items():
         own = [report.findings[n] for n in indexes]
         step = PlanStep(
-            fix=f"{rule}:{indexes[0]}",
-            title=title,
+            fix=f"{own[0].rule}:{indexes[0]}",
+            title=title if len({each.advice for each in own}) > 1 else own[0].advice or own[0].message,
             safety=Safety.ADVICE,
             stage=0,
-            rules=(rule,),
+            rules=tuple(dict.fromkeys(each.rule for each in own)),
             findings=tuple(indexes),
             grade=own[0].grade if len({each.grade for each in own}) == 1 else grade_of(own),
         )
@@ -197,9 +205,13 @@ class _Ladder:
         """What each adds to those before it, by what they save alone; what saves more once another is made,
         as a wait does that compiling leaves without work to hide behind, moves up behind that one."""
         start = (list(self.taken), self.after, self.withheld)
-        order = sorted(
-            steps, key=lambda each: (self._repeats(each), -(each.saves_ms or 0.0), min(each.findings))
-        )
+        made = [n for step in steps if step.safety is not Safety.ADVICE for n in step.findings]
+        fixed = {wait for n in made for wait in self.report.findings[n].evidence.syncs}
+
+        def place(step: PlanStep) -> tuple[bool, float, int]:
+            return self._repeats(step, fixed), -(step.saves_ms or 0.0), min(step.findings)
+
+        order = sorted(steps, key=place)
         found = list(self._climb(order, wanted))
         again = _by_what_they_add(found)
         if again != [step for step, _ in found]:
@@ -207,15 +219,16 @@ class _Ladder:
             found = list(self._climb(again, wanted))
         return [action for _, action in found]
 
-    def _repeats(self, step: PlanStep) -> bool:
-        """Whether it is about several waits, or their one place in other words, of which one finding accounts
-        for nearly all: that one names the line, and goes first."""
+    def _repeats(self, step: PlanStep, fixed: set[int]) -> bool:
+        """Whether it is about several waits, some of which a fix removes, or their one place in other words,
+        of which one finding accounts for nearly all: that one names the line, and goes first. fixed: the
+        waits that fixes remove."""
         findings = self.report.findings
         whole = findings[step.findings[0]]
         if step.safety is not Safety.ADVICE or whole.site is not None or not whole.evidence.syncs:
             return False
         nearly = NEARLY_ALL * (whole.saves_ms or 0.0)
-        return any(
+        return not fixed.isdisjoint(whole.evidence.syncs) or any(
             each.site is not None
             and (each.saves_ms or 0.0) >= nearly
             and set(each.evidence.syncs) <= set(whole.evidence.syncs)
