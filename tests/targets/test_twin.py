@@ -57,7 +57,7 @@ UNDIVIDED = {
     *("prx", "qwen-image", "qwen-image-img2img", "qwen-image-inpaint", "qwen-image-controlnet"),
     *("kandinsky22-decoder", "kandinsky22-combined", "kandinsky22-img2img", "kandinsky22-inpaint"),
     *("kandinsky22-controlnet", "kandinsky3", "kandinsky5-image", "kandinsky5-video", "hunyuan-image"),
-    *("sd-latent-upscale", "sd3-controlnet", "mochi", "stable-video-diffusion", "ace-step"),
+    *("sd-latent-upscale", "sd3-controlnet", "mochi", "stable-video-diffusion", "ace-step", "lumina2"),
 }
 """Those whose widths are not divided: most are too narrow in the corpus for their groups or rotary axes."""
 
