@@ -32,7 +32,11 @@ class Lanes:
         for columns in parts:
             key = (id(columns), waits, reads)
             if key not in self._known:  # the columns are kept, so that their id stays theirs
-                self._known[key] = (columns, self._cut(columns, waits, reads))
+                rows = frozenset(columns.sync.tolist())
+                own = (id(columns), waits & rows, reads & rows)
+                if own not in self._known:
+                    self._known[own] = (columns, self._cut(columns, *own[1:]))
+                self._known[key] = self._known[own]
             yield from self._known[key][1]
 
     def _cut(self, columns: EventColumns, waits: frozenset[int], reads: frozenset[int]) -> list[Block]:

@@ -21,17 +21,21 @@ if TYPE_CHECKING:
 Times: TypeAlias = NDArray[np.float64]
 Rows: TypeAlias = NDArray[np.int64]
 
+UNLIMITED = 1 << 16
+"""Launches that a stream holds, from which it is never full."""
+
 
 class Block(NamedTuple):
     """Launches between two waits, no more of them than a stream holds.
 
     host: time of the host since the block's begin until each is issued; device: device time until each has
-    run. rest: host time after the last one. waits: whether the host waits at the end. first, last: its
-    events; places: those that launch.
+    run; before: until each can begin. rest: host time after the last one. waits: whether the host waits at the
+    end. first, last: its events; places: those that launch.
     """
 
     host: Times
     device: Times
+    before: Times
     rest: float
     waits: bool
     first: int
@@ -56,23 +60,26 @@ class HostAndDevice:
     def steps(self, blocks: Iterable[Block]) -> Iterator[tuple[Times, Times, float, float]]:
         """For each block: when its launches are issued and done, and when host and device are, after it."""
         now = free = 0.0
-        ends: Times = np.full(self._limit if self._limit < 1 << 16 else 0, -np.inf)
-        issued = done = np.empty(0)
+        ends = nothing = np.empty(0)  # of launches that may be in the stream still, never falling
         for block in blocks:
-            count = len(block.host)
-            issued = np.full(count, now)
-            if count and len(ends):
-                issued = np.maximum.accumulate(np.maximum(ends[:count] - block.host, now))
-            issued += block.host
-            before = np.concatenate((np.zeros(min(count, 1)), block.device[:-1]))
-            done = np.maximum.accumulate(np.maximum(issued + self._latency - before, free))
-            done += block.device
-            if count:
+            issued = now + block.host
+            done = issued + self._latency
+            if count := len(issued):
+                over = len(ends) + count - self._limit
+                if over > 0 and ends[over - 1] > now:
+                    late = np.maximum(ends[:over] - block.host[-over:], now)
+                    issued[-over:] = np.maximum.accumulate(late) + block.host[-over:]
+                    done = issued + self._latency
+                done -= block.before
+                np.maximum(done, free, out=done)
+                np.maximum.accumulate(done, out=done)
+                done += block.device
                 now, free = float(issued[-1]), float(done[-1])
-                ends = np.concatenate((ends[count:], done)) if len(ends) else ends
             now += block.rest
             if block.waits:
-                now = max(now, free) + self._settle
+                now, ends = max(now, free) + self._settle, nothing
+            elif count and self._limit < UNLIMITED:
+                ends = np.concatenate((ends[max(over, 0) :], done)) if len(ends) else done
             yield issued, done, now, free
 
     def times(self, columns: Columns) -> tuple[Times, ...]:
@@ -143,17 +150,20 @@ def columns(timeline: Timeline) -> Columns:
 def cut(host: Times, device: Times, sync: Rows, limit: int) -> list[Block]:
     """Columns of a timeline in blocks. sync: -1 where the host does not wait."""
     waiting = sync != -1
+    launches = np.flatnonzero(device > 0.0)
     blocks = []
-    at = 0
-    for end in [*(np.flatnonzero(waiting) + 1).tolist(), len(host)]:
+    at = begun = 0
+    ends = [*(np.flatnonzero(waiting) + 1).tolist(), len(host)]
+    for end, count in zip(ends, np.searchsorted(launches, ends).tolist(), strict=True):
         while at < end:
-            launches = np.flatnonzero(device[at:end] > 0.0)
-            whole = len(launches) <= limit
-            until = end if whole else at + int(launches[limit - 1]) + 1
-            places = launches[:limit]
-            issued, ran = np.cumsum(host[at:until]), np.cumsum(device[at:until])
-            rest = float(issued[-1] - (issued[places[-1]] if len(places) else 0.0))
+            whole = count - begun <= limit
+            places = launches[begun : count if whole else begun + limit]
+            until = end if whole else int(places[-1]) + 1
+            own = places - at
+            issued, ran = np.cumsum(host[at:until]), np.cumsum(device[at:until])[own]
+            rest = float(issued[-1] - (issued[own[-1]] if len(own) else 0.0))
+            before = np.concatenate((np.zeros(min(len(own), 1)), ran[:-1]))
             waits = whole and bool(waiting[end - 1])
-            blocks.append(Block(issued[places], ran[places], rest, waits, at, until, at + places))
-            at = until
+            blocks.append(Block(issued[own], ran, before, rest, waits, at, until, places))
+            at, begun = until, begun + len(places)
     return blocks

@@ -135,6 +135,7 @@ class _Known:
         self.run: Replay | None = None
         self._columns: Columns | None = None
         self.lengths: dict[tuple[frozenset, ...], float] = {}
+        self.at_steps: dict[int, float | None] = {}
         self.waiting: dict[int, list[int]] = {}
         for event, row in enumerate(timeline.sync):
             if row != NOT_BLOCKING:
@@ -476,7 +477,14 @@ def _nearly_repeating(timeline: Timeline) -> tuple[int, int] | None:
 
 def length_with_steps_us(timeline: Timeline, count: int) -> float | None:
     """`length_us` of `with_steps`, of which no more is made than is run; where no step is another one again,
-    with one that is nearly."""
+    with one that is nearly. What was told of the last timeline is kept."""
+    known = _known(timeline).at_steps
+    if count not in known:
+        known[count] = _length_with_steps_us(timeline, count)
+    return known[count]
+
+
+def _length_with_steps_us(timeline: Timeline, count: int) -> float | None:
     missing = count - len(steps_of(timeline))
     if missing <= 0 or not _is_plain(timeline):
         whole = with_steps(timeline, count)
