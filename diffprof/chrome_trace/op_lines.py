@@ -104,7 +104,8 @@ def drawn(timeline: Timeline, run: Replay) -> tuple[Timeline, Replay]:
 
 
 def operation_lines(timeline: Timeline, run: Replay, syncs: Sequence[SyncRow]) -> Iterator[str]:
-    """One JSON object a line for everything that the timeline's events do, in host order.
+    """For each of the timeline's events, in host order, all that it does: JSON objects, one a line, commas
+    between them.
 
     run: `replay(timeline)`. syncs: the rows that `timeline.sync` points to.
     """
@@ -135,22 +136,25 @@ def operation_lines(timeline: Timeline, run: Replay, syncs: Sequence[SyncRow]) -
         correlation = base + 1 + 2 * index
         first, last = on_host(start), on_host(end)
         when = f'{thread},"ts":{first},"dur":{last - first}'
-        for frame in form.frames:
-            yield f'{{"ph":"X","cat":"python_function",{frame},{when},"args":{{}}}}'
-        yield f'{{"ph":"X","cat":"cpu_op",{form.op},{when},"args":{{"External id":{external}{form.shapes}}}}}'
+        lines = [f'{{"ph":"X","cat":"python_function",{frame},{when},"args":{{}}}}' for frame in form.frames]
+        lines.append(
+            f'{{"ph":"X","cat":"cpu_op",{form.op},{when},"args":{{"External id":{external}{form.shapes}}}}}'
+        )
         issued = waits if blocks else end
         begun = min(issued, start + spent) - min(CALL_US, 0.5 * spent)
         launches = begins >= 0.0 and bool(form.work)
         if launches:
             ids = (external, correlation)
-            yield from _launch(form, thread, ids, lane, (on_host(begun), on_host(issued)), (begins, ends))
+            call = (on_host(begun), on_host(issued) if blocks else last)
+            lines.append(_launch(form, thread, ids, lane, call, (begins, ends)))
         if blocks:
-            call = "cudaDeviceSynchronize" if lane < 0 else "cudaStreamSynchronize"
+            name = "cudaDeviceSynchronize" if lane < 0 else "cudaStreamSynchronize"
             at = on_host(issued if launches else begun)
-            yield (
-                f'{{"ph":"X","cat":"cuda_runtime","name":"{call}",{thread},"ts":{at},"dur":{last - at},'
+            lines.append(
+                f'{{"ph":"X","cat":"cuda_runtime","name":"{name}",{thread},"ts":{at},"dur":{last - at},'
                 f'"args":{{"External id":{external},"correlation":{correlation + 1},"cbid":{_WAIT_ID}}}}}'
             )
+        yield ",\n".join(lines)
 
 
 def _launch(
@@ -160,7 +164,7 @@ def _launch(
     lane: int,
     call: tuple[float, float],
     work: tuple[float, float],
-) -> Iterator[str]:
+) -> str:
     """The call that launches, the work on the device, and the arrow from one to the other. ids: external and
     correlation; call: its begin and end as the trace has them; work: its begin and end, in microseconds."""
     external, correlation = ids
@@ -168,17 +172,15 @@ def _launch(
     stream, start = FIRST_STREAM + max(lane, 0), on_device(work[0])
     both = f'"External id":{external},"correlation":{correlation}'
     arrow = f'"cat":"ac2g","name":"ac2g","id":{correlation}'
-    yield (
+    return (
         f'{{"ph":"X","cat":"cuda_runtime","name":"{form.call}",{thread},"ts":{at},'
-        f'"dur":{issued - at},"args":{{{both},"cbid":{_LAUNCH_ID}}}}}'
-    )
-    yield (
+        f'"dur":{issued - at},"args":{{{both},"cbid":{_LAUNCH_ID}}}}},\n'
         f'{{"ph":"X",{form.work},"pid":0,"tid":{stream},"ts":{start},'
         f'"dur":{on_device(work[1]) - start},"args":{{{both},"device":0,"context":1,"stream":{stream}'
-        f"{form.extent}}}}}"
+        f"{form.extent}}}}},\n"
+        f'{{"ph":"s",{arrow},{thread},"ts":{at}}},\n'
+        f'{{"ph":"f","bp":"e",{arrow},"pid":0,"tid":{stream},"ts":{start}}}'
     )
-    yield f'{{"ph":"s",{arrow},{thread},"ts":{at}}}'
-    yield f'{{"ph":"f","bp":"e",{arrow},"pid":0,"tid":{stream},"ts":{start}}}'
 
 
 def _form(timeline: Timeline, number: int, sync: SyncRow | None) -> _Form:

@@ -24,8 +24,8 @@ from diffprof.model.errors import DiffprofError
 from diffprof.model.recording import MemoryUse, PhaseSpan, SyncRow, Timeline
 from diffprof.model.recording.whole_file import whole_file
 
-LINES_AT_ONCE = 1024
-"""Lines that are handed to the file together."""
+EVENTS_AT_ONCE = 512
+"""Events that are handed to the file together."""
 
 NOWHERE = PhaseSpan(name="")
 
@@ -79,7 +79,7 @@ def write_trace(
                 (encode(event).decode() for event in events), operation_lines(timeline, run, syncs)
             )
             separator = ""
-            while some := list(itertools.islice(lines, LINES_AT_ONCE)):
+            while some := list(itertools.islice(lines, EVENTS_AT_ONCE)):
                 file.write((separator + ",\n".join(some)).encode())
                 separator = ",\n"
             file.write(b"\n]" + (b",\n" + member if member else b"") + b"}\n")
@@ -168,6 +168,8 @@ def _modules(timeline: Timeline, run: Replay) -> Iterator[Event]:
     paths = [called_modules(name) for name in timeline.modules]
     entered: list[tuple[str, int]] = []
     inside: tuple[str, ...] = ()
+    shared_by: dict[tuple[int, int], int] = {}
+    before = -1
     count = len(timeline.module)
     for index in range(count + 1):
         number = timeline.module[index] if index < count else -1
@@ -175,12 +177,15 @@ def _modules(timeline: Timeline, run: Replay) -> Iterator[Event]:
         cut = index in cuts
         if path == inside and not cut:
             continue
-        shared = 0 if cut else _shared(inside, path)
+        pair = before, number
+        if not cut and pair not in shared_by:
+            shared_by[pair] = _shared(inside, path)
+        shared = 0 if cut else shared_by[pair]
         while len(entered) > shared:
             name, first = entered.pop()
             yield _span("user_annotation", MODULE_PREFIX + name, *_window(run, first, index))
         entered.extend((name, index) for name in path[shared:])
-        inside = path
+        inside, before = path, number
 
 
 def called_modules(path: str) -> tuple[str, ...]:

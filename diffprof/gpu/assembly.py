@@ -215,6 +215,8 @@ class Queue:
         self.rows = rows
         self._known: dict[tuple[Stretch, str | None], Enqueued] = {}
         self._units: dict[tuple[Any, ...], Unit] = {}
+        self._alone: dict[OpSignature, tuple[Unit, float, float]] = {}
+        """An eager operation, and what the host does beside it: always, and where it is not compiled."""
         self._entered: dict[tuple[str | None, str | None], float] = {}
         self._fusible: dict[OpSignature, bool] = {}
 
@@ -263,7 +265,7 @@ class Queue:
     ) -> None:
         """A wait right after a copy is the copy's; the host is no longer busy with it."""
         units, sync = found.units, found.sync
-        own = self._units
+        own = self._alone
         for item, path, spent in zip(items, modules, host, strict=True):
             if isinstance(item, LaunchedWait):
                 row, times = self.rows.get(item.key, -2), item.times
@@ -274,15 +276,17 @@ class Queue:
                 for _ in range(times):
                     _add(found, self._unit((), item.stream or 0), path, spent, row)
                 continue
-            unit = own.get((item,))
-            if unit is None:
+            known = own.get(item)
+            if known is None:
                 # A copy that the host does not wait for is one from or to page-locked memory.
                 pinned = item.direction in HOST_COPIES
                 stream = item.scalars.get("stream", 0) if pinned else 0
-                unit = own[item,] = Unit((item,), pinned=pinned, stream=stream)
+                more = item.scalars.get("eager_ops", 0) * self.host.op_us
+                known = own[item] = Unit((item,), pinned=pinned, stream=stream), self._beside(item), more
+            unit, beside, more = known
             units.append(unit)
             found.paths.append(path)
-            found.host.append(spent + self._beside(item) + item.scalars.get("eager_ops", 0) * self.host.op_us)
+            found.host.append(spent + beside + more)
             sync.append(-1)
 
     def _graph(

@@ -29,8 +29,8 @@ class Block(NamedTuple):
     """Launches between two waits, no more of them than a stream holds.
 
     host: time of the host since the block's begin until each is issued; device: device time until each has
-    run; before: until each can begin. rest: host time after the last one. waits: whether the host waits at the
-    end. first, last: its events; places: those that launch.
+    run; before: until the one before it has. rest: host time after the last one. waits: whether the host
+    waits at the end. first, last: its events; places: those that launch.
     """
 
     host: Times

@@ -84,7 +84,7 @@ def walked(part: Any) -> Iterator[tuple[str, Any]]:
         yield path, module
         if inner := module._modules:
             below = f"{path}." if path else ""
-            waiting += [(below + name, inner[name]) for name in reversed(inner) if inner[name] is not None]
+            waiting += [(below + name, each) for name, each in reversed(inner.items()) if each is not None]
 
 
 def module_names(pipe: Pipeline) -> dict[int, str]:

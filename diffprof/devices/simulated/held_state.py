@@ -191,13 +191,25 @@ class HeldState:
     def _hold_module(self, held: dict[str, Any]) -> None:
         """Attributes of a module. Most are its own empty tables of hooks: as long as these are empty they are
         not looked at one by one."""
-        names = [n for n, value in held.items() if type(value) not in _CONTAINERS or value]
-        if any(isinstance(held[name], torch.Tensor) for name in names):
+        names, mixed = [], False
+        for name, value in held.items():
+            kind = type(value)
+            if kind in _ATOMS:
+                names.append(name)
+            elif kind in _CONTAINERS and not value:
+                self._empty.append(value)
+            elif isinstance(value, torch.Tensor):
+                names.append(name)
+                mixed = True
+            else:
+                names.append(name)
+                if id(value) not in self._seen:
+                    self._pending.append(value)
+        if mixed:
             self._mixed.append(held)
         else:
             self._modules.append(held)
             self._picks.append(itemgetter(*names, names[0]))
-        self._await(value for value in held.values() if not isinstance(value, torch.Tensor))
 
     def _hold_sequence(self, held: Collection[Any]) -> None:
         if held:
