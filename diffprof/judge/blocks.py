@@ -6,7 +6,6 @@ earlier ones, so a running sum and a running maximum give all of them at once.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -23,6 +22,9 @@ Rows: TypeAlias = NDArray[np.int64]
 
 UNLIMITED = 1 << 16
 """Launches that a stream holds, from which it is never full."""
+
+NOTHING: Times = np.empty(0)
+"""No launch is in the stream."""
 
 
 class Block(NamedTuple):
@@ -53,34 +55,56 @@ class HostAndDevice:
         self._limit = limit
 
     def run(self, blocks: Iterable[Block]) -> float:
-        """Microseconds from the first launch until both lanes are done."""
-        last = deque(self.steps(blocks), maxlen=1)
-        return max(last[0][2:]) if last else 0.0
+        """Microseconds from the first launch until both lanes are done: the last times of `steps`."""
+        now = free = 0.0
+        ends = NOTHING
+        for block in blocks:
+            if len(ends) or not (block.waits or self._limit >= UNLIMITED):
+                _, _, now, free, ends = self._step(block, now, free, ends)
+                continue
+            if len(block.host):  # no launch waits for room, before or after: the last is all that is needed
+                begins = now + block.host
+                last = float(begins[-1])
+                begins += self._latency
+                begins -= block.before
+                now, free = last, max(float(begins.max()), free) + float(block.device[-1])
+            now += block.rest
+            if block.waits:
+                now = max(now, free) + self._settle
+        return max(now, free)
 
     def steps(self, blocks: Iterable[Block]) -> Iterator[tuple[Times, Times, float, float]]:
         """For each block: when its launches are issued and done, and when host and device are, after it."""
         now = free = 0.0
-        ends = nothing = np.empty(0)  # of launches that may be in the stream still, never falling
+        ends = NOTHING
         for block in blocks:
-            issued = now + block.host
-            done = issued + self._latency
-            if count := len(issued):
-                over = len(ends) + count - self._limit
-                if over > 0 and ends[over - 1] > now:
-                    late = np.maximum(ends[:over] - block.host[-over:], now)
-                    issued[-over:] = np.maximum.accumulate(late) + block.host[-over:]
-                    done = issued + self._latency
-                done -= block.before
-                np.maximum(done, free, out=done)
-                np.maximum.accumulate(done, out=done)
-                done += block.device
-                now, free = float(issued[-1]), float(done[-1])
-            now += block.rest
-            if block.waits:
-                now, ends = max(now, free) + self._settle, nothing
-            elif count and self._limit < UNLIMITED:
-                ends = np.concatenate((ends[max(over, 0) :], done)) if len(ends) else done
+            issued, done, now, free, ends = self._step(block, now, free, ends)
             yield issued, done, now, free
+
+    def _step(
+        self, block: Block, now: float, free: float, ends: Times
+    ) -> tuple[Times, Times, float, float, Times]:
+        """What `steps` tells of a block, and `ends` after it. now, free: host and device before it. ends: of
+        the launches that may be in the stream still, never falling."""
+        issued = now + block.host
+        done = issued + self._latency
+        if count := len(issued):
+            over = len(ends) + count - self._limit
+            if over > 0 and ends[over - 1] > now:
+                late = np.maximum(ends[:over] - block.host[-over:], now)
+                issued[-over:] = np.maximum.accumulate(late) + block.host[-over:]
+                done = issued + self._latency
+            done -= block.before
+            np.maximum(done, free, out=done)
+            np.maximum.accumulate(done, out=done)
+            done += block.device
+            now, free = float(issued[-1]), float(done[-1])
+            if self._limit < UNLIMITED:
+                ends = np.concatenate((ends[max(over, 0) :], done)) if len(ends) else done
+        now += block.rest
+        if block.waits:
+            now, ends = max(now, free) + self._settle, NOTHING
+        return issued, done, now, free, ends
 
     def times(self, columns: Columns) -> tuple[Times, ...]:
         """When the host begins and ends each event, and the device what it launches (-1: nothing), and when
