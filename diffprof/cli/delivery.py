@@ -104,12 +104,12 @@ def deliver(
 def need_baseline(file: Path | None, *, update: bool) -> Baseline | None:
     """What is known, before anything long begins. Raises UsageError for a file that can't be read, and for
     --update without one."""
-    from diffprof.guard.baseline import load_baseline
-
     if file is None:
         if update:
             raise UsageError("--update writes no file.", "Name it with --baseline-file.")
         return None
+    from diffprof.guard.baseline import load_baseline
+
     return load_baseline(file, missing_is_empty=update)
 
 

@@ -178,7 +178,8 @@ def cut(host: Times, device: Times, sync: Rows, limit: int) -> list[Block]:
     blocks = []
     at = begun = 0
     ends = [*(np.flatnonzero(waiting) + 1).tolist(), len(host)]
-    for end, count in zip(ends, np.searchsorted(launches, ends).tolist(), strict=True):
+    counts: list[int] = np.searchsorted(launches, ends).tolist()
+    for end, count in zip(ends, counts, strict=True):
         while at < end:
             whole = count - begun <= limit
             places = launches[begun : count if whole else begun + limit]

@@ -41,12 +41,10 @@ def is_compiled(module: torch.nn.Module) -> bool:
     """Whether calls of a module run compiled code: by `module.compile()`, by `torch.compile(module)`, or by a
     method, `forward` or another one, that was given to torch.compile."""
     own = vars(module)
-    return (
-        module._compiled_call_impl is not None
-        or "_orig_mod" in own["_modules"]
-        or is_compiled_function(type(module).forward)
-        or any(is_compiled_function(own[k]) for k in own.keys() - _OWN if type(own[k]) not in _PLAIN)
-    )
+    if module._compiled_call_impl is not None or "_orig_mod" in own["_modules"]:
+        return True
+    more = [own[name] for name in own.keys() - _OWN if type(own[name]) not in _PLAIN]
+    return any(map(is_compiled_function, (type(module).forward, *more)))
 
 
 def compiler_settings(models: Iterable[torch.nn.Module]) -> dict[str, Any]:

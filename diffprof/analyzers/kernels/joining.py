@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from diffprof.chrome_trace.sections import Sections
-from diffprof.chrome_trace.waits import NO_ROW, WaitEvent
 from diffprof.model.recording import GapRow, SyncRow, Timeline
+
+if TYPE_CHECKING:  # no simulated scan reads a trace
+    from diffprof.chrome_trace.sections import Sections
+    from diffprof.chrome_trace.waits import WaitEvent
 
 NOT_BLOCKING = -1
 
@@ -50,6 +53,8 @@ def join_waits(rows: Sequence[SyncRow], seen: Sequence[SeenWait], found: Section
     operator, phase, step and part) waits are paired in order, where both calls have equally many; otherwise
     the profiled ones keep their effect on the timeline and get no row.
     """
+    from diffprof.chrome_trace.waits import NO_ROW
+
     pairs = _pairs(seen, found.waits)
     known = {wait.op for wait in seen}
     own: dict[int, int] = {}

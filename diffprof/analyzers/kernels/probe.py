@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from msgspec.structs import replace
@@ -17,9 +17,6 @@ from diffprof.analyzers.kernels.joining import SeenWait, join_waits
 from diffprof.analyzers.kernels.timing import COMPILED_WARMUPS, Clock, clean_passes
 from diffprof.chrome_trace.events import MODULE_PREFIX, phase_label
 from diffprof.chrome_trace.events import CallPart as Label
-from diffprof.chrome_trace.phases import Phases
-from diffprof.chrome_trace.reader import read_trace
-from diffprof.chrome_trace.sections import EVERYTHING_ON_THE_GPU, Sections, sections_of
 from diffprof.devices import Device, cuda_runtime
 from diffprof.devices.stopwatches import EventRunner
 from diffprof.model.analyzer import Run
@@ -28,6 +25,10 @@ from diffprof.model.progress import Progress
 from diffprof.model.recording import BlockRow, Grade, MemoryUse, SyncRow, Timing, Unseen
 from diffprof.targets.compiled import compiled_modules
 from diffprof.targets.pipeline import Phase, PhaseTracker
+
+if TYPE_CHECKING:  # no simulated scan reads a trace
+    from diffprof.chrome_trace.phases import Phases
+    from diffprof.chrome_trace.sections import Sections
 
 TRACE_FILE = "trace.json"
 
@@ -95,6 +96,9 @@ def measure(
     that were seen before, to be joined with the profiled ones. A profiler that fails leaves the timing, and
     a note of what is missing in `unseen`.
     """
+    from diffprof.chrome_trace.reader import read_trace
+    from diffprof.chrome_trace.sections import sections_of
+
     progress = progress or Progress()
     progress.stage("timing clean calls", total=warmups + passes)
 
@@ -156,6 +160,8 @@ def _profiled(
     rows: Sequence[SyncRow],
     seen: Sequence[SeenWait],
 ) -> dict[str, Any]:
+    from diffprof.chrome_trace.sections import EVERYTHING_ON_THE_GPU
+
     busy = found.timing.device_busy if found.timing else None
     sections: dict[str, Any] = {
         "timing": replace(timing, mode=found.mode, device_busy=busy),
