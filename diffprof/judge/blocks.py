@@ -177,14 +177,14 @@ def cut(host: Times, device: Times, sync: Rows, limit: int) -> list[Block]:
     launches = np.flatnonzero(device > 0.0)
     blocks = []
     at = begun = 0
-    ends = [*(np.flatnonzero(waiting) + 1).tolist(), len(host)]
-    counts: list[int] = np.searchsorted(launches, ends).tolist()
-    for end, count in zip(ends, counts, strict=True):
+    ends: Rows = np.append(np.flatnonzero(waiting) + 1, len(host))
+    counts: Rows = np.searchsorted(launches, ends)
+    for end, count in zip(ends.tolist(), counts.tolist(), strict=True):
         while at < end:
             whole = count - begun <= limit
             places = launches[begun : count if whole else begun + limit]
             until = end if whole else int(places[-1]) + 1
-            own = places - at
+            own: Rows = places - at
             issued, ran = np.cumsum(host[at:until]), np.cumsum(device[at:until])[own]
             rest = float(issued[-1] - (issued[own[-1]] if len(own) else 0.0))
             before = np.concatenate((np.zeros(min(len(own), 1)), ran[:-1]))
