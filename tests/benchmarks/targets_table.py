@@ -4,7 +4,8 @@
 
 With names the rows of these alone are made anew, and the page keeps the others; with `--breaks` none but
 their graph breaks. One process; a few CPU seconds each. Graph breaks are those that `docs/survey.md` has of
-the tiny pipeline of the same class: capturing one at full size takes 20 to 90 CPU seconds and more.
+the tiny pipeline of the same class: capturing one at full size takes 20 to 90 CPU seconds and more. Where the
+survey has none of a class, the target's own `tiny-` form is captured, which takes up to minutes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 
 from diffprof.corpus import CASES
+from diffprof.fleet.surveying import SETTINGS
 from diffprof.model.report import Report
 from diffprof.scanning.scan import scan_target
 from diffprof.targets.builtin import BuiltinInfo, builtin_targets
@@ -44,10 +46,10 @@ PAGE = """\
 
 Simulated on {device}: a call with the model card's size, guidance and dtype, and as many denoising steps
 as the table says. Waits are blocking operations of the whole call; seconds are of that call; GiB is the peak,
-with all components on the GPU. Graph breaks are those of a tiny pipeline of the same class in the
-[survey](survey.md); `-` where the corpus holds none of that class, as of those that read the prompt with
-a model for text and pictures: `diffprof scan tiny-NAME --analyzers graph-breaks` captures them. Nothing here
-was measured. Written by `tests/benchmarks/targets_table.py`.
+with all components on the GPU. Graph breaks are those of the denoiser and the decoder of a tiny pipeline of
+the same class in the [survey](survey.md), or of the `tiny-` form of the target where the corpus holds none of
+that class; `-` where neither was captured. Nothing here was measured. Written by
+`tests/benchmarks/targets_table.py`.
 
 {rows}
 ## Parameters
@@ -76,8 +78,16 @@ def breaks() -> dict[str, str]:
     for name, cells in rows_of(SURVEY.read_text()).items():
         case = CASES.get(name.removeprefix("corpus:"))
         if case is not None and name.startswith("corpus:"):
-            found.setdefault(type(case.build().pipe).__name__, cells[BREAKS].replace("\\", ""))
+            found.setdefault(type(case.build().pipe).__name__, cells[BREAKS])
     return found
+
+
+def captured(info: BuiltinInfo) -> str:
+    """Graph breaks of a target's small form, looked for as the survey does."""
+    assert info.tiny is not None
+    report = scan_target(info.tiny, device=DEVICE, analyzers=("graph-breaks",), settings=SETTINGS)
+    assert report.recording.graph_breaks is not None
+    return str(len(report.recording.graph_breaks))
 
 
 def checked(info: BuiltinInfo) -> str:
@@ -92,7 +102,7 @@ def rows_of(page: str, number: int = 0) -> dict[str, dict[str, str]]:
     """The cells of a table of the page by target and heading."""
     blocks = [block.splitlines() for block in page.split("\n\n") if block.startswith("|")]
     lines = [line.split("|")[1:-1] for line in blocks[number]]
-    heads, _, *rows = [[cell.strip() for cell in line] for line in lines]
+    heads, _, *rows = [[cell.strip().replace("\\", "") for cell in line] for line in lines]
     return {cells[0].strip("`"): dict(zip(heads, cells, strict=True)) for cells in rows}
 
 
@@ -102,22 +112,23 @@ def main() -> None:
     asked.add_argument("--breaks", action="store_true")
     given = asked.parse_args()
     known = rows_of(FILE.read_text()) if given.names or given.breaks else {}
+    surveyed = breaks()
     for info in builtin_targets():
-        if given.breaks or (given.names and info.name not in given.names):
+        if given.names and info.name not in given.names:
             continue
         started = time.process_time()
-        report = scan_target(info.name, device=DEVICE)
-        print(f"{info.name}: {time.process_time() - started:.1f} s", file=sys.stderr, flush=True)
-        known[info.name] = row(report)
-        del report
+        if not given.breaks:
+            known[info.name] = row(scan_target(info.name, device=DEVICE))
+        found = surveyed.get(info.pipeline)
+        known[info.name][BREAKS] = captured(info) if found is None else found
         # A pipeline goes with the collector only, and would count as memory in use.
         gc.collect()
-    surveyed = breaks()
+        print(f"{info.name}: {time.process_time() - started:.1f} s", file=sys.stderr, flush=True)
     rows, checks = [], []
     for info in builtin_targets():
-        own = {"target": f"`{info.name}`", BREAKS: surveyed.get(info.pipeline, "-")}
-        rows.append([{**known[info.name], **own}[head] for head in HEADINGS])
-        checks.append([own["target"], parameters(sum(info.parameters.values())), checked(info)])
+        target = f"`{info.name}`"
+        rows.append([{**known[info.name], "target": target}[head] for head in HEADINGS])
+        checks.append([target, parameters(sum(info.parameters.values())), checked(info)])
     page = PAGE.format(
         device=DEVICE.removeprefix("sim:"), rows=table(HEADINGS, rows), checks=table(CHECKS, checks)
     )

@@ -122,20 +122,32 @@ def _whole(cls: str, file: Path) -> dict[str, Any]:
     return {**defaults, **(json.loads(file.read_text()) if file.is_file() else {})}
 
 
-def waits(name: str, device: str) -> Counter[tuple[str, int, str, float]]:
-    """(file, line, kind, count a step) of the waits in the loop."""
+Wait = tuple[str, int, str, bool]
+"""File, line, kind, and whether it is in the loop."""
+
+
+def waits(name: str, device: str) -> Counter[Wait]:
+    """How often a call waits."""
     recording = scan_target(name, device=device, analyzers=("syncs",)).recording
-    assert recording.syncs is not None
-    return Counter(
-        (row.site.file, row.site.line, row.kind, row.per_step) for row in recording.syncs if row.in_loop
-    )
+    found: Counter[Wait] = Counter()
+    for row in recording.syncs or ():
+        found[row.site.file, row.site.line, row.kind, row.in_loop] += row.count
+    return found
+
+
+def in_loop(found: Counter[Wait]) -> Counter[Wait]:
+    return Counter({wait: count for wait, count in found.items() if wait[-1]})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("info", SMALL, ids=lambda info: info.name)
-def test_a_small_form_runs_and_waits_where_the_full_size_one_does(info: Any, cpu: Any) -> None:
-    scene = resolve(info.tiny).run(lambda scene: scene, cpu, Options())
-    scene.call()
-    models = [part for part in scene.pipe.components.values() if isinstance(part, torch.nn.Module)]
+def test_a_small_form_waits_with_values_as_without_and_in_the_loop_as_the_full_size_one(
+    info: Any, cpu: Any
+) -> None:
+    pipe = resolve(info.tiny).run(lambda scene: scene.pipe, cpu, Options())
+    models = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
     assert {weight.device.type for model in models for weight in model.parameters()} == {"cpu"}
-    assert waits(info.tiny, "sim:h100") == waits(info.name, "sim:h100")
+    small = waits(info.tiny, "sim:h100")
+    assert small
+    assert waits(info.tiny, "cpu") == small
+    assert in_loop(small) == in_loop(waits(info.name, "sim:h100"))
