@@ -89,8 +89,11 @@ class HeldState:
         """Whether all of it is as it was."""
         if any(self._empty) or self._told != self._read() or not self._tensors_unchanged():
             return False
-        same = all(map(is_, self._held_things(), self._things))
-        return same or all(map(_equal, self._held_things(), self._things))
+        try:
+            same = all(map(is_, self._held_things(), self._things))
+            return same or all(map(_equal, self._held_things(), self._things))
+        except KeyError:  # an attribute went, and another came
+            return False
 
     def _held_things(self) -> Iterator[Any]:
         some = chain.from_iterable(map(_PICK, self._picks, self._modules))

@@ -63,6 +63,7 @@ def other_global(model: Model) -> None:
 CHANGES: dict[str, Callable[[Model], object]] = {
     "attribute": lambda m: setattr(m.processor, "count", 1001),
     "new attribute": lambda m: setattr(m.processor, "more", 1),
+    "attribute under another name": lambda m: vars(m).update(made=vars(m).pop("drawn")),
     "list": lambda m: m.processor.seen.append(1),
     "dict in a dict": lambda m: m.processor.nested["scale"].update(default=0.5),
     "slot": lambda m: setattr(m.processor.slotted, "count", 5),
