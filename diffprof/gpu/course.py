@@ -103,6 +103,7 @@ class Lengths:
 
     def __init__(self, model: CostModel) -> None:
         self._assembly = Assembly(model, Queue(model.mode.compiled, model.host, {}))
+        self._rests: dict[int, tuple[EventColumns, _Lanes]] = {}
 
     def seconds(self, course: Course, steps: int | None) -> float | None:
         """Of a call of so many steps: each after those that ran takes what a steady one more would. None: as
@@ -135,7 +136,7 @@ class Lengths:
 
     def _lanes(self) -> _Lanes:
         spec = self._assembly.model.spec
-        return _Lanes(spec.launch_latency_us, spec.sync_latency_us, self._assembly.pending_limit)
+        return _Lanes(spec.launch_latency_us, spec.sync_latency_us, self._assembly.pending_limit, self._rests)
 
 
 def _sketch(course: Course, parts: Sequence[object]) -> Timeline:
@@ -168,9 +169,12 @@ WORTH_ARRAYS = 64
 class _Lanes:
     """A host and the streams of a device, as `diffprof.judge.timeline.replay` runs them."""
 
-    def __init__(self, latency: float, settle: float, limit: int) -> None:
+    def __init__(
+        self, latency: float, settle: float, limit: int, rests: dict[int, tuple[EventColumns, _Lanes]]
+    ) -> None:
+        """rests: known, by the number of the part of which each is the rest; the part is kept with it."""
         self.now = self.latest = 0.0
-        self._latency, self._settle, self._limit = latency, settle, limit
+        self._latency, self._settle, self._limit, self._rests = latency, settle, limit, rests
         self._ends: dict[int, deque[float] | NDArray[np.float64]] = {}
         """Of each stream, when the last launches are over: as many as can be queued."""
 
@@ -181,10 +185,13 @@ class _Lanes:
 
     def copy(self) -> _Lanes:
         """One that goes on from here."""
-        other = _Lanes(self._latency, self._settle, self._limit)
+        other = self._fresh()
         other.now, other.latest = self.now, self.latest
         other._ends = {stream: ends.copy() for stream, ends in self._ends.items()}
         return other
+
+    def _fresh(self) -> _Lanes:
+        return _Lanes(self._latency, self._settle, self._limit, self._rests)
 
     def run(self, parts: Iterable[EventColumns]) -> _Lanes:
         """These come next."""
@@ -193,8 +200,27 @@ class _Lanes:
         return self
 
     def _run(self, columns: EventColumns) -> None:
-        if len(columns.host) < WORTH_ARRAYS or not self._at_once(columns):
+        if len(columns.host) < WORTH_ARRAYS:
             self._one_by_one(columns)
+        elif not self._at_once(columns):
+            waits = np.flatnonzero(columns.sync != NOT_BLOCKING)
+            first = int(waits[0]) + 1 if len(waits) else len(columns.host)
+            self._one_by_one(EventColumns(*(each[:first] for each in columns)))
+            self._rest(columns, first)
+
+    def _rest(self, columns: EventColumns, first: int) -> None:
+        """From an event on. Where the device has nothing left to do then, it takes what it always takes."""
+        rest = EventColumns(*(each[first:] for each in columns))
+        if self.latest > self.now:
+            self._one_by_one(rest)
+            return
+        known = self._rests.get(id(columns))
+        if known is None:
+            known = self._rests[id(columns)] = columns, self._fresh()
+            known[1]._one_by_one(rest)
+        alone, begun = known[1], self.now
+        self._ends.update((lane, begun + np.array(ends)) for lane, ends in alone._ends.items())
+        self.now, self.latest = begun + alone.now, max(self.latest, begun + alone.latest)
 
     def _at_once(self, columns: EventColumns) -> bool:
         """The same with arrays, where one stream runs, nobody waits, and a full queue that holds the host

@@ -521,7 +521,7 @@ def test_group_offloading_of_fluxs_transformer_comes_in_the_published_order() ->
 def test_launches_in_arrays_take_what_they_take_one_by_one(limit: int) -> None:
     """A busy device, a busy host, and a queue that fills up and drains again."""
     random = np.random.default_rng(limit)
-    fast, slow = (_Lanes(5.0, 3.0, limit) for _ in range(2))
+    fast, slow = (_Lanes(5.0, 3.0, limit, {}) for _ in range(2))
     taken = []
     for host, device in itertools.product((1.0, 18.0, 4.0), (2.0, 100.0, 8.0)):
         count = int(random.integers(64, 900))
@@ -541,6 +541,17 @@ def test_launches_in_arrays_take_what_they_take_one_by_one(limit: int) -> None:
         assert list(fast._ends[0]) == pytest.approx(list(slow._ends[0]), rel=1e-12)
         waits = columns._replace(sync=np.where(np.arange(count) == 9, -2, -1))
         assert not fast._at_once(waits)
+        for several in (waits, waits._replace(stream=random.integers(0, 2, count))):
+            one, other = fast.copy(), slow.copy()
+            for _ in range(3):  # what follows the wait is known from the second time on
+                one.run([several])
+                other._one_by_one(several)
+                assert (one.now, one.latest) == pytest.approx((other.now, other.latest), rel=1e-12)
+                for lane, ends in other._ends.items():
+                    left = [end for end in ends if end > other.now]
+                    found = [end for end in one._ends[lane] if end > one.now]
+                    assert found == pytest.approx(left, rel=1e-12)
+        assert fast._rests[id(waits)][0] is waits
     assert sum(taken) >= (2 if limit == 5 else 6)
 
 

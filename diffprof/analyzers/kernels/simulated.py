@@ -80,7 +80,7 @@ class SimulatedKernels(Observer):
         self.builder.op(signature, self.modules.path, line)
 
     def blocking(self, event: Blocking) -> None:
-        self.wait((str(event.kind), event.op), event)
+        self.wait((str(event.kind), event.op, event.reads), event)
 
     def wait(self, key: Hashable, event: Blocking) -> None:
         """The host waits; to be told right after the operation that copies, as the device does."""
@@ -117,8 +117,10 @@ class SimulatedKernels(Observer):
         return self.builder.since(mark)
 
     def reads(self, told: Again) -> bool:
-        """Whatever the host waits for, it may read."""
-        return any(isinstance(item, LaunchedWait) or item.direction == "d2h" for item in told.items)
+        return any(
+            self.waits[item.key].reads if isinstance(item, LaunchedWait) else item.direction == "d2h"
+            for item in told.items
+        )
 
     def alike(self, one: Again, other: Again) -> bool:
         return one.alike(other)

@@ -3,7 +3,7 @@ with chosen layers changed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -114,12 +114,17 @@ class _Teller(Observer):
         self.builder = builder
         self.modules = modules
         self.layers = layers
+        self.reading: set[Hashable] = set()
+        """Waits that give the host values which are known."""
 
     def op(self, signature: OpSignature) -> None:
         self.builder.op(signature, self.modules.path)
 
     def blocking(self, event: Blocking) -> None:
-        self.builder.blocking(event.kind, event.waits, self.modules.path)
+        key = event.kind, event.reads
+        if event.reads:
+            self.reading.add(key)
+        self.builder.blocking(key, event.waits, self.modules.path)
 
     def mark(self, storages: StorageNumbers) -> tuple[int, TimelineMark]:
         return len(self.layers.calls), self.builder.mark(storages)
@@ -130,7 +135,10 @@ class _Teller(Observer):
         return None if work is None else _Stretch(work, tuple(self.layers.calls[calls:]))
 
     def reads(self, told: _Stretch) -> bool:
-        return any(isinstance(item, LaunchedWait) or item.direction == "d2h" for item in told.work.items)
+        return any(
+            item.key in self.reading if isinstance(item, LaunchedWait) else item.direction == "d2h"
+            for item in told.work.items
+        )
 
     def alike(self, one: _Stretch, other: _Stretch) -> bool:
         return one.calls == other.calls and one.work.alike(other.work)

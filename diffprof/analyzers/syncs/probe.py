@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from diffprof.analyzers.syncs.owner import Owner, given_to, owner_of
-from diffprof.devices.simulated import Blocking, Observer
+from diffprof.devices.simulated import Blocking, BlockingKind, Observer
 from diffprof.judge.allowed import open_blocks
 from diffprof.model.callsite import Place, caller, importable_path, is_machinery, make_site, places, stack
 from diffprof.model.pipeline import Pipeline, module_names
@@ -38,9 +38,6 @@ _UNTOLD = {
     StepDoubt.SEVERAL_LOOPS: "several loops are around the scheduler's step, and none is seen to bring "
     "another timestep each time: the innermost was taken, and waits in any of them count as in it",
 }
-
-_UPLOADS = ("host-to-device", "staged-copy", "synchronize")
-"""Waits that give the host nothing to decide by."""
 
 _READS = ("value-read", "tensor-from-device-scalars")
 _OFFLOADERS = ("accelerate/hooks.py", "diffusers/hooks/group_offloading.py")
@@ -93,7 +90,7 @@ class Noted(NamedTuple):
     @property
     def reads(self) -> bool:
         """Whether the host was given values that are known."""
-        return self.known and self.key[0] not in _UPLOADS
+        return self.known and BlockingKind(self.key[0]).gives_values
 
 
 class SyncObserver(Observer):

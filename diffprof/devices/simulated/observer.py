@@ -44,6 +44,11 @@ class BlockingKind(enum.StrEnum):
     LIBRARY_CHECK = "library-check"
     SYNCHRONIZE = "synchronize"
 
+    @property
+    def gives_values(self) -> bool:
+        """Whether the host is given something to decide by: an upload gives it nothing."""
+        return self not in (self.HOST_TO_DEVICE, self.STAGED_COPY, self.SYNCHRONIZE)
+
 
 @dataclass(frozen=True, slots=True)
 class Blocking:
@@ -69,6 +74,11 @@ class Blocking:
     """What is read or copied (for an upload: the host's tensor). Look at it in the callback only."""
     stream: int | None = None
     """The stream that is waited for, where the wait names one."""
+
+    @property
+    def reads(self) -> bool:
+        """Whether the host was given values that are known."""
+        return self.known and self.kind.gives_values
 
 
 class Observer:

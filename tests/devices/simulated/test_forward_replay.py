@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from diffprof.analyzers.kernels.simulated import SimulatedKernels
 from diffprof.devices.simulated import Observer, simulated_gpu
 from diffprof.devices.simulated.forward_replay import replaying
 from diffprof.devices.simulated.tensor import known, meta_of, unknown
+from diffprof.gpu.specs import load_spec
 
 
 class Told(Observer):
@@ -67,3 +70,28 @@ def test_what_is_known_of_a_result_stays_known() -> None:
 def test_where_values_were_read_they_and_what_is_known_must_agree() -> None:
     assert runs("kkku", whole=True, values=True)[0] == 3
     assert runs("uuuk", whole=True, values=True)[0] == 3
+
+
+class Table(torch.nn.Module):
+    """Adds a table that the host holds, or a value that the host reads of the first argument."""
+
+    def __init__(self, read: bool) -> None:
+        super().__init__()
+        self.read = read
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return y + (x.sum().item() if self.read else torch.ones(4).to(x.device))
+
+
+@pytest.mark.parametrize(("read", "again"), [(False, [2, 3, 4, 5]), (True, [])])
+def test_what_the_host_sends_is_no_value_that_it_reads(
+    read: bool, again: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = Table(read)
+    kernels = SimulatedKernels(load_spec("a100-80gb"), SimpleNamespace(components={"unet": module}))
+    told: list[int] = []
+    monkeypatch.setattr(kernels, "again", lambda *what: told.append(step))
+    with simulated_gpu(kernels), kernels.following(), replaying([module], kernels):
+        for step in range(6):
+            module(known(torch.full((4,), float(step))), unknown(meta_of(torch.empty(4))))
+    assert told == again
