@@ -50,7 +50,7 @@ from diffprof.model.recording import (
 from diffprof.scanning.arguments import chosen_analyzers
 from diffprof.targets import Options, Target
 from diffprof.targets.calls import bound, outputs
-from diffprof.targets.compiled import compiled_modules, compiled_roots, own_mode
+from diffprof.targets.compiled import compiled_modules, own_mode
 from diffprof.targets.components import components_of
 from diffprof.targets.exits import ProcessExit
 from diffprof.targets.guest_errors import next_step
@@ -290,8 +290,7 @@ def _simulated_kernels(session: Session, pipe: Pipeline) -> SimulatedKernels:
     given = session.settings.get("mode")
     if given is not None:
         return SimulatedKernels(session.device.gpu, pipe, given)  # type: ignore[attr-defined]
-    asked = {"compiled": compiled_roots(pipe)} if session.settings.get("compiled") else own_mode(pipe)
-    mode = current_mode(**asked)
+    mode = current_mode(**own_mode(pipe, as_if=bool(session.settings.get("compiled"))))
     return SimulatedKernels(session.device.gpu, pipe, mode)  # type: ignore[attr-defined]
 
 

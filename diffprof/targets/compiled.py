@@ -72,9 +72,12 @@ def _inductor_of(function: Any) -> Any:
     return None
 
 
-def own_mode(pipe: Pipeline) -> dict[str, Any]:
+def own_mode(pipe: Pipeline, *, as_if: bool = False) -> dict[str, Any]:
     """How the pipeline runs by its user's own `torch.compile`, as fields of `diffprof.gpu.mode.Mode`: what
-    Inductor compiles, and whether as CUDA graphs. Another backend fuses nothing that is known."""
+    Inductor compiles, and whether as CUDA graphs. Another backend fuses nothing that is known. as_if: as if
+    the denoiser and the VAE were compiled."""
+    if as_if:
+        return {"compiled": compiled_roots(pipe)}
     parts, found = components(pipe), {}
     for name in dict.fromkeys(name for name, _ in compiled_modules(pipe)):
         if settings := compiler_settings([parts[name]]):

@@ -23,7 +23,7 @@ from diffprof.model.progress import Progress
 from diffprof.model.recording import Grade, Recording, Timeline
 from diffprof.scanning.session import Session
 from diffprof.targets import Options, Target
-from diffprof.targets.compiled import compiled_roots
+from diffprof.targets.compiled import own_mode
 from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.twin.building import Twin, twin_of
 from diffprof.targets.twin.shrinking import NoTwin
@@ -383,10 +383,12 @@ class SimulatedTrial(Trial):
     def _mode(self) -> Mode:
         compiled = [each for each in self.reckoned if each.compiled]
         chosen = self._int8()
+        own = own_mode(self.pipe, as_if=bool(compiled) or bool(self.settings.get("compiled")))
+        if compiled:
+            own["graphs"] = all(each.graphs for each in compiled)
         with self.subject.scene.surroundings():
             return current_mode(
-                compiled=compiled_roots(self.pipe) if compiled else (),
-                graphs=all(each.graphs for each in compiled),
+                **own,
                 quantizes=(lambda module, depth, columns, kind: module in chosen) if chosen else None,
             )
 

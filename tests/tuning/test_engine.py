@@ -443,6 +443,21 @@ def test_a_setting_that_holds_during_the_call_alone_counts_on_a_simulated_gpu():
     assert outcome.before_ms - outcome.after_ms == pytest.approx(promised, rel=0.05)
 
 
+def test_what_its_user_compiled_is_tried_as_compiled(offered, unchanged, tmp_path):
+    file = tmp_path / "compiled.py"
+    file.write_text(
+        "from tests.fake_cuda.micro import stable_diffusion\n\n\ndef make():\n"
+        "    pipe, call = stable_diffusion()\n    pipe.unet.compile(mode='reduce-overhead', fullgraph=True)\n"
+        "    return pipe, call\n"
+    )
+    offered(made("host-timesteps", HOST_TIMESTEPS), rule="SYN002")
+    report = offered.named(scan_target(f"{file}:make", device="sim:a100-80gb", options=OPTIONS))
+    assert report.recording.timeline.mode == "compiled"
+    (outcome,) = tune(report, Choice()).report.outcomes
+    assert outcome.status is Status.KEPT
+    assert outcome.before_ms == pytest.approx(report.verdict.call_ms, rel=1e-6)
+
+
 @pytest.mark.slow
 def test_what_breaks_a_graph_is_not_compiled_as_one(tmp_path):
     """Nobody looked for graph breaks before; `fullgraph=True` would raise for this denoiser."""
