@@ -21,6 +21,7 @@ from diffprof.analyzers.graph_breaks.python_state import PythonState
 from diffprof.analyzers.graph_breaks.repeats import RepeatedModules, Repeats, equal_blocks
 from diffprof.model.fix import Code
 from diffprof.model.pipeline import replaced
+from diffprof.targets.construct import random_values
 from diffprof.tuning.difference import Incomparable, Output, output_of
 from diffprof.tuning.subject import Subject
 
@@ -48,8 +49,9 @@ def compiled_output(subject: Subject, codes: Sequence[tuple[str, Code]]) -> Outp
         torch.compiler.set_stance("default")
         compiled: list[tuple[Any, dict[str, Any]]] = []
         with with_backend(compiled):
-            for key, code in codes:
-                subject.apply(key, code)
+            with random_values(None):
+                for key, code in codes:
+                    subject.apply(key, code)
             try:
                 whole = all(how.get("fullgraph") for _, how in compiled)
                 return replace(_called(subject, compiled), how=HOW, whole=whole)

@@ -24,6 +24,7 @@ from diffprof.model.recording import Grade, Recording, Timeline
 from diffprof.scanning.session import Session
 from diffprof.targets import Options, Target
 from diffprof.targets.compiled import own_mode
+from diffprof.targets.construct import random_values
 from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.twin.building import Twin, twin_of
 from diffprof.targets.twin.shrinking import NoTwin
@@ -300,7 +301,8 @@ class SimulatedTrial(Trial):
                 brings_python = bool(code.definitions or code.around)
                 if brings_python and self._cpu_seconds is None:
                     self._cpu_seconds = cpu_seconds(self._twin.scene)
-                self._twin.apply(key, code)
+                with random_values(None):  # also of the layers that the fix makes
+                    self._twin.apply(key, code)
                 if brings_python and self._cpu_seconds is not None:
                     self.python = cpu_seconds(self._twin.scene) / self._cpu_seconds
             return self.no_twin or None
@@ -313,7 +315,8 @@ class SimulatedTrial(Trial):
         if not reckoned.int8:
             return None
         self._at, self._compiled = None, ((), None)
-        return _quantized(self._twin.pipe, reckoned.int8)
+        with random_values(None):
+            return _quantized(self._twin.pipe, reckoned.int8)
 
     def measured(self) -> Measured:
         seen = self._recording()

@@ -104,9 +104,11 @@ conv.register_forward_hook(lambda module, given, result: result if result.device
 
 def test_what_acts_on_device_tensors_alone_is_compared(tried):
     """As most fixes of waits do: on the CPU they have nothing to do."""
+    layers = made("layers", Code(optimize="pipe.unet.fuse_qkv_projections()"), stage=Stage.MODEL)
     wrong = made("wrong", Code(optimize=DEVICE_ONLY.format(result="result * 1.5")), stage=Stage.MODEL)
     broken = made("broken", Code(optimize=DEVICE_ONLY.format(result="result.numpy()")), stage=Stage.MODEL)
-    outcomes, _ = tried("sim:a100-80gb", wrong, broken, choice=Choice())
+    outcomes, _ = tried("sim:a100-80gb", layers, wrong, broken, choice=Choice())
+    assert outcomes["layers"].max_abs_diff < 1e-4, "layers that a fix makes have the weights it gives them"
     assert outcomes["wrong"].status is Status.UNDONE
     assert outcomes["wrong"].reason is Reason.CHANGED
     assert outcomes["broken"].why.startswith("It raised ")
