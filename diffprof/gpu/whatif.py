@@ -55,6 +55,11 @@ Identity = tuple[str, str, str, int, int]
 """Component, linear or conv1x1, pattern of the name, in_features, out_features."""
 
 
+SETTLED = 3
+"""Steps that come once more, after which a further one adds what the last one added: by then the host is as
+far ahead of the device as it stays."""
+
+
 class WhatIf:
     """One call, and what becomes of it under changes.
 
@@ -110,6 +115,16 @@ class WhatIf:
         columns = assembly.columns(parts)
         lanes = self._lanes.setdefault(assembly, Lanes(assembly))
         return lanes.total_us(columns, frozenset(waits), frozenset(reads))
+
+    def with_steps_us(self, *changes: Change, more: int) -> float | None:
+        """How long the call takes with the step that `repeats` so often more: what one adds once some were
+        there is what every further one adds. None where no step repeats."""
+        if self.repeats is None:
+            return None
+        if more <= SETTLED:
+            return self.total_us(*changes, more=more)
+        before, settled = (self.total_us(*changes, more=n) for n in (SETTLED - 1, SETTLED))
+        return settled + (more - SETTLED) * (settled - before)
 
     @cached_property
     def repeats(self) -> range | None:

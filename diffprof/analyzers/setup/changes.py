@@ -94,11 +94,12 @@ def _alternative(whatif: WhatIf, made: frozenset[Change], syncs: Sequence[SyncRo
     ms = whatif.total_us(*made) / 1e3
     looped = [n for n, row in enumerate(syncs) if row.in_loop]
     reads = [n for n in looped if is_read(syncs[n])]
+    card_us = whatif.with_steps_us(*made, more=more) if more else None
     return Alternative(
         changes=tuple(change for change in Change if change in made),
         ms=ms,
         without_waits_ms=whatif.total_us(*made, waits=looped, reads=reads) / 1e3 if looped else ms,
-        card_ms=whatif.total_us(*made, more=more) / 1e3 if more and whatif.repeats else None,
+        card_ms=None if card_us is None else card_us / 1e3,
     )
 
 
