@@ -13,7 +13,7 @@ from diffprof.judge.planned_edits import edits_now, with_patches
 from diffprof.judge.pricing import removal
 from diffprof.judge.recipes import recipes
 from diffprof.judge.setup_costs import BUILT_ON, cost_of_waits, saved_ms, with_changes
-from diffprof.judge.timeline import Without, total_us
+from diffprof.judge.timeline import Without, total_us, wait_counts
 from diffprof.model.errors import UsageError
 from diffprof.model.finding import Evidence, Finding
 from diffprof.model.fix import NOT_SELECTED, Code, Plan, PlanStep, Recipe, Safety, Skipped, Stage
@@ -157,8 +157,9 @@ def _replayed_ms(
     if plain is None or changed is None or not changed.changes:
         return after
     looped = {n for n, row in enumerate(recording.syncs or ()) if row.in_loop}
-    waits = [row for row in timeline.sync if row in looped]
-    part = sum(row in without.waits for row in waits) / len(waits) if waits else 0.0
+    waits = {row: count for row, count in wait_counts(timeline).items() if row in looped}
+    left_out = sum(count for row, count in waits.items() if row in without.waits)
+    part = left_out / sum(waits.values()) if waits else 0.0
     rest = max(0.0, before - after - part * cost_of_waits(plain))
     return changed.ms - part * cost_of_waits(changed) - rest * changed.ms / plain.ms
 

@@ -96,9 +96,7 @@ def _is_long(timeline: Timeline) -> bool:
 
 def _is_plain(timeline: Timeline) -> bool:
     """Whether it has one stream, and nothing that arrays leave out."""
-    return not (
-        timeline.settle_us or timeline.late_us or set(timeline.stream) - {*timeline.stream[:1], ALL_STREAMS}
-    )
+    return not (timeline.settle_us or timeline.late_us) and _known(timeline).one_stream
 
 
 def _in_blocks(known: _Known) -> Replay:
@@ -136,6 +134,7 @@ class _Known:
         self._columns: Columns | None = None
         self.lengths: dict[tuple[frozenset, ...], float] = {}
         self.at_steps: dict[int, float | None] = {}
+        self.one_stream = not set(timeline.stream) - {*timeline.stream[:1], ALL_STREAMS}
         self.waiting: dict[int, list[int]] = {}
         for event, row in enumerate(timeline.sync):
             if row != NOT_BLOCKING:
@@ -336,6 +335,11 @@ def events_of_syncs(timeline: Timeline, rows: Sequence[int]) -> tuple[int, ...]:
 def waits_in(timeline: Timeline) -> Collection[int]:
     """The rows of waits that it has."""
     return _known(timeline).waiting.keys()
+
+
+def wait_counts(timeline: Timeline) -> dict[int, int]:
+    """Row of a wait -> how often it comes."""
+    return {row: len(events) for row, events in _known(timeline).waiting.items()}
 
 
 def events_of_kinds(timeline: Timeline, kinds: Sequence[int]) -> tuple[int, ...]:
