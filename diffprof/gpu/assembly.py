@@ -402,6 +402,7 @@ class Assembly:
             launch_latency_us=model.spec.launch_latency_us,
             sync_latency_us=model.spec.sync_latency_us,
             pending_limit=self.pending_limit,
+            graphs=bool(model.mode.compiled) and model.mode.graphs,
             eager_kernels=self._eager_kernels(cut.call.items) if compiled and eager else None,
         )
 

@@ -18,6 +18,7 @@ from typing import ClassVar
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.pilot import Pilot
+from textual.widget import Widget
 from textual.widgets import DataTable, Footer, Static, Tabs
 
 from diffprof.views.tui.key_bar import KeyBar
@@ -57,13 +58,13 @@ class OtherPart(Static, can_focus=True):
 class Bench(App[None]):
     """A screen with one widget that is timed."""
 
-    def __init__(self, *made: Callable[[], object]) -> None:
+    def __init__(self, *made: Callable[[], Widget]) -> None:
         super().__init__()
         self.made = made
 
     def compose(self) -> ComposeResult:
         for make in self.made:
-            yield make()  # type: ignore[misc]
+            yield make()
 
 
 def sheet() -> Sheet[Row]:

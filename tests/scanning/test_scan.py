@@ -151,7 +151,7 @@ def test_a_real_call_is_timed_clean_and_profiled(pipe, tmp_path):
     assert list(recording.seconds) == ["import", "build", "scan", "timing", "profile", "setup"]
     assert recording.timing is not None
     assert recording.timing.grade == "measured"
-    assert len(recording.timing.seconds) >= 3  # more where other work on the machine makes them differ
+    assert len(recording.timing.seconds) == 3 or recording.timing.doubts, "more only where they differ"
     rows = recording.kernels or ()
     assert {row.phase for row in rows} == {"encode", "prepare", "denoise", "decode", "postprocess"}
     assert {(row.module or "").split(".")[0] for row in rows} >= {"unet", "vae", "text_encoder"}

@@ -11,7 +11,7 @@ from diffprof.analyzers.kernels.loop import LoopTimes, milliseconds
 from diffprof.judge.pricing import blocked_us
 from diffprof.judge.rules import NoEvidence, rule
 from diffprof.judge.setup_costs import evidence
-from diffprof.judge.timeline import Without, saved_us
+from diffprof.judge.timeline import Without, saved_us, total_us
 from diffprof.model.finding import Evidence, Finding, Severity
 from diffprof.model.recording import Change, GapRow, Grade, Recording
 from diffprof.model.units import place
@@ -30,6 +30,12 @@ LONG_CALL_US = 1000.0
 
 COLD_SHARE = 0.2
 """Share of a trace that set-up takes in a first call; a call that was warmed up has next to none."""
+
+
+_BETWEEN_GRAPHS = (
+    "The models are replayed as CUDA graphs: what is left is launched between them, as a scheduler's "
+    "operations are. Run a larger batch."
+)
 
 
 @rule("KRN001", "launch-bound", needs=("timeline",))
@@ -60,6 +66,8 @@ def launch_bound(recording: Recording) -> Iterator[Finding]:
     assert timeline is not None
     loop = LoopTimes.of(recording)
     idle = loop.idle_us("launch")
+    if timeline.graphs:
+        idle = min(idle, _left_without_waits_us(loop))
     if not loop.length_us or idle < IDLE_SHARE * loop.length_us:
         return
     share = f"{idle / loop.length_us:.0%}"
@@ -68,20 +76,30 @@ def launch_bound(recording: Recording) -> Iterator[Finding]:
         "launch-bound",
         loop,
         f"The device idles {share} of the {loop.name}, waiting for launches.",
-        f"Compile the {loop.model} with CUDA graphs, or run a larger batch.",
+        _BETWEEN_GRAPHS
+        if timeline.graphs
+        else f"Compile the {loop.model} with CUDA graphs, or run a larger batch.",
         **_saved_by_graphs(recording, loop, idle),
-        fixes=("compile",),
+        fixes=() if timeline.graphs else ("compile",),
     )
+
+
+def _left_without_waits_us(loop: LoopTimes) -> float:
+    """What a host without cost would save where nothing waits: what follows a wait is KRN002's."""
+    waits = Without(waits=loop.waiting_rows())
+    return loop.saved_without_host_us() - (total_us(loop.timeline) - total_us(loop.timeline, waits))
 
 
 def _saved_by_graphs(recording: Recording, loop: LoopTimes, idle_us: float) -> dict[str, Any]:
     """What compiling saves, where the call was costed compiled; else what a host without cost would."""
-    compiled = evidence(recording, Change.COMPILED)
+    compiled, timeline = evidence(recording, Change.COMPILED), loop.timeline
     if compiled.change is not None:
         return {"evidence": compiled, "cost_note": "What compiling with CUDA graphs saves, fusion included."}
+    saved = idle_us if timeline.graphs else loop.at_most(loop.saved_without_host_us(), idle_us)
     return {
-        "saves_ms": loop.at_most(loop.saved_without_host_us(), idle_us) / 1e3,
-        "cost_note": "What an infinitely fast host would save; CUDA graphs come near it.",
+        "saves_ms": saved / 1e3,
+        "cost_note": "What an infinitely fast host would save"
+        + ("." if timeline.graphs else "; CUDA graphs come near it."),
     }
 
 

@@ -70,5 +70,7 @@ class Timeline(Row, frozen=True, kw_only=True):
     the others. Empty: none was late."""
     pending_limit: int = 1024
     """Launches that may be queued before the host has to wait (CUDA's launch queue depth)."""
+    graphs: bool = False
+    """Whether the compiled parts are replayed as CUDA graphs; only a simulated call knows."""
     eager_kernels: int | None = None
     """Of a compiled run: kernels that the same call launches when it runs eagerly."""

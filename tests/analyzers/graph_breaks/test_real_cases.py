@@ -157,7 +157,7 @@ def test_sequential_offloading_breaks_around_every_layer(tmp_path: Path) -> None
     own = sum(any(True for _ in m.parameters(recurse=False)) for m in sdxl().pipe.unet.modules())
     assert row.per_step == 2 * (own + 1)
     (capture,) = report.recording.captures or ()
-    assert capture.regions_per_call > own, "each ends a region"
+    assert own < capture.regions_per_call <= row.per_step + 1, "a hook ends a region"
     assert not capture.fullgraph_ready
     (finding,) = [f for f in report.findings if f.rule == "GRB008"]
     assert finding.saves_ms is not None

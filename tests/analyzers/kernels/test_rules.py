@@ -29,6 +29,16 @@ def found(code: str, recording: Recording | None = None) -> Finding:
     return finding
 
 
+def test_what_is_replayed_as_graphs_is_not_told_to_be() -> None:
+    bound = BAD["KRN001"]
+    graphs = msgspec.structs.replace(bound, timeline=msgspec.structs.replace(bound.timeline, graphs=True))
+    finding = found("KRN001", graphs)
+    assert "compile" in found("KRN001").fixes
+    assert finding.fixes == ()
+    assert "Compile" not in finding.advice
+    assert finding.saves_ms == pytest.approx(found("KRN001").saves_ms, rel=0.01), "nothing waits there"
+
+
 def test_launch_bound_says_what_a_faster_host_would_save() -> None:
     finding = found("KRN001")
     # Four steps of 50 kernels of 5 us that the host issues every 40 us.
