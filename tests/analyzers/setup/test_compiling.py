@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch._dynamo
 
+from diffprof.gpu.mode import Mode
 from diffprof.judge.plan import make_plan
 from diffprof.judge.recipes import find_recipe
 from diffprof.model.fix import Code, Simulated, Skipped
@@ -162,11 +163,10 @@ def test_what_there_is_nothing_of_to_compile() -> None:
 
 def test_a_call_that_is_compiled_is_told_what_more_compiling_would_do() -> None:
     titles = []
-    for compiled in (False, True):
-        settings = {"compiled": compiled}
-        report = scan_target("tiny-sdxl", device="sim:h100", settings=settings)
+    for mode in (Mode(), Mode(compiled=("unet",), graphs=False), Mode(compiled=("unet",))):
+        report = scan_target("tiny-sdxl", device="sim:h100", settings={"mode": mode})
         titles += [step.title for step in make_plan(report).steps if step.fix == "compile"]
     assert titles == [
         "Compile the denoiser and VAE decoder",
         "Compile with CUDA graphs and the published flags",
-    ]
+    ], "what is replayed as graphs is compiled as far as it goes"
