@@ -28,12 +28,15 @@ SHORT = 10
 def commands(good: Path, bad: Path) -> Iterator[list[str]]:
     run, other = str(bad), str(good)
     yield from (["show", run, "--format", form] for form in FORMATS)
+    yield from (["show", run, "--redact", "--format", form] for form in FORMATS)
     yield ["show", run, "-v"]
     yield from (["fix", run, "--format", form] for form in ("text", "json", "markdown"))
     yield ["fix", run, "--lossy", "--goal", "memory"]
     yield ["compare", run, other]
-    yield ["compare", other, run, "--format", "json"]
-    yield ["runs", "--traces", str(bad.parent)]
+    yield from (["compare", other, run, "--format", form] for form in ("json", "markdown", "github"))
+    yield ["baseline", run]
+    runs = ["runs", "--traces", str(bad.parent), "--format"]
+    yield from ([*runs, form] for form in ("text", "json", "markdown"))
     yield ["tensorboard", run, "--no-serve"]
     yield ["fix", run, "--apply"]
 

@@ -51,7 +51,6 @@ _ATOMS: frozenset[type] = frozenset(
     }
 )
 _ATOM_BASES = (enum.Enum, logging.Logger, logging.LoggerAdapter, pathlib.PurePath, np.generic, torch.finfo)
-_VALUES = (int, float, complex, str, bytes, bool, tuple, torch.dtype, torch.device)
 _CONTAINERS = frozenset({dict, OrderedDict, list, set, tuple, frozenset})
 _SEQUENCES = (list, tuple, set, frozenset, deque)
 _PICK = itemgetter.__call__
@@ -105,7 +104,7 @@ class HeldState:
         told = [ask() for ask in self._asked]
         told += map(len, chain(self._full, self._modules))
         told += chain.from_iterable(self._mixed)
-        told += map(id, beside)
+        told += map(exactly, beside)
         return told
 
     def _read_tensors(self) -> list[Any]:
@@ -171,7 +170,7 @@ class HeldState:
                 self._hold(thing._parameters, of_module=True)
                 self._hold(thing._buffers, of_module=True)
         if slots:
-            self._asked.append(lambda: [(name, id(getattr(thing, name, None))) for name in slots])
+            self._asked.append(lambda: [exactly(getattr(thing, name, None)) for name in slots])
             self._pending += (getattr(thing, name, None) for name in slots)
         self._pending.append(type(thing))
 
@@ -235,7 +234,7 @@ class HeldState:
     def _follow_function(self, function: types.FunctionType) -> None:
         self._files.add(function.__module__)
         cells = function.__closure__ or ()
-        self._asked.append(lambda: [id(_content(cell)) for cell in cells])
+        self._asked.append(lambda: [exactly(_content(cell)) for cell in cells])
         self._pending += map(_content, cells)
         self._pending += (function.__defaults__, function.__kwdefaults__, function.__dict__)
 
@@ -259,12 +258,12 @@ class HeldState:
             self._seen[id(held)] = held
             own = _is_own(name)
             values = {k: v for k, v in held.items() if not k.startswith("__")}
-            self._asked.append(functools.partial(_globals_of, held, tuple(values)))
+            self._asked.append(functools.partial(_read_names, held, tuple(values)))
             self._pending += (v for v in values.values() if type(v) is _LRU or (own and _is_state(v)))
 
 
-def _globals_of(held: dict[str, Any], names: tuple[str, ...]) -> list[Any]:
-    return [value if isinstance(value := held.get(name), _VALUES) else id(value) for name in names]
+def _read_names(held: dict[str, Any], names: tuple[str, ...]) -> list[Any]:
+    return [exactly(held.get(name)) for name in names]
 
 
 def _is_state(value: Any) -> bool:
@@ -308,10 +307,23 @@ def _content(cell: types.CellType) -> Any:
         return None
 
 
+def exactly(thing: Any) -> Any:
+    """Equal for one value of one type, as 1, 1.0 and True are not, nor 0.0 and -0.0, but any two NaN are; of
+    anything that is no plain value, which object it is."""
+    kind = type(thing)
+    if isinstance(thing, (int, str, bytes, torch.device)):
+        return kind, thing
+    if isinstance(thing, float):
+        return kind, thing.hex()
+    if isinstance(thing, complex):
+        return kind, thing.real.hex(), thing.imag.hex()
+    if isinstance(thing, tuple):
+        return kind, *map(exactly, thing)
+    return id(thing)
+
+
 def _equal(one: Any, other: Any) -> bool:
-    if one is other:
-        return True
-    return type(one) is type(other) and isinstance(one, _VALUES) and one == other
+    return one is other or exactly(one) == exactly(other)
 
 
 def _has_values(thing: Any) -> bool:
@@ -342,7 +354,7 @@ def values_of(t: torch.Tensor) -> bytes:
     return whole.view(torch.uint8).numpy().tobytes()
 
 
-def _bytes_of(array: np.ndarray[Any, Any]) -> bytes:
+def _bytes_of(array: np.ndarray[Any, Any]) -> tuple[Any, ...]:
     if array.nbytes > SMALL or array.dtype.hasobject:
         raise Unreadable(f"an array of {array.nbytes} bytes")
-    return array.tobytes()
+    return array.shape, array.dtype, array.tobytes()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 from typing import Any
 
@@ -95,3 +96,31 @@ def test_what_the_host_sends_is_no_value_that_it_reads(
         for step in range(6):
             module(known(torch.full((4,), float(step))), unknown(meta_of(torch.empty(4))))
     assert told == again
+
+
+class Flagged(torch.nn.Module):
+    """Returns one value and the other in turn, or leaves it in the list that it is given. Whose turn it is
+    stands where no module's state is looked for."""
+
+    def __init__(self, values: tuple[Any, Any], given: bool) -> None:
+        super().__init__()
+        self.values, self.given = values, given
+
+    def forward(self, x: torch.Tensor, kept: list[Any]) -> Any:
+        value = self.values[int(os.environ["TURN"])]
+        if self.given:
+            kept[:] = [value]
+        return x + 1, None if self.given else value
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize(("other", "ran"), [(True, 6), (1.0, 6), (1, 2)])
+def test_equal_values_of_two_types_are_not_one_result(
+    other: Any, ran: int, given: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, observer = Flagged((1, other), given), Told(values=False)
+    with simulated_gpu(observer), replaying([module], observer):
+        for turn in "010101":
+            monkeypatch.setenv("TURN", turn)
+            module(unknown(meta_of(torch.empty(4))), [None])
+    assert observer.runs == ran

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +15,9 @@ from diffprof.devices.simulated import place, simulated_gpu
 from diffprof.devices.simulated.held_state import HeldState, Unreadable
 
 COUNT = 0
+NUMBER: Any = 0
+PAIR: tuple[Any, ...] = (1, 0.0)
+NAN = float("nan")
 TABLE: dict[str, int] = {}
 
 
@@ -32,13 +36,14 @@ class Processor:
         self.seen: list[int] = []
         self.nested = {"scale": {"default": 1.5}}
         self.slotted = Slotted()
-        held = 0
+        held = 1000
 
         def add() -> None:
             nonlocal held
             held += 1
 
         self.add = add
+        self.array = np.zeros((1, 2))
 
     @staticmethod
     @functools.cache
@@ -54,10 +59,24 @@ class Model(torch.nn.Module):
         self.register_buffer("steps", torch.arange(4))
         self.processor: Any = Processor()
         self.drawn: Any = None
+        self.scale = 1000.0
 
 
 def other_global(model: Model) -> None:
     globals()["COUNT"] += 1
+
+
+def set_global(name: str, value: object) -> Callable[[Model], object]:
+    return lambda m: globals().update({name: value})
+
+
+def twice(change: Callable[[Model], object]) -> Callable[[Model], object]:
+    """The second value may take the place in memory of the one that was there."""
+    return lambda m: [change(m) for _ in range(2)]
+
+
+def larger(model: Model) -> None:
+    model.scale += 1
 
 
 CHANGES: dict[str, Callable[[Model], object]] = {
@@ -69,7 +88,14 @@ CHANGES: dict[str, Callable[[Model], object]] = {
     "slot": lambda m: setattr(m.processor.slotted, "count", 5),
     "closure": lambda m: m.processor.add(),
     "class": lambda m: setattr(Processor, "shared", Processor.shared + 1),
+    "closure, twice": twice(lambda m: m.processor.add()),
+    "attribute beside tensors, twice": twice(larger),
     "global": other_global,
+    "global 0 that becomes False": set_global("NUMBER", False),
+    "global 0 that becomes 0.0": set_global("NUMBER", 0.0),
+    "in a tuple, 1 that becomes True": set_global("PAIR", (True, 0.0)),
+    "in a tuple, 0.0 that becomes -0.0": set_global("PAIR", (1, -0.0)),
+    "shape of an array": lambda m: setattr(m.processor.array, "shape", (2, 1)),
     "table of the file": lambda m: TABLE.update({str(len(TABLE)): 1}),
     "filled cache": lambda m: m.processor.cached(len(TABLE) + 100),
     "processor": lambda m: setattr(m, "processor", Processor()),
@@ -93,13 +119,14 @@ def test_a_change_is_seen(name: str) -> None:
         place([model.linear], values="unknown")
         place([model.blocks], values="unknown")
         model.steps = model.steps.to("sim:0")
-        hooks = dict(torch.nn.modules.module._global_forward_hooks)
+        hooks, own = dict(torch.nn.modules.module._global_forward_hooks), dict(globals())
         held = HeldState(model)
         assert held.unchanged()
         try:
             CHANGES[name](model)
             assert not held.unchanged()
         finally:
+            globals().update(own)
             torch.nn.modules.module._global_forward_hooks.clear()
             torch.nn.modules.module._global_forward_hooks.update(hooks)
 
@@ -109,6 +136,7 @@ def test_equal_numbers_are_no_change() -> None:
     held = HeldState(model)
     model.processor.nested["scale"]["default"] = float("1.5")
     model.processor.count = int("1000")
+    globals().update(NAN=float("nan"), PAIR=(int("1"), float("0")))
     assert held.unchanged()
 
 
