@@ -18,7 +18,7 @@ from diffprof.gpu.signatures import OpSignature, TensorMeta
 from .inference import infer, laid_out, lookup
 from .ops import Op, argument
 from .session import QUIET, SESSION
-from .tensor import NAME, SimTensor, host_meta, inner_of, known, meta_of, regeometry, restride
+from .tensor import NAME, SimTensor, covers, host_meta, inner_of, known, meta_of, regeometry, restride
 
 UNKNOWN = 1
 HOST = 2
@@ -27,6 +27,9 @@ SIM = 8
 
 LARGE = 1 << 26
 """Elements. Where weights are unknown, a larger result is not computed even if it could be."""
+
+DRAWN = 1 << 12
+"""The same of what is drawn at random on the device, whose numbers are not the CPU's."""
 
 _ops: dict[Any, Op] = {}
 _seen: dict[tuple, OpSignature | None] = {}
@@ -279,8 +282,15 @@ def _wrap_one(out: torch.Tensor, tensors: list, fresh: list[TensorMeta]) -> torc
     return result
 
 
+def _is_whole(t: torch.Tensor) -> bool:
+    return type(t) is SimTensor and covers(t)
+
+
 def too_large(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list, key: list) -> bool:
-    """Whether the result is too large to be worth computing (repeat, expand and outer products of masks)."""
+    """Whether the result is too large to be worth computing (repeat, expand and outer products of masks, and
+    random numbers)."""
+    if op.draws:
+        return any(t.numel() > DRAWN and (not op.writes or _is_whole(t)) for t in tensors)
     size = 1
     for t in tensors:
         size *= max(t.numel(), 1)

@@ -101,6 +101,7 @@ class Op:
         "base",
         "composite",
         "device_at",
+        "draws",
         "func",
         "handler",
         "host_ok",
@@ -146,6 +147,8 @@ class Op:
         self.pointwise = torch.Tag.pointwise in tags
         self.like = self.base in FACTORIES_LIKE
         self.overwrites = self.base in OVERWRITES and bool(self.writes)
+        seeded = torch.Tag.nondeterministic_seeded in tags
+        self.draws = seeded and (self.like or "generator" in self.names)
         self.launches = self.base not in NO_LAUNCH
         self.host_ok = self.base in HOST_ARGUMENTS or not self.native
         self.host_results = HOST_RESULTS.get(self.base, ())

@@ -235,6 +235,17 @@ def test_large_memory_is_not_filled_where_weights_are_unknown(sim: torch.device)
     assert not is_known(torch.zeros(5_000_000, device=sim))
 
 
+def test_what_is_drawn_on_the_device_is_not_computed_where_weights_are_unknown(sim: torch.device) -> None:
+    assert is_known(torch.randn(5_000, device=sim))
+    mask = torch.zeros(10_000, device=sim)
+    unknown(1)
+    assert is_known(torch.randn(5, device=sim))
+    assert not is_known(torch.randn(5_000, device=sim))
+    assert not is_known(torch.rand_like(mask))
+    mask[:5_000].bernoulli_()
+    assert is_known(mask)
+
+
 def test_unknown_wins_in_every_op(sim: torch.device) -> None:
     assert not is_known(unknown(2) + torch.ones(2, device=sim))
     assert not is_known(torch.cat([unknown(2), torch.ones(2, device=sim)]))
