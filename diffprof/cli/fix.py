@@ -232,11 +232,12 @@ def _fit(folder: Path, *, lossy: bool, applied: bool, form: str, quiet: bool) ->
     assert found is not None
     if applied:
         with progress_on(sys.stderr, quiet=quiet) as progress, stdout_to_stderr():
-            progress.stage("checking code")
+            progress.stage("making a small copy")
             from diffprof.scanning.fitting import recheck
             from diffprof.tuning.fit_checks import Checks
 
-            found = recheck(found, check=Checks, options=make_options(**found.options), lossy=lossy)
+            options = make_options(**found.options)
+            found = recheck(found, check=Checks, options=options, lossy=lossy, on_stage=progress.stage)
         save_fit(found, folder)
     screen = terminal()
     emit(render_fit(found, form, width=screen.columns, colour=screen.colour))

@@ -34,6 +34,24 @@ LOSSLESS = (Loss.ROUNDING,)
 """What nobody sees."""
 
 
+_WORDS = {
+    "quantize:int8": "INT8, dynamic",
+    "quantize:fp8": "FP8, dynamic",
+    "quantize:int8-weights": "INT8 weights",
+    "quantize:nf4-weights": "NF4 weights",
+    "offload:text-encoders-streamed": "text encoders streamed",
+    "offload:model": "model offload",
+    "offload:block": "group offload, blocks",
+    "offload:leaf": "group offload, leaves",
+    "offload:block-low-cpu": "group offload, blocks, low_cpu_mem_usage",
+    "offload:leaf-low-cpu": "group offload, leaves, low_cpu_mem_usage",
+    "offload:sequential": "sequential offload",
+    "vae:tiles": "VAE in tiles",
+    "vae:slices": "VAE in slices",
+    "compile:denoiser": "denoiser compiled",
+}
+
+
 class FitCheck(msgspec.Struct, frozen=True, kw_only=True):
     """What a recipe's code did to a small copy of the pipeline with random weights.
 
@@ -76,6 +94,13 @@ class FitRow(msgspec.Struct, frozen=True, kw_only=True):
     def usable(self) -> bool:
         """Whether it fits, has a time, and nothing speaks against its code."""
         return self.fits and self.seconds is not None and (self.check is None or self.check.holds)
+
+    @property
+    def words(self) -> str:
+        """`INT8 weights, model offload`."""
+        return ", ".join(_WORDS.get(each) or each.removeprefix("dtype:") for each in self.recipe) or (
+            "nothing changed"
+        )
 
     @property
     def lossless(self) -> bool:

@@ -121,8 +121,9 @@ def fit(
         twin = twin or played.twin
     rows = with_frontier(sorted(rows, key=lambda row: (row.seconds is None, row.seconds or 0.0)))
     if check is not None:
-        say("checking code")
-        rows = checked(rows, _checker(twin, spec, check), lambda row: row.fits if every else row.frontier)
+        say("making a small copy")
+        checker = _checker(twin, spec, check)
+        rows = checked(rows, checker, lambda row: row.fits if every else row.frontier, say)
     return Fitted(
         target=found.spec,
         device=spec.key,
@@ -135,7 +136,14 @@ def fit(
     )
 
 
-def recheck(found: Fitted, *, check: Check, options: Options, lossy: bool = False) -> Fitted:
+def recheck(
+    found: Fitted,
+    *,
+    check: Check,
+    options: Options,
+    lossy: bool = False,
+    on_stage: Callable[[str], None] | None = None,
+) -> Fitted:
     """The stored recipes of a target, the one that is taken checked; the next one where its code fails.
 
     Raises TargetError where the target fails.
@@ -145,9 +153,10 @@ def recheck(found: Fitted, *, check: Check, options: Options, lossy: bool = Fals
         SESSION.capacity = None
         twin = resolve(found.target).run(_twin, device, dataclasses.replace(options, steps=None))
     checker = _checker(twin, device.gpu, check)  # type: ignore[attr-defined]
+    say = on_stage or (lambda _: None)
     rows: Sequence[FitRow] = found.rows
     while (chosen := choose(rows, lossy)) is not None and chosen.check is None:
-        rows = checked(rows, checker, chosen.__eq__)
+        rows = checked(rows, checker, chosen.__eq__, say)
     return replace(found, rows=tuple(rows), chosen=chosen)
 
 
@@ -164,12 +173,18 @@ def _checker(twin: Twin | str, spec: GpuSpec, check: Check) -> Checker:
     return _Unchecked(twin) if isinstance(twin, str) else check(twin.scene, spec.key)
 
 
-def checked(rows: Sequence[FitRow], checker: Checker, wanted: Callable[[FitRow], bool]) -> list[FitRow]:
+def checked(
+    rows: Sequence[FitRow], checker: Checker, wanted: Callable[[FitRow], bool], say: Callable[[str], None]
+) -> list[FitRow]:
     """With what came of the code of those that are wanted. What fails is in nobody's way, so that others may
     be wanted then."""
-    rows = list(rows)
-    while todo := [row for row in rows if row.check is None and wanted(row)]:
-        rows = with_frontier([replace(r, check=checker.of(r)) if r in todo else r for r in rows])
+    rows, done = list(rows), 0
+    while todo := [n for n, row in enumerate(rows) if row.check is None and wanted(row)]:
+        for count, n in enumerate(todo, done + 1):
+            say(f"checking code {count} of {done + len(todo)}: {rows[n].words}")
+            rows[n] = replace(rows[n], check=checker.of(rows[n]))
+        done += len(todo)
+        rows = with_frontier(rows)
     return rows
 
 

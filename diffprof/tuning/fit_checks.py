@@ -6,13 +6,11 @@ from __future__ import annotations
 import ast
 import copy
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from diffprof.devices.simulated import simulated_gpu
 from diffprof.devices.simulated.device import SimulatedDevice
 from diffprof.model.fitting import FitCheck, FitRow, Loss
 from diffprof.model.pipeline import components, with_role
@@ -30,14 +28,7 @@ PACKED_DB = 20.0
 class _WithValues(SimulatedDevice):
     """A simulated GPU on which all values are known: its kernels are the CPU's."""
 
-    @contextmanager
-    def active(self) -> Iterator[torch.device]:
-        with simulated_gpu(spec=self.gpu) as device:
-            self._torch_device = device
-            try:
-                yield device
-            finally:
-                self._torch_device = None
+    unknown = False
 
     def place(self, thing: Any) -> None:
         for part in components(thing).values():
@@ -76,8 +67,9 @@ class Checks:
     data sheet."""
 
     def __init__(self, twin: PipelineCall, gpu: str) -> None:
-        self.twin = shallow(twin)
         self.device = _WithValues(gpu)
+        with self.device.active():
+            self.twin = shallow(twin)
         self._plain: Output | None = None
         self._known: dict[str, FitCheck] = {}
 

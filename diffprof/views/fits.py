@@ -14,22 +14,6 @@ from diffprof.model.report import as_json
 from diffprof.model.units import number, plural
 from diffprof.views.listing import render_list
 
-_STEPS = {
-    "quantize:int8": "INT8, dynamic",
-    "quantize:fp8": "FP8, dynamic",
-    "quantize:int8-weights": "INT8 weights",
-    "quantize:nf4-weights": "NF4 weights",
-    "offload:text-encoders-streamed": "text encoders streamed",
-    "offload:model": "model offload",
-    "offload:block": "group offload, blocks",
-    "offload:leaf": "group offload, leaves",
-    "offload:block-low-cpu": "group offload, blocks, low_cpu_mem_usage",
-    "offload:leaf-low-cpu": "group offload, leaves, low_cpu_mem_usage",
-    "offload:sequential": "sequential offload",
-    "vae:tiles": "VAE in tiles",
-    "vae:slices": "VAE in slices",
-    "compile:denoiser": "denoiser compiled",
-}
 _LOSSES = {
     Loss.ROUNDING: "last bits",
     Loss.TILES: "tiles are blended",
@@ -88,7 +72,7 @@ def _verdict(found: Fitted) -> str:
     if found.chosen is not None and found.chosen.seconds is not None:
         return (
             f"{found.target} fits {where} in {plural(len(fitting), 'way')}{steps}: "
-            f"{number(found.chosen.seconds)} s with {recipe_words(found.chosen)}."
+            f"{number(found.chosen.seconds)} s with {found.chosen.words}."
         )
     least = found.smallest
     lack = (
@@ -97,22 +81,13 @@ def _verdict(found: Fitted) -> str:
         if found.lacking_gib > 0
         else f"host memory is short: the smallest keeps {number(least.host_gib)} GiB there"
     )
-    return f"{found.target} does not fit {where}{steps}: {lack} ({recipe_words(least)})."
-
-
-def recipe_words(row: FitRow) -> str:
-    """`INT8 weights, model offload`."""
-    return ", ".join(_step(each) for each in row.recipe) or "nothing changed"
-
-
-def _step(step: str) -> str:
-    return _STEPS.get(step) or step.removeprefix("dtype:")
+    return f"{found.target} does not fit {where}{steps}: {lack} ({least.words})."
 
 
 def _cells(row: FitRow, chosen: bool, everything: bool) -> dict[str, Any]:
     return {
         "mark": "*" if chosen else "" if row.fits or not everything else "too large",
-        "recipe": recipe_words(row),
+        "recipe": row.words,
         "seconds": "-" if row.seconds is None else number(row.seconds),
         "gpu": f"{row.gpu_gib:.1f}",
         "host": f"{row.host_gib:.1f}",
@@ -137,7 +112,7 @@ def module_of(found: Fitted) -> str:
     if chosen is None or chosen.seconds is None:
         raise UsageError(f"{' '.join(_verdict(found).split())} Nothing was written.", "See --memory, --all.")
     lines = [
-        f"{found.target} on {found.gpu}, {number(found.limit_gib)} GiB: {recipe_words(chosen)}.",
+        f"{found.target} on {found.gpu}, {number(found.limit_gib)} GiB: {chosen.words}.",
         f"{number(chosen.seconds)} s and {chosen.gpu_gib:.1f} GiB, simulated; "
         f"{chosen.host_gib:.1f} GiB of weights on the host.",
     ]

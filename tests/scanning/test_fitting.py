@@ -352,9 +352,12 @@ def test_code_that_fails_or_changes_more_than_it_says_is_not_taken() -> None:
     good = replace_row(half, loses=(Loss.ROUNDING,), code=half.code + "\n", seconds=2.0)
     assert fitting.choose([*rows, good], lossy=True) is good
     # What fails is in nobody's way: the next one is on the frontier then, and is checked.
-    found = fitting.checked(fitting.with_frontier([raises, half, good]), checks, lambda row: row.frontier)
+    said: list[str] = []
+    rows = fitting.with_frontier([raises, half, good])
+    found = fitting.checked(rows, checks, lambda row: row.frontier, said.append)
     assert [each.check and each.check.status for each in found] == ["failed", "changed", "checked"]
     assert [each.frontier for each in found] == [False, False, True]
+    assert said == [f"checking code {place}: nothing changed" for place in ("1 of 2", "2 of 2", "3 of 3")]
 
 
 @pytest.mark.slow

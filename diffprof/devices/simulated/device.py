@@ -24,6 +24,8 @@ class SimulatedDevice:
     kind = "sim"
     grade = Grade.SIMULATED
     wants_values = False
+    unknown = True
+    """Whether nobody knows what weights are."""
 
     def __init__(self, gpu: str) -> None:
         """Raises UsageError for a GPU that has no data sheet here."""
@@ -59,8 +61,10 @@ class SimulatedDevice:
 
     @contextmanager
     def active(self) -> Iterator[torch.device]:
-        with simulated_gpu(spec=self.gpu) as device:
-            SESSION.unknown = True
+        """PyTorch's CPU works in one thread meanwhile: what is computed there is small, and threads that
+        wait for each other on a busy machine take several times as long."""
+        with simulated_gpu(spec=self.gpu) as device, _one_thread():
+            SESSION.unknown = self.unknown
             forget()
             self._torch_device = device
             try:
@@ -85,3 +89,13 @@ class SimulatedDevice:
     def observed(self, observer: Observer, pipe: Pipeline) -> Iterator[None]:
         with observing(observer):
             yield
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
