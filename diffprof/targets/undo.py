@@ -17,6 +17,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,8 @@ from diffprof.targets.process import SETTINGS
 CONFIGS = ("torch._inductor.config", "torch._dynamo.config", "torch._functorch.config")
 
 _CONTAINERS = (dict, list, set, collections.deque)
+_PLAIN = frozenset((*_CONTAINERS, collections.OrderedDict))
+"""Containers that hold nothing but their content."""
 _LEAVES = (
     *(str, bytes, int, float, complex, bool, type(None), type(Ellipsis), range, slice),
     *(type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType, types.CodeType, property),
@@ -52,6 +55,8 @@ class Snapshot:
         self.process = ProcessState()
         self._objects: list[tuple[Any, type, dict[str, Any]]] = []
         self._containers: list[tuple[Any, Any]] = []
+        self._empty: list[Any] = []
+        """Containers without content: most, for each module has a dozen tables of hooks."""
         self._arrays: list[tuple[np.ndarray, np.ndarray]] = []
         self._tensors: list[tuple[torch.Tensor, View | torch.Tensor, bool]] = []
         self._kept: dict[int, Kept] = {}
@@ -73,19 +78,17 @@ class Snapshot:
 
     def _walk(self, roots: Iterable[Any]) -> None:
         seen: set[int] = set()
-        waiting = list(roots)
+        waiting: list[Any] = []
+        self._await(roots, waiting, seen)
         while waiting:
             thing = waiting.pop()
-            if id(thing) in seen:
-                continue
-            seen.add(id(thing))
             kind = _kind(type(thing))
             if kind == "container":
                 copied = dict(thing.items()) if isinstance(thing, dict) else list(thing)
                 self._containers.append((thing, copied))
-                waiting += _worth(copied.values() if isinstance(copied, dict) else copied)
+                self._await(copied.values() if isinstance(copied, dict) else copied, waiting, seen)
             elif kind == "tuple":
-                waiting += _worth(thing)
+                self._await(thing, waiting, seen)
             elif kind == "tensor":
                 self._tensor(thing)
                 continue
@@ -93,15 +96,26 @@ class Snapshot:
                 self._arrays.append((thing, thing.copy()))
                 continue
             elif kind == "method":
-                waiting.append(thing.__self__)
-                continue
-            elif kind == "leaf":
+                self._await((thing.__self__,), waiting, seen)
                 continue
             held = getattr(thing, "__dict__", None)
             if type(held) is dict:
                 self._objects.append((thing, type(thing), dict(held)))
                 self._class(type(thing))
-                waiting += _worth(held.values())
+                self._await(held.values(), waiting, seen)
+
+    def _await(self, values: Iterable[Any], waiting: list[Any], seen: set[int]) -> None:
+        """Those that hold something that can change are looked at later, if they were not yet."""
+        for value in values:
+            cls = type(value)
+            kind = _KINDS.get(cls) or _kind(cls)
+            if kind == "leaf" or id(value) in seen:
+                continue
+            seen.add(id(value))
+            if cls in _PLAIN and not value:
+                self._empty.append(value)
+            else:
+                waiting.append(value)
 
     def _tensor(self, tensor: torch.Tensor) -> None:
         plain = type(tensor) in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
@@ -117,6 +131,8 @@ class Snapshot:
         return (tensor for tensor, data, _ in self._tensors if isinstance(data, View))
 
     def _class(self, cls: type) -> None:
+        if cls in self._classes:
+            return
         for each in cls.__mro__:
             if each not in self._classes and each.__module__ != "builtins":
                 self._classes[each] = dict(vars(each))
@@ -132,6 +148,8 @@ class Snapshot:
                 _refill(vars(thing), held)
             for container, content in self._containers:
                 _give_back(container, content)
+            for container in filter(None, self._empty):
+                container.clear()
             back = {kept: kept.back() for kept in self._kept.values()}
             for tensor, remembered, requires_grad in self._tensors:
                 data = remembered.data(back) if isinstance(remembered, View) else remembered
@@ -145,6 +163,8 @@ class Snapshot:
         for cls, content in self._classes.items():
             _restore_class(cls, content)
         for module, content in self._modules:
+            if _identical(vars(module), content):
+                continue
             for name, value in content.items():
                 if vars(module).get(name, _ABSENT) is not value:
                     vars(module)[name] = value
@@ -187,11 +207,6 @@ def _told(cls: type) -> str:
     return "tuple" if issubclass(cls, tuple | frozenset) else "object"
 
 
-def _worth(values: Iterable[Any]) -> list[Any]:
-    """Those that hold something that can change."""
-    return [value for value in values if _kind(type(value)) != "leaf"]
-
-
 def _refill(held: dict[str, Any], before: dict[str, Any]) -> None:
     if not _identical(held, before):
         held.clear()
@@ -210,9 +225,7 @@ def _give_back(container: Any, content: Any) -> None:
         else:
             dict.update(container, content)
         return
-    if len(container) == len(content) and all(
-        one is other for one, other in zip(container, content, strict=True)
-    ):
+    if len(container) == len(content) and all(map(is_, container, content)):
         return
     container.clear()
     if isinstance(container, set):
@@ -223,14 +236,13 @@ def _give_back(container: Any, content: Any) -> None:
 
 def _identical(one: Any, other: Any) -> bool:
     """Same keys in the same order, same objects."""
-    return len(one) == len(other) and all(
-        key == key_then and value is value_then
-        for (key, value), (key_then, value_then) in zip(one.items(), other.items(), strict=True)
-    )
+    return len(one) == len(other) and [*one] == [*other] and all(map(is_, one.values(), other.values()))
 
 
 def _restore_class(cls: type, content: dict[str, Any]) -> None:
     now = vars(cls)
+    if _identical(now, content):
+        return
     for name, value in content.items():
         if now.get(name, _ABSENT) is not value and not name.startswith(("__weakref", "__dict__", "_abc_")):
             type.__setattr__(cls, name, value)
