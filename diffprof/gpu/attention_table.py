@@ -36,12 +36,12 @@ def is_attention(op: OpSignature) -> bool:
 
 
 def attention_rows(
-    operations: Iterable[tuple[OpSignature, str | None]], model: CostModel, packages: Sequence[str] = ()
+    launched: Mapping[tuple[OpSignature, str | None], int], model: CostModel, packages: Sequence[str] = ()
 ) -> tuple[AttentionRow, ...]:
-    """One row a component and shape, what takes longest first. operations: each that was launched, with its
-    module, or a Counter of them. packages: libraries that are installed."""
+    """One row a component and shape, what takes longest first. launched: how often each module launched each
+    operation. packages: libraries that are installed."""
     counts: Counter[tuple[str, OpSignature]] = Counter()
-    for (op, module), times in Counter(operations).items():
+    for (op, module), times in launched.items():
         if is_attention(op):
             counts[(module or "call").partition(".")[0], op] += times
     rows = [_row(component, op, count, model, packages) for (component, op), count in counts.items()]

@@ -301,13 +301,17 @@ class MemoryLog:
         less, by the numbers of what was there."""
         path = self._peak.module
         rest = self.before
+        holders: dict[tuple[str, str], MemoryHolder] = {}
         for number, owner, nbytes, dtype in self.weights:
             rest -= nbytes
             if number in gone:
                 continue
-            idle = path is not None and not f"{path}.".startswith(f"{owner}.")
-            kind = MemoryKind.IDLE_WEIGHTS if idle else MemoryKind.WEIGHTS
-            yield MemoryHolder(kind=kind, module=owner, dtype=dtype, phase="before"), nbytes
+            if (owner, dtype) not in holders:
+                idle = path is not None and not f"{path}.".startswith(f"{owner}.")
+                kind = MemoryKind.IDLE_WEIGHTS if idle else MemoryKind.WEIGHTS
+                holder = MemoryHolder(kind=kind, module=owner, dtype=dtype, phase="before")
+                holders[owner, dtype] = holder
+            yield holders[owner, dtype], nbytes
         weights = {each.number for each in self.weights}
         rest += sum(nbytes for number, nbytes in gone.items() if number not in weights)
         if rest:

@@ -348,12 +348,11 @@ class WhatIf:
 
     @cached_property
     def _attention(self) -> str | None:
-        launched = [
-            (item, module)
-            for part in self._own
-            for item, module in _items(part)
-            if isinstance(item, OpSignature)
-        ]
+        launched: Counter[tuple[OpSignature, str | None]] = Counter()
+        for part, times in Counter(self._own).items():
+            for item, module in _items(part):
+                if isinstance(item, OpSignature) and is_attention(item):
+                    launched[item, module] += times
         return fastest(attention_rows(launched, self.model))
 
     def _projections_fused(self, part: Stretch) -> Stretch:

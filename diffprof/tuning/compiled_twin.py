@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
+from functools import cache
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from diffprof.analyzers.graph_breaks.capture import writes
 from diffprof.analyzers.graph_breaks.child import ChildJob, Send, can_fork, run_in_children
+from diffprof.analyzers.graph_breaks.dynamo_changes import leave_out_what_nobody_reads
 from diffprof.analyzers.graph_breaks.observe import WORTH_COMPARING
 from diffprof.analyzers.graph_breaks.probe import prepared
 from diffprof.analyzers.graph_breaks.python_state import PythonState
@@ -47,6 +50,8 @@ def compiled_output(subject: Subject, codes: Sequence[tuple[str, Code]]) -> Outp
     def work(send: Send) -> Output | Incomparable:
         torch._dynamo.reset()
         torch.compiler.set_stance("default")
+        leave_out_what_nobody_reads(reasons=False)
+        gc.disable()  # Dynamo makes classes by the thousand; the process ends soon
         compiled: list[tuple[Any, dict[str, Any]]] = []
         with with_backend(compiled):
             with random_values(None):
@@ -72,23 +77,36 @@ class _Decomposed(TorchDispatchMode):
     """Operations that Inductor takes apart before it fuses them run as the parts."""
 
     def __init__(self) -> None:
-        from torch._inductor.compile_fx import select_decomp_table
+        from torch._inductor.decomposition import select_decomp_table
 
         super().__init__()
         self._rules = select_decomp_table()
+        self._parts: dict[Any, Callable[..., Any] | None] = {}
+        """Of each operation, what computes it of its parts; None where it has none."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        with self:
-            found = self._rules.get(func, func.decompose)(*args, **kwargs)
-        return func(*args, **kwargs) if found is NotImplemented else found
+        if func not in self._parts:
+            self._parts[func] = self._rules.get(func) or (func.decompose if func._can_decompose() else None)
+        parts = self._parts[func]
+        if parts is not None:
+            with self:
+                found = parts(*args, **kwargs)
+            if found is not NotImplemented:
+                return found
+        return func(*args, **kwargs)
+
+
+@cache
+def _decomposed() -> _Decomposed:
+    return _Decomposed()
 
 
 def decomposing(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
     """A backend of torch.compile: the graph that Dynamo captures, operation by operation, with Inductor's
     decompositions. Inductor's own kernels would be the CPU's, not the GPU's, and take minutes to compile;
     tracing the graph again with AOTAutograd takes as long as Dynamo, and computes the same."""
-    mode = _Decomposed()
+    mode = _decomposed()
 
     def run(*given: Any) -> Any:
         with mode:

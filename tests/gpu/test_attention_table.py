@@ -26,7 +26,7 @@ def rows(gpu: str, **mode: object) -> tuple[AttentionRow, ...]:
     plain = signatures.attention(24, 4429, 4429, 64)
     single = signatures.attention(20, 77, 77, 64, torch.float32)
     launched = [(plain, "transformer.blocks.0"), (plain, "transformer.blocks.1"), (single, "text_encoder")]
-    return attention_rows(launched, CostModel(load_spec(gpu), Mode(**mode)))  # type: ignore[arg-type]
+    return attention_rows(Counter(launched), CostModel(load_spec(gpu), Mode(**mode)))  # type: ignore[arg-type]
 
 
 def test_every_shape_stands_under_every_kernel_that_takes_it() -> None:

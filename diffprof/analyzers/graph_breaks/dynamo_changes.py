@@ -39,12 +39,20 @@ def write_exact_lines() -> None:
     bytecode_transformation.linetable_311_writer = exact
 
 
-def leave_out_what_nobody_reads() -> None:
+def leave_out_what_nobody_reads(*, reasons: bool = True) -> None:
     """Keep Dynamo from work that only its debug logs show, a fifth of a capture on torch 2.13. It reads every
     traced file token by token for the class around a line (torch/_dynamo/funcname_cache.py), and empties the
     CPU's caches after each compile to time the guards (torch/_dynamo/guards.py, `CheckFunctionManager`).
-    For the child: it stays so."""
-    unread = ((symbolic_convert, "get_funcname", None), (guards, "profile_guard_manager", 0.0))
-    for module, name, answer in unread:
+    For the child: it stays so.
+
+    reasons: whether somebody reads why code is compiled again; else guards are written without their lines.
+    """
+    unread: list[tuple[Any, str, Callable[..., Any]]] = [
+        (symbolic_convert, "get_funcname", lambda *_: None),
+        (guards, "profile_guard_manager", lambda *_: 0.0),
+    ]
+    if not reasons:
+        unread.append((guards, "get_verbose_code_part", lambda code_part, guard: code_part))
+    for module, name, instead in unread:
         if hasattr(module, name):
-            setattr(module, name, lambda *_, answer=answer: answer)
+            setattr(module, name, instead)

@@ -120,7 +120,7 @@ class RerunCalls:
         self, wanted: Mapping[int, bool], change: Callable[[_Record], Mapping[int, str]], *, same_work: bool
     ) -> tuple[Relaid, ...]:
         """Calls that launched the same are run once."""
-        ran: dict[tuple[Any, ...], list[Launched]] = {}
+        ran: dict[tuple[Any, ...], _Again] = {}
         found = []
         items = alike(self._items)
         for record in self._records:
@@ -129,9 +129,10 @@ class RerunCalls:
             launched = items[record.first : record.last]
             key = (id(record.module), *map(_alike, launched))
             if key not in ran:
-                ran[key] = _again(record, change)
-                if same_work and _work([item for item, _ in ran[key]]) != _work(launched):
+                again = _again(record, change)
+                if same_work and _work([item for item, _ in again]) != _work(launched):
                     raise NotRelaid(f"called again, {record.path} does other work")
+                ran[key] = _Again(again, [item for item, _ in again if isinstance(item, LaunchedWait)])
             found.append(Relaid(record.first, record.last, _with_waits(record.path, ran[key], launched)))
         return tuple(found)
 
@@ -145,19 +146,25 @@ def _span(wait: LaunchedWait) -> tuple[int, int | None]:
     return wait.times, wait.stream
 
 
-def _with_waits(
-    path: str, again: Sequence[Launched], before: Sequence[OpSignature | LaunchedWait]
-) -> list[Launched]:
+class _Again(NamedTuple):
+    """What a call launched when it ran again, and its waits."""
+
+    items: list[Launched]
+    waits: list[LaunchedWait]
+
+
+def _with_waits(path: str, again: _Again, before: Sequence[OpSignature | LaunchedWait]) -> Sequence[Launched]:
     """The waits of the call as it ran in the place of those of the one that ran again, in their order.
 
     Raises NotRelaid where they are others.
     """
     waits = [item for item in before if isinstance(item, LaunchedWait)]
-    own = [item for item, _ in again if isinstance(item, LaunchedWait)]
-    if list(map(_span, own)) != list(map(_span, waits)):
+    if list(map(_span, again.waits)) != list(map(_span, waits)):
         raise NotRelaid(f"called again, {path} waits otherwise")
+    if not waits:
+        return again.items
     left = iter(waits)
-    return [(next(left) if isinstance(item, LaunchedWait) else item, module) for item, module in again]
+    return [(next(left) if isinstance(item, LaunchedWait) else item, module) for item, module in again.items]
 
 
 def _joins(model: nn.Module, modules: Sequence[nn.Module]) -> bool:
