@@ -10,7 +10,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -108,6 +108,8 @@ class Session:
         """Of the watched call, on a simulated device."""
         self.lends = target.kind == "object"
         """Whether the pipeline is put on the device for the scan, and given back after it."""
+        self.apart = 0
+        """Bytes on a simulated device that are not the pipeline's: what is kept of it for undoing."""
         self._started = time.perf_counter()
 
     def another(self) -> Session:
@@ -137,34 +139,50 @@ class Session:
         self.unseen.extend(_unseen_parts(scene.pipe, self.device))
         self.unseen.extend(scene.unseen)
         self.unseen.extend(Unseen(what="the pipeline's place", why=note, kind="note") for note in scene.notes)
-        with ExitStack() as stack:
-            if self.lends:
-                stack.enter_context(lent(scene.pipe, self.device))
-            if self.device.kind == "sim" and offloaded(scene.pipe):
-                scene.weights = "none"
-                parts = [
-                    part for part in components(scene.pipe).values() if isinstance(part, torch.nn.Module)
-                ]
-                stack.enter_context(withheld(parts))
-            self.prepared = {each.name: each.run(each.before, self) for each in self._chosen if each.before}
+        with lent(scene.pipe, self.device) if self.lends else nullcontext(), self._values_withheld():
+            self._prepare(self._chosen)
             with eager_compiled_parts(), branches_noted() as asked:
                 if any(each.watched for each in self._chosen):
                     # Only here: what `torch.compile` captures below must not see that anything watches.
                     with watching_blocks() as self.blocks:
                         watched_call(self, scene)
                     self._lap("scan")
-            for analyzer in self._chosen:
-                if analyzer.probe:
-                    self._probe(analyzer)
+            self._probe(self._chosen)
         self.unseen.extend(captured())
         if self.device.kind != "cuda":
             self.unseen.extend(as_unseen([*asked, *device_type_branches(scene.pipe)]))
         return self.recording()
 
-    def _probe(self, analyzer: Analyzer) -> None:
-        """What an analyzer collects beside the watched call. Its code is imported when it is used."""
-        with eager_compiled_parts() if analyzer.eager else nullcontext():
-            self.add(analyzer.run(analyzer.probe, self) or {}, analyzer.name.replace("-", " "))
+    def record_more(self, analyzers: Sequence[str], settings: Mapping[str, Any]) -> Recording:
+        """Run further analyzers beside the call that was watched: the pipeline is as it was then."""
+        names = [name for name in chosen_analyzers(analyzers, {}) if name not in self.analyzers]
+        further = [find_analyzer(name) for name in in_order(names)]
+        self.analyzers = tuple(in_order((*self.analyzers, *names)))
+        self.settings.update(settings)
+        self._lap("between")
+        with self._values_withheld():
+            self._prepare(further)
+            self._probe(further)
+        return self.recording()
+
+    def _values_withheld(self) -> AbstractContextManager[None]:
+        """Of a pipeline that is offloaded: on a simulated device its weights take no memory anywhere."""
+        assert self.scene is not None
+        if self.device.kind != "sim" or not offloaded(self.scene.pipe):
+            return nullcontext()
+        self.scene.weights = "none"
+        parts = components(self.scene.pipe).values()
+        return withheld([part for part in parts if isinstance(part, torch.nn.Module)])
+
+    def _prepare(self, analyzers: Iterable[Analyzer]) -> None:
+        self.prepared.update({each.name: each.run(each.before, self) for each in analyzers if each.before})
+
+    def _probe(self, analyzers: Iterable[Analyzer]) -> None:
+        """What analyzers collect beside the watched call. Their code is imported when it is used."""
+        for analyzer in analyzers:
+            if analyzer.probe:
+                with eager_compiled_parts() if analyzer.eager else nullcontext():
+                    self.add(analyzer.run(analyzer.probe, self) or {}, analyzer.name.replace("-", " "))
 
     def add(self, sections: Mapping[str, Any], lap: str) -> None:
         """Record sections. lap: what the scan did since the last one, if it found anything."""
@@ -287,11 +305,10 @@ def observed_calls(session: Session, scene: PipelineCall) -> Iterator[tuple[Sync
 
 
 def _simulated_kernels(session: Session, pipe: Pipeline) -> SimulatedKernels:
-    given = session.settings.get("mode")
-    if given is not None:
-        return SimulatedKernels(session.device.gpu, pipe, given)  # type: ignore[attr-defined]
-    mode = current_mode(**own_mode(pipe, as_if=bool(session.settings.get("compiled"))))
-    return SimulatedKernels(session.device.gpu, pipe, mode)  # type: ignore[attr-defined]
+    mode = session.settings.get("mode")
+    if mode is None:
+        mode = current_mode(**own_mode(pipe, as_if=bool(session.settings.get("compiled"))))
+    return SimulatedKernels(session.device.gpu, pipe, mode, session.apart)  # type: ignore[attr-defined]
 
 
 class SyncsInOrder(SyncObserver):

@@ -51,6 +51,14 @@ def output_of(scene: PipelineCall) -> Output:
     return Output(found, decoded[-1] if decoded else None)
 
 
+def image_of(result: Any) -> np.ndarray | None:
+    """What `output_of` keeps of a call's result; None where that holds nothing to compare."""
+    try:
+        return _values(result)
+    except Incomparable:
+        return None
+
+
 @contextmanager
 def _decoded(pipe: Pipeline) -> Iterator[list[torch.Tensor]]:
     """Collects what the VAE decodes."""

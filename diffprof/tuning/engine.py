@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,7 +42,7 @@ from diffprof.targets.script import ScriptTarget
 from diffprof.tuning.difference import Output
 from diffprof.tuning.pictures import pictures
 from diffprof.tuning.scans import analyzers_of, captured, seen_between
-from diffprof.tuning.trial import RoundingUnknown, Trial, TrialMark, trial_for
+from diffprof.tuning.trial import RoundingUnknown, Trial, TrialMark, one_thread, trial_for
 
 ONLY_COMPILED = {"encoders": False, "cures": False}
 """Settings of a look for graph breaks: at what fixes compile, and for no more than that it breaks."""
@@ -163,6 +163,10 @@ class Tuning:
 
     def run(self, scene: PipelineCall) -> Tuned:
         """Try all selected steps on a scene, and scan what came of it."""
+        with one_thread() if self.device.kind == "sim" else nullcontext():
+            return self._run(scene)
+
+    def _run(self, scene: PipelineCall) -> Tuned:
         self.progress.stage("baseline")
         trial = self._trial(scene)
         self.trial = trial
@@ -194,7 +198,7 @@ class Tuning:
         """How far the pipeline's own output is from itself at the same seed, from call to call."""
         if self.output is None:
             return 0.0
-        again = trial.difference(self.output, trial.output())
+        again = trial.difference(self.output, trial.output_again(self.output))
         if again.bit_equal is not False:
             return 0.0
         return max(again.max_abs or 0.0, again.latents_max_abs or 0.0)

@@ -4,17 +4,20 @@ simulated GPU with a twin beside it."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from msgspec.structs import replace
 
 from diffprof.analyzers.kernels.timing import COMPILED_WARMUPS, Clock, clean_passes
 from diffprof.devices import Device
 from diffprof.devices.borrow import borrowed
-from diffprof.devices.simulated import place
+from diffprof.devices.simulated import is_simulated, place
+from diffprof.devices.simulated.session import SESSION
 from diffprof.gpu.mode import Mode, current_mode
 from diffprof.judge.acceptance import Measured
 from diffprof.model.fix import Code, Difference, Simulated
@@ -29,7 +32,7 @@ from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.twin.building import Twin, twin_of
 from diffprof.targets.twin.shrinking import NoTwin
 from diffprof.tuning.compiled_twin import NotRun, compiled_output
-from diffprof.tuning.difference import Incomparable, Output, difference, output_of
+from diffprof.tuning.difference import Incomparable, Output, difference, image_of, output_of
 from diffprof.tuning.own_python import charged_ms, cpu_seconds
 from diffprof.tuning.subject import Mark, Subject
 
@@ -40,8 +43,28 @@ ROUNDS = 2
 """How often near ties are timed again."""
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside, PyTorch's kernels run in one thread: a twin's are too small for several, which spend the CPU's
+    time on waiting for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class RoundingUnknown(Exception):
     """What half precision does to the output could not be told; the message says why."""
+
+
+@dataclass(frozen=True)
+class _Look:
+    """The scan of a state, and what it recorded."""
+
+    session: Session
+    seen: Recording
 
 
 @dataclass(frozen=True)
@@ -54,7 +77,7 @@ class TrialMark:
     compiled: bool
     compiling: tuple[tuple[str, Code], ...] = ()
     python: float | None = None
-    seen: Recording | None = None
+    looked: _Look | None = None
 
 
 class Trial:
@@ -161,11 +184,15 @@ class Trial:
     def look(self, analyzers: Sequence[str], settings: Mapping[str, Any] | None = None) -> Recording:
         """Scan the pipeline as it is now. settings: of the scan, beside the report's."""
         self.subject.park()
-        chosen = {**self._settings(), **(settings or {})}
-        session = Session(self.target, self.device, self.options, analyzers, chosen, self.progress)
-        session.lends = False  # it stands there already
+        session = self._session(analyzers, settings or {})
         with session.keeping_what_was_recorded():
             return session.record(self.subject.scene)
+
+    def _session(self, analyzers: Sequence[str], settings: Mapping[str, Any]) -> Session:
+        chosen = {**self._settings(), **settings}
+        session = Session(self.target, self.device, self.options, analyzers, chosen, self.progress)
+        session.lends = False  # it stands there already
+        return session
 
     def _settings(self) -> dict[str, Any]:
         return self.settings
@@ -205,6 +232,10 @@ class Trial:
         if found is None:
             raise RoundingUnknown(self.why_not_compared or "its output can't be compared")
         return found
+
+    def output_again(self, output: Output) -> Output | None:
+        """What the same call gives another time. output: what it gave."""
+        return self.output()
 
     @property
     def _compared(self) -> Subject | None:
@@ -267,8 +298,8 @@ class SimulatedTrial(Trial):
         self._elsewhere = "the CPU"
         self.compiling: tuple[tuple[str, Code], ...] = ()
         self._twin: Subject | None = None
-        self._seen: Recording | None = None
-        """The scan of the state as it is, if there was one."""
+        self._looked: _Look | None = None
+        """Of the state as it is, if there was one."""
         self._expected: tuple[str, ...] = ()
         self._compiled: tuple[tuple[tuple[str, Code], ...], Output | Exception | None] = (), None
         """What the twin, as it is, gave or raised when it was compiled last, by which code."""
@@ -280,7 +311,7 @@ class SimulatedTrial(Trial):
 
     def mark(self) -> TrialMark:
         found = super().mark()
-        return dataclasses.replace(found, compiling=self.compiling, python=self.python, seen=self._seen)
+        return dataclasses.replace(found, compiling=self.compiling, python=self.python, looked=self._looked)
 
     def _taken(self) -> tuple[Mark, Mark | None]:
         return self.subject.mark(), self._twin.mark() if self._twin else None
@@ -290,10 +321,10 @@ class SimulatedTrial(Trial):
         self._compiled = (), None
         if self._twin is not None and mark.twin is not None:
             self._twin.restore(mark.twin)
-        self.compiling, self.python, self._seen = mark.compiling, mark.python, mark.seen
+        self.compiling, self.python, self._looked = mark.compiling, mark.python, mark.looked
 
     def apply(self, key: str, code: Code, reckoned: Simulated | None) -> str | None:
-        self._seen = None
+        self._looked = None
         if reckoned is None:
             self._at, self._compiled = None, ((), None)
             self.subject.apply(key, code)
@@ -355,30 +386,34 @@ class SimulatedTrial(Trial):
         return found.whole
 
     def look(self, analyzers: Sequence[str], settings: Mapping[str, Any] | None = None) -> Recording:
-        """On a simulated GPU all comes of one run, which is kept until something changes."""
-        if self._seen is None or not set(analyzers) <= set(self._seen.analyzers):
+        """On a simulated GPU all comes of one call, which is kept until something changes."""
+        if self._looked is None:
             wanted = dict.fromkeys(("syncs", "kernels", *analyzers))
-            self._seen = self._adjusted(super().look(tuple(wanted), settings))
-        return self._seen
+            session = self._session(tuple(wanted), settings or {})
+            session.apart = max(0, SESSION.allocated - _device_bytes(self.pipe))
+            with session.keeping_what_was_recorded():
+                seen = self._with_int8(session.record(self.subject.scene))
+            self._looked = _Look(session, seen)
+        elif further := [name for name in analyzers if name not in self._looked.seen.analyzers]:
+            session = self._looked.session
+            with session.keeping_what_was_recorded():
+                more = session.record_more(further, settings or {})
+            self._looked = _Look(session, replace(more, memory=self._looked.seen.memory))
+        return self._looked.seen
 
     def _recording(self) -> Recording:
         """The scan of the state as it is; where there is none yet, for all that it will be looked at for."""
-        return self._seen or self.look(self._expected)
+        return self._looked.seen if self._looked is not None else self.look(self._expected)
 
-    def _adjusted(self, seen: Recording) -> Recording:
-        """Without what only undoing keeps alive, and with INT8 weights at their size."""
+    def _with_int8(self, seen: Recording) -> Recording:
+        """With INT8 weights at their size."""
         if seen.memory is None or seen.memory.peak_bytes is None:
             return seen
-        off = self._held() + _saved_by_int8(self.pipe, self._int8())
+        off = _saved_by_int8(self.pipe, self._int8())
         weights = None if seen.memory.weights_bytes is None else seen.memory.weights_bytes - off
         return replace(
             seen, memory=replace(seen.memory, peak_bytes=seen.memory.peak_bytes - off, weights_bytes=weights)
         )
-
-    def _held(self) -> int:
-        from diffprof.devices.simulated.session import SESSION
-
-        return max(0, SESSION.allocated - _device_bytes(self.pipe))
 
     def _int8(self) -> frozenset[str]:
         return frozenset(name for each in self.reckoned for name in each.int8)
@@ -421,6 +456,13 @@ class SimulatedTrial(Trial):
         found = self._output_of(self._twin.scene)
         return found and dataclasses.replace(found, where=self._elsewhere)
 
+    def output_again(self, output: Output) -> Output | None:
+        """Of the twin, which was called once to see that it can be."""
+        assert self.twin is not None
+        image = image_of(self.twin.scene.output)
+        same = image is not None and output.image is not None and np.array_equal(image, output.image)
+        return output if same else self.output()
+
     def output_after(self, reckoned: Simulated | None) -> Output | None:
         if self._twin is None or reckoned is None or not reckoned.compiled:
             return self.output()
@@ -455,8 +497,6 @@ def _in_pieces(vae: Any) -> bool:
 
 def _device_bytes(pipe: Pipeline) -> int:
     """Bytes of the storages of a pipeline's tensors on the simulated device, as its allocator counts them."""
-    from diffprof.devices.simulated import is_simulated
-
     cells: dict[int, int] = {}
     for part in components(pipe).values():
         tensors = (

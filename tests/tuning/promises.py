@@ -41,7 +41,7 @@ class _Trial(trial.SimulatedTrial):
 
     def __init__(self, scene: PipelineCall, *args: object) -> None:
         trial.Trial.__init__(self, scene, *args)  # type: ignore[arg-type]
-        self.twin, self._twin, self._seen, self.no_twin = None, None, None, str(NoTwin("not compared"))
+        self.twin, self._twin, self._looked, self.no_twin = None, None, None, str(NoTwin("not compared"))
         self.compiling, self._original, self._cpu_seconds, self._expected = (), None, None, ()
 
     def ms(self) -> float:

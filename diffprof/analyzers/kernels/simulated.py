@@ -47,10 +47,10 @@ def installed_attention() -> tuple[str, ...]:
 class SimulatedKernels(Observer):
     """Builds the timeline of one call. Either the device's observer itself, or told by the one that is.
 
-    key: names the sync row that a wait belongs to.
+    key: names the sync row that a wait belongs to. apart: bytes on the device that are not the pipeline's.
     """
 
-    def __init__(self, spec: GpuSpec, pipe: Pipeline, mode: Mode | None = None) -> None:
+    def __init__(self, spec: GpuSpec, pipe: Pipeline, mode: Mode | None = None, apart: int = 0) -> None:
         self.builder = TimelineBuilder(CostModel(spec, mode or current_mode()))
         self.names = module_names(pipe)
         self.calls = RerunCalls(self.builder.call.items, compiled_roots(pipe))
@@ -58,6 +58,7 @@ class SimulatedKernels(Observer):
         self.packages = installed_attention()
         self.waits: dict[Hashable, Blocking] = {}
         self.lines = LaunchLines() if not self.builder.model.mode.compiled else None
+        self.apart = apart
         self.weights = 0
         self.on_host = 0
         """Bytes of weights that lay on the host when the call began."""
@@ -66,7 +67,7 @@ class SimulatedKernels(Observer):
     @contextmanager
     def following(self) -> Iterator[SimulatedKernels]:
         """The call happens inside: modules are followed, memory starts from what is in use now."""
-        self.weights = SESSION.allocated
+        self.weights = SESSION.allocated - self.apart
         tensors = list(tensors_of(self.parts))
         self.builder.start_memory(self.weights, weights_on_device(tensors))
         self.on_host = host_bytes(tensor for _, tensor in tensors)

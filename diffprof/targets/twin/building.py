@@ -79,6 +79,7 @@ def twin_of(scene: PipelineCall, *, cold: bool = False) -> Twin:
         try:
             scale = Scale(factor, heads, sizes, layers)
             found = Twin(_built(scene, scale), factor)
+            found.scene.keeps_output = True
             found.scene.call()
         except _TooLarge as error:
             # What was wrong with a smaller one tells more.

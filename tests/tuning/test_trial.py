@@ -1,0 +1,90 @@
+"""What a trial of fixes on a simulated GPU sees: the pipeline alone, whatever is kept of it for undoing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from diffprof.devices import resolve_device
+from diffprof.model.fix import Code
+from diffprof.model.progress import Progress
+from diffprof.model.recording import Recording
+from diffprof.scanning.session import Session
+from diffprof.targets import Options, resolve
+from diffprof.tuning.trial import SimulatedTrial, one_thread
+from tests.tuning.promises import _Trial as TimesAlone
+
+HALF = Code(imports=("import torch",), optimize="pipe.to(torch.bfloat16)")
+
+
+def on_a_small_pipeline(work: Callable[[SimulatedTrial], Any]) -> Any:
+    target, device, options = resolve("tiny-sdxl"), resolve_device("sim:a100-80gb"), Options(steps=3)
+
+    def run(scene: Any) -> Any:
+        return work(TimesAlone(scene, device, target, options, {}, Progress()))
+
+    with device.active():
+        target.load_code()
+        return target.run(run, device, options)
+
+
+def memory_is_whole(seen: Recording) -> bool:
+    memory = seen.memory
+    assert memory is not None
+    held = sum(each.bytes for each in memory.at_peak or ())
+    return held == memory.peak_bytes == max(memory.by_phase.values())
+
+
+def test_memory_is_that_of_the_pipeline_in_every_figure() -> None:
+    """States that are kept for undoing lie on the same device."""
+
+    def work(trial: SimulatedTrial) -> Iterator[Recording]:
+        state = trial.mark()
+        yield trial.look(("syncs", "kernels"))
+        trial.apply("half", HALF, None)
+        yield trial.look(("syncs", "kernels"))
+        trial.restore(state)
+        trial.apply("nothing", Code(), None)
+        yield trial.look(("syncs", "kernels"))
+
+    first, half, again = on_a_small_pipeline(lambda trial: list(work(trial)))
+    assert all(map(memory_is_whole, (first, half, again)))
+    assert again.memory == first.memory
+    assert half.memory.weights_bytes < 0.6 * first.memory.weights_bytes
+
+
+def test_what_is_asked_of_a_state_later_comes_of_the_call_that_was_watched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watched: list[Session] = []
+    record = Session.record
+
+    def noted(self: Session, scene: Any) -> Recording:
+        watched.append(self)
+        return record(self, scene)
+
+    monkeypatch.setattr(Session, "record", noted)
+
+    def work(trial: SimulatedTrial) -> tuple[Recording, Recording, int]:
+        trial.look(("syncs", "kernels"))
+        pieces = trial.look(("quantization", "setup"))
+        count = len(watched)
+        trial.apply("nothing", Code(), None)
+        return pieces, trial.look(("setup", "quantization")), count
+
+    pieces, whole, count = on_a_small_pipeline(work)
+    assert count == 1
+    assert pieces.analyzers == whole.analyzers == ("syncs", "kernels", "setup", "quantization")
+    for section in ("syncs", "timeline", "memory", "setup", "linears", "quantization"):
+        assert getattr(pieces, section) is not None
+        assert getattr(pieces, section) == getattr(whole, section), section
+
+
+def test_the_kernels_of_a_twin_run_in_one_thread() -> None:
+    before = torch.get_num_threads()
+    with one_thread():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
