@@ -4,6 +4,8 @@
 of yet, and prints the table. `--only ROW` (again and again) asks for these rows, `--keep` leaves what was
 made. Environments come from uv where it is on the PATH, else from pip: `UV_*` and `PIP_*` say where packages
 lie. A row needs the Python that it names (on the PATH, or pyenv's); without it, it is shown as absent.
+`--python PATH` (again and again) checks environments that are there instead, with the package of this folder,
+and stores nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 ROOT = Path(__file__).parents[1]
 USUAL = {"torch": "2.13.0", "diffusers": "0.42.1"}
@@ -334,18 +336,34 @@ def answer(row: Row, folder: Path, *, keep: bool) -> Result:
         return result
     home = folder / row.name
     try:
-        python = make(row, home, base)
-        with tempfile.TemporaryDirectory() as empty:
-            told = Path(empty, "answers.json")
-            settings = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
-            run(str(python), "-P", __file__, "--check", str(told), **settings)
-            found = json.loads(told.read_text())
-        result.versions, result.checks = found["versions"], found["checks"]
+        result.versions, result.checks = checked(make(row, home, base))
     except Failed as error:
         result.failed = str(error)
     finally:
         if not keep:
             shutil.rmtree(home, ignore_errors=True)
+    result.seconds = round(time.monotonic() - start, 1)
+    return result
+
+
+def checked(python: Path, path: str = "") -> tuple[dict[str, str], dict[str, str]]:
+    """Versions, and what the checks say, of a Python with `path` before its packages. Raises Failed."""
+    with tempfile.TemporaryDirectory() as empty:
+        told = Path(empty, "answers.json")
+        settings = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+        run(str(python), "-P", __file__, "--check", str(told), **settings)
+        found = json.loads(told.read_text())
+    return found["versions"], found["checks"]
+
+
+def given(python: Path) -> Result:
+    """The answer of an environment that is there."""
+    result, start = Result(str(python.absolute().parents[1].name), ""), time.monotonic()
+    try:
+        result.python = run(str(python), "-c", "import platform; print(platform.python_version())").strip()
+        result.versions, result.checks = checked(python, str(ROOT))
+    except Failed as error:
+        result.failed = str(error)
     result.seconds = round(time.monotonic() - start, 1)
     return result
 
@@ -374,6 +392,7 @@ def main() -> None:
     parser.add_argument(
         "--only", metavar="ROW", action="append", choices=names, help=f"of {', '.join(names)}"
     )
+    parser.add_argument("--python", metavar="PATH", action="append", type=Path, help="of an environment")
     parser.add_argument("--keep", action="store_true", help="leave the environments")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir(), "diffprof-versions"))
     parser.add_argument("--results", type=Path, help="default: results.json in --folder")
@@ -383,6 +402,8 @@ def main() -> None:
         os.chdir(args.check.parent)
         args.check.write_text(json.dumps({"versions": installed(), "checks": check()}))
         return
+    if args.python:
+        say(map(given, args.python))
     args.folder.mkdir(parents=True, exist_ok=True)
     stored = args.results or args.folder / "results.json"
     results = load(stored)
@@ -390,10 +411,15 @@ def main() -> None:
         if row.name in (args.only or names) and not (row.name in results and results[row.name].passed):
             results[row.name] = answer(row, args.folder.absolute(), keep=args.keep)
             stored.write_text(json.dumps([asdict(each) for each in results.values()], indent=1))
-    ordered = [results[name] for name in names if name in results]
+    say(results[name] for name in names if name in results)
+
+
+def say(results: Iterable[Result]) -> NoReturn:
+    """Print the table and what went wrong, and end: with 0 where nothing did."""
+    ordered = list(results)
     print(table(ordered))
     for each in ordered:
-        for name, why in each.checks.items():
+        for name, why in {"environment": each.failed, **each.checks}.items():
             if why:
                 print(f"\n{each.row}, {name}:\n{why}")
     sys.exit(not all(each.passed for each in ordered))
