@@ -2,13 +2,14 @@
 
 A break inside a loop (or another place where Dynamo can't resume) makes it give up the whole function: what
 else stands in that function is never looked at, and shows up only when the first break is cured. Here the
-function is traced once more with every loop making a single pass and no block around anything, so that Dynamo
-resumes after each break.
+function is traced once more with its loops written out and no block around anything, so that Dynamo resumes
+after each break. A loop makes a single pass; where that leads astray, as it does where each pass changes a
+shape, some.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from types import CodeType, FunctionType
@@ -18,6 +19,9 @@ from diffprof.analyzers.graph_breaks.capture import Break, Capture, captured, is
 from diffprof.analyzers.graph_breaks.rewrite import straightened
 from diffprof.model.callsite import Place, is_machinery
 from diffprof.model.collection import living
+
+PASSES = (1, 4)
+"""Of each loop, tried until nothing is raised."""
 
 ROUNDS = 3
 """How deep breaks may hide each other: functions that are skipped in the functions that were."""
@@ -32,19 +36,31 @@ def add_hidden_breaks(
     skipped = _skipped(into)
     with _rewritten() as rewrite:
         for _ in range(ROUNDS):
-            if not rewrite(skipped):
-                return
-            again, run = captured(as_compiled=as_compiled)
-            call(run)
-            into.files |= again.sources
-            hiding = dict(skipped)
-            for each in again.breaks:
-                if key(each) in known or _of_a_block(each):
-                    continue
-                known.add(key(each))
-                by = next((hiding[p] for p in hiding if _within(each, p)), None)
-                into.breaks.append(replace(each, hidden_by=by or next(iter(hiding.values()))))
-            skipped = {p: at for p, at in _skipped(again).items() if p not in skipped}
+            found: dict[Place, Place] = {}
+            for passes in PASSES:
+                if not rewrite(skipped, passes):
+                    return
+                again, run = captured(as_compiled=as_compiled)
+                call(run)
+                _add_new(into, again, skipped, known)
+                found |= _skipped(again)
+                if not again.failure:
+                    break
+            skipped = {p: at for p, at in found.items() if p not in skipped}
+
+
+def _add_new(
+    into: Capture, again: Capture, hiding: Mapping[Place, Place], known: set[tuple[str, int, str]]
+) -> None:
+    """Add the breaks of another capture that are not known. hiding: functions, and the breaks they hide them
+    with."""
+    into.files |= again.sources
+    for each in again.breaks:
+        if key(each) in known or _of_a_block(each):
+            continue
+        known.add(key(each))
+        by = next((hiding[p] for p in hiding if _within(each, p)), None)
+        into.breaks.append(replace(each, hidden_by=by or next(iter(hiding.values()))))
 
 
 def key(each: Break) -> tuple[str, int, str]:
@@ -73,17 +89,17 @@ def _within(each: Break, function: Place) -> bool:
 
 
 @contextmanager
-def _rewritten() -> Iterator[Callable[[Collection[Place]], bool]]:
-    """A function that straightens the code of some places, and says whether it could that of any; what it
-    changed is changed back in the end."""
+def _rewritten() -> Iterator[Callable[[Collection[Place], int], bool]]:
+    """A function that straightens the code of some places, each loop of so many passes, and says whether it
+    could that of any; what it changed is changed back in the end."""
     changed: list[tuple[FunctionType, CodeType]] = []
 
-    def rewrite(places: Collection[Place]) -> bool:
+    def rewrite(places: Collection[Place], passes: int) -> bool:
         if not places:
             return False
         before = len(changed)
         for function in _functions(places):
-            straight = straightened(function.__code__)
+            straight = straightened(function.__code__, passes)
             if straight is not None:
                 changed.append((function, function.__code__))
                 function.__code__ = straight

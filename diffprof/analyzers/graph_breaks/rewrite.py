@@ -6,7 +6,7 @@ from __future__ import annotations
 import ast
 import copy
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import CodeType
 from typing import Any
 
@@ -76,28 +76,31 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 # --- without blocks that nothing is resumed in ----------------------------------------------------------
 
 
-def straightened(code: CodeType) -> CodeType | None:
-    """The function with every loop making one pass, so that no jump leads back, and with neither `with` nor
-    `try` around what stands in them; None where there are none, or that can't be."""
+def straightened(code: CodeType, passes: int = 1) -> CodeType | None:
+    """The function with its loops written out, so that no jump leads back, and with neither `with` nor `try`
+    around what stands in them; None where there are none, or that can't be. passes: that each loop makes at
+    most, where it has as many; loops inside of another make one each."""
     found = _definition(code)
     if found is None:
         return None
     node, owner = found
     changed = copy.deepcopy(node)
-    straight = _Straighten()
+    straight = _Straighten(passes)
     changed.body = straight.all(changed.body)
     return _compiled(changed, owner, code) if straight.changes else None
 
 
 class _Straighten(ast.NodeTransformer):
-    """`for x in it: body` becomes `while True: x = next(iter(it)); body; break`, which never jumps back.
+    """`for x in it: body` becomes `while True: x = next(iter(it)); body; break`, which never jumps back; of
+    several passes each is such a loop in one around all of them, which `else: break` leaves.
 
     `with a as b: body` becomes `_a = a; b = _a.__enter__(); body; _a.__exit__(None, None, None)`; what is
     entered for nothing is not entered. Of a `try` what runs where nothing is raised stays.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, passes: int) -> None:
         self.changes = 0
+        self.passes = passes
 
     def all(self, body: list[ast.stmt]) -> list[ast.stmt]:
         """A body, changed."""
@@ -113,31 +116,43 @@ class _Straighten(ast.NodeTransformer):
     def visit_Lambda(self, node: ast.Lambda) -> ast.AST:
         return node
 
-    def visit_For(self, node: ast.For) -> ast.AST:
+    def visit_For(self, node: ast.For) -> ast.AST | list[ast.stmt]:
         self.changes += 1
         self.generic_visit(node)
-        first = ast.Call(
-            func=_name("next"),
-            args=[ast.Call(func=_name("iter"), args=[node.iter], keywords=[])],
-            keywords=[],
+        if self.passes == 1:
+            take = ast.Assign(targets=[node.target], value=_called("next", _called("iter", node.iter)))
+            return _once(node, [take], ast.Break())
+        name = f"_passes_{self.changes}"
+        some = _called("zip", _called("range", ast.Constant(value=self.passes)), node.iter)
+        begin = ast.Assign(targets=[_stored(name)], value=_called("tuple", some))
+        takes = (
+            [
+                _leave_if(ast.Compare(_called("len", _name(name)), [ast.Eq()], [ast.Constant(value=at)])),
+                ast.Assign(targets=[node.target], value=_item(_item(_name(name), at), 1)),
+            ]
+            for at in range(self.passes)
         )
-        take = ast.Assign(targets=[node.target], value=first)
-        return self._once(node, [_placed(take, node)])
+        return [_placed(begin, node), self._several(node, takes)]
 
     def visit_While(self, node: ast.While) -> ast.AST:
         self.changes += 1
         self.generic_visit(node)
-        leave = ast.If(
-            test=ast.UnaryOp(op=ast.Not(), operand=node.test), body=[_placed(ast.Break(), node)], orelse=[]
-        )
-        return self._once(node, [_placed(leave, node)])
+        ended = ast.UnaryOp(op=ast.Not(), operand=node.test)
+        if self.passes == 1:
+            return _once(node, [_leave_if(ended)], ast.Break())
+        return self._several(node, ([_leave_if(copy.deepcopy(ended))] for _ in range(self.passes)))
 
-    def _once(self, node: ast.For | ast.While, before: list[ast.stmt]) -> ast.AST:
-        body = [_ContinueToBreak().visit(s) for s in node.body]
-        once = ast.While(
-            test=ast.Constant(value=True), body=[*before, *body, _placed(ast.Break(), node)], orelse=[]
-        )
-        return _placed(once, node)
+    def _several(self, node: ast.For | ast.While, takes: Iterable[list[ast.stmt]]) -> ast.AST:
+        """Passes one after the other. takes: what stands before the body of each."""
+        name = f"_left_{self.changes}"
+        self.changes += 1
+        passes: list[ast.stmt] = []
+        for take in takes:
+            went_on = ast.Assign(targets=[_stored(name)], value=ast.Constant(value=False))
+            begin = ast.Assign(targets=[_stored(name)], value=ast.Constant(value=True))
+            passes += [*take, begin, _once(node, [], went_on, ast.Break()), _leave_if(_name(name))]
+        whole = ast.While(test=ast.Constant(value=True), body=[*passes, ast.Break()], orelse=[])
+        return _placed(whole, node)
 
     def visit_With(self, node: ast.With) -> list[ast.stmt]:
         before: list[ast.stmt] = []
@@ -165,16 +180,40 @@ class _Straighten(ast.NodeTransformer):
         return self.all([*node.body, *node.orelse, *node.finalbody])
 
 
-class _ContinueToBreak(ast.NodeTransformer):
-    """In a body that runs once, both leave it. Inner loops keep their own."""
+def _once(node: ast.For | ast.While, before: list[ast.stmt], *end: ast.stmt) -> ast.While:
+    """A loop with the body of another that makes one pass. end: what stands there for `continue`."""
+    leave = _ContinueTo(end)
+    body = [leave.visit(s) for s in copy.deepcopy(node.body)]
+    test = ast.Constant(value=True)
+    once = ast.While(test=test, body=[*before, *body, *copy.deepcopy(end)], orelse=[])
+    return _placed(once, node)
 
-    def visit_Continue(self, node: ast.Continue) -> ast.AST:
-        return _placed(ast.Break(), node)
+
+class _ContinueTo(ast.NodeTransformer):
+    """Other statements in the place of `continue`. Inner loops keep their own."""
+
+    def __init__(self, end: tuple[ast.stmt, ...]) -> None:
+        self.end = end
+
+    def visit_Continue(self, node: ast.Continue) -> list[ast.stmt]:
+        return [_placed(copy.deepcopy(each), node) for each in self.end]
 
     def _keep(self, node: ast.AST) -> ast.AST:
         return node
 
     visit_For = visit_While = visit_FunctionDef = visit_Lambda = _keep
+
+
+def _called(name: str, *args: ast.expr) -> ast.Call:
+    return ast.Call(func=_name(name), args=list(args), keywords=[])
+
+
+def _item(held: ast.expr, at: int) -> ast.Subscript:
+    return ast.Subscript(value=held, slice=ast.Constant(value=at), ctx=ast.Load())
+
+
+def _leave_if(test: ast.expr) -> ast.If:
+    return ast.If(test=test, body=[ast.Break()], orelse=[])
 
 
 def _name(text: str) -> ast.Name:

@@ -82,7 +82,7 @@ def _set_up() -> None:
         raise DiffprofError(
             f"PyTorch {torch.__version__} can't have a device written in Python "
             "(_setup_privateuseone_for_python_backend is missing).",
-            "Install torch 2.13 or newer, or scan on a real device (--device cuda).",
+            "Install torch 2.11 or newer, or scan on a real device (--device cuda).",
         ) from None
     name = torch._C._get_privateuse1_backend_name()
     if name not in ("privateuseone", NAME):

@@ -133,6 +133,16 @@ def hidden_in_the_rest(x: torch.Tensor) -> torch.Tensor:
     return not_compiled(x)  # breaks: disabled
 
 
+def hidden_behind_shapes(x: torch.Tensor) -> torch.Tensor:
+    y = x
+    for size in (8, 16, 4):
+        print("a shape a pass")  # breaks: side-effect
+        y = y.repeat(4)[:size]
+    y = x + y
+    print("behind it")  # breaks: side-effect
+    return not_compiled(y)  # breaks: disabled
+
+
 class Block(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -344,6 +354,7 @@ CASES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "several": (several, (_x(),)),
     "hidden": (hidden, (_x(),)),
     "hidden_in_the_rest": (hidden_in_the_rest, (_x(),)),
+    "hidden_behind_shapes": (hidden_behind_shapes, (_x(),)),
     "repeated": (Repeated(), (torch.ones(2, 4),)),
     **{
         each.__name__: (each, (_x(),))

@@ -33,6 +33,7 @@ NUMBERS = {
     "several": (6, 5, 5),
     "hidden": (4, 0, -1),
     "hidden_in_the_rest": (3, 1, 0),
+    "hidden_behind_shapes": (3, 0, -1),
     "repeated": (1, 1, 0),
     "in_one_line": (2, 1, 2),
     "nested": (1, 1, 2),
@@ -156,7 +157,7 @@ def test_no_fewer_than_explain_reports(name: str) -> None:
 def test_explain_loses_breaks_that_are_found_here() -> None:
     ours = sum(found for found, _, _ in NUMBERS.values())
     explained = sum(lines for _, lines, _ in NUMBERS.values())
-    assert (ours, explained) == (53, 27)
+    assert (ours, explained) == (56, 27)
 
 
 @pytest.mark.parametrize("name", planted.CASES)

@@ -39,6 +39,21 @@ def adds(n: int) -> tuple[int, int]:
     return total, skipped
 
 
+def counts_down(n: int) -> list[int]:
+    out = []
+    while n > 0:
+        n -= 1
+        if n % 3 == 1:
+            continue
+        for each in enumerate("abc"):
+            if each[0] > n:
+                break
+            out.append(each[0] + n)
+        if n == 1:
+            break
+    return out
+
+
 def leaves(n: int) -> int:
     for i in range(n):
         if i == 2:
@@ -103,6 +118,23 @@ def test_loops_make_one_pass_and_never_jump_back() -> None:
     assert code is not None
     assert with_code(nested, code)(3) == [10, -1]
     assert not [step for step in dis.get_instructions(code) if "BACKWARD" in step.opname]
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 4, 12])
+@pytest.mark.parametrize("function", [nested, adds, leaves, counts_down])
+def test_written_out_passes_compute_the_same(function: Callable[..., Any], n: int) -> None:
+    code = straightened(function.__code__, 13)
+    assert code is not None
+    assert with_code(function, code)(n) == function(n)
+    assert not [step for step in dis.get_instructions(code) if "BACKWARD" in step.opname]
+    lines = {line for _, line in dis.findlinestarts(function.__code__)}
+    assert {line for _, line in dis.findlinestarts(code)} <= lines
+
+
+def test_no_more_passes_are_made_than_are_written_out() -> None:
+    code = straightened(adds.__code__, 4)
+    assert code is not None
+    assert with_code(adds, code)(12) == adds(4) == (2, 2)
 
 
 def test_lines_stay_where_they_are() -> None:

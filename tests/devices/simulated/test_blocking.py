@@ -183,6 +183,12 @@ CASES: dict[str, tuple[Callable[[torch.device], Any], list[str]]] = {
         ["library-check"],
     ),
     "inv": (lambda d: torch.linalg.inv(torch.eye(2, device=d)), ["library-check"]),
+    "cholesky, singular but for rounding": (  # diffusers' HeliosPyramidPipeline.sample_block_noise
+        lambda d: torch.linalg.cholesky(
+            torch.eye(4, device=d) * (4 / 3) - torch.ones(4, 4, device=d) / 3 + torch.eye(4, device=d) * 1e-8
+        ),
+        ["library-check"],
+    ),
     "solve_ex": (lambda d: torch.linalg.solve_ex(torch.eye(2, device=d), torch.ones(2, 1, device=d)), []),
     "multinomial": (lambda d: torch.ones(4, device=d).multinomial(1), []),
     "normal, number": (lambda d: torch.normal(torch.zeros(2, device=d), 1.0), []),
