@@ -17,6 +17,7 @@ from diffprof.judge.judging import make_report
 from diffprof.judge.plan import Choice, make_plan
 from diffprof.judge.reasons import python_said, said
 from diffprof.judge.recipes import recipes
+from diffprof.model.collection import paused_collection
 from diffprof.model.errors import DiffprofError, UsageError
 from diffprof.model.finding import Finding
 from diffprof.model.fix import (
@@ -42,7 +43,7 @@ from diffprof.targets.script import ScriptTarget
 from diffprof.tuning.difference import Output
 from diffprof.tuning.pictures import pictures
 from diffprof.tuning.scans import analyzers_of, captured, seen_between
-from diffprof.tuning.trial import RoundingUnknown, Trial, TrialMark, one_thread, trial_for
+from diffprof.tuning.trial import RoundingUnknown, Trial, TrialMark, trial_for
 
 ONLY_COMPILED = {"encoders": False, "cures": False}
 """Settings of a look for graph breaks: at what fixes compile, and for no more than that it breaks."""
@@ -163,7 +164,8 @@ class Tuning:
 
     def run(self, scene: PipelineCall) -> Tuned:
         """Try all selected steps on a scene, and scan what came of it."""
-        with one_thread() if self.device.kind == "sim" else nullcontext():
+        # On a simulated GPU only small objects become garbage, and each collection walks all that is kept.
+        with nullcontext() if self.device.wants_values else paused_collection():
             return self._run(scene)
 
     def _run(self, scene: PipelineCall) -> Tuned:

@@ -13,9 +13,10 @@ import torch
 
 from diffprof.devices.simulated.device import SimulatedDevice
 from diffprof.model.fitting import FitCheck, FitRow, Loss
-from diffprof.model.pipeline import components, with_role
+from diffprof.model.pipeline import components
 from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.redirect import cuda_redirect
+from diffprof.targets.twin.few_blocks import runs_with_few_blocks
 from diffprof.tuning.difference import Incomparable, Output, difference, output_of
 
 PICTURE_DB: Mapping[Loss, float] = {Loss.ROUNDING: 35.0, Loss.TILES: 20.0}
@@ -36,27 +37,11 @@ class _WithValues(SimulatedDevice):
                 part.to(self.torch_device)
 
 
-KEPT_BLOCKS = 2
-"""Of each list of equal blocks: one that follows another is there."""
-
-TIED_LAYERS = 3
-"""Layers of one level of a UNet, at most: skip connections tie each to one of another level."""
-
-
 def shallow(scene: PipelineCall) -> PipelineCall:
     """A call with few of the equal blocks of its denoisers, where it runs with few."""
     lesser = copy.copy(scene)
     lesser.pipe, lesser._schedulers = copy.deepcopy(scene.pipe), {}
-    for model in with_role(lesser.pipe, "denoiser").values():
-        for parent in list(model.modules()):
-            least = KEPT_BLOCKS if parent is model else TIED_LAYERS
-            for name, blocks in list(parent.named_children()):
-                if isinstance(blocks, torch.nn.ModuleList) and len(set(map(type, blocks))) == 1:
-                    setattr(parent, name, blocks[:KEPT_BLOCKS] if len(blocks) > least else blocks)
-    try:
-        with torch.no_grad():
-            lesser.call()
-    except Exception:
+    if not runs_with_few_blocks(lesser):
         return scene
     lesser.rewind()
     return lesser

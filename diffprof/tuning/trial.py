@@ -4,8 +4,7 @@ simulated GPU with a twin beside it."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,18 +40,6 @@ PASSES = 3
 
 ROUNDS = 2
 """How often near ties are timed again."""
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Inside, PyTorch's kernels run in one thread: a twin's are too small for several, which spend the CPU's
-    time on waiting for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class RoundingUnknown(Exception):
@@ -304,7 +291,7 @@ class SimulatedTrial(Trial):
         self._compiled: tuple[tuple[tuple[str, Code], ...], Output | Exception | None] = (), None
         """What the twin, as it is, gave or raised when it was compiled last, by which code."""
         try:
-            self.twin = twin_of(scene)
+            self.twin = twin_of(scene, few_blocks=True)
             self._twin = Subject(self.twin.scene)
         except NoTwin as error:
             self.no_twin = str(error)

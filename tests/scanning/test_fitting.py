@@ -53,8 +53,9 @@ from diffprof.scanning.recipes import Decoding, FitRecipe, Placement, Quantized,
 from diffprof.targets.pipeline import PhaseTracker
 from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.redirect import cuda_redirect
+from diffprof.targets.twin.few_blocks import KEPT_BLOCKS
 from diffprof.targets.weights import parts_of
-from diffprof.tuning.fit_checks import KEPT_BLOCKS, Checks, shallow
+from diffprof.tuning.fit_checks import Checks, shallow
 from diffprof.views.fits import module_of, render_fit
 from tests.devices.simulated.signatures import add, linear
 

@@ -368,3 +368,21 @@ def test_a_call_that_is_told_the_area_of_its_pictures_is_told_the_small_one() ->
     found = twin(case.pipe, **kwargs).scene.kwargs
     assert found["max_area"] == found["height"] * found["width"]
     assert found["_auto_resize"] is False
+
+
+def test_a_twin_may_have_few_of_equal_blocks_where_it_runs_with_them() -> None:
+    case = CASES["sdxl"].build()
+    case.pipe.unet = df.UNet2DConditionModel.from_config(
+        {**case.pipe.unet.config, "transformer_layers_per_block": 4}
+    )
+    scene = PipelineCall(case.pipe, (), case.kwargs, target=None, weights="none")  # type: ignore[arg-type]
+
+    def lengths(found: Twin) -> set[int]:
+        modules = found.scene.pipe.unet.named_modules()
+        return {len(module) for name, module in modules if name.endswith("transformer_blocks")}
+
+    few, all_ = twin_of(scene, few_blocks=True), twin_of(scene)
+    assert (lengths(few), lengths(all_)) == ({2}, {4})
+    assert "few of its equal blocks" in few.said
+    assert "equal blocks" not in all_.said
+    assert few.scene.output is not None

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import torch
 
 from diffprof.devices import resolve_device
 from diffprof.model.fix import Code
@@ -14,7 +13,7 @@ from diffprof.model.progress import Progress
 from diffprof.model.recording import Recording
 from diffprof.scanning.session import Session
 from diffprof.targets import Options, resolve
-from diffprof.tuning.trial import SimulatedTrial, one_thread
+from diffprof.tuning.trial import SimulatedTrial
 from tests.tuning.promises import _Trial as TimesAlone
 
 HALF = Code(imports=("import torch",), optimize="pipe.to(torch.bfloat16)")
@@ -81,10 +80,3 @@ def test_what_is_asked_of_a_state_later_comes_of_the_call_that_was_watched(
     for section in ("syncs", "timeline", "memory", "setup", "linears", "quantization"):
         assert getattr(pieces, section) is not None
         assert getattr(pieces, section) == getattr(whole, section), section
-
-
-def test_the_kernels_of_a_twin_run_in_one_thread() -> None:
-    before = torch.get_num_threads()
-    with one_thread():
-        assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == before

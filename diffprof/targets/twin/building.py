@@ -11,7 +11,7 @@ import types
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from diffprof.targets.construct import random_values, weightless
 from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.twin.calling import SEED, small_call
 from diffprof.targets.twin.copy_customizations import dress
+from diffprof.targets.twin.few_blocks import runs_with_few_blocks
 from diffprof.targets.twin.shrinking import TEXT_LAYERS, NoTwin, Scale, shrunk
 from diffprof.targets.twin.sizes import Sizes, sizes_of
 
@@ -46,23 +47,25 @@ class _TooLarge(NoTwin):
 
 @dataclass(frozen=True)
 class Twin:
-    """scene: its call. factor: what every width was divided by."""
+    """scene: its call. factor: what every width was divided by. few_blocks: it has few of equal blocks."""
 
     scene: PipelineCall
     factor: int
+    few_blocks: bool = False
 
     @property
     def said(self) -> str:
         """What it is, in words."""
         widths = f"widths divided by {self.factor}" if self.factor > 1 else "the same widths"
-        return f"a twin of {type(self.scene.pipe).__name__} with {widths} and random weights"
+        blocks = ", few of its equal blocks" if self.few_blocks else ""
+        return f"a twin of {type(self.scene.pipe).__name__} with {widths}{blocks} and random weights"
 
 
-def twin_of(scene: PipelineCall, *, cold: bool = False) -> Twin:
+def twin_of(scene: PipelineCall, *, cold: bool = False, few_blocks: bool = False) -> Twin:
     """The twin of a pipeline whose weights have no values, with its processors, types, adapters and layout.
 
     cold: as before a first call, which fills what models keep. It is called once to see that it can be; else
-    that call has filled it.
+    that call has filled it. few_blocks: of equal blocks in a row of a denoiser, two, where it runs with them.
     Raises NoTwin where no factor gives a pipeline that can be built and called.
     """
     trouble = ""
@@ -80,7 +83,10 @@ def twin_of(scene: PipelineCall, *, cold: bool = False) -> Twin:
             scale = Scale(factor, heads, sizes, layers)
             found = Twin(_built(scene, scale), factor)
             found.scene.keeps_output = True
-            found.scene.call()
+            if few_blocks and runs_with_few_blocks(found.scene):
+                found = replace(found, few_blocks=True)
+            else:
+                found.scene.call()
         except _TooLarge as error:
             # What was wrong with a smaller one tells more.
             trouble = trouble or str(error)
