@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .signatures import OpSignature
 
-_GEMM = frozenset({"linear", "addmm", "mm", "bmm", "baddbmm", "matmul", "einsum", "addbmm", "_int_mm"})
+_GEMM = frozenset({"linear", "addmm", "mm", "bmm", "baddbmm", "matmul", "addbmm", "_int_mm"})
 _GEMM |= {"_scaled_mm", "addmv", "mv", "dot", "vdot", "inner", "bilinear"}
 _CONV = frozenset({"conv1d", "conv2d", "conv3d", "convolution", "_convolution"})
 _CONV |= {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}

@@ -48,9 +48,6 @@ def matmul_sizes(s: OpSignature, base: str) -> tuple[int, int, int, int]:
     depth = a.shape[-1] if len(a.shape) else 1
     if len(a.shape) < 2 or len(b.shape) < 2:
         return 1, max(1, out.numel), 1, depth
-    if base == "einsum":
-        rows = a.numel // max(depth, 1)
-        return 1, rows, max(1, out.numel // max(rows, 1)), depth
     columns = b.shape[-1]
     if len(b.shape) == 2:
         return 1, a.numel // max(depth, 1), columns, depth

@@ -16,7 +16,7 @@ from diffprof.judge.timeline import Replay, Without, events_of_syncs, replay, to
 from diffprof.model.finding import Evidence, Finding
 from diffprof.model.recording import Change, Grade, Recording, SyncRow, Timeline
 
-HIDDEN = "Hidden behind queued GPU work: removing it alone saves next to nothing."
+HIDDEN = "Hidden behind queued GPU work: removing it alone saves little."
 
 GOES_WHOLE = "Without the wait, the copy and the launches of the read are removed too."
 """Why more is saved than was waited for."""

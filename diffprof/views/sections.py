@@ -16,7 +16,7 @@ from diffprof.model.analyzer import Listing, cell
 from diffprof.model.finding import Unchecked
 from diffprof.model.recording import RecompileRow, Recording
 from diffprof.model.report import Report
-from diffprof.model.units import NOT_MEASURED, milliseconds, number, plural, size
+from diffprof.model.units import NOT_MEASURED, milliseconds, number, place, plural, size
 from diffprof.views.attention import attention_table
 from diffprof.views.memory import memory_table
 from diffprof.views.table import MOST_ROWS, Table
@@ -230,7 +230,6 @@ def _without_evidence(rules: list[Unchecked]) -> tuple[str, str]:
 _UNSEEN = {
     "gap": "not seen",
     "untimed": "not timed",
-    "branch": "took another branch than on CUDA",
     "value": "followed an invented value",
     "not-reached": "not scanned",
 }
@@ -240,7 +239,8 @@ def not_checked(report: Report) -> tuple[tuple[str, str], ...]:
     """(what, why) of everything that was not judged: rules without evidence, and what probes passed over."""
     rows = [_without_evidence(list(group)) for _, group in groupby(report.unchecked, lambda u: u.why)]
     for each in report.recording.unseen:
-        where = f" ({each.site.file}:{each.site.line})" if each.site else ""
+        line = place(each.site) if each.site else ""
+        where = f" ({line})" if line and line not in each.what else ""
         how = _UNSEEN.get(each.kind)
         rows.append((each.what + where, f"{how}: {each.why}" if how else each.why))
     return tuple(rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
 from diffprof.judge.figures import call_ms, device_busy
@@ -165,7 +165,8 @@ def modules_table(recording: Recording) -> Table | None:
 
 def names_of_kinds(kernels: Iterable[KernelRow]) -> dict[str | None, str | None]:
     """Block -> `transformer.transformer_blocks.* x 19` for those that run the same kernels as often, in the
-    same modules of theirs; a block that is like no other has its own name."""
+    same modules of theirs; a block that is like no other has its own name. Kinds that are as many as another
+    are told apart by their first block's number."""
     work: dict[str | None, set[tuple[str, ...]]] = defaultdict(set)
     for row in kernels:
         block = block_of(row.module)
@@ -174,11 +175,14 @@ def names_of_kinds(kernels: Iterable[KernelRow]) -> dict[str | None, str | None]
     kinds: dict[tuple[str, frozenset[tuple[str, ...]]], list[str | None]] = defaultdict(list)
     for block, found in work.items():
         kinds[pattern_of(block), frozenset(found)].append(block)
-    return {
-        block: block if len(alike) == 1 else f"{pattern} x {len(alike)}"
-        for (pattern, _), alike in kinds.items()
-        for block in alike
-    }
+    many = Counter((pattern, len(alike)) for (pattern, _), alike in kinds.items())
+    names: dict[str | None, str | None] = {}
+    for (pattern, _), alike in kinds.items():
+        name = f"{pattern} x {len(alike)}"
+        if many[pattern, len(alike)] > 1:
+            name += f" (as {(alike[0] or '').rpartition('.')[2]})"
+        names |= dict.fromkeys(alike, name if len(alike) > 1 else alike[0])
+    return names
 
 
 def pattern_of(block: str | None) -> str:

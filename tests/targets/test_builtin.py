@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from diffprof.devices import resolve_device
 from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options, builtin_targets, resolve
 from diffprof.targets.builtin import ARCHITECTURES, BuiltinInfo, builtin_named, copied, resembles, stands_for
@@ -54,6 +55,19 @@ def test_counts_are_those_of_the_architecture_and_as_published(info: BuiltinInfo
             model = getattr(pipe, name)
             stored = sum(t.numel() for t in model.state_dict().values())
             assert stored == pytest.approx(billions(figure), rel=0.05)
+
+
+@pytest.mark.parametrize("info", each_architecture())
+def test_what_comes_out_has_the_size_that_is_asked_for(info: BuiltinInfo) -> None:
+    asked = info.call.get("width"), info.call.get("height")
+    if None in asked:
+        pytest.skip("the model card's call names no size")
+    device = resolve_device("sim:h100")
+    with device.active(), torch.no_grad():
+        result = resolve(info.name).run(lambda scene: scene.call(), device, Options())
+    pictures = result.images if hasattr(result, "images") else result.frames[0]
+    first = pictures[0]
+    assert (first.size if hasattr(first, "getbands") else first.shape[1::-1]) == asked
 
 
 def billions(figure: str) -> float:

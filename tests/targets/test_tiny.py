@@ -17,9 +17,9 @@ from diffprof.model.errors import TargetError, UsageError
 from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options, builtin_targets, resolve
 from diffprof.targets.checkpoint import TinyTarget
-from diffprof.targets.construct import read_index
+from diffprof.targets.construct import assemble, read_index, weightless
 from diffprof.targets.pipeline_call import PipelineCall
-from diffprof.targets.twin.shrinking import Scale, _model_config, _text_config
+from diffprof.targets.twin.shrinking import Scale, _model_config, _text_config, shrunk
 from diffprof.targets.twin.sizes import Sizes
 
 SMALL = [info for info in builtin_targets() if info.tiny]
@@ -113,6 +113,43 @@ def test_what_is_as_wide_as_a_denoiser_is_divided_with_it() -> None:
                 assert {small[key] for key in wide} <= {heads * size // 2}, (info.name, wide)
                 found += wide
     assert "added_kv_proj_dim" in found
+
+
+def test_each_stream_of_a_denoiser_is_divided() -> None:
+    config = {"num_attention_heads": 32, "attention_head_dim": 128, "audio_cross_attention_dim": 2048}
+    config |= {"audio_num_attention_heads": 32, "audio_attention_head_dim": 64}
+    sizes = Sizes(64, 64, 1, 64, 64, 1)
+    small = _model_config(config, Scale(16, False, sizes))
+    assert (small["attention_head_dim"], small["audio_attention_head_dim"]) == (8, 4)
+    assert small["audio_cross_attention_dim"] == 128
+    small = _model_config(config, Scale(16, True, sizes))
+    assert (small["num_attention_heads"], small["audio_num_attention_heads"]) == (2, 2)
+
+
+def test_heads_that_the_width_can_not_be_shared_out_to_are_fewer() -> None:
+    vision = {"hidden_size": 1152, "num_attention_heads": 16}
+    small = _text_config(vision, Scale(16, False, Sizes(64, 64, 1, 64, 64, 1)))
+    assert (small["hidden_size"], small["num_attention_heads"]) == (72, 9)
+
+
+LARGE = 5_000_000
+"""Elements of a weight. Models name widths of smaller ones in their code, not in a configuration."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("info", SMALL, ids=lambda info: info.name)
+def test_every_large_weight_of_a_small_form_is_divided(info: Any) -> None:
+    with info.checkpoint() as folder:
+        pipe = assemble([folder], empty=True)
+    scale = Scale(2, False, Sizes(64, 64, 1, 64, 64, 1), text_layers=None)
+    for name, part in pipe.components.items():
+        if isinstance(part, torch.nn.Module):
+            with weightless():
+                small = dict(shrunk(part, scale).named_parameters())
+            # What an adapter adds is copied afterwards.
+            for key, weight in part.named_parameters():
+                if weight.numel() > LARGE and key in small:
+                    assert 2 * small[key].numel() <= weight.numel(), (name, key)
 
 
 def _whole(cls: str, file: Path) -> dict[str, Any]:

@@ -27,6 +27,14 @@ def test_blocks_that_run_the_same_are_one_row() -> None:
         assert found[other] == other
 
 
+def test_kinds_that_are_as_many_are_two_rows() -> None:
+    """Gemma's layers: every other one attends to a window."""
+    kinds = (("linear",), ("linear", "roll"))
+    found = names_of_kinds([row for n in range(26) for row in rows(f"encoder.layers.{n}", *kinds[n % 2])])
+    assert found["encoder.layers.0"] == found["encoder.layers.24"] == "encoder.layers.* x 13 (as 0)"
+    assert found["encoder.layers.1"] == found["encoder.layers.25"] == "encoder.layers.* x 13 (as 1)"
+
+
 def test_what_ran_in_no_module_has_no_name() -> None:
     assert names_of_kinds([KernelRow(name="copy", op="copy", family="copy", count=1, device_us=1.0)]) == {
         None: None

@@ -59,10 +59,12 @@ def often(by_step: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def most_of(spent: Mapping[str, float], each: str = "{share:.0%}") -> str:
-    """The lines that most of it comes from: `a.py:3 (60%) and b.py:7 (25%)`; empty where none is known.
+def most_of(spent: Mapping[str, float], of: str, each: str = "{share:.0%}") -> str:
+    """The lines that most of it comes from: `, most of it at a.py:3 (60%)`; where those that are named are
+    less than half of it, `, above all at` them; empty where none is known.
 
-    spent: by line. each: what is said of one, of its `share` or its `value`.
+    spent: by line. of: what it is and where, `it at`. each: what is said of one, of its `share` or its
+    `value`.
     """
     total = sum(spent.values())
     told, named = [], 0.0
@@ -71,7 +73,10 @@ def most_of(spent: Mapping[str, float], each: str = "{share:.0%}") -> str:
             break
         named += value
         told.append(f"{line} ({each.format(share=value / total, value=value)})")
-    return listed(told) if told else ""
+    if not told:
+        return ""
+    most = f"most of {of}" if named >= MOST_OF_IT * total else f"above all {of.rpartition(' ')[2]}"
+    return f", {most} {listed(told)}"
 
 
 def waiting_lines(recording: Recording, events: Iterable[int], of: str = "them") -> str:
@@ -84,5 +89,4 @@ def waiting_lines(recording: Recording, events: Iterable[int], of: str = "them")
     spent: Counter[str] = Counter()
     for row, times in lines.items():
         spent[place(rows[row].site)] += times
-    named = most_of(spent, "{value:,}")
-    return f", most of {of} at {named}" if named else ""
+    return most_of(spent, f"{of} at", "{value:,}")

@@ -312,8 +312,7 @@ def _where(gaps: Iterable[GapRow]) -> str:
     for gap in gaps:
         if gap.site is not None and gap.site.file:
             spent[place(gap.site)] += round(gap.duration_us)
-    named = most_of(+spent)
-    return f", most of it in {named}" if named else ""
+    return most_of(+spent, "it in")
 
 
 SET_UP = ("stall", "allocation")

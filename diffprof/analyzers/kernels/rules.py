@@ -388,10 +388,8 @@ def _code(site: Site) -> str:
 
 
 def _most_lines(recording: Recording) -> str:
-    """The lines that most of the time of casts comes from, with their share of it; empty where no line is
-    known."""
-    named = most_of({place(row.site): row.device_us for row in recording.casts or ()})
-    return f", most of it at {named}" if named else ""
+    """The lines that most of the time of casts comes from, with their share of it."""
+    return most_of({place(row.site): row.device_us for row in recording.casts or ()}, "it at")
 
 
 @rule("KRN008", "pageable-copy", needs=("timeline",))

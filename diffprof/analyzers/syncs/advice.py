@@ -39,14 +39,14 @@ def value_read(row: SyncRow, *, in_scheduler: bool, in_search: bool) -> str:
     if not row.values_known:
         rarely = ", or look at it in fewer steps" if row.in_loop and row.per_step else ""
         return f"The host can't know this value before the device has computed it: {LEAVE_TO_DEVICE}{rarely}."
-    if in_scheduler and (row.owner or "").endswith(".timesteps"):
+    if in_scheduler and row.in_loop and (row.owner or "").endswith(".timesteps"):
         return KEEP_HOST_TIMESTEPS
     if in_scheduler and row.owner:
         return (
             f"Keep `{row.owner}` on the CPU (in `set_timesteps`, before it goes to the device), or a Python"
             " list of its values beside it, and read that."
         )
-    if in_scheduler:
+    if in_scheduler and row.in_loop:
         return KEEP_HOST_TIMESTEPS
     if row.part == "denoiser":
         return (

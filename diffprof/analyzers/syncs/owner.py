@@ -78,15 +78,17 @@ def _read_attribute(
     """The attribute whose memory was read; else the device attributes that the statement names."""
     tensor = event.tensor
     owner = frame.f_locals.get("self")
-    if not _on(tensor, host=False) or owner is None:
+    if tensor is None or not _on(tensor, host=False) or owner is None:
         return None
     named = [node for node in ast.walk(statement) if isinstance(node, (ast.Attribute, ast.Name))]
     on_device = [(node, value) for node in named if _on(value := _value(node, frame), host=False)]
     for node, value in on_device:
         if isinstance(node, ast.Attribute) and same_storage(value, tensor):
             return Owner(_label(node, frame, names), "device")
-    small = {n.id for n, value in on_device if isinstance(n, ast.Name) and _is_read(value)}
-    local = Owner(None, "device", read=small.pop()) if len(small) == 1 else None
+    small = {n.id: value for n, value in on_device if isinstance(n, ast.Name) and _is_read(value)}
+    if len(small) > 1:
+        small = {n: v for n, v in small.items() if same_storage(v, tensor) and v.shape == tensor.shape}
+    local = Owner(None, "device", read=next(iter(small))) if len(small) == 1 else None
     if isinstance(owner, torch.nn.Module):
         return local
     held = {name: value for name, value in _attributes(owner) if _on(value, host=False)}

@@ -24,7 +24,6 @@ WHOLE_OPS = (
     "scaled_dot_product_attention",
     "linear",
     "matmul",
-    "einsum",
     "conv1d",
     "conv2d",
     "conv3d",

@@ -14,7 +14,7 @@ from diffprof.model.pipeline import Pipeline, with_role
 from diffprof.targets.calls import bound, names
 from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.twin.shrinking import WIDTHS
-from diffprof.targets.twin.sizes import LENGTHS, PIXELS, Sizes
+from diffprof.targets.twin.sizes import LENGTHS, PIXELS, Sizes, seconds_of
 
 STEPS = 3
 """Denoising steps: a first, a last, and a steady one between."""
@@ -32,8 +32,9 @@ def small_call(scene: PipelineCall, made: Any, factor: int, sizes: Sizes) -> dic
     few = _few_steps(made, kwargs)
     if "num_inference_steps" in known and not (isinstance(steps, int) and steps <= few):
         kwargs["num_inference_steps"] = few
-    wanted = {"height": sizes.small_height, "width": sizes.small_width}
+    wanted: dict[str, float] = {"height": sizes.small_height, "width": sizes.small_width}
     wanted |= dict.fromkeys(LENGTHS, sizes.small_frames)
+    wanted |= {name: value * sizes.sound for name, value in seconds_of(made, given).items()}
     # What would make the picture as large as the original's.
     wanted |= {"use_resolution_binning": False, "_auto_resize": False}
     wanted["max_area"] = sizes.small_height * sizes.small_width

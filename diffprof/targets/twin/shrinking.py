@@ -17,12 +17,13 @@ TEXT_LAYERS = 2
 
 WIDTHS = (
     *("block_out_channels", "decoder_block_out_channels", "encoder_block_out_channels", "channels"),
-    *("base_dim", "decoder_base_dim"),
+    *("decode_block_out_channels", "decoder_channels", "encoder_hidden_size", "base_dim", "decoder_base_dim"),
     *("base_block_out_channels", "ctrl_block_out_channels", "num_trans_channel", "num_proj_channel"),
     *("hidden_size", "intermediate_size", "out_hidden_size", "projection_dim", "d_model", "d_kv", "d_ff"),
+    *("approximator_hidden_dim", "video_hidden_dim", "audio_hidden_dim", "hidden_channels"),
     *("dim", "inner_dim", "hidden_dim", "kv_inner_dim", "model_dim", "ffn_dim", "ff_dim", "freq_dim"),
     *("cross_attention_dim", "cross_attention_dim_t5", "cross_attention_input_dim", "encoder_hid_dim"),
-    "added_kv_proj_dim",
+    *("added_kv_proj_dim", "audio_cross_attention_dim"),
     *("joint_attention_dim", "pooled_projection_dim", "caption_projection_dim", "caption_channels"),
     *(
         "text_dim",
@@ -41,7 +42,7 @@ WIDTHS = (
 )
 """Configuration entries that count features, and are divided."""
 
-_INNER = ("intermediate_size", "d_ff")
+_INNER = ("intermediate_size", "d_ff", "ffn_hidden_size")
 """Entries of text encoders that count features of nothing but the inside of a block: rounded, not refused."""
 
 _DEPTHS = ("num_hidden_layers", "num_layers", "num_decoder_layers", "depth")
@@ -105,14 +106,15 @@ def _model_config(config: Mapping[str, Any], scale: Scale) -> dict[str, Any]:
         if found.get(key) is not None:
             found[key] = divided(found[key], factor, key)
     widths = found.get("block_out_channels")
-    if widths is None and found.get("attention_head_dim") and found.get("num_attention_heads"):
-        # A transformer: its width is heads times their size.
-        if scale.heads:
-            found["num_attention_heads"] = divided(
-                found["num_attention_heads"], factor, "num_attention_heads"
-            )
+    if widths is None:
+        # Of a transformer each stream's width is heads times their size.
+        for key in [key for key in found if key.endswith("attention_head_dim") and found[key]]:
+            heads = f"{key.removesuffix('attention_head_dim')}num_attention_heads"
+            if found.get(heads):
+                smaller = heads if scale.heads else key
+                found[smaller] = divided(found[smaller], factor, smaller)
+        if scale.heads and found.get("attention_head_dim") and found.get("num_attention_heads"):
             return found
-        found["attention_head_dim"] = divided(found["attention_head_dim"], factor, "attention_head_dim")
     if head := _head(found):
         for key in _AXES:
             if found.get(key):
@@ -151,9 +153,11 @@ def _text_config(config: Mapping[str, Any], scale: Scale) -> dict[str, Any]:
             found[key] = min(value, scale.text_layers or value)
         elif key == "head_dim" and isinstance(value, int):
             found[key] = divided(value, factor, key)
-    heads, width = found.get("num_heads"), found.get("hidden_size")
-    if isinstance(heads, int) and isinstance(width, int):
-        found["num_heads"] = _fewer_heads(heads, width)
+    width = found.get("hidden_size")
+    for key in ("num_heads", "num_attention_heads"):
+        heads = found.get(key)
+        if isinstance(heads, int) and isinstance(width, int) and (key == "num_heads" or width % heads):
+            found[key] = _fewer_heads(heads, width)
     if isinstance(kinds := found.get("layer_types"), list):
         found["layer_types"] = kinds[: found.get("num_hidden_layers", len(kinds))]
     rotary = found.get("rope_parameters")

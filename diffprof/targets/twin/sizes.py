@@ -4,6 +4,7 @@ the call's arguments and in the models' configurations, changes in proportion.""
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,13 +18,20 @@ PIXELS = 64
 FRAMES = 5
 """Of the twin's video, where the original has not fewer."""
 
+SECONDS = 1.0
+"""Of the twin's sound, where the original's is not shorter."""
+
 LENGTHS = ("num_frames", "video_length", "sample_frames")
 """Names of a video's length, as arguments and in configurations."""
+
+_SOUND = re.compile(r"audio_(\w+_in_s|duration\w*)$")
+"""Names of arguments that count seconds of sound."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """height, width: pixels; frames: of a video. `small_`: those of the twin."""
+    """height, width: pixels; frames: of a video. `small_`: those of the twin. sound: the share of a sound's
+    length that is left."""
 
     height: int
     width: int
@@ -31,6 +39,7 @@ class Sizes:
     small_height: int
     small_width: int
     small_frames: int
+    sound: float = 1.0
 
     @property
     def pixels(self) -> int:
@@ -49,6 +58,9 @@ class Sizes:
         for key in LENGTHS:
             if found.get(key) == self.frames:
                 found[key] = self.small_frames
+        if self.sound < 1 and "patch_size" not in found and isinstance(found.get("sample_size"), int):
+            # Latents of the longest sound, of a transformer that takes them one by one.
+            found["sample_size"] = min(found["sample_size"], PIXELS)
         return found
 
     def of_shape(self, shape: Sequence[int]) -> list[int]:
@@ -84,7 +96,26 @@ def sizes_of(pipe: Pipeline, given: Mapping[str, Any], *, small: bool = True) ->
     frames = frames or _default(pipe, LENGTHS) or _configured(pipe, LENGTHS) or FRAMES
     if not small:
         return Sizes(height, width, frames, height, width, frames)
-    return Sizes(height, width, frames, min(PIXELS, height), min(PIXELS, width), min(FRAMES, frames))
+    small_sides = min(PIXELS, height), min(PIXELS, width)
+    return Sizes(height, width, frames, *small_sides, min(FRAMES, frames), _sound(pipe, given))
+
+
+def _sound(pipe: Pipeline, given: Mapping[str, Any]) -> float:
+    """The share of a sound's length that is left: 0 where the call makes the longest that its models can."""
+    if not any(_SOUND.match(name) for name in parameters(pipe)):
+        return 1.0
+    longest = max(seconds_of(pipe, given).values(), default=math.inf)
+    return min(1.0, SECONDS / longest)
+
+
+def seconds_of(pipe: Pipeline, given: Mapping[str, Any]) -> dict[str, float]:
+    """The arguments of a call that count seconds of sound, given or by default."""
+    taken = {name: given.get(name, known.default) for name, known in parameters(pipe).items()}
+    return {
+        name: value
+        for name, value in taken.items()
+        if _SOUND.match(name) and isinstance(value, int | float) and value > 0
+    }
 
 
 def _count(value: Any) -> int | None:

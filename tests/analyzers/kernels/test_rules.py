@@ -317,6 +317,8 @@ def test_casts_name_the_lines_that_most_comes_from() -> None:
     both = found("KRN007", casting((9, "self.proj(x)", 450.0), norm, (10, "z.half()", 300.0)))
     assert both.message.endswith(", most of it at m.py:9 (45%) and m.py:10 (30%).")
     assert both.advice.startswith("The code of the model asks")
+    spread = found("KRN007", casting(*((n, "x.float()", 100.0 - n) for n in range(1, 10))))
+    assert spread.message.endswith(", above all at m.py:1 (12%), m.py:2 (11%) and m.py:3 (11%).")
     assert found("KRN007", casting((9, "self.proj(x)", 600.0), norm)).advice.startswith("Load all components")
     assert "most of it" not in found("KRN007").message
 

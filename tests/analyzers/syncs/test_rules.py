@@ -46,6 +46,15 @@ def test_only_a_timestep_of_the_loop_is_told_to_zip_timesteps(read, in_loop):
     assert ("zip(timesteps" in advice) == (in_loop and read in ("t", "timestep"))
 
 
+@pytest.mark.parametrize("owner", ["scheduler.timesteps", None])
+def test_only_a_step_of_the_scheduler_is_told_to_look_at_its_index(owner):
+    """`set_timesteps` runs before there is one."""
+    step = make_sync("value-read", part="scheduler", owner=owner, owner_device="device")
+    assert "self.step_index" in only(make_recording(step)).advice
+    before = structs.replace(step, in_loop=False)
+    assert "self.step_index" not in only(make_recording(before)).advice
+
+
 def test_what_is_read_once_is_not_told_to_be_read_in_fewer_steps():
     """Outside of the loop there are no steps."""
     row = make_sync("value-read", values_known=False)

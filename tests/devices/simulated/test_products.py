@@ -1,7 +1,13 @@
 from __future__ import annotations
 
-import pytest
+from types import SimpleNamespace
 
+import pytest
+import torch
+
+from diffprof.analyzers.kernels.simulated import SimulatedKernels
+from diffprof.devices import resolve_device
+from diffprof.devices.simulated import observing
 from diffprof.gpu.products import as_linear, product_of
 from diffprof.gpu.signatures import OpSignature
 from tests.devices.simulated.signatures import add, conv, linear, meta, op
@@ -38,3 +44,25 @@ def test_a_swapped_convolution_is_the_same_product() -> None:
     assert product_of(swapped) == (512, 32, 64, "linear")
     assert swapped.outputs[0].shape == (512, 64)
     assert len(swapped.inputs) == 3, "the bias stays"
+
+
+@pytest.mark.parametrize(
+    ("equation", "shapes", "kernels"),
+    [
+        ("nhwpqc->nchpwq", [(2, 8, 8, 2, 2, 16)], []),
+        ("...n,d->...nd", [(2, 4480), (16,)], ["mul"]),
+        ("bij,bjk->bik", [(2, 64, 32), (2, 32, 16)], ["bmm"]),
+    ],
+    ids=["an order of axes", "an outer product", "a product"],
+)
+def test_an_einsum_launches_what_it_is_made_of(
+    equation: str, shapes: list[tuple[int, ...]], kernels: list[str]
+) -> None:
+    device = resolve_device("sim:a100-80gb")
+    with device.active() as place, torch.no_grad():
+        seen = SimulatedKernels(device.gpu, SimpleNamespace(components={}))  # type: ignore[attr-defined]
+        given = [torch.empty(shape, device=place) for shape in shapes]
+        with observing(seen):
+            torch.einsum(equation, *given)
+        rows = seen.sections()["kernels"]
+    assert [row.name for row in rows] == kernels
