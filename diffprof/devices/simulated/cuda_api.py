@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from .graphs import unused_hook
 from .runtime import SimModule, needs_a_gpu
 
 
@@ -48,6 +49,8 @@ def _inside(*args: Any, **kwargs: Any) -> Iterator[None]:
     yield
 
 
+GRAPH_MOMENTS = ("capture_start", "capture_end", "instantiate", "replay_start", "replay_end", "destroy")
+
 HARMLESS: dict[str, Callable[..., Any]] = {
     # Settings of a driver that is not there.
     "set_per_process_memory_fraction": _NOTHING,
@@ -78,6 +81,10 @@ HARMLESS: dict[str, Callable[..., Any]] = {
     "_dump_snapshot": _NOTHING,
     "_snapshot": _BLANK,
     "_sleep": _NOTHING,
+    # What looks at CUDA's own graphs (from torch 2.14 on): there are none.
+    "export_dot": lambda path, *, verbose=True: _NOTHING,
+    "export_graph_data": lambda path: _NOTHING,
+    **{f"register_graph_{when}_hook": unused_hook for when in GRAPH_MOMENTS},
     # Marks for a profiler.
     "start": _NOTHING,
     "stop": _NOTHING,

@@ -6,6 +6,7 @@ What a replay launches is not seen: its kernels are in no figure, and values tha
 from __future__ import annotations
 
 import gc
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import Any
 from weakref import WeakSet
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from diffprof.model.callsite import Place, make_site, places, stack
 from diffprof.model.errors import DiffprofError
@@ -90,6 +92,11 @@ class CUDAGraph:
         SESSION.capture = None
         self._done = True
 
+    capture_end_pre = capture_end
+
+    def capture_end_post(self) -> None:
+        """The graph was whole before."""
+
     def instantiate(self) -> None:
         """Nothing more is to be done here."""
 
@@ -109,19 +116,46 @@ class CUDAGraph:
         """The identity of its memory pool."""
         return (0, id(self))
 
+    def pools(self) -> list[tuple[int, int]]:
+        """Those that it keeps: its own."""
+        return [self.pool()]
+
+    @staticmethod
+    def get_currently_capturing_graph() -> int:
+        """The one that is being captured, by number. Raises DiffprofError: it has none."""
+        return CUDAGraph()._no_handle()
+
     def enable_debug_mode(self) -> None:
         """There is nothing to look into."""
 
     def debug_dump(self, debug_path: str) -> None:
         """There is nothing to look into: no file is written."""
 
-    def _no_handle(self) -> Any:
+    def retain_object(self, thing: Any) -> None:
+        """Nothing that is replayed could need it."""
+
+    register_generator_state = retain_object
+
+    def _no_handle(self, *args: Any) -> Any:
         raise DiffprofError(
             "The simulated device has no CUDA graph whose handle could be given to another library.",
             "Scan on a real device: diffprof scan ... --device cuda.",
         )
 
     raw_cuda_graph = raw_cuda_graph_exec = get_graph_data = _no_handle
+    begin_capture_to_if_node = begin_capture_to_while_node = end_capture_to_conditional_node = _no_handle
+    set_conditional_handle_for_current_node = _no_handle
+
+    def _hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        return unused_hook(hook)
+
+    register_capture_start_hook = register_capture_end_hook = register_post_instantiate_hook = _hook
+    register_replay_start_hook = register_replay_end_hook = register_destroy_callback = _hook
+
+
+def unused_hook(*hook: Callable[..., Any]) -> RemovableHandle:
+    """A hook of graphs is taken and never called: what it would be given is not here."""
+    return RemovableHandle(OrderedDict())
 
 
 class graph:

@@ -14,6 +14,7 @@ from diffprof.devices import resolve_device
 from diffprof.devices.simulated import is_known, observing
 from diffprof.devices.simulated.cuda_api import (
     AS_IT_IS,
+    GRAPH_MOMENTS,
     HARMLESS,
     NAMESPACES,
     REFUSED,
@@ -23,7 +24,7 @@ from diffprof.devices.simulated.cuda_api import (
     public_names,
 )
 from diffprof.devices.simulated.graphs import CAPTURES, captured
-from diffprof.model.errors import TargetError
+from diffprof.model.errors import DiffprofError, TargetError
 from diffprof.targets.redirect import cuda_redirect
 
 from .conftest import Recorder
@@ -47,6 +48,8 @@ GIVEN: dict[str, Callable[[], tuple[Any, ...]]] = {
     "can_device_access_peer": lambda: (0, 1),
     "device": lambda: (0,),
     "device_of": lambda: (torch.zeros(1, device="cuda"),),
+    "export_dot": lambda: ("graph.dot",),
+    "export_graph_data": lambda: ("graph.pickle",),
     "get_stream_from_external": lambda: (1234,),
     "graph": lambda: (torch.cuda.CUDAGraph(),),
     "make_graphed_callables": lambda: (torch.neg, (torch.zeros(2, device="cuda"),)),
@@ -67,6 +70,10 @@ GIVEN: dict[str, Callable[[], tuple[Any, ...]]] = {
     "use_mem_pool": lambda: (torch.cuda.MemPool(),),
 }
 """What a call of each takes, where it takes anything."""
+
+REAL_GRAPH = torch.cuda.CUDAGraph
+
+SINCE_2_14 = {"export_dot", "export_graph_data", *(f"register_graph_{when}_hook" for when in GRAPH_MOMENTS)}
 
 
 @pytest.mark.parametrize("namespace", NAMESPACES)
@@ -92,7 +99,17 @@ def test_no_name_is_decided_twice_or_in_vain() -> None:
     tables = [set(HARMLESS), set(REFUSED), set(AS_IT_IS), set(TENSOR_TYPES)]
     assert sum(map(len, tables)) == len(set.union(*tables))
     offered = {name for space in NAMESPACES for name in public_names(importlib.import_module(space))}
-    assert {name for name in set.union(*tables) - offered if not name.startswith("_")} == set()
+    later = set() if torch.__version__ >= "2.14" else SINCE_2_14
+    assert {name for name in set.union(*tables) - offered - later if not name.startswith("_")} == set()
+
+
+def test_every_public_method_of_a_graph_is_there(cuda: Any) -> None:
+    made = torch.cuda.CUDAGraph(keep_graph=True)
+    assert {name for name in dir(REAL_GRAPH) if not name.startswith("_") and not hasattr(made, name)} == set()
+    for register in (made.register_capture_end_hook, made.register_post_instantiate_hook):
+        register(print).remove()
+    with pytest.raises(DiffprofError, match="no CUDA graph whose handle"):
+        made.raw_cuda_graph()
 
 
 def test_the_data_sheet_answers(cuda: Any) -> None:
