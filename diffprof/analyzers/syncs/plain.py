@@ -59,7 +59,7 @@ def _host_timesteps(scheduler):
         @functools.wraps(cls.set_timesteps)
         def set_timesteps(self, *args, **kwargs):
             super().set_timesteps(*args, **kwargs)
-            self.read, self.on_host = self.timesteps, self.timesteps.cpu()  # once, before the loop
+            self.read, self.on_host = self.timesteps, self.timesteps.cpu()  # once, before the loop{listed}
             # What a loop hands on are views of them: an address says which.
             self.known = dict(zip([each.data_ptr() for each in self.read], self.on_host{numbers})){given}
 {lookup}{methods}
@@ -112,6 +112,9 @@ def _tables_on_host(scheduler):
     scheduler.__class__ = functools.update_wrapper(HostTables, cls, updated=())  # it keeps its name
 '''
 
+_LISTED = """
+            self.listed = {entries}  # indexed faster than a tensor"""
+
 _GIVEN = """
             self.given = dict(zip(self.known.values(), self.read))"""
 
@@ -146,10 +149,14 @@ def host_timesteps(rows: Sequence[SyncRow], schedulers: Iterable[str]) -> Code |
         return _code(text, "_number_timesteps", schedulers)
     computing = sorted({name for use in uses for name in use.computing})
     one = all(_is_of_one(method) for method in methods.values())
-    table, known = "self.on_host", zip(uses, entered.values(), strict=True)
+    table, known, listed = "self.on_host", zip(uses, entered.values(), strict=True), ""
     if all(use.indexed and "step_index" in source.methods for use, source in known):
-        table += " if self.step_index is None else [*self.known.values()]"  # indexed faster than a tensor
-        number &= all(use.listed for use in uses)
+        able = number and all(use.listed for use in uses)
+        if computing:  # one line less: a recipe has 25 at most
+            table, number = f"{table} if self.step_index is None else [*self.known.values()]", able
+        else:
+            table += " if self.step_index is None else self.listed"
+            listed = _LISTED.format(entries="self.on_host.tolist()" if able else "[*self.on_host]")
     written = [_entry(methods[name], given, table, one=one) for name, given in arguments.items()]
     written += [
         _computing(name, [source.methods[name] for source in entered.values() if name in source.methods])
@@ -157,6 +164,7 @@ def host_timesteps(rows: Sequence[SyncRow], schedulers: Iterable[str]) -> Code |
     ]
     definitions = _ON_HOST.format(
         entries=" and ".join(f"`{name}`" for name in arguments),
+        listed=listed,
         numbers=".tolist()" if number else "",
         given=_GIVEN if computing else "",
         lookup="" if one else _LOOKUP,
