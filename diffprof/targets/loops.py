@@ -20,6 +20,7 @@ Position = tuple[int, int]
 _FOR_ITER = opcode.opmap["FOR_ITER"]
 _COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
 _INLINED = (ast.ListComp, ast.SetComp, ast.DictComp) if sys.version_info >= (3, 12) else ()
+_TURNING = (ast.For, ast.AsyncFor, ast.While, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 
 Branches = tuple[tuple[int, bool], ...]
@@ -190,9 +191,10 @@ def _loop(node: ast.For | ast.AsyncFor | ast.While, code: CodeType) -> Loop:
     )
 
 
-def _inner_loops(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+def _inner_loops(body: list[ast.stmt]) -> Iterator[ast.AST]:
+    """Comprehensions are among them: from Python 3.13 on a frame's `f_locals` shows their variables."""
     each = (node for statement in body for node in ast.walk(statement))
-    return (node for node in each if isinstance(node, (ast.For, ast.AsyncFor, ast.While)))
+    return (node for node in each if isinstance(node, _TURNING))
 
 
 def _comprehension(node: ast.ListComp | ast.SetComp | ast.DictComp, code: CodeType) -> Loop:

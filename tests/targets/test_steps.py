@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import copy
 import functools
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 
+from diffprof.targets.loops import function_of
 from diffprof.targets.pipeline import PhaseTracker
 from diffprof.targets.steps import StepDoubt
 
@@ -504,3 +506,13 @@ def test_no_frame_of_the_call_is_kept():
     assert found
     assert not tracker.steps._levels
     assert tracker.steps._bottom is None
+
+
+def test_the_variable_of_a_comprehension_is_none_of_the_loop_around_it() -> None:
+    """From Python 3.13 on it stands among the frame's locals while the comprehension runs."""
+    for each in range(2):
+        kept = [other + each for other in range(2)]
+        found = function_of(sys._getframe())
+    loop = found.loops[0]
+    assert set(loop.own) == {"each", "found", "kept"}
+    assert kept
