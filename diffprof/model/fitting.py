@@ -33,6 +33,9 @@ allocator's blocks leave gaps."""
 LOSSLESS = (Loss.ROUNDING,)
 """What nobody sees."""
 
+MILDEST = (LOSSLESS, (*LOSSLESS, Loss.TILES))
+"""What a picture may lose, the least first: all weights as they are, decoded in pieces at most."""
+
 
 _WORDS = {
     "quantize:int8": "INT8, dynamic",

@@ -25,7 +25,7 @@ from diffprof.gpu.quantized import SCHEMES
 from diffprof.gpu.signatures import dtype_name
 from diffprof.gpu.specs import GpuSpec, load_spec
 from diffprof.model.errors import UsageError
-from diffprof.model.fitting import ROOM, FitCheck, FitRow, Fitted, Loss
+from diffprof.model.fitting import MILDEST, ROOM, FitCheck, FitRow, Fitted, Loss
 from diffprof.model.pipeline import Pipeline, replaced, with_role
 from diffprof.model.recording import Timeline
 from diffprof.scanning.fit_code import code_of
@@ -189,9 +189,13 @@ def checked(
 
 
 def choose(rows: Sequence[FitRow], lossy: bool) -> FitRow | None:
-    """The fastest that can be used of those that lose nothing one sees, else of all. rows: fastest first."""
+    """The fastest that can be used of those that lose nothing one sees, else of those that lose no more than
+    tiles, else of all. rows: fastest first."""
     fitting = [row for row in rows if row.usable]
-    return next((row for row in fitting if lossy or row.lossless), next(iter(fitting), None))
+    for lost in () if lossy else MILDEST:
+        if found := next((row for row in fitting if set(row.loses) <= set(lost)), None):
+            return found
+    return next(iter(fitting), None)
 
 
 def with_frontier(rows: Sequence[FitRow]) -> list[FitRow]:

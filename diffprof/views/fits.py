@@ -37,7 +37,7 @@ NOTE = (
 
 CHECKED = (
     "its code: what it did to a small copy of the pipeline with random weights, on the simulated GPU; dB: "
-    "PSNR of the output."
+    "PSNR of the output, against the same tiles where it is decoded in tiles."
 )
 
 

@@ -71,6 +71,9 @@ rows are of other versions, so nothing here tests that price.
 - SDXL in batches of 4 publishes 15.4 GiB with a sliced VAE and 15.5 with a tiny one: the loop's peak, 9 GiB
 beside the weights, where tensors take 2.4. Its offloaded rows take as much without the weights (19.9 GiB of
 21.7), which no sum of tensors gives: probably what PyTorch 2.0 kept for workspaces.
+- SD 1.5 publishes 2.62 GiB on both GPUs where 2.49 are told. The 0.13 between are what one tensor of the
+VAE's last level takes (256 channels of 512 x 512 in float16: 0.125 GiB), such as a workspace or copy beside a
+convolution. Which it was is not known, and SDXL of the same source comes out 1.4 % too large.
 - CogVideoX takes 8 to 11 % more memory than was published in September 2024: since diffusers PR 9524 its VAE
 holds the last frames of each convolution twice while it decodes, 4.2 GiB of the 34.4 that the 5B model takes.
 - Kernels of quantization libraries that no table holds are priced by what they read, from their sources,

@@ -55,7 +55,7 @@ from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.redirect import cuda_redirect
 from diffprof.targets.twin.few_blocks import KEPT_BLOCKS
 from diffprof.targets.weights import parts_of
-from diffprof.tuning.fit_checks import Checks, shallow
+from diffprof.tuning.fit_checks import PLAIN, Checks, plain_of, shallow
 from diffprof.views.fits import module_of, render_fit
 from tests.devices.simulated.signatures import add, linear
 
@@ -294,9 +294,9 @@ KINDS = (
 )
 
 
-def checks_of(name: str) -> tuple[Checks, tuple[ModelWeights, ...]]:
+def checks_of(name: str, **call: Any) -> tuple[Checks, tuple[ModelWeights, ...]]:
     case = CASES[name].build()
-    kwargs = {**case.kwargs, "generator": torch.Generator("cpu").manual_seed(7)}
+    kwargs = {**case.kwargs, **call, "generator": torch.Generator("cpu").manual_seed(7)}
     twin = PipelineCall(case.pipe, (), kwargs, None, "random", seed=7)  # type: ignore[arg-type]
     return Checks(twin, "rtx4090"), parts_of(case.pipe)
 
@@ -340,6 +340,21 @@ def test_few_of_equal_blocks_are_checked_where_few_run() -> None:
 
 def all_eight(model: Any, *_: Any) -> None:
     assert len(model.single_transformer_blocks) > 6
+
+
+@pytest.mark.parametrize("name", ["sdxl", "wan-t2v", "cogvideox"])
+def test_the_small_copy_decodes_in_tiles(name: str) -> None:
+    """A tile is as large as its whole picture, or larger, else; and one that overlaps by a fifth gave
+    another size."""
+    checks, parts = checks_of(name, height=64, width=64)
+    tiles = FitRecipe(None, None, Placement.LEAF, Decoding.TILES, False)
+    code = code_of(tiles, parts)
+    assert checks.of(as_row(tiles, code)).bit_equal
+    whole, tiled = (checks._beside(each).image for each in (PLAIN, plain_of(code)))
+    assert whole is not None
+    assert tiled is not None
+    assert whole.shape == tiled.shape
+    assert not np.array_equal(whole, tiled)
 
 
 def test_code_that_fails_or_changes_more_than_it_says_is_not_taken() -> None:
@@ -399,6 +414,22 @@ def test_the_fastest_that_loses_nothing_one_sees_is_taken(found: Fitted) -> None
     assert found.chosen.frontier
     fastest = min((each for each in found.rows if each.fits), key=lambda each: each.seconds)
     assert fitting.choose(found.rows, lossy=True) == fastest
+
+
+def test_tiles_are_taken_before_fewer_bits(found: Fitted) -> None:
+    plain = row(found)
+    int8, tiles, rounded = (
+        replace_row(plain, seconds=seconds, loses=loses)
+        for seconds, loses in (
+            (1.0, (Loss.ROUNDING, Loss.INT8, Loss.TILES)),
+            (2.0, (Loss.ROUNDING, Loss.TILES)),
+            (3.0, (Loss.ROUNDING,)),
+        )
+    )
+    assert fitting.choose([int8, tiles, rounded], lossy=False) is rounded
+    assert fitting.choose([int8, tiles], lossy=False) is tiles
+    assert fitting.choose([int8], lossy=False) is int8
+    assert fitting.choose([int8, tiles, rounded], lossy=True) is int8
 
 
 def test_offloading_costs_time_and_saves_memory(found: Fitted) -> None:
