@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from diffprof.judge.fitting import PHASES
 from diffprof.model.errors import UsageError
 from diffprof.model.fitting import FitCheck, FitRow, Fitted, Loss
 from diffprof.model.plain import clean
@@ -76,7 +77,7 @@ def _verdict(found: Fitted) -> str:
         )
     least = found.smallest
     lack = (
-        f"the smallest takes {number(least.gpu_gib)} GiB in {least.phase}, "
+        f"the smallest takes {number(least.gpu_gib)} GiB in {PHASES.get(least.phase, least.phase)}, "
         f"{number(found.lacking_gib)} more than can be used"
         if found.lacking_gib > 0
         else f"host memory is short: the smallest keeps {number(least.host_gib)} GiB there"
