@@ -52,7 +52,7 @@ class _Trial(trial.SimulatedTrial):
         for step in steps:
             recipe = recipes()[step.fix]
             own = [report.findings[n] for n in step.findings]
-            code = recipe.code(report.recording, own)
+            code = recipe.code(self.look(ANALYZERS), own)  # for the pipeline as the steps before left it
             if not isinstance(code, Code) or (recipe.fits and recipe.fits(self.pipe)):
                 return False
             reckoned = recipe.reckon(report.recording, own) if recipe.reckon else None
@@ -99,7 +99,8 @@ def _alone(tried: _Trial, plan: Plan, report: Report) -> Iterator[Promise]:
 
 def _together(tried: _Trial, plan: Plan, report: Report) -> Iterator[Promise]:
     start = tried.mark()
-    chosen = sorted(plan.selected, key=lambda step: step.stage if step.stage != Stage.QUANTIZE else 200)
+    known = [step for step in plan.selected if step.saves_ms is not None]
+    chosen = sorted(known, key=lambda step: step.stage if step.stage != Stage.QUANTIZE else 200)
     before = tried.ms()
     if tried.make(chosen, report):
         assert plan.saves_ms is not None
