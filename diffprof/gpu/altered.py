@@ -13,6 +13,9 @@ from diffprof.gpu.families import base_name
 from diffprof.gpu.signatures import OTHER_IDS, OpSignature, TensorMeta
 from diffprof.gpu.specs import GpuSpec
 
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+"""Types of which a model that is put in half precision keeps one."""
+
 
 def half_type(spec: GpuSpec) -> torch.dtype:
     """bfloat16 where the GPU has units for it, else float16."""
@@ -46,7 +49,8 @@ class Altered:
         self._linears: dict[tuple[int, int, int, torch.dtype], OpSignature] = {}
 
     def in_half(self, op: OpSignature) -> OpSignature:
-        """The operation with the device's float32 tensors in half precision; itself where it has none."""
+        """The operation with the device's tensors of float32, and of the other half type, in half precision;
+        itself where it has none."""
         found = self._halves.get(op)
         if found is None:
             inputs = tuple(map(self._half, op.inputs))
@@ -89,7 +93,7 @@ class Altered:
         return found
 
     def _half(self, meta: TensorMeta) -> TensorMeta:
-        if meta.dtype != torch.float32 or meta.device == "cpu":
+        if meta.dtype not in _FLOATS or meta.dtype == self.dtype or meta.device == "cpu":
             return meta
         # The original is kept beside its half: an id is its own only while the object lives.
         known = self._metas.get(id(meta))
