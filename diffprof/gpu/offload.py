@@ -89,6 +89,8 @@ class ModelWeights:
     """Whether its own `forward` is called: only then is anything prefetched."""
     bypassed: bool = False
     """Whether parts of it are called and it itself is not, as a VAE's decoder: its own hook never runs."""
+    in_groups: bool = True
+    """Whether diffusers offloads it in groups: it raises for the whole pipeline else."""
 
     @property
     def in_blocks(self) -> bool:

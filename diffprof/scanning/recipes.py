@@ -138,6 +138,8 @@ def _placements(parts: Sequence[ModelWeights], quantized: Quantized | None) -> I
             continue
         if placement in BLOCKS and not all(part.in_blocks for part in parts):
             continue
+        if placement in STREAMS and not all(part.in_groups for part in parts):
+            continue
         # bitsandbytes' weights stay where they were packed: hooks move models of them whole.
         if quantized is Quantized.NF4_WEIGHTS and placement in (*STREAMS, Placement.SEQUENTIAL):
             continue

@@ -40,7 +40,8 @@ def _part(name: str, what: str, model: torch.nn.Module, called: Collection[str])
     }
     bypassed = name not in called and any(path.startswith(f"{name}.") for path in called)
     groups = tuple(_leaves(name, model)), tuple(_blocks(name, model))
-    return ModelWeights(name, what, *groups, linears, name in called, bypassed)
+    in_groups = getattr(model, "_supports_group_offloading", True)
+    return ModelWeights(name, what, *groups, linears, name in called, bypassed, in_groups)
 
 
 def _bytes(tensor: torch.Tensor) -> int:

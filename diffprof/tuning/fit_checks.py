@@ -13,7 +13,7 @@ import torch
 
 from diffprof.devices.simulated.device import SimulatedDevice
 from diffprof.model.fitting import FitCheck, FitRow, Loss
-from diffprof.model.pipeline import components, with_role
+from diffprof.model.pipeline import Pipeline, components, with_role
 from diffprof.targets.calls import bound
 from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.redirect import cuda_redirect
@@ -41,10 +41,19 @@ class _WithValues(SimulatedDevice):
                 part.to(self.torch_device)
 
 
+def copied(pipe: Pipeline) -> Any:
+    """A copy of a pipeline; of tensors that modules keep of what they computed, as weight norm does, which
+    PyTorch does not copy, the values."""
+    parts = [part for part in components(pipe).values() if isinstance(part, torch.nn.Module)]
+    held = [each for part in parts for module in part.modules() for each in vars(module).values()]
+    kept = [each for each in held if isinstance(each, torch.Tensor) and not each.is_leaf]
+    return copy.deepcopy(pipe, {id(each): each.detach().clone() for each in kept})
+
+
 def shallow(scene: PipelineCall) -> PipelineCall:
     """A call with few of the equal blocks of its denoisers, where it runs with few."""
     lesser = copy.copy(scene)
-    lesser.pipe, lesser._schedulers = copy.deepcopy(scene.pipe), {}
+    lesser.pipe, lesser._schedulers = copied(scene.pipe), {}
     if not runs_with_few_blocks(lesser):
         return scene
     lesser.rewind()
@@ -125,7 +134,7 @@ class Checks:
 
     def _output(self, code: str) -> Output:
         """What a copy of the small pipeline gives after this code."""
-        pipe = copy.deepcopy(self.twin.pipe)
+        pipe = copied(self.twin.pipe)
         scene = copy.copy(self.twin)
         scene.pipe, scene._schedulers = pipe, {}
         space: dict[str, Any] = {}

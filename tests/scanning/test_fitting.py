@@ -343,6 +343,25 @@ def all_eight(model: Any, *_: Any) -> None:
     assert len(model.single_transformer_blocks) > 6
 
 
+def test_a_model_with_weight_norm_is_checked() -> None:
+    checks, parts = checks_of("flux")
+    torch.nn.utils.weight_norm(checks.twin.pipe.transformer.proj_out)
+    plain = FitRecipe(None, None, Placement.MODEL, Decoding.WHOLE, False)
+    assert Checks(checks.twin, "rtx4090").of(as_row(plain, code_of(plain, parts))).bit_equal
+
+
+def test_groups_are_not_offered_where_a_model_refuses_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Stable Audio's VAE, whose weights are computed before a hook could bring what they are made of."""
+    pipe = CASES["flux"].build().pipe
+    monkeypatch.setattr(type(pipe.vae), "_supports_group_offloading", False)
+    with pytest.raises(ValueError, match="does not support group offloading"):
+        pipe.vae.enable_group_offload(torch.device("cpu"))
+    offered = recipes_module.recipes(
+        parts_of(pipe), load_spec("rtx4090"), None, (Decoding.WHOLE,), compilable=True
+    )
+    assert {each.placement for each in offered} == {*Placement} - {*recipes_module.STREAMS}
+
+
 @pytest.mark.parametrize("name", ["sdxl", "wan-t2v", "cogvideox"])
 def test_the_small_copy_decodes_in_tiles(name: str) -> None:
     """A tile is as large as its whole picture, or larger, else; and one that overlaps by a fifth gave
