@@ -18,6 +18,7 @@ from diffprof.cli.output import say, stdout_to_stderr
 from diffprof.devices import DEFAULT_SIMULATED
 from diffprof.judge.registry import analyzers as known_analyzers
 from diffprof.judge.registry import default_names, names
+from diffprof.model.collection import collection, paused_collection
 from diffprof.model.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -265,7 +266,7 @@ def command(
     settings |= taken_settings(options)
     chosen = make_options(**options)
     asked = signals()
-    with tempfile.TemporaryDirectory(prefix="diffprof-") as scratch:
+    with paused_collection(), tempfile.TemporaryDirectory(prefix="diffprof-") as scratch:
         asked_for = {"args": args, "device": device, "options": chosen, "allow": allow}
         report, failure = _scanned(target, analyzers, settings, Path(scratch), quiet=quiet, **asked_for)
         profiled = next(Path(scratch).glob("*.json"), None)
@@ -290,21 +291,26 @@ def _scanned(
 ) -> tuple[Report, BaseException | None]:
     """A scan's report; that of what was recorded until then, with the failure, where it did not end. Signals
     are held from then on."""
-    from diffprof.model.collection import paused_collection
     from diffprof.model.progress import progress_on
 
     asked = signals()
     with progress_on(sys.stderr, quiet=quiet) as progress, stdout_to_stderr():
         progress.stage("importing torch and diffusers")
-        with paused_collection():
-            from diffprof.scanning.arguments import chosen_analyzers
-            from diffprof.scanning.scan import scan_target
+        from diffprof.devices import resolve_device
+        from diffprof.scanning.arguments import chosen_analyzers
+        from diffprof.scanning.scan import scan_target
 
         try:
             chosen = chosen_analyzers(analyzers, settings)
-            report = scan_target(
-                target, analyzers=chosen, settings=settings, progress=progress, trace_folder=scratch, **scan
-            )
+            with collection(resolve_device(scan["device"]).wants_values):
+                report = scan_target(
+                    target,
+                    analyzers=chosen,
+                    settings=settings,
+                    progress=progress,
+                    trace_folder=scratch,
+                    **scan,
+                )
             asked.hold()
         except (Exception, KeyboardInterrupt) as error:
             asked.hold()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import linecache
 import os
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from diffprof.model.recording import Frame, Site
 
@@ -96,6 +98,19 @@ def stack(depth: int = 1) -> Iterator[FrameType]:
     while frame is not None:
         yield frame
         frame = frame.f_back
+
+
+def values_in(frame: FrameType) -> dict[str, Any]:
+    """What the local names of a running function stand for, or the names of a module or a class body.
+
+    Where Python keeps a copy of a function's at its frame (before 3.13), that is emptied: it would keep alive
+    what the function lets go of.
+    """
+    names = frame.f_locals
+    found = dict(names)
+    if frame.f_code.co_flags & inspect.CO_OPTIMIZED and isinstance(names, dict):
+        names.clear()
+    return found
 
 
 def source_line(filename: str, line: int) -> str:

@@ -8,20 +8,28 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 
 @contextmanager
-def paused_collection() -> Iterator[None]:
-    """No cyclic collection inside; what becomes garbage there is collected later."""
+def collection(enabled: bool) -> Iterator[None]:
+    """Cyclic collection inside or not; what becomes garbage where there is none is collected later."""
     was = gc.isenabled()
-    gc.disable()
+    _switch(enabled)
     try:
         yield
     finally:
-        if was:
-            gc.enable()
+        _switch(was)
+
+
+def _switch(enabled: bool) -> None:
+    (gc.enable if enabled else gc.disable)()
+
+
+def paused_collection() -> AbstractContextManager[None]:
+    """No cyclic collection inside."""
+    return collection(False)
 
 
 def leave_to_the_system() -> None:

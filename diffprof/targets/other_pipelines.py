@@ -16,7 +16,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
-from diffprof.model.callsite import is_machinery, make_site, stack
+from diffprof.model.callsite import is_machinery, make_site, stack, values_in
 from diffprof.model.errors import DiffprofError
 from diffprof.model.pipeline import Pipeline, components
 from diffprof.model.recording import NOT_REACHED, Unseen
@@ -205,7 +205,7 @@ def others_of(pipes: Iterable[Any], namespace: dict[str, Any], made: MadePipelin
     if any(id(pipe) not in own for pipe in made.there()):
         gc.collect()  # one that was let go may hold itself
     there = {id(pipe): pipe for pipe in made.there() if id(pipe) not in own}
-    scopes = [frame.f_locals for frame in _frames(namespace)]
+    scopes = [values_in(frame) for frame in _frames(namespace)]
     for name, value in in_reach([*scopes, namespace]):
         # What holds one of them is its user's, and no other.
         inside = parts_of([value]) if id(value) not in own and id(value) not in there else {}
@@ -239,7 +239,7 @@ def later_calls(pipe: Pipeline, namespace: dict[str, Any], file: Path) -> Iterat
     """The calls of this pipeline below the one that is made now, which may only warm it up."""
     at = next((f for f in stack() if Path(f.f_code.co_filename) == file), None)
     if at is not None:
-        scope = {**namespace, **at.f_locals}
+        scope = {**namespace, **values_in(at)}
         below = _calls_after(file, at.f_lineno)
         again = [(str(file), node) for node in below if _value(node.func, scope) is pipe]
         yield from _named("a later call of the pipeline,", _FIRST_CALL, again)

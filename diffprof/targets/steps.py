@@ -17,11 +17,10 @@ from enum import Enum
 from types import CodeType, FrameType
 from typing import Any
 
+from diffprof.model.callsite import values_in
 from diffprof.targets.loops import Function, Loop, function_of, nearest
 
 DENOISER, SCHEDULER = "denoiser", "scheduler"
-_OPTIMIZED = 0x1
-"""`CO_OPTIMIZED`: what `f_locals` gives of such a frame is a copy."""
 _GENERATOR = 0x20 | 0x80 | 0x200
 """`CO_GENERATOR`, `CO_COROUTINE`, `CO_ASYNC_GENERATOR`: such a frame goes on after it was left."""
 
@@ -449,11 +448,9 @@ Values = tuple[tuple[Any, ...], ...]
 def _values(frame: FrameType, loops: Sequence[Loop]) -> tuple[Values, Values]:
     """What the targets of each loop, and what else it sets, stand for: numbers and text by value, others by
     identity."""
-    names = frame.f_locals
+    names = values_in(frame)
     targets = tuple(tuple(_sign(names.get(name)) for name in loop.targets) for loop in loops)
     own = tuple(tuple(_sign(names.get(name)) for name in loop.own) for loop in loops)
-    if frame.f_code.co_flags & _OPTIMIZED and isinstance(names, dict):
-        names.clear()  # the copy would keep what the frame lets go
     return targets, own
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from diffprof.model.callsite import is_machinery, stack
+from diffprof.model.callsite import is_machinery, stack, values_in
 from diffprof.model.collection import living
 from diffprof.model.errors import TargetError
 from diffprof.model.pipeline import is_pipeline, replaced, role
@@ -82,7 +82,7 @@ def parts_in_reach(namespace: dict[str, Any], called: dict[int, torch.nn.Module]
     scopes = []
     for frame in stack():
         if not is_machinery(frame.f_code.co_filename):
-            scopes.append(frame.f_locals)
+            scopes.append(values_in(frame))
         if frame.f_code.co_name == "<module>" and frame.f_globals is namespace:
             break  # what called the script is none of its own
     for scope in (*scopes, namespace):

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from diffprof.devices.simulated import Blocking, same_storage, suspended
+from diffprof.model.callsite import values_in
 
 SMALL = 64
 """Elements of a local tensor that Python may want the value of."""
@@ -51,10 +52,10 @@ def given_to(frames: Sequence[FrameType], event: Blocking, names: dict[int, str]
     if event.tensor is None:
         return None
     for frame in frames:
-        model = names.get(id(frame.f_locals.get("self"))) if frame.f_code.co_name == "forward" else None
+        model = names.get(id(values_in(frame).get("self"))) if frame.f_code.co_name == "forward" else None
         if model is None or "." in model:
             continue
-        for name, value in frame.f_locals.items():
+        for name, value in values_in(frame).items():
             held = value if isinstance(value, (list, tuple)) else [value]
             if any(_on(each, host=True) and same_storage(each, event.tensor) for each in held):
                 return Owner(f"{model}({name})", "cpu")
@@ -77,7 +78,7 @@ def _read_attribute(
 ) -> Owner | None:
     """The attribute whose memory was read; else the device attributes that the statement names."""
     tensor = event.tensor
-    owner = frame.f_locals.get("self")
+    owner = values_in(frame).get("self")
     if tensor is None or not _on(tensor, host=False) or owner is None:
         return None
     named = [node for node in ast.walk(statement) if isinstance(node, (ast.Attribute, ast.Name))]
@@ -136,7 +137,7 @@ def _value(node: ast.expr, frame: FrameType) -> Any:
     """What a name or a chain of attributes stands for in this frame; None for anything that would have
     to be run."""
     if isinstance(node, ast.Name):
-        return frame.f_locals.get(node.id, frame.f_globals.get(node.id))
+        return values_in(frame).get(node.id, frame.f_globals.get(node.id))
     if isinstance(node, ast.Attribute):
         owner = _value(node.value, frame)
         if owner is None or isinstance(owner, torch.Tensor):

@@ -12,7 +12,16 @@ from typing import Any, NamedTuple
 from diffprof.analyzers.syncs.owner import Owner, given_to, owner_of
 from diffprof.devices.simulated import Blocking, BlockingKind, Observer
 from diffprof.judge.allowed import open_blocks
-from diffprof.model.callsite import Place, caller, importable_path, is_machinery, make_site, places, stack
+from diffprof.model.callsite import (
+    Place,
+    caller,
+    importable_path,
+    is_machinery,
+    make_site,
+    places,
+    stack,
+    values_in,
+)
 from diffprof.model.pipeline import Pipeline, module_names
 from diffprof.model.recording import SyncRow, Unseen, median, steady
 from diffprof.targets.loops import Loop
@@ -197,7 +206,7 @@ class SyncObserver(Observer):
         for frame in frames:
             if "self" not in frame.f_code.co_varnames[:1]:
                 continue
-            name = self.names.get(id(frame.f_locals.get("self")))
+            name = self.names.get(id(values_in(frame).get("self")))
             if name is not None:
                 return name
         return None

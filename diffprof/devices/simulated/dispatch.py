@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from diffprof.devices.simulated.signatures import make_signature, tell_op
+from diffprof.devices.simulated.signatures import make_signature
 from diffprof.gpu.signatures import OpSignature, TensorMeta
 
 from .inference import infer, laid_out, lookup
@@ -204,20 +204,18 @@ def compute(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list, key: lis
         device = argument(args, kwargs, op.device_at)
         if device is not None and torch.device(device).type != NAME:
             return out
-    fresh: list[TensorMeta] = []
-    result = _wrap_result(out, op, args, kwargs, tensors, fresh)
+    # Told before its result takes memory, as where values are not known; what is written into has its shape.
+    result = _wrap_result(out, op, args, kwargs, tensors) if op.writes else None
     if SESSION.on_op is not None and not QUIET.depth:
-        if key is None:
-            tell_op(make_signature(op, args, kwargs, tensors, fresh))
-            return result
-        full = tuple(key)
-        signature = _seen.get(full, _UNSEEN)
+        full = None if key is None else tuple(key)
+        signature = _UNSEEN if full is None else _seen.get(full, _UNSEEN)
         if signature is _UNSEEN:
-            signature = make_signature(op, args, kwargs, tensors, fresh)
-            _seen[full] = signature
+            signature = make_signature(op, args, kwargs, tensors, _fresh(out, op, tensors))
+            if full is not None:
+                _seen[full] = signature
         if signature is not None:
             SESSION.on_op(signature)
-    return result
+    return result if op.writes else _wrap_result(out, op, args, kwargs, tensors)
 
 
 def _overwritten(target: Any) -> None:
@@ -237,14 +235,24 @@ def _host_argument(a: Any) -> Any:
     return a
 
 
-def _wrap_result(
-    out: Any, op: Op, args: tuple, kwargs: dict[str, Any], tensors: list, fresh: list[TensorMeta]
-) -> Any:
+def _fresh(out: Any, op: Op, tensors: list) -> list[TensorMeta]:
+    """Geometries of what an op returns in memory of its own."""
+    found: list[Any] = []
+    several = type(out) is tuple or type(out) is list
+    for n, each in enumerate(out if several else (out,)):
+        written = n < len(op.returns) and op.returns[n] is not None
+        if not written and not (several and n in op.host_results):
+            found += each if type(each) is tuple or type(each) is list else (each,)
+    own = [each for each in found if isinstance(each, torch.Tensor) and type(each) is not SimTensor]
+    return [meta_of(each) for each in own if _base_of(each, tensors) is None]
+
+
+def _wrap_result(out: Any, op: Op, args: tuple, kwargs: dict[str, Any], tensors: list) -> Any:
     if isinstance(out, torch.Tensor):
         place = op.returns[0] if op.returns else None
         if place is not None:
             return _written(out, op, args, kwargs, place)
-        return _wrap_one(out, tensors, fresh)
+        return _wrap_one(out, tensors)
     if type(out) is tuple or type(out) is list:
         results = []
         for n, o in enumerate(out):
@@ -252,9 +260,9 @@ def _wrap_result(
             if place is not None and isinstance(o, torch.Tensor):
                 results.append(_written(o, op, args, kwargs, place))
             elif isinstance(o, torch.Tensor):
-                results.append(o if n in op.host_results else _wrap_one(o, tensors, fresh))
+                results.append(o if n in op.host_results else _wrap_one(o, tensors))
             elif type(o) is tuple or type(o) is list:
-                results.append(type(o)([_wrap_one(x, tensors, fresh) for x in o]))
+                results.append(type(o)([_wrap_one(x, tensors) for x in o]))
             else:
                 results.append(o)
         return type(out)(results)
@@ -268,18 +276,19 @@ def _written(out: torch.Tensor, op: Op, args: tuple, kwargs: dict[str, Any], pla
     return target
 
 
-def _wrap_one(out: torch.Tensor, tensors: list, fresh: list[TensorMeta]) -> torch.Tensor:
-    if type(out) is SimTensor:
-        return out
+def _wrap_one(out: torch.Tensor, tensors: list) -> torch.Tensor:
+    return out if type(out) is SimTensor else known(out, _base_of(out, tensors))
+
+
+def _base_of(out: torch.Tensor, tensors: list) -> SimTensor | None:
+    """The argument whose memory a result is in."""
     storage = out.untyped_storage()._cdata
     for t in tensors:
         if type(t) is SimTensor:
             inner = t._inner
             if inner is not None and inner.untyped_storage()._cdata == storage:
-                return known(out, t)
-    result = known(out)
-    fresh.append(result._meta)
-    return result
+                return t
+    return None
 
 
 def _is_whole(t: torch.Tensor) -> bool:

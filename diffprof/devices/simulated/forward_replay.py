@@ -1,11 +1,12 @@
 """Calls of a model that would do what an earlier one did: told again, not run.
 
-A forward is run twice with arguments of one signature. If both launched the same and left all as it was, the
-third and later are not run while nothing has changed that it could read: their operations and waits are told
-to the observer again, and tensors like those that were returned are made. Values that are not known have no
-influence on what is launched; known ones only where the host reads them: where it reads none, an argument
-may as well be unknown, as the latents are from the second step on. Lists that it is given it may fill and
-empty: that is done again as well.
+A forward is run once with arguments of one signature. If it left all as it was, the next and later are not
+run while nothing has changed that it could read: their operations and waits are told to the observer again,
+and tensors like those that were returned are made. One that left a change, as a cache that it filled, is run
+again, and must then do what it did and leave all as it was. Values that are not known have no influence on
+what is launched; known ones only where the host reads them: where it reads none, an argument may as well be
+unknown, as the latents are from the second step on. Lists that it is given it may fill and empty: that is
+done again as well.
 """
 
 from __future__ import annotations
@@ -175,7 +176,7 @@ class _Replay:
     def _run(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Holds no argument: what a forward takes out of a list that it was given is freed."""
         before = self._known.pop(key, None)
-        held = self._held(args, kwargs) if before is not None else None
+        held = self._held(args, kwargs)
         lists = _Lists(args, kwargs)
         known = _known(args, kwargs)
         live, ops = SESSION.allocated, SESSION.ops
@@ -202,7 +203,7 @@ class _Replay:
             return out
         values = _known_values(args, kwargs) if self._observer.reads(given) else None
         found = self._known[key] = _Forward(told, made, known, values, tries)
-        if before is not None and held is not None and self._agree(before, found):
+        if held is not None and (before is None or self._agree(before, found)):
             found.state = held[0] if _same(held, args, kwargs, lists) else None
         if len(self._known) > SIGNATURES:
             del self._known[next(iter(self._known))]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from diffprof.devices.simulated.signatures import make_signature, signature_of, tell_op
+from diffprof.devices.simulated.signatures import make_signature, tell_op
 from diffprof.gpu.signatures import TensorMeta, dtype_name
 
 from . import copies
@@ -23,7 +23,18 @@ from .ops import Op, argument
 from .reads import assumable, read_scalar, tell_wait
 from .session import QUIET, SESSION, may_assume
 from .subscripts import table_on_host
-from .tensor import NAME, Cell, SimTensor, covers, inner_of, intern_meta, known, regeometry, unknown
+from .tensor import (
+    NAME,
+    Cell,
+    SimTensor,
+    covers,
+    inner_of,
+    intern_meta,
+    known,
+    meta_of,
+    regeometry,
+    unknown,
+)
 
 Handler = Callable[[Op, tuple, dict[str, Any]], Any]
 
@@ -214,10 +225,8 @@ def factory_like(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
     if device is not None and torch.device(device).type != NAME:
         return op.func(stand_in, *args[1:], device=device, **host)
     out = op.func(stand_in, *args[1:], **host)
-    result = known(out)
-    if op.launches and SESSION.on_op is not None and not QUIET.depth and out.numel():
-        tell_op(signature_of(op, (), (result._meta,), {}))
-    return result
+    tell_op(make_signature(op, args, kwargs, [x], [meta_of(out)]))
+    return known(out)
 
 
 def overwrite(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:

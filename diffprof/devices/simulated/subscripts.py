@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from diffprof.model.callsite import values_in
+
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
@@ -44,9 +46,8 @@ def table_on_host() -> bool:
 
 def _evaluate(node: ast.expr, frame: FrameType) -> Any:
     if isinstance(node, ast.Name):
-        if node.id in frame.f_locals:
-            return frame.f_locals[node.id]
-        return frame.f_globals[node.id]
+        local = values_in(frame)
+        return local[node.id] if node.id in local else frame.f_globals[node.id]
     if isinstance(node, ast.Attribute):
         owner = _evaluate(node.value, frame)
         # Properties run code, which may have effects: only what is stored is looked at.
