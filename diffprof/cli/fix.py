@@ -346,9 +346,13 @@ def _library(report: Report, source: Path | None, *, quiet: bool) -> None:
     from diffprof.views.tuning import fenced
 
     folder = package_folder(source)
-    patches = library_patches(report, folder)
-    if not patches:
-        say("No wait in the loop stands in diffusers, or none of them can be edited there.")
+    made = library_patches(report, folder)
+    patches = [patch for patch in made if patch.changes]
+    if not made:
+        say("No wait in the loop stands in diffusers.")
+    for patch in made:
+        for line, rule, why in () if patch.changes else patch.left:
+            say(f"{patch.file}:{line} is not edited ({rule}): {why}.")
     with progress_on(sys.stderr, quiet=quiet) as progress:
         for n, patch in enumerate(patches, 1):
             progress.part(

@@ -17,6 +17,11 @@ class FilePatch:
     left: tuple[tuple[int, str, str], ...] = ()
 
     @property
+    def changes(self) -> bool:
+        """Whether anything is edited."""
+        return self.before != self.after
+
+    @property
     def diff(self) -> str:
         """Unified, of a checkout, as `git apply` takes it."""
         name = f"src/{self.file}"

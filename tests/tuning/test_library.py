@@ -153,3 +153,20 @@ def test_the_text_says_what_changed_its_output() -> None:
     assert PatchCheck((fine,)).holds
     assert not bad.holds
     assert not PatchCheck((Ran("same", (4, 4), (4, 4), True),)).holds
+
+
+def test_a_wait_that_is_not_edited_is_named_with_its_reason(tmp_path: Path) -> None:
+    """A function that the scheduler keeps gets the timestep: it stands in no method."""
+    file = "diffusers/schedulers/scheduling_own.py"
+    text = "class S:\n    def __init__(self):\n        self.tau = lambda t: 1 if t >= 200 else 0\n"
+    site = make_site(file=file, function="S.__init__.<lambda>", line=3)
+    report = make_report(
+        make_finding(rule="SYN001", site=site, in_loop=True), recording=make_recording(make_sync(site=site))
+    )
+    (tmp_path / "schedulers").mkdir()
+    (tmp_path / "schedulers" / "scheduling_own.py").write_text(text)
+    (patch,) = library_patches(report, tmp_path)
+    assert not patch.changes
+    ((line, rule, why),) = patch.left
+    assert (line, rule) == (3, "SYN001")
+    assert why

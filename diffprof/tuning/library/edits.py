@@ -50,14 +50,15 @@ def package_folder(checkout: Path | None) -> Path:
 
 
 def library_patches(report: Report, folder: Path) -> list[FilePatch]:
-    """What to change in the package's files against the waits in the loop, a patch for each file."""
+    """What to change in the package's files against the waits in the loop, a patch for each file; one that
+    changes nothing says why."""
     findings: dict[str, list[Finding]] = {}
     for finding in report.in_loop:
         if finding.site is not None and finding.rule.startswith("SYN"):
             for file, own in _edited_at(finding):
                 findings.setdefault(file, []).append(own)
     made = (_patched(report, folder, file, own) for file, own in findings.items() if file.startswith(ROOMS))
-    return [patch for patch in made if patch is not None and patch.before != patch.after]
+    return [patch for patch in made if patch is not None]
 
 
 def _edited_at(finding: Finding) -> Iterator[tuple[str, Finding]]:
@@ -84,9 +85,8 @@ def _patched(report: Report, folder: Path, file: str, findings: Sequence[Finding
     searches = [f for f in findings if f.site is not None and "_init_step_index" in _all_functions(f)]
     if searches and file.startswith(f"{PACKAGE}/pipelines/"):
         return _begun(file, text, searches[0])
-    tries = [_by_kinds(report, file, text, findings)]
-    if "/models/" not in file:
-        tries += [_by_tree(report, file, text, findings), _by_lines(report, file, text, findings)]
+    ways = (_by_kinds,) if "/models/" in file else (_by_tree, _by_kinds, _by_lines)
+    tries = [way(report, file, text, findings) for way in ways]
     return min(tries, key=lambda each: (len(each.left), len(each.after)))
 
 
