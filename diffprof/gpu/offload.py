@@ -91,6 +91,8 @@ class ModelWeights:
     """Whether parts of it are called and it itself is not, as a VAE's decoder: its own hook never runs."""
     in_groups: bool = True
     """Whether diffusers offloads it in groups: it raises for the whole pipeline else."""
+    in_layers: bool = True
+    """Whether it computes the same with its layers' weights brought as each is called."""
 
     @property
     def in_blocks(self) -> bool:

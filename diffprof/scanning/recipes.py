@@ -140,6 +140,8 @@ def _placements(parts: Sequence[ModelWeights], quantized: Quantized | None) -> I
             continue
         if placement in STREAMS and not all(part.in_groups for part in parts):
             continue
+        if placement is Placement.SEQUENTIAL and not all(part.in_layers for part in parts):
+            continue
         # bitsandbytes' weights stay where they were packed: hooks move models of them whole.
         if quantized is Quantized.NF4_WEIGHTS and placement in (*STREAMS, Placement.SEQUENTIAL):
             continue

@@ -41,7 +41,16 @@ def _part(name: str, what: str, model: torch.nn.Module, called: Collection[str])
     bypassed = name not in called and any(path.startswith(f"{name}.") for path in called)
     groups = tuple(_leaves(name, model)), tuple(_blocks(name, model))
     in_groups = getattr(model, "_supports_group_offloading", True)
-    return ModelWeights(name, what, *groups, linears, name in called, bypassed, in_groups)
+    in_layers = not any(map(_computes_weights_ahead, model.modules()))
+    return ModelWeights(name, what, *groups, linears, name in called, bypassed, in_groups, in_layers)
+
+
+def _computes_weights_ahead(module: torch.nn.Module) -> bool:
+    """Whether a hook makes a weight of others before the module's `forward`, as `torch.nn.utils.weight_norm`
+    and `spectral_norm`. accelerate brings weights in a wrapped `forward`, after hooks have run: what this one
+    computes is made of none, and the layer reads memory that nobody wrote, without an error."""
+    made = any(isinstance(each, torch.Tensor) for each in vars(module).values())
+    return made and bool(module._parameters) and bool(module._forward_pre_hooks)
 
 
 def _bytes(tensor: torch.Tensor) -> int:

@@ -8,10 +8,11 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
+import accelerate
 import numpy as np
 import pytest
 import torch
@@ -56,7 +57,7 @@ from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.redirect import cuda_redirect
 from diffprof.targets.twin.few_blocks import KEPT_BLOCKS
 from diffprof.targets.weights import parts_of
-from diffprof.tuning.fit_checks import PLAIN, Checks, plain_of, shallow
+from diffprof.tuning.fit_checks import PLAIN, Checks, copied, plain_of, shallow
 from diffprof.views.fits import module_of, render_fit
 from tests.devices.simulated.signatures import add, linear
 
@@ -360,6 +361,21 @@ def test_groups_are_not_offered_where_a_model_refuses_them(monkeypatch: pytest.M
         parts_of(pipe), load_spec("rtx4090"), None, (Decoding.WHOLE,), compilable=True
     )
     assert {each.placement for each in offered} == {*Placement} - {*recipes_module.STREAMS}
+
+
+@pytest.mark.parametrize("norm", [torch.nn.utils.weight_norm, torch.nn.utils.spectral_norm])
+def test_layers_are_not_moved_one_by_one_where_hooks_make_weights_ahead(norm: Any) -> None:
+    """As in Stable Audio's VAE: accelerate brings what the weight is made of only after that hook."""
+    pipe = CASES["flux"].build().pipe
+    norm(pipe.vae.decoder.conv_out)
+    moved, latents = copied(pipe).vae, torch.ones(1, pipe.vae.config.latent_channels, 2, 2)
+    accelerate.cpu_offload(moved, torch.device("cpu"))
+    with torch.no_grad(), suppress(RuntimeError):  # spectral norm's
+        assert not torch.allclose(moved.decode(latents).sample, pipe.vae.decode(latents).sample)
+    offered = recipes_module.recipes(
+        parts_of(pipe), load_spec("rtx4090"), None, (Decoding.WHOLE,), compilable=True
+    )
+    assert {each.placement for each in offered} == {*Placement} - {Placement.SEQUENTIAL}
 
 
 @pytest.mark.parametrize("name", ["sdxl", "wan-t2v", "cogvideox"])
