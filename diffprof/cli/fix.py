@@ -13,6 +13,7 @@ import click
 from diffprof.cli.interrupts import signals
 from diffprof.cli.options import format_option, redact_option, traces_option
 from diffprof.cli.output import emit, say, stdout_to_stderr, terminal
+from diffprof.model.collection import paused_collection
 from diffprof.model.errors import DiffprofError, UsageError
 from diffprof.model.plain import clean
 from diffprof.model.recording.source_text import shell
@@ -191,7 +192,8 @@ def _carried_out(
         return
     if not agreed:
         _ask(whole, traces)
-    _try_and_store(whole, picked, choice, traces, form, redact=redact, quiet=quiet)
+    with paused_collection():
+        _try_and_store(whole, picked, choice, traces, form, redact=redact, quiet=quiet)
 
 
 def _picked(report: Report, pipeline: int | None) -> list[int]:

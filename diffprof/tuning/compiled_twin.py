@@ -52,6 +52,8 @@ def compiled_output(subject: Subject, codes: Sequence[tuple[str, Code]]) -> Outp
         torch.compiler.set_stance("default")
         leave_out_what_nobody_reads(reasons=False)
         gc.disable()  # Dynamo makes classes by the thousand; the process ends soon
+        if hasattr(torch._dynamo.config, "run_gc_after_compile"):
+            torch._dynamo.config.run_gc_after_compile = False
         compiled: list[tuple[Any, dict[str, Any]]] = []
         with with_backend(compiled):
             with random_values(None):

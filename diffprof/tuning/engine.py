@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from diffprof.judge.judging import make_report
 from diffprof.judge.plan import Choice, make_plan
 from diffprof.judge.reasons import python_said, said
 from diffprof.judge.recipes import recipes
-from diffprof.model.collection import paused_collection
+from diffprof.model.collection import collection
 from diffprof.model.errors import DiffprofError, UsageError
 from diffprof.model.finding import Finding
 from diffprof.model.fix import (
@@ -165,7 +165,7 @@ class Tuning:
     def run(self, scene: PipelineCall) -> Tuned:
         """Try all selected steps on a scene, and scan what came of it."""
         # On a simulated GPU only small objects become garbage, and each collection walks all that is kept.
-        with nullcontext() if self.device.wants_values else paused_collection():
+        with collection(self.device.wants_values):
             return self._run(scene)
 
     def _run(self, scene: PipelineCall) -> Tuned:
