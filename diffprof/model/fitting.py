@@ -112,8 +112,9 @@ class FitRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fitted(msgspec.Struct, frozen=True, kw_only=True):
-    """All recipes for one call, fastest first, and the one that is taken; None where none fits. options: what
-    else the command was given, as `diffprof.cli.scan.make_options` takes it."""
+    """All recipes for one call, fastest first, and the one that is taken; None where none fits. emulated: the
+    type of the denoisers' weights, where the GPU has no units for it. options: what else the command was
+    given, as `diffprof.cli.scan.make_options` takes it."""
 
     target: str
     device: str
@@ -121,6 +122,7 @@ class Fitted(msgspec.Struct, frozen=True, kw_only=True):
     limit_gib: float
     host_limit_gib: float | None = None
     steps: int | None = None
+    emulated: str | None = None
     rows: tuple[FitRow, ...] = ()
     chosen: FitRow | None = None
     grade: str = "simulated"

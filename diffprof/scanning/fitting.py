@@ -61,8 +61,8 @@ class Played(NamedTuple):
 
     calls: Mapping[Decoding, tuple[Call, list[int]]]
     parts: tuple[ModelWeights, ...]
-    dtype: str | None
-    """Where the target's weights were put in another type."""
+    weights: str | None
+    """Type of the denoisers' weights, where it is one."""
     compilable: bool
     images: int
     makes: str | None = None
@@ -73,6 +73,8 @@ class Played(NamedTuple):
     """Steps of the call that it tells."""
     twin: Twin | str = ""
     """Its small copy, on which code is checked, or why there is none."""
+    dtype: str | None = None
+    """Where the target's weights were put in another type for this."""
 
     @property
     def longer(self) -> int | None:
@@ -115,10 +117,12 @@ def fit(
         )
     rows: list[FitRow] = []
     twin: Twin | str = ""
+    emulated = None
     for played in _played(found, chosen, spec, say, twin=check is not None):
         say("pricing recipes")
         rows += _rows(played, spec, limit, host_gib)
         twin = twin or played.twin
+        emulated = emulated or _emulated(played.weights, spec)
     rows = with_frontier(sorted(rows, key=lambda row: (row.seconds is None, row.seconds or 0.0)))
     if check is not None:
         say("making a small copy")
@@ -131,9 +135,15 @@ def fit(
         limit_gib=limit,
         host_limit_gib=host_gib,
         steps=asked_steps(found, chosen),
+        emulated=emulated,
         rows=tuple(rows),
         chosen=choose(rows, lossy),
     )
+
+
+def _emulated(dtype: str | None, spec: GpuSpec) -> str | None:
+    """A half-width type, where the GPU multiplies it no faster than float32."""
+    return dtype if dtype == "bfloat16" != dtype_name(half_type(spec)) else None
 
 
 def recheck(
@@ -267,8 +277,8 @@ def _played(
     """The call as it is; and in half precision, where its weights are in float32 and no type is asked for."""
     say("running the call")
     own = _told(partial(_run, target, spec=spec, twin=twin), target, options)
-    yield own._replace(dtype=None)
-    if options.dtype is None and own.dtype == "float32" and target.kind not in AS_THEY_ARE:
+    yield own
+    if options.dtype is None and own.weights == "float32" and target.kind not in AS_THEY_ARE:
         half = dtype_name(half_type(spec))
         say(f"running the call in {half}")
         other = _told(partial(_run, target, spec=spec), target, dataclasses.replace(options, dtype=half))

@@ -50,7 +50,7 @@ def render_fit(
         return as_json(msgspec.to_builtins(found)).decode()
     failed = [row for row in found.rows if row.check is not None and not row.check.holds]
     shown = [row for row in found.rows if everything or row.frontier or row in failed]
-    head = _verdict(found) + "\n"
+    head = f"{_verdict(found)}\n{_emulated(found)}"
     if not shown:
         return head
     rows = [_cells(row, row == found.chosen, everything) for row in shown]
@@ -83,6 +83,16 @@ def _verdict(found: Fitted) -> str:
         else f"host memory is short: the smallest keeps {number(least.host_gib)} GiB there"
     )
     return f"{found.target} does not fit {where}{steps}: {lack} ({least.words})."
+
+
+def _emulated(found: Fitted) -> str:
+    if found.emulated is None:
+        return ""
+    return (
+        f"{found.gpu} has no units for {found.emulated}, which the denoiser is in: it computes at float32's "
+        "speed. "
+        "Where the model's values stay in float16's range (65,504), `--dtype float16` is faster.\n"
+    )
 
 
 def _cells(row: FitRow, chosen: bool, everything: bool) -> dict[str, Any]:

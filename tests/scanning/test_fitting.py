@@ -508,6 +508,17 @@ def test_where_nothing_fits_it_says_by_how_much() -> None:
         fitted(memory_gib=0.0)
 
 
+def test_a_type_that_the_gpu_has_no_units_for_is_named(found: Fitted) -> None:
+    case = CASES["flux"].build()
+    case.pipe.to(torch.bfloat16)
+    on_turing = diffprof.fit(case.pipe, device="t4", **case.kwargs)
+    said = "NVIDIA T4 has no units for bfloat16"
+    assert said in render_fit(on_turing, "text")
+    case.pipe.to(torch.float16)
+    others = diffprof.fit(case.pipe, device="t4", **case.kwargs), found
+    assert all("no units" not in render_fit(each, "text") for each in others)
+
+
 def test_the_table_has_the_frontier_and_the_code(found: Fitted) -> None:
     text = render_fit(found, "text")
     assert "def optimize(pipe):" in text
