@@ -160,6 +160,11 @@ _LAST: list[_Known] = []
 own again."""
 
 
+def columns_of(timeline: Timeline) -> Columns:
+    """A timeline as arrays; those of the last are kept."""
+    return _known(timeline).columns()
+
+
 def _known(timeline: Timeline) -> _Known:
     found = next((known for known in _LAST if known.timeline is timeline), None) or _Known(timeline)
     _LAST[:] = [found, *(known for known in _LAST if known is not found)][:2]

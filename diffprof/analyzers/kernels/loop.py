@@ -6,9 +6,12 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
 
+import numpy as np
 from msgspec.structs import replace
+from numpy.typing import NDArray
 
-from diffprof.judge.timeline import Replay, find_gaps, replay, steps_of, total_us
+from diffprof.judge.blocks import Columns
+from diffprof.judge.timeline import NOT_BLOCKING, Replay, columns_of, find_gaps, replay, steps_of, total_us
 from diffprof.model.recording import GapRow, Grade, Recording, Timeline
 
 
@@ -121,21 +124,30 @@ class LoopTimes:
 
     def inside(self, kinds: Iterable[int]) -> list[int]:
         """Events of the loop that launch one of these kinds."""
-        wanted = set(kinds)
-        return [event for event in self.events if self.timeline.kind[event] in wanted]
+        return self._where(np.isin(self._columns.kind, list(kinds)))
 
     def waiting_rows(self) -> frozenset[int]:
         """Sync rows that wait in the loop; -2 stands for waits without a row."""
-        return frozenset(self.timeline.sync[self.events.start : self.events.stop]) - {-1}
+        here = slice(self.events.start, self.events.stop)
+        return frozenset(np.unique(self._columns.sync[here]).tolist()) - {NOT_BLOCKING}
 
     def waits(self) -> list[int]:
         """Events that wait."""
-        return [event for event in self.events if self.timeline.sync[event] != -1]
+        return self._where(self._columns.sync != NOT_BLOCKING)
 
     def host_only(self) -> list[int]:
         """Events of the loop that are Python alone: no operation, no wait."""
-        timeline = self.timeline
-        return [e for e in self.events if timeline.kind[e] < 0 and timeline.sync[e] == -1]
+        columns = self._columns
+        return self._where((columns.kind < 0) & (columns.sync == NOT_BLOCKING))
+
+    @property
+    def _columns(self) -> Columns:
+        return columns_of(self.timeline)
+
+    def _where(self, chosen: NDArray[np.bool_]) -> list[int]:
+        """Events of the loop for which this is so."""
+        start = self.events.start
+        return (np.flatnonzero(chosen[start : self.events.stop]) + start).tolist()
 
     def events_of(self, part: str) -> frozenset[int]:
         """Events of one part of the steps."""
@@ -145,24 +157,22 @@ class LoopTimes:
     def part_share(self, part: str) -> float | None:
         """Share of a step that one part takes, over the steps after the first: of its own work on the host
         or the device, whichever is more, not of what it waits for. None where there is no such part."""
-        timeline, later = self.timeline, self.spans[1:]
+        columns, later = self._columns, self.spans[1:]
         if not later:
             return None
         chosen = [event for event in self.events_of(part) if later[0][0] <= event < later[-1][1]]
         whole = self._wall_us(range(later[0][0], later[-1][1]))
         if not chosen or whole <= 0.0:
             return None
-        host = sum(timeline.host_us[event] for event in chosen)
-        device = sum(timeline.device_us[event] for event in chosen)
-        return max(host, device) / whole
+        return float(max(columns.host[chosen].sum(), columns.device[chosen].sum())) / whole
 
     def _wall_us(self, events: range) -> float:
         """From the first to the last of what these events do, on host or device."""
         run = self.run
         host = run.host_end[events[-1]] - run.host_start[events[0]]
-        starts = [run.device_start[event] for event in events if run.device_start[event] >= 0.0]
-        ends = [run.device_end[event] for event in events]
-        return max(host, max(ends) - min(starts)) if starts else host
+        here = slice(events.start, events.stop)
+        begin = min(filter((0.0).__le__, run.device_start[here]), default=None)
+        return host if begin is None else max(host, max(run.device_end[here]) - begin)
 
     def saved_without_host_us(self) -> float:
         """What the call would save if issuing the loop's operations cost the host nothing."""

@@ -6,6 +6,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
+
 from diffprof.analyzers.kernels import idle_rules, line_rules, memory_rules
 from diffprof.analyzers.kernels.findings import loop_finding, most_of, often, waiting_lines
 from diffprof.analyzers.kernels.idle_rules import GAP_US
@@ -13,7 +15,7 @@ from diffprof.analyzers.kernels.loop import LoopTimes, milliseconds
 from diffprof.judge.rules import NoEvidence, rule
 from diffprof.judge.setup_costs import best_share, compile_fixes, saved_ms
 from diffprof.judge.setup_costs import evidence as changed
-from diffprof.judge.timeline import Without, saved_us
+from diffprof.judge.timeline import Without, columns_of, saved_us
 from diffprof.model.finding import Evidence, Finding, Severity
 from diffprof.model.recording import Change, Grade, KernelKind, LineRow, Recording, Site, Timeline
 from diffprof.model.units import place
@@ -57,9 +59,9 @@ def _kinds(timeline: Timeline, wanted: Iterable[bool]) -> tuple[int, ...]:
 
 def _device_us(timeline: Timeline, kinds: Iterable[int]) -> tuple[float, int]:
     """(device time, calls) of these kinds."""
-    chosen = set(kinds)
-    times = [us for kind, us in zip(timeline.kind, timeline.device_us, strict=True) if kind in chosen]
-    return sum(times), len(times)
+    columns = columns_of(timeline)
+    times = columns.device[np.isin(columns.kind, list(kinds))]
+    return float(times.sum()), len(times)
 
 
 def _known(evidence: Evidence) -> Evidence | None:

@@ -17,7 +17,7 @@ import types
 import typing
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from operator import is_, itemgetter
 from typing import Any
@@ -51,9 +51,20 @@ _ATOMS: frozenset[type] = frozenset(
     }
 )
 _ATOM_BASES = (enum.Enum, logging.Logger, logging.LoggerAdapter, pathlib.PurePath, np.generic, torch.finfo)
+_LASTING = (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType)
+"""What a global may be kept alive by: what it holds is no tensor."""
 _CONTAINERS = frozenset({dict, OrderedDict, list, set, tuple, frozenset})
 _SEQUENCES = (list, tuple, set, frozenset, deque)
 _PICK = itemgetter.__call__
+_UNREAD = frozenset(
+    {
+        *("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks"),
+        *("_load_state_dict_post_hooks", "_non_persistent_buffers_set", "_is_full_backward_hook"),
+        *("_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs"),
+    }
+)
+"""Of a module: for its states and for its gradients, and what is said of hooks, which means nothing without
+one (torch/nn/modules/module.py)."""
 
 
 class Unreadable(Exception):
@@ -69,8 +80,9 @@ class HeldState:
         self._full: list[Collection[Any]] = []
         self._mixed: list[dict[str, Any]] = []
         self._modules: list[dict[str, Any]] = []
+        self._picked: list[dict[str, Any]] = []
         self._picks: list[itemgetter[Any]] = []
-        """What is looked at of each of these modules' attributes."""
+        """What is looked at of each that is picked from: attributes of modules, globals of files."""
         self._asked: list[Callable[[], Any]] = []
         self._files: set[str] = set()
         self._pending: list[Any] = [module, *_global_hooks()]
@@ -80,13 +92,19 @@ class HeldState:
                 self._follow_globals()
         self._things = list(self._held_things())
         self._told = self._read()
+        self._ids, self._exactly = list(map(id, self._beside())), list(map(exactly, self._beside()))
+        self._kept = [thing for thing in self._beside() if not isinstance(thing, torch.Tensor)]
+        """So that no other takes their numbers."""
         self._changes, self._tensors = SESSION.changes, self._read_tensors()
-        held = chain.from_iterable(held.values() for held in self._mixed)
-        self._known = [(weakref.ref(thing), tensor_state(thing)) for thing in held if _has_values(thing)]
+        self._known = [
+            (weakref.ref(thing), tensor_state(thing)) for thing in self._beside() if _has_values(thing)
+        ]
 
     def unchanged(self) -> bool:
         """Whether all of it is as it was."""
         if any(self._empty) or self._told != self._read() or not self._tensors_unchanged():
+            return False
+        if self._ids != list(map(id, self._beside())) and self._exactly != list(map(exactly, self._beside())):
             return False
         try:
             same = all(map(is_, self._held_things(), self._things))
@@ -95,21 +113,22 @@ class HeldState:
             return False
 
     def _held_things(self) -> Iterator[Any]:
-        some = chain.from_iterable(map(_PICK, self._picks, self._modules))
+        some = chain.from_iterable(map(_PICK, self._picks, self._picked))
         return chain(chain.from_iterable(self._full), some)
 
     def _read(self) -> list[Any]:
-        """What is compared by value: sizes, answers, and tensors with what stands beside them."""
-        beside = list(chain.from_iterable(held.values() for held in self._mixed))
+        """What is compared by value: answers, sizes, and names of tensors and of what stands beside them."""
         told = [ask() for ask in self._asked]
         told += map(len, chain(self._full, self._modules))
         told += chain.from_iterable(self._mixed)
-        told += map(exactly, beside)
         return told
 
+    def _beside(self) -> Iterator[Any]:
+        """Tensors, and what stands beside them."""
+        return chain.from_iterable(held.values() for held in self._mixed)
+
     def _read_tensors(self) -> list[Any]:
-        held = chain.from_iterable(held.values() for held in self._mixed)
-        tensors = [thing for thing in held if isinstance(thing, torch.Tensor)]
+        tensors = [thing for thing in self._beside() if isinstance(thing, torch.Tensor)]
         for thing in tensors:
             if type(thing) is SimTensor:
                 thing._cell.held = True
@@ -196,6 +215,8 @@ class HeldState:
         names, mixed = [], False
         for name, value in held.items():
             kind = type(value)
+            if name in _UNREAD and not value:
+                continue
             if kind in _ATOMS:
                 names.append(name)
             elif kind in _CONTAINERS and not value:
@@ -211,7 +232,12 @@ class HeldState:
             self._mixed.append(held)
         else:
             self._modules.append(held)
-            self._picks.append(itemgetter(*names, names[0]))
+            self._pick(held, names)
+
+    def _pick(self, held: dict[str, Any], names: Sequence[str]) -> None:
+        if names:
+            self._picked.append(held)
+            self._picks.append(itemgetter(*names, names[0]))  # a tuple, of one as well
 
     def _hold_sequence(self, held: Collection[Any]) -> None:
         if held:
@@ -258,7 +284,9 @@ class HeldState:
             self._seen[id(held)] = held
             own = _is_own(name)
             values = {k: v for k, v in held.items() if not k.startswith("__")}
-            self._asked.append(functools.partial(_read_names, held, tuple(values)))
+            lasting = [k for k, v in values.items() if type(v) in _ATOMS or isinstance(v, _LASTING)]
+            self._pick(held, lasting)
+            self._asked.append(functools.partial(_read_names, held, tuple(values.keys() - set(lasting))))
             self._pending += (v for v in values.values() if type(v) is _LRU or (own and _is_state(v)))
 
 
