@@ -114,7 +114,7 @@ class SyncObserver(Observer):
         self.ops = 0
         self.opaque_ops: dict[str, tuple[Place, ...]] = {}
         self.warned: dict[tuple[str, int], tuple[Place, ...]] | None = None
-        self.invented_values: dict[tuple[Place, ...], tuple[str, int]] = {}
+        self.invented_values: dict[tuple[Place, ...], tuple[str, str, int]] = {}
 
     # --- what the device tells ------------------------------------------------------------------------
 
@@ -125,9 +125,9 @@ class SyncObserver(Observer):
         if name not in self.opaque_ops:
             self.opaque_ops[name] = self._chain(list(stack()))
 
-    def invented(self, shape: tuple[int, ...], dtype: str) -> None:
+    def invented(self, shape: tuple[int, ...], dtype: str, assumed: str) -> None:
         place = places(list(stack()))[:1]
-        self.invented_values.setdefault(place, (f"{dtype}{list(shape)}", self.tracker.moment()))
+        self.invented_values.setdefault(place, (f"{dtype}{list(shape)}", assumed, self.tracker.moment()))
 
     def witness(self, message: str) -> None:
         """The device's own warning that the host waits, on the stack that caused it."""
@@ -326,11 +326,11 @@ class SyncObserver(Observer):
             Unseen(
                 kind="value",
                 what=f"a copy of {what} to the host",
-                why="its values are unknown; zeros stood in for them, and what the CPU decided from "
+                why=f"its values are unknown; {assumed} stood in for them, and what the CPU decided from "
                 "them may differ on a real run",
                 site=make_site(chain, None),
             )
-            for chain, (what, moment) in self.invented_values.items()
+            for chain, (what, assumed, moment) in self.invented_values.items()
             if self.tracker.steps.step_of(moment) is not None
         )
         return (*opaque, *invented, *self._untold(), *self._disagreements())

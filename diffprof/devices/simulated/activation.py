@@ -61,7 +61,7 @@ def simulated_gpu(
     finally:
         SESSION.active = False
         SESSION.spec = SESSION.capacity = SESSION.capture = None
-        SESSION.unknown = False
+        SESSION.unknown = SESSION.guessed = False
         SESSION.clear()
         autocast.clear_cache()
         undo()

@@ -10,6 +10,7 @@ from diffprof.devices.simulated.signatures import signature_of, tell_op
 from diffprof.gpu.signatures import TensorMeta
 
 from .blocking import ASSIGNS_ON_DEVICE, D2H, D2H_PAGEABLE, H2D, SCALAR_ASSIGNED, STAGED, Wait
+from .choices import assumption, guess_of
 from .dispatch import plain
 from .host_placeholders import INVENTED, invented, stands_for_unknown
 from .ops import Op
@@ -127,8 +128,9 @@ def _download_into(op: Op, dst: torch.Tensor, src: SimTensor, non_blocking: bool
     if src._cell.known:
         dst.copy_(inner_of(src))
     else:
-        tell_invented(src.shape, src.dtype)
-        dst.zero_()
+        tell_invented(src.shape, src.dtype, assumption(src, "zeros"))
+        guess = guess_of(src)
+        dst.zero_() if guess is None else dst.copy_(guess)
         if dst.numel() * dst.element_size() == dst.untyped_storage().nbytes():
             setattr(dst.untyped_storage(), INVENTED, True)
     return dst
@@ -165,7 +167,9 @@ def _download(op: Op, src: SimTensor, kwargs: dict[str, Any]) -> torch.Tensor:
         layout = kwargs.get("memory_format") or torch.preserve_format
         like = torch.empty_strided(src.shape, src.stride(), dtype=src.dtype, device="meta")
         out = invented(torch.empty_like(like, dtype=dtype, memory_format=layout))
-        tell_invented(src.shape, src.dtype)
+        if (guess := guess_of(src)) is not None:
+            out.copy_(guess)
+        tell_invented(src.shape, src.dtype, assumption(src, "zeros"))
     if src._meta.numel:
         tell_op(signature_of(op, (src._meta,), (host_meta(out),), {}, "d2h", src._meta.nbytes))
         # With non_blocking=True the destination is made in pinned memory:

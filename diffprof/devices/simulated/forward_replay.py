@@ -27,6 +27,7 @@ from torch.utils import _pytree as pytree
 from diffprof.gpu.memory_log import StorageNumbers
 
 from . import autocast
+from .choices import guess_of
 from .held_state import HeldState, Unreadable, exactly, tensor_state, values_of
 from .observer import Observer
 from .session import QUIET, SESSION
@@ -308,7 +309,7 @@ def _made(out: Any, first: int, lists: _Lists) -> _Made | None:
     for leaf in leaves:
         if isinstance(leaf, torch.Tensor) and (place := lists.place(leaf)) is not None:
             found.append(_Found(place))
-        elif type(leaf) is SimTensor and not leaf._cell.known and not leaf.requires_grad:
+        elif type(leaf) is SimTensor and not (leaf._cell.known or leaf._cell.guess or leaf.requires_grad):
             found.append(_Tensor(leaf._meta, cells.setdefault(leaf._cell, len(cells))))
         elif isinstance(leaf, _PLAIN):
             found.append(leaf)
@@ -345,7 +346,9 @@ def _signature(leaves: list[Any]) -> list[Any]:
             meta = leaf._meta
             number, begin = storages.setdefault(leaf._cell, (len(storages), meta.offset))
             place = number, meta.offset - begin, leaf.requires_grad
-            found.append((meta.shape, meta.stride, meta.dtype, meta.bits, *place))
+            guess = guess_of(leaf)
+            told = None if guess is None else values_of(guess)
+            found.append((meta.shape, meta.stride, meta.dtype, meta.bits, *place, told))
         elif isinstance(leaf, torch.Tensor) and leaf.device.type == "cpu":
             found.append((leaf.shape, leaf.stride(), leaf.dtype, values_of(leaf)))
         elif isinstance(leaf, _PLAIN):

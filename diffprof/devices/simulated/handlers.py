@@ -14,6 +14,7 @@ from diffprof.gpu.signatures import TensorMeta, dtype_name
 
 from . import copies
 from .blocking import HOST_INDEX, WAITS
+from .choices import assumption, give, guess_of, guessed_from
 from .dispatch import HOST, META, SIM, UNKNOWN, compute, on_host, plain, scan
 from .generators import is_on_device
 from .indexing import index, index_put
@@ -153,7 +154,7 @@ def data_dependent(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
     assert subject is not None
     fill, text = _ASSUMED_CONTENTS[op.base]
     if waits:
-        tell_wait(op, wait, subject, False, assumable(text))
+        tell_wait(op, wait, subject, False, assumable(assumption(subject, text)))
         may_assume(op.name, tuple(subject.shape), subject.dtype)
     out = op.func(
         *[mapped(a, lambda t: _filled(t, fill)) for a in args],
@@ -161,10 +162,15 @@ def data_dependent(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
     )
     fresh: list[TensorMeta] = []
 
+    among = guessed_from(tensors)
+
     def blank(o: torch.Tensor) -> SimTensor:
         meta = intern_meta(o.shape, o.stride(), o.dtype, 0)
         fresh.append(meta)
-        return unknown(meta)
+        made = unknown(meta)
+        if among:
+            give(made, o, among)
+        return made
 
     result = blank(out) if isinstance(out, torch.Tensor) else type(out)([blank(o) for o in out])
     tell_op(make_signature(op, args, kwargs, tensors, fresh))
@@ -189,6 +195,8 @@ def _filled(t: torch.Tensor, fill: str) -> torch.Tensor:
         return inner_of(t)
     if type(t) is not SimTensor:
         return t
+    if (guess := guess_of(t)) is not None:
+        return guess
     if fill == "one":
         return torch.ones(t.shape, dtype=t.dtype)
     if fill == "zero":

@@ -364,7 +364,7 @@ def tensor_state(t: torch.Tensor) -> tuple[Any, ...]:
     """What can be told of a tensor without a read: equal as long as nothing changed it. Raises Unreadable."""
     if type(t) is SimTensor:
         cell = t._cell
-        return id(t), id(cell), id(t._meta), cell.epoch, cell.known, cell.writes
+        return id(t), id(cell), id(t._meta), cell.epoch, cell.known, cell.writes, id(cell.guess)
     return id(t), t.shape, t.dtype, None if t.device.type == "meta" else _values_state(t)
 
 

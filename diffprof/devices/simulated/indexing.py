@@ -10,6 +10,7 @@ from diffprof.devices.simulated.signatures import make_signature, tell_op
 
 from . import copies
 from .blocking import ASSIGNS_ON_DEVICE, INDEX_UPLOAD, VALUE_UPLOAD, WAITS, Wait
+from .choices import assumption, guess_of
 from .dispatch import SIM, UNKNOWN, compute, plain, scan
 from .inference import infer
 from .ops import Op
@@ -51,12 +52,14 @@ def _indices(
             masks = True
             if on_device:
                 assumed = None
+                host = inner_of(i) if i._cell.known else guess_of(i)
                 if not i._cell.known:
                     unknown_mask = i
-                    assumed = assumable("every element selected")
+                    assumed = assumable(assumption(i, "every element selected"))
+                if host is None:
+                    host = torch.ones(i.shape, dtype=torch.bool)
                 if mask_wait is not None:
                     tell_wait(op, mask_wait, i, i._cell.known, assumed)
-                host = inner_of(i) if i._cell.known else torch.ones(i.shape, dtype=torch.bool)
             else:
                 host = i
                 _upload_index(op, i)

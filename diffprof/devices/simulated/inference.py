@@ -12,6 +12,7 @@ from diffprof.gpu.families import family_of
 from diffprof.gpu.operands import convolves_channels_last
 from diffprof.gpu.signatures import OpSignature, TensorMeta
 
+from .choices import follow, rewritten
 from .ops import Op, argument
 from .session import QUIET, SESSION
 from .tensor import SimTensor, extent, intern_meta, meta_of, regeometry, restride, set_bits, unknown
@@ -40,7 +41,10 @@ def infer(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list, key: tuple
         entry = lookup(op, args, kwargs, tensors, key)
     else:
         SESSION.hits += 1
+    guesses = {}
     if op.writes:
+        if SESSION.guessed:
+            guesses = rewritten(op, args, kwargs, tensors)
         for place in op.writes:
             target = argument(args, kwargs, place)
             if type(target) is SimTensor:
@@ -49,13 +53,19 @@ def infer(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list, key: tuple
                 for b in target:
                     if type(b) is SimTensor:
                         b._cell.taint()
+        for cell, guess in guesses.items():
+            cell.guess = guess
     if entry.signature is not None and SESSION.on_op is not None and not QUIET.depth:
         SESSION.on_op(entry.signature)
     spec = entry.spec
     if spec[0] is _TENSOR:
         alias = spec[2]
-        return unknown(spec[1], None if alias is None else tensors[alias])
-    return _build(spec, op, args, kwargs, tensors)
+        result: Any = unknown(spec[1], None if alias is None else tensors[alias])
+    else:
+        result = _build(spec, op, args, kwargs, tensors)
+    if SESSION.guessed or op.chooses is not None:
+        follow(op, args, kwargs, tensors, result)
+    return result
 
 
 def lookup(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list, key: tuple) -> _Entry:

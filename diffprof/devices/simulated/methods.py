@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from .blocking import LIST_READ, PRINTED, SAVED
+from .choices import assumption, guess_of
 from .session import SESSION, may_assume, suspended, tell_blocking, tell_invented
 from .tensor import _FIELDS, NAME, SimTensor, describe, inner_of, intern_meta, known, unknown
 
@@ -47,14 +48,15 @@ def to_list(t: SimTensor) -> Any:
         t.dtype,
         nbytes=t._meta.nbytes,
         known=is_known,
-        assumed=None if is_known or SESSION.unknown_reads == "raise" else "zeros",
+        assumed=None if is_known or SESSION.unknown_reads == "raise" else assumption(t, "zeros"),
         tensor=t,
     )
     if is_known:
         return inner_of(t).tolist()
     may_assume("Tensor.tolist", tuple(t.shape), t.dtype)
-    tell_invented(t.shape, t.dtype)
-    return torch.zeros(t.shape, dtype=t.dtype).tolist()
+    tell_invented(t.shape, t.dtype, assumption(t, "zeros"))
+    guess = guess_of(t)
+    return (torch.zeros(t.shape, dtype=t.dtype) if guess is None else guess).tolist()
 
 
 def duplicate(t: SimTensor, memo: dict) -> SimTensor:

@@ -97,8 +97,9 @@ class Observer:
     def free(self, nbytes: int, number: int) -> None:
         """Such a storage was dropped."""
 
-    def invented(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        """Zeros were handed to the host in place of unknown data: what is computed from them is made up."""
+    def invented(self, shape: tuple[int, ...], dtype: torch.dtype, assumed: str) -> None:
+        """Zeros, or what else is assumed, were handed to the host in place of unknown data: what is computed
+        from them is made up."""
 
     def opaque(self, name: str) -> None:
         """An op that isn't PyTorch's own ran: what it does inside can't be seen."""

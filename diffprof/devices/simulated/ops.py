@@ -90,6 +90,18 @@ HOST_ARGUMENTS = frozenset(
 )
 """Ops that take CPU tensors beside device tensors on CUDA too."""
 
+CHOOSES = {
+    "topk": 1,
+    "sort": 1,
+    "argsort": 0,
+    "argmax": 0,
+    "argmin": 0,
+    "max": 1,
+    "min": 1,
+    "multinomial": 0,
+}
+"""Ops that choose from a dimension, the last one where none is given: which result has the indices."""
+
 HOST_RESULTS = {"_pack_padded_sequence": (1,)}
 """Results that are on the CPU wherever the inputs are."""
 
@@ -99,6 +111,7 @@ class Op:
 
     __slots__ = (
         "base",
+        "chooses",
         "composite",
         "device_at",
         "draws",
@@ -151,6 +164,7 @@ class Op:
         self.draws = seeded and (self.like or "generator" in self.names)
         self.launches = self.base not in NO_LAUNCH
         self.host_ok = self.base in HOST_ARGUMENTS or not self.native
+        self.chooses = CHOOSES.get(self.base) if len(schema.returns) > CHOOSES.get(self.base, 0) else None
         self.host_results = HOST_RESULTS.get(self.base, ())
         self.device_at: Locator | None = next(
             ((k, a.name) for k, a in enumerate(arguments) if a.name == "device"), None

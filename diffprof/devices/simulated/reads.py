@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from .blocking import Wait
+from .choices import guess_of
 from .ops import Op
 from .session import SESSION, may_assume, tell_blocking
 from .tensor import SimTensor, inner_of
@@ -31,11 +32,12 @@ def tell_wait(
 
 
 def read_scalar(t: SimTensor, op: str, wait: Wait) -> Any:
-    """The value of a one-element tensor; reported as a wait. Unknown: False or 0, where allowed."""
+    """The value of a one-element tensor; reported as a wait. Unknown: its guess, or False or
+    0, where allowed."""
     is_known = t._cell.known
     value: Any
-    if is_known:
-        value = inner_of(t).item()
+    if (host := inner_of(t) if is_known else guess_of(t)) is not None:
+        value = host.item()
     else:
         value = False if t.dtype is torch.bool else (0.0 if t.dtype.is_floating_point else 0)
         if t.dtype.is_complex:

@@ -31,6 +31,7 @@ class SimulatedSession:
         "changes",
         "drained",
         "forgotten",
+        "guessed",
         "hits",
         "invented_bytes",
         "made_up",
@@ -66,6 +67,8 @@ class SimulatedSession:
         self.misses = 0
         self.unknown = False
         """Whether any unknown value was made in this activation."""
+        self.guessed = False
+        """Whether there is a guess of any."""
         self.spec: Any = None
         self.capacity: int | None = None
         """Bytes that one allocation may have; None: any number."""
@@ -88,7 +91,7 @@ class SimulatedSession:
         self.on_blocking: Callable[[Blocking], None] | None = None
         self.on_alloc: Callable[[int, int], None] | None = None
         self.on_free: Callable[[int, int], None] | None = None
-        self.on_invented: Callable[[tuple[int, ...], torch.dtype], None] | None = None
+        self.on_invented: Callable[[tuple[int, ...], torch.dtype, str], None] | None = None
         self.on_opaque: Callable[[str], None] | None = None
 
     def watch(self, observer: Observer | None) -> None:
@@ -190,9 +193,9 @@ def _remember(op: str) -> None:
     )
 
 
-def tell_invented(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """Report that the host was given zeros in place of unknown data."""
+def tell_invented(shape: tuple[int, ...], dtype: torch.dtype, assumed: str) -> None:
+    """Report that the host was given something in place of unknown data, as zeros."""
     _remember("cpu")
     callback = SESSION.on_invented
     if callback is not None and not QUIET.depth:
-        callback(tuple(shape), dtype)
+        callback(tuple(shape), dtype, assumed)

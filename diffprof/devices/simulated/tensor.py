@@ -11,7 +11,7 @@ import functools
 import itertools
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch._C import _is_torch_function_mode_enabled
@@ -109,6 +109,13 @@ def forget() -> None:
     SESSION.allocated = SESSION.peak = 0
 
 
+class Guess(NamedTuple):
+    """What unknown bytes are taken to be. storage: on the CPU. among: how many there were to choose from."""
+
+    storage: Any
+    among: int
+
+
 class Cell:
     """One device storage. known: whether its bytes are known; counted as memory from birth to death.
 
@@ -117,10 +124,12 @@ class Cell:
     storage: the inner CPU storage where known. epoch: how often known bytes became unknown; inner tensors
     of an older epoch are stale. writes: how often known bytes were overwritten. scalar: made from one Python
     number (see blocking.py, setitem). held: whether changes of what is known count in `SESSION.changes`.
+    guess: of unknown bytes, where there is one (choices.py).
     """
 
     __slots__ = (
-        *("__weakref__", "epoch", "held", "known", "nbytes", "number", "scalar", "size", "storage", "writes"),
+        *("__weakref__", "epoch", "guess", "held", "known", "nbytes", "number", "scalar", "size", "storage"),
+        "writes",
     )
 
     def __init__(self, known: bool, nbytes: int) -> None:
@@ -136,6 +145,7 @@ class Cell:
         self.scalar = False
         self.writes = 0
         self.storage: Any = None
+        self.guess: Guess | None = None
         self.size = nbytes
         self.nbytes = nbytes = -(-nbytes // GRANULE) * GRANULE
         if nbytes:
@@ -166,6 +176,7 @@ class Cell:
             self.storage = None
             self.epoch += 1
             self.scalar = False
+        self.guess = None
         SESSION.unknown = True
 
     def learn(self, storage: Any) -> None:
@@ -173,6 +184,7 @@ class Cell:
         SESSION.changes += self.held
         self.writes += 1
         self.known = True
+        self.guess = None
         self.storage = storage
 
 
@@ -412,6 +424,13 @@ def _geometry(meta: TensorMeta, inference: bool, requires_grad: bool = False) ->
     return set_bits(t, meta.bits) if meta.bits else t
 
 
+def within(storage: Any, meta: TensorMeta) -> torch.Tensor:
+    """The CPU tensor of that geometry in a storage."""
+    inner = torch.empty(0, dtype=meta.dtype, device="cpu")
+    inner.set_(storage, meta.offset, meta.shape, meta.stride)
+    return set_bits(inner, meta.bits)
+
+
 def inner_of(t: SimTensor) -> torch.Tensor:
     """The CPU tensor with the values of `t`. Raises UnknownValue where there are none."""
     cell = t._cell
@@ -419,11 +438,7 @@ def inner_of(t: SimTensor) -> torch.Tensor:
     if cell.known:
         if inner is not None and t._epoch == cell.epoch:
             return inner
-        meta = t._meta
-        inner = torch.empty(0, dtype=meta.dtype, device="cpu")
-        inner.set_(cell.storage, meta.offset, meta.shape, meta.stride)
-        set_bits(inner, meta.bits)
-        t._inner = inner
+        inner = t._inner = within(cell.storage, t._meta)
         t._epoch = cell.epoch
         return inner
     raise UnknownValue("an operation", tuple(t.shape), t.dtype)
@@ -449,6 +464,7 @@ __all__ = [
     "BOUNDLESS",
     "NAME",
     "Cell",
+    "Guess",
     "SimTensor",
     "adopt",
     "covers",
@@ -462,4 +478,5 @@ __all__ = [
     "restride",
     "set_data",
     "unknown",
+    "within",
 ]
