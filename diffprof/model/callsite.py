@@ -19,7 +19,7 @@ from diffprof.model.recording import Frame, Site
 EXCERPT_LINES = 2
 """Source lines shown on either side of the site."""
 
-_MACHINERY = ("torch", "diffprof", "accelerate", "numpy", "functorch", "tqdm")
+_MACHINERY = ("torch", "diffprof", "accelerate", "numpy", "functorch", "torchao", "tqdm")
 """Packages that carry out what other code asks for: nobody edits them to remove a wait."""
 _PIPELINES = "diffprof/corpus/"
 """What is scanned, though it is in the package."""

@@ -15,7 +15,7 @@ import torch
 
 from diffprof.model.errors import DiffprofError, TargetError, UsageError
 from diffprof.targets.adapters import add_adapters
-from diffprof.targets.load_arguments import OF_WEIGHTS, WHERE, Loading
+from diffprof.targets.load_arguments import LEFT_AS_IS, OF_WEIGHTS, QUANTIZED_PACKAGES, WHERE, Loading
 from diffprof.targets.stand_ins import StandInProcessor, supply
 
 SEED = 0
@@ -399,6 +399,8 @@ def weightless(stand_in: Callable[[torch.Tensor], torch.Tensor] | None = None) -
     def register_parameter(self: torch.nn.Module, name: str, param: Any) -> None:
         register(self, name, param)
         if isinstance(param, parameter) and param.device.type != "meta" and not _GIVEN[0]:
+            if type(param).__module__.startswith(QUANTIZED_PACKAGES):
+                setattr(self, LEFT_AS_IS, True)
             made = param.data.to("meta") if stand_in is None else stand_in(param.data)
             self._parameters[name] = parameter(made, requires_grad=param.requires_grad)
 

@@ -86,6 +86,12 @@ def next_step(error: BaseException) -> str:
             "Without the weights, scan it with --no-weights: models are then built from their "
             "configurations, which is all that a simulated GPU needs."
         )
+    if _asks_network(error):
+        return (
+            "It fetches a file that is not on this machine, and the network does not give it. Have it read a "
+            "local copy, bring the file into the cache (`hf download`), or leave the line out for the scan, "
+            "behind a flag of the script."
+        )
     simulated = "sim:" in text  # the device is closed by now
     if simulated and "same device" in text:
         return (
@@ -99,6 +105,19 @@ def next_step(error: BaseException) -> str:
         )
     said = made_up()
     return f"{said}{SEE}" if said else SEE
+
+
+_NETWORK = re.compile(r"[/\\\\](huggingface_hub|requests|httpx|urllib3?)[/\\\\]")
+
+
+def _asks_network(error: BaseException) -> bool:
+    """Whether it, or what it followed from, was raised where files are fetched."""
+    chain: BaseException | None = error
+    while chain is not None:
+        if any(_NETWORK.search(frame.filename) for frame in traceback.extract_tb(chain.__traceback__)):
+            return True
+        chain = chain.__cause__ or chain.__context__
+    return False
 
 
 SEE = (

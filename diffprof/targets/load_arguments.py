@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,12 @@ OF_WEIGHTS = frozenset(
 """They say how files of weights are found and read, or are looked at elsewhere here: without weights they
 change nothing."""
 
+UNQUANTIZED = "without weights there is nothing to quantize. Times and memory are those of the model as it is"
+LEFT_AS_IS = "_quantization_left_out"
+"""An attribute of models and layers that were to be quantized."""
+QUANTIZED_PACKAGES = ("torchao.", "torch.ao.nn.quantized", "bitsandbytes.", "optimum.quanto.", "gguf")
+"""Packages whose tensors and modules hold quantized weights."""
+
 
 @dataclass
 class Loading:
@@ -60,6 +66,19 @@ class Loading:
     def _named(self) -> Any:
         return self.kwargs.get("dtype") or self.kwargs.get("torch_dtype")
 
+    def left_as_is(self, loaded: Any) -> Iterator[torch.nn.Module]:
+        """Models of what was loaded that the user asked to be quantized."""
+        asked = self.kwargs.get("quantization_config")
+        if asked is None:
+            return
+        if isinstance(loaded, torch.nn.Module):
+            yield loaded
+            return
+        named = getattr(asked, "components_to_quantize", None) or getattr(asked, "quant_mapping", None) or ()
+        for name in (named,) if isinstance(named, str) else named:
+            if isinstance(model := getattr(loaded, name, None), torch.nn.Module):
+                yield model
+
     def not_honoured(self) -> dict[str, str]:
         """Arguments that would have made a difference, with what was done instead."""
         found = {}
@@ -68,14 +87,11 @@ class Loading:
                 continue
             if name == "device_map":
                 if not (everywhere(value) or nowhere(value)):
-                    found[name] = "it was left out: what was loaded is on the CPU until it is moved"
+                    found[name] = "what was loaded is on the CPU until it is moved"
             elif name == "quantization_config":
-                found[name] = (
-                    "it was left out: without weights there is nothing to quantize. Times and memory are "
-                    "those of the model as it is"
-                )
+                found[name] = UNQUANTIZED
             else:
-                found[name] = "it was left out: the build from a configuration does not know it"
+                found[name] = "the build from a configuration does not know it"
         return found
 
 

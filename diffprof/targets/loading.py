@@ -14,10 +14,17 @@ from diffprof.devices.simulated.host_placeholders import hold_on_host, weight_st
 from diffprof.model.callsite import asked_at
 from diffprof.model.pipeline import Pipeline, components, replaced
 from diffprof.model.recording import Unseen
+from diffprof.targets.adapter_files import loras_stand_in
 from diffprof.targets.construct import assemble, built_instead, random_values, weightless
 from diffprof.targets.custom import pipeline_class_of
 from diffprof.targets.known import KnownCheckpoints
-from diffprof.targets.load_arguments import Loading, everywhere
+from diffprof.targets.load_arguments import (
+    LEFT_AS_IS,
+    QUANTIZED_PACKAGES,
+    UNQUANTIZED,
+    Loading,
+    everywhere,
+)
 
 if TYPE_CHECKING:
     from diffprof.devices import Device
@@ -41,10 +48,21 @@ class Building:
             return weights_of(pipe)
         return "none" if self.empty else "random"
 
+    def stand_in(self, weight: torch.Tensor) -> torch.Tensor:
+        """What stands for a weight; of one that was quantized, the plain one, which is said once a line."""
+        if type(weight).__module__.startswith(QUANTIZED_PACKAGES):
+            site = asked_at()
+            what = f"{type(weight).__name__} weights"
+            if all(row.what != what or row.site != site for row in self.unseen):
+                self.unseen.append(Unseen(what=what, why=UNQUANTIZED, site=site, kind="left-out"))
+        return weight_stand_in(weight)
+
     def settled(self, model: torch.nn.Module, loading: Loading) -> Any:
         """A model or pipeline as its loader would give it back: on the device that was asked for, with the
         loading info where it was wanted."""
         device_map = loading.kwargs.get("device_map")
+        for part in loading.left_as_is(model):
+            setattr(part, LEFT_AS_IS, True)
         if everywhere(device_map):
             self.device.place(model)
         self._name(loading)
@@ -54,9 +72,8 @@ class Building:
         """Say which arguments were not honoured."""
         site = asked_at()
         for name, why in loading.not_honoured().items():
-            self.unseen.append(
-                Unseen(what=f"{name} of {loading.cls.__name__}.from_pretrained", why=why, site=site)
-            )
+            what = f"{name} of {loading.cls.__name__}.from_pretrained"
+            self.unseen.append(Unseen(what=what, why=why, site=site, kind="left-out"))
 
 
 @contextmanager
@@ -67,7 +84,7 @@ def models_built(options: Options, device: Device) -> Iterator[Building]:
     building = Building(options, device)
     with ExitStack() as undo:
         if building.empty:
-            undo.enter_context(weightless(weight_stand_in))
+            undo.enter_context(weightless(building.stand_in))
             undo.enter_context(_emptied_in_place(device))
         if not options.weights:
             around = weightless if building.empty else lambda: random_values(None)
@@ -76,6 +93,7 @@ def models_built(options: Options, device: Device) -> Iterator[Building]:
             undo.enter_context(known.in_place())
             undo.enter_context(_pipelines_assembled(building, known))
             undo.enter_context(_dispatched_instead())
+            undo.enter_context(loras_stand_in(building.unseen, empty=building.empty))
         yield building
 
 

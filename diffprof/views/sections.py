@@ -232,6 +232,7 @@ _UNSEEN = {
     "untimed": "not timed",
     "value": "followed an invented value",
     "not-reached": "not scanned",
+    "left-out": "left out",
 }
 
 

@@ -43,7 +43,15 @@ class Verdict(msgspec.Struct, frozen=True):
 
 def verdict(report: Report) -> Verdict:
     """The three lines for a report of any completeness; of several pipelines, for their calls together."""
-    return _of_several(report) if report.pipelines else _of_one(report)
+    top = _of_several(report) if report.pipelines else _of_one(report)
+    return replace(top, headline=f"{top.headline}{_left_out(report)}")
+
+
+def _left_out(report: Report) -> str:
+    """What the user's code asks for and the figures are without."""
+    rows = (row for each in report.each for row in each.recording.unseen if row.kind == "left-out")
+    named = dict.fromkeys(f"{row.what}{f' ({place(row.site)})' if row.site else ''}" for row in rows)
+    return f" Left out (-v): {'; '.join(named)}." if named else ""
 
 
 def foremost(report: Report) -> Report:

@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 
+from diffprof.analyzers.setup.probe import probe_setup
 from diffprof.devices import resolve_device
 from diffprof.devices.simulated.host_placeholders import is_weight_stand_in
 from diffprof.model.errors import TargetError
 from diffprof.targets import Options, known, resolve
+from diffprof.targets.adapter_files import RANK
 from diffprof.targets.builtin import builtin_named
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without CUDA")
@@ -198,8 +201,60 @@ def test_what_is_not_honoured_is_named_with_its_line(built: Any, how: str, given
     *_, unseen, _ = built(body.format(f", {given}"), weights=False)
     (row,) = unseen
     assert row.what.startswith(f"{name} of ")
-    assert "left out" in row.why
+    assert row.kind == "left-out"
     assert row.site.file.endswith("make.py")
+
+
+LORA = "pipe.load_lora_weights('nobody/has-it', weight_name='x.safetensors', adapter_name='style')"
+
+
+@pytest.mark.parametrize("after", ["", "pipe.set_adapters(['style'], [0.8])", "pipe.fuse_lora()"])
+@pytest.mark.parametrize("before", ["", "pipe.to('cuda')"])
+def test_an_adapter_stands_in_for_a_file_that_is_not_here(
+    built: Any, before: str, after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    load = LOADED["pipeline"][0].format("").replace("return ", "pipe = ")
+    components, _, unseen, _ = built("\n".join([load, before, LORA, after, "return pipe"]), weights=False)
+    layers = [m for m in components["unet"].modules() if "style" in getattr(m, "lora_A", ())]
+    assert layers
+    assert {layer.lora_A["style"].weight.shape[0] for layer in layers} == {RANK}
+    assert all(layer.merged == ("fuse" in after) for layer in layers)
+    (row,) = unseen
+    assert "nobody/has-it" in row.what
+    assert row.kind == "left-out"
+    assert row.site.file.endswith("make.py")
+
+
+def test_an_adapter_that_is_given_is_taken_as_it_is(built: Any) -> None:
+    load = LOADED["pipeline"][0].format("").replace("return ", "pipe = ")
+    make = "from diffprof.corpus.adapted import lora_weights"
+    given = "pipe.load_lora_weights(lora_weights(pipe.unet, 'unet', 2), adapter_name='style')"
+    components, _, unseen, _ = built("\n".join([load, make, given, "return pipe"]), weights=False)
+    layers = [m for m in components["unet"].modules() if "style" in getattr(m, "lora_A", ())]
+    assert {layer.lora_A["style"].weight.shape[0] for layer in layers} == {2}
+    assert unseen == []
+
+
+def test_weights_that_are_quantized_in_place_are_named_as_left_out(built: Any) -> None:
+    quantization = pytest.importorskip("torchao.quantization")
+    assert quantization
+    load = LOADED["model"][0].format("").replace("return ", "pipe = ")
+    quantize = (
+        "from torchao.quantization import Int8WeightOnlyConfig, quantize_\n"
+        "quantize_(pipe.components['model'].cuda(), Int8WeightOnlyConfig())\nreturn pipe"
+    )
+    components, _, unseen, _ = built(f"{load}\n{quantize}", weights=False)
+    (row,) = unseen
+    assert row.kind == "left-out"
+    assert row.site.file.endswith("make.py")
+    (setup,) = (part for part in probe_setup(Held(components))["setup"].parts)
+    assert setup.left_as_is
+
+
+class Held:
+    def __init__(self, components: dict[str, Any]) -> None:
+        self.components = components
 
 
 def test_entries_of_the_configuration_can_be_changed(built: Any) -> None:

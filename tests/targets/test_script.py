@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
 
 from diffprof.model.errors import TargetError
 from diffprof.targets import Options, resolve
@@ -243,3 +244,14 @@ def test_a_pipeline_left_on_the_cpu_is_moved_and_that_is_said(tiny: Path, write:
     scene = run(write("script.py", CALLS), device, ("1",))
     assert device.places == [scene.pipe]
     assert scene.notes == ["The pipeline was left on the CPU, and was moved to fake for the scan."]
+
+
+def test_a_file_that_the_network_does_not_give_is_said_to_be_missing(
+    write: Write, cpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    fetch = "from huggingface_hub import hf_hub_download\nhf_hub_download('nobody/has-it', 'x.bin')\n"
+    with pytest.raises(TargetError) as caught:
+        run(write("script.py", fetch), cpu)
+    assert "bring the file into the cache" in caught.value.hint
+    assert "CUDA" not in caught.value.hint

@@ -4,7 +4,7 @@ import pytest
 
 from diffprof.judge.judging import judge_again, make_report
 from diffprof.judge.judging import make_report as judged
-from diffprof.model.recording import CaptureRow
+from diffprof.model.recording import CaptureRow, Unseen
 from diffprof.model.report import load_report
 from diffprof.views.verdict import folded, verdict
 from tests import builders
@@ -115,3 +115,10 @@ def test_folded_waits_are_their_number() -> None:
     )
     clean = make_report(make_recording())
     assert folded(clean) == verdict(clean)
+
+
+def test_what_was_left_out_stands_beside_the_answer() -> None:
+    row = Unseen(what="quantization_config of X.from_pretrained", why="no weights", kind="left-out")
+    recording = make_recording(unseen=(row, row, Unseen(what="a part", why="compiled")))
+    headline = verdict(make_report(recording)).headline
+    assert headline.endswith(" Left out (-v): quantization_config of X.from_pretrained.")

@@ -9,13 +9,13 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from diffprof.analyzers.kernels import idle_rules, line_rules, memory_rules
-from diffprof.analyzers.kernels.findings import loop_finding, most_of, often, waiting_lines
+from diffprof.analyzers.kernels.findings import MOST_OF_IT, loop_finding, most_of, often, waiting_lines
 from diffprof.analyzers.kernels.idle_rules import GAP_US
 from diffprof.analyzers.kernels.loop import LoopTimes, milliseconds
 from diffprof.judge.rules import NoEvidence, rule
 from diffprof.judge.setup_costs import best_share, compile_fixes, saved_ms
 from diffprof.judge.setup_costs import evidence as changed
-from diffprof.judge.timeline import Without, columns_of, saved_us
+from diffprof.judge.timeline import Without, columns_of, phase_of_events, saved_us
 from diffprof.model.finding import Evidence, Finding, Severity
 from diffprof.model.recording import Change, Grade, KernelKind, LineRow, Recording, Site, Timeline
 from diffprof.model.units import place
@@ -102,7 +102,7 @@ def _kernel_finding(
         message=message.format(share=f"{spent / whole:.0%}", ms=milliseconds(spent), calls=f"{calls:,}"),
         grade=timeline.grade,
         severity=Severity.HIGH if inside else Severity.MEDIUM,
-        phase="denoise" if inside else None,
+        phase="denoise" if inside else _one_phase(timeline, kinds),
         in_loop=bool(inside),
         count=calls,
         **often(loop.by_step(inside)),
@@ -110,6 +110,17 @@ def _kernel_finding(
         advice=advice,
         evidence=evidence or Evidence(kinds=kinds, becomes_us=becomes_us),
     )
+
+
+def _one_phase(timeline: Timeline, kinds: Iterable[int]) -> str | None:
+    """The phase that most of these kernels' time is spent in; None where it is spread or not known."""
+    chosen = set(kinds)
+    spent: dict[str, float] = {}
+    for kind, us, span in zip(timeline.kind, timeline.device_us, phase_of_events(timeline), strict=True):
+        if kind in chosen and span is not None:
+            spent[span.name] = spent.get(span.name, 0.0) + us
+    most = max(spent, key=spent.__getitem__, default="")
+    return most if most and spent[most] > MOST_OF_IT * _device_us(timeline, chosen)[0] else None
 
 
 @rule("KRN003", "slow-scheduler", needs=("timeline",))
@@ -311,7 +322,7 @@ def layout_conversion(recording: Recording) -> Iterator[Finding]:
     share = best_share(recording, Change.CHANNELS_LAST)
     if share is not None and share < GAINS:
         return
-    ordered = _all_in_channels_last(recording)
+    advice, fixes = _layout_advice(recording)
     # Where other changes were priced and this could not be, not all of the conversions are taken to go.
     unknown = share is None and recording.setup is not None and bool(recording.setup.alternatives)
     yield from _kernel_finding(
@@ -320,19 +331,27 @@ def layout_conversion(recording: Recording) -> Iterator[Finding]:
         "layout-conversion",
         kinds,
         "Layout conversions around convolutions take {share} of the device's time ({ms} in {calls} kernels).",
-        "Compile the models: their convolutions are in torch.channels_last already."
-        if ordered
-        else "Put the models with convolutions into torch.channels_last.",
+        advice,
         evidence=Evidence() if unknown else _known(changed(recording, Change.CHANNELS_LAST)),
-        fixes=("compile",) if ordered else ("channels-last",),
+        fixes=fixes,
     )
 
 
-def _all_in_channels_last(recording: Recording) -> bool:
-    """Whether no denoiser or VAE is left whose convolutions could be put into it."""
+def _layout_advice(recording: Recording) -> tuple[str, tuple[str, ...]]:
+    """What to do about conversions, and the fixes that do it: by what convolutions denoisers and VAEs have,
+    and how they are stored."""
     parts = recording.setup.parts if recording.setup else ()
-    with_convs = [part for part in parts if part.role in ("denoiser", "vae") and part.convs]
-    return bool(with_convs) and all(part.convs_channels_last for part in with_convs)
+    flat = [part for part in parts if part.role in ("denoiser", "vae") and part.convs]
+    if flat and all(part.convs_channels_last for part in flat):
+        return "Compile the models: their convolutions are in torch.channels_last already.", ("compile",)
+    if parts and not flat:
+        return (
+            "Put each three-dimensional convolution into torch.channels_last_3d (`for m in model.modules(): "
+            "if isinstance(m, torch.nn.Conv3d): m.to(memory_format=torch.channels_last_3d)`), and measure "
+            "it: a model that has others too can't be put into it as a whole.",
+            (),
+        )
+    return "Put the models with convolutions into torch.channels_last.", ("channels-last",)
 
 
 @rule("KRN007", "dtype-cast", needs=("timeline",))

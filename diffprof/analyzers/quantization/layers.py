@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from diffprof.analyzers.quantization.schemes import ConfigArgument, Scheme
+from diffprof.targets.load_arguments import QUANTIZED_PACKAGES
 
-QUANTIZED_PACKAGES = ("torchao.", "torch.ao.nn.quantized", "bitsandbytes.", "optimum.quanto.", "gguf")
 """Packages whose tensors and modules hold quantized weights."""
 
 

@@ -59,7 +59,8 @@ def not_compiled(recording: Recording) -> Iterator[Finding]:
     """The denoiser runs eagerly.
 
     What it does:
-        Looks for denoisers that are not compiled, as a whole or by block. On a simulated GPU the same
+        Looks for denoisers that are not compiled, as a whole or by block, and names the VAE with them where
+        its decoder can be compiled too. On a simulated GPU the same
         operations are costed again as a compiled graph; on others it has to be tried.
 
     Why it is slow:
@@ -78,10 +79,13 @@ def not_compiled(recording: Recording) -> Iterator[Finding]:
         Numeric: fused kernels round less often.
     """
     setup = setup_of(recording)
-    parts = [part for part in setup.parts if part.role == "denoiser" and part.compiled is None]
     fixes = compile_fixes(recording)
     if not fixes:
         return
+    # The VAE decodes once a call: compiling it goes with the whole of the denoiser, not with its blocks.
+    roles = HEAVY if "compile" in fixes else ("denoiser",)
+    parts = [part for role in roles for part in setup.parts if part.role == role and part.compiled is None]
+    decoder = " and the VAE's decoder" if any(part.role == "vae" for part in parts) else ""
     rests_on = evidence(recording, Change.COMPILED if "compile" in fixes else Change.COMPILED_BLOCKS)
     if not is_worth(recording, rests_on):
         return
@@ -90,7 +94,7 @@ def not_compiled(recording: Recording) -> Iterator[Finding]:
         "SET011",
         "not-compiled",
         f"{named(parts)} run{'s' if len(parts) == 1 else ''} eagerly: each operation is a kernel of its own.",
-        "Compile the denoiser and the VAE's decoder.",
+        f"Compile the denoiser{decoder}.",
         severity=Severity.HIGH,
         count=len(parts),
         fixes=fixes,
@@ -201,7 +205,8 @@ def linears_not_quantized(recording: Recording) -> Iterator[Finding]:
         return
     setup = setup_of(recording)
     parts = heavy(setup, lambda part: part.linears and not part.quantized)
-    if not parts:
+    # What INT8 saves is known of all parts together only.
+    if not parts or any(part.left_as_is for part in parts):
         return
     rests_on = evidence(recording, Change.INT8)
     if setup.costs is None:

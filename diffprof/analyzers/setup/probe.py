@@ -27,12 +27,10 @@ from diffprof.model.analyzer import Run
 from diffprof.model.pipeline import Pipeline, components, role, walked
 from diffprof.model.recording import Setup, SetupPart
 from diffprof.targets.compiled import compiled_roots, compiler_settings, is_compiled
+from diffprof.targets.load_arguments import LEFT_AS_IS, QUANTIZED_PACKAGES
 
 ATTENTION_PACKAGES = ("flash_attn_interface", "flash_attn", "sageattention", "xformers")
 """Libraries that diffusers' attention dispatcher can use, the fastest first."""
-
-QUANTIZED_PACKAGES = ("torchao.", "torch.ao.nn.quantized", "bitsandbytes.", "optimum.quanto.", "gguf")
-"""Packages whose tensors and modules hold quantized weights."""
 
 FUSED_CALLS = frozenset({"scaled_dot_product_attention", "dispatch_attention_fn"})
 UNFUSED_CALL = "get_attention_scores"
@@ -108,6 +106,7 @@ def _part(name: str, part: nn.Module, apart: Sequence[str] | None, *, replaced: 
         convs_channels_last=sum(_is_channels_last(conv.weight) for conv in convs),
         linears=sum(isinstance(m, nn.Linear) for m in modules.values()),
         quantized=sum(map(_is_quantized, modules.values())),
+        left_as_is=any(LEFT_AS_IS in vars(m) for m in (model, *modules.values())),
         attention=dict(Counter(type(m.processor).__name__ for m in attention)),
         unfused=_unfused(attention, replaced=replaced),
         dispatched=any(hasattr(m.processor, "_attention_backend") for m in attention),

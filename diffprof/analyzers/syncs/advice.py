@@ -18,6 +18,8 @@ TIMESTEPS = ("t", "timestep", "timesteps", "prev_timestep", "step")
 """Names of a step's timestep in pipelines."""
 LEAVE_TO_DEVICE = "keep the decision on the device (`torch.where(condition, a, b)`, multiplying by a mask)"
 
+_WHOLE_NUMBERS = ("int", "long", "bool")
+"""How types begin of what Python counts, indexes and decides with; pictures are `uint8`."""
 _DRAWS = re.compile(r"\b(rand\w*|normal_?|uniform_|bernoulli_?|multinomial)\(")
 """Calls that draw random numbers."""
 
@@ -106,6 +108,12 @@ def shape(row: SyncRow, *, in_search: bool) -> str:
 
 def to_host(row: SyncRow) -> str:
     """For copies to the host, but for that of the finished image."""
+    if row.in_loop and not row.values_known and (row.dtype or "").startswith(_WHOLE_NUMBERS):
+        return (
+            "The host goes on with these numbers, as sizes or indexes, so they can't stay on the device: use"
+            " them there in a form whose size the host knows (`torch.where(mask, a, b)`, `scatter_add_`, a"
+            " fixed capacity for each group, a grouped product), or wait once for several of them together."
+        )
     if row.in_loop and not row.values_known:
         return (
             "Leave it on the device during the loop (make what it is stored in there) and copy once after"

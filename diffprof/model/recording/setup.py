@@ -21,6 +21,8 @@ class SetupPart(Row, frozen=True, kw_only=True):
     linears: int = 0
     quantized: int = 0
     """Modules with quantized weights."""
+    left_as_is: bool = False
+    """It was to be quantized, which was left out without weights."""
     attention: dict[str, int] = {}
     """Attention processors by class."""
     unfused: dict[str, str] = {}

@@ -15,7 +15,7 @@ from diffprof.gpu.specs import load_spec
 from diffprof.judge.judging import make_report
 from diffprof.model.callsite import Place
 from diffprof.model.finding import Finding, Severity
-from diffprof.model.recording import Grade, LineRow, Recording
+from diffprof.model.recording import Grade, LineRow, Recording, Setup, SetupPart
 from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options
 from tests.analyzers.kernels.examples import BAD, FLAT, MASK, MB, recorded, remembered, with_a_slow_start
@@ -336,3 +336,18 @@ def test_casts_of_a_simulated_call_have_their_lines_in_replayed_steps_too() -> N
     spent = [us for kind, us in columns if kind in of_casts]
     assert sum(row.count for row in recording.casts) == len(spent)
     assert sum(row.device_us for row in recording.casts) == pytest.approx(sum(spent))
+
+
+def test_conversions_of_volumes_need_the_layout_of_volumes() -> None:
+    volumes = Setup(parts=(SetupPart(name="vae", role="vae", convs=0),))
+    finding = found("KRN006", msgspec.structs.replace(BAD["KRN006"], setup=volumes))
+    assert "channels_last_3d" in finding.advice
+    assert finding.fixes == (), "no model with two-dimensional convolutions is there"
+
+
+def test_kernels_outside_of_the_loop_are_of_the_phase_that_they_run_in() -> None:
+    decoding = Lanes(steps=1).launch("nchwToNhwc", 900.0, family="copy")
+    timeline = decoding.timeline()
+    spans = tuple(msgspec.structs.replace(each, name="decode", step=None) for each in timeline.phases)
+    finding = found("KRN006", recorded(decoding, phases=spans))
+    assert (finding.phase, finding.in_loop) == ("decode", False)

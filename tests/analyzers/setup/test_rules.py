@@ -217,3 +217,18 @@ def test_a_float16_vae_that_nobody_upcasts_is_not_said_to_be() -> None:
     """AutoencoderKL's configuration says `force_upcast` where none is given, as in Stable Diffusion 1.5's."""
     half = vae(dtypes={"float16": GB // 10}, force_upcast=True)
     assert found(recorded(denoiser(), half, upcasts_vae=False), "SET002") == []
+
+
+def test_the_vae_is_named_where_what_is_saved_includes_it() -> None:
+    eager = recorded(denoiser(compiled=None), vae(compiled=None), device=CUDA)
+    (both,) = found(eager, "SET011")
+    assert both.fixes[0] == "compile"
+    assert both.message.startswith("unet, vae run eagerly")
+    assert "and the VAE's decoder" in both.advice
+    (blocks,) = found(replace(eager, device=CPU), "SET011")
+    assert blocks.message.startswith("unet runs eagerly"), "the fix of blocks leaves the VAE"
+
+
+def test_no_int8_is_advised_where_the_quantization_of_the_script_was_left_out() -> None:
+    assert found(recorded(denoiser(quantized=0)), "SET014")
+    assert not found(recorded(denoiser(quantized=0, left_as_is=True)), "SET014")

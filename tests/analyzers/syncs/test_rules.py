@@ -203,3 +203,10 @@ def test_a_table_beside_a_draw_is_still_a_table():
     excerpt = ((447, "noise = torch.randn(shape)"), (448, "sigma = self.sigmas[i].to(device)"))
     row = make_sync("host-to-device", shape=(), constant=False, site=make_site(excerpt=excerpt))
     assert only(make_recording(row)).advice.startswith("In `set_timesteps` put the table")
+
+
+def test_counts_that_python_slices_by_are_not_told_to_stay_on_the_device():
+    counts = make_sync("device-to-host", values_known=False, dtype="int64")
+    picture = make_sync("device-to-host", values_known=False, dtype="uint8")
+    assert "can't stay on the device" in only(make_recording(counts)).advice
+    assert "Leave it on the device" in only(make_recording(picture)).advice
