@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from diffprof.model.recording import MemoryUse
+from diffprof.model.recording import MemoryUse, Setup
 
 PHASES = {
     "encode": "encoding the prompt",
@@ -14,6 +14,9 @@ PHASES = {
     "postprocess": "postprocessing",
 }
 """Phases as a sentence names them."""
+
+NOTICEABLE = 0.1
+"""Share of what a call lacks that a change has to give back to be told."""
 
 
 class Shortfall(NamedTuple):
@@ -50,3 +53,16 @@ def gib(value: int) -> str:
     """Bytes as a number of GiB: tenths, and three digits below one."""
     size = value / 2**30
     return f"{size:,.1f}".removesuffix(".0") if size >= 1 or not value else f"{size:.3g}"
+
+
+_RUNS_IN = {"denoise": "denoiser", "decode": "vae"}
+
+
+def halving_makes_room(setup: Setup, short: Shortfall) -> bool:
+    """Whether half precision takes a noticeable part of what is lacked. Where models are kept off the device,
+    those that run in the phases that take too much count alone."""
+    parts = [part for part in setup.parts if "float32" in part.dtypes and not part.quantized]
+    if setup.offload is not None:
+        roles = {_RUNS_IN.get(phase, "") for phase in short.over}
+        parts = [p for p in parts if (p.role if p.role in _RUNS_IN.values() else "") in roles]
+    return sum(part.dtypes["float32"] for part in parts) / 2 > NOTICEABLE * short.lacks_bytes

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from msgspec.structs import replace
 
 from diffprof.judge.figures import call_ms, card_call_ms
-from diffprof.judge.fitting import shortfall
+from diffprof.judge.fitting import halving_makes_room, shortfall
 from diffprof.judge.plan import Choice, at_card_steps_ms, grade_of, predicted_ms, priced_steps, selected
 from diffprof.judge.recipes import recipes
 from diffprof.judge.setup_costs import uncovered_ms
@@ -370,7 +370,10 @@ def _fits(memory: MemoryUse | None) -> bool | None:
 def _makes_room(action: Action, report: Report) -> bool:
     """Whether it makes a call fit that does not."""
     recipe = recipes().get(action.fix or "")
+    setup, short = report.recording.setup, shortfall(report.recording.memory)
     halves = recipe is not None and recipe.change is Change.HALF
+    if halves and setup is not None and short is not None and not halving_makes_room(setup, short):
+        return False
     return halves or any(report.findings[n].rule == DOES_NOT_FIT for n in action.findings)
 
 

@@ -242,13 +242,13 @@ def later_calls(pipe: Pipeline, namespace: dict[str, Any], file: Path) -> Iterat
         scope = {**namespace, **values_in(at)}
         below = _calls_after(file, at.f_lineno)
         again = [(str(file), node) for node in below if _value(node.func, scope) is pipe]
-        yield from _named("a later call of the pipeline,", _FIRST_CALL, again)
+        yield from _named("a later call of the pipeline,", _FIRST_CALL, again, kind="left-out")
 
 
-def _named(what: str, why: str, calls: Iterable[tuple[str, ast.Call]]) -> Iterator[Unseen]:
+def _named(what: str, why: str, calls: Iterable[tuple[str, ast.Call]], kind: str = "gap") -> Iterator[Unseen]:
     for file, node in calls:
         site = make_site(((file, node.lineno, "<module>"),), None)
-        yield Unseen(what=f"{what} {ast.unparse(node.func)}", why=why, site=site)
+        yield Unseen(what=f"{what} {ast.unparse(node.func)}", why=why, site=site, kind=kind)
 
 
 def _calls_after(file: Path, line: int) -> list[ast.Call]:

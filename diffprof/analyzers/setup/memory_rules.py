@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from diffprof.analyzers.setup.judging import AMPLE, judged, named, setup_of
-from diffprof.judge.fitting import gib, shortfall
+from diffprof.judge.fitting import gib, halving_makes_room, shortfall
 from diffprof.judge.rules import rule
 from diffprof.model.finding import Evidence, Finding, Severity
 from diffprof.model.recording import Recording
@@ -85,12 +85,16 @@ def does_not_fit(recording: Recording) -> Iterator[Finding]:
         return
     tiles = "decode" in short.over and any(part.tiling is False for part in setup.parts)
     advice = []
-    if any("float32" in part.dtypes and not part.quantized for part in setup.parts):
+    if halving_makes_room(setup, short):
         advice.append("load the models in half precision")
     if setup.offload is None and set(short.over) != {"decode"}:
         advice.append("keep models on the host until they run (pipe.enable_model_cpu_offload())")
     if tiles:
         advice.append("decode in tiles")
+    if setup.offload == "model" and "denoise" in short.over:
+        advice.append(
+            "keep less than a whole model on the device (pipe.enable_group_offload()), or quantize it"
+        )
     how = "; ".join(advice) or "make fewer or smaller pictures in one call, or take a larger device"
     yield judged(
         recording,

@@ -20,6 +20,7 @@ from diffprof.model.recording import (
     Grade,
     KernelKind,
     KindCosts,
+    MemoryUse,
     Recording,
     Timeline,
 )
@@ -232,3 +233,16 @@ def test_the_vae_is_named_where_what_is_saved_includes_it() -> None:
 def test_no_int8_is_advised_where_the_quantization_of_the_script_was_left_out() -> None:
     assert found(recorded(denoiser(quantized=0)), "SET014")
     assert not found(recorded(denoiser(quantized=0, left_as_is=True)), "SET014")
+
+
+def test_what_makes_no_room_is_not_advised_for_it() -> None:
+    short = MemoryUse(
+        grade=Grade.SIMULATED, peak_bytes=35 * GB, capacity_bytes=24 * GB, by_phase={"denoise": 35 * GB}
+    )
+    parts = denoiser(dtypes={"bfloat16": 33 * GB}), vae(dtypes={"float32": GB // 2})
+    (offloaded,) = found(recorded(*parts, memory=short, offload="model"), "SET008")
+    assert "half precision" not in offloaded.advice
+    assert "enable_group_offload" in offloaded.advice
+    full = denoiser(dtypes={"float32": 33 * GB}, quantized=0)
+    (half,) = found(recorded(full, vae(), memory=short, offload="model"), "SET008")
+    assert "half precision" in half.advice
