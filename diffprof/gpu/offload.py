@@ -90,7 +90,8 @@ class ModelWeights:
     bypassed: bool = False
     """Whether parts of it are called and it itself is not, as a VAE's decoder: its own hook never runs."""
     in_groups: bool = True
-    """Whether diffusers offloads it in groups: it raises for the whole pipeline else."""
+    """Whether it runs offloaded in groups: diffusers refuses some models, and brings weights in the type that
+    they had before the call, also to one that the call casts."""
     in_layers: bool = True
     """Whether it computes the same with its layers' weights brought as each is called."""
 

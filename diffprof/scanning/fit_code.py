@@ -108,8 +108,10 @@ def _place(recipe: FitRecipe, parts: Sequence[ModelWeights]) -> Iterator[str]:
         kind = "block" if placement in (Placement.BLOCK, Placement.BLOCK_LOW) else "leaf"
         blocks = ", num_blocks_per_group=1" if kind == "block" else ""
         low = ", low_cpu_mem_usage=True" if placement in (Placement.BLOCK_LOW, Placement.LEAF_LOW) else ""
+        names = ", ".join(f'"{name}"' for name in placement.left_out(parts))
+        left = f",\n        exclude_modules=[{names}]" if names else ""
         yield "pipe.enable_group_offload("
-        yield f'    torch.device("cuda"), offload_type="{kind}_level"{blocks}, use_stream=True{low}'
+        yield f'    torch.device("cuda"), offload_type="{kind}_level"{blocks}, use_stream=True{low}{left}'
         yield ")"
 
 

@@ -343,7 +343,10 @@ def _watched(scene: PipelineCall, device: Any) -> Played:
         scene.call()
     whole = kernels.builder.call, _needs(kernels)
     calls = {Decoding.WHOLE: whole, **dict(decodes.in_place(*whole))}
-    parts = parts_of(scene.pipe, kernels.modules.outermost)
+    parts = tuple(
+        dataclasses.replace(part, in_groups=part.in_groups and part.name not in decodes.cast)
+        for part in parts_of(scene.pipe, kernels.modules.outermost)
+    )
     denoisers = with_role(scene.pipe, "denoiser").values()
     types = {dtype_name(p.dtype) for model in denoisers for p in model.parameters() if p.is_floating_point()}
     makes, images = outputs(scene.pipe, bound(scene.pipe, scene.args, scene.kwargs))
@@ -365,19 +368,23 @@ class _Decodes:
         self.device = device
         self.kernels = kernels
         self.count = 0
+        self.cast: tuple[str, ...] = ()
+        """The VAE's name, where the call puts it in another type to decode."""
         self.others: dict[Decoding, SimulatedKernels] = {}
 
     def noted(self) -> AbstractContextManager[Any]:
         """The call happens inside. Other ways are tried right after the call's own, with the VAE in the types
         that it has then: pipelines cast it to float32 for decoding alone."""
-        vaes = list(with_role(self.pipe, "vae").values())
+        vaes = with_role(self.pipe, "vae")
         if len(vaes) != 1:
             return nullcontext()
-        vae, original = vaes[0], vaes[0].decode
+        ((name, vae),) = vaes.items()
+        original, before = vae.decode, vae.dtype
 
         def decode(*args: Any, **kwargs: Any) -> Any:
             self.count += 1
             if self.count == 1:
+                self.cast = (name,) if vae.dtype != before else ()
                 several = any(
                     len(each) > 1
                     for each in (*args, *kwargs.values())

@@ -69,7 +69,12 @@ class Placement(enum.StrEnum):
             return {}
         if self is Placement.TEXT:
             return {part.name: WeightsPlace.LEAF for part in parts if part.role == "text_encoder"}
-        return {part.name: WeightsPlace(self.value) for part in parts}
+        left = self.left_out(parts)
+        return {part.name: WeightsPlace(self.value) for part in parts if part.name not in left}
+
+    def left_out(self, parts: Sequence[ModelWeights]) -> tuple[str, ...]:
+        """Models that stay on the device, as they do not run offloaded so."""
+        return tuple(part.name for part in parts if self in STREAMS and not part.in_groups)
 
 
 BLOCKS = (Placement.BLOCK, Placement.BLOCK_LOW)
@@ -138,7 +143,7 @@ def _placements(parts: Sequence[ModelWeights], quantized: Quantized | None) -> I
             continue
         if placement in BLOCKS and not all(part.in_blocks for part in parts):
             continue
-        if placement in STREAMS and not all(part.in_groups for part in parts):
+        if placement in STREAMS and not all(part.in_groups for part in parts if part.role == "denoiser"):
             continue
         if placement is Placement.SEQUENTIAL and not all(part.in_layers for part in parts):
             continue

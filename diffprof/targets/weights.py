@@ -41,7 +41,8 @@ def _part(name: str, what: str, model: torch.nn.Module, called: Collection[str])
     bypassed = name not in called and any(path.startswith(f"{name}.") for path in called)
     groups = tuple(_leaves(name, model)), tuple(_blocks(name, model))
     in_groups = getattr(model, "_supports_group_offloading", True)
-    in_layers = not any(map(_computes_weights_ahead, model.modules()))
+    # Diffusers refuses those that take weights of layers that they do not call, as HunyuanDiT's pooling.
+    in_layers = in_groups and not any(map(_computes_weights_ahead, model.modules()))
     return ModelWeights(name, what, *groups, linears, name in called, bypassed, in_groups, in_layers)
 
 

@@ -114,7 +114,7 @@ def check_words(check: FitCheck) -> str:
     figure = "" if check.psnr_db is None else f"{check.psnr_db:.0f} dB"
     if check.status == "checked":
         return figure
-    return ": ".join(filter(None, (check.status, check.why or figure)))
+    return ": ".join(filter(None, (check.status, ", ".join(filter(None, (figure, check.why))))))
 
 
 def module_of(found: Fitted) -> str:

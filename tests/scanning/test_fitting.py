@@ -351,16 +351,35 @@ def test_a_model_with_weight_norm_is_checked() -> None:
     assert Checks(checks.twin, "rtx4090").of(as_row(plain, code_of(plain, parts))).bit_equal
 
 
-def test_groups_are_not_offered_where_a_model_refuses_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_are_offered_without_a_model_that_refuses_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """As Stable Audio's VAE, whose weights are computed before a hook could bring what they are made of."""
-    pipe = CASES["flux"].build().pipe
+    checks, _ = checks_of("flux")
+    pipe = checks.twin.pipe
     monkeypatch.setattr(type(pipe.vae), "_supports_group_offloading", False)
     with pytest.raises(ValueError, match="does not support group offloading"):
         pipe.vae.enable_group_offload(torch.device("cpu"))
+    parts = parts_of(pipe)
+    for placement in recipes_module.STREAMS:
+        assert set(placement.places(parts)) == {part.name for part in parts} - {"vae"}
+    leaves = FitRecipe(None, None, Placement.LEAF, Decoding.WHOLE, False)
+    assert checks.of(as_row(leaves, code_of(leaves, parts))).bit_equal
+    monkeypatch.setattr(type(pipe.transformer), "_supports_group_offloading", False)
     offered = recipes_module.recipes(
         parts_of(pipe), load_spec("rtx4090"), None, (Decoding.WHOLE,), compilable=True
     )
-    assert {each.placement for each in offered} == {*Placement} - {*recipes_module.STREAMS}
+    one_by_one = {*recipes_module.STREAMS, Placement.SEQUENTIAL}
+    assert {each.placement for each in offered} == {*Placement} - one_by_one
+
+
+def test_a_vae_that_the_call_casts_is_left_out_of_groups() -> None:
+    """SDXL decodes in float32 what it holds in float16, and diffusers' hooks bring float16 again."""
+    case = CASES["sdxl"].build()
+    case.pipe.to(torch.float16)
+    case.pipe.vae.register_to_config(force_upcast=True)
+    found = diffprof.fit(case.pipe, check=Checks, every=True, **case.kwargs)
+    grouped = [row for row in found.rows if row.recipe == ("offload:leaf",)]
+    assert [row.check.status for row in grouped if row.check] == ["checked"]
+    assert 'exclude_modules=["vae"]' in grouped[0].code
 
 
 @pytest.mark.parametrize("norm", [torch.nn.utils.weight_norm, torch.nn.utils.spectral_norm])
