@@ -9,8 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 from msgspec.structs import replace
+from numpy.typing import NDArray
 
 from diffprof.chrome_trace.kernel_rows import DTYPES
 from diffprof.judge.timeline import Replay
@@ -18,6 +21,8 @@ from diffprof.model.recording import Frame, KernelKind, Site, SyncRow, Timeline
 
 HOST = 1000
 """pid and tid of the host's lane."""
+
+_THREAD = f'"pid":{HOST},"tid":{HOST}'
 
 FIRST_STREAM = 7
 """Number that CUPTI gives the default stream."""
@@ -55,13 +60,9 @@ def on_host(us: float) -> float:
     return ORIGIN_US + round(us * 64) / 64
 
 
-def on_device(us: float) -> int:
-    """Device times in whole microseconds, each edge to the nearest, so that neighbours still touch.
-
-    HolisticTraceAnalysis cuts starts up and ends down to microseconds, which would open a gap between any two
-    kernels that follow each other.
-    """
-    return round(ORIGIN_US + us)
+def times_on_host(us: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The same of many."""
+    return ORIGIN_US + np.rint(us * 64) / 64
 
 
 @dataclass(frozen=True)
@@ -111,21 +112,21 @@ def operation_lines(timeline: Timeline, run: Replay, syncs: Sequence[SyncRow]) -
     """
     forms: dict[tuple[int, int], _Form] = {}
     base = max(FIRST_CORRELATION, len(timeline.host_us))
-    thread = f'"pid":{HOST},"tid":{HOST}'
-    columns = zip(
-        timeline.kind,
-        timeline.sync,
-        timeline.stream,
-        timeline.host_us,
-        run.host_start,
-        run.host_end,
-        run.wait_start,
-        run.device_start,
-        run.device_end,
-        strict=True,
-    )
-    for index, (kind, row, lane, spent, start, end, waits, begins, ends) in enumerate(columns):
-        blocks = waits >= 0.0
+    columns = zip(timeline.kind, timeline.sync, timeline.stream, *_times(timeline, run), strict=True)
+    for index, (
+        kind,
+        row,
+        lane,
+        blocks,
+        first,
+        lasts,
+        begun,
+        called,
+        issued,
+        left,
+        launched,
+        ran,
+    ) in enumerate(columns):
         if kind < 0 and not blocks:
             continue
         form = forms.get((kind, row))
@@ -134,53 +135,65 @@ def operation_lines(timeline: Timeline, run: Replay, syncs: Sequence[SyncRow]) -
         # Never equal: readers tell older traces, which repeat the correlation id as External id, by that.
         external = index + 1
         correlation = base + 1 + 2 * index
-        first, last = on_host(start), on_host(end)
-        when = f'{thread},"ts":{first},"dur":{last - first}'
-        lines = [f'{{"ph":"X","cat":"python_function",{frame},{when},"args":{{}}}}' for frame in form.frames]
-        lines.append(
+        when = f'{_THREAD},"ts":{first},"dur":{lasts}'
+        text = (
             f'{{"ph":"X","cat":"cpu_op",{form.op},{when},"args":{{"External id":{external}{form.shapes}}}}}'
         )
-        issued = waits if blocks else end
-        begun = min(issued, start + spent) - min(CALL_US, 0.5 * spent)
-        launches = begins >= 0.0 and bool(form.work)
+        for frame in reversed(form.frames):
+            text = f'{{"ph":"X","cat":"python_function",{frame},{when},"args":{{}}}},\n{text}'
+        launches = launched >= 0 and form.work
         if launches:
-            ids = (external, correlation)
-            call = (on_host(begun), on_host(issued) if blocks else last)
-            lines.append(_launch(form, thread, ids, lane, call, (begins, ends)))
+            stream = FIRST_STREAM + max(lane, 0)
+            both = f'"External id":{external},"correlation":{correlation}'
+            arrow = f'"cat":"ac2g","name":"ac2g","id":{correlation}'
+            text = (
+                f'{text},\n{{"ph":"X","cat":"cuda_runtime","name":"{form.call}",{_THREAD},"ts":{begun},'
+                f'"dur":{called},"args":{{{both},"cbid":{_LAUNCH_ID}}}}},\n'
+                f'{{"ph":"X",{form.work},"pid":0,"tid":{stream},"ts":{launched},'
+                f'"dur":{ran},"args":{{{both},"device":0,"context":1,"stream":{stream}'
+                f"{form.extent}}}}},\n"
+                f'{{"ph":"s",{arrow},{_THREAD},"ts":{begun}}},\n'
+                f'{{"ph":"f","bp":"e",{arrow},"pid":0,"tid":{stream},"ts":{launched}}}'
+            )
         if blocks:
             name = "cudaDeviceSynchronize" if lane < 0 else "cudaStreamSynchronize"
-            at = on_host(issued if launches else begun)
-            lines.append(
-                f'{{"ph":"X","cat":"cuda_runtime","name":"{name}",{thread},"ts":{at},"dur":{last - at},'
+            at, rest = (issued, left) if launches else (begun, first + lasts - begun)
+            text = (
+                f'{text},\n{{"ph":"X","cat":"cuda_runtime","name":"{name}",{_THREAD},"ts":{at},"dur":{rest},'
                 f'"args":{{"External id":{external},"correlation":{correlation + 1},"cbid":{_WAIT_ID}}}}}'
             )
-        yield ",\n".join(lines)
+        yield text
 
 
-def _launch(
-    form: _Form,
-    thread: str,
-    ids: tuple[int, int],
-    lane: int,
-    call: tuple[float, float],
-    work: tuple[float, float],
-) -> str:
-    """The call that launches, the work on the device, and the arrow from one to the other. ids: external and
-    correlation; call: its begin and end as the trace has them; work: its begin and end, in microseconds."""
-    external, correlation = ids
-    at, issued = call
-    stream, start = FIRST_STREAM + max(lane, 0), on_device(work[0])
-    both = f'"External id":{external},"correlation":{correlation}'
-    arrow = f'"cat":"ac2g","name":"ac2g","id":{correlation}'
-    return (
-        f'{{"ph":"X","cat":"cuda_runtime","name":"{form.call}",{thread},"ts":{at},'
-        f'"dur":{issued - at},"args":{{{both},"cbid":{_LAUNCH_ID}}}}},\n'
-        f'{{"ph":"X",{form.work},"pid":0,"tid":{stream},"ts":{start},'
-        f'"dur":{on_device(work[1]) - start},"args":{{{both},"device":0,"context":1,"stream":{stream}'
-        f"{form.extent}}}}},\n"
-        f'{{"ph":"s",{arrow},{thread},"ts":{at}}},\n'
-        f'{{"ph":"f","bp":"e",{arrow},"pid":0,"tid":{stream},"ts":{start}}}'
+def _times(timeline: Timeline, run: Replay) -> Iterator[list[Any]]:
+    """Of each event, on the trace's clock: whether it waits; when it begins and how long it takes; when its
+    launching call begins and how long it takes; when a wait begins behind it and how long it takes; when its
+    device work begins (below 0: none) and how long it takes.
+
+    Device times are in whole microseconds, each edge to the nearest, so that neighbours still touch:
+    HolisticTraceAnalysis cuts starts up and ends down to microseconds, which would open a gap between any two
+    kernels that follow each other.
+    """
+    spent, start, end, waits, begins, ends = (
+        np.array(column)
+        for column in (
+            timeline.host_us,
+            run.host_start,
+            run.host_end,
+            run.wait_start,
+            run.device_start,
+            run.device_end,
+        )
     )
+    blocks = waits >= 0.0
+    first, last = times_on_host(start), times_on_host(end)
+    issues = np.where(blocks, waits, end)
+    begun = times_on_host(np.minimum(issues, start + spent) - np.minimum(CALL_US, 0.5 * spent))
+    issued = np.where(blocks, times_on_host(issues), last)
+    launched = np.where(begins >= 0.0, np.rint(ORIGIN_US + begins), -1.0).astype(np.int64)
+    ran = np.rint(ORIGIN_US + ends).astype(np.int64) - launched
+    for column in (blocks, first, last - first, begun, issued - begun, issued, last - issued, launched, ran):
+        yield column.tolist()
 
 
 def _form(timeline: Timeline, number: int, sync: SyncRow | None) -> _Form:

@@ -15,10 +15,19 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import msgspec
+import numpy as np
 
 from diffprof import __version__
 from diffprof.chrome_trace.events import MODULE_PREFIX, CallPart, phase_label
-from diffprof.chrome_trace.op_lines import FIRST_STREAM, HOST, ORIGIN_US, drawn, on_host, operation_lines
+from diffprof.chrome_trace.op_lines import (
+    FIRST_STREAM,
+    HOST,
+    ORIGIN_US,
+    drawn,
+    on_host,
+    operation_lines,
+    times_on_host,
+)
 from diffprof.judge.timeline import Replay, replay
 from diffprof.model.errors import DiffprofError
 from diffprof.model.recording import MemoryUse, PhaseSpan, SyncRow, Timeline
@@ -74,9 +83,13 @@ def write_trace(
         with whole_file(target) as raw, packed(raw, target.suffix == ".gz") as file:
             # By json, which escapes what is no UTF-8: a target's name may be that of a file.
             file.write(json.dumps(header)[:-1].encode() + b',\n"traceEvents": [\n')
-            events = _annotations(timeline, run, device_name, memory)
+            events = _annotations(timeline, run, device_name)
+            counts = () if memory is None else _memory(timeline, run, memory)
             lines = itertools.chain(
-                (encode(event).decode() for event in events), operation_lines(timeline, run, syncs)
+                (encode(event).decode() for event in events),
+                _module_lines(timeline, run),
+                (encode(event).decode() for event in counts),
+                operation_lines(timeline, run, syncs),
             )
             separator = ""
             while some := list(itertools.islice(lines, EVENTS_AT_ONCE)):
@@ -104,19 +117,30 @@ def packed(file: IO[bytes], compressed: bool) -> AbstractContextManager[IO[bytes
     return cast("IO[bytes]", gzip.GzipFile("", "wb", compresslevel=1, fileobj=file))
 
 
-def _annotations(
-    timeline: Timeline, run: Replay, device_name: str, memory: MemoryUse | None
-) -> Iterator[Event]:
-    """Everything but the operations."""
+def _annotations(timeline: Timeline, run: Replay, device_name: str) -> Iterator[Event]:
+    """Names, the call and its phases."""
     yield from _names(timeline, device_name)
     yield _span("user_annotation", "ProfilerStep#0", 0.0, max(run.total_us, 0.001))
     yield from _phases(timeline, run)
-    modules = list(_modules(timeline, run))
+
+
+def _module_lines(timeline: Timeline, run: Replay) -> Iterator[str]:
+    """The annotations of modules, encoded, outer ones first: there are tens of thousands of few names."""
+    calls = list(_modules(timeline))
     # They come as they end, inner ones first; of those that take the same time, outer ones are written first.
-    modules.reverse()
-    yield from sorted(modules, key=lambda each: (each["ts"], -each["dur"]))
-    if memory is not None:
-        yield from _memory(timeline, run, memory)
+    calls.reverse()
+    names, firsts, lasts = zip(*calls, strict=True) if calls else ((), (), ())
+    begins = times_on_host(np.array(run.host_start)[list(firsts)])
+    took = times_on_host(np.array(run.host_end)[[last - 1 for last in lasts]]) - begins
+    order = np.lexsort((-took, begins))
+    heads: dict[str, str] = {}
+    for place, begin, us in zip(order.tolist(), begins[order].tolist(), took[order].tolist(), strict=True):
+        name = names[place]
+        if (head := heads.get(name)) is None:
+            named = msgspec.json.encode(MODULE_PREFIX + name).decode()
+            lane = f'"pid":{HOST},"tid":{HOST}'
+            head = heads[name] = f'{{"ph":"X","cat":"user_annotation","name":{named},{lane},"ts":'
+        yield f'{head}{begin},"dur":{us},"args":{{}}}}'
 
 
 def _names(timeline: Timeline, device_name: str) -> Iterator[Event]:
@@ -161,9 +185,10 @@ def _phases(timeline: Timeline, run: Replay) -> Iterator[Event]:
             )
 
 
-def _modules(timeline: Timeline, run: Replay) -> Iterator[Event]:
-    """One annotation for each call of a module, inside those of the modules around it; all end where a phase
-    begins or ends. Two calls in a row of one module, with nothing of its parent's between them, are one."""
+def _modules(timeline: Timeline) -> Iterator[tuple[str, int, int]]:
+    """Each call of a module, its first event and the one after its last, inside those of the modules around
+    it; all end where a phase begins or ends. Two calls in a row of one module, with nothing of its parent's
+    between them, are one."""
     cuts = {edge for span in timeline.phases for edge in (span.first, span.last)}
     paths = [called_modules(name) for name in timeline.modules]
     entered: list[tuple[str, int]] = []
@@ -182,8 +207,7 @@ def _modules(timeline: Timeline, run: Replay) -> Iterator[Event]:
             shared_by[pair] = _shared(inside, path)
         shared = 0 if cut else shared_by[pair]
         while len(entered) > shared:
-            name, first = entered.pop()
-            yield _span("user_annotation", MODULE_PREFIX + name, *_window(run, first, index))
+            yield *entered.pop(), index
         entered.extend((name, index) for name in path[shared:])
         inside, before = path, number
 
