@@ -89,7 +89,7 @@ def test_what_depends_on_a_text_encoders_layers_and_heads_follows_them() -> None
     assert sum(small["rope_parameters"]["mrope_section"]) == 4
     vision = {"hidden_size": 1280, "num_heads": 16, "depth": 32}
     seen = _text_config(vision, Scale(16, False, Sizes(64, 64, 1, 64, 64, 1)))
-    assert (seen["hidden_size"], seen["num_heads"]) == (80, 10)
+    assert (seen["hidden_size"], seen["num_heads"], seen["depth"]) == (80, 10, 32)
     whole = _text_config(config, Scale(16, False, Sizes(64, 64, 1, 64, 64, 1), None))
     assert len(whole["layer_types"]) == whole["num_hidden_layers"] == 28
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import diffusers as df
 import pytest
@@ -15,11 +15,12 @@ from diffprof.corpus import CASES
 from diffprof.devices import resolve_device
 from diffprof.model.pipeline import components, with_role
 from diffprof.targets import Options, resolve
+from diffprof.targets.construct import weightless
 from diffprof.targets.pipeline_call import PipelineCall
-from diffprof.targets.twin.building import Twin, _make_small_pictures, twin_of
-from diffprof.targets.twin.calling import STEPS
-from diffprof.targets.twin.shrinking import TEXT_LAYERS, NoTwin
-from diffprof.targets.twin.sizes import Sizes
+from diffprof.targets.twin.building import Twin, _make_small_pictures, _smaller, twin_of
+from diffprof.targets.twin.calling import STEPS, small_call
+from diffprof.targets.twin.shrinking import TEXT_LAYERS, NoTwin, Scale, shrunk
+from diffprof.targets.twin.sizes import TOKENS, Sizes, sizes_of
 from diffprof.tuning.difference import output_of
 from tests.shares import one_in
 
@@ -359,6 +360,47 @@ def test_a_call_that_names_the_area_of_its_pictures_names_the_small_one() -> Non
     assert made() == (64 * 32, 65_536, 65_536, False)
     assert Edits()() == (1024 * 1024, 65_536, 65_536, False)
     assert type(made).__name__ == "Edits"
+
+
+def test_an_autoencoder_that_the_factor_does_not_divide_is_divided_by_less() -> None:
+    """Mochi's norms have 32 groups whatever their width."""
+    with weightless():
+        vae = df.AutoencoderKLMochi()
+        small = _smaller(vae, Scale(16, False, Sizes(512, 512, 1, 64, 64, 1)))
+        assert small.config.decoder_block_out_channels == (64, 128, 256, 384)
+        with pytest.raises(ValueError, match="divisible"):
+            shrunk(vae, Scale(4, False, Sizes(512, 512, 1, 64, 64, 1)))
+
+
+def test_a_prompt_is_padded_to_fewer_tokens() -> None:
+    """HunyuanVideo 1.5 pads to 1000 and Flux to 512, unasked; an embedding has the length it has."""
+    case = CASES["flux"].build()
+    kwargs = {name: value for name, value in case.kwargs.items() if name != "max_sequence_length"}
+    assert "prompt" in kwargs
+    assert twin(case.pipe, **kwargs).scene.kwargs["max_sequence_length"] == TOKENS
+    small = sizes_of(case.pipe, kwargs)
+    held = {"tokenizer_max_length": 1000, "tokenizer_2_max_length": 77, "vision_num_semantic_tokens": 729}
+    assert small.texts(held) == {"tokenizer_max_length": 128, "vision_num_semantic_tokens": 128}
+    assert small.of_config({"max_text_seq_length": 226}) == {"max_text_seq_length": 128}
+    assert (small.text, small.of_window(512), small.of_window(513)) == (512, 128, 513)
+    assert sizes_of(case.pipe, {"prompt_embeds": torch.zeros(1, 512, 8)}).texts(held) == {}
+    assert sizes_of(case.pipe, kwargs, small=False).texts(held) == {}
+
+
+def test_a_call_that_takes_certain_resolutions_takes_the_small_one() -> None:
+    """Qwen-Image-Layered makes pictures of the area of one of two squares, whatever it is given."""
+
+    class Layers:
+        config: ClassVar = {}
+
+        def __call__(self, image: Any, resolution: int = 640) -> tuple[bool, int]:
+            return resolution in [640, 1024], resolution
+
+    made = Layers()
+    picture, sizes = Image.new("RGB", (640, 640)), Sizes(640, 640, 1, 64, 64, 1)
+    scene = PipelineCall(made, (), {"image": picture}, target=None, weights="none")  # type: ignore[arg-type]
+    _make_small_pictures(made, sizes)
+    assert made(**small_call(scene, made, 16, sizes)) == (True, 64)
 
 
 def test_a_call_that_is_told_the_area_of_its_pictures_is_told_the_small_one() -> None:

@@ -10,7 +10,7 @@ import math
 import types
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -122,6 +122,7 @@ def _built(scene: PipelineCall, scale: Scale) -> PipelineCall:
                     raise NoTwin(f"with widths divided by {scale.factor}, weights of its {name} are empty")
     made.set_progress_bar_config(**getattr(pipe, "_progress_bar_config", {"disable": True}))
     _make_small_pictures(made, scale.sizes)
+    vars(made).update(scale.sizes.texts(vars(made)))
     kwargs = small_call(scene, made, scale.factor, scale.sizes)
     return PipelineCall(made, (), kwargs, scene.target, "random", seed=SEED)
 
@@ -134,18 +135,21 @@ def _make_small_pictures(made: Any, sizes: Sizes) -> None:
         made.__class__ = small
     side = getattr(made, "default_sample_size", None)
     if isinstance(side, int):
-        made.default_sample_size = max(1, side * sizes.small_height // sizes.height)
+        made.default_sample_size = sizes.of_side(side)
 
 
 def _with_small_areas(cls: type, sizes: Sizes) -> type:
-    """The class itself, or where its call's code has the area of a large square picture (`1024 * 1024`) one
-    of the same name whose call has the twin's area there."""
+    """The class itself, or where its call's code has the area of a large square picture (`1024 * 1024`), or
+    the sides that it takes of one (`resolution in [640, 1024]`), one of the same name whose call has the
+    twin's there."""
     call = inspect.unwrap(cls.__call__)
     code = getattr(call, "__code__", None)
-    if code is None or not any(map(_is_area, code.co_consts)):
+    if code is None:
         return cls
-    area = sizes.small_height * sizes.small_width
-    small = code.replace(co_consts=tuple(area if _is_area(each) else each for each in code.co_consts))
+    changed = tuple(_small_constant(each, sizes) for each in code.co_consts)
+    if changed == code.co_consts:
+        return cls
+    small = code.replace(co_consts=changed)
     made = types.FunctionType(small, call.__globals__, call.__name__, call.__defaults__, call.__closure__)
     functools.update_wrapper(made, call)
     vars(made).pop("__wrapped__")
@@ -153,17 +157,33 @@ def _with_small_areas(cls: type, sizes: Sizes) -> type:
     return type(cls.__name__, (cls,), own)
 
 
-def _is_area(value: object) -> bool:
+def _small_constant(value: Any, sizes: Sizes) -> Any:
+    """Of the code of a call: the twin's area for a picture's, the twin's sides for several sides."""
+    if isinstance(value, int) and _is_area(value):
+        return sizes.small_height * sizes.small_width
+    if isinstance(value, tuple) and value and all(isinstance(n, int) and _is_area(n**2) for n in value):
+        return tuple(map(sizes.of_side, value))
+    return value
+
+
+def _is_area(value: int) -> bool:
     """Whether it counts the pixels of a square picture, of 512 px or more by 64 px."""
-    if not isinstance(value, int) or value < LEAST_AREA:
-        return False
-    side = math.isqrt(value)
-    return side**2 == value and side % 64 == 0
+    side = math.isqrt(value) if value >= LEAST_AREA else 0
+    return side > 0 and side**2 == value and side % 64 == 0
 
 
 def _twins(pipe: Pipeline, scale: Scale) -> dict[int, Any]:
     """Of each component, by its id."""
-    return {id(part): shrunk(part, scale) for part in {id(p): p for p in pipe.components.values()}.values()}
+    return {id(part): _smaller(part, scale) for part in {id(p): p for p in pipe.components.values()}.values()}
+
+
+def _smaller(part: Any, scale: Scale) -> Any:
+    """An autoencoder shares no width with the other parts: one that can't be divided by as much as they, as
+    where the groups of its norms are of a fixed number, is divided by less."""
+    for factor in (each for each in FACTORS if each <= scale.factor and hasattr(part, "decode")):
+        with suppress(Exception):
+            return shrunk(part, replace(scale, factor=factor))
+    return shrunk(part, scale)
 
 
 def _check_size(twins: Mapping[int, Any]) -> None:

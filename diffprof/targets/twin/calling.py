@@ -14,7 +14,7 @@ from diffprof.model.pipeline import Pipeline, with_role
 from diffprof.targets.calls import bound, names
 from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.twin.shrinking import WIDTHS
-from diffprof.targets.twin.sizes import LENGTHS, PIXELS, Sizes, seconds_of
+from diffprof.targets.twin.sizes import LENGTHS, PIXELS, Sizes, seconds_of, taken
 
 STEPS = 3
 """Denoising steps: a first, a last, and a steady one between."""
@@ -35,9 +35,12 @@ def small_call(scene: PipelineCall, made: Any, factor: int, sizes: Sizes) -> dic
     wanted: dict[str, float] = {"height": sizes.small_height, "width": sizes.small_width}
     wanted |= dict.fromkeys(LENGTHS, sizes.small_frames)
     wanted |= {name: value * sizes.sound for name, value in seconds_of(made, given).items()}
+    wanted |= sizes.texts(taken(made, given))
     # What would make the picture as large as the original's.
     wanted |= {"use_resolution_binning": False, "_auto_resize": False}
     wanted["max_area"] = sizes.small_height * sizes.small_width
+    if isinstance(side := taken(made, given).get("resolution"), int):
+        wanted["resolution"] = sizes.of_side(side)
     kwargs |= {name: value for name, value in wanted.items() if name in known}
     if "output_type" in known and kwargs.get("output_type") != "latent":
         kwargs["output_type"] = "np"

@@ -13,7 +13,8 @@ import torch
 from diffprof.targets.twin.sizes import PIXELS, Sizes
 
 TEXT_LAYERS = 2
-"""Layers of the text encoders: what they compute is an input of what is compared."""
+"""Layers of the text encoders: what they compute is an input of what is compared. Of the part of one that
+sees a picture all are left: its configuration says which are of what kind, and it may wait in each."""
 
 WIDTHS = (
     *("block_out_channels", "decoder_block_out_channels", "encoder_block_out_channels", "channels"),
@@ -45,7 +46,7 @@ WIDTHS = (
 _INNER = ("intermediate_size", "d_ff", "ffn_hidden_size")
 """Entries of text encoders that count features of nothing but the inside of a block: rounded, not refused."""
 
-_DEPTHS = ("num_hidden_layers", "num_layers", "num_decoder_layers", "depth")
+_DEPTHS = ("num_hidden_layers", "num_layers", "num_decoder_layers")
 
 _AXES = ("axes_dims_rope", "rope_axes_dim", "axes_dim_rope", "axes_dims")
 """Entries that say how many features of a head turn with each axis of the picture."""
@@ -153,6 +154,8 @@ def _text_config(config: Mapping[str, Any], scale: Scale) -> dict[str, Any]:
             found[key] = min(value, scale.text_layers or value)
         elif key == "head_dim" and isinstance(value, int):
             found[key] = divided(value, factor, key)
+        elif key == "sliding_window" and isinstance(value, int):
+            found[key] = scale.sizes.of_window(value)
     width = found.get("hidden_size")
     for key in ("num_heads", "num_attention_heads"):
         heads = found.get(key)

@@ -18,11 +18,17 @@ PIXELS = 64
 FRAMES = 5
 """Of the twin's video, where the original has not fewer."""
 
+TOKENS = 128
+"""To which the twin pads a prompt, where the original pads it to more."""
+
 SECONDS = 1.0
 """Of the twin's sound, where the original's is not shorter."""
 
 LENGTHS = ("num_frames", "video_length", "sample_frames")
 """Names of a video's length, as arguments and in configurations."""
+
+_TEXT = re.compile(r"max_(text_)?seq(uence)?_length|\w*max_length|\w*_semantic_tokens")
+"""Names of what prompts are padded to: arguments, attributes of a pipeline and entries of configurations."""
 
 _SOUND = re.compile(r"audio_(\w+_in_s|duration\w*)$")
 """Names of arguments that count seconds of sound."""
@@ -31,7 +37,8 @@ _SOUND = re.compile(r"audio_(\w+_in_s|duration\w*)$")
 @dataclass(frozen=True)
 class Sizes:
     """height, width: pixels; frames: of a video. `small_`: those of the twin. sound: the share of a sound's
-    length that is left."""
+    length that is left. tokens: what prompts are padded to at most; None leaves them as they are. text: what
+    the original pads to, 0 where it does not."""
 
     height: int
     width: int
@@ -40,15 +47,29 @@ class Sizes:
     small_width: int
     small_frames: int
     sound: float = 1.0
+    tokens: int | None = None
+    text: int = 0
 
     @property
     def pixels(self) -> int:
         """Of all the twin's frames."""
         return self.small_height * self.small_width * self.small_frames
 
+    def of_side(self, side: int) -> int:
+        """Of a square picture, in pixels or latents, that is made smaller as the call's is."""
+        return max(1, side * self.small_height // self.height)
+
+    def texts(self, held: Mapping[str, Any]) -> dict[str, int]:
+        """The lengths of text among what is held that are longer than the twin's, with the twin's."""
+        return {name: self.tokens for name, n in _texts(held).items() if self.tokens and n > self.tokens}
+
+    def of_window(self, tokens: int) -> int:
+        """Within which a text encoder attends: what a whole prompt did not fit into, it does not now."""
+        return min(tokens, self.tokens) if self.tokens and tokens <= self.text else tokens
+
     def of_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """A model's configuration, with the sizes that its tables of positions are made for."""
-        found = dict(config)
+        found = {**config, **self.texts(config)}
         for key, whole, small in (
             ("sample_height", self.height, self.small_height),
             ("sample_width", self.width, self.small_width),
@@ -97,7 +118,14 @@ def sizes_of(pipe: Pipeline, given: Mapping[str, Any], *, small: bool = True) ->
     if not small:
         return Sizes(height, width, frames, height, width, frames)
     small_sides = min(PIXELS, height), min(PIXELS, width)
-    return Sizes(height, width, frames, *small_sides, min(FRAMES, frames), _sound(pipe, given))
+    tokens = None if any("embed" in name for name in given) else TOKENS
+    text = max(_texts({**vars(pipe), **taken(pipe, given)}).values(), default=0)
+    return Sizes(height, width, frames, *small_sides, min(FRAMES, frames), _sound(pipe, given), tokens, text)
+
+
+def _texts(held: Mapping[str, Any]) -> dict[str, int]:
+    """The lengths of text among what is held, by name."""
+    return {name: value for name, value in held.items() if _TEXT.fullmatch(name) and _count(value)}
 
 
 def _sound(pipe: Pipeline, given: Mapping[str, Any]) -> float:
@@ -108,12 +136,16 @@ def _sound(pipe: Pipeline, given: Mapping[str, Any]) -> float:
     return min(1.0, SECONDS / longest)
 
 
+def taken(pipe: Pipeline, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by name: given, or by default."""
+    return {name: given.get(name, known.default) for name, known in parameters(pipe).items()}
+
+
 def seconds_of(pipe: Pipeline, given: Mapping[str, Any]) -> dict[str, float]:
     """The arguments of a call that count seconds of sound, given or by default."""
-    taken = {name: given.get(name, known.default) for name, known in parameters(pipe).items()}
     return {
         name: value
-        for name, value in taken.items()
+        for name, value in taken(pipe, given).items()
         if _SOUND.match(name) and isinstance(value, int | float) and value > 0
     }
 
