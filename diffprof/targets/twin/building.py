@@ -64,15 +64,16 @@ class Twin:
 def twin_of(scene: PipelineCall, *, cold: bool = False, few_blocks: bool = False) -> Twin:
     """The twin of a pipeline whose weights have no values, with its processors, types, adapters and layout.
 
-    cold: as before a first call, which fills what models keep. It is called once to see that it can be; else
-    that call has filled it. few_blocks: of equal blocks in a row of a denoiser, two, where it runs with them.
+    cold: as before a first call, which fills what models keep, and with all layers of its text encoders where
+    it runs with them, which wait as often as the full size's. It is called once to see that it can be; else
+    that call has filled it, and text encoders have few layers. few_blocks: of equal blocks in a row of a denoiser, two, where it runs with them.
     Raises NoTwin where no factor gives a pipeline that can be built and called.
     """
     trouble = ""
     tries: list[tuple[int, bool, int | None]] = [
         (factor, heads, layers)
         for factor in FACTORS
-        for layers in (TEXT_LAYERS, None)
+        for layers in ((None, TEXT_LAYERS) if cold else (TEXT_LAYERS, None))
         for heads in (False, True)
     ]
     if _parameters(scene.pipe) <= SMALL_PARAMETERS:
