@@ -136,6 +136,31 @@ class Columns(NamedTuple):
     device: Times
     sync: Rows
 
+    def launching(self, kinds: Iterable[int], within: range) -> list[int]:
+        """Events among these that launch one of these kinds."""
+        return _events(np.isin(self.kind, list(kinds)), within)
+
+    def waiting(self, within: range) -> list[int]:
+        """Events among these that wait."""
+        return _events(self.sync != -1, within)
+
+    def of_the_host(self, within: range) -> list[int]:
+        """Events among these that are Python alone: no operation, no wait."""
+        return _events((self.kind < 0) & (self.sync == -1), within)
+
+    def rows(self, within: range) -> frozenset[int]:
+        """Rows of waits among these events."""
+        return frozenset(np.unique(self.sync[within.start : within.stop]).tolist()) - {-1}
+
+    def work_us(self, events: list[int]) -> float:
+        """Time of the host or of the device in these events, whichever is more."""
+        return float(max(self.host[events].sum(), self.device[events].sum()))
+
+    def device_us(self, kinds: Iterable[int]) -> tuple[float, int]:
+        """Device time of these kinds, and how many events launch one."""
+        times = self.device[np.isin(self.kind, list(kinds))]
+        return float(times.sum()), len(times)
+
     def without(self, without: Without, launch_us: float) -> tuple[Times, Times, Rows]:
         """Host, device and waits with this left out, as `diffprof.judge.timeline` says. launch_us: the most
         that the host saves with one launch."""
@@ -163,6 +188,10 @@ class Columns(NamedTuple):
                 table[kind] = value
         found: Times = table[self.kind]
         return found
+
+
+def _events(chosen: NDArray[np.bool_], within: range) -> list[int]:
+    return (np.flatnonzero(chosen[within.start : within.stop]) + within.start).tolist()
 
 
 def columns(timeline: Timeline) -> Columns:

@@ -21,7 +21,7 @@ from diffprof.analyzers.graph_breaks.observe import CallSignature, Compilable
 from diffprof.analyzers.graph_breaks.python_state import PythonState
 from diffprof.analyzers.graph_breaks.repeats import RepeatedModules, equal_blocks, markers, stand_in
 from diffprof.analyzers.graph_breaks.storageless import Emptier, Hollow
-from diffprof.model.callsite import Place, is_machinery, values_in
+from diffprof.model.callsite import Place, is_machinery
 from diffprof.model.pipeline import replaced
 
 
@@ -280,7 +280,7 @@ def worth_counting(capture: Capture, *, above: bool = False) -> set[Place]:
 def _module_around(frame: FrameType | None, modules: dict[int, str]) -> str | None:
     while frame is not None:
         if frame.f_code.co_varnames[:1] == ("self",):
-            path = modules.get(id(values_in(frame).get("self")))
+            path = modules.get(id(frame.f_locals.get("self")))
             if path is not None:
                 return path
         frame = frame.f_back

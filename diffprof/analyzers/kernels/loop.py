@@ -5,14 +5,15 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
 
-import numpy as np
 from msgspec.structs import replace
-from numpy.typing import NDArray
 
-from diffprof.judge.blocks import Columns
-from diffprof.judge.timeline import NOT_BLOCKING, Replay, columns_of, find_gaps, replay, steps_of, total_us
+from diffprof.judge.timeline import Replay, columns_of, find_gaps, replay, steps_of, total_us
 from diffprof.model.recording import GapRow, Grade, Recording, Timeline
+
+if TYPE_CHECKING:
+    from diffprof.judge.blocks import Columns
 
 
 class LoopTimes:
@@ -124,30 +125,23 @@ class LoopTimes:
 
     def inside(self, kinds: Iterable[int]) -> list[int]:
         """Events of the loop that launch one of these kinds."""
-        return self._where(np.isin(self._columns.kind, list(kinds)))
+        return self._columns.launching(kinds, self.events)
 
     def waiting_rows(self) -> frozenset[int]:
         """Sync rows that wait in the loop; -2 stands for waits without a row."""
-        here = slice(self.events.start, self.events.stop)
-        return frozenset(np.unique(self._columns.sync[here]).tolist()) - {NOT_BLOCKING}
+        return self._columns.rows(self.events)
 
     def waits(self) -> list[int]:
         """Events that wait."""
-        return self._where(self._columns.sync != NOT_BLOCKING)
+        return self._columns.waiting(self.events)
 
     def host_only(self) -> list[int]:
         """Events of the loop that are Python alone: no operation, no wait."""
-        columns = self._columns
-        return self._where((columns.kind < 0) & (columns.sync == NOT_BLOCKING))
+        return self._columns.of_the_host(self.events)
 
     @property
     def _columns(self) -> Columns:
         return columns_of(self.timeline)
-
-    def _where(self, chosen: NDArray[np.bool_]) -> list[int]:
-        """Events of the loop for which this is so."""
-        start = self.events.start
-        return (np.flatnonzero(chosen[start : self.events.stop]) + start).tolist()
 
     def events_of(self, part: str) -> frozenset[int]:
         """Events of one part of the steps."""
@@ -157,14 +151,14 @@ class LoopTimes:
     def part_share(self, part: str) -> float | None:
         """Share of a step that one part takes, over the steps after the first: of its own work on the host
         or the device, whichever is more, not of what it waits for. None where there is no such part."""
-        columns, later = self._columns, self.spans[1:]
+        later = self.spans[1:]
         if not later:
             return None
         chosen = [event for event in self.events_of(part) if later[0][0] <= event < later[-1][1]]
         whole = self._wall_us(range(later[0][0], later[-1][1]))
         if not chosen or whole <= 0.0:
             return None
-        return float(max(columns.host[chosen].sum(), columns.device[chosen].sum())) / whole
+        return self._columns.work_us(chosen) / whole
 
     def _wall_us(self, events: range) -> float:
         """From the first to the last of what these events do, on host or device."""

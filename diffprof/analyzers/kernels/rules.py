@@ -6,8 +6,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-import numpy as np
-
 from diffprof.analyzers.kernels import idle_rules, line_rules, memory_rules
 from diffprof.analyzers.kernels.findings import MOST_OF_IT, loop_finding, most_of, often, waiting_lines
 from diffprof.analyzers.kernels.idle_rules import GAP_US
@@ -57,13 +55,6 @@ def _kinds(timeline: Timeline, wanted: Iterable[bool]) -> tuple[int, ...]:
     return tuple(index for index, yes in enumerate(wanted) if yes)
 
 
-def _device_us(timeline: Timeline, kinds: Iterable[int]) -> tuple[float, int]:
-    """(device time, calls) of these kinds."""
-    columns = columns_of(timeline)
-    times = columns.device[np.isin(columns.kind, list(kinds))]
-    return float(times.sum()), len(times)
-
-
 def _known(evidence: Evidence) -> Evidence | None:
     """None where it names nothing."""
     return evidence if evidence.kinds or evidence.change is not None else None
@@ -89,7 +80,7 @@ def _kernel_finding(
     """
     timeline = recording.timeline
     assert timeline is not None
-    spent, calls = _device_us(timeline, kinds)
+    spent, calls = columns_of(timeline).device_us(kinds)
     whole = sum(timeline.device_us)
     if not kinds or spent < threshold * whole:
         return
@@ -120,7 +111,7 @@ def _one_phase(timeline: Timeline, kinds: Iterable[int]) -> str | None:
         if kind in chosen and span is not None:
             spent[span.name] = spent.get(span.name, 0.0) + us
     most = max(spent, key=spent.__getitem__, default="")
-    return most if most and spent[most] > MOST_OF_IT * _device_us(timeline, chosen)[0] else None
+    return most if most and spent[most] > MOST_OF_IT * columns_of(timeline).device_us(chosen)[0] else None
 
 
 @rule("KRN003", "slow-scheduler", needs=("timeline",))

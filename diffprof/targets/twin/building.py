@@ -66,7 +66,8 @@ def twin_of(scene: PipelineCall, *, cold: bool = False, few_blocks: bool = False
 
     cold: as before a first call, which fills what models keep, and with all layers of its text encoders where
     it runs with them, which wait as often as the full size's. It is called once to see that it can be; else
-    that call has filled it, and text encoders have few layers. few_blocks: of equal blocks in a row of a denoiser, two, where it runs with them.
+    that call has filled it, and text encoders have few layers. few_blocks: of equal blocks in a row of a
+    denoiser, two, where it runs with them.
     Raises NoTwin where no factor gives a pipeline that can be built and called.
     """
     trouble = ""
