@@ -48,6 +48,7 @@ _MODULE = re.compile(
 )
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<name>\S+)')
 _KINDS = (
+    ("scalar", r"_isnan\("),  # of a NaN, which equals nothing: `type(x) is float and __math_isnan(x)`
     ("shape", r"(size|stride|rank) mismatch|dispatch key|\.size\(\)|\.stride\(\)|Ne\(|Eq\(|Mod\("),
     ("dtype", r"dtype mismatch|device mismatch"),
     ("type", r"requires_grad mismatch"),

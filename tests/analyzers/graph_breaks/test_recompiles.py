@@ -114,6 +114,7 @@ def test_what_stays_the_same_does_not_recompile() -> None:
         ("self._step_index == 0", "scalar"),
         ("-1 <= self._step_index <= 1", "scalar"),
         ("___check_obj_id(config, 139868430)", "identity"),
+        ("(type(___stack1) is float and __math_isnan(___stack1))", "scalar"),
         ("unet.attn.to_q.scaling['one'] == 1.0", "scalar"),
         ("tensor 'unet.lora.weight' requires_grad mismatch. expected requires_grad=1", "type"),
         ("___check_type_id(hook, 9405)", "type"),
