@@ -108,8 +108,8 @@ class Session:
         """Of the watched call, on a simulated device."""
         self.lends = target.kind == "object"
         """Whether the pipeline is put on the device for the scan, and given back after it."""
-        self.apart = 0
-        """Bytes on a simulated device that are not the pipeline's: what is kept of it for undoing."""
+        self.alone = False
+        """Whether memory on a simulated device is the pipeline's alone, whatever else lies there."""
         self._started = time.perf_counter()
 
     def another(self) -> Session:
@@ -308,7 +308,7 @@ def _simulated_kernels(session: Session, pipe: Pipeline) -> SimulatedKernels:
     mode = session.settings.get("mode")
     if mode is None:
         mode = current_mode(**own_mode(pipe, as_if=bool(session.settings.get("compiled"))))
-    return SimulatedKernels(session.device.gpu, pipe, mode, session.apart)  # type: ignore[attr-defined]
+    return SimulatedKernels(session.device.gpu, pipe, mode, session.alone)  # type: ignore[attr-defined]
 
 
 class SyncsInOrder(SyncObserver):
@@ -349,7 +349,7 @@ class SyncsAndKernels(SyncObserver):
         self.kernels = kernels
         # Bound directly: these are called for every operation, some 2,000 times a step.
         self.op = kernels.op  # type: ignore[method-assign]
-        self.alloc, self.free = kernels.alloc, kernels.builder.free  # type: ignore[method-assign]
+        self.alloc, self.free = kernels.alloc, kernels.free  # type: ignore[method-assign]
         shown = tracker.on_change
 
         def changed(phase: Phase) -> None:

@@ -15,8 +15,7 @@ from msgspec.structs import replace
 from diffprof.analyzers.kernels.timing import COMPILED_WARMUPS, Clock, clean_passes
 from diffprof.devices import Device
 from diffprof.devices.borrow import borrowed
-from diffprof.devices.simulated import is_simulated, place
-from diffprof.devices.simulated.session import SESSION
+from diffprof.devices.simulated import place
 from diffprof.gpu.mode import Mode, current_mode
 from diffprof.judge.acceptance import Measured
 from diffprof.model.fix import Code, Difference, Simulated
@@ -377,7 +376,7 @@ class SimulatedTrial(Trial):
         if self._looked is None:
             wanted = dict.fromkeys(("syncs", "kernels", *analyzers))
             session = self._session(tuple(wanted), settings or {})
-            session.apart = max(0, SESSION.allocated - _device_bytes(self.pipe))
+            session.alone = True
             with session.keeping_what_was_recorded():
                 seen = self._with_int8(session.record(self.subject.scene))
             self._looked = _Look(session, seen)
@@ -480,23 +479,6 @@ class SimulatedTrial(Trial):
 def _in_pieces(vae: Any) -> bool:
     """Whether it goes through a picture tile by tile, or through a batch one after the other."""
     return bool(getattr(vae, "use_tiling", False) or getattr(vae, "use_slicing", False))
-
-
-def _device_bytes(pipe: Pipeline) -> int:
-    """Bytes of the storages of a pipeline's tensors on the simulated device, as its allocator counts them."""
-    cells: dict[int, int] = {}
-    for part in components(pipe).values():
-        tensors = (
-            [*part.parameters(), *part.buffers()]
-            if isinstance(part, torch.nn.Module)
-            else [value for value in vars(part).values() if isinstance(value, torch.Tensor)]
-            if hasattr(part, "__dict__")
-            else []
-        )
-        for tensor in tensors:
-            if is_simulated(tensor):
-                cells[id(tensor._cell)] = tensor._cell.nbytes
-    return sum(cells.values())
 
 
 def _saved_by_int8(pipe: Pipeline, chosen: frozenset[str]) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import torch
 
 from diffprof.devices import resolve_device
 from diffprof.model.fix import Code
@@ -53,6 +54,20 @@ def test_memory_is_that_of_the_pipeline_in_every_figure() -> None:
     assert all(map(memory_is_whole, (first, half, again)))
     assert again.memory == first.memory
     assert half.memory.weights_bytes < 0.6 * first.memory.weights_bytes
+
+
+def test_garbage_that_goes_while_the_call_runs_is_none_of_its_memory() -> None:
+    def work(trial: SimulatedTrial) -> Iterator[Recording]:
+        yield trial.look(("syncs", "kernels"))
+        trial.apply("nothing", Code(), None)
+        garbage = [torch.empty(2**20, device=trial.device.torch_device)]
+        denoiser = trial.pipe.unet
+        denoiser.register_forward_pre_hook(lambda *_: garbage.clear())
+        yield trial.look(("syncs", "kernels"))
+
+    first, again = on_a_small_pipeline(lambda trial: list(work(trial)))
+    assert memory_is_whole(again)
+    assert again.memory == first.memory
 
 
 def test_what_is_asked_of_a_state_later_comes_of_the_call_that_was_watched(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Container, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -11,9 +11,10 @@ from typing import Any
 
 from diffprof.analyzers.kernels.lines import LaunchLines, burst_rows, cast_rows
 from diffprof.devices.simulated import Blocking, Observer
-from diffprof.devices.simulated.held import host_bytes, tensors_of, weights_on_device
+from diffprof.devices.simulated.held import host_bytes, storages_of, tensors_of, weights_on_device
 from diffprof.devices.simulated.relaid import RerunCalls
 from diffprof.devices.simulated.session import SESSION
+from diffprof.devices.simulated.tensor import numbers
 from diffprof.gpu.assembly import LaunchedWait
 from diffprof.gpu.attention_table import LIBRARIES, attention_rows
 from diffprof.gpu.cost import CostModel
@@ -47,10 +48,11 @@ def installed_attention() -> tuple[str, ...]:
 class SimulatedKernels(Observer):
     """Builds the timeline of one call. Either the device's observer itself, or told by the one that is.
 
-    key: names the sync row that a wait belongs to. apart: bytes on the device that are not the pipeline's.
+    key: names the sync row that a wait belongs to. alone: whether what lies on the device beside the
+    pipeline, when the call begins, is none of its memory, and none of it when it goes.
     """
 
-    def __init__(self, spec: GpuSpec, pipe: Pipeline, mode: Mode | None = None, apart: int = 0) -> None:
+    def __init__(self, spec: GpuSpec, pipe: Pipeline, mode: Mode | None = None, alone: bool = False) -> None:
         self.builder = TimelineBuilder(CostModel(spec, mode or current_mode()))
         self.names = module_names(pipe)
         self.calls = RerunCalls(self.builder.call.items, compiled_roots(pipe))
@@ -58,7 +60,13 @@ class SimulatedKernels(Observer):
         self.packages = installed_attention()
         self.waits: dict[Hashable, Blocking] = {}
         self.lines = LaunchLines() if not self.builder.model.mode.compiled else None
-        self.apart = apart
+        self.alone = alone
+        if not alone:
+            self.free = self.builder.free  # type: ignore[method-assign]
+        self._own: Container[int] = ()
+        """Numbers of the storages that the pipeline had, where only they count."""
+        self._first = 0
+        """Number from which on storages are the call's."""
         self.weights = 0
         self.on_host = 0
         """Bytes of weights that lay on the host when the call began."""
@@ -67,7 +75,10 @@ class SimulatedKernels(Observer):
     @contextmanager
     def following(self) -> Iterator[SimulatedKernels]:
         """The call happens inside: modules are followed, memory starts from what is in use now."""
-        self.weights = SESSION.allocated - self.apart
+        self.weights = SESSION.allocated
+        if self.alone:
+            self._own = own = storages_of(self.parts)
+            self._first, self.weights = numbers(1), sum(own.values())
         tensors = list(tensors_of(self.parts))
         self.builder.start_memory(self.weights, weights_on_device(tensors))
         self.on_host = host_bytes(tensor for _, tensor in tensors)
@@ -103,7 +114,8 @@ class SimulatedKernels(Observer):
         self.builder.alloc(nbytes, number, self.modules.path)
 
     def free(self, nbytes: int, number: int) -> None:
-        self.builder.free(nbytes, number)
+        if number > self._first or number in self._own:
+            self.builder.free(nbytes, number)
 
     def phase(self, phase: Phase) -> None:
         """For `PhaseTracker.on_change`."""

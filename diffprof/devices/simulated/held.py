@@ -52,6 +52,16 @@ def weights_on_device(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[W
             yield Weights(cell.number, name, cell.nbytes, dtype_name(tensor.dtype))
 
 
+def storages_of(parts: Mapping[str, Any]) -> dict[int, int]:
+    """Bytes by number of the storages on the simulated device that components hold: those of models, and
+    tensors that others have as attributes."""
+    others = (part for part in parts.values() if not isinstance(part, torch.nn.Module))
+    kept = (value for part in others for value in getattr(part, "__dict__", {}).values())
+    tensors = (*(each for _, each in tensors_of(parts)), *kept)
+    cells = (each._cell for each in tensors if type(each) is SimTensor)
+    return {cell.number: cell.nbytes for cell in cells}
+
+
 def host_bytes(tensors: Iterable[torch.Tensor]) -> int:
     """What tensors on the CPU take of its memory."""
     sizes: dict[int, int] = {}
