@@ -73,8 +73,8 @@ def _edited_at(row: SyncRow) -> Site:
 def _code(texts: Iterable[tuple[str, str, Copied]]) -> Code:
     texts = list(texts)
     definitions = "\n\n".join([_GIVE.strip("\n") + "\n", *(copied.definitions for *_, copied in texts)])
-    for name, helper in (("_once", ONCE), ("_once_of", ONCE_OF)):
-        if f"{name}(self, " in definitions:
+    for name, helper in (("_once(", ONCE), ("_once_of(", ONCE_OF)):
+        if name in definitions:
             definitions = f"{helper.strip(chr(10))}\n\n\n{definitions}"
     imports = ["import torch", *(line for *_, copied in texts for line in copied.imports)]
     return Code(

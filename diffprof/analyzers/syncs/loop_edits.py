@@ -10,12 +10,16 @@ from collections.abc import Iterator
 from diffprof.analyzers.syncs.class_source import ClassSource, NoSource
 from diffprof.analyzers.syncs.line_edits import LineEdit
 from diffprof.model.recording import SyncRow
+from diffprof.model.recording.source_text import quoted
 
 _NOISES = ("add_noise", "scale_noise")
 """Methods of a scheduler that take timesteps to where the sample is."""
 
 _SPREADS = ("expand", "repeat", "to", "view", "reshape", "flatten")
 """Methods that give each entry the value that it had, but for its type."""
+
+_ZEROS = re.compile(r"torch\.tensor\(\[(0|0\.0)\](?: \* (\w+))?\)")
+"""`torch.tensor([0] * n)`"""
 
 TELLS = re.compile(r"\s*self\.\w*timestep = (?!None)\w+\s*(#.*)?\s*")
 """A pipeline keeps the step's timestep for those who ask for it."""
@@ -278,6 +282,34 @@ def _one_number(lines: MethodLines) -> Iterator[LineEdit]:
             yield LineEdit(node, f"torch.full((1,), {one}.item(), dtype={one}.dtype, device={where})")
 
 
+def _zeros(lines: MethodLines) -> Iterator[LineEdit]:
+    """`self.time_proj(torch.tensor([0] * n)).to(device=d)`, `torch.tensor([0.0]).to(d)`: made on the device,
+    on which sines and cosines of zero have the same bits."""
+    for node in lines.at(ast.Call) if lines.row.kind == "host-to-device" else ():
+        zeros = _ZEROS.fullmatch(lines.text(node))
+        parents = lines.above(node)
+        over = next(parents)
+        if isinstance(over, ast.Call) and _is_of_sines(lines, over.func):
+            over = next(parents)
+        sent = next(parents)
+        if not (
+            zeros and isinstance(over, ast.Attribute) and over.attr == "to" and isinstance(sent, ast.Call)
+        ):
+            continue
+        where = _keyword(sent, "device") or next(iter(sent.args), None)
+        if where is not None and lines.text(where).rpartition(".")[2] == "device":
+            kind = "" if "." in zeros[1] else ", dtype=torch.int64"
+            yield LineEdit(node, f"torch.zeros({zeros[2] or 1}{kind}, device={lines.text(where)})")
+
+
+def _is_of_sines(lines: MethodLines, part: ast.expr) -> bool:
+    """Whether a part of the class is a sinusoidal embedding, as its arguments tell."""
+    begun = lines.source.methods.get("__init__")
+    made = [n for n in ast.walk(begun) if isinstance(n, ast.Assign)] if begun is not None else []
+    values = [n.value for n in made if ast.unparse(n.targets[0]) == ast.unparse(part)]
+    return any(isinstance(v, ast.Call) and _keyword(v, "flip_sin_to_cos") is not None for v in values)
+
+
 def _constant(lines: MethodLines) -> Iterator[LineEdit]:
     """What is computed on the host of sizes alone, and sent in each step: computed and sent once."""
     if lines.row.kind != "host-to-device" or not lines.row.constant:
@@ -299,8 +331,8 @@ def _constant(lines: MethodLines) -> Iterator[LineEdit]:
 
 
 def _of_a_mask(lines: MethodLines) -> Iterator[LineEdit]:
-    """`mask.sum(dim=1).tolist()`, `nonzero(mask)` of a mask that a model is given in each step: asked once,
-    as long as it is that tensor."""
+    """`mask.sum(dim=1).tolist()`, `nonzero(mask)` of a mask that a model is given in each step, and each of
+    its blocks: asked once, as long as it is that tensor."""
     if lines.row.kind not in ("value-read", "data-dependent-shape") or not lines.row.modules:
         return
     given = {each.arg for each in lines.method.args.args if "mask" in each.arg}
@@ -313,8 +345,9 @@ def _of_a_mask(lines: MethodLines) -> Iterator[LineEdit]:
         names = {n.id for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Name)} - {"torch"}
         masks, places = names & given, sorted(names & counters)
         if len(masks) == 1 and names == masks | set(places):
-            key = f"({', '.join([str(lines.line), *places])})" if places else f"({lines.line},)"
-            yield LineEdit(node, f"_once_of(self, {masks.pop()}, {key}, lambda: {text})")
+            key = ", ".join([quoted(f"{lines.source.name}:{lines.line}"), *places])
+            key = f"({key})" if places else key
+            yield LineEdit(node, f"_once_of({masks.pop()}, {key}, lambda: {text})")
 
 
 def _spelled_out(lines: MethodLines, node: ast.expr) -> str:
@@ -413,7 +446,7 @@ def _clamped(lines: MethodLines) -> Iterator[LineEdit]:
 
 _KINDS = (
     *(_timestep, _entry, _computed, _asked, _of_a_mask),
-    *(_scalars, _few_numbers, _host_numbers, _one_number, _constant),
+    *(_scalars, _few_numbers, _host_numbers, _one_number, _zeros, _constant),
     *(_stays, _reordered, _clamped),
 )
 
@@ -427,13 +460,12 @@ def _once(owner, key, make):
 '''
 
 ONCE_OF = '''
-def _once_of(owner, tensor, key, make):
+def _once_of(tensor, key, make):
     """What was made of the same tensor before, if nobody wrote to it since, else what is made now."""
-    made = owner.__dict__.setdefault("_made_of", {})
-    given, version, result = made.get((id(tensor), key), (None, None, None))
-    if given is not tensor or version != tensor._version:
-        made.clear() if len(made) > 64 else None
-        result = make()
-        made[id(tensor), key] = tensor, tensor._version, result
-    return result
+    if tensor.is_inference():  # nothing tells whether it was written to
+        return make()
+    made, key = tensor.__dict__.setdefault("_made", {}), (key, tensor._version)
+    if key not in made:
+        made[key] = make()
+    return made[key]
 '''

@@ -35,7 +35,7 @@ def _number_timesteps(scheduler):
     class NumberTimesteps(cls):
         @functools.wraps(cls.set_timesteps)
         def set_timesteps(self, *args, **kwargs):
-            super().set_timesteps(*args, **kwargs)
+            super().set_timesteps(*args, **kwargs){again}
             self.read = self.timesteps  # what a loop hands on are views of them: an address says which
             self.known = dict(zip([each.data_ptr() for each in self.read], self.read.tolist()))
 
@@ -58,13 +58,18 @@ def _host_timesteps(scheduler):
     class HostTimesteps(cls):
         @functools.wraps(cls.set_timesteps)
         def set_timesteps(self, *args, **kwargs):
-            super().set_timesteps(*args, **kwargs)
+            super().set_timesteps(*args, **kwargs){again}
             self.read, self.on_host = self.timesteps, self.timesteps.cpu()  # once, before the loop{listed}
             # What a loop hands on are views of them: an address says which.
             self.known = dict(zip([each.data_ptr() for each in self.read], self.on_host{numbers})){given}
 {lookup}{methods}
     scheduler.__class__ = functools.update_wrapper(HostTimesteps, cls, updated=())  # it keeps its name
 '''
+
+_AGAIN = """
+            old, new = self.__dict__.get("read"), self.timesteps
+            if old is not None and old.device == new.device and torch.equal(old, new):
+                self.timesteps = old  # this pipeline sets them twice and walks the first ones"""
 
 _ENTRY_OF_ONE = """
         @functools.wraps(cls.{method})
@@ -136,12 +141,14 @@ def host_timesteps(rows: Sequence[SyncRow], schedulers: Iterable[str]) -> Code |
         return Skipped(f"what the scheduler does with its timesteps is unknown: {why}")
     if any(use.inline for use in uses):
         return Skipped("the scheduler computes with its timestep, and on the host that is rounded otherwise")
+    again = _AGAIN if any(map(_sets_twice, rows)) else ""
     number = all(use.number for use in uses)
     if number and set(arguments) == {"step"} and not any(use.searches or use.computing for use in uses):
         given = arguments["step"]
         steps = [source.methods["step"] for source in entered.values()]
         more = dict.fromkeys(name for step in steps for name in optional_timesteps(step))
         text = _NUMBERS.format(
+            again=again,
             arguments=", ".join(given),
             more=_more(more, "number"),
             looked_up=", ".join([*given[:-1], f"self.number({given[-1]})"]),
@@ -164,6 +171,7 @@ def host_timesteps(rows: Sequence[SyncRow], schedulers: Iterable[str]) -> Code |
     ]
     definitions = _ON_HOST.format(
         entries=" and ".join(f"`{name}`" for name in arguments),
+        again=again,
         listed=listed,
         numbers=".tolist()" if number else "",
         given=_GIVEN if computing else "",
@@ -171,6 +179,31 @@ def host_timesteps(rows: Sequence[SyncRow], schedulers: Iterable[str]) -> Code |
         methods="".join(written),
     )
     return _code(definitions, "_host_timesteps", schedulers)
+
+
+def _sets_twice(row: SyncRow) -> bool:
+    """Whether the pipeline sets its scheduler's timesteps a second time, whose loop then walks other tensors
+    than the scheduler has."""
+    for frame in row.site.chain:
+        if frame.function.endswith(".__call__") and "/pipelines/" in frame.file:
+            site = Site(file=frame.file, line=frame.line, function=frame.function)
+            try:
+                body = class_at(site).methods["__call__"].body
+            except (NoSource, KeyError):
+                return False
+            calls = [
+                s.value
+                for s in body
+                if isinstance(s, ast.Assign | ast.Expr) and isinstance(s.value, ast.Call)
+            ]
+            return sum(map(_sets_timesteps, calls)) > 1
+    return False
+
+
+def _sets_timesteps(call: ast.Call) -> bool:
+    named = ast.unparse(call.func).rpartition(".")[2]
+    of_own = "self.scheduler" in ast.unparse(call)
+    return of_own and named in ("retrieve_timesteps", "set_timesteps")
 
 
 def _computing(name: str, methods: Iterable[ast.FunctionDef]) -> str:

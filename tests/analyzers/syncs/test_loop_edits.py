@@ -10,7 +10,7 @@ import torch
 
 from diffprof.analyzers.syncs.class_source import NoSource, class_of
 from diffprof.analyzers.syncs.line_edits import edited
-from diffprof.analyzers.syncs.loop_edits import ONCE, loop_edits
+from diffprof.analyzers.syncs.loop_edits import ONCE, ONCE_OF, loop_edits
 from diffprof.analyzers.syncs.method_copies import MARK, subclassed
 from tests.builders import make_sync
 
@@ -85,6 +85,18 @@ CASES: dict[str, tuple[str, str, dict[str, Any], str]] = {
         "host-to-device",
         {"shape": (1,)},
         "torch.full((1,), t.item(), dtype=t.dtype, device=timesteps.device)",
+    ),
+    "zeros of the host": (
+        """
+        def run(self, timesteps, boundary):
+            n = len(timesteps)
+            return torch.tensor([0] * n).to(  # here
+                dtype=torch.float32, device=timesteps.device
+            )
+        """,
+        "host-to-device",
+        {"shape": (4,), "constant": True},
+        "torch.zeros(n, dtype=torch.int64, device=timesteps.device)",
     ),
     "masks that put all in another order": (
         """
@@ -169,3 +181,21 @@ def test_a_value_that_the_model_computed_has_no_kind() -> None:
     source = class_of("Own", "own.py", text)
     with pytest.raises(NoSource, match="line 3"):
         loop_edits(source, source.methods["run"], make_sync(kind="value-read"), 3)
+
+
+def test_what_is_made_of_a_tensor_is_made_anew_where_it_was_written_to() -> None:
+    names: dict[str, Any] = {}
+    exec(ONCE_OF, names)
+    mask, made = torch.tensor([1, 0, 1]), []
+
+    def ask() -> list[int]:
+        made.append(mask.sum().item())
+        return made[-1:]
+
+    assert [names["_once_of"](mask, key, ask) for key in ("a", "a", ("a", 1))] == [[2]] * 3
+    mask[0] = 0
+    assert names["_once_of"](mask, "a", ask) == [1]
+    assert made == [2, 2, 1]
+    with torch.inference_mode():
+        mask = torch.tensor([1])
+        assert [names["_once_of"](mask, "a", ask) for _ in range(2)] == [[1]] * 2
