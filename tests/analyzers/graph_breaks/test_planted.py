@@ -19,42 +19,6 @@ from tests.analyzers.graph_breaks.conftest import in_child
 SOURCE = Path(planted.__file__).read_text().splitlines()
 MARK = re.compile(r"# breaks: ([\w, -]+)$")
 
-# name -> (breaks found here, distinct lines in explain's break_reasons, explain's graph_break_count)
-NUMBERS = {
-    "branch": (1, 1, 1),
-    "value": (1, 1, 1),
-    "model_output": (1, 1, 0),
-    "side_effect": (2, 2, 2),
-    "numpy_trip": (1, 1, 1),
-    "c_call": (1, 0, 0),
-    "disabled": (1, 1, 1),
-    "hooked": (1, 0, 1),
-    "other": (1, 1, 1),
-    "several": (6, 5, 5),
-    "hidden": (4, 0, -1),
-    "hidden_in_the_rest": (3, 1, 0),
-    "hidden_behind_shapes": (3, 0, -1),
-    "repeated": (1, 1, 0),
-    "in_one_line": (2, 1, 2),
-    "nested": (1, 1, 2),
-    "comprehension": (1, 0, 0),
-    "in_a_lambda": (1, 0, 0),
-    "decorated": (2, 1, 0),
-    "in_a_class_of_context": (3, 0, -1),
-    "in_a_generator_of_context": (2, 0, -1),
-    "under_no_grad": (2, 1, 0),
-    "handled": (2, 0, -1),
-    "at_two_depths": (1, 1, 1),
-    "downwards": (1, 1, 3),
-    "through_a_property": (1, 0, 0),
-    "of_a_generator": (1, 0, -1),
-    "both_in_a_condition": (2, 1, 2),
-    "over_lines": (2, 2, 1),
-    "after_chains": (3, 2, 2),
-    "casting": (2, 1, 0),
-    "whole": (0, 0, 0),
-}
-
 
 @dataclass
 class Seen:
@@ -62,8 +26,8 @@ class Seen:
     graphs: int
     whole: bool
     failure: str | None
-    explained_lines: int
-    explained_count: int
+    explained: set[int | None]
+    """Lines of `explain`'s reasons."""
 
 
 def look_at_all() -> dict[str, Seen]:
@@ -87,14 +51,15 @@ def look_at_all() -> dict[str, Seen]:
         torch._dynamo.reset()
         with torch.no_grad():
             told = torch._dynamo.explain(function)(*args)
-        lines = {(r.user_stack[-1].filename, r.user_stack[-1].lineno) for r in told.break_reasons}
+        stacks = [
+            [f.lineno for f in r.user_stack if f.filename == planted.__file__] for r in told.break_reasons
+        ]
         found[name] = Seen(
             rows,
             len(result.capture.graphs),
             result.capture.whole,
             result.capture.failure,
-            len(lines),
-            told.graph_break_count,
+            {innermost for *_, innermost in stacks},
         )
     return found
 
@@ -149,15 +114,13 @@ def test_every_break_is_found_once_on_its_line(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", planted.CASES)
-def test_no_fewer_than_explain_reports(name: str) -> None:
+def test_whatever_explain_reports_is_found(name: str) -> None:
     of = seen()[name]
-    assert (len(of.rows), of.explained_lines, of.explained_count) == NUMBERS[name]
+    assert of.explained <= {row.site.line for row in of.rows}
 
 
 def test_explain_loses_breaks_that_are_found_here() -> None:
-    ours = sum(found for found, _, _ in NUMBERS.values())
-    explained = sum(lines for _, lines, _ in NUMBERS.values())
-    assert (ours, explained) == (56, 27)
+    assert sum(len(of.explained) for of in seen().values()) < sum(len(of.rows) for of in seen().values())
 
 
 @pytest.mark.parametrize("name", planted.CASES)
