@@ -9,7 +9,7 @@ import os
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,6 +27,19 @@ _PIPELINES = "diffprof/corpus/"
 _COMMANDS = Path(__file__).parents[1] / "cli"
 _STDLIB = os.path.realpath(sysconfig.get_paths()["stdlib"]) + os.sep
 _SITE_DIRS = ("site-packages", "dist-packages")
+
+_FOLDERS: list[Path] = []
+"""The working directory before code of others ran, which may change it."""
+
+
+@contextmanager
+def named_from_here() -> Iterator[None]:
+    """Inside, files are named relative to the working directory of now."""
+    _FOLDERS.append(Path.cwd())
+    try:
+        yield
+    finally:
+        _FOLDERS.pop()
 
 
 @functools.cache
@@ -51,7 +64,7 @@ def importable_path(filename: str) -> tuple[str, bool]:
     if os.path.realpath(filename).startswith(_STDLIB):
         return path.name, False
     try:
-        return path.relative_to(Path.cwd()).as_posix(), True
+        return path.relative_to(*_FOLDERS[:1] or (Path.cwd(),)).as_posix(), True
     except ValueError:
         return path.as_posix(), True
 
@@ -60,8 +73,8 @@ def file_of(name: str) -> Path | None:
     """Where a file lies that `importable_path` has named, if it is there from the working directory, or its
     lines were looked up in this process, as those of every site are."""
     with suppress(OSError, ValueError):  # the name may come out of a stored report
-        if Path(name).is_file():
-            return Path(name)
+        if (path := Path(*_FOLDERS[:1], name)).is_file():
+            return path
     looked_up = (each for each in list(linecache.cache) if each.endswith(name))
     named = (Path(each) for each in looked_up if importable_path(each)[0] == name)
     return next((each for each in named if each.is_file()), None)  # code run from memory is in none

@@ -33,7 +33,7 @@ NOTEBOOK = ("get_ipython", "display")
 def guest_error(who: str, when: str, error: BaseException, file: Path) -> TargetError:
     """What happened, and the last line of `file` on its way."""
     if isinstance(error, SyntaxError):
-        where = f"{error.filename}:{error.lineno}"
+        where = f"{importable_path(error.filename or str(file))[0]}:{error.lineno}"
         line = (error.text or "").strip()
         return TargetError(
             f"{who} has a syntax error: {error.msg} ({where}){': ' + line if line else ''}",
@@ -44,7 +44,7 @@ def guest_error(who: str, when: str, error: BaseException, file: Path) -> Target
     at = ""
     if own:
         code = linecache.getline(own[-1].filename, own[-1].lineno or 0).strip()
-        at = f" at {own[-1].filename}:{own[-1].lineno}" + (f": {code}" if code else "")
+        at = f" at {importable_path(own[-1].filename)[0]}:{own[-1].lineno}" + (f": {code}" if code else "")
     if isinstance(error, SystemExit | ProcessExit):
         status = error.code if error.code is not None else 0
         how = f"called {error.how}" if isinstance(error, ProcessExit) else f"exited with {status!r}"

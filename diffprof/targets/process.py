@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from diffprof.model.callsite import named_from_here
 from diffprof.targets.exits import exits_held_back
 from diffprof.targets.memory_guard import MemoryGone, memory_guarded
 
@@ -32,6 +33,7 @@ def guest(folder: Path, argv: Sequence[str] | None = None, main: ModuleType | No
     before = _State()
     with ExitStack() as stack:
         stack.callback(before.restore)
+        stack.enter_context(named_from_here())
         stack.enter_context(exits_held_back())
         stack.enter_context(warnings.catch_warnings())
         stack.enter_context(redirect_stdout(sys.stderr))

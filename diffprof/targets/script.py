@@ -7,6 +7,7 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -37,6 +38,11 @@ class ScriptTarget:
     args: tuple[str, ...] = ()
     which: int = 0
     kind: str = field(default="script", init=False)
+
+    @cached_property
+    def path(self) -> Path:
+        """Where the file lies, wherever the script goes to."""
+        return self.file.absolute()
 
     @property
     def spec(self) -> str:
@@ -95,7 +101,7 @@ class ScriptTarget:
         with (
             self._stage(device, options) as stage,
             ExitStack() as counting,
-            ScriptCalls(self.file, vars(stage.module), play, further) as calls,
+            ScriptCalls(self.path, vars(stage.module), play, further) as calls,
         ):
 
             def take(pipe: Pipeline, args: tuple[Any, ...], kwargs: dict[str, Any]) -> GoOn | None:
@@ -199,7 +205,7 @@ class ScriptTarget:
         from diffprof.targets.threads import threads_join_in
 
         module = ModuleType("__main__")
-        module.__file__ = str(self.file.resolve())
+        module.__file__ = str(self.path.resolve())
         code = self._code()
         with (
             guest(self.file.parent, [str(self.file), *self.args], module),
@@ -212,16 +218,16 @@ class ScriptTarget:
 
     def _code(self) -> Any:
         try:
-            return compile(self.file.read_bytes(), str(self.file), "exec")
+            return compile(self.path.read_bytes(), str(self.path), "exec")
         except (SyntaxError, ValueError, OSError) as error:
             raise guest_error(
-                f"The script {str(self.file)!r}", "before it could run", error, self.file
+                f"The script {str(self.file)!r}", "before it could run", error, self.path
             ) from error
 
     def _without_a_call(self, end: BaseException | None, looped: bool, children: int = 0) -> TargetError:
         if end is not None and not (looped and _left_well(end)):
             return guest_error(
-                f"The script {str(self.file)!r}", "before it called a pipeline", end, self.file
+                f"The script {str(self.file)!r}", "before it called a pipeline", end, self.path
             )
         if children:
             many = "a child process" if children == 1 else f"{children} child processes"

@@ -255,3 +255,26 @@ def test_a_file_that_the_network_does_not_give_is_said_to_be_missing(
         run(write("script.py", fetch), cpu)
     assert "bring the file into the cache" in caught.value.hint
     assert "CUDA" not in caught.value.hint
+
+
+GOES = """
+    import os, tempfile
+    from tiny_pipeline import tiny
+
+    pipe = tiny()
+    os.chdir(tempfile.mkdtemp())
+    pipe(num_inference_steps=2)
+    pipe(num_inference_steps=3)
+"""
+
+
+def test_a_script_that_goes_to_another_folder_is_read_and_named_as_before(
+    tiny: Path, write: Write, cpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(write("script.py", GOES).parent)
+    (left,) = [each for each in run(Path("script.py"), cpu).unseen if each.kind == "left-out"]
+    assert (left.site.file, left.site.line) == ("script.py", 8)
+    assert dict(left.site.excerpt)[8] == "pipe(num_inference_steps=3)"
+    write("script.py", GOES.replace("    pipe(", "    print("))
+    with pytest.raises(TargetError, match=r"at script\.py:7: print\(num_inference_steps=2\)"):
+        run(Path("script.py"), cpu)
