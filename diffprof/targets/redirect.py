@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import gc
 import inspect
 import re
 import sys
@@ -21,6 +23,7 @@ from diffprof.devices.simulated.host_placeholders import (
     stands_for_unknown,
     weight_stand_in,
 )
+from diffprof.devices.simulated.tensor import SimTensor
 from diffprof.targets.load_arguments import CUDA, everywhere
 from diffprof.targets.memory_guard import MAKING, refuse_large
 from diffprof.targets.process import installed
@@ -40,9 +43,10 @@ keep the answer, and choose CUDA-only code by it."""
 def cuda_redirect(device: Device) -> Iterator[Callable[[], AbstractContextManager[Any]]]:
     """Inside, whatever names `cuda` gets `device.torch_device` (asked for each time, so it may change).
 
-    Does nothing on a CUDA device. Covers tensor functions and methods, modules, generators, autocast, the
-    default device, `torch.load`, the functions of `torch.cuda`, and the offloading and loading of pipelines.
-    Costs about 2 us per torch function called while it is open.
+    Does nothing on a CUDA device. The user's own lines are told that a simulated GPU is CUDA. Covers tensor
+    functions and methods, modules, generators, autocast, the default device, `torch.load`, the functions of
+    `torch.cuda`, and the offloading and loading of pipelines. Costs about 2 us per torch function called
+    while it is open.
 
     Gives a function that makes what another thread has to be in for the same.
     """
@@ -55,6 +59,9 @@ def cuda_redirect(device: Device) -> Iterator[Callable[[], AbstractContextManage
         _patch_torch(patches, names)
         _patch_cuda(patches, names)
         _patch_pipelines(patches, names, device)
+        if device.kind == "sim":
+            patches(SimTensor, "is_cuda", property(lambda tensor: _asked_by_user(names)))
+            stack.enter_context(_attribute_replaced(torch.device, "type", _type_for_user(names)))
         stack.enter_context(CudaNames(names))
         try:
             yield lambda: CudaNames(names)
@@ -350,6 +357,39 @@ def _for_user(original: Any, own: Any, names: Names) -> Any:
         return own() if by_user else original()
 
     return ask
+
+
+def _asked_by_user(names: Names) -> bool:
+    """Whether a line of the user's reads an attribute; called by what answers it."""
+    return names.open and not installed(sys._getframe(2).f_code.co_filename)
+
+
+def _type_for_user(names: Names) -> property:
+    """`torch.device.type`: dtypes, waits and more hang on its being "cuda" in the user's own lines."""
+    original, simulated = vars(torch.device)["type"], names.meant.type
+
+    def kind(device: torch.device) -> str:
+        own: str = original.__get__(device)
+        return "cuda" if own == simulated and _asked_by_user(names) else own
+
+    return property(kind)
+
+
+@contextmanager
+def _attribute_replaced(owner: type, name: str, value: Any) -> Iterator[None]:
+    """An attribute of a class written in C, which lets none be set."""
+    (attributes,) = (each for each in gc.get_referents(vars(owner)) if isinstance(each, dict))
+    before = attributes[name]
+
+    def put(new: Any) -> None:
+        attributes[name] = new
+        ctypes.pythonapi.PyType_Modified(ctypes.py_object(owner))
+
+    put(value)
+    try:
+        yield
+    finally:
+        put(before)
 
 
 def _while_open(original: Any, own: Any, names: Names) -> Any:

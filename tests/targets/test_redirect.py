@@ -3,6 +3,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 
@@ -91,6 +92,22 @@ def test_functions_of_torch_cuda_answer(device: Any) -> None:
         torch.cuda.get_device_properties(0)
 
 
+def test_the_users_lines_are_told_that_a_simulated_gpu_is_cuda(device: Any) -> None:
+    simulated = device.kind == "sim"
+    own = device.torch_device.type
+    with cuda_redirect(device):
+        tensor = torch.zeros(3, device="cuda")
+        assert torch.device("cuda").type == tensor.device.type == ("cuda" if simulated else own)
+        assert tensor.is_cuda is simulated
+        assert torch.device("cpu").type == torch.zeros(3).device.type == "cpu"
+        assert torch.zeros(3).is_cuda is False
+        # A line of diffusers: it would choose code that only CUDA runs.
+        assert eval(compile("tensor.device.type, tensor.is_cuda", diffusers.__file__, "eval")) == (own, False)
+        assert torch.zeros(3, device=tensor.device.type).device == tensor.device
+    assert (device.torch_device.type, tensor.is_cuda) == (own, False)
+    assert not isinstance(vars(torch.device)["type"], property)
+
+
 def test_libraries_see_the_machine_as_it_is() -> None:
     from diffusers.utils.torch_utils import get_device
 
@@ -167,11 +184,11 @@ def test_a_script_for_cuda_runs_on_the_simulated_device(tiny: Any, write: Any, u
 
     def play(scene: Any) -> Any:
         scene.call()
-        return scene.pipe.device.type, scene.weights, scene.notes, scene.kwargs["generator"].device.type
+        return scene.pipe.device, scene.weights, scene.notes, scene.kwargs["generator"].device
 
     with device.active():
-        kind = device.torch_device.type
-        assert resolve(str(file)).run(play, device, Options()) == (kind, "none", [], kind)
+        where = device.torch_device
+        assert resolve(str(file)).run(play, device, Options()) == (where, "none", [], where)
 
 
 def test_offloading_finds_the_device(tiny: Any, write: Any, unchanged: None) -> None:
