@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
@@ -13,7 +13,9 @@ from operator import itemgetter
 from types import CodeType, FrameType
 from typing import NamedTuple
 
+import numpy as np
 from msgspec.structs import replace
+from numpy.typing import NDArray
 
 from diffprof.model.callsite import is_machinery, make_site
 from diffprof.model.recording import Grade, MemoryHolder, MemoryKind, MemoryPoint, MemoryUse, Site
@@ -80,6 +82,10 @@ class StorageNumbers(NamedTuple):
         return -1 - self.given.index(number) if number in self.given else None
 
 
+Event = tuple[int, int, int]
+"""Items launched before, bytes more or less, number of the storage."""
+
+
 class MemoryMark(NamedTuple):
     """Where a stretch of a call begins. item: launched before it; events: of memory, until then; peak,
     phase_peak: as they were."""
@@ -97,7 +103,7 @@ class MemoryStretch(NamedTuple):
     """The memory of a stretch that frees nothing of what was there before, but what it is given. Items,
     events and numbers count from its begin; so do the bytes of its peak."""
 
-    events: tuple[tuple[int, int, int], ...]
+    events: tuple[Event, ...]
     born: dict[int, _Born]
     kept: int
     peak: _Peak
@@ -105,6 +111,21 @@ class MemoryStretch(NamedTuple):
     def alike(self, other: MemoryStretch) -> bool:
         """Whether both take and give back the same, asked for by the same lines."""
         return self.events == other.events and self.born == other.born and self.kept == other.kept
+
+
+class _Again(NamedTuple):
+    """A stretch that came again. before: how many events were told one by one before it; item: that it began
+    at."""
+
+    before: int
+    item: int
+    storages: StorageNumbers
+    told: MemoryStretch
+
+    def events(self) -> Iterator[Event]:
+        item, (first, given) = self.item, self.storages
+        for at, nbytes, number in self.told.events:
+            yield item + at, nbytes, first + number if number >= 0 else given[-1 - number]
 
 
 @dataclass
@@ -120,12 +141,13 @@ class MemoryLog:
     before: int = 0
     """Bytes in use when the call began."""
     weights: Sequence[Weights] = ()
-    _events: list[tuple[int, int, int]] = field(default_factory=list)
-    """(items launched before, bytes more or less, number of the storage)."""
+    _events: list[Event] = field(default_factory=list)
+    """Those that were told one by one."""
     _born: dict[int, _Born] = field(default_factory=dict)
     _peak: _Peak = field(default_factory=_Peak)
-    _stretches: list[tuple[int, int, MemoryStretch]] = field(default_factory=list)
-    """Those that came again: of which number their storages count, and the item at which they began."""
+    _stretches: list[_Again] = field(default_factory=list)
+    _told_again: int = 0
+    """Events in stretches that came again."""
 
     def start(self, live: int, weights: Iterable[Weights] = ()) -> None:
         """The call begins with so many bytes in use, of which these are the models'."""
@@ -160,7 +182,7 @@ class MemoryLog:
     def _raise(self, nbytes: int, module: str | None, op: OpSignature | None = None, extra: int = 0) -> None:
         self.peaks[self.phase] = nbytes
         if nbytes > self._peak.nbytes:
-            self._peak = _Peak(nbytes, len(self._events), self.phase, self.step, module, op, extra)
+            self._peak = _Peak(nbytes, self._count, self.phase, self.step, module, op, extra)
 
     # --- what comes again -----------------------------------------------------------------------------
 
@@ -168,7 +190,7 @@ class MemoryLog:
         """A stretch begins after so many items; `since` ends it, before another begins."""
         live = self.live
         mark = MemoryMark(
-            storages, item, len(self._events), live, self.phase, self.peaks.get(self.phase, 0), self._peak
+            storages, item, self._count, live, self.phase, self.peaks.get(self.phase, 0), self._peak
         )
         self.peaks[self.phase], self._peak = live, _Peak(live)
         return mark
@@ -179,9 +201,9 @@ class MemoryLog:
         self.peaks[mark.phase] = max(self.peaks[mark.phase], mark.phase_peak)
         if peak.nbytes <= mark.peak.nbytes:
             self._peak = mark.peak
-        events: list[tuple[int, int, int]] = []
+        events: list[Event] = []
         born: dict[int, _Born] = {}
-        for item, nbytes, number in self._events[mark.events :]:
+        for item, nbytes, number in self._events[mark.events - self._told_again :]:
             own = within(number)
             if own is None:
                 return None
@@ -198,12 +220,9 @@ class MemoryLog:
 
     def again(self, told: MemoryStretch, item: int, storages: StorageNumbers) -> None:
         """It comes again after so many items."""
-        peak, live, begin, (first, given) = told.peak, self.live, len(self._events), storages
-        self._stretches.append((first, item, told))
-        self._events += [
-            (item + at, nbytes, first + number if number >= 0 else given[-1 - number])
-            for at, nbytes, number in told.events
-        ]
+        peak, live, begin = told.peak, self.live, self._count
+        self._stretches.append(_Again(len(self._events), item, storages, told))
+        self._told_again += len(told.events)
         if live + peak.nbytes > self.peaks.get(self.phase, 0):
             self.peaks[self.phase] = live + peak.nbytes
             if live + peak.nbytes > self._peak.nbytes:
@@ -214,11 +233,11 @@ class MemoryLog:
         """Of a storage of the call; None for one that was there before."""
         if (born := self._born.get(number)) is not None:
             return born
-        at = bisect_right(self._stretches, number, key=itemgetter(0)) - 1
+        at = bisect_right(self._stretches, number, key=lambda each: each.storages.first) - 1
         if at < 0:
             return None
-        first, item, told = self._stretches[at]
-        born = told.born.get(number - first)
+        _, item, storages, told = self._stretches[at]
+        born = told.born.get(number - storages.first)
         return None if born is None else born._replace(item=born.item + item)
 
     def _made_here(self, number: int) -> _Born:
@@ -233,9 +252,42 @@ class MemoryLog:
 
     # --- the result -----------------------------------------------------------------------------------
 
-    def events(self) -> Sequence[tuple[int, int, int]]:
-        """(operations launched before, bytes more or less, number of the storage), in order."""
-        return self._events
+    @property
+    def _count(self) -> int:
+        """Of all events until now."""
+        return len(self._events) + self._told_again
+
+    def _parts(self) -> Iterator[Sequence[Event] | _Again]:
+        """Events that were told one by one, and stretches that came again, in order."""
+        at = 0
+        for again in self._stretches:
+            yield self._events[at : again.before]
+            yield again
+            at = again.before
+        yield self._events[at:]
+
+    def events(self) -> Iterator[Event]:
+        """All, in order."""
+        for part in self._parts():
+            yield from part.events() if isinstance(part, _Again) else part
+
+    def _before_peak(self) -> Iterator[tuple[Sequence[Event] | _Again, int]]:
+        """The parts until most was in use, and how many of the events of each."""
+        left = self._peak.event
+        for part in self._parts():
+            if not left:
+                return
+            count = min(left, len(part.told.events if isinstance(part, _Again) else part))
+            yield part, count
+            left -= count
+
+    def _at_peak(self) -> Event | None:
+        """The last event until most was in use."""
+        for part, count in reversed(list(self._before_peak())):
+            if count:
+                events = part.events() if isinstance(part, _Again) else part
+                return next(islice(events, count - 1, None))
+        return None
 
     def made_by(self, number: int) -> tuple[Site | None, MemoryKind, str | None]:
         """The line that asked for a storage of the call, what it is, and the module that ran."""
@@ -277,11 +329,17 @@ class MemoryLog:
         """Who held the memory when most was in use, largest first; they sum to the peak."""
         alive: dict[int, int] = {}
         gone: dict[int, int] = {}  # of what was there before the call
-        for _, more, number in islice(self._events, self._peak.event):
-            if more > 0:
-                alive[number] = alive.get(number, 0) + 1
-            elif alive.pop(number, None) is None:
-                gone[number] = gone.get(number, 0) + more
+        lasting: dict[int, tuple[Event, ...]] = {}
+        for part, count in self._before_peak():
+            if not isinstance(part, _Again):
+                _follow(islice(part, count), alive, gone)
+            elif count < len(part.told.events):
+                _follow(islice(part.events(), count), alive, gone)
+            else:
+                if id(part.told) not in lasting:
+                    lasting[id(part.told)] = _lasting(part.told.events)
+                short = part._replace(told=part.told._replace(events=lasting[id(part.told)]))
+                _follow(short.events(), alive, gone)
         made = (number for number, times in alive.items() for _ in range(times))
         sums: dict[MemoryHolder, list[int]] = defaultdict(lambda: [0, 0])
         for holder, nbytes in (*self._models(gone), *((self._holder(n, items), None) for n in made)):
@@ -334,8 +392,8 @@ class MemoryLog:
     def _workspace(self) -> MemoryHolder:
         peak = self._peak
         assert peak.op is not None
-        last = self._events[peak.event - 1][2] if peak.event else None
-        born = None if last is None else self._birth(last)
+        last = self._at_peak()
+        born = None if last is None else self._birth(last[2])
         line = None if born is None else born.line
         return MemoryHolder(
             kind=MemoryKind.WORKSPACE,
@@ -349,28 +407,62 @@ class MemoryLog:
         """Bytes in use over the call: the most in each of `POINTS` stretches of operations, at the peak with
         what its operation held beside its tensors."""
         width = max(1, -(-items // POINTS))
-        most: dict[int, int] = {}
-        last: dict[int, int] = {}
-        live = top = self.before
-        at, end = -1, 0
-        for item, nbytes, _ in self._events:
-            if item >= end:
-                most[at], last[at] = top, live
-                at = item // width
-                end, top = (at + 1) * width, live
-            live += nbytes
-            if live > top:
-                top = live
-        most[at], last[at] = top, live
-        if self._peak.event:
-            at = self._events[self._peak.event - 1][0] // width
+        begun, more = self._columns()
+        live = self.before + np.cumsum(more)
+        here = begun // width
+        firsts = np.flatnonzero(np.diff(here, prepend=-1))
+        level = np.concatenate(([self.before], live))
+        tops = np.maximum(np.maximum.reduceat(live, firsts), level[firsts]) if len(firsts) else firsts
+        ends: NDArray[np.int64] = np.append(firsts[1:], len(live))[: len(firsts)]
+        places = here[firsts].tolist()
+        most: dict[int, int] = dict(zip(places, tops.tolist(), strict=True))
+        last: dict[int, int] = dict(zip(places, level[ends].tolist(), strict=True))
+        if (event := self._at_peak()) is not None:
+            at = event[0] // width
             most[at] = max(most.get(at, 0), self._peak.nbytes)
         points = []
-        level = self.before
+        now = self.before
         for at in range(-(-items // width)):
-            points.append(MemoryPoint(op=at * width, bytes=most.get(at, level)))
-            level = last.get(at, level)
+            points.append(MemoryPoint(op=at * width, bytes=most.get(at, now)))
+            now = last.get(at, now)
         return tuple(points)
+
+    def _columns(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of all events: items launched before, bytes more or less."""
+
+        def column(events: Sequence[Event], which: int) -> NDArray[np.int64]:
+            return np.fromiter(map(itemgetter(which), events), np.int64, len(events))
+
+        known: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+        found = []
+        for part in self._parts():
+            if isinstance(part, _Again):
+                told = part.told.events
+                if id(told) not in known:
+                    known[id(told)] = column(told, 0), column(told, 1)
+                begun, more = known[id(told)]
+                found.append((begun + part.item, more))
+            else:
+                found.append((column(part, 0), column(part, 1)))
+        begun, more = (np.concatenate(each) for each in zip(*found, strict=True))
+        return begun, more
+
+
+def _follow(events: Iterable[Event], alive: dict[int, int], gone: dict[int, int]) -> None:
+    """alive: how often a storage was made that is still there; gone: bytes less of what was there before."""
+    for _, more, number in events:
+        if more > 0:
+            alive[number] = alive.get(number, 0) + 1
+        elif alive.pop(number, None) is None:
+            gone[number] = gone.get(number, 0) + more
+
+
+def _lasting(events: Sequence[Event]) -> tuple[Event, ...]:
+    """Of a stretch, those that leave anything: not those of its own storages that are gone at its end."""
+    alive: dict[int, int] = {}
+    gone: dict[int, int] = {}
+    _follow((event for event in events if event[2] >= 0), alive, gone)
+    return tuple(event for event in events if event[2] < 0 or event[2] in alive or event[2] in gone)
 
 
 def _made(born: _Born, items: Sequence[object]) -> tuple[OpSignature | None, TensorMeta | None]:

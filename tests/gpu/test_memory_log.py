@@ -12,7 +12,7 @@ from diffprof.devices.simulated import observing, place, simulated_gpu
 from diffprof.devices.simulated.held import page_locked, pieces
 from diffprof.devices.simulated.session import SESSION
 from diffprof.gpu.cost import CostModel
-from diffprof.gpu.memory_log import MemoryLog
+from diffprof.gpu.memory_log import MemoryLog, StorageNumbers
 from diffprof.gpu.mode import Mode
 from diffprof.gpu.specs import load_spec
 from diffprof.model.recording import MemoryHolder, MemoryKind, MemoryUse
@@ -64,6 +64,41 @@ def test_the_curve_keeps_the_most_of_each_stretch() -> None:
     assert points[0] == 15
     assert points[3] == points[315] == 10
     assert points[318] == points[477] == 11
+
+
+def stretch(log: MemoryLog, first: int, item: int, given: int) -> None:
+    """Two storages come, one of them and the given one go."""
+    log.alloc(2048, first, item, "unet")
+    log.alloc(512, first + 1, item + 1, "unet")
+    log.free(512, given, item + 1)
+    log.free(2048, first, item + 2)
+
+
+@pytest.mark.parametrize("after", [0, 8192])
+def test_a_stretch_that_comes_again_is_as_one_that_is_told_anew(after: int) -> None:
+    """after: bytes that come last: with them the peak is there, without them in the last stretch."""
+    uses, events = [], []
+    for again in (False, True):
+        log = MemoryLog()
+        log.start(4096)
+        log.alloc(512, 1, 0, None)
+        mark = log.mark(1, StorageNumbers(10, (1,)))
+        stretch(log, 10, 1, given=1)
+        told = log.since(mark)
+        assert told is not None
+        for n in range(2, 5):
+            log.alloc(512, 10 * n - 5, 3 * n, None)
+            if again:
+                log.again(told, 3 * n, StorageNumbers(10 * n, (10 * n - 9,)))
+            else:
+                stretch(log, 10 * n, 3 * n, given=10 * n - 9)
+        if after:
+            log.alloc(after, 99, 16, None)
+        uses.append(log.use([None] * 20, weights=None, capacity=1 << 30, by_step=(), host=None))
+        events.append(list(log.events()))
+    assert events[0] == events[1]
+    assert uses[0] == uses[1]
+    assert uses[0].peak_bytes == 4096 + 4 * 512 + max(after, 2048 + 512)
 
 
 class Parts(nn.Module):
