@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from diffprof.judge.timeline import find_gaps, phase_of_events, replay
+from diffprof.judge.timeline import columns_of, find_gaps, outermost_first, replay
 from diffprof.model.callsite import Place
 from diffprof.model.recording import GapRow, KernelRow, MemoryUse, Timeline
 
@@ -295,11 +296,14 @@ def _lined(
 def kernel_rows(timeline: Timeline) -> tuple[KernelRow, ...]:
     """Device time by kernel kind, module and phase, longest first."""
     names = tuple(dict.fromkeys((None, *(span.name for span in timeline.phases))))
-    phases = [0 if span is None else names.index(span.name) for span in phase_of_events(timeline)]
-    kind, device, host = (np.array(each) for each in (timeline.kind, timeline.device_us, timeline.host_us))
+    columns = columns_of(timeline)
+    kind, device, host = columns.kind, columns.device, columns.host
     launched = kind >= 0
     code = np.array(timeline.module) + 1
-    code = (kind * (len(timeline.modules) + 1) + code) * len(names) + np.array(phases)
+    phases: NDArray[np.int64] = np.zeros(len(kind), dtype=np.int64)
+    for span in outermost_first(timeline.phases):
+        phases[span.first : span.last] = names.index(span.name)
+    code = (kind * (len(timeline.modules) + 1) + code) * len(names) + phases
     codes, firsts, which = np.unique(code[launched], return_index=True, return_inverse=True)
     counts = np.bincount(which, minlength=len(codes)).tolist()
     device_us, host_us = (

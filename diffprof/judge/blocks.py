@@ -6,7 +6,7 @@ earlier ones, so a running sum and a running maximum give all of them at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
@@ -20,8 +20,14 @@ if TYPE_CHECKING:
 Times: TypeAlias = NDArray[np.float64]
 Rows: TypeAlias = NDArray[np.int64]
 
+State: TypeAlias = tuple[float, float, Times]
+"""When the host and the device are done, and the launches that may be in the stream still."""
+
 UNLIMITED = 1 << 16
 """Launches that a stream holds, from which it is never full."""
+
+ROUNDING_US = 1e-6
+"""Up to which two times are one: sums of so many numbers are no more exact."""
 
 NOTHING: Times = np.empty(0)
 """No launch is in the stream."""
@@ -55,10 +61,22 @@ class HostAndDevice:
         self._limit = limit
 
     def run(self, blocks: Iterable[Block]) -> float:
-        """Microseconds from the first launch until both lanes are done: the last times of `steps`."""
+        """Microseconds from the first launch until both lanes are done: the last times of `steps`. Blocks
+        that come again, and find host and device as they did before, take as long again."""
+        todo = list(blocks)
         now = free = 0.0
         ends = NOTHING
-        for block in blocks:
+        seen: dict[int, tuple[int, State]] = {}
+        at = 0
+        while at < len(todo):
+            block = todo[at]
+            if id(block) in seen and (again := self._again(todo, at, seen[id(block)], (now, free, ends))):
+                at, longer = again
+                now, free, ends = now + longer, free + longer, ends + longer
+                seen.clear()
+                continue
+            seen[id(block)] = at, (now, free, ends)
+            at += 1
             if len(ends) or not (block.waits or self._limit >= UNLIMITED):
                 _, _, now, free, ends = self._step(block, now, free, ends)
                 continue
@@ -72,6 +90,24 @@ class HostAndDevice:
             if block.waits:
                 now = max(now, free) + self._settle
         return max(now, free)
+
+    @staticmethod
+    def _again(
+        blocks: Sequence[Block], at: int, before: tuple[int, State], here: State
+    ) -> tuple[int, float] | None:
+        """Where the blocks end that are those since `before` again and take as long, and what they take; None
+        without any. before: where this block was, and the state there; here: the state at it."""
+        first, (now, free, ends) = before
+        took, length = here[0] - now, at - first
+        if abs(free + took - here[1]) > ROUNDING_US or len(ends) != len(here[2]):
+            return None
+        if (np.abs(ends + took - here[2]) > ROUNDING_US).any():
+            return None
+        end = at
+        while end < len(blocks) and blocks[end] is blocks[end - length]:
+            end += 1
+        times = (end - at) // length
+        return (at + times * length, times * took) if times else None
 
     def steps(self, blocks: Iterable[Block]) -> Iterator[tuple[Times, Times, float, float]]:
         """For each block: when its launches are issued and done, and when host and device are, after it."""
@@ -198,6 +234,29 @@ def columns(timeline: Timeline) -> Columns:
     """The columns of a timeline as arrays."""
     kind, sync = (np.array(column, dtype=np.int64) for column in (timeline.kind, timeline.sync))
     return Columns(kind, np.array(timeline.host_us), np.array(timeline.device_us), sync)
+
+
+def cut_at_steps(
+    host: Times, device: Times, sync: Rows, limit: int, steps: Iterable[tuple[int, int]]
+) -> list[Block]:
+    """`cut`, at these steps as well: one that is the one before it again is the same blocks, whose events
+    count from the begin of the first such step."""
+    found: list[Block] = []
+    blocks: list[Block] = []
+    before: slice | None = None
+    at = 0
+    for first, last in steps:
+        if first < at:
+            continue
+        found += cut(host[at:first], device[at:first], sync[at:first], limit)
+        step, at = slice(first, last), last
+        if before is None or not all(
+            np.array_equal(each[before], each[step]) for each in (host, device, sync)
+        ):
+            blocks = cut(host[step], device[step], sync[step], limit)
+        found += blocks
+        before = step
+    return found + cut(host[at:], device[at:], sync[at:], limit)
 
 
 def cut(host: Times, device: Times, sync: Rows, limit: int) -> list[Block]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from itertools import pairwise, repeat
 from typing import TYPE_CHECKING
 
@@ -140,6 +141,10 @@ class _Known:
             if row != NOT_BLOCKING:
                 self.waiting.setdefault(row, []).append(event)
 
+    @cached_property
+    def steps(self) -> tuple[tuple[int, int], ...]:
+        return steps_of(self.timeline)
+
     def columns(self) -> Columns:
         """As arrays."""
         if self._columns is None:
@@ -252,11 +257,13 @@ def length_us(timeline: Timeline) -> float:
     """`total_us` of a timeline that nothing else is asked of: no more than the length is worked out."""
     if not _is_plain(timeline):
         return _replay(timeline, NOTHING).total_us
-    from diffprof.judge.blocks import HostAndDevice, columns, cut
+    from diffprof.judge.blocks import cut_at_steps
 
-    own = columns(timeline)
-    lanes = HostAndDevice(timeline.launch_latency_us, timeline.sync_latency_us, timeline.pending_limit)
-    return lanes.run(cut(own.host, own.device, own.sync, timeline.pending_limit))
+    known = _known(timeline)
+    own = known.columns()
+    return known.lanes().run(
+        cut_at_steps(own.host, own.device, own.sync, timeline.pending_limit, known.steps)
+    )
 
 
 def total_us(timeline: Timeline, without: Without = NOTHING) -> float:
@@ -290,11 +297,11 @@ def _total_us(timeline: Timeline, without: Without) -> float:
     if not _is_long(timeline):
         host, device, _, sync = _columns(timeline, without)
         return _one_after_another(timeline, host, device, sync)
-    from diffprof.judge.blocks import cut
+    from diffprof.judge.blocks import cut_at_steps
 
     known = _known(timeline)
     left = known.columns().without(without, launch_us(timeline))
-    found = known.lanes().run(cut(*left, timeline.pending_limit))
+    found = known.lanes().run(cut_at_steps(*left, timeline.pending_limit, known.steps))
     whole = replay(timeline).total_us
     return whole if math.isclose(found, whole, rel_tol=EXACT) else found
 
@@ -356,9 +363,14 @@ def events_of_kinds(timeline: Timeline, kinds: Sequence[int]) -> tuple[int, ...]
 def phase_of_events(timeline: Timeline) -> list[PhaseSpan | None]:
     """The innermost phase of every event."""
     found: list[PhaseSpan | None] = [None] * len(timeline.host_us)
-    for span in sorted(timeline.phases, key=lambda s: (s.first, -s.last)):
+    for span in outermost_first(timeline.phases):
         found[span.first : span.last] = repeat(span, max(0, min(span.last, len(found)) - span.first))
     return found
+
+
+def outermost_first(phases: Sequence[PhaseSpan]) -> list[PhaseSpan]:
+    """Phases by their begin; one that is inside another comes after it."""
+    return sorted(phases, key=lambda span: (span.first, -span.last))
 
 
 def steps_of(timeline: Timeline) -> tuple[tuple[int, int], ...]:

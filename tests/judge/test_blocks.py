@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import random
+from itertools import pairwise
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from diffprof.judge import timeline as lanes
-from diffprof.judge.timeline import Without, replay, total_us
-from diffprof.model.recording import Grade, Timeline
+from diffprof.judge.blocks import HostAndDevice, cut_at_steps
+from diffprof.judge.timeline import Without, columns_of, replay, steps_of, total_us
+from diffprof.model.recording import Grade, PhaseSpan, Timeline
 
 EVENTS = 2_000
 CHANGES = (
@@ -55,6 +60,50 @@ def test_blocks_give_the_same_times(monkeypatch: pytest.MonkeyPatch, limit: int,
     for name in set(type(one[0]).__struct_fields__) - {"blocked_us"}:
         assert getattr(blocks[0], name) == pytest.approx(getattr(one[0], name), abs=1e-6), name
     assert one[0].throttled_us > 0.0 or limit > 5
+
+
+def in_steps(steps: int, limit: int) -> Timeline:
+    """Steps that repeat, all but the first, after a few events and before others."""
+    drawn_ones = drawn(7, limit, Grade.SIMULATED)
+    first, step, rest = range(90), range(100, 250), range(400, 460)
+    events = [*first, *range(90, 100), *[*step] * (steps - 1), *rest]
+    begins = [90, *(100 + n * len(step) for n in range(steps))]
+    columns = {
+        name: tuple(getattr(drawn_ones, name)[event] for event in events)
+        for name in ("kind", "module", "host_us", "device_us", "stream", "sync")
+    }
+    spans = tuple(
+        PhaseSpan(name="denoise", step=n, part="denoiser", first=first, last=last)
+        for n, (first, last) in enumerate(pairwise(begins))
+    )
+    return replace(drawn_ones, phases=spans, **columns)
+
+
+@pytest.mark.parametrize("limit", [5, 64, 1 << 20])
+@pytest.mark.parametrize("change", [Without(), *CHANGES[2:4]])
+def test_steps_that_repeat_are_run_until_they_take_as_long_again(
+    monkeypatch: pytest.MonkeyPatch, limit: int, change: Without
+) -> None:
+    taken: list[Any] = []
+    times = []
+    step = HostAndDevice._step
+
+    def counted(*given: Any) -> Any:
+        taken.append(given)
+        return step(*given)
+
+    monkeypatch.setattr(HostAndDevice, "_step", counted)
+    for steps in (20, 60):
+        timeline = in_steps(steps, limit)
+        assert steps_of(timeline)[-1][1] == len(timeline.kind) - 60
+        host, device, sync = columns_of(timeline).without(change, math.inf)
+        taken.clear()
+        blocks = cut_at_steps(host, device, sync, limit, steps_of(timeline))
+        told = HostAndDevice(4.0, 7.0, limit).run(blocks)
+        times.append(len(taken))
+        assert told == pytest.approx(lanes._replay(timeline, change).total_us, abs=1e-4)
+        assert len({id(block) for block in blocks}) < len(blocks) / 4
+    assert times[0] == times[1]
 
 
 def test_what_saves_nothing_saves_exactly_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

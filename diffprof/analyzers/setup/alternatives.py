@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
+from itertools import compress
 from typing import Any
 
 from diffprof.judge.rules import rule
@@ -334,5 +335,5 @@ def _outermost(recording: Recording, denoiser: str) -> tuple[int, ...] | None:
     events: list[int] = []
     for step, (first, last) in enumerate(steps_of(timeline)):
         if step % CACHE_INTERVAL:
-            events += [event for event in range(first, last) if timeline.module[event] in inner]
+            events += compress(range(first, last), map(inner.__contains__, timeline.module[first:last]))
     return tuple(events)
