@@ -237,11 +237,11 @@ class Queue:
             root = roots.get(modules[at])
             until = at
             while until < end and roots.get(modules[until]) == root:
-                if root is not None and isinstance(items[until], LaunchedWait):
+                if root is not None and _breaks(items, until):
                     break
                 until += 1
             if root is None or until == at:
-                until = max(until, at + 1)
+                until = max(until, at + _breaks(items, at))
                 self._eager(found, items[at:until], modules[at:until], host[at:until])
             else:
                 self._graph(found, items[at:until], modules[at:until], host[at:until])  # type: ignore[arg-type]
@@ -324,6 +324,15 @@ class Queue:
         return self._units.setdefault((False, stream, *ops), Unit(ops, stream=stream))
 
 
+def _breaks(items: Sequence[OpSignature | LaunchedWait], at: int) -> int:
+    """How many items from here on no compiled part holds: a wait, or a copy over the link with its wait."""
+    item, after = items[at], items[at + 1] if at + 1 < len(items) else None
+    if isinstance(item, LaunchedWait):
+        return 1
+    waited = isinstance(after, LaunchedWait) and after.stream is None
+    return 2 if waited and item.direction in HOST_COPIES else 0
+
+
 def _add(found: _Begun, unit: Unit, path: str | None, host: float, sync: int) -> None:
     found.units.append(unit)
     found.paths.append(path)
@@ -402,6 +411,7 @@ class Assembly:
             launch_latency_us=model.spec.launch_latency_us,
             sync_latency_us=model.spec.sync_latency_us,
             pending_limit=self.pending_limit,
+            op_us=self.queue.host.op_us,
             graphs=bool(model.mode.compiled) and model.mode.graphs,
             eager_kernels=self._eager_kernels(cut.call.items) if compiled and eager else None,
         )

@@ -18,6 +18,7 @@ class Lanes:
     def __init__(self, assembly: Assembly) -> None:
         spec = assembly.model.spec
         self._limit = assembly.pending_limit
+        self._op_us = assembly.queue.host.op_us
         self._lanes = blocks.HostAndDevice(spec.launch_latency_us, spec.sync_latency_us, self._limit)
         self._known: dict[tuple[int, frozenset[int], frozenset[int]], tuple[EventColumns, list[Block]]] = {}
 
@@ -43,6 +44,7 @@ class Lanes:
         host, device = np.array(columns.host), np.array(columns.device)
         sync = np.array(columns.sync, dtype=np.int64)
         gone = np.isin(sync, list(reads))
-        host[gone] = device[gone] = 0.0
+        host[gone] = np.maximum(0.0, host[gone] - self._op_us)
+        device[gone] = 0.0
         sync[np.isin(sync, [*waits, *reads])] = -1
         return cut(host, device, sync, self._limit)

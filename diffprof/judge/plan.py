@@ -12,7 +12,7 @@ from diffprof.judge.figures import call_ms, card_call_ms
 from diffprof.judge.planned_edits import edits_now, with_patches
 from diffprof.judge.pricing import removal
 from diffprof.judge.recipes import recipes
-from diffprof.judge.setup_costs import BUILT_ON, cost_of_waits, saved_ms, with_changes
+from diffprof.judge.setup_costs import BUILT_ON, cost_of_waits, loaded_ms, saved_ms, with_changes
 from diffprof.judge.timeline import Without, total_us, wait_counts
 from diffprof.model.errors import UsageError
 from diffprof.model.finding import Evidence, Finding
@@ -144,7 +144,7 @@ def _replayed_ms(
     """Length of the call with these changes made, and without these findings.
 
     What the loop's waits cost depends on the changes: a compiled call has less work queued to hide them. What
-    else is left out saves its share of the call.
+    offloading costs is known for each. What else is left out saves its share of the call.
     """
     timeline = recording.timeline
     if timeline is None or not timeline.host_us:
@@ -156,7 +156,12 @@ def _replayed_ms(
     plain, changed = with_changes(recording, ()), with_changes(recording, changes)
     if plain is None or changed is None or not changed.changes:
         return after
-    looped = {n for n, row in enumerate(recording.syncs or ()) if row.in_loop}
+    syncs = recording.syncs or ()
+    moved = {n for n, row in enumerate(syncs) if row.offload}
+    looped = {n for n, row in enumerate(syncs) if row.in_loop} - moved
+    if moved and moved <= without.waits:
+        after += plain.ms - loaded_ms(plain)
+        plain, changed = (replace(each, ms=loaded_ms(each)) for each in (plain, changed))
     waits = {row: count for row, count in wait_counts(timeline).items() if row in looped}
     left_out = sum(count for row, count in waits.items() if row in without.waits)
     part = left_out / sum(waits.values()) if waits else 0.0

@@ -18,7 +18,7 @@ from diffprof.model.recording import Change, Grade, Recording, SyncRow, Timeline
 
 HIDDEN = "Hidden behind queued GPU work: removing it alone saves little."
 
-GOES_WHOLE = "Without the wait, the copy and the launches of the read are removed too."
+GOES_WHOLE = "Without the wait, its copy and what is launched with it are removed too."
 """Why more is saved than was waited for."""
 
 UNEXPLAINED = (
@@ -83,12 +83,13 @@ class Together(NamedTuple):
 
 
 def waits_together(recording: Recording) -> Together | None:
-    """The cost of all waits in the denoising loop taken together: each alone may be hidden behind the next.
+    """The cost of all waits in the denoising loop taken together, offloading's apart: each alone may be
+    hidden behind the next.
 
     None without a timeline, or without such waits.
     """
     timeline = recording.timeline
-    rows = tuple(n for n, row in enumerate(recording.syncs or ()) if row.in_loop)
+    rows = tuple(n for n, row in enumerate(recording.syncs or ()) if row.in_loop and not row.offload)
     if timeline is None or not timeline.host_us or not rows:
         return None
     run = replay(timeline)
@@ -107,17 +108,17 @@ def removal(evidence: Evidence, recording: Recording) -> Without:
 def left_out(evidence: Evidence, timeline: Timeline, syncs: Sequence[SyncRow]) -> Without:
     """What to leave out of a timeline when a finding is gone.
 
-    A read that only serves the host's curiosity goes whole in a simulated timeline, where the host's time of
-    an event is its own; in a measured one that time holds all that the host did since the last launch, so
-    only the wait goes. A copy stays and no longer waits. Kinds take the times that the finding names in
-    `becomes_us`, or vanish.
+    A read that only serves the host's curiosity, and a copy of weights that offloading makes, go whole in
+    a simulated timeline, where the host's time of an event is its own; in a measured one that time holds
+    all that the host did since the last launch, so only the wait goes. Another copy stays and no longer
+    waits. Kinds take the times that the finding names in `becomes_us`, or vanish.
     """
     present = waits_in(timeline) if evidence.syncs else ()
     waits = frozenset(row for row in evidence.syncs if row in present)
-    reads = [row for row in waits if row < len(syncs) and is_read(syncs[row])]
+    whole = [row for row in waits if row < len(syncs) and goes_whole(syncs[row])]
     events = {event for event in evidence.events if event < len(timeline.host_us)}
     if timeline.grade is Grade.SIMULATED:
-        events.update(events_of_syncs(timeline, reads))
+        events.update(events_of_syncs(timeline, whole))
     after = evidence.becomes_us or (0.0,) * len(evidence.kinds)
     return Without(
         waits=waits,
@@ -127,9 +128,10 @@ def left_out(evidence: Evidence, timeline: Timeline, syncs: Sequence[SyncRow]) -
     )
 
 
-def is_read(row: SyncRow) -> bool:
-    """Whether a wait exists for a value alone."""
-    return row.kind in READS
+def goes_whole(row: SyncRow) -> bool:
+    """Whether all that is launched with a wait goes with it: a read exists for its value alone, and without
+    offloading no weights are copied."""
+    return row.kind in READS or row.offload
 
 
 def blocked_us(recording: Recording, run: Replay, rows: Iterable[int]) -> float:

@@ -56,13 +56,18 @@ def with_changes(recording: Recording, changes: Iterable[Change]) -> Alternative
         if before not in known or before | {change} not in known:
             return None
         without, made = known[before], known[before | {change}]
-        ratio *= made.ms / without.ms
+        ratio *= loaded_ms(made) / loaded_ms(without)
         card, base = made.card_ms, without.card_ms
         at_card = at_card * card / base if at_card and card and base else None
     found = known[first]
-    alone = found.without_waits_ms
-    alone = None if alone is None else alone * ratio
-    return replace(found, ms=found.ms * ratio, without_waits_ms=alone, card_ms=at_card)
+    alone, loaded = found.without_waits_ms, found.without_offload_ms
+    return replace(
+        found,
+        ms=found.ms + (ratio - 1.0) * loaded_ms(found),
+        without_waits_ms=None if alone is None else alone * ratio,
+        without_offload_ms=None if loaded is None else loaded * ratio,
+        card_ms=at_card,
+    )
 
 
 def base_of(recording: Recording, change: Change) -> tuple[Change, ...]:
@@ -80,9 +85,14 @@ def saved_ms(recording: Recording, change: Change) -> tuple[float, float] | None
     return None if before is None or after is None else (before.ms - after.ms, before.ms)
 
 
+def loaded_ms(call: Alternative) -> float:
+    """How long a call takes with all weights on the device."""
+    return call.ms if call.without_offload_ms is None else call.without_offload_ms
+
+
 def cost_of_waits(call: Alternative) -> float:
-    """Milliseconds that the waits of the loop add to a call, all of them together."""
-    return 0.0 if call.without_waits_ms is None else call.ms - call.without_waits_ms
+    """Milliseconds that the waits of the loop add to a call, all of them together; offloading's apart."""
+    return 0.0 if call.without_waits_ms is None else loaded_ms(call) - call.without_waits_ms
 
 
 def uncovered_ms(recording: Recording) -> float | None:

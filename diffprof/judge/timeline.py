@@ -617,10 +617,11 @@ def _columns(
 
 
 def launch_us(timeline: Timeline) -> float:
-    """The most that the host saves with one launch. In a simulated timeline an event's host time is its own;
-    in a measured one it holds all since the last launch, so no more than the usual one is taken off."""
+    """The most that the host saves with one launch. In a simulated timeline an event's host time is its own
+    and that of the modules that are called before it, which stay; in a measured one it holds all since the
+    last launch, so no more than the usual one is taken off."""
     if timeline.grade is Grade.SIMULATED:
-        return math.inf
+        return math.inf if timeline.op_us is None else timeline.op_us
     spent = [
         us for us, work in zip(timeline.host_us, timeline.device_us, strict=True) if work > 0.0 and us > 0.0
     ]

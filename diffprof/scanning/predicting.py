@@ -57,9 +57,6 @@ HOST_SHARE = 0.9
 """A call whose device is busy for less than this share of it is bound by the host."""
 
 
-ACROSS = ("Memcpy HtoD", "Memcpy DtoH")
-"""Names of copies over the link to the host begin so."""
-
 UNFUSED = "unfused"
 """`attention` of processors that compute scores, softmax and product apart."""
 
@@ -524,7 +521,7 @@ def _bound(timeline: Timeline, busy: float) -> str:
         return "host"
     shares: dict[str, float] = defaultdict(float)
     for kind, spent in zip(timeline.kinds, by_kind_us(timeline), strict=True):
-        linked = kind.name in COLLECTIVES or kind.name.startswith(ACROSS)
+        linked = kind.name in COLLECTIVES or kind.crosses_link
         shares["link" if linked else kind.bound or "memory"] += spent
     return max(("compute", "memory", "link"), key=lambda each: shares[each])
 

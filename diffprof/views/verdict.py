@@ -447,12 +447,12 @@ def _together(recording: Recording) -> Iterator[str]:
     if (then := uncovered_ms(recording)) is not None:
         lost += f", {duration(then)} once it is compiled"
     grade = recording.timeline.grade
+    offloads = any(row.in_loop and row.offload for row in recording.syncs or ())
+    waits = "All waits of the loop but offloading's" if offloads else "All waits of the loop"
     if costs.saves_ms < costs.blocked_ms * HIDDEN_SHARE:
-        yield (
-            f"All waits of the loop cost only {lost}: {blocked}, but the GPU has work queued then ({grade})."
-        )
+        yield (f"{waits} cost only {lost}: {blocked}, but the GPU has work queued then ({grade}).")
     else:
-        yield f"All waits of the loop cost {lost}; {blocked} ({grade})."
+        yield f"{waits} cost {lost}; {blocked} ({grade})."
 
 
 # --- what to do ------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from diffprof.judge.judging import make_report
 from diffprof.judge.pricing import GOES_WHOLE, HIDDEN, price, removal
 from diffprof.judge.setup_costs import best_share, with_changes
-from diffprof.judge.timeline import replay
+from diffprof.judge.timeline import replay, total_us
 from diffprof.model.finding import Evidence, Finding, sort_key
 from diffprof.model.recording import Alternative, Change, Grade, KernelKind, Recording, Setup, Timeline
 from tests.analyzers.kernels.lanes import Lanes
@@ -48,6 +48,19 @@ def test_the_same_read_costs_its_price_when_launches_are_the_bound() -> None:
     assert found.saves_ms == pytest.approx((4 * (30 + 6) - 7) / 1e3)
     assert found.blocked_ms == pytest.approx(4 * 6 / 1e3)
     assert found.cost_note == GOES_WHOLE
+
+
+def test_weights_that_are_moved_go_with_their_copies_and_modules_stay_called() -> None:
+    lanes = Lanes().launch("linear", 100.0, 10.0, times=3).launch("Memcpy HtoD", 500.0, 25.0, sync=0)
+    timeline = msgspec.structs.replace(lanes.timeline(), op_us=10.0)
+    moved, sent = (
+        priced(make_recording(make_sync("host-to-device", offload=offload), timeline=timeline), syncs=(0,))
+        for offload in (True, False)
+    )
+    without = Lanes().launch("linear", 100.0, 10.0, times=3).python(15.0, part="denoiser").timeline()
+    assert moved.saves_ms == pytest.approx((total_us(timeline) - total_us(without)) / 1e3)
+    assert sent.saves_ms is not None
+    assert sent.saves_ms < moved.saves_ms - 4 * 0.4
 
 
 def test_a_measured_read_saves_no_more_than_it_blocks() -> None:

@@ -79,6 +79,11 @@ def most_of(spent: Mapping[str, float], of: str, each: str = "{share:.0%}") -> s
     return f", {most} {listed(told)}"
 
 
+def of_offloading(recording: Recording) -> frozenset[int]:
+    """Rows of waits that are offloading's: SYN010 and SET009 tell of them and of their copies."""
+    return frozenset(n for n, row in enumerate(recording.syncs or ()) if row.offload)
+
+
 def waiting_lines(recording: Recording, events: Iterable[int], of: str = "them") -> str:
     """`, most of them at a.py:3 (12)`: the lines of these events' waits, by how often they come; empty where
     no line is known. of: what they are called."""

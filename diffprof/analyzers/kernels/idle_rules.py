@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from diffprof.analyzers.kernels.findings import loop_finding, most_of, waiting_lines
+from diffprof.analyzers.kernels.findings import loop_finding, most_of, of_offloading, waiting_lines
 from diffprof.analyzers.kernels.loop import LoopTimes, milliseconds
 from diffprof.judge.pricing import blocked_us
 from diffprof.judge.rules import NoEvidence, rule
@@ -109,8 +109,8 @@ def sync_bubble(recording: Recording) -> Iterator[Finding]:
 
     What it does:
         Runs the timeline again without the waits of the denoising loop, all sites together, and names the
-        lines that most of them come from. Reported where that saves 1 % of the loop, or 0.1 ms and a wait
-        left the device idle for as long.
+        lines that most of them come from; those of offloading are SYN010's. Reported where that saves 1 % of
+        the loop, or 0.1 ms and a wait left the device idle for as long.
 
     Why it is slow:
         While the host waits it issues nothing, and the queue runs dry. How long it stays dry depends on how
@@ -129,7 +129,9 @@ def sync_bubble(recording: Recording) -> Iterator[Finding]:
     timeline = recording.timeline
     assert timeline is not None
     loop = LoopTimes.of(recording)
-    rows, waits = loop.waiting_rows(), loop.waits()
+    apart = of_offloading(recording)
+    rows = loop.waiting_rows() - apart
+    waits = [event for event in loop.waits() if timeline.sync[event] not in apart]
     saved = saved_us(timeline, Without(waits=rows), loop.run.total_us)
     large = saved >= BUBBLE_SHARE * loop.length_us
     if not rows or not (large or min(saved, loop.longest_idle_us("sync")) >= GAP_US):

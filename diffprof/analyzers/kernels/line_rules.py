@@ -26,8 +26,8 @@ def one_by_one(recording: Recording) -> Iterator[Finding]:
     """A line of source launches hundreds of small operations, one after the other.
 
     What it does:
-        Looks for lines that launch 256 operations or more in one stay in their function. Reported where these
-        keep the host or the device busy for 1 % of the call.
+        Looks for lines that launch 256 operations or more in one stay in their function, copies between host
+        and device apart. Reported where these keep the host or the device busy for 1 % of the call.
 
     Why it is slow:
         A Python loop over rows, frames or tokens launches an operation for each. An eager operation costs the
@@ -89,7 +89,8 @@ def _alike_in_a_row(timeline: Timeline) -> tuple[int, ...]:
 
     def alike(event: int) -> tuple[int, str]:
         kind = timeline.kind[event]
-        return timeline.module[event], timeline.kinds[kind].name if kind >= 0 else ""
+        told = kind >= 0 and not timeline.kinds[kind].crosses_link
+        return timeline.module[event], timeline.kinds[kind].name if told else ""
 
     for (_, name), stretch in groupby(range(len(timeline.kind)), key=alike):
         own = list(stretch)

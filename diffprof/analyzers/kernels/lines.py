@@ -12,6 +12,7 @@ from types import CodeType, FrameType
 
 from diffprof.analyzers.kernels.line_rules import MANY
 from diffprof.gpu.altered import is_cast
+from diffprof.gpu.assembly import HOST_COPIES
 from diffprof.gpu.cost import CostModel
 from diffprof.gpu.signatures import OpSignature
 from diffprof.model.callsite import Place, caller, function_name, is_command_line, make_site
@@ -73,8 +74,9 @@ def cast_rows(launched: Counter[Launched], model: CostModel) -> tuple[LineRow, .
 
 def burst_rows(stretches: Iterable[Sequence[Launched]], model: CostModel) -> tuple[LineRow, ...]:
     """A row a line that launches MANY operations in one stay in its function, that with most of the device's
-    time first. What the function calls and launches is a stay elsewhere. stretches: what was launched, in
-    order; those that come again are one object, and looked at once."""
+    time first. What the function calls and launches is a stay elsewhere; copies over the link are none of
+    it: their waits are told by themselves. stretches: what was launched, in order; those that come again are
+    one object, and looked at once."""
     found: Counter[Launched] = Counter()
     known: dict[int, _Stays] = {}
     here: list[Launched] = []
@@ -110,8 +112,8 @@ def _many(stay: Sequence[Launched]) -> list[Launched]:
     """What lines launch in this stay that launch MANY."""
     if len(stay) < MANY:
         return []
-    often = Counter(line for _, line in stay)
-    return [each for each in stay if often[each[1]] >= MANY]
+    often = Counter(line for signature, line in stay if signature.direction not in HOST_COPIES)
+    return [each for each in stay if often[each[1]] >= MANY and each[0].direction not in HOST_COPIES]
 
 
 def _rows(launched: Counter[Launched], model: CostModel) -> tuple[LineRow, ...]:

@@ -7,7 +7,14 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from diffprof.analyzers.kernels import idle_rules, line_rules, memory_rules
-from diffprof.analyzers.kernels.findings import MOST_OF_IT, loop_finding, most_of, often, waiting_lines
+from diffprof.analyzers.kernels.findings import (
+    MOST_OF_IT,
+    loop_finding,
+    most_of,
+    of_offloading,
+    often,
+    waiting_lines,
+)
 from diffprof.analyzers.kernels.idle_rules import GAP_US
 from diffprof.analyzers.kernels.loop import LoopTimes, milliseconds
 from diffprof.judge.rules import NoEvidence, rule
@@ -411,6 +418,7 @@ def pageable_copy(recording: Recording) -> Iterator[Finding]:
     What it does:
         Looks for transfers from or to memory that is not page-locked, in the denoising loop, and names the
         lines that ask for most of them, where the host waits for these. Reported from 0.1 ms a step.
+        Weights that offloading moves are SYN010's.
 
     Why it is slow:
         The driver copies pageable memory through a staging buffer of its own, at about half of the link's
@@ -429,7 +437,8 @@ def pageable_copy(recording: Recording) -> Iterator[Finding]:
     assert timeline is not None
     kinds = _kinds(timeline, (bool(PAGEABLE.search(k.name)) for k in timeline.kinds))
     loop = LoopTimes.of(recording)
-    events = loop.inside(kinds)
+    apart = of_offloading(recording)
+    events = [event for event in loop.inside(kinds) if timeline.sync[event] not in apart]
     spent = sum(timeline.device_us[event] for event in events)
     # Every call uploads something once: without steps only a noticeable share of the whole counts.
     least = GAP_US * loop.steps if loop.steps else DEVICE_SHARE * sum(timeline.device_us)

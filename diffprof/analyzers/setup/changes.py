@@ -11,7 +11,7 @@ from diffprof.analyzers.setup.compiling import denoiser_calls_per_step
 from diffprof.devices.simulated.relaid import NotRelaid
 from diffprof.gpu.assembly import GUARD_SHARE, Relaid
 from diffprof.gpu.whatif import WhatIf
-from diffprof.judge.pricing import is_read
+from diffprof.judge.pricing import goes_whole
 from diffprof.judge.setup_costs import BUILT_ON, most_first
 from diffprof.judge.timeline import steps_of
 from diffprof.model.pipeline import Pipeline
@@ -91,14 +91,19 @@ def costed(
 
 
 def _alternative(whatif: WhatIf, made: frozenset[Change], syncs: Sequence[SyncRow], more: int) -> Alternative:
+    def without_ms(rows: Sequence[int]) -> float:
+        whole = [n for n in rows if goes_whole(syncs[n])]
+        return whatif.total_us(*made, waits=rows, reads=whole) / 1e3
+
     ms = whatif.total_us(*made) / 1e3
-    looped = [n for n, row in enumerate(syncs) if row.in_loop]
-    reads = [n for n in looped if is_read(syncs[n])]
+    moved = [n for n, row in enumerate(syncs) if row.offload]
+    looped = [n for n, row in enumerate(syncs) if row.in_loop or row.offload]
     card_us = whatif.with_steps_us(*made, more=more) if more else None
     return Alternative(
         changes=tuple(change for change in Change if change in made),
         ms=ms,
-        without_waits_ms=whatif.total_us(*made, waits=looped, reads=reads) / 1e3 if looped else ms,
+        without_waits_ms=without_ms(looped) if looped else ms,
+        without_offload_ms=without_ms(moved) if moved else None,
         card_ms=None if card_us is None else card_us / 1e3,
     )
 

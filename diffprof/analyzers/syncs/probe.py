@@ -50,6 +50,7 @@ _UNTOLD = {
 
 _READS = ("value-read", "tensor-from-device-scalars")
 _OFFLOADERS = ("accelerate/hooks.py", "diffusers/hooks/group_offloading.py")
+_PUTS_HOOKS = "diffusers/pipelines/pipeline_utils.py"
 
 
 @dataclass
@@ -382,7 +383,10 @@ def _part_of(frames: list[FrameType]) -> str | None:
 
 
 def _is_offloader(frame: FrameType) -> bool:
-    return importable_path(frame.f_code.co_filename)[0] in _OFFLOADERS
+    """Whether it moves weights: a hook of an offloading scheme, or what puts these hooks on again after a
+    call."""
+    path = importable_path(frame.f_code.co_filename)[0]
+    return path in _OFFLOADERS or (path == _PUTS_HOOKS and frame.f_code.co_name.endswith("_offload"))
 
 
 def _patterns(modules: set[str]) -> tuple[str, ...]:

@@ -106,7 +106,9 @@ class Alternative(Row, frozen=True, kw_only=True):
     """In the order of `Change`."""
     ms: float
     without_waits_ms: float | None = None
-    """The same without the waits of the denoising loop."""
+    """The same without the waits of the denoising loop, nor offloading."""
+    without_offload_ms: float | None = None
+    """The same with all weights on the device; None where they are."""
     card_ms: float | None = None
     """At the steps of the model card, where fewer were made; None where no two steps are alike."""
 

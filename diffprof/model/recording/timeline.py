@@ -38,6 +38,11 @@ class KernelKind(Row, frozen=True, kw_only=True):
     origin: str | None = None
     """Where a simulated time comes from: measured on this GPU, on a sibling of it, or modelled."""
 
+    @property
+    def crosses_link(self) -> bool:
+        """Whether it copies between host and device."""
+        return self.name.startswith(("Memcpy HtoD", "Memcpy DtoH"))
+
 
 class Timeline(Row, frozen=True, kw_only=True):
     """Two lanes in a form that can be run again with parts left out (see `diffprof.judge.timeline`).
@@ -70,6 +75,9 @@ class Timeline(Row, frozen=True, kw_only=True):
     the others. Empty: none was late."""
     pending_limit: int = 1024
     """Launches that may be queued before the host has to wait (CUDA's launch queue depth)."""
+    op_us: float | None = None
+    """Host time of an operation without that of the modules that are called before it; only a simulated call
+    knows."""
     graphs: bool = False
     """Whether the compiled parts are replayed as CUDA graphs; only a simulated call knows."""
     eager_kernels: int | None = None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import msgspec
@@ -53,14 +54,17 @@ def test_sync_bubble_counts_waits_and_prices_them_together() -> None:
     assert 0 < finding.saves_ms < 2
 
 
-WAITED = Lanes().launch("embed", 1.0, 300.0).launch("linear", 400.0, times=10, family="gemm")
+def waited() -> Lanes:
+    return Lanes().launch("embed", 1.0, 300.0).launch("linear", 400.0, times=10, family="gemm").wait(0)
+
+
 COPY = "Memcpy HtoD (Pageable -> Device)"
 
 
 @pytest.mark.parametrize(
     ("code", "lanes", "named"),
     [
-        ("KRN002", WAITED.wait(0).wait(1).wait(0), "most of them at sched.py:7 (8)"),
+        ("KRN002", waited().wait(1).wait(0), "most of them at sched.py:7 (8)"),
         (
             "KRN003",
             fed().launch("solve", 1500.0, part="scheduler").wait(1),
@@ -268,6 +272,25 @@ def test_operations_in_a_row_from_one_function_are_a_row_of_its_line() -> None:
     launched = [*[(one, mask), (one, other)] * MANY, (one, copy), *[(one, mask)] * (MANY - 1), (one, copy)]
     rows = burst_rows([launched], model)
     assert [(row.site.line, row.count) for row in rows] == [(7, MANY), (8, MANY)]
+
+
+def test_copies_over_the_link_are_no_operations_in_a_row() -> None:
+    line, other = ("m.py", 7, "moved"), add(8)
+    upload = dataclasses.replace(other, direction="h2d")
+    model = CostModel(load_spec("h100"))
+    assert burst_rows([[(upload, line)] * MANY], model) == ()
+    (row,) = burst_rows([[(upload, line), (other, line)] * MANY], model)
+    assert row.count == MANY
+
+
+@pytest.mark.parametrize(
+    ("code", "lanes"),
+    [("KRN002", waited()), ("KRN008", fed().launch(COPY, 150.0, family="copy", sync=0))],
+)
+def test_weights_that_offloading_moves_are_told_by_their_own_rule(code: str, lanes: Lanes) -> None:
+    for offload in (False, True):
+        recording = msgspec.structs.replace(recorded(lanes), syncs=(make_sync(offload=offload),))
+        assert any(f.rule == code for f in make_report(recording).findings) is not offload
 
 
 def test_a_line_is_that_of_the_nearest_code_of_a_person_each_time() -> None:

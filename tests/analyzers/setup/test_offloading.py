@@ -1,0 +1,58 @@
+"""Weights that are moved in a call: what is told of them is what the call is like without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from diffprof.corpus import CASES
+from diffprof.judge.gate import parse_gate
+from diffprof.model.report import Report
+from diffprof.scanning.scan import scan_target
+from diffprof.targets.factory import FunctionTarget
+
+Place = Callable[[Any], Any]
+GPU = "sim:h100"
+LEFT = {"SYN010", "SET009"}
+
+
+def scanned(place: Place) -> Report:
+    case = CASES["sdxl"].build()
+
+    def factory() -> Any:
+        place(case.pipe)
+        return case.pipe, case.kwargs
+
+    target = FunctionTarget.of(factory)
+    return scan_target(target, device=GPU, analyzers=("syncs", "kernels", "setup"))
+
+
+@pytest.fixture(scope="module")
+def on_the_device() -> Report:
+    return scanned(lambda pipe: pipe.to("cuda"))
+
+
+@pytest.mark.parametrize("how", ["enable_model_cpu_offload", "enable_sequential_cpu_offload"])
+def test_without_offloading_the_call_is_that_on_the_device(how: str, on_the_device: Report) -> None:
+    found = scanned(lambda pipe: getattr(pipe, how)())
+    assert found.verdict is not None
+    assert on_the_device.verdict is not None
+    (kept,) = [each for each in found.actions if each.fix == "replace-offload"]
+    assert found.verdict.call_ms - kept.alone_ms == pytest.approx(on_the_device.verdict.call_ms, rel=0.03)
+
+
+def test_with_all_fixes_it_is_the_call_on_the_device_with_them(on_the_device: Report) -> None:
+    found = scanned(lambda pipe: pipe.enable_model_cpu_offload())
+    assert found.verdict is not None
+    assert on_the_device.verdict is not None
+    assert found.verdict.kept_ms == pytest.approx(on_the_device.verdict.kept_ms, rel=0.03)
+
+
+def test_no_other_finding_tells_of_the_weights_that_are_moved(on_the_device: Report) -> None:
+    moving = scanned(lambda pipe: pipe.enable_model_cpu_offload())
+    assert {f.rule for f in moving.findings} - LEFT <= {f.rule for f in on_the_device.findings}
+    after = [row for row in moving.recording.syncs or () if row.phase == "postprocess" and row.offload]
+    assert after, "the hooks that are put on again after the call"
+    assert not parse_gate("SYN004").hits(moving) or parse_gate("SYN004").hits(on_the_device)
