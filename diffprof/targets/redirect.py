@@ -60,6 +60,7 @@ def cuda_redirect(device: Device) -> Iterator[Callable[[], AbstractContextManage
         _patch_cuda(patches, names)
         _patch_pipelines(patches, names, device)
         if device.kind == "sim":
+            _patch_accelerate(patches, names)
             patches(SimTensor, "is_cuda", property(lambda tensor: _asked_by_user(names)))
             stack.enter_context(_attribute_replaced(torch.device, "type", _type_for_user(names)))
         stack.enter_context(CudaNames(names))
@@ -400,6 +401,20 @@ def _while_open(original: Any, own: Any, names: Names) -> Any:
         return (own if stand_in else original)(*args, **kwargs)
 
     return call
+
+
+def _patch_accelerate(patch: Patch, names: Names) -> None:
+    """`Accelerator().device`, which it chooses once in a process and keeps."""
+    from accelerate.state import AcceleratorState, PartialState
+
+    cuda, original = torch.device("cuda", 0), PartialState.default_device
+    patch(
+        PartialState,
+        "default_device",
+        property(lambda state: cuda if names.open else original.__get__(state)),
+    )
+    for state in (PartialState, AcceleratorState):
+        patch(state, "_shared_state", {})
 
 
 def _patch_pipelines(patch: Patch, names: Names, device: Device) -> None:

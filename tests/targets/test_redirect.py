@@ -108,6 +108,19 @@ def test_the_users_lines_are_told_that_a_simulated_gpu_is_cuda(device: Any) -> N
     assert not isinstance(vars(torch.device)["type"], property)
 
 
+def test_accelerate_chooses_the_simulated_gpu_and_forgets_it() -> None:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState
+
+    kept = dict(PartialState._shared_state), dict(AcceleratorState._shared_state)
+    device = resolve_device("sim")
+    with device.active(), cuda_redirect(device):
+        chosen = Accelerator(mixed_precision="fp16")
+        assert torch.zeros(1, device=chosen.device).device == device.torch_device
+        assert chosen.scaler is not None, "as on CUDA alone"
+    assert (PartialState._shared_state, AcceleratorState._shared_state) == kept
+
+
 def test_libraries_see_the_machine_as_it_is() -> None:
     from diffusers.utils.torch_utils import get_device
 
