@@ -94,6 +94,11 @@ class ModelWeights:
     they had before the call, also to one that the call casts."""
     in_layers: bool = True
     """Whether it computes the same with its layers' weights brought as each is called."""
+    left: tuple[str, ...] = ()
+    """Linears, by their path in the model, with whose weights another module computes: not among `linears`,
+    for packed weights are not what it takes them for."""
+    wide: frozenset[str] = frozenset()
+    """Those of `linears` that the model keeps in float32: its code asks for the type of their weights."""
 
     @property
     def in_blocks(self) -> bool:

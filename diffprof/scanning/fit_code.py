@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 
 from diffprof.gpu.offload import ModelWeights
@@ -14,11 +15,14 @@ _TORCHAO = {
 }
 
 _FOUR_BITS = '''\
-def _in_four_bits(model):
-    """Every linear with weights in NF4; they are packed when the model is moved to the GPU."""
-    for module in list(model.modules()):
+def _in_four_bits(model, left=()):
+    """Every linear with weights in NF4, but what is left and what the model keeps in float32. They are packed
+    when the model is moved."""
+    kept = set(getattr(model, "_keep_in_fp32_modules", None) or ())
+    for at, module in list(model.named_modules()):
         for name, layer in list(module.named_children()):
-            if type(layer) is torch.nn.Linear:
+            path = f"{at}.{name}" if at else name
+            if type(layer) is torch.nn.Linear and path not in left and kept.isdisjoint(path.split(".")):
                 packed = bnb.nn.Linear4bit(
                     layer.in_features,
                     layer.out_features,
@@ -74,11 +78,17 @@ def _quantize(recipe: FitRecipe, parts: Sequence[ModelWeights]) -> Iterator[str]
         scheme = recipe.quantized
         if scheme.dynamic and part.role != "denoiser":
             scheme = Quantized.INT8_WEIGHTS
+        if part.left:
+            yield "# Other modules compute with their weights."
+            yield f"left = {json.dumps(part.left)}"
         if scheme is Quantized.NF4_WEIGHTS:
-            yield f"_in_four_bits(pipe.{part.name})"
+            yield f"_in_four_bits(pipe.{part.name}{', left' if part.left else ''})"
             continue
         # Otherwise it rewrites Inductor's global configuration.
-        yield f"quantize_(pipe.{part.name}, {_TORCHAO[scheme]}(set_inductor_config=False))"
+        config = f"{_TORCHAO[scheme]}(set_inductor_config=False)"
+        if part.left:
+            yield "others = lambda layer, path: isinstance(layer, torch.nn.Linear) and path not in left"
+        yield f"quantize_(pipe.{part.name}, {config}{', others' if part.left else ''})"
 
 
 def _decode(recipe: FitRecipe, parts: Sequence[ModelWeights]) -> Iterator[str]:

@@ -29,7 +29,7 @@ from diffprof.model.fitting import MILDEST, ROOM, FitCheck, FitRow, Fitted, Loss
 from diffprof.model.pipeline import Pipeline, replaced, with_role
 from diffprof.model.recording import Timeline
 from diffprof.scanning.fit_code import code_of
-from diffprof.scanning.recipes import SCHEME_OF, Decoding, FitRecipe, Quantized, losses, recipes
+from diffprof.scanning.recipes import SCHEME_OF, Decoding, FitRecipe, losses, recipes
 from diffprof.scanning.repeats import asked_options, asked_steps, in_few_steps, repeating_parts
 from diffprof.scanning.session import target_errors
 from diffprof.targets import Options, Target, from_object, resolve
@@ -345,7 +345,7 @@ def _watched(scene: PipelineCall, device: Any) -> Played:
     calls = {Decoding.WHOLE: whole, **dict(decodes.in_place(*whole))}
     parts = tuple(
         dataclasses.replace(part, in_groups=part.in_groups and part.name not in decodes.cast)
-        for part in parts_of(scene.pipe, kernels.modules.outermost)
+        for part in parts_of(scene.pipe, kernels.modules.outermost, set(kernels.builder.call.modules))
     )
     denoisers = with_role(scene.pipe, "denoiser").values()
     types = {dtype_name(p.dtype) for model in denoisers for p in model.parameters() if p.is_floating_point()}
@@ -482,7 +482,7 @@ class _Pricing:
         self.base = CostModel(spec, current_mode())
         parts: Known = {}
         self._courses = {how: course_of(*call, parts) for how, call in played.calls.items()}
-        self._packed: dict[Quantized | None, _Packed] = {None: _Packed(played.parts, None)}
+        self._packed: dict[Any, _Packed] = {}
         self._movers: dict[Any, Mover] = {}
         self._lengths: dict[Any, Lengths] = {}
         self._known: dict[FitRecipe, tuple[float | None, float, int, str]] = {}
@@ -499,9 +499,10 @@ class _Pricing:
         return phase == "decode" and self.of(recipe)[1] < whole - 0.01
 
     def _priced(self, recipe: FitRecipe) -> tuple[float | None, float, int, str]:
-        packed = self._packed.get(recipe.quantized)
+        names = frozenset(part.name for part in self.played.parts if recipe.quantizes(part))
+        packed = self._packed.get((recipe.quantized, names))
         if packed is None:
-            packed = self._packed[recipe.quantized] = _Packed.of(self.played.parts, recipe)
+            packed = self._packed[recipe.quantized, names] = _Packed.of(self.played.parts, recipe, names)
         course = self._courses[recipe.decoding]
         if packed.unpacked is not None:
             course = course.mapped(packed.unpacked.of)
@@ -528,12 +529,14 @@ class _Packed(NamedTuple):
     unpacked: Unpacked | None
 
     @staticmethod
-    def of(parts: tuple[ModelWeights, ...], recipe: FitRecipe) -> _Packed:
-        """Weights of denoisers that are computed in the type in which they are packed are not unpacked."""
-        assert recipe.quantized is not None
+    def of(parts: tuple[ModelWeights, ...], recipe: FitRecipe, packed: frozenset[str]) -> _Packed:
+        """packed: the models. Weights of denoisers that are computed in the type in which they are packed are
+        not unpacked."""
+        if recipe.quantized is None:
+            return _Packed(parts, None)
+        parts = tuple(recipe.packing(part) if part.name in packed else part for part in parts)
         bits = SCHEMES[SCHEME_OF[recipe.quantized]].bits
         dynamic = recipe.quantized.dynamic
-        packed = {part.name for part in parts if recipe.quantizes(part)}
         widened = {
             path
             for part in parts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from diffprof.gpu.offload import ModelWeights, WeightsPlace
@@ -106,7 +107,18 @@ class FitRecipe(NamedTuple):
         """Whether the linears of a model are quantized."""
         if self.quantized is None or not part.linears:
             return False
-        return part.role == "denoiser" or (part.role == "text_encoder" and part.nbytes >= WORTH_PACKING)
+        if part.role != "text_encoder":
+            return part.role == "denoiser"
+        # Hooks of groups bring a tensor without asking it, and bitsandbytes' are packed when they are asked.
+        streamed = self.placement is Placement.TEXT and self.quantized is Quantized.NF4_WEIGHTS
+        return part.nbytes >= WORTH_PACKING and not streamed
+
+    def packing(self, part: ModelWeights) -> ModelWeights:
+        """A model that is quantized, with the linears that this is done to. The type of weights in four bits
+        is that of bytes, and a model makes its input of that type where it asks for a weight's."""
+        if self.quantized is not Quantized.NF4_WEIGHTS:
+            return part
+        return replace(part, linears={p: w for p, w in part.linears.items() if p not in part.wide})
 
 
 def recipes(

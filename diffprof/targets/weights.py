@@ -23,27 +23,51 @@ LEAVES = (
 """Layers that leaf-level offloading moves as one (diffusers/hooks/_common.py)."""
 
 
-def parts_of(pipe: Pipeline, called: Collection[str] = ()) -> tuple[ModelWeights, ...]:
-    """The models of a pipeline. called: modules that no other module of it called."""
+def parts_of(
+    pipe: Pipeline, called: Collection[str] = (), launching: Collection[str | None] = ()
+) -> tuple[ModelWeights, ...]:
+    """The models of a pipeline. called: modules that no other module of it called. launching: those that
+    launched something."""
     return tuple(
-        _part(name, role(name, model), model, called)
+        _part(name, role(name, model), model, called, launching)
         for name, model in components(pipe).items()
         if isinstance(model, torch.nn.Module)
     )
 
 
-def _part(name: str, what: str, model: torch.nn.Module, called: Collection[str]) -> ModelWeights:
+def _part(
+    name: str,
+    what: str,
+    model: torch.nn.Module,
+    called: Collection[str],
+    launching: Collection[str | None],
+) -> ModelWeights:
     linears = {
         f"{name}.{path}": (_bytes(layer.weight), layer.weight.numel())
         for path, layer in model.named_modules()
         if isinstance(layer, torch.nn.Linear)
     }
+    left = [p for p in linears if p not in launching and p.rpartition(".")[0] in launching]
+    linears = {path: weight for path, weight in linears.items() if path not in left}
+    kept = set(getattr(model, "_keep_in_fp32_modules", None) or ())
+    wide = frozenset(path for path in linears if not kept.isdisjoint(path.split(".")[1:]))
     bypassed = name not in called and any(path.startswith(f"{name}.") for path in called)
     groups = tuple(_leaves(name, model)), tuple(_blocks(name, model))
     in_groups = getattr(model, "_supports_group_offloading", True)
     # Diffusers refuses those that take weights of layers that they do not call, as HunyuanDiT's pooling.
     in_layers = in_groups and not any(map(_computes_weights_ahead, model.modules()))
-    return ModelWeights(name, what, *groups, linears, name in called, bypassed, in_groups, in_layers)
+    return ModelWeights(
+        name,
+        what,
+        *groups,
+        linears,
+        name in called,
+        bypassed,
+        in_groups,
+        in_layers,
+        tuple(path.removeprefix(f"{name}.") for path in left),
+        wide,
+    )
 
 
 def _computes_weights_ahead(module: torch.nn.Module) -> bool:

@@ -243,8 +243,16 @@ def _flex_attention(patches: Patches) -> None:
 
 
 def _tensor_methods(patches: Patches) -> None:
-    raw = torch.Tensor.data
+    raw, make = torch.Tensor.data, torch.Tensor._make_subclass
     patches.set(torch.Tensor, "data", property(raw.__get__, set_data))
+
+    def make_subclass(cls: Any, data: torch.Tensor, requires_grad: bool = False, **more: Any) -> torch.Tensor:
+        """A parameter on the device keeps what its class keeps in fields, as bitsandbytes', not the class."""
+        if type(data) is SimTensor and issubclass(cls, torch.nn.Parameter):
+            return torch.nn.Parameter(data, requires_grad)
+        return make(cls, data, requires_grad, **more)
+
+    patches.set(torch.Tensor, "_make_subclass", staticmethod(make_subclass))
     pin, pinned = torch.Tensor.pin_memory, torch.Tensor.is_pinned
 
     def pin_memory(self: torch.Tensor, device: torch.types.Device = None) -> torch.Tensor:

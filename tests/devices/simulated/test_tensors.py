@@ -286,6 +286,25 @@ def test_set_and_data(sim: torch.device) -> None:
     assert id(p) == identity
 
 
+class Packed(torch.nn.Parameter):
+    """As bitsandbytes' `Params4bit`, which makes itself anew when it is moved."""
+
+    def __new__(cls, data: torch.Tensor, bits: int) -> Any:
+        made = torch.Tensor._make_subclass(cls, data, False)
+        made.bits = bits
+        made.data = data
+        return made
+
+
+def test_a_parameter_of_another_class_keeps_its_fields(sim: torch.device) -> None:
+    made = Packed(torch.ones(2), 4)
+    there = Packed(made.to(sim), made.bits)
+    assert is_simulated(there)
+    assert isinstance(there, torch.nn.Parameter)
+    assert (there.bits, there.tolist(), there.requires_grad) == (4, [1, 1], False)
+    assert type(made) is Packed
+
+
 def test_resizing(sim: torch.device) -> None:
     assert torch.arange(2.0, device=sim).resize_(1).tolist() == [0]
     assert unknown(2).resize_(5).shape == (5,)
