@@ -37,9 +37,13 @@ NOTE = (
 )
 
 CHECKED = (
-    "its code: what it did to a small copy of the pipeline with random weights, on the simulated GPU; dB: "
-    "PSNR of the output, against the same tiles where it is decoded in tiles."
+    "its code: what it did to a small copy of the pipeline with random weights, on the simulated GPU, where "
+    "compiled parts ran eagerly; dB: PSNR of the output, against the same tiles where it is decoded in tiles "
+    "and against weights of the same values where they are in four bits."
 )
+
+WORTH_TELLING = 0.9
+"""Share of the time that is taken below which a recipe that loses more is told."""
 
 
 def render_fit(
@@ -50,7 +54,7 @@ def render_fit(
         return as_json(msgspec.to_builtins(found)).decode()
     failed = [row for row in found.rows if row.check is not None and not row.check.holds]
     shown = [row for row in found.rows if everything or row.frontier or row in failed]
-    head = f"{_verdict(found)}\n{_emulated(found)}"
+    head = f"{_verdict(found)}\n{_beside(found)}{_emulated(found)}"
     if not shown:
         return head
     rows = [_cells(row, row == found.chosen, everything) for row in shown]
@@ -67,14 +71,10 @@ def _fenced(code: str, form: str) -> str:
 
 
 def _verdict(found: Fitted) -> str:
-    fitting = [row for row in found.rows if row.fits]
     steps = "" if found.steps is None else f", {plural(found.steps, 'step')}"
     where = f"{number(found.limit_gib)} GiB of {found.gpu}"
     if found.chosen is not None and found.chosen.seconds is not None:
-        return (
-            f"{found.target} fits {where} in {plural(len(fitting), 'way')}{steps}: "
-            f"{number(found.chosen.seconds)} s with {found.chosen.words}."
-        )
+        return f"{found.target} fits {where}{steps}: {_told(found.chosen)}."
     least = found.smallest
     lack = (
         f"the smallest takes {number(least.gpu_gib)} GiB in {PHASES.get(least.phase, least.phase)}, "
@@ -83,6 +83,39 @@ def _verdict(found: Fitted) -> str:
         else f"host memory is short: the smallest keeps {number(least.host_gib)} GiB there"
     )
     return f"{found.target} does not fit {where}{steps}: {lack} ({least.words})."
+
+
+def _beside(found: Fitted) -> str:
+    """What the recipe that is taken needs, what the call takes unchanged, and what it is worth to lose more,
+    or less."""
+    taken = found.chosen
+    if taken is None or taken.seconds is None:
+        return ""
+    host = f", and {taken.host_gib:.1f} GiB of the host for weights" if taken.host_gib else ""
+    needs = f"It takes {taken.gpu_gib:.1f} GiB of the GPU{host}"
+    unchanged = next((row for row in found.rows if not row.recipe), taken)
+    if unchanged != taken and unchanged.seconds is not None:
+        time = f"takes {number(unchanged.seconds)} s and" if unchanged.fits else "needs"
+        needs += f"; unchanged the call {time} {unchanged.gpu_gib:.1f} GiB"
+    fitting = sum(row.fits for row in found.rows)
+    said = [f"{needs}. {plural(fitting, 'recipe')} {'fit' if fitting != 1 else 'fits'}"]
+    usable = [row for row in found.rows if row.usable]
+    mild = next((row for row in usable if row.lossless), None)
+    if mild is None:
+        said.append(f"The picture loses: {_lost(taken)}. Nothing that loses less fits")
+    elif not taken.lossless:
+        said.append(f"The picture loses: {_lost(taken)}. Nothing that one sees is lost in {_told(mild)}")
+    if usable and (usable[0].seconds or 0.0) < WORTH_TELLING * taken.seconds:
+        said.append(f"Faster with --lossy: {_told(usable[0])} (the picture loses: {_lost(usable[0])})")
+    return "".join(f"{each}.\n" for each in said)
+
+
+def _told(row: FitRow) -> str:
+    return f"{number(row.seconds or 0.0)} s with {row.words}"
+
+
+def _lost(row: FitRow) -> str:
+    return ", ".join(_LOSSES[each] for each in row.loses) or "nothing"
 
 
 def _emulated(found: Fitted) -> str:
@@ -102,7 +135,7 @@ def _cells(row: FitRow, chosen: bool, everything: bool) -> dict[str, Any]:
         "seconds": "-" if row.seconds is None else number(row.seconds),
         "gpu": f"{row.gpu_gib:.1f}",
         "host": f"{row.host_gib:.1f}",
-        "loses": ", ".join(_LOSSES[each] for each in row.loses) or "nothing",
+        "loses": _lost(row),
         "code": "" if row.check is None else check_words(row.check),
     }
 

@@ -583,6 +583,34 @@ def test_a_type_that_the_gpu_has_no_units_for_is_named(found: Fitted) -> None:
     assert all("no units" not in render_fit(each, "text") for each in others)
 
 
+def test_what_a_recipe_needs_and_what_losing_more_gains_is_told(found: Fitted) -> None:
+    def row(seconds: float, gpu: float, host: float, *recipe: str, fits: bool = True, **more: Any) -> FitRow:
+        return FitRow(recipe=recipe, seconds=seconds, gpu_gib=gpu, host_gib=host, fits=fits, **more)
+
+    def said(*rows: FitRow, chosen: FitRow) -> list[str]:
+        return (
+            render_fit(replace_row(found, rows=rows, chosen=chosen), "text").split("\n\n")[0].splitlines()[1:]
+        )
+
+    plain, offloaded = row(3.0, 30.0, 0.0, fits=False), row(9.0, 20.0, 31.4, "offload:model")
+    int8 = row(4.0, 18.0, 0.0, "quantize:int8", loses=(Loss.INT8,))
+    rows = (plain, int8, offloaded)
+    needs = (
+        "It takes 20.0 GiB of the GPU, and 31.4 GiB of the host for weights; "
+        "unchanged the call needs 30.0 GiB. 2 recipes fit."
+    )
+    lossy = "Faster with --lossy: 4 s with INT8, dynamic (the picture loses: INT8)."
+    assert said(*rows, chosen=offloaded) == [needs, lossy]
+    loses = "The picture loses: INT8. Nothing that one sees is lost in 9 s with model offload."
+    assert said(*rows, chosen=int8)[1:] == [loses]
+    assert said(plain, int8, chosen=int8)[1:] == ["The picture loses: INT8. Nothing that loses less fits."]
+    small = replace_row(plain, fits=True)
+    compiled = row(2.9, 29.0, 0.0, "compile:denoiser", loses=(Loss.ROUNDING,))
+    takes = "It takes 29.0 GiB of the GPU; unchanged the call takes 3 s and 30.0 GiB. 2 recipes fit."
+    assert said(compiled, small, chosen=compiled) == [takes]
+    assert said(small, chosen=small) == ["It takes 30.0 GiB of the GPU. 1 recipe fits."]
+
+
 def test_the_table_has_the_frontier_and_the_code(found: Fitted) -> None:
     text = render_fit(found, "text")
     assert "def optimize(pipe):" in text
