@@ -9,7 +9,7 @@ import importlib.metadata
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -42,6 +42,7 @@ from diffprof.model.progress import Progress
 from diffprof.model.recording import (
     INTERRUPTED,
     Allowance,
+    Change,
     Environment,
     Recording,
     TargetInfo,
@@ -108,6 +109,8 @@ class Session:
         """Of the watched call, on a simulated device."""
         self.lends = target.kind == "object"
         """Whether the pipeline is put on the device for the scan, and given back after it."""
+        self.changes: Collection[Change] | None = None
+        """Changes of the set-up that are costed on a simulated device; None: all that may be asked for."""
         self.alone = False
         """Whether memory on a simulated device is the pipeline's alone, whatever else lies there."""
         self._started = time.perf_counter()

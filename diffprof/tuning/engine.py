@@ -34,7 +34,7 @@ from diffprof.model.fix import (
     Status,
 )
 from diffprof.model.progress import Progress
-from diffprof.model.recording import Recording
+from diffprof.model.recording import Change, Recording
 from diffprof.model.report import Report
 from diffprof.scanning.session import our_own, target_failure
 from diffprof.targets import Options, Target, resolve
@@ -313,6 +313,11 @@ class Tuning:
             return None
         return recipe.reckon(self.now.recording, self._own(step, self.now))
 
+    def _changes(self) -> frozenset[Change]:
+        """Of the set-up, those that the steps make that are or may be tried."""
+        steps = (step for step in self.plan.steps if step.selected or step.gives_way_to is not None)
+        return frozenset(change for step in steps if (change := self.recipes[step.fix].change) is not None)
+
     def _planned(self) -> set[str]:
         return {step.fix for step in self.plan.selected}
 
@@ -331,7 +336,7 @@ class Tuning:
         looked = self.now
         before_findings = [self.report.findings[n] for n in step.findings]
         wanted = analyzers_of(step.rules) or ("syncs", "kernels")
-        self.trial.expect(wanted)
+        self.trial.expect(wanted, self._changes())
         after = self.trial.measured()
         if too_close(self.before, after):
             memory = self.before.memory_bytes, after.memory_bytes
@@ -417,6 +422,7 @@ class Tuning:
         """The scan of what was kept, with the analyzers that the report has."""
         self.progress.part("kept", "scan of what was kept")
         wanted = self.report.recording.analyzers or ("syncs", "kernels")
+        self.trial.expect(wanted, None)
         seen = self.trial.look(wanted)
         fixed = tuple(kept.step.fix for kept in self.kept)
         return make_report(replace(seen, target=replace(seen.target, fixed=fixed)))

@@ -4,7 +4,7 @@ simulated GPU with a twin beside it."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from diffprof.judge.acceptance import Measured
 from diffprof.model.fix import Code, Difference, Simulated
 from diffprof.model.pipeline import Pipeline, components, with_role
 from diffprof.model.progress import Progress
-from diffprof.model.recording import Grade, Recording, Timeline
+from diffprof.model.recording import Change, Grade, Recording, Timeline
 from diffprof.scanning.session import Session
 from diffprof.targets import Options, Target
 from diffprof.targets.compiled import own_mode
@@ -160,8 +160,9 @@ class Trial:
                 found.extend(self.measured().passes)
         return _measured(passes[0], memory[0]), _measured(passes[1], memory[1])
 
-    def expect(self, analyzers: Sequence[str]) -> None:
-        """What the states to come will be scanned for."""
+    def expect(self, analyzers: Sequence[str], changes: Collection[Change] | None) -> None:
+        """What the states to come will be scanned for. changes: those of the set-up that it will be asked of;
+        None: all."""
 
     def compiles_whole(self, key: str, code: Code) -> bool:
         """Whether this code of a fix, which compiles, is known to compile what it names in one graph each."""
@@ -274,6 +275,8 @@ class SimulatedTrial(Trial):
     """Of the first state that was timed."""
     _cpu_seconds: float | None = None
     """Of the twin's call without its models, before the first fix that brings Python of its own."""
+    _changes: Collection[Change] | None = None
+    """Of the set-up, those that are costed; None: all."""
 
     def __init__(self, scene: PipelineCall, *args: Any, **kwargs: Any) -> None:
         super().__init__(scene, *args, **kwargs)
@@ -354,8 +357,8 @@ class SimulatedTrial(Trial):
         models = [name for name, part in components(self.pipe).items() if isinstance(part, torch.nn.Module)]
         return charged_ms(seen.timeline, self._original, self.python, models)
 
-    def expect(self, analyzers: Sequence[str]) -> None:
-        self._expected = tuple(analyzers)
+    def expect(self, analyzers: Sequence[str], changes: Collection[Change] | None) -> None:
+        self._expected, self._changes = tuple(analyzers), changes
 
     def compiles_whole(self, key: str, code: Code) -> bool:
         """On the twin, unless its small picture is in one piece where the pipeline's is not. What it gives is
@@ -376,12 +379,17 @@ class SimulatedTrial(Trial):
         if self._looked is None:
             wanted = dict.fromkeys(("syncs", "kernels", *analyzers))
             session = self._session(tuple(wanted), settings or {})
-            session.alone = True
+            session.alone, session.changes = True, self._changes
             with session.keeping_what_was_recorded():
                 seen = self._with_int8(session.record(self.subject.scene))
             self._looked = _Look(session, seen)
-        elif further := [name for name in analyzers if name not in self._looked.seen.analyzers]:
-            session = self._looked.session
+            return seen
+        session, seen = self._looked.session, self._looked.seen
+        again = "setup" if session.changes is not None and self._changes is None else ""
+        if further := [name for name in analyzers if name not in seen.analyzers or name == again]:
+            if again in further:
+                session.changes, known = None, session.analyzers
+                session.analyzers = tuple(name for name in known if name != again)
             with session.keeping_what_was_recorded():
                 more = session.record_more(further, settings or {})
             self._looked = _Look(session, replace(more, memory=self._looked.seen.memory))

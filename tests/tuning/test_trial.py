@@ -11,7 +11,7 @@ import torch
 from diffprof.devices import resolve_device
 from diffprof.model.fix import Code
 from diffprof.model.progress import Progress
-from diffprof.model.recording import Recording
+from diffprof.model.recording import Change, Recording
 from diffprof.scanning.session import Session
 from diffprof.targets import Options, resolve
 from diffprof.tuning.trial import SimulatedTrial
@@ -95,3 +95,21 @@ def test_what_is_asked_of_a_state_later_comes_of_the_call_that_was_watched(
     for section in ("syncs", "timeline", "memory", "setup", "linears", "quantization"):
         assert getattr(pieces, section) is not None
         assert getattr(pieces, section) == getattr(whole, section), section
+
+
+def test_a_state_is_costed_for_what_will_be_tried_and_what_was_kept_for_all() -> None:
+    def work(trial: SimulatedTrial) -> Iterator[Recording]:
+        yield trial.look(("setup",))
+        trial.apply("nothing", Code(), None)
+        trial.expect(("setup",), {Change.HALF})
+        yield trial.look(("setup",))
+        yield trial.look(("setup", "syncs"))
+        trial.expect(("setup",), None)
+        yield trial.look(("setup",))
+
+    whole, some, same, all_again = on_a_small_pipeline(lambda trial: list(work(trial)))
+    assert {each.changes for each in some.setup.alternatives} == {(), (Change.HALF,)}
+    assert same is some
+    assert all_again.setup == whole.setup
+    assert all_again.memory == whole.memory
+    assert {(Change.HALF,), (Change.CHANNELS_LAST,)} <= {each.changes for each in whole.setup.alternatives}

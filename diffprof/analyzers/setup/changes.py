@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -53,15 +53,17 @@ def costed(
     roots: tuple[str, ...],
     syncs: Sequence[SyncRow] = (),
     card_steps: int | None = None,
+    changes: Collection[Change] | None = None,
 ) -> Costed:
-    """The call with each change made that a finding may ask for.
+    """The call with each change made that a finding may ask for. changes: of those the ones to look at.
 
     kernels: of the simulated call, a SimulatedKernels. roots: components that are compiled when the pipeline
     is. syncs: its waits. card_steps: of the model card's call, where fewer were made.
     """
+    asked = {change for change in _asked(parts) if changes is None or change in changes}
     relaid: tuple[Relaid, ...] | None = None
     unseen: tuple[Unseen, ...] = ()
-    if _converts(timeline):
+    if Change.CHANNELS_LAST in asked and _converts(timeline):
         try:
             relaid = kernels.calls.relaid(kernels.names)
         except NotRelaid as error:
@@ -74,7 +76,6 @@ def costed(
     apart = {f"{name}.{path}" if path else name for name, paths in fusable(pipe).items() for path in paths}
     whatif = WhatIf(builder.cut, builder.assembly, roots, apart, relaid, fused, graphs)
     compiled = timeline.mode != "eager"
-    asked = set(_asked(parts))
     possible = [change for change in Change if change in asked and whatif.changes_anything(change)]
     more = max((card_steps or 0) - len(steps_of(timeline)), 0)
     found = {made: _alternative(whatif, made, syncs, more) for made in _alone(possible, compiled)}

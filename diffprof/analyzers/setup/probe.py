@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any, Protocol
 
@@ -25,7 +25,7 @@ from diffprof.analyzers.setup.changes import Costed
 from diffprof.gpu.inductor_flags import FLAGS, INT8_FLAGS
 from diffprof.model.analyzer import Run
 from diffprof.model.pipeline import Pipeline, components, role, walked
-from diffprof.model.recording import Setup, SetupPart
+from diffprof.model.recording import Change, Setup, SetupPart
 from diffprof.targets.compiled import compiled_roots, compiler_settings, is_compiled
 from diffprof.targets.load_arguments import LEFT_AS_IS, QUANTIZED_PACKAGES
 
@@ -38,9 +38,11 @@ UNFUSED_CALL = "get_attention_scores"
 
 
 class SimulatedRun(Run, Protocol):
-    """A scan, with the operations of its watched call where that was simulated."""
+    """A scan, with the operations of its watched call where that was simulated. changes: those to cost; None:
+    all that a finding may ask for."""
 
     kernels: Any
+    changes: Collection[Change] | None
 
 
 def of_run(run: SimulatedRun) -> dict[str, Any]:
@@ -53,7 +55,9 @@ def of_run(run: SimulatedRun) -> dict[str, Any]:
 
     roots, syncs = compiled_roots(pipe), run.sections.get("syncs") or ()
     card = run.scene.card_steps
-    return probe_setup(pipe, lambda parts: costed(kernels, timeline, pipe, parts, roots, syncs, card))
+    return probe_setup(
+        pipe, lambda parts: costed(kernels, timeline, pipe, parts, roots, syncs, card, run.changes)
+    )
 
 
 def probe_setup(
