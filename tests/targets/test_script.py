@@ -10,7 +10,7 @@ from huggingface_hub import constants
 
 from diffprof.model.errors import TargetError
 from diffprof.targets import Options, resolve
-from diffprof.targets.guest_errors import next_step
+from diffprof.targets.guest_errors import SEE, next_step
 
 Write = Callable[[str, str], Path]
 
@@ -255,6 +255,10 @@ def test_a_file_that_the_network_does_not_give_is_said_to_be_missing(
         run(write("script.py", fetch), cpu)
     assert "bring the file into the cache" in caught.value.hint
     assert "CUDA" not in caught.value.hint
+    wrapped = "from huggingface_hub.utils import validate_hf_hub_args\n@validate_hf_hub_args\n"
+    with pytest.raises(TargetError, match="TypeError: its own") as caught:
+        run(write("script.py", f"{wrapped}def load(id): raise TypeError('its own')\nload('a/b')\n"), cpu)
+    assert caught.value.hint == SEE
 
 
 GOES = """

@@ -21,7 +21,7 @@ from diffprof.analyzers.graph_breaks.capture import Compiled, captured, plain_na
 from diffprof.analyzers.graph_breaks.component import ready, restore
 from diffprof.analyzers.graph_breaks.observe import CallSignature, Compilable
 from diffprof.analyzers.graph_breaks.python_state import PythonState
-from diffprof.analyzers.graph_breaks.repeats import SeenModule, equal_blocks
+from diffprof.analyzers.graph_breaks.repeats import SeenModule, equal_blocks, rebuildable
 from diffprof.analyzers.graph_breaks.signature import Given
 from diffprof.analyzers.graph_breaks.storageless import Emptier, Hollow
 from diffprof.model.callsite import Place, is_machinery, make_site
@@ -105,8 +105,9 @@ def call_again(
         blocks = _foldable(part, variations) if fold and not part.compiled else []
         with ExitStack() as stand_ins:
             for block in blocks:
+                forward = _following(block.forms, single=block.single)
                 for module in block.modules:
-                    stand_ins.enter_context(replaced(module, "forward", _following))
+                    stand_ins.enter_context(replaced(module, "forward", forward))
             result = _calls(part, variations, setting, emptier, applying)
         for block in blocks:
             begin.restore()
@@ -167,10 +168,13 @@ def _calls(
 
 @dataclass
 class _Folded:
-    """Equal blocks whose result has the form of their first tensor, in every variation. alone: one of them as
-    a part of its own, with its variations."""
+    """Equal blocks whose results have the forms of tensors that they are given, in every variation. forms: of
+    each result, the number of that tensor. single: they return one, in no tuple. alone: one of them as a part
+    of its own, with its variations."""
 
     modules: list[torch.nn.Module]
+    forms: tuple[int, ...]
+    single: bool
     alone: tuple[Compilable, list[tuple[str, Compilable]]]
 
 
@@ -180,8 +184,10 @@ def _foldable(part: Compilable, variations: Sequence[tuple[str, Compilable]]) ->
     seen = [{id(s.module): s for s in p.blocks if s.steady} for p in (part, *(p for _, p in variations))]
     found = []
     for block in equal_blocks(part.blocks, frozenset(path for path, _ in part.owner.named_modules())):
-        modules = [m for m in block.modules if all(_keeps_form(each.get(id(m))) for each in seen)]
-        if len(modules) < 2:
+        forms = {m: _forms([each.get(id(m)) for each in seen]) for m in block.modules}
+        kept = next((form for form in forms.values() if form is not None), None)
+        modules = [m for m in block.modules if forms[m] == kept]
+        if kept is None or len(modules) < 2:
             continue
         first = modules[0]
         name = type(first).__name__
@@ -198,15 +204,24 @@ def _foldable(part: Compilable, variations: Sequence[tuple[str, Compilable]]) ->
             for each in seen
         ]
         labels = [label for label, _ in variations]
-        found.append(_Folded(modules, (alone[0], list(zip(labels, alone[1:], strict=True)))))
+        single = block.output.spec.is_leaf()
+        found.append(_Folded(modules, kept, single, (alone[0], list(zip(labels, alone[1:], strict=True)))))
     return found
 
 
-def _keeps_form(seen: SeenModule | None) -> bool:
-    if seen is None or seen.output is None or not seen.output.spec.is_leaf():
-        return False
-    first = next((leaf for leaf in seen.inputs.leaves if isinstance(leaf, Given)), None)
-    return first is not None and str(first) == str(seen.output.leaves[0])
+def _forms(calls: Sequence[SeenModule | None]) -> tuple[int, ...] | None:
+    """Of each tensor that a block returned, the number of one among its arguments that had the same form in
+    all of these calls; None where it returned anything else."""
+    fitting: list[set[int]] | None = None
+    for seen in calls:
+        if seen is None or seen.output is None or not rebuildable(seen.output):
+            return None
+        inputs = pytree.tree_unflatten(list(seen.inputs.leaves), seen.inputs.spec)
+        args, kwargs = inputs
+        given = [str(each) for each in (*args, *kwargs.values()) if isinstance(each, Given)]
+        alike = [{n for n, form in enumerate(given) if form == str(leaf)} for leaf in seen.output.leaves]
+        fitting = alike if fitting is None else [a & b for a, b in zip(fitting, alike, strict=True)]
+    return tuple(map(min, fitting)) if fitting and all(fitting) else None
 
 
 @torch._dynamo.allow_in_graph
@@ -214,9 +229,15 @@ def _like(tensor: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
     return torch.empty_like(tensor)
 
 
-def _following(*args: Any, **kwargs: Any) -> torch.Tensor:
-    """Stands for a block: one operation, with a result of the form of its first tensor."""
-    return _like(*[a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)])
+def _following(forms: tuple[int, ...], *, single: bool) -> Callable[..., Any]:
+    """Stands for a block: one operation for each result, which has the form of the tensor of this number."""
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)]
+        made = [_like(tensors[n], *tensors) for n in forms]
+        return made[0] if single else tuple(made)
+
+    return forward
 
 
 # --- inputs --------------------------------------------------------------------------------------------

@@ -202,7 +202,7 @@ def equal_blocks(
     same = told_apart_by or (lambda module: fingerprint(module, paths))
     groups: dict[tuple[Any, ...], RepeatedModules] = {}
     for each in seen:
-        if not each.steady or each.output is None or not _rebuildable(each.output):
+        if not each.steady or each.output is None or not rebuildable(each.output):
             continue
         key = (same(each.module), each.inputs.key, each.output.key)
         groups.setdefault(key, RepeatedModules([], each.inputs, each.output)).modules.append(each.module)
@@ -230,7 +230,7 @@ def _plain(given: Signature) -> bool:
     )
 
 
-def _rebuildable(output: Signature) -> bool:
+def rebuildable(output: Signature) -> bool:
     """A tensor, or a tuple of tensors and None: what markers can return."""
     if not any(isinstance(leaf, Given) for leaf in output.leaves):
         return False
