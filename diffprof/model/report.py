@@ -290,6 +290,11 @@ def read_file(path: str | Path) -> tuple[Path, bytes]:
 
 
 def slug(text: str) -> str:
-    """A target's spec as part of a folder name; of a trace's file without its endings and its time stamp."""
+    """A target's spec as part of a folder name; of a trace's file without its endings and its time stamp.
+
+    Of an absolute path its last part: names of runs are in what is sent, and its folders tell who ran it.
+    """
+    if re.match(r"[A-Za-z]:[/\\]|[/\\]", text):
+        text = re.split(r"[/\\]", text.rstrip("/\\"))[-1]
     text = re.sub(r"(\.\d{12,})?(\.pt)?(\.trace)?\.json(\.gz)?$", "", text)
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:60] or "run"
