@@ -4,6 +4,7 @@ simulated GPU with a twin beside it."""
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +18,19 @@ from diffprof.devices import Device
 from diffprof.devices.borrow import borrowed
 from diffprof.devices.simulated import place
 from diffprof.gpu.mode import Mode, current_mode
+from diffprof.gpu.operands import dtype_name
 from diffprof.judge.acceptance import Measured
 from diffprof.model.fix import Code, Difference, Simulated
 from diffprof.model.pipeline import Pipeline, components, with_role
 from diffprof.model.progress import Progress
-from diffprof.model.recording import Change, Grade, Recording, Timeline
+from diffprof.model.recording import (
+    Change,
+    Grade,
+    MemoryKind,
+    MemoryUse,
+    Recording,
+    Timeline,
+)
 from diffprof.scanning.session import Session
 from diffprof.targets import Options, Target
 from diffprof.targets.compiled import own_mode
@@ -39,6 +48,10 @@ PASSES = 3
 
 ROUNDS = 2
 """How often near ties are timed again."""
+
+
+Saved = Mapping[tuple[str, str | None], tuple[int, int]]
+"""(component, type) -> bytes that its weights of that type lose, of how many."""
 
 
 class RoundingUnknown(Exception):
@@ -401,13 +414,10 @@ class SimulatedTrial(Trial):
 
     def _with_int8(self, seen: Recording) -> Recording:
         """With INT8 weights at their size."""
-        if seen.memory is None or seen.memory.peak_bytes is None:
+        chosen = self._int8()
+        if seen.memory is None or not chosen:
             return seen
-        off = _saved_by_int8(self.pipe, self._int8())
-        weights = None if seen.memory.weights_bytes is None else seen.memory.weights_bytes - off
-        return replace(
-            seen, memory=replace(seen.memory, peak_bytes=seen.memory.peak_bytes - off, weights_bytes=weights)
-        )
+        return replace(seen, memory=_with_smaller_weights(seen.memory, _saved_by_int8(self.pipe, chosen)))
 
     def _int8(self) -> frozenset[str]:
         return frozenset(name for each in self.reckoned for name in each.int8)
@@ -489,20 +499,47 @@ def _in_pieces(vae: Any) -> bool:
     return bool(getattr(vae, "use_tiling", False) or getattr(vae, "use_slicing", False))
 
 
-def _saved_by_int8(pipe: Pipeline, chosen: frozenset[str]) -> int:
-    """Bytes saved by each weight that becomes INT8, a scale a row kept."""
-    if not chosen:
-        return 0
-    saved = 0
+def _saved_by_int8(pipe: Pipeline, chosen: frozenset[str]) -> Saved:
+    """By each weight that becomes INT8, a scale a row kept."""
+    held: Counter[tuple[str, str | None]] = Counter()
+    saved: Counter[tuple[str, str | None]] = Counter()
     for name, part in components(pipe).items():
         if not isinstance(part, torch.nn.Module):
             continue
+        for tensor in (*part.parameters(), *part.buffers()):
+            held[name, dtype_name(tensor.dtype)] += tensor.nbytes
         for inner, module in part.named_modules():
             weight = getattr(module, "weight", None)
             if f"{name}.{inner}" in chosen and weight is not None:
-                rows = weight.shape[0]
-                saved += weight.numel() * (weight.element_size() - 1) - rows * weight.element_size()
-    return saved
+                size, rows = weight.element_size(), weight.shape[0]
+                saved[name, dtype_name(weight.dtype)] += weight.numel() * (size - 1) - rows * size
+    return {key: (saved[key], held[key]) for key in saved}
+
+
+def _with_smaller_weights(memory: MemoryUse, saved: Saved) -> MemoryUse:
+    """The same call with smaller weights: those that lie on the device all along in every figure, those that
+    are moved there where they are at the peak."""
+    holders, stays, moved = [], 0, 0
+    for each in memory.at_peak or ():
+        weights = each.kind in (MemoryKind.WEIGHTS, MemoryKind.IDLE_WEIGHTS)
+        off, of = saved.get(((each.module or "").partition(".")[0], each.dtype), (0, 1))
+        off = min(off, round(off * each.bytes / of)) if weights else 0  # the device rounds sizes up
+        stays, moved = (stays + off, moved) if each.phase == "before" else (stays, moved + off)
+        holders.append(replace(each, bytes=each.bytes - off))
+    peak = None if memory.peak_bytes is None else memory.peak_bytes - stays - moved
+    phases = {name: size - stays for name, size in memory.by_phase.items()}
+    if memory.peak_phase is not None and peak is not None:
+        phases[memory.peak_phase] = peak
+        peak = max(phases.values())
+    return replace(
+        memory,
+        peak_bytes=peak,
+        weights_bytes=None if memory.weights_bytes is None else memory.weights_bytes - stays,
+        by_phase=phases,
+        by_step=tuple(size - stays for size in memory.by_step),
+        at_peak=tuple(sorted(holders, key=lambda each: -each.bytes)),
+        curve=tuple(replace(p, bytes=min(p.bytes - stays, peak or p.bytes)) for p in memory.curve),
+    )
 
 
 def _quantized(pipe: Pipeline, chosen: Sequence[str]) -> str | None:

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from diffprof.devices import resolve_device
-from diffprof.model.fix import Code
+from diffprof.model.fix import Code, Simulated
 from diffprof.model.progress import Progress
-from diffprof.model.recording import Change, Recording
+from diffprof.model.recording import Change, Grade, MemoryHolder, MemoryKind, MemoryUse, Recording
 from diffprof.scanning.session import Session
 from diffprof.targets import Options, resolve
-from diffprof.tuning.trial import SimulatedTrial
+from diffprof.tuning.trial import SimulatedTrial, _with_smaller_weights
 from tests.tuning.promises import _Trial as TimesAlone
 
 HALF = Code(imports=("import torch",), optimize="pipe.to(torch.bfloat16)")
@@ -54,6 +54,43 @@ def test_memory_is_that_of_the_pipeline_in_every_figure() -> None:
     assert all(map(memory_is_whole, (first, half, again)))
     assert again.memory == first.memory
     assert half.memory.weights_bytes < 0.6 * first.memory.weights_bytes
+
+
+def test_int8_weights_are_smaller_in_every_figure() -> None:
+    def work(trial: SimulatedTrial) -> Iterator[Any]:
+        trial.apply("half", HALF, None)
+        yield trial.look(("kernels",))
+        linears = {n: m for n, m in trial.pipe.unet.named_modules() if isinstance(m, torch.nn.Linear)}
+        names = tuple(f"unet.{name}" for name in linears)
+        trial.apply("int8", Code(), Simulated(compiled=True, int8=names))
+        yield trial.look(("kernels",))
+        yield sum(m.weight.numel() - 2 * m.out_features for m in linears.values())
+
+    half, int8, saved = on_a_small_pipeline(lambda trial: list(work(trial)))
+    assert memory_is_whole(int8)
+    was, now = ([h for h in seen.memory.at_peak if h.phase == "before"] for seen in (half, int8))
+    assert was[0].module == now[0].module == "unet"
+    assert was[0].bytes - now[0].bytes == saved
+    assert sum(each.bytes for each in now) == int8.memory.weights_bytes
+    assert max(each.bytes for each in int8.memory.curve) == int8.memory.peak_bytes
+
+
+def test_weights_that_are_moved_for_their_model_are_smaller_then_alone() -> None:
+    made = MemoryHolder(
+        kind=MemoryKind.WEIGHTS, module="unet.conv", dtype="bfloat16", phase="denoise", bytes=50
+    )
+    other = MemoryHolder(kind=MemoryKind.ACTIVATIONS, module="unet", dtype="bfloat16", bytes=30)
+    memory = MemoryUse(
+        grade=Grade.SIMULATED,
+        peak_bytes=80,
+        by_phase={"encode": 20, "denoise": 80},
+        peak_phase="denoise",
+        at_peak=(made, other),
+    )
+    found = _with_smaller_weights(memory, {("unet", "bfloat16"): (40, 100)})
+    assert found.by_phase == {"encode": 20, "denoise": 60}
+    assert [each.bytes for each in found.at_peak or ()] == [30, 30]
+    assert found.peak_bytes == 60
 
 
 def test_garbage_that_goes_while_the_call_runs_is_none_of_its_memory() -> None:
