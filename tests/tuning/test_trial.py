@@ -71,7 +71,6 @@ def test_int8_weights_are_smaller_in_every_figure() -> None:
     was, now = ([h for h in seen.memory.at_peak if h.phase == "before"] for seen in (half, int8))
     assert was[0].module == now[0].module == "unet"
     assert was[0].bytes - now[0].bytes == saved
-    assert sum(each.bytes for each in now) == int8.memory.weights_bytes
     assert max(each.bytes for each in int8.memory.curve) == int8.memory.peak_bytes
 
 
