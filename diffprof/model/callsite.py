@@ -47,7 +47,8 @@ def importable_path(filename: str) -> tuple[str, bool]:
     """The file as it would be imported (`diffusers/schedulers/x.py`) and whether it is the user's own.
 
     A package is recognised by its `__init__.py` chain, so an editable checkout is named like an installed
-    one but counts as the user's own. A lone file is named relative to the working directory.
+    one but counts as the user's own. A lone file is named relative to the working directory, unless homes
+    lie in that: the user's name would be a folder like any other.
     """
     path = Path(filename)
     if not path.is_absolute():
@@ -63,10 +64,10 @@ def importable_path(filename: str) -> tuple[str, bool]:
         return path.relative_to(top).as_posix(), not filename.startswith(_STDLIB)
     if os.path.realpath(filename).startswith(_STDLIB):
         return path.name, False
-    try:
-        return path.relative_to(*_FOLDERS[:1] or (Path.cwd(),)).as_posix(), True
-    except ValueError:
-        return path.as_posix(), True
+    folder, home = _FOLDERS[0] if _FOLDERS else Path.cwd(), Path("~").expanduser()
+    if path.is_relative_to(folder) and (folder == home or not home.is_relative_to(folder)):
+        return path.relative_to(folder).as_posix(), True
+    return path.as_posix(), True
 
 
 def file_of(name: str) -> Path | None:
