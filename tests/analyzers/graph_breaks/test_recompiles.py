@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from diffprof.analyzers.graph_breaks.recompiles import CURES, guard_kind
 from diffprof.model.recording import RecompileRow
@@ -125,6 +126,57 @@ def test_what_stays_the_same_does_not_recompile() -> None:
 )
 def test_kinds_of_guards(guard: str, kind: str) -> None:
     assert guard_kind(guard) == kind
+
+
+class Joint(nn.Module):
+    """A block of two streams, as those of Flux are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.picture, self.text, self.mixed, self.out = (nn.Linear(4, 4) for _ in range(4))
+
+    def forward(self, picture: torch.Tensor, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        both = self.mixed(self.picture(picture)) + self.text(text).mean(0)
+        return self.out(text), both
+
+
+class Streams(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Joint() for _ in range(8))
+
+    def forward(self, picture: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            text, picture = block(picture, text)
+        return picture.sum(0) + text.sum(0)
+
+
+def test_blocks_that_return_several_tensors_are_called_again_once() -> None:
+    def both() -> Any:
+        from diffprof.analyzers.graph_breaks.observe import CallSignature, Compilable
+        from diffprof.analyzers.graph_breaks.recompiles import call_again
+        from diffprof.analyzers.graph_breaks.repeats import Repeats
+        from diffprof.analyzers.graph_breaks.signature import signature
+
+        model = Streams()
+
+        def part(rows: int) -> Compilable:
+            args = torch.ones(rows, 4), torch.ones(3, 4)
+            repeats = Repeats(model)
+            with torch.no_grad():
+                out = model(*args)
+            repeats.close()
+            calls = [CallSignature(signature((args, {})), signature(out), count=1)]
+            blocks = list(repeats.seen.values())
+            return Compilable("unet", model, "__call__", "denoiser", calls=calls, order=[0], blocks=blocks)
+
+        # Of two streams of one size, the first tensor has the form of either result.
+        return [call_again(part(3), [("height=6", part(6))], fold=fold) for fold in (True, False)]
+
+    folded, plain = in_child(both)
+    assert folded.failure is plain.failure is None
+    assert folded.left_out > 0.0 == plain.left_out
+    assert len(folded.by_variation["height=6"]) == len(plain.by_variation["height=6"]) == 1
 
 
 def test_the_parent_has_compiled_nothing() -> None:
