@@ -114,7 +114,8 @@ def _asks_network(error: BaseException) -> bool:
     """Whether it, or what it followed from, was raised where files are fetched."""
     chain: BaseException | None = error
     while chain is not None:
-        if any(_NETWORK.search(frame.filename) for frame in traceback.extract_tb(chain.__traceback__)):
+        # Not wherever it passed: huggingface_hub's check of arguments wraps all of `from_pretrained`.
+        if any(_NETWORK.search(at.filename) for at in traceback.extract_tb(chain.__traceback__)[-1:]):
             return True
         chain = chain.__cause__ or chain.__context__
     return False
