@@ -3,11 +3,13 @@ codes."""
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import sys
 import traceback
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
@@ -128,11 +130,21 @@ def _said(error: BaseException) -> ExitCode:
         name = name if len(name) <= LONGEST else f"{name[:LONGEST]}... ({len(name):,} characters)"
         complain(f"{name or type(error).__name__}: {error.strerror or error}.", "Check the path.")
         return ExitCode.USAGE
+    if isinstance(error, ImportError | AttributeError) and (file := _hiding(error)):
+        complain(f"{file} hides Python's own module {file.stem!r}: {error}.", "Rename the file.")
+        return ExitCode.USAGE
     complain(
         f"diffprof itself failed: {type(error).__name__}: {error}",
         "This is a bug. Please report it with the traceback that `diffprof --debug ...` prints.",
     )
     return ExitCode.INTERNAL
+
+
+def _hiding(error: BaseException) -> Path | None:
+    """The file that was imported in place of a module of the standard library when this was raised."""
+    ran = (Path(f.filename) for f in traceback.extract_tb(error.__traceback__) if f.name == "<module>")
+    named = (path for path in ran if path.stem in sys.stdlib_module_names and str(path.parent) in sys.path)
+    return next((path for path in named if path.parent != Path(os.__file__).parent), None)
 
 
 def _dependency(error: ModuleNotFoundError) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from diffprof.model.recording import MemoryUse, Setup
+from diffprof.model.recording import MemoryKind, MemoryUse, Setup
 
 PHASES = {
     "encode": "encoding the prompt",
@@ -53,6 +53,17 @@ def gib(value: int) -> str:
     """Bytes as a number of GiB: tenths, and three digits below one."""
     size = value / 2**30
     return f"{size:,.1f}".removesuffix(".0") if size >= 1 or not value else f"{size:.3g}"
+
+
+def needed_on_device(setup: Setup, memory: MemoryUse | None) -> tuple[int, int]:
+    """Bytes that a call takes with all weights on the device, at least and at most: the weights, and what is
+    no weight when most is in use; or all that is in use then, which with offloading may hold weights too."""
+    weights = sum(size for part in setup.parts for size in part.dtypes.values())
+    if memory is None:
+        return weights, weights
+    kinds = (MemoryKind.WEIGHTS, MemoryKind.IDLE_WEIGHTS)
+    others = sum(each.bytes for each in memory.at_peak or () if each.kind not in kinds)
+    return weights + others, weights + max(memory.peak_bytes or 0, others)
 
 
 _RUNS_IN = {"denoise": "denoiser", "decode": "vae"}

@@ -47,6 +47,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_script_that_hides_a_module_of_python_is_told_to_be_renamed(tmp_path: Path) -> None:
+    """PyTorch imports `grp` while it is imported."""
+    (tmp_path / "grp.py").write_text("from diffusers import FluxPipeline\n")
+    result = diffprof("scan", "grp.py", cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert "grp.py hides Python's own module 'grp'" in result.stderr
+    assert "Rename the file." in result.stderr
+
+
 @pytest.mark.parametrize("args", RUNS, ids=" ".join)
 def test_imports_nothing_heavy(args: list[str], folder: Path) -> None:
     code = (

@@ -66,14 +66,14 @@ def _on_device(pipe):
 def replace_offload(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
     """Weights stay on the device."""
     from diffprof.analyzers.setup.judging import AMPLE
-    from diffprof.analyzers.setup.memory_rules import memory_without_offload
+    from diffprof.judge.fitting import needed_on_device
 
     setup, room = recording.setup, recording.device.memory_bytes
     if setup is None:
         return NO_SETUP
     if setup.offload is None:
         return Skipped("nothing is offloaded now")
-    need = memory_without_offload(recording)
+    _, need = needed_on_device(setup, recording.memory)
     if room is not None and need > AMPLE * room:
         return Skipped(
             f"it takes about {need / 2**30:,.1f} GiB, the device has {room / 2**30:,.1f} GiB: use "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from diffprof.analyzers.setup.judging import AMPLE, judged, named, setup_of
-from diffprof.judge.fitting import gib, halving_makes_room, shortfall
+from diffprof.judge.fitting import gib, halving_makes_room, needed_on_device, shortfall
 from diffprof.judge.rules import rule
 from diffprof.model.finding import Evidence, Finding, Severity
 from diffprof.model.recording import Recording
@@ -135,7 +135,7 @@ def needless_offload(recording: Recording) -> Iterator[Finding]:
     if setup.offload is None:
         return
     room = recording.device.memory_bytes
-    need = memory_without_offload(recording)
+    _, need = needed_on_device(setup, recording.memory)
     if recording.device.kind == "cpu" or room is None or need > AMPLE * room:
         return
     yield judged(
@@ -149,11 +149,3 @@ def needless_offload(recording: Recording) -> Iterator[Finding]:
         fixes=("replace-offload",),
         evidence=Evidence(syncs=tuple(n for n, row in enumerate(recording.syncs or ()) if row.offload)),
     )
-
-
-def memory_without_offload(recording: Recording) -> int:
-    """Bytes that a call would take with all weights on the device: weights, and the activations of the call
-    (their peak with offloading may hold weights too, so this is an upper bound)."""
-    setup, memory = recording.setup, recording.memory
-    weights = sum(size for part in (setup.parts if setup else ()) for size in part.dtypes.values())
-    return weights + ((memory.peak_bytes or 0) if memory else 0)

@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from diffprof.analyzers.syncs import advice
+from diffprof.judge.fitting import gib, needed_on_device
+from diffprof.judge.pricing import blocked_us
 from diffprof.judge.rules import rule
+from diffprof.judge.timeline import replay
 from diffprof.judge.waits import readers
 from diffprof.model.finding import Evidence, Finding, Severity
 from diffprof.model.recording import Recording, SyncRow, steady_per_step
@@ -479,13 +482,17 @@ def offload_in_loop(recording: Recording) -> Iterator[Finding]:
     Keep the denoiser on the device where it fits (`pipe.to("cuda")`, `enable_model_cpu_offload` moves whole
     models and only outside the loop), or `enable_group_offload(use_stream=True)` with pinned memory.
 
+    Where they do not all fit, `diffprof fit` tells what moves least.
+
     Fix safety:
     Exact.
     """
+    too_large = _too_large(recording)
     for in_loop in (True, False):
         rows = list(_rows(recording, lambda r, inside=in_loop: r.offload and r.in_loop is inside))  # type: ignore[misc]
         if not rows:
             continue
+        indexes = tuple(index for index, _ in rows)
         moved = sum(row.bytes for _, row in rows)
         _, heaviest = max(rows, key=lambda pair: pair[1].bytes)
         where = "in the denoising loop" if in_loop else "outside the loop"
@@ -502,10 +509,41 @@ def offload_in_loop(recording: Recording) -> Iterator[Finding]:
             count=sum(row.count for _, row in rows),
             per_step=steady_per_step(row for _, row in rows),
             first_step_only=in_loop and all(row.first_step_only for _, row in rows),
-            advice="Keep the denoiser on the device if it fits, or offload with streams and pinned memory.",
-            fixes=("replace-offload",),
-            evidence=Evidence(syncs=tuple(index for index, _ in rows)),
+            **(
+                _of_what_must_move(recording, indexes, too_large) if too_large else _of_what_may_stay(indexes)
+            ),
         )
+
+
+def _of_what_may_stay(rows: tuple[int, ...]) -> dict[str, Any]:
+    return {
+        "advice": "Keep the denoiser on the device if it fits, or offload with streams and pinned memory.",
+        "fixes": ("replace-offload",),
+        "evidence": Evidence(syncs=rows),
+    }
+
+
+def _of_what_must_move(recording: Recording, rows: tuple[int, ...], why: str) -> dict[str, Any]:
+    """It costs time, which nothing saves whole."""
+    timeline = recording.timeline
+    blocked = None if timeline is None else blocked_us(recording, replay(timeline), rows) / 1e3
+    return {
+        "advice": "`diffprof fit` tells what moves least on this device: quantized weights, or groups with "
+        "streams and pinned memory.",
+        "blocked_ms": blocked,
+        "cost_note": why,
+    }
+
+
+def _too_large(recording: Recording) -> str:
+    """Why not all weights can stay on the device; empty where they can, or where that is not known."""
+    room = recording.device.memory_bytes
+    if recording.setup is None or room is None:
+        return ""
+    need, _ = needed_on_device(recording.setup, recording.memory)
+    if need <= room:
+        return ""
+    return f"With all weights on the device the call needs {gib(need)} GiB; this one has {gib(room)} GiB."
 
 
 @rule("SYN011", "library-check", needs=NEEDS)

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from diffprof.analyzers.setup.memory_rules import memory_without_offload
 from diffprof.analyzers.setup.rules import half_types
 from diffprof.judge.figures import call_ms
+from diffprof.judge.fitting import needed_on_device
 from diffprof.judge.judging import make_report
 from diffprof.judge.recipes import find_recipe
 from diffprof.model.finding import Finding
@@ -140,7 +140,8 @@ def test_offloading_is_needless_up_to_four_fifths_of_the_memory() -> None:
             denoiser(hooks=("model",), dtypes={"bfloat16": weights}), offload="model", memory=used(8 * GB)
         )
 
-    assert memory_without_offload(given(50 * GB)) == 58 * GB
+    assert given(50 * GB).setup is not None
+    assert needed_on_device(given(50 * GB).setup, used(8 * GB))[1] == 58 * GB
     assert found(given(56 * GB), "SET009")
     assert not found(given(57 * GB), "SET009")
 

@@ -7,7 +7,17 @@ from msgspec import structs
 
 from diffprof.judge.rules import judge
 from diffprof.model.finding import Severity
-from diffprof.model.recording import Component, TargetInfo
+from diffprof.model.recording import (
+    Component,
+    DeviceInfo,
+    Grade,
+    MemoryHolder,
+    MemoryKind,
+    MemoryUse,
+    Setup,
+    SetupPart,
+    TargetInfo,
+)
 from tests.builders import make_recording, make_site, make_sync
 
 
@@ -95,6 +105,24 @@ def test_offloading_is_one_finding_inside_the_loop_and_one_outside():
     assert [(f.in_loop, f.count, f.per_step) for f in offload] == [(True, 12, 3.0), (False, 1, 0.0)]
     assert offload[0].evidence.syncs == (0, 1, 2)
     assert {f.rule for f in findings if f.rule.startswith("SYN")} == {"SYN010"}
+
+
+@pytest.mark.parametrize(("weights", "stays"), [(8, True), (12, False)])
+def test_what_can_not_stay_on_the_device_saves_nothing_by_staying(weights: int, stays: bool):
+    parts = (SetupPart(name="unet", role="denoiser", dtypes={"bfloat16": weights * 2**30}),)
+    held = MemoryHolder(kind=MemoryKind.ACTIVATIONS, bytes=2 * 2**30)
+    recording = structs.replace(
+        make_recording(make_sync("host-to-device", offload=True)),
+        device=DeviceInfo(
+            spec="sim:small", kind="sim", name="small", grade=Grade.SIMULATED, memory_bytes=12 * 2**30
+        ),
+        setup=Setup(parts=parts, offload="model"),
+        memory=MemoryUse(grade=Grade.SIMULATED, peak_bytes=4 * 2**30, at_peak=(held,)),
+    )
+    (finding,) = [f for f in judge(recording)[0] if f.rule == "SYN010"]
+    assert bool(finding.evidence.syncs) is bool(finding.fixes) is stays
+    assert ("diffprof fit" in finding.advice) is not stays
+    assert ("14 GiB; this one has 12 GiB" in (finding.cost_note or "")) is not stays
 
 
 def test_a_search_for_the_first_timestep_names_its_fix():
