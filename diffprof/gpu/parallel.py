@@ -60,9 +60,12 @@ MODES: dict[str, Callable[[int], Split | None]] = {
 """Ways to split over so many GPUs; None where there is none."""
 
 
-def token_counts(call: Call, roots: Collection[str]) -> frozenset[int]:
-    """Lengths of the sequences that denoisers work on: tokens of every linear's input and of attention."""
+def token_counts(call: Call, roots: Collection[str], *, text: bool = True) -> frozenset[int]:
+    """Lengths of the sequences that denoisers work on: tokens of every linear's input and of attention. text:
+    whether it is divided; else without those that others only attend to."""
     found: set[int] = set()
+    asking: set[int] = set()
+    asked: set[int] = set()
     for item, module in zip(call.items, call.modules, strict=True):
         if not isinstance(item, OpSignature) or not _within(module, roots):
             continue
@@ -70,14 +73,34 @@ def token_counts(call: Call, roots: Collection[str]) -> frozenset[int]:
             found.add(item.inputs[0].shape[1])
         elif family_of(base_name(item)) == "attention":
             found.add(item.inputs[0].shape[-2])
-    return frozenset(count for count in found if count >= 64)
+            asking.add(item.inputs[0].shape[-2])
+            asked.add(item.inputs[1].shape[-2])
+    whole = set() if text else asked - asking
+    return frozenset(count for count in found - whole if count >= 64)
 
 
-def held_by_ring(call: Call, roots: Collection[str], split: Split) -> list[int]:
+def heads_left(call: Call, roots: Collection[str], split: Split, *, text: bool = True) -> int:
+    """Heads of an attention that can't be dealt out evenly, which `TemplatedUlyssesAttention` does; 0 where
+    all can."""
+    tokens = token_counts(call, roots, text=text)
+    return next(
+        (
+            item.inputs[0].shape[1]
+            for item, module in zip(call.items, call.modules, strict=True)
+            if isinstance(item, OpSignature)
+            and _within(module, roots)
+            and _is_split(item, tokens)
+            and item.inputs[0].shape[1] % split.ulysses
+        ),
+        0,
+    )
+
+
+def held_by_ring(call: Call, roots: Collection[str], split: Split, *, text: bool = True) -> list[int]:
     """Bytes that a ring's attention holds on one GPU beside its share, by item of the call: keys and values
     of all of the ring, gathered at its begin and kept to its end (`kv_buffer`), and four results in float32
     while two are merged."""
-    tokens = token_counts(call, roots)
+    tokens = token_counts(call, roots, text=text)
     return [
         _gathered(item, split)
         if split.ring > 1
@@ -106,9 +129,9 @@ def _within(module: str | None, roots: Collection[str]) -> bool:
     return module is not None and any(module == root or module.startswith(f"{root}.") for root in roots)
 
 
-def split_call(call: Call, roots: Collection[str], split: Split) -> Call:
-    """What one GPU launches. roots: paths of the denoisers."""
-    tokens = token_counts(call, roots)
+def split_call(call: Call, roots: Collection[str], split: Split, *, text: bool = True) -> Call:
+    """What one GPU launches. roots: paths of the denoisers. text: whether its tokens are divided."""
+    tokens = token_counts(call, roots, text=text)
     known: dict[int, tuple[OpSignature, ...]] = {}
     items: list[OpSignature | LaunchedWait] = []
     modules: list[str | None] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -75,6 +75,8 @@ class Played(NamedTuple):
     """Its small copy, on which code is checked, or why there is none."""
     dtype: str | None = None
     """Where the target's weights were put in another type for this."""
+    divided: frozenset[str] | str = frozenset()
+    """Inputs of the denoisers that diffusers' context parallelism divides, or why it divides none."""
 
     @property
     def longer(self) -> int | None:
@@ -350,7 +352,21 @@ def _watched(scene: PipelineCall, device: Any) -> Played:
     denoisers = with_role(scene.pipe, "denoiser").values()
     types = {dtype_name(p.dtype) for model in denoisers for p in model.parameters() if p.is_floating_point()}
     makes, images = outputs(scene.pipe, bound(scene.pipe, scene.args, scene.kwargs))
-    return Played(calls, parts, types.pop() if len(types) == 1 else None, bool(denoisers), images, makes)
+    weights = types.pop() if len(types) == 1 else None
+    divided = _divided(denoisers)
+    return Played(calls, parts, weights, bool(denoisers), images, makes, divided=divided)
+
+
+def _divided(denoisers: Iterable[Any]) -> frozenset[str] | str:
+    """As in `Played`, by their `_cp_plan`: what is divided of the input of modules, by their paths."""
+    found: set[str] = set()
+    for model in denoisers:
+        plan = getattr(model, "_cp_plan", None)
+        if not plan:
+            return f"diffusers has no plan (`_cp_plan`) to divide the tokens of {type(model).__name__}"
+        inputs = (each for each in plan.values() if isinstance(each, dict))
+        found.update(name for each in inputs for name in each if isinstance(name, str))
+    return frozenset(found)
 
 
 def _needs(kernels: SimulatedKernels) -> list[int]:

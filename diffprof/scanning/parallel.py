@@ -13,7 +13,7 @@ from diffprof.gpu.course import Lengths, course_of
 from diffprof.gpu.families import COLLECTIVES
 from diffprof.gpu.mode import current_mode
 from diffprof.gpu.nccl import COUNTS
-from diffprof.gpu.parallel import MODES, Split, held_by_ring, split_call
+from diffprof.gpu.parallel import MODES, Split, heads_left, held_by_ring, split_call
 from diffprof.gpu.specs import load_spec
 from diffprof.judge.timeline import origin_shares
 from diffprof.model.errors import UsageError
@@ -54,6 +54,8 @@ def predict_parallel(
     specs = [load_spec(device) for device in devices]
     chosen = asked_options(target, options, steps)
     (played, *_) = played_calls(target, chosen, specs[0], on_stage or (lambda _: None))
+    if isinstance(played.divided, str):
+        raise UsageError(f"{played.divided}.", "Leave out --gpus: it runs on one.")
     splits = [Split()] + [found for n in gpus for name in parallel if (found := MODES[name](n)) is not None]
     return tuple(
         _row(played, CostModel(spec), mode, split) for spec in specs for mode in modes for split in splits
@@ -63,13 +65,16 @@ def predict_parallel(
 def _row(played: Played, model: CostModel, mode: str, split: Split) -> Prediction:
     roots = tuple(part.name for part in played.parts if part.role == "denoiser")
     call, beside = played.calls[Decoding.WHOLE]
-    ours = call if split.gpus == 1 else split_call(call, roots, split)
+    text = "encoder_hidden_states" in played.divided
+    ours = call if split.gpus == 1 else split_call(call, roots, split, text=text)
     model = model.in_mode(current_mode(compiled=roots if mode == "compiled" else (), graphs=False))
     timeline = assembled(ours, model)
     inside = [module is not None and module.startswith(roots) for module in call.modules]
     needed = max(
         need / split.gpus + ring if denoises else need
-        for need, denoises, ring in zip(beside, inside, held_by_ring(call, roots, split), strict=True)
+        for need, denoises, ring in zip(
+            beside, inside, held_by_ring(call, roots, split, text=text), strict=True
+        )
     )
     peak = (sum(part.nbytes for part in played.parts) + needed) / 2**30
     busy = sum(timeline.device_us)
@@ -93,6 +98,9 @@ def _row(played: Played, model: CostModel, mode: str, split: Split) -> Predictio
         parallel=None if split.gpus == 1 else split.name,
         communication=talking / busy if busy else None,
     )
+    if left := heads_left(call, roots, split, text=text):
+        why = f"{left} heads can't be divided by {split.ulysses}"
+        return replace(row, fits=False, communication=None, why=why)
     if seconds is None:
         return replace(row, origin=origin_shares(timeline))
     return replace(row, **an_image(row, seconds, played.images, None), **grounds(timeline, seconds))

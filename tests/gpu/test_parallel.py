@@ -20,6 +20,7 @@ from diffprof.gpu.parallel import (
     MODES,
     SHARE_OPS,
     Split,
+    heads_left,
     held_by_ring,
     split_call,
     token_counts,
@@ -57,6 +58,36 @@ def test_tokens_are_told_from_features() -> None:
     made = split_call(call, ("dit",), Split(ulysses=4))
     assert made.items[-1].inputs[0].shape == (1, 128, 4096)
     assert made.items[-1].inputs[1].shape == (3072, 4096)
+
+
+def test_text_that_is_not_divided_is_whole_and_attended_to_without_sending() -> None:
+    """As Wan's `_cp_plan` has it."""
+    wide = op("linear", [meta(1, 512, 4096), meta(3072, 4096)], meta(1, 512, 3072))
+    items, modules = (
+        [*CALL.items, wide, attention(24, 4096, 512, 128)],
+        [*CALL.modules, "dit.text", "dit.cross"],
+    )
+    call = Call(items, modules, CALL.phases)
+    assert token_counts(call, ("dit",), text=False) == {4096}
+    for split in (Split(ulysses=4), Split(ring=4)):
+        made = split_call(call, ("dit",), split, text=False)
+        assert made.items[-2] is wide
+        assert [each.shape[-2] for each in made.items[-1].inputs[:3]] == [1024, 512, 512]
+        assert held_by_ring(call, ("dit",), split, text=False)[-1] == 0
+        assert len(made.items) < len(split_call(call, ("dit",), split).items)
+
+
+def test_heads_that_can_not_be_divided_are_told() -> None:
+    """As Wan 2.1 1.3B's on eight GPUs."""
+    call = Call([attention(12, 4096, 4096, 128)], ["dit.attn"], CALL.phases)
+    left = [
+        heads_left(call, ("dit",), split) for split in (Split(ulysses=4), Split(ulysses=8), Split(ring=8))
+    ]
+    assert left == [0, 12, 0]
+    parts = (ModelWeights("dit", "denoiser", (), (), {}),)
+    played = Played({Decoding.WHOLE: (call, [0])}, parts, None, compilable=True, images=1)
+    refused = _row(played, CostModel(H100), "eager", Split(ulysses=8))
+    assert (refused.seconds, refused.fits, refused.why) == (None, False, "12 heads can't be divided by 8")
 
 
 def test_ulysses_shares_heads_and_sends_four_times() -> None:
@@ -192,7 +223,7 @@ def test_boards_that_share_pcie_alone_take_the_times_of_a_measured_one() -> None
 
 
 def test_rows_for_each_degree_and_way() -> None:
-    rows = predict_parallel("tiny-sdxl", gpus=(2, 4), steps=3)
+    rows = predict_parallel("tiny-flux", gpus=(2, 4), steps=3)
     assert [(row.gpus, row.parallel) for row in rows] == [
         (1, None),
         (2, "ulysses"),
@@ -205,4 +236,6 @@ def test_rows_for_each_degree_and_way() -> None:
     assert {row.makes for row in rows} == {"image"}
     assert all(row.range and row.range[0] < (row.seconds or 0) and row.bound for row in rows)
     with pytest.raises(UsageError, match="number of GPUs 3"):
-        predict_parallel("tiny-sdxl", gpus=(3,))
+        predict_parallel("tiny-flux", gpus=(3,))
+    with pytest.raises(UsageError, match=r"no plan .* to divide the tokens of UNet2DConditionModel"):
+        predict_parallel("tiny-sdxl", gpus=(2,), steps=3)
