@@ -8,20 +8,18 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from diffprof.judge.fitting import shortfall
 from diffprof.judge.recipes import recipes
 from diffprof.judge.rules import all_rules, find_rule
 from diffprof.model import units
 from diffprof.model.fix import Stage
 from diffprof.model.plain import clean, cut, pad, width
-from diffprof.model.recording import Recording
 from diffprof.model.report import Report
 from diffprof.model.summary import Action, Rest
 from diffprof.views import words
 from diffprof.views.actions import COLUMNS, cells_of, heading
 from diffprof.views.page import Page, pieces
 from diffprof.views.tuning import tried
-from diffprof.views.verdict import folded, foremost, named, verdict
+from diffprof.views.verdict import fit_command, folded, foremost, named, verdict
 
 Line = tuple[str, str]
 """Style and text."""
@@ -167,7 +165,7 @@ def _below(report: Report) -> Iterator[tuple[str | tuple[str, str], ...]]:
         yield (("dim", f"Allowed on purpose: {units.plural(len(report.allowed), 'finding')} (-v)."),)
     if lacking := _unchecked(report):
         yield (("dim", lacking),)
-    if fit := _fit(foremost(report).recording):
+    if fit := fit_command(foremost(report).recording):
         yield ("dim", "See how it fits, with code: "), ("cyan", fit)
     if not report.path:
         return  # a command without a run's name would be about the newest of the stored ones
@@ -180,18 +178,6 @@ def _below(report: Report) -> Iterator[tuple[str | tuple[str, str], ...]]:
             yield ("dim", "Try them on a copy: "), ("cyan", f"diffprof fix --apply {name}")
     yield ("dim", "See the evidence (-v prints it): "), ("cyan", f"diffprof view {name}")
     yield (("dim", f"Stored in {report.path}"),)
-
-
-def _fit(recording: Recording) -> str:
-    """The command that finds how a call fits which does not; empty where it does, or none is simulated."""
-    target, device = recording.target, recording.device
-    if (
-        target.kind not in ("builtin", "checkpoint")
-        or device.kind != "sim"
-        or not shortfall(recording.memory)
-    ):
-        return ""
-    return f"diffprof fit {target.spec} --device {device.spec.removeprefix('sim:')}"
 
 
 def _unchecked(report: Report) -> str:

@@ -15,6 +15,7 @@ from diffprof.model.report import Report, as_json
 from diffprof.views import words
 from diffprof.views.page import Page
 from diffprof.views.table import Table
+from diffprof.views.verdict import does_not_fit, fit_command
 
 FORMS = ("text", "json", "markdown")
 
@@ -43,9 +44,12 @@ def saving(step: PlanStep) -> str:
     if step.saves_ms is not None:
         grade = f" ({words.expectation(step.grade)})" if step.grade else ""
         when = " once it is compiled" if step.once_compiled else ""
-        parts.append(f"{units.milliseconds(step.saves_ms)} per call{' by itself' * step.alone}{when}{grade}")
+        cost = "nothing: it costs " if step.saves_ms < 0 else ""
+        saved = f"{cost}{units.milliseconds(abs(step.saves_ms))}"
+        parts.append(f"{saved} per call{' by itself' * step.alone}{when}{grade}")
     if step.saves_bytes is not None:
-        parts.append(f"{units.size(step.saves_bytes)} of memory")
+        more = "" if step.saves_bytes >= 0 else "it takes "
+        parts.append(f"{more}{units.size(abs(step.saves_bytes))} of memory")
     return ", ".join(parts) or "unknown until it is tried"
 
 
@@ -70,9 +74,27 @@ def expected(plan: Plan) -> str:
         grade = f" ({plan.grade})" if plan.grade else ""
         return f"{now}{grade}; what the {chosen} would save is unknown until they are tried."
     grade = f" ({words.expectation(plan.grade)})" if plan.grade else ""
+    more = plan.after_ms - plan.before_ms
     ratio = f", {plan.before_ms / plan.after_ms:.2f}x" if plan.after_ms else ""
+    ratio = f", {units.milliseconds(more)} longer" if more > 0 else ratio
     rest = f" What {len(unknown)} of them would save is unknown until they are tried." if unknown else ""
     return f"{now}; the {chosen} should bring it to {units.milliseconds(plan.after_ms)}{ratio}{grade}.{rest}"
+
+
+def room_said(report: Report, after: Report | None = None) -> str:
+    """What a call lacks of memory that does not fit, before and after what was kept, and how it fits; empty
+    where it fits."""
+    short = does_not_fit(report.recording)
+    if not short:
+        return ""
+    command = fit_command(report.recording)
+    how = f" `{command}` finds how it fits, with code." if command else ""
+    times = " Times are those of a call that had the memory."
+    if after is None:
+        return f"{short}{how}{times}"
+    left = does_not_fit(after.recording)
+    then = f" With what was kept: {left[:1].lower()}{left[1:]}" if left else " With what was kept it fits."
+    return f"{short}{then}{how if left else ''}{times}"
 
 
 def change(outcome: Outcome) -> str:
@@ -194,13 +216,16 @@ def render_plan(
 ) -> str:
     """The plan of a report in one of FORMS, ending in a newline; outcomes too where the report has them."""
     if form == "json":
-        document = {"plan": plan, "outcomes": report.outcomes, "after": report.after}
+        lacking = room_said(report) or None
+        document = {"plan": plan, "outcomes": report.outcomes, "after": report.after, "memory": lacking}
         given = {key: value for key, value in document.items() if key == "plan" or value is not None}
         return as_json(given).decode()
     if form == "markdown":
         return _markdown(report, plan)
     page = Page(columns, colour=colour)
     page.flow(("dim", words.subject(report.recording)))
+    if said := room_said(report):
+        page.flow(("red", said))
     if not plan.steps:
         page.flow("No finding of this run names a fix.")
         for note in plan.notes:
@@ -326,6 +351,8 @@ def _markdown(report: Report, plan: Plan) -> str:
     from diffprof.views.markdown import LIMIT, code, prose, table
 
     parts = [f"### diffprof fix: {prose(words.subject(report.recording))}\n"]
+    if lacking := room_said(report):
+        parts.append(f"{prose(lacking)}\n")
     if text := expected(plan):
         parts.append(f"{prose(text)}\n")
     rows = [
@@ -388,16 +415,20 @@ def render_applied(
     """What became of each fix, in one of FORMS, ending in a newline. after: the scan with what was kept."""
     if form == "json":
         document = {"plan": report.plan, "outcomes": report.outcomes, "after": after}
-        return as_json(document).decode()
+        lacking = room_said(report, after)
+        return as_json(document | {"memory": lacking} if lacking else document).decode()
     if form == "markdown":
         from diffprof.views.markdown import code, prose, table
 
         found = outcomes_table(report.outcomes or ())
         why = [f"- {code(o.fix)}: {prose(o.why)}\n" for o in report.outcomes or () if o.why]
         head = f"### diffprof fix: {prose(words.subject(report.recording))}\n\n"
+        head += f"{prose(lacking)}\n\n" if (lacking := room_said(report, after)) else ""
         return f"{head}{table(found.columns, found.rows)}\n{''.join(why)}\n{prose(found.note)}\n"
     page = Page(columns, colour=colour)
     page.flow(("dim", words.subject(report.recording)))
+    if lacking := room_said(report, after):
+        page.flow(("red", lacking))
     add_outcomes(page, report)
     if after is not None and report.plan is not None and report.plan.goal == "no-waits":
         for note in capturable_said(after.recording):

@@ -167,14 +167,33 @@ def _folded_answer(answer: Answer, report: Report) -> str:
 # --- the answer ------------------------------------------------------------------------------------------
 
 
+def does_not_fit(recording: Recording) -> str:
+    """What a call lacks of memory, in a sentence; empty where it fits."""
+    short = shortfall(recording.memory)
+    if short is None:
+        return ""
+    return (
+        f"Does not fit: needs {gib(short.needs_bytes)} GiB {short.where}, the {_named_device(recording)} "
+        f"has {gib(short.has_bytes)} GiB: {gib(short.lacks_bytes)} GiB short."
+    )
+
+
+def fit_command(recording: Recording) -> str:
+    """The command that finds how a call fits which does not; empty where it does, or none is simulated."""
+    target, device = recording.target, recording.device
+    if (
+        target.kind not in ("builtin", "checkpoint")
+        or device.kind != "sim"
+        or not shortfall(recording.memory)
+    ):
+        return ""
+    return f"diffprof fit {target.spec} --device {device.spec.removeprefix('sim:')}"
+
+
 def _headline(report: Report) -> str:
     answer, recording = report.verdict, report.recording
-    short = shortfall(recording.memory)
-    if short is not None:
-        return (
-            f"Does not fit: needs {gib(short.needs_bytes)} GiB {short.where}, the {_named_device(recording)} "
-            f"has {gib(short.has_bytes)} GiB: {gib(short.lacks_bytes)} GiB short."
-        )
+    if short := does_not_fit(recording):
+        return short
     if answer is None or answer.call_ms is None:
         return _seen(report)
     if recording.target.kind != "trace":

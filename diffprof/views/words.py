@@ -105,10 +105,11 @@ def cost(finding: Finding) -> str:
 
 
 def saving(milliseconds_: float | None) -> str:
-    """What a change shortens a call by; zero is no saving."""
+    """What a change shortens a call by, or makes it longer by; zero is no saving."""
     if milliseconds_ is None:
         return "saving not known"
-    return f"saves about {duration(milliseconds_)} a call" if milliseconds_ else "saves nothing"
+    verb = "saves" if milliseconds_ > 0 else "costs"
+    return f"{verb} about {duration(abs(milliseconds_))} a call" if milliseconds_ else "saves nothing"
 
 
 def expectation(grade: Grade | None) -> str:

@@ -23,11 +23,12 @@ from diffprof.model.fix import (
     Stage,
     Status,
 )
-from diffprof.model.recording import Grade
-from diffprof.views import render
+from diffprof.model.recording import Grade, MemoryUse
+from diffprof.model.report import Report
+from diffprof.views import render, words
 from diffprof.views.markdown import LIMIT
 from diffprof.views.tui.plan_pane import PlanPane, can_be_tried, total_line
-from diffprof.views.tuning import expected, output_change, render_plan
+from diffprof.views.tuning import expected, output_change, render_applied, render_plan
 from tests import builders
 
 ORDER = ["tables", "layout", "half", "distilled"]
@@ -68,6 +69,43 @@ def test_text_numbers_them_in_that_order_with_a_box_for_what_can_be_tried(plan: 
     assert "  left out lossy: it changes the image; allow it with --lossy\n" in text
     assert "  advice   yours to decide; diffprof shows it and never applies it\n" in text
     assert "safety   advice" not in text
+
+
+def test_what_makes_the_call_longer_says_what_it_costs(plan: Plan) -> None:
+    step = replace(plan.steps[1], saves_ms=-356.0, saves_bytes=-(2**30), selected=True, grade=Grade.SIMULATED)
+    slower = replace(plan, steps=(step,), before_ms=1000.0, after_ms=1356.0, grade=Grade.SIMULATED)
+    text = " ".join(render_plan(builders.make_report(), slower).split())
+    assert "saves nothing: it costs 356 ms per call (simulated), it takes 1 GiB of memory" in text
+    assert expected(slower).endswith(
+        "the 1 selected fix should bring it to 1,356 ms, 356 ms longer (simulated)."
+    )
+    assert words.saving(-2.0) == "costs about 2 ms a call"
+
+
+def test_a_call_that_does_not_fit_says_so_first(plan: Plan) -> None:
+    def report(gib: int) -> Report:
+        memory = MemoryUse(grade=Grade.SIMULATED, peak_bytes=gib * 2**30, capacity_bytes=16 * 2**30)
+        target = replace(builders.make_recording().target, kind="builtin", spec="sdxl")
+        device = replace(builders.make_recording().device, kind="sim", spec="sim:t4", name="NVIDIA T4")
+        recording = builders.make_recording(memory=memory, target=target, device=device)
+        return replace(builders.make_report(recording=recording), outcomes=())
+
+    said = (
+        "Does not fit: needs 20 GiB in the call, the NVIDIA T4 has 16 GiB: 4 GiB short. "
+        "`diffprof fit sdxl --device t4` finds how it fits, with code. "
+        "Times are those of a call that had the memory."
+    )
+    for form in ("text", "markdown", "json"):
+        whole = " ".join(render_plan(report(20), plan, form).split()).replace("\\", "")
+        assert said in whole, form
+        assert "does not fit" not in render_plan(report(15), plan, form).lower()
+    text = render_plan(report(20), plan)
+    assert text.index("Does not fit") < text.index("1. [x]")
+    now = " ".join(render_applied(report(20), report(12)).split())
+    assert "4 GiB short. With what was kept it fits. Times" in now
+    now = " ".join(render_applied(report(20), report(18)).split())
+    assert "With what was kept: does not fit: needs 18 GiB" in now
+    assert "finds how it fits" in now
 
 
 @pytest.mark.parametrize(
