@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -10,10 +10,17 @@ from msgspec.structs import replace
 from diffprof.judge.capturing import capturable_said
 from diffprof.judge.figures import call_ms, card_call_ms
 from diffprof.judge.planned_edits import edits_now, with_patches
-from diffprof.judge.pricing import removal
+from diffprof.judge.pricing import left_out, removal
 from diffprof.judge.recipes import recipes
-from diffprof.judge.setup_costs import BUILT_ON, cost_of_waits, loaded_ms, saved_ms, with_changes
-from diffprof.judge.timeline import Without, total_us, wait_counts
+from diffprof.judge.setup_costs import (
+    BUILT_ON,
+    UNCOVERED,
+    cost_of_waits,
+    loaded_ms,
+    saved_ms,
+    with_changes,
+)
+from diffprof.judge.timeline import Without, steps_of, total_us
 from diffprof.model.errors import UsageError
 from diffprof.model.finding import Evidence, Finding
 from diffprof.model.fix import NOT_SELECTED, Code, Plan, PlanStep, Recipe, Safety, Skipped, Stage
@@ -162,11 +169,28 @@ def _replayed_ms(
     if moved and moved <= without.waits:
         after += plain.ms - loaded_ms(plain)
         plain, changed = (replace(each, ms=loaded_ms(each)) for each in (plain, changed))
-    waits = {row: count for row, count in wait_counts(timeline).items() if row in looped}
-    left_out = sum(count for row, count in waits.items() if row in without.waits)
-    part = left_out / sum(waits.values()) if waits else 0.0
+    part = _part_of_waits(looped & without.waits, looped, cost_of_waits(plain), recording)
     rest = max(0.0, before - after - part * cost_of_waits(plain))
     return changed.ms - part * cost_of_waits(changed) - rest * changed.ms / plain.ms
+
+
+def _part_of_waits(
+    removed: Collection[int], looped: Collection[int], cost_ms: float, recording: Recording
+) -> float:
+    """Share of what the loop's waits cost that goes with some of them. cost_ms: what they cost as the call
+    was recorded. Where that is little, and changes uncover it, a step gains nothing while a wait is left in
+    it."""
+    timeline, syncs = recording.timeline, recording.syncs or ()
+    assert timeline is not None
+    if not removed or removed == looped:
+        return float(bool(removed))
+    whole = total_us(timeline)
+    if cost_ms * 1e3 > UNCOVERED * whole:
+        without = left_out(Evidence(syncs=tuple(sorted(removed))), timeline, syncs)
+        return min(max(0.0, whole - total_us(timeline, without)) / (cost_ms * 1e3), 1.0)
+    found = [set(timeline.sync[first:last]) & set(looped) for first, last in steps_of(timeline)]
+    waiting = [rows for rows in found if rows]
+    return sum(rows <= set(removed) for rows in waiting) / len(waiting) if waiting else 0.0
 
 
 def at_card_steps_ms(recording: Recording, fixes: Iterable[str], ms: float) -> float | None:

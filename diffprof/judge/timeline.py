@@ -349,11 +349,6 @@ def waits_in(timeline: Timeline) -> Collection[int]:
     return _known(timeline).waiting.keys()
 
 
-def wait_counts(timeline: Timeline) -> dict[int, int]:
-    """Row of a wait -> how often it comes."""
-    return {row: len(events) for row, events in _known(timeline).waiting.items()}
-
-
 def events_of_kinds(timeline: Timeline, kinds: Sequence[int]) -> tuple[int, ...]:
     """Events that launch one of these kinds."""
     wanted = set(kinds)

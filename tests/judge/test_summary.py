@@ -9,16 +9,17 @@ from msgspec.structs import replace
 
 from diffprof.judge.judging import load_judged
 from diffprof.judge.judging import make_report as judge_recording
-from diffprof.judge.plan import Choice, make_plan
+from diffprof.judge.plan import Choice, make_plan, predicted_ms
 from diffprof.judge.summary import WAITS, WORTH, summarized
+from diffprof.judge.timeline import Without, total_us
 from diffprof.model.finding import Evidence, Finding, Severity
-from diffprof.model.fix import Safety
-from diffprof.model.recording import Alternative, Change, Grade, Site, Timing
+from diffprof.model.fix import PlanStep, Safety, Stage
+from diffprof.model.recording import Alternative, Change, Grade, Setup, SetupPart, Site, Timing
 from diffprof.model.report import Report
 from diffprof.views.verdict import verdict
 from tests.analyzers.kernels.examples import BAD, recorded
 from tests.analyzers.kernels.lanes import Lanes
-from tests.builders import make_finding, make_report
+from tests.builders import make_finding, make_report, make_site, make_sync
 
 SAMPLES = Path(__file__).parents[2] / "traces" / "samples"
 SIMULATED = ("sdxl-ddim-a100", "sdxl-ddim-a100-fixed", "sdxl-ddim-h100")
@@ -99,6 +100,36 @@ def test_a_fix_goes_before_the_advice_to_remove_all_waits(uncovering: Report) ->
     order = [action.fix or action.rule for action in actions if action.saves_ms]
     (fix,) = {key for finding in looped[1:] for key in finding.fixes} & set(order)
     assert "KRN002" not in order[: order.index(fix)]
+
+
+@pytest.mark.parametrize("gap_us", [5.0, 400.0])
+def test_a_step_gains_nothing_while_one_of_its_waits_is_left(gap_us: float) -> None:
+    """gap_us: host time behind the waits, which queued work hides or does not."""
+    lanes = Lanes().launch("linear", 100.0, 5.0, times=40, family="gemm").wait(0).wait(1)
+    lanes.launch("add", 1.0, gap_us, part="between")
+    base = recorded(lanes)
+    assert base.timeline is not None
+    now = total_us(base.timeline) / 1e3
+    free = total_us(base.timeline, Without(waits=frozenset({0, 1}))) / 1e3
+    alternatives = (
+        Alternative(changes=(), ms=now, without_waits_ms=free),
+        Alternative(changes=(Change.COMPILED,), ms=now / 2, without_waits_ms=now / 2 - 3.0),
+    )
+    rows = (make_sync(site=make_site(line=1)), make_sync(site=make_site(line=2)))
+    setup = Setup(parts=(SetupPart(name="unet", role="denoiser"),), alternatives=alternatives)
+    recording = replace(base, syncs=rows, setup=setup)
+    findings = tuple(make_finding(evidence=Evidence(syncs=some)) for some in ((0,), (0, 1)))
+    report = replace(judge_recording(recording), findings=findings)
+
+    def left(*found: int) -> float:
+        steps = [PlanStep(fix=f"{n}", title="", safety=Safety.ADVICE, stage=0, findings=(n,)) for n in found]
+        compiling = PlanStep(fix="compile", title="", safety=Safety.NUMERIC, stage=Stage.COMPILE)
+        after = predicted_ms(report, [compiling, *steps], ["compile", *(f"{n}" for n in found)], before=now)
+        assert after is not None
+        return after
+
+    assert left() - left(0) == pytest.approx(0.0, abs=0.15)
+    assert left() - left(1) == pytest.approx(3.0)
 
 
 def test_the_end_is_what_the_plans_expect(sample: Report) -> None:
