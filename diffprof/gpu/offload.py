@@ -97,6 +97,8 @@ class ModelWeights:
     left: tuple[str, ...] = ()
     """Linears, by their path in the model, with whose weights another module computes: not among `linears`,
     for packed weights are not what it takes them for."""
+    evenly: bool = True
+    """Whether each of `linears` is called as often as the others."""
     wide: frozenset[str] = frozenset()
     """Those of `linears` that the model keeps in float32: its code asks for the type of their weights."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -347,7 +348,7 @@ def _watched(scene: PipelineCall, device: Any) -> Played:
     calls = {Decoding.WHOLE: whole, **dict(decodes.in_place(*whole))}
     parts = tuple(
         dataclasses.replace(part, in_groups=part.in_groups and part.name not in decodes.cast)
-        for part in parts_of(scene.pipe, kernels.modules.outermost, set(kernels.builder.call.modules))
+        for part in parts_of(scene.pipe, kernels.modules.outermost, Counter(kernels.builder.call.modules))
     )
     denoisers = with_role(scene.pipe, "denoiser").values()
     types = {dtype_name(p.dtype) for model in denoisers for p in model.parameters() if p.is_floating_point()}

@@ -113,6 +113,13 @@ class FitRecipe(NamedTuple):
         streamed = self.placement is Placement.TEXT and self.quantized is Quantized.NF4_WEIGHTS
         return part.nbytes >= WORTH_PACKING and not streamed
 
+    def comes(self, part: ModelWeights) -> bool:
+        """Whether each layer of a model has its weights when it is called. A layer that the one before did
+        not prefetch, as at its second call, is brought where its weight says that it is on the host;
+        torchao's says the device of its first call (`GroupOffloadingHook.pre_forward`)."""
+        leaves = self.placement.places((part,)).get(part.name) is WeightsPlace.LEAF
+        return part.evenly or not leaves or not self.quantizes(part)
+
     def packing(self, part: ModelWeights) -> ModelWeights:
         """A model that is quantized, with the linears that this is done to. The type of weights in four bits
         is that of bytes, and a model makes its input of that type where it asks for a weight's."""
@@ -136,7 +143,9 @@ def recipes(
                 if not _go_together(quantized, placement, compiled):
                     continue
                 for decoding in decodings:
-                    yield FitRecipe(dtype, quantized, placement, decoding, compiled)
+                    recipe = FitRecipe(dtype, quantized, placement, decoding, compiled)
+                    if all(recipe.comes(part) for part in parts):
+                        yield recipe
 
 
 def _schemes(parts: Sequence[ModelWeights], spec: GpuSpec) -> Iterator[Quantized]:

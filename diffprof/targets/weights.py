@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import torch
 
@@ -24,10 +24,10 @@ LEAVES = (
 
 
 def parts_of(
-    pipe: Pipeline, called: Collection[str] = (), launching: Collection[str | None] = ()
+    pipe: Pipeline, called: Collection[str] = (), launching: Mapping[str | None, int] = {}
 ) -> tuple[ModelWeights, ...]:
-    """The models of a pipeline. called: modules that no other module of it called. launching: those that
-    launched something."""
+    """The models of a pipeline. called: modules that no other module of it called. launching: how many
+    operations each launched."""
     return tuple(
         _part(name, role(name, model), model, called, launching)
         for name, model in components(pipe).items()
@@ -40,7 +40,7 @@ def _part(
     what: str,
     model: torch.nn.Module,
     called: Collection[str],
-    launching: Collection[str | None],
+    launching: Mapping[str | None, int],
 ) -> ModelWeights:
     linears = {
         f"{name}.{path}": (_bytes(layer.weight), layer.weight.numel())
@@ -66,6 +66,7 @@ def _part(
         in_groups,
         in_layers,
         tuple(path.removeprefix(f"{name}.") for path in left),
+        len({launching[path] for path in linears if path in launching}) <= 1,
         wide,
     )
 

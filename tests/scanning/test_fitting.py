@@ -361,6 +361,20 @@ def test_weights_that_are_read_for_their_type_or_by_others_are_not_packed() -> N
     assert 'left = ["time_extra_emb.pooler.k_proj", "time_extra_emb.pooler.q_proj", ' in packed.code
 
 
+def test_packed_leaves_are_not_streamed_where_one_is_called_twice() -> None:
+    """As the feed-forward of CogView4's blocks, for the text and for the picture: the second time it is
+    where the host keeps it."""
+    checks, parts = checks_of("cogview4")
+    leaves = FitRecipe(None, INT8, Placement.LEAF, Decoding.WHOLE, False)
+    check = checks.of(as_row(leaves, code_of(leaves, parts)))
+    assert check.status == "failed"
+    assert "on the same device" in check.why
+    found = diffprof.fit(checks.twin.pipe, **checks.twin.kwargs)
+    offered = {each.recipe for each in found.rows}
+    assert offered >= {("offload:leaf",), ("quantize:int8-weights", "offload:block")}
+    assert ("quantize:int8-weights", "offload:leaf") not in offered
+
+
 def test_streamed_text_encoders_are_not_packed_in_four_bits() -> None:
     """Groups bring tensors without asking them, and bitsandbytes' are packed when they are asked."""
     encoder = ModelWeights("text_encoder", "text_encoder", (Group("t", (2 << 30,)),), (), UNET.linears)
