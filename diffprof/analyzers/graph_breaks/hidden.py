@@ -3,25 +3,30 @@
 A break inside a loop (or another place where Dynamo can't resume) makes it give up the whole function: what
 else stands in that function is never looked at, and shows up only when the first break is cured. Here the
 function is traced once more with its loops written out and no block around anything, so that Dynamo resumes
-after each break. A loop makes a single pass; where that leads astray, as it does where each pass changes a
-shape, some.
+after each break. A loop makes a single pass, or as many as all of its lines take; where these lead astray, as
+they do where each pass changes a shape, more. What is left all the same is told.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from types import CodeType, FunctionType
+from types import CodeType, FrameType, FunctionType
 from typing import Any
+
+import torch
 
 from diffprof.analyzers.graph_breaks.capture import Break, Capture, captured, is_code_of, site_place
 from diffprof.analyzers.graph_breaks.rewrite import straightened
 from diffprof.model.callsite import Place, is_machinery
 from diffprof.model.collection import living
 
-PASSES = (1, 4)
-"""Of each loop, tried until nothing is raised."""
+PASSES = (1, 2, 4, 8, 16)
+"""Of each loop, tried until nothing is raised; from the fewest on that run what most of them run."""
+
+Line = tuple[str, int]
 
 ROUNDS = 3
 """How deep breaks may hide each other: functions that are skipped in the functions that were."""
@@ -36,9 +41,13 @@ def add_hidden_breaks(
     skipped = _skipped(into)
     with _rewritten() as rewrite:
         for _ in range(ROUNDS):
+            if not skipped:
+                return
+            fewest, never = _fewest_passes(skipped, call, rewrite)
             found: dict[Place, Place] = {}
-            for passes in PASSES:
+            for passes in PASSES[PASSES.index(fewest) :]:
                 if not rewrite(skipped, passes):
+                    into.unsearched |= skipped
                     return
                 again, run = captured(as_compiled=as_compiled)
                 call(run)
@@ -46,7 +55,61 @@ def add_hidden_breaks(
                 found |= _skipped(again)
                 if not again.failure:
                     break
+            into.unsearched |= {
+                place: at
+                for place, at in skipped.items()
+                if again.failure or any(file == place[0] and line >= place[1] for file, line in never)
+            }
             skipped = {p: at for p, at in found.items() if p not in skipped}
+        into.unsearched |= skipped
+
+
+def _fewest_passes(
+    skipped: Collection[Place],
+    call: Callable[[Callable[..., Any]], Any],
+    rewrite: Callable[[Collection[Place], int], set[Line]],
+) -> tuple[int, set[Line]]:
+    """How many passes of each loop run what most of them run, and the lines that these do not come to."""
+    ran = _lines_run(skipped, call)
+
+    def left(passes: int) -> set[Line]:
+        written = rewrite(skipped, passes)
+        return (ran & written) - _lines_run(skipped, call)
+
+    never = left(PASSES[-1])
+    return next((passes for passes in PASSES if left(passes) <= never), PASSES[-1]), never
+
+
+def _lines_run(places: Collection[Place], call: Callable[[Callable[..., Any]], Any]) -> set[Line]:
+    """Lines of the functions at some places that the call runs, as plain Python and until something is
+    raised."""
+    found: set[Line] = set()
+    wanted: dict[int, bool] = {}
+
+    def entered(frame: FrameType, event: str, arg: Any) -> Any:
+        code = frame.f_code
+        if id(code) not in wanted:
+            wanted[id(code)] = any(is_code_of(code, place) for place in places)
+        return line_run if wanted[id(code)] else None
+
+    def line_run(frame: FrameType, event: str, arg: Any) -> Any:
+        if event == "line":
+            found.add((frame.f_code.co_filename, frame.f_lineno))
+        return line_run
+
+    def run(owner: Any, method: str, args: Any, kwargs: Any) -> None:
+        before = sys.gettrace()
+        sys.settrace(entered)
+        try:
+            getattr(owner, method)(*args, **kwargs)
+        except Exception:
+            return
+        finally:
+            sys.settrace(before)
+
+    with torch.compiler.set_stance("force_eager"):
+        call(run)
+    return found
 
 
 def _add_new(
@@ -89,21 +152,22 @@ def _within(each: Break, function: Place) -> bool:
 
 
 @contextmanager
-def _rewritten() -> Iterator[Callable[[Collection[Place], int], bool]]:
-    """A function that straightens the code of some places, each loop of so many passes, and says whether it
-    could that of any; what it changed is changed back in the end."""
+def _rewritten() -> Iterator[Callable[[Collection[Place], int], set[Line]]]:
+    """A function that straightens the code of some places, each loop of so many passes, and tells the lines
+    of what it could; what it changed is changed back in the end."""
     changed: list[tuple[FunctionType, CodeType]] = []
 
-    def rewrite(places: Collection[Place], passes: int) -> bool:
-        if not places:
-            return False
-        before = len(changed)
-        for function in _functions(places):
+    def rewrite(places: Collection[Place], passes: int) -> set[Line]:
+        lines: set[Line] = set()
+        for function in _functions(places) if places else ():
             straight = straightened(function.__code__, passes)
             if straight is not None:
                 changed.append((function, function.__code__))
                 function.__code__ = straight
-        return len(changed) > before
+                lines |= {
+                    (straight.co_filename, line) for *_, line in straight.co_lines() if line is not None
+                }
+        return lines
 
     try:
         yield rewrite

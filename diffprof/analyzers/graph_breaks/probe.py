@@ -14,6 +14,7 @@ from diffprof.analyzers.graph_breaks import ANALYZER
 from diffprof.analyzers.graph_breaks import cache as store
 from diffprof.analyzers.graph_breaks.break_costs import Priced
 from diffprof.analyzers.graph_breaks.breaks import break_rows, complex_rows, distinct_breaks
+from diffprof.analyzers.graph_breaks.capture import plain_name
 from diffprof.analyzers.graph_breaks.child import ChildJob, Send, can_fork, import_compiler, run_in_children
 from diffprof.analyzers.graph_breaks.compiled_here import compile_times, compiles_here
 from diffprof.analyzers.graph_breaks.component import CaptureResult, capture_part
@@ -26,7 +27,7 @@ from diffprof.analyzers.graph_breaks.signature import Given, signature
 from diffprof.analyzers.graph_breaks.variations import Variation, applied, variations
 from diffprof.devices import Device
 from diffprof.model.analyzer import Run
-from diffprof.model.callsite import importable_path
+from diffprof.model.callsite import importable_path, make_site
 from diffprof.model.errors import UsageError
 from diffprof.model.pipeline import Pipeline, components
 from diffprof.model.progress import Progress
@@ -74,6 +75,18 @@ class _Found:
     compiled_again: set[str] = field(default_factory=set)
     """Components of which more than one version was compiled, as the pipeline calls them."""
     unseen: list[Unseen] = field(default_factory=list)
+
+    def tell_unsearched(self, name: str, result: CaptureResult) -> None:
+        """Name the functions of a component in which there may be breaks that are not listed."""
+        for function, skipped_at in result.capture.unsearched.items():
+            row = Unseen(
+                what=f"further graph breaks of {name} in {plain_name(function[2])}",
+                why="Dynamo skips that function because of this break, and with its loops written out the "
+                "call did not come to each of its lines: those listed are the fewest there are",
+                site=make_site((skipped_at,), None),
+            )
+            if row not in self.unseen:
+                self.unseen.append(row)
 
 
 _NO_FORK = Unseen(
@@ -202,6 +215,7 @@ def _capture_parts(
         def done(result: CaptureResult, seconds: float, cached: bool) -> None:
             known = _Known(part.name, part.count, part.per_step, part.phase, grade)
             rows[part.name, state] = _rows(known, result, seconds, cached)
+            found.tell_unsearched(part.name, result)
             if state == WARM or not part.keeps_state:
                 found.complex += complex_rows(**known._asdict(), result=result)
             if result.recompiles:
@@ -259,6 +273,7 @@ def _capture_scope(
             # Lines are counted over the whole call here.
             known = _Known(label, 1, 0.0, "denoise" if name == "step" else None, grade)
             row, breaks = _rows(known, result, seconds, cached)
+            found.tell_unsearched("the pipeline's call", result)
             found.captures.append(_replace(row, calls=calls, per_step=per_step))
             found.breaks += [replace(b, row=_in_loop(b.row, loop, steps)) for b in breaks]
             if row.failure:

@@ -143,6 +143,26 @@ def hidden_behind_shapes(x: torch.Tensor) -> torch.Tensor:
     return not_compiled(y)  # breaks: disabled
 
 
+def hidden_in_later_passes(x: torch.Tensor) -> torch.Tensor:
+    for number in range(8):
+        print("each pass")  # breaks: side-effect
+        if number > 0:
+            print("not the first")  # breaks: side-effect
+        elif number == 0:
+            x = x + 1
+        if number == 6:
+            x = not_compiled(x)  # breaks: disabled
+    return x
+
+
+def hidden_too_late(x: torch.Tensor) -> torch.Tensor:
+    for number in range(40):
+        print("each pass")  # breaks: side-effect
+        if number == 30:
+            print("not looked for")
+    return x
+
+
 class Block(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -355,6 +375,8 @@ CASES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "hidden": (hidden, (_x(),)),
     "hidden_in_the_rest": (hidden_in_the_rest, (_x(),)),
     "hidden_behind_shapes": (hidden_behind_shapes, (_x(),)),
+    "hidden_in_later_passes": (hidden_in_later_passes, (_x(),)),
+    "hidden_too_late": (hidden_too_late, (_x(),)),
     "repeated": (Repeated(), (torch.ones(2, 4),)),
     **{
         each.__name__: (each, (_x(),))

@@ -26,6 +26,8 @@ class Seen:
     graphs: int
     whole: bool
     failure: str | None
+    unsearched: set[str]
+    """Functions not all of which could be looked at."""
     explained: set[int | None]
     """Lines of `explain`'s reasons."""
 
@@ -59,6 +61,7 @@ def look_at_all() -> dict[str, Seen]:
             len(result.capture.graphs),
             result.capture.whole,
             result.capture.failure,
+            {function for _, _, function in result.capture.unsearched},
             {innermost for *_, innermost in stacks},
         )
     return found
@@ -136,6 +139,13 @@ def test_rows_say_what_dynamo_knows(name: str) -> None:
 
 def test_what_is_whole_is_said_to_be() -> None:
     assert [name for name, of in seen().items() if of.whole] == ["whole"]
+
+
+def test_a_function_that_was_not_searched_whole_is_named() -> None:
+    named = {name: of.unsearched for name, of in seen().items() if of.unsearched}
+    for name in ("through_a_property", "of_a_generator", "hidden_too_late"):
+        assert named.pop(name) == {name}
+    assert named.keys() <= {"comprehension"}, "a function of its own before Python 3.12"
 
 
 def test_a_break_in_a_block_counts_once_a_block() -> None:

@@ -341,3 +341,21 @@ def test_copies_of_a_scheduler_are_followed_and_step_on_their_own() -> None:
     assert sum(call.in_loop for call in part.calls) > 0
     assert "step" not in vars(scheduler)
     assert "followed" not in repr(UniPCMultistepScheduler.step)
+
+
+class ManyPasses(Small):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for number in range(40):
+            print("each pass")
+            if number == 30:
+                print("late")
+        return super().forward(x)
+
+
+def test_what_the_search_for_hidden_breaks_did_not_come_to_is_said() -> None:
+    scene = TinyCall(Pipe(unet=ManyPasses()), {"x": torch.ones(2, 4)})
+    sections = probe_graph_breaks(scene, None, cache=False)
+    (row,) = sections["graph_breaks"]
+    (left,) = sections["unseen"]
+    assert left.what == "further graph breaks of unet in forward"
+    assert (left.kind, left.site.line) == ("gap", row.site.line)
