@@ -29,6 +29,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 ARCHITECTURES = Path(__file__).parent / "architectures"
+HUB_COMPONENTS = Path(__file__).parent / "hub_components.json"
 
 STEPS = 3
 """Denoising steps of a default call: a first, a last, and a steady one between."""
@@ -252,6 +253,16 @@ def _taken(reference: str) -> ComponentSpec:
     found = _shared(name) if owner == "parts" else _described(owner)["components"][name]
     assert found is not None, reference
     return found
+
+
+@cache
+def hub_component(repo: str) -> tuple[ComponentSpec, str] | None:
+    """What a repository on the hub holds that is one component alone, and of which architecture it is; None
+    where that is not known."""
+    known = json.loads(HUB_COMPONENTS.read_text())
+    entry = next((entry for name, entry in known.items() if name.lower() == repo.lower()), None)
+    part = _part(entry)
+    return None if part is None or entry is None else (part, entry.get("of") or part.cls)
 
 
 @cache

@@ -76,6 +76,9 @@ def next_step(error: BaseException) -> str:
         )
     if isinstance(error, NameError) and error.name in NOTEBOOK:
         return "A notebook has this name, plain Python has not: take such lines out of what was exported."
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0]
+        return f"Install {package} into the environment that diffprof runs in; no GPU is needed for that."
     if _missing_weights(error):
         if any(Path(frame.filename) in _INSTEAD for frame in traceback.extract_tb(error.__traceback__)):
             return (

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from diffprof.model.callsite import asked_at
 from diffprof.model.errors import TargetError
 from diffprof.model.pipeline import replaced
 from diffprof.model.recording import Unseen
-from diffprof.targets.builtin import stands_for
+from diffprof.targets.builtin import hub_component, stands_for
 from diffprof.targets.construct import component, read_index
 
 
@@ -31,14 +33,23 @@ class KnownCheckpoints:
     def folder(self, name: str) -> Path | None:
         """The built-in configurations of a checkpoint on the hub; None where they are not needed, or where it
         is not known."""
-        info = None if Path(name).is_dir() else stands_for(name)
-        if info is None or _given(name):
+        if name in self._folders:
+            return self._folders[name]
+        alone = None if Path(name).is_dir() else hub_component(name)
+        info = None if alone or Path(name).is_dir() else stands_for(name)
+        if (alone is None and info is None) or _given(name):
             return None
-        if name not in self._folders:
-            self._folders[name] = self._kept.enter_context(info.checkpoint())
-            why = f"the hub does not give them here: those of the built-in `{info.name}` stand in"
-            self.unseen.append(Unseen(what=f"configurations of {name}", why=why, site=asked_at()))
-        return self._folders[name]
+        if alone is not None:
+            part, of = alone
+            folder = Path(self._kept.enter_context(TemporaryDirectory(prefix="diffprof-")))
+            (folder / part.file).write_text(json.dumps(part.config))
+        else:
+            assert info is not None
+            folder, of = self._kept.enter_context(info.checkpoint()), info.name
+        self._folders[name] = folder
+        why = f"the hub does not give them here: those of the built-in `{of}` stand in"
+        self.unseen.append(Unseen(what=f"configurations of {name}", why=why, site=asked_at()))
+        return folder
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

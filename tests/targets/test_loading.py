@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from huggingface_hub import constants
@@ -16,7 +18,7 @@ from diffprof.devices.simulated.host_placeholders import is_weight_stand_in
 from diffprof.model.errors import TargetError
 from diffprof.targets import Options, known, resolve
 from diffprof.targets.adapter_files import RANK
-from diffprof.targets.builtin import builtin_named
+from diffprof.targets.builtin import HUB_COMPONENTS, builtin_named, builtin_targets, hub_component
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without CUDA")
 
@@ -424,3 +426,27 @@ return StableDiffusionPipeline.from_pretrained(
     assert [each.why for each in told] == [
         "the hub does not give them here: those of the built-in `sd15` stand in"
     ]
+
+
+@pytest.mark.parametrize("repo", sorted(json.loads(HUB_COMPONENTS.read_text())))
+def test_what_a_repository_holds_alone_is_known_too(repo: str) -> None:
+    found = hub_component(repo.upper())
+    assert found is not None
+    part, of = found
+    assert getattr(diffusers, part.cls.rpartition(".")[2]).from_config is not None
+    assert of.partition("/")[0] in {info.name for info in builtin_targets()} | {"diffusers.AutoencoderTiny"}
+
+
+def test_a_component_s_own_repository_needs_no_network(
+    built: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known, "_given", lambda checkpoint: False)
+    parts, _, unseen, _ = built(
+        """from diffusers import AutoencoderKL
+name = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+vae = AutoencoderKL.from_pretrained("stabilityai/sd-vae-ft-mse", torch_dtype=torch.float16)
+return StableDiffusionPipeline.from_pretrained(name, vae=vae, safety_checker=None)""",
+        weights=False,
+    )
+    assert next(parts["vae"].parameters()).dtype == torch.float16
+    assert any(each.what == "configurations of stabilityai/sd-vae-ft-mse" for each in unseen)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.metadata
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -196,6 +197,12 @@ def test_what_a_child_process_raised_is_not_taken_for_a_call_that_needs_cuda() -
     assert "With CUDA it runs" in next_step(error)
     error.__cause__ = RemoteTraceback("...")
     assert "A child process raised it" in next_step(error)
+
+
+def test_a_package_that_is_missing_is_named() -> None:
+    for error in (importlib.metadata.PackageNotFoundError("bitsandbytes"), ImportError("other")):
+        named = "Install bitsandbytes into the environment" in next_step(error)
+        assert named is isinstance(error, ModuleNotFoundError)
 
 
 def test_an_interrupt_in_the_script_passes(write: Write, cpu: Any, unchanged: None) -> None:
