@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -35,7 +36,11 @@ class Patches:
         self._done: list[tuple[Any, str, Any]] = []
 
     def set(self, owner: Any, name: str, value: Any) -> None:
-        """Replace an attribute of a module or class."""
+        """Replace an attribute of a module or class. Dynamo must not compile what was C++: compiled
+        code calls `torch.as_tensor` for its numbers, and would come to itself."""
+        function = getattr(value, "__func__", value)
+        if isinstance(function, types.FunctionType):
+            importlib.import_module("torch._dynamo.eval_frame").skip_code(function.__code__)
         self._done.append((owner, name, vars(owner).get(name, _ABSENT)))
         setattr(owner, name, value)
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UniPCMultistepScheduler
+from torch import nn
 
 import diffprof
 from diffprof.analyzers.graph_breaks.causes import kind_of
@@ -238,6 +239,38 @@ def test_equal_blocks_are_captured_once_and_counted_every_time() -> None:
     assert folded.capture.whole
     assert plain.capture.whole
     assert folded.capture.ops == plain.capture.ops
+
+
+class Scaled(nn.Module):
+    """A break, after which a number comes again that is another one in each block."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x * self.scale
+        torch._dynamo.graph_break()
+        return y + self.scale
+
+
+def test_a_number_that_compiled_code_makes_a_tensor_of_is_made_by_no_compiled_code() -> None:
+    """`torch.as_tensor` is C++, and no frame for Dynamo: nor is what stands for it on a simulated GPU."""
+
+    def work() -> str | None:
+        from diffprof.analyzers.graph_breaks.component import capture_part
+        from diffprof.analyzers.graph_breaks.observe import CallSignature, Compilable
+        from diffprof.analyzers.graph_breaks.signature import signature
+        from diffprof.devices.simulated import simulated_gpu
+
+        model = nn.Sequential(*(Scaled(float(n)) for n in range(2, 7)))
+        with simulated_gpu():
+            x = torch.ones(2, device="sim:0")
+            calls = [CallSignature(signature(((x,), {})), signature(x), count=1)]
+            part = Compilable("vae.decode", model, "__call__", "decoder", calls=calls, order=[0])
+            return capture_part(part).capture.failure
+
+    assert in_child(work) is None
 
 
 # --- small pipelines ------------------------------------------------------------------------------------
