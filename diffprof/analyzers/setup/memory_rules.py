@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from diffprof.analyzers.setup.judging import AMPLE, judged, named, setup_of
-from diffprof.judge.fitting import gib, halving_makes_room, needed_on_device, shortfall
+from diffprof.judge.fitting import NOTICEABLE, gib, halving_makes_room, needed_on_device, shortfall
 from diffprof.judge.rules import rule
 from diffprof.model.finding import Evidence, Finding, Severity
-from diffprof.model.recording import Recording
+from diffprof.model.recording import MemoryHolder, MemoryKind, MemoryUse, Recording
 
 # --- memory ----------------------------------------------------------------------------------------------
 
@@ -81,13 +81,18 @@ def does_not_fit(recording: Recording) -> Iterator[Finding]:
         Lossy for tiling: tiles are decoded apart and blended where they overlap. Offloading is exact.
     """
     setup, short = setup_of(recording), shortfall(recording.memory)
-    if short is None or recording.memory is None:
+    memory = recording.memory
+    if short is None or memory is None:
         return
-    tiles = "decode" in short.over and any(part.tiling is False for part in setup.parts)
+    least = NOTICEABLE * short.lacks_bytes
+    tiles = _decoding_takes(memory, short.has_bytes) and any(part.tiling is False for part in setup.parts)
     advice = []
+    if (own := _kept_by_the_user(memory)) is not None and own.site is not None and own.bytes > least:
+        advice.append(f"keep less of what {own.site.file}:{own.site.line} makes ({gib(own.bytes)} GiB)")
     if halving_makes_room(setup, short):
         advice.append("load the models in half precision")
-    if setup.offload is None and set(short.over) != {"decode"}:
+    weights = memory.weights_bytes is None or memory.weights_bytes > least
+    if setup.offload is None and set(short.over) != {"decode"} and weights:
         advice.append("keep models on the host until they run (pipe.enable_model_cpu_offload())")
     if tiles:
         advice.append("decode in tiles")
@@ -106,8 +111,25 @@ def does_not_fit(recording: Recording) -> Iterator[Finding]:
         phase=short.phase or None,
         severity=Severity.HIGH,
         # Where the weights alone are too large, tiles make nothing fit.
-        fixes=("vae-tiled",) if tiles and (recording.memory.weights_bytes or 0) < short.has_bytes else (),
+        fixes=("vae-tiled",) if tiles and (memory.weights_bytes or 0) < short.has_bytes else (),
     )
+
+
+def _decoding_takes(memory: MemoryUse, has: int) -> bool:
+    """Whether what decoding adds to what was there is a noticeable part of what it lacks."""
+    peak = memory.by_phase.get("decode", 0)
+    if memory.at_peak is not None and memory.peak_phase == "decode":
+        added = sum(holder.bytes for holder in memory.at_peak if holder.phase == "decode")
+    else:
+        added = peak - (memory.by_step[-1] if memory.by_step else memory.weights_bytes or 0)
+    return peak > has and added > NOTICEABLE * (peak - has)
+
+
+def _kept_by_the_user(memory: MemoryUse) -> MemoryHolder | None:
+    """The line of the user's own that holds most when most is in use."""
+    weights = MemoryKind.WEIGHTS, MemoryKind.IDLE_WEIGHTS
+    own = [h for h in memory.at_peak or () if h.site and h.site.user_code and h.kind not in weights]
+    return max(own, key=lambda holder: holder.bytes, default=None)
 
 
 @rule("SET009", "needless-offload", needs=("setup",))

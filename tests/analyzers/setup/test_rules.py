@@ -20,8 +20,11 @@ from diffprof.model.recording import (
     Grade,
     KernelKind,
     KindCosts,
+    MemoryHolder,
+    MemoryKind,
     MemoryUse,
     Recording,
+    Site,
     Timeline,
 )
 from tests.analyzers.setup.examples import BAD, CPU, CUDA, GB, SD15_UNET, denoiser, recorded, used, vae
@@ -244,6 +247,24 @@ def test_what_makes_no_room_is_not_advised_for_it() -> None:
     (offloaded,) = found(recorded(*parts, memory=short, offload="model"), "SET008")
     assert "half precision" not in offloaded.advice
     assert "enable_group_offload" in offloaded.advice
+    leak = MemoryHolder(
+        kind=MemoryKind.ACTIVATIONS,
+        site=Site(file="app.py", line=4, function="cb", user_code=True),
+        bytes=29 * GB,
+    )
+    kept = replace(
+        short,
+        weights_bytes=GB // 2,
+        by_phase={"denoise": 33 * GB, "decode": 35 * GB},
+        by_step=(8 * GB, 34 * GB),
+        at_peak=(leak,),
+    )
+    (told,) = found(recorded(denoiser(), vae(), memory=kept), "SET008")
+    assert (told.advice, told.fixes) == ("Keep less of what app.py:4 makes (27 GiB).", ())
+    (decoded,) = found(recorded(denoiser(), vae(), memory=replace(kept, by_step=(8 * GB,))), "SET008")
+    assert decoded.fixes == ("vae-tiled",)
+    held = replace(kept, by_step=(8 * GB,), peak_phase="decode")
+    assert found(recorded(denoiser(), vae(), memory=held), "SET008") == [told]
     full = denoiser(dtypes={"float32": 33 * GB}, quantized=0)
     (half,) = found(recorded(full, vae(), memory=short, offload="model"), "SET008")
     assert "half precision" in half.advice
