@@ -178,6 +178,14 @@ def test_it_is_a_function_of_the_package() -> None:
 
 
 @pytest.mark.slow
+def test_peaks_of_flux_are_within_5_percent_of_those_published() -> None:
+    """sayakpaul/diffusers-torchao, README."""
+    published = {1: 33.851, 4: 39.49, 8: 47.509, 16: 61.548}
+    found = predict("flux", devices=("h100",), batches=tuple(published), steps=28)
+    assert {row.batch: row.peak_gib for row in found} == pytest.approx(published, rel=0.05)
+
+
+@pytest.mark.slow
 def test_settings_change_what_they_say() -> None:
     def one(mode: str = "compiled", **setting: object) -> Prediction:
         (row,) = predict("tiny-sdxl", devices=("h100",), modes=(mode,), options=HALF, **setting)  # type: ignore[arg-type]
