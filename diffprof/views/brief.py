@@ -45,8 +45,8 @@ def render_brief(report: Report, *, columns: int | None = None, colour: bool = F
     page.flow(("dim", words.subject(report.recording)))
     page.flow(("bold", cut(top.headline, _LONGEST)))
     page.flow(cut(top.why, _LONGEST))
-    for told in _others(report):
-        page.raw(("dim", cut(told, page.columns or 80)))
+    for told in _others(report, page.columns or 80):
+        page.flow(("dim", told))
     lead = foremost(report)
     if report.outcomes is not None:
         page.flow(("green", tried(report.outcomes)))
@@ -70,12 +70,14 @@ def render_brief(report: Report, *, columns: int | None = None, colour: bool = F
     return page.text()
 
 
-def _others(report: Report) -> Iterator[str]:
-    """A line for each of the pipelines that the verdict is not about."""
+def _others(report: Report, screen: int) -> Iterator[str]:
+    """Of each of the pipelines that the verdict is not about, its times; and why, if that fits."""
     for each in report.each if report.pipelines else ():
         if each is not foremost(report):
             told = folded(replace(each, pipelines=()))
-            yield f"{named(report, each)}: {told.headline} {told.why}"
+            short = f"{named(report, each)}: {told.headline}"
+            whole = f"{short} {told.why}"
+            yield whole if width(whole) <= screen or not told.headline else cut(short, _LONGEST)
 
 
 def _notes(actions: Sequence[Action]) -> Iterator[str]:

@@ -22,7 +22,7 @@ from diffprof.model.report import Report
 from diffprof.model.summary import Action, Answer
 from diffprof.views import render
 from diffprof.views.brief import LINES, render_brief
-from diffprof.views.verdict import headline_finding, verdict
+from diffprof.views.verdict import folded, headline_finding, verdict
 from tests import builders
 from tests.builders import make_finding, make_recording, make_report
 
@@ -267,6 +267,17 @@ def test_several_pipelines_are_one_answer_and_a_line_each() -> None:
     stored = replace(report, actions=(), pipelines=(other,), path="traces/20260101-000000-both")
     assert "`diffprof fix --apply --select tf32` does it" in verdict(stored).next, "of the second pipeline"
     assert "Try them on a copy" in render_brief(stored)
+
+
+def test_times_of_another_pipeline_with_a_long_name_are_not_cut() -> None:
+    report = base_and_refiner()
+    name = "StableDiffusionXLControlNetUnionImg2ImgPipelineOfRegions"
+    report = builders.replace_target(report, pipeline=name)
+    told = folded(replace(report, pipelines=())).headline
+    assert len(name + told) > 78
+    shown = render_brief(report)
+    assert f"{name}: {told} " in " ".join(shown.split())
+    assert len(shown.splitlines()) <= LINES
 
 
 def test_each_pipeline_has_its_section_in_every_view() -> None:
