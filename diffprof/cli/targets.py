@@ -17,7 +17,7 @@ _COLUMNS = {"name": "name", "size": "parameters", "description": "what it is"}
 @format_option(LISTS)
 def command(search: str, form: str) -> None:
     """List the built-in architectures with their parameter counts."""
-    from diffprof.targets import builtin_targets
+    from diffprof.targets import builtin_targets, near_builtins
     from diffprof.views.listing import render_list
     from diffprof.views.words import parameters
 
@@ -44,8 +44,10 @@ def command(search: str, form: str) -> None:
         if info.mentions(search)
     ]
     if not rows:
+        near = near_builtins(search)
         raise UsageError(
-            f"No built-in architecture mentions {search!r}.", "`diffprof targets` lists all of them."
+            f"No built-in architecture mentions {search!r}.",
+            near or "`diffprof targets` lists all of them.",
         )
     screen = terminal()
     note = "Each has a small form with real values that any CPU runs: tiny-flux, tiny-sd15, ...\n"

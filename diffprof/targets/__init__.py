@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     from diffprof.devices import Device
     from diffprof.targets.pipeline_call import PipelineCall
 
-__all__ = ["BuiltinInfo", "Options", "Target", "builtin_targets", "from_object", "resolve"]
+__all__ = [
+    "BuiltinInfo",
+    "Options",
+    "Target",
+    "builtin_targets",
+    "from_object",
+    "near_builtins",
+    "resolve",
+]
 
 T = TypeVar("T")
 
@@ -161,11 +169,11 @@ def _file(path: str, spec: str) -> Path:
 def _not_a_target(what: str, spec: str) -> UsageError:
     if spec.endswith((".safetensors", ".ckpt", ".bin")):
         return UsageError(what, "Load it in a factory with from_single_file, and scan file.py:function.")
-    near = _near_builtins(spec)
+    near = near_builtins(spec)
     return UsageError(what, (near + "\n" if near else "") + "A target is one of:\n" + _forms())
 
 
-def _near_builtins(spec: str) -> str:
+def near_builtins(spec: str) -> str:
     """Built-in names that begin like it, else those that are spelled alike or, where none is close, mention
     it."""
     tiny = TINY if spec.startswith(TINY) else ""

@@ -91,6 +91,7 @@ def test_targets_are_searched_by_any_of_their_words(run: Run) -> None:
     nothing = run("targets", "--search", "no-such-model")
     assert nothing.exit_code == 2
     assert "diffprof targets" in nothing.stderr
+    assert "Did you mean wan?" in run("targets", "--search", "wann").stderr
 
 
 ROWS = (
