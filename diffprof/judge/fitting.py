@@ -70,9 +70,12 @@ _RUNS_IN = {"denoise": "denoiser", "decode": "vae"}
 
 
 def halving_makes_room(setup: Setup, short: Shortfall) -> bool:
-    """Whether half precision takes a noticeable part of what is lacked. Where models are kept off the device,
-    those that run in the phases that take too much count alone."""
-    parts = [part for part in setup.parts if "float32" in part.dtypes and not part.quantized]
+    """Whether half precision takes a noticeable part of what is lacked, of models that are mostly in float32:
+    some keep a part of them so in half precision too. Where models are kept off the device, those that run in
+    the phases that take too much count alone."""
+    parts = [
+        p for p in setup.parts if 2 * p.dtypes.get("float32", 0) > sum(p.dtypes.values()) and not p.quantized
+    ]
     if setup.offload is not None:
         roles = {_RUNS_IN.get(phase, "") for phase in short.over}
         parts = [p for p in parts if (p.role if p.role in _RUNS_IN.values() else "") in roles]

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 from msgspec.structs import replace
 
 from diffprof.model.finding import Evidence
 from diffprof.model.recording import Alternative, Change, Recording
 
+T = TypeVar("T")
+
 BUILT_ON = {Change.INT8: Change.COMPILED}
 """Changes that show in what another one makes."""
+
+INCLUDES = {Change.QKV: Change.SDPA}
+"""Changes that make another one as well: processors of fused projections compute attention in one kernel."""
 
 UNCOVERED = 0.01
 """Share of the compiled call from which waits that compiling uncovers are told."""
@@ -27,12 +33,20 @@ COLUMNS = {
 
 
 def most_first(changes: Iterable[Change], saved: Mapping[Change, float]) -> list[Change]:
-    """By what they save, a change after the one that it is built on."""
-    order = sorted(changes, key=lambda change: -saved.get(change, 0.0))
-    for change, base in BUILT_ON.items():
-        if change in order and base in order and order.index(change) < order.index(base):
-            order.remove(change)
-            order.insert(order.index(base) + 1, change)
+    """By what they save, a change after the one that it is built on or makes as well."""
+    return after_their_base(
+        sorted(changes, key=lambda change: -saved.get(change, 0.0)), lambda change: change
+    )
+
+
+def after_their_base(order: Iterable[T], change_of: Callable[[T], Change | None]) -> list[T]:
+    """In this order, but each after what its change is built on or makes as well."""
+    order = list(order)
+    place = {change: each for each in order if (change := change_of(each)) is not None}
+    for change, base in (*BUILT_ON.items(), *INCLUDES.items()):
+        if change in place and base in place and order.index(place[change]) < order.index(place[base]):
+            order.remove(place[change])
+            order.insert(order.index(place[base]) + 1, place[change])
     return order
 
 

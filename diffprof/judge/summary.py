@@ -10,7 +10,7 @@ from diffprof.judge.figures import call_ms, card_call_ms
 from diffprof.judge.fitting import halving_makes_room, shortfall
 from diffprof.judge.plan import Choice, at_card_steps_ms, grade_of, predicted_ms, priced_steps, selected
 from diffprof.judge.recipes import recipes
-from diffprof.judge.setup_costs import uncovered_ms
+from diffprof.judge.setup_costs import after_their_base, uncovered_ms
 from diffprof.model.finding import Finding, Severity
 from diffprof.model.fix import PlanStep, Safety
 from diffprof.model.recording import Change, MemoryUse, Recording, Site
@@ -211,7 +211,7 @@ class _Ladder:
         def place(step: PlanStep) -> tuple[bool, float, int]:
             return self._repeats(step, fixed), -(step.saves_ms or 0.0), min(step.findings)
 
-        order = sorted(steps, key=place)
+        order = after_their_base(sorted(steps, key=place), _change_of)
         found = list(self._climb(order, wanted))
         again = _by_what_they_add(found)
         if again != [step for step, _ in found]:
@@ -309,21 +309,21 @@ def _short(key: str) -> str:
     return key if recipe is None else recipe.fix.short or key
 
 
+def _change_of(step: PlanStep) -> Change | None:
+    known = recipes().get(step.fix)
+    return None if known is None else known.change
+
+
 def _by_what_they_add(found: Sequence[tuple[PlanStep, Action]]) -> list[PlanStep]:
     """The steps by what their actions save. Changes of the setup keep their order, in which they were costed;
     what saves more than alone stays behind the first of them."""
-    known = recipes()
-
-    def is_change(step: PlanStep) -> bool:
-        return step.fix in known and known[step.fix].change is not None
-
     place = {id(pair): n for n, pair in enumerate(found)}
 
     def adds(pair: tuple[PlanStep, Action]) -> tuple[float, int]:
         return pair[1].saves_ms or 0.0, -place[id(pair)]
 
-    changes = [pair for pair in found if is_change(pair[0])]
-    others = sorted((pair for pair in found if not is_change(pair[0])), key=adds, reverse=True)
+    changes = [pair for pair in found if _change_of(pair[0]) is not None]
+    others = sorted((pair for pair in found if _change_of(pair[0]) is None), key=adds, reverse=True)
     order: list[PlanStep] = []
     for pair in changes:
         for each in list(others):

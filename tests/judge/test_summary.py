@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from diffprof.judge.judging import load_judged
 from diffprof.judge.judging import make_report as judge_recording
 from diffprof.judge.plan import Choice, make_plan, predicted_ms
+from diffprof.judge.setup_costs import after_their_base, most_first
 from diffprof.judge.summary import WAITS, WORTH, summarized
 from diffprof.judge.timeline import Without, total_us
 from diffprof.model.finding import Evidence, Finding, Severity
@@ -130,6 +131,16 @@ def test_a_step_gains_nothing_while_one_of_its_waits_is_left(gap_us: float) -> N
 
     assert left() - left(0) == pytest.approx(0.0, abs=0.15)
     assert left() - left(1) == pytest.approx(3.0)
+
+
+def test_what_a_change_makes_as_well_goes_before_it() -> None:
+    """Fusing projections brings processors that compute attention in one kernel: most of it is theirs."""
+    order = [Change.COMPILED, Change.QKV, Change.ATTENTION, Change.SDPA]
+    assert after_their_base(order, lambda change: change) == [
+        *(Change.COMPILED, Change.ATTENTION, Change.SDPA, Change.QKV)
+    ]
+    saved = {Change.QKV: 3.0, Change.SDPA: 2.0, Change.INT8: 2.5, Change.COMPILED: 1.0}
+    assert most_first(saved, saved) == [Change.SDPA, Change.QKV, Change.COMPILED, Change.INT8]
 
 
 def test_the_end_is_what_the_plans_expect(sample: Report) -> None:

@@ -127,7 +127,7 @@ def vae_upcast(recording: Recording) -> Iterator[Finding]:
         "SET002",
         "vae-upcast",
         f"{named(upcast)} is upcast to float32 for every decoding: it overflows in float16.",
-        ("Use" if as_numpy(recording) else "Use bfloat16 throughout, or")
+        ("Use bfloat16 throughout, or" if "bfloat16" in types else "Use")
         + " a VAE that is stable in float16 (madebyollin/sdxl-vae-fp16-fix)."
         + _no_bfloat16(recording),
         phase="decode",

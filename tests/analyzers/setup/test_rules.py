@@ -268,3 +268,14 @@ def test_what_makes_no_room_is_not_advised_for_it() -> None:
     full = denoiser(dtypes={"float32": 33 * GB}, quantized=0)
     (half,) = found(recorded(full, vae(), memory=short, offload="model"), "SET008")
     assert "half precision" in half.advice
+    kept = denoiser(dtypes={"float16": 20 * GB, "float32": 13 * GB}, quantized=0)  # as T5 keeps a part
+    (mostly,) = found(recorded(kept, vae(), memory=short, offload="model"), "SET008")
+    assert "half precision" not in mostly.advice
+
+
+@pytest.mark.parametrize(("capability", "throughout"), [("9.0", True), ("7.5", False)])
+def test_bfloat16_is_advised_where_the_device_computes_it(capability: str, throughout: bool) -> None:
+    device = replace(CUDA, details={"capability": capability})
+    half = vae(dtypes={"float16": GB // 10}, force_upcast=True)
+    (finding,) = found(recorded(denoiser(), half, upcasts_vae=True, device=device), "SET002")
+    assert finding.advice.startswith("Use bfloat16 throughout") is throughout
