@@ -352,7 +352,7 @@ class Tuning:
             keep_unchecked=self.choice.keep_unchecked,
         )
         keep = decision.keep
-        own_python = self.trial.python if code.definitions or code.around else None
+        own_python = self._own_python(state)
         why = said(decision) + ("" if keep else unsure) + python_said(own_python, code)
         if keep and step.stage == Stage.COMPILE:
             why += captured(self.now.recording) or whole_on(output)
@@ -387,6 +387,12 @@ class Tuning:
             elif not output.how:  # the twin goes on uncompiled
                 self.output = output
         return keep
+
+    def _own_python(self, state: TrialMark) -> float | None:
+        """CPU time of the Python outside of the models, as a share of what it took before the new fix; None
+        where nobody measured, as of what does not run in a call."""
+        now, before = self.trial.python, state.python
+        return None if now is None or now == before else now / (before or 1.0)
 
     def _noise(self, step: PlanStep, change: Difference, state: TrialMark) -> tuple[float, str]:
         """A change of the output that says nothing: the pipeline's own from call to call, and for a fix that

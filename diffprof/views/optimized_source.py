@@ -119,7 +119,12 @@ def _head(
         tried = units.plural(len(outcomes), "fix", "fixes")
         lines += [f"Nothing: of {tried} none helped here, so `optimize` leaves a pipeline as it is.", ""]
     else:
-        use = "image = call(pipe, prompt=...).images[0]" if at_call else "image = pipe(prompt=...).images[0]"
+        target = recording.target
+        given = "prompt=..." if "prompt" in target.call or not target.call else "..."
+        made = {"image": "image = {}.images[0]", "clip": "frames = {}.frames[0]"}
+        use = made.get(target.makes or "", "output = {}").format(
+            f"call(pipe, {given})" if at_call else f"pipe({given})"
+        )
         names = "optimize, call" if at_call else "optimize"
         lines += [f"    from {module} import {names}", "", "    pipe = optimize(pipe)", f"    {use}", ""]
         lines += [total(outcomes), ""]

@@ -54,6 +54,20 @@ def module(text: str) -> dict[str, Any]:
     return namespace
 
 
+@pytest.mark.parametrize(
+    ("makes", "call", "said"),
+    [
+        ("image", {"prompt": "a cat"}, "image = pipe(prompt=...).images[0]"),
+        ("clip", {"prompt": "a cat"}, "frames = pipe(prompt=...).frames[0]"),
+        (None, {"num_inference_steps": 4}, "output = pipe(...)"),
+    ],
+)
+def test_the_head_shows_a_call_of_what_the_pipeline_makes(makes: Any, call: Any, said: str) -> None:
+    target = replace(make_recording().target, makes=makes, call=call)
+    text = source(kept("one", Code(optimize="pipe.x = 1")), recording=make_recording(target=target))
+    assert f"    {said}\n" in text
+
+
 class Pipe:
     """Remembers what was called."""
 

@@ -96,6 +96,24 @@ def test_on_a_simulated_gpu_outputs_are_compared_on_a_twin(tried):
     assert tuned.report.plan is not None
 
 
+def test_each_fix_is_told_the_share_of_its_own_python(tried, monkeypatch):
+    took = iter([1.0, 0.5, 0.4])
+    monkeypatch.setattr(trial, "cpu_seconds", lambda scene: next(took))
+    reckoned = Simulated(int8=())
+    outcomes, _ = tried(
+        "sim:a100-80gb",
+        made("first", Code(definitions="_A = 1"), stage=Stage.MODEL),
+        made("second", Code(definitions="_B = 1"), stage=Stage.SCHEDULER),
+        made("third", Code(definitions="_C = 1"), stage=Stage.DTYPE, reckon=lambda *_: reckoned),
+        choice=Choice(),
+    )
+    assert outcomes["first"].python_ratio == 0.5
+    assert outcomes["second"].python_ratio == 0.8
+    assert "takes 0.80 times what it took." in outcomes["second"].why
+    assert outcomes["third"].python_ratio is None
+    assert "Python outside" not in outcomes["third"].why
+
+
 DEVICE_ONLY = """
 conv = pipe.unet.conv_in
 conv.register_forward_hook(lambda module, given, result: result if result.device.type == "cpu" else {result})

@@ -50,8 +50,8 @@ def _options(recording: Recording) -> str:
     mode = "max-autotune" if uses_graphs(recording) else "max-autotune-no-cudagraphs"
     if recording.device.kind == "cpu":
         return "_OPTIONS = {}"
-    flags = ", ".join(f'"{name}": {value}' for name, value in {**FLAGS, **INT8_FLAGS}.items())
-    return f'_OPTIONS = {{**torch._inductor.list_mode_options("{mode}"), {flags}}}'
+    flags = "".join(f'    "{name}": {value},\n' for name, value in {**FLAGS, **INT8_FLAGS}.items())
+    return f'_OPTIONS = {{\n    **torch._inductor.list_mode_options("{mode}"),\n{flags}}}'
 
 
 def breaks_in(recording: Recording, component: str) -> bool:

@@ -129,7 +129,7 @@ def sdpa(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
     names = sorted({*table, *table.values()})
     lines = (
         f"fused = {{{', '.join(f'{plain}: {fused}' for plain, fused in table.items())}}}",
-        f"for model in ({', '.join(models)},):",
+        f"for model in ({', '.join(models)}{',' * (len(models) == 1)}):",
         "    for module in model.modules():",
         '        processor = type(getattr(module, "processor", None))',
         "        if processor in fused:",

@@ -289,7 +289,7 @@ RECIPES = (
     Recipe(
         Fix(
             "upload-once",
-            "Fill small constants on the device",
+            "Put small constants and tables on the device once",
             Safety.EXACT,
             Stage.SCHEDULER,
             why="A copy from the host ends in a wait, a fill kernel's argument does not; up to eight numbers"

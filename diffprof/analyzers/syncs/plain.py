@@ -36,12 +36,12 @@ def _number_timesteps(scheduler):
         @functools.wraps(cls.set_timesteps)
         def set_timesteps(self, *args, **kwargs):
             super().set_timesteps(*args, **kwargs){again}
-            self.read = self.timesteps  # what a loop hands on are views of them: an address says which
-            self.known = dict(zip([each.data_ptr() for each in self.read], self.read.tolist()))
+            self.on_device = self.timesteps  # what a loop hands on are views of them: an address says which
+            self.known = dict(zip([each.data_ptr() for each in self.on_device], self.on_device.tolist()))
 
         def number(self, timestep):
-            known = hasattr(timestep, "data_ptr")
-            return self.known.get(timestep.data_ptr(), timestep) if known else timestep
+            place = timestep.data_ptr() if hasattr(timestep, "data_ptr") else None
+            return self.known.get(place, timestep)
 
         @functools.wraps(cls.step)
         def step(self, {arguments}, *args, **kwargs):{more}
@@ -59,15 +59,15 @@ def _host_timesteps(scheduler):
         @functools.wraps(cls.set_timesteps)
         def set_timesteps(self, *args, **kwargs):
             super().set_timesteps(*args, **kwargs){again}
-            self.read, self.on_host = self.timesteps, self.timesteps.cpu()  # once, before the loop{listed}
+            self.on_device, self.on_host = self.timesteps, self.timesteps.cpu()  # read once{listed}
             # What a loop hands on are views of them: an address says which.
-            self.known = dict(zip([each.data_ptr() for each in self.read], self.on_host{numbers})){given}
+            self.known = dict(zip([each.data_ptr() for each in self.on_device], self.on_host{numbers})){given}
 {lookup}{methods}
     scheduler.__class__ = functools.update_wrapper(HostTimesteps, cls, updated=())  # it keeps its name
 '''
 
 _AGAIN = """
-            old, new = self.__dict__.get("read"), self.timesteps
+            old, new = self.__dict__.get("on_device"), self.timesteps
             if old is not None and old.device == new.device and torch.equal(old, new):
                 self.timesteps = old  # this pipeline sets them twice and walks the first ones"""
 
@@ -75,25 +75,25 @@ _ENTRY_OF_ONE = """
         @functools.wraps(cls.{method})
         def {method}(self, {arguments}, *args, **kwargs):
             known = self.known.get(timestep.data_ptr()) if hasattr(timestep, "data_ptr") else timestep
-            if known is None or self.timesteps is not self.read:
+            if known is None or self.timesteps is not self.on_device:
                 return super().{method}({arguments}, *args, **kwargs)
             self.timesteps = {table}
             try:
                 return super().{method}({looked_up}, *args, **kwargs)
             finally:
-                self.timesteps = self.read
+                self.timesteps = self.on_device
 """
 
 _ENTRY = """
         @functools.wraps(cls.{method})
         def {method}(self, {arguments}, *args, **kwargs):
-            if self.timesteps is not self.read:
+            if self.timesteps is not self.on_device:
                 return super().{method}({arguments}, *args, **kwargs){more}
             self.timesteps = {table}
             try:
                 return super().{method}({looked_up}, *args, **kwargs)
             finally:
-                self.timesteps = self.read
+                self.timesteps = self.on_device
 """
 
 _LOOKUP = """
@@ -121,7 +121,7 @@ _LISTED = """
             self.listed = {entries}  # indexed faster than a tensor"""
 
 _GIVEN = """
-            self.given = dict(zip(self.known.values(), self.read))"""
+            self.given = dict(zip(self.known.values(), self.on_device))"""
 
 _COMPUTING = """
         def {method}(self, timestep{more}):
