@@ -143,6 +143,12 @@ class Fitted(msgspec.Struct, frozen=True, kw_only=True):
         """The recipe that takes least memory."""
         return min(self.rows, key=lambda row: row.gpu_gib)
 
+    @property
+    def lightest(self) -> FitRow:
+        """Of the recipes that the GPU has room for, the one that keeps least on the host."""
+        rows = [row for row in self.rows if row.gpu_gib <= self.usable_gib]
+        return min(rows, key=lambda row: row.host_gib)
+
 
 def save_fit(found: Fitted, folder: Path) -> Path:
     """Write `fit.json` into a folder that is there; returns its path.

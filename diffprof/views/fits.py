@@ -75,12 +75,13 @@ def _verdict(found: Fitted) -> str:
     where = f"{number(found.limit_gib)} GiB of {found.gpu}"
     if found.chosen is not None and found.chosen.seconds is not None:
         return f"{found.target} fits {where}{steps}: {_told(found.chosen)}."
-    least = found.smallest
+    least = found.smallest if found.lacking_gib > 0 else found.lightest
     lack = (
         f"the smallest takes {number(least.gpu_gib)} GiB in {PHASES.get(least.phase, least.phase)}, "
         f"{number(found.lacking_gib)} more than can be used"
         if found.lacking_gib > 0
-        else f"host memory is short: the smallest keeps {number(least.host_gib)} GiB there"
+        else f"of those that the GPU has room for, none keeps less than {number(least.host_gib)} GiB on the "
+        f"host, where {number(found.host_limit_gib or 0.0)} are allowed"
     )
     return f"{found.target} does not fit {where}{steps}: {lack} ({least.words})."
 

@@ -582,6 +582,13 @@ def test_where_nothing_fits_it_says_by_how_much() -> None:
         r"GiB in (the denoising loop|decoding|encoding the prompt), \S+ more than can be used",
         " ".join(text.split()),
     )
+    small, light = (
+        FitRow(recipe=(f"offload:{name}",), seconds=1.0, gpu_gib=gpu, host_gib=host, fits=False)
+        for name, gpu, host in (("leaf", 1.0, 9.0), ("model", 2.0, 5.0))
+    )
+    short = replace_row(none, rows=(small, light), limit_gib=3.0, host_limit_gib=4.0)
+    said = "of those that the GPU has room for, none keeps less than 5 GiB on the host, where 4 are allowed "
+    assert f"{said}(model offload)." in render_fit(short, "text")
     with pytest.raises(UsageError, match="fits nothing"):
         fitted(memory_gib=0.0)
 
