@@ -75,6 +75,8 @@ def _verdict(found: Fitted) -> str:
     where = f"{number(found.limit_gib)} GiB of {found.gpu}"
     if found.chosen is not None and found.chosen.seconds is not None:
         return f"{found.target} fits {where}{steps}: {_told(found.chosen)}."
+    if any(row.fits for row in found.rows):
+        return f"{found.target}: of what fits {where}{steps}, no recipe has a time and code that holds."
     least = found.smallest if found.lacking_gib > 0 else found.lightest
     lack = (
         f"the smallest takes {number(least.gpu_gib)} GiB in {PHASES.get(least.phase, least.phase)}, "

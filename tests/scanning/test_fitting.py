@@ -589,6 +589,8 @@ def test_where_nothing_fits_it_says_by_how_much() -> None:
     short = replace_row(none, rows=(small, light), limit_gib=3.0, host_limit_gib=4.0)
     said = "of those that the GPU has room for, none keeps less than 5 GiB on the host, where 4 are allowed "
     assert f"{said}(model offload)." in render_fit(short, "text")
+    failing = replace_row(short, rows=(replace_row(light, seconds=None, fits=True),))
+    assert "no recipe has a time and code that holds" in render_fit(failing, "text")
     with pytest.raises(UsageError, match="fits nothing"):
         fitted(memory_gib=0.0)
 
