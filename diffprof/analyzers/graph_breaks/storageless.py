@@ -7,8 +7,11 @@ be captured, graph breaks included: the code around a break runs on and gets num
 
 from __future__ import annotations
 
+import functools
 import mmap
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -19,6 +22,7 @@ from torch.utils._python_dispatch import (
 )
 
 from diffprof.devices.simulated.host_placeholders import zero_pages
+from diffprof.targets.held_pipelines import is_own
 
 SMALL = 1 << 14
 """Elements. Operations whose tensors are all this small are computed; larger ones only have shapes."""
@@ -180,8 +184,9 @@ def _flat(value: Any) -> list[Any]:
 
 class Emptier:
     """Replaces every tensor that objects hold by a hollow CPU tensor, and every device by the CPU: in
-    modules, their attributes and hooks, and in what these hold in turn. Shared tensors stay shared; the
-    replaced ones are kept alive, for their memory may belong to a device that this process can't use."""
+    modules, their attributes and hooks, in what these hold in turn, and in what their functions name, by
+    closures and, in code that is the user's own, as globals. Shared tensors stay shared; the replaced ones
+    are kept alive, for their memory may belong to a device that this process can't use."""
 
     def __init__(self) -> None:
         self._visited: dict[int, Any] = {}
@@ -196,6 +201,8 @@ class Emptier:
             if id(owner) in self._visited:
                 continue
             self._visited[id(owner)] = owner
+            if isinstance(owner, _CALLED):
+                self._named_by(owner, pending)
             held = owner if isinstance(owner, dict) else getattr(owner, "__dict__", None)
             if not isinstance(held, dict):
                 continue
@@ -203,6 +210,23 @@ class Emptier:
                 new = self._replaced(value, name, pending)
                 if new is not value:
                     dict.__setitem__(held, name, new)
+
+    def _named_by(self, function: Any, pending: list[Any]) -> None:
+        if isinstance(function, MethodType):
+            pending += [function.__self__, function.__func__]
+        elif isinstance(function, functools.partial):
+            args = tuple(self._replaced(each, "", pending) for each in function.args)
+            named = {name: self._replaced(each, name, pending) for name, each in function.keywords.items()}
+            function.__setstate__((function.func, args, named, vars(function)))  # type: ignore[attr-defined]
+            pending.append(function.func)
+        else:
+            for cell in function.__closure__ or ():
+                with suppress(ValueError):  # it is empty
+                    new = self._replaced(cell.cell_contents, "", pending)
+                    if new is not cell.cell_contents:
+                        cell.cell_contents = new
+            if is_own(function.__code__.co_filename):
+                pending.append(function.__globals__)
 
     def tensor(self, value: torch.Tensor) -> torch.Tensor:
         """The hollow twin of a tensor, the same one every time."""
@@ -226,9 +250,12 @@ class Emptier:
             new = [self._replaced(v, name, pending) for v in value]
             changed = any(a is not b for a, b in zip(new, value, strict=True))
             return type(value)(new) if changed else value
-        if isinstance(value, dict) or has_own_state(value):
+        if isinstance(value, (dict, *_CALLED)) or has_own_state(value):
             pending.append(value)
         return value
+
+
+_CALLED = FunctionType, MethodType, functools.partial
 
 
 def has_own_state(value: Any) -> bool:

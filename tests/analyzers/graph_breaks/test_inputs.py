@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -87,3 +89,28 @@ def test_a_component_with_expanded_inputs_is_captured() -> None:
     (row,) = found["captures"]
     assert (row.component, row.failure, row.fullgraph_ready, row.calls) == ("transformer", None, True, 2)
     assert found["recompiles"] == found["unseen"] == ()
+
+
+NAMING = """
+def make(kept, held):
+    def forward(x):
+        return kept["last"], STATE["last"]
+    return forward
+"""
+
+
+def test_what_functions_name_is_emptied_with_the_model_they_belong_to() -> None:
+    """State of a forward that was replaced by a function: the call before left its device's tensors there."""
+
+    def on_device() -> torch.Tensor:
+        return torch.ones(3, device="meta")
+
+    names: dict[str, Any] = {"STATE": {"last": on_device()}}
+    exec(compile(NAMING, __file__, "exec"), names)
+    kept, model = {"last": on_device()}, torch.nn.Linear(2, 2)
+    model.forward = names["make"](kept, None)
+    model.part = functools.partial(names["make"], on_device(), held=on_device())
+    Emptier().empty(model)
+    (given,), held = model.part.args, model.part.keywords["held"]
+    for tensor in (kept["last"], names["STATE"]["last"], given, held):
+        assert tensor.device.type == "cpu"
