@@ -161,7 +161,10 @@ def _room(rows: list[RecompileRow]) -> str:
         return ""
     if any(row.limit_hit for row in rows):
         others = ", ".join(dict.fromkeys(name for row in rows for name in row.refused)) or "other cases"
-        return f" The limit of {limit} versions of a function is reached: {others} run as plain Python."
+        return (
+            f" The limit of {limit} versions of a function is reached: {others} run as plain Python; under "
+            "fullgraph=True they raise."
+        )
     return f" {entries} of at most {limit} versions of the function are compiled then."
 
 
@@ -304,9 +307,10 @@ def recompile_limit(recording: Recording) -> Iterator[Finding]:
     Reports functions that reach `torch._dynamo.config.recompile_limit` in the calls that were made.
 
     Why it is slow:
-    Beyond the limit the function runs as plain Python for every new case: all the compiles were paid, and the
-    speed-up is gone. What that costs is the call on the simulated GPU with the component as plain Python,
-    less the same call with everything compiled; the scanned call stands for the new case.
+    Beyond the limit the function runs as plain Python for every new case, or raises if it was compiled with
+    `fullgraph=True`: all the compiles were paid, and the speed-up is gone. What that costs is the call on the
+    simulated GPU with the component as plain Python, less the same call with everything compiled; the scanned
+    call stands for the new case.
 
     Example:
     for name in styles: pipe(prompt, cross_attention_kwargs={"style": name})  # a string that a layer looks up

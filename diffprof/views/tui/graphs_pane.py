@@ -254,7 +254,7 @@ def _recompile(page: Writing, row: RecompileRow) -> None:
         page.fact("capture", milliseconds(cost.capture_ms), ("muted", " of one compile, Dynamo's part"))
         page.fact("compile", milliseconds(cost.compile_ms), ("muted", " of one, with its backend"))
     if row.limit_hit:
-        page.flow(("bad", "The limit was reached: later inputs run as plain Python."))
+        page.flow(("bad", "The limit was reached: later inputs run as plain Python, or raise (fullgraph)."))
         if cost is not None and cost.eager_ms is not None and cost.compiled_ms is not None:
             page.fact("such a call", f"{milliseconds(cost.eager_ms)} (simulated)")
             page.fact("compiled", f"{milliseconds(cost.compiled_ms)} (simulated)")

@@ -214,7 +214,8 @@ def test_what_was_not_timed_is_not_zero() -> None:
 
 def test_beyond_the_limit_every_call_pays() -> None:
     cost = RecompileCost(capture_ms=100.0, eager_ms=50.0, compiled_ms=30.0)
-    found = finding(make_recompile("scale == 0.5", "scalar", limit_hit=True, limit=8, cost=cost))
+    found = finding(make_recompile("scale == 0.5", "scalar", limit_hit=True, entries=8, limit=8, cost=cost))
+    assert "other cases run as plain Python; under fullgraph=True they raise." in found.message
     assert (found.rule, found.once_ms, found.saves_ms) == ("GRB014", 100.0, 20.0)
     assert words.cost(found).startswith("saves about 20 ms a call (simulated); once in a process: 100")
     assert "takes 50 ms, with unet as plain Python, and 30 ms compiled" in (found.cost_note or "")
