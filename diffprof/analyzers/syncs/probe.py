@@ -361,7 +361,11 @@ def _together(noted: list[_Row]) -> _Row:
 
 
 def _per_step(runs: Sequence[Sequence[int]]) -> float:
+    """Of the steps between the first and the last of each loop. A loop of two steps has none, and its second
+    stands for them; but the last step of the call only where it is the only one."""
     counts = [count for run in runs for count in steady(run)]
+    if len(counts) > 1 and len(runs[-1]) == 2:
+        counts.pop()
     return median(counts) if counts else 0.0
 
 

@@ -152,7 +152,22 @@ class Recursive(Pipe):
         return self.below(x, n + 1) if n < 3 else x
 
 
-@pytest.mark.parametrize(("pipeline", "times"), [(ForEachPrompt, 1), (ForEachTile, 2), (Recursive, 1)])
+class InTwoHalves(Pipe):
+    def __call__(self, device):
+        self.scheduler.set_timesteps(4, device=device)
+        x = torch.ones(1, 4, 8, 8, device=device)
+        for half in self.scheduler.timesteps.chunk(2):
+            x = self.run(half, x)
+
+    def run(self, timesteps, x):
+        for t in timesteps:
+            x = self.scheduler.step(self.unet(x, t), t, x).prev_sample
+        return x
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "times"), [(ForEachPrompt, 1), (ForEachTile, 2), (Recursive, 1), (InTwoHalves, 1)]
+)
 def test_the_waits_of_the_scheduler_are_in_the_loop_and_fail_the_gate(pipeline, times):
     pipe = pipeline()
     observer = watched(pipe, pipe)
