@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -14,7 +14,6 @@ from diffprof.judge.pricing import left_out, removal
 from diffprof.judge.recipes import recipes
 from diffprof.judge.setup_costs import (
     BUILT_ON,
-    UNCOVERED,
     cost_of_waits,
     loaded_ms,
     saved_ms,
@@ -24,7 +23,7 @@ from diffprof.judge.timeline import Without, steps_of, total_us
 from diffprof.model.errors import UsageError
 from diffprof.model.finding import Evidence, Finding
 from diffprof.model.fix import NOT_SELECTED, Code, Plan, PlanStep, Recipe, Safety, Skipped, Stage
-from diffprof.model.recording import Change, Grade, Recording
+from diffprof.model.recording import Alternative, Change, Grade, Recording
 from diffprof.model.recording.source_text import shell
 from diffprof.model.report import Report
 
@@ -169,28 +168,30 @@ def _replayed_ms(
     if moved and moved <= without.waits:
         after += plain.ms - loaded_ms(plain)
         plain, changed = (replace(each, ms=loaded_ms(each)) for each in (plain, changed))
-    part = _part_of_waits(looped & without.waits, looped, cost_of_waits(plain), recording)
-    rest = max(0.0, before - after - part * cost_of_waits(plain))
-    return changed.ms - part * cost_of_waits(changed) - rest * changed.ms / plain.ms
+    now, then = _cost_of_some(looped & without.waits, looped, recording, plain, changed)
+    rest = max(0.0, before - after - now)
+    return changed.ms - then - rest * changed.ms / plain.ms
 
 
-def _part_of_waits(
-    removed: Collection[int], looped: Collection[int], cost_ms: float, recording: Recording
-) -> float:
-    """Share of what the loop's waits cost that goes with some of them. cost_ms: what they cost as the call
-    was recorded. Where that is little, and changes uncover it, a step gains nothing while a wait is left in
-    it."""
-    timeline, syncs = recording.timeline, recording.syncs or ()
+def _cost_of_some(
+    removed: Set[int], looped: Set[int], recording: Recording, plain: Alternative, changed: Alternative
+) -> tuple[float, float]:
+    """Milliseconds that go with some of the loop's waits, as the call was recorded and with changes made.
+
+    What the waits cost now goes by what the replay gives without these. What changes uncover is gained in the
+    steps that have no wait left: another one drains the queue as well.
+    """
+    timeline = recording.timeline
     assert timeline is not None
+    now, then = cost_of_waits(plain), cost_of_waits(changed)
     if not removed or removed == looped:
-        return float(bool(removed))
-    whole = total_us(timeline)
-    if cost_ms * 1e3 > UNCOVERED * whole:
-        without = left_out(Evidence(syncs=tuple(sorted(removed))), timeline, syncs)
-        return min(max(0.0, whole - total_us(timeline, without)) / (cost_ms * 1e3), 1.0)
-    found = [set(timeline.sync[first:last]) & set(looped) for first, last in steps_of(timeline)]
-    waiting = [rows for rows in found if rows]
-    return sum(rows <= set(removed) for rows in waiting) / len(waiting) if waiting else 0.0
+        return (now, then) if removed else (0.0, 0.0)
+    without = left_out(Evidence(syncs=tuple(sorted(removed))), timeline, recording.syncs or ())
+    gone = min(max(0.0, total_us(timeline) - total_us(timeline, without)) / 1e3, max(now, 0.0))
+    waiting = [rows for first, last in steps_of(timeline) if (rows := looped & {*timeline.sync[first:last]})]
+    free = sum(rows <= removed for rows in waiting) / len(waiting) if waiting else 0.0
+    share = gone / now if now > 0.0 else 0.0
+    return gone, share * min(now, then) + free * max(0.0, then - now)
 
 
 def at_card_steps_ms(recording: Recording, fixes: Iterable[str], ms: float) -> float | None:

@@ -85,7 +85,8 @@ def _summary(report: Report, about: Sequence[str]) -> tuple[Answer, list[Action]
         ladder.drop(known - {step.fix for step in lossy})
         actions += ladder.climb(added, wanted)
     below = WORTH * (now or 0.0)
-    named = [action for action in actions if about or _worth_it(report, action, below)]
+    needed = _needed(report, actions, below)
+    named = [each for each in actions if about or each in needed or _worth_it(report, each, below)]
     short = shortfall(report.recording.memory)
     named.sort(key=lambda action: action.rule != COLD_CALL)
     if short is not None:
@@ -316,7 +317,8 @@ def _change_of(step: PlanStep) -> Change | None:
 
 def _by_what_they_add(found: Sequence[tuple[PlanStep, Action]]) -> list[PlanStep]:
     """The steps by what their actions save. Changes of the setup keep their order, in which they were costed;
-    what saves more than alone stays behind the first of them."""
+    what saves more than alone stays behind the first of them, and behind the others without which it would
+    not: of waits that hide each other the last saves what all of them cost."""
     place = {id(pair): n for n, pair in enumerate(found)}
 
     def adds(pair: tuple[PlanStep, Action]) -> tuple[float, int]:
@@ -328,11 +330,29 @@ def _by_what_they_add(found: Sequence[tuple[PlanStep, Action]]) -> list[PlanStep
     for pair in changes:
         for each in list(others):
             uncovered = adds(each)[0] > (each[0].saves_ms or 0.0) * (1 + WORTH)
-            if adds(each) > adds(pair) and (order or not uncovered):
-                others.remove(each)
-                order.append(each[0])
+            if each in others and adds(each) > adds(pair) and (order or not uncovered):
+                before = [other for other in others if uncovered and place[id(other)] < place[id(each)]]
+                for moved in (*sorted(before, key=lambda other: place[id(other)]), each):
+                    others.remove(moved)
+                    order.append(moved[0])
         order.append(pair[0])
     return [*order, *(step for step, _ in others)]
+
+
+def _needed(report: Report, actions: Sequence[Action], below: float) -> list[Action]:
+    """Those that save little by themselves, and without which a later one would too: waits of the loop that
+    hide each other."""
+    waits = [
+        action
+        for action in actions
+        if any(report.findings[n].in_loop and report.findings[n].evidence.syncs for n in action.findings)
+    ]
+    uncovered = [
+        n
+        for n, action in enumerate(waits)
+        if (action.saves_ms or 0.0) > (action.alone_ms or 0.0) + max(below, WORTH * (action.alone_ms or 0.0))
+    ]
+    return waits[: uncovered[-1]] if uncovered else []
 
 
 def _worth_it(report: Report, action: Action, below: float) -> bool:

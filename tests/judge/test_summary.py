@@ -143,6 +143,20 @@ def test_what_a_change_makes_as_well_goes_before_it() -> None:
     assert most_first(saved, saved) == [Change.SDPA, Change.QKV, Change.COMPILED, Change.INT8]
 
 
+def test_the_last_of_waits_that_hide_each_other_saves_what_they_cost(uncovering: Report) -> None:
+    """With a wait of the user's own that no fix removes the others save next to nothing."""
+    looped = [f for f in uncovering.findings if f.in_loop and f.evidence.syncs]
+    own = looped[-1]
+    findings = tuple(replace(f, fixes=()) if f is own else f for f in uncovering.findings)
+    keeping = [a for a in summarized(replace(uncovering, findings=findings)).actions if not a.changes_picture]
+    waits = [a for a in keeping if any(f.evidence.syncs for f in map(findings.__getitem__, a.findings))]
+    assert len(waits) > 1
+    assert waits[-1].fix is None
+    *others, last = [each.saves_ms or 0.0 for each in waits]
+    assert sum(others) < 5.0
+    assert sum(others) + last == pytest.approx(20, rel=0.05)
+
+
 def test_the_end_is_what_the_plans_expect(sample: Report) -> None:
     answer = sample.verdict
     assert answer is not None
