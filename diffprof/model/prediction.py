@@ -29,6 +29,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     """Denoising steps that the call was asked for; None: its own."""
     makes: str | None = None
     """What a call makes: "image" or "clip"; None where it is neither, or nobody knows."""
+    dtype: str | None = None
+    """The denoiser's, as the target has it; a mode may quantize its linears."""
     seconds: float | None = None
     per_step_ms: float | None = None
     images_per_s: float | None = None

@@ -27,7 +27,7 @@ from diffprof.gpu.offload import WeightsPlace
 from diffprof.gpu.pricing import margin_of
 from diffprof.gpu.products import product_of
 from diffprof.gpu.quantized import SCHEMES, LinearScheme, saved_bytes
-from diffprof.gpu.signatures import OpSignature
+from diffprof.gpu.signatures import OpSignature, dtype_name
 from diffprof.gpu.specs import GpuSpec, load_spec, spec_names
 from diffprof.judge.timeline import (
     by_kind_us,
@@ -210,6 +210,8 @@ class CallRun:
     """Steps that it was asked for; None: as many as the target makes by itself."""
     makes: str | None
     """What a call makes: "image" or "clip"."""
+    dtype: str | None = None
+    """The denoiser's."""
 
     @cached_property
     def assembled(self) -> Assembled:
@@ -380,10 +382,13 @@ def run_call(
             scene.call()
         makes, images = outputs(scene.pipe, bound_arguments(scene.pipe, scene.args, scene.kwargs))
         peak = kernels.builder.memory(kernels.weights).peak_bytes or 0
-        denoisers, encoders = (tuple(with_role(scene.pipe, role)) for role in ("denoiser", "text_encoder"))
+        denoisers, encoders = (with_role(scene.pipe, role) for role in ("denoiser", "text_encoder"))
+        weights = (p for model in denoisers.values() for p in model.parameters() if p.is_floating_point())
+        dtype = next((dtype_name(p.dtype) for p in weights), None)
         return CallRun(
-            kernels, compiled_roots(scene.pipe), denoisers, encoders, held, images, peak, options.steps, makes
-        )
+            kernels, compiled_roots(scene.pipe), tuple(denoisers), tuple(encoders), held, images, peak,
+            options.steps, makes, dtype,
+        )  # fmt: skip
 
     with target_errors(target.spec), device.active():
         held = SESSION.allocated
@@ -428,6 +433,7 @@ def priced(
         batch=batch,
         steps=steps,
         makes=run.makes,
+        dtype=run.dtype,
         memory_gib=spec.capacity_gib,
     )
     scheme = setting.scheme(mode)

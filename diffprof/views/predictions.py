@@ -44,8 +44,10 @@ def render_predictions(
     same = {key: shown[0][key] for key in SHARED if len({row[key] for row in shown}) == 1}
     made = next((row.makes for row in rows if row.makes), "call")
     columns = {key: head.format(made) for key, head in _COLUMNS.items() if key in used.difference(same)}
-    said = ", ".join(value if key == "mode" else f"{key} {value}" for key, value in same.items() if value)
-    note = f"{said[:1].upper()}{said[1:]}. {NOTE}" if said else NOTE
+    said = [value if key == "mode" else f"{key} {value}" for key, value in same.items() if value]
+    said += sorted({row.dtype for row in rows if row.dtype})
+    shared = ", ".join(said)
+    note = f"{shared[:1].upper()}{shared[1:]}. {NOTE}" if said else NOTE
     return render_list(columns, shown, form, width=width, colour=colour, note=note)
 
 

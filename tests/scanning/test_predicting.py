@@ -98,6 +98,13 @@ def test_clips_are_not_called_images(rows: tuple[Prediction, ...]) -> None:
     assert "steps 30" in said
 
 
+def test_the_type_in_which_the_target_computes_is_said(rows: tuple[Prediction, ...]) -> None:
+    assert {row.dtype for row in rows} == {"float32"}
+    assert "steps 30, float32." in render_predictions(rows, "text")
+    half = predict("tiny-sdxl", devices=("h100",), modes=("eager",), options=Options(dtype="bf16"))
+    assert [row.dtype for row in half] == ["bfloat16"]
+
+
 def test_steps_and_images_add_up(rows: tuple[Prediction, ...]) -> None:
     eager = of(rows, "h100", "eager")
     (fewer,) = predict("tiny-sdxl", devices=("h100",), steps=20)
