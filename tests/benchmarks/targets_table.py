@@ -83,11 +83,13 @@ def breaks() -> dict[str, str]:
 
 
 def captured(info: BuiltinInfo) -> str:
-    """Graph breaks of a target's small form, looked for as the survey does."""
+    """Graph breaks of a target's small form, looked for as the survey does; `-` where a capture failed: it
+    came to no more than some."""
     assert info.tiny is not None
     report = scan_target(info.tiny, device=DEVICE, analyzers=("graph-breaks",), settings=SETTINGS)
     assert report.recording.graph_breaks is not None
-    return str(len(report.recording.graph_breaks))
+    failed = any(row.failure for row in report.recording.captures or ())
+    return "-" if failed else str(len(report.recording.graph_breaks))
 
 
 def checked(info: BuiltinInfo) -> str:
