@@ -47,9 +47,16 @@ def _rounded(model, left=()):
 """
 """`_rounded`, for weights as wide as before with the values that they have in four bits."""
 
-HARDWARE = {"is_sm_at_least_89": lambda: True, "_check_hardware_support": lambda granularity: None}
-"""What torchao asks before it makes weights float8. Recipes have them where the GPU has units for them; the
-CPU multiplies them too."""
+_TORCHAO = "torchao.quantization"
+
+ANSWERS = {
+    (f"{_TORCHAO}.quant_api", "is_sm_at_least_89"): lambda: True,
+    (f"{_TORCHAO}.quant_api", "_check_hardware_support"): lambda granularity: None,
+    (f"{_TORCHAO}.quantize_.workflows.float8.float8_tensor", "_is_128_128_scaled"): lambda weight: False,
+}
+"""What torchao asks about float8. Recipes have it where the GPU has units for it; the CPU multiplies it too.
+They scale a weight as a whole, and one of 128 x 128, which small copies have, would be taken for one scaled
+in blocks, which a Triton kernel multiplies."""
 
 
 class _TooNarrow(Exception):
@@ -202,9 +209,8 @@ def _answered(code: str) -> Iterator[None]:
     """torchao is told that the GPU has units for float8, where the code wants it."""
     with ExitStack() as answers:
         if "Float8" in code:
-            api = importlib.import_module("torchao.quantization.quant_api")
-            for name, answer in HARDWARE.items():
-                answers.enter_context(replaced(api, name, answer))
+            for (module, name), answer in ANSWERS.items():
+                answers.enter_context(replaced(importlib.import_module(module), name, answer))
         yield
 
 

@@ -338,6 +338,13 @@ def test_float8_is_checked_where_the_small_copy_is_wide_enough() -> None:
     check = checks.of(as_row(float8, code_of(float8, parts)))
     assert (check.status, check.bit_equal) == ("checked", False)
     assert 20 < (check.psnr_db or 0) < 60
+    embedder = checks.twin.pipe.transformer.time_text_embed.timestep_embedder
+    last = embedder.linear_2
+    widths = itertools.pairwise((last.in_features, 128, 128, last.out_features))
+    embedder.linear_2 = torch.nn.Sequential(*(torch.nn.Linear(*each) for each in widths))
+    checks = Checks(checks.twin, "rtx4090")
+    wide = checks.of(as_row(float8, code_of(float8, parts) + "# 128 x 128\n"))
+    assert wide.status == "checked", wide.why
     for layer in checks.twin.pipe.transformer.modules():
         if isinstance(layer, torch.nn.Linear):
             layer.in_features, layer.weight = 9, torch.nn.Parameter(layer.weight.new_ones(9, 9))
