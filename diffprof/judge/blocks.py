@@ -212,8 +212,9 @@ class Columns(NamedTuple):
         if without.events:
             events = np.fromiter(without.events, dtype=np.int64)
             host, device, sync = host.copy(), device.copy(), sync.copy()
-            is_python = (self.kind[events] < 0) & (self.sync[events] == -1)
-            host[events] = np.where(is_python, 0.0, np.maximum(0.0, host[events] - launch_us))
+            gone = (self.kind[events] < 0) & (self.sync[events] == -1)
+            gone |= np.isin(events, list(without.whole))
+            host[events] = np.where(gone, 0.0, np.maximum(0.0, host[events] - launch_us))
             device[events], sync[events] = 0.0, -1
         return host, device, sync
 

@@ -232,6 +232,7 @@ def without_all(findings: Sequence[Finding], recording: Recording) -> Without:
     """
     waits: set[int] = set()
     events: set[int] = set()
+    whole: set[int] = set()
     ratio: dict[int, float] = {}
     host: dict[int, float] = {}
     timeline = recording.timeline
@@ -241,13 +242,20 @@ def without_all(findings: Sequence[Finding], recording: Recording) -> Without:
     for each in merged.values():
         waits |= each.waits
         events |= each.events
+        whole |= each.whole
         for kind, becomes in each.kind_us.items():
             was = timeline.kinds[kind].device_us or 0.0
             ratio[kind] = ratio.get(kind, 1.0) * (min(becomes / was, 1.0) if was else 1.0)
         for kind, left in each.kind_host.items():
             host[kind] = host.get(kind, 1.0) * left
     kind_us = {kind: (timeline.kinds[kind].device_us or 0.0) * part for kind, part in ratio.items()}
-    return Without(waits=frozenset(waits), events=frozenset(events), kind_us=kind_us, kind_host=host)
+    return Without(
+        waits=frozenset(waits),
+        events=frozenset(events),
+        whole=frozenset(whole),
+        kind_us=kind_us,
+        kind_host=host,
+    )
 
 
 def _replayable(finding: Finding, recording: Recording) -> bool:

@@ -123,6 +123,7 @@ def left_out(evidence: Evidence, timeline: Timeline, syncs: Sequence[SyncRow]) -
     return Without(
         waits=waits,
         events=frozenset(events),
+        whole=frozenset(events if evidence.with_modules and timeline.grade is Grade.SIMULATED else ()),
         kind_us=dict(zip(evidence.kinds, after, strict=True)),
         kind_host=dict.fromkeys(evidence.kinds, evidence.host_left) if evidence.host_left < 1.0 else {},
     )

@@ -38,13 +38,15 @@ class Without(msgspec.Struct, frozen=True):
     """What to leave out of a replay.
 
     waits: sync rows whose wait is dropped; the operation itself stays.
-    events: events dropped whole: host time, device work and wait.
+    events: events dropped: the host's time for the launch, device work and wait.
+    whole: of these, those whose modules are not called either: all of the host's time.
     kind_us: kind -> device time of each of its calls instead of the recorded one; 0 drops the launch too.
     kind_host: kind -> share of the host time of its calls that is left, 0..1.
     """
 
     waits: frozenset[int] = frozenset()
     events: frozenset[int] = frozenset()
+    whole: frozenset[int] = frozenset()
     kind_us: Mapping[int, float] = {}
     kind_host: Mapping[int, float] = {}
 
@@ -276,6 +278,7 @@ def total_us(timeline: Timeline, without: Without = NOTHING) -> float:
     key = (
         without.waits,
         without.events,
+        without.whole,
         frozenset(without.kind_us.items()),
         frozenset(without.kind_host.items()),
     )
@@ -605,7 +608,7 @@ def _columns(
         own = launch_us(timeline)
         for event in without.events:
             is_python = timeline.kind[event] < 0 and timeline.sync[event] == NOT_BLOCKING
-            host[event] = 0.0 if is_python else max(0.0, host[event] - own)
+            host[event] = 0.0 if is_python or event in without.whole else max(0.0, host[event] - own)
             device[event] = 0.0
             sync[event] = NOT_BLOCKING
     return host, device, timeline.stream, sync

@@ -27,6 +27,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     syncs: indexes into Recording.syncs. kinds: indexes into Timeline.kinds. events: timeline events.
     becomes_us: device time of one call of each of `kinds` once the finding is resolved; empty: they are gone.
     host_left: share of the host time of launching `kinds` that is left then.
+    with_modules: whether the modules that `events` are of are not called either.
     change: the change of the setup that resolves it, where the call was costed with it
     (`Setup.alternatives`).
     """
@@ -36,6 +37,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     events: tuple[int, ...] = ()
     becomes_us: tuple[float, ...] = ()
     host_left: float = 1.0
+    with_modules: bool = False
     change: Change | None = None
 
 

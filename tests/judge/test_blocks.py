@@ -18,7 +18,7 @@ from diffprof.model.recording import Grade, PhaseSpan, Timeline
 EVENTS = 2_000
 CHANGES = (
     Without(waits=frozenset({0})),
-    Without(events=frozenset(range(0, EVENTS, 7))),
+    Without(events=frozenset(range(0, EVENTS, 7)), whole=frozenset(range(0, EVENTS, 14))),
     Without(kind_us={1: 0.0, 2: 30.0}),
     Without(kind_host={0: 0.5}),
     Without(waits=frozenset({1}), events=frozenset({5}), kind_us={0: 1.0}),

@@ -63,6 +63,21 @@ def test_weights_that_are_moved_go_with_their_copies_and_modules_stay_called() -
     assert sent.saves_ms < moved.saves_ms - 4 * 0.4
 
 
+def test_modules_that_are_not_called_take_their_python_along() -> None:
+    lanes = Lanes().launch("linear", 2.0, 50.0, times=3).launch("lora", 2.0, 90.0)
+    timeline = msgspec.structs.replace(lanes.timeline(), op_us=18.0)
+    events = tuple(n for n, kind in enumerate(timeline.kind) if timeline.kinds[kind].name == "lora")
+    stay, gone = (
+        priced(make_recording(timeline=timeline), events=events, with_modules=gone) for gone in (False, True)
+    )
+    assert len(events) == 4
+    assert stay.saves_ms == pytest.approx(4 * 18 / 1e3, abs=0.01)
+    assert gone.saves_ms == pytest.approx(4 * 90 / 1e3, abs=0.01)
+    measured = msgspec.structs.replace(timeline, grade=Grade.MEASURED)
+    found = priced(make_recording(timeline=measured), events=events, with_modules=True)
+    assert found.saves_ms == pytest.approx(4 * 50 / 1e3, abs=0.01)
+
+
 def test_a_measured_read_saves_no_more_than_it_blocks() -> None:
     """The host's time of its event holds everything since the last launch, not the read's own."""
     lanes = Lanes().launch("add", 2.0, 40.0, times=20).wait(row=0, host_us=900.0)

@@ -351,7 +351,7 @@ def lora_not_fused(recording: Recording) -> Iterator[Finding]:
         "Call pipe.fuse_lora() and pipe.unload_lora_weights().",
         count=count,
         fixes=("fuse-lora", "lora-hotswap"),
-        evidence=Evidence(events=_adapter_events(recording)),
+        evidence=Evidence(events=_adapter_events(recording), with_modules=True),
     )
 
 
