@@ -10,11 +10,13 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
+from diffprof.devices import branches
 from diffprof.devices.simulated import runtime
 from diffprof.devices.simulated.cuda_api import TENSOR_TYPES, stand_ins, tensor_type
 from diffprof.devices.simulated.host_placeholders import (
@@ -354,7 +356,10 @@ def _standing_in(original: Any, own: Any, names: Names) -> Any:
 def _for_user(original: Any, own: Any, names: Names) -> Any:
     @functools.wraps(original)
     def ask() -> Any:
-        by_user = names.open and not installed(sys._getframe(1).f_code.co_filename)
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and frame.f_code.co_filename == branches.__file__:
+            frame = frame.f_back  # it notes who asks
+        by_user = names.open and frame is not None and not installed(frame.f_code.co_filename)
         return own() if by_user else original()
 
     return ask

@@ -10,6 +10,7 @@ import pytest
 from huggingface_hub import constants
 
 from diffprof.model.errors import TargetError
+from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options, resolve
 from diffprof.targets.guest_errors import SEE, next_step
 
@@ -289,3 +290,27 @@ def test_a_script_that_goes_to_another_folder_is_read_and_named_as_before(
     write("script.py", GOES.replace("    pipe(", "    print("))
     with pytest.raises(TargetError, match=r"at script\.py:7: print\(num_inference_steps=2\)"):
         run(Path("script.py"), cpu)
+
+
+ASKS = """
+    import torch
+    from diffusers import DDPMPipeline
+    from tiny_pipeline import tiny
+
+    class Asking(DDPMPipeline):
+        def __call__(self, **more):
+            if torch.cuda.is_available():
+                torch.zeros(1, device="cuda").item()
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()
+            return super().__call__(**more)
+
+    Asking(**tiny().components).to("cuda")(num_inference_steps=2)
+"""
+
+
+def test_lines_that_ask_for_cuda_take_its_side_while_the_call_is_watched(tiny: Path, write: Write) -> None:
+    recording = scan_target(str(write("script.py", ASKS)), device="sim", analyzers=("syncs",)).recording
+    own = [row.site.line for row in recording.syncs if row.site.file.endswith("script.py")]
+    assert sorted(own) == [9, 11]
+    assert [row.what for row in recording.unseen if row.kind == "branch" and "script.py" in row.what] == []
