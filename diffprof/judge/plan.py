@@ -156,6 +156,8 @@ def _replayed_ms(
     if timeline is None or not timeline.host_us:
         return before
     without = without_all(findings, recording)
+    if {Change.COMPILED, Change.COMPILED_BLOCKS} & set(changes):  # its modules cost no Python either way
+        without = replace(without, whole=frozenset())
     # Of the call as it was clocked: the profiled one, of which the timeline is, may have taken longer.
     saved = (total_us(timeline) - total_us(timeline, without)) / 1e3 if without else 0.0
     after = max(0.0, before - saved)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diffprof.judge import plan as planning
 from diffprof.judge.judging import make_report
 from diffprof.judge.pricing import GOES_WHOLE, HIDDEN, price, removal
 from diffprof.judge.setup_costs import best_share, with_changes
@@ -73,6 +74,14 @@ def test_modules_that_are_not_called_take_their_python_along() -> None:
     assert len(events) == 4
     assert stay.saves_ms == pytest.approx(4 * 18 / 1e3, abs=0.01)
     assert gone.saves_ms == pytest.approx(4 * 90 / 1e3, abs=0.01)
+    ms = total_us(timeline) / 1e3
+    setup = Setup(
+        alternatives=(Alternative(changes=(), ms=ms), Alternative(changes=(Change.COMPILED,), ms=ms / 2))
+    )
+    recording = make_recording(timeline=timeline, setup=setup)
+    for changes, same in (((), False), ((Change.COMPILED,), True)):
+        after = [planning._replayed_ms([each], changes, ms, recording) for each in (stay, gone)]
+        assert (after[0] == after[1]) is same, "compiled code calls no modules"
     measured = msgspec.structs.replace(timeline, grade=Grade.MEASURED)
     found = priced(make_recording(timeline=measured), events=events, with_modules=True)
     assert found.saves_ms == pytest.approx(4 * 50 / 1e3, abs=0.01)
