@@ -106,7 +106,7 @@ class Capture:
     pure: bool = True
     """The compiled code changes no object that it did not make."""
     failure: str | None = None
-    unsearched: dict[Place, Place] = field(default_factory=dict)
+    unsearched: list[tuple[Place, Place]] = field(default_factory=list)
     """Functions that were skipped, and the break that did it: not all that stands in them was looked at."""
     dry: bool = False
     """Graphs return tensors of the right form and compute nothing."""

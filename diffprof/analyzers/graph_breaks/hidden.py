@@ -47,7 +47,7 @@ def add_hidden_breaks(
             found: dict[Place, Place] = {}
             for passes in PASSES[PASSES.index(fewest) :]:
                 if not rewrite(skipped, passes):
-                    into.unsearched |= skipped
+                    into.unsearched += skipped.items()
                     return
                 again, run = captured(as_compiled=as_compiled)
                 call(run)
@@ -55,13 +55,13 @@ def add_hidden_breaks(
                 found |= _skipped(again)
                 if not again.failure:
                     break
-            into.unsearched |= {
-                place: at
+            into.unsearched += (
+                (place, at)
                 for place, at in skipped.items()
                 if again.failure or any(file == place[0] and line >= place[1] for file, line in never)
-            }
+            )
             skipped = {p: at for p, at in found.items() if p not in skipped}
-        into.unsearched |= skipped
+        into.unsearched += skipped.items()
 
 
 def _fewest_passes(

@@ -78,7 +78,7 @@ class _Found:
 
     def tell_unsearched(self, name: str, result: CaptureResult) -> None:
         """Name the functions of a component in which there may be breaks that are not listed."""
-        for function, skipped_at in result.capture.unsearched.items():
+        for function, skipped_at in result.capture.unsearched:
             row = Unseen(
                 what=f"further graph breaks of {name} in {plain_name(function[2])}",
                 why="Dynamo skips that function because of this break, and with its loops written out the "

@@ -17,6 +17,8 @@ import torch
 from torch import nn
 
 from diffprof.analyzers.graph_breaks import cache as store
+from diffprof.analyzers.graph_breaks.capture import Capture
+from diffprof.analyzers.graph_breaks.component import CaptureResult
 from diffprof.analyzers.graph_breaks.probe import probe_graph_breaks
 from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options
@@ -31,6 +33,13 @@ def test_results_come_from_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row.cached for row in first["captures"]] == [False]
     assert [row.cached for row in again["captures"]] == [True]
     assert again["captures"][0].ops == first["captures"][0].ops
+
+
+def test_what_a_capture_did_not_come_to_is_kept() -> None:
+    place = ("model.py", 3, "forward")
+    result = CaptureResult(Capture(unsearched=[(place, ("model.py", 5, "forward"))]))
+    store.store("key", result, ())
+    assert store.load("key", CaptureResult) == result
 
 
 def test_a_changed_source_file_makes_an_entry_void(tmp_path: Path) -> None:

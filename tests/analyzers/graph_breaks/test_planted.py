@@ -61,7 +61,7 @@ def look_at_all() -> dict[str, Seen]:
             len(result.capture.graphs),
             result.capture.whole,
             result.capture.failure,
-            {function for _, _, function in result.capture.unsearched},
+            {function for (_, _, function), _ in result.capture.unsearched},
             {innermost for *_, innermost in stacks},
         )
     return found
