@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from msgspec.structs import replace
 
@@ -214,7 +214,7 @@ class _Ladder:
 
         order = after_their_base(sorted(steps, key=place), _change_of)
         found = list(self._climb(order, wanted))
-        again = _by_what_they_add(found)
+        again = _by_what_they_add(found, lambda step: _waits_in_loop_of(self.report, step.findings))
         if again != [step for step, _ in found]:
             self.taken, self.after, self.withheld = start
             found = list(self._climb(again, wanted))
@@ -315,10 +315,13 @@ def _change_of(step: PlanStep) -> Change | None:
     return None if known is None else known.change
 
 
-def _by_what_they_add(found: Sequence[tuple[PlanStep, Action]]) -> list[PlanStep]:
+def _by_what_they_add(
+    found: Sequence[tuple[PlanStep, Action]], waits: Callable[[PlanStep], bool]
+) -> list[PlanStep]:
     """The steps by what their actions save. Changes of the setup keep their order, in which they were costed;
-    what saves more than alone stays behind the first of them, and behind the others without which it would
-    not: of waits that hide each other the last saves what all of them cost."""
+    what saves more than alone stays behind the first of them, and behind the waits of the loop without which
+    it would not: of those that hide each other the last saves what all of them cost. waits: whether a step
+    is about such."""
     place = {id(pair): n for n, pair in enumerate(found)}
 
     def adds(pair: tuple[PlanStep, Action]) -> tuple[float, int]:
@@ -331,7 +334,7 @@ def _by_what_they_add(found: Sequence[tuple[PlanStep, Action]]) -> list[PlanStep
         for each in list(others):
             uncovered = adds(each)[0] > (each[0].saves_ms or 0.0) * (1 + WORTH)
             if each in others and adds(each) > adds(pair) and (order or not uncovered):
-                before = [other for other in others if uncovered and place[id(other)] < place[id(each)]]
+                before = [o for o in others if uncovered and waits(o[0]) and place[id(o)] < place[id(each)]]
                 for moved in (*sorted(before, key=lambda other: place[id(other)]), each):
                     others.remove(moved)
                     order.append(moved[0])
@@ -339,14 +342,15 @@ def _by_what_they_add(found: Sequence[tuple[PlanStep, Action]]) -> list[PlanStep
     return [*order, *(step for step, _ in others)]
 
 
+def _waits_in_loop_of(report: Report, findings: Iterable[int]) -> bool:
+    """Whether one of these is about waits of the loop."""
+    return any(report.findings[n].in_loop and report.findings[n].evidence.syncs for n in findings)
+
+
 def _needed(report: Report, actions: Sequence[Action], below: float) -> list[Action]:
     """Those that save little by themselves, and without which a later one would too: waits of the loop that
     hide each other."""
-    waits = [
-        action
-        for action in actions
-        if any(report.findings[n].in_loop and report.findings[n].evidence.syncs for n in action.findings)
-    ]
+    waits = [action for action in actions if _waits_in_loop_of(report, action.findings)]
     uncovered = [
         n
         for n, action in enumerate(waits)
