@@ -508,7 +508,8 @@ def test_all_code_that_fits_holds(name: str, monkeypatch: pytest.MonkeyPatch) ->
     wrong = {recipe: check for recipe, check in told if check is None or not check.holds}
     assert not wrong
     unknown = {recipe for recipe, check in told if check is not None and check.status == "unchecked"}
-    assert all("quantize:nf4-weights" in recipe for recipe in unknown)
+    # bitsandbytes may not be here, and a tiny model's small copy is too narrow for float8.
+    assert all({"quantize:nf4-weights", "quantize:fp8"} & set(recipe) for recipe in unknown)
 
 
 # --- the whole ---------------------------------------------------------------------------------------------
