@@ -18,6 +18,11 @@ BUILT_ON = {Change.INT8: Change.COMPILED}
 INCLUDES = {Change.QKV: Change.SDPA}
 """Changes that make another one as well: processors of fused projections compute attention in one kernel."""
 
+HALF_COMPILED = frozenset({Change.COMPILED, Change.HALF})
+
+LITTLE = 0.02
+"""Share of the call from which half precision is told to save by itself."""
+
 UNCOVERED = 0.01
 """Share of the compiled call from which waits that compiling uncovers are told."""
 
@@ -86,8 +91,19 @@ def with_changes(recording: Recording, changes: Iterable[Change]) -> Alternative
 
 def base_of(recording: Recording, change: Change) -> tuple[Change, ...]:
     """What has to be made before it so that it shows; nothing where the call was recorded like that."""
-    compiled = recording.timeline is not None and recording.timeline.mode != "eager"
-    return (BUILT_ON[change],) if change in BUILT_ON and not compiled else ()
+    if recording.timeline is not None and recording.timeline.mode != "eager":
+        return ()
+    if change is Change.HALF and recording.setup is not None:
+        told = {frozenset(each.changes): each.ms for each in recording.setup.alternatives or ()}
+        return (Change.COMPILED,) if half_shows_compiled(told) and HALF_COMPILED in told else ()
+    return (BUILT_ON[change],) if change in BUILT_ON else ()
+
+
+def half_shows_compiled(told: Mapping[frozenset[Change], float]) -> bool:
+    """Whether half precision saves so little of the eager call that the casts which it adds may outweigh it:
+    only a run in half precision has them. told: milliseconds by changes."""
+    now, half = told.get(frozenset()), told.get(frozenset({Change.HALF}))
+    return now is not None and half is not None and now - half < LITTLE * now
 
 
 def saved_ms(recording: Recording, change: Change) -> tuple[float, float] | None:

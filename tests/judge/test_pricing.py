@@ -174,7 +174,7 @@ A, B, C = Change.QKV, Change.COMPILED, Change.INT8
 
 def costed(**ms: float) -> Recording:
     """A call of 100 ms with alternatives: `qkv=90.0`, `qkv_compiled=60.0`."""
-    names = {"qkv": A, "compiled": B, "int8": C}
+    names = {"qkv": A, "compiled": B, "int8": C, "half": Change.HALF}
     found = [Alternative(changes=(), ms=100.0)]
     found += [Alternative(changes=tuple(names[n] for n in key.split("_")), ms=us) for key, us in ms.items()]
     return make_recording(timeline=gpu_bound().timeline(), setup=Setup(alternatives=tuple(found)))
@@ -188,6 +188,17 @@ def test_a_change_of_the_setup_saves_what_the_call_is_shorter_with_it() -> None:
     assert (quantized.saves_ms, quantized.compiled_ms) == (pytest.approx(7.0), 70.0)
     assert priced(costed(qkv=120.0), change=A).saves_ms == 0.0
     assert priced(costed(), change=A).saves_ms is None
+
+
+@pytest.mark.parametrize(("half_ms", "built_on"), [(99.0, True), (97.0, False)])
+def test_half_precision_that_saves_little_by_itself_is_told_of_the_compiled_call(
+    half_ms: float, built_on: bool
+) -> None:
+    """A call that waits for launches gains nothing, and casts are launches too."""
+    both = costed(half=half_ms, compiled=60.0, compiled_half=40.0)
+    found = priced(both, change=Change.HALF)
+    assert found.saves_ms == pytest.approx(20.0 if built_on else 100.0 - half_ms)
+    assert (found.compiled_ms == 60.0) is built_on
 
 
 def test_changes_that_were_not_costed_together_multiply() -> None:

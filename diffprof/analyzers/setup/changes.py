@@ -12,7 +12,7 @@ from diffprof.devices.simulated.relaid import NotRelaid
 from diffprof.gpu.assembly import GUARD_SHARE, Relaid
 from diffprof.gpu.whatif import WhatIf
 from diffprof.judge.pricing import goes_whole
-from diffprof.judge.setup_costs import BUILT_ON, most_first
+from diffprof.judge.setup_costs import BUILT_ON, HALF_COMPILED, half_shows_compiled, most_first
 from diffprof.judge.timeline import steps_of
 from diffprof.model.pipeline import Pipeline
 from diffprof.model.recording import (
@@ -79,6 +79,9 @@ def costed(
     possible = [change for change in Change if change in asked and whatif.changes_anything(change)]
     more = max((card_steps or 0) - len(steps_of(timeline)), 0)
     found = {made: _alternative(whatif, made, syncs, more) for made in _alone(possible, compiled)}
+    told = {made: each.ms for made, each in found.items()}
+    if not compiled and Change.COMPILED in possible and half_shows_compiled(told):
+        found[HALF_COMPILED] = _alternative(whatif, HALF_COMPILED, syncs, more)
     for made in _together(possible, compiled, _saved(found)):
         if made not in found:
             found[made] = _alternative(whatif, made, syncs, more)
