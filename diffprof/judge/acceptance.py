@@ -21,6 +21,9 @@ FAR = 2.0
 """A loss of more than this share is not: other load on the machine does not make it."""
 
 
+LOSSY_GAIN = 0.01
+"""Share of the call that a fix has to save that changes the picture."""
+
 MAY_COST = 0.02
 """Share of the call that an exact fix may cost under the goal no-waits."""
 
@@ -177,6 +180,8 @@ def _time(safety: Safety, goal: str, figures: Figures) -> Decision:
     helps = bool(seen.resolved) or fewer_waits(seen)
     if gained <= noise and figures.fewer_compiles:
         return _once(figures)
+    if safety is Safety.LOSSY and noise < gained < LOSSY_GAIN * figures.before_ms:
+        return Decision(keep=False, reason=Reason.TOO_LITTLE, figures=figures)
     if gained > noise:
         return Decision(keep=True, reason=Reason.FASTER, figures=figures)
     if (

@@ -109,6 +109,10 @@ _WORDS: dict[Reason, Callable[[Figures], str]] = {
     Reason.NO_GAIN: lambda figures: (
         f"It gained no time beyond {number(figures.noise_ms)} ms, and could change the output for nothing."
     ),
+    Reason.TOO_LITTLE: lambda figures: (
+        f"It saves {number(figures.gained_ms)} ms of {number(figures.before_ms)} ms, "
+        f"{figures.gained_ms / figures.before_ms:.1%}: too little to change the picture for."
+    ),
     Reason.FEWER_COMPILES: _fewer_compiles,
     Reason.COMPILES_LOST: _compiles_lost,
     Reason.MORE_BREAKS: _more_breaks,

@@ -319,6 +319,8 @@ class Reason(enum.StrEnum):
     """As fast as before, and what it is for is still there."""
     NO_GAIN = "no gain"
     """As fast as before, for a change that is not exact."""
+    TOO_LITTLE = "too little"
+    """Faster by less than a picture is changed for."""
     FEWER_COMPILES = "fewer compiles"
     COMPILES_LOST = "fewer compiles, slower calls"
     """What the compiles took is lost again within too few calls."""

@@ -43,6 +43,8 @@ def changed(by):
         (Safety.NUMERIC, 1e-2, 10.0, 10.0, changed(1e-3), RESOLVED, False, Reason.NO_GAIN, "for nothing"),
         (Safety.LOSSY, None, 10.0, 5.0, changed(0.9), Seen(), True, Reason.FASTER, "It saves"),
         (Safety.LOSSY, None, 10.0, 10.0, changed(0.9), Seen(), False, Reason.NO_GAIN, "for nothing"),
+        (Safety.LOSSY, None, 10.0, 9.91, changed(0.9), Seen(), False, Reason.TOO_LITTLE, "0.9%: too little"),
+        (Safety.LOSSY, None, 10.0, 9.89, changed(0.9), Seen(), True, Reason.FASTER, "It saves"),
     ],
 )
 def test_keeping(safety, tolerance, before, after, difference, seen, keep, reason, words):
