@@ -383,8 +383,12 @@ def _type_for_user(names: Names) -> property:
 
 @contextmanager
 def _attribute_replaced(owner: type, name: str, value: Any) -> Iterator[None]:
-    """An attribute of a class written in C, which lets none be set."""
-    (attributes,) = (each for each in gc.get_referents(vars(owner)) if isinstance(each, dict))
+    """An attribute of a class written in C, which lets none be set. It stays where this Python keeps the
+    class's attributes elsewhere than CPython up to 3.13 does."""
+    attributes = next((each for each in gc.get_referents(vars(owner)) if isinstance(each, dict)), None)
+    if attributes is None:
+        yield
+        return
     before = attributes[name]
 
     def put(new: Any) -> None:
