@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from diffprof.judge.setup_costs import base_of, saved_ms
+from diffprof.judge.setup_costs import base_of, before_changes_ms, saved_ms
 from diffprof.judge.timeline import Replay, Without, events_of_syncs, replay, total_us, waits_in
 from diffprof.model.finding import Evidence, Finding
 from diffprof.model.recording import Change, Grade, Recording, SyncRow, Timeline
@@ -32,6 +32,9 @@ UNEXPLAINED_MS = 1.0
 
 HIDDEN_SHARE = 0.05
 """A wait is called hidden when removing it saves less than this share of the time blocked."""
+
+MAY_BE_CASTS = 0.05
+"""Share of a call bound by launches up to which what half precision saves is not told: casts are launches."""
 
 READS = frozenset({"value-read", "host-index", "tensor-from-device-scalars"})
 """Waits that exist for a value alone: without the wait there is nothing left to do."""
@@ -149,11 +152,15 @@ def _with_change(finding: Finding, change: Change, recording: Recording) -> Find
     if found is None:
         return finding
     saved, before = found
+    base = base_of(recording, change)
+    if change is Change.HALF and base and saved < MAY_BE_CASTS * before_changes_ms(recording):
+        note = "Too little to be told: the casts that half precision adds may take as long."
+        return replace(finding, cost_note=f"{finding.cost_note} {note}" if finding.cost_note else note)
     return replace(
         finding,
         saves_ms=max(0.0, saved),
         alone=True,
-        compiled_ms=before if base_of(recording, change) else finding.compiled_ms,
+        compiled_ms=before if base else finding.compiled_ms,
     )
 
 

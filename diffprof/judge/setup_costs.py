@@ -106,6 +106,12 @@ def half_shows_compiled(told: Mapping[frozenset[Change], float]) -> bool:
     return now is not None and half is not None and now - half < LITTLE * now
 
 
+def before_changes_ms(recording: Recording) -> float:
+    """The call as it was recorded, as it was costed; nothing where it was not."""
+    plain = with_changes(recording, ())
+    return 0.0 if plain is None else plain.ms
+
+
 def saved_ms(recording: Recording, change: Change) -> tuple[float, float] | None:
     """(what a change saves, of a call this long); None where it was not costed. Less than nothing where the
     call gets longer."""

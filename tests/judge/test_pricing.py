@@ -199,6 +199,8 @@ def test_half_precision_that_saves_little_by_itself_is_told_of_the_compiled_call
     found = priced(both, change=Change.HALF)
     assert found.saves_ms == pytest.approx(20.0 if built_on else 100.0 - half_ms)
     assert (found.compiled_ms == 60.0) is built_on
+    small = priced(costed(half=half_ms, compiled=60.0, compiled_half=56.0), change=Change.HALF)
+    assert small.saves_ms == (None if built_on else pytest.approx(100.0 - half_ms))
 
 
 def test_changes_that_were_not_costed_together_multiply() -> None:

@@ -78,7 +78,7 @@ def for_recompile(rows: Sequence[RecompileRow]) -> tuple[str, ...]:
         keys = by_setting
     elif row.kind == "scalar":
         keys = ("numbers-as-tensors", *by_setting) if _argument(row) else (*by_setting, "number-outside")
-    elif row.kind in ("identity", "type", "global"):
+    elif row.kind in ("identity", "type", "global") and not row.guard.endswith("None"):
         keys = ("same-object",)
     return (*keys, "more-versions") if any(each.limit_hit for each in rows) else keys
 

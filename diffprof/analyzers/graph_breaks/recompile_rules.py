@@ -29,6 +29,9 @@ _SIZE_ONE = re.compile(r"size mismatch at index \d+\. expected (1, |\d+, actual 
 _LENGTH = re.compile(r"^(?:not (.*)|len\((.*)\))$")
 """Guards on how much a container holds, empty or not."""
 
+_NONE = re.compile(r"\bis (?:not )?None$")
+"""Guards on whether there is something at all."""
+
 _WHAT = {
     "identity": "for another object",
     "type": "because an object has another type or size",
@@ -74,9 +77,18 @@ def _recompile_findings(
             compiled_ms=_first_known(*(row.cost.eager_ms for row in rows if row.cost)),
             once_ms=_once_ms(rows),
             cost_note=_cost_note(rows),
-            advice=_advice(rows) or (_OF_ONE_SIZE if _LENGTH.match(row.guard) else advice),
+            advice=_advice(rows) or _of_its_form(row.guard) or advice,
             fixes=for_recompile(rows),
         )
+
+
+def _of_its_form(guard: str) -> str:
+    """What to do about a guard, where its text says it."""
+    if _NONE.search(guard):
+        return (
+            "Have it in every call, or in none: what is None in one call and not in another is two versions."
+        )
+    return _OF_ONE_SIZE if _LENGTH.match(guard) else ""
 
 
 def _once_ms(rows: list[RecompileRow]) -> float | None:

@@ -106,6 +106,9 @@ def test_a_model_that_keeps_a_table_recompiles_once_and_a_plain_one_never() -> N
     found = {row.component: row for row in sections()["recompiles"] if row.component != "collecting"}
     assert {name: row.count for name, row in found.items()} == {"cached": 1, "replaying": 1}
     assert "table is None" in found["cached"].guard
+    (finding,) = recompile_on_identity(make_recording(recompiles=(found["cached"],)))
+    assert finding.advice.startswith("Have it in every call, or in none")
+    assert finding.fixes == ()
 
 
 def test_what_is_called_once_is_called_as_the_next_call_does() -> None:
