@@ -95,13 +95,12 @@ def _row(case: Case, key: str, figures: Mapping[str, Any], took: float | None, r
     status = FAILED if reason else UNFIT if seconds is None else OK
     price = case.price.get(figures["device"]) if isinstance(case.price, dict) else case.price
     return SweepRow(
-        **figures,
+        **{**figures, "dtype": case.dtype or ""},  # as it was asked for
         key=key,
         run=case.run,
         target=case.target,
         size=case.size,
         scheduler=case.scheduler,
-        dtype=case.dtype or "",
         fixes=case.fix,
         status=status,
         reason=reason or figures.get("why", ""),
