@@ -6,7 +6,6 @@ by their optional dtype argument, or in the widest type of their inputs.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -141,7 +140,7 @@ WIDEST = [
 BANNED = ("binary_cross_entropy",)
 
 _EXCLUDED = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
-_cache: dict[int, tuple[weakref.ref, torch.Tensor]] = {}
+_cache: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
 
 def cached() -> int:
@@ -188,10 +187,10 @@ def _cached_cast(dtype: torch.dtype, a: Any) -> Any:
         if not cacheable:
             return a.to(dtype)
         hit = _cache.get(id(a))
-        if hit is not None and hit[0]() is a:
+        if hit is not None and hit[0] is a:
             return hit[1]
         cast = a.to(dtype)
-        _cache[id(a)] = (weakref.ref(a), cast)
+        _cache[id(a)] = a, cast  # no weak reference: PyTorch moves no parameter that has one
         return cast
     if type(a) is list or type(a) is tuple:
         return type(a)(_cached_cast(dtype, b) for b in a)

@@ -96,15 +96,18 @@ class HeldState:
         self._kept = [thing for thing in self._beside() if not isinstance(thing, torch.Tensor)]
         """So that no other takes their numbers."""
         self._changes, self._tensors = SESSION.changes, self._read_tensors()
-        self._known = [
-            (weakref.ref(thing), tensor_state(thing)) for thing in self._beside() if _has_values(thing)
-        ]
+        beside = enumerate(self._beside())
+        self._known = [(place, tensor_state(thing)) for place, thing in beside if _has_values(thing)]
+        """By place: PyTorch moves no parameter between devices that a weak reference names."""
 
     def unchanged(self) -> bool:
         """Whether all of it is as it was."""
-        if any(self._empty) or self._told != self._read() or not self._tensors_unchanged():
+        if any(self._empty) or self._told != self._read():
             return False
-        if self._ids != list(map(id, self._beside())) and self._exactly != list(map(exactly, self._beside())):
+        beside = list(self._beside())
+        if self._ids != list(map(id, beside)) and self._exactly != list(map(exactly, beside)):
+            return False
+        if not self._tensors_unchanged(beside):
             return False
         try:
             same = all(map(is_, self._held_things(), self._things))
@@ -134,13 +137,13 @@ class HeldState:
                 thing._cell.held = True
         return [tensor_state(thing) for thing in tensors]
 
-    def _tensors_unchanged(self) -> bool:
+    def _tensors_unchanged(self, beside: Sequence[Any]) -> bool:
         """Those with unknown values are looked at again only where any tensor was changed."""
         if self._changes != SESSION.changes:
             if self._tensors != self._read_tensors():
                 return False
             self._changes = SESSION.changes
-        return all((t := ref()) is not None and state == tensor_state(t) for ref, state in self._known)
+        return all(state == tensor_state(beside[place]) for place, state in self._known)
 
     # --- what is held ---------------------------------------------------------------------------------
 

@@ -56,3 +56,10 @@ def test_no_other_finding_tells_of_the_weights_that_are_moved(on_the_device: Rep
     after = [row for row in moving.recording.syncs or () if row.phase == "postprocess" and row.offload]
     assert after, "the hooks that are put on again after the call"
     assert not parse_gate("SYN004").hits(moving) or parse_gate("SYN004").hits(on_the_device)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "model-offload" in name and "sdxl" in name])
+def test_models_that_move_between_steps_are_scanned_to_the_end(name: str) -> None:
+    report = scan_target(f"corpus:{name}", device=GPU, analyzers=("syncs", "kernels"))
+    assert report.recording.failure is None
+    assert any(row.offload for row in report.recording.syncs or ())

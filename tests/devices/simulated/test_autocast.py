@@ -66,6 +66,16 @@ def test_cast_weights_are_kept_until_the_end(sim: torch.device, recorder: Record
     assert recorder.names()["_to_copy"] == 2
 
 
+def test_weights_that_are_kept_can_be_moved(sim: torch.device) -> None:
+    """As model offloading does while autocast is on."""
+    m, x = place(torch.nn.Linear(2, 2), values="known"), torch.ones(2, 2, device=sim)
+    with torch.autocast("sim", dtype=LOW):
+        m(x)
+        m.to("cpu")
+        m.to(sim)
+        assert m(x).dtype == LOW
+
+
 def test_what_is_unsafe_is_refused(sim: torch.device) -> None:
     x = torch.full((2,), 0.5, device=sim)
     with torch.autocast("sim", dtype=LOW), pytest.raises(RuntimeError, match="unsafe to autocast"):

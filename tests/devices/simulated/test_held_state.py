@@ -157,3 +157,16 @@ def test_a_tensor_that_is_let_go_is_freed() -> None:
         model.linear.weight = None
         assert torch.sim.memory_allocated() <= before - 512 * 512 * 4
         assert not held.unchanged()
+
+
+def test_a_model_that_was_looked_at_can_be_moved() -> None:
+    """As offloading does between two steps: PyTorch moves no parameter that a weak reference names."""
+    with simulated_gpu():
+        model = torch.nn.Linear(2, 2)
+        here = HeldState(model)
+        assert here.unchanged()
+        model.to("sim:0")
+        assert not here.unchanged()
+        there = HeldState(model)
+        model.to("cpu")
+        assert not there.unchanged()
