@@ -62,8 +62,11 @@ class _Trial(trial.SimulatedTrial):
         return True
 
 
-def promises(target: Target, options: Options, gpu: str, *, together: bool = False) -> list[Promise]:
-    """Scan a target, then carry out each fix of its plan that promises something."""
+def promises(
+    target: Target, options: Options, gpu: str, *, together: bool = False, unknown: bool = False
+) -> list[Promise]:
+    """Scan a target, then carry out each fix of its plan that promises something. unknown: and each other,
+    as if it promised nothing."""
     device = resolve_device(f"sim:{gpu}")
 
     def play(scene: PipelineCall) -> list[Promise]:
@@ -76,24 +79,27 @@ def promises(target: Target, options: Options, gpu: str, *, together: bool = Fal
         report = make_report(session.record(scene))
         plan = make_plan(report, Choice(lossy=True))
         tried = _Trial(scene, device, target, options, {}, Progress())
-        return [*_alone(tried, plan, report), *(_together(tried, plan, report) if together else ())]
+        return [
+            *_alone(tried, plan, report, unknown=unknown),
+            *(_together(tried, plan, report) if together else ()),
+        ]
 
     with device.active():
         target.load_code()
         return target.run(play, device, options)
 
 
-def _alone(tried: _Trial, plan: Plan, report: Report) -> Iterator[Promise]:
+def _alone(tried: _Trial, plan: Plan, report: Report, *, unknown: bool) -> Iterator[Promise]:
     start = tried.mark()
     compile_step = next((step for step in plan.steps if step.fix == "compile"), None)
     for step in plan.steps:
-        if step.saves_ms is None or step.safety is Safety.ADVICE or not step.code:
+        if (step.saves_ms is None and not unknown) or step.safety is Safety.ADVICE or not step.code:
             continue
         if step.once_compiled and compile_step is not None:
             tried.make([compile_step], report)
         before = tried.ms()
         if tried.make([step], report):
-            yield Promise((step.fix,), step.saves_ms, before - tried.ms())
+            yield Promise((step.fix,), step.saves_ms or 0.0, before - tried.ms())
         tried.restore(start)
 
 
