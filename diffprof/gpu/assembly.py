@@ -412,6 +412,7 @@ class Assembly:
             sync_latency_us=model.spec.sync_latency_us,
             pending_limit=self.pending_limit,
             op_us=self.queue.host.op_us,
+            module_us=self.queue.host.module_us,
             graphs=bool(model.mode.compiled) and model.mode.graphs,
             eager_kernels=self._eager_kernels(cut.call.items) if compiled and eager else None,
         )

@@ -197,9 +197,9 @@ class Columns(NamedTuple):
         times = self.device[np.isin(self.kind, list(kinds))]
         return float(times.sum()), len(times)
 
-    def without(self, without: Without, launch_us: float) -> tuple[Times, Times, Rows]:
+    def without(self, without: Without, launch_us: float, module_us: float) -> tuple[Times, Times, Rows]:
         """Host, device and waits with this left out, as `diffprof.judge.timeline` says. launch_us: the most
-        that the host saves with one launch."""
+        that the host saves with one launch; module_us: with one module's call."""
         host, device, sync = self.host, self.device, self.sync
         if without.kind_us:
             becomes = self._by_kind(without.kind_us, np.nan)
@@ -212,6 +212,8 @@ class Columns(NamedTuple):
         if without.events:
             events = np.fromiter(without.events, dtype=np.int64)
             host, device, sync = host.copy(), device.copy(), sync.copy()
+            inside = np.fromiter(without.whole - without.events, dtype=np.int64)
+            host[inside] = np.maximum(0.0, host[inside] - module_us)
             gone = (self.kind[events] < 0) & (self.sync[events] == -1)
             gone |= np.isin(events, list(without.whole))
             host[events] = np.where(gone, 0.0, np.maximum(0.0, host[events] - launch_us))

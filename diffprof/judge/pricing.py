@@ -6,7 +6,8 @@ where queued device work hides a wait.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -123,13 +124,27 @@ def left_out(evidence: Evidence, timeline: Timeline, syncs: Sequence[SyncRow]) -
     if timeline.grade is Grade.SIMULATED:
         events.update(events_of_syncs(timeline, whole))
     after = evidence.becomes_us or (0.0,) * len(evidence.kinds)
+    fewer = evidence.with_modules and timeline.grade is Grade.SIMULATED
     return Without(
         waits=waits,
         events=frozenset(events),
-        whole=frozenset(events if evidence.with_modules and timeline.grade is Grade.SIMULATED else ()),
+        whole=frozenset((*events, *_inside(events, timeline)) if fewer else ()),
         kind_us=dict(zip(evidence.kinds, after, strict=True)),
         kind_host=dict.fromkeys(evidence.kinds, evidence.host_left) if evidence.host_left < 1.0 else {},
     )
+
+
+def _inside(events: Collection[int], timeline: Timeline) -> Iterator[int]:
+    """Events that begin a call of a module right inside one that these events are of, as of the layer inside
+    an adapter's wrapper."""
+    names = timeline.modules
+    wrappers = {names[timeline.module[event]] for event in events if timeline.module[event] >= 0}
+    inner = {
+        n for n, name in enumerate(names) if name not in wrappers and name.rpartition(".")[0] in wrappers
+    }
+    for event, (before, module) in enumerate(pairwise((-1, *timeline.module))):
+        if module in inner and module != before:
+            yield event
 
 
 def goes_whole(row: SyncRow) -> bool:

@@ -39,7 +39,8 @@ class Without(msgspec.Struct, frozen=True):
 
     waits: sync rows whose wait is dropped; the operation itself stays.
     events: events dropped: the host's time for the launch, device work and wait.
-    whole: of these, those whose modules are not called either: all of the host's time.
+    whole: those whose modules are not called either: all of the host's time of events that are dropped, and
+    one module's call of others, such as those inside a wrapper that goes.
     kind_us: kind -> device time of each of its calls instead of the recorded one; 0 drops the launch too.
     kind_host: kind -> share of the host time of its calls that is left, 0..1.
     """
@@ -303,7 +304,7 @@ def _total_us(timeline: Timeline, without: Without) -> float:
     from diffprof.judge.blocks import cut_at_steps
 
     known = _known(timeline)
-    left = known.columns().without(without, launch_us(timeline))
+    left = known.columns().without(without, launch_us(timeline), timeline.module_us)
     found = known.lanes().run(cut_at_steps(*left, timeline.pending_limit, known.steps))
     whole = replay(timeline).total_us
     return whole if math.isclose(found, whole, rel_tol=EXACT) else found
@@ -606,6 +607,8 @@ def _columns(
     if without.events:
         host, device, sync = list(host), list(device), list(sync)
         own = launch_us(timeline)
+        for event in without.whole - without.events:
+            host[event] = max(0.0, host[event] - timeline.module_us)
         for event in without.events:
             is_python = timeline.kind[event] < 0 and timeline.sync[event] == NOT_BLOCKING
             host[event] = 0.0 if is_python or event in without.whole else max(0.0, host[event] - own)

@@ -96,7 +96,7 @@ def test_steps_that_repeat_are_run_until_they_take_as_long_again(
     for steps in (20, 60):
         timeline = in_steps(steps, limit)
         assert steps_of(timeline)[-1][1] == len(timeline.kind) - 60
-        host, device, sync = columns_of(timeline).without(change, math.inf)
+        host, device, sync = columns_of(timeline).without(change, math.inf, timeline.module_us)
         taken.clear()
         blocks = cut_at_steps(host, device, sync, limit, steps_of(timeline))
         told = HostAndDevice(4.0, 7.0, limit).run(blocks)

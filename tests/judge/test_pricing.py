@@ -87,6 +87,20 @@ def test_modules_that_are_not_called_take_their_python_along() -> None:
     assert found.saves_ms == pytest.approx(4 * 50 / 1e3, abs=0.01)
 
 
+def test_a_wrapper_that_goes_is_one_module_call_less_for_what_is_inside() -> None:
+    """An adapter's own product runs in `to_q.lora_A`, the wrapper's sum in `to_q`, the layer's in
+    `to_q.base_layer`."""
+    lanes = Lanes().launch("linear", 2.0, 60.0).launch("lora", 2.0, 40.0).launch("add", 2.0, 20.0)
+    timeline = lanes.timeline()
+    modules = ("to_q.base_layer", "to_q.lora_A", "to_q")
+    timeline = msgspec.structs.replace(
+        timeline, modules=modules, module=timeline.kind, op_us=20.0, module_us=15.0
+    )
+    events = tuple(n for n, kind in enumerate(timeline.kind) if timeline.kinds[kind].name != "linear")
+    found = priced(make_recording(timeline=timeline), events=events, with_modules=True)
+    assert found.saves_ms == pytest.approx(4 * (40 + 20 + 15) / 1e3, abs=0.01)
+
+
 def test_a_measured_read_saves_no_more_than_it_blocks() -> None:
     """The host's time of its event holds everything since the last launch, not the read's own."""
     lanes = Lanes().launch("add", 2.0, 40.0, times=20).wait(row=0, host_us=900.0)

@@ -176,7 +176,8 @@ def _by_published_list(recording: Recording) -> Code | Skipped:
 
 
 def reckon(recording: Recording, findings: Sequence[Finding]) -> Simulated:
-    """The names of the layers that the code quantizes."""
+    """The names of the layers that the code quantizes; of those inside an adapter's wrapper also without it,
+    as they are called once the adapter is merged."""
     if recording.quantization is not None:
         chosen = recording.quantization.selections
         return Simulated(int8=tuple(f"{each.component}.{name}" for each in chosen for name in each.modules))
@@ -184,11 +185,11 @@ def reckon(recording: Recording, findings: Sequence[Finding]) -> Simulated:
     if costs is None:
         return Simulated()
     wanted = {_identity(each) for each in costs.projections if gains(each, costs.projections)}
-    names = dict.fromkeys(
-        name
-        for name, component, kind, shape in _products_that_ran(recording)
-        if (component, kind, pattern_of(name.removeprefix(component + ".")), *shape) in wanted
-    )
+    names: dict[str, None] = {}
+    for name, component, kind, shape in _products_that_ran(recording):
+        plain = name.replace(".base_layer", "")
+        if (component, kind, pattern_of(plain.removeprefix(component + ".")), *shape) in wanted:
+            names |= dict.fromkeys((name, plain))
     return Simulated(int8=tuple(names))
 
 

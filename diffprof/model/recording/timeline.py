@@ -78,6 +78,8 @@ class Timeline(Row, frozen=True, kw_only=True):
     op_us: float | None = None
     """Host time of an operation without that of the modules that are called before it; only a simulated call
     knows."""
+    module_us: float = 0.0
+    """Host time of one module's call; only a simulated call knows."""
     graphs: bool = False
     """Whether the compiled parts are replayed as CUDA graphs; only a simulated call knows."""
     eager_kernels: int | None = None

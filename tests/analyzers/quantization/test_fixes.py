@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec.structs import replace
 
 from diffprof.analyzers.quantization.fixes import quantize_linears, reckon
 from diffprof.model.fix import Code
@@ -84,6 +85,17 @@ def test_convolutions_that_gain_are_swapped_and_quantized() -> None:
     exec("\n".join([*code.imports, code.definitions, code.optimize]), names)
     assert quantized(pipe) == {"blocks.0.shortcut.mod", "blocks.1.shortcut.mod"}
     assert reckon(recording, ()).int8 == ("unet.blocks.0.shortcut", "unet.blocks.1.shortcut")
+
+
+def test_layers_inside_an_adapter_s_wrapper_are_told_by_both_names() -> None:
+    recording = recorded(projection("blocks.*.proj", (32, 64)))
+    kernels = tuple(
+        replace(row, module=row.module + ".base_layer") if row.op == "linear" else row
+        for row in recording.kernels
+    )
+    assert reckon(replace(recording, kernels=kernels), ()).int8 == (
+        *("unet.blocks.0.proj.base_layer", "unet.blocks.0.proj"),
+    )
 
 
 @pytest.mark.parametrize("shape", [(32, 64), (64, 32)])
