@@ -26,7 +26,7 @@ from diffprof.model.callsite import importable_path
 from diffprof.model.errors import UNREADABLE
 from diffprof.model.recording.whole_file import write_whole
 
-FORMAT = 11
+FORMAT = 12
 """Raise it when a capture of the same code would say something else."""
 
 KEPT = 500

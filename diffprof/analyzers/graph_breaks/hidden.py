@@ -155,14 +155,15 @@ def _within(each: Break, function: Place) -> bool:
 def _rewritten() -> Iterator[Callable[[Collection[Place], int], set[Line]]]:
     """A function that straightens the code of some places, each loop of so many passes, and tells the lines
     of what it could; what it changed is changed back in the end."""
-    changed: list[tuple[FunctionType, CodeType]] = []
+    own: dict[FunctionType, CodeType] = {}
+    """The code of those that were changed. What is written in its place begins below the decorators."""
 
     def rewrite(places: Collection[Place], passes: int) -> set[Line]:
         lines: set[Line] = set()
-        for function in _functions(places) if places else ():
-            straight = straightened(function.__code__, passes)
+        for function in _functions(places, own) if places else ():
+            straight = straightened(own.get(function, function.__code__), passes)
             if straight is not None:
-                changed.append((function, function.__code__))
+                own.setdefault(function, function.__code__)
                 function.__code__ = straight
                 lines |= {
                     (straight.co_filename, line) for *_, line in straight.co_lines() if line is not None
@@ -172,12 +173,12 @@ def _rewritten() -> Iterator[Callable[[Collection[Place], int], set[Line]]]:
     try:
         yield rewrite
     finally:
-        for function, code in reversed(changed):
+        for function, code in own.items():
             function.__code__ = code
 
 
-def _functions(places: Collection[Place]) -> list[FunctionType]:
-    """Functions whose code is at one of them."""
+def _functions(places: Collection[Place], own: Mapping[FunctionType, CodeType]) -> list[FunctionType]:
+    """Functions whose code is at one of them. own: the code that some had before."""
     by_name: dict[tuple[str, str], list[Place]] = {}
     for place in places:
         by_name.setdefault((place[0], place[2]), []).append(place)
@@ -186,7 +187,7 @@ def _functions(places: Collection[Place]) -> list[FunctionType]:
         for f in living()
         if type(f) is FunctionType
         and any(
-            is_code_of(f.__code__, place)
+            is_code_of(own.get(f, f.__code__), place)
             for place in by_name.get((f.__code__.co_filename, f.__code__.co_name), ())
         )
     ]

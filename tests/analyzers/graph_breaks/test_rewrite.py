@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from diffprof.analyzers.graph_breaks.hidden import _rewritten
 from diffprof.analyzers.graph_breaks.rewrite import body_apart, straightened
 
 LOG: list[Any] = []
@@ -185,3 +186,27 @@ def test_a_loop_body_on_its_own_computes_the_same(n: int) -> None:
 
 def test_a_body_that_returns_can_not_be_moved() -> None:
     assert body_apart(leaves.__code__, *loop_lines(leaves), "RUN") is None
+
+
+def _as_it_is(function: Any) -> Any:
+    return function
+
+
+@_as_it_is
+def _with_a_decorator(rows: list[int]) -> int:
+    total = 0
+    for row in rows:
+        total += row
+    return total
+
+
+def test_a_function_with_a_decorator_is_written_out_as_often_as_asked() -> None:
+    """What is written in its place begins below the decorator, where the break's place is not."""
+    own = _with_a_decorator.__code__
+    place = own.co_filename, own.co_firstlineno, own.co_name
+    with _rewritten() as rewrite:
+        assert rewrite([place], 2)
+        assert _with_a_decorator([1, 2, 4]) == 3
+        assert rewrite([place], 1)
+        assert _with_a_decorator([1, 2, 4]) == 1
+    assert _with_a_decorator.__code__ is own
