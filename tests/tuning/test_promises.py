@@ -11,13 +11,6 @@ from tests.tuning.promises import promises
 CORPUS = sorted(CASES)[:: max(1, len(CASES) // 20)][:20]
 
 
-SHORT = {
-    "sdxl-lora-model-offload": pytest.mark.xfail(
-        strict=True, reason="moves of an adapter's weights, which go with it, are in no event that names it"
-    )
-}
-
-
 @pytest.mark.slow
 def test_each_promise_of_a_tiny_pipeline_is_kept() -> None:
     made = promises(resolve("tiny-sdxl"), Options(steps=3, scheduler="DDIMScheduler"), "a100-80gb")
@@ -26,7 +19,7 @@ def test_each_promise_of_a_tiny_pipeline_is_kept() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [pytest.param(name, marks=SHORT.get(name, ())) for name in CORPUS])
+@pytest.mark.parametrize("name", CORPUS)
 def test_each_promise_of_a_pipeline_of_the_corpus_is_kept(name: str) -> None:
     case = CASES[name].build()
     made = promises(from_object(case.pipe, kwargs=case.kwargs), Options(), "a100-80gb")

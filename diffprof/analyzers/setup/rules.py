@@ -351,7 +351,13 @@ def lora_not_fused(recording: Recording) -> Iterator[Finding]:
         "Call pipe.fuse_lora() and pipe.unload_lora_weights().",
         count=count,
         fixes=("fuse-lora", "lora-hotswap"),
-        evidence=Evidence(events=_adapter_events(recording), with_modules=True),
+        **(
+            {"evidence": Evidence(events=_adapter_events(recording), with_modules=True)}
+            if setup.offload is None
+            else {
+                "cost_note": "Offloading moves the adapters' weights too, in copies that are not told apart."
+            }
+        ),
     )
 
 

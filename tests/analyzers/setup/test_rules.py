@@ -279,3 +279,11 @@ def test_bfloat16_is_advised_where_the_device_computes_it(capability: str, throu
     half = vae(dtypes={"float16": GB // 10}, force_upcast=True)
     (finding,) = found(recorded(denoiser(), half, upcasts_vae=True, device=device), "SET002")
     assert finding.advice.startswith("Use bfloat16 throughout") is throughout
+
+
+def test_what_merging_an_adapter_saves_is_not_told_where_its_weights_are_moved() -> None:
+    adapted = denoiser(adapted=3)
+    here, moved = (found(recorded(adapted, offload=how), "SET006")[0] for how in (None, "model"))
+    assert (here.evidence.with_modules, moved.evidence.with_modules) == (True, False)
+    assert moved.saves_ms is None
+    assert "not told apart" in (moved.cost_note or "")
