@@ -46,8 +46,8 @@ def setup_of(recording: Recording) -> Setup:
 def judged(recording: Recording, code: str, name: str, message: str, advice: str, **more: Any) -> Finding:
     """A finding with the grade of what it rests on. more: fields of Finding."""
     rests_on: Evidence = more.get("evidence") or Evidence()
-    priced = bool(rests_on.kinds or rests_on.events or rests_on.change)
     timeline = recording.timeline
+    priced = bool(rests_on.kinds or rests_on.events or rests_on.change or (rests_on.syncs and timeline))
     return Finding(
         rule=code,
         name=name,

@@ -40,6 +40,7 @@ def test_without_offloading_the_call_is_that_on_the_device(how: str, on_the_devi
     assert found.verdict is not None
     assert on_the_device.verdict is not None
     (kept,) = [each for each in found.actions if each.fix == "replace-offload"]
+    assert all("unknown until" not in (found.findings[n].cost_note or "") for n in kept.findings)
     assert found.verdict.call_ms - kept.alone_ms == pytest.approx(on_the_device.verdict.call_ms, rel=0.03)
 
 
