@@ -283,6 +283,15 @@ def test_copies_over_the_link_are_no_operations_in_a_row() -> None:
     assert row.count == MANY
 
 
+def test_copies_in_a_row_are_no_evidence_of_operations_in_a_row() -> None:
+    timeline = BAD["KRN015"].timeline
+    assert timeline is not None
+    kinds = tuple(msgspec.structs.replace(k, name=f"Memcpy HtoD of {k.name}") for k in timeline.kinds)
+    copies = msgspec.structs.replace(BAD["KRN015"], timeline=msgspec.structs.replace(timeline, kinds=kinds))
+    assert found("KRN015").evidence.events
+    assert found("KRN015", copies).evidence.events == ()
+
+
 @pytest.mark.parametrize(
     ("code", "lanes"),
     [("KRN002", waited()), ("KRN008", fed().launch(COPY, 150.0, family="copy", sync=0))],

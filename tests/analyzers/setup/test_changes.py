@@ -7,6 +7,7 @@ import torch
 
 from diffprof.corpus import CASES
 from diffprof.devices.simulated import relaid
+from diffprof.judge.setup_costs import HALF_COMPILED, half_shows_compiled
 from diffprof.model.recording import Change, Recording
 from diffprof.model.report import Report
 from diffprof.scanning.scan import scan_target
@@ -31,6 +32,15 @@ def test_fused_projections_take_what_they_were_told_to(name: str) -> None:
     made = recorded().timing.median * 1e3
     assert told[Change.QKV,] == pytest.approx(made, rel=1e-4)
     assert made < told[()] - 0.01
+
+
+def test_half_precision_is_costed_compiled_where_it_saves_little_by_itself() -> None:
+    case = CASES["sd15"].build()
+    target = from_object(case.pipe, kwargs=case.kwargs)
+    recording = scan_target(target, device="sim:h100", analyzers=("syncs", "kernels", "setup")).recording
+    told = {frozenset(each.changes): each.ms for each in recording.setup.alternatives or ()}
+    assert half_shows_compiled(told), "a tiny call waits for launches"
+    assert told[HALF_COMPILED] <= told[frozenset({Change.COMPILED})]
 
 
 def length_ms(report: Report) -> float:
