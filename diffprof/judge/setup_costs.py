@@ -137,6 +137,8 @@ def uncovered_ms(recording: Recording) -> float | None:
     now, compiled = with_changes(recording, ()), with_changes(recording, (Change.COMPILED,))
     if now is None or compiled is None:
         return None
+    if now.without_offload_ms is None and any(row.offload for row in recording.syncs or ()):
+        return None  # recorded before offloading was told apart: its waits are among them
     then = cost_of_waits(compiled)
     return then if then - cost_of_waits(now) > UNCOVERED * compiled.ms else None
 

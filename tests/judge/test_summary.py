@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from diffprof.judge.judging import load_judged
 from diffprof.judge.judging import make_report as judge_recording
 from diffprof.judge.plan import Choice, make_plan, predicted_ms
-from diffprof.judge.setup_costs import after_their_base, most_first
+from diffprof.judge.setup_costs import after_their_base, most_first, uncovered_ms
 from diffprof.judge.summary import WAITS, WORTH, summarized
 from diffprof.judge.timeline import Without, total_us
 from diffprof.model.finding import Evidence, Finding, Severity
@@ -155,6 +155,13 @@ def test_the_last_of_waits_that_hide_each_other_saves_what_they_cost(uncovering:
     *others, last = [each.saves_ms or 0.0 for each in waits]
     assert sum(others) < 5.0
     assert sum(others) + last == pytest.approx(20, rel=0.05)
+
+
+def test_waits_that_may_be_offloading_s_are_not_told_to_cost_more_compiled(uncovering: Report) -> None:
+    recording = uncovering.recording
+    assert uncovered_ms(recording) == pytest.approx(20, rel=0.05)
+    first, *others = recording.syncs or ()
+    assert uncovered_ms(replace(recording, syncs=(replace(first, offload=True), *others))) is None
 
 
 def test_the_end_is_what_the_plans_expect(sample: Report) -> None:
