@@ -34,6 +34,8 @@ METHODS.update(
         "repr": "diffprof.views:one_line",
         "notebook": "diffprof.views.html.notebook:render_cell",
         "render": "diffprof.views:render",
+        "failure": "diffprof.views.concise:failure",
+        "contact": "diffprof.views.html.contact:render_contact",
         **{
             name: f"diffprof.guard.assertions:{name}"
             for name in (

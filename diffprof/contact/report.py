@@ -13,16 +13,10 @@ from typing import Any
 from diffprof.contact.agreement import data_of, rows, summary
 from diffprof.contact.parts import PARTS, Place
 from diffprof.contact.store import read, write
-from diffprof.views.html.templates import POLICY, resource, templates
+from diffprof.model.methods import method
 
 MOST_BYTES = 12_000_000
 """Of a report; longer lists are cut, and say so."""
-
-LONGEST = 2000
-"""Characters of a value on the page."""
-
-SHOWN = 400
-"""Rows of a table on the page; the JSON has all."""
 
 GEMM = ("gemm_dtype", "framework", "version", "kernel_source", "m", "n", "k", "us")
 ATTENTION = (
@@ -48,7 +42,7 @@ def write_report(folder: Path, place: Place) -> None:
     if len(data) > MOST_BYTES:
         data = json.dumps({**document, "parts": "left out: over 12 MB; parts/ has them"}, indent=1).encode()
     write(folder / "contact.json", data)
-    write(folder / "contact.html", page(document, parts).encode())
+    write(folder / "contact.html", method("contact")(document, parts).encode())
     if place.real:
         _write_kernels(folder, parts)
         _write_calibration(folder, parts)
@@ -94,55 +88,3 @@ def _table(columns: Sequence[str], found: Iterable[Mapping[str, Any]]) -> bytes:
     writer.writeheader()
     writer.writerows(found)
     return out.getvalue().encode()
-
-
-# --- the page ----------------------------------------------------------------------------------------------
-
-
-def page(document: Mapping[str, Any], parts: Mapping[str, Any]) -> str:
-    """The report as one page without scripts and without anything to load."""
-    title = "Rehearsal of first contact" if document["rehearsal"] else "First contact"
-    return (
-        templates("diffprof.contact")
-        .get_template("contact.html")
-        .render(
-            policy=POLICY,
-            title=title,
-            style=resource("page.css"),
-            document=document,
-            parts=list(parts.values()),
-            about=_about(document),
-            most=SHOWN,
-            value=_value,
-        )
-    )
-
-
-def _about(document: Mapping[str, Any]) -> str:
-    if document["rehearsal"]:
-        return (
-            "The CPU stands in for the GPU: its times are compared with nothing, and what the device's "
-            "dispatcher sees is told by the simulator with the CPU's values."
-        )
-    return "Times are compared where both are known: 25 % apart is a disagreement."
-
-
-def _value(value: Any) -> tuple[Sequence[str], Sequence[Sequence[Any]]] | str:
-    """A table, as its heads and rows, or a line."""
-    if isinstance(value, dict):
-        return ("", ""), list(value.items())
-    if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
-        names = list(dict.fromkeys(name for each in value for name in each))
-        return names, [[each.get(name) for name in names] for each in value]
-    if isinstance(value, list) and value and all(isinstance(each, list) for each in value):
-        return (), value
-    return _short(value)
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.5g}"
-    if isinstance(value, list):
-        return ", ".join(_short(each) for each in value)
-    text = "not measured" if value is None else str(value)
-    return text if len(text) <= LONGEST else f"{len(text):,} characters, in contact.json"

@@ -12,9 +12,9 @@ from diffprof.judge.gate import IN_LOOP, Gate, parse_gate
 from diffprof.model import units
 from diffprof.model.errors import UsageError
 from diffprof.model.finding import Finding
+from diffprof.model.methods import method
 from diffprof.model.recording import CaptureRow
 from diffprof.model.report import Report
-from diffprof.views import concise, words
 
 __tracebackhide__ = True
 
@@ -42,7 +42,9 @@ def assert_none(report: Report, gate: Gate, noun: str = "finding", where: str = 
     if left := gate.not_reached(report):
         raise UsageError(f"{left[0].what} was not scanned: {left[0].why}.", "Nothing can be asserted on it.")
     if hits := gate.hits(report):
-        raise AssertionError(failure(report, hits, f"{units.plural(len(hits), noun)} {where}".strip()))
+        raise AssertionError(
+            method("failure")(report, hits, f"{units.plural(len(hits), noun)} {where}".strip())
+        )
 
 
 def assert_fullgraph(report: Report, components: Sequence[str]) -> None:
@@ -59,7 +61,7 @@ def assert_fullgraph(report: Report, components: Sequence[str]) -> None:
     }
     found = [f for f in (*report.findings, *report.allowed) if _at(f, lines) and f.rule.startswith("GRB")]
     what = [f"{row.component}: {_why_not_whole(row)}" for row in bad]
-    raise AssertionError(failure(report, found, f"Not one graph: {'; '.join(what)}"))
+    raise AssertionError(method("failure")(report, found, f"Not one graph: {'; '.join(what)}"))
 
 
 def assert_no_recompiles(report: Report, vary: Mapping[str, Iterable[Any]] | None = None) -> None:
@@ -81,7 +83,9 @@ def assert_no_recompiles(report: Report, vary: Mapping[str, Iterable[Any]] | Non
             f for f in (*report.findings, *report.allowed) if f.kind.startswith("recompile") and _at(f, lines)
         ]
         what = [f"{row.component} {row.count} times for {row.variation} ({row.guard})" for row in again]
-        raise AssertionError(failure(report, found, f"Compiled again: {'; '.join(dict.fromkeys(what))}"))
+        raise AssertionError(
+            method("failure")(report, found, f"Compiled again: {'; '.join(dict.fromkeys(what))}")
+        )
 
 
 def assert_max_memory(report: Report, most: str | int) -> None:
@@ -106,7 +110,7 @@ def _assert_memory(report: Report, limit: int) -> None:
         head = (
             f"{units.size(memory.peak_bytes)} at the peak ({memory.grade}), {units.size(limit)} allowed{over}"
         )
-        raise AssertionError(failure(report, found, head))
+        raise AssertionError(method("failure")(report, found, head))
 
 
 def assert_time_ratio(report: Report, baseline: Report, at_most: float) -> None:
@@ -128,14 +132,7 @@ def _assert_ratio(report: Report, time: Figure, at_most: float) -> None:
             f"{units.duration(time.after)} a call, {time.ratio:.3f} of the baseline's "
             f"{units.duration(time.before)} ({time.grade}); at most {at_most:g} is asserted"
         )
-        raise AssertionError(failure(report, report.findings[:3], head))
-
-
-def failure(report: Report, findings: Sequence[Finding], head: str) -> str:
-    """The findings as a linter prints them; then what is wrong, of what, and where the report lies."""
-    end = f"{head}: {words.subject(report.recording)}"
-    kept = f"\nreport: {report.path} (`diffprof show {report.path}`)" if report.path else ""
-    return f"{concise.listing(findings)}\n\n{end}{kept}" if findings else f"{end}{kept}"
+        raise AssertionError(method("failure")(report, report.findings[:3], head))
 
 
 def parse_size(text: str | int) -> int:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from diffprof.model import units
 from diffprof.model.finding import Finding
 from diffprof.model.plain import clean
 from diffprof.views import words
+
+if TYPE_CHECKING:
+    from diffprof.model.report import Report
 
 
 def line(finding: Finding) -> str:
@@ -28,6 +32,13 @@ def with_source(finding: Finding) -> str:
 def listing(findings: Iterable[Finding]) -> str:
     """All of them with their source, a blank line between two."""
     return "\n\n".join(map(with_source, findings))
+
+
+def failure(report: Report, findings: Sequence[Finding], head: str) -> str:
+    """Of an assertion: the findings; then what is wrong, of what, and where the report lies."""
+    end = f"{head}: {words.subject(report.recording)}"
+    kept = f"\nreport: {report.path} (`diffprof show {report.path}`)" if report.path else ""
+    return f"{listing(findings)}\n\n{end}{kept}" if findings else f"{end}{kept}"
 
 
 def _source(finding: Finding) -> list[str]:

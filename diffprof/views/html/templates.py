@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from diffprof.model.plain import clean, clean_lines
@@ -15,10 +15,9 @@ POLICY = Markup("default-src 'none'; style-src 'unsafe-inline'; form-action 'non
 
 
 @cache
-def templates(package: str = __package__) -> Environment:
-    """Those in the folder `templates` of a package, and the ones here, which they may extend."""
+def templates() -> Environment:
     made = Environment(
-        loader=ChoiceLoader([PackageLoader(package), PackageLoader(__package__)]),
+        loader=PackageLoader(__package__),
         autoescape=True,
         finalize=lambda value: value if isinstance(value, Markup) else clean(value),
         keep_trailing_newline=True,
