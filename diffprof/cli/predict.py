@@ -107,7 +107,8 @@ def command(
     fit a device has no time there.
 
     With --gpus the denoiser runs on several as diffusers' context parallelism splits it: seconds, memory and
-    the share that collectives take, by degree and way (`diffprof docs several-gpus`).
+    the share that collectives take, by degree and way (`diffprof docs several-gpus`). A call that does not
+    fit has the seconds there that it took if it did.
 
     The rows are stored: `diffprof runs` lists them, `diffprof show` prints them again.
     """

@@ -32,13 +32,18 @@ measured beside it (`tests/gpu/test_parallel.py`); of a plain tensor 1."""
 CHUNK_OPS = 9
 """The same for `chunk` of what was gathered; 9 to 10."""
 
+ASKED = LaunchedWait(("parallel", "sizes"), 1, 0)
+"""The host reads how large the shares of the others are."""
+
 
 class Split(NamedTuple):
     """GPUs among which heads are split inside an attention (ulysses), and those round which keys and values
-    go (ring)."""
+    go (ring). anything: shares of unequal size (`ulysses_anything`, `ring_anything`): each GPU asks the
+    others for theirs."""
 
     ulysses: int = 1
     ring: int = 1
+    anything: bool = False
 
     @property
     def gpus(self) -> int:
@@ -132,7 +137,7 @@ def _within(module: str | None, roots: Collection[str]) -> bool:
 def split_call(call: Call, roots: Collection[str], split: Split, *, text: bool = True) -> Call:
     """What one GPU launches. roots: paths of the denoisers. text: whether its tokens are divided."""
     tokens = token_counts(call, roots, text=text)
-    known: dict[int, tuple[OpSignature, ...]] = {}
+    known: dict[int, tuple[OpSignature | LaunchedWait, ...]] = {}
     items: list[OpSignature | LaunchedWait] = []
     modules: list[str | None] = []
     starts: dict[int, int] = {}
@@ -149,7 +154,7 @@ def split_call(call: Call, roots: Collection[str], split: Split, *, text: bool =
     return Call(items, modules, phases)
 
 
-def _split(op: OpSignature, tokens: Collection[int], split: Split) -> Iterator[OpSignature]:
+def _split(op: OpSignature, tokens: Collection[int], split: Split) -> Iterator[OpSignature | LaunchedWait]:
     if _is_split(op, tokens):
         yield from _attention(op, split)
         return
@@ -181,7 +186,7 @@ def _op(
     return OpSignature(next(OTHER_IDS), f"aten::{name}", None, inputs, outputs, dict(scalars))
 
 
-def _attention(op: OpSignature, split: Split) -> Iterator[OpSignature]:
+def _attention(op: OpSignature, split: Split) -> Iterator[OpSignature | LaunchedWait]:
     batch, heads, queries, size = op.inputs[0].shape
     keys = op.inputs[1].shape[-2]
     dtype = op.inputs[0].dtype
@@ -189,11 +194,13 @@ def _attention(op: OpSignature, split: Split) -> Iterator[OpSignature]:
     own_keys = _dense([batch, heads, math.ceil(keys / split.gpus), size], dtype)
     if split.ulysses > 1:
         for each in (own, own_keys, own_keys):
-            yield from _exchanged(each, split.ulysses)
+            yield from _exchanged(each, split)
     share = math.ceil(heads / split.ulysses)
     q = _dense([batch, share, math.ceil(queries / split.ring), size], dtype)
     k = _dense([batch, share, math.ceil(keys / split.ring), size], dtype)
     if split.ring > 1:
+        if split.anything:
+            yield from _asked(split.ring)
         pair = _dense([2 * k.numel], dtype)
         yield _op("cat", (k, k), (pair,))
         gathered = _dense([2 * k.numel * split.ring], dtype)
@@ -205,14 +212,23 @@ def _attention(op: OpSignature, split: Split) -> Iterator[OpSignature]:
     if split.ring > 1:
         yield _op("_to_copy", (_dense(list(q.shape), torch.float32),), (q,))
     if split.ulysses > 1:
-        yield from _exchanged(own, split.ulysses)
+        yield from _exchanged(own, split)
 
 
-def _exchanged(own: TensorMeta, gpus: int) -> Iterator[OpSignature]:
+def _exchanged(own: TensorMeta, split: Split) -> Iterator[OpSignature | LaunchedWait]:
     """Laid out by receiver, sent, laid out again."""
     yield _laid_out(own)
-    yield _op("alltoall", (own,), (own,), gpus=gpus, host_ops=COLLECTIVE_OPS)
+    if split.anything:
+        yield from _asked(split.ulysses)
+    yield _op("alltoall", (own,), (own,), gpus=split.ulysses, host_ops=COLLECTIVE_OPS)
     yield _laid_out(own)
+
+
+def _asked(gpus: int) -> Iterator[OpSignature | LaunchedWait]:
+    """The sizes of all shares, gathered and read on the host (`gather_size_by_comm`)."""
+    sizes = (_dense([count], torch.int64) for count in (1, gpus))
+    yield _op("all_gather", (next(sizes),), (next(sizes),), gpus=gpus, host_ops=COLLECTIVE_OPS)
+    yield ASKED
 
 
 def _laid_out(meta: TensorMeta, **scalars: object) -> OpSignature:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -57,6 +59,10 @@ Check = Callable[[PipelineCall, str], Checker]
 """(a call of the small copy, name of a data sheet) -> what checks on it."""
 
 
+Divided = frozenset[tuple[str, int]]
+"""Inputs by name, and how many tokens of each are dealt out to the GPUs."""
+
+
 class Played(NamedTuple):
     """One call as it ran: what it launched by the way it decodes, and what each takes beside the weights."""
 
@@ -76,8 +82,8 @@ class Played(NamedTuple):
     """Its small copy, on which code is checked, or why there is none."""
     dtype: str | None = None
     """Where the target's weights were put in another type for this."""
-    divided: frozenset[str] | str = frozenset()
-    """Inputs of the denoisers that diffusers' context parallelism divides, or why it divides none."""
+    divided: Divided | str = frozenset()
+    """What diffusers' context parallelism divides of the denoisers' inputs, or why it divides nothing."""
 
     @property
     def longer(self) -> int | None:
@@ -335,8 +341,11 @@ def _watched(scene: PipelineCall, device: Any) -> Played:
     kernels = SimulatedKernels(device.gpu, scene.pipe, current_mode())
     tracker = PhaseTracker(on_change=kernels.phase)
     decodes = _Decodes(scene.pipe, device, kernels)
+    denoisers = with_role(scene.pipe, "denoiser").values()
+    divided = _Divided(denoisers)
     with (
         torch.no_grad(),
+        divided.noted(),
         decodes.noted(),
         kernels.following(),
         tracker.watching(scene.pipe),
@@ -350,24 +359,56 @@ def _watched(scene: PipelineCall, device: Any) -> Played:
         dataclasses.replace(part, in_groups=part.in_groups and part.name not in decodes.cast)
         for part in parts_of(scene.pipe, kernels.modules.outermost, Counter(kernels.builder.call.modules))
     )
-    denoisers = with_role(scene.pipe, "denoiser").values()
     types = {dtype_name(p.dtype) for model in denoisers for p in model.parameters() if p.is_floating_point()}
     makes, images = outputs(scene.pipe, bound(scene.pipe, scene.args, scene.kwargs))
     weights = types.pop() if len(types) == 1 else None
-    divided = _divided(denoisers)
-    return Played(calls, parts, weights, bool(denoisers), images, makes, divided=divided)
+    return Played(calls, parts, weights, bool(denoisers), images, makes, divided=divided.found)
 
 
-def _divided(denoisers: Iterable[Any]) -> frozenset[str] | str:
-    """As in `Played`, by their `_cp_plan`: what is divided of the input of modules, by their paths."""
-    found: set[str] = set()
-    for model in denoisers:
-        plan = getattr(model, "_cp_plan", None)
-        if not plan:
-            return f"diffusers has no plan (`_cp_plan`) to divide the tokens of {type(model).__name__}"
-        inputs = (each for each in plan.values() if isinstance(each, dict))
-        found.update(name for each in inputs for name in each if isinstance(name, str))
-    return frozenset(found)
+class _Divided:
+    """What is divided by the plans of denoisers (`_cp_plan`), as their call gives it to the modules."""
+
+    def __init__(self, denoisers: Iterable[Any]) -> None:
+        self.tokens: set[tuple[str, int]] = set()
+        self.undivided = ""
+        """Why nothing is divided."""
+        self._hooked: list[tuple[Any, Mapping[Any, Any]]] = []
+        for model in denoisers:
+            plan = getattr(model, "_cp_plan", None)
+            if not plan:
+                self.undivided = (
+                    f"diffusers has no plan (`_cp_plan`) to divide the tokens of {type(model).__name__}"
+                )
+                return
+            for path, module in model.named_modules():
+                self._hooked += [
+                    (module, inputs)
+                    for pattern, inputs in plan.items()
+                    if isinstance(inputs, dict)
+                    and re.fullmatch(re.escape(pattern).replace(r"\*", "[^.]+"), path)
+                ]
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """The call happens inside."""
+        with ExitStack() as undo:
+            for module, inputs in () if self.undivided else self._hooked:
+                hook = partial(self._note, inputs)
+                undo.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+            yield
+
+    def _note(self, inputs: Mapping[Any, Any], module: Any, args: Any, kwargs: Any) -> None:
+        """As diffusers' `ContextParallelSplitHook` takes them, but outputs: of those it divides the tables of
+        positions, which are as long as the tokens."""
+        given = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
+        for name, how in inputs.items():
+            value = given.get(name)
+            if isinstance(value, torch.Tensor) and how.expected_dims in (None, value.dim()):
+                self.tokens.add((name, value.shape[how.split_dim]))
+
+    @property
+    def found(self) -> Divided | str:
+        return self.undivided or frozenset(self.tokens)
 
 
 def _needs(kernels: SimulatedKernels) -> list[int]:

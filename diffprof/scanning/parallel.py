@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from diffusers import ContextParallelConfig
 from msgspec.structs import replace
 
 from diffprof.gpu.assembly import assembled
@@ -18,11 +19,14 @@ from diffprof.gpu.specs import load_spec
 from diffprof.judge.timeline import origin_shares
 from diffprof.model.errors import UsageError
 from diffprof.model.prediction import Prediction
-from diffprof.scanning.fitting import Played, played_calls
-from diffprof.scanning.predicting import an_image, grounds
+from diffprof.model.units import plural
+from diffprof.scanning.fitting import Divided, Played, played_calls
+from diffprof.scanning.predicting import an_image, grounds, shortage
 from diffprof.scanning.recipes import Decoding
 from diffprof.scanning.repeats import asked_options
 from diffprof.targets import Options
+
+TEXT = "encoder_hidden_states"
 
 
 def predict_parallel(
@@ -62,10 +66,26 @@ def predict_parallel(
     )
 
 
+def tokens_left(divided: Divided, split: Split) -> str:
+    """Of which input diffusers can't deal the tokens out evenly; empty where it can."""
+    for name, count in sorted(divided):
+        if count % split.gpus:
+            whose = {TEXT: "text", "hidden_states": "latent"}.get(name, name)
+            return f"{plural(count, f'{whose} token')} can't be divided by {split.gpus}"
+    return ""
+
+
 def _row(played: Played, model: CostModel, mode: str, split: Split) -> Prediction:
     roots = tuple(part.name for part in played.parts if part.role == "denoiser")
     call, beside = played.calls[Decoding.WHOLE]
-    text = "encoder_hidden_states" in played.divided
+    divided = played.divided if isinstance(played.divided, frozenset) else frozenset()
+    text = any(name == TEXT for name, _ in divided)
+    left = tokens_left(divided, split)
+    if not left and (heads := heads_left(call, roots, split, text=text)):
+        left = f"{heads} heads can't be divided by {split.ulysses}"
+    how = f"{split.name}_anything"
+    if left and hasattr(ContextParallelConfig, how):
+        split, left = split._replace(anything=True), f"{left}: with {how}=True"
     ours = call if split.gpus == 1 else split_call(call, roots, split, text=text)
     model = model.in_mode(current_mode(compiled=roots if mode == "compiled" else (), graphs=False))
     timeline = assembled(ours, model)
@@ -97,10 +117,10 @@ def _row(played: Played, model: CostModel, mode: str, split: Split) -> Predictio
         gpus=split.gpus,
         parallel=None if split.gpus == 1 else split.name,
         communication=talking / busy if busy else None,
+        why="; ".join(filter(None, (left, shortage(peak, spec) if peak > spec.capacity_gib else ""))),
     )
-    if left := heads_left(call, roots, split, text=text):
-        why = f"{left} heads can't be divided by {split.ulysses}"
-        return replace(row, fits=False, communication=None, why=why)
+    if left and not split.anything:
+        return replace(row, fits=False, communication=None, why=f"{left}: diffusers raises")
     if seconds is None:
         return replace(row, origin=origin_shares(timeline))
     return replace(row, **an_image(row, seconds, played.images, None), **grounds(timeline, seconds))

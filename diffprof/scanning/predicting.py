@@ -347,8 +347,7 @@ def offloaded(
             memory_gib=spec.capacity_gib, peak_gib=peak, fits=peak <= spec.capacity_gib,
         )  # fmt: skip
         if not row.fits or seconds is None:
-            lacking = f"does not fit: {peak - spec.capacity_gib:.1f} GiB more than the {spec.capacity_gib:g}"
-            yield _told(row, why="its steps differ" if row.fits else f"{lacking} there are")
+            yield _told(row, why="its steps differ" if row.fits else shortage(peak, spec))
             continue
         yield _told(row, **an_image(row, seconds, images, price), **grounds(timeline, seconds))
 
@@ -446,10 +445,7 @@ def priced(
     weights = (run.kernels.weights - run.held - saved) / 2**30
     row = _told(row, peak_gib=peak, weights_gib=weights, fits=peak <= spec.capacity_gib)
     if not row.fits:
-        lacking = peak - spec.capacity_gib
-        return _told(
-            row, why=f"does not fit: {lacking:.1f} GiB more than the {spec.capacity_gib:g} there are"
-        )
+        return _told(row, why=shortage(peak, spec))
     quantizes = chooser_of(chosen) if setting.autoquant else linears_in(parts)
     timeline = run.assembled.timeline(CostModel(spec, setting.mode(mode, run.roots, quantizes)), eager=False)
     whole = with_asked_steps(timeline, run.asked, steps)
@@ -505,6 +501,12 @@ def grounds(timeline: Timeline, seconds: float) -> dict[str, Any]:
         "origin": origin,
         "range": None if margin is None else (seconds * (1 - margin), seconds * (1 + margin)),
     }
+
+
+def shortage(peak_gib: float, spec: GpuSpec) -> str:
+    """Of memory, in a few words."""
+    lacking = peak_gib - spec.capacity_gib
+    return f"does not fit: {lacking:.1f} GiB more than the {spec.capacity_gib:g} there are"
 
 
 def an_image(

@@ -16,6 +16,7 @@ import numpy as np
 
 from diffprof.gpu import parallel
 from diffprof.scanning.parallel import predict_parallel
+from diffprof.targets import Options
 from diffprof.views.markdown import table
 
 PAGE = Path(__file__).parents[2] / "diffprof/docs/several-gpus.md"
@@ -52,6 +53,7 @@ def held(source: dict[str, Any]) -> list[tuple[Any, ...]]:
             gpus=counts,
             modes=(source["mode"],),
             steps=source["steps"],
+            options=Options(**source.get("options", {})),
         )
     by_split = {(each.gpus, each.parallel): each.seconds for each in found}
     rows = []

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+from diffusers import ContextParallelConfig
 
 from diffprof.gpu.assembly import Call, assembled
 from diffprof.gpu.cost import CostModel
@@ -15,6 +16,7 @@ from diffprof.gpu.mode import Mode
 from diffprof.gpu.nccl import collective_us, table_of
 from diffprof.gpu.offload import ModelWeights
 from diffprof.gpu.parallel import (
+    ASKED,
     CHUNK_OPS,
     COLLECTIVE_OPS,
     MODES,
@@ -29,9 +31,11 @@ from diffprof.gpu.pricing import Origin
 from diffprof.gpu.signatures import OpSignature
 from diffprof.gpu.specs import load_spec
 from diffprof.model.errors import UsageError
+from diffprof.model.prediction import Prediction
 from diffprof.scanning.fitting import Played
 from diffprof.scanning.parallel import _row, predict_parallel
 from diffprof.scanning.recipes import Decoding
+from diffprof.targets import Options
 from tests.devices.simulated.signatures import attention, meta, op
 
 H100 = load_spec("h100")
@@ -84,10 +88,48 @@ def test_heads_that_can_not_be_divided_are_told() -> None:
         heads_left(call, ("dit",), split) for split in (Split(ulysses=4), Split(ulysses=8), Split(ring=8))
     ]
     assert left == [0, 12, 0]
+    row = split_row(call, Split(ulysses=8))
+    assert row.seconds
+    assert row.why == "12 heads can't be divided by 8: with ulysses_anything=True"
+
+
+def split_row(call: Call, split: Split, *, text: int = 512) -> Prediction:
     parts = (ModelWeights("dit", "denoiser", (), (), {}),)
-    played = Played({Decoding.WHOLE: (call, [0])}, parts, None, compilable=True, images=1)
-    refused = _row(played, CostModel(H100), "eager", Split(ulysses=8))
-    assert (refused.seconds, refused.fits, refused.why) == (None, False, "12 heads can't be divided by 8")
+    divided = frozenset({("hidden_states", 4096), ("encoder_hidden_states", text)})
+    calls = {Decoding.WHOLE: (call, [0] * len(call.items))}
+    return _row(
+        Played(calls, parts, None, compilable=True, images=1, divided=divided),
+        CostModel(H100),
+        "eager",
+        split,
+    )
+
+
+def test_tokens_that_can_not_be_divided_are_told_with_what_deals_them_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As Qwen-Image's text: diffusers asserts that each divided input divides; its `_anything` takes one of
+    any length, and knows none for a ring of several."""
+    left = "19 text tokens can't be divided by 4"
+    assert split_row(CALL, Split(ulysses=4)).why == ""
+    for split in (Split(ulysses=4), Split(ring=4)):
+        even, odd = split_row(CALL, split), split_row(CALL, split, text=19)
+        assert odd.why == f"{left}: with {split.name}_anything=True"
+        assert (odd.seconds or 0) > (even.seconds or 0)
+    refused = split_row(CALL, Split(2, 2), text=19)
+    assert (refused.seconds, refused.fits, refused.why) == (None, False, f"{left}: diffusers raises")
+    monkeypatch.delattr(ContextParallelConfig, "ring_anything")
+    assert split_row(CALL, Split(ring=4), text=19).why == f"{left}: diffusers raises"
+
+
+def test_shares_of_unequal_size_are_asked_for_before_they_are_sent() -> None:
+    """`gather_size_by_comm`: before each of the four exchanges of Ulysses, once in a ring."""
+    for split, times in ((Split(ulysses=4), 4), (Split(ring=4), 1)):
+        even, odd = (split_call(CALL, ("dit",), each) for each in (split, split._replace(anything=True)))
+        waits = [n for n, item in enumerate(odd.items) if item == ASKED]
+        assert len(waits) == times
+        assert all(odd.items[n - 1].name == "aten::all_gather" for n in waits)
+        assert len(odd.items) == len(even.items) + 2 * times
 
 
 def test_ulysses_shares_heads_and_sends_four_times() -> None:
@@ -125,6 +167,10 @@ def test_a_ring_holds_the_keys_and_values_of_all() -> None:
         for split in (Split(ulysses=4), Split(ring=4))
     )
     assert (ulysses, ring - ulysses) == (2**28, 4 * all_keys + 16 * share)
+    small = replace(H100, capacity_gib=0.2)
+    assert _row(played, CostModel(small), "eager", Split(ulysses=4)).why == (
+        "does not fit: 0.0 GiB more than the 0.2 there are"
+    )
 
 
 def test_collectives_grow_with_bytes_and_are_never_fused() -> None:
@@ -235,6 +281,8 @@ def test_rows_for_each_degree_and_way() -> None:
     assert all(row.seconds and row.images_per_s == 1 / row.seconds for row in rows)
     assert {row.makes for row in rows} == {"image"}
     assert all(row.range and row.range[0] < (row.seconds or 0) and row.bound for row in rows)
+    odd = predict_parallel("tiny-flux", gpus=(4,), steps=3, options=Options(call={"max_sequence_length": 30}))
+    assert [row.why.partition(":")[0] for row in odd[1:]] == ["30 text tokens can't be divided by 4"] * 3
     with pytest.raises(UsageError, match="number of GPUs 3"):
         predict_parallel("tiny-flux", gpus=(3,))
     with pytest.raises(UsageError, match=r"no plan .* to divide the tokens of UNet2DConditionModel"):
