@@ -7,16 +7,23 @@ from pathlib import Path
 
 import click
 
+from diffprof.cli.options import NewFile
 from diffprof.cli.output import emit, stdout_to_stderr
-
-PATH = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command("calibrate")
 @click.option("--device", default="cuda", show_default=True, help="cuda, or cuda:1.")
 @click.option("--seconds", type=click.FloatRange(1), default=90.0, show_default=True, help="At most.")
-@click.option("--from", "source", type=PATH, metavar="FILE", help="Take another machine's instead.")
-@click.option("--export", "target", type=PATH, metavar="FILE", help="Write what is stored here to a file.")
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Take another machine's instead.",
+)
+@click.option(
+    "--export", "target", type=NewFile(), metavar="FILE", help="Write what is stored here to a file."
+)
 @click.option("--gpu", metavar="NAME", help="Which one to export, where several are stored.")
 @click.option("--forget", is_flag=True, help="Remove what is stored.")
 @click.option("--short", is_flag=True, hidden=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from diffprof.cli.options import NewFile
 from diffprof.cli.output import say, stdout_to_stderr
 from diffprof.cli.scan import make_options, target_options
 from diffprof.devices import DEFAULT_SIMULATED
@@ -15,7 +16,7 @@ from diffprof.devices import DEFAULT_SIMULATED
 
 @click.command("export")
 @click.argument("target")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), metavar="SNAPSHOT.pickle")
+@click.argument("file", type=NewFile(), metavar="SNAPSHOT.pickle")
 @target_options
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 def command(target: str, file: Path, device: str | None, quiet: bool, **options: Any) -> None:

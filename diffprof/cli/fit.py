@@ -5,15 +5,16 @@ from __future__ import annotations
 import datetime
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 from msgspec.structs import replace
 
-from diffprof.cli.options import format_option, traces_option
+from diffprof.cli.options import NewFile, format_option, traces_option
 from diffprof.cli.output import emit, say, stdout_to_stderr, terminal
-from diffprof.cli.scan import make_options, target_options
+from diffprof.cli.scan import SHEETS, make_options, target_options
 from diffprof.model.errors import UsageError
 
 _SIZE = re.compile(r"(?i)([\d.]+)\s*(tib|tb|gib|gb|mib|mb)?")
@@ -30,13 +31,16 @@ def gib_of(text: str | None, option: str) -> float | None:
     return float(found[1]) * _BYTES[(found[2] or "gib").lower()] / 2**30
 
 
+DEFAULT = "rtx4090"
+"""The GPU that is asked about where none is named."""
+
 _NEEDED = ("pairs", "no_weights")
 """What `make_options` has no default for."""
 
 
 @click.command("fit")
 @click.argument("target")
-@target_options
+@partial(target_options, device=f"{SHEETS}; `cuda`: the GPU here.  [default: {DEFAULT}]")
 @click.option("--memory", metavar="SIZE", help="Limit in place of the GPU's memory, such as 16GiB.")
 @click.option("--host-memory", metavar="SIZE", help="Host memory for weights, such as 32GiB.")
 @click.option("--lossy", is_flag=True, help="Take the fastest, whatever the picture loses.")
@@ -49,7 +53,7 @@ _NEEDED = ("pairs", "no_weights")
     "--write",
     "written",
     metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=NewFile(),
     help="Check, and write the code of the one that is taken.",
 )
 @click.option("--all", "everything", is_flag=True, help="List every recipe, also those that do not fit.")
@@ -75,7 +79,6 @@ def command(
     The call runs on the simulated GPU; half precision, quantization, offloading, decoding in tiles or slices
     and compiling are priced together. Printed are the recipes that no other beats in time, memory, and what
     the picture loses; of the fastest that loses nothing one sees, the code. Where nothing fits: by how much.
-    --device rtx4090 is the default (`diffprof gpus` lists all).
 
     --check runs each recipe's code on a small copy of the pipeline: it has to run there, and to change the
     output no more than it says, or it is not taken. --write FILE does so, and writes the one that is taken:
@@ -99,7 +102,7 @@ def command(
 
         found = fit(
             target,
-            device=(device or "rtx4090").removeprefix("sim:"),
+            device=device or DEFAULT,
             memory_gib=limit,
             host_gib=host,
             steps=steps,

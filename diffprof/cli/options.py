@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from diffprof.model.errors import UsageError
 from diffprof.scanning.runs import TRACES, need_folder
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -31,6 +33,22 @@ def traces_option(*, written: bool = False) -> Decorator:
         callback=checked,
         help="Folder of the stored runs.",
     )
+
+
+class NewFile(click.Path):
+    """A file that a command writes in the end; it is refused before it begins where it could not."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, dir_okay=False, writable=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = Path(str(super().convert(value, param, ctx)))
+        folder = path.absolute().parent
+        if not folder.is_dir():
+            raise UsageError(f"There is no folder {folder}.", f"Make it, or write {path.name} elsewhere.")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise UsageError(f"{folder} can't be written to.", f"Write {path.name} elsewhere.")
+        return path
 
 
 def format_option(formats: Sequence[str]) -> Decorator:

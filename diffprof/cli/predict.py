@@ -13,12 +13,16 @@ import click
 
 from diffprof.cli.options import format_option, traces_option
 from diffprof.cli.output import emit, say, stdout_to_stderr, terminal
-from diffprof.cli.scan import make_options, target_options
+from diffprof.cli.scan import SHEETS, make_options, target_options
 from diffprof.model.errors import UsageError
 
 if TYPE_CHECKING:
     from diffprof.model.prediction import Prediction
     from diffprof.model.progress import Progress
+
+
+DEFAULT, DEFAULT_OF_SEVERAL = "a100-80gb", "h100"
+"""GPUs that are asked about where none is named."""
 
 
 def _listed(text: str) -> tuple[str, ...]:
@@ -57,7 +61,11 @@ def prices(given: str | None) -> float | dict[str, float] | None:
 
 def _options_of_targets(function: Any) -> Any:
     """Those that every command which runs a target has; `--batch` takes several numbers here."""
-    function = target_options(function)
+    function = target_options(
+        function,
+        device=f"{SHEETS}; several as A,B, or all; `cuda`: the GPU here.  "
+        f"[default: {DEFAULT}, with --gpus {DEFAULT_OF_SEVERAL}]",
+    )
     function.__click_params__ = [each for each in function.__click_params__ if each.name != "batch"]
     return function
 
@@ -102,9 +110,8 @@ def command(
 ) -> None:
     """Predict seconds, memory and what bounds a target on other GPUs.
 
-    --device takes several, such as h100,l40s,rtx4090, or all (`diffprof gpus` lists them). The pipeline's own
-    code runs once a batch on the simulated GPU and is priced for every device and mode. A call that does not
-    fit a device has no time there.
+    The pipeline's own code runs once a batch on the simulated GPU and is priced for every device and mode. A
+    call that does not fit a device has no time there.
 
     With --gpus the denoiser runs on several as diffusers' context parallelism splits it: seconds, memory and
     the share that collectives take, by degree and way (`diffprof docs several-gpus`). A call that does not
@@ -144,7 +151,7 @@ def _on_one(
 
     return predict(
         target,
-        devices=_listed(options.pop("device") or "a100-80gb"),
+        devices=_listed(options.pop("device") or DEFAULT),
         modes=modes,
         batches=batches,
         steps=options.pop("steps", None),
@@ -167,7 +174,7 @@ def _on_several(
 
     return predict_parallel(
         target,
-        devices=_listed(options.pop("device") or "h100"),
+        devices=_listed(options.pop("device") or DEFAULT_OF_SEVERAL),
         gpus=gpus,
         parallel=parallel,
         modes=modes,

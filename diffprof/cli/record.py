@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from diffprof.cli.options import NewFile
 from diffprof.cli.output import say, stdout_to_stderr
 from diffprof.model.errors import UsageError
 
@@ -21,7 +22,7 @@ from diffprof.model.errors import UsageError
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=NewFile(),
     default=Path("steps.json.gz"),
     show_default=True,
     metavar="FILE",

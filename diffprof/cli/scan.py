@@ -79,15 +79,21 @@ def _choose_host(ctx: click.Context, parameter: click.Parameter, value: str | No
         ctx.with_resource(on_host(value))
 
 
-def target_options(function: Any) -> Any:
-    """The options that say where and how a target runs; shared by every command that runs one."""
+SHEETS = "Data sheet of a GPU, such as h100 (`diffprof gpus`)"
+"""What `--device` is where nothing runs on the device."""
+
+
+def target_options(
+    function: Any,
+    *,
+    device: str = "cuda, cpu, or sim:GPU such as sim:h100.  "
+    f"[default: cuda if present, else {DEFAULT_SIMULATED}]",
+) -> Any:
+    """The options that say where and how a target runs; shared by every command that runs one. device: what
+    is said of it."""
     for option in reversed(
         (
-            click.option(
-                "--device",
-                help="cuda, cpu, or sim:GPU such as sim:h100.  "
-                f"[default: cuda if present, else {DEFAULT_SIMULATED}]",
-            ),
+            click.option("--device", help=device),
             click.option(
                 "--host",
                 metavar="NAME",

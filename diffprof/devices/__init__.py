@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from diffprof.devices.simulated import Observer
+    from diffprof.gpu.specs import GpuSpec
 
 DEFAULT_SIMULATED = "sim:a100-80gb"
 
@@ -92,6 +93,27 @@ def resolve_device(spec: str | None) -> Device:
         f"There is no device {spec!r}.",
         f"Use cuda, cuda:1, cpu, or a simulated GPU such as {DEFAULT_SIMULATED}.",
     )
+
+
+def sheet_of(name: str) -> GpuSpec:
+    """The data sheet of a GPU by its own name, or by the device that it is here: `cuda`, `cuda:1`.
+
+    Raises UsageError where there is none.
+    """
+    from diffprof.gpu.specs import load_spec, spec_of_device
+
+    if name.partition(":")[0] != "cuda":
+        return load_spec(name)
+    try:
+        info = resolve_device(name).info()
+    except UsageError as error:
+        raise UsageError(error.what, "Name the GPU that you mean: `diffprof gpus` lists them.") from error
+    found = spec_of_device(info.name, info.memory_bytes, info.details.get("processors"))
+    if found is None:
+        raise UsageError(
+            f"There is no data sheet of {info.name}.", "`diffprof gpus` lists those that there are."
+        )
+    return found
 
 
 def _default() -> str:

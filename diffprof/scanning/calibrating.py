@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from diffprof.devices import sheet_of
 from diffprof.gpu import calibration
 from diffprof.gpu.calibration import Calibration, file_of, folder, load, save
-from diffprof.gpu.specs import GpuSpec, load_spec, spec_of_device
+from diffprof.gpu.specs import GpuSpec, load_spec
 from diffprof.model.errors import UsageError
 
 
@@ -76,13 +77,7 @@ def _sheet(device: object, short: bool) -> GpuSpec:
             f"{info.spec} is no GPU: there is nothing to calibrate.",
             "Run it on the machine with the GPU, and bring the file of --export here with --from.",
         )
-    spec = spec_of_device(info.name, info.memory_bytes, info.details.get("processors"))
-    if spec is None:
-        raise UsageError(
-            f"There is no data sheet of {info.name}, whose figures a calibration corrects.",
-            "`diffprof gpus` lists those that there are.",
-        )
-    return spec
+    return sheet_of(info.spec)
 
 
 def take(source: Path) -> Sequence[str]:

@@ -15,7 +15,7 @@ import torch
 from msgspec.structs import replace
 
 from diffprof.analyzers.kernels.simulated import SimulatedKernels
-from diffprof.devices import resolve_device
+from diffprof.devices import resolve_device, sheet_of
 from diffprof.devices.borrow import lent
 from diffprof.devices.simulated.session import SESSION
 from diffprof.gpu.altered import half_type
@@ -26,7 +26,7 @@ from diffprof.gpu.mode import Mode, current_mode
 from diffprof.gpu.offload import ModelWeights, Mover, Unpacked, WeightsPlace, narrowed, needs, on_host
 from diffprof.gpu.quantized import SCHEMES
 from diffprof.gpu.signatures import dtype_name
-from diffprof.gpu.specs import GpuSpec, load_spec
+from diffprof.gpu.specs import GpuSpec
 from diffprof.model.errors import UsageError
 from diffprof.model.fitting import MILDEST, ROOM, FitCheck, FitRow, Fitted, Loss
 from diffprof.model.pipeline import Pipeline, replaced, with_role
@@ -107,15 +107,16 @@ def fit(
 ) -> Fitted:
     """Recipes under which a call fits a device, fastest first, and the one to take.
 
-    target: what `diffprof.scan` takes. device: name of a data sheet. memory_gib: a limit of its own, in place
-    of the device's memory; host_gib: of host memory for weights. steps: denoising steps; None: those of the
-    model card, else the target's own. lossy: the fastest is taken, whatever the picture loses; else the
-    fastest of those that lose nothing one sees, if any fits. check: `diffprof.tuning.fit_checks.Checks`,
-    to run the code of recipes of the frontier, or with every of all that fit, on a small copy of the
-    pipeline; what fails there, or changes more than it says, is not taken. on_stage: told what is being done.
+    target: what `diffprof.scan` takes. device: name of a data sheet; `cuda`: that of the GPU here.
+    memory_gib: a limit of its own, in place of the device's memory; host_gib: of host memory for weights.
+    steps: denoising steps; None: those of the model card, else the target's own. lossy: the fastest is taken,
+    whatever the picture loses; else the fastest of those that lose nothing one sees, if any fits. check:
+    `diffprof.tuning.fit_checks.Checks`, to run the code of recipes of the frontier, or with every of all that
+    fit, on a small copy of the pipeline; what fails there, or changes more than it says, is not taken.
+    on_stage: told what is being done.
     Raises UsageError for an unknown device, TargetError where the target fails.
     """
-    spec = load_spec(device)
+    spec = sheet_of(device)
     say = on_stage or (lambda _: None)
     found = resolve(target) if isinstance(target, str) else from_object(target, kwargs=call)
     chosen = asked_options(target, options, steps, call)

@@ -8,6 +8,7 @@ from typing import Any
 from diffusers import ContextParallelConfig
 from msgspec.structs import replace
 
+from diffprof.devices import sheet_of
 from diffprof.gpu.assembly import assembled
 from diffprof.gpu.cost import CostModel
 from diffprof.gpu.course import Lengths, course_of
@@ -15,7 +16,6 @@ from diffprof.gpu.families import COLLECTIVES
 from diffprof.gpu.mode import current_mode
 from diffprof.gpu.nccl import COUNTS
 from diffprof.gpu.parallel import MODES, Split, heads_left, held_by_ring, split_call
-from diffprof.gpu.specs import load_spec
 from diffprof.judge.timeline import origin_shares
 from diffprof.model.errors import UsageError
 from diffprof.model.prediction import Prediction
@@ -55,7 +55,7 @@ def predict_parallel(
                 raise UsageError(
                     f"There is no {what} {each!r}.", f"Choose from: {', '.join(map(str, known))}."
                 )
-    specs = [load_spec(device) for device in devices]
+    specs = [sheet_of(device) for device in devices]
     chosen = asked_options(target, options, steps)
     (played, *_) = played_calls(target, chosen, specs[0], on_stage or (lambda _: None))
     if isinstance(played.divided, str):

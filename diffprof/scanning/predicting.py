@@ -14,7 +14,7 @@ import msgspec
 import torch
 
 from diffprof.analyzers.kernels.simulated import SimulatedKernels
-from diffprof.devices import resolve_device
+from diffprof.devices import resolve_device, sheet_of
 from diffprof.devices.borrow import lent
 from diffprof.devices.simulated.session import SESSION
 from diffprof.gpu.assembly import Assembled, compiled_root, linears_in
@@ -307,7 +307,7 @@ def predict(
 def sheets(devices: Sequence[str]) -> list[GpuSpec]:
     """The data sheets of these names, or of "all". Raises UsageError for one that is not there."""
     names = spec_names() if tuple(devices) == ("all",) else devices
-    return [load_spec(name.removeprefix("sim:")) for name in names]
+    return [sheet_of(name) for name in names]
 
 
 def lent_sheets(devices: Sequence[str], file: Path) -> list[GpuSpec]:

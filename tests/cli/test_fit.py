@@ -56,6 +56,18 @@ def runs_on_the_tiny_form(file: Path) -> None:
         assert all(map(is_simulated, case.pipe.unet.parameters()))
 
 
+@pytest.mark.parametrize("command", [("fit", "tiny-sd15", "--write"), ("export", "tiny-sd15")])
+def test_a_file_that_can_not_be_written_is_refused_before_anything_runs(
+    run: Run, tmp_path: Path, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = run(*command, tmp_path / "no" / "such.file")
+    assert refused.exit_code == 2
+    assert f"There is no folder {tmp_path / 'no'}." in " ".join(refused.stderr.split())
+    monkeypatch.setattr(os, "access", lambda *asked: False)
+    assert "can't be written to" in " ".join(run(*command, tmp_path / "such.file").stderr.split())
+    assert not (tmp_path / "traces").exists()
+
+
 def test_fix_checks_the_recipe_that_is_taken_and_writes_it(fitted: Path, run: Run) -> None:
     shown = run("fix", fitted)
     assert shown.exit_code == 0

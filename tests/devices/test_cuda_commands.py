@@ -15,9 +15,11 @@ import torch
 from click.testing import CliRunner
 
 from diffprof.analyzers.kernels.timing import clean_passes
-from diffprof.devices import cuda_runtime, resolve_device
+from diffprof.devices import cuda_runtime, resolve_device, sheet_of
 from diffprof.devices.borrow import lent, same_place
 from diffprof.devices.stopwatches import MOST_FILLS, EventRunner
+from diffprof.gpu import specs
+from diffprof.gpu.specs import load_spec
 from diffprof.model.errors import UsageError
 from diffprof.model.ladder import RungResult
 from diffprof.model.recording import Grade
@@ -87,6 +89,23 @@ def test_cuda_is_the_current_device(cuda: FakeCuda) -> None:
     assert [resolve_device(spec).spec for spec in ("cuda", "cuda:1", None)] == ["cuda:0", "cuda:1", "cuda:0"]
     cuda.index = 1
     assert resolve_device("cuda").spec == "cuda:1"
+
+
+def test_a_prediction_for_cuda_takes_the_sheet_of_the_gpu_that_is_here(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = load_spec("h100")
+    monkeypatch.setattr(
+        specs, "spec_of_device", lambda *told: known if told[0] == cuda.properties(0).name else None
+    )
+    assert sheet_of("cuda:1") is known
+    assert (sheet_of("sim:t4").key, sheet_of("l4").key) == ("t4", "l4")
+    monkeypatch.setattr(specs, "spec_of_device", lambda *told: None)
+    with pytest.raises(UsageError, match="no data sheet of"):
+        sheet_of("cuda")
+    with pytest.raises(UsageError, match="There is no CUDA device 7") as refused:
+        sheet_of("cuda:7")
+    assert "Name the GPU" in refused.value.hint
 
 
 def test_devices_of_one_kind_are_told_apart(cuda: FakeCuda) -> None:
