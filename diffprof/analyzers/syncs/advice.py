@@ -48,7 +48,7 @@ def value_read(row: SyncRow, *, in_scheduler: bool, in_search: bool) -> str:
             f"Keep `{row.owner}` on the CPU (in `set_timesteps`, before it goes to the device), or a Python"
             " list of its values beside it, and read that."
         )
-    if in_scheduler and row.in_loop:
+    if in_scheduler and row.in_loop and row.from_timesteps is not False:
         return KEEP_HOST_TIMESTEPS
     if row.part == "denoiser":
         return (

@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from diffprof.analyzers.syncs.owner import Owner, given_to, owner_of
-from diffprof.devices.simulated import Blocking, BlockingKind, Observer
+from diffprof.devices.simulated import Blocking, BlockingKind, Observer, follows_from, is_simulated
 from diffprof.judge.allowed import open_blocks
 from diffprof.model.callsite import (
     Place,
@@ -22,7 +22,7 @@ from diffprof.model.callsite import (
     stack,
     values_in,
 )
-from diffprof.model.pipeline import Pipeline, module_names
+from diffprof.model.pipeline import Pipeline, module_names, with_role
 from diffprof.model.recording import SyncRow, Unseen, median, steady
 from diffprof.targets.loops import Loop
 from diffprof.targets.pipeline import PhaseTracker
@@ -61,6 +61,7 @@ class _Row:
     part: str | None
     offload: bool
     owner: Owner | None = None
+    from_timesteps: bool | None = None
     modules: set[str] = field(default_factory=set)
     moments: Counter[int] = field(default_factory=Counter)
     count: int = 0
@@ -83,7 +84,16 @@ class _Row:
 
     def empty(self) -> _Row:
         """A row of the same site for what happens around other loops."""
-        return _Row(self.event, self.chain, self.phase, self.part, self.offload, self.owner)
+        return replace(
+            self,
+            modules=set(),
+            moments=Counter(),
+            count=0,
+            bytes=0,
+            known=True,
+            assumed=None,
+            contents=set(),
+        )
 
 
 class Noted(NamedTuple):
@@ -109,6 +119,7 @@ class SyncObserver(Observer):
     def __init__(self, pipe: Pipeline, tracker: PhaseTracker) -> None:
         self.tracker = tracker
         self.names = module_names(pipe)
+        self.schedulers = tuple(with_role(pipe, "scheduler").values())
         self.call_code = getattr(inspect.unwrap(type(pipe).__call__), "__code__", None)
         self.noted: dict[Key, _Row] = {}
         self.log: list[Noted] = []
@@ -161,6 +172,7 @@ class SyncObserver(Observer):
                 part=phase.part or _part_of(frames),
                 offload=any(_is_offloader(f) for f in frames),
                 owner=self._owner(kind, at, frames, event),
+                from_timesteps=self._from_timesteps(at, event) if kind in _READS else None,
             )
         values, module = _digest(event.tensor), self._module_of(frames)
         wait = Noted(key, event.waits, event.bytes, event.known, event.assumed, values, module)
@@ -172,6 +184,15 @@ class SyncObserver(Observer):
         if kind == "host-to-device":
             return given_to(frames, event, self.names)
         return owner_of(at, event, self.names) if kind in _READS else None
+
+    def _from_timesteps(self, at: FrameType, event: Blocking) -> bool | None:
+        """Whether what is read was computed from the timesteps of a scheduler: the pipeline's, or the copy of
+        it whose code reads."""
+        if event.tensor is None or not event.known:
+            return None
+        given = [getattr(each, "timesteps", None) for each in (*self.schedulers, values_in(at).get("self"))]
+        found = [follows_from(event.tensor, each) for each in given if is_simulated(each)]
+        return any(found) if found else None
 
     def note_again(self, wait: Noted, outside: int) -> Key:
         """Note that a wait comes again, now; returns under which key. outside: how many of the blocks that
@@ -266,6 +287,7 @@ class SyncObserver(Observer):
             owner_device=owner.device if owner else None,
             index=owner.index if owner else None,
             read=owner.read if owner else None,
+            from_timesteps=row.from_timesteps,
             offload=row.offload,
             constant=None if row.count == 1 or None in row.contents else len(row.contents) == 1,
             witnesses=("dispatch", *self._second_witness(key)),

@@ -84,7 +84,7 @@ def _read_fixes(recording: Recording, row: SyncRow) -> tuple[str, ...]:
         return ("set-begin-index",) if row.site.module else ("set-begin-index", "host-copies")
     if row.owner_device == "device" and row.owner and not row.owner.endswith(".timesteps"):
         return ("scheduler-tables-on-host",)
-    return ("host-timesteps",)
+    return ("host-timesteps",) if row.from_timesteps is not False else ()
 
 
 def _upload_fixes(recording: Recording, row: SyncRow) -> tuple[str, ...]:

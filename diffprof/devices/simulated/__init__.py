@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .activation import is_known, is_simulated, observing, same_storage, simulated_gpu
+    from .activation import follows_from, is_known, is_simulated, observing, same_storage, simulated_gpu
     from .host_placeholders import invented, withheld
     from .observer import Blocking, BlockingKind, Observer, UnknownValue
     from .placement import empty_weights, place
@@ -25,6 +25,7 @@ _HOMES = {
     "Observer": "observer",
     "UnknownValue": "observer",
     "empty_weights": "placement",
+    "follows_from": "activation",
     "invented": "host_placeholders",
     "is_known": "activation",
     "is_simulated": "activation",
@@ -42,6 +43,7 @@ __all__ = [
     "Observer",
     "UnknownValue",
     "empty_weights",
+    "follows_from",
     "invented",
     "is_known",
     "is_simulated",

@@ -15,7 +15,7 @@ from .backend import register
 from .heap import settled
 from .observer import Observer
 from .session import SESSION
-from .tensor import SimTensor
+from .tensor import SimTensor, sources_of
 
 if TYPE_CHECKING:
     from diffprof.gpu.specs import GpuSpec
@@ -85,6 +85,11 @@ def same_storage(one: torch.Tensor, other: torch.Tensor) -> bool:
     return (
         one.device == other.device and one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
     )
+
+
+def follows_from(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether the known values of a simulated tensor were computed from what the host sent for another."""
+    return not sources_of([one]).isdisjoint(sources_of([other]))
 
 
 def is_simulated(tensor: Any) -> bool:

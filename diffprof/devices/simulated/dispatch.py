@@ -18,7 +18,18 @@ from diffprof.gpu.signatures import OpSignature, TensorMeta
 from .inference import infer, laid_out, lookup
 from .ops import Op, argument
 from .session import QUIET, SESSION
-from .tensor import NAME, SimTensor, covers, host_meta, inner_of, known, meta_of, regeometry, restride
+from .tensor import (
+    NAME,
+    SimTensor,
+    covers,
+    host_meta,
+    inner_of,
+    known,
+    meta_of,
+    regeometry,
+    restride,
+    sources_of,
+)
 
 UNKNOWN = 1
 HOST = 2
@@ -251,14 +262,14 @@ def _wrap_result(out: Any, op: Op, args: tuple, kwargs: dict[str, Any], tensors:
     if isinstance(out, torch.Tensor):
         place = op.returns[0] if op.returns else None
         if place is not None:
-            return _written(out, op, args, kwargs, place)
+            return _written(out, op, args, kwargs, place, tensors)
         return _wrap_one(out, tensors)
     if type(out) is tuple or type(out) is list:
         results = []
         for n, o in enumerate(out):
             place = op.returns[n] if n < len(op.returns) else None
             if place is not None and isinstance(o, torch.Tensor):
-                results.append(_written(o, op, args, kwargs, place))
+                results.append(_written(o, op, args, kwargs, place, tensors))
             elif isinstance(o, torch.Tensor):
                 results.append(o if n in op.host_results else _wrap_one(o, tensors))
             elif type(o) is tuple or type(o) is list:
@@ -269,15 +280,31 @@ def _wrap_result(out: Any, op: Op, args: tuple, kwargs: dict[str, Any], tensors:
     return out
 
 
-def _written(out: torch.Tensor, op: Op, args: tuple, kwargs: dict[str, Any], place: tuple[int, str]) -> Any:
+def _written(
+    out: torch.Tensor,
+    op: Op,
+    args: tuple,
+    kwargs: dict[str, Any],
+    place: tuple[int, str],
+    tensors: list[torch.Tensor],
+) -> Any:
     target = argument(args, kwargs, place)
-    if type(target) is SimTensor and target.shape != out.shape:
-        regeometry(target, known(out.detach()))
+    if type(target) is SimTensor:
+        sources = sources_of(tensors)
+        if target.shape != out.shape:
+            regeometry(target, known(out.detach()))
+        target._cell.sources = sources
     return target
 
 
 def _wrap_one(out: torch.Tensor, tensors: list) -> torch.Tensor:
-    return out if type(out) is SimTensor else known(out, _base_of(out, tensors))
+    if type(out) is SimTensor:
+        return out
+    base = _base_of(out, tensors)
+    made = known(out, base)
+    if base is None:
+        made._cell.sources = sources_of(tensors)
+    return made
 
 
 def _base_of(out: torch.Tensor, tensors: list) -> SimTensor | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -124,12 +124,13 @@ class Cell:
     storage: the inner CPU storage where known. epoch: how often known bytes became unknown; inner tensors
     of an older epoch are stale. writes: how often known bytes were overwritten. scalar: made from one Python
     number (see blocking.py, setitem). held: whether changes of what is known count in `SESSION.changes`.
-    guess: of unknown bytes, where there is one (choices.py).
+    guess: of unknown bytes, where there is one (choices.py). sources: the numbers of the storages whose known
+    bytes these were computed from on the device; empty: they were sent by the host.
     """
 
     __slots__ = (
-        *("__weakref__", "epoch", "guess", "held", "known", "nbytes", "number", "scalar", "size", "storage"),
-        "writes",
+        *("__weakref__", "epoch", "guess", "held", "known", "nbytes", "number", "scalar", "size", "sources"),
+        *("storage", "writes"),
     )
 
     def __init__(self, known: bool, nbytes: int) -> None:
@@ -146,6 +147,7 @@ class Cell:
         self.writes = 0
         self.storage: Any = None
         self.guess: Guess | None = None
+        self.sources: frozenset[int] = frozenset()
         self.size = nbytes
         self.nbytes = nbytes = -(-nbytes // GRANULE) * GRANULE
         if nbytes:
@@ -444,6 +446,15 @@ def inner_of(t: SimTensor) -> torch.Tensor:
     raise UnknownValue("an operation", tuple(t.shape), t.dtype)
 
 
+def sources_of(tensors: Iterable[torch.Tensor]) -> frozenset[int]:
+    """The storages, by number, that the host has sent and these device tensors follow from."""
+    found: frozenset[int] = frozenset()
+    for t in tensors:
+        if type(t) is SimTensor:
+            found |= t._cell.sources or {t._cell.number}
+    return found
+
+
 def covers(t: SimTensor) -> bool:
     """Whether writing all of `t` overwrites every byte of its storage."""
     meta = t._meta
@@ -477,6 +488,7 @@ __all__ = [
     "regeometry",
     "restride",
     "set_data",
+    "sources_of",
     "unknown",
     "within",
 ]

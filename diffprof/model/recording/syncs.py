@@ -41,6 +41,9 @@ class SyncRow(Row, frozen=True, kw_only=True):
     """The device tensor that indexes a host table, as written at the site."""
     read: str | None = None
     """The local device tensor that Python reads, by its name at the site; None where it is an attribute's."""
+    from_timesteps: bool | None = None
+    """Whether the value that Python reads was computed from a scheduler's timesteps; None: unknown, as on a
+    real device."""
     modules: tuple[str, ...] = ()
     """The modules in whose code it happened; `*` stands for numbers."""
     offload: bool = False

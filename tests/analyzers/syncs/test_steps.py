@@ -184,6 +184,33 @@ def test_the_waits_of_the_scheduler_are_in_the_loop_and_fail_the_gate(pipeline, 
     assert [gap.what for gap in observer.unseen()] == ["which loop denoises"] * (pipeline is Recursive)
 
 
+class Differs(DDIMScheduler):
+    """Reads how far apart two of its entries lie, which it sends for that."""
+
+    def step(self, model_output, timestep, sample):
+        table = self.alphas_cumprod.to(sample.device)
+        apart, later = table[1] - table[0], timestep - 1
+        if apart > 0:
+            raise ValueError("it rises")
+        if later < -1:
+            raise ValueError("it has ended")
+        return super().step(model_output, timestep, sample)
+
+
+def test_a_read_that_does_not_follow_from_the_timesteps_is_no_case_for_a_copy_of_them():
+    pipe = ForEachPrompt()
+    pipe.scheduler = Differs(clip_sample=False)
+    rows = watched(pipe, pipe).sync_rows()
+    assert {row.read: row.from_timesteps for row in rows if row.read in ("apart", "later")} == {
+        "apart": False,
+        "later": True,
+    }
+    findings = make_report(make_recording(*rows)).findings
+    offered = {f.message.partition(" is on")[0]: f.fixes for f in findings if f.rule == "SYN001"}
+    assert offered["`apart`"] == ()
+    assert offered["`later`"] == ("host-timesteps",)
+
+
 # --- blocks of a ModularPipeline ---------------------------------------------------------------------------
 
 

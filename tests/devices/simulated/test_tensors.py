@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from diffprof.devices.simulated import is_known, is_simulated, place
+from diffprof.devices.simulated import follows_from, is_known, is_simulated, place
 
 from .conftest import Recorder
 
@@ -490,3 +490,14 @@ def test_modules_keep_their_parameters_as_objects_unless_they_were_on_meta(sim: 
     assert module.to("cpu").weight is weight
     empty = torch.nn.Linear(2, 2, device="meta")
     assert empty.to_empty(device=sim).weight.device.type == sim.type
+
+
+def test_what_known_values_were_computed_from(sim):
+    table, other = torch.arange(4.0).to("sim"), torch.arange(4.0).to("sim")
+    taken = table[1:].half() * 2 - 1
+    assert follows_from(taken, table) and follows_from(table[2], taken)
+    assert not follows_from(taken, other) and not follows_from(table, other)
+    other += table[0]
+    assert follows_from(other, taken), "written into"
+    again = torch.tensor(taken.tolist(), device="sim")
+    assert not follows_from(again, taken), "sent by the host anew"
