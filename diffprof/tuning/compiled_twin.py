@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch._dynamo.convert_frame import register_bytecode_hook
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import _disable_current_modes
 
 from diffprof.analyzers.graph_breaks.capture import writes
 from diffprof.analyzers.graph_breaks.child import ChildJob, Send, can_fork, run_in_children
@@ -22,10 +22,11 @@ from diffprof.analyzers.graph_breaks.observe import WORTH_COMPARING
 from diffprof.analyzers.graph_breaks.probe import prepared
 from diffprof.analyzers.graph_breaks.python_state import PythonState
 from diffprof.analyzers.graph_breaks.repeats import RepeatedModules, Repeats, equal_blocks
+from diffprof.devices.simulated import Tf32Products
 from diffprof.model.fix import Code
 from diffprof.model.pipeline import replaced
 from diffprof.targets.construct import random_values
-from diffprof.tuning.difference import Incomparable, Output, output_of
+from diffprof.tuning.difference import TF32, Incomparable, Output, output_of
 from diffprof.tuning.subject import Subject
 
 LIMIT_SECONDS = 180.0
@@ -61,7 +62,8 @@ def compiled_output(subject: Subject, codes: Sequence[tuple[str, Code]]) -> Outp
                     subject.apply(key, code)
             try:
                 whole = all(how.get("fullgraph") for _, how in compiled)
-                return replace(_called(subject, compiled), how=HOW, whole=whole)
+                found = _called(subject, compiled)
+                return replace(found, how=HOW, where=TF32 if _decomposed().seen else "", whole=whole)
             except Incomparable as error:
                 return error
 
@@ -75,7 +77,7 @@ def compiled_output(subject: Subject, codes: Sequence[tuple[str, Code]]) -> Outp
     return found
 
 
-class _Decomposed(TorchDispatchMode):
+class _Decomposed(Tf32Products):
     """Operations that Inductor takes apart before it fuses them run as the parts."""
 
     def __init__(self) -> None:
@@ -96,7 +98,7 @@ class _Decomposed(TorchDispatchMode):
                 found = parts(*args, **kwargs)
             if found is not NotImplemented:
                 return found
-        return func(*args, **kwargs)
+        return super().__torch_dispatch__(func, types, args, kwargs)
 
 
 @cache

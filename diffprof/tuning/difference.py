@@ -21,6 +21,10 @@ K1, K2 = 0.01, 0.03
 """Constants of SSIM: Wang et al., Image quality assessment, IEEE TIP 13(4), 2004."""
 
 
+TF32 = ", the operands of float32 products cut to TF32's 10 bits of mantissa"
+"""How an output came about on the CPU where the process lets products run in TF32."""
+
+
 class Incomparable(Exception):
     """What a call gave holds no numbers; the message says what it is."""
 

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from diffprof.analyzers.kernels.timing import COMPILED_WARMUPS, Clock, clean_passes
 from diffprof.devices import Device
 from diffprof.devices.borrow import borrowed
-from diffprof.devices.simulated import place
+from diffprof.devices.simulated import Tf32Products, multiplying, place
 from diffprof.gpu.mode import Mode, current_mode
 from diffprof.gpu.operands import dtype_name
 from diffprof.judge.acceptance import Measured
@@ -39,7 +39,7 @@ from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.twin.building import Twin, twin_of
 from diffprof.targets.twin.shrinking import NoTwin
 from diffprof.tuning.compiled_twin import NotRun, compiled_output
-from diffprof.tuning.difference import Incomparable, Output, difference, image_of, output_of
+from diffprof.tuning.difference import TF32, Incomparable, Output, difference, image_of, output_of
 from diffprof.tuning.own_python import charged_ms, cpu_seconds
 from diffprof.tuning.subject import Mark, Subject
 
@@ -442,7 +442,8 @@ class SimulatedTrial(Trial):
             return None
         if self._has_values is not False and not self._int8():  # torchao's tensors can't be placed
             try:
-                with borrowed(self._twin.pipe):
+                products = Tf32Products()
+                with borrowed(self._twin.pipe), multiplying(products):
                     place(self._twin.pipe, values="known")
                     found = self._output_of(self._twin.scene)
             except Exception as error:
@@ -456,9 +457,10 @@ class SimulatedTrial(Trial):
                 )
             else:
                 self._has_values = True
-                return found and dataclasses.replace(found, where=f"{self.device.spec} with values")
-        found = self._output_of(self._twin.scene)
-        return found and dataclasses.replace(found, where=self._elsewhere)
+                return found and _on(found, f"{self.device.spec} with values", products)
+        with Tf32Products() as products:
+            found = self._output_of(self._twin.scene)
+        return found and _on(found, self._elsewhere, products)
 
     def output_again(self, output: Output) -> Output | None:
         """Of the twin, which was called once to see that it can be."""
@@ -476,7 +478,7 @@ class SimulatedTrial(Trial):
                 found = compiled_output(self._twin, self.compiling)
             if isinstance(found, Exception):
                 raise found
-            return dataclasses.replace(found, where="the CPU")
+            return dataclasses.replace(found, where=f"the CPU{found.where}")
         except (Incomparable, NotRun) as error:
             self._incomparable = str(error)
             return None
@@ -492,6 +494,10 @@ class SimulatedTrial(Trial):
     @property
     def why_not_compared(self) -> str:
         return self.no_twin or self._incomparable
+
+
+def _on(output: Output, where: str, products: Tf32Products) -> Output:
+    return dataclasses.replace(output, where=where + (TF32 if products.seen else ""))
 
 
 def _in_pieces(vae: Any) -> bool:

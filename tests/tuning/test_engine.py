@@ -8,12 +8,14 @@ import time
 import pytest
 import torch
 
+from diffprof.analyzers.setup.precision import TF32_TOLERANCE
 from diffprof.judge.plan import Choice
 from diffprof.model.errors import TargetError, UsageError
 from diffprof.model.fix import Code, Reason, Safety, Simulated, Skipped, Stage, Status
 from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options
 from diffprof.tuning import compiled_twin, trial
+from diffprof.tuning.difference import TF32
 from diffprof.tuning.engine import tune
 from tests.fake_cuda import micro
 from tests.tuning.conftest import HOST_TIMESTEPS, made
@@ -451,14 +453,15 @@ def test_a_target_that_fails_when_it_is_built_again_says_so(scanned, offered):
 
 @pytest.mark.slow
 def test_a_setting_that_holds_during_the_call_alone_counts_on_a_simulated_gpu():
-    """TF32 is set around the call; the products of the float32 pipeline are priced in it."""
+    """TF32 is set around the call; the products of the float32 pipeline are priced in it, and their operands
+    cut where the twin's output is compared."""
     options = Options(steps=1, height=512, width=512)
     report = scan_target("sd15", device="sim:a100-80gb", options=options)
     promised = next(f for f in report.findings if f.rule == "KRN005").saves_ms
-    choice = Choice(select=("tf32",), keep_unchecked=True)  # a CPU has no TF32 to compare the output in
-    (outcome,) = (o for o in tune(report, choice).report.outcomes if o.fix == "tf32")
-    assert (outcome.status, outcome.resolved) == (Status.KEPT_UNCHECKED, ("KRN005",))
-    assert outcome.difference.why_not == "a CPU computes float32 products in float32"
+    (outcome,) = (o for o in tune(report, Choice(select=("tf32",))).report.outcomes if o.fix == "tf32")
+    assert (outcome.status, outcome.resolved) == (Status.KEPT, ("KRN005",))
+    assert 0.0 < outcome.difference.max_abs < TF32_TOLERANCE
+    assert outcome.difference.compared_on.endswith(TF32)
     assert outcome.before_ms - outcome.after_ms == pytest.approx(promised, rel=0.05)
 
 

@@ -264,7 +264,6 @@ RECIPES = (
             "setting holds while the pipeline is called.",
         ),
         tf32,
-        not_on_cpu="a CPU computes float32 products in float32",
         change=Change.TF32,
     ),
     Recipe(

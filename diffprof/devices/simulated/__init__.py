@@ -13,22 +13,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .activation import follows_from, is_known, is_simulated, observing, same_storage, simulated_gpu
+    from .activation import (
+        follows_from,
+        is_known,
+        is_simulated,
+        multiplying,
+        observing,
+        same_storage,
+        simulated_gpu,
+    )
     from .host_placeholders import invented, withheld
     from .observer import Blocking, BlockingKind, Observer, UnknownValue
     from .placement import empty_weights, place
     from .session import suspended
+    from .tf32 import Tf32Products
 
 _HOMES = {
     "Blocking": "observer",
     "BlockingKind": "observer",
     "Observer": "observer",
+    "Tf32Products": "tf32",
     "UnknownValue": "observer",
     "empty_weights": "placement",
     "follows_from": "activation",
     "invented": "host_placeholders",
     "is_known": "activation",
     "is_simulated": "activation",
+    "multiplying": "activation",
     "observing": "activation",
     "place": "placement",
     "same_storage": "activation",
@@ -41,12 +52,14 @@ __all__ = [
     "Blocking",
     "BlockingKind",
     "Observer",
+    "Tf32Products",
     "UnknownValue",
     "empty_weights",
     "follows_from",
     "invented",
     "is_known",
     "is_simulated",
+    "multiplying",
     "observing",
     "place",
     "same_storage",

@@ -16,6 +16,7 @@ from .heap import settled
 from .observer import Observer
 from .session import SESSION
 from .tensor import SimTensor, sources_of
+from .tf32 import Tf32Products
 
 if TYPE_CHECKING:
     from diffprof.gpu.specs import GpuSpec
@@ -76,6 +77,16 @@ def observing(observer: Observer | None) -> Iterator[None]:
         yield
     finally:
         SESSION.watch(before)
+
+
+@contextmanager
+def multiplying(products: Tf32Products) -> Iterator[None]:
+    """Products of known values are computed as on tensor cores for a while."""
+    SESSION.tf32 = products
+    try:
+        yield
+    finally:
+        SESSION.tf32 = None
 
 
 def same_storage(one: torch.Tensor, other: torch.Tensor) -> bool:

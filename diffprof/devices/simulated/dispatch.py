@@ -8,6 +8,7 @@ depends on data have a handler of their own (`handlers.py`, `copies.py`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -196,11 +197,13 @@ def raise_mismatch(op: Op, args: tuple, kwargs: dict[str, Any]) -> None:
 
 def compute(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list, key: list | None) -> Any:
     """Run the op on the CPU and wrap what comes out. key: None if the result's shape depends on values."""
-    host_args = [_host_argument(a) for a in args]
+    host_args: Sequence[Any] = [_host_argument(a) for a in args]
     if kwargs:
         host_kwargs = {n: _host_argument(a) for n, a in kwargs.items()}
     else:
         host_kwargs = kwargs
+    if SESSION.tf32 is not None:
+        host_args = SESSION.tf32.cut(op.base, host_args)
     out = op.func(*host_args, **host_kwargs)
     for place in op.writes:
         _overwritten(argument(args, kwargs, place))

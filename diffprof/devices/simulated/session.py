@@ -14,6 +14,7 @@ from diffprof.model.callsite import Place, function_name, is_machinery, stack
 
 from .blocking import SYNCHRONIZE, Wait
 from .observer import Blocking, BlockingKind, Observer, UnknownValue
+from .tf32 import Tf32Products
 
 ASSUMED_LIMIT = 20_000
 """Assumed reads in one activation before a loop is taken to wait for a value that never comes."""
@@ -47,6 +48,7 @@ class SimulatedSession:
         "peak",
         "spec",
         "stream",
+        "tf32",
         "unknown",
         "unknown_reads",
     )
@@ -76,6 +78,8 @@ class SimulatedSession:
         """Into which work is launched; 0: the default one."""
         self.capture: Any = None
         """The CUDA graph that is being captured."""
+        self.tf32: Tf32Products | None = None
+        """What known operands of products are given to before they are multiplied."""
         self.made_up: tuple[str, Place | None] | None = None
         """The last read of an unknown value: the operation, and the line that asked. It outlives a call that
         fails, which it may be the reason of."""
