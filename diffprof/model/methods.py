@@ -1,6 +1,6 @@
-"""What a room below asks of views, and a report of the rooms above it: showing it, the words of an assertion, the
-page of a contact. The package names the functions where it is put together, in `diffprof/__init__.py`; each is
-imported when it is called."""
+"""What a room below asks of views, and a report of the rooms above it: showing it, the words of an assertion,
+the page of a contact. The package names the functions where it is put together, in `diffprof/__init__.py`;
+each is imported when it is called."""
 
 from __future__ import annotations
 
