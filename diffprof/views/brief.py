@@ -110,13 +110,13 @@ def _compiles(action: Action) -> bool:
 
 def _fitting(page: Page, actions: Sequence[Action], room: int) -> tuple[list[Action], list[Line]]:
     """Of the first actions as many as fit into so many lines, and the lines: what is done by hand is named in
-    short for it, then those that save least are left out, never the first."""
+    short for it, the longest first; then those that save least are left out, never the first."""
     shown = list(actions[:MOST_ACTIONS])
     if not shown:
         return [], []
     while True:
-        for brief in (False, True):
-            lines = list(_table(page, shown, brief))
+        for most in range(_TITLE_LINES, -1, -1):
+            lines = list(_table(page, shown, most))
             if len(lines) - 1 <= room:
                 return shown, lines
         if len(shown) == 1:
@@ -124,34 +124,54 @@ def _fitting(page: Page, actions: Sequence[Action], room: int) -> tuple[list[Act
         shown.remove(min(shown[1:], key=lambda each: each.saves_ms or 0.0))
 
 
-def _table(page: Page, actions: Sequence[Action], brief: bool) -> Iterator[Line]:
+def _table(page: Page, actions: Sequence[Action], most: int) -> Iterator[Line]:
     """A row an action: what, what it saves, the call after it, what becomes of the picture, who does it; then
-    what is left of a title that is too long, and the line of source, where there is one. brief: what is done
-    by hand is named by its rule, not by its advice."""
+    what is left of a title that is too long, and the line of source, where there is one. most: what is done
+    by hand is named by its rule where its advice takes more lines."""
     screen = page.columns or 80
-    if brief:
-        actions = [each if each.fix else replace(each, title=find_rule(each.rule).name) for each in actions]
-    heads = (heading(actions), *COLUMNS[1:])
-    rows = [heads, *map(cells_of, actions)]
-    widths = [max((width(row[i]) for row in rows[1:]), default=0) for i in range(len(heads))]
-    widths = [max(each, width(head)) if each else 0 for each, head in zip(widths, heads, strict=True)]
-    taken = sum(each + 2 for each in widths[1:] if each)
-    widths[0] = min(widths[0], max(screen - taken, 20))
+    rows = [(heading(actions), *COLUMNS[1:]), *map(cells_of, actions)]
+    widths = _widths(rows, screen)
+    named = [
+        each if each.fix or len(_lines(each, widths[0], screen)) <= most else _by_rule(each)
+        for each in actions
+    ]
+    rows[1:] = map(cells_of, named)
+    widths = _widths(rows, screen)
     for number, row in enumerate(rows):
-        title, *more = pieces(cut(row[0], _TITLE_LINES * screen), widths[0])
+        action = named[number - 1]
+        title, *below = _lines(action, widths[0], screen) if number else [row[0]]
         cells = [
-            pad(cut(value, widths[i]), widths[i], right=heads[i] in ("saves", "call then"))
+            pad(cut(value, widths[i]), widths[i], right=rows[0][i] in ("saves", "call then"))
             for i, value in enumerate((title, *row[1:]))
             if widths[i]
         ]
         yield "" if number else "bold", cut("  ".join(cells), screen)
-        below = pieces(" ".join(more), screen - 2) if more else []
-        if len(below) >= _TITLE_LINES:
-            below = [*below[: _TITLE_LINES - 2], cut(" ".join(below[_TITLE_LINES - 2 :]), screen - 2)]
         for line in below:
             yield "", f"  {line}"
-        if number and (place := clean(actions[number - 1].place)):
+        if number and (place := clean(action.place)):
             yield "dim", f"  {cut(place, screen - 2)}"
+
+
+def _by_rule(action: Action) -> Action:
+    return replace(action, title=find_rule(action.rule).name)
+
+
+def _widths(rows: Sequence[tuple[str, ...]], screen: int) -> list[int]:
+    """Cells of each column; 0 where it says nothing."""
+    widths = [max((width(row[i]) for row in rows[1:]), default=0) for i in range(len(rows[0]))]
+    widths = [max(each, width(head)) if each else 0 for each, head in zip(widths, rows[0], strict=True)]
+    taken = sum(each + 2 for each in widths[1:] if each)
+    widths[0] = min(widths[0], max(screen - taken, 20))
+    return widths
+
+
+def _lines(action: Action, first: int, screen: int) -> list[str]:
+    """Its title: so many cells in the first line, the screen's in those below, _TITLE_LINES at most."""
+    title, *more = pieces(cut(cells_of(action)[0], _TITLE_LINES * screen), first)
+    below = pieces(" ".join(more), screen - 2) if more else []
+    if len(below) >= _TITLE_LINES:
+        below = [*below[: _TITLE_LINES - 2], cut(" ".join(below[_TITLE_LINES - 2 :]), screen - 2)]
+    return [title, *below]
 
 
 def _rest(page: Page, rest: Rest, hidden: Sequence[Action]) -> None:

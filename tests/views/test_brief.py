@@ -165,6 +165,22 @@ def test_a_wide_saving_leaves_room_for_who_does_it() -> None:
     assert "more finding" in lines[[n for n, line in enumerate(lines) if line == "  a.py:1"][-1] + 1]
 
 
+@pytest.mark.parametrize(("places", "told"), [(3, 2), (4, 1), (5, 0)])
+def test_of_what_is_done_by_hand_the_longest_is_named_by_its_rule_first(places: int, told: int) -> None:
+    """So that all rows fit; places: rows of two lines beside the two by hand."""
+    by_hand = replace(EXACT, fix=None, safety=None)
+    short = replace(
+        by_hand, rule="SYN001", title="Compute the step's size on the CPU, before the loop begins."
+    )
+    long = replace(by_hand, rule="KRN006", title="Put each convolution of three dimensions " * 3)
+    others = tuple(replace(EXACT, title="Keep it", place="a.py:1") for _ in range(places))
+    report = timed(2660.0, actions=(*others, short, long))
+    report = replace(report, findings=(make_finding(),), path="traces/20260101-000000-x")
+    shown = " ".join(render_brief(report, columns=80).split())
+    named = ("SYN001: value-read", "KRN006: layout-conversion")
+    assert [name in shown for name in named] == [told == 0, told < 2]
+
+
 def test_fewer_steps_than_the_model_cards_are_said_with_what_its_call_takes() -> None:
     answer = Answer(kept_ms=2000.0, card_ms=30_000.0)
     report = timed(2000.0, answer, makes="image", made=2, card_steps=50)
