@@ -98,7 +98,10 @@ class ModelWeights:
     """Linears, by their path in the model, with whose weights another module computes: not among `linears`,
     for packed weights are not what it takes them for."""
     evenly: bool = True
-    """Whether each of `linears` is called as often as the others."""
+    """Whether each module that leaves are moved around is called as often as the others: diffusers remembers
+    one group that comes after each."""
+    by_name: bool = False
+    """Whether one of `linears` is given its input by its name."""
     wide: frozenset[str] = frozenset()
     """Those of `linears` that the model keeps in float32: its code asks for the type of their weights."""
 

@@ -45,6 +45,10 @@ class ModuleStack:
         self.calls = 0
         self.outermost: set[str] = set()
         """Modules that were called by none of the others."""
+        self.times: Counter[str] = Counter()
+        """How often each was called."""
+        self.by_name: set[str] = set()
+        """Modules that were given all their arguments by name."""
 
     @contextmanager
     def following(self) -> Iterator[ModuleStack]:
@@ -65,6 +69,9 @@ class ModuleStack:
             path = names.get(id(module))
             if path is not None:
                 self.path = path
+                self.times[path] += 1
+                if not args:
+                    self.by_name.add(path)
             try:
                 if before is None and path is not None:
                     self.outermost.add(path)

@@ -14,6 +14,16 @@ _TORCHAO = {
     Quantized.INT8_WEIGHTS: "Int8WeightOnlyConfig",
 }
 
+_BY_NAME = '''\
+class _Linear4bit(bnb.nn.Linear4bit):
+    """This model gives linears their input by the name that it has in PyTorch."""
+
+    def forward(self, input):
+        return super().forward(input)
+
+
+'''
+
 _FOUR_BITS = '''\
 def _in_four_bits(model, left=()):
     """Every linear with weights in NF4, but what is left and what the model keeps in float32. They are packed
@@ -23,7 +33,7 @@ def _in_four_bits(model, left=()):
         for name, layer in list(module.named_children()):
             path = f"{at}.{name}" if at else name
             if type(layer) is torch.nn.Linear and path not in left and kept.isdisjoint(path.split(".")):
-                packed = bnb.nn.Linear4bit(
+                packed = {linear}(
                     layer.in_features,
                     layer.out_features,
                     bias=layer.bias is not None,
@@ -44,7 +54,9 @@ def code_of(recipe: FitRecipe, parts: Sequence[ModelWeights]) -> str:
     body += [*_place(recipe, parts), *_compile(recipe, parts), "return pipe"]
     source = "\n".join(_imports(recipe)) + "\n\n\n"
     if recipe.quantized is Quantized.NF4_WEIGHTS:
-        source += _FOUR_BITS
+        by_name = any(part.by_name for part in parts if recipe.quantizes(part))
+        source += _BY_NAME if by_name else ""
+        source += _FOUR_BITS.replace("{linear}", "_Linear4bit" if by_name else "bnb.nn.Linear4bit")
     return source + "def optimize(pipe):\n" + "\n".join(f"    {line}" for line in body) + "\n"
 
 

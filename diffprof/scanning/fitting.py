@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
@@ -358,7 +357,7 @@ def _watched(scene: PipelineCall, device: Any) -> Played:
     calls = {Decoding.WHOLE: whole, **dict(decodes.in_place(*whole))}
     parts = tuple(
         dataclasses.replace(part, in_groups=part.in_groups and part.name not in decodes.cast)
-        for part in parts_of(scene.pipe, kernels.modules.outermost, Counter(kernels.builder.call.modules))
+        for part in parts_of(scene.pipe, kernels.modules, set(kernels.builder.call.modules))
     )
     types = {dtype_name(p.dtype) for model in denoisers for p in model.parameters() if p.is_floating_point()}
     makes, images = outputs(scene.pipe, bound(scene.pipe, scene.args, scene.kwargs))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 
 import torch
 
 from diffprof.devices.simulated.held import pieces
 from diffprof.gpu.offload import Group, ModelWeights
+from diffprof.gpu.timeline_builder import ModuleStack
 from diffprof.model.pipeline import Pipeline, components, role
 
 LEAVES = (
@@ -24,12 +25,13 @@ LEAVES = (
 
 
 def parts_of(
-    pipe: Pipeline, called: Collection[str] = (), launching: Mapping[str | None, int] = {}
+    pipe: Pipeline, calls: ModuleStack | None = None, launching: Collection[str | None] = ()
 ) -> tuple[ModelWeights, ...]:
-    """The models of a pipeline. called: modules that no other module of it called. launching: how many
-    operations each launched."""
+    """The models of a pipeline. calls: of its modules, that were followed. launching: modules that launched
+    operations."""
+    calls = calls or ModuleStack({})
     return tuple(
-        _part(name, role(name, model), model, called, launching)
+        _part(name, role(name, model), model, calls, launching)
         for name, model in components(pipe).items()
         if isinstance(model, torch.nn.Module)
     )
@@ -39,8 +41,8 @@ def _part(
     name: str,
     what: str,
     model: torch.nn.Module,
-    called: Collection[str],
-    launching: Mapping[str | None, int],
+    calls: ModuleStack,
+    launching: Collection[str | None],
 ) -> ModelWeights:
     linears = {
         f"{name}.{path}": (_bytes(layer.weight), layer.weight.numel())
@@ -51,7 +53,8 @@ def _part(
     linears = {path: weight for path, weight in linears.items() if path not in left}
     kept = set(getattr(model, "_keep_in_fp32_modules", None) or ())
     wide = frozenset(path for path in linears if not kept.isdisjoint(path.split(".")[1:]))
-    bypassed = name not in called and any(path.startswith(f"{name}.") for path in called)
+    called = name in calls.outermost
+    bypassed = not called and any(path.startswith(f"{name}.") for path in calls.outermost)
     groups = tuple(_leaves(name, model)), tuple(_blocks(name, model))
     in_groups = getattr(model, "_supports_group_offloading", True)
     # Diffusers refuses those that take weights of layers that they do not call, as HunyuanDiT's pooling.
@@ -61,12 +64,13 @@ def _part(
         what,
         *groups,
         linears,
-        name in called,
+        called,
         bypassed,
         in_groups,
         in_layers,
         tuple(path.removeprefix(f"{name}.") for path in left),
-        len({launching[path] for path in linears if path in launching}) <= 1,
+        len({calls.times[group.path] for group in groups[0] if calls.times[group.path]}) <= 1,
+        any(path in calls.by_name for path in linears),
         wide,
     )
 

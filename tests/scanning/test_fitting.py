@@ -368,10 +368,12 @@ def test_weights_that_are_read_for_their_type_or_by_others_are_not_packed() -> N
     assert 'left = ["time_extra_emb.pooler.k_proj", "time_extra_emb.pooler.q_proj", ' in packed.code
 
 
-def test_packed_leaves_are_not_streamed_where_one_is_called_twice() -> None:
+@pytest.mark.parametrize("name", ["cogview4", "animatediff"])
+def test_packed_leaves_are_not_streamed_where_one_is_called_twice(name: str) -> None:
     """As the feed-forward of CogView4's blocks, for the text and for the picture: the second time it is
-    where the host keeps it."""
-    checks, parts = checks_of("cogview4")
+    where the host keeps it. And as what AnimateDiff adds of positions, before each attention: the layer that
+    came after it first is not prefetched."""
+    checks, parts = checks_of(name)
     leaves = FitRecipe(None, INT8, Placement.LEAF, Decoding.WHOLE, False)
     check = checks.of(as_row(leaves, code_of(leaves, parts)))
     assert check.status == "failed"
@@ -380,6 +382,17 @@ def test_packed_leaves_are_not_streamed_where_one_is_called_twice() -> None:
     offered = {each.recipe for each in found.rows}
     assert offered >= {("offload:leaf",), ("quantize:int8-weights", "offload:block")}
     assert ("quantize:int8-weights", "offload:leaf") not in offered
+
+
+def test_packed_layers_take_their_input_by_the_name_that_it_has_in_pytorch() -> None:
+    """AnimateDiff calls `proj_in(input=...)`, and bitsandbytes calls it `x`."""
+    for name, named in (("animatediff", True), ("sd15", False)):
+        checks, _ = checks_of(name)
+        found = row(diffprof.fit(checks.twin.pipe, **checks.twin.kwargs), "quantize:nf4-weights")
+        assert ("class _Linear4bit(bnb.nn.Linear4bit)" in found.code) is named
+        assert ("packed = _Linear4bit(" in found.code) is named
+        if importlib.util.find_spec("bitsandbytes") is not None:
+            assert checks.of(found).status == "checked"
 
 
 def test_streamed_text_encoders_are_not_packed_in_four_bits() -> None:
