@@ -113,8 +113,9 @@ class FitRow(msgspec.Struct, frozen=True, kw_only=True):
 
 class Fitted(msgspec.Struct, frozen=True, kw_only=True):
     """All recipes for one call, fastest first, and the one that is taken; None where none fits. emulated: the
-    type of the denoisers' weights, where the GPU has no units for it. options: what else the command was
-    given, as `diffprof.cli.scan.make_options` takes it."""
+    type of the denoisers' weights, where the GPU has no units for it. halved: why no recipe has half
+    precision, where the call failed in it. options: what else the command was given, as
+    `diffprof.cli.scan.make_options` takes it."""
 
     target: str
     device: str
@@ -123,6 +124,7 @@ class Fitted(msgspec.Struct, frozen=True, kw_only=True):
     host_limit_gib: float | None = None
     steps: int | None = None
     emulated: str | None = None
+    halved: str = ""
     rows: tuple[FitRow, ...] = ()
     chosen: FitRow | None = None
     grade: str = "simulated"

@@ -26,7 +26,7 @@ from diffprof.gpu.offload import ModelWeights, Mover, Unpacked, WeightsPlace, na
 from diffprof.gpu.quantized import SCHEMES
 from diffprof.gpu.signatures import dtype_name
 from diffprof.gpu.specs import GpuSpec
-from diffprof.model.errors import UsageError
+from diffprof.model.errors import TargetError, UsageError
 from diffprof.model.fitting import MILDEST, ROOM, FitCheck, FitRow, Fitted, Loss
 from diffprof.model.pipeline import Pipeline, replaced, with_role
 from diffprof.model.recording import Timeline
@@ -127,11 +127,17 @@ def fit(
     rows: list[FitRow] = []
     twin: Twin | str = ""
     emulated = None
-    for played in _played(found, chosen, spec, say, twin=check is not None):
-        say("pricing recipes")
-        rows += _rows(played, spec, limit, host_gib)
-        twin = twin or played.twin
-        emulated = emulated or _emulated(played.weights, spec)
+    halved = ""
+    try:
+        for played in _played(found, chosen, spec, say, twin=check is not None):
+            say("pricing recipes")
+            rows += _rows(played, spec, limit, host_gib)
+            twin = twin or played.twin
+            emulated = emulated or _emulated(played.weights, spec)
+    except TargetError as error:
+        if not rows:
+            raise
+        halved = error.what.splitlines()[0]
     rows = with_frontier(sorted(rows, key=lambda row: (row.seconds is None, row.seconds or 0.0)))
     if check is not None:
         say("making a small copy")
@@ -145,6 +151,7 @@ def fit(
         host_limit_gib=host_gib,
         steps=asked_steps(found, chosen),
         emulated=emulated,
+        halved=halved,
         rows=tuple(rows),
         chosen=choose(rows, lossy),
     )

@@ -538,10 +538,12 @@ def target_failure(spec: str, error: BaseException) -> TargetError:
 
 def our_own(error: BaseException) -> bool:
     """Whether diffprof itself failed. What the simulated device raises is what a device would raise, and a
-    call that a wrapper passes on fails in the wrapper's line when its arguments don't fit."""
+    call that a wrapper passes on fails in the wrapper's line when its arguments don't fit, or PyTorch refuses
+    them."""
     innermost = Path(walk_traceback(error)[0][0])
     own = Path(__file__).parents[1]
-    stands_in = innermost.is_relative_to(own / "devices") or innermost == own / "targets" / "pipeline.py"
+    passes_on = [own / "targets" / name for name in ("pipeline.py", "redirect.py")]
+    stands_in = innermost.is_relative_to(own / "devices") or innermost in passes_on
     return innermost.is_relative_to(own) and not stands_in
 
 

@@ -54,7 +54,7 @@ def render_fit(
         return as_json(msgspec.to_builtins(found)).decode()
     failed = [row for row in found.rows if row.check is not None and not row.check.holds]
     shown = [row for row in found.rows if everything or row.frontier or row in failed]
-    head = f"{_verdict(found)}\n{_beside(found)}{_emulated(found)}"
+    head = f"{_verdict(found)}\n{_beside(found)}{_emulated(found)}{_halved(found)}"
     if not shown:
         return head
     rows = [_cells(row, row == found.chosen, everything) for row in shown]
@@ -94,12 +94,12 @@ def _beside(found: Fitted) -> str:
     taken = found.chosen
     if taken is None or taken.seconds is None:
         return ""
-    host = f", and {taken.host_gib:.1f} GiB of the host for weights" if taken.host_gib else ""
-    needs = f"It takes {taken.gpu_gib:.1f} GiB of the GPU{host}"
+    host = f", and {_gib(taken.host_gib)} GiB of the host for weights" if taken.host_gib else ""
+    needs = f"It takes {_gib(taken.gpu_gib)} GiB of the GPU{host}"
     unchanged = next((row for row in found.rows if not row.recipe), taken)
     if unchanged != taken and unchanged.seconds is not None:
         time = f"takes {number(unchanged.seconds)} s and" if unchanged.fits else "needs"
-        needs += f"; unchanged the call {time} {unchanged.gpu_gib:.1f} GiB"
+        needs += f"; unchanged the call {time} {_gib(unchanged.gpu_gib)} GiB"
     fitting = sum(row.fits for row in found.rows)
     said = [f"{needs}. {plural(fitting, 'recipe')} {'fit' if fitting != 1 else 'fits'}"]
     usable = [row for row in found.rows if row.usable]
@@ -111,6 +111,11 @@ def _beside(found: Fitted) -> str:
     if usable and (usable[0].seconds or 0.0) < WORTH_TELLING * taken.seconds:
         said.append(f"Faster with --lossy: {_told(usable[0])} (the picture loses: {_lost(usable[0])})")
     return "".join(f"{each}.\n" for each in said)
+
+
+def _gib(size: float) -> str:
+    """Leaves take less than one."""
+    return f"{size:.2f}" if 0 < size < 1 else f"{size:.1f}"
 
 
 def _told(row: FitRow) -> str:
@@ -131,13 +136,17 @@ def _emulated(found: Fitted) -> str:
     )
 
 
+def _halved(found: Fitted) -> str:
+    return f"No recipe has half precision: in it, {found.halved}.\n" if found.halved else ""
+
+
 def _cells(row: FitRow, chosen: bool, everything: bool) -> dict[str, Any]:
     return {
         "mark": "*" if chosen else "" if row.fits or not everything else "too large",
         "recipe": row.words,
         "seconds": "-" if row.seconds is None else number(row.seconds),
-        "gpu": f"{row.gpu_gib:.1f}",
-        "host": f"{row.host_gib:.1f}",
+        "gpu": _gib(row.gpu_gib),
+        "host": _gib(row.host_gib),
         "loses": _lost(row),
         "code": "" if row.check is None else check_words(row.check),
     }
@@ -160,8 +169,8 @@ def module_of(found: Fitted) -> str:
         raise UsageError(f"{' '.join(_verdict(found).split())} Nothing was written.", "See --memory, --all.")
     lines = [
         f"{found.target} on {found.gpu}, {number(found.limit_gib)} GiB: {chosen.words}.",
-        f"{number(chosen.seconds)} s and {chosen.gpu_gib:.1f} GiB, simulated; "
-        f"{chosen.host_gib:.1f} GiB of weights on the host.",
+        f"{number(chosen.seconds)} s and {_gib(chosen.gpu_gib)} GiB, simulated; "
+        f"{_gib(chosen.host_gib)} GiB of weights on the host.",
     ]
     if chosen.check is not None:
         lines.append(f"Its code on a small copy with random weights: {check_words(chosen.check)}.")

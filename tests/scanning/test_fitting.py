@@ -22,6 +22,7 @@ import diffprof
 from diffprof.analyzers.kernels.simulated import SimulatedKernels
 from diffprof.cli.fit import gib_of
 from diffprof.corpus import CASES, CorpusCase
+from diffprof.corpus import targets as corpus_targets
 from diffprof.devices import resolve_device
 from diffprof.devices.borrow import lent
 from diffprof.devices.simulated import forward_replay
@@ -653,6 +654,16 @@ def test_what_a_recipe_needs_and_what_losing_more_gains_is_told(found: Fitted) -
     takes = "It takes 29.0 GiB of the GPU; unchanged the call takes 3 s and 30.0 GiB. 2 recipes fit."
     assert said(compiled, small, chosen=compiled) == [takes]
     assert said(small, chosen=small) == ["It takes 30.0 GiB of the GPU. 1 recipe fits."]
+
+
+def test_a_call_that_fails_in_half_precision_is_priced_as_it_is() -> None:
+    """DDPM's pipeline turns its picture into NumPy's, which has no bfloat16."""
+    found = diffprof.fit(f"{corpus_targets.__file__}:ddpm", steps=2)
+    assert not any(step.startswith("dtype:") for row in found.rows for step in row.recipe)
+    text = render_fit(found, "text")
+    assert "No recipe has half precision: in it, " in text
+    assert "pipeline_ddpm.py" in text
+    assert "TypeError: Got unsupported ScalarType BFloat16.\n" in text
 
 
 def test_the_table_has_the_frontier_and_the_code(found: Fitted) -> None:
