@@ -172,7 +172,7 @@ def test_of_what_is_done_by_hand_the_longest_is_named_by_its_rule_first(places: 
     short = replace(
         by_hand, rule="SYN001", title="Compute the step's size on the CPU, before the loop begins."
     )
-    long = replace(by_hand, rule="KRN006", title="Put each convolution of three dimensions " * 3)
+    long = replace(by_hand, rule="KRN006", title="Put each convolution of three dimensions " * 5)
     others = tuple(replace(EXACT, title="Keep it", place="a.py:1") for _ in range(places))
     report = timed(2660.0, actions=(*others, short, long))
     report = replace(report, findings=(make_finding(),), path="traces/20260101-000000-x")
