@@ -165,15 +165,15 @@ def test_a_wide_saving_leaves_room_for_who_does_it() -> None:
     assert "more finding" in lines[[n for n, line in enumerate(lines) if line == "  a.py:1"][-1] + 1]
 
 
-@pytest.mark.parametrize(("places", "told"), [(3, 2), (4, 1), (5, 0)])
-def test_of_what_is_done_by_hand_the_longest_is_named_by_its_rule_first(places: int, told: int) -> None:
-    """So that all rows fit; places: rows of two lines beside the two by hand."""
+@pytest.mark.parametrize(("lines", "told"), [(8, 2), (10, 1), (11, 0)])
+def test_of_what_is_done_by_hand_the_longest_is_named_by_its_rule_first(lines: int, told: int) -> None:
+    """So that all rows fit; lines: of the rows beside the two by hand. told: how many have their advice."""
     by_hand = replace(EXACT, fix=None, safety=None)
     short = replace(
         by_hand, rule="SYN001", title="Compute the step's size on the CPU, before the loop begins."
     )
     long = replace(by_hand, rule="KRN006", title="Put each convolution of three dimensions " * 5)
-    others = tuple(replace(EXACT, title="Keep it", place="a.py:1") for _ in range(places))
+    others = [replace(EXACT, title="Keep it", place="a.py:1")] * (lines // 2) + [EXACT] * (lines % 2)
     report = timed(2660.0, actions=(*others, short, long))
     report = replace(report, findings=(make_finding(),), path="traces/20260101-000000-x")
     shown = " ".join(render_brief(report, columns=80).split())
