@@ -64,6 +64,8 @@ def holder_row(holder: MemoryHolder) -> tuple[str, ...]:
 
 def _tensor(holder: MemoryHolder) -> str:
     shape = "" if holder.shape is None else " " + "x".join(map(str, holder.shape))
+    if holder.count > 1 and not holder.dtype:
+        return plural(holder.count, "block")
     count = f"{number(holder.count)} of " if holder.count > 1 else ""
     return f"{count}{holder.dtype or ''}{shape}".strip()
 

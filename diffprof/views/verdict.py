@@ -14,10 +14,18 @@ from diffprof.judge.setup_costs import uncovered_ms
 from diffprof.judge.summary import COLD_CALL
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Safety
-from diffprof.model.recording import INTERRUPTED, CaptureRow, Doubt, Recording, SyncRow, steady_per_step
+from diffprof.model.recording import (
+    INTERRUPTED,
+    CaptureRow,
+    Doubt,
+    MemoryUse,
+    Recording,
+    SyncRow,
+    steady_per_step,
+)
 from diffprof.model.report import Report
 from diffprof.model.summary import Action, Answer
-from diffprof.model.units import duration, listed, milliseconds, number, place, plural, share
+from diffprof.model.units import duration, listed, milliseconds, number, place, plural, share, size
 from diffprof.views.words import cost, expectation, how_often, saving
 
 _PHASES = {
@@ -315,9 +323,18 @@ def _seen(report: Report) -> str:
         parts.append(_graphs(recording.captures))
     if parts:
         return " ".join(parts)
+    if recording.memory is not None and recording.memory.at_peak:
+        return _held(recording.memory)
     if report.unchecked:
         return "Nothing was recorded that a rule could judge."
     return "Every rule was checked and nothing was found."
+
+
+def _held(memory: MemoryUse) -> str:
+    """Who has most of the memory when most is in use; of a memory snapshot, which holds nothing else."""
+    most = next((each for each in memory.at_peak or () if each.site is not None), None)
+    line = "" if most is None else f"; {size(most.bytes)} of it, the most of a line, by {place(most.site)}"
+    return f"At most {size(memory.peak_bytes)} of memory in use{line}."
 
 
 def _graphs(captures: Sequence[CaptureRow]) -> str:

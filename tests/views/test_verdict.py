@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from diffprof.judge.judging import judge_again, make_report
 from diffprof.judge.judging import make_report as judged
-from diffprof.model.recording import CaptureRow, Unseen
+from diffprof.model.recording import CaptureRow, Grade, MemoryHolder, MemoryKind, MemoryUse, Unseen
 from diffprof.model.report import load_report
+from diffprof.model.units import place
+from diffprof.views.memory import memory_table
 from diffprof.views.verdict import folded, verdict
 from tests import builders
 from tests.builders import make_finding, make_recording, make_site, make_sync
@@ -48,6 +51,22 @@ def test_nothing_found_is_not_nothing_measured() -> None:
     nothing = verdict(builders.nothing_measured())
     assert nothing.headline == "Nothing was recorded that a rule could judge."
     assert "syncs not recorded" in nothing.why
+
+
+def test_of_a_memory_snapshot_alone_the_peak_is_told() -> None:
+    line = make_site(line=449)
+    held = [
+        MemoryHolder(kind=MemoryKind.OTHER, bytes=3 << 30, count=1820),
+        MemoryHolder(kind=MemoryKind.ACTIVATIONS, bytes=1 << 30, count=1, site=line),
+    ]
+    memory = MemoryUse(grade=Grade.MEASURED, peak_bytes=4 << 30, at_peak=tuple(held))
+    report = builders.nothing_measured()
+    report = replace(report, recording=replace(report.recording, memory=memory))
+    told = f"At most 4 GiB of memory in use; 1 GiB of it, the most of a line, by {place(line)}."
+    assert verdict(report).headline == told
+    table = memory_table(report.recording)
+    assert table is not None
+    assert [row[4] for row in table.rows] == ["1,820 blocks", ""]
 
 
 def test_other_findings_are_counted_apart() -> None:
