@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from diffprof.model.methods import METHODS
 
@@ -50,7 +50,7 @@ METHODS.update(
 )
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     # `diffprof.scanning.scan` needs torch; showing a report must not pay for it.
     if name not in _LAZY:
         raise AttributeError(f"module 'diffprof' has no attribute {name!r}")

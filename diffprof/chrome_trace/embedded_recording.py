@@ -8,7 +8,6 @@ events, and whoever imports the file reads the figures that the scan printed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -35,7 +34,7 @@ def member(recording: Recording) -> bytes:
 
 
 def recording_in(
-    meta: Mapping[str, Any], kernels: Iterable[KernelRow] | None
+    meta: Mapping[str, object], kernels: Iterable[KernelRow] | None
 ) -> tuple[Recording | None, tuple[Unseen, ...]]:
     """(the recording that a trace carries, what to say of it).
 

@@ -10,7 +10,7 @@ import functools
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -167,23 +167,23 @@ class Spans:
     Missing ids are -1.
     """
 
-    ts: Any = field(default_factory=lambda: np.empty(0))
-    dur: Any = field(default_factory=lambda: np.empty(0))
-    name: Any = field(default_factory=lambda: np.empty(0, np.int32))
-    lane: Any = field(default_factory=lambda: np.empty(0, np.int32))
-    correlation: Any = field(default_factory=lambda: np.empty(0, np.int64))
-    external: Any = field(default_factory=lambda: np.empty(0, np.int64))
-    stream: Any = field(default_factory=lambda: np.empty(0, np.int32))
-    device: Any = field(default_factory=lambda: np.empty(0, np.int32))
-    bytes: Any = field(default_factory=lambda: np.empty(0, np.int64))
-    detail: Any = field(default_factory=lambda: np.empty(0, np.int32))
-    table: Any = field(default_factory=lambda: np.empty(0, np.int8))
+    ts: np.ndarray = field(default_factory=lambda: np.empty(0))
+    dur: np.ndarray = field(default_factory=lambda: np.empty(0))
+    name: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
+    lane: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
+    correlation: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    external: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    stream: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
+    device: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
+    bytes: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    detail: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
+    table: np.ndarray = field(default_factory=lambda: np.empty(0, np.int8))
 
     def __len__(self) -> int:
         return len(self.ts)
 
     @property
-    def end(self) -> Any:
+    def end(self) -> np.ndarray:
         return self.ts + self.dur
 
 
@@ -191,9 +191,9 @@ class Spans:
 class Memory:
     """Allocator events: bytes allocated on a device after each. device -1 is the CPU."""
 
-    ts: Any
-    allocated: Any
-    device: Any
+    ts: np.ndarray
+    allocated: np.ndarray
+    device: np.ndarray
 
 
 @dataclass
@@ -201,12 +201,12 @@ class Trace:
     """A trace in memory: columns, not events."""
 
     path: Path
-    meta: dict[str, Any]
+    meta: dict[str, object]
     """The file's own metadata: deviceProperties, distributedInfo, diffprof, ..."""
     origin_us: float
     """What `ts` 0 is on the trace's own clock."""
     names: list[str]
-    lanes: list[tuple[Any, Any]]
+    lanes: list[tuple[object, object]]
     """(pid, tid) as written."""
     details: list[Detail]
     ops: Spans
@@ -218,9 +218,9 @@ class Trace:
     device_annotations: Spans
     frames: Spans
     memory: Memory
-    labels: dict[Any, str]
+    labels: dict[object, str]
     """pid -> label, such as `GPU 0`."""
-    threads: dict[tuple[Any, Any], str]
+    threads: dict[tuple[object, object], str]
     events: int
     """Events read, of any kind."""
     json_bytes: int

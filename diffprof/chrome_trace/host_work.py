@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -41,11 +40,11 @@ class HostWork:
     length_us: each one's part of the line."""
 
     sets: dict[str, Intervals]
-    lanes: Any
+    lanes: np.ndarray
     begin_us: float
     length_us: float
 
-    def shares(self, lane: Any, start: Any, end: Any) -> dict[str, Any]:
+    def shares(self, lane: np.ndarray, start: np.ndarray, end: np.ndarray) -> dict[str, np.ndarray]:
         """For each window [start, end) of a lane, microseconds of each of SHARED."""
         shift = np.searchsorted(self.lanes, lane) * self.length_us - self.begin_us
         start, end = np.asarray(start) + shift, np.asarray(end) + shift
@@ -54,7 +53,7 @@ class HostWork:
         return {**found, "python": np.maximum(rest, 0.0)}
 
 
-def host_work(trace: Trace, waits: Waits, lanes: Any) -> HostWork:
+def host_work(trace: Trace, waits: Waits, lanes: np.ndarray) -> HostWork:
     """Sorts the time of threads (lanes: sorted): each moment counts once, as what comes first in SHARED."""
     begin, length = _extent(trace)
     line = _Line(lanes, begin, length)
@@ -104,18 +103,18 @@ def _extent(trace: Trace) -> tuple[float, float]:
 class _Line:
     """Lanes laid end to end."""
 
-    lanes: Any
+    lanes: np.ndarray
     begin_us: float
     length_us: float
 
-    def at(self, ts: Any, lane: Any) -> Any:
+    def at(self, ts: np.ndarray, lane: np.ndarray) -> np.ndarray:
         """Moments of lanes on the line; those of lanes that are not on it are NaN."""
         place = np.minimum(np.searchsorted(self.lanes, lane), len(self.lanes) - 1)
         return np.where(self.lanes[place] == lane, ts - self.begin_us + place * self.length_us, np.nan)
 
-    def spans(self, spans: Spans, wanted: Any) -> Intervals:
+    def spans(self, spans: Spans, wanted: np.ndarray | bool) -> Intervals:
         """The wanted ones as intervals of the line."""
-        rows: Any = np.flatnonzero(wanted & np.isin(spans.lane, self.lanes))
+        rows = np.flatnonzero(wanted & np.isin(spans.lane, self.lanes))
         if not len(rows):
             return intervals.EMPTY
         return intervals.spans(self.at(spans.ts[rows], spans.lane[rows]), spans.dur[rows])
@@ -142,11 +141,11 @@ def _longest(spans: Spans, lane: int, start: float, end: float) -> int | None:
     return int(near[at]) if lengths[at] * 2 > end - start else None
 
 
-def _of_kind(waits: Waits, kind: CallKind) -> Any:
+def _of_kind(waits: Waits, kind: CallKind) -> np.ndarray:
     return np.array([each is kind for each in waits.kinds], dtype=bool)
 
 
-def _named(trace: Trace, spans: Spans, matches: Callable[[str], object]) -> Any:
+def _named(trace: Trace, spans: Spans, matches: Callable[[str], object]) -> np.ndarray:
     if not len(spans):
         return np.empty(0, dtype=bool)
     return np.array([bool(matches(name)) for name in trace.names], dtype=bool)[spans.name]
@@ -156,4 +155,6 @@ def _minus(spans: Intervals, taken: Intervals) -> Intervals:
     merged = intervals.union(spans)
     if not len(merged) or not len(taken):
         return merged
-    return intervals.intersection(merged, intervals.complement(taken, merged[0, 0], merged[-1, 1]))
+    return intervals.intersection(
+        merged, intervals.complement(taken, float(merged[0, 0]), float(merged[-1, 1]))
+    )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from diffprof.chrome_trace import intervals
-from diffprof.chrome_trace.events import EventTable, Trace, copy_direction
+from diffprof.chrome_trace.events import EventTable, Spans, Trace, copy_direction
 from diffprof.chrome_trace.host_work import SHARED, STALL_US, busy_with, host_work
 from diffprof.chrome_trace.kernel_rows import Kinds
 from diffprof.chrome_trace.links import Links
@@ -35,7 +33,7 @@ NAMED = ("stall", "allocation", "cpu-op", "copy")
 """Causes for which the call or op is named that the host was in."""
 
 
-def device_busy(trace: Trace, device: int) -> Any:
+def device_busy(trace: Trace, device: int) -> np.ndarray:
     """When a device worked, on any stream."""
     work = trace.work
     rows = work.device == device
@@ -116,7 +114,7 @@ def find_gaps(
     return tuple(sorted(rows, key=lambda row: row.start_us))
 
 
-def _stretches(begin: float, busy: Any) -> tuple[Any, Any]:
+def _stretches(begin: float, busy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Begins and ends of the idle stretches, from the beginning of the call to the last work."""
     start = np.concatenate([[begin], busy[:-1, 1]])
     end = np.concatenate([[busy[0, 0]], busy[1:, 0]])
@@ -124,7 +122,7 @@ def _stretches(begin: float, busy: Any) -> tuple[Any, Any]:
     return start[wide], end[wide]
 
 
-def _preceding(mine: Any, ends: Any, start: Any) -> Any:
+def _preceding(mine: np.ndarray, ends: np.ndarray, start: np.ndarray) -> np.ndarray:
     """The work that ends last before each moment; -1: none does. mine: the work that has these ends."""
     by_end = np.argsort(ends, kind="stable")
     before = np.searchsorted(ends[by_end], start, side="right") - 1
@@ -177,8 +175,8 @@ def _tail(until: float, end: float, after: str) -> list[GapRow]:
 
 
 def _causes(
-    trace: Trace, links: Links, waits: Waits, start: Any, end: Any, following: Any
-) -> tuple[list[str], list[int | None], Any]:
+    trace: Trace, links: Links, waits: Waits, start: np.ndarray, end: np.ndarray, following: np.ndarray
+) -> tuple[list[str], list[int | None], np.ndarray]:
     """(cause, sync row, end of the host's part) of each gap."""
     calls = trace.calls
     call = links.call_of_work[following]
@@ -192,7 +190,7 @@ def _causes(
     slow = known & (calls.dur[np.maximum(call, 0)] > STALL_US) if len(calls) else known
     reached = np.where(slow, np.minimum(calls.end[np.maximum(call, 0)], end), launched) if len(calls) else end
     until = np.clip(reached, start, end)
-    lane: Any = np.full(len(call), -1)
+    lane = np.full(len(call), -1)
     lane[known] = calls.lane[call[known]]
     spent = {name: np.zeros(len(start)) for name in SHARED}
     if known.any():
@@ -206,7 +204,7 @@ def _causes(
     spent["launch"] += np.where(late, 0.0, end - until)
     spent["unknown"] = np.where(late, end - until, 0.0)
     shared = list(spent)
-    largest: Any = np.zeros(len(start), np.int8)
+    largest: np.ndarray = np.zeros(len(start), np.int8)
     most = spent[shared[0]].copy()
     for number, name in enumerate(shared):
         more = spent.pop(name)
@@ -233,7 +231,9 @@ def _causes(
     return causes, syncs, until
 
 
-def _last_wait(calls: Any, waits: Waits, lane: Any, start: Any, until: Any) -> tuple[Any, Any]:
+def _last_wait(
+    calls: Spans, waits: Waits, lane: np.ndarray, start: np.ndarray, until: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """The latest wait on the launching thread that began before the launch and ended after the device ran
     dry, and how long it kept the host."""
     blocking = waits.blocking

@@ -6,17 +6,17 @@ function takes any (n, 2) array, sorted or not, and returns such a set.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
-Intervals: TypeAlias = Any
+Intervals: TypeAlias = np.ndarray
 """ndarray, shape (n, 2), float64: start and end of each interval."""
 
-EMPTY: Any = np.empty((0, 2))
+EMPTY = np.empty((0, 2))
 
 
-def spans(start: Any, duration: Any) -> Intervals:
+def spans(start: np.ndarray, duration: np.ndarray) -> Intervals:
     """Intervals [start, start + duration) as they come; not yet a set."""
     start = np.asarray(start, dtype=float)
     return np.stack([start, start + np.asarray(duration, dtype=float)], axis=1)
@@ -49,7 +49,7 @@ def intersection(left: Intervals, right: Intervals) -> Intervals:
     first = np.searchsorted(b[:, 1], a[:, 0], side="right")
     last = np.searchsorted(b[:, 0], a[:, 1], side="left")
     counts = np.maximum(last - first, 0)
-    of_a: Any = np.repeat(np.arange(len(a)), counts)
+    of_a: np.ndarray = np.repeat(np.arange(len(a)), counts)
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     of_b = np.repeat(first, counts) + within
     return union(np.stack([np.maximum(a[of_a, 0], b[of_b, 0]), np.minimum(a[of_a, 1], b[of_b, 1])], axis=1))
@@ -62,7 +62,7 @@ def complement(intervals: Intervals, start: float, end: float) -> Intervals:
     return union(edges.reshape(-1, 2))
 
 
-def covered(intervals: Intervals, start: Any, end: Any) -> Any:
+def covered(intervals: Intervals, start: np.ndarray, end: np.ndarray) -> np.ndarray:
     """For each window [start, end): how much of it the union covers. Arrays of equal length."""
     merged = union(intervals)
     start, end = np.asarray(start, dtype=float), np.asarray(end, dtype=float)
@@ -70,7 +70,7 @@ def covered(intervals: Intervals, start: Any, end: Any) -> Any:
         return np.zeros(np.broadcast(start, end).shape)
     before = np.concatenate([[0.0], np.cumsum(merged[:, 1] - merged[:, 0])])
 
-    def up_to(at: Any) -> Any:
+    def up_to(at: np.ndarray) -> np.ndarray:
         index = np.searchsorted(merged[:, 0], at, side="right")
         inside = np.clip(at - merged[np.maximum(index - 1, 0), 0], 0.0, None)
         length = before[index] - before[np.maximum(index - 1, 0)]

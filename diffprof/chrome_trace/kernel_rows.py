@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import re
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -38,7 +37,7 @@ class Kinds:
     """Distinct device operations. of_work: index for each piece of device work."""
 
     kinds: tuple[KernelKind, ...]
-    of_work: Any
+    of_work: np.ndarray
 
 
 @functools.lru_cache(maxsize=4096)
@@ -78,7 +77,7 @@ def find_kinds(trace: Trace, links: Links) -> Kinds:
     keys = np.stack([work.name.astype(np.int64), op_name, detail], axis=1)
     unique, of_work = np.unique(keys, axis=0, return_inverse=True)
     of_work = of_work.reshape(-1)
-    table: Any = np.zeros(len(unique), np.int8)
+    table: np.ndarray = np.zeros(len(unique), np.int8)
     table[of_work] = work.table
     means = np.bincount(of_work, work.dur, len(unique)) / np.maximum(
         1, np.bincount(of_work, minlength=len(unique))
@@ -193,20 +192,20 @@ def host_rows(trace: Trace, links: Links, phases: Phases) -> tuple[KernelRow, ..
     return tuple(sorted(rows, key=lambda row: (-row.device_us, row.name, row.module or "")))
 
 
-def _per_call(values: Any, call: Any, default: Any) -> Any:
+def _per_call(values: np.ndarray, call: np.ndarray, default: float) -> np.ndarray:
     if not len(values):
         return np.full(len(call), default)
     return np.where(call >= 0, values[np.maximum(call, 0)], default)
 
 
-def _phase_codes(trace: Trace, links: Links, phases: Phases) -> tuple[list[str | None], Any]:
+def _phase_codes(trace: Trace, links: Links, phases: Phases) -> tuple[list[str | None], np.ndarray]:
     """(names, for each piece of device work the index): the phase in which it was launched."""
     call = links.call_of_work
     launched = _per_call(trace.calls.ts, call, -np.inf)
     found = np.where(call >= 0, phases.at(launched), -1)
     names: list[str | None] = [None]
     codes = {None: 0}
-    of_span: Any = np.zeros(len(phases.spans) + 1, dtype=np.int64)
+    of_span: np.ndarray = np.zeros(len(phases.spans) + 1, dtype=np.int64)
     for index, (_, _, phase) in enumerate(phases.spans):
         if phase.name not in codes:
             codes[phase.name] = len(names)  # type: ignore[index]

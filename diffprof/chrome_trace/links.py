@@ -21,22 +21,22 @@ class Links:
     trace: Trace
 
     @cached_property
-    def call_of_work(self) -> Any:
+    def call_of_work(self) -> np.ndarray:
         """For each piece of device work, the call that launched it.
 
         By correlation id; where an id occurs again, the latest call that began before the work did.
         """
         calls, work = self.trace.calls, self.trace.work
         found = np.full(len(work), -1)
-        usable: Any = np.flatnonzero(calls.correlation >= 0)
+        usable: np.ndarray = np.flatnonzero(calls.correlation >= 0)
         if not len(usable) or not len(work):
             return found
-        order: Any = usable[np.lexsort((calls.ts[usable], calls.correlation[usable]))]
+        order: np.ndarray = usable[np.lexsort((calls.ts[usable], calls.correlation[usable]))]
         keys, starts = calls.correlation[order], calls.ts[order]
         low: Any = np.searchsorted(keys, work.correlation, side="left")
         high: Any = np.searchsorted(keys, work.correlation, side="right")
-        matched: Any = np.flatnonzero((high > low) & (work.correlation >= 0))
-        pick: Any = low[matched]
+        matched: np.ndarray = np.flatnonzero((high > low) & (work.correlation >= 0))
+        pick: np.ndarray = low[matched]
         for index in np.flatnonzero(high[matched] - low[matched] > 1).tolist():
             row = matched[index]
             group = starts[low[row] : high[row]]
@@ -64,7 +64,7 @@ class Links:
         return Nest(spans.ts, spans.dur, spans.lane)
 
     @cached_property
-    def op_of_call(self) -> Any:
+    def op_of_call(self) -> np.ndarray:
         """For each call, the innermost op that was running on its thread.
 
         Where a call takes no time by the trace's clock, as the kernels of a simulated CUDA graph, so does its
@@ -82,7 +82,7 @@ class Links:
         return found
 
     @cached_property
-    def op_of_work(self) -> Any:
+    def op_of_work(self) -> np.ndarray:
         """For each piece of device work, the op that launched it: by its call, else by External id."""
         calls = self.call_of_work
         found = np.full(len(calls), -1)
@@ -98,7 +98,7 @@ class Links:
         return found
 
     @cached_property
-    def _module_paths(self) -> tuple[list[str], Any, Any]:
+    def _module_paths(self) -> tuple[list[str], np.ndarray, np.ndarray]:
         """(paths; for each frame, its innermost nn.Module frame; for each frame, the path's index)."""
         trace = self.trace
         is_module_name = np.array([name.startswith(_MODULE_FRAME) for name in trace.names], dtype=bool)
@@ -108,7 +108,7 @@ class Links:
         rows = np.flatnonzero(wanted)
         above = np.where(parent[rows] >= 0, nearest[np.maximum(parent[rows], 0)], -1)
         paths: dict[str, int] = {"": 0}
-        place: Any = np.zeros(len(trace.frames), dtype=np.int64)
+        place: np.ndarray = np.zeros(len(trace.frames), dtype=np.int64)
         texts = [""]
         # Rows are sorted by start, so a module comes before what it calls.
         for row, up in zip(rows.tolist(), above.tolist(), strict=True):
@@ -120,14 +120,14 @@ class Links:
         return texts, nearest, place
 
     @cached_property
-    def modules(self) -> tuple[list[str], Any]:
+    def modules(self) -> tuple[list[str], np.ndarray]:
         """(module paths, first the empty one; for each call, the index of the module that was running)."""
         return self.modules_of(self.trace.calls)
 
-    def modules_of(self, calls: Spans) -> tuple[list[str], Any]:
+    def modules_of(self, calls: Spans) -> tuple[list[str], np.ndarray]:
         """As `modules`, for any spans of the host."""
         texts = [""]
-        index: Any = np.zeros(len(calls), dtype=np.int64)
+        index: np.ndarray = np.zeros(len(calls), dtype=np.int64)
         if len(self.trace.frames):
             texts, nearest, place = self._module_paths
             frame = self.frame_nest.at(calls.ts, calls.lane)

@@ -53,12 +53,12 @@ class BlockEvent(NamedTuple):
 # --- writing --------------------------------------------------------------------------------------------
 
 
-def snapshot(events: Iterable[BlockEvent]) -> dict[str, Any]:
+def snapshot(events: Iterable[BlockEvent]) -> dict[str, object]:
     """The snapshot of a device's memory after these events, in one segment. `at` becomes `time_us`.
 
     What is freed before it was allocated is left out.
     """
-    trace: list[dict[str, Any]] = []
+    trace: list[dict[str, object]] = []
     live: dict[int, tuple[int, BlockEvent]] = {}
     spare: dict[int, list[int]] = defaultdict(list)
     top = BASE
@@ -86,7 +86,7 @@ def snapshot(events: Iterable[BlockEvent]) -> dict[str, Any]:
     }
 
 
-def _entry(action: str, address: int, size: int, event: BlockEvent) -> dict[str, Any]:
+def _entry(action: str, address: int, size: int, event: BlockEvent) -> dict[str, object]:
     return {
         "action": action,
         "addr": address,
@@ -97,11 +97,11 @@ def _entry(action: str, address: int, size: int, event: BlockEvent) -> dict[str,
     }
 
 
-def _frames(frames: Frames) -> list[dict[str, Any]]:
+def _frames(frames: Frames) -> list[dict[str, object]]:
     return [{"filename": file, "line": line, "name": name} for file, line, name in frames]
 
 
-def _segment(top: int, live: Iterable[tuple[int, BlockEvent]]) -> dict[str, Any]:
+def _segment(top: int, live: Iterable[tuple[int, BlockEvent]]) -> dict[str, object]:
     blocks: list[dict[str, Any]] = []
     at = BASE
     for address, event in sorted(live):
@@ -128,7 +128,7 @@ def _segment(top: int, live: Iterable[tuple[int, BlockEvent]]) -> dict[str, Any]
     }
 
 
-def _block(address: int, size: int, state: str, frames: Frames) -> dict[str, Any]:
+def _block(address: int, size: int, state: str, frames: Frames) -> dict[str, object]:
     return {
         "address": address,
         "size": size,
@@ -142,10 +142,10 @@ def _block(address: int, size: int, state: str, frames: Frames) -> dict[str, Any
 
 
 class _PlainOnly(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         raise pickle.UnpicklingError(f"it wants {module}.{name}")
 
-    def persistent_load(self, pid: Any) -> Any:
+    def persistent_load(self, pid: object) -> object:
         raise pickle.UnpicklingError("it refers to something outside")
 
 
@@ -223,7 +223,7 @@ def memory_of(data: Mapping[str, Any]) -> MemoryUse:
     )
 
 
-def _change(entry: Mapping[str, Any]) -> int:
+def _change(entry: Mapping[str, object]) -> int:
     size = _size(entry)
     return {"alloc": size, "free_completed": -size}.get(str(entry["action"]), 0)
 

@@ -6,12 +6,10 @@ number of spans, so a million Python frames take a fraction of a second.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 
-def latest(start: Any, lane: Any, ts: Any, on: Any) -> Any:
+def latest(start: np.ndarray, lane: np.ndarray, ts: np.ndarray, on: np.ndarray) -> np.ndarray:
     """For each instant ts on lane `on`: the last row of its lane that starts no later, or -1. Rows are sorted
     by start within their lanes."""
     count = len(start)
@@ -23,7 +21,7 @@ def latest(start: Any, lane: Any, ts: Any, on: Any) -> Any:
     rows = np.maximum.accumulate(np.where(is_row, np.arange(len(order)), -1))
     found = np.where(rows >= 0, order[np.maximum(rows, 0)], -1)
     found[(found >= 0) & (key[np.maximum(found, 0)] != key[order])] = -1
-    result: Any = np.empty(len(key), np.int64)
+    result: np.ndarray = np.empty(len(key), np.int64)
     result[order] = found
     return result[count:]
 
@@ -31,7 +29,7 @@ def latest(start: Any, lane: Any, ts: Any, on: Any) -> Any:
 class Nest:
     """Spans of several lanes, nested by time. Rows keep the caller's numbering; -1 stands for none."""
 
-    def __init__(self, ts: Any, dur: Any, lane: Any) -> None:
+    def __init__(self, ts: np.ndarray, dur: np.ndarray, lane: np.ndarray) -> None:
         """ts, dur: float arrays, microseconds. lane: int array; spans of different lanes never enclose."""
         order = np.lexsort((-np.asarray(dur), ts, lane))
         self._order = order
@@ -54,14 +52,14 @@ class Nest:
         self._up = up
 
     @property
-    def parent(self) -> Any:
+    def parent(self) -> np.ndarray:
         """For each row, the row that encloses it, or -1."""
         result = np.full(len(self._order), -1)
         has = self._up >= 0
         result[self._order[has]] = self._order[self._up[has]]
         return result
 
-    def _at(self, ts: Any, lane: Any) -> Any:
+    def _at(self, ts: np.ndarray, lane: np.ndarray) -> np.ndarray:
         ts, lane = np.asarray(ts, dtype=float), np.asarray(lane)
         found = latest(self._start, self._lane, ts, lane)
         live = np.flatnonzero(found >= 0)
@@ -71,12 +69,12 @@ class Nest:
             live = live[found[live] >= 0]
         return found
 
-    def at(self, ts: Any, lane: Any) -> Any:
+    def at(self, ts: np.ndarray, lane: np.ndarray) -> np.ndarray:
         """The innermost row open at each instant on its lane, or -1."""
         found = self._at(ts, lane)
         return np.where(found >= 0, self._order[np.maximum(found, 0)], -1) if len(self._order) else found
 
-    def nearest(self, wanted: Any) -> Any:
+    def nearest(self, wanted: np.ndarray) -> np.ndarray:
         """For each row, itself if wanted (bool array), else the nearest enclosing row that is, or -1."""
         mask = np.asarray(wanted, dtype=bool)[self._order]
         count = len(mask)
@@ -92,7 +90,7 @@ class Nest:
         result[self._order[has]] = self._order[jump[has]]
         return result
 
-    def outermost(self) -> Any:
+    def outermost(self) -> np.ndarray:
         """For each row, the row at the bottom of its stack (itself if nothing encloses it)."""
         return self.nearest(self.parent < 0)
 
@@ -101,7 +99,7 @@ class Nest:
         if row < 0:
             return []
         if not hasattr(self, "_place"):
-            place: Any = np.empty(len(self._order), dtype=np.int64)
+            place: np.ndarray = np.empty(len(self._order), dtype=np.int64)
             place[self._order] = np.arange(len(self._order))
             self._place = place
         at = int(self._place[row])

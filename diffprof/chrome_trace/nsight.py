@@ -124,7 +124,7 @@ class _Export:
     def _labels(self, table: str) -> dict[int, str]:
         return {row["id"]: row["label"] for row in self._rows(table) if row.get("label")}
 
-    def _correlated(self, row: dict[str, Any]) -> dict[str, Any]:
+    def _correlated(self, row: dict[str, Any]) -> dict[str, object]:
         """The row with a correlation of its own among all processes: CUPTI counts in each from the start."""
         told = row.get("globalTid", row.get("globalPid"))
         if told is None or row.get("correlationId") is None:
@@ -154,7 +154,7 @@ class _Export:
 
     def place(self) -> dict[str, Any]:
         """The host, where it is told, and when it was recorded."""
-        told: dict[str, Any] = {}
+        told: dict[str, object] = {}
         for row in self._rows("TARGET_INFO_SYSTEM_ENV"):
             if row.get("name") == "Hostname" or row.get("nameEnum") == "HOSTNAME":
                 told["hostname"] = row.get("value")
@@ -206,7 +206,7 @@ def _device(category: str, name: str, row: dict[str, Any]) -> Event:
     return _span(category, name, row, row["deviceId"], row["streamId"], device=row["deviceId"])
 
 
-def _span(category: str, name: str, row: dict[str, Any], pid: int, tid: int, **more: Any) -> Event:
+def _span(category: str, name: str, row: dict[str, Any], pid: int, tid: int, **more: object) -> Event:
     args = {"correlation": row.get("correlationId"), "bytes": row.get("bytes"), **more}
     if "device" in more:
         args |= {"stream": tid, "graph id": row.get("graphId"), "graph node id": row.get("graphNodeId")}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from msgspec.structs import replace
@@ -165,7 +164,7 @@ def operation_lines(timeline: Timeline, run: Replay, syncs: Sequence[SyncRow]) -
         yield text
 
 
-def _times(timeline: Timeline, run: Replay) -> Iterator[list[Any]]:
+def _times(timeline: Timeline, run: Replay) -> Iterator[list[float]]:
     """Of each event, on the trace's clock: whether it waits; when it begins and how long it takes; when its
     launching call begins and how long it takes; when a wait begins behind it and how long it takes; when its
     device work begins (below 0: none) and how long it takes.

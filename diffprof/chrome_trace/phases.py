@@ -7,7 +7,6 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -52,7 +51,7 @@ class Phases:
         lengths = np.array([span[1] - span[0] for span in self.spans])
         self._nest = Nest(starts, lengths, np.zeros(len(self.spans), np.int8))
 
-    def at(self, ts: Any) -> Any:
+    def at(self, ts: np.ndarray) -> np.ndarray:
         """For each moment the index into `spans` of the innermost phase, or -1."""
         return self._nest.at(ts, np.zeros(len(ts), np.int8))
 
@@ -201,11 +200,11 @@ def _from_frames(trace: Trace, links: Links) -> list[Span]:
     return spans
 
 
-def _times(trace: Trace, rows: Any) -> list[tuple[float, float]]:
+def _times(trace: Trace, rows: np.ndarray) -> list[tuple[float, float]]:
     return list(zip(trace.frames.ts[rows].tolist(), trace.frames.end[rows].tolist(), strict=True))
 
 
-def _denoisers(trace: Trace, tops: Any, steps: Any) -> list[tuple[float, float]]:
+def _denoisers(trace: Trace, tops: np.ndarray, steps: np.ndarray) -> list[tuple[float, float]]:
     """The modules called right before a scheduler step: by name, those that run between steps.
 
     With one step only, the last module before it.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import gc
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from itertools import compress
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -43,21 +43,24 @@ DETAIL_LIMIT = 1 << 16
 _NO_ARGS = Args()
 
 
-class _Codes(dict[Any, int]):
+K = TypeVar("K")
+
+
+class _Codes(dict[K, int]):
     """Value -> small number, numbered as they come."""
 
-    def __missing__(self, key: Any) -> int:
+    def __missing__(self, key: K) -> int:
         self[key] = code = len(self)
         return code
 
 
-class _Names(_Codes):
+class _Names(_Codes[str | None]):
     """Numbered names. texts: what is kept of each."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
 
-    def __missing__(self, key: Any) -> int:
+    def __missing__(self, key: str | None) -> int:
         self.texts.append(short_text(key or ""))
         return super().__missing__(key)
 
@@ -78,7 +81,7 @@ def _number(value: Any) -> int:
     return number if -(1 << 63) <= number < 1 << 63 else -1
 
 
-def _floats(rows: list[Any], name: str) -> Any:
+def _floats(rows: Sequence[object], name: str) -> np.ndarray:
     """The column as numbers; NaN for what is none, or more than a clock can tell."""
     try:
         found = np.fromiter(map(attrgetter(name), rows), float, len(rows))  # None becomes NaN
@@ -95,7 +98,7 @@ def _float(value: Any) -> float:
         return np.nan
 
 
-def _ints(rows: list[Any], name: str, dtype: Any = np.int64) -> Any:
+def _ints(rows: Sequence[object], name: str, dtype: type[np.signedinteger] = np.int64) -> np.ndarray:
     try:
         return np.fromiter(map(attrgetter(name), rows), dtype, len(rows))
     except (TypeError, ValueError, OverflowError):
@@ -109,9 +112,9 @@ class _Columns:
     """Pieces of one column set, chunk by chunk."""
 
     def __init__(self) -> None:
-        self.pieces: dict[str, list[Any]] = defaultdict(list)
+        self.pieces: dict[str, list[np.ndarray]] = defaultdict(list)
 
-    def add(self, **columns: Any) -> None:
+    def add(self, **columns: np.ndarray) -> None:
         for name, values in columns.items():
             self.pieces[name].append(values)
 
@@ -132,15 +135,15 @@ class _Columns:
 
 class _Builder:
     def __init__(self) -> None:
-        self.kinds = _Codes()
+        self.kinds = _Codes[tuple[str, str | None]]()
         self.names = _Names()
-        self.lanes = _Codes()
-        self.details = _Codes()
+        self.lanes = _Codes[tuple[object, object]]()
+        self.details = _Codes[Detail]()
         self.columns: dict[EventTable, _Columns] = defaultdict(_Columns)
-        self.flows: dict[EventTable, list[tuple[Any, Any, Any]]] = defaultdict(list)
-        self.memory: list[tuple[Any, Any, Any]] = []
-        self.labels: dict[Any, str] = {}
-        self.threads: dict[tuple[Any, Any], str] = {}
+        self.flows: dict[EventTable, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = defaultdict(list)
+        self.memory: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self.labels: dict[object, str] = {}
+        self.threads: dict[tuple[object, object], str] = {}
         self.categories: Counter[str] = Counter()
         self.open: dict[int, list[Event]] = defaultdict(list)
         self.halves: list[Event] = []
@@ -177,7 +180,7 @@ class _Builder:
             else:
                 self._spans(table, rows)
 
-    def _times(self, rows: list[Any]) -> tuple[list[Any], Any]:
+    def _times(self, rows: list[Any]) -> tuple[list[Any], np.ndarray]:
         """Rows that have a time, and the times since the origin."""
         times = _floats(rows, "ts")
         timeless = np.isnan(times)
@@ -192,7 +195,7 @@ class _Builder:
             return rows, np.fromiter((float(row.ts - self.origin) for row in rows), float, len(rows))
         return rows, times - self.origin
 
-    def _lane(self, rows: list[Any]) -> Any:
+    def _lane(self, rows: list[Event]) -> np.ndarray:
         return np.fromiter(
             map(self.lanes.__getitem__, map(attrgetter("pid", "tid"), rows)), np.int32, len(rows)
         )
@@ -298,7 +301,7 @@ class _Builder:
             self._spans(table, rows)
 
 
-def _or_else(values: Any, rows: list[Event], name: str) -> Any:
+def _or_else(values: np.ndarray, rows: list[Event], name: str) -> np.ndarray:
     """values, where missing the event's own pid or tid (Kineto: pid is the device, tid the stream)."""
     missing = np.flatnonzero(values < 0)
     for index in missing.tolist():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -126,7 +125,7 @@ def sections_of(trace: Trace) -> Sections:
     )
 
 
-def _window(trace: Trace, phases: Phases, waits: Waits, busy: Any) -> tuple[float, float]:
+def _window(trace: Trace, phases: Phases, waits: Waits, busy: np.ndarray) -> tuple[float, float]:
     """When the call begins and ends: that of its phases, its work, and its waits. A wait that returns after
     all recorded work is part of the call, as it is of the timeline; the profiler's own is not."""
     own = waits.blocking[waits.of_call[waits.blocking] >= 0]
@@ -136,7 +135,7 @@ def _window(trace: Trace, phases: Phases, waits: Waits, busy: Any) -> tuple[floa
         ends = ends[(begins >= low) & (begins < high)]
         begins = begins[:0]
     else:
-        low, high = busy[0, 0], busy[-1, 1]
+        low, high = float(busy[0, 0]), float(busy[-1, 1])
     return float(min(low, busy[0, 0], *begins)), float(max(high, busy[-1, 1], *ends))
 
 

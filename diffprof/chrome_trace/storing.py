@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from msgspec.structs import replace
 
@@ -78,9 +78,9 @@ def _write(recording: Recording, path: Path) -> None:
     )
 
 
-def kineto_properties(device: DeviceInfo) -> Mapping[str, Any]:
+def kineto_properties(device: DeviceInfo) -> Mapping[str, object]:
     """What is known of a device in the names of Kineto's `deviceProperties`."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     major, _, minor = str(device.details.get("capability", "")).partition(".")
     if major.isdigit() and minor.isdigit():
         found |= {"computeMajor": int(major), "computeMinor": int(minor)}

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 
 import msgspec
 
@@ -107,7 +107,7 @@ class TraceStream:
     """A trace being read; its fields are complete when `events` is exhausted."""
 
     path: Path
-    header: dict[str, Any] = field(default_factory=dict)
+    header: dict[str, object] = field(default_factory=dict)
     """Everything beside `traceEvents`, before and after it."""
     truncated: str | None = None
     """Why the file ends before its events do."""
@@ -303,7 +303,7 @@ def _try(buffer: bytes, end: int) -> list[Event] | None:
     return events
 
 
-def _lenient(raw: Any) -> Event | None:
+def _lenient(raw: object) -> Event | None:
     if not isinstance(raw, dict):
         return None
     raw = {key: value for key, value in raw.items() if value is not None}
@@ -329,7 +329,7 @@ def _lenient(raw: Any) -> Event | None:
     return event
 
 
-def _object(prefix: bytes) -> dict[str, Any] | None:
+def _object(prefix: bytes) -> dict[str, object] | None:
     """The JSON object that prefix is the beginning of, up to a finished member; None if it is none."""
     text = prefix.rstrip().rstrip(b",") + b"}"
     try:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from diffprof.chrome_trace import intervals
-from diffprof.chrome_trace.events import CallKind, Trace, wait_scope
+from diffprof.chrome_trace.events import CallKind, Spans, Trace, wait_scope
 from diffprof.chrome_trace.kernel_rows import Kinds
 from diffprof.chrome_trace.links import Links
 from diffprof.chrome_trace.phases import Phases
@@ -70,7 +70,7 @@ class _Builder:
         spent: float,
         works: Sequence[int],
         kinds: Kinds,
-        durations: Any,
+        durations: np.ndarray,
         device: _Device,
         module: int,
         late: Sequence[float],
@@ -107,7 +107,7 @@ class _Builder:
         }
 
 
-def _typical_launch(durations: Any, launched: list[int], pending: Mapping[int, int]) -> float:
+def _typical_launch(durations: np.ndarray, launched: list[int], pending: Mapping[int, int]) -> float:
     """How long a call takes that launches, in microseconds, where the queue is not full."""
     unhindered = [row for row in launched if pending.get(row, 0) < THROTTLED_PENDING]
     return float(np.median(durations[unhindered or launched]))
@@ -277,7 +277,7 @@ def _begin(trace: Trace, links: Links, phases: Phases, events: Sequence[int]) ->
     return float(trace.ops.ts[chain[-1]]) if chain else first
 
 
-def _host_spans(trace: Trace, links: Links, events: Sequence[int]) -> Any:
+def _host_spans(trace: Trace, links: Links, events: Sequence[int]) -> np.ndarray:
     """When the launching threads were in an op or a runtime call."""
     lanes = np.unique(trace.calls.lane[np.asarray(events)])
     ops = np.isin(trace.ops.lane, lanes)
@@ -290,7 +290,7 @@ def _host_spans(trace: Trace, links: Links, events: Sequence[int]) -> Any:
     )
 
 
-def _prefix(merged: Any) -> Callable[[float], float]:
+def _prefix(merged: np.ndarray) -> Callable[[float], float]:
     """A function: how much of the line before a moment the set covers."""
     starts = merged[:, 0].tolist()
     lengths = (merged[:, 1] - merged[:, 0]).tolist()
@@ -305,7 +305,7 @@ def _prefix(merged: Any) -> Callable[[float], float]:
     return up_to
 
 
-def _pending(calls: Any, work: Any, links: Links) -> dict[int, int]:
+def _pending(calls: Spans, work: Spans, links: Links) -> dict[int, int]:
     """For each launching call, launches issued but not finished when it began."""
     rows = np.flatnonzero(links.call_of_work >= 0)
     call = links.call_of_work[rows]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from diffprof.chrome_trace.events import (
     CallKind,
     CallPart,
     EventTable,
+    Spans,
     Trace,
     call_kind,
     copy_direction,
@@ -59,15 +60,15 @@ class Waits:
     wait. unasked_us: time in waits that are the profiler's own."""
 
     rows: tuple[SyncRow, ...]
-    of_call: Any
+    of_call: np.ndarray
     kinds: list[CallKind]
-    blocking: Any
-    until: Any
-    waited: Any
+    blocking: np.ndarray
+    until: np.ndarray
+    waited: np.ndarray
     unasked_us: float = 0.0
 
     @property
-    def inside(self) -> Any:
+    def inside(self) -> np.ndarray:
         """For each call, whether the host waits in it."""
         return self.of_call != NOT_BLOCKING
 
@@ -174,8 +175,8 @@ class _Grouping:
         self.trace, self.links, self.phases, self.copies = trace, links, phases, copies
         self.modules, self.module_of = links.modules
         self.phase_of = phases.at(trace.calls.ts)
-        self.rows: dict[tuple[Any, ...], _Row] = {}
-        self.index: dict[tuple[Any, ...], int] = {}
+        self.rows: dict[tuple[object, ...], _Row] = {}
+        self.index: dict[tuple[object, ...], int] = {}
 
     def add(
         self,
@@ -269,7 +270,7 @@ def _belongs(trace: Trace, links: Links, copy: int, wait: int, copies: dict[int,
     return bool(op == links.op_of_call[copy] and (near or op >= 0))
 
 
-def _device_has_work(trace: Trace, links: Links) -> Any:
+def _device_has_work(trace: Trace, links: Links) -> np.ndarray:
     """For each call, whether work launched before it was unfinished when it began."""
     calls, work = trace.calls, trace.work
     launcher = links.call_of_work
@@ -315,7 +316,7 @@ class _Copy(NamedTuple):
         return bool(self.pageable) or (self.pageable is None and self.direction == "d2h" and self.late)
 
 
-def _copies(trace: Trace, links: Links, kinds: list[CallKind], outer: Any) -> dict[int, _Copy]:
+def _copies(trace: Trace, links: Links, kinds: list[CallKind], outer: np.ndarray) -> dict[int, _Copy]:
     """Copies by the call that made them; of the driver's call in the runtime's, by the latter."""
     work, calls = trace.work, trace.calls
     found: dict[int, _Copy] = {}
@@ -331,7 +332,7 @@ def _copies(trace: Trace, links: Links, kinds: list[CallKind], outer: Any) -> di
     return found
 
 
-def _earlier_end(work: Any) -> Any:
+def _earlier_end(work: Spans) -> np.ndarray:
     """For each piece of device work, when all that its stream had begun before it was done."""
     found = np.full(len(work), -np.inf)
     order = np.lexsort((work.ts, work.lane))
@@ -341,7 +342,7 @@ def _earlier_end(work: Any) -> Any:
     return found
 
 
-def _previous_on_lane(calls: Any, kinds: list[CallKind], outer: Any) -> Any:
+def _previous_on_lane(calls: Spans, kinds: list[CallKind], outer: np.ndarray) -> np.ndarray:
     """For each waiting call, the copy call that ended before it on its thread, with nothing else between that
     gives the device work or waits; else -1."""
     before = np.full(len(calls), -1)

@@ -47,8 +47,8 @@ def write_trace(
     syncs: Sequence[SyncRow] = (),
     *,
     device_name: str,
-    properties: Mapping[str, Any] | None = None,
-    metadata: Mapping[str, Any] | None = None,
+    properties: Mapping[str, object] | None = None,
+    metadata: Mapping[str, object] | None = None,
     memory: MemoryUse | None = None,
     run: Replay | None = None,
     member: bytes = b"",
@@ -144,7 +144,7 @@ def _module_lines(timeline: Timeline, run: Replay) -> Iterator[str]:
 
 
 def _names(timeline: Timeline, device_name: str) -> Iterator[Event]:
-    def named(kind: str, pid: int, tid: int, key: str, value: Any) -> Event:
+    def named(kind: str, pid: int, tid: int, key: str, value: object) -> Event:
         return {"ph": "M", "name": kind, "pid": pid, "tid": tid, "ts": ORIGIN_US, "args": {key: value}}
 
     yield named("process_name", HOST, 0, "name", "python")

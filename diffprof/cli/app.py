@@ -78,7 +78,7 @@ class Commands(click.Group):
             hint = f" Did you mean {' or '.join(near)}?" if near else ""
             raise click.UsageError(error.message + hint, ctx) from error
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: click.Context) -> object:
         with heard() as signals:
             code = self._ended(ctx, signals)
         if signals.came is not None:

@@ -27,7 +27,7 @@ def fail_on_option() -> Decorator:
     """`--fail-on`, as `fail_on`: text for `diffprof.judge.gate.parse_gate`; with it `--baseline-file` and
     `--update`."""
 
-    def options(function: Callable[..., Any]) -> Callable[..., Any]:
+    def options(function: Callable[..., object]) -> Callable[..., Any]:
         for option in reversed((_FAIL_ON, *BASELINE)):
             function = option(function)
         return function

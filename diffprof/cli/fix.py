@@ -14,7 +14,7 @@ from diffprof.cli.interrupts import signals
 from diffprof.cli.options import format_option, redact_option, traces_option
 from diffprof.cli.output import emit, say, stdout_to_stderr, terminal
 from diffprof.model.collection import paused_collection
-from diffprof.model.errors import DiffprofError, UsageError
+from diffprof.model.errors import DiffprofError, UsageError, reported
 from diffprof.model.plain import clean
 from diffprof.model.recording.source_text import shell
 from diffprof.tuning.storing import OPTIMIZED, numbered, store_tuned
@@ -46,8 +46,8 @@ def stored(traces: Path, run: str | None) -> Report:
     newest = next((r.folder for r in candidates if run in (None, r.target)), None)
     try:
         return load_judged(newest or runs.find(traces, run))
-    except UsageError as error:
-        if run is None or not _is_target(run) or not error.what.startswith("There is no run"):
+    except runs.NoSuchRun as error:
+        if run is None or not _is_target(run):
             raise
         raise UsageError(
             f"{run!r} names no stored run in {traces}: fixes follow from a scan.",
@@ -455,7 +455,7 @@ def tried(
         try:
             tuned = tune(report, choice, progress=progress, which=which)
         except (Exception, KeyboardInterrupt) as error:
-            partial: Report | None = getattr(error, "report", None)
+            partial = reported(error)
             if partial is None or partial.outcomes is None:
                 raise
             return partial, None, {}, error

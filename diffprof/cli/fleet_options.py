@@ -7,8 +7,10 @@ from typing import Any
 
 import click
 
+from diffprof.cli.options import Command
 
-def engine_options(function: Any) -> Any:
+
+def engine_options(function: Command) -> Command:
     """`--workers` and `--ray`."""
     for option in (
         click.option(

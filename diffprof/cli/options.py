@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from diffprof.model.errors import UsageError
 from diffprof.scanning.runs import TRACES, need_folder
+
+Command = TypeVar("Command", bound=Callable[..., object])
+"""A command, decorated."""
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 

@@ -106,7 +106,7 @@ def command(
     form: str,
     traces: Path,
     quiet: bool,
-    **options: Any,
+    **options: object,
 ) -> None:
     """Predict seconds, memory and what bounds a target on other GPUs.
 

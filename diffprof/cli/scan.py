@@ -13,13 +13,13 @@ import click
 
 from diffprof.cli.delivery import FORMS, apply_gate, deliver, fail_on_option, need_baseline
 from diffprof.cli.interrupts import signals
-from diffprof.cli.options import format_option, redact_option, traces_option, verbose_option
+from diffprof.cli.options import Command, format_option, redact_option, traces_option, verbose_option
 from diffprof.cli.output import say, stdout_to_stderr
 from diffprof.devices import DEFAULT_SIMULATED
 from diffprof.judge.registry import analyzers as known_analyzers
 from diffprof.judge.registry import default_names, names
 from diffprof.model.collection import collection, paused_collection
-from diffprof.model.errors import ExitCode, UsageError
+from diffprof.model.errors import ExitCode, UsageError, reported
 
 if TYPE_CHECKING:
     from diffprof.model.analyzer import Option
@@ -31,7 +31,7 @@ def call_arguments(pairs: tuple[str, ...], option: str = "--set") -> dict[str, A
 
     Raises UsageError for a pair without a name.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.isidentifier():
@@ -51,18 +51,18 @@ def varied(pairs: tuple[str, ...]) -> dict[str, list[Any]]:
 
     Raises UsageError for a pair without a name or without values.
     """
-    found: dict[str, list[Any]] = {}
+    found: dict[str, list[object]] = {}
     for key, value in call_arguments(pairs, option="--vary").items():
         values = list(value) if isinstance(value, tuple) else [value]
         found[key] = [_literal(part) for text in values for part in _parts(text)]
     return found
 
 
-def _parts(value: Any) -> list[Any]:
+def _parts(value: object) -> list[Any]:
     return value.split(",") if isinstance(value, str) else [value]
 
 
-def _literal(value: Any) -> Any:
+def _literal(value: object) -> Any:
     if not isinstance(value, str):
         return value
     try:
@@ -84,11 +84,11 @@ SHEETS = "Data sheet of a GPU, such as h100 (`diffprof gpus`)"
 
 
 def target_options(
-    function: Any,
+    function: Command,
     *,
     device: str = "cuda, cpu, or sim:GPU such as sim:h100.  "
     f"[default: cuda if present, else {DEFAULT_SIMULATED}]",
-) -> Any:
+) -> Command:
     """The options that say where and how a target runs; shared by every command that runs one. device: what
     is said of it."""
     for option in reversed(
@@ -132,7 +132,7 @@ def make_options(pairs: tuple[str, ...], no_weights: bool, **named: Any) -> Any:
     return Options(call=call_arguments(pairs), weights=not no_weights, **named)
 
 
-_KINDS: dict[str, Any] = {
+_KINDS: dict[str, object] = {
     "text": str,
     "number": float,
     "count": click.IntRange(1),
@@ -148,7 +148,7 @@ def _own_options() -> Iterator[Option]:
         yield from analyzer.options
 
 
-def analyzer_options(function: Any) -> Any:
+def analyzer_options(function: Command) -> Command:
     """The options that analyzers bring, each as a parameter with its setting's name."""
     for option in reversed(tuple(_own_options())):
         function = click.option(
@@ -320,8 +320,7 @@ def _scanned(
             asked.hold()
         except (Exception, KeyboardInterrupt) as error:
             asked.hold()
-            partial: Report | None = getattr(error, "report", None)
-            if partial is None:
+            if (partial := reported(error)) is None:
                 raise
             return partial, error
     return report, None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from diffprof.cli.fleet_options import engine_of, engine_options, time_left
-from diffprof.cli.options import format_option, traces_option
+from diffprof.cli.options import Command, format_option, traces_option
 from diffprof.cli.output import emit, say, stdout_to_stderr, terminal
 from diffprof.cli.scan import call_arguments
 from diffprof.cli.view import need_terminal
@@ -31,7 +31,7 @@ AXES = (
 )
 
 
-def _axes(function: Any) -> Any:
+def _axes(function: Command) -> Command:
     for name, text in reversed(AXES):
         function = click.option(name, metavar="A,B", help=text)(function)
     return function
@@ -75,7 +75,7 @@ def command(
     again: bool,
     ray: str | None,
     workers: int | None,
-    **axes: Any,
+    **axes: object,
 ) -> None:
     """Predict every combination of TARGETS and settings.
 
@@ -161,7 +161,7 @@ def _cases(grids: list[Grid]) -> list[Case]:
     return listed
 
 
-def _grids(targets: str | None, given: dict[str, Any]) -> list[Grid]:
+def _grids(targets: str | None, given: dict[str, object]) -> list[Grid]:
     import msgspec
 
     from diffprof.fleet.grid import Grid, grids_of
@@ -174,7 +174,7 @@ def _grids(targets: str | None, given: dict[str, Any]) -> list[Grid]:
 
 def _own(given: dict[str, Any]) -> dict[str, Any]:
     """The options as fields of a grid; those that were not given are left out."""
-    own: dict[str, Any] = {
+    own: dict[str, object] = {
         name: _listed(text)
         for name in ("device", "mode", "size", "scheduler")
         if (text := given[name]) is not None

@@ -46,7 +46,7 @@ def _figures(parts: Parts) -> Iterator[tuple[str, Any]]:
         yield "waits: sites and kinds on which simulator and device agree", [same, len(pairs)]
 
 
-def _figures_of_time(parts: Parts) -> Iterator[tuple[str, Any]]:
+def _figures_of_time(parts: Parts) -> Iterator[tuple[str, object]]:
     for family, ratios in ratios_by_family(parts).items():
         errors = [abs(ratio - 1) for ratio in ratios]
         yield (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 
@@ -16,7 +14,7 @@ class Denoiser(torch.nn.Module):
         self.calls = 0
         self.first, self.second = torch.nn.Linear(64, 64), torch.nn.Linear(64, 64)
 
-    def forward(self, x: Any, timestep: Any) -> Any:
+    def forward(self, x: torch.Tensor, timestep: object) -> torch.Tensor:
         x = torch.nn.functional.silu(self.first(x))
         if self.planted == "break":
             torch._dynamo.graph_break()
@@ -35,7 +33,7 @@ class Scheduler:
     def set_timesteps(self, steps: int) -> None:
         self.timesteps = list(range(steps))
 
-    def step(self, noise: Any, timestep: Any, sample: Any) -> Any:
+    def step(self, noise: torch.Tensor, timestep: object, sample: torch.Tensor) -> torch.Tensor:
         return sample - 0.1 * noise
 
 
@@ -47,19 +45,19 @@ class BrokenPipeline:
         self.unet, self.scheduler = Denoiser(planted).eval(), Scheduler()
 
     @property
-    def components(self) -> dict[str, Any]:
+    def components(self) -> dict[str, object]:
         return {"unet": self.unet, "scheduler": self.scheduler}
 
     @property
-    def device(self) -> Any:
+    def device(self) -> torch.device:
         return self.unet.first.weight.device
 
-    def to(self, *args: Any, **kwargs: Any) -> BrokenPipeline:
+    def to(self, *args: object, **kwargs: object) -> BrokenPipeline:
         self.unet.to(*args, **kwargs)
         return self
 
     @torch.no_grad()
-    def __call__(self, num_inference_steps: int = 3) -> Any:
+    def __call__(self, num_inference_steps: int = 3) -> torch.Tensor:
         self.scheduler.set_timesteps(num_inference_steps)
         x = torch.ones(4, 64, device=self.device)
         for t in self.scheduler.timesteps:
@@ -68,13 +66,13 @@ class BrokenPipeline:
         return x
 
 
-def clean_pipeline() -> tuple[Any, dict[str, Any]]:
+def clean_pipeline() -> tuple[object, dict[str, object]]:
     return BrokenPipeline("nothing"), {"num_inference_steps": 3}
 
 
-def break_pipeline() -> tuple[Any, dict[str, Any]]:
+def break_pipeline() -> tuple[object, dict[str, object]]:
     return BrokenPipeline("break"), {"num_inference_steps": 3}
 
 
-def recompile_pipeline() -> tuple[Any, dict[str, Any]]:
+def recompile_pipeline() -> tuple[object, dict[str, object]]:
     return BrokenPipeline("recompile"), {"num_inference_steps": 3}

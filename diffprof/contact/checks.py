@@ -10,10 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffprof.contact.parts import Place
 from diffprof.contact.store import Work
+
+if TYPE_CHECKING:
+    from diffprof.devices.simulated import Blocking
 
 Check = Callable[[Place], dict[str, Any]]
 
@@ -60,7 +63,7 @@ def ladder(place: Place) -> dict[str, Any]:
     return {rung["name"]: [rung["seconds"], rung["memory_gb"]] for rung in found}
 
 
-def fix(place: Place) -> dict[str, Any]:
+def fix(place: Place) -> dict[str, object]:
     """`diffprof fix --apply`: an exact fix is kept, and leaves the output as it was."""
     with workplace() as folder:
         _command("scan", "tiny-sdxl", "--device", place.device, *TINY, "--scheduler", "DDIMScheduler")
@@ -72,7 +75,7 @@ def fix(place: Place) -> dict[str, Any]:
     return {name: outcome[name] for name in ("status", "why", "before_ms", "after_ms", "in_loop_after")}
 
 
-def quantize_table(place: Place) -> dict[str, Any]:
+def quantize_table(place: Place) -> dict[str, object]:
     """`diffprof quantize-table`: every scheme is timed, or says why not."""
     with workplace():
         few = ("--steps", "1", "--height", "64", "--width", "64", "--budget", "15", "--no-cache")
@@ -87,7 +90,7 @@ def quantize_table(place: Place) -> dict[str, Any]:
 # --- the boundary ----------------------------------------------------------------------------------------
 
 
-def both_witnesses(place: Place) -> dict[str, Any]:
+def both_witnesses(place: Place) -> dict[str, object]:
     """The dispatcher's table and the sync debug mode name the same waits."""
     import torch
 
@@ -96,7 +99,7 @@ def both_witnesses(place: Place) -> dict[str, Any]:
     from diffprof.devices.simulated import Observer
 
     class Kinds(Observer):
-        def blocking(self, event: Any) -> None:
+        def blocking(self, event: Blocking) -> None:
             kinds.append(str(event.kind))
 
     kinds: list[str] = []
@@ -113,7 +116,7 @@ def both_witnesses(place: Place) -> dict[str, Any]:
     return {"kinds": kinds, "warnings": len(heard)}
 
 
-def events(place: Place) -> dict[str, Any]:
+def events(place: Place) -> dict[str, object]:
     """Events time kernels alone: work whose launches take the host long is as fast as without."""
     import time
 
@@ -140,7 +143,7 @@ def events(place: Place) -> dict[str, Any]:
     return {"quick_us": quick, "slow_us": slow, "fills": runner.fills}
 
 
-def parked(place: Place) -> dict[str, Any]:
+def parked(place: Place) -> dict[str, object]:
     """What only undoing needs leaves the device, and comes back with its bytes."""
     import torch
 

@@ -15,7 +15,7 @@ PLANTED = (
 """Fixes of what was put in, the most important first; those that a device has no use for are not planned."""
 
 
-def faulty() -> tuple[Any, dict[str, Any]]:
+def faulty() -> tuple[object, dict[str, object]]:
     """The tiny SDXL, with values."""
     import torch
 
@@ -31,7 +31,7 @@ def faulty() -> tuple[Any, dict[str, Any]]:
     return pipe, {**kwargs, "num_inference_steps": 3, "height": 64, "width": 64, "output_type": "pt"}
 
 
-def faulty_sd15() -> tuple[Any, dict[str, Any]]:
+def faulty_sd15() -> tuple[object, dict[str, object]]:
     """Stable Diffusion 1.5 with random weights in float32, so that what fixes save can be measured."""
     import torch
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel

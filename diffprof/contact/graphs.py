@@ -35,7 +35,7 @@ def compared(place: Place, planted: str) -> dict[str, Any]:
     }
 
 
-def _counted(place: Place, planted: str) -> dict[str, Any]:
+def _counted(place: Place, planted: str) -> dict[str, object]:
     import torch
     from torch._dynamo.utils import counters
 

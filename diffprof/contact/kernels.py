@@ -6,12 +6,17 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from diffprof.contact.parts import Place
 from diffprof.contact.shapes import KernelShape, shapes
 from diffprof.contact.store import Work, paired
 from diffprof.model.recording import Recording
+
+if TYPE_CHECKING:
+    import torch
+
+    from diffprof.devices.stopwatches import Runner
 
 TOGETHER = 20
 """Shapes of one item."""
@@ -32,7 +37,7 @@ def items(place: Place) -> Iterator[tuple[str, Work]]:
 CALIBRATION_S = 30.0
 
 
-def calibrated(place: Place) -> dict[str, Any]:
+def calibrated(place: Place) -> dict[str, object]:
     """What `diffprof calibrate` measures: its figures, and its file as text, which the report writes out."""
     import base64
     import tempfile
@@ -92,7 +97,7 @@ def _by_family(recording: Recording) -> dict[str, float]:
     return dict(found)
 
 
-def measured(place: Place, group: Sequence[KernelShape]) -> dict[str, Any]:
+def measured(place: Place, group: Sequence[KernelShape]) -> dict[str, object]:
     """Each shape with microseconds measured and predicted; what can't run says why."""
     import torch
 
@@ -107,12 +112,14 @@ def measured(place: Place, group: Sequence[KernelShape]) -> dict[str, Any]:
         for shape in group:
             row = {"family": shape.family, "op": shape.op, "dtype": shape.dtype, **dict(shape.fields)}
             row["predicted_us"] = guesses.get(shape.key)
-            rows.append({**row, **_timed(shape, runner, torch, where, 3 if place.short else ROUNDS)})
+            rows.append({**row, **_timed(shape, runner, where, 3 if place.short else ROUNDS)})
     return {"rows": rows, "torch": torch.__version__}
 
 
-def _timed(shape: KernelShape, runner: Any, torch: Any, where: Any, rounds: int) -> dict[str, Any]:
-    def empty(size: tuple[int, ...], dtype: Any) -> Any:
+def _timed(shape: KernelShape, runner: Runner, where: torch.device, rounds: int) -> dict[str, object]:
+    import torch
+
+    def empty(size: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         return torch.empty(size, dtype=dtype, device=where)
 
     try:
@@ -134,7 +141,7 @@ def predicted(place: Place, group: Sequence[KernelShape]) -> dict[str, float]:
     from diffprof.devices.simulated import observing
     from diffprof.devices.simulated import place as put
 
-    def empty(shape: tuple[int, ...], dtype: Any) -> Any:
+    def empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         return put(torch.empty(shape, dtype=dtype, device="meta"), values="unknown")
 
     device = resolve_device(place.simulated)
@@ -152,4 +159,4 @@ def predicted(place: Place, group: Sequence[KernelShape]) -> dict[str, float]:
 class _NoPipeline:
     """Of single kernels."""
 
-    components: ClassVar[dict[str, Any]] = {}
+    components: ClassVar[dict[str, object]] = {}

@@ -25,7 +25,7 @@ def items(place: Place) -> Iterator[tuple[str, Work]]:
                 yield key, partial(timed, place, scheme, mode, rows, width, out)
 
 
-def timed(place: Place, scheme: Any, mode: str, rows: int, width: int, out: int) -> dict[str, Any]:
+def timed(place: Place, scheme: Any, mode: str, rows: int, width: int, out: int) -> dict[str, object]:
     import msgspec
     import torch
 

@@ -55,7 +55,7 @@ def _device(place: Place) -> dict[str, Any]:
     return {**msgspec.to_builtins(info), "simulated_beside": place.simulated, "processors": os.cpu_count()}
 
 
-def _driver() -> dict[str, Any]:
+def _driver() -> dict[str, object]:
     """What nvidia-smi says of each GPU; nothing where it is not installed."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
@@ -66,7 +66,7 @@ def _driver() -> dict[str, Any]:
     return {"gpus": [dict(zip(ASKED, row, strict=False)) for row in rows]}
 
 
-def _software() -> dict[str, Any]:
+def _software() -> dict[str, object]:
     import torch
 
     found: dict[str, str | None] = {}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 LAYERS, SINGLE = 6, 12
 """A third of Flux's 19 and 38 blocks."""
 
@@ -11,7 +9,7 @@ TOKENS = 512
 """Of Flux's second text encoder."""
 
 
-def flux_third() -> tuple[Any, dict[str, Any]]:
+def flux_third() -> tuple[object, dict[str, object]]:
     """Flux of a third of its depth, at 1024 x 1024: 4 B parameters, random, in bfloat16. The text encoders
     are left out: prompt embeddings are drawn."""
     import torch
@@ -46,7 +44,7 @@ def flux_third() -> tuple[Any, dict[str, Any]]:
     return pipe, {**call, "prompt_embeds": prompt, "pooled_prompt_embeds": pooled}
 
 
-SD_VAE: dict[str, Any] = {
+SD_VAE: dict[str, object] = {
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
     "block_out_channels": (128, 256, 512, 512),
@@ -56,7 +54,7 @@ SD_VAE: dict[str, Any] = {
 }
 """As stable-diffusion-v1-5 has it."""
 
-FLUX_VAE: dict[str, Any] = {
+FLUX_VAE: dict[str, object] = {
     **SD_VAE,
     "latent_channels": 16,
     "scaling_factor": 0.3611,

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffprof.contact.faulty import PLANTED
 from diffprof.contact.parts import Place
 from diffprof.contact.store import Work
+
+if TYPE_CHECKING:
+    from diffprof.model.report import Report
 
 FILE = Path(__file__).with_name("faulty.py")
 
@@ -21,7 +24,7 @@ def items(place: Place) -> Iterator[tuple[str, Work]]:
 
 
 @cache
-def _report(place: Place) -> Any:
+def _report(place: Place) -> Report:
     """One scan for all items of the process."""
     from diffprof.scanning.scan import scan_target
 
@@ -30,7 +33,7 @@ def _report(place: Place) -> Any:
     )
 
 
-def planned(place: Place) -> dict[str, Any]:
+def planned(place: Place) -> dict[str, object]:
     """The fixes that the findings name, with what each promises."""
     from diffprof.judge.plan import Choice, make_plan
 

@@ -72,7 +72,7 @@ def _write_calibration(folder: Path, parts: Mapping[str, Any]) -> None:
         write(folder / f"calibration-{found['gpu']}.npz", base64.b64decode(found["file"]))
 
 
-def _columns(row: Mapping[str, Any]) -> dict[str, Any]:
+def _columns(row: Mapping[str, object]) -> dict[str, object]:
     """A measured row under the names of the tables."""
     own = {
         k: v for k, v in row.items() if k not in ("predicted_us", "least_us", "family", "op", "dtype", "us")
@@ -82,7 +82,7 @@ def _columns(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, **named, "shape": shape}
 
 
-def _table(columns: Sequence[str], found: Iterable[Mapping[str, Any]]) -> bytes:
+def _table(columns: Sequence[str], found: Iterable[Mapping[str, object]]) -> bytes:
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

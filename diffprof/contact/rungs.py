@@ -6,10 +6,14 @@ import statistics
 import time
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffprof.contact.parts import Place
 from diffprof.contact.store import Work, paired
+
+if TYPE_CHECKING:
+    from diffprof.targets import Options
+    from diffprof.targets.pipeline_call import PipelineCall
 
 EAGER = ("fp32", "bf16", "sdpa")
 
@@ -25,7 +29,7 @@ def items(place: Place) -> Iterator[tuple[str, Work]]:
         yield "rung compile", partial(climbed, place, target, "compile")
 
 
-def climbed(place: Place, target: str, rung: str) -> dict[str, Any]:
+def climbed(place: Place, target: str, rung: str) -> dict[str, object]:
     """Seconds and GiB of one rung: [predicted, measured]."""
     from diffprof.devices import resolve_device
     from diffprof.targets import resolve
@@ -43,14 +47,14 @@ def climbed(place: Place, target: str, rung: str) -> dict[str, Any]:
     }
 
 
-def _options(place: Place) -> Any:
+def _options(place: Place) -> Options:
     from diffprof.targets import Options
 
     size = 64 if place.short else None
     return Options(steps=2 if place.short else STEPS, height=size, width=size)
 
 
-def blocks(place: Place, target: str) -> dict[str, Any]:
+def blocks(place: Place, target: str) -> dict[str, object]:
     """Seconds of a call before and after the denoiser's repeated blocks are compiled, and of compiling."""
     import dataclasses
 
@@ -63,7 +67,7 @@ def blocks(place: Place, target: str) -> dict[str, Any]:
 
     device = resolve_device(place.device)
 
-    def play(scene: Any) -> dict[str, Any]:
+    def play(scene: PipelineCall) -> dict[str, Any]:
         before = clean_passes(scene.call, device.synchronize, clock=device.clock)
         for module in with_role(scene.pipe, "denoiser").values():
             module.compile_repeated_blocks(fullgraph=True)

@@ -6,7 +6,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+Work = Callable[[], object]
+Empty = Callable[["tuple[int, ...]", "torch.dtype"], "torch.Tensor"]
+Build = Callable[[ModuleType, Empty], Work]
+Operation = Callable[[ModuleType, "torch.Tensor"], "torch.Tensor"]
 
 ROWS = (1, 77, 154, 512, 1024, 2048, 4096, 8192, 16384)
 """Tokens, and rows of conditioning."""
@@ -40,7 +49,7 @@ class KernelShape:
     op: str
     dtype: str
     fields: tuple[tuple[str, Any], ...]
-    build: Callable[[Any, Any], Callable[[], Any]]
+    build: Build
 
     @property
     def key(self) -> str:
@@ -80,8 +89,8 @@ def products() -> Iterator[KernelShape]:
         yield KernelShape("gemm", "linear", dtype, (("m", m), ("n", n), ("k", k)), _linear(m, n, k, dtype))
 
 
-def _linear(m: int, n: int, k: int, dtype: str = "bfloat16") -> Any:
-    def build(torch: Any, empty: Any) -> Any:
+def _linear(m: int, n: int, k: int, dtype: str = "bfloat16") -> Build:
+    def build(torch: ModuleType, empty: Empty) -> Work:
         x = empty((m, k), getattr(torch, dtype))
         w = empty((n, k), getattr(torch, dtype))
         return lambda: torch.nn.functional.linear(x, w)
@@ -103,13 +112,13 @@ def attention() -> Iterator[KernelShape]:
         yield KernelShape("attention", op, "bfloat16", fields, _attention(1, heads, tokens, size, backend))
 
 
-def _attention(batch: int, heads: int, tokens: int, size: int, backend: str | None = None) -> Any:
-    def build(torch: Any, empty: Any) -> Any:
+def _attention(batch: int, heads: int, tokens: int, size: int, backend: str | None = None) -> Build:
+    def build(torch: ModuleType, empty: Empty) -> Work:
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
         q, k, v = (empty((batch, heads, tokens, size), torch.bfloat16) for _ in range(3))
 
-        def run() -> Any:
+        def run() -> object:
             if backend is None:
                 return torch.nn.functional.scaled_dot_product_attention(q, k, v)
             with sdpa_kernel(getattr(SDPBackend, backend)):
@@ -126,8 +135,8 @@ def convolutions() -> Iterator[KernelShape]:
         yield KernelShape("convolution", "conv2d", "bfloat16", fields, _convolution(cin, cout, side, layout))
 
 
-def _convolution(cin: int, cout: int, side: int, layout: str) -> Any:
-    def build(torch: Any, empty: Any) -> Any:
+def _convolution(cin: int, cout: int, side: int, layout: str) -> Build:
+    def build(torch: ModuleType, empty: Empty) -> Work:
         form = torch.channels_last if layout == "channels_last" else torch.contiguous_format
         x = empty((1, cin, side, side), torch.bfloat16).to(memory_format=form)
         w = empty((cout, cin, 3, 3), torch.bfloat16).to(memory_format=form)
@@ -136,7 +145,7 @@ def _convolution(cin: int, cout: int, side: int, layout: str) -> Any:
     return build
 
 
-POINTWISE: dict[str, Callable[[Any, Any], Any]] = {
+POINTWISE: dict[str, Operation] = {
     "add": lambda torch, x: x + x,
     "mul": lambda torch, x: x * 2.0,
     "silu": lambda torch, x: torch.nn.functional.silu(x),
@@ -151,8 +160,8 @@ def pointwise() -> Iterator[KernelShape]:
         yield KernelShape("pointwise", op, dtype, (("elements", size),), _of_vector(size, dtype, run))
 
 
-def _of_vector(size: int, dtype: str, run: Any) -> Any:
-    def build(torch: Any, empty: Any) -> Any:
+def _of_vector(size: int, dtype: str, run: Operation) -> Build:
+    def build(torch: ModuleType, empty: Empty) -> Work:
         x = empty((size,), getattr(torch, dtype))
         return lambda: run(torch, x)
 
@@ -169,8 +178,8 @@ def norms() -> Iterator[KernelShape]:
         yield KernelShape("norm", "group_norm", "bfloat16", fields, _group_norm(channels, side))
 
 
-def _norm(op: str, rows: int, width: int) -> Any:
-    def build(torch: Any, empty: Any) -> Any:
+def _norm(op: str, rows: int, width: int) -> Build:
+    def build(torch: ModuleType, empty: Empty) -> Work:
         x = empty((1, rows, width), torch.bfloat16)
         w = empty((width,), torch.bfloat16)
         return lambda: getattr(torch.nn.functional, op)(x, (width,), w)
@@ -178,8 +187,8 @@ def _norm(op: str, rows: int, width: int) -> Any:
     return build
 
 
-def _group_norm(channels: int, side: int) -> Any:
-    def build(torch: Any, empty: Any) -> Any:
+def _group_norm(channels: int, side: int) -> Build:
+    def build(torch: ModuleType, empty: Empty) -> Work:
         x = empty((1, channels, side, side), torch.bfloat16)
         w = empty((channels,), torch.bfloat16)
         return lambda: torch.nn.functional.group_norm(x, 32, w, w)
@@ -187,7 +196,7 @@ def _group_norm(channels: int, side: int) -> Any:
     return build
 
 
-COPIES: dict[str, Callable[[Any, Any], Any]] = {
+COPIES: dict[str, Operation] = {
     "copy": lambda torch, x: x.clone(),
     "cast": lambda torch, x: x.to(torch.float32),
     "transpose": lambda torch, x: x.view(-1, 256).t().contiguous(),

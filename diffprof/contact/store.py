@@ -49,17 +49,17 @@ class Log:
         write(self.path, json.dumps(self.content, indent=1, default=str).encode())
 
 
-def _done(key: str, work: Work) -> dict[str, Any]:
+def _done(key: str, work: Work) -> dict[str, object]:
     begin = time.perf_counter()
     try:
-        found: dict[str, Any] = {"status": "ok", "data": work()}
+        found: dict[str, object] = {"status": "ok", "data": work()}
     except (Exception, SystemExit) as error:
         text = "".join(traceback.format_exception(error))[-TRACEBACK:]
         found = {"status": "failed", "error": f"{type(error).__name__}: {error}"[:400], "traceback": text}
     return {"key": key, "seconds": round(time.perf_counter() - begin, 3), **found}
 
 
-def paired(predicted: Any, measured: Any) -> dict[str, Any]:
+def paired(predicted: object, measured: object) -> dict[str, object]:
     """A figure by the model of the simulated GPU, and on the device."""
     return {"predicted": predicted, "measured": measured}
 

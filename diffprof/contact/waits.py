@@ -8,10 +8,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffprof.contact.parts import Place
 from diffprof.contact.store import Work
+
+if TYPE_CHECKING:
+    from diffprof.model.recording import Recording, SyncRow
+    from diffprof.targets import Options
+    from diffprof.targets.pipeline_call import PipelineCall
 
 SCHEDULERS = ("EulerDiscreteScheduler", "DDIMScheduler", "UniPCMultistepScheduler")
 
@@ -28,7 +33,7 @@ def items(place: Place) -> Iterator[tuple[str, Work]]:
         yield "flux-third", partial(witnesses, place, FLUX, None)
 
 
-def witnesses(place: Place, target: str, scheduler: str | None) -> dict[str, Any]:
+def witnesses(place: Place, target: str, scheduler: str | None) -> dict[str, object]:
     """Rows of [file:line, kind, count] by each witness; None of one that is not at hand."""
     from diffprof.scanning.scan import scan_target
 
@@ -52,7 +57,7 @@ def witnesses(place: Place, target: str, scheduler: str | None) -> dict[str, Any
     }
 
 
-def _options(target: str, scheduler: str | None) -> Any:
+def _options(target: str, scheduler: str | None) -> Options:
     from diffprof.targets import Options
 
     if target == FLUX:
@@ -62,14 +67,14 @@ def _options(target: str, scheduler: str | None) -> Any:
     return Options(scheduler=scheduler, steps=STEPS, height=size, width=size, dtype=dtype)
 
 
-def rows(syncs: Sequence[Any] | None) -> list[list[Any]]:
+def rows(syncs: Sequence[SyncRow] | None) -> list[list[Any]]:
     found: Counter[tuple[str, str]] = Counter()
     for row in syncs or ():
         found[(f"{row.site.file}:{row.site.line}", str(row.kind))] += row.count
     return [[site, kind, count] for (site, kind), count in sorted(found.items())]
 
 
-def profiled(recording: Any) -> list[list[Any]]:
+def profiled(recording: Recording) -> list[list[Any]]:
     """Sites whose waits the trace has: [file:line, kind, microseconds blocked]."""
     return sorted(
         [f"{row.site.file}:{row.site.line}", str(row.kind), row.blocked_us]
@@ -78,7 +83,7 @@ def profiled(recording: Any) -> list[list[Any]]:
     )
 
 
-def warned(place: Place, target: str, options: Any) -> list[list[Any]]:
+def warned(place: Place, target: str, options: Options) -> list[list[object]]:
     """Warnings of the sync debug mode in a call of its own: [file:line, None, count]."""
     import torch
 
@@ -95,7 +100,7 @@ def warned(place: Place, target: str, options: Any) -> list[list[Any]]:
                 found[f"{importable_path(frame.f_code.co_filename)[0]}:{frame.f_lineno}"] += 1
                 return
 
-    def play(scene: Any) -> None:
+    def play(scene: PipelineCall) -> None:
         scene.call()
         with sync_warnings(witness):
             scene.call()

@@ -40,9 +40,9 @@ class CorpusCase:
     """
 
     pipe: Pipeline
-    kwargs: dict[str, Any]
+    kwargs: dict[str, object]
     generator: str | None = "device"
-    offload: Callable[[Any, torch.device], None] | None = None
+    offload: Callable[[Pipeline, torch.device], None] | None = None
 
     def call(self, device: torch.device | str = "cpu") -> list[torch.Tensor]:
         """Run with tensor arguments moved to ``device``. Returns every array of the output, on the CPU."""
@@ -113,7 +113,7 @@ def moved(value: Any, device: torch.device) -> Any:
     return value
 
 
-def arrays_of(output: Any) -> list[torch.Tensor]:
+def arrays_of(output: object) -> list[torch.Tensor]:
     """The tensors, numpy arrays and images in a pipeline's output, in order, as CPU tensors."""
     if isinstance(output, torch.Tensor):
         return [output.detach().cpu()]

@@ -205,12 +205,12 @@ class DeviceSigmas(df.EulerDiscreteScheduler):
     sigmas: Any
 
     def set_timesteps(
-        self, num_inference_steps: int, device: torch.types.Device = None, **kwargs: Any
+        self, num_inference_steps: int, device: torch.types.Device = None, **kwargs: object
     ) -> None:
         super().set_timesteps(num_inference_steps, device, **kwargs)
         self.sigmas = self.sigmas.to(device)
 
-    def step(self, *args: Any, **kwargs: Any) -> Any:
+    def step(self, *args: object, **kwargs: object) -> object:
         if self.step_index is not None and self.sigmas[self.step_index] < 0:
             raise ValueError("a negative sigma")
         return super().step(*args, **kwargs)
@@ -236,7 +236,7 @@ def sd_embeds() -> CorpusCase:
     return CorpusCase(pipe, kwargs)
 
 
-def half_where_large(pipe: Pipeline, index: int, t: Any, given: dict[str, Any]) -> dict[str, Any]:
+def half_where_large(pipe: Pipeline, index: int, t: torch.Tensor, given: dict[str, Any]) -> dict[str, object]:
     """A callback that looks at the latents, as users' own do."""
     latents = given["latents"]
     return {"latents": latents * 0.5 if latents.abs().max().item() > -float(t) - 1 else latents}

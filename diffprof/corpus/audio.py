@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import diffusers as df
 import torch
 import transformers as tf
@@ -137,7 +135,7 @@ def audioldm2() -> CorpusCase:
         vocoder=vocoder(),
     )
     # Encoding asks for Roberta's and T5's own tokenizers, which need vocabulary files.
-    embeds: dict[str, Any] = {}
+    embeds: dict[str, object] = {}
     for sign in ("", "negative_"):
         embeds[f"{sign}prompt_embeds"] = torch.randn(1, 6, WIDTH)
         embeds[f"{sign}generated_prompt_embeds"] = torch.randn(1, 4, WIDTH)
@@ -179,7 +177,7 @@ def ace_step() -> CorpusCase:
         AceStepConditionEncoder,
     )
 
-    heads: dict[str, Any] = {
+    heads: dict[str, object] = {
         "hidden_size": WIDTH,
         "intermediate_size": WIDTH,
         "num_attention_heads": 2,

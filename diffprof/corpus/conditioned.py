@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import diffusers as df
@@ -39,7 +40,11 @@ SMALL = {"height": 32, "width": 32}
 # ---- ControlNet ----------------------------------------------------------------------------------
 
 
-def controlnet(sizes: dict[str, Any] | None = None, kind: Any = df.ControlNetModel, **config: Any) -> Any:
+def controlnet(
+    sizes: dict[str, Any] | None = None,
+    kind: Callable[..., torch.nn.Module] = df.ControlNetModel,
+    **config: Any,
+) -> object:
     """A copy of the UNet's encoder, its picture twice as large as the latents."""
     kept = {
         k: v
@@ -244,7 +249,7 @@ def xl_adapter() -> CorpusCase:
 # ---- IP-Adapter ----------------------------------------------------------------------------------
 
 
-def with_ip_adapter(net: Any) -> Any:
+def with_ip_adapter(net: torch.nn.Module) -> object:
     """Load a random IP-Adapter as checkpoints have it: a projection, and keys and values by layer number."""
     from diffusers.models.embeddings import ImageProjection
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import diffusers as df
 import torch
 
@@ -26,7 +24,7 @@ from .tokens import tokenizer
 SMALL = {"height": 32, "width": 32}
 
 
-def paint(**kwargs: Any) -> dict[str, Any]:
+def paint(**kwargs: object) -> dict[str, object]:
     """Call arguments of an inpainting pipeline."""
     return call(image=picture(), mask_image=half_mask(), num_inference_steps=3) | kwargs
 
@@ -150,15 +148,15 @@ def deepfloyd_inpaint() -> CorpusCase:
 class Inverted:
     """A pipeline that must invert its image before it can edit it: both halves are one call here."""
 
-    def __init__(self, pipe: Pipeline, invert: dict[str, Any]) -> None:
+    def __init__(self, pipe: Pipeline, invert: dict[str, object]) -> None:
         self.pipe = pipe
         self.invert = invert
         self.components = pipe.components
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self.__dict__["pipe"], name)
 
-    def __call__(self, **kwargs: Any) -> Any:
+    def __call__(self, **kwargs: object) -> object:
         self.pipe.invert(**self.invert)
         return self.pipe(**kwargs)
 

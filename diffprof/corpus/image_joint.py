@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import diffusers as df
 import transformers as tf
@@ -31,7 +30,7 @@ SHORT = {"max_sequence_length": 16}
 # ---- Flux and its kin ----------------------------------------------------------------------------
 
 
-def flux_sizes(latent_channels: int = 4) -> dict[str, Any]:
+def flux_sizes(latent_channels: int = 4) -> dict[str, object]:
     return {
         "patch_size": 1,
         "in_channels": latent_channels,
@@ -44,11 +43,11 @@ def flux_sizes(latent_channels: int = 4) -> dict[str, Any]:
     }
 
 
-def flux_transformer(**config: Any) -> df.FluxTransformer2DModel:
+def flux_transformer(**config: object) -> df.FluxTransformer2DModel:
     return df.FluxTransformer2DModel(**(flux_sizes() | {"pooled_projection_dim": WIDTH} | config))
 
 
-def flux_parts(**parts: Any) -> dict[str, Any]:
+def flux_parts(**parts: object) -> dict[str, object]:
     """Components of Flux: one latent channel, packed two by two into the transformer's four."""
     made = {
         "transformer": flux_transformer,
@@ -75,7 +74,7 @@ def flux_true_cfg() -> CorpusCase:
     return CorpusCase(df.FluxPipeline(**flux_parts(scheduler=scheduler)), kwargs)
 
 
-def chroma_parts() -> dict[str, Any]:
+def chroma_parts() -> dict[str, object]:
     net = df.ChromaTransformer2DModel(
         **flux_sizes(), approximator_num_channels=16, approximator_hidden_dim=16, approximator_layers=1
     )
@@ -148,7 +147,7 @@ def flux2_klein() -> CorpusCase:
 # ---- joint-attention transformers ----------------------------------------------------------------
 
 
-def sd3_transformer(**config: Any) -> df.SD3Transformer2DModel:
+def sd3_transformer(**config: object) -> df.SD3Transformer2DModel:
     settings = {
         "sample_size": 16,
         "patch_size": 2,
@@ -165,9 +164,9 @@ def sd3_transformer(**config: Any) -> df.SD3Transformer2DModel:
     return df.SD3Transformer2DModel(**(settings | config))
 
 
-def sd3_parts(**parts: Any) -> dict[str, Any]:
+def sd3_parts(**parts: object) -> dict[str, object]:
     """Components of SD3 with its third text encoder left out, as many run it to save memory."""
-    made: dict[str, Callable[[], Any]] = {
+    made: dict[str, Callable[[], object]] = {
         "transformer": sd3_transformer,
         "vae": flow_vae,
         "text_encoder": clip_text_projected,
@@ -237,7 +236,7 @@ def qwen_image_vae() -> df.AutoencoderKLQwenImage:
     )
 
 
-def qwen_image_parts(**parts: Any) -> dict[str, Any]:
+def qwen_image_parts(**parts: object) -> dict[str, object]:
     made = {
         "transformer": lambda: df.QwenImageTransformer2DModel(
             patch_size=2,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import diffusers as df
 import transformers as tf
 
@@ -27,7 +25,7 @@ SMALL = {"height": 32, "width": 32}
 SHORT = {"max_sequence_length": 16}
 
 
-def pixart_transformer(**config: Any) -> df.PixArtTransformer2DModel:
+def pixart_transformer(**config: object) -> df.PixArtTransformer2DModel:
     settings = {
         "sample_size": 16,
         "patch_size": 2,
@@ -97,7 +95,7 @@ def bert() -> tf.BertModel:
     )
 
 
-def hunyuan_dit_sizes() -> dict[str, Any]:
+def hunyuan_dit_sizes() -> dict[str, object]:
     return {
         "sample_size": 16,
         "patch_size": 2,
@@ -112,7 +110,7 @@ def hunyuan_dit_sizes() -> dict[str, Any]:
     }
 
 
-def hunyuan_dit_parts(**parts: Any) -> dict[str, Any]:
+def hunyuan_dit_parts(**parts: object) -> dict[str, object]:
     made = {
         "vae": lambda: vae(levels=4),  # the positions count on a scale factor of 8
         "text_encoder": bert,
@@ -133,7 +131,7 @@ def hunyuan_dit() -> CorpusCase:
     )
 
 
-def sana_transformer(**config: Any) -> df.SanaTransformer2DModel:
+def sana_transformer(**config: object) -> df.SanaTransformer2DModel:
     settings = {
         "patch_size": 1,
         "in_channels": 4,
@@ -171,7 +169,7 @@ def deep_compression_vae() -> df.AutoencoderDC:
     )
 
 
-def sana_parts(**parts: Any) -> dict[str, Any]:
+def sana_parts(**parts: object) -> dict[str, object]:
     made = {
         "transformer": sana_transformer,
         "vae": deep_compression_vae,
@@ -250,7 +248,7 @@ def lumina2() -> CorpusCase:
     return CorpusCase(pipe, call(**SMALL, **SHORT))
 
 
-def z_image_parts() -> dict[str, Any]:
+def z_image_parts() -> dict[str, object]:
     net = df.ZImageTransformer2DModel(
         all_patch_size=(2,),
         all_f_patch_size=(1,),

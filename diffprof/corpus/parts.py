@@ -78,7 +78,7 @@ def umt5() -> UMT5EncoderModel:
     return UMT5EncoderModel(_t5_config(UMT5Config))
 
 
-def _t5_config(kind: type) -> Any:
+def _t5_config(kind: type) -> object:
     return kind(
         vocab_size=tokens.VOCABULARY_SIZE,
         d_model=WIDTH,
@@ -92,7 +92,7 @@ def _t5_config(kind: type) -> Any:
     )
 
 
-def decoder_sizes() -> dict[str, Any]:
+def decoder_sizes() -> dict[str, object]:
     """The arguments that configurations of decoder-only language models have in common."""
     return {
         "vocab_size": tokens.VOCABULARY_SIZE,
@@ -181,7 +181,7 @@ def clip_pixels() -> CLIPImageProcessor:
 
 def vae(latent_channels: int = 4, levels: int = 2, **config: Any) -> AutoencoderKL:
     """A KL autoencoder that shrinks an image ``2 ** (levels - 1)`` times."""
-    settings: dict[str, Any] = {
+    settings: dict[str, object] = {
         "block_out_channels": (8,) * levels,
         "down_block_types": ("DownEncoderBlock2D",) * levels,
         "up_block_types": ("UpDecoderBlock2D",) * levels,
@@ -207,7 +207,7 @@ def flow_vae(latent_channels: int = 4, levels: int = 2) -> AutoencoderKL:
 # ---- denoisers and schedulers --------------------------------------------------------------------
 
 
-def unet_sizes() -> dict[str, Any]:
+def unet_sizes() -> dict[str, object]:
     """A UNet of two levels, the lower one with cross-attention."""
     return {
         "sample_size": 16,
@@ -227,7 +227,7 @@ def unet(**config: Any) -> UNet2DConditionModel:
     return UNet2DConditionModel(**(unet_sizes() | config))
 
 
-def xl_sizes(text_width: int = 2 * WIDTH, pooled: int = WIDTH, ids: int = 6) -> dict[str, Any]:
+def xl_sizes(text_width: int = 2 * WIDTH, pooled: int = WIDTH, ids: int = 6) -> dict[str, object]:
     """What SDXL's UNet adds: size and crop coordinates (``ids`` of them) joined to the pooled prompt."""
     return unet_sizes() | {
         "cross_attention_dim": text_width,
@@ -262,7 +262,7 @@ def flow() -> FlowMatchEulerDiscreteScheduler:
 # ---- whole sets of components --------------------------------------------------------------------
 
 
-def sd(**parts: Any) -> dict[str, Any]:
+def sd(**parts: Any) -> dict[str, object]:
     """Components of Stable Diffusion 1.x; ``parts`` add to them or replace them."""
     made = {
         "unet": unet,
@@ -275,7 +275,7 @@ def sd(**parts: Any) -> dict[str, Any]:
     return rest | {name: build() for name, build in made.items() if name not in parts} | parts
 
 
-def sd_xl(**parts: Any) -> dict[str, Any]:
+def sd_xl(**parts: Any) -> dict[str, object]:
     """Components of Stable Diffusion XL."""
     made = {
         "unet": xl_unet,
@@ -289,7 +289,7 @@ def sd_xl(**parts: Any) -> dict[str, Any]:
     return {name: build() for name, build in made.items() if name not in parts} | parts
 
 
-def kandinsky5_parts(vae: Callable[[], torch.nn.Module]) -> dict[str, Any]:
+def kandinsky5_parts(vae: Callable[[], torch.nn.Module]) -> dict[str, object]:
     """Of its pipelines for images and for videos, which differ in the decoder. Made in this order, from one
     seed."""
     net = df.Kandinsky5Transformer3DModel(

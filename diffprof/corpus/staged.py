@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import diffusers as df
 import torch
 
@@ -44,7 +42,7 @@ def movq() -> df.VQModel:
     )
 
 
-def kandinsky_unet(**config: Any) -> df.UNet2DConditionModel:
+def kandinsky_unet(**config: object) -> df.UNet2DConditionModel:
     settings = unet_sizes() | {
         "out_channels": 8,
         "addition_embed_type": "image",
@@ -68,7 +66,7 @@ def prior_transformer() -> df.PriorTransformer:
     return model
 
 
-def kandinsky_prior_parts() -> dict[str, Any]:
+def kandinsky_prior_parts() -> dict[str, object]:
     return {
         "prior": prior_transformer(),
         "image_encoder": clip_vision(),
@@ -169,7 +167,7 @@ def kandinsky3() -> CorpusCase:
 # ---- Stable Cascade and Wuerstchen ---------------------------------------------------------------
 
 
-def cascade_unet(**config: Any) -> df.models.StableCascadeUNet:
+def cascade_unet(**config: object) -> df.models.StableCascadeUNet:
     settings = {
         "in_channels": 4,
         "out_channels": 4,

@@ -15,7 +15,7 @@ from diffprof.corpus import CASES, SEED
 _BY_NAME = {name.replace("-", "_").replace(".", "_"): entry for name, entry in CASES.items()}
 
 
-def __getattr__(name: str) -> Callable[[], tuple[Any, dict[str, Any]]]:
+def __getattr__(name: str) -> Callable[[], tuple[object, dict[str, object]]]:
     if name not in _BY_NAME:
         raise AttributeError(name)
     return lambda: _made(name)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -31,7 +29,7 @@ CHAT = "{% for m in messages %}<s>{{ m['role'] }}\n{{ m['content'] }}</s>\n{% en
 
 
 def tokenizer(
-    max_length: int = 77, *, bos: bool = False, eos: bool = True, **more: Any
+    max_length: int = 77, *, bos: bool = False, eos: bool = True, **more: object
 ) -> PreTrainedTokenizerFast:
     """A byte-level tokenizer; ``bos``/``eos`` frame each text as CLIP (both), T5 (eos) or Llama (bos) do."""
     core = Tokenizer(models.BPE(vocab=VOCABULARY, merges=[]))

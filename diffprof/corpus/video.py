@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import diffusers as df
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -32,7 +30,7 @@ SMALL = {"height": 16, "width": 16}
 SHORT = {"max_sequence_length": 16}
 
 
-def with_t5(**parts: Any) -> dict[str, Any]:
+def with_t5(**parts: object) -> dict[str, object]:
     made = {"text_encoder": t5, "tokenizer": tokens.tokenizer, "scheduler": flow}
     return {name: build() for name, build in made.items() if name not in parts} | parts
 
@@ -40,7 +38,7 @@ def with_t5(**parts: Any) -> dict[str, Any]:
 # ---- other transformers --------------------------------------------------------------------------
 
 
-def ltx_parts() -> dict[str, Any]:
+def ltx_parts() -> dict[str, object]:
     video_vae = df.AutoencoderKLLTXVideo(
         latent_channels=8,
         block_out_channels=(8, 8),
@@ -89,7 +87,7 @@ def ltx_condition() -> CorpusCase:
     return CorpusCase(pipe, call(image=picture(), num_frames=9, height=32, width=32, **SHORT))
 
 
-def cogvideo_parts(**config: Any) -> dict[str, Any]:
+def cogvideo_parts(**config: object) -> dict[str, object]:
     net = {
         "num_attention_heads": 2,
         "attention_head_dim": 16,
@@ -295,7 +293,7 @@ class NoGuard(df.ModelMixin, df.ConfigMixin):
     def check_text_safety(self, prompt: str) -> bool:
         return True
 
-    def check_video_safety(self, video: Any) -> Any:
+    def check_video_safety(self, video: object) -> object:
         return video
 
 

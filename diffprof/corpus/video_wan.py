@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import diffusers as df
 
 from . import CorpusCase, case, tokens
@@ -21,7 +19,7 @@ def wan_vae() -> df.AutoencoderKLWan:
     )
 
 
-def wan_sizes() -> dict[str, Any]:
+def wan_sizes() -> dict[str, object]:
     return {
         "patch_size": (1, 2, 2),
         "num_attention_heads": 2,
@@ -38,7 +36,7 @@ def wan_sizes() -> dict[str, Any]:
     }
 
 
-def wan_parts(**parts: Any) -> dict[str, Any]:
+def wan_parts(**parts: object) -> dict[str, object]:
     transformer = parts.pop("transformer", None) or df.WanTransformer3DModel(**wan_sizes())
     scheduler = parts.pop("scheduler", None) or df.UniPCMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from diffprof.model.errors import UsageError
 from diffprof.model.pipeline import Pipeline
@@ -43,6 +43,10 @@ class Device(Protocol):
     """False where weights and activations have shapes only, so that architectures are built empty."""
 
     @property
+    def gpu(self) -> GpuSpec | None:
+        """The data sheet by which it is simulated; None where it is real."""
+
+    @property
     def torch_device(self) -> torch.device: ...
 
     def info(self) -> DeviceInfo:
@@ -52,7 +56,7 @@ class Device(Protocol):
     def active(self) -> Iterator[torch.device]:
         """The device can be used while the context is open; the process is as before after it."""
 
-    def place(self, thing: Any) -> None:
+    def place(self, thing: Pipeline | torch.nn.Module) -> None:
         """Move a pipeline or module there."""
 
     def clock(self) -> float:
@@ -68,6 +72,12 @@ class Device(Protocol):
     @contextmanager
     def observed(self, observer: Observer, pipe: Pipeline) -> Iterator[None]:
         """Tell the observer what would block, and what is launched, while the context is open."""
+
+
+def simulated_sheet(device: Device) -> GpuSpec:
+    """The data sheet of a device that is simulated."""
+    assert device.gpu is not None, f"{device.spec} is real"
+    return device.gpu
 
 
 def resolve_device(spec: str | None) -> Device:

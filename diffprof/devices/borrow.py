@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -29,7 +29,7 @@ def borrowed(pipe: Pipeline, *, drop_values: bool = False) -> Iterator[None]:
     plain = [part for part in (pipe, *components(pipe).values()) if not isinstance(part, torch.nn.Module)]
     tensors = [(m, dict(m._parameters), dict(m._buffers), m.training) for m in modules]
     attributes = [(part, _copied(part)) for part in plain if hasattr(part, "__dict__")]
-    seen: dict[int, Any] = {}
+    seen: dict[int, object] = {}
     for module, parameters, buffers, _ in tensors:
         for own, held in ((module._parameters, parameters), (module._buffers, buffers)):
             for name, tensor in held.items():
@@ -80,7 +80,7 @@ def same_place(one: torch.device, other: torch.device) -> bool:
     return numbers[0] == numbers[1]
 
 
-def _copied(part: Any) -> dict[str, Any]:
+def _copied(part: object) -> dict[str, object]:
     """The attributes of an object, with containers that a call may fill in place copied."""
     return {
         name: copy.copy(value) if type(value) in (list, dict, set) else value

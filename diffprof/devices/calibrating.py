@@ -10,7 +10,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from diffprof.devices.stopwatches import Runner, Work
 from diffprof.gpu.attention import Backend, Shape, attention, takes
-from diffprof.gpu.calibration import Calibration
+from diffprof.gpu.calibration import Calibration, Times
 from diffprof.gpu.convolution import Geometry, convolution
 from diffprof.gpu.matmul import matmul
 from diffprof.gpu.memory import STREAM
@@ -93,7 +92,7 @@ class Measuring:
         """Everything, the most important first; what there is no time for is left to the model."""
         sheet: dict[str, float] = {}
         rates: dict[str, float] = {}
-        tables: dict[str, Any] = {}
+        tables: dict[str, Times] = {}
         parts: Sequence[tuple[str, Callable[[], None]]] = (
             ("products under load", lambda: sheet.update(self._sustained())),
             ("streams", lambda: self._streams(sheet, rates)),
@@ -151,7 +150,7 @@ class Measuring:
         work()
         return max(min(self.runner.microseconds(work) for _ in range(ROUNDS)), 1e-3)
 
-    def _products(self) -> Iterator[tuple[str, Any]]:
+    def _products(self) -> Iterator[tuple[str, Times]]:
         grid, kind = self.grid, self.half[1]
 
         def build(m: int, n: int, k: int) -> Work:
@@ -166,7 +165,7 @@ class Measuring:
         if found is not None:
             yield "matmul.bf16", found
 
-    def _attention(self) -> Iterator[tuple[str, Any]]:
+    def _attention(self) -> Iterator[tuple[str, Times]]:
         grid, (_, kind) = self.grid, self.half
         for backend, kernel in KERNELS.items():
             if not takes(self.spec, backend, Shape(1, 64, 64, grid.sizes[0], grid.sizes[0]), kind):
@@ -175,7 +174,7 @@ class Measuring:
             def build(heads: int, tokens: int, size: int, kernel: SDPBackend = kernel) -> Work:
                 q, k, v = (self._empty(1, heads, tokens, size) for _ in range(3))
 
-                def work() -> Any:
+                def work() -> torch.Tensor:
                     with sdpa_kernel(kernel):
                         return torch.nn.functional.scaled_dot_product_attention(q, k, v)
 
@@ -195,7 +194,7 @@ class Measuring:
         axes: tuple[tuple[int, ...], ...],
         build: Callable[..., Work],
         modelled: Callable[..., float],
-    ) -> tuple[tuple[tuple[float, ...], ...], np.ndarray] | None:
+    ) -> Times | None:
         """A whole grid: what could not be measured is the model's, times what the others are off by. None
         where nothing could."""
         logs = np.full([len(axis) for axis in axes], np.nan)

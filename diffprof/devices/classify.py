@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 
@@ -17,7 +16,9 @@ _COPIES = ("copy_", "_to_copy", "_copy_from")
 _INDEXED = ("index", "_unsafe_index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index_put")
 
 
-def classify(func: Any, args: tuple, kwargs: dict[str, Any], is_device: IsDevice) -> tuple[Blocking, ...]:
+def classify(
+    func: torch._ops.OpOverload, args: tuple, kwargs: dict[str, object], is_device: IsDevice
+) -> tuple[Blocking, ...]:
     """The waits of one call of an ATen operator; empty when the host just goes on.
 
     func: an OpOverload. is_device: whether a tensor lies on the device.
@@ -36,7 +37,7 @@ def classify(func: Any, args: tuple, kwargs: dict[str, Any], is_device: IsDevice
 
 
 def _copy(
-    base: str, args: tuple, kwargs: dict[str, Any], is_device: IsDevice
+    base: str, args: tuple, kwargs: dict[str, object], is_device: IsDevice
 ) -> tuple[Wait | None, torch.Tensor]:
     if base == "_to_copy":
         source = args[0]
@@ -96,7 +97,7 @@ def _fills_mask(base: str, args: tuple, is_device: IsDevice) -> bool:
     return len(given) == len(masks) == 1 and _fills(base, args)
 
 
-def _event(func: Any, wait: Wait, tensor: torch.Tensor) -> Blocking:
+def _event(func: torch._ops.OpOverload, wait: Wait, tensor: torch.Tensor) -> Blocking:
     return Blocking(
         kind=wait.kind,
         op=f"{func._schema.name}",
@@ -111,7 +112,7 @@ def _event(func: Any, wait: Wait, tensor: torch.Tensor) -> Blocking:
     )
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
+def _tensors(value: object) -> Iterator[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, (list, tuple)):

@@ -7,7 +7,6 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
@@ -71,6 +70,7 @@ class CpuDevice:
     """`cpu`. Values are real; waits are those of the same run on a simulated GPU with known values."""
 
     kind = "cpu"
+    gpu = None
     spec = "cpu"
     grade = Grade.MEASURED
     wants_values = True
@@ -102,7 +102,7 @@ class CpuDevice:
     def active(self) -> Iterator[torch.device]:
         yield self.torch_device
 
-    def place(self, thing: Any) -> None:
+    def place(self, thing: Pipeline | torch.nn.Module) -> None:
         if hasattr(thing, "to"):
             thing.to("cpu")
 

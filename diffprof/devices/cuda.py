@@ -33,6 +33,7 @@ class CudaDevice:
     """`cuda:<index>`."""
 
     kind = "cuda"
+    gpu = None
     grade = Grade.MEASURED
     wants_values = True
 
@@ -94,7 +95,7 @@ class CudaDevice:
     def allocator(self) -> CudaAllocator:
         return CudaAllocator(self.index)
 
-    def place(self, thing: Any) -> None:
+    def place(self, thing: Pipeline | torch.nn.Module) -> None:
         thing.to(self.torch_device)
 
     @contextmanager
@@ -138,7 +139,13 @@ class BlockingMode(TorchDispatchMode):
         self.observer = observer
         self.is_device = is_device
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload,
+        types: object,
+        args: tuple = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         for event in classify(func, args, kwargs, self.is_device):
             self.observer.blocking(event)
@@ -147,7 +154,7 @@ class BlockingMode(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-EXPLICIT: tuple[tuple[Any, str, str, Wait], ...] = (
+EXPLICIT: tuple[tuple[object, str, str, Wait], ...] = (
     (torch.cuda, "synchronize", "torch.cuda.synchronize", SYNCHRONIZE),
     (torch.cuda.Stream, "synchronize", "Stream.synchronize", SYNCHRONIZE),
     (torch.cuda.Event, "synchronize", "Event.synchronize", SYNCHRONIZE),
@@ -206,9 +213,9 @@ def _generic_waits(observer: Observer, is_device: Callable[[torch.device], bool]
         threading.setprofile(threads)  # type: ignore[arg-type]  # None takes it away
 
 
-def _told(own: Any, name: str, wait: Wait, observer: Observer) -> Any:
+def _told(own: Callable[..., object], name: str, wait: Wait, observer: Observer) -> object:
     @functools.wraps(own)
-    def told(*args: Any, **kwargs: Any) -> Any:
+    def told(*args: object, **kwargs: object) -> object:
         observer.blocking(Blocking(wait.kind, name, wait.reason, wait.source, 0, (), "", True))
         return own(*args, **kwargs)
 
@@ -217,7 +224,7 @@ def _told(own: Any, name: str, wait: Wait, observer: Observer) -> Any:
 
 @contextmanager
 def sync_warnings(
-    witness: Callable[[str], None], *, mode: Callable[[Any], None] | None = None
+    witness: Callable[[str], None], *, mode: Callable[[int | str], None] | None = None
 ) -> Iterator[None]:
     """Arm the sync debug mode, and hand each of its warnings to `witness` on the thread and stack that
     caused it. The mode and the warning filters are as before after it.
@@ -231,7 +238,7 @@ def sync_warnings(
         warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype")
         show = warnings.showwarning
 
-        def showwarning(message: Any, *rest: Any, **named: Any) -> None:
+        def showwarning(message: Warning | str, *rest: Any, **named: Any) -> None:
             if SYNC_WARNING in str(message):
                 witness(str(message))
             else:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import time
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch.profiler import ProfilerActivity
+
+Event: TypeAlias = torch.cuda.Event
 
 
 class CudaRuntime:
@@ -32,11 +34,11 @@ class CudaRuntime:
     def torch_device(self, index: int) -> torch.device:
         return torch.device("cuda", index)
 
-    def properties(self, index: int) -> Any:
+    def properties(self, index: int) -> torch.cuda._CudaDeviceProperties:
         """As `torch.cuda.get_device_properties`."""
         return torch.cuda.get_device_properties(index)
 
-    def made_current(self, index: int) -> AbstractContextManager[Any]:
+    def made_current(self, index: int) -> AbstractContextManager[object]:
         """The device is the current one while the context is open."""
         return torch.cuda.device(index)
 
@@ -55,10 +57,10 @@ class CudaRuntime:
         """Wait until the device is idle."""
         torch.cuda.synchronize(index)
 
-    def event(self, index: int) -> Any:
+    def event(self, index: int) -> Event:
         """A timing event, recorded on the device's current stream."""
         with self.made_current(index):
-            event = torch.cuda.Event(enable_timing=True)
+            event = Event(enable_timing=True)
             event.record()
         return event
 
@@ -70,7 +72,7 @@ class CudaRuntime:
         """What torch.profiler is to record."""
         return ProfilerActivity.CPU, ProfilerActivity.CUDA
 
-    def export_trace(self, profiler: Any, file: Path) -> None:
+    def export_trace(self, profiler: torch.profiler.profile, file: Path) -> None:
         """Write what a profiler recorded as a Chrome trace."""
         profiler.export_chrome_trace(str(file))
 
@@ -97,10 +99,10 @@ class CudaRuntime:
 
     # --- waits ----------------------------------------------------------------------------------------
 
-    def sync_debug_mode(self) -> Any:
+    def sync_debug_mode(self) -> int:
         return torch.cuda.get_sync_debug_mode()
 
-    def set_sync_debug_mode(self, mode: Any) -> None:
+    def set_sync_debug_mode(self, mode: int | str) -> None:
         torch.cuda.set_sync_debug_mode(mode)
 
     def holds(self, tensor: torch.Tensor) -> bool:

@@ -9,7 +9,7 @@ import types
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -133,7 +133,7 @@ class Storages:
             seen[storage.data_ptr()] = kept
         return View(kept, tensor.dtype, tensor.shape, tensor.stride(), tensor.storage_offset())
 
-    def park(self, roots: Iterable[Any]) -> None:
+    def park(self, roots: Iterable[object]) -> None:
         """Free what no root uses any more. Tensors that snapshots remember of it are empty until a snapshot
         gives their data back."""
         if self.spare is None:
@@ -148,7 +148,7 @@ class Storages:
                 kept.here = None
 
 
-def reachable(roots: Iterable[Any]) -> list[torch.Tensor]:
+def reachable(roots: Iterable[object]) -> list[torch.Tensor]:
     """Every tensor with a storage that can be reached from objects: by attributes, containers, closures and
     default arguments, and inside tensors that wrap others."""
     found: list[torch.Tensor] = []
@@ -166,7 +166,7 @@ def reachable(roots: Iterable[Any]) -> list[torch.Tensor]:
     return found
 
 
-def _inner(tensor: torch.Tensor, found: list[torch.Tensor]) -> list[Any]:
+def _inner(tensor: torch.Tensor, found: list[torch.Tensor]) -> list[object]:
     """What a tensor wraps; one that wraps nothing is added to those found."""
     flatten = getattr(tensor, "__tensor_flatten__", None)
     if flatten is not None:
@@ -176,7 +176,7 @@ def _inner(tensor: torch.Tensor, found: list[torch.Tensor]) -> list[Any]:
     return [tensor.grad] if tensor.is_leaf and tensor.grad is not None else []
 
 
-def _within(thing: Any) -> list[Any]:
+def _within(thing: object) -> list[object]:
     if isinstance(thing, dict):
         return [*thing.values()]
     if isinstance(thing, list | tuple | set | frozenset | collections.deque):

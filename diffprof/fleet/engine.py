@@ -227,7 +227,7 @@ def _not_imported(names: Sequence[str]) -> str | None:
     return None
 
 
-def _sendable(result: Result) -> Any:
+def _sendable(result: Result) -> object:
     """The result, or, where it can't be pickled, one that says so."""
     from multiprocessing.reduction import ForkingPickler
 

@@ -25,7 +25,7 @@ def fixing(keys: str, target: Target, options: Options) -> Callable[[PipelineCal
     """
     found = [find_recipe(key.strip()) for key in keys.split("+")]
     for recipe in found:
-        if recipe.reckon is not None:
+        if recipe.modelled is not None:
             raise UsageError(f"The fix {recipe.fix.key} {PRICED}.", "Leave it out of --fix.")
 
     def apply(scene: PipelineCall) -> PipelineCall:

@@ -161,7 +161,7 @@ def grids_of(folder: Path) -> list[Grid]:
         raise UsageError(f"{where}: [tool.diffprof.sweep]: {error}.", f"It takes {known}.") from error
 
 
-def _plural(section: Mapping[str, Any]) -> dict[str, Any]:
+def _plural(section: Mapping[str, object]) -> dict[str, object]:
     """One value of an axis may stand for itself."""
     axes = {
         field.encode_name for field in msgspec.structs.fields(Grid) if str(field.type).startswith("tuple")
@@ -186,5 +186,5 @@ def content(target: str) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest() if files else ""
 
 
-def _digest(told: Any) -> str:
+def _digest(told: object) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:24]

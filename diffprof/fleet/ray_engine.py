@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from types import ModuleType
 from typing import Any
 
 from diffprof.fleet.engine import Result, Task, carried_out
@@ -25,7 +26,7 @@ SLOW = "timed out during startup"
 """What Ray says where its own processes took too long."""
 
 
-def loaded() -> Any:
+def loaded() -> ModuleType:
     """The module `ray`. Raises UsageError where it is not installed."""
     try:
         import ray
@@ -59,9 +60,9 @@ class RayCluster:
         finally:
             ray.shutdown()
 
-    def _join(self, ray: Any) -> None:
+    def _join(self, ray: ModuleType) -> None:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+        options: dict[str, object] = {"log_to_driver": False, "logging_level": "error"}
         if self.address == LOCAL:
             options |= {"num_cpus": self.workers, "include_dashboard": False}
         before = signal.getsignal(signal.SIGTERM)
@@ -76,7 +77,7 @@ class RayCluster:
         finally:
             signal.signal(signal.SIGTERM, before)  # Ray's own would end the command without its status.
 
-    def _begin(self, ray: Any, options: dict[str, Any]) -> None:
+    def _begin(self, ray: ModuleType, options: dict[str, object]) -> None:
         """Connect, or start a cluster here: a second time where the first was too slow for Ray.
 
         Its raylet gives the dashboard's agent, a Python process, 15 s to import Ray and write its port, and
@@ -91,7 +92,7 @@ class RayCluster:
                 raise
             ray.init(address=self.address, **options)
 
-    def _through(self, ray: Any, tasks: Iterator[Task]) -> Iterator[Result]:
+    def _through(self, ray: ModuleType, tasks: Iterator[Task]) -> Iterator[Result]:
         remote = ray.remote(max_retries=2)(carried_out)
         ahead = int(AHEAD * ray.cluster_resources().get("CPU", 1)) or 1
         running = {self._begun(remote, task): task for task in islice(tasks, ahead)}
@@ -101,7 +102,7 @@ class RayCluster:
                 yield _result(ray, reference, running.pop(reference))
             running |= {self._begun(remote, task): task for task in islice(tasks, ahead - len(running))}
 
-    def _begun(self, remote: Any, task: Task) -> Any:
+    def _begun(self, remote: Any, task: Task) -> object:
         needs = remote.options(num_cpus=1, num_gpus=self.gpus, memory=task.memory or None, name=task.key)
         return needs.remote(task)
 
@@ -113,7 +114,7 @@ def _knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
 
 
-def _result(ray: Any, reference: Any, task: Task) -> Result:
+def _result(ray: ModuleType, reference: object, task: Task) -> Result:
     try:
         found: Result = ray.get(reference)
     except ray.exceptions.RayError as error:

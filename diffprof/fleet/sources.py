@@ -7,10 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from diffprof import __version__
 from diffprof.model.errors import UsageError
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 SUFFIXES = (".json", ".json.gz", ".nsys-rep", ".sqlite", ".log")
 """Of what is looked for in a folder."""
@@ -76,12 +79,12 @@ def _named(pattern: str) -> Iterator[Source]:
         yield Source(system.unstrip_protocol(name), int(info["size"]), _stamp(info))
 
 
-def _inside(system: Any, folder: str) -> dict[str, Any]:
+def _inside(system: AbstractFileSystem, folder: str) -> dict[str, Any]:
     """The traces in a folder and below."""
     return {name: info for name, info in system.find(folder, detail=True).items() if name.endswith(SUFFIXES)}
 
 
-def _system(pattern: str) -> tuple[Any, str]:
+def _system(pattern: str) -> tuple[AbstractFileSystem, str]:
     from fsspec.core import url_to_fs
 
     try:
@@ -91,7 +94,7 @@ def _system(pattern: str) -> tuple[Any, str]:
     return system, path
 
 
-def _stamp(info: dict[str, Any]) -> str:
+def _stamp(info: dict[str, object]) -> str:
     known = (info.get(name) for name in ("ETag", "etag", "md5Hash", "LastModified", "mtime", "created"))
     return str(next((each for each in known if each), ""))
 

@@ -14,11 +14,15 @@ import typing
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from diffprof.model.errors import DiffprofError, UsageError
+
+if TYPE_CHECKING:
+    import duckdb
 
 STORE_FILE = "diffprof.duckdb"
 WAIT_S = 30.0
@@ -27,7 +31,7 @@ WAIT_S = 30.0
 T = TypeVar("T", bound=msgspec.Struct)
 
 
-def loaded() -> Any:
+def loaded() -> ModuleType:
     """The module `duckdb`. Raises UsageError where it is not installed."""
     try:
         import duckdb
@@ -127,28 +131,30 @@ class Store:
         except OSError as error:
             raise _unreadable(self.path, error) from error
 
-    def _written(self, connection: Any, table: str, columns: dict[str, str], lines: str) -> None:
+    def _written(
+        self, connection: duckdb.DuckDBPyConnection, table: str, columns: dict[str, str], lines: str
+    ) -> None:
         """Rows of a file of JSON lines to a table."""
         self._fit(connection, table, columns)
         source = f"read_json(?, format='newline_delimited', maximum_object_size={1 << 28}, columns={columns})"
         connection.execute(f'DELETE FROM "{table}" WHERE key IN (SELECT key FROM {source})', [lines])
         connection.execute(f'INSERT INTO "{table}" BY NAME SELECT * FROM {source}', [lines])
 
-    def _fit(self, connection: Any, table: str, columns: dict[str, str]) -> None:
+    def _fit(self, connection: duckdb.DuckDBPyConnection, table: str, columns: dict[str, str]) -> None:
         declared = ", ".join(f'"{name}" {kind}' for name, kind in columns.items())
         connection.execute(f'CREATE TABLE IF NOT EXISTS "{table}" ({declared})')
         for name, kind in columns.items():
             connection.execute(f'ALTER TABLE "{table}" ADD COLUMN IF NOT EXISTS "{name}" {kind}')
 
     @contextmanager
-    def _open(self, *, read_only: bool = False) -> Iterator[Any]:
+    def _open(self, *, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
         connection = self._connected(read_only, time.monotonic() + WAIT_S)
         try:
             yield connection
         finally:
             connection.close()
 
-    def _connected(self, read_only: bool, until: float) -> Any:
+    def _connected(self, read_only: bool, until: float) -> duckdb.DuckDBPyConnection:
         while True:
             try:
                 return self._duckdb.connect(str(self.path), read_only=read_only)
@@ -168,7 +174,7 @@ def _unreadable(path: Path, error: Exception) -> UsageError:
     return UsageError(f"{path} can't be opened: {error}", "Choose another folder with --traces.")
 
 
-def _tables(connection: Any) -> list[str]:
+def _tables(connection: duckdb.DuckDBPyConnection) -> list[str]:
     return [name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()]
 
 
@@ -182,16 +188,16 @@ def _needed(kind: type[msgspec.Struct]) -> list[str]:
     ]
 
 
-def _columns(connection: Any, table: str) -> set[str]:
+def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> set[str]:
     told = "SELECT column_name FROM duckdb_columns() WHERE table_name = ?"
     return {name for (name,) in connection.execute(told, [table]).fetchall()}
 
 
-def _fetched(result: Any) -> tuple[list[str], list[tuple[Any, ...]]]:
+def _fetched(result: duckdb.DuckDBPyConnection) -> tuple[list[str], list[tuple[Any, ...]]]:
     return [column[0] for column in result.description or ()], result.fetchall()
 
 
-def _told(value: Any) -> Any:
+def _told(value: object) -> object:
     return value.isoformat() if isinstance(value, datetime.datetime) else value
 
 
@@ -204,7 +210,7 @@ def columns_of(kind: type[msgspec.Struct]) -> dict[str, str]:
     return {name: sql_type(hints[name]) for name in kind.__struct_fields__}
 
 
-def sql_type(hint: Any) -> str:
+def sql_type(hint: object) -> str:
     """DuckDB's type of a field: lists, maps and structs are nested. Raises TypeError where it has none."""
     if hint in _TYPES:
         return _TYPES[hint]

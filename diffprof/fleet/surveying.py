@@ -85,7 +85,7 @@ def survey_row(target: str, breaks: bool) -> SurveyRow:
     return _row(target, breaks, **figures_of(report.recording), took_s=time.perf_counter() - started)
 
 
-def figures_of(recording: Recording) -> dict[str, Any]:
+def figures_of(recording: Recording) -> dict[str, object]:
     """What a row has of a scan's evidence."""
     syncs, breaks, again = recording.syncs, recording.graph_breaks, recording.recompiles
     idle = [gap.duration_us for gap in recording.gaps or () if gap.cause in ("python", "launch")]

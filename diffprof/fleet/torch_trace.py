@@ -54,9 +54,9 @@ def compile_row(source: Source) -> CompileRow:
     )
 
 
-def entries(path: Path, log: _Log) -> Iterator[tuple[dict[str, Any], list[str]]]:
+def entries(path: Path, log: _Log) -> Iterator[tuple[dict[str, object], list[str]]]:
     """Each entry with the lines of its payload."""
-    head: dict[str, Any] | None = None
+    head: dict[str, object] | None = None
     payload: list[str] = []
     with path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
@@ -82,12 +82,12 @@ class _Log:
         self.seconds = 0.0
         self.torch = ""
         self._breaks: Counter[tuple[str, str]] = Counter()
-        self._recompiles: Counter[tuple[Any, str]] = Counter()
+        self._recompiles: Counter[tuple[object, str]] = Counter()
         self._functions: dict[Any, str] = {}
         self._inclusive: dict[str, float] = defaultdict(float)
         self._cache: Counter[str] = Counter()
 
-    def decoded(self, text: str) -> dict[str, Any]:
+    def decoded(self, text: str) -> dict[str, object]:
         """The JSON of a line; empty where it is cut off."""
         try:
             found = json.loads(text)
@@ -99,7 +99,7 @@ class _Log:
         self.entries += 1
         return found
 
-    def add(self, head: dict[str, Any], payload: list[str]) -> None:
+    def add(self, head: dict[str, object], payload: list[str]) -> None:
         """An entry."""
         artifact, metrics = head.get("artifact"), head.get("compilation_metrics")
         if isinstance(artifact, dict):
@@ -107,7 +107,7 @@ class _Log:
         elif isinstance(metrics, dict):
             self._metrics(metrics, head.get("frame_id"))
 
-    def _artifact(self, name: str, frame: Any, payload: list[str]) -> None:
+    def _artifact(self, name: str, frame: object, payload: list[str]) -> None:
         if name == "dynamo_graph_break_reason":
             line = next((m[1] for text in payload if (m := _BREAK.match(text))), "unknown")
             reason = next((m[1] for text in payload if (m := _REASON.match(text))), "")
@@ -120,7 +120,7 @@ class _Log:
         elif found := _CACHE.match(name):
             self._cache[f"{found[1]} {found[2]}"] += 1
 
-    def _metrics(self, metrics: dict[str, Any], frame: Any) -> None:
+    def _metrics(self, metrics: dict[str, Any], frame: object) -> None:
         self.compiles += 1
         self.seconds += metrics.get("entire_frame_compile_time_s") or 0.0
         self.torch = metrics.get("pytorch_version") or self.torch

@@ -144,7 +144,7 @@ def _place(trace: Trace, name: str) -> dict[str, Any]:
     return {"rank": _whole(told.get("rank")), "world_size": _whole(told.get("world_size")), "host": str(host)}
 
 
-def _whole(value: Any) -> int | None:
+def _whole(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any
 
 import torch
 
@@ -45,7 +44,7 @@ class Altered:
         self._metas: dict[int, tuple[TensorMeta, TensorMeta]] = {}
         self._halves: dict[OpSignature, OpSignature] = {}
         self._attention: dict[tuple[OpSignature, OpSignature], OpSignature] = {}
-        self._preferring: dict[tuple[Any, ...], OpSignature] = {}
+        self._preferring: dict[tuple[object, ...], OpSignature] = {}
         self._linears: dict[tuple[int, int, int, torch.dtype], OpSignature] = {}
 
     def in_half(self, op: OpSignature) -> OpSignature:

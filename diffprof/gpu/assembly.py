@@ -92,14 +92,14 @@ class Call(NamedTuple):
 def alike(items: Iterable[OpSignature | LaunchedWait]) -> list[OpSignature | LaunchedWait]:
     """One operation for all that differ only in where their data lies, such as `timesteps[i]`."""
     items = list(items)
-    by_look: dict[tuple[Any, ...], OpSignature] = {}
+    by_look: dict[tuple[object, ...], OpSignature] = {}
     found: dict[OpSignature | LaunchedWait, OpSignature | LaunchedWait] = {}
     for item in dict.fromkeys(items):
         found[item] = item if isinstance(item, LaunchedWait) else by_look.setdefault(_look(item), item)
     return list(map(found.__getitem__, items))
 
 
-def _look(op: OpSignature) -> tuple[Any, ...]:
+def _look(op: OpSignature) -> tuple[object, ...]:
     return (
         *(op.name, op.direction, op.nbytes, repr(op.scalars)),
         *((m.shape, m.stride, m.dtype, m.device, m.bits) for m in (*op.inputs, *op.outputs)),
@@ -214,7 +214,7 @@ class Queue:
         self.host = host
         self.rows = rows
         self._known: dict[tuple[Stretch, str | None], Enqueued] = {}
-        self._units: dict[tuple[Any, ...], Unit] = {}
+        self._units: dict[tuple[object, ...], Unit] = {}
         self._alone: dict[OpSignature, tuple[Unit, float, float]] = {}
         """An eager operation, and what the host does beside it: always, and where it is not compiled."""
         self._entered: dict[tuple[str | None, str | None], float] = {}

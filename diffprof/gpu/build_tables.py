@@ -217,7 +217,7 @@ _PARQUET = {
 """Kind -> (folder, file, whether its attention is causal)."""
 
 
-def _parquet(repository: Path, path: str, causal: int | None) -> Iterator[dict[str, Any]]:
+def _parquet(repository: Path, path: str, causal: int | None) -> Iterator[dict[str, object]]:
     """Rows of one file of the clone, read from its commit whatever is checked out; none where there is no
     such file."""
     shown = subprocess.run(
@@ -233,7 +233,7 @@ def _parquet(repository: Path, path: str, causal: int | None) -> Iterator[dict[s
         yield {**row, "tokens": row.get("isl"), "causal": causal, "us": row["latency"] * 1e3}
 
 
-def _plain(row: dict[str, Any]) -> bool:
+def _plain(row: dict[str, object]) -> bool:
     """Attention with a key head for each query head, over a whole sequence, with a cache of the same type."""
     alike = row.get("num_key_value_heads", row["num_heads"]) == row["num_heads"]
     cached = row.get("kv_cache_dtype", row["attn_dtype"]) == row["attn_dtype"] == "bfloat16"

@@ -29,6 +29,10 @@ FORM = 1
 """Version of the file; a reader refuses a newer one."""
 
 
+Times = tuple[tuple[tuple[float, ...], ...], np.ndarray]
+"""Axes of a grid, and the microseconds over it."""
+
+
 @dataclass(frozen=True)
 class Calibration:
     """gpu: name of the data sheet. sheet: figures of `GpuSpec` as measured, and `rates`: elements a clock and
@@ -38,7 +42,7 @@ class Calibration:
     gpu: str
     sheet: Mapping[str, float] = field(default_factory=dict)
     rates: Mapping[str, float] = field(default_factory=dict)
-    tables: Mapping[str, tuple[tuple[tuple[float, ...], ...], np.ndarray]] = field(default_factory=dict)
+    tables: Mapping[str, Times] = field(default_factory=dict)
     about: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -14,7 +14,8 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from diffprof.judge.timeline import ALL_STREAMS, NOT_BLOCKING, steps_of, with_asked_steps, with_steps
+from diffprof.judge.steps import steps_of, with_asked_steps, with_steps
+from diffprof.judge.timeline import ALL_STREAMS, NOT_BLOCKING
 from diffprof.model.recording import Grade, PhaseSpan, Timeline
 
 from .assembly import Assembly, Call, EventColumns, Known, Phase, Queue, Stretch, alike, stretches

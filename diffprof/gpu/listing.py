@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from .specs import GpuSpec, load_spec, spec_names
 from .tables import table_names
 
 
-def gpu_rows() -> list[dict[str, Any]]:
+def gpu_rows() -> list[dict[str, object]]:
     """One row a data sheet, by name: every figure, its source, and the tables it is priced from."""
     return [_row(load_spec(name)) for name in spec_names()]
 
 
-def _row(spec: GpuSpec) -> dict[str, Any]:
+def _row(spec: GpuSpec) -> dict[str, object]:
     return {
         "name": spec.key,
         "gpu": spec.name,

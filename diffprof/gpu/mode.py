@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -42,7 +41,7 @@ class Mode:
         return "compiled" if self.compiled else "eager"
 
 
-def current_mode(**changes: Any) -> Mode:
+def current_mode(**changes: object) -> Mode:
     """Eager, with the TF32 settings that PyTorch has now, and the kernels of its version."""
     own = {
         "matmul_tf32": torch.backends.cuda.matmul.fp32_precision == "tf32",

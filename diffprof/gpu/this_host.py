@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import torch
@@ -49,7 +48,7 @@ def measured_op_us(seconds: float = SECONDS, clock: Callable[[], float] = time.p
             torch.set_num_threads(threads)
 
 
-def _fastest(call: Callable[[], Any], seconds: float, clock: Callable[[], float]) -> float:
+def _fastest(call: Callable[[], object], seconds: float, clock: Callable[[], float]) -> float:
     """The shortest call of as many as fit: what else the machine does only adds to the others."""
     call()
     best, end = float("inf"), clock() + seconds
@@ -67,7 +66,13 @@ class _Launches(TorchFunctionMode):
         super().__init__()
         self.count = 0
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         result = func(*args, **(kwargs or {}))
         if isinstance(result, torch.Tensor) and result.numel() > 1:
             given = {a.untyped_storage().data_ptr() for a in args if isinstance(a, torch.Tensor)}
@@ -75,10 +80,10 @@ class _Launches(TorchFunctionMode):
         return result
 
 
-def _units(model: torch.nn.Module, inputs: tuple[Any, ...]) -> float:
+def _units(model: torch.nn.Module, inputs: tuple[object, ...]) -> float:
     calls = 0
 
-    def entered(*_: Any) -> None:
+    def entered(*_: object) -> None:
         nonlocal calls
         calls += 1
 
@@ -92,7 +97,7 @@ def _units(model: torch.nn.Module, inputs: tuple[Any, ...]) -> float:
     return launches.count + CALLS_OF_A_MODULE * calls
 
 
-def _narrow_unet() -> tuple[torch.nn.Module, tuple[Any, ...]]:
+def _narrow_unet() -> tuple[torch.nn.Module, tuple[object, ...]]:
     from diffusers import UNet2DConditionModel
 
     model = UNet2DConditionModel(

@@ -15,7 +15,9 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from diffprof.judge.timeline import columns_of, find_gaps, outermost_first, replay
+from diffprof.judge.gaps import find_gaps
+from diffprof.judge.steps import outermost_first
+from diffprof.judge.timeline import columns_of, replay
 from diffprof.model.callsite import Place
 from diffprof.model.recording import GapRow, KernelRow, MemoryUse, Timeline
 
@@ -63,7 +65,7 @@ class ModuleStack:
 
         names, call = self._names, torch.nn.Module.__call__
 
-        def followed(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        def followed(module: torch.nn.Module, *args: object, **kwargs: object) -> object:
             before = self.path
             self.calls += 1
             path = names.get(id(module))

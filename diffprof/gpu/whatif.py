@@ -35,7 +35,7 @@ from diffprof.gpu.mode import Mode
 from diffprof.gpu.products import Product, product_of
 from diffprof.gpu.quantized import SCHEMES
 from diffprof.gpu.signatures import OpSignature
-from diffprof.judge.timeline import nearly_repeats
+from diffprof.judge.steps import nearly_repeats
 from diffprof.model.recording import Change, Projection
 
 WORTH = 0.97

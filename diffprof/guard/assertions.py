@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from diffprof.judge.comparing import Figure, compare
 from diffprof.judge.gate import IN_LOOP, Gate, parse_gate
@@ -64,7 +63,7 @@ def assert_fullgraph(report: Report, components: Sequence[str]) -> None:
     raise AssertionError(method("failure")(report, found, f"Not one graph: {'; '.join(what)}"))
 
 
-def assert_no_recompiles(report: Report, vary: Mapping[str, Iterable[Any]] | None = None) -> None:
+def assert_no_recompiles(report: Report, vary: Mapping[str, Iterable[object]] | None = None) -> None:
     """Nothing is compiled again within a call, in the next one, or in one with other arguments.
 
     vary: the arguments that have to have been tried, name -> values.
@@ -172,7 +171,7 @@ def _why_not_whole(row: CaptureRow) -> str:
     return f"{units.plural(row.graphs, 'graph')}, {units.plural(row.breaks, 'break')}"
 
 
-def _need_tried(report: Report, rows: Sequence[CaptureRow], name: str, values: Iterable[Any]) -> None:
+def _need_tried(report: Report, rows: Sequence[CaptureRow], name: str, values: Iterable[object]) -> None:
     tried = {each for row in rows for each in row.tried or ()}
     own = report.recording.target.call.get(name)
     for value in values:

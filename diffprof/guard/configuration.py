@@ -114,14 +114,14 @@ def load_configuration(folder: str | Path, file: Path | None = None) -> Configur
     return Configuration(root=str(start))
 
 
-def _section(file: Path) -> dict[str, Any] | None:
+def _section(file: Path) -> dict[str, object] | None:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("diffprof")
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{file} is no TOML: {error}.", "Correct it first.") from error
 
 
-def _converted(section: dict[str, Any], file: Path) -> Configuration:
+def _converted(section: dict[str, object], file: Path) -> Configuration:
     for own in ("root", "file"):
         if own in section:
             raise UsageError(f"{file}: [tool.diffprof] has no key {own!r}.", "Take it out.")

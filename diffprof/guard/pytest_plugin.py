@@ -30,7 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-def diffprof(request: pytest.FixtureRequest) -> Any:
+def diffprof(request: pytest.FixtureRequest) -> object:
     """The module `diffprof`, with a `scan` that is cached in a test run and stores its reports."""
     from diffprof.guard.testing import Fixture
 
@@ -43,7 +43,7 @@ def diffprof(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Any:
+def pytest_runtest_call(item: pytest.Item) -> object:
     """Scan the targets of the markers before the test itself."""
     __tracebackhide__ = True
     for marker in item.iter_markers("diffprof"):

@@ -26,7 +26,7 @@ class Scans:
         self.folder = Path(folder) if folder else Path(tempfile.mkdtemp(prefix="diffprof-"))
         self._done: dict[Any, Report] = {}
 
-    def scan(self, target: Any, options: Mapping[str, Any]) -> Report:
+    def scan(self, target: object, options: Mapping[str, object]) -> Report:
         """The report on a target, a function that makes a pipeline, or a live pipeline. Equal arguments are
         scanned once; a live pipeline each time, for nobody tells what was changed in it."""
         key = _key(target, options)
@@ -36,7 +36,7 @@ class Scans:
             self._done[key] = self._scanned(target, options)
         return self._done[key]
 
-    def checked(self, target: Any, fail_on: str, options: Mapping[str, Any]) -> Report:
+    def checked(self, target: object, fail_on: str, options: Mapping[str, object]) -> Report:
         """The same, held against a gate."""
         from diffprof.guard.assertions import assert_none
         from diffprof.judge.gate import parse_gate
@@ -61,23 +61,23 @@ class Scans:
 class Fixture:
     """What a test gets as `diffprof`: the module, with a `scan` of the test run."""
 
-    def __init__(self, scans: Scans, options: Mapping[str, Any], fail_on: str) -> None:
+    def __init__(self, scans: Scans, options: Mapping[str, object], fail_on: str) -> None:
         self._scans = scans
         self._options = dict(options)
         self._fail_on = fail_on
 
-    def scan(self, target: Any, **options: Any) -> Report:
+    def scan(self, target: object, **options: object) -> Report:
         """As `diffprof.scan`, with the options of the test's marker, and the device and allowances of
         `[tool.diffprof]`."""
         return self._scans.checked(target, self._fail_on, {**self._options, **options})
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         import diffprof
 
         return getattr(diffprof, name)
 
 
-def _described(target: Any) -> str:
+def _described(target: object) -> str:
     return (
         str(getattr(target, "__qualname__", type(target).__qualname__))
         if not isinstance(target, str)
@@ -85,10 +85,10 @@ def _described(target: Any) -> str:
     )
 
 
-def _key(target: Any, options: Mapping[str, Any]) -> Any:
+def _key(target: object, options: Mapping[str, object]) -> object:
     """What makes two scans the same; None where they may differ although they look the same."""
     if isinstance(target, str):
-        same: str | Callable[..., Any] = target
+        same: str | Callable[..., object] = target
     elif callable(target) and not hasattr(target, "components"):
         same = target
     else:
@@ -100,7 +100,7 @@ def _key(target: Any, options: Mapping[str, Any]) -> Any:
     return None
 
 
-def _frozen(value: Any) -> Any:
+def _frozen(value: object) -> object:
     if isinstance(value, Mapping):
         return tuple(sorted((name, _frozen(each)) for name, each in value.items()))
     if isinstance(value, list | tuple):

@@ -84,8 +84,8 @@ def curves(rows: Sequence[SweepRow], axis: str) -> tuple[Curve, ...]:
     return tuple(found)
 
 
-def _grouped(rows: Iterable[SweepRow], key: Callable[[SweepRow], Any]) -> dict[Any, list[SweepRow]]:
-    groups: dict[Any, list[SweepRow]] = {}
+def _grouped(rows: Iterable[SweepRow], key: Callable[[SweepRow], object]) -> dict[Any, list[SweepRow]]:
+    groups: dict[object, list[SweepRow]] = {}
     for row in rows:
         groups.setdefault(key(row), []).append(row)
     return groups

@@ -19,7 +19,8 @@ from diffprof.judge.setup_costs import (
     saved_ms,
     with_changes,
 )
-from diffprof.judge.timeline import Without, steps_of, total_us
+from diffprof.judge.steps import steps_of
+from diffprof.judge.timeline import Without, total_us
 from diffprof.model.errors import UsageError
 from diffprof.model.finding import Evidence, Finding
 from diffprof.model.fix import NOT_SELECTED, Code, Plan, PlanStep, Recipe, Safety, Skipped, Stage

@@ -119,7 +119,7 @@ def left_out(evidence: Evidence, timeline: Timeline, syncs: Sequence[SyncRow]) -
     """
     present = waits_in(timeline) if evidence.syncs else ()
     waits = frozenset(row for row in evidence.syncs if row in present)
-    whole = [row for row in waits if row < len(syncs) and goes_whole(syncs[row])]
+    whole = [row for row in waits if row < len(syncs) and is_removed(syncs[row])]
     events = {event for event in evidence.events if event < len(timeline.host_us)}
     if timeline.grade is Grade.SIMULATED:
         events.update(events_of_syncs(timeline, whole))
@@ -147,7 +147,7 @@ def _inside(events: Collection[int], timeline: Timeline) -> Iterator[int]:
             yield event
 
 
-def goes_whole(row: SyncRow) -> bool:
+def is_removed(row: SyncRow) -> bool:
     """Whether all that is launched with a wait goes with it: a read exists for its value alone, and without
     offloading no weights are copied."""
     return row.kind in READS or row.offload

@@ -16,13 +16,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
-from itertools import pairwise, repeat
 from typing import TYPE_CHECKING
 
 import msgspec
-from msgspec.structs import replace
 
-from diffprof.model.recording import GapRow, Grade, PhaseSpan, Timeline, median
+from diffprof.judge.steps import nearly_repeating, repeating, steps_of, with_steps
+from diffprof.model.recording import Grade, Timeline, median
 
 if TYPE_CHECKING:
     from diffprof.judge.blocks import Columns, HostAndDevice
@@ -359,142 +358,6 @@ def events_of_kinds(timeline: Timeline, kinds: Sequence[int]) -> tuple[int, ...]
     return tuple(i for i, kind in enumerate(timeline.kind) if kind in wanted)
 
 
-def phase_of_events(timeline: Timeline) -> list[PhaseSpan | None]:
-    """The innermost phase of every event."""
-    found: list[PhaseSpan | None] = [None] * len(timeline.host_us)
-    for span in outermost_first(timeline.phases):
-        found[span.first : span.last] = repeat(span, max(0, min(span.last, len(found)) - span.first))
-    return found
-
-
-def outermost_first(phases: Sequence[PhaseSpan]) -> list[PhaseSpan]:
-    """Phases by their begin; one that is inside another comes after it."""
-    return sorted(phases, key=lambda span: (span.first, -span.last))
-
-
-def steps_of(timeline: Timeline) -> tuple[tuple[int, int], ...]:
-    """Events [first, last) of each denoising step, in order: from its first event to the next step's.
-
-    The last step of a loop ends with its scheduler's part: what follows is no step's.
-    """
-    return tuple(step for loop in loops_of(timeline) for step in loop)
-
-
-def loops_of(timeline: Timeline) -> tuple[tuple[tuple[int, int], ...], ...]:
-    """The steps of each denoising loop. Between two loops stands a phase that is no step's."""
-    firsts: dict[int, int] = {}
-    ends: dict[int, int] = {}
-    loops: list[list[int]] = [[]]
-    for span in sorted(timeline.phases, key=lambda each: each.first):
-        if span.step is None:
-            firsts = {step: first for step, first in firsts.items() if step in ends}
-            loops += [[]] if loops[-1] else []
-            continue
-        firsts[span.step] = min(firsts.get(span.step, span.first), span.first)
-        if span.part is not None:
-            if span.step not in ends:
-                loops[-1].append(span.step)
-            ends[span.step] = max(ends.get(span.step, 0), span.last)
-    return tuple(
-        tuple(
-            (firsts[step], ends[step] if after is None else firsts[after])
-            for step, after in pairwise([*loop, None])
-            if step is not None
-        )
-        for loop in loops
-        if loop
-    )
-
-
-def with_steps(timeline: Timeline, count: int) -> Timeline | None:
-    """The timeline of a call with `count` denoising steps, or None if that can't be told exactly.
-
-    Steps are added where two neighbouring ones are the same, event for event; the first and last may differ.
-    Of several loops nobody knows which gets longer.
-    """
-    missing = count - len(steps_of(timeline))
-    if missing == 0:
-        return timeline
-    found = _repeating(timeline) if missing > 0 else None
-    if found is None:
-        return None
-    n, first, last = found
-    columns = _step_columns(timeline)
-    added = missing * (last - first)
-    changed: dict[str, tuple] = {
-        name: (col := getattr(timeline, name))[:last] + col[first:last] * missing + col[last:]
-        for name in columns
-    }
-    spans: list[PhaseSpan] = []
-    repeated = [s for s in timeline.phases if s.step == n]
-    for span in timeline.phases:
-        if span.first >= last:
-            step = None if span.step is None else span.step + missing
-            spans.append(replace(span, first=span.first + added, last=span.last + added, step=step))
-            continue
-        spans.append(span)
-        if repeated and span is repeated[-1]:
-            for again in range(1, missing + 1):
-                shift = again * (last - first)
-                spans.extend(
-                    replace(s, first=s.first + shift, last=s.last + shift, step=n + again) for s in repeated
-                )
-    return replace(timeline, phases=tuple(spans), **changed)
-
-
-def with_asked_steps(timeline: Timeline, asked: int | None, steps: int | None) -> Timeline | None:
-    """The timeline of a call that was asked for `asked` steps, with `steps` of them. None where nothing tells
-    it: steps differ, or others are made than are asked for (of an image, a share)."""
-    if steps is None or steps == asked:
-        return timeline
-    return with_steps(timeline, steps) if len(steps_of(timeline)) == asked else None
-
-
-def _step_columns(timeline: Timeline) -> list[str]:
-    """What an event has a value in."""
-    columns = ["kind", "module", "host_us", "device_us", "stream", "sync"]
-    return columns + [name for name in ("settle_us", "late_us") if getattr(timeline, name)]
-
-
-def _repeating(timeline: Timeline) -> tuple[int, int, int] | None:
-    """Number and events [first, last) of the last step that is the one before it again; None without one, and
-    where there are several loops."""
-    steps = steps_of(timeline)
-    if len(loops_of(timeline)) > 1:
-        return None
-    columns = [getattr(timeline, name) for name in _step_columns(timeline)]
-
-    def content(place: tuple[int, int]) -> list[tuple]:
-        return [column[slice(*place)] for column in columns]
-
-    found = (n for n in range(len(steps) - 1, 0, -1) if content(steps[n]) == content(steps[n - 1]))
-    n = next(found, None)
-    return None if n is None else (n, *steps[n])
-
-
-NEARLY = 0.02
-"""Share by which host and device time of two steps may differ that stand for each other."""
-
-
-def nearly_repeats(sums: Sequence[tuple[float, float]]) -> int | None:
-    """The last step that is nearly the one before it. sums: host and device time of each."""
-    alike = (
-        n
-        for n in range(len(sums) - 1, 0, -1)
-        if all(math.isclose(*pair, rel_tol=NEARLY) for pair in zip(sums[n], sums[n - 1], strict=True))
-    )
-    return next(alike, None)
-
-
-def _nearly_repeating(timeline: Timeline) -> tuple[int, int] | None:
-    steps = steps_of(timeline)
-    if len(loops_of(timeline)) > 1:
-        return None
-    sums = [(sum(timeline.host_us[a:b]), sum(timeline.device_us[a:b])) for a, b in steps]
-    n = nearly_repeats(sums)
-    return None if n is None else steps[n]
-
-
 def length_with_steps_us(timeline: Timeline, count: int) -> float | None:
     """`length_us` of `with_steps`, of which no more is made than is run; where no step is another one again,
     with one that is nearly. What was told of the last timeline is kept."""
@@ -509,8 +372,8 @@ def _length_with_steps_us(timeline: Timeline, count: int) -> float | None:
     if missing <= 0 or not _is_plain(timeline):
         whole = with_steps(timeline, count)
         return None if whole is None else length_us(whole)
-    exact = _repeating(timeline)
-    found = _nearly_repeating(timeline) if exact is None else exact[1:]
+    exact = repeating(timeline)
+    found = nearly_repeating(timeline) if exact is None else exact[1:]
     if found is None:
         return None
     import numpy as np
@@ -526,60 +389,6 @@ def _length_with_steps_us(timeline: Timeline, count: int) -> float | None:
         for column in (own.host, own.device, own.sync)
     )
     return known.lanes().run(cut(host, device, sync, timeline.pending_limit))
-
-
-def find_gaps(timeline: Timeline, run: Replay, *, at_least_us: float = 1.0) -> tuple[GapRow, ...]:
-    """Stretches in which the device had nothing to do, each with its cause.
-
-    sync: the host had waited for the device since the last launch. copy: the next work is a transfer from
-    or to the host. python: an event without an operation took most of the host's time. launch: the host
-    was issuing operations, each too short to keep the device fed. tail: the host went on after the last
-    kernel.
-    """
-    import numpy as np
-
-    began, ended = np.array(run.device_start), np.array(run.device_end)
-    order = np.argsort(began, kind="stable")
-    order = order[np.count_nonzero(began < 0.0) :]
-    ends = np.maximum.accumulate(ended[order])
-    frees = np.concatenate(([0.0], ends))
-    lasts = np.maximum.accumulate(np.where(ended[order] > frees[:-1], np.arange(len(order)), -1))
-    phases = phase_of_events(timeline)
-    names = [k.name for k in timeline.kinds]
-    gaps: list[GapRow] = []
-
-    def after(place: int) -> int | None:
-        """The event whose end was the latest, of those up to this place."""
-        return int(order[lasts[place]]) if place >= 0 and lasts[place] >= 0 else None
-
-    for place in np.flatnonzero(began[order] - frees[:-1] >= at_least_us).tolist():
-        event, last, free = int(order[place]), after(place - 1), float(frees[place])
-        duration = run.device_start[event] - free
-        cause, sync = _cause(timeline, run, 0 if last is None else last + 1, event, free)
-        span = phases[event]
-        gaps.append(
-            GapRow(
-                cause=cause,
-                start_us=free,
-                duration_us=duration,
-                phase=span.name if span else None,
-                step=span.step if span else None,
-                after=_kind_name(timeline, names, last),
-                before=_kind_name(timeline, names, event),
-                sync=sync,
-            )
-        )
-    last, free = after(len(order) - 1), float(frees[-1])
-    if run.total_us - free >= at_least_us:
-        gaps.append(
-            GapRow(
-                cause="tail",
-                start_us=free,
-                duration_us=run.total_us - free,
-                after=_kind_name(timeline, names, last),
-            )
-        )
-    return tuple(gaps)
 
 
 def _columns(
@@ -646,28 +455,3 @@ def _busy(starts: Sequence[float], ends: Sequence[float], streams: int) -> float
             busy += end - max(start, free)
             free = end
     return busy
-
-
-def _cause(
-    timeline: Timeline, run: Replay, first: int, event: int, idle_from: float
-) -> tuple[str, int | None]:
-    longest_python = 0.0
-    for i in range(first, event):
-        if run.wait_start[i] >= 0.0 and run.host_end[i] > idle_from:
-            return "sync", (timeline.sync[i] if timeline.sync[i] >= 0 else None)
-        if timeline.kind[i] < 0:
-            longest_python = max(longest_python, run.host_end[i] - max(run.host_start[i], idle_from))
-    before = first - 1
-    if before >= 0 and run.wait_start[before] >= 0.0:
-        return "sync", (timeline.sync[before] if timeline.sync[before] >= 0 else None)
-    if timeline.kind[event] >= 0 and timeline.kinds[timeline.kind[event]].family == "copy":
-        return "copy", None
-    if longest_python * 2.0 > run.device_start[event] - idle_from:
-        return "python", None
-    return "launch", None
-
-
-def _kind_name(timeline: Timeline, names: Sequence[str], event: int | None) -> str | None:
-    if event is None or timeline.kind[event] < 0:
-        return None
-    return names[timeline.kind[event]]

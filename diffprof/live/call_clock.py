@@ -41,7 +41,7 @@ class CallClock:
         call, before = type(self.pipe).__call__, tracker.on_change
 
         @functools.wraps(call)
-        def called(this: Any, *args: Any, **kwargs: Any) -> Any:
+        def called(this: Any, *args: object, **kwargs: object) -> object:
             if this is not self.pipe or self._open:
                 return call(this, *args, **kwargs)
             own = _Call(time.time(), [(Phase("prepare"), self._mark())])

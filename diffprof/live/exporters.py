@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffprof.live.requests import Request
 from diffprof.model.errors import UsageError
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 """Seconds: from a step of a small model to a video."""
 
 
-def prometheus(registry: Any = None) -> Callable[[Request], None]:
+def prometheus(registry: object = None) -> Callable[[Request], None]:
     """Metrics: `diffprof_request_seconds{pipeline}`, `diffprof_requests_total{pipeline, outcome}`, and of
     sampled requests `diffprof_stage_seconds{pipeline, stage}`. registry: of prometheus-client; None: its own.
 
@@ -39,7 +42,7 @@ def prometheus(registry: Any = None) -> Callable[[Request], None]:
 
 
 @cache
-def _metrics(registry: Any) -> tuple[Any, Any, Any]:
+def _metrics(registry: object) -> tuple[Any, Any, Any]:
     """Once a registry: several pipelines share them."""
     from prometheus_client import Counter, Histogram
 
@@ -52,7 +55,7 @@ def _metrics(registry: Any) -> tuple[Any, Any, Any]:
     )
 
 
-def opentelemetry(tracer: Any = None) -> Callable[[Request], None]:
+def opentelemetry(tracer: Tracer | None = None) -> Callable[[Request], None]:
     """A span for each sampled request, and one below it for each stage. tracer: of opentelemetry-api; None:
     the one of the global provider.
 

@@ -65,7 +65,7 @@ class Following:
         """The pipeline is as it was."""
         self._undo.close()
 
-    def call(self, follower: Follower, made: Callable[[], Any]) -> Any:
+    def call(self, follower: Follower, made: Callable[[], object]) -> Any:
         """Make a call, told to a follower."""
         token = _CALL.set((self, follower))
         try:
@@ -77,7 +77,7 @@ class Following:
         call = type(pipe).__call__
 
         @functools.wraps(call)
-        def called(this: Any, *args: Any, **kwargs: Any) -> Any:
+        def called(this: Any, *args: object, **kwargs: object) -> object:
             made = functools.partial(call, this, *args, **kwargs)
             return around(made) if this is pipe else made()
 
@@ -96,7 +96,7 @@ class Following:
                 if callable(getattr(part, method, None)):
                     self._change_attribute(part, method, functools.partial(self._stage, stage="postprocess"))
 
-    def _follow_part(self, what: str, part: Any) -> None:
+    def _follow_part(self, what: str, part: object) -> None:
         if what == "scheduler":
             told = dict.fromkeys(step_methods(part), self._step)
             if callable(getattr(part, "set_timesteps", None)):
@@ -116,9 +116,9 @@ class Following:
         current = _CALL.get()
         return current[1] if current is not None and current[0] is self else None
 
-    def _stage(self, original: Callable[..., Any], stage: str) -> Callable[..., Any]:
+    def _stage(self, original: Callable[..., object], stage: str) -> Callable[..., Any]:
         @functools.wraps(original)
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
+        def wrapped(*args: object, **kwargs: object) -> object:
             if (follower := self._told()) is None:
                 return original(*args, **kwargs)
             follower.enter()
@@ -129,9 +129,9 @@ class Following:
 
         return wrapped
 
-    def _step(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def _step(self, original: Callable[..., object]) -> Callable[..., object]:
         @functools.wraps(original)
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
+        def wrapped(*args: object, **kwargs: object) -> object:
             made = original(*args, **kwargs)
             if (follower := self._told()) is not None:
                 follower.stepped()
@@ -139,9 +139,9 @@ class Following:
 
         return wrapped
 
-    def _loop(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def _loop(self, original: Callable[..., object]) -> Callable[..., object]:
         @functools.wraps(original)
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
+        def wrapped(*args: object, **kwargs: object) -> object:
             made = original(*args, **kwargs)
             if (follower := self._told()) is not None:
                 follower.loop()
@@ -151,7 +151,7 @@ class Following:
 
     # --- how it is changed --------------------------------------------------------------------------------
 
-    def _change_class(self, thing: Any, members: Mapping[str, Any]) -> None:
+    def _change_class(self, thing: object, members: Mapping[str, object]) -> None:
         """Give one object a class of its own, of the same name: a copy of the object keeps it."""
         own = type(thing)
         names = {"__module__": own.__module__, "__qualname__": own.__qualname__}
@@ -165,18 +165,18 @@ class Following:
             ) from error
         self._undo.callback(_give_back, thing, changed, own)
 
-    def _change_attribute(self, thing: Any, name: str, tell: Tell) -> None:
+    def _change_attribute(self, thing: object, name: str, tell: Tell) -> None:
         before = [vars(thing)[name]] if name in vars(thing) else []
         setattr(thing, name, tell(getattr(thing, name)))
         self._undo.callback(_restore, thing, name, before)
 
 
-def _give_back(thing: Any, changed: type, own: type) -> None:
+def _give_back(thing: object, changed: type, own: type) -> None:
     if type(thing) is changed:
         thing.__class__ = own
 
 
-def _restore(thing: Any, name: str, before: list[Any]) -> None:
+def _restore(thing: object, name: str, before: list[object]) -> None:
     if before:
         setattr(thing, name, before[0])
     else:

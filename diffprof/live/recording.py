@@ -57,7 +57,7 @@ def _play(scene: PipelineCall, trace: StepTrace) -> None:
         if trace.recorded == trace.steps:
             raise _Enough
 
-    def around(made: Callable[[], Any]) -> Any:
+    def around(made: Callable[[], object]) -> Any:
         return following.call(StageClock(on_step=ended), made)
 
     following = Following(scene.pipe, around)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffprof.devices.cuda_runtime import Event
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class StageClock:
     """Notes when the stages of one call begin and end. event: makes an event on the GPU's stream, None on a
     CPU: the host's clock would tell when work was launched, not when it was done."""
 
-    event: Callable[[], Any] | None = None
+    event: Callable[[], Event] | None = None
     on_step: Callable[[int], None] | None = None
     """Told how many steps have ended."""
     clock: Callable[[], float] = time.perf_counter

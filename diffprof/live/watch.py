@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 from msgspec.structs import replace
 
@@ -36,8 +36,8 @@ def watch(
     *,
     every: int,
     callback: Callable[[Request], None] | None = None,
-    prometheus: Any = False,
-    opentelemetry: Any = False,
+    prometheus: object = False,
+    opentelemetry: object = False,
     slow_s: float | None = None,
     slow_quantile: float | None = None,
     traces: str | Path | None = TRACES,
@@ -50,12 +50,12 @@ def watch(
     device: str | None = None,
     every: int | None = None,
     callback: Callable[[Request], None] | None = None,
-    prometheus: Any = False,
-    opentelemetry: Any = False,
+    prometheus: object = False,
+    opentelemetry: object = False,
     slow_s: float | None = None,
     slow_quantile: float | None = None,
     traces: str | Path | None = TRACES,
-) -> AbstractContextManager[Any]:
+) -> AbstractContextManager[object]:
     """Watch the calls of a live pipeline.
 
     Without `every`, a context manager for a close look: every call inside the block is observed, and

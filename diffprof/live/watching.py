@@ -94,7 +94,7 @@ class LiveWatch:
 
     # --- one call -----------------------------------------------------------------------------------------
 
-    def _call(self, made: Callable[[], Any]) -> Any:
+    def _call(self, made: Callable[[], object]) -> Any:
         with self._lock:
             self._count += 1
             number = self._count
@@ -107,7 +107,7 @@ class LiveWatch:
             return self._timed(number, made, None)
         return self._timed(number, made, StageClock(event=self._event()))
 
-    def _event(self) -> Callable[[], Any] | None:
+    def _event(self) -> Callable[[], object] | None:
         if not self._cuda:
             return None
         from diffprof.devices.cuda_runtime import RUNTIME
@@ -119,7 +119,7 @@ class LiveWatch:
 
         return RUNTIME.current() if self._index is None else self._index
 
-    def _timed(self, number: int, made: Callable[[], Any], clock: StageClock | None) -> Any:
+    def _timed(self, number: int, made: Callable[[], object], clock: StageClock | None) -> object:
         began, started = time.time(), time.perf_counter()
         error: str | None = None
         try:
@@ -186,7 +186,7 @@ class LiveWatch:
         self._seconds.append(seconds)
         bisect.insort(self._sorted, seconds)
 
-    def _recorded(self, number: int, made: Callable[[], Any]) -> Any:
+    def _recorded(self, number: int, made: Callable[[], object]) -> object:
         """A call of which three steps are recorded; the report is made beside the server's own work."""
         from diffprof.live.step_trace import StepTrace
 

@@ -20,7 +20,7 @@ class Run(Protocol):
     scene: Any
     """The pipeline and its call: `pipe`, `args`, `kwargs`, `call()`."""
     device: Any
-    settings: dict[str, Any]
+    settings: dict[str, object]
     progress: Any
     sections: dict[str, Any]
     """What the watched call and earlier analyzers recorded."""
@@ -106,17 +106,17 @@ class Analyzer(msgspec.Struct, frozen=True, kw_only=True):
         module, _, function = hook.partition(":")
         return getattr(import_module(f"{self.package}.{module}"), function)(run)
 
-    def given(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def given(self, settings: Mapping[str, object]) -> dict[str, Any]:
         """Its own settings, of those that were given."""
         names = [option.setting for option in self.options]
         return {name: settings[name] for name in names if settings.get(name) is not None}
 
-    def asked_for(self, settings: Mapping[str, Any]) -> bool:
+    def asked_for(self, settings: Mapping[str, object]) -> bool:
         """Whether an option that was given asks for it."""
         return any(option.asks and settings.get(option.setting) is not None for option in self.options)
 
 
-def cell(row: Any, field: str) -> str:
+def cell(row: object, field: str) -> str:
     """What a listing shows of a row; empty where the row says nothing."""
     value = row.get(field) if isinstance(row, Mapping) else getattr(row, field, None)
     return "" if value is None else f"{value:,}" if isinstance(value, int | float) else str(value)

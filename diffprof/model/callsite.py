@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from diffprof.model.recording import Frame, Site
 
@@ -114,7 +113,7 @@ def stack(depth: int = 1) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def values_in(frame: FrameType) -> dict[str, Any]:
+def values_in(frame: FrameType) -> dict[str, object]:
     """What the local names of a running function stand for, or the names of a module or a class body.
 
     Where Python keeps a copy of a function's at its frame (before 3.13), that is emptied: it would keep alive

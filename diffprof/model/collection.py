@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
 
 
 @contextmanager
@@ -43,7 +42,7 @@ def leave_to_the_system() -> None:
         gc.freeze()
 
 
-def living() -> list[Any]:
+def living() -> list[object]:
     """All objects that the collector knows, with those that were taken out of its collections: servers freeze
     what they imported, and so does a scan on a simulated GPU."""
     frozen = gc.get_freeze_count()

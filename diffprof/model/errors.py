@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import enum
+import signal
+from typing import TYPE_CHECKING
 
 import msgspec
+
+if TYPE_CHECKING:
+    from diffprof.model.report import Report
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What decoding JSON raises: not JSON or not of the type, no UTF-8, nested too deeply."""
@@ -34,17 +39,18 @@ class ExitCode(enum.IntEnum):
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal other than Ctrl-C's asked the process to end. number: which."""
+    """A signal asked the process to end. number: which. report: what was recorded until then."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int = signal.SIGINT) -> None:
         super().__init__(number)
         self.number = number
+        self.report: Report | None = None
 
 
 class DiffprofError(Exception):
     """An error with its next step.
 
-    what: what happened and why, naming the value. hint: what to do next.
+    what: what happened and why, naming the value. hint: what to do next. report: what was recorded so far.
     """
 
     exit_code = ExitCode.USAGE
@@ -53,9 +59,22 @@ class DiffprofError(Exception):
         super().__init__(what)
         self.what = what
         self.hint = hint
+        self.report: Report | None = None
 
     def __str__(self) -> str:
         return f"{self.what}\n{self.hint}" if self.hint else self.what
+
+
+def carrying(error: DiffprofError | KeyboardInterrupt, report: Report) -> DiffprofError | Stopped:
+    """The error with a report; in the place of Python's own KeyboardInterrupt one that can carry it."""
+    found = error if isinstance(error, DiffprofError | Stopped) else Stopped()
+    found.report = report
+    return found
+
+
+def reported(error: BaseException) -> Report | None:
+    """What was recorded until an error came, if anything."""
+    return error.report if isinstance(error, DiffprofError | Stopped) else None
 
 
 class UsageError(DiffprofError):

@@ -118,7 +118,7 @@ class Skipped(msgspec.Struct, frozen=True):
 
 
 class Simulated(msgspec.Struct, frozen=True):
-    """What a simulated GPU reckons with instead of running a fix's `optimize` (compiling, quantizing).
+    """What a simulated GPU takes instead of running a fix's `optimize` (compiling, quantizing).
 
     compiled: denoiser and VAE run compiled, with CUDA graphs if `graphs`. int8: qualified names of linears
     that are quantized dynamically to INT8.
@@ -137,7 +137,7 @@ class Recipe(msgspec.Struct, frozen=True):
     """A fix with what makes its code. Analyzers list theirs as `RECIPES` in `fixes.py`, which imports
     neither torch nor diffusers: torch belongs into the code that is written.
 
-    reckon: for code that can't run on a simulated GPU: what is reckoned with instead. not_on_cpu: why the
+    modelled: for code that can't run on a simulated GPU: what it is modelled as. not_on_cpu: why the
     CPU shows nothing of what it does to the output, where that is so. shim: the code where there is no plain
     one, and the caller allows it.
     fits: asked with the built pipeline right before applying; a sentence why not, or None.
@@ -147,7 +147,7 @@ class Recipe(msgspec.Struct, frozen=True):
 
     fix: Fix
     code: Write
-    reckon: Callable[[Recording, Sequence[Finding]], Simulated] | None = None
+    modelled: Callable[[Recording, Sequence[Finding]], Simulated] | None = None
     fits: Callable[[Any], str | None] | None = None
     not_on_cpu: str = ""
     change: Change | None = None

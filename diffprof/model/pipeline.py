@@ -7,7 +7,10 @@ import functools
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Pipeline(Protocol):
@@ -29,7 +32,7 @@ ROLES = ("denoiser", "scheduler", "vae", "text_encoder", "tokenizer", "other")
 
 def components(pipe: Pipeline) -> dict[str, Any]:
     """Name -> component, absent ones left out; those of nested pipelines as `outer.inner`."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     try:
         named = dict(pipe.components)
     except (AttributeError, TypeError, ValueError):
@@ -44,12 +47,12 @@ def components(pipe: Pipeline) -> dict[str, Any]:
     return found
 
 
-def is_pipeline(thing: Any) -> bool:
+def is_pipeline(thing: object) -> bool:
     """Something called with a prompt that has components of its own: not a module, callable."""
     return callable(thing) and hasattr(thing, "components") and not hasattr(thing, "named_modules")
 
 
-def role(name: str, part: Any) -> str:
+def role(name: str, part: object) -> str:
     """One of ROLES, by what the component can do."""
     if _is_module(part):
         if callable(getattr(part, "decode", None)) and not _takes_timestep(part):
@@ -72,7 +75,7 @@ def with_role(pipe: Pipeline, wanted: str) -> dict[str, Any]:
     return {name: part for name, part in components(pipe).items() if role(name, part) == wanted}
 
 
-def walked(part: Any) -> Iterator[tuple[str, Any]]:
+def walked(part: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
     """What `named_modules` gives, in the same order: without a generator in a generator for each level."""
     seen: set[int] = set()
     waiting = [("", part)]
@@ -101,7 +104,7 @@ def module_names(pipe: Pipeline) -> dict[int, str]:
     return names
 
 
-def execution_device(pipe: Pipeline) -> Any:
+def execution_device(pipe: Pipeline) -> torch.device | None:
     """The device on which the pipeline computes (with offloading: where it will be moved to)."""
     device = getattr(pipe, "_execution_device", None)
     return device if device is not None else getattr(pipe, "device", None)
@@ -119,14 +122,14 @@ def offloaded(pipe: Pipeline) -> bool:
     return False
 
 
-def _is_module(part: Any) -> bool:
+def _is_module(part: object) -> bool:
     return callable(getattr(part, "named_modules", None)) and callable(getattr(part, "forward", None))
 
 
-def _takes_timestep(module: Any) -> bool:
+def _takes_timestep(module: torch.nn.Module) -> bool:
     """Denoisers are the models that are told how noisy their input is. One that passes on whatever it is
     given takes what its base classes take, or the model that it wraps."""
-    cls: Any = type(module)
+    cls: object = type(module)
     taken = _forward_parameters(cls)
     if any(map(is_timestep, taken)):
         return True
@@ -152,7 +155,7 @@ def _forward_parameters(cls: type) -> frozenset[str]:
 
 
 @contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+def replaced(owner: object, name: str, value: object) -> Iterator[None]:
     """Set an attribute of an object or a class while the context is open; after it, it is as it was.
 
     Inherited and absent attributes are absent again, not set to what was inherited.

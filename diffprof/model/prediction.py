@@ -28,7 +28,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     steps: int | None
     """Denoising steps that the call was asked for; None: its own."""
     makes: str | None = None
-    """What a call makes: "image" or "clip"; None where it is neither, or nobody knows."""
+    """What a call makes: "image" or "clip"; None where it is neither, or unknown."""
     dtype: str | None = None
     """The denoiser's, as the target has it; a mode may quantize its linears."""
     seconds: float | None = None

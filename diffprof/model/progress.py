@@ -134,7 +134,7 @@ class Lines(Progress):
         except OSError:
             self._descriptor = None
 
-    def _write(self, **entry: Any) -> None:
+    def _write(self, **entry: object) -> None:
         if self._descriptor is None:
             return
         try:

@@ -68,7 +68,7 @@ def redacted(data: Data) -> Data:
     return _mapped(data, lambda text: _ABSOLUTE.sub("", homeless(text)), _emptied)
 
 
-def _emptied(data: Any) -> Any:
+def _emptied(data: object) -> Any:
     """A struct without what it holds of prompts and source itself."""
     replace = msgspec.structs.replace
     if isinstance(data, Site):
@@ -93,7 +93,7 @@ def _emptied(data: Any) -> Any:
     return data
 
 
-def _unsaid(value: Any) -> Any:
+def _unsaid(value: object) -> object:
     """What a call was given, with the length of a text in place of the text."""
     if isinstance(value, str):
         return f"text of {len(value)} characters"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -121,7 +121,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         __tracebackhide__ = True
         method("assert_fullgraph")(self, components)
 
-    def assert_no_recompiles(self, *, vary: Mapping[str, Iterable[Any]] | None = None) -> None:
+    def assert_no_recompiles(self, *, vary: Mapping[str, Iterable[object]] | None = None) -> None:
         """Nothing is compiled again. vary: arguments of the call, name -> values, that have to have been
         tried: the scan's `vary`."""
         __tracebackhide__ = True
@@ -143,7 +143,7 @@ def to_json(report: Report) -> bytes:
     return as_json(report)
 
 
-def as_bytes(data_of: Any) -> bytes:
+def as_bytes(data_of: object) -> bytes:
     """Plain data as JSON on one line. Lone surrogates, as in file names that are no UTF-8, become escapes:
     JSON can't hold them."""
     try:
@@ -152,7 +152,7 @@ def as_bytes(data_of: Any) -> bytes:
         return msgspec.json.encode(_encodable(msgspec.to_builtins(data_of)))
 
 
-def as_json(data_of: Any) -> bytes:
+def as_json(data_of: object) -> bytes:
     """As `as_bytes`, indented, with characters that a terminal may act on escaped."""
     data = msgspec.json.format(as_bytes(data_of), indent=1) + b"\n"
     if data.isascii() and b"\x7f" not in data:
@@ -164,7 +164,7 @@ def _escape(match: re.Match[str]) -> str:
     return f"\\u{ord(match[0]):04x}"
 
 
-def _encodable(value: Any) -> Any:
+def _encodable(value: object) -> object:
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, dict):

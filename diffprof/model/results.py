@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -14,7 +14,7 @@ from diffprof.model.report import as_json
 Result = TypeVar("Result")
 
 
-def save_result(result: Any, path: Path) -> Path:
+def save_result(result: object, path: Path) -> Path:
     """Write a result as indented JSON, whole or not at all, in a folder that is there; returns its path.
 
     Raises DiffprofError when the disk does not take it.

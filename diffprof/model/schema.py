@@ -37,7 +37,7 @@ def as_text() -> str:
     return msgspec.json.format(msgspec.json.encode(_flush(schema())), indent=1).decode() + "\n"
 
 
-def _flush(part: Any) -> Any:
+def _flush(part: object) -> object:
     """Descriptions without the indentation of the code, which msgspec took off before 0.23."""
     if isinstance(part, Mapping):
         return {

@@ -45,7 +45,7 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rest(msgspec.Struct, frozen=True, kw_only=True):
-    """Findings that no action stands for: each saves less than `below_ms`, or nobody knows what."""
+    """Findings that no action stands for: each saves less than `below_ms`, or an unknown amount."""
 
     findings: tuple[int, ...] = ()
     saves_ms: float | None = None

@@ -20,7 +20,7 @@ class Asked:
 
     options: Options
     analyzers: tuple[str, ...]
-    settings: dict[str, Any]
+    settings: dict[str, object]
 
 
 def sorted_out(
@@ -28,7 +28,7 @@ def sorted_out(
     *,
     options: Options | None = None,
     analyzers: str | Sequence[str] = "",
-    settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, object] | None = None,
     of_call: Iterable[str] = (),
 ) -> Asked:
     """named: options of `diffprof scan` by name (`steps`, `no_weights`, `vary`, ...), and arguments of the
@@ -57,7 +57,7 @@ def _settings() -> dict[str, str]:
 _OPTIONS = tuple(field.name for field in dataclasses.fields(Options))
 
 
-def chosen_analyzers(named: str | Sequence[str], settings: Mapping[str, Any]) -> tuple[str, ...]:
+def chosen_analyzers(named: str | Sequence[str], settings: Mapping[str, object]) -> tuple[str, ...]:
     """The analyzers that are named, or the default ones; an option of an analyzer that takes long asks for it
     as well.
 

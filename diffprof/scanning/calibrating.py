@@ -7,12 +7,16 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffprof.devices import sheet_of
 from diffprof.gpu import calibration
 from diffprof.gpu.calibration import Calibration, file_of, folder, load, save
 from diffprof.gpu.specs import GpuSpec, load_spec
 from diffprof.model.errors import UsageError
+
+if TYPE_CHECKING:
+    from diffprof.devices import Device
 
 
 def calibrate(
@@ -68,8 +72,8 @@ def _clock_ghz(index: int) -> float | None:
     return float(answer) / 1e3 if answer.isdecimal() else None
 
 
-def _sheet(device: object, short: bool) -> GpuSpec:
-    info = device.info()  # type: ignore[attr-defined]
+def _sheet(device: Device, short: bool) -> GpuSpec:
+    info = device.info()
     if info.kind != "cuda":
         if short:
             return load_spec("a100-80gb")

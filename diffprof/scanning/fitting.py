@@ -8,13 +8,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from msgspec.structs import replace
 
 from diffprof.analyzers.kernels.simulated import SimulatedKernels
-from diffprof.devices import resolve_device, sheet_of
+from diffprof.devices import resolve_device, sheet_of, simulated_sheet
 from diffprof.devices.borrow import lent
 from diffprof.devices.simulated.session import SESSION
 from diffprof.gpu.altered import half_type
@@ -44,6 +44,9 @@ from diffprof.targets.twin.shrinking import NoTwin
 from diffprof.targets.undo import restored
 from diffprof.targets.weights import parts_of
 
+if TYPE_CHECKING:
+    from diffprof.devices import Device
+
 AS_THEY_ARE = ("object", "script")
 """Kinds of target whose weights stay in the type that they have."""
 
@@ -72,7 +75,7 @@ class Played(NamedTuple):
     compilable: bool
     images: int
     makes: str | None = None
-    """What `images` counts: "image" or "clip"; None where nobody knows."""
+    """What `images` counts: "image" or "clip"; None where unknown."""
     asked: int | None = None
     """Steps that the call was asked for; None: as many as the target makes by itself."""
     steps: int | None = None
@@ -102,7 +105,7 @@ def fit(
     every: bool = False,
     options: Options | None = None,
     on_stage: Callable[[str], None] | None = None,
-    **call: Any,
+    **call: object,
 ) -> Fitted:
     """Recipes under which a call fits a device, fastest first, and the one to take.
 
@@ -178,7 +181,7 @@ def recheck(
     with target_errors(found.target), device.active():
         SESSION.capacity = None
         twin = resolve(found.target).run(_twin, device, dataclasses.replace(options, steps=None))
-    checker = _checker(twin, device.gpu, check)  # type: ignore[attr-defined]
+    checker = _checker(twin, simulated_sheet(device), check)
     say = on_stage or (lambda _: None)
     rows: Sequence[FitRow] = found.rows
     while (chosen := choose(rows, lossy)) is not None and chosen.check is None:
@@ -330,7 +333,7 @@ def _run(
     return played._replace(asked=options.steps)
 
 
-def _play(scene: PipelineCall, device: Any, small: bool) -> Played:
+def _play(scene: PipelineCall, device: Device, small: bool) -> Played:
     twin = _twin(scene) if small else ""
     with lent(scene.pipe, device) if scene.target.kind == "object" else nullcontext():
         return _watched(scene, device)._replace(twin=twin)
@@ -344,8 +347,8 @@ def _twin(scene: PipelineCall) -> Twin | str:
         return str(error)
 
 
-def _watched(scene: PipelineCall, device: Any) -> Played:
-    kernels = SimulatedKernels(device.gpu, scene.pipe, current_mode())
+def _watched(scene: PipelineCall, device: Device) -> Played:
+    kernels = SimulatedKernels(simulated_sheet(device), scene.pipe, current_mode())
     tracker = PhaseTracker(on_change=kernels.phase)
     decodes = _Decodes(scene.pipe, device, kernels)
     denoisers = with_role(scene.pipe, "denoiser").values()
@@ -375,11 +378,11 @@ def _watched(scene: PipelineCall, device: Any) -> Played:
 class _Divided:
     """What is divided by the plans of denoisers (`_cp_plan`), as their call gives it to the modules."""
 
-    def __init__(self, denoisers: Iterable[Any]) -> None:
+    def __init__(self, denoisers: Iterable[torch.nn.Module]) -> None:
         self.tokens: set[tuple[str, int]] = set()
         self.undivided = ""
         """Why nothing is divided."""
-        self._hooked: list[tuple[Any, Mapping[Any, Any]]] = []
+        self._hooked: list[tuple[torch.nn.Module, Mapping[Any, Any]]] = []
         for model in denoisers:
             plan = getattr(model, "_cp_plan", None)
             if not plan:
@@ -404,7 +407,9 @@ class _Divided:
                 undo.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
             yield
 
-    def _note(self, inputs: Mapping[Any, Any], module: Any, args: Any, kwargs: Any) -> None:
+    def _note(
+        self, inputs: Mapping[Any, Any], module: torch.nn.Module, args: tuple, kwargs: dict[str, object]
+    ) -> None:
         """As diffusers' `ContextParallelSplitHook` takes them, but outputs: of those it divides the tables of
         positions, which are as long as the tokens."""
         given = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
@@ -428,7 +433,7 @@ class _Decodes:
     """The decodings of a call by its one VAE, and what the first launches in tiles and in slices. kernels:
     told of the call itself."""
 
-    def __init__(self, pipe: Pipeline, device: Any, kernels: SimulatedKernels) -> None:
+    def __init__(self, pipe: Pipeline, device: Device, kernels: SimulatedKernels) -> None:
         self.pipe = pipe
         self.device = device
         self.kernels = kernels
@@ -437,7 +442,7 @@ class _Decodes:
         """The VAE's name, where the call puts it in another type to decode."""
         self.others: dict[Decoding, SimulatedKernels] = {}
 
-    def noted(self) -> AbstractContextManager[Any]:
+    def noted(self) -> AbstractContextManager[object]:
         """The call happens inside. Other ways are tried right after the call's own, with the VAE in the types
         that it has then: pipelines cast it to float32 for decoding alone."""
         vaes = with_role(self.pipe, "vae")
@@ -446,7 +451,7 @@ class _Decodes:
         ((name, vae),) = vaes.items()
         original, before = vae.decode, vae.dtype
 
-        def decode(*args: Any, **kwargs: Any) -> Any:
+        def decode(*args: object, **kwargs: object) -> object:
             self.count += 1
             if self.count == 1:
                 self.cast = (name,) if vae.dtype != before else ()
@@ -462,13 +467,17 @@ class _Decodes:
 
         return replaced(vae, "decode", decode)
 
-    def _otherwise(self, vae: Any, ways: Sequence[Decoding], decode: Callable[[], Any]) -> None:
+    def _otherwise(
+        self, vae: torch.nn.Module, ways: Sequence[Decoding], decode: Callable[[], object]
+    ) -> None:
         for how in ways:
             switch = getattr(vae, f"enable_{how.method}", None)
             back = getattr(vae, f"disable_{how.method}", None)
             if switch is None or back is None or getattr(vae, f"use_{how.method}", False):
                 continue
-            kernels = self.others[how] = SimulatedKernels(self.device.gpu, self.pipe, current_mode())
+            kernels = self.others[how] = SimulatedKernels(
+                simulated_sheet(self.device), self.pipe, current_mode()
+            )
             switch()
             with (
                 kernels.following(),
@@ -547,9 +556,9 @@ class _Pricing:
         self.base = CostModel(spec, current_mode())
         parts: Known = {}
         self._courses = {how: course_of(*call, parts) for how, call in played.calls.items()}
-        self._packed: dict[Any, _Packed] = {}
-        self._movers: dict[Any, Mover] = {}
-        self._lengths: dict[Any, Lengths] = {}
+        self._packed: dict[object, _Packed] = {}
+        self._movers: dict[object, Mover] = {}
+        self._lengths: dict[object, Lengths] = {}
         self._known: dict[FitRecipe, tuple[float | None, float, int, str]] = {}
 
     def of(self, recipe: FitRecipe) -> tuple[float | None, float, int, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from diffusers import ContextParallelConfig
 from msgspec.structs import replace
@@ -30,7 +29,7 @@ TEXT = "encoder_hidden_states"
 
 
 def predict_parallel(
-    target: Any,
+    target: object,
     *,
     devices: Sequence[str] = ("h100",),
     gpus: Sequence[int] = (2, 4, 8),

@@ -14,7 +14,7 @@ import msgspec
 import torch
 
 from diffprof.analyzers.kernels.simulated import SimulatedKernels
-from diffprof.devices import resolve_device, sheet_of
+from diffprof.devices import resolve_device, sheet_of, simulated_sheet
 from diffprof.devices.borrow import lent
 from diffprof.devices.simulated.session import SESSION
 from diffprof.gpu.assembly import Assembled, compiled_root, linears_in
@@ -29,14 +29,8 @@ from diffprof.gpu.products import product_of
 from diffprof.gpu.quantized import SCHEMES, LinearScheme, saved_bytes
 from diffprof.gpu.signatures import OpSignature, dtype_name
 from diffprof.gpu.specs import GpuSpec, load_spec, spec_names
-from diffprof.judge.timeline import (
-    by_kind_us,
-    length_us,
-    origin_shares,
-    steps_of,
-    with_asked_steps,
-    with_steps,
-)
+from diffprof.judge.steps import steps_of, with_asked_steps, with_steps
+from diffprof.judge.timeline import by_kind_us, length_us, origin_shares
 from diffprof.model.errors import UsageError
 from diffprof.model.modes import check_modes
 from diffprof.model.pipeline import with_role
@@ -168,7 +162,7 @@ class CallSetting:
 
     def mode(self, name: str, roots: tuple[str, ...], quantizes: Chooser | None = None) -> Mode:
         """How the operations run. quantizes: which linears are quantized where the mode quantizes any."""
-        changes: dict[str, Any] = {} if self.tf32 is None else {"matmul_tf32": self.tf32}
+        changes: dict[str, object] = {} if self.tf32 is None else {"matmul_tf32": self.tf32}
         if self.attention not in (None, UNFUSED):
             changes["attention"] = LIBRARIES[str(self.attention)]
         scheme = self.scheme(name)
@@ -262,7 +256,7 @@ def predict(
     offload: str | None = None,
     measured_from: str | Path | None = None,
     on_run: Callable[[int], None] | None = None,
-    **call: Any,
+    **call: object,
 ) -> tuple[Prediction, ...]:
     """Rows for every batch, device and mode, in that order.
 
@@ -369,7 +363,7 @@ def run_call(
                 return observed(chosen)
 
     def observed(scene: PipelineCall) -> CallRun:
-        kernels = SimulatedKernels(device.gpu, scene.pipe, current_mode())  # type: ignore[attr-defined]
+        kernels = SimulatedKernels(simulated_sheet(device), scene.pipe, current_mode())
         tracker = PhaseTracker(on_change=kernels.phase)
         with (
             torch.no_grad(),
@@ -491,7 +485,7 @@ def _timed(
     )
 
 
-def grounds(timeline: Timeline, seconds: float) -> dict[str, Any]:
+def grounds(timeline: Timeline, seconds: float) -> dict[str, object]:
     """What a call of so many seconds is bound by, where its kernels' times come from, and the range that
     follows. timeline: of the call, or of one with fewer steps."""
     origin = origin_shares(timeline)
@@ -534,5 +528,5 @@ def _bound(timeline: Timeline, busy: float) -> str:
     return max(("compute", "memory", "link"), key=lambda each: shares[each])
 
 
-def _told(row: Prediction, **figures: Any) -> Prediction:
+def _told(row: Prediction, **figures: object) -> Prediction:
     return msgspec.structs.replace(row, **figures)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import msgspec
 
@@ -28,7 +27,7 @@ def quantization_report(
     budget_s: float = 120.0,
     min_sqnr: float | None = None,
     cache: bool = True,
-    settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, object] | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Build a target and find which of its linears to quantize; the other arguments are probe_quantization's,
@@ -72,8 +71,8 @@ def quantization_report(
 def half_precision(device: Device) -> str | None:
     """The type that a pipeline is brought to on this device before anything is quantized: bfloat16 on GPUs
     that have it, else float16; None on a CPU, where neither is sure to be faster."""
-    if device.kind == "sim":
-        return "bfloat16" if "bf16" in device.gpu.peak else "float16"  # type: ignore[attr-defined]
+    if device.gpu is not None:
+        return "bfloat16" if "bf16" in device.gpu.peak else "float16"
     if device.kind == "cuda":
         return "bfloat16" if device.has_bf16 else "float16"  # type: ignore[attr-defined]
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -20,7 +20,7 @@ RUN_STEPS = 4
 
 
 def asked_options(
-    target: object, options: Options | None, steps: int | None, call: Mapping[str, Any] | None = None
+    target: object, options: Options | None, steps: int | None, call: Mapping[str, object] | None = None
 ) -> Options:
     """With these steps; and with these arguments of the call, which a target that is no name has already."""
     chosen = options or Options()

@@ -242,6 +242,10 @@ def remove(left: Leftover) -> bool:
     return not left.path.exists()
 
 
+class NoSuchRun(UsageError):
+    """Nothing stored has that name."""
+
+
 def find(traces: Path, key: str | None = None) -> Path:
     """The folder (or report file) of a run: by path, by name, by its target, of which the newest is meant, or
     by any part of a name that only one has.
@@ -275,7 +279,7 @@ def find(traces: Path, key: str | None = None) -> Path:
             raise UsageError(f"{len(hits)} runs match {key!r}: {shown}.", "Name more of it.")
     near = get_close_matches(key, names, n=3, cutoff=0.4)
     hint = f"Did you mean {', '.join(near)}? " if near else ""
-    raise UsageError(
+    raise NoSuchRun(
         f"There is no run {key!r} in {traces}, and no report at that path.",
         f"{hint}`diffprof runs` lists the stored ones.",
     )

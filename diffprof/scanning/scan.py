@@ -38,7 +38,7 @@ def scan_target(
     device: str | None = None,
     options: Options | None = None,
     analyzers: Sequence[str] = (),
-    settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, object] | None = None,
     progress: Progress | None = None,
     trace_folder: Path | None = None,
     allow: Sequence[Allowance] = (),
@@ -98,11 +98,11 @@ def scan(
     host: str | None = None,
     options: Options | None = None,
     analyzers: str | Sequence[str] = (),
-    settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, object] | None = None,
     allow: Sequence[Allowance] = (),
     args: Sequence[str] = (),
     progress: Progress | None = None,
-    **named: Any,
+    **named: object,
 ) -> Report:
     """Scan a live pipeline or a target, as `diffprof scan` does.
 

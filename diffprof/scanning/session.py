@@ -29,6 +29,7 @@ from diffprof.devices.simulated import Blocking, BlockingKind, withheld
 from diffprof.devices.simulated.graphs import captured
 from diffprof.gpu.memory_log import StorageNumbers
 from diffprof.gpu.mode import current_mode
+from diffprof.gpu.specs import GpuSpec
 from diffprof.gpu.timeline_builder import Again, TimelineMark
 from diffprof.judge.allowed import Blocks, open_blocks, watching_blocks
 from diffprof.judge.comments import comments_in
@@ -36,7 +37,7 @@ from diffprof.judge.judging import make_report
 from diffprof.judge.registry import find_analyzer, in_order
 from diffprof.model.callsite import Place, file_of, importable_path, is_machinery, make_site, source_line
 from diffprof.model.collection import paused_collection
-from diffprof.model.errors import DiffprofError, TargetError
+from diffprof.model.errors import DiffprofError, TargetError, carrying
 from diffprof.model.pipeline import Pipeline, components, offloaded
 from diffprof.model.progress import Progress
 from diffprof.model.recording import (
@@ -96,7 +97,7 @@ class Session:
         self.blocks = Blocks()
         self.scene: PipelineCall | None = None
         self.sections: dict[str, Any] = {}
-        self.extra: dict[str, Any] = {}
+        self.extra: dict[str, object] = {}
         """Sections of analyzers that other packages bring."""
         self.prepared: dict[str, Any] = {}
         self.unseen: list[Unseen] = []
@@ -171,7 +172,7 @@ class Session:
     def _values_withheld(self) -> AbstractContextManager[None]:
         """Of a pipeline that is offloaded: on a simulated device its weights take no memory anywhere."""
         assert self.scene is not None
-        if self.device.kind != "sim" or not offloaded(self.scene.pipe):
+        if self.device.gpu is None or not offloaded(self.scene.pipe):
             return nullcontext()
         self.scene.weights = "none"
         parts = components(self.scene.pipe).values()
@@ -212,16 +213,13 @@ class Session:
         try:
             with target_errors(self.target.spec):
                 yield
-        except DiffprofError as error:
-            self._attach(error, error.what)
-            raise
-        except KeyboardInterrupt as error:
-            self._attach(error, INTERRUPTED)
-            raise
-
-    def _attach(self, error: BaseException, failure: str) -> None:
-        if self.scene is not None:
-            error.report = make_report(self.recording(partial=True, failure=failure))  # type: ignore[attr-defined]
+        except (DiffprofError, KeyboardInterrupt) as error:
+            if self.scene is None:
+                raise
+            failure = error.what if isinstance(error, DiffprofError) else INTERRUPTED
+            raise carrying(
+                error, make_report(self.recording(partial=True, failure=failure))
+            ) from error.__cause__
 
     # --- the result -----------------------------------------------------------------------------------
 
@@ -281,7 +279,7 @@ class Session:
 def watched_call(session: Session, scene: PipelineCall) -> None:
     """One call under the observers of syncs and, on a simulated device, of kernels."""
     with observed_calls(session, scene) as (observer, tracker), ExitStack() as stack:
-        if session.device.kind == "sim" and not session.settings.get("every_step"):
+        if session.device.gpu is not None and not session.settings.get("every_step"):
             stack.enter_context(repeating(scene.pipe, observer, tracker))
         scene.call()
 
@@ -292,8 +290,9 @@ def observed_calls(session: Session, scene: PipelineCall) -> Iterator[tuple[Sync
     tracker = PhaseTracker(on_change=_shown(session.progress))
     with ExitStack() as stack:
         observer: SyncObserver
-        if session.device.kind == "sim" and "kernels" in session.analyzers:
-            session.kernels = _simulated_kernels(session, scene.pipe)
+        gpu = session.device.gpu
+        if gpu is not None and "kernels" in session.analyzers:
+            session.kernels = _simulated_kernels(session, gpu, scene.pipe)
             observer = SyncsAndKernels(scene.pipe, tracker, session.kernels)
             stack.enter_context(observer.kernels.following())
         else:
@@ -307,11 +306,11 @@ def observed_calls(session: Session, scene: PipelineCall) -> Iterator[tuple[Sync
         yield observer, tracker
 
 
-def _simulated_kernels(session: Session, pipe: Pipeline) -> SimulatedKernels:
+def _simulated_kernels(session: Session, gpu: GpuSpec, pipe: Pipeline) -> SimulatedKernels:
     mode = session.settings.get("mode")
     if mode is None:
         mode = current_mode(**own_mode(pipe, as_if=bool(session.settings.get("compiled"))))
-    return SimulatedKernels(session.device.gpu, pipe, mode, session.alone)  # type: ignore[attr-defined]
+    return SimulatedKernels(gpu, pipe, mode, session.alone)
 
 
 class SyncsInOrder(SyncObserver):
@@ -420,7 +419,7 @@ def _unseen_parts(pipe: Pipeline, device: Device) -> Iterator[Unseen]:
     for name, path in compiled_modules(pipe):
         compiled.setdefault(name, []).append(path)
     for name, paths in compiled.items():
-        if device.kind != "sim":
+        if device.gpu is None:
             lost = "its times are those of the compiled code"
         elif name in own_mode(pipe).get("compiled", ()):
             lost = "its times are predicted for compiled code, as if it had no graph break"
@@ -436,7 +435,7 @@ def _unseen_parts(pipe: Pipeline, device: Device) -> Iterator[Unseen]:
 # --- facts about this run ------------------------------------------------------------------------------
 
 
-def _plain(options: Options) -> dict[str, Any]:
+def _plain(options: Options) -> dict[str, object]:
     """The options that were given, as stored."""
     given = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
     return {
@@ -459,7 +458,7 @@ def _same_value(value: Any, stored: Any) -> bool:
     return value is stored
 
 
-def _storable(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _storable(settings: Mapping[str, Any]) -> dict[str, object]:
     """The settings that were given, as plain values."""
     given = {name: value for name, value in settings.items() if value not in (None, False)}
     return {name: describe(value) for name, value in given.items() if _same_value(value, describe(value))}

@@ -30,13 +30,14 @@ def export_memory(target: str, path: Path, *, device: str, options: Options | No
     written.
     """
     where = resolve_device(device)
-    if where.kind != "sim":
+    gpu = where.gpu
+    if gpu is None:
         raise UsageError(
             f"{device} is no simulated GPU.", "On a real one call torch.cuda.memory._dump_snapshot(path)."
         )
 
     def play(scene: PipelineCall) -> MemoryLog:
-        kernels = SimulatedKernels(where.gpu, scene.pipe, current_mode())  # type: ignore[attr-defined]
+        kernels = SimulatedKernels(gpu, scene.pipe, current_mode())
         with torch.no_grad(), kernels.following(), where.observed(kernels, scene.pipe):
             scene.call()
         return kernels.builder.memory_log

@@ -151,7 +151,9 @@ def _resolve(spec: str, args: Sequence[str]) -> Target:
     raise _not_a_target(f"There is no target {spec!r}.", spec)
 
 
-def from_object(pipe: Pipeline, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Target:
+def from_object(
+    pipe: Pipeline, args: Sequence[object] = (), kwargs: Mapping[str, object] | None = None
+) -> Target:
     """A live pipeline and the arguments of its call."""
     from diffprof.targets.live import ObjectTarget
 

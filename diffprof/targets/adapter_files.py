@@ -45,7 +45,7 @@ def _or_stand_in(load: Load, unseen: list[Unseen], *, empty: bool) -> Load:
     named = list(inspect.signature(load).parameters)[1]
 
     @functools.wraps(load)
-    def load_lora_weights(self: Pipeline, *args: Any, **kwargs: Any) -> Any:
+    def load_lora_weights(self: Pipeline, *args: object, **kwargs: object) -> object:
         weights, args = (args[0], args[1:]) if args else (kwargs.pop(named), ())
         try:
             return load(self, weights, *args, **kwargs)
@@ -65,7 +65,7 @@ def _or_stand_in(load: Load, unseen: list[Unseen], *, empty: bool) -> Load:
     return load_lora_weights
 
 
-def _is_absent(weights: Any, error: Exception) -> bool:
+def _is_absent(weights: object, error: Exception) -> bool:
     """Whether reading a file that is no local one failed."""
     reading = any(frame.name == "_fetch_state_dict" for frame in traceback.extract_tb(error.__traceback__))
     return reading and isinstance(weights, str | os.PathLike) and not os.path.exists(weights)

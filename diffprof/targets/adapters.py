@@ -50,7 +50,7 @@ def _ip_weights(pipe: Pipeline, tokens: int) -> dict[str, dict[str, torch.Tensor
     }
 
 
-def _small(denoiser: Any, *shape: int) -> torch.Tensor:
+def _small(denoiser: torch.nn.Module, *shape: int) -> torch.Tensor:
     """Random values of the denoiser's type, where it is; none where its weights have none."""
     return 0.02 * torch.randn(shape, dtype=denoiser.dtype, device=denoiser.device)
 

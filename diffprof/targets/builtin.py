@@ -43,7 +43,7 @@ class ComponentSpec:
     """One component: its class as `library.Class`, and what its configuration file holds."""
 
     cls: str
-    config: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def file(self) -> str:
@@ -232,7 +232,7 @@ def _folder(folder: Path) -> dict[str, Any]:
     }
 
 
-def _only_file(folder: Path) -> Any:
+def _only_file(folder: Path) -> object:
     (file,) = folder.iterdir()
     return json.loads(file.read_text())
 

@@ -17,12 +17,12 @@ import torch
 from diffprof.model.pipeline import Pipeline, with_role
 
 
-def call_values(call: Mapping[str, Any], pipe: Pipeline, device: torch.device) -> dict[str, Any]:
+def call_values(call: Mapping[str, object], pipe: Pipeline, device: torch.device) -> dict[str, object]:
     """The arguments of the call, with what is described made."""
     return {name: _value(value, pipe, device) for name, value in call.items()}
 
 
-def _value(value: Any, pipe: Pipeline, device: torch.device) -> Any:
+def _value(value: object, pipe: Pipeline, device: torch.device) -> Any:
     match value:
         case {"image": [width, height], **more}:
             return _ramp(width, height).convert(more.get("mode", "RGB"))

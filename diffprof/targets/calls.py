@@ -39,19 +39,19 @@ def names(pipe: Pipeline) -> tuple[list[str], bool]:
     return [p.name for p in held if p.kind not in variable], any(p.kind is p.VAR_KEYWORD for p in held)
 
 
-def bound(pipe: Pipeline, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def bound(pipe: Pipeline, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
     """The given arguments by name, in the order of the signature."""
     known, _ = names(pipe)
     given = {**dict(zip(known, args, strict=False)), **kwargs}
     return {**{name: given[name] for name in known if name in given}, **given}
 
 
-def default_call(pipe: Pipeline, options: Options) -> dict[str, Any]:
+def default_call(pipe: Pipeline, options: Options) -> dict[str, object]:
     """Arguments for a call of any pipeline, from its signature: prompt, images if it takes them, few steps.
 
     Raises UsageError naming a required argument that can't be made up.
     """
-    made: dict[str, Any] = {}
+    made: dict[str, object] = {}
     for name, parameter in parameters(pipe).items():
         if name in options.call or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
@@ -83,7 +83,7 @@ def _strength(pipe: Pipeline) -> float:
     return strength if isinstance(strength, float) and 0 < strength < 1 else 1.0
 
 
-def picture(pipe: Pipeline, options: Options) -> Any:
+def picture(pipe: Pipeline, options: Options) -> object:
     """An RGB image: a grey ramp of the pipeline's size."""
     from PIL import Image
 
@@ -103,11 +103,11 @@ def native_side(pipe: Pipeline) -> int:
 
 
 def with_options(
-    pipe: Pipeline, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    pipe: Pipeline, args: tuple[object, ...], kwargs: Mapping[str, object], options: Options
+) -> tuple[tuple[object, ...], dict[str, object]]:
     """The call's arguments with what the options set. Raises UsageError for one that it does not take."""
     known, anything = names(pipe)
-    wanted: dict[str, Any] = {}
+    wanted: dict[str, object] = {}
     for option, flag, argument in (
         (options.steps, "--steps", "num_inference_steps"),
         (options.height, "--height", "height"),
@@ -167,7 +167,7 @@ def _else_taken(call: Any, argument: str) -> set[str]:
     return {argument} if passed_on else {looked_up[use] for use in uses}
 
 
-def _batch(pipe: Pipeline, batch: int, known: list[str], given: Mapping[str, Any]) -> dict[str, Any]:
+def _batch(pipe: Pipeline, batch: int, known: list[str], given: Mapping[str, object]) -> dict[str, object]:
     for name in known:
         if re.fullmatch(r"num_\w+_per_prompt", name) or name == "batch_size":
             return {name: batch}
@@ -272,7 +272,7 @@ _EACH = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_pr
 """Arguments that say how many are made of one prompt."""
 
 
-def outputs(pipe: Pipeline, given: Mapping[str, Any]) -> tuple[str | None, int]:
+def outputs(pipe: Pipeline, given: Mapping[str, object]) -> tuple[str | None, int]:
     """(what a call makes: "image", "clip" or None, how many), from the pipeline's signature.
 
     given: the call's arguments by name. A pipeline that is told how many frames to make makes clips; sound
@@ -292,7 +292,7 @@ def outputs(pipe: Pipeline, given: Mapping[str, Any]) -> tuple[str | None, int]:
     return ("image" if pictured else None), max(count, 1)
 
 
-def _length(value: Any) -> int:
+def _length(value: object) -> int:
     """How many prompts, embeddings [batch, tokens, width] or images [batch, channels, height, width]."""
     if isinstance(value, list):
         return len(value)

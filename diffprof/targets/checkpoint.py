@@ -237,7 +237,7 @@ def _or_built_in(repo: str) -> str:
 
 
 def _checkpoint(
-    target: Any, play: Callable[[PipelineCall], T], device: Device, options: Options, folder: Path
+    target: object, play: Callable[[PipelineCall], T], device: Device, options: Options, folder: Path
 ) -> T:
     from diffprof.targets.construct import parse_dtype, read_index
 
@@ -253,7 +253,7 @@ def _checkpoint(
     return _played(target, play, device, options, pipe, weights, None, notes)
 
 
-def _quantized(folder: Path, index: dict[str, Any]) -> bool:
+def _quantized(folder: Path, index: dict[str, object]) -> bool:
     """Whether a component's tensors differ from those its architecture alone would have."""
     for name in index:
         config = folder / name / "config.json"
@@ -262,7 +262,7 @@ def _quantized(folder: Path, index: dict[str, Any]) -> bool:
     return False
 
 
-def _from_pretrained(folder: Path, dtype: Any) -> Any:
+def _from_pretrained(folder: Path, dtype: object) -> Any:
     from diffusers import DiffusionPipeline
 
     from diffprof.targets.calls import failed
@@ -304,7 +304,7 @@ def _played(
     options: Options,
     pipe: Pipeline,
     weights: str,
-    call: dict[str, Any] | None,
+    call: dict[str, object] | None,
     notes: list[str],
     card_steps: int | None = None,
 ) -> T:

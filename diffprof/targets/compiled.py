@@ -32,7 +32,7 @@ def compiled_roots(pipe: Pipeline) -> tuple[str, ...]:
     return tuple(name for role in COMPILED_ROLES for name in with_role(pipe, role))
 
 
-def is_compiled_function(function: Any) -> bool:
+def is_compiled_function(function: object) -> bool:
     """Whether `torch.compile` returned it for a function or method."""
     return hasattr(function, _WRAPPED)
 
@@ -47,7 +47,7 @@ def is_compiled(module: torch.nn.Module) -> bool:
     return any(map(is_compiled_function, (type(module).forward, *more)))
 
 
-def compiler_settings(models: Iterable[torch.nn.Module]) -> dict[str, Any]:
+def compiler_settings(models: Iterable[torch.nn.Module]) -> dict[str, object]:
     """Inductor's settings of the first of these models that it compiles: its own options over the process's.
     Empty where it compiles none."""
     for part in models:
@@ -59,7 +59,7 @@ def compiler_settings(models: Iterable[torch.nn.Module]) -> dict[str, Any]:
     return {}
 
 
-def _inductor_of(function: Any) -> Any:
+def _inductor_of(function: object) -> Any:
     """The backend of what torch.compile returned, where that is Inductor. `get_compiler_config` of the
     function itself says nothing under `fullgraph=True`."""
     held = (cell.cell_contents for cell in getattr(function, "__closure__", None) or ())

@@ -17,7 +17,7 @@ def components_of(pipe: Pipeline) -> tuple[Component, ...]:
     return tuple(_row(name, part) for name, part in components(pipe).items())
 
 
-def _row(name: str, part: Any) -> Component:
+def _row(name: str, part: object) -> Component:
     module = getattr(part, "_orig_mod", part)
     if not isinstance(part, torch.nn.Module):
         config = _config(part)
@@ -40,7 +40,7 @@ def _row(name: str, part: Any) -> Component:
     )
 
 
-def _config(part: Any) -> dict[str, Any]:
+def _config(part: object) -> dict[str, object]:
     config: Any = getattr(part, "config", None)
     if hasattr(config, "to_dict"):
         config = config.to_dict()

@@ -80,7 +80,7 @@ def assemble(
     index = read_index(folders[0])
     cls = cls or pipeline_class(index["_class_name"], folders[0])
     accepted = inspect.signature(cls.__init__).parameters
-    parts: dict[str, Any] = {name: part for name, part in (given or {}).items() if name in accepted}
+    parts: dict[str, object] = {name: part for name, part in (given or {}).items() if name in accepted}
     with random_values(device) if not empty else weightless():
         for name, entry in index.items():
             if name.startswith("_") or name not in accepted or name in parts:
@@ -126,7 +126,7 @@ def _of_component(dtype: torch.dtype | Mapping[str, torch.dtype] | None, name: s
     return dtype
 
 
-def pipeline_class(name: Any, folder: Path) -> Any:
+def pipeline_class(name: Any, folder: Path) -> object:
     """The class of diffusers that `_class_name` names. Raises TargetError where it has none of that name."""
     import diffusers
 
@@ -145,9 +145,9 @@ def component(
     library: str,
     class_name: str,
     folders: Sequence[Path],
-    index: dict[str, Any],
+    index: dict[str, object],
     dtype: torch.dtype | None,
-) -> Any:
+) -> object:
     """One component, built from its configuration under `folders`."""
     folder = _folder_of(name, folders)
     if library == "transformers" and "Tokenizer" in class_name:
@@ -192,7 +192,7 @@ def model_of(
     *,
     where: Mapping[str, Any] = MappingProxyType({}),
     changes: Mapping[str, Any] = MappingProxyType({}),
-) -> Any:
+) -> object:
     """A model as loading it in `dtype` leaves it, built from its configuration in a folder or on the hub.
 
     dtype: None is the configuration's own, else the default one. where: `subfolder`, `revision`, ... .
@@ -219,14 +219,16 @@ def model_of(
 @contextmanager
 def built_instead(
     around: Callable[[], AbstractContextManager[None]] = nullcontext,
-    then: Callable[[Any, Loading], Any] = lambda model, loading: model,
+    then: Callable[[object, Loading], object] = lambda model, loading: model,
 ) -> Iterator[None]:
     """Inside, loading a model builds it from its configuration instead, each within a context of `around`;
     what `then` makes of it is given back."""
     from diffusers import ModelMixin
     from transformers import PreTrainedModel
 
-    def from_pretrained(cls: Any, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(
+        cls: object, pretrained_model_name_or_path: object, *args: Any, **kwargs: Any
+    ) -> object:
         name = str(pretrained_model_name_or_path)
         where = {key: kwargs[key] for key in WHERE if kwargs.get(key) is not None}
         changes = _configured(cls, kwargs)
@@ -246,7 +248,7 @@ def built_instead(
             owner.from_pretrained = original
 
 
-def _configured(cls: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def _configured(cls: Any, kwargs: Mapping[str, Any]) -> dict[str, object]:
     """The arguments of loading that stand in for entries of the configuration."""
     if hasattr(cls, "load_config"):
         return {name: kwargs[name] for name in inspect.signature(cls.__init__).parameters if name in kwargs}
@@ -255,14 +257,16 @@ def _configured(cls: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in kwargs.items() if name in taken and value is not None}
 
 
-def _transformers_config(cls: Any, name: str, where: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
+def _transformers_config(
+    cls: object, name: str, where: Mapping[str, object], changes: Mapping[str, object]
+) -> object:
     from transformers import AutoConfig
 
     source = getattr(cls, "config_class", None) or AutoConfig
     return source.from_pretrained(name, **where, **changes)
 
 
-def _in_transformers(cls: Any) -> bool:
+def _in_transformers(cls: object) -> bool:
     """Models and Auto classes of transformers, or made on them."""
     return hasattr(cls, "config_class") or cls.__module__.startswith("transformers.")
 
@@ -278,7 +282,7 @@ def _default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def component_class(name: str, library: str, class_name: str) -> Any:
+def component_class(name: str, library: str, class_name: str) -> object:
     """The class of an entry `[library, class]` of model_index.json."""
     import diffusers.pipelines
 
@@ -292,7 +296,7 @@ def component_class(name: str, library: str, class_name: str) -> Any:
         ) from error
 
 
-def _loaded(name: str, cls: Any, folder: Path) -> Any:
+def _loaded(name: str, cls: Any, folder: Path) -> object:
     """A part that is small and has no weights: scheduler, tokenizer, processor."""
     try:
         return cls.from_pretrained(str(folder))
@@ -303,7 +307,7 @@ def _loaded(name: str, cls: Any, folder: Path) -> Any:
         ) from error
 
 
-def _stand_in(name: str, folder: Path | None, folders: Sequence[Path], index: dict[str, Any]) -> Any:
+def _stand_in(name: str, folder: Path | None, folders: Sequence[Path], index: dict[str, object]) -> Any:
     from diffprof.targets.tokenizer import StandInTokenizer
 
     settings = _json(folder / "tokenizer_config.json") if folder is not None else {}
@@ -396,7 +400,7 @@ def weightless(stand_in: Callable[[torch.Tensor], torch.Tensor] | None = None) -
     register = torch.nn.Module.register_parameter
     parameter = torch.nn.Parameter
 
-    def register_parameter(self: torch.nn.Module, name: str, param: Any) -> None:
+    def register_parameter(self: torch.nn.Module, name: str, param: object) -> None:
         register(self, name, param)
         if isinstance(param, parameter) and param.device.type != "meta" and not _GIVEN[0]:
             if type(param).__module__.startswith(QUANTIZED_PACKAGES):
@@ -404,7 +408,7 @@ def weightless(stand_in: Callable[[torch.Tensor], torch.Tensor] | None = None) -
             made = param.data.to("meta") if stand_in is None else stand_in(param.data)
             self._parameters[name] = parameter(made, requires_grad=param.requires_grad)
 
-    patches: list[tuple[Any, str, Any]] = [
+    patches: list[tuple[object, str, object]] = [
         (torch.nn.Module, "register_parameter", register_parameter),
         (torch.nn.Module, "load_state_dict", _loading_what_has_values(torch.nn.Module.load_state_dict)),
     ]
@@ -416,7 +420,7 @@ def weightless(stand_in: Callable[[torch.Tensor], torch.Tensor] | None = None) -
     models = importlib.import_module("transformers.modeling_utils")
     initialize = models.PreTrainedModel.initialize_weights
 
-    def initialize_weights(self: Any, *args: Any, **kwargs: Any) -> None:
+    def initialize_weights(self: torch.nn.Module, *args: object, **kwargs: object) -> None:
         if _GIVEN[0]:
             initialize(self, *args, **kwargs)
 
@@ -433,12 +437,12 @@ def weightless(stand_in: Callable[[torch.Tensor], torch.Tensor] | None = None) -
                 setattr(owner, name, value)
 
 
-def _loading_what_has_values(load: Callable[..., Any]) -> Callable[..., Any]:
+def _loading_what_has_values(load: Callable[..., object]) -> Callable[..., object]:
     """`load_state_dict` that leaves a tensor as it is where the given one is on `meta`."""
 
     def load_state_dict(
-        self: torch.nn.Module, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any
-    ) -> Any:
+        self: torch.nn.Module, state_dict: Mapping[str, object], *args: object, **kwargs: object
+    ) -> object:
         own = self.state_dict()
         kept = {
             name: own.get(name, tensor) if getattr(tensor, "is_meta", False) else tensor
@@ -449,13 +453,13 @@ def _loading_what_has_values(load: Callable[..., Any]) -> Callable[..., Any]:
     return load_state_dict
 
 
-def _init_importers() -> list[Any]:
+def _init_importers() -> list[object]:
     """Modules of torch.nn that import initialisers by name."""
     return [torch.nn.modules.activation, torch.nn.modules.transformer]
 
 
-def _unless_parameter(initialiser: Any) -> Any:
-    def initialise(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+def _unless_parameter(initialiser: Callable[..., object]) -> object:
+    def initialise(tensor: torch.Tensor, *args: object, **kwargs: object) -> object:
         if isinstance(tensor, torch.nn.Parameter) and not _GIVEN[0]:
             return tensor
         return initialiser(tensor, *args, **kwargs)

@@ -10,7 +10,7 @@ from typing import Any
 from diffprof.model.errors import TargetError
 
 
-def pipeline_class_of(cls: Any, folder: Path, kwargs: Mapping[str, Any]) -> Any:
+def pipeline_class_of(cls: Any, folder: Path, kwargs: Mapping[str, object]) -> Any:
     """The class that `cls.from_pretrained(folder, **kwargs)` makes an instance of, as diffusers chooses it.
 
     Raises TargetError where it can't be had.

@@ -8,7 +8,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 REPLACING = ("_exit", "execv", "execve")
 """Functions of `os` after which this process does not go on; all of its `exec*` go through these."""
@@ -49,8 +48,8 @@ class ExitGuard:
         for name, function in self._real.items():
             setattr(os, name, function)
 
-    def _instead(self, name: str) -> Callable[..., Any]:
-        def held_back(*args: Any) -> Any:
+    def _instead(self, name: str) -> Callable[..., object]:
+        def held_back(*args: object) -> object:
             if os.getpid() != self._owner:  # in a forked child, which ends this way
                 return self._real[name](*args)
             if self.decided is not None:

@@ -71,7 +71,7 @@ class FactoryTarget:
     def _made(self) -> tuple[Any, dict[str, Any] | None]:
         """The pipeline and its call arguments, None where the factory gives none."""
         made = self._call()
-        given: Any = None
+        given: object = None
         if isinstance(made, tuple) and len(made) == 2:
             made, given = made
         if not callable(made) or not hasattr(made, "components"):
@@ -116,7 +116,7 @@ class FactoryTarget:
             )
         return self._returned(function)
 
-    def _returned(self, function: Callable[[], Any]) -> Any:
+    def _returned(self, function: Callable[[], object]) -> object:
         from diffprof.targets.guest_errors import guest_error
 
         try:
@@ -127,7 +127,7 @@ class FactoryTarget:
             raise guest_error(f"The factory {self.spec}", "before it returned", error, self.file) from error
 
 
-def is_factory(thing: Any) -> bool:
+def is_factory(thing: object) -> bool:
     """Whether it is a function, and no pipeline: a pipeline has components."""
     return callable(thing) and not hasattr(thing, "components") and hasattr(inspect.unwrap(thing), "__code__")
 
@@ -136,10 +136,10 @@ def is_factory(thing: Any) -> bool:
 class FunctionTarget(FactoryTarget):
     """A factory that the caller holds: it is called where it is, and its file is not read again."""
 
-    made: Callable[[], Any] | None = field(default=None, compare=False)
+    made: Callable[[], object] | None = field(default=None, compare=False)
 
     @classmethod
-    def of(cls, function: Callable[[], Any]) -> FunctionTarget:
+    def of(cls, function: Callable[[], object]) -> FunctionTarget:
         """Named by its file as the working directory has it."""
         code = inspect.unwrap(function).__code__
         name = code.co_qualname.replace(".<locals>", "")
@@ -159,7 +159,7 @@ def _from_here(file: str) -> str:
     return path.relative_to(here).as_posix() if path.is_relative_to(here) else file
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if value is None:
         return "None"
     name = type(value).__name__

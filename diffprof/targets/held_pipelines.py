@@ -46,7 +46,7 @@ class MadePipelines:
     """What a script makes of pipelines. namespace: of its `__main__`. watching: whether it is the script that
     makes them now. count: how many it has made."""
 
-    def __init__(self, namespace: dict[str, Any]) -> None:
+    def __init__(self, namespace: dict[str, object]) -> None:
         self.namespace = namespace
         self.watching = True
         self.count = 0
@@ -62,9 +62,9 @@ class MadePipelines:
                         undo.enter_context(replaced(root, name, self._noting(vars(root)[name])))
             yield
 
-    def _noting(self, register: Callable[..., Any]) -> Callable[..., Any]:
+    def _noting(self, register: Callable[..., object]) -> Callable[..., object]:
         @functools.wraps(register)
-        def noting(pipe: Any, *args: Any, **kwargs: Any) -> Any:
+        def noting(pipe: object, *args: object, **kwargs: object) -> object:
             if self.watching and self.how(pipe) is None:
                 self._made[id(pipe)] = Made(weakref.ref(pipe), self._own_places(), self.count)
                 self.count += 1
@@ -72,7 +72,7 @@ class MadePipelines:
 
         return noting
 
-    def how(self, pipe: Any) -> Made | None:
+    def how(self, pipe: object) -> Made | None:
         """How it was made; None of one that the script has not made."""
         known = self._made.get(id(pipe))
         return known if known is not None and known.pipe() is pipe else None
@@ -81,18 +81,18 @@ class MadePipelines:
         frames = (frame for frame in script_frames(self.namespace) if is_own(frame.f_code.co_filename))
         return tuple((frame.f_code.co_filename, frame.f_lineno, function_name(frame)) for frame in frames)
 
-    def there(self) -> list[Any]:
+    def there(self) -> list[object]:
         """Those that are there still, in the order in which they were made."""
         return [pipe for each in self._made.values() if (pipe := each.pipe()) is not None]
 
-    def site(self, pipe: Any) -> Site | None:
+    def site(self, pipe: object) -> Site | None:
         """The line of the script that made it."""
         known = self.how(pipe)
         return make_site(known.by, None) if known is not None and known.by else None
 
 
 def script_frames(
-    namespace: dict[str, Any], innermost: types.FrameType | None = None
+    namespace: dict[str, object], innermost: types.FrameType | None = None
 ) -> Iterator[types.FrameType]:
     """The frames of a script's code and of what it calls on this thread, or from `innermost` on: innermost
     first. What has called the script is none of its own."""
@@ -114,9 +114,9 @@ def is_own(file: str) -> bool:
     return not is_machinery(file) and importable_path(file)[1]
 
 
-def parts_of(pipes: Iterable[Any]) -> dict[int, Any]:
+def parts_of(pipes: Iterable[Any]) -> dict[int, object]:
     """Pipelines with all that they hold themselves, other pipelines with theirs: by id."""
-    found: dict[int, Any] = {}
+    found: dict[int, object] = {}
     waiting = [*pipes]
     while waiting:
         pipe = waiting.pop()
@@ -130,11 +130,11 @@ def parts_of(pipes: Iterable[Any]) -> dict[int, Any]:
     return found
 
 
-def _has_parts(value: Any) -> bool:
+def _has_parts(value: object) -> bool:
     return not isinstance(value, type) and callable(value) and _is_pipeline(value)
 
 
-def in_reach(scopes: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Any]]:
+def in_reach(scopes: Iterable[Mapping[str, object]]) -> Iterator[tuple[str, object]]:
     """(name, pipeline) for what can be reached from names: `pipe`, `service.pipes['base']`. The nearest
     first; no property is read."""
     seen: set[int] = set()
@@ -153,13 +153,13 @@ def in_reach(scopes: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Any]]:
 _PLAIN = (str, bytes, bytearray, int, float, complex, type(None))
 
 
-def _is_pipeline(value: Any) -> bool:
+def _is_pipeline(value: object) -> bool:
     with suppress(Exception):  # asking it may run its code
         return is_pipeline(value)
     return False
 
 
-def _held(value: Any) -> list[tuple[str, Any]]:
+def _held(value: object) -> list[tuple[str, object]]:
     """(path, value) of what an object holds, as its own code would write the path."""
     if isinstance(value, dict):
         return [(f"[{key!r}]", each) for key, each in list(value.items()) if isinstance(key, str | int)]
@@ -194,15 +194,15 @@ def is_own_class(cls: type) -> bool:
     return file is not None and is_own(file)
 
 
-def _attributes(names: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def _attributes(names: Mapping[str, object]) -> list[tuple[str, Any]]:
     return [(f".{name}", each) for name, each in list(names.items()) if not name.startswith("__")]
 
 
-def _of_function(function: types.FunctionType) -> list[tuple[str, Any]]:
+def _of_function(function: types.FunctionType) -> list[tuple[str, object]]:
     """What a function of a person's own has closed over, and its arguments' defaults."""
     if not is_own(function.__code__.co_filename):
         return []
-    found: list[tuple[str, Any]] = []
+    found: list[tuple[str, object]] = []
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         with suppress(ValueError):  # not filled yet
             found.append((f".{name}", cell.cell_contents))

@@ -53,8 +53,8 @@ class Interception:
         self.coming: set[threading.Thread] = set()
         self.leavers: set[threading.Thread] = set()
         self.error: BaseException | None = None
-        self._originals: list[tuple[type, Any]] = []
-        self._covers: set[Any] = set()
+        self._originals: list[tuple[type, object]] = []
+        self._covers: set[object] = set()
         self._turn = threading.Lock()
         self._own: set[threading.Thread] = set()
         self._is_child = False
@@ -67,7 +67,7 @@ class Interception:
             return
 
         @functools.wraps(call)
-        def __call__(pipe: Pipeline, *args: Any, **kwargs: Any) -> Any:
+        def __call__(pipe: Pipeline, *args: object, **kwargs: object) -> object:
             if threading.current_thread() in self._own:
                 return call(pipe, *args, **kwargs)
             return self.meet(call, pipe, args, kwargs)
@@ -83,8 +83,8 @@ class Interception:
         self._originals.clear()
 
     def meet(
-        self, call: Callable[..., Any], pipe: Pipeline, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+        self, call: Callable[..., object], pipe: Pipeline, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> object:
         """Play a call, one after the other; leave the script after it, unless it goes on."""
         if self._is_child:
             os.write(self._to_parent, b"!")
@@ -137,7 +137,7 @@ class Interception:
                 return True
         return False
 
-    def _taken(self, pipe: Pipeline, args: tuple[Any, ...], kwargs: dict[str, Any]) -> GoOn | None:
+    def _taken(self, pipe: Pipeline, args: tuple[object, ...], kwargs: dict[str, object]) -> GoOn | None:
         self.over = True
         self._own.add(threading.current_thread())
         try:
@@ -219,7 +219,7 @@ def intercepted(take: Take) -> Iterator[Interception]:
 def _hook(root: Any, interception: Interception) -> None:
     inherited = root.__init_subclass__.__func__ if "__init_subclass__" in vars(root) else None
 
-    def __init_subclass__(cls: Any, /, **kwargs: Any) -> None:
+    def __init_subclass__(cls: Any, /, **kwargs: object) -> None:
         if inherited is not None:
             inherited(cls, **kwargs)
         else:
@@ -229,7 +229,7 @@ def _hook(root: Any, interception: Interception) -> None:
     root.__init_subclass__ = classmethod(__init_subclass__)
 
 
-def _family(root: type[Any]) -> Iterator[type[Any]]:
+def _family(root: type[object]) -> Iterator[type]:
     yield root
     for cls in root.__subclasses__():
         yield from _family(cls)

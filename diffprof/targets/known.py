@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
@@ -75,19 +75,19 @@ class KnownCheckpoints:
                 undo.enter_context(replaced(owner, "from_pretrained", classmethod(load)))
             yield
 
-    def _read_here(self, read: Any) -> Any:
+    def _read_here(self, read: Callable[..., object]) -> Any:
         named = _named_by(read)
 
-        def read_here(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        def read_here(cls: object, *args: object, **kwargs: object) -> object:
             name, args = (args[0], args[1:]) if args else (kwargs.pop(named), ())
             return read(cls, self.folder(str(name)) or name, *args, **kwargs)
 
         return read_here
 
-    def _made_here(self, load: Any) -> Any:
+    def _made_here(self, load: Callable[..., object]) -> Any:
         named = _named_by(load)
 
-        def load_here(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        def load_here(cls: Any, *args: Any, **kwargs: Any) -> object:
             folder = self.folder(str(args[0] if args else kwargs[named]))
             if folder is None:
                 return load(cls, *args, **kwargs)
@@ -97,7 +97,7 @@ class KnownCheckpoints:
         return load_here
 
 
-def _named_by(load: Any) -> str:
+def _named_by(load: Callable[..., object]) -> str:
     """Its parameter that takes a checkpoint's name: the first after the class."""
     return list(inspect.signature(load).parameters)[1]
 

@@ -24,7 +24,7 @@ class ObjectTarget:
 
     pipe: Pipeline
     args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    kwargs: dict[str, object]
     kind: str = field(default="object", init=False)
 
     @property
@@ -111,8 +111,8 @@ def settle(pipe: Pipeline, device: Device) -> list[str]:
 
 
 def settled_call(
-    pipe: Pipeline, args: tuple[Any, ...], kwargs: dict[str, Any], device: Device
-) -> tuple[tuple[Any, ...], dict[str, Any], list[str]]:
+    pipe: Pipeline, args: tuple[object, ...], kwargs: dict[str, object], device: Device
+) -> tuple[tuple[object, ...], dict[str, object], list[str]]:
     """`settle`, with the tensors among the call's arguments: they go along with a pipeline that is moved."""
     from diffprof.model.pipeline import offloaded
 
@@ -135,7 +135,7 @@ def _on_device(value: Any, device: Device) -> Any:
     return {n: _on_device(v, device) for n, v in value.items()} if type(value) is dict else value
 
 
-def _differ(one: Any, other: Any) -> bool:
+def _differ(one: object, other: object) -> bool:
     if type(one) in (list, tuple, dict):
         pairs = zip(*(v.values() if type(v) is dict else v for v in (one, other)), strict=True)
         return any(_differ(a, b) for a, b in pairs)

@@ -46,7 +46,7 @@ class Loading:
     """One call of `from_pretrained`. cls: what is loaded; honoured: names that are taken care of."""
 
     cls: Any
-    kwargs: Mapping[str, Any]
+    kwargs: Mapping[str, object]
     honoured: set[str]
 
     def dtype(self) -> torch.dtype | None:
@@ -63,10 +63,10 @@ class Loading:
             return {name: _dtype(value) for name, value in named.items()}
         return _dtype(named)
 
-    def _named(self) -> Any:
+    def _named(self) -> object:
         return self.kwargs.get("dtype") or self.kwargs.get("torch_dtype")
 
-    def left_as_is(self, loaded: Any) -> Iterator[torch.nn.Module]:
+    def left_as_is(self, loaded: object) -> Iterator[torch.nn.Module]:
         """Models of what was loaded that the user asked to be quantized."""
         asked = self.kwargs.get("quantization_config")
         if asked is None:
@@ -95,7 +95,7 @@ class Loading:
         return found
 
 
-def _dtype(named: Any) -> torch.dtype:
+def _dtype(named: object) -> torch.dtype:
     from diffprof.targets.construct import parse_dtype
 
     if isinstance(named, torch.dtype):
@@ -103,7 +103,7 @@ def _dtype(named: Any) -> torch.dtype:
     return parse_dtype(named) if isinstance(named, str) and named != "auto" else torch.float32
 
 
-def everywhere(device_map: Any) -> bool:
+def everywhere(device_map: object) -> bool:
     """Whether a device map, or a device, puts all of a model on the one GPU there is. `auto` and `balanced`
     do where it has room."""
     if isinstance(device_map, Mapping):
@@ -116,7 +116,7 @@ def everywhere(device_map: Any) -> bool:
     return device_map == 0 and not isinstance(device_map, bool)
 
 
-def nowhere(device_map: Any) -> bool:
+def nowhere(device_map: object) -> bool:
     """Whether it leaves all of a model on the CPU."""
     if isinstance(device_map, Mapping):
         return all(map(nowhere, device_map.values()))

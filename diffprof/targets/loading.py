@@ -57,7 +57,7 @@ class Building:
                 self.unseen.append(Unseen(what=what, why=UNQUANTIZED, site=site, kind="left-out"))
         return weight_stand_in(weight)
 
-    def settled(self, model: torch.nn.Module, loading: Loading) -> Any:
+    def settled(self, model: torch.nn.Module, loading: Loading) -> object:
         """A model or pipeline as its loader would give it back: on the device that was asked for, with the
         loading info where it was wanted."""
         device_map = loading.kwargs.get("device_map")
@@ -97,7 +97,7 @@ def models_built(options: Options, device: Device) -> Iterator[Building]:
         yield building
 
 
-def _held(building: Building, model: torch.nn.Module, loading: Loading) -> Any:
+def _held(building: Building, model: torch.nn.Module, loading: Loading) -> object:
     hold_on_host(model)
     return building.settled(model, loading)
 
@@ -107,7 +107,7 @@ def _emptied_in_place(device: Device) -> Iterator[None]:
     """`module.to_empty(device="cuda")` takes no memory."""
     original = torch.nn.Module.to_empty
 
-    def to_empty(self: torch.nn.Module, *, device: torch.types.Device, recurse: bool = True) -> Any:
+    def to_empty(self: torch.nn.Module, *, device: torch.types.Device, recurse: bool = True) -> object:
         if not (recurse and everywhere(device)):
             return original(self, device=device, recurse=recurse)
         place(self)
@@ -122,7 +122,7 @@ def _emptied_in_place(device: Device) -> Iterator[None]:
 def _pipelines_assembled(building: Building, known: KnownCheckpoints) -> Iterator[None]:
     from diffusers import DiffusionPipeline
 
-    def from_pretrained(cls: Any, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls: object, pretrained_model_name_or_path: object, **kwargs: object) -> object:
         name = str(pretrained_model_name_or_path)
         return _pipeline(cls, known.folder(name) or _folder(name), kwargs, building)
 
@@ -137,7 +137,7 @@ def _folder(name: str) -> Path:
     return Path(name) if Path(name).is_dir() else downloaded(name, with_weights=False)
 
 
-def _pipeline(cls: Any, folder: Path, kwargs: dict[str, Any], building: Building) -> Any:
+def _pipeline(cls: object, folder: Path, kwargs: dict[str, object], building: Building) -> object:
     made = pipeline_class_of(cls, folder, kwargs)
     accepted = set(inspect.signature(made.__init__).parameters)
     loading = Loading(made, kwargs, honoured=accepted | {"custom_pipeline", "load_connected_pipeline"})
@@ -154,12 +154,12 @@ def _dispatched_instead() -> Iterator[None]:
     import accelerate
     from accelerate import big_modeling
 
-    def load(model: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
+    def load(model: torch.nn.Module, *args: object, **kwargs: object) -> None:
         hold_on_host(model)
 
     def load_and_dispatch(
-        model: torch.nn.Module, checkpoint: Any, device_map: Any = None, **kwargs: Any
-    ) -> Any:
+        model: torch.nn.Module, checkpoint: object, device_map: object = None, **kwargs: object
+    ) -> object:
         hold_on_host(model)
         if device_map is None:
             return model
@@ -167,11 +167,11 @@ def _dispatched_instead() -> Iterator[None]:
             device_map = {"": 0}
         return big_modeling.dispatch_model(model, device_map=device_map, **_taken(kwargs))
 
-    def _taken(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    def _taken(kwargs: Mapping[str, object]) -> dict[str, object]:
         known = inspect.signature(big_modeling.dispatch_model).parameters
         return {name: value for name, value in kwargs.items() if name in known}
 
-    instead: dict[str, Callable[..., Any]] = {
+    instead: dict[str, Callable[..., object]] = {
         "load_checkpoint_in_model": load,
         "load_checkpoint_and_dispatch": load_and_dispatch,
     }

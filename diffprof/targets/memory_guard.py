@@ -49,7 +49,7 @@ class MemoryGone(BaseException):
         return TargetError(f"{who} was stopped{at}: {self.what}.", self.hint)
 
 
-def refuse_large(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def refuse_large(name: str, args: tuple[object, ...], kwargs: dict[str, Any]) -> None:
     """Raises MemoryGone for a tensor on the CPU that the machine has no room for. name: one of MAKING."""
     dtype = kwargs.get("dtype") or (torch.int64 if name == "randint" else torch.get_default_dtype())
     size = kwargs.get("size") or (args[0] if args and isinstance(args[0], list | tuple) else args)

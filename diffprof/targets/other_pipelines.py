@@ -63,7 +63,7 @@ class ScriptCalls(Generic[T]):
     def __init__(
         self,
         file: Path,
-        namespace: dict[str, Any],
+        namespace: dict[str, object],
         play: Callable[[PipelineCall], T],
         further: Callable[[PipelineCall], T] | None,
     ) -> None:
@@ -74,9 +74,9 @@ class ScriptCalls(Generic[T]):
         self.played: list[T] = []
         self.why = _NOT_CALLED
         self.made = MadePipelines(namespace)
-        self._outputs: dict[int, tuple[Any, Any]] = {}  # the pipeline is held: its id stays its own
-        self._alike: dict[Any, tuple[int, int]] = {}  # id, and how many had been made at its call
-        self._anew: list[weakref.ref[Any]] = []
+        self._outputs: dict[int, tuple[object, object]] = {}  # the pipeline is held: its id stays its own
+        self._alike: dict[object, tuple[int, int]] = {}  # id, and how many had been made at its call
+        self._anew: list[weakref.ref[object]] = []
         self._others: list[Unseen] = []
         self._makers: list[Unseen] = []
         self._repeats = 0
@@ -88,7 +88,7 @@ class ScriptCalls(Generic[T]):
         self._after.enter_context(self.made.noted())
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         self._running_on.watching = False
         self._after.close()
 
@@ -187,7 +187,7 @@ class ScriptCalls(Generic[T]):
         return tuple(replace(row, why=self.why, kind=kind) for row in rows.values())
 
 
-def _alike(pipe: Pipeline, made: MadePipelines) -> Any:
+def _alike(pipe: Pipeline, made: MadePipelines) -> object:
     """What a pipeline has in common with those that the same lines make anew, in a loop; None: nothing."""
     how = made.how(pipe)
     if how is None or not how.by:
@@ -198,7 +198,7 @@ def _alike(pipe: Pipeline, made: MadePipelines) -> Any:
     return how.by, type(pipe), parts
 
 
-def others_of(pipes: Iterable[Any], namespace: dict[str, Any], made: MadePipelines) -> Iterator[Unseen]:
+def others_of(pipes: Iterable[object], namespace: dict[str, object], made: MadePipelines) -> Iterator[Unseen]:
     """The pipelines that the script has beside these, by the names that it has for them, or by the line that
     made them."""
     own = parts_of(pipes)
@@ -219,7 +219,7 @@ def others_of(pipes: Iterable[Any], namespace: dict[str, Any], made: MadePipelin
         yield Unseen(what=what, why=_FIRST_ONLY, site=made.site(pipe))
 
 
-def _frames(namespace: dict[str, Any]) -> list[FrameType]:
+def _frames(namespace: dict[str, object]) -> list[FrameType]:
     """Those of the script, of a library that it calls too: on this thread, and on the main one."""
     frames = [*script_frames(namespace)]
     main = sys._current_frames().get(threading.main_thread().ident or 0)
@@ -228,14 +228,14 @@ def _frames(namespace: dict[str, Any]) -> list[FrameType]:
     return [frame for frame in frames if not is_machinery(frame.f_code.co_filename)]
 
 
-def made_later(namespace: dict[str, Any], file: Path) -> Iterator[Unseen]:
+def made_later(namespace: dict[str, object], file: Path) -> Iterator[Unseen]:
     """The pipelines that the script would make after this call."""
     frames = [frame for frame in _frames(namespace) if is_own(frame.f_code.co_filename)]
     ahead = [at for at in calls_ahead(files_of(file), frames) if _makes_a_pipeline(at[1])]
     yield from _named("another pipeline of the script, made later by", _FIRST_ONLY, ahead)
 
 
-def later_calls(pipe: Pipeline, namespace: dict[str, Any], file: Path) -> Iterator[Unseen]:
+def later_calls(pipe: Pipeline, namespace: dict[str, object], file: Path) -> Iterator[Unseen]:
     """The calls of this pipeline below the one that is made now, which may only warm it up."""
     at = next((f for f in stack() if Path(f.f_code.co_filename) == file), None)
     if at is not None:
@@ -259,7 +259,7 @@ def _calls_after(file: Path, line: int) -> list[ast.Call]:
     return sorted((node for node in calls if node.lineno > below), key=lambda node: node.lineno)
 
 
-def _value(node: ast.expr, scope: dict[str, Any]) -> Any:
+def _value(node: ast.expr, scope: dict[str, object]) -> Any:
     """What a name, or an attribute or item of one, stands for, without running any code of it."""
     if isinstance(node, ast.Name):
         return scope.get(node.id)

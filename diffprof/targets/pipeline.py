@@ -11,10 +11,13 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from types import CodeType, FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffprof.model.pipeline import Pipeline, components, is_pipeline, is_timestep, replaced, role
 from diffprof.targets.steps import StepCounter
+
+if TYPE_CHECKING:
+    import torch
 
 FEW = 64
 """Elements of a tensor of timesteps that are compared by value."""
@@ -58,7 +61,7 @@ class PhaseTracker:
     """The phase of what runs between the parts: before the loop, after a decoding, after the last of all."""
     block: str | None = None
     _nested: list[Phase] = field(default_factory=list)
-    _wrapped: set[tuple[Any, str]] = field(default_factory=set)
+    _wrapped: set[tuple[object, str]] = field(default_factory=set)
 
     def _set(self, phase: Phase) -> None:
         phase = replace(phase, block=self.block)
@@ -75,7 +78,7 @@ class PhaseTracker:
         """Where the call stands, for `steps.step_of`."""
         return self.steps.moment if self._in_part() else self.steps.note()
 
-    def enter(self, name: str, part: str | None = None, who: Any = None, timestep: Any = None) -> None:
+    def enter(self, name: str, part: str | None = None, who: object = None, timestep: object = None) -> None:
         """A phase begins within the current one. part: denoiser or scheduler; who: which of them; timestep:
         what it is given for one."""
         nested = self._in_part()
@@ -145,9 +148,9 @@ class PhaseTracker:
         blocks = [each for part in vars(pipe).values() for each in _blocks(part)]
         names = {id(block): name for name, block in blocks}
 
-        def called(original: Callable[..., Any]) -> Callable[..., Any]:
+        def called(original: Callable[..., object]) -> Callable[..., object]:
             @functools.wraps(original)
-            def wrapped(block: Any, *args: Any, **kwargs: Any) -> Any:
+            def wrapped(block: object, *args: object, **kwargs: object) -> object:
                 outer, self.block = self.block, names.get(id(block), self.block)
                 self._set(self.current)
                 try:
@@ -161,7 +164,7 @@ class PhaseTracker:
         for cls in {type(block): None for _, block in blocks}:
             undo.enter_context(replaced(cls, "__call__", called(cls.__call__)))
 
-    def _watch_component(self, what: str, part: Any, undo: ExitStack) -> None:
+    def _watch_component(self, what: str, part: object, undo: ExitStack) -> None:
         if what == "scheduler":
             for name in step_methods(part):
                 self._wrap(part, name, "denoise", "scheduler", undo)
@@ -173,20 +176,20 @@ class PhaseTracker:
         elif what == "vae":
             self._wrap(part, "decode", "decode", None, undo)
 
-    def _hook(self, module: Any, phase: str, part: str | None, undo: ExitStack) -> None:
+    def _hook(self, module: torch.nn.Module, phase: str, part: str | None, undo: ExitStack) -> None:
         given = _TimestepGiven(module.forward) if part else None
 
-        def before(_: Any, args: Any, kwargs: Any) -> None:
+        def before(_: object, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
             self.enter(phase, part, id(module), given(args, kwargs) if given else None)
 
-        def after(*_: Any) -> None:
+        def after(*_: object) -> None:
             self.leave(part)
 
         hooks = _never_compiled(before), _never_compiled(after)
         undo.callback(module.register_forward_pre_hook(hooks[0], prepend=True, with_kwargs=True).remove)
         undo.callback(module.register_forward_hook(hooks[1], always_call=True).remove)
 
-    def _wrap(self, owner: Any, name: str, phase: str, part: str | None, undo: ExitStack) -> None:
+    def _wrap(self, owner: object, name: str, phase: str, part: str | None, undo: ExitStack) -> None:
         # On the class, so that a copy of the component made during the call is followed too and never
         # bound to the original; on the object only where it has an attribute of its own, bound as that is.
         own = name in vars(owner)
@@ -201,7 +204,7 @@ class PhaseTracker:
         given = _TimestepGiven(original, derived=True) if part else None
 
         @functools.wraps(original)
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
+        def wrapped(*args: object, **kwargs: object) -> object:
             if not phase:
                 self.restart()
                 return original(*args, **kwargs)
@@ -215,7 +218,7 @@ class PhaseTracker:
         undo.callback(self._wrapped.discard, (place, name))
 
 
-def step_methods(scheduler: Any) -> Iterator[str]:
+def step_methods(scheduler: object) -> Iterator[str]:
     """`step`, and what schedulers have in its place or beside it: `step_pred`, `step_correct`."""
     cls = type(scheduler)
     for name in sorted({*dir(cls), *vars(scheduler)}):
@@ -231,7 +234,7 @@ class _TimestepGiven:
     derived: take tensors that are more than one number, which may have been made for the call.
     """
 
-    def __init__(self, function: Callable[..., Any], *, derived: bool = False) -> None:
+    def __init__(self, function: Callable[..., object], *, derived: bool = False) -> None:
         self.derived = derived
         try:
             names = list(inspect.signature(function).parameters)
@@ -240,7 +243,7 @@ class _TimestepGiven:
         self.names = [name for name in names if is_timestep(name)]
         self.places = [names.index(name) for name in self.names]
 
-    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
+    def __call__(self, args: tuple[object, ...], kwargs: dict[str, object]) -> Hashable:
         for name, place in zip(self.names, self.places, strict=True):
             value = kwargs.get(name, args[place] if place < len(args) else None)
             if value is not None:
@@ -275,7 +278,7 @@ def _caller() -> FrameType | None:
     return frame
 
 
-def _blocks(whole: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def _blocks(whole: object, path: str = "") -> Iterator[tuple[str, object]]:
     """(name, block) of those in a block, with the names of those around it: `denoise.predict`."""
     parts = getattr(whole, "sub_blocks", None)
     for name, block in parts.items() if isinstance(parts, Mapping) else ():
@@ -283,7 +286,7 @@ def _blocks(whole: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield from _blocks(block, f"{path}{name}.")
 
 
-def _nested_pipelines(pipe: Pipeline) -> Iterator[Any]:
+def _nested_pipelines(pipe: Pipeline) -> Iterator[Pipeline]:
     for part in vars(pipe).values():
         if is_pipeline(part):
             yield part

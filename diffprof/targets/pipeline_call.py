@@ -26,13 +26,13 @@ class PipelineCall:
 
     pipe: Pipeline
     args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    kwargs: dict[str, object]
     target: Target
     weights: str
     notes: list[str] = field(default_factory=list)
     seed: int | None = None
     """Seeds the default generators of every call; None: as they were when the scene was made."""
-    around: Callable[[], AbstractContextManager[Any]] | None = None
+    around: Callable[[], AbstractContextManager[object]] | None = None
     """Makes a context manager that is open during every call."""
     unseen: list[Unseen] = field(default_factory=list)
     """What was asked for while it was built, and is not in it."""
@@ -45,7 +45,7 @@ class PipelineCall:
     def __post_init__(self) -> None:
         self._generators = [(g, g.get_state()) for g in _generators((self.args, self.kwargs))]
         self._defaults = _DefaultGenerators(self.seed)
-        self._schedulers: dict[int, tuple[Any, dict[str, Any]]] = {}
+        self._schedulers: dict[int, tuple[object, dict[str, object]]] = {}
 
     def call(self) -> Any:
         """Make the call. Every one starts from the same generator and scheduler states; the caller's default
@@ -60,7 +60,7 @@ class PipelineCall:
             self.output = given
         return given
 
-    def surroundings(self) -> AbstractContextManager[Any]:
+    def surroundings(self) -> AbstractContextManager[object]:
         """What is open during a call: for asking what holds there, such as the precision of products."""
         return self.around() if self.around else nullcontext()
 
@@ -74,7 +74,7 @@ class PipelineCall:
             generator.set_state(state)
 
     def changed(
-        self, kwargs: dict[str, Any], around: Callable[[], AbstractContextManager[Any]] | None = None
+        self, kwargs: dict[str, object], around: Callable[[], AbstractContextManager[object]] | None = None
     ) -> PipelineCall:
         """The same call on a pipeline that was changed since, with these arguments, all by name. It starts
         from the same states of generators, and from the schedulers as they are now."""
@@ -85,20 +85,20 @@ class PipelineCall:
         other._schedulers = {}
         return other
 
-    def describe_call(self) -> dict[str, Any]:
+    def describe_call(self) -> dict[str, object]:
         """The call's arguments as plain values; tensors, images and functions as a short description."""
         from diffprof.targets.calls import bound
 
         return {name: describe(value) for name, value in bound(self.pipe, self.args, self.kwargs).items()}
 
 
-def _state(scheduler: Any) -> dict[str, Any]:
+def _state(scheduler: object) -> dict[str, object]:
     """Its attributes, without functions in the place of its methods: these belong to who put them there, an
     observer of one call or a fix."""
     return {name: value for name, value in vars(scheduler).items() if not callable(value)}
 
 
-def describe(value: Any) -> Any:
+def describe(value: Any) -> object:
     """A value as JSON can hold it."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -146,7 +146,7 @@ class _DefaultGenerators:
             _write_defaults(before)
 
 
-def _read_defaults() -> Any:
+def _read_defaults() -> object:
     modules = [m for m in _accelerators() if m.is_initialized()]
     devices = [(m, index, m.get_rng_state(index)) for m in modules for index in range(m.device_count())]
     return random.getstate(), np.random.get_state(), torch.get_rng_state(), devices
@@ -170,7 +170,7 @@ def _accelerators() -> list[Any]:
     return [m for m in modules if hasattr(m, "get_rng_state") and m.is_available()]
 
 
-def _copied(attributes: dict[str, Any]) -> dict[str, Any]:
+def _copied(attributes: dict[str, object]) -> dict[str, object]:
     """Attributes with what a call may write in place copied: containers and tensors on the CPU."""
     return {
         name: value.clone()
@@ -182,7 +182,7 @@ def _copied(attributes: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _generators(value: Any) -> Iterator[torch.Generator]:
+def _generators(value: object) -> Iterator[torch.Generator]:
     if isinstance(value, torch.Generator):
         yield value
     elif isinstance(value, Mapping):

@@ -82,16 +82,16 @@ class _State:
                     signal.signal(number, handler)
 
 
-def _attribute(owner: Any, name: str) -> tuple[Any, Any]:
+def _attribute(owner: object, name: str) -> tuple[object, object]:
     return lambda: getattr(owner, name), lambda value: setattr(owner, name, value)
 
 
-def _default_device() -> Any:
+def _default_device() -> object:
     """The default device's mode, or None: asking for the device itself would make one."""
     return getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
 
 
-def _set_default_device(mode: Any) -> None:
+def _set_default_device(mode: torch.utils._device.DeviceContext | None) -> None:
     if _default_device() is not mode:
         torch.set_default_device(None if mode is None else mode.device)
 

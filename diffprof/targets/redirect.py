@@ -42,7 +42,7 @@ keep the answer, and choose CUDA-only code by it."""
 
 
 @contextmanager
-def cuda_redirect(device: Device) -> Iterator[Callable[[], AbstractContextManager[Any]]]:
+def cuda_redirect(device: Device) -> Iterator[Callable[[], AbstractContextManager[object]]]:
     """Inside, whatever names `cuda` gets `device.torch_device` (asked for each time, so it may change).
 
     Does nothing on a CUDA device. The user's own lines are told that a simulated GPU is CUDA. Covers tensor
@@ -61,7 +61,7 @@ def cuda_redirect(device: Device) -> Iterator[Callable[[], AbstractContextManage
         _patch_torch(patches, names)
         _patch_cuda(patches, names)
         _patch_pipelines(patches, names, device)
-        if device.kind == "sim":
+        if device.gpu is not None:
             _patch_accelerate(patches, names)
             patches(SimTensor, "is_cuda", property(lambda tensor: _asked_by_user(names)))
             stack.enter_context(_attribute_replaced(torch.device, "type", _type_for_user(names)))
@@ -118,7 +118,7 @@ class Names:
             return CUDA.fullmatch(value) is not None
         return kind is torch.device and value.type == "cuda"
 
-    def instead(self, value: Any) -> Any:
+    def instead(self, value: object) -> Any:
         """The device that is meant, where `value` names CUDA; else the value."""
         return self.meant if self.open and self.is_cuda(value) else value
 
@@ -133,8 +133,12 @@ class CudaNames(TorchFunctionMode):
         self.wants_values = names.device.wants_values
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
         if func is torch.Tensor.cuda:
             tensor, _, non_blocking, *_ = (*args, None, False) if len(args) == 1 else (*args, False)
             more = {"non_blocking": non_blocking, **(kwargs or {}), "device": self.names.meant}
@@ -170,12 +174,14 @@ class CudaNames(TorchFunctionMode):
             return func(*args, **{**kwargs, "device": meant})
         return func(*args, **kwargs)
 
-    def _on_cpu(self, kwargs: dict[str, Any] | None) -> bool:
+    def _on_cpu(self, kwargs: dict[str, object] | None) -> bool:
         """Whether a function that makes a tensor makes it on the CPU."""
         named = (kwargs or {}).get("device")
         return torch.device(torch.get_default_device() if named is None else named).type == "cpu"
 
-    def _converted(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _converted(
+        self, func: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> object:
         """A weight that was left out, in another dtype or on the host: zeros again that stand for it."""
         weight = args[0]
         like = torch.empty_strided(weight.shape, weight.stride(), dtype=weight.dtype, device="meta")
@@ -192,20 +198,20 @@ class CudaNames(TorchFunctionMode):
         same = made.dtype == weight.dtype and made.stride() == weight.stride()
         return weight if same and not copied else (weight_stand_in if _is_weight(weight) else invented)(made)
 
-    def _elsewhere(self, value: Any) -> bool:
+    def _elsewhere(self, value: object) -> bool:
         if isinstance(value, torch.Tensor):
             return True
         named = self.names.instead(value)
         return isinstance(named, str | torch.device) and torch.device(named).type != "cpu"
 
 
-def _is_weight(value: Any) -> bool:
+def _is_weight(value: torch.Tensor) -> bool:
     """A weight that was never made, on the host."""
     plain = type(value) in (torch.Tensor, torch.nn.Parameter)
     return plain and value.device.type == "cpu" and is_weight_stand_in(value)
 
 
-def _left_out(value: Any) -> bool:
+def _left_out(value: torch.Tensor) -> bool:
     """A weight of a model that was built without values, on the host."""
     return type(value) in (torch.Tensor, torch.nn.Parameter) and (
         value.device.type == "cpu" and value.numel() > 1 and stands_for_unknown(value)
@@ -220,9 +226,9 @@ _ABSENT = object()
 @contextmanager
 def _patches() -> Iterator[Patch]:
     """A function that sets an attribute until the context closes."""
-    done: list[tuple[Any, str, Any]] = []
+    done: list[tuple[object, str, object]] = []
 
-    def patch(owner: Any, name: str, value: Any) -> None:
+    def patch(owner: object, name: str, value: object) -> None:
         done.append((owner, name, vars(owner).get(name, _ABSENT)))
         setattr(owner, name, value)
 
@@ -248,33 +254,33 @@ def _patch_torch(patch: Patch, names: Names) -> None:
     load = torch.load
 
     @functools.wraps(load)
-    def loading(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def loading(f: object, map_location: object = None, *args: Any, **kwargs: Any) -> Any:
         return load(f, names.instead(map_location), *args, **kwargs)
 
     patch(torch, "load", loading)
 
 
-def _generator_type(original: Any, names: Names) -> Any:
+def _generator_type(original: Any, names: Names) -> object:
     """A stand-in for torch.Generator, of which its instances count as instances."""
 
     class Type(type):
-        def __instancecheck__(cls, instance: Any) -> bool:
+        def __instancecheck__(cls, instance: object) -> bool:
             return isinstance(instance, original)
 
         def __subclasscheck__(cls, subclass: type) -> bool:
             return issubclass(subclass, original)
 
-        def __call__(cls, device: torch.types.Device = "cpu") -> Any:
+        def __call__(cls, device: torch.types.Device = "cpu") -> object:
             return original(names.instead(device))
 
     return Type("Generator", (), {"__module__": "torch", "__doc__": original.__doc__})
 
 
-def _default_type(function: Any, names: Names) -> Any:
+def _default_type(function: Callable[..., object], names: Names) -> object:
     """`torch.set_default_tensor_type(torch.cuda.FloatTensor)`: a default dtype and a default device."""
 
     @functools.wraps(function)
-    def call(kind: Any) -> None:
+    def call(kind: object) -> None:
         dtype = _dtype_of_type(kind)
         if dtype is None or not names.open:
             function(kind)
@@ -285,7 +291,7 @@ def _default_type(function: Any, names: Names) -> Any:
     return call
 
 
-def _dtype_of_type(kind: Any) -> torch.dtype | None:
+def _dtype_of_type(kind: object) -> torch.dtype | None:
     """Of `torch.cuda.FloatTensor` or its name, else None."""
     name = (
         kind
@@ -295,7 +301,7 @@ def _dtype_of_type(kind: Any) -> torch.dtype | None:
     return TENSOR_TYPES.get(name.removeprefix("torch.cuda.")) if name.startswith("torch.cuda.") else None
 
 
-def _first_argument(function: Any, name: str, names: Names) -> Any:
+def _first_argument(function: Callable[..., object], name: str, names: Names) -> object:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         if args:
@@ -307,9 +313,9 @@ def _first_argument(function: Any, name: str, names: Names) -> Any:
     return call
 
 
-def _device_type(init: Any, names: Names) -> Any:
+def _device_type(init: Callable[..., object], names: Names) -> object:
     @functools.wraps(init)
-    def __init__(self: Any, device_type: str, *args: Any, **kwargs: Any) -> None:
+    def __init__(self: object, device_type: str, *args: Any, **kwargs: Any) -> None:
         init(self, names.meant.type if names.open and device_type == "cuda" else device_type, *args, **kwargs)
 
     return __init__
@@ -334,17 +340,17 @@ def _patch_cuda(patch: Patch, names: Names) -> None:
         patch(torch.cuda, name, tensor_type(name, dtype, lambda: names.meant))
 
 
-def _standing_in(original: Any, own: Any, names: Names) -> Any:
+def _standing_in(original: Any, own: Any, names: Names) -> object:
     """A stand-in for a class of torch's that takes a device: for CUDA it makes `own`."""
 
     class Type(type):
-        def __instancecheck__(cls, instance: Any) -> bool:
+        def __instancecheck__(cls, instance: object) -> bool:
             return isinstance(instance, original | own)
 
         def __subclasscheck__(cls, subclass: type) -> bool:
             return issubclass(subclass, original | own)
 
-        def __call__(cls, device: torch.types.Device = None, *args: Any, **kwargs: Any) -> Any:
+        def __call__(cls, device: torch.types.Device = None, *args: Any, **kwargs: Any) -> object:
             cuda = names.is_cuda(device) or (device is None or type(device) is int)
             if names.open and cuda:
                 return own(*args, **kwargs)
@@ -353,9 +359,9 @@ def _standing_in(original: Any, own: Any, names: Names) -> Any:
     return Type(original.__name__, (), {"__module__": "torch", "__doc__": original.__doc__})
 
 
-def _for_user(original: Any, own: Any, names: Names) -> Any:
+def _for_user(original: Any, own: Any, names: Names) -> object:
     @functools.wraps(original)
-    def ask() -> Any:
+    def ask() -> object:
         frame: FrameType | None = sys._getframe(1)
         while frame is not None and frame.f_code.co_filename == branches.__file__:
             frame = frame.f_back  # it notes who asks
@@ -382,7 +388,7 @@ def _type_for_user(names: Names) -> property:
 
 
 @contextmanager
-def _attribute_replaced(owner: type, name: str, value: Any) -> Iterator[None]:
+def _attribute_replaced(owner: type, name: str, value: object) -> Iterator[None]:
     """An attribute of a class written in C, which lets none be set. It stays where this Python keeps the
     class's attributes elsewhere than CPython up to 3.13 does."""
     attributes = next((each for each in gc.get_referents(vars(owner)) if isinstance(each, dict)), None)
@@ -391,7 +397,7 @@ def _attribute_replaced(owner: type, name: str, value: Any) -> Iterator[None]:
         return
     before = attributes[name]
 
-    def put(new: Any) -> None:
+    def put(new: object) -> None:
         attributes[name] = new
         ctypes.pythonapi.PyType_Modified(ctypes.py_object(owner))
 
@@ -402,7 +408,7 @@ def _attribute_replaced(owner: type, name: str, value: Any) -> Iterator[None]:
         put(before)
 
 
-def _while_open(original: Any, own: Any, names: Names) -> Any:
+def _while_open(original: Callable[..., object], own: Callable[..., object], names: Names) -> object:
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
         caller = sys._getframe(1).f_globals.get("__name__", "")
@@ -438,11 +444,11 @@ def _patch_pipelines(patch: Patch, names: Names, device: Device) -> None:
         patch(owner, "from_pretrained", _unmapped(owner, names, device))
 
 
-def _offloading(enable: Any, names: Names) -> Any:
+def _offloading(enable: Callable[..., object], names: Names) -> object:
     """Offloading looks for an accelerator of a kind it knows: name the device."""
 
     @functools.wraps(enable)
-    def call(self: Any, gpu_id: int | None = None, device: torch.types.Device = None) -> Any:
+    def call(self: object, gpu_id: int | None = None, device: torch.types.Device = None) -> Any:
         target = names.meant if device is None else names.instead(device)
         # An index may be given once: with gpu_id, or in the device.
         chosen = gpu_id is not None and isinstance(target, torch.device)
@@ -451,7 +457,7 @@ def _offloading(enable: Any, names: Names) -> Any:
     return call
 
 
-def _moving(move: Any, names: Names, device: Device) -> Any:
+def _moving(move: Callable[..., object], names: Names, device: Device) -> object:
     """Moving a whole pipeline to CUDA places it on the device, where values may not be wanted."""
 
     @functools.wraps(move)
@@ -473,12 +479,12 @@ def _moving(move: Any, names: Names, device: Device) -> Any:
     return to
 
 
-def _unmapped(owner: Any, names: Names, device: Device) -> Any:
+def _unmapped(owner: object, names: Names, device: Device) -> object:
     """Loading with a device map that names CUDA: what is loaded is put there whole."""
     load = vars(owner)["from_pretrained"].__func__
 
     @functools.wraps(load)
-    def from_pretrained(cls: Any, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls: object, *args: Any, **kwargs: Any) -> object:
         if not (names.open and everywhere(kwargs.get("device_map"))):
             return load(cls, *args, **kwargs)
         loaded = load(cls, *args, **{name: value for name, value in kwargs.items() if name != "device_map"})

@@ -104,7 +104,7 @@ class ScriptTarget:
             ScriptCalls(self.path, vars(stage.module), play, further) as calls,
         ):
 
-            def take(pipe: Pipeline, args: tuple[Any, ...], kwargs: dict[str, Any]) -> GoOn | None:
+            def take(pipe: Pipeline, args: tuple[object, ...], kwargs: dict[str, object]) -> GoOn | None:
                 counting.close()
                 return calls.take(pipe, lambda: self._call(stage, pipe, args, kwargs, options))
 
@@ -131,7 +131,7 @@ class ScriptTarget:
         if called_there:
             raise self._without_a_call(None, looped=False, children=max(len(children), 1))
         looped = models.repeated and (end is None or _left_well(end))
-        if looped and device.kind == "sim":
+        if looped and device.gpu is not None:
             return [self._loop(play, device, options, models.called)], ()
         raise self._without_a_call(end, looped, len(children))
 
@@ -139,8 +139,8 @@ class ScriptTarget:
         self,
         stage: ScriptStage,
         pipe: Pipeline,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
         options: Options,
     ) -> PipelineCall:
         """A pipeline's call in the script, made ready."""
@@ -279,8 +279,8 @@ def _left_well(end: BaseException) -> bool:
     return isinstance(end, SystemExit) and end.code in (None, 0)
 
 
-def _uncompiled(device: Device) -> AbstractContextManager[Any]:
+def _uncompiled(device: Device) -> AbstractContextManager[object]:
     """What a script compiles runs as plain Python where there are no values to compile for."""
     import torch
 
-    return torch.compiler.set_stance("force_eager") if device.kind == "sim" else nullcontext()
+    return torch.compiler.set_stance("force_eager") if device.gpu is not None else nullcontext()

@@ -73,7 +73,7 @@ class RunningOn:
             finally:
                 _STANDING = before
 
-    def meet(self, event: str, args: tuple[Any, ...]) -> None:
+    def meet(self, event: str, args: tuple[object, ...]) -> None:
         """An event of the audit hooks."""
         if not (self.watching and _reaches_out(event, args)):
             return
@@ -94,7 +94,7 @@ _STANDING: RunningOn | None = None
 def _add_hook() -> None:
     """Once: a hook can't be taken away."""
 
-    def hook(event: str, args: tuple[Any, ...]) -> None:
+    def hook(event: str, args: tuple[object, ...]) -> None:
         if _STANDING is not None:
             _STANDING.meet(event, args)
 
@@ -111,7 +111,7 @@ def _reaches_out(event: str, args: tuple[Any, ...]) -> bool:
     return event in _REFUSED or event.startswith("shutil.")
 
 
-def _is_loopback(address: Any) -> bool:
+def _is_loopback(address: object) -> bool:
     """Of a socket; those that are files are of this machine."""
     if not isinstance(address, tuple):
         return True
@@ -127,7 +127,7 @@ def _is_a_library_s_own(filename: str, function: str) -> bool:
     return function.startswith(_LOADING) and not set(LOADERS).isdisjoint(Path(filename).parts)
 
 
-def _said(event: str, args: tuple[Any, ...]) -> str:
+def _said(event: str, args: tuple[object, ...]) -> str:
     """The argument that tells most."""
     place = 1 if event.startswith("socket.") or event == "subprocess.Popen" else 0
     return repr(args[place] if len(args) > place else None)
@@ -151,12 +151,12 @@ def writing_nothing() -> Iterator[None]:
         return opened(file, mode, *args, **kwargs)
 
     @functools.wraps(save)
-    def save_(thing: Any, file: Any, *args: Any, **kwargs: Any) -> None:
+    def save_(thing: object, file: object, *args: object, **kwargs: object) -> None:
         named = isinstance(file, str | os.PathLike)
         with open_(file, "wb") if named else nullcontext(file) as stream:
             save(thing, stream, *args, **kwargs)
 
-    def serialize_(values: Any, file: Any, *args: Any, **kwargs: Any) -> None:
+    def serialize_(values: object, file: Any, *args: object, **kwargs: object) -> None:
         if _is_harmless(Path(file)):
             serialize(values, file, *args, **kwargs)
 
@@ -170,7 +170,7 @@ def writing_nothing() -> Iterator[None]:
         yield
 
 
-def _native_writers() -> Iterator[tuple[Any, str]]:
+def _native_writers() -> Iterator[tuple[object, str]]:
     """Of what is installed."""
     for path, names in _NATIVE.items():
         with suppress(ImportError, OSError):  # not installed, or a library of theirs is not
@@ -181,7 +181,7 @@ def _native_writers() -> Iterator[tuple[Any, str]]:
 class _Nothing:
     """Stands for a writer: takes every call."""
 
-    def __call__(self, *_: Any, **__: Any) -> _Nothing:
+    def __call__(self, *_: object, **__: object) -> _Nothing:
         return self
 
     def __getattr__(self, name: str) -> _Nothing:
@@ -190,7 +190,7 @@ class _Nothing:
     def __enter__(self) -> _Nothing:
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         return
 
 

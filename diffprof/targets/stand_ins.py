@@ -23,13 +23,13 @@ class StandInSafetyChecker:
     def from_pretrained(cls, folder: str) -> StandInSafetyChecker:
         return cls()
 
-    def to(self, *where: Any, **more: Any) -> StandInSafetyChecker:
+    def to(self, *where: object, **more: object) -> StandInSafetyChecker:
         return self
 
     def check_text_safety(self, text: str) -> bool:
         return True
 
-    def check_video_safety(self, frames: Any) -> Any:
+    def check_video_safety(self, frames: object) -> object:
         return frames
 
 
@@ -73,7 +73,7 @@ class StandInProcessor:
 
     def __call__(
         self,
-        images: Any = None,
+        images: object = None,
         text: str | Sequence[str] = (),
         return_tensors: str | None = None,
         **more: Any,

@@ -118,7 +118,7 @@ class _Level:
     instruction: int
     child: FrameType | None
     loops: tuple[Loop, ...]
-    targets: tuple[tuple[Any, ...], ...]
+    targets: tuple[tuple[object, ...], ...]
     own: tuple[tuple[Any, ...], ...]
     runs: tuple[_LoopRun, ...] = ()
     direct: int | None = None
@@ -454,5 +454,5 @@ def _values(frame: FrameType, loops: Sequence[Loop]) -> tuple[Values, Values]:
     return targets, own
 
 
-def _sign(value: Any) -> Any:
+def _sign(value: object) -> object:
     return value if isinstance(value, (int, float, str)) else id(value)

@@ -9,12 +9,12 @@ import signal
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from concurrent.futures import thread as executor_threads
 from contextlib import AbstractContextManager, contextmanager, suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 from weakref import WeakSet
 
 from diffprof.model.callsite import importable_path, is_machinery, source_line
@@ -30,7 +30,7 @@ AGAIN_S = 0.5
 
 
 @contextmanager
-def threads_join_in(surroundings: Callable[[], AbstractContextManager[Any]]) -> Iterator[ScriptThreads]:
+def threads_join_in(surroundings: Callable[[], AbstractContextManager[object]]) -> Iterator[ScriptThreads]:
     """Threads that are started inside run in `surroundings`, as modes of torch are per thread; leaving the
     script ends them without a word."""
     start, threads = threading.Thread.start, ScriptThreads()
@@ -126,7 +126,7 @@ def released(interception: Interception) -> Iterator[Callable[[], None]]:
     here = threading.current_thread()
     in_main = here is threading.main_thread()
 
-    def leave(number: int, frame: Any) -> None:
+    def leave(number: int, frame: types.FrameType | None) -> None:
         if outside.is_set():
             return
         if interception.left.is_set():

@@ -67,14 +67,14 @@ class StandInTokenizer:
     def __len__(self) -> int:
         return self.vocab_size
 
-    def tokenize(self, text: str, **_: Any) -> list[str]:
+    def tokenize(self, text: str, **_: object) -> list[str]:
         """The words and signs of a text."""
         kept = str(self.config.get("tokenizer_class") or "").startswith(KEEP_NEWLINES)
         return (WORD_OR_NEWLINE if kept else WORD).findall(
             text.lower() if self.config.get("do_lower_case", True) else text
         )
 
-    def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
+    def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> object:
         return self._id(tokens) if isinstance(tokens, str) else [self._id(token) for token in tokens]
 
     def _id(self, token: str) -> int:
@@ -106,7 +106,7 @@ class StandInTokenizer:
         return_tensors: str | None = None,
         return_length: bool = False,
         return_overflowing_tokens: bool = False,
-        **_: Any,
+        **_: object,
     ) -> Any:
         """Ids and attention mask as transformers' tokenizers give them: lists, or tensors [batch, length]."""
         from transformers import BatchEncoding
@@ -142,7 +142,7 @@ class StandInTokenizer:
         filling = [value or 0] * (width - len(row))
         return filling + row if self.padding_side == "left" else row + filling
 
-    def pad(self, encoded: Mapping[str, Any], return_tensors: str | None = None, **more: Any) -> Any:
+    def pad(self, encoded: Mapping[str, Any], return_tensors: str | None = None, **more: object) -> object:
         from transformers import BatchEncoding
 
         rows = [list(row) for row in encoded["input_ids"]]
@@ -151,17 +151,17 @@ class StandInTokenizer:
         masks = [self._padded([1] * len(row), 0, width) for row in rows]
         return BatchEncoding({"input_ids": ids, "attention_mask": masks}, tensor_type=return_tensors)
 
-    def decode(self, ids: Any, skip_special_tokens: bool = False, **_: Any) -> str:
+    def decode(self, ids: Any, skip_special_tokens: bool = False, **_: object) -> str:
         """The words that were hashed to these ids before; `?` for others."""
         row = ids.tolist() if hasattr(ids, "tolist") else list(ids)
         special = set(self.all_special_ids) if skip_special_tokens else set()
         names = {**self._words, **self.added_tokens_decoder}
         return " ".join(names.get(index, "?") for index in row if index not in special)
 
-    def batch_decode(self, rows: Any, skip_special_tokens: bool = False, **_: Any) -> list[str]:
+    def batch_decode(self, rows: Any, skip_special_tokens: bool = False, **_: object) -> list[str]:
         return [self.decode(row, skip_special_tokens) for row in rows]
 
-    def apply_chat_template(self, messages: Sequence[Any], tokenize: bool = True, **more: Any) -> Any:
+    def apply_chat_template(self, messages: Sequence[Any], tokenize: bool = True, **more: Any) -> object:
         """The texts of the messages, one after the other."""
         if messages and not isinstance(messages[0], Mapping):
             texts = [self._chat(each) for each in messages]

@@ -51,16 +51,16 @@ class Snapshot:
     copied, for what is written in place; without, tensors get back their storage only.
     """
 
-    def __init__(self, *roots: Any, storages: Storages | None = None, contents: bool = True) -> None:
+    def __init__(self, *roots: object, storages: Storages | None = None, contents: bool = True) -> None:
         self.process = ProcessState()
-        self._objects: list[tuple[Any, type, dict[str, Any]]] = []
+        self._objects: list[tuple[object, type, dict[str, object]]] = []
         self._containers: list[tuple[Any, Any]] = []
         self._empty: list[Any] = []
         """Containers without content: most, for each module has a dozen tables of hooks."""
         self._arrays: list[tuple[np.ndarray, np.ndarray]] = []
         self._tensors: list[tuple[torch.Tensor, View | torch.Tensor, bool]] = []
         self._kept: dict[int, Kept] = {}
-        self._classes: dict[type, dict[str, Any]] = {}
+        self._classes: dict[type, dict[str, object]] = {}
         self._storages = storages if storages is not None else Storages()
         self._contents = contents
         self._known = self._storages.by_place()
@@ -76,7 +76,7 @@ class Snapshot:
 
     # --- taking ---------------------------------------------------------------------------------------
 
-    def _walk(self, roots: Iterable[Any]) -> None:
+    def _walk(self, roots: Iterable[object]) -> None:
         seen: set[int] = set()
         waiting: list[Any] = []
         self._await(roots, waiting, seen)
@@ -104,7 +104,7 @@ class Snapshot:
                 self._class(type(thing))
                 self._await(held.values(), waiting, seen)
 
-    def _await(self, values: Iterable[Any], waiting: list[Any], seen: set[int]) -> None:
+    def _await(self, values: Iterable[object], waiting: list[object], seen: set[int]) -> None:
         """Those that hold something that can change are looked at later, if they were not yet."""
         for value in values:
             cls = type(value)
@@ -207,7 +207,7 @@ def _told(cls: type) -> str:
     return "tuple" if issubclass(cls, tuple | frozenset) else "object"
 
 
-def _refill(held: dict[str, Any], before: dict[str, Any]) -> None:
+def _refill(held: dict[str, object], before: dict[str, object]) -> None:
     if not _identical(held, before):
         held.clear()
         held.update(before)
@@ -239,7 +239,7 @@ def _identical(one: Any, other: Any) -> bool:
     return len(one) == len(other) and [*one] == [*other] and all(map(is_, one.values(), other.values()))
 
 
-def _restore_class(cls: type, content: dict[str, Any]) -> None:
+def _restore_class(cls: type, content: dict[str, object]) -> None:
     now = vars(cls)
     if _identical(now, content):
         return
@@ -305,7 +305,7 @@ class ProcessState:
             warnings.filters[:] = self._filters  # type: ignore[index]
 
 
-def _asked(read: Callable[[], Any]) -> Any:
+def _asked(read: Callable[[], object]) -> object:
     """A setting; absent where torch can't tell it (two ways of setting it were mixed)."""
     try:
         return read()

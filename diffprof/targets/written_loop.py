@@ -40,7 +40,7 @@ class ModelCalls:
         """Whether any was called more than once: a loop."""
         return any(count > 1 for count in self.called.values())
 
-    def is_there(self, part: Any) -> bool:
+    def is_there(self, part: object) -> bool:
         """Whether it is a model on the device."""
         return isinstance(part, torch.nn.Module) and any(
             p.device.type == self.device for p in part.parameters()
@@ -52,7 +52,7 @@ class ModelCalls:
         original = torch.nn.Module.__call__
 
         @functools.wraps(original)
-        def call(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        def call(module: torch.nn.Module, *args: object, **kwargs: object) -> Any:
             outer = getattr(self._inside, "now", False)
             if outer or self.begun:
                 return original(module, *args, **kwargs)
@@ -66,7 +66,7 @@ class ModelCalls:
         with replaced(torch.nn.Module, "__call__", call):
             yield self
 
-    def _note(self, module: torch.nn.Module, given: tuple[Any, ...]) -> None:
+    def _note(self, module: torch.nn.Module, given: tuple[object, ...]) -> None:
         # An offloaded model is on the CPU when it is called; what it is given is not.
         there = any(isinstance(each, torch.Tensor) and each.device.type == self.device for each in given)
         if there or self.is_there(module):
@@ -75,10 +75,10 @@ class ModelCalls:
             self.begun = self.begin(self)
 
 
-def parts_in_reach(namespace: dict[str, Any], called: dict[int, torch.nn.Module]) -> dict[str, Any]:
+def parts_in_reach(namespace: dict[str, object], called: dict[int, torch.nn.Module]) -> dict[str, Any]:
     """Models and schedulers by the names that the script has for them, in its globals, in the functions that
     run now, and one attribute or item below; called models that have no name by that of their class."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     scopes = []
     for frame in stack():
         if not is_machinery(frame.f_code.co_filename):
@@ -96,7 +96,7 @@ def parts_in_reach(namespace: dict[str, Any], called: dict[int, torch.nn.Module]
     return found
 
 
-def _inner(value: Any) -> list[tuple[str, Any]]:
+def _inner(value: object) -> list[tuple[str, object]]:
     if isinstance(value, dict):
         return [(name, each) for name, each in value.items() if isinstance(name, str)]
     if isinstance(value, torch.nn.Module | type | types.ModuleType) or is_pipeline(value):
@@ -104,7 +104,7 @@ def _inner(value: Any) -> list[tuple[str, Any]]:
     return list(getattr(value, "__dict__", {}).items())
 
 
-def _is_part(value: Any) -> bool:
+def _is_part(value: object) -> bool:
     if isinstance(value, type) or is_pipeline(value):
         return False
     return isinstance(value, torch.nn.Module) or role("", value) == "scheduler"
@@ -174,10 +174,10 @@ class Handover:
             raise self.error
 
 
-def as_pipeline(components: dict[str, Any], code: types.CodeType, call: Callable[[], None]) -> Any:
+def as_pipeline(components: dict[str, object], code: types.CodeType, call: Callable[[], None]) -> Any:
     """What the probes take for a pipeline. code: of the script, whose frame a call's stack ends in."""
 
-    def __call__(self: Any) -> None:
+    def __call__(self: object) -> None:
         call()
 
     __call__.__wrapped__ = types.FunctionType(code, {})  # type: ignore[attr-defined]

@@ -85,10 +85,16 @@ class _Decomposed(Tf32Products):
 
         super().__init__()
         self._rules = select_decomp_table()
-        self._parts: dict[Any, Callable[..., Any] | None] = {}
+        self._parts: dict[object, Callable[..., object] | None] = {}
         """Of each operation, what computes it of its parts; None where it has none."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload,
+        types: object,
+        args: tuple = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         if func not in self._parts:
             self._parts[func] = self._rules.get(func) or (func.decompose if func._can_decompose() else None)
@@ -106,28 +112,28 @@ def _decomposed() -> _Decomposed:
     return _Decomposed()
 
 
-def decomposing(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+def decomposing(graph: torch.fx.GraphModule, inputs: Sequence[object]) -> Callable[..., object]:
     """A backend of torch.compile: the graph that Dynamo captures, operation by operation, with Inductor's
     decompositions. Inductor's own kernels would be the CPU's, not the GPU's, and take minutes to compile;
     tracing the graph again with AOTAutograd takes as long as Dynamo, and computes the same."""
     mode = _decomposed()
 
-    def run(*given: Any) -> Any:
+    def run(*given: object) -> Any:
         with mode:
             return graph(*given)
 
     return run
 
 
-def with_backend(compiled: list[tuple[Any, dict[str, Any]]]) -> AbstractContextManager[None]:
+def with_backend(compiled: list[tuple[object, dict[str, object]]]) -> AbstractContextManager[None]:
     """Inside, `torch.compile` and what uses it compile with `decomposing`, whatever options are given.
 
     compiled: gets each object whose method, or which itself, is compiled, and how.
     """
     compile_ = torch.compile
 
-    def instead(model: Callable[..., Any] | None = None, **given: Any) -> Any:
-        kept: dict[str, Any] = {name: given[name] for name in ("fullgraph", "dynamic") if name in given}
+    def instead(model: Callable[..., object] | None = None, **given: object) -> Any:
+        kept: dict[str, object] = {name: given[name] for name in ("fullgraph", "dynamic") if name in given}
         compiled.append((getattr(model, "__self__", model), kept))
         return compile_(model, backend=decomposing, **kept)
 
@@ -137,7 +143,7 @@ def with_backend(compiled: list[tuple[Any, dict[str, Any]]]) -> AbstractContextM
 # --- equal blocks, captured once -------------------------------------------------------------------------
 
 
-def _called(subject: Subject, compiled: Sequence[tuple[Any, dict[str, Any]]]) -> Output:
+def _called(subject: Subject, compiled: Sequence[tuple[object, dict[str, object]]]) -> Output:
     """The output of the call, equal blocks captured once each. Where they can't be, as when one of them
     breaks the graph, all is captured as it is written."""
     with ExitStack() as folds:
@@ -149,7 +155,7 @@ def _called(subject: Subject, compiled: Sequence[tuple[Any, dict[str, Any]]]) ->
     return output_of(subject.scene)
 
 
-def folded(subject: Subject, compiled: Sequence[tuple[Any, dict[str, Any]]], folds: ExitStack) -> bool:
+def folded(subject: Subject, compiled: Sequence[tuple[object, dict[str, object]]], folds: ExitStack) -> bool:
     """Make the call without compiling, and let the blocks that it calls alike be compiled by themselves, as
     long as the context is open. Whether there are any."""
     large = {
@@ -172,7 +178,7 @@ def folded(subject: Subject, compiled: Sequence[tuple[Any, dict[str, Any]]], fol
     return found
 
 
-def _kind(module: torch.nn.Module) -> Any:
+def _kind(module: torch.nn.Module) -> object:
     """Modules of different kinds don't share code. Whether those of one kind do, Dynamo's guards tell."""
     return tuple(map(type, module.modules()))
 
@@ -182,7 +188,7 @@ class WritesState(Exception):
 
 
 @contextmanager
-def _compiled_once(block: RepeatedModules, how: dict[str, Any]) -> Iterator[None]:
+def _compiled_once(block: RepeatedModules, how: dict[str, object]) -> Iterator[None]:
     """Inside, each of the modules is one operation of what is captured around it, which calls it compiled.
     They share the code as long as its guards hold."""
     cls = type(block.modules[0])
@@ -190,7 +196,7 @@ def _compiled_once(block: RepeatedModules, how: dict[str, Any]) -> Iterator[None
     checked: list[torch.nn.Module] = []
     single, like = block.output.spec.is_leaf(), block.output.leaves
 
-    def plainly(module: Any, args: Any, kwargs: Any) -> Any:
+    def plainly(module: Any, args: Any, kwargs: Any) -> object:
         return plain(module, *args, **kwargs)
 
     # Code of its own: what Dynamo compiles is kept, and counted, by code.
@@ -201,7 +207,7 @@ def _compiled_once(block: RepeatedModules, how: dict[str, Any]) -> Iterator[None
         if code is body.__code__ and writes(made):
             raise WritesState
 
-    def operation(number: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def operation(number: torch.Tensor, *args: object, **kwargs: object) -> object:
         if isinstance(number, FakeTensor):
             found = tuple(None if x is None else _made_like(x, number.device) for x in like)
             return found[0] if single else found
@@ -216,7 +222,7 @@ def _compiled_once(block: RepeatedModules, how: dict[str, Any]) -> Iterator[None
 
     operation = torch._dynamo.allow_in_graph(operation)
 
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def forward(self: Any, *args: object, **kwargs: object) -> object:
         return operation(self.number_of_equal_block, *args, **kwargs)
 
     # A class, and a tensor of each, by which code that holds several such blocks can't tell them apart.
@@ -231,5 +237,5 @@ def _compiled_once(block: RepeatedModules, how: dict[str, Any]) -> Iterator[None
         yield
 
 
-def _made_like(value: Any, device: torch.device) -> torch.Tensor:
+def _made_like(value: torch.Tensor, device: torch.device) -> torch.Tensor:
     return torch.empty_strided(value.shape, value.stride, dtype=value.dtype, device=device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, is_dataclass
 from typing import Any
@@ -33,7 +33,7 @@ class Incomparable(Exception):
 class Output:
     """image: values in 0..1, or None where the call gives latents; latents: what the VAE was given last, or
     the call's result where it is latents; how: in words, where not the pipeline as it is made it; where: what
-    it ran on, where that is not the stand's device; whole: what was compiled for it is one graph each."""
+    it ran on, where that is not the trial's device; whole: what was compiled for it is one graph each."""
 
     image: np.ndarray | None
     latents: torch.Tensor | None
@@ -55,7 +55,7 @@ def output_of(scene: PipelineCall) -> Output:
     return Output(found, decoded[-1] if decoded else None)
 
 
-def image_of(result: Any) -> np.ndarray | None:
+def image_of(result: object) -> np.ndarray | None:
     """What `output_of` keeps of a call's result; None where that holds nothing to compare."""
     try:
         return _values(result)
@@ -68,8 +68,8 @@ def _decoded(pipe: Pipeline) -> Iterator[list[torch.Tensor]]:
     """Collects what the VAE decodes."""
     seen: list[torch.Tensor] = []
 
-    def watching(decode: Any) -> Any:
-        def wrapped(latents: Any, *args: Any, **kwargs: Any) -> Any:
+    def watching(decode: Callable[..., object]) -> object:
+        def wrapped(latents: torch.Tensor, *args: object, **kwargs: object) -> object:
             if isinstance(latents, torch.Tensor):
                 seen[:] = [latents.detach().float().cpu().clone()]
             return decode(latents, *args, **kwargs)
@@ -82,7 +82,7 @@ def _decoded(pipe: Pipeline) -> Iterator[list[torch.Tensor]]:
         yield seen
 
 
-def _values(result: Any) -> np.ndarray:
+def _values(result: object) -> np.ndarray:
     """The first thing in a pipeline's output that holds numbers, as an array in 0..1 or its own units."""
     kind = type(result).__name__
     if isinstance(result, torch.Tensor):

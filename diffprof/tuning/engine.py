@@ -18,7 +18,7 @@ from diffprof.judge.plan import Choice, make_plan
 from diffprof.judge.reasons import python_said, said
 from diffprof.judge.recipes import recipes
 from diffprof.model.collection import collection
-from diffprof.model.errors import DiffprofError, UsageError
+from diffprof.model.errors import DiffprofError, UsageError, carrying
 from diffprof.model.finding import Finding
 from diffprof.model.fix import (
     Code,
@@ -69,7 +69,7 @@ class _Kept:
 
     step: PlanStep
     code: Code
-    reckoned: Simulated | None
+    modelled: Simulated | None
     before: TrialMark
 
 
@@ -248,11 +248,11 @@ class Tuning:
                 self._back(state, kept, now)
                 self._add(step, Status.SKIPPED, why=why)
             else:
-                reckoned = self._reckoned(step, recipe)
+                modelled = self._modelled(step, recipe)
                 here = self.trial.mark() if later else state
-                uncompared = self._apply(step, code, reckoned, here)
+                uncompared = self._apply(step, code, modelled, here)
                 for each in later:
-                    self._apply(each.step, each.code, each.reckoned, self.trial.mark())
+                    self._apply(each.step, each.code, each.modelled, self.trial.mark())
                 if not self._stays(self.kept[-1 - len(later)], state, uncompared):
                     self._back(state, kept, now)
         except KeyboardInterrupt:
@@ -275,15 +275,15 @@ class Tuning:
         self.trial.restore(state)
         self.kept, self.now = kept, now
 
-    def _apply(self, step: PlanStep, code: Code, reckoned: Simulated | None, here: TrialMark) -> str | None:
+    def _apply(self, step: PlanStep, code: Code, modelled: Simulated | None, here: TrialMark) -> str | None:
         recipe, run = self.recipes[step.fix], code
-        if self.device.kind == "sim" and recipe.stand_in is not None:
+        if self.device.gpu is not None and recipe.stand_in is not None:
             found = recipe.stand_in(self.report.recording, self._own(step, self.report))
             run = found if isinstance(found, Code) else code
-        uncompared = self.trial.apply(step.fix, run, reckoned)
-        if self.device.kind == "sim":
+        uncompared = self.trial.apply(step.fix, run, modelled)
+        if self.device.gpu is not None:
             uncompared = uncompared or recipe.not_on_cpu or None
-        self.kept.append(_Kept(step, code, reckoned, here))
+        self.kept.append(_Kept(step, code, modelled, here))
         return uncompared
 
     def _code(self, step: PlanStep, recipe: Recipe) -> tuple[Code | None, str]:
@@ -308,10 +308,10 @@ class Tuning:
         why = recipe.fits(self.trial.pipe) if recipe.fits else None
         return (None, why) if why else (code, "")
 
-    def _reckoned(self, step: PlanStep, recipe: Recipe) -> Simulated | None:
-        if recipe.reckon is None:
+    def _modelled(self, step: PlanStep, recipe: Recipe) -> Simulated | None:
+        if recipe.modelled is None:
             return None
-        return recipe.reckon(self.now.recording, self._own(step, self.now))
+        return recipe.modelled(self.now.recording, self._own(step, self.now))
 
     def _changes(self) -> frozenset[Change]:
         """Of the set-up, those that the steps make that are or may be tried."""
@@ -341,7 +341,7 @@ class Tuning:
         if too_close(self.before, after):
             memory = self.before.memory_bytes, after.memory_bytes
             self.before, after = self.trial.timed_again(state, self.trial.mark(), memory)
-        output = None if uncompared else self.trial.output_after(new.reckoned)
+        output = None if uncompared else self.trial.output_after(new.modelled)
         compared = self.trial.difference(self.output, output)
         change = replace(compared, why_not=uncompared) if uncompared else compared
         self._look(wanted)
@@ -413,7 +413,7 @@ class Tuning:
 
     # --- scanning -------------------------------------------------------------------------------------
 
-    def _look(self, analyzers: Sequence[str], settings: Mapping[str, Any] | None = None) -> None:
+    def _look(self, analyzers: Sequence[str], settings: Mapping[str, object] | None = None) -> None:
         """Scan the pipeline as it is, and put the new sections in place of the old."""
         seen = self.trial.look(analyzers, settings)
         fresh = {
@@ -467,9 +467,9 @@ class Tuning:
         try:
             yield
         except (DiffprofError, KeyboardInterrupt) as error:
-            if self.outcomes:
-                error.report = self.with_outcomes()  # type: ignore[union-attr]
-            raise
+            if not self.outcomes:
+                raise
+            raise carrying(error, self.with_outcomes()) from error.__cause__
         except BaseException as error:
             if isinstance(error, Exception) and our_own(error):
                 raise

@@ -68,7 +68,7 @@ class _WithValues(SimulatedDevice):
 
     unknown = False
 
-    def place(self, thing: Any) -> None:
+    def place(self, thing: Pipeline | torch.nn.Module) -> None:
         for part in components(thing).values():
             if isinstance(part, torch.nn.Module):
                 part.to(self.torch_device)

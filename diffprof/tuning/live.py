@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from diffprof.devices import resolve_device
 from diffprof.devices.borrow import lent
@@ -29,7 +28,7 @@ def optimize(
     goal: str = "latency",
     keep_unchecked: bool = False,
     shims: bool = False,
-    **call: Any,
+    **call: object,
 ) -> Report:
     """Scan a pipeline, try each fix that its findings name, and leave on it those that helped.
 

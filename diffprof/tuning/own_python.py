@@ -7,7 +7,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 from msgspec.structs import replace
@@ -29,7 +28,7 @@ def cpu_seconds(scene: PipelineCall) -> float:
 
     What the call raises passes through.
     """
-    answers: list[list[Any]] = []
+    answers: list[list[object]] = []
     with _models(scene.pipe, lambda method: _recorded(method, answers)):
         scene.call()
     found = []
@@ -44,7 +43,9 @@ def cpu_seconds(scene: PipelineCall) -> float:
 
 
 @contextmanager
-def _models(pipe: Pipeline, instead: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+def _models(
+    pipe: Pipeline, instead: Callable[[Callable[..., object]], Callable[..., object]]
+) -> Iterator[None]:
     """Inside, the models' methods are others."""
     with ExitStack() as stack:
         models = {id(m): m for m in components(pipe).values() if isinstance(m, torch.nn.Module)}
@@ -55,18 +56,18 @@ def _models(pipe: Pipeline, instead: Callable[[Callable[..., Any]], Callable[...
         yield
 
 
-def _recorded(method: Callable[..., Any], answers: list[list[Any]]) -> Callable[..., Any]:
-    own: list[Any] = []
+def _recorded(method: Callable[..., object], answers: list[list[object]]) -> Callable[..., object]:
+    own: list[object] = []
     answers.append(own)
 
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(*args: object, **kwargs: object) -> object:
         own.append(method(*args, **kwargs))
         return own[-1]
 
     return call
 
 
-def _replayed(answers: list[Any]) -> Callable[..., Any]:
+def _replayed(answers: list[object]) -> Callable[..., object]:
     left = iter(answers)
     return lambda *args, **kwargs: next(left)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from io import BytesIO
-from typing import Any
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from diffprof.tuning.storing import AFTER, BEFORE
 _CHANNELS = (1, 3, 4)
 
 
-def png(image: Any) -> bytes | None:
+def png(image: object) -> bytes | None:
     """The first image of a batch; None for what is no picture (latents, video, another number of channels).
 
     image: values in 0..1, as (height, width, channels) or (channels, height, width), with a batch before them
@@ -37,7 +36,7 @@ def png(image: Any) -> bytes | None:
     return file.getvalue()
 
 
-def pictures(before: Any, after: Any) -> dict[str, bytes]:
+def pictures(before: object, after: object) -> dict[str, bytes]:
     """Name of the file -> its content, for those that are pictures."""
     found = {BEFORE: png(before), AFTER: png(after)}
     return {name: data for name, data in found.items() if data is not None}

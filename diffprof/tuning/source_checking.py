@@ -158,7 +158,7 @@ def in_place(patch: Patch) -> Iterator[None]:
     def patched_data(self: Any, name: str) -> bytes:
         return patch.after if is_it(name) else get_data(self, name)
 
-    def patched_stats(self: Any, name: str) -> Any:
+    def patched_stats(self: Any, name: str) -> object:
         if is_it(name):
             raise OSError("its bytecode is that of the file as it was")
         return path_stats(self, name)

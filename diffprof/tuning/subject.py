@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,6 +17,9 @@ from diffprof.targets.calls import bound
 from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.undo import Snapshot
 
+if TYPE_CHECKING:
+    from diffprof.model.pipeline import Pipeline
+
 
 @dataclass(frozen=True)
 class Mark:
@@ -24,7 +27,7 @@ class Mark:
 
     snapshot: Snapshot
     scene: PipelineCall
-    namespace: dict[str, Any]
+    namespace: dict[str, object]
     around: tuple[str, ...]
 
 
@@ -36,12 +39,12 @@ class Subject:
         """spare: a device whose memory only the pipeline as it is may take, not the states before it."""
         self.scene = scene.changed(bound(scene.pipe, scene.args, scene.kwargs), scene.around)
         # Without a name, by which Dynamo would import the module where it traces a hook that a fix left.
-        self.namespace: dict[str, Any] = {}
+        self.namespace: dict[str, object] = {}
         self.around: tuple[str, ...] = ()
         self._storages = Storages(spare)
 
     @property
-    def pipe(self) -> Any:
+    def pipe(self) -> Pipeline:
         return self.scene.pipe
 
     def mark(self) -> Mark:
@@ -88,12 +91,12 @@ class Subject:
         return opened()
 
 
-def function(name: str, argument: str, body: str, namespace: dict[str, Any], key: str) -> Any:
+def function(name: str, argument: str, body: str, namespace: dict[str, object], key: str) -> Any:
     """A function of one argument with these statements, which returns that argument."""
     source = (
         f"def _{name}({argument}):\n{textwrap.indent(body.strip(chr(10)), '    ')}\n    return {argument}\n"
     )
-    own: dict[str, Any] = {}
+    own: dict[str, object] = {}
     run(source, namespace, f"<fix {key}, {name}>", own)
     return own[f"_{name}"]
 
@@ -104,7 +107,7 @@ def file_of(key: str, code: Code) -> str:
     return f"optimized.py, {key}" if code.kept else f"<fix {key}, definitions>"
 
 
-def run(source: str, namespace: dict[str, Any], file: str, own: dict[str, Any] | None = None) -> None:
+def run(source: str, namespace: dict[str, object], file: str, own: dict[str, object] | None = None) -> None:
     """Execute source as a file of that name, which tracebacks and `inspect` can show."""
     if not source.strip():
         return

@@ -68,11 +68,11 @@ class _Look:
 
 @dataclass(frozen=True)
 class TrialMark:
-    """A state of a stand."""
+    """A state of a trial."""
 
     subject: Mark
     twin: Mark | None
-    reckoned: tuple[Simulated, ...]
+    modelled: tuple[Simulated, ...]
     compiled: bool
     compiling: tuple[tuple[str, Code], ...] = ()
     python: float | None = None
@@ -88,7 +88,7 @@ class Trial:
         device: Device,
         target: Target,
         options: Options,
-        settings: Mapping[str, Any],
+        settings: Mapping[str, object],
         progress: Progress,
         clock: Clock | None = None,
     ) -> None:
@@ -99,7 +99,7 @@ class Trial:
         self.progress = progress
         self.clock = clock or device.clock
         self.subject = Subject(scene, device.torch_device if device.allocator is not None else None)
-        self.reckoned: tuple[Simulated, ...] = ()
+        self.modelled: tuple[Simulated, ...] = ()
         self.compiled = False
         self.python: float | None = None
         """CPU time of the pipeline's and the scheduler's Python, as a share of what it was; None where it
@@ -107,17 +107,17 @@ class Trial:
         self._incomparable = ""
         self._at: tuple[Mark, Mark | None] | None = None
         """The state as it is, of the pipeline and its twin, where nothing has changed them since it was
-        taken down or restored."""
+        recorded or restored."""
 
     @property
-    def pipe(self) -> Any:
+    def pipe(self) -> Pipeline:
         return self.subject.pipe
 
     # --- changing -------------------------------------------------------------------------------------
 
     def mark(self) -> TrialMark:
         self._at = self._at or self._taken()
-        return TrialMark(*self._at, self.reckoned, self.compiled)
+        return TrialMark(*self._at, self.modelled, self.compiled)
 
     def _taken(self) -> tuple[Mark, Mark | None]:
         return self.subject.mark(), None
@@ -125,20 +125,20 @@ class Trial:
     def restore(self, mark: TrialMark) -> None:
         self.subject.restore(mark.subject)
         self._at = mark.subject, mark.twin
-        self.reckoned, self.compiled = mark.reckoned, mark.compiled
+        self.modelled, self.compiled = mark.modelled, mark.compiled
 
-    def apply(self, key: str, code: Code, reckoned: Simulated | None) -> str | None:
+    def apply(self, key: str, code: Code, modelled: Simulated | None) -> str | None:
         """Run the code of a fix; returns why its output can't be compared, if so. What it raises passes
         through."""
         self._at = None
         self.subject.apply(key, code)
-        self.compiled = self.compiled or bool(reckoned and reckoned.compiled)
+        self.compiled = self.compiled or bool(modelled and modelled.compiled)
         return None
 
     # --- asking ---------------------------------------------------------------------------------------
 
-    def output_after(self, reckoned: Simulated | None) -> Output | None:
-        """What the call gives now, right after a fix with which this is reckoned."""
+    def output_after(self, modelled: Simulated | None) -> Output | None:
+        """What the call gives now, right after a fix that is modelled as this."""
         return self.output()
 
     def measured(self) -> Measured:
@@ -181,20 +181,20 @@ class Trial:
         """Whether this code of a fix, which compiles, is known to compile what it names in one graph each."""
         return False
 
-    def look(self, analyzers: Sequence[str], settings: Mapping[str, Any] | None = None) -> Recording:
+    def look(self, analyzers: Sequence[str], settings: Mapping[str, object] | None = None) -> Recording:
         """Scan the pipeline as it is now. settings: of the scan, beside the report's."""
         self.subject.park()
         session = self._session(analyzers, settings or {})
         with session.keeping_what_was_recorded():
             return session.record(self.subject.scene)
 
-    def _session(self, analyzers: Sequence[str], settings: Mapping[str, Any]) -> Session:
+    def _session(self, analyzers: Sequence[str], settings: Mapping[str, object]) -> Session:
         chosen = {**self._settings(), **settings}
         session = Session(self.target, self.device, self.options, analyzers, chosen, self.progress)
         session.lends = False  # it stands there already
         return session
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self) -> dict[str, object]:
         return self.settings
 
     def output(self) -> Output | None:
@@ -275,7 +275,7 @@ def _measured(seconds: Sequence[float], memory: int | None) -> Measured:
 
 class SimulatedTrial(Trial):
     """A simulated GPU: times come from its timeline, outputs are compared on a twin. What can't run there
-    (compiling, quantizing) is reckoned with. The twin is compiled for the comparison alone, and goes on
+    (compiling, quantizing) is modelled. The twin is compiled for the comparison alone, and goes on
     without: tracing it takes longer than all the rest.
 
     The twin's call runs on the simulated GPU too, with values: there the code of fixes meets device tensors,
@@ -325,9 +325,9 @@ class SimulatedTrial(Trial):
             self._twin.restore(mark.twin)
         self.compiling, self.python, self._looked = mark.compiling, mark.python, mark.looked
 
-    def apply(self, key: str, code: Code, reckoned: Simulated | None) -> str | None:
+    def apply(self, key: str, code: Code, modelled: Simulated | None) -> str | None:
         self._looked = None
-        if reckoned is None:
+        if modelled is None:
             self._at, self._compiled = None, ((), None)
             self.subject.apply(key, code)
             if self._twin is not None:
@@ -339,17 +339,17 @@ class SimulatedTrial(Trial):
                 if brings_python and self._cpu_seconds is not None:
                     self.python = cpu_seconds(self._twin.scene) / self._cpu_seconds
             return self.no_twin or None
-        self.reckoned = (*self.reckoned, reckoned)
-        if reckoned.compiled:
+        self.modelled = (*self.modelled, modelled)
+        if modelled.compiled:
             self.compiled = True
             self.compiling = (*self.compiling, (key, code))
         if self._twin is None:
             return self.no_twin
-        if not reckoned.int8:
+        if not modelled.int8:
             return None
         self._at, self._compiled = None, ((), None)
         with random_values(None):
-            return _quantized(self._twin.pipe, reckoned.int8)
+            return _quantized(self._twin.pipe, modelled.int8)
 
     def measured(self) -> Measured:
         seen = self._recording()
@@ -387,7 +387,7 @@ class SimulatedTrial(Trial):
         self._compiled = codes, found
         return found.whole
 
-    def look(self, analyzers: Sequence[str], settings: Mapping[str, Any] | None = None) -> Recording:
+    def look(self, analyzers: Sequence[str], settings: Mapping[str, object] | None = None) -> Recording:
         """On a simulated GPU all comes of one call, which is kept until something changes."""
         if self._looked is None:
             wanted = dict.fromkeys(("syncs", "kernels", *analyzers))
@@ -420,10 +420,10 @@ class SimulatedTrial(Trial):
         return replace(seen, memory=_with_smaller_weights(seen.memory, _saved_by_int8(self.pipe, chosen)))
 
     def _int8(self) -> frozenset[str]:
-        return frozenset(name for each in self.reckoned for name in each.int8)
+        return frozenset(name for each in self.modelled for name in each.int8)
 
     def _mode(self) -> Mode:
-        compiled = [each for each in self.reckoned if each.compiled]
+        compiled = [each for each in self.modelled if each.compiled]
         chosen = self._int8()
         own = own_mode(self.pipe, as_if=bool(compiled) or bool(self.settings.get("compiled")))
         if compiled:
@@ -434,7 +434,7 @@ class SimulatedTrial(Trial):
                 quantizes=(lambda module, depth, columns, kind: module in chosen) if chosen else None,
             )
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self) -> dict[str, object]:
         return {**self.settings, "mode": self._mode()}
 
     def output(self) -> Output | None:
@@ -469,8 +469,8 @@ class SimulatedTrial(Trial):
         same = image is not None and output.image is not None and np.array_equal(image, output.image)
         return output if same else self.output()
 
-    def output_after(self, reckoned: Simulated | None) -> Output | None:
-        if self._twin is None or reckoned is None or not reckoned.compiled:
+    def output_after(self, modelled: Simulated | None) -> Output | None:
+        if self._twin is None or modelled is None or not modelled.compiled:
             return self.output()
         codes, found = self._compiled
         try:
@@ -500,7 +500,7 @@ def _on(output: Output, where: str, products: Tf32Products) -> Output:
     return dataclasses.replace(output, where=where + (TF32 if products.seen else ""))
 
 
-def _in_pieces(vae: Any) -> bool:
+def _in_pieces(vae: object) -> bool:
     """Whether it goes through a picture tile by tile, or through a batch one after the other."""
     return bool(getattr(vae, "use_tiling", False) or getattr(vae, "use_slicing", False))
 
@@ -582,5 +582,5 @@ def _quantized(pipe: Pipeline, chosen: Sequence[str]) -> str | None:
 
 
 def trial_for(device: Device) -> type[Trial]:
-    """The kind of stand for a device."""
-    return SimulatedTrial if device.kind == "sim" else Trial
+    """The kind of trial for a device."""
+    return SimulatedTrial if device.gpu is not None else Trial

@@ -100,8 +100,8 @@ def document(recording: Recording) -> dict[str, Any]:
     }
 
 
-def _entry(row: AttentionRow, dispatched: bool) -> dict[str, Any]:
-    def timing(each: AttentionTiming) -> dict[str, Any]:
+def _entry(row: AttentionRow, dispatched: bool) -> dict[str, object]:
+    def timing(each: AttentionTiming) -> dict[str, object]:
         line = setter(row.component, each.backend, dispatched=dispatched)
         reachable = dispatched or each.backend in SETTERS
         return {**msgspec.to_builtins(each), "set_by": line if reachable and each.us is not None else None}

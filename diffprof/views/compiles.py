@@ -20,7 +20,7 @@ def render_compiles(
     rows: Sequence[CompileRow], form: str, *, width: int | None = None, colour: bool = False
 ) -> str:
     """All logs together: seconds by phase, caches, breaks and recompiles."""
-    look: dict[str, Any] = {"width": width, "colour": colour}
+    look: dict[str, object] = {"width": width, "colour": colour}
     phases, caches = Counter[str](), Counter[str]()
     breaks, again = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
     for row in rows:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, groupby
 
-from diffprof.judge.timeline import Replay, steps_of
+from diffprof.judge.steps import steps_of
+from diffprof.judge.timeline import Replay
 from diffprof.model.recording import PhaseSpan, SyncRow, Timeline
 
 WORKS, WAITS, FULL, IDLE = "works", "waits", "queue full", "idle"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 LISTS = ("text", "json", "markdown")
 
 
 def render_list(
     columns: Mapping[str, str],
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, object]],
     form: str,
     *,
     width: int | None = None,

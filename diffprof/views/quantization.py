@@ -70,7 +70,7 @@ def document(recording: Recording) -> dict[str, Any]:
     }
 
 
-def shape_entry(row: LinearRow, quantization: Quantization | None) -> dict[str, Any]:
+def shape_entry(row: LinearRow, quantization: Quantization | None) -> dict[str, object]:
     """One shape. speedup: of the best scheme over the original, `null` where nothing was timed."""
     timing = _timing(row, quantization)
     return {

@@ -53,7 +53,7 @@ def run_list(
     return render_list(heads, shown, form, width=columns, colour=colour, note="\n".join(damaged))
 
 
-def _row(run: StoredRun, now: datetime.datetime) -> dict[str, Any]:
+def _row(run: StoredRun, now: datetime.datetime) -> dict[str, object]:
     return {
         "run": run.name,
         "path": str(run.folder),

@@ -33,18 +33,18 @@ def render_sarif(report: Report) -> str:
     return document([run_of(each, each.findings, named(report, each)) for each in report.each])
 
 
-def document(runs: list[dict[str, Any]]) -> str:
+def document(runs: list[dict[str, object]]) -> str:
     """A SARIF file of these runs."""
     made = {"$schema": SCHEMA_URI, "version": "2.1.0", "runs": runs}
     return msgspec.json.format(msgspec.json.encode(made), indent=1).decode() + "\n"
 
 
-def run_of(report: Report, findings: Sequence[Finding], category: str) -> dict[str, Any]:
+def run_of(report: Report, findings: Sequence[Finding], category: str) -> dict[str, object]:
     """The run of one report out of several, with some of its findings. category: tells it from the others."""
     return {**_run(report, findings), "automationDetails": {"id": f"diffprof/{clean(category)}/"}}
 
 
-def _run(report: Report, findings: Sequence[Finding]) -> dict[str, Any]:
+def _run(report: Report, findings: Sequence[Finding]) -> dict[str, object]:
     known = {rule.code: rule for rule in all_rules()}
     codes = sorted({finding.rule for finding in findings})
     names = {finding.rule: finding.name for finding in findings}
@@ -78,7 +78,7 @@ def _run(report: Report, findings: Sequence[Finding]) -> dict[str, Any]:
     }
 
 
-def _rule(rule: Rule) -> dict[str, Any]:
+def _rule(rule: Rule) -> dict[str, object]:
     sections = rule.sections
     text = "\n\n".join(f"{heading}:\n{sections[heading]}" for heading in HEADINGS if heading in sections)
     markdown = "\n\n".join(
@@ -98,7 +98,7 @@ def _rule(rule: Rule) -> dict[str, Any]:
     }
 
 
-def _result(report: Report, finding: Finding, index: int) -> dict[str, Any]:
+def _result(report: Report, finding: Finding, index: int) -> dict[str, object]:
     message = [
         finding.message,
         f"{words.how_often(finding)}; {words.cost(finding).removesuffix('.')}.",
@@ -136,8 +136,8 @@ def _uri(file: str) -> str:
     return path.as_uri() if path.is_absolute() and file.isprintable() else quote(clean(path.as_posix()))
 
 
-def _location(site: Site) -> dict[str, Any]:
-    region: dict[str, Any] = {"startLine": max(site.line, 1)}
+def _location(site: Site) -> dict[str, object]:
+    region: dict[str, object] = {"startLine": max(site.line, 1)}
     code = _marked(site)
     if code:
         region["snippet"] = {"text": code}
@@ -150,7 +150,7 @@ def _location(site: Site) -> dict[str, Any]:
     }
 
 
-def _frame(frame: Frame) -> dict[str, Any]:
+def _frame(frame: Frame) -> dict[str, object]:
     return {
         "physicalLocation": {
             "artifactLocation": {"uri": _uri(frame.file)},
@@ -160,7 +160,7 @@ def _frame(frame: Frame) -> dict[str, Any]:
     }
 
 
-def _target_location(report: Report) -> dict[str, Any]:
+def _target_location(report: Report) -> dict[str, object]:
     target = report.recording.target
     file = target.spec.rpartition(":")[0] if target.kind == "factory" else target.spec
     uri = _uri(file) if target.kind in ("script", "factory") else slug(target.spec)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from typing import Any
 
 from diffprof.judge.block_times import block_times
 from diffprof.judge.registry import analyzers
@@ -210,7 +209,7 @@ def listings() -> Iterator[Listing]:
     return (each.listing for each in analyzers() if each.listing is not None)
 
 
-def listed(listing: Listing, rows: Sequence[Any]) -> Table:
+def listed(listing: Listing, rows: Sequence[object]) -> Table:
     """A section as its analyzer lists it."""
     cells = tuple(tuple(cell(row, column.field) for column in listing.columns) for row in rows)
     left = len(cells) - MOST_ROWS

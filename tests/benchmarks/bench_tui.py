@@ -30,7 +30,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from diffprof.judge.timeline import steps_of
+from diffprof.judge.steps import steps_of
 from diffprof.model.report import Report, load_report, save_report
 from tests import builders
 

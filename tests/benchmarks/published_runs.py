@@ -27,7 +27,8 @@ from diffprof.gpu.cost import CostModel
 from diffprof.gpu.mode import Mode, current_mode
 from diffprof.gpu.quantized import SCHEMES, LinearScheme
 from diffprof.gpu.specs import load_spec
-from diffprof.judge.timeline import total_us, with_steps
+from diffprof.judge.steps import with_steps
+from diffprof.judge.timeline import total_us
 from diffprof.model.pipeline import components, replaced, with_role
 from diffprof.model.recording import Timeline
 from diffprof.scanning.predicting import SHORT_NAMES

@@ -23,7 +23,8 @@ from msgspec.structs import replace
 
 from diffprof.judge.judging import judge_again
 from diffprof.judge.plan import make_plan
-from diffprof.judge.timeline import replay, steps_of
+from diffprof.judge.steps import steps_of
+from diffprof.judge.timeline import replay
 from diffprof.model import units
 from diffprof.model.fix import Outcome
 from diffprof.model.ladder import save_ladder

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from diffprof.judge import plan as planning
 from diffprof.judge.judging import make_report
-from diffprof.model.errors import UsageError
+from diffprof.model.errors import Stopped, UsageError
 from diffprof.model.fix import Code, Fix, Outcome, Recipe, Safety, Stage, Status
 from diffprof.model.recording import Grade
 from diffprof.model.report import load_report, save_report
@@ -132,7 +132,7 @@ def test_applying_stores_outcomes_and_the_scan_after(run, offered, stored_run, f
 
 
 def test_an_interruption_stores_the_outcomes_until_then(run, offered, stored_run, fake, tmp_path):
-    fake.error = KeyboardInterrupt()
+    fake.error = Stopped()
     result = run("fix", "--apply")
     assert result.exit_code == 130
     assert "The outcomes until then are stored" in result.stderr

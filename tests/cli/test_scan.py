@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from diffprof.model.errors import DiffprofError, TargetError, UsageError
+from diffprof.model.errors import DiffprofError, Stopped, TargetError, UsageError
 from diffprof.model.report import load_report
 from diffprof.targets.exits import ProcessExit
 from tests import builders
@@ -181,12 +181,12 @@ def test_errors_have_their_hint_and_code(run: Run, fake: FakeScan) -> None:
     assert not Path("traces").exists()
 
 
-@pytest.mark.parametrize(("error", "code"), [(TargetError("boom"), 3), (KeyboardInterrupt(), 130)])
+@pytest.mark.parametrize(("error", "code"), [(TargetError("boom"), 3), (Stopped(), 130)])
 def test_what_was_recorded_before_the_end_is_kept(
-    run: Run, fake: FakeScan, error: BaseException, code: int
+    run: Run, fake: FakeScan, error: DiffprofError | Stopped, code: int
 ) -> None:
     recording = builders.make_recording(builders.make_sync(), partial=True, failure="boom")
-    error.report = builders.make_report(builders.make_finding(), recording=recording)  # type: ignore[attr-defined]
+    error.report = builders.make_report(builders.make_finding(), recording=recording)
     fake.error = error
     result = run("scan", "sdxl", "--format", "json", "--fail-on", "in-loop")
     assert result.exit_code == code
@@ -235,7 +235,7 @@ def test_what_is_not_stored_is_in_no_command(run: Run, fake: FakeScan, option: t
 @pytest.mark.usefixtures("full_disk")
 def test_a_full_disk_does_not_hide_that_the_target_failed(run: Run, fake: FakeScan) -> None:
     fake.error = TargetError("boom")
-    fake.error.report = builders.empty()  # type: ignore[attr-defined]
+    fake.error.report = builders.empty()
     result = run("scan", "sdxl")
     assert result.exit_code == 3
     assert result.stdout.startswith("sdxl (StableDiffusionXLPipeline) on ")

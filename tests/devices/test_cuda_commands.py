@@ -116,7 +116,9 @@ def test_devices_of_one_kind_are_told_apart(cuda: FakeCuda) -> None:
     assert [same_place(current, first), same_place(current, second)] == [False, True]
     moves: list[Any] = []
     pipe = types.SimpleNamespace(_execution_device=second, components={}, to=moves.append)
-    device = types.SimpleNamespace(kind="cuda", torch_device=first, place=lambda thing: thing.to(first))
+    device = types.SimpleNamespace(
+        kind="cuda", gpu=None, torch_device=first, place=lambda thing: thing.to(first)
+    )
     with lent(pipe, device):  # type: ignore[arg-type]
         assert moves == [first]
     assert moves == [first, second]

@@ -11,7 +11,8 @@ from functools import cache
 import pytest
 
 from diffprof.gpu.hosts import on_host
-from diffprof.judge.timeline import Without, events_of_syncs, replay, saved_us, steps_of
+from diffprof.judge.steps import steps_of
+from diffprof.judge.timeline import Without, events_of_syncs, replay, saved_us
 from diffprof.model.recording import Recording
 from diffprof.model.report import Report
 

@@ -12,7 +12,8 @@ from msgspec.structs import replace
 
 from diffprof.judge import timeline as lanes
 from diffprof.judge.blocks import HostAndDevice, cut_at_steps
-from diffprof.judge.timeline import Without, columns_of, replay, steps_of, total_us
+from diffprof.judge.steps import steps_of
+from diffprof.judge.timeline import Without, columns_of, replay, total_us
 from diffprof.model.recording import Grade, PhaseSpan, Timeline
 
 EVENTS = 2_000

@@ -5,21 +5,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from diffprof.judge.gaps import find_gaps
+from diffprof.judge.steps import loops_of, phase_of_events, steps_of, with_steps
 from diffprof.judge.timeline import (
     ALL_STREAMS,
     Without,
     events_of_kinds,
     events_of_syncs,
-    find_gaps,
     length_us,
     length_with_steps_us,
-    loops_of,
-    phase_of_events,
     replay,
     saved_us,
-    steps_of,
     total_us,
-    with_steps,
 )
 from diffprof.model.recording import Grade, KernelKind, PhaseSpan, Timeline
 

@@ -46,7 +46,8 @@ from diffprof.gpu.offload import (
 )
 from diffprof.gpu.signatures import OpSignature
 from diffprof.gpu.specs import load_spec
-from diffprof.judge.timeline import replay, steps_of, total_us, with_steps
+from diffprof.judge.steps import steps_of, with_steps
+from diffprof.judge.timeline import replay, total_us
 from diffprof.model.errors import UsageError
 from diffprof.model.fitting import FitRow, Fitted, Loss
 from diffprof.scanning import fitting

@@ -57,8 +57,8 @@ def unchanged() -> Iterator[None]:
 def made(
     key: str, code: Any, safety: Safety = Safety.EXACT, stage: Stage = Stage.SCHEDULER, **more: Any
 ) -> Recipe:
-    """A recipe with this code. reckon, fits: the recipe's; the others: the fix's."""
-    own = {name: more.pop(name) for name in ("reckon", "fits") if name in more}
+    """A recipe with this code. modelled, fits: the recipe's; the others: the fix's."""
+    own = {name: more.pop(name) for name in ("modelled", "fits") if name in more}
     tolerance = 1e-2 if safety is Safety.NUMERIC else None
     fix = Fix(key, f"Do {key}", safety, stage, why="because", **{"tolerance": tolerance, **more})
     return Recipe(fix, code if callable(code) else lambda recording, findings: code, **own)

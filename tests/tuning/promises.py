@@ -55,10 +55,10 @@ class _Trial(trial.SimulatedTrial):
             code = recipe.code(self.look(ANALYZERS), own)  # for the pipeline as the steps before left it
             if not isinstance(code, Code) or (recipe.fits and recipe.fits(self.pipe)):
                 return False
-            reckoned = recipe.reckon(report.recording, own) if recipe.reckon else None
+            modelled = recipe.modelled(report.recording, own) if recipe.modelled else None
             run = recipe.stand_in(report.recording, own) if recipe.stand_in else code
             assert isinstance(run, Code)
-            self.apply(step.fix, run, reckoned)
+            self.apply(step.fix, run, modelled)
         return True
 
 

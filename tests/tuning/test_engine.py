@@ -101,12 +101,12 @@ def test_on_a_simulated_gpu_outputs_are_compared_on_a_twin(tried):
 def test_each_fix_is_told_the_share_of_its_own_python(tried, monkeypatch):
     took = iter([1.0, 0.5, 0.4])
     monkeypatch.setattr(trial, "cpu_seconds", lambda scene: next(took))
-    reckoned = Simulated(int8=())
+    modelled = Simulated(int8=())
     outcomes, _ = tried(
         "sim:a100-80gb",
         made("first", Code(definitions="_A = 1"), stage=Stage.MODEL),
         made("second", Code(definitions="_B = 1"), stage=Stage.SCHEDULER),
-        made("third", Code(definitions="_C = 1"), stage=Stage.DTYPE, reckon=lambda *_: reckoned),
+        made("third", Code(definitions="_C = 1"), stage=Stage.DTYPE, modelled=lambda *_: modelled),
         choice=Choice(),
     )
     assert outcomes["first"].python_ratio == 0.5
@@ -275,12 +275,12 @@ def compiling(code):
         code,
         Safety.NUMERIC,
         Stage.COMPILE,
-        reckon=lambda recording, findings: Simulated(compiled=True),
+        modelled=lambda recording, findings: Simulated(compiled=True),
     )
 
 
 @pytest.mark.slow
-def test_compiling_is_reckoned_on_a_simulated_gpu_and_compared_on_a_twin(tried):
+def test_compiling_is_modelled_on_a_simulated_gpu_and_compared_on_a_twin(tried):
     outcomes, _ = tried("sim:a100-80gb", compiling(Code(optimize="pipe.unet.conv_in.compile()")))
     kept = outcomes["compile"]
     assert kept.status is Status.KEPT

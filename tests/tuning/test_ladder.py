@@ -98,7 +98,7 @@ def test_the_ladders_are_within_eight_percent(ladders: dict[str, Ladder]) -> Non
 @pytest.mark.slow
 def test_extrapolated_steps_are_exact() -> None:
     from diffprof.devices import resolve_device
-    from diffprof.judge.timeline import with_steps
+    from diffprof.judge.steps import with_steps
     from diffprof.targets import resolve
     from diffprof.targets.baseline import tf32_matmuls
     from diffprof.tuning.ladder.predicted import PredictedRungs

@@ -1,6 +1,6 @@
 """What graph breaks cost: the call on the simulated GPU as if it were compiled, with each break and without.
 
-One call is taken down operation by operation, with the places where the host passes a break. From that a
+One call is recorded operation by operation, with the places where the host passes a break. From that a
 compiled run is modelled as `scan --compiled` does it (kernels fused, each compiled region one CUDA graph),
 with a border wherever Dynamo ends a graph:
 
@@ -10,8 +10,8 @@ with a border wherever Dynamo ends a graph:
   function under `torch.compiler.disable` does;
 - at a wait of the host.
 
-A break costs what the same run is shorter without its borders and, where the wait is there for a value
-alone, without its wait. A break that another one hides counts once that one is gone.
+A break costs what the same run is shorter without the ends of graphs that it makes and, where the wait is
+there for a value alone, without its wait. A break that another one hides counts once that one is gone.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from diffprof.analyzers.graph_breaks.breaks import Distinct
 from diffprof.analyzers.graph_breaks.capture import is_code_of
 from diffprof.analyzers.graph_breaks.causes import kind_of
 from diffprof.analyzers.graph_breaks.scopes import CALL, COMPONENTS, STEP
+from diffprof.devices import Device, simulated_sheet
 from diffprof.devices.simulated import Blocking, Observer
 from diffprof.gpu.cost import CostModel
 from diffprof.gpu.mode import current_mode
@@ -81,12 +82,12 @@ class _Cut(NamedTuple):
     after: Phase
 
 
-class Tape(Observer):
-    """Takes one call down. borders: item number -> breaks at which a graph ends before that item."""
+class CallLog(Observer):
+    """Records one call. ends: item number -> breaks at which a graph ends before that item."""
 
     def __init__(self, breaks: Sequence[Priced], modules: ModuleStack) -> None:
         self.items: list[_Op | _Wait | _Cut] = []
-        self.borders: dict[int, set[int]] = defaultdict(set)
+        self.ends: dict[int, set[int]] = defaultdict(set)
         self._modules = modules
         self._phase = Phase("prepare")
         self._at: dict[tuple[str, int], list[int]] = defaultdict(list)
@@ -147,7 +148,7 @@ class Tape(Observer):
                     call = (id(frame), frame.f_lasti)
                     if self._called.get(number) != call:
                         self._called[number] = call
-                        self.borders[len(self.items)].add(number)
+                        self.ends[len(self.items)].add(number)
                 if not inner and self._disabling:
                     disabled |= self._disabling.get((code.co_filename, frame.f_lineno), set())
                 inner = False
@@ -166,25 +167,25 @@ class Tape(Observer):
         finally:
             sys.settrace(before)
 
-    def _call(self, frame: FrameType, event: str, arg: Any) -> Any:
+    def _call(self, frame: FrameType, event: str, arg: object) -> Any:
         self._entered[id(frame)] = len(self.items)
         return self._inside if frame.f_code.co_filename in self._files else None
 
-    def _inside(self, frame: FrameType, event: str, arg: Any) -> Any:
+    def _inside(self, frame: FrameType, event: str, arg: object) -> Any:
         if event == "line":
             self._settle()
             for number in self._at.get((frame.f_code.co_filename, frame.f_lineno), ()):
                 self._pass(number, frame)
         elif event == "return":
             self._settle()
-            self.borders[len(self.items)] |= self._leaving.pop(id(frame), set())
+            self.ends[len(self.items)] |= self._leaving.pop(id(frame), set())
         return self._inside
 
     def _pass(self, number: int, frame: FrameType) -> None:
         self._pending[number] = len(self.items)
         around: FrameType | None = frame
         while around is not None and id(around) in self._entered:
-            self.borders[self._entered[id(around)]].add(number)
+            self.ends[self._entered[id(around)]].add(number)
             self._leaving.setdefault(id(around), set()).add(number)
             if around.f_trace is None:
                 around.f_trace = self._inside
@@ -193,7 +194,7 @@ class Tape(Observer):
 
     def _settle(self) -> None:
         for number, at in self._pending.items():
-            self.borders[at].add(number)
+            self.ends[at].add(number)
         self._pending.clear()
 
 
@@ -221,7 +222,7 @@ class Costs:
     `probe_graph_breaks`."""
 
     breaks: Sequence[Priced]
-    tape: Tape
+    log: CallLog
     model: CostModel
     compiled: tuple[str, ...]
     scope: str
@@ -265,13 +266,13 @@ class Costs:
         return ("the whole call",) if self.scope == CALL else self.compiled
 
     def variant(self, active: set[int], cured: frozenset[int] = frozenset()) -> _Variant:
-        """The run with the borders of the active breaks, and without the reads of those that are cured."""
+        """The run with the active breaks, and without the reads of those that are cured."""
         lines = {self.breaks[n].found.site[:2] for n in cured}
         builder = TimelineBuilder(self.model)
         waits: dict[tuple[tuple[str, int], bool], int] = {}
         regions, open_root = 0, None
-        for at, item in enumerate(self.tape.items):
-            if self.tape.borders.get(at, set()) & active or (isinstance(item, _Cut) and self._cuts(item)):
+        for at, item in enumerate(self.log.items):
+            if self.log.ends.get(at, set()) & active or (isinstance(item, _Cut) and self._cuts(item)):
                 builder.phase("")
                 open_root = None
             if isinstance(item, _Op):
@@ -304,25 +305,27 @@ class Costs:
         return path, root if root in self.compiled else None
 
 
-def take_down(call: Callable[[], Any], pipe: Pipeline, device: Any, breaks: Sequence[Priced]) -> Tape:
+def record_call(
+    call: Callable[[], object], pipe: Pipeline, device: Device, breaks: Sequence[Priced]
+) -> CallLog:
     """Make the call on the simulated device, and note where it passes the breaks."""
     modules = ModuleStack(module_names(pipe))
-    tape = Tape(breaks, modules)
-    tracker = PhaseTracker(on_change=tape.phase)
+    log = CallLog(breaks, modules)
+    tracker = PhaseTracker(on_change=log.phase)
     with (
         modules.following(),
         tracker.watching(pipe),
-        device.observed(tape, pipe),
-        tape.tracing(),
+        device.observed(log, pipe),
+        log.tracing(),
     ):
         call()
-    return tape
+    return log
 
 
 def break_costs(
-    call: Callable[[], Any],
+    call: Callable[[], object],
     pipe: Pipeline,
-    device: Any,
+    device: Device,
     breaks: Mapping[str, Sequence[Priced]],
     compiled: Sequence[str],
 ) -> dict[str, list[BreakCost]]:
@@ -332,26 +335,30 @@ def break_costs(
     """
     found: dict[str, list[BreakCost]] = {}
     for scope, those in breaks.items():
-        tape = take_down(call, pipe, device, those)
+        log = record_call(call, pipe, device, those)
         mode = current_mode(compiled=(*compiled, _WHOLE))
-        costs = Costs(those, tape, CostModel(device.gpu, mode), tuple(compiled), scope)
+        costs = Costs(those, log, CostModel(simulated_sheet(device), mode), tuple(compiled), scope)
         found[scope] = [costs.of(number) for number in range(len(those))]
     return found
 
 
 def eager_costs(
-    call: Callable[[], Any], pipe: Pipeline, device: Any, names: Sequence[str], compiled: Sequence[str]
+    call: Callable[[], object],
+    pipe: Pipeline,
+    device: Device,
+    names: Sequence[str],
+    compiled: Sequence[str],
 ) -> dict[str, tuple[float, float]]:
     """What it costs that a component runs as plain Python, as beyond the recompile limit: name ->
     milliseconds of the call with that component eager, and with all that is in `compiled` compiled.
 
     device: a simulated one, active.
     """
-    tape = take_down(call, pipe, device, ())
+    log = record_call(call, pipe, device, ())
 
     def run_ms(those: Sequence[str]) -> float:
-        model = CostModel(device.gpu, current_mode(compiled=(*those, _WHOLE)))
-        return Costs((), tape, model, tuple(those), COMPONENTS).variant(set()).run.total_us / 1e3
+        model = CostModel(simulated_sheet(device), current_mode(compiled=(*those, _WHOLE)))
+        return Costs((), log, model, tuple(those), COMPONENTS).variant(set()).run.total_us / 1e3
 
     whole = run_ms(compiled)
     return {name: (run_ms([each for each in compiled if each != name]), whole) for name in names}

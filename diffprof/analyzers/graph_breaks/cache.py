@@ -67,7 +67,7 @@ def folder() -> Path:
     return Path(platformdirs.user_cache_path("diffprof")) / "graphs"
 
 
-def key_of(owner: Any, *more: Any) -> str | None:
+def key_of(owner: object, *more: object) -> str | None:
     """Hash of a component's structure, configuration and source, of `more`, and of all versions; None where
     the component holds something that can't be compared between processes."""
     try:
@@ -79,7 +79,7 @@ def key_of(owner: Any, *more: Any) -> str | None:
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-def lasting(value: Any) -> str | None:
+def lasting(value: object) -> str | None:
     """Hash of a value's structure and the source that it names; None where it can't be compared between
     processes. Of tensors it is the geometry alone."""
     return key_of(value)
@@ -104,7 +104,7 @@ class _Lasting(Structure):
         self._note(code.co_filename, function.__module__)
         return (code.co_filename, code.co_qualname, code.co_firstlineno)
 
-    def of(self, value: Any) -> Any:
+    def of(self, value: object) -> Any:
         if isinstance(value, dict) and _UNORDERED & value.keys():
             value = {k: frozenset(v) if k in _UNORDERED else v for k, v in value.items()}
         if isinstance(value, torch.Generator):
@@ -114,10 +114,10 @@ class _Lasting(Structure):
             return (type(value).__name__, hashlib.sha256(data).hexdigest())
         return super().of(value)
 
-    def attributes(self, held: dict[str, Any]) -> tuple[Any, ...]:
+    def attributes(self, held: dict[str, object]) -> tuple[object, ...]:
         return super().attributes({name: each for name, each in held.items() if name != _COMPILED})
 
-    def unknown(self, value: Any) -> Any:
+    def unknown(self, value: object) -> object:
         if isinstance(value, ModuleType):
             self._note(getattr(value, "__file__", None) or "", value.__name__)
             return ("module", value.__name__)
@@ -149,7 +149,7 @@ class _Lasting(Structure):
             self.modules.add(module)
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     """Numbers, texts, and containers of these."""
     if isinstance(value, list | tuple | set | frozenset):
         return all(map(_is_plain, value))
@@ -204,7 +204,7 @@ def load(key: str | None, kind: type[T]) -> T | None:
         return None
 
 
-def store(key: str | None, result: Any, files: Iterable[str]) -> None:
+def store(key: str | None, result: object, files: Iterable[str]) -> None:
     """Keep a result. Where the disk does not take it, it is not kept."""
     if key is None:
         return

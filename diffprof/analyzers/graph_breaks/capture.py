@@ -232,7 +232,7 @@ def plain_name(name: str) -> str:
 _ONE = StandsFor()
 
 
-def _complex_uses(node: Any) -> tuple[ComplexUse, ...]:
+def _complex_uses(node: torch.fx.Node) -> tuple[ComplexUse, ...]:
     """Of one node of a graph."""
     values = [node.meta.get("example_value"), *(n.meta.get("example_value") for n in node.all_input_nodes)]
     if not any(isinstance(v, torch.Tensor) and v.is_complex() for v in values):
@@ -245,11 +245,11 @@ class _Backend:
     """Keeps each graph's size and runs it as it is. weights: what one call of a function stands for, where it
     is not one."""
 
-    def __init__(self, into: Capture, weights: Mapping[Any, StandsFor]) -> None:
+    def __init__(self, into: Capture, weights: Mapping[object, StandsFor]) -> None:
         self.into = into
         self.weights = weights
 
-    def __call__(self, module: torch.nn.Module, example_inputs: Any) -> Callable[..., Any]:
+    def __call__(self, module: torch.nn.Module, example_inputs: object) -> Callable[..., object]:
         nodes = [node for node in module.graph.nodes if node.op.startswith("call_")]
         ops = sum(self.weights.get(node.target, _ONE).ops for node in nodes)
         used: list[ComplexUse] = []
@@ -263,14 +263,14 @@ class _Backend:
         self.into.files.update(code.co_filename for code in torch._dynamo.utils.get_traced_code() or ())
         forward = module.forward
 
-        def run(*args: Any) -> Any:
+        def run(*args: object) -> Any:
             graph.runs += 1
             return _results(module) if self.into.dry else forward(*args)
 
         return run
 
 
-def _results(module: torch.nn.Module) -> list[Any]:
+def _results(module: torch.nn.Module) -> list[object]:
     """What a graph returns, by its form alone."""
     (returned,) = next(n for n in module.graph.nodes if n.op == "output").args
     values = [n.meta["example_value"] if isinstance(n, torch.fx.Node) else n for n in returned]
@@ -281,7 +281,7 @@ def _results(module: torch.nn.Module) -> list[Any]:
 
 
 def captured(
-    weights: Mapping[Any, StandsFor] = MappingProxyType({}),
+    weights: Mapping[object, StandsFor] = MappingProxyType({}),
     *,
     dynamic: bool | None = None,
     as_compiled: bool = False,
@@ -303,7 +303,7 @@ def captured(
     body = FunctionType(_call.__code__.replace(), _call.__globals__, "captured_call")
     compiled = torch.compile(body, backend=_Backend(into, weights), dynamic=dynamic)
 
-    def call(owner: Any, method: str, args: Any, kwargs: Any) -> Any:
+    def call(owner: object, method: str, args: tuple, kwargs: dict[str, object]) -> Any:
         if method == "__call__" and _has_own_call(owner):
             return _compiled_inside(owner, compiled, args, kwargs)
         return compiled(owner, method, args, kwargs)
@@ -311,10 +311,10 @@ def captured(
     return into, _running(into, call)
 
 
-def _running(into: Capture, call: Callable[..., Any]) -> Callable[..., Any]:
-    """The call with what happens in it taken down; an exception is its failure."""
+def _running(into: Capture, call: Callable[..., object]) -> Callable[..., object]:
+    """The call with what happens in it recorded; an exception is its failure."""
 
-    def run(owner: Any, method: str, args: Any, kwargs: Any) -> Any:
+    def run(owner: object, method: str, args: object, kwargs: object) -> Any:
         with _listening(into):
             try:
                 return call(owner, method, args, kwargs)
@@ -325,11 +325,13 @@ def _running(into: Capture, call: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _has_own_call(owner: Any) -> bool:
+def _has_own_call(owner: object) -> bool:
     return isinstance(owner, torch.nn.Module) and type(owner).__call__ is not torch.nn.Module.__call__
 
 
-def _compiled_inside(owner: torch.nn.Module, compiled: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+def _compiled_inside(
+    owner: torch.nn.Module, compiled: Callable[..., object], args: tuple, kwargs: dict[str, object]
+) -> object:
     """A model whose class has a `__call__` of its own: that stays outside of what `model.compile()` compiles
     (torch/nn/modules/module.py, `_wrapped_call_impl`)."""
     before = owner._compiled_call_impl
@@ -340,7 +342,7 @@ def _compiled_inside(owner: torch.nn.Module, compiled: Callable[..., Any], args:
         owner._compiled_call_impl = before
 
 
-def _call(owner: Any, method: str, args: Any, kwargs: Any) -> Any:
+def _call(owner: Callable[..., object], method: str, args: tuple, kwargs: dict[str, object]) -> object:
     if method == "__call__":
         return owner(*args, **kwargs)
     return getattr(owner, method)(*args, **kwargs)

@@ -92,7 +92,7 @@ def run_in_children(
     *,
     at_once: int,
     limit_seconds: float,
-    on_message: Callable[[ChildJob, Any], None] = lambda job, message: None,
+    on_message: Callable[[ChildJob, object], None] = lambda job, message: None,
 ) -> None:
     """Run the jobs, `at_once` at a time; each job gets what it sent, and its failure if it had one.
 
@@ -166,7 +166,7 @@ def _child(job: ChildJob, write: int) -> NoReturn:
             os.dup2(quiet, number)
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
-        def send(message: Any) -> None:
+        def send(message: object) -> None:
             _write(write, pickle.dumps(("message", message)))
 
         try:
@@ -193,7 +193,7 @@ def _described(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}{where}" if text else f"{type(error).__name__}{where}"
 
 
-def _receive(running: Sequence[_Running], on_message: Callable[[ChildJob, Any], None]) -> None:
+def _receive(running: Sequence[_Running], on_message: Callable[[ChildJob, object], None]) -> None:
     with selectors.DefaultSelector() as selector:
         for each in running:
             selector.register(each.pipe, selectors.EVENT_READ, each)
@@ -206,7 +206,7 @@ def _receive(running: Sequence[_Running], on_message: Callable[[ChildJob, Any], 
             _unpack(each, on_message)
 
 
-def _unpack(each: _Running, on_message: Callable[[ChildJob, Any], None]) -> None:
+def _unpack(each: _Running, on_message: Callable[[ChildJob, object], None]) -> None:
     while len(each.buffer) >= _HEAD.size:
         (size,) = _HEAD.unpack_from(each.buffer)
         if len(each.buffer) < _HEAD.size + size:

@@ -53,7 +53,7 @@ def compile_times(parts: Sequence[Compilable], seen: Iterable[Timed]) -> dict[st
 def _codes(part: Compilable) -> set[CodeType]:
     """Of what the part's call runs through: its method and the forwards of its submodules, below their
     decorators."""
-    owner: Any = part.owner
+    owner: object = part.owner
     methods = {getattr(type(owner), "forward" if part.method == "__call__" else part.method, None)}
     if isinstance(owner, torch.nn.Module) and part.method == "__call__":
         methods |= {type(module).forward for module in owner.modules()}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 import torch
 
 from diffprof.targets.compiled import is_compiled
 
 
-def compiled_inside(component: Any) -> dict[str, int]:
+def compiled_inside(component: object) -> dict[str, int]:
     """Class of the submodules -> how many of it are compiled on their own. Empty where the component, or a
     method of it, is compiled as a whole: what stands inside is inlined then."""
     if not isinstance(component, torch.nn.Module) or is_compiled(component):

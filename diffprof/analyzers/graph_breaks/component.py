@@ -20,7 +20,7 @@ from diffprof.analyzers.graph_breaks.hidden import add_hidden_breaks
 from diffprof.analyzers.graph_breaks.observe import CallSignature, Compilable
 from diffprof.analyzers.graph_breaks.python_state import PythonState
 from diffprof.analyzers.graph_breaks.repeats import RepeatedModules, equal_blocks, markers, stand_in
-from diffprof.analyzers.graph_breaks.storageless import Emptier, Hollow
+from diffprof.analyzers.graph_breaks.storageless import Emptier, Storageless
 from diffprof.model.callsite import Place, is_machinery
 from diffprof.model.pipeline import replaced
 
@@ -67,7 +67,7 @@ def capture_part(
     emptier = Emptier()
     ready(part, emptier, cold)
     as_compiled = bool(part.compiled)
-    with torch.set_grad_enabled(not part.no_grad), Hollow():
+    with torch.set_grad_enabled(not part.no_grad), Storageless():
         plain = PythonState([part.owner])
         folds = _Folds()
         with ExitStack() as stand_ins:
@@ -87,7 +87,7 @@ def capture_part(
         if into.breaks:
             say(f"{part.name}: what its breaks hide")
 
-            def again(run: Callable[..., Any]) -> Any:
+            def again(run: Callable[..., object]) -> Any:
                 plain.restore()
                 return run(part.owner, part.method, *part.calls[0].inputs.values(emptier))
 
@@ -100,7 +100,7 @@ def capture_part(
 
 
 def _called_in_order(
-    part: Compilable, emptier: Emptier, weights: Mapping[Any, StandsFor]
+    part: Compilable, emptier: Emptier, weights: Mapping[object, StandsFor]
 ) -> tuple[Capture, bool]:
     """A capture of the component's first call, and whether it, or one of those that follow, is compiled
     again. What later calls compile is no part of the capture."""
@@ -119,7 +119,7 @@ class _Folds:
     """Equal blocks that markers stand for. weights: of the markers; files: traced source files."""
 
     def __init__(self) -> None:
-        self.weights: dict[Any, StandsFor] = {}
+        self.weights: dict[object, StandsFor] = {}
         self.names: list[tuple[str, int]] = []
         self.files: set[str] = set()
 
@@ -150,7 +150,11 @@ class _Folds:
 
 
 def _same_code(
-    module: torch.nn.Module, block: RepeatedModules, into: Capture, run: Callable[..., Any], emptier: Emptier
+    module: torch.nn.Module,
+    block: RepeatedModules,
+    into: Capture,
+    run: Callable[..., object],
+    emptier: Emptier,
 ) -> bool:
     """Whether the guards of what was compiled hold for this module too. No graph is run."""
     before = len(into.compiles)
@@ -179,7 +183,7 @@ def restore(part: Compilable, emptier: Emptier) -> None:
         vars(part.owner).update(state)
 
 
-def forget_compiled(owner: Any) -> None:
+def forget_compiled(owner: object) -> None:
     """Take compiled code off modules, so that their Python runs."""
     if not isinstance(owner, torch.nn.Module):
         return
@@ -208,7 +212,7 @@ def plain_call(part: Compilable, call: CallSignature, emptier: Emptier) -> None:
 
 @contextmanager
 def counting(
-    owners: Mapping[str, Any],
+    owners: Mapping[str, object],
     places: set[Place],
     result: CaptureResult,
     phase: Callable[[], str] | None = None,
@@ -233,10 +237,10 @@ def counting(
     phases: dict[tuple[str, int], Counter[str]] = {}
     first: dict[tuple[CodeType, int], int] = {}
 
-    def entered(frame: FrameType, event: str, arg: Any) -> Any:
+    def entered(frame: FrameType, event: str, arg: object) -> Any:
         return line_run if frame.f_code.co_filename in lines else None
 
-    def line_run(frame: FrameType, event: str, arg: Any) -> Any:
+    def line_run(frame: FrameType, event: str, arg: object) -> object:
         code, line = frame.f_code, frame.f_lineno
         if line not in lines[code.co_filename]:
             return line_run

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from msgspec.structs import replace
 
@@ -21,7 +20,7 @@ ELSEWHERE = "scan with --device sim:a100-80gb, or another one"
 
 
 def priced_breaks(
-    call: Callable[[], Any],
+    call: Callable[[], object],
     pipe: Pipeline,
     device: Device,
     parts: Sequence[Compilable],
@@ -58,7 +57,7 @@ def priced_breaks(
 
 
 def priced_recompiles(
-    call: Callable[[], Any],
+    call: Callable[[], object],
     pipe: Pipeline,
     device: Device,
     parts: Sequence[Compilable],

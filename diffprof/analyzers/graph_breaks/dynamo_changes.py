@@ -29,7 +29,7 @@ def write_exact_lines() -> None:
     def exact(first_line: int) -> tuple[list[int], _Update]:
         table, update = writer(first_line)
 
-        def in_pieces(positions: Any, size: int) -> None:
+        def in_pieces(positions: object, size: int) -> None:
             for at in range(0, size, LONGEST):
                 update(positions, min(LONGEST, size - at))
 
@@ -47,7 +47,7 @@ def leave_out_what_nobody_reads(*, reasons: bool = True) -> None:
 
     reasons: whether somebody reads why code is compiled again; else guards are written without their lines.
     """
-    unread: list[tuple[Any, str, Callable[..., Any]]] = [
+    unread: list[tuple[object, str, Callable[..., object]]] = [
         (symbolic_convert, "get_funcname", lambda *_: None),
         (guards, "profile_guard_manager", lambda *_: 0.0),
     ]

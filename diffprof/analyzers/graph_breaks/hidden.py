@@ -33,7 +33,7 @@ ROUNDS = 3
 
 
 def add_hidden_breaks(
-    into: Capture, call: Callable[[Callable[..., Any]], Any], *, as_compiled: bool = False
+    into: Capture, call: Callable[[Callable[..., object]], object], *, as_compiled: bool = False
 ) -> None:
     """Add the breaks that skipped functions hide. call: makes the captured call with the function given;
     as_compiled: as in `captured`."""
@@ -66,7 +66,7 @@ def add_hidden_breaks(
 
 def _fewest_passes(
     skipped: Collection[Place],
-    call: Callable[[Callable[..., Any]], Any],
+    call: Callable[[Callable[..., object]], object],
     rewrite: Callable[[Collection[Place], int], set[Line]],
 ) -> tuple[int, set[Line]]:
     """How many passes of each loop run what most of them run, and the lines that these do not come to."""
@@ -80,24 +80,24 @@ def _fewest_passes(
     return next((passes for passes in PASSES if left(passes) <= never), PASSES[-1]), never
 
 
-def _lines_run(places: Collection[Place], call: Callable[[Callable[..., Any]], Any]) -> set[Line]:
+def _lines_run(places: Collection[Place], call: Callable[[Callable[..., object]], object]) -> set[Line]:
     """Lines of the functions at some places that the call runs, as plain Python and until something is
     raised."""
     found: set[Line] = set()
     wanted: dict[int, bool] = {}
 
-    def entered(frame: FrameType, event: str, arg: Any) -> Any:
+    def entered(frame: FrameType, event: str, arg: object) -> Any:
         code = frame.f_code
         if id(code) not in wanted:
             wanted[id(code)] = any(is_code_of(code, place) for place in places)
         return line_run if wanted[id(code)] else None
 
-    def line_run(frame: FrameType, event: str, arg: Any) -> Any:
+    def line_run(frame: FrameType, event: str, arg: object) -> object:
         if event == "line":
             found.add((frame.f_code.co_filename, frame.f_lineno))
         return line_run
 
-    def run(owner: Any, method: str, args: Any, kwargs: Any) -> None:
+    def run(owner: Callable[..., object], method: str, args: tuple, kwargs: dict[str, object]) -> None:
         before = sys.gettrace()
         sys.settrace(entered)
         try:

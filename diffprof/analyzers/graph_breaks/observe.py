@@ -63,7 +63,7 @@ class Compilable:
     steps: int = 0
     loops: tuple[Loop, ...] = ()
     """Those denoising loops."""
-    state: dict[str, Any] | None = None
+    state: dict[str, object] | None = None
     """Attributes of a scheduler before its first call."""
     blocks: list[SeenModule] = field(default_factory=list)
     """Inputs of the submodules that may be equal, from the first call."""
@@ -107,7 +107,7 @@ class Compilable:
 
 @contextmanager
 def observing(pipe: Pipeline) -> Iterator[list[Compilable]]:
-    """While the context is open, calls of the pipeline's components are taken down; the list is complete
+    """While the context is open, calls of the pipeline's components are recorded; the list is complete
     when it closes. Nothing stays behind on the pipeline."""
     parts: list[Compilable] = []
     tracker = PhaseTracker()
@@ -119,7 +119,7 @@ def observing(pipe: Pipeline) -> Iterator[list[Compilable]]:
                 part.compiled = compiled_inside(component)
                 parts.append(part)
                 _follow(part, components(pipe).values(), tracker, stack)
-        # Around what follows the calls, so that a call is taken down within its phase.
+        # Around what follows the calls, so that a call is recorded within its phase.
         stack.enter_context(tracker.watching(pipe))
         yield parts
     for part in parts:
@@ -138,14 +138,14 @@ def _count_steps(part: Compilable, steps: StepCounter) -> None:
     part.loops = steps.loops(inside)
 
 
-def _methods(name: str, component: Any) -> Iterator[str]:
+def _methods(name: str, component: object) -> Iterator[str]:
     what = role(name, component)
     if isinstance(component, torch.nn.Module):
         yield "__call__"
     yield from (m for m in _METHODS.get(what, ()) if callable(getattr(component, m, None)))
 
 
-def _follow(part: Compilable, others: Collection[Any], tracker: PhaseTracker, stack: ExitStack) -> None:
+def _follow(part: Compilable, others: Collection[object], tracker: PhaseTracker, stack: ExitStack) -> None:
     """Note every call. A module is followed by hooks. A method is followed on the class, or on the object
     where it has one of its own: so a copy that the pipeline makes is followed too, and is not bound to the
     original."""
@@ -153,10 +153,10 @@ def _follow(part: Compilable, others: Collection[Any], tracker: PhaseTracker, st
     if part.method == "__call__":
         pending: list[tuple[Signature, Callable[[], None]]] = []
 
-        def before(_: Any, args: Any, kwargs: Any) -> None:
+        def before(_: object, args: object, kwargs: object) -> None:
             pending.append((signature((args, kwargs)), _inside(part)))
 
-        def after(_: Any, args: Any, kwargs: Any, output: Any) -> None:
+        def after(_: object, args: object, kwargs: object, output: object) -> None:
             given, close = pending.pop()
             close()
             note(given, output)
@@ -174,7 +174,7 @@ def _follow(part: Compilable, others: Collection[Any], tracker: PhaseTracker, st
     original = getattr(place, part.method)
 
     @functools.wraps(original)
-    def followed(*args: Any, **kwargs: Any) -> Any:
+    def followed(*args: object, **kwargs: object) -> object:
         called = part.owner if own else args[0]
         if called is not part.owner and any(called is each for each in others):
             return original(*args, **kwargs)
@@ -206,7 +206,7 @@ def _inside(part: Compilable) -> Callable[[], None]:
     return close
 
 
-def _attributes(owner: Any, without: str) -> dict[str, Any]:
+def _attributes(owner: object, without: str) -> dict[str, Any]:
     return {
         name: copy.copy(value) if type(value) in (list, dict, set) else value
         for name, value in vars(owner).items()
@@ -214,10 +214,10 @@ def _attributes(owner: Any, without: str) -> dict[str, Any]:
     }
 
 
-def _noting(part: Compilable, tracker: PhaseTracker) -> Callable[[Signature, Any], None]:
-    index: dict[tuple[Any, ...], int] = {}
+def _noting(part: Compilable, tracker: PhaseTracker) -> Callable[[Signature, object], None]:
+    index: dict[tuple[object, ...], int] = {}
 
-    def note(inputs: Signature, output: Any) -> None:
+    def note(inputs: Signature, output: object) -> None:
         part.no_grad = not torch.is_grad_enabled()
         at = index.setdefault(inputs.key, len(part.calls))
         if at == len(part.calls):

@@ -48,8 +48,8 @@ class OneCall(Protocol):
 
     pipe: Pipeline
     args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    around: Callable[[], AbstractContextManager[Any]] | None
+    kwargs: dict[str, object]
+    around: Callable[[], AbstractContextManager[object]] | None
 
     def call(self) -> Any: ...
 
@@ -94,7 +94,7 @@ _NO_FORK = Unseen(
 )
 
 
-def of_run(run: Run) -> dict[str, Any]:
+def of_run(run: Run) -> dict[str, object]:
     """Of a scan."""
     return probe_graph_breaks(
         run.scene,
@@ -118,14 +118,14 @@ def probe_graph_breaks(
     device: Device,
     *,
     scope: str = "components",
-    vary: Mapping[str, Sequence[Any]] | None = None,
+    vary: Mapping[str, Sequence[object]] | None = None,
     progress: Progress | None = None,
     cache: bool = True,
     cures: bool = True,
     encoders: bool = True,
     limit_seconds: float = LIMIT_SECONDS,
     cold: PythonState | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Make the scene's call once to see what each component is given, then capture the components under
     Dynamo in child processes. To be called while the device is active.
 
@@ -241,7 +241,7 @@ def _capture_parts(
             found.unseen.append(Unseen(what=f"graph capture of {part.name}", why=capture.failure))
 
 
-def _key(part: Compilable, start: PythonState | None, *more: Any) -> str | None:
+def _key(part: Compilable, start: PythonState | None, *more: object) -> str | None:
     """Of a component that is captured from that state on."""
     with start.applied() if start is not None and part.keeps_state else nullcontext():
         return store.key_of(part.owner, part.method, part.compiled, part.next_calls(), *more)
@@ -292,7 +292,7 @@ def _capture_scope(
     _run([task(name) for name in names], show, limit_seconds)
 
 
-def _given(scene: OneCall, parts: Sequence[Compilable]) -> list[Any] | None:
+def _given(scene: OneCall, parts: Sequence[Compilable]) -> list[object] | None:
     """What a capture of the pipeline's own code depends on beside the pipeline: the call's arguments, and
     what the components were given and gave. None for what can't be compared between processes."""
     arguments = store.lasting((scene.args, scene.kwargs))
@@ -390,7 +390,7 @@ def _summed(folded: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int]]:
         yield name, sum(times for other, times in folded if other == name)
 
 
-def _replace(row: Any, **changes: Any) -> Any:
+def _replace(row: Any, **changes: object) -> Any:
     import msgspec
 
     return msgspec.structs.replace(row, **changes)
@@ -553,7 +553,7 @@ def _cores() -> int:
     return max(1, min(usable, 4))
 
 
-def prepared(work: Callable[[Send], Any]) -> Callable[[Send], None]:
+def prepared(work: Callable[[Send], object]) -> Callable[[Send], None]:
     """Work for a child that may use PyTorch; it sends what it returns."""
 
     def start(send: Send) -> None:

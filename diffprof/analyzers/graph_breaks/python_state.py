@@ -32,7 +32,7 @@ class _Kind:
 class _Form(Structure):
     """Without empty registries of hooks: diffusers puts one on each model that it calls in a context."""
 
-    def attributes(self, held: dict[str, Any]) -> tuple[Any, ...]:
+    def attributes(self, held: dict[str, object]) -> tuple[object, ...]:
         registry = held.get("_diffusers_hook")
         if registry is not None and not getattr(registry, "hooks", None):
             held = {name: value for name, value in held.items() if value is not registry}
@@ -47,7 +47,7 @@ class PythonState:
     """Attributes of modules, of what these hold, and variables of their functions' closures; of code that is
     the user's own also plain attributes of classes and plain globals. Objects with slots are passed over."""
 
-    def __init__(self, roots: Iterable[Any]) -> None:
+    def __init__(self, roots: Iterable[object]) -> None:
         self._roots = list(roots)
         self._held: dict[tuple[_Kind, int], tuple[Any, Any]] = {}
         self._seen: dict[int, Any] = {}
@@ -115,7 +115,7 @@ class PythonState:
             return bool(saved != now)
         return len(saved) != len(now) or any(a is not b for a, b in zip(saved, now, strict=True))
 
-    def _taken(self, value: Any) -> Iterator[Any]:
+    def _taken(self, value: object) -> Iterator[object]:
         """Keep what an object holds; the objects to go on with."""
         for kind, container in _containers(value):
             saved = kind.read(container)
@@ -131,7 +131,7 @@ class PythonState:
             yield from value.__closure__ or ()
 
 
-def _containers(value: Any) -> Iterator[tuple[_Kind, Any]]:
+def _containers(value: object) -> Iterator[tuple[_Kind, object]]:
     for cls, kind in _KINDS.items():
         if isinstance(value, cls):
             yield kind, value
@@ -157,7 +157,7 @@ def _names(code: CodeType) -> Iterator[str]:
             yield from _names(inner)
 
 
-def _globals(function: FunctionType) -> Iterator[tuple[_Kind, Any]]:
+def _globals(function: FunctionType) -> Iterator[tuple[_Kind, object]]:
     """The globals of a function that is the user's own."""
     if _is_own(function.__code__.co_filename):
         yield _GLOBALS, function.__globals__
@@ -181,21 +181,21 @@ def _write_names(held: Any, saved: Any) -> None:
     held.update(saved)
 
 
-def _read_cell(cell: CellType) -> list[Any]:
+def _read_cell(cell: CellType) -> list[object]:
     try:
         return [cell.cell_contents]
     except ValueError:  # an empty one
         return []
 
 
-def _write_cell(cell: CellType, saved: list[Any]) -> None:
+def _write_cell(cell: CellType, saved: list[object]) -> None:
     if saved:
         cell.cell_contents = saved[0]
     else:
         del cell.cell_contents
 
 
-def _plain_names(held: Any) -> dict[str, Any]:
+def _plain_names(held: Any) -> dict[str, object]:
     return {
         name: value
         for name, value in held.items()
@@ -204,14 +204,14 @@ def _plain_names(held: Any) -> dict[str, Any]:
     }
 
 
-def _write_class(cls: type, saved: dict[str, Any]) -> None:
+def _write_class(cls: type, saved: dict[str, object]) -> None:
     for name in _plain_names(vars(cls)).keys() - saved.keys():
         delattr(cls, name)
     for name, value in saved.items():
         setattr(cls, name, value)
 
 
-def _write_globals(held: dict[str, Any], saved: dict[str, Any]) -> None:
+def _write_globals(held: dict[str, object], saved: dict[str, object]) -> None:
     for name in _plain_names(held).keys() - saved.keys():
         del held[name]
     held.update(saved)

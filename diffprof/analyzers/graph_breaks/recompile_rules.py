@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from msgspec.structs import replace
 
@@ -53,7 +52,7 @@ def _recompile_findings(
     what: str,
     advice: str,
 ) -> Iterator[Finding]:
-    groups: dict[tuple[Any, ...], list[RecompileRow]] = {}
+    groups: dict[tuple[object, ...], list[RecompileRow]] = {}
     for row in recording.recompiles or ():
         if wanted(row):
             key = (row.component, row.site.file, row.site.function, _source(row.guard))

@@ -23,7 +23,7 @@ from diffprof.analyzers.graph_breaks.observe import CallSignature, Compilable
 from diffprof.analyzers.graph_breaks.python_state import PythonState
 from diffprof.analyzers.graph_breaks.repeats import SeenModule, equal_blocks, rebuildable
 from diffprof.analyzers.graph_breaks.signature import Given
-from diffprof.analyzers.graph_breaks.storageless import Emptier, Hollow
+from diffprof.analyzers.graph_breaks.storageless import Emptier, Storageless
 from diffprof.model.callsite import Place, is_machinery, make_site
 from diffprof.model.pipeline import replaced
 from diffprof.model.recording import Grade, RecompileCost, RecompileRow, Site, median
@@ -101,7 +101,7 @@ def call_again(
     emptier = Emptier()
     ready(part, emptier, cold)
     begin = PythonState([part.owner])
-    with torch.set_grad_enabled(not part.no_grad), Hollow(), _settings(setting):
+    with torch.set_grad_enabled(not part.no_grad), Storageless(), _settings(setting):
         blocks = _foldable(part, variations) if fold and not part.compiled else []
         with ExitStack() as stand_ins:
             for block in blocks:
@@ -229,10 +229,10 @@ def _like(tensor: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
     return torch.empty_like(tensor)
 
 
-def _following(forms: tuple[int, ...], *, single: bool) -> Callable[..., Any]:
+def _following(forms: tuple[int, ...], *, single: bool) -> Callable[..., object]:
     """Stands for a block: one operation for each result, which has the form of the tensor of this number."""
 
-    def forward(*args: Any, **kwargs: Any) -> Any:
+    def forward(*args: object, **kwargs: object) -> object:
         tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)]
         made = [_like(tensors[n], *tensors) for n in forms]
         return made[0] if single else tuple(made)
@@ -290,7 +290,7 @@ def _named(changing: dict[int, set[int]], part: Compilable) -> dict[str, tuple[i
     return named
 
 
-def _mark(arguments: Any, changing: dict[int, set[int]]) -> None:
+def _mark(arguments: object, changing: dict[int, set[int]]) -> None:
     tensors = [leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, torch.Tensor)]
     for at, tensor in enumerate(tensors):
         for dim in changing.get(at, ()):

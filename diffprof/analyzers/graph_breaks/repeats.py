@@ -45,7 +45,7 @@ class Structure:
 
     def __init__(self, paths: frozenset[str] = frozenset()) -> None:
         self._seen: dict[int, int] = {}
-        self._alive: list[Any] = []
+        self._alive: list[object] = []
         self._paths = paths
 
     def name(self, cls: type) -> Any:
@@ -54,10 +54,10 @@ class Structure:
     def function(self, function: types.FunctionType) -> Any:
         return id(function.__code__)
 
-    def unknown(self, value: Any) -> Any:
+    def unknown(self, value: object) -> object:
         return id(value)
 
-    def of(self, value: Any) -> Any:
+    def of(self, value: object) -> Any:
         """The tuple of an object."""
         if isinstance(value, str) and value in self._paths:
             return "a module's path"
@@ -85,7 +85,7 @@ class Structure:
             return ("class", self.name(value))
         return self._object(value)
 
-    def _object(self, value: Any) -> Any:
+    def _object(self, value: object) -> object:
         if isinstance(value, enum.Enum):
             return (self.name(type(value)), value.name)
         if isinstance(value, functools.partial):
@@ -102,7 +102,7 @@ class Structure:
             return (self.name(type(value)), self.attributes(vars(value)))
         return ("object", self.unknown(value))
 
-    def attributes(self, held: dict[str, Any]) -> tuple[Any, ...]:
+    def attributes(self, held: dict[str, Any]) -> tuple[object, ...]:
         """The tuple of an object's attributes."""
         found = []
         for name, value in held.items():
@@ -116,18 +116,18 @@ class _Plain:
     """What a class takes that adds nothing to `object`."""
 
 
-def _is_all_attributes(value: Any) -> bool:
+def _is_all_attributes(value: object) -> bool:
     """Whether its `__dict__` is all that an object holds: it has neither slots nor a part in C."""
     cls = type(value)
     has_slots = any(getattr(c, "__slots__", ()) for c in cls.__mro__)
     return hasattr(value, "__dict__") and not has_slots and cls.__basicsize__ <= _Plain.__basicsize__
 
 
-def _is_module_or_none(value: Any) -> bool:
+def _is_module_or_none(value: object) -> bool:
     return value is None or isinstance(value, types.ModuleType)
 
 
-def _filled(cell: Any) -> bool:
+def _filled(cell: types.CellType) -> bool:
     try:
         cell.cell_contents  # noqa: B018
     except ValueError:
@@ -165,7 +165,7 @@ class Repeats:
     def __init__(self, model: torch.nn.Module) -> None:
         self.seen: dict[int, SeenModule] = {}
         self._open: list[Signature] = []
-        self._handles: list[Any] = []
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
         for module in _candidates(model):
             # Next to `forward`: after the module's own hooks on the way in, before them on the way out.
             before = module.register_forward_pre_hook(self._before, with_kwargs=True)
@@ -177,7 +177,7 @@ class Repeats:
         for handle in self._handles:
             handle.remove()
 
-    def _before(self, module: torch.nn.Module, args: Any, kwargs: Any) -> None:
+    def _before(self, module: torch.nn.Module, args: object, kwargs: object) -> None:
         given = signature((args, kwargs), values=False)
         seen = self.seen.get(id(module))
         if seen is None:
@@ -185,7 +185,7 @@ class Repeats:
         elif seen.inputs.key != given.key:
             seen.steady = False
 
-    def _after(self, module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def _after(self, module: torch.nn.Module, args: object, kwargs: object, output: object) -> None:
         seen = self.seen[id(module)]
         if seen.output is None:
             seen.output = signature(output, values=False)
@@ -194,13 +194,13 @@ class Repeats:
 def equal_blocks(
     seen: Iterable[SeenModule],
     paths: frozenset[str] = frozenset(),
-    told_apart_by: Callable[[torch.nn.Module], Any] | None = None,
+    told_apart_by: Callable[[torch.nn.Module], object] | None = None,
 ) -> list[RepeatedModules]:
     """Groups of blocks that look equal and are worth folding, small ones first, so that the capture of a
     larger one meets the smaller ones folded. paths: of all modules. told_apart_by: of a block, what is the
     same for equal ones; without, its fingerprint. Call after Repeats is closed: hooks are part of that."""
     same = told_apart_by or (lambda module: fingerprint(module, paths))
-    groups: dict[tuple[Any, ...], RepeatedModules] = {}
+    groups: dict[tuple[object, ...], RepeatedModules] = {}
     for each in seen:
         if not each.steady or each.output is None or not rebuildable(each.output):
             continue
@@ -255,18 +255,18 @@ def marker(like: Given) -> Callable[..., torch.Tensor]:
     return torch._dynamo.allow_in_graph(block)
 
 
-def stand_in(output: Signature, put: list[Callable[..., torch.Tensor]]) -> Callable[..., Any]:
+def stand_in(output: Signature, put: list[Callable[..., torch.Tensor]]) -> Callable[..., object]:
     """A `forward` that applies the markers to the tensors among its arguments, and returns their results."""
     single = output.spec.is_leaf()
     tensor_at = [at for at, leaf in enumerate(output.leaves) if isinstance(leaf, Given)]
     nones = [None] * len(output.leaves)
 
-    def forward(*args: Any, **kwargs: Any) -> Any:
+    def forward(*args: object, **kwargs: object) -> object:
         tensors = [a for a in args if isinstance(a, torch.Tensor)]
         tensors += [a for a in kwargs.values() if isinstance(a, torch.Tensor)]
         if single:
             return put[0](*tensors)
-        made: list[Any] = list(nones)
+        made: list[object] = list(nones)
         for at, each in zip(tensor_at, put, strict=True):
             made[at] = each(*tensors)
         return tuple(made)

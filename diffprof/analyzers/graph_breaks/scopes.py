@@ -28,7 +28,7 @@ from diffprof.analyzers.graph_breaks.observe import Compilable
 from diffprof.analyzers.graph_breaks.repeats import marker
 from diffprof.analyzers.graph_breaks.rewrite import body_apart
 from diffprof.analyzers.graph_breaks.signature import Skeleton, signature
-from diffprof.analyzers.graph_breaks.storageless import Emptier, Hollow
+from diffprof.analyzers.graph_breaks.storageless import Emptier, Storageless
 from diffprof.model.pipeline import Pipeline, components, replaced
 from diffprof.targets.pipeline import PhaseTracker
 
@@ -43,8 +43,8 @@ COMPONENTS, STEP, CALL = SCOPES = ("components", "step", "call")
 
 def capture_call(
     pipe: Pipeline,
-    args: Any,
-    kwargs: Any,
+    args: object,
+    kwargs: object,
     parts: Sequence[Compilable],
     say: Callable[[str], None] = lambda text: None,
 ) -> CaptureResult:
@@ -64,8 +64,8 @@ def capture_call(
 
 def capture_step(
     pipe: Pipeline,
-    args: Any,
-    kwargs: Any,
+    args: object,
+    kwargs: object,
     parts: Sequence[Compilable],
     say: Callable[[str], None] = lambda text: None,
 ) -> CaptureResult:
@@ -120,7 +120,11 @@ def call_function(pipe: Pipeline) -> FunctionType:
 
 
 def _captured_with_parts_apart(
-    pipe: Pipeline, args: Any, kwargs: Any, parts: Sequence[Compilable], capture: Callable[[Any], Capture]
+    pipe: Pipeline,
+    args: object,
+    kwargs: object,
+    parts: Sequence[Compilable],
+    capture: Callable[[object], Capture],
 ) -> CaptureResult:
     started = time.perf_counter()
     gc.disable()
@@ -135,7 +139,7 @@ def _captured_with_parts_apart(
             restore(part, emptier)
         return given.values(emptier)
 
-    with torch.no_grad(), Hollow(), _parts_apart(parts) as apart:
+    with torch.no_grad(), Storageless(), _parts_apart(parts) as apart:
         with ExitStack() as pruned:
             for model in apart:
                 _prune(model, pruned)
@@ -147,7 +151,9 @@ def _captured_with_parts_apart(
     return result
 
 
-def _captured(pipe: Pipeline, given: Callable[[], Any], capture: Callable[[Any], Capture]) -> CaptureResult:
+def _captured(
+    pipe: Pipeline, given: Callable[[], Any], capture: Callable[[object], Capture]
+) -> CaptureResult:
     into = capture(given)
     result = CaptureResult(into)
     if into.breaks:
@@ -206,7 +212,7 @@ def _listed(model: torch.nn.Module) -> Callable[..., Iterator[tuple[str, torch.n
     walk, found = model.named_modules, list(model.named_modules())
 
     def named_modules(
-        memo: Any = None, prefix: str = "", remove_duplicate: bool = True
+        memo: object = None, prefix: str = "", remove_duplicate: bool = True
     ) -> Iterator[tuple[str, torch.nn.Module]]:
         if memo is None and not prefix and remove_duplicate:
             return iter(found)
@@ -223,11 +229,11 @@ def _is_hooked(module: torch.nn.Module) -> bool:
     )
 
 
-def _opaque(form: Skeleton) -> Callable[..., Any]:
+def _opaque(form: Skeleton) -> Callable[..., object]:
     put = [marker(tensor) for tensor in form.tensors]
     build = form.build
 
-    def forward(*args: Any, **kwargs: Any) -> Any:
+    def forward(*args: object, **kwargs: object) -> object:
         tensors = [a for a in args if isinstance(a, torch.Tensor)]
         tensors += [a for a in kwargs.values() if isinstance(a, torch.Tensor)]
         return build([each(*tensors) for each in put])

@@ -52,7 +52,7 @@ class Signature:
     """Arguments (and result) of a call with each tensor as a Given. Other objects are kept themselves."""
 
     leaves: tuple[Any, ...]
-    spec: Any
+    spec: torch.utils._pytree.TreeSpec
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -89,7 +89,7 @@ class Signature:
         return tuple(leaf.shape for leaf in self.leaves if isinstance(leaf, Given))
 
 
-def signature(value: Any, *, values: bool = True) -> Signature:
+def signature(value: object, *, values: bool = True) -> Signature:
     """Describe arguments or a result. values: keep those of small tensors."""
     seen: dict[int, Given] = {}
     leaves, spec = pytree.tree_flatten(value)
@@ -97,7 +97,7 @@ def signature(value: Any, *, values: bool = True) -> Signature:
     return Signature(tuple(_given(leaf, seen, values, shared) for leaf in leaves), spec)
 
 
-def _given(leaf: Any, seen: dict[int, Given], keep: bool, shared: Mapping[int, int]) -> Any:
+def _given(leaf: object, seen: dict[int, Given], keep: bool, shared: Mapping[int, int]) -> object:
     if not isinstance(leaf, torch.Tensor):
         return leaf
     if id(leaf) not in seen:
@@ -109,7 +109,7 @@ def _given(leaf: Any, seen: dict[int, Given], keep: bool, shared: Mapping[int, i
     return seen[id(leaf)]
 
 
-def _shared_storages(leaves: Sequence[Any]) -> dict[int, int]:
+def _shared_storages(leaves: Sequence[object]) -> dict[int, int]:
     """id of a tensor -> number of its storage, for tensors that share one with another tensor."""
     of: dict[int, dict[int, torch.Tensor]] = {}
     for leaf in leaves:
@@ -119,13 +119,13 @@ def _shared_storages(leaves: Sequence[Any]) -> dict[int, int]:
     return {each: number for number, tensors in enumerate(together) for each in tensors}
 
 
-def _printed(value: Any) -> str:
+def _printed(value: object) -> str:
     if value is None or isinstance(value, bool | int | float | str | torch.dtype | torch.device):
         return repr(value)
     return f"{type(value).__qualname__} object"
 
 
-def _on_cpu(value: Any) -> Any:
+def _on_cpu(value: object) -> object:
     if isinstance(value, torch.device):
         return torch.device("cpu")
     if isinstance(value, torch.Generator) and value.device.type != "cpu":
@@ -147,7 +147,7 @@ class Skeleton:
     build: Build
 
 
-def skeleton(value: Any) -> Skeleton | None:
+def skeleton(value: object) -> Skeleton | None:
     """The form of a component's result: tensors in tuples, lists, dicts, model outputs. None for others."""
     tensors: list[Given] = []
     build = _builder(value, tensors)

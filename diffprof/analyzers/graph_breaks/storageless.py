@@ -94,7 +94,7 @@ def small_values(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.detach().to("cpu")
 
 
-class Hollow(TorchDispatchMode):
+class Storageless(TorchDispatchMode):
     """Inside, an operation on a large tensor makes a hollow one of the right shape and computes nothing.
 
     Views are views, small operations are computed, an in-place write into a large tensor is left out.
@@ -106,8 +106,12 @@ class Hollow(TorchDispatchMode):
         return True
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+        self,
+        func: torch._ops.OpOverload,
+        types: object,
+        args: tuple = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         tensors = [a for a in _flat(args) if type(a) is torch.Tensor or isinstance(a, torch.nn.Parameter)]
         tensors += [a for a in _flat(tuple(kwargs.values())) if isinstance(a, torch.Tensor)]
@@ -123,7 +127,12 @@ class Hollow(TorchDispatchMode):
         return _map(_filled, shapes)
 
 
-def _large(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], tensors: list[torch.Tensor]) -> bool:
+def _large(
+    func: torch._ops.OpOverload,
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
+    tensors: list[torch.Tensor],
+) -> bool:
     if any(t.device.type != "cpu" or is_traceable_wrapper_subclass(t) for t in tensors):
         return False
     if tensors:
@@ -137,16 +146,16 @@ def _large(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], tensors:
     return total > SMALL and (device is None or torch.device(device).type == "cpu")
 
 
-def _device(schema: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def _device(schema: torch.FunctionSchema, kwargs: Mapping[str, object]) -> dict[str, Any]:
     named = any(a.name == "device" for a in schema.arguments)
     return {"device": torch.device("meta")} if named else {}
 
 
-def _returns_written(schema: Any) -> bool:
+def _returns_written(schema: torch.FunctionSchema) -> bool:
     return bool(schema.returns) and all(r.alias_info is not None for r in schema.returns)
 
 
-def _written(schema: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+def _written(schema: torch.FunctionSchema, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Any:
     """What an in-place operation returns: the tensors it would have written."""
     out = []
     for at, argument in enumerate(schema.arguments):
@@ -155,7 +164,7 @@ def _written(schema: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> A
     return out[0] if len(out) == 1 else tuple(out)
 
 
-def _on_meta(value: Any) -> Any:
+def _on_meta(value: object) -> Any:
     return _map(lambda t: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta"), value)
 
 
@@ -163,7 +172,7 @@ def _filled(shape: torch.Tensor) -> torch.Tensor:
     return hollow(tuple(shape.shape), shape.stride(), shape.dtype)
 
 
-def _map(change: Callable[[torch.Tensor], Any], value: Any) -> Any:
+def _map(change: Callable[[torch.Tensor], object], value: object) -> object:
     if isinstance(value, torch.Tensor):
         return change(value)
     if isinstance(value, list | tuple):
@@ -173,7 +182,7 @@ def _map(change: Callable[[torch.Tensor], Any], value: Any) -> Any:
     return value
 
 
-def _flat(value: Any) -> list[Any]:
+def _flat(value: object) -> list[object]:
     if isinstance(value, list | tuple):
         return [leaf for v in value for leaf in _flat(v)]
     return [value]
@@ -189,11 +198,11 @@ class Emptier:
     are kept alive, for their memory may belong to a device that this process can't use."""
 
     def __init__(self) -> None:
-        self._visited: dict[int, Any] = {}
+        self._visited: dict[int, object] = {}
         self._twins: dict[int, torch.Tensor] = {}
         self._kept: list[torch.Tensor] = []
 
-    def empty(self, root: Any) -> None:
+    def empty(self, root: torch.nn.Module) -> None:
         """Go through everything that `root` reaches. In place."""
         pending = [root]
         while pending:
@@ -211,7 +220,7 @@ class Emptier:
                 if new is not value:
                     dict.__setitem__(held, name, new)
 
-    def _named_by(self, function: Any, pending: list[Any]) -> None:
+    def _named_by(self, function: Any, pending: list[object]) -> None:
         if isinstance(function, MethodType):
             pending += [function.__self__, function.__func__]
         elif isinstance(function, functools.partial):
@@ -239,7 +248,7 @@ class Emptier:
             self._kept.append(value)
         return twin
 
-    def _replaced(self, value: Any, name: Any, pending: list[Any]) -> Any:
+    def _replaced(self, value: Any, name: Any, pending: list[Any]) -> object:
         if isinstance(value, torch.Tensor):
             return self.tensor(value)
         if isinstance(value, torch.device):
@@ -258,7 +267,7 @@ class Emptier:
 _CALLED = FunctionType, MethodType, functools.partial
 
 
-def has_own_state(value: Any) -> bool:
+def has_own_state(value: object) -> bool:
     """Objects of pipelines, models and their hooks, as opposed to what belongs to the interpreter."""
     if isinstance(value, type) or not hasattr(value, "__dict__"):
         return False

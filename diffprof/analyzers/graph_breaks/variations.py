@@ -6,10 +6,13 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffprof.model.errors import UsageError
 from diffprof.model.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from diffprof.analyzers.graph_breaks.probe import OneCall
 
 SHORT = {"steps": "num_inference_steps", "guidance": "guidance_scale", "images": "num_images_per_prompt"}
 """Names that people use -> names of call arguments."""
@@ -34,7 +37,7 @@ class Variation:
         return f"{self.name}={shown}"
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     """Whether a value can be printed as it is."""
     if isinstance(value, dict):
         return all(map(_is_plain, value.values()))
@@ -43,13 +46,13 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
-def _form(value: Any) -> str:
+def _form(value: object) -> str:
     shape = getattr(value, "shape", None)
     return type(value).__name__ if shape is None else f"{type(value).__name__} {'x'.join(map(str, shape))}"
 
 
 def variations(
-    pipe: Pipeline, kwargs: Mapping[str, Any], vary: Mapping[str, Sequence[Any]]
+    pipe: Pipeline, kwargs: Mapping[str, object], vary: Mapping[str, Sequence[object]]
 ) -> list[Variation]:
     """The variations that were asked for, without those that are what the call is anyway.
 
@@ -71,7 +74,7 @@ def variations(
     return found
 
 
-def _same(given: Any, value: Any) -> bool:
+def _same(given: object, value: object) -> bool:
     """Plain values that are equal; anything else is another one."""
     return isinstance(value, bool | int | float | str) and type(given) is type(value) and given == value
 
@@ -81,7 +84,7 @@ def _takes_any(taken: Mapping[str, inspect.Parameter]) -> bool:
 
 
 @contextmanager
-def applied(scene: Any, variation: Variation | None) -> Iterator[None]:
+def applied(scene: OneCall, variation: Variation | None) -> Iterator[None]:
     """The scene's call is varied while the context is open."""
     if variation is None:
         yield
@@ -96,7 +99,7 @@ def applied(scene: Any, variation: Variation | None) -> Iterator[None]:
         undo()
 
 
-def _change(scene: Any, variation: Variation) -> Any:
+def _change(scene: OneCall, variation: Variation) -> Any:
     name, value = variation.name, variation.value
     if name == "batch":
         _repeat(scene.kwargs, int(value))
@@ -120,7 +123,7 @@ def _repeat(kwargs: dict[str, Any], times: int) -> None:
             kwargs[name] = kwargs[name][:1].repeat(times, *[1] * (kwargs[name].dim() - 1))
 
 
-def _adapters(pipe: Pipeline, names: list[str], weight: float) -> Any:
+def _adapters(pipe: Pipeline, names: list[str], weight: float) -> object:
     before = _weights(pipe)
     pipe.set_adapters(names, [weight] * len(names))
     return lambda: pipe.set_adapters(list(before), list(before.values())) if before else None

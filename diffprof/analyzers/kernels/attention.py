@@ -54,7 +54,13 @@ class AttentionCalls(TorchFunctionMode):
         self.modules = modules
         self.counts: Counter[tuple[str, AttentionCall]] = Counter()
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         if func is torch.nn.functional.scaled_dot_product_attention:
             component = (self.modules.path or "call").partition(".")[0]
@@ -71,13 +77,13 @@ def attention_noted(pipe: Pipeline) -> Iterator[AttentionCalls]:
 
 
 def _call(
-    query: Any,
-    key: Any,
-    value: Any,
-    attn_mask: Any = None,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
-    **_: Any,
+    **_: object,
 ) -> AttentionCall:
     mask = None if attn_mask is None else tuple(attn_mask.shape)
     q, k, v = (tuple(each.shape) for each in (query, key, value))
@@ -131,21 +137,26 @@ def installed() -> tuple[str, ...]:
 
 
 def _library(
-    name: str, given: Sequence[torch.Tensor], mask: Any, call: AttentionCall, count: int, runner: Runner
+    name: str,
+    given: Sequence[torch.Tensor],
+    mask: torch.Tensor | None,
+    call: AttentionCall,
+    count: int,
+    runner: Runner,
 ) -> AttentionTiming:
     from diffusers.models.attention_dispatch import dispatch_attention_fn
 
     # (batch, tokens, heads, size), as diffusers' processors hand them over
     q, k, v = (each.transpose(1, 2) for each in given)
 
-    def work() -> Any:
+    def work() -> torch.Tensor:
         return dispatch_attention_fn(q, k, v, attn_mask=mask, is_causal=call.causal, backend=name)
 
     return _timed(name, work, nullcontext(), count, runner)
 
 
 def _timed(
-    name: str, work: Callable[[], Any], how: AbstractContextManager[Any], count: int, runner: Runner
+    name: str, work: Callable[[], object], how: AbstractContextManager[object], count: int, runner: Runner
 ) -> AttentionTiming:
     try:
         with how, torch.no_grad():

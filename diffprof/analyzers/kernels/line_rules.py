@@ -7,7 +7,8 @@ from itertools import groupby
 
 from diffprof.analyzers.kernels.loop import milliseconds
 from diffprof.judge.rules import rule
-from diffprof.judge.timeline import phase_of_events, total_us
+from diffprof.judge.steps import phase_of_events
+from diffprof.judge.timeline import total_us
 from diffprof.model.finding import Evidence, Finding, Severity
 from diffprof.model.recording import LineRow, Recording, Timeline, median
 from diffprof.model.units import listed, place

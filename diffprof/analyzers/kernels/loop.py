@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from diffprof.judge.timeline import Replay, columns_of, find_gaps, replay, steps_of, total_us
+from diffprof.judge.gaps import find_gaps
+from diffprof.judge.steps import steps_of
+from diffprof.judge.timeline import Replay, columns_of, replay, total_us
 from diffprof.model.recording import GapRow, Grade, Recording, Timeline
 
 if TYPE_CHECKING:

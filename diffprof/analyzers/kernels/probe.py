@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from msgspec.structs import replace
@@ -87,7 +87,7 @@ def measure(
     progress: Progress | None = None,
     rows: Sequence[SyncRow] = (),
     seen: Sequence[SeenWait] = (),
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, object]]:
     """Sections of the recording for one call on a real device, as they come: first the timing of clean
     passes, then kernels, gaps, timeline and memory of a profiled one.
 
@@ -159,11 +159,11 @@ def _profiled(
     device: Device,
     rows: Sequence[SyncRow],
     seen: Sequence[SeenWait],
-) -> dict[str, Any]:
+) -> dict[str, object]:
     from diffprof.chrome_trace.sections import EVERYTHING_ON_THE_GPU
 
     busy = found.timing.device_busy if found.timing else None
-    sections: dict[str, Any] = {
+    sections: dict[str, object] = {
         "timing": replace(timing, mode=found.mode, device_busy=busy),
         "kernels": found.kernels,
         "memory": _with_known_memory(found.memory, pipe, device),
@@ -235,7 +235,7 @@ def annotated_modules(names: Mapping[int, str]) -> Iterator[None]:
     """
     call = torch.nn.Module.__call__
 
-    def annotated(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def annotated(module: torch.nn.Module, *args: object, **kwargs: object) -> object:
         if torch.compiler.is_compiling():
             return call(module, *args, **kwargs)
         path = names.get(id(module))

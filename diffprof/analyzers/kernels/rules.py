@@ -20,7 +20,8 @@ from diffprof.analyzers.kernels.loop import LoopTimes, milliseconds
 from diffprof.judge.rules import NoEvidence, rule
 from diffprof.judge.setup_costs import best_share, compile_fixes, saved_ms
 from diffprof.judge.setup_costs import evidence as changed
-from diffprof.judge.timeline import Without, columns_of, phase_of_events, saved_us
+from diffprof.judge.steps import phase_of_events
+from diffprof.judge.timeline import Without, columns_of, saved_us
 from diffprof.model.finding import Evidence, Finding, Severity
 from diffprof.model.recording import Change, Grade, KernelKind, LineRow, Recording, Site, Timeline
 from diffprof.model.units import place

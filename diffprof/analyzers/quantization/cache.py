@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -27,7 +26,7 @@ def default_path() -> Path:
     return user_cache_path("diffprof") / "quantization.json"
 
 
-def machine(device_name: str, details: Mapping[str, Any]) -> str:
+def machine(device_name: str, details: Mapping[str, object]) -> str:
     """What timings depend on besides the shape: device, threads, torch, torchao."""
     facts = {"device": device_name, "method": VERSION, **details}
     for package in ("torch", "torchao"):
@@ -76,7 +75,7 @@ class TimingCache:
         return f"{self.on}/{key.kind}/{shape}/{key.dtype}/{bias}/{scheme}/{mode}"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, object]:
     try:
         found = msgspec.json.decode(path.read_bytes())
     except (OSError, *UNREADABLE):

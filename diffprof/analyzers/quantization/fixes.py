@@ -175,7 +175,7 @@ def _by_published_list(recording: Recording) -> Code | Skipped:
 # --- on a simulated GPU ----------------------------------------------------------------------------------
 
 
-def reckon(recording: Recording, findings: Sequence[Finding]) -> Simulated:
+def modelled(recording: Recording, findings: Sequence[Finding]) -> Simulated:
     """The names of the layers that the code quantizes; of those inside an adapter's wrapper also without it,
     as they are called once the adapter is merged."""
     if recording.quantization is not None:
@@ -246,7 +246,7 @@ RECIPES = (
             "before, since quantized weights can be neither merged nor concatenated; compiling comes after.",
         ),
         quantize_linears,
-        reckon=reckon,
+        modelled=modelled,
         change=Change.INT8,
         fits=fits,
     ),

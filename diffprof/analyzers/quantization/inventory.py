@@ -99,13 +99,13 @@ class EventStopwatch:
     def __init__(self, index: int) -> None:
         self.index = index
 
-    def start(self) -> Any:
+    def start(self) -> cuda_runtime.Event:
         return cuda_runtime.RUNTIME.event(self.index)
 
-    def stop(self, mark: Any) -> tuple[Any, Any]:
+    def stop(self, mark: cuda_runtime.Event) -> tuple[cuda_runtime.Event, cuda_runtime.Event]:
         return mark, cuda_runtime.RUNTIME.event(self.index)
 
-    def microseconds(self, span: tuple[Any, Any]) -> float:
+    def microseconds(self, span: tuple[cuda_runtime.Event, cuda_runtime.Event]) -> float:
         span[1].synchronize()
         return span[0].elapsed_time(span[1]) * 1e3
 
@@ -217,8 +217,8 @@ class Recorder:
         self.sample = sample
         self.calls: list[tuple[Layer, Key]] = []
         """Of layers, in order."""
-        self._marks: dict[int, Any] = {}
-        self._spans: list[tuple[Key, Any]] = []
+        self._marks: dict[int, object] = {}
+        self._spans: list[tuple[Key, object]] = []
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
@@ -238,14 +238,14 @@ class Recorder:
         self._spans.clear()
 
     def _before(self, layer: Layer) -> Callable[..., None]:
-        def before(*_: Any) -> None:
+        def before(*_: object) -> None:
             assert self.stopwatch is not None
             self._marks[id(layer)] = self.stopwatch.start()
 
         return before
 
     def _after(self, layer: Layer) -> Callable[..., None]:
-        def after(module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
+        def after(module: nn.Module, args: tuple[object, ...], result: torch.Tensor) -> None:
             span = None
             if self.stopwatch is not None and id(layer) in self._marks:
                 span = self.stopwatch.stop(self._marks.pop(id(layer)))
@@ -314,7 +314,7 @@ def activation_rows(given: torch.Tensor, kind: str) -> torch.Tensor:
 
 def take_inventory(
     pipe: Pipeline,
-    call: Callable[[], Any],
+    call: Callable[[], object],
     *,
     stopwatch: Stopwatch | None = None,
     sample: bool = False,

@@ -39,7 +39,7 @@ def quietly() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def torchao_config(scheme: Scheme) -> Any:
+def torchao_config(scheme: Scheme) -> object:
     """The scheme's torchao configuration object. Raises Unavailable where this torchao has no such thing."""
     import torchao.quantization as library
 

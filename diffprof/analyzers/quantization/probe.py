@@ -53,6 +53,7 @@ from diffprof.targets.undo import restored
 
 if TYPE_CHECKING:
     from diffprof.analyzers.quantization.simulated import SimulatedCall
+    from diffprof.model.progress import Progress
 
 MIN_SQNR_DB = 20.0
 """Default floor: noise of a hundredth of the signal's power."""
@@ -99,7 +100,7 @@ class Instruments:
     cache_path: Path | None = None
 
 
-def of_run(run: Run) -> dict[str, Any]:
+def of_run(run: Run) -> dict[str, object]:
     """Of a scan."""
     return probe_quantization(
         run.scene,
@@ -117,7 +118,7 @@ def probe_quantization(
     budget_s: float = 120.0,
     min_sqnr: float = MIN_SQNR_DB,
     cache: bool = True,
-    progress: Any = None,
+    progress: Progress | None = None,
     settings: Mapping[str, Any] | None = None,
     instruments: Instruments | None = None,
 ) -> dict[str, Any]:
@@ -161,7 +162,7 @@ class _Probe:
         settings: Settings,
         tools: Instruments,
         min_sqnr: float,
-        progress: Any,
+        progress: Progress | None,
     ) -> None:
         self.scene = scene
         self.device = device
@@ -227,7 +228,7 @@ class _Probe:
         return self.tools.clock or self.device.clock
 
     @property
-    def _compiler(self) -> Callable[[Any], Any]:
+    def _compiler(self) -> Callable[[object], object]:
         return self.tools.compiler or (compiled_as_recommended if self.device.kind == "cuda" else compiled)
 
     def _bench(self, budget: Budget, use_cache: bool, shapes: int) -> Bench:
@@ -270,7 +271,7 @@ class _Probe:
         budget: Budget | None,
         left_out: Sequence[str],
         call: SimulatedCall | None,
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         rows, where = linear_rows(inventory, timings)
         called = [layer for layer in inventory.layers if layer.uses]
         candidates = [_candidate(layer, where) for layer in called]

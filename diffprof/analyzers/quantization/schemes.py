@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 ORIGINAL = "original"
 """The linear as it is."""
@@ -29,7 +28,7 @@ class Scheme:
     title: str
     family: str
     cls: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, object] = field(default_factory=dict)
     kinds: tuple[str, ...] = ("cpu", "cuda", "sim")
     activation: str | None = None
     weight: str = "int8"
@@ -72,7 +71,7 @@ class ConfigArgument:
     name: str
 
 
-def _written(value: Any) -> str:
+def _written(value: object) -> str:
     return f"{value.name}()" if isinstance(value, ConfigArgument) else repr(value)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -27,6 +27,9 @@ from diffprof.targets.pipeline import Phase, PhaseTracker
 from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.repeated_steps import repeating
 
+if TYPE_CHECKING:
+    from diffprof.devices.simulated.device import SimulatedDevice
+
 COMPILED_ROLES = ("denoiser", "vae")
 """What is compiled when a pipeline is: the parts that take the time."""
 
@@ -40,7 +43,7 @@ Changes = Mapping[str, Callable[[float], float]]
 class SimulatedCall:
     """A call of a scene on an active simulated device."""
 
-    def __init__(self, scene: PipelineCall, device: Any) -> None:
+    def __init__(self, scene: PipelineCall, device: SimulatedDevice) -> None:
         self.scene = scene
         self.device = device
         pipe = scene.pipe

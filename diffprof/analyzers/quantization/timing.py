@@ -8,7 +8,6 @@ import time
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
@@ -166,7 +165,7 @@ def compiled_as_recommended(module: torch.nn.Module) -> Callable[[torch.Tensor],
     return compiled(module, kernel_options())
 
 
-def kernel_options() -> dict[str, Any]:
+def kernel_options() -> dict[str, object]:
     """Options of `torch.compile` with which a layer gets the kernels that it gets in a model compiled as
     recommended.
 
@@ -180,7 +179,7 @@ def kernel_options() -> dict[str, Any]:
 
 
 def compiled(
-    module: torch.nn.Module, options: dict[str, Any] | None = None
+    module: torch.nn.Module, options: dict[str, object] | None = None
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """The module's call under `torch.compile`, as a function with code of its own: Dynamo's limit of
     recompiles counts by code object, and all linears share theirs."""

@@ -1,4 +1,4 @@
-"""SET: other roads to a shorter call, each to another image: fewer steps, a smaller model, used features."""
+"""SET: alternatives, shorter calls for another image: fewer steps, a smaller model, used features."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from itertools import compress
 from typing import Any
 
 from diffprof.judge.rules import rule
-from diffprof.judge.timeline import Without, saved_us, steps_of, total_us
+from diffprof.judge.steps import steps_of
+from diffprof.judge.timeline import Without, saved_us, total_us
 from diffprof.model.finding import Evidence, Finding, Severity
 from diffprof.model.recording import Component, Recording
 from diffprof.model.units import milliseconds
@@ -74,7 +75,7 @@ def many_steps(recording: Recording) -> Iterator[Finding]:
     )
     if weights is None or steps <= MANY_STEPS or distilled:
         return
-    yield _road(
+    yield _alternative(
         recording,
         "SET015",
         "many-steps",
@@ -118,7 +119,7 @@ def features_recomputed(recording: Recording) -> Iterator[Finding]:
     if not cacheable and outer is None:
         return
     rests_on = Evidence() if outer is None else Evidence(events=outer)
-    yield _road(
+    yield _alternative(
         recording,
         "SET016",
         "features-recomputed",
@@ -160,7 +161,7 @@ def undistilled_model(recording: Recording) -> Iterator[Finding]:
     if unet is None or not _is_sdxl(unet):
         return
     gone = left_out_by_ssd_1b(recording, unet.name)
-    yield _road(
+    yield _alternative(
         recording,
         "SET017",
         "undistilled-model",
@@ -186,7 +187,7 @@ def _tiny_vae_published(recording: Recording) -> Iterator[Finding]:
         taken, whole = saved_us(timeline, Without(events=events)), total_us(timeline)
         if taken < SLOW_DECODING * whole:
             continue
-        yield _road(
+        yield _alternative(
             recording,
             "SET017",
             "undistilled-model",
@@ -211,7 +212,9 @@ def tiny_vae(vae: Component) -> str | None:
     return TINY_VAES.get((channels, scaling))
 
 
-def _road(recording: Recording, code: str, name: str, message: str, advice: str, **more: Any) -> Finding:
+def _alternative(
+    recording: Recording, code: str, name: str, message: str, advice: str, **more: Any
+) -> Finding:
     timeline = recording.timeline
     return Finding(
         **{
@@ -280,7 +283,7 @@ def _fewer_steps_ms(recording: Recording, steps: int) -> float | None:
 def _ssd_1b() -> dict[str, Any]:
     """The configuration of SSD-1B's UNet."""
     file = files("diffprof.targets.architectures").joinpath("ssd-1b/unet/config.json")
-    config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    config: dict[str, object] = json.loads(file.read_text(encoding="utf-8"))
     return config
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from types import CodeType, FunctionType
-from typing import Any
 
 from torch import nn
 
@@ -43,7 +42,7 @@ def _fusable(model: nn.Module) -> tuple[str, ...] | None:
     return tuple(path for path, module in able.items() if not getattr(module, "fused_projections", False))
 
 
-def _is_lost_by_fusing(processor: Any) -> bool:
+def _is_lost_by_fusing(processor: object) -> bool:
     """Fusing puts a plain processor in its place: not instead of one with weights of its own, as IP-Adapters
     have, and diffusers refuses it for `Added` ones (unet_2d_condition.py, `fuse_qkv_projections`)."""
     return isinstance(processor, nn.Module) or "Added" in type(processor).__name__
@@ -88,7 +87,7 @@ def own_methods(pipe: Pipeline) -> Mapping[str, FunctionType]:
     return {name: method for name, method in methods.items() if isinstance(method, FunctionType)}
 
 
-def names_called(function: Callable[..., Any]) -> set[str]:
+def names_called(function: Callable[..., object]) -> set[str]:
     """The names that a function's code has: of globals, attributes and methods."""
     code = getattr(function, "__code__", None)
     return set(_names(code)) if isinstance(code, CodeType) else set()

@@ -11,9 +11,9 @@ from diffprof.analyzers.setup.compiling import denoiser_calls_per_step
 from diffprof.devices.simulated.relaid import NotRelaid
 from diffprof.gpu.assembly import GUARD_SHARE, Relaid
 from diffprof.gpu.whatif import WhatIf
-from diffprof.judge.pricing import goes_whole
+from diffprof.judge.pricing import is_removed
 from diffprof.judge.setup_costs import BUILT_ON, HALF_COMPILED, half_shows_compiled, most_first
-from diffprof.judge.timeline import steps_of
+from diffprof.judge.steps import steps_of
 from diffprof.model.pipeline import Pipeline
 from diffprof.model.recording import (
     Alternative,
@@ -96,7 +96,7 @@ def costed(
 
 def _alternative(whatif: WhatIf, made: frozenset[Change], syncs: Sequence[SyncRow], more: int) -> Alternative:
     def without_ms(rows: Sequence[int]) -> float:
-        whole = [n for n in rows if goes_whole(syncs[n])]
+        whole = [n for n in rows if is_removed(syncs[n])]
         return whatif.total_us(*made, waits=rows, reads=whole) / 1e3
 
     ms = whatif.total_us(*made) / 1e3

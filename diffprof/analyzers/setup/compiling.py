@@ -114,11 +114,11 @@ def _code(recording: Recording, lines: Sequence[str], graphs: bool = True) -> Co
     )
 
 
-def _reckon_whole(recording: Recording, findings: Sequence[Finding]) -> Simulated:
+def _modelled_whole(recording: Recording, findings: Sequence[Finding]) -> Simulated:
     return Simulated(compiled=True, graphs=uses_graphs(recording))
 
 
-def _reckon_blocks(recording: Recording, findings: Sequence[Finding]) -> Simulated:
+def _modelled_blocks(recording: Recording, findings: Sequence[Finding]) -> Simulated:
     return Simulated(compiled=True, graphs=False)
 
 
@@ -146,7 +146,7 @@ RECIPES = (
             once_compiled="Compile with CUDA graphs and the published flags",
         ),
         compile_whole,
-        reckon=_reckon_whole,
+        modelled=_modelled_whole,
         change=Change.COMPILED,
     ),
     Recipe(
@@ -161,7 +161,7 @@ RECIPES = (
             "eager.",
         ),
         compile_blocks,
-        reckon=_reckon_blocks,
+        modelled=_modelled_blocks,
         change=Change.COMPILED_BLOCKS,
     ),
     Recipe(

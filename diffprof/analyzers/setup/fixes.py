@@ -1,4 +1,4 @@
-"""Fixes of the setup: types, attention, layout, fused layers, memory, compilation, and the other roads."""
+"""Fixes of the setup: types, attention, layout, fused layers, memory, compilation, and the alternatives."""
 
 from __future__ import annotations
 

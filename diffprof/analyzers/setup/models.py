@@ -1,9 +1,9 @@
-"""Fixes that are other roads: weights for fewer steps, a smaller model, features used again."""
+"""Fixes that are alternatives: weights for fewer steps, a smaller model, features used again."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from diffprof.analyzers.setup.alternatives import (
     CACHE_INTERVAL,
@@ -18,6 +18,9 @@ from diffprof.model.fix import Code, Fix, Recipe, Safety, Skipped, Stage, Write
 from diffprof.model.pipeline import with_role
 from diffprof.model.recording import Recording
 from diffprof.model.recording.source_text import quoted
+
+if TYPE_CHECKING:
+    from diffprof.model.pipeline import Pipeline
 
 
 def lcm_lora(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
@@ -77,7 +80,7 @@ def tiny_vae_without_weights(recording: Recording, findings: Sequence[Finding]) 
     return _tiny(recording, made)
 
 
-def _takes_tiny_vae(pipe: Any) -> str | None:
+def _takes_tiny_vae(pipe: Pipeline) -> str | None:
     import inspect
 
     from huggingface_hub import try_to_load_from_cache
@@ -146,12 +149,12 @@ def _cache(key: str) -> Write:
     return code
 
 
-def _tells_timestep(pipe: Any) -> str | None:
+def _tells_timestep(pipe: object) -> str | None:
     told = hasattr(type(pipe), "current_timestep")
     return None if told else "the pipeline does not tell its current timestep"
 
 
-def _guides_grids_in_one_batch(pipe: Any) -> str | None:
+def _guides_grids_in_one_batch(pipe: object) -> str | None:
     """What FasterCache needs: it takes what a denoiser gives apart into the two halves of guidance, and each
     into frequencies of its height and width."""
     if hasattr(pipe, "_pack_latents"):

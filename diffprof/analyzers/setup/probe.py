@@ -45,7 +45,7 @@ class SimulatedRun(Run, Protocol):
     changes: Collection[Change] | None
 
 
-def of_run(run: SimulatedRun) -> dict[str, Any]:
+def of_run(run: SimulatedRun) -> dict[str, object]:
     """Of a scan: with what the watched call would cost set up otherwise, where it was simulated."""
     run.progress.stage("looking at the set-up")
     pipe, kernels, timeline = run.scene.pipe, run.kernels, run.sections.get("timeline")
@@ -62,7 +62,7 @@ def of_run(run: SimulatedRun) -> dict[str, Any]:
 
 def probe_setup(
     pipe: Pipeline, costed: Callable[[Sequence[SetupPart]], Costed] | None = None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The section `setup` of a recording, and what is not in it. costed: told the parts, says what the same
     call would cost set up otherwise."""
     models = {name: part for name, part in components(pipe).items() if isinstance(part, nn.Module)}
@@ -129,7 +129,7 @@ def _part(name: str, part: nn.Module, apart: Sequence[str] | None, *, replaced: 
     )
 
 
-def _asks_upcast(config: Any) -> bool:
+def _asks_upcast(config: object) -> bool:
     """diffusers notes in a configuration which of its values are defaults of the class."""
     defaults = getattr(config, "_use_default_values", ())
     return bool(getattr(config, "force_upcast", False)) and "force_upcast" not in defaults
@@ -143,7 +143,7 @@ def _bytes_by_type(modules: Iterable[nn.Module]) -> dict[str, int]:
     return {str(dtype).removeprefix("torch."): size for dtype, size in found.items()}
 
 
-def _held(module: nn.Module, name: str) -> Any:
+def _held(module: nn.Module, name: str) -> object:
     """An attribute as the module holds it, or its class; None without torch's search for what is missing."""
     own = vars(module)
     if name in own:
@@ -176,7 +176,7 @@ def _has_processor(module: nn.Module) -> bool:
     return callable(_held(module, "processor")) and callable(_held(module, "set_processor"))
 
 
-def _unfused(attention: Sequence[Any], *, replaced: bool) -> dict[str, str]:
+def _unfused(attention: Sequence[torch.nn.Module], *, replaced: bool) -> dict[str, str]:
     found: dict[str, str] = {}
     for cls in dict.fromkeys(type(module.processor) for module in attention):
         called = names_called(cls.__call__)
@@ -195,7 +195,7 @@ def _fused_counterpart(cls: type) -> str:
     return ""
 
 
-def _backend(attention: Sequence[Any]) -> str | None:
+def _backend(attention: Sequence[torch.nn.Module]) -> str | None:
     for module in attention:
         chosen = getattr(module.processor, "_attention_backend", None)
         if chosen is not None:

@@ -25,7 +25,7 @@ _DRAWS = re.compile(r"\b(rand\w*|normal_?|uniform_|bernoulli_?|multinomial)\(")
 
 
 def line_of(row: SyncRow) -> str:
-    """The source line of the site; empty where nobody knows it."""
+    """The source line of the site; empty where unknown."""
     return dict(row.site.excerpt).get(row.site.line, "")
 
 

@@ -115,7 +115,7 @@ def _is_read(value: torch.Tensor) -> bool:
     return value.numel() <= (SMALL if value.is_floating_point() else SMALL**2)
 
 
-def _looked_at(owner: Any, name: str, depth: int = 2) -> Iterator[str]:
+def _looked_at(owner: object, name: str, depth: int = 2) -> Iterator[str]:
     """The names that a property looks at, through the properties that it asks."""
     code = getattr(getattr(getattr(type(owner), name, None), "fget", None), "__code__", None)
     for inner in code.co_names if code is not None and depth else ():
@@ -123,13 +123,13 @@ def _looked_at(owner: Any, name: str, depth: int = 2) -> Iterator[str]:
         yield from _looked_at(owner, inner, depth - 1)
 
 
-def _attributes(owner: Any) -> Iterator[tuple[str, Any]]:
+def _attributes(owner: object) -> Iterator[tuple[str, Any]]:
     for name, value in getattr(owner, "__dict__", {}).items():
         if isinstance(value, torch.Tensor):
             yield name, value
 
 
-def _on(value: Any, *, host: bool) -> bool:
+def _on(value: object, *, host: bool) -> bool:
     return isinstance(value, torch.Tensor) and (value.device.type == "cpu") is host
 
 
@@ -156,7 +156,7 @@ def _label(node: ast.expr, frame: FrameType, names: dict[int, str]) -> str:
     return ast.unparse(node)
 
 
-def _object_name(thing: Any, names: dict[int, str]) -> str:
+def _object_name(thing: object, names: dict[int, str]) -> str:
     return names.get(id(thing)) or type(thing).__name__
 
 

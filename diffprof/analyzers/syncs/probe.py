@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from diffprof.analyzers.syncs.owner import Owner, given_to, owner_of
 from diffprof.devices.simulated import Blocking, BlockingKind, Observer, follows_from, is_simulated
+from diffprof.gpu.signatures import OpSignature
 from diffprof.judge.allowed import open_blocks
 from diffprof.model.callsite import (
     Place,
@@ -27,6 +28,9 @@ from diffprof.model.recording import SyncRow, Unseen, median, steady
 from diffprof.targets.loops import Loop
 from diffprof.targets.pipeline import PhaseTracker
 from diffprof.targets.steps import StepDoubt
+
+if TYPE_CHECKING:
+    import torch
 
 Key = tuple[str, str, int, tuple[Loop, ...], tuple[str, ...]]
 """(kind, file name, line, loops around it, blocks that allow it): what is noted together. When the call is
@@ -67,7 +71,7 @@ class _Row:
     count: int = 0
     bytes: int = 0
     known: bool = True
-    assumed: Any = None
+    assumed: object = None
     contents: set[int | None] = field(default_factory=set)
 
     def add(self, wait: Noted, moment: int) -> None:
@@ -130,7 +134,7 @@ class SyncObserver(Observer):
 
     # --- what the device tells ------------------------------------------------------------------------
 
-    def op(self, signature: Any) -> None:
+    def op(self, signature: OpSignature) -> None:
         self.ops += 1
 
     def opaque(self, name: str) -> None:
@@ -397,7 +401,7 @@ def _first_step_only(runs: Sequence[Sequence[int]]) -> bool:
     return bool(later) and not any(later)
 
 
-def _digest(tensor: Any) -> int | None:
+def _digest(tensor: torch.Tensor) -> int | None:
     """Of a host tensor's bytes; None for a device tensor or one too large to be a constant."""
     if tensor is None or tensor.device.type != "cpu" or tensor.nbytes > SMALL_BYTES:
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -103,7 +103,7 @@ def follows_from(one: torch.Tensor, other: torch.Tensor) -> bool:
     return not sources_of([one]).isdisjoint(sources_of([other]))
 
 
-def is_simulated(tensor: Any) -> bool:
+def is_simulated(tensor: object) -> bool:
     """Whether it is a tensor on the simulated device."""
     return type(tensor) is SimTensor
 

@@ -153,7 +153,7 @@ def clear_cache() -> None:
     _cache.clear()
 
 
-def register(lib: Any) -> None:
+def register(lib: torch.library.Library) -> None:
     """Register the policy's kernels."""
     for names, policy in (
         (LOWER, _lower),
@@ -171,7 +171,7 @@ def register(lib: Any) -> None:
                 lib.impl(name, policy(func), "AutocastPrivateUse1")
 
 
-def _cached_cast(dtype: torch.dtype, a: Any) -> Any:
+def _cached_cast(dtype: torch.dtype, a: object) -> object:
     """cached_cast: eligible are floating tensors of the device, float64 aside."""
     if isinstance(a, torch.Tensor):
         if a.dtype is dtype or not _eligible(a):
@@ -197,7 +197,7 @@ def _cached_cast(dtype: torch.dtype, a: Any) -> Any:
     return a
 
 
-def _tensors(a: Any) -> list[torch.Tensor]:
+def _tensors(a: object) -> list[torch.Tensor]:
     if isinstance(a, torch.Tensor):
         return [a]
     if isinstance(a, (list, tuple)):
@@ -206,9 +206,9 @@ def _tensors(a: Any) -> list[torch.Tensor]:
 
 
 def _cast_to(
-    dtype_of: Callable[[tuple, dict[str, Any]], torch.dtype], func: torch._ops.OpOverload
-) -> Callable[..., Any]:
-    def kernel(*args: Any, **kwargs: Any) -> Any:
+    dtype_of: Callable[[tuple, dict[str, object]], torch.dtype], func: torch._ops.OpOverload
+) -> Callable[..., object]:
+    def kernel(*args: object, **kwargs: object) -> object:
         with torch._C._ExcludeDispatchKeyGuard(_EXCLUDED):
             dtype = dtype_of(args, kwargs)
             return func(
@@ -219,18 +219,18 @@ def _cast_to(
     return kernel
 
 
-def _lower(func: torch._ops.OpOverload) -> Callable[..., Any]:
+def _lower(func: torch._ops.OpOverload) -> Callable[..., object]:
     return _cast_to(lambda args, kwargs: torch.get_autocast_dtype(NAME), func)
 
 
-def _full(func: torch._ops.OpOverload) -> Callable[..., Any]:
+def _full(func: torch._ops.OpOverload) -> Callable[..., object]:
     return _cast_to(lambda args, kwargs: torch.float32, func)
 
 
-def _widest(func: torch._ops.OpOverload) -> Callable[..., Any]:
+def _widest(func: torch._ops.OpOverload) -> Callable[..., object]:
     """The widest of the lower precision and the eligible inputs (promote_type; float64 isn't eligible)."""
 
-    def dtype_of(args: tuple, kwargs: dict[str, Any]) -> torch.dtype:
+    def dtype_of(args: tuple, kwargs: dict[str, object]) -> torch.dtype:
         lower = torch.get_autocast_dtype(NAME)
         dtypes = {t.dtype for t in _tensors([*args, *kwargs.values()]) if _eligible(t)}
         return lower if dtypes <= {lower} else torch.float32
@@ -238,7 +238,7 @@ def _widest(func: torch._ops.OpOverload) -> Callable[..., Any]:
     return _cast_to(dtype_of, func)
 
 
-def _eligible(t: Any) -> bool:
+def _eligible(t: object) -> bool:
     """Floating, on the device, not float64 (is_eligible in aten/src/ATen/autocast_mode.h)."""
     return (
         isinstance(t, torch.Tensor)
@@ -248,11 +248,11 @@ def _eligible(t: Any) -> bool:
     )
 
 
-def _full_by_dtype(func: torch._ops.OpOverload) -> Callable[..., Any]:
+def _full_by_dtype(func: torch._ops.OpOverload) -> Callable[..., object]:
     place = next(k for k, a in enumerate(func._schema.arguments) if a.name == "dtype")
     by_name = func._schema.arguments[place].kwarg_only
 
-    def kernel(*args: Any, **kwargs: Any) -> Any:
+    def kernel(*args: object, **kwargs: object) -> object:
         with torch._C._ExcludeDispatchKeyGuard(_EXCLUDED):
             given = kwargs.get("dtype") if by_name or len(args) <= place else args[place]
             if given is None and _eligible(args[0]):
@@ -266,7 +266,7 @@ def _full_by_dtype(func: torch._ops.OpOverload) -> Callable[..., Any]:
 
 
 def _norm(func: torch._ops.OpOverload) -> Callable[..., Any]:
-    def kernel(x: torch.Tensor, p: Any = 2, *rest: Any, **kwargs: Any) -> Any:
+    def kernel(x: torch.Tensor, p: object = 2, *rest: object, **kwargs: object) -> object:
         with torch._C._ExcludeDispatchKeyGuard(_EXCLUDED):
             if not _eligible(x):
                 return func(x, p, *rest, **kwargs)
@@ -277,8 +277,8 @@ def _norm(func: torch._ops.OpOverload) -> Callable[..., Any]:
     return kernel
 
 
-def _banned(func: torch._ops.OpOverload) -> Callable[..., Any]:
-    def kernel(*args: Any, **kwargs: Any) -> Any:
+def _banned(func: torch._ops.OpOverload) -> Callable[..., object]:
+    def kernel(*args: object, **kwargs: object) -> object:
         raise RuntimeError(
             "torch.nn.functional.binary_cross_entropy and torch.nn.BCELoss are unsafe to autocast.\n"
             "Many models use a sigmoid layer right before the binary cross entropy layer.\n"

@@ -58,7 +58,7 @@ WHOLE_OPS = (
 """Composites that a GPU runs as one kernel or as one library call, and views made of views."""
 
 _lock = threading.Lock()
-_libraries: list[Any] = []
+_libraries: list[object] = []
 
 
 def register() -> torch.device:
@@ -127,18 +127,18 @@ def _register_kernels() -> None:
     _libraries.extend((lib, fallback))
 
 
-def _fallback(func: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
+def _fallback(func: torch._ops.OpOverload, *args: object, **kwargs: object) -> object:
     return dispatch.run(func, args, kwargs)
 
 
-def _copy_(dst: torch.Tensor, src: torch.Tensor, non_blocking: bool = False) -> Any:
+def _copy_(dst: torch.Tensor, src: torch.Tensor, non_blocking: bool = False) -> object:
     return dispatch.run(aten.copy_.default, (dst, src, non_blocking), None)
 
 
 def _whole(func: torch._ops.OpOverload) -> Any:
     """A kernel that doesn't take a composite apart, unless a gradient is wanted."""
 
-    def kernel(*args: Any, **kwargs: Any) -> Any:
+    def kernel(*args: object, **kwargs: object) -> object:
         if torch.is_grad_enabled() and _wants_grad(args, kwargs):
             return func.decompose(*args, **kwargs)
         return _run_whole(func, args, kwargs)
@@ -146,7 +146,7 @@ def _whole(func: torch._ops.OpOverload) -> Any:
     return kernel
 
 
-def _attention(*args: Any, **kwargs: Any) -> Any:
+def _attention(*args: object, **kwargs: object) -> Any:
     """Whole also where a gradient is wanted: CUDA's fused kernels have their own (derivatives.yaml)."""
     if not (torch.is_grad_enabled() and _wants_grad(args, kwargs)):
         return _run_whole(aten.scaled_dot_product_attention.default, args, kwargs)
@@ -159,7 +159,7 @@ class _FusedAttention(torch.autograd.Function):
     """Attention over (..., sequence, size), and the one kernel that computes its gradients."""
 
     @staticmethod
-    def forward(ctx: Any, kwargs: dict[str, Any], *args: Any) -> Any:
+    def forward(ctx: Any, kwargs: dict[str, object], *args: object) -> object:
         out = dispatch.run(aten.scaled_dot_product_attention.default, args, kwargs)
         # float32, one a row of scores, kept for the gradients
         rows = torch.empty(out.shape[:-1], dtype=torch.float32, device=out.device)
@@ -169,7 +169,7 @@ class _FusedAttention(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+    def backward(ctx: Any, grad: torch.Tensor) -> object:
         q, k, v, out, rows = ctx.saved_tensors
         none = torch.empty(0, dtype=torch.int64, device=q.device)
         given = (grad, q, k, v, out, rows, none, none, q.shape[-2], k.shape[-2], 0.0, ctx.causal, none, none)
@@ -177,7 +177,7 @@ class _FusedAttention(torch.autograd.Function):
         return (None, *grads, *(None,) * ctx.more)
 
 
-def _wants_grad(args: Any, kwargs: dict[str, Any]) -> bool:
+def _wants_grad(args: Any, kwargs: dict[str, object]) -> bool:
     for a in (*args, *kwargs.values()) if kwargs else args:
         if isinstance(a, torch.Tensor):
             if a.requires_grad:
@@ -187,7 +187,7 @@ def _wants_grad(args: Any, kwargs: dict[str, Any]) -> bool:
     return False
 
 
-def _run_whole(func: torch._ops.OpOverload, args: tuple, kwargs: dict[str, Any]) -> Any:
+def _run_whole(func: torch._ops.OpOverload, args: tuple, kwargs: dict[str, object]) -> object:
     # matmul and linear fold differently where an operand requires a gradient, even under no_grad
     # (aten/src/ATen/native/LinearAlgebra.cpp, should_fold): the inner tensors say the same.
     if not torch.is_grad_enabled():
@@ -201,7 +201,7 @@ def _run_whole(func: torch._ops.OpOverload, args: tuple, kwargs: dict[str, Any])
         return dispatch.run(func, args, kwargs)
 
 
-def _fits(size: Any, dtype: torch.dtype) -> None:
+def _fits(size: object, dtype: torch.dtype) -> None:
     """Raises torch.OutOfMemoryError, before the host makes room, for what the device has no room for."""
     nbytes = torch.Size(size).numel() * dtype.itemsize
     if SESSION.capacity is not None and nbytes > SESSION.capacity:
@@ -209,11 +209,11 @@ def _fits(size: Any, dtype: torch.dtype) -> None:
 
 
 def _empty(
-    size: Any,
+    size: object,
     dtype: torch.dtype | None = None,
-    layout: Any = None,
+    layout: object = None,
     device: torch.types.Device = None,
-    pin_memory: Any = None,
+    pin_memory: object = None,
     memory_format: torch.memory_format | None = None,
 ) -> SimTensor:
     dtype = dtype or torch.get_default_dtype()
@@ -226,12 +226,12 @@ def _empty(
 
 
 def _empty_strided(
-    size: Any,
+    size: object,
     stride: Any,
     dtype: torch.dtype | None = None,
-    layout: Any = None,
+    layout: object = None,
     device: torch.types.Device = None,
-    pin_memory: Any = None,
+    pin_memory: object = None,
 ) -> SimTensor:
     dtype = dtype or torch.get_default_dtype()
     _fits(size, dtype)
@@ -241,11 +241,11 @@ def _empty_strided(
 
 
 def _scalar_tensor(
-    value: Any,
+    value: object,
     dtype: torch.dtype | None = None,
-    layout: Any = None,
+    layout: object = None,
     device: torch.types.Device = None,
-    pin_memory: Any = None,
+    pin_memory: object = None,
 ) -> SimTensor:
     return handlers.scalar_tensor(_scalar_op(), (value,), {"dtype": dtype})
 

@@ -40,13 +40,13 @@ class Wait:
     when: Condition | None = None
     value_only: bool = False
 
-    def applies(self, args: tuple, kwargs: dict[str, Any]) -> bool:
+    def applies(self, args: tuple, kwargs: dict[str, object]) -> bool:
         """Whether the condition holds for a call."""
         return self.when is None or self.when(args, kwargs)
 
 
 def _given(position: int, name: str) -> Condition:
-    def check(args: tuple, kwargs: dict[str, Any]) -> bool:
+    def check(args: tuple, kwargs: dict[str, object]) -> bool:
         value = args[position] if len(args) > position else kwargs.get(name)
         return value is not None
 
@@ -61,19 +61,19 @@ def _absent(position: int, name: str) -> Condition:
 def _device_value(position: int, name: str) -> Condition:
     """The argument is a tensor that isn't on the CPU."""
 
-    def check(args: tuple, kwargs: dict[str, Any]) -> bool:
+    def check(args: tuple, kwargs: dict[str, object]) -> bool:
         value = args[position] if len(args) > position else kwargs.get(name)
         return getattr(getattr(value, "device", None), "type", "cpu") != "cpu"
 
     return check
 
 
-def _has_elements(args: tuple, kwargs: dict[str, Any]) -> bool:
+def _has_elements(args: tuple, kwargs: dict[str, object]) -> bool:
     """There is something to count: the CUDA kernels answer for an empty tensor on the host."""
     return bool(args[0].numel())
 
 
-def _compares(args: tuple, kwargs: dict[str, Any]) -> bool:
+def _compares(args: tuple, kwargs: dict[str, object]) -> bool:
     """`equal` comes to the elements: of the same size, not empty, and not one view of one memory."""
     one, other = args[0], args[1]
     if one.shape != other.shape or not one.numel():
@@ -82,7 +82,7 @@ def _compares(args: tuple, kwargs: dict[str, Any]) -> bool:
     return not same or one.is_conj() != other.is_conj() or one.is_neg() != other.is_neg()
 
 
-def _histogram_range_open(args: tuple, kwargs: dict[str, Any]) -> bool:
+def _histogram_range_open(args: tuple, kwargs: dict[str, object]) -> bool:
     low = args[2] if len(args) > 2 else kwargs.get("min", 0)
     high = args[3] if len(args) > 3 else kwargs.get("max", 0)
     return low == high and _has_elements(args, kwargs)

@@ -1,4 +1,4 @@
-"""Which of several was chosen, where nobody knows it: each of them equally often.
+"""Which of several was chosen, where it is unknown: each of them equally often.
 
 Which experts `topk` finds hangs on the values of a router's scores. Where an op chooses among `n` at least
 `n` times, its indices are taken to run through all of them in turn. They stay unknown, and no wait changes;
@@ -21,7 +21,7 @@ LARGEST = 1 << 22
 """Elements. There are no guesses of more."""
 
 
-def guess_of(t: Any) -> torch.Tensor | None:
+def guess_of(t: object) -> torch.Tensor | None:
     """A CPU tensor with what the values of `t` are taken to be, or None."""
     if type(t) is not SimTensor or t._cell.guess is None:
         return None
@@ -55,7 +55,7 @@ def give(t: SimTensor, values: torch.Tensor, among: int) -> None:
     SESSION.guessed = True
 
 
-def rewritten(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list) -> dict[Cell, Guess]:
+def rewritten(op: Op, args: tuple, kwargs: dict[str, object], tensors: list) -> dict[Cell, Guess]:
     """Guesses of the storages that an op is about to write into."""
     among = guessed_from(tensors)
     targets = [argument(args, kwargs, place) for place in op.writes]
@@ -68,7 +68,7 @@ def rewritten(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list) -> dic
     return {cell: Guess(storage, among) for cell, storage in fresh.items()}
 
 
-def follow(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list, result: Any) -> None:
+def follow(op: Op, args: tuple, kwargs: dict[str, object], tensors: list, result: Any) -> None:
     """Give what an op returned in memory of its own its guess."""
     results = result if type(result) in (tuple, list) else (result,)
     cells = {t._cell for t in tensors if type(t) is SimTensor}
@@ -87,7 +87,7 @@ def follow(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list, result: A
                 give(t, value, among)
 
 
-def _choose(op: Op, args: tuple, kwargs: dict[str, Any], chosen: SimTensor) -> None:
+def _choose(op: Op, args: tuple, kwargs: dict[str, object], chosen: SimTensor) -> None:
     """All indices of the dimension that was chosen from, in turn; none where there are more than choices."""
     scores = args[0]
     dim = argument(args, kwargs, (op.names.index("dim"), "dim")) if "dim" in op.names else None
@@ -103,12 +103,12 @@ def _choose(op: Op, args: tuple, kwargs: dict[str, Any], chosen: SimTensor) -> N
     give(chosen, values.movedim(-1, dim) if kept else values, among)
 
 
-def _on_host(op: Op, args: tuple, kwargs: dict[str, Any], fresh: dict[Cell, Any]) -> Any:
+def _on_host(op: Op, args: tuple, kwargs: dict[str, object], fresh: dict[Cell, object]) -> Any:
     """The op on guesses, on the CPU; None where it can't run. fresh: storages in place of those of cells."""
     if op.draws or op.host_results or not op.native:
         return None
 
-    def stand_in(a: Any) -> Any:
+    def stand_in(a: object) -> object:
         if type(a) is SimTensor:
             return within(fresh[a._cell] if a._cell in fresh else _storage(a._cell), a._meta)
         if type(a) is list or type(a) is tuple:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from diffprof.devices.simulated.signatures import signature_of, tell_op
@@ -32,7 +30,7 @@ def is_pinned(t: torch.Tensor) -> bool:
     return bool(getattr(t.untyped_storage(), PINNED, False))
 
 
-def copy_(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
+def copy_(op: Op, args: tuple, kwargs: dict[str, object]) -> object:
     """`dst.copy_(src, non_blocking)`, in any direction."""
     dst, src = args[0], args[1]
     non_blocking = bool(args[2] if len(args) > 2 else kwargs.get("non_blocking", False))
@@ -87,7 +85,7 @@ def _upload(op: Op, dst: SimTensor, src: torch.Tensor, non_blocking: bool) -> Si
 def tell_upload(op: Op, src: torch.Tensor, dst: TensorMeta, non_blocking: bool, wait: Wait = H2D) -> None:
     """Report a host-to-device copy: the op, then the wait unless it is asynchronous."""
     meta = host_meta(src)
-    where = {"stream": SESSION.stream} if SESSION.stream and non_blocking else {}
+    where: dict[str, object] = {"stream": SESSION.stream} if SESSION.stream and non_blocking else {}
     tell_op(signature_of(op, (meta,), (dst,), where, "h2d", meta.nbytes))
     if not non_blocking:
         report(op, wait, meta, tensor=src)
@@ -136,7 +134,7 @@ def _download_into(op: Op, dst: torch.Tensor, src: SimTensor, non_blocking: bool
     return dst
 
 
-def to_copy(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
+def to_copy(op: Op, args: tuple, kwargs: dict[str, object]) -> object:
     """`_to_copy`: a copy of a tensor to another device, type or layout."""
     src = args[0]
     device = kwargs.get("device")
@@ -154,7 +152,7 @@ def to_copy(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
     return _download(op, src, kwargs)
 
 
-def _download(op: Op, src: SimTensor, kwargs: dict[str, Any]) -> torch.Tensor:
+def _download(op: Op, src: SimTensor, kwargs: dict[str, object]) -> torch.Tensor:
     SESSION.ops += 1
     non_blocking = bool(kwargs.get("non_blocking"))
     host = {k: v for k, v in kwargs.items() if k not in ("pin_memory", "non_blocking")}
@@ -181,7 +179,7 @@ def _download(op: Op, src: SimTensor, kwargs: dict[str, Any]) -> torch.Tensor:
     return out
 
 
-def _new_on_device(op: Op, src: torch.Tensor, kwargs: dict[str, Any]) -> Any:
+def _new_on_device(op: Op, src: torch.Tensor, kwargs: dict[str, object]) -> object:
     """A CPU tensor that arrives at `_to_copy` whole: as the composite does it, `empty` and `copy_`."""
     non_blocking = bool(kwargs.get("non_blocking"))
     dtype = kwargs.get("dtype") or src.dtype

@@ -39,19 +39,19 @@ NAMESPACES = (
     "torch.cuda.nvtx",
 )
 
-_NOTHING: Callable[..., Any] = lambda *args, **kwargs: None  # noqa: E731
-_ZERO: Callable[..., Any] = lambda *args, **kwargs: 0  # noqa: E731
-_BLANK: Callable[..., Any] = lambda *args, **kwargs: {}  # noqa: E731
+_NOTHING: Callable[..., object] = lambda *args, **kwargs: None  # noqa: E731
+_ZERO: Callable[..., object] = lambda *args, **kwargs: 0  # noqa: E731
+_BLANK: Callable[..., object] = lambda *args, **kwargs: {}  # noqa: E731
 
 
 @contextlib.contextmanager
-def _inside(*args: Any, **kwargs: Any) -> Iterator[None]:
+def _inside(*args: object, **kwargs: object) -> Iterator[None]:
     yield
 
 
 GRAPH_MOMENTS = ("capture_start", "capture_end", "instantiate", "replay_start", "replay_end", "destroy")
 
-HARMLESS: dict[str, Callable[..., Any]] = {
+HARMLESS: dict[str, Callable[..., object]] = {
     # Settings of a driver that is not there.
     "set_per_process_memory_fraction": _NOTHING,
     "get_per_process_memory_fraction": lambda device=None: 1.0,
@@ -165,7 +165,7 @@ def public_names(module: ModuleType) -> tuple[str, ...]:
     return tuple(name for name in own if not name.startswith("_"))
 
 
-def stand_ins(sim: Any) -> Iterator[tuple[ModuleType, str, Any]]:
+def stand_ins(sim: object) -> Iterator[tuple[ModuleType, str, object]]:
     """(module, name, what stands in for it) of all that is not left as it is. sim: the module `torch.sim`."""
     for namespace in NAMESPACES:
         module = importlib.import_module(namespace)
@@ -180,8 +180,8 @@ def stand_ins(sim: Any) -> Iterator[tuple[ModuleType, str, Any]]:
                 yield module, name, getattr(sim, name)
 
 
-def _refusing(name: str) -> Callable[..., Any]:
-    def refuse(*args: Any, **kwargs: Any) -> Any:
+def _refusing(name: str) -> Callable[..., object]:
+    def refuse(*args: object, **kwargs: object) -> object:
         raise needs_a_gpu(name)
 
     return refuse
@@ -197,7 +197,7 @@ def tensor_type(name: str, dtype: torch.dtype, device: Callable[[], torch.device
             here = isinstance(instance, torch.Tensor) and instance.device.type == device().type
             return here and instance.dtype == cls.dtype
 
-        def __call__(cls, *args: Any) -> torch.Tensor:
+        def __call__(cls, *args: object) -> torch.Tensor:
             if len(args) == 1 and isinstance(args[0], list | tuple) and not isinstance(args[0], torch.Size):
                 return torch.tensor(args[0], dtype=cls.dtype, device=device())
             return torch.empty(*args, dtype=cls.dtype, device=device())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
@@ -25,7 +24,7 @@ class SimulatedDevice:
     grade = Grade.SIMULATED
     wants_values = False
     unknown = True
-    """Whether nobody knows what weights are."""
+    """Whether the values of weights are unknown."""
 
     def __init__(self, gpu: str) -> None:
         """Raises UsageError for a GPU that has no data sheet here."""
@@ -72,7 +71,7 @@ class SimulatedDevice:
             finally:
                 self._torch_device = None
 
-    def place(self, thing: Any) -> None:
+    def place(self, thing: Pipeline | torch.nn.Module) -> None:
         place(thing, values="unknown")
 
     def clock(self) -> float:

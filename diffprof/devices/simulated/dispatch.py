@@ -43,7 +43,7 @@ LARGE = 1 << 26
 DRAWN = 1 << 12
 """The same of what is drawn at random on the device, whose numbers are not the CPU's."""
 
-_ops: dict[Any, Op] = {}
+_ops: dict[object, Op] = {}
 _seen: dict[tuple, OpSignature | None] = {}
 _CPU = torch.device("cpu")
 _UNSEEN: Any = object()
@@ -61,7 +61,7 @@ def op_of(func: torch._ops.OpOverload) -> Op:
     return op
 
 
-def run(func: torch._ops.OpOverload, args: tuple, kwargs: dict[str, Any] | None) -> Any:
+def run(func: torch._ops.OpOverload, args: tuple, kwargs: dict[str, object] | None) -> Any:
     """Run one op that involves the simulated device."""
     if kwargs is None:
         kwargs = {}
@@ -73,7 +73,7 @@ def run(func: torch._ops.OpOverload, args: tuple, kwargs: dict[str, Any] | None)
     return plain(op, args, kwargs)
 
 
-def plain(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
+def plain(op: Op, args: tuple, kwargs: dict[str, object]) -> Any:
     """An op whose result's shape depends on geometry only, and which leaves the host running."""
     SESSION.ops += 1
     key: list[Any] = [op]
@@ -170,7 +170,7 @@ def on_host(t: torch.Tensor) -> torch.Tensor:
     return t
 
 
-def raise_mismatch(op: Op, args: tuple, kwargs: dict[str, Any]) -> None:
+def raise_mismatch(op: Op, args: tuple, kwargs: dict[str, object]) -> None:
     """The error that CUDA gives for tensors on two devices."""
     flat: list[tuple[str, torch.Tensor]] = []
     for name, a in [*zip(op.names, args, strict=False), *kwargs.items()]:
@@ -195,7 +195,7 @@ def raise_mismatch(op: Op, args: tuple, kwargs: dict[str, Any]) -> None:
 # --- known values ---------------------------------------------------------------------------------
 
 
-def compute(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list, key: list | None) -> Any:
+def compute(op: Op, args: tuple, kwargs: dict[str, object], tensors: list, key: list | None) -> object:
     """Run the op on the CPU and wrap what comes out. key: None if the result's shape depends on values."""
     host_args: Sequence[Any] = [_host_argument(a) for a in args]
     if kwargs:
@@ -232,13 +232,13 @@ def compute(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list, key: lis
     return result if op.writes else _wrap_result(out, op, args, kwargs, tensors)
 
 
-def _overwritten(target: Any) -> None:
+def _overwritten(target: torch.Tensor | Sequence[torch.Tensor]) -> None:
     for each in target if isinstance(target, (list, tuple)) else (target,):
         if type(each) is SimTensor:
             each._cell.writes += 1
 
 
-def _host_argument(a: Any) -> Any:
+def _host_argument(a: Any) -> object:
     kind = type(a)
     if kind is SimTensor:
         return inner_of(a)
@@ -251,7 +251,7 @@ def _host_argument(a: Any) -> Any:
 
 def _fresh(out: Any, op: Op, tensors: list) -> list[TensorMeta]:
     """Geometries of what an op returns in memory of its own."""
-    found: list[Any] = []
+    found: list[object] = []
     several = type(out) is tuple or type(out) is list
     for n, each in enumerate(out if several else (out,)):
         written = n < len(op.returns) and op.returns[n] is not None
@@ -261,7 +261,7 @@ def _fresh(out: Any, op: Op, tensors: list) -> list[TensorMeta]:
     return [meta_of(each) for each in own if _base_of(each, tensors) is None]
 
 
-def _wrap_result(out: Any, op: Op, args: tuple, kwargs: dict[str, Any], tensors: list) -> Any:
+def _wrap_result(out: object, op: Op, args: tuple, kwargs: dict[str, object], tensors: list) -> object:
     if isinstance(out, torch.Tensor):
         place = op.returns[0] if op.returns else None
         if place is not None:
@@ -287,7 +287,7 @@ def _written(
     out: torch.Tensor,
     op: Op,
     args: tuple,
-    kwargs: dict[str, Any],
+    kwargs: dict[str, object],
     place: tuple[int, str],
     tensors: list[torch.Tensor],
 ) -> Any:
@@ -325,7 +325,7 @@ def _is_whole(t: torch.Tensor) -> bool:
     return type(t) is SimTensor and covers(t)
 
 
-def too_large(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list, key: list) -> bool:
+def too_large(op: Op, args: tuple, kwargs: dict[str, object], tensors: list, key: list) -> bool:
     """Whether the result is too large to be worth computing (repeat, expand and outer products of masks, and
     random numbers)."""
     if op.draws:

@@ -117,14 +117,14 @@ class _Replay:
         self._observer = observer
         self._is_last = is_last
         self._calls = 0
-        self._known: dict[Any, _Forward] = {}
-        self._given_up: set[Any] = set()
+        self._known: dict[object, _Forward] = {}
+        self._given_up: set[object] = set()
         self._open = True
         self._own = vars(module).get("forward")
         self._forward = forward = module.forward
 
         @functools.wraps(forward)
-        def called(*args: Any, **kwargs: Any) -> Any:
+        def called(*args: object, **kwargs: object) -> object:
             return self._called(args, kwargs)
 
         vars(module)["forward"] = self._placed = called
@@ -139,7 +139,7 @@ class _Replay:
             if self._own is not None:
                 held["forward"] = self._own
 
-    def _called(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _called(self, args: tuple[object, ...], kwargs: dict[str, object]) -> Any:
         if not self._open or _Replay._running or QUIET.depth or SESSION.capture is not None:
             return self._forward(*args, **kwargs)
         self._calls += 1
@@ -161,7 +161,7 @@ class _Replay:
             _Replay._running = False
 
     @staticmethod
-    def _repeats(known: _Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    def _repeats(known: _Forward, args: tuple[object, ...], kwargs: dict[str, object]) -> bool:
         """Whether to run it would do the same again."""
         if known.state is None or (known.values is not None and known.values != _known_values(args, kwargs)):
             return False
@@ -174,7 +174,7 @@ class _Replay:
 
     # --- running --------------------------------------------------------------------------------------
 
-    def _run(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _run(self, key: object, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         """Holds no argument: what a forward takes out of a list that it was given is freed."""
         before = self._known.pop(key, None)
         held = self._held(args, kwargs)
@@ -210,7 +210,9 @@ class _Replay:
             del self._known[next(iter(self._known))]
         return out
 
-    def _held(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[HeldState, list[Any]] | None:
+    def _held(
+        self, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> tuple[HeldState, list[object]] | None:
         try:
             return HeldState(self._module), _around(args, kwargs)
         except Unreadable:
@@ -226,7 +228,7 @@ class _Replay:
 
     # --- telling again --------------------------------------------------------------------------------
 
-    def _tell(self, known: _Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _tell(self, known: _Forward, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         told, made, lists = known.told, known.made, _lists(args, kwargs)
         given = pytree.tree_leaves(lists)
         first, owned = numbers(told.numbers), _cells(given)
@@ -254,7 +256,7 @@ class _Replay:
 class _Lists:
     """The lists that a forward is given, and what was in them. Keeps none of it alive."""
 
-    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(self, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         self.lists = _lists(args, kwargs)
         leaves = pytree.tree_leaves(self.lists)
         self._before = [weakref.ref(each) if isinstance(each, torch.Tensor) else each for each in leaves]
@@ -292,20 +294,20 @@ class _Lists:
         )
 
 
-def _lists(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[list[Any]]:
+def _lists(args: tuple[object, ...], kwargs: dict[str, object]) -> list[list[object]]:
     return [each for each in (*args, *kwargs.values()) if type(each) is list]
 
 
-def _cells(leaves: Iterable[Any]) -> list[Cell]:
+def _cells(leaves: Iterable[object]) -> list[Cell]:
     """Storages of tensors on the device, each once."""
     return list(dict.fromkeys(leaf._cell for leaf in leaves if type(leaf) is SimTensor))
 
 
-def _made(out: Any, first: int, lists: _Lists) -> _Made | None:
+def _made(out: object, first: int, lists: _Lists) -> _Made | None:
     """What was returned, if such a thing can be made again: values are unknown, or plain."""
     leaves, spec = pytree.tree_flatten(out)
     cells: dict[Cell, int] = {}
-    found: list[Any] = []
+    found: list[object] = []
     for leaf in leaves:
         if isinstance(leaf, torch.Tensor) and (place := lists.place(leaf)) is not None:
             found.append(_Found(place))
@@ -318,7 +320,7 @@ def _made(out: Any, first: int, lists: _Lists) -> _Made | None:
     return _Made(tuple(found), spec, tuple((cell.size, cell.number - first) for cell in cells))
 
 
-def _alike(one: Any, other: Any) -> bool:
+def _alike(one: object, other: object) -> bool:
     """Of two things that were returned at one place."""
     return one == other if type(one) in (_Tensor, _Found) else exactly(one) == exactly(other)
 
@@ -330,16 +332,16 @@ def _rounded(size: int) -> int:
 # --- what a forward is given ---------------------------------------------------------------------------
 
 
-def _key(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+def _key(args: tuple[object, ...], kwargs: dict[str, object]) -> tuple[object, ...]:
     """What is the same for forwards that may be alike. Raises Unreadable."""
     leaves, spec = pytree.tree_flatten((args, kwargs))
     return spec, _modes(), *_signature(leaves)
 
 
-def _signature(leaves: list[Any]) -> list[Any]:
+def _signature(leaves: list[object]) -> list[object]:
     """Of the arguments: tensors by geometry and by what shares memory; all that is on the host by value.
     Where in a storage a tensor lies makes no difference. Raises Unreadable."""
-    found: list[Any] = []
+    found: list[object] = []
     storages: dict[Cell, tuple[int, int]] = {}
     for leaf in leaves:
         if type(leaf) is SimTensor:
@@ -358,7 +360,7 @@ def _signature(leaves: list[Any]) -> list[Any]:
     return found
 
 
-def _modes() -> tuple[Any, ...]:
+def _modes() -> tuple[object, ...]:
     """What PyTorch is set to. Raises Unreadable where a mode sees every operation."""
     if torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack():
         raise Unreadable("a mode of torch functions")
@@ -378,15 +380,15 @@ def _modes() -> tuple[Any, ...]:
     )
 
 
-def _on_device(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[SimTensor]:
+def _on_device(args: tuple[object, ...], kwargs: dict[str, object]) -> list[SimTensor]:
     return [leaf for leaf in pytree.tree_leaves((args, kwargs)) if type(leaf) is SimTensor]
 
 
-def _known(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[bool]:
+def _known(args: tuple[object, ...], kwargs: dict[str, object]) -> list[bool]:
     return [leaf._cell.known for leaf in _on_device(args, kwargs)]
 
 
-def _known_values(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[bytes | None]:
+def _known_values(args: tuple[object, ...], kwargs: dict[str, object]) -> list[bytes | None]:
     """Of the arguments on the device, None of unknown ones. Large ones equal nothing: they are told apart by
     a number each."""
     return [_bytes(inner_of(leaf)) if leaf._cell.known else None for leaf in _on_device(args, kwargs)]
@@ -399,7 +401,7 @@ def _bytes(t: torch.Tensor) -> bytes:
         return random.randbytes(16)
 
 
-def _around(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+def _around(args: tuple[object, ...], kwargs: dict[str, object]) -> list[object]:
     """What a forward could change beside its module, and its lists. Raises Unreadable."""
     python, (_, keys, *numpy) = random.getstate(), np.random.get_state()
     beside = [None if type(each) is list else each for each in (*args, *kwargs.values())]
@@ -409,7 +411,7 @@ def _around(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
 
 
 def _same(
-    held: tuple[HeldState, list[Any]], args: tuple[Any, ...], kwargs: dict[str, Any], lists: _Lists
+    held: tuple[HeldState, list[object]], args: tuple[object, ...], kwargs: dict[str, object], lists: _Lists
 ) -> bool:
     """Whether a forward left all as it was."""
     try:

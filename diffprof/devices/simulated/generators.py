@@ -32,7 +32,7 @@ class SimGenerator(_Base):  # type: ignore[misc]
     def __del__(self, registered: set[int] = _on_device) -> None:
         registered.discard(self._cdata)
 
-    def clone_state(self) -> Any:
+    def clone_state(self) -> object:
         """Another generator in the same state."""
         other = SimGenerator()
         other.set_state(self.get_state())

@@ -78,7 +78,7 @@ class CUDAGraph:
         self._capture: CapturedGraph | None = None
         self._done = False
 
-    def capture_begin(self, pool: Any = None, capture_error_mode: str = "global") -> None:
+    def capture_begin(self, pool: object = None, capture_error_mode: str = "global") -> None:
         """What runs until `capture_end` is the graph."""
         if SESSION.capture is not None:
             raise RuntimeError("CUDA graph capture is already under way on this stream")
@@ -131,12 +131,12 @@ class CUDAGraph:
     def debug_dump(self, debug_path: str) -> None:
         """There is nothing to look into: no file is written."""
 
-    def retain_object(self, thing: Any) -> None:
+    def retain_object(self, thing: object) -> None:
         """Nothing that is replayed could need it."""
 
     register_generator_state = retain_object
 
-    def _no_handle(self, *args: Any) -> Any:
+    def _no_handle(self, *args: object) -> Any:
         raise DiffprofError(
             "The simulated device has no CUDA graph whose handle could be given to another library.",
             "Scan on a real device: diffprof scan ... --device cuda.",
@@ -146,14 +146,14 @@ class CUDAGraph:
     begin_capture_to_if_node = begin_capture_to_while_node = end_capture_to_conditional_node = _no_handle
     set_conditional_handle_for_current_node = _no_handle
 
-    def _hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+    def _hook(self, hook: Callable[..., object]) -> RemovableHandle:
         return unused_hook(hook)
 
     register_capture_start_hook = register_capture_end_hook = register_post_instantiate_hook = _hook
     register_replay_start_hook = register_replay_end_hook = register_destroy_callback = _hook
 
 
-def unused_hook(*hook: Callable[..., Any]) -> RemovableHandle:
+def unused_hook(*hook: Callable[..., object]) -> RemovableHandle:
     """A hook of graphs is taken and never called: what it would be given is not here."""
     return RemovableHandle(OrderedDict())
 
@@ -164,10 +164,10 @@ class graph:
     def __init__(
         self,
         cuda_graph: CUDAGraph,
-        pool: Any = None,
-        stream: Any = None,
+        pool: object = None,
+        stream: object = None,
         capture_error_mode: str = "global",
-        **_: Any,
+        **_: object,
     ) -> None:
         self.cuda_graph = cuda_graph
 
@@ -176,7 +176,7 @@ class graph:
         gc.collect()
         self.cuda_graph.capture_begin()
 
-    def __exit__(self, *exc: Any) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.cuda_graph.capture_end()
 
 
@@ -196,8 +196,8 @@ def is_current_stream_capturing() -> bool:
 
 
 def make_graphed_callables(
-    callables: Any, sample_args: Any, num_warmup_iters: int = 3, *args: Any, **kwargs: Any
-) -> Any:
+    callables: Any, sample_args: Any, num_warmup_iters: int = 3, *args: object, **kwargs: object
+) -> object:
     """`torch.cuda.make_graphed_callables`, for the forward direction. The callables run once, when they are
     captured; a module goes on being one, with another `forward`."""
     if not isinstance(callables, tuple):
@@ -205,12 +205,12 @@ def make_graphed_callables(
     return tuple(_graphed(each, given) for each, given in zip(callables, sample_args, strict=True))
 
 
-def _graphed(function: Any, sample_args: tuple[Any, ...]) -> Any:
+def _graphed(function: Any, sample_args: tuple[Any, ...]) -> object:
     made = CUDAGraph()
     with torch.no_grad(), _captured(made):
         out = function(*sample_args)
 
-    def replayed(*args: Any) -> Any:
+    def replayed(*args: object) -> object:
         for static, given in zip(sample_args, args, strict=True):
             if isinstance(static, torch.Tensor) and static is not given:
                 with torch.no_grad():
@@ -225,12 +225,12 @@ def _graphed(function: Any, sample_args: tuple[Any, ...]) -> Any:
 
 
 def _while_in_mode(
-    module: torch.nn.Module, forward: Callable[..., Any], replayed: Callable[..., Any]
-) -> Callable[..., Any]:
+    module: torch.nn.Module, forward: Callable[..., object], replayed: Callable[..., object]
+) -> Callable[..., object]:
     """Only the mode, training or not, in which a module was captured is replayed."""
     training = module.training
 
-    def choose(*args: Any, **kwargs: Any) -> Any:
+    def choose(*args: object, **kwargs: object) -> object:
         return replayed(*args) if module.training == training else forward(*args, **kwargs)
 
     return choose

@@ -73,7 +73,7 @@ def handler_for(op: Op) -> Handler | None:
 # --- values on the host ---------------------------------------------------------------------------
 
 
-def read(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
+def read(op: Op, args: tuple, kwargs: dict[str, object]) -> Any:
     """`_local_scalar_dense`: one value as a Python number."""
     SESSION.ops += 1
     t = args[0]
@@ -83,10 +83,10 @@ def read(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
     return read_scalar(t, op.name, wait)
 
 
-def equal(op: Op, args: tuple, kwargs: dict[str, Any]) -> bool:
+def equal(op: Op, args: tuple, kwargs: dict[str, object]) -> bool:
     """`torch.equal`: unknown contents count as different."""
     SESSION.ops += 1
-    tensors: list[Any] = []
+    tensors: list[object] = []
     flags = scan(op, args, kwargs, [], tensors)
     if flags & HOST:
         raise RuntimeError(
@@ -105,12 +105,12 @@ def equal(op: Op, args: tuple, kwargs: dict[str, Any]) -> bool:
     return False
 
 
-def allclose(op: Op, args: tuple, kwargs: dict[str, Any]) -> bool:
+def allclose(op: Op, args: tuple, kwargs: dict[str, object]) -> bool:
     """`torch.allclose`: what it consists of everywhere (native/TensorCompare.cpp), one read at the end."""
     return bool(torch.isclose(*args, **kwargs).all().item())
 
 
-def range_by_tensor(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
+def range_by_tensor(op: Op, args: tuple, kwargs: dict[str, object]) -> object:
     """`linspace(start, end)` with device numbers: each is read back (native/RangeFactories.cpp)."""
     numbers = [
         read_scalar(a, op.name, WAITS["_local_scalar_dense"]) if type(a) is SimTensor else a for a in args
@@ -119,14 +119,14 @@ def range_by_tensor(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
     return getattr(torch, op.base)(*numbers, **kwargs)
 
 
-def checked(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
+def checked(op: Op, args: tuple, kwargs: dict[str, object]) -> object:
     """An op that looks at a value on the host but whose result's shape doesn't depend on it.
 
     An error code of the CPU's stops nothing: whether a matrix that is nearly singular can be factorized hangs
     on how the device rounds.
     """
     wait = WAITS[op.base]
-    tensors: list[Any] = []
+    tensors: list[object] = []
     flags = scan(op, args, kwargs, [], tensors)
     if flags & SIM and wait.applies(args, kwargs):
         subject = next(t for t in tensors if type(t) is SimTensor)
@@ -137,10 +137,10 @@ def checked(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
     return plain(op, args, kwargs)
 
 
-def data_dependent(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
+def data_dependent(op: Op, args: tuple, kwargs: dict[str, object]) -> object:
     """An op whose result has as many elements as the data says."""
     wait = WAITS[op.base]
-    tensors: list[Any] = []
+    tensors: list[object] = []
     flags = scan(op, args, kwargs, [], tensors)
     if flags & HOST and flags & SIM:
         plain(op, args, kwargs)  # raises
@@ -207,16 +207,16 @@ def _filled(t: torch.Tensor, fill: str) -> torch.Tensor:
 # --- factories and overwriting --------------------------------------------------------------------
 
 
-def factory(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
+def factory(op: Op, args: tuple, kwargs: dict[str, object]) -> object:
     """A factory without tensors (`arange`, `randperm`): made on the CPU, wrapped."""
     SESSION.ops += 1
     check_generator(args, kwargs)
-    key: list[Any] = [op]
+    key: list[object] = [op]
     scan(op, args, kwargs, key, [])
     return compute(op, args, {k: v for k, v in kwargs.items() if k != "pin_memory"}, [], key)
 
 
-def factory_like(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
+def factory_like(op: Op, args: tuple, kwargs: dict[str, object]) -> object:
     """`zeros_like(x)`, `x.new_zeros(...)`: known values even where those of x aren't."""
     x = args[0]
     if type(x) is not SimTensor or x._cell.known or any(isinstance(a, torch.Tensor) for a in args[1:]):
@@ -226,7 +226,7 @@ def factory_like(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
         return plain(op, args, kwargs)
     SESSION.ops += 1
     stand_in = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype)
-    key: list[Any] = [op]
+    key: list[object] = [op]
     scan(op, args, kwargs, key, [])
     device = argument(args, kwargs, op.device_at) if op.device_at is not None else None
     host = {k: v for k, v in kwargs.items() if k not in ("device", "pin_memory")}
@@ -237,7 +237,7 @@ def factory_like(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
     return known(out)
 
 
-def overwrite(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
+def overwrite(op: Op, args: tuple, kwargs: dict[str, object]) -> object:
     """An in-place op that leaves nothing of the old values: unknown memory becomes known."""
     check_generator(args, kwargs)
     x = args[0]
@@ -267,7 +267,7 @@ def check_generator(args: tuple, kwargs: dict[str, Any]) -> None:
         )
 
 
-def random_on_device(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
+def random_on_device(op: Op, args: tuple, kwargs: dict[str, object]) -> object:
     """A random op that isn't a plain overwrite: the generator must be the device's."""
     check_generator(args, kwargs)
     if op.base in WAITS:
@@ -278,7 +278,7 @@ def random_on_device(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
 # --- storage and the rest -------------------------------------------------------------------------
 
 
-def set_(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
+def set_(op: Op, args: tuple, kwargs: dict[str, object]) -> object:
     """`x.set_(y)`: x becomes an alias of y; `x.set_()`: x becomes empty."""
     x = args[0]
     if len(args) == 1:
@@ -305,7 +305,7 @@ def set_(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
     return x
 
 
-def resize_(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
+def resize_(op: Op, args: tuple, kwargs: dict[str, object]) -> object:
     """`x.resize_(size)`: keeps the elements, in storage order."""
     x, size = args[0], torch.Size(args[1])
     if x.shape == size:
@@ -319,14 +319,14 @@ def resize_(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
     return x
 
 
-def nothing(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
+def nothing(op: Op, args: tuple, kwargs: dict[str, object]) -> Any:
     """Checks and markers without a result: they run on the device and never wait."""
-    tensors: list[Any] = []
+    tensors: list[object] = []
     if not scan(op, args, kwargs, [], tensors) & UNKNOWN and op.base != "record_stream":
         op.func(*[mapped(a, on_host) for a in args], **kwargs)
 
 
-def scalar_tensor(op: Op, args: tuple, kwargs: dict[str, Any]) -> SimTensor:
+def scalar_tensor(op: Op, args: tuple, kwargs: dict[str, object]) -> SimTensor:
     """One Python number as a tensor: on CUDA, indexing assignments keep it on the CPU."""
     cell = Cell(True, 0)
     cell.scalar = True
@@ -335,20 +335,20 @@ def scalar_tensor(op: Op, args: tuple, kwargs: dict[str, Any]) -> SimTensor:
     return known(inner, cell=cell)
 
 
-def decompose(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
+def decompose(op: Op, args: tuple, kwargs: dict[str, object]) -> object:
     """A composite that arrived whole (under inference mode): run what it consists of."""
     return op.func.decompose(*args, **kwargs)
 
 
-def opaque(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
+def opaque(op: Op, args: tuple, kwargs: dict[str, object]) -> object:
     """An op that isn't PyTorch's own: computed on the CPU where values are known, else its fake kernel."""
     if op.composite:
         return decompose(op, args, kwargs)
     if SESSION.on_opaque is not None and not QUIET.depth:
         SESSION.on_opaque(op.name)
     SESSION.ops += 1
-    tensors: list[Any] = []
-    key: list[Any] = [op]
+    tensors: list[object] = []
+    key: list[object] = [op]
     flags = scan(op, args, kwargs, key, tensors)
     try:
         if flags & (UNKNOWN | META):
@@ -376,7 +376,7 @@ WHOLE: set[str] = set()
 _allowing: dict[tuple[str, ...], Op] = {}
 
 
-def attention(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
+def attention(op: Op, args: tuple, kwargs: dict[str, object]) -> Any:
     """`scaled_dot_product_attention`, by the kernels that the process allows, in the order in which it would
     try them (`torch.nn.attention.sdpa_kernel`)."""
     order = tuple(torch._C._get_sdp_priority_order())

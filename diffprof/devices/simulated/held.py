@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 
@@ -23,7 +22,7 @@ def pieces(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
     return [each for name in flatten()[0] for each in pieces(getattr(tensor, name))]
 
 
-def tensors_of(parts: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
+def tensors_of(parts: Mapping[str, object]) -> Iterator[tuple[str, torch.Tensor]]:
     """Parameters and buffers of the components that are models, each once, with its component."""
     seen: set[int] = set()
     for name, part in parts.items():
@@ -52,7 +51,7 @@ def weights_on_device(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[W
             yield Weights(cell.number, name, cell.nbytes, dtype_name(tensor.dtype))
 
 
-def storages_of(parts: Mapping[str, Any]) -> dict[int, int]:
+def storages_of(parts: Mapping[str, object]) -> dict[int, int]:
     """Bytes by number of the storages on the simulated device that components hold: those of models, and
     tensors that others have as attributes."""
     others = (part for part in parts.values() if not isinstance(part, torch.nn.Module))

@@ -77,13 +77,13 @@ class HeldState:
     def __init__(self, module: torch.nn.Module) -> None:
         self._seen: dict[int, Any] = {}
         self._empty: list[Collection[Any]] = []
-        self._full: list[Collection[Any]] = []
-        self._mixed: list[dict[str, Any]] = []
-        self._modules: list[dict[str, Any]] = []
-        self._picked: list[dict[str, Any]] = []
-        self._picks: list[itemgetter[Any]] = []
+        self._full: list[Collection[object]] = []
+        self._mixed: list[dict[str, object]] = []
+        self._modules: list[dict[str, object]] = []
+        self._picked: list[dict[str, object]] = []
+        self._picks: list[itemgetter[object]] = []
         """What is looked at of each that is picked from: attributes of modules, globals of files."""
-        self._asked: list[Callable[[], Any]] = []
+        self._asked: list[Callable[[], object]] = []
         self._files: set[str] = set()
         self._pending: list[Any] = [module, *_global_hooks()]
         while self._pending:
@@ -115,29 +115,29 @@ class HeldState:
         except KeyError:  # an attribute went, and another came
             return False
 
-    def _held_things(self) -> Iterator[Any]:
+    def _held_things(self) -> Iterator[object]:
         some = chain.from_iterable(map(_PICK, self._picks, self._picked))
         return chain(chain.from_iterable(self._full), some)
 
-    def _read(self) -> list[Any]:
+    def _read(self) -> list[object]:
         """What is compared by value: answers, sizes, and names of tensors and of what stands beside them."""
         told = [ask() for ask in self._asked]
         told += map(len, chain(self._full, self._modules))
         told += chain.from_iterable(self._mixed)
         return told
 
-    def _beside(self) -> Iterator[Any]:
+    def _beside(self) -> Iterator[object]:
         """Tensors, and what stands beside them."""
         return chain.from_iterable(held.values() for held in self._mixed)
 
-    def _read_tensors(self) -> list[Any]:
+    def _read_tensors(self) -> list[object]:
         tensors = [thing for thing in self._beside() if isinstance(thing, torch.Tensor)]
         for thing in tensors:
             if type(thing) is SimTensor:
                 thing._cell.held = True
         return [tensor_state(thing) for thing in tensors]
 
-    def _tensors_unchanged(self, beside: Sequence[Any]) -> bool:
+    def _tensors_unchanged(self, beside: Sequence[object]) -> bool:
         """Those with unknown values are looked at again only where any tensor was changed."""
         if self._changes != SESSION.changes:
             if self._tensors != self._read_tensors():
@@ -237,12 +237,12 @@ class HeldState:
             self._modules.append(held)
             self._pick(held, names)
 
-    def _pick(self, held: dict[str, Any], names: Sequence[str]) -> None:
+    def _pick(self, held: dict[str, object], names: Sequence[str]) -> None:
         if names:
             self._picked.append(held)
             self._picks.append(itemgetter(*names, names[0]))  # a tuple, of one as well
 
-    def _hold_sequence(self, held: Collection[Any]) -> None:
+    def _hold_sequence(self, held: Collection[object]) -> None:
         if held:
             self._full.append(held)
             self._await(held)
@@ -293,21 +293,21 @@ class HeldState:
             self._pending += (v for v in values.values() if type(v) is _LRU or (own and _is_state(v)))
 
 
-def _read_names(held: dict[str, Any], names: tuple[str, ...]) -> list[Any]:
+def _read_names(held: dict[str, object], names: tuple[str, ...]) -> list[object]:
     return [exactly(held.get(name)) for name in names]
 
 
-def _is_state(value: Any) -> bool:
+def _is_state(value: object) -> bool:
     """Whether a global is neither a library's, nor a class or function, which are followed where used."""
     return not isinstance(value, (type, types.FunctionType, torch.nn.Module, torch.Tensor))
 
 
-def _global_hooks() -> Iterator[dict[Any, Any]]:
+def _global_hooks() -> Iterator[dict[object, object]]:
     held = vars(torch.nn.modules.module)
     yield from (value for name, value in held.items() if "hooks" in name and isinstance(value, dict))
 
 
-def _ours(thing: Any) -> bool:
+def _ours(thing: object) -> bool:
     of = thing if isinstance(thing, (types.FunctionType, type)) else type(thing)
     return (getattr(of, "__module__", None) or "").startswith("diffprof.")
 
@@ -331,14 +331,14 @@ def _slots(cls: type) -> tuple[str, ...]:
     return tuple(name for name in found if not name.startswith("__"))
 
 
-def _content(cell: types.CellType) -> Any:
+def _content(cell: types.CellType) -> object:
     try:
         return cell.cell_contents
     except ValueError:  # not filled yet
         return None
 
 
-def exactly(thing: Any) -> Any:
+def exactly(thing: object) -> object:
     """Equal for one value of one type, as 1, 1.0 and True are not, nor 0.0 and -0.0, but any two NaN are; of
     anything that is no plain value, which object it is."""
     kind = type(thing)
@@ -353,17 +353,17 @@ def exactly(thing: Any) -> Any:
     return id(thing)
 
 
-def _equal(one: Any, other: Any) -> bool:
+def _equal(one: object, other: object) -> bool:
     return one is other or exactly(one) == exactly(other)
 
 
-def _has_values(thing: Any) -> bool:
+def _has_values(thing: object) -> bool:
     if type(thing) is SimTensor:
         return thing._cell.known
     return isinstance(thing, torch.Tensor) and thing.device.type != "meta"
 
 
-def tensor_state(t: torch.Tensor) -> tuple[Any, ...]:
+def tensor_state(t: torch.Tensor) -> tuple[object, ...]:
     """What can be told of a tensor without a read: equal as long as nothing changed it. Raises Unreadable."""
     if type(t) is SimTensor:
         cell = t._cell
@@ -371,7 +371,7 @@ def tensor_state(t: torch.Tensor) -> tuple[Any, ...]:
     return id(t), t.shape, t.dtype, None if t.device.type == "meta" else _values_state(t)
 
 
-def _values_state(t: torch.Tensor) -> Any:
+def _values_state(t: torch.Tensor) -> object:
     if not t.is_inference():
         return id(t), t._version
     return values_of(t)
@@ -385,7 +385,7 @@ def values_of(t: torch.Tensor) -> bytes:
     return whole.view(torch.uint8).numpy().tobytes()
 
 
-def _bytes_of(array: np.ndarray[Any, Any]) -> tuple[Any, ...]:
+def _bytes_of(array: np.ndarray[Any, Any]) -> tuple[object, ...]:
     if array.nbytes > SMALL or array.dtype.hasobject:
         raise Unreadable(f"an array of {array.nbytes} bytes")
     return array.shape, array.dtype, array.tobytes()

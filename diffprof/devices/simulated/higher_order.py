@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from functools import cache
-from typing import Any
 
 import torch
 
@@ -21,7 +20,7 @@ def register_flex_attention() -> None:
     operators.flex_attention.py_impl(SimTensor)(flex_attention)
 
 
-def flex_attention(*args: Any, **kwargs: Any) -> Any:
+def flex_attention(*args: object, **kwargs: object) -> object:
     """(out, logsumexp, maximum) of the operator. Its mask and score functions can't be seen inside."""
     if SESSION.on_opaque is not None and not QUIET.depth:
         SESSION.on_opaque("flex_attention")
@@ -33,7 +32,7 @@ def flex_attention(*args: Any, **kwargs: Any) -> Any:
     return out
 
 
-def _computed(args: tuple, kwargs: dict[str, Any]) -> tuple:
+def _computed(args: tuple, kwargs: dict[str, object]) -> tuple:
     """The dense form, in ordinary ops of the device: the functions close over device tensors."""
     operators = importlib.import_module("torch._higher_order_ops.flex_attention")
     with suspended():
@@ -49,7 +48,7 @@ def _inferred(q: torch.Tensor, v: torch.Tensor) -> tuple:
     return unknown(intern_meta(shape, stride, q.dtype, 0)), unknown(row), unknown(row)
 
 
-def _all_known(a: Any) -> bool:
+def _all_known(a: object) -> bool:
     if isinstance(a, SimTensor):
         return a._cell.known
     if isinstance(a, (list, tuple)):

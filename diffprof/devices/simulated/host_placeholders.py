@@ -11,7 +11,6 @@ import math
 import mmap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -72,24 +71,24 @@ def zero_pages(nbytes: int) -> mmap.mmap:
 
 
 def stands_for_unknown(t: torch.Tensor) -> bool:
-    """Whether a copy of this CPU tensor on the device has values that nobody knows."""
+    """Whether a copy of this CPU tensor on the device has unknown values."""
     storage = t.untyped_storage()
     return bool(getattr(storage, INVENTED, False) or getattr(storage, WITHHELD, False))
 
 
-def array_stands_for_unknown(array: Any) -> bool:
+def array_stands_for_unknown(array: object) -> bool:
     """The same of a NumPy array that is a view of such a tensor's memory."""
     while isinstance(array, np.ndarray):
         array = array.base
     return isinstance(array, torch.Tensor) and stands_for_unknown(array)
 
 
-def stacking(stack: Callable[..., Any]) -> Callable[..., Any]:
+def stacking(stack: Callable[..., object]) -> Callable[..., object]:
     """`numpy.stack` that writes no pages where all that is stacked stands for unknown data: a video's
     pictures are gigabytes."""
 
     @functools.wraps(stack)
-    def wrapper(arrays: Any, axis: int = 0, **kwargs: Any) -> Any:
+    def wrapper(arrays: object, axis: int = 0, **kwargs: object) -> object:
         listed = list(arrays) if isinstance(arrays, list | tuple) else []
         if kwargs or not listed or not all(map(array_stands_for_unknown, listed)):
             return stack(arrays, axis=axis, **kwargs)
@@ -143,13 +142,13 @@ def _weights_on_the_host(modules: list[torch.nn.Module]) -> Iterator[torch.Tenso
                 yield from _held(hook, buffers, names, seen, depth=4)
 
 
-def _hooks(module: torch.nn.Module) -> list[Any]:
+def _hooks(module: torch.nn.Module) -> list[object]:
     """accelerate's hook (`_hf_hook`) and diffusers' (`_diffusers_hook`), which keep weights of their own."""
     return [vars(module)[name] for name in ("_hf_hook", "_diffusers_hook") if name in vars(module)]
 
 
 def _held(
-    value: Any, buffers: set[int], names: set[str], seen: set[int], depth: int
+    value: object, buffers: set[int], names: set[str], seen: set[int], depth: int
 ) -> Iterator[torch.Tensor]:
     """Host tensors in the mappings that an object keeps, but for those of buffers (by identity or name)."""
     if id(value) in seen or depth == 0 or isinstance(value, (torch.nn.Module, torch.Tensor, str)):

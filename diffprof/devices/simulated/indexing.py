@@ -19,7 +19,7 @@ from .session import SESSION, may_assume, suspended
 from .tensor import NAME, SimTensor, inner_of, intern_meta, known, unknown
 
 
-def index(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
+def index(op: Op, args: tuple, kwargs: dict[str, object]) -> Any:
     """`x[indices]`: a mask on the device is counted first, an index on the CPU is uploaded first."""
     x, indices = args[0], args[1]
     if type(x) is not SimTensor:
@@ -40,7 +40,7 @@ def _indices(
     op: Op, x: SimTensor, indices: Any, mask_wait: Wait | None
 ) -> tuple[list | None, SimTensor | None]:
     """Report what the indices cost. Returns them with masks as integers, and the mask that isn't known."""
-    plan: list[Any] = []
+    plan: list[object] = []
     unknown_mask = None
     masks = False
     for i in indices:
@@ -75,11 +75,11 @@ def _upload_index(op: Op, i: torch.Tensor) -> None:
     copies.tell_upload(op, i, intern_meta(i.shape, i.stride(), i.dtype, 0), False, INDEX_UPLOAD)
 
 
-def index_put(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
+def index_put(op: Op, args: tuple, kwargs: dict[str, object]) -> object:
     """`x[indices] = values`: a mask with one CPU number is a masked fill, which doesn't wait."""
     x, indices, values = args[0], args[1], args[2]
     if type(x) is not SimTensor:
-        tensors: list[Any] = []
+        tensors: list[object] = []
         flags = scan(op, args, kwargs, [], tensors)
         if any(type(i) is SimTensor for i in indices if i is not None):
             _refuse_device_index()
@@ -109,7 +109,7 @@ def index_put(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
     plan, _ = _indices(op, x, indices, None if masked_fill else WAITS["index_put_"])
     SESSION.ops += 1
     tensors = []
-    key: list[Any] = [op]
+    key: list[object] = [op]
     flags = scan(op, args, kwargs, key, tensors)
     if not flags & UNKNOWN:
         return compute(op, args, kwargs, tensors, key)
@@ -124,7 +124,7 @@ def index_put(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
     return unknown(intern_meta(x.shape, torch.empty_like(x, device="meta").stride(), x.dtype, 0))
 
 
-def assigned_index(x: SimTensor, index: Any, value: Any) -> Any:
+def assigned_index(x: SimTensor, index: object, value: object) -> object:
     """The index of `x[index] = value`, with every 0-d one that CUDA leaves on the device as one element.
 
     C++ knows that case for CUDA alone, and would read the index here. One value is assigned, so an index of
@@ -140,7 +140,7 @@ def assigned_index(x: SimTensor, index: Any, value: Any) -> Any:
     return _left_on_device(x, index)
 
 
-def _left_on_device(x: SimTensor, i: Any) -> Any:
+def _left_on_device(x: SimTensor, i: object) -> object:
     if type(i) is not SimTensor or i.dim() or i.dtype not in (torch.int64, torch.int32):
         return i
     if i._cell is x._cell or x.dtype in (torch.uint16, torch.uint32, torch.uint64):

@@ -31,7 +31,7 @@ class _Entry:
         self.fresh_numel = fresh_numel
 
 
-def infer(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list, key: tuple) -> Any:
+def infer(op: Op, args: tuple, kwargs: dict[str, object], tensors: list, key: tuple) -> object:
     """The result of an op on unknown values: geometry only."""
     try:
         entry = _memo.get(key)
@@ -60,7 +60,7 @@ def infer(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list, key: tuple
     spec = entry.spec
     if spec[0] is _TENSOR:
         alias = spec[2]
-        result: Any = unknown(spec[1], None if alias is None else tensors[alias])
+        result: object = unknown(spec[1], None if alias is None else tensors[alias])
     else:
         result = _build(spec, op, args, kwargs, tensors)
     if SESSION.guessed or op.chooses is not None:
@@ -68,7 +68,7 @@ def infer(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list, key: tuple
     return result
 
 
-def lookup(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list, key: tuple) -> _Entry:
+def lookup(op: Op, args: tuple, kwargs: dict[str, object], tensors: list, key: tuple) -> _Entry:
     """The remembered entry of a call, made if it is new."""
     try:
         entry = _memo.get(key)
@@ -114,7 +114,7 @@ def lookup(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list, key: tupl
     return entry
 
 
-def _by_arithmetic(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list) -> _Entry | None:
+def _by_arithmetic(op: Op, args: tuple, kwargs: dict[str, object], tensors: list) -> _Entry | None:
     """Parts of a tensor, and parts that are filled: masks are written row by row, every row another call."""
     if kwargs or not args or type(args[0]) is not SimTensor or len(tensors) > 1:
         return None
@@ -127,7 +127,7 @@ def _by_arithmetic(op: Op, args: tuple, kwargs: dict[str, Any], tensors: list) -
     return None
 
 
-def _selected(meta: TensorMeta, dim: Any, index: Any) -> TensorMeta | None:
+def _selected(meta: TensorMeta, dim: Any, index: object) -> TensorMeta | None:
     """One index of a dimension; None for what is not there."""
     rank = len(meta.shape)
     if type(index) is not int or not -rank <= dim < rank:
@@ -153,7 +153,7 @@ def _sliced(meta: TensorMeta, dim: Any = 0, start: Any = None, end: Any = None, 
     return intern_meta(torch.Size(shape), tuple(stride), meta.dtype, offset, meta.device, meta.bits)
 
 
-_PARTS: dict[Any, Callable[..., TensorMeta | None]] = {
+_PARTS: dict[object, Callable[..., TensorMeta | None]] = {
     torch.ops.aten.select.int: _selected,
     torch.ops.aten.slice.Tensor: _sliced,
 }
@@ -168,7 +168,7 @@ _ON_HOST = "host"
 
 
 def _spec(
-    out: Any, op: Op, places: dict[int, int], fresh: list[TensorMeta], place: tuple[int, str] | None = None
+    out: object, op: Op, places: dict[int, int], fresh: list[TensorMeta], place: tuple[int, str] | None = None
 ) -> tuple:
     if isinstance(out, torch.Tensor):
         if place is not None:
@@ -189,7 +189,7 @@ def _spec(
     return (_VALUE, out)
 
 
-def _build(spec: tuple, op: Op, args: tuple, kwargs: dict[str, Any], tensors: list) -> Any:
+def _build(spec: tuple, op: Op, args: tuple, kwargs: dict[str, Any], tensors: list) -> object:
     kind = spec[0]
     if kind is _TENSOR:
         alias = spec[2]
@@ -227,7 +227,7 @@ def _meta_tensor(t: torch.Tensor) -> torch.Tensor:
     return set_bits(base.as_strided(meta.shape, meta.stride, meta.offset), meta.bits)
 
 
-def _meta_argument(a: Any, stand_in: Any) -> Any:
+def _meta_argument(a: Any, stand_in: Any) -> object:
     if isinstance(a, torch.Tensor):
         return stand_in(a)
     kind = type(a)
@@ -240,7 +240,7 @@ def _meta_argument(a: Any, stand_in: Any) -> Any:
     return a
 
 
-def infer_geometry(op: Op, args: list, kwargs: dict[str, Any]) -> Any:
+def infer_geometry(op: Op, args: list, kwargs: dict[str, object]) -> object:
     """The op on `meta` tensors; on zeros on the CPU where it has no meta kernel."""
     if op.base == "scaled_dot_product_attention":
         q, k, v, *rest = args
@@ -266,7 +266,7 @@ _CONTIGUOUS = frozenset({"group_norm", "native_group_norm", "pixel_shuffle", "pi
 (`native_group_norm` in aten/src/ATen/native/group_norm.cpp; `math_pixel_shuffle` in PixelShuffle.cpp)."""
 
 
-def laid_out(op: Op, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Any:
+def laid_out(op: Op, args: Sequence[object], kwargs: dict[str, object], out: Any) -> object:
     """A result computed elsewhere, in the order in memory that CUDA gives it.
 
     `meta` and the CPU decide it for themselves in some ops: convolutions take the weight's order into account
@@ -301,7 +301,7 @@ def _attention_geometry(
     return torch.empty(shape, dtype=q.dtype, device="meta").transpose(1, 2)
 
 
-def mapped(a: Any, f: Any) -> Any:
+def mapped(a: Any, f: Any) -> object:
     """`a` with every tensor in it replaced."""
     if isinstance(a, torch.Tensor):
         return f(a)

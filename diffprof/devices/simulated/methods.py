@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import torch
 
@@ -36,7 +35,7 @@ def show(t: SimTensor) -> str:
     return text
 
 
-def to_list(t: SimTensor) -> Any:
+def to_list(t: SimTensor) -> object:
     """`t.tolist()`: one copy to the host."""
     is_known = t._cell.known
     tell_blocking(

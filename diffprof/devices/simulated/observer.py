@@ -56,7 +56,7 @@ class Blocking:
 
     op: the operation ("aten::nonzero", "Tensor.tolist"). bytes: moved between device and host, 0 if none.
     shape, dtype: of the tensor that is read or copied. known: whether its values are known. assumed: what
-    stood in for a value that nobody knows. waits: how often the host waits within this one op.
+    stood in for an unknown value. waits: how often the host waits within this one op.
     reason, source: from the table in `blocking`.
     """
 
@@ -68,7 +68,7 @@ class Blocking:
     shape: tuple[int, ...]
     dtype: str
     known: bool
-    assumed: Any = None
+    assumed: object = None
     waits: int = 1
     tensor: torch.Tensor | None = None
     """What is read or copied (for an upload: the host's tensor). Look at it in the callback only."""
@@ -109,7 +109,7 @@ class Observer:
     def mark(self, storages: StorageNumbers) -> Any:
         """Here something begins that may come again."""
 
-    def since(self, mark: Any) -> Any:
+    def since(self, mark: Any) -> object:
         """What was told since; None: it can't be told again."""
 
     def reads(self, told: Any) -> bool:

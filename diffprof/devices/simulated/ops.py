@@ -172,18 +172,18 @@ class Op:
         self.composite = torch._C._dispatch_has_kernel_for_dispatch_key(
             func.name(), "CompositeImplicitAutograd"
         )
-        self.handler: Callable[[Op, tuple, dict[str, Any]], Any] | None = None
-        self.settings: dict[str, Any] = {}
+        self.handler: Callable[[Op, tuple, dict[str, object]], object] | None = None
+        self.settings: dict[str, object] = {}
         """What the process decides, told with the arguments that aren't tensors."""
 
 
-def argument(args: tuple, kwargs: dict[str, Any], place: Locator, default: Any = None) -> Any:
+def argument(args: tuple, kwargs: dict[str, object], place: Locator, default: object = None) -> Any:
     """The argument at a place, given by position or by name."""
     k, name = place
     return args[k] if k < len(args) else kwargs.get(name, default)
 
 
-def scalars_of(op: Op, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+def scalars_of(op: Op, args: tuple, kwargs: dict[str, object]) -> dict[str, object]:
     """The arguments that aren't tensors, by name, as plain values; None is left out."""
     found = {}
     for name, value in [*zip(op.names, args, strict=False), *kwargs.items()]:

@@ -35,7 +35,7 @@ class Patches:
     def __init__(self) -> None:
         self._done: list[tuple[Any, str, Any]] = []
 
-    def set(self, owner: Any, name: str, value: Any) -> None:
+    def set(self, owner: object, name: str, value: object) -> None:
         """Replace an attribute of a module or class. Dynamo must not compile what was C++: compiled
         code calls `torch.as_tensor` for its numbers, and would come to itself."""
         function = getattr(value, "__func__", value)
@@ -111,7 +111,7 @@ def _has_device_scalar(x: Any) -> bool:
     return kind is SimTensor
 
 
-def _read_elements(x: Any) -> Any:
+def _read_elements(x: Any) -> object:
     kind = type(x)
     if kind is list or kind is tuple:
         return [_read_elements(y) for y in x]
@@ -125,11 +125,11 @@ def _read_elements(x: Any) -> Any:
     return x
 
 
-def _reading(constructor: Callable[..., Any], position: int) -> Callable[..., Any]:
+def _reading(constructor: Callable[..., object], position: int) -> Callable[..., object]:
     """Read device scalars in lists one by one, as C++ does. Modes of torch functions see the call before."""
 
     @functools.wraps(constructor)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
+    def wrapper(*args: object, **kwargs: object) -> object:
         if _is_torch_function_mode_enabled() and any(map(_has_device_scalar, (*args, *kwargs.values()))):
             default = torch.get_default_device()
             if position == 0 and default.type != "cpu":
@@ -150,7 +150,9 @@ def _reading(constructor: Callable[..., Any], position: int) -> Callable[..., An
     return wrapper
 
 
-def _typed(constructor: Any, data: Any, args: tuple, kwargs: dict[str, Any], position: int) -> dict[str, Any]:
+def _typed(
+    constructor: object, data: object, args: tuple, kwargs: dict[str, object], position: int
+) -> dict[str, object]:
     if position or kwargs.get("dtype") is not None or len(args) > 1:
         return kwargs
     dtypes = _dtypes(data)
@@ -182,7 +184,7 @@ def _constructors(patches: Patches) -> None:
     importlib.import_module("torch._dynamo.polyfills.loader")
     original = torch.Tensor.__new__
 
-    def new(cls: Any, *args: Any, **kwargs: Any) -> Any:
+    def new(cls: object, *args: object, **kwargs: object) -> object:
         if args and type(args[0]) in (list, tuple) and _has_device_scalar(args[0]):
             args = (_read_elements(args[0]), *args[1:])
         return original(cls, *args, **kwargs)
@@ -215,9 +217,9 @@ def _pinned_factories(patches: Patches) -> None:
         patches.set(torch, name, _pinning(getattr(torch, name)))
 
 
-def _pinning(factory: Callable[..., Any]) -> Callable[..., Any]:
+def _pinning(factory: Callable[..., Any]) -> Callable[..., object]:
     @functools.wraps(factory)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
+    def wrapper(*args: object, **kwargs: object) -> object:
         if kwargs.get("pin_memory"):
             made = factory(*args, **{**kwargs, "pin_memory": False})
             if made.device.type != "cpu":
@@ -234,7 +236,7 @@ def _flex_attention(patches: Patches) -> None:
     if hasattr(module, "_validate_device"):
         original = module._validate_device
 
-        def validate(query: torch.Tensor, *rest: Any, **kwargs: Any) -> None:
+        def validate(query: torch.Tensor, *rest: object, **kwargs: object) -> None:
             if type(query) is not SimTensor:
                 original(query, *rest, **kwargs)
 
@@ -251,7 +253,9 @@ def _tensor_methods(patches: Patches) -> None:
     raw, make = torch.Tensor.data, torch.Tensor._make_subclass
     patches.set(torch.Tensor, "data", property(raw.__get__, set_data))
 
-    def make_subclass(cls: Any, data: torch.Tensor, requires_grad: bool = False, **more: Any) -> torch.Tensor:
+    def make_subclass(
+        cls: Any, data: torch.Tensor, requires_grad: bool = False, **more: object
+    ) -> torch.Tensor:
         """A parameter on the device keeps what its class keeps in fields, as bitsandbytes', not the class."""
         if type(data) is SimTensor and issubclass(cls, torch.nn.Parameter):
             return torch.nn.Parameter(data, requires_grad)
@@ -275,7 +279,7 @@ def _tensor_methods(patches: Patches) -> None:
 
     record = torch.Tensor.record_stream
 
-    def record_stream(self: torch.Tensor, s: Any) -> None:
+    def record_stream(self: torch.Tensor, s: object) -> None:
         """Memory in use on another stream: there is one order here, and the host never waits for it."""
         if type(self) is not SimTensor:
             record(self, s)
@@ -310,13 +314,13 @@ _Generator = torch.Generator
 
 
 class _GeneratorType(type):
-    def __instancecheck__(cls, instance: Any) -> bool:
+    def __instancecheck__(cls, instance: object) -> bool:
         return isinstance(instance, _Generator)
 
     def __subclasscheck__(cls, sub: type) -> bool:
         return issubclass(sub, _Generator)
 
-    def __call__(cls, device: torch.types.Device = "cpu") -> Any:
+    def __call__(cls, device: torch.types.Device = "cpu") -> object:
         if torch.device(device).type == NAME:
             return SimGenerator()
         return _Generator(device)
@@ -337,7 +341,7 @@ def _generator(patches: Patches) -> None:
 
 def _accelerator(patches: Patches) -> None:
     module = getattr(torch, NAME)
-    replaced: dict[str, Callable[..., Any]] = {
+    replaced: dict[str, Callable[..., object]] = {
         "synchronize": lambda device=None, /: tell_synchronize("torch.accelerator.synchronize"),
         "is_available": lambda: SESSION.active,
         "device_count": module.device_count,

@@ -1,4 +1,4 @@
-"""Putting models on the simulated device: as they are, or with parameters whose values nobody knows."""
+"""Putting models on the simulated device: as they are, or with parameters of unknown values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .tensor import _FIELDS, NAME, SimTensor, intern_meta, known, unknown
 Values = Literal["known", "unknown"]
 
 
-def place(thing: Any, *, values: Values) -> Any:
+def place(thing: object, *, values: Values) -> Any:
     """Move a tensor, module, list of modules or pipeline to the simulated device, and return it. It tells
     no events but memory.
 
@@ -48,7 +48,7 @@ def place(thing: Any, *, values: Values) -> Any:
     )
 
 
-def _parts(thing: Any) -> list[torch.nn.Module] | None:
+def _parts(thing: object) -> list[torch.nn.Module] | None:
     """The modules of a list or of a pipeline; None for anything else."""
     held = getattr(thing, "components", None)
     several = thing if isinstance(thing, list) else held.values() if isinstance(held, dict) else None
@@ -110,7 +110,7 @@ _building = _Building()
 
 @contextmanager
 def empty_weights(dtype: torch.dtype | None = None) -> Iterator[None]:
-    """Modules built inside have parameters on the simulated device whose values nobody knows.
+    """Modules built inside have parameters on the simulated device whose values are unknown.
 
     No memory is taken and nothing is initialised. What isn't made with `torch.empty` (buffers, tables) is
     computed on the CPU as always; `place` moves it. dtype: of the parameters, instead of the default one.
@@ -121,7 +121,7 @@ def empty_weights(dtype: torch.dtype | None = None) -> Iterator[None]:
     patches = Patches()
     original = torch.empty
 
-    def empty(*size: Any, **kwargs: Any) -> torch.Tensor:
+    def empty(*size: object, **kwargs: object) -> torch.Tensor:
         if _building.depth == 0 or kwargs.get("device") not in (None, "cpu", torch.device("cpu")):
             return original(*size, **kwargs)
         made = original(*size, **{**kwargs, "device": "meta"})
@@ -146,7 +146,7 @@ def empty_weights(dtype: torch.dtype | None = None) -> Iterator[None]:
 _INITIALISERS = tuple(name for name in vars(torch.nn.init) if name.endswith("_") and not name.startswith("_"))
 
 
-def _skip(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+def _skip(tensor: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
     return tensor
 
 

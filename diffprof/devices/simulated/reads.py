@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from .blocking import Wait
@@ -14,7 +12,7 @@ from .tensor import SimTensor, inner_of
 
 
 def tell_wait(
-    op: Op, wait: Wait, t: torch.Tensor, is_known: bool, assumed: Any = None, nbytes: int = 0
+    op: Op, wait: Wait, t: torch.Tensor, is_known: bool, assumed: object = None, nbytes: int = 0
 ) -> None:
     tell_blocking(
         wait.kind,
@@ -31,11 +29,11 @@ def tell_wait(
     )
 
 
-def read_scalar(t: SimTensor, op: str, wait: Wait) -> Any:
+def read_scalar(t: SimTensor, op: str, wait: Wait) -> object:
     """The value of a one-element tensor; reported as a wait. Unknown: its guess, or False or
     0, where allowed."""
     is_known = t._cell.known
-    value: Any
+    value: object
     if (host := inner_of(t) if is_known else guess_of(t)) is not None:
         value = host.item()
     else:
@@ -59,5 +57,5 @@ def read_scalar(t: SimTensor, op: str, wait: Wait) -> Any:
     return value
 
 
-def assumable(value: Any) -> Any:
+def assumable(value: object) -> object:
     return None if SESSION.unknown_reads == "raise" else value

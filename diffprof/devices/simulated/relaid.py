@@ -62,7 +62,7 @@ class RerunCalls:
     """The outermost calls of models whose convolutions are not in channels_last, or whose attention joins two
     streams that are projected one by one.
 
-    items: of the call that is being taken down, as they come. roots: components that the change is for.
+    items: of the call that is being recorded, as they come. roots: components that the change is for.
     """
 
     def __init__(self, items: Sequence[Any], roots: Sequence[str]) -> None:
@@ -74,7 +74,7 @@ class RerunCalls:
 
     @contextmanager
     def noted(
-        self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, object]
     ) -> Iterator[None]:
         """For `ModuleStack.outermost`: the module is called inside."""
         if path.partition(".")[0] not in self._roots or not self._is_wanted(module):
@@ -120,7 +120,7 @@ class RerunCalls:
         self, wanted: Mapping[int, bool], change: Callable[[_Record], Mapping[int, str]], *, same_work: bool
     ) -> tuple[Relaid, ...]:
         """Calls that launched the same are run once."""
-        ran: dict[tuple[Any, ...], _Again] = {}
+        ran: dict[tuple[object, ...], _Again] = {}
         found = []
         items = alike(self._items)
         for record in self._records:
@@ -137,7 +137,7 @@ class RerunCalls:
         return tuple(found)
 
 
-def _alike(item: OpSignature | LaunchedWait) -> Any:
+def _alike(item: OpSignature | LaunchedWait) -> object:
     """The same for what is launched alike, and for waits that take as long wherever they are."""
     return _span(item) if isinstance(item, LaunchedWait) else id(item)
 
@@ -221,7 +221,7 @@ def _strides(shape: torch.Size) -> tuple[int, ...]:
     return torch.empty(shape, device="meta", memory_format=torch.channels_last).stride()
 
 
-def _is_seen(thing: Any) -> bool:
+def _is_seen(thing: object) -> bool:
     return type(thing) is _Seen
 
 
@@ -248,7 +248,7 @@ def _work(items: Sequence[Any]) -> list[str]:
 @contextmanager
 def _as_it_was(module: nn.Module) -> Iterator[None]:
     """What modules and their processors hold is afterwards what it was before."""
-    held: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    held: list[tuple[dict[str, object], dict[str, object]]] = []
     for each in module.modules():
         for thing in (each, getattr(each, "processor", None)):
             own = getattr(thing, "__dict__", None)

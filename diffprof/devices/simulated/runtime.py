@@ -54,7 +54,7 @@ class SimulatedEvent(Polled):
     device_type = 20
     """c10::DeviceType::PrivateUse1."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         self._at: float | None = None
         self._launched = 0
         self.event_id = id(self)
@@ -64,12 +64,12 @@ class SimulatedEvent(Polled):
         """Where it is."""
         return torch.device(NAME, 0)
 
-    def record(self, stream: Any = None) -> None:
+    def record(self, stream: object = None) -> None:
         """Mark the point."""
         self._at = time.perf_counter()
         self._launched, self._asked = SESSION.ops, None
 
-    def wait(self, stream: Any = None) -> None:
+    def wait(self, stream: object = None) -> None:
         """Let a stream wait: the host goes on."""
 
     def query(self) -> bool:
@@ -106,7 +106,7 @@ class Stream(Polled):
     """c10::DeviceType::PrivateUse1."""
     _count = 0
 
-    def __init__(self, device: torch.types.Device = None, priority: int = 0, **kwargs: Any) -> None:
+    def __init__(self, device: torch.types.Device = None, priority: int = 0, **kwargs: object) -> None:
         Stream._count += 1
         self.stream_id = Stream._count
         self.priority = priority
@@ -146,10 +146,10 @@ class Stream(Polled):
         """Let the host wait."""
         tell_synchronize("Stream.synchronize", stream=self.cuda_stream)
 
-    def wait_stream(self, stream: Any) -> None:
+    def wait_stream(self, stream: object) -> None:
         """Let this stream wait: the host goes on."""
 
-    def wait_event(self, event: Any) -> None:
+    def wait_event(self, event: object) -> None:
         """Let this stream wait: the host goes on."""
 
     def record_event(self, event: SimulatedEvent | None = None) -> SimulatedEvent:
@@ -167,7 +167,7 @@ class Stream(Polled):
         _enter(self)
         return self
 
-    def __exit__(self, *exc: Any) -> None:
+    def __exit__(self, *exc: object) -> None:
         _enter(self._around.pop())
 
 
@@ -196,7 +196,7 @@ class StreamContext:
     def __enter__(self) -> Stream | None:
         return self.stream.__enter__() if self.stream is not None else None
 
-    def __exit__(self, *exc: Any) -> None:
+    def __exit__(self, *exc: object) -> None:
         if self.stream is not None:
             self.stream.__exit__(*exc)
 
@@ -204,7 +204,7 @@ class StreamContext:
 class ExternalStream(Stream):
     """A stream that another library made: every object with its address is the same stream."""
 
-    def __init__(self, stream_ptr: int, device: torch.types.Device = None, **kwargs: Any) -> None:
+    def __init__(self, stream_ptr: int, device: torch.types.Device = None, **kwargs: object) -> None:
         super().__init__(device)
         self._address = stream_ptr
 
@@ -217,14 +217,14 @@ class ExternalStream(Stream):
 class MemPool:
     """Memory for what is allocated under `use_mem_pool`: there is one pool here."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         self.id = (0, id(self))
         self.allocator = args[0] if args else kwargs.get("allocator")
 
     def use_count(self) -> int:
         return 1
 
-    def snapshot(self, include_traces: bool = True) -> list[Any]:
+    def snapshot(self, include_traces: bool = True) -> list[object]:
         return []
 
 
@@ -237,7 +237,7 @@ class device:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, *exc: Any) -> None:
+    def __exit__(self, *exc: object) -> None:
         pass
 
 
@@ -246,7 +246,7 @@ class SimulatedCudart:
 
     cudaError = SimpleNamespace(success=0)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if name in ("cudaProfilerStart", "cudaProfilerStop", "cudaHostRegister", "cudaHostUnregister"):
             return lambda *args: 0
         if name == "cudaGetErrorString":
@@ -378,7 +378,7 @@ class SimModule(types.ModuleType):
         }
         return {**stats, "num_alloc_retries": 0, "num_ooms": 0, "num_sync_all_streams": 0}
 
-    def memory_stats_as_nested_dict(self, device: torch.types.Device = None) -> dict[str, Any]:
+    def memory_stats_as_nested_dict(self, device: torch.types.Device = None) -> dict[str, object]:
         nested: dict[str, Any] = {}
         for name, value in self.memory_stats().items():
             *path, last = name.split(".")
@@ -441,17 +441,17 @@ class SimModule(types.ModuleType):
         """Let the host wait for the device."""
         tell_synchronize("torch.cuda.synchronize")
 
-    def current_stream(self, device: torch.types.Device = None) -> Any:
+    def current_stream(self, device: torch.types.Device = None) -> object:
         return _CURRENT.stream
 
-    def default_stream(self, device: torch.types.Device = None) -> Any:
+    def default_stream(self, device: torch.types.Device = None) -> object:
         return _default_stream
 
     def set_stream(self, stream: Any) -> None:
         _enter(stream)
 
-    def stream(self, stream: Any) -> Any:
+    def stream(self, stream: Any) -> object:
         return StreamContext(stream)
 
-    def get_stream_from_external(self, data_ptr: int, device: torch.types.Device = None) -> Any:
+    def get_stream_from_external(self, data_ptr: int, device: torch.types.Device = None) -> object:
         return ExternalStream(data_ptr)

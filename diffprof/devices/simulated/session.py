@@ -137,7 +137,7 @@ def tell_blocking(
     *,
     nbytes: int = 0,
     known: bool = True,
-    assumed: Any = None,
+    assumed: object = None,
     waits: int = 1,
     tensor: torch.Tensor | None = None,
     stream: int | None = None,

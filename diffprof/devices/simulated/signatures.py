@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from diffprof.devices.simulated.ops import Op, argument, scalars_of
@@ -15,7 +13,7 @@ _signatures: dict[tuple, OpSignature] = {}
 
 
 def make_signature(
-    op: Op, args: tuple, kwargs: dict[str, Any], tensors: list, fresh: list[TensorMeta]
+    op: Op, args: tuple, kwargs: dict[str, object], tensors: list, fresh: list[TensorMeta]
 ) -> OpSignature | None:
     """The signature of a call, or None if it launches nothing on the device."""
     if not op.launches:
@@ -37,7 +35,7 @@ def signature_of(
     op: Op,
     inputs: tuple[TensorMeta, ...],
     outputs: tuple[TensorMeta, ...],
-    scalars: dict[str, Any],
+    scalars: dict[str, object],
     direction: str | None = None,
     nbytes: int = 0,
 ) -> OpSignature:

@@ -44,7 +44,7 @@ def table_on_host() -> bool:
     return isinstance(table, torch.Tensor) and table.device.type == "cpu"
 
 
-def _evaluate(node: ast.expr, frame: FrameType) -> Any:
+def _evaluate(node: ast.expr, frame: FrameType) -> object:
     if isinstance(node, ast.Name):
         local = values_in(frame)
         return local[node.id] if node.id in local else frame.f_globals[node.id]

@@ -145,7 +145,7 @@ class Cell:
         self.epoch = 0
         self.scalar = False
         self.writes = 0
-        self.storage: Any = None
+        self.storage: object = None
         self.guess: Guess | None = None
         self.sources: frozenset[int] = frozenset()
         self.size = nbytes
@@ -181,7 +181,7 @@ class Cell:
         self.guess = None
         SESSION.unknown = True
 
-    def learn(self, storage: Any) -> None:
+    def learn(self, storage: object) -> None:
         """All bytes were overwritten with known ones."""
         SESSION.changes += self.held
         self.writes += 1
@@ -190,11 +190,11 @@ class Cell:
         self.storage = storage
 
 
-def _told_to_modes(method: Callable[..., Any]) -> Callable[..., Any]:
+def _told_to_modes(method: Callable[..., object]) -> Callable[..., object]:
     """Let modes of torch functions see a method that is written in Python, as they see C++'s."""
 
     @functools.wraps(method)
-    def run(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def run(self: torch.Tensor, *args: object, **kwargs: object) -> Any:
         if _is_torch_function_mode_enabled():
             return handle_torch_function(run, (self,), self, *args, **kwargs)
         if type(self) is not SimTensor:
@@ -215,7 +215,7 @@ class SimTensor(torch.Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
-    def __new__(cls, data: torch.Tensor, requires_grad: bool | None = None, **_: Any) -> Any:
+    def __new__(cls, data: torch.Tensor, requires_grad: bool | None = None, **_: object) -> Any:
         # Libraries re-make a parameter with type(old)(new, requires_grad=...).
         if requires_grad is not None:
             return torch.nn.Parameter(data, requires_grad=requires_grad)
@@ -225,16 +225,16 @@ class SimTensor(torch.Tensor):
             return unknown(intern_meta(data.shape, data.stride(), data.dtype, data.storage_offset()))
         return known(data)
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         pass
 
     @classmethod
     def __torch_dispatch__(
-        cls, func: torch._ops.OpOverload, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
+        cls, func: torch._ops.OpOverload, types: object, args: tuple = (), kwargs: dict | None = None
+    ) -> object:
         return _dispatch(func, args, kwargs)
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: object = None) -> str:
         from .methods import show
 
         return show(self)
@@ -252,7 +252,7 @@ class SimTensor(torch.Tensor):
             copied = memo[id(self)] = duplicate(self, memo)
         return copied
 
-    def __reduce_ex__(self, protocol: Any) -> tuple:
+    def __reduce_ex__(self, protocol: object) -> tuple:
         from .methods import pickled
 
         return pickled(self)
@@ -260,19 +260,19 @@ class SimTensor(torch.Tensor):
     if ASSIGNS_ON_DEVICE:
 
         @_told_to_modes
-        def __setitem__(self, index: Any, value: Any) -> None:
+        def __setitem__(self, index: object, value: object) -> None:
             from .indexing import assigned_index
 
             super().__setitem__(assigned_index(self, index, value), value)
 
     @_told_to_modes
-    def tolist(self) -> Any:
+    def tolist(self) -> object:
         """The values as Python numbers: one copy to the host, which waits for it."""
         from .methods import to_list
 
         return to_list(self)
 
-    def numpy(self, *, force: bool = False) -> Any:
+    def numpy(self, *, force: bool = False) -> object:
         """As on CUDA: refused, unless forced, which copies to the host."""
         if force:
             return self.detach().cpu().resolve_conj().resolve_neg().numpy()
@@ -281,10 +281,10 @@ class SimTensor(torch.Tensor):
             "Use Tensor.cpu() to copy the tensor to host memory first."
         )
 
-    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+    def __array__(self, *args: object, **kwargs: object) -> object:
         return self.numpy()
 
-    def __dlpack__(self, *args: Any, **kwargs: Any) -> Any:
+    def __dlpack__(self, *args: object, **kwargs: object) -> object:
         """There is no memory behind a simulated tensor that another library could read."""
         raise BufferError(f"a tensor on the simulated device {NAME}:0 has no memory to export")
 
@@ -380,7 +380,7 @@ def known(
 
 
 def unknown(meta: TensorMeta, base: SimTensor | None = None, requires_grad: bool = False) -> SimTensor:
-    """A device tensor of that geometry whose values nobody knows. base: the tensor that it is a view of."""
+    """A device tensor of that geometry with unknown values. base: the tensor that it is a view of."""
     if base is not None:
         return _wrap(meta, None, base._cell, base.is_inference(), requires_grad)
     SESSION.unknown = True
@@ -426,7 +426,7 @@ def _geometry(meta: TensorMeta, inference: bool, requires_grad: bool = False) ->
     return set_bits(t, meta.bits) if meta.bits else t
 
 
-def within(storage: Any, meta: TensorMeta) -> torch.Tensor:
+def within(storage: object, meta: TensorMeta) -> torch.Tensor:
     """The CPU tensor of that geometry in a storage."""
     inner = torch.empty(0, dtype=meta.dtype, device="cpu")
     inner.set_(storage, meta.offset, meta.shape, meta.stride)
@@ -461,7 +461,7 @@ def covers(t: SimTensor) -> bool:
     return meta.offset == 0 and meta.nbytes == t._cell.size and extent(meta) == meta.numel
 
 
-def _dispatch(func: torch._ops.OpOverload, args: tuple, kwargs: dict | None) -> Any:
+def _dispatch(func: torch._ops.OpOverload, args: tuple, kwargs: dict | None) -> object:
     raise RuntimeError("the simulated device isn't registered")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import libcst as cst
 from libcst import matchers as m
@@ -93,14 +92,16 @@ class Construction:
             last = self._setting_up(block.body[block.body.index(whole) :])[-1]
             yield Edit(last, self.tree.line(last), what, after=tuple(wanted))
 
-    def _named(self, whole: Any, wanted: Sequence[Any]) -> cst.FlattenSentinel[Any]:
+    def _named(
+        self, whole: cst.Module | cst.BaseSuite, wanted: Sequence[object]
+    ) -> cst.FlattenSentinel[object]:
         """`return make()` -> `pipe = make()`, the statements, `return pipe`."""
         name = cst.Name(self.name)
         made = cst.Assign([cst.AssignTarget(name)], whole.body[0].value)
         back = cst.SimpleStatementLine([cst.Return(name)])
         return cst.FlattenSentinel([whole.with_changes(body=[made]), *wanted, back])
 
-    def _setting_up(self, following: Sequence[Any]) -> list[Any]:
+    def _setting_up(self, following: Sequence[object]) -> list[object]:
         """The construction, and what follows it up to the last statement that only sets the pipeline up."""
         found = list(following[:1])
         for number, statement in enumerate(following[1:], 2):
@@ -133,7 +134,7 @@ class Construction:
             return False
         return isinstance(small, cst.Assign | cst.Expr) and self._begins_with_it(first)
 
-    def _begins_with_it(self, node: Any) -> bool:
+    def _begins_with_it(self, node: object) -> bool:
         while node is not None and self.tree.code(node) != self.name:
             node = getattr(node, "func", None) or (node.value if isinstance(node, cst.Attribute) else None)
         return node is not None

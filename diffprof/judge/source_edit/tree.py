@@ -27,8 +27,8 @@ class Edit:
     line: int
     what: str
     change: Change | None = None
-    before: tuple[Any, ...] = ()
-    after: tuple[Any, ...] = ()
+    before: tuple[cst.CSTNode, ...] = ()
+    after: tuple[cst.CSTNode, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Tree:
     """
 
     module: cst.Module
-    positions: Mapping[cst.CSTNode, Any]
+    positions: Mapping[cst.CSTNode, cst.metadata.CodeRange]
     parents: Mapping[cst.CSTNode, cst.CSTNode]
     nodes: Sequence[cst.CSTNode]
     spans: Mapping[cst.CSTNode, range]
@@ -73,16 +73,16 @@ class Tree:
             inside = reaches or decorated or node is self.module
             n = n + 1 if inside else self.spans[node].stop
 
-    def all(self, kind: Any) -> Iterator[Any]:
+    def all(self, kind: object) -> Iterator[cst.CSTNode]:
         """Nodes that match, outermost first."""
         return (node for node in self.nodes if m.matches(node, kind))
 
-    def at(self, line: int, kind: Any) -> Iterator[Any]:
+    def at(self, line: int, kind: object) -> Iterator[cst.CSTNode]:
         """Nodes that match and reach over a line, those of the fewest lines first."""
         here = [node for node in self.over(line) if m.matches(node, kind)]
         yield from sorted(here, key=lambda node: len(self.lines(node)))
 
-    def within(self, node: cst.CSTNode, kind: Any) -> list[Any]:
+    def within(self, node: cst.CSTNode, kind: object) -> list[cst.CSTNode]:
         """Nodes at or below a node that match, as they stand in the source."""
         span = self.spans.get(node)
         assert span is not None, "a node of this tree"
@@ -99,7 +99,7 @@ class Tree:
         """The nearest enclosing node of a type, or None."""
         return next((each for each in self.above(node) if isinstance(each, kind)), None)
 
-    def scope(self, node: cst.CSTNode) -> Any:
+    def scope(self, node: cst.CSTNode) -> cst.FunctionDef | cst.Module:
         """The function that a node is in, or the module."""
         return self.around(node, cst.FunctionDef) or self.module
 
@@ -110,7 +110,7 @@ class Tree:
         found = small or [node for node in here if isinstance(node, cst.BaseCompoundStatement)]
         return min(found, key=lambda node: len(self.lines(node)), default=None)
 
-    def parsed(self, source: str) -> Any:
+    def parsed(self, source: str) -> cst.SimpleStatementLine | cst.BaseCompoundStatement:
         """A statement from source text, with this module's line ends."""
         config = self.module.config_for_parsing
         return cst.parse_statement(source.replace("\n", config.default_newline), config)
@@ -191,7 +191,7 @@ def becomes(node: cst.CSTNode) -> Change:
     return lambda _: node
 
 
-def gone(_: Any) -> Any:
+def gone(_: object) -> object:
     """The change that takes a statement out."""
     return cst.RemoveFromParent()
 
@@ -232,13 +232,13 @@ def with_argument(call: cst.Call, name: str, value: cst.BaseExpression) -> cst.C
     return call.with_changes(args=[*others, last, added])
 
 
-def _without_comment(space: Any) -> Any:
+def _without_comment(space: object) -> object:
     if isinstance(space, cst.ParenthesizedWhitespace):
         return space.with_changes(first_line=cst.TrailingWhitespace(), empty_lines=[])
     return space
 
 
-def _with_comment_of(space: Any, other: Any) -> Any:
+def _with_comment_of(space: object, other: object) -> object:
     """A comment stays on the line of the argument that it is behind."""
     if not isinstance(other, cst.ParenthesizedWhitespace) or other.first_line.comment is None:
         return space
@@ -249,7 +249,7 @@ def _with_comment_of(space: Any, other: Any) -> Any:
 
 def distinct(edits: Iterable[Edit]) -> list[Edit]:
     """Each edit once. Of several changes of a node the first counts, but for blocks, which take all."""
-    found: dict[tuple[Any, ...], Edit] = {}
+    found: dict[tuple[object, ...], Edit] = {}
     for edit in edits:
         adds = edit.change is None or isinstance(edit.node, cst.BaseSuite)
         found.setdefault((id(edit.node), edit.what) if adds else (id(edit.node),), edit)
@@ -263,10 +263,10 @@ class _Applied(cst.CSTTransformer):
         for edit in edits:
             self.edits.setdefault(id(edit.node), []).append(edit)
 
-    def on_leave(self, original_node: Any, updated_node: Any) -> Any:
+    def on_leave(self, original_node: object, updated_node: object) -> object:
         left = super().on_leave(original_node, updated_node)
-        before: list[Any] = []
-        after: list[Any] = []
+        before: list[cst.CSTNode] = []
+        after: list[object] = []
         for edit in self.edits.get(id(original_node), ()):
             left = edit.change(left) if edit.change is not None else left
             before += edit.before
@@ -301,11 +301,11 @@ def applied_to(source: bytes, tree: Tree, edits: Sequence[Edit]) -> bytes:
     return text
 
 
-def _touched(tree: Tree, edits: Sequence[Edit]) -> dict[cst.CSTNode, list[Any]]:
+def _touched(tree: Tree, edits: Sequence[Edit]) -> dict[cst.CSTNode, list[object]]:
     """Top-level statements that change -> what stands there then."""
     touched = {id(each) for edit in edits for each in (edit.node, *tree.above(edit.node))}
     transformer = _Applied(edits)
-    found: dict[cst.CSTNode, list[Any]] = {}
+    found: dict[cst.CSTNode, list[object]] = {}
     for statement in tree.module.body:
         if id(statement) in touched:
             made: Any = statement.visit(transformer)

@@ -109,7 +109,7 @@ def _with_figures(cls: type[msgspec.Struct]) -> tuple[str, ...]:
     return tuple(each.name for each in msgspec.structs.fields(cls) if each.type not in left_out)
 
 
-def _wrong(value: Any, where: str, name: str = "", depth: int = 0) -> Iterator[str]:
+def _wrong(value: object, where: str, name: str = "", depth: int = 0) -> Iterator[str]:
     """What is not fine."""
     if depth > DEEPEST:
         yield f"{where[:60]}... is nested more than {DEEPEST} levels deep"
@@ -121,7 +121,7 @@ def _wrong(value: Any, where: str, name: str = "", depth: int = 0) -> Iterator[s
             yield from _wrong(item, f"{where}{key}", key.lstrip("."), depth + 1)
 
 
-def _items(value: Any) -> Iterable[tuple[str, Any]]:
+def _items(value: object) -> Iterable[tuple[str, object]]:
     if isinstance(value, msgspec.Struct):
         return ((f".{name}", getattr(value, name)) for name in _with_figures(type(value)))
     if isinstance(value, dict):

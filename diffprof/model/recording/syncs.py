@@ -32,7 +32,7 @@ class SyncRow(Row, frozen=True, kw_only=True):
     shape: tuple[int, ...] | None = None
     values_known: bool = True
     assumed: str | None = None
-    """The value that stood in for one that nobody knows, if any."""
+    """The value that stood in for an unknown one, if any."""
     owner: str | None = None
     """`object.attribute` that lives on the wrong side, where that could be told."""
     owner_device: str | None = None

@@ -129,7 +129,7 @@ def _built(scene: PipelineCall, scale: Scale) -> PipelineCall:
     return PipelineCall(made, (), kwargs, scene.target, "random", seed=SEED)
 
 
-def _make_small_pictures(made: Any, sizes: Sizes) -> None:
+def _make_small_pictures(made: Pipeline, sizes: Sizes) -> None:
     """Of a pipeline that brings whatever size is asked for, or a picture that it is given, to an area of its
     own: one that it holds, or that its call's code names."""
     small = _with_small_areas(type(made), sizes)
@@ -159,7 +159,7 @@ def _with_small_areas(cls: type, sizes: Sizes) -> type:
     return type(cls.__name__, (cls,), own)
 
 
-def _small_constant(value: Any, sizes: Sizes) -> Any:
+def _small_constant(value: object, sizes: Sizes) -> object:
     """Of the code of a call: the twin's area for a picture's, the twin's sides for several sides."""
     if isinstance(value, int) and _is_area(value):
         return sizes.small_height * sizes.small_width
@@ -174,12 +174,12 @@ def _is_area(value: int) -> bool:
     return side > 0 and side**2 == value and side % 64 == 0
 
 
-def _twins(pipe: Pipeline, scale: Scale) -> dict[int, Any]:
+def _twins(pipe: Pipeline, scale: Scale) -> dict[int, torch.nn.Module]:
     """Of each component, by its id."""
     return {id(part): _smaller(part, scale) for part in {id(p): p for p in pipe.components.values()}.values()}
 
 
-def _smaller(part: Any, scale: Scale) -> Any:
+def _smaller(part: object, scale: Scale) -> object:
     """An autoencoder shares no width with the other parts: one that can't be divided by as much as they, as
     where the groups of its norms are of a fixed number, is divided by less."""
     for factor in (each for each in FACTORS if each <= scale.factor and hasattr(part, "decode")):
@@ -188,7 +188,7 @@ def _smaller(part: Any, scale: Scale) -> Any:
     return shrunk(part, scale)
 
 
-def _check_size(twins: Mapping[int, Any]) -> None:
+def _check_size(twins: Mapping[int, object]) -> None:
     """Raises _TooLarge."""
     modules = [part for part in twins.values() if isinstance(part, torch.nn.Module)]
     count = sum(p.numel() for part in modules for p in part.parameters())
@@ -201,7 +201,7 @@ def _empty(part: torch.nn.Module) -> int:
     return sum(not parameter.numel() for parameter in part.parameters())
 
 
-def _remade(pipe: Pipeline, twins: Mapping[int, Any]) -> Any:
+def _remade(pipe: Pipeline, twins: Mapping[int, object]) -> Any:
     """A pipeline of the same class with the twins of its components.
 
     One that is made of another pipeline, and takes no components itself, is a copy of what it holds.
@@ -221,7 +221,7 @@ def _remade(pipe: Pipeline, twins: Mapping[int, Any]) -> Any:
     return cls(**parts, **settings)
 
 
-def _held(value: Any, twins: Mapping[int, Any]) -> Any:
+def _held(value: Any, twins: Mapping[int, object]) -> object:
     """An attribute of a pipeline, with twins in the place of its components."""
     if id(value) in twins:
         return twins[id(value)]

@@ -22,7 +22,7 @@ STEPS = 3
 SEED = 0
 
 
-def small_call(scene: PipelineCall, made: Any, factor: int, sizes: Sizes) -> dict[str, Any]:
+def small_call(scene: PipelineCall, made: Pipeline, factor: int, sizes: Sizes) -> dict[str, object]:
     """The scene's arguments for its twin `made`: tensors and pictures of its widths and sizes."""
     smaller = _Smaller(_width_map(scene.pipe, factor), sizes)
     given = bound(scene.pipe, scene.args, scene.kwargs)
@@ -47,7 +47,7 @@ def small_call(scene: PipelineCall, made: Any, factor: int, sizes: Sizes) -> dic
     return kwargs
 
 
-def _few_steps(pipe: Pipeline, kwargs: Mapping[str, Any]) -> int:
+def _few_steps(pipe: Pipeline, kwargs: Mapping[str, object]) -> int:
     """STEPS that are done: of a picture that is changed with some strength only that share is."""
     default = inspect.signature(pipe.__call__).parameters.get("strength")
     strength = kwargs.get("strength", default.default if default is not None else None)
@@ -68,7 +68,7 @@ def _width_map(pipe: Pipeline, factor: int) -> dict[int, int]:
                 if isinstance(each, int) and not isinstance(each, bool) and each % factor == 0:
                     found[each] = each // factor
         # What else is projected to a width, such as an IP-Adapter's embeddings of pictures.
-        later: Any = getattr(part, "encoder_hid_proj", None)
+        later: object = getattr(part, "encoder_hid_proj", None)
         for module in later.modules() if isinstance(later, torch.nn.Module) else ():
             if isinstance(module, torch.nn.Linear) and module.in_features % factor == 0:
                 found.setdefault(module.in_features, module.in_features // factor)

@@ -56,7 +56,7 @@ def dress(twin: torch.nn.Module, original: torch.nn.Module, factor: int) -> None
 
 def _configure(twin: torch.nn.Module, original: torch.nn.Module) -> None:
     """Entries of the configuration that were set on it later, as attributes alone."""
-    config: Any = getattr(original, "config", None)
+    config: object = getattr(original, "config", None)
     if isinstance(config, Mapping):
         for key, value in vars(config).items():
             if not key.startswith("_") and value != config.get(key):
@@ -165,7 +165,7 @@ def _of_hooks(name: str) -> bool:
     return name.endswith("_hooks") or "_hooks_" in name
 
 
-def _mapped(value: Any, widths: Widths) -> Any:
+def _mapped(value: object, widths: Widths) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_mapped(each, widths) for each in value)
     return widths.of(value) if isinstance(value, int) and not isinstance(value, bool) else value

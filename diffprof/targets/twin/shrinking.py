@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +68,7 @@ class Scale:
     text_layers: int | None = TEXT_LAYERS
 
 
-def shrunk(part: Any, scale: Scale) -> Any:
+def shrunk(part: object, scale: Scale) -> object:
     """A component made again, smaller, with values of its own initialisation; what is no module is copied.
 
     Raises NoTwin for a width that the factor does not divide.
@@ -99,7 +99,7 @@ def _members(part: torch.nn.Module) -> torch.nn.ModuleList | None:
     return children[0] if len(children) == 1 and isinstance(children[0], torch.nn.ModuleList) else None
 
 
-def _model_config(config: Mapping[str, Any], scale: Scale) -> dict[str, Any]:
+def _model_config(config: Mapping[str, object], scale: Scale) -> dict[str, object]:
     """Of a diffusers model."""
     factor = scale.factor
     found = scale.sizes.of_config(config)
@@ -138,7 +138,7 @@ def _head(config: Mapping[str, Any]) -> int | None:
     return config.get("attention_head_dim") or shared
 
 
-def _text_config(config: Mapping[str, Any], scale: Scale) -> dict[str, Any]:
+def _text_config(config: Mapping[str, Any], scale: Scale) -> dict[str, object]:
     """Of a transformers model, and those in it; with fewer layers."""
     found, factor = dict(config), scale.factor
     for key in ("dtype", "torch_dtype", "model_type", "transformers_version"):
@@ -177,7 +177,7 @@ def _fewer_heads(heads: int, width: int) -> int:
     return next(fitting, heads)
 
 
-def divided(value: Any, factor: int, key: str) -> Any:
+def divided(value: object, factor: int, key: str) -> Any:
     """A number of features, or each of several, divided. Raises NoTwin, naming `key`, where that is no
     integer."""
     if isinstance(value, list | tuple):
@@ -200,7 +200,7 @@ def _even_parts(axes: Any, whole: int) -> Any:
     return type(axes)(2 * part for part in _shares(axes, whole))
 
 
-def _shares(axes: Any, whole: int) -> list[int]:
+def _shares(axes: Sequence[int], whole: int) -> list[int]:
     """Pairs of rotary features of each axis, in proportion to the original ones, of a head of `whole`."""
     total = sum(axes)
     parts = [max(1, round(whole / 2 * axis / total)) for axis in axes]

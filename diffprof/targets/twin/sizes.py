@@ -59,7 +59,7 @@ class Sizes:
         """Of a square picture, in pixels or latents, that is made smaller as the call's is."""
         return max(1, side * self.small_height // self.height)
 
-    def texts(self, held: Mapping[str, Any]) -> dict[str, int]:
+    def texts(self, held: Mapping[str, object]) -> dict[str, int]:
         """The lengths of text among what is held that are longer than the twin's, with the twin's."""
         return {name: self.tokens for name, n in _texts(held).items() if self.tokens and n > self.tokens}
 
@@ -128,7 +128,7 @@ def _texts(held: Mapping[str, Any]) -> dict[str, int]:
     return {name: value for name, value in held.items() if _TEXT.fullmatch(name) and _count(value)}
 
 
-def _sound(pipe: Pipeline, given: Mapping[str, Any]) -> float:
+def _sound(pipe: Pipeline, given: Mapping[str, object]) -> float:
     """The share of a sound's length that is left: 0 where the call makes the longest that its models can."""
     if not any(_SOUND.match(name) for name in parameters(pipe)):
         return 1.0
@@ -136,12 +136,12 @@ def _sound(pipe: Pipeline, given: Mapping[str, Any]) -> float:
     return min(1.0, SECONDS / longest)
 
 
-def taken(pipe: Pipeline, given: Mapping[str, Any]) -> dict[str, Any]:
+def taken(pipe: Pipeline, given: Mapping[str, object]) -> dict[str, Any]:
     """The arguments of a call by name: given, or by default."""
     return {name: given.get(name, known.default) for name, known in parameters(pipe).items()}
 
 
-def seconds_of(pipe: Pipeline, given: Mapping[str, Any]) -> dict[str, float]:
+def seconds_of(pipe: Pipeline, given: Mapping[str, object]) -> dict[str, float]:
     """The arguments of a call that count seconds of sound, given or by default."""
     return {
         name: value
@@ -150,7 +150,7 @@ def seconds_of(pipe: Pipeline, given: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def _count(value: Any) -> int | None:
+def _count(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 

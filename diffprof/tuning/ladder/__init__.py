@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -36,7 +36,7 @@ class Published(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @cache
-def published() -> tuple[dict[str, Any], dict[str, Published]]:
+def published() -> tuple[dict[str, object], dict[str, Published]]:
     """(conditions, target -> figures)."""
     data = tomllib.loads(Path(__file__).with_name("published.toml").read_text(encoding="utf-8"))
     conditions = data.pop("conditions")
@@ -131,7 +131,7 @@ def _results(
     rungs: Sequence[Rung],
     on_rung: Callable[[Rung], None] | None,
 ) -> Iterator[RungResult]:
-    if device.kind == "sim":
+    if device.gpu is not None:
         from diffprof.tuning.ladder.predicted import PredictedRungs
 
         predictions = PredictedRungs(target, device, options)

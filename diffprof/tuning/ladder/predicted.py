@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import gc
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from diffprof.analyzers.kernels.simulated import SimulatedKernels
 from diffprof.analyzers.quantization.published import published_list
+from diffprof.devices import Device, simulated_sheet
 from diffprof.devices.simulated.session import SESSION
 from diffprof.gpu.cost import CostModel
 from diffprof.gpu.mode import current_mode
 from diffprof.gpu.products import product_of
-from diffprof.judge.timeline import total_us, with_steps
+from diffprof.judge.steps import with_steps
+from diffprof.judge.timeline import total_us
 from diffprof.model.ladder import RungResult
 from diffprof.model.recording import Grade, Timeline
 from diffprof.targets.baseline import Inapplicable, Rung, prepare
@@ -53,10 +55,10 @@ class _Run:
 class PredictedRungs:
     """The rungs of one target on one simulated GPU."""
 
-    def __init__(self, target: Target, device: Any, options: Options) -> None:
+    def __init__(self, target: Target, device: Device, options: Options) -> None:
         self.target = target
-        self.device: Any = device
-        self.gpu = device.gpu
+        self.device = device
+        self.gpu = simulated_sheet(device)
         self.options = options
         self._runs: dict[_Form, _Run | str] = {}
 
@@ -167,7 +169,7 @@ def _below(module: str | None, roots: tuple[str, ...]) -> bool:
     return module is not None and any(module == root or module.startswith(root + ".") for root in roots)
 
 
-def _replaced(result: RungResult, **changes: Any) -> RungResult:
+def _replaced(result: RungResult, **changes: object) -> RungResult:
     import msgspec
 
     return msgspec.structs.replace(result, **changes)

@@ -12,9 +12,12 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffprof.model.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    import torch
 
 SWAPPED = "sdxl"
 """The pipeline of the corpus that is called with each scheduler that changed."""
@@ -45,7 +48,7 @@ def _cases(job: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         yield f"{SWAPPED} with {scheduler}", lambda scheduler=scheduler: _with_scheduler(scheduler)
 
 
-def _with_scheduler(name: str) -> Any:
+def _with_scheduler(name: str) -> object:
     import diffusers
 
     from diffprof.corpus import CASES
@@ -58,7 +61,7 @@ def _with_scheduler(name: str) -> Any:
     return case
 
 
-def _ran(build: Any, files: list[str]) -> dict[str, Any] | None:
+def _ran(build: Any, files: list[str]) -> dict[str, object] | None:
     """Output and waits of a pipeline that runs code of these files; None of another one."""
     import torch
 
@@ -97,7 +100,7 @@ def _uses(pipe: Pipeline, files: list[str]) -> bool:
     return False
 
 
-def _digest(tensor: Any) -> str:
+def _digest(tensor: torch.Tensor) -> str:
     import torch
 
     data = tensor.contiguous()

@@ -159,7 +159,7 @@ def _waits(recording: Recording) -> Iterator[tuple[str, str, str]]:
 # --- findings ------------------------------------------------------------------------------------------
 
 
-def _finding(finding: Finding, anchor: str, plan: Plan) -> dict[str, Any]:
+def _finding(finding: Finding, anchor: str, plan: Plan) -> dict[str, object]:
     """What the macro `finding` shows."""
     site = finding.site
     edit = next((each for each in plan.edits if each.belongs_to(finding)), None)

@@ -14,7 +14,7 @@ SHOWN = 400
 """Rows of a table on the page; the JSON has all."""
 
 
-def render_contact(document: Mapping[str, Any], parts: Mapping[str, Any]) -> str:
+def render_contact(document: Mapping[str, object], parts: Mapping[str, object]) -> str:
     """The report as one page without scripts and without anything to load."""
     title = "Rehearsal of first contact" if document["rehearsal"] else "First contact"
     return (
@@ -33,7 +33,7 @@ def render_contact(document: Mapping[str, Any], parts: Mapping[str, Any]) -> str
     )
 
 
-def _about(document: Mapping[str, Any]) -> str:
+def _about(document: Mapping[str, object]) -> str:
     if document["rehearsal"]:
         return (
             "The CPU stands in for the GPU: its times are compared with nothing, and what the device's "
@@ -42,7 +42,7 @@ def _about(document: Mapping[str, Any]) -> str:
     return "Times are compared where both are known: 25 % apart is a disagreement."
 
 
-def _value(value: Any) -> tuple[Sequence[str], Sequence[Sequence[Any]]] | str:
+def _value(value: object) -> tuple[Sequence[str], Sequence[Sequence[Any]]] | str:
     """A table, as its heads and rows, or a line."""
     if isinstance(value, dict):
         return ("", ""), list(value.items())
@@ -54,7 +54,7 @@ def _value(value: Any) -> tuple[Sequence[str], Sequence[Sequence[Any]]] | str:
     return _short(value)
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.5g}"
     if isinstance(value, list):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from diffprof.judge.frontier import AXES, Curve, by_subject, curves, expense, frontier
 from diffprof.model.sweep import OK, SweepRow
@@ -47,7 +46,7 @@ def render_sweep_page(rows: Sequence[SweepRow]) -> str:
     )
 
 
-def _subject(rows: Sequence[SweepRow]) -> dict[str, Any]:
+def _subject(rows: Sequence[SweepRow]) -> dict[str, object]:
     """Plots and table of one target; why there are none."""
     best = frontier(rows)
     cells = [row_cells(row) for row in best]
@@ -92,7 +91,7 @@ class _Scale:
         return [low, high]
 
 
-def _plot(x: _Scale, y: _Scale, across: str, up: str, places: Sequence[float] = ()) -> dict[str, Any]:
+def _plot(x: _Scale, y: _Scale, across: str, up: str, places: Sequence[float] = ()) -> dict[str, object]:
     """Axes, as the macro `axes` draws them."""
     return {
         "wide": _WIDE,
@@ -108,7 +107,7 @@ def _plot(x: _Scale, y: _Scale, across: str, up: str, places: Sequence[float] = 
     }
 
 
-def _scatter(rows: Sequence[SweepRow], best: Sequence[SweepRow]) -> dict[str, Any]:
+def _scatter(rows: Sequence[SweepRow], best: Sequence[SweepRow]) -> dict[str, object]:
     timed = [row for row in rows if row.status == OK and row.peak_gib]
     x = _Scale([row.peak_gib or 0 for row in timed], _LEFT, _WIDE - _RIGHT)
     y = _Scale([expense(row) or 0 for row in timed], _HIGH - _BOTTOM, _TOP)
@@ -153,7 +152,7 @@ def _told(row: SweepRow) -> str:
     return f"{row.device} {row.mode} batch {row.batch}: {cells['image']} s/image, {cells['memory']} GiB"
 
 
-def _curves(found: Sequence[Curve], axis: str) -> dict[str, Any]:
+def _curves(found: Sequence[Curve], axis: str) -> dict[str, object]:
     values = sorted({value for curve in found for value, _ in curve.points})
     x = _Scale([float(value) for value in values], _LEFT, _WIDE - _RIGHT)
     y = _Scale([seconds for curve in found for _, seconds in curve.points], _HIGH - _BOTTOM, _TOP)

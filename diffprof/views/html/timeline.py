@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from markupsafe import Markup
 
@@ -50,7 +49,7 @@ def timeline_figures(recording: Recording, anchors: Mapping[int, str]) -> Markup
     return part("timeline", pictures, [(_fill(what), NAMES.get(what, what)) for what in whats])
 
 
-def _picture(lanes: LaneColumns, recording: Recording, anchors: Mapping[int, str]) -> dict[str, Any]:
+def _picture(lanes: LaneColumns, recording: Recording, anchors: Mapping[int, str]) -> dict[str, object]:
     """What the macro `timeline` draws. Marks are triangles between the lanes, which lead to their finding."""
     scale = COLUMNS / (lanes.end_us - lanes.start_us)
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 from diffprof.judge.figures import device_busy
 from diffprof.judge.plan import make_plan
-from diffprof.judge.timeline import Replay, replay, steps_of
+from diffprof.judge.steps import steps_of
+from diffprof.judge.timeline import Replay, replay
 from diffprof.model.fix import Outcome, Plan, PlanStep
 from diffprof.model.ladder import Ladder
 from diffprof.model.recording import Recording, Timeline

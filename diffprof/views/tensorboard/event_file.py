@@ -106,30 +106,30 @@ class EventFile:
             hparams_metadata.SESSION_END_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_end_info=end)
         )
 
-    def _hparams(self, tag: str, data: Any) -> None:
+    def _hparams(self, tag: str, data: object) -> None:
         metadata = hparams_metadata.create_summary_metadata(data)
         metadata = _of_class(metadata, summary_pb2.DATA_CLASS_TENSOR)
         self._summary(tag, hparams_metadata.NULL_TENSOR, metadata, 0)
 
-    def _summary(self, tag: str, tensor: Any, metadata: Any, step: int) -> None:
+    def _summary(self, tag: str, tensor: object, metadata: object, step: int) -> None:
         value = summary_pb2.Summary.Value(tag=clean(tag), tensor=tensor, metadata=metadata)
         self._write(step=step, summary=summary_pb2.Summary(value=[value]))
 
-    def _write(self, **fields: Any) -> None:
+    def _write(self, **fields: object) -> None:
         event = event_pb2.Event(wall_time=self._at, **fields)
         # Map fields have no order of their own: without this the same row gives different bytes.
         self._records.write(event.SerializeToString(deterministic=True))
 
 
-def _of_class(metadata: Any, data_class: int) -> Any:
+def _of_class(metadata: Any, data_class: int) -> object:
     metadata.data_class = data_class
     return metadata
 
 
-def _shape(sizes: Sequence[int]) -> Any:
+def _shape(sizes: Sequence[int]) -> object:
     dims = [tensor_shape_pb2.TensorShapeProto.Dim(size=size) for size in sizes]
     return tensor_shape_pb2.TensorShapeProto(dim=dims)
 
 
-def _strings(parts: Sequence[bytes], shape: Sequence[int]) -> Any:
+def _strings(parts: Sequence[bytes], shape: Sequence[int]) -> object:
     return tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, string_val=parts, tensor_shape=_shape(shape))

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from queue import Empty
-from typing import Any
 
 from torch_tb_profiler.multiprocessing import Process
 from torch_tb_profiler.profiler import RunLoader
@@ -56,7 +55,7 @@ def ending() -> bool:
 class TraceLoader(RunLoader):
     """The stock loader looks for `*.pt.trace.json` and waits forever for a process that died."""
 
-    def __init__(self, name: str, run_dir: str, caches: Any, worker: str) -> None:
+    def __init__(self, name: str, run_dir: str, caches: object, worker: str) -> None:
         super().__init__(name, run_dir, caches)
         self.worker = worker
 
@@ -80,7 +79,7 @@ class TraceLoader(RunLoader):
             break
         return run
 
-    def _process_data(self, worker: str, span: Any, path: str) -> None:
+    def _process_data(self, worker: str, span: object, path: str) -> None:
         """In the process: teach the plugin the names of predicted kernels and operators."""
         from torch_tb_profiler.profiler.tensor_core import TC_Allowlist, TC_OP_Allowlist
 

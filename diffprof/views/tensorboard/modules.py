@@ -14,7 +14,7 @@ _NO_PARENT = -1
 
 def module_events(events: list[Event]) -> list[Event]:
     """One `python_function` event for each annotated call of a module; its parent is the call around it."""
-    lanes: dict[tuple[Any, Any], list[Event]] = defaultdict(list)
+    lanes: dict[tuple[object, object], list[Event]] = defaultdict(list)
     for event in events:
         annotates = event.get("cat") == "user_annotation" and event.get("ph") == "X"
         if annotates and str(event.get("name", "")).startswith(MODULE_PREFIX):

@@ -58,7 +58,7 @@ def pair(folders: Mapping[str, Path]) -> tuple[str, str] | None:
     return (order[1], order[0]) if len(order) > 1 else None
 
 
-def aligned(node: Mapping[str, Any]) -> dict[str, Any]:
+def aligned(node: Mapping[str, Any]) -> dict[str, object]:
     """A node of the plugin's comparison, with the same operators in the same order on both sides; what one
     side lacks has zeros there.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -93,7 +93,7 @@ def _drawn(lanes: LaneColumns, recording: Recording, what: str) -> Picture:
     return Picture(file.getvalue(), image.size)
 
 
-def _cut(draw: ImageDraw.ImageDraw, text: str, font: Any) -> str:
+def _cut(draw: ImageDraw.ImageDraw, text: str, font: object) -> str:
     """As much of it as the picture is wide."""
     text = _drawable(text)
     while draw.textlength(text, font) > WIDTH - 20:
@@ -106,7 +106,7 @@ def _drawable(text: str) -> str:
     return clean(text).encode("ascii", "backslashreplace").decode()
 
 
-def _axis(draw: ImageDraw.ImageDraw, lanes: LaneColumns, x: Callable[[float], float], font: Any) -> None:
+def _axis(draw: ImageDraw.ImageDraw, lanes: LaneColumns, x: Callable[[float], float], font: object) -> None:
     for since in ticks(lanes.end_us - lanes.start_us, 4):
         at, text = x(lanes.start_us + since), f"{since / 1e3:,.10g} ms" if since else "0"
         place = min(at, _RIGHT - draw.textlength(text, font))
@@ -123,7 +123,7 @@ class _Entry(NamedTuple):
     line: int
 
 
-def _legend(lanes: LaneColumns, font: Any) -> Iterator[_Entry]:
+def _legend(lanes: LaneColumns, font: ImageFont.FreeTypeFont) -> Iterator[_Entry]:
     left, line = 10.0, 0
     for what in dict.fromkeys(band.what for band in (*lanes.host, *lanes.device)):
         text = _drawable(NAMES.get(what, what))[:40]

@@ -13,7 +13,6 @@ import threading
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import torch_tb_profiler
 import werkzeug
@@ -93,7 +92,7 @@ class ProfilerPlugin(TorchProfilerPlugin):
             es_module_path="/index.js", tab_name="Profiler", disable_reload=True
         )
 
-    def get_plugin_apps(self) -> dict[str, Any]:
+    def get_plugin_apps(self) -> dict[str, object]:
         """The stock routes; pages without references to elsewhere, and the files that they get instead."""
         apps = super().get_plugin_apps()
         apps.update(dict.fromkeys(("/index.html", "/trace_embedding.html"), self._page))
@@ -275,7 +274,7 @@ class ProfilerPlugin(TorchProfilerPlugin):
         return self.respond_as_json(_rounded(content, 1), True)
 
 
-def _rounded(value: Any, digits: int | None) -> Any:
+def _rounded(value: object, digits: int | None) -> object:
     """Every float in it with so many decimals; None: whole."""
     if isinstance(value, float):
         return round(value, digits)
@@ -292,7 +291,7 @@ def _without_runs(context: base_plugin.TBContext) -> base_plugin.TBContext:
     return blank
 
 
-def _escaped(row: dict[str, Any]) -> dict[str, Any]:
+def _escaped(row: dict[str, object]) -> dict[str, object]:
     if row.get("title") == "<hr/>":
         return row
     size = row.get("title") == "Memory"

@@ -72,7 +72,7 @@ def only_by_loopback_names(application: Application) -> Application:
     """Answers requests to this machine by its loopback names. Under any other name a page of somebody else's,
     whose name was made to lead here (DNS rebinding), would read the runs."""
 
-    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def answer(environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
         if _host_of(environ.get("HTTP_HOST", "")) in LOOPBACK:
             return application(environ, start_response)
         start_response("403 Forbidden", [("Content-Type", "text/plain")])
@@ -88,7 +88,7 @@ def _host_of(header: str) -> str | None:
         return None
 
 
-def _loopback_server(application: Application, flags: Any) -> Any:
+def _loopback_server(application: Application, flags: object) -> object:
     from tensorboard.program import WerkzeugServer
 
     return WerkzeugServer(only_by_loopback_names(application), flags)
@@ -101,7 +101,7 @@ def stop() -> None:
     end_all()
 
 
-def plugins() -> list[Any]:
+def plugins() -> list[object]:
     """TensorBoard's plugins, with ours in place of the stock profiler's."""
     from tensorboard import default
     from torch_tb_profiler.plugin import TorchProfilerPlugin

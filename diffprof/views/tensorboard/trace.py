@@ -33,7 +33,7 @@ from diffprof.views.tensorboard.modules import module_events
 Event = dict[str, Any]
 
 TENSOR_CORES = " (tensor cores)"
-"""Appended to the name of a predicted kernel that is reckoned on tensor cores; the plugin knows those of real
+"""Appended to the name of a predicted kernel that is modelled on tensor cores; the plugin knows those of real
 kernels by their names."""
 
 _DEVICE_WORK = ("kernel", "gpu_memcpy", "gpu_memset")
@@ -65,7 +65,7 @@ def plugin_trace(recording: Recording, folder: Path) -> bytes | None:
         return gzip.compress(msgspec.json.encode(rewritten(document)), compresslevel=1, mtime=0)
 
 
-def _document(recording: Recording, folder: Path) -> dict[str, Any] | None:
+def _document(recording: Recording, folder: Path) -> dict[str, object] | None:
     if recording.trace_file is not None and recording.device.kind != "sim":
         return _read(folder / recording.trace_file)
     if recording.timeline is not None and recording.timeline.host_us:
@@ -73,7 +73,7 @@ def _document(recording: Recording, folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def rewritten(document: Mapping[str, Any]) -> dict[str, Any]:
+def rewritten(document: Mapping[str, Any]) -> dict[str, object]:
     """The document as the plugin wants it. The given one is used up: events are changed in place."""
     events = list(_kept([event for event in document.get("traceEvents", ()) if _is_sound(event)]))
     for event in events:
@@ -172,7 +172,7 @@ def _is_plain(data: bytes) -> bool:
     return _ACTING.search(data) is None
 
 
-def _clean(value: Any) -> Any:
+def _clean(value: object) -> Any:
     """Every string in it without characters that act or hide."""
     if isinstance(value, str):
         return value if value.isprintable() else clean(value)
@@ -187,7 +187,7 @@ _TEXTS = ("ph", "cat", "name")
 _IDS = ("External id", "correlation", "Python id", "Python parent id", "Python module id")
 
 
-def _is_sound(event: Any) -> bool:
+def _is_sound(event: object) -> bool:
     """Whether an event of somebody's trace can be taken as one: with texts and times where they belong. Its
     arguments are made sound in place."""
     if not isinstance(event, dict) or any(not isinstance(event.get(key, ""), str) for key in _TEXTS):
@@ -208,7 +208,7 @@ def _is_sound(event: Any) -> bool:
     return True
 
 
-def _is_time(value: Any) -> bool:
+def _is_time(value: object) -> bool:
     return isinstance(value, int | float) and abs(value) < LATEST_US
 
 
@@ -246,7 +246,7 @@ def _name(event: Event) -> str:
 def add_call_stacks(events: list[Event]) -> int:
     """Give every operator the Python frames that enclose it as `Call stack`, innermost first; returns how
     many got one. Where no frame was recorded, the modules that were called stand for them."""
-    lanes: dict[tuple[Any, Any], list[Event]] = defaultdict(list)
+    lanes: dict[tuple[object, object], list[Event]] = defaultdict(list)
     for event in events:
         if event.get("ph") == "X" and (
             event.get("cat") in ("python_function", "cpu_op") or _is_module(event)
@@ -283,14 +283,14 @@ def _is_module(event: Event) -> bool:
 def link_calls(events: list[Event]) -> None:
     """Give runtime calls the `External id` of the operator around them, by which the plugin knows whose work
     a kernel is. Older traces repeat the correlation id in its place, and some have none."""
-    lanes: dict[tuple[Any, Any], list[Event]] = defaultdict(list)
+    lanes: dict[tuple[object, object], list[Event]] = defaultdict(list)
     for event in events:
         if event.get("ph") == "X" and event.get("cat") in ("cpu_op", "Runtime"):
             lanes[event.get("pid"), event.get("tid")].append(event)
-    owners: dict[Any, Any] = {}
+    owners: dict[object, object] = {}
     for lane in lanes.values():
         lane.sort(key=lambda event: (event["ts"], -event["dur"], event["cat"] == "Runtime"))
-        open_: list[tuple[float, Any]] = []
+        open_: list[tuple[float, object]] = []
         for event in lane:
             while open_ and open_[-1][0] <= event["ts"]:
                 open_.pop()
@@ -313,7 +313,7 @@ def _steps(events: list[Event]) -> list[Event]:
     down by step. The call's own mark goes."""
     spans: dict[int, tuple[float, float]] = {}
     worked: set[int] = set()
-    lane: dict[str, Any] = {}
+    lane: dict[str, object] = {}
     for event in events:
         if event.get("cat") != "user_annotation" or event.get("ph") != "X":
             continue

@@ -14,7 +14,7 @@ def binary_units(text: str) -> str:
     return _FIGURE.sub(r"\1 \2iB", _COLUMN.sub(r"(\1iB)", text))
 
 
-def in_binary_units(content: dict[str, Any]) -> dict[str, Any]:
+def in_binary_units(content: dict[str, Any]) -> dict[str, object]:
     """A table or curve of the memory page, with the units in its columns, its order and its peaks named as
     what they are; rows are left alone."""
     about = dict(content["metadata"])

@@ -14,17 +14,17 @@ _CELLS = 12
 """Least width of a column."""
 
 
-def listed_sheet(listing: Listing, rows: Sequence[Any]) -> Sheet[Any]:
+def listed_sheet(listing: Listing, rows: Sequence[object]) -> Sheet[object]:
     """One row a row of the section; each column can be sorted by."""
     columns = [_column(each, last=each is listing.columns[-1]) for each in listing.columns]
     return Sheet[Any](columns, rows, empty=f"{listing.title}: none.")
 
 
-def _column(listed: Listed, *, last: bool) -> SheetColumn[Any]:
+def _column(listed: Listed, *, last: bool) -> SheetColumn[object]:
     show = partial(_shown, field=listed.field)
     cells = max(_CELLS, len(listed.title))
     return SheetColumn(listed.title, show, cells, grow=last, right=listed.right, value=show)
 
 
-def _shown(row: Any, field: str) -> str:
+def _shown(row: object, field: str) -> str:
     return cell(row, field)

@@ -23,7 +23,7 @@ class Piece:
     """Text of the line. choice: what a click on it chooses; None: nothing."""
 
     text: Content
-    choice: Any = None
+    choice: object = None
 
 
 class PieceRow(Widget):
@@ -50,7 +50,7 @@ class PieceRow(Widget):
             for number, piece in enumerate(self.pieces())
         )
 
-    def _piece_at(self, x: int) -> tuple[int | None, Any]:
+    def _piece_at(self, x: int) -> tuple[int | None, object]:
         """The number and the choice of the piece in a column; nothing where none can be chosen."""
         pieces = self.pieces()
         ends = accumulate(piece.text.cell_length for piece in pieces)

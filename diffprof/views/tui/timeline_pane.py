@@ -15,7 +15,7 @@ from textual.widgets import Static
 
 from diffprof.judge.figures import call_ms, device_busy
 from diffprof.judge.pricing import removal
-from diffprof.judge.timeline import phase_of_events
+from diffprof.judge.steps import phase_of_events
 from diffprof.model.finding import Finding
 from diffprof.model.recording import Timeline
 from diffprof.model.report import Report

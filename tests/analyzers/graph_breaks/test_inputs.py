@@ -13,7 +13,7 @@ from torch import nn
 
 from diffprof.analyzers.graph_breaks.probe import probe_graph_breaks
 from diffprof.analyzers.graph_breaks.signature import signature
-from diffprof.analyzers.graph_breaks.storageless import Emptier, Hollow, hollow_like
+from diffprof.analyzers.graph_breaks.storageless import Emptier, Storageless, hollow_like
 from tests.analyzers.graph_breaks.tiny import TinyCall
 
 TABLE = torch.arange(24.0).reshape(4, 6)
@@ -34,7 +34,7 @@ INPUTS = {
 }
 
 
-@pytest.mark.parametrize("around", [nullcontext, Hollow])
+@pytest.mark.parametrize("around", [nullcontext, Storageless])
 @pytest.mark.parametrize("name", INPUTS)
 def test_geometry_and_values_are_kept(name: str, around: Callable[[], AbstractContextManager[None]]) -> None:
     tensor = INPUTS[name]

@@ -11,7 +11,8 @@ from diffprof.devices.simulated import observing, place, simulated_gpu
 from diffprof.gpu.cost import CostModel
 from diffprof.gpu.mode import current_mode
 from diffprof.gpu.specs import load_spec
-from diffprof.judge.timeline import replay, steps_of
+from diffprof.judge.steps import steps_of
+from diffprof.judge.timeline import replay
 from diffprof.targets.compiled import compiled_roots
 from diffprof.targets.pipeline import PhaseTracker
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from diffprof.analyzers.quantization.fixes import quantize_linears, reckon
+from diffprof.analyzers.quantization.fixes import modelled, quantize_linears
 from diffprof.model.fix import Code
 from diffprof.model.recording import Grade, KernelRow, KindCosts, Projection, Recording, Setup, SetupPart
 from tests.builders import make_recording
@@ -84,7 +84,7 @@ def test_convolutions_that_gain_are_swapped_and_quantized() -> None:
     names: dict[str, Any] = {"pipe": (pipe := Pipe())}
     exec("\n".join([*code.imports, code.definitions, code.optimize]), names)
     assert quantized(pipe) == {"blocks.0.shortcut.mod", "blocks.1.shortcut.mod"}
-    assert reckon(recording, ()).int8 == ("unet.blocks.0.shortcut", "unet.blocks.1.shortcut")
+    assert modelled(recording, ()).int8 == ("unet.blocks.0.shortcut", "unet.blocks.1.shortcut")
 
 
 def test_layers_inside_an_adapter_s_wrapper_are_told_by_both_names() -> None:
@@ -93,7 +93,7 @@ def test_layers_inside_an_adapter_s_wrapper_are_told_by_both_names() -> None:
         replace(row, module=row.module + ".base_layer") if row.op == "linear" else row
         for row in recording.kernels
     )
-    assert reckon(replace(recording, kernels=kernels), ()).int8 == (
+    assert modelled(replace(recording, kernels=kernels), ()).int8 == (
         *("unet.blocks.0.proj.base_layer", "unet.blocks.0.proj"),
     )
 
@@ -108,7 +108,7 @@ def test_linears_alone_need_no_swap(shape: tuple[int, int]) -> None:
     assert isinstance(code, Code)
     assert "swap" not in code.optimize
     expected = ("unet.blocks.0.proj",) if shape == (32, 64) else ()
-    assert reckon(recording, ()).int8 == expected
+    assert modelled(recording, ()).int8 == expected
 
 
 def test_the_twin_takes_the_same_layers() -> None:

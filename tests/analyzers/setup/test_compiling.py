@@ -150,8 +150,8 @@ def test_blocks_are_never_replayed_as_graphs() -> None:
     assert isinstance(code, Code)
     assert '"max-autotune-no-cudagraphs"' in code.definitions
     recipe = find_recipe("compile-blocks")
-    assert recipe.reckon is not None
-    assert recipe.reckon(recorded(), ()) == Simulated(compiled=True, graphs=False)
+    assert recipe.modelled is not None
+    assert recipe.modelled(recorded(), ()) == Simulated(compiled=True, graphs=False)
 
 
 def test_what_there_is_nothing_of_to_compile() -> None:

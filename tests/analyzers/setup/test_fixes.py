@@ -296,7 +296,7 @@ def test_a_library_is_used_where_the_device_runs_it(
         assert made.around == f'attention_backend("{backend}")'
 
 
-# --- other roads -----------------------------------------------------------------------------------------
+# --- alternatives ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("key", [key for key in STEP_CACHES if key != "faster-cache"])

@@ -1,4 +1,4 @@
-"""A run with everything that TensorBoard shows, small enough to reckon by hand."""
+"""A run with everything that TensorBoard shows, small enough to add up by hand."""
 
 from __future__ import annotations
 

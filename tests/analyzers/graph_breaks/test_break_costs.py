@@ -1,4 +1,4 @@
-"""What breaks cost: the model has the borders that Dynamo makes, and the price is that of a replay."""
+"""What breaks cost: the model has the graphs that Dynamo makes, and the price is that of a replay."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from diffprof.analyzers.graph_breaks.break_costs import Costs, Priced, take_down
+from diffprof.analyzers.graph_breaks.break_costs import Costs, Priced, record_call
 from diffprof.analyzers.graph_breaks.breaks import break_rows, distinct_breaks
 from diffprof.analyzers.graph_breaks.component import CaptureResult, capture_part
 from diffprof.analyzers.graph_breaks.observe import observing
@@ -79,9 +79,9 @@ def look(name: str) -> tuple[CaptureResult, Costs]:
         distinct = distinct_breaks(result)
         rows = break_rows("unet", distinct, result, calls=1, per_step=0.0, grade=Grade.SIMULATED)
         breaks = tuple(map(Priced, distinct, rows))
-        tape = take_down(scene.call, scene.pipe, device, breaks)
+        log = record_call(scene.call, scene.pipe, device, breaks)
         model = CostModel(device.gpu, current_mode(compiled=("unet",)))
-    return result, Costs(breaks, tape, model, ("unet",), "components")
+    return result, Costs(breaks, log, model, ("unet",), "components")
 
 
 seen = cache(look)
