@@ -84,6 +84,34 @@ def test_a_public_class_name_lives_in_one_place() -> None:
     assert {name: files for name, files in places.items() if len(files) > 1} == {}
 
 
+PRIVATE = (
+    *("devices/", "analyzers/graph_breaks/", "analyzers/quantization/timing.py", "analyzers/syncs/shims/"),
+    *(
+        "targets/pipeline_call.py",
+        "targets/process.py",
+        "targets/redirect.py",
+        "targets/twin/copy_customizations.py",
+    ),
+    *("tuning/compiled_twin.py", "tuning/ladder/measured.py", "contact/broken.py", "contact/graphs.py"),
+)
+"""Where private names of torch are used: the simulated GPU, and probes and fixes that can't do without."""
+
+
+def _private_of_torch(node: ast.AST) -> bool:
+    names = [ast.unparse(node)] if isinstance(node, ast.Attribute) else []
+    names += [each.name for each in node.names] if isinstance(node, ast.Import) else []
+    if isinstance(node, ast.ImportFrom):
+        names = [f"{node.module}.{each.name}" for each in node.names]
+    return any(re.match(r"torch\.(\w+\.)*_(?!_)", name) for name in names)
+
+
+def test_private_names_of_torch_are_used_in_few_places() -> None:
+    found = {file for file, tree in _trees().items() if any(map(_private_of_torch, ast.walk(tree)))}
+    places = tuple(f"diffprof/{place}" for place in PRIVATE)
+    assert {file for file in found if not file.startswith(places)} == set()
+    assert [place for place in places if not any(file.startswith(place) for file in found)] == []
+
+
 MOST_ANY = 699
 """Of `Any` in annotations: lower it with each that gets a type."""
 

@@ -13,7 +13,7 @@ ANALYZER = Analyzer(
         Option(
             setting="scope",
             flag="--compile-scope",
-            choices=("components", "step", "call"),
+            choices=("components", "call"),
             help="Where to look for graph breaks.  [default: components]",
         ),
         Option(

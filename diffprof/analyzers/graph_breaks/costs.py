@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from diffprof.analyzers.graph_breaks.break_costs import Priced, break_costs, eager_costs
 from diffprof.analyzers.graph_breaks.observe import Compilable
-from diffprof.analyzers.graph_breaks.scopes import COMPONENTS, SCOPES
+from diffprof.analyzers.graph_breaks.scopes import CALL, COMPONENTS, STEP
 from diffprof.devices import Device
 from diffprof.model.pipeline import Pipeline
 from diffprof.model.recording import GraphBreakRow, RecompileCost, RecompileRow
@@ -94,7 +94,7 @@ def _simulated(device: Device) -> bool:
 
 
 def _scope(each: Priced) -> str:
-    return each.row.component if each.row.component in SCOPES else COMPONENTS
+    return each.row.component if each.row.component in (STEP, CALL) else COMPONENTS
 
 
 def _root(component: str) -> str:

@@ -22,7 +22,15 @@ from diffprof.analyzers.graph_breaks.costs import COLD, priced_breaks, priced_re
 from diffprof.analyzers.graph_breaks.observe import Compilable, observing
 from diffprof.analyzers.graph_breaks.python_state import PythonState
 from diffprof.analyzers.graph_breaks.recompiles import CURES, Varied, call_again, may_be_cured, recompile_rows
-from diffprof.analyzers.graph_breaks.scopes import SCOPES, capture_call, capture_step, loop_lines
+from diffprof.analyzers.graph_breaks.scopes import (
+    CALL,
+    COMPONENTS,
+    SCOPES,
+    STEP,
+    capture_call,
+    capture_step,
+    loop_lines,
+)
 from diffprof.analyzers.graph_breaks.signature import Given, signature
 from diffprof.analyzers.graph_breaks.variations import Variation, applied, variations
 from diffprof.devices import Device
@@ -117,7 +125,7 @@ def probe_graph_breaks(
     scene: OneCall,
     device: Device,
     *,
-    scope: str = "components",
+    scope: str = COMPONENTS,
     vary: Mapping[str, Sequence[object]] | None = None,
     progress: Progress | None = None,
     cache: bool = True,
@@ -129,13 +137,13 @@ def probe_graph_breaks(
     """Make the scene's call once to see what each component is given, then capture the components under
     Dynamo in child processes. To be called while the device is active.
 
-    scope: components; step (also the scheduler's step and the body of the denoising loop); call (also the
-    whole call). vary: call argument -> values to try, for recompiles. cache: keep results under the user's
+    scope: components; call (also the scheduler's step, the body of the denoising loop, and the whole
+    call). vary: call argument -> values to try, for recompiles. cache: keep results under the user's
     cache folder, and use those that are there. cures: try what would stop each recompile. encoders: also
     components that run before the denoising loop alone. cold: the components' state before the first call
     (see `state_of`); None: it has not been made. Returns sections of a Recording: captures, graph_breaks,
-    recompiles, complex_numbers, and unseen for what could not be captured. Raises UsageError for an unknown
-    scope or variation.
+    recompiles, complex_numbers, and unseen for what could not be captured. Raises UsageError for an
+    unknown scope or variation.
     """
     if scope not in SCOPES:
         raise UsageError(f"There is no compile scope {scope!r}.", f"Choose from: {', '.join(SCOPES)}.")
@@ -157,8 +165,8 @@ def probe_graph_breaks(
     # Under the settings of the call, which the children inherit.
     with scene.around() if scene.around else nullcontext():
         _capture_parts(parts, cold, found, grade, show, cache, limit_seconds)
-        if scope != "components":
-            _capture_scope(scope, scene, parts, found, grade, show, cache, limit_seconds)
+        if scope == CALL:
+            _capture_whole(scene, parts, found, grade, show, cache, limit_seconds)
         show.stage("cost of the breaks")
         breaks = priced_breaks(scene.call, scene.pipe, device, parts, found.breaks)
         tried = CURES if cures else ()
@@ -184,7 +192,7 @@ def _observed(scene: OneCall, variation: Variation | None = None) -> list[Compil
 def _wanted(parts: list[Compilable], scope: str, encoders: bool) -> list[Compilable]:
     if not encoders:
         parts = [part for part in parts if part.per_step or part.phase == "decode"] or parts
-    return [part for part in parts if scope != "components" or part.role != "scheduler"]
+    return [part for part in parts if scope == CALL or part.role != "scheduler"]
 
 
 def state_of(pipe: Pipeline) -> PythonState:
@@ -247,8 +255,7 @@ def _key(part: Compilable, start: PythonState | None, *more: object) -> str | No
         return store.key_of(part.owner, part.method, part.compiled, part.next_calls(), *more)
 
 
-def _capture_scope(
-    scope: str,
+def _capture_whole(
     scene: OneCall,
     parts: Sequence[Compilable],
     found: _Found,
@@ -259,19 +266,16 @@ def _capture_scope(
 ) -> None:
     steps = max((part.steps for part in parts), default=0)
     loop = loop_lines(scene.pipe, parts)
-    which = {"step": ("step", capture_step), "call": ("call", capture_call)}
-    names = ("step",) if scope == "step" else ("step", "call")
 
-    def task(name: str) -> _Task:
-        label, capture = which[name]
-        calls, per_step = (steps, 1.0) if name == "step" else (1, 0.0)
+    def task(label: str, capture: Callable[..., CaptureResult]) -> _Task:
+        calls, per_step = (steps, 1.0) if label == STEP else (1, 0.0)
 
         def work(send: Send) -> CaptureResult:
             return capture(scene.pipe, scene.args, scene.kwargs, parts, send)
 
         def done(result: CaptureResult, seconds: float, cached: bool) -> None:
             # Lines are counted over the whole call here.
-            known = _Known(label, 1, 0.0, "denoise" if name == "step" else None, grade)
+            known = _Known(label, 1, 0.0, "denoise" if label == STEP else None, grade)
             row, breaks = _rows(known, result, seconds, cached)
             found.tell_unsearched("the pipeline's call", result)
             found.captures.append(_replace(row, calls=calls, per_step=per_step))
@@ -282,14 +286,14 @@ def _capture_scope(
         def failed(why: str) -> None:
             if not any(row.component == label for row in found.captures):
                 found.captures.append(_failed(label, why, calls, per_step))
-            what = "denoising loop's body" if name == "step" else "whole call"
+            what = "denoising loop's body" if label == STEP else "whole call"
             found.unseen.append(Unseen(what=f"graph capture of the {what}", why=why))
 
         key = store.key_of(scene.pipe, label, given) if given is not None else None
         return _Task(label, work, CaptureResult, key, done, failed)
 
     given = _given(scene, parts) if cache else None
-    _run([task(name) for name in names], show, limit_seconds)
+    _run([task(STEP, capture_step), task(CALL, capture_call)], show, limit_seconds)
 
 
 def _given(scene: OneCall, parts: Sequence[Compilable]) -> list[object] | None:

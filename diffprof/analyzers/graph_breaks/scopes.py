@@ -37,8 +37,11 @@ RUNNER = "__diffprof_run_loop_body__"
 DEPTH = 3
 """Levels of modules that pipelines name, as in `unet.encoder_hid_proj.image_projection_layers[0]`."""
 
-COMPONENTS, STEP, CALL = SCOPES = ("components", "step", "call")
+COMPONENTS, STEP, CALL = "components", "step", "call"
 """What is compiled as one. The names of the last two are those of their captures as well."""
+
+SCOPES = (COMPONENTS, CALL)
+"""What is captured: the components alone, or the loop's body and the whole call as well."""
 
 
 def capture_call(
