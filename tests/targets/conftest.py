@@ -22,7 +22,10 @@ class FakeDevice:
     spec = "fake"
 
     def __init__(self, wants_values: bool = True, kind: str = "cpu") -> None:
+        from diffprof.gpu.specs import load_spec
+
         self.kind = kind
+        self.gpu = load_spec("a100-80gb") if kind == "sim" else None
         self.wants_values = wants_values
         self.places: list[Any] = []
 

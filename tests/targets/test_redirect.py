@@ -174,7 +174,7 @@ def test_nothing_is_done_on_a_real_device() -> None:
     from tests.targets.conftest import FakeDevice
 
     before = torch.Generator, torch._C._len_torch_function_stack()
-    with cuda_redirect(FakeDevice(kind="cuda", gpu=None)):
+    with cuda_redirect(FakeDevice(kind="cuda")):
         assert (torch.Generator, torch._C._len_torch_function_stack()) == before
 
 
