@@ -79,7 +79,7 @@ FAULTS = (
     ),
     Fault(
         "a page of markdown is longer than code hosts take",
-        "views/markdown.py",
+        "views/markdown_text.py",
         "LIMIT = 60_000",
         "LIMIT = 70_000",
         "tests/views/test_hostile.py",

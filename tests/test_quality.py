@@ -10,6 +10,7 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import grimp
 import pytest
 
 from diffprof.cli.docs import BLOCKS, pages, with_blocks
@@ -82,6 +83,21 @@ def test_a_public_class_name_lives_in_one_place() -> None:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places[node.name].append(file)
     assert {name: files for name, files in places.items() if len(files) > 1} == {}
+
+
+MOST_IN_A_CIRCLE = 3
+CORE = "diffprof.devices.simulated."
+"""Its tensors, operators and dispatch need each other."""
+
+
+def test_few_files_import_each_other() -> None:
+    graph = grimp.build_graph("diffprof", exclude_type_checking_imports=True)
+    circles = {
+        frozenset({module} | graph.find_upstream_modules(module) & graph.find_downstream_modules(module))
+        for module in graph.modules
+    }
+    large = [sorted(circle) for circle in circles if len(circle) > MOST_IN_A_CIRCLE]
+    assert [circle for circle in large if not all(module.startswith(CORE) for module in circle)] == []
 
 
 PRIVATE = (

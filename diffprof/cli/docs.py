@@ -49,7 +49,7 @@ def exit_codes() -> str:
     """The exit codes with what they mean."""
     import inspect
 
-    from diffprof.views.markdown import table
+    from diffprof.views.markdown_text import table
 
     source = inspect.getsource(ExitCode)
     meaning = dict(re.findall(r'(\w+) = \d+\n\s+"""(.*?)"""', source, re.DOTALL))
@@ -60,7 +60,7 @@ def exit_codes() -> str:
 def conflict_table() -> str:
     """Fixes that can't stand beside each other, and why."""
     from diffprof.judge.recipes import recipes
-    from diffprof.views.markdown import code, table
+    from diffprof.views.markdown_text import code, table
 
     rows = [
         (code(key), code(other), why)
@@ -73,7 +73,7 @@ def conflict_table() -> str:
 def order_table() -> str:
     """Steps that can't follow others, and why."""
     from diffprof.analyzers.quantization.order import WHY
-    from diffprof.views.markdown import code, table
+    from diffprof.views.markdown_text import code, table
 
     rows = [(code(step), code(later), why) for (step, later), why in WHY.items()]
     return table(("step", "not behind", "because"), rows)
@@ -85,7 +85,7 @@ def stage_table() -> str:
 
     from diffprof.judge.recipes import recipes
     from diffprof.model.fix import Stage
-    from diffprof.views.markdown import code, table
+    from diffprof.views.markdown_text import code, table
 
     groups = groupby(recipes().values(), key=lambda recipe: recipe.fix.stage)
     rows = [(Stage(stage).name.lower(), ", ".join(code(r.fix.key) for r in group)) for stage, group in groups]

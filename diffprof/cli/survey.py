@@ -107,7 +107,7 @@ def _chosen(patterns: tuple[str, ...]) -> list[str]:
     from fnmatch import fnmatchcase
 
     from diffprof.fleet.surveying import names
-    from diffprof.targets import nearest
+    from diffprof.targets.names import nearest
 
     known = names()
     for pattern in patterns:

@@ -13,7 +13,8 @@ from diffprof.fleet.grid import versions
 from diffprof.fleet.store import Store
 from diffprof.model.recording import Recording, Site
 from diffprof.model.survey import SurveyLine, SurveyRow
-from diffprof.targets import CORPUS, builtin_targets
+from diffprof.targets import builtin_targets
+from diffprof.targets.names import CORPUS
 
 TABLE = "survey"
 DEVICE = "sim:a100-80gb"

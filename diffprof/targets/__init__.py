@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from diffprof.model.errors import UsageError
 from diffprof.model.pipeline import Pipeline
 from diffprof.targets.builtin import TINY, BuiltinInfo, builtin_named, builtin_targets, folded, shrinkable
+from diffprof.targets.names import CORPUS, nearest
 
 if TYPE_CHECKING:
     from diffprof.devices import Device
@@ -33,9 +34,6 @@ T = TypeVar("T")
 
 _PAGE = re.compile(r"(?:https?://)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)(?:[/?#].*)?")
 """A model's page on the hub."""
-
-CORPUS = "corpus:"
-"""What names of the tiny pipelines that come with the package begin with."""
 
 FORMS = """\
 a built-in architecture      sdxl, flux, wan or another of {number}: see `diffprof targets`
@@ -194,17 +192,3 @@ def near_builtins(spec: str) -> str:
 
 def _forms() -> str:
     return FORMS.format(number=len(builtin_targets()))
-
-
-def nearest(word: str, known: Sequence[str]) -> str:
-    """`Did you mean a, b?`, or nothing where no known word is near."""
-    import difflib
-
-    folded = {name.lower(): name for name in known}
-    near = [folded[name] for name in difflib.get_close_matches(word.lower(), folded, n=3, cutoff=0.6)]
-    return f"Did you mean {', '.join(near)}?" if near else ""
-
-
-def slug(text: str) -> str:
-    """Letters, digits, dot, dash and underscore only, for file names."""
-    return re.sub(r"[^\w.-]+", "-", text).strip("-.") or "target"

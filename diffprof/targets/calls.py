@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from diffprof.model.errors import TargetError, UsageError
 from diffprof.model.pipeline import Pipeline
-from diffprof.targets import nearest
 from diffprof.targets.builtin import STEPS
+from diffprof.targets.names import nearest
 
 if TYPE_CHECKING:
     from diffprof.targets import Options

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from diffprof.model.errors import DiffprofError, TargetError, UsageError
 from diffprof.model.pipeline import Pipeline
-from diffprof.targets import slug
 from diffprof.targets.builtin import (
     TINY,
     BuiltinInfo,
@@ -21,6 +20,7 @@ from diffprof.targets.builtin import (
     shrinkable,
     stands_for,
 )
+from diffprof.targets.names import slug
 
 if TYPE_CHECKING:
     from diffprof.devices import Device

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, TypeVar
 
 from diffprof.model.errors import UsageError
-from diffprof.targets import CORPUS
+from diffprof.targets.names import CORPUS
 
 if TYPE_CHECKING:
     from diffprof.devices import Device
@@ -37,8 +37,8 @@ class CorpusTarget:
         import torch
 
         from diffprof.corpus import CASES, SEED, moved
-        from diffprof.targets import nearest
         from diffprof.targets.calls import swap_scheduler, with_options
+        from diffprof.targets.names import nearest
         from diffprof.targets.pipeline_call import PipelineCall
 
         if self.name not in CASES:

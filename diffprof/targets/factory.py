@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from diffprof.model.errors import TargetError, UsageError
-from diffprof.targets import nearest, slug
+from diffprof.targets.names import nearest, slug
 
 if TYPE_CHECKING:
     from diffprof.devices import Device

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from diffprof.model.errors import DiffprofError, TargetError
 from diffprof.model.pipeline import Pipeline
-from diffprof.targets import slug
 from diffprof.targets.guest_errors import guest_error
+from diffprof.targets.names import slug
 
 if TYPE_CHECKING:
     from diffprof.devices import Device

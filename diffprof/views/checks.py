@@ -17,7 +17,7 @@ from diffprof.model.recording import steady_per_step
 from diffprof.model.report import as_json
 from diffprof.views import concise, words
 from diffprof.views.github import annotated, annotation
-from diffprof.views.markdown import LIMIT, code, prose, table
+from diffprof.views.markdown_text import LIMIT, code, prose, table
 from diffprof.views.page import Page
 from diffprof.views.sarif import document, fingerprint, run_of
 

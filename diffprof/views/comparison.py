@@ -101,7 +101,7 @@ def _section(page: Page, comparison: Comparison) -> None:
 
 
 def _markdown(comparison: Comparison) -> str:
-    from diffprof.views.markdown import prose, table
+    from diffprof.views.markdown_text import prose, table
 
     parts = [
         f"### diffprof: {prose(comparison.headline)}\n",

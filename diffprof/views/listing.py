@@ -26,7 +26,7 @@ def render_list(
         return as_json(rows).decode()
     cells = [["" if row.get(key) is None else row[key] for key in columns] for row in rows]
     if form == "markdown":
-        from diffprof.views.markdown import table
+        from diffprof.views.markdown_text import table
 
         return table(tuple(columns.values()), cells) + (f"\n{note}\n" if note else "")
     from diffprof.views.page import Page

@@ -11,7 +11,7 @@ from diffprof.model.recording import LinearRow, PublishedComparison, Quantizatio
 from diffprof.model.report import as_json
 from diffprof.model.units import NOT_MEASURED, milliseconds, number, plural, size
 from diffprof.views.listing import render_list
-from diffprof.views.markdown import prose
+from diffprof.views.markdown_text import prose
 from diffprof.views.page import Page
 from diffprof.views.words import subject
 

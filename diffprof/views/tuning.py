@@ -348,7 +348,7 @@ def _next(report: Report, plan: Plan) -> str:
 
 def _markdown(report: Report, plan: Plan) -> str:
     """Cut to fit a comment: the plan and its outcomes first, then as many listings as there is room for."""
-    from diffprof.views.markdown import LIMIT, code, prose, table
+    from diffprof.views.markdown_text import LIMIT, code, prose, table
 
     parts = [f"### diffprof fix: {prose(words.subject(report.recording))}\n"]
     if lacking := room_said(report):
@@ -418,7 +418,7 @@ def render_applied(
         lacking = room_said(report, after)
         return as_json(document | {"memory": lacking} if lacking else document).decode()
     if form == "markdown":
-        from diffprof.views.markdown import code, prose, table
+        from diffprof.views.markdown_text import code, prose, table
 
         found = outcomes_table(report.outcomes or ())
         why = [f"- {code(o.fix)}: {prose(o.why)}\n" for o in report.outcomes or () if o.why]

@@ -32,7 +32,7 @@ from diffprof.model.pipeline import replaced
 from diffprof.model.units import number
 from diffprof.scanning.predicting import predict
 from diffprof.targets import Options
-from diffprof.views.markdown import table
+from diffprof.views.markdown_text import table
 from tests.benchmarks.operators import CALLS, operators, summary
 from tests.benchmarks.published_runs import Outcome, norm_apart, outcomes, scheme_of
 

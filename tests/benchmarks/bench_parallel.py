@@ -17,7 +17,7 @@ import numpy as np
 from diffprof.gpu import parallel
 from diffprof.scanning.parallel import predict_parallel
 from diffprof.targets import Options
-from diffprof.views.markdown import table
+from diffprof.views.markdown_text import table
 
 PAGE = Path(__file__).parents[2] / "diffprof/docs/several-gpus.md"
 PUBLISHED = Path(__file__).with_name("published_parallel.toml")

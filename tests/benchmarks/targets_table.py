@@ -21,7 +21,7 @@ from diffprof.fleet.surveying import SETTINGS
 from diffprof.model.report import Report
 from diffprof.scanning.scan import scan_target
 from diffprof.targets.builtin import BuiltinInfo, builtin_targets
-from diffprof.views.markdown import table
+from diffprof.views.markdown_text import table
 from diffprof.views.words import parameters
 
 FILE = Path(__file__).parents[2] / "diffprof" / "docs" / "targets-table.md"

@@ -18,7 +18,7 @@ from diffprof.model.plain import clean, clean_lines, cut, width
 from diffprof.model.recording import TargetInfo
 from diffprof.model.report import Report, from_json, to_json
 from diffprof.views import FORMATS, render, words
-from diffprof.views.markdown import code, prose
+from diffprof.views.markdown_text import code, prose
 from tests import builders
 
 TAGS = {

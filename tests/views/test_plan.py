@@ -26,7 +26,7 @@ from diffprof.model.fix import (
 from diffprof.model.recording import Grade, MemoryUse
 from diffprof.model.report import Report
 from diffprof.views import render, words
-from diffprof.views.markdown import LIMIT
+from diffprof.views.markdown_text import LIMIT
 from diffprof.views.tui.plan_pane import PlanPane, can_be_tried, total_line
 from diffprof.views.tuning import expected, output_change, render_applied, render_plan
 from tests import builders

@@ -20,7 +20,7 @@ from diffprof.model.fix import Outcome, Plan, PlanStep
 from diffprof.model.ladder import Ladder
 from diffprof.model.recording import Recording, Timeline
 from diffprof.model.report import Report, slug
-from diffprof.views.markdown import prose
+from diffprof.views.markdown_text import prose
 from diffprof.views.tensorboard import picture, texts
 from diffprof.views.tensorboard.event_file import EventFile, Value
 from diffprof.views.tensorboard.picture import Picture

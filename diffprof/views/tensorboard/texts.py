@@ -13,7 +13,7 @@ from diffprof.model.report import Report
 from diffprof.views import words
 from diffprof.views.fixes import fix_table
 from diffprof.views.ladder import render_ladder
-from diffprof.views.markdown import prose, table
+from diffprof.views.markdown_text import prose, table
 from diffprof.views.sections import not_checked, tables
 from diffprof.views.table import Table
 from diffprof.views.verdict import verdict
