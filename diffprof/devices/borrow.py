@@ -55,7 +55,7 @@ def borrowed(pipe: Pipeline, *, drop_values: bool = False) -> Iterator[None]:
 @contextmanager
 def lent(pipe: Pipeline, device: Device) -> Iterator[None]:
     """Inside, a live pipeline stands on the device; after it, it is where and as it was."""
-    if device.kind == "sim":
+    if device.gpu is not None:
         with borrowed(pipe, drop_values=True):
             device.place(pipe)
             yield

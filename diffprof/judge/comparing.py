@@ -224,11 +224,11 @@ def _shift(before: Finding, after: Finding, *, same_length: bool) -> Shift | Non
     worse."""
     if not happens(after):
         return None
-    for name, one, other in (
-        ("per step", before.per_step, after.per_step),
-        ("per call", before.count, after.count),
+    for name, comparable, one, other in (
+        ("per step", True, before.per_step, after.per_step),
+        ("per call", same_length, before.count, after.count),
     ):
-        if one == other or (name == "per call" and not same_length):
+        if one == other or not comparable:
             continue
         direction = Direction.BETTER if other < one else Direction.WORSE
         return Shift(before=before, after=after, direction=direction, why=f"{one:g} -> {other:g} {name}")

@@ -35,7 +35,7 @@ def record_steps(
     Raises UsageError for a simulated device, and TargetError for a call with too few steps.
     """
     where = resolve_device(device or ("cuda" if RUNTIME.count() else "cpu"))
-    if where.kind == "sim":
+    if where.gpu is not None:
         raise UsageError(
             f"{device} is simulated: nothing to profile.", "`diffprof scan` stores a trace of it."
         )

@@ -114,7 +114,7 @@ class Watch:
             stack.enter_context(lent(self.pipe, self.device))
             stack.enter_context(eager_compiled_parts())
             _, tracker = stack.enter_context(observed_calls(session, session.scene))
-            if self.device.kind != "sim":
+            if self.device.gpu is None:
                 stack.enter_context(clock.running(tracker))
             yield
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections import Counter
 from collections.abc import Iterator
 
@@ -37,12 +38,21 @@ def figure_rows(comparison: Comparison) -> tuple[tuple[str, ...], ...]:
     )
 
 
-def groups(comparison: Comparison) -> Iterator[tuple[str, tuple[str, ...]]]:
+class Group(enum.StrEnum):
+    """Findings that changed alike, by their heading."""
+
+    WORSE = "Got worse"
+    BETTER = "Got better"
+    NEW = "New"
+    GONE = "Gone"
+
+
+def groups(comparison: Comparison) -> Iterator[tuple[Group, tuple[str, ...]]]:
     """(heading, a line for each finding), empty groups left out."""
-    for title, shifts in (("Got worse", comparison.worse), ("Got better", comparison.better)):
+    for title, shifts in ((Group.WORSE, comparison.worse), (Group.BETTER, comparison.better)):
         if shifts:
             yield title, tuple(f"{line(shift.after)}: {shift.why}" for shift in shifts)
-    for title, findings in (("New", comparison.appeared), ("Gone", comparison.went)):
+    for title, findings in ((Group.NEW, comparison.appeared), (Group.GONE, comparison.went)):
         if findings:
             counts = Counter(f"{line(f)}, {words.how_often(f)}" for f in findings)
             yield title, tuple(f"{n} x {each}" if n > 1 else each for each, n in counts.items())
@@ -54,10 +64,10 @@ def line(finding: Finding) -> str:
     return f"{finding.rule} {finding.name}{at}"
 
 
-def is_bad_group(title: str, comparison: Comparison) -> bool:
+def is_bad_group(title: Group, comparison: Comparison) -> bool:
     """Whether the findings under a heading make the run worse."""
     bad = any(is_bad(each, comparison.figures) for each in comparison.appeared)
-    return title == "Got worse" or (title == "New" and bad)
+    return title is Group.WORSE or (title is Group.NEW and bad)
 
 
 def _became(figure: Figure) -> str:

@@ -90,7 +90,7 @@ def _beyond(row: RecompileRow, costs: Mapping[str, tuple[float, float]]) -> Reco
 
 
 def _simulated(device: Device) -> bool:
-    return device is not None and device.kind == "sim"
+    return device is not None and device.gpu is not None
 
 
 def _scope(each: Priced) -> str:

@@ -16,6 +16,7 @@ class FakeDevice:
     """The CPU, told apart from the one in use only by its name."""
 
     kind: str = "cpu"
+    gpu: None = None
     spec: str = "cpu"
     name: str = "a CPU"
     details: dict[str, Any] = field(default_factory=dict)
