@@ -122,11 +122,7 @@ def fit(
     say = on_stage or (lambda _: None)
     found = resolve(target) if isinstance(target, str) else from_object(target, kwargs=call)
     chosen = asked_options(target, options, steps, call)
-    limit = spec.capacity_gib if memory_gib is None else memory_gib
-    if limit <= 0:
-        raise UsageError(
-            f"A limit of {limit:g} GiB fits nothing.", "Give the memory of the GPU, such as 16GiB."
-        )
+    limit = _limit(spec, memory_gib)
     rows: list[FitRow] = []
     twin: Twin | str = ""
     emulated = None
@@ -158,6 +154,16 @@ def fit(
         rows=tuple(rows),
         chosen=choose(rows, lossy),
     )
+
+
+def _limit(spec: GpuSpec, memory_gib: float | None) -> float:
+    """GiB that a call may take. Raises UsageError where that is nothing."""
+    limit = spec.capacity_gib if memory_gib is None else memory_gib
+    if limit <= 0:
+        raise UsageError(
+            f"A limit of {limit:g} GiB fits nothing.", "Give the memory of the GPU, such as 16GiB."
+        )
+    return limit
 
 
 def _emulated(dtype: str | None, spec: GpuSpec) -> str | None:

@@ -38,7 +38,7 @@ def figure_rows(comparison: Comparison) -> tuple[tuple[str, ...], ...]:
     )
 
 
-class Group(enum.StrEnum):
+class FindingGroup(enum.StrEnum):
     """Findings that changed alike, by their heading."""
 
     WORSE = "Got worse"
@@ -47,12 +47,12 @@ class Group(enum.StrEnum):
     GONE = "Gone"
 
 
-def groups(comparison: Comparison) -> Iterator[tuple[Group, tuple[str, ...]]]:
+def groups(comparison: Comparison) -> Iterator[tuple[FindingGroup, tuple[str, ...]]]:
     """(heading, a line for each finding), empty groups left out."""
-    for title, shifts in ((Group.WORSE, comparison.worse), (Group.BETTER, comparison.better)):
+    for title, shifts in ((FindingGroup.WORSE, comparison.worse), (FindingGroup.BETTER, comparison.better)):
         if shifts:
             yield title, tuple(f"{line(shift.after)}: {shift.why}" for shift in shifts)
-    for title, findings in ((Group.NEW, comparison.appeared), (Group.GONE, comparison.went)):
+    for title, findings in ((FindingGroup.NEW, comparison.appeared), (FindingGroup.GONE, comparison.went)):
         if findings:
             counts = Counter(f"{line(f)}, {words.how_often(f)}" for f in findings)
             yield title, tuple(f"{n} x {each}" if n > 1 else each for each, n in counts.items())
@@ -64,10 +64,10 @@ def line(finding: Finding) -> str:
     return f"{finding.rule} {finding.name}{at}"
 
 
-def is_bad_group(title: Group, comparison: Comparison) -> bool:
+def is_bad_group(title: FindingGroup, comparison: Comparison) -> bool:
     """Whether the findings under a heading make the run worse."""
     bad = any(is_bad(each, comparison.figures) for each in comparison.appeared)
-    return title is Group.WORSE or (title is Group.NEW and bad)
+    return title is FindingGroup.WORSE or (title is FindingGroup.NEW and bad)
 
 
 def _became(figure: Figure) -> str:

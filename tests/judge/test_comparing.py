@@ -13,7 +13,7 @@ from diffprof.judge.judging import load_judged
 from diffprof.model.finding import Evidence, Severity, Unchecked
 from diffprof.model.recording import Grade, GraphBreakRow, MemoryUse, Timing
 from diffprof.model.report import Report
-from diffprof.views.comparison import FORMS, Group, is_bad_group, render_comparison
+from diffprof.views.comparison import FORMS, FindingGroup, is_bad_group, render_comparison
 from diffprof.views.tui.comparison_page import comparison_page
 from diffprof.views.tui.styles import STYLES, Writing
 from tests.builders import (
@@ -184,7 +184,7 @@ def test_a_faster_call_may_read_once_what_it_read_in_every_step(
     )
     assert found.headline.startswith(headline)
     assert bool(found.regressions) == (headline == "Mixed")
-    assert is_bad_group(Group.NEW, found) == (headline == "Mixed")
+    assert is_bad_group(FindingGroup.NEW, found) == (headline == "Mixed")
     assert ("given for a faster call" in render_comparison(found)) == (headline != "Mixed")
     assert ("::warning" in render_comparison(found, "github")) == (headline == "Mixed")
 

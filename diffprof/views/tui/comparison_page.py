@@ -9,7 +9,7 @@ from diffprof.judge.judging import load_judged
 from diffprof.model import units
 from diffprof.model.errors import DiffprofError
 from diffprof.model.plain import pad, width
-from diffprof.views.comparison import Group, figure_rows, groups, is_bad_group
+from diffprof.views.comparison import FindingGroup, figure_rows, groups, is_bad_group
 from diffprof.views.tui.styles import Writing
 
 _BECAME = {Direction.BETTER: "good", Direction.WORSE: "bad"}
@@ -46,7 +46,7 @@ def _section(page: Writing, found: Comparison) -> None:
         style = "muted" if number == 0 else _style(found.figures[number - 1])
         cells = [pad(row[n], widths[n], right=n > 0) for n in range(3)]
         page.kept(f"{'  '.join(cells)}  ", (style, row[3]), indent=2)
-    good = (Group.BETTER, Group.GONE)
+    good = (FindingGroup.BETTER, FindingGroup.GONE)
     for title, lines in groups(found):
         page.heading(title)
         style = "good" if title in good else "bad" if is_bad_group(title, found) else ""
