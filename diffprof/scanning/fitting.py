@@ -115,8 +115,7 @@ def fit(
     whatever the picture loses; else the fastest of those that lose nothing one sees, if any fits. check:
     `diffprof.tuning.fit_checks.Checks`, to run the code of recipes of the frontier, or with every of all that
     fit, on a small copy of the pipeline; what fails there, or changes more than it says, is not taken.
-    on_stage: told what is being done.
-    Raises UsageError for an unknown device, TargetError where the target fails.
+    on_stage: told what is done. Raises UsageError for an unknown device, TargetError where the target fails.
     """
     spec = sheet_of(device)
     say = on_stage or (lambda _: None)
