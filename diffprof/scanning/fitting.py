@@ -28,12 +28,12 @@ from diffprof.gpu.signatures import dtype_name
 from diffprof.gpu.specs import GpuSpec
 from diffprof.model.errors import TargetError, UsageError
 from diffprof.model.fitting import MILDEST, ROOM, FitCheck, FitRow, Fitted, Loss
-from diffprof.model.pipeline import Pipeline, replaced, with_role
+from diffprof.model.pipeline import Pipeline, offloaded, replaced, with_role
 from diffprof.model.recording import Timeline
 from diffprof.scanning.fit_code import code_of
 from diffprof.scanning.recipes import SCHEME_OF, Decoding, FitRecipe, losses, recipes
 from diffprof.scanning.repeats import asked_options, asked_steps, in_few_steps, repeating_parts
-from diffprof.scanning.session import target_errors
+from diffprof.scanning.session import eager_compiled_parts, target_errors
 from diffprof.targets import Options, Target, from_object, resolve
 from diffprof.targets.calls import bound, outputs
 from diffprof.targets.pipeline import PhaseTracker
@@ -328,6 +328,11 @@ def _run(
     prepare: Callable[[PipelineCall], PipelineCall] | None = None,
 ) -> Played:
     def play(scene: PipelineCall) -> Played:
+        if prepare is None and offloaded(scene.pipe):
+            raise UsageError(
+                f"{target.spec} offloads its weights already: what its hooks copy would be in every time.",
+                "Leave out its enable_..._offload(); `diffprof fit` tries that, too.",
+            )
         with nullcontext() if prepare is None else restored(scene.pipe):
             return _play(scene if prepare is None else prepare(scene), device, twin)
 
@@ -360,6 +365,7 @@ def _watched(scene: PipelineCall, device: Device) -> Played:
     divided = _Divided(denoisers)
     with (
         torch.no_grad(),
+        eager_compiled_parts(),
         divided.noted(),
         decodes.noted(),
         kernels.following(),
@@ -480,10 +486,13 @@ class _Decodes:
             back = getattr(vae, f"disable_{how.method}", None)
             if switch is None or back is None or getattr(vae, f"use_{how.method}", False):
                 continue
+            try:
+                switch()
+            except NotImplementedError:  # it has the method of all VAEs, and no tiles of its own
+                continue
             kernels = self.others[how] = SimulatedKernels(
                 simulated_sheet(self.device), self.pipe, current_mode()
             )
-            switch()
             with (
                 kernels.following(),
                 self.device.observed(kernels, self.pipe),

@@ -37,7 +37,7 @@ from diffprof.model.pipeline import with_role
 from diffprof.model.prediction import Prediction
 from diffprof.model.recording import Timeline
 from diffprof.scanning.repeats import asked_options, asked_steps, in_few_steps
-from diffprof.scanning.session import target_errors
+from diffprof.scanning.session import eager_compiled_parts, target_errors
 from diffprof.targets import Options, Target, from_object, resolve
 from diffprof.targets.calls import bound as bound_arguments
 from diffprof.targets.calls import outputs
@@ -367,6 +367,7 @@ def run_call(
         tracker = PhaseTracker(on_change=kernels.phase)
         with (
             torch.no_grad(),
+            eager_compiled_parts(),
             kernels.following(),
             tracker.watching(scene.pipe),
             device.observed(kernels, scene.pipe),

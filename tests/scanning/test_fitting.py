@@ -667,6 +667,31 @@ def test_a_call_that_fails_in_half_precision_is_priced_as_it_is() -> None:
     assert "TypeError: Got unsupported ScalarType BFloat16.\n" in text
 
 
+def test_a_vae_without_tiles_is_priced_whole() -> None:
+    """Kandinsky 2.2's VQModel inherits `enable_tiling`, which raises there."""
+    case = CASES["kandinsky22-decoder"].build()
+    with pytest.raises(NotImplementedError):
+        case.pipe.movq.enable_tiling()
+    found = diffprof.fit(case.pipe, **case.kwargs)
+    assert found.rows
+    assert not any("vae:tiles" in row.recipe for row in found.rows)
+
+
+def test_a_pipeline_that_offloads_already_is_refused() -> None:
+    """What its own hooks copy would be in the time of each recipe."""
+    case = CASES["sd15"].build()
+    case.pipe.vae.enable_group_offload(torch.device("cpu"), offload_type="leaf_level")
+    with pytest.raises(UsageError, match="offloads its weights already"):
+        diffprof.fit(case.pipe, **case.kwargs)
+
+
+def test_a_pipeline_that_is_compiled_already_is_priced_as_it_runs_eagerly() -> None:
+    """Dynamo can't trace tensors of a simulated GPU."""
+    case = CASES["sd15"].build()
+    case.pipe.unet.compile()
+    assert diffprof.fit(case.pipe, **case.kwargs).chosen is not None
+
+
 def test_the_table_has_the_frontier_and_the_code(found: Fitted) -> None:
     text = render_fit(found, "text")
     assert "def optimize(pipe):" in text
