@@ -126,7 +126,7 @@ def test_a_device_without_units_for_a_type_has_no_time_and_says_why(rows: tuple[
 
 def test_what_does_not_fit_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     small = dataclasses.replace(load_spec("t4"), capacity_gib=0.001)
-    monkeypatch.setattr("diffprof.scanning.predicting.load_spec", lambda name: small)
+    monkeypatch.setattr("diffprof.scanning.predicting.sheet_of", lambda name: small)
     (row,) = predict("tiny-sdxl", devices=("t4",), steps=3)
     assert row.fits is False
     assert row.seconds is None
@@ -301,7 +301,7 @@ def test_autoquant_takes_int8_where_it_is_faster(
     slow = dataclasses.replace(
         spec, tables=None, sibling=None, peak={**spec.peak, "bf16": spec.peak["bf16"] / rate}
     )
-    monkeypatch.setattr("diffprof.scanning.predicting.load_spec", lambda name: slow)
+    monkeypatch.setattr("diffprof.scanning.predicting.sheet_of", lambda name: slow)
     options = Options(dtype="bfloat16", steps=1)
     (plain,) = predict("tiny-sdxl", modes=("compiled",), options=options)
     (found,) = predict("tiny-sdxl", modes=("compiled",), options=options, quantization="autoquant")
