@@ -42,6 +42,12 @@ def _of_the_process() -> dict[str, Any]:
     return found
 
 
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Several processes take a file each, so that what its tests share is made once."""
+    if getattr(config.option, "numprocesses", None) and config.option.dist in ("no", "load"):
+        config.option.dist = "loadfile"
+
+
 def pytest_collection_finish() -> None:
     """What was imported by now is looked through by no collection of garbage again, and those are rarer: they
     took a sixth of the time."""

@@ -27,17 +27,23 @@ from tests import builders
 from tests.chrome_trace.test_storing import NOW, recording
 from tests.chrome_trace.test_writer import Lanes, call
 from tests.chrome_trace.traces import launch, op, write
+from tests.fake_cuda import micro
 
 SCANS: dict[str, tuple[str, str, Options, dict[str, Any]]] = {
     "eager": ("sdxl", "sim:a100-80gb", Options(steps=2), {}),
-    "baseline": ("sdxl", "sim:a100-80gb", Options(steps=2, baseline=True), {}),
+    "baseline": ("tiny-sdxl", "sim:a100-80gb", Options(steps=2, baseline=True), {}),
     "compiled": ("tiny-sdxl", "sim:h100", Options(steps=3), {"compiled": True}),
     "ddim": ("tiny-sdxl", "sim:h100", Options(steps=3, scheduler="DDIMScheduler"), {}),
-    "measured": ("tiny-sdxl", "cpu", Options(steps=2), {}),
+    "measured": (f"{micro.__file__}:stable_diffusion", "cpu", Options(steps=2), {}),
 }
 
 
-@pytest.fixture(scope="module", params=SCANS)
+SLOW = {"eager"}
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in SCANS]
+)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Report]:
     """(a scan's report, that of the import of its trace, which was moved elsewhere)."""
     spec, device, options, settings = SCANS[request.param]

@@ -20,7 +20,7 @@ from tests.chrome_trace.traces import write
 from tests.mutations import CANARY, mutated
 
 SECONDS_A_MEGABYTE = 10.0
-SHORT = 25
+SHORT = 10
 """Tried with the suite; the slow form tries forty times as many."""
 
 

@@ -14,7 +14,7 @@ from diffprof import __version__
 from diffprof.model.report import save_report
 from diffprof.views import FORMATS
 from tests import builders
-from tests.cli.conftest import clean_environment
+from tests.cli.conftest import Run, clean_environment
 
 HEAVY = ("torch", "diffusers", "transformers", "numpy", "textual", "libcst", "tensorboard", "accelerate")
 ENVIRONMENT = clean_environment()
@@ -153,10 +153,10 @@ def test_what_a_target_writes_below_python_is_not_data(folder: Path) -> None:
     assert sorted(result.stderr.split()) == ["a", "b", "c"]
 
 
-def test_chains_end_at_the_pipeline_not_at_the_command_line(tmp_path: Path) -> None:
+def test_chains_end_at_the_pipeline_not_at_the_command_line(run: Run) -> None:
     smallest = f"{Path(__file__).parents[1] / 'fake_cuda' / 'micro.py'}:stable_diffusion"
-    run = diffprof("scan", smallest, "--analyzers", "syncs", "-q", "--format", "json", cwd=tmp_path)
-    rows = json.loads(run.stdout)["recording"]["syncs"]
+    done = run("scan", smallest, "--analyzers", "syncs", "-q", "--format", "json")
+    rows = json.loads(done.stdout)["recording"]["syncs"]
     frames = [frame["file"] for row in rows for frame in row["site"]["chain"]]
     assert frames
     assert not [file for file in frames if not file.startswith(("diffusers/", "transformers/"))]

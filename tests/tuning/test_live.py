@@ -8,19 +8,16 @@ from diffusers import DDIMScheduler
 
 import diffprof
 from diffprof.model.fix import Status
-from tests.tuning.conftest import CALL
+from tests.fake_cuda import micro
 
 
-def test_what_helped_is_left_on_the_pipeline(built):
-    own = built.scheduler
-    built.scheduler = DDIMScheduler.from_config(own.config)
-    try:
-        before = built(**CALL, generator=torch.Generator().manual_seed(0)).images
-        report = diffprof.optimize(built, device="sim:a100-80gb", select=("SYN002",), **CALL)
-        assert [o.fix for o in report.outcomes if o.status is Status.KEPT] == ["host-timesteps"]
-        assert next(built.unet.parameters()).device.type == "cpu"
-        after = diffprof.scan(built, device="sim:a100-80gb", analyzers=("syncs",), **CALL)
-        assert after.in_loop == ()
-        assert np.array_equal(built(**CALL, generator=torch.Generator().manual_seed(0)).images, before)
-    finally:
-        built.scheduler = own
+def test_what_helped_is_left_on_the_pipeline():
+    pipe, call = micro.stable_diffusion()
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    before = pipe(**call, generator=torch.Generator().manual_seed(0)).images
+    report = diffprof.optimize(pipe, device="sim:a100-80gb", select=("SYN002",), **call)
+    assert [o.fix for o in report.outcomes if o.status is Status.KEPT] == ["host-timesteps"]
+    assert next(pipe.unet.parameters()).device.type == "cpu"
+    after = diffprof.scan(pipe, device="sim:a100-80gb", analyzers=("syncs",), **call)
+    assert after.in_loop == ()
+    assert np.array_equal(pipe(**call, generator=torch.Generator().manual_seed(0)).images, before)

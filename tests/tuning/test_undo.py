@@ -10,11 +10,19 @@ import torch
 from diffprof.devices import storages as storages_module
 from diffprof.devices.storages import Kept, Storages, fingerprint
 from diffprof.targets.undo import Snapshot, restored
-from tests.tuning.conftest import CALL, built, settings, unchanged  # noqa: F401
+from tests.analyzers.graph_breaks.tiny import sdxl
+from tests.tuning.conftest import settings, unchanged  # noqa: F401
+
+SMALLEST = sdxl()
+
+
+@pytest.fixture
+def built():
+    return SMALLEST.pipe
 
 
 def image(pipe):
-    return pipe(**CALL, generator=torch.Generator().manual_seed(0)).images
+    return pipe(**SMALLEST.kwargs, generator=torch.Generator().manual_seed(0)).images
 
 
 def written_in_place(pipe):
@@ -145,7 +153,7 @@ def test_two_states_can_be_taken_in_turn(built, unchanged):  # noqa: F811
     plain.restore()
 
 
-def test_bytes_are_held_once_where_they_are_the_same(built):  # noqa: F811
+def test_bytes_are_held_once_where_they_are_the_same(built):
     storages = Storages()
     first = Snapshot(built, storages=storages)
     second = Snapshot(built, storages=storages)
@@ -248,7 +256,7 @@ def test_a_closure_keeps_what_it_holds():
     assert bias.shape == (4,)
 
 
-def test_settings_are_given_back_where_the_change_raised(built):  # noqa: F811
+def test_settings_are_given_back_where_the_change_raised(built):
     before = settings()
 
     def half_way():

@@ -10,7 +10,7 @@ they do where each pass changes a shape, more. What is left all the same is told
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import CodeType, FrameType, FunctionType
@@ -157,10 +157,17 @@ def _rewritten() -> Iterator[Callable[[Collection[Place], int], set[Line]]]:
     of what it could; what it changed is changed back in the end."""
     own: dict[FunctionType, CodeType] = {}
     """The code of those that were changed. What is written in its place begins below the decorators."""
+    named: dict[tuple[str, str], list[FunctionType]] = {}
+    """All functions, by file and name: looked for once, as there are hundreds of thousands of objects."""
 
     def rewrite(places: Collection[Place], passes: int) -> set[Line]:
         lines: set[Line] = set()
-        for function in _functions(places, own) if places else ():
+        if places and not named:
+            for each in living():
+                if type(each) is FunctionType:
+                    code = each.__code__
+                    named.setdefault((code.co_filename, code.co_name), []).append(each)
+        for function in _functions(places, named, own):
             straight = straightened(own.get(function, function.__code__), passes)
             if straight is not None:
                 own.setdefault(function, function.__code__)
@@ -177,17 +184,18 @@ def _rewritten() -> Iterator[Callable[[Collection[Place], int], set[Line]]]:
             function.__code__ = code
 
 
-def _functions(places: Collection[Place], own: Mapping[FunctionType, CodeType]) -> list[FunctionType]:
+def _functions(
+    places: Collection[Place],
+    named: Mapping[tuple[str, str], Sequence[FunctionType]],
+    own: Mapping[FunctionType, CodeType],
+) -> list[FunctionType]:
     """Functions whose code is at one of them. own: the code that some had before."""
     by_name: dict[tuple[str, str], list[Place]] = {}
     for place in places:
         by_name.setdefault((place[0], place[2]), []).append(place)
     return [
-        f
-        for f in living()
-        if type(f) is FunctionType
-        and any(
-            is_code_of(own.get(f, f.__code__), place)
-            for place in by_name.get((f.__code__.co_filename, f.__code__.co_name), ())
-        )
+        function
+        for name, group in by_name.items()
+        for function in named.get(name, ())
+        if any(is_code_of(own.get(function, function.__code__), place) for place in group)
     ]

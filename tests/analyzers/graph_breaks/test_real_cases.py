@@ -38,10 +38,15 @@ PARTS = {**WHOLE, "cpu_offload": {"unet", "vae.decode"}}
 
 @cache
 def probed(name: str) -> dict[str, Any]:
-    return probe_graph_breaks(CASES[name](), None, cache=False)
+    return probe_graph_breaks(CASES[name](), None, cache=False, cures=False)
 
 
-@pytest.mark.parametrize("name", CASES)
+QUICK = {"lora", "cpu_offload"}
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CASES]
+)
 def test_each_case_is_reported_as_it_is(name: str) -> None:
     sections = probed(name)
     captures = {row.component: row for row in sections["captures"]}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import pytest
@@ -195,12 +196,19 @@ def swapped(pipe: Any) -> None:
 )
 def chosen(request: Any) -> tuple[Any, Quantization]:
     """A changed pipeline's scene, and the choice for it."""
+    scene, out = played(request.param)
+    return scene, out["quantization"]
+
+
+@cache
+def played(change: Callable[[Any], None] | None) -> tuple[Any, dict[str, Any]]:
+    """A changed pipeline's scene, and what the probe gives for it."""
     scene = with_tiny_sdxl(lambda scene: scene, steps=1)
-    if request.param is not None:
-        request.param(scene.pipe)
+    if change is not None:
+        change(scene.pipe)
     scene.call()  # the libraries install hooks of their own on the first call
     with nothing_left_behind(scene.pipe):
-        return scene, play(scene, some_gain)["quantization"]
+        return scene, play(scene, some_gain)
 
 
 @pytest.mark.parametrize("form", ["script", "filter", "fqn_to_config", "apply"])
@@ -342,41 +350,31 @@ def test_fusing_is_a_setting_and_is_undone() -> None:
 
 
 def test_adapters_stand_apart() -> None:
-    def run(scene: Any) -> None:
-        add_lora(scene.pipe)
-        out = play(scene, some_gain)
-        adapters = [row for row in out["linears"] if row.adapter]
-        assert adapters
-        assert all("lora_" in name for row in adapters for name in row.modules)
-        assert not any("lora_" in n for row in out["linears"] if not row.adapter for n in row.modules)
-        assert out["quantization"].adapters
-
-    with_tiny_sdxl(run, steps=1)
+    _, out = played(with_lora)
+    adapters = [row for row in out["linears"] if row.adapter]
+    assert adapters
+    assert all("lora_" in name for row in adapters for name in row.modules)
+    assert not any("lora_" in n for row in out["linears"] if not row.adapter for n in row.modules)
+    assert out["quantization"].adapters
 
 
 def test_what_is_quantized_already_is_timed_against_the_original() -> None:
-    def run(scene: Any) -> None:
-        first = play(scene, some_gain)["quantization"]
-        with restored(scene.pipe):
-            apply_choice(scene.pipe, first.selections)
-            out = play(scene, lambda layer, scheme: 400.0)
-        rows = [row for row in out["linears"] if row.quantized == "int8-weight-only"]
-        assert rows
-        assert all((row.timing(row.quantized, "eager").gain_us or 0) < 0 for row in rows)
-        assert not out["quantization"].selections
-
-    with_tiny_sdxl(run, steps=1)
+    scene, first = played(None)
+    with restored(scene.pipe):
+        apply_choice(scene.pipe, first["quantization"].selections)
+        out = play(scene, lambda layer, scheme: 400.0)
+    rows = [row for row in out["linears"] if row.quantized == "int8-weight-only"]
+    assert rows
+    assert all((row.timing(row.quantized, "eager").gain_us or 0) < 0 for row in rows)
+    assert not out["quantization"].selections
 
 
 def test_noise_is_measured_on_the_activations() -> None:
-    def run(scene: Any) -> None:
-        out = play(scene, some_gain)
-        noise = [value for row in out["linears"] if row.worth_it for value in row.sqnr_db.values()]
-        assert noise
-        assert all(25 < value < 80 for value in noise)
-        assert "activations" in out["quantization"].accuracy
-
-    with_tiny_sdxl(run, steps=1)
+    _, out = played(None)
+    noise = [value for row in out["linears"] if row.worth_it for value in row.sqnr_db.values()]
+    assert noise
+    assert all(25 < value < 80 for value in noise)
+    assert "activations" in out["quantization"].accuracy
 
 
 def test_the_cache_is_the_device_s(tmp_path: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -12,16 +12,17 @@ from diffprof.model.report import Report
 from diffprof.scanning.scan import scan_target
 from diffprof.targets.factory import FunctionTarget
 
-Place = Callable[[Any], Any]
 GPU = "sim:h100"
 LEFT = {"SYN010", "SET009"}
 
 
-def scanned(place: Place) -> Report:
+@cache
+def scanned(how: str, *where: str) -> Report:
+    """Weights are placed by that method of the pipeline."""
     case = CASES["sdxl"].build()
 
     def factory() -> Any:
-        place(case.pipe)
+        getattr(case.pipe, how)(*where)
         return case.pipe, case.kwargs
 
     target = FunctionTarget.of(factory)
@@ -30,12 +31,12 @@ def scanned(place: Place) -> Report:
 
 @pytest.fixture(scope="module")
 def on_the_device() -> Report:
-    return scanned(lambda pipe: pipe.to("cuda"))
+    return scanned("to", "cuda")
 
 
 @pytest.mark.parametrize("how", ["enable_model_cpu_offload", "enable_sequential_cpu_offload"])
 def test_without_offloading_the_call_is_that_on_the_device(how: str, on_the_device: Report) -> None:
-    found = scanned(lambda pipe: getattr(pipe, how)())
+    found = scanned(how)
     assert found.verdict is not None
     assert on_the_device.verdict is not None
     (kept,) = [each for each in found.actions if each.fix == "replace-offload"]
@@ -44,14 +45,14 @@ def test_without_offloading_the_call_is_that_on_the_device(how: str, on_the_devi
 
 
 def test_with_all_fixes_it_is_the_call_on_the_device_with_them(on_the_device: Report) -> None:
-    found = scanned(lambda pipe: pipe.enable_model_cpu_offload())
+    found = scanned("enable_model_cpu_offload")
     assert found.verdict is not None
     assert on_the_device.verdict is not None
     assert found.verdict.kept_ms == pytest.approx(on_the_device.verdict.kept_ms, rel=0.03)
 
 
 def test_no_other_finding_tells_of_the_weights_that_are_moved(on_the_device: Report) -> None:
-    moving = scanned(lambda pipe: pipe.enable_model_cpu_offload())
+    moving = scanned("enable_model_cpu_offload")
     assert {f.rule for f in moving.findings} - LEFT <= {f.rule for f in on_the_device.findings}
     after = [row for row in moving.recording.syncs or () if row.phase == "postprocess" and row.offload]
     assert after, "the hooks that are put on again after the call"

@@ -18,6 +18,7 @@ from diffprof.model.report import Report
 from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options
 from diffprof.tuning.source_checking import checked_patch, scanned_with
+from tests.analyzers.graph_breaks.tiny import sdxl
 
 CLASSIC = '''\
 """Mine."""
@@ -41,7 +42,7 @@ def make():
     pipe = StableDiffusionXLPipeline.from_pretrained("FOLDER")
     pipe.scheduler = SigmasOnDevice.from_config(pipe.scheduler.config)
     return pipe.to("cuda"), {"prompt_embeds": E, "pooled_prompt_embeds": P, "negative_prompt_embeds": E,
-                            "negative_pooled_prompt_embeds": P, "height": 64, "width": 64, "output_type": "np",
+                            "negative_pooled_prompt_embeds": P, "height": 8, "width": 8, "output_type": "np",
                             "num_inference_steps": 3}
 
 
@@ -89,7 +90,7 @@ def make():
     embeds, pooled = torch.ones(1, 77, WIDTH), torch.ones(1, POOLED)
     return pipe, dict(
         prompt_embeds=embeds, pooled_prompt_embeds=pooled, negative_prompt_embeds=embeds,
-        negative_pooled_prompt_embeds=pooled, height=64, width=64, output_type="np",
+        negative_pooled_prompt_embeds=pooled, height=8, width=8, output_type="np",
         num_inference_steps=3, callback_on_step_end=callback,
     )
 """
@@ -172,7 +173,7 @@ def make():
     pipe = StableDiffusionXLPipeline.from_pretrained("FOLDER")
     pipe.scheduler = Flow()
     return pipe.to("cuda"), {"prompt_embeds": E, "pooled_prompt_embeds": P, "negative_prompt_embeds": E,
-                            "negative_pooled_prompt_embeds": P, "height": 64, "width": 64, "output_type": "np",
+                            "negative_pooled_prompt_embeds": P, "height": 8, "width": 8, "output_type": "np",
                             "num_inference_steps": 3}
 
 
@@ -182,16 +183,16 @@ P = torch.ones(1, POOLED)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, built: Any) -> Path:
-    """A checkpoint without text encoders."""
-    import diffusers
+def built() -> Any:
+    """The smallest SDXL, without text encoders."""
+    return sdxl().pipe
 
-    parts = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
-    pipe = diffusers.StableDiffusionXLPipeline(
-        vae=built.vae, unet=built.unet, scheduler=diffusers.EulerDiscreteScheduler(), **parts
-    )
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, built: Any) -> Path:
+    """Its checkpoint."""
     place = tmp_path_factory.mktemp("checkpoint")
-    pipe.save_pretrained(place)
+    built.save_pretrained(place)
     return place
 
 
