@@ -47,6 +47,9 @@ EXTRA_LAUNCH_US = 5.0
 
 HOST_COPIES = ("h2d", "d2h")
 
+UNTOLD = -2
+"""Row of a wait that no line of the call is told for."""
+
 GRAPH_PENDING_LIMIT = 1 << 20
 """A graph is one launch, however many kernels it has: its kernels don't fill the launch queue."""
 
@@ -268,7 +271,7 @@ class Queue:
         own = self._alone
         for item, path, spent in zip(items, modules, host, strict=True):
             if isinstance(item, LaunchedWait):
-                row, times = self.rows.get(item.key, -2), item.times
+                row, times = self.rows.get(item.key, UNTOLD), item.times
                 if item.stream is None and units and sync[-1] == -1 and units[-1].pinned:
                     units[-1] = self._unit(units[-1].ops)
                     spent = found.host[-1]
@@ -431,10 +434,12 @@ class Assembly:
             names.setdefault(each, len(names) - 1)
         kind, device, counts = self._costed(queued)
         host, further = self._host(queued)
-        spread: Times = np.repeat(further, counts)
-        spread[np.cumsum(counts) - counts] = host
-        sync = np.full(len(kind), -1)
-        sync[np.cumsum(counts) - counts] = queued.sync
+        first = np.cumsum(counts) - counts
+        own, read = self._beside(kind)
+        spread: Times = np.where(own > 0, own, np.repeat(further, counts))
+        spread[first] = host + own[first]
+        sync = np.where(read, UNTOLD, -1)
+        sync[first] = np.where(queued.sync == -1, sync[first], queued.sync)
         return EventColumns(
             kind=kind,
             module=np.repeat(np.array([names[path] for path in queued.paths], dtype=np.int64), counts),
@@ -472,6 +477,11 @@ class Assembly:
             else:
                 yield self._costs.get(unit) or self._of(unit)
             before = unit
+
+    def _beside(self, kind: Numbers) -> tuple[Times, NDArray[np.bool_]]:
+        """Host time that each launch tells of itself, and whether the host waits for it."""
+        told = np.array([(each.host_us, each.read) for each in self._numbers] + [(0.0, False)])
+        return told[kind, 0], told[kind, 1] > 0
 
     def _host(self, queued: Enqueued) -> tuple[Times, Times]:
         """Host time of the first launch of each unit, and of each further one."""

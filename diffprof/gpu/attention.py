@@ -75,8 +75,10 @@ LIBRARIES = {
     "sage": Backend.SAGE,
     "sage_hub": Backend.SAGE,
     "xformers": Backend.EFFICIENT,
+    "flash1": Backend.FLASH1,
 }
-"""Names of diffusers' attention backends -> the kernel; None leaves it to `scaled_dot_product_attention`."""
+"""Names of diffusers' attention backends -> the kernel; None leaves it to `scaled_dot_product_attention`. And
+the kernel that this took in PyTorch 2.0 and 2.1, for figures of their day."""
 
 SIZES = {Backend.CUDNN: 128, Backend.SAGE: 128}
 """Largest heads; others take 256. cuDNN takes larger ones from 9.22 on."""

@@ -43,7 +43,7 @@ from .pointwise import (
     streaming,
 )
 from .pricing import Origin, Time
-from .quantized import LinearScheme, Pass, eager_bytes, quantizing_passes
+from .quantized import FEW_ROWS, LinearScheme, Pass, moved_by, quantizing_passes
 from .specs import GpuSpec
 
 if TYPE_CHECKING:
@@ -65,12 +65,22 @@ GENERATED = 0.80
 `diffprof/tuning/ladder/published.toml`."""
 
 
+PAGEABLE = 2.0
+"""Time of a copy from or to pageable memory, which goes through a staging buffer, against the link's
+[docs.nvidia.com/cuda/cuda-c-best-practices-guide, pinned memory]."""
+
+HOST_INT_NS = (1.0, 0.13)
+"""Nanoseconds for each weight of an integer product on the CPU, which no BLAS does, and for each row and
+weight: 1 to 16 rows by 9,216x3,072 int32 weights take 31.2, 32.8, 45.4, 59.2 and 86.3 ms on one core of a
+server (torch 2.13)."""
+
 ATTENTION_GRADIENTS = 2.5
 """Work of attention's backward pass against the forward: five products for two [arXiv:2307.08691, 4.1]."""
 
 
 class Kernel(NamedTuple):
-    """One launch. Times in microseconds. bound: compute, memory or fixed."""
+    """One launch. Times in microseconds. bound: compute, memory or fixed. host_us: what the host computes
+    before it. read: the host waits for it."""
 
     name: str
     family: str
@@ -82,6 +92,8 @@ class Kernel(NamedTuple):
     dtype: str
     shape: str
     origin: str = Origin.MODELLED
+    host_us: float = 0.0
+    read: bool = False
 
 
 class CostModel:
@@ -129,7 +141,7 @@ class CostModel:
         """What the costs of an operation take from the mode."""
         mode, family = self.mode, family_of(base_name(signature))
         yield compiled and mode.graphs
-        yield mode.scheme if quantized else None
+        yield (mode.scheme, None if compiled else self.host) if quantized else None
         if family in ("gemm", "conv"):
             yield from (mode.matmul_tf32, mode.conv_tf32)
         if family == "attention":
@@ -231,13 +243,11 @@ class CostModel:
     def _transfer(self, s: OpSignature, pinned: bool) -> Kernel:
         moved = s.nbytes or sum(m.nbytes for m in s.outputs)
         ideal = moved / self.spec.link_bytes_per_us
-        # Pageable memory goes through a staging buffer: about half of the link's rate
-        # [docs.nvidia.com/cuda/cuda-c-best-practices-guide, pinned memory].
         host = "Pinned" if pinned else "Pageable"
         name = (
             f"Memcpy HtoD ({host} -> Device)" if s.direction == "h2d" else f"Memcpy DtoH (Device -> {host})"
         )
-        time = Time(ideal if pinned else 2 * ideal, ideal, Origin.MODELLED, False)
+        time = Time(ideal if pinned else PAGEABLE * ideal, ideal, Origin.MODELLED, False)
         return self._kernel(s, name, "copy", time, moved=moved, compiled=False)
 
     def _collective(self, s: OpSignature, base: str, compiled: bool) -> Kernel:
@@ -269,20 +279,22 @@ class CostModel:
         if scheme is None:
             yield self._product(s, base, (batch, rows, columns, depth), kind, x, compiled)
             return
-        width, passes = x.dtype.itemsize, scheme.eager
         if compiled:
-            yield from self._quantizing(s, scheme, rows * batch * depth, width)
+            yield from self._quantizing(s, scheme, rows * batch * depth, x.dtype.itemsize)
         else:
+            passes = scheme.eager
             yield from self._passes(s, "dequantize_weight", passes.weight, columns * depth)
             yield from self._passes(s, "quantize_activation", passes.activation, rows * batch * depth)
-        if scheme.kind is None and (compiled or not passes.weight):
+            yield from passes.small * (self._small(s),)
+            yield from passes.reads * (self._read(s, 1.0),)
+        if scheme.kind is None and (compiled or not scheme.eager.weight):
             yield self._narrow_product(s, base, (batch * rows, columns, depth), kind, scheme, compiled)
         elif scheme.row_major and not compiled:
             yield from self._row_major(s, base, (batch * rows, columns, depth), scheme)
         else:
             yield self._product(s, base, (batch, rows, columns, depth), scheme.kind or kind, x, compiled)
         if not compiled:
-            yield from self._passes(s, "scale_result", passes.result, rows * batch * columns)
+            yield from self._passes(s, "scale_result", scheme.eager.result, rows * batch * columns)
 
     def _narrow_product(
         self,
@@ -311,11 +323,21 @@ class CostModel:
         torchao/kernel/intmm.py)."""
         rows, columns, depth = sizes
         weight = depth * columns
-        turned = streaming(self.spec, 2.0 * weight, weight, Addressing.TRANSPOSED)
-        yield self._kernel(s, "contiguous", "copy", turned, moved=2.0 * weight, compiled=False)
+        flops = 2.0 * rows * weight
+        if rows <= FEW_ROWS and scheme.few_rows_on_host:
+            yield self._read(s, float(weight))
+            yield self._small(s)._replace(host_us=weight * (HOST_INT_NS[0] + HOST_INT_NS[1] * rows) / 1e3)
+            return
+        if rows <= FEW_ROWS:
+            yield from self._passes(s, "widen_weight", (Pass(1, 4, Addressing.CAST_UP),), weight)
+            kind = precision(torch.float32, self.mode.matmul_tf32)
+            product = self._product(s, name, (1, rows, columns, depth), kind, s.inputs[0], False)
+            time = matmul(self.spec, 1, *sizes, kind, 4)
+            yield product._replace(device_us=time.us + self.fixed_us(False, time.origin), dtype=kind)
+            return
+        yield from self._passes(s, "contiguous", (Pass(1, 1, Addressing.TRANSPOSED),), weight)
         time = matmul(self.spec, 1, *sizes, str(scheme.kind), 1)
         us = max(time.us, row_major_us(self.spec, *sizes))
-        flops = 2.0 * rows * weight
         yield self._kernel(
             s, name, "gemm", time._replace(us=us, origin=Origin.MODELLED), flops=flops,
             moved=float(rows * depth + weight + 4 * rows * columns), compiled=False, dtype=scheme.kind,
@@ -323,10 +345,26 @@ class CostModel:
 
     def _passes(self, s: OpSignature, name: str, passes: Sequence[Pass], elements: int) -> Iterator[Kernel]:
         """Kernels of their own over a tensor of so many elements; what they take is modelled."""
-        for moved in eager_bytes(passes, elements, s.inputs[0].dtype.itemsize):
-            time = streaming(self.spec, moved, elements, Addressing.CONTIGUOUS)
+        for each in passes:
+            moved = moved_by(each, elements, s.inputs[0].dtype.itemsize)
+            time = streaming(self.spec, moved, elements, each.addressing)
             time = time._replace(origin=Origin.MODELLED)
-            yield self._kernel(s, name, "pointwise", time, moved=moved, compiled=False, flops=float(elements))
+            family = "copy" if each.addressing is Addressing.TRANSPOSED else "pointwise"
+            kernel = self._kernel(s, name, family, time, moved=moved, compiled=False, flops=float(elements))
+            yield kernel._replace(host_us=self.host.op_us)
+
+    def _small(self, s: OpSignature) -> Kernel:
+        """A kernel over next to nothing."""
+        kernel = self._kernel(s, "scales", "pointwise", self._generated(0.0), moved=0.0, compiled=False)
+        return kernel._replace(host_us=self.host.op_us)
+
+    def _read(self, s: OpSignature, moved: float) -> Kernel:
+        """A copy to pageable memory that the host waits for."""
+        ideal = moved / self.spec.link_bytes_per_us
+        time = Time(PAGEABLE * ideal, ideal, Origin.MODELLED, False)
+        name = "Memcpy DtoH (Device -> Pageable)"
+        kernel = self._kernel(s, name, "copy", time, moved=moved, compiled=False)
+        return kernel._replace(host_us=self.host.op_us, read=True)
 
     def _quantizing(
         self, s: OpSignature, scheme: LinearScheme, elements: int, width: int

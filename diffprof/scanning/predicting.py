@@ -442,30 +442,31 @@ def priced(
     if not row.fits:
         return _told(row, why=shortage(peak, spec))
     quantizes = chooser_of(chosen) if setting.autoquant else linears_in(parts)
-    timeline = run.assembled.timeline(CostModel(spec, setting.mode(mode, run.roots, quantizes)), eager=False)
-    whole = with_asked_steps(timeline, run.asked, steps)
+    how = setting.mode(mode, run.roots, quantizes)
+    whole = _whole(run, CostModel(spec, how), steps)
+    row = _timed(row, whole, run, price)
+    if scheme is None or row.range is None:
+        return row
+    took = [length_us(whole)]
+    if mode == "eager" and scheme.before is not None:
+        # Which version of its library runs is not known.
+        earlier = dataclasses.replace(how, scheme=scheme.before)
+        took.append(length_us(_whole(run, CostModel(spec, earlier), steps)))
+    margin = half_width(row.origin, scheme, mode)
+    return _told(row, range=(min(took) / 1e6 * (1 - margin), max(took) / 1e6 * (1 + margin)))
+
+
+def _whole(run: CallRun, model: CostModel, steps: int | None) -> Timeline:
+    """The timeline of a call of so many steps."""
+    whole = with_asked_steps(run.assembled.timeline(model, eager=False), run.asked, steps)
     if whole is None:
         raise ValueError(f"A call of {steps} steps can't be told from one of {run.asked}.")
-    return _unsure(_timed(row, whole, run, price), scheme, mode)
+    return whole
 
 
 def chooser_of(modules: Collection[str]) -> Chooser:
     """Chooses these linears."""
     return lambda module, depth, columns, kind: kind == "linear" and module in modules
-
-
-def _unsure(row: Prediction, scheme: LinearScheme | None, mode: str) -> Prediction:
-    """With a range as wide as kernels without figures of their own ask for, or the reason that there is
-    none."""
-    if (
-        scheme is None
-        or row.seconds is None
-        or ("eager" if mode == "eager" else "compiled") not in scheme.unsure
-    ):
-        return row
-    if scheme.margin is None:
-        return _told(row, range=None, why=f"at least: {scheme.at_least}")
-    return _told(row, range=(row.seconds * (1 - scheme.margin), row.seconds * (1 + scheme.margin)))
 
 
 def _timed(
@@ -484,6 +485,13 @@ def _timed(
         ),
         **grounds(timeline, seconds),
     )
+
+
+def half_width(origin: Mapping[str, float], scheme: LinearScheme | None, mode: str) -> float:
+    """How far the time of a call may be off, as a share of it. mode: as in `diffprof.model.modes`."""
+    if scheme is not None and ("eager" if mode == "eager" else "compiled") in scheme.unsure:
+        return scheme.margin
+    return margin_of(origin)
 
 
 def grounds(timeline: Timeline, seconds: float) -> dict[str, object]:

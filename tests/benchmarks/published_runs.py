@@ -28,10 +28,10 @@ from diffprof.gpu.mode import Mode, current_mode
 from diffprof.gpu.quantized import SCHEMES, LinearScheme
 from diffprof.gpu.specs import load_spec
 from diffprof.judge.steps import with_steps
-from diffprof.judge.timeline import total_us
+from diffprof.judge.timeline import origin_shares, total_us
 from diffprof.model.pipeline import components, replaced, with_role
 from diffprof.model.recording import Timeline
-from diffprof.scanning.predicting import SHORT_NAMES
+from diffprof.scanning.predicting import SHORT_NAMES, half_width
 from diffprof.targets import Options
 from diffprof.targets.compiled import compiled_roots
 from diffprof.targets.construct import cast
@@ -58,16 +58,22 @@ FORMS = {
 
 
 class Outcome(NamedTuple):
-    """One row: predicted and published seconds, peaks in GiB where published."""
+    """One row: predicted and published seconds, peaks in GiB where published, half width of the range."""
 
     row: dict[str, Any]
     seconds: float
     published: float
     peak: float
+    margin: float
 
     @property
     def error(self) -> float:
         return self.seconds / self.published - 1.0
+
+    @property
+    def inside(self) -> bool:
+        """Whether what was published lies in the range."""
+        return abs(self.published / self.seconds - 1.0) <= self.margin
 
     @property
     def cell(self) -> tuple[str, str, str]:
@@ -112,6 +118,7 @@ def form_of(row: dict[str, Any]) -> dict[str, Any]:
     form |= {"kind": kind, "variant": variant, "unfused": "attn-unfused" in rung}
     # Only what is compiled is laid out anew; a transformer of videos has no such order.
     form["channels_last"] = "channels_last" in rung and kind != "cogvideox"
+    form["fuse_qkv"] = "qkv" in rung
     form["norms_apart"] = kind == "flux" and "2024" in (row["versions"] or "")
     return form | {name: True for name in ("vae_slicing", "tiny_vae") if name in rung}
 
@@ -183,6 +190,8 @@ def prepared(pipe: Any, form: dict[str, Any]) -> None:
     for model in (*denoisers.values(), *vaes.values()) if form["unfused"] else ():
         if hasattr(model, "set_attn_processor"):
             model.set_attn_processor(AttnProcessor())
+    for model in denoisers.values() if form["fuse_qkv"] else ():
+        model.fuse_qkv_projections()
     for model in denoisers.values() if form["channels_last"] else ():
         model.to(memory_format=torch.channels_last)
 
@@ -209,6 +218,8 @@ def mode_of(run: Run, row: dict[str, Any]) -> Mode:
     roots = tuple(r for r in run.roots if not r.startswith("vae") or "compile_vae" in rung)
     scheme = scheme_of(rung)
     compiled = "compile" in rung
+    if scheme is not None and scheme.before is not None and "2024" in (row["versions"] or ""):
+        scheme = scheme.before
     encoders = run.text_encoders if any("T5" in each for each in rung) else ()
     quantized = (*(roots if compiled else run.denoisers), *encoders)
     # PyTorch's flash kernel before 2.2.
@@ -227,7 +238,9 @@ def priced(run: Run, row: dict[str, Any]) -> Outcome:
     timeline = builder.finish()
     peak = ((builder.memory(run.kernels.weights).peak_bytes or 0) - run.held) / 2**30
     published = row["seconds"] or row["steps"] / row["its"]
-    return Outcome(row, seconds(timeline, row), published, peak)
+    way = "compiled" if builder.model.mode.compiled else "eager"
+    margin = half_width(origin_shares(timeline), scheme_of(row["rung"]), way)
+    return Outcome(row, seconds(timeline, row), published, peak, margin)
 
 
 def seconds(timeline: Timeline, row: dict[str, Any]) -> float:

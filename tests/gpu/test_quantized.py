@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffprof.gpu.cost import CostModel, Kernel
 from diffprof.gpu.matmul import row_major_us, tiny_us
 from diffprof.gpu.mode import Mode
-from diffprof.gpu.quantized import SCHEMES
+from diffprof.gpu.quantized import SCHEMES, WIDE, Pass
 from diffprof.gpu.signatures import OpSignature, TensorMeta
 from diffprof.gpu.specs import GpuSpec, load_spec
 
@@ -71,3 +74,98 @@ def test_int8_without_a_compiler_turns_its_weight_and_loses() -> None:
     assert product.family == "gemm"
     assert product.device_us > 5 * kernels("int8", 4608, compiled=True)[-1].device_us
     assert product.origin == "modelled"
+
+
+# --- what torchao launches without a compiler --------------------------------------------------------------
+
+ROWS, DEPTH, COLUMNS = 48, 256, 512
+
+CONFIGURATIONS = {
+    "int8": lambda ao: ao.Int8DynamicActivationInt8WeightConfig(set_inductor_config=False),
+    "int8_weight_only": lambda ao: ao.Int8WeightOnlyConfig(set_inductor_config=False),
+    "fp8": lambda ao: ao.Float8DynamicActivationFloat8WeightConfig(set_inductor_config=False),
+    "fp8_weight_only": lambda ao: ao.Float8WeightOnlyConfig(set_inductor_config=False),
+}
+
+
+class Launches(TorchDispatchMode):
+    """Kernels over a whole activation, weight or result, in order: bytes read and written of an element.
+    small: the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.whole: dict[int, list[tuple[float, float]]] = {}
+        self.small = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if func.is_view or name in ("mm", "_int_mm", "_scaled_mm"):
+            return out
+        given = [each for each in args if isinstance(each, torch.Tensor)]
+        size = max(each.numel() for each in (*given, out))
+        if size < ROWS * DEPTH:
+            self.small += 1
+            return out
+        reads = sum(each.element_size() for each in given if each.numel() == size and 0 not in each.stride())
+        self.whole.setdefault(size, []).append((reads, out.element_size() if out.numel() == size else 0))
+        return out
+
+
+@pytest.mark.parametrize("scheme", CONFIGURATIONS)
+def test_a_linear_launches_what_torchao_does(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ao = pytest.importorskip("torchao.quantization")
+    for name, answer in {"is_sm_at_least_89": True, "_check_hardware_support": None}.items():
+        monkeypatch.setattr(f"torchao.quantization.quant_api.{name}", lambda *_, answer=answer: answer)
+    # As on a GPU: there the integer product has a function of its own on the CPU.
+    monkeypatch.setattr("torchao.kernel.intmm._is_device", lambda *_: False)
+    monkeypatch.setattr("torchao.kernel.intmm.safe_int_mm", lambda a, b: torch._int_mm(a, b))
+    layer = torch.nn.Sequential(torch.nn.Linear(DEPTH, COLUMNS, dtype=torch.bfloat16))
+    ao.quantize_(layer, CONFIGURATIONS[scheme](ao))
+    x = torch.zeros(ROWS, DEPTH, dtype=torch.bfloat16)
+    with torch.no_grad(), Launches() as found:
+        layer(x)
+
+    def told(passes: tuple[Pass, ...]) -> list[tuple[float, float]]:
+        return [tuple(2 if each is WIDE else each for each in one[:2]) for one in passes]  # type: ignore[misc]
+
+    eager = SCHEMES[scheme].eager
+    assert found.whole.get(ROWS * DEPTH, []) == told(eager.activation)
+    assert found.whole.get(DEPTH * COLUMNS, []) == told(eager.weight)
+    assert found.whole.get(ROWS * COLUMNS, []) == told(eager.result)
+    assert found.small == eager.small - (7 if eager.reads else 0)
+
+
+def test_torchao_prints_what_it_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`safe_int_mm` asks for a `repr`: the host reads 36 values and 12 rows of three."""
+    intmm = pytest.importorskip("torchao.kernel.intmm")
+    assert "__repr__()" in inspect.getsource(intmm.safe_int_mm)
+    reads: list[str] = []
+    x = torch.zeros(ROWS, DEPTH, dtype=torch.int8)
+    for name in ("item", "tolist"):
+        monkeypatch.setattr(torch.Tensor, name, counted(getattr(torch.Tensor, name), reads))
+    x.__repr__()
+    assert len(reads) == SCHEMES["int8"].eager.reads
+
+
+def counted(read: Any, reads: list[str]) -> Any:
+    def reading(tensor: torch.Tensor) -> Any:
+        reads.append(read.__name__)
+        return read(tensor)
+
+    return reading
+
+
+def test_the_host_waits_in_each_linear_and_is_timed() -> None:
+    found = kernels("int8", 4608)
+    assert sum(each.read for each in found) == 48
+    assert sum(each.host_us > 0 for each in found) == 12 + 20 + 48 + 1
+
+
+def test_few_rows_are_computed_in_float32_and_once_by_the_host() -> None:
+    assert max(kernels("int8", 16), key=lambda k: k.device_us).dtype == "fp32"
+    assert kernels("int8", 17)[-6].dtype == "int8"
+    model = CostModel(load_spec("h100"), Mode(scheme=SCHEMES["int8"].before))
+    then = model.kernels(linear(1, 3072, 18432), quantized=True)
+    assert max(each.host_us for each in then) == pytest.approx(64e3, rel=0.02)
+    assert sum(each.read for each in then) == 49

@@ -18,7 +18,7 @@ from diffprof.model.errors import UsageError
 from diffprof.model.prediction import Prediction
 from diffprof.model.recording import Grade, KernelKind, Timeline
 from diffprof.scanning import fitting, predicting
-from diffprof.scanning.predicting import SHORT_NAMES, CallSetting, grounds, predict
+from diffprof.scanning.predicting import SHORT_NAMES, CallSetting, grounds, predict, run_call
 from diffprof.scanning.recipes import Decoding, FitRecipe, Placement
 from diffprof.scanning.repeats import asked_steps
 from diffprof.scanning.runs import leftovers
@@ -212,10 +212,13 @@ def test_settings_change_what_they_say() -> None:
     unsure = one("eager", quantization="int8dq")
     assert unsure.seconds is not None
     assert unsure.range is not None
-    assert list(unsure.range) == pytest.approx([0.5 * unsure.seconds, 1.5 * unsure.seconds])
+    assert unsure.range[0] == pytest.approx(0.5 * unsure.seconds, rel=0.05)
+    assert unsure.range[1] >= 1.5 * unsure.seconds, "torchao of 2024 took as long or longer"
     bitsandbytes = one("eager", quantization="bnb_int8")
-    assert bitsandbytes.range is None
-    assert bitsandbytes.why.startswith("at least: ")
+    assert bitsandbytes.seconds is not None
+    assert bitsandbytes.range is not None
+    assert list(bitsandbytes.range) == pytest.approx([0.5 * bitsandbytes.seconds, 1.5 * bitsandbytes.seconds])
+    assert bitsandbytes.waits_in_loop == (eager.waits_in_loop or 0) + 2 * linears()
     more = one("eager", quantization="int8wo", quantize_text_encoders=True)
     assert (more.weights_gib or 0) < apart.weights_gib
     assert (more.seconds or 0) > (apart.seconds or 0) > eager.seconds
@@ -225,6 +228,12 @@ def test_settings_change_what_they_say() -> None:
 
 
 HALF = Options(dtype="float16", steps=1)
+
+
+def linears() -> int:
+    """Of the UNet of tiny-sdxl."""
+    run = run_call(resolve("tiny-sdxl"), HALF)
+    return sum(name.startswith("unet.") for name in run.linears)
 
 
 @pytest.mark.parametrize("wrong", [{"attention": "x"}, {"quantization": "int7"}, {"compile_mode": "fast"}])

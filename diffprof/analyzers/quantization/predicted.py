@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,10 +14,8 @@ from diffprof.analyzers.quantization.inventory import Key
 from diffprof.analyzers.quantization.layers import dtype_of
 from diffprof.analyzers.quantization.schemes import Scheme
 from diffprof.gpu.cost import CostModel
-from diffprof.gpu.matmul import MEMORY_SHARE, matmul, row_major_us, tiny_us, weight_only
 from diffprof.gpu.mode import Mode
-from diffprof.gpu.operands import precision
-from diffprof.gpu.pointwise import Addressing, streaming
+from diffprof.gpu.quantized import SCHEMES as LINEAR_SCHEMES
 from diffprof.gpu.signatures import OpSignature, TensorMeta
 from diffprof.gpu.specs import GpuSpec
 from diffprof.model.recording import Grade, SchemeTiming
@@ -88,67 +87,16 @@ class Predictor:
 
     def scheme_us(self, key: Key, scheme: Scheme, compiled: bool) -> float:
         """The layer under a scheme, quantizing its activation included."""
-        if compiled and scheme.key == "int8-dynamic":
-            kernels = self.model.kernels(signature(key, linear=True), compiled=True, quantized=True)
-            return sum(kernel.device_us for kernel in kernels)
-        width = dtype_of(key.dtype).itemsize
-        activation, output = key.m * key.in_features, key.m * key.out_features
-        weights = key.in_features * key.out_features
-        fixed = self.model.fixed_us(compiled)
-        if scheme.activation is None:
-            return self._weight_only(key, scheme, width, compiled)
-        sizes = (key.m, key.out_features, key.in_features)
-        compute = matmul(self.spec, 1, *sizes, scheme.activation, 1).us
-        if scheme.activation == "int8" and not compiled:
-            compute = max(compute, row_major_us(self.spec, *sizes))
-        bandwidth = self.spec.bytes_per_us * MEMORY_SHARE
-        if compiled:
-            # One scale for the tensor has to be known before anything is rounded: a pass of its own.
-            passes = (
-                [activation * (width + 1)]
-                if scheme.per_row
-                else [activation * width, activation * (width + 1)]
-            )
-            product = max(compute, (activation + weights + output * width) / bandwidth)
-        else:
-            passes, product = self._eager_passes(activation, output, weights, width, compute, bandwidth)
-        extra = sum(self._pass_us(moved, width, compiled) + fixed for moved in passes)
-        return extra + product + fixed
+        model = self.model.in_mode(replace(self.model.mode, scheme=LINEAR_SCHEMES[priced_as(scheme)]))
+        kernels = model.kernels(signature(key, linear=True), compiled=compiled, quantized=True)
+        return sum(kernel.device_us for kernel in kernels)
 
-    def _pass_us(self, moved: float, width: int, compiled: bool) -> float:
-        """A kernel that moves so many bytes: generated, or one of PyTorch's own on a tensor and a scale a
-        row."""
-        if compiled:
-            return self.model.generated_us(moved)
-        return streaming(self.spec, moved, moved / (2 * width), Addressing.BROADCAST).us
 
-    def _eager_passes(
-        self, activation: int, output: int, weights: int, width: int, compute: float, bandwidth: float
-    ) -> tuple[list[float], float]:
-        """Bytes of the kernels around an uncompiled product.
-
-        torchao's choose_qparams_affine and quantize_affine take the lower and the upper end of each row,
-        divide, round, clamp and cast; the product is stored in 4 bytes, and scaled by rows and by columns.
-        """
-        passes = [1.0 * activation * width] * 2
-        passes += [2.0 * activation * width, 2.0 * activation * width, 2.0 * activation * width]
-        passes += [activation * (width + 1.0)]
-        passes += [output * (4.0 + 4.0), output * (4.0 + width)]
-        return passes, max(compute, (activation + weights + output * 4.0) / bandwidth)
-
-    def _weight_only(self, key: Key, scheme: Scheme, width: int, compiled: bool) -> float:
-        """The weight is widened before the product: in its loads if compiled, in a kernel of its own else."""
-        kind = precision(dtype_of(key.dtype), self.model.mode.matmul_tf32)
-        sizes = (key.m, key.out_features, key.in_features)
-        if compiled or scheme.weight == "int4":
-            time = weight_only(self.spec, *sizes, kind, width, scheme.weight_bits)
-            least = tiny_us(self.spec, *sizes, width, scheme.weight_bits) if scheme.weight == "int4" else 0.0
-            return max(time.us, least) + self.model.fixed_us(compiled, time.origin)
-        weights = key.in_features * key.out_features
-        stored = weights * scheme.weight_bits / 8
-        widened = self._pass_us(stored + weights * width, width, False) + self.model.fixed_us(False)
-        product = matmul(self.spec, 1, *sizes, kind, width)
-        return widened + product.us + self.model.fixed_us(False, product.origin)
+def priced_as(scheme: Scheme) -> str:
+    """What the cost model calls a scheme."""
+    if scheme.activation is None:
+        return f"{scheme.weight}_weight_only"
+    return "fp8_row" if scheme.activation == "fp8" and scheme.per_row else scheme.activation
 
 
 def signature(key: Key, *, linear: bool = False) -> OpSignature:
