@@ -54,9 +54,11 @@ WRONG = """## What is known to be wrong
 one kind of kernel says so: of SD 3's 115 ms a step 54 are products of the A100's table and 36 are attention,
 which would have to take twice as long, at 80 TFLOPS, to make up the 42 that are missing. CogVideoX misses by
 as much eagerly, compiled and in INT8, whose kernels have little in common but the clock: an A100 that is held
-to fewer than its 400 W would show so, and the sources do not say which they had. Other GPUs do not show it:
-SD 3 is within 9 % on an RTX 4090 and an H800 NVL, and UNets on four other kinds of A100 are within 11 %. Of
-CogVideoX 5B on an A100 about 180 s (with its memory savings on) and 243 s are published.
+to fewer than its 400 W would show so. All these figures are of one publisher (Hugging Face's blog and
+diffusers-torchao), who does not say; Flux, compiled on another's A100, is within 2 %
+([several GPUs](several-gpus.md)), but has heads of 128. Other GPUs do not show it: SD 3 is within 9 % on an
+RTX 4090, by two sources, and on an H800 NVL. Of CogVideoX 5B on an A100 about 180 s (with its memory savings
+on) and 243 s are published.
 - Attention with a mask rests on single figures of others: what cuDNN's and the memory-efficient kernel take
 with one is in no table. Its share of a call is told as inferred, with a range of half of it either way; of
 HunyuanVideo it is three quarters.

@@ -12,8 +12,9 @@ from diffprof.analyzers.kernels.simulated import SimulatedKernels
 from diffprof.analyzers.quantization.published import published_list
 from diffprof.devices import Device, simulated_sheet
 from diffprof.devices.simulated.session import SESSION
+from diffprof.gpu.assembly import compiled_root
 from diffprof.gpu.cost import CostModel
-from diffprof.gpu.mode import current_mode
+from diffprof.gpu.mode import Chooser, current_mode
 from diffprof.gpu.products import product_of
 from diffprof.judge.steps import with_steps
 from diffprof.judge.timeline import total_us
@@ -137,7 +138,8 @@ class PredictedRungs:
 
     def _timeline(self, run: _Run, rung: Rung) -> Timeline:
         mode = current_mode(
-            compiled=run.roots if rung.compiled else (), quantizes=quantizes if rung.int8 else None
+            compiled=run.roots if rung.compiled else (),
+            quantizes=_quantizing(run.roots) if rung.int8 else None,
         )
         run.kernels.builder.model = CostModel(self.gpu, mode)
         return run.kernels.builder.finish()
@@ -147,26 +149,28 @@ def _form(rung: Rung) -> _Form:
     return _Form(rung.dtype, rung.sdpa, rung.fused_qkv, rung.compiled)
 
 
-def quantizes(module: str | None, in_features: int, out_features: int, kind: str) -> bool:
-    """Whether the published recipe quantizes a layer. kind: linear or conv1x1."""
-    return published_list().quantizes(in_features, out_features, kind)
+def _quantizing(roots: tuple[str, ...]) -> Chooser:
+    """Chooses the layers of these parts that the published recipe quantizes: the text encoders stay."""
+    chosen = published_list().quantizes
+
+    def quantizes(module: str | None, in_features: int, out_features: int, kind: str) -> bool:
+        return compiled_root(module, roots) is not None and chosen(in_features, out_features, kind)
+
+    return quantizes
 
 
 def _saved_by_int8(run: _Run) -> list[int]:
     """Bytes saved by each weight that becomes INT8, a scale a row kept: once a module."""
     seen: dict[str | None, int] = {}
+    quantizes = _quantizing(run.roots)
     for item, module in run.kernels.builder.operations():
         product = product_of(item)
-        if product is None or module in seen or not _below(module, run.roots):
+        if product is None or module in seen:
             continue
         if quantizes(module, product.depth, product.columns, product.kind):
             weight = item.inputs[1]
             seen[module] = weight.nbytes - weight.numel - product.columns * weight.dtype.itemsize
     return list(seen.values())
-
-
-def _below(module: str | None, roots: tuple[str, ...]) -> bool:
-    return module is not None and any(module == root or module.startswith(root + ".") for root in roots)
 
 
 def _replaced(result: RungResult, **changes: object) -> RungResult:
