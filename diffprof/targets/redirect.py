@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
-import gc
 import inspect
 import re
 import sys
@@ -26,6 +24,7 @@ from diffprof.devices.simulated.host_placeholders import (
     weight_stand_in,
 )
 from diffprof.devices.simulated.tensor import SimTensor
+from diffprof.targets.device_names import asked_by_user, called_cuda
 from diffprof.targets.load_arguments import CUDA, everywhere
 from diffprof.targets.memory_guard import MAKING, refuse_large
 from diffprof.targets.process import installed
@@ -63,8 +62,8 @@ def cuda_redirect(device: Device) -> Iterator[Callable[[], AbstractContextManage
         _patch_pipelines(patches, names, device)
         if device.gpu is not None:
             _patch_accelerate(patches, names)
-            patches(SimTensor, "is_cuda", property(lambda tensor: _asked_by_user(names)))
-            stack.enter_context(_attribute_replaced(torch.device, "type", _type_for_user(names)))
+            patches(SimTensor, "is_cuda", property(lambda tensor: asked_by_user(names)))
+            stack.enter_context(called_cuda(names))
         stack.enter_context(CudaNames(names))
         try:
             yield lambda: CudaNames(names)
@@ -369,43 +368,6 @@ def _for_user(original: Any, own: Any, names: Names) -> object:
         return own() if by_user else original()
 
     return ask
-
-
-def _asked_by_user(names: Names) -> bool:
-    """Whether a line of the user's reads an attribute; called by what answers it."""
-    return names.open and not installed(sys._getframe(2).f_code.co_filename)
-
-
-def _type_for_user(names: Names) -> property:
-    """`torch.device.type`: dtypes, waits and more hang on its being "cuda" in the user's own lines."""
-    original, simulated = vars(torch.device)["type"], names.meant.type
-
-    def kind(device: torch.device) -> str:
-        own: str = original.__get__(device)
-        return "cuda" if own == simulated and _asked_by_user(names) else own
-
-    return property(kind)
-
-
-@contextmanager
-def _attribute_replaced(owner: type, name: str, value: object) -> Iterator[None]:
-    """An attribute of a class written in C, which lets none be set. It stays where this Python keeps the
-    class's attributes elsewhere than CPython up to 3.13 does."""
-    attributes = next((each for each in gc.get_referents(vars(owner)) if isinstance(each, dict)), None)
-    if attributes is None:
-        yield
-        return
-    before = attributes[name]
-
-    def put(new: object) -> None:
-        attributes[name] = new
-        ctypes.pythonapi.PyType_Modified(ctypes.py_object(owner))
-
-    put(value)
-    try:
-        yield
-    finally:
-        put(before)
 
 
 def _while_open(original: Callable[..., object], own: Callable[..., object], names: Names) -> object:

@@ -99,13 +99,19 @@ def test_the_users_lines_are_told_that_a_simulated_gpu_is_cuda(device: Any) -> N
         tensor = torch.zeros(3, device="cuda")
         assert torch.device("cuda").type == tensor.device.type == ("cuda" if simulated else own)
         assert tensor.is_cuda is simulated
-        assert torch.device("cpu").type == torch.zeros(3).device.type == "cpu"
+        named = "cuda:0" if simulated else str(device.torch_device)
+        assert str(tensor.device) == f"{tensor.device}" == named
+        assert torch.device(str(tensor.device)) == tensor.device
+        assert torch.device("cpu").type == torch.zeros(3).device.type == str(torch.device("cpu")) == "cpu"
         assert torch.zeros(3).is_cuda is False
         # A line of diffusers: it would choose code that only CUDA runs.
         assert eval(compile("tensor.device.type, tensor.is_cuda", diffusers.__file__, "eval")) == (own, False)
+        text = eval(compile("str(tensor.device)", diffusers.__file__, "eval"))
+        assert text == named.replace("cuda", own)
         assert torch.zeros(3, device=tensor.device.type).device == tensor.device
     assert (device.torch_device.type, tensor.is_cuda) == (own, False)
     assert not isinstance(vars(torch.device)["type"], property)
+    assert str(tensor.device).startswith(own)
 
 
 def test_accelerate_chooses_the_simulated_gpu_and_forgets_it() -> None:
