@@ -25,7 +25,7 @@ _WRAPPED = object.__basicsize__ + 4 * _POINTER
 """Bytes in a slot's wrapper before the function (Include/cpython/descrobject.h)."""
 
 
-class Named(Protocol):
+class MeantDevice(Protocol):
     """Which device is meant by "cuda", and whether it is now."""
 
     open: bool
@@ -34,13 +34,13 @@ class Named(Protocol):
     def meant(self) -> torch.device: ...
 
 
-def asked_by_user(names: Named) -> bool:
+def asked_by_user(names: MeantDevice) -> bool:
     """Whether a line of the user's reads an attribute; called by what answers it."""
     return names.open and not installed(sys._getframe(2).f_code.co_filename)
 
 
 @contextmanager
-def called_cuda(names: Named) -> Iterator[None]:
+def called_cuda(names: MeantDevice) -> Iterator[None]:
     """Inside, `device.type` and `str(device)` of the simulated device say "cuda" in the user's own lines:
     dtypes, waits and more hang on it there."""
     own, simulated = vars(torch.device)["type"], names.meant.type
