@@ -111,7 +111,8 @@ def command(
     """Predict seconds, memory and what bounds a target on other GPUs.
 
     The pipeline's own code runs once a batch on the simulated GPU and is priced for every device and mode. A
-    call that does not fit a device has no time there.
+    call that does not fit a device has no time there. Modes other than eager compile the denoiser and the VAE
+    as `torch.compile` does with max-autotune; `diffprof docs python` tells how others are predicted.
 
     With --gpus the denoiser runs on several as diffusers' context parallelism splits it: seconds, memory and
     the share that collectives take, by degree and way (`diffprof docs several-gpus`). A call that does not

@@ -99,15 +99,17 @@ class CallSetting:
     attention: a backend of diffusers' dispatcher, or "unfused"; None: what PyTorch takes. tf32: float32
     products on the tensor cores; None: as PyTorch is set. quantization: of the denoiser's linears, and of the
     VAE's where it is compiled; in the modes "eager" and "compiled". quantize_text_encoders: of theirs too,
-    which run eagerly. compile_mode: of `torch.compile`; None: "max-autotune". fuse_qkv, channels_last:
-    done to the denoisers before the call. quantized_components: whose linears are, by their names in the
-    pipeline, in place of all these. offload: "model" or "sequential", as diffusers' pipelines have it.
+    which run eagerly. compile_mode: of `torch.compile`; None: "max-autotune". compiled_components: what is
+    compiled, by names in the pipeline; None: the denoiser and the VAE. fuse_qkv, channels_last: done to the
+    denoisers before the call. quantized_components: whose linears are quantized, by names in the pipeline, in
+    place of all these. offload: "model" or "sequential", as diffusers' pipelines have it.
     """
 
     attention: str | None = None
     tf32: bool | None = None
     quantization: str | None = None
     compile_mode: str | None = None
+    compiled_components: tuple[str, ...] | None = None
     fuse_qkv: bool = False
     channels_last: bool = False
     quantize_text_encoders: bool = False
@@ -157,11 +159,20 @@ class CallSetting:
             for name in self.quantized_components:
                 self._check("component with linears", name, sorted(known))
             return self.quantized_components
-        own = run.denoisers if mode == "eager" else run.roots
+        own = self.compiled(mode, run) or run.denoisers
         return (*own, *run.text_encoders) if self.quantize_text_encoders else own
 
+    def compiled(self, mode: str, run: CallRun) -> tuple[str, ...]:
+        """Components that are compiled. Raises UsageError for one that can't be told compiled."""
+        if mode == "eager":
+            return ()
+        for name in self.compiled_components or ():
+            self._check("component to compile", name, (*run.roots, *run.text_encoders))
+        return run.roots if self.compiled_components is None else self.compiled_components
+
     def mode(self, name: str, roots: tuple[str, ...], quantizes: Chooser | None = None) -> Mode:
-        """How the operations run. quantizes: which linears are quantized where the mode quantizes any."""
+        """How the operations run. roots: what is compiled, but in the mode "eager". quantizes: which linears
+        are quantized where the mode quantizes any."""
         changes: dict[str, object] = {} if self.tf32 is None else {"matmul_tf32": self.tf32}
         if self.attention not in (None, UNFUSED):
             changes["attention"] = LIBRARIES[str(self.attention)]
@@ -249,6 +260,7 @@ def predict(
     tf32: bool | None = None,
     quantization: str | None = None,
     compile_mode: str | None = None,
+    compiled_components: Sequence[str] | None = None,
     fuse_qkv: bool = False,
     channels_last: bool = False,
     quantize_text_encoders: bool = False,
@@ -262,11 +274,11 @@ def predict(
 
     target: what `diffprof.scan` takes. devices: names of data sheets, or "all". steps: denoising steps of the
     call; None: the model card's of a built-in target, else the target's own. price: of one GPU hour, or by
-    device. attention, tf32, quantization, compile_mode, fuse_qkv, channels_last, quantize_text_encoders,
-    quantized_components, offload: see CallSetting. measured_from: a file of `diffprof calibrate --export`:
-    what was measured there prices that GPU, and those of its architecture. on_run: told of each batch before
-    it is run. call: arguments of the call. Raises UsageError for an unknown device, mode or setting,
-    TargetError where the target fails.
+    device. attention, tf32, quantization, compile_mode, compiled_components, fuse_qkv, channels_last,
+    quantize_text_encoders, quantized_components, offload: see CallSetting. measured_from: a file of
+    `diffprof calibrate --export`: what was measured there prices that GPU, and those of its architecture.
+    on_run: told of each batch before it is run. call: arguments of the call. Raises UsageError for an unknown
+    device, mode or setting, TargetError where the target fails.
     """
     check_modes(modes)
     setting = CallSetting(
@@ -274,6 +286,7 @@ def predict(
         tf32,
         quantization,
         compile_mode,
+        None if compiled_components is None else tuple(compiled_components),
         fuse_qkv,
         channels_last,
         quantize_text_encoders,
@@ -442,7 +455,7 @@ def priced(
     if not row.fits:
         return _told(row, why=shortage(peak, spec))
     quantizes = chooser_of(chosen) if setting.autoquant else linears_in(parts)
-    how = setting.mode(mode, run.roots, quantizes)
+    how = setting.mode(mode, setting.compiled(mode, run), quantizes)
     whole = _whole(run, CostModel(spec, how), steps)
     row = _timed(row, whole, run, price)
     if scheme is None or row.range is None:

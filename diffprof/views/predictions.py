@@ -32,6 +32,10 @@ SHARED = ("mode", "batch", "steps")
 """Settings that are said once where all rows have the same."""
 NOTE = "Simulated: the range follows from where kernel times come from (`diffprof docs accuracy`)."
 
+COMPILED = "Compiled: the denoiser and the VAE, by max-autotune, with CUDA graphs."
+COMPILED_SPLIT = "Compiled: the denoiser, without CUDA graphs."
+"""On several GPUs collectives stand between what is compiled."""
+
 
 def render_predictions(
     rows: Sequence[Prediction], form: str, *, width: int | None = None, colour: bool = False
@@ -47,7 +51,10 @@ def render_predictions(
     said = [value if key == "mode" else f"{key} {value}" for key, value in same.items() if value]
     said += sorted({row.dtype for row in rows if row.dtype})
     shared = ", ".join(said)
-    note = f"{shared[:1].upper()}{shared[1:]}. {NOTE}" if said else NOTE
+    notes = [f"{shared[:1].upper()}{shared[1:]}."] if said else []
+    if any(row.mode != "eager" for row in rows):
+        notes.append(COMPILED_SPLIT if any(row.gpus > 1 for row in rows) else COMPILED)
+    note = " ".join((*notes, NOTE))
     return render_list(columns, shown, form, width=width, colour=colour, note=note)
 
 

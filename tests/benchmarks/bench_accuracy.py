@@ -62,10 +62,18 @@ on) and 243 s are published.
 - Attention with a mask rests on single figures of others: what cuDNN's and the memory-efficient kernel take
 with one is in no table. Its share of a call is told as inferred, with a range of half of it either way; of
 HunyuanVideo it is three quarters.
-- Two figures of SD 3.5 and Flux schnell on an H100 miss by more than 15 %, and why is not known. All six of
-their source are too fast by 6 to 18 %, where diffusers-torchao's of Flux on that GPU are within 3 %; what
-their pipelines did beside diffusers' default is not told. SD 3.5 is within 3 % on an H20, which spends as
-large a share of it in the same eager kernels.
+- Flux, compiled, comes out 6 to 11 % too fast on Hopper by three sources (xDiT, ONNX Runtime, sglang),
+within 3 % by diffusers-torchao. The compile mode is not why: ONNX Runtime took `max-autotune`, as
+diffusers-torchao did, xDiT the default. Nor are generated kernels: what compiling saves on an H100 is told
+rightly (2.4 s by xDiT, 2.3 told; 4.1 by ONNX Runtime, 4.2 told; 2.4 by diffusers-torchao, 2.3 told). Nor
+are launches, which keep the host busy for 0.5 of 3.6 s without CUDA graphs. What is missing is missing
+eagerly too, 9 to 16 ms a step by xDiT and ONNX Runtime: it lies in what both calls share, products and
+attention, 104 and 126 ms a step from measured tables. Boards that hold lower clocks would show so; in ONNX
+Runtime's schnell, whose four steps are over within a second, 5 and 9 ms are missing. Of sglang that can't
+be said: on its H200 compiling saves 1.26 s where 1.71 are told, on its L20 3.3 where 3.4 are.
+- SD 3.5 on an H100 misses by 18 % eagerly, and why is not known. Compiled it misses by 6.5 %, Flux of that
+source by 10, so that some 30 ms a step are left to eager kernels. On an H20, which spends as large a share
+of it in the same ones, it is within 3 %.
 - CogVideoX on an H100 is published in round figures (about 45 and 90 s), with memory savings that are not
 simulated.
 - SDXL in float32 on an A100 of 40 GB comes out 22 % too slow, SD 1.5 in TF32 on such a board 1 %. Whether the
@@ -193,7 +201,8 @@ def inside(found: Sequence[Outcome]) -> str:
 
 
 SETTINGS = (
-    *("attention", "tf32", "quantization", "quantize_text_encoders", "compile_mode", "channels_last"),
+    *("attention", "tf32", "quantization", "quantize_text_encoders"),
+    *("compile_mode", "compiled_components", "channels_last"),
 )
 """Of a row that `predict` takes."""
 
@@ -240,7 +249,9 @@ def elsewhere() -> str:
 
 def set_up(row: dict[str, Any]) -> str:
     """How a row's call runs, in words."""
-    told = [row.get("mode", "eager"), row.get("quantization"), row.get("dtype"), row.get("attention")]
+    parts = row.get("compiled_components")
+    mode = row.get("mode", "eager") + (f" ({', '.join(parts)})" if parts else "")
+    told = [mode, row.get("quantization"), row.get("dtype"), row.get("attention")]
     told += [f"batch {row['batch']}"] if "batch" in row else []
     told += [name for name in ("tf32", "channels_last") if row.get(name)]
     return ", ".join(filter(None, told))

@@ -100,9 +100,19 @@ def test_clips_are_not_called_images(rows: tuple[Prediction, ...]) -> None:
 
 def test_the_type_in_which_the_target_computes_is_said(rows: tuple[Prediction, ...]) -> None:
     assert {row.dtype for row in rows} == {"float32"}
-    assert "steps 30, float32." in render_predictions(rows, "text")
+    assert "steps 30, float32." in render_predictions(rows, "text", width=1000)
     half = predict("tiny-sdxl", devices=("h100",), modes=("eager",), options=Options(dtype="bf16"))
     assert [row.dtype for row in half] == ["bfloat16"]
+
+
+def test_what_compiled_means_is_said_where_something_is(rows: tuple[Prediction, ...]) -> None:
+    eager, compiled = of(rows, "h100", "eager"), of(rows, "h100", "compiled")
+    assert "max-autotune" not in render_predictions([eager], "text", width=1000)
+    assert "the VAE, by max-autotune, with CUDA graphs." in render_predictions(
+        [eager, compiled], "text", width=1000
+    )
+    split = msgspec.structs.replace(compiled, gpus=2)
+    assert "the denoiser, without CUDA graphs." in render_predictions([compiled, split], "text", width=1000)
 
 
 def test_steps_and_images_add_up(rows: tuple[Prediction, ...]) -> None:
@@ -299,6 +309,22 @@ def test_one_component_is_quantized_alone() -> None:
     assert (all_.weights_gib or 0) < (one.weights_gib or 0) < (plain.weights_gib or 0)
     with pytest.raises(UsageError, match="text_encoder_9"):
         predict("tiny-sdxl", steps=1, quantization="int8wo", quantized_components=("text_encoder_9",))
+
+
+def test_what_is_compiled_can_be_named() -> None:
+    def one(mode: str = "compiled", **setting: object) -> Prediction:
+        (row,) = predict("tiny-sdxl", modes=(mode,), options=HALF, **setting)  # type: ignore[arg-type]
+        return row
+
+    eager, plain, unet = one("eager"), one(), one(compiled_components=("unet",))
+    text = one(compiled_components=("unet", "vae", "text_encoder", "text_encoder_2"))
+    assert (eager.seconds or 0) > (unet.seconds or 0) > (plain.seconds or 0) > (text.seconds or 0)
+    assert one(compiled_components=("vae", "unet")).seconds == plain.seconds
+    assert one("eager", compiled_components=("unet",)).seconds == eager.seconds
+    whole, alone = one("int8"), one("int8", compiled_components=("unet",))
+    assert (whole.weights_gib or 0) < (alone.weights_gib or 0) < (plain.weights_gib or 0)
+    with pytest.raises(UsageError, match="no component to compile 'tokenizer'"):
+        one(compiled_components=("tokenizer",))
 
 
 @pytest.mark.parametrize(("rate", "quantized"), [(1.0, False), (1000.0, True)])
