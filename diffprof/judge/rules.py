@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
+from enum import StrEnum
 
 import msgspec
 
@@ -23,15 +24,36 @@ Check = Callable[..., Iterator[Finding]]
 """Takes the recording; with `of_findings`, what the other rules found and could not check as well."""
 
 
+class SourceEdit(StrEnum):
+    """What a rule's line of source is tried to be changed to (`judge/source_edit`)."""
+
+    READ = "read"
+    """The value comes from where the CPU has it, or is not printed."""
+    SCALARS = "scalars"
+    """As a read; scalars of the device are stacked there."""
+    UPLOAD = "upload"
+    """The tensor is made on the device, filled there, or sent before the loop."""
+    WAIT = "wait"
+    """The wait that is asked for in the loop goes."""
+    SAID = "said"
+    """What is printed or logged goes."""
+    OUTPUT = "output"
+    """A model gives a tuple, not its output class."""
+    BRANCH = "branch"
+    """None: what the line does with the value says why."""
+
+
 class Rule(msgspec.Struct, frozen=True):
     """One registered rule. code: `SYN001`; name: the bad pattern in kebab case; analyzer: by name; needs: the
-    sections of the recording it reads."""
+    sections of the recording it reads. edit: of the source; no_edit: why there is none, where none fits."""
 
     code: str
     name: str
     analyzer: str
     needs: tuple[str, ...]
     check: Check
+    edit: SourceEdit | None = None
+    no_edit: str = ""
     of_findings: bool = False
     """Whether it judges what the other rules found, after them."""
 
@@ -69,7 +91,13 @@ _REGISTRY: dict[str, Rule] = {}
 
 
 def rule(
-    code: str, name: str, *, needs: Iterable[str], of_findings: bool = False
+    code: str,
+    name: str,
+    *,
+    needs: Iterable[str],
+    edit: SourceEdit | None = None,
+    no_edit: str = "",
+    of_findings: bool = False,
 ) -> Callable[[Check], Check]:
     """Register a generator function as a rule.
 
@@ -80,7 +108,7 @@ def rule(
         if code in _REGISTRY:
             raise ValueError(f"rule code {code} is taken by {_REGISTRY[code].name}")
         analyzer = owner(check.__module__).name
-        _REGISTRY[code] = Rule(code, name, analyzer, tuple(needs), check, of_findings)
+        _REGISTRY[code] = Rule(code, name, analyzer, tuple(needs), check, edit, no_edit, of_findings)
         return check
 
     return register

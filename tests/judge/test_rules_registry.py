@@ -52,6 +52,12 @@ def test_names_are_unique_and_each_analyzer_has_a_prefix_of_its_own() -> None:
 
 
 @by_rule
+def test_a_rule_of_lines_names_its_edit_or_says_why_there_is_none(rule: Rule) -> None:
+    assert bool(rule.edit or rule.no_edit) is (rule.analyzer in ("syncs", "graph-breaks"))
+    assert not rule.no_edit.endswith(".")
+
+
+@by_rule
 def test_the_bad_example_fires_this_rule_only(rule: Rule) -> None:
     assert fired(examples(rule.analyzer, "BAD")[rule.code]) == {rule.code}
 

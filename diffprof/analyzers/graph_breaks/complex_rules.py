@@ -15,7 +15,12 @@ _SHOWN = 5
 """Names of operations in a message."""
 
 
-@rule("GRB015", "complex-numbers", needs=("complex_numbers",))
+@rule(
+    "GRB015",
+    "complex-numbers",
+    needs=("complex_numbers",),
+    no_edit="in real numbers it is written otherwise, and may round otherwise",
+)
 def complex_numbers(recording: Recording) -> Iterator[Finding]:
     """Compiled code computes with complex tensors, for which Inductor makes no kernels.
 

@@ -183,7 +183,10 @@ def _below_limit(row: RecompileRow, *kinds: str) -> bool:
     return not row.limit_hit and row.kind in kinds
 
 
-@rule("GRB010", "recompile-on-shape", needs=RECOMPILES)
+_ELSEWHERE = "what differs from call to call is decided where the compiled part is called, not here"
+
+
+@rule("GRB010", "recompile-on-shape", needs=RECOMPILES, no_edit=_ELSEWHERE)
 def recompile_on_shape(recording: Recording) -> Iterator[Finding]:
     """Another size, stride or dtype of an input makes Dynamo compile again.
 
@@ -218,7 +221,7 @@ def recompile_on_shape(recording: Recording) -> Iterator[Finding]:
     )
 
 
-@rule("GRB011", "recompile-on-scalar", needs=RECOMPILES)
+@rule("GRB011", "recompile-on-scalar", needs=RECOMPILES, no_edit=_ELSEWHERE)
 def recompile_on_scalar(recording: Recording) -> Iterator[Finding]:
     """A Python number that changes is burnt into the compiled code.
 
@@ -251,7 +254,7 @@ def recompile_on_scalar(recording: Recording) -> Iterator[Finding]:
     )
 
 
-@rule("GRB012", "recompile-on-identity", needs=RECOMPILES)
+@rule("GRB012", "recompile-on-identity", needs=RECOMPILES, no_edit=_ELSEWHERE)
 def recompile_on_identity(recording: Recording) -> Iterator[Finding]:
     """Another object, or one of another type or form, makes Dynamo compile again.
 
@@ -281,7 +284,7 @@ def recompile_on_identity(recording: Recording) -> Iterator[Finding]:
     )
 
 
-@rule("GRB013", "recompile-on-global", needs=RECOMPILES)
+@rule("GRB013", "recompile-on-global", needs=RECOMPILES, no_edit=_ELSEWHERE)
 def recompile_on_global(recording: Recording) -> Iterator[Finding]:
     """A module-level global that changes makes Dynamo compile again.
 
@@ -310,7 +313,7 @@ def recompile_on_global(recording: Recording) -> Iterator[Finding]:
     )
 
 
-@rule("GRB014", "recompile-limit", needs=RECOMPILES)
+@rule("GRB014", "recompile-limit", needs=RECOMPILES, no_edit=_ELSEWHERE)
 def recompile_limit(recording: Recording) -> Iterator[Finding]:
     """So many versions of a function are compiled that Dynamo gives up on it.
 

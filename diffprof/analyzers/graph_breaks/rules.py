@@ -10,7 +10,7 @@ from diffprof.analyzers.graph_breaks import complex_rules, recompile_rules
 from diffprof.analyzers.graph_breaks.causes import kind_of
 from diffprof.analyzers.graph_breaks.fixes import for_break
 from diffprof.judge.pricing import HIDDEN, HIDDEN_SHARE
-from diffprof.judge.rules import rule
+from diffprof.judge.rules import SourceEdit, rule
 from diffprof.model.finding import Evidence, Finding, Severity
 from diffprof.model.recording import BreakCost, GraphBreakRow, Recording
 
@@ -173,7 +173,7 @@ def _hint(row: GraphBreakRow) -> str:
     return f" Dynamo says: {_SENTENCE.split(hint, maxsplit=1)[0].rstrip('.')}." if hint else ""
 
 
-@rule("GRB001", "data-dependent-branch", needs=BREAKS)
+@rule("GRB001", "data-dependent-branch", needs=BREAKS, edit=SourceEdit.BRANCH)
 def data_dependent_branch(recording: Recording) -> Iterator[Finding]:
     """Python branches on the value of a tensor inside a compiled part.
 
@@ -204,7 +204,7 @@ def data_dependent_branch(recording: Recording) -> Iterator[Finding]:
     )
 
 
-@rule("GRB002", "value-read-in-graph", needs=BREAKS)
+@rule("GRB002", "value-read-in-graph", needs=BREAKS, edit=SourceEdit.BRANCH)
 def value_read_in_graph(recording: Recording) -> Iterator[Finding]:
     """A tensor's value is read inside a compiled part.
 
@@ -236,7 +236,13 @@ def value_read_in_graph(recording: Recording) -> Iterator[Finding]:
     )
 
 
-@rule("GRB003", "model-output-in-graph", needs=BREAKS)
+@rule(
+    "GRB003",
+    "model-output-in-graph",
+    needs=BREAKS,
+    edit=SourceEdit.OUTPUT,
+    no_edit="the line takes no output of a model by its name",
+)
 def model_output_in_graph(recording: Recording) -> Iterator[Finding]:
     """A model's output object is built or taken apart where Dynamo can't follow.
 
@@ -265,7 +271,13 @@ def model_output_in_graph(recording: Recording) -> Iterator[Finding]:
     )
 
 
-@rule("GRB004", "side-effect-in-graph", needs=BREAKS)
+@rule(
+    "GRB004",
+    "side-effect-in-graph",
+    needs=BREAKS,
+    edit=SourceEdit.SAID,
+    no_edit="a warning, or what is said otherwise than by print or a logger, is meant to be seen",
+)
 def side_effect_in_graph(recording: Recording) -> Iterator[Finding]:
     """Something is printed, logged or counted on a progress bar inside a compiled part.
 
@@ -295,7 +307,12 @@ def side_effect_in_graph(recording: Recording) -> Iterator[Finding]:
     )
 
 
-@rule("GRB005", "numpy-in-graph", needs=BREAKS)
+@rule(
+    "GRB005",
+    "numpy-in-graph",
+    needs=BREAKS,
+    no_edit="PyTorch's function of that name may round otherwise than numpy's",
+)
 def numpy_in_graph(recording: Recording) -> Iterator[Finding]:
     """A computation goes through numpy inside a compiled part.
 
@@ -324,7 +341,12 @@ def numpy_in_graph(recording: Recording) -> Iterator[Finding]:
     )
 
 
-@rule("GRB006", "untraceable-call", needs=BREAKS)
+@rule(
+    "GRB006",
+    "untraceable-call",
+    needs=BREAKS,
+    no_edit="whether the call may run outside the compiled part, or before it, only you know",
+)
 def untraceable_call(recording: Recording) -> Iterator[Finding]:
     """A call that Dynamo can't trace: a built-in, C code, or a function that it skips.
 
@@ -359,7 +381,12 @@ def _disabled(row: GraphBreakRow) -> str:
     return f"`{found[1]}`" if found else "A function"
 
 
-@rule("GRB007", "disabled-function", needs=BREAKS)
+@rule(
+    "GRB007",
+    "disabled-function",
+    needs=BREAKS,
+    no_edit="the function was kept out of compiled code on purpose",
+)
 def disabled_function(recording: Recording) -> Iterator[Finding]:
     """A function under `torch.compiler.disable`, or an explicit graph break, stands on the way.
 
@@ -390,7 +417,12 @@ def disabled_function(recording: Recording) -> Iterator[Finding]:
     )
 
 
-@rule("GRB008", "hook-in-graph", needs=BREAKS)
+@rule(
+    "GRB008",
+    "hook-in-graph",
+    needs=BREAKS,
+    no_edit="who set the hook, and whether it may go, can't be told from the line",
+)
 def hook_in_graph(recording: Recording) -> Iterator[Finding]:
     """A forward hook of a module breaks the graph.
 
@@ -437,7 +469,12 @@ def _other(row: GraphBreakRow) -> str:
     return f"The graph breaks: {row.cause}"
 
 
-@rule("GRB009", "graph-break", needs=BREAKS)
+@rule(
+    "GRB009",
+    "graph-break",
+    needs=BREAKS,
+    no_edit="what the compiler can't follow there has no counterpart that is sure to compute the same",
+)
 def graph_break(recording: Recording) -> Iterator[Finding]:
     """The graph breaks, for a reason that no other rule covers.
 

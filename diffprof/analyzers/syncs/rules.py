@@ -9,7 +9,7 @@ from typing import Any
 from diffprof.analyzers.syncs import advice
 from diffprof.judge.fitting import gib, needed_on_device
 from diffprof.judge.pricing import blocked_us
-from diffprof.judge.rules import rule
+from diffprof.judge.rules import SourceEdit, rule
 from diffprof.judge.timeline import replay
 from diffprof.judge.waits import readers
 from diffprof.model.finding import Evidence, Finding, Severity
@@ -123,7 +123,7 @@ def _who(row: SyncRow) -> str:
     return f" ({row.site.module})" if row.site.module else ""
 
 
-@rule("SYN001", "value-read", needs=NEEDS)
+@rule("SYN001", "value-read", needs=NEEDS, edit=SourceEdit.READ)
 def value_read(recording: Recording) -> Iterator[Finding]:
     """Python needs the value of a device tensor.
 
@@ -164,7 +164,7 @@ def value_read(recording: Recording) -> Iterator[Finding]:
         )
 
 
-@rule("SYN002", "host-table-device-index", needs=NEEDS)
+@rule("SYN002", "host-table-device-index", needs=NEEDS, edit=SourceEdit.READ)
 def host_table_device_index(recording: Recording) -> Iterator[Finding]:
     """A table on the CPU is indexed by a tensor on the device.
 
@@ -200,7 +200,13 @@ def host_table_device_index(recording: Recording) -> Iterator[Finding]:
         )
 
 
-@rule("SYN003", "data-dependent-shape", needs=NEEDS)
+@rule(
+    "SYN003",
+    "data-dependent-shape",
+    needs=NEEDS,
+    edit=SourceEdit.READ,
+    no_edit="a result of a size that the host knows is another one, and what comes after it has to fit",
+)
 def data_dependent_shape(recording: Recording) -> Iterator[Finding]:
     """The shape of a result depends on device values.
 
@@ -235,7 +241,7 @@ def data_dependent_shape(recording: Recording) -> Iterator[Finding]:
         )
 
 
-@rule("SYN004", "device-to-host-copy", needs=NEEDS)
+@rule("SYN004", "device-to-host-copy", needs=NEEDS, edit=SourceEdit.READ)
 def device_to_host_copy(recording: Recording) -> Iterator[Finding]:
     """A tensor is copied from the device to the host.
 
@@ -278,7 +284,7 @@ def device_to_host_copy(recording: Recording) -> Iterator[Finding]:
         )
 
 
-@rule("SYN005", "blocking-host-to-device-copy", needs=NEEDS)
+@rule("SYN005", "blocking-host-to-device-copy", needs=NEEDS, edit=SourceEdit.UPLOAD)
 def host_to_device_copy(recording: Recording) -> Iterator[Finding]:
     """A tensor is copied from the host to the device, and the host waits for it.
 
@@ -314,7 +320,7 @@ def host_to_device_copy(recording: Recording) -> Iterator[Finding]:
         )
 
 
-@rule("SYN006", "staged-copy", needs=NEEDS)
+@rule("SYN006", "staged-copy", needs=NEEDS, edit=SourceEdit.UPLOAD)
 def staged_copy(recording: Recording) -> Iterator[Finding]:
     """`non_blocking=True` from memory that is not pinned.
 
@@ -348,7 +354,7 @@ def staged_copy(recording: Recording) -> Iterator[Finding]:
         )
 
 
-@rule("SYN007", "tensor-from-device-scalars", needs=NEEDS)
+@rule("SYN007", "tensor-from-device-scalars", needs=NEEDS, edit=SourceEdit.SCALARS)
 def tensor_from_device_scalars(recording: Recording) -> Iterator[Finding]:
     """A tensor is built from a Python list of device scalars.
 
@@ -382,7 +388,7 @@ def tensor_from_device_scalars(recording: Recording) -> Iterator[Finding]:
         )
 
 
-@rule("SYN008", "upload-every-step", needs=NEEDS)
+@rule("SYN008", "upload-every-step", needs=NEEDS, edit=SourceEdit.UPLOAD)
 def upload_every_step(recording: Recording) -> Iterator[Finding]:
     """Host data is uploaded again in every denoising step.
 
@@ -427,7 +433,13 @@ _INSTEAD_OF_WAITING = {
 """What to do about an operation that waits without being named `synchronize`."""
 
 
-@rule("SYN009", "explicit-synchronize", needs=NEEDS)
+@rule(
+    "SYN009",
+    "explicit-synchronize",
+    needs=NEEDS,
+    edit=SourceEdit.WAIT,
+    no_edit="it stands outside the loop, where what comes after it may rely on it",
+)
 def explicit_synchronize(recording: Recording) -> Iterator[Finding]:
     """The code asks for a wait: `synchronize()`, `empty_cache()`.
 
@@ -463,7 +475,12 @@ def explicit_synchronize(recording: Recording) -> Iterator[Finding]:
         )
 
 
-@rule("SYN010", "offload-in-loop", needs=NEEDS)
+@rule(
+    "SYN010",
+    "offload-in-loop",
+    needs=NEEDS,
+    no_edit="offloading moves it: how the pipeline is set up decides that",
+)
 def offload_in_loop(recording: Recording) -> Iterator[Finding]:
     """Offloading moves weights while the pipeline runs.
 
@@ -546,7 +563,12 @@ def _too_large(recording: Recording) -> str:
     return f"With all weights on the device the call needs {gib(need)} GiB; this one has {gib(room)} GiB."
 
 
-@rule("SYN011", "library-check", needs=NEEDS)
+@rule(
+    "SYN011",
+    "library-check",
+    needs=NEEDS,
+    no_edit="without the check what it finds would go unnoticed: only you know if it may go",
+)
 def library_check(recording: Recording) -> Iterator[Finding]:
     """A library function checks its result on the host.
 

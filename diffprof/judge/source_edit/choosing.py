@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
 import libcst as cst
 from libcst import matchers as m
 
 from diffprof.judge.recipes import recipes
+from diffprof.judge.rules import SourceEdit, find_rule
 from diffprof.judge.source_edit.construction import Construction
 from diffprof.judge.source_edit.indexes import index_on_host
 from diffprof.judge.source_edit.logging_edits import SAYS, without_said, without_said_name, without_wait
@@ -21,9 +22,6 @@ from diffprof.model.finding import Finding
 from diffprof.model.fix import Code, Outcome, PlanStep, Safety, Status
 from diffprof.model.recording import SyncRow
 from diffprof.model.report import Report
-
-_READS = ("SYN001", "SYN002", "SYN003", "SYN004", "SYN007")
-_UPLOADS = ("SYN005", "SYN006", "SYN008")
 
 
 def edits_for(tree: Tree, finding: Finding, report: Report) -> list[Edit]:
@@ -58,36 +56,44 @@ def _half(report: Report) -> str | None:
 def _attempts(tree: Tree, finding: Finding, report: Report) -> Iterator[Callable[[], Iterable[Edit]]]:
     """The edits that may fit; those that say more about why they don't come later."""
     assert finding.site is not None
-    line, rule = finding.site.line, finding.rule
+    line, edit = finding.site.line, find_rule(finding.rule).edit
     rows = _rows(report, finding)
-    if rule == "SYN009" and finding.in_loop:
+    read = finding.in_loop and edit in (SourceEdit.READ, SourceEdit.SCALARS)
+    if edit is SourceEdit.WAIT and finding.in_loop:
         yield lambda: without_wait(tree, line)
-    if (rule in _READS and finding.in_loop) or rule == "GRB004":
+    if read or edit is SourceEdit.SAID:
         yield lambda: without_said(tree, line)
         yield lambda: without_said_name(tree, line)
-    if rule in _READS and finding.in_loop:
-        if rule == "SYN007":
-            yield lambda: stack_scalars(tree, line)
+    if read and edit is SourceEdit.SCALARS:
+        yield lambda: stack_scalars(tree, line)
+    if read:
         table = any(row.owner_device == "cpu" for row in rows)
         yield lambda: index_on_host(tree, line, table=table)
     for row in rows:
         if row.owner and row.owner_device == "device" and not row.owner.endswith(".timesteps"):
             attribute = row.owner.rpartition(".")[2]
             yield functools.partial(keep_on_host, tree, line, attribute, half=_half(report))
-    if rule in _UPLOADS and not finding.in_loop:
-        for row in readers(report.recording, finding.site.file, tree.code(tree.statement(line))):
-            attribute = (row.owner or "").rpartition(".")[2]
-            if attribute != "timesteps":
-                half = _half(report)
-                yield functools.partial(keep_on_host, tree, row.site.line, attribute, half=half)
-    if rule in _UPLOADS:
-        scalar = any(row.shape == () for row in rows)
-        yield lambda: create_in_place(tree, line)
-        yield lambda: fill(tree, line, scalar=scalar)
-        if finding.in_loop and not any(row.constant is False for row in rows):
-            yield lambda: hoist(tree, line)
-    if rule == "GRB003":
+    if edit is SourceEdit.UPLOAD:
+        yield from _uploads(tree, finding, report, rows)
+    if edit is SourceEdit.OUTPUT:
         yield lambda: model_output(tree, line)
+
+
+def _uploads(
+    tree: Tree, finding: Finding, report: Report, rows: Sequence[SyncRow]
+) -> Iterator[Callable[[], Iterable[Edit]]]:
+    assert finding.site is not None
+    line = finding.site.line
+    read = readers(report.recording, finding.site.file, tree.code(tree.statement(line)))
+    for row in () if finding.in_loop else read:
+        attribute = (row.owner or "").rpartition(".")[2]
+        if attribute != "timesteps":
+            yield functools.partial(keep_on_host, tree, row.site.line, attribute, half=_half(report))
+    scalar = any(row.shape == () for row in rows)
+    yield lambda: create_in_place(tree, line)
+    yield lambda: fill(tree, line, scalar=scalar)
+    if finding.in_loop and not any(row.constant is False for row in rows):
+        yield lambda: hoist(tree, line)
 
 
 # --- why not ---------------------------------------------------------------------------------------------
@@ -99,35 +105,18 @@ def _no_edit(tree: Tree, finding: Finding) -> str:
     statement = tree.statement(finding.site.line)
     if isinstance(tree.parents.get(statement), cst.SimpleStatementSuite):  # `if x: y` in one line
         statement = tree.around(statement, cst.BaseCompoundStatement)
-    if finding.rule in _WHY:
-        return _WHY[finding.rule]
-    if not finding.in_loop and finding.rule.startswith("SYN"):
-        return "it is outside the loop, and what it is for can't be told from the line"
-    if finding.rule in (*_READS, "GRB001", "GRB002"):
+    rule = find_rule(finding.rule)
+    if rule.no_edit:
+        return rule.no_edit
+    if rule.edit is SourceEdit.BRANCH:
         return _why_read(tree, statement)
-    if finding.rule in _UPLOADS:
-        return (
-            "where the data comes from, and whether it changes from step to step, can't be told from the line"
-        )
-    if finding.rule.startswith("GRB01"):
-        return "what differs from call to call is decided where the compiled part is called, not here"
-    return f"{finding.name} is about how the pipeline is set up or run, not about a line of source"
-
-
-_WHY = {
-    "SYN003": "a result of a size that the host knows is another one, and what comes after it has to fit",
-    "SYN009": "it stands outside the loop, where what comes after it may rely on it",
-    "SYN010": "offloading moves it: how the pipeline is set up decides that",
-    "SYN011": "without the check what it finds would go unnoticed: only you know if it may go",
-    "GRB003": "the line takes no output of a model by its name",
-    "GRB004": "a warning, or what is said otherwise than by print or a logger, is meant to be seen",
-    "GRB005": "PyTorch's function of that name may round otherwise than numpy's",
-    "GRB006": "whether the call may run outside the compiled part, or before it, only you know",
-    "GRB007": "the function was kept out of compiled code on purpose",
-    "GRB008": "who set the hook, and whether it may go, can't be told from the line",
-    "GRB009": "what the compiler can't follow there has no counterpart that is sure to compute the same",
-}
-"""Of rules whose lines are not looked at more closely."""
+    if rule.edit is None:
+        return f"{finding.name} is about how the pipeline is set up or run, not about a line of source"
+    if not finding.in_loop:
+        return "it is outside the loop, and what it is for can't be told from the line"
+    if rule.edit is not SourceEdit.UPLOAD:
+        return _why_read(tree, statement)
+    return "where the data comes from, and whether it changes from step to step, can't be told from the line"
 
 
 def _why_read(tree: Tree, statement: cst.CSTNode | None) -> str:
