@@ -81,7 +81,7 @@ def simulated(entry: Entry, values: Values) -> Run:
     return Run(output, observer.sync_rows(), observer.steps_seen(), weights)
 
 
-@pytest.fixture(scope="module", params=one_in(6, CASES))
+@pytest.fixture(scope="module", params=one_in(12, CASES))
 def entry(request: pytest.FixtureRequest) -> Entry:
     return request.param
 

@@ -216,6 +216,7 @@ def test_the_code_takes_what_was_priced_and_changes_no_bit(
         assert host == pytest.approx(ran.memory.host_bytes, rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_vae_that_is_cast_for_decoding_alone_is_tried_in_tiles_as_it_is_cast() -> None:
     device = resolve_device("sim:rtx4090")
     with device.active() as place:
@@ -274,7 +275,13 @@ def tiles_of_eight(vae: Any) -> tuple[int, ...]:
     return 1, vae.config.latent_channels, 24, 24
 
 
-@pytest.mark.parametrize(("name", "told"), [("sd15", 29), ("wan-t2v", 170), ("cogvideox", 90)])
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("sd15", 29),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("wan-t2v", 170), ("cogvideox", 90))),
+    ],
+)
 def test_tiles_of_one_shape_are_told_as_when_all_are_run(
     name: str, told: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -334,6 +341,7 @@ def test_code_is_checked_on_a_small_copy() -> None:
             assert check.status == "checked"
 
 
+@pytest.mark.slow
 def test_float8_is_checked_where_the_small_copy_is_wide_enough() -> None:
     checks, parts = checks_of("flux")
     float8 = FitRecipe(None, Quantized.FP8, Placement.DEVICE, Decoding.WHOLE, True)
@@ -354,6 +362,7 @@ def test_float8_is_checked_where_the_small_copy_is_wide_enough() -> None:
     assert (narrow.status, narrow.why) == ("unchecked", "the small copy is too narrow for float8 products")
 
 
+@pytest.mark.slow
 def test_weights_that_are_read_for_their_type_or_by_others_are_not_packed() -> None:
     """T5 makes its input of the type of `wo`'s weight, which is that of bytes in four bits; HunyuanDiT's
     pooling computes with weights of linears that it does not call."""
@@ -370,7 +379,7 @@ def test_weights_that_are_read_for_their_type_or_by_others_are_not_packed() -> N
     assert 'left = ["time_extra_emb.pooler.k_proj", "time_extra_emb.pooler.q_proj", ' in packed.code
 
 
-@pytest.mark.parametrize("name", ["cogview4", "animatediff"])
+@pytest.mark.parametrize("name", ["cogview4", pytest.param("animatediff", marks=pytest.mark.slow)])
 def test_packed_leaves_are_not_streamed_where_one_is_called_twice(name: str) -> None:
     """As the feed-forward of CogView4's blocks, for the text and for the picture: the second time it is
     where the host keeps it. And as what AnimateDiff adds of positions, before each attention: the layer that
@@ -452,6 +461,7 @@ def test_groups_are_offered_without_a_model_that_refuses_them(monkeypatch: pytes
     assert {each.placement for each in offered} == {*Placement} - one_by_one
 
 
+@pytest.mark.slow
 def test_a_vae_that_the_call_casts_is_left_out_of_groups() -> None:
     """SDXL decodes in float32 what it holds in float16, and diffusers' hooks bring float16 again."""
     case = CASES["sdxl"].build()
@@ -478,7 +488,9 @@ def test_layers_are_not_moved_one_by_one_where_hooks_make_weights_ahead(norm: An
     assert {each.placement for each in offered} == {*Placement} - {Placement.SEQUENTIAL}
 
 
-@pytest.mark.parametrize("name", ["sdxl", "wan-t2v", "cogvideox"])
+@pytest.mark.parametrize(
+    "name", ["sdxl", *(pytest.param(n, marks=pytest.mark.slow) for n in ("wan-t2v", "cogvideox"))]
+)
 def test_the_small_copy_decodes_in_tiles(name: str) -> None:
     """A tile is as large as its whole picture, or larger, else; and one that overlaps by a fifth gave
     another size."""
@@ -493,6 +505,7 @@ def test_the_small_copy_decodes_in_tiles(name: str) -> None:
     assert not np.array_equal(whole, tiled)
 
 
+@pytest.mark.slow
 def test_code_that_fails_or_changes_more_than_it_says_is_not_taken() -> None:
     checks, _ = checks_of("flux")
     plain = FitRecipe(None, None, Placement.DEVICE, Decoding.WHOLE, False)
@@ -657,6 +670,7 @@ def test_what_a_recipe_needs_and_what_losing_more_gains_is_told(found: Fitted) -
     assert said(small, chosen=small) == ["It takes 30.0 GiB of the GPU. 1 recipe fits."]
 
 
+@pytest.mark.slow
 def test_a_call_that_fails_in_half_precision_is_priced_as_it_is() -> None:
     """DDPM's pipeline turns its picture into NumPy's, which has no bfloat16."""
     found = diffprof.fit(f"{corpus_targets.__file__}:ddpm", steps=2)

@@ -166,6 +166,7 @@ def test_a_real_call_is_timed_clean_and_profiled(pipe, tmp_path):
     assert process_state() == before
 
 
+@pytest.mark.slow
 def test_a_profiler_that_fails_leaves_the_timing_and_says_so(pipe, monkeypatch):
     def broken(*args, **kwargs):
         raise RuntimeError("CUPTI_ERROR_NOT_INITIALIZED")
@@ -190,6 +191,7 @@ def test_watching_records_the_calls_made_inside(pipe):
     assert "H100" in watch.report.recording.device.name
 
 
+@pytest.mark.slow
 def test_watching_on_a_simulated_gpu_costs_what_a_scan_says(pipe):
     with diffprof.watch(pipe, device="sim:h100") as watch:
         pipe(**CALL)
@@ -213,6 +215,7 @@ def waits(report):
     return [(row.kind, row.site.file, row.site.line, row.count) for row in report.recording.syncs or ()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu", "sim:a100-80gb"])
 def test_inference_mode_around_the_call_or_the_scan_changes_nothing(pipe, device):
     expected = waits(diffprof.scan(pipe, device=device, analyzers=("syncs",), **CALL))
