@@ -212,7 +212,7 @@ def shown() -> None:
 def viewed() -> None:
     """The newest run is drawn by the viewer without a terminal."""
     from diffprof.judge.judging import load_judged
-    from diffprof.scanning import runs
+    from diffprof.model import runs
     from diffprof.views.tui.app import Viewer
 
     traces = Path("traces")

@@ -22,6 +22,6 @@ def command(run: str | None, traces: Path) -> None:
     """
     from diffprof.guard.baseline import as_text, baseline_of
     from diffprof.judge.judging import load_judged
-    from diffprof.scanning import runs
+    from diffprof.model import runs
 
     emit(as_text(baseline_of({"": load_judged(runs.find(traces, run))})))

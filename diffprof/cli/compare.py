@@ -70,8 +70,8 @@ def command(
 def _of_runs(before: str, after: str, traces: Path, form: str, *, redact: bool) -> Comparison:
     from diffprof.judge.comparing import compare
     from diffprof.judge.judging import load_judged
+    from diffprof.model import runs
     from diffprof.model.redacting import to_send
-    from diffprof.scanning import runs
 
     one, other = (
         to_send(load_judged(runs.find(traces, name)), form, redact=redact) for name in (before, after)

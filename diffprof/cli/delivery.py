@@ -74,7 +74,7 @@ def deliver(
     first is what the exit status tells.
     """
     from diffprof.model.redacting import to_send
-    from diffprof.scanning.runs import store
+    from diffprof.scanning.storing import store
     from diffprof.views import render
 
     unstored: DiffprofError | None = None

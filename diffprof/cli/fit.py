@@ -89,7 +89,7 @@ def command(
     from diffprof.model.fitting import save_fit
     from diffprof.model.progress import progress_on
     from diffprof.model.recording.whole_file import write_whole
-    from diffprof.scanning.runs import new_folder
+    from diffprof.model.runs import new_folder
     from diffprof.views.fits import module_of, render_fit
 
     given = {name: value for name, value in options.items() if name in _NEEDED or value}

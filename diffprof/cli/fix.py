@@ -40,7 +40,7 @@ def stored(traces: Path, run: str | None) -> Report:
     Raises UsageError; where the name is that of a target, the hint is to scan it first.
     """
     from diffprof.judge.judging import load_judged
-    from diffprof.scanning import runs
+    from diffprof.model import runs
 
     candidates = [r for r in runs.list_runs(traces) if not r.fixed and r.error is None]
     newest = next((r.folder for r in candidates if run in (None, r.target)), None)

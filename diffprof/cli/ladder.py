@@ -39,7 +39,7 @@ def command(
     """
     from diffprof.model.ladder import save_ladder
     from diffprof.model.progress import progress_on
-    from diffprof.scanning.runs import new_folder
+    from diffprof.model.runs import new_folder
     from diffprof.tuning.ladder import choose_rungs, climb
     from diffprof.views.ladder import render_ladder
 

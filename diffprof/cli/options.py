@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from diffprof.model.errors import UsageError
-from diffprof.scanning.runs import TRACES, need_folder
+from diffprof.model.runs import TRACES, need_folder
 
 Command = TypeVar("Command", bound=Callable[..., object])
 """A command, decorated."""

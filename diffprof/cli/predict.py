@@ -122,7 +122,7 @@ def command(
     """
     from diffprof.model.prediction import Predictions, save_predictions
     from diffprof.model.progress import progress_on
-    from diffprof.scanning.runs import new_folder
+    from diffprof.model.runs import new_folder
     from diffprof.views.predictions import render_predictions
 
     with progress_on(sys.stderr, quiet=quiet) as progress, stdout_to_stderr():

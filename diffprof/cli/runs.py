@@ -21,7 +21,7 @@ def command(clean: bool, form: str, traces: Path) -> None:
 
     Findings are counted as they were judged when the run was stored.
     """
-    from diffprof.scanning.runs import list_stored
+    from diffprof.model.runs import list_stored
     from diffprof.views.run_list import run_list
 
     _leftovers(traces, clean=clean)
@@ -36,7 +36,7 @@ def command(clean: bool, form: str, traces: Path) -> None:
 
 def _leftovers(traces: Path, *, clean: bool) -> None:
     """Say what no run is made of, and remove it if asked to."""
-    from diffprof.scanning.runs import leftovers, remove
+    from diffprof.model.runs import leftovers, remove
 
     left = leftovers(traces)
     gone = [each for each in left if clean and remove(each)]

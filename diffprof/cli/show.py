@@ -25,8 +25,8 @@ def command(run: str | None, form: str, verbose: bool, redact: bool, traces: Pat
     this version. The folder of a ladder or of predictions shows its table.
     """
     from diffprof.judge.judging import load_judged
+    from diffprof.model import runs
     from diffprof.model.redacting import to_send
-    from diffprof.scanning import runs
     from diffprof.views import render
     from diffprof.views.alone import render_alone
 

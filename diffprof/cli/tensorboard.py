@@ -80,8 +80,8 @@ def _folders(names: tuple[str, ...], traces: Path) -> list[Path]:
 
     Raises UsageError for what is no run, and when there is none.
     """
+    from diffprof.model import runs
     from diffprof.model.report import REPORT_FILE
-    from diffprof.scanning import runs
 
     found: dict[Path, None] = {}
     for name in names:
@@ -113,7 +113,7 @@ def _folders(names: tuple[str, ...], traces: Path) -> list[Path]:
 
 def _inside(traces: Path) -> list[Path]:
     """The runs and ladders that are stored in a folder."""
-    from diffprof.scanning import runs
+    from diffprof.model import runs
 
     reports = runs.folders(traces)
     return [

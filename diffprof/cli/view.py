@@ -30,7 +30,7 @@ def command(run: str | None, traces: Path) -> None:
     """
     with paused_collection():
         from diffprof.judge.judging import load_judged
-        from diffprof.scanning import runs
+        from diffprof.model import runs
 
         try:
             report = load_judged(runs.find(traces, run))

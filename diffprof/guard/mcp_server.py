@@ -21,9 +21,10 @@ from diffprof.judge.comparing import compare as compared
 from diffprof.judge.judging import load_judged
 from diffprof.judge.plan import Choice, make_plan
 from diffprof.judge.rules import find_rule
+from diffprof.model import runs
 from diffprof.model.errors import DiffprofError
 from diffprof.model.report import Report
-from diffprof.scanning import runs
+from diffprof.scanning.storing import store
 
 READ_ONLY = ToolAnnotations(read_only_hint=True, destructive_hint=False)
 MOST = 30
@@ -47,7 +48,7 @@ class Tools:
 
         with _quiet():
             report = scan(target, **(options or {}))
-        return answer(runs.store(report, self.traces, now=datetime.datetime.now(datetime.UTC)))
+        return answer(store(report, self.traces, now=datetime.datetime.now(datetime.UTC)))
 
     def show(self, run: str = "") -> dict[str, Any]:
         """A stored run as `scan` answers it. run: its name, a part of it, or a target; empty: the newest."""

@@ -19,7 +19,7 @@ from diffprof.live.requests import Request
 from diffprof.live.watching import LiveWatch
 from diffprof.model.pipeline import Pipeline
 from diffprof.model.report import Report
-from diffprof.scanning.runs import TRACES
+from diffprof.model.runs import TRACES
 from diffprof.scanning.scan import cuda_device_of
 from diffprof.scanning.session import Session, eager_compiled_parts, observed_calls
 from diffprof.targets import Options, from_object

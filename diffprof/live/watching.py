@@ -202,7 +202,7 @@ class LiveWatch:
 
     def _reported(self, trace: StepTrace) -> None:
         from diffprof.scanning.importing import import_trace
-        from diffprof.scanning.runs import store
+        from diffprof.scanning.storing import store
 
         assert self.traces is not None
         try:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from diffprof.model.errors import DiffprofError
 from diffprof.model.recording.whole_file import write_whole
 from diffprof.model.report import Report, save_report
-from diffprof.scanning.runs import store
+from diffprof.scanning.storing import store
 
 OPTIMIZED = "optimized.py"
 BEFORE, AFTER = "before.png", "after.png"

@@ -9,7 +9,7 @@ from typing import Any
 
 from diffprof.model.plain import clean, cut, width
 from diffprof.model.report import slug
-from diffprof.scanning.runs import StoredRun
+from diffprof.model.runs import StoredRun
 from diffprof.views.listing import render_list
 from diffprof.views.words import age
 

@@ -18,9 +18,9 @@ from diffprof.chrome_trace.writer import write_trace
 from diffprof.judge.timeline import Without, replay, saved_us
 from diffprof.model.recording import SCHEMA, GapRow
 from diffprof.model.report import Report
-from diffprof.scanning import runs
 from diffprof.scanning.importing import import_trace, record_trace
 from diffprof.scanning.scan import scan_target
+from diffprof.scanning.storing import store
 from diffprof.targets import Options
 from diffprof.views.tensorboard.trace import rewritten
 from tests import builders
@@ -50,7 +50,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp(request.param)
     report = scan_target(spec, device=device, options=options, settings=settings, trace_folder=folder)
     exported = next(folder.glob("*.json"), None)
-    stored = runs.store(report, folder / "traces", now=NOW, trace=exported)
+    stored = store(report, folder / "traces", now=NOW, trace=exported)
     assert stored.path is not None
     assert stored.recording.trace_file is not None
     moved = Path(stored.path, stored.recording.trace_file).rename(folder / "moved.trace.json.gz")
@@ -124,7 +124,7 @@ def document(tmp_path: Path) -> dict[str, Any]:
     made = recording(call())
     kernels = record_trace(write_trace(tmp_path / "t.json", call(), device_name="A100")).kernels
     report = builders.make_report(recording=replace(made, kernels=kernels))
-    stored = runs.store(report, tmp_path / "traces", now=NOW)
+    stored = store(report, tmp_path / "traces", now=NOW)
     assert stored.path is not None
     assert stored.recording.trace_file is not None
     found: dict[str, Any] = json.loads(
@@ -189,7 +189,7 @@ def test_of_a_trace_that_is_cut_short_the_events_are_read(tmp_path: Path, docume
 def stored_trace(folder: Path, source: Path, *, imported: bool) -> bytes:
     report = builders.make_report(recording=recording(call()))
     now = NOW + datetime.timedelta(seconds=imported)
-    stored = runs.store(report, folder, now=now, trace=source, imported=imported)
+    stored = store(report, folder, now=now, trace=source, imported=imported)
     assert stored.path is not None
     assert stored.recording.trace_file is not None
     return gzip.decompress(Path(stored.path, stored.recording.trace_file).read_bytes())

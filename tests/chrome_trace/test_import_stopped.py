@@ -109,13 +109,13 @@ def work(recording: Recording) -> int:
 WAITS_BEFORE_THE_REPORT = """
 import sys
 from diffprof.cli import main
-from diffprof.scanning import runs
+from diffprof.scanning import storing
 
 def wait(*args, **more):
     print("WAITING", file=sys.stderr, flush=True)
     sys.stdin.readline()
 
-runs.save_report = wait
+storing.save_report = wait
 main()
 """
 

@@ -14,8 +14,8 @@ from diffprof.chrome_trace import storing
 from diffprof.judge.timeline import replay
 from diffprof.model.recording import DeviceInfo, Grade, MemoryUse, Timeline
 from diffprof.model.report import load_report
-from diffprof.scanning import runs
 from diffprof.scanning.importing import record_trace
+from diffprof.scanning.storing import store
 from tests import builders
 from tests.chrome_trace.test_writer import READ, call
 
@@ -40,7 +40,7 @@ def recording(timeline: Timeline | None):
 
 def test_a_simulated_timeline_is_written_and_the_stock_plugin_leaves_it_alone(tmp_path: Path) -> None:
     timeline = call()
-    stored = runs.store(builders.make_report(recording=recording(timeline)), tmp_path, now=NOW)
+    stored = store(builders.make_report(recording=recording(timeline)), tmp_path, now=NOW)
     assert stored.path is not None
     folder = Path(stored.path)
     name = load_report(folder).recording.trace_file
@@ -62,7 +62,7 @@ def test_the_trace_that_was_read_is_kept(tmp_path: Path, zipped: bool) -> None:
     text = b'{"traceEvents": []}'
     source.write_bytes(gzip.compress(text) if zipped else text)
     report = builders.make_report(recording=recording(call()))
-    stored = runs.store(report, tmp_path / "traces", now=NOW, trace=source, imported=True)
+    stored = store(report, tmp_path / "traces", now=NOW, trace=source, imported=True)
     assert stored.path is not None
     assert stored.recording.trace_file is not None
     assert gzip.decompress((Path(stored.path) / stored.recording.trace_file).read_bytes()) == text
@@ -74,13 +74,13 @@ def test_a_trace_too_large_to_copy_is_named(tmp_path: Path, monkeypatch: pytest.
     source = tmp_path / "mine.json"
     source.write_text('{"traceEvents": []}')
     report = builders.make_report(recording=recording(call()))
-    stored = runs.store(report, tmp_path / "traces", now=NOW, trace=source)
+    stored = store(report, tmp_path / "traces", now=NOW, trace=source)
     assert stored.recording.trace_file is None
     assert "not copied" in stored.recording.unseen[-1].why
 
 
 def test_without_a_timeline_there_is_no_trace(tmp_path: Path) -> None:
-    stored = runs.store(builders.make_report(recording=recording(None)), tmp_path, now=NOW)
+    stored = store(builders.make_report(recording=recording(None)), tmp_path, now=NOW)
     assert stored.recording.trace_file is None
     assert [path.name for path in Path(stored.path or "").iterdir()] == ["report.json"]
 
@@ -90,7 +90,7 @@ def test_a_disk_that_takes_only_the_report(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("diffprof.chrome_trace.writer.whole_file", full)
-    stored = runs.store(builders.make_report(recording=recording(call())), tmp_path, now=NOW)
+    stored = store(builders.make_report(recording=recording(call())), tmp_path, now=NOW)
     assert stored.recording.trace_file is None
     assert "No space left" in stored.recording.unseen[-1].why
     assert [path.name for path in Path(stored.path or "").iterdir()] == ["report.json"]

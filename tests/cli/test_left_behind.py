@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from diffprof.model import runs
 from diffprof.model.recording.whole_file import PART, whole_file, write_whole, writer_of
 from diffprof.model.report import save_report
-from diffprof.scanning import runs
+from diffprof.scanning.storing import store
 from tests import builders
 from tests.cli.conftest import Run
 
@@ -80,17 +81,17 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 import datetime
-from diffprof.scanning import runs
+from diffprof.scanning import storing
 from tests import builders
 def killed(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 {where}
-runs.store(builders.one_of_everything(), Path(sys.argv[1]), now=datetime.datetime.now(datetime.UTC))
+storing.store(builders.one_of_everything(), Path(sys.argv[1]), now=datetime.datetime.now(datetime.UTC))
 """
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-@pytest.mark.parametrize("where", ["runs.save_report = killed", "os.fsync = killed"])
+@pytest.mark.parametrize("where", ["storing.save_report = killed", "os.fsync = killed"])
 def test_what_a_killed_writer_left_is_listed_and_cleaned(tmp_path: Path, run: Run, where: str) -> None:
     traces = tmp_path / "traces"
     process = subprocess.run(
@@ -148,7 +149,7 @@ def test_two_stores_in_the_same_second_keep_both(tmp_path: Path) -> None:
     made: list[str | None] = []
 
     def one() -> None:
-        made.append(runs.store(builders.empty(), tmp_path, now=now).path)
+        made.append(store(builders.empty(), tmp_path, now=now).path)
 
     threads = [threading.Thread(target=one) for _ in range(6)]
     for thread in threads:

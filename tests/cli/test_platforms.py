@@ -40,7 +40,7 @@ import asyncio
 from pathlib import Path
 os.environ["TEXTUAL_DRIVER"] = "textual.drivers.headless_driver:HeadlessDriver"
 from diffprof.judge.judging import load_judged
-from diffprof.scanning import runs
+from diffprof.model import runs
 from diffprof.views.tui.app import Viewer
 
 async def look():

@@ -15,8 +15,8 @@ import pytest
 from diffprof.judge.judging import judge_again
 from diffprof.model.ladder import Ladder
 from diffprof.model.report import Report, from_json, to_json
+from diffprof.model.runs import StoredRun
 from diffprof.model.schema import as_text, schema, shipped
-from diffprof.scanning.runs import StoredRun
 from diffprof.views import FORMATS, render
 from tests import builders
 from tests.views.tui import reports

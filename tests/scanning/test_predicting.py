@@ -17,11 +17,11 @@ from diffprof.gpu.specs import load_spec
 from diffprof.model.errors import UsageError
 from diffprof.model.prediction import Prediction
 from diffprof.model.recording import Grade, KernelKind, Timeline
+from diffprof.model.runs import leftovers
 from diffprof.scanning import fitting, predicting
 from diffprof.scanning.predicting import SHORT_NAMES, CallSetting, grounds, predict, run_call
 from diffprof.scanning.recipes import Decoding, FitRecipe, Placement
 from diffprof.scanning.repeats import asked_steps
-from diffprof.scanning.runs import leftovers
 from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options, from_object, resolve
 from diffprof.views.predictions import render_predictions

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from diffprof.model import runs
 from diffprof.model.errors import DiffprofError, UsageError
-from diffprof.scanning import runs
+from diffprof.scanning import storing
 from tests import builders
 
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
@@ -20,7 +21,9 @@ def traces(tmp_path: Path) -> Path:
 
 
 def store(traces: Path, *, seconds: int = 0) -> Path:
-    report = runs.store(builders.one_of_everything(), traces, now=NOW + datetime.timedelta(seconds=seconds))
+    report = storing.store(
+        builders.one_of_everything(), traces, now=NOW + datetime.timedelta(seconds=seconds)
+    )
     assert report.path
     return Path(report.path)
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffprof.model.plain import clean, width
-from diffprof.scanning.runs import StoredRun
+from diffprof.model.runs import StoredRun
 from diffprof.views.run_list import cut_middle, run_list, told_apart
 from tests.builders import UGLY
 from tests.views.test_hostile import hidden

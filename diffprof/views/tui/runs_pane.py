@@ -19,7 +19,7 @@ from textual.worker import get_current_worker
 from diffprof.model import units
 from diffprof.model.errors import DiffprofError
 from diffprof.model.plain import clean
-from diffprof.scanning.runs import StoredRun, list_stored
+from diffprof.model.runs import StoredRun, list_stored
 from diffprof.views import words
 from diffprof.views.alone import render_alone
 from diffprof.views.tui.article import Article

@@ -1,12 +1,11 @@
 """The folder of stored runs: one folder each, `<UTC time>-<target>`, with a `report.json` and the trace of
-what it tells."""
+what it tells. What is there is listed, found and removed; `scanning/storing.py` writes."""
 
 from __future__ import annotations
 
 import datetime
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -20,7 +19,7 @@ from diffprof.model.fitting import FIT_FILE, load_fit
 from diffprof.model.ladder import LADDER_FILE, load_ladder
 from diffprof.model.prediction import PREDICTION_FILE, load_predictions
 from diffprof.model.recording.whole_file import PART, writer_of
-from diffprof.model.report import REPORT_FILE, Report, save_report, slug
+from diffprof.model.report import REPORT_FILE, slug
 
 TRACES = Path("traces")
 """Where runs are stored unless told otherwise."""
@@ -306,35 +305,3 @@ def new_folder(traces: Path, target: str, *, now: datetime.datetime) -> Path:
             "Choose another folder with --traces.",
         ) from error
     raise DiffprofError(f"{traces} already holds 9,999 runs named {name}.", "Choose another folder.")
-
-
-def store(
-    report: Report,
-    traces: Path,
-    *,
-    now: datetime.datetime,
-    trace: Path | None = None,
-    imported: bool = False,
-) -> Report:
-    """Save a report in a new folder; returns it with its path. Its trace comes beside it: `trace`, if it was
-    read from one, or else that of a simulated timeline. imported: `trace` is no scan's own.
-
-    Raises DiffprofError when the disk does not take it; nothing is left then.
-    """
-    from diffprof.chrome_trace.storing import store_trace
-
-    recording = report.recording
-    folder = new_folder(traces, recording.target.spec, now=now)
-    writing = folder / f"{WRITING}.{os.getpid()}-0{PART}"
-    worker = slug(f"{recording.target.spec}-{recording.device.spec}")
-    try:
-        with suppress(OSError):
-            writing.touch()
-        recording = store_trace(recording, folder, worker=worker, now=now, exported=trace, imported=imported)
-        return save_report(msgspec.structs.replace(report, recording=recording), folder)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    finally:
-        with suppress(OSError):
-            writing.unlink(missing_ok=True)
