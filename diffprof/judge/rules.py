@@ -24,7 +24,7 @@ Check = Callable[..., Iterator[Finding]]
 """Takes the recording; with `of_findings`, what the other rules found and could not check as well."""
 
 
-class SourceEdit(StrEnum):
+class EditKind(StrEnum):
     """What a rule's line of source is tried to be changed to (`judge/source_edit`)."""
 
     READ = "read"
@@ -52,7 +52,7 @@ class Rule(msgspec.Struct, frozen=True):
     analyzer: str
     needs: tuple[str, ...]
     check: Check
-    edit: SourceEdit | None = None
+    edit: EditKind | None = None
     no_edit: str = ""
     of_findings: bool = False
     """Whether it judges what the other rules found, after them."""
@@ -95,7 +95,7 @@ def rule(
     name: str,
     *,
     needs: Iterable[str],
-    edit: SourceEdit | None = None,
+    edit: EditKind | None = None,
     no_edit: str = "",
     of_findings: bool = False,
 ) -> Callable[[Check], Check]:

@@ -10,7 +10,7 @@ from diffprof.analyzers.graph_breaks import complex_rules, recompile_rules
 from diffprof.analyzers.graph_breaks.causes import kind_of
 from diffprof.analyzers.graph_breaks.fixes import for_break
 from diffprof.judge.pricing import HIDDEN, HIDDEN_SHARE
-from diffprof.judge.rules import SourceEdit, rule
+from diffprof.judge.rules import EditKind, rule
 from diffprof.model.finding import Evidence, Finding, Severity
 from diffprof.model.recording import BreakCost, GraphBreakRow, Recording
 
@@ -173,7 +173,7 @@ def _hint(row: GraphBreakRow) -> str:
     return f" Dynamo says: {_SENTENCE.split(hint, maxsplit=1)[0].rstrip('.')}." if hint else ""
 
 
-@rule("GRB001", "data-dependent-branch", needs=BREAKS, edit=SourceEdit.BRANCH)
+@rule("GRB001", "data-dependent-branch", needs=BREAKS, edit=EditKind.BRANCH)
 def data_dependent_branch(recording: Recording) -> Iterator[Finding]:
     """Python branches on the value of a tensor inside a compiled part.
 
@@ -204,7 +204,7 @@ def data_dependent_branch(recording: Recording) -> Iterator[Finding]:
     )
 
 
-@rule("GRB002", "value-read-in-graph", needs=BREAKS, edit=SourceEdit.BRANCH)
+@rule("GRB002", "value-read-in-graph", needs=BREAKS, edit=EditKind.BRANCH)
 def value_read_in_graph(recording: Recording) -> Iterator[Finding]:
     """A tensor's value is read inside a compiled part.
 
@@ -240,7 +240,7 @@ def value_read_in_graph(recording: Recording) -> Iterator[Finding]:
     "GRB003",
     "model-output-in-graph",
     needs=BREAKS,
-    edit=SourceEdit.OUTPUT,
+    edit=EditKind.OUTPUT,
     no_edit="the line takes no output of a model by its name",
 )
 def model_output_in_graph(recording: Recording) -> Iterator[Finding]:
@@ -275,7 +275,7 @@ def model_output_in_graph(recording: Recording) -> Iterator[Finding]:
     "GRB004",
     "side-effect-in-graph",
     needs=BREAKS,
-    edit=SourceEdit.SAID,
+    edit=EditKind.SAID,
     no_edit="a warning, or what is said otherwise than by print or a logger, is meant to be seen",
 )
 def side_effect_in_graph(recording: Recording) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from typing import Any
 from diffprof.analyzers.syncs import advice
 from diffprof.judge.fitting import gib, needed_on_device
 from diffprof.judge.pricing import blocked_us
-from diffprof.judge.rules import SourceEdit, rule
+from diffprof.judge.rules import EditKind, rule
 from diffprof.judge.timeline import replay
 from diffprof.judge.waits import readers
 from diffprof.model.finding import Evidence, Finding, Severity
@@ -123,7 +123,7 @@ def _who(row: SyncRow) -> str:
     return f" ({row.site.module})" if row.site.module else ""
 
 
-@rule("SYN001", "value-read", needs=NEEDS, edit=SourceEdit.READ)
+@rule("SYN001", "value-read", needs=NEEDS, edit=EditKind.READ)
 def value_read(recording: Recording) -> Iterator[Finding]:
     """Python needs the value of a device tensor.
 
@@ -164,7 +164,7 @@ def value_read(recording: Recording) -> Iterator[Finding]:
         )
 
 
-@rule("SYN002", "host-table-device-index", needs=NEEDS, edit=SourceEdit.READ)
+@rule("SYN002", "host-table-device-index", needs=NEEDS, edit=EditKind.READ)
 def host_table_device_index(recording: Recording) -> Iterator[Finding]:
     """A table on the CPU is indexed by a tensor on the device.
 
@@ -204,7 +204,7 @@ def host_table_device_index(recording: Recording) -> Iterator[Finding]:
     "SYN003",
     "data-dependent-shape",
     needs=NEEDS,
-    edit=SourceEdit.READ,
+    edit=EditKind.READ,
     no_edit="a result of a size that the host knows is another one, and what comes after it has to fit",
 )
 def data_dependent_shape(recording: Recording) -> Iterator[Finding]:
@@ -241,7 +241,7 @@ def data_dependent_shape(recording: Recording) -> Iterator[Finding]:
         )
 
 
-@rule("SYN004", "device-to-host-copy", needs=NEEDS, edit=SourceEdit.READ)
+@rule("SYN004", "device-to-host-copy", needs=NEEDS, edit=EditKind.READ)
 def device_to_host_copy(recording: Recording) -> Iterator[Finding]:
     """A tensor is copied from the device to the host.
 
@@ -284,7 +284,7 @@ def device_to_host_copy(recording: Recording) -> Iterator[Finding]:
         )
 
 
-@rule("SYN005", "blocking-host-to-device-copy", needs=NEEDS, edit=SourceEdit.UPLOAD)
+@rule("SYN005", "blocking-host-to-device-copy", needs=NEEDS, edit=EditKind.UPLOAD)
 def host_to_device_copy(recording: Recording) -> Iterator[Finding]:
     """A tensor is copied from the host to the device, and the host waits for it.
 
@@ -320,7 +320,7 @@ def host_to_device_copy(recording: Recording) -> Iterator[Finding]:
         )
 
 
-@rule("SYN006", "staged-copy", needs=NEEDS, edit=SourceEdit.UPLOAD)
+@rule("SYN006", "staged-copy", needs=NEEDS, edit=EditKind.UPLOAD)
 def staged_copy(recording: Recording) -> Iterator[Finding]:
     """`non_blocking=True` from memory that is not pinned.
 
@@ -354,7 +354,7 @@ def staged_copy(recording: Recording) -> Iterator[Finding]:
         )
 
 
-@rule("SYN007", "tensor-from-device-scalars", needs=NEEDS, edit=SourceEdit.SCALARS)
+@rule("SYN007", "tensor-from-device-scalars", needs=NEEDS, edit=EditKind.SCALARS)
 def tensor_from_device_scalars(recording: Recording) -> Iterator[Finding]:
     """A tensor is built from a Python list of device scalars.
 
@@ -388,7 +388,7 @@ def tensor_from_device_scalars(recording: Recording) -> Iterator[Finding]:
         )
 
 
-@rule("SYN008", "upload-every-step", needs=NEEDS, edit=SourceEdit.UPLOAD)
+@rule("SYN008", "upload-every-step", needs=NEEDS, edit=EditKind.UPLOAD)
 def upload_every_step(recording: Recording) -> Iterator[Finding]:
     """Host data is uploaded again in every denoising step.
 
@@ -437,7 +437,7 @@ _INSTEAD_OF_WAITING = {
     "SYN009",
     "explicit-synchronize",
     needs=NEEDS,
-    edit=SourceEdit.WAIT,
+    edit=EditKind.WAIT,
     no_edit="it stands outside the loop, where what comes after it may rely on it",
 )
 def explicit_synchronize(recording: Recording) -> Iterator[Finding]:

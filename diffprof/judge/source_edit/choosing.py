@@ -9,7 +9,7 @@ import libcst as cst
 from libcst import matchers as m
 
 from diffprof.judge.recipes import recipes
-from diffprof.judge.rules import SourceEdit, find_rule
+from diffprof.judge.rules import EditKind, find_rule
 from diffprof.judge.source_edit.construction import Construction
 from diffprof.judge.source_edit.indexes import index_on_host
 from diffprof.judge.source_edit.logging_edits import SAYS, without_said, without_said_name, without_wait
@@ -58,13 +58,13 @@ def _attempts(tree: Tree, finding: Finding, report: Report) -> Iterator[Callable
     assert finding.site is not None
     line, edit = finding.site.line, find_rule(finding.rule).edit
     rows = _rows(report, finding)
-    read = finding.in_loop and edit in (SourceEdit.READ, SourceEdit.SCALARS)
-    if edit is SourceEdit.WAIT and finding.in_loop:
+    read = finding.in_loop and edit in (EditKind.READ, EditKind.SCALARS)
+    if edit is EditKind.WAIT and finding.in_loop:
         yield lambda: without_wait(tree, line)
-    if read or edit is SourceEdit.SAID:
+    if read or edit is EditKind.SAID:
         yield lambda: without_said(tree, line)
         yield lambda: without_said_name(tree, line)
-    if read and edit is SourceEdit.SCALARS:
+    if read and edit is EditKind.SCALARS:
         yield lambda: stack_scalars(tree, line)
     if read:
         table = any(row.owner_device == "cpu" for row in rows)
@@ -73,9 +73,9 @@ def _attempts(tree: Tree, finding: Finding, report: Report) -> Iterator[Callable
         if row.owner and row.owner_device == "device" and not row.owner.endswith(".timesteps"):
             attribute = row.owner.rpartition(".")[2]
             yield functools.partial(keep_on_host, tree, line, attribute, half=_half(report))
-    if edit is SourceEdit.UPLOAD:
+    if edit is EditKind.UPLOAD:
         yield from _uploads(tree, finding, report, rows)
-    if edit is SourceEdit.OUTPUT:
+    if edit is EditKind.OUTPUT:
         yield lambda: model_output(tree, line)
 
 
@@ -108,13 +108,13 @@ def _no_edit(tree: Tree, finding: Finding) -> str:
     rule = find_rule(finding.rule)
     if rule.no_edit:
         return rule.no_edit
-    if rule.edit is SourceEdit.BRANCH:
+    if rule.edit is EditKind.BRANCH:
         return _why_read(tree, statement)
     if rule.edit is None:
         return f"{finding.name} is about how the pipeline is set up or run, not about a line of source"
     if not finding.in_loop:
         return "it is outside the loop, and what it is for can't be told from the line"
-    if rule.edit is not SourceEdit.UPLOAD:
+    if rule.edit is not EditKind.UPLOAD:
         return _why_read(tree, statement)
     return "where the data comes from, and whether it changes from step to step, can't be told from the line"
 

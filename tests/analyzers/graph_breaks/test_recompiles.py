@@ -46,7 +46,10 @@ def look_at_all() -> dict[str, tuple[RecompileRow, ...]]:
 
 @cache
 def seen() -> dict[str, tuple[RecompileRow, ...]]:
-    return in_child(look_at_all)
+    before = dict(torch._dynamo.utils.counters["frames"])
+    found = in_child(look_at_all)
+    assert torch._dynamo.utils.counters["frames"] == before, "the parent has compiled nothing"
+    return found
 
 
 def test_another_size_recompiles_once_and_says_what_stops_it() -> None:
@@ -177,8 +180,3 @@ def test_blocks_that_return_several_tensors_are_called_again_once() -> None:
     assert folded.failure is plain.failure is None
     assert folded.left_out > 0.0 == plain.left_out
     assert len(folded.by_variation["height=6"]) == len(plain.by_variation["height=6"]) == 1
-
-
-def test_the_parent_has_compiled_nothing() -> None:
-    seen()
-    assert not torch._dynamo.utils.counters["frames"]
