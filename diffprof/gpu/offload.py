@@ -28,12 +28,12 @@ COPIES = 1
 """Number of the stream that weights are copied in."""
 
 STAGED_GB_S = 16.2
-"""What a host copies into page-locked memory in a second, with several threads: 5.39 GB in 333 ms on the host
-of an A100, an EPYC 7H12 (pytorch PR 195257)."""
+"""What a host copies into page-locked memory in a second: 5.39 GB in 333 ms with four threads on the host of
+an A100, an EPYC 7H12 (pytorch PR 195257). Assumed of every host."""
 
 PAGE_LOCKED_GB_S = 1.63
 """What it page-locks in a second, on the first call alone, for PyTorch keeps it: 12 times 64 MiB in 494.8 ms
-on such a host (pytorch PR 197868)."""
+on such a host (pytorch PR 197868). Assumed of every host."""
 
 
 class WeightsPlace(enum.StrEnum):

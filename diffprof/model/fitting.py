@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from diffprof.model.recording import Unseen
 from diffprof.model.results import load_result, save_result
 
 FIT_FILE = "fit.json"
@@ -114,8 +115,8 @@ class FitRow(msgspec.Struct, frozen=True, kw_only=True):
 class Fitted(msgspec.Struct, frozen=True, kw_only=True):
     """All recipes for one call, fastest first, and the one that is taken; None where none fits. emulated: the
     type of the denoisers' weights, where the GPU has no units for it. halved: why no recipe has half
-    precision, where the call failed in it. options: what else the command was given, as
-    `diffprof.cli.scan.make_options` takes it."""
+    precision, where the call failed in it. left_out: what the user's code asks for and no price has. options:
+    what else the command was given, as `diffprof.cli.scan.make_options` takes it."""
 
     target: str
     device: str
@@ -125,6 +126,7 @@ class Fitted(msgspec.Struct, frozen=True, kw_only=True):
     steps: int | None = None
     emulated: str | None = None
     halved: str = ""
+    left_out: tuple[Unseen, ...] = ()
     rows: tuple[FitRow, ...] = ()
     chosen: FitRow | None = None
     grade: str = "simulated"

@@ -29,7 +29,7 @@ from diffprof.gpu.specs import GpuSpec
 from diffprof.model.errors import TargetError, UsageError
 from diffprof.model.fitting import MILDEST, ROOM, FitCheck, FitRow, Fitted, Loss
 from diffprof.model.pipeline import Pipeline, offloaded, replaced, with_role
-from diffprof.model.recording import Timeline
+from diffprof.model.recording import Timeline, Unseen
 from diffprof.scanning.fit_code import code_of
 from diffprof.scanning.recipes import SCHEME_OF, Decoding, FitRecipe, losses, recipes
 from diffprof.scanning.repeats import asked_options, asked_steps, in_few_steps, repeating_parts
@@ -82,6 +82,8 @@ class Played(NamedTuple):
     """Steps of the call that it tells."""
     twin: Twin | str = ""
     """Its small copy, on which code is checked, or why there is none."""
+    left_out: tuple[Unseen, ...] = ()
+    """What the user's code asks for and this call is without."""
     dtype: str | None = None
     """Where the target's weights were put in another type for this."""
     divided: Divided | str = frozenset()
@@ -126,12 +128,14 @@ def fit(
     twin: Twin | str = ""
     emulated = None
     halved = ""
+    left_out: tuple[Unseen, ...] = ()
     try:
         for played in _played(found, chosen, spec, say, twin=check is not None):
             say("pricing recipes")
             rows += _rows(played, spec, limit, host_gib)
             twin = twin or played.twin
             emulated = emulated or _emulated(played.weights, spec)
+            left_out = played.left_out
     except TargetError as error:
         if not rows:
             raise
@@ -150,6 +154,7 @@ def fit(
         steps=asked_steps(found, chosen),
         emulated=emulated,
         halved=halved,
+        left_out=left_out,
         rows=tuple(rows),
         chosen=choose(rows, lossy),
     )
@@ -346,7 +351,8 @@ def _run(
 def _play(scene: PipelineCall, device: Device, small: bool) -> Played:
     twin = _twin(scene) if small else ""
     with lent(scene.pipe, device) if scene.target.kind == "object" else nullcontext():
-        return _watched(scene, device)._replace(twin=twin)
+        left_out = tuple(row for row in scene.unseen if row.kind == "left-out")
+        return _watched(scene, device)._replace(twin=twin, left_out=left_out)
 
 
 def _twin(scene: PipelineCall) -> Twin | str:

@@ -7,6 +7,7 @@ import re
 import traceback
 from pathlib import Path
 
+from diffprof.devices.simulated.runtime import ON_A_GPU
 from diffprof.devices.simulated.session import SESSION
 from diffprof.model.callsite import importable_path
 from diffprof.model.errors import DiffprofError, TargetError
@@ -70,10 +71,7 @@ def next_step(error: BaseException) -> str:
             "pipeline in its own process, or scan a factory file.py:function that returns the pipeline."
         )
     if _NO_CUDA.search(text):
-        return (
-            "With CUDA it runs; the simulated GPU does not know this call. Leave it out for the scan, or "
-            "scan on a GPU (--device cuda)."
-        )
+        return f"With CUDA it runs; the simulated GPU does not know this call. {ON_A_GPU}"
     if isinstance(error, NameError) and error.name in NOTEBOOK:
         return "A notebook has this name, plain Python has not: take such lines out of what was exported."
     if isinstance(error, ModuleNotFoundError) and error.name:
@@ -124,9 +122,7 @@ def _asks_network(error: BaseException) -> bool:
     return False
 
 
-SEE = (
-    "See whether it runs without diffprof; what runs with CUDA only can be scanned on a GPU (--device cuda)."
-)
+SEE = f"See whether it runs without diffprof. Where it needs CUDA: {ON_A_GPU[0].lower()}{ON_A_GPU[1:]}"
 
 
 def made_up() -> str:

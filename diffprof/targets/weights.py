@@ -49,6 +49,8 @@ def _part(
         for path, layer in model.named_modules()
         if isinstance(layer, torch.nn.Linear)
     }
+    if any(nbytes < 2 * elements for nbytes, elements in linears.values()):
+        linears = {}  # packed already, or in float8, which no library packs again
     left = [p for p in linears if p not in launching and p.rpartition(".")[0] in launching]
     linears = {path: weight for path, weight in linears.items() if path not in left}
     kept = set(getattr(model, "_keep_in_fp32_modules", None) or ())

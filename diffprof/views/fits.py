@@ -14,6 +14,7 @@ from diffprof.model.plain import clean
 from diffprof.model.report import as_json
 from diffprof.model.units import number, plural
 from diffprof.views.listing import render_list
+from diffprof.views.verdict import where_left_out
 
 _LOSSES = {
     Loss.ROUNDING: "last bits",
@@ -54,7 +55,7 @@ def render_fit(
         return as_json(msgspec.to_builtins(found)).decode()
     failed = [row for row in found.rows if row.check is not None and not row.check.holds]
     shown = [row for row in found.rows if everything or row.frontier or row in failed]
-    head = f"{_verdict(found)}\n{_beside(found)}{_emulated(found)}{_halved(found)}"
+    head = f"{_verdict(found)}\n{_beside(found)}{_emulated(found)}{_halved(found)}{_left_out(found)}"
     if not shown:
         return head
     rows = [_cells(row, row == found.chosen, everything) for row in shown]
@@ -138,6 +139,10 @@ def _emulated(found: Fitted) -> str:
 
 def _halved(found: Fitted) -> str:
     return f"No recipe has half precision: in it, {found.halved}.\n" if found.halved else ""
+
+
+def _left_out(found: Fitted) -> str:
+    return "".join(f"Left out: {where_left_out(row)}; {row.why}.\n" for row in found.left_out)
 
 
 def _cells(row: FitRow, chosen: bool, everything: bool) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from diffprof.model.recording import (
     SyncRow,
     steady_per_step,
 )
+from diffprof.model.recording.site import Unseen
 from diffprof.model.report import Report
 from diffprof.model.summary import Action, Answer
 from diffprof.model.units import duration, listed, milliseconds, number, place, plural, share, size
@@ -58,8 +59,13 @@ def verdict(report: Report) -> Verdict:
 def _left_out(report: Report) -> str:
     """What the user's code asks for and the figures are without."""
     rows = (row for each in report.each for row in each.recording.unseen if row.kind == "left-out")
-    named = dict.fromkeys(f"{row.what}{f' ({place(row.site)})' if row.site else ''}" for row in rows)
-    return f" Left out (-v): {'; '.join(named)}." if named else ""
+    named = "; ".join(dict.fromkeys(map(where_left_out, rows)))
+    return f" Left out (-v): {named}." if named else ""
+
+
+def where_left_out(row: Unseen) -> str:
+    """`Int8Tensor weights (make.py:8)`."""
+    return f"{row.what}{f' ({place(row.site)})' if row.site else ''}"
 
 
 def foremost(report: Report) -> Report:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import accelerate
@@ -699,6 +700,34 @@ def test_a_pipeline_that_offloads_already_is_refused() -> None:
         diffprof.fit(case.pipe, **case.kwargs)
 
 
+def test_weights_that_a_factory_quantizes_are_told_as_left_out(tmp_path: Path) -> None:
+    """They are priced as wide as they were before."""
+    pytest.importorskip("torchao")
+    factory = tmp_path / "quantized.py"
+    factory.write_text(
+        "from torchao.quantization import Int8WeightOnlyConfig, quantize_\n"
+        "from diffprof.corpus import CASES\n"
+        "def make():\n"
+        "    case = CASES['sd15'].build()\n"
+        "    quantize_(case.pipe.unet, Int8WeightOnlyConfig())\n"
+        "    return case.pipe, case.kwargs\n"
+    )
+    found = diffprof.fit(f"{factory}:make")
+    assert found.chosen is not None
+    told = re.search(r"Left out: Int8Tensor weights \(\S*quantized.py:5\);", render_fit(found, "text"))
+    assert told
+
+
+def test_weights_that_hooks_keep_in_float8_are_not_packed_again() -> None:
+    """torchao and bitsandbytes raise on them. A copy's hooks would call the original's layers."""
+    case = CASES["sd3-layerwise-float8"].build()
+    found = diffprof.fit(case.pipe, check=Checks, **case.kwargs)
+    assert not any(step.startswith("quantize:") for row in found.rows for step in row.recipe)
+    assert found.chosen is not None
+    assert found.chosen.check is not None
+    assert "can't be shrunk (hooks widen weights of SD3Transformer2DModel that" in found.chosen.check.why
+
+
 def test_a_pipeline_that_is_compiled_already_is_priced_as_it_runs_eagerly() -> None:
     """Dynamo can't trace tensors of a simulated GPU."""
     case = CASES["sd15"].build()
@@ -759,7 +788,8 @@ def test_group_offloading_of_fluxs_transformer_comes_in_the_published_order() ->
     """diffusers PR 11106: time leaf, block, leaf with low_cpu_mem_usage, block with it; those two keep less
     on the host; leaves take 0.53 GiB of the GPU, blocks 10.59."""
     target = fitting.resolve("flux")
-    a100 = replace(load_spec("a100-80gb"), link_gb_s=12.5)  # PCIe 3.0: 22.2 GiB a forward took 1.9 s
+    # The PR names no GPU. Assumed: an A100 on PCIe 3.0, for leaves' 22.2 GiB a forward took 1.9 s.
+    a100 = replace(load_spec("a100-80gb"), link_gb_s=12.5)
     (played,) = fitting._played(target, fitting.Options(steps=4), a100, lambda _: None)
     transformer = next(part for part in played.parts if part.role == "denoiser")
     transformer = replace(transformer, blocks=tuple(in_eights(transformer.blocks)))

@@ -38,7 +38,9 @@ def invented(like: torch.Tensor) -> torch.Tensor:
     elements = 1 + sum((n - 1) * s for n, s in zip(like.shape, like.stride(), strict=True))
     nbytes = max(elements if like.numel() else 0, math.prod(like.shape)) * like.dtype.itemsize
     if nbytes < MAPPED or like.layout is not torch.strided:
-        made = torch.zeros_like(like, device="cpu")
+        # Of its geometry alone: quantized tensors, which wrap plain ones, have no zeros of their own.
+        geometry = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device="meta")
+        made = torch.zeros_like(geometry, device="cpu")
     else:
         # torch.zeros writes its zeros, and calloc those in memory used before: ask the system itself.
         raw = torch.frombuffer(zero_pages(nbytes), dtype=torch.uint8)

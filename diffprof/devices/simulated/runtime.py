@@ -258,11 +258,15 @@ class SimulatedCudart:
         raise needs_a_gpu(f"torch.cuda.cudart().{name}")
 
 
+ON_A_GPU = "Leave it out here, or run it on a GPU (`diffprof scan ... --device cuda`)."
+"""What to do about that which only CUDA has."""
+
+
 def needs_a_gpu(name: str) -> TargetError:
     """The refusal of a name that only CUDA has an answer to."""
     return TargetError(
         f"{name} is not simulated: there is no CUDA behind the simulated device.",
-        "Leave it out for the scan, or scan on a real device (--device cuda).",
+        ON_A_GPU,
     )
 
 

@@ -95,7 +95,8 @@ def twin_of(scene: PipelineCall, *, cold: bool = False, few_blocks: bool = False
             continue
         except Exception as error:
             text = str(error).strip().splitlines()
-            trouble = f"{type(error).__name__}{': ' + text[0] if text else ''}"
+            named = "" if isinstance(error, NoTwin) else type(error).__name__
+            trouble = ": ".join(filter(None, (named, *text[:1])))
             continue
         if cold:
             return Twin(_built(scene, scale), factor)

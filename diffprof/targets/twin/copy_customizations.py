@@ -46,6 +46,8 @@ def dress(twin: torch.nn.Module, original: torch.nn.Module, factor: int) -> None
             setattr(twin, name, copy.copy(vars(original)[name]))
     _configure(twin, original)
     dtypes = {p.dtype for p in original.parameters() if p.is_floating_point()}
+    if any(dtype.itemsize < 2 for dtype in dtypes):
+        raise NoTwin(f"hooks widen weights of {type(original).__name__} that it keeps in eight bits")
     if len(dtypes) == 1:
         twin.to(dtypes.pop())
     else:
