@@ -16,6 +16,7 @@ from diffprof.cli.options import NewFile, format_option, traces_option
 from diffprof.cli.output import emit, say, stdout_to_stderr, terminal
 from diffprof.cli.scan import SHEETS, make_options, target_options
 from diffprof.model.errors import UsageError
+from diffprof.model.recording.source_text import shell
 
 _SIZE = re.compile(r"(?i)([\d.]+)\s*(tib|tb|gib|gb|mib|mb)?")
 _BYTES = {"tib": 2**40, "tb": 1e12, "gib": 2**30, "gb": 1e9, "mib": 2**20, "mb": 1e6}
@@ -83,17 +84,16 @@ def command(
     --check runs each recipe's code on a small copy of the pipeline: it has to run there, and to change the
     output no more than it says, or it is not taken. --write FILE does so, and writes the one that is taken:
     `from FILE import optimize; optimize(pipe)` in place of `pipe.to("cuda")`. The recipes are stored:
-    `diffprof runs` lists them, `diffprof show` prints them again, and `diffprof fix RUN --apply` checks the
-    one that is taken and writes its code beside them.
+    `diffprof show` prints them again, and `diffprof fix RUN --apply` checks and writes the code of one.
     """
     from diffprof.model.fitting import save_fit
     from diffprof.model.progress import progress_on
     from diffprof.model.recording.whole_file import write_whole
-    from diffprof.model.runs import new_folder
+    from diffprof.model.runs import TRACES, new_folder
     from diffprof.views.fits import module_of, render_fit
 
     given = {name: value for name, value in options.items() if name in _NEEDED or value}
-    limit, host = gib_of(memory, "--memory"), gib_of(host_memory, "--host-memory")
+    limits = {"memory_gib": gib_of(memory, "--memory"), "host_gib": gib_of(host_memory, "--host-memory")}
     steps = options.pop("steps", None)
     with progress_on(sys.stderr, quiet=quiet) as progress, stdout_to_stderr():
         progress.stage("importing torch and diffusers")
@@ -103,8 +103,7 @@ def command(
         found = fit(
             target,
             device=device or DEFAULT,
-            memory_gib=limit,
-            host_gib=host,
+            **limits,
             steps=steps,
             lossy=lossy,
             check=Checks if check or written is not None else None,
@@ -119,3 +118,6 @@ def command(
     if written is not None:
         write_whole(written, module_of(found).encode())
         say(f'Written: {written}; call optimize(pipe) in place of pipe.to("cuda").')
+    elif found.chosen is not None:
+        name = shell(folder.name if traces == TRACES else folder)
+        say(f"Check its code and write it: diffprof fix --apply {name} (--select leaves: of another recipe)")

@@ -65,7 +65,10 @@ def _is_target(name: str) -> bool:
 @click.command("fix")
 @click.argument("run", required=False)
 @click.option(
-    "--select", multiple=True, metavar="A,B", help="Only these: fix keys, rule codes, prefixes such as SYN."
+    "--select",
+    multiple=True,
+    metavar="A,B",
+    help="Only these: fix keys, rule codes, prefixes such as SYN; of a fit, a recipe with all of them.",
 )
 @click.option("--ignore", multiple=True, metavar="A,B", help="Not these.")
 @click.option("--lossy", is_flag=True, help="Allow fixes that change the image.")
@@ -120,7 +123,8 @@ def command(run: str | None, **asked: Any) -> None:
     """Plan the fixes of a stored run, and with --apply try them.
 
     RUN is as for `diffprof show`, or a target, whose newest run is taken; without it, the newest of all. Of
-    the folder of a fit, the recipe that it took is shown; --apply runs its code on a small copy of the
+    the folder of a fit, the recipe that it took is shown, or the fastest that --select, --ignore and --lossy
+    leave (`--select "model offload" --ignore compile`); --apply runs its code on a small copy of the
     pipeline, takes the next where that fails or changes more than it says, and writes it to optimized.py.
     Each fix is shown with its safety, the findings that it resolves, what it is expected to save, and its
     code. Nothing is changed.
@@ -167,7 +171,8 @@ def _carried_out(
     if (folder := _fit_folder(traces, run)) is not None:
         if applied and not agreed:
             _ask_fit(folder, traces)
-        _fit(folder, lossy=chosen["lossy"], applied=applied, form=form, quiet=quiet)
+        choice = _choice(**chosen)
+        _fit(folder, choice, applied=applied, form=form, quiet=quiet)
         return
     whole = stored(traces, run)
     picked = _picked(whole, pipeline)
@@ -222,16 +227,30 @@ def _ask_fit(folder: Path, traces: Path) -> None:
         raise UsageError(why, "Its code would be run: look at it first; --yes says that it may be run.")
 
 
-def _fit(folder: Path, *, lossy: bool, applied: bool, form: str, quiet: bool) -> None:
-    """Show the recipe that a fit took; with `applied`, check its code and write it beside."""
+def _fit(folder: Path, choice: Choice, *, applied: bool, form: str, quiet: bool) -> None:
+    """Show the recipe that a fit took, or the one that is chosen; with `applied`, check its code and write it
+    beside."""
+    from msgspec.structs import replace
+
     from diffprof.cli.scan import make_options
-    from diffprof.model.fitting import load_fit, save_fit
+    from diffprof.model.fitting import FitRow, choose, load_fit, save_fit
     from diffprof.model.progress import progress_on
     from diffprof.model.recording.whole_file import write_whole
     from diffprof.views.fits import module_of, render_fit
 
     found = load_fit(folder)
     assert found is not None
+
+    def wanted(row: FitRow) -> bool:
+        return all(map(row.has, choice.select)) and not any(map(row.has, choice.ignore))
+
+    rows = [*filter(wanted, found.rows)]
+    if found.rows and not any(row.usable for row in rows):
+        raise UsageError(
+            "Of the recipes that fit, none is as --select and --ignore ask.", "See --all of `fit`."
+        )
+    if choice.select or choice.ignore or choice.lossy:
+        found = replace(found, chosen=choose(rows, choice.lossy))
     if applied:
         with progress_on(sys.stderr, quiet=quiet) as progress, stdout_to_stderr():
             progress.stage("making a small copy")
@@ -239,7 +258,14 @@ def _fit(folder: Path, *, lossy: bool, applied: bool, form: str, quiet: bool) ->
             from diffprof.tuning.fit_checks import Checks
 
             options = make_options(**found.options)
-            found = recheck(found, check=Checks, options=options, lossy=lossy, on_stage=progress.stage)
+            found = recheck(
+                found,
+                check=Checks,
+                options=options,
+                wanted=wanted,
+                lossy=choice.lossy,
+                on_stage=progress.stage,
+            )
         save_fit(found, folder)
     screen = terminal()
     emit(render_fit(found, form, width=screen.columns, colour=screen.colour))

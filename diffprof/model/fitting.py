@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,10 +107,24 @@ class FitRow(msgspec.Struct, frozen=True, kw_only=True):
             "nothing changed"
         )
 
+    def has(self, word: str) -> bool:
+        """Whether a step's name or words have this in them, as `leaves`, `offload:model`."""
+        return any(word.lower() in f"{step} {_WORDS.get(step, '')}".lower() for step in self.recipe)
+
     @property
     def lossless(self) -> bool:
         """Whether nobody sees what the picture loses."""
         return all(loss in LOSSLESS for loss in self.loses)
+
+
+def choose(rows: Sequence[FitRow], lossy: bool) -> FitRow | None:
+    """The fastest that can be used of those that lose nothing one sees, else of those that lose no more than
+    tiles, else of all. rows: fastest first."""
+    fitting = [row for row in rows if row.usable]
+    for lost in () if lossy else MILDEST:
+        if found := next((row for row in fitting if set(row.loses) <= set(lost)), None):
+            return found
+    return next(iter(fitting), None)
 
 
 class Fitted(msgspec.Struct, frozen=True, kw_only=True):

@@ -27,7 +27,7 @@ from diffprof.gpu.quantized import SCHEMES
 from diffprof.gpu.signatures import dtype_name
 from diffprof.gpu.specs import GpuSpec
 from diffprof.model.errors import TargetError, UsageError
-from diffprof.model.fitting import MILDEST, ROOM, FitCheck, FitRow, Fitted, Loss
+from diffprof.model.fitting import ROOM, FitCheck, FitRow, Fitted, Loss, choose
 from diffprof.model.pipeline import Pipeline, offloaded, replaced, with_role
 from diffprof.model.recording import Timeline, Unseen
 from diffprof.scanning.fit_code import code_of
@@ -125,17 +125,13 @@ def fit(
     chosen = asked_options(target, options, steps, call)
     limit = _limit(spec, memory_gib)
     rows: list[FitRow] = []
-    twin: Twin | str = ""
-    emulated = None
+    calls: list[Played] = []
     halved = ""
-    left_out: tuple[Unseen, ...] = ()
     try:
         for played in _played(found, chosen, spec, say, twin=check is not None):
             say("pricing recipes")
             rows += _rows(played, spec, limit, host_gib)
-            twin = twin or played.twin
-            emulated = emulated or _emulated(played.weights, spec)
-            left_out = played.left_out
+            calls.append(played)
     except TargetError as error:
         if not rows:
             raise
@@ -143,7 +139,7 @@ def fit(
     rows = with_frontier(sorted(rows, key=lambda row: (row.seconds is None, row.seconds or 0.0)))
     if check is not None:
         say("making a small copy")
-        checker = _checker(twin, spec, check)
+        checker = _checker(calls[0].twin, spec, check)
         rows = checked(rows, checker, lambda row: row.fits if every else row.frontier, say)
     return Fitted(
         target=found.spec,
@@ -152,9 +148,9 @@ def fit(
         limit_gib=limit,
         host_limit_gib=host_gib,
         steps=asked_steps(found, chosen),
-        emulated=emulated,
+        emulated=next(filter(None, (_emulated(each.weights, spec) for each in calls)), None),
         halved=halved,
-        left_out=left_out,
+        left_out=calls[0].left_out,
         rows=tuple(rows),
         chosen=choose(rows, lossy),
     )
@@ -180,10 +176,12 @@ def recheck(
     *,
     check: Check,
     options: Options,
+    wanted: Callable[[FitRow], bool],
     lossy: bool = False,
     on_stage: Callable[[str], None] | None = None,
 ) -> Fitted:
-    """The stored recipes of a target, the one that is taken checked; the next one where its code fails.
+    """The stored recipes of a target, the one that is taken of those that are wanted checked; the next one
+    where its code fails.
 
     Raises TargetError where the target fails.
     """
@@ -194,7 +192,7 @@ def recheck(
     checker = _checker(twin, simulated_sheet(device), check)
     say = on_stage or (lambda _: None)
     rows: Sequence[FitRow] = found.rows
-    while (chosen := choose(rows, lossy)) is not None and chosen.check is None:
+    while (chosen := choose([*filter(wanted, rows)], lossy)) is not None and chosen.check is None:
         rows = checked(rows, checker, chosen.__eq__, say)
     return replace(found, rows=tuple(rows), chosen=chosen)
 
@@ -225,16 +223,6 @@ def checked(
         done += len(todo)
         rows = with_frontier(rows)
     return rows
-
-
-def choose(rows: Sequence[FitRow], lossy: bool) -> FitRow | None:
-    """The fastest that can be used of those that lose nothing one sees, else of those that lose no more than
-    tiles, else of all. rows: fastest first."""
-    fitting = [row for row in rows if row.usable]
-    for lost in () if lossy else MILDEST:
-        if found := next((row for row in fitting if set(row.loses) <= set(lost)), None):
-            return found
-    return next(iter(fitting), None)
 
 
 def with_frontier(rows: Sequence[FitRow]) -> list[FitRow]:

@@ -54,7 +54,7 @@ def render_fit(
     if form == "json":
         return as_json(msgspec.to_builtins(found)).decode()
     failed = [row for row in found.rows if row.check is not None and not row.check.holds]
-    shown = [row for row in found.rows if everything or row.frontier or row in failed]
+    shown = [row for row in found.rows if everything or row.frontier or row == found.chosen or row in failed]
     head = f"{_verdict(found)}\n{_beside(found)}{_emulated(found)}{_halved(found)}{_left_out(found)}"
     if not shown:
         return head

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import signal
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
@@ -85,6 +87,27 @@ def test_fix_checks_the_recipe_that_is_taken_and_writes_it(fitted: Path, run: Ru
     runs_on_the_tiny_form(fitted / "optimized.py")
 
 
+def test_fix_takes_the_fastest_recipe_with_what_is_selected(fitted: Path, run: Run) -> None:
+    found = load_fit(fitted)
+    assert found is not None
+    steps = [("offload:model", "compile:denoiser"), ("offload:leaf",)]
+    rows = [
+        msgspec.structs.replace(each, recipe=recipe, frontier=False)
+        for each, recipe in zip(found.rows, steps, strict=True)
+    ]
+    save_fit(msgspec.structs.replace(found, rows=tuple(rows), chosen=rows[0]), fitted)
+    for chosen in (("--select", "leaves"), ("--ignore", "compile")):
+        shown = run("fix", fitted, *chosen)
+        assert "enable_slicing" in shown.stdout
+        assert "*  group offload, leaves" in shown.stdout
+    refused = run("fix", fitted, "--select", "leaves,compile", "--apply")
+    assert refused.exit_code == 2
+    assert "none is as --select and --ignore ask" in refused.stderr
+    applied = run("fix", fitted, "--select", "leaves", "--apply", "-q")
+    assert applied.exit_code == 0, applied.stderr
+    assert "enable_slicing" in (fitted / "optimized.py").read_text()
+
+
 def test_a_fit_from_elsewhere_runs_no_code_unasked(fitted: Path, run: Run, tmp_path: Path) -> None:
     other = fitted.rename(tmp_path / "sent")
     refused = run("fix", other, "--apply")
@@ -103,7 +126,9 @@ def test_a_fit_is_stored_checked_and_written(run: Run, tmp_path: Path) -> None:
     found = load_fit(folder)
     assert found is not None
     assert all(each.check is not None for each in found.rows if each.frontier)
-    assert run("fix", folder).exit_code == 0
+    told = re.search(r"diffprof (fix --apply \S+)", run("fit", "tiny-sd15", "--steps", "2", "-q").stderr)
+    assert told
+    assert run(*told[1].split()).exit_code == 0
 
 
 @pytest.mark.parametrize(
