@@ -274,11 +274,10 @@ def predict(
 
     target: what `diffprof.scan` takes. devices: names of data sheets, or "all". steps: denoising steps of the
     call; None: the model card's of a built-in target, else the target's own. price: of one GPU hour, or by
-    device. attention, tf32, quantization, compile_mode, compiled_components, fuse_qkv, channels_last,
-    quantize_text_encoders, quantized_components, offload: see CallSetting. measured_from: a file of
-    `diffprof calibrate --export`: what was measured there prices that GPU, and those of its architecture.
-    on_run: told of each batch before it is run. call: arguments of the call. Raises UsageError for an unknown
-    device, mode or setting, TargetError where the target fails.
+    device. attention and the others up to offload: see CallSetting. measured_from: a file of `diffprof
+    calibrate --export`: what was measured there prices that GPU, and those of its architecture. on_run: told
+    of each batch before it is run. call: arguments of the call. Raises UsageError for an unknown device, mode
+    or setting, TargetError where the target fails.
     """
     check_modes(modes)
     setting = CallSetting(
@@ -297,8 +296,7 @@ def predict(
     specs = sheets(devices) if measured_from is None else lent_sheets(devices, Path(measured_from))
     found = resolve(target) if isinstance(target, str) else from_object(target, kwargs=call)
     chosen = asked_options(target, options, steps, call)
-    asked = asked_steps(found, chosen)
-    rows: list[Prediction] = []
+    asked, rows = asked_steps(found, chosen), list[Prediction]()
     for batch in batches:
         if on_run is not None:
             on_run(batch)
