@@ -37,12 +37,15 @@ def test_verdict_row_fix_and_page_are_about_one_finding(name: str) -> None:
     assert first is report.findings[0]
     assert (top.findings[0], report.verdict and report.verdict.finding) == (0, 0)
     assert first.rule in verdict(report).why
-    savings = [action.saves_ms or 0.0 for action in report.actions if not action.changes_picture]
-    assert savings == sorted(savings, reverse=True)
+    keeping = [action for action in report.actions if not action.changes_picture]
+    savings = [action.saves_ms or 0.0 for action in keeping]
+    assert savings[0] == max(savings), "of waits that hide each other the last may save more than the others"
+    then = [action.after_ms for action in keeping if action.after_ms is not None]
+    assert then == sorted(then, reverse=True)
     page = render(report, "html")
     assert first.rule in page[: page.index("</header>")]
     plan = make_plan(report)
-    fixes = [action.fix for action in report.actions if action.fix and not action.changes_picture]
+    fixes = [action.fix for action in keeping if action.fix]
     assert plan.listed[0].fix == fixes[0]
     shown = render(report, "text", columns=80).splitlines()
     heads = next(n for n, line in enumerate(shown) if line.startswith("What to do"))
