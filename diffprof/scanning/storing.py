@@ -10,7 +10,6 @@ from pathlib import Path
 
 import msgspec
 
-from diffprof.chrome_trace.storing import store_trace
 from diffprof.model.recording.whole_file import PART
 from diffprof.model.report import Report, save_report, slug
 from diffprof.model.runs import WRITING, new_folder
@@ -29,6 +28,8 @@ def store(
 
     Raises DiffprofError when the disk does not take it; nothing is left then.
     """
+    from diffprof.chrome_trace.storing import store_trace  # numpy
+
     recording = report.recording
     folder = new_folder(traces, recording.target.spec, now=now)
     writing = folder / f"{WRITING}.{os.getpid()}-0{PART}"

@@ -29,6 +29,7 @@ def tested(project: Project, pytester: pytest.Pytester, monkeypatch: pytest.Monk
     monkeypatch.chdir(project.folder)
 
     def run(*args: str) -> str:
+        sys.modules.pop("painting", None)  # another test's
         result = pytester.runpytest_inprocess(
             "-p", "diffprof.guard.pytest_plugin", "--rootdir", str(project.folder), str(project.folder), *args
         )

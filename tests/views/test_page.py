@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from diffprof.model.plain import clean, clean_lines, width
@@ -24,11 +24,12 @@ CELLS = st.lists(st.lists(st.text(max_size=60), min_size=4, max_size=4), min_siz
 
 
 @given(CELLS, st.integers(40, 120), st.integers(0, 4))
+@example([["", "", "", "::"]], 40, 0)
 def test_a_table_fits_the_screen_and_loses_nothing(rows: list[list[str]], columns: int, indent: int) -> None:
     page = Page(columns)
     page.table(("a", "b", "c", "d"), rows, indent=indent)
     assert all(width(line) <= columns for line in page.lines)
-    shown = sorted(page.text())
+    shown = sorted(page.text().replace("\u2236", ":"))  # no line begins with two colons
     said = "".join(clean(cell) for row in rows for cell in row)
     for char in {char for char in said if not char.isspace()} - set("abcd;"):
         assert shown.count(char) == said.count(char)
