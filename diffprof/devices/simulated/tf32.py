@@ -50,6 +50,10 @@ def _name(func: object) -> str:
 
 
 def _cut(value: object) -> object:
-    if not isinstance(value, torch.Tensor) or value.dtype != torch.float32:
+    plain = type(value) in (
+        torch.Tensor,
+        torch.nn.Parameter,
+    )  # a quantized weight says float32, and holds none
+    if not plain or not isinstance(value, torch.Tensor) or value.dtype != torch.float32:
         return value
     return (value.view(torch.int32) & _KEPT).view(torch.float32)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from diffprof.devices.simulated import Tf32Products, multiplying, place
+from diffprof.tuning.compiled_twin import decomposing
 
 
 @pytest.fixture
@@ -66,3 +67,22 @@ def test_attention_has_its_operands_cut_and_other_types_are_left():
         double = place(torch.full((2, 2), ODD, dtype=torch.float64), values="known")
         assert float((double @ torch.ones_like(double)).cpu()[0, 0]) == 2 * ODD
         assert float((query * 1.0).cpu()[0, 0, 0, 0]) == ODD, "no product of matrices"
+
+
+class Quantized(torch.Tensor):
+    """Says that it is float32, as torchao's weights do."""
+
+
+@pytest.mark.usefixtures("_tf32")
+def test_what_only_says_that_it_is_float32_is_left():
+    weight = torch.full((2, 2), ODD).as_subclass(Quantized)
+    (left, cut) = Tf32Products().cut("mm", (weight, torch.full((2, 2), ODD)))
+    assert left is weight
+    assert float(cut[0, 0]) == EVEN
+
+
+@pytest.mark.usefixtures("_tf32")
+def test_so_are_the_operands_of_compiled_code():
+    graph = torch.fx.symbolic_trace(lambda a, b: a @ b)
+    made = decomposing(graph, ())(torch.full((2, 2), ODD), torch.ones(2, 2))
+    assert float(made[0, 0]) == 2 * EVEN
