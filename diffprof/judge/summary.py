@@ -269,7 +269,7 @@ class _Ladder:
             findings=tuple(own),
             rule=first.rule,
             title=step.title,
-            place=_places([self.report.findings[n].site for n in (own if by_hand else own[:1])]),
+            place=_places(site for n in (own if by_hand else own[:1]) for site in self._sites(n)),
             fix=None if by_hand else step.fix,
             short="" if by_hand else _short(step.fix),
             patch=any(
@@ -283,6 +283,14 @@ class _Ladder:
             once_ms=_sum_of(self.report.findings[n].once_ms for n in (own if by_hand else own[:1])),
             once_compiled=step.once_compiled,
         )
+
+    def _sites(self, number: int) -> Iterable[Site | None]:
+        """Where a finding is; of one about several waits, where these are, the most frequent first."""
+        finding, waits = self.report.findings[number], self.report.recording.syncs or ()
+        if finding.site is not None:
+            return [finding.site]
+        rows = [waits[n] for n in finding.evidence.syncs if n < len(waits)]
+        return [row.site for row in sorted(rows, key=lambda row: -row.count)]
 
 
 def _places(sites: Iterable[Site | None]) -> str:

@@ -71,13 +71,22 @@ def render_brief(report: Report, *, columns: int | None = None, colour: bool = F
 
 
 def _others(report: Report, screen: int) -> Iterator[str]:
-    """Of each of the pipelines that the verdict is not about, its times; and why, if that fits."""
+    """Of each of the pipelines that the verdict is not about, its times; why, if that fits, or else what to
+    do first."""
     for each in report.each if report.pipelines else ():
         if each is not foremost(report):
             told = folded(replace(each, pipelines=()))
             short = f"{named(report, each)}: {told.headline}"
             whole = f"{short} {told.why}"
-            yield whole if width(whole) <= screen or not told.headline else cut(short, _LONGEST)
+            first = "".join(_in_short(action) for action in each.actions[:1] if action.saves_ms)
+            yield whole if width(whole) <= screen or not told.headline else cut(short + first, _LONGEST)
+
+
+def _in_short(action: Action) -> str:
+    """An action in a sentence: what, what it saves and where."""
+    what, saves, *_ = cells_of(action)
+    where = f", {clean(action.place)}" if action.place else ""
+    return f" {what.rstrip('.')}: {saves}{where}."
 
 
 def _notes(actions: Sequence[Action]) -> Iterator[str]:

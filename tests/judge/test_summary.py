@@ -103,6 +103,19 @@ def test_a_fix_goes_before_the_advice_to_remove_all_waits(uncovering: Report) ->
     assert "KRN002" not in order[: order.index(fix)]
 
 
+def test_advice_about_several_waits_names_the_lines_that_wait_most_often() -> None:
+    lanes = Lanes().launch("embed", 1.0, 300.0).launch("linear", 400.0, times=10, family="gemm").wait(1)
+    waits = (make_sync(site=make_site("b.py", 7)), make_sync(count=9, site=make_site("a.py", 3)))
+    judged = judge_recording(replace(recorded(lanes), syncs=waits))
+    (whole,) = (finding for finding in judged.findings if finding.rule == "KRN002")
+    both = replace(whole, evidence=replace(whole.evidence, syncs=(0, 1)))
+    (action,) = summarized(replace(judged, findings=(both,))).actions
+    assert (action.title, action.place) == (
+        "Remove the waits in the denoising loop.",
+        "a.py:3 and 1 more place",
+    )
+
+
 @pytest.mark.parametrize("gap_us", [5.0, 400.0])
 def test_a_step_gains_nothing_while_one_of_its_waits_is_left(gap_us: float) -> None:
     """gap_us: host time behind the waits, which queued work hides or does not."""

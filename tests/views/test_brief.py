@@ -277,6 +277,11 @@ def test_several_pipelines_are_one_answer_and_a_line_each() -> None:
     shown = render_brief(report)
     assert len(shown.splitlines()) <= LINES
     assert f"\n{name}: {each} a call" in shown
+    assert "Remove" not in shown, "what saves is unknown"
+    waits = replace(report.actions[0], title="Remove it.", saves_ms=40.0, place="a.py:3, 4")
+    shown = render_brief(replace(report, actions=(waits,)))
+    assert "Remove it: 40 ms, a.py:3, 4." in " ".join(shown.split())
+    assert len(shown.splitlines()) <= LINES
     (refiner,) = report.pipelines
     told = refiner.findings[refiner.verdict.finding]
     fixed = [

@@ -142,7 +142,7 @@ def sync_bubble(recording: Recording) -> Iterator[Finding]:
         loop,
         f"While the CPU waits it issues nothing: without its waits the {loop.name} is "
         f"{milliseconds(saved)} shorter{waiting_lines(recording, waits)}.",
-        f"Remove the waits in the {loop.name}; the SYN findings name their lines.",
+        f"Remove the waits in the {loop.name}.",
         severity=Severity.HIGH if large else Severity.LOW,
         count=len(waits),
         by_step=loop.by_step(waits),

@@ -83,7 +83,7 @@ def test_findings_that_waits_belong_to_name_the_lines_of_most(code: str, lanes: 
     recording = msgspec.structs.replace(recorded(lanes), syncs=tuple(rows))
     finding = found(code, recording)
     assert finding.message.endswith(f", {named}.")
-    assert ("SYN findings" in finding.advice) is (code != "KRN003")
+    assert ("SYN findings" in finding.advice) is (code == "KRN008")
 
 
 def test_idle_time_names_the_lines_that_a_trace_has() -> None:
