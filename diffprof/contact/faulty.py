@@ -25,7 +25,7 @@ def faulty() -> tuple[object, dict[str, object]]:
     made: list[Any] = []
     target = resolve("tiny-sdxl")
     with torch.random.fork_rng(devices=[]):
-        target.run(lambda scene: made.append((scene.pipe, scene.kwargs)), resolve_device("cpu"), Options())
+        target.run(lambda call: made.append((call.pipe, call.kwargs)), resolve_device("cpu"), Options())
     pipe, kwargs = made[0]
     _plant(pipe)
     return pipe, {**kwargs, "num_inference_steps": 3, "height": 64, "width": 64, "output_type": "pt"}

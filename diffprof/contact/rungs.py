@@ -67,15 +67,15 @@ def blocks(place: Place, target: str) -> dict[str, object]:
 
     device = resolve_device(place.device)
 
-    def play(scene: PipelineCall) -> dict[str, Any]:
-        before = clean_passes(scene.call, device.synchronize, clock=device.clock)
-        for module in with_role(scene.pipe, "denoiser").values():
+    def play(call: PipelineCall) -> dict[str, Any]:
+        before = clean_passes(call.run, device.synchronize, clock=device.clock)
+        for module in with_role(call.pipe, "denoiser").values():
             module.compile_repeated_blocks(fullgraph=True)
         begin = time.perf_counter()
-        scene.call()
+        call.run()
         device.synchronize()
         taken = time.perf_counter() - begin
-        after = clean_passes(scene.call, device.synchronize, clock=device.clock)
+        after = clean_passes(call.run, device.synchronize, clock=device.clock)
         medians = [statistics.median(each.seconds) for each in (before, after)]
         return {"before_s": medians[0], "after_s": medians[1], "first_call_s": taken}
 

@@ -100,10 +100,10 @@ def warned(place: Place, target: str, options: Options) -> list[list[object]]:
                 found[f"{importable_path(frame.f_code.co_filename)[0]}:{frame.f_lineno}"] += 1
                 return
 
-    def play(scene: PipelineCall) -> None:
-        scene.call()
+    def play(call: PipelineCall) -> None:
+        call.run()
         with sync_warnings(witness):
-            scene.call()
+            call.run()
 
     device = resolve_device(place.device)
     with device.active(), torch.no_grad():

@@ -28,11 +28,11 @@ def fixing(keys: str, target: Target, options: Options) -> Callable[[PipelineCal
         if recipe.modelled is not None:
             raise UsageError(f"The fix {recipe.fix.key} {PRICED}.", "Leave it out of --fix.")
 
-    def apply(scene: PipelineCall) -> PipelineCall:
+    def apply(call: PipelineCall) -> PipelineCall:
         device = resolve_device("sim:a100-80gb")
         session = Session(target, device, options)
-        report = make_report(session.record(scene))
-        subject = Subject(scene)
+        report = make_report(session.record(call))
+        subject = Subject(call)
         for recipe in found:
             key = recipe.fix.key
             findings = [finding for finding in report.findings if key in finding.fixes]
@@ -40,6 +40,6 @@ def fixing(keys: str, target: Target, options: Options) -> Callable[[PipelineCal
             if isinstance(code, Skipped):
                 raise UsageError(f"The fix {key} does not apply: {code.why}.", "Leave it out of --fix.")
             subject.apply(key, code)
-        return subject.scene
+        return subject.call
 
     return apply

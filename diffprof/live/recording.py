@@ -41,7 +41,7 @@ def record_steps(
         )
     trace = StepTrace(steps, cuda=where.kind == "cuda")
     with where.active():
-        resolve(spec, args).run(lambda scene: _play(scene, trace), where, options or Options())
+        resolve(spec, args).run(lambda call: _play(call, trace), where, options or Options())
     if trace.recorded < steps:
         raise TargetError(
             f"The call of {spec} has too few denoising steps: {trace.recorded} of {steps} after the first.",
@@ -51,7 +51,7 @@ def record_steps(
     return file.stat().st_size
 
 
-def _play(scene: PipelineCall, trace: StepTrace) -> None:
+def _play(call: PipelineCall, trace: StepTrace) -> None:
     def ended(done: int) -> None:
         trace.step_ended(done)
         if trace.recorded == trace.steps:
@@ -60,9 +60,9 @@ def _play(scene: PipelineCall, trace: StepTrace) -> None:
     def around(made: Callable[[], object]) -> Any:
         return following.call(StageClock(on_step=ended), made)
 
-    following = Following(scene.pipe, around)
+    following = Following(call.pipe, around)
     try:
-        scene.call()
+        call.run()
     except _Enough:
         return
     finally:

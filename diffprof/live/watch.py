@@ -106,14 +106,14 @@ class Watch:
         """Inside, each call of the pipeline is recorded; `report` is there when the block ends."""
         target = from_object(self.pipe)
         session = Session(target, self.device, Options())
-        session.scene = PipelineCall(pipe=self.pipe, args=(), kwargs={}, target=target, weights="real")
+        session.call = PipelineCall(pipe=self.pipe, args=(), kwargs={}, target=target, weights="real")
         clock = CallClock(self.pipe, self.device)
         with ExitStack() as stack:
             stack.callback(self._finish, session, clock)
             session.blocks = stack.enter_context(watching_blocks())
             stack.enter_context(lent(self.pipe, self.device))
             stack.enter_context(eager_compiled_parts())
-            _, tracker = stack.enter_context(observed_calls(session, session.scene))
+            _, tracker = stack.enter_context(observed_calls(session, session.call))
             if self.device.gpu is None:
                 stack.enter_context(clock.running(tracker))
             yield

@@ -17,8 +17,8 @@ Sections = Mapping[str, Any]
 class Run(Protocol):
     """What a probe is given: the scan so far."""
 
-    scene: Any
-    """The pipeline and its call: `pipe`, `args`, `kwargs`, `call()`."""
+    call: Any
+    """The pipeline and its call: `pipe`, `args`, `kwargs`, `run()`."""
     device: Any
     settings: dict[str, object]
     progress: Any

@@ -207,7 +207,7 @@ class _Unchecked(NamedTuple):
 
 
 def _checker(twin: Twin | str, spec: GpuSpec, check: Check) -> Checker:
-    return _Unchecked(twin) if isinstance(twin, str) else check(twin.scene, spec.key)
+    return _Unchecked(twin) if isinstance(twin, str) else check(twin.call, spec.key)
 
 
 def checked(
@@ -320,14 +320,14 @@ def _run(
     twin: bool = False,
     prepare: Callable[[PipelineCall], PipelineCall] | None = None,
 ) -> Played:
-    def play(scene: PipelineCall) -> Played:
-        if prepare is None and offloaded(scene.pipe):
+    def play(call: PipelineCall) -> Played:
+        if prepare is None and offloaded(call.pipe):
             raise UsageError(
                 f"{target.spec} offloads its weights already: what its hooks copy would be in every time.",
                 "Leave out its enable_..._offload(); `diffprof fit` tries that, too.",
             )
-        with nullcontext() if prepare is None else restored(scene.pipe):
-            return _play(scene if prepare is None else prepare(scene), device, twin)
+        with nullcontext() if prepare is None else restored(call.pipe):
+            return _play(call if prepare is None else prepare(call), device, twin)
 
     device = resolve_device(f"sim:{spec.key}")
     with target_errors(target.spec), device.active():
@@ -336,26 +336,26 @@ def _run(
     return played._replace(asked=options.steps)
 
 
-def _play(scene: PipelineCall, device: Device, small: bool) -> Played:
-    twin = _twin(scene) if small else ""
-    with lent(scene.pipe, device) if scene.target.kind == "object" else nullcontext():
-        left_out = tuple(row for row in scene.unseen if row.kind == "left-out")
-        return _watched(scene, device)._replace(twin=twin, left_out=left_out)
+def _play(call: PipelineCall, device: Device, small: bool) -> Played:
+    twin = _twin(call) if small else ""
+    with lent(call.pipe, device) if call.target.kind == "object" else nullcontext():
+        left_out = tuple(row for row in call.unseen if row.kind == "left-out")
+        return _watched(call, device)._replace(twin=twin, left_out=left_out)
 
 
-def _twin(scene: PipelineCall) -> Twin | str:
+def _twin(call: PipelineCall) -> Twin | str:
     """The small copy of a pipeline, or why there is none."""
     try:
-        return twin_of(scene)
+        return twin_of(call)
     except NoTwin as error:
         return str(error)
 
 
-def _watched(scene: PipelineCall, device: Device) -> Played:
-    kernels = SimulatedKernels(simulated_sheet(device), scene.pipe, current_mode())
+def _watched(call: PipelineCall, device: Device) -> Played:
+    kernels = SimulatedKernels(simulated_sheet(device), call.pipe, current_mode())
     tracker = PhaseTracker(on_change=kernels.phase)
-    decodes = _Decodes(scene.pipe, device, kernels)
-    denoisers = with_role(scene.pipe, "denoiser").values()
+    decodes = _Decodes(call.pipe, device, kernels)
+    denoisers = with_role(call.pipe, "denoiser").values()
     divided = _Divided(denoisers)
     with (
         torch.no_grad(),
@@ -363,19 +363,19 @@ def _watched(scene: PipelineCall, device: Device) -> Played:
         divided.noted(),
         decodes.noted(),
         kernels.following(),
-        tracker.watching(scene.pipe),
-        device.observed(kernels, scene.pipe),
-        repeating(scene.pipe, kernels, tracker),
+        tracker.watching(call.pipe),
+        device.observed(kernels, call.pipe),
+        repeating(call.pipe, kernels, tracker),
     ):
-        scene.call()
+        call.run()
     whole = kernels.builder.call, _needs(kernels)
     calls = {Decoding.WHOLE: whole, **dict(decodes.in_place(*whole))}
     parts = tuple(
         dataclasses.replace(part, in_groups=part.in_groups and part.name not in decodes.cast)
-        for part in parts_of(scene.pipe, kernels.modules, set(kernels.builder.call.modules))
+        for part in parts_of(call.pipe, kernels.modules, set(kernels.builder.call.modules))
     )
     types = {dtype_name(p.dtype) for model in denoisers for p in model.parameters() if p.is_floating_point()}
-    makes, images = outputs(scene.pipe, bound(scene.pipe, scene.args, scene.kwargs))
+    makes, images = outputs(call.pipe, bound(call.pipe, call.args, call.kwargs))
     weights = types.pop() if len(types) == 1 else None
     return Played(calls, parts, weights, bool(denoisers), images, makes, divided=divided.found)
 

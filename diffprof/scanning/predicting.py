@@ -184,9 +184,9 @@ class CallSetting:
         graphs = GRAPHS[self.compile_mode or "max-autotune"]
         return current_mode(compiled=roots, graphs=graphs, **changes)
 
-    def prepare(self, scene: PipelineCall) -> PipelineCall:
+    def prepare(self, call: PipelineCall) -> PipelineCall:
         """The pipeline as set up."""
-        for model in with_role(scene.pipe, "denoiser").values():
+        for model in with_role(call.pipe, "denoiser").values():
             if self.attention == UNFUSED and hasattr(model, "set_attn_processor"):
                 from diffusers.models.attention_processor import AttnProcessor
 
@@ -195,7 +195,7 @@ class CallSetting:
                 model.fuse_qkv_projections()
             if self.channels_last:
                 model.to(memory_format=torch.channels_last)
-        return scene
+        return call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -367,31 +367,31 @@ def run_call(
     target fails."""
     device = resolve_device("sim:a100-80gb")
 
-    def play(scene: PipelineCall) -> CallRun:
-        with nullcontext() if prepare is None else restored(scene.pipe):
-            chosen = scene if prepare is None else prepare(scene)
+    def play(call: PipelineCall) -> CallRun:
+        with nullcontext() if prepare is None else restored(call.pipe):
+            chosen = call if prepare is None else prepare(call)
             with lent(chosen.pipe, device) if chosen.target.kind == "object" else nullcontext():
                 return observed(chosen)
 
-    def observed(scene: PipelineCall) -> CallRun:
-        kernels = SimulatedKernels(simulated_sheet(device), scene.pipe, current_mode())
+    def observed(call: PipelineCall) -> CallRun:
+        kernels = SimulatedKernels(simulated_sheet(device), call.pipe, current_mode())
         tracker = PhaseTracker(on_change=kernels.phase)
         with (
             torch.no_grad(),
             eager_compiled_parts(),
             kernels.following(),
-            tracker.watching(scene.pipe),
-            device.observed(kernels, scene.pipe),
-            repeating(scene.pipe, kernels, tracker),
+            tracker.watching(call.pipe),
+            device.observed(kernels, call.pipe),
+            repeating(call.pipe, kernels, tracker),
         ):
-            scene.call()
-        makes, images = outputs(scene.pipe, bound_arguments(scene.pipe, scene.args, scene.kwargs))
+            call.run()
+        makes, images = outputs(call.pipe, bound_arguments(call.pipe, call.args, call.kwargs))
         peak = kernels.builder.memory(kernels.weights).peak_bytes or 0
-        denoisers, encoders = (with_role(scene.pipe, role) for role in ("denoiser", "text_encoder"))
+        denoisers, encoders = (with_role(call.pipe, role) for role in ("denoiser", "text_encoder"))
         weights = (p for model in denoisers.values() for p in model.parameters() if p.is_floating_point())
         dtype = next((dtype_name(p.dtype) for p in weights), None)
         return CallRun(
-            kernels, compiled_roots(scene.pipe), tuple(denoisers), tuple(encoders), held, images, peak,
+            kernels, compiled_roots(call.pipe), tuple(denoisers), tuple(encoders), held, images, peak,
             options.steps, makes, dtype,
         )  # fmt: skip
 

@@ -43,10 +43,10 @@ def quantization_report(
         chosen = dataclasses.replace(chosen, dtype=half)
     session = Session(target, where, chosen, (), progress=progress)
 
-    def play(scene: PipelineCall) -> Recording:
-        session.scene = scene
+    def play(call: PipelineCall) -> Recording:
+        session.call = call
         sections = probe_quantization(
-            scene,
+            call,
             where,
             budget_s=budget_s,
             min_sqnr=MIN_SQNR_DB if min_sqnr is None else min_sqnr,

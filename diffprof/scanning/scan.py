@@ -71,11 +71,11 @@ def _recorded(session: Session) -> Iterator[Recording]:
         yield target.run(session.record, session.device, session.options)
         return
 
-    def further(scene: PipelineCall) -> Recording:
+    def further(call: PipelineCall) -> Recording:
         again = session.another()
         try:
             with again.keeping_what_was_recorded():
-                return again.record(scene)
+                return again.record(call)
         except DiffprofError as error:
             partial: Report | None = getattr(error, "report", None)
             if partial is None:
@@ -163,23 +163,23 @@ def scheduler_table(
     chosen = options or Options()
     shown = progress or Progress()
 
-    def play(scene: PipelineCall) -> tuple[SchedulerRow, ...]:
+    def play(call: PipelineCall) -> tuple[SchedulerRow, ...]:
         rows = []
-        names = scheduler_names(scene.pipe)
+        names = scheduler_names(call.pipe)
         shown.stage("schedulers", total=len(names))
-        own = scene.pipe.scheduler
+        own = call.pipe.scheduler
         for name in names:
             shown.step(name)
             try:
-                swap_scheduler(scene.pipe, name)
+                swap_scheduler(call.pipe, name)
                 session = Session(target, where, chosen)
                 with session.keeping_what_was_recorded():
-                    again = dataclasses.replace(scene)
+                    again = dataclasses.replace(call)
                     rows.append(scheduler_row(name, make_report(session.record(again))))
             except DiffprofError as error:
                 rows.append(SchedulerRow(scheduler=name, error=" ".join(error.what.split())))
             finally:
-                scene.pipe.scheduler = own
+                call.pipe.scheduler = own
         return tuple(rows)
 
     with where.active():

@@ -95,7 +95,7 @@ class Session:
         self.trace_folder = trace_folder
         self.allow = tuple(allow)
         self.blocks = Blocks()
-        self.scene: PipelineCall | None = None
+        self.call: PipelineCall | None = None
         self.sections: dict[str, Any] = {}
         self.extra: dict[str, object] = {}
         """Sections of analyzers that other packages bring."""
@@ -136,25 +136,25 @@ class Session:
             self.target.load_code()
         self._lap("import")
 
-    def record(self, scene: PipelineCall) -> Recording:
-        """Run every probe on a scene. What a probe saw before it failed stays in the session."""
-        self.scene = scene
+    def record(self, call: PipelineCall) -> Recording:
+        """Run every probe on a pipeline call. What a probe saw before it failed stays in the session."""
+        self.call = call
         self._lap("build")
-        self.unseen.extend(_unseen_parts(scene.pipe, self.device))
-        self.unseen.extend(scene.unseen)
-        self.unseen.extend(Unseen(what="the pipeline's place", why=note, kind="note") for note in scene.notes)
-        with lent(scene.pipe, self.device) if self.lends else nullcontext(), self._values_withheld():
+        self.unseen.extend(_unseen_parts(call.pipe, self.device))
+        self.unseen.extend(call.unseen)
+        self.unseen.extend(Unseen(what="the pipeline's place", why=note, kind="note") for note in call.notes)
+        with lent(call.pipe, self.device) if self.lends else nullcontext(), self._values_withheld():
             self._prepare(self._chosen)
             with eager_compiled_parts(), branches_noted() as asked:
                 if any(each.watched for each in self._chosen):
                     # Only here: what `torch.compile` captures below must not see that anything watches.
                     with watching_blocks() as self.blocks:
-                        watched_call(self, scene)
+                        watched_call(self, call)
                     self._lap("scan")
             self._probe(self._chosen)
         self.unseen.extend(captured())
         if self.device.kind != "cuda":
-            self.unseen.extend(as_unseen([*asked, *device_type_branches(scene.pipe)]))
+            self.unseen.extend(as_unseen([*asked, *device_type_branches(call.pipe)]))
         return self.recording()
 
     def record_more(self, analyzers: Sequence[str], settings: Mapping[str, Any]) -> Recording:
@@ -171,11 +171,11 @@ class Session:
 
     def _values_withheld(self) -> AbstractContextManager[None]:
         """Of a pipeline that is offloaded: on a simulated device its weights take no memory anywhere."""
-        assert self.scene is not None
-        if self.device.gpu is None or not offloaded(self.scene.pipe):
+        assert self.call is not None
+        if self.device.gpu is None or not offloaded(self.call.pipe):
             return nullcontext()
-        self.scene.weights = "none"
-        parts = components(self.scene.pipe).values()
+        self.call.weights = "none"
+        parts = components(self.call.pipe).values()
         return withheld([part for part in parts if isinstance(part, torch.nn.Module)])
 
     def _prepare(self, analyzers: Iterable[Analyzer]) -> None:
@@ -214,7 +214,7 @@ class Session:
             with target_errors(self.target.spec):
                 yield
         except (DiffprofError, KeyboardInterrupt) as error:
-            if self.scene is None:
+            if self.call is None:
                 raise
             failure = error.what if isinstance(error, DiffprofError) else INTERRUPTED
             raise carrying(
@@ -225,9 +225,9 @@ class Session:
 
     def recording(self, *, partial: bool = False, failure: str | None = None) -> Recording:
         """What was recorded so far."""
-        assert self.scene is not None
+        assert self.call is not None
         return Recording(
-            target=self._target_info(self.scene),
+            target=self._target_info(self.call),
             device=self.device.info(),
             environment=environment(),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -253,56 +253,56 @@ class Session:
         yield from _own_target(self.target)
         for section in ("syncs", "graph_breaks", "recompiles", "complex_numbers"):
             yield from (row.site.file for row in self.sections.get(section) or ())
-        if self.scene is not None:
-            parts = [self.scene.pipe, *components(self.scene.pipe).values()]
+        if self.call is not None:
+            parts = [self.call.pipe, *components(self.call.pipe).values()]
             yield from own_files({type(part) for part in parts})
 
-    def _target_info(self, scene: PipelineCall) -> TargetInfo:
-        makes, made = outputs(scene.pipe, bound(scene.pipe, scene.args, scene.kwargs))
+    def _target_info(self, call: PipelineCall) -> TargetInfo:
+        makes, made = outputs(call.pipe, bound(call.pipe, call.args, call.kwargs))
         return TargetInfo(
             spec=self.target.spec,
             kind=self.target.kind,
-            pipeline=type(scene.pipe).__name__,
-            components=components_of(scene.pipe),
-            call=scene.describe_call(),
+            pipeline=type(call.pipe).__name__,
+            components=components_of(call.pipe),
+            call=call.describe_call(),
             options=_plain(self.options),
             args=tuple(getattr(self.target, "args", ())) if self.target.kind == "script" else (),
             lost=_lost(self.options),
             steps=self.steps,
-            card_steps=scene.card_steps,
+            card_steps=call.card_steps,
             makes=makes,
             made=made,
-            weights=scene.weights,
+            weights=call.weights,
         )
 
 
-def watched_call(session: Session, scene: PipelineCall) -> None:
+def watched_call(session: Session, call: PipelineCall) -> None:
     """One call under the observers of syncs and, on a simulated device, of kernels."""
-    with observed_calls(session, scene) as (observer, tracker), ExitStack() as stack:
+    with observed_calls(session, call) as (observer, tracker), ExitStack() as stack:
         if session.device.gpu is not None and not session.settings.get("every_step"):
-            stack.enter_context(repeating(scene.pipe, observer, tracker))
-        scene.call()
+            stack.enter_context(repeating(call.pipe, observer, tracker))
+        call.run()
 
 
 @contextmanager
-def observed_calls(session: Session, scene: PipelineCall) -> Iterator[tuple[SyncObserver, PhaseTracker]]:
+def observed_calls(session: Session, call: PipelineCall) -> Iterator[tuple[SyncObserver, PhaseTracker]]:
     """Calls of the pipeline inside are observed; what was seen is in the session when the block ends."""
     tracker = PhaseTracker(on_change=_shown(session.progress))
     with ExitStack() as stack:
         observer: SyncObserver
         gpu = session.device.gpu
         if gpu is not None and "kernels" in session.analyzers:
-            session.kernels = _simulated_kernels(session, gpu, scene.pipe)
-            observer = SyncsAndKernels(scene.pipe, tracker, session.kernels)
+            session.kernels = _simulated_kernels(session, gpu, call.pipe)
+            observer = SyncsAndKernels(call.pipe, tracker, session.kernels)
             stack.enter_context(observer.kernels.following())
         else:
-            observer = SyncsInOrder(scene.pipe, tracker)
+            observer = SyncsInOrder(call.pipe, tracker)
             stack.callback(lambda: setattr(session, "seen", observer.seen()))
             if session.device.kind == "cuda" and "kernels" in session.analyzers:
-                session.attention = stack.enter_context(attention_noted(scene.pipe))
+                session.attention = stack.enter_context(attention_noted(call.pipe))
         stack.callback(_keep, session, observer)
-        stack.enter_context(session.device.observed(observer, scene.pipe))
-        stack.enter_context(tracker.watching(scene.pipe))
+        stack.enter_context(session.device.observed(observer, call.pipe))
+        stack.enter_context(tracker.watching(call.pipe))
         yield observer, tracker
 
 

@@ -36,10 +36,10 @@ def export_memory(target: str, path: Path, *, device: str, options: Options | No
             f"{device} is no simulated GPU.", "On a real one call torch.cuda.memory._dump_snapshot(path)."
         )
 
-    def play(scene: PipelineCall) -> MemoryLog:
-        kernels = SimulatedKernels(gpu, scene.pipe, current_mode())
-        with torch.no_grad(), kernels.following(), where.observed(kernels, scene.pipe):
-            scene.call()
+    def play(call: PipelineCall) -> MemoryLog:
+        kernels = SimulatedKernels(gpu, call.pipe, current_mode())
+        with torch.no_grad(), kernels.following(), where.observed(kernels, call.pipe):
+            call.run()
         return kernels.builder.memory_log
 
     with target_errors(target), where.active():

@@ -114,11 +114,11 @@ class TinyTarget:
                 f"Scan it at full size, which needs no values: `diffprof scan {self.info.name}`.",
             ) from reason
         notes = [f"{self.name} is {twin.said}."]
-        call = {**twin.scene.kwargs}
+        call = {**twin.call.kwargs}
         if "output_type" not in self.info.call:
             call.pop("output_type", None)  # a twin gives arrays, to be compared
         steps = _card_steps(self.info, options)
-        return _played(self, play, device, options, twin.scene.pipe, "random", call, notes, steps)
+        return _played(self, play, device, options, twin.call.pipe, "random", call, notes, steps)
 
     def _full_size(self, options: Options) -> PipelineCall:
         """The call that is shrunk, on models without values."""

@@ -103,18 +103,18 @@ class ScriptCalls(Generic[T]):
         if (known := self._known(pipe)) is not None:
             return self._again(known)
         if not self.played:
-            scene = self._ready(pipe, made_ready)
-            self.played.append(self.play(scene))
-            return self._go_on(pipe, scene)
+            call = self._ready(pipe, made_ready)
+            self.played.append(self.play(call))
+            return self._go_on(pipe, call)
         try:
-            scene = self._ready(pipe, made_ready)
+            call = self._ready(pipe, made_ready)
             assert self.further is not None
-            self.played.append(self.further(scene))
+            self.played.append(self.further(call))
         except DiffprofError as error:
             # It costs the report only what comes after.
             self.why = f"the call of {type(pipe).__name__} failed: {error.what}"
             return None
-        return self._go_on(pipe, scene)
+        return self._go_on(pipe, call)
 
     def _known(self, pipe: Pipeline) -> int | None:
         """The id of the pipeline whose output this call gives; None of one that was not called yet."""
@@ -134,14 +134,14 @@ class ScriptCalls(Generic[T]):
         return [*(held for held, _ in self._outputs.values()), *(pipe for pipe in anew if pipe is not None)]
 
     def _ready(self, pipe: Pipeline, made_ready: Callable[[], PipelineCall]) -> PipelineCall:
-        scene = made_ready()
+        call = made_ready()
         self._others = list(others_of([pipe, *self._called()], self.namespace, self.made))
         self._makers = list(made_later(self.namespace, self.file))
         if self.further is None:
-            scene.unseen += [*self._others, *self._makers]
-        scene.unseen += later_calls(pipe, self.namespace, self.file)
-        scene.keeps_output = bool(self.further and (self._others or self._makers))
-        return scene
+            call.unseen += [*self._others, *self._makers]
+        call.unseen += later_calls(pipe, self.namespace, self.file)
+        call.keeps_output = bool(self.further and (self._others or self._makers))
+        return call
 
     def _again(self, known: int) -> GoOn | None:
         self._repeats += 1
@@ -150,16 +150,16 @@ class ScriptCalls(Generic[T]):
             return None
         return GoOn(self._outputs[known][1])
 
-    def _go_on(self, pipe: Pipeline, scene: PipelineCall) -> GoOn | None:
-        if not scene.keeps_output:
+    def _go_on(self, pipe: Pipeline, call: PipelineCall) -> GoOn | None:
+        if not call.keeps_output:
             return None
         if threading.current_thread() is not self._thread:
             self.why = _ELSEWHERE
             return None
         if not self._outputs:
             self._after.enter_context(self._running_on.held_back())
-        self._outputs[id(pipe)] = pipe, scene.output
-        return GoOn(scene.output)
+        self._outputs[id(pipe)] = pipe, call.output
+        return GoOn(call.output)
 
     def _refused(self, deed: str) -> None:
         self.why = (

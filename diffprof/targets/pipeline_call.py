@@ -31,7 +31,7 @@ class PipelineCall:
     weights: str
     notes: list[str] = field(default_factory=list)
     seed: int | None = None
-    """Seeds the default generators of every call; None: as they were when the scene was made."""
+    """Seeds the default generators of every call; None: as they were when this was made."""
     around: Callable[[], AbstractContextManager[object]] | None = None
     """Makes a context manager that is open during every call."""
     unseen: list[Unseen] = field(default_factory=list)
@@ -47,7 +47,7 @@ class PipelineCall:
         self._defaults = _DefaultGenerators(self.seed)
         self._schedulers: dict[int, tuple[object, dict[str, object]]] = {}
 
-    def call(self) -> Any:
+    def run(self) -> Any:
         """Make the call. Every one starts from the same generator and scheduler states; the caller's default
         generators are as before afterwards."""
         for scheduler in with_role(self.pipe, "scheduler").values():

@@ -62,19 +62,19 @@ class ScriptTarget:
         failed: list[DiffprofError] = []
         left = self.which
 
-        def further(scene: PipelineCall) -> None:
+        def further(call: PipelineCall) -> None:
             nonlocal left
             left -= 1
-            scene.keeps_output = left > 0
+            call.keeps_output = left > 0
             if left:
-                scene.call()
+                call.run()
                 return
             try:
-                played.append(play(scene))
+                played.append(play(call))
             except DiffprofError as error:
                 failed.append(error)
 
-        _, missed = self.run_each(lambda scene: scene.call(), further, device, options)
+        _, missed = self.run_each(lambda call: call.run(), further, device, options)
         if failed:
             raise failed[0]
         if not played:

@@ -137,15 +137,15 @@ class Handover:
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
 
-    def begin(self, scene: PipelineCall) -> None:
+    def begin(self, call: PipelineCall) -> None:
         """Start playing, up to the call. Its call is what this thread does from now on."""
-        self._thread = threading.Thread(target=self._run, args=(scene,), daemon=True, name="diffprof-play")
+        self._thread = threading.Thread(target=self._run, args=(call,), daemon=True, name="diffprof-play")
         self._thread.start()
         self._asked.wait()
 
-    def _run(self, scene: PipelineCall) -> None:
+    def _run(self, call: PipelineCall) -> None:
         try:
-            self.result = self.play(scene)
+            self.result = self.play(call)
         except BaseException as error:
             self.error = error
         finally:

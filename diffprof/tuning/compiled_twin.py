@@ -149,10 +149,10 @@ def _called(subject: Subject, compiled: Sequence[tuple[object, dict[str, object]
     with ExitStack() as folds:
         if folded(subject, compiled, folds):
             try:
-                return output_of(subject.scene)
+                return output_of(subject.call)
             except Exception:
                 torch._dynamo.reset()
-    return output_of(subject.scene)
+    return output_of(subject.call)
 
 
 def folded(subject: Subject, compiled: Sequence[tuple[object, dict[str, object]]], folds: ExitStack) -> bool:
@@ -167,7 +167,7 @@ def folded(subject: Subject, compiled: Sequence[tuple[object, dict[str, object]]
         return False
     followed = [(Repeats(owner), how) for owner, how in large.values()]
     with torch.compiler.set_stance("force_eager"):
-        subject.scene.call()
+        subject.call.run()
     found = False
     for repeats, how in followed:
         repeats.close()

@@ -42,15 +42,15 @@ class Output:
     whole: bool = False
 
 
-def output_of(scene: PipelineCall) -> Output:
+def output_of(call: PipelineCall) -> Output:
     """Make the call once, and keep what came of it.
 
     Raises Incomparable where the result holds nothing to compare.
     """
-    with _decoded(scene.pipe) as decoded:
-        result = scene.call()
+    with _decoded(call.pipe) as decoded:
+        result = call.run()
     found = _values(result)
-    if scene.kwargs.get("output_type") == "latent":
+    if call.kwargs.get("output_type") == "latent":
         return Output(None, torch.as_tensor(found).detach().float().cpu())
     return Output(found, decoded[-1] if decoded else None)
 

@@ -162,15 +162,15 @@ class Tuning:
 
     # --- the whole ------------------------------------------------------------------------------------
 
-    def run(self, scene: PipelineCall) -> Tuned:
-        """Try all selected steps on a scene, and scan what came of it."""
+    def run(self, call: PipelineCall) -> Tuned:
+        """Try all selected steps on a pipeline call, and scan what came of it."""
         # On a simulated GPU only small objects become garbage, and each collection walks all that is kept.
         with collection(self.device.wants_values):
-            return self._run(scene)
+            return self._run(call)
 
-    def _run(self, scene: PipelineCall) -> Tuned:
+    def _run(self, call: PipelineCall) -> Tuned:
         self.progress.stage("baseline")
-        trial = self._trial(scene)
+        trial = self._trial(call)
         self.trial = trial
         original = trial.mark()
         try:
@@ -191,10 +191,10 @@ class Tuning:
         seen = [output.image if output else None for output in (self.first_output, self.output)]
         return Tuned(self.with_outcomes(), after, pictures(*seen))
 
-    def _trial(self, scene: PipelineCall) -> Trial:
+    def _trial(self, call: PipelineCall) -> Trial:
         settings = self.report.recording.settings
         kind = trial_for(self.device)
-        return kind(scene, self.device, self.target, self.options, settings, self.progress, self.clock)
+        return kind(call, self.device, self.target, self.options, settings, self.progress, self.clock)
 
     def _own_noise(self, trial: Trial) -> float:
         """How far the pipeline's own output is from itself at the same seed, from call to call."""

@@ -83,12 +83,12 @@ def copied(pipe: Pipeline) -> Any:
     return copy.deepcopy(pipe, {id(each): each.detach().clone() for each in kept})
 
 
-def shallow(scene: PipelineCall) -> PipelineCall:
+def shallow(call: PipelineCall) -> PipelineCall:
     """A call with few of the equal blocks of its denoisers, where it runs with few."""
-    lesser = copy.copy(scene)
-    lesser.pipe, lesser._schedulers = copied(scene.pipe), {}
+    lesser = copy.copy(call)
+    lesser.pipe, lesser._schedulers = copied(call.pipe), {}
     if not runs_with_few_blocks(lesser):
-        return scene
+        return call
     lesser.rewind()
     return lesser
 
@@ -100,12 +100,12 @@ TILE = 4
 """Latents along the side of a tile of a small copy: they overlap by a quarter."""
 
 
-def tile_small(scene: PipelineCall) -> None:
+def tile_small(call: PipelineCall) -> None:
     """Let the VAEs of a small copy that are asked for tiles decode in tiles of half its picture, where that
     is large enough: their own are as large as the whole. What overlaps by another share than a quarter does
     not divide so few latents."""
-    pipe = scene.pipe
-    sizes = sizes_of(pipe, bound(pipe, scene.args, scene.kwargs), small=False)
+    pipe = call.pipe
+    sizes = sizes_of(pipe, bound(pipe, call.args, call.kwargs), small=False)
     side = min(sizes.height, sizes.width) // 2
     scale = getattr(pipe, "vae_scale_factor_spatial", getattr(pipe, "vae_scale_factor", None))
     if not isinstance(scale, int) or side < TILE * scale:
@@ -170,8 +170,8 @@ class Checks:
     def _output(self, code: str) -> Output:
         """What a copy of the small pipeline gives after this code."""
         pipe = copied(self.twin.pipe)
-        scene = copy.copy(self.twin)
-        scene.pipe, scene._schedulers = pipe, {}
+        call = copy.copy(self.twin)
+        call.pipe, call._schedulers = pipe, {}
         space: dict[str, Any] = {}
         with (
             self.device.active(),
@@ -181,10 +181,10 @@ class Checks:
             _answered(code),
         ):
             exec(compile(code, "<recipe>", "exec"), space)
-            scene.pipe = space["optimize"](pipe)
-            if "Float8" in code and not _in_float8(scene.pipe):
+            call.pipe = space["optimize"](pipe)
+            if "Float8" in code and not _in_float8(call.pipe):
                 raise _TooNarrow
-            return output_of(scene)
+            return output_of(call)
 
 
 def plain_of(code: str) -> str:

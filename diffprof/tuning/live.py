@@ -51,9 +51,9 @@ def optimize(
     )
     work = Tuning(report, choice, target, where, Options(), Progress())
 
-    def play(scene: PipelineCall) -> Tuned:
-        with lent(scene.pipe, where):
-            return work.run(scene)
+    def play(pipeline_call: PipelineCall) -> Tuned:
+        with lent(pipeline_call.pipe, where):
+            return work.run(pipeline_call)
 
     with work.keeping_outcomes(), where.active():
         tuned = target.run(play, where, Options())
@@ -61,7 +61,7 @@ def optimize(
     return tuned.report
 
 
-def _leave(pipe: Pipeline, report: Report, scene: PipelineCall) -> None:
+def _leave(pipe: Pipeline, report: Report, call: PipelineCall) -> None:
     """Apply what was kept, in the order of application."""
     order = [step.fix for step in report.plan.steps] if report.plan else []
     kept: dict[str, Code] = {
@@ -69,6 +69,6 @@ def _leave(pipe: Pipeline, report: Report, scene: PipelineCall) -> None:
         for outcome in report.outcomes or ()
         if outcome.stays and outcome.written is not None
     }
-    subject = Subject(scene)
+    subject = Subject(call)
     for key in sorted(kept, key=order.index):
         subject.apply(key, kept[key])

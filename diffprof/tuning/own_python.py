@@ -23,21 +23,21 @@ _METHODS = ("forward", "encode", "decode")
 """Of a model, what a pipeline calls."""
 
 
-def cpu_seconds(scene: PipelineCall) -> float:
+def cpu_seconds(call: PipelineCall) -> float:
     """CPU time of this thread for a call of a small pipeline, without what its models do, seconds.
 
     What the call raises passes through.
     """
     answers: list[list[object]] = []
-    with _models(scene.pipe, lambda method: _recorded(method, answers)):
-        scene.call()
+    with _models(call.pipe, lambda method: _recorded(method, answers)):
+        call.run()
     found = []
     for _ in range(CALLS):
         left = iter([list(each) for each in answers])
-        with _models(scene.pipe, lambda method, left=left: _replayed(next(left))):  # type: ignore[misc]
-            scene.rewind()
+        with _models(call.pipe, lambda method, left=left: _replayed(next(left))):  # type: ignore[misc]
+            call.rewind()
             begun = time.thread_time()
-            scene.call()
+            call.run()
             found.append(time.thread_time() - begun)
     return min(found)
 

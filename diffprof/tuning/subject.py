@@ -26,7 +26,7 @@ class Mark:
     """A state to come back to."""
 
     snapshot: Snapshot
-    scene: PipelineCall
+    call: PipelineCall
     namespace: dict[str, object]
     around: tuple[str, ...]
 
@@ -35,9 +35,9 @@ class Subject:
     """Runs the code of fixes as `optimized.py` would: one module of imports and definitions, a function on
     the pipeline, a function on the call's arguments, context managers around the call."""
 
-    def __init__(self, scene: PipelineCall, spare: torch.device | None = None) -> None:
+    def __init__(self, call: PipelineCall, spare: torch.device | None = None) -> None:
         """spare: a device whose memory only the pipeline as it is may take, not the states before it."""
-        self.scene = scene.changed(bound(scene.pipe, scene.args, scene.kwargs), scene.around)
+        self.call = call.changed(bound(call.pipe, call.args, call.kwargs), call.around)
         # Without a name, by which Dynamo would import the module where it traces a hook that a fix left.
         self.namespace: dict[str, object] = {}
         self.around: tuple[str, ...] = ()
@@ -45,40 +45,40 @@ class Subject:
 
     @property
     def pipe(self) -> Pipeline:
-        return self.scene.pipe
+        return self.call.pipe
 
     def mark(self) -> Mark:
         """The state now, as it is between calls."""
-        self.scene.rewind()
-        snapshot = Snapshot(self.pipe, self.scene.kwargs, storages=self._storages)
-        return Mark(snapshot, self.scene, dict(self.namespace), self.around)
+        self.call.rewind()
+        snapshot = Snapshot(self.pipe, self.call.kwargs, storages=self._storages)
+        return Mark(snapshot, self.call, dict(self.namespace), self.around)
 
     def park(self) -> None:
         """Take what only marks hold off the device whose memory is to be spared."""
-        self._storages.park([self.pipe, self.scene.kwargs, self.namespace])
+        self._storages.park([self.pipe, self.call.kwargs, self.namespace])
 
     def restore(self, mark: Mark) -> None:
         """The state is that of the mark, exactly; a mark can be restored more than once."""
         mark.snapshot.restore()
-        self.scene, self.around = mark.scene, mark.around
+        self.call, self.around = mark.call, mark.around
         self.namespace.clear()
         self.namespace.update(mark.namespace)
 
     def apply(self, key: str, code: Code) -> None:
         """Run the code. What it raises passes through; the state is then somewhere in between."""
-        self.scene.rewind()
+        self.call.rewind()
         run("\n".join(code.imports), self.namespace, f"<fix {key}, imports>")
         run(code.definitions, self.namespace, file_of(key, code))
         pipe = self.pipe
         if code.optimize.strip():
             pipe = function("optimize", "pipe", code.optimize, self.namespace, key)(pipe)
-        kwargs = dict(self.scene.kwargs)
+        kwargs = dict(self.call.kwargs)
         if code.call.strip():
             kwargs = function("call", "kwargs", code.call, self.namespace, key)(kwargs)
         if code.around:
             self.around = (*self.around, code.around)
-        self.scene = self.scene.changed(kwargs, self._opened if self.around else None)
-        self.scene.pipe = pipe
+        self.call = self.call.changed(kwargs, self._opened if self.around else None)
+        self.call.pipe = pipe
 
     def _opened(self) -> AbstractContextManager[None]:
         @contextmanager

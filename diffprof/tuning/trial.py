@@ -84,7 +84,7 @@ class Trial:
 
     def __init__(
         self,
-        scene: PipelineCall,
+        call: PipelineCall,
         device: Device,
         target: Target,
         options: Options,
@@ -98,7 +98,7 @@ class Trial:
         self.settings = dict(settings)
         self.progress = progress
         self.clock = clock or device.clock
-        self.subject = Subject(scene, device.torch_device if device.allocator is not None else None)
+        self.subject = Subject(call, device.torch_device if device.allocator is not None else None)
         self.modelled: tuple[Simulated, ...] = ()
         self.compiled = False
         self.python: float | None = None
@@ -145,7 +145,7 @@ class Trial:
         """Clean timed passes."""
         self.subject.park()
         timing = clean_passes(
-            self.subject.scene.call,
+            self.subject.call.run,
             self.device.synchronize,
             warmups=COMPILED_WARMUPS if self.compiled else 1,
             passes=PASSES,
@@ -186,7 +186,7 @@ class Trial:
         self.subject.park()
         session = self._session(analyzers, settings or {})
         with session.keeping_what_was_recorded():
-            return session.record(self.subject.scene)
+            return session.record(self.subject.call)
 
     def _session(self, analyzers: Sequence[str], settings: Mapping[str, object]) -> Session:
         chosen = {**self._settings(), **settings}
@@ -199,11 +199,11 @@ class Trial:
 
     def output(self) -> Output | None:
         """What the call gives now; None where nothing can be told."""
-        return self._output_of(self.subject.scene)
+        return self._output_of(self.subject.call)
 
-    def _output_of(self, scene: PipelineCall) -> Output | None:
+    def _output_of(self, call: PipelineCall) -> Output | None:
         try:
-            return output_of(scene)
+            return output_of(call)
         except Incomparable as error:
             self._incomparable = f"{error}"
             return None
@@ -291,8 +291,8 @@ class SimulatedTrial(Trial):
     _changes: Collection[Change] | None = None
     """Of the set-up, those that are costed; None: all."""
 
-    def __init__(self, scene: PipelineCall, *args: Any, **kwargs: Any) -> None:
-        super().__init__(scene, *args, **kwargs)
+    def __init__(self, call: PipelineCall, *args: Any, **kwargs: Any) -> None:
+        super().__init__(call, *args, **kwargs)
         self.twin: Twin | None = None
         self.no_twin = ""
         self._has_values: bool | None = None
@@ -306,8 +306,8 @@ class SimulatedTrial(Trial):
         self._compiled: tuple[tuple[tuple[str, Code], ...], Output | Exception | None] = (), None
         """What the twin, as it is, gave or raised when it was compiled last, by which code."""
         try:
-            self.twin = twin_of(scene, few_blocks=True)
-            self._twin = Subject(self.twin.scene)
+            self.twin = twin_of(call, few_blocks=True)
+            self._twin = Subject(self.twin.call)
         except NoTwin as error:
             self.no_twin = str(error)
 
@@ -333,11 +333,11 @@ class SimulatedTrial(Trial):
             if self._twin is not None:
                 brings_python = bool(code.definitions or code.around)
                 if brings_python and self._cpu_seconds is None:
-                    self._cpu_seconds = cpu_seconds(self._twin.scene)
+                    self._cpu_seconds = cpu_seconds(self._twin.call)
                 with random_values(None):  # also of the layers that the fix makes
                     self._twin.apply(key, code)
                 if brings_python and self._cpu_seconds is not None:
-                    self.python = cpu_seconds(self._twin.scene) / self._cpu_seconds
+                    self.python = cpu_seconds(self._twin.call) / self._cpu_seconds
             return self.no_twin or None
         self.modelled = (*self.modelled, modelled)
         if modelled.compiled:
@@ -394,7 +394,7 @@ class SimulatedTrial(Trial):
             session = self._session(tuple(wanted), settings or {})
             session.alone, session.changes = True, self._changes
             with session.keeping_what_was_recorded():
-                seen = self._with_int8(session.record(self.subject.scene))
+                seen = self._with_int8(session.record(self.subject.call))
             self._looked = _Look(session, seen)
             return seen
         session, seen = self._looked.session, self._looked.seen
@@ -428,7 +428,7 @@ class SimulatedTrial(Trial):
         own = own_mode(self.pipe, as_if=bool(compiled) or bool(self.settings.get("compiled")))
         if compiled:
             own["graphs"] = all(each.graphs for each in compiled)
-        with self.subject.scene.surroundings():
+        with self.subject.call.surroundings():
             return current_mode(
                 **own,
                 quantizes=(lambda module, depth, columns, kind: module in chosen) if chosen else None,
@@ -445,7 +445,7 @@ class SimulatedTrial(Trial):
                 products = Tf32Products()
                 with borrowed(self._twin.pipe), multiplying(products):
                     place(self._twin.pipe, values="known")
-                    found = self._output_of(self._twin.scene)
+                    found = self._output_of(self._twin.call)
             except Exception as error:
                 if self._has_values:
                     raise
@@ -459,13 +459,13 @@ class SimulatedTrial(Trial):
                 self._has_values = True
                 return found and _on(found, f"{self.device.spec} with values", products)
         with Tf32Products() as products:
-            found = self._output_of(self._twin.scene)
+            found = self._output_of(self._twin.call)
         return found and _on(found, self._elsewhere, products)
 
     def output_again(self, output: Output) -> Output | None:
         """Of the twin, which was called once to see that it can be."""
         assert self.twin is not None
-        image = image_of(self.twin.scene.output)
+        image = image_of(self.twin.call.output)
         same = image is not None and output.image is not None and np.array_equal(image, output.image)
         return output if same else self.output()
 

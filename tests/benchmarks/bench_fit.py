@@ -46,9 +46,9 @@ def one(target: str, device: str, check: bool, every: bool) -> dict[str, Any]:
     def clock() -> float:
         return time.process_time() - imports.seconds
 
-    def timed_twin(scene: Any) -> Any:
+    def timed_twin(call: Any) -> Any:
         begun = clock()
-        made = twin(scene)
+        made = twin(call)
         twins.append(clock() - begun)
         return made
 

@@ -43,10 +43,10 @@ def main(target: str, budget_s: float, pairs: int) -> None:
     keep_freed_memory()
     device = resolve_device("cpu")
 
-    def play(scene: Any) -> None:
+    def play(pipeline_call: Any) -> None:
         begin = time.thread_time()
         tools = Instruments(clock=time.thread_time)
-        found = probe_quantization(scene, device, budget_s=budget_s, cache=False, instruments=tools)
+        found = probe_quantization(pipeline_call, device, budget_s=budget_s, cache=False, instruments=tools)
         print(f"probe: {time.thread_time() - begin:.0f} s CPU, budget {budget_s:g} s")
         choice = found["quantization"]
         for row in found["linears"]:
@@ -60,16 +60,16 @@ def main(target: str, budget_s: float, pairs: int) -> None:
 
         def call(name: str) -> Any:
             """The second call after a change: the first one also fills the allocator's caches."""
-            scene.call()
+            pipeline_call.run()
             begin = time.thread_time()
-            made = scene.call().images
+            made = pipeline_call.run().images
             spent[name].append(time.thread_time() - begin)
             return torch.as_tensor(np.asarray(made))
 
         for _ in range(pairs):
             before = call("as it is")
-            with restored(scene.pipe):
-                apply_choice(scene.pipe, choice.selections)
+            with restored(pipeline_call.pipe):
+                apply_choice(pipeline_call.pipe, choice.selections)
                 after = call("quantized")
         for name, seconds in spent.items():
             print(

@@ -43,7 +43,7 @@ def meta_forward() -> tuple[float, float]:
     device = resolve_device("sim:a100-80gb")
     held = []
     with device.active():
-        resolve("sdxl").run(lambda scene: held.append(scene.pipe.unet.config), device, Options())
+        resolve("sdxl").run(lambda call: held.append(call.pipe.unet.config), device, Options())
     from diffusers import UNet2DConditionModel
 
     with torch.device("meta"):

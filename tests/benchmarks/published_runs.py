@@ -133,19 +133,19 @@ def simulated(form: dict[str, Any], pipelines: Path, make: Any) -> Run:
             with torch.device("meta"), replaced(kolors, "skip_init", made_in_place):
                 return make(form)
 
-    def play(scene: Any) -> Run:
-        prepared(scene.pipe, form)
-        kernels = SimulatedKernels(device.gpu, scene.pipe, current_mode())
+    def play(call: Any) -> Run:
+        prepared(call.pipe, form)
+        kernels = SimulatedKernels(device.gpu, call.pipe, current_mode())
         tracker = PhaseTracker(on_change=kernels.phase)
-        given = {name: value() if callable(value) else value for name, value in scene.kwargs.items()}
+        given = {name: value() if callable(value) else value for name, value in call.kwargs.items()}
         given |= {"width": form["width"], "height": form["height"], "num_inference_steps": steps}
-        watched = (tracker.watching(scene.pipe), device.observed(kernels, scene.pipe))
+        watched = (tracker.watching(call.pipe), device.observed(kernels, call.pipe))
         norms = replaced(torch.nn.RMSNorm, "forward", norm_apart) if form["norms_apart"] else nullcontext()
         with torch.no_grad(), kernels.following(), watched[0], watched[1], norms:
-            encode(scene.pipe, form["batch"])
-            scene.pipe(**given)
-        denoisers, encoders = (tuple(with_role(scene.pipe, role)) for role in ("denoiser", "text_encoder"))
-        return Run(kernels, compiled_roots(scene.pipe), denoisers, encoders, held)
+            encode(call.pipe, form["batch"])
+            call.pipe(**given)
+        denoisers, encoders = (tuple(with_role(call.pipe, role)) for role in ("denoiser", "text_encoder"))
+        return Run(kernels, compiled_roots(call.pipe), denoisers, encoders, held)
 
     with device.active():
         gc.collect()

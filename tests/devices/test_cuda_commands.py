@@ -263,11 +263,11 @@ def test_the_peak_of_a_rung_is_that_of_the_calls_that_are_timed(monkeypatch: pyt
     allocator = types.SimpleNamespace(collect=lambda: None, reset_peak=reset, peak_bytes=lambda: peak * 2**30)
     device = types.SimpleNamespace(allocator=allocator, synchronize=lambda: None, clock=lambda: 0.0)
     rung = types.SimpleNamespace(compiled=True)
-    scene = types.SimpleNamespace(call=call)
+    pipeline_call = types.SimpleNamespace(run=call)
     timed = functools.partial(clean_passes, compiles=lambda: compiles)
     monkeypatch.setattr(measured, "clean_passes", timed)
     blank = RungResult(name="a", title="a", grade=Grade.MEASURED)
-    found = measured._timed(scene, device, rung, blank)  # type: ignore[arg-type]
+    found = measured._timed(pipeline_call, device, rung, blank)  # type: ignore[arg-type]
     assert found.memory_gb == 2.0
 
 

@@ -214,17 +214,17 @@ def in_a_call(name: str, steps: int | None) -> MemoryUse:
     """What the call of a target takes, of a few of its steps."""
     device = resolve_device("sim:a100-80gb")
 
-    def play(scene: PipelineCall) -> MemoryUse:
-        kernels = SimulatedKernels(device.gpu, scene.pipe)
+    def play(call: PipelineCall) -> MemoryUse:
+        kernels = SimulatedKernels(device.gpu, call.pipe)
         tracker = PhaseTracker(on_change=kernels.phase)
         with (
             torch.no_grad(),
             kernels.following(),
-            tracker.watching(scene.pipe),
-            device.observed(kernels, scene.pipe),
-            repeating(scene.pipe, kernels, tracker),
+            tracker.watching(call.pipe),
+            device.observed(kernels, call.pipe),
+            repeating(call.pipe, kernels, tracker),
         ):
-            scene.call()
+            call.run()
         return kernels.builder.memory(kernels.weights, kernels.on_host)
 
     with device.active():

@@ -194,8 +194,8 @@ def tiny(request: pytest.FixtureRequest) -> tuple[str, fitting.Played, Ran]:
         case = CASES[name].build()
         case.pipe.to(place)
         kwargs = {**case.kwargs, "generator": torch.Generator(place).manual_seed(7)}
-        scene = PipelineCall(case.pipe, (), kwargs, None, "random")  # type: ignore[arg-type]
-        played = fitting._watched(scene, device)
+        call = PipelineCall(case.pipe, (), kwargs, None, "random")  # type: ignore[arg-type]
+        played = fitting._watched(call, device)
     return name, played, Ran(name, None)
 
 
@@ -420,15 +420,15 @@ def test_streamed_text_encoders_are_not_packed_in_four_bits() -> None:
 
 def test_few_of_equal_blocks_are_checked_where_few_run() -> None:
     checks, _ = checks_of("flux")
-    scene = checks.twin
-    blocks = scene.pipe.transformer.single_transformer_blocks
+    call = checks.twin
+    blocks = call.pipe.transformer.single_transformer_blocks
     blocks.extend(copy.deepcopy(blocks[0]) for _ in range(6))
     blocks[0].long, blocks[0].tied = (torch.nn.ModuleList(map(torch.nn.Identity, range(n))) for n in (6, 3))
-    few = shallow(scene).pipe.transformer.single_transformer_blocks
+    few = shallow(call).pipe.transformer.single_transformer_blocks
     assert [len(few), len(few[0].long), len(few[0].tied)] == [KEPT_BLOCKS, KEPT_BLOCKS, 3]
     assert len(blocks) > 6
-    scene.pipe.transformer.register_forward_pre_hook(all_eight)
-    assert shallow(scene) is scene
+    call.pipe.transformer.register_forward_pre_hook(all_eight)
+    assert shallow(call) is call
 
 
 def all_eight(model: Any, *_: Any) -> None:

@@ -53,7 +53,7 @@ def built():
 
     device = resolve_device("cpu")
     held = []
-    resolve("tiny-sdxl").run(lambda scene: held.append(scene.pipe), device, Options())
+    resolve("tiny-sdxl").run(lambda call: held.append(call.pipe), device, Options())
     return held[0]
 
 

@@ -29,8 +29,8 @@ PUBLISHED = {
 }
 
 
-def scene_of(name: str, device: Any, options: Options | None = None) -> Any:
-    return resolve(name).run(lambda scene: scene, device, options or Options())
+def call_of(name: str, device: Any, options: Options | None = None) -> Any:
+    return resolve(name).run(lambda call: call, device, options or Options())
 
 
 QUICK = {"sd15", "sdxl", "ssd-1b", "tiny-sdxl", "flux", "wan2.1-t2v-14b"}
@@ -64,7 +64,7 @@ def test_what_comes_out_has_the_size_that_is_asked_for(info: BuiltinInfo) -> Non
         pytest.skip("the model card's call names no size")
     device = resolve_device("sim:h100")
     with device.active(), torch.no_grad():
-        result = resolve(info.name).run(lambda scene: scene.call(), device, Options())
+        result = resolve(info.name).run(lambda call: call.run(), device, Options())
     pictures = result.images if hasattr(result, "images") else result.frames[0]
     first = pictures[0]
     assert (first.size if hasattr(first, "getbands") else first.shape[1::-1]) == asked
@@ -152,7 +152,7 @@ def test_a_checkpoint_of_another_owner_or_version_leads_to_what_is_built_in(
 
 
 def test_what_differs_is_stored_and_the_rest_taken_over(shapes: Any) -> None:
-    pipe = scene_of("flux-schnell", shapes, Options(dtype="bf16")).pipe
+    pipe = call_of("flux-schnell", shapes, Options(dtype="bf16")).pipe
     assert type(pipe).__name__ == "FluxPipeline"
     assert pipe.transformer.config.guidance_embeds is False
     assert (pipe.scheduler.config.shift, pipe.scheduler.config.use_dynamic_shifting) == (1.0, False)
@@ -162,7 +162,7 @@ def test_what_differs_is_stored_and_the_rest_taken_over(shapes: Any) -> None:
 
 def test_the_model_cards_type_is_used_unless_another_is_asked_for(shapes: Any) -> None:
     def types(options: Options) -> dict[str, str | None]:
-        rows = components_of(scene_of("wan2.1-t2v-1.3b", shapes, options).pipe)
+        rows = components_of(call_of("wan2.1-t2v-1.3b", shapes, options).pipe)
         return {row.name: row.dtype for row in rows if row.parameters}
 
     own = {"vae": "float32", "text_encoder": "bfloat16", "transformer": "bfloat16"}
@@ -171,16 +171,16 @@ def test_the_model_cards_type_is_used_unless_another_is_asked_for(shapes: Any) -
 
 
 def test_a_scan_of_fewer_steps_than_the_model_card_says_so(shapes: Any) -> None:
-    scene = scene_of("flux", shapes)
-    assert scene.describe_call()["num_inference_steps"] == 3
-    assert scene.card_steps == 50
-    assert scene_of("flux", shapes, Options(steps=3)).card_steps is None
+    call = call_of("flux", shapes)
+    assert call.describe_call()["num_inference_steps"] == 3
+    assert call.card_steps == 50
+    assert call_of("flux", shapes, Options(steps=3)).card_steps is None
     # 0.3 of 50: the share of the steps that are made of an image.
-    assert scene_of("sdxl-img2img", shapes).card_steps == 15
+    assert call_of("sdxl-img2img", shapes).card_steps == 15
 
 
 def test_described_arguments_become_values(shapes: Any) -> None:
-    pipe = scene_of("tiny-sdxl", shapes).pipe
+    pipe = call_of("tiny-sdxl", shapes).pipe
     made = call_values(
         {
             "image": {"image": [64, 32]},
@@ -201,24 +201,24 @@ def test_described_arguments_become_values(shapes: Any) -> None:
 
 
 def test_an_architecture_without_values_takes_no_memory_and_has_its_tables(shapes: Any) -> None:
-    scene = scene_of("sdxl", shapes)
-    assert scene.weights == "none"
+    call = call_of("sdxl", shapes)
+    assert call.weights == "none"
     assert {
         p.device.type
         for part in ("unet", "vae", "text_encoder")
-        for p in getattr(scene.pipe, part).parameters()
+        for p in getattr(call.pipe, part).parameters()
     } == {"meta"}
     positions = (
-        scene.pipe.text_encoder.text_model.embeddings.position_ids
-        if hasattr(scene.pipe.text_encoder, "text_model")
-        else scene.pipe.text_encoder.embeddings.position_ids
+        call.pipe.text_encoder.text_model.embeddings.position_ids
+        if hasattr(call.pipe.text_encoder, "text_model")
+        else call.pipe.text_encoder.embeddings.position_ids
     )
     assert positions.tolist() == [list(range(77))]
-    assert shapes.places == [scene.pipe]
+    assert shapes.places == [call.pipe]
 
 
 def test_sdxl_is_as_published(shapes: Any) -> None:
-    pipe = scene_of("sdxl", shapes).pipe
+    pipe = call_of("sdxl", shapes).pipe
     assert pipe.vae.config.force_upcast is True
     assert pipe.vae.config.scaling_factor == 0.13025
     assert pipe.config.force_zeros_for_empty_prompt is True
@@ -236,7 +236,7 @@ def test_sdxl_is_as_published(shapes: Any) -> None:
 
 
 def test_ssd_1b_has_its_depths_per_layer(shapes: Any) -> None:
-    unet = scene_of("ssd-1b", shapes).pipe.unet
+    unet = call_of("ssd-1b", shapes).pipe.unet
 
     def depths(block: Any) -> list[int]:
         return [len(a.transformer_blocks) for a in getattr(block, "attentions", None) or () if a is not None]
@@ -247,14 +247,14 @@ def test_ssd_1b_has_its_depths_per_layer(shapes: Any) -> None:
 
 
 def test_dtype_is_that_of_loading_with_it(shapes: Any) -> None:
-    rows = components_of(scene_of("sdxl", shapes, Options(dtype="fp16")).pipe)
+    rows = components_of(call_of("sdxl", shapes, Options(dtype="fp16")).pipe)
     assert {row.dtype for row in rows if row.parameters} == {"float16"}
-    rows = components_of(scene_of("sdxl", shapes).pipe)
+    rows = components_of(call_of("sdxl", shapes).pipe)
     assert {row.dtype for row in rows if row.parameters} == {"float32"}
 
 
 def test_roles_and_the_stand_in_are_told(shapes: Any) -> None:
-    rows = {row.name: row for row in components_of(scene_of("sdxl", shapes).pipe)}
+    rows = {row.name: row for row in components_of(call_of("sdxl", shapes).pipe)}
     assert {name: row.role for name, row in rows.items()} == {
         "vae": "vae",
         "text_encoder": "text_encoder",
@@ -269,25 +269,25 @@ def test_roles_and_the_stand_in_are_told(shapes: Any) -> None:
 
 
 def test_the_tiny_one_runs_for_real_and_the_same_every_time(cpu: Any, unchanged: None, caplog: Any) -> None:
-    scene = scene_of("tiny-sdxl", cpu, Options(steps=2))
-    assert scene.weights == "random"
-    first, second = (np.asarray(scene.call().images[0]) for _ in range(2))
+    call = call_of("tiny-sdxl", cpu, Options(steps=2))
+    assert call.weights == "random"
+    first, second = (np.asarray(call.run().images[0]) for _ in range(2))
     assert first.shape == (64, 64, 3)
     assert first.std() > 0
     assert (first == second).all()
-    again = scene_of("tiny-sdxl", cpu, Options(steps=2))
+    again = call_of("tiny-sdxl", cpu, Options(steps=2))
     assert all(
         torch.equal(a, b)
-        for a, b in zip(scene.pipe.unet.parameters(), again.pipe.unet.parameters(), strict=True)
+        for a, b in zip(call.pipe.unet.parameters(), again.pipe.unet.parameters(), strict=True)
     )
     assert not [r for r in caplog.records if "truncated" in r.getMessage()]
 
 
 def test_call_arguments_of_a_scan_are_stated(shapes: Any) -> None:
-    scene = scene_of(
+    call = call_of(
         "sdxl", shapes, Options(batch=2, height=512, guidance_scale=3.5, call={"output_type": "latent"})
     )
-    described = scene.describe_call()
+    described = call.describe_call()
     assert described.pop("prompt")
     assert described == {
         "height": 512,
@@ -299,7 +299,7 @@ def test_call_arguments_of_a_scan_are_stated(shapes: Any) -> None:
 
 
 def test_a_pipeline_may_make_a_model_of_those_it_is_given(shapes: Any) -> None:
-    pipe = scene_of("animatediff", shapes).pipe
+    pipe = call_of("animatediff", shapes).pipe
     assert type(pipe.unet).__name__ == "UNetMotionModel"
     assert {parameter.device.type for parameter in pipe.unet.parameters()} == {"meta"}
     assert pipe.motion_adapter.config.motion_max_seq_length == 32

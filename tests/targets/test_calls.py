@@ -150,7 +150,7 @@ class TestScheduler:
     def pipe(self, shapes: Any) -> Any:
         from diffprof.targets import resolve
 
-        return resolve("tiny-sdxl").run(lambda scene: scene.pipe, shapes, Options())
+        return resolve("tiny-sdxl").run(lambda call: call.pipe, shapes, Options())
 
     @pytest.mark.parametrize("name", ["DDIMScheduler", "ddim"])
     def test_it_is_made_from_the_configuration_of_the_old_one(self, pipe: Any, name: str) -> None:
@@ -207,11 +207,11 @@ def test_every_call_starts_from_the_same_states(cpu: Any, unchanged: None) -> No
         "generators": [torch.Generator().manual_seed(2)],
     }
 
-    def play(scene: Any) -> None:
-        first = scene.call()
+    def play(call: Any) -> None:
+        first = call.run()
         torch.rand(3)
         np.random.rand(2)
-        assert scene.call() == first == scene.call()
+        assert call.run() == first == call.run()
 
     states = torch.get_rng_state(), np.random.get_state()
     from_object(pipe, (), arguments).run(play, cpu, Options())
@@ -220,7 +220,7 @@ def test_every_call_starts_from_the_same_states(cpu: Any, unchanged: None) -> No
 
 
 def test_a_call_leaves_the_default_generators_alone(cpu: Any, unchanged: None) -> None:
-    from_object(Noisy()).run(lambda scene: scene.call(), cpu, Options())
+    from_object(Noisy()).run(lambda call: call.run(), cpu, Options())
 
 
 def test_a_live_pipeline_keeps_its_scheduler(cpu: Any, tiny: Any) -> None:
@@ -229,9 +229,9 @@ def test_a_live_pipeline_keeps_its_scheduler(cpu: Any, tiny: Any) -> None:
     pipe = runpy.run_path(str(tiny / "tiny_pipeline.py"))["tiny"]()
     before = pipe.scheduler
 
-    def play(scene: Any) -> str:
-        assert "num_inference_steps" in inspect.signature(type(scene.pipe).__call__).parameters
-        return type(scene.pipe.scheduler).__name__
+    def play(call: Any) -> str:
+        assert "num_inference_steps" in inspect.signature(type(call.pipe).__call__).parameters
+        return type(call.pipe.scheduler).__name__
 
     assert from_object(pipe).run(play, cpu, Options(scheduler="ddpm")) == "DDPMScheduler"
     assert pipe.scheduler is before
@@ -240,7 +240,7 @@ def test_a_live_pipeline_keeps_its_scheduler(cpu: Any, tiny: Any) -> None:
 
 def test_what_is_no_pipeline_is_refused(cpu: Any) -> None:
     with pytest.raises(UsageError, match="int is not a pipeline"):
-        from_object(3).run(lambda scene: None, cpu, Options())
+        from_object(3).run(lambda call: None, cpu, Options())
 
 
 def test_arguments_become_plain_values(cpu: Any) -> None:
@@ -260,7 +260,7 @@ def test_arguments_become_plain_values(cpu: Any) -> None:
         "sigmas": [1.0, 0.5],
         "nested": {"scale": 0.5, "dtype": torch.float16},
     }
-    described = from_object(Takes(), (), given).run(lambda scene: scene.describe_call(), cpu, Options())
+    described = from_object(Takes(), (), given).run(lambda call: call.describe_call(), cpu, Options())
     assert described == {
         "latents": "tensor 1x4x8x8 float16 on cpu",
         "image": "image 8x6 RGB",

@@ -14,15 +14,15 @@ from diffprof.targets import Options, resolve
 Write = Callable[[str, str], Path]
 
 
-def run(file: Path, function: str, device: Any, play: Any = lambda scene: scene, **options: Any) -> Any:
+def run(file: Path, function: str, device: Any, play: Any = lambda call: call, **options: Any) -> Any:
     return resolve(f"{file}:{function}").run(play, device, Options(**options))
 
 
 def test_a_pipeline_is_called_by_its_signature(tiny: Path, cpu: Any, unchanged: None) -> None:
-    scene = run(tiny / "tiny_pipeline.py", "tiny", cpu, batch=2)
-    assert scene.kwargs == {"num_inference_steps": 3, "batch_size": 2}
-    assert scene.weights == "real"
-    assert len(scene.call().images) == 2
+    call = run(tiny / "tiny_pipeline.py", "tiny", cpu, batch=2)
+    assert call.kwargs == {"num_inference_steps": 3, "batch_size": 2}
+    assert call.weights == "real"
+    assert len(call.run().images) == 2
 
 
 def test_its_call_arguments_and_neighbours_are_its_own(
@@ -38,7 +38,7 @@ def test_its_call_arguments_and_neighbours_are_its_own(
             return tiny(), {"num_inference_steps": 2, "output_type": "np"}
         """,
     )
-    play = lambda scene: (scene.kwargs, scene.call().images.shape)  # noqa: E731
+    play = lambda call: (call.kwargs, call.run().images.shape)  # noqa: E731
     assert run(file, "pipe", cpu, play) == ({"num_inference_steps": 2, "output_type": "np"}, (1, 8, 8, 3))
     assert "tiny_pipeline" not in sys.modules
 
@@ -101,7 +101,7 @@ def test_an_unknown_function_is_answered_with_those_there_are(write: Write, cpu:
 
 
 def test_what_playing_raises_passes_through(tiny: Path, cpu: Any, unchanged: None) -> None:
-    def play(scene: Any) -> None:
+    def play(call: Any) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -124,9 +124,9 @@ def test_loading_without_weights_reads_configurations(
             )
         """,
     )
-    scene = run(file, "pipe", shapes, weights=False)
-    assert scene.weights == "none"
-    for part in (scene.pipe.unet, scene.pipe.vae):
+    call = run(file, "pipe", shapes, weights=False)
+    assert call.weights == "none"
+    for part in (call.pipe.unet, call.pipe.vae):
         assert all(p.device.type == "cpu" and stands_for_unknown(p) for p in part.parameters())
-    assert scene.pipe.unet.dtype != scene.pipe.vae.dtype
-    assert type(scene.pipe.scheduler).__name__ == "DDIMScheduler"
+    assert call.pipe.unet.dtype != call.pipe.vae.dtype
+    assert type(call.pipe.scheduler).__name__ == "DDIMScheduler"

@@ -394,8 +394,8 @@ def test_tensors_for_a_pipeline_left_on_the_cpu_go_along(built: Any, write: Writ
         """,
     )
 
-    def play(scene: Any) -> Any:
-        return str(scene.kwargs["embeds"].device), str(scene.kwargs["more"][0].device), len(scene.notes)
+    def play(call: Any) -> Any:
+        return str(call.kwargs["embeds"].device), str(call.kwargs["more"][0].device), len(call.notes)
 
     assert resolve(f"{file}:make").run(play, sim, Options()) == ("cuda:0", "cuda:0", 2)
     assert resolve(f"{file}:there").run(play, sim, Options()) == ("cpu", "cuda:0", 0), "as it was written"

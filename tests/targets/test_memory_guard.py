@@ -88,6 +88,6 @@ def test_a_factory_is_stopped_at_its_line(write: Write) -> None:
     )
     device = resolve_device("sim")
     with device.active(), pytest.raises(TargetError, match=r"asked for 37252\.9 GiB on the CPU") as error:
-        resolve(f"{file}:make").run(lambda scene: None, device, Options())
+        resolve(f"{file}:make").run(lambda call: None, device, Options())
     assert "make.py:6" in error.value.what
     assert "--no-weights" in error.value.hint

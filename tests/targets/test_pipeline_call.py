@@ -40,18 +40,18 @@ class Pipe:
         return self.scheduler.step(1) + self.scheduler.step(2)
 
 
-def scene() -> PipelineCall:
+def call() -> PipelineCall:
     return PipelineCall(pipe=Pipe(), args=(), kwargs={}, target=None, weights="real")  # type: ignore[arg-type]
 
 
 def test_every_call_starts_from_the_same_state() -> None:
-    one = scene()
-    assert [one.call(), one.call()] == [3, 3]
+    one = call()
+    assert [one.run(), one.run()] == [3, 3]
     assert one.pipe.scheduler.seen == [1, 2]
 
 
 def test_what_watched_the_first_call_does_not_come_back() -> None:
-    one = scene()
+    one = call()
     scheduler = one.pipe.scheduler
     watched = []
 
@@ -60,14 +60,14 @@ def test_what_watched_the_first_call_does_not_come_back() -> None:
         return Stepping.step(scheduler, sample)
 
     with replaced(scheduler, "step", step):
-        one.call()
-    one.call()
+        one.run()
+    one.run()
     assert watched == [1, 2]
     assert "step" not in vars(scheduler)
 
 
 def test_a_method_that_was_replaced_since_the_first_call_stays() -> None:
-    one = scene()
-    one.call()
+    one = call()
+    one.run()
     one.pipe.scheduler.step = lambda sample: 10
-    assert one.call() == 20
+    assert one.run() == 20

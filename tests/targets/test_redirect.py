@@ -201,9 +201,9 @@ def test_a_script_for_cuda_runs_on_the_simulated_device(tiny: Any, write: Any, u
     file = write("script.py", SCRIPT.format(tests=str(tiny)))
     device = resolve_device("sim")
 
-    def play(scene: Any) -> Any:
-        scene.call()
-        return scene.pipe.device, scene.weights, scene.notes, scene.kwargs["generator"].device
+    def play(call: Any) -> Any:
+        call.run()
+        return call.pipe.device, call.weights, call.notes, call.kwargs["generator"].device
 
     with device.active():
         where = device.torch_device
@@ -224,8 +224,8 @@ def test_offloading_finds_the_device(tiny: Any, write: Any, unchanged: None) -> 
     )
     device = resolve_device("sim")
 
-    def play(scene: Any) -> Any:
-        return scene.pipe._execution_device, scene.pipe.unet.device.type, scene.notes
+    def play(call: Any) -> Any:
+        return call.pipe._execution_device, call.pipe.unet.device.type, call.notes
 
     with device.active():
         where, left, notes = resolve(f"{file}:offloaded").run(play, device, Options())
@@ -254,11 +254,11 @@ def test_a_pipeline_without_weights_can_be_offloaded(
     )
     device = resolve_device("sim")
 
-    def play(scene: Any) -> Any:
+    def play(call: Any) -> Any:
         recorder = Recorder()
         with observing(recorder):
-            scene.call()
-        return scene.pipe.unet.dtype, scene.weights, max(wait.bytes for wait in recorder.uploads)
+            call.run()
+        return call.pipe.unet.dtype, call.weights, max(wait.bytes for wait in recorder.uploads)
 
     with device.active():
         found = resolve(f"{file}:offloaded").run(play, device, Options(weights=False))

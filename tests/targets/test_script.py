@@ -29,7 +29,7 @@ CALLS = """
 
 
 def run(
-    file: Path, device: Any, args: tuple[str, ...] = (), play: Any = lambda scene: scene, **options: Any
+    file: Path, device: Any, args: tuple[str, ...] = (), play: Any = lambda call: call, **options: Any
 ) -> Any:
     return resolve(str(file), args).run(play, device, Options(**options))
 
@@ -39,11 +39,11 @@ def test_its_first_call_is_played_with_its_arguments(
 ) -> None:
     file = write("script.py", CALLS)
 
-    def play(scene: Any) -> Any:
+    def play(call: Any) -> Any:
         assert sys.argv == [str(file), "3"]
         assert sys.path[0] == str(file.parent)
         assert sys.modules["__main__"].__file__ == str(file)
-        return scene.args, scene.kwargs, len(scene.call().images), type(scene.pipe).__call__.__qualname__
+        return call.args, call.kwargs, len(call.run().images), type(call.pipe).__call__.__qualname__
 
     assert run(file, cpu, ("3",), play) == (
         (),
@@ -58,9 +58,9 @@ def test_its_first_call_is_played_with_its_arguments(
 
 
 def test_options_of_the_command_line_go_first(tiny: Path, write: Write, cpu: Any) -> None:
-    scene = run(write("script.py", CALLS), cpu, ("3",), steps=1, scheduler="ddpm")
-    assert scene.kwargs == {"batch_size": 3, "num_inference_steps": 1}
-    assert type(scene.pipe.scheduler).__name__ == "DDPMScheduler"
+    call = run(write("script.py", CALLS), cpu, ("3",), steps=1, scheduler="ddpm")
+    assert call.kwargs == {"batch_size": 3, "num_inference_steps": 1}
+    assert type(call.pipe.scheduler).__name__ == "DDPMScheduler"
 
 
 def test_context_managers_of_the_script_are_open_while_it_is_played(
@@ -80,7 +80,7 @@ def test_context_managers_of_the_script_are_open_while_it_is_played(
             tiny()()
         """,
     )
-    play = lambda scene: (torch.is_inference_mode_enabled(), torch.get_default_dtype())  # noqa: E731
+    play = lambda call: (torch.is_inference_mode_enabled(), torch.get_default_dtype())  # noqa: E731
     assert run(file, cpu, (), play) == (True, torch.float64)
 
 
@@ -104,7 +104,7 @@ def test_a_pipeline_class_of_its_own_counts_and_may_call_others(
         Twice(tiny())(2)
         """,
     )
-    assert run(file, cpu, (), lambda scene: (type(scene.pipe).__name__, scene.args, len(scene.call()))) == (
+    assert run(file, cpu, (), lambda call: (type(call.pipe).__name__, call.args, len(call.run()))) == (
         "Twice",
         (2,),
         2,
@@ -149,7 +149,7 @@ def test_what_playing_raises_is_not_the_script_s_to_catch(
         """,
     )
 
-    def play(scene: Any) -> None:
+    def play(call: Any) -> None:
         raise error
 
     with pytest.raises(type(error)) as raised:
@@ -249,9 +249,9 @@ def test_a_pipeline_left_on_the_cpu_is_moved_and_that_is_said(tiny: Path, write:
         torch_device = torch.device("meta")
 
     device = Elsewhere(kind="sim")
-    scene = run(write("script.py", CALLS), device, ("1",))
-    assert device.places == [scene.pipe]
-    assert scene.notes == ["The pipeline was left on the CPU, and was moved to fake for the scan."]
+    call = run(write("script.py", CALLS), device, ("1",))
+    assert device.places == [call.pipe]
+    assert call.notes == ["The pipeline was left on the CPU, and was moved to fake for the scan."]
 
 
 def test_a_file_that_the_network_does_not_give_is_said_to_be_missing(

@@ -135,7 +135,7 @@ def test_a_call_on_another_thread_is_scanned_and_ends_the_wait(
     before = signal.getsignal(signal.SIGINT)
     run = threading.Thread.run
     with device.active():
-        kwargs, output = resolve(str(file)).run(lambda s: (s.kwargs, s.call()), device, Options())
+        kwargs, output = resolve(str(file)).run(lambda s: (s.kwargs, s.run()), device, Options())
     assert kwargs == {"num_inference_steps": 1, "batch_size": 1}
     assert len(output.images) == 1
     assert signal.getsignal(signal.SIGINT) is before
@@ -227,15 +227,15 @@ def test_nothing_of_the_script_s_is_called_beside_the_call_that_is_played(
     file = write("script.py", COUNTED + source)
     device = resolve_device("sim")
 
-    def play(scene: Any) -> Any:
-        scene.call()
+    def play(call: Any) -> Any:
+        call.run()
         deadline = time.monotonic() + 60
-        while len(scene.pipe.tried) < 2 and time.monotonic() < deadline:
+        while len(call.pipe.tried) < 2 and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(0.05)  # for the other, which has said that it calls
-        scene.call()
-        assert len(scene.pipe.tried) > 1
-        return scene.pipe.ran, threading.get_ident()
+        call.run()
+        assert len(call.pipe.tried) > 1
+        return call.pipe.ran, threading.get_ident()
 
     with device.active():
         ran, own = resolve(str(file)).run(play, device, Options())
@@ -298,7 +298,7 @@ def test_a_call_that_the_played_one_waits_for_is_let_through(
     file = write("script.py", imports + dedent(COUNTED) + dedent(source) + "\nOuter()()\n")
     device = resolve_device("sim")
     with device.active():
-        output = resolve(str(file)).run(lambda scene: scene.call(), device, Options())
+        output = resolve(str(file)).run(lambda call: call.run(), device, Options())
     assert len(output.images) == 1
 
 
@@ -327,9 +327,9 @@ def test_a_script_that_waits_after_its_first_call_is_left(
     file = write("script.py", dedent(COUNTED) + "\nother = tiny()\ncall()\n" + dedent(source))
     device = resolve_device("sim")
 
-    def play(scene: Any) -> str:
-        scene.call()
-        return type(scene.pipe).__name__
+    def play(call: Any) -> str:
+        call.run()
+        return type(call.pipe).__name__
 
     with device.active():
         found, missed = resolve(str(file)).run_each(play, play, device, Options())
@@ -399,7 +399,7 @@ def test_leaving_a_server_is_at_most_one_line(
     file = write("script.py", HEAD + source)
     device = resolve_device("sim")
     with device.active():
-        resolve(str(file)).run(lambda scene: scene.call(), device, Options())
+        resolve(str(file)).run(lambda call: call.run(), device, Options())
     said = capfd.readouterr().err
     assert said in ("", f"{file} was left, with all that it served, after the call that is scanned.\n")
 
@@ -447,7 +447,7 @@ def test_a_call_in_a_child_process_ends_the_script_with_a_word(
     file = write("script.py", HEAD + lambda_ + source)
     device = resolve_device("sim")
     with device.active(), pytest.raises(TargetError, match="a call that is made there is not scanned"):
-        resolve(str(file)).run(lambda scene: pytest.fail("played"), device, Options())
+        resolve(str(file)).run(lambda call: pytest.fail("played"), device, Options())
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -463,11 +463,9 @@ def test_a_pool_that_nobody_shuts_down_does_not_keep_a_script_that_ended(
     device = resolve_device("sim")
     with device.active():
         with pytest.raises(TargetError, match="ended without calling a pipeline"):
-            resolve(str(write("none.py", HEAD + pool))).run(lambda scene: scene.call(), device, Options())
+            resolve(str(write("none.py", HEAD + pool))).run(lambda call: call.run(), device, Options())
         later = "\n        pool.submit(time.sleep, 0.3)\n        pool.submit(call)\n"
-        output = resolve(str(write("late.py", HEAD + pool + later))).run(
-            lambda s: s.call(), device, Options()
-        )
+        output = resolve(str(write("late.py", HEAD + pool + later))).run(lambda s: s.run(), device, Options())
     assert len(output.images) == 1
 
 
@@ -475,7 +473,7 @@ def test_what_playing_raises_on_another_thread_arrives(tiny: Path, write: Write,
     file = write("script.py", HEAD + WAYS["queue that nobody ends"])
     device = resolve_device("sim")
 
-    def play(scene: Any) -> None:
+    def play(call: Any) -> None:
         raise ZeroDivisionError("inside")
 
     with device.active(), pytest.raises(ZeroDivisionError, match="inside"):

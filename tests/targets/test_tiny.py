@@ -36,13 +36,13 @@ def test_every_architecture_has_a_small_form_and_what_is_small_has_none() -> Non
 
 
 def test_a_small_form_has_all_blocks_of_the_denoiser_and_runs_with_values(cpu: Any) -> None:
-    scene = resolve("tiny-sd15").run(lambda scene: scene, cpu, Options(steps=1))
-    unet = scene.pipe.unet
+    call = resolve("tiny-sd15").run(lambda call: call, cpu, Options(steps=1))
+    unet = call.pipe.unet
     assert tuple(unet.config.block_out_channels) == (20, 40, 80, 80)
     assert (unet.config.layers_per_block, unet.config.cross_attention_dim) == (2, 48)
-    assert scene.describe_call()["num_inference_steps"] == 1
-    assert "widths divided by 16" in scene.notes[0]
-    picture = scene.call().images[0]
+    assert call.describe_call()["num_inference_steps"] == 1
+    assert "widths divided by 16" in call.notes[0]
+    picture = call.run().images[0]
     assert picture.size == (64, 64)
     assert len(set(picture.tobytes())) > 1
 
@@ -55,7 +55,7 @@ def test_a_small_form_is_as_before_its_first_call(cpu: Any, monkeypatch: pytest.
     monkeypatch.setattr(TinyTarget, "_full_size", tiny_case)
     call = resolve("tiny-z-image").run(lambda call: call, cpu, Options())
     assert call.pipe.transformer.rope_embedder.freqs_cis is None
-    call.call()
+    call.run()
     assert call.pipe.transformer.rope_embedder.freqs_cis is not None
 
 
@@ -67,7 +67,7 @@ def test_what_can_not_be_shrunk_says_why(cpu: Any, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(TinyTarget, "_full_size", full_size)
     with pytest.raises(TargetError) as error:
-        resolve("tiny-flux").run(lambda scene: scene, cpu, Options())
+        resolve("tiny-flux").run(lambda call: call, cpu, Options())
     assert "no 'tiny-flux'" in error.value.what
     assert "Linear has no configuration" in error.value.what
     assert "diffprof scan flux" in (error.value.hint or "")
@@ -175,7 +175,7 @@ def waits(name: str, device: str) -> Counter[Wait]:
 @pytest.mark.slow
 @pytest.mark.parametrize("info", SMALL, ids=lambda info: info.name)
 def test_a_small_form_waits_with_values_as_without_and_as_the_full_size_one(info: Any, cpu: Any) -> None:
-    pipe = resolve(info.tiny).run(lambda scene: scene.pipe, cpu, Options())
+    pipe = resolve(info.tiny).run(lambda call: call.pipe, cpu, Options())
     models = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
     assert {weight.device.type for model in models for weight in model.parameters()} == {"cpu"}
     small = waits(info.tiny, "sim:h100")

@@ -39,7 +39,7 @@ def twin(pipe: Any, **kwargs: Any) -> Twin:
 
 def values(found: Twin) -> torch.Tensor:
     """The latents of its call, or its picture."""
-    output = output_of(found.scene)
+    output = output_of(found.call)
     return output.latents if output.latents is not None else torch.from_numpy(output.image)
 
 
@@ -72,7 +72,7 @@ def test_pipelines_of_the_corpus_have_a_twin(name: str) -> None:
         return
     found = twin(case.pipe, **case.kwargs)
     assert (found.factor == 1) == (name in UNDIVIDED)
-    mine, theirs = (components(pipe) for pipe in (found.scene.pipe, case.pipe))
+    mine, theirs = (components(pipe) for pipe in (found.call.pipe, case.pipe))
     assert mine.keys() == theirs.keys()
     for key in with_role(case.pipe, "denoiser"):
         assert names_of(mine[key]) == names_of(theirs[key])
@@ -91,8 +91,8 @@ def test_a_small_pipeline_that_can_not_be_divided_keeps_its_widths() -> None:
 def test_a_picture_changed_a_little_still_has_steps() -> None:
     case = CASES["sdxl-img2img"].build()
     found = twin(case.pipe, **{**case.kwargs, "strength": 0.3, "num_inference_steps": 50})
-    assert found.scene.kwargs["num_inference_steps"] == 10
-    assert twin(CASES["flux"].build().pipe, **CASES["flux"].build().kwargs).scene.kwargs[
+    assert found.call.kwargs["num_inference_steps"] == 10
+    assert twin(CASES["flux"].build().pipe, **CASES["flux"].build().kwargs).call.kwargs[
         "num_inference_steps"
     ] in range(1, STEPS + 1)
 
@@ -256,8 +256,8 @@ def test_real_widths_are_divided(make: Callable[[], tuple[Any, dict[str, Any]]])
         pipe, kwargs = make()
     found = twin(pipe, num_inference_steps=30, **kwargs)
     assert found.factor == 16
-    assert names_of(found.scene.pipe.transformer) == names_of(pipe.transformer)
-    assert 4 * parameters(found.scene.pipe.transformer) < parameters(pipe.transformer)
+    assert names_of(found.call.pipe.transformer) == names_of(pipe.transformer)
+    assert 4 * parameters(found.call.pipe.transformer) < parameters(pipe.transformer)
     assert torch.isfinite(values(found)).all()
 
 
@@ -266,7 +266,7 @@ def test_a_text_encoder_has_its_first_layers_only() -> None:
     with device.active():
         found = resolve("sd15").run(twin_of, device, Options())
     assert found.factor == 16
-    lists = (m for m in found.scene.pipe.text_encoder.modules() if isinstance(m, torch.nn.ModuleList))
+    lists = (m for m in found.call.pipe.text_encoder.modules() if isinstance(m, torch.nn.ModuleList))
     assert [len(each) for each in lists] == [TEXT_LAYERS]
 
 
@@ -306,7 +306,7 @@ def test_adapters_of_real_widths_are_put_on_with_their_state() -> None:
     }
     found = twin(pipe, **kwargs)
     assert found.factor > 1
-    small = found.scene.pipe.unet
+    small = found.call.pipe.unet
     assert names_of(small) == names_of(unet)
     (theirs, mine) = (
         next(m for name, m in each.named_modules() if name.endswith("attn2.to_q")) for each in (unet, small)
@@ -332,7 +332,7 @@ def test_no_width_is_divided_to_nothing() -> None:
     )
     found = twin(df.DDIMPipeline(unet, df.DDIMScheduler()), num_inference_steps=2)
     assert found.factor == 8
-    assert all(p.numel() for p in found.scene.pipe.unet.parameters())
+    assert all(p.numel() for p in found.call.pipe.unet.parameters())
 
 
 def test_what_can_not_be_shrunk_is_named() -> None:
@@ -377,7 +377,7 @@ def test_a_prompt_is_padded_to_fewer_tokens() -> None:
     case = CASES["flux"].build()
     kwargs = {name: value for name, value in case.kwargs.items() if name != "max_sequence_length"}
     assert "prompt" in kwargs
-    assert twin(case.pipe, **kwargs).scene.kwargs["max_sequence_length"] == TOKENS
+    assert twin(case.pipe, **kwargs).call.kwargs["max_sequence_length"] == TOKENS
     small = sizes_of(case.pipe, kwargs)
     held = {"tokenizer_max_length": 1000, "tokenizer_2_max_length": 77, "vision_num_semantic_tokens": 729}
     assert small.texts(held) == {"tokenizer_max_length": 128, "vision_num_semantic_tokens": 128}
@@ -398,16 +398,16 @@ def test_a_call_that_takes_certain_resolutions_takes_the_small_one() -> None:
 
     made = Layers()
     picture, sizes = Image.new("RGB", (640, 640)), Sizes(640, 640, 1, 64, 64, 1)
-    scene = PipelineCall(made, (), {"image": picture}, target=None, weights="none")  # type: ignore[arg-type]
+    call = PipelineCall(made, (), {"image": picture}, target=None, weights="none")  # type: ignore[arg-type]
     _make_small_pictures(made, sizes)
-    assert made(**small_call(scene, made, 16, sizes)) == (True, 64)
+    assert made(**small_call(call, made, 16, sizes)) == (True, 64)
 
 
 def test_a_call_that_is_told_the_area_of_its_pictures_is_told_the_small_one() -> None:
     """FluxKontext brings the picture that it is given to one of its own sizes, and its own to an area."""
     case = CASES["flux-kontext"].build()
     kwargs = {name: value for name, value in case.kwargs.items() if name not in ("_auto_resize", "max_area")}
-    found = twin(case.pipe, **kwargs).scene.kwargs
+    found = twin(case.pipe, **kwargs).call.kwargs
     assert found["max_area"] == found["height"] * found["width"]
     assert found["_auto_resize"] is False
 
@@ -417,14 +417,14 @@ def test_a_twin_may_have_few_of_equal_blocks_where_it_runs_with_them() -> None:
     case.pipe.unet = df.UNet2DConditionModel.from_config(
         {**case.pipe.unet.config, "transformer_layers_per_block": 4}
     )
-    scene = PipelineCall(case.pipe, (), case.kwargs, target=None, weights="none")  # type: ignore[arg-type]
+    call = PipelineCall(case.pipe, (), case.kwargs, target=None, weights="none")  # type: ignore[arg-type]
 
     def lengths(found: Twin) -> set[int]:
-        modules = found.scene.pipe.unet.named_modules()
+        modules = found.call.pipe.unet.named_modules()
         return {len(module) for name, module in modules if name.endswith("transformer_blocks")}
 
-    few, all_ = twin_of(scene, few_blocks=True), twin_of(scene)
+    few, all_ = twin_of(call, few_blocks=True), twin_of(call)
     assert (lengths(few), lengths(all_)) == ({2}, {4})
     assert "few of its equal blocks" in few.said
     assert "equal blocks" not in all_.said
-    assert few.scene.output is not None
+    assert few.call.output is not None

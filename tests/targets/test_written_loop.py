@@ -132,7 +132,7 @@ def test_on_the_cpu_such_a_loop_is_refused_with_the_way_out(write: Write, cpu: A
     write("models.py", MODELS)
     file = write("script.py", AT_THE_TOP)
     with pytest.raises(TargetError, match="writes its loop out itself") as error:
-        resolve(str(file)).run(lambda scene: None, cpu, Options())
+        resolve(str(file)).run(lambda call: None, cpu, Options())
     assert "--device sim" in error.value.hint
 
 
@@ -174,7 +174,7 @@ def test_other_pipelines_of_the_script_are_named(tiny: Path, write: Write, cpu: 
         main()
         """,
     )
-    unseen = resolve(str(file)).run(lambda scene: scene.unseen, cpu, Options())
+    unseen = resolve(str(file)).run(lambda call: call.unseen, cpu, Options())
     whats = [row.what for row in unseen]
     assert set(whats[:-2]) == {
         "another pipeline of the script, refiner (DDPMPipeline)",
@@ -220,7 +220,7 @@ IN_OBJECTS = """
 
 def test_pipelines_that_objects_hold_are_named(tiny: Path, write: Write, cpu: Any) -> None:
     file = write("script.py", IN_OBJECTS)
-    unseen = resolve(str(file)).run(lambda scene: scene.unseen, cpu, Options())
+    unseen = resolve(str(file)).run(lambda call: call.unseen, cpu, Options())
     named = "self.parts.refiner", "Service.shared[0]", "later.inner", "bound"
     assert {row.what for row in unseen if not row.site} == {
         f"another pipeline of the script, {name} (DDPMPipeline)" for name in named
@@ -267,9 +267,9 @@ def test_each_pipeline_is_played_wherever_it_is_held(tiny: Path, write: Write, c
     )
     file = write("script.py", head + textwrap.dedent(source))
 
-    def steps(scene: PipelineCall) -> int:
-        scene.call()
-        return scene.kwargs["num_inference_steps"]
+    def steps(call: PipelineCall) -> int:
+        call.run()
+        return call.kwargs["num_inference_steps"]
 
     played, left = ScriptTarget(file).run_each(steps, steps, cpu, Options())
     assert (played, left) == ([1, 2], ())
@@ -321,18 +321,18 @@ def test_another_pipeline_of_a_script_is_played_after_those_before_it(
 ) -> None:
     file = write("script.py", BASE_AND_REFINER.replace("{end}", "base(num_inference_steps=9)"))
     second = ScriptTarget(file, which=1)
-    assert second.run(lambda scene: (type(scene.pipe).__name__, scene.args[0].shape), cpu, Options()) == (
+    assert second.run(lambda call: (type(call.pipe).__name__, call.args[0].shape), cpu, Options()) == (
         "Told",
         (1, 8, 8, 3),
     )
 
-    def broken(scene: PipelineCall) -> None:
+    def broken(call: PipelineCall) -> None:
         raise UsageError("this one")
 
     with pytest.raises(UsageError, match="this one"):
         second.run(broken, cpu, Options())
     with pytest.raises(TargetError, match=r"its pipeline 3: the script ended without calling it"):
-        ScriptTarget(file, which=2).run(lambda scene: None, cpu, Options())
+        ScriptTarget(file, which=2).run(lambda call: None, cpu, Options())
 
 
 def test_a_script_that_fails_between_its_calls_is_reported_up_to_there(tiny: Path, write: Write) -> None:
@@ -432,7 +432,7 @@ def test_a_call_in_a_child_process_is_said_to_be_there(tiny: Path, write: Write,
         child.join()
     """
     with pytest.raises(TargetError, match=r"It started a child process: a call .* there is not") as error:
-        resolve(str(write("script.py", source))).run(lambda scene: scene, cpu, Options())
+        resolve(str(write("script.py", source))).run(lambda call: call, cpu, Options())
     assert "in its own process" in (error.value.hint or "")
 
 
@@ -456,7 +456,7 @@ def test_later_calls_of_the_pipeline_are_named(tiny: Path, write: Write, cpu: An
         pipe.to("cpu")
         """,
     )
-    unseen = resolve(str(file)).run(lambda scene: scene.unseen, cpu, Options())
+    unseen = resolve(str(file)).run(lambda call: call.unseen, cpu, Options())
     assert [(row.what, row.site.line) for row in unseen if row.site] == [
         ("a later call of the pipeline, pipe", 11),
         ("a later call of the pipeline, held.inner.pipe", 12),
@@ -467,7 +467,7 @@ def test_later_calls_of_the_pipeline_are_named(tiny: Path, write: Write, cpu: An
 
 def test_a_pipeline_s_own_parts_are_no_others(tiny: Path, write: Write, cpu: Any) -> None:
     file = write("script.py", "from tiny_pipeline import tiny\n\npipe = tiny()\nsame = pipe\npipe()\n")
-    assert resolve(str(file)).run(lambda scene: scene.unseen, cpu, Options()) == []
+    assert resolve(str(file)).run(lambda call: call.unseen, cpu, Options()) == []
 
 
 # --- arguments ------------------------------------------------------------------------------------
@@ -491,7 +491,7 @@ def test_a_factory_s_file_has_no_arguments_of_diffprof(
         """,
     )
     monkeypatch.setattr("sys.argv", ["diffprof", "scan", f"{file}:make", "--json"])
-    made = resolve(f"{file}:make").run(lambda scene: scene.kwargs, cpu, Options())
+    made = resolve(f"{file}:make").run(lambda call: call.kwargs, cpu, Options())
     assert made == {"num_inference_steps": 2}
     with pytest.raises(UsageError, match="names no function after the colon"):
         resolve(f"{file}:")

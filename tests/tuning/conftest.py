@@ -25,7 +25,7 @@ def built() -> Any:
     from diffprof.targets import Options, resolve
 
     held: list[Any] = []
-    resolve("tiny-sdxl").run(lambda scene: held.append(scene.pipe), resolve_device("cpu"), Options())
+    resolve("tiny-sdxl").run(lambda call: held.append(call.pipe), resolve_device("cpu"), Options())
     return held[0]
 
 

@@ -39,8 +39,8 @@ class Promise(NamedTuple):
 class _Trial(trial.SimulatedTrial):
     """Times alone: no output is compared."""
 
-    def __init__(self, scene: PipelineCall, *args: object) -> None:
-        trial.Trial.__init__(self, scene, *args)  # type: ignore[arg-type]
+    def __init__(self, call: PipelineCall, *args: object) -> None:
+        trial.Trial.__init__(self, call, *args)  # type: ignore[arg-type]
         self.twin, self._twin, self._looked, self.no_twin = None, None, None, str(NoTwin("not compared"))
         self.compiling, self._original, self._cpu_seconds, self._expected = (), None, None, ()
 
@@ -69,16 +69,16 @@ def promises(
     as if it promised nothing."""
     device = resolve_device(f"sim:{gpu}")
 
-    def play(scene: PipelineCall) -> list[Promise]:
-        with lent(scene.pipe, device) if target.kind == "object" else nullcontext():
-            return carried_out(scene)
+    def play(call: PipelineCall) -> list[Promise]:
+        with lent(call.pipe, device) if target.kind == "object" else nullcontext():
+            return carried_out(call)
 
-    def carried_out(scene: PipelineCall) -> list[Promise]:
+    def carried_out(call: PipelineCall) -> list[Promise]:
         session = Session(target, device, options, ANALYZERS)
         session.lends = False
-        report = make_report(session.record(scene))
+        report = make_report(session.record(call))
         plan = make_plan(report, Choice(lossy=True))
-        tried = _Trial(scene, device, target, options, {}, Progress())
+        tried = _Trial(call, device, target, options, {}, Progress())
         return [
             *_alone(tried, plan, report, unknown=unknown),
             *(_together(tried, plan, report) if together else ()),

@@ -51,7 +51,7 @@ class Call:
     def __init__(self, model: torch.nn.Module) -> None:
         self.pipe = model
 
-    def call(self) -> torch.Tensor:
+    def run(self) -> torch.Tensor:
         with torch.no_grad():
             return self.pipe(torch.ones(8, 16))
 
@@ -80,13 +80,13 @@ class Counting(Wide):
 def test_equal_blocks_are_captured_once_and_each_runs_with_its_own_weights(kind: Any, graphs: int) -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(*(kind() for _ in range(4)))
-    scene: Any = SimpleNamespace(scene=Call(model))
+    twin: Any = SimpleNamespace(call=Call(model))
     whole = called(model, torch.ones(8, 16), decomposing)
     torch._dynamo.reset()
     counters.clear()
     with ExitStack() as folds:
         run = torch.compile(model, backend=decomposing, fullgraph=True)
-        assert folded(scene, [(model, {"fullgraph": True})], folds)
+        assert folded(twin, [(model, {"fullgraph": True})], folds)
         with torch.no_grad():
             if graphs == 1:
                 with pytest.raises(WritesState):

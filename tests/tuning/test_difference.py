@@ -28,8 +28,8 @@ class Pipe:
 
 
 def made(result: Any) -> Any:
-    scene = PipelineCall(pipe=Pipe(result), args=(), kwargs={}, target=None, weights="real")  # type: ignore[arg-type]
-    output = output_of(scene)
+    call = PipelineCall(pipe=Pipe(result), args=(), kwargs={}, target=None, weights="real")  # type: ignore[arg-type]
+    output = output_of(call)
     return output.image if output.image is not None else output.latents
 
 

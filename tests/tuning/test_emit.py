@@ -249,7 +249,7 @@ assert "diffprof" not in sys.modules
     plain = pipe(**{**seeded, "num_inference_steps": 2}).images
     for key, each in codes.items():
         subject.apply(key, each)
-    assert np.array_equal(np.asarray(subject.scene.call().images), image)
+    assert np.array_equal(np.asarray(subject.call.run().images), image)
     assert np.array_equal(plain, image), "the fixes are exact"
     subject.restore(before)
 

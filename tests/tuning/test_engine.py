@@ -104,7 +104,7 @@ def test_on_a_simulated_gpu_outputs_are_compared_on_a_twin(tried):
 
 def test_each_fix_is_told_the_share_of_its_own_python(tried, monkeypatch):
     took = iter([1.0, 0.5, 0.4])
-    monkeypatch.setattr(trial, "cpu_seconds", lambda scene: next(took))
+    monkeypatch.setattr(trial, "cpu_seconds", lambda call: next(took))
     modelled = Simulated(int8=())
     outcomes, _ = tried(
         "sim:a100-80gb",
@@ -356,12 +356,12 @@ def test_a_compiled_twin_that_can_not_be_called_is_named(tried, monkeypatch):
     monkeypatch.setattr(compiled_twin, "LIMIT_SECONDS", 0.0)
     call = compiled_twin.output_of
 
-    def long(scene):
+    def long(pipeline_call):
         """Until somebody has looked how long it takes."""
         begun = time.process_time()
         while time.process_time() < begun + 1.0:
             pass
-        return call(scene)
+        return call(pipeline_call)
 
     monkeypatch.setattr(compiled_twin, "output_of", long)
     quick = compiling(Code(optimize="pipe.unet.conv_in.compile()"))
@@ -502,7 +502,7 @@ class Broken(UNet2DConditionModel):
 
 
 def make():
-    pipe = with_tiny_sdxl(lambda scene: scene.pipe)
+    pipe = with_tiny_sdxl(lambda call: call.pipe)
     pipe.unet.__class__ = Broken
     return pipe, {"prompt": "a cat", "num_inference_steps": 2, "height": 64, "width": 64}
 """

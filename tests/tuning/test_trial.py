@@ -23,8 +23,8 @@ HALF = Code(imports=("import torch",), optimize="pipe.to(torch.bfloat16)")
 def on_a_small_pipeline(work: Callable[[SimulatedTrial], Any]) -> Any:
     target, device, options = resolve("tiny-sdxl"), resolve_device("sim:a100-80gb"), Options(steps=3)
 
-    def run(scene: Any) -> Any:
-        return work(TimesAlone(scene, device, target, options, {}, Progress()))
+    def run(call: Any) -> Any:
+        return work(TimesAlone(call, device, target, options, {}, Progress()))
 
     with device.active():
         target.load_code()
@@ -112,9 +112,9 @@ def test_what_is_asked_of_a_state_later_comes_of_the_call_that_was_watched(
     watched: list[Session] = []
     record = Session.record
 
-    def noted(self: Session, scene: Any) -> Recording:
+    def noted(self: Session, call: Any) -> Recording:
         watched.append(self)
-        return record(self, scene)
+        return record(self, call)
 
     monkeypatch.setattr(Session, "record", noted)
 

@@ -59,7 +59,7 @@ class OneCall(Protocol):
     kwargs: dict[str, object]
     around: Callable[[], AbstractContextManager[object]] | None
 
-    def call(self) -> Any: ...
+    def run(self) -> Any: ...
 
 
 @dataclass
@@ -105,7 +105,7 @@ _NO_FORK = Unseen(
 def of_run(run: Run) -> dict[str, object]:
     """Of a scan."""
     return probe_graph_breaks(
-        run.scene,
+        run.call,
         run.device,
         progress=run.progress,
         cold=run.prepared[ANALYZER.name],
@@ -118,11 +118,11 @@ def of_run(run: Run) -> dict[str, object]:
 
 def state_before(run: Run) -> PythonState:
     """What the models hold before their first call."""
-    return state_of(run.scene.pipe)
+    return state_of(run.call.pipe)
 
 
 def probe_graph_breaks(
-    scene: OneCall,
+    call: OneCall,
     device: Device,
     *,
     scope: str = COMPONENTS,
@@ -134,7 +134,7 @@ def probe_graph_breaks(
     limit_seconds: float = LIMIT_SECONDS,
     cold: PythonState | None = None,
 ) -> dict[str, object]:
-    """Make the scene's call once to see what each component is given, then capture the components under
+    """Run the call once to see what each component is given, then capture the components under
     Dynamo in child processes. To be called while the device is active.
 
     scope: components; call (also the scheduler's step, the body of the denoising loop, and the whole
@@ -151,27 +151,27 @@ def probe_graph_breaks(
         return {**dict.fromkeys(SECTIONS), "unseen": (_NO_FORK,)}
     import_compiler()
     show = progress or Progress()
-    wanted = variations(scene.pipe, scene.kwargs, vary or {})
+    wanted = variations(call.pipe, call.kwargs, vary or {})
     show.stage("inputs of the components")
-    cold = cold or state_of(scene.pipe)
-    parts = _observed(scene)
+    cold = cold or state_of(call.pipe)
+    parts = _observed(call)
     for part in parts:
         if isinstance(part.owner, torch.nn.Module):
             part.keeps_state = cold.changed(part.owner)
-    varied = {v: _observed(scene, v) for v in wanted}
+    varied = {v: _observed(call, v) for v in wanted}
     parts = _wanted(parts, scope, encoders)
     found = _Found()
     grade = device.grade if device is not None else Grade.MEASURED
     # Under the settings of the call, which the children inherit.
-    with scene.around() if scene.around else nullcontext():
+    with call.around() if call.around else nullcontext():
         _capture_parts(parts, cold, found, grade, show, cache, limit_seconds)
         if scope == CALL:
-            _capture_whole(scene, parts, found, grade, show, cache, limit_seconds)
+            _capture_whole(call, parts, found, grade, show, cache, limit_seconds)
         show.stage("cost of the breaks")
-        breaks = priced_breaks(scene.call, scene.pipe, device, parts, found.breaks)
+        breaks = priced_breaks(call.run, call.pipe, device, parts, found.breaks)
         tried = CURES if cures else ()
-        _try_again(scene, parts, varied, cold, found, grade, show, cache, tried, limit_seconds)
-        recompiles = priced_recompiles(scene.call, scene.pipe, device, parts, found.recompiles)
+        _try_again(call, parts, varied, cold, found, grade, show, cache, tried, limit_seconds)
+        recompiles = priced_recompiles(call.run, call.pipe, device, parts, found.recompiles)
     return {
         "captures": tuple(found.captures),
         "graph_breaks": breaks,
@@ -181,11 +181,11 @@ def probe_graph_breaks(
     }
 
 
-def _observed(scene: OneCall, variation: Variation | None = None) -> list[Compilable]:
+def _observed(call: OneCall, variation: Variation | None = None) -> list[Compilable]:
     """The components that one call of the pipeline uses, with their inputs. Compiled ones run as plain
     Python, so that neither their code nor Dynamo's caches change."""
-    with applied(scene, variation), torch.compiler.set_stance("force_eager"), observing(scene.pipe) as parts:
-        scene.call()
+    with applied(call, variation), torch.compiler.set_stance("force_eager"), observing(call.pipe) as parts:
+        call.run()
     return parts
 
 
@@ -256,7 +256,7 @@ def _key(part: Compilable, start: PythonState | None, *more: object) -> str | No
 
 
 def _capture_whole(
-    scene: OneCall,
+    call: OneCall,
     parts: Sequence[Compilable],
     found: _Found,
     grade: Grade,
@@ -265,13 +265,13 @@ def _capture_whole(
     limit_seconds: float,
 ) -> None:
     steps = max((part.steps for part in parts), default=0)
-    loop = loop_lines(scene.pipe, parts)
+    loop = loop_lines(call.pipe, parts)
 
     def task(label: str, capture: Callable[..., CaptureResult]) -> _Task:
         calls, per_step = (steps, 1.0) if label == STEP else (1, 0.0)
 
         def work(send: Send) -> CaptureResult:
-            return capture(scene.pipe, scene.args, scene.kwargs, parts, send)
+            return capture(call.pipe, call.args, call.kwargs, parts, send)
 
         def done(result: CaptureResult, seconds: float, cached: bool) -> None:
             # Lines are counted over the whole call here.
@@ -289,23 +289,23 @@ def _capture_whole(
             what = "denoising loop's body" if label == STEP else "whole call"
             found.unseen.append(Unseen(what=f"graph capture of the {what}", why=why))
 
-        key = store.key_of(scene.pipe, label, given) if given is not None else None
+        key = store.key_of(call.pipe, label, given) if given is not None else None
         return _Task(label, work, CaptureResult, key, done, failed)
 
-    given = _given(scene, parts) if cache else None
+    given = _given(call, parts) if cache else None
     _run([task(STEP, capture_step), task(CALL, capture_call)], show, limit_seconds)
 
 
-def _given(scene: OneCall, parts: Sequence[Compilable]) -> list[object] | None:
+def _given(call: OneCall, parts: Sequence[Compilable]) -> list[object] | None:
     """What a capture of the pipeline's own code depends on beside the pipeline: the call's arguments, and
     what the components were given and gave. None for what can't be compared between processes."""
-    arguments = store.lasting((scene.args, scene.kwargs))
+    arguments = store.lasting((call.args, call.kwargs))
     states = [store.lasting(part.state) for part in parts]
     if arguments is None or None in states:
         return None
     values = [
         leaf.values.tolist() if isinstance(leaf, Given) and leaf.values is not None else None
-        for leaf in signature((scene.args, scene.kwargs)).leaves
+        for leaf in signature((call.args, call.kwargs)).leaves
     ]
     inner = [(p.name, p.order, [(c.inputs.key, c.output.key) for c in p.calls]) for p in parts]
     return [arguments, values, states, inner]
@@ -415,7 +415,7 @@ def _in_loop(row: GraphBreakRow, loop: tuple[str, int, int] | None, steps: int) 
 
 
 def _try_again(
-    scene: OneCall,
+    call: OneCall,
     parts: Sequence[Compilable],
     varied: Mapping[Variation, Sequence[Compilable]],
     cold: PythonState,
@@ -438,7 +438,7 @@ def _try_again(
     cures: dict[str, list[Varied]] = {}
 
     def applying(label: str) -> AbstractContextManager[None]:
-        return applied(scene, by_label[label])
+        return applied(call, by_label[label])
 
     def task(part: Compilable, setting: str) -> _Task:
         before = plain.get(part.name)

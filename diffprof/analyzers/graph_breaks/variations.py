@@ -84,31 +84,31 @@ def _takes_any(taken: Mapping[str, inspect.Parameter]) -> bool:
 
 
 @contextmanager
-def applied(scene: OneCall, variation: Variation | None) -> Iterator[None]:
-    """The scene's call is varied while the context is open."""
+def applied(call: OneCall, variation: Variation | None) -> Iterator[None]:
+    """The call is varied while the context is open."""
     if variation is None:
         yield
         return
-    before = dict(scene.kwargs)
-    undo = _change(scene, variation)
+    before = dict(call.kwargs)
+    undo = _change(call, variation)
     try:
         yield
     finally:
-        scene.kwargs.clear()
-        scene.kwargs.update(before)
+        call.kwargs.clear()
+        call.kwargs.update(before)
         undo()
 
 
-def _change(scene: OneCall, variation: Variation) -> Any:
+def _change(call: OneCall, variation: Variation) -> Any:
     name, value = variation.name, variation.value
     if name == "batch":
-        _repeat(scene.kwargs, int(value))
+        _repeat(call.kwargs, int(value))
     elif name == "lora_scale":
-        return _adapters(scene.pipe, list(scene.pipe.get_active_adapters()), float(value))
+        return _adapters(call.pipe, list(call.pipe.get_active_adapters()), float(value))
     elif name == "adapter":
-        return _adapters(scene.pipe, [value], 1.0)
+        return _adapters(call.pipe, [value], 1.0)
     else:
-        scene.kwargs[SHORT.get(name, name)] = value
+        call.kwargs[SHORT.get(name, name)] = value
     return lambda: None
 
 

@@ -57,11 +57,11 @@ def of_run(run: WatchedRun) -> None:
     if run.device.gpu is not None:
         return
     parts = measure(
-        run.scene.call,
-        run.scene.pipe,
+        run.call.run,
+        run.call.pipe,
         run.device,
         folder=run.trace_folder,
-        warmups=warmups_of(run.scene.pipe, run.seconds["scan"]),
+        warmups=warmups_of(run.call.pipe, run.seconds["scan"]),
         progress=run.progress,
         rows=run.sections.get("syncs") or (),
         seen=run.seen,

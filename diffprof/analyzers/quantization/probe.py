@@ -103,7 +103,7 @@ class Instruments:
 def of_run(run: Run) -> dict[str, object]:
     """Of a scan."""
     return probe_quantization(
-        run.scene,
+        run.call,
         run.device,
         progress=run.progress,
         cache=run.settings.get("cache") is not False,
@@ -112,7 +112,7 @@ def of_run(run: Run) -> dict[str, object]:
 
 
 def probe_quantization(
-    scene: PipelineCall,
+    call: PipelineCall,
     device: Any,
     *,
     budget_s: float = 120.0,
@@ -122,7 +122,7 @@ def probe_quantization(
     settings: Mapping[str, Any] | None = None,
     instruments: Instruments | None = None,
 ) -> dict[str, Any]:
-    """The sections `linears` and `quantization` of a recording, from one call of a scene on an active device.
+    """The sections `linears` and `quantization` of a recording, from one pipeline call on an active device.
 
     budget_s: seconds for timing. min_sqnr: decibels, the floor for a chosen layer. cache: use and store
     timings of other scans. settings: see Settings. The pipeline is given back as it was.
@@ -131,10 +131,10 @@ def probe_quantization(
     """
     chosen = Settings.of(settings or {})
     tools = instruments or Instruments()
-    work = _Probe(scene, device, chosen, tools, min_sqnr, progress)
-    with restored(scene.pipe):
+    work = _Probe(call, device, chosen, tools, min_sqnr, progress)
+    with restored(call.pipe):
         if chosen.fuse_qkv:
-            fuse_qkv(scene.pipe)
+            fuse_qkv(call.pipe)
         return work.run(budget_s, cache)
 
 
@@ -157,21 +157,21 @@ RowKey = tuple[Key, bool, str | None]
 class _Probe:
     def __init__(
         self,
-        scene: PipelineCall,
+        call: PipelineCall,
         device: Any,
         settings: Settings,
         tools: Instruments,
         min_sqnr: float,
         progress: Progress | None,
     ) -> None:
-        self.scene = scene
+        self.call = call
         self.device = device
         self.settings = settings
         self.tools = tools
         self.min_sqnr = min_sqnr
         self.progress = progress
         self.simulated = device.kind == "sim"
-        self.compiled_already = "compile" in done(scene.pipe)
+        self.compiled_already = "compile" in done(call.pipe)
         wanted = settings.schemes
         self.schemes = [s for s in schemes_for(device.kind) if wanted is None or s.key in wanted]
 
@@ -195,12 +195,12 @@ class _Probe:
         if self.simulated:
             from diffprof.analyzers.quantization.simulated import SimulatedCall
 
-            call = SimulatedCall(self.scene, self.device)
+            call = SimulatedCall(self.call, self.device)
             inventory = call.inventory()
             timings = call.timings(inventory, self.schemes, self.modes)
             return self._judge(inventory, timings, None, [], call)
         inventory = take_inventory(
-            self.scene.pipe, self.scene.call, stopwatch=self._stopwatch(), sample=self.scene.weights != "none"
+            self.call.pipe, self.call.run, stopwatch=self._stopwatch(), sample=self.call.weights != "none"
         )
         budget = Budget(budget_s, self._clock)
         bench = self._bench(budget, use_cache, len(inventory.counts))
@@ -278,7 +278,7 @@ class _Probe:
         self._say("quantization: accuracy of the layers that would gain")
         accuracy = self._measure_noise(candidates, called, rows)
         choice = choose(candidates, rows, self.mode, self.min_sqnr, inventory.call_us)
-        pipe = self.scene.pipe
+        pipe = self.call.pipe
         everything: dict[str, list[Any]] = {}
         adapters: dict[str, list[str]] = {}
         for layer in inventory.layers:
@@ -324,7 +324,7 @@ class _Probe:
         return {"linears": judged, "quantization": quantization}
 
     def _components(self, *roles: str) -> list[str]:
-        return [name for name, part in components(self.scene.pipe).items() if role(name, part) in roles]
+        return [name for name, part in components(self.call.pipe).items() if role(name, part) in roles]
 
     def _replayed(
         self,
@@ -351,7 +351,7 @@ class _Probe:
         self, candidates: Sequence[Candidate], layers: Sequence[Layer], rows: Sequence[LinearRow]
     ) -> str:
         """Fill in the SQNR of every layer for the schemes that would gain; says on what it was measured."""
-        synthetic = self.simulated or self.scene.weights == "none"
+        synthetic = self.simulated or self.call.weights == "none"
         for candidate, layer in zip(candidates, layers, strict=True):
             for gain in gains(candidate, rows, self.mode):
                 if not gain.clear:
@@ -368,7 +368,7 @@ class _Probe:
                     break
         if synthetic:
             return f"synthetic values: {SYNTHETIC}"
-        weights = "random weights" if self.scene.weights == "random" else "the model's weights"
+        weights = "random weights" if self.call.weights == "random" else "the model's weights"
         return f"activations of the first and the last call of each layer, {weights}"
 
 

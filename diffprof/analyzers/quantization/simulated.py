@@ -41,14 +41,14 @@ Changes = Mapping[str, Callable[[float], float]]
 
 
 class SimulatedCall:
-    """A call of a scene on an active simulated device."""
+    """A pipeline call on an active simulated device."""
 
-    def __init__(self, scene: PipelineCall, device: SimulatedDevice) -> None:
-        self.scene = scene
+    def __init__(self, call: PipelineCall, device: SimulatedDevice) -> None:
+        self.call = call
         self.device = device
-        pipe = scene.pipe
+        pipe = call.pipe
         roots = tuple(name for role in COMPILED_ROLES for name in with_role(pipe, role))
-        with scene.surroundings():
+        with call.surroundings():
             self.models = {
                 "eager": CostModel(device.gpu, current_mode()),
                 "compiled": CostModel(device.gpu, current_mode(compiled=roots)),
@@ -58,11 +58,11 @@ class SimulatedCall:
 
     def inventory(self) -> Inventory:
         """Make the call."""
-        return take_inventory(self.scene.pipe, self.scene.call, watching=self._watching)
+        return take_inventory(self.call.pipe, self.call.run, watching=self._watching)
 
     @contextmanager
     def _watching(self, tracker: PhaseTracker, layers: Recorder) -> Iterator[None]:
-        pipe, builder = self.scene.pipe, self._builder
+        pipe, builder = self.call.pipe, self._builder
         modules = ModuleStack(module_names(pipe))
         tracker.on_change = lambda phase: _begin(builder, phase)
         _begin(builder, tracker.current)

@@ -48,13 +48,13 @@ class SimulatedRun(Run, Protocol):
 def of_run(run: SimulatedRun) -> dict[str, object]:
     """Of a scan: with what the watched call would cost set up otherwise, where it was simulated."""
     run.progress.stage("looking at the set-up")
-    pipe, kernels, timeline = run.scene.pipe, run.kernels, run.sections.get("timeline")
+    pipe, kernels, timeline = run.call.pipe, run.kernels, run.sections.get("timeline")
     if kernels is None or timeline is None:
         return probe_setup(pipe)
     from diffprof.analyzers.setup.changes import costed
 
     roots, syncs = compiled_roots(pipe), run.sections.get("syncs") or ()
-    card = run.scene.card_steps
+    card = run.call.card_steps
     return probe_setup(
         pipe, lambda parts: costed(kernels, timeline, pipe, parts, roots, syncs, card, run.changes)
     )

@@ -47,9 +47,9 @@ class _TooLarge(NoTwin):
 
 @dataclass(frozen=True)
 class Twin:
-    """scene: its call. factor: what every width was divided by. few_blocks: it has few of equal blocks."""
+    """call: its own. factor: what every width was divided by. few_blocks: it has few of equal blocks."""
 
-    scene: PipelineCall
+    call: PipelineCall
     factor: int
     few_blocks: bool = False
 
@@ -58,10 +58,10 @@ class Twin:
         """What it is, in words."""
         widths = f"widths divided by {self.factor}" if self.factor > 1 else "the same widths"
         blocks = ", few of its equal blocks" if self.few_blocks else ""
-        return f"a twin of {type(self.scene.pipe).__name__} with {widths}{blocks} and random weights"
+        return f"a twin of {type(self.call.pipe).__name__} with {widths}{blocks} and random weights"
 
 
-def twin_of(scene: PipelineCall, *, cold: bool = False, few_blocks: bool = False) -> Twin:
+def twin_of(call: PipelineCall, *, cold: bool = False, few_blocks: bool = False) -> Twin:
     """The twin of a pipeline whose weights have no values, with its processors, types, adapters and layout.
 
     cold: as before a first call, which fills what models keep, and with all layers of its text encoders where
@@ -77,18 +77,18 @@ def twin_of(scene: PipelineCall, *, cold: bool = False, few_blocks: bool = False
         for layers in ((None, TEXT_LAYERS) if cold else (TEXT_LAYERS, None))
         for heads in (False, True)
     ]
-    if _parameters(scene.pipe) <= SMALL_PARAMETERS:
+    if _parameters(call.pipe) <= SMALL_PARAMETERS:
         tries.append((1, False, TEXT_LAYERS))
-    sizes = sizes_of(scene.pipe, bound(scene.pipe, scene.args, scene.kwargs))
+    sizes = sizes_of(call.pipe, bound(call.pipe, call.args, call.kwargs))
     for factor, heads, layers in tries:
         try:
             scale = Scale(factor, heads, sizes, layers)
-            found = Twin(_built(scene, scale), factor)
-            found.scene.keeps_output = True
-            if few_blocks and runs_with_few_blocks(found.scene):
+            found = Twin(_built(call, scale), factor)
+            found.call.keeps_output = True
+            if few_blocks and runs_with_few_blocks(found.call):
                 found = replace(found, few_blocks=True)
             else:
-                found.scene.call()
+                found.call.run()
         except _TooLarge as error:
             # What was wrong with a smaller one tells more.
             trouble = trouble or str(error)
@@ -99,10 +99,10 @@ def twin_of(scene: PipelineCall, *, cold: bool = False, few_blocks: bool = False
             trouble = ": ".join(filter(None, (named, *text[:1])))
             continue
         if cold:
-            return Twin(_built(scene, scale), factor)
-        found.scene.rewind()
+            return Twin(_built(call, scale), factor)
+        found.call.rewind()
         return found
-    raise NoTwin(f"{type(scene.pipe).__name__} can't be shrunk ({trouble})")
+    raise NoTwin(f"{type(call.pipe).__name__} can't be shrunk ({trouble})")
 
 
 def _parameters(pipe: Pipeline) -> int:
@@ -110,8 +110,8 @@ def _parameters(pipe: Pipeline) -> int:
     return sum(p.numel() for part in parts for p in part.parameters())
 
 
-def _built(scene: PipelineCall, scale: Scale) -> PipelineCall:
-    pipe = scene.pipe
+def _built(call: PipelineCall, scale: Scale) -> PipelineCall:
+    pipe = call.pipe
     with _quiet(), weightless():
         _check_size(_twins(pipe, scale))
     with _quiet(), random_values(None):
@@ -126,8 +126,8 @@ def _built(scene: PipelineCall, scale: Scale) -> PipelineCall:
     made.set_progress_bar_config(**getattr(pipe, "_progress_bar_config", {"disable": True}))
     _make_small_pictures(made, scale.sizes)
     vars(made).update(scale.sizes.texts(vars(made)))
-    kwargs = small_call(scene, made, scale.factor, scale.sizes)
-    return PipelineCall(made, (), kwargs, scene.target, "random", seed=SEED)
+    kwargs = small_call(call, made, scale.factor, scale.sizes)
+    return PipelineCall(made, (), kwargs, call.target, "random", seed=SEED)
 
 
 def _make_small_pictures(made: Pipeline, sizes: Sizes) -> None:

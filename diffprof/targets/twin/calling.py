@@ -22,10 +22,10 @@ STEPS = 3
 SEED = 0
 
 
-def small_call(scene: PipelineCall, made: Pipeline, factor: int, sizes: Sizes) -> dict[str, object]:
-    """The scene's arguments for its twin `made`: tensors and pictures of its widths and sizes."""
-    smaller = _Smaller(_width_map(scene.pipe, factor), sizes)
-    given = bound(scene.pipe, scene.args, scene.kwargs)
+def small_call(call: PipelineCall, made: Pipeline, factor: int, sizes: Sizes) -> dict[str, object]:
+    """The call's arguments for its twin `made`: tensors and pictures of its widths and sizes."""
+    smaller = _Smaller(_width_map(call.pipe, factor), sizes)
+    given = bound(call.pipe, call.args, call.kwargs)
     kwargs = {name: smaller.argument(name, value) for name, value in given.items()}
     known, _ = names(made)
     steps = kwargs.get("num_inference_steps")

@@ -14,11 +14,11 @@ TIED_LAYERS = 3
 """Layers of one level of a UNet, at most: skip connections tie each to one of another level."""
 
 
-def runs_with_few_blocks(scene: PipelineCall) -> bool:
+def runs_with_few_blocks(call: PipelineCall) -> bool:
     """Take equal blocks out of the denoisers of a call's pipeline, and make the call. Where it does not run,
     they are in their places again."""
     before: list[tuple[torch.nn.Module, str, torch.nn.ModuleList]] = []
-    for model in with_role(scene.pipe, "denoiser").values():
+    for model in with_role(call.pipe, "denoiser").values():
         for parent in list(model.modules()):
             least = KEPT_BLOCKS if parent is model else TIED_LAYERS
             for name, blocks in list(parent.named_children()):
@@ -33,7 +33,7 @@ def runs_with_few_blocks(scene: PipelineCall) -> bool:
         return False
     try:
         with torch.no_grad():
-            scene.call()
+            call.run()
     except Exception:
         for parent, name, blocks in before:
             setattr(parent, name, blocks)

@@ -31,14 +31,14 @@ def measured_rung(target: Target, device: Device, options: Options, rung: Rung) 
     it stays on the device: the next one begins as the first did."""
     result = RungResult(name=rung.name, title=rung.title, grade=Grade.MEASURED)
 
-    def play(scene: PipelineCall) -> RungResult:
+    def play(call: PipelineCall) -> RungResult:
         with ExitStack() as undo:
-            prepare(scene.pipe, rung)
+            prepare(call.pipe, rung)
             if rung.int8:
-                quantize(scene.pipe)
+                quantize(call.pipe)
             if rung.compiled:
-                undo.enter_context(compiled(scene.pipe, int8=rung.int8))
-            return _timed(scene, device, rung, result)
+                undo.enter_context(compiled(call.pipe, int8=rung.int8))
+            return _timed(call, device, rung, result)
 
     wanted = replace(options, dtype=rung.dtype)
     _collect(device)
@@ -55,7 +55,7 @@ def measured_rung(target: Target, device: Device, options: Options, rung: Rung) 
         _collect(device)
 
 
-def _timed(scene: PipelineCall, device: Device, rung: Rung, result: RungResult) -> RungResult:
+def _timed(call: PipelineCall, device: Device, rung: Rung, result: RungResult) -> RungResult:
     """The peak is that of the timed calls: what tuning kernels takes while it warms up is left out."""
     allocator = device.allocator
 
@@ -66,7 +66,7 @@ def _timed(scene: PipelineCall, device: Device, rung: Rung, result: RungResult) 
             allocator.reset_peak()
 
     timing = clean_passes(
-        scene.call,
+        call.run,
         device.synchronize,
         warmups=COMPILED_WARMUPS if rung.compiled else 1,
         warm=warm,

@@ -115,19 +115,19 @@ class PredictedRungs:
         return self._run(rung, self._steps)
 
     def _run(self, rung: Rung, steps: int) -> _Run:
-        def play(scene: PipelineCall) -> _Run:
-            prepare(scene.pipe, rung)
-            roots = compiled_roots(scene.pipe)
+        def play(call: PipelineCall) -> _Run:
+            prepare(call.pipe, rung)
+            roots = compiled_roots(call.pipe)
             mode = current_mode(compiled=roots if rung.compiled else ())
-            kernels = SimulatedKernels(self.gpu, scene.pipe, mode)
+            kernels = SimulatedKernels(self.gpu, call.pipe, mode)
             tracker = PhaseTracker(on_change=kernels.phase)
             with (
                 torch.no_grad(),
                 kernels.following(),
-                tracker.watching(scene.pipe),
-                self.device.observed(kernels, scene.pipe),
+                tracker.watching(call.pipe),
+                self.device.observed(kernels, call.pipe),
             ):
-                scene.call()
+                call.run()
             return _Run(kernels, roots, held)
 
         options = replace(self.options, steps=steps, dtype=rung.dtype)

@@ -22,8 +22,8 @@ CALLS = 4
 
 
 def probed(kinds: tuple[Any, ...], calls: int) -> dict[str, Any]:
-    scene = often(calls, **{kind.__name__: kind() for kind in kinds})
-    found = probe_graph_breaks(TinyCall(scene.pipe, {"x": X}), None, cache=False)
+    call = often(calls, **{kind.__name__: kind() for kind in kinds})
+    found = probe_graph_breaks(TinyCall(call.pipe, {"x": X}), None, cache=False)
     assert not found["unseen"]
     return found
 

@@ -71,15 +71,15 @@ def on_device(name: str) -> Iterator[tuple[Any, TinyCall]]:
 
 
 def look(name: str) -> tuple[CaptureResult, Costs]:
-    with on_device(name) as (device, scene):
-        with observing(scene.pipe) as parts:
-            scene.call()
+    with on_device(name) as (device, call):
+        with observing(call.pipe) as parts:
+            call.run()
         (part,) = parts
         result = in_child(lambda: capture_part(part))
         distinct = distinct_breaks(result)
         rows = break_rows("unet", distinct, result, calls=1, per_step=0.0, grade=Grade.SIMULATED)
         breaks = tuple(map(Priced, distinct, rows))
-        log = record_call(scene.call, scene.pipe, device, breaks)
+        log = record_call(call.run, call.pipe, device, breaks)
         model = CostModel(device.gpu, current_mode(compiled=("unet",)))
     return result, Costs(breaks, log, model, ("unet",), "components")
 
@@ -121,8 +121,8 @@ def test_a_value_that_is_read_costs_its_wait_and_a_graph() -> None:
 
 
 def test_findings_carry_the_cost_and_say_what_it_is_made_of() -> None:
-    with on_device("branch") as (device, scene):
-        rows = probe_graph_breaks(scene, device, cache=False)["graph_breaks"]
+    with on_device("branch") as (device, call):
+        rows = probe_graph_breaks(call, device, cache=False)["graph_breaks"]
     (finding,) = data_dependent_branch(make_recording(graph_breaks=rows))
     assert finding.saves_ms == rows[0].cost.saves_ms > 0.0
     assert finding.blocked_ms == rows[0].cost.blocked_ms
@@ -138,15 +138,15 @@ def test_what_redirects_a_scripts_devices_is_not_traced() -> None:
     device = resolve_device("sim:a100-80gb")
     with device.active() as place, cuda_redirect(device), torch.compiler.set_stance("force_eager"):
         unet = Calls(cast)
-        scene = TinyCall(Pipe(unet), {"x": torch.ones(4, device=place)})
-        (row,) = probe_graph_breaks(scene, device, cache=False)["captures"]
+        call = TinyCall(Pipe(unet), {"x": torch.ones(4, device=place)})
+        (row,) = probe_graph_breaks(call, device, cache=False)["captures"]
     assert row.fullgraph_ready
 
 
 def test_without_a_simulated_device_the_cost_is_not_measured() -> None:
     _, (x,) = planted.CASES["value"]
-    scene = TinyCall(Pipe(Calls(planted.value)), {"x": x})
-    rows = probe_graph_breaks(scene, None, cache=False)["graph_breaks"]
+    call = TinyCall(Pipe(Calls(planted.value)), {"x": x})
+    rows = probe_graph_breaks(call, None, cache=False)["graph_breaks"]
     (finding,) = value_read_in_graph(make_recording(graph_breaks=rows))
     assert finding.saves_ms is None
     assert finding.blocked_ms is None

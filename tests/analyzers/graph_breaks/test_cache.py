@@ -183,8 +183,8 @@ class Locked:
 
 def look(**kwargs: Any) -> tuple[bool, set[str | None]]:
     """Whether the capture of the call came from the cache, and the kinds of its breaks."""
-    scene = TinyCall(Looping(unet=Denoising()), {"x": torch.ones(2, 4), "seen": one, **kwargs})
-    sections = probe_graph_breaks(scene, None, scope="call")
+    call = TinyCall(Looping(unet=Denoising()), {"x": torch.ones(2, 4), "seen": one, **kwargs})
+    sections = probe_graph_breaks(call, None, scope="call")
     row = next(row for row in sections["captures"] if row.component == "call")
     assert row.failure is None, row.failure
     return row.cached, {each.code for each in sections["graph_breaks"] if each.component == "call"}

@@ -72,8 +72,8 @@ def probed() -> tuple[tuple[ComplexRow, ...], dict[str, int], list[Finding]]:
     for layer in regional.layers:
         layer.compile()
     parts = {"whole": Turning("complex"), "regional": regional, "real": Turning("real")}
-    scene = TinyCall(Often(2, **parts), {"x": torch.ones(1, 3, 2, 8)})
-    found = probe_graph_breaks(scene, None, cache=False)
+    call = TinyCall(Often(2, **parts), {"x": torch.ones(1, 3, 2, 8)})
+    found = probe_graph_breaks(call, None, cache=False)
     assert not found["unseen"]
     folded = next(row.folded for row in found["captures"] if row.component == "whole")
     return found["complex_numbers"], folded, list(complex_numbers(make_recording(**found)))
@@ -100,8 +100,8 @@ def test_real_numbers_are_clean() -> None:
 
 def test_a_filter_over_frequencies_is_another_source() -> None:
     """Its lines with complex numbers: there, shift, product, shift back, the real part of the way back."""
-    scene = TinyCall(Often(1, unet=Filtering()), {"x": torch.ones(1, 2, 8, 8)})
-    found = probe_graph_breaks(scene, None, cache=False)
+    call = TinyCall(Often(1, unet=Filtering()), {"x": torch.ones(1, 2, 8, 8)})
+    found = probe_graph_breaks(call, None, cache=False)
     assert not found["unseen"]
     rows = sorted(found["complex_numbers"], key=lambda row: row.site.line)
     assert {row.site.function for row in rows} == {"fourier_filter"}

@@ -238,14 +238,14 @@ def test_a_named_tuple_reads_like_the_object_and_undoing_is_taking_it_off() -> N
 def test_a_probe_captures_under_the_settings_of_the_call() -> None:
     from diffprof.analyzers.graph_breaks.probe import probe_graph_breaks
 
-    scene = tiny.denoising()
-    scene.pipe.unet.register_forward_hook(planted.talk)
-    before = probe_graph_breaks(scene, None)["graph_breaks"]
+    call = tiny.denoising()
+    call.pipe.unet.register_forward_hook(planted.talk)
+    before = probe_graph_breaks(call, None)["graph_breaks"]
     code = written("quiet-in-graph", recorded(before))
-    scene.around = lambda: in_force(code)
+    call.around = lambda: in_force(code)
     settings = torch._dynamo.config.get_config_copy()
     # What was captured under other settings is not taken from the cache.
-    assert probe_graph_breaks(scene, None)["graph_breaks"] == ()
+    assert probe_graph_breaks(call, None)["graph_breaks"] == ()
     assert torch._dynamo.config.get_config_copy() == settings
 
 

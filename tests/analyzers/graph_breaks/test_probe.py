@@ -45,15 +45,15 @@ def dynamo_state() -> dict[str, Any]:
     }
 
 
-def pipe_state(scene: TinyCall) -> dict[str, Any]:
-    models = [part for part in scene.pipe.components.values() if isinstance(part, torch.nn.Module)]
+def pipe_state(call: TinyCall) -> dict[str, Any]:
+    models = [part for part in call.pipe.components.values() if isinstance(part, torch.nn.Module)]
     modules = [m for part in models for m in part.modules()]
     return {
         "hooks": [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in modules],
         "attributes": [sorted(vars(m)) for m in modules],
         "tensors": [(id(p), p._version) for m in modules for p in m.parameters()],
-        "scheduler": sorted(vars(scene.pipe.scheduler)),
-        "kwargs": dict(scene.kwargs),
+        "scheduler": sorted(vars(call.pipe.scheduler)),
+        "kwargs": dict(call.kwargs),
     }
 
 
@@ -63,8 +63,8 @@ def whole_call(make: Callable[[], TinyCall]) -> dict[str, Any]:
     import torch._dynamo
     from torch._dynamo.eval_frame import _debug_get_cache_entry_list
 
-    scene = make()
-    scene.call()
+    call = make()
+    call.run()
 
     def mine(x: torch.Tensor) -> torch.Tensor:
         return x * 2
@@ -73,9 +73,9 @@ def whole_call(make: Callable[[], TinyCall]) -> dict[str, Any]:
     compiled(torch.ones(2))
     # Cache entries are Dynamo's own memory, gone after a reset: take what they hold, and let go of them.
     entries = [id(entry.code) for entry in _debug_get_cache_entry_list(mine.__code__)]
-    before = dynamo_state(), pipe_state(scene)
-    sections = probe_graph_breaks(scene, None, scope="call", cache=False)
-    after = dynamo_state(), pipe_state(scene)
+    before = dynamo_state(), pipe_state(call)
+    sections = probe_graph_breaks(call, None, scope="call", cache=False)
+    after = dynamo_state(), pipe_state(call)
     kept = [id(entry.code) for entry in _debug_get_cache_entry_list(mine.__code__)]
     compiled(torch.ones(2))
     frames = dynamo_state()["counters"] == after[0]["counters"]
@@ -170,8 +170,8 @@ class LoudVae(Small):
 
 def test_phases_of_what_is_called_once() -> None:
     pipe = Phases(text_encoder=Loud(), vae=LoudVae())
-    scene = TinyCall(pipe, {"x": torch.ones(2, 4)})
-    sections = probe_graph_breaks(scene, None, scope="call", cache=False)
+    call = TinyCall(pipe, {"x": torch.ones(2, 4)})
+    sections = probe_graph_breaks(call, None, scope="call", cache=False)
     found = {(row.component, row.site.function): row.phase for row in sections["graph_breaks"]}
     assert found == {
         ("text_encoder", "forward"): "encode",
@@ -203,7 +203,7 @@ def test_a_compiled_model_of_the_users_is_not_compiled_again(device: str) -> Non
         torch._dynamo.utils.counters.clear()
         torch._dynamo.utils.clear_compilation_metrics()
         torch.compiler.set_stance("default")
-        pipe, kwargs = (scene := sdxl()).pipe, {**scene.kwargs, "output_type": "latent"}
+        pipe, kwargs = (call := sdxl()).pipe, {**call.kwargs, "output_type": "latent"}
         compiled: list[Any] = []
         pipe.unet.compile(backend=lambda graph, inputs: compiled.append(graph) or graph.forward)
 
@@ -227,9 +227,9 @@ def test_equal_blocks_are_captured_once_and_counted_every_time() -> None:
         from diffprof.analyzers.graph_breaks.component import capture_part
         from diffprof.analyzers.graph_breaks.observe import observing
 
-        scene = sdxl(blocks=2)
-        with torch.no_grad(), observing(scene.pipe) as parts:
-            scene.call()
+        call = sdxl(blocks=2)
+        with torch.no_grad(), observing(call.pipe) as parts:
+            call.run()
         (part,) = [p for p in parts if p.name == "unet"]
         return capture_part(part), capture_part(part, fold=False)
 
@@ -350,12 +350,12 @@ def test_wrong_requests(wrong: dict[str, Any]) -> None:
 
 
 def test_a_varied_size_recompiles_and_the_call_is_given_back() -> None:
-    scene = small(one=Small())
-    kwargs = dict(scene.kwargs)
-    (row,) = probe_graph_breaks(scene, None, vary={"x": [torch.ones(3, 4)]}, cache=False)["recompiles"]
+    call = small(one=Small())
+    kwargs = dict(call.kwargs)
+    (row,) = probe_graph_breaks(call, None, vary={"x": [torch.ones(3, 4)]}, cache=False)["recompiles"]
     assert (row.component, row.kind, row.count) == ("one", "shape", 1)
     assert "mark_dynamic" in row.stopped_by
-    assert scene.kwargs == kwargs
+    assert call.kwargs == kwargs
 
 
 def test_copies_of_a_scheduler_are_followed_and_step_on_their_own() -> None:
@@ -386,8 +386,8 @@ class ManyPasses(Small):
 
 
 def test_what_the_search_for_hidden_breaks_did_not_come_to_is_said() -> None:
-    scene = TinyCall(Pipe(unet=ManyPasses()), {"x": torch.ones(2, 4)})
-    sections = probe_graph_breaks(scene, None, cache=False)
+    call = TinyCall(Pipe(unet=ManyPasses()), {"x": torch.ones(2, 4)})
+    sections = probe_graph_breaks(call, None, cache=False)
     (row,) = sections["graph_breaks"]
     (left,) = sections["unseen"]
     assert left.what == "further graph breaks of unet in forward"

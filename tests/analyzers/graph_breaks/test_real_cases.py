@@ -75,10 +75,10 @@ def hook_lines(file: str) -> dict[int, str]:
 
 @pytest.mark.slow
 def test_group_offloading_breaks_where_a_group_is_moved() -> None:
-    scene = group_offload()
-    hooked = [m for m in scene.pipe.unet.modules() if hasattr(m, "_diffusers_hook")]
+    call = group_offload()
+    hooked = [m for m in call.pipe.unet.modules() if hasattr(m, "_diffusers_hook")]
     moved = sum("group_offloading" in m._diffusers_hook.hooks for m in hooked)
-    sections = probe_graph_breaks(scene, None, cache=False)
+    sections = probe_graph_breaks(call, None, cache=False)
     rows = sections["graph_breaks"]
     lines = hook_lines("group_offloading.py")
     found = {lines[row.site.line].strip(): row for row in rows}
@@ -98,13 +98,13 @@ def test_group_offloading_breaks_where_a_group_is_moved() -> None:
 
 @pytest.mark.slow
 def test_layerwise_casting_breaks_around_every_layer() -> None:
-    scene = layerwise_casting()
+    call = layerwise_casting()
     cast = sum(
         "layerwise_casting" in m._diffusers_hook.hooks
-        for m in scene.pipe.unet.modules()
+        for m in call.pipe.unet.modules()
         if hasattr(m, "_diffusers_hook")
     )
-    rows = probe_graph_breaks(scene, None, cache=False)["graph_breaks"]
+    rows = probe_graph_breaks(call, None, cache=False)["graph_breaks"]
     lines = hook_lines("layerwise_casting.py")
     assert {(lines[row.site.line].strip().partition("(")[0], row.site.function) for row in rows} == {
         ("module.to", "pre_forward"),
@@ -119,9 +119,9 @@ def test_layerwise_casting_breaks_around_every_layer() -> None:
 
 @pytest.mark.slow
 def test_swapping_and_scaling_adapters() -> None:
-    scene = lora()
+    call = lora()
     changes = {"lora_scale": [0.5], "adapter": ["two"], "cross_attention_kwargs": [{"scale": 0.5}]}
-    sections = probe_graph_breaks(scene, None, vary=changes, cache=False)
+    sections = probe_graph_breaks(call, None, vary=changes, cache=False)
     rows = {row.variation: row for row in sections["recompiles"] if row.component == "unet"}
     swap, scale = rows["adapter=two"], rows["lora_scale=0.5"]
     passed = rows["cross_attention_kwargs={'scale': 0.5}"]
@@ -131,29 +131,29 @@ def test_swapping_and_scaling_adapters() -> None:
     assert swap.kind in ("type", "identity")
     assert swap.stopped_by == ()
     assert "cross_attention_kwargs" in passed.guard
-    assert scene.pipe.get_active_adapters() == ["one"], "the pipeline is as it was"
-    assert {layer.scaling["one"] for layer in scene.pipe.unet.modules() if hasattr(layer, "scaling")} == {1.0}
+    assert call.pipe.get_active_adapters() == ["one"], "the pipeline is as it was"
+    assert {layer.scaling["one"] for layer in call.pipe.unet.modules() if hasattr(layer, "scaling")} == {1.0}
 
 
 FACTORY = """
 from tests.analyzers.graph_breaks.tiny import sdxl
 
 def make():
-    scene = sdxl()
-    scene.pipe.enable_sequential_cpu_offload()
-    return scene.pipe, {**scene.kwargs, "output_type": "latent"}
+    call = sdxl()
+    call.pipe.enable_sequential_cpu_offload()
+    return call.pipe, {**call.kwargs, "output_type": "latent"}
 """
 
 
 def compiled_offloaded() -> tuple[int, int]:
     """Graphs that Dynamo makes of the offloaded UNet, compiled as its user would, and how often they run in a
     call."""
-    scene = sdxl()
+    pipeline_call = sdxl()
     given: list[Any] = []
     runs: list[int] = []
-    unet = scene.pipe.unet
+    unet = pipeline_call.pipe.unet
     with unet.register_forward_pre_hook(lambda _, *call: given.append(call), with_kwargs=True):
-        scene.call()
+        pipeline_call.run()
     cpu_offload(unet, execution_device=torch.device("cpu"))
 
     def backend(graph: Any, inputs: Any) -> Any:

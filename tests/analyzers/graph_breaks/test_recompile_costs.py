@@ -152,8 +152,8 @@ def test_every_function_of_a_component_counts_with_one_version() -> None:
 
 def test_equal_blocks_are_timed_once_and_count_as_often_as_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recompiles_module, "median", lambda seconds: 1.0)
-    scene = tiny.TinyCall(Pipe(Layered(30)), {"x": torch.ones(2, 4)})
-    sections = probe_graph_breaks(scene, None, vary={"x": [torch.ones(2, 6)]}, cache=False)
+    call = tiny.TinyCall(Pipe(Layered(30)), {"x": torch.ones(2, 4)})
+    sections = probe_graph_breaks(call, None, vary={"x": [torch.ones(2, 6)]}, cache=False)
     (row,) = sections["recompiles"]
     assert row.cost.from_blocks
     assert row.cost.capture_ms > 30_000.0
@@ -167,12 +167,12 @@ def test_a_component_beyond_the_limit_costs_what_it_takes_longer_as_plain_python
     unet = Layered(20)
     parts = [part(unet)]
     with device.active() as place, torch.compiler.set_stance("force_eager"):
-        scene = tiny.TinyCall(Pipe(unet), {"x": torch.ones(2, 4, device=place)})
-        rows = priced_recompiles(scene.call, scene.pipe, device, parts, (hit, below, inner))
+        call = tiny.TinyCall(Pipe(unet), {"x": torch.ones(2, 4, device=place)})
+        rows = priced_recompiles(call.run, call.pipe, device, parts, (hit, below, inner))
     assert rows[0].cost is not None
     assert rows[0].cost.eager_ms > rows[0].cost.compiled_ms > 0.0
     assert rows[1:] == (below, inner)
-    (elsewhere,) = priced_recompiles(scene.call, scene.pipe, None, parts, (hit,))
+    (elsewhere,) = priced_recompiles(call.run, call.pipe, None, parts, (hit,))
     assert elsewhere.cost is not None
     assert elsewhere.cost.eager_ms is None
     assert "sim:" in elsewhere.cost.unpriced

@@ -112,8 +112,8 @@ def test_a_model_that_keeps_a_table_recompiles_once_and_a_plain_one_never() -> N
 
 
 def test_what_is_called_once_is_called_as_the_next_call_does() -> None:
-    scene = keeping.often(1, appending=keeping.Appending(), plain=Small())
-    rows = probe_graph_breaks(scene, None, cache=False)["recompiles"]
+    call = keeping.often(1, appending=keeping.Appending(), plain=Small())
+    rows = probe_graph_breaks(call, None, cache=False)["recompiles"]
     assert {(row.component, row.variation) for row in rows} == {("appending", "in the next call")}
     assert sum(row.count for row in rows) == 2
 
@@ -135,13 +135,13 @@ def test_counters_recompile_up_to_the_limit() -> None:
 
 
 def test_a_call_before_the_probe_does_not_hide_what_is_cold() -> None:
-    scene = keeping.often(2, cached=keeping.Cached())
-    cold = state_of(scene.pipe)
-    scene.call()
-    (row,) = probe_graph_breaks(scene, None, cache=False, cold=cold)["graph_breaks"]
+    call = keeping.often(2, cached=keeping.Cached())
+    cold = state_of(call.pipe)
+    call.run()
+    (row,) = probe_graph_breaks(call, None, cache=False, cold=cold)["graph_breaks"]
     assert row.state == "cold"
-    assert scene.pipe.components["cached"].table is not None
-    (late,) = probe_graph_breaks(scene, None, cache=False)["captures"]
+    assert call.pipe.components["cached"].table is not None
+    (late,) = probe_graph_breaks(call, None, cache=False)["captures"]
     assert (late.keeps_state, late.fullgraph_ready) == (False, True)
 
 

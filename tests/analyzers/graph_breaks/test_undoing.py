@@ -66,17 +66,17 @@ def test_the_picture_is_the_same_with_the_fix_and_nothing_is_left_of_it(key: str
     findings = [finding for finding in make_report(recording).findings if key in finding.fixes]
     code = find_recipe(key).code(recording, findings)
     assert isinstance(code, Code), code
-    scene = tiny.sdxl()
-    scene.kwargs["latents"] = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    subject = Subject(PipelineCall(scene.pipe, (), scene.kwargs, None, "real"))  # type: ignore[arg-type]
-    first = subject.scene.call().images
+    call = tiny.sdxl()
+    call.kwargs["latents"] = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    subject = Subject(PipelineCall(call.pipe, (), call.kwargs, None, "real"))  # type: ignore[arg-type]
+    first = subject.call.run().images
     before, mark = state(subject.pipe), subject.mark()
     subject.apply(key, code)
     if not code.around:
         assert state(subject.pipe) != before, "it is applied"
-    fixed = subject.scene.call().images
+    fixed = subject.call.run().images
     assert state(subject.pipe)[1:] == before[1:], "settings hold during the call alone"
     subject.restore(mark)
     assert state(subject.pipe) == before
     assert (fixed == first).all()
-    assert (subject.scene.call().images == first).all()
+    assert (subject.call.run().images == first).all()

@@ -12,7 +12,7 @@ from torch import nn
 
 @dataclass
 class TinyCall:
-    """What the probe needs of a scene."""
+    """What the probe needs of a pipeline call."""
 
     pipe: Any
     kwargs: dict[str, Any]
@@ -20,7 +20,7 @@ class TinyCall:
     calls: int = field(default=0)
     around: Any = None
 
-    def call(self) -> Any:
+    def run(self) -> Any:
         self.calls += 1
         return self.pipe(*self.args, **self.kwargs)
 

@@ -40,7 +40,7 @@ class FakeDevice:
 
 
 def with_tiny_sdxl(play: Callable[[Any], Any], **options: Any) -> Any:
-    """Play a scene of the built-in tiny SDXL on the CPU, two steps unless told otherwise."""
+    """Play a call of the built-in tiny SDXL on the CPU, two steps unless told otherwise."""
     from diffprof.devices import resolve_device
 
     device = resolve_device("cpu")

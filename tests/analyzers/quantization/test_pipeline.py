@@ -49,14 +49,14 @@ def modules_of(pipe):
     return list({id(m): m for part in parts for m in part.modules()}.values())
 
 
-def play(scene: Any, price: Price, *, device: FakeDevice | None = None, **more: Any) -> dict[str, Any]:
+def play(call: Any, price: Price, *, device: FakeDevice | None = None, **more: Any) -> dict[str, Any]:
     """The probe with fake timings: a layer costs 100 us, or what `price` says under a scheme."""
     ticks = Ticks()
     tools = Instruments(
         clock=ticks.seconds, stopwatch=HostStopwatch(ticks.seconds), runner=ticks, build=builder(ticks, price)
     )
     return probe_quantization(
-        scene, device or FakeDevice(), cache=False, budget_s=1e9, min_sqnr=-100, instruments=tools, **more
+        call, device or FakeDevice(), cache=False, budget_s=1e9, min_sqnr=-100, instruments=tools, **more
     )
 
 
@@ -108,10 +108,10 @@ def nothing_left_behind(pipe: Any) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def inventory() -> Any:
-    def see(scene: Any) -> Any:
-        scene.call()
-        with nothing_left_behind(scene.pipe):
-            return take_inventory(scene.pipe, scene.call, stopwatch=HostStopwatch(), sample=True), scene.pipe
+    def see(call: Any) -> Any:
+        call.run()
+        with nothing_left_behind(call.pipe):
+            return take_inventory(call.pipe, call.run, stopwatch=HostStopwatch(), sample=True), call.pipe
 
     return with_tiny_sdxl(see)
 
@@ -195,28 +195,28 @@ def swapped(pipe: Any) -> None:
     scope="module", params=[None, fused, with_lora, swapped], ids=lambda c: c.__name__ if c else "plain"
 )
 def chosen(request: Any) -> tuple[Any, Quantization]:
-    """A changed pipeline's scene, and the choice for it."""
-    scene, out = played(request.param)
-    return scene, out["quantization"]
+    """A call of a changed pipeline, and the choice for it."""
+    call, out = played(request.param)
+    return call, out["quantization"]
 
 
 @cache
 def played(change: Callable[[Any], None] | None) -> tuple[Any, dict[str, Any]]:
-    """A changed pipeline's scene, and what the probe gives for it."""
-    scene = with_tiny_sdxl(lambda scene: scene, steps=1)
+    """A call of a changed pipeline, and what the probe gives for it."""
+    call = with_tiny_sdxl(lambda call: call, steps=1)
     if change is not None:
-        change(scene.pipe)
-    scene.call()  # the libraries install hooks of their own on the first call
-    with nothing_left_behind(scene.pipe):
-        return scene, play(scene, some_gain)
+        change(call.pipe)
+    call.run()  # the libraries install hooks of their own on the first call
+    with nothing_left_behind(call.pipe):
+        return call, play(call, some_gain)
 
 
 @pytest.mark.parametrize("form", ["script", "filter", "fqn_to_config", "apply"])
 def test_the_printed_code_quantizes_exactly_the_chosen_layers(
     chosen: tuple[Any, Quantization], form: str
 ) -> None:
-    scene, choice = chosen
-    pipe = scene.pipe
+    call, choice = chosen
+    pipe = call.pipe
     wanted = chosen_paths(choice)
     assert len(wanted) > 20
     assert wanted < {plain_name(layer.path) for layer in list_layers(pipe)}, "some are left out"
@@ -227,7 +227,7 @@ def test_the_printed_code_quantizes_exactly_the_chosen_layers(
             _execute(pipe, choice, form)
         assert quantized_paths(pipe) == wanted
         if form == "script":
-            scene.call()
+            call.run()
 
 
 def _swap_chosen(pipe: Any, choice: Quantization) -> None:
@@ -270,12 +270,12 @@ def test_diffusers_form_loads_exactly_the_chosen_layers(tmp_path: Any) -> None:
     def linears_only(layer: Any, scheme: Any) -> float | None:
         return None if isinstance(layer, torch.nn.Conv2d) else some_gain(layer, scheme)
 
-    def run(scene: Any) -> None:
-        choice = play(scene, linears_only)["quantization"]
+    def run(call: Any) -> None:
+        choice = play(call, linears_only)["quantization"]
         (selection,) = [s for s in choice.selections if s.component == "unet"]
-        scene.pipe.unet.save_pretrained(tmp_path)
+        call.pipe.unet.save_pretrained(tmp_path)
         config = eval(selection.torchao_config or "", {**vars(library), "TorchAoConfig": TorchAoConfig})
-        loaded = type(scene.pipe.unet).from_pretrained(
+        loaded = type(call.pipe.unet).from_pretrained(
             tmp_path, quantization_config=config, torch_dtype=torch.float32
         )
         found = {name for name, module in loaded.named_modules() if weights_are_quantized(module)}
@@ -289,15 +289,15 @@ def test_pytorchs_own_scheme_can_be_pasted_too() -> None:
         small = getattr(layer, "in_features", 0) < 256
         return 30.0 if scheme.key == "qint8-dynamic" and not small else 130.0
 
-    def run(scene: Any) -> None:
-        choice = play(scene, price)["quantization"]
+    def run(call: Any) -> None:
+        choice = play(call, price)["quantization"]
         assert {s.scheme for s in choice.selections} == {"qint8-dynamic"}
-        with restored(scene.pipe):
-            exec(compile(choice.script, "pasted", "exec"), {"pipe": scene.pipe})
-            assert quantized_paths(scene.pipe) == chosen_paths(choice)
-            names = {scheme_of(m) for m in modules_of(scene.pipe) if weights_are_quantized(m)}
+        with restored(call.pipe):
+            exec(compile(choice.script, "pasted", "exec"), {"pipe": call.pipe})
+            assert quantized_paths(call.pipe) == chosen_paths(choice)
+            names = {scheme_of(m) for m in modules_of(call.pipe) if weights_are_quantized(m)}
             assert names == {"qint8-dynamic"}
-            scene.call()
+            call.run()
 
     with_tiny_sdxl(run, steps=1)
 
@@ -312,9 +312,9 @@ def test_dynamic_int8_is_recommended_only_where_the_cpu_is_fast_at_it(units: tup
             return 40.0 if units else 900.0 + 10 * layer.in_features
         return {"qint8-dynamic": 60.0, "int8-weight-only": 105.0}.get(scheme.key)
 
-    def run(scene: Any) -> None:
+    def run(call: Any) -> None:
         device = FakeDevice(details={"int8_instructions": units})
-        out = play(scene, price, device=device)
+        out = play(call, price, device=device)
         wanted = "int8-dynamic" if units else "qint8-dynamic"
         assert {s.scheme for s in out["quantization"].selections} == {wanted}
         assert {row.scheme for row in out["linears"] if row.worth_it} == {wanted}
@@ -323,7 +323,7 @@ def test_dynamic_int8_is_recommended_only_where_the_cpu_is_fast_at_it(units: tup
         text = render_quantization(report.recording, "text", width=200)
         assert ("AVX512-VNNI" in text) == bool(units)
         assert ("has no fast path" in text) == (not units)
-        only = play(scene, price, device=device, settings={"schemes": "int8-dynamic"})
+        only = play(call, price, device=device, settings={"schemes": "int8-dynamic"})
         assert bool(only["quantization"].selections) == bool(units)
         if not units:
             whys = [row.why for row in only["linears"] if "int8-dynamic" in (row.why or "")]
@@ -337,10 +337,10 @@ def test_dynamic_int8_is_recommended_only_where_the_cpu_is_fast_at_it(units: tup
 
 
 def test_fusing_is_a_setting_and_is_undone() -> None:
-    def run(scene: Any) -> None:
-        scene.call()
-        with nothing_left_behind(scene.pipe):
-            out = play(scene, some_gain, settings={"fuse_qkv": True})
+    def run(call: Any) -> None:
+        call.run()
+        with nothing_left_behind(call.pipe):
+            out = play(call, some_gain, settings={"fuse_qkv": True})
         assert out["quantization"].fused_qkv
         shapes = {(row.in_features, row.out_features) for row in out["linears"]}
         assert (64, 192) in shapes
@@ -359,10 +359,10 @@ def test_adapters_stand_apart() -> None:
 
 
 def test_what_is_quantized_already_is_timed_against_the_original() -> None:
-    scene, first = played(None)
-    with restored(scene.pipe):
-        apply_choice(scene.pipe, first["quantization"].selections)
-        out = play(scene, lambda layer, scheme: 400.0)
+    call, first = played(None)
+    with restored(call.pipe):
+        apply_choice(call.pipe, first["quantization"].selections)
+        out = play(call, lambda layer, scheme: 400.0)
     rows = [row for row in out["linears"] if row.quantized == "int8-weight-only"]
     assert rows
     assert all((row.timing(row.quantized, "eager").gain_us or 0) < 0 for row in rows)
@@ -391,7 +391,7 @@ def test_the_cache_is_the_device_s(tmp_path: Any) -> None:
             cache_path=tmp_path / "timings.json",
         )
         found = with_tiny_sdxl(
-            lambda scene, tools=tools: probe_quantization(scene, device, budget_s=1e9, instruments=tools),
+            lambda call, tools=tools: probe_quantization(call, device, budget_s=1e9, instruments=tools),
             steps=1,
         )
         runs.append((ticks.runs, [s.modules for s in found["quantization"].selections]))

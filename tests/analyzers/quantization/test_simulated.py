@@ -126,7 +126,7 @@ def probe(target: str, gpu: str, steps: int = 2, **settings: Any) -> dict[str, A
     device = resolve_device(f"sim:{gpu}")
     with device.active():
         return resolve(target).run(
-            lambda scene: probe_quantization(scene, device, settings=settings),
+            lambda call: probe_quantization(call, device, settings=settings),
             device,
             Options(steps=steps, dtype="bf16"),
         )
@@ -205,10 +205,10 @@ def test_the_readme_prints_what_is_predicted(target: str) -> None:
 def test_shapes_alone_are_enough_for_an_inventory() -> None:
     device = resolve_device("sim:h100")
 
-    def play(scene: Any) -> None:
-        assert role("unet", scene.pipe.unet) == "denoiser"
+    def play(call: Any) -> None:
+        assert role("unet", call.pipe.unet) == "denoiser"
         with torch.no_grad():
-            found = take_inventory(scene.pipe, scene.call)
+            found = take_inventory(call.pipe, call.run)
         assert found.counts
         assert all(not layer.samples for layer in found.layers)
 
@@ -222,9 +222,9 @@ def test_steps_that_are_told_again_are_counted_like_those_that_run(monkeypatch: 
     tell = simulated._Teller.again
     monkeypatch.setattr(simulated._Teller, "again", lambda *given: again.append(given) or tell(*given))
 
-    def play(scene: Any) -> dict[str, Any]:
+    def play(call: Any) -> dict[str, Any]:
         with torch.no_grad():
-            return probe_quantization(scene, device)
+            return probe_quantization(call, device)
 
     with device.active():
         told = resolve("tiny-sdxl").run(play, device, Options(steps=6))

@@ -42,13 +42,13 @@ class Bench:
 
     def recording(self, **more: Any) -> Recording:
         """The pipeline as it stands, on the CPU where nothing else is said."""
-        scene = self.subject.scene
+        call = self.subject.call
         target = TargetInfo(
             spec="corpus:sdxl",
             kind="builtin",
             pipeline=type(self.pipe).__name__,
             components=components_of(self.pipe),
-            call=scene.describe_call(),
+            call=call.describe_call(),
             steps=2,
             weights="real",
         )
@@ -59,7 +59,7 @@ class Bench:
         return find_recipe(key).code(self.recording(**more), findings)
 
     def image(self) -> np.ndarray:
-        return np.asarray(self.subject.scene.call().images)
+        return np.asarray(self.subject.call.run().images)
 
     def mark(self) -> Mark:
         return self.subject.mark()

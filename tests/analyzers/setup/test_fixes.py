@@ -171,14 +171,14 @@ def test_float16_keeps_a_vae_that_overflows_safe(bench: Bench) -> None:
 
 def test_tensors_of_the_call_go_along_with_the_models(bench: Bench) -> None:
     """Latents that are given in float32 would meet bfloat16 weights."""
-    bench.subject.scene.kwargs["latents"] = torch.ones(1, 4, 32, 32)
+    bench.subject.call.kwargs["latents"] = torch.ones(1, 4, 32, 32)
     try:
         code = bench.apply("bfloat16")
         assert "latents" in code.call
-        assert bench.subject.scene.kwargs["latents"].dtype == torch.bfloat16
+        assert bench.subject.call.kwargs["latents"].dtype == torch.bfloat16
         assert np.isfinite(bench.image()).all()
     finally:
-        bench.subject.scene.kwargs.pop("latents")
+        bench.subject.call.kwargs.pop("latents")
 
 
 def test_tf32_holds_during_the_call_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,14 +221,14 @@ def test_a_merged_lora_leaves_no_adapter_and_keeps_its_scale(bench: Bench, plain
 
 def test_a_lora_scale_of_the_call_is_merged_and_taken_from_it(bench: Bench) -> None:
     add_lora(bench.pipe, scale=1.0)
-    bench.subject.scene.kwargs["cross_attention_kwargs"] = {"scale": 0.25}
+    bench.subject.call.kwargs["cross_attention_kwargs"] = {"scale": 0.25}
     try:
         adapted = bench.image()
         code = bench.apply("fuse-lora")
         assert "lora_scale=0.25" in code.optimize
         assert np.abs(bench.image() - adapted).max() < 1e-3
     finally:
-        bench.subject.scene.kwargs.pop("cross_attention_kwargs", None)
+        bench.subject.call.kwargs.pop("cross_attention_kwargs", None)
 
 
 def test_a_lora_on_quantized_weights_is_not_merged() -> None:

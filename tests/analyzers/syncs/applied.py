@@ -98,13 +98,13 @@ def source(codes: dict[str, Code]) -> str:
 def on(
     spec: str, target: str, options: Options
 ) -> Iterator[Callable[[Callable[[PipelineCall, Any], Any]], Any]]:
-    """Runs a function with the scene of a target and a function that scans it: `scan(scene) -> Report`."""
+    """Runs a function with the call of a target and a function that scans it: `scan(call) -> Report`."""
     device = resolve_device(spec)
     chosen = resolve(target)
 
-    def scan(scene: PipelineCall) -> Report:
+    def scan(call: PipelineCall) -> Report:
         session = Session(chosen, device, Options(), ("syncs",))
-        return make_report(session.record(dataclasses.replace(scene)))
+        return make_report(session.record(dataclasses.replace(call)))
 
     with device.active():
-        yield lambda play: chosen.run(lambda scene: play(scene, scan), device, options)
+        yield lambda play: chosen.run(lambda call: play(call, scan), device, options)

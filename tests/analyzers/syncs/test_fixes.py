@@ -69,19 +69,19 @@ def _one_thread() -> Any:
 
 @pytest.mark.slow
 def test_nothing_blocks_in_the_loop_of_full_size_sdxl() -> None:
-    def play(scene: Any, scan: Any) -> None:
-        own = scene.pipe.scheduler
+    def play(call: Any, scan: Any) -> None:
+        own = call.pipe.scheduler
         for name, expected in BLOCKING.items():
-            give_scheduler(scene.pipe, name)
-            before = scan(scene)
+            give_scheduler(call.pipe, name)
+            before = scan(call)
             codes = fixes_for(before)
             assert set(codes) == expected, name
             assert all(f.fixes for f in before.in_loop), name
-            apply(scene.pipe, codes)
-            after = scan(scene).recording
+            apply(call.pipe, codes)
+            after = scan(call).recording
             assert in_loop(after) == [], name
             assert outside(after) <= outside(before.recording) + 1, "timesteps are read once"
-            scene.pipe.scheduler = own
+            call.pipe.scheduler = own
 
     with on("sim:a100-80gb", "sdxl", Options(steps=4)) as run:
         run(play)
@@ -95,20 +95,20 @@ def outside(recording: Any) -> int:
 def test_every_scheduler_that_takes_the_call_is_free_of_waits_or_made_so() -> None:
     blocking = set()
 
-    def play(scene: Any, scan: Any) -> None:
-        own = scene.pipe.scheduler
-        for name in scheduler_names(scene.pipe):
-            scene.pipe.scheduler = own
+    def play(call: Any, scan: Any) -> None:
+        own = call.pipe.scheduler
+        for name in scheduler_names(call.pipe):
+            call.pipe.scheduler = own
             try:
-                give_scheduler(scene.pipe, name)
-                before = scan(scene)
+                give_scheduler(call.pipe, name)
+                before = scan(call)
             except Exception:
                 continue
             if before.in_loop:
                 blocking.add(name)
-                apply(scene.pipe, fixes_for(before))
-                assert in_loop(scan(scene).recording) == [], name
-        scene.pipe.scheduler = own
+                apply(call.pipe, fixes_for(before))
+                assert in_loop(scan(call).recording) == [], name
+        call.pipe.scheduler = own
 
     with on("sim:a100-80gb", "tiny-sdxl", Options(steps=3)) as run:
         run(play)

@@ -8,7 +8,7 @@ def weigh(run: Run) -> Sections:
     least = run.settings.get("least") or 1
     counts = {
         name: sum(each.numel() for each in part.parameters())
-        for name, part in run.scene.pipe.components.items()
+        for name, part in run.call.pipe.components.items()
         if hasattr(part, "parameters")
     }
     rows = [{"component": name, "parameters": n} for name, n in counts.items() if n >= least]
