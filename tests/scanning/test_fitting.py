@@ -60,6 +60,7 @@ from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.redirect import cuda_redirect
 from diffprof.targets.twin.few_blocks import KEPT_BLOCKS
 from diffprof.targets.weights import parts_of
+from diffprof.tuning import fit_checks
 from diffprof.tuning.fit_checks import PLAIN, Checks, copied, plain_of, shallow
 from diffprof.views.fits import module_of, render_fit
 from tests.devices.simulated.signatures import add, linear
@@ -340,6 +341,22 @@ def test_code_is_checked_on_a_small_copy() -> None:
             assert (check.status, check.why) == ("unchecked", "bitsandbytes is not installed")
         else:
             assert check.status == "checked"
+
+
+def test_code_that_compiles_is_checked_with_the_code_that_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled parts run eagerly: one call for both, and both are executed."""
+    checks, parts = checks_of("flux")
+    eager, compiled = (FitRecipe(None, None, Placement.MODEL, Decoding.WHOLE, each) for each in (False, True))
+    assert checks.of(as_row(eager, code_of(eager, parts))).bit_equal
+    monkeypatch.setattr(fit_checks, "output_of", no_call)
+    code = code_of(compiled, parts)
+    assert checks.of(as_row(compiled, code)).status == "checked"
+    wrong = checks.of(as_row(compiled, code.replace(".transformer.compile", ".tokenizer.compile")))
+    assert (wrong.status, "has no attribute compile" in wrong.why) == ("failed", True)
+
+
+def no_call(call: Any) -> None:
+    raise AssertionError(f"a call of {call.pipe}")
 
 
 @pytest.mark.slow
