@@ -103,10 +103,15 @@ TILE = 4
 
 
 def tile_small(call: PipelineCall) -> None:
-    """Let the VAEs of a small copy that are asked for tiles decode in tiles of half its picture, where that
-    is large enough: their own are as large as the whole. What overlaps by another share than a quarter does
-    not divide so few latents."""
+    """Let the VAEs of a small copy that are asked for tiles decode in tiles of half its picture, or sound,
+    where that is large enough: their own are as large as the whole. What overlaps by another share than a
+    quarter does not divide so few latents."""
     pipe = call.pipe
+    for denoiser in with_role(pipe, "denoiser").values():
+        for vae in with_role(pipe, "vae").values():
+            if hasattr(vae, "tile_latent_min_length"):
+                vae.tile_latent_min_length = length = denoiser.config["sample_size"] // 2
+                vae.tile_latent_overlap = length // TILE
     sizes = sizes_of(pipe, bound(pipe, call.args, call.kwargs), small=False)
     side = min(sizes.height, sizes.width) // 2
     scale = getattr(pipe, "vae_scale_factor_spatial", getattr(pipe, "vae_scale_factor", None))

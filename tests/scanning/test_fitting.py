@@ -513,6 +513,18 @@ def test_the_small_copy_decodes_in_tiles(name: str) -> None:
     """A tile is as large as its whole picture, or larger, else; and one that overlaps by a fifth gave
     another size."""
     checks, parts = checks_of(name, height=64, width=64)
+    assert_decodes_in_tiles(checks, parts)
+
+
+def test_the_small_copy_decodes_sound_in_tiles() -> None:
+    checks, parts = checks_of("stable-audio")
+    vae = checks.twin.pipe.vae
+    even = vae.from_config(vae.config, downsampling_ratios=[2, 2])  # as of real ones: tiles fit together
+    checks.twin.pipe.vae = even.eval()
+    assert_decodes_in_tiles(Checks(checks.twin, "rtx4090"), parts)
+
+
+def assert_decodes_in_tiles(checks: Checks, parts: tuple[ModelWeights, ...]) -> None:
     tiles = FitRecipe(None, None, Placement.LEAF, Decoding.TILES, False)
     code = code_of(tiles, parts)
     assert checks.of(as_row(tiles, code)).bit_equal
