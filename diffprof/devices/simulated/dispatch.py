@@ -45,6 +45,12 @@ DRAWN = 1 << 12
 
 _ops: dict[object, Op] = {}
 _seen: dict[tuple, OpSignature | None] = {}
+CONVOLUTIONS = frozenset(
+    {*(f"conv{way}{n}d" for way in ("", "_transpose") for n in (1, 2, 3)), "convolution"}
+)
+"""In float16 they are computed in float32, which GPUs add up in as well, and rounded: a CPU that has no units
+for float16 takes a hundred times as long for them."""
+
 _CPU = torch.device("cpu")
 _UNSEEN: Any = object()
 
@@ -204,7 +210,10 @@ def compute(op: Op, args: tuple, kwargs: dict[str, object], tensors: list, key: 
         host_kwargs = kwargs
     if SESSION.tf32 is not None:
         host_args = SESSION.tf32.cut(op.base, host_args)
-    out = op.func(*host_args, **host_kwargs)
+    if op.base in CONVOLUTIONS and any(t.dtype == torch.float16 for t in tensors):
+        out = op.func(*map(_widened, host_args), **{n: _widened(a) for n, a in host_kwargs.items()}).half()
+    else:
+        out = op.func(*host_args, **host_kwargs)
     for place in op.writes:
         _overwritten(argument(args, kwargs, place))
     if SESSION.unknown:
@@ -230,6 +239,10 @@ def compute(op: Op, args: tuple, kwargs: dict[str, object], tensors: list, key: 
         if signature is not None:
             SESSION.on_op(signature)
     return result if op.writes else _wrap_result(out, op, args, kwargs, tensors)
+
+
+def _widened(a: object) -> object:
+    return a.float() if isinstance(a, torch.Tensor) else a
 
 
 def _overwritten(target: torch.Tensor | Sequence[torch.Tensor]) -> None:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffprof.analyzers.kernels.simulated import SimulatedKernels
 from diffprof.devices import resolve_device
@@ -66,3 +69,34 @@ def test_an_einsum_launches_what_it_is_made_of(
             torch.einsum(equation, *given)
         rows = seen.sections()["kernels"]
     assert [row.name for row in rows] == kernels
+
+
+class Convolved(TorchDispatchMode):
+    """Types in which the CPU convolves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.types: list[torch.dtype] = []
+
+    def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
+        if func is torch.ops.aten.convolution.default:
+            self.types.append(args[0].dtype)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.usefixtures("sim")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_convolutions_of_float16_are_computed_in_float32(dtype: torch.dtype) -> None:
+    """Within float16, 2048 + 1 is 2048; on a GPU the sum is rounded once."""
+    x = torch.tensor([2048.0, 1.0, 1.0], dtype=dtype).reshape(1, 3, 1, 1)
+    layer = torch.nn.Conv2d(3, 1, 1, bias=False).to(dtype)
+    torch.nn.init.ones_(layer.weight)
+    with Convolved() as seen, torch.no_grad():
+        found = [
+            layer.to("sim")(x.to("sim")),
+            F.conv_transpose2d(x.to("sim"), weight=layer.weight.transpose(0, 1)),
+        ]
+    assert seen.types == [torch.float32 if dtype == torch.float16 else dtype] * 2
+    assert [(each.dtype, float(each.cpu())) for each in found] == [
+        (dtype, 2048.0 if dtype == torch.bfloat16 else 2050.0)
+    ] * 2
